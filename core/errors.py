@@ -1,0 +1,274 @@
+"""Every error ComfyFleet raises on purpose, in one tree, sorted by what the caller does next.
+
+    FleetError                         code = "internal"
+      RequestError                     the client must change the request; nothing was queued
+        InvalidBody                      not the JSON we accept (syntax, depth, NaN, duplicate keys, ...)
+        BodyTooLarge                     over the size limit
+        UnsupportedMediaType             not application/json
+        InvalidRequest                   well-formed, but a field is wrong
+        InvalidWorkflow                  the graph cannot run; carries ComfyUI's own `node_errors`
+          EditorWorkflow                 the editor's format, not the API format
+        MissingAsset                     a referenced asset does not exist
+        IdempotencyKeyReuse              this Idempotency-Key was used before
+        NotFound                         no such job, asset, workflow
+          OutputUnavailable              the asset is known but its bytes are gone
+        Unauthorized                     no or wrong API key
+        RangeNotSatisfiable              the Range header asks for bytes that are not there
+      TransientError                   trying again may help
+        QueueFull                        the fleet has no room; carries `retry_after_s`
+        NoHealthyInstance                no GPU can say which graphs it runs yet; carries `retry_after_s`
+        LedgerUnavailable                the database does not answer
+        BrokerUnavailable                the message broker does not answer
+        ComfyUnavailable                 a ComfyUI instance does not answer, or lost its prompt
+        ComfyOutOfMemory                 the GPU ran out of memory
+        PromptTimeout                    a prompt ran longer than allowed
+        DeliveryFailed                   an upload or webhook could not be delivered now
+      PermanentError                   trying again cannot help
+        PromptRejected                   ComfyUI refused the graph; carries `node_errors`
+        PromptFailed                     a node raised; carries node id, class, message, traceback
+        PromptInterrupted                somebody interrupted the prompt
+        StaleAttempt                     another attempt owns the job now: stop, write nothing
+        ConfigurationError               a setting is missing or wrong; names it
+
+Every constructor argument goes to `super().__init__()`, so that an error survives pickling with its class and fields
+(Celery 5.7 otherwise rebuilds it as its bare base class).
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+NodeErrors = dict[str, Any]
+"""`{node_id: {"errors": [{"type", "message", "details", "extra_info"}], "dependent_outputs": [...], "class_type"}}`."""
+
+
+class FleetError(Exception):
+    """Base of everything raised on purpose. `code` is public and never changes its meaning."""
+
+    code: ClassVar[str] = "internal"
+
+    @property
+    def message(self) -> str:
+        """What happened and what to do, safe to show to a client."""
+        return str(self.args[0]) if self.args else type(self).__name__
+
+    @property
+    def details(self) -> dict[str, Any] | None:
+        """Machine-readable facts beside the message, safe to show to a client."""
+        return None
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class RequestError(FleetError):
+    """The client must change the request."""
+
+    code = "invalid_request"
+
+
+class InvalidBody(RequestError):
+    """The body is not the JSON we accept."""
+
+
+class BodyTooLarge(RequestError):
+    """The body is over the limit."""
+
+    code = "payload_too_large"
+
+
+class UnsupportedMediaType(RequestError):
+    """The body is not declared as a type we read."""
+
+    code = "unsupported_media_type"
+
+
+class InvalidRequest(RequestError):
+    """The body is well-formed, but a field is wrong."""
+
+
+class InvalidWorkflow(RequestError):
+    """The graph cannot run."""
+
+    code = "invalid_workflow"
+
+    def __init__(self, message: str, node_errors: NodeErrors | None = None) -> None:
+        super().__init__(message, node_errors)
+        self.node_errors: NodeErrors = node_errors or {}
+
+    @property
+    def details(self) -> dict[str, Any] | None:
+        return {"node_errors": self.node_errors}
+
+
+class EditorWorkflow(InvalidWorkflow):
+    """The graph is in the editor's save format."""
+
+    code = "workflow_format_ui"
+
+
+class MissingAsset(RequestError):
+    """A referenced asset cannot be used."""
+
+    code = "missing_asset"
+
+
+class IdempotencyKeyReuse(RequestError):
+    """The Idempotency-Key was used before: a key is good for one submission."""
+
+    code = "idempotency_key_reuse"
+
+
+class NotFound(RequestError):
+    """There is no such thing, or it is not yours."""
+
+    code = "not_found"
+
+
+class OutputUnavailable(NotFound):
+    """The asset is known, but its bytes are gone."""
+
+    code = "output_unavailable"
+
+
+class Unauthorized(RequestError):
+    """No API key, or a wrong one."""
+
+    code = "unauthorized"
+
+
+class RangeNotSatisfiable(RequestError):
+    """The Range header asks for bytes that are not there."""
+
+    code = "range_not_satisfiable"
+
+    def __init__(self, message: str, size_bytes: int = 0) -> None:
+        super().__init__(message, size_bytes)
+        self.size_bytes = size_bytes
+
+
+class TransientError(FleetError):
+    """Trying again may help."""
+
+    code = "unavailable"
+    #: Seconds after which a client may sensibly try again; sent as `Retry-After`.
+    retry_after_s: int = 2
+
+
+class QueueFull(TransientError):
+    """The fleet has no room for another job."""
+
+    code = "queue_full"
+
+
+class NoHealthyInstance(TransientError):
+    """No GPU has recorded which nodes it offers, so no graph can be checked."""
+
+    code = "deployment_not_ready"
+    retry_after_s = 5
+
+
+class LedgerUnavailable(TransientError):
+    """The database does not answer."""
+
+    code = "ledger_unavailable"
+
+
+class BrokerUnavailable(TransientError):
+    """The message broker does not answer."""
+
+    code = "broker_unavailable"
+
+
+class ComfyUnavailable(TransientError):
+    """A ComfyUI instance does not answer, or no longer knows a prompt it had accepted."""
+
+    code = "instance_lost"
+
+
+class ComfyOutOfMemory(TransientError):
+    """The GPU ran out of memory while a node ran."""
+
+    code = "out_of_memory"
+
+    def __init__(
+        self,
+        message: str,
+        node_id: str | None = None,
+        node_class: str | None = None,
+        traceback: str | None = None,
+    ) -> None:
+        super().__init__(message, node_id, node_class, traceback)
+        self.node_id = node_id
+        self.node_class = node_class
+        self.traceback = traceback
+
+
+class PromptTimeout(TransientError):
+    """A prompt ran longer than allowed."""
+
+    code = "timeout"
+
+
+class DeliveryFailed(TransientError):
+    """An upload or a webhook could not be delivered now."""
+
+    code = "delivery_failed"
+
+
+class PermanentError(FleetError):
+    """Trying again cannot help."""
+
+    code = "failed"
+
+
+class PromptRejected(PermanentError):
+    """ComfyUI refused the graph (HTTP 400), or dropped some of its outputs (HTTP 200 with `node_errors`)."""
+
+    code = "invalid_workflow"
+
+    def __init__(self, message: str, node_errors: NodeErrors | None = None) -> None:
+        super().__init__(message, node_errors)
+        self.node_errors: NodeErrors = node_errors or {}
+
+    @property
+    def details(self) -> dict[str, Any] | None:
+        return {"node_errors": self.node_errors}
+
+
+class PromptFailed(PermanentError):
+    """A node raised while the prompt ran."""
+
+    code = "node_execution_error"
+
+    def __init__(
+        self,
+        message: str,
+        node_id: str | None = None,
+        node_class: str | None = None,
+        exception_type: str | None = None,
+        traceback: str | None = None,
+    ) -> None:
+        super().__init__(message, node_id, node_class, exception_type, traceback)
+        self.node_id = node_id
+        self.node_class = node_class
+        self.exception_type = exception_type
+        self.traceback = traceback
+
+
+class PromptInterrupted(PermanentError):
+    """Somebody interrupted the prompt."""
+
+    code = "interrupted"
+
+
+class StaleAttempt(PermanentError):
+    """Another attempt owns the job now."""
+
+    code = "stale_attempt"
+
+
+class ConfigurationError(PermanentError):
+    """A setting is missing or wrong."""
+
+    code = "configuration"
