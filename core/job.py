@@ -1,0 +1,150 @@
+"""The job record, its statuses, and which status may follow which."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+QUEUED = "queued"
+RUNNING = "running"
+#: An interrupt is under way.
+CANCELING = "canceling"
+#: The GPU is done; files and messages are on their way.
+DELIVERING = "delivering"
+SUCCEEDED = "succeeded"
+FAILED = "failed"
+CANCELED = "canceled"
+#: Ended without a result before anybody could run it, or kept no longer.
+EXPIRED = "expired"
+
+TERMINAL = frozenset({SUCCEEDED, FAILED, CANCELED, EXPIRED})
+#: Statuses in which an attempt holds a lease on a GPU.
+LEASED = frozenset({RUNNING, CANCELING})
+
+#: From each status, where a job may go. A terminal status never changes.
+TRANSITIONS: dict[str, frozenset[str]] = {
+    QUEUED: frozenset({RUNNING, FAILED, CANCELED, EXPIRED}),
+    RUNNING: frozenset({QUEUED, CANCELING, DELIVERING, FAILED, CANCELED}),
+    CANCELING: frozenset({CANCELED, FAILED}),
+    DELIVERING: frozenset({SUCCEEDED, FAILED, CANCELED}),
+    SUCCEEDED: frozenset(),
+    FAILED: frozenset(),
+    CANCELED: frozenset(),
+    EXPIRED: frozenset(),
+}
+STATUSES = tuple(TRANSITIONS)
+
+#: Namespace of prompt ids, so that the same job and attempt always name the same prompt.
+_PROMPT_NAMESPACE = uuid.UUID("7b6f2c1e-5d0a-4c0b-9a53-0f8f6d3f3a11")
+
+
+def predecessors(status: str) -> tuple[str, ...]:
+    """The statuses from which a job may enter `status`, in the order of the life cycle."""
+    return tuple(before for before, after in TRANSITIONS.items() if status in after)
+
+
+def new_job_id() -> str:
+    """A random UUID: nobody can guess a neighbour's."""
+    return str(uuid.uuid4())
+
+
+def prompt_id_of(job_id: str, attempt: int) -> str:
+    """The ComfyUI prompt id of one attempt: a canonical lower-case UUID, the same whenever it is asked for."""
+    return str(uuid.uuid5(_PROMPT_NAMESPACE, f"{job_id}:{attempt}"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewJob:
+    """What a client asked for, checked and ready to be recorded."""
+
+    id: str
+    #: Which HTTP contract took it: `v2` or `generate`. Decides the shape of its webhooks.
+    contract: str
+    #: The filled graph, API format, as JSON text.
+    graph: str
+    #: How many nodes of the graph will run.
+    nodes_total: int
+    #: Larger runs sooner.
+    priority: int = 0
+    #: Labels of the client, a map or one string; returned as given.
+    metadata: Any = None
+    #: Seconds the client expects the job to take on an RTX 4090 (`/generate` contract).
+    expected_time_s: float | None = None
+    #: The client's own id (`/generate` contract); unique among jobs that are kept.
+    request_id: str | None = None
+    idempotency_key: str | None = None
+    #: `{"url": str, "extra_params": {}, "timeout_s": float}` or None; never a secret.
+    webhook: dict[str, Any] | None = None
+    #: Secrets, JSON-able; sealed before they reach the database.
+    secrets: dict[str, Any] | None = None
+    timeout_s: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """One file a job produced. An asset with its place in the job."""
+
+    #: Asset id, opaque.
+    id: str
+    job_id: str
+    #: The node of the submitted graph.
+    node_id: str
+    #: File name without a folder.
+    name: str
+    #: `image`, `video`, `audio`, `text`, `file` or `latent`.
+    type: str
+    content_type: str
+    size_bytes: int
+    #: `blake3:<64 hex digits>`; None until the file is in storage.
+    hash: str | None
+    #: Path below the storage root; None until the file is in storage.
+    storage_key: str | None
+    #: ComfyUI's own words: `output`, `temp` or `input`, and the key of the node's result.
+    comfy_type: str = "output"
+    comfy_key: str = "images"
+    subfolder: str = ""
+    created_at_ms: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One row of the ledger, without its graph."""
+
+    id: str
+    contract: str
+    status: str
+    #: Counts tries; the fencing token of every write a worker makes.
+    attempt: int
+    #: Number of the newest event in the job's log.
+    last_seq: int
+    priority: int
+    nodes_total: int
+    created_at_ms: int
+    updated_at_ms: int
+    expires_at_ms: int
+    started_at_ms: int | None = None
+    #: When the GPU was done.
+    generated_at_ms: int | None = None
+    completed_at_ms: int | None = None
+    #: `gpu0@host` while an attempt runs, and afterwards the one that ran last.
+    instance: str | None = None
+    metadata: Any = None
+    request_id: str | None = None
+    expected_time_s: float | None = None
+    webhook: dict[str, Any] | None = None
+    timeout_s: float | None = None
+    #: The last snapshot: `{"value", "nodes_done", "nodes_total", "current_node", "current_node_class", "step",
+    #: "steps"}`.
+    progress: dict[str, Any] | None = None
+    #: `{"code", "message", "node_id", "class_type", "traceback"}` of a failed job.
+    error: dict[str, Any] | None = None
+    #: ComfyUI served nodes of this job from its cache.
+    outputs_reused: bool | None = None
+    #: Files in storage.
+    outputs: tuple[Output, ...] = ()
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether nothing can change any more."""
+        return self.status in TERMINAL

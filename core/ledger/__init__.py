@@ -1,0 +1,45 @@
+"""The ledger: the database of jobs, and the only truth about them.
+
+    ledger.jobs          submit, look up, list, cancel           (API, command line)
+    ledger.claims        claim, lease, progress, generated, fail (GPU workers, reconciler)
+    ledger.deliveries    files into storage, webhooks out        (io workers)
+    ledger.instances     the fleet's GPUs and their nodes        (GPU workers, API)
+    ledger.upkeep        retention                               (reconciler)
+
+Each change of a job is one transaction that also writes its event and, at the end, its webhook.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from core.ledger.claims import Claims
+from core.ledger.database import Change, Database
+from core.ledger.delivery import Deliveries
+from core.ledger.instances import Instances
+from core.ledger.jobs import Jobs
+from core.ledger.seal import Sealer, load_key
+from core.ledger.upkeep import Upkeep
+from core.settings import Settings
+
+
+class Ledger:
+    """One process's access to the ledger. Opened lazily: make it before a fork, use it after."""
+
+    def __init__(
+        self, settings: Settings, *, on_change: Callable[[Change], None] = lambda _change: None, pool_size: int = 5
+    ) -> None:
+        self.database = Database(settings.ledger_url, pool_size=pool_size, on_change=on_change)
+        sealer = Sealer(load_key(settings.secret_key.get_secret_value(), settings.data_dir))
+        self.jobs = Jobs(self.database, sealer, retention_s=settings.retention_s)
+        self.claims = Claims(self.database, lease_s=settings.lease_s, max_attempts=settings.max_attempts)
+        self.deliveries = Deliveries(self.database)
+        self.instances = Instances(self.database)
+        self.upkeep = Upkeep(self.database)
+
+    def close(self) -> None:
+        """Close every connection of this process."""
+        self.database.dispose()
+
+
+__all__ = ["Change", "Ledger"]

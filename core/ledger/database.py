@@ -1,0 +1,152 @@
+"""Connections to the ledger's database: pool, pragmas, transactions, and its errors in our words."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from core.errors import ConfigurationError, LedgerUnavailable
+
+#: Longest wait for a connection, for a lock and for a statement: a client gets its 503 within 3 s.
+PATIENCE_S = 2.0
+
+
+def now_ms() -> int:
+    """Milliseconds since 1970, UTC: every time in the ledger."""
+    return time.time_ns() // 1_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """A job changed its status, or something worth waking its watchers happened to it."""
+
+    job_id: str
+    #: Number of the event that tells what happened.
+    seq: int
+    status: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transaction:
+    """An open write transaction and the changes it will make known."""
+
+    connection: Connection
+    is_sqlite: bool
+    changes: list[Change] = field(default_factory=list)
+
+
+class Database:
+    """One process's connections to the ledger. Opened lazily, so that it may be made before a fork.
+
+    Parameters:
+      url: SQLAlchemy URL, `sqlite:///path` or `postgresql+psycopg://...` (`postgresql://` is read as that).
+      pool_size: connections kept open; as many again may be opened for a moment.
+      on_change: called after each commit, once for every job event the transaction wrote.
+    """
+
+    def __init__(
+        self, url: str, *, pool_size: int = 5, on_change: Callable[[Change], None] = lambda _change: None
+    ) -> None:
+        self.on_change = on_change
+        self.url = make_url(url)
+        if self.url.get_backend_name() == "postgresql":
+            self.url = self.url.set(drivername="postgresql+psycopg")
+        self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        if not self.is_sqlite and self.url.get_backend_name() != "postgresql":
+            raise ConfigurationError(f"FLEET_DATABASE_URL: {self.url.get_backend_name()} is not sqlite or postgresql.")
+        self.engine = _sqlite(self.url) if self.is_sqlite else _postgresql(self.url, pool_size)
+
+    @contextmanager
+    def write(self) -> Iterator[Transaction]:
+        """One transaction that may write; commits at the end of the block, rolls back on any error.
+
+        SQLite takes its write lock at the start: a transaction that read first and wants to write later would be
+        refused at once when another wrote in between. After the commit, `on_change` hears of every job that changed.
+        """
+        with self._mapped_errors(), self.engine.begin() as connection:
+            if self.is_sqlite:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+            transaction = Transaction(connection=connection, is_sqlite=self.is_sqlite)
+            yield transaction
+        for change in transaction.changes:
+            self.on_change(change)
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """One snapshot for reading."""
+        with self._mapped_errors(), self.engine.connect() as connection:
+            yield connection
+
+    def dispose(self) -> None:
+        """Close every connection of this process."""
+        self.engine.dispose()
+
+    @contextmanager
+    def _mapped_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except PoolTimeout as exc:
+            raise LedgerUnavailable("The ledger is busy: no free database connection.") from exc
+        except OperationalError as exc:
+            raise LedgerUnavailable(f"The ledger does not answer ({type(exc.orig).__name__}).") from exc
+        except DBAPIError as exc:
+            if exc.connection_invalidated:
+                raise LedgerUnavailable("The connection to the ledger was lost.") from exc
+            raise
+
+
+def _dumps(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"), allow_nan=False)
+
+
+def _sqlite(url: Any) -> Engine:
+    engine = create_engine(
+        url,
+        connect_args={"timeout": PATIENCE_S, "check_same_thread": False},
+        pool_timeout=PATIENCE_S,
+        pool_size=8,
+        max_overflow=16,
+        json_serializer=_dumps,
+    )
+
+    @event.listens_for(engine, "connect")
+    def _prepare(connection: Any, _record: Any) -> None:
+        # We begin transactions ourselves; the driver's own implicit ones would take the lock too late.
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode=WAL")
+        # WAL with NORMAL survives every crash of a process; a power cut may lose the last moments, never corrupt.
+        cursor.execute("PRAGMA synchronous=NORMAL")
+        cursor.execute("PRAGMA foreign_keys=ON")
+        cursor.close()
+
+    return engine
+
+
+def _postgresql(url: Any, pool_size: int) -> Engine:
+    return create_engine(
+        url,
+        pool_size=pool_size,
+        max_overflow=pool_size,
+        pool_timeout=PATIENCE_S,
+        pool_pre_ping=False,
+        json_serializer=_dumps,
+        connect_args={
+            "connect_timeout": int(PATIENCE_S),
+            "options": f"-c statement_timeout={int(PATIENCE_S * 1000)} -c timezone=UTC",
+            # A peer that vanished without a word is noticed by the kernel, not after a quarter of an hour.
+            "tcp_user_timeout": int(PATIENCE_S * 1000),
+            "keepalives_idle": 5,
+            "keepalives_interval": 2,
+            "keepalives_count": 2,
+        },
+    )

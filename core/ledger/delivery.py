@@ -1,0 +1,170 @@
+"""After the GPU: files on their way into storage, webhooks on their way out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import and_, or_, select, update
+
+from core.errors import NotFound, StaleAttempt
+from core.job import DELIVERING, FAILED, SUCCEEDED, Output
+from core.ledger.database import Database, now_ms
+from core.ledger.rows import output_of
+from core.ledger.tables import assets, deliveries, jobs
+from core.ledger.transitions import DELIVERED, GAVE_UP, PENDING, SENDING, record_event, transition
+
+#: A delivery somebody began and did not end within this time is anybody's again.
+SENDING_MS = 120_000
+#: A job that has been delivering for this long without an end is given another turn.
+DELIVERING_MS = 15_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class PendingFile:
+    """A produced file that is not in storage yet."""
+
+    asset_id: str
+    job_id: str
+    name: str
+    source: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredFile:
+    """Where a file now is, and what it holds."""
+
+    asset_id: str
+    storage_key: str
+    size_bytes: int
+    hash: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delivery:
+    """One webhook event for one URL, ours to send."""
+
+    id: str
+    job_id: str
+    event: str
+    url: str
+    body: str
+    timeout_s: float
+    tries: int
+
+
+class Deliveries:
+    """What io workers do to jobs."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def files_of(self, job_id: str, attempt: int) -> list[PendingFile]:
+        """The files this attempt still has to store. Raises StaleAttempt when the job is not being delivered."""
+        held = select(jobs.c.id).where(jobs.c.id == job_id, jobs.c.attempt == attempt, jobs.c.status == DELIVERING)
+        query = select(assets).where(
+            assets.c.job_id == job_id, assets.c.attempt == attempt, assets.c.storage_key.is_(None)
+        )
+        with self._database.read() as connection:
+            if connection.execute(held).scalar() is None:
+                raise StaleAttempt(f"Job {job_id} attempt {attempt} has nothing left to deliver.")
+            rows = connection.execute(query.order_by(assets.c.ordinal)).all()
+        return [PendingFile(asset_id=row.id, job_id=job_id, name=row.name, source=row.source) for row in rows]
+
+    def succeed(self, job_id: str, attempt: int, stored: list[StoredFile]) -> None:
+        """Every file is in storage: record them, in order, and end the job.
+
+        Raises: StaleAttempt - the job was cancelled or ended meanwhile; nothing was written.
+        """
+        with self._database.write() as transaction:
+            connection = transaction.connection
+            condition = and_(jobs.c.id == job_id, jobs.c.attempt == attempt, jobs.c.status == DELIVERING)
+            seq = connection.execute(
+                update(jobs)
+                .where(condition)
+                .values(last_seq=jobs.c.last_seq + len(stored), updated_at_ms=now_ms())
+                .returning(jobs.c.last_seq)
+            ).scalar()
+            if seq is None:
+                raise StaleAttempt(f"Job {job_id} attempt {attempt} was ended by somebody else.")
+            for number, file in enumerate(stored, start=seq - len(stored) + 1):
+                connection.execute(
+                    update(assets)
+                    .where(assets.c.id == file.asset_id)
+                    .values(storage_key=file.storage_key, size_bytes=file.size_bytes, hash=file.hash)
+                )
+                record_event(transaction, job_id, number, "output", {"asset_id": file.asset_id}, DELIVERING)
+            transition(transaction, job_id, SUCCEEDED, condition)
+
+    def fail(self, job_id: str, attempt: int, error: dict[str, Any]) -> bool:
+        """The outputs cannot be stored: end the job as failed; False when the attempt is stale."""
+        with self._database.write() as transaction:
+            return transition(transaction, job_id, FAILED, jobs.c.attempt == attempt, error=error) is not None
+
+    def overdue(self) -> list[tuple[str, int, str]]:
+        """`(job_id, attempt, instance)` of jobs whose delivery seems forgotten; each is returned once a while."""
+        late = and_(jobs.c.status == DELIVERING, jobs.c.updated_at_ms < now_ms() - DELIVERING_MS)
+        with self._database.write() as transaction:
+            rows = transaction.connection.execute(
+                update(jobs)
+                .where(late)
+                .values(updated_at_ms=now_ms())
+                .returning(jobs.c.id, jobs.c.attempt, jobs.c.instance)
+            ).all()
+        return [(row.id, row.attempt, row.instance) for row in rows]
+
+    def asset(self, asset_id: str) -> Output:
+        """One stored output. Raises NotFound."""
+        query = select(assets).where(assets.c.id == asset_id, assets.c.storage_key.is_not(None))
+        with self._database.read() as connection:
+            row = connection.execute(query).one_or_none()
+        if row is None:
+            raise NotFound(f"There is no asset {asset_id}.")
+        return output_of(row)
+
+    def take_webhooks(self, job_id: str) -> list[Delivery]:
+        """Claim a job's webhook events that nobody is sending."""
+        free = and_(deliveries.c.job_id == job_id, _is_open())
+        with self._database.write() as transaction:
+            rows = transaction.connection.execute(
+                update(deliveries)
+                .where(free)
+                .values(state=SENDING, tries=deliveries.c.tries + 1, updated_at_ms=now_ms())
+                .returning(deliveries)
+            ).all()
+        return [
+            Delivery(
+                id=row.id,
+                job_id=row.job_id,
+                event=row.event,
+                url=row.url,
+                body=row.body,
+                timeout_s=row.timeout_s,
+                tries=row.tries,
+            )
+            for row in rows
+        ]
+
+    def webhook_sent(self, delivery: Delivery, *, status_code: int | None, error: str | None) -> None:
+        """Keep how a delivery ended: delivered without an error, given up with one."""
+        values = {"status_code": status_code, "error": error, "updated_at_ms": now_ms()}
+        state = DELIVERED if error is None else GAVE_UP
+        with self._database.write() as transaction:
+            transaction.connection.execute(
+                update(deliveries)
+                .where(deliveries.c.id == delivery.id, deliveries.c.tries == delivery.tries)
+                .values(state=state, **values)
+            )
+
+    def jobs_with_open_webhooks(self, *, older_than_ms: int = 5_000) -> list[str]:
+        """Ids of jobs with webhook events that have waited, or been sent, for too long."""
+        query = select(deliveries.c.job_id).where(_is_open(), deliveries.c.updated_at_ms < now_ms() - older_than_ms)
+        with self._database.read() as connection:
+            return [str(job_id) for job_id in connection.execute(query.distinct().limit(200)).scalars()]
+
+
+def _is_open() -> Any:
+    return or_(
+        deliveries.c.state == PENDING,
+        and_(deliveries.c.state == SENDING, deliveries.c.updated_at_ms < now_ms() - SENDING_MS),
+    )

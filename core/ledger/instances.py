@@ -1,0 +1,206 @@
+"""ComfyUI instances as the ledger knows them: who is there, what state, which nodes they offer."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, Row, and_, delete, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from core.job import LEASED
+from core.ledger.database import Database, now_ms
+from core.ledger.tables import catalogues, instances, jobs
+
+STARTING, HEALTHY, UNHEALTHY, STOPPED = "starting", "healthy", "unhealthy", "stopped"
+#: An instance not heard of for this long is not counted on; its worker speaks every `lease_renew_s`.
+SILENCE_MS = 20_000
+#: Rows of instances that have been silent for this long are removed.
+FORGET_MS = 24 * 3600 * 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class InstanceRecord:
+    """One instance and its worker."""
+
+    #: gpu0@host
+    name: str
+    host: str
+    #: Celery node name of its worker, for remote control.
+    worker: str
+    #: `simulator`, `comfyui` or `attached`.
+    kind: str
+    gpu: str | None
+    #: `starting`, `healthy`, `unhealthy`, `stopped`, or `lost` when its worker fell silent.
+    state: str
+    reason: str | None
+    url: str | None
+    output_dir: str | None
+    version: str | None
+    device: str | None
+    restarts: int
+    started_at_ms: int
+    heartbeat_at_ms: int
+    #: The job it runs now.
+    job_id: str | None = None
+
+    @property
+    def is_simulated(self) -> bool:
+        """Whether its pictures are made up."""
+        return self.kind == "simulator" or "SIMULATED" in (self.device or "")
+
+
+def is_alive() -> ColumnElement[bool]:
+    """Healthy, and its worker was heard of lately."""
+    return and_(instances.c.state == HEALTHY, instances.c.heartbeat_at_ms > now_ms() - SILENCE_MS)
+
+
+class Instances:
+    """The fleet's GPUs."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def register(self, *, name: str, host: str, worker: str, kind: str, gpu: str | None) -> None:
+        """A worker starts: it owns the row of this name from now on."""
+        now = now_ms()
+        values: dict[str, Any] = {"host": host, "worker": worker, "kind": kind, "gpu": gpu, "state": STARTING}
+        values |= {"restarts": 0, "reason": None, "url": None, "started_at_ms": now, "heartbeat_at_ms": now}
+        with self._database.write() as transaction:
+            known = transaction.connection.execute(update(instances).where(instances.c.name == name).values(**values))
+            if known.rowcount == 0:
+                transaction.connection.execute(insert(instances).values(name=name, **values))
+
+    def up(
+        self,
+        name: str,
+        *,
+        worker: str,
+        url: str,
+        output_dir: str | None,
+        version: str | None,
+        device: str | None,
+        object_info: Mapping[str, Any],
+        restarts: int,
+    ) -> None:
+        """An instance answers: record where it is and which nodes it offers."""
+        digest = self._keep_catalogue(object_info)
+        values: dict[str, Any] = {
+            "state": HEALTHY,
+            "reason": None,
+            "url": url,
+            "output_dir": output_dir,
+            "version": version,
+        }
+        values |= {"device": device, "catalogue": digest, "restarts": restarts, "heartbeat_at_ms": now_ms()}
+        self._set(name, worker, values)
+
+    def down(self, name: str, *, worker: str, state: str, reason: str) -> None:
+        """An instance is not usable (`unhealthy`), or its worker goes (`stopped`)."""
+        self._set(name, worker, {"state": state, "reason": reason, "heartbeat_at_ms": now_ms()})
+
+    def heartbeat(self, name: str, *, worker: str) -> None:
+        """The instance's worker is alive."""
+        self._set(name, worker, {"heartbeat_at_ms": now_ms()})
+
+    def get(self, name: str) -> InstanceRecord | None:
+        """One instance, or None."""
+        with self._database.read() as connection:
+            row = connection.execute(select(instances).where(instances.c.name == name)).one_or_none()
+        return None if row is None else _record(row, None)
+
+    def all(self) -> list[InstanceRecord]:
+        """Every instance lately heard of, by name, with the job each runs."""
+        running = select(jobs.c.instance, jobs.c.id).where(jobs.c.status.in_(sorted(LEASED)))
+        with self._database.read() as connection:
+            rows = connection.execute(select(instances).order_by(instances.c.name)).all()
+            job_ids: dict[str, str] = {row.instance: row.id for row in connection.execute(running)}
+        return [_record(row, job_ids.get(row.name)) for row in rows]
+
+    def idle(self) -> list[str]:
+        """Names of healthy instances that run nothing."""
+        return [record.name for record in self.all() if record.state == HEALTHY and record.job_id is None]
+
+    def catalogues(self) -> dict[str, list[str]]:
+        """`{digest: [instance, ...]}` of the healthy instances."""
+        with self._database.read() as connection:
+            rows = connection.execute(
+                select(instances.c.catalogue, instances.c.name).where(is_alive()).order_by(instances.c.name)
+            ).all()
+        found: dict[str, list[str]] = {}
+        for row in rows:
+            found.setdefault(row.catalogue, []).append(row.name)
+        return found
+
+    def known_catalogues(self) -> list[str]:
+        """Digests of every instance that ever answered, healthy now or not."""
+        query = select(instances.c.catalogue).where(instances.c.catalogue.is_not(None)).distinct()
+        with self._database.read() as connection:
+            return [str(digest) for digest in connection.execute(query.order_by(instances.c.catalogue)).scalars()]
+
+    def catalogue(self, digest: str) -> dict[str, Any]:
+        """One recorded /object_info; `{}` when it is gone."""
+        with self._database.read() as connection:
+            packed = connection.execute(select(catalogues.c.object_info).where(catalogues.c.digest == digest)).scalar()
+        return {} if packed is None else dict(json.loads(zlib.decompress(packed)))
+
+    def forget_silent(self) -> None:
+        """Remove instances not heard of for a day, and catalogues nobody uses."""
+        used = select(instances.c.catalogue).where(instances.c.catalogue.is_not(None))
+        with self._database.write() as transaction:
+            transaction.connection.execute(delete(instances).where(instances.c.heartbeat_at_ms < now_ms() - FORGET_MS))
+            transaction.connection.execute(
+                delete(catalogues).where(
+                    catalogues.c.digest.not_in(used), catalogues.c.created_at_ms < now_ms() - FORGET_MS
+                )
+            )
+
+    def _set(self, name: str, worker: str, values: dict[str, Any]) -> None:
+        # Only the worker that registered last may speak for the row: one that was replaced changes nothing.
+        with self._database.write() as transaction:
+            transaction.connection.execute(
+                update(instances).where(instances.c.name == name, instances.c.worker == worker).values(**values)
+            )
+
+    def _keep_catalogue(self, object_info: Mapping[str, Any]) -> str:
+        text = json.dumps(object_info, sort_keys=True, separators=(",", ":")).encode()
+        digest = hashlib.sha256(text).hexdigest()
+        try:
+            with self._database.write() as transaction:
+                known = select(catalogues.c.digest).where(catalogues.c.digest == digest)
+                if transaction.connection.execute(known).scalar() is None:
+                    transaction.connection.execute(
+                        insert(catalogues).values(
+                            digest=digest, object_info=zlib.compress(text), created_at_ms=now_ms()
+                        )
+                    )
+        except IntegrityError:
+            # Another instance recorded the same catalogue at the same moment, which is as good.
+            return digest
+        return digest
+
+
+def _record(row: Row[Any], job_id: str | None) -> InstanceRecord:
+    silent = row.heartbeat_at_ms < now_ms() - SILENCE_MS
+    lost = silent and row.state != STOPPED
+    return InstanceRecord(
+        name=row.name,
+        host=row.host,
+        worker=row.worker,
+        kind=row.kind,
+        gpu=row.gpu,
+        state="lost" if lost else row.state,
+        reason="Its worker has fallen silent." if lost else row.reason,
+        url=row.url,
+        output_dir=row.output_dir,
+        version=row.version,
+        device=row.device,
+        restarts=row.restarts,
+        started_at_ms=row.started_at_ms,
+        heartbeat_at_ms=row.heartbeat_at_ms,
+        job_id=job_id,
+    )

@@ -1,0 +1,197 @@
+"""Jobs as clients see them: submit, look up, list, cancel."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, and_, func, insert, or_, select
+from sqlalchemy.exc import IntegrityError
+
+from core.errors import IdempotencyKeyReuse, InvalidRequest, NotFound
+from core.job import CANCELED, CANCELING, DELIVERING, QUEUED, RUNNING, Job, NewJob
+from core.ledger.database import Database, Transaction, now_ms
+from core.ledger.rows import JOB_COLUMNS, job_of, outputs_of
+from core.ledger.seal import Sealer
+from core.ledger.tables import events, idempotency_keys, jobs, secrets
+from core.ledger.transitions import record_event, transition
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobEvent:
+    """One line of a job's log: `status` {"status", ...} or `output` {"asset_id"}."""
+
+    seq: int
+    type: str
+    data: dict[str, Any]
+    at_ms: int
+
+
+class Jobs:
+    """Everything that is asked about jobs, or by their clients."""
+
+    def __init__(self, database: Database, sealer: Sealer, *, retention_s: float) -> None:
+        self._database = database
+        self._sealer = sealer
+        self._retention_ms = int(retention_s * 1000)
+
+    def submit(self, new: NewJob) -> Job:
+        """Record a job with its key, secrets and first event in one transaction.
+
+        Raises:
+          IdempotencyKeyReuse: the key was used before; nothing was recorded.
+          InvalidRequest: the request id belongs to another job.
+          LedgerUnavailable: nothing was recorded, or (rarely) the answer was lost on its way.
+        """
+        try:
+            with self._database.write() as transaction:
+                return self._record(transaction, new)
+        except IntegrityError as exc:
+            if new.idempotency_key and self._key_is_used(new.idempotency_key):
+                raise IdempotencyKeyReuse(
+                    "This Idempotency-Key was used before. A key is good for one submission: send a new one."
+                ) from exc
+            raise InvalidRequest(f"request_id {new.request_id!r} is already used by another job.") from exc
+
+    def get(self, job_id: str) -> Job:
+        """The job with its stored outputs. Raises NotFound."""
+        return self._one(jobs.c.id == job_id, job_id)
+
+    def get_by_request_id(self, request_id: str) -> Job:
+        """The job a `/generate` client knows by its own id, or by ours. Raises NotFound."""
+        return self._one(or_(jobs.c.request_id == request_id, jobs.c.id == request_id), request_id)
+
+    def graph(self, job_id: str) -> str:
+        """The job's graph as JSON text. Raises NotFound."""
+        with self._database.read() as connection:
+            graph: str | None = connection.execute(select(jobs.c.graph).where(jobs.c.id == job_id)).scalar()
+        if graph is None:
+            raise NotFound(f"There is no job {job_id}.")
+        return graph
+
+    def page(
+        self, *, statuses: Collection[str] = (), limit: int = 50, after: tuple[int, str] | None = None
+    ) -> list[Job]:
+        """One page of jobs, newest first.
+
+        Parameters:
+          statuses: only these; empty means all.
+          after: `(created_at_ms, id)` of the last job of the page before.
+        """
+        query = select(*JOB_COLUMNS).order_by(jobs.c.created_at_ms.desc(), jobs.c.id.desc()).limit(limit)
+        if statuses:
+            query = query.where(jobs.c.status.in_(list(statuses)))
+        if after:
+            created_at_ms, job_id = after
+            query = query.where(
+                or_(
+                    jobs.c.created_at_ms < created_at_ms,
+                    and_(jobs.c.created_at_ms == created_at_ms, jobs.c.id < job_id),
+                )
+            )
+        with self._database.read() as connection:
+            rows = connection.execute(query).all()
+            outputs = outputs_of(connection, [row.id for row in rows])
+        return [job_of(row, outputs.get(row.id, ())) for row in rows]
+
+    def events(self, job_id: str, *, after_seq: int = 0) -> list[JobEvent]:
+        """The job's log after an event number, oldest first."""
+        query = select(events).where(events.c.job_id == job_id, events.c.seq > after_seq).order_by(events.c.seq)
+        with self._database.read() as connection:
+            rows = connection.execute(query).all()
+        return [JobEvent(seq=row.seq, type=row.type, data=row.data, at_ms=row.at_ms) for row in rows]
+
+    def states(self, job_ids: Collection[str]) -> dict[str, tuple[str, int]]:
+        """Status and newest event number of many jobs at once; unknown ids are left out."""
+        query = select(jobs.c.id, jobs.c.status, jobs.c.last_seq).where(jobs.c.id.in_(list(job_ids)))
+        with self._database.read() as connection:
+            return {row.id: (row.status, row.last_seq) for row in connection.execute(query)}
+
+    def count(self, *statuses: str) -> int:
+        """How many jobs have one of these statuses."""
+        query = select(func.count()).select_from(jobs).where(jobs.c.status.in_(statuses))
+        with self._database.read() as connection:
+            return connection.execute(query).scalar_one()
+
+    def queue_position(self, job: Job) -> int | None:
+        """The place of a queued job, 1 being the next to run; None when it does not wait."""
+        if job.status != QUEUED:
+            return None
+        sooner = or_(
+            jobs.c.priority > job.priority,
+            and_(jobs.c.priority == job.priority, jobs.c.created_at_ms < job.created_at_ms),
+            and_(jobs.c.priority == job.priority, jobs.c.created_at_ms == job.created_at_ms, jobs.c.id < job.id),
+        )
+        query = select(func.count()).select_from(jobs).where(jobs.c.status == QUEUED, sooner)
+        with self._database.read() as connection:
+            return 1 + connection.execute(query).scalar_one()
+
+    def cancel(self, job_id: str) -> Job:
+        """Ask for an end, whatever the job is doing; asking twice is harmless.
+
+        queued: it never runs. running: `canceling` until the GPU has let go. delivering: it is dropped. Terminal:
+        unchanged. Raises NotFound.
+        """
+        with self._database.write() as transaction:
+            moved = (
+                transition(transaction, job_id, CANCELED, jobs.c.status.in_([QUEUED, DELIVERING]))
+                or transition(transaction, job_id, CANCELING, jobs.c.status == RUNNING)
+                # It may have moved on between the two statements: queued again, or done with the GPU.
+                or transition(transaction, job_id, CANCELED, jobs.c.status.in_([QUEUED, DELIVERING]))
+            )
+            if moved is not None:
+                outputs = outputs_of(transaction.connection, [job_id])
+                return job_of(moved, outputs.get(job_id, ()))
+        return self.get(job_id)
+
+    def secrets(self, job_id: str) -> dict[str, Any]:
+        """The job's secrets, opened; `{}` when it has none or they are gone."""
+        with self._database.read() as connection:
+            sealed = connection.execute(select(secrets.c.sealed).where(secrets.c.job_id == job_id)).scalar()
+        return {} if sealed is None else self._sealer.open(sealed, bound_to=job_id)
+
+    def _record(self, transaction: Transaction, new: NewJob) -> Job:
+        now = now_ms()
+        connection = transaction.connection
+        if new.idempotency_key:
+            connection.execute(
+                insert(idempotency_keys).values(key=new.idempotency_key, job_id=new.id, created_at_ms=now)
+            )
+        values: dict[str, Any] = {
+            "id": new.id,
+            "contract": new.contract,
+            "status": QUEUED,
+            "attempt": 0,
+            "lost_attempts": 0,
+            "last_seq": 1,
+            "priority": new.priority,
+            "nodes_total": new.nodes_total,
+            "metadata": new.metadata,
+            "request_id": new.request_id,
+            "expected_time_s": new.expected_time_s,
+            "webhook": new.webhook,
+            "timeout_s": new.timeout_s,
+            "created_at_ms": now,
+            "updated_at_ms": now,
+            "expires_at_ms": now + self._retention_ms,
+        }
+        connection.execute(insert(jobs), {**values, "graph": new.graph})
+        record_event(transaction, new.id, 1, "status", {"status": QUEUED}, QUEUED)
+        if new.secrets:
+            sealed = self._sealer.seal(new.secrets, bound_to=new.id)
+            connection.execute(insert(secrets).values(job_id=new.id, sealed=sealed))
+        del values["lost_attempts"]
+        return Job(**values)
+
+    def _one(self, condition: ColumnElement[bool], wanted: str) -> Job:
+        with self._database.read() as connection:
+            row = connection.execute(select(*JOB_COLUMNS).where(condition)).first()
+            if row is None:
+                raise NotFound(f"There is no job {wanted}.")
+            return job_of(row, outputs_of(connection, [row.id]).get(row.id, ()))
+
+    def _key_is_used(self, key: str) -> bool:
+        query = select(idempotency_keys.c.key).where(idempotency_keys.c.key == key)
+        with self._database.read() as connection:
+            return connection.execute(query).scalar() is not None

@@ -1,0 +1,71 @@
+"""Rows of the ledger as the records the rest of the system knows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from sqlalchemy import Connection, Row, select
+
+from core.job import Job, Output
+from core.ledger.tables import assets, jobs
+
+#: Every column of a job but its graph, which can be large and is rarely wanted.
+JOB_COLUMNS = tuple(column for column in jobs.columns if column.name != "graph")
+
+
+def job_of(row: Row[Any], outputs: Iterable[Output] = ()) -> Job:
+    """A job record from a row that holds `JOB_COLUMNS`."""
+    return Job(
+        id=row.id,
+        contract=row.contract,
+        status=row.status,
+        attempt=row.attempt,
+        last_seq=row.last_seq,
+        priority=row.priority,
+        nodes_total=row.nodes_total,
+        created_at_ms=row.created_at_ms,
+        updated_at_ms=row.updated_at_ms,
+        started_at_ms=row.started_at_ms,
+        generated_at_ms=row.generated_at_ms,
+        completed_at_ms=row.completed_at_ms,
+        expires_at_ms=row.expires_at_ms,
+        instance=row.instance,
+        metadata=row.metadata,
+        request_id=row.request_id,
+        expected_time_s=row.expected_time_s,
+        webhook=row.webhook,
+        timeout_s=row.timeout_s,
+        progress=row.progress,
+        error=row.error,
+        outputs_reused=row.outputs_reused,
+        outputs=tuple(outputs),
+    )
+
+
+def output_of(row: Row[Any]) -> Output:
+    """An output record from a row of `assets`."""
+    return Output(
+        id=row.id,
+        job_id=row.job_id,
+        node_id=row.node_id,
+        name=row.name,
+        type=row.type,
+        content_type=row.content_type,
+        size_bytes=row.size_bytes,
+        hash=row.hash,
+        storage_key=row.storage_key,
+        comfy_type=row.comfy_type,
+        comfy_key=row.comfy_key,
+        subfolder=row.subfolder,
+        created_at_ms=row.created_at_ms,
+    )
+
+
+def outputs_of(connection: Connection, job_ids: Iterable[str]) -> dict[str, list[Output]]:
+    """The stored outputs of each job, in the order the job produced them."""
+    found: dict[str, list[Output]] = {}
+    query = select(assets).where(assets.c.job_id.in_(list(job_ids)), assets.c.storage_key.is_not(None))
+    for row in connection.execute(query.order_by(assets.c.job_id, assets.c.ordinal)):
+        found.setdefault(row.job_id, []).append(output_of(row))
+    return found

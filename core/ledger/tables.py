@@ -1,0 +1,159 @@
+"""The tables of the ledger, for SQLite and PostgreSQL. Times are integers: milliseconds since 1970, UTC."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
+
+metadata = MetaData()
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("contract", String(16), nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("attempt", Integer, nullable=False),
+    # Tries that ended because an instance or worker was lost, not because of the job.
+    Column("lost_attempts", Integer, nullable=False),
+    Column("lease_until_ms", BigInteger),
+    Column("instance", String(255)),
+    Column("last_seq", Integer, nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("nodes_total", Integer, nullable=False),
+    Column("graph", Text, nullable=False),
+    Column("metadata", JSON),
+    Column("request_id", String(128), unique=True),
+    Column("expected_time_s", Float),
+    Column("webhook", JSON),
+    Column("timeout_s", Float),
+    Column("progress", JSON),
+    Column("error", JSON),
+    Column("outputs_reused", Boolean),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("updated_at_ms", BigInteger, nullable=False),
+    Column("started_at_ms", BigInteger),
+    Column("generated_at_ms", BigInteger),
+    Column("completed_at_ms", BigInteger),
+    Column("expires_at_ms", BigInteger, nullable=False),
+    # The next job to run, and every look-up by status.
+    Index("jobs_turn", "status", "priority", "created_at_ms", "id"),
+    Index("jobs_newest", "created_at_ms", "id"),
+    Index("jobs_expiry", "expires_at_ms"),
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("job_id", String(36), ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("seq", Integer, primary_key=True),
+    Column("type", String(32), nullable=False),
+    Column("data", JSON, nullable=False),
+    Column("at_ms", BigInteger, nullable=False),
+)
+
+assets = Table(
+    "assets",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("job_id", String(36), ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("ordinal", Integer, nullable=False),
+    Column("node_id", String(255), nullable=False),
+    Column("name", String(255), nullable=False),
+    Column("type", String(16), nullable=False),
+    Column("content_type", String(255), nullable=False),
+    Column("comfy_type", String(16), nullable=False),
+    Column("comfy_key", String(64), nullable=False),
+    Column("subfolder", Text, nullable=False),
+    # Where the GPU host left the file: {"path"} on its disk, {"url"} of its instance, or {"text"} itself.
+    Column("source", JSON, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("hash", String(80)),
+    Column("storage_key", Text),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Index("assets_by_job", "job_id", "ordinal"),
+)
+
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("key", String(255), primary_key=True),
+    Column("job_id", String(36), nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+)
+
+secrets = Table(
+    "secrets",
+    metadata,
+    Column("job_id", String(36), ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("sealed", LargeBinary, nullable=False),
+)
+
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("job_id", String(36), ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
+    Column("event", String(32), nullable=False),
+    Column("url", Text, nullable=False),
+    Column("timeout_s", Float, nullable=False),
+    Column("body", Text, nullable=False),
+    # pending, sending, delivered, failed
+    Column("state", String(16), nullable=False),
+    Column("tries", Integer, nullable=False),
+    Column("status_code", Integer),
+    Column("error", Text),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("updated_at_ms", BigInteger, nullable=False),
+    Index("deliveries_open", "state", "updated_at_ms"),
+    Index("deliveries_by_job", "job_id"),
+)
+
+catalogues = Table(
+    "catalogues",
+    metadata,
+    # SHA-256 of the canonical /object_info, so that equal instances share one row.
+    Column("digest", String(64), primary_key=True),
+    # zlib-compressed JSON: the real one is several megabytes of repeated words.
+    Column("object_info", LargeBinary, nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+)
+
+instances = Table(
+    "instances",
+    metadata,
+    # gpu0@host
+    Column("name", String(255), primary_key=True),
+    Column("host", String(255), nullable=False),
+    # Celery node name of the worker that owns it, unique per boot.
+    Column("worker", String(255), nullable=False),
+    # simulator, comfyui, attached
+    Column("kind", String(16), nullable=False),
+    Column("gpu", String(255)),
+    # starting, healthy, unhealthy, stopped
+    Column("state", String(16), nullable=False),
+    Column("reason", Text),
+    Column("url", Text),
+    # Where the instance writes its outputs on its host; None when they can only be had over HTTP.
+    Column("output_dir", Text),
+    Column("version", String(64)),
+    Column("device", Text),
+    Column("catalogue", String(64)),
+    Column("restarts", Integer, nullable=False),
+    Column("started_at_ms", BigInteger, nullable=False),
+    Column("heartbeat_at_ms", BigInteger, nullable=False),
+)

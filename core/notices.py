@@ -1,0 +1,161 @@
+"""Change notices: small messages on one fanout exchange that wake whoever waits for a job.
+
+A notice is a hint, never a fact: it may be lost, late or doubled. Who receives one reads the ledger; who receives none
+reads it a little later. Sending never blocks its caller and never fails it.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from kombu import Connection, Consumer, Exchange, Message, Producer, Queue
+from kombu.exceptions import OperationalError
+from kombu.utils.uuid import uuid
+
+from core.settings import Settings
+
+log = logging.getLogger(__name__)
+
+#: Notices kept while the broker is away; older ones are dropped, since whoever waits will poll.
+BACKLOG = 1_000
+#: Pause before the broker is tried again.
+RECONNECT_S = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Notice:
+    """Something happened to a job."""
+
+    job_id: str
+    #: `status`, `progress` or `preview`.
+    kind: str
+    #: Number of the newest event of the job.
+    seq: int = 0
+    status: str = ""
+    #: Progress snapshot, or `{"node_id", "content_type", "data_base64"}` of a preview.
+    data: dict[str, Any] | None = None
+
+
+def exchange(settings: Settings) -> Exchange:
+    """The fanout exchange of a fleet."""
+    return Exchange(f"{settings.broker_namespace}.notices", type="fanout", durable=False, delivery_mode=1)
+
+
+def connect(settings: Settings) -> Connection:
+    """A broker connection with short time limits, for notices only."""
+    url = settings.transport_url
+    options: dict[str, Any] = {"max_retries": 0}
+    if url.startswith("redis"):
+        options |= {"socket_connect_timeout": 2.0, "socket_timeout": 5.0, "health_check_interval": 10}
+        options |= {"global_keyprefix": f"{settings.broker_namespace}:"}
+    else:
+        options |= {"connect_timeout": 2.0, "write_timeout": 2.0}
+    return Connection(url, connect_timeout=2.0, heartbeat=10, transport_options=options)
+
+
+def _broker_errors(settings: Settings) -> tuple[type[BaseException], ...]:
+    """What a broker that is away or slow makes kombu raise."""
+    transport_errors: tuple[type[BaseException], ...] = tuple(
+        Connection(settings.transport_url).recoverable_connection_errors
+    )
+    return (OperationalError, OSError, *transport_errors)
+
+
+class NoticeSender:
+    """Publishes notices from a thread of its own; `send` only puts them into a bounded queue."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._queue: queue.Queue[Notice | None] = queue.Queue(BACKLOG)
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+
+    def send(self, notice: Notice) -> None:
+        """Queue a notice; when the queue is full it is dropped. The thread starts with the first one (after a fork)."""
+        if self._thread is None:
+            with self._lock:
+                if self._thread is None:
+                    self._thread = threading.Thread(target=self._run, name="notices", daemon=True)
+                    self._thread.start()
+        try:
+            self._queue.put_nowait(notice)
+        except queue.Full:
+            log.debug("notice dropped: the broker is slow or away")
+
+    def close(self) -> None:
+        """Send what is queued, wait at most two seconds, end the thread."""
+        if self._thread is not None:
+            try:
+                self._queue.put_nowait(None)
+            except queue.Full:
+                return
+            self._thread.join(timeout=2.0)
+
+    def _run(self) -> None:
+        while True:
+            try:
+                with connect(self._settings) as connection:
+                    producer = Producer(connection, exchange(self._settings), serializer="json")
+                    while (notice := self._queue.get()) is not None:
+                        producer.publish(asdict(notice), retry=False)
+                    return
+            except _broker_errors(self._settings):
+                log.debug("notices: the broker is away", exc_info=True)
+                threading.Event().wait(RECONNECT_S)
+
+
+class NoticeListener:
+    """Receives every notice of the fleet in a thread of its own and hands it to a callback."""
+
+    def __init__(self, settings: Settings, on_notice: Callable[[Notice], None]) -> None:
+        self._settings = settings
+        self._on_notice = on_notice
+        self._stopped = threading.Event()
+        #: Set while notices are being received; a test or a start-up may wait for it.
+        self.connected = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="notice-listener", daemon=True)
+
+    def start(self) -> None:
+        """Begin to listen; reconnects for ever."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread within about a second."""
+        self._stopped.set()
+        if self._thread.ident is not None:
+            self._thread.join(timeout=3.0)
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            try:
+                with connect(self._settings) as connection:
+                    self._listen(connection)
+            except _broker_errors(self._settings):
+                log.debug("notices: the broker is away", exc_info=True)
+            self.connected.clear()
+            self._stopped.wait(RECONNECT_S)
+
+    def _listen(self, connection: Connection) -> None:
+        # Redis deletes nothing by itself, so the queue's name is unique and it goes with the connection.
+        inbox = Queue(
+            f"{self._settings.broker_namespace}.notices.{uuid()}",
+            exchange(self._settings),
+            durable=False,
+            exclusive=True,
+            auto_delete=True,
+        )
+        with Consumer(connection, [inbox], callbacks=[self._receive], accept=["json"], no_ack=True):
+            self.connected.set()
+            while not self._stopped.is_set():
+                try:
+                    connection.drain_events(timeout=1.0)
+                except TimeoutError:
+                    connection.heartbeat_check()
+
+    def _receive(self, body: Any, _message: Message) -> None:
+        self._on_notice(Notice(**body))

@@ -1,0 +1,89 @@
+"""A job in the words of the `/generate` contract: the body of its answers and of its webhooks."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import quote
+
+from core.job import CANCELED, CANCELING, DELIVERING, EXPIRED, FAILED, QUEUED, RUNNING, SUCCEEDED, Job, Output
+
+STATUS_WORDS = {
+    QUEUED: "pending",
+    RUNNING: "generating",
+    CANCELING: "generating",
+    DELIVERING: "generated",
+    SUCCEEDED: "completed",
+    FAILED: "failed",
+    CANCELED: "cancelled",
+    EXPIRED: "timeout",
+}
+MESSAGES = {
+    QUEUED: "Waiting for a GPU",
+    RUNNING: "Running on a GPU",
+    CANCELING: "Being cancelled",
+    DELIVERING: "Generated; storing outputs",
+    SUCCEEDED: "Request completed successfully",
+    CANCELED: "Request was cancelled",
+    EXPIRED: "Request expired before it could run",
+}
+
+
+def generate_result(job: Job, *, base_url: str) -> dict[str, Any]:
+    """`{"id", "status", "message", "output": [...], "timings": {...}, "comfyui_response": {}}`.
+
+    Parameters:
+      base_url: scheme and host the client reaches us by, without a closing slash; output URLs start with it.
+    """
+    return {
+        "id": job.request_id or job.id,
+        "status": STATUS_WORDS[job.status],
+        "message": _message(job),
+        "output": [_output(output, base_url) for output in job.outputs],
+        "timings": _timings(job),
+        "comfyui_response": {},
+    }
+
+
+def webhook_body(job: Job) -> dict[str, Any]:
+    """`{"id", "status", "message", "output", "timings", "extra"}` as posted to the webhook of a job."""
+    webhook = job.webhook or {}
+    result = generate_result(job, base_url=webhook.get("base_url", ""))
+    del result["comfyui_response"]
+    return {**result, "extra": webhook.get("extra_params", {})}
+
+
+def _message(job: Job) -> str:
+    if job.status == FAILED and job.error:
+        where = f" (node {job.error['node_id']}, {job.error['class_type']})" if job.error.get("node_id") else ""
+        return f"{job.error['message'].strip()}{where}"
+    return MESSAGES.get(job.status, "Request failed")
+
+
+def _output(output: Output, base_url: str) -> dict[str, Any]:
+    return {
+        "filename": output.name,
+        "local_path": output.storage_key,
+        "type": output.comfy_type,
+        "subfolder": output.subfolder,
+        "node_id": output.node_id,
+        "output_type": output.comfy_key,
+        "url": f"{base_url}/api/v2/assets/{quote(output.id)}/content",
+        "upload_error": None,
+        "data": None,
+        "mimetype": output.content_type,
+        "error": None,
+    }
+
+
+def _timings(job: Job) -> dict[str, Any]:
+    def between(start: int | None, end: int | None) -> int | None:
+        return None if start is None or end is None else end - start
+
+    return {
+        "queued_at_ms": job.created_at_ms,
+        "preprocess_ms": between(job.created_at_ms, job.started_at_ms),
+        "generation_ms": between(job.started_at_ms, job.generated_at_ms),
+        "postprocess_ms": between(job.generated_at_ms, job.completed_at_ms),
+        "completed_at_ms": job.completed_at_ms,
+        "total_ms": between(job.created_at_ms, job.completed_at_ms),
+    }

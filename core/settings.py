@@ -1,0 +1,217 @@
+"""The only module that reads the environment: every setting, typed, read once at start, passed in from there.
+
+A name that starts with `FLEET_` and is not known, or a value that cannot be read, stops the start with that name.
+Secrets may be given as `NAME_FILE=/path` instead, so that they need not stand in the environment.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+import tempfile
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import quote
+
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+from core.errors import ConfigurationError
+
+PREFIX = "FLEET_"
+#: Names with our prefix that are not settings of the running system: the test suite finds its services by them.
+FOREIGN_PREFIXES = ("FLEET_TEST_",)
+#: The kernel's limit for a unix socket path is 108 bytes with its closing zero.
+LONGEST_SOCKET_PATH = 100
+
+CommaList = Annotated[tuple[str, ...], NoDecode]
+
+
+class Settings(BaseSettings):
+    """Everything an operator can set. Field `x_y` is the variable `FLEET_X_Y` unless an alias says otherwise."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True)
+
+    # --- where things are -------------------------------------------------------------------------------------------
+    #: Everything a single machine keeps: ledger, broker files, outputs, logs.
+    data_dir: Path = Path(".fleet")
+    #: SQLAlchemy URL of the ledger; empty means SQLite in the data directory.
+    database_url: str = ""
+    #: kombu URL of the broker (redis://, amqp://); empty means the embedded one in the data directory.
+    broker_url: str = ""
+    #: Prefix of every key, queue and exchange we use on a shared broker.
+    broker_namespace: str = "fleet"
+
+    # --- HTTP -------------------------------------------------------------------------------------------------------
+    api_host: str = "127.0.0.1"
+    api_port: int = Field(8000, ge=1, le=65535)
+    #: gunicorn worker processes of the API.
+    api_processes: int = Field(1, ge=1, le=64)
+    #: Keys a client must present as `Authorization: Bearer ...`; none leaves the API open.
+    api_keys: CommaList = ()
+    #: Where clients reach the API when a proxy rewrites the Host header, for instance https://api.example.com.
+    public_url: str = ""
+    max_body_bytes: int = Field(20 * 1024 * 1024, ge=1024)
+    max_json_depth: int = Field(64, ge=8, le=500)
+    #: Jobs that may wait at once; one more is refused with `queue_full`.
+    max_queued: int = Field(100_000, ge=1)
+
+    # --- Flower -----------------------------------------------------------------------------------------------------
+    flower_host: str = "127.0.0.1"
+    flower_port: int = Field(5555, ge=1, le=65535)
+    #: `user:password`; generated, kept in the data directory and printed when empty.
+    flower_basic_auth: SecretStr = SecretStr("")
+
+    # --- GPUs and ComfyUI -------------------------------------------------------------------------------------------
+    #: CUDA indices or UUIDs; empty means every GPU that nvidia-smi lists.
+    gpus: CommaList = ()
+    #: How many simulated GPUs to start where there is neither a GPU nor a ComfyUI.
+    simulated_gpus: int = Field(2, ge=1, le=64)
+    #: Command-line arguments for each simulator, for instance `--simulate-speed 0`.
+    simulator_args: str = ""
+    #: A ComfyUI checkout to run, one instance per GPU.
+    comfyui_dir: Path | None = None
+    #: The Python interpreter of that checkout; empty means its own venv, else `python3`.
+    comfyui_python: Path | None = None
+    #: Extra command-line arguments for ComfyUI.
+    comfyui_args: str = ""
+    #: Running instances to attach to instead of starting our own.
+    comfyui_urls: CommaList = ()
+    #: Seconds an instance may take to start.
+    comfyui_start_timeout_s: float = Field(180.0, gt=0)
+
+    # --- jobs -------------------------------------------------------------------------------------------------------
+    lease_s: float = Field(20.0, gt=0)
+    lease_renew_s: float = Field(5.0, gt=0)
+    reconcile_s: float = Field(5.0, gt=0)
+    #: Tries at one job before it fails because instances or workers were lost under it.
+    max_attempts: int = Field(3, ge=1)
+    #: Longest run of one prompt, in seconds.
+    job_timeout_s: float = Field(3600.0, gt=0)
+    #: A second prompt is queued on an instance when the running one should end within this many seconds.
+    look_ahead_s: float = Field(2.0, ge=0)
+    #: Seconds a finished job, its outputs and its events are kept.
+    retention_s: float = Field(7 * 24 * 3600.0, gt=0)
+
+    # --- secrets ----------------------------------------------------------------------------------------------------
+    #: Base64 of 32 random bytes that seal secrets in the ledger; generated and kept in the data directory when empty.
+    secret_key: SecretStr = SecretStr("")
+
+    # --- the names of the /generate contract ------------------------------------------------------------------------
+    webhook_url: str = Field("", validation_alias=AliasChoices("WEBHOOK_URL", "webhook_url"))
+    webhook_timeout_s: float = Field(
+        30.0, gt=0, le=300, validation_alias=AliasChoices("WEBHOOK_TIMEOUT", "webhook_timeout_s")
+    )
+
+    host: str = Field(default_factory=socket.gethostname, min_length=1)
+
+    @field_validator("api_keys", "gpus", "comfyui_urls", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("data_dir")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - pydantic's signature
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic's signature
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic's signature
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings
+
+    @property
+    def ledger_url(self) -> str:
+        """SQLAlchemy URL of the ledger."""
+        return self.database_url or f"sqlite:///{self.data_dir / 'ledger.db'}"
+
+    @property
+    def has_embedded_broker(self) -> bool:
+        """Whether `fleet up` runs the broker itself."""
+        return not self.broker_url
+
+    @cached_property
+    def embedded_broker_socket(self) -> Path:
+        """Unix socket of the embedded broker, in the data directory unless that path is too long for the kernel."""
+        path = self.data_dir / "broker.sock"
+        if len(str(path)) <= LONGEST_SOCKET_PATH:
+            return path
+        digest = hashlib.sha256(str(self.data_dir).encode()).hexdigest()[:16]
+        return Path(tempfile.gettempdir()) / f"fleet-{os.getuid()}-{digest}.sock"
+
+    @property
+    def transport_url(self) -> str:
+        """kombu URL of the broker in use."""
+        return self.broker_url or f"redis+socket://{quote(str(self.embedded_broker_socket))}"
+
+    @property
+    def outputs_dir(self) -> Path:
+        """Local storage of finished outputs."""
+        return self.data_dir / "outputs"
+
+    def gpu_dir(self, name: str) -> Path:
+        """The directory of one instance (`gpu0`): its outputs, inputs, logs."""
+        return self.data_dir / "gpus" / name
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Read the settings from the environment.
+
+    Parameters:
+      overrides: field values that win over the environment (command-line flags).
+    Raises:
+      ConfigurationError: names the variable that is unknown, missing or malformed.
+    """
+    _read_secret_files()
+    _refuse_unknown_names()
+    try:
+        return Settings(**overrides)
+    except ValidationError as exc:
+        raise ConfigurationError(_explain(exc)) from exc
+
+
+def process_environment() -> dict[str, str]:
+    """A copy of this process's environment, for children that need all of it (our own processes, never ComfyUI)."""
+    return dict(os.environ)
+
+
+def _read_secret_files() -> None:
+    for name in (
+        "FLEET_API_KEYS",
+        "FLEET_FLOWER_BASIC_AUTH",
+        "FLEET_SECRET_KEY",
+        "FLEET_DATABASE_URL",
+        "FLEET_BROKER_URL",
+    ):
+        path = os.environ.get(f"{name}_FILE")
+        if path is None:
+            continue
+        try:
+            os.environ[name] = Path(path).read_text().strip()
+        except OSError as exc:
+            raise ConfigurationError(f"{name}_FILE={path} cannot be read: {exc.strerror}") from exc
+
+
+def _refuse_unknown_names() -> None:
+    known = {PREFIX + field.upper() for field in Settings.model_fields}
+    known |= {f"{name}_FILE" for name in known}
+    for name in os.environ:
+        if name.startswith(PREFIX) and not name.startswith(FOREIGN_PREFIXES) and name not in known:
+            raise ConfigurationError(f"{name} is not a setting of ComfyFleet; see docs/settings.md for the list.")
+
+
+def _explain(error: ValidationError) -> str:
+    lines = []
+    for problem in error.errors():
+        field = str(problem["loc"][0]) if problem["loc"] else "?"
+        name = field if field.isupper() else PREFIX + field.upper()
+        lines.append(f"{name}: {problem['msg']} (got {problem.get('input')!r})")
+    return "; ".join(lines)

@@ -1,0 +1,124 @@
+"""Read a request body as JSON, refusing everything that would mean different things to different readers."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from core.errors import InvalidBody
+
+#: 2^64: ComfyUI's seeds run to 2^64 - 1. Larger integers would lose digits, or crash, somewhere behind us.
+MAX_INTEGER = 2**64
+#: Digits of `MAX_INTEGER`, plus a sign. Checked before `int()`, whose cost grows with the square of the length.
+_MAX_INTEGER_CHARS = len(str(MAX_INTEGER)) + 1
+_BOM = b"\xef\xbb\xbf"
+#: A surrogate can only come in through an escape: raw ones are not valid UTF-8. Most bodies have none.
+_SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+def loads(body: bytes, *, max_depth: int = 64) -> Any:
+    """Parse a body, strictly.
+
+    Parameters:
+      body: the raw bytes, UTF-8 without a byte order mark.
+      max_depth: how many objects and lists may stand inside each other; the outermost counts as 1.
+    Returns: plain dicts, lists, strings, floats, bools, None, and exact integers up to 2^64 either side of zero.
+    Raises:
+      InvalidBody: broken syntax (with line and column), not UTF-8, NaN or an infinity, a number out of range, a key
+        twice in one object (named), half a surrogate pair, or too much nesting.
+    """
+    try:
+        value = _parse(_decode(body))
+    except RecursionError as exc:
+        # The parser recurses in C and gives up near 1,000 levels; a body of brackets only must not be a server error.
+        raise _too_deep(max_depth) from exc
+    _check_depth(value, max_depth)
+    if _SURROGATE_ESCAPE.search(body):
+        _check_surrogates(value)
+    return value
+
+
+def _decode(body: bytes) -> str:
+    if body.startswith(_BOM):
+        raise InvalidBody("The body starts with a byte order mark; send UTF-8 without one.")
+    try:
+        return body.decode("utf-8")
+    except UnicodeDecodeError as exc:
+        raise InvalidBody(f"The body is not UTF-8: bad byte at offset {exc.start}.") from exc
+
+
+def _parse(text: str) -> Any:
+    if not text.strip():
+        raise InvalidBody("The body is empty; a JSON document is needed.")
+    try:
+        return json.loads(
+            text,
+            object_pairs_hook=_object,
+            parse_int=_integer,
+            parse_float=_finite,
+            parse_constant=_constant,
+        )
+    except json.JSONDecodeError as exc:
+        raise InvalidBody(f"The body is not JSON: {exc.msg} (line {exc.lineno}, column {exc.colno}).") from exc
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise InvalidBody(f"The key {_short(key)} stands twice in one object.")
+            seen.add(key)
+    return value
+
+
+def _integer(text: str) -> int:
+    value = int(text) if len(text) <= _MAX_INTEGER_CHARS else None
+    if value is None or not -MAX_INTEGER <= value <= MAX_INTEGER:
+        raise InvalidBody(f"The integer {_short(text)} is out of range: at most 2^64 either side of zero.")
+    return value
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if value in (float("inf"), float("-inf")):
+        raise InvalidBody(f"The number {_short(text)} is out of range.")
+    return value
+
+
+def _constant(text: str) -> Any:
+    raise InvalidBody(f"{text} is not JSON: numbers must be finite.")
+
+
+def _check_depth(value: Any, max_depth: int) -> None:
+    """Count nesting level by level, without recursion."""
+    level = [value] if isinstance(value, (dict, list)) else []
+    depth = 0
+    while level:
+        depth += 1
+        if depth > max_depth:
+            raise _too_deep(max_depth)
+        children: list[Any] = []
+        for container in level:
+            children += container.values() if type(container) is dict else container
+        level = [child for child in children if type(child) is dict or type(child) is list]
+
+
+def _check_surrogates(value: Any) -> None:
+    try:
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError as exc:
+        half = f"\\u{ord(exc.object[exc.start]):04x}"
+        raise InvalidBody(f"A string holds half of a surrogate pair ({half}), which is no character.") from exc
+
+
+def _too_deep(max_depth: int) -> InvalidBody:
+    return InvalidBody(f"The body is nested too deeply: at most {max_depth} levels.")
+
+
+def _short(text: str) -> str:
+    """Quote a piece of the body, cut, and safe to write into an answer even if it holds half a surrogate pair."""
+    shown = text if len(text) <= 60 else f"{text[:40]}... ({len(text)} characters)"
+    return ascii(shown)
