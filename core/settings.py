@@ -105,6 +105,13 @@ class Settings(BaseSettings):
         30.0, gt=0, le=300, validation_alias=AliasChoices("WEBHOOK_TIMEOUT", "webhook_timeout_s")
     )
 
+    # --- the command line as a client: the official SDK's names -----------------------------------------------------
+    comfy_base_url: str = Field(
+        "http://127.0.0.1:8000", validation_alias=AliasChoices("COMFY_BASE_URL", "comfy_base_url")
+    )
+    comfy_api_key: SecretStr = Field(SecretStr(""), validation_alias=AliasChoices("COMFY_API_KEY", "comfy_api_key"))
+
+    #: Name of this machine in instance and queue names.
     host: str = Field(default_factory=socket.gethostname, min_length=1)
 
     @field_validator("api_keys", "gpus", "comfyui_urls", mode="before")

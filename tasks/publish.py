@@ -9,6 +9,7 @@ from typing import Any
 from celery import Celery, Signature, chain
 from kombu.exceptions import KombuError, OperationalError
 
+from core.job import Job, prompt_id_of
 from tasks.names import GENERATE, GPU_QUEUE, IO_QUEUE, NOTIFY, UPLOAD, io_queue_of
 
 log = logging.getLogger(__name__)
@@ -51,6 +52,17 @@ class Publisher:
     def notify(self, job_id: str) -> bool:
         """Publish the sending of a job's webhooks."""
         return self._publish(self._app.signature(NOTIFY, args=(job_id,), queue=IO_QUEUE), job_id)
+
+    def cancel(self, job: Job) -> None:
+        """Tell the worker that runs a job to interrupt it now. Lost, it costs the time to the next lease renewal."""
+        if job.instance is None or time.monotonic() < self._closed_until_s:
+            return
+        arguments = {"instance": job.instance, "prompt_id": prompt_id_of(job.id, job.attempt)}
+        try:
+            self._app.control.broadcast("fleet_interrupt", arguments=arguments)
+        except self._errors as exc:
+            self._closed_until_s = time.monotonic() + BREAK_S
+            log.warning("broker did not take the interrupt of job %s (%s)", job.id, exc)
 
     def _publish(self, steps: Signature[Any], job_id: str) -> bool:
         if time.monotonic() < self._closed_until_s:

@@ -16,7 +16,7 @@ from core.errors import StaleAttempt
 from core.job import CANCELED, CANCELING, DELIVERING, FAILED, LEASED, QUEUED, RUNNING, prompt_id_of
 from core.ledger.database import Change, Database, Transaction, now_ms
 from core.ledger.instances import is_alive
-from core.ledger.tables import assets, instances, jobs
+from core.ledger.tables import assets, instances, jobs, secrets
 from core.ledger.transitions import transition
 
 
@@ -31,6 +31,7 @@ class Claim:
     nodes_total: int
     timeout_s: float | None
     has_webhook: bool
+    has_secrets: bool
 
     @property
     def prompt_id(self) -> str:
@@ -92,14 +93,18 @@ class Claims:
             )
             if row is None:
                 return None
-            graph = transaction.connection.execute(select(jobs.c.graph).where(jobs.c.id == job_id)).scalar_one()
+            sealed = select(secrets.c.job_id).where(secrets.c.job_id == job_id).exists()
+            rest = transaction.connection.execute(
+                select(jobs.c.graph, sealed.label("has_secrets")).where(jobs.c.id == job_id)
+            ).one()
         return Claim(
             job_id=job_id,
             attempt=row.attempt,
-            graph=graph,
+            graph=rest.graph,
             nodes_total=row.nodes_total,
             timeout_s=row.timeout_s,
             has_webhook=row.webhook is not None,
+            has_secrets=rest.has_secrets,
         )
 
     def renew(self, claims: Collection[Claim]) -> dict[str, str]:
@@ -179,6 +184,15 @@ class Claims:
         """
         with self._database.write() as transaction:
             return self._give_back(transaction, claim.job_id, self._mine(claim), reason, lost=lost)
+
+    def expire_leases(self, instance: str) -> None:
+        """The worker process that held an instance's jobs is known to be dead: nobody need wait for the leases."""
+        with self._database.write() as transaction:
+            transaction.connection.execute(
+                update(jobs)
+                .where(jobs.c.instance == instance, jobs.c.status.in_(sorted(LEASED)))
+                .values(lease_until_ms=0)
+            )
 
     def take_back_lapsed(self) -> dict[str, str]:
         """Requeue, or end, every job whose lease has lapsed: `{job_id: new status}`."""

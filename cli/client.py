@@ -1,0 +1,243 @@
+"""The command line's side of Comfy API v2: submit, follow, cancel, list, fetch; any server that speaks it will do."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+from urllib.parse import quote, urlsplit
+
+import requests
+from requests.auth import AuthBase
+
+from cli.sse import Event, read_events
+from core.errors import FleetError, RequestError, TransientError
+
+#: A job as the API answers it: `id`, `status`, `progress`, `outputs`, `error`, ...
+Job: TypeAlias = dict[str, Any]
+
+TERMINAL = frozenset({"succeeded", "failed", "canceled", "expired"})
+TIMEOUT_S = 30.0
+#: A stream that is silent for longer than this is taken to be dead; servers send a comment every 15 s or so.
+STREAM_SILENCE_S = 45.0
+POLL_S = 1.0
+#: How long a full queue, or a server that is away while a job runs, is borne with.
+PATIENCE_S = 60.0
+#: What a download is read in.
+CHUNK_BYTES = 256 * 1024
+
+
+class RequestRefused(RequestError):
+    """The server understood, and said no. `envelope` is its answer: `{"error": {"code", "message", "details"}}`."""
+
+    def __init__(self, message: str, envelope: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message, envelope)
+        self.envelope = envelope or {"error": {"code": self.code, "message": message, "details": None}}
+
+    @property
+    def server_code(self) -> str:
+        """The server's own word for it, for instance `invalid_workflow`."""
+        return str(self.envelope["error"].get("code"))
+
+
+class ServerUnreachable(TransientError):
+    """No answer, or an answer that says the server cannot work now."""
+
+
+class _Bearer(AuthBase):
+    # Given as `auth` and not as a header: requests would replace a header by what a ~/.netrc says.
+    def __init__(self, key: str) -> None:
+        self._key = key
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        if self._key:
+            request.headers["Authorization"] = f"Bearer {self._key}"
+        return request
+
+
+class Client:
+    """One server. Every method raises `ServerUnreachable` or `RequestRefused`."""
+
+    def __init__(self, base_url: str, api_key: str = "") -> None:
+        """Takes the server's address, as http(s)://host[:port][/prefix]. Raises: RequestRefused - it is none."""
+        parts = urlsplit(base_url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise RequestRefused(f"{base_url!r} is not a server's address; it looks like http://127.0.0.1:8000.")
+        self.base_url = base_url.rstrip("/")
+        self._session = requests.Session()
+        self._session.auth = _Bearer(api_key)
+        # A proxy of the environment cannot reach this machine's own loopback.
+        self._session.trust_env = not _is_loopback(parts.hostname)
+
+    def is_ready(self) -> bool:
+        """Whether the server says that it can run jobs."""
+        try:
+            return self._session.get(f"{self.base_url}/ready", timeout=5).status_code == 200
+        except requests.RequestException:
+            return False
+
+    def submit(self, workflow: Mapping[str, Any]) -> Job:
+        """Queue a graph in the API format. A full or starting server is asked again for up to `PATIENCE_S`."""
+        # One key for all tries: when an answer was lost on the way, the job is not made twice.
+        headers = {"Idempotency-Key": str(uuid.uuid4())}
+        give_up_at = time.monotonic() + PATIENCE_S
+        while True:
+            answer = self._send("POST", "/jobs", json={"workflow": workflow}, headers=headers)
+            pause_s = _retry_after_s(answer)
+            if answer.status_code not in (429, 503) or pause_s is None or time.monotonic() + pause_s > give_up_at:
+                return _read(answer)
+            time.sleep(pause_s)
+
+    def job(self, job_id: str) -> Job:
+        """The job as it stands."""
+        return _read(self._send("GET", f"/jobs/{_path(job_id)}"))
+
+    def cancel(self, job_id: str) -> Job:
+        """Ask for its end; returns the job as it stands then. Safe to repeat."""
+        return _read(self._send("POST", f"/jobs/{_path(job_id)}/cancel"))
+
+    def jobs(self, *, status: str | None, limit: int) -> list[Job]:
+        """The newest jobs first."""
+        parameters: dict[str, str | int] = {"limit": limit}
+        if status:
+            parameters["status"] = status
+        return list(_read(self._send("GET", "/jobs", params=parameters))["jobs"])
+
+    def follow(self, job_id: str, on_event: Callable[[Event], None]) -> Job:
+        """Report the job's events until it has ended, and return it as it ended.
+
+        Live while the server streams events, else by asking every second; `on_event` may hear a thing twice.
+        """
+        streams = True
+        silent_since: float | None = None
+        while True:
+            try:
+                streams = streams and self._stream(job_id, on_event)
+                job = self.job(job_id)
+            except ServerUnreachable:
+                # The server may be restarting: the job goes on without it.
+                silent_since = silent_since or time.monotonic()
+                if time.monotonic() - silent_since > PATIENCE_S:
+                    raise
+                time.sleep(POLL_S)
+                continue
+            silent_since = None
+            _report(job, on_event)
+            if job["status"] in TERMINAL:
+                return job
+            time.sleep(POLL_S)
+
+    def fetch(self, job: Job, output: Mapping[str, Any], folder: Path) -> Path:
+        """Save one output of a job as `<start of job id>-<its name>` in the folder; returns where."""
+        folder.mkdir(parents=True, exist_ok=True)
+        target = folder / f"{_file_name(str(job['id']))[:8]}-{_file_name(str(output['name']))}"
+        draft = target.with_name(f".{target.name}.part")
+        answer = self._send("GET", f"/assets/{_path(str(output['id']))}/content", stream=True)
+        with answer:
+            if not answer.ok:
+                _refuse(answer)
+            try:
+                with draft.open("wb") as file:
+                    for chunk in answer.iter_content(CHUNK_BYTES):
+                        file.write(chunk)
+            except requests.RequestException as exc:
+                draft.unlink(missing_ok=True)
+                raise ServerUnreachable(f"{self.base_url} broke off while it sent {target.name}: {exc}") from exc
+        draft.replace(target)
+        return target
+
+    def _stream(self, job_id: str, on_event: Callable[[Event], None]) -> bool:
+        """Follow one stream to its end. Returns whether asking for another makes sense."""
+        headers = {"Accept": "text/event-stream"}
+        path = f"/jobs/{_path(job_id)}/events"
+        answer = self._send("GET", path, headers=headers, stream=True, timeout=(10, STREAM_SILENCE_S))
+        with answer:
+            if answer.status_code in (401, 403, 404):
+                _refuse(answer)
+            if not answer.ok:
+                return answer.status_code in (429, 503)
+            for event in read_events(answer.raw):
+                on_event(event)
+                if event.name == "status" and event.data.get("status") in TERMINAL:
+                    break
+        return True
+
+    def _send(self, method: str, path: str, **options: Any) -> requests.Response:
+        options.setdefault("timeout", TIMEOUT_S)
+        try:
+            return self._session.request(method, f"{self.base_url}/api/v2{path}", **options)
+        except requests.RequestException as exc:
+            raise ServerUnreachable(
+                f"{self.base_url} does not answer ({_reason(exc)}). Start one with `fleet up`, or name another with "
+                "--server or COMFY_BASE_URL."
+            ) from exc
+
+
+def _report(job: Job, on_event: Callable[[Event], None]) -> None:
+    """What a poll says, in the words of the stream. Progress first: a terminal status is the last word."""
+    if job.get("progress"):
+        on_event(Event(name="progress", data=job["progress"]))
+    on_event(Event(name="status", data={"status": job["status"], "queue_position": job.get("queue_position")}))
+
+
+def _read(answer: requests.Response) -> Job:
+    if not answer.ok:
+        _refuse(answer)
+    try:
+        value = answer.json()
+    except ValueError as exc:
+        raise ServerUnreachable(f"{answer.url} answered, but not with JSON: is it a Comfy API server?") from exc
+    if not isinstance(value, dict):
+        raise ServerUnreachable(f"{answer.url} answered with JSON of another shape: is it a Comfy API server?")
+    return value
+
+
+def _refuse(answer: requests.Response) -> None:
+    """Raise what an error answer means."""
+    raise _refusal(answer)
+
+
+def _refusal(answer: requests.Response) -> FleetError:
+    try:
+        envelope = answer.json()
+        message = str(envelope["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        envelope, message = None, f"HTTP {answer.status_code} {answer.reason}"
+    if answer.status_code >= 500:
+        return ServerUnreachable(f"{urlsplit(answer.url).netloc} cannot do that now: {message}")
+    if answer.status_code == 401:
+        message += " Set COMFY_API_KEY to the server's key."
+    return RequestRefused(message, envelope)
+
+
+def _retry_after_s(answer: requests.Response) -> float | None:
+    text = answer.headers.get("Retry-After", "")
+    return max(1.0, float(text)) if text.isdecimal() else None
+
+
+def _reason(exc: requests.RequestException) -> str:
+    """The innermost cause in few words; requests wraps it in layers that repeat the address."""
+    cause: BaseException = exc
+    while cause.__cause__ or cause.__context__:
+        cause = cause.__cause__ or cause.__context__ or cause
+    return getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
+
+
+def _path(segment: str) -> str:
+    return quote(segment, safe="")
+
+
+def _file_name(name: str) -> str:
+    """A server's file name, safe to write here: no folder, no leading dot, no odd characters."""
+    return re.sub(r"[^\w.\-]+", "_", name.replace("\\", "/").rpartition("/")[2]).lstrip(".") or "output"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,81 @@
+"""Flower, the window on workers and queues: never without a password, never with buttons that change things."""
+
+from __future__ import annotations
+
+import logging
+import signal
+
+import tornado.web
+from flower.app import Flower
+from flower.options import options
+from flower.urls import settings as flower_settings
+from flower.views import BaseHandler
+from flower.views.monitor import Healthcheck, Metrics
+
+from cli.credentials import flower_cookie_secret, flower_credentials
+from core.errors import ConfigurationError
+from core.settings import Settings
+from tasks.app import make_app
+
+#: Flower keeps 100,000 tasks unless told otherwise, which is hundreds of megabytes.
+MAX_TASKS = 10_000
+#: Our arguments are ids and tell jobs apart; results are never kept, so they have no column.
+COLUMNS = "name,uuid,state,args,received,started,runtime,worker"
+#: Upper bounds in seconds: Flower's own end at 10 s, where a picture begins and a video has not.
+RUNTIME_BUCKETS_S = [0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 14400.0]
+#: Workers have a new name at each boot; those that are gone leave the metrics after this long.
+PURGE_OFFLINE_S = 3600
+
+
+def run_flower(settings: Settings) -> int:
+    """Serve Flower until SIGTERM or SIGINT; returns the exit status.
+
+    Raises:
+      ConfigurationError: the port is taken, or the credentials are malformed.
+    """
+    application = _make_application(settings)
+    try:
+        application.start_http_server()
+    except OSError as exc:
+        raise ConfigurationError(
+            f"FLEET_FLOWER_PORT: Flower cannot listen on {settings.flower_host}:{settings.flower_port}: {exc.strerror}."
+        ) from exc
+    loop = application.io_loop
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: loop.add_callback_from_signal(loop.stop))
+    application.start()
+    application.stop()
+    return 0
+
+
+def _make_application(settings: Settings) -> Flower:
+    # Set in the process, not by arguments or environment: the password shows neither in `ps` nor in children.
+    options.basic_auth = [flower_credentials(settings)]
+    options.address, options.port = settings.flower_host, settings.flower_port
+    options.read_only = True
+    options.max_tasks = MAX_TASKS
+    options.tasks_columns = COLUMNS
+    options.task_runtime_metric_buckets = RUNTIME_BUCKETS_S
+    options.purge_offline_workers = PURGE_OFFLINE_S
+    flower_settings["cookie_secret"] = flower_cookie_secret(settings)
+    # Each request that lacks the password would be a line of its own.
+    logging.getLogger("tornado.access").setLevel(logging.ERROR)
+    application = Flower(capp=make_app(settings, "flower"), options=options, **flower_settings)
+    # Flower 2.2 serves these two to anybody. Handlers added for a host pattern come before its own.
+    application.add_handlers(r".*", [(r"/metrics", _GuardedMetrics), (r"/healthcheck", _GuardedHealthcheck)])
+    return application
+
+
+class _Guarded(BaseHandler):  # type: ignore[misc]
+    def prepare(self) -> None:
+        # Asking who the user is raises 401 when the credentials are not right.
+        if not self.current_user:
+            raise tornado.web.HTTPError(401)
+
+
+class _GuardedMetrics(_Guarded, Metrics):  # type: ignore[misc]
+    """/metrics, for those who have the credentials."""
+
+
+class _GuardedHealthcheck(_Guarded, Healthcheck):  # type: ignore[misc]
+    """/healthcheck, for those who have the credentials."""

@@ -1,0 +1,216 @@
+"""Child processes that never outlive us: started in sessions of their own, restarted with pauses, ended in order."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from io import FileIO
+from pathlib import Path
+
+from comfy.process import LAUNCHER
+from comfy.procfs import with_variable
+from core.errors import ConfigurationError
+
+#: Pause before the first restart; it doubles with each further one.
+FIRST_PAUSE_S = 1.0
+LONGEST_PAUSE_S = 30.0
+#: A process that ran this long is sound again: its next end starts with the first pause.
+SOUND_AFTER_S = 60.0
+#: How often the state of children is looked at.
+TICK_S = 0.1
+#: A log that has grown over this is set aside when its process starts.
+LARGEST_LOG_BYTES = 20 * 1024 * 1024
+#: In the environment of everything one set starts, so that the last of a family is found, wherever it moved.
+MARKER_NAME = "COMFYFLEET_SET"
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessSpec:
+    """One program to keep running."""
+
+    #: What people call it: `api`, `gpu0`.
+    name: str
+    #: The absolute path of the program, then its arguments.
+    command: tuple[str, ...]
+    environment: Mapping[str, str]
+    cwd: Path
+    #: File that gets its output; None shares ours.
+    log: Path | None = None
+
+
+@dataclass(kw_only=True)
+class Child:
+    """One program of a set, over all its restarts."""
+
+    spec: ProcessSpec
+    popen: subprocess.Popen[bytes]
+    started_at_s: float
+    restarts_in_a_row: int = 0
+    #: When it is due again after it ended; None while it runs, or when it is not to run again.
+    due_at_s: float | None = None
+    is_over: bool = False
+
+    def is_alive(self) -> bool:
+        return self.popen.poll() is None
+
+
+@dataclass(kw_only=True)
+class ProcessSet:
+    """Programs that start, run and end together. Use it from one thread that lives as long as they shall.
+
+    The kernel ties each child to the *thread* that started it, so a set in a thread that ends would kill its children.
+    """
+
+    #: Gets one line for people whenever a process ends, starts again, or is killed.
+    report: Report
+    #: Whether a process that ends with status 0 by itself is started again; otherwise it was told to end, and stays so.
+    restart_clean_ends: bool = True
+    children: dict[str, Child] = field(default_factory=dict)
+    marker: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    def start(self, spec: ProcessSpec) -> None:
+        """Start one more program. Raises: ConfigurationError - the operating system refuses."""
+        child = Child(spec=spec, popen=_spawn(spec, self.marker), started_at_s=time.monotonic())
+        self.children[spec.name] = child
+
+    def tick(self) -> None:
+        """Notice who ended, and start again who is due."""
+        now_s = time.monotonic()
+        for child in self.children.values():
+            if child.is_over or child.is_alive():
+                continue
+            if child.due_at_s is None:
+                self._ended(child, now_s)
+            elif now_s >= child.due_at_s:
+                self._restart(child, now_s)
+
+    def is_running(self) -> bool:
+        """Whether anything runs or will run again."""
+        return any(not child.is_over for child in self.children.values())
+
+    def ask_to_end(self, names: Iterable[str]) -> None:
+        """SIGTERM, in the given order, to each main process alone: Celery's pool children would drop their jobs."""
+        for name in names:
+            child = self.children[name]
+            child.is_over = True
+            if child.is_alive():
+                child.popen.terminate()
+
+    def alive(self, names: Iterable[str]) -> list[str]:
+        """Those of the named processes that still run."""
+        return [name for name in names if self.children[name].is_alive()]
+
+    def wait(self, names: Iterable[str], *, until: Callable[[], bool]) -> list[str]:
+        """Wait until all have ended or `until` says stop; returns who still runs."""
+        names = list(names)
+        while (left := self.alive(names)) and not until():
+            time.sleep(TICK_S)
+        return left
+
+    def kill(self, names: Iterable[str]) -> None:
+        """SIGKILL to the process groups of those that did not end."""
+        for name in self.alive(names):
+            child = self.children[name]
+            child.is_over = True
+            self.report(f"{name} did not end in time and is killed.")
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.popen.pid, signal.SIGKILL)
+            child.popen.wait()
+
+    def sweep(self) -> None:
+        """Kill what is left of any family, for instance pool processes whose parent was killed."""
+        for pid in with_variable(MARKER_NAME, self.marker):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+
+    def _ended(self, child: Child, now_s: float) -> None:
+        code = child.popen.returncode
+        if code == 0 and not self.restart_clean_ends:
+            child.is_over = True
+            self.report(f"{child.spec.name} ended as told.")
+            return
+        if now_s - child.started_at_s > SOUND_AFTER_S:
+            child.restarts_in_a_row = 0
+        pause_s = min(FIRST_PAUSE_S * 2**child.restarts_in_a_row, LONGEST_PAUSE_S)
+        child.restarts_in_a_row += 1
+        child.due_at_s = now_s + pause_s
+        words = f"{child.spec.name} {describe_end(code)}; it starts again in {pause_s:.0f} s."
+        self.report(f"{words}{_last_words(child.spec)}")
+
+    def _restart(self, child: Child, now_s: float) -> None:
+        child.popen = _spawn(child.spec, self.marker)
+        child.started_at_s, child.due_at_s = now_s, None
+        self.report(f"{child.spec.name} runs again (process {child.popen.pid}).")
+
+
+class StopSignals:
+    """Counts the requests to stop (SIGINT, SIGTERM, SIGHUP) from its making on."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, self._note)
+
+    def __bool__(self) -> bool:
+        return self.count > 0
+
+    def _note(self, *_: object) -> None:
+        self.count += 1
+
+
+def describe_end(code: int) -> str:
+    """For people: `ended with status 1` or `was killed by SIGKILL`."""
+    return f"ended with status {code}" if code >= 0 else f"was killed by {signal.Signals(-code).name}"
+
+
+def last_line(log: Path) -> str:
+    """The last line of a log that says something, or nothing."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - 4096))
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return ""
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+def _last_words(spec: ProcessSpec) -> str:
+    if spec.log is None:
+        return ""
+    return f"\n  {last_line(spec.log)}\n  log: {spec.log}"
+
+
+def _spawn(spec: ProcessSpec, marker: str) -> subprocess.Popen[bytes]:
+    # Through the launcher, which asks the kernel to kill the program when we die: also by SIGKILL nothing is left.
+    command = [sys.executable, "-I", "-S", str(LAUNCHER), str(os.getpid()), *spec.command]
+    with contextlib.ExitStack() as files:
+        output = None if spec.log is None else files.enter_context(_open_log(spec.log))
+        try:
+            return subprocess.Popen(
+                command,
+                cwd=spec.cwd,
+                env={**spec.environment, MARKER_NAME: marker},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=None if output is None else subprocess.STDOUT,
+                # Ctrl-C in the terminal, and a SIGTERM that a Procfile host sends to our group, reach us alone.
+                start_new_session=True,
+            )
+        except OSError as exc:
+            raise ConfigurationError(f"{spec.name} cannot be started: {exc}") from exc
+
+
+def _open_log(path: Path) -> FileIO:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and path.stat().st_size > LARGEST_LOG_BYTES:
+        path.replace(path.with_suffix(".log.1"))
+    return path.open("ab", buffering=0)

@@ -1,0 +1,50 @@
+"""News about a prompt on its way from the thread that reads the socket to the thread that waits."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+
+from comfy.frames import Preview
+from comfy.progress import Progress
+
+_MAX_PREVIEWS = 256
+
+
+class Mailbox:
+    """What happened to a prompt and is not yet delivered to its listener.
+
+    The thread that reads the socket must never wait for a listener, so it only leaves news here. News that newer news
+    replaces is dropped: progress, and JPEG previews of the same node. PNG frames stay: nodes that send pictures
+    instead of saving them use the same frames, and these pictures exist nowhere else.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._progress: Progress | None = None
+        self._previews: deque[Preview] = deque(maxlen=_MAX_PREVIEWS)
+
+    def put_progress(self, progress: Progress) -> None:
+        """Leave the newest point of the run."""
+        with self._lock:
+            self._progress = progress
+
+    def put_preview(self, preview: Preview) -> None:
+        """Leave a picture or text."""
+        with self._lock:
+            last = self._previews[-1] if self._previews else None
+            if last and preview.content_type != "image/png" and _same_slot(last, preview):
+                self._previews.pop()
+            self._previews.append(preview)
+
+    def take(self) -> tuple[Progress | None, list[Preview]]:
+        """Take everything out."""
+        with self._lock:
+            progress, self._progress = self._progress, None
+            previews = list(self._previews)
+            self._previews.clear()
+            return progress, previews
+
+
+def _same_slot(one: Preview, other: Preview) -> bool:
+    return one.node_id == other.node_id and one.content_type == other.content_type

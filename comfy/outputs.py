@@ -1,0 +1,157 @@
+"""The results in a history entry, as one flat list of files and texts."""
+
+from __future__ import annotations
+
+import mimetypes
+import posixpath
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from comfy.history import History
+
+Kind = Literal["image", "video", "audio", "text", "file", "latent"]
+Folder = Literal["output", "temp", "input"]
+
+_KIND_BY_KEY: dict[str, Kind] = {
+    "images": "image",
+    "gifs": "video",
+    "video": "video",
+    "videos": "video",
+    "audio": "audio",
+    "latents": "latent",
+    "text": "text",
+}
+_KIND_BY_MAIN_TYPE: dict[str, Kind] = {"image": "image", "video": "video", "audio": "audio"}
+
+#: What Python's own table lacks or has only in newer versions.
+_CONTENT_TYPES = {
+    ".avif": "image/avif",
+    ".exr": "image/x-exr",
+    ".flac": "audio/flac",
+    ".glb": "model/gltf-binary",
+    ".gltf": "model/gltf+json",
+    ".jxl": "image/jxl",
+    ".m4a": "audio/mp4",
+    ".m4v": "video/x-m4v",
+    ".mkv": "video/x-matroska",
+    ".obj": "model/obj",
+    ".ogg": "audio/ogg",
+    ".opus": "audio/ogg",
+    ".stl": "model/stl",
+    ".wav": "audio/wav",
+    ".webp": "image/webp",
+}
+_OTHER = "application/octet-stream"
+#: Not `mimetypes.guess_type`: that reads /etc/mime.types, and results would differ between machines.
+_STANDARD_TYPES = mimetypes.MimeTypes()
+#: A path may name its folder: `mesh.glb [output]`.
+_ANNOTATED = re.compile(r"^(?P<path>.+?) \[(?P<folder>output|temp|input)\]$")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputItem:
+    """One result of one node: a file on the instance, or an inline text."""
+
+    #: Id in the submitted graph, also for nodes inside an expansion.
+    node_id: str
+    kind: Kind
+    #: The node's own name for the list the item was in: "images", "gifs", "3d", ...
+    key: str
+    filename: str | None = None
+    subfolder: str | None = None
+    #: The folder the file is in; `temp` files are previews and vanish when the instance restarts.
+    type: Folder | None = None
+    content_type: str = _OTHER
+    #: Only inline texts; then there is no file.
+    text: str | None = None
+    #: Whatever else the node said about the item.
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+def content_type_of(filename: str) -> str:
+    """Guess by extension; `application/octet-stream` if it tells nothing."""
+    extension = posixpath.splitext(filename)[1].lower()
+    return _CONTENT_TYPES.get(extension) or _STANDARD_TYPES.guess_type("x" + extension)[0] or _OTHER
+
+
+def outputs_of(history: History) -> list[OutputItem]:
+    """All files and inline texts, in the order in which the nodes finished.
+
+    Results that came from ComfyUI's cache are included; they look like fresh ones. Nodes may return anything, so
+    whatever is neither a file nor a text of the known forms (flags such as `animated: [true]`, unfinished batches of
+    the VideoHelperSuite, camera data) is left out.
+    """
+    items: list[OutputItem] = []
+    for node_id, results in history.outputs.items():
+        owner = _graph_node(history, node_id)
+        for key, values in results.items():
+            items.extend(_items(owner, key, values))
+    return items
+
+
+def _items(node_id: str, key: str, values: object) -> Iterator[OutputItem]:
+    if key == "text" and isinstance(values, str):
+        values = [values]
+    if not isinstance(values, list):
+        return
+    if key == "result" and values and isinstance(values[0], str):
+        yield from _result_path(node_id, values)
+        return
+    for value in values:
+        if isinstance(value, dict) and isinstance(value.get("filename"), str) and value["filename"]:
+            yield _file(node_id, key, value)
+        elif key == "text" and isinstance(value, str):
+            yield OutputItem(node_id=node_id, kind="text", key=key, content_type="text/plain", text=value)
+
+
+def _file(node_id: str, key: str, value: Mapping[str, Any]) -> OutputItem:
+    filename = value["filename"]
+    content_type = content_type_of(filename)
+    folder = value.get("type")
+    return OutputItem(
+        node_id=node_id,
+        kind=_kind(key, content_type, filename),
+        key=key,
+        filename=filename,
+        subfolder=str(value.get("subfolder") or ""),
+        type=folder if folder in ("output", "temp", "input") else "output",
+        content_type=content_type,
+        extra={name: entry for name, entry in value.items() if name not in ("filename", "subfolder", "type")},
+    )
+
+
+def _kind(key: str, content_type: str, filename: str) -> Kind:
+    """The key says what the node meant, the file what it is: SaveVideo lists its mp4 under `images`."""
+    by_content = _KIND_BY_MAIN_TYPE.get(content_type.partition("/")[0])
+    if by_content is not None:
+        return by_content
+    if filename.endswith(".latent"):
+        return "latent"
+    by_key = _KIND_BY_KEY.get(key, "file")
+    # A known type that is no medium (a mesh, a PDF, JSON) is not an image because it is in an image list.
+    if content_type != _OTHER and by_key in ("image", "video", "audio"):
+        return "file"
+    return by_key
+
+
+def _result_path(node_id: str, values: list[Any]) -> Iterator[OutputItem]:
+    """Preview3D returns `[path, camera]` with the path relative to the output folder and no file item at all."""
+    path, folder = str(values[0]).replace("\\", "/"), "output"
+    annotated = _ANNOTATED.match(path)
+    if annotated:
+        path, folder = annotated["path"], annotated["folder"]
+    subfolder, filename = posixpath.split(path)
+    if not posixpath.splitext(filename)[1] or path.startswith("/") or ".." in path.split("/"):
+        return
+    value = {"filename": filename, "subfolder": subfolder, "type": folder, "rest": values[1:]}
+    yield _file(node_id, "result", value)
+
+
+def _graph_node(history: History, node_id: str) -> str:
+    """The node of the submitted graph that made a result: nodes inside an expansion have ids such as `2.0.0.3`."""
+    meta = history.meta.get(node_id, {})
+    candidates = [node_id, *(meta.get(name) for name in ("real_node_id", "display_node", "parent_node"))]
+    candidates.append(node_id.partition(".")[0])
+    return next((str(candidate) for candidate in candidates if candidate in history.graph), node_id)

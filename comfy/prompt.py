@@ -1,0 +1,304 @@
+"""One prompt on its way through one ComfyUI server, and the wait for its end."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+
+from comfy.client import ComfyClient, Place
+from comfy.frames import Event, Preview
+from comfy.history import BLOCKED, History
+from comfy.mailbox import Mailbox
+from comfy.pace import Pace
+from comfy.progress import Progress, ProgressTracker, PromptListener
+from comfy.result import PromptResult, result_of
+from comfy.transport import refused
+from core.errors import ComfyUnavailable, FleetError, PromptInterrupted, PromptTimeout
+
+
+class PromptHandle:
+    """A queued prompt. One thread waits for it; any thread may interrupt it.
+
+    The end is announced by an `executing` event without a node, which ComfyUI sends after it has written the history;
+    the history is what counts. Lost events never come back, so the prompt is also polled: every few seconds while its
+    events arrive, faster when they cannot.
+    """
+
+    def __init__(
+        self,
+        prompt_id: str,
+        client: ComfyClient,
+        *,
+        client_id: str | None,
+        tracker: ProgressTracker,
+        listener: PromptListener | None,
+        pace: Pace,
+        on_end: Callable[[PromptHandle], None],
+        on_deaf: Callable[[str], None],
+    ) -> None:
+        """`client_id`: the connection its events come through; None if there is none, then it is only polled."""
+        self.prompt_id = prompt_id
+        #: Set as soon as ComfyUI is known to have taken the prompt from its queue.
+        self.started = threading.Event()
+        self._client = client
+        self._client_id = client_id
+        self._tracker = tracker
+        self._listener = listener
+        self._pace = pace
+        self._on_end = on_end
+        self._on_deaf = on_deaf
+        self._mailbox = Mailbox()
+        self._wake = threading.Event()
+        self._ended = threading.Event()
+        self._interrupting = False
+        self._told_started = False
+        self._clock_from = float("inf")
+        self._heard_at = time.monotonic()
+        self._polled_at = 0.0
+        self._poll_at = 0.0 if client_id is None else self._heard_at + pace.heartbeat_s
+        self._poll_pause_s = pace.poll_first_s
+        self._missed = 0
+        self._failing_since: float | None = None
+
+    # Called by the session and by the thread that reads the socket; none of these may block.
+
+    def receive(self, event: Event) -> None:
+        """Take one event of this prompt."""
+        self._heard_at = time.monotonic()
+        if not self.started.is_set():
+            self._mark_started()
+        if event.kind == "executing" and event.data.get("node") is None:
+            self._ended.set()
+            self._wake.set()
+            return
+        progress = self._tracker.apply(event)
+        if progress is not None and self._listener is not None:
+            self._mailbox.put_progress(progress)
+            self._wake.set()
+        if _is_last_but_one(event):
+            # The end marker follows at once. If it does not, it is lost, and polling finds the end.
+            self._plan_poll(quickly=True)
+
+    def receive_preview(self, preview: Preview) -> None:
+        """Take one binary frame of this prompt."""
+        self._heard_at = time.monotonic()
+        if self._listener is not None:
+            self._mailbox.put_preview(preview)
+            self._wake.set()
+
+    def lose_events(self, client_id: str) -> None:
+        """That connection is gone: if it was ours, poll from now on."""
+        if self._client_id == client_id:
+            self._client_id = None
+            self.poll_now()
+
+    def poll_now(self) -> None:
+        """Something happened in the queue; if no events come for this prompt, that may be its end."""
+        if self._client_id is None:
+            # The queue of a busy server changes often; that is no reason to ask more often than this.
+            self._poll_at = self._polled_at + self._pace.poll_least_s
+            self._wake.set()
+
+    def start_clock(self) -> None:
+        """Nothing of ours stands before this prompt any more: its time runs."""
+        self._clock_from = min(self._clock_from, time.monotonic())
+
+    # Called by the owner.
+
+    @property
+    def progress(self) -> Progress:
+        """The latest known point of the run."""
+        return self._tracker.latest
+
+    @property
+    def idle_s(self) -> float:
+        """Seconds since the last event of this prompt, for a watchdog; counts only what the socket brings."""
+        return time.monotonic() - self._heard_at
+
+    def interrupt(self) -> None:
+        """Ask ComfyUI to stop this prompt, pending or running; `wait` then raises `PromptInterrupted`.
+
+        A prompt that is done first stays done. While it waits, `wait` repeats the request until ComfyUI obeys: one
+        that arrives in the moment a prompt starts is forgotten by the server.
+        Raises:
+          ComfyUnavailable: the request did not get through; `wait` will repeat it.
+        """
+        self._interrupting = True
+        self._plan_poll(quickly=True)
+        self._client.interrupt(self.prompt_id, read_timeout_s=self._pace.answer_s)
+
+    def withdraw(self) -> None:
+        """Stop a prompt of which only a part would run, and see it gone, so that nothing of it follows the error."""
+        self._listener = None
+        # Whatever else goes wrong, the caller has a better error to raise.
+        with contextlib.suppress(FleetError):
+            self.interrupt()
+            self.wait(timeout_s=self._pace.interrupt_grace_s)
+
+    def wait(self, *, timeout_s: float | None = None) -> PromptResult:
+        """Block until ComfyUI has finished this prompt, and return its results. Calls the listener meanwhile.
+
+        Parameters:
+          timeout_s: seconds of run time; the clock starts when the prompt starts, or at the latest when no earlier
+            prompt of this session is unfinished. A prompt over time is interrupted.
+        Raises:
+          PromptFailed: a node raised; permanent.
+          ComfyOutOfMemory: the GPU's memory did not suffice.
+          PromptInterrupted: we, or somebody else, interrupted it.
+          PromptTimeout: it ran longer than `timeout_s`; the message says whether it obeyed the interrupt.
+          ComfyUnavailable: the process is gone, restarted, or does not know the prompt any more.
+        """
+        try:
+            if not self._wait_until_ended(timeout_s):
+                self._give_up(timeout_s or 0.0)
+            history = self._final_history()
+        finally:
+            self._on_end(self)
+        failure = history.failure()
+        if failure is None:
+            self._complete()
+        self._deliver()
+        if failure is not None:
+            raise failure
+        return result_of(history)
+
+    def _wait_until_ended(self, timeout_s: float | None) -> bool:
+        """False if time runs out first."""
+        while not self._ended.is_set():
+            self._wake.clear()
+            self._deliver()
+            now = time.monotonic()
+            deadline = self._clock_from + timeout_s if timeout_s is not None else float("inf")
+            if now >= deadline:
+                return False
+            if now >= self._poll_at:
+                self._poll()
+            elif not self._ended.is_set():
+                self._wake.wait(min(self._poll_at, deadline) - now)
+        return True
+
+    def _deliver(self) -> None:
+        if self._listener is None:
+            return
+        if self.started.is_set() and not self._told_started:
+            self._told_started = True
+            self._listener.on_started()
+        progress, previews = self._mailbox.take()
+        for preview in previews:
+            self._listener.on_preview(preview.node_id, preview.content_type, preview.payload)
+        if progress is not None:
+            self._listener.on_progress(progress)
+
+    def _mark_started(self) -> None:
+        self.start_clock()
+        self.started.set()
+        self._wake.set()
+
+    def _complete(self) -> None:
+        """Make the last point of the progress the end, even if its events were lost."""
+        self.started.set()
+        end = self._tracker.apply(Event(kind="execution_success"))
+        if end is not None:
+            self._mailbox.put_progress(end)
+
+    def _plan_poll(self, *, quickly: bool = False) -> None:
+        """Set the time of the next poll: soon if no event will tell us, else a heartbeat later."""
+        if quickly:
+            self._poll_pause_s = self._pace.poll_first_s
+        pause_s = self._pace.heartbeat_s
+        if self._missed:
+            pause_s = self._pace.recheck_s
+        elif quickly or self._client_id is None or self._interrupting or self._failing_since is not None:
+            pause_s = self._poll_pause_s
+            self._poll_pause_s = min(1.5 * pause_s, self._pace.poll_last_s)
+        self._poll_at = time.monotonic() + pause_s
+        self._wake.set()
+
+    def _poll(self) -> None:
+        self._polled_at = time.monotonic()
+        try:
+            place = self._client.find(self.prompt_id, read_timeout_s=self._pace.answer_s)
+            if place in ("pending", "running") and self._interrupting:
+                self._client.interrupt(self.prompt_id, read_timeout_s=self._pace.answer_s)
+        except ComfyUnavailable as exc:
+            self._bear(exc)
+        else:
+            self._failing_since = None
+            self._take_place(place)
+        self._plan_poll()
+
+    def _take_place(self, place: Place | None) -> None:
+        if place is None:
+            self._miss()
+            return
+        self._missed = 0
+        if place == "finished":
+            self._expect(self._ended)
+            self._ended.set()
+        elif place == "running" and not self.started.is_set():
+            self._expect(self.started)
+            self._mark_started()
+
+    def _expect(self, event: threading.Event) -> None:
+        """The poll knows what the socket should have told us; if it does not follow at once, the socket is deaf."""
+        client_id = self._client_id
+        if client_id is not None and not event.wait(self._pace.recheck_s):
+            self._on_deaf(client_id)
+
+    def _miss(self) -> None:
+        """Neither queued nor in the history. One look may fall between two states of a busy server; two do not."""
+        self._missed += 1
+        if self._missed < 2 or self._ended.is_set():
+            return
+        if self._interrupting:
+            # A pending prompt that is removed from the queue leaves no trace.
+            raise PromptInterrupted("the prompt was removed from ComfyUI's queue before it ran")
+        raise ComfyUnavailable(f"ComfyUI at {self._client.base_url} lost the prompt: it restarted, or was emptied")
+
+    def _bear(self, exc: ComfyUnavailable) -> None:
+        """Put up with a server that does not answer, for a while that depends on how it does not."""
+        now = time.monotonic()
+        self._failing_since = self._failing_since or now
+        limit_s = self._pace.refused_s if refused(exc) else self._pace.unresponsive_s
+        if now - self._failing_since >= limit_s:
+            raise exc
+
+    def _give_up(self, timeout_s: float) -> None:
+        """Interrupt a prompt that ran too long. Returns only if it ended by itself in the same moment."""
+        try:
+            self.interrupt()
+        except ComfyUnavailable as exc:
+            raise PromptTimeout(f"the prompt ran longer than {timeout_s:g} s and ComfyUI does not answer") from exc
+        # The clock is set anew, for the time the prompt gets to notice.
+        self._clock_from = time.monotonic()
+        try:
+            ended = self._wait_until_ended(self._pace.interrupt_grace_s)
+            if ended and not isinstance(self._final_history().failure(), PromptInterrupted):
+                return
+        except PromptInterrupted:
+            ended = True
+        state = "was interrupted" if ended else "does not react to an interrupt"
+        raise PromptTimeout(f"the prompt ran longer than {timeout_s:g} s and {state}")
+
+    def _final_history(self) -> History:
+        """Ask for the history until it is there; normally the first answer has it."""
+        give_up_at = time.monotonic() + self._pace.late_history_s
+        pause_s = 0.005
+        while True:
+            history = self._client.history(self.prompt_id)
+            if history is not None:
+                return history
+            if self._interrupting:
+                raise PromptInterrupted("the prompt was cancelled before it ran")
+            if time.monotonic() >= give_up_at:
+                raise ComfyUnavailable(f"ComfyUI at {self._client.base_url} has no history of a prompt it finished")
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, 0.5)
+
+
+def _is_last_but_one(event: Event) -> bool:
+    if event.kind == "execution_error":
+        return event.data.get("exception_type") != BLOCKED
+    return event.kind in ("execution_success", "execution_interrupted")

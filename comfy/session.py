@@ -1,0 +1,199 @@
+"""Running prompts on one ComfyUI server: its HTTP client and one websocket, shared by the prompts in flight."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+from comfy.client import Accepted, ComfyClient
+from comfy.event_socket import EventSocket
+from comfy.frames import Event, Preview
+from comfy.pace import Pace
+from comfy.progress import ProgressTracker, PromptListener
+from comfy.prompt import PromptHandle
+from comfy.rejection import dropped_outputs
+from comfy.result import PromptResult
+from comfy.transport import refused
+from core.errors import ComfyUnavailable
+
+__all__ = ["ComfySession", "Pace", "PromptHandle", "PromptResult"]
+
+
+class ComfySession:
+    """A context manager around the connection to one server. Thread-safe.
+
+    ComfyUI runs one prompt at a time; a second one queued behind it starts within a millisecond of the first one's end,
+    without our round trip between them. More than two gain nothing.
+    """
+
+    def __init__(self, base_url: str, *, client: ComfyClient | None = None, pace: Pace | None = None) -> None:
+        self.client = client or ComfyClient(base_url)
+        self._pace = pace or Pace()
+        self._lock = threading.Lock()
+        #: Unfinished prompts in the order they were queued.
+        self._handles: dict[str, PromptHandle] = {}
+        self._socket = EventSocket(self.client.base_url, on_frame=self._dispatch, on_lost=self._lose)
+
+    def __enter__(self) -> ComfySession:
+        self.open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def open(self) -> None:
+        """Connect, and learn what the server can do, so that no prompt has to wait for it.
+
+        Raises:
+          ComfyUnavailable: the server does not answer.
+        """
+        self.client.capabilities()
+        self._socket.ensure_connected()
+
+    def close(self) -> None:
+        """Close all connections. Prompts that run go on running. Idempotent."""
+        self._socket.close()
+        self.client.close()
+
+    def submit(
+        self,
+        graph: Mapping[str, Any],
+        *,
+        prompt_id: str,
+        extra_data: Mapping[str, Any] | None = None,
+        listener: PromptListener | None = None,
+        nodes_total: int | None = None,
+        resume: bool = False,
+    ) -> PromptHandle:
+        """Queue a prompt and return a handle to wait for it.
+
+        Parameters:
+          prompt_id: canonical lowercase UUID, new for each attempt.
+          extra_data: for nodes; `extra_pnginfo` goes into the metadata of PNG files.
+          listener: told about start, progress and previews by the thread that calls `wait`.
+          nodes_total: how many nodes will run, for the progress; all nodes of the graph by default.
+          resume: this very prompt id may have been posted before; look for it first and take it up if it is there.
+        Raises:
+          PromptRejected: ComfyUI refuses the graph, or a part of it: a job runs whole or not at all.
+          ComfyUnavailable: ComfyUI does not take the prompt.
+        """
+        tracker = ProgressTracker(graph, nodes_total=nodes_total)
+        if resume and self.client.find(prompt_id) is not None:
+            # Its events go to a connection that is not ours.
+            return self._register(prompt_id, None, tracker, listener)
+        client_id = self._client_id()
+        # Registered before it is posted: its first events may overtake the reply.
+        handle = self._register(prompt_id, client_id, tracker, listener)
+        try:
+            # Without a socket the prompt still needs a client id, or cached outputs are missing from some histories.
+            accepted = self._post(graph, prompt_id, client_id or str(uuid.uuid4()), extra_data)
+            if accepted.node_errors:
+                handle.withdraw()
+                raise dropped_outputs(accepted.node_errors)
+        except BaseException:
+            self._forget(handle)
+            raise
+        return handle
+
+    def _client_id(self) -> str | None:
+        """The id of the live socket; None if there is no getting one: the prompt is then polled.
+
+        A server that is gone refuses the POST as well, which gives the better error.
+        """
+        try:
+            return self._socket.ensure_connected()
+        except ComfyUnavailable:
+            return None
+
+    def _post(
+        self, graph: Mapping[str, Any], prompt_id: str, client_id: str, extra_data: Mapping[str, Any] | None
+    ) -> Accepted:
+        """Queue a prompt once, even if the connection breaks before the reply."""
+        try:
+            return self.client.post_prompt(graph, prompt_id=prompt_id, client_id=client_id, extra_data=extra_data)
+        except ComfyUnavailable as exc:
+            # The server never checks for duplicates, so the prompt is not sent again before we know that it is absent.
+            if self.client.find(prompt_id) is not None:
+                return Accepted(prompt_id=prompt_id, number=0)
+            if not refused(exc):
+                raise
+        # The server answers, and does not have the prompt: it had closed an idle connection as we wrote to it.
+        return self.client.post_prompt(graph, prompt_id=prompt_id, client_id=client_id, extra_data=extra_data)
+
+    def _register(
+        self, prompt_id: str, client_id: str | None, tracker: ProgressTracker, listener: PromptListener | None
+    ) -> PromptHandle:
+        handle = PromptHandle(
+            prompt_id,
+            self.client,
+            client_id=client_id,
+            tracker=tracker,
+            listener=listener,
+            pace=self._pace,
+            on_end=self._forget,
+            on_deaf=self._replace_socket,
+        )
+        with self._lock:
+            self._handles[prompt_id] = handle
+            first = next(iter(self._handles.values()))
+        first.start_clock()
+        if client_id is not None and client_id != self._socket.client_id:
+            # The connection broke before the handle could hear of it.
+            handle.lose_events(client_id)
+        return handle
+
+    def _forget(self, handle: PromptHandle) -> None:
+        with self._lock:
+            if self._handles.get(handle.prompt_id) is handle:
+                del self._handles[handle.prompt_id]
+            first = next(iter(self._handles.values()), None)
+        if first is not None:
+            first.start_clock()
+
+    # Called by the thread that reads the socket.
+
+    def _dispatch(self, frame: Event | Preview) -> None:
+        if frame.prompt_id is not None:
+            handle = self._handles.get(frame.prompt_id)
+        elif isinstance(frame, Preview):
+            handle = self._running()
+        else:
+            if frame.kind == "status":
+                self._nudge()
+            return
+        if handle is None:
+            return
+        if isinstance(frame, Preview):
+            handle.receive_preview(frame)
+        else:
+            handle.receive(frame)
+
+    def _running(self) -> PromptHandle | None:
+        """The prompt that a frame without a prompt id belongs to: the only one that runs."""
+        with self._lock:
+            running = [handle for handle in self._handles.values() if handle.started.is_set()]
+        return running[0] if len(running) == 1 else None
+
+    def _nudge(self) -> None:
+        with self._lock:
+            handles = list(self._handles.values())
+        for handle in handles:
+            handle.poll_now()
+
+    def _lose(self, client_id: str) -> None:
+        # What answers at this address from now on may be another process, of another version.
+        self.client.forget_capabilities()
+        with self._lock:
+            handles = list(self._handles.values())
+        for handle in handles:
+            handle.lose_events(client_id)
+
+    def _replace_socket(self, client_id: str) -> None:
+        """A prompt went on without events: this connection is deaf."""
+        if self._socket.client_id == client_id:
+            self._socket.reconnect()

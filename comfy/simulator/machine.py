@@ -1,0 +1,88 @@
+"""What the parts of one simulated server share: folders, GPU, sockets, faults, the interrupt flag, the log."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import datetime
+import sys
+import threading
+
+from comfy.simulator import catalogue
+from comfy.simulator.faults import Faults
+from comfy.simulator.gpu import Gpu
+from comfy.simulator.hub import Hub
+from comfy.simulator.options import Options
+from comfy.simulator.paths import Paths
+
+#: ComfyUI keeps this many log entries for `/internal/logs`.
+_LOG_ENTRIES = 300
+
+
+class Interrupted(RuntimeError):
+    """Somebody asked for the running prompt to stop."""
+
+
+class Interrupt:
+    """The one flag that stops the running prompt; seen only where a node looks."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    def set(self) -> None:
+        """Ask for the running prompt to stop. Lost if nothing is running."""
+        self._event.set()
+
+    def clear(self) -> None:
+        """Forget an old request; done at the start of each prompt."""
+        self._event.clear()
+
+    def check(self) -> None:
+        """Raise Interrupted, once, if a stop was asked for."""
+        if self._event.is_set():
+            self._event.clear()
+            raise Interrupted
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass, and raise Interrupted as soon as a stop is asked for."""
+        if self._event.wait(seconds):
+            self.check()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Machine:
+    """One simulated server without its HTTP side."""
+
+    options: Options
+    paths: Paths
+    gpu: Gpu
+    hub: Hub
+    faults: Faults
+    interrupt: Interrupt = dataclasses.field(default_factory=Interrupt)
+    log_entries: collections.deque[dict[str, str]] = dataclasses.field(
+        default_factory=lambda: collections.deque(maxlen=_LOG_ENTRIES)
+    )
+
+    def names(self, folder: str) -> list[str]:
+        """Files a combo offers: model files of a folder such as `checkpoints`, or `input` for pictures."""
+        if folder == "input":
+            return self.paths.input_images()
+        extra = [name for kind, name in self.options.extra_models if kind == folder]
+        return sorted({*catalogue.names(folder), *extra})
+
+    def log(self, line: str) -> None:
+        """Print a line and keep it for `/internal/logs`."""
+        entry = {"t": datetime.datetime.now(datetime.timezone.utc).isoformat(), "m": line + "\n"}
+        self.log_entries.append(entry)
+        sys.stdout.write(entry["m"])
+        sys.stdout.flush()
+        self.hub.publish_log(entry)
+
+
+def build_machine(options: Options) -> Machine:
+    """Make the folders and the parts; raises ValueError for a fault that is not known."""
+    paths = Paths(input_dir=options.input_dir, output_dir=options.output_dir, temp_dir=options.temp_dir)
+    paths.prepare()
+    faults = Faults()
+    gpu = Gpu(vram_bytes=options.vram_bytes, load_s=options.load_s, speed=options.speed)
+    return Machine(options=options, paths=paths, gpu=gpu, hub=Hub(faults), faults=faults)

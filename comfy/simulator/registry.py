@@ -1,0 +1,12 @@
+"""Puts all node classes together."""
+
+from __future__ import annotations
+
+from comfy.simulator import nodes_files, nodes_image, nodes_work
+from comfy.simulator.node import NodeClass
+
+
+def build_registry(*, test_nodes: bool) -> dict[str, NodeClass]:
+    """Node classes by name; `test_nodes` adds those that fail, block, expand and so on."""
+    groups = [nodes_image.NODES, nodes_files.NODES, nodes_work.NODES]
+    return {node.name: node for group in groups for node in group}

@@ -1,0 +1,135 @@
+"""HTTP to one ComfyUI server: one keep-alive connection per thread, every foreign error wrapped."""
+
+from __future__ import annotations
+
+import json
+import threading
+import weakref
+from typing import Any
+
+import requests
+
+from core.errors import ComfyUnavailable
+
+#: ComfyUI's aiohttp answers errors with a few words of plain text; more of a body than this only floods a log.
+_EXCERPT_CHARS = 200
+
+
+class Transport:
+    """Sends requests to one base URL and raises nothing but `ComfyUnavailable`.
+
+    A `requests.Session` is not safe to share between threads, so each thread gets its own, which is also its one
+    keep-alive connection. Proxies, netrc and the like from the environment are ignored: the server is the GPU's own.
+    `requests` sends neither `Origin` nor `Sec-Fetch-Site`, the headers on which ComfyUI answers 403.
+    """
+
+    def __init__(self, base_url: str, *, connect_timeout_s: float, read_timeout_s: float) -> None:
+        self.base_url = base_url.rstrip("/")
+        self._connect_timeout_s = connect_timeout_s
+        self._read_timeout_s = read_timeout_s
+        self._local = threading.local()
+        self._sessions: weakref.WeakSet[requests.Session] = weakref.WeakSet()
+        self._lock = threading.Lock()
+
+    def get(
+        self,
+        path: str,
+        *,
+        params: dict[str, str] | None = None,
+        stream: bool = False,
+        read_timeout_s: float | None = None,
+    ) -> requests.Response:
+        """GET, whatever the status. Asks a second time when a kept-alive connection turns out to be closed."""
+        return self._request("GET", path, repeatable=True, params=params, stream=stream, read_timeout_s=read_timeout_s)
+
+    def post_json(
+        self, path: str, payload: Any, *, repeatable: bool = True, read_timeout_s: float | None = None
+    ) -> requests.Response:
+        """POST a JSON body, whatever the status. Not `repeatable`: never sent twice, even if the reply is lost."""
+        body = json.dumps(payload, separators=(",", ":"), allow_nan=False).encode()
+        headers = {"Content-Type": "application/json"}
+        return self._request(
+            "POST", path, repeatable=repeatable, data=body, headers=headers, read_timeout_s=read_timeout_s
+        )
+
+    def post_form(self, path: str, *, fields: dict[str, str], files: dict[str, Any]) -> requests.Response:
+        """POST a multipart form, whatever the status."""
+        return self._request("POST", path, repeatable=False, data=fields, files=files)
+
+    def close(self) -> None:
+        """Close the connections of all threads; the next request opens a new one."""
+        with self._lock:
+            sessions = list(self._sessions)
+        for session in sessions:
+            session.close()
+
+    def _request(
+        self, method: str, path: str, *, repeatable: bool, read_timeout_s: float | None = None, **options: Any
+    ) -> requests.Response:
+        timeout = (self._connect_timeout_s, read_timeout_s or self._read_timeout_s)
+        tries = 2 if repeatable else 1
+        while True:
+            tries -= 1
+            try:
+                return self._session().request(
+                    method, self.base_url + path, timeout=timeout, allow_redirects=False, **options
+                )
+            except requests.RequestException as exc:
+                # The server closes idle connections (aiohttp: 75 s); a request that crosses that close fails at once
+                # although the server is well. A timeout is different: waiting again would only double it.
+                if tries and isinstance(exc, requests.ConnectionError) and not isinstance(exc, requests.Timeout):
+                    continue
+                raise ComfyUnavailable(f"ComfyUI at {self.base_url} does not answer {method} {path}") from exc
+
+    def _session(self) -> requests.Session:
+        session: requests.Session | None = getattr(self._local, "session", None)
+        if session is None:
+            session = requests.Session()
+            session.trust_env = False
+            session.headers["User-Agent"] = "comfyfleet"
+            self._local.session = session
+            with self._lock:
+                self._sessions.add(session)
+        return session
+
+
+def json_of(response: requests.Response) -> Any:
+    """The JSON body of a 200 answer.
+
+    Raises:
+      ComfyUnavailable: another status, or a body that is not JSON: a proxy's page, or no ComfyUI at all.
+    """
+    if response.status_code != requests.codes.ok:
+        raise unexpected(response)
+    try:
+        return json.loads(response.content)
+    except ValueError as exc:
+        raise ComfyUnavailable(f"{_what(response)} answered 200 with a body that is not JSON") from exc
+
+
+def unexpected(response: requests.Response) -> ComfyUnavailable:
+    """The error for a status that ComfyUI gives only when something is wrong with the instance, not with the job."""
+    hint = ""
+    if response.status_code in (401, 403):
+        hint = " (an access check stands between us and ComfyUI)"
+    text = excerpt(response)
+    return ComfyUnavailable(f"{_what(response)} answered {response.status_code}{hint}" + (f": {text}" if text else ""))
+
+
+def excerpt(response: requests.Response) -> str:
+    """The first words of an error body, on one line."""
+    return " ".join(response.text[: 4 * _EXCERPT_CHARS].split())[:_EXCERPT_CHARS]
+
+
+def refused(error: ComfyUnavailable) -> bool:
+    """True if nobody listens or the connection broke, False if the server is only slow to answer.
+
+    A process that is gone took its queue and history with it; one that is slow may be loading a model.
+    """
+    cause = error.__cause__
+    return isinstance(cause, requests.ConnectionError) and not isinstance(cause, requests.Timeout)
+
+
+def _what(response: requests.Response) -> str:
+    request = response.request
+    return f"ComfyUI ({request.method} {request.url})"

@@ -1,0 +1,94 @@
+"""The leases one GPU worker holds, renewed by one thread; it also learns here that a job is to stop."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from comfy.session import PromptHandle
+from core.errors import ComfyUnavailable, LedgerUnavailable
+from core.job import CANCELING
+from core.ledger import Ledger
+from core.ledger.claims import Claim
+
+log = logging.getLogger(__name__)
+
+
+class Lease:
+    """One claim, and the prompt to interrupt when it is lost or cancelled."""
+
+    def __init__(self, claim: Claim) -> None:
+        self.claim = claim
+        self._handle: PromptHandle | None = None
+        self._must_stop = False
+        self._lock = threading.Lock()
+
+    def watch(self, handle: PromptHandle) -> None:
+        """The prompt is posted: from now on it can be interrupted."""
+        with self._lock:
+            self._handle = handle
+            must_stop = self._must_stop
+        if must_stop:
+            self.stop()
+
+    def stop(self) -> None:
+        """Interrupt the prompt, now or as soon as it is posted. May be called again: an interrupt can be missed."""
+        with self._lock:
+            self._must_stop = True
+            handle = self._handle
+        if handle is None:
+            return
+        try:
+            handle.interrupt()
+        except ComfyUnavailable:
+            log.info("job %s: interrupt failed, the instance is away", self.claim.job_id)
+
+
+class Leases:
+    """Every claim of this process. Renewal goes on whatever the prompts are doing."""
+
+    def __init__(self, ledger: Ledger, *, renew_s: float) -> None:
+        self._ledger = ledger
+        self._renew_s = renew_s
+        self._held: dict[tuple[str, int], Lease] = {}
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="leases", daemon=True)
+        self._thread.start()
+
+    def hold(self, claim: Claim) -> Lease:
+        """Renew a claim from now on."""
+        lease = Lease(claim)
+        with self._lock:
+            self._held[claim.job_id, claim.attempt] = lease
+        return lease
+
+    def drop(self, claim: Claim) -> None:
+        """Renew it no more: it has ended."""
+        with self._lock:
+            self._held.pop((claim.job_id, claim.attempt), None)
+
+    def close(self) -> None:
+        """End the thread; what is still held lapses."""
+        self._closed.set()
+
+    def _run(self) -> None:
+        while not self._closed.wait(self._renew_s):
+            with self._lock:
+                leases = list(self._held.values())
+            if leases:
+                self._renew(leases)
+
+    def _renew(self, leases: list[Lease]) -> None:
+        try:
+            held = self._ledger.claims.renew([lease.claim for lease in leases])
+        except LedgerUnavailable as exc:
+            # The job goes on: should the lease lapse meanwhile, its result will be refused, and nothing is lost.
+            log.warning("leases not renewed: %s", exc)
+            return
+        for lease in leases:
+            status = held.get(lease.claim.job_id)
+            if status is None:
+                log.warning("job %s attempt %s was taken from us", lease.claim.job_id, lease.claim.attempt)
+            if status is None or status == CANCELING:
+                lease.stop()

@@ -1,0 +1,60 @@
+"""The reconciler: every few seconds it makes the world agree with the ledger again. Doing it twice is harmless."""
+
+from __future__ import annotations
+
+import logging
+
+from celery import shared_task
+
+from core.job import QUEUED
+from tasks.names import RECONCILE
+from tasks.runtime import FleetTask, Runtime
+from tasks.storage import remove_job
+
+log = logging.getLogger(__name__)
+
+
+@shared_task(bind=True, base=FleetTask, name=RECONCILE)
+def reconcile(self: FleetTask) -> None:
+    """Take back lapsed leases, publish turns that are missing, move forgotten deliveries on, remove what expired."""
+    runtime = self.runtime
+    take_back(runtime)
+    publish_missing_turns(runtime)
+    resume_deliveries(runtime)
+    remove_expired(runtime)
+
+
+def take_back(runtime: Runtime) -> None:
+    """Jobs whose worker was lost go to another one, or end."""
+    for job_id, status in runtime.ledger.claims.take_back_lapsed().items():
+        log.warning("job %s was taken back from a lost worker: %s", job_id, status)
+        if status == QUEUED:
+            runtime.publisher.turn(job_id)
+        else:
+            runtime.publisher.notify(job_id)
+
+
+def publish_missing_turns(runtime: Runtime) -> None:
+    """One more turn for each idle instance while jobs wait: whatever became of the earlier ones."""
+    idle = runtime.ledger.instances.idle()
+    if not idle:
+        return
+    for job_id in runtime.ledger.jobs.next_queued(limit=len(idle)):
+        if not runtime.publisher.turn(job_id):
+            return
+
+
+def resume_deliveries(runtime: Runtime) -> None:
+    """Deliveries whose message was lost, or whose worker died."""
+    for job_id, attempt, instance in runtime.ledger.deliveries.overdue():
+        host = (instance or "").partition("@")[2] or runtime.settings.host
+        runtime.publisher.delivery(job_id, attempt, host)
+    for job_id in runtime.ledger.deliveries.jobs_with_open_webhooks():
+        runtime.publisher.notify(job_id)
+
+
+def remove_expired(runtime: Runtime) -> None:
+    """Retention: rows and files."""
+    for job_id in runtime.ledger.upkeep.remove_expired():
+        remove_job(runtime.settings.outputs_dir, job_id)
+    runtime.ledger.instances.forget_silent()

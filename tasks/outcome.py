@@ -1,0 +1,38 @@
+"""How one attempt at a job ended on its GPU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from core.errors import FleetError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """Base: which attempt it was."""
+
+    job_id: str
+    attempt: int
+    has_webhook: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished(Outcome):
+    """The prompt ran whole; its files wait to be stored."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failed(Outcome):
+    """The job has ended as failed."""
+
+    error: FleetError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Requeued(Outcome):
+    """The instance was lost; the job waits for another turn."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dropped(Outcome):
+    """The job was cancelled, or belongs to another attempt."""

@@ -1,0 +1,45 @@
+"""From what an instance reports to the files a job has made, each with the place where the io worker finds it."""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+from comfy.outputs import OutputItem
+from core.ledger.claims import ProducedFile
+from core.ledger.instances import InstanceRecord
+
+#: ComfyUI's words for its directories, and where they lie in the data directory of an instance of ours.
+FOLDERS = {"output": "output", "temp": "temp", "input": "input"}
+
+
+def produced_files(items: list[OutputItem], instance: InstanceRecord) -> list[ProducedFile]:
+    """One record for each file or inline text, in the order of the job's nodes."""
+    return [_produced(item, number, instance) for number, item in enumerate(items)]
+
+
+def _produced(item: OutputItem, number: int, instance: InstanceRecord) -> ProducedFile:
+    return ProducedFile(
+        asset_id=str(uuid.uuid4()),
+        node_id=item.node_id,
+        name=item.filename or f"text_{item.node_id}_{number:05}.txt",
+        type=item.kind,
+        content_type=item.content_type,
+        comfy_type=item.type or "output",
+        comfy_key=item.key,
+        subfolder=item.subfolder or "",
+        source=_source(item, instance),
+    )
+
+
+def _source(item: OutputItem, instance: InstanceRecord) -> dict[str, str]:
+    if item.filename is None:
+        return {"text": item.text or ""}
+    folder = FOLDERS[item.type or "output"]
+    if instance.output_dir is not None:
+        root = Path(instance.output_dir).parent / folder
+        return {"root": str(root), "path": str(root / (item.subfolder or "") / item.filename)}
+    query: dict[str, Any] = {"filename": item.filename, "subfolder": item.subfolder or "", "type": folder}
+    return {"url": f"{instance.url}/view?{urlencode(query)}"}

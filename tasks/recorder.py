@@ -1,0 +1,141 @@
+"""Writes the end of an attempt into the ledger, by the kind of its end, and moves the job on."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from comfy.session import PromptResult
+from core.errors import (
+    ComfyOutOfMemory,
+    ComfyUnavailable,
+    FleetError,
+    LedgerUnavailable,
+    PromptFailed,
+    PromptRejected,
+    StaleAttempt,
+)
+from core.job import CANCELED, CANCELING, QUEUED
+from core.ledger.claims import Claim
+from core.ledger.instances import InstanceRecord
+from tasks.outcome import Dropped, Failed, Finished, Outcome, Requeued
+from tasks.produced import produced_files
+from tasks.runtime import Runtime
+
+log = logging.getLogger(__name__)
+
+Value = TypeVar("Value")
+
+#: A finished picture is worth waiting this long for a ledger that is away.
+LEDGER_PATIENCE_S = 600.0
+
+
+class Recorder:
+    """One process's way of ending attempts."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._claims = runtime.ledger.claims
+
+    def record(self, claim: Claim, instance: InstanceRecord, wait: Callable[[], PromptResult]) -> Outcome:
+        """Wait for a prompt and write down how it ended."""
+        results: list[PromptResult] = []
+        outcome = self.guard(claim, lambda: results.append(wait()))
+        if outcome is not None:
+            return outcome
+        result = results[0]
+        files = produced_files(result.outputs, instance)
+        try:
+            _persistently(
+                lambda: self._claims.generated(claim, files, outputs_reused=bool(result.cached_nodes)),
+            )
+        except StaleAttempt as exc:
+            log.info("%s", exc)
+            return self._let_go(claim, exc)
+        return Finished(**_identity(claim))
+
+    def guard(self, claim: Claim, step: Callable[[], None]) -> Outcome | None:
+        """Do one step of an attempt; if it ends the attempt, write down how. None means: go on."""
+        try:
+            step()
+        except FleetError as exc:
+            reason = exc
+        else:
+            return None
+        return _persistently(lambda: self._ended_by(claim, reason))
+
+    def give_back(self, claim: Claim, reason: str, *, lost: bool) -> Outcome:
+        """Queue the job again, unless it has had its chances."""
+        status = self._claims.release(claim, reason=reason, lost=lost)
+        if status == QUEUED:
+            return Requeued(**_identity(claim))
+        if status is None or status == CANCELED:
+            return Dropped(**_identity(claim))
+        return Failed(**_identity(claim), error=ComfyUnavailable(reason))
+
+    def move_on(self, outcome: Outcome) -> None:
+        """Publish what comes next for a job whose chain no task carries on."""
+        publisher = self._runtime.publisher
+        if isinstance(outcome, Finished):
+            publisher.delivery(outcome.job_id, outcome.attempt, self._runtime.settings.host)
+        elif isinstance(outcome, Requeued):
+            publisher.turn(outcome.job_id)
+        elif outcome.has_webhook:
+            publisher.notify(outcome.job_id)
+
+    def extra_data(self, claim: Claim) -> dict[str, Any] | None:
+        """What ComfyUI's partner nodes need to know and nobody else may."""
+        if not claim.has_secrets:
+            return None
+        key = self._runtime.ledger.jobs.secrets(claim.job_id).get("api_key_comfy_org")
+        return None if key is None else {"api_key_comfy_org": key}
+
+    def _ended_by(self, claim: Claim, exc: FleetError) -> Outcome:
+        status = self._claims.renew([claim]).get(claim.job_id)
+        if status is None or status == CANCELING:
+            return self._let_go(claim, exc)
+        if isinstance(exc, ComfyUnavailable) or (isinstance(exc, ComfyOutOfMemory) and claim.attempt == 1):
+            log.warning("job %s attempt %s: %s", claim.job_id, claim.attempt, exc)
+            return self.give_back(claim, exc.message, lost=True)
+        if not self._claims.fail(claim, job_error(exc)):
+            return self._let_go(claim, exc)
+        log.info("job %s failed: %s: %s", claim.job_id, exc.code, exc)
+        return Failed(**_identity(claim), error=exc)
+
+    def _let_go(self, claim: Claim, exc: FleetError) -> Outcome:
+        """The job was to be cancelled, or is no longer ours; either way nothing of this attempt is kept."""
+        if not self._claims.canceled(claim):
+            log.info("job %s attempt %s is no longer ours: %s", claim.job_id, claim.attempt, exc)
+        return Dropped(**_identity(claim))
+
+
+def job_error(exc: FleetError) -> dict[str, Any]:
+    """`{"code", "message", "node_id", "class_type", "traceback"}` as the client sees it."""
+    error = {"code": exc.code, "message": exc.message, "node_id": None, "class_type": None, "traceback": None}
+    if isinstance(exc, (PromptFailed, ComfyOutOfMemory)):
+        error |= {"node_id": exc.node_id, "class_type": exc.node_class, "traceback": exc.traceback}
+    if isinstance(exc, PromptRejected) and exc.node_errors:
+        node_id, problem = next(iter(exc.node_errors.items()))
+        error |= {"node_id": node_id, "class_type": problem.get("class_type")}
+    return error
+
+
+def _identity(claim: Claim) -> dict[str, Any]:
+    return {"job_id": claim.job_id, "attempt": claim.attempt, "has_webhook": claim.has_webhook}
+
+
+def _persistently(write: Callable[[], Value]) -> Value:
+    """Repeat a write while the ledger is away: what the GPU made is not thrown away for a database's restart."""
+    give_up_s = time.monotonic() + LEDGER_PATIENCE_S
+    pause_s = 0.2
+    while True:
+        try:
+            return write()
+        except LedgerUnavailable as exc:
+            if time.monotonic() > give_up_s:
+                raise
+            log.warning("the ledger is away, trying again in %.1f s: %s", pause_s, exc)
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, 5.0)

@@ -1,0 +1,60 @@
+"""What the tasks of one process share: settings, ledger, publisher, notices. Made anew in each process."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any, cast
+
+from celery import Celery, Task
+
+from core.ledger import Change, Ledger
+from core.notices import Notice, NoticeSender
+from core.settings import Settings
+from tasks.publish import Publisher
+
+log = logging.getLogger("fleet.tasks")
+
+
+class Runtime:
+    """One process's access to everything outside it."""
+
+    def __init__(self, settings: Settings, app: Celery) -> None:
+        self.settings = settings
+        self.app = app
+        self.notices = NoticeSender(settings)
+        self.ledger = Ledger(settings, on_change=self._announce)
+        self.publisher = Publisher(app)
+
+    def close(self) -> None:
+        """Send the last notices and close every connection."""
+        self.notices.close()
+        self.ledger.close()
+
+    def _announce(self, change: Change) -> None:
+        self.notices.send(Notice(job_id=change.job_id, kind="status", seq=change.seq, status=change.status))
+
+
+class FleetTask(Task):  # type: ignore[type-arg]
+    """Base of every task: gives it the process's runtime, and logs its end with job, queue and seconds."""
+
+    @property
+    def runtime(self) -> Runtime:
+        """The runtime of this process."""
+        return cast(Runtime, self.app.fleet_runtime)  # type: ignore[attr-defined]
+
+    # The arguments of these two are Celery's.
+    def before_start(self, *_arguments: Any) -> None:
+        self.request.update(started_s=time.monotonic())
+
+    def after_return(self, status: str, _retval: Any, _task_id: str, args: Any, *_rest: Any) -> None:
+        queue = (self.request.delivery_info or {}).get("routing_key")
+        seconds = time.monotonic() - self.request.get("started_s", time.monotonic())
+        log.info("%s %s %s queue=%s seconds=%.3f", self.name, status.lower(), list(args), queue, seconds)
+
+
+def equip(app: Celery, settings: Settings) -> Runtime:
+    """Give an app the runtime of the present process; replaces one that was inherited by a fork."""
+    runtime = Runtime(settings, app)
+    app.fleet_runtime = runtime  # type: ignore[attr-defined]
+    return runtime

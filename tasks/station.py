@@ -1,0 +1,194 @@
+"""A GPU worker's place at its instance: one prompt running, and at most one more queued behind it.
+
+ComfyUI starts a queued prompt within a millisecond, while a round trip through the broker and the ledger takes several.
+So when the running prompt is about to end, the station claims one more job and queues it: it is *on deck*. The next
+turn that arrives takes up the job on deck. Should no turn arrive, because an idle worker used it up, the job runs and
+is recorded all the same. A job is put on deck only if no other GPU could start it now and the wait will be short.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from comfy.session import ComfySession, PromptHandle, PromptResult
+from core.errors import ComfyUnavailable, TransientError
+from core.ledger.claims import Claim
+from core.ledger.instances import HEALTHY, InstanceRecord
+from tasks.durations import Durations, shape_of
+from tasks.leases import Lease, Leases
+from tasks.outcome import Finished, Outcome
+from tasks.recorder import Recorder
+from tasks.reports import Reports
+from tasks.runtime import Runtime
+from workflows.rewrite import for_job
+
+log = logging.getLogger(__name__)
+
+#: Runs at once: the one on the GPU, the one on deck, and the one whose result is being recorded.
+THREADS = 3
+
+
+@dataclass(kw_only=True)
+class Run:
+    """One claimed attempt whose prompt ComfyUI has accepted."""
+
+    claim: Claim
+    instance: InstanceRecord
+    handle: PromptHandle | None = None
+    #: What its duration is remembered under.
+    shape: str = ""
+    started_s: float | None = None
+    #: A Celery task waits for it and will move its chain on.
+    is_attended: bool = False
+    future: Future[Outcome] = field(default_factory=Future)
+
+    def wait(self, timeout_s: float) -> PromptResult:
+        """Block until ComfyUI has finished the prompt."""
+        assert self.handle is not None
+        return self.handle.wait(timeout_s=timeout_s)
+
+
+class Station:
+    """Runs jobs on one instance for one Celery worker process. Made in that process, after the fork."""
+
+    def __init__(self, runtime: Runtime, instance_name: str) -> None:
+        self._runtime = runtime
+        self._name = instance_name
+        self._recorder = Recorder(runtime)
+        self._leases = Leases(runtime.ledger, renew_s=runtime.settings.lease_renew_s)
+        self._durations = Durations()
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="run")
+        self._session: ComfySession | None = None
+        self._lock = threading.Lock()
+        self._on_deck: Run | None = None
+        self._closing = False
+
+    def work(self, named: str) -> Outcome | None:
+        """Use one turn: run the job on deck, or else claim one, and wait for its end.
+
+        Parameters:
+          named: the job the turn was published for; a better one may be run instead.
+        Returns: how the job ended on this GPU, or None when there was nothing to run.
+        Raises: ComfyUnavailable - the instance is away; nothing was claimed.
+        """
+        run = self._take_on_deck() or self._begin(named=named)
+        return None if run is None else run.future.result()
+
+    def close(self) -> None:
+        """Give back what nobody attends to, and leave the instance."""
+        with self._lock:
+            self._closing = True
+            run, self._on_deck = self._on_deck, None
+        if run is not None and not run.future.done():
+            self._recorder.give_back(run.claim, "The worker was stopped.", lost=False)
+            _quietly_interrupt(run)
+        self._leases.close()
+        if self._session is not None:
+            self._session.close()
+
+    def _take_on_deck(self) -> Run | None:
+        with self._lock:
+            run, self._on_deck = self._on_deck, None
+            if run is not None:
+                run.is_attended = True
+            return run
+
+    def _begin(self, *, named: str | None = None, only_surplus: bool = False) -> Run | None:
+        """Claim a job and post its prompt. A job that could not be posted comes back as a run that has ended."""
+        instance, session = self._connect()
+        claim = self._runtime.ledger.claims.claim(instance.name, named=named, only_surplus=only_surplus)
+        if claim is None:
+            return None
+        run = Run(claim=claim, instance=instance, is_attended=not only_surplus)
+        lease = self._leases.hold(claim)
+        outcome = self._recorder.guard(claim, lambda: self._post(run, session, lease))
+        if outcome is None:
+            self._threads.submit(self._complete, run)
+        else:
+            self._end(run, outcome)
+        return run
+
+    def _post(self, run: Run, session: ComfySession, lease: Lease) -> None:
+        graph = for_job(json.loads(run.claim.graph), job_id=run.claim.job_id)
+        run.shape = shape_of(graph)
+        reports = Reports(self._runtime, run.claim, on_life=lambda: self._consider_look_ahead(run))
+        run.handle = session.submit(
+            graph,
+            prompt_id=run.claim.prompt_id,
+            extra_data=self._recorder.extra_data(run.claim),
+            listener=reports,
+            nodes_total=run.claim.nodes_total,
+        )
+        lease.watch(run.handle)
+
+    def _connect(self) -> tuple[InstanceRecord, ComfySession]:
+        """The session with the instance as it is now: after a restart it is another process on another port."""
+        instance = self._runtime.ledger.instances.get(self._name)
+        if instance is None or instance.state != HEALTHY or instance.url is None:
+            raise ComfyUnavailable(f"{self._name} is not healthy.")
+        if self._session is None or self._session.client.base_url != instance.url:
+            if self._session is not None:
+                self._session.close()
+            self._session = ComfySession(instance.url)
+            if instance.kind != "attached":
+                # Whatever runs there was posted by a predecessor of this process that is dead.
+                self._session.client.clear()
+        self._session.open()
+        return instance, self._session
+
+    def _complete(self, run: Run) -> None:
+        """Follow a prompt to its end and record it; runs in a thread of its own."""
+        timeout_s = run.claim.timeout_s or self._runtime.settings.job_timeout_s
+        try:
+            outcome = self._recorder.record(run.claim, run.instance, lambda: run.wait(timeout_s))
+        except BaseException as exc:
+            self._leases.drop(run.claim)
+            run.future.set_exception(exc)
+            raise
+        if isinstance(outcome, Finished) and run.started_s is not None:
+            self._durations.learn(run.shape, time.monotonic() - run.started_s)
+        self._end(run, outcome)
+
+    def _end(self, run: Run, outcome: Outcome) -> None:
+        self._leases.drop(run.claim)
+        with self._lock:
+            if self._on_deck is run:
+                self._on_deck = None
+            is_attended = run.is_attended
+            run.future.set_result(outcome)
+        if not is_attended:
+            self._recorder.move_on(outcome)
+
+    def _consider_look_ahead(self, run: Run) -> None:
+        """At each sign of life of the running prompt: is it time to queue the next one behind it?"""
+        if run.started_s is None and run.handle is not None and run.handle.started.is_set():
+            run.started_s = time.monotonic()
+        expected_s = self._durations.expect(run.shape)
+        if run.started_s is None or expected_s is None:
+            return
+        if expected_s - (time.monotonic() - run.started_s) > self._runtime.settings.look_ahead_s:
+            return
+        with self._lock:
+            if self._on_deck is not None or self._closing:
+                return
+        try:
+            ahead = self._begin(only_surplus=True)
+        except TransientError:
+            log.info("looking ahead failed; the next turn will do", exc_info=True)
+            return
+        with self._lock:
+            if ahead is not None and not ahead.future.done():
+                self._on_deck = ahead
+
+
+def _quietly_interrupt(run: Run) -> None:
+    try:
+        if run.handle is not None:
+            run.handle.interrupt()
+    except ComfyUnavailable:
+        log.info("interrupting %s failed: the instance is away", run.claim.job_id)

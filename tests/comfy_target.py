@@ -1,0 +1,93 @@
+"""Graphs and helpers for tests that run prompts on a ComfyUI server, simulated or real."""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+import time
+import urllib.request
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+from comfy.pace import Pace
+from comfy.progress import Progress
+from tests.simulator_process import SimulatorProcess
+
+Graph = dict[str, dict[str, Any]]
+
+#: As patient as in production where it matters to a test, and quicker where a test would only wait.
+QUICK = Pace(heartbeat_s=0.6, poll_last_s=0.3, refused_s=0.4, interrupt_grace_s=1.5, late_history_s=2.0)
+
+
+def real_comfyui_url() -> str | None:
+    """A real server, by the operator's wish, to run the tests on that any ComfyUI must pass."""
+    return os.environ.get("FLEET_TEST_COMFYUI_URL") or None
+
+
+def new_id() -> str:
+    return str(uuid.uuid4())
+
+
+def picture(prefix: str | None = None, **inputs: Any) -> Graph:
+    """Nodes without models that every ComfyUI has; never cached unless the arguments repeat."""
+    inputs.setdefault("color", random.randrange(2**24))
+    return {
+        "1": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, **inputs}},
+        "2": {"class_type": "ImageInvert", "inputs": {"image": ["1", 0]}},
+        "3": {
+            "class_type": "SaveImage",
+            "inputs": {"images": ["2", 0], "filename_prefix": prefix or f"fleet-test/{uuid.uuid4()}/out"},
+        },
+    }
+
+
+def work(seconds: float, *, steps: int = 10) -> Graph:
+    """A prompt that keeps the simulator busy for a known time."""
+    graph = picture()
+    graph["2"] = {"class_type": "SimulatedWork", "inputs": {"image": ["1", 0], "seconds": seconds, "steps": steps}}
+    return graph
+
+
+def with_node(class_type: str, **inputs: Any) -> Graph:
+    """A picture that passes through one of the simulator's test nodes."""
+    graph = picture()
+    graph["2"] = {"class_type": class_type, "inputs": {"image": ["1", 0], **inputs}}
+    return graph
+
+
+def clear_faults(server: SimulatorProcess) -> None:
+    request = urllib.request.Request(f"{server.base_url}/simulator/faults", method="DELETE")
+    with urllib.request.urlopen(request, timeout=10):
+        pass
+
+
+def eventually(condition: Callable[[], bool], timeout_s: float = 5.0) -> bool:
+    """Whether the condition comes true in time."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.02)
+    return condition()
+
+
+class Recorder:
+    """A listener that keeps what it hears."""
+
+    def __init__(self) -> None:
+        self.started = 0
+        self.points: list[Progress] = []
+        self.previews: list[tuple[str | None, str, bytes]] = []
+        self.thread: threading.Thread | None = None
+
+    def on_started(self) -> None:
+        self.started += 1
+        self.thread = threading.current_thread()
+
+    def on_progress(self, progress: Progress) -> None:
+        self.points.append(progress)
+
+    def on_preview(self, node_id: str | None, content_type: str, data: bytes) -> None:
+        self.previews.append((node_id, content_type, data))

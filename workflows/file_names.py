@@ -1,0 +1,36 @@
+"""Which strings are safe as the name of an input file, below ComfyUI's input folder and nowhere else."""
+
+from __future__ import annotations
+
+import re
+
+_MAX_CHARS = 255
+#: Percent-encoded dot, slash, backslash or NUL: harmless to ComfyUI, but not to whatever decodes a name on the way.
+_ENCODED = re.compile(r"%(?:2e|2f|5c|00)", re.IGNORECASE)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_DRIVE = re.compile(r"[A-Za-z]:")
+_INPUT_ANNOTATION = " [input]"
+
+
+def is_safe_file_name(name: object) -> bool:
+    """Whether a value names a file below the input folder: relative, no `..`, nothing that could be read as another.
+
+    ComfyUI resolves `name [output]` and `name [temp]` in folders that hold other jobs' results, and in 0.3.x it follows
+    absolute names and `..` out of the input folder.
+    """
+    if not isinstance(name, str) or not name.strip() or len(name) > _MAX_CHARS:
+        return False
+    if name.startswith(("/", "~")) or "\\" in name or _DRIVE.match(name):
+        return False
+    if _CONTROL.search(name) or _ENCODED.search(name):
+        return False
+    # ComfyUI looks only at the end of the name and cuts a fixed length, blank or no blank before the bracket.
+    base = without_annotation(name)
+    if base.endswith(("[input]", "[output]", "[temp]")):
+        return False
+    return all(part not in ("", ".", "..") for part in base.split("/"))
+
+
+def without_annotation(name: str) -> str:
+    """The name without ` [input]`, which only says what is so anyway."""
+    return name.removesuffix(_INPUT_ANNOTATION)

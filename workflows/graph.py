@@ -1,0 +1,129 @@
+"""The shape of an API-format graph, its links, and which of its nodes will run; nothing here recurses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, cast
+
+from core.errors import EditorWorkflow, InvalidWorkflow
+from workflows import node_errors as errors
+
+#: `{node_id: {"class_type": str, "inputs": {name: literal or [node_id, output index]}, "_meta"?: ...}}`.
+Graph = dict[str, dict[str, Any]]
+#: One instance's `/object_info`: `{class_type: {"input", "output", "output_node", ...}}`.
+Catalogue = Mapping[str, Mapping[str, Any]]
+
+MAX_NODES = 2000
+
+
+def parse_graph(value: Any) -> Graph:
+    """Check that a value has the shape of an API-format graph, and return it, unchanged.
+
+    Raises:
+      EditorWorkflow: the editor's save format.
+      InvalidWorkflow: any other shape; `node_errors` names the node where there is one.
+    """
+    if not isinstance(value, dict):
+        raise InvalidWorkflow("The workflow must be an object: node id -> {class_type, inputs}.")
+    if isinstance(value.get("nodes"), list) and "links" in value:
+        raise EditorWorkflow(
+            "This is the editor's save format. In ComfyUI choose Workflow menu -> Export (API) and send that file."
+        )
+    if not value:
+        raise InvalidWorkflow("The workflow has no nodes.")
+    if len(value) > MAX_NODES:
+        raise InvalidWorkflow(f"The workflow has {len(value)} nodes; at most {MAX_NODES} are accepted.")
+    for node_id, node in value.items():
+        _check_node_shape(node_id, node)
+    return cast(Graph, value)
+
+
+def _check_node_shape(node_id: Any, node: Any) -> None:
+    if not isinstance(node_id, str) or not node_id:
+        raise InvalidWorkflow("Every node id must be a non-empty string.")
+    if not isinstance(node, dict):
+        raise InvalidWorkflow(f"Node {errors.shown(node_id)} must be an object with class_type and inputs.")
+    class_type = node.get("class_type")
+    if not isinstance(class_type, str) or not class_type:
+        found = errors.missing_class_type(node_id)
+        raise InvalidWorkflow(found["message"] + f" ({found['details']})", {node_id: errors.entry(None, [found])})
+    if not isinstance(node.get("inputs"), dict):
+        found = errors.error("invalid_inputs", "The node has no inputs object", "'inputs'", {})
+        raise InvalidWorkflow(
+            f"Node {errors.shown(node_id)} ({errors.shown(class_type)}) needs an `inputs` object, even if empty.",
+            {node_id: errors.entry(class_type, [found])},
+        )
+
+
+def is_link(value: Any) -> bool:
+    """Whether ComfyUI would follow this input value to another node when it runs the graph."""
+    return (
+        isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], (int, float))
+    )
+
+
+def sources(graph: Graph, node_id: str) -> Iterator[str]:
+    """The nodes a node takes inputs from, as far as they exist; declared inputs or not, as ComfyUI's scheduler does."""
+    for value in graph[node_id]["inputs"].values():
+        if type(value) is list and is_link(value) and value[0] in graph:
+            yield value[0]
+
+
+def output_nodes(graph: Graph, catalogue: Catalogue) -> list[str]:
+    """The ids of the nodes that make a graph worth running (`output_node` in the catalogue), in graph order."""
+    return [node_id for node_id, node in graph.items() if is_output_class(catalogue, node["class_type"])]
+
+
+def is_output_class(catalogue: Catalogue, class_type: str) -> bool:
+    info = catalogue.get(class_type)
+    return info is not None and info.get("output_node") is True
+
+
+def nodes_to_run(graph: Graph, catalogue: Catalogue) -> set[str]:
+    """The ids of the output nodes and everything they depend on; ComfyUI runs these and no others."""
+    return ancestors(graph, output_nodes(graph, catalogue))
+
+
+def ancestors(graph: Graph, roots: Iterable[str]) -> set[str]:
+    """The given nodes and all nodes they depend on."""
+    found = set(roots)
+    pending = list(found)
+    while pending:
+        for source in sources(graph, pending.pop()):
+            if source not in found:
+                found.add(source)
+                pending.append(source)
+    return found
+
+
+def measure_depths(graph: Graph, roots: Iterable[str], depths: dict[str, int]) -> list[str]:
+    """Add to `depths` how many nodes stand in the longest chain that ends in each node the roots depend on.
+
+    Returns: the first cycle met, each node once, consumer before source; [] if there is none. The link that closes a
+    cycle counts for no depth.
+    """
+    cycle: list[str] = []
+    for root in roots:
+        if root in depths:
+            continue
+        # The nodes under way, in order, each with the longest chain found so far among its sources.
+        path = {root: 0}
+        stack = [(root, sources(graph, root))]
+        while stack:
+            node_id, rest = stack[-1]
+            for source in rest:
+                if source in depths:
+                    path[node_id] = max(path[node_id], depths[source])
+                elif source not in path:
+                    path[source] = 0
+                    stack.append((source, sources(graph, source)))
+                    break
+                elif not cycle:
+                    on_path = list(path)
+                    cycle = on_path[on_path.index(source) :]
+            else:
+                stack.pop()
+                depths[node_id] = path.pop(node_id) + 1
+                if stack:
+                    path[stack[-1][0]] = max(path[stack[-1][0]], depths[node_id])
+    return cycle
