@@ -78,7 +78,8 @@ def _common(settings: Settings) -> dict[str, Any]:
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         "worker_soft_shutdown_timeout": 0,
         "worker_send_task_events": True,
-        "task_send_sent_event": True,
+        # One message less for each turn: what was sent stands in the ledger, and Flower shows what was received.
+        "task_send_sent_event": False,
         "worker_hijack_root_logger": False,
         "worker_redirect_stdouts": False,
         "worker_max_tasks_per_child": None,

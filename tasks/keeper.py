@@ -101,7 +101,9 @@ class Keeper:
     def _down(self, reason: str) -> None:
         self.is_healthy = False
         assert self._ledger is not None
-        self._ledger.instances.down(self.name, worker=self._worker, state=UNHEALTHY, reason=reason)
+        # What follows the first line is ComfyUI's log, with paths of this host: clients see the ledger's copy.
+        headline = reason.partition("\n")[0]
+        self._ledger.instances.down(self.name, worker=self._worker, state=UNHEALTHY, reason=headline)
 
     def _beat(self) -> None:
         while not self._stopping.wait(self._settings.lease_renew_s):

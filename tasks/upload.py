@@ -6,6 +6,7 @@ from celery import shared_task
 from celery.exceptions import Ignore
 
 from core.errors import FleetError, OutputUnavailable, StaleAttempt
+from core.job import SUCCEEDED, Job
 from core.ledger.database import now_ms
 from tasks.names import UPLOAD
 from tasks.recorder import job_error
@@ -21,13 +22,16 @@ def upload(self: FleetTask, generated: list[str | int]) -> str:
     """Store the files of `[job_id, attempt]` and end the job; returns its id."""
     job_id, attempt = str(generated[0]), int(generated[1])
     try:
-        _deliver(self.runtime, job_id, attempt)
+        job = _deliver(self.runtime, job_id, attempt)
     except StaleAttempt as exc:
         raise Ignore from exc
+    if job.webhook is None:
+        # Nobody to tell: the chain ends here, and a message and a task are saved.
+        self.request.chain = None
     return job_id
 
 
-def _deliver(runtime: Runtime, job_id: str, attempt: int) -> None:
+def _deliver(runtime: Runtime, job_id: str, attempt: int) -> Job:
     deliveries = runtime.ledger.deliveries
     try:
         stored = store(runtime.settings.outputs_dir, deliveries.files_of(job_id, attempt))
@@ -43,8 +47,8 @@ def _deliver(runtime: Runtime, job_id: str, attempt: int) -> None:
         # Otherwise the reconciler gives it another turn.
         raise
     try:
-        deliveries.succeed(job_id, attempt, stored)
+        return deliveries.succeed(job_id, attempt, stored)
     except StaleAttempt:
-        if runtime.ledger.jobs.get(job_id).status != "succeeded":
+        if runtime.ledger.jobs.get(job_id).status != SUCCEEDED:
             remove_job(runtime.settings.outputs_dir, job_id)
         raise

@@ -50,7 +50,7 @@ class Database:
     Parameters:
       url: SQLAlchemy URL, `sqlite:///path` or `postgresql+psycopg://...` (`postgresql://` is read as that).
       pool_size: connections kept open; as many again may be opened for a moment.
-      on_change: called after each commit, once for every job event the transaction wrote.
+      on_change: called after each commit, once for every job the transaction changed.
     """
 
     def __init__(
@@ -70,14 +70,15 @@ class Database:
         """One transaction that may write; commits at the end of the block, rolls back on any error.
 
         SQLite takes its write lock at the start: a transaction that read first and wants to write later would be
-        refused at once when another wrote in between. After the commit, `on_change` hears of every job that changed.
+        refused at once when another wrote in between. After the commit, `on_change` hears of each job that changed.
         """
         with self._mapped_errors(), self.engine.begin() as connection:
             if self.is_sqlite:
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
             transaction = Transaction(connection=connection, is_sqlite=self.is_sqlite)
             yield transaction
-        for change in transaction.changes:
+        # Who hears of a job's newest event reads all that came before it too.
+        for change in {change.job_id: change for change in transaction.changes}.values():
             self.on_change(change)
 
     @contextmanager

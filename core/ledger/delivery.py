@@ -8,9 +8,9 @@ from typing import Any
 from sqlalchemy import and_, or_, select, update
 
 from core.errors import NotFound, StaleAttempt
-from core.job import DELIVERING, FAILED, SUCCEEDED, Output
+from core.job import DELIVERING, FAILED, SUCCEEDED, Job, Output
 from core.ledger.database import Database, now_ms
-from core.ledger.rows import output_of
+from core.ledger.rows import job_of, output_of
 from core.ledger.tables import assets, deliveries, jobs
 from core.ledger.transitions import DELIVERED, GAVE_UP, PENDING, SENDING, record_event, transition
 
@@ -71,8 +71,8 @@ class Deliveries:
             rows = connection.execute(query.order_by(assets.c.ordinal)).all()
         return [PendingFile(asset_id=row.id, job_id=job_id, name=row.name, source=row.source) for row in rows]
 
-    def succeed(self, job_id: str, attempt: int, stored: list[StoredFile]) -> None:
-        """Every file is in storage: record them, in order, and end the job.
+    def succeed(self, job_id: str, attempt: int, stored: list[StoredFile]) -> Job:
+        """Every file is in storage: record them, in order, and end the job. Returns it as it now is.
 
         Raises: StaleAttempt - the job was cancelled or ended meanwhile; nothing was written.
         """
@@ -94,7 +94,9 @@ class Deliveries:
                     .values(storage_key=file.storage_key, size_bytes=file.size_bytes, hash=file.hash)
                 )
                 record_event(transaction, job_id, number, "output", {"asset_id": file.asset_id}, DELIVERING)
-            transition(transaction, job_id, SUCCEEDED, condition)
+            row = transition(transaction, job_id, SUCCEEDED, condition)
+            assert row is not None, "the row is ours since the first statement"
+            return job_of(row)
 
     def fail(self, job_id: str, attempt: int, error: dict[str, Any]) -> bool:
         """The outputs cannot be stored: end the job as failed; False when the attempt is stale."""
