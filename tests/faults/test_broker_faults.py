@@ -1,0 +1,67 @@
+"""The broker dies, freezes or forgets everything: jobs are accepted all the same, and every one of them ends."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.fleet import ALL, Fleet, until, work
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Iterator[Fleet]:
+    with Fleet(tmp_path, simulated_gpus="1") as fleet:
+        yield fleet.start(*(name for name in ALL if name != "gpu1")).ready(gpus=1)
+
+
+def timed_submit(fleet: Fleet, seed: int) -> tuple[str, float]:
+    begun_s = time.monotonic()
+    job_id = fleet.submit(work(0.05, seed=seed))
+    return job_id, time.monotonic() - begun_s
+
+
+def broker_pid(fleet: Fleet) -> int:
+    """The broker itself, a child of `fleet broker`."""
+    parent = fleet.processes["broker"].pid
+    [child] = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    return int(child)
+
+
+def test_jobs_are_accepted_while_the_broker_is_dead_and_run_when_it_is_back(fleet: Fleet) -> None:
+    fleet.kill("broker")
+    submitted = [timed_submit(fleet, seed) for seed in range(3)]
+    assert max(seconds for _, seconds in submitted) < 3.0
+    assert {fleet.job(job_id)["status"] for job_id, _ in submitted} == {"queued"}
+    fleet.start("broker")
+    for job_id, _ in submitted:
+        fleet.wait(job_id, "succeeded", timeout_s=40)
+
+
+def test_jobs_are_accepted_while_the_broker_is_frozen_and_run_when_it_thaws(fleet: Fleet) -> None:
+    pid = broker_pid(fleet)
+    subprocess.run(["kill", "-STOP", str(pid)], check=True)
+    try:
+        submitted = [timed_submit(fleet, seed) for seed in range(3)]
+    finally:
+        subprocess.run(["kill", "-CONT", str(pid)], check=True)
+    assert max(seconds for _, seconds in submitted) < 3.0
+    for job_id, _ in submitted:
+        fleet.wait(job_id, "succeeded", timeout_s=40)
+
+
+def test_every_job_ends_when_the_broker_forgets_everything(fleet: Fleet) -> None:
+    job_ids = [fleet.submit(work(0.05, seed=seed)) for seed in range(40)]
+    until(lambda: fleet.job(job_ids[0])["status"] == "succeeded", what="the first job")
+    fleet.signal("broker", signal.SIGTERM)
+    fleet.processes.pop("broker").wait(10)
+    for file in (fleet.data_dir / "broker").rglob("*"):
+        if file.is_file():
+            file.unlink()
+    fleet.start("broker")
+    for job_id in job_ids:
+        fleet.wait(job_id, "succeeded", timeout_s=60)

@@ -1,0 +1,141 @@
+"""Instances, workers and their pool processes die in mid-job: the job runs again and is made once more at most."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+
+from tests.fleet import ALL, Fleet, until, work
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Iterator[Fleet]:
+    with Fleet(tmp_path) as fleet:
+        yield fleet.start(*ALL).ready()
+
+
+def running_on(fleet: Fleet, job_id: str) -> str:
+    """`gpu0` once that GPU has really begun the job."""
+    fleet.wait(job_id, "running")
+
+    def where() -> str | None:
+        names = [instance["name"] for instance in fleet.instances() if instance["job_id"] == job_id]
+        return names[0].partition("@")[0] if names else None
+
+    found: str = until(where, what="the instance of the job")
+    return found
+
+
+def pool_process(fleet: Fleet, name: str) -> int:
+    """The process of a GPU worker that runs its jobs: the child that is a copy of its parent."""
+    parent = fleet.processes[name].pid
+    command = Path(f"/proc/{parent}/cmdline").read_bytes()
+    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    copies = [child for child in children if Path(f"/proc/{child}/cmdline").read_bytes() == command]
+    assert len(copies) == 1, children
+    return int(copies[0])
+
+
+def attempts(fleet: Fleet, job_id: str) -> int:
+    """How many times the job was given to a GPU, from its event log."""
+    with requests.get(f"{fleet.base_url}/api/v2/jobs/{job_id}/events", timeout=10) as answer:
+        return answer.text.count('"running"')
+
+
+def test_job_runs_again_when_comfyui_is_killed(fleet: Fleet) -> None:
+    job_id = fleet.submit(work(3.0))
+    name = running_on(fleet, job_id)
+    time.sleep(0.5)
+    os.kill(fleet.instance_pid(name), signal.SIGKILL)
+    job = fleet.wait(job_id, "succeeded", timeout_s=30)
+    assert fleet.picture(job).startswith(b"\x89PNG")
+    assert attempts(fleet, job_id) == 2
+    # The instance comes back by itself.
+    fleet.ready(gpus=2)
+
+
+def test_job_moves_within_30_s_when_its_worker_is_killed_and_the_waiting_client_gets_it(fleet: Fleet) -> None:
+    answers: list[requests.Response] = []
+    body = {"input": {"request_id": "waiting", "workflow_json": work(2.0)}}
+
+    def generate() -> None:
+        answers.append(requests.post(f"{fleet.base_url}/generate/sync", json=body, timeout=60))
+
+    client = threading.Thread(target=generate)
+    client.start()
+    job_id = until(lambda: [job["id"] for job in _jobs(fleet)], what="the job")[0]
+    name = running_on(fleet, job_id)
+    other = "gpu1" if name == "gpu0" else "gpu0"
+    fleet.kill(name)
+    killed_s = time.monotonic()
+    until(lambda: attempts_so_far(fleet, job_id) == 2, timeout_s=30, what="the second attempt")
+    assert running_on(fleet, job_id) == other
+    assert time.monotonic() - killed_s < 30
+    client.join(40)
+    assert answers[0].status_code == 200, answers[0].text
+    assert answers[0].json()["status"] == "completed"
+    assert attempts(fleet, job_id) == 2
+
+
+def test_job_runs_again_at_once_when_the_pool_process_is_killed(fleet: Fleet) -> None:
+    job_id = fleet.submit(work(2.0))
+    name = running_on(fleet, job_id)
+    time.sleep(0.3)
+    os.kill(pool_process(fleet, name), signal.SIGKILL)
+    # Much sooner than the lease would lapse.
+    job = fleet.wait(job_id, "succeeded", timeout_s=15)
+    assert fleet.picture(job).startswith(b"\x89PNG")
+    assert attempts(fleet, job_id) == 2
+    # The worker that lost its process works on, and its instance is not busy with what the dead process had posted.
+    second = [fleet.submit(work(0.1, seed=number)) for number in range(6)]
+    for job_id in second:
+        fleet.wait(job_id, "succeeded")
+
+
+def test_a_frozen_worker_that_wakes_up_changes_nothing(tmp_path: Path) -> None:
+    short = {"lease_s": "3", "lease_renew_s": "1", "reconcile_s": "1"}
+    with Fleet(tmp_path, **short) as fleet:
+        fleet.start(*ALL).ready()
+        job_id = fleet.submit(work(1.5))
+        name = running_on(fleet, job_id)
+        # The worker and its pool process freeze, its instance goes on: it finishes the first attempt unseen.
+        frozen = [fleet.processes[name].pid, pool_process(fleet, name)]
+        for pid in frozen:
+            os.kill(pid, signal.SIGSTOP)
+        job = fleet.wait(job_id, "succeeded", timeout_s=20)
+        before = events(fleet, job_id)
+        for pid in frozen:
+            os.kill(pid, signal.SIGCONT)
+        fleet.ready(gpus=2)
+        time.sleep(2.0)
+        assert events(fleet, job_id) == before
+        assert fleet.job(job_id)["outputs"] == job["outputs"]
+
+
+def events(fleet: Fleet, job_id: str) -> str:
+    """The whole event stream of an ended job."""
+    return requests.get(f"{fleet.base_url}/api/v2/jobs/{job_id}/events", timeout=10).text
+
+
+def attempts_so_far(fleet: Fleet, job_id: str) -> int:
+    """Attempts of a job that has not ended, read from the ledger."""
+    from core.ledger import Ledger
+    from core.settings import Settings
+
+    ledger = Ledger(Settings(data_dir=fleet.data_dir))
+    try:
+        return ledger.jobs.get(job_id).attempt
+    finally:
+        ledger.close()
+
+
+def _jobs(fleet: Fleet) -> list[dict[str, str]]:
+    listed: list[dict[str, str]] = requests.get(f"{fleet.base_url}/api/v2/jobs", timeout=10).json()["jobs"]
+    return listed

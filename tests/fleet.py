@@ -1,0 +1,182 @@
+"""A whole fleet for a test: each process started by itself, so that a test can kill exactly the one it means."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import requests
+
+ROOT = Path(__file__).parent.parent
+TERMINAL = ("succeeded", "failed", "canceled", "expired")
+ALL = ("broker", "api", "gpu0", "gpu1", "io", "beat")
+
+
+def free_port() -> int:
+    """A port of the loopback interface that nobody uses at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def until(condition: Callable[[], Any], *, timeout_s: float = 30.0, what: str = "condition") -> Any:
+    """Wait for a true value and return it; an AssertionError that says what did not come otherwise."""
+    deadline_s = time.monotonic() + timeout_s
+    while True:
+        value = condition()
+        if value:
+            return value
+        assert time.monotonic() < deadline_s, f"{what} did not come true within {timeout_s} s"
+        time.sleep(0.05)
+
+
+def work(seconds: float, *, steps: int = 10, seed: int = 0, prefix: str = "picture") -> dict[str, Any]:
+    """A graph that keeps a simulated GPU busy for so long, and then saves a small picture."""
+    return {
+        "1": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": seed}},
+        "2": {"class_type": "SimulatedWork", "inputs": {"image": ["1", 0], "seconds": seconds, "steps": steps}},
+        "3": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": prefix}},
+    }
+
+
+class Fleet:
+    """Processes of one data directory. A context manager that leaves nothing running."""
+
+    def __init__(self, root: Path, **settings: str) -> None:
+        self.root = root
+        self.data_dir = root / "data"
+        self.port = free_port()
+        self.base_url = f"http://127.0.0.1:{self.port}"
+        self._settings = {"data_dir": str(self.data_dir), "api_port": str(self.port), **settings}
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def __enter__(self) -> Fleet:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        # The broker last: the others say good-bye through it.
+        for name in sorted(self.processes, key=lambda name: name == "broker"):
+            self.signal(name, signal.SIGCONT)
+            self.signal(name, signal.SIGTERM)
+        for name in list(self.processes):
+            self.stop(name)
+
+    def environment(self) -> Mapping[str, str]:
+        """What every process of the fleet is started with."""
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("FLEET_")}
+        return clean | {f"FLEET_{name.upper()}": value for name, value in self._settings.items()}
+
+    def start(self, *names: str) -> Fleet:
+        """Start processes by their names in `ALL`."""
+        for name in names:
+            command = ["worker", name] if name.startswith("gpu") else [name]
+            log = self.root / f"{name}.log"
+            with log.open("ab") as output:
+                self.processes[name] = subprocess.Popen(
+                    [sys.executable, "-m", "cli.main", *command],
+                    cwd=ROOT,
+                    env=dict(self.environment()),
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+        return self
+
+    def signal(self, name: str, number: int, *, group: bool = False) -> None:
+        """Send a signal to one process, or to everything it started in its own session."""
+        process = self.processes[name]
+        if process.poll() is None:
+            (os.killpg if group else os.kill)(process.pid, number)
+
+    def kill(self, name: str) -> None:
+        """SIGKILL a process and all it started in its session, as the kernel's OOM killer or a power cut would."""
+        self.signal(name, signal.SIGKILL, group=True)
+        self.processes.pop(name).wait(10)
+
+    def stop(self, name: str) -> int:
+        """SIGTERM, and SIGKILL for what does not end by itself; returns the exit status."""
+        process = self.processes.pop(name)
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        try:
+            status = process.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            status = process.wait(10)
+        return status
+
+    def log(self, name: str) -> str:
+        """What a process has printed."""
+        return (self.root / f"{name}.log").read_text(errors="replace")
+
+    def ready(self, *, gpus: int = 2, timeout_s: float = 40.0) -> Fleet:
+        """Wait until the API answers and so many GPUs are healthy."""
+
+        def healthy() -> bool:
+            try:
+                answer = requests.get(f"{self.base_url}/ready", timeout=5)
+            except requests.ConnectionError:
+                return False
+            return answer.ok and len(self.instances("healthy")) >= gpus
+
+        until(healthy, timeout_s=timeout_s, what=f"{gpus} healthy GPUs")
+        return self
+
+    def instances(self, state: str | None = None) -> list[dict[str, Any]]:
+        """The fleet's instances as /ready lists them."""
+        listed: list[dict[str, Any]] = requests.get(f"{self.base_url}/ready", timeout=5).json()["instances"]
+        return [instance for instance in listed if state is None or instance["state"] == state]
+
+    def instance_pid(self, name: str) -> int:
+        """Process id of the simulator of `gpu0`."""
+        record = json.loads((self.data_dir / "gpus" / name / "instance.pid").read_text())
+        return int(record["child"]["pid"])
+
+    def submit(self, graph: Mapping[str, Any], **body: Any) -> str:
+        """Submit through Comfy API v2; returns the job's id."""
+        answer = requests.post(f"{self.base_url}/api/v2/jobs", json={"workflow": graph, **body}, timeout=10)
+        assert answer.status_code == 201, answer.text
+        job_id: str = answer.json()["id"]
+        return job_id
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        """A job as Comfy API v2 shows it."""
+        answer = requests.get(f"{self.base_url}/api/v2/jobs/{job_id}", timeout=10)
+        assert answer.status_code == 200, answer.text
+        found: dict[str, Any] = answer.json()
+        return found
+
+    def wait(self, job_id: str, *statuses: str, timeout_s: float = 30.0) -> dict[str, Any]:
+        """Wait until a job has one of these statuses (default: an end)."""
+        wanted = statuses or TERMINAL
+
+        def arrived() -> dict[str, Any] | None:
+            job = self.job(job_id)
+            assert job["status"] in wanted or job["status"] not in TERMINAL, job
+            return job if job["status"] in wanted else None
+
+        found: dict[str, Any] = until(arrived, timeout_s=timeout_s, what=f"status {wanted} of {job_id}")
+        return found
+
+    def cancel(self, job_id: str) -> dict[str, Any]:
+        """Ask for a job's end."""
+        answer = requests.post(f"{self.base_url}/api/v2/jobs/{job_id}/cancel", timeout=10)
+        assert answer.status_code == 200, answer.text
+        job: dict[str, Any] = answer.json()
+        return job
+
+    def picture(self, job: Mapping[str, Any]) -> bytes:
+        """The bytes of a job's only output."""
+        [output] = job["outputs"]
+        answer = requests.get(output["url"], timeout=10)
+        assert answer.status_code == 200, answer.text
+        return answer.content
