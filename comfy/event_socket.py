@@ -6,9 +6,11 @@ import contextlib
 import json
 import logging
 import socket
+import ssl
 import threading
 import uuid
 from collections.abc import Callable, Iterator
+from urllib.parse import urlsplit
 
 import websocket
 
@@ -132,17 +134,15 @@ class EventSocket:
 
     @contextlib.contextmanager
     def _connect(self, client_id: str) -> Iterator[websocket.WebSocket]:
-        # No Origin: ComfyUI compares it with the Host and answers 403. No proxy: the environment's is not for us.
-        # UTF-8 is checked by the JSON decoder in C anyway; websocket-client does it byte by byte in Python.
+        # No Origin: ComfyUI compares it with the Host and answers 403. UTF-8 is checked by the JSON decoder, in C;
+        # websocket-client would do it byte by byte in Python.
         connection = websocket.create_connection(
             f"{self._url}?clientId={client_id}",
             timeout=self._connect_timeout_s,
+            socket=self._open_socket(),
             suppress_origin=True,
-            http_no_proxy=["*"],
             redirect_limit=0,
             skip_utf8_validation=True,
-            enable_multithread=True,
-            sockopt=((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),),
         )
         with self._changed:
             self._connection = connection
@@ -153,6 +153,25 @@ class EventSocket:
             with self._changed:
                 self._connection = None
             connection.shutdown()  # type: ignore[no-untyped-call]  # websocket-client leaves it unannotated
+
+    def _open_socket(self) -> socket.socket:
+        """Connect by ourselves: websocket-client 1.9 takes the proxy of the environment and cannot be told not to.
+
+        The limit of the connection attempt stays on the socket for the handshake.
+        """
+        parts = urlsplit(self._url)
+        secure = parts.scheme == "wss"
+        address = (parts.hostname or "", parts.port or (443 if secure else 80))
+        raw = socket.create_connection(address, timeout=self._connect_timeout_s)
+        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        if not secure:
+            return raw
+        try:
+            return ssl.create_default_context().wrap_socket(raw, server_hostname=parts.hostname)
+        except OSError:
+            raw.close()
+            raise
 
     def _greet(self, connection: websocket.WebSocket) -> None:
         """Wait until the server has registered the connection, or events of a prompt posted now would be dropped."""

@@ -92,6 +92,9 @@ class ComfySession:
         try:
             # Without a socket the prompt still needs a client id, or cached outputs are missing from some histories.
             accepted = self._post(graph, prompt_id, client_id or str(uuid.uuid4()), extra_data)
+            if accepted.prompt_id != prompt_id:
+                self.client.interrupt(accepted.prompt_id)
+                raise ComfyUnavailable(f"ComfyUI at {self.client.base_url} is older than 0.3.45: it ignores prompt ids")
             if accepted.node_errors:
                 handle.withdraw()
                 raise dropped_outputs(accepted.node_errors)

@@ -13,6 +13,13 @@ from workflows.graph import Graph
 KEPT = 256
 #: Weight of the newest duration in the average.
 NEWEST = 0.5
+#: Inputs whose number makes a prompt longer, in ComfyUI's own nodes and the usual video packs.
+WEIGHTY_NUMBERS = frozenset(
+    {
+        *("steps", "width", "height", "length", "batch_size", "num_frames", "frames", "video_frames", "frame_count"),
+        *("seconds", "duration", "scale_by", "upscale_by", "megapixels", "amount", "cfg", "denoise"),
+    }
+)
 
 
 class Durations:
@@ -34,7 +41,7 @@ class Durations:
 
 
 def shape_of(graph: Graph) -> str:
-    """What decides a prompt's duration: its classes, numbers and model names; not its seeds, texts and file names."""
+    """What decides a prompt's duration: its classes, sizes, step counts and models; not seeds, colours and texts."""
     parts = sorted([node["class_type"], _weighty(node["inputs"])] for node in graph.values())
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
@@ -43,6 +50,6 @@ def _weighty(inputs: dict[str, Any]) -> list[list[Any]]:
     return sorted(
         [name, value]
         for name, value in inputs.items()
-        if (isinstance(value, (int, float)) and "seed" not in name)
+        if (isinstance(value, (int, float)) and name in WEIGHTY_NUMBERS)
         or (isinstance(value, str) and name.endswith("_name"))
     )

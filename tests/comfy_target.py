@@ -18,7 +18,7 @@ from tests.simulator_process import SimulatorProcess
 Graph = dict[str, dict[str, Any]]
 
 #: As patient as in production where it matters to a test, and quicker where a test would only wait.
-QUICK = Pace(heartbeat_s=0.6, poll_last_s=0.3, refused_s=0.4, interrupt_grace_s=1.5, late_history_s=2.0)
+QUICK = Pace(heartbeat_s=0.6, poll_last_s=0.3, refused_s=0.4, interrupt_grace_s=0.8, late_history_s=2.0)
 
 
 def real_comfyui_url() -> str | None:

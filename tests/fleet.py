@@ -139,7 +139,7 @@ class Fleet:
     def instance_pid(self, name: str) -> int:
         """Process id of the simulator of `gpu0`."""
         record = json.loads((self.data_dir / "gpus" / name / "instance.pid").read_text())
-        return int(record["child"]["pid"])
+        return int(record["process"]["pid"])
 
     def submit(self, graph: Mapping[str, Any], **body: Any) -> str:
         """Submit through Comfy API v2; returns the job's id."""

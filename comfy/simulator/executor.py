@@ -6,58 +6,18 @@ import dataclasses
 import queue
 import threading
 import time
-import traceback
 from collections.abc import Mapping
 from typing import Any
-
-import numpy as np
 
 from comfy.simulator.cache import CacheEntry, NodeCache, Signatures
 from comfy.simulator.gpu import OutOfVideoMemory
 from comfy.simulator.graph import Graph, as_link
 from comfy.simulator.machine import Interrupted, Machine
 from comfy.simulator.node import Blocker, NodeCall, NodeClass, NodeClasses, NodeResult
+from comfy.simulator.outcome import NODE_FAILURES, Finished, describe_failure
 from comfy.simulator.progress import Progress
 from comfy.simulator.prompt_queue import Item
 from comfy.simulator.run_order import RunOrder
-
-#: What a node may fail with. Anything else kills the worker thread, as an error outside a node does in ComfyUI.
-NODE_FAILURES = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    LookupError,
-    MemoryError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
-
-_OUT_OF_MEMORY_TIPS = (
-    "This error means you ran out of memory on your GPU.\n\nTIPS: If the workflow worked before you might have "
-    "accidentally set the batch_size to a large number."
-)
-
-
-@dataclasses.dataclass(kw_only=True)
-class Finished:
-    """How a prompt ended."""
-
-    success: bool = True
-    #: `(event, data)` in order, for the history.
-    messages: list[tuple[str, dict[str, Any]]] = dataclasses.field(default_factory=list)
-    outputs: dict[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
-    meta: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
-
-    def history(self) -> dict[str, Any]:
-        """The part of a history entry that the run decides."""
-        status = {
-            "status_str": "success" if self.success else "error",
-            "completed": self.success,
-            "messages": self.messages,
-        }
-        return {"outputs": self.outputs, "status": status, "meta": self.meta}
 
 
 class Run:
@@ -282,46 +242,29 @@ class Run:
         return fingerprint(self._machine, self._graph.inputs(node_id)) if fingerprint else None
 
     def _fail(self, node_id: str, exc: BaseException | None) -> None:
+        """End the run on a node's exception, or on an interrupt (None)."""
         self._finished.success = False
         real_id = self._graph.real_id(node_id)
-        data: dict[str, Any] = {
+        where = {
             "prompt_id": self._prompt_id,
             "node_id": real_id,
             "node_type": self._graph.class_type(real_id),
             "executed": list(self._executed),
         }
         if exc is None:
-            self._message("execution_interrupted", data, broadcast=True)
+            self._message("execution_interrupted", where, broadcast=True)
             return
-        out_of_memory = isinstance(exc, OutOfVideoMemory)
-        tips = _OUT_OF_MEMORY_TIPS if out_of_memory else ""
-        if out_of_memory:
+        if isinstance(exc, OutOfVideoMemory):
             self._machine.gpu.unload_all()
-        data["exception_message"] = f"{exc}\n{tips}"
-        data["exception_type"] = exception_name(exc)
-        data["traceback"] = traceback.format_tb(exc.__traceback__)
-        data["current_inputs"] = self._shown_inputs(node_id)
-        data["current_outputs"] = self._graph.all_ids()
+        inputs = self._gather(node_id, self._classes[self._graph.class_type(node_id)])
         self._machine.log(f"!!! Exception during processing !!! {exc}")
-        self._message("execution_error", data)
-
-    def _shown_inputs(self, node_id: str) -> dict[str, list[Any]]:
-        node = self._classes[self._graph.class_type(node_id)]
-        return {name: [_shown_value(value)] for name, value in self._gather(node_id, node).items()}
+        self._message("execution_error", {**where, **describe_failure(exc, inputs, self._graph.all_ids())})
 
     def _message(self, event: str, data: dict[str, Any], *, broadcast: bool = False) -> None:
         stamped = {**data, "timestamp": int(time.time() * 1000)}
         self._finished.messages.append((event, stamped))
         if self._hub.client_id is not None or broadcast:
             self._hub.publish(event, stamped, self._hub.client_id)
-
-
-def exception_name(exc: BaseException) -> str:
-    """An exception's type as ComfyUI writes it."""
-    if isinstance(exc, OutOfVideoMemory):
-        return "torch.OutOfMemoryError"
-    kind = type(exc)
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _as_result(returned: tuple[Any, ...] | NodeResult) -> NodeResult:
@@ -336,9 +279,3 @@ def _result_or_raise(outcome: NodeResult | BaseException) -> NodeResult:
 
 def _prefix_links(values: tuple[Any, ...], prefix: str) -> tuple[Any, ...]:
     return tuple([prefix + value[0], value[1]] if as_link(value) else value for value in values)
-
-
-def _shown_value(value: Any) -> Any:
-    if value is None or isinstance(value, (str, int, float, bool)):
-        return value
-    return f"tensor({np.array2string(value, separator=', ')})" if isinstance(value, np.ndarray) else str(value)

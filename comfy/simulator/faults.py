@@ -77,7 +77,7 @@ class Faults:
     def order(self, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
         """Arm one fault and return its options, defaults filled in; raises ValueError for what is not known.
 
-        Options every fault has: `times` (how often, default 1), `after_s` (not before), `skip` (opportunities let pass).
+        Options of every fault: `times` (how often, default 1), `after_s` (not before), `skip` (opportunities let pass).
         """
         kind = KINDS.get(name)
         if kind is None:

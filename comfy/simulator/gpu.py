@@ -56,15 +56,12 @@ class Gpu:
     def use(self, *wanted: Weights) -> None:
         """Bring weights into VRAM, evicting those unused for longest.
 
-        Raises: OutOfVideoMemory when they would not fit even into an empty GPU.
+        Weights larger than the whole VRAM are offloaded in part, as ComfyUI does: they evict all else, and run.
         """
         for weights in wanted:
-            needed_bytes = round(weights.size_bytes * _HEADROOM)
-            if needed_bytes > self.vram_bytes:
-                raise OutOfVideoMemory("Allocation on device")
             if self._touch(weights):
                 continue
-            self._make_room(needed_bytes, keep=wanted)
+            self._make_room(round(weights.size_bytes * _HEADROOM), keep=wanted)
             self.sleep(self._load_s * _READ_SHARE.get(weights.folder, 1.0) * _MOVE_SHARE)
             with self._lock:
                 self._resident.append(weakref.ref(weights))
@@ -72,7 +69,7 @@ class Gpu:
     def used_bytes(self) -> int:
         """VRAM taken by weights now."""
         with self._lock:
-            return sum(weights.size_bytes for weights in self._alive())
+            return min(self.vram_bytes, sum(weights.size_bytes for weights in self._alive()))
 
     def resident_names(self) -> list[str]:
         """File names of the weights in VRAM, the longest unused first."""

@@ -29,7 +29,7 @@ RESAMPLING = {
 def to_pillow(pixels: Pixels) -> list[Image.Image]:
     """Every picture of a batch."""
     scaled = np.clip(pixels * 255.0, 0, 255).astype(np.uint8)
-    return [Image.fromarray(picture) for picture in scaled]
+    return [Image.fromarray(scaled[index]) for index in range(len(scaled))]
 
 
 def from_pillow(pictures: list[Image.Image]) -> Pixels:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import datetime
+import os
 import sys
 import threading
 
@@ -78,9 +79,14 @@ class Machine:
         sys.stdout.flush()
         self.hub.publish_log(entry)
 
+    def end_process(self, code: int) -> None:
+        """End the process at once, as a crash does: nothing is cleaned up."""
+        self.log(f"SIMULATED fault: the process exits with status {code}")
+        os._exit(code)
+
 
 def build_machine(options: Options) -> Machine:
-    """Make the folders and the parts; raises ValueError for a fault that is not known."""
+    """Make the folders and the parts."""
     paths = Paths(input_dir=options.input_dir, output_dir=options.output_dir, temp_dir=options.temp_dir)
     paths.prepare()
     faults = Faults()

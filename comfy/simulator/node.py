@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 from PIL import Image
 
@@ -19,8 +20,9 @@ class Listing:
     folder: str
 
 
-#: Input name -> `(type or choices, options)`; the type is a name such as INT, a list of choices, or a Listing.
-Inputs = Mapping[str, tuple[Any, Mapping[str, Any]]]
+#: `(type or choices, options)` of an input; the type is a name such as INT, a list of choices, or a Listing.
+Spec: TypeAlias = tuple[Any, Mapping[str, Any]]
+Inputs: TypeAlias = Mapping[str, Spec]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,7 +73,7 @@ class NodeCall:
         """Commit the `hang` fault: block, deaf to interrupts."""
         order = self.machine.faults.take("hang")
         if order is not None:
-            self.machine.gpu.sleep(float(order["seconds"]) * self.machine.options.speed)
+            time.sleep(float(order["seconds"]))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -109,7 +111,7 @@ class NodeClass:
         return (machine.names(kind.folder) if isinstance(kind, Listing) else kind), dict(options)
 
 
-NodeClasses = Mapping[str, NodeClass]
+NodeClasses: TypeAlias = Mapping[str, NodeClass]
 
 
 def object_info(node: NodeClass, machine: Machine) -> dict[str, Any]:
@@ -135,6 +137,6 @@ def object_info(node: NodeClass, machine: Machine) -> dict[str, Any]:
     }
 
 
-def _shown(config: tuple[Any, dict[str, Any]], declared: tuple[Any, Mapping[str, Any]]) -> list[Any]:
+def _shown(config: tuple[Any, dict[str, Any]], declared: Spec) -> list[Any]:
     # ComfyUI leaves the options out where a class declares none.
     return [config[0], config[1]] if declared[1] else [config[0]]

@@ -10,11 +10,11 @@ from typing import Any
 
 from comfy.simulator.images import Pixels, load, save_png, to_pillow
 from comfy.simulator.machine import Machine
-from comfy.simulator.node import Listing, NodeCall, NodeClass, NodeResult
+from comfy.simulator.node import Listing, NodeCall, NodeClass, NodeResult, Spec
 from comfy.simulator.paths import file_sha256
 
 HIDDEN = {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"}
-PREFIX = ("STRING", {"default": "ComfyUI"})
+PREFIX: Spec = ("STRING", {"default": "ComfyUI"})
 
 _PREFIX_TOOLTIP = (
     "The prefix for the file to save. This may include formatting information such as %date:yyyy-MM-dd% or "
@@ -51,7 +51,7 @@ def send_image(call: NodeCall, images: Pixels) -> NodeResult:
     return NodeResult()
 
 
-def preview_any(call: NodeCall, source: Any = None) -> NodeResult:
+def preview_any(_call: NodeCall, source: Any = None) -> NodeResult:
     return NodeResult(ui={"text": (source if isinstance(source, str) else str(source),)})
 
 

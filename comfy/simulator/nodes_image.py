@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
 from comfy.simulator.images import RESAMPLING, Pixels, resize
-from comfy.simulator.node import NodeCall, NodeClass
+from comfy.simulator.node import NodeCall, NodeClass, Spec
 
-_SIZE = {"default": 512, "min": 1, "max": 16384, "step": 1}
-_IMAGE = ("IMAGE", {})
+_SIZE: Mapping[str, Any] = {"default": 512, "min": 1, "max": 16384, "step": 1}
+_IMAGE: Spec = ("IMAGE", {})
 
 
-def empty_image(call: NodeCall, width: int, height: int, batch_size: int, color: int) -> tuple[Pixels]:
+def empty_image(_call: NodeCall, width: int, height: int, batch_size: int, color: int) -> tuple[Pixels]:
     """One colour, `0xRRGGBB`."""
     rgb = [(color >> shift & 0xFF) / 255.0 for shift in (16, 8, 0)]
     picture = np.empty((batch_size, height, width, 3), dtype=np.float32)
@@ -22,7 +24,7 @@ def empty_image(call: NodeCall, width: int, height: int, batch_size: int, color:
 
 
 def scale_image(
-    call: NodeCall, image: Pixels, upscale_method: str, width: int, height: int, crop: str
+    _call: NodeCall, image: Pixels, upscale_method: str, width: int, height: int, crop: str
 ) -> tuple[Pixels]:
     """Scale to a size; 0 for one side keeps the proportions, for both does nothing."""
     _, old_height, old_width, _ = image.shape
@@ -35,48 +37,59 @@ def scale_image(
     return (resize(image, width, height, upscale_method),)
 
 
-def scale_image_by(call: NodeCall, image: Pixels, upscale_method: str, scale_by: float) -> tuple[Pixels]:
+def scale_image_by(_call: NodeCall, image: Pixels, upscale_method: str, scale_by: float) -> tuple[Pixels]:
     _, height, width, _ = image.shape
     return (resize(image, round(width * scale_by), round(height * scale_by), upscale_method),)
 
 
-def scale_to_megapixels(call: NodeCall, image: Pixels, upscale_method: str, megapixels: float) -> tuple[Pixels]:
+def scale_to_megapixels(_call: NodeCall, image: Pixels, upscale_method: str, megapixels: float) -> tuple[Pixels]:
     _, height, width, _ = image.shape
     factor = math.sqrt(megapixels * 1024 * 1024 / (width * height))
     return (resize(image, round(width * factor), round(height * factor), upscale_method),)
 
 
-def invert_image(call: NodeCall, image: Pixels) -> tuple[Pixels]:
+def invert_image(_call: NodeCall, image: Pixels) -> tuple[Pixels]:
     return (np.float32(1.0) - image,)
 
 
-def batch_images(call: NodeCall, image1: Pixels, image2: Pixels) -> tuple[Pixels]:
+def batch_images(_call: NodeCall, image1: Pixels, image2: Pixels) -> tuple[Pixels]:
     """Both batches in one; the second is scaled to the size of the first."""
     if image1.shape[1:3] != image2.shape[1:3]:
         image2 = resize(image2, image1.shape[2], image1.shape[1], "bilinear")
     return (np.concatenate([image1[..., :3], image2[..., :3]]),)
 
 
-def crop_image(call: NodeCall, image: Pixels, width: int, height: int, x: int, y: int) -> tuple[Pixels]:
+def crop_image(_call: NodeCall, image: Pixels, width: int, height: int, x: int, y: int) -> tuple[Pixels]:
     x, y = min(x, image.shape[2] - 1), min(y, image.shape[1] - 1)
     return (image[:, y : y + height, x : x + width, :],)
 
 
-def blend_images(call: NodeCall, image1: Pixels, image2: Pixels, blend_factor: float, blend_mode: str) -> tuple[Pixels]:
+def blend_images(
+    _call: NodeCall, image1: Pixels, image2: Pixels, blend_factor: float, blend_mode: str
+) -> tuple[Pixels]:
     if image1.shape != image2.shape:
         image2 = resize(image2, image1.shape[2], image1.shape[1], "bicubic")
-    mixed = {
-        "normal": lambda a, b: b,
-        "multiply": lambda a, b: a * b,
-        "screen": lambda a, b: 1 - (1 - a) * (1 - b),
-        "overlay": lambda a, b: np.where(a <= 0.5, 2 * a * b, 1 - 2 * (1 - a) * (1 - b)),
-        "soft_light": lambda a, b: np.where(
-            b <= 0.5, a - (1 - 2 * b) * a * (1 - a), a + (2 * b - 1) * (np.sqrt(a) - a)
-        ),
-        "difference": lambda a, b: a - b,
-    }[blend_mode](image1, image2)
+    mixed = _BLENDS[blend_mode](image1, image2)
     blended: Pixels = np.clip(image1 * (1 - blend_factor) + mixed * blend_factor, 0, 1).astype(np.float32)
     return (blended,)
+
+
+def _overlay(a: Pixels, b: Pixels) -> Pixels:
+    return np.where(a <= 0.5, 2 * a * b, 1 - 2 * (1 - a) * (1 - b))
+
+
+def _soft_light(a: Pixels, b: Pixels) -> Pixels:
+    return np.where(b <= 0.5, a - (1 - 2 * b) * a * (1 - a), a + (2 * b - 1) * (np.sqrt(a) - a))
+
+
+_BLENDS: Mapping[str, Callable[[Pixels, Pixels], Pixels]] = {
+    "normal": lambda _, b: b,
+    "multiply": lambda a, b: a * b,
+    "screen": lambda a, b: 1 - (1 - a) * (1 - b),
+    "overlay": _overlay,
+    "soft_light": _soft_light,
+    "difference": lambda a, b: a - b,
+}
 
 
 def _crop_to_ratio(image: Pixels, ratio: float) -> Pixels:
@@ -88,7 +101,7 @@ def _crop_to_ratio(image: Pixels, ratio: float) -> Pixels:
     return image[:, margin : height - margin, :, :]
 
 
-_METHODS = (list(RESAMPLING), {})
+_METHODS: Spec = (list(RESAMPLING), {})
 
 NODES = (
     NodeClass(

@@ -11,7 +11,6 @@ from aiohttp import web
 
 from comfy.simulator.faults import KINDS
 from comfy.simulator.machine import Machine
-from comfy.simulator.worker import end_process
 
 
 class FaultRoutes:
@@ -67,7 +66,7 @@ def _block_loop(machine: Machine) -> None:
 def _exit(machine: Machine) -> None:
     order = machine.faults.take("exit")
     if order is not None:
-        end_process(machine, int(order["code"]))
+        machine.end_process(int(order["code"]))
 
 
 def _require_loopback(request: web.Request) -> None:

@@ -118,7 +118,7 @@ class FileRoutes:
             headers["Cache-Control"] = "no-store"
         return web.FileResponse(path, headers=headers)
 
-    async def view_metadata(self, request: web.Request) -> web.Response:
+    async def view_metadata(self, _request: web.Request) -> web.Response:
         # Only real safetensors files carry metadata, and there are none here.
         return web.Response(status=404)
 

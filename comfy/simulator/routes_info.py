@@ -56,10 +56,10 @@ class InfoRoutes:
             features |= {"supports_model_type_tags": True, "node_replacements": True, "assets": False}
         return features
 
-    async def show_features(self, request: web.Request) -> web.Response:
+    async def show_features(self, _request: web.Request) -> web.Response:
         return web.json_response(self.features())
 
-    async def system_stats(self, request: web.Request) -> web.Response:
+    async def system_stats(self, _request: web.Request) -> web.Response:
         page_bytes = os.sysconf("SC_PAGE_SIZE")
         system = {
             "os": sys.platform if self._release.names_platform else os.name,
@@ -92,7 +92,7 @@ class InfoRoutes:
             "simulated_resident_models": gpu.resident_names(),
         }
 
-    async def all_nodes(self, request: web.Request) -> web.Response:
+    async def all_nodes(self, _request: web.Request) -> web.Response:
         return web.json_response({name: object_info(node, self._machine) for name, node in self._classes.items()})
 
     async def one_node(self, request: web.Request) -> web.Response:
@@ -100,7 +100,7 @@ class InfoRoutes:
         node = self._classes.get(name)
         return web.json_response({} if node is None else {name: object_info(node, self._machine)})
 
-    async def model_folders(self, request: web.Request) -> web.Response:
+    async def model_folders(self, _request: web.Request) -> web.Response:
         return web.json_response(self._folders())
 
     async def models(self, request: web.Request) -> web.Response:
@@ -113,13 +113,13 @@ class InfoRoutes:
         newer = ["latent_upscale_models"] if self._release.names_platform else []
         return [*catalogue.FOLDERS, *newer]
 
-    async def nothing(self, request: web.Request) -> web.Response:
+    async def nothing(self, _request: web.Request) -> web.Response:
         return web.json_response([])
 
-    async def logs(self, request: web.Request) -> web.Response:
+    async def logs(self, _request: web.Request) -> web.Response:
         return web.json_response("".join(f"{entry['t']} - {entry['m']}" for entry in self._machine.log_entries))
 
-    async def raw_logs(self, request: web.Request) -> web.Response:
+    async def raw_logs(self, _request: web.Request) -> web.Response:
         return web.json_response({"entries": list(self._machine.log_entries), "size": {"cols": 80, "rows": 24}})
 
     async def subscribe_logs(self, request: web.Request) -> web.Response:
@@ -127,7 +127,7 @@ class InfoRoutes:
         self._machine.hub.watch_logs(body["clientId"], enabled=bool(body["enabled"]))
         return web.Response(status=200)
 
-    async def folder_paths(self, request: web.Request) -> web.Response:
+    async def folder_paths(self, _request: web.Request) -> web.Response:
         models = self._machine.options.user_dir.parent / "models"
         return web.json_response({folder: [str(models / folder)] for folder in self._folders()})
 

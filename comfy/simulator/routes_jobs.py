@@ -107,9 +107,9 @@ class JobRoutes:
         return jobs + [_queued_job(item, "pending") for item in sorted(pending, key=lambda item: item[:2])]
 
     def _finished_job(self, entry: Mapping[str, Any], *, with_outputs: bool = False) -> dict[str, Any]:
-        messages = dict(entry["status"]["messages"])
+        messages: dict[str, Any] = dict(entry["status"]["messages"])
         ends = ("execution_success", "execution_error", "execution_interrupted")
-        end = next((messages[name] for name in ends if name in messages), {})
+        end: dict[str, Any] = next((messages[name] for name in ends if name in messages), {})
         count, preview = _summary(entry["outputs"])
         job = {
             **_queued_job(entry["prompt"], self._final_status(entry, messages)),

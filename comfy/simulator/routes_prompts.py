@@ -42,7 +42,7 @@ class PromptRoutes:
             web.post("/history", self.edit_history),
         ]
 
-    async def depth(self, request: web.Request) -> web.Response:
+    async def depth(self, _request: web.Request) -> web.Response:
         return web.json_response({"exec_info": {"queue_remaining": self._prompts.remaining()}})
 
     async def submit(self, request: web.Request) -> web.Response:
@@ -90,7 +90,7 @@ class PromptRoutes:
             extra_data["create_time"] = int(time.time() * 1000)
         return extra_data
 
-    async def queue(self, request: web.Request) -> web.Response:
+    async def queue(self, _request: web.Request) -> web.Response:
         running, pending = self._prompts.current()
         return web.json_response({"queue_running": running, "queue_pending": pending})
 

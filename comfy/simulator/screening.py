@@ -1,4 +1,4 @@
-"""Looks at every request before its handler: foreign origins, and rejections that were ordered as faults."""
+"""Stands between requests and handlers: foreign origins, bodies too large, rejections ordered as faults."""
 
 from __future__ import annotations
 
@@ -38,13 +38,22 @@ def screen(machine: Machine) -> list[Middleware]:
     async def reject_on_order(request: web.Request, handler: Handler) -> web.StreamResponse:
         if request.method == "POST" and request.path in ("/prompt", "/api/prompt"):
             if machine.faults.take("reject_413") is not None:
-                size = machine.options.max_body_bytes
-                raise web.HTTPRequestEntityTooLarge(max_size=size, actual_size=size + 1)
+                raise web.HTTPRequestEntityTooLarge(max_size=machine.options.max_body_bytes)
             if machine.faults.take("reject_500") is not None:
                 raise RuntimeError("SIMULATED fault: POST /prompt answers 500")
         return await handler(request)
 
-    return [allow_cors if machine.options.cors_origin else check_origin, reject_on_order]
+    @web.middleware
+    async def word_too_large(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except web.HTTPRequestEntityTooLarge as exc:
+            # aiohttp 3.14 no longer says how much it had read; the releases ComfyUI shipped with did.
+            limit, read_bytes = machine.options.max_body_bytes, request.content.total_bytes
+            exc.text = f"Maximum request body size {limit} exceeded, actual body size {max(read_bytes, limit + 1)}"
+            raise
+
+    return [word_too_large, allow_cors if machine.options.cors_origin else check_origin, reject_on_order]
 
 
 def _is_foreign(request: web.Request) -> bool:

@@ -32,7 +32,8 @@ async def serve(options: Options) -> None:
     classes = build_registry(test_nodes=options.test_nodes)
     prompts = PromptQueue(lambda: _publish_depth(machine, prompts))
     app = build_app(machine, classes, prompts)
-    runner = web.AppRunner(app, access_log=None)
+    # Open websockets would hold the end back for a minute.
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     try:
         await web.TCPSite(runner, options.listen, options.port).start()

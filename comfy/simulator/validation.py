@@ -7,9 +7,9 @@ import traceback
 from collections.abc import Iterable
 from typing import Any
 
-from comfy.simulator.executor import NODE_FAILURES, exception_name
 from comfy.simulator.machine import Machine
 from comfy.simulator.node import NodeClass, NodeClasses
+from comfy.simulator.outcome import NODE_FAILURES, exception_name
 
 #: Combos longer than this are not repeated in errors.
 _MAX_SHOWN_CHOICES = 20

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 
@@ -66,10 +65,4 @@ def exit_if_ordered(machine: Machine) -> None:
     if order is not None and order["step"] is None and not order["after_s"]:
         taken = machine.faults.take("exit")
         if taken is not None:
-            end_process(machine, int(taken["code"]))
-
-
-def end_process(machine: Machine, code: int) -> None:
-    """End the process at once, as a crash does: nothing is cleaned up."""
-    machine.log(f"SIMULATED fault: the process exits with status {code}")
-    os._exit(code)
+            machine.end_process(int(taken["code"]))

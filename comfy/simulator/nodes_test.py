@@ -1,0 +1,105 @@
+"""Nodes that misbehave on purpose: slow, failing, blocking, expanding, in the background, not writable as JSON."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from comfy.simulator.gpu import OutOfVideoMemory
+from comfy.simulator.hub import text_frame
+from comfy.simulator.images import Pixels, to_pillow
+from comfy.simulator.node import Blocker, NodeCall, NodeClass, NodeResult, Spec
+
+_IMAGE: Spec = ("IMAGE", {})
+_DELAY: Spec = ("FLOAT", {"default": 0.1, "min": 0.0, "max": 3600.0})
+
+
+def slow(call: NodeCall, image: Pixels, steps: int, delay: float) -> tuple[Pixels]:
+    """`steps` times `delay` seconds, each with a preview."""
+    preview = to_pillow(image[:1])[0]
+    for step in range(1, steps + 1):
+        call.hang_if_ordered()
+        call.machine.gpu.sleep(delay)
+        call.step(step, steps, preview)
+    return (image,)
+
+
+def fail(_call: NodeCall, image: Pixels, kind: str) -> tuple[Pixels]:  # noqa: ARG001 - shown as current input
+    if kind == "oom":
+        raise OutOfVideoMemory("Allocation on device")
+    raise RuntimeError("boom")
+
+
+def block(_call: NodeCall, image: Pixels, message: str) -> tuple[Blocker]:  # noqa: ARG001
+    return (Blocker(message=message or None),)
+
+
+def expand(_call: NodeCall, image: Pixels) -> NodeResult:
+    """Two inversions and a preview take this node's place."""
+    graph = {
+        "1": {"class_type": "ImageInvert", "inputs": {"image": image}},
+        "2": {"class_type": "ImageInvert", "inputs": {"image": ["1", 0]}},
+        "3": {"class_type": "PreviewImage", "inputs": {"images": ["2", 0]}},
+    }
+    return NodeResult(values=(["2", 0],), expand=graph)
+
+
+def in_background(call: NodeCall, image: Pixels, delay: float) -> tuple[Pixels]:
+    call.machine.gpu.sleep(delay)
+    return (image,)
+
+
+def progress_text(call: NodeCall, image: Any, text: str) -> NodeResult:  # noqa: ARG001
+    """Send a text frame to everybody, as a node does that names no client."""
+    call.machine.hub.publish_frame(text_frame(call.node_id, text), None)
+    return NodeResult(ui={"text": [str(time.time())]})
+
+
+def not_json(_call: NodeCall, image: Any) -> NodeResult:  # noqa: ARG001
+    return NodeResult(ui={"text": [{1, 2, 3}]})
+
+
+NODES = (
+    NodeClass(
+        name="T_Slow",
+        run=slow,
+        category="test",
+        required={
+            "image": _IMAGE,
+            "steps": ("INT", {"default": 3, "min": 1, "max": 10000}),
+            "delay": _DELAY,
+        },
+        outputs=("IMAGE",),
+    ),
+    NodeClass(
+        name="T_Err",
+        run=fail,
+        category="test",
+        required={"image": _IMAGE, "kind": (["runtime", "oom"], {})},
+        outputs=("IMAGE",),
+    ),
+    NodeClass(
+        name="T_Block",
+        run=block,
+        category="test",
+        required={"image": _IMAGE, "message": ("STRING", {"default": "blocked!"})},
+        outputs=("IMAGE",),
+    ),
+    NodeClass(name="T_Expand", run=expand, category="test", required={"image": _IMAGE}, outputs=("IMAGE",)),
+    NodeClass(
+        name="T_Async",
+        run=in_background,
+        category="test",
+        required={"image": _IMAGE, "delay": _DELAY},
+        outputs=("IMAGE",),
+        background=True,
+    ),
+    NodeClass(
+        name="T_Text",
+        run=progress_text,
+        category="test",
+        required={"image": ("*", {}), "text": ("STRING", {"default": "hello"})},
+        output_node=True,
+    ),
+    NodeClass(name="T_NotJson", run=not_json, category="test", required={"image": ("*", {})}, output_node=True),
+)

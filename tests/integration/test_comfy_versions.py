@@ -1,0 +1,86 @@
+"""Finding and interrupting prompts on servers of every age."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from comfy.client import ComfyClient
+from comfy.session import ComfySession
+from core.errors import (
+    PromptInterrupted,
+)
+from tests.comfy_target import (
+    QUICK,
+    new_id,
+    picture,
+    work,
+)
+from tests.simulator_process import SimulatorProcess, simulator
+
+#: Before and after: interrupt by id (0.3.57), the jobs API (0.6.0), cancelling by id (mid 2026).
+VERSIONS = ("0.3.45", "0.3.64", "0.10.0", "0.28.0")
+
+
+@pytest.fixture(scope="module", params=VERSIONS)
+def any_version(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimulatorProcess]:
+    with simulator(tmp_path_factory.mktemp("simulator"), "--simulate-version", request.param) as server:
+        yield server
+
+
+def test_every_version_is_recognised(any_version: SimulatorProcess) -> None:
+    client = ComfyClient(any_version.base_url)
+    capabilities = client.capabilities()
+    assert capabilities.version is not None
+    index = VERSIONS.index(str(capabilities.version_text))
+    found = (capabilities.interrupt_by_id, capabilities.jobs_api, capabilities.cancel_api)
+    assert found == (index >= 1, index >= 2, index >= 3)
+    assert capabilities.preview_metadata
+    assert client.capabilities() is capabilities
+    client.close()
+
+
+def test_a_prompt_is_found_wherever_it_is(any_version: SimulatorProcess) -> None:
+    with ComfySession(any_version.base_url, pace=QUICK) as session:
+        first, second = (session.submit(work(0.25), prompt_id=new_id()) for _ in range(2))
+        assert first.started.wait(5)
+        assert [session.client.find(handle.prompt_id) for handle in (first, second)] == ["running", "pending"]
+        assert first.wait(timeout_s=5).outputs
+        assert session.client.find(first.prompt_id) == "finished"
+        assert second.wait(timeout_s=5).outputs
+
+
+def test_interrupting_hits_the_running_prompt_and_no_other(any_version: SimulatorProcess) -> None:
+    with ComfySession(any_version.base_url, pace=QUICK) as session:
+        first = session.submit(work(20, steps=400), prompt_id=new_id())
+        second = session.submit(work(0.2), prompt_id=new_id())
+        assert first.started.wait(5)
+        first.interrupt()
+        started_at = time.monotonic()
+        with pytest.raises(PromptInterrupted):
+            first.wait(timeout_s=10)
+        assert time.monotonic() - started_at < 3
+        assert second.wait(timeout_s=10).outputs
+
+
+def test_interrupting_removes_a_pending_prompt_and_no_other(any_version: SimulatorProcess) -> None:
+    with ComfySession(any_version.base_url, pace=QUICK) as session:
+        first = session.submit(work(0.4), prompt_id=new_id())
+        second = session.submit(work(5), prompt_id=new_id())
+        assert first.started.wait(5)
+        second.interrupt()
+        with pytest.raises(PromptInterrupted):
+            second.wait(timeout_s=10)
+        assert not second.started.is_set()
+        assert first.wait(timeout_s=10).outputs
+
+
+def test_interrupting_a_finished_prompt_changes_nothing(any_version: SimulatorProcess) -> None:
+    with ComfySession(any_version.base_url, pace=QUICK) as session:
+        handle = session.submit(picture(), prompt_id=new_id())
+        assert handle.wait(timeout_s=10).outputs
+        handle.interrupt()
+        assert handle.wait(timeout_s=10).outputs
+        assert session.submit(picture(), prompt_id=new_id()).wait(timeout_s=10).outputs

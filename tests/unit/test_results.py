@@ -1,0 +1,130 @@
+"""A job in the words of the /generate contract, in every status."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from core.job import CANCELED, EXPIRED, FAILED, QUEUED, RUNNING, STATUSES, SUCCEEDED, Job, Output
+from core.results import MESSAGES, STATUS_WORDS, generate_result, webhook_body
+
+OUTPUT = Output(
+    id="a1",
+    job_id="j1",
+    node_id="9",
+    name="out_00001_.png",
+    type="image",
+    content_type="image/png",
+    size_bytes=10,
+    hash="blake3:" + "0" * 64,
+    storage_key="j1/a1/out_00001_.png",
+    comfy_type="output",
+    comfy_key="images",
+    subfolder="j1",
+    created_at_ms=1_500,
+)
+
+
+def _job(status: str, **fields: Any) -> Job:
+    values: dict[str, Any] = {
+        "id": "j1",
+        "contract": "generate",
+        "status": status,
+        "attempt": 1,
+        "last_seq": 3,
+        "priority": 0,
+        "nodes_total": 2,
+        "created_at_ms": 1_000,
+        "updated_at_ms": 1_000,
+        "expires_at_ms": 9_000,
+    }
+    return Job(**{**values, **fields})
+
+
+def test_a_finished_job() -> None:
+    job = _job(SUCCEEDED, started_at_ms=1_100, generated_at_ms=1_400, completed_at_ms=1_600, outputs=(OUTPUT,))
+
+    assert generate_result(job, base_url="https://api.example") == {
+        "id": "j1",
+        "status": "completed",
+        "message": "Request completed successfully",
+        "output": [
+            {
+                "filename": "out_00001_.png",
+                "local_path": "j1/a1/out_00001_.png",
+                "type": "output",
+                "subfolder": "j1",
+                "node_id": "9",
+                "output_type": "images",
+                "url": "https://api.example/api/v2/assets/a1/content",
+                "upload_error": None,
+                "data": None,
+                "mimetype": "image/png",
+                "error": None,
+            }
+        ],
+        "timings": {
+            "queued_at_ms": 1_000,
+            "preprocess_ms": 100,
+            "generation_ms": 300,
+            "postprocess_ms": 200,
+            "completed_at_ms": 1_600,
+            "total_ms": 600,
+        },
+        "comfyui_response": {},
+    }
+
+
+def test_the_clients_own_id_is_answered() -> None:
+    assert generate_result(_job(QUEUED, request_id="mine"), base_url="")["id"] == "mine"
+
+
+def test_times_that_have_not_come_are_null() -> None:
+    timings = generate_result(_job(RUNNING, started_at_ms=1_250), base_url="")["timings"]
+
+    assert timings["preprocess_ms"] == 250
+    assert timings["generation_ms"] is timings["postprocess_ms"] is timings["total_ms"] is None
+
+
+@pytest.mark.parametrize("status", STATUSES)
+def test_every_status_has_a_word_and_a_message(status: str) -> None:
+    result = generate_result(_job(status, error={"code": "c", "message": " m \n"}), base_url="")
+
+    assert result["status"] == STATUS_WORDS[status]
+    assert result["message"] == ("m" if status == FAILED else MESSAGES[status])
+    json.dumps(result)
+
+
+def test_the_final_words_are_those_of_the_contract() -> None:
+    assert [STATUS_WORDS[status] for status in (SUCCEEDED, FAILED, CANCELED, EXPIRED)] == [
+        "completed",
+        "failed",
+        "cancelled",
+        "timeout",
+    ]
+
+
+def test_a_failure_names_the_node() -> None:
+    error = {"code": "node_execution_error", "message": "out of range", "node_id": "3", "class_type": "KSampler"}
+
+    assert generate_result(_job(FAILED, error=error), base_url="")["message"] == "out of range (node 3, KSampler)"
+
+
+def test_a_failure_without_a_record_still_says_so() -> None:
+    assert generate_result(_job(FAILED), base_url="")["message"] == "Request failed"
+
+
+def test_the_webhook_has_extra_and_no_comfyui_response() -> None:
+    webhook = {"url": "http://h", "extra_params": {"user": 7}, "timeout_s": 5.0, "base_url": "http://me"}
+
+    body = webhook_body(_job(SUCCEEDED, webhook=webhook, outputs=(OUTPUT,)))
+
+    assert set(body) == {"id", "status", "message", "output", "timings", "extra"}
+    assert body["extra"] == {"user": 7}
+    assert body["output"][0]["url"] == "http://me/api/v2/assets/a1/content"
+
+
+def test_a_webhook_without_extras() -> None:
+    assert webhook_body(_job(SUCCEEDED))["extra"] == {}

@@ -1,0 +1,199 @@
+"""Settings: what an operator may write, and that whatever cannot be meant stops the start with its name."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from core.errors import ConfigurationError
+from core.settings import LONGEST_SOCKET_PATH, Settings, load_settings
+from tests.services import make_settings
+
+
+def test_defaults_need_no_environment() -> None:
+    settings = load_settings()
+
+    assert settings.data_dir == Path.cwd() / ".fleet"
+    assert settings.ledger_url == f"sqlite:///{Path.cwd()}/.fleet/ledger.db"
+    assert settings.has_embedded_broker
+    assert settings.transport_url.startswith("redis+socket://")
+
+
+@pytest.mark.parametrize("name", ["FLEET_DATABSE_URL", "FLEET_", "FLEET_GPU", "FLEET_TESTS"])
+def test_an_unknown_name_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "1")
+
+    with pytest.raises(ConfigurationError, match=rf"^{name} "):
+        load_settings()
+
+
+def test_names_of_the_test_suite_are_not_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLEET_TEST_ANYTHING", "1")
+
+    load_settings()
+
+
+@pytest.mark.parametrize("name", ["FLEET_WEBHOOK_URL", "FLEET_WEBHOOK_TIMEOUT_S", "FLEET_COMFY_API_KEY"])
+def test_a_prefix_where_the_setting_has_none_is_refused_not_ignored(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "30")
+
+    with pytest.raises(ConfigurationError, match=rf"^{name} "):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("FLEET_API_PORT", "eighty"),
+        ("FLEET_API_PORT", "0"),
+        ("FLEET_API_PORT", "65536"),
+        ("FLEET_LEASE_S", "0"),
+        ("FLEET_LEASE_S", "nan"),
+        ("FLEET_MAX_ATTEMPTS", "1.5"),
+        ("FLEET_MAX_JSON_DEPTH", "7"),
+        ("WEBHOOK_TIMEOUT", "soon"),
+        ("WEBHOOK_TIMEOUT", "301"),
+    ],
+)
+def test_a_malformed_value_is_refused_with_its_name(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, value)
+
+    with pytest.raises(ConfigurationError, match=rf"^{name}: .*{value}"):
+        load_settings()
+
+
+def test_every_malformed_value_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLEET_API_PORT", "x")
+    monkeypatch.setenv("FLEET_LEASE_S", "y")
+
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings()
+
+    assert "FLEET_API_PORT" in str(caught.value)
+    assert "FLEET_LEASE_S" in str(caught.value)
+
+
+def test_an_empty_value_means_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLEET_API_PORT", "")
+
+    assert load_settings().api_port == 8000
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [("a", ("a",)), ("a,b", ("a", "b")), (" a , ,b,", ("a", "b")), (",", ())],
+)
+def test_lists_are_separated_by_commas(text: str, parts: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLEET_API_KEYS", text)
+    monkeypatch.setenv("FLEET_GPUS", text)
+    monkeypatch.setenv("FLEET_COMFYUI_URLS", text)
+
+    settings = load_settings()
+
+    assert (settings.api_keys, settings.gpus, settings.comfyui_urls) == (parts, parts, parts)
+
+
+def test_a_secret_comes_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = tmp_path / "keys"
+    secret.write_text("one,two\n")
+    monkeypatch.setenv("FLEET_API_KEYS_FILE", str(secret))
+
+    assert load_settings().api_keys == ("one", "two")
+    # Child processes would inherit it.
+    assert "FLEET_API_KEYS" not in os.environ
+
+
+def test_a_secret_file_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLEET_SECRET_KEY_FILE", str(tmp_path / "absent"))
+
+    with pytest.raises(ConfigurationError, match=r"^FLEET_SECRET_KEY_FILE=.*absent cannot be read"):
+        load_settings()
+
+
+def test_a_file_for_what_is_no_secret_is_refused_not_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    port = tmp_path / "port"
+    port.write_text("9000")
+    monkeypatch.setenv("FLEET_API_PORT_FILE", str(port))
+
+    with pytest.raises(ConfigurationError, match=r"^FLEET_API_PORT_FILE "):
+        load_settings()
+
+
+def test_names_of_the_generate_contract_keep_their_spelling(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEBHOOK_URL", "https://hooks.example/x")
+    monkeypatch.setenv("WEBHOOK_TIMEOUT", "12.5")
+
+    settings = load_settings()
+
+    assert settings.webhook_url == "https://hooks.example/x"
+    assert settings.webhook_timeout_s == 12.5
+
+
+def test_names_of_the_official_client_keep_their_spelling(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COMFY_BASE_URL", "http://fleet.example")
+    monkeypatch.setenv("COMFY_API_KEY", "key")
+
+    settings = load_settings()
+
+    assert settings.comfy_base_url == "http://fleet.example"
+    assert settings.comfy_api_key.get_secret_value() == "key"
+
+
+def test_overrides_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLEET_API_PORT", "9000")
+    monkeypatch.setenv("WEBHOOK_URL", "https://environment.example")
+
+    settings = load_settings(api_port=9001, webhook_url="https://override.example")
+
+    assert settings.api_port == 9001
+    assert settings.webhook_url == "https://override.example"
+
+
+def test_an_unknown_override_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="API_PROT"):
+        load_settings(api_prot=1)
+
+
+def test_settings_never_change(settings: Settings) -> None:
+    with pytest.raises(ValidationError):
+        settings.api_port = 1  # type: ignore[misc]
+
+
+def test_secrets_do_not_show(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path, secret_key="c2VjcmV0", flower_basic_auth="ann:pass", comfy_api_key="sk-1")
+
+    shown = repr(settings)
+
+    assert not any(secret in shown for secret in ("c2VjcmV0", "ann:pass", "sk-1"))
+
+
+def test_the_embedded_broker_listens_in_the_data_directory(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path, broker_url="")
+
+    assert settings.embedded_broker_socket == tmp_path / "data" / "broker.sock"
+
+
+def test_a_socket_path_too_long_for_the_kernel_moves_elsewhere(tmp_path: Path) -> None:
+    deep, deeper = (make_settings(tmp_path / ("d" * count), broker_url="") for count in (100, 101))
+
+    assert len(str(deep.embedded_broker_socket)) <= LONGEST_SOCKET_PATH
+    assert deep.embedded_broker_socket == make_settings(tmp_path / ("d" * 100), broker_url="").embedded_broker_socket
+    assert deep.embedded_broker_socket != deeper.embedded_broker_socket
+    assert str(os.getuid()) in deep.embedded_broker_socket.name
+
+
+def test_the_socket_url_survives_awkward_characters(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path / "a b#c?d%e", broker_url="")
+
+    assert settings.transport_url.count("?") == 0
+    assert settings.transport_url.count("#") == 0
+
+
+def test_a_broker_that_is_named_is_used(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path, broker_url="amqp://guest@h//")
+
+    assert not settings.has_embedded_broker
+    assert settings.transport_url == "amqp://guest@h//"
