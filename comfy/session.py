@@ -55,6 +55,11 @@ class ComfySession:
         self.client.capabilities()
         self._socket.ensure_connected()
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether the socket is up: the same server process is still there."""
+        return self._socket.client_id is not None
+
     def close(self) -> None:
         """Close all connections. Prompts that run go on running. Idempotent."""
         self._socket.close()

@@ -10,11 +10,12 @@ import logging
 import queue
 import threading
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from kombu import Connection, Consumer, Exchange, Message, Producer, Queue
-from kombu.exceptions import OperationalError
+from kombu.exceptions import KombuError
 from kombu.utils.uuid import uuid
 
 from core.settings import Settings
@@ -25,6 +26,8 @@ log = logging.getLogger(__name__)
 BACKLOG = 1_000
 #: Pause before the broker is tried again.
 RECONNECT_S = 1.0
+#: RabbitMQ closes a connection it has heard nothing from for twice this long.
+HEARTBEAT_S = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,15 +58,15 @@ def connect(settings: Settings) -> Connection:
         options |= {"global_keyprefix": f"{settings.broker_namespace}:"}
     else:
         options |= {"connect_timeout": 2.0, "write_timeout": 2.0}
-    return Connection(url, connect_timeout=2.0, heartbeat=10, transport_options=options)
+    return Connection(url, connect_timeout=2.0, heartbeat=HEARTBEAT_S, transport_options=options)
 
 
 def _broker_errors(settings: Settings) -> tuple[type[BaseException], ...]:
-    """What a broker that is away or slow makes kombu raise."""
-    transport_errors: tuple[type[BaseException], ...] = tuple(
-        Connection(settings.transport_url).recoverable_connection_errors
-    )
-    return (OperationalError, OSError, *transport_errors)
+    """What a broker that is away, slow or still starting makes kombu raise."""
+    connection = Connection(settings.transport_url)
+    # Not the recoverable ones alone: a RabbitMQ that starts refuses its virtual hosts for good, in its own words.
+    errors: tuple[type[BaseException], ...] = (*connection.connection_errors, *connection.channel_errors)
+    return (KombuError, OSError, *errors)
 
 
 class NoticeSender:
@@ -74,39 +77,68 @@ class NoticeSender:
         self._queue: queue.Queue[Notice | None] = queue.Queue(BACKLOG)
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
+        self._closing = threading.Event()
+        #: Taken from the queue and not sent yet; survives a lost connection.
+        self._in_hand: Notice | None = None
 
     def send(self, notice: Notice) -> None:
-        """Queue a notice; when the queue is full it is dropped. The thread starts with the first one (after a fork)."""
+        """Queue a notice; when the queue is full the oldest goes. The thread starts with the first one (after a fork)."""
         if self._thread is None:
             with self._lock:
                 if self._thread is None:
                     self._thread = threading.Thread(target=self._run, name="notices", daemon=True)
                     self._thread.start()
-        try:
-            self._queue.put_nowait(notice)
-        except queue.Full:
-            log.debug("notice dropped: the broker is slow or away")
+        self._put(notice)
 
     def close(self) -> None:
         """Send what is queued, wait at most two seconds, end the thread."""
         if self._thread is not None:
-            try:
-                self._queue.put_nowait(None)
-            except queue.Full:
-                return
+            self._closing.set()
+            self._put(None)
             self._thread.join(timeout=2.0)
+
+    def _put(self, notice: Notice | None) -> None:
+        while True:
+            try:
+                return self._queue.put_nowait(notice)
+            except queue.Full:
+                log.debug("notice dropped: the broker is slow or away")
+                with suppress(queue.Empty):
+                    self._queue.get_nowait()
 
     def _run(self) -> None:
         while True:
             try:
                 with connect(self._settings) as connection:
-                    producer = Producer(connection, exchange(self._settings), serializer="json")
-                    while (notice := self._queue.get()) is not None:
-                        producer.publish(asdict(notice), retry=False)
-                    return
+                    return self._publish(connection)
             except _broker_errors(self._settings):
                 log.debug("notices: the broker is away", exc_info=True)
-                threading.Event().wait(RECONNECT_S)
+                if self._closing.wait(RECONNECT_S):
+                    return
+
+    def _publish(self, connection: Connection) -> None:
+        producer = Producer(connection, exchange(self._settings), serializer="json")
+        while True:
+            self._in_hand = self._in_hand or self._next(connection)
+            if self._in_hand is None:
+                return
+            producer.publish(asdict(self._in_hand), retry=False)
+            self._in_hand = None
+
+    def _next(self, connection: Connection) -> Notice | None:
+        while True:
+            try:
+                return self._queue.get(timeout=HEARTBEAT_S / 4)
+            except queue.Empty:
+                _keep_alive(connection)
+
+
+def _keep_alive(connection: Connection) -> None:
+    """Exchange heartbeats with RabbitMQ on a connection that nothing is read from; Redis knows none."""
+    if connection.supports_heartbeats:
+        with suppress(TimeoutError):
+            connection.drain_events(timeout=0.001)
+        connection.heartbeat_check()
 
 
 class NoticeListener:
@@ -152,10 +184,16 @@ class NoticeListener:
         with Consumer(connection, [inbox], callbacks=[self._receive], accept=["json"], no_ack=True):
             self.connected.set()
             while not self._stopped.is_set():
-                try:
+                with suppress(TimeoutError):
                     connection.drain_events(timeout=1.0)
-                except TimeoutError:
-                    connection.heartbeat_check()
+                # After each notice, too: whoever only listens says nothing else to the broker.
+                connection.heartbeat_check()
 
     def _receive(self, body: Any, _message: Message) -> None:
-        self._on_notice(Notice(**body))
+        try:
+            # Another version may know more fields than we do.
+            notice = Notice(**{field.name: body[field.name] for field in fields(Notice) if field.name in body})
+        except TypeError:
+            log.warning("a message on the exchange of notices is none; is it shared with another program?")
+            return
+        self._on_notice(notice)

@@ -23,6 +23,8 @@ from core.errors import ConfigurationError
 PREFIX = "FLEET_"
 #: Names with our prefix that are not settings of the running system: the test suite finds its services by them.
 FOREIGN_PREFIXES = ("FLEET_TEST_",)
+#: Settings that may stand in a file named by `NAME_FILE`: secrets, and URLs that hold one.
+SECRET_FIELDS = ("api_keys", "flower_basic_auth", "secret_key", "database_url", "broker_url")
 #: The kernel's limit for a unix socket path is 108 bytes with its closing zero.
 LONGEST_SOCKET_PATH = 100
 
@@ -177,10 +179,9 @@ def load_settings(**overrides: Any) -> Settings:
     Raises:
       ConfigurationError: names the variable that is unknown, missing or malformed.
     """
-    _read_secret_files()
     _refuse_unknown_names()
     try:
-        return Settings(**overrides)
+        return Settings(**{**_read_secret_files(), **overrides})
     except ValidationError as exc:
         raise ConfigurationError(_explain(exc)) from exc
 
@@ -190,26 +191,24 @@ def process_environment() -> dict[str, str]:
     return dict(os.environ)
 
 
-def _read_secret_files() -> None:
-    for name in (
-        "FLEET_API_KEYS",
-        "FLEET_FLOWER_BASIC_AUTH",
-        "FLEET_SECRET_KEY",
-        "FLEET_DATABASE_URL",
-        "FLEET_BROKER_URL",
-    ):
-        path = os.environ.get(f"{name}_FILE")
+def _read_secret_files() -> dict[str, str]:
+    # Handed over as values and not written back into the environment, where child processes would inherit them.
+    found = {}
+    for field in SECRET_FIELDS:
+        name = f"{PREFIX}{field.upper()}_FILE"
+        path = os.environ.get(name)
         if path is None:
             continue
         try:
-            os.environ[name] = Path(path).read_text().strip()
+            found[field] = Path(path).read_text().strip()
         except OSError as exc:
-            raise ConfigurationError(f"{name}_FILE={path} cannot be read: {exc.strerror}") from exc
+            raise ConfigurationError(f"{name}={path} cannot be read: {exc.strerror}") from exc
+    return found
 
 
 def _refuse_unknown_names() -> None:
-    known = {PREFIX + field.upper() for field in Settings.model_fields}
-    known |= {f"{name}_FILE" for name in known}
+    known = {PREFIX + name.upper() for name, field in Settings.model_fields.items() if field.validation_alias is None}
+    known |= {f"{PREFIX}{field.upper()}_FILE" for field in SECRET_FIELDS}
     for name in os.environ:
         if name.startswith(PREFIX) and not name.startswith(FOREIGN_PREFIXES) and name not in known:
             raise ConfigurationError(f"{name} is not a setting of ComfyFleet; see docs/settings.md for the list.")

@@ -64,7 +64,9 @@ class Station:
         self._durations = Durations()
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="run")
         self._session: ComfySession | None = None
+        self._instance: InstanceRecord | None = None
         self._lock = threading.Lock()
+        self._connecting = threading.Lock()
         self._on_deck: Run | None = None
         self._closing = False
 
@@ -128,6 +130,12 @@ class Station:
 
     def _connect(self) -> tuple[InstanceRecord, ComfySession]:
         """The session with the instance as it is now: after a restart it is another process on another port."""
+        if self._session is not None and self._instance is not None and self._session.is_connected:
+            return self._instance, self._session
+        with self._connecting:
+            return self._reconnect()
+
+    def _reconnect(self) -> tuple[InstanceRecord, ComfySession]:
         instance = self._runtime.ledger.instances.get(self._name)
         if instance is None or instance.state != HEALTHY or instance.url is None:
             raise ComfyUnavailable(f"{self._name} is not healthy.")
@@ -139,6 +147,7 @@ class Station:
                 # Whatever runs there was posted by a predecessor of this process that is dead.
                 self._session.client.clear()
         self._session.open()
+        self._instance = instance
         return instance, self._session
 
     def _complete(self, run: Run) -> None:
@@ -177,7 +186,7 @@ class Station:
             if self._on_deck is not None or self._closing:
                 return
         try:
-            ahead = self._begin(only_surplus=True)
+            ahead = self._begin(only_surplus=True) if self._runtime.ledger.claims.anything_waits() else None
         except TransientError:
             log.info("looking ahead failed; the next turn will do", exc_info=True)
             return

@@ -55,6 +55,9 @@ class ProducedFile:
     source: dict[str, str]
 
 
+_ANY_QUEUED = select(jobs.c.id).where(jobs.c.status == QUEUED).limit(1)
+
+
 class Claims:
     """What GPU workers, and the reconciler in their stead, do to jobs."""
 
@@ -106,6 +109,11 @@ class Claims:
             has_webhook=row.webhook is not None,
             has_secrets=rest.has_secrets,
         )
+
+    def anything_waits(self) -> bool:
+        """Whether a claim is worth trying; much cheaper than one."""
+        with self._database.read() as connection:
+            return connection.execute(_ANY_QUEUED).scalar() is not None
 
     def renew(self, claims: Collection[Claim]) -> dict[str, str]:
         """Prolong the leases.
@@ -213,16 +221,18 @@ class Claims:
         return and_(jobs.c.id == claim.job_id, jobs.c.attempt == claim.attempt, jobs.c.status.in_(sorted(LEASED)))
 
     def _choose(self, transaction: Transaction, named: str | None) -> str | None:
-        best = select(jobs.c.id, jobs.c.priority).where(jobs.c.status == QUEUED)
-        best = best.order_by(jobs.c.priority.desc(), jobs.c.created_at_ms, jobs.c.id).limit(1)
-        if not transaction.is_sqlite:
-            best = best.with_for_update(skip_locked=True)
-        first = transaction.connection.execute(best).one_or_none()
-        if first is None or named is None or first.id == named:
-            return None if first is None else str(first.id)
-        as_good = and_(jobs.c.id == named, jobs.c.status == QUEUED, jobs.c.priority >= first.priority)
-        preferred = transaction.connection.execute(select(jobs.c.id).where(as_good)).scalar()
-        return str(preferred or first.id)
+        # On PostgreSQL this locks one row at most and waits for none. Workers that held one job and waited for another
+        # would stop each other, and a turn that waited in vain for its own job would come away empty while others wait.
+        queued = select(jobs.c.id).where(jobs.c.status == QUEUED).with_for_update(skip_locked=True)
+        if named is not None:
+            others = jobs.alias()
+            urgent = select(others.c.id).where(others.c.status == QUEUED, others.c.priority > jobs.c.priority)
+            preferred = queued.where(jobs.c.id == named, ~urgent.exists())
+            if transaction.connection.execute(preferred).scalar() is not None:
+                return named
+        best = queued.order_by(jobs.c.priority.desc(), jobs.c.created_at_ms, jobs.c.id).limit(1)
+        job_id: str | None = transaction.connection.execute(best).scalar()
+        return job_id
 
     def _is_surplus(self, transaction: Transaction) -> bool:
         waiting = select(jobs.c.id).where(jobs.c.status == QUEUED).limit(65).subquery()
@@ -236,7 +246,7 @@ class Claims:
         self, transaction: Transaction, job_id: str, condition: ColumnElement[bool], reason: str, *, lost: bool
     ) -> str | None:
         row = transaction.connection.execute(
-            select(jobs.c.status, jobs.c.lost_attempts).where(jobs.c.id == job_id, condition)
+            select(jobs.c.status, jobs.c.lost_attempts).where(jobs.c.id == job_id, condition).with_for_update()
         ).one_or_none()
         if row is None:
             return None

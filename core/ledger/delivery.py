@@ -101,7 +101,8 @@ class Deliveries:
     def fail(self, job_id: str, attempt: int, error: dict[str, Any]) -> bool:
         """The outputs cannot be stored: end the job as failed; False when the attempt is stale."""
         with self._database.write() as transaction:
-            return transition(transaction, job_id, FAILED, jobs.c.attempt == attempt, error=error) is not None
+            held = and_(jobs.c.attempt == attempt, jobs.c.status == DELIVERING)
+            return transition(transaction, job_id, FAILED, held, error=error) is not None
 
     def overdue(self) -> list[tuple[str, int, str]]:
         """`(job_id, attempt, instance)` of jobs whose delivery seems forgotten; each is returned once a while."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,17 +71,25 @@ class Jobs:
         return graph
 
     def page(
-        self, *, statuses: Collection[str] = (), limit: int = 50, after: tuple[int, str] | None = None
+        self,
+        *,
+        statuses: Collection[str] = (),
+        labels: Mapping[str, str] | None = None,
+        limit: int = 50,
+        after: tuple[int, str] | None = None,
     ) -> list[Job]:
         """One page of jobs, newest first.
 
         Parameters:
           statuses: only these; empty means all.
+          labels: only jobs whose `metadata` has all of these.
           after: `(created_at_ms, id)` of the last job of the page before.
         """
         query = select(*JOB_COLUMNS).order_by(jobs.c.created_at_ms.desc(), jobs.c.id.desc()).limit(limit)
         if statuses:
             query = query.where(jobs.c.status.in_(list(statuses)))
+        for key, value in (labels or {}).items():
+            query = query.where(jobs.c.metadata[key].as_string() == value)
         if after:
             created_at_ms, job_id = after
             query = query.where(
@@ -141,11 +149,10 @@ class Jobs:
         unchanged. Raises NotFound.
         """
         with self._database.write() as transaction:
-            moved = (
-                transition(transaction, job_id, CANCELED, jobs.c.status.in_([QUEUED, DELIVERING]))
-                or transition(transaction, job_id, CANCELING, jobs.c.status == RUNNING)
-                # It may have moved on between the two statements: queued again, or done with the GPU.
-                or transition(transaction, job_id, CANCELED, jobs.c.status.in_([QUEUED, DELIVERING]))
+            # Locked first, so that it cannot move on between the two statements and the wish be lost.
+            transaction.connection.execute(select(jobs.c.id).where(jobs.c.id == job_id).with_for_update())
+            moved = transition(transaction, job_id, CANCELED, jobs.c.status.in_([QUEUED, DELIVERING])) or transition(
+                transaction, job_id, CANCELING, jobs.c.status == RUNNING
             )
             if moved is not None:
                 outputs = outputs_of(transaction.connection, [job_id])

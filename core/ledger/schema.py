@@ -12,10 +12,11 @@ from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import OperationalError
 
-from core.errors import LedgerUnavailable
+from core.errors import ConfigurationError, LedgerUnavailable
 from core.ledger.database import Database
 from core.settings import Settings
 
@@ -37,7 +38,9 @@ def alembic_config(connection: Connection | None = None) -> Config:
 def migrate(settings: Settings) -> None:
     """Create the ledger's tables, or bring them to this version. Several processes may call it at once.
 
-    Raises: LedgerUnavailable - the database does not answer.
+    Raises:
+      LedgerUnavailable: the database does not answer.
+      ConfigurationError: a newer version of ComfyFleet has changed the tables already.
     """
     database = Database(settings.ledger_url)
     settings.data_dir.mkdir(parents=True, exist_ok=True)
@@ -53,6 +56,10 @@ def migrate(settings: Settings) -> None:
             connection.commit()
     except OperationalError as exc:
         raise LedgerUnavailable(f"FLEET_DATABASE_URL: the database does not answer ({exc.orig}).") from exc
+    except CommandError as exc:
+        raise ConfigurationError(
+            f"FLEET_DATABASE_URL: the ledger was made by a newer version of ComfyFleet; run that one ({exc})."
+        ) from exc
     finally:
         database.dispose()
 

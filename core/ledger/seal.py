@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import os
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,7 @@ def load_key(configured: str, data_dir: Path) -> bytes:
 def _decode(text: str, origin: str) -> bytes:
     try:
         key = base64.b64decode(text.strip(), validate=True)
-    except binascii.Error as exc:
+    except ValueError as exc:  # Also what `binascii.Error` is: characters outside ASCII raise the plain one.
         raise ConfigurationError(f"{origin} is not base64.") from exc
     if len(key) != KEY_BYTES:
         raise ConfigurationError(f"{origin} must be base64 of {KEY_BYTES} bytes, not {len(key)}.")
@@ -68,8 +68,9 @@ def _decode(text: str, origin: str) -> bytes:
 def _create_once(path: Path, content: bytes) -> None:
     """Write a private file whole or not at all; the first of several processes wins."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(f".{os.getpid()}.tmp")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    # Not named after the process: threads share its number, and so do containers that share the directory.
+    draft = path.with_suffix(f".{uuid.uuid4().hex}.tmp")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(content)
     try:
