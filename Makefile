@@ -2,18 +2,29 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --disable-pip-version-check --no-input
 
-.PHONY: help setup demo up test check chaos bench clean
+.PHONY: help setup demo up test check bench clean
 help:            ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 setup: $(VENV)/.ready   ## virtual environment with the pinned dependencies
 
 $(VENV)/.ready: requirements.lock pyproject.toml
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "Installing pinned dependencies into $(VENV) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+		echo "ComfyFleet needs Python 3.10 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1)."; \
+		echo "Name another one: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "$(PYTHON) cannot make virtual environments. On Debian or Ubuntu: sudo apt install python3-venv"; exit 1; }
+	@echo "[1/3] Virtual environment in $(VENV)"
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@echo "[2/3] Pinned packages (a minute or two; log in $(VENV)/setup.log)"
+	@{ $(PIP) --requirement requirements.lock 2>&1 || echo "setup failed"; } | tee $(VENV)/setup.log | awk \
+		-v all="$$(grep -c '==' requirements.lock)" \
+		'/^Collecting|^Requirement already/ { if (++n % 10 == 0) { printf "      %d of %d\n", n, all; fflush() } } \
+		/^setup failed/ { bad = 1 } END { exit bad }' || { tail -n 15 $(VENV)/setup.log; exit 1; }
+	@echo "[3/3] ComfyFleet itself"
+	@$(PIP) --quiet --no-deps --editable .
 	@touch $@
 
 demo: setup      ## start everything, make one picture, show it, stop everything

@@ -1,0 +1,36 @@
+"""The HTTP API: one Flask application, one blueprint for each contract, one service under all of them."""
+
+from __future__ import annotations
+
+from flask import Flask
+
+from api.assets import assets_blueprint
+from api.auth import Guard
+from api.errors import register_error_handlers
+from api.generate import generate_blueprint
+from api.health import health_blueprint
+from api.submit import Service, TurnPublisher
+from api.v2 import v2_blueprint
+from api.waiting import Hub
+from core.ledger import Ledger
+from core.settings import Settings
+
+
+def create_app(settings: Settings, *, ledger: Ledger, publisher: TurnPublisher, hub: Hub) -> Flask:
+    """The application of one process.
+
+    Parameters:
+      hub: its `notify` should hear of every change notice, from the broker and from this process's own ledger.
+    """
+    app = Flask("comfyfleet", static_folder=None)
+    # One address for each thing: no redirect from //jobs/x or jobs/x/ to it.
+    app.url_map.merge_slashes = False
+    guard = Guard(settings.api_keys)
+    guard.register(app)
+    register_error_handlers(app)
+    service = Service(settings, ledger, publisher)
+    app.register_blueprint(v2_blueprint(settings, ledger, service, hub))
+    app.register_blueprint(assets_blueprint(settings, ledger))
+    app.register_blueprint(generate_blueprint(settings, ledger, service, hub))
+    app.register_blueprint(health_blueprint(settings, ledger, guard))
+    return app

@@ -1,4 +1,4 @@
-"""The embedded broker: a Valkey or Redis server on a unix socket in the data directory, and nothing of the machine's."""
+"""The embedded broker: a Valkey or Redis server of our own, on a unix socket in the data directory."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from cli.data_dir import make_data_dir
 from cli.processes import ProcessSet, ProcessSpec, StopSignals, last_line
 from core.errors import BrokerUnavailable, ConfigurationError
 from core.settings import Settings
@@ -75,9 +76,9 @@ def broker_lock(settings: Settings) -> Iterator[None]:
     """Hold the data directory's broker: two servers would write the same files.
 
     Raises:
-      ConfigurationError: another process holds it.
+      ConfigurationError: another process holds it, or the directory cannot be written.
     """
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    make_data_dir(settings)
     with (settings.data_dir / "broker.lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -8,20 +8,21 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 from urllib.parse import quote, urlsplit
 
 import requests
 from requests.auth import AuthBase
 
 from cli.sse import Event, read_events
-from core.errors import FleetError, RequestError, TransientError
+from core.errors import RequestError, TransientError
 
 #: A job as the API answers it: `id`, `status`, `progress`, `outputs`, `error`, ...
 Job: TypeAlias = dict[str, Any]
 
 TERMINAL = frozenset({"succeeded", "failed", "canceled", "expired"})
 TIMEOUT_S = 30.0
+READY_TIMEOUT_S = 5.0
 #: A stream that is silent for longer than this is taken to be dead; servers send a comment every 15 s or so.
 STREAM_SILENCE_S = 45.0
 POLL_S = 1.0
@@ -70,42 +71,50 @@ class Client:
         self.base_url = base_url.rstrip("/")
         self._session = requests.Session()
         self._session.auth = _Bearer(api_key)
+        # A server that stops waits for idle connections, and we need none: a second passes between our questions.
+        self._session.headers["Connection"] = "close"
         # A proxy of the environment cannot reach this machine's own loopback.
         self._session.trust_env = not _is_loopback(parts.hostname)
 
-    def is_ready(self) -> bool:
-        """Whether the server says that it can run jobs."""
+    def readiness(self) -> dict[str, Any] | None:
+        """What `/ready` says when the server can run jobs: `{"instances": [{"name", "state", "kind", "device"}], ...}`.
+
+        None when it cannot yet, or does not answer. Servers of other make may say nothing about instances.
+        """
         try:
-            return self._session.get(f"{self.base_url}/ready", timeout=5).status_code == 200
-        except requests.RequestException:
-            return False
+            answer = self._session.get(f"{self.base_url}/ready", timeout=READY_TIMEOUT_S)
+            value = answer.json() if answer.ok else None
+        except (requests.RequestException, ValueError):
+            return None
+        return value if isinstance(value, dict) else None
 
     def submit(self, workflow: Mapping[str, Any]) -> Job:
         """Queue a graph in the API format. A full or starting server is asked again for up to `PATIENCE_S`."""
-        # One key for all tries: when an answer was lost on the way, the job is not made twice.
+        # One key for all tries, so that no two of them can become two jobs.
         headers = {"Idempotency-Key": str(uuid.uuid4())}
         give_up_at = time.monotonic() + PATIENCE_S
         while True:
             answer = self._send("POST", "/jobs", json={"workflow": workflow}, headers=headers)
             pause_s = _retry_after_s(answer)
             if answer.status_code not in (429, 503) or pause_s is None or time.monotonic() + pause_s > give_up_at:
-                return _read(answer)
+                return _job(answer)
             time.sleep(pause_s)
 
     def job(self, job_id: str) -> Job:
         """The job as it stands."""
-        return _read(self._send("GET", f"/jobs/{_path(job_id)}"))
+        return _job(self._send("GET", f"/jobs/{_path(job_id)}"))
 
     def cancel(self, job_id: str) -> Job:
         """Ask for its end; returns the job as it stands then. Safe to repeat."""
-        return _read(self._send("POST", f"/jobs/{_path(job_id)}/cancel"))
+        return _job(self._send("POST", f"/jobs/{_path(job_id)}/cancel"))
 
     def jobs(self, *, status: str | None, limit: int) -> list[Job]:
         """The newest jobs first."""
         parameters: dict[str, str | int] = {"limit": limit}
         if status:
             parameters["status"] = status
-        return list(_read(self._send("GET", "/jobs", params=parameters))["jobs"])
+        answer = self._send("GET", "/jobs", params=parameters)
+        return [_checked(job, answer) for job in _read(answer).get("jobs", [])]
 
     def follow(self, job_id: str, on_event: Callable[[Event], None]) -> Job:
         """Report the job's events until it has ended, and return it as it ended.
@@ -152,7 +161,7 @@ class Client:
 
     def _stream(self, job_id: str, on_event: Callable[[Event], None]) -> bool:
         """Follow one stream to its end. Returns whether asking for another makes sense."""
-        headers = {"Accept": "text/event-stream"}
+        headers = {"Accept": "text/event-stream", "Accept-Encoding": "identity"}
         path = f"/jobs/{_path(job_id)}/events"
         answer = self._send("GET", path, headers=headers, stream=True, timeout=(10, STREAM_SILENCE_S))
         with answer:
@@ -178,13 +187,23 @@ class Client:
 
 
 def _report(job: Job, on_event: Callable[[Event], None]) -> None:
-    """What a poll says, in the words of the stream. Progress first: a terminal status is the last word."""
-    if job.get("progress"):
+    """What a poll says, in the words of the stream."""
+    if job["status"] not in TERMINAL and job.get("progress"):
         on_event(Event(name="progress", data=job["progress"]))
     on_event(Event(name="status", data={"status": job["status"], "queue_position": job.get("queue_position")}))
 
 
-def _read(answer: requests.Response) -> Job:
+def _job(answer: requests.Response) -> Job:
+    return _checked(_read(answer), answer)
+
+
+def _checked(job: Any, answer: requests.Response) -> Job:
+    if not (isinstance(job, dict) and isinstance(job.get("id"), str) and isinstance(job.get("status"), str)):
+        raise ServerUnreachable(f"{answer.url} answered something that is no job: is it a Comfy API server?")
+    return job
+
+
+def _read(answer: requests.Response) -> dict[str, Any]:
     if not answer.ok:
         _refuse(answer)
     try:
@@ -196,22 +215,18 @@ def _read(answer: requests.Response) -> Job:
     return value
 
 
-def _refuse(answer: requests.Response) -> None:
+def _refuse(answer: requests.Response) -> NoReturn:
     """Raise what an error answer means."""
-    raise _refusal(answer)
-
-
-def _refusal(answer: requests.Response) -> FleetError:
     try:
         envelope = answer.json()
         message = str(envelope["error"]["message"])
     except (ValueError, KeyError, TypeError):
         envelope, message = None, f"HTTP {answer.status_code} {answer.reason}"
     if answer.status_code >= 500:
-        return ServerUnreachable(f"{urlsplit(answer.url).netloc} cannot do that now: {message}")
+        raise ServerUnreachable(f"{urlsplit(answer.url).netloc} cannot do that now: {message}")
     if answer.status_code == 401:
         message += " Set COMFY_API_KEY to the server's key."
-    return RequestRefused(message, envelope)
+    raise RequestRefused(message, envelope)
 
 
 def _retry_after_s(answer: requests.Response) -> float | None:

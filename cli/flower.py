@@ -11,6 +11,7 @@ from flower.options import options
 from flower.urls import settings as flower_settings
 from flower.views import BaseHandler
 from flower.views.monitor import Healthcheck, Metrics
+from tornado.ioloop import PeriodicCallback
 
 from cli.credentials import flower_cookie_secret, flower_credentials
 from core.errors import ConfigurationError
@@ -23,8 +24,12 @@ MAX_TASKS = 10_000
 COLUMNS = "name,uuid,state,args,received,started,runtime,worker"
 #: Upper bounds in seconds: Flower's own end at 10 s, where a picture begins and a video has not.
 RUNTIME_BUCKETS_S = [0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 14400.0]
+#: Flower asks each worker eight things at once, each on a connection of its own.
+POOL_LIMIT = 32
 #: Workers have a new name at each boot; those that are gone leave the metrics after this long.
 PURGE_OFFLINE_S = 3600
+#: One broadcast, and an answer from each worker, for each of eight questions.
+REFRESH_S = 60
 
 
 def run_flower(settings: Settings) -> int:
@@ -43,6 +48,8 @@ def run_flower(settings: Settings) -> int:
     loop = application.io_loop
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: loop.add_callback_from_signal(loop.stop))
+    # Flower asks a worker once, when it appears. Which queues it consumes changes with the health of its GPU.
+    PeriodicCallback(application.update_workers, REFRESH_S * 1000).start()
     application.start()
     application.stop()
     return 0
@@ -58,9 +65,12 @@ def _make_application(settings: Settings) -> Flower:
     options.task_runtime_metric_buckets = RUNTIME_BUCKETS_S
     options.purge_offline_workers = PURGE_OFFLINE_S
     flower_settings["cookie_secret"] = flower_cookie_secret(settings)
-    # Each request that lacks the password would be a line of its own.
-    logging.getLogger("tornado.access").setLevel(logging.ERROR)
-    application = Flower(capp=make_app(settings, "flower"), options=options, **flower_settings)
+    # Else each request without the password, and each question that no worker answered yet, would be a warning.
+    for name in ("tornado.access", "tornado.general", "flower.inspector"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    app = make_app(settings, "flower")
+    app.conf.broker_pool_limit = POOL_LIMIT
+    application = Flower(capp=app, options=options, **flower_settings)
     # Flower 2.2 serves these two to anybody. Handlers added for a host pattern come before its own.
     application.add_handlers(r".*", [(r"/metrics", _GuardedMetrics), (r"/healthcheck", _GuardedHealthcheck)])
     return application

@@ -17,7 +17,7 @@ from core.settings import Settings
 PAUSE_S = 0.3
 #: How often the same line is said again while nothing changes.
 REPEAT_S = 30.0
-CONNECT_TIMEOUT_S = 4.0
+CONNECT_TIMEOUT_S = 4
 
 
 def wait_for_needs(settings: Settings, report: Callable[[str], None]) -> None:

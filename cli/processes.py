@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
 
-from comfy.process import LAUNCHER
 from comfy.procfs import with_variable
+from comfy.spawner import LAUNCHER
 from core.errors import ConfigurationError
 
 #: Pause before the first restart; it doubles with each further one.
@@ -158,7 +158,9 @@ class StopSignals:
     def __init__(self) -> None:
         self.count = 0
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, self._note)
+            # nohup has it ignored on purpose.
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, self._note)
 
     def __bool__(self) -> bool:
         return self.count > 0

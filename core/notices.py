@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 BACKLOG = 1_000
 #: Pause before the broker is tried again.
 RECONNECT_S = 1.0
+#: How often a listener that hears nothing looks up, to stop or to show RabbitMQ that it lives.
+POLL_S = 1.0
 #: RabbitMQ closes a connection it has heard nothing from for twice this long.
 HEARTBEAT_S = 10
 
@@ -82,7 +84,7 @@ class NoticeSender:
         self._in_hand: Notice | None = None
 
     def send(self, notice: Notice) -> None:
-        """Queue a notice; when the queue is full the oldest goes. The thread starts with the first one (after a fork)."""
+        """Queue a notice; a full queue drops its oldest. The thread starts with the first one (after a fork)."""
         if self._thread is None:
             with self._lock:
                 if self._thread is None:
@@ -100,7 +102,8 @@ class NoticeSender:
     def _put(self, notice: Notice | None) -> None:
         while True:
             try:
-                return self._queue.put_nowait(notice)
+                self._queue.put_nowait(notice)
+                return
             except queue.Full:
                 log.debug("notice dropped: the broker is slow or away")
                 with suppress(queue.Empty):
@@ -110,7 +113,8 @@ class NoticeSender:
         while True:
             try:
                 with connect(self._settings) as connection:
-                    return self._publish(connection)
+                    self._publish(connection)
+                    return
             except _broker_errors(self._settings):
                 log.debug("notices: the broker is away", exc_info=True)
                 if self._closing.wait(RECONNECT_S):
@@ -182,10 +186,13 @@ class NoticeListener:
             auto_delete=True,
         )
         with Consumer(connection, [inbox], callbacks=[self._receive], accept=["json"], no_ack=True):
+            # On Redis the transport subscribes only when it first waits for messages.
+            with suppress(TimeoutError):
+                connection.drain_events(timeout=0.05)
             self.connected.set()
             while not self._stopped.is_set():
                 with suppress(TimeoutError):
-                    connection.drain_events(timeout=1.0)
+                    connection.drain_events(timeout=POLL_S)
                 # After each notice, too: whoever only listens says nothing else to the broker.
                 connection.heartbeat_check()
 

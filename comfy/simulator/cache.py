@@ -83,16 +83,19 @@ class Signatures:
 
     def of(self, node_id: str) -> str:
         """The key of one node."""
-        # Parents first, without recursion: a chain may be longer than Python's stack.
-        todo = [node_id]
+        # Parents first, without recursion: a chain may be longer than Python's stack. What is open and not yet known
+        # lies on the way here, so meeting it again is a cycle; no output leads there, but the graph may hold one.
+        todo, opened = [node_id], set[str]()
         while todo:
             current = todo[-1]
-            missing = [source for source, _ in self._graph.links(current) if source not in self._known]
-            if missing and current not in self._known:
-                todo += missing
-            else:
-                self._known.setdefault(current, self._compute(current))
+            if current in self._known:
                 todo.pop()
+            elif current in opened:
+                self._known[current] = self._compute(current)
+            else:
+                opened.add(current)
+                sources = (source for source, _ in self._graph.links(current))
+                todo += [s for s in sources if s not in self._known and s not in opened and self._graph.has(s)]
         return self._known[node_id]
 
     def _compute(self, node_id: str) -> str:
@@ -102,6 +105,6 @@ class Signatures:
             parts.append(node_id)
         for name, value in sorted(self._graph.inputs(node_id).items()):
             link = as_link(value)
-            parts.append([name, value] if link is None else [name, self._known[link[0]], link[1]])
+            parts.append([name, value] if link is None else [name, self._known.get(link[0]), link[1]])
         text = json.dumps(parts, sort_keys=True, default=repr)
         return hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()

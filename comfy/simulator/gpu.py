@@ -41,12 +41,12 @@ class Gpu:
 
     def sleep(self, seconds: float) -> None:
         """Let simulated time pass."""
-        if seconds > 0:
+        if seconds > 0 and self._speed > 0:
             time.sleep(seconds / self._speed)
 
     def scaled(self, seconds: float) -> float:
-        """Wall-clock seconds for a simulated duration."""
-        return seconds / self._speed
+        """Wall-clock seconds for a simulated duration; at speed 0 nothing takes any time."""
+        return seconds / self._speed if self._speed > 0 else 0.0
 
     def read(self, weights: Weights) -> Weights:
         """Spend the time of reading a file into RAM."""

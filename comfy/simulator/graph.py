@@ -30,13 +30,16 @@ class Graph:
         assert isinstance(found, Mapping)
         return found
 
+    def has(self, node_id: str) -> bool:
+        return node_id in self.original or node_id in self._added
+
     def class_type(self, node_id: str) -> str:
         return str(self.node(node_id)["class_type"])
 
     def inputs(self, node_id: str) -> Mapping[str, Any]:
-        inputs = self.node(node_id)["inputs"]
-        assert isinstance(inputs, Mapping)
-        return inputs
+        """A node's inputs; none where they are missing, which only nodes that no output needs can get away with."""
+        inputs = self.node(node_id).get("inputs")
+        return inputs if isinstance(inputs, Mapping) else {}
 
     def links(self, node_id: str) -> list[Link]:
         """What a node waits for, in the order of its inputs."""

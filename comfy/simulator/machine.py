@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import datetime
 import os
@@ -75,8 +76,10 @@ class Machine:
         """Print a line and keep it for `/internal/logs`."""
         entry = {"t": datetime.datetime.now(datetime.timezone.utc).isoformat(), "m": line + "\n"}
         self.log_entries.append(entry)
-        sys.stdout.write(entry["m"])
-        sys.stdout.flush()
+        # Whoever started this process may be gone, and its pipe with it; prompts go on running all the same.
+        with contextlib.suppress(OSError):
+            sys.stdout.write(entry["m"])
+            sys.stdout.flush()
         self.hub.publish_log(entry)
 
     def end_process(self, code: int) -> None:

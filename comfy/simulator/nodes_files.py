@@ -91,7 +91,7 @@ def check_image(machine: Machine, inputs: Mapping[str, Any]) -> dict[str, str]:
 
 
 def image_fingerprint(machine: Machine, inputs: Mapping[str, Any]) -> str:
-    path = machine.paths.input_file(str(inputs["image"]))
+    path = machine.paths.input_file(str(inputs.get("image")))
     return file_sha256(path) if path.is_file() else ""
 
 

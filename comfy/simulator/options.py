@@ -81,7 +81,7 @@ class Options:
     vram_bytes: int
     load_s: float
     step_s: float
-    #: Every simulated duration is divided by this.
+    #: Every simulated duration is divided by this; 0 means that nothing takes any time.
     speed: float
     test_nodes: bool
     #: Whether closing an old socket also forgets the newer one of the same client id, as ComfyUI does.
@@ -172,10 +172,12 @@ def _add_comfyui_flags(parser: argparse.ArgumentParser) -> None:
 def _add_simulator_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("flags of the simulator")
     group.add_argument("--simulate-version", default="0.10.0", help="the ComfyUI release to behave like")
-    group.add_argument("--simulate-vram-gb", type=float, default=24.0)
-    group.add_argument("--simulate-load-seconds", type=float, default=1.0, help="to read one checkpoint from disk")
-    group.add_argument("--simulate-step-seconds", type=float, default=0.05, help="for one sampling step")
-    group.add_argument("--simulate-speed", type=_positive, default=1.0, help="divides every simulated duration")
+    group.add_argument("--simulate-vram-gb", type=_not_negative, default=24.0)
+    group.add_argument(
+        "--simulate-load-seconds", type=_not_negative, default=1.0, help="to read one checkpoint from disk"
+    )
+    group.add_argument("--simulate-step-seconds", type=_not_negative, default=0.05, help="for one sampling step")
+    group.add_argument("--simulate-speed", type=_not_negative, default=1.0, help="divides simulated durations; 0: none")
     group.add_argument("--simulate-test-nodes", action="store_true", help="offer nodes that fail, block, expand, ...")
     group.add_argument("--simulate-no-socket-bug", action="store_true", help="keep the newer of two sockets of one id")
     group.add_argument("--simulate-model", action="append", default=[], metavar="FOLDER/FILE")
@@ -202,10 +204,10 @@ def _existing_folder(text: str) -> str:
     return text
 
 
-def _positive(text: str) -> float:
+def _not_negative(text: str) -> float:
     value = float(text)
-    if value <= 0:
-        raise argparse.ArgumentTypeError("must be greater than zero")
+    if value < 0:
+        raise argparse.ArgumentTypeError("must not be negative")
     return value
 
 

@@ -216,7 +216,8 @@ class _Validation:
             if current in found or current not in self._prompt:
                 continue
             found[current] = None
-            values = (self._prompt[current].get("inputs") or {}).values()
+            inputs = self._prompt[current].get("inputs")
+            values = inputs.values() if isinstance(inputs, dict) else ()
             todo += [value[0] for value in values if isinstance(value, list) and value and isinstance(value[0], str)]
         return list(found)
 

@@ -65,4 +65,6 @@ def exit_if_ordered(machine: Machine) -> None:
     if order is not None and order["step"] is None and not order["after_s"]:
         taken = machine.faults.take("exit")
         if taken is not None:
+            # The reply to the POST that queued this prompt may still be on its way.
+            time.sleep(0.05)
             machine.end_process(int(taken["code"]))

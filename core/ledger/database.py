@@ -9,15 +9,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import psycopg
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError, DisconnectionError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from core.errors import ConfigurationError, LedgerUnavailable
 
 #: Longest wait for a connection, for a lock and for a statement: a client gets its 503 within 3 s.
 PATIENCE_S = 2.0
+#: A pooled connection unused for this long is tested before it is used.
+RESTED_S = 0.5
 
 
 def now_ms() -> int:
@@ -134,7 +137,7 @@ def _sqlite(url: Any) -> Engine:
 
 
 def _postgresql(url: Any, pool_size: int) -> Engine:
-    return create_engine(
+    engine = create_engine(
         url,
         pool_size=pool_size,
         max_overflow=pool_size,
@@ -151,3 +154,19 @@ def _postgresql(url: Any, pool_size: int) -> Engine:
             "keepalives_count": 2,
         },
     )
+
+    @event.listens_for(engine, "checkin")
+    def _remember(_connection: Any, record: Any) -> None:
+        record.info["used_s"] = time.monotonic()
+
+    @event.listens_for(engine, "checkout")
+    def _test(connection: Any, record: Any, _proxy: Any) -> None:
+        # A connection that rested may be one of a server that was restarted meanwhile: better found out now than by
+        # a client. One in steady use is not asked each time.
+        if time.monotonic() - record.info.get("used_s", time.monotonic()) > RESTED_S:
+            try:
+                engine.dialect.do_ping(connection)
+            except psycopg.Error as exc:
+                raise DisconnectionError from exc
+
+    return engine

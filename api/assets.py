@@ -1,0 +1,168 @@
+"""Files of jobs over HTTP: their metadata, and their bytes, whole or one range of them."""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+import stat
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+from flask import Blueprint, Response, request
+
+from api.client import base_url
+from api.errors import json_response
+from api.patience import bounded, ledger_patience
+from api.submit import check_id
+from api.views import asset_view
+from core.errors import OutputUnavailable, RangeNotSatisfiable
+from core.job import Output
+from core.ledger import Ledger
+from core.settings import Settings
+
+_PIECE_BYTES = 128 * 1024
+#: Shown by a browser in its place; everything else is offered as a download, since it could hold scripts.
+_INLINE = re.compile(r"(audio|video)/[a-z0-9.+-]+|image/(png|jpeg|webp|gif|avif|bmp|tiff)|text/plain")
+_RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})", re.ASCII)
+
+
+def assets_blueprint(settings: Settings, ledger: Ledger) -> Blueprint:
+    """Routes of assets under /api/v2."""
+    blueprint = Blueprint("assets", __name__, url_prefix="/api/v2/assets")
+
+    @blueprint.get("/<asset_id>")
+    @bounded
+    def get(asset_id: str) -> Response:
+        output = ledger.deliveries.asset(check_id(asset_id))
+        expires_at_ms = ledger.jobs.get(output.job_id).expires_at_ms
+        return json_response(asset_view(output, base_url(settings), expires_at_ms))
+
+    @blueprint.get("/<asset_id>/content")
+    def content(asset_id: str) -> Response:
+        with ledger_patience():
+            output = ledger.deliveries.asset(check_id(asset_id))
+        return content_response(output, settings.outputs_dir)
+
+    return blueprint
+
+
+def content_response(output: Output, root: Path) -> Response:
+    """The bytes of an output: all of them, or the one range that was asked for.
+
+    Raises:
+      OutputUnavailable: the file is gone, or is not the file that was stored.
+      RangeNotSatisfiable: several ranges, or one that lies outside.
+    """
+    headers = {
+        "Accept-Ranges": "bytes",
+        "Content-Disposition": content_disposition(output),
+        "Content-Security-Policy": "default-src 'none'; sandbox",
+        "X-Content-Type-Options": "nosniff",
+    }
+    first, last, status = 0, output.size_bytes - 1, 200
+    # Without validators of ours an If-Range can never match, and then the whole file is meant.
+    wanted = request.headers.get("Range") if request.method == "GET" and "If-Range" not in request.headers else None
+    if wanted is not None and wanted.strip().lower().startswith("bytes"):
+        first, last = parse_range(wanted, output.size_bytes)
+        headers["Content-Range"] = f"bytes {first}-{last}/{output.size_bytes}"
+        status = 206
+    headers["Content-Length"] = str(last - first + 1)
+    descriptor = open_output(output, root)
+    if request.method == "HEAD":
+        os.close(descriptor)
+        return Response(status=status, headers=headers, content_type=output.content_type)
+    pieces = Pieces(descriptor, first, last - first + 1)
+    return Response(pieces, status=status, headers=headers, content_type=output.content_type, direct_passthrough=True)
+
+
+def open_output(output: Output, root: Path) -> int:
+    """A descriptor of a stored output; the caller closes it.
+
+    Each step of the path is opened by itself and links are not followed, so nothing outside the root can be meant.
+    Raises: OutputUnavailable.
+    """
+    gone = OutputUnavailable("The file of this asset is no longer there.")
+    parts = (output.storage_key or "").split("/")
+    if any(part in ("", ".", "..") or "\0" in part for part in parts):
+        raise gone
+    descriptor = -1
+    try:
+        descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        for number, part in enumerate(parts, start=1):
+            kind = os.O_DIRECTORY if number < len(parts) else os.O_NONBLOCK
+            inner = os.open(part, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | kind, dir_fd=descriptor)
+            os.close(descriptor)
+            descriptor = inner
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode) or found.st_size != output.size_bytes:
+            raise gone
+    except OSError as exc:
+        _close(descriptor)
+        raise gone from exc
+    except OutputUnavailable:
+        _close(descriptor)
+        raise
+    return descriptor
+
+
+def read_base64(output: Output, root: Path) -> str:
+    """A whole output as base64 text. Raises OutputUnavailable."""
+    with os.fdopen(open_output(output, root), "rb") as file:
+        return base64.b64encode(file.read()).decode("ascii")
+
+
+def parse_range(header: str, size_bytes: int) -> tuple[int, int]:
+    """First and last byte, inclusive, of `bytes=a-b`, `bytes=a-` or `bytes=-n`. Raises RangeNotSatisfiable."""
+    refused = RangeNotSatisfiable("The range cannot be served: one range within the file is needed.", size_bytes)
+    match = _RANGE.fullmatch(header.strip().lower())
+    if match is None or match[1] == match[2] == "":
+        raise refused
+    if not match[1]:
+        length = min(int(match[2]), size_bytes)
+        first, last = size_bytes - length, size_bytes - 1
+    else:
+        first = int(match[1])
+        last = min(int(match[2]), size_bytes - 1) if match[2] else size_bytes - 1
+    if first > last:
+        raise refused
+    return first, last
+
+
+def content_disposition(output: Output) -> str:
+    """`inline` or `attachment` with the file's name, by RFC 6266: an ASCII name for old readers, and the true one."""
+    kind = "inline" if _INLINE.fullmatch(output.content_type) else "attachment"
+    plain = re.sub(r'[^\x20-\x7e]|["\\%]', "_", output.name)
+    return f"{kind}; filename=\"{plain}\"; filename*=UTF-8''{quote(output.name, safe='')}"
+
+
+class Pieces(Iterator[bytes]):
+    """Part of an open file, piece by piece; closes the file when the answer is over, or never began."""
+
+    def __init__(self, descriptor: int, first: int, length: int) -> None:
+        self._file = os.fdopen(descriptor, "rb", buffering=0)
+        self._file.seek(first)
+        self._left = length
+
+    def __next__(self) -> bytes:
+        if self._left <= 0:
+            raise StopIteration
+        # A fast client's socket never makes us wait, so the other requests of this process are let in here.
+        time.sleep(0)
+        piece = self._file.read(min(self._left, _PIECE_BYTES))
+        if not piece:
+            # The connection breaks before Content-Length is reached, which no client takes for the whole file.
+            raise OutputUnavailable("The file was cut while it was read.")
+        self._left -= len(piece)
+        return piece
+
+    def close(self) -> None:
+        """Called by the WSGI server at the end."""
+        self._file.close()
+
+
+def _close(descriptor: int) -> None:
+    if descriptor >= 0:
+        os.close(descriptor)

@@ -1,0 +1,81 @@
+"""Who may ask: API keys, and no pages of other sites in somebody's browser."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Iterable
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+
+from flask import Flask, request
+
+from api.errors import ForbiddenOrigin
+from core.errors import Unauthorized
+
+#: Asked by load balancers and supervisors, which have no key. `/ready` says more to those who have one.
+OPEN_PATHS = frozenset({"/health", "/ready", "/api/v2/health"})
+
+
+class Guard:
+    """Checks every request before its view runs."""
+
+    def __init__(self, keys: Iterable[str]) -> None:
+        self._digests = tuple(_digest(key) for key in keys)
+
+    def register(self, app: Flask) -> None:
+        """Run before every request of the app."""
+        app.before_request(self._check)
+
+    def is_known(self) -> bool:
+        """Whether this request carries one of the keys; always true of an open server."""
+        if not self._digests:
+            return True
+        scheme, _, key = request.headers.get("Authorization", "").partition(" ")
+        presented = _digest(key.strip())
+        # Every key is compared, and digests rather than keys: how long it takes says nothing about any of them.
+        matches = [hmac.compare_digest(presented, digest) for digest in self._digests]
+        return scheme.lower() == "bearer" and any(matches)
+
+    def _check(self) -> None:
+        _check_origin()
+        if request.method == "OPTIONS" or request.path in OPEN_PATHS or self.is_known():
+            return
+        raise Unauthorized("An API key is needed: Authorization: Bearer <key>.")
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+
+
+def _check_origin() -> None:
+    """A page on the internet must not reach the API of the machine its reader sits at."""
+    if request.headers.get("Sec-Fetch-Site", "").lower() == "cross-site":
+        raise ForbiddenOrigin("Requests from pages of other sites are refused.")
+    origin = request.headers.get("Origin")
+    if origin is None:
+        return
+    host, port = _host_and_port(f"//{request.headers.get('Host', '')}")
+    if not _is_loopback(host):
+        return
+    origin_host, origin_port = _host_and_port(origin)
+    same_port = origin_port is None or port is None or origin_port == port
+    if origin_host != host or not same_port:
+        raise ForbiddenOrigin("Requests from pages of other sites are refused.")
+
+
+def _host_and_port(url: str) -> tuple[str, int | None]:
+    try:
+        parts = urlsplit(url)
+        return parts.hostname or "", parts.port
+    except ValueError:
+        return "", None
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,102 @@
+"""Checking the body of a `/generate` request."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from api.submit import Order
+from api.webhooks import parse_webhook
+from core.errors import InvalidRequest
+from core.settings import Settings
+
+#: Seconds on an RTX 4090 when the client does not say.
+DEFAULT_EXPECTED_S = 46.0
+#: A week: more is a mistake.
+MAX_EXPECTED_S = 7 * 24 * 3600.0
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+# Clients compare these three texts.
+BOTH_MODES = "Cannot provide both workflow_json and modifier - they are mutually exclusive"
+NEITHER_MODE = "Must provide either workflow_json OR modifier"
+LONE_MODIFICATIONS = "modifications can only be provided when modifier is specified"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateRequest:
+    """One request of this contract."""
+
+    order: Order
+    #: Outputs are wanted in the answer itself, as base64.
+    is_inline: bool
+
+
+def parse_generate(body: Any, settings: Settings, base_url: str) -> GenerateRequest:
+    """Read `{"input": {...}, "expected_time"?}`, bare or within `{"auth_data", "payload"}`. Raises InvalidRequest."""
+    body = _unwrapped(body)
+    fields = body.get("input")
+    if not isinstance(fields, dict):
+        raise InvalidRequest("input must be an object.")
+    workflow = _workflow(fields)
+    if _is_given(fields.get("s3")):
+        raise InvalidRequest("S3 targets are not supported by this version; leave s3 out and fetch outputs by url.")
+    webhook = parse_webhook(fields.get("webhook"), settings, base_url)
+    inline = fields.get("return_outputs_as_base64")
+    if inline is not None and not isinstance(inline, bool):
+        raise InvalidRequest("return_outputs_as_base64 must be true or false.")
+    order = Order(
+        contract="generate",
+        workflow=workflow,
+        request_id=_request_id(fields.get("request_id")),
+        expected_time_s=_expected_time_s(body),
+        webhook=webhook.target if webhook else None,
+        secrets={"webhook_secret": webhook.secret} if webhook and webhook.secret else None,
+    )
+    return GenerateRequest(order=order, is_inline=bool(inline))
+
+
+def _unwrapped(body: Any) -> dict[str, Any]:
+    """The request itself: Vast's router wraps it, and signs the wrapping for itself."""
+    if isinstance(body, dict) and "input" not in body and isinstance(body.get("payload"), dict):
+        body = body["payload"]
+    if not isinstance(body, dict):
+        raise InvalidRequest('The body must be an object: {"input": {...}}.')
+    return body
+
+
+def _workflow(fields: dict[str, Any]) -> Any:
+    workflow, modifier = fields.get("workflow_json"), fields.get("modifier")
+    if modifier is not None and not isinstance(modifier, str):
+        raise InvalidRequest("modifier must be a string.")
+    if workflow and modifier:
+        raise InvalidRequest(BOTH_MODES)
+    if not workflow and not modifier:
+        raise InvalidRequest(NEITHER_MODE)
+    if fields.get("modifications") and not modifier:
+        raise InvalidRequest(LONE_MODIFICATIONS)
+    if modifier:
+        raise InvalidRequest("modifier mode is not available in this version; send workflow_json")
+    return workflow
+
+
+def _is_given(block: Any) -> bool:
+    """Sample clients send every block, with all its values blank, when they mean none."""
+    return any(block.values()) if isinstance(block, dict) else block is not None
+
+
+def _request_id(value: Any) -> str | None:
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str) or not _REQUEST_ID.fullmatch(value):
+        raise InvalidRequest("request_id must be 1 to 128 of A-Z a-z 0-9 . _ -")
+    return value
+
+
+def _expected_time_s(body: dict[str, Any]) -> float:
+    value = body.get("expected_time", DEFAULT_EXPECTED_S)
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value) or not 0 <= value <= MAX_EXPECTED_S:
+        raise InvalidRequest(f"expected_time must be a number of seconds from 0 to {MAX_EXPECTED_S:.0f}.")
+    return float(value)

@@ -1,0 +1,107 @@
+"""Is this process alive, and can the fleet take and run jobs?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Blueprint, Response
+from kombu import Connection
+from kombu.exceptions import OperationalError
+
+from api.auth import Guard
+from api.errors import json_response
+from api.fresh import Fresh
+from api.patience import at_most
+from core.errors import BrokerUnavailable, FleetError, LedgerUnavailable
+from core.ledger import Ledger
+from core.ledger.instances import HEALTHY, InstanceRecord
+from core.settings import Settings
+
+#: Longest time for each of the checks.
+CHECK_S = 0.9
+#: Supervisors ask often; nothing behind us is asked more often than this.
+MAX_AGE_S = 1.0
+
+
+def health_blueprint(settings: Settings, ledger: Ledger, guard: Guard) -> Blueprint:
+    """`/health`, `/api/v2/health` and `/ready`."""
+    blueprint = Blueprint("health", __name__)
+    state = Fresh(lambda: _state(settings, ledger), max_age_s=MAX_AGE_S)
+
+    @blueprint.get("/health")
+    @blueprint.get("/api/v2/health")
+    def health() -> Response:
+        return json_response({"status": "healthy"})
+
+    @blueprint.get("/ready")
+    def ready() -> Response:
+        body = state.get()
+        status = 200 if body["ready"] else 503
+        headers = None if body["ready"] else {"Retry-After": "2"}
+        # Those without a key learn whether, not what: instance and host names are the operator's.
+        return json_response(body if guard.is_known() else {"ready": body["ready"]}, status, headers)
+
+    return blueprint
+
+
+def _state(settings: Settings, ledger: Ledger) -> dict[str, Any]:
+    records, ledger_reason = _instances(ledger)
+    broker_reason = _broker_problem(settings)
+    healthy = sum(record.state == HEALTHY for record in records)
+    return {
+        "ready": ledger_reason is None and broker_reason is None and healthy > 0,
+        "ledger": {"ok": ledger_reason is None, "reason": ledger_reason},
+        "broker": {"ok": broker_reason is None, "reason": broker_reason},
+        "healthy_instances": healthy,
+        "instances": [_instance(record) for record in records],
+    }
+
+
+def _instances(ledger: Ledger) -> tuple[list[InstanceRecord], str | None]:
+    try:
+        with at_most(CHECK_S, LedgerUnavailable("The ledger does not answer.")):
+            return ledger.instances.all(), None
+    except FleetError as exc:
+        return [], exc.message
+
+
+def _instance(record: InstanceRecord) -> dict[str, Any]:
+    return {
+        "name": record.name,
+        "state": record.state,
+        "kind": "SIMULATED" if record.is_simulated else "real",
+        "gpu": record.gpu,
+        "device": record.device,
+        "version": record.version,
+        "job_id": record.job_id,
+        "restarts": record.restarts,
+        "reason": record.reason,
+    }
+
+
+def _broker_problem(settings: Settings) -> str | None:
+    try:
+        with at_most(CHECK_S, BrokerUnavailable("The broker does not answer.")):
+            _connect_once(settings)
+    except FleetError as exc:
+        return exc.message
+    return None
+
+
+def _connect_once(settings: Settings) -> None:
+    url = settings.transport_url
+    options: dict[str, Any] = {"max_retries": 0}
+    if url.startswith("redis"):
+        options |= {"socket_connect_timeout": CHECK_S, "socket_timeout": CHECK_S}
+    else:
+        options |= {"connect_timeout": CHECK_S, "read_timeout": CHECK_S, "write_timeout": CHECK_S}
+    connection = Connection(url, connect_timeout=CHECK_S, transport_options=options)
+    errors: tuple[type[BaseException], ...] = (*connection.recoverable_connection_errors, OperationalError, OSError)
+    try:
+        # Not `Connection.connect`, which tries twice with a pause; a Redis channel says PING when it is made.
+        transport = connection.transport
+        transport.close_connection(transport.establish_connection())
+    except errors as exc:
+        raise BrokerUnavailable(f"The broker does not answer ({type(exc).__name__}).") from exc
+    finally:
+        connection.release()

@@ -1,0 +1,158 @@
+"""A job's life as server-sent events, told from its event log."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from api.patience import ledger_patience
+from api.views import SHOWN, output_view, progress_view
+from api.waiting import Hub, Watch
+from core.errors import LedgerUnavailable, NotFound
+from core.job import RUNNING, TERMINAL, Job
+from core.ledger import Ledger
+from core.ledger.jobs import JobEvent
+
+#: Silence after which a comment is sent; the official SDK gives up after 45 s without a byte.
+KEEPALIVE_S = 15.0
+#: A running job that nobody reported on for this long is read again: notices may be lost.
+REREAD_S = 5.0
+#: Pause before a ledger that was away is asked again.
+RETRY_S = 1.0
+
+KEEPALIVE = ": keepalive\n\n"
+
+
+def frame(event: str, data: dict[str, Any], seq: int | None = None) -> str:
+    """One event. `json.dumps` escapes everything but ASCII: clients split lines at U+2028 and its like."""
+    head = "" if seq is None else f"id: {seq}\n"
+    return f"{head}event: {event}\ndata: {json.dumps(data)}\n\n"
+
+
+class EventStream:
+    """The frames of one client's stream.
+
+    Parameters:
+      job: as it was when the client asked.
+      after_seq: the `Last-Event-ID` of a client that comes back; None starts with a snapshot.
+    """
+
+    def __init__(self, ledger: Ledger, hub: Hub, job: Job, *, base_url: str, after_seq: int | None = None) -> None:
+        self._jobs = ledger.jobs
+        self._hub = hub
+        self._job = job
+        self._base_url = base_url
+        self._is_resumed = after_seq is not None and after_seq <= job.last_seq
+        self._seq = after_seq if after_seq is not None and self._is_resumed else job.last_seq
+        self._shown_status = ""
+        self._shown_progress: dict[str, Any] | None = None
+        self._sent_assets: set[str] = set()
+        self._is_over = False
+        # What happened between the caller's look and our standing in line is in the log.
+        self._is_behind = True
+
+    def frames(self) -> Iterator[str]:
+        """Status first, outputs before the terminal status, nothing after it. A ledger that is away is waited for."""
+        with self._hub.watch(self._job.id, live=True) as watch:
+            yield from self._beginning()
+            spoke_at_s = read_at_s = time.monotonic()
+            while not self._is_over:
+                for text in self._news(watch):
+                    spoke_at_s = read_at_s = time.monotonic()
+                    yield text
+                if self._is_over:
+                    return
+                watch.wait(RETRY_S if self._is_behind else REREAD_S)
+                now_s = time.monotonic()
+                if self._job.status == RUNNING and now_s - read_at_s >= REREAD_S:
+                    read_at_s = now_s
+                    yield from self._progress_from_ledger()
+                if now_s - spoke_at_s >= KEEPALIVE_S - 1.0:
+                    spoke_at_s = now_s
+                    yield KEEPALIVE
+
+    def _beginning(self) -> Iterator[str]:
+        job = self._job
+        if self._is_resumed and self._seq < job.last_seq:
+            return
+        if job.is_terminal:
+            yield from self._outputs(job)
+        yield self._status(job.status, job.last_seq)
+        if not job.is_terminal and (progress := progress_view(job)) is not None:
+            yield self._progress(progress)
+
+    def _news(self, watch: Watch) -> Iterator[str]:
+        """What the log holds beyond what was told, then the newest progress and preview."""
+        if watch.is_gone:
+            self._is_over = True
+            return
+        if self._is_behind or watch.seq > self._seq:
+            for event in self._log(watch):
+                yield from self._event(event)
+                if self._is_over:
+                    return
+        if (progress := watch.take_progress()) is not None:
+            yield self._progress(progress)
+        if (preview := watch.take_preview()) is not None:
+            yield frame("preview", preview)
+
+    def _log(self, watch: Watch) -> list[JobEvent]:
+        try:
+            with ledger_patience():
+                events = self._jobs.events(self._job.id, after_seq=self._seq)
+                if events:
+                    self._job = self._jobs.get(self._job.id)
+        except LedgerUnavailable:
+            self._is_behind = True
+            return []
+        except NotFound:
+            watch.tell_gone()
+            return []
+        self._is_behind = False
+        return events
+
+    def _event(self, event: JobEvent) -> Iterator[str]:
+        self._seq = event.seq
+        if event.type == "output":
+            yield from self._outputs(self._job, only=event.data["asset_id"], seq=event.seq)
+        elif event.type == "status" and SHOWN[event.data["status"]] != self._shown_status:
+            yield self._status(event.data["status"], event.seq)
+
+    def _status(self, status: str, seq: int) -> str:
+        self._shown_status = SHOWN[status]
+        self._is_over = status in TERMINAL
+        data: dict[str, Any] = {"status": self._shown_status}
+        if (position := self._queue_position(status)) is not None:
+            data["queue_position"] = position
+        return frame("status", data, seq)
+
+    def _queue_position(self, status: str) -> int | None:
+        if status != self._job.status:
+            return None
+        try:
+            with ledger_patience():
+                return self._jobs.queue_position(self._job)
+        except LedgerUnavailable:
+            return None
+
+    def _progress(self, progress: dict[str, Any]) -> str:
+        self._shown_progress = progress
+        return frame("progress", progress)
+
+    def _progress_from_ledger(self) -> Iterator[str]:
+        try:
+            with ledger_patience():
+                self._job = self._jobs.get(self._job.id)
+        except (LedgerUnavailable, NotFound):
+            return
+        progress = progress_view(self._job)
+        if self._job.status == RUNNING and progress is not None and progress != self._shown_progress:
+            yield self._progress(progress)
+
+    def _outputs(self, job: Job, *, only: str | None = None, seq: int | None = None) -> Iterator[str]:
+        for output in job.outputs:
+            if output.id not in self._sent_assets and only in (None, output.id):
+                self._sent_assets.add(output.id)
+                yield frame("output", output_view(output, self._base_url, job.expires_at_ms), seq)

@@ -1,0 +1,187 @@
+"""Waiting for jobs: many waiters in one process, one listener, one slow poll as a backstop.
+
+A waiter costs no thread and no connection. Notices (from the broker, or from this process's own writes) wake it; a
+notice that got lost is made good by one query every two seconds for all jobs that are waited for together.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from api.patience import ledger_patience
+from core.errors import LedgerUnavailable
+from core.job import Job
+from core.notices import Notice
+
+log = logging.getLogger(__name__)
+
+#: Pause between two backstop polls.
+POLL_S = 2.0
+#: Jobs asked for in one query: PostgreSQL and SQLite both take this many parameters.
+CHUNK = 500
+#: How often a waiter looks whether its client is still there.
+CLIENT_CHECK_S = 1.0
+
+
+class Watch:
+    """One waiter's view of a job: hints only, what is so stands in the ledger."""
+
+    def __init__(self, job_id: str, *, live: bool) -> None:
+        self.job_id = job_id
+        #: Newest event number heard of.
+        self.seq = 0
+        #: The job has been removed from the ledger.
+        self.is_gone = False
+        self._live = live
+        self._event = threading.Event()
+        self._progress: dict[str, Any] | None = None
+        self._preview: dict[str, Any] | None = None
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait for news; False when there was none in time."""
+        woken = self._event.wait(timeout_s)
+        # Cleared before the caller reads: what arrives from here on wakes the next wait.
+        self._event.clear()
+        return woken
+
+    def take_progress(self) -> dict[str, Any] | None:
+        """The newest progress snapshot, once."""
+        progress, self._progress = self._progress, None
+        return progress
+
+    def take_preview(self) -> dict[str, Any] | None:
+        """The newest preview, once."""
+        preview, self._preview = self._preview, None
+        return preview
+
+    def tell(self, notice: Notice) -> None:
+        """Take a hint and wake the waiter if it is worth it."""
+        if notice.seq > self.seq:
+            self.seq = notice.seq
+            self._event.set()
+        if self._live and notice.data is not None and notice.kind in ("progress", "preview"):
+            if notice.kind == "progress":
+                self._progress = notice.data
+            else:
+                self._preview = notice.data
+            self._event.set()
+
+    def tell_gone(self) -> None:
+        """The job is in the ledger no more."""
+        self.is_gone = True
+        self._event.set()
+
+
+class Hub:
+    """Where the waiters of one process stand.
+
+    Parameters:
+      states: newest status and event number of jobs, as `ledger.jobs.states`.
+      poll_s: pause of the backstop poll, in seconds.
+    """
+
+    def __init__(
+        self, states: Callable[[Collection[str]], dict[str, tuple[str, int]]], *, poll_s: float = POLL_S
+    ) -> None:
+        self._states = states
+        self._poll_s = poll_s
+        self._lock = threading.Lock()
+        self._watches: dict[str, set[Watch]] = {}
+        self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def notify(self, notice: Notice) -> None:
+        """Pass a notice to those who wait for its job."""
+        with self._lock:
+            watches = list(self._watches.get(notice.job_id, ()))
+        for watch in watches:
+            watch.tell(notice)
+
+    @contextmanager
+    def watch(self, job_id: str, *, live: bool = False) -> Iterator[Watch]:
+        """Stand in line for a job's news. Read the ledger inside the block: what happens from then on wakes.
+
+        Parameters:
+          live: progress and previews wake as well.
+        """
+        watch = Watch(job_id, live=live)
+        with self._lock:
+            self._watches.setdefault(job_id, set()).add(watch)
+            if self._thread is None:
+                # Here and not in the constructor: a thread does not survive gunicorn's fork.
+                self._thread = threading.Thread(target=self._poll, name="backstop", daemon=True)
+                self._thread.start()
+        try:
+            yield watch
+        finally:
+            with self._lock:
+                others = self._watches[job_id]
+                others.discard(watch)
+                if not others:
+                    del self._watches[job_id]
+
+    def until_done(self, read: Callable[[], Job], job: Job, *, is_abandoned: Callable[[], bool]) -> Job | None:
+        """Wait for the end of a job.
+
+        Parameters:
+          read: the job as it is now; a ledger that is away for a while is waited for.
+          is_abandoned: asked about every second; True ends the waiting.
+        Returns: the ended job, or None when nobody wants it any more.
+        Raises: NotFound - the job was removed.
+        """
+        with self.watch(job.id) as watch:
+            job = _again(read, job)
+            while not job.is_terminal:
+                watch.wait(CLIENT_CHECK_S)
+                if watch.seq > job.last_seq or watch.is_gone:
+                    job = _again(read, job)
+                elif is_abandoned():
+                    return None
+        return job
+
+    @property
+    def waiting(self) -> int:
+        """How many jobs are waited for."""
+        return len(self._watches)
+
+    def close(self) -> None:
+        """End the backstop poll."""
+        self._stopped.set()
+        if self._thread is not None:
+            self._thread.join(timeout=5.0)
+
+    def _poll(self) -> None:
+        while not self._stopped.wait(self._poll_s):
+            with self._lock:
+                ids = list(self._watches)
+            for start in range(0, len(ids), CHUNK):
+                try:
+                    self._poll_chunk(ids[start : start + CHUNK])
+                except LedgerUnavailable:
+                    log.debug("the backstop poll will try again: the ledger is away", exc_info=True)
+
+    def _poll_chunk(self, ids: list[str]) -> None:
+        with ledger_patience():
+            states = self._states(ids)
+        for job_id in ids:
+            found = states.get(job_id)
+            if found is not None:
+                status, seq = found
+                self.notify(Notice(job_id=job_id, kind="status", seq=seq, status=status))
+                continue
+            with self._lock:
+                watches = list(self._watches.get(job_id, ()))
+            for watch in watches:
+                watch.tell_gone()
+
+
+def _again(read: Callable[[], Job], job: Job) -> Job:
+    try:
+        with ledger_patience():
+            return read()
+    except LedgerUnavailable:
+        return job

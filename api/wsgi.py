@@ -1,0 +1,56 @@
+"""What gunicorn loads: the application of one process, with its own connections. `api.wsgi:create()`."""
+
+from __future__ import annotations
+
+import atexit
+
+from flask import Flask
+
+from api import create_app
+from api.publishing import BoundedPublisher
+from api.waiting import Hub
+from core.ledger import Change, Ledger
+from core.notices import Notice, NoticeListener, NoticeSender
+from core.settings import Settings, load_settings
+from tasks.app import make_app
+from tasks.publish import Publisher
+
+#: Connections to PostgreSQL kept by one process; as many again for a moment. Waiting clients hold none.
+POOL_SIZE = 10
+
+
+def create() -> Flask:
+    """Build the application from the environment.
+
+    Called in each gunicorn worker, after its fork and after gevent has patched the standard library: connections and
+    threads made earlier would be shared, or would block every other request.
+    """
+    return build(load_settings())
+
+
+def build(settings: Settings) -> Flask:
+    """Build the application and start listening for notices."""
+    sender = NoticeSender(settings)
+
+    def announce(change: Change) -> None:
+        notice = Notice(job_id=change.job_id, kind="status", seq=change.seq, status=change.status)
+        # Waiters of this process need no broker.
+        hub.notify(notice)
+        # Nobody can wait for a job whose id has not been told to anyone yet.
+        if change.seq > 1:
+            sender.send(notice)
+
+    ledger = Ledger(settings, on_change=announce, pool_size=POOL_SIZE)
+    hub = Hub(ledger.jobs.states)
+    listener = NoticeListener(settings, hub.notify)
+    listener.start()
+
+    def close() -> None:
+        hub.close()
+        listener.stop()
+        sender.close()
+        ledger.close()
+
+    atexit.register(close)
+    publisher = BoundedPublisher(Publisher(make_app(settings, "api")))
+    return create_app(settings, ledger=ledger, publisher=publisher, hub=hub)

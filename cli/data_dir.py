@@ -1,0 +1,18 @@
+"""The data directory: made and tried before anything relies on it."""
+
+from __future__ import annotations
+
+import tempfile
+
+from core.errors import ConfigurationError
+from core.settings import Settings
+
+
+def make_data_dir(settings: Settings) -> None:
+    """Create the data directory. Raises: ConfigurationError - it cannot be made or written."""
+    try:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=settings.data_dir):
+            pass
+    except OSError as exc:
+        raise ConfigurationError(f"FLEET_DATA_DIR={settings.data_dir} cannot be written: {exc.strerror}.") from exc

@@ -1,0 +1,80 @@
+"""The command `fleet`: finds the subcommand, runs it, and turns errors into one clear line and an exit status."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+import click
+
+from cli.exits import EXIT_INTERRUPTED, EXIT_OK, EXIT_UNREACHABLE, EXIT_USAGE
+from cli.show import warn
+from core.errors import FleetError, TransientError
+
+#: Where each command stands, and its line in `fleet --help`. They are imported when called: a client command need not
+#: wait for Celery and SQLAlchemy.
+COMMANDS = {
+    "up": ("cli.up:up", "Run the whole stack here; Ctrl-C stops it."),
+    "demo": ("cli.demo:demo", "Start everything, make one picture, stop everything."),
+    "submit": ("cli.commands:submit", "Run a workflow file."),
+    "status": ("cli.commands:status", "Show one job."),
+    "cancel": ("cli.commands:cancel", "Cancel one job."),
+    "list": ("cli.commands:list_command", "List jobs, the newest first."),
+    "broker": ("cli.services:broker", "Run the embedded broker alone."),
+    "api": ("cli.services:api", "Run the HTTP API alone."),
+    "gpu": ("cli.services:gpu", "Run one worker for each GPU of this machine."),
+    "worker": ("cli.services:worker", "Run the worker of one GPU."),
+    "io": ("cli.services:io", "Run an io worker: uploads, webhooks, upkeep."),
+    "beat": ("cli.services:beat", "Run the clock of periodic work."),
+    "flower": ("cli.services:flower", "Run Flower, the window on workers and queues."),
+    "migrate": ("cli.services:migrate", "Bring the ledger's tables to this version."),
+    "version": ("cli.version:version", "Print the version."),
+}
+
+
+class _Commands(click.Group):
+    """Imports a command when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, name = COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, words) for name, (_, words) in COMMANDS.items()])
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+def fleet() -> None:
+    """Many GPUs that run ComfyUI, one job API."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line; returns its exit status."""
+    try:
+        status = fleet.main(args=list(arguments), prog_name="fleet", standalone_mode=False)
+    except click.ClickException as exc:
+        exc.show()
+        return exc.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return EXIT_INTERRUPTED
+    except FleetError as exc:
+        warn(str(exc))
+        return EXIT_UNREACHABLE if isinstance(exc, TransientError) else EXIT_USAGE
+    return status if isinstance(status, int) else EXIT_OK
+
+
+def main() -> None:
+    """Entry point of the script `fleet`."""
+    sys.exit(run(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()

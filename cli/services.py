@@ -1,0 +1,110 @@
+"""One process each: the commands that stand in the Procfile, and that `fleet up` runs together."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import sys
+import time
+
+import click
+
+from cli.broker import run_broker
+from cli.data_dir import make_data_dir
+from cli.needs import wait_for_needs
+from cli.processes import TICK_S, ProcessSet, StopSignals
+from cli.show import warn
+from cli.stack import child_environment, fleet_process
+from comfy.spec import REPOSITORY_ROOT
+from core.ledger.schema import migrate as migrate_ledger
+from core.settings import Settings, load_settings, process_environment
+from tasks.gpus import plan_instances
+from tasks.worker import run_beat, run_gpu_worker, run_io_worker
+
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+@click.command()
+def broker() -> int:
+    """Run the embedded broker (nothing to do if FLEET_BROKER_URL is set)."""
+    return run_broker(load_settings(), process_environment(), warn)
+
+
+@click.command()
+def api() -> None:
+    """Run the HTTP API under gunicorn."""
+    settings = _ready_settings()
+    command = [sys.executable, "-m", "gunicorn", "--config", "python:api.gunicorn_config"]
+    os.chdir(REPOSITORY_ROOT)
+    # It becomes gunicorn, so that signals reach gunicorn's own handlers.
+    os.execve(sys.executable, command, child_environment(settings, {}))  # noqa: S606 - no shell is wanted
+
+
+@click.command()
+def gpu() -> int:
+    """Run one GPU worker for each GPU of this machine."""
+    settings = load_settings()
+    names = [spec.name for spec in plan_instances(settings)]
+    stop = StopSignals()
+    processes = ProcessSet(report=warn, restart_clean_ends=False)
+    environment = child_environment(settings, {})
+    for name in names:
+        processes.start(fleet_process(name, "worker", name, environment=environment))
+    while processes.is_running():
+        processes.tick()
+        if stop:
+            break
+        time.sleep(TICK_S)
+    # Each finishes its job first; a second signal does not wait for that.
+    processes.ask_to_end(names)
+    processes.wait(names, until=lambda: stop.count > 1)
+    processes.kill(names)
+    processes.sweep()
+    return 0
+
+
+@click.command()
+@click.argument("name")
+def worker(name: str) -> None:
+    """Run the worker of one GPU (NAME is gpu0, gpu1, ...)."""
+    run_gpu_worker(_ready_settings(), name)
+
+
+@click.command()
+def io() -> None:
+    """Run an io worker: uploads, webhooks, upkeep."""
+    run_io_worker(_ready_settings())
+
+
+@click.command()
+def beat() -> None:
+    """Run the clock of periodic work; one for the whole fleet."""
+    run_beat(_ready_settings())
+
+
+@click.command()
+def flower() -> int:
+    """Run Flower, the window on workers and queues."""
+    settings = _ready_settings()
+    # Imported by name and late: Flower takes half a second, which the other processes need not pay.
+    status: int = importlib.import_module("cli.flower").run_flower(settings)
+    return status
+
+
+@click.command()
+def migrate() -> None:
+    """Create the ledger's tables, or bring them to this version."""
+    settings = load_settings()
+    make_data_dir(settings)
+    migrate_ledger(settings)
+    warn("the ledger has the tables of this version.")
+
+
+def _ready_settings() -> Settings:
+    """The settings, once broker and ledger are there."""
+    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
+    settings = load_settings()
+    make_data_dir(settings)
+    wait_for_needs(settings, warn)
+    return settings

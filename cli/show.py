@@ -1,0 +1,181 @@
+"""What the command line shows: progress bars and tables on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from cli.client import Job
+from cli.sse import Event
+
+#: A plain line is due when progress has moved this far, or the node or the status changed.
+PLAIN_STEP = 0.1
+COLORS = {"succeeded": "green", "failed": "red", "expired": "red", "canceled": "yellow", "canceling": "yellow"}
+
+
+def printable(text: object) -> str:
+    """Text from elsewhere without control characters, which could rewrite the terminal."""
+    return "".join(char if char.isprintable() or char in "\n\t" else "�" for char in str(text))
+
+
+class Screen:
+    """Where lines for people go: stdout, or stderr when stdout is kept for JSON."""
+
+    def __init__(self, *, json_on_stdout: bool = False) -> None:
+        self.console = Console(stderr=json_on_stdout, highlight=False, markup=False, soft_wrap=True, emoji=False)
+
+    @property
+    def is_terminal(self) -> bool:
+        return self.console.is_terminal
+
+    def line(self, text: str, style: str = "") -> None:
+        """One line, or several."""
+        self.console.print(Text(printable(text), style=style))
+
+    def progress(self) -> JobProgress:
+        """A display for one job, to be used in a `with`."""
+        return JobProgress(self)
+
+
+class JobProgress:
+    """Live progress of one job: status, node, step, percent."""
+
+    def __init__(self, screen: Screen) -> None:
+        self._screen = screen
+        self._bar = _bar(screen.console) if screen.is_terminal else None
+        self._task = self._bar.add_task("queued", total=1.0, detail="") if self._bar else None
+        self._status, self._node = "", ""
+        self._said_value = 0.0
+
+    def __enter__(self) -> JobProgress:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def __call__(self, event: Event) -> None:
+        """Take one event of the job's stream."""
+        if event.name == "status":
+            self._on_status(str(event.data.get("status")), event.data.get("queue_position"))
+        elif event.name == "progress":
+            self._on_progress(event.data)
+
+    def _on_status(self, status: str, position: Any) -> None:
+        words = f"{status} (place {position} in the queue)" if status == "queued" and position else status
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, description=printable(words))
+            if status == "succeeded":
+                self._bar.update(self._task, completed=1.0, detail="")
+        elif words != self._status:
+            self._screen.line(words)
+        self._status = words
+
+    def _on_progress(self, data: Mapping[str, Any]) -> None:
+        value, detail, node = float(data.get("value") or 0), describe_progress(data), str(data.get("current_node"))
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=value, detail=printable(detail))
+        elif node != self._node or value - self._said_value >= PLAIN_STEP:
+            self._screen.line(f"{value:4.0%}  {detail}")
+            self._said_value = value
+            self._node = node
+
+
+def describe_progress(data: Mapping[str, Any]) -> str:
+    """For people: `KSampler (node 3), step 9/20, 4 of 7 nodes done`."""
+    parts = []
+    if data.get("current_node"):
+        parts.append(f"{data.get('current_node_class') or 'node'} (node {data['current_node']})")
+    if data.get("steps"):
+        parts.append(f"step {data.get('step') or 0}/{data['steps']}")
+    if data.get("nodes_total"):
+        parts.append(f"{data.get('nodes_done') or 0} of {data['nodes_total']} nodes done")
+    return ", ".join(parts)
+
+
+def describe_job(screen: Screen, job: Job) -> None:
+    """Everything about one job that a person wants to see."""
+    screen.line(f"{job['id']}  {job['status']}", style=COLORS.get(job["status"], ""))
+    for word in ("created_at", "started_at", "completed_at"):
+        if job.get(word):
+            screen.line(f"  {word.removesuffix('_at'):10} {job[word]}")
+    if job.get("queue_position"):
+        screen.line(f"  place      {job['queue_position']} in the queue")
+    if job["status"] == "running" and job.get("progress"):
+        progress = job["progress"]
+        screen.line(f"  progress   {float(progress.get('value') or 0):.0%}  {describe_progress(progress)}")
+    for output in job.get("outputs") or []:
+        screen.line(f"  output     {output.get('name')}  {output.get('content_type')}  {output.get('url')}")
+    describe_error(screen, job)
+
+
+def describe_error(screen: Screen, job: Job) -> None:
+    """Why a job failed: node, class, message, and ComfyUI's traceback."""
+    error = job.get("error")
+    if not error:
+        return
+    where = f" in {error.get('class_type') or 'node'} (node {error['node_id']})" if error.get("node_id") else ""
+    screen.line(f"  error      {error.get('code')}{where}: {error.get('message')}", style="red")
+    if error.get("traceback"):
+        screen.line(str(error["traceback"]).rstrip(), style="dim")
+
+
+def describe_refusal(screen: Screen, details: Any) -> None:
+    """What ComfyUI has against a graph, node by node."""
+    node_errors = details.get("node_errors") if isinstance(details, dict) else None
+    if not isinstance(node_errors, dict):
+        return
+    for node_id, found in node_errors.items():
+        problems = found.get("errors", []) if isinstance(found, dict) else found
+        name = found.get("class_type", "") if isinstance(found, dict) else ""
+        for problem in problems if isinstance(problems, list) else []:
+            if isinstance(problem, dict):
+                words = problem.get("message") or problem.get("reason")
+                screen.line(f"  node {node_id} {name}: {words} {problem.get('details') or problem.get('field') or ''}")
+
+
+def list_jobs(screen: Screen, jobs: list[Job]) -> None:
+    """One line a job: a table on a terminal, tab-separated elsewhere."""
+    rows = [_row(job) for job in jobs]
+    if not screen.is_terminal:
+        # Not through rich, which would turn tabs into spaces.
+        for row in rows:
+            print("\t".join(printable(cell) for cell in row))
+        return
+    table = Table("id", "status", "created", "progress", "outputs", box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*(Text(printable(cell)) for cell in row), style=COLORS.get(row[1], ""))
+    screen.console.print(table)
+
+
+def _row(job: Job) -> tuple[str, ...]:
+    progress = job.get("progress") or {}
+    percent = f"{float(progress.get('value') or 0):.0%}" if progress else "-"
+    created = str(job.get("created_at") or job.get("create_time") or "-")
+    return str(job["id"]), str(job["status"]), created, percent, str(len(job.get("outputs") or []))
+
+
+def _bar(console: Console) -> Progress:
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=30),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[detail]}", markup=False),
+        TimeElapsedColumn(),
+        console=console,
+    )
+
+
+def warn(text: str) -> None:
+    """One line on stderr that begins with our name."""
+    print(f"fleet: {printable(text)}", file=sys.stderr, flush=True)

@@ -1,0 +1,132 @@
+"""`fleet up`: the whole stack in the foreground."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import click
+from rich.panel import Panel
+from rich.text import Text
+
+from cli.client import Client
+from cli.credentials import flower_credentials, flower_credentials_file
+from cli.data_dir import make_data_dir
+from cli.log_watch import LogWatch
+from cli.processes import TICK_S, StopSignals
+from cli.show import Screen, printable
+from cli.stack import Stack, addresses, first_key
+from comfy.discovery import Gpu, discover_gpus
+from comfy.spec import InstanceSpec
+from core.settings import Settings, load_settings
+
+#: After this long without being ready, people are told where to look.
+IMPATIENCE_S = 30.0
+#: Seconds between questions whether it is ready.
+ASK_S = 0.5
+
+
+@click.command()
+def up() -> int:
+    """Run the whole stack here: API, Flower, one worker per GPU, and its own broker. Ctrl-C stops it.
+
+    Ports, data directory and GPUs are settings: FLEET_API_PORT, FLEET_FLOWER_PORT, FLEET_DATA_DIR, FLEET_GPUS,
+    FLEET_SIMULATED_GPUS.
+    """
+    screen = Screen()
+    settings = load_settings()
+    make_data_dir(settings)
+    credentials = flower_credentials(settings)
+    stack = Stack(settings, overrides={}, report=lambda line: screen.line(line, style="yellow"))
+    stop = StopSignals()
+    screen.line("Starting ComfyFleet ...")
+    with stack.running(stop):
+        _watch(stack, screen, stop, credentials)
+        screen.line("\nStopping ...")
+    screen.line("Stopped.")
+    return 0
+
+
+def _watch(stack: Stack, screen: Screen, stop: StopSignals, credentials: str) -> None:
+    client = Client(addresses(stack.settings).api, first_key(stack.settings))
+    watch = LogWatch(stack.logs_dir, stack.names)
+    started_at = ask_at = time.monotonic()
+    readiness: dict[str, Any] | None = None
+    is_late = False
+    while not stop:
+        stack.processes.tick()
+        for name, line in watch.news():
+            screen.line(f"{name:7} {line}", style="dim")
+        if readiness is None and time.monotonic() >= ask_at:
+            readiness, ask_at = client.readiness(), time.monotonic() + ASK_S
+            if readiness is not None:
+                title = f"ComfyFleet is ready ({time.monotonic() - started_at:.0f} s)"
+                _show_panel(screen, title, [*_lines(stack, credentials, readiness), "", "Ctrl-C stops everything."])
+        if readiness is None and not is_late and time.monotonic() > started_at + IMPATIENCE_S:
+            is_late = True
+            screen.line(f"Not ready after {IMPATIENCE_S:.0f} s; still trying. Logs: {stack.logs_dir}", style="yellow")
+        time.sleep(TICK_S)
+
+
+def _show_panel(screen: Screen, title: str, lines: list[str]) -> None:
+    if screen.is_terminal:
+        screen.console.print(Panel(Text(printable("\n".join(lines))), title=title, expand=False))
+    else:
+        screen.line("\n".join([title, *lines]))
+
+
+def _lines(stack: Stack, credentials: str, readiness: Mapping[str, Any]) -> list[str]:
+    settings = stack.settings
+    at = addresses(settings)
+    return [
+        f"API      {at.api}   (docs: {at.api}/docs){_open_warning(settings)}",
+        f"Flower   {at.flower}   {_login(settings, credentials)}",
+        *_gpu_lines(stack, readiness),
+        f"Broker   {_broker(settings)}",
+        f"Data     {settings.data_dir}   (logs in {stack.logs_dir.name}/)",
+    ]
+
+
+def _open_warning(settings: Settings) -> str:
+    if settings.api_keys or settings.api_host in ("127.0.0.1", "::1", "localhost"):
+        return ""
+    return f"\n         OPEN to everybody who reaches {settings.api_host}: set FLEET_API_KEYS to ask for a key."
+
+
+def _login(settings: Settings, credentials: str) -> str:
+    if settings.flower_basic_auth.get_secret_value():
+        return "login from FLEET_FLOWER_BASIC_AUTH"
+    user, _, password = credentials.partition(":")
+    return f"user {user}, password {password}   (kept in {flower_credentials_file(settings)})"
+
+
+def _broker(settings: Settings) -> str:
+    if settings.has_embedded_broker:
+        return f"its own, on {settings.embedded_broker_socket}"
+    return "the one at FLEET_BROKER_URL"
+
+
+def _gpu_lines(stack: Stack, readiness: Mapping[str, Any]) -> list[str]:
+    cards = discover_gpus() if any(spec.kind == "comfyui" for spec in stack.instances) else []
+    known = {item.get("name"): item for item in readiness.get("instances", [])}
+    lines = []
+    for spec in stack.instances:
+        found = known.get(f"{spec.name}@{stack.settings.host}", {})
+        simulated = spec.kind == "simulator" or found.get("kind") == "SIMULATED"
+        words = [_where(spec, cards), "SIMULATED: made-up pictures" if simulated else "real"]
+        words += [] if found.get("state") == "healthy" else [str(found.get("state", "starting"))]
+        lines.append(f"{spec.name:8} {', '.join(words)}")
+    if any(spec.kind == "simulator" for spec in stack.instances):
+        lines.append("         Set FLEET_COMFYUI_DIR (a checkout) or FLEET_COMFYUI_URLS for real pictures.")
+    return lines
+
+
+def _where(spec: InstanceSpec, cards: list[Gpu]) -> str:
+    """What renders behind one name."""
+    if spec.kind == "simulator":
+        return "no GPU"
+    if spec.kind == "attached":
+        return f"ComfyUI at {spec.url}"
+    card = next((card for card in cards if spec.gpu in (str(card.index), card.uuid)), None)
+    return f"{card.name} (GPU {spec.gpu})" if card else f"GPU {spec.gpu}"

@@ -1,0 +1,227 @@
+"""The `/generate` contract over HTTP."""
+
+from __future__ import annotations
+
+import base64
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from typing import Any
+
+import pytest
+
+from core.job import Job
+from tests.integration.api_fixtures import GRAPH, Api, running_api, settings_for
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    with running_api(settings_for(tmp_path_factory.mktemp("api"))) as running:
+        running.worker.come_up()
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def empty_queue(api: Api) -> Iterator[None]:
+    yield
+    for job in api.ledger.jobs.page(statuses=["queued"], limit=1000):
+        api.ledger.jobs.cancel(job.id)
+
+
+def body(**fields: Any) -> dict[str, Any]:
+    return {"input": {"workflow_json": GRAPH, **fields}}
+
+
+def newest(api: Api) -> Job:
+    return api.ledger.jobs.page(limit=1)[0]
+
+
+def test_sync_waits_and_answers_with_the_result(api: Api) -> None:
+    with ThreadPoolExecutor() as pool:
+        answering = pool.submit(api.post, "/generate/sync", {**body(request_id="my-id"), "expected_time": 30.0})
+        api.worker.run_next(b"pixels")
+        answer = answering.result()
+
+    assert answer.status_code == 200
+    result = answer.json()
+    assert set(result) == {"id", "status", "message", "output", "timings", "comfyui_response"}
+    assert (result["id"], result["status"]) == ("my-id", "completed")
+    output = result["output"][0]
+    assert output["data"] is None
+    assert api.session.get(output["url"], timeout=5).content == b"pixels"
+    assert set(result["timings"]) >= {"queued_at_ms", "preprocess_ms", "generation_ms", "postprocess_ms", "total_ms"}
+    assert api.get("/result/my-id").json()["output"][0]["filename"] == output["filename"]
+
+
+def test_outputs_inline(api: Api) -> None:
+    with ThreadPoolExecutor() as pool:
+        by_field = pool.submit(api.post, "/generate/sync", body(return_outputs_as_base64=True))
+        api.worker.run_next(b"pixels")
+        assert base64.b64decode(by_field.result().json()["output"][0]["data"]) == b"pixels"
+        by_header = pool.submit(api.post, "/generate/sync", body(), headers={"X-Return-Outputs-As-Base64": "1"})
+        api.worker.run_next(b"more")
+        assert base64.b64decode(by_header.result().json()["output"][0]["data"]) == b"more"
+
+
+@pytest.mark.parametrize(("code", "status"), [("node_execution_error", 500), ("instance_lost", 502)])
+def test_sync_of_a_job_that_fails(api: Api, code: str, status: int) -> None:
+    with ThreadPoolExecutor() as pool:
+        answering = pool.submit(api.post, "/generate/sync", body())
+        _fail_next(api, code)
+        answer = answering.result()
+
+    assert (answer.status_code, answer.json()["status"]) == (status, "failed")
+    assert "it broke" in answer.json()["message"]
+
+
+def _fail_next(api: Api, code: str) -> None:
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        claim = api.ledger.claims.claim("gpu0@test")
+        if claim is not None:
+            assert api.ledger.claims.fail(claim, {"code": code, "message": "it broke"})
+            return
+        time.sleep(0.02)
+    raise AssertionError("no job was queued")
+
+
+def test_sync_of_a_job_that_is_cancelled(api: Api) -> None:
+    with ThreadPoolExecutor() as pool:
+        answering = pool.submit(api.post, "/generate/sync", body(request_id="to-cancel"))
+        while api.get("/result/to-cancel").status_code == 404:
+            time.sleep(0.02)
+        cancelled = api.session.post(f"{api.url}/cancel/to-cancel", timeout=5)
+        answer = answering.result()
+
+    assert (cancelled.status_code, cancelled.json()["status"]) == (200, "cancelled")
+    assert (answer.status_code, answer.json()["status"]) == (499, "cancelled")
+
+
+def test_generate_answers_at_once(api: Api) -> None:
+    answer = api.post("/generate", {"auth_data": {"signature": "s"}, "payload": body(request_id="at-once")})
+
+    assert (answer.status_code, answer.json()["status"]) == (202, "pending")
+    assert api.get("/result/at-once").json()["status"] == "pending"
+    assert api.get("/queue-info").json()["preprocess_queue_size"] == 1
+    job = newest(api)
+    assert (job.contract, job.request_id, job.expected_time_s) == ("generate", "at-once", 46.0)
+    api.worker.run(job.id, b"x")
+    assert api.get("/result/at-once").json()["status"] == "completed"
+
+
+def test_unknown_requests(api: Api) -> None:
+    for answer in (api.get("/result/nope"), api.post("/cancel/nope"), api.get("/result/%00")):
+        assert answer.status_code == 404
+        assert answer.json() == {"status": "failed", "message": "Request ID not found"}
+
+
+def test_a_request_id_belongs_to_one_job(api: Api) -> None:
+    assert api.post("/generate", body(request_id="taken")).status_code == 202
+    again = api.post("/generate", body(request_id="taken"))
+    assert again.status_code == 422
+    assert "taken" in again.json()["detail"]
+    stolen = api.post("/generate", body(request_id=newest(api).id))
+    assert stolen.status_code == 422, "nobody may call a job by the id of another one"
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"modifier": "X"}, "Cannot provide both workflow_json and modifier - they are mutually exclusive"),
+        ({"workflow_json": None}, "Must provide either workflow_json OR modifier"),
+        ({"workflow_json": {}, "modifier": ""}, "Must provide either workflow_json OR modifier"),
+        ({"modifications": {"a": 1}}, "modifications can only be provided when modifier is specified"),
+        ({"workflow_json": {}, "modifier": "Text2Image"}, "modifier mode is not available in this version"),
+        ({"s3": {"bucket_name": "b"}}, "S3 targets are not supported"),
+        ({"request_id": "a b"}, "request_id"),
+        ({"request_id": "a\n"}, "request_id"),
+        ({"request_id": "x" * 129}, "request_id"),
+        ({"request_id": 7}, "request_id"),
+        ({"return_outputs_as_base64": "yes"}, "return_outputs_as_base64"),
+        ({"webhook": "https://x"}, "webhook"),
+        ({"webhook": []}, "webhook"),
+        ({"webhook": {}}, "webhook"),
+        ({"webhook": {"url": None}}, "webhook"),
+        ({"webhook": {"url": 1}}, "webhook"),
+        ({"webhook": {"url": "https://a/\r\nX: y"}}, "webhook"),
+        ({"webhook": {"url": "https://a/", "extra_params": []}}, "extra_params"),
+        ({"webhook": {"url": "https://a/", "timeout": 0}}, "timeout"),
+        ({"webhook": {"url": "https://a/", "timeout": True}}, "timeout"),
+        ({"webhook": {"url": "https://a/", "timeout": 301}}, "timeout"),
+        ({"webhook": {"url": "https://a/", "secret": "a\r\nb"}}, "secret"),
+    ],
+)
+def test_fields_that_are_refused(api: Api, fields: dict[str, Any], text: str) -> None:
+    answer = api.post("/generate/sync", body(**fields))
+
+    assert answer.status_code == 422
+    assert text in answer.json()["detail"]
+    assert answer.json()["error"]["message"] == answer.json()["detail"]
+
+
+@pytest.mark.parametrize("value", [-1, 1e9, "30", None, True, [1]])
+def test_expected_times_that_are_refused(api: Api, value: Any) -> None:
+    answer = api.post("/generate", {**body(), "expected_time": value})
+
+    assert (answer.status_code, "expected_time" in answer.text) == (422, True)
+
+
+def test_a_webhook_is_kept_and_its_secret_sealed(api: Api) -> None:
+    webhook = {"url": "https://example.com/hook", "extra_params": {"status": "mine"}, "timeout": 5, "secret": "s3cret"}
+
+    answer = api.post("/generate", body(webhook=webhook, s3={"access_key_id": "", "bucket_name": ""}))
+
+    assert answer.status_code == 202
+    job = newest(api)
+    assert job.webhook == {
+        "url": "https://example.com/hook",
+        "extra_params": {"status": "mine"},
+        "timeout_s": 5.0,
+        "base_url": api.url,
+    }
+    assert api.ledger.jobs.secrets(job.id) == {"webhook_secret": "s3cret"}
+    api.post(f"/cancel/{job.id}")
+    assert api.publisher.notified[-1] == job.id, "the end of a cancelled job is told at once"
+
+
+def test_the_operators_webhook_is_the_default(tmp_path_factory: pytest.TempPathFactory) -> None:
+    settings = settings_for(
+        tmp_path_factory.mktemp("hook"), webhook_url="https://operator.example/", webhook_timeout_s=9
+    )
+    with running_api(settings) as api:
+        api.worker.come_up()
+        for fields in ({}, {"webhook": None}, {"webhook": {"url": "", "extra_params": {"a": 1}}}):
+            assert api.post("/generate", body(**fields)).status_code == 202
+            webhook = newest(api).webhook
+            assert webhook is not None
+            assert (webhook["url"], webhook["extra_params"], webhook["timeout_s"]) == (
+                "https://operator.example/",
+                {},
+                9,
+            )
+
+
+@pytest.mark.parametrize("has_webhook", [False, True])
+def test_a_client_that_hangs_up_cancels_its_job_unless_it_has_a_webhook(api: Api, has_webhook: bool) -> None:
+    fields = {"webhook": {"url": "https://example.com/"}} if has_webhook else {}
+    payload = json.dumps(body(request_id=f"gone-{has_webhook}", **fields)).encode()
+    host, port = api.url.removeprefix("http://").split(":")
+    with closing(socket.create_connection((host, int(port)))) as client:
+        head = f"POST /generate/sync HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+        client.sendall(f"{head}Content-Length: {len(payload)}\r\n\r\n".encode() + payload)
+        while api.get(f"/result/gone-{has_webhook}").status_code == 404:
+            time.sleep(0.02)
+        job = newest(api)
+    deadline = time.monotonic() + 2.5
+    while time.monotonic() < deadline and not api.ledger.jobs.get(job.id).is_terminal:
+        time.sleep(0.05)
+
+    assert api.ledger.jobs.get(job.id).status == ("queued" if has_webhook else "canceled")
+    if has_webhook:
+        thread = threading.Thread(target=api.worker.run, args=(job.id, b"x"))
+        thread.start()
+        thread.join()

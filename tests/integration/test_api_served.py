@@ -1,0 +1,251 @@
+"""The API as it is served: gunicorn with gevent over PostgreSQL and Redis, and both of them falling silent."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import redis
+import requests
+
+from core.ledger import Change, Ledger
+from core.ledger.schema import migrate
+from core.notices import Notice, NoticeSender
+from tests.integration.api_fixtures import (
+    GRAPH,
+    REDIS_URL,
+    FreezableProxy,
+    Worker,
+    gunicorn_api,
+    postgres_database,
+    settings_for,
+    sse_frames,
+)
+
+BODY = {"input": {"workflow_json": GRAPH}}
+
+
+@dataclass
+class Served:
+    """A served API with two processes, its silent-able services, and a worker that talks past them."""
+
+    url: str
+    worker: Worker
+    ledger_proxy: FreezableProxy
+    broker_proxy: FreezableProxy
+    log: Path
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    namespace = f"test-{uuid.uuid4().hex[:8]}"
+    with ExitStack() as stack:
+        directory = tmp_path_factory.mktemp("served")
+        database_url = stack.enter_context(postgres_database())
+        keys = stack.enter_context(closing(_redis()))
+        stack.callback(_forget, keys, namespace)
+        ledger_proxy, broker_proxy = _proxy_of(database_url, 5432), _proxy_of(REDIS_URL, 6379)
+        stack.callback(ledger_proxy.close)
+        stack.callback(broker_proxy.close)
+        direct = settings_for(directory, database_url=database_url, broker_url=REDIS_URL, broker_namespace=namespace)
+        migrate(direct)
+        sender = NoticeSender(direct)
+        stack.callback(sender.close)
+        ledger = Ledger(direct, on_change=lambda change: sender.send(_notice(change)))
+        stack.callback(ledger.close)
+        worker = Worker(ledger, direct.outputs_dir)
+        worker.come_up()
+        proxied = settings_for(
+            directory,
+            database_url=_through(database_url, ledger_proxy),
+            broker_url=_through(REDIS_URL, broker_proxy),
+            broker_namespace=namespace,
+        )
+        url = stack.enter_context(gunicorn_api(proxied, FLEET_API_PROCESSES="2"))
+        yield Served(
+            url=url,
+            worker=worker,
+            ledger_proxy=ledger_proxy,
+            broker_proxy=broker_proxy,
+            log=directory / "gunicorn.log",
+        )
+
+
+@pytest.fixture(autouse=True)
+def thawed(served: Served) -> Iterator[None]:
+    yield
+    served.ledger_proxy.thaw()
+    served.broker_proxy.thaw()
+    _until(lambda: all(requests.get(f"{served.url}/ready", timeout=5).status_code == 200 for _ in range(4)), 20.0)
+
+
+def _redis() -> redis.Redis:
+    client = redis.Redis.from_url(REDIS_URL)
+    try:
+        client.ping()
+    except redis.ConnectionError:
+        pytest.skip("no Redis: set FLEET_TEST_REDIS_URL")
+    return client
+
+
+def _forget(client: redis.Redis, namespace: str) -> None:
+    for key in client.scan_iter(f"{namespace}*"):
+        client.delete(key)
+
+
+def _proxy_of(url: str, default_port: int) -> FreezableProxy:
+    parts = urlsplit(url)
+    return FreezableProxy(parts.hostname or "127.0.0.1", parts.port or default_port)
+
+
+def _through(url: str, proxy: FreezableProxy) -> str:
+    parts = urlsplit(url)
+    user = f"{parts.netloc.rpartition('@')[0]}@" if "@" in parts.netloc else ""
+    return parts._replace(netloc=f"{user}127.0.0.1:{proxy.port}").geturl()
+
+
+def _notice(change: Change) -> Notice:
+    return Notice(job_id=change.job_id, kind="status", seq=change.seq, status=change.status)
+
+
+def _until(condition: Callable[[], bool], timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)
+
+
+def _submit(served: Served, timeout: float = 10) -> requests.Response:
+    return requests.post(f"{served.url}/api/v2/jobs", json={"workflow": GRAPH}, timeout=timeout)
+
+
+def test_sixty_clients_wait_on_two_processes_and_are_woken_by_notices(served: Served) -> None:
+    count = 60
+    with ThreadPoolExecutor(count) as pool:
+        waiting = [
+            pool.submit(requests.post, f"{served.url}/generate/sync", json=BODY, timeout=30) for _ in range(count)
+        ]
+        _until(lambda: served.worker.ledger.jobs.count("queued") == count, 15.0)
+        assert requests.get(f"{served.url}/health", timeout=5).elapsed.total_seconds() < 1.0
+        done_at: dict[str, float] = {}
+        for _ in range(count):
+            done_at[served.worker.run_next(b"x")] = time.monotonic()
+        answers = [each.result() for each in waiting]
+
+    assert {answer.status_code for answer in answers} == {200}
+    assert {answer.json()["id"] for answer in answers} == set(done_at)
+
+
+def test_a_notice_wakes_a_stream_of_another_process_at_once(served: Served) -> None:
+    job_id = _submit(served).json()["id"]
+    chunks: list[str] = []
+    opened = threading.Event()
+
+    def read() -> None:
+        with requests.get(f"{served.url}/api/v2/jobs/{job_id}/events", stream=True, timeout=20) as answer:
+            for chunk in answer.iter_content(None, decode_unicode=True):
+                chunks.append(chunk)
+                opened.set()
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    assert opened.wait(5)
+    # Longer than the reader takes to stand in line, shorter than the backstop poll.
+    time.sleep(0.2)
+    began = time.monotonic()
+    served.worker.run(job_id, b"x")
+    reader.join(10)
+    took_s = time.monotonic() - began
+
+    assert sse_frames("".join(chunks))[-1] == ("status", {"status": "succeeded"})
+    assert took_s < 1.0, "woken by the notice, not by the poll"
+
+
+def test_lost_notices_cost_seconds_not_a_hang(served: Served) -> None:
+    silent = Ledger(settings_for(served.worker.outputs_dir.parent, database_url=str(_url_of(served))))
+    with closing(silent), ThreadPoolExecutor() as pool:
+        waiting = pool.submit(requests.post, f"{served.url}/generate/sync", json=BODY, timeout=30)
+        Worker(silent, served.worker.outputs_dir).run_next(b"x")
+        began = time.monotonic()
+        answer = waiting.result()
+
+    assert answer.status_code == 200
+    assert time.monotonic() - began < 4.0
+
+
+def _url_of(served: Served) -> str:
+    return served.worker.ledger.database.url.render_as_string(hide_password=False)
+
+
+def test_a_client_that_hangs_up_frees_its_gpu(served: Served) -> None:
+    parts = urlsplit(served.url)
+    payload = json.dumps({"input": {"workflow_json": GRAPH, "request_id": "hung-up"}}).encode()
+    with closing(socket.create_connection((str(parts.hostname), int(parts.port or 0)))) as client:
+        head = "POST /generate/sync HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        client.sendall(f"{head}Content-Length: {len(payload)}\r\n\r\n".encode() + payload)
+        _until(lambda: requests.get(f"{served.url}/result/hung-up", timeout=5).status_code == 200, 5.0)
+
+    _until(lambda: served.worker.ledger.jobs.get_by_request_id("hung-up").status == "canceled", 4.0)
+
+
+def test_a_frozen_ledger_is_503_within_three_seconds_and_waiting_clients_outlive_it(served: Served) -> None:
+    body = {"input": {"workflow_json": GRAPH, "request_id": "patient"}}
+    with ThreadPoolExecutor(10) as pool:
+        waiting = pool.submit(requests.post, f"{served.url}/generate/sync", json=body, timeout=30)
+        _until(lambda: requests.get(f"{served.url}/result/patient", timeout=5).status_code == 200, 5.0)
+        served.ledger_proxy.freeze()
+        served.worker.run_next(b"x")
+        began = time.monotonic()
+        sends = [
+            pool.submit(requests.request, method, f"{served.url}/api/v2/jobs", json={"workflow": GRAPH}, timeout=10)
+            for method in ("GET", "POST") * 4
+        ]
+        answers = [send.result() for send in sends]
+        took_s = time.monotonic() - began
+        ready = requests.get(f"{served.url}/ready", timeout=2.5)
+        health = requests.get(f"{served.url}/health", timeout=1)
+        assert not waiting.done()
+        served.ledger_proxy.thaw()
+        waited = waiting.result()
+
+    assert {answer.status_code for answer in answers} == {503}
+    assert {answer.json()["error"]["code"] for answer in answers} == {"ledger_unavailable"}
+    assert all(int(answer.headers["Retry-After"]) >= 1 for answer in answers)
+    assert took_s < 3.0
+    assert (health.status_code, ready.status_code) == (200, 503)
+    assert waited.json()["status"] == "completed"
+    _until(lambda: _submit(served).status_code == 201, 10.0)
+
+
+def test_a_frozen_broker_delays_no_submission(served: Served) -> None:
+    served.broker_proxy.freeze()
+    took_s: list[float] = []
+    for _ in range(3):
+        began = time.monotonic()
+        assert _submit(served).status_code == 201
+        took_s.append(time.monotonic() - began)
+
+    assert max(took_s) < 3.0
+    ready = requests.get(f"{served.url}/ready", timeout=2.5)
+    assert (ready.status_code, ready.json()["broker"]["ok"], ready.json()["ledger"]["ok"]) == (503, False, True)
+
+
+def test_a_large_head_is_refused(served: Served) -> None:
+    huge = requests.get(f"{served.url}/health", headers={"X-Long": "x" * 100_000}, timeout=5)
+    many = requests.get(f"{served.url}/health", headers={f"X-{n}": "1" for n in range(1000)}, timeout=5)
+
+    assert {huge.status_code, many.status_code} <= {400, 431}
+
+
+def test_nothing_unexpected_was_logged(served: Served) -> None:
+    assert "Traceback" not in served.log.read_text()

@@ -1,0 +1,158 @@
+"""The embedded broker as `fleet broker` runs it: private, durable, and gone when it is told to go."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from cli.broker import answers, ask
+from comfy.spec import REPOSITORY_ROOT
+from core.settings import Settings
+from tests.own_servers import children_of
+from tests.services import eventually, make_settings
+
+
+class BrokerProcess:
+    """`fleet broker` in a data directory of its own."""
+
+    def __init__(self, settings: Settings, **environment: str) -> None:
+        self.settings = settings
+        self.popen = subprocess.Popen(
+            [sys.executable, "-m", "cli.main", "broker"],
+            cwd=REPOSITORY_ROOT,
+            env={**os.environ, "FLEET_DATA_DIR": str(settings.data_dir), **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def wait_until_up(self) -> None:
+        assert eventually(lambda: answers(self.settings)), self.popen.poll()
+
+    def server_pid(self) -> int:
+        (pid,) = children_of(self.popen.pid)
+        return pid
+
+    def client(self) -> redis.Redis:
+        return redis.Redis(unix_socket_path=str(self.settings.embedded_broker_socket), single_connection_client=True)
+
+    def stop(self) -> str:
+        """SIGTERM; returns what it printed. It must end by itself, with status 0."""
+        self.popen.terminate()
+        out, _ = self.popen.communicate(timeout=20)
+        assert self.popen.returncode == 0, out
+        return out
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[BrokerProcess]:
+    process = BrokerProcess(make_settings(tmp_path, broker_url=""))
+    process.wait_until_up()
+    yield process
+    if process.popen.poll() is None:
+        process.popen.kill()
+    process.popen.communicate()
+
+
+def test_listens_on_a_private_unix_socket_and_nothing_else(broker: BrokerProcess) -> None:
+    path = broker.settings.embedded_broker_socket
+    assert path.parent == broker.settings.data_dir
+    assert stat.S_IMODE(path.stat().st_mode) == 0o700
+    assert b"tcp_port:0" in ask(broker.settings, "INFO server")
+
+
+def test_stops_without_leaving_process_or_socket(broker: BrokerProcess) -> None:
+    server = broker.server_pid()
+    assert str(broker.settings.embedded_broker_socket) in broker.stop()
+    assert not Path(f"/proc/{server}").exists()
+    assert not broker.settings.embedded_broker_socket.exists()
+
+
+def test_what_is_queued_survives_a_crash_of_the_server(broker: BrokerProcess) -> None:
+    client = broker.client()
+    client.rpush("queue", "turn")
+    # The server writes its log to disk every second.
+    time.sleep(1.1)
+    client.close()
+    server = broker.server_pid()
+    os.kill(server, signal.SIGKILL)
+    assert eventually(lambda: children_of(broker.popen.pid) not in ([], [server]) and answers(broker.settings))
+    with broker.client() as again:
+        assert again.lrange("queue", 0, -1) == [b"turn"]
+    assert "was killed by SIGKILL; it starts again" in broker.stop()
+
+
+def test_what_is_queued_survives_stop_and_start(broker: BrokerProcess) -> None:
+    with broker.client() as client:
+        client.rpush("queue", "turn")
+    broker.stop()
+    second = BrokerProcess(broker.settings)
+    second.wait_until_up()
+    with second.client() as client:
+        assert client.lrange("queue", 0, -1) == [b"turn"]
+    second.stop()
+
+
+def test_nothing_is_left_when_it_is_killed_itself(broker: BrokerProcess) -> None:
+    server = Path(f"/proc/{broker.server_pid()}/stat")
+    broker.popen.kill()
+    broker.popen.wait()
+    assert eventually(lambda: not server.exists() or ") Z " in server.read_text())
+
+
+def test_stays_for_a_moment_for_those_who_still_talk_to_it(broker: BrokerProcess) -> None:
+    with broker.client() as client:
+        client.ping()
+        broker.popen.terminate()
+        time.sleep(0.5)
+        assert client.ping()
+    assert broker.popen.wait(2) == 0
+
+
+def test_one_data_directory_holds_one_broker(broker: BrokerProcess) -> None:
+    second = BrokerProcess(broker.settings)
+    out, _ = second.popen.communicate(timeout=20)
+    assert second.popen.returncode == 2
+    assert out.startswith("fleet: FLEET_DATA_DIR: ")
+    assert len(out.splitlines()) == 1
+    assert answers(broker.settings)
+
+
+def test_a_path_too_long_for_the_kernel_is_no_problem(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path, data_dir=tmp_path / ("long" * 30), broker_url="")
+    assert not settings.embedded_broker_socket.is_relative_to(settings.data_dir)
+    process = BrokerProcess(settings)
+    process.wait_until_up()
+    process.stop()
+    assert not settings.embedded_broker_socket.exists()
+
+
+def test_files_it_cannot_read_are_a_clear_error(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path, broker_url="")
+    folder = settings.data_dir / "broker" / "appendonlydir"
+    folder.mkdir(parents=True)
+    (folder / "appendonly.aof.manifest").write_text("nonsense\n")
+    process = BrokerProcess(settings)
+    out, _ = process.popen.communicate(timeout=20)
+    assert process.popen.returncode == 4
+    assert "does not start" in out
+    assert str(settings.data_dir / "broker") in out
+    assert "Traceback" not in out
+
+
+def test_is_not_needed_where_another_broker_is_set(tmp_path: Path) -> None:
+    process = BrokerProcess(make_settings(tmp_path), FLEET_BROKER_URL="redis://127.0.0.1:1")
+    assert process.popen.stdout is not None
+    assert "FLEET_BROKER_URL is set" in process.popen.stdout.readline()
+    time.sleep(0.3)
+    assert process.popen.poll() is None
+    process.stop()

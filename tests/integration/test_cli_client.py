@@ -1,0 +1,320 @@
+"""The client's commands against a scripted server: what they send, print, save, and exit with."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import cli.client
+from cli.main import run
+from comfy.spec import REPOSITORY_ROOT
+
+GRAPH = {"9": {"class_type": "SaveImage", "inputs": {}}}
+PICTURE = b"\x89PNG not really"
+
+Reply = tuple[int, dict[str, str], bytes]
+
+
+def _json(value: object, status: int = 200, **headers: str) -> Reply:
+    return status, {"Content-Type": "application/json", **headers}, json.dumps(value).encode()
+
+
+def _error(status: int, code: str, message: str, details: object = None, **headers: str) -> Reply:
+    return _json({"error": {"code": code, "message": message, "details": details}}, status, **headers)
+
+
+def _job(status: str = "succeeded", **fields: Any) -> dict[str, Any]:
+    output = {"node_id": "9", "name": "demo_1.png", "id": "asset-1", "content_type": "image/png", "url": "http://x/1"}
+    outputs = [output] if status == "succeeded" else []
+    return {"id": "job-12345678", "status": status, "created_at": "2026-01-01T00:00:00Z", "outputs": outputs, **fields}
+
+
+def _stream(*events: tuple[str, dict[str, Any]]) -> Reply:
+    body = "".join(f"event: {name}\ndata: {json.dumps(data)}\n\n" for name, data in events)
+    return 200, {"Content-Type": "text/event-stream"}, body.encode()
+
+
+class Script:
+    """A server that answers `METHOD /path` from lists; the last entry of a list is given again and again."""
+
+    def __init__(self) -> None:
+        self.replies: dict[str, list[Reply]] = {}
+        self.requests: list[tuple[str, dict[str, str], bytes]] = []
+        self.base_url = ""
+
+    def on(self, what: str, *replies: Reply) -> None:
+        self.replies[what] = list(replies)
+
+    def answer(self, what: str, headers: dict[str, str], body: bytes) -> Reply:
+        self.requests.append((what, headers, body))
+        replies = self.replies.get(what.partition("?")[0], [_error(404, "not_found", "No such thing.")])
+        return replies.pop(0) if len(replies) > 1 else replies[0]
+
+    def asked(self, what: str) -> int:
+        return sum(request[0] == what for request in self.requests)
+
+
+def _handler(script: Script) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        def _serve(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            status, answer_headers, answer = script.answer(f"{self.command} {self.path}", headers, body)
+            self.send_response(status)
+            for name, value in answer_headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(answer)
+
+        do_GET = do_POST = _serve  # noqa: N815 - the standard library's names
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    return Handler
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Script]:
+    """A server that accepts a job which succeeds at once, and is the one that commands talk to."""
+    script = Script()
+    script.on("POST /api/v2/jobs", _json(_job("queued", queue_position=1), 201))
+    script.on("GET /api/v2/jobs/job-12345678", _json(_job()))
+    script.on("GET /api/v2/jobs/job-12345678/events", _stream(("status", {"status": "succeeded"})))
+    script.on("GET /api/v2/assets/asset-1/content", (200, {"Content-Type": "image/png"}, PICTURE))
+    with ThreadingHTTPServer(("127.0.0.1", 0), _handler(script)) as http:
+        thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        script.base_url = f"http://127.0.0.1:{http.server_address[1]}"
+        monkeypatch.setenv("COMFY_BASE_URL", script.base_url)
+        monkeypatch.setattr(cli.client, "POLL_S", 0.05)
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "graph.json").write_text(json.dumps(GRAPH))
+        yield script
+        http.shutdown()
+        thread.join()
+
+
+def test_submit_shows_progress_saves_the_picture_and_exits_0(
+    server: Script, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    progress = {"value": 0.5, "current_node": "3", "current_node_class": "KSampler", "step": 9, "steps": 20}
+    running, succeeded = ({"status": status} for status in ("running", "succeeded"))
+    stream = _stream(("status", running), ("progress", progress), ("status", succeeded))
+    server.on("GET /api/v2/jobs/job-12345678/events", stream)
+    assert run(["submit", "graph.json"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [
+        "Job job-12345678",
+        "running",
+        " 50%  KSampler (node 3), step 9/20",
+        "succeeded",
+        "Saved fleet-output/job-1234-demo_1.png",
+    ]
+    assert (tmp_path / "fleet-output" / "job-1234-demo_1.png").read_bytes() == PICTURE
+    assert json.loads(server.requests[0][2]) == {"workflow": GRAPH}
+
+
+def test_json_stands_alone_on_stdout(server: Script, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["submit", "graph.json", "--json", "--output", "there"]) == 0
+    out, err = capsys.readouterr()
+    job = json.loads(out)
+    assert job["status"] == "succeeded"
+    assert job["saved"] == ["there/job-1234-demo_1.png"]
+    assert "Saved there/job-1234-demo_1.png" in err
+
+
+def test_no_wait_returns_when_queued(server: Script, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["submit", "graph.json", "--no-wait"]) == 0
+    assert capsys.readouterr().out == "job-12345678  queued\n"
+    assert len(server.requests) == 1
+
+
+def test_a_failed_job_exits_1_and_says_where_and_why(server: Script, capsys: pytest.CaptureFixture[str]) -> None:
+    error = {"code": "node_execution_error", "message": "no \x1b[2Jluck", "node_id": "3", "class_type": "KSampler"}
+    server.on("GET /api/v2/jobs/job-12345678", _json(_job("failed", error={**error, "traceback": "File x.py, line 1"})))
+    assert run(["submit", "graph.json"]) == 1
+    out = capsys.readouterr().out
+    assert "node_execution_error in KSampler (node 3): no �[2Jluck" in out
+    assert "File x.py, line 1" in out
+
+
+def test_a_canceled_job_exits_3(server: Script) -> None:
+    server.on("GET /api/v2/jobs/job-12345678", _json(_job("canceled")))
+    assert run(["submit", "graph.json"]) == 3
+
+
+def test_a_refused_graph_exits_2_with_the_nodes(server: Script, capsys: pytest.CaptureFixture[str]) -> None:
+    errors = {"3": {"class_type": "KSampler", "errors": [{"message": "Value too big", "details": "steps"}]}}
+    refusal = _error(422, "invalid_workflow", "The graph cannot run.", {"node_errors": errors})
+    server.on("POST /api/v2/jobs", refusal)
+    assert run(["submit", "graph.json", "--json"]) == 2
+    out, err = capsys.readouterr()
+    assert json.loads(out)["error"]["code"] == "invalid_workflow"
+    assert "node 3 KSampler: Value too big steps" in err
+    assert err.splitlines()[-1] == "fleet: The graph cannot run."
+
+
+def test_no_server_exits_4_and_says_what_to_do(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, server: Script
+) -> None:
+    assert run(["list", "--server", "http://127.0.0.1:1"]) == 4
+    err = capsys.readouterr().err
+    assert err.startswith("fleet: http://127.0.0.1:1 does not answer (Connection refused)")
+    assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("reply", [(200, {}, b"<html>"), _json([1]), _json({"id": 7}), _error(500, "internal", "oh")])
+def test_a_server_that_makes_no_sense_exits_4(server: Script, reply: Reply, capsys: pytest.CaptureFixture[str]) -> None:
+    server.on("POST /api/v2/jobs", reply)
+    assert run(["submit", "graph.json"]) == 4
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_without_streams_it_polls(server: Script, capsys: pytest.CaptureFixture[str]) -> None:
+    server.on("GET /api/v2/jobs/job-12345678/events", _error(501, "not_implemented", "No streams here."))
+    running = _job("running", progress={"value": 0.25, "current_node": "3"})
+    server.on("GET /api/v2/jobs/job-12345678", _json(_job("queued")), _json(running), _json(_job()))
+    assert run(["submit", "graph.json"]) == 0
+    assert [line[:7] for line in capsys.readouterr().out.splitlines()[1:-1]] == [
+        "queued",
+        " 25%  n",
+        "running",
+        "succeed",
+    ]
+    assert server.asked("GET /api/v2/jobs/job-12345678/events") == 1
+
+
+def test_a_stream_that_breaks_off_is_taken_up_again(server: Script) -> None:
+    broken = _stream(("status", {"status": "running"}))
+    server.on("GET /api/v2/jobs/job-12345678/events", broken, _stream(("status", {"status": "succeeded"})))
+    server.on("GET /api/v2/jobs/job-12345678", _json(_job("running")), _json(_job()))
+    assert run(["submit", "graph.json"]) == 0
+    assert server.asked("GET /api/v2/jobs/job-12345678/events") == 2
+
+
+def test_a_server_that_restarts_while_a_job_runs_is_borne_with(server: Script) -> None:
+    server.on("GET /api/v2/jobs/job-12345678/events", _error(503, "ledger_unavailable", "Not now."))
+    away = _error(503, "ledger_unavailable", "Not now.")
+    server.on("GET /api/v2/jobs/job-12345678", away, away, _json(_job()))
+    assert run(["submit", "graph.json"]) == 0
+
+
+def test_a_full_queue_is_asked_again_with_the_same_key(server: Script) -> None:
+    full = _error(429, "queue_full", "No room.", **{"Retry-After": "1"})
+    server.on("POST /api/v2/jobs", full, _json(_job("queued"), 201))
+    assert run(["submit", "graph.json", "--no-wait"]) == 0
+    keys = [headers["idempotency-key"] for _, headers, _ in server.requests]
+    assert len(keys) == 2
+    assert len(set(keys)) == 1
+
+
+def test_a_queue_that_stays_full_exits_2(server: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli.client, "PATIENCE_S", 0.5)
+    server.on("POST /api/v2/jobs", _error(429, "queue_full", "No room.", **{"Retry-After": "1"}))
+    assert run(["submit", "graph.json"]) == 2
+
+
+def test_the_key_goes_out_as_bearer_and_is_never_shown(
+    server: Script, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COMFY_API_KEY", "very-secret")
+    server.on("GET /api/v2/jobs", _error(401, "unauthorized", "Wrong key."))
+    assert run(["list"]) == 2
+    assert server.requests[0][1]["authorization"] == "Bearer very-secret"
+    out, err = capsys.readouterr()
+    assert "COMFY_API_KEY" in err
+    assert "very-secret" not in out + err
+
+
+@pytest.mark.parametrize("name", ["../../evil.png", "/etc/evil.png", "..\\evil.png", ".evil.png"])
+def test_a_file_name_cannot_leave_the_folder(server: Script, tmp_path: Path, name: str) -> None:
+    job = _job()
+    job["outputs"][0]["name"] = name
+    server.on("GET /api/v2/jobs/job-12345678", _json(job))
+    assert run(["submit", "graph.json"]) == 0
+    written = [path.relative_to(tmp_path) for path in tmp_path.rglob("*evil*")]
+    assert written == [Path("fleet-output/job-1234-evil.png")]
+
+
+def test_a_download_that_breaks_off_leaves_no_file(
+    server: Script, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.on("GET /api/v2/assets/asset-1/content", (200, {"Content-Length": "1000"}, PICTURE))
+    assert run(["status", "job-12345678", "--output", "out"]) == 4
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_status_tells_everything(server: Script, capsys: pytest.CaptureFixture[str]) -> None:
+    progress = {"value": 0.5, "current_node": "3", "nodes_done": 2, "nodes_total": 7}
+    server.on("GET /api/v2/jobs/job-12345678", _json(_job("running", progress=progress)))
+    assert run(["status", "job-12345678"]) == 0
+    out = capsys.readouterr().out
+    assert "job-12345678  running" in out
+    assert "50%  node (node 3), 2 of 7 nodes done" in out
+
+
+def test_status_of_an_unknown_job_exits_2(server: Script, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["status", "../secrets?x=1"]) == 2
+    assert server.requests[0][0] == "GET /api/v2/jobs/..%2Fsecrets%3Fx%3D1"
+    assert capsys.readouterr().err == "fleet: No such thing.\n"
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [("canceled", "job-12345678  canceled\n"), ("succeeded", "job-12345678 has ended already: succeeded\n")],
+)
+def test_cancel_says_what_came_of_it(
+    server: Script, status: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.on("POST /api/v2/jobs/job-12345678/cancel", _json(_job(status)))
+    assert run(["cancel", "job-12345678"]) == 0
+    assert capsys.readouterr().out == words
+
+
+def test_list_is_tab_separated_off_a_terminal(server: Script, capsys: pytest.CaptureFixture[str]) -> None:
+    server.on("GET /api/v2/jobs", _json({"jobs": [_job(), _job("queued")]}))
+    assert run(["list", "--status", "queued,succeeded", "--limit", "2"]) == 0
+    assert server.requests[0][0] == "GET /api/v2/jobs?limit=2&status=queued%2Csucceeded"
+    assert capsys.readouterr().out.splitlines() == [
+        "job-12345678\tsucceeded\t2026-01-01T00:00:00Z\t-\t1",
+        "job-12345678\tqueued\t2026-01-01T00:00:00Z\t-\t0",
+    ]
+
+
+def test_a_proxy_is_not_asked_for_this_machine(server: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    server.on("GET /api/v2/jobs", _json({"jobs": []}))
+    assert run(["list"]) == 0
+
+
+def test_ctrl_c_lets_go_of_the_job_and_says_how_to_come_back(server: Script, tmp_path: Path) -> None:
+    server.on("GET /api/v2/jobs/job-12345678", _json(_job("running")))
+    server.on("GET /api/v2/jobs/job-12345678/events", _stream(("status", {"status": "running"})))
+    command = [sys.executable, "-m", "cli.main", "submit", str(tmp_path / "graph.json")]
+    with subprocess.Popen(
+        command,
+        cwd=REPOSITORY_ROOT,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert [process.stdout.readline() for _ in range(2)] == ["Job job-12345678\n", "running\n"]
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert "fleet status job-12345678" in out
+    assert "Traceback" not in err
+    assert server.asked("POST /api/v2/jobs/job-12345678/cancel") == 0

@@ -1,0 +1,405 @@
+"""The ledger as clients see it, on SQLite and on PostgreSQL: submit, look up, list, cancel, secrets, webhooks."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select
+
+from core.errors import ConfigurationError, IdempotencyKeyReuse, InvalidRequest, NotFound, StaleAttempt
+from core.job import CANCELED, CANCELING, DELIVERING, FAILED, QUEUED, RUNNING, SUCCEEDED, Job, new_job_id
+from core.ledger import Change, Ledger
+from core.ledger.claims import Claim
+from core.ledger.tables import deliveries, events, idempotency_keys, jobs, secrets
+from core.settings import Settings
+from tests.ledger_moves import (
+    ERROR,
+    WEBHOOK,
+    check_log,
+    claimed,
+    generated,
+    in_parallel,
+    lapse,
+    set_columns,
+    submit,
+    succeeded,
+)
+
+
+def _count(ledger: Ledger, table: Any, job_id: str) -> int:
+    column = table.c.id if table is jobs else table.c.job_id
+    with ledger.database.read() as connection:
+        return connection.execute(select(func.count()).select_from(table).where(column == job_id)).scalar_one()
+
+
+def test_a_job_comes_back_as_it_was_submitted(ledger: Ledger) -> None:
+    metadata = {"name": "\u00e9\U0001f600", "deep": [1, None, {"x": 0.1}]}
+    webhook = {**WEBHOOK, "base_url": "http://me"}
+
+    job = submit(
+        ledger, contract="generate", priority=-3, metadata=metadata, expected_time_s=2.5, request_id="mine",
+        webhook=webhook, timeout_s=90.0, graph='{"1":{"class_type":"\u00e9"}}', nodes_total=4,
+    )  # fmt: skip
+
+    assert ledger.jobs.get(job.id) == job
+    assert ledger.jobs.get_by_request_id("mine") == ledger.jobs.get_by_request_id(job.id) == job
+    assert ledger.jobs.graph(job.id) == '{"1":{"class_type":"\u00e9"}}'
+    assert (job.status, job.attempt, job.last_seq, job.outputs) == (QUEUED, 0, 1, ())
+    assert (job.metadata, job.webhook, job.timeout_s, job.nodes_total) == (metadata, webhook, 90.0, 4)
+    assert check_log(ledger, job.id) == [QUEUED]
+
+
+def test_what_is_not_there_is_not_found(ledger: Ledger) -> None:
+    absent = new_job_id()
+
+    for ask in (ledger.jobs.get, ledger.jobs.get_by_request_id, ledger.jobs.graph, ledger.jobs.cancel):
+        with pytest.raises(NotFound, match=absent):
+            ask(absent)
+    with pytest.raises(NotFound):
+        ledger.deliveries.asset(absent)
+    assert ledger.jobs.events(absent) == []
+    assert ledger.jobs.secrets(absent) == {}
+
+
+def test_one_idempotency_key_is_good_for_one_of_fifty(ledger: Ledger) -> None:
+    results = in_parallel(50, lambda _number: submit(ledger, idempotency_key="once", secrets={"a": "b"}))
+
+    won = [result for result in results if isinstance(result, Job)]
+    assert len(won) == 1
+    assert [type(result) for result in results if not isinstance(result, Job)] == [IdempotencyKeyReuse] * 49
+    # The losers left nothing behind.
+    assert [job.id for job in ledger.jobs.page()] == [won[0].id]
+    with ledger.database.read() as connection:
+        for table in (events, secrets, idempotency_keys):
+            assert connection.execute(select(table.c.job_id)).scalars().all() == [won[0].id]
+
+
+def test_a_request_id_belongs_to_one_job(ledger: Ledger) -> None:
+    results = in_parallel(10, lambda _number: submit(ledger, request_id="mine"))
+
+    assert sorted(type(result).__name__ for result in results) == ["InvalidRequest"] * 9 + ["Job"]
+    with pytest.raises(InvalidRequest, match="'mine'"):
+        submit(ledger, request_id="mine", idempotency_key="unused")
+    # The key of a submission that was refused for another reason stays good.
+    assert submit(ledger, idempotency_key="unused").status == QUEUED
+
+
+def test_pages_hold_every_job_once_while_new_ones_arrive(ledger: Ledger) -> None:
+    ids = [submit(ledger).id for _ in range(23)]
+    for job_id in ids[5:15]:
+        # Equal times: the order among them is by id, and a page may end in the middle of them.
+        set_columns(ledger, job_id, created_at_ms=5_000)
+
+    seen: list[Job] = []
+    after = None
+    while page := ledger.jobs.page(limit=4, after=after):
+        assert len(page) <= 4
+        seen += page
+        after = (page[-1].created_at_ms, page[-1].id)
+        submit(ledger)
+
+    assert sorted(job.id for job in seen) == sorted(ids)
+    assert [(job.created_at_ms, job.id) for job in seen] == sorted(
+        ((job.created_at_ms, job.id) for job in seen), reverse=True
+    )
+
+
+def test_a_page_may_be_of_some_statuses_only(ledger: Ledger) -> None:
+    queued, running = submit(ledger), claimed(ledger)
+    done = succeeded(ledger, files=2)
+
+    assert [job.id for job in ledger.jobs.page(statuses=[QUEUED])] == [queued.id]
+    assert {job.id for job in ledger.jobs.page(statuses=[RUNNING, SUCCEEDED])} == {running.job_id, done.job_id}
+    (with_outputs,) = ledger.jobs.page(statuses=[SUCCEEDED])
+    assert [output.name for output in with_outputs.outputs] == ["out_00000_.png", "out_00001_.png"]
+
+
+def test_states_of_many_jobs_at_once(ledger: Ledger) -> None:
+    queued, running = submit(ledger), claimed(ledger)
+
+    assert ledger.jobs.states([queued.id, running.job_id, new_job_id()]) == {
+        queued.id: (QUEUED, 1),
+        running.job_id: (RUNNING, 2),
+    }
+    assert ledger.jobs.states([]) == {}
+    assert ledger.jobs.count(QUEUED) == 1
+    assert ledger.jobs.count(QUEUED, RUNNING) == 2
+
+
+def test_queue_positions_are_the_order_of_claims(ledger: Ledger) -> None:
+    waiting = [submit(ledger, priority=priority) for priority in (0, 5, 0, -1, 5)]
+    for job in waiting[:3]:
+        set_columns(ledger, job.id, created_at_ms=7_000)
+
+    fresh = [ledger.jobs.get(job.id) for job in waiting]
+    positions = {ledger.jobs.queue_position(job): job.id for job in fresh}
+    announced = ledger.jobs.next_queued(limit=10)
+    taken = [claim.job_id for claim in iter(lambda: ledger.claims.claim("gpu0@here"), None)]
+
+    assert [positions[number] for number in range(1, 6)] == announced == taken
+    assert ledger.jobs.queue_position(ledger.jobs.get(waiting[0].id)) is None
+
+
+def test_cancel_in_every_status(ledger: Ledger) -> None:
+    queued = submit(ledger).id
+    running = claimed(ledger).job_id
+    delivering = generated(ledger).job_id
+    ended = succeeded(ledger).job_id
+
+    assert [ledger.jobs.cancel(job_id).status for job_id in (queued, running, delivering, ended)] == [
+        CANCELED,
+        CANCELING,
+        CANCELED,
+        SUCCEEDED,
+    ]
+    # Asking again changes nothing and writes nothing.
+    before = ledger.jobs.states([queued, running, delivering, ended])
+    for job_id in before:
+        ledger.jobs.cancel(job_id)
+    assert ledger.jobs.states(before) == before
+    assert check_log(ledger, queued) == [QUEUED, CANCELED]
+    assert check_log(ledger, running) == [QUEUED, RUNNING, CANCELING]
+    assert check_log(ledger, delivering) == [QUEUED, RUNNING, DELIVERING, CANCELED]
+
+
+def test_what_was_cancelled_cannot_be_claimed_or_delivered(ledger: Ledger) -> None:
+    job = submit(ledger)
+    ledger.jobs.cancel(job.id)
+    assert ledger.claims.claim("gpu0@here", named=job.id) is None
+
+    delivering = generated(ledger)
+    ledger.jobs.cancel(delivering.job_id)
+    with pytest.raises(StaleAttempt):
+        ledger.deliveries.files_of(delivering.job_id, delivering.attempt)
+    with pytest.raises(StaleAttempt):
+        ledger.deliveries.succeed(delivering.job_id, delivering.attempt, [])
+    assert not ledger.deliveries.fail(delivering.job_id, delivering.attempt, ERROR)
+
+
+def test_cancel_races_a_claim(ledger: Ledger) -> None:
+    for _ in range(10):
+        job = submit(ledger)
+
+        def act(number: int, job: Job = job) -> Job | Claim | None:
+            if number % 2:
+                return ledger.jobs.cancel(job.id)
+            return ledger.claims.claim(f"gpu{number}@here", named=job.id)
+
+        results = in_parallel(6, act)
+
+        claims = [result for result in results if isinstance(result, Claim)]
+        assert len(claims) <= 1
+        assert {result.status for result in results if isinstance(result, Job)} == {CANCELING if claims else CANCELED}
+        assert check_log(ledger, job.id)[-1] == (CANCELING if claims else CANCELED)
+
+
+def test_cancel_races_the_end_of_the_gpus_part(ledger: Ledger) -> None:
+    for _ in range(10):
+        claim = claimed(ledger, webhook=WEBHOOK)
+
+        def act(number: int, claim: Claim = claim) -> str:
+            if number == 0:
+                ledger.claims.generated(claim, [], outputs_reused=False)
+                return DELIVERING
+            return ledger.jobs.cancel(claim.job_id).status
+
+        results = in_parallel(4, act)
+
+        if any(isinstance(result, StaleAttempt) for result in results):
+            assert check_log(ledger, claim.job_id) == [QUEUED, RUNNING, CANCELING]
+            assert ledger.claims.canceled(claim)
+        assert check_log(ledger, claim.job_id)[-1] == CANCELED
+        assert _count(ledger, deliveries, claim.job_id) == 1
+
+
+def test_cancel_races_a_job_that_is_given_back_and_taken_again(ledger: Ledger) -> None:
+    for _ in range(10):
+        claim = claimed(ledger)
+
+        def act(number: int, claim: Claim = claim) -> None:
+            if number == 0:
+                ledger.jobs.cancel(claim.job_id)
+            elif number == 1:
+                ledger.claims.release(claim, reason="lost", lost=False)
+            else:
+                ledger.claims.claim(f"gpu{number}@here", named=claim.job_id)
+
+        in_parallel(5, act)
+
+        # Whoever came first, the wish to cancel is never lost.
+        assert check_log(ledger, claim.job_id)[-1] in {CANCELED, CANCELING}
+
+
+def test_secrets_are_sealed_at_rest_and_gone_with_the_end(ledger: Ledger) -> None:
+    secret = {"s3": {"access_key_id": "AKIA-plain", "secret": "hunter2-plain"}}
+    claim = claimed(ledger, secrets=secret)
+
+    with ledger.database.read() as connection:
+        sealed = connection.execute(select(secrets.c.sealed)).scalar_one()
+        rows = [repr(row) for table in (jobs, events) for row in connection.execute(select(table))]
+    assert b"plain" not in sealed
+    assert not any("plain" in row for row in rows)
+    assert claim.has_secrets
+    assert ledger.jobs.secrets(claim.job_id) == secret
+
+    ledger.claims.fail(claim, ERROR)
+
+    assert _count(ledger, secrets, claim.job_id) == 0
+    assert ledger.jobs.secrets(claim.job_id) == {}
+
+
+def test_sealed_bytes_moved_to_another_job_do_not_open(ledger: Ledger) -> None:
+    first, second = submit(ledger, secrets={"a": 1}), submit(ledger, secrets={"a": 2})
+    with ledger.database.write() as transaction:
+        sealed = transaction.connection.execute(select(secrets.c.sealed).where(secrets.c.job_id == first.id)).scalar()
+        transaction.connection.execute(secrets.update().where(secrets.c.job_id == second.id).values(sealed=sealed))
+
+    with pytest.raises(ConfigurationError):
+        ledger.jobs.secrets(second.id)
+
+
+@pytest.mark.parametrize("end", [CANCELED, FAILED, SUCCEEDED])
+def test_the_end_puts_one_webhook_into_the_outbox(end: str, ledger: Ledger) -> None:
+    if end == SUCCEEDED:
+        job_id = succeeded(ledger, webhook=WEBHOOK, files=2).job_id
+    elif end == FAILED:
+        claim = claimed(ledger, webhook=WEBHOOK)
+        assert claim.has_webhook
+        ledger.claims.fail(claim, ERROR)
+        job_id = claim.job_id
+    else:
+        job_id = ledger.jobs.cancel(submit(ledger, webhook=WEBHOOK).id).id
+
+    (delivery,) = ledger.deliveries.take_webhooks(job_id)
+
+    assert (delivery.event, delivery.url, delivery.timeout_s, delivery.tries) == (
+        f"job.{end}",
+        WEBHOOK["url"],
+        5.0,
+        1,
+    )
+    body = json.loads(delivery.body)
+    assert body["id"] == job_id
+    assert body["extra"] == {"user": 7}
+    assert len(body["output"]) == (2 if end == SUCCEEDED else 0)
+
+
+def test_a_job_without_a_webhook_puts_nothing_there(ledger: Ledger) -> None:
+    claim = succeeded(ledger)
+
+    assert not claim.has_webhook
+    assert _count(ledger, deliveries, claim.job_id) == 0
+
+
+def test_a_webhook_that_cannot_be_recorded_undoes_the_end(ledger: Ledger) -> None:
+    # One transaction: without `timeout_s` the outbox row cannot be made, so the job must not end either.
+    job = submit(ledger, webhook={"url": "http://h"}, secrets={"a": 1})
+
+    with pytest.raises(KeyError):
+        ledger.jobs.cancel(job.id)
+
+    assert check_log(ledger, job.id) == [QUEUED]
+    assert ledger.jobs.secrets(job.id) == {"a": 1}
+
+
+def test_ten_senders_send_a_webhook_once(ledger: Ledger) -> None:
+    job_id = succeeded(ledger, webhook=WEBHOOK).job_id
+
+    taken = [taken for taken in in_parallel(10, lambda _number: ledger.deliveries.take_webhooks(job_id)) if taken]
+
+    assert len(taken) == 1
+    assert ledger.deliveries.jobs_with_open_webhooks(older_than_ms=-1) == []
+
+
+def test_a_webhook_whose_sender_died_is_taken_again(ledger: Ledger) -> None:
+    job_id = succeeded(ledger, webhook=WEBHOOK).job_id
+    assert ledger.deliveries.jobs_with_open_webhooks(older_than_ms=-1) == [job_id]
+    (first,) = ledger.deliveries.take_webhooks(job_id)
+    with ledger.database.write() as transaction:
+        transaction.connection.execute(deliveries.update().values(updated_at_ms=1))
+
+    assert ledger.deliveries.jobs_with_open_webhooks() == [job_id]
+    (second,) = ledger.deliveries.take_webhooks(job_id)
+    assert (second.id, second.tries) == (first.id, 2)
+
+    # The first sender was only slow: its word no longer counts.
+    ledger.deliveries.webhook_sent(first, status_code=None, error="late")
+    ledger.deliveries.webhook_sent(second, status_code=204, error=None)
+    with ledger.database.read() as connection:
+        row = connection.execute(select(deliveries)).one()
+    assert (row.state, row.status_code, row.error) == ("delivered", 204, None)
+    assert ledger.deliveries.take_webhooks(job_id) == []
+
+
+def test_only_ended_jobs_past_their_time_are_removed(ledger: Ledger) -> None:
+    old = succeeded(ledger, webhook=WEBHOOK, files=2).job_id
+    old_but_running = claimed(ledger, secrets={"a": 1}).job_id
+    young = succeeded(ledger).job_id
+    for job_id in (old, old_but_running):
+        set_columns(ledger, job_id, expires_at_ms=1)
+
+    assert ledger.upkeep.remove_expired() == [old]
+    assert ledger.upkeep.remove_expired() == []
+
+    assert {job.id for job in ledger.jobs.page()} == {old_but_running, young}
+    for table in (jobs, events, deliveries):
+        assert _count(ledger, table, old) == 0
+
+
+def test_retention_goes_in_steps(ledger: Ledger) -> None:
+    ids = {ledger.jobs.cancel(submit(ledger).id).id for _ in range(7)}
+    for job_id in ids:
+        set_columns(ledger, job_id, expires_at_ms=1)
+
+    steps = [ledger.upkeep.remove_expired(limit=3) for _ in range(4)]
+
+    assert [len(step) for step in steps] == [3, 3, 1, 0]
+    assert set(itertools.chain(*steps)) == ids
+
+
+def test_a_key_is_good_again_after_a_day(ledger: Ledger) -> None:
+    submit(ledger, idempotency_key="day")
+    ledger.upkeep.remove_expired()
+    with pytest.raises(IdempotencyKeyReuse):
+        submit(ledger, idempotency_key="day")
+    with ledger.database.write() as transaction:
+        transaction.connection.execute(idempotency_keys.update().values(created_at_ms=1))
+
+    ledger.upkeep.remove_expired()
+
+    submit(ledger, idempotency_key="day")
+
+
+def test_every_change_is_told_after_its_commit(ledger_settings: Settings) -> None:
+    told: list[Change] = []
+    seen: list[tuple[str, int]] = []
+
+    def on_change(change: Change) -> None:
+        told.append(change)
+        # Another connection reads the change already.
+        seen.append(reader.jobs.states([change.job_id])[change.job_id])
+
+    reader, writer = Ledger(ledger_settings), Ledger(ledger_settings, on_change=on_change)
+    try:
+        claim = succeeded(writer, files=2)
+        with pytest.raises(StaleAttempt):
+            writer.claims.generated(claim, [], outputs_reused=False)
+    finally:
+        reader.close()
+        writer.close()
+
+    assert [(change.status, change.seq) for change in told] == seen
+    assert [status for status, _ in seen] == [QUEUED, RUNNING, DELIVERING, SUCCEEDED]
+
+
+def test_a_lease_that_lapsed_under_a_cancel_ends_canceled(ledger: Ledger) -> None:
+    claim = claimed(ledger, webhook=WEBHOOK)
+    ledger.jobs.cancel(claim.job_id)
+    lapse(ledger, claim.job_id)
+
+    assert ledger.claims.take_back_lapsed() == {claim.job_id: CANCELED}
+    assert check_log(ledger, claim.job_id) == [QUEUED, RUNNING, CANCELING, CANCELED]
+    assert len(ledger.deliveries.take_webhooks(claim.job_id)) == 1

@@ -1,0 +1,95 @@
+"""The ledger's schema: the migrations make what the code expects, and many processes may start at once."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import inspect, text
+
+from core.errors import ConfigurationError
+from core.ledger import Ledger
+from core.ledger.database import Database
+from core.ledger.schema import alembic_config, migrate
+from core.ledger.tables import metadata
+from core.settings import Settings, process_environment
+from tests.ledger_moves import submit
+from tests.services import make_settings
+
+ROOT = Path(__file__).parents[2]
+MIGRATE = "from core.ledger.schema import migrate; from core.settings import load_settings; migrate(load_settings())"
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def empty_settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
+    """A database without tables."""
+    url = "" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
+    return make_settings(tmp_path, database_url=url)
+
+
+def test_the_migrations_make_the_tables_of_the_code(empty_settings: Settings) -> None:
+    migrate(empty_settings)
+
+    database = Database(empty_settings.ledger_url)
+    with database.read() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, metadata) == []
+    database.dispose()
+
+
+def test_migrating_again_changes_nothing(empty_settings: Settings) -> None:
+    migrate(empty_settings)
+    ledger = Ledger(empty_settings)
+    job = submit(ledger)
+
+    migrate(empty_settings)
+
+    assert ledger.jobs.get(job.id) == job
+    ledger.close()
+
+
+def test_the_way_back_leaves_no_table(empty_settings: Settings) -> None:
+    migrate(empty_settings)
+
+    database = Database(empty_settings.ledger_url)
+    with database.engine.connect() as connection:
+        command.downgrade(alembic_config(connection), "base")
+        connection.commit()
+        assert inspect(connection).get_table_names() == ["alembic_version"]
+    database.dispose()
+
+
+def test_five_processes_start_at_once(empty_settings: Settings) -> None:
+    environment = {
+        **process_environment(),
+        "FLEET_DATA_DIR": str(empty_settings.data_dir),
+        "FLEET_DATABASE_URL": empty_settings.database_url,
+    }
+    processes = [
+        subprocess.Popen([sys.executable, "-c", MIGRATE], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+        for _ in range(5)
+    ]
+
+    complaints = [process.communicate(timeout=60)[1] for process in processes]
+
+    assert [process.returncode for process in processes] == [0] * 5, complaints
+    ledger = Ledger(empty_settings)
+    submit(ledger)
+    ledger.close()
+
+
+def test_a_ledger_of_a_newer_version_is_refused_in_words(empty_settings: Settings) -> None:
+    migrate(empty_settings)
+    database = Database(empty_settings.ledger_url)
+    with database.write() as transaction:
+        transaction.connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+
+    with pytest.raises(ConfigurationError, match="newer"):
+        migrate(empty_settings)
+
+    database.dispose()

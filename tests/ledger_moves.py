@@ -1,0 +1,133 @@
+"""Short names for what tests do to a ledger, and the checks that hold for every job's log."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import Any, TypeVar
+
+from sqlalchemy import update
+
+from core.errors import FleetError
+from core.job import TERMINAL, TRANSITIONS, Job, NewJob, new_job_id
+from core.ledger import Ledger
+from core.ledger.claims import Claim, ProducedFile
+from core.ledger.delivery import StoredFile
+from core.ledger.tables import jobs
+
+Result = TypeVar("Result")
+
+WEBHOOK = {"url": "http://hooks.example/x", "timeout_s": 5.0, "extra_params": {"user": 7}}
+ERROR = {"code": "node_execution_error", "message": "boom", "node_id": "3", "class_type": "KSampler"}
+
+
+def submit(ledger: Ledger, **fields: Any) -> Job:
+    """Record a job with an id of its own."""
+    values: dict[str, Any] = {"id": new_job_id(), "contract": "v2", "graph": '{"1":{}}', "nodes_total": 1}
+    return ledger.jobs.submit(NewJob(**{**values, **fields}))
+
+
+def claimed(ledger: Ledger, instance: str = "gpu0@here", **fields: Any) -> Claim:
+    """Record a job and claim it."""
+    job = submit(ledger, **fields)
+    claim = ledger.claims.claim(instance, named=job.id)
+    assert claim is not None
+    assert claim.job_id == job.id
+    return claim
+
+
+def generated(ledger: Ledger, *, files: int = 1, **fields: Any) -> Claim:
+    """Record a job and bring it to `delivering`."""
+    claim = claimed(ledger, **fields)
+    ledger.claims.generated(claim, [produced(number) for number in range(files)], outputs_reused=False)
+    return claim
+
+
+def succeeded(ledger: Ledger, *, files: int = 1, **fields: Any) -> Claim:
+    """Record a job and bring it to `succeeded`."""
+    claim = generated(ledger, files=files, **fields)
+    pending = ledger.deliveries.files_of(claim.job_id, claim.attempt)
+    ledger.deliveries.succeed(claim.job_id, claim.attempt, [stored(file.asset_id) for file in pending])
+    return claim
+
+
+def produced(number: int = 0) -> ProducedFile:
+    """One output as an instance reports it."""
+    return ProducedFile(
+        asset_id=str(uuid.uuid4()),
+        node_id="9",
+        name=f"out_{number:05}_.png",
+        type="image",
+        content_type="image/png",
+        comfy_type="output",
+        comfy_key="images",
+        subfolder="",
+        source={"path": f"/gpu0/out_{number:05}_.png"},
+    )
+
+
+def stored(asset_id: str) -> StoredFile:
+    """Where a file went."""
+    return StoredFile(asset_id=asset_id, storage_key=f"k/{asset_id}", size_bytes=10, hash="blake3:" + "0" * 64)
+
+
+def lapse(ledger: Ledger, job_id: str) -> None:
+    """Let the lease of a job run out now, as if its worker had been silent for long."""
+    set_columns(ledger, job_id, lease_until_ms=1)
+
+
+def set_columns(ledger: Ledger, job_id: str, **values: Any) -> None:
+    """Write columns of a job as time alone would have changed them."""
+    with ledger.database.write() as transaction:
+        transaction.connection.execute(update(jobs).where(jobs.c.id == job_id).values(**values))
+
+
+def register(ledger: Ledger, name: str) -> None:
+    """Make a healthy instance known."""
+    ledger.instances.register(name=name, host="here", worker=f"w-{name}", kind="simulator", gpu=None)
+    ledger.instances.up(
+        name,
+        worker=f"w-{name}",
+        url="http://127.0.0.1:1",
+        output_dir=None,
+        version="0.3.64",
+        device=None,
+        object_info={"KSampler": {}},
+        restarts=0,
+    )
+
+
+def in_parallel(count: int, function: Callable[[int], Result]) -> list[Result | FleetError]:
+    """Run `function(0)` to `function(count - 1)` at the same moment.
+
+    Returns: what they returned, in the order they ended; an error of ours is a result too. Other errors are raised.
+    """
+    start = threading.Barrier(count)
+
+    def run(number: int) -> Result | FleetError:
+        start.wait()
+        try:
+            return function(number)
+        except FleetError as exc:
+            return exc
+
+    with ThreadPoolExecutor(count) as pool:
+        return [future.result() for future in as_completed(pool.submit(run, number) for number in range(count))]
+
+
+def check_log(ledger: Ledger, job_id: str) -> list[str]:
+    """The job's log has no gap, follows the life cycle and ends once; returns its statuses in order."""
+    job = ledger.jobs.get(job_id)
+    events = ledger.jobs.events(job_id)
+    assert [event.seq for event in events] == list(range(1, job.last_seq + 1))
+    statuses = [str(event.data["status"]) for event in events if event.type == "status"]
+    assert statuses[0] == "queued"
+    assert statuses[-1] == job.status
+    assert all(after in TRANSITIONS[before] for before, after in itertools.pairwise(statuses))
+    assert sum(status in TERMINAL for status in statuses) == int(job.is_terminal)
+    if job.is_terminal:
+        assert events[-1].data["status"] == job.status
+    return statuses

@@ -1,0 +1,168 @@
+"""Servers of a test's own, which it may kill, freeze and restart: a Valkey on a unix socket, a PostgreSQL cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import psycopg
+
+from cli.broker import answers, broker_spec
+from comfy import launch
+from core.settings import process_environment
+from tests.services import eventually, make_settings, missing
+from tests.simulator_process import free_port
+
+START_TIMEOUT_S = 20.0
+STOP_TIMEOUT_S = 20.0
+
+
+def children_of(pid: int) -> list[int]:
+    """The direct children of a process, those included that ended and wait to be noticed."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text(errors="replace").rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == pid:
+            found.append(int(stat.parent.name))
+    return found
+
+
+class OwnServer:
+    """A server process that can be ended and started again on the same files, and stopped in its tracks."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it, if it does not run, and wait until it answers."""
+        if self._process is None or self._process.poll() is not None:
+            self._process = subprocess.Popen(
+                self._command(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
+        assert eventually(self.is_answering, START_TIMEOUT_S), f"{type(self).__name__} does not start"
+
+    def stop(self) -> None:
+        """End it in good order."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End it at once, as a crash would."""
+        self._end(signal.SIGKILL)
+
+    def freeze(self) -> None:
+        """It keeps its connections, takes new ones (the kernel does), and says nothing."""
+        self._signal_all(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        self._signal_all(signal.SIGCONT)
+
+    def is_answering(self) -> bool:
+        """Whether it serves requests."""
+        raise NotImplementedError
+
+    def _command(self) -> list[str]:
+        raise NotImplementedError
+
+    def _end(self, number: signal.Signals) -> None:
+        if self._process is None or self._process.poll() is not None:
+            return
+        self.thaw()
+        self._process.send_signal(number)
+        self._process.wait(STOP_TIMEOUT_S)
+
+    def _signal_all(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        pid = self._process.pid
+        os.kill(pid, number)
+        # Looked up afterwards: a parent that stands still has no new children.
+        for child in children_of(pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, number)
+
+
+class OwnValkey(OwnServer):
+    """The broker that `fleet up` would start for `settings`."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.settings = make_settings(folder, broker_url="")
+
+    @property
+    def url(self) -> str:
+        """kombu URL of the server."""
+        return self.settings.transport_url
+
+    def is_answering(self) -> bool:
+        return answers(self.settings)
+
+    def _command(self) -> list[str]:
+        # Through the launcher, so that the kernel ends it should the test run be killed.
+        launcher = [sys.executable, "-I", "-S", launch.__file__, str(os.getpid())]
+        return [*launcher, *broker_spec(self.settings, process_environment()).command]
+
+
+class OwnPostgres(OwnServer):
+    """A PostgreSQL cluster in a temporary directory, run by an ordinary user as PostgreSQL demands."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
+        setpriv = shutil.which("setpriv")
+        if not programs or setpriv is None:
+            missing("no PostgreSQL of our own can be started: /usr/lib/postgresql/*/bin or setpriv is not there")
+        self._programs = programs[-1].parent
+        self._as_user = [setpriv, "--pdeathsig", "INT"]
+        self.port = free_port()
+        self.folder = Path(tempfile.mkdtemp(prefix="fleet-test-postgres-"))
+        if os.geteuid() == 0:
+            self._as_user += ["--reuid", "postgres", "--regid", "postgres", "--clear-groups"]
+            owner = pwd.getpwnam("postgres")
+            os.chown(self.folder, owner.pw_uid, owner.pw_gid)
+        initdb = [str(self._programs / "initdb"), "-D", str(self.folder / "data"), "-U", "postgres", "-A", "trust"]
+        subprocess.run([*self._as_user, *initdb, "--no-sync"], check=True, capture_output=True, timeout=60)
+
+    @property
+    def url(self) -> str:
+        """URL of its only database."""
+        return f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
+
+    def is_answering(self) -> bool:
+        try:
+            psycopg.connect(self.url, connect_timeout=2).close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    def stop(self) -> None:
+        """End it without waiting for its clients ("fast shutdown")."""
+        self._end(signal.SIGINT)
+
+    def kill(self) -> None:
+        """End it as a crash would ("immediate shutdown"): the next start recovers from the log."""
+        self._end(signal.SIGQUIT)
+
+    def remove(self) -> None:
+        """End it and delete its files."""
+        self.kill()
+        shutil.rmtree(self.folder)
+
+    def _command(self) -> list[str]:
+        options = {
+            "listen_addresses": "127.0.0.1",
+            "port": str(self.port),
+            "unix_socket_directories": str(self.folder),
+            "fsync": "off",
+        }
+        flags = [text for name, value in options.items() for text in ("-c", f"{name}={value}")]
+        return [*self._as_user, str(self._programs / "postgres"), "-D", str(self.folder / "data"), *flags]

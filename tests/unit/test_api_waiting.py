@@ -1,0 +1,172 @@
+"""Waiting in one process: who is woken, by what, and what happens when notices or the ledger fail."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Collection, Iterator
+
+import pytest
+
+from api.waiting import Hub
+from core.errors import LedgerUnavailable, NotFound
+from core.job import QUEUED, RUNNING, SUCCEEDED, Job
+from core.notices import Notice
+
+
+class Jobs:
+    """A ledger of jobs that only have a status and an event number."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, tuple[str, int]] = {"a": (QUEUED, 1), "b": (QUEUED, 1)}
+        self.is_away = False
+        self.queries = 0
+
+    def states(self, job_ids: Collection[str]) -> dict[str, tuple[str, int]]:
+        self.queries += 1
+        if self.is_away:
+            raise LedgerUnavailable("away")
+        return {job_id: self.rows[job_id] for job_id in job_ids if job_id in self.rows}
+
+    def get(self, job_id: str) -> Job:
+        if self.is_away:
+            raise LedgerUnavailable("away")
+        if job_id not in self.rows:
+            raise NotFound(job_id)
+        status, seq = self.rows[job_id]
+        return Job(
+            id=job_id,
+            contract="v2",
+            status=status,
+            attempt=0,
+            last_seq=seq,
+            priority=0,
+            nodes_total=1,
+            created_at_ms=0,
+            updated_at_ms=0,
+            expires_at_ms=0,
+        )
+
+
+@pytest.fixture
+def jobs() -> Jobs:
+    return Jobs()
+
+
+@pytest.fixture
+def hub(jobs: Jobs) -> Iterator[Hub]:
+    hub = Hub(jobs.states, poll_s=0.2)
+    yield hub
+    hub.close()
+
+
+@pytest.fixture
+def slow_hub(jobs: Jobs) -> Iterator[Hub]:
+    hub = Hub(jobs.states, poll_s=60.0)
+    yield hub
+    hub.close()
+
+
+def wait(hub: Hub, jobs: Jobs, job_id: str = "a", abandoned: bool = False) -> Job | None:
+    return hub.until_done(lambda: jobs.get(job_id), jobs.get(job_id), is_abandoned=lambda: abandoned)
+
+
+def end_soon(hub: Hub, jobs: Jobs, *, notify: bool) -> threading.Timer:
+    def end() -> None:
+        jobs.rows["a"] = (SUCCEEDED, 5)
+        if notify:
+            hub.notify(Notice(job_id="a", kind="status", seq=5, status=SUCCEEDED))
+
+    timer = threading.Timer(0.1, end)
+    timer.start()
+    return timer
+
+
+def test_a_notice_wakes_at_once(slow_hub: Hub, jobs: Jobs) -> None:
+    timer = end_soon(slow_hub, jobs, notify=True)
+    began = time.monotonic()
+
+    job = wait(slow_hub, jobs)
+
+    timer.join()
+    assert job is not None
+    assert job.status == SUCCEEDED
+    assert time.monotonic() - began < 0.6
+    assert slow_hub.waiting == 0, "nobody is left in line"
+
+
+def test_a_lost_notice_costs_one_poll(hub: Hub, jobs: Jobs) -> None:
+    timer = end_soon(hub, jobs, notify=False)
+
+    job = wait(hub, jobs)
+
+    timer.join()
+    assert job is not None
+    assert job.status == SUCCEEDED
+
+
+def test_what_happened_before_standing_in_line_is_seen(slow_hub: Hub, jobs: Jobs) -> None:
+    before = jobs.get("a")
+    jobs.rows["a"] = (SUCCEEDED, 5)
+
+    job = slow_hub.until_done(lambda: jobs.get("a"), before, is_abandoned=lambda: False)
+
+    assert job is not None
+    assert job.status == SUCCEEDED
+
+
+def test_a_ledger_that_is_away_is_waited_for(hub: Hub, jobs: Jobs) -> None:
+    before = jobs.get("a")
+    jobs.is_away = True
+
+    def return_ended() -> None:
+        jobs.rows["a"] = (SUCCEEDED, 5)
+        jobs.is_away = False
+
+    timer = threading.Timer(0.5, return_ended)
+    timer.start()
+
+    job = hub.until_done(lambda: jobs.get("a"), before, is_abandoned=lambda: False)
+
+    timer.join()
+    assert job is not None
+    assert job.status == SUCCEEDED
+
+
+def test_an_abandoned_wait_ends(slow_hub: Hub, jobs: Jobs) -> None:
+    assert wait(slow_hub, jobs, abandoned=True) is None
+    assert slow_hub.waiting == 0
+
+
+def test_a_removed_job_ends_the_wait(hub: Hub, jobs: Jobs) -> None:
+    before = jobs.get("a")
+    timer = threading.Timer(0.1, jobs.rows.pop, args=("a",))
+    timer.start()
+
+    with pytest.raises(NotFound):
+        hub.until_done(lambda: jobs.get("a"), before, is_abandoned=lambda: False)
+    timer.join()
+
+
+def test_one_query_serves_all_waiters(hub: Hub, jobs: Jobs) -> None:
+    with hub.watch("a") as first, hub.watch("a") as second, hub.watch("b") as third:
+        jobs.rows["a"] = (RUNNING, 2)
+        assert first.wait(3.0)
+        assert second.wait(3.0)
+        assert (first.seq, second.seq) == (2, 2)
+        assert third.wait(3.0), "its first number was news too"
+        polls = jobs.queries
+        assert not third.wait(0.5), "nothing new"
+        assert jobs.queries - polls <= 4
+
+
+def test_progress_wakes_only_those_who_want_it(slow_hub: Hub) -> None:
+    with slow_hub.watch("a", live=True) as live, slow_hub.watch("a") as plain:
+        for value in (0.1, 0.2):
+            slow_hub.notify(Notice(job_id="a", kind="progress", data={"value": value}))
+        slow_hub.notify(Notice(job_id="a", kind="preview", data={"node_id": "1"}))
+        slow_hub.notify(Notice(job_id="b", kind="status", seq=9))
+        assert live.wait(1.0)
+        assert (live.take_progress(), live.take_progress()) == ({"value": 0.2}, None)
+        assert live.take_preview() == {"node_id": "1"}
+        assert not plain.wait(0.05)

@@ -1,0 +1,270 @@
+"""The command line without a server: arguments, what it prints, and the pieces that decide."""
+
+from __future__ import annotations
+
+import io
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from cli.broker import broker_spec
+from cli.client import Client, RequestRefused
+from cli.commands import read_workflow
+from cli.credentials import flower_cookie_secret, flower_credentials, flower_credentials_file
+from cli.exits import exit_status_of
+from cli.log_watch import LogWatch
+from cli.main import run
+from cli.processes import describe_end, last_line
+from cli.show import JobProgress, Screen, describe_progress, describe_refusal, printable
+from cli.sse import Event, read_events
+from cli.stack import addresses, check_ports, child_environment
+from core.errors import ConfigurationError, InvalidRequest
+from core.settings import Settings
+from tests.services import make_settings
+
+
+class _Answer:
+    """Bytes of an event stream in the pieces in which they come."""
+
+    def __init__(self, *pieces: bytes) -> None:
+        self._pieces: Iterator[bytes] = iter(pieces)
+
+    def read1(self, _size: int) -> bytes:
+        return next(self._pieces, b"")
+
+
+def _plain_screen() -> tuple[Screen, io.StringIO]:
+    screen, text = Screen(), io.StringIO()
+    screen.console = Console(file=text, force_terminal=False, width=200, highlight=False, markup=False)
+    return screen, text
+
+
+class TestArguments:
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            ["nonsense"],
+            ["submit"],
+            ["submit", "no-such-file.json"],
+            ["status"],
+            ["list", "--limit", "0"],
+            ["list", "--limit", "101"],
+            ["submit", "x", "--server"],
+            ["cancel", "a", "b"],
+        ],
+    )
+    def test_misuse_exits_2_with_a_line_and_no_traceback(
+        self, arguments: list[str], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert run(arguments) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert "Error" in err
+        assert "Traceback" not in err
+
+    def test_help_lists_the_commands(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert run(["--help"]) == 0
+        out = capsys.readouterr().out
+        assert "demo" in out
+        assert "submit" in out
+
+    def test_version(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert run(["version"]) == 0
+        assert capsys.readouterr().out.startswith("comfyfleet ")
+
+    def test_a_misspelt_setting_is_one_line(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("FLEET_API_PROT", "8001")
+        assert run(["list"]) == 2
+        err = capsys.readouterr().err
+        assert err.startswith("fleet: FLEET_API_PROT ")
+        assert len(err.splitlines()) == 1
+
+    @pytest.mark.parametrize("address", ["localhost:8000", "ftp://host", "http://", ""])
+    def test_a_server_must_be_an_http_address(self, address: str) -> None:
+        with pytest.raises(RequestRefused, match="not a server's address"):
+            Client(address)
+
+    @pytest.mark.parametrize(
+        ("status", "expected"), [("succeeded", 0), ("failed", 1), ("expired", 1), ("canceled", 3), ("unheard-of", 1)]
+    )
+    def test_exit_status_tells_the_outcome(self, status: str, expected: int) -> None:
+        assert exit_status_of(status) == expected
+
+
+class TestWorkflowFile:
+    GRAPH = b'{"1": {"class_type": "A", "inputs": {"seed": 18446744073709551615}}}'
+
+    def test_seeds_keep_every_digit(self) -> None:
+        assert read_workflow(self.GRAPH, "f")["1"]["inputs"]["seed"] == 2**64 - 1
+
+    @pytest.mark.parametrize("wrapper", ["prompt", "workflow"])
+    def test_the_graph_may_stand_in_a_request_body(self, wrapper: str) -> None:
+        assert list(read_workflow(b'{"%b": %b}' % (wrapper.encode(), self.GRAPH), "f")) == ["1"]
+
+    def test_a_node_may_be_called_prompt(self) -> None:
+        assert list(read_workflow(b'{"prompt": {"class_type": "A", "inputs": {}}}', "f")) == ["prompt"]
+
+    @pytest.mark.parametrize("body", [b"", b"[]", b"{", b'"text"', b"\xff", b'{"a": NaN}'])
+    def test_anything_else_is_refused_with_the_file_name(self, body: bytes) -> None:
+        with pytest.raises(InvalidRequest, match=r"mine\.json is not a workflow"):
+            read_workflow(body, "mine.json")
+
+
+class TestEventStream:
+    def test_events_come_out_whole_however_they_are_cut(self) -> None:
+        stream = (
+            b': hello\n\nid: 4\nevent: status\r\ndata: {"status": "running"}\r\n\r\nevent: x\ndata: {"a":\ndata: 1}\n\n'
+        )
+        for cut in range(len(stream)):
+            events = list(read_events(_Answer(stream[:cut] or b":", stream[cut:])))
+            assert events == [
+                Event(name="status", data={"status": "running"}),
+                Event(name="x", data={"a": 1}),
+            ]
+
+    def test_half_an_event_and_no_json_are_nothing(self) -> None:
+        assert list(read_events(_Answer(b"data: {\n\ndata: 7\n\nevent: status\ndata: {}"))) == []
+
+
+class TestPlainOutput:
+    def test_progress_is_a_line_for_each_node_and_tenth(self) -> None:
+        screen, text = _plain_screen()
+        with screen.progress() as progress:
+            assert isinstance(progress, JobProgress)
+            progress(Event(name="status", data={"status": "queued", "queue_position": 3}))
+            progress(Event(name="status", data={"status": "queued", "queue_position": 3}))
+            progress(Event(name="status", data={"status": "running"}))
+            for step in range(1, 21):
+                data = {"value": step / 20, "current_node": "3", "current_node_class": "KSampler"}
+                progress(Event(name="progress", data={**data, "step": step, "steps": 20}))
+            progress(Event(name="status", data={"status": "succeeded"}))
+        lines = text.getvalue().splitlines()
+        assert lines[:2] == ["queued (place 3 in the queue)", "running"]
+        assert lines[2] == "  5%  KSampler (node 3), step 1/20"
+        assert lines[-1] == "succeeded"
+        assert 10 <= len(lines) <= 14
+
+    def test_progress_tells_node_step_and_share(self) -> None:
+        data = {"current_node": "3", "current_node_class": "KSampler", "step": 9, "steps": 20}
+        assert describe_progress(data | {"nodes_done": 4, "nodes_total": 7}) == (
+            "KSampler (node 3), step 9/20, 4 of 7 nodes done"
+        )
+        assert describe_progress({"value": 0.5}) == ""
+
+    def test_text_of_others_cannot_steer_the_terminal(self) -> None:
+        assert printable("a\x1b[2Jb\x07\tc\nd") == "a�[2Jb�\tc\nd"
+
+    @pytest.mark.parametrize(
+        "found",
+        [
+            {"class_type": "KSampler", "errors": [{"message": "Value too big", "details": "steps"}]},
+            [{"reason": "Value too big", "field": "steps"}],
+        ],
+    )
+    def test_a_refused_graph_is_explained_node_by_node(self, found: object) -> None:
+        screen, text = _plain_screen()
+        describe_refusal(screen, {"node_errors": {"3": found}})
+        assert "node 3" in text.getvalue()
+        assert "Value too big steps" in text.getvalue()
+
+    @pytest.mark.parametrize("details", [None, [], {"node_errors": 1}, {"node_errors": {"1": {"errors": ["x"]}}}])
+    def test_details_of_another_shape_are_passed_over(self, details: object) -> None:
+        screen, text = _plain_screen()
+        describe_refusal(screen, details)
+        assert text.getvalue() == ""
+
+
+class TestCredentials:
+    def test_made_once_kept_private(self, settings: Settings) -> None:
+        made = flower_credentials(settings)
+        assert made.startswith("fleet:")
+        assert len(made) >= 30
+        assert flower_credentials(settings) == made
+        assert stat.S_IMODE(flower_credentials_file(settings).stat().st_mode) == 0o600
+        assert flower_cookie_secret(settings) == flower_cookie_secret(settings) != made
+        assert sorted(path.name for path in settings.data_dir.iterdir()) == [
+            "flower-cookie-secret",
+            "flower-credentials",
+        ]
+
+    def test_the_setting_wins(self, tmp_path: Path) -> None:
+        settings = make_settings(tmp_path, flower_basic_auth="me:secret:with:colons")
+        assert flower_credentials(settings) == "me:secret:with:colons"
+        assert not flower_credentials_file(settings).exists()
+
+    @pytest.mark.parametrize("value", ["me", "me:", ":secret", "mé:secret"])
+    def test_no_password_is_no_credential(self, tmp_path: Path, value: str) -> None:
+        with pytest.raises(ConfigurationError, match="FLEET_FLOWER_BASIC_AUTH"):
+            flower_credentials(make_settings(tmp_path, flower_basic_auth=value))
+
+
+class TestStack:
+    def test_one_port_for_two_servers_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigurationError, match="FLEET_API_PORT and FLEET_FLOWER_PORT"):
+            check_ports(make_settings(tmp_path, api_port=8000, flower_port=8000))
+
+    @pytest.mark.parametrize(("host", "expected"), [("0.0.0.0", "http://127.0.0.1:8000"), ("::1", "http://[::1]:8000")])
+    def test_addresses_can_be_opened(self, tmp_path: Path, host: str, expected: str) -> None:
+        assert addresses(make_settings(tmp_path, api_host=host, api_port=8000)).api == expected
+
+    def test_paths_mean_the_same_to_children(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("FLEET_API_KEYS", "read from the file by now")
+        monkeypatch.setenv("FLEET_API_KEYS_FILE", "keys.txt")
+        settings = make_settings(tmp_path, data_dir="here", comfyui_dir="comfy", database_url="sqlite:///jobs.db")
+        environment = child_environment(settings, {"FLEET_API_PORT": "8123"})
+        assert environment["FLEET_DATA_DIR"] == str(tmp_path / "here")
+        assert environment["FLEET_COMFYUI_DIR"] == str(tmp_path / "comfy")
+        assert environment["FLEET_DATABASE_URL"] == f"sqlite:///{tmp_path / 'jobs.db'}"
+        assert environment["FLEET_API_PORT"] == "8123"
+        assert "FLEET_API_KEYS_FILE" not in environment
+        assert environment["FLEET_API_KEYS"] == "read from the file by now"
+
+    def test_the_broker_is_durable_and_private(self, settings: Settings) -> None:
+        command = broker_spec(settings, {}).command
+        options = dict(zip(command[1::2], command[2::2], strict=True))
+        assert options["--port"] == "0"
+        assert options["--unixsocketperm"] == "700"
+        assert options["--appendonly"] == "yes"
+        assert options["--maxmemory-policy"] == "noeviction"
+        assert Path(command[0]).is_absolute()
+
+
+class TestLogs:
+    def test_only_warnings_and_lines_for_people_are_news(self, tmp_path: Path) -> None:
+        log = tmp_path / "io.log"
+        log.write_text("2026-01-01 00:00:00,000 ERROR old\n")
+        watch = LogWatch(tmp_path, ["io", "api"])
+        with log.open("a") as file:
+            file.write("2026-01-01 00:00:01,000 INFO celery: fine\n")
+            file.write("2026-01-01 00:00:02,000 WARNING celery: hm\nfleet: Waiting for the broker\n2026 ERROR ha")
+        assert list(watch.news()) == [
+            ("io", "2026-01-01 00:00:02,000 WARNING celery: hm"),
+            ("io", "fleet: Waiting for the broker"),
+        ]
+        with log.open("a") as file:
+            file.write("lf a line\n")
+        assert list(watch.news()) == [("io", "2026 ERROR half a line")]
+        assert list(watch.news()) == []
+
+    def test_a_log_that_starts_anew_is_read_from_its_start(self, tmp_path: Path) -> None:
+        log = tmp_path / "io.log"
+        log.write_text("x" * 1000 + "\n")
+        watch = LogWatch(tmp_path, ["io"])
+        log.write_text("1 ERROR new\n")
+        assert list(watch.news()) == [("io", "1 ERROR new")]
+
+    def test_last_line(self, tmp_path: Path) -> None:
+        log = tmp_path / "x.log"
+        assert last_line(log) == ""
+        log.write_text("a" * 10_000 + "\nthe end\n\n")
+        assert last_line(log) == "the end"
+
+    def test_ends_are_told_in_words(self) -> None:
+        assert describe_end(3) == "ended with status 3"
+        assert describe_end(-9) == "was killed by SIGKILL"
