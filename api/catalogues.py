@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from api.fresh import Fresh
 from core.errors import InvalidWorkflow, NoHealthyInstance
 from core.ledger import Ledger
 from workflows.catalogue import CompiledCatalogue
 from workflows.checks import cacheable_catalogue, check_graph
-from workflows.graph import Graph, nodes_to_run
+from workflows.graph import Graph
 
 #: How often one process asks which catalogues are in use.
 MAX_AGE_S = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Acceptance:
+    """A graph the fleet can run."""
+
+    #: How many of its nodes will run.
+    nodes_total: int
+    #: Digests of the catalogues it is valid for; None when every instance can run it.
+    catalogues: tuple[str, ...] | None
 
 
 class Catalogues:
@@ -21,8 +33,8 @@ class Catalogues:
         self._compiled: dict[str, CompiledCatalogue] = {}
         self._in_use = Fresh(self._load, max_age_s=MAX_AGE_S)
 
-    def check(self, graph: Graph) -> int:
-        """Accept a graph that at least one instance can run, and return how many of its nodes will.
+    def check(self, graph: Graph) -> Acceptance:
+        """Accept a graph that at least one kind of instance can run.
 
         Raises:
           InvalidWorkflow: no instance can; what the first one said.
@@ -32,16 +44,20 @@ class Catalogues:
         if not catalogues:
             raise NoHealthyInstance("No GPU is ready yet, so the workflow cannot be checked. Try again in a moment.")
         refusals: list[InvalidWorkflow] = []
-        for catalogue in catalogues:
+        accepting: list[str] = []
+        nodes_total = 0
+        for digest, catalogue in catalogues.items():
             try:
-                check_graph(graph, catalogue)
+                nodes_total = len(check_graph(graph, catalogue))
             except InvalidWorkflow as exc:
                 refusals.append(exc)
             else:
-                return len(nodes_to_run(graph, catalogue))
-        raise refusals[0]
+                accepting.append(digest)
+        if not accepting:
+            raise refusals[0]
+        return Acceptance(nodes_total=nodes_total, catalogues=tuple(accepting) if refusals else None)
 
-    def _load(self) -> list[CompiledCatalogue]:
+    def _load(self) -> dict[str, CompiledCatalogue]:
         digests = list(self._instances.catalogues()) or self._instances.known_catalogues()
         found: dict[str, CompiledCatalogue] = {}
         for digest in digests:
@@ -50,7 +66,7 @@ class Catalogues:
                 found[digest] = compiled
         # Those that no instance has any more go: a real one takes some ten megabytes.
         self._compiled = found
-        return list(found.values())
+        return found
 
     def _compile(self, digest: str) -> CompiledCatalogue | None:
         object_info = self._instances.catalogue(digest)

@@ -101,14 +101,15 @@ class Service:
         graph = parse_graph(order.workflow)
         text = json.dumps(graph, separators=(",", ":"))
         _refuse_asset_references(graph, text)
-        nodes_total = self._catalogues.check(graph)
+        accepted = self._catalogues.check(graph)
         if order.request_id:
             self._refuse_taken(order.request_id)
         return NewJob(
             id=new_job_id(),
             contract=order.contract,
             graph=text,
-            nodes_total=nodes_total,
+            nodes_total=accepted.nodes_total,
+            catalogues=accepted.catalogues,
             priority=order.priority,
             metadata=order.metadata,
             expected_time_s=order.expected_time_s,

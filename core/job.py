@@ -65,6 +65,8 @@ class NewJob:
     graph: str
     #: How many nodes of the graph will run.
     nodes_total: int
+    #: Digests of the /object_info that accept the graph; None when every instance of the fleet can run it.
+    catalogues: tuple[str, ...] | None = None
     #: Larger runs sooner.
     priority: int = 0
     #: Labels of the client, a map or one string; returned as given.

@@ -6,7 +6,7 @@ import logging
 import time
 from typing import Any
 
-from celery import Celery, Signature, chain
+from celery import Celery
 from kombu.exceptions import KombuError, OperationalError
 
 from core.job import Job, prompt_id_of
@@ -30,28 +30,24 @@ class Publisher:
             *app.connection_for_write().recoverable_connection_errors,
         )
         self._closed_until_s = 0.0
+        # What a chain is on the wire, made once: a worker that ends a task pops the last step and publishes it. The
+        # upload has no queue: the router of the worker that made the files picks the host that holds them.
+        self._upload_step = dict(app.signature(UPLOAD))
+        self._notify_step = dict(app.signature(NOTIFY, queue=IO_QUEUE))
 
     def turn(self, job_id: str) -> bool:
         """Publish a job's turn, the chain generate, upload, notify; False when the broker did not take it."""
-        steps = chain(
-            self._app.signature(GENERATE, args=(job_id,), immutable=True, queue=GPU_QUEUE, task_id=job_id),
-            # No queue here: the router picks the host that holds the files when the chain gets there.
-            self._app.signature(UPLOAD),
-            self._app.signature(NOTIFY, queue=IO_QUEUE),
+        return self._publish(
+            GENERATE, (job_id,), queue=GPU_QUEUE, task_id=job_id, chain=[self._notify_step, self._upload_step]
         )
-        return self._publish(steps, job_id)
 
     def delivery(self, job_id: str, attempt: int, host: str) -> bool:
         """Publish the rest of a job's chain, from storing its files on, to the host that holds them."""
-        steps = chain(
-            self._app.signature(UPLOAD, args=([job_id, attempt],), queue=io_queue_of(host)),
-            self._app.signature(NOTIFY, queue=IO_QUEUE),
-        )
-        return self._publish(steps, job_id)
+        return self._publish(UPLOAD, ([job_id, attempt],), queue=io_queue_of(host), chain=[self._notify_step])
 
     def notify(self, job_id: str) -> bool:
         """Publish the sending of a job's webhooks."""
-        return self._publish(self._app.signature(NOTIFY, args=(job_id,), queue=IO_QUEUE), job_id)
+        return self._publish(NOTIFY, (job_id,), queue=IO_QUEUE)
 
     def cancel(self, job: Job) -> None:
         """Tell the worker that runs a job to interrupt it now. Lost, it costs the time to the next lease renewal."""
@@ -64,13 +60,13 @@ class Publisher:
             self._closed_until_s = time.monotonic() + BREAK_S
             log.warning("broker did not take the interrupt of job %s (%s)", job.id, exc)
 
-    def _publish(self, steps: Signature[Any], job_id: str) -> bool:
+    def _publish(self, task: str, args: tuple[Any, ...], **options: Any) -> bool:
         if time.monotonic() < self._closed_until_s:
             return False
         try:
-            steps.apply_async()
+            self._app.send_task(task, args, **options)
         except self._errors as exc:
             self._closed_until_s = time.monotonic() + BREAK_S
-            log.warning("broker did not take a message of job %s; it will be published later (%s)", job_id, exc)
+            log.warning("broker did not take %s%s; it will be published later (%s)", task, args, exc)
             return False
         return True

@@ -81,7 +81,11 @@ def run_gpu_worker(settings: Settings, name: str) -> None:
     signals.worker_process_init.connect(open_station)
     signals.worker_process_shutdown.connect(close_station)
     signals.task_failure.connect(on_failure)
-    _run(app, gpu_arguments(name))
+    try:
+        _run(app, gpu_arguments(name))
+    finally:
+        # Only now: a warm shutdown lets the running job finish, and the job needs its instance for that.
+        keeper.stop()
 
 
 def run_io_worker(settings: Settings) -> None:
@@ -98,18 +102,13 @@ def run_beat(settings: Settings) -> None:
 
 
 class InstanceStep(bootsteps.StartStopStep):
-    """Starts the instance with the worker, and ends it with the worker."""
+    """Starts the instance with the worker. It ends after the worker, see `run_gpu_worker`."""
 
     # After the pool: its process is forked before the supervisor's threads exist.
     requires = ("celery.worker.components:Pool",)
 
     def start(self, parent: Any) -> None:
         parent.app.fleet_keeper.start(worker=parent.hostname)
-
-    def stop(self, parent: Any) -> None:
-        parent.app.fleet_keeper.stop()
-
-    terminate = stop
 
 
 class GateStep(bootsteps.StartStopStep):

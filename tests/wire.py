@@ -17,6 +17,7 @@ class Wire:
         self._lock = threading.Lock()
         self._sockets: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
+        self._is_cut = False
         self.port = 0
         self._listener = self._listen()
 
@@ -36,6 +37,7 @@ class Wire:
         self._listener.close()
         self._moving.set()
         with self._lock:
+            self._is_cut = True
             sockets, self._sockets = self._sockets, []
             threads, self._threads = self._threads, []
         for each in sockets:
@@ -47,6 +49,7 @@ class Wire:
 
     def restore(self) -> None:
         """Take connections again, on the same port."""
+        self._is_cut = False
         self._listener = self._listen()
 
     def _listen(self) -> socket.socket:
@@ -61,9 +64,8 @@ class Wire:
                 near, _ = listener.accept()
             except OSError:
                 return
-            with self._lock:
-                self._sockets.append(near)
-            self._start(self._join, near)
+            if self._keep(near):
+                self._start(self._join, near)
 
     def _join(self, near: socket.socket) -> None:
         self._moving.wait()
@@ -73,10 +75,9 @@ class Wire:
             _shut(near)
             return
         far.settimeout(None)
-        with self._lock:
-            self._sockets.append(far)
-        self._start(self._pump, far, near)
-        self._pump(near, far)
+        if self._keep(far):
+            self._start(self._pump, far, near)
+            self._pump(near, far)
 
     def _pump(self, source: socket.socket, sink: socket.socket) -> None:
         try:
@@ -87,6 +88,15 @@ class Wire:
             pass
         _shut(source)
         _shut(sink)
+
+    def _keep(self, each: socket.socket) -> bool:
+        """Remember a socket for its end, unless that has come already."""
+        with self._lock:
+            if not self._is_cut:
+                self._sockets.append(each)
+                return True
+        each.close()
+        return False
 
     def _start(self, target: object, *arguments: object) -> None:
         assert callable(target)

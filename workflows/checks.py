@@ -55,7 +55,7 @@ def check_graph(
     *,
     refused_classes: Collection[str] = REFUSED_CLASSES,
     staged_files: Collection[str] = (),
-) -> None:
+) -> set[str]:
     """Check a graph against one instance's catalogue, by the rules of ComfyUI's `validate_prompt`, and some of ours.
 
     Differences, all on purpose. One bad output node refuses the whole graph: a job runs whole or not at all. Links of
@@ -67,6 +67,7 @@ def check_graph(
       catalogue: `/object_info`; give what `cacheable_catalogue` made of it when checking more than one graph.
       refused_classes: classes no job may contain; if it is a mapping, the values are the reasons shown.
       staged_files: names, relative to the input folder, that will be there before the job runs (uploaded assets).
+    Returns: the ids of the nodes that will run: the output nodes and all they depend on.
     Raises:
       InvalidWorkflow: `node_errors` is `{node_id: {"errors": [...], "dependent_outputs": [...], "class_type"}}` in
         ComfyUI's words; empty only if the graph has no output node.
@@ -96,6 +97,7 @@ def check_graph(
     if depths[deepest] > MAX_CHAIN_NODES:
         found.setdefault(deepest, []).append(errors.chain_too_long(deepest, depths[deepest], MAX_CHAIN_NODES))
     _raise_found(graph, found, outputs=outputs)
+    return will_run
 
 
 def _class_errors(graph: Graph, compiled: CompiledCatalogue, refused_classes: Collection[str]) -> _Found:

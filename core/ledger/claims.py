@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, func, insert, select, update
+from sqlalchemy import ColumnElement, and_, func, insert, or_, select, update
 
 from core.errors import StaleAttempt
 from core.job import CANCELED, CANCELING, DELIVERING, FAILED, LEASED, QUEUED, RUNNING, prompt_id_of
@@ -79,7 +79,7 @@ class Claims:
         with self._database.write() as transaction:
             if only_surplus and not self._is_surplus(transaction):
                 return None
-            job_id = self._choose(transaction, named)
+            job_id = self._choose(transaction, instance, named)
             if job_id is None:
                 return None
             now = now_ms()
@@ -220,19 +220,19 @@ class Claims:
     def _mine(self, claim: Claim) -> ColumnElement[bool]:
         return and_(jobs.c.id == claim.job_id, jobs.c.attempt == claim.attempt, jobs.c.status.in_(sorted(LEASED)))
 
-    def _choose(self, transaction: Transaction, named: str | None) -> str | None:
-        # On PostgreSQL this locks one row at most and waits for none. Workers that held one job and waited for another
-        # would stop each other, and a turn that waited in vain for its own job would come away empty while others wait.
-        queued = select(jobs.c.id).where(jobs.c.status == QUEUED).with_for_update(skip_locked=True)
-        if named is not None:
-            others = jobs.alias()
-            urgent = select(others.c.id).where(others.c.status == QUEUED, others.c.priority > jobs.c.priority)
-            preferred = queued.where(jobs.c.id == named, ~urgent.exists())
-            if transaction.connection.execute(preferred).scalar() is not None:
-                return named
-        best = queued.order_by(jobs.c.priority.desc(), jobs.c.created_at_ms, jobs.c.id).limit(1)
-        job_id: str | None = transaction.connection.execute(best).scalar()
-        return job_id
+    def _choose(self, transaction: Transaction, instance: str, named: str | None) -> str | None:
+        own = select(instances.c.catalogue).where(instances.c.name == instance).scalar_subquery()
+        fits = and_(jobs.c.status == QUEUED, or_(jobs.c.catalogues.is_(None), jobs.c.catalogues.contains(own)))
+        best = select(jobs.c.id, jobs.c.priority).where(fits)
+        best = best.order_by(jobs.c.priority.desc(), jobs.c.created_at_ms, jobs.c.id).limit(1)
+        if not transaction.is_sqlite:
+            best = best.with_for_update(skip_locked=True)
+        first = transaction.connection.execute(best).one_or_none()
+        if first is None or named is None or first.id == named:
+            return None if first is None else str(first.id)
+        as_good = and_(jobs.c.id == named, fits, jobs.c.priority >= first.priority)
+        preferred = transaction.connection.execute(select(jobs.c.id).where(as_good)).scalar()
+        return str(preferred or first.id)
 
     def _is_surplus(self, transaction: Transaction) -> bool:
         waiting = select(jobs.c.id).where(jobs.c.status == QUEUED).limit(65).subquery()

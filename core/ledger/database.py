@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import psycopg
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, DisconnectionError, OperationalError
@@ -155,6 +154,11 @@ def _postgresql(url: Any, pool_size: int) -> Engine:
         },
     )
 
+    # Not imported by name: the driver decides at its import whether gevent has patched the standard library, and this
+    # module is imported before that.
+    driver = engine.dialect.dbapi
+    assert driver is not None
+
     @event.listens_for(engine, "checkin")
     def _remember(_connection: Any, record: Any) -> None:
         record.info["used_s"] = time.monotonic()
@@ -165,8 +169,9 @@ def _postgresql(url: Any, pool_size: int) -> Engine:
         # a client. One in steady use is not asked each time.
         if time.monotonic() - record.info.get("used_s", time.monotonic()) > RESTED_S:
             try:
-                engine.dialect.do_ping(connection)
-            except psycopg.Error as exc:
+                connection.execute("SELECT 1")
+                connection.rollback()
+            except driver.Error as exc:
                 raise DisconnectionError from exc
 
     return engine

@@ -190,7 +190,10 @@ class Jobs:
             "updated_at_ms": now,
             "expires_at_ms": now + self._retention_ms,
         }
-        connection.execute(insert(jobs), {**values, "graph": new.graph})
+        connection.execute(
+            insert(jobs),
+            {**values, "graph": new.graph, "catalogues": ",".join(new.catalogues) if new.catalogues else None},
+        )
         record_event(transaction, new.id, 1, "status", {"status": QUEUED}, QUEUED)
         if new.secrets:
             sealed = self._sealer.seal(new.secrets, bound_to=new.id)

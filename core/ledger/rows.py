@@ -10,8 +10,8 @@ from sqlalchemy import Connection, Row, select
 from core.job import Job, Output
 from core.ledger.tables import assets, jobs
 
-#: Every column of a job but its graph, which can be large and is rarely wanted.
-JOB_COLUMNS = tuple(column for column in jobs.columns if column.name != "graph")
+#: Every column of a job but its graph, which can be large, and what only claims look at.
+JOB_COLUMNS = tuple(column for column in jobs.columns if column.name not in ("graph", "catalogues"))
 
 
 def job_of(row: Row[Any], outputs: Iterable[Output] = ()) -> Job:

@@ -35,6 +35,8 @@ jobs = Table(
     Column("priority", Integer, nullable=False),
     Column("nodes_total", Integer, nullable=False),
     Column("graph", Text, nullable=False),
+    # Digests of the catalogues it may run on, joined by commas; NULL means any.
+    Column("catalogues", Text),
     Column("metadata", JSON),
     Column("request_id", String(128), unique=True),
     Column("expected_time_s", Float),

@@ -339,3 +339,15 @@ def test_a_forgotten_delivery_is_found_once_a_while(ledger: Ledger) -> None:
 
 def _snapshot(ledger: Ledger, job_id: str) -> tuple[Any, ...]:
     return ledger.jobs.get(job_id), ledger.jobs.events(job_id)
+
+
+def test_a_job_is_claimed_only_by_instances_that_know_its_nodes(ledger: Ledger) -> None:
+    register(ledger, "gpu0@here")
+    [digest] = ledger.instances.catalogues()
+    elsewhere = submit(ledger, catalogues=("of-another-machine",), priority=5)
+    here = submit(ledger, catalogues=("of-another-machine", digest))
+    anywhere = submit(ledger)
+
+    assert [ledger.claims.claim("gpu0@here", named=elsewhere.id) for _ in range(3)][2] is None
+    assert ledger.jobs.get(elsewhere.id).status == QUEUED
+    assert {ledger.jobs.get(job.id).status for job in (here, anywhere)} == {RUNNING}

@@ -58,6 +58,7 @@ def upgrade() -> None:
         sa.Column("priority", sa.Integer(), nullable=False),
         sa.Column("nodes_total", sa.Integer(), nullable=False),
         sa.Column("graph", sa.Text(), nullable=False),
+        sa.Column("catalogues", sa.Text(), nullable=True),
         sa.Column("metadata", sa.JSON(), nullable=True),
         sa.Column("request_id", sa.String(length=128), nullable=True),
         sa.Column("expected_time_s", sa.Float(), nullable=True),
