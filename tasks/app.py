@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from celery import Celery
+from celery.app.amqp import Queues
 from kombu import Exchange, Queue
 
 from core.settings import Settings
@@ -26,6 +27,7 @@ CONSUMER_TIMEOUT_MS = 48 * 3600 * 1000
 def make_app(settings: Settings, role: Role) -> Celery:
     """A configured Celery app. It connects when first used, so that it may be made before a fork."""
     app = Celery("fleet", broker=settings.transport_url, set_as_current=role != "api")
+    app.amqp.queues_cls = type("FleetQueues", (Queues,), {"new_missing": lambda _self, name: _queue(settings, name)})
     app.conf.update(_common(settings))
     app.conf.update(_publishing(role))
     app.conf.broker_transport_options = _transport_options(settings, role)
@@ -52,11 +54,15 @@ class _Router:
         return {"queue": io_queue_of(self._host)} if name == UPLOAD else None
 
 
-def _queues(settings: Settings) -> list[Queue]:
-    exchange = Exchange("fleet", type="direct")
-    names = [GPU_QUEUE, IO_QUEUE, io_queue_of(settings.host), MAINTENANCE_QUEUE]
+def _queue(settings: Settings, name: str) -> Queue:
+    """One queue, the same whoever declares it: RabbitMQ refuses to declare a queue with two sets of arguments."""
     arguments = None if settings.transport_url.startswith("redis") else {"x-consumer-timeout": CONSUMER_TIMEOUT_MS}
-    return [Queue(name, exchange, routing_key=name, durable=True, queue_arguments=arguments) for name in names]
+    return Queue(name, Exchange("fleet", type="direct"), routing_key=name, durable=True, queue_arguments=arguments)
+
+
+def _queues(settings: Settings) -> list[Queue]:
+    names = [GPU_QUEUE, IO_QUEUE, io_queue_of(settings.host), MAINTENANCE_QUEUE]
+    return [_queue(settings, name) for name in names]
 
 
 def _common(settings: Settings) -> dict[str, Any]:

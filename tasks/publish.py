@@ -25,9 +25,11 @@ class Publisher:
 
     def __init__(self, app: Celery) -> None:
         self._app = app
+        broker = app.connection_for_write()
         self._errors: tuple[type[BaseException], ...] = (
             *BROKER_ERRORS,
-            *app.connection_for_write().recoverable_connection_errors,
+            *broker.recoverable_connection_errors,
+            *broker.channel_errors,
         )
         self._closed_until_s = 0.0
         # What a chain is on the wire, made once: a worker that ends a task pops the last step and publishes it. The

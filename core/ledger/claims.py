@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Select, and_, func, insert, or_, select, update
 
 from core.errors import StaleAttempt
 from core.job import CANCELED, CANCELING, DELIVERING, FAILED, LEASED, QUEUED, RUNNING, prompt_id_of
@@ -225,14 +225,17 @@ class Claims:
         fits = and_(jobs.c.status == QUEUED, or_(jobs.c.catalogues.is_(None), jobs.c.catalogues.contains(own)))
         best = select(jobs.c.id, jobs.c.priority).where(fits)
         best = best.order_by(jobs.c.priority.desc(), jobs.c.created_at_ms, jobs.c.id).limit(1)
-        if not transaction.is_sqlite:
-            best = best.with_for_update(skip_locked=True)
-        first = transaction.connection.execute(best).one_or_none()
-        if first is None or named is None or first.id == named:
-            return None if first is None else str(first.id)
-        as_good = and_(jobs.c.id == named, fits, jobs.c.priority >= first.priority)
-        preferred = transaction.connection.execute(select(jobs.c.id).where(as_good)).scalar()
-        return str(preferred or first.id)
+        if named is not None:
+            # Only what is taken is locked: a row locked and then left would look taken to everybody else.
+            highest = transaction.connection.execute(best).one_or_none()
+            if highest is None:
+                return None
+            as_good = and_(jobs.c.id == named, fits, jobs.c.priority >= highest.priority)
+            taken = transaction.connection.execute(_locked(transaction, select(jobs.c.id).where(as_good))).scalar()
+            if taken is not None:
+                return str(taken)
+        first = transaction.connection.execute(_locked(transaction, best)).first()
+        return None if first is None else str(first.id)
 
     def _is_surplus(self, transaction: Transaction) -> bool:
         waiting = select(jobs.c.id).where(jobs.c.status == QUEUED).limit(65).subquery()
@@ -268,6 +271,11 @@ class Claims:
                 progress=None,
             )
         return None if moved is None else str(moved.status)
+
+
+def _locked(transaction: Transaction, query: Select[Any]) -> Select[Any]:
+    """Lock the rows found, passing over those another claim holds. SQLite has one writer at a time anyway."""
+    return query if transaction.is_sqlite else query.with_for_update(skip_locked=True)
 
 
 def _asset(claim: Claim, ordinal: int, file: ProducedFile, now: int) -> dict[str, Any]:

@@ -97,6 +97,7 @@ def test_pages_hold_every_job_once_while_new_ones_arrive(ledger: Ledger) -> None
     after = None
     while page := ledger.jobs.page(limit=4, after=after):
         assert len(page) <= 4
+        assert not {job.id for job in page} & {job.id for job in seen}
         seen += page
         after = (page[-1].created_at_ms, page[-1].id)
         submit(ledger)
@@ -325,9 +326,10 @@ def test_a_webhook_whose_sender_died_is_taken_again(ledger: Ledger) -> None:
     (second,) = ledger.deliveries.take_webhooks(job_id)
     assert (second.id, second.tries) == (first.id, 2)
 
-    # The first sender was only slow: its word no longer counts.
+    # The first sender was only slow: its word counts neither before nor after the second one's.
     ledger.deliveries.webhook_sent(first, status_code=None, error="late")
     ledger.deliveries.webhook_sent(second, status_code=204, error=None)
+    ledger.deliveries.webhook_sent(first, status_code=500, error="later")
     with ledger.database.read() as connection:
         row = connection.execute(select(deliveries)).one()
     assert (row.state, row.status_code, row.error) == ("delivered", 204, None)

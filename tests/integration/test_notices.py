@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -193,8 +194,13 @@ def test_messages_of_another_version_or_program_do_not_end_the_listening(
 
 
 def test_rabbitmq_keeps_connections_that_are_idle_or_only_listen(
-    shared_rabbitmq: Broker, ear: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shared_rabbitmq: Broker,
+    ear: Make,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level(logging.DEBUG, logger="core.notices")
     # It closes a connection on which it heard nothing for two heartbeats. With ten seconds between them, as usual, a
     # fleet that is quiet for half a minute, or never quiet, would lose a notice each time.
     monkeypatch.setattr(notices, "HEARTBEAT_S", 1)
@@ -214,6 +220,8 @@ def test_rabbitmq_keeps_connections_that_are_idle_or_only_listen(
 
         assert eventually(lambda: listening.has_heard("last"), 2.0)
         assert len(listening.heard) == said + 2
+        # Nobody had to connect again.
+        assert [record for record in caplog.records if record.name == "core.notices"] == []
     finally:
         idle.close()
         busy.close()

@@ -22,7 +22,15 @@ from tests.ledger_moves import submit
 from tests.services import make_settings
 
 ROOT = Path(__file__).parents[2]
-MIGRATE = "from core.ledger.schema import migrate; from core.settings import load_settings; migrate(load_settings())"
+#: Imports everything, says so, waits for the word, and migrates.
+MIGRATE = """
+from core.ledger.schema import migrate
+from core.settings import load_settings
+settings = load_settings()
+print("ready", flush=True)
+input()
+migrate(settings)
+"""
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -70,10 +78,14 @@ def test_five_processes_start_at_once(empty_settings: Settings) -> None:
         "FLEET_DATA_DIR": str(empty_settings.data_dir),
         "FLEET_DATABASE_URL": empty_settings.database_url,
     }
-    processes = [
-        subprocess.Popen([sys.executable, "-c", MIGRATE], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
-        for _ in range(5)
-    ]
+    processes = [_start_migration(environment) for _ in range(5)]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("now\n")
+        process.stdin.flush()
 
     complaints = [process.communicate(timeout=60)[1] for process in processes]
 
@@ -93,3 +105,9 @@ def test_a_ledger_of_a_newer_version_is_refused_in_words(empty_settings: Setting
         migrate(empty_settings)
 
     database.dispose()
+
+
+def _start_migration(environment: dict[str, str]) -> subprocess.Popen[str]:
+    pipe = subprocess.PIPE
+    command_line = [sys.executable, "-c", MIGRATE]
+    return subprocess.Popen(command_line, cwd=ROOT, env=environment, text=True, stdin=pipe, stdout=pipe, stderr=pipe)

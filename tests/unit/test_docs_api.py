@@ -1,0 +1,71 @@
+"""docs/api.md lists the routes, the error codes and the refused classes that there are."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from api import create_app
+from api.errors import GENERATE_STATUS, STATUS, status_of
+from api.waiting import Hub
+from core.errors import FleetError, LedgerUnavailable, NoHealthyInstance, QueueFull, RequestError
+from core.ledger import Ledger
+from tasks.app import make_app
+from tasks.publish import Publisher
+from tests.services import make_settings
+from workflows.checks import REFUSED_CLASSES
+
+TEXT = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
+ERRORS = TEXT.partition("\n## Errors\n")[2]
+#: Errors that end a request, beside those of `RequestError`; all others end a job, or stay in a log.
+ANSWERED = (RequestError, QueueFull, NoHealthyInstance, LedgerUnavailable)
+#: Codes that come from the web framework, and no class of ours has.
+FRAMEWORK = {"method_not_allowed": {405}, "upstream_error": {500}}
+
+
+def tree(base: type[FleetError] = FleetError) -> Iterator[type[FleetError]]:
+    """Every error of the project; those of tests are left out."""
+    if base.__module__.partition(".")[0] in ("core", "api"):
+        yield base
+    for child in base.__subclasses__():
+        yield from tree(child)
+
+
+def test_every_code_is_in_a_table() -> None:
+    listed = set(re.findall(r"^\| `([a-z_]+)` \|", ERRORS, re.MULTILINE))
+
+    assert {kind.code for kind in tree()} | set(FRAMEWORK) == listed
+
+
+def test_codes_of_requests_stand_with_their_status() -> None:
+    rows = re.findall(r"^\| `([a-z_]+)` \| ([0-9, ]+) \|", ERRORS, re.MULTILINE)
+    listed = {code: {int(status) for status in statuses.split(",")} for code, statuses in rows}
+
+    expected: dict[str, set[int]] = dict(FRAMEWORK)
+    for kind in tree():
+        if issubclass(kind, ANSWERED):
+            statuses = {status_of(kind("x"), table) for table in (STATUS, GENERATE_STATUS)}
+            expected[kind.code] = expected.get(kind.code, set()) | statuses
+    assert expected == listed
+
+
+def test_every_route_is_there_and_no_other(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path, broker_url="")
+    ledger = Ledger(settings)
+    publisher = Publisher(make_app(settings, "api"))
+    app = create_app(settings, ledger=ledger, publisher=publisher, hub=Hub(ledger.jobs.states))
+
+    served = {
+        f"{method} {re.sub('<[^>]+>', '{id}', rule.rule)}"
+        for rule in app.url_map.iter_rules()
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+    }
+    assert set(re.findall(r"`((?:GET|POST|PUT|PATCH|DELETE) /[^`?]*)", TEXT)) == served
+
+
+def test_every_refused_class_is_there() -> None:
+    named = re.search(r"these classes are refused(.*?)\.\n\n", TEXT, re.DOTALL)
+
+    assert named is not None
+    assert set(re.findall(r"`(\w+)`", named[1])) == set(REFUSED_CLASSES)
