@@ -7,6 +7,8 @@ import re
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import orjson
+
 from api.catalogues import Catalogues
 from api.fresh import Fresh
 from api.patience import ledger_patience
@@ -99,7 +101,7 @@ class Service:
 
     def _checked(self, order: Order) -> NewJob:
         graph = parse_graph(order.workflow)
-        text = json.dumps(graph, separators=(",", ":"))
+        text = _json_text(graph)
         _refuse_asset_references(graph, text)
         accepted = self._catalogues.check(graph)
         if order.request_id:
@@ -123,6 +125,14 @@ class Service:
         # Results are found by either id, so nobody may call a job by the id of another one.
         if _UUID.fullmatch(request_id) and self._ledger.jobs.states([request_id]):
             raise InvalidRequest(f"request_id {request_id!r} is already used by another job.")
+
+
+def _json_text(graph: Any) -> str:
+    try:
+        return orjson.dumps(graph).decode()
+    except orjson.JSONEncodeError:
+        # Integers beyond 64 bits, which ComfyUI refuses or not as it likes.
+        return json.dumps(graph, separators=(",", ":"))
 
 
 @dataclass

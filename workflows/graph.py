@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 from core.errors import EditorWorkflow, InvalidWorkflow
@@ -62,11 +62,13 @@ def is_link(value: Any) -> bool:
     )
 
 
-def sources(graph: Graph, node_id: str) -> Iterator[str]:
+def sources(graph: Graph, node_id: str) -> list[str]:
     """The nodes a node takes inputs from, as far as they exist; declared inputs or not, as ComfyUI's scheduler does."""
-    for value in graph[node_id]["inputs"].values():
-        if type(value) is list and is_link(value) and value[0] in graph:
-            yield value[0]
+    return [
+        value[0]
+        for value in graph[node_id]["inputs"].values()
+        if type(value) is list and is_link(value) and value[0] in graph
+    ]
 
 
 def output_nodes(graph: Graph, catalogue: Catalogue) -> list[str]:
@@ -108,7 +110,7 @@ def measure_depths(graph: Graph, roots: Iterable[str], depths: dict[str, int]) -
             continue
         # The nodes under way, in order, each with the longest chain found so far among its sources.
         path = {root: 0}
-        stack = [(root, sources(graph, root))]
+        stack = [(root, iter(sources(graph, root)))]
         while stack:
             node_id, rest = stack[-1]
             for source in rest:
@@ -116,7 +118,7 @@ def measure_depths(graph: Graph, roots: Iterable[str], depths: dict[str, int]) -
                     path[node_id] = max(path[node_id], depths[source])
                 elif source not in path:
                     path[source] = 0
-                    stack.append((source, sources(graph, source)))
+                    stack.append((source, iter(sources(graph, source))))
                     break
                 elif not cycle:
                     on_path = list(path)
