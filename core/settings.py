@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from core.errors import ConfigurationError
@@ -43,7 +43,7 @@ class Settings(BaseSettings):
     database_url: str = ""
     #: kombu URL of the broker (redis://, amqp://); empty means the embedded one in the data directory.
     broker_url: str = ""
-    #: Prefix of every key, queue and exchange we use on a shared broker.
+    #: Prefix of every key on a shared Redis, and of our exchanges. On a shared RabbitMQ use a virtual host of its own.
     broker_namespace: str = "fleet"
 
     # --- HTTP -------------------------------------------------------------------------------------------------------
@@ -82,20 +82,20 @@ class Settings(BaseSettings):
     #: Running instances to attach to instead of starting our own.
     comfyui_urls: CommaList = ()
     #: Seconds an instance may take to start.
-    comfyui_start_timeout_s: float = Field(180.0, gt=0)
+    comfyui_start_timeout_s: float = Field(180.0, gt=0, allow_inf_nan=False)
 
     # --- jobs -------------------------------------------------------------------------------------------------------
-    lease_s: float = Field(20.0, gt=0)
-    lease_renew_s: float = Field(5.0, gt=0)
-    reconcile_s: float = Field(5.0, gt=0)
+    lease_s: float = Field(20.0, gt=0, allow_inf_nan=False)
+    lease_renew_s: float = Field(5.0, gt=0, allow_inf_nan=False)
+    reconcile_s: float = Field(5.0, gt=0, allow_inf_nan=False)
     #: Tries at one job before it fails because instances or workers were lost under it.
     max_attempts: int = Field(3, ge=1)
     #: Longest run of one prompt, in seconds.
-    job_timeout_s: float = Field(3600.0, gt=0)
+    job_timeout_s: float = Field(3600.0, gt=0, allow_inf_nan=False)
     #: A second prompt is queued on an instance when the running one should end within this many seconds.
-    look_ahead_s: float = Field(2.0, ge=0)
+    look_ahead_s: float = Field(2.0, ge=0, allow_inf_nan=False)
     #: Seconds a finished job, its outputs and its events are kept.
-    retention_s: float = Field(7 * 24 * 3600.0, gt=0)
+    retention_s: float = Field(7 * 24 * 3600.0, gt=0, allow_inf_nan=False)
 
     # --- secrets ----------------------------------------------------------------------------------------------------
     #: Base64 of 32 random bytes that seal secrets in the ledger; generated and kept in the data directory when empty.
@@ -120,6 +120,14 @@ class Settings(BaseSettings):
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("lease_renew_s")
+    @classmethod
+    def _renewed_in_time(cls, value: float, info: ValidationInfo) -> float:
+        lease_s = info.data.get("lease_s", value)
+        if value > lease_s / 2:
+            raise ValueError(f"must be at most half of FLEET_LEASE_S ({lease_s:g}), or leases lapse in mid-job")
+        return value
 
     @field_validator("data_dir")
     @classmethod

@@ -85,7 +85,7 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """One snapshot for reading."""
+        """A connection for reading; each statement sees what is committed when it begins."""
         with self._mapped_errors(), self.engine.connect() as connection:
             yield connection
 

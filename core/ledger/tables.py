@@ -16,6 +16,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    text,
 )
 
 metadata = MetaData()
@@ -52,7 +53,7 @@ jobs = Table(
     Column("completed_at_ms", BigInteger),
     Column("expires_at_ms", BigInteger, nullable=False),
     # The next job to run, and every look-up by status.
-    Index("jobs_turn", "status", "priority", "created_at_ms", "id"),
+    Index("jobs_turn", "status", text("priority DESC"), "created_at_ms", "id"),
     Index("jobs_newest", "created_at_ms", "id"),
     Index("jobs_expiry", "expires_at_ms"),
 )

@@ -35,7 +35,9 @@ def transition(
     """
     now = now_ms()
     if status in TERMINAL:
-        values |= {"completed_at_ms": now, "lease_until_ms": None}
+        # Retention counts from the end, however long the job had to wait.
+        kept_until = jobs.c.expires_at_ms + (now - jobs.c.created_at_ms)
+        values |= {"completed_at_ms": now, "lease_until_ms": None, "expires_at_ms": kept_until}
     row = transaction.connection.execute(
         update(jobs)
         .where(jobs.c.id == job_id, jobs.c.status.in_(predecessors(status)), *conditions)

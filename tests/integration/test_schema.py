@@ -45,9 +45,23 @@ def test_the_migrations_make_the_tables_of_the_code(empty_settings: Settings) ->
 
     database = Database(empty_settings.ledger_url)
     with database.read() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        options = {"compare_type": True, "include_object": _is_comparable if database.is_sqlite else None}
+        context = MigrationContext.configure(connection, opts=options)
         assert compare_metadata(context, metadata) == []
+        if database.is_sqlite:
+            columns = connection.exec_driver_sql("PRAGMA index_xinfo(jobs_turn)").all()
+            assert [(row.name, row.desc) for row in columns if row.key] == [
+                ("status", 0),
+                ("priority", 1),
+                ("created_at_ms", 0),
+                ("id", 0),
+            ]
     database.dispose()
+
+
+def _is_comparable(_object: object, name: str | None, *_rest: object) -> bool:
+    """Alembic cannot compare an index with a descending column on SQLite; the test looks at it itself."""
+    return name != "jobs_turn"
 
 
 def test_migrating_again_changes_nothing(empty_settings: Settings) -> None:

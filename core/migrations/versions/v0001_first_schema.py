@@ -79,7 +79,7 @@ def upgrade() -> None:
     with op.batch_alter_table("jobs", schema=None) as batch_op:
         batch_op.create_index("jobs_expiry", ["expires_at_ms"], unique=False)
         batch_op.create_index("jobs_newest", ["created_at_ms", "id"], unique=False)
-        batch_op.create_index("jobs_turn", ["status", "priority", "created_at_ms", "id"], unique=False)
+        batch_op.create_index("jobs_turn", ["status", sa.text("priority DESC"), "created_at_ms", "id"], unique=False)
 
     op.create_table(
         "assets",
