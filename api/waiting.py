@@ -14,7 +14,7 @@ from typing import Any
 
 from api.patience import ledger_patience
 from core.errors import LedgerUnavailable
-from core.job import Job
+from core.job import TERMINAL, Job
 from core.notices import Notice
 
 log = logging.getLogger(__name__)
@@ -30,13 +30,16 @@ CLIENT_CHECK_S = 1.0
 class Watch:
     """One waiter's view of a job: hints only, what is so stands in the ledger."""
 
-    def __init__(self, job_id: str, *, live: bool) -> None:
+    def __init__(self, job_id: str, *, live: bool, only_end: bool) -> None:
         self.job_id = job_id
+        #: The job was heard to have ended.
+        self.has_ended = False
         #: Newest event number heard of.
         self.seq = 0
         #: The job has been removed from the ledger.
         self.is_gone = False
         self._live = live
+        self._only_end = only_end
         self._event = threading.Event()
         self._progress: dict[str, Any] | None = None
         self._preview: dict[str, Any] | None = None
@@ -62,7 +65,9 @@ class Watch:
         """Take a hint and wake the waiter if it is worth it."""
         if notice.seq > self.seq:
             self.seq = notice.seq
-            self._event.set()
+            self.has_ended = self.has_ended or notice.status in TERMINAL
+            if self.has_ended or not self._only_end:
+                self._event.set()
         if self._live and notice.data is not None and notice.kind in ("progress", "preview"):
             if notice.kind == "progress":
                 self._progress = notice.data
@@ -102,13 +107,14 @@ class Hub:
             watch.tell(notice)
 
     @contextmanager
-    def watch(self, job_id: str, *, live: bool = False) -> Iterator[Watch]:
+    def watch(self, job_id: str, *, live: bool = False, only_end: bool = False) -> Iterator[Watch]:
         """Stand in line for a job's news. Read the ledger inside the block: what happens from then on wakes.
 
         Parameters:
           live: progress and previews wake as well.
+          only_end: nothing but the end of the job wakes.
         """
-        watch = Watch(job_id, live=live)
+        watch = Watch(job_id, live=live, only_end=only_end)
         with self._lock:
             self._watches.setdefault(job_id, set()).add(watch)
             if self._thread is None:
@@ -133,11 +139,11 @@ class Hub:
         Returns: the ended job, or None when nobody wants it any more.
         Raises: NotFound - the job was removed.
         """
-        with self.watch(job.id) as watch:
+        with self.watch(job.id, only_end=True) as watch:
             job = _again(read, job)
             while not job.is_terminal:
                 watch.wait(CLIENT_CHECK_S)
-                if watch.seq > job.last_seq or watch.is_gone:
+                if watch.has_ended or watch.is_gone:
                     job = _again(read, job)
                 elif is_abandoned():
                     return None

@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Select, and_, bindparam, func, insert, or_, select, update
 
 from core.errors import StaleAttempt
 from core.job import CANCELED, CANCELING, DELIVERING, FAILED, LEASED, QUEUED, RUNNING, prompt_id_of
@@ -55,6 +55,18 @@ class ProducedFile:
     source: dict[str, str]
 
 
+# Statements on the path between two jobs of a GPU, built once: building one takes longer than running it.
+_OWN_CATALOGUE = select(instances.c.catalogue).where(instances.c.name == bindparam("instance")).scalar_subquery()
+_FITS = and_(jobs.c.status == QUEUED, or_(jobs.c.catalogues.is_(None), jobs.c.catalogues.contains(_OWN_CATALOGUE)))
+_BEST = (
+    select(jobs.c.id, jobs.c.priority)
+    .where(_FITS)
+    .order_by(jobs.c.priority.desc(), jobs.c.created_at_ms, jobs.c.id)
+    .limit(1)
+)
+_NAMED = select(jobs.c.id).where(jobs.c.id == bindparam("wanted"), _FITS, jobs.c.priority >= bindparam("priority"))
+_HAS_SECRETS = select(secrets.c.job_id).where(secrets.c.job_id == bindparam("wanted")).exists()
+_REST = select(jobs.c.graph, _HAS_SECRETS.label("has_secrets")).where(jobs.c.id == bindparam("wanted"))
 _ANY_QUEUED = select(jobs.c.id).where(jobs.c.status == QUEUED).limit(1)
 
 
@@ -96,10 +108,7 @@ class Claims:
             )
             if row is None:
                 return None
-            sealed = select(secrets.c.job_id).where(secrets.c.job_id == job_id).exists()
-            rest = transaction.connection.execute(
-                select(jobs.c.graph, sealed.label("has_secrets")).where(jobs.c.id == job_id)
-            ).one()
+            rest = transaction.connection.execute(_REST, {"wanted": job_id}).one()
         return Claim(
             job_id=job_id,
             attempt=row.attempt,
@@ -221,20 +230,17 @@ class Claims:
         return and_(jobs.c.id == claim.job_id, jobs.c.attempt == claim.attempt, jobs.c.status.in_(sorted(LEASED)))
 
     def _choose(self, transaction: Transaction, instance: str, named: str | None) -> str | None:
-        own = select(instances.c.catalogue).where(instances.c.name == instance).scalar_subquery()
-        fits = and_(jobs.c.status == QUEUED, or_(jobs.c.catalogues.is_(None), jobs.c.catalogues.contains(own)))
-        best = select(jobs.c.id, jobs.c.priority).where(fits)
-        best = best.order_by(jobs.c.priority.desc(), jobs.c.created_at_ms, jobs.c.id).limit(1)
+        connection = transaction.connection
         if named is not None:
             # Only what is taken is locked: a row locked and then left would look taken to everybody else.
-            highest = transaction.connection.execute(best).one_or_none()
+            highest = connection.execute(_BEST, {"instance": instance}).one_or_none()
             if highest is None:
                 return None
-            as_good = and_(jobs.c.id == named, fits, jobs.c.priority >= highest.priority)
-            taken = transaction.connection.execute(_locked(transaction, select(jobs.c.id).where(as_good))).scalar()
+            as_good = {"instance": instance, "wanted": named, "priority": highest.priority}
+            taken = connection.execute(_locked(transaction, _NAMED), as_good).scalar()
             if taken is not None:
                 return str(taken)
-        first = transaction.connection.execute(_locked(transaction, best)).first()
+        first = connection.execute(_locked(transaction, _BEST), {"instance": instance}).first()
         return None if first is None else str(first.id)
 
     def _is_surplus(self, transaction: Transaction) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, func, insert, or_, select
+from sqlalchemy import ColumnElement, Connection, Row, and_, bindparam, func, insert, or_, select
 from sqlalchemy.exc import IntegrityError
 
 from core.errors import IdempotencyKeyReuse, InvalidRequest, NotFound
@@ -16,6 +16,9 @@ from core.ledger.rows import JOB_COLUMNS, job_of, outputs_of
 from core.ledger.seal import Sealer
 from core.ledger.tables import events, idempotency_keys, jobs, secrets
 from core.ledger.transitions import record_event, transition
+
+#: Built once: the look-up on every client's path.
+_BY_ID = select(*JOB_COLUMNS).where(jobs.c.id == bindparam("wanted"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +59,8 @@ class Jobs:
 
     def get(self, job_id: str) -> Job:
         """The job with its stored outputs. Raises NotFound."""
-        return self._one(jobs.c.id == job_id, job_id)
+        with self._database.read() as connection:
+            return self._found(connection, connection.execute(_BY_ID, {"wanted": job_id}).first(), job_id)
 
     def get_by_request_id(self, request_id: str) -> Job:
         """The job a `/generate` client knows by its own id, or by ours. Raises NotFound."""
@@ -203,10 +207,13 @@ class Jobs:
 
     def _one(self, condition: ColumnElement[bool], wanted: str) -> Job:
         with self._database.read() as connection:
-            row = connection.execute(select(*JOB_COLUMNS).where(condition)).first()
-            if row is None:
-                raise NotFound(f"There is no job {wanted}.")
-            return job_of(row, outputs_of(connection, [row.id]).get(row.id, ()))
+            return self._found(connection, connection.execute(select(*JOB_COLUMNS).where(condition)).first(), wanted)
+
+    @staticmethod
+    def _found(connection: Connection, row: Row[Any] | None, wanted: str) -> Job:
+        if row is None:
+            raise NotFound(f"There is no job {wanted}.")
+        return job_of(row, outputs_of(connection, [row.id]).get(row.id, ()))
 
     def _key_is_used(self, key: str) -> bool:
         query = select(idempotency_keys.c.key).where(idempotency_keys.c.key == key)

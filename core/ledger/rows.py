@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Connection, Row, bindparam, select
 
 from core.job import Job, Output
 from core.ledger.tables import assets, jobs
 
 #: Every column of a job but its graph, which can be large, and what only claims look at.
 JOB_COLUMNS = tuple(column for column in jobs.columns if column.name not in ("graph", "catalogues"))
+
+_STORED = select(assets).where(assets.c.storage_key.is_not(None))
+#: The case on every client's path, built once.
+_STORED_OF_ONE = _STORED.where(assets.c.job_id == bindparam("wanted")).order_by(assets.c.ordinal)
 
 
 def job_of(row: Row[Any], outputs: Iterable[Output] = ()) -> Job:
@@ -62,10 +66,15 @@ def output_of(row: Row[Any]) -> Output:
     )
 
 
-def outputs_of(connection: Connection, job_ids: Iterable[str]) -> dict[str, list[Output]]:
+def outputs_of(connection: Connection, job_ids: Sequence[str]) -> dict[str, list[Output]]:
     """The stored outputs of each job, in the order the job produced them."""
     found: dict[str, list[Output]] = {}
-    query = select(assets).where(assets.c.job_id.in_(list(job_ids)), assets.c.storage_key.is_not(None))
-    for row in connection.execute(query.order_by(assets.c.job_id, assets.c.ordinal)):
+    if len(job_ids) == 1:
+        rows = connection.execute(_STORED_OF_ONE, {"wanted": job_ids[0]})
+    else:
+        rows = connection.execute(
+            _STORED.where(assets.c.job_id.in_(job_ids)).order_by(assets.c.job_id, assets.c.ordinal)
+        )
+    for row in rows:
         found.setdefault(row.job_id, []).append(output_of(row))
     return found
