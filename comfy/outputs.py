@@ -125,13 +125,15 @@ def _file(node_id: str, key: str, value: Mapping[str, Any]) -> OutputItem:
 def _kind(key: str, content_type: str, filename: str) -> Kind:
     """The key says what the node meant, the file what it is: SaveVideo lists its mp4 under `images`."""
     by_content = _KIND_BY_MAIN_TYPE.get(content_type.partition("/")[0])
-    if by_content is not None:
+    if by_content in ("video", "audio"):
         return by_content
     if filename.endswith(".latent"):
         return "latent"
-    by_key = _KIND_BY_KEY.get(key, "file")
+    by_key = _KIND_BY_KEY.get(key)
+    if by_key is None or by_content == by_key:
+        return by_content or "file"
     # A known type that is no medium (a mesh, a PDF, JSON) is not an image because it is in an image list.
-    if content_type != _OTHER and by_key in ("image", "video", "audio"):
+    if by_content is None and content_type != _OTHER and by_key in ("image", "video", "audio"):
         return "file"
     return by_key
 

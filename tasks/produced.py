@@ -20,6 +20,30 @@ def produced_files(items: list[OutputItem], instance: InstanceRecord) -> list[Pr
     return [_produced(item, number, instance) for number, item in enumerate(items)]
 
 
+def sent_files(pictures: list[tuple[str, bytes]], folder: Path) -> list[ProducedFile]:
+    """Write down the PNGs that nodes sent instead of saving; `folder` is the job's own, in the output directory."""
+    if pictures:
+        folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for number, (node_id, data) in enumerate(pictures, start=1):
+        path = folder / f"websocket_{number:05}_.png"
+        path.write_bytes(data)
+        files.append(
+            ProducedFile(
+                asset_id=str(uuid.uuid4()),
+                node_id=node_id,
+                name=path.name,
+                type="image",
+                content_type="image/png",
+                comfy_type="output",
+                comfy_key="images",
+                subfolder=folder.name,
+                source={"root": str(folder.parent), "path": str(path)},
+            )
+        )
+    return files
+
+
 def _produced(item: OutputItem, number: int, instance: InstanceRecord) -> ProducedFile:
     return ProducedFile(
         asset_id=str(uuid.uuid4()),

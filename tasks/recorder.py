@@ -21,7 +21,7 @@ from core.job import CANCELED, CANCELING, QUEUED
 from core.ledger.claims import Claim
 from core.ledger.instances import InstanceRecord
 from tasks.outcome import Dropped, Failed, Finished, Outcome, Requeued
-from tasks.produced import produced_files
+from tasks.produced import produced_files, sent_files
 from tasks.runtime import Runtime
 
 log = logging.getLogger(__name__)
@@ -39,14 +39,25 @@ class Recorder:
         self._runtime = runtime
         self._claims = runtime.ledger.claims
 
-    def record(self, claim: Claim, instance: InstanceRecord, wait: Callable[[], PromptResult]) -> Outcome:
-        """Wait for a prompt and write down how it ended."""
+    def record(
+        self,
+        claim: Claim,
+        instance: InstanceRecord,
+        wait: Callable[[], PromptResult],
+        sent: list[tuple[str, bytes]],
+    ) -> Outcome:
+        """Wait for a prompt and write down how it ended.
+
+        Parameters:
+          sent: pictures that came over the websocket instead of being saved; complete when `wait` returns.
+        """
         results: list[PromptResult] = []
         outcome = self.guard(claim, lambda: results.append(wait()))
         if outcome is not None:
             return outcome
         result = results[0]
-        files = produced_files(result.outputs, instance)
+        own_output = self._runtime.settings.gpu_dir(instance.name.partition("@")[0]) / "output"
+        files = produced_files(result.outputs, instance) + sent_files(sent, own_output / claim.job_id)
         try:
             _persistently(
                 lambda: self._claims.generated(claim, files, outputs_reused=bool(result.cached_nodes)),

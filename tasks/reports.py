@@ -13,6 +13,7 @@ from core.errors import LedgerUnavailable
 from core.ledger.claims import Claim
 from core.notices import Notice
 from tasks.runtime import Runtime
+from workflows.graph import Graph
 
 log = logging.getLogger(__name__)
 
@@ -22,15 +23,20 @@ LEDGER_EVERY_S = 1.0
 PREVIEW_EVERY_S = 1.0
 #: Larger previews are not worth the broker's time.
 PREVIEW_MAX_BYTES = 256 * 1024
+#: ComfyUI's node that sends PNGs over the websocket as previews, and writes nothing into the history.
+SENDING_CLASS = "SaveImageWebsocket"
 
 
 class Reports:
     """Listens to one prompt. Called by the thread that waits for it, so it must be quick."""
 
-    def __init__(self, runtime: Runtime, claim: Claim, *, on_life: Callable[[], None]) -> None:
+    def __init__(self, runtime: Runtime, claim: Claim, graph: Graph, *, on_life: Callable[[], None]) -> None:
         """Parameters:
         on_life: called at every sign of life.
         """
+        self._graph = graph
+        #: Pictures that were sent instead of saved, with their nodes: they exist nowhere else.
+        self.sent: list[tuple[str, bytes]] = []
         self._runtime = runtime
         self._claim = claim
         self._on_life = on_life
@@ -52,6 +58,8 @@ class Reports:
             self._write(progress)
 
     def on_preview(self, node_id: str | None, content_type: str, data: bytes) -> None:
+        if node_id in self._graph and self._graph[node_id]["class_type"] == SENDING_CLASS:
+            self.sent.append((node_id, data))
         now_s = time.monotonic()
         is_picture = content_type.startswith("image/") and len(data) <= PREVIEW_MAX_BYTES
         if not is_picture or now_s - self._previewed_s < PREVIEW_EVERY_S:

@@ -43,6 +43,8 @@ class Run:
     #: What its duration is remembered under.
     shape: str = ""
     started_s: float | None = None
+    #: Pictures that came over the websocket instead of being saved.
+    sent: list[tuple[str, bytes]] = field(default_factory=list)
     #: A Celery task waits for it and will move its chain on.
     is_attended: bool = False
     future: Future[Outcome] = field(default_factory=Future)
@@ -118,7 +120,8 @@ class Station:
     def _post(self, run: Run, session: ComfySession, lease: Lease) -> None:
         graph = for_job(json.loads(run.claim.graph), job_id=run.claim.job_id)
         run.shape = shape_of(graph)
-        reports = Reports(self._runtime, run.claim, on_life=lambda: self._consider_look_ahead(run))
+        reports = Reports(self._runtime, run.claim, graph, on_life=lambda: self._consider_look_ahead(run))
+        run.sent = reports.sent
         run.handle = session.submit(
             graph,
             prompt_id=run.claim.prompt_id,
@@ -154,7 +157,7 @@ class Station:
         """Follow a prompt to its end and record it; runs in a thread of its own."""
         timeout_s = run.claim.timeout_s or self._runtime.settings.job_timeout_s
         try:
-            outcome = self._recorder.record(run.claim, run.instance, lambda: run.wait(timeout_s))
+            outcome = self._recorder.record(run.claim, run.instance, lambda: run.wait(timeout_s), run.sent)
         except BaseException as exc:
             self._leases.drop(run.claim)
             run.future.set_exception(exc)

@@ -30,7 +30,7 @@ def _item(filename: str, **more: Any) -> dict[str, Any]:
         ("images", "x_00001_.mp4", "video", "video/mp4"),
         ("images", "x_00001_.webm", "video", "video/webm"),
         ("gifs", "x_00001.mp4", "video", "video/mp4"),
-        ("gifs", "x_00001.gif", "image", "image/gif"),
+        ("gifs", "x_00001.gif", "video", "image/gif"),
         ("audio", "x_00001_.flac", "audio", "audio/flac"),
         ("audio", "x_00001.opus", "audio", "audio/ogg"),
         ("audio", "x_00001_.mp3", "audio", "audio/mpeg"),
