@@ -1,0 +1,160 @@
+"""The parts of `tasks/` that need no broker: which instances, how long, under which name, with which error."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core.errors import ComfyUnavailable, ConfigurationError, OutputUnavailable, PromptFailed, PromptRejected
+from core.ledger.delivery import PendingFile
+from tasks.app import make_app
+from tasks.durations import KEPT, Durations, shape_of
+from tasks.gpus import plan_instances
+from tasks.recorder import job_error
+from tasks.storage import remove_job, store
+from tests.fleet import work
+from tests.services import make_settings
+
+
+class TestPlan:
+    def test_simulators_stand_in_where_nothing_else_is_named(self, tmp_path: Path) -> None:
+        plan = plan_instances(make_settings(tmp_path, simulated_gpus=3, simulator_args="--simulate-speed 0"))
+        assert [(spec.name, spec.kind) for spec in plan] == [(f"gpu{number}", "simulator") for number in range(3)]
+        assert plan[0].extra_args == ("--simulate-speed", "0")
+        assert len({spec.data_dir for spec in plan}) == 3
+
+    def test_each_named_gpu_gets_a_comfyui(self, tmp_path: Path) -> None:
+        settings = make_settings(tmp_path, comfyui_dir=tmp_path, gpus=("0", "GPU-5c2f"), comfyui_args="--lowvram")
+        plan = plan_instances(settings)
+        assert [(spec.kind, spec.gpu, spec.extra_args) for spec in plan] == [
+            ("comfyui", "0", ("--lowvram",)),
+            ("comfyui", "GPU-5c2f", ("--lowvram",)),
+        ]
+
+    def test_running_instances_win_over_everything(self, tmp_path: Path) -> None:
+        urls = ("http://a:8188/", "http://b:8188")
+        plan = plan_instances(make_settings(tmp_path, comfyui_dir=tmp_path, comfyui_urls=urls))
+        assert [(spec.kind, spec.url) for spec in plan] == [
+            ("attached", "http://a:8188"),
+            ("attached", "http://b:8188"),
+        ]
+
+    def test_a_checkout_without_a_gpu_names_the_setting(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("PATH", str(tmp_path))
+        with pytest.raises(ConfigurationError, match="FLEET_GPUS"):
+            plan_instances(make_settings(tmp_path, comfyui_dir=tmp_path))
+
+
+class TestDurations:
+    def test_nothing_is_expected_of_a_shape_never_seen(self) -> None:
+        assert Durations().expect("x") is None
+
+    def test_the_newest_run_counts_most(self) -> None:
+        durations = Durations()
+        for seconds in (4.0, 4.0, 1.0, 1.0, 1.0):
+            durations.learn("x", seconds)
+        expected = durations.expect("x")
+        assert expected is not None
+        assert 1.0 < expected < 1.5
+
+    def test_it_forgets_the_shapes_not_used_for_longest(self) -> None:
+        durations = Durations()
+        for number in range(KEPT + 10):
+            durations.learn(str(number), 1.0)
+            durations.learn("often", 1.0)
+        assert durations.expect("0") is None
+        assert durations.expect("often") == 1.0
+
+    def test_seeds_colours_and_texts_do_not_change_the_shape(self) -> None:
+        assert shape_of(work(1.0, seed=1, prefix="a")) == shape_of(work(1.0, seed=2, prefix="b"))
+
+    @pytest.mark.parametrize("other", [work(2.0), work(1.0, steps=11)])
+    def test_what_makes_it_longer_does(self, other: dict[str, Any]) -> None:
+        assert shape_of(other) != shape_of(work(1.0))
+
+
+class TestStorage:
+    def pending(self, source: dict[str, str], name: str = "a.png", asset_id: str = "1") -> PendingFile:
+        return PendingFile(asset_id=asset_id, job_id="job", name=name, source=source)
+
+    def saved(self, folder: Path, name: str, content: bytes = b"picture") -> dict[str, str]:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+        return {"root": str(folder), "path": str(folder / name)}
+
+    def test_files_are_moved_and_hashed(self, tmp_path: Path) -> None:
+        source = self.saved(tmp_path / "gpu", "a.png")
+        [stored] = store(tmp_path / "outputs", [self.pending(source)])
+        assert (stored.storage_key, stored.size_bytes) == ("job/a.png", 7)
+        assert stored.hash.startswith("blake3:")
+        assert (tmp_path / "outputs" / stored.storage_key).read_bytes() == b"picture"
+        assert not Path(source["path"]).exists()
+
+    def test_doing_it_again_after_a_crash_gives_the_same(self, tmp_path: Path) -> None:
+        files = [self.pending(self.saved(tmp_path / "gpu", "a.png"))]
+        assert store(tmp_path / "outputs", files) == store(tmp_path / "outputs", files)
+
+    def test_two_files_of_one_name_are_both_kept(self, tmp_path: Path) -> None:
+        first = self.pending(self.saved(tmp_path / "gpu" / "x", "a.png", b"1"), asset_id="1")
+        second = self.pending(self.saved(tmp_path / "gpu" / "y", "a.png", b"2"), asset_id="2")
+        keys = [stored.storage_key for stored in store(tmp_path / "outputs", [first, second])]
+        assert keys == ["job/a.png", "job/a (2).png"]
+        assert [(tmp_path / "outputs" / key).read_bytes() for key in keys] == [b"1", b"2"]
+
+    @pytest.mark.parametrize("path", ["missing.png", "../secret.txt", "link.png"])
+    def test_nothing_outside_the_instance_is_taken(self, tmp_path: Path, path: str) -> None:
+        (tmp_path / "secret.txt").write_text("secret")
+        (tmp_path / "gpu").mkdir()
+        (tmp_path / "gpu" / "link.png").symlink_to(tmp_path / "secret.txt")
+        source = {"root": str(tmp_path / "gpu"), "path": str(tmp_path / "gpu" / path)}
+        with pytest.raises(OutputUnavailable):
+            store(tmp_path / "outputs", [self.pending(source)])
+        assert (tmp_path / "secret.txt").read_text() == "secret"
+
+    @pytest.mark.parametrize("name", ["../../x.png", "/etc/x.png", ".hidden", "a/b.png"])
+    def test_a_name_never_leaves_the_jobs_folder(self, tmp_path: Path, name: str) -> None:
+        [stored] = store(tmp_path / "outputs", [self.pending({"text": "words"}, name=name)])
+        assert (tmp_path / "outputs" / stored.storage_key).resolve().parent == tmp_path / "outputs" / "job"
+
+    def test_texts_become_files_and_a_job_can_be_removed(self, tmp_path: Path) -> None:
+        [stored] = store(tmp_path / "outputs", [self.pending({"text": "Zürich"}, name="t.txt")])
+        assert (tmp_path / "outputs" / stored.storage_key).read_text(encoding="utf-8") == "Zürich"
+        remove_job(tmp_path / "outputs", "job")
+        remove_job(tmp_path / "outputs", "job")
+        assert list((tmp_path / "outputs").iterdir()) == []
+
+
+class TestErrors:
+    def test_a_node_error_tells_where_it_happened(self) -> None:
+        error = job_error(PromptFailed("boom", "7", "KSampler", "RuntimeError", "Traceback ..."))
+        assert error == {
+            "code": "node_execution_error",
+            "message": "boom",
+            "node_id": "7",
+            "class_type": "KSampler",
+            "traceback": "Traceback ...",
+        }
+
+    def test_a_refusal_names_the_first_node(self) -> None:
+        error = job_error(PromptRejected("refused", {"3": {"class_type": "LoadImage", "errors": []}}))
+        assert (error["code"], error["node_id"], error["class_type"]) == ("invalid_workflow", "3", "LoadImage")
+
+    def test_others_have_no_node(self) -> None:
+        assert job_error(ComfyUnavailable("gone"))["node_id"] is None
+
+
+class TestApp:
+    def test_messages_are_json_late_acknowledged_and_keep_no_result(self, tmp_path: Path) -> None:
+        conf = make_app(make_settings(tmp_path, broker_url="redis://h"), "gpu").conf
+        assert conf.accept_content == ["json"]
+        assert conf.task_acks_late is True
+        assert conf.worker_prefetch_multiplier == 1
+        assert conf.task_ignore_result is True
+        assert conf.result_backend is None
+
+    def test_rabbitmq_confirms_and_the_api_does_not_wait_long(self, tmp_path: Path) -> None:
+        conf = make_app(make_settings(tmp_path, broker_url="amqp://h"), "api").conf
+        assert conf.broker_transport_options["confirm_publish"] is True
+        assert conf.broker_connection_timeout <= 0.5
