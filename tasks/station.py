@@ -89,8 +89,10 @@ class Station:
             self._closing = True
             run, self._on_deck = self._on_deck, None
         if run is not None and not run.future.done():
-            self._recorder.give_back(run.claim, "The worker was stopped.", lost=False)
+            # Given back first: the interrupt must not look like the job's own end.
+            given_back = self._recorder.give_back(run.claim, "The worker was stopped.", lost=False)
             _quietly_interrupt(run)
+            self._recorder.move_on(given_back)
         self._leases.close()
         if self._session is not None:
             self._session.close()
