@@ -80,7 +80,7 @@ def _lines(stack: Stack, credentials: str, readiness: Mapping[str, Any]) -> list
     settings = stack.settings
     at = addresses(settings)
     return [
-        f"API      {at.api}   (docs: {at.api}/docs){_open_warning(settings)}",
+        f"API      {at.api}{_open_warning(settings)}",
         f"Flower   {at.flower}   {_login(settings, credentials)}",
         *_gpu_lines(stack, readiness),
         f"Broker   {_broker(settings)}",
@@ -118,7 +118,7 @@ def _gpu_lines(stack: Stack, readiness: Mapping[str, Any]) -> list[str]:
         words += [] if found.get("state") == "healthy" else [str(found.get("state", "starting"))]
         lines.append(f"{spec.name:8} {', '.join(words)}")
     if any(spec.kind == "simulator" for spec in stack.instances):
-        lines.append("         Set FLEET_COMFYUI_DIR (a checkout) or FLEET_COMFYUI_URLS for real pictures.")
+        lines.append("         For real ones set FLEET_COMFYUI_DIR or FLEET_COMFYUI_URLS.")
     return lines
 
 
