@@ -26,7 +26,7 @@ from core.settings import Settings
 _PIECE_BYTES = 128 * 1024
 #: Shown by a browser in its place; everything else is offered as a download, since it could hold scripts.
 _INLINE = re.compile(r"(audio|video)/[a-z0-9.+-]+|image/(png|jpeg|webp|gif|avif|bmp|tiff)|text/plain")
-_RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})", re.ASCII)
+_RANGE = re.compile(r"bytes=([0-9]{0,40})-([0-9]{0,40})", re.ASCII)
 
 
 def assets_blueprint(settings: Settings, ledger: Ledger) -> Blueprint:

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from flask import Flask, request
 
-from api.errors import ForbiddenOrigin
+from api.errors import BadParameter, ForbiddenOrigin
 from core.errors import Unauthorized
 
 #: Asked by load balancers and supervisors, which have no key. `/ready` says more to those who have one.
@@ -38,6 +38,9 @@ class Guard:
         return scheme.lower() == "bearer" and any(matches)
 
     def _check(self) -> None:
+        # Werkzeug gives no host when the header is none; every link we return would be broken.
+        if not request.host:
+            raise BadParameter("The Host header is missing or malformed.")
         _check_origin()
         if request.method == "OPTIONS" or request.path in OPEN_PATHS or self.is_known():
             return

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from flask import request
+from gunicorn.http.errors import ParseException
 from werkzeug.http import parse_options_header
 
 from api.errors import RequestTimeout
@@ -62,7 +63,7 @@ def _read(limit_bytes: int) -> bytes:
         while missing > 0:
             try:
                 piece = stream.read(min(missing, _PIECE_BYTES))
-            except OSError as exc:
+            except (OSError, ParseException) as exc:
                 raise InvalidBody("The body broke off, or its chunks are malformed.") from exc
             if not piece:
                 break

@@ -89,8 +89,9 @@ def _is_given(block: Any) -> bool:
 def _request_id(value: Any) -> str | None:
     if value is None or value == "":
         return None
-    if not isinstance(value, str) or not _REQUEST_ID.fullmatch(value):
-        raise InvalidRequest("request_id must be 1 to 128 of A-Z a-z 0-9 . _ -")
+    if not isinstance(value, str) or not _REQUEST_ID.fullmatch(value) or value in (".", ".."):
+        # Clients would resolve the last two before they ask for /result/..
+        raise InvalidRequest("request_id must be 1 to 128 of A-Z a-z 0-9 . _ - and not . or ..")
     return value
 
 

@@ -6,7 +6,12 @@ patches the standard library before it loads the application, which is why nothi
 
 from __future__ import annotations
 
+import json
 import resource
+import socket
+from http import HTTPStatus
+
+import gunicorn.util
 
 from core.settings import load_settings
 
@@ -26,6 +31,8 @@ graceful_timeout = 10
 #: Time for a request's head to arrive, and for which an idle connection is kept: the official SDK polls every 5 s and
 #: does not repeat a poll that fails.
 keepalive = 20
+#: No header of a client becomes part of the WSGI environment: by default a local one could move us to another path.
+forwarder_headers = ""
 limit_request_line = 8190
 limit_request_fields = 100
 limit_request_field_size = 8190
@@ -34,6 +41,19 @@ errorlog = "-"
 loglevel = "warning"
 proc_name = "fleet-api"
 control_socket_disable = True
+
+
+def _write_json_error(sock: socket.socket, status: int, reason: str, message: str) -> None:
+    """What gunicorn answers to requests that never reach the application, in the envelope of all our errors."""
+    code = "invalid_request" if status < HTTPStatus.INTERNAL_SERVER_ERROR else "upstream_error"
+    text = message if status < HTTPStatus.INTERNAL_SERVER_ERROR and message else reason
+    body = json.dumps({"error": {"code": code, "message": text, "details": None}})
+    head = f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\nContent-Type: application/json\r\n"
+    gunicorn.util.write_nonblock(sock, f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode("latin-1"))
+
+
+# gunicorn has no setting for this. Its workers look the function up when they need it.
+gunicorn.util.write_error = _write_json_error
 
 
 def _raise_file_limit() -> None:

@@ -12,6 +12,9 @@ from core.errors import InvalidBody
 MAX_INTEGER = 2**64
 #: Digits of `MAX_INTEGER`, plus a sign. Checked before `int()`, whose cost grows with the square of the length.
 _MAX_INTEGER_CHARS = len(str(MAX_INTEGER)) + 1
+#: Values in one body. The largest workflow we accept has a fifth of that; millions of empty lists would keep the
+#: parser, and everybody who waits for this process, busy for seconds.
+MAX_VALUES = 200_000
 _BOM = b"\xef\xbb\xbf"
 #: A surrogate can only come in through an escape: raw ones are not valid UTF-8. Most bodies have none.
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -26,8 +29,10 @@ def loads(body: bytes, *, max_depth: int = 64) -> Any:
     Returns: plain dicts, lists, strings, floats, bools, None, and exact integers up to 2^64 either side of zero.
     Raises:
       InvalidBody: broken syntax (with line and column), not UTF-8, NaN or an infinity, a number out of range, a key
-        twice in one object (named), half a surrogate pair, or too much nesting.
+        twice in one object (named), half a surrogate pair, too much nesting, or too many values.
     """
+    if sum(body.count(mark) for mark in (b",", b"[", b"{")) > MAX_VALUES:
+        raise InvalidBody(f"The body holds more than {MAX_VALUES} values.")
     try:
         value = _parse(_decode(body))
     except RecursionError as exc:

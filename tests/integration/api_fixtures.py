@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-import pytest
 import requests
 from blake3 import blake3
 from flask import Flask
@@ -32,6 +31,7 @@ from core.ledger.delivery import StoredFile
 from core.ledger.schema import migrate
 from core.notices import Notice
 from core.settings import Settings
+from tests.services import missing
 from tests.unit.catalogue_literals import CATALOGUE
 
 ROOT = Path(__file__).parent.parent.parent
@@ -214,7 +214,7 @@ def postgres_database() -> Iterator[str]:
     try:
         admin = psycopg.connect(POSTGRES_URL, autocommit=True, connect_timeout=2)
     except psycopg.OperationalError:
-        pytest.skip("no PostgreSQL: set FLEET_TEST_POSTGRES_URL")
+        missing("no PostgreSQL answers (set FLEET_TEST_POSTGRES_URL)")
     with closing(admin):
         admin.execute(f'CREATE DATABASE "{name}"')
         try:

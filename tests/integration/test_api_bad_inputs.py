@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
@@ -260,3 +261,21 @@ def test_what_needs_no_key(guarded: Api) -> None:
     assert set(guarded.get("/ready").json()) == {"ready"}, "names of hosts are for those who have a key"
     full = guarded.get("/ready", headers={"Authorization": f"Bearer {KEY}"}).json()
     assert full["instances"][0]["kind"] == "SIMULATED"
+
+
+def test_a_body_of_millions_of_values_is_refused_before_it_is_parsed(api: Api) -> None:
+    # Parsing it would keep the process, and every client of it, waiting for seconds.
+    body = b'{"workflow":[' + b"[]," * 300_000 + b"[]]}"
+
+    begun_s = time.monotonic()
+    error = refused(api.post("/api/v2/jobs", data=body, headers=JSON), 400)
+
+    assert "values" in error["message"]
+    assert time.monotonic() - begun_s < 1.0
+
+
+@pytest.mark.parametrize("request_id", [".", ".."])
+def test_ids_that_clients_resolve_as_paths(api: Api, request_id: str) -> None:
+    body = {"input": {"workflow_json": GRAPH, "request_id": request_id}}
+
+    refused(api.post("/generate", body), 422)

@@ -31,6 +31,7 @@ from tests.integration.api_fixtures import (
     settings_for,
     sse_frames,
 )
+from tests.services import missing
 
 BODY = {"input": {"workflow_json": GRAPH}}
 
@@ -94,7 +95,7 @@ def _redis() -> redis.Redis:
     try:
         client.ping()
     except redis.ConnectionError:
-        pytest.skip("no Redis: set FLEET_TEST_REDIS_URL")
+        missing(f"no Redis answers at {REDIS_URL} (set FLEET_TEST_REDIS_URL)")
     return client
 
 
@@ -249,3 +250,51 @@ def test_a_large_head_is_refused(served: Served) -> None:
 
 def test_nothing_unexpected_was_logged(served: Served) -> None:
     assert "Traceback" not in served.log.read_text()
+
+
+def _raw(served: Served, request: bytes) -> bytes:
+    """The whole answer to bytes that no HTTP library would send."""
+    parts = urlsplit(served.url)
+    with closing(socket.create_connection((str(parts.hostname), int(parts.port or 0)), timeout=10)) as client:
+        client.sendall(request)
+        answer = b""
+        while piece := client.recv(65536):
+            answer += piece
+    return answer
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"zz\r\nabc\r\n0\r\n\r\n", b"-5\r\nabc\r\n0\r\n\r\n", b"3\r\nabcdef\r\n0\r\n\r\n", b"0\r\nbad trailer\r\n\r\n"],
+)
+def test_malformed_chunks_are_the_clients_fault(served: Served, body: bytes) -> None:
+    head = b"POST /api/v2/jobs HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nConnection: close\r\n"
+
+    answer = _raw(served, head + b"Transfer-Encoding: chunked\r\n\r\n" + body)
+
+    assert answer.startswith(b"HTTP/1.1 400 "), answer
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "invalid_request"
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status"),
+    [
+        (b"GET /health HTTP/1.1\r\nHost: x\r\nX-Long: " + b"x" * 100_000 + b"\r\n\r\n", b"431"),
+        (b"GET /health HTTP/1.1\r\nHost: x\r\n" + b"X-Many: 1\r\n" * 1_000 + b"\r\n", b"431"),
+        (b"GET /health\x00 HTTP/9.9\r\nHost: x\r\n\r\n", b"400"),
+    ],
+)
+def test_what_never_reaches_the_application_is_answered_in_json_too(
+    served: Served, request_bytes: bytes, status: bytes
+) -> None:
+    head, _, body = _raw(served, request_bytes).partition(b"\r\n\r\n")
+
+    assert head.split()[1] == status
+    assert b"Content-Type: application/json" in head
+    assert set(json.loads(body)["error"]) == {"code", "message", "details"}
+
+
+def test_a_header_cannot_move_the_application(served: Served) -> None:
+    answer = requests.get(f"{served.url}/health", headers={"SCRIPT_NAME": "/evil"}, timeout=5)
+
+    assert answer.status_code in (200, 400)
