@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, PngImagePlugin
 
+from comfy.simulator.gpu import OutOfVideoMemory
+
 Pixels: TypeAlias = NDArray[np.float32]
 
 RESAMPLING = {
@@ -24,6 +26,16 @@ RESAMPLING = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+
+
+#: Largest batch of pictures made. The simulated GPU has room for more, but the machine it runs on is real.
+MAX_PIXELS_BYTES = 1024**3
+
+
+def make_room(count: int, width_px: int, height_px: int) -> None:
+    """Called before a batch of pictures is made. Raises OutOfVideoMemory when it would be too large."""
+    if count * width_px * height_px * 3 * np.dtype(np.float32).itemsize > MAX_PIXELS_BYTES:
+        raise OutOfVideoMemory("Allocation on device")
 
 
 def to_pillow(pixels: Pixels) -> list[Image.Image]:
@@ -60,6 +72,7 @@ def load(path: Path) -> tuple[Pixels, Pixels]:
 def resize(pixels: Pixels, width_px: int, height_px: int, method: str) -> Pixels:
     """Scale every picture of a batch."""
     size = (max(width_px, 1), max(height_px, 1))
+    make_room(len(pixels), *size)
     return from_pillow([picture.resize(size, RESAMPLING[method]) for picture in to_pillow(pixels)])
 
 

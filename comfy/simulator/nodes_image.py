@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from comfy.simulator.images import RESAMPLING, Pixels, resize
+from comfy.simulator.images import RESAMPLING, Pixels, make_room, resize
 from comfy.simulator.node import NodeCall, NodeClass, Spec
 
 _SIZE: Mapping[str, Any] = {"default": 512, "min": 1, "max": 16384, "step": 1}
@@ -18,6 +18,7 @@ _IMAGE: Spec = ("IMAGE", {})
 def empty_image(_call: NodeCall, width: int, height: int, batch_size: int, color: int) -> tuple[Pixels]:
     """One colour, `0xRRGGBB`."""
     rgb = [(color >> shift & 0xFF) / 255.0 for shift in (16, 8, 0)]
+    make_room(batch_size, width, height)
     picture = np.empty((batch_size, height, width, 3), dtype=np.float32)
     picture[...] = rgb
     return (picture,)
@@ -56,6 +57,7 @@ def batch_images(_call: NodeCall, image1: Pixels, image2: Pixels) -> tuple[Pixel
     """Both batches in one; the second is scaled to the size of the first."""
     if image1.shape[1:3] != image2.shape[1:3]:
         image2 = resize(image2, image1.shape[2], image1.shape[1], "bilinear")
+    make_room(len(image1) + len(image2), image1.shape[2], image1.shape[1])
     return (np.concatenate([image1[..., :3], image2[..., :3]]),)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import time
+import uuid
 import wave
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,8 @@ import requests
 import websocket
 from PIL import Image
 
+from comfy.session import ComfySession
+from core.errors import ComfyOutOfMemory
 from tests.simulator_process import SimulatorProcess, simulator
 
 CHECKPOINT = "v1-5-pruned-emaonly-fp16.safetensors"
@@ -395,3 +398,20 @@ def test_bad_command_lines(tmp_path: Path) -> None:
     for flags in (("--simulate-version", "0.3.10"), ("--simulate-fault", "nonsense"), ("--user-directory", "/nowhere")):
         with pytest.raises(RuntimeError, match="ended at once"), simulator(tmp_path, *flags):
             pass
+
+
+def test_a_bomb_of_batches_runs_out_of_simulated_memory(tmp_path: Path) -> None:
+    graph: dict[str, Any] = {
+        "0": {"class_type": "EmptyImage", "inputs": {"width": 2048, "height": 2048, "batch_size": 1, "color": 0}}
+    }
+    for number in range(1, 31):
+        link = [str(number - 1), 0]
+        graph[str(number)] = {"class_type": "ImageBatch", "inputs": {"image1": link, "image2": link}}
+    graph["31"] = {"class_type": "PreviewImage", "inputs": {"images": ["30", 0]}}
+    with simulator(tmp_path) as server, ComfySession(server.base_url) as session:
+        with pytest.raises(ComfyOutOfMemory):
+            session.submit(graph, prompt_id=str(uuid.uuid4())).wait(timeout_s=60)
+        status = Path(f"/proc/{server.pid}/status").read_text()
+
+    peak_kib = int(status.partition("VmHWM:")[2].split()[0])
+    assert peak_kib < 4 * 1024**2
