@@ -11,7 +11,7 @@ from core.settings import Settings
 def make_data_dir(settings: Settings) -> None:
     """Create the data directory. Raises: ConfigurationError - it cannot be made or written."""
     try:
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        settings.make_data_dir()
         with tempfile.TemporaryFile(dir=settings.data_dir):
             pass
     except OSError as exc:

@@ -19,10 +19,14 @@ from cli.show import Screen, printable
 from cli.stack import Stack, addresses, first_key
 from comfy.discovery import Gpu, discover_gpus
 from comfy.spec import InstanceSpec
+from core.errors import FleetError
+from core.ledger import Ledger
+from core.ledger.instances import HEALTHY
+from core.ledger.seal import load_key
 from core.settings import Settings, load_settings
 
 #: After this long without being ready, people are told where to look.
-IMPATIENCE_S = 30.0
+IMPATIENCE_S = 10.0
 #: Seconds between questions whether it is ready.
 ASK_S = 0.5
 
@@ -37,6 +41,7 @@ def up() -> int:
     screen = Screen()
     settings = load_settings()
     make_data_dir(settings)
+    load_key(settings.secret_key.get_secret_value(), settings.data_dir)
     credentials = flower_credentials(settings)
     stack = Stack(settings, overrides={}, report=lambda line: screen.line(line, style="yellow"))
     stop = StopSignals()
@@ -66,7 +71,22 @@ def _watch(stack: Stack, screen: Screen, stop: StopSignals, credentials: str) ->
         if readiness is None and not is_late and time.monotonic() > started_at + IMPATIENCE_S:
             is_late = True
             screen.line(f"Not ready after {IMPATIENCE_S:.0f} s; still trying. Logs: {stack.logs_dir}", style="yellow")
+            for reason in _reasons(stack.settings):
+                screen.line(reason, style="yellow")
         time.sleep(TICK_S)
+
+
+def _reasons(settings: Settings) -> list[str]:
+    """What the ledger knows of instances that are not healthy yet."""
+    try:
+        instances = Ledger(settings).instances.all()
+    except FleetError:
+        return []
+    return [
+        f"{instance.name}: {instance.state}. {instance.reason or ''}".rstrip()
+        for instance in instances
+        if instance.state != HEALTHY
+    ]
 
 
 def _show_panel(screen: Screen, title: str, lines: list[str]) -> None:

@@ -189,7 +189,8 @@ class Instance:
     def _with_log(self, what: str) -> str:
         run = self._run
         lines = "" if run is None else tail(self.log_path, run.log_offset_bytes)
-        return f"{self.spec.name} {what}." + (f" The end of {self.log_path}:\n{lines}" if lines else "")
+        # The first line may be shown to anybody; what follows has paths of this host and whatever nodes print.
+        return f"{self.spec.name} {what}." + (f"\nThe end of {self.log_path}:\n{lines}" if lines else "")
 
 
 def _answers(base_url: str, timeout_s: float) -> bool:

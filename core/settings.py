@@ -13,7 +13,7 @@ import tempfile
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
@@ -27,6 +27,8 @@ FOREIGN_PREFIXES = ("FLEET_TEST_",)
 SECRET_FIELDS = ("api_keys", "flower_basic_auth", "secret_key", "database_url", "broker_url")
 #: The kernel's limit for a unix socket path is 108 bytes with its closing zero.
 LONGEST_SOCKET_PATH = 100
+
+BROKER_SCHEMES = ("redis", "rediss", "redis+socket", "sentinel", "amqp", "amqps")
 
 CommaList = Annotated[tuple[str, ...], NoDecode]
 
@@ -121,6 +123,29 @@ class Settings(BaseSettings):
     def _split(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
+    @field_validator("gpus", "comfyui_urls")
+    @classmethod
+    def _each_once(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(values)) < len(values):
+            raise ValueError("names something twice; two workers must not share one GPU or instance")
+        return values
+
+    @field_validator("comfyui_urls")
+    @classmethod
+    def _are_urls(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        for value in values:
+            parts = urlsplit(value)
+            if parts.scheme not in ("http", "https") or not parts.hostname:
+                raise ValueError(f"{value!r} is not a URL such as http://127.0.0.1:8188")
+        return values
+
+    @field_validator("broker_url")
+    @classmethod
+    def _known_broker(cls, value: str) -> str:
+        if value and value.partition("://")[0] not in BROKER_SCHEMES:
+            raise ValueError(f"must begin with one of {', '.join(f'{scheme}://' for scheme in BROKER_SCHEMES)}")
+        return value
+
     @field_validator("lease_renew_s")
     @classmethod
     def _renewed_in_time(cls, value: float, info: ValidationInfo) -> float:
@@ -173,6 +198,10 @@ class Settings(BaseSettings):
     def outputs_dir(self) -> Path:
         """Local storage of finished outputs."""
         return self.data_dir / "outputs"
+
+    def make_data_dir(self) -> None:
+        """Create the data directory, for this user alone: prompts, pictures and keys lie in it."""
+        self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def gpu_dir(self, name: str) -> Path:
         """The directory of one instance (`gpu0`): its outputs, inputs, logs."""
@@ -227,5 +256,5 @@ def _explain(error: ValidationError) -> str:
     for problem in error.errors():
         field = str(problem["loc"][0]) if problem["loc"] else "?"
         name = field if field.isupper() else PREFIX + field.upper()
-        lines.append(f"{name}: {problem['msg']} (got {problem.get('input')!r})")
+        lines.append(f"{name}: {problem['msg'].removeprefix('Value error, ')} (got {problem.get('input')!r})")
     return "; ".join(lines)

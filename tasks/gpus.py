@@ -15,12 +15,18 @@ def plan_instances(settings: Settings) -> list[InstanceSpec]:
 
     FLEET_COMFYUI_URLS attaches to running instances; FLEET_COMFYUI_DIR starts one for each GPU; with neither,
     simulators stand in, and say so everywhere.
-    Raises: ConfigurationError - FLEET_COMFYUI_DIR is set but there is no GPU to run it on.
+    Raises: ConfigurationError - FLEET_COMFYUI_DIR is no checkout, or there is no GPU to run it on.
     """
     if settings.comfyui_urls:
         return [_attached(settings, number, url) for number, url in enumerate(settings.comfyui_urls)]
     if settings.comfyui_dir is None:
+        if settings.gpus:
+            raise ConfigurationError(
+                "FLEET_GPUS names GPUs, but not what shall run on them: set FLEET_COMFYUI_DIR too."
+            )
         return [_simulated(settings, number) for number in range(settings.simulated_gpus)]
+    if not (settings.comfyui_dir.expanduser() / "main.py").is_file():
+        raise ConfigurationError(f"FLEET_COMFYUI_DIR={settings.comfyui_dir} is no ComfyUI checkout: it has no main.py.")
     gpus = list(settings.gpus) or [str(gpu.index) for gpu in discover_gpus()]
     if not gpus:
         raise ConfigurationError(

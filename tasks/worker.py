@@ -150,7 +150,7 @@ def _spec(settings: Settings, name: str) -> InstanceSpec:
 
 
 def _prepare(settings: Settings, role: Role) -> Celery:
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    settings.make_data_dir()
     migrate(settings)
     return make_app(settings, role)
 

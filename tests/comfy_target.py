@@ -8,12 +8,15 @@ import threading
 import time
 import urllib.request
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
+
+import pytest
 
 from comfy.pace import Pace
 from comfy.progress import Progress
-from tests.simulator_process import SimulatorProcess
+from comfy.session import ComfySession
+from tests.simulator_process import SimulatorProcess, simulator
 
 Graph = dict[str, dict[str, Any]]
 
@@ -61,6 +64,30 @@ def clear_faults(server: SimulatorProcess) -> None:
     request = urllib.request.Request(f"{server.base_url}/simulator/faults", method="DELETE")
     with urllib.request.urlopen(request, timeout=10):
         pass
+
+
+# Tests name fixtures only as arguments, so a module takes over all three with `import server as server`: the linter
+# reads that as meant, and would call a plain import unused.
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimulatorProcess]:
+    """One server for all tests of a module."""
+    with simulator(tmp_path_factory.mktemp("simulator"), "--simulate-test-nodes") as server:
+        yield server
+
+
+@pytest.fixture
+def server(shared: SimulatorProcess) -> Iterator[SimulatorProcess]:
+    """A server without faults, before and after."""
+    yield shared
+    clear_faults(shared)
+
+
+@pytest.fixture
+def session(server: SimulatorProcess) -> Iterator[ComfySession]:
+    with ComfySession(server.base_url, pace=QUICK) as session:
+        yield session
 
 
 def eventually(condition: Callable[[], bool], timeout_s: float = 5.0) -> bool:

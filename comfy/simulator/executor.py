@@ -33,7 +33,12 @@ class Run:
         self._signatures = Signatures(self._graph, classes, self._fingerprint)
         release = machine.options.release
         self._progress = Progress(self._hub, self._graph, self._prompt_id, throttled=release.throttled_progress)
-        self._order = RunOrder(self._graph, classes, lambda node_id: self._entry(node_id) is not None)
+        self._order = RunOrder(
+            self._graph,
+            classes,
+            lambda node_id: self._entry(node_id) is not None,
+            hides_unasked=release.hides_unasked_inputs,
+        )
         #: Results of this run, by node id; the cache is asked for what is not here.
         self._entries: dict[str, CacheEntry] = {}
         #: Nodes that gave a graph in their place -> their values, which may be links into it.
@@ -104,6 +109,8 @@ class Run:
         blocker = next((value for value in inputs.values() if isinstance(value, Blocker)), None)
         if blocker is not None:
             self._complete(node_id, self._blocked(node_id, node, blocker))
+        elif self._asks_for_more(node_id, node, inputs):
+            pass  # It starts over, and says so again, when what it asked for is there.
         elif node.background:
             self._start_background(node_id, node, inputs)
         else:
@@ -164,14 +171,22 @@ class Run:
 
     def _gather(self, node_id: str, node: NodeClass) -> dict[str, Any]:
         known = {**node.required, **node.optional}
+        missing = self._order.missing(node_id)
         gathered: dict[str, Any] = {}
         for name, value in self._graph.inputs(node_id).items():
             link = as_link(value)
             if link is not None:
-                gathered[name] = self._value(*link)
+                gathered[name] = None if name in missing else self._value(*link)
             elif name in known:
                 gathered[name] = value
         return gathered
+
+    def _asks_for_more(self, node_id: str, node: NodeClass, inputs: Mapping[str, Any]) -> bool:
+        missing = self._order.missing(node_id)
+        needed = [name for name in node.lazy_needs(inputs) if name in missing] if node.lazy_needs else []
+        for name in needed:
+            self._order.ask_for(node_id, missing[name])
+        return bool(needed)
 
     def _value(self, node_id: str, slot: int) -> Any:
         entry = self._entry(node_id)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 Link = tuple[str, int]
@@ -41,9 +41,10 @@ class Graph:
         inputs = self.node(node_id).get("inputs")
         return inputs if isinstance(inputs, Mapping) else {}
 
-    def links(self, node_id: str) -> list[Link]:
-        """What a node waits for, in the order of its inputs."""
-        return [link for value in self.inputs(node_id).values() if (link := as_link(value)) is not None]
+    def links(self, node_id: str, *, without: Container[str] = ()) -> list[Link]:
+        """What a node's inputs are linked to, in their order; `without` names inputs to leave out."""
+        inputs = self.inputs(node_id).items()
+        return [link for name, value in inputs if name not in without and (link := as_link(value)) is not None]
 
     def add(self, node_id: str, node: Mapping[str, Any], parent_id: str) -> None:
         """Take in one node of an expansion."""

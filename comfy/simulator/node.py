@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
 from PIL import Image
@@ -104,6 +105,16 @@ class NodeClass:
     checked_inputs: tuple[str, ...] = ()
     #: Something that changes when the node must run again though its inputs are the same.
     fingerprint: Callable[[Machine, Mapping[str, Any]], str] | None = None
+    #: `(inputs) -> names`: the lazy inputs it needs, asked again after each answer until none is missing. Those not
+    #: known yet are None among `inputs`, and so they are for `run` if it never needs them. ComfyUI's check_lazy_status.
+    lazy_needs: Callable[[Mapping[str, Any]], Iterable[str]] | None = None
+
+    @functools.cached_property
+    def lazy_inputs(self) -> frozenset[str]:
+        """Inputs that the node is started without; what they are linked to runs only when `lazy_needs` names them."""
+        return frozenset(
+            name for name, (_, options) in {**self.required, **self.optional}.items() if options.get("lazy")
+        )
 
     def input_config(self, name: str, machine: Machine) -> tuple[Any, dict[str, Any]]:
         """One input as ComfyUI shows it: its type or its choices of this moment, and its options."""

@@ -1,8 +1,9 @@
-"""Nodes that misbehave on purpose: slow, failing, blocking, expanding, in the background, not writable as JSON."""
+"""Nodes that misbehave on purpose: slow, failing, blocking, expanding, lazy, in the background, not fit for JSON."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from comfy.simulator.gpu import OutOfVideoMemory
@@ -11,6 +12,7 @@ from comfy.simulator.images import Pixels, to_pillow
 from comfy.simulator.node import Blocker, NodeCall, NodeClass, NodeResult, Spec
 
 _IMAGE: Spec = ("IMAGE", {})
+_LAZY_IMAGE: Spec = ("IMAGE", {"lazy": True})
 _DELAY: Spec = ("FLOAT", {"default": 0.1, "min": 0.0, "max": 3600.0})
 
 
@@ -42,6 +44,15 @@ def expand(_call: NodeCall, image: Pixels) -> NodeResult:
         "3": {"class_type": "PreviewImage", "inputs": {"images": ["2", 0]}},
     }
     return NodeResult(values=(["2", 0],), expand=graph)
+
+
+def choose(_call: NodeCall, pick: str, a: Pixels | None, b: Pixels | None) -> tuple[Pixels | None]:
+    """One of two pictures; the node behind the other one does not run for this."""
+    return (a if pick == "a" else b,)
+
+
+def _chosen(inputs: Mapping[str, Any]) -> tuple[str]:
+    return (str(inputs["pick"]),)
 
 
 def in_background(call: NodeCall, image: Pixels, delay: float) -> tuple[Pixels]:
@@ -86,6 +97,14 @@ NODES = (
         outputs=("IMAGE",),
     ),
     NodeClass(name="T_Expand", run=expand, category="test", required={"image": _IMAGE}, outputs=("IMAGE",)),
+    NodeClass(
+        name="T_Lazy",
+        run=choose,
+        category="test",
+        required={"pick": (["a", "b"], {}), "a": _LAZY_IMAGE, "b": _LAZY_IMAGE},
+        outputs=("IMAGE",),
+        lazy_needs=_chosen,
+    ),
     NodeClass(
         name="T_Async",
         run=in_background,

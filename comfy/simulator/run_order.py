@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from comfy.simulator.graph import Graph
+from comfy.simulator.graph import Graph, as_link
 from comfy.simulator.node import NodeClass, NodeClasses
 
 
@@ -15,29 +15,50 @@ class RunOrder:
     result is cached is never visited.
     """
 
-    def __init__(self, graph: Graph, classes: NodeClasses, is_cached: Callable[[str], bool]) -> None:
+    def __init__(
+        self, graph: Graph, classes: NodeClasses, is_cached: Callable[[str], bool], *, hides_unasked: bool
+    ) -> None:
         self._graph = graph
         self._classes = classes
         self._is_cached = is_cached
+        self._hides_unasked = hides_unasked
         #: Unfinished nodes -> the nodes they still wait for.
         self._waiting: dict[str, set[str]] = {}
         self._blocked_by: dict[str, list[str]] = {}
+        #: Nodes -> the nodes whose values they are given: all they are linked to, except by lazy inputs not asked for.
+        self._sources: dict[str, set[str]] = {}
         self._paused: set[str] = set()
 
     def __bool__(self) -> bool:
         return bool(self._waiting)
 
     def add(self, node_id: str) -> None:
-        """Take in a node with everything it needs."""
+        """Take in a node with everything it needs for sure; what its lazy inputs are linked to stays out."""
         todo = [node_id]
         while todo:
             current = todo.pop()
             if current in self._waiting:
                 continue
             self._waiting[current] = set()
-            needed = [source for source, _ in self._graph.links(current) if not self._is_cached(source)]
+            sources = [source for source, _ in self._graph.links(current, without=self._class(current).lazy_inputs)]
+            self._sources[current] = set(sources)
+            needed = [source for source in sources if not self._is_cached(source)]
             todo += needed
             self.wait_for(current, needed)
+
+    def ask_for(self, node_id: str, source: str) -> None:
+        """Give a node a lazy input's value too: hold it back until that is there."""
+        self._sources[node_id].add(source)
+        if not self._is_cached(source):
+            self.add(source)
+            self.wait_for(node_id, [source])
+
+    def missing(self, node_id: str) -> dict[str, str]:
+        """A node's lazy inputs that have no value yet -> the nodes they are linked to."""
+        inputs = self._graph.inputs(node_id)
+        lazy = {name: link[0] for name in self._class(node_id).lazy_inputs if (link := as_link(inputs.get(name)))}
+        unasked = set(lazy.values()) - self._sources[node_id] if self._hides_unasked else set()
+        return {name: source for name, source in lazy.items() if source in unasked or not self._is_cached(source)}
 
     def wait_for(self, node_id: str, needed: Iterable[str]) -> None:
         """Hold a node back until others are done."""

@@ -37,6 +37,11 @@ class Release:
         return self.since(0, 3, 60)
 
     @property
+    def hides_unasked_inputs(self) -> bool:
+        """A lazy input has no value until its node asks for it, even if the value is there for other reasons."""
+        return self.since(0, 3, 67)
+
+    @property
     def hides_api_keys(self) -> bool:
         return self.since(0, 3, 68)
 

@@ -43,7 +43,7 @@ def migrate(settings: Settings) -> None:
       ConfigurationError: a newer version of ComfyFleet has changed the tables already.
     """
     database = Database(settings.ledger_url)
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    settings.make_data_dir()
     logging.getLogger("alembic").setLevel(logging.WARNING)
     try:
         with _exclusive(database, settings.data_dir), database.engine.connect() as connection:

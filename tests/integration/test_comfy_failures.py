@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,32 +17,15 @@ from core.errors import (
 from tests.comfy_target import (
     QUICK,
     Recorder,
-    clear_faults,
     new_id,
     picture,
     with_node,
     work,
 )
-from tests.simulator_process import SimulatorProcess, simulator
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimulatorProcess]:
-    with simulator(tmp_path_factory.mktemp("simulator"), "--simulate-test-nodes") as server:
-        yield server
-
-
-@pytest.fixture
-def server(shared: SimulatorProcess) -> Iterator[SimulatorProcess]:
-    """A server without faults, before and after."""
-    yield shared
-    clear_faults(shared)
-
-
-@pytest.fixture
-def session(server: SimulatorProcess) -> Iterator[ComfySession]:
-    with ComfySession(server.base_url, pace=QUICK) as session:
-        yield session
+from tests.comfy_target import server as server
+from tests.comfy_target import session as session
+from tests.comfy_target import shared as shared
+from tests.simulator_process import simulator
 
 
 def test_a_node_error_says_where_and_what(session: ComfySession) -> None:

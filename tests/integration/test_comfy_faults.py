@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,32 +17,15 @@ from core.errors import (
 from tests.comfy_target import (
     QUICK,
     Recorder,
-    clear_faults,
     eventually,
     new_id,
     picture,
     work,
 )
+from tests.comfy_target import server as server
+from tests.comfy_target import session as session
+from tests.comfy_target import shared as shared
 from tests.simulator_process import SimulatorProcess, free_port, simulator
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimulatorProcess]:
-    with simulator(tmp_path_factory.mktemp("simulator"), "--simulate-test-nodes") as server:
-        yield server
-
-
-@pytest.fixture
-def server(shared: SimulatorProcess) -> Iterator[SimulatorProcess]:
-    """A server without faults, before and after."""
-    yield shared
-    clear_faults(shared)
-
-
-@pytest.fixture
-def session(server: SimulatorProcess) -> Iterator[ComfySession]:
-    with ComfySession(server.base_url, pace=QUICK) as session:
-        yield session
 
 
 def test_a_dropped_socket_costs_events_not_the_prompt(server: SimulatorProcess, session: ComfySession) -> None:

@@ -10,6 +10,7 @@ import pytest
 from comfy.session import ComfySession
 from tests.comfy_target import QUICK, Recorder, new_id, picture, with_node
 from tests.simulator_process import simulator
+from workflows.checks import check_graph
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +87,25 @@ def test_async_nodes_run_together(session: ComfySession) -> None:
     assert {item.node_id for item in result.outputs} == {"3", "6"}
     values = [point.value for point in recorder.points]
     assert values == sorted(values)
+
+
+def test_a_node_behind_a_lazy_input_may_never_run(session: ComfySession) -> None:
+    graph = picture()
+    graph["2"] = {"class_type": "T_Slow", "inputs": {"image": ["1", 0], "steps": 4, "delay": 0.1}}
+    graph["4"] = {"class_type": "T_Err", "inputs": {"image": ["1", 0], "kind": "runtime"}}
+    graph["5"] = {"class_type": "T_Lazy", "inputs": {"pick": "b", "a": ["4", 0], "b": ["2", 0]}}
+    graph["3"]["inputs"]["images"] = ["5", 0]
+    assert check_graph(graph, session.client.object_info()) == set(graph)
+    recorder = Recorder()
+    result = session.submit(graph, prompt_id=new_id(), listener=recorder).wait(timeout_s=10)
+    assert [item.node_id for item in result.outputs] == ["3"]
+    values = [point.value for point in recorder.points]
+    assert values == sorted(values)
+    # Node 4 is counted until the end and never done: without it there is no way past four of five.
+    assert all(value <= 0.8 for value in values[:-1])
+    assert any(0 < value < 0.8 for value in values[:-1])
+    assert (values[-1], recorder.points[-1].nodes_done) == (1.0, 5)
+    assert "4" not in {point.current_node for point in recorder.points}
 
 
 def _saved(class_type: str, **inputs: Any) -> dict[str, Any]:

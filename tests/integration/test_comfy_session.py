@@ -19,31 +19,13 @@ from core.errors import (
 from tests.comfy_target import (
     QUICK,
     Recorder,
-    clear_faults,
     new_id,
     picture,
     real_comfyui_url,
 )
-from tests.simulator_process import SimulatorProcess, simulator
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimulatorProcess]:
-    with simulator(tmp_path_factory.mktemp("simulator"), "--simulate-test-nodes") as server:
-        yield server
-
-
-@pytest.fixture
-def server(shared: SimulatorProcess) -> Iterator[SimulatorProcess]:
-    """A server without faults, before and after."""
-    yield shared
-    clear_faults(shared)
-
-
-@pytest.fixture
-def session(server: SimulatorProcess) -> Iterator[ComfySession]:
-    with ComfySession(server.base_url, pace=QUICK) as session:
-        yield session
+from tests.comfy_target import server as server
+from tests.comfy_target import session as session
+from tests.comfy_target import shared as shared
 
 
 @pytest.fixture(params=["simulator", "comfyui"])

@@ -300,6 +300,73 @@ def test_interrupt(client: Client) -> None:
     assert told(client.run(slow_graph("t/int2", steps=1))[1])[-3:] == END
 
 
+def lazy_graph(prefix: str, pick: str, first: int, second: int) -> dict[str, Any]:
+    """Node 3 takes the picture of node 1 or of node 2; the other one is not needed."""
+    lazy = node("T_Lazy", pick=pick, a=["1", 0], b=["2", 0])
+    return {"1": empty(first), "2": empty(second), "3": lazy, "4": save("3", prefix)}
+
+
+def test_lazy_input(client: Client) -> None:
+    graph = lazy_graph("t/l", "b", next(COLOURS), next(COLOURS))
+    prompt_id, heard = client.run(graph)
+    assert without_states(heard) == [
+        *(*BEGIN, "executing 3", "executing 2", "executing 3", "executing 4", "executed 4"),
+        *END,
+    ]
+    assert [line for line in told(heard) if line.startswith("state")] == [
+        *("state 3:r", "state 3:r 2:r", "state 3:r 2:f", "state 3:r 2:f", "state 3:f 2:f"),
+        *("state 3:f 2:f 4:r", "state 3:f 2:f 4:f"),
+    ]
+    visits = [data for name, data in heard if name == "executing" and data["node"] == "3"]
+    assert visits == [{"node": "3", "display_node": "3", "prompt_id": prompt_id}] * 2
+    output = {"images": [file_item("l_00001_.png")]}
+    assert ("executed", {"node": "4", "display_node": "4", "output": output, "prompt_id": prompt_id}) in heard
+    entry = client.server.get(f"/history/{prompt_id}")[prompt_id]
+    assert entry["outputs"] == {"4": output}
+    assert entry["status"]["completed"] is True
+    config = client.server.get("/object_info/T_Lazy")["T_Lazy"]["input"]["required"]
+    assert config["a"] == config["b"] == ["IMAGE", {"lazy": True}]
+
+
+def test_lazy_input_and_the_cache(client: Client) -> None:
+    first, second = next(COLOURS), next(COLOURS)
+    client.run(lazy_graph("t/lc", "b", first, second))
+    # Node 1 never ran, so nothing of it is kept.
+    _, heard = client.run(lazy_graph("t/lc", "b", first, second))
+    assert told(heard) == [*BEGIN, "executed 4", "state 4:f", *END]
+    assert heard[3][1]["nodes"] == ["2", "3", "4"]
+    _, heard = client.run(lazy_graph("t/lc", "a", first, second))
+    assert heard[3][1]["nodes"] == ["2"]
+    lazily = ["executing 3", "executing 1", "executing 3", "executing 4", "executed 4"]
+    assert without_states(heard) == [*BEGIN, *lazily, *END]
+    # Both pictures are there now. From 0.3.67 on the node has to ask all the same.
+    _, heard = client.run(lazy_graph("t/lc", "b", first, second))
+    assert heard[3][1]["nodes"] == ["1", "2"]
+    version = client.server.get("/system_stats")["system"]["comfyui_version"]
+    visits = ["executing 3"] * (1 if version == "0.3.64" else 2)
+    assert without_states(heard) == [*BEGIN, *visits, "executing 4", "executed 4", *END]
+
+
+def test_lazy_input_with_a_branch_behind_it(client: Client) -> None:
+    """A branch joins whole when it is asked for, lazy nodes in it ask in turn, and a failure in it ends the prompt."""
+    graph = {
+        **lazy_graph("t/lb", "a", next(COLOURS), next(COLOURS)),
+        "5": node("T_Lazy", pick="b", a=["6", 0], b=["3", 0]),
+        "6": node("T_Err", image=["2", 0], kind="runtime"),
+        "7": save("5", "t/lb2"),
+    }
+    del graph["4"]
+    prompt_id, heard = client.run(graph)
+    visited = ["executing 5", "executing 3", "executing 1", "executing 3", "executing 5", "executing 7", "executed 7"]
+    assert without_states(heard) == [*BEGIN, *visited, *END]
+    graph["5"]["inputs"]["pick"] = "a"
+    prompt_id, heard = client.run(graph)
+    visited = ["executing 5", "executing 2", "executing 6", "execution_error"]
+    assert without_states(heard) == [*BEGIN, *visited, *CUT_SHORT]
+    error = next(data for name, data in heard if name == "execution_error")
+    assert (error["prompt_id"], error["node_id"], error["executed"]) == (prompt_id, "6", ["2"])
+
+
 def test_expanded_graph(client: Client) -> None:
     graph = {"1": empty(), "2": node("T_Expand", image=["1", 0]), "4": save("2", "t/e")}
     prompt_id, heard = client.run(graph)

@@ -197,3 +197,27 @@ def test_a_broker_that_is_named_is_used(tmp_path: Path) -> None:
 
     assert not settings.has_embedded_broker
     assert settings.transport_url == "amqp://guest@h//"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("FLEET_COMFYUI_URLS", "notaurl"),
+        ("FLEET_COMFYUI_URLS", "http://a:8188,http://a:8188"),
+        ("FLEET_GPUS", "0,0"),
+        ("FLEET_BROKER_URL", "foo://x"),
+        ("FLEET_LEASE_RENEW_S", "15"),
+    ],
+)
+def test_values_that_could_not_work_stop_the_start(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+
+    with pytest.raises(ConfigurationError, match=name):
+        load_settings()
+
+
+def test_the_data_directory_is_for_its_user_alone(tmp_path: Path) -> None:
+    settings = load_settings(data_dir=tmp_path / "new")
+    settings.make_data_dir()
+
+    assert settings.data_dir.stat().st_mode & 0o777 == 0o700

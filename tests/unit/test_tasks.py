@@ -18,6 +18,12 @@ from tests.fleet import work
 from tests.services import make_settings
 
 
+def checkout(folder: Path) -> Path:
+    """A directory that looks like a ComfyUI checkout."""
+    (folder / "main.py").touch()
+    return folder
+
+
 class TestPlan:
     def test_simulators_stand_in_where_nothing_else_is_named(self, tmp_path: Path) -> None:
         plan = plan_instances(make_settings(tmp_path, simulated_gpus=3, simulator_args="--simulate-speed 0"))
@@ -26,12 +32,22 @@ class TestPlan:
         assert len({spec.data_dir for spec in plan}) == 3
 
     def test_each_named_gpu_gets_a_comfyui(self, tmp_path: Path) -> None:
-        settings = make_settings(tmp_path, comfyui_dir=tmp_path, gpus=("0", "GPU-5c2f"), comfyui_args="--lowvram")
+        settings = make_settings(
+            tmp_path, comfyui_dir=checkout(tmp_path), gpus=("0", "GPU-5c2f"), comfyui_args="--lowvram"
+        )
         plan = plan_instances(settings)
         assert [(spec.kind, spec.gpu, spec.extra_args) for spec in plan] == [
             ("comfyui", "0", ("--lowvram",)),
             ("comfyui", "GPU-5c2f", ("--lowvram",)),
         ]
+
+    def test_what_is_no_checkout_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigurationError, match=r"no main\.py"):
+            plan_instances(make_settings(tmp_path, comfyui_dir=tmp_path, gpus=("0",)))
+
+    def test_gpus_without_a_comfyui_are_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigurationError, match="FLEET_COMFYUI_DIR"):
+            plan_instances(make_settings(tmp_path, gpus=("0",)))
 
     def test_running_instances_win_over_everything(self, tmp_path: Path) -> None:
         urls = ("http://a:8188/", "http://b:8188")
@@ -44,7 +60,7 @@ class TestPlan:
     def test_a_checkout_without_a_gpu_names_the_setting(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("PATH", str(tmp_path))
         with pytest.raises(ConfigurationError, match="FLEET_GPUS"):
-            plan_instances(make_settings(tmp_path, comfyui_dir=tmp_path))
+            plan_instances(make_settings(tmp_path, comfyui_dir=checkout(tmp_path)))
 
 
 class TestDurations:
