@@ -89,11 +89,12 @@ def test_an_empty_value_means_the_default(monkeypatch: pytest.MonkeyPatch) -> No
 def test_lists_are_separated_by_commas(text: str, parts: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLEET_API_KEYS", text)
     monkeypatch.setenv("FLEET_GPUS", text)
-    monkeypatch.setenv("FLEET_COMFYUI_URLS", text)
+    urls = tuple(f"http://{part}" for part in parts)
+    monkeypatch.setenv("FLEET_COMFYUI_URLS", text.replace("a", "http://a").replace("b", "http://b"))
 
     settings = load_settings()
 
-    assert (settings.api_keys, settings.gpus, settings.comfyui_urls) == (parts, parts, parts)
+    assert (settings.api_keys, settings.gpus, settings.comfyui_urls) == (parts, parts, urls)
 
 
 def test_a_secret_comes_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
