@@ -18,7 +18,7 @@ from core.ledger.instances import HEALTHY, InstanceRecord
 from core.settings import Settings
 
 #: Longest time for each of the checks.
-CHECK_S = 0.9
+CHECK_S = 1.5
 #: Supervisors ask often; nothing behind us is asked more often than this.
 MAX_AGE_S = 1.0
 

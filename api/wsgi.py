@@ -7,7 +7,7 @@ import atexit
 from flask import Flask
 
 from api import create_app
-from api.publishing import BoundedPublisher
+from api.publishing import BackgroundPublisher
 from api.waiting import Hub
 from core.ledger import Change, Ledger
 from core.notices import Notice, NoticeListener, NoticeSender
@@ -52,5 +52,5 @@ def build(settings: Settings) -> Flask:
         ledger.close()
 
     atexit.register(close)
-    publisher = BoundedPublisher(Publisher(make_app(settings, "api")))
+    publisher = BackgroundPublisher(Publisher(make_app(settings, "api")))
     return create_app(settings, ledger=ledger, publisher=publisher, hub=hub)

@@ -2,8 +2,9 @@
 
 ComfyUI starts a queued prompt within a millisecond, while a round trip through the broker and the ledger takes several.
 So when the running prompt is about to end, the station claims one more job and queues it: it is *on deck*. The next
-turn that arrives takes up the job on deck. Should no turn arrive, because an idle worker used it up, the job runs and
-is recorded all the same. A job is put on deck only if no other GPU could start it now and the wait will be short.
+turn that arrives takes up the job on deck. Should no turn arrive, because an idle worker used it up or the broker lost
+it, the job runs and is recorded all the same, and others after it. A job is put on deck only if no other GPU could
+start it now and the wait will be short.
 """
 
 from __future__ import annotations
@@ -69,26 +70,27 @@ class Station:
         self._instance: InstanceRecord | None = None
         self._lock = threading.Lock()
         self._connecting = threading.Lock()
-        self._on_deck: Run | None = None
+        #: Every run that has not ended, the oldest first.
+        self._runs: list[Run] = []
         self._closing = False
 
     def work(self, named: str) -> Outcome | None:
-        """Use one turn: run the job on deck, or else claim one, and wait for its end.
+        """Use one turn: take up the job that nobody attends to, or else claim one, and wait for its end.
 
         Parameters:
           named: the job the turn was published for; a better one may be run instead.
         Returns: how the job ended on this GPU, or None when there was nothing to run.
         Raises: ComfyUnavailable - the instance is away; nothing was claimed.
         """
-        run = self._take_on_deck() or self._begin(named=named)
+        run = self._take_unattended() or self._begin(named=named)
         return None if run is None else run.future.result()
 
     def close(self) -> None:
         """Give back what nobody attends to, and leave the instance."""
         with self._lock:
             self._closing = True
-            run, self._on_deck = self._on_deck, None
-        if run is not None and not run.future.done():
+            left = [run for run in self._runs if not run.is_attended]
+        for run in left:
             # Given back first: the interrupt must not look like the job's own end.
             given_back = self._recorder.give_back(run.claim, "The worker was stopped.", lost=False)
             _quietly_interrupt(run)
@@ -97,12 +99,13 @@ class Station:
         if self._session is not None:
             self._session.close()
 
-    def _take_on_deck(self) -> Run | None:
+    def _take_unattended(self) -> Run | None:
         with self._lock:
-            run, self._on_deck = self._on_deck, None
-            if run is not None:
-                run.is_attended = True
-            return run
+            for run in self._runs:
+                if not run.is_attended:
+                    run.is_attended = True
+                    return run
+        return None
 
     def _begin(self, *, named: str | None = None, only_surplus: bool = False) -> Run | None:
         """Claim a job and post its prompt. A job that could not be posted comes back as a run that has ended."""
@@ -111,6 +114,8 @@ class Station:
         if claim is None:
             return None
         run = Run(claim=claim, instance=instance, is_attended=not only_surplus)
+        with self._lock:
+            self._runs.append(run)
         lease = self._leases.hold(claim)
         outcome = self._recorder.guard(claim, lambda: self._post(run, session, lease))
         if outcome is None:
@@ -162,6 +167,8 @@ class Station:
             outcome = self._recorder.record(run.claim, run.instance, lambda: run.wait(timeout_s), run.sent)
         except BaseException as exc:
             self._leases.drop(run.claim)
+            with self._lock:
+                self._runs.remove(run)
             run.future.set_exception(exc)
             raise
         if isinstance(outcome, Finished) and run.started_s is not None:
@@ -171,8 +178,7 @@ class Station:
     def _end(self, run: Run, outcome: Outcome) -> None:
         self._leases.drop(run.claim)
         with self._lock:
-            if self._on_deck is run:
-                self._on_deck = None
+            self._runs.remove(run)
             is_attended = run.is_attended
             run.future.set_result(outcome)
         if not is_attended:
@@ -188,16 +194,15 @@ class Station:
         if expected_s - (time.monotonic() - run.started_s) > self._runtime.settings.look_ahead_s:
             return
         with self._lock:
-            if self._on_deck is not None or self._closing:
-                return
+            # One prompt behind the running one is all that helps; it may still be on its way to ComfyUI.
+            someone_is_next = any(other is not run and other.started_s is None for other in self._runs)
+        if someone_is_next or self._closing:
+            return
         try:
-            ahead = self._begin(only_surplus=True) if self._runtime.ledger.claims.anything_waits() else None
+            if self._runtime.ledger.claims.anything_waits():
+                self._begin(only_surplus=True)
         except TransientError:
             log.info("looking ahead failed; the next turn will do", exc_info=True)
-            return
-        with self._lock:
-            if ahead is not None and not ahead.future.done():
-                self._on_deck = ahead
 
 
 def _quietly_interrupt(run: Run) -> None:

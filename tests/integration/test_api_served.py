@@ -237,8 +237,9 @@ def test_a_frozen_broker_delays_no_submission(served: Served) -> None:
         took_s.append(time.monotonic() - began)
 
     assert max(took_s) < 3.0
-    ready = requests.get(f"{served.url}/ready", timeout=2.5)
-    assert (ready.status_code, ready.json()["broker"]["ok"], ready.json()["ledger"]["ok"]) == (503, False, True)
+    _until(lambda: requests.get(f"{served.url}/ready", timeout=2.5).status_code == 503, 5.0)
+    ready = requests.get(f"{served.url}/ready", timeout=2.5).json()
+    assert (ready["broker"]["ok"], ready["ledger"]["ok"]) == (False, True)
 
 
 def test_a_large_head_is_refused(served: Served) -> None:
