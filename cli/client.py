@@ -15,7 +15,7 @@ import requests
 from requests.auth import AuthBase
 
 from cli.sse import Event, read_events
-from core.errors import RequestError, TransientError
+from core.errors import ConfigurationError, RequestError, TransientError
 
 #: A job as the API answers it: `id`, `status`, `progress`, `outputs`, `error`, ...
 Job: TypeAlias = dict[str, Any]
@@ -142,7 +142,10 @@ class Client:
 
     def fetch(self, job: Job, output: Mapping[str, Any], folder: Path) -> Path:
         """Save one output of a job as `<start of job id>-<its name>` in the folder; returns where."""
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as exc:
+            raise ConfigurationError(f"{folder} cannot be made: {exc.strerror}. Name another with --output.") from exc
         target = folder / f"{_file_name(str(job['id']))[:8]}-{_file_name(str(output['name']))}"
         draft = target.with_name(f".{target.name}.part")
         answer = self._send("GET", f"/assets/{_path(str(output['id']))}/content", stream=True)
@@ -156,6 +159,8 @@ class Client:
             except requests.RequestException as exc:
                 draft.unlink(missing_ok=True)
                 raise ServerUnreachable(f"{self.base_url} broke off while it sent {target.name}: {exc}") from exc
+            except OSError as exc:
+                raise ConfigurationError(f"{target} cannot be written: {exc.strerror}.") from exc
         draft.replace(target)
         return target
 
@@ -181,7 +186,7 @@ class Client:
             return self._session.request(method, f"{self.base_url}/api/v2{path}", **options)
         except requests.RequestException as exc:
             raise ServerUnreachable(
-                f"{self.base_url} does not answer ({_reason(exc)}). Start one with `fleet up`, or name another with "
+                f"{self.base_url} does not answer ({_reason(exc)}). Start one with `make up`, or name another with "
                 "--server or COMFY_BASE_URL."
             ) from exc
 

@@ -26,10 +26,10 @@ READY_TIMEOUT_S = 50.0
 ASK_S = 0.2
 NEXT = """\
 Next:
-  fleet up                                             run the stack, with Flower
-  fleet submit workflows/demo.json                     send it a workflow
-  FLEET_COMFYUI_DIR=~/ComfyUI fleet up                 draw on this machine's GPUs
-  FLEET_COMFYUI_URLS=http://127.0.0.1:8188 fleet up    use a ComfyUI that runs already\
+  make up                                             run the stack, with Flower
+  .venv/bin/fleet submit workflows/demo.json          send it a workflow
+  FLEET_COMFYUI_DIR=~/ComfyUI make up                 draw on this machine's GPUs
+  FLEET_COMFYUI_URLS=http://127.0.0.1:8188 make up    use a ComfyUI that runs already\
 """
 
 

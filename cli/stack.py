@@ -110,8 +110,9 @@ class Stack:
           ConfigurationError: a port is taken, or another fleet runs in the data directory.
           LedgerUnavailable, BrokerUnavailable: what the stack stands on does not start.
         """
-        check_ports(self.settings)
         with broker_lock(self.settings):
+            # After the lock: another fleet in this directory is the better explanation of a taken port.
+            check_ports(self.settings)
             migrate(self.settings)
             try:
                 self._start()

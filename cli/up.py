@@ -91,7 +91,7 @@ def _reasons(settings: Settings) -> list[str]:
 
 def _show_panel(screen: Screen, title: str, lines: list[str]) -> None:
     if screen.is_terminal:
-        screen.console.print(Panel(Text(printable("\n".join(lines))), title=title, expand=False))
+        screen.console.print(Panel(Text(printable("\n".join(lines))), title=title, expand=False), soft_wrap=False)
     else:
         screen.line("\n".join([title, *lines]))
 
