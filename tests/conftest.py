@@ -176,18 +176,19 @@ def broker_line(request: pytest.FixtureRequest) -> Iterator[BrokerLine]:
 
 
 @pytest.fixture(scope="session")
-def _own_cluster() -> Iterator[OwnPostgres]:
+def own_cluster() -> Iterator[OwnPostgres]:
+    """A PostgreSQL cluster for this session, not started: `own_postgres` is what a test wants."""
     server = OwnPostgres()
     yield server
     server.remove()
 
 
 @pytest.fixture
-def own_postgres(_own_cluster: OwnPostgres) -> Iterator[OwnPostgres]:
+def own_postgres(own_cluster: OwnPostgres) -> Iterator[OwnPostgres]:
     """A PostgreSQL cluster, running; the test may do anything to it. Its database keeps what earlier tests left."""
-    _own_cluster.start()
-    yield _own_cluster
-    _own_cluster.thaw()
+    own_cluster.start()
+    yield own_cluster
+    own_cluster.thaw()
 
 
 def _survivors() -> list[int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import requests
@@ -13,10 +12,18 @@ from tests.fleet import ALL, Fleet, until, work
 from tests.own_servers import OwnPostgres
 
 
-@pytest.fixture
-def fleet(tmp_path: Path, own_postgres: OwnPostgres) -> Iterator[Fleet]:
-    with Fleet(tmp_path, simulated_gpus="1", database_url=own_postgres.url) as fleet:
+@pytest.fixture(scope="module")
+def started(tmp_path_factory: pytest.TempPathFactory, own_cluster: OwnPostgres) -> Iterator[Fleet]:
+    """One fleet for all: it finds its ledger again at the end of each test."""
+    own_cluster.start()
+    with Fleet(tmp_path_factory.mktemp("ledger-away"), simulated_gpus="1", database_url=own_cluster.url) as fleet:
         yield fleet.start(*(name for name in ALL if name != "gpu1")).ready(gpus=1)
+
+
+@pytest.fixture
+def fleet(started: Fleet, own_postgres: OwnPostgres) -> Fleet:
+    """The fleet, with its ledger there."""
+    return started.ready(gpus=1)
 
 
 def refused_in_time(fleet: Fleet) -> requests.Response:
