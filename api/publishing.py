@@ -1,10 +1,10 @@
-"""Publishing beside the requests: nobody waits for the broker, and what it did not take is tried again."""
+"""Publishing for the requests of one process: one message at a time, and nobody waits for a broker that is away."""
 
 from __future__ import annotations
 
 import logging
-import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 
@@ -16,9 +16,9 @@ from core.job import Job
 log = logging.getLogger(__name__)
 
 #: A silent broker is taken for lost after this; the transport then drops the connection and tries a new one, once.
-SILENCE_S = 2.0
+SILENCE_S = 1.0
 #: Longest time one message may take, whatever happens.
-PUBLISH_S = 5.0
+PUBLISH_S = 2.0
 #: Pause before a broker that took nothing is tried again.
 RETRY_S = 2.0
 #: Messages kept for a broker that is away. More are left to the reconciler, which finds their jobs in the ledger.
@@ -28,10 +28,11 @@ Publish = Callable[[], bool | None]
 
 
 class BackgroundPublisher:
-    """One thread (a greenlet, under gevent) that publishes for all requests of a process, in their order.
+    """Publishes at once while the broker is well, else from a thread of its own (a greenlet, under gevent).
 
-    A job is in the ledger before its turn is put here, so a process that dies with a full queue loses nothing. One
-    publisher needs one connection; many at once, interrupted by their time limits, would wear out kombu's pool.
+    A job is in the ledger before its turn comes here, so a process that dies with messages in hand loses nothing. Only
+    one message is under way at a time: many at once, interrupted by their time limits, would wear out kombu's pool. The
+    request that finds the broker silent pays for it, once; until the broker is back all others leave theirs behind.
 
     py-amqp 5.4 limits reads with SO_RCVTIMEO, which has no effect on gevent's sockets: the wait for RabbitMQ's confirm
     would never end. Hence the time limits here.
@@ -39,17 +40,18 @@ class BackgroundPublisher:
 
     def __init__(self, publisher: TurnPublisher) -> None:
         self._publisher = publisher
-        self._queue: queue.Queue[Publish] = queue.Queue(BACKLOG)
-        self._refused: deque[Publish] = deque(maxlen=BACKLOG)
+        #: Messages not published yet, the oldest first.
+        self._left: deque[Publish] = deque()
+        self._news = threading.Event()
+        self._under_way = threading.Lock()
         self._thread: threading.Thread | None = None
-        self._lock = threading.Lock()
 
     def turn(self, job_id: str) -> bool:
-        """One more job waits; False when the queue is full."""
+        """One more job waits; False when too many wait to be published."""
         return self._put(lambda: self._publisher.turn(job_id))
 
     def notify(self, job_id: str) -> bool:
-        """A job has webhooks to send; False when the queue is full."""
+        """A job has webhooks to send; False when too many wait to be published."""
         return self._put(lambda: self._publisher.notify(job_id))
 
     def cancel(self, job: Job) -> None:
@@ -57,37 +59,36 @@ class BackgroundPublisher:
         self._put(lambda: self._publisher.cancel(job))
 
     def _put(self, publish: Publish) -> bool:
+        if not self._left and self._under_way.acquire(blocking=False):
+            try:
+                if _bounded(publish) is not False:
+                    return True
+            finally:
+                self._under_way.release()
+        if len(self._left) >= BACKLOG:
+            return False
+        self._left.append(publish)
+        self._wake()
+        return True
+
+    def _wake(self) -> None:
         if self._thread is None:
             # Here and not in the constructor: a thread does not survive gunicorn's fork.
-            with self._lock:
-                if self._thread is None:
-                    self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
-                    self._thread.start()
-        try:
-            self._queue.put_nowait(publish)
-        except queue.Full:
-            return False
-        return True
+            self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
+            self._thread.start()
+        self._news.set()
 
     def _run(self) -> None:
         while True:
-            try:
-                publish = self._queue.get(timeout=RETRY_S if self._refused else None)
-            except queue.Empty:
-                self._try_again()
-                continue
-            # Behind what waits already: a broker that is away is not asked once for each message.
-            if self._refused or _bounded(publish) is False:
-                self._refused.append(publish)
-            if self._refused:
-                self._try_again()
-
-    def _try_again(self) -> None:
-        while self._refused:
-            if _bounded(self._refused[0]) is False:
-                threading.Event().wait(RETRY_S)
-                return
-            self._refused.popleft()
+            self._news.wait()
+            self._news.clear()
+            while self._left:
+                with self._under_way:
+                    taken = _bounded(self._left[0]) is not False
+                if taken:
+                    self._left.popleft()
+                else:
+                    time.sleep(RETRY_S)
 
 
 def _bounded(publish: Publish) -> bool | None:

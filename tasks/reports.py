@@ -40,9 +40,9 @@ class Reports:
         self._runtime = runtime
         self._claim = claim
         self._on_life = on_life
-        self._noticed_s = self._previewed_s = 0.0
-        # The first second of a job is not worth a write: many are over by then.
-        self._written_s = time.monotonic()
+        self._previewed_s = 0.0
+        # A job's first moments are worth neither a notice nor a write: many are over by then.
+        self._noticed_s = self._written_s = time.monotonic()
 
     def on_started(self) -> None:
         self._on_life()

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from celery import Celery, Task
 
+from core.job import DELIVERING
 from core.ledger import Change, Ledger
 from core.notices import Notice, NoticeSender
 from core.settings import Settings
@@ -32,6 +33,9 @@ class Runtime:
         self.ledger.close()
 
     def _announce(self, change: Change) -> None:
+        if change.status == DELIVERING:
+            # Clients see no difference to `running`; what they wait for follows within milliseconds.
+            return
         self.notices.send(Notice(job_id=change.job_id, kind="status", seq=change.seq, status=change.status))
 
 

@@ -156,6 +156,8 @@ def _prepare(settings: Settings, role: Role) -> Celery:
 
 
 def _run(app: Celery, arguments: list[str]) -> None:
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    for name in ("celery.app.trace", "celery.worker.strategy"):
+        # Each task has one line, from its base class; Celery's own say the same twice more.
+        logging.getLogger(name).setLevel(logging.WARNING)
     sys.argv = ["celery", *arguments]
     app.start(argv=arguments)

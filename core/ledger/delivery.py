@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import and_, or_, select, update
+from sqlalchemy import Integer, and_, bindparam, or_, select, update
 
 from core.errors import NotFound, StaleAttempt
 from core.job import DELIVERING, FAILED, SUCCEEDED, Job, Output
@@ -53,6 +53,31 @@ class Delivery:
     tries: int
 
 
+# On the path of every job, so built once.
+_MINE = and_(jobs.c.id == bindparam("job"), jobs.c.attempt == bindparam("mine"), jobs.c.status == DELIVERING)
+_HELD = select(jobs.c.id).where(_MINE)
+_UNSTORED = (
+    select(assets)
+    .where(assets.c.job_id == bindparam("job"), assets.c.attempt == bindparam("mine"), assets.c.storage_key.is_(None))
+    .order_by(assets.c.ordinal)
+)
+_NUMBER_OUTPUTS = (
+    update(jobs)
+    .where(_MINE)
+    .values(last_seq=jobs.c.last_seq + bindparam("files", type_=Integer), updated_at_ms=bindparam("now"))
+    .returning(jobs.c.last_seq)
+)
+_STORE = (
+    update(assets)
+    .where(assets.c.id == bindparam("asset"))
+    .values(storage_key=bindparam("key"), size_bytes=bindparam("size"), hash=bindparam("digest"))
+)
+
+
+def _place(file: StoredFile) -> dict[str, Any]:
+    return {"key": file.storage_key, "size": file.size_bytes, "digest": file.hash}
+
+
 class Deliveries:
     """What io workers do to jobs."""
 
@@ -61,14 +86,11 @@ class Deliveries:
 
     def files_of(self, job_id: str, attempt: int) -> list[PendingFile]:
         """The files this attempt still has to store. Raises StaleAttempt when the job is not being delivered."""
-        held = select(jobs.c.id).where(jobs.c.id == job_id, jobs.c.attempt == attempt, jobs.c.status == DELIVERING)
-        query = select(assets).where(
-            assets.c.job_id == job_id, assets.c.attempt == attempt, assets.c.storage_key.is_(None)
-        )
+        mine = {"job": job_id, "mine": attempt}
         with self._database.read() as connection:
-            if connection.execute(held).scalar() is None:
+            if connection.execute(_HELD, mine).scalar() is None:
                 raise StaleAttempt(f"Job {job_id} attempt {attempt} has nothing left to deliver.")
-            rows = connection.execute(query.order_by(assets.c.ordinal)).all()
+            rows = connection.execute(_UNSTORED, mine).all()
         return [PendingFile(asset_id=row.id, job_id=job_id, name=row.name, source=row.source) for row in rows]
 
     def succeed(self, job_id: str, attempt: int, stored: list[StoredFile]) -> Job:
@@ -78,23 +100,15 @@ class Deliveries:
         """
         with self._database.write() as transaction:
             connection = transaction.connection
-            condition = and_(jobs.c.id == job_id, jobs.c.attempt == attempt, jobs.c.status == DELIVERING)
             seq = connection.execute(
-                update(jobs)
-                .where(condition)
-                .values(last_seq=jobs.c.last_seq + len(stored), updated_at_ms=now_ms())
-                .returning(jobs.c.last_seq)
+                _NUMBER_OUTPUTS, {"job": job_id, "mine": attempt, "files": len(stored), "now": now_ms()}
             ).scalar()
             if seq is None:
                 raise StaleAttempt(f"Job {job_id} attempt {attempt} was ended by somebody else.")
             for number, file in enumerate(stored, start=seq - len(stored) + 1):
-                connection.execute(
-                    update(assets)
-                    .where(assets.c.id == file.asset_id)
-                    .values(storage_key=file.storage_key, size_bytes=file.size_bytes, hash=file.hash)
-                )
+                connection.execute(_STORE, {"asset": file.asset_id, **_place(file)})
                 record_event(transaction, job_id, number, "output", {"asset_id": file.asset_id}, DELIVERING)
-            row = transition(transaction, job_id, SUCCEEDED, condition)
+            row = transition(transaction, job_id, SUCCEEDED)
             assert row is not None, "the row is ours since the first statement"
             return job_of(row)
 

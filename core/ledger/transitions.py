@@ -6,13 +6,17 @@ import json
 import uuid
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, delete, insert, update
+from sqlalchemy import ColumnElement, Row, bindparam, delete, insert, update
 
 from core.job import QUEUED, TERMINAL, predecessors
 from core.ledger.database import Change, Transaction, now_ms
 from core.ledger.rows import JOB_COLUMNS, job_of, outputs_of
 from core.ledger.tables import assets, deliveries, events, jobs, secrets
 from core.results import webhook_body
+
+# On the path of every job, so built once.
+_INSERT_EVENT = insert(events)
+_FORGET_SECRETS = delete(secrets).where(secrets.c.job_id == bindparam("ended"))
 
 #: Outbox states of one webhook delivery.
 PENDING, SENDING, DELIVERED, GAVE_UP = "pending", "sending", "delivered", "failed"
@@ -57,7 +61,8 @@ def transition(
 
 def record_event(transaction: Transaction, job_id: str, seq: int, kind: str, data: dict[str, Any], status: str) -> None:
     """Append one event to a job's log and make it known after the commit."""
-    transaction.connection.execute(insert(events).values(job_id=job_id, seq=seq, type=kind, data=data, at_ms=now_ms()))
+    row = {"job_id": job_id, "seq": seq, "type": kind, "data": data, "at_ms": now_ms()}
+    transaction.connection.execute(_INSERT_EVENT, row)
     transaction.changes.append(Change(job_id=job_id, seq=seq, status=status))
 
 
@@ -80,4 +85,4 @@ def _close(transaction: Transaction, row: Row[Any]) -> None:
                 updated_at_ms=now_ms(),
             )
         )
-    connection.execute(delete(secrets).where(secrets.c.job_id == row.id))
+    connection.execute(_FORGET_SECRETS, {"ended": row.id})
