@@ -73,6 +73,8 @@ class Fleet:
     def environment(self) -> Mapping[str, str]:
         """What every process of the fleet is started with."""
         clean = {name: value for name, value in os.environ.items() if not name.startswith("FLEET_")}
+        # At the end of a test nobody waits for an answer any more.
+        clean.setdefault("GUNICORN_CMD_ARGS", "--graceful-timeout 1")
         return clean | {f"FLEET_{name.upper()}": value for name, value in self._settings.items()}
 
     def start(self, *names: str) -> Fleet:

@@ -16,7 +16,7 @@ from tests.fleet import ALL, Fleet, until, work
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     """One fleet for all: whatever becomes of the broker, the fleet is whole again at the end of each test."""
-    with Fleet(tmp_path_factory.mktemp("broker-faults"), simulated_gpus="1") as fleet:
+    with Fleet(tmp_path_factory.mktemp("broker-faults"), simulated_gpus="1", reconcile_s="1.5") as fleet:
         yield fleet.start(*(name for name in ALL if name != "gpu1")).ready(gpus=1)
 
 

@@ -115,7 +115,8 @@ def test_job_runs_again_at_once_when_the_pool_process_is_killed(fleet: Fleet) ->
 
 
 def test_a_frozen_worker_that_wakes_up_changes_nothing(fleet: Fleet) -> None:
-    job_id = fleet.submit(work(1.5, seed=4))
+    # One step: nothing is written while it runs, and nobody is frozen with SQLite's write lock in hand.
+    job_id = fleet.submit(work(2.5, steps=1, seed=4))
     name = running_on(fleet, job_id)
     # The worker and its pool process freeze, its instance goes on: it finishes the first attempt unseen.
     frozen = [fleet.processes[name].pid, pool_process(fleet, name)]
