@@ -27,13 +27,14 @@ STOP_TIMEOUT_S = 20.0
 def children_of(pid: int) -> list[int]:
     """The direct children of a process, those included that ended and wait to be noticed."""
     found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
+    # The names only: a glob looks at each entry again, and raises when a process has gone meanwhile.
+    for entry in [path for path in Path("/proc").iterdir() if path.name.isdigit()]:
         try:
-            fields = stat.read_text(errors="replace").rpartition(")")[2].split()
+            fields = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()
         except OSError:
             continue
         if int(fields[1]) == pid:
-            found.append(int(stat.parent.name))
+            found.append(int(entry.name))
     return found
 
 
