@@ -11,9 +11,6 @@ from comfy.outputs import OutputItem
 from core.ledger.claims import ProducedFile
 from core.ledger.instances import InstanceRecord
 
-#: ComfyUI's words for its directories, and where they lie in the data directory of an instance of ours.
-FOLDERS = {"output": "output", "temp": "temp", "input": "input"}
-
 
 def produced_files(items: list[OutputItem], instance: InstanceRecord) -> list[ProducedFile]:
     """One record for each file or inline text, in the order of the job's nodes."""
@@ -61,7 +58,8 @@ def _produced(item: OutputItem, number: int, instance: InstanceRecord) -> Produc
 def _source(item: OutputItem, instance: InstanceRecord) -> dict[str, str]:
     if item.filename is None:
         return {"text": item.text or ""}
-    folder = FOLDERS[item.type or "output"]
+    # ComfyUI's word for the directory is also its name in the data directory of an instance of ours.
+    folder = item.type or "output"
     if instance.output_dir is not None:
         root = Path(instance.output_dir).parent / folder
         return {"root": str(root), "path": str(root / (item.subfolder or "") / item.filename)}
