@@ -3,8 +3,11 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --disable-pip-version-check --no-input
+# Most tests wait for processes, so they run side by side; a file's tests share fixtures and stay together. TESTS= takes
+# a path, or any option of pytest.
+PYTEST := $(BIN)/python -m pytest --numprocesses 3 --dist loadfile $(TESTS)
 
-.PHONY: help setup demo up test check bench clean
+.PHONY: help setup demo up test check chaos bench clean
 help:            ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -34,14 +37,17 @@ up: setup        ## the whole stack in the foreground; Ctrl-C stops it
 	@$(BIN)/fleet up
 
 test: setup      ## the tests (services that are not there are skipped)
-	@$(BIN)/python -m pytest
+	@$(PYTEST)
 
 check: setup     ## what CI runs: lint, types, import rules, tests
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
-	@$(BIN)/python -m pytest
+	@$(PYTEST)
+
+chaos: setup     ## long runs in which a fleet under load is taken apart; FLEET_TEST_CHAOS_SEED repeats one
+	@$(BIN)/python -m pytest -s -m chaos tests/chaos
 
 bench: setup     ## the measurements quoted in bench/README.md
 	@$(BIN)/python -m bench.overhead

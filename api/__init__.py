@@ -9,11 +9,14 @@ from api.auth import Guard
 from api.errors import register_error_handlers
 from api.generate import generate_blueprint
 from api.health import health_blueprint
+from api.pyworker import pyworker_blueprint
 from api.submit import Service, TurnPublisher
 from api.v2 import v2_blueprint
 from api.waiting import Hub
+from api.workflows import workflows_blueprint
 from core.ledger import Ledger
 from core.settings import Settings
+from workflows.library import SHIPPED, Library
 
 
 def create_app(settings: Settings, *, ledger: Ledger, publisher: TurnPublisher, hub: Hub) -> Flask:
@@ -31,6 +34,9 @@ def create_app(settings: Settings, *, ledger: Ledger, publisher: TurnPublisher, 
     service = Service(settings, ledger, publisher)
     app.register_blueprint(v2_blueprint(settings, ledger, service, hub))
     app.register_blueprint(assets_blueprint(settings, ledger))
-    app.register_blueprint(generate_blueprint(settings, ledger, service, hub))
+    library = Library([SHIPPED] if settings.workflows_dir is None else [SHIPPED, settings.workflows_dir])
+    app.register_blueprint(generate_blueprint(settings, ledger, service, hub, library))
+    app.register_blueprint(pyworker_blueprint(settings, ledger, service))
+    app.register_blueprint(workflows_blueprint(settings, service, library))
     app.register_blueprint(health_blueprint(settings, ledger, guard))
     return app

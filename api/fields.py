@@ -13,6 +13,7 @@ from api.views import SHOWN
 from core.errors import InvalidRequest, InvalidWorkflow
 
 MAX_PRIORITY = 1_000_000
+MAX_TIMEOUT_S = 7 * 24 * 3600.0
 MAX_METADATA_BYTES = 1024
 MAX_LABELS = 16
 MAX_LABEL_VALUE_BYTES = 256
@@ -42,6 +43,16 @@ def priority(value: Any) -> int:
     if type(value) is not int or abs(value) > MAX_PRIORITY:
         raise InvalidRequest(f"priority must be an integer from -{MAX_PRIORITY} to {MAX_PRIORITY}.")
     return value
+
+
+def timeout_s(value: Any, name: str = "timeout") -> float | None:
+    """Longest run of the prompt in seconds, up to a week; None when absent. Raises InvalidRequest."""
+    if value is None:
+        return None
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not 0 < value <= MAX_TIMEOUT_S:
+        raise InvalidRequest(f"{name} must be a number of seconds over 0, and at most {MAX_TIMEOUT_S:.0f}.")
+    return float(value)
 
 
 def metadata(value: Any) -> Any:
@@ -85,6 +96,21 @@ def partner_key(value: Any) -> dict[str, Any] | None:
     if not isinstance(value["api_key_comfy_org"], str):
         raise BadParameter("extra_data.api_key_comfy_org must be a string.")
     return {"api_key_comfy_org": value["api_key_comfy_org"]}
+
+
+def order_fields(body: dict[str, Any]) -> dict[str, Any]:
+    """What every submission that is answered by a Job may say beside its workflow, as fields of an `Order`.
+
+    Raises:
+      InvalidRequest, InvalidMetadata, BadParameter: one of them is wrong.
+    """
+    return {
+        "contract": "v2",
+        "priority": priority(body.get("priority")),
+        "timeout_s": timeout_s(body.get("timeout")),
+        "metadata": metadata(body.get("metadata")),
+        "secrets": partner_key(body.get("extra_data")),
+    }
 
 
 def idempotency_key(value: str | None) -> str | None:

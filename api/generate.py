@@ -14,34 +14,41 @@ from api.generate_fields import GenerateRequest, parse_generate
 from api.patience import bounded, ledger_patience
 from api.submit import Service, check_id
 from api.waiting import Hub
-from core.errors import FleetError, NotFound, OutputUnavailable
+from core.errors import FleetError, NotFound, OutputUnavailable, PromptStuck
 from core.job import CANCELED, CANCELING, DELIVERING, EXPIRED, FAILED, QUEUED, RUNNING, SUCCEEDED, Job
 from core.ledger import Ledger
+from core.ledger.returns import POISON
 from core.results import STATUS_WORDS, generate_result
 from core.settings import Settings
+from workflows.library import Library
 
 #: All files of one answer together, before base64.
 MAX_INLINE_BYTES = 32 * 1024 * 1024
+#: Codes of jobs that failed with their instances, not by themselves.
+LOST = (POISON, PromptStuck.code)
 #: What `/generate/sync` answers for each end.
 ENDS = {SUCCEEDED: 200, CANCELED: 499, FAILED: 500, EXPIRED: 504}
 LOST_INSTANCE = 502
 INLINE_HEADER = "X-Return-Outputs-As-Base64"
 
 
-def generate_blueprint(settings: Settings, ledger: Ledger, service: Service, hub: Hub) -> Blueprint:
+def generate_blueprint(settings: Settings, ledger: Ledger, service: Service, hub: Hub, library: Library) -> Blueprint:
     """Routes of the `/generate` contract."""
     blueprint = Blueprint("generate", __name__)
-    blueprint.register_error_handler(FleetError, _error)
+    blueprint.register_error_handler(FleetError, generate_error)
+
+    def parsed() -> GenerateRequest:
+        return parse_generate(read_json(settings), settings, base_url(settings), library)
 
     @blueprint.post("/generate")
     def generate() -> Response:
-        job = service.submit(_parsed(settings).order)
+        job = service.submit(parsed().order)
         return json_response(generate_result(job, base_url=base_url(settings)), 202)
 
     @blueprint.post("/generate/sync")
     def generate_sync() -> Response:
         # The body and its graph are out of reach before the waiting begins: a thousand clients may wait here.
-        job, is_inline = _submitted(service, settings)
+        job, is_inline = _submitted(service, parsed())
         is_gone = hang_up_check()
         is_wanted = bool(job.webhook)
         ended = hub.until_done(lambda: ledger.jobs.get(job.id), job, is_abandoned=lambda: not is_wanted and is_gone())
@@ -77,13 +84,8 @@ def generate_blueprint(settings: Settings, ledger: Ledger, service: Service, hub
     return blueprint
 
 
-def _submitted(service: Service, settings: Settings) -> tuple[Job, bool]:
-    parsed = _parsed(settings)
+def _submitted(service: Service, parsed: GenerateRequest) -> tuple[Job, bool]:
     return service.submit(parsed.order), parsed.is_inline or _wants_inline()
-
-
-def _parsed(settings: Settings) -> GenerateRequest:
-    return parse_generate(read_json(settings), settings, base_url(settings))
 
 
 def _wants_inline() -> bool:
@@ -91,7 +93,7 @@ def _wants_inline() -> bool:
 
 
 def _status(job: Job) -> int:
-    if job.status == FAILED and (job.error or {}).get("code") == "instance_lost":
+    if job.status == FAILED and (job.error or {}).get("code") in LOST:
         return LOST_INSTANCE
     return ENDS.get(job.status, 200)
 
@@ -127,7 +129,7 @@ def _unknown() -> Response:
     return json_response({"status": "failed", "message": "Request ID not found"}, 404)
 
 
-def _error(error: FleetError) -> Response:
+def generate_error(error: FleetError) -> Response:
     """Both shapes at once: our envelope, and the `detail` that older servers of this contract answer."""
     body = error_body(error, table=GENERATE_STATUS)
     body["detail"] = body["error"]["message"]

@@ -7,10 +7,13 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from api.fields import timeout_s
 from api.submit import Order
 from api.webhooks import parse_webhook
 from core.errors import InvalidRequest
 from core.settings import Settings
+from workflows.library import Library
+from workflows.modifiers import build
 
 #: Seconds on an RTX 4090 when the client does not say.
 DEFAULT_EXPECTED_S = 46.0
@@ -33,13 +36,17 @@ class GenerateRequest:
     is_inline: bool
 
 
-def parse_generate(body: Any, settings: Settings, base_url: str) -> GenerateRequest:
-    """Read `{"input": {...}, "expected_time"?}`, bare or within `{"auth_data", "payload"}`. Raises InvalidRequest."""
+def parse_generate(body: Any, settings: Settings, base_url: str, library: Library) -> GenerateRequest:
+    """Read `{"input": {...}, "expected_time"?}`, bare or within `{"auth_data", "payload"}`.
+
+    Raises:
+      InvalidRequest, InvalidWorkflow: what is wrong with it.
+    """
     body = _unwrapped(body)
     fields = body.get("input")
     if not isinstance(fields, dict):
         raise InvalidRequest("input must be an object.")
-    workflow = _workflow(fields)
+    workflow, parameters = _workflow(fields, library, settings.comfy_model)
     if _is_given(fields.get("s3")):
         raise InvalidRequest("S3 targets are not supported by this version; leave s3 out and fetch outputs by url.")
     webhook = parse_webhook(fields.get("webhook"), settings, base_url)
@@ -49,8 +56,10 @@ def parse_generate(body: Any, settings: Settings, base_url: str) -> GenerateRequ
     order = Order(
         contract="generate",
         workflow=workflow,
+        parameters=parameters,
         request_id=_request_id(fields.get("request_id")),
         expected_time_s=_expected_time_s(body),
+        timeout_s=timeout_s(fields.get("timeout"), "input.timeout"),
         webhook=webhook.target if webhook else None,
         secrets={"webhook_secret": webhook.secret} if webhook and webhook.secret else None,
     )
@@ -66,19 +75,24 @@ def _unwrapped(body: Any) -> dict[str, Any]:
     return body
 
 
-def _workflow(fields: dict[str, Any]) -> Any:
+def _workflow(fields: dict[str, Any], library: Library, default_workflow: str) -> tuple[Any, dict[str, Any] | None]:
+    """The graph, and what a modifier has filled it with."""
     workflow, modifier = fields.get("workflow_json"), fields.get("modifier")
+    modifications = fields.get("modifications")
     if modifier is not None and not isinstance(modifier, str):
         raise InvalidRequest("modifier must be a string.")
     if workflow and modifier:
         raise InvalidRequest(BOTH_MODES)
     if not workflow and not modifier:
         raise InvalidRequest(NEITHER_MODE)
-    if fields.get("modifications") and not modifier:
+    if modifications and not modifier:
         raise InvalidRequest(LONE_MODIFICATIONS)
-    if modifier:
-        raise InvalidRequest("modifier mode is not available in this version; send workflow_json")
-    return workflow
+    if not modifier:
+        return workflow, None
+    if modifications is not None and not isinstance(modifications, dict):
+        raise InvalidRequest("modifications must be an object.")
+    filled = build(modifier, modifications or {}, library, default_workflow or None)
+    return filled.graph, dict(filled.values)
 
 
 def _is_given(block: Any) -> bool:

@@ -45,7 +45,11 @@ class Order:
     #: As it came in the body.
     workflow: Any
     priority: int = 0
+    #: Longest run of the prompt; None means the fleet's default.
+    timeout_s: float | None = None
     metadata: Any = None
+    #: What a template was filled with to make the workflow.
+    parameters: dict[str, Any] | None = None
     expected_time_s: float | None = None
     request_id: str | None = None
     idempotency_key: str | None = None
@@ -113,7 +117,9 @@ class Service:
             nodes_total=accepted.nodes_total,
             catalogues=accepted.catalogues,
             priority=order.priority,
+            timeout_s=order.timeout_s,
             metadata=order.metadata,
+            parameters=order.parameters,
             expected_time_s=order.expected_time_s,
             request_id=order.request_id,
             idempotency_key=order.idempotency_key,

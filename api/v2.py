@@ -70,14 +70,7 @@ def _order(settings: Settings) -> Order:
     if not isinstance(body, dict):
         raise InvalidRequest("The body must be an object with a workflow.")
     fields.check_reserved(body)
-    return Order(
-        contract="v2",
-        workflow=body.get("workflow"),
-        priority=fields.priority(body.get("priority")),
-        metadata=fields.metadata(body.get("metadata")),
-        secrets=fields.partner_key(body.get("extra_data")),
-        idempotency_key=key,
-    )
+    return Order(workflow=body.get("workflow"), idempotency_key=key, **fields.order_fields(body))
 
 
 def _page(settings: Settings, ledger: Ledger) -> Response:

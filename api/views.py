@@ -51,6 +51,8 @@ def job_view(job: Job, base_url: str, *, queue_position: int | None = None) -> d
     }
     if job.metadata is not None:
         view["metadata"] = job.metadata
+    if job.parameters is not None:
+        view["parameters"] = job.parameters
     if job.outputs_reused is not None:
         view["outputs_reused"] = job.outputs_reused
     return view

@@ -180,10 +180,14 @@ class Client:
                     break
         return True
 
-    def _send(self, method: str, path: str, **options: Any) -> requests.Response:
+    def get(self, path: str) -> dict[str, Any]:
+        """The JSON object at a path of the server, for what lies outside of Comfy API v2."""
+        return _read(self._send("GET", path, prefix=""))
+
+    def _send(self, method: str, path: str, *, prefix: str = "/api/v2", **options: Any) -> requests.Response:
         options.setdefault("timeout", TIMEOUT_S)
         try:
-            return self._session.request(method, f"{self.base_url}/api/v2{path}", **options)
+            return self._session.request(method, f"{self.base_url}{prefix}{path}", **options)
         except requests.RequestException as exc:
             raise ServerUnreachable(
                 f"{self.base_url} does not answer ({_reason(exc)}). Start one with `make up`, or name another with "

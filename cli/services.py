@@ -15,7 +15,7 @@ from cli.data_dir import make_data_dir
 from cli.needs import wait_for_needs
 from cli.processes import TICK_S, ProcessSet, StopSignals
 from cli.show import warn
-from cli.stack import child_environment, fleet_process
+from cli.stack import HINT_AFTER_S, child_environment, fleet_process
 from comfy.spec import REPOSITORY_ROOT
 from core.ledger.schema import migrate as migrate_ledger
 from core.settings import Settings, load_settings, process_environment
@@ -58,7 +58,12 @@ def gpu() -> int:
         time.sleep(TICK_S)
     # Each finishes its job first; a second signal does not wait for that.
     processes.ask_to_end(names)
-    processes.wait(names, until=lambda: stop.count > 1)
+    asked_s = time.monotonic()
+    left = processes.wait(names, until=lambda: stop.count > 1 or time.monotonic() > asked_s + HINT_AFTER_S)
+    if left and stop.count < 2:
+        grace_s = settings.drain_grace_s
+        warn(f"{', '.join(left)}: up to {grace_s:.0f} s for running jobs; a second signal does not wait.")
+        processes.wait(left, until=lambda: stop.count > 1)
     processes.kill(names)
     processes.sweep()
     return 0

@@ -19,8 +19,8 @@ from core.ledger.schema import migrate
 from core.settings import Settings, process_environment
 from tasks.gpus import plan_instances
 
-#: Workers that run a job may take this long to finish it when the stack stops; then the job is run again later.
-STOP_GRACE_S = 30.0
+#: A worker whose job was not done in its grace time gets this much more to give it back and to end its ComfyUI.
+GIVE_BACK_S = 15.0
 #: Idle processes end within about two seconds; who takes longer has a reason that people want to hear.
 HINT_AFTER_S = 3.0
 WILDCARDS = ("0.0.0.0", "::")
@@ -137,9 +137,10 @@ class Stack:
         self.processes.ask_to_end(names)
         left = self.processes.wait(names, until=lambda: time.monotonic() > started_at + HINT_AFTER_S)
         if left:
-            self._report(f"Waiting up to {STOP_GRACE_S:.0f} s for {', '.join(left)}; Ctrl-C again does not wait.")
+            grace_s = self.settings.drain_grace_s + GIVE_BACK_S
+            self._report(f"Waiting up to {grace_s:.0f} s for {', '.join(left)}; Ctrl-C again does not wait.")
             self.processes.wait(
-                left, until=lambda: stop.count > asked_before or time.monotonic() > started_at + STOP_GRACE_S
+                left, until=lambda: stop.count > asked_before or time.monotonic() > started_at + grace_s
             )
         self.processes.kill(names)
         if "broker" in self.processes.children:

@@ -17,7 +17,6 @@ from cli.log_watch import LogWatch
 from cli.processes import TICK_S, StopSignals
 from cli.show import Screen, printable
 from cli.stack import Stack, addresses, first_key
-from comfy.discovery import Gpu, discover_gpus
 from comfy.spec import InstanceSpec
 from core.errors import FleetError
 from core.ledger import Ledger
@@ -128,13 +127,12 @@ def _broker(settings: Settings) -> str:
 
 
 def _gpu_lines(stack: Stack, readiness: Mapping[str, Any]) -> list[str]:
-    cards = discover_gpus() if any(spec.kind == "comfyui" for spec in stack.instances) else []
     known = {item.get("name"): item for item in readiness.get("instances", [])}
     lines = []
     for spec in stack.instances:
         found = known.get(f"{spec.name}@{stack.settings.host}", {})
         simulated = spec.kind == "simulator" or found.get("kind") == "SIMULATED"
-        words = [_where(spec, cards), "SIMULATED: made-up pictures" if simulated else "real"]
+        words = [_where(spec), "SIMULATED: made-up pictures" if simulated else "real"]
         words += [] if found.get("state") == "healthy" else [str(found.get("state", "starting"))]
         lines.append(f"{spec.name:8} {', '.join(words)}")
     if any(spec.kind == "simulator" for spec in stack.instances):
@@ -142,11 +140,10 @@ def _gpu_lines(stack: Stack, readiness: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _where(spec: InstanceSpec, cards: list[Gpu]) -> str:
+def _where(spec: InstanceSpec) -> str:
     """What renders behind one name."""
     if spec.kind == "simulator":
         return "no GPU"
     if spec.kind == "attached":
         return f"ComfyUI at {spec.url}"
-    card = next((card for card in cards if spec.gpu in (str(card.index), card.uuid)), None)
-    return f"{card.name} (GPU {spec.gpu})" if card else f"GPU {spec.gpu}"
+    return f"{spec.gpu_name} ({spec.gpu})" if spec.gpu_name else f"GPU {spec.gpu}"

@@ -154,11 +154,20 @@ class ComfyClient:
                 return place
         # Queue first: a prompt that finishes between the two questions is then found by the second one.
         queue = _object(json_of(self._http.get("/queue", read_timeout_s=read_timeout_s)))
-        if _queued(queue.get("queue_running"), prompt_id):
+        if prompt_id in _prompt_ids(queue.get("queue_running")):
             return "running"
-        if _queued(queue.get("queue_pending"), prompt_id):
+        if prompt_id in _prompt_ids(queue.get("queue_pending")):
             return "pending"
         return "finished" if self.history(prompt_id, read_timeout_s=read_timeout_s) is not None else None
+
+    def waits_in_vain(self, prompt_id: str, *, read_timeout_s: float | None = None) -> bool:
+        """Whether this prompt is pending although nothing runs: true for moments, unless the worker thread is dead."""
+        queue = _object(json_of(self._http.get("/queue", read_timeout_s=read_timeout_s)))
+        return not queue.get("queue_running") and prompt_id in _prompt_ids(queue.get("queue_pending"))
+
+    def running_prompts(self) -> set[str]:
+        """The ids of what runs now, whoever posted it: one at most."""
+        return _prompt_ids(_object(json_of(self._http.get("/queue"))).get("queue_running"))
 
     def interrupt(self, prompt_id: str, *, read_timeout_s: float | None = None) -> None:
         """Stop this prompt, pending or running, and no other. Does nothing if it is neither.
@@ -275,10 +284,10 @@ class ComfyClient:
         )
 
 
-def _queued(items: object, prompt_id: str) -> bool:
+def _prompt_ids(items: object) -> set[str]:
     """Queue items are `[number, prompt_id, graph, extra_data, outputs]`."""
     rows = items if isinstance(items, list) else []
-    return any(isinstance(row, list) and len(row) > 1 and row[1] == prompt_id for row in rows)
+    return {str(row[1]) for row in rows if isinstance(row, list) and len(row) > 1}
 
 
 def _object(value: object) -> dict[str, Any]:

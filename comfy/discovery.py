@@ -1,56 +1,93 @@
-"""Which NVIDIA GPUs this machine has, as `nvidia-smi` tells."""
+"""Which NVIDIA GPUs this machine has, as the driver (NVML) tells."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import shutil
-import subprocess
 from dataclasses import dataclass
+from typing import Any
+
+import pynvml
 
 logger = logging.getLogger(__name__)
-
-TIMEOUT_S = 20.0
-MEBIBYTE = 1024 * 1024
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gpu:
     """One card."""
 
-    #: Place in PCI bus order, which is CUDA's order only with `CUDA_DEVICE_ORDER=PCI_BUS_ID`.
+    #: Place in NVML's order, that of the PCI bus, which is CUDA's order only with `CUDA_DEVICE_ORDER=PCI_BUS_ID`.
     index: int
-    #: Stays the same when cards are added or removed.
+    #: `GPU-...`; stays the same when cards are added or removed.
     uuid: str
     name: str
     #: 0 where the driver does not say, as on chips that share memory with the processor.
     memory_bytes: int
 
 
-def discover_gpus(program: str = "nvidia-smi") -> list[Gpu]:
-    """List the GPUs; empty if there is no `nvidia-smi`, or if it fails (then the log says why)."""
-    path = shutil.which(program)
-    if path is None:
-        return []
-    command = [path, "--query-gpu=index,uuid,name,memory.total", "--format=csv,noheader,nounits"]
+@dataclass(frozen=True, kw_only=True)
+class GpuSurvey:
+    """What the driver says of this machine's cards."""
+
+    gpus: tuple[Gpu, ...] = ()
+    #: Indices of cards that are there but cannot be read, for instance because one has fallen off the bus.
+    unreadable: tuple[int, ...] = ()
+
+
+def discover_gpus(nvml: Any = pynvml) -> list[Gpu]:
+    """The GPUs that can be used, in the order of the PCI bus; empty if there is no driver."""
+    return list(survey_gpus(nvml).gpus)
+
+
+def survey_gpus(nvml: Any = pynvml) -> GpuSurvey:
+    """Ask the driver for its GPUs. A driver that does not work and a card that cannot be read are logged.
+
+    Parameters:
+      nvml: the module `pynvml`, or an object that behaves like it.
+    """
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
-    except (OSError, subprocess.TimeoutExpired) as exc:
-        logger.warning("%s cannot be run, so no GPU is used: %s", path, exc)
-        return []
-    if answer.returncode != 0:
-        logger.warning("%s failed, so no GPU is used: %s", path, (answer.stdout + answer.stderr).strip())
-        return []
-    return [gpu for line in answer.stdout.splitlines() if (gpu := _parse(line))]
+        nvml.nvmlInit()
+    except nvml.NVMLError_LibraryNotFound:
+        return GpuSurvey()  # A machine without an NVIDIA driver is nothing to warn about.
+    except nvml.NVMLError as exc:
+        logger.warning("The NVIDIA driver does not answer, so no GPU is found: %s", exc)
+        return GpuSurvey()
+    try:
+        return _survey(nvml)
+    except nvml.NVMLError as exc:
+        logger.warning("The NVIDIA driver does not list its GPUs, so none is found: %s", exc)
+        return GpuSurvey()
+    finally:
+        # What was learned stays true when letting go of the driver fails.
+        with contextlib.suppress(nvml.NVMLError):
+            nvml.nvmlShutdown()
 
 
-def _parse(line: str) -> Gpu | None:
-    # A name may hold a comma, so it is what remains between the first two fields and the last.
-    first, _, rest = line.partition(",")
-    uuid, _, rest = rest.partition(",")
-    name, _, memory = rest.rpartition(",")
-    if not first.strip().isdigit() or not uuid.strip():
-        if line.strip():
-            logger.warning("nvidia-smi said something unexpected: %r", line)
-        return None
-    memory_mib = int(memory) if memory.strip().isdigit() else 0
-    return Gpu(index=int(first), uuid=uuid.strip(), name=name.strip(), memory_bytes=memory_mib * MEBIBYTE)
+def _survey(nvml: Any) -> GpuSurvey:
+    gpus, unreadable = [], []
+    for index in range(nvml.nvmlDeviceGetCount()):
+        try:
+            gpus.append(_read(nvml, index))
+        except nvml.NVMLError as exc:
+            logger.warning("GPU %d cannot be read, so it is left out: %s", index, exc)
+            unreadable.append(index)
+    return GpuSurvey(gpus=tuple(gpus), unreadable=tuple(unreadable))
+
+
+def _read(nvml: Any, index: int) -> Gpu:
+    handle = nvml.nvmlDeviceGetHandleByIndex(index)
+    try:
+        memory_bytes = int(nvml.nvmlDeviceGetMemoryInfo(handle).total)
+    except nvml.NVMLError_NotSupported:
+        memory_bytes = 0
+    return Gpu(
+        index=index,
+        uuid=_text(nvml.nvmlDeviceGetUUID(handle)),
+        name=_text(nvml.nvmlDeviceGetName(handle)),
+        memory_bytes=memory_bytes,
+    )
+
+
+def _text(value: str | bytes) -> str:
+    # Older releases of the module return bytes.
+    return value.decode(errors="replace") if isinstance(value, bytes) else value

@@ -58,6 +58,13 @@ class History:
         return None
 
 
+def is_verdict(event: str, data: Mapping[str, Any]) -> bool:
+    """Whether a message tells how its prompt ended; on the websocket, the end marker follows at once."""
+    if event == "execution_error":
+        return data.get("exception_type") != BLOCKED
+    return event in ("execution_success", "execution_interrupted")
+
+
 def parse_entry(prompt_id: str, entry: Mapping[str, Any]) -> History:
     """Read one value of `/history/{prompt_id}`; missing parts become empty, since forks and versions differ."""
     status = _mapping(entry.get("status"))

@@ -6,14 +6,22 @@ import contextlib
 import logging
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from comfy.client import ComfyClient
-from comfy.log import open_log, tail
+from comfy.log import open_log, rotate, tail
 from comfy.ports import belongs_to, free_port, is_free
 from comfy.process import Child, end_leftover, spawn
-from comfy.spec import LOOPBACK, InstanceSpec, clean_environment, command_line, make_directories, working_directory
+from comfy.spec import (
+    LOOPBACK,
+    InstanceSpec,
+    clean_environment,
+    command_line,
+    make_directories,
+    working_directory,
+    write_files,
+)
 from core.errors import ComfyUnavailable
 
 __all__ = ["Instance", "InstanceSpec"]
@@ -35,7 +43,7 @@ class _Run:
 
     child: Child
     port: int
-    #: Size of the log before this start: what stands before belongs to earlier runs.
+    #: Size of the log before this start: what stands before belongs to earlier runs. 0 once it was emptied.
     log_offset_bytes: int
 
 
@@ -104,6 +112,7 @@ class Instance:
             try:
                 make_directories(self.spec)
                 end_leftover(self._pid_file)
+                write_files(self.spec)
                 self._run = self._spawn(self._choose_port())
             except OSError as exc:
                 raise ComfyUnavailable(f"Cannot start {self.spec.name}: {exc}") from exc
@@ -153,6 +162,23 @@ class Instance:
             except ComfyUnavailable:
                 self._run = run
                 raise
+
+    def rotate_log(self) -> None:
+        """Put the log aside if it grew too large while the process runs; call every few seconds.
+
+        Nothing if attached, while nothing runs, or while another thread starts or ends the process: a start looks by
+        itself. Failures are logged.
+        """
+        if not self._lock.acquire(blocking=False):
+            return
+        try:
+            run = self._run
+            if run is not None and run.child.is_ours() and rotate(self.log_path):
+                self._run = replace(run, log_offset_bytes=0)
+        except OSError as exc:
+            logger.warning("%s: the log cannot be rotated: %s", self.spec.name, exc)
+        finally:
+            self._lock.release()
 
     def how_it_ended(self) -> str:
         """For people: how the process ended, if it did."""

@@ -24,7 +24,7 @@ class Pace:
     unresponsive_s: float = 90.0
     #: How long the history entry of a prompt that has ended may be late.
     late_history_s: float = 5.0
-    #: How long an interrupted prompt gets to stop before a timeout is reported.
-    interrupt_grace_s: float = 5.0
+    #: How long a running prompt gets to react to an interrupt before it counts as deaf.
+    interrupt_grace_s: float = 30.0
     #: Limit for one poll's answer.
     answer_s: float = 5.0

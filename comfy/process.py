@@ -92,6 +92,15 @@ def spawn(command: list[str], *, cwd: Path, environment: Mapping[str, str], log:
     return child
 
 
+def recorded_pid(pid_file: Path) -> int | None:
+    """The id of the living process that was noted in `pid_file`, for those who did not start it themselves."""
+    try:
+        process = _identity(json.loads(pid_file.read_text())["process"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return process.pid if process is not None and process.is_alive() else None
+
+
 def end_leftover(pid_file: Path) -> None:
     """Kill what a worker that was itself killed left behind, so that it no longer holds the GPU's memory and files.
 

@@ -1,4 +1,4 @@
-"""Who a process is, read from /proc, so that a number the kernel gave to somebody else is never signalled."""
+"""Processes as /proc shows them: who one is, so that nobody else is ever signalled, and who belongs to its family."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from pathlib import Path
 PROC = Path("/proc")
 #: Indexes into `/proc/<pid>/stat` after the command name, which may itself hold spaces (proc(5) counts from 1, with
 #: two fields before these).
-STATE, GROUP, START_TIME = 0, 2, 19
+STATE, PARENT, GROUP, SESSION, START_TIME = 0, 1, 2, 3, 19
+#: CPU time in user and kernel mode, of the process itself and of children that ended and were waited for; clock ticks.
+CPU_TIMES = slice(11, 15)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +50,34 @@ def with_variable(name: str, value: str) -> list[int]:
     """The processes that were started with `name=value` in their environment, and so all descendants of one start."""
     wanted = f"{name}={value}".encode()
     return [pid for pid in _all_pids() if wanted in _environment(pid)]
+
+
+def family_stats(pid: int) -> dict[int, list[str]]:
+    """`{pid: fields of /proc/<pid>/stat}` of a process, of its descendants, and of all in a session that it leads.
+
+    Empty if there is no such process. One that left the session and whose parent has ended is not found.
+    """
+    stats = {member: fields for member in _all_pids() if (fields := _stat(member)) is not None}
+    children: dict[int, list[int]] = {}
+    for member, fields in stats.items():
+        children.setdefault(int(fields[PARENT]), []).append(member)
+    found: set[int] = set()
+    waiting = [pid, *(member for member, fields in stats.items() if int(fields[SESSION]) == pid)]
+    while waiting:
+        member = waiting.pop()
+        if member in stats and member not in found:
+            found.add(member)
+            waiting += children.get(member, [])
+    return {member: stats[member] for member in found} if pid in found else {}
+
+
+def io_counters(pid: int) -> dict[str, int] | None:
+    """`/proc/<pid>/io`, in bytes and calls; None if it may not be read (another user's process) or is gone."""
+    try:
+        lines = (PROC / str(pid) / "io").read_text().splitlines()
+    except OSError:
+        return None
+    return {name: int(value) for name, _, value in (line.partition(": ") for line in lines)}
 
 
 def _all_pids() -> Iterator[int]:

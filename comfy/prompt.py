@@ -9,13 +9,14 @@ from collections.abc import Callable
 
 from comfy.client import ComfyClient, Place
 from comfy.frames import Event, Preview
-from comfy.history import BLOCKED, History
+from comfy.history import History, is_verdict
 from comfy.mailbox import Mailbox
 from comfy.pace import Pace
+from comfy.polling import Outage, PollClock, final_history
 from comfy.progress import Progress, ProgressTracker, PromptListener
 from comfy.result import PromptResult, result_of
-from comfy.transport import refused
-from core.errors import ComfyUnavailable, FleetError, PromptInterrupted, PromptTimeout
+from comfy.watchdog import Watchdog
+from core.errors import ComfyUnavailable, FleetError, PromptInterrupted, PromptStuck, PromptTimeout
 
 
 class PromptHandle:
@@ -37,6 +38,7 @@ class PromptHandle:
         pace: Pace,
         on_end: Callable[[PromptHandle], None],
         on_deaf: Callable[[str], None],
+        watchdog: Watchdog | None = None,
     ) -> None:
         """`client_id`: the connection its events come through; None if there is none, then it is only polled."""
         self.prompt_id = prompt_id
@@ -49,18 +51,20 @@ class PromptHandle:
         self._pace = pace
         self._on_end = on_end
         self._on_deaf = on_deaf
+        self._watchdog = watchdog
         self._mailbox = Mailbox()
         self._wake = threading.Event()
         self._ended = threading.Event()
         self._interrupting = False
+        #: When ComfyUI first took the request to stop.
+        self._interrupted_at = float("inf")
         self._told_started = False
         self._clock_from = float("inf")
+        #: When the prompt started, or the socket brought something about it, whichever was later.
         self._heard_at = time.monotonic()
-        self._polled_at = 0.0
-        self._poll_at = 0.0 if client_id is None else self._heard_at + pace.heartbeat_s
-        self._poll_pause_s = pace.poll_first_s
+        self._polls = PollClock(pace, at_once=client_id is None)
+        self._outage = Outage(pace)
         self._missed = 0
-        self._failing_since: float | None = None
 
     # Called by the session and by the thread that reads the socket; none of these may block.
 
@@ -77,7 +81,7 @@ class PromptHandle:
         if progress is not None and self._listener is not None:
             self._mailbox.put_progress(progress)
             self._wake.set()
-        if _is_last_but_one(event):
+        if is_verdict(event.kind, event.data):
             # The end marker follows at once. If it does not, it is lost, and polling finds the end.
             self._plan_poll(quickly=True)
 
@@ -97,8 +101,7 @@ class PromptHandle:
     def poll_now(self) -> None:
         """Something happened in the queue; if no events come for this prompt, that may be its end."""
         if self._client_id is None:
-            # The queue of a busy server changes often; that is no reason to ask more often than this.
-            self._poll_at = self._polled_at + self._pace.poll_least_s
+            self._polls.nudge()
             self._wake.set()
 
     def start_clock(self) -> None:
@@ -112,11 +115,6 @@ class PromptHandle:
         """The latest known point of the run."""
         return self._tracker.latest
 
-    @property
-    def idle_s(self) -> float:
-        """Seconds since the last event of this prompt, for a watchdog; counts only what the socket brings."""
-        return time.monotonic() - self._heard_at
-
     def interrupt(self) -> None:
         """Ask ComfyUI to stop this prompt, pending or running; `wait` then raises `PromptInterrupted`.
 
@@ -127,7 +125,7 @@ class PromptHandle:
         """
         self._interrupting = True
         self._plan_poll(quickly=True)
-        self._client.interrupt(self.prompt_id, read_timeout_s=self._pace.answer_s)
+        self._send_interrupt()
 
     def withdraw(self) -> None:
         """Stop a prompt of which only a part would run, and see it gone, so that nothing of it follows the error."""
@@ -147,7 +145,8 @@ class PromptHandle:
           PromptFailed: a node raised; permanent.
           ComfyOutOfMemory: the GPU's memory did not suffice.
           PromptInterrupted: we, or somebody else, interrupted it.
-          PromptTimeout: it ran longer than `timeout_s`; the message says whether it obeyed the interrupt.
+          PromptTimeout: it ran longer than `timeout_s`; `still_runs` says that it did not obey the interrupt.
+          PromptStuck: it does not react to an interrupt of ours, or the watchdog sees no sign of life.
           ComfyUnavailable: the process is gone, restarted, or does not know the prompt any more.
         """
         try:
@@ -173,10 +172,10 @@ class PromptHandle:
             deadline = self._clock_from + timeout_s if timeout_s is not None else float("inf")
             if now >= deadline:
                 return False
-            if now >= self._poll_at:
+            if now >= (poll_at := self._polls.due_at):
                 self._poll()
             elif not self._ended.is_set():
-                self._wake.wait(min(self._poll_at, deadline) - now)
+                self._wake.wait(min(poll_at, deadline) - now)
         return True
 
     def _deliver(self) -> None:
@@ -193,6 +192,7 @@ class PromptHandle:
 
     def _mark_started(self) -> None:
         self.start_clock()
+        self._heard_at = time.monotonic()
         self.started.set()
         self._wake.set()
 
@@ -206,26 +206,28 @@ class PromptHandle:
     def _plan_poll(self, *, quickly: bool = False) -> None:
         """Set the time of the next poll: soon if no event will tell us, else a heartbeat later."""
         if quickly:
-            self._poll_pause_s = self._pace.poll_first_s
-        pause_s = self._pace.heartbeat_s
+            self._polls.hurry()
         if self._missed:
-            pause_s = self._pace.recheck_s
-        elif quickly or self._client_id is None or self._interrupting or self._failing_since is not None:
-            pause_s = self._poll_pause_s
-            self._poll_pause_s = min(1.5 * pause_s, self._pace.poll_last_s)
-        self._poll_at = time.monotonic() + pause_s
+            self._polls.plan_recheck()
+        elif quickly or self._client_id is None or self._interrupting or self._outage.lasts:
+            self._polls.plan_soon()
+        else:
+            self._polls.plan_heartbeat()
         self._wake.set()
 
     def _poll(self) -> None:
-        self._polled_at = time.monotonic()
+        self._polls.begin()
         try:
             place = self._client.find(self.prompt_id, read_timeout_s=self._pace.answer_s)
             if place in ("pending", "running") and self._interrupting:
-                self._client.interrupt(self.prompt_id, read_timeout_s=self._pace.answer_s)
+                self._send_interrupt()
+            self._watch(place)
         except ComfyUnavailable as exc:
-            self._bear(exc)
+            if self._watchdog is not None:
+                self._watchdog.see_nothing()
+            self._outage.bear(exc)
         else:
-            self._failing_since = None
+            self._outage.end()
             self._take_place(place)
         self._plan_poll()
 
@@ -240,6 +242,22 @@ class PromptHandle:
         elif place == "running" and not self.started.is_set():
             self._expect(self.started)
             self._mark_started()
+
+    def _send_interrupt(self) -> None:
+        self._client.interrupt(self.prompt_id, read_timeout_s=self._pace.answer_s)
+        self._interrupted_at = min(self._interrupted_at, time.monotonic())
+
+    def _watch(self, place: Place | None) -> None:
+        """Raise PromptStuck if the prompt will not end by itself."""
+        now = time.monotonic()
+        if place == "running":
+            if now - self._interrupted_at >= self._pace.interrupt_grace_s and not self._ended.is_set():
+                raise PromptStuck("the prompt does not react to an interrupt")
+            if self._watchdog is not None and self.started.is_set():
+                self._watchdog.see_running(quiet_s=now - self._heard_at, has_events=self._client_id is not None)
+        elif place == "pending" and self._watchdog is not None and now >= self._clock_from:
+            is_idle = self._client.waits_in_vain(self.prompt_id, read_timeout_s=self._pace.answer_s)
+            self._watchdog.see_pending(server_is_idle=is_idle)
 
     def _expect(self, event: threading.Event) -> None:
         """The poll knows what the socket should have told us; if it does not follow at once, the socket is deaf."""
@@ -257,14 +275,6 @@ class PromptHandle:
             raise PromptInterrupted("the prompt was removed from ComfyUI's queue before it ran")
         raise ComfyUnavailable(f"ComfyUI at {self._client.base_url} lost the prompt: it restarted, or was emptied")
 
-    def _bear(self, exc: ComfyUnavailable) -> None:
-        """Put up with a server that does not answer, for a while that depends on how it does not."""
-        now = time.monotonic()
-        self._failing_since = self._failing_since or now
-        limit_s = self._pace.refused_s if refused(exc) else self._pace.unresponsive_s
-        if now - self._failing_since >= limit_s:
-            raise exc
-
     def _give_up(self, timeout_s: float) -> None:
         """Interrupt a prompt that ran too long. Returns only if it ended by itself in the same moment."""
         try:
@@ -279,26 +289,11 @@ class PromptHandle:
                 return
         except PromptInterrupted:
             ended = True
+        except PromptStuck:
+            ended = False
         state = "was interrupted" if ended else "does not react to an interrupt"
-        raise PromptTimeout(f"the prompt ran longer than {timeout_s:g} s and {state}")
+        raise PromptTimeout(f"the prompt ran longer than {timeout_s:g} s and {state}", still_runs=not ended)
 
     def _final_history(self) -> History:
-        """Ask for the history until it is there; normally the first answer has it."""
-        give_up_at = time.monotonic() + self._pace.late_history_s
-        pause_s = 0.005
-        while True:
-            history = self._client.history(self.prompt_id)
-            if history is not None:
-                return history
-            if self._interrupting:
-                raise PromptInterrupted("the prompt was cancelled before it ran")
-            if time.monotonic() >= give_up_at:
-                raise ComfyUnavailable(f"ComfyUI at {self._client.base_url} has no history of a prompt it finished")
-            time.sleep(pause_s)
-            pause_s = min(2 * pause_s, 0.5)
-
-
-def _is_last_but_one(event: Event) -> bool:
-    if event.kind == "execution_error":
-        return event.data.get("exception_type") != BLOCKED
-    return event.kind in ("execution_success", "execution_interrupted")
+        patience_s = self._pace.late_history_s
+        return final_history(self._client, self.prompt_id, patience_s, was_cancelled=lambda: self._interrupting)

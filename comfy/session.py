@@ -17,6 +17,7 @@ from comfy.prompt import PromptHandle
 from comfy.rejection import dropped_outputs
 from comfy.result import PromptResult
 from comfy.transport import refused
+from comfy.watchdog import Watchdog
 from core.errors import ComfyUnavailable
 
 __all__ = ["ComfySession", "Pace", "PromptHandle", "PromptResult"]
@@ -74,6 +75,7 @@ class ComfySession:
         listener: PromptListener | None = None,
         nodes_total: int | None = None,
         resume: bool = False,
+        watchdog: Watchdog | None = None,
     ) -> PromptHandle:
         """Queue a prompt and return a handle to wait for it.
 
@@ -83,6 +85,7 @@ class ComfySession:
           listener: told about start, progress and previews by the thread that calls `wait`.
           nodes_total: how many nodes will run, for the progress; all nodes of the graph by default.
           resume: this very prompt id may have been posted before; look for it first and take it up if it is there.
+          watchdog: makes `wait` raise `PromptStuck`; a new one for each prompt.
         Raises:
           PromptRejected: ComfyUI refuses the graph, or a part of it: a job runs whole or not at all.
           ComfyUnavailable: ComfyUI does not take the prompt.
@@ -90,10 +93,10 @@ class ComfySession:
         tracker = ProgressTracker(graph, nodes_total=nodes_total)
         if resume and self.client.find(prompt_id) is not None:
             # Its events go to a connection that is not ours.
-            return self._register(prompt_id, None, tracker, listener)
+            return self._register(prompt_id, None, tracker, listener, watchdog)
         client_id = self._client_id()
         # Registered before it is posted: its first events may overtake the reply.
-        handle = self._register(prompt_id, client_id, tracker, listener)
+        handle = self._register(prompt_id, client_id, tracker, listener, watchdog)
         try:
             # Without a socket the prompt still needs a client id, or cached outputs are missing from some histories.
             accepted = self._post(graph, prompt_id, client_id or str(uuid.uuid4()), extra_data)
@@ -134,7 +137,12 @@ class ComfySession:
         return self.client.post_prompt(graph, prompt_id=prompt_id, client_id=client_id, extra_data=extra_data)
 
     def _register(
-        self, prompt_id: str, client_id: str | None, tracker: ProgressTracker, listener: PromptListener | None
+        self,
+        prompt_id: str,
+        client_id: str | None,
+        tracker: ProgressTracker,
+        listener: PromptListener | None,
+        watchdog: Watchdog | None,
     ) -> PromptHandle:
         handle = PromptHandle(
             prompt_id,
@@ -145,6 +153,7 @@ class ComfySession:
             pace=self._pace,
             on_end=self._forget,
             on_deaf=self._replace_socket,
+            watchdog=watchdog,
         )
         with self._lock:
             self._handles[prompt_id] = handle

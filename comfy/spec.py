@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from comfy.model_paths import FILE_NAME, write_model_paths
 from core.errors import ConfigurationError
 from core.settings import process_environment
 
@@ -35,10 +36,11 @@ class InstanceSpec:
 
     #: Name of the GPU within this host, for instance `gpu0`.
     name: str
-    #: CUDA index in PCI bus order (as `nvidia-smi` counts) or UUID; None hides every GPU.
+    #: UUID, or CUDA index in PCI bus order (as `nvidia-smi` counts); None hides every GPU.
     gpu: str | None
     kind: Literal["simulator", "comfyui", "attached"]
-    #: Its own directory, shared with no other instance: output/, input/, temp/, user/, comfyui.log, instance.pid.
+    #: Its own directory, shared with no other instance: output/, input/, temp/, user/, comfyui.log, instance.pid,
+    #: extra_model_paths.yaml.
     data_dir: Path
     #: Base URL of an attached instance.
     url: str | None = None
@@ -49,6 +51,10 @@ class InstanceSpec:
     #: Its interpreter; None means the checkout's own virtual environment, else `python3`.
     comfyui_python: Path | None = None
     extra_args: tuple[str, ...] = ()
+    #: Models it reads beside the checkout's own: a folder with `checkpoints`, `loras` and so on. Only for a ComfyUI.
+    models_dir: Path | None = None
+    #: The card's name, for people.
+    gpu_name: str | None = None
     #: Seconds from the start of the process to its first answer.
     start_timeout_s: float = 120.0
 
@@ -57,6 +63,16 @@ def make_directories(spec: InstanceSpec) -> None:
     """Create the instance's directories; ComfyUI refuses a `--user-directory` that does not exist."""
     for name in ("output", "input", "temp", "user"):
         (spec.data_dir / name).mkdir(parents=True, exist_ok=True)
+
+
+def write_files(spec: InstanceSpec) -> None:
+    """Write what the command line points to, anew for each start: folders of models come and go.
+
+    Raises:
+      OSError: the models' folder cannot be read, or the instance's own not written.
+    """
+    if spec.kind == "comfyui" and spec.models_dir is not None:
+        write_model_paths(spec.data_dir, spec.models_dir)
 
 
 def working_directory(spec: InstanceSpec) -> Path:
@@ -79,7 +95,7 @@ def command_line(spec: InstanceSpec, port: int) -> list[str]:
             raise ConfigurationError(
                 f"{argument} is not allowed for {spec.name}: each instance has its own GPU already."
             )
-    return [*_program(spec), *spec.extra_args, *_own_arguments(spec, port)]
+    return [*_program(spec), *spec.extra_args, *_model_arguments(spec), *_own_arguments(spec, port)]
 
 
 def clean_environment(spec: InstanceSpec) -> dict[str, str]:
@@ -96,6 +112,13 @@ def clean_environment(spec: InstanceSpec) -> dict[str, str]:
         # The log must hold the last words of a process that was killed.
         "PYTHONUNBUFFERED": "1",
     }
+
+
+def _model_arguments(spec: InstanceSpec) -> list[str]:
+    # The option adds up, so that files among the extra arguments are read as well.
+    if spec.kind != "comfyui" or spec.models_dir is None:
+        return []
+    return ["--extra-model-paths-config", str(spec.data_dir.absolute() / FILE_NAME)]
 
 
 def _own_arguments(spec: InstanceSpec, port: int) -> list[str]:

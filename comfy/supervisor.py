@@ -1,4 +1,8 @@
-"""Keep one instance alive: start, probe, and restart with growing pauses, from one daemon thread."""
+"""Keep one instance alive from one daemon thread: start, probe, replace; pause between starts, and rest after too many.
+
+A life of the instance ends in one of three ways: it fails, the operator wishes a restart, or supervision stops. Only
+failures are counted, and only they are followed by a pause or a quarantine.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +12,13 @@ import time
 from collections.abc import Callable
 from typing import Literal
 
+from comfy.failures import Failures
 from comfy.instance import Instance
-from core.errors import FleetError
+from core.errors import ComfyUnavailable, FleetError
 
 logger = logging.getLogger(__name__)
 
-State = Literal["starting", "healthy", "restarting", "stopped"]
+State = Literal["starting", "healthy", "restarting", "quarantined", "stopped"]
 
 #: An instance to be replaced gets this long to end by itself; ComfyUI ends at once on SIGTERM unless it hangs.
 REPLACE_GRACE_S = 1.0
@@ -21,15 +26,29 @@ REPLACE_GRACE_S = 1.0
 SECOND_LOOK_S = 0.2
 
 
-class Supervisor:
-    """Runs one instance until `stop`.
+class InstanceUnfit(ComfyUnavailable):
+    """The instance answers, but must not take jobs, for instance because its warm-up failed: its start has failed."""
 
-    Callbacks run in the supervisor's thread, and must return soon: meanwhile nothing is probed.
-      on_up(): the instance answers; its `base_url` is new. If it raises a `FleetError` it is called again at each probe
-        until it returns.
-      on_down(reason): the instance was lost, or an attempt to start it failed, so it may come several times in a row.
-        Called before what is left of the process is killed, and not because of `stop`. A `FleetError` is only logged.
+
+def _say_nothing(_reason: str, _until_s: float) -> None:
+    """Stands in where nobody wants to know of a quarantine."""
+
+
+class Supervisor:
+    """Runs one instance until `stop`. All methods may be called from any thread.
+
+    Callbacks run in the supervisor's thread: until they return nothing is probed, and `stop` waits for them.
+      on_up(): the instance answers; its `base_url` is new. If it raises `InstanceUnfit`, the start has failed. If it
+        raises another `FleetError`, it is called again at each probe until it returns.
+      on_down(reason): the instance was lost, is to be replaced or restarted, or an attempt to start it failed, so it
+        may come several times in a row. Called before what is left of the process is killed, and not because of
+        `stop`. A `FleetError` is only logged.
+      on_quarantine(reason, until_s): it failed too often, the last time for that reason, and is not started again
+        before `until_s` (wall clock, seconds since 1970). Called after on_down. If it raises a `FleetError`, it is
+        called again until it returns. The end of a quarantine shows as on_up or on_down.
     Any other exception of a callback ends the thread and the instance with it; `state` is then `stopped`.
+
+    An attached instance is never started or ended; it only counts as down, for as long as another would be.
     """
 
     def __init__(
@@ -38,24 +57,40 @@ class Supervisor:
         *,
         on_up: Callable[[], None],
         on_down: Callable[[str], None],
+        on_quarantine: Callable[[str, float], None] = _say_nothing,
         probe_interval_s: float = 1.0,
         misses: int = 2,
         first_pause_s: float = 0.5,
         longest_pause_s: float = 30.0,
         healthy_after_s: float = 60.0,
+        quarantine_after: int = 5,
+        quarantine_s: float = 600.0,
+        quarantine_window_s: float = 600.0,
     ) -> None:
         """Parameters:
         misses: probes in a row without an answer after which a process that still runs is replaced.
         first_pause_s, longest_pause_s: the pause before a restart, doubled after each until the longest.
         healthy_after_s: an instance that lived this long starts again from the first pause.
+        quarantine_after, quarantine_window_s: so many failures within so many seconds end in a quarantine.
+        quarantine_s: how long that lasts.
         """
         self._instance = instance
-        self._on_up, self._on_down = on_up, on_down
+        self._on_up, self._on_down, self._on_quarantine = on_up, on_down, on_quarantine
         self._probe_interval_s, self._misses = probe_interval_s, misses
-        self._first_pause_s, self._longest_pause_s = first_pause_s, longest_pause_s
-        self._healthy_after_s = healthy_after_s
-        self._pause_s = first_pause_s
+        self._healthy_after_s, self._quarantine_s = healthy_after_s, quarantine_s
+        self._failures = Failures(
+            first_pause_s=first_pause_s,
+            longest_pause_s=longest_pause_s,
+            limit=quarantine_after,
+            window_s=quarantine_window_s,
+        )
+        #: Guards `state` and `_useless` together, so that a call meant for one life never ends the next.
+        self._lock = threading.Lock()
+        #: Why the healthy instance is to be replaced.
+        self._useless: str | None = None
         self._stopping = threading.Event()
+        #: What goes on now, be it a start, a life, a pause or a quarantine, ends at once; nothing of it is a failure.
+        self._called_off = threading.Event()
         self._wake = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"supervise-{instance.spec.name}", daemon=True)
         self.state: State = "starting"
@@ -71,77 +106,148 @@ class Supervisor:
     def stop(self) -> None:
         """End the instance and the supervision of it; returns when both are over. May be called more than once."""
         self._stopping.set()
-        self._wake.set()
+        self._call_off()
         if self._thread.is_alive() and threading.current_thread() is not self._thread:
             self._thread.join()
-        self.state = "stopped"
+        self._enter("stopped")
 
     def report_lost(self) -> None:
         """Probe now: a job saw its connection to the instance end."""
         self._wake.set()
 
+    def replace(self, reason: str) -> None:
+        """What runs now is of no use, though it answers: end it and start it again. Counts as a failure.
+
+        Returns at once. Does nothing unless the instance is healthy. An attached one rests for a pause instead.
+        """
+        with self._lock:
+            if self.state == "healthy":
+                self._useless = reason
+                self._wake.set()
+
+    def restart(self) -> None:
+        """By an operator's wish: end it and start it again, at once, whatever it does. No failure; ends a quarantine.
+
+        Returns at once.
+        """
+        self._call_off()
+
+    def release(self) -> None:
+        """End a quarantine now; does nothing if there is none."""
+        with self._lock:
+            if self.state == "quarantined":
+                self._call_off()
+
+    def _call_off(self) -> None:
+        self._called_off.set()
+        self._wake.set()
+
+    def _enter(self, state: State) -> None:
+        with self._lock:
+            self.state, self._useless = state, None
+
     def _run(self) -> None:
         try:
             while not self._stopping.is_set():
-                reason = self._live()
+                failure = self._live()
                 if self._stopping.is_set():
                     return
-                self._go_down(reason)
-                if self._stopping.wait(self._next_pause_s()):
-                    return
-                self.restarts += 1
+                self._go_down(failure)
+                if failure is not None:
+                    self._rest(failure)
+                # Whatever was called off has ended. Cleared before the next look at `_stopping`, since `stop` sets the
+                # two the other way round.
+                self._called_off.clear()
+                if not self._stopping.is_set():
+                    self.restarts += 1
         finally:
-            self.state = "stopped"
+            self._enter("stopped")
             self._end_instance(grace_s=5.0)
 
-    def _live(self) -> str:
-        """One life of the instance, from start to loss; returns how it ended."""
+    def _live(self) -> str | None:
+        """One life of the instance, from start to end; returns why it failed, None if it was called off."""
         try:
             self._instance.start()
-            self._instance.wait_ready(cancel=self._stopping)
+            self._instance.wait_ready(cancel=self._called_off)
+            self._enter("healthy")
+            logger.info("%s: answers at %s", self._instance.spec.name, self._instance.base_url)
+            healthy_since_s = time.monotonic()
+            failure = self._watch()
         except FleetError as exc:
-            return str(exc)
-        self.state = "healthy"
-        logger.info("%s: answers at %s", self._instance.spec.name, self._instance.base_url)
-        healthy_since = time.monotonic()
-        reason = self._watch()
-        if time.monotonic() - healthy_since >= self._healthy_after_s:
-            self._pause_s = self._first_pause_s
-        return reason
+            return None if self._called_off.is_set() else str(exc)
+        if time.monotonic() - healthy_since_s >= self._healthy_after_s:
+            self._failures.shorten_pauses()
+        return failure
 
-    def _watch(self) -> str:
+    def _watch(self) -> str | None:
+        """Follow a healthy instance to its end.
+
+        Raises:
+          InstanceUnfit: it was not that healthy.
+        """
         misses = 0
         announced = False
-        while not self._stopping.is_set():
+        while not self._called_off.is_set():
             announced = announced or self._announce_up()
             self._wake.wait(min(SECOND_LOOK_S, self._probe_interval_s) if misses else self._probe_interval_s)
             self._wake.clear()
-            if self._stopping.is_set():
+            if self._called_off.is_set():
                 break
+            if self._useless is not None:
+                return self._useless
             misses = 0 if self._instance.probe() else misses + 1
             if not self._instance.is_alive:
                 return f"{self._instance.spec.name} {self._instance.how_it_ended()}."
             if misses >= self._misses:
                 return f"{self._instance.spec.name} no longer answers."
-        return "stopped"
+        return None
 
     def _announce_up(self) -> bool:
         try:
             self._on_up()
+        except InstanceUnfit:
+            raise
         except FleetError as exc:
             logger.warning("%s: is up, but saying so failed: %s", self._instance.spec.name, exc)
             return False
         return True
 
-    def _go_down(self, reason: str) -> None:
-        self.state = "restarting"
-        self.last_error = reason
-        logger.warning("%s: down: %s", self._instance.spec.name, reason)
-        try:
-            self._on_down(reason)
-        except FleetError as exc:
-            logger.warning("%s: is down, but saying so failed: %s", self._instance.spec.name, exc)
+    def _go_down(self, failure: str | None) -> None:
+        self._enter("restarting")
+        name = self._instance.spec.name
+        if failure is not None:
+            self.last_error = failure
+            logger.warning("%s: down: %s", name, failure)
+        reason = f"{name} is restarted on request." if failure is None else failure
+        self._tell("down", lambda: self._on_down(reason))
         self._end_instance(REPLACE_GRACE_S)
+
+    def _rest(self, failure: str) -> None:
+        """Let time pass before the next start; how much depends on how often it failed."""
+        self._failures.add()
+        if not self._failures.are_too_many():
+            self._called_off.wait(self._failures.next_pause_s())
+            return
+        self._enter("quarantined")
+        self._sit_out(failure)
+        self._failures.forget()
+        self._enter("restarting")
+
+    def _sit_out(self, failure: str) -> None:
+        until_s, end_s = time.time() + self._quarantine_s, time.monotonic() + self._quarantine_s
+        logger.error("%s: in quarantine for %g s: %s", self._instance.spec.name, self._quarantine_s, failure)
+        announced = False
+        while not self._called_off.is_set() and (left_s := end_s - time.monotonic()) > 0:
+            announced = announced or self._tell("in quarantine", lambda: self._on_quarantine(failure, until_s))
+            self._called_off.wait(left_s if announced else min(left_s, self._probe_interval_s))
+
+    def _tell(self, state: str, say: Callable[[], None]) -> bool:
+        try:
+            say()
+        except FleetError as exc:
+            logger.warning("%s: is %s, but saying so failed: %s", self._instance.spec.name, state, exc)
+            return False
+        return True
 
     def _end_instance(self, grace_s: float) -> None:
         try:
@@ -150,7 +256,3 @@ class Supervisor:
             # The next start tries again, and fails with this same reason while the process is still there.
             self.last_error = str(exc)
             logger.error("%s: %s", self._instance.spec.name, exc)
-
-    def _next_pause_s(self) -> float:
-        pause_s, self._pause_s = self._pause_s, min(self._pause_s * 2, self._longest_pause_s)
-        return pause_s

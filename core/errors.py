@@ -19,9 +19,11 @@
         NoHealthyInstance                no GPU can say which graphs it runs yet; carries `retry_after_s`
         LedgerUnavailable                the database does not answer
         BrokerUnavailable                the message broker does not answer
+        InstanceUnreachable              the worker of an instance does not answer an operator
         ComfyUnavailable                 a ComfyUI instance does not answer, or lost its prompt
         ComfyOutOfMemory                 the GPU ran out of memory
         PromptTimeout                    a prompt ran longer than allowed
+        PromptStuck                      a prompt shows no sign of life any more
         DeliveryFailed                   an upload or webhook could not be delivered now
       PermanentError                   trying again cannot help
         PromptRejected                   ComfyUI refused the graph; carries `node_errors`
@@ -180,6 +182,12 @@ class BrokerUnavailable(TransientError):
     code = "broker_unavailable"
 
 
+class InstanceUnreachable(TransientError):
+    """The worker of an instance does not answer an operator's command."""
+
+    code = "instance_unreachable"
+
+
 class ComfyUnavailable(TransientError):
     """A ComfyUI instance does not answer, or no longer knows a prompt it had accepted."""
 
@@ -208,6 +216,17 @@ class PromptTimeout(TransientError):
     """A prompt ran longer than allowed."""
 
     code = "timeout"
+
+    def __init__(self, message: str, still_runs: bool = False) -> None:
+        super().__init__(message, still_runs)
+        #: It did not react to the interrupt: its instance is of no use until it is restarted.
+        self.still_runs = still_runs
+
+
+class PromptStuck(TransientError):
+    """A prompt shows no sign of life, or does not react to an interrupt: its instance has to be restarted."""
+
+    code = "stuck"
 
 
 class DeliveryFailed(TransientError):

@@ -71,6 +71,8 @@ class NewJob:
     priority: int = 0
     #: Labels of the client, a map or one string; returned as given.
     metadata: Any = None
+    #: The final values of its template's parameters, drawn seeds included; None for a plain graph.
+    parameters: dict[str, Any] | None = None
     #: Seconds the client expects the job to take on an RTX 4090 (`/generate` contract).
     expected_time_s: float | None = None
     #: The client's own id (`/generate` contract); unique among jobs that are kept.
@@ -132,6 +134,8 @@ class Job:
     #: `gpu0@host` while an attempt runs, and afterwards the one that ran last.
     instance: str | None = None
     metadata: Any = None
+    #: As in `NewJob`.
+    parameters: dict[str, Any] | None = None
     request_id: str | None = None
     expected_time_s: float | None = None
     webhook: dict[str, Any] | None = None

@@ -15,9 +15,9 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from kombu import Connection, Consumer, Exchange, Message, Producer, Queue
-from kombu.exceptions import KombuError
 from kombu.utils.uuid import uuid
 
+from core.broker_errors import broker_errors
 from core.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -61,14 +61,6 @@ def connect(settings: Settings) -> Connection:
     else:
         options |= {"connect_timeout": 2.0, "write_timeout": 2.0}
     return Connection(url, connect_timeout=2.0, heartbeat=HEARTBEAT_S, transport_options=options)
-
-
-def _broker_errors(settings: Settings) -> tuple[type[BaseException], ...]:
-    """What a broker that is away, slow or still starting makes kombu raise."""
-    connection = Connection(settings.transport_url)
-    # Not the recoverable ones alone: a RabbitMQ that starts refuses its virtual hosts for good, in its own words.
-    errors: tuple[type[BaseException], ...] = (*connection.connection_errors, *connection.channel_errors)
-    return (KombuError, OSError, *errors)
 
 
 class NoticeSender:
@@ -115,7 +107,7 @@ class NoticeSender:
                 with connect(self._settings) as connection:
                     self._publish(connection)
                     return
-            except _broker_errors(self._settings):
+            except broker_errors(self._settings.transport_url):
                 log.debug("notices: the broker is away", exc_info=True)
                 if self._closing.wait(RECONNECT_S):
                     return
@@ -171,7 +163,7 @@ class NoticeListener:
             try:
                 with connect(self._settings) as connection:
                     self._listen(connection)
-            except _broker_errors(self._settings):
+            except broker_errors(self._settings.transport_url):
                 log.debug("notices: the broker is away", exc_info=True)
             self.connected.clear()
             self._stopped.wait(RECONNECT_S)

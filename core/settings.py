@@ -69,7 +69,7 @@ class Settings(BaseSettings):
     flower_basic_auth: SecretStr = SecretStr("")
 
     # --- GPUs and ComfyUI -------------------------------------------------------------------------------------------
-    #: CUDA indices or UUIDs; empty means every GPU that nvidia-smi lists.
+    #: CUDA indices or UUIDs; empty means every GPU that the driver lists.
     gpus: CommaList = ()
     #: How many simulated GPUs to start where there is neither a GPU nor a ComfyUI.
     simulated_gpus: int = Field(2, ge=1, le=64)
@@ -85,6 +85,28 @@ class Settings(BaseSettings):
     comfyui_urls: CommaList = ()
     #: Seconds an instance may take to start.
     comfyui_start_timeout_s: float = Field(180.0, gt=0, allow_inf_nan=False)
+    #: A folder of models shared by all instances, beside those of the checkout.
+    models_dir: Path | None = None
+    #: A workflow that each instance runs after its start, before it takes jobs.
+    warmup_workflow: Path | None = None
+    #: Seconds a warm-up may take.
+    warmup_timeout_s: float = Field(600.0, gt=0, allow_inf_nan=False)
+    #: Failures of an instance within ten minutes after which it is quarantined.
+    quarantine_after: int = Field(5, ge=1)
+    #: Seconds a quarantine lasts.
+    quarantine_s: float = Field(600.0, gt=0, allow_inf_nan=False)
+    #: Seconds without a message about the running prompt, and without work of ComfyUI's processes, that mean stuck.
+    stuck_idle_s: float = Field(120.0, gt=0, allow_inf_nan=False)
+    #: Seconds without a message about the running prompt that mean stuck, whatever ComfyUI's processes do.
+    stuck_s: float = Field(1800.0, gt=0, allow_inf_nan=False)
+    #: Seconds a running prompt gets to react to an interrupt before its instance is replaced.
+    interrupt_grace_s: float = Field(30.0, gt=0, allow_inf_nan=False)
+    #: Seconds a worker that is told to stop may go on with its running job.
+    drain_grace_s: float = Field(30.0, ge=0, allow_inf_nan=False)
+    #: An instance whose disk has less free space takes no jobs.
+    min_free_disk_bytes: int = Field(1024**3, ge=0)
+    #: Seconds after which files in an instance's own directories are removed.
+    instance_files_s: float = Field(24 * 3600.0, gt=0, allow_inf_nan=False)
 
     # --- jobs -------------------------------------------------------------------------------------------------------
     lease_s: float = Field(20.0, gt=0, allow_inf_nan=False)
@@ -94,10 +116,16 @@ class Settings(BaseSettings):
     max_attempts: int = Field(3, ge=1)
     #: Longest run of one prompt, in seconds.
     job_timeout_s: float = Field(3600.0, gt=0, allow_inf_nan=False)
+    #: Longest wait of a job for its first GPU, in seconds; 0 means no limit.
+    queue_timeout_s: float = Field(0.0, ge=0, allow_inf_nan=False)
     #: A second prompt is queued on an instance when the running one should end within this many seconds.
     look_ahead_s: float = Field(2.0, ge=0, allow_inf_nan=False)
     #: Seconds a finished job, its outputs and its events are kept.
     retention_s: float = Field(7 * 24 * 3600.0, gt=0, allow_inf_nan=False)
+
+    # --- workflows --------------------------------------------------------------------------------------------------
+    #: A directory of further workflow templates; one of the same name as a shipped one wins.
+    workflows_dir: Path | None = None
 
     # --- secrets ----------------------------------------------------------------------------------------------------
     #: Base64 of 32 random bytes that seal secrets in the ledger; generated and kept in the data directory when empty.
@@ -108,6 +136,9 @@ class Settings(BaseSettings):
     webhook_timeout_s: float = Field(
         30.0, gt=0, le=300, validation_alias=AliasChoices("WEBHOOK_TIMEOUT", "webhook_timeout_s")
     )
+
+    #: The template that the modifier `RawWorkflow` fills when a request brings no graph.
+    comfy_model: str = Field("sd3", validation_alias=AliasChoices("COMFY_MODEL", "comfy_model"))
 
     # --- the command line as a client: the official SDK's names -----------------------------------------------------
     comfy_base_url: str = Field(

@@ -13,6 +13,7 @@ from tasks.names import GENERATE
 from tasks.outcome import Failed, Finished
 from tasks.recorder import Recorder
 from tasks.runtime import FleetTask
+from tasks.sparing import spared_from_sigterm
 from tasks.station import Station
 
 log = logging.getLogger(__name__)
@@ -41,7 +42,8 @@ def generate(self: FleetTask, job_id: str) -> list[str | int]:
     """Run one waiting job on this worker's instance; returns `[job_id, attempt]` of the job that was run."""
     assert _station is not None, "only a GPU worker runs this task"
     try:
-        outcome = _station.work(job_id)
+        with spared_from_sigterm(self.runtime.settings.drain_grace_s):
+            outcome = _station.work(job_id)
     except ComfyUnavailable as exc:
         log.warning("turn of job %s passed on: %s", job_id, exc)
         time.sleep(REST_S)

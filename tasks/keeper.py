@@ -1,24 +1,34 @@
-"""The main process of a GPU worker: keeps the instance alive and the ledger informed about it."""
+"""The main process of a GPU worker: keeps the instance alive, and the ledger informed about it."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
-from typing import Any
+import time
+from collections.abc import Callable
 
 from comfy.client import ComfyClient
 from comfy.instance import Instance
 from comfy.spec import InstanceSpec
-from comfy.supervisor import Supervisor
-from core.errors import ComfyUnavailable, FleetError, LedgerUnavailable
+from comfy.supervisor import InstanceUnfit, Supervisor
+from core.errors import ComfyUnavailable, LedgerUnavailable
 from core.ledger import Ledger
-from core.ledger.instances import STOPPED, UNHEALTHY
+from core.ledger.instances import QUARANTINED, STOPPED, UNHEALTHY
 from core.settings import Settings
-from tasks.app import make_app
-from tasks.maintenance import take_back
-from tasks.runtime import Runtime
+from tasks.admission import Admission, Condition
+from tasks.facts import read_facts
+from tasks.handback import HandBack
+from tasks.house import House
+from tasks.line import Line
+from tasks.warmup import WarmUp
 
 log = logging.getLogger(__name__)
+
+#: Failures within this time count towards a quarantine.
+WINDOW_S = 600.0
+#: A job that must leave an attached instance gets this long to react to the interrupt.
+LEAVE_S = 3.0
 
 
 class Keeper:
@@ -28,14 +38,37 @@ class Keeper:
         self._settings = settings
         self._spec = spec
         self._instance = Instance(spec)
-        self._supervisor = Supervisor(self._instance, on_up=self._up, on_down=self._down)
+        self._supervisor = Supervisor(
+            self._instance,
+            on_up=self._up,
+            on_down=self._down,
+            on_quarantine=self._quarantine,
+            quarantine_after=settings.quarantine_after,
+            quarantine_s=settings.quarantine_s,
+            # Starts that time out one after the other must count, too.
+            quarantine_window_s=max(WINDOW_S, 2 * settings.quarantine_after * spec.start_timeout_s),
+        )
+        self._warmup = WarmUp(settings, self._instance)
+        self._house = House(settings, self._instance)
         self._ledger: Ledger | None = None
         self._worker = ""
         self._stopping = threading.Event()
+        self._news = threading.Event()
+        self._admission = Admission()
+        #: Held while the ledger is told how the instance is, so that what is told last is what is true.
+        self._telling = threading.Lock()
+        #: Prompts that made an attached instance useless.
+        self._in_the_way: set[str] = set()
+        #: What the pool process has to say: why the instance is to be replaced.
+        self.line = Line()
         #: gpu0@host: how the ledger and other machines call this instance.
         self.name = f"{spec.name}@{settings.host}"
-        #: Whether the instance takes jobs; read by the consumer's gate.
-        self.is_healthy = False
+        self._hand_back = HandBack(settings, self.name)
+
+    @property
+    def takes_jobs(self) -> bool:
+        """Whether turns may be taken; read by the consumer's gate."""
+        return self._admission.takes_jobs
 
     def start(self, *, worker: str) -> None:
         """Register in the ledger, start the instance, and keep both alive.
@@ -45,73 +78,187 @@ class Keeper:
         """
         self._worker = worker
         self._ledger = Ledger(self._settings, pool_size=2)
-        self._persist(
-            lambda ledger: ledger.instances.register(
-                name=self.name, host=self._settings.host, worker=worker, kind=self._spec.kind, gpu=self._spec.gpu
-            )
-        )
+        self._persist(self._register)
+        self.line.listen(self._replace)
         self._supervisor.start()
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
+
+    def begin_to_stop(self) -> None:
+        """The worker was told to end: no more jobs, and the running one gets `drain_grace_s` to finish."""
+        if not self._admission.is_stopping:
+            self._admission.is_stopping = True
+            threading.Thread(target=self._let_go, name="let-go", daemon=True).start()
 
     def stop(self) -> None:
         """End the instance and say so. Idempotent."""
         if self._stopping.is_set():
             return
         self._stopping.set()
-        self.is_healthy = False
-        self._supervisor.stop()
+        self._admission.is_stopping = True
+        self._news.set()
+        self._end_instance()
         if self._ledger is not None:
-            try:
-                self._ledger.instances.down(self.name, worker=self._worker, state=STOPPED, reason="The worker stopped.")
-            except LedgerUnavailable as exc:
-                log.warning("%s: the ledger was not told about the stop: %s", self.name, exc)
+            with self._telling:
+                self._say(Condition(state=STOPPED, reason="The worker stopped."))
             self._ledger.close()
 
+    # What operators ask for, through Celery's remote control. None of these waits for anything.
+
     def interrupt(self, prompt_id: str) -> None:
-        """Interrupt a prompt without keeping the caller waiting."""
+        """Interrupt one prompt."""
         threading.Thread(target=self._interrupt, args=(prompt_id,), name="interrupt", daemon=True).start()
+
+    def drain(self) -> None:
+        """Take no more jobs until `resume`, also after a restart of the worker; the running job goes on."""
+        self._admission.is_drained = True
+        threading.Thread(target=self._turn_away, name="drain", daemon=True).start()
+
+    def resume(self) -> None:
+        """End a drain, or a quarantine."""
+        self._admission.is_drained = False
+        self._news.set()
+        self._supervisor.release()
+
+    def restart(self) -> None:
+        """Start the instance anew when its running job is done, or has been given back after `drain_grace_s`."""
+        if not self._admission.is_restarting:
+            self._admission.is_restarting = True
+            threading.Thread(target=self._restart, name="restart", daemon=True).start()
 
     def lose_jobs(self) -> None:
         """The pool process died: its jobs go to another worker now, not when their leases lapse."""
-        threading.Thread(target=self._lose_jobs, name="lose-jobs", daemon=True).start()
+        threading.Thread(target=self._hand_back.of_dead_process, name="lose-jobs", daemon=True).start()
+
+    # Called by the supervisor, in its thread.
 
     def _up(self) -> None:
-        """Record what the instance is and offers; called again by the supervisor until it succeeds."""
+        """Warm up, and record what the instance is and offers; called again until it succeeds."""
         assert self._ledger is not None
         assert self._instance.base_url is not None
-        client = ComfyClient(self._instance.base_url)
-        try:
-            stats = client.system_stats()
-            object_info = client.object_info()
-        finally:
-            client.close()
+        if self._in_the_way and self._in_the_way & self._running_prompts():
+            raise InstanceUnfit(f"{self._spec.name} still runs a prompt that is stuck; restart that ComfyUI.")
+        self._in_the_way = set()
+        warmup_s = self._warmup.run(self._instance.base_url)
+        facts = read_facts(self._instance.base_url)
         output_dir = self._instance.output_dir
-        self._ledger.instances.up(
-            self.name,
-            worker=self._worker,
-            url=client.base_url,
-            output_dir=None if output_dir is None else str(output_dir),
-            version=str(stats.get("system", {}).get("comfyui_version") or "unknown"),
-            device=_device_name(stats),
-            object_info=object_info,
-            restarts=self._supervisor.restarts,
-        )
-        self.is_healthy = True
+        with self._telling:
+            self._admission.is_up = True
+            self._admission.disk_problem = self._house.disk_problem()
+            condition = self._admission.condition
+            try:
+                self._ledger.instances.up(
+                    self.name,
+                    worker=self._worker,
+                    url=self._instance.base_url,
+                    output_dir=None if output_dir is None else str(output_dir),
+                    version=facts.version,
+                    device=facts.device,
+                    object_info=facts.object_info,
+                    restarts=self._supervisor.restarts,
+                    warmup_s=warmup_s,
+                    state=condition.state,
+                    reason=condition.reason,
+                )
+            except LedgerUnavailable:
+                self._admission.is_up = False
+                raise
 
     def _down(self, reason: str) -> None:
-        self.is_healthy = False
-        assert self._ledger is not None
         # What follows the first line is ComfyUI's log, with paths of this host: clients see the ledger's copy.
-        headline = reason.partition("\n")[0]
-        self._ledger.instances.down(self.name, worker=self._worker, state=UNHEALTHY, reason=headline)
+        self._go_away(Condition(state=UNHEALTHY, reason=reason.partition("\n")[0]))
+
+    def _quarantine(self, reason: str, until_s: float) -> None:
+        until = time.strftime("%H:%M:%S", time.gmtime(until_s))
+        headline = f"Quarantined until {until} UTC after too many failures; fleet resume ends it. The last: "
+        reason = headline + reason.partition("\n")[0]
+        self._go_away(Condition(state=QUARANTINED, reason=reason, quarantined_until_ms=int(until_s * 1000)))
+
+    def _go_away(self, condition: Condition) -> None:
+        with self._telling:
+            self._admission.is_up = False
+            self._admission.away = condition
+            self._say(condition)
+
+    # The heartbeat's thread.
 
     def _beat(self) -> None:
-        while not self._stopping.wait(self._settings.lease_renew_s):
-            assert self._ledger is not None
-            try:
-                self._ledger.instances.heartbeat(self.name, worker=self._worker)
-            except LedgerUnavailable as exc:
-                log.warning("%s: no heartbeat written: %s", self.name, exc)
+        while not self._stopping.is_set():
+            self._news.wait(self._settings.lease_renew_s)
+            self._news.clear()
+            if self._stopping.is_set():
+                return
+            with self._telling:
+                self._admission.disk_problem = self._house.disk_problem()
+                self._say(self._admission.condition)
+            self._house.keep(self._undelivered)
+
+    def _say(self, condition: Condition) -> None:
+        assert self._ledger is not None
+        try:
+            self._ledger.instances.heartbeat(
+                self.name,
+                worker=self._worker,
+                state=condition.state,
+                reason=condition.reason,
+                is_drained=self._admission.is_drained,
+                restarts=self._supervisor.restarts,
+                quarantined_until_ms=condition.quarantined_until_ms,
+            )
+        except LedgerUnavailable as exc:
+            log.warning("%s: the ledger was not told that it is %s: %s", self.name, condition.state, exc)
+
+    def _undelivered(self) -> list[str]:
+        assert self._ledger is not None
+        return self._ledger.deliveries.undelivered(self.name)
+
+    # Threads of their own.
+
+    def _replace(self, reason: str) -> None:
+        """The pool process says that the instance is of no use."""
+        if self._instance.is_attached:
+            # It is not ours to end, so it will answer as before, with the same prompt in the way.
+            self._in_the_way = self._running_prompts()
+        self._supervisor.replace(reason)
+
+    def _running_prompts(self) -> set[str]:
+        client = ComfyClient(self._instance.base_url or "")
+        with contextlib.closing(client), contextlib.suppress(ComfyUnavailable):
+            return client.running_prompts()
+        return set()
+
+    def _let_go(self) -> None:
+        """Have the running job end in time, or go on elsewhere."""
+        self._turn_away()
+        if self._stopping.wait(self._settings.drain_grace_s):
+            return
+        self._hand_back.everything(self._interrupt)
+        if self._stopping.wait(LEAVE_S if self._instance.is_attached else 0.0):
+            return
+        # Its pool process waits for a prompt that is nobody's any more; with the instance gone it stops waiting.
+        self._end_instance()
+
+    def _end_instance(self) -> None:
+        # The supervisor's thread would wait for it.
+        self._warmup.call_off()
+        self._supervisor.stop()
+
+    def _turn_away(self) -> None:
+        """No more jobs: what waits behind the running one goes elsewhere now."""
+        if self._ledger is None:
+            return  # Told to end before it began.
+        # The ledger first, or the pool process would put another job on deck.
+        with self._telling:
+            self._say(self._admission.condition)
+        self._hand_back.what_waits(self._interrupt)
+
+    def _restart(self) -> None:
+        self._turn_away()
+        if not self._hand_back.wait_until_idle(self._settings.drain_grace_s, self._stopping):
+            self._hand_back.everything(self._interrupt)
+        self._admission.is_restarting = False
+        self._go_away(Condition(state=UNHEALTHY, reason="It is being restarted by an operator."))
+        self._warmup.call_off()
+        self._supervisor.restart()
 
     def _interrupt(self, prompt_id: str) -> None:
         if self._instance.base_url is None:
@@ -124,18 +271,18 @@ class Keeper:
         finally:
             client.close()
 
-    def _lose_jobs(self) -> None:
-        runtime = Runtime(self._settings, make_app(self._settings, "gpu"))
-        try:
-            runtime.ledger.claims.expire_leases(self.name)
-            take_back(runtime)
-        except FleetError as exc:
-            log.warning("%s: jobs of a dead process not taken back yet: %s", self.name, exc)
-        finally:
-            runtime.close()
+    def _register(self, ledger: Ledger) -> None:
+        self._admission.is_drained = ledger.instances.register(
+            name=self.name,
+            host=self._settings.host,
+            worker=self._worker,
+            kind=self._spec.kind,
+            gpu=self._spec.gpu,
+        )
 
-    def _persist(self, write: Any) -> None:
+    def _persist(self, write: Callable[[Ledger], None]) -> None:
         """Do a write that the worker cannot start without, for as long as it takes."""
+        assert self._ledger is not None
         while True:
             try:
                 write(self._ledger)
@@ -145,9 +292,3 @@ class Keeper:
                     return
             else:
                 return
-
-
-def _device_name(stats: dict[str, Any]) -> str | None:
-    devices = stats.get("devices") or [{}]
-    name = devices[0].get("name")
-    return None if name is None else str(name)

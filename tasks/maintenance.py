@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 
 from celery import shared_task
@@ -19,6 +20,7 @@ def reconcile(self: FleetTask) -> None:
     """Take back lapsed leases, publish turns that are missing, move forgotten deliveries on, remove what expired."""
     runtime = self.runtime
     take_back(runtime)
+    expire_waiting(runtime)
     publish_missing_turns(runtime)
     resume_deliveries(runtime)
     remove_expired(runtime)
@@ -26,20 +28,36 @@ def reconcile(self: FleetTask) -> None:
 
 def take_back(runtime: Runtime) -> None:
     """Jobs whose worker was lost go to another one, or end."""
-    for job_id, status in runtime.ledger.claims.take_back_lapsed().items():
+    for job_id, status in runtime.ledger.returns.take_back_lapsed().items():
         log.warning("job %s was taken back from a lost worker: %s", job_id, status)
-        if status == QUEUED:
-            runtime.publisher.turn(job_id)
-        else:
+        go_on(runtime, job_id, status)
+
+
+def go_on(runtime: Runtime, job_id: str, status: str) -> None:
+    """Publish what follows for a job that came back from a GPU without a result."""
+    if status == QUEUED:
+        runtime.publisher.turn(job_id)
+    else:
+        runtime.publisher.notify(job_id)
+
+
+def expire_waiting(runtime: Runtime) -> None:
+    """Jobs that waited too long, where the operator set a limit."""
+    limit_s = runtime.settings.queue_timeout_s
+    if limit_s:
+        for job_id in runtime.ledger.returns.expire_waiting(timeout_s=limit_s):
+            log.warning("job %s expired: it waited for longer than %g s", job_id, limit_s)
             runtime.publisher.notify(job_id)
 
 
 def publish_missing_turns(runtime: Runtime) -> None:
-    """One more turn for each idle instance while jobs wait: whatever became of the earlier ones."""
+    """One more turn for each idle instance while jobs wait: whatever became of the earlier ones.
+
+    Also when fewer jobs wait than instances are idle: a turn may reach an instance that must not run the job.
+    """
     idle = runtime.ledger.instances.idle()
-    if not idle:
-        return
-    for job_id in runtime.ledger.jobs.next_queued(limit=len(idle)):
+    waiting = runtime.ledger.jobs.next_queued(limit=len(idle)) if idle else []
+    for _instance, job_id in zip(idle, itertools.cycle(waiting)):
         if not runtime.publisher.turn(job_id):
             return
 

@@ -30,7 +30,7 @@ class Failed(Outcome):
 
 @dataclass(frozen=True, kw_only=True)
 class Requeued(Outcome):
-    """The instance was lost; the job waits for another turn."""
+    """The job came back without a result; it waits for another turn."""
 
 
 @dataclass(frozen=True, kw_only=True)

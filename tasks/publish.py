@@ -7,8 +7,8 @@ import time
 from typing import Any
 
 from celery import Celery
-from kombu.exceptions import KombuError, OperationalError
 
+from core.broker_errors import broker_errors
 from core.job import Job, prompt_id_of
 from tasks.names import GENERATE, GPU_QUEUE, IO_QUEUE, NOTIFY, UPLOAD, io_queue_of
 
@@ -16,8 +16,6 @@ log = logging.getLogger(__name__)
 
 #: After a failure nothing is tried for this long, so that a dead broker costs one request its timeout, not each.
 BREAK_S = 2.0
-#: What kombu and the transports raise when a broker is away, full, or slow.
-BROKER_ERRORS = (KombuError, OperationalError, OSError, TimeoutError)
 
 
 class Publisher:
@@ -25,12 +23,7 @@ class Publisher:
 
     def __init__(self, app: Celery) -> None:
         self._app = app
-        broker = app.connection_for_write()
-        self._errors: tuple[type[BaseException], ...] = (
-            *BROKER_ERRORS,
-            *broker.recoverable_connection_errors,
-            *broker.channel_errors,
-        )
+        self._errors = broker_errors(app.conf.broker_url)
         self._closed_until_s = 0.0
         # What a chain is on the wire, made once: a worker that ends a task pops the last step and publishes it. The
         # upload has no queue: the router of the worker that made the files picks the host that holds them.

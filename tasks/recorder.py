@@ -15,6 +15,7 @@ from core.errors import (
     LedgerUnavailable,
     PromptFailed,
     PromptRejected,
+    PromptStuck,
     StaleAttempt,
 )
 from core.job import CANCELED, CANCELING, QUEUED
@@ -38,6 +39,7 @@ class Recorder:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._claims = runtime.ledger.claims
+        self._returns = runtime.ledger.returns
 
     def record(
         self,
@@ -56,7 +58,7 @@ class Recorder:
         if outcome is not None:
             return outcome
         result = results[0]
-        own_output = self._runtime.settings.gpu_dir(instance.name.partition("@")[0]) / "output"
+        own_output = self._runtime.settings.gpu_dir(instance.gpu_name) / "output"
         files = produced_files(result.outputs, instance) + sent_files(sent, own_output / claim.job_id)
         try:
             _persistently(
@@ -77,14 +79,14 @@ class Recorder:
             return None
         return _persistently(lambda: self._ended_by(claim, reason))
 
-    def give_back(self, claim: Claim, reason: str, *, lost: bool) -> Outcome:
+    def give_back(self, claim: Claim, exc: FleetError, *, lost: bool) -> Outcome:
         """Queue the job again, unless it has had its chances."""
-        status = self._claims.release(claim, reason=reason, lost=lost)
+        status = self._returns.release(claim, reason=exc.message, lost=lost, code=exc.code)
         if status == QUEUED:
             return Requeued(**_identity(claim))
         if status is None or status == CANCELED:
             return Dropped(**_identity(claim))
-        return Failed(**_identity(claim), error=ComfyUnavailable(reason))
+        return Failed(**_identity(claim), error=exc)
 
     def move_on(self, outcome: Outcome) -> None:
         """Publish what comes next for a job whose chain no task carries on."""
@@ -107,9 +109,9 @@ class Recorder:
         status = self._claims.renew([claim]).get(claim.job_id)
         if status is None or status == CANCELING:
             return self._let_go(claim, exc)
-        if isinstance(exc, ComfyUnavailable) or (isinstance(exc, ComfyOutOfMemory) and claim.attempt == 1):
-            log.warning("job %s attempt %s: %s", claim.job_id, claim.attempt, exc)
-            return self.give_back(claim, exc.message, lost=True)
+        if _is_worth_another_try(claim, exc):
+            log.warning("job %s attempt %s: %s: %s", claim.job_id, claim.attempt, exc.code, exc)
+            return self.give_back(claim, exc, lost=True)
         if not self._claims.fail(claim, job_error(exc)):
             return self._let_go(claim, exc)
         log.info("job %s failed: %s: %s", claim.job_id, exc.code, exc)
@@ -120,6 +122,13 @@ class Recorder:
         if not self._claims.canceled(claim):
             log.info("job %s attempt %s is no longer ours: %s", claim.job_id, claim.attempt, exc)
         return Dropped(**_identity(claim))
+
+
+def _is_worth_another_try(claim: Claim, exc: FleetError) -> bool:
+    """Whether the instance may be to blame. Memory gets one more try, for another GPU may have more of it."""
+    if isinstance(exc, ComfyOutOfMemory):
+        return claim.lost_code != exc.code
+    return isinstance(exc, (ComfyUnavailable, PromptStuck))
 
 
 def job_error(exc: FleetError) -> dict[str, Any]:

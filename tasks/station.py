@@ -16,16 +16,19 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from comfy.session import ComfySession, PromptHandle, PromptResult
-from core.errors import ComfyUnavailable, TransientError
+from comfy.session import ComfySession, Pace, PromptHandle, PromptResult
+from core.errors import ComfyUnavailable, FleetError, LedgerUnavailable, TransientError
 from core.ledger.claims import Claim
 from core.ledger.instances import HEALTHY, InstanceRecord
+from tasks.care import Care
 from tasks.durations import Durations, shape_of
 from tasks.leases import Lease, Leases
-from tasks.outcome import Finished, Outcome
+from tasks.line import Line
+from tasks.outcome import Finished, Outcome, Requeued
 from tasks.recorder import Recorder
 from tasks.reports import Reports
 from tasks.runtime import Runtime
+from workflows.models import models_of
 from workflows.rewrite import for_job
 
 log = logging.getLogger(__name__)
@@ -41,8 +44,12 @@ class Run:
     claim: Claim
     instance: InstanceRecord
     handle: PromptHandle | None = None
+    #: Claimed ahead of time, see above.
+    was_on_deck: bool = False
     #: What its duration is remembered under.
     shape: str = ""
+    #: Model files it loads.
+    models: list[str] = field(default_factory=list)
     started_s: float | None = None
     #: Pictures that came over the websocket instead of being saved.
     sent: list[tuple[str, bytes]] = field(default_factory=list)
@@ -59,9 +66,13 @@ class Run:
 class Station:
     """Runs jobs on one instance for one Celery worker process. Made in that process, after the fork."""
 
-    def __init__(self, runtime: Runtime, instance_name: str) -> None:
+    def __init__(self, runtime: Runtime, instance_name: str, line: Line) -> None:
+        """Parameters:
+        line: tells the main process when the instance has to be replaced.
+        """
         self._runtime = runtime
         self._name = instance_name
+        self._care = Care(runtime, line)
         self._recorder = Recorder(runtime)
         self._leases = Leases(runtime.ledger, renew_s=runtime.settings.lease_renew_s)
         self._durations = Durations()
@@ -92,7 +103,7 @@ class Station:
             left = [run for run in self._runs if not run.is_attended]
         for run in left:
             # Given back first: the interrupt must not look like the job's own end.
-            given_back = self._recorder.give_back(run.claim, "The worker was stopped.", lost=False)
+            given_back = self._recorder.give_back(run.claim, ComfyUnavailable("The worker was stopped."), lost=False)
             _quietly_interrupt(run)
             self._recorder.move_on(given_back)
         self._leases.close()
@@ -112,8 +123,10 @@ class Station:
         instance, session = self._connect()
         claim = self._runtime.ledger.claims.claim(instance.name, named=named, only_surplus=only_surplus)
         if claim is None:
+            if named is not None:
+                self._pass_on_if_barred()
             return None
-        run = Run(claim=claim, instance=instance, is_attended=not only_surplus)
+        run = Run(claim=claim, instance=instance, is_attended=not only_surplus, was_on_deck=only_surplus)
         with self._lock:
             self._runs.append(run)
         lease = self._leases.hold(claim)
@@ -124,10 +137,17 @@ class Station:
             self._end(run, outcome)
         return run
 
+    def _pass_on_if_barred(self) -> None:
+        """A turn that came while the instance is drained, or full, is somebody else's; it must not be used up here."""
+        record = self._runtime.ledger.instances.get(self._name)
+        if record is not None and record.state != HEALTHY:
+            raise ComfyUnavailable(f"{self._name} takes no jobs: it is {record.state}.")
+
     def _post(self, run: Run, session: ComfySession, lease: Lease) -> None:
         graph = for_job(json.loads(run.claim.graph), job_id=run.claim.job_id)
         run.shape = shape_of(graph)
-        reports = Reports(self._runtime, run.claim, graph, on_life=lambda: self._consider_look_ahead(run))
+        run.models = models_of(graph)
+        reports = Reports(self._runtime, run.claim, graph, on_life=lambda: self._show_life(run))
         run.sent = reports.sent
         run.handle = session.submit(
             graph,
@@ -135,6 +155,7 @@ class Station:
             extra_data=self._recorder.extra_data(run.claim),
             listener=reports,
             nodes_total=run.claim.nodes_total,
+            watchdog=self._care.watchdog(run.instance),
         )
         lease.watch(run.handle)
 
@@ -152,7 +173,8 @@ class Station:
         if self._session is None or self._session.client.base_url != instance.url:
             if self._session is not None:
                 self._session.close()
-            self._session = ComfySession(instance.url)
+            pace = Pace(interrupt_grace_s=self._runtime.settings.interrupt_grace_s)
+            self._session = ComfySession(instance.url, pace=pace)
             if instance.kind != "attached":
                 # Whatever runs there was posted by a predecessor of this process that is dead.
                 self._session.client.clear()
@@ -164,7 +186,7 @@ class Station:
         """Follow a prompt to its end and record it; runs in a thread of its own."""
         timeout_s = run.claim.timeout_s or self._runtime.settings.job_timeout_s
         try:
-            outcome = self._recorder.record(run.claim, run.instance, lambda: run.wait(timeout_s), run.sent)
+            outcome = self._recorder.record(run.claim, run.instance, lambda: self._wait(run, timeout_s), run.sent)
         except BaseException as exc:
             self._leases.drop(run.claim)
             with self._lock:
@@ -174,6 +196,17 @@ class Station:
         if isinstance(outcome, Finished) and run.started_s is not None:
             self._durations.learn(run.shape, time.monotonic() - run.started_s)
         self._end(run, outcome)
+        self._care.remember_models(run.instance, run.models)
+
+    def _wait(self, run: Run, timeout_s: float) -> PromptResult:
+        try:
+            result = run.wait(timeout_s)
+        except FleetError as exc:
+            if self._care.after(exc, run.instance):
+                self._instance = None
+            raise
+        self._care.is_well()
+        return result
 
     def _end(self, run: Run, outcome: Outcome) -> None:
         self._leases.drop(run.claim)
@@ -183,11 +216,24 @@ class Station:
             run.future.set_result(outcome)
         if not is_attended:
             self._recorder.move_on(outcome)
+        if not isinstance(outcome, (Finished, Requeued)):
+            self._care.remove_files(run.instance, run.claim.job_id)
 
-    def _consider_look_ahead(self, run: Run) -> None:
-        """At each sign of life of the running prompt: is it time to queue the next one behind it?"""
+    def _show_life(self, run: Run) -> None:
+        """At each sign of life of the running prompt: has it begun, and is it time to queue the next one behind it?"""
         if run.started_s is None and run.handle is not None and run.handle.started.is_set():
             run.started_s = time.monotonic()
+            if run.was_on_deck:
+                self._note_begun(run)
+        self._consider_look_ahead(run)
+
+    def _note_begun(self, run: Run) -> None:
+        try:
+            self._runtime.ledger.claims.begun(run.claim)
+        except LedgerUnavailable as exc:
+            log.info("job %s has begun, which the ledger was not told: %s", run.claim.job_id, exc)
+
+    def _consider_look_ahead(self, run: Run) -> None:
         expected_s = self._durations.expect(run.shape)
         if run.started_s is None or expected_s is None:
             return

@@ -64,22 +64,25 @@ def _bring(file: PendingFile, target: Path) -> None:
     draft = target.with_name(f".{target.name}.part")
     if "text" in file.source:
         draft.write_text(file.source["text"], encoding="utf-8")
+        draft.replace(target)
     elif "url" in file.source:
         _download(file.source["url"], draft)
+        draft.replace(target)
     else:
-        _move(Path(file.source["root"]), Path(file.source["path"]), draft)
-    draft.replace(target)
+        _move(Path(file.source["root"]), Path(file.source["path"]), draft, target)
 
 
-def _move(root: Path, source: Path, draft: Path) -> None:
+def _move(root: Path, source: Path, draft: Path, target: Path) -> None:
+    """At every moment the whole file has its old name or its new one: who is killed here leaves it to be found."""
     real = source.resolve()
     if not real.is_relative_to(root.resolve()) or not real.is_file():
         raise OutputUnavailable(f"ComfyUI reported {source.name}, but the file is not there.")
     try:
-        real.replace(draft)
+        real.replace(target)
     except OSError:
         # Another file system: copy, and only then remove.
         shutil.copyfile(real, draft)
+        draft.replace(target)
         real.unlink()
     with contextlib.suppress(OSError):
         # The job's own folder, when this was its last file.

@@ -11,15 +11,16 @@ import sys
 import uuid
 from typing import Any
 
+import billiard.pool
 from celery import Celery, bootsteps, signals
 from celery.exceptions import WorkerLostError
-from celery.worker.control import control_command
+from celery.utils.nodenames import host_format
 
 from comfy.spec import InstanceSpec
 from core.errors import ConfigurationError
 from core.ledger.schema import migrate
 from core.settings import Settings
-from tasks import generate, maintenance, notify, upload
+from tasks import control, generate, maintenance, notify, upload
 from tasks.app import Role, make_app
 from tasks.gpus import plan_instances
 from tasks.keeper import Keeper
@@ -27,35 +28,34 @@ from tasks.names import GPU_QUEUE, IO_QUEUE, MAINTENANCE_QUEUE, io_queue_of
 from tasks.runtime import equip
 from tasks.station import Station
 
-#: Modules whose import registers the tasks.
-TASK_MODULES = (generate, maintenance, notify, upload)
+#: Modules whose import registers the tasks and the commands of remote control.
+TASK_MODULES = (control, generate, maintenance, notify, upload)
 #: Seconds between looks at whether this worker should consume.
 GATE_S = 0.2
 IO_THREADS = 16
+#: How often, ten times a second, an ending pool process looks whether its main process has read its last result.
+LAST_RESULT_LOOKS = 30
 
 log = logging.getLogger(__name__)
 
 
-def gpu_arguments(name: str) -> list[str]:
-    """Celery's command line of the GPU worker of one instance."""
-    # Prefork with one process: threads and solo break time limits, remote control or heartbeats. The node name is new
-    # at each start, for a broker may still hold the control queue of a predecessor that was killed.
-    return [
-        *("worker", "--pool=prefork", "--concurrency=1", f"--queues={GPU_QUEUE}"),
-        f"--hostname={name}.{uuid.uuid4().hex[:8]}@%h",
-        *("--without-gossip", "--without-mingle", "--loglevel=INFO"),
-    ]
+def gpu_options(name: str) -> dict[str, Any]:
+    """How Celery runs the GPU worker of one instance."""
+    # Prefork with one process: threads and solo break time limits, remote control or heartbeats.
+    return _common_options(name) | {"pool_cls": "prefork", "concurrency": 1, "queues": [GPU_QUEUE]}
 
 
-def io_arguments(settings: Settings) -> list[str]:
-    """Celery's command line of an io worker."""
+def io_options(settings: Settings) -> dict[str, Any]:
+    """How Celery runs an io worker."""
     # Threads: all its work waits for disks and networks, and every call has its own time limit.
-    return [
-        *("worker", "--pool=threads", f"--concurrency={IO_THREADS}"),
-        f"--queues={IO_QUEUE},{io_queue_of(settings.host)},{MAINTENANCE_QUEUE}",
-        f"--hostname=io.{uuid.uuid4().hex[:8]}@%h",
-        *("--without-gossip", "--without-mingle", "--loglevel=INFO"),
-    ]
+    queues = [IO_QUEUE, io_queue_of(settings.host), MAINTENANCE_QUEUE]
+    return _common_options("io") | {"pool_cls": "threads", "concurrency": IO_THREADS, "queues": queues}
+
+
+def _common_options(name: str) -> dict[str, Any]:
+    # The node name is new at each start: a broker may still hold the control queue of a predecessor that was killed.
+    hostname = host_format(f"{name}.{uuid.uuid4().hex[:8]}@%h")
+    return {"hostname": hostname, "without_gossip": True, "without_mingle": True, "loglevel": "INFO"}
 
 
 def run_gpu_worker(settings: Settings, name: str) -> None:
@@ -69,7 +69,7 @@ def run_gpu_worker(settings: Settings, name: str) -> None:
 
     # Celery keeps weak references to signal handlers; these live as long as this function, which is long enough.
     def open_station(**_kwargs: Any) -> None:
-        generate.open_station(Station(equip(app, settings), keeper.name))
+        generate.open_station(Station(equip(app, settings), keeper.name, keeper.line))
 
     def close_station(**_kwargs: Any) -> None:
         generate.close_station()
@@ -78,11 +78,18 @@ def run_gpu_worker(settings: Settings, name: str) -> None:
         if isinstance(exception, WorkerLostError):
             keeper.lose_jobs()
 
+    def on_shutdown(**_kwargs: Any) -> None:
+        keeper.begin_to_stop()
+
+    # A main process that ends may never read it, and billiard lets its child wait for that for 30 s. Unread means not
+    # acknowledged, and a turn that comes back finds nothing to do.
+    billiard.pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT = LAST_RESULT_LOOKS
     signals.worker_process_init.connect(open_station)
+    signals.worker_shutting_down.connect(on_shutdown)
     signals.worker_process_shutdown.connect(close_station)
     signals.task_failure.connect(on_failure)
     try:
-        _run(app, gpu_arguments(name))
+        _run(app, gpu_options(name), "worker", name)
     finally:
         # Only now: a warm shutdown lets the running job finish, and the job needs its instance for that.
         keeper.stop()
@@ -92,13 +99,14 @@ def run_io_worker(settings: Settings) -> None:
     """Store files, post webhooks, reconcile, until SIGTERM."""
     app = _prepare(settings, "io")
     equip(app, settings)
-    _run(app, io_arguments(settings))
+    _run(app, io_options(settings), "io")
 
 
 def run_beat(settings: Settings) -> None:
     """Publish the reconciler's ticks until SIGTERM."""
     app = _prepare(settings, "beat")
-    _run(app, ["beat", "--loglevel=INFO", "--pidfile="])
+    _quieten()
+    app.Beat(loglevel="INFO").run()
 
 
 class InstanceStep(bootsteps.StartStopStep):
@@ -112,7 +120,7 @@ class InstanceStep(bootsteps.StartStopStep):
 
 
 class GateStep(bootsteps.StartStopStep):
-    """Consumes turns only while the instance is healthy; looked at by a timer in the consumer's own thread."""
+    """Consumes turns only while the instance takes jobs; looked at by a timer in the consumer's own thread."""
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
 
@@ -124,22 +132,12 @@ class GateStep(bootsteps.StartStopStep):
         self._timer.cancel()
 
     def _look(self, consumer: Any) -> None:
-        wanted = consumer.app.fleet_keeper.is_healthy
+        wanted = consumer.app.fleet_keeper.takes_jobs
         consuming = consumer.task_consumer.consuming_from(GPU_QUEUE)
         if wanted and not consuming:
             consumer.add_task_queue(GPU_QUEUE)
         elif consuming and not wanted:
             consumer.cancel_task_queue(GPU_QUEUE)
-
-
-@control_command(args=[("instance", str), ("prompt_id", str)])
-def fleet_interrupt(state: Any, instance: str, prompt_id: str) -> dict[str, bool]:
-    """Remote control: interrupt one prompt, if this worker owns the instance it runs on."""
-    keeper: Keeper | None = getattr(state.app, "fleet_keeper", None)
-    mine = keeper is not None and keeper.name == instance
-    if keeper is not None and mine:
-        keeper.interrupt(prompt_id)
-    return {"ok": mine}
 
 
 def _spec(settings: Settings, name: str) -> InstanceSpec:
@@ -155,9 +153,19 @@ def _prepare(settings: Settings, role: Role) -> Celery:
     return make_app(settings, role)
 
 
-def _run(app: Celery, arguments: list[str]) -> None:
+def _run(app: Celery, options: dict[str, Any], *words: str) -> None:
+    """Run a worker to its end. `words` are those of our command, which Celery repeats to restart itself on SIGHUP."""
+    _quieten()
+    sys.argv = ["-m", "cli.main", *words]
+    # Not by way of Celery's command line: that imports every command there is, Flower's too, before each start.
+    worker = app.Worker(**options)
+    worker.start()
+    if worker.exitcode:
+        # Nobody told it to end.
+        sys.exit(worker.exitcode)
+
+
+def _quieten() -> None:
+    """Each task has one line, from its base class; Celery's own say the same twice more."""
     for name in ("celery.app.trace", "celery.worker.strategy"):
-        # Each task has one line, from its base class; Celery's own say the same twice more.
         logging.getLogger(name).setLevel(logging.WARNING)
-    sys.argv = ["celery", *arguments]
-    app.start(argv=arguments)

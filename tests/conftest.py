@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -44,10 +45,20 @@ UNIT = Path(__file__).parent / "unit"
 
 def pytest_configure() -> None:
     """Make the environment the same everywhere, and mark it."""
+    # A shell has background jobs ignore Ctrl-C, and whatever they start would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for name in list(os.environ):
         if name.startswith(FOREIGN_NAMES) and not name.startswith("FLEET_TEST_"):
             del os.environ[name]
     os.environ[SESSION_VARIABLE] = uuid.uuid4().hex
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say why tests were skipped, a line for each reason: hundreds miss the same service."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    reasons = Counter(str(report.longrepr[2]).removeprefix("Skipped: ").partition(":")[0] for report in skipped)
+    for reason, count in reasons.most_common():
+        terminalreporter.write_line(f"{count} skipped: {reason}")
 
 
 @pytest.fixture(autouse=True, scope="session")

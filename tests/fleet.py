@@ -15,6 +15,8 @@ from typing import Any
 
 import requests
 
+from comfy.process import recorded_pid
+
 ROOT = Path(__file__).parent.parent
 TERMINAL = ("succeeded", "failed", "canceled", "expired")
 ALL = ("broker", "api", "gpu0", "gpu1", "io", "beat")
@@ -69,6 +71,10 @@ class Fleet:
             self.signal(name, signal.SIGTERM)
         for name in list(self.processes):
             self.stop(name)
+
+    def reconfigure(self, **settings: str) -> None:
+        """Change settings for processes that are started from now on."""
+        self._settings |= settings
 
     def environment(self) -> Mapping[str, str]:
         """What every process of the fleet is started with."""
@@ -142,6 +148,33 @@ class Fleet:
         """Process id of the simulator of `gpu0`."""
         record = json.loads((self.data_dir / "gpus" / name / "instance.pid").read_text())
         return int(record["process"]["pid"])
+
+    def living_instance_pid(self, name: str) -> int | None:
+        """Process id of the simulator of `gpu0`; None when the one that was recorded is gone."""
+        return recorded_pid(self.data_dir / "gpus" / name / "instance.pid")
+
+    def pool_pid(self, name: str) -> int | None:
+        """Process id of the process of a GPU worker that runs its jobs; None while there is none."""
+        parent = self.processes[name].pid
+        try:
+            command = Path(f"/proc/{parent}/cmdline").read_bytes()
+            children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+            copies = [child for child in children if Path(f"/proc/{child}/cmdline").read_bytes() == command]
+        except OSError:
+            return None
+        return int(copies[0]) if command and len(copies) == 1 else None
+
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run `fleet` as an operator of this fleet does."""
+        return subprocess.run(
+            [sys.executable, "-m", "cli.main", *arguments],
+            cwd=ROOT,
+            env=dict(self.environment()),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
 
     def submit(self, graph: Mapping[str, Any], **body: Any) -> str:
         """Submit through Comfy API v2; returns the job's id."""

@@ -85,7 +85,7 @@ def set_columns(ledger: Ledger, job_id: str, **values: Any) -> None:
         transaction.connection.execute(update(jobs).where(jobs.c.id == job_id).values(**values))
 
 
-def register(ledger: Ledger, name: str) -> None:
+def register(ledger: Ledger, name: str, object_info: dict[str, Any] | None = None) -> None:
     """Make a healthy instance known."""
     ledger.instances.register(name=name, host="here", worker=f"w-{name}", kind="simulator", gpu=None)
     ledger.instances.up(
@@ -95,7 +95,7 @@ def register(ledger: Ledger, name: str) -> None:
         output_dir=None,
         version="0.3.64",
         device=None,
-        object_info={"KSampler": {}},
+        object_info=object_info or {"KSampler": {}},
         restarts=0,
     )
 

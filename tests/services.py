@@ -126,7 +126,7 @@ def find_postgres() -> PostgresServer:
     try:
         server.execute(sql.SQL("SELECT 1"))
     except psycopg.OperationalError as exc:
-        missing(f"no PostgreSQL answers at {server.admin_url} (set {POSTGRES_VARIABLE}): {exc}")
+        missing(f"no PostgreSQL answers (set {POSTGRES_VARIABLE}): {exc}")
     return server
 
 
@@ -139,7 +139,7 @@ def redis_broker() -> Iterator[Broker]:
         try:
             client.ping()
         except redis.RedisError as exc:
-            missing(f"no Redis answers at {url} (set {REDIS_VARIABLE}): {exc}")
+            missing(f"no Redis answers (set {REDIS_VARIABLE}): {exc}")
         yield Broker(kind="redis", url=url, namespace=namespace)
         for key in client.scan_iter(f"{namespace}:*", count=500):
             client.delete(key)
@@ -153,7 +153,7 @@ def rabbitmq_broker() -> Iterator[Broker]:
         with Connection(url, connect_timeout=2) as connection:
             connection.connect()
     except (OSError, AMQPError) as exc:
-        missing(f"no RabbitMQ answers at {url} (set {RABBITMQ_VARIABLE}): {exc}")
+        missing(f"no RabbitMQ answers (set {RABBITMQ_VARIABLE}): {exc}")
     name = _own_name()
     if not _make_vhost(url, name):
         missing(f"no virtual host can be made on {url}: neither rabbitmqctl nor the management plugin serves us")

@@ -81,11 +81,6 @@ def is_output_class(catalogue: Catalogue, class_type: str) -> bool:
     return info is not None and info.get("output_node") is True
 
 
-def nodes_to_run(graph: Graph, catalogue: Catalogue) -> set[str]:
-    """The ids of the output nodes and everything they depend on; ComfyUI runs these and no others."""
-    return ancestors(graph, output_nodes(graph, catalogue))
-
-
 def ancestors(graph: Graph, roots: Iterable[str]) -> set[str]:
     """The given nodes and all nodes they depend on."""
     found = set(roots)

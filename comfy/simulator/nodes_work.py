@@ -11,13 +11,23 @@ from comfy.simulator.node import NodeCall, NodeClass
 _SLICE_S = 0.25
 
 
-def simulated_work(call: NodeCall, image: Any, seconds: float, steps: int) -> tuple[Any]:
-    """Pass a picture through after `seconds`, with progress; 0 seconds costs nothing at all."""
+#: Busy in silence: so long it computes, and so long it lets the rest of the server run.
+_BURN_S, _BREATH_S = 0.04, 0.01
+
+
+def simulated_work(call: NodeCall, image: Any, seconds: float, steps: int, silent_cpu: bool = False) -> tuple[Any]:
+    """Pass a picture through after `seconds`, with progress; 0 seconds costs nothing at all.
+
+    `silent_cpu`: report nothing, and compute instead of waiting, as loading a model or encoding a video does.
+    """
     call.hang_if_ordered()
     if seconds <= 0:
         return (image,)
     started_s = time.perf_counter()
     total_s = call.machine.gpu.scaled(seconds)
+    if silent_cpu:
+        _burn_until(call, started_s + total_s)
+        return (image,)
     for step in range(1, steps + 1):
         # Against the start, not the last step, so that the cost of reporting does not add up.
         _wait_until(call, started_s + total_s * step / steps)
@@ -28,6 +38,13 @@ def simulated_work(call: NodeCall, image: Any, seconds: float, steps: int) -> tu
 def _wait_until(call: NodeCall, moment_s: float) -> None:
     while (left_s := moment_s - time.perf_counter()) > 0:
         call.machine.interrupt.wait(min(left_s, _SLICE_S))
+
+
+def _burn_until(call: NodeCall, moment_s: float) -> None:
+    while (now_s := time.perf_counter()) < moment_s:
+        while time.perf_counter() < now_s + _BURN_S:
+            pass
+        call.machine.interrupt.wait(_BREATH_S)
 
 
 NODES = (
@@ -43,6 +60,7 @@ NODES = (
             "seconds": ("FLOAT", {"default": 1.0, "min": 0.0, "max": 3600.0, "step": 0.01}),
             "steps": ("INT", {"default": 10, "min": 1, "max": 10000}),
         },
+        optional={"silent_cpu": ("BOOLEAN", {"default": False})},
         outputs=("IMAGE",),
     ),
 )

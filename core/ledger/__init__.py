@@ -1,7 +1,8 @@
 """The ledger: the database of jobs, and the only truth about them.
 
     ledger.jobs          submit, look up, list, cancel           (API, command line)
-    ledger.claims        claim, lease, progress, generated, fail (GPU workers, reconciler)
+    ledger.claims        claim, lease, progress, generated, fail (GPU workers)
+    ledger.returns       give back, take back, expire            (GPU workers, reconciler)
     ledger.deliveries    files into storage, webhooks out        (io workers)
     ledger.instances     the fleet's GPUs and their nodes        (GPU workers, API)
     ledger.upkeep        retention                               (reconciler)
@@ -18,6 +19,7 @@ from core.ledger.database import Change, Database
 from core.ledger.delivery import Deliveries
 from core.ledger.instances import Instances
 from core.ledger.jobs import Jobs
+from core.ledger.returns import Returns
 from core.ledger.seal import Sealer, load_key
 from core.ledger.upkeep import Upkeep
 from core.settings import Settings
@@ -32,7 +34,8 @@ class Ledger:
         self.database = Database(settings.ledger_url, pool_size=pool_size, on_change=on_change)
         sealer = Sealer(load_key(settings.secret_key.get_secret_value(), settings.data_dir))
         self.jobs = Jobs(self.database, sealer, retention_s=settings.retention_s)
-        self.claims = Claims(self.database, lease_s=settings.lease_s, max_attempts=settings.max_attempts)
+        self.claims = Claims(self.database, lease_s=settings.lease_s)
+        self.returns = Returns(self.database, max_attempts=settings.max_attempts)
         self.deliveries = Deliveries(self.database)
         self.instances = Instances(self.database)
         self.upkeep = Upkeep(self.database)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,9 +15,12 @@ from sqlalchemy.exc import DBAPIError, DisconnectionError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from core.errors import ConfigurationError, LedgerUnavailable
+from core.ledger.forks import close_at_fork, using_sqlite
 
 #: Longest wait for a connection, for a lock and for a statement: a client gets its 503 within 3 s.
 PATIENCE_S = 2.0
+#: A transaction takes milliseconds; the server ends one that stood still for this long.
+FROZEN_S = 10.0
 #: A pooled connection unused for this long is tested before it is used.
 RESTED_S = 0.5
 
@@ -74,7 +77,7 @@ class Database:
         SQLite takes its write lock at the start: a transaction that read first and wants to write later would be
         refused at once when another wrote in between. After the commit, `on_change` hears of each job that changed.
         """
-        with self._mapped_errors(), self.engine.begin() as connection:
+        with self._in_use(), self.engine.begin() as connection:
             if self.is_sqlite:
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
             transaction = Transaction(connection=connection, is_sqlite=self.is_sqlite)
@@ -86,12 +89,17 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A connection for reading; each statement sees what is committed when it begins."""
-        with self._mapped_errors(), self.engine.connect() as connection:
+        with self._in_use(), self.engine.connect() as connection:
             yield connection
 
     def dispose(self) -> None:
         """Close every connection of this process."""
         self.engine.dispose()
+
+    @contextmanager
+    def _in_use(self) -> Iterator[None]:
+        with using_sqlite() if self.is_sqlite else nullcontext(), self._mapped_errors():
+            yield
 
     @contextmanager
     def _mapped_errors(self) -> Iterator[None]:
@@ -120,6 +128,7 @@ def _sqlite(url: Any) -> Engine:
         max_overflow=16,
         json_serializer=_dumps,
     )
+    close_at_fork(engine)
 
     @event.listens_for(engine, "connect")
     def _prepare(connection: Any, _record: Any) -> None:
@@ -145,7 +154,11 @@ def _postgresql(url: Any, pool_size: int) -> Engine:
         json_serializer=_dumps,
         connect_args={
             "connect_timeout": int(PATIENCE_S),
-            "options": f"-c statement_timeout={int(PATIENCE_S * 1000)} -c timezone=UTC",
+            "options": (
+                f"-c statement_timeout={int(PATIENCE_S * 1000)} -c timezone=UTC "
+                # A process that froze in mid-transaction must not keep a job's row locked until it wakes.
+                f"-c idle_in_transaction_session_timeout={int(FROZEN_S * 1000)}"
+            ),
             # A peer that vanished without a word is noticed by the kernel, not after a quarter of an hour.
             "tcp_user_timeout": int(PATIENCE_S * 1000),
             "keepalives_idle": 5,

@@ -130,6 +130,12 @@ class Deliveries:
             ).all()
         return [(row.id, row.attempt, row.instance) for row in rows]
 
+    def undelivered(self, instance: str) -> list[str]:
+        """Ids of the jobs whose files still lie where an instance left them."""
+        query = select(jobs.c.id).where(jobs.c.status == DELIVERING, jobs.c.instance == instance)
+        with self._database.read() as connection:
+            return [str(job_id) for job_id in connection.execute(query).scalars()]
+
     def asset(self, asset_id: str) -> Output:
         """One stored output. Raises NotFound."""
         query = select(assets).where(assets.c.id == asset_id, assets.c.storage_key.is_not(None))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,16 @@ from core.job import LEASED
 from core.ledger.database import Database, now_ms
 from core.ledger.tables import catalogues, instances, jobs
 
+#: What an instance is, as far as jobs are concerned; only a healthy one takes any.
 STARTING, HEALTHY, UNHEALTHY, STOPPED = "starting", "healthy", "unhealthy", "stopped"
+#: Its worker failed too often to keep it running, and lets it rest.
+QUARANTINED = "quarantined"
+#: It takes no more jobs, because an operator or a stop wants so: while it still runs one, and afterwards.
+DRAINING, DRAINED = "draining", "drained"
+#: It answers, but its disk has too little room for outputs.
+DISK_FULL = "disk_full"
+#: States in which it answers.
+ANSWERING = frozenset({HEALTHY, DRAINING, DISK_FULL})
 #: An instance not heard of for this long is not counted on; its worker speaks every `lease_renew_s`.
 SILENCE_MS = 20_000
 #: Rows of instances that have been silent for this long are removed.
@@ -35,18 +44,30 @@ class InstanceRecord:
     #: `simulator`, `comfyui` or `attached`.
     kind: str
     gpu: str | None
-    #: `starting`, `healthy`, `unhealthy`, `stopped`, or `lost` when its worker fell silent.
+    #: One of the words above, or `lost` when its worker fell silent.
     state: str
     reason: str | None
     url: str | None
     output_dir: str | None
     version: str | None
     device: str | None
+    #: Model files of the job it ran last.
+    models: tuple[str, ...]
+    #: How long its warm-up took after its last start; None without one.
+    warmup_s: float | None
+    quarantined_until_ms: int | None
     restarts: int
     started_at_ms: int
+    #: When it answered first after its last start.
+    up_since_ms: int | None
     heartbeat_at_ms: int
     #: The job it runs now.
     job_id: str | None = None
+
+    @property
+    def gpu_name(self) -> str:
+        """Its name within its host, for instance `gpu0`."""
+        return self.name.partition("@")[0]
 
     @property
     def is_simulated(self) -> bool:
@@ -65,15 +86,19 @@ class Instances:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def register(self, *, name: str, host: str, worker: str, kind: str, gpu: str | None) -> None:
-        """A worker starts: it owns the row of this name from now on."""
+    def register(self, *, name: str, host: str, worker: str, kind: str, gpu: str | None) -> bool:
+        """A worker starts: it owns the row of this name from now on. Returns whether the instance is to be drained."""
         now = now_ms()
         values: dict[str, Any] = {"host": host, "worker": worker, "kind": kind, "gpu": gpu, "state": STARTING}
         values |= {"restarts": 0, "reason": None, "url": None, "started_at_ms": now, "heartbeat_at_ms": now}
+        values |= {"up_since_ms": None, "quarantined_until_ms": None}
         with self._database.write() as transaction:
-            known = transaction.connection.execute(update(instances).where(instances.c.name == name).values(**values))
-            if known.rowcount == 0:
+            known = transaction.connection.execute(
+                update(instances).where(instances.c.name == name).values(**values).returning(instances.c.is_drained)
+            ).scalar()
+            if known is None:
                 transaction.connection.execute(insert(instances).values(name=name, **values))
+        return bool(known)
 
     def up(
         self,
@@ -86,26 +111,46 @@ class Instances:
         device: str | None,
         object_info: Mapping[str, Any],
         restarts: int,
+        warmup_s: float | None = None,
+        state: str = HEALTHY,
+        reason: str | None = None,
     ) -> None:
         """An instance answers: record where it is and which nodes it offers."""
         digest = self._keep_catalogue(object_info)
-        values: dict[str, Any] = {
-            "state": HEALTHY,
-            "reason": None,
-            "url": url,
-            "output_dir": output_dir,
-            "version": version,
-        }
-        values |= {"device": device, "catalogue": digest, "restarts": restarts, "heartbeat_at_ms": now_ms()}
+        now = now_ms()
+        values: dict[str, Any] = {"state": state, "reason": reason, "url": url, "output_dir": output_dir}
+        values |= {"version": version, "device": device, "catalogue": digest, "restarts": restarts}
+        values |= {"warmup_s": warmup_s, "quarantined_until_ms": None, "up_since_ms": now, "heartbeat_at_ms": now}
+        # Another process now answers, with nothing in its memory.
+        values |= {"models": None}
         self._set(name, worker, values)
 
     def down(self, name: str, *, worker: str, state: str, reason: str) -> None:
         """An instance is not usable (`unhealthy`), or its worker goes (`stopped`)."""
-        self._set(name, worker, {"state": state, "reason": reason, "heartbeat_at_ms": now_ms()})
+        values: dict[str, Any] = {"state": state, "reason": reason, "up_since_ms": None}
+        self._set(name, worker, values | {"heartbeat_at_ms": now_ms()})
 
-    def heartbeat(self, name: str, *, worker: str) -> None:
-        """The instance's worker is alive."""
-        self._set(name, worker, {"heartbeat_at_ms": now_ms()})
+    def heartbeat(
+        self,
+        name: str,
+        *,
+        worker: str,
+        state: str,
+        reason: str | None,
+        is_drained: bool,
+        restarts: int,
+        quarantined_until_ms: int | None = None,
+    ) -> None:
+        """The instance's worker is alive, and this is how the instance stands towards jobs."""
+        values: dict[str, Any] = {"state": state, "reason": reason, "is_drained": is_drained, "restarts": restarts}
+        values |= {"quarantined_until_ms": quarantined_until_ms, "heartbeat_at_ms": now_ms()}
+        if state not in ANSWERING:
+            values["up_since_ms"] = None
+        self._set(name, worker, values)
+
+    def remember_models(self, name: str, *, worker: str, models: Sequence[str]) -> None:
+        """The model files of the job that just ran: they are likely to be in memory still."""
+        self._set(name, worker, {"models": list(models)})
 
     def get(self, name: str) -> InstanceRecord | None:
         """One instance, or None."""
@@ -120,6 +165,12 @@ class Instances:
             rows = connection.execute(select(instances).order_by(instances.c.name)).all()
             job_ids: dict[str, str] = {row.instance: row.id for row in connection.execute(running)}
         return [_record(row, job_ids.get(row.name)) for row in rows]
+
+    def holds_jobs(self, name: str) -> bool:
+        """Whether an instance runs a job, or has one on deck."""
+        held = select(jobs.c.id).where(jobs.c.instance == name, jobs.c.status.in_(sorted(LEASED))).limit(1)
+        with self._database.read() as connection:
+            return connection.execute(held).scalar() is not None
 
     def idle(self) -> list[str]:
         """Names of healthy instances that run nothing."""
@@ -149,10 +200,11 @@ class Instances:
         return {} if packed is None else dict(json.loads(zlib.decompress(packed)))
 
     def forget_silent(self) -> None:
-        """Remove instances not heard of for a day, and catalogues nobody uses."""
+        """Remove instances not heard of for a day, unless an operator drained them, and catalogues nobody uses."""
         used = select(instances.c.catalogue).where(instances.c.catalogue.is_not(None))
         with self._database.write() as transaction:
-            transaction.connection.execute(delete(instances).where(instances.c.heartbeat_at_ms < now_ms() - FORGET_MS))
+            silent = and_(instances.c.heartbeat_at_ms < now_ms() - FORGET_MS, ~instances.c.is_drained)
+            transaction.connection.execute(delete(instances).where(silent))
             transaction.connection.execute(
                 delete(catalogues).where(
                     catalogues.c.digest.not_in(used), catalogues.c.created_at_ms < now_ms() - FORGET_MS
@@ -187,20 +239,25 @@ class Instances:
 def _record(row: Row[Any], job_id: str | None) -> InstanceRecord:
     silent = row.heartbeat_at_ms < now_ms() - SILENCE_MS
     lost = silent and row.state != STOPPED
+    state = DRAINED if row.state == DRAINING and job_id is None else row.state
     return InstanceRecord(
         name=row.name,
         host=row.host,
         worker=row.worker,
         kind=row.kind,
         gpu=row.gpu,
-        state="lost" if lost else row.state,
+        state="lost" if lost else state,
         reason="Its worker has fallen silent." if lost else row.reason,
         url=row.url,
         output_dir=row.output_dir,
         version=row.version,
         device=row.device,
+        models=tuple(row.models or ()),
+        warmup_s=row.warmup_s,
+        quarantined_until_ms=row.quarantined_until_ms,
         restarts=row.restarts,
         started_at_ms=row.started_at_ms,
+        up_since_ms=None if lost else row.up_since_ms,
         heartbeat_at_ms=row.heartbeat_at_ms,
         job_id=job_id,
     )

@@ -186,6 +186,7 @@ class Jobs:
             "priority": new.priority,
             "nodes_total": new.nodes_total,
             "metadata": new.metadata,
+            "parameters": new.parameters,
             "request_id": new.request_id,
             "expected_time_s": new.expected_time_s,
             "webhook": new.webhook,

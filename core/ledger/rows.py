@@ -36,6 +36,7 @@ def job_of(row: Row[Any], outputs: Iterable[Output] = ()) -> Job:
         expires_at_ms=row.expires_at_ms,
         instance=row.instance,
         metadata=row.metadata,
+        parameters=row.parameters,
         request_id=row.request_id,
         expected_time_s=row.expected_time_s,
         webhook=row.webhook,

@@ -16,6 +16,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    false,
     text,
 )
 
@@ -30,6 +31,11 @@ jobs = Table(
     Column("attempt", Integer, nullable=False),
     # Tries that ended because an instance or worker was lost, not because of the job.
     Column("lost_attempts", Integer, nullable=False),
+    # The instance that lost it last, and the code of that loss: the next try is better made elsewhere.
+    Column("lost_on", String(255)),
+    Column("lost_code", String(32)),
+    # Claimed ahead of time: it stands in ComfyUI's queue behind another prompt, and has not begun.
+    Column("on_deck", Boolean, nullable=False, server_default=false()),
     Column("lease_until_ms", BigInteger),
     Column("instance", String(255)),
     Column("last_seq", Integer, nullable=False),
@@ -39,6 +45,8 @@ jobs = Table(
     # Digests of the catalogues it may run on, joined by commas; NULL means any.
     Column("catalogues", Text),
     Column("metadata", JSON),
+    # The final values of a template's parameters, drawn seeds included.
+    Column("parameters", JSON),
     Column("request_id", String(128), unique=True),
     Column("expected_time_s", Float),
     Column("webhook", JSON),
@@ -147,16 +155,24 @@ instances = Table(
     # simulator, comfyui, attached
     Column("kind", String(16), nullable=False),
     Column("gpu", String(255)),
-    # starting, healthy, unhealthy, stopped
+    # One of the states in core/ledger/instances.py.
     Column("state", String(16), nullable=False),
     Column("reason", Text),
+    # An operator wants it to take no jobs; outlives its worker.
+    Column("is_drained", Boolean, nullable=False, server_default=false()),
+    Column("quarantined_until_ms", BigInteger),
     Column("url", Text),
     # Where the instance writes its outputs on its host; None when they can only be had over HTTP.
     Column("output_dir", Text),
     Column("version", String(64)),
     Column("device", Text),
     Column("catalogue", String(64)),
+    # Model files of the job it ran last.
+    Column("models", JSON),
+    Column("warmup_s", Float),
     Column("restarts", Integer, nullable=False),
     Column("started_at_ms", BigInteger, nullable=False),
+    # When the instance answered for the first time after its last start.
+    Column("up_since_ms", BigInteger),
     Column("heartbeat_at_ms", BigInteger, nullable=False),
 )

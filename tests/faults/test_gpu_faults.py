@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import requests
@@ -41,13 +42,10 @@ def running_on(fleet: Fleet, job_id: str) -> str:
 
 
 def pool_process(fleet: Fleet, name: str) -> int:
-    """The process of a GPU worker that runs its jobs: the child that is a copy of its parent."""
-    parent = fleet.processes[name].pid
-    command = Path(f"/proc/{parent}/cmdline").read_bytes()
-    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-    copies = [child for child in children if Path(f"/proc/{child}/cmdline").read_bytes() == command]
-    assert len(copies) == 1, children
-    return int(copies[0])
+    """The process of a GPU worker that runs its jobs."""
+    pid = fleet.pool_pid(name)
+    assert pid is not None
+    return pid
 
 
 def attempts(fleet: Fleet, job_id: str) -> int:
@@ -115,13 +113,11 @@ def test_job_runs_again_at_once_when_the_pool_process_is_killed(fleet: Fleet) ->
 
 
 def test_a_frozen_worker_that_wakes_up_changes_nothing(fleet: Fleet) -> None:
-    # One step: nothing is written while it runs, and nobody is frozen with SQLite's write lock in hand.
     job_id = fleet.submit(work(2.5, steps=1, seed=4))
     name = running_on(fleet, job_id)
     # The worker and its pool process freeze, its instance goes on: it finishes the first attempt unseen.
     frozen = [fleet.processes[name].pid, pool_process(fleet, name)]
-    for pid in frozen:
-        os.kill(pid, signal.SIGSTOP)
+    freeze_between_writes(fleet, frozen)
     try:
         job = fleet.wait(job_id, "succeeded", timeout_s=20)
         before = events(fleet, job_id)
@@ -132,6 +128,21 @@ def test_a_frozen_worker_that_wakes_up_changes_nothing(fleet: Fleet) -> None:
     time.sleep(2.0)
     assert events(fleet, job_id) == before
     assert fleet.job(job_id)["outputs"] == job["outputs"]
+
+
+def freeze_between_writes(fleet: Fleet, pids: list[int]) -> None:
+    """Stop processes, but not with SQLite's write lock in hand: then nobody could write until they wake."""
+    while True:
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        connection = sqlite3.connect(fleet.data_dir / "ledger.db", timeout=1.0, isolation_level=None)
+        with contextlib.closing(connection), contextlib.suppress(sqlite3.OperationalError):
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("ROLLBACK")
+            return
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+        time.sleep(0.05)
 
 
 def events(fleet: Fleet, job_id: str) -> str:

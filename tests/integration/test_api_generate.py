@@ -67,7 +67,7 @@ def test_outputs_inline(api: Api) -> None:
         assert base64.b64decode(by_header.result().json()["output"][0]["data"]) == b"more"
 
 
-@pytest.mark.parametrize(("code", "status"), [("node_execution_error", 500), ("instance_lost", 502)])
+@pytest.mark.parametrize(("code", "status"), [("node_execution_error", 500), ("poison", 502), ("stuck", 502)])
 def test_sync_of_a_job_that_fails(api: Api, code: str, status: int) -> None:
     with ThreadPoolExecutor() as pool:
         answering = pool.submit(api.post, "/generate/sync", body())
@@ -135,7 +135,13 @@ def test_a_request_id_belongs_to_one_job(api: Api) -> None:
         ({"workflow_json": None}, "Must provide either workflow_json OR modifier"),
         ({"workflow_json": {}, "modifier": ""}, "Must provide either workflow_json OR modifier"),
         ({"modifications": {"a": 1}}, "modifications can only be provided when modifier is specified"),
-        ({"workflow_json": {}, "modifier": "Text2Image"}, "modifier mode is not available in this version"),
+        ({"workflow_json": {}, "modifier": "Paint"}, "there are: Text2Image, Image2Image, RawWorkflow"),
+        ({"workflow_json": {}, "modifier": "Text2Image"}, "Parameter prompt is missing."),
+        ({"workflow_json": {}, "modifier": "Text2Image", "modifications": []}, "modifications must be an object."),
+        (
+            {"workflow_json": {}, "modifier": "Text2Image", "modifications": {"prompt": "a", "stepz": 3}},
+            "Unknown parameter 'stepz'",
+        ),
         ({"s3": {"bucket_name": "b"}}, "S3 targets are not supported"),
         ({"request_id": "a b"}, "request_id"),
         ({"request_id": "a\n"}, "request_id"),

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from comfy import log
 from comfy.instance import Instance, InstanceSpec
 from comfy.ports import belongs_to, free_port, is_free
 from comfy.procfs import ProcessIdentity, with_variable
@@ -65,6 +66,20 @@ if child == 0:
 status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 print(status, instance.probe())
 instance.stop()
+"""
+
+#: In place of the checkout's main.py: prints numbered lines until it is told to crash.
+CHATTY = """
+import os, pathlib, sys, time
+
+crash = pathlib.Path(sys.argv[sys.argv.index("--crash-when") + 1])
+number = 0
+while not crash.exists():
+    os.write(1, b"line %08d\\n" % number)   # in one piece, which print() does not promise
+    number += 1
+    time.sleep(0.0005)
+print("last words")
+sys.exit(3)
 """
 
 
@@ -177,6 +192,71 @@ def test_a_process_that_ends_is_reported_with_its_last_words(tmp_path: Path, lau
     assert "gpu0 exited with code 3." in caught.value.message
     assert "CUDA error: device-side assert triggered" in caught.value.message
     assert "earlier run" not in caught.value.message
+
+
+def test_the_log_of_a_running_process_is_rotated(
+    tmp_path: Path, launch: Launch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log, "ROTATE_SIZE_BYTES", 20_000)
+    spec = make_spec(tmp_path, "--crash-when", str(tmp_path / "crash"))
+    (tmp_path / "ComfyUI" / "main.py").write_text(CHATTY)
+    (tmp_path / "gpu0").mkdir()
+    (tmp_path / "gpu0" / "comfyui.log").write_text("an earlier run\n" * 1_000)
+    instance = launch(spec)
+    first, second = (instance.log_path.with_name(f"comfyui.log.{number}") for number in (1, 2))
+
+    def has_two_old_ones() -> bool:
+        instance.rotate_log()
+        return second.exists()
+
+    assert eventually(has_two_old_ones, timeout_s=30)
+    assert instance.is_alive
+    assert eventually(lambda: instance.log_path.stat().st_size > 1_000)
+    (tmp_path / "crash").touch()
+    with pytest.raises(ComfyUnavailable) as caught:
+        instance.wait_ready()
+
+    assert "gpu0 exited with code 3." in caught.value.message
+    assert "last words" in caught.value.message, "the log is now shorter than it was at the start"
+    *lines, end = "".join(path.read_text() for path in (second, first, instance.log_path)).splitlines()
+    assert end == "last words"
+    written = [line for line in lines if line != "an earlier run"]
+    numbers = [int(line.removeprefix("line ")) for line in written]
+    assert numbers == sorted(set(numbers)), "every line is whole, in its place, and there once"
+    assert numbers[0] == 0
+    assert len(numbers) > 0.5 * numbers[-1], "all but the lines of two moments, which may be long on a busy machine"
+
+
+def test_nothing_is_rotated_where_nothing_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log, "ROTATE_SIZE_BYTES", 10)
+    (tmp_path / "gpu0").mkdir()
+    (tmp_path / "gpu0" / "comfyui.log").write_text("an earlier run\n")
+
+    Instance(make_spec(tmp_path)).rotate_log()
+    Instance(make_spec(tmp_path, kind="attached", url="http://127.0.0.1:9")).rotate_log()
+
+    assert [path.name for path in (tmp_path / "gpu0").iterdir()] == ["comfyui.log"]
+
+
+def test_shared_models_are_named_at_each_start(tmp_path: Path, launch: Launch) -> None:
+    models = tmp_path / "models"
+    (models / "checkpoints").mkdir(parents=True)
+    instance = launch(make_spec(tmp_path, models_dir=models))
+    instance.wait_ready()
+    argv = whoami(instance.base_url)["argv"]
+    named = Path(argv[argv.index("--extra-model-paths-config") + 1])
+    assert '"checkpoints": "checkpoints"' in named.read_text()
+
+    (models / "loras").mkdir()
+    instance.start()
+    assert '"loras": "loras"' in named.read_text()
+
+    (models / "loras").rmdir()
+    (models / "checkpoints").rmdir()
+    models.rmdir()
+    with pytest.raises(ComfyUnavailable, match=f"Cannot start gpu0: .*{models}"):
+        instance.start()
+    assert not instance.is_alive
 
 
 def test_a_start_that_takes_too_long_is_reported_with_the_log(tmp_path: Path, launch: Launch) -> None:

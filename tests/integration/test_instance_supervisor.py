@@ -1,4 +1,4 @@
-"""A supervised instance as a real process: killed, frozen, crashing and slow, and what its worker is told."""
+"""A supervised instance as a real process: killed, frozen, crashing, slow, unfit, and what its worker is told."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 import requests
 
 from comfy.instance import Instance, InstanceSpec
-from comfy.supervisor import Supervisor
+from comfy.supervisor import InstanceUnfit, Supervisor
 from core.errors import LedgerUnavailable
 from tests.fake_comfyui import eventually, is_running, kill, make_spec, whoami
 
@@ -27,14 +27,24 @@ class Watched:
     def __init__(self, spec: InstanceSpec, *, probe_timeout_s: float = 5.0, **settings: Any) -> None:
         self.said: list[str] = []
         self.said_at: list[float] = []
+        #: When the last quarantine ends, as it was told.
+        self.until_s = 0.0
         self.instance = Instance(spec, probe_timeout_s=probe_timeout_s)
         settings = {"probe_interval_s": 0.1, "first_pause_s": 0.05, **settings}
         settings = {"on_up": lambda: self.say("up"), "on_down": self.say, **settings}
+        settings = {"on_quarantine": self.say_quarantined, **settings}
         self.supervisor = Supervisor(self.instance, **settings)
 
     def say(self, what: str) -> None:
         self.said_at.append(time.time())
         self.said.append(what)
+
+    def say_quarantined(self, reason: str, until_s: float) -> None:
+        self.until_s = until_s
+        self.say(f"quarantine: {reason}")
+
+    def is_quarantined(self) -> bool:
+        return eventually(lambda: self.supervisor.state == "quarantined" and self.said[-1].startswith("quarantine"))
 
     def kill_instance(self) -> None:
         assert self.instance.pid is not None
@@ -81,7 +91,8 @@ def test_a_killed_instance_comes_back_fresh(tmp_path: Path, watch: Watch) -> Non
 
 def test_a_crash_loop_slows_down(tmp_path: Path, watch: Watch) -> None:
     starts = tmp_path / "starts"
-    watched = watch(make_spec(tmp_path, "--crash", "--starts", str(starts)), first_pause_s=0.2, longest_pause_s=0.8)
+    spec = make_spec(tmp_path, "--crash", "--starts", str(starts))
+    watched = watch(spec, first_pause_s=0.2, longest_pause_s=0.8, quarantine_after=9)
 
     assert eventually(lambda: len(watched.said) == 5)
     watched.supervisor.stop()
@@ -277,3 +288,224 @@ def test_an_attached_instance_is_followed(tmp_path: Path, watch: Watch) -> None:
 
     assert eventually(lambda: "remote no longer answers." in attached.said)
     attached.supervisor.stop()
+
+
+# Replacing and restarting.
+
+
+def test_a_useless_instance_is_replaced(tmp_path: Path, watch: Watch) -> None:
+    watched = watch(make_spec(tmp_path, "--child"), probe_interval_s=30.0)
+    assert watched.is_up_again(1)
+    first = whoami(watched.instance.base_url)
+
+    watched.supervisor.replace("The prompt is stuck.")
+
+    assert watched.is_up_again(2)
+    assert watched.said == ["up", "The prompt is stuck.", "up"]
+    assert not is_running(first["pid"])
+    assert not is_running(first["child"])
+    assert whoami(watched.instance.base_url)["boot"] != first["boot"]
+    assert watched.supervisor.last_error == "The prompt is stuck."
+    assert watched.supervisor.restarts == 1
+
+
+def test_down_is_said_before_the_useless_process_ends(tmp_path: Path, watch: Watch) -> None:
+    was_alive: list[bool] = []
+
+    def on_down(_reason: str) -> None:
+        was_alive.append(watched.instance.is_alive)
+
+    watched = watch(make_spec(tmp_path), on_down=on_down)
+    assert watched.is_up_again(1)
+    watched.supervisor.replace("The prompt is stuck.")
+    assert watched.is_up_again(2)
+    assert was_alive == [True]
+
+
+def test_what_is_not_healthy_cannot_be_replaced(tmp_path: Path, watch: Watch) -> None:
+    watched = watch(make_spec(tmp_path, "--silent", start_timeout_s=60.0), quarantine_after=1)
+    assert eventually(lambda: watched.instance.is_alive)
+    pid = watched.instance.pid
+    watched.supervisor.replace("The prompt is stuck.")
+    time.sleep(0.3)
+    assert watched.said == []
+    assert watched.instance.pid == pid
+    assert watched.supervisor.state == "starting"
+
+
+def test_replacing_again_and_again_ends_in_a_quarantine(tmp_path: Path, watch: Watch) -> None:
+    watched = watch(make_spec(tmp_path), quarantine_after=2)
+    for times in (1, 2):
+        assert watched.is_up_again(times)
+        watched.supervisor.replace(f"Stuck, {times}.")
+    assert watched.is_quarantined()
+    assert watched.said == ["up", "Stuck, 1.", "up", "Stuck, 2.", "quarantine: Stuck, 2."]
+    assert watched.instance.pid is None
+
+
+def test_a_restart_on_request_is_no_failure(tmp_path: Path, watch: Watch) -> None:
+    watched = watch(make_spec(tmp_path), first_pause_s=60.0, probe_interval_s=30.0, quarantine_after=1)
+    for times in (1, 2):
+        assert watched.is_up_again(times)
+        pid = watched.instance.pid
+        assert pid is not None
+        watched.supervisor.restart()
+        assert watched.is_up_again(times + 1)
+        assert not is_running(pid)
+    assert watched.said == ["up", *["gpu0 is restarted on request.", "up"] * 2]
+    assert watched.supervisor.restarts == 2
+    assert watched.supervisor.last_error is None
+
+
+def test_a_restart_calls_a_slow_start_off(tmp_path: Path, watch: Watch) -> None:
+    watched = watch(make_spec(tmp_path, "--silent", start_timeout_s=60.0), first_pause_s=60.0, quarantine_after=1)
+    assert eventually(lambda: watched.instance.is_alive)
+    pid = watched.instance.pid
+    assert pid is not None
+
+    watched.supervisor.restart()
+
+    assert eventually(lambda: watched.instance.is_alive and watched.instance.pid != pid)
+    assert not is_running(pid)
+    assert watched.supervisor.last_error is None
+
+
+def test_a_restart_ends_a_pause(tmp_path: Path, watch: Watch) -> None:
+    watched = watch(make_spec(tmp_path), first_pause_s=60.0)
+    assert watched.is_up_again(1)
+    watched.kill_instance()
+    assert eventually(lambda: watched.supervisor.state == "restarting" and watched.instance.pid is None)
+    watched.supervisor.restart()
+    assert watched.is_up_again(2)
+
+
+def test_an_attached_instance_rests_when_it_is_useless(tmp_path: Path, watch: Watch) -> None:
+    theirs = watch(make_spec(tmp_path))
+    assert theirs.is_up_again(1)
+    pid = theirs.instance.pid
+    spec = make_spec(tmp_path, kind="attached", name="remote", url=theirs.instance.base_url)
+    attached = watch(spec, first_pause_s=0.5, quarantine_after=2, quarantine_s=60.0)
+    assert attached.is_up_again(1)
+
+    attached.supervisor.replace("The prompt is stuck.")
+
+    assert attached.is_up_again(2)
+    assert attached.said == ["up", "The prompt is stuck.", "up"]
+    assert attached.said_at[2] - attached.said_at[1] >= 0.5
+    attached.supervisor.replace("The prompt is stuck again.")
+    assert attached.is_quarantined()
+    assert theirs.instance.pid == pid
+    assert theirs.said == ["up"]
+
+
+# Starts that fail though the instance answers.
+
+
+def test_an_unfit_instance_has_failed_to_start(tmp_path: Path, watch: Watch) -> None:
+    pids: list[int | None] = []
+
+    def on_up() -> None:
+        pids.append(watched.instance.pid)
+        if len(pids) < 3:
+            raise InstanceUnfit("The warm-up failed.")
+        watched.say("up")
+
+    watched = watch(make_spec(tmp_path), on_up=on_up, first_pause_s=0.2)
+    assert watched.is_up_again(1)
+    assert watched.said == ["The warm-up failed.", "The warm-up failed.", "up"]
+    assert watched.said_at[1] - watched.said_at[0] >= 0.2
+    assert watched.said_at[2] - watched.said_at[1] >= 0.4
+    assert len(set(pids)) == 3, "each start is a new process"
+    assert not any(is_running(pid) for pid in pids[:2] if pid is not None)
+    assert watched.supervisor.restarts == 2
+
+
+def test_an_unfit_instance_is_quarantined(tmp_path: Path, watch: Watch) -> None:
+    def on_up() -> None:
+        raise InstanceUnfit("The warm-up failed.")
+
+    watched = watch(make_spec(tmp_path), on_up=on_up, quarantine_after=2)
+    assert watched.is_quarantined()
+    assert watched.said == ["The warm-up failed."] * 2 + ["quarantine: The warm-up failed."]
+
+
+# Quarantine.
+
+
+def test_a_crash_loop_ends_in_a_quarantine(tmp_path: Path, watch: Watch) -> None:
+    before_s = time.time()
+    watched = watch(make_spec(tmp_path, "--crash"), quarantine_after=3, quarantine_s=60.0)
+    assert watched.is_quarantined()
+    assert len(watched.said) == 4, "three failures, and then the quarantine"
+    assert watched.said[3] == f"quarantine: {watched.said[2]}"
+    assert "exited with code 3" in watched.said[3]
+    assert before_s + 60 < watched.until_s <= time.time() + 60
+    assert watched.instance.pid is None
+    time.sleep(0.3)
+    assert len(watched.said) == 4, "nothing is started in quarantine"
+
+
+def test_a_quarantine_ends_by_itself_with_a_clean_record(tmp_path: Path, watch: Watch) -> None:
+    starts = tmp_path / "starts"
+    spec = make_spec(tmp_path, "--crash", "--starts", str(starts))
+    watched = watch(spec, first_pause_s=0.5, quarantine_after=2, quarantine_s=1.0)
+    assert eventually(lambda: len(watched.said) == 6)
+    watched.supervisor.stop()
+
+    assert [what.startswith("quarantine") for what in watched.said] == [False, False, True] * 2
+    began = [float(line) for line in starts.read_text().split()]
+    assert began[2] - watched.said_at[2] >= 0.9
+    assert 0.5 <= began[3] - watched.said_at[3] < 1.0, "the first pause again, not the second"
+
+
+def test_failures_long_ago_do_not_count(tmp_path: Path, watch: Watch) -> None:
+    watched = watch(make_spec(tmp_path, "--crash"), first_pause_s=0.3, quarantine_after=2, quarantine_window_s=0.2)
+    assert eventually(lambda: len(watched.said) == 4)
+    assert not any(what.startswith("quarantine") for what in watched.said)
+
+
+@pytest.mark.parametrize("way_out", ["release", "restart"])
+def test_a_quarantine_can_be_ended(tmp_path: Path, watch: Watch, way_out: str) -> None:
+    watched = watch(make_spec(tmp_path), quarantine_after=1, quarantine_s=60.0)
+    assert watched.is_up_again(1)
+    watched.kill_instance()
+    assert watched.is_quarantined()
+
+    getattr(watched.supervisor, way_out)()
+
+    assert watched.is_up_again(2)
+    assert watched.said == ["up", "gpu0 was killed by SIGKILL.", "quarantine: gpu0 was killed by SIGKILL.", "up"]
+    assert watched.supervisor.state == "healthy"
+
+
+def test_releasing_a_healthy_instance_changes_nothing(tmp_path: Path, watch: Watch) -> None:
+    watched = watch(make_spec(tmp_path))
+    assert watched.is_up_again(1)
+    watched.supervisor.release()
+    time.sleep(0.3)
+    assert watched.said == ["up"]
+    assert watched.supervisor.restarts == 0
+
+
+def test_stop_does_not_wait_for_the_end_of_a_quarantine(tmp_path: Path, watch: Watch) -> None:
+    watched = watch(make_spec(tmp_path, "--crash"), quarantine_after=1, quarantine_s=60.0)
+    assert watched.is_quarantined()
+    began = time.monotonic()
+    watched.supervisor.stop()
+    assert time.monotonic() - began < 2
+    assert watched.supervisor.state == "stopped"
+    assert len(watched.said) == 2
+
+
+def test_a_quarantine_that_could_not_be_told_is_told_again(tmp_path: Path, watch: Watch) -> None:
+    tries: list[str] = []
+
+    def on_quarantine(reason: str, _until_s: float) -> None:
+        tries.append(reason)
+        if len(tries) < 3:
+            raise LedgerUnavailable("the ledger is away")
+
+    watch(make_spec(tmp_path, "--crash"), on_quarantine=on_quarantine, quarantine_after=1)
+    assert eventually(lambda: len(tries) == 3)
+    time.sleep(0.3)
+    assert len(tries) == 3

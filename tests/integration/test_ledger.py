@@ -224,7 +224,7 @@ def test_cancel_races_a_job_that_is_given_back_and_taken_again(ledger: Ledger) -
             if number == 0:
                 ledger.jobs.cancel(claim.job_id)
             elif number == 1:
-                ledger.claims.release(claim, reason="lost", lost=False)
+                ledger.returns.release(claim, reason="lost", lost=False)
             else:
                 ledger.claims.claim(f"gpu{number}@here", named=claim.job_id)
 
@@ -402,6 +402,6 @@ def test_a_lease_that_lapsed_under_a_cancel_ends_canceled(ledger: Ledger) -> Non
     ledger.jobs.cancel(claim.job_id)
     lapse(ledger, claim.job_id)
 
-    assert ledger.claims.take_back_lapsed() == {claim.job_id: CANCELED}
+    assert ledger.returns.take_back_lapsed() == {claim.job_id: CANCELED}
     assert check_log(ledger, claim.job_id) == [QUEUED, RUNNING, CANCELING, CANCELED]
     assert len(ledger.deliveries.take_webhooks(claim.job_id)) == 1

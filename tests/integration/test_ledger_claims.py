@@ -137,14 +137,14 @@ def test_a_renewed_lease_does_not_lapse(ledger: Ledger) -> None:
     lapse(ledger, claim.job_id)
 
     assert ledger.claims.renew([claim]) == {claim.job_id: RUNNING}
-    assert ledger.claims.take_back_lapsed() == {}
+    assert ledger.returns.take_back_lapsed() == {}
 
 
 def test_renewing_tells_of_a_wish_to_cancel_and_of_losses(ledger: Ledger) -> None:
     kept, wanted_back, lost = claimed(ledger), claimed(ledger), claimed(ledger)
     ledger.jobs.cancel(wanted_back.job_id)
     lapse(ledger, lost.job_id)
-    ledger.claims.take_back_lapsed()
+    ledger.returns.take_back_lapsed()
 
     held = ledger.claims.renew([kept, wanted_back, lost])
 
@@ -162,13 +162,13 @@ def test_a_lapsed_lease_is_queued_again_until_the_tries_are_used_up(ledger_setti
             assert claim is not None
             assert claim.attempt == attempt
             lapse(ledger, job_id)
-            ends.append(ledger.claims.take_back_lapsed())
+            ends.append(ledger.returns.take_back_lapsed())
 
         assert ends == [{job_id: QUEUED}, {job_id: FAILED}]
         assert check_log(ledger, job_id) == [QUEUED, RUNNING, QUEUED, RUNNING, FAILED]
         error = ledger.jobs.get(job_id).error
         assert error is not None
-        assert error["code"] == "instance_lost"
+        assert error["code"] == "poison"
         assert "2 lost attempts" in error["message"]
         assert ledger.claims.claim("gpu0@here") is None
     finally:
@@ -180,7 +180,7 @@ def test_a_lapsed_lease_is_taken_back_once(ledger: Ledger) -> None:
     for claim in claims:
         lapse(ledger, claim.job_id)
 
-    results = in_parallel(6, lambda _number: ledger.claims.take_back_lapsed())
+    results = in_parallel(6, lambda _number: ledger.returns.take_back_lapsed())
 
     taken = [job_id for result in results if isinstance(result, dict) for job_id in result]
     assert sorted(taken) == sorted(claim.job_id for claim in claims)
@@ -194,7 +194,7 @@ def test_a_renewal_races_the_taking_back(ledger: Ledger) -> None:
         lapse(ledger, claim.job_id)
 
         def act(number: int, claim: Claim = claim) -> dict[str, str]:
-            return ledger.claims.renew([claim]) if number else ledger.claims.take_back_lapsed()
+            return ledger.claims.renew([claim]) if number else ledger.returns.take_back_lapsed()
 
         in_parallel(2, act)
 
@@ -208,9 +208,9 @@ def test_a_renewal_races_the_taking_back(ledger: Ledger) -> None:
 def test_the_leases_of_a_dead_worker_can_be_ended_at_once(ledger: Ledger) -> None:
     dead, alive = claimed(ledger, "gpu0@here"), claimed(ledger, "gpu1@here")
 
-    ledger.claims.expire_leases("gpu0@here")
+    ledger.returns.expire_leases("gpu0@here")
 
-    assert ledger.claims.take_back_lapsed() == {dead.job_id: QUEUED}
+    assert ledger.returns.take_back_lapsed() == {dead.job_id: QUEUED}
     assert ledger.claims.renew([alive]) == {alive.job_id: RUNNING}
 
 
@@ -218,7 +218,7 @@ def test_the_leases_of_a_dead_worker_can_be_ended_at_once(ledger: Ledger) -> Non
 def test_an_attempt_of_the_past_writes_nothing(next_owner: str, ledger: Ledger) -> None:
     stale = claimed(ledger)
     lapse(ledger, stale.job_id)
-    ledger.claims.take_back_lapsed()
+    ledger.returns.take_back_lapsed()
     if next_owner != "nobody":
         current = ledger.claims.claim("gpu1@here", named=stale.job_id)
         assert current is not None
@@ -232,7 +232,7 @@ def test_an_attempt_of_the_past_writes_nothing(next_owner: str, ledger: Ledger) 
         ledger.claims.generated(stale, [produced()], outputs_reused=True)
     assert ledger.claims.fail(stale, {"code": "x", "message": "stale"}) is False
     assert ledger.claims.canceled(stale) is False
-    assert ledger.claims.release(stale, reason="stale") is None
+    assert ledger.returns.release(stale, reason="stale") is None
     with pytest.raises(StaleAttempt):
         ledger.deliveries.files_of(stale.job_id, stale.attempt)
     with pytest.raises(StaleAttempt):
@@ -256,11 +256,15 @@ def test_a_retry_begins_without_the_last_attempts_traces(ledger: Ledger) -> None
     claim = claimed(ledger)
     ledger.claims.progress(claim, {"value": 0.9})
 
-    assert ledger.claims.release(claim, reason="The instance was lost.") == QUEUED
+    assert ledger.returns.release(claim, reason="The instance was lost.") == QUEUED
 
     job = ledger.jobs.get(claim.job_id)
     assert job.progress is None
-    assert ledger.jobs.events(job.id)[-1].data == {"status": QUEUED, "reason": "The instance was lost."}
+    assert ledger.jobs.events(job.id)[-1].data == {
+        "status": QUEUED,
+        "reason": "The instance was lost.",
+        "code": "instance_lost",
+    }
 
 
 def test_giving_back_what_had_not_begun_costs_no_try(ledger: Ledger) -> None:
@@ -268,7 +272,7 @@ def test_giving_back_what_had_not_begun_costs_no_try(ledger: Ledger) -> None:
     for _ in range(5):
         claim = ledger.claims.claim("gpu0@here")
         assert claim is not None
-        assert ledger.claims.release(claim, reason="The worker stops.", lost=False) == QUEUED
+        assert ledger.returns.release(claim, reason="The worker stops.", lost=False) == QUEUED
 
     assert ledger.jobs.get(job_id).attempt == 5
 
@@ -277,7 +281,7 @@ def test_giving_back_what_was_to_be_cancelled_ends_it(ledger: Ledger) -> None:
     claim = claimed(ledger)
     ledger.jobs.cancel(claim.job_id)
 
-    assert ledger.claims.release(claim, reason="lost") == CANCELED
+    assert ledger.returns.release(claim, reason="lost") == CANCELED
 
 
 def test_a_cancelled_job_is_not_generated(ledger: Ledger) -> None:

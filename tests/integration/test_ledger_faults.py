@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 import threading
 import time
@@ -20,7 +21,7 @@ from core.ledger import Ledger
 from core.ledger.schema import migrate
 from core.ledger.tables import jobs
 from core.settings import Settings
-from tests.ledger_moves import check_log, in_parallel, submit
+from tests.ledger_moves import check_log, claimed, in_parallel, lapse, submit
 from tests.own_servers import OwnPostgres
 from tests.services import PostgresServer, eventually, make_settings
 
@@ -87,6 +88,25 @@ def test_a_locked_file_is_refused_in_time_and_can_still_be_read(sqlite_settings:
             assert ledger.jobs.get(job.id) == newcomer.jobs.get(job.id) == job
         submit(newcomer)
         assert ledger.jobs.count(QUEUED) == 2
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_child_forked_beside_threads_that_write_can_write(sqlite_settings: Settings) -> None:
+    with opened(sqlite_settings) as ledger:
+        submit(ledger)  # So that tables and connections are there.
+        over = threading.Event()
+        writers = [threading.Thread(target=_write_until, args=(ledger, over)) for _ in range(2)]
+        for writer in writers:
+            writer.start()
+        try:
+            statuses = [_exit_status_of_a_writing_child(sqlite_settings) for _ in range(20)]
+        finally:
+            over.set()
+            for writer in writers:
+                writer.join()
+        assert statuses == [0] * 20
+        # And the parent writes on.
+        submit(ledger)
 
 
 def test_a_short_lock_is_waited_for(sqlite_settings: Settings) -> None:
@@ -193,12 +213,60 @@ def test_a_row_that_stays_locked_is_not_waited_for(postgres_settings: Settings) 
         assert ledger.jobs.cancel(job.id).status == CANCELED
 
 
+def test_taking_back_passes_over_a_locked_row(postgres_settings: Settings) -> None:
+    with opened(postgres_settings) as ledger:
+        locked_job, other = claimed(ledger), claimed(ledger)
+        for claim in (locked_job, other):
+            lapse(ledger, claim.job_id)
+        with ledger.database.write() as transaction:
+            transaction.connection.execute(select(jobs.c.id).where(jobs.c.id == locked_job.job_id).with_for_update())
+            assert ledger.returns.take_back_lapsed() == {other.job_id: QUEUED}
+
+        assert ledger.returns.take_back_lapsed() == {locked_job.job_id: QUEUED}
+
+
+def test_a_process_frozen_in_mid_transaction_loses_its_locks(
+    postgres_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("core.ledger.database.FROZEN_S", 0.3)
+    with opened(postgres_settings) as frozen, opened(postgres_settings) as ledger:
+        job = submit(ledger)
+
+        def change_and_freeze() -> None:
+            with frozen.database.write() as transaction:
+                transaction.connection.execute(update(jobs).values(priority=7))
+                # Nothing is heard of it for longer than the server puts up with.
+                assert eventually(lambda: ledger.jobs.cancel(job.id).status == CANCELED)
+
+        with pytest.raises(LedgerUnavailable):
+            change_and_freeze()
+
+        assert ledger.jobs.get(job.id).priority == 0
+
+
 def test_more_work_than_connections_is_refused_in_time(postgres_settings: Settings) -> None:
     with opened(postgres_settings, pool_size=1) as ledger:
         with ledger.database.read(), ledger.database.read(), refused_in_time():
             ledger.jobs.count(QUEUED)
 
         assert ledger.jobs.count(QUEUED) == 0
+
+
+def _write_until(ledger: Ledger, over: threading.Event) -> None:
+    while not over.is_set():
+        submit(ledger)
+
+
+def _exit_status_of_a_writing_child(settings: Settings) -> int:
+    """Fork, as Celery does for a new pool process; the child opens a ledger of its own and submits a job."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        with contextlib.suppress(LedgerUnavailable):
+            submit(Ledger(settings))
+            status = 0
+        os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def _held_for(ledger: Ledger, seconds: float) -> None:

@@ -1,61 +1,122 @@
-"""Which GPUs are found, with small scripts in place of `nvidia-smi`."""
+"""Which GPUs are found, with an object that behaves like NVML's module in place of a driver."""
 
 from __future__ import annotations
 
 import logging
-from pathlib import Path
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any, cast
 
+import pynvml
 import pytest
 
-from comfy.discovery import Gpu, discover_gpus
+from comfy.discovery import Gpu, GpuSurvey, discover_gpus, survey_gpus
 
 
-def program(directory: Path, script: str) -> str:
-    path = directory / "nvidia-smi"
-    path.write_text(f"#!/bin/sh\n{script}\n")
-    path.chmod(0o755)
-    return str(path)
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """A card of the fake driver; a field that is an error is raised when it is asked for."""
+
+    uuid: Any = "GPU-11111111-2222-3333-4444-555555555555"
+    name: Any = "NVIDIA L4"
+    memory: Any = 24 * 1024**3
+    handle: Any = None
 
 
-def test_two_cards_are_read(tmp_path: Path) -> None:
-    script = """
-    [ "$*" = "--query-gpu=index,uuid,name,memory.total --format=csv,noheader,nounits" ] || exit 1
-    echo "0, GPU-11111111-2222-3333-4444-555555555555, NVIDIA GeForce RTX 4090, 24564"
-    echo "1, GPU-66666666-7777-8888-9999-000000000000, Some Card, with a comma, 81920"
-    """
-    assert discover_gpus(program(tmp_path, script)) == [
-        Gpu(
-            index=0,
-            uuid="GPU-11111111-2222-3333-4444-555555555555",
-            name="NVIDIA GeForce RTX 4090",
-            memory_bytes=24564 * 1024 * 1024,
-        ),
-        Gpu(
-            index=1,
-            uuid="GPU-66666666-7777-8888-9999-000000000000",
-            name="Some Card, with a comma",
-            memory_bytes=81920 * 1024 * 1024,
-        ),
+class Driver:
+    """As much of `pynvml` as discovery uses."""
+
+    NVMLError = pynvml.NVMLError
+    NVMLError_LibraryNotFound = pynvml.NVMLError_LibraryNotFound
+    NVMLError_NotSupported = pynvml.NVMLError_NotSupported
+
+    def __init__(self, *cards: Card, on_init: Any = None, on_count: Any = None, on_shutdown: Any = None) -> None:
+        self.cards = cards
+        self.on_init, self.on_count, self.on_shutdown = on_init, on_count, on_shutdown
+        #: Calls of nvmlInit that are not matched by one of nvmlShutdown.
+        self.users = 0
+
+    def nvmlInit(self) -> None:  # noqa: N802 - NVML's name
+        given(self.on_init)
+        self.users += 1
+
+    def nvmlShutdown(self) -> None:  # noqa: N802 - NVML's name
+        self.users -= 1
+        given(self.on_shutdown)
+
+    def nvmlDeviceGetCount(self) -> int:  # noqa: N802 - NVML's name
+        given(self.on_count)
+        return len(self.cards)
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> Card:  # noqa: N802 - NVML's name
+        given(self.cards[index].handle)
+        return self.cards[index]
+
+    def nvmlDeviceGetUUID(self, card: Card) -> str | bytes:  # noqa: N802 - NVML's name
+        return cast("str | bytes", given(card.uuid))
+
+    def nvmlDeviceGetName(self, card: Card) -> str | bytes:  # noqa: N802 - NVML's name
+        return cast("str | bytes", given(card.name))
+
+    def nvmlDeviceGetMemoryInfo(self, card: Card) -> SimpleNamespace:  # noqa: N802 - NVML's name
+        return SimpleNamespace(total=given(card.memory))
+
+
+def given(value: Any) -> Any:
+    if isinstance(value, Exception):
+        raise value
+    return value
+
+
+def test_cards_are_read_in_the_drivers_order() -> None:
+    driver = Driver(Card(), Card(uuid="GPU-6", name="NVIDIA H200", memory=141 * 1024**3))
+    assert discover_gpus(driver) == [
+        Gpu(index=0, uuid="GPU-11111111-2222-3333-4444-555555555555", name="NVIDIA L4", memory_bytes=24 * 1024**3),
+        Gpu(index=1, uuid="GPU-6", name="NVIDIA H200", memory_bytes=141 * 1024**3),
     ]
+    assert driver.users == 0
 
 
-def test_a_card_that_shares_memory_has_no_size_of_its_own(tmp_path: Path) -> None:
-    gpus = discover_gpus(program(tmp_path, 'echo "0, GPU-1, NVIDIA GB10, [N/A]"'))
-    assert [(gpu.name, gpu.memory_bytes) for gpu in gpus] == [("NVIDIA GB10", 0)]
+def test_an_older_module_returns_bytes() -> None:
+    [gpu] = discover_gpus(Driver(Card(uuid=b"GPU-6", name=b"NVIDIA L4")))
+    assert (gpu.uuid, gpu.name) == ("GPU-6", "NVIDIA L4")
 
 
-def test_no_program_means_no_gpu() -> None:
-    assert discover_gpus("/nowhere/nvidia-smi") == []
+def test_a_card_that_shares_memory_has_no_size_of_its_own() -> None:
+    [gpu] = discover_gpus(Driver(Card(name="NVIDIA GB10", memory=pynvml.NVMLError_NotSupported())))
+    assert (gpu.name, gpu.memory_bytes) == ("NVIDIA GB10", 0)
 
 
-def test_a_driver_that_fails_means_no_gpu_and_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING):
-        assert discover_gpus(program(tmp_path, 'echo "couldn\'t communicate with the driver"; exit 9')) == []
-    assert "couldn't communicate with the driver" in caplog.text
+def test_no_driver_library_means_no_gpu_and_no_word(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG):
+        assert survey_gpus(Driver(Card(), on_init=pynvml.NVMLError_LibraryNotFound())) == GpuSurvey()
+    assert caplog.text == ""
 
 
-def test_a_line_that_is_not_a_card_is_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING):
-        gpus = discover_gpus(program(tmp_path, 'echo "Unable to query GPU 0"; echo; echo "1, GPU-2, Card, 16"'))
-    assert [gpu.index for gpu in gpus] == [1]
-    assert "Unable to query" in caplog.text
+@pytest.mark.parametrize("error", [pynvml.NVMLError_DriverNotLoaded, pynvml.NVMLError_LibRmVersionMismatch])
+def test_a_driver_that_does_not_work_is_logged(error: type[Exception], caplog: pytest.LogCaptureFixture) -> None:
+    assert discover_gpus(Driver(Card(), on_init=error())) == []
+    assert str(error()) in caplog.text
+
+
+def test_a_driver_that_lists_nothing_is_logged_and_let_go(caplog: pytest.LogCaptureFixture) -> None:
+    driver = Driver(Card(), on_count=pynvml.NVMLError_Unknown())
+    assert discover_gpus(driver) == []
+    assert str(pynvml.NVMLError_Unknown()) in caplog.text
+    assert driver.users == 0
+
+
+@pytest.mark.parametrize("field", ["handle", "uuid", "name", "memory"])
+def test_a_lost_card_is_left_out_and_the_others_keep_their_numbers(
+    field: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    driver = Driver(Card(uuid="GPU-a"), Card(**{field: pynvml.NVMLError_GpuIsLost()}), Card(uuid="GPU-c"))
+    found = survey_gpus(driver)
+    assert [(gpu.index, gpu.uuid) for gpu in found.gpus] == [(0, "GPU-a"), (2, "GPU-c")]
+    assert found.unreadable == (1,)
+    assert f"GPU 1 cannot be read, so it is left out: {pynvml.NVMLError_GpuIsLost()}" in caplog.text
+    assert driver.users == 0
+
+
+def test_what_was_learned_outlives_a_failing_goodbye() -> None:
+    assert len(discover_gpus(Driver(Card(), on_shutdown=pynvml.NVMLError_Unknown()))) == 1

@@ -10,7 +10,7 @@ import pytest
 from core.errors import EditorWorkflow, InvalidWorkflow, NotFound
 from tests.unit.catalogue_literals import CATALOGUE, Nodes, chain, image_graph, refused, ring
 from workflows.checks import MAX_CHAIN_NODES, cacheable_catalogue, check_graph
-from workflows.graph import MAX_NODES, is_link, measure_depths, nodes_to_run, output_nodes, parse_graph
+from workflows.graph import MAX_NODES, ancestors, is_link, measure_depths, output_nodes, parse_graph
 from workflows.samples import sample, sample_names
 
 
@@ -97,7 +97,7 @@ def test_a_diamond_is_no_cycle() -> None:
 def test_a_long_chain_is_checked_without_recursion() -> None:
     graph = parse_graph(chain(MAX_CHAIN_NODES))
     check_graph(graph, CATALOGUE)
-    assert nodes_to_run(graph, CATALOGUE) == set(graph)
+    assert ancestors(graph, output_nodes(graph, CATALOGUE)) == set(graph)
     graph["1"]["inputs"]["width"] = 0
     assert refused(graph)["1"]["dependent_outputs"] == ["2"]
 
@@ -164,10 +164,10 @@ def test_a_custom_nodes_odd_declaration_does_not_break_the_check(info: dict[str,
         check_graph(graph, CATALOGUE | {"Odd": info})
 
 
-def test_output_nodes_and_nodes_to_run() -> None:
+def test_output_nodes_and_what_they_depend_on() -> None:
     graph = image_graph() | {"idle": {"class_type": "EmptyImage", "inputs": {}}}
     assert output_nodes(graph, CATALOGUE) == ["2"]
-    assert nodes_to_run(graph, CATALOGUE) == {"1", "2"}
+    assert ancestors(graph, ["2"]) == {"1", "2"}
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,14 @@ import pytest
 
 from comfy import log
 from comfy.procfs import ProcessIdentity, group_members, with_variable
-from comfy.spec import InstanceSpec, clean_environment, command_line, make_directories, working_directory
+from comfy.spec import (
+    InstanceSpec,
+    clean_environment,
+    command_line,
+    make_directories,
+    working_directory,
+    write_files,
+)
 from core.errors import ConfigurationError
 
 
@@ -135,23 +142,93 @@ def test_directories_are_made_and_kept(spec: InstanceSpec) -> None:
     assert (spec.data_dir / "output" / "kept.png").exists()
 
 
-def test_a_log_that_grew_too_large_is_put_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(log, "ROTATE_SIZE_BYTES", 10)
-    path = tmp_path / "comfyui.log"
-    for text in ("first", " still first", "second"):
+def test_shared_models_are_named_to_a_comfyui(spec: InstanceSpec, tmp_path: Path) -> None:
+    assert "--extra-model-paths-config" not in command_line(spec, 1)
+    extra_args = ("--extra-model-paths-config", "/mine.yaml")
+    shared = dataclasses.replace(spec, models_dir=tmp_path / "models", extra_args=extra_args)
+    (tmp_path / "models" / "vae").mkdir(parents=True)
+    make_directories(shared)
+    write_files(shared)
+
+    command = command_line(shared, 1)
+
+    # The option takes several values, so another option has to follow it.
+    first, second = (place for place, word in enumerate(command) if word == "--extra-model-paths-config")
+    assert command[first + 1 : second] == ["/mine.yaml"]
+    assert command[second + 1 : second + 3] == [str(spec.data_dir / "extra_model_paths.yaml"), "--listen"]
+    assert '"vae": "vae"' in (spec.data_dir / "extra_model_paths.yaml").read_text()
+
+
+def test_a_simulator_has_no_use_for_shared_models(spec: InstanceSpec, tmp_path: Path) -> None:
+    simulator = dataclasses.replace(spec, kind="simulator", models_dir=tmp_path / "models")
+    make_directories(simulator)
+    write_files(simulator)
+    assert "--extra-model-paths-config" not in command_line(simulator, 1)
+    assert not (spec.data_dir / "extra_model_paths.yaml").exists()
+
+
+class TestLog:
+    @pytest.fixture
+    def path(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        monkeypatch.setattr(log, "ROTATE_SIZE_BYTES", 10)
+        return tmp_path / "comfyui.log"
+
+    def old(self, path: Path, number: int) -> str:
+        return path.with_name(f"{path.name}.{number}").read_text()
+
+    def test_one_that_grew_too_large_is_put_aside_at_a_start(self, path: Path) -> None:
+        for text in ("first", " still first", "second"):
+            with log.open_log(path) as file:
+                file.write(text.encode())
+        assert path.read_text() == "second"
+        assert self.old(path, 1) == "first still first"
+
+    def test_two_old_ones_are_kept(self, path: Path) -> None:
+        for number in range(4):
+            path.write_text(f"{number}" * 11)
+            assert log.rotate(path)
+        assert (path.read_text(), self.old(path, 1), self.old(path, 2)) == ("", "3" * 11, "2" * 11)
+        assert len(list(path.parent.iterdir())) == 3
+
+    def test_one_that_is_small_or_not_there_stays_as_it_is(self, path: Path) -> None:
+        assert not log.rotate(path)
+        path.write_text("0123456789")
+        assert not log.rotate(path)
+        assert path.read_text() == "0123456789"
+
+    def test_whoever_holds_it_open_goes_on_at_its_new_end(self, path: Path) -> None:
         with log.open_log(path) as file:
-            file.write(text.encode())
-    assert path.read_text() == "second"
-    assert (tmp_path / "comfyui.log.1").read_text() == "first still first"
+            file.write(b"long enough")
+            file.flush()
+            assert log.rotate(path)
+            file.write(b"after")
+        assert path.read_bytes() == b"after"
 
+    def test_of_one_that_ran_away_only_the_end_is_copied(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(log, "COPY_SIZE_BYTES", 4)
+        path.write_text("a" * 100 + "last")
+        assert log.rotate(path)
+        assert self.old(path, 1) == "last"
 
-def test_the_tail_is_short_and_only_of_this_start(tmp_path: Path) -> None:
-    path = tmp_path / "comfyui.log"
-    assert log.tail(path, 0) == ""
-    path.write_text("before\n" + "".join(f"line {number}\n" for number in range(10_000)))
-    assert log.tail(path, 0).splitlines() == [f"line {number}" for number in range(9_980, 10_000)]
-    path.write_bytes(b"before\n\xff after")
-    assert log.tail(path, len("before\n")) == "\ufffd after"
+    def test_it_gives_way_also_where_a_copy_cannot_be_written(
+        self, path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        path.with_name("comfyui.log.new").mkdir()
+        path.write_text("a" * 100)
+        assert log.rotate(path)
+        assert path.read_text() == ""
+        assert "without a copy" in caplog.text
+
+    def test_its_tail_is_short_and_only_of_this_start(self, path: Path) -> None:
+        assert log.tail(path, 0) == ""
+        path.write_text("before\n" + "".join(f"line {number}\n" for number in range(10_000)))
+        assert log.tail(path, 0).splitlines() == [f"line {number}" for number in range(9_980, 10_000)]
+        path.write_bytes(b"before\n\xff after")
+        assert log.tail(path, len("before\n")) == "\ufffd after"
+
+    def test_its_tail_is_found_after_it_was_emptied(self, path: Path) -> None:
+        path.write_text("last words")
+        assert log.tail(path, 5_000) == "last words"
 
 
 def test_a_process_is_told_from_another_with_its_number() -> None:

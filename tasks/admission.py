@@ -1,0 +1,54 @@
+"""Whether an instance takes jobs, and if not, why: what the consumer's gate looks at and the ledger shows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from core.ledger.instances import DISK_FULL, DRAINING, HEALTHY, STARTING
+
+
+@dataclass(frozen=True, kw_only=True)
+class Condition:
+    """How an instance stands towards jobs."""
+
+    #: One of the states in core/ledger/instances.py.
+    state: str
+    reason: str | None = None
+    quarantined_until_ms: int | None = None
+
+
+@dataclass(kw_only=True)
+class Admission:
+    """Everything that can keep jobs from an instance. The first that applies is named."""
+
+    #: The instance answers, and its nodes are recorded.
+    is_up: bool = False
+    #: How it is while it does not answer.
+    away: Condition = Condition(state=STARTING)
+    #: The worker was told to end.
+    is_stopping: bool = False
+    #: A restart waits for the running job.
+    is_restarting: bool = False
+    #: An operator wants no jobs on it.
+    is_drained: bool = False
+    #: What is wrong with the disk, if anything.
+    disk_problem: str | None = None
+
+    @property
+    def condition(self) -> Condition:
+        """What the ledger shows."""
+        if not self.is_up:
+            return self.away
+        if self.is_stopping:
+            return Condition(state=DRAINING, reason="Its worker was told to stop.")
+        if self.is_restarting:
+            return Condition(state=DRAINING, reason="It is restarted when its job is done.")
+        if self.is_drained:
+            return Condition(state=DRAINING, reason="An operator drained it; fleet resume ends that.")
+        if self.disk_problem:
+            return Condition(state=DISK_FULL, reason=self.disk_problem)
+        return Condition(state=HEALTHY)
+
+    @property
+    def takes_jobs(self) -> bool:
+        return self.condition.state == HEALTHY

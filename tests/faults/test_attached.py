@@ -1,0 +1,79 @@
+"""Instances that somebody else runs: used, given up while they are stuck, and never ended."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+
+import pytest
+import requests
+
+from core.ledger import Ledger
+from core.ledger.instances import HEALTHY
+from tests.fleet import Fleet, until, work
+from tests.simulator_process import SimulatorProcess, simulator
+
+
+@pytest.fixture(scope="module")
+def theirs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[SimulatorProcess]]:
+    with (
+        simulator(tmp_path_factory.mktemp("first")) as first,
+        simulator(tmp_path_factory.mktemp("second")) as second,
+    ):
+        yield [first, second]
+
+
+@pytest.fixture(scope="module")
+def fleet(theirs: list[SimulatorProcess], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    settings = {"comfyui_urls": ",".join(found.base_url for found in theirs), "lease_renew_s": "1", "reconcile_s": "1"}
+    settings |= {"stuck_s": "2", "drain_grace_s": "1", "quarantine_after": "100", "host": "here"}
+    with Fleet(tmp_path_factory.mktemp("attached"), **settings) as fleet:
+        yield fleet.start("broker", "api", "gpu0", "gpu1", "io", "beat").ready(gpus=2)
+
+
+def test_jobs_run_there_and_their_files_are_fetched(fleet: Fleet) -> None:
+    jobs = [fleet.wait(fleet.submit(work(0.2, seed=seed)), "succeeded") for seed in range(4)]
+
+    assert len({fleet.picture(job) for job in jobs}) == 4
+
+
+def test_a_worker_that_stops_leaves_the_instance_but_not_its_prompt(
+    fleet: Fleet, ledger: Ledger, theirs: list[SimulatorProcess]
+) -> None:
+    job_id = fleet.submit(work(20.0, steps=200, seed=10))
+    name = until(lambda: ledger.jobs.get(job_id).status == "running" and ledger.jobs.get(job_id).instance, what="a GPU")
+    gpu = name.partition("@")[0]
+
+    fleet.signal(gpu, signal.SIGTERM)
+
+    assert fleet.processes.pop(gpu).wait(20) == 0
+    their = theirs[int(gpu[-1])]
+    assert their.popen.poll() is None
+    assert requests.get(f"{their.base_url}/queue", timeout=5).json() == {"queue_running": [], "queue_pending": []}
+    until(lambda: ledger.jobs.get(job_id).attempt == 2, what="the second attempt")
+    fleet.cancel(job_id)
+    fleet.wait(job_id, "canceled")
+    fleet.start(gpu).ready(gpus=2)
+
+
+def test_one_that_is_stuck_is_left_alone_until_its_prompt_is_gone(
+    fleet: Fleet, ledger: Ledger, theirs: list[SimulatorProcess]
+) -> None:
+    for their in theirs:
+        requests.post(f"{their.base_url}/simulator/faults", json={"hang": {"seconds": 7.0}}, timeout=5)
+    job_id = fleet.submit(work(0.2, seed=20))
+    name = until(lambda: ledger.jobs.get(job_id).instance, what="a GPU")
+    other = theirs[1 - int(name[3])]
+    requests.delete(f"{other.base_url}/simulator/faults", timeout=5)
+
+    fleet.wait(job_id, "succeeded", timeout_s=20)
+
+    assert ledger.jobs.get(job_id).instance != name
+    record = until(
+        lambda: (found := ledger.instances.get(name)) and "still runs a prompt" in (found.reason or "") and found,
+        timeout_s=20,
+        what="the reason",
+    )
+    assert record.state != HEALTHY
+    # The node returns in the end, and the instance is of use again.
+    until(lambda: len(fleet.instances(HEALTHY)) == 2, timeout_s=40, what="its return")
