@@ -71,8 +71,16 @@ class NewJob:
     priority: int = 0
     #: Labels of the client, a map or one string; returned as given.
     metadata: Any = None
+    #: Name of its template; None for a plain graph.
+    workflow: str | None = None
     #: The final values of its template's parameters, drawn seeds included; None for a plain graph.
     parameters: dict[str, Any] | None = None
+    #: What its duration is learned under: jobs of one shape take about as long.
+    shape: str | None = None
+    #: Files to be there before it runs, `[{"name", "key"}]`: what the graph calls them, and where storage has them.
+    inputs: list[dict[str, str]] | None = None
+    #: What is to be done with its outputs: `{"s3"?, "convert"?, "strip_metadata"?}`; never a secret.
+    delivery: dict[str, Any] | None = None
     #: Seconds the client expects the job to take on an RTX 4090 (`/generate` contract).
     expected_time_s: float | None = None
     #: The client's own id (`/generate` contract); unique among jobs that are kept.
@@ -109,6 +117,8 @@ class Output:
     comfy_key: str = "images"
     subfolder: str = ""
     created_at_ms: int = 0
+    #: How it fared on its way to the client's bucket, if there is one: `{"url", "expires_at_ms", "key"}` or `{"error"}`.
+    upload: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,8 +144,12 @@ class Job:
     #: `gpu0@host` while an attempt runs, and afterwards the one that ran last.
     instance: str | None = None
     metadata: Any = None
-    #: As in `NewJob`.
+    # These five as in `NewJob`.
+    workflow: str | None = None
     parameters: dict[str, Any] | None = None
+    shape: str | None = None
+    inputs: list[dict[str, str]] | None = None
+    delivery: dict[str, Any] | None = None
     request_id: str | None = None
     expected_time_s: float | None = None
     webhook: dict[str, Any] | None = None

@@ -21,7 +21,7 @@ from core.errors import ComfyUnavailable, FleetError, LedgerUnavailable, Transie
 from core.ledger.claims import Claim
 from core.ledger.instances import HEALTHY, InstanceRecord
 from tasks.care import Care
-from tasks.durations import Durations, shape_of
+from tasks.durations import Durations
 from tasks.leases import Lease, Leases
 from tasks.line import Line
 from tasks.outcome import Finished, Outcome, Requeued
@@ -30,6 +30,7 @@ from tasks.reports import Reports
 from tasks.runtime import Runtime
 from workflows.models import models_of
 from workflows.rewrite import for_job
+from workflows.shape import shape_of
 
 log = logging.getLogger(__name__)
 

@@ -36,7 +36,11 @@ def job_of(row: Row[Any], outputs: Iterable[Output] = ()) -> Job:
         expires_at_ms=row.expires_at_ms,
         instance=row.instance,
         metadata=row.metadata,
+        workflow=row.workflow,
         parameters=row.parameters,
+        shape=row.shape,
+        inputs=row.inputs,
+        delivery=row.delivery,
         request_id=row.request_id,
         expected_time_s=row.expected_time_s,
         webhook=row.webhook,
@@ -64,6 +68,7 @@ def output_of(row: Row[Any]) -> Output:
         comfy_key=row.comfy_key,
         subfolder=row.subfolder,
         created_at_ms=row.created_at_ms,
+        upload=row.upload,
     )
 
 

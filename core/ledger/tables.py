@@ -45,8 +45,15 @@ jobs = Table(
     # Digests of the catalogues it may run on, joined by commas; NULL means any.
     Column("catalogues", Text),
     Column("metadata", JSON),
-    # The final values of a template's parameters, drawn seeds included.
+    # The template it was filled from, and the final values of its parameters, drawn seeds included.
+    Column("workflow", String(64)),
     Column("parameters", JSON),
+    # What its duration is learned under.
+    Column("shape", String(64)),
+    # Files to be there before it runs: [{"name", "key"}].
+    Column("inputs", JSON),
+    # What is to be done with its outputs: {"s3", "convert", "strip_metadata"}.
+    Column("delivery", JSON),
     Column("request_id", String(128), unique=True),
     Column("expected_time_s", Float),
     Column("webhook", JSON),
@@ -95,8 +102,39 @@ assets = Table(
     Column("size_bytes", BigInteger, nullable=False),
     Column("hash", String(80)),
     Column("storage_key", Text),
+    # How it fared on its way to the client's bucket: {"url", "expires_at_ms", "key"} or {"error"}.
+    Column("upload", JSON),
     Column("created_at_ms", BigInteger, nullable=False),
     Index("assets_by_job", "job_id", "ordinal"),
+)
+
+uploads = Table(
+    "uploads",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("hash", String(80), nullable=False),
+    # A path relative to ComfyUI's input folder, as the client gave it.
+    Column("name", Text, nullable=False),
+    Column("content_type", String(255), nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    # Equal files share one.
+    Column("storage_key", Text, nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("expires_at_ms", BigInteger, nullable=False),
+    Index("uploads_by_hash", "hash"),
+    Index("uploads_expiry", "expires_at_ms"),
+)
+
+durations = Table(
+    "durations",
+    metadata,
+    # shape:<hash> or workflow:<name>
+    Column("what", String(80), primary_key=True),
+    # The kind of GPU, as its instance calls it.
+    Column("gpu", String(255), primary_key=True),
+    Column("average_s", Float, nullable=False),
+    Column("seen", Integer, nullable=False),
+    Column("updated_at_ms", BigInteger, nullable=False),
 )
 
 idempotency_keys = Table(

@@ -11,12 +11,13 @@ from comfy.discovery import Gpu, GpuSurvey
 from core.errors import ComfyUnavailable, ConfigurationError, OutputUnavailable, PromptFailed, PromptRejected
 from core.ledger.delivery import PendingFile
 from tasks.app import make_app
-from tasks.durations import KEPT, Durations, shape_of
+from tasks.durations import KEPT, Durations
 from tasks.gpus import plan_instances
 from tasks.recorder import job_error
 from tasks.storage import remove_job, store
 from tests.fleet import work
 from tests.services import make_settings
+from workflows.shape import shape_of
 
 
 def checkout(folder: Path) -> Path:
