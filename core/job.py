@@ -117,7 +117,7 @@ class Output:
     comfy_key: str = "images"
     subfolder: str = ""
     created_at_ms: int = 0
-    #: How it fared on its way to the client's bucket, if there is one: `{"url", "expires_at_ms", "key"}` or `{"error"}`.
+    #: How it fared on its way to a bucket: `{"url", "expires_at_ms", "key"}`, `{"error"}`, or None: there is none.
     upload: dict[str, Any] | None = None
 
 
