@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import ipaddress
-import re
 import time
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, BinaryIO, NoReturn, TypeAlias
 from urllib.parse import quote, urlsplit
 
 import requests
 from requests.auth import AuthBase
 
+from cli.answers import code, envelope, reason, retry_after_s, words
+from cli.files import Draft, safe_name
 from cli.sse import Event, read_events
-from core.errors import ConfigurationError, RequestError, TransientError
+from core.errors import RequestError, TransientError
 
 #: A job as the API answers it: `id`, `status`, `progress`, `outputs`, `error`, ...
 Job: TypeAlias = dict[str, Any]
+#: Told of a download: bytes received so far, and bytes in all, None if the server does not say.
+OnBytes: TypeAlias = Callable[[int, "int | None"], None]
 
 TERMINAL = frozenset({"succeeded", "failed", "canceled", "expired"})
 TIMEOUT_S = 30.0
@@ -28,6 +31,8 @@ STREAM_SILENCE_S = 45.0
 POLL_S = 1.0
 #: How long a full queue, or a server that is away while a job runs, is borne with.
 PATIENCE_S = 60.0
+#: Refusals that come before anything is recorded: what was refused so may be sent again without a key.
+NOT_YET = frozenset({"queue_full", "deployment_not_ready"})
 #: What a download is read in.
 CHUNK_BYTES = 256 * 1024
 
@@ -68,6 +73,8 @@ class Client:
         parts = urlsplit(base_url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise RequestRefused(f"{base_url!r} is not a server's address; it looks like http://127.0.0.1:8000.")
+        if not (api_key.isascii() and api_key.isprintable()):
+            raise RequestRefused("The API key holds characters that a header cannot; look at --api-key, COMFY_API_KEY.")
         self.base_url = base_url.rstrip("/")
         self._session = requests.Session()
         self._session.auth = _Bearer(api_key)
@@ -90,15 +97,7 @@ class Client:
 
     def submit(self, workflow: Mapping[str, Any]) -> Job:
         """Queue a graph in the API format. A full or starting server is asked again for up to `PATIENCE_S`."""
-        # One key for all tries, so that no two of them can become two jobs.
-        headers = {"Idempotency-Key": str(uuid.uuid4())}
-        give_up_at = time.monotonic() + PATIENCE_S
-        while True:
-            answer = self._send("POST", "/jobs", json={"workflow": workflow}, headers=headers)
-            pause_s = _retry_after_s(answer)
-            if answer.status_code not in (429, 503) or pause_s is None or time.monotonic() + pause_s > give_up_at:
-                return _job(answer)
-            time.sleep(pause_s)
+        return _job(self._post("/jobs", {"workflow": workflow}, prefix="/api/v2", has_key=True))
 
     def job(self, job_id: str) -> Job:
         """The job as it stands."""
@@ -142,27 +141,42 @@ class Client:
 
     def fetch(self, job: Job, output: Mapping[str, Any], folder: Path) -> Path:
         """Save one output of a job as `<start of job id>-<its name>` in the folder; returns where."""
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as exc:
-            raise ConfigurationError(f"{folder} cannot be made: {exc.strerror}. Name another with --output.") from exc
-        target = folder / f"{_file_name(str(job['id']))[:8]}-{_file_name(str(output['name']))}"
-        draft = target.with_name(f".{target.name}.part")
-        answer = self._send("GET", f"/assets/{_path(str(output['id']))}/content", stream=True)
+        with Draft(folder) as draft:
+            self.receive(f"/api/v2/assets/{_path(str(output['id']))}/content", draft)
+            return draft.keep_as(f"{safe_name(str(job['id']))[:8]}-{safe_name(str(output['name']))}")
+
+    def get(self, path: str) -> dict[str, Any]:
+        """The JSON object at a path of the server, for what lies outside of Comfy API v2."""
+        return _read(self._send("GET", path, prefix=""))
+
+    def post(self, path: str, body: Mapping[str, Any], *, has_key: bool) -> dict[str, Any]:
+        """Queue something at a path outside of Comfy API v2, as patiently as `submit`; returns the answer.
+
+        Parameters:
+          has_key: whether the path honours an Idempotency-Key, so that any try may be repeated.
+        """
+        return _read(self._post(path, body, prefix="", has_key=has_key))
+
+    def upload(self, path: str, file: BinaryIO, name: str) -> dict[str, Any]:
+        """Send a file as a form's `file`, with its `name` beside it; returns the answer."""
+        return _read(self._send("POST", path, prefix="", files={"file": (name, file)}, data={"name": name}))
+
+    def receive(self, path: str, draft: Draft, on_bytes: OnBytes | None = None) -> None:
+        """Write the bytes at a path of the server into a draft."""
+        answer = self._send("GET", path, prefix="", stream=True)
         with answer:
             if not answer.ok:
                 _refuse(answer)
+            size = answer.headers.get("Content-Length", "")
+            total, received = (int(size) if size.isdecimal() else None), 0
             try:
-                with draft.open("wb") as file:
-                    for chunk in answer.iter_content(CHUNK_BYTES):
-                        file.write(chunk)
+                for chunk in answer.iter_content(CHUNK_BYTES):
+                    draft.write(chunk)
+                    received += len(chunk)
+                    if on_bytes:
+                        on_bytes(received, total)
             except requests.RequestException as exc:
-                draft.unlink(missing_ok=True)
-                raise ServerUnreachable(f"{self.base_url} broke off while it sent {target.name}: {exc}") from exc
-            except OSError as exc:
-                raise ConfigurationError(f"{target} cannot be written: {exc.strerror}.") from exc
-        draft.replace(target)
-        return target
+                raise ServerUnreachable(f"{self.base_url} broke off while it sent {path}: {reason(exc)}.") from exc
 
     def _stream(self, job_id: str, on_event: Callable[[Event], None]) -> bool:
         """Follow one stream to its end. Returns whether asking for another makes sense."""
@@ -180,9 +194,17 @@ class Client:
                     break
         return True
 
-    def get(self, path: str) -> dict[str, Any]:
-        """The JSON object at a path of the server, for what lies outside of Comfy API v2."""
-        return _read(self._send("GET", path, prefix=""))
+    def _post(self, path: str, body: Mapping[str, Any], *, prefix: str, has_key: bool) -> requests.Response:
+        # One key for all tries, so that no two of them can become two jobs.
+        headers = {"Idempotency-Key": str(uuid.uuid4())}
+        give_up_at = time.monotonic() + PATIENCE_S
+        while True:
+            answer = self._send("POST", path, prefix=prefix, json=body, headers=headers)
+            pause_s = retry_after_s(answer)
+            is_worth_it = answer.status_code in (429, 503) and (has_key or code(answer) in NOT_YET)
+            if not is_worth_it or pause_s is None or time.monotonic() + pause_s > give_up_at:
+                return answer
+            time.sleep(pause_s)
 
     def _send(self, method: str, path: str, *, prefix: str = "/api/v2", **options: Any) -> requests.Response:
         options.setdefault("timeout", TIMEOUT_S)
@@ -190,7 +212,7 @@ class Client:
             return self._session.request(method, f"{self.base_url}{prefix}{path}", **options)
         except requests.RequestException as exc:
             raise ServerUnreachable(
-                f"{self.base_url} does not answer ({_reason(exc)}). Start one with `make up`, or name another with "
+                f"{self.base_url} does not answer ({reason(exc)}). Start one with `make up`, or name another with "
                 "--server or COMFY_BASE_URL."
             ) from exc
 
@@ -226,38 +248,16 @@ def _read(answer: requests.Response) -> dict[str, Any]:
 
 def _refuse(answer: requests.Response) -> NoReturn:
     """Raise what an error answer means."""
-    try:
-        envelope = answer.json()
-        message = str(envelope["error"]["message"])
-    except (ValueError, KeyError, TypeError):
-        envelope, message = None, f"HTTP {answer.status_code} {answer.reason}"
+    message = words(answer)
     if answer.status_code >= 500:
         raise ServerUnreachable(f"{urlsplit(answer.url).netloc} cannot do that now: {message}")
     if answer.status_code == 401:
-        message += " Set COMFY_API_KEY to the server's key."
-    raise RequestRefused(message, envelope)
-
-
-def _retry_after_s(answer: requests.Response) -> float | None:
-    text = answer.headers.get("Retry-After", "")
-    return max(1.0, float(text)) if text.isdecimal() else None
-
-
-def _reason(exc: requests.RequestException) -> str:
-    """The innermost cause in few words; requests wraps it in layers that repeat the address."""
-    cause: BaseException = exc
-    while cause.__cause__ or cause.__context__:
-        cause = cause.__cause__ or cause.__context__ or cause
-    return getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
+        message += " Give the server's key by COMFY_API_KEY, or by fleet --api-key."
+    raise RequestRefused(message, envelope(answer))
 
 
 def _path(segment: str) -> str:
     return quote(segment, safe="")
-
-
-def _file_name(name: str) -> str:
-    """A server's file name, safe to write here: no folder, no leading dot, no odd characters."""
-    return re.sub(r"[^\w.\-]+", "_", name.replace("\\", "/").rpartition("/")[2]).lstrip(".") or "output"
 
 
 def _is_loopback(host: str) -> bool:

@@ -17,10 +17,15 @@ from core.errors import FleetError, TransientError
 COMMANDS = {
     "up": ("cli.up:up", "Run the whole stack here; Ctrl-C stops it."),
     "demo": ("cli.demo:demo", "Start everything, make one picture, stop everything."),
-    "submit": ("cli.commands:submit", "Run a workflow file."),
+    "submit": ("cli.submit:submit", "Run a workflow file, or queue one as a task."),
     "status": ("cli.commands:status", "Show one job."),
+    "watch": ("cli.commands:watch", "Follow one job live to its end."),
     "cancel": ("cli.commands:cancel", "Cancel one job."),
     "list": ("cli.commands:list_command", "List jobs, the newest first."),
+    "query": ("cli.task_files:query", "Ask for a task, and keep the answer in a file."),
+    "download": ("cli.task_files:download", "Fetch one file of a task."),
+    "download-all": ("cli.task_files:download_all", "Fetch every file of a task."),
+    "download-from-json": ("cli.task_files:download_from_json", "Fetch the files that query --json names."),
     "workflows": ("cli.workflows:workflows", "Check templates, make them, and see which there are."),
     "gpus": ("cli.gpus:gpus", "List the fleet's GPUs: state, job, models, uptime."),
     "drain": ("cli.gpus:drain", "Have a GPU finish its job and take no more."),
@@ -36,6 +41,9 @@ COMMANDS = {
     "migrate": ("cli.services:migrate", "Bring the ledger's tables to this version."),
     "version": ("cli.version:version", "Print the version."),
 }
+
+#: Of flags that choose among the endpoints of a router, in scripts that were written for one.
+UNUSED = "Accepted for old scripts; has no effect here."
 
 
 class _Commands(click.Group):
@@ -57,8 +65,19 @@ class _Commands(click.Group):
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-def fleet() -> None:
-    """Many GPUs that run ComfyUI, one job API."""
+@click.option("-k", "--api-key", metavar="KEY", help="The server's key; default: $COMFY_API_KEY.")
+@click.option("-l", "--server-url", metavar="URL", help="The server; default: $COMFY_BASE_URL.")
+@click.option("-e", "--endpoint-group", metavar="NAME", expose_value=False, help=UNUSED)
+@click.option("-i", "--instance", metavar="NAME", expose_value=False, help=UNUSED)
+@click.pass_context
+def fleet(context: click.Context, api_key: str | None, server_url: str | None) -> None:
+    """Many GPUs that run ComfyUI, one job API.
+
+    The options here are for commands that talk to a server. They stand before the command.
+    """
+    given = {"comfy_api_key": api_key, "comfy_base_url": server_url}
+    #: What `open_client` sets over the environment.
+    context.obj = {name: value for name, value in given.items() if value is not None}
 
 
 def run(arguments: Sequence[str]) -> int:

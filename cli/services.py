@@ -18,6 +18,7 @@ from cli.show import warn
 from cli.stack import HINT_AFTER_S, child_environment, fleet_process
 from comfy.spec import REPOSITORY_ROOT
 from core.ledger.schema import migrate as migrate_ledger
+from core.outbound import Policy
 from core.settings import Settings, load_settings, process_environment
 from tasks.gpus import plan_instances
 from tasks.worker import run_beat, run_gpu_worker, run_io_worker
@@ -35,6 +36,7 @@ def broker() -> int:
 def api() -> None:
     """Run the HTTP API under gunicorn."""
     settings = _ready_settings()
+    logging.getLogger("fleet.api").info("URLs of clients may lead to %s.", Policy.from_settings(settings))
     command = [sys.executable, "-m", "gunicorn", "--config", "python:api.gunicorn_config"]
     os.chdir(REPOSITORY_ROOT)
     # It becomes gunicorn, so that signals reach gunicorn's own handlers.

@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    SpinnerColumn,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TransferSpeedColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
-from cli.client import Job
+from cli.client import Job, OnBytes
 from cli.sse import Event
 
 #: A plain line is due when progress has moved this far, or the node or the status changed.
 PLAIN_STEP = 0.1
 COLORS = {"succeeded": "green", "failed": "red", "expired": "red", "canceled": "yellow", "canceling": "yellow"}
+#: The same in the words of tasks.
+TASK_COLORS = {"completed": "green", "failed": "red", "timeout": "red", "cancelled": "yellow"}
 
 
 def printable(text: object) -> str:
@@ -42,6 +54,17 @@ class Screen:
     def progress(self) -> JobProgress:
         """A display for one job, to be used in a `with`."""
         return JobProgress(self)
+
+    @contextmanager
+    def download(self, name: str) -> Iterator[OnBytes | None]:
+        """A bar for one download, to be used in a `with`: on a terminal, and gone when the file is there."""
+        if not self.is_terminal:
+            yield None
+            return
+        bar = _download_bar(self.console)
+        task = bar.add_task(printable(name), total=None)
+        with bar:
+            yield lambda received, total: bar.update(task, completed=received, total=total)
 
 
 class JobProgress:
@@ -118,6 +141,15 @@ def describe_job(screen: Screen, job: Job) -> None:
     describe_error(screen, job)
 
 
+def describe_task(screen: Screen, task: Mapping[str, Any], paths: Sequence[str]) -> None:
+    """Everything about one task that a person wants to see."""
+    screen.line(f"{task['id']}  {task['status']}", style=TASK_COLORS.get(task["status"], ""))
+    if task.get("message"):
+        screen.line(f"  message    {task['message']}")
+    for path in paths:
+        screen.line(f"  file       {path}")
+
+
 def describe_error(screen: Screen, job: Job) -> None:
     """Why a job failed: node, class, message, and ComfyUI's traceback."""
     error = job.get("error")
@@ -173,6 +205,17 @@ def _bar(console: Console) -> Progress:
         TextColumn("{task.fields[detail]}", markup=False),
         TimeElapsedColumn(),
         console=console,
+    )
+
+
+def _download_bar(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=30),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        console=console,
+        transient=True,
     )
 
 

@@ -22,6 +22,7 @@ from core.errors import FleetError
 from core.ledger import Ledger
 from core.ledger.instances import HEALTHY
 from core.ledger.seal import load_key
+from core.outbound import Policy
 from core.settings import Settings, load_settings
 
 #: After this long without being ready, people are told where to look.
@@ -103,6 +104,7 @@ def _lines(stack: Stack, credentials: str, readiness: Mapping[str, Any]) -> list
         f"Flower   {at.flower}   {_login(settings, credentials)}",
         *_gpu_lines(stack, readiness),
         f"Broker   {_broker(settings)}",
+        f"URLs     of clients may lead to {Policy.from_settings(settings)}",
         f"Data     {settings.data_dir}   (logs in {stack.logs_dir.name}/)",
     ]
 

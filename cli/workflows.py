@@ -34,7 +34,7 @@ def workflows() -> None:
 )  # fmt: skip
 @json_option
 def check(files: tuple[Path, ...], as_json: bool) -> int:
-    """Say what is wrong with templates. A FILE is a graph or a sidecar; the exit status is 1 if anything is wrong."""
+    """Say what is wrong with templates and their files. FILE is a graph or a sidecar; exit status 1 if anything is."""
     found = {file: check_file(file) for file in files}
     # A template that is given by both of its files (*.json) has its problems told once.
     problems = list(dict.fromkeys(problem for each in found.values() for problem in each))

@@ -12,10 +12,12 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
 import cli.client
+import cli.task_client
 from cli.main import run
 from comfy.spec import REPOSITORY_ROOT
 
@@ -318,3 +320,51 @@ def test_ctrl_c_lets_go_of_the_job_and_says_how_to_come_back(server: Script, tmp
     assert "fleet status job-12345678" in out
     assert "Traceback" not in err
     assert server.asked("POST /api/v2/jobs/job-12345678/cancel") == 0
+
+
+def test_a_full_queue_is_asked_again_for_a_task(server: Script, capsys: pytest.CaptureFixture[str]) -> None:
+    full = _error(503, "queue_full", "No room.", **{"Retry-After": "1"})
+    server.on("POST /custom_workflow", full, _json({"id": "task-1", "status": "pending"}, 202))
+    assert run(["submit", "--workflow", "graph.json", "--output", "task.json"]) == 0
+    assert capsys.readouterr().out == "task-1\n"
+
+
+def test_a_task_that_may_be_recorded_is_not_sent_again(server: Script, tmp_path: Path) -> None:
+    server.on("POST /custom_workflow", _error(503, "ledger_unavailable", "Not now.", **{"Retry-After": "1"}))
+    assert run(["submit", "--workflow", "graph.json", "--output", "task.json"]) == 4
+    assert server.asked("POST /custom_workflow") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["graph.json"]
+
+
+def test_a_server_that_restarts_while_a_task_is_waited_for_is_borne_with(
+    server: Script, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli.task_client, "POLL_S", 0.05)
+    task = {"id": "task-1", "status": "completed", "output": [{"local_path": "task-1/a.png"}]}
+    away = _error(503, "ledger_unavailable", "Not now.")
+    server.on("GET /task/task-1", _json(task | {"status": "generating"}), away, away, _json(task))
+    server.on("GET /download/task-1/a.png", (200, {}, PICTURE))
+    assert run(["download-all", "--task_id", "task-1", "--wait"]) == 0
+    assert capsys.readouterr().out == "downloads/a.png\n"
+
+
+def test_a_task_file_that_breaks_off_leaves_nothing(server: Script, tmp_path: Path) -> None:
+    server.on("GET /download/task-1/a.png", (200, {"Content-Length": "1000"}, PICTURE))
+    assert run(["download", "--path", "task-1/a.png"]) == 4
+    assert list((tmp_path / "downloads").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["..\\evil.png", ".evil.png", "%2e%2e%2fevil.png"])
+def test_a_task_file_cannot_leave_the_folder(server: Script, tmp_path: Path, name: str) -> None:
+    server.on(f"GET /download/task-1/{quote(name)}", (200, {}, PICTURE))
+    assert run(["download-from-json", "--json", json.dumps({"file_paths": [f"task-1/{name}"]})]) == 0
+    (written,) = tmp_path.rglob("*evil*")
+    assert written.parent == tmp_path / "downloads"
+    assert not written.name.startswith(".")
+
+
+@pytest.mark.parametrize("reply", [_json([1]), _json({"id": 7}), (200, {}, b"<html>"), _error(500, "internal", "oh")])
+def test_a_task_that_makes_no_sense_exits_4(server: Script, tmp_path: Path, reply: Reply) -> None:
+    server.on("GET /task/task-1", reply)
+    assert run(["query", "--task_id", "task-1", "--output", "query.json"]) == 4
+    assert not (tmp_path / "query.json").exists()

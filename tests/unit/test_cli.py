@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import io
+import json
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 from rich.console import Console
 
 from cli.broker import broker_spec
 from cli.client import Client, RequestRefused
-from cli.commands import read_workflow
 from cli.credentials import flower_cookie_secret, flower_credentials, flower_credentials_file
 from cli.exits import exit_status_of
+from cli.files import Draft, result_file
 from cli.log_watch import LogWatch
-from cli.main import run
+from cli.main import COMMANDS, fleet, run
 from cli.processes import describe_end, last_line
 from cli.show import JobProgress, Screen, describe_progress, describe_refusal, printable
 from cli.sse import Event, read_events
 from cli.stack import addresses, check_ports, child_environment
+from cli.task_values import local_image, names_for, parse_parameters, read_workflow
 from core.errors import ConfigurationError, InvalidRequest
 from core.settings import Settings
 from tests.services import make_settings
@@ -50,6 +54,11 @@ class TestArguments:
             ["submit"],
             ["submit", "no-such-file.json"],
             ["status"],
+            ["watch"],
+            ["query", "--task_id", "x"],
+            ["query", "--output", "x.json"],
+            ["download"],
+            ["download-all"],
             ["list", "--limit", "0"],
             ["list", "--limit", "101"],
             ["submit", "x", "--server"],
@@ -102,6 +111,10 @@ class TestWorkflowFile:
     def test_seeds_keep_every_digit(self) -> None:
         assert read_workflow(self.GRAPH, "f")["1"]["inputs"]["seed"] == 2**64 - 1
 
+    def test_the_graph_may_stand_in_a_template_of_the_raw_workflow(self) -> None:
+        body = b'{"input": {"handler": "RawWorkflow", "workflow_json": %b}}' % self.GRAPH
+        assert list(read_workflow(body, "f")) == ["1"]
+
     @pytest.mark.parametrize("wrapper", ["prompt", "workflow"])
     def test_the_graph_may_stand_in_a_request_body(self, wrapper: str) -> None:
         assert list(read_workflow(b'{"%b": %b}' % (wrapper.encode(), self.GRAPH), "f")) == ["1"]
@@ -113,6 +126,87 @@ class TestWorkflowFile:
     def test_anything_else_is_refused_with_the_file_name(self, body: bytes) -> None:
         with pytest.raises(InvalidRequest, match=r"mine\.json is not a workflow"):
             read_workflow(body, "mine.json")
+
+
+class TestTaskValues:
+    @pytest.mark.parametrize(
+        ("workflow", "names"),
+        [
+            ("sd3", ["sd3"]),
+            ("a/b/interior_design.json", ["interior_design.json", "interior_design"]),
+            ("a/room_v0.03_linux.json", ["room_v0.03_linux.json", "room_v0.03_linux", "room"]),
+            ("old_vase_v2.json", ["old_vase_v2.json", "old_vase_v2", "old"]),
+        ],
+    )
+    def test_a_server_is_asked_for_the_most_exact_name_first(self, workflow: str, names: list[str]) -> None:
+        assert names_for(workflow) == names
+
+    @pytest.mark.parametrize(
+        ("text", "value"),
+        [
+            ("12", 12),
+            ("0.5", 0.5),
+            ("true", True),
+            ("twelve", "twelve"),
+            ('"12"', "12"),
+            ("", ""),
+            ("a=b", "a=b"),
+            ("null", "null"),
+            ("[1]", "[1]"),
+            ("NaN", "NaN"),
+            ("9" * 30, "9" * 30),
+        ],
+    )
+    def test_a_parameter_is_text_unless_it_reads_as_a_number(self, text: str, value: object) -> None:
+        found = parse_parameters([f"Name={text}"])
+        assert found == {"name": value}
+        assert type(found["name"]) is type(value)
+
+    @pytest.mark.parametrize("texts", [["a"], ["=1"], [" =1"], ["a=1", "A=2"], ["room=x"]])
+    def test_parameters_are_named_and_given_once(self, texts: list[str]) -> None:
+        with pytest.raises(InvalidRequest, match=f"-p {texts[-1]}"):
+            parse_parameters(texts, taken=["room"])
+
+    @pytest.mark.parametrize("image", [None, "http://host/room.jpg", "https://host/room.jpg"])
+    def test_only_files_are_uploaded(self, image: str | None) -> None:
+        assert local_image(image) is None
+
+
+class TestFiles:
+    def test_a_draft_that_is_not_kept_leaves_nothing(self, tmp_path: Path) -> None:
+        with Draft(tmp_path / "new") as draft:
+            draft.write(b"half")
+            assert len(list((tmp_path / "new").iterdir())) == 1
+        assert list((tmp_path / "new").iterdir()) == []
+
+    def test_a_full_disk_is_told_of_in_words(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigurationError, match="No space left"), result_file(Path("/dev/full")) as write:
+            write({"id": "x"})
+
+    def test_a_result_replaces_what_a_link_points_at(self, tmp_path: Path) -> None:
+        (tmp_path / "real.json").write_text("old")
+        (tmp_path / "link.json").symlink_to("real.json")
+        with result_file(tmp_path / "link.json") as write:
+            write({"id": "x"})
+        assert (tmp_path / "link.json").is_symlink()
+        assert json.loads((tmp_path / "real.json").read_text()) == {"id": "x"}
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["link.json", "real.json"]
+
+
+class TestDocumentation:
+    TEXT = (Path(__file__).parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
+
+    @pytest.mark.parametrize("name", COMMANDS)
+    def test_every_command_is_there(self, name: str) -> None:
+        assert re.search(rf"`fleet {name}\b", self.TEXT)
+
+    @pytest.mark.parametrize("name", ["submit", "watch", "query", "download", "download-all", "download-from-json"])
+    def test_every_option_of_the_task_commands_is_there(self, name: str) -> None:
+        command = fleet.get_command(click.Context(fleet), name)
+        assert command is not None
+        for parameter in [*fleet.params, *command.params]:
+            if isinstance(parameter, click.Option):
+                assert any(option in self.TEXT for option in parameter.opts if option.startswith("--")), parameter.opts
 
 
 class TestEventStream:
