@@ -6,6 +6,7 @@
         BodyTooLarge                     over the size limit
         UnsupportedMediaType             not application/json
         InvalidRequest                   well-formed, but a field is wrong
+          InputUnavailable               a file to be fetched from the client's URL cannot be had
         InvalidWorkflow                  the graph cannot run; carries ComfyUI's own `node_errors`
           EditorWorkflow                 the editor's format, not the API format
         MissingAsset                     a referenced asset does not exist
@@ -26,10 +27,14 @@
         PromptStuck                      a prompt shows no sign of life any more
         DeliveryFailed                   an upload or webhook could not be delivered now
       PermanentError                   trying again cannot help
+        InputGone                        an input file of a job is no longer in storage
         PromptRejected                   ComfyUI refused the graph; carries `node_errors`
         PromptFailed                     a node raised; carries node id, class, message, traceback
         PromptInterrupted                somebody interrupted the prompt
+        OutputNotConvertible             a file is damaged, or too large to be converted or stripped
         StaleAttempt                     another attempt owns the job now: stop, write nothing
+        AddressRefused                   a client's URL leads to where we do not connect
+        DeliveryRefused                  an upload will not be taken: wrong credentials, no such bucket
         ConfigurationError               a setting is missing or wrong; names it
 
 Every constructor argument goes to `super().__init__()`, so that an error survives pickling with its class and fields
@@ -87,6 +92,12 @@ class UnsupportedMediaType(RequestError):
 
 class InvalidRequest(RequestError):
     """The body is well-formed, but a field is wrong."""
+
+
+class InputUnavailable(InvalidRequest):
+    """A file cannot be fetched from the URL that the client gave. Says no more of its host than a client may know."""
+
+    code = "input_unavailable"
 
 
 class InvalidWorkflow(RequestError):
@@ -241,6 +252,12 @@ class PermanentError(FleetError):
     code = "failed"
 
 
+class InputGone(PermanentError):
+    """An input file of a job is no longer in storage."""
+
+    code = "input_gone"
+
+
 class PromptRejected(PermanentError):
     """ComfyUI refused the graph (HTTP 400), or dropped some of its outputs (HTTP 200 with `node_errors`)."""
 
@@ -281,10 +298,28 @@ class PromptInterrupted(PermanentError):
     code = "interrupted"
 
 
+class OutputNotConvertible(PermanentError):
+    """An output cannot be converted, or its metadata not removed: it is damaged, or too large."""
+
+    code = "conversion_failed"
+
+
 class StaleAttempt(PermanentError):
     """Another attempt owns the job now."""
 
     code = "stale_attempt"
+
+
+class AddressRefused(PermanentError):
+    """A URL of a client leads to an address that is neither public nor allowed. Nothing was sent."""
+
+    code = "address_refused"
+
+
+class DeliveryRefused(PermanentError):
+    """A bucket does not take a file, and hardly will: wrong credentials, no such bucket."""
+
+    code = "delivery_refused"
 
 
 class ConfigurationError(PermanentError):

@@ -11,6 +11,7 @@ import os
 import socket
 import tempfile
 from functools import cached_property
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote, urlsplit
@@ -30,6 +31,9 @@ LONGEST_SOCKET_PATH = 100
 
 BROKER_SCHEMES = ("redis", "rediss", "redis+socket", "sentinel", "amqp", "amqps")
 
+#: Words that stand for networks in FLEET_ALLOW_NETWORKS.
+NETWORK_WORDS = ("loopback", "private")
+
 CommaList = Annotated[tuple[str, ...], NoDecode]
 
 
@@ -41,6 +45,8 @@ class Settings(BaseSettings):
     # --- where things are -------------------------------------------------------------------------------------------
     #: Everything a single machine keeps: ledger, broker files, outputs, logs.
     data_dir: Path = Path(".fleet")
+    #: Outputs and uploads, on a file system that every machine of the fleet sees; empty means the data directory.
+    storage_dir: Path | None = None
     #: SQLAlchemy URL of the ledger; empty means SQLite in the data directory.
     database_url: str = ""
     #: kombu URL of the broker (redis://, amqp://); empty means the embedded one in the data directory.
@@ -59,6 +65,13 @@ class Settings(BaseSettings):
     public_url: str = ""
     max_body_bytes: int = Field(20 * 1024 * 1024, ge=1024)
     max_json_depth: int = Field(64, ge=8, le=500)
+    #: Largest file that clients may upload, or have fetched.
+    max_upload_bytes: int = Field(100 * 1024 * 1024, ge=1024)
+    #: Largest picture among them, in bytes, and in pixels of one frame.
+    max_image_bytes: int = Field(25 * 1024 * 1024, ge=1024)
+    max_image_pixels: int = Field(64_000_000, ge=1)
+    #: Networks beyond the public internet that URLs of clients may lead to: CIDRs, `loopback`, `private`.
+    allow_networks: CommaList = ()
     #: Jobs that may wait at once; one more is refused with `queue_full`.
     max_queued: int = Field(100_000, ge=1)
 
@@ -120,6 +133,8 @@ class Settings(BaseSettings):
     queue_timeout_s: float = Field(0.0, ge=0, allow_inf_nan=False)
     #: A second prompt is queued on an instance when the running one should end within this many seconds.
     look_ahead_s: float = Field(2.0, ge=0, allow_inf_nan=False)
+    #: Seconds from its generation for which uploading a job's files to S3 is tried.
+    upload_give_up_s: float = Field(900.0, ge=0, allow_inf_nan=False)
     #: Seconds a finished job, its outputs and its events are kept.
     retention_s: float = Field(7 * 24 * 3600.0, gt=0, allow_inf_nan=False)
 
@@ -136,6 +151,24 @@ class Settings(BaseSettings):
     webhook_timeout_s: float = Field(
         30.0, gt=0, le=300, validation_alias=AliasChoices("WEBHOOK_TIMEOUT", "webhook_timeout_s")
     )
+    #: For signing the events that go to `WEBHOOK_URL`, and no others.
+    webhook_secret: SecretStr = Field(SecretStr(""), validation_alias=AliasChoices("WEBHOOK_SECRET", "webhook_secret"))
+
+    #: The bucket of `/generate` requests that name none: all of the first three, or none of them.
+    s3_access_key_id: str = Field("", validation_alias=AliasChoices("S3_ACCESS_KEY_ID", "s3_access_key_id"))
+    s3_secret_access_key: SecretStr = Field(
+        SecretStr(""), validation_alias=AliasChoices("S3_SECRET_ACCESS_KEY", "s3_secret_access_key")
+    )
+    s3_bucket_name: str = Field("", validation_alias=AliasChoices("S3_BUCKET_NAME", "s3_bucket_name"))
+    #: Empty means Amazon's own for the region.
+    s3_endpoint_url: str = Field("", validation_alias=AliasChoices("S3_ENDPOINT_URL", "s3_endpoint_url"))
+    #: Also the region of requests that bring a bucket and no region.
+    s3_region: str = Field("", validation_alias=AliasChoices("S3_REGION", "s3_region"))
+    s3_session_token: SecretStr = Field(
+        SecretStr(""), validation_alias=AliasChoices("S3_SESSION_TOKEN", "s3_session_token")
+    )
+    #: A folder of the bucket that everything goes below.
+    s3_prefix: str = Field("", validation_alias=AliasChoices("S3_PREFIX", "s3_prefix"))
 
     #: The template that the modifier `RawWorkflow` fills when a request brings no graph.
     comfy_model: str = Field("sd3", validation_alias=AliasChoices("COMFY_MODEL", "comfy_model"))
@@ -149,7 +182,7 @@ class Settings(BaseSettings):
     #: Name of this machine in instance and queue names.
     host: str = Field(default_factory=socket.gethostname, min_length=1)
 
-    @field_validator("api_keys", "gpus", "comfyui_urls", mode="before")
+    @field_validator("api_keys", "allow_networks", "gpus", "comfyui_urls", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
@@ -168,6 +201,19 @@ class Settings(BaseSettings):
             parts = urlsplit(value)
             if parts.scheme not in ("http", "https") or not parts.hostname:
                 raise ValueError(f"{value!r} is not a URL such as http://127.0.0.1:8188")
+        return values
+
+    @field_validator("allow_networks")
+    @classmethod
+    def _are_networks(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        for value in values:
+            if value in NETWORK_WORDS:
+                continue
+            try:
+                ip_network(value)
+            except ValueError as exc:
+                words = " nor ".join(NETWORK_WORDS)
+                raise ValueError(f"{value!r} is no network such as 10.1.0.0/16, nor {words}") from exc
         return values
 
     @field_validator("broker_url")
@@ -227,8 +273,13 @@ class Settings(BaseSettings):
 
     @property
     def outputs_dir(self) -> Path:
-        """Local storage of finished outputs."""
-        return self.data_dir / "outputs"
+        """Storage of finished outputs."""
+        return (self.storage_dir or self.data_dir) / "outputs"
+
+    @property
+    def inputs_dir(self) -> Path:
+        """Storage of files that clients brought."""
+        return (self.storage_dir or self.data_dir) / "inputs"
 
     def make_data_dir(self) -> None:
         """Create the data directory, for this user alone: prompts, pictures and keys lie in it."""
@@ -249,9 +300,11 @@ def load_settings(**overrides: Any) -> Settings:
     """
     _refuse_unknown_names()
     try:
-        return Settings(**{**_read_secret_files(), **overrides})
+        settings = Settings(**{**_read_secret_files(), **overrides})
     except ValidationError as exc:
         raise ConfigurationError(_explain(exc)) from exc
+    _refuse_half_a_bucket(settings)
+    return settings
 
 
 def process_environment() -> dict[str, str]:
@@ -280,6 +333,19 @@ def _refuse_unknown_names() -> None:
     for name in os.environ:
         if name.startswith(PREFIX) and not name.startswith(FOREIGN_PREFIXES) and name not in known:
             raise ConfigurationError(f"{name} is not a setting of ComfyFleet; see docs/settings.md for the list.")
+
+
+def _refuse_half_a_bucket(settings: Settings) -> None:
+    # Not a validator: pydantic would put the secrets beside it into its message.
+    needed = {
+        "S3_ACCESS_KEY_ID": settings.s3_access_key_id,
+        "S3_SECRET_ACCESS_KEY": settings.s3_secret_access_key.get_secret_value(),
+        "S3_BUCKET_NAME": settings.s3_bucket_name,
+    }
+    others = (settings.s3_endpoint_url, settings.s3_session_token.get_secret_value(), settings.s3_prefix)
+    absent = [name for name, value in needed.items() if not value]
+    if absent and (len(absent) < len(needed) or any(others)):
+        raise ConfigurationError(f"{', '.join(absent)} missing: set all of {', '.join(needed)}, or no S3_ variable.")
 
 
 def _explain(error: ValidationError) -> str:

@@ -39,7 +39,7 @@ SESSION_VARIABLE = "COMFYFLEET_TEST_RUN"
 #: Processes that were told to end may need a moment on a loaded machine.
 GOODBYE_S = 5.0
 #: What an operator may have set for a real fleet must not reach the tests.
-FOREIGN_NAMES = ("FLEET_", "WEBHOOK_", "COMFY_")
+FOREIGN_NAMES = ("FLEET_", "WEBHOOK_", "COMFY_", "S3_")
 UNIT = Path(__file__).parent / "unit"
 
 

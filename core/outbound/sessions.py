@@ -1,0 +1,159 @@
+"""HTTP sessions that connect only where a policy permits.
+
+The guard stands at the one place where a connection is made: the name is resolved once, every address it has is judged,
+and the connection goes to one of those addresses. A name that changes between a check and its use cannot pass, and TLS
+is verified against the name as always.
+
+A name with even one forbidden address is refused as a whole. To pick the others would hide what is either an attack or
+a mistake, and whether a job succeeds would depend on the order of a DNS answer.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, cast
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3 import HTTPConnectionPool, PoolManager
+from urllib3.connection import HTTPConnection
+from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
+
+from core.errors import AddressRefused
+from core.outbound.deadline import Deadline
+from core.outbound.networks import Policy
+
+#: Of a name with more addresses, the first ones are tried.
+MAX_ADDRESSES = 4
+#: All that a client hears: which network it was would tell about ours.
+REFUSED = "refused: private address"
+
+Watch = Callable[[socket.socket], None]
+
+
+class GuardedSession(requests.Session):
+    """A requests session for one exchange with a client's URL.
+
+    It follows no redirects, and uses no proxies and no .netrc of the machine. Beside what requests raises, its calls
+    raise AddressRefused. `deadline.is_over` tells an answer that was cut from one that ended, so ask it after reading.
+    """
+
+    def __init__(self, policy: Policy, *, limit_s: float) -> None:
+        """Parameters: limit_s - seconds from now after which the exchange is cut, wherever it is."""
+        super().__init__()
+        self.trust_env = False
+        self.deadline = Deadline(limit_s)
+        for scheme in ("http://", "https://"):
+            self.mount(scheme, GuardedAdapter(policy, self.deadline.watch))
+
+    def get_redirect_target(self, resp: requests.Response) -> str | None:  # noqa: ARG002 - requests' signature
+        """None: whoever wants to follow has to look at the new URL first."""
+        return None
+
+    def close(self) -> None:
+        self.deadline.close()
+        super().close()
+
+
+class GuardedAdapter(HTTPAdapter):
+    """The transport of requests, guarded."""
+
+    def __init__(self, policy: Policy, watch: Watch | None = None) -> None:
+        super().__init__()
+        guard_pools(self.poolmanager, policy, watch)
+
+
+def guard_pools(manager: PoolManager, policy: Policy, watch: Watch | None = None) -> None:
+    """Have the pools of a manager connect only where the policy permits.
+
+    Parameters:
+      watch: is given each socket as soon as it is connected.
+    """
+    guard = _Guard(policy=policy, watch=watch)
+    manager.clear()
+    manager.pool_classes_by_scheme = {
+        scheme: _guarded(pool, guard) for scheme, pool in manager.pool_classes_by_scheme.items()
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Guard:
+    policy: Policy
+    watch: Watch | None
+
+
+class _GuardedConnection(HTTPConnection):
+    """What every guarded connection has in common; stands before the class of an HTTP library."""
+
+    guard: ClassVar[_Guard]
+
+    def _new_conn(self) -> socket.socket:
+        name, timeout_s = self._dns_host, self.timeout
+        began_s = time.monotonic()
+        addresses = self._permitted_addresses(timeout_s)
+        try:
+            for position, address in enumerate(addresses):
+                self._dns_host = address
+                if timeout_s is not None:
+                    # The rest of the time is for all of them, so that one that is silent does not use it up.
+                    left_s = timeout_s - (time.monotonic() - began_s)
+                    self.timeout = max(left_s, 0.001) / (len(addresses) - position)
+                try:
+                    connected = super()._new_conn()
+                except (ConnectTimeoutError, NewConnectionError):
+                    if position == len(addresses) - 1:
+                        raise
+                else:
+                    break
+        finally:
+            self._dns_host, self.timeout = name, timeout_s
+        connected.settimeout(timeout_s)
+        if self.guard.watch is not None:
+            self.guard.watch(connected)
+        return connected
+
+    def _permitted_addresses(self, timeout_s: float | None) -> list[str]:
+        try:
+            addresses = _resolve(self._dns_host, timeout_s)
+        except (socket.gaierror, UnicodeError) as exc:
+            raise NameResolutionError(self.host, self, socket.gaierror(str(exc))) from exc
+        except TimeoutError as exc:
+            raise ConnectTimeoutError(self, "The name was not resolved in time.") from exc
+        if not all(self.guard.policy.permits(address) for address in addresses):
+            raise AddressRefused(REFUSED)
+        return addresses[:MAX_ADDRESSES]
+
+
+def _guarded(pool: type[HTTPConnectionPool], guard: _Guard) -> type[HTTPConnectionPool]:
+    connection = type("GuardedConnection", (_GuardedConnection, cast(type, pool.ConnectionCls)), {"guard": guard})
+    return type(pool.__name__, (pool,), {"ConnectionCls": connection})
+
+
+def _resolve(name: str, timeout_s: float | None) -> list[str]:
+    """The addresses of a host, each once.
+
+    Raises:
+      socket.gaierror, UnicodeError: there are none.
+      TimeoutError: nobody said so in time.
+    """
+    found: list[Any] = []
+
+    def ask() -> None:
+        try:
+            found.extend(socket.getaddrinfo(name, None, type=socket.SOCK_STREAM))
+        except (OSError, ValueError) as exc:
+            found.append(exc)
+
+    # The resolver has no timeout of its own and may take half a minute. A thread that is left behind ends with that.
+    thread = threading.Thread(target=ask, name="resolve", daemon=True)
+    thread.start()
+    thread.join(timeout_s)
+    if thread.is_alive():
+        raise TimeoutError
+    if isinstance(found[0], Exception):
+        raise found[0]
+    return list(dict.fromkeys(str(answer[4][0]) for answer in found))
