@@ -76,21 +76,14 @@ def check_graph(
     _raise_found(graph, _class_errors(graph, compiled, refused_classes), outputs=[])
     outputs = output_nodes(graph, compiled)
     if not outputs:
+        # ComfyUI looks no further; what is wrong beside that helps all the same.
+        _raise_found(graph, _problems(graph, graph, compiled, staged_files), outputs=[])
         raise InvalidWorkflow("The workflow has no output node (such as SaveImage), so it would produce nothing.")
     depths: dict[str, int] = {}
     cycle = measure_depths(graph, outputs, depths)
     will_run = set(depths)
     measure_depths(graph, graph, depths)
-    found: _Found = {}
-    for node_id, node in graph.items():
-        spec = compiled.node(node["class_type"])
-        assert spec is not None
-        if node_id in will_run:
-            problems = _node_problems(node, spec, graph, compiled, staged_files)
-        else:
-            problems = _idle_node_problems(node, spec)
-        if problems:
-            found[node_id] = problems
+    found = _problems(graph, will_run, compiled, staged_files)
     for node_id in cycle[:_MAX_REPORTED_NODES]:
         found.setdefault(node_id, []).append(errors.cycle(node_id, cycle, graph))
     deepest = max(depths, key=depths.__getitem__)
@@ -110,6 +103,23 @@ def _class_errors(graph: Graph, compiled: CompiledCatalogue, refused_classes: Co
             found[node_id] = [errors.refused_class(node_id, node, reasons.get(class_type, "it is switched off"))]
         elif class_type not in compiled:
             found[node_id] = [errors.unknown_class(node_id, node)]
+    return found
+
+
+def _problems(
+    graph: Graph, will_run: Collection[str], compiled: CompiledCatalogue, staged_files: Collection[str]
+) -> _Found:
+    """What is wrong with each node, as far as it matters for one that will run, or for one that will not."""
+    found: _Found = {}
+    for node_id, node in graph.items():
+        spec = compiled.node(node["class_type"])
+        assert spec is not None
+        if node_id in will_run:
+            problems = _node_problems(node, spec, graph, compiled, staged_files)
+        else:
+            problems = _idle_node_problems(node, spec)
+        if problems:
+            found[node_id] = problems
     return found
 
 

@@ -10,6 +10,8 @@ _ENCODED = re.compile(r"%(?:2e|2f|5c|00)", re.IGNORECASE)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _DRIVE = re.compile(r"[A-Za-z]:")
 _INPUT_ANNOTATION = " [input]"
+#: File systems stop at 255 bytes; this leaves room for a number in front.
+_MAX_NAME_CHARS = 120
 
 
 def is_safe_file_name(name: object) -> bool:
@@ -34,3 +36,17 @@ def is_safe_file_name(name: object) -> bool:
 def without_annotation(name: str) -> str:
     """The name without ` [input]`, which only says what is so anyway."""
     return name.removesuffix(_INPUT_ANNOTATION)
+
+
+def safe_name(name: str) -> str:
+    """A file name without folders or characters that mean something in paths, URLs or ComfyUI's `name [folder]`.
+
+    The extension survives, since nodes go by it.
+    """
+    last = re.split(r"[\\/]", name)[-1]
+    stem, dot, extension = last.rpartition(".")
+    if not dot:
+        stem, extension = extension, ""
+    stem = re.sub(r"[^\w-]+", "_", stem, flags=re.ASCII).strip("_") or "file"
+    extension = re.sub(r"[^A-Za-z0-9]+", "", extension)[:10]
+    return stem[:_MAX_NAME_CHARS] + (f".{extension}" if extension else "")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from core.errors import InvalidRequest
@@ -30,6 +31,8 @@ class Filled:
     graph: Graph
     #: The final value of every parameter, those drawn included.
     values: dict[str, Scalar]
+    #: The template's own files that the graph names, by those names.
+    files: Mapping[str, Path] = field(default_factory=dict)
 
 
 def placeholders(value: Any) -> Iterator[str]:

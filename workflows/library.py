@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from core.errors import InvalidRequest
+from workflows.attachments import FOLDER_SUFFIX, entries_of, folder_of
 from workflows.parameters import shown
 from workflows.template import Template
 from workflows.template_files import SIDECAR_SUFFIX, Problem, read_template, sidecar_of
@@ -20,15 +21,16 @@ log = logging.getLogger(__name__)
 SHIPPED = Path(__file__).parent / "library"
 _MAX_NAMED = 50
 
-#: `(mtime_ns, size_bytes, inode)` of a file; None if it is not there.
-_Stamp = tuple[int, int, int] | None
+#: `(path, mtime_ns, size_bytes, inode)` of a file; zeros if it is not there.
+_Stamp = tuple[Path, int, int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Entry:
     """One template file as it was last looked at."""
 
-    stamps: tuple[_Stamp, _Stamp]
+    #: Of all its files.
+    stamps: tuple[_Stamp, ...]
     #: The last version that was right, or None if there never was one.
     template: Template | None
     problems: tuple[Problem, ...]
@@ -111,12 +113,17 @@ def _template_paths(directory: Path, strays: list[Problem]) -> list[Path]:
         for name in names
         if name.endswith(SIDECAR_SUFFIX) and name.removesuffix(SIDECAR_SUFFIX) + ".json" not in graphs
     ]
+    strays += [
+        Problem(file=directory / name, line=0, reason="there is no graph beside this folder")
+        for name in names
+        if name.endswith(FOLDER_SUFFIX) and name.removesuffix(FOLDER_SUFFIX) + ".json" not in graphs
+    ]
     return [directory / name for name in graphs]
 
 
 def _entry(path: Path, before: _Entry | None) -> _Entry:
     # Taken before the files are read: what changes meanwhile differs from these the next time.
-    stamps = (_stamp(path), _stamp(sidecar_of(path)))
+    stamps = tuple(_stamp(each) for each in _files_of(path))
     if before is not None and before.stamps == stamps:
         return before
     template, problems = read_template(path)
@@ -125,12 +132,25 @@ def _entry(path: Path, before: _Entry | None) -> _Entry:
     return _Entry(stamps=stamps, template=template, problems=tuple(problems))
 
 
+def _files_of(path: Path) -> Iterator[Path]:
+    """All that belongs to a template, there or not."""
+    yield path
+    yield sidecar_of(path)
+    folder = folder_of(path)
+    yield folder
+    try:
+        yield from entries_of(folder)
+    except OSError:
+        # Reading the template will say so.
+        return
+
+
 def _stamp(path: Path) -> _Stamp:
     try:
         found = path.stat()
     except OSError:
-        return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
+        return path, 0, 0, 0
+    return path, found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def _by_name(entries: Mapping[Path, _Entry], before: _State) -> dict[str, Template]:

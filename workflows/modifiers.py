@@ -48,6 +48,13 @@ def build(
     return MODIFIERS[modifier](modifications, library, default_workflow, draw)
 
 
+def template_of(modifier: str, modifications: Mapping[str, Any], default_workflow: str | None) -> str | None:
+    """The name of the template that a modifier fills; None: the modifications bring the graph."""
+    if modifier in TEMPLATES:
+        return TEMPLATES[modifier]
+    return None if _GRAPH_KEY in modifications else default_workflow
+
+
 def graph_template(value: Any) -> Template:
     """A graph that comes with a request, as a template: each of its placeholders must be given.
 
@@ -87,8 +94,9 @@ def _installed(library: Library, name: str) -> Template:
         raise ConfigurationError(f"A workflow this server needs is missing: {exc.message}") from exc
 
 
+#: Modifiers that stand for one template.
+TEMPLATES: Mapping[str, str] = {"Text2Image": "text2image", "Image2Image": "image2image"}
 MODIFIERS: Mapping[str, Modifier] = {
-    "Text2Image": partial(_from_template, "text2image"),
-    "Image2Image": partial(_from_template, "image2image"),
+    **{modifier: partial(_from_template, template) for modifier, template in TEMPLATES.items()},
     "RawWorkflow": _raw_workflow,
 }

@@ -22,7 +22,7 @@ RANDOM_INT = "__RANDOM_INT__"
 
 _WORDS = {
     "string": "text",
-    "image": "text: the name of an input file, or its URL",
+    "image": "text: the name or URL of a picture, the id of an upload, or a data URI",
     "integer": "an integer",
     "number": "a number",
     "boolean": "true or false",
@@ -32,6 +32,7 @@ _INTEGER = re.compile(r"[+-]?[0-9]{1,20}")
 _NUMBER = re.compile(r"[+-]?(?:[0-9]{1,40}(?:\.[0-9]{0,40})?|\.[0-9]{1,40})(?:[eE][+-]?[0-9]{1,3})?")
 _FORM_BOOLEANS = {"true": True, "1": True, "on": True, "false": False, "0": False, "off": False}
 _NO_TEXT = re.compile(r"[\x00\ud800-\udfff]")
+_FILE_SCHEMES = ("http://", "https://", "data:")
 _MAX_SHOWN_CHARS = 60
 
 Scalar = str | int | float | bool
@@ -126,13 +127,14 @@ class Parameter:
         return self.type in ("number", ANY) or (self.type == "integer" and value == int(value))
 
     def _check_text(self, text: str) -> None:
-        if len(text) > self.max_chars:
+        # These become files, and are replaced by their names, before the job runs.
+        stands_for_file = self.type == "image" and text.startswith(_FILE_SCHEMES)
+        if len(text) > self.max_chars and not stands_for_file:
             raise self._refused(text, f"it has {len(text)} characters, at most {self.max_chars} are allowed")
         if _NO_TEXT.search(text):
             raise self._refused(text, "NUL and halves of surrogate pairs are no text")
-        # A URL is fetched, and replaced by a file name, before the job runs.
-        if self.type == "image" and not text.startswith(("http://", "https://")) and not is_safe_file_name(text):
-            raise self._refused(text, "it must be the name of a file below the input folder, or a URL")
+        if self.type == "image" and not stands_for_file and not is_safe_file_name(text):
+            raise self._refused(text, "it must be the name of a file below the input folder, a URL, or a data URI")
 
     def _check_range(self, value: float) -> None:
         if self.minimum is not None and value < self.minimum:

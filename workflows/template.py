@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from core.errors import ConfigurationError, InvalidRequest, InvalidWorkflow
 from workflows.fill import Draw, Filled, has_placeholder, open_parts, placeholders, substitute
 from workflows.graph import Graph, is_link, measure_depths, parse_graph
-from workflows.parameters import MAX_SEED, RANDOM_INT, Parameter, Scalar, shown
+from workflows.parameters import ANY, MAX_SEED, RANDOM_INT, Parameter, Scalar, shown
 from workflows.schema import json_schema
 from workflows.sidecar import MAX_PARAMETERS, Fault, Sidecar, undescribed
 
@@ -28,6 +29,8 @@ class Template:
     #: As it stands in the file; `fill` copies it.
     graph: Graph
     parameters: Mapping[str, Parameter]
+    #: Files it brings along, by name. They are read when they are needed, and may be gone by then.
+    files: Mapping[str, Path] = field(default_factory=dict)
 
     def fill(self, values: Mapping[str, Any], *, draw: Draw, coerce: bool = False) -> Filled:
         """Check the values, and put them into a copy of the graph.
@@ -52,7 +55,7 @@ class Template:
         for name in final:
             for node_id, input_name in self.parameters[name].targets:
                 graph[node_id]["inputs"][input_name] = filling[name]
-        return Filled(graph=graph, values=final)
+        return Filled(graph=graph, values=final, files=self._files_of(graph, final))
 
     def missing(self, values: Mapping[str, Any]) -> list[str]:
         """The required parameters that are not among the values. Raises as `fill` does for unknown names."""
@@ -62,6 +65,26 @@ class Template:
     def json_schema(self) -> dict[str, Any]:
         """JSON Schema (draft 2020-12) of the values that `fill` takes."""
         return json_schema(self.title or self.name, self.description, self.parameters.values())
+
+    def _files_of(self, graph: Graph, final: Mapping[str, Scalar]) -> dict[str, Path]:
+        """The files that a filled graph names, where the template says so and not a client's text."""
+        if not self.files:
+            return {}
+        aimed = {target: name for name in final for target in self.parameters[name].targets}
+        found: dict[str, Path] = {}
+        for node_id, node in graph.items():
+            for input_name, value in node["inputs"].items():
+                if isinstance(value, str) and value in self.files:
+                    name = aimed.get((node_id, input_name))
+                    names = [name] if name else placeholders(self.graph[node_id]["inputs"][input_name])
+                    if not any(self._is_free_text(each) for each in names):
+                        found[value] = self.files[value]
+        return found
+
+    def _is_free_text(self, placeholder: str) -> bool:
+        # A placeholder without a parameter is filled by somebody's choice, in the words of the template.
+        parameter = self.parameters.get(placeholder)
+        return parameter is not None and parameter.type in ("string", ANY)
 
     def _named(self, values: Mapping[str, Any]) -> dict[str, Any]:
         if len(values) > MAX_PARAMETERS:
@@ -114,7 +137,7 @@ def parse_template(name: str, graph: Any, sidecar: Any = None) -> Template:
     return assemble(name, parsed, described)
 
 
-def assemble(name: str, graph: Graph, sidecar: Sidecar | None) -> Template:
+def assemble(name: str, graph: Graph, sidecar: Sidecar | None, files: Mapping[str, Path] | None = None) -> Template:
     """The record, of parts that are known to be right."""
     return Template(
         name=name,
@@ -122,6 +145,7 @@ def assemble(name: str, graph: Graph, sidecar: Sidecar | None) -> Template:
         description=sidecar.description if sidecar else "",
         graph=graph,
         parameters=sidecar.parameters if sidecar else undescribed(name for name, _ in _names(graph)),
+        files=files or {},
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from core.errors import InvalidBody, InvalidWorkflow
 from core.strict_json import loads
+from workflows.attachments import folder_of, read_attachments
 from workflows.graph import Graph, parse_graph
 from workflows.sidecar import Fault, Sidecar
 from workflows.template import Template, assemble, template_faults, unwrapped
@@ -38,7 +39,7 @@ def sidecar_of(path: Path) -> Path:
 
 
 def check_file(path: Path) -> list[Problem]:
-    """What is wrong with a template, given its graph's file or its sidecar's; [] if a library would take it."""
+    """What is wrong with a template and its files, given its graph or its sidecar; [] if a library would take it."""
     if path.name.endswith(SIDECAR_SUFFIX):
         path = path.with_name(path.name.removesuffix(SIDECAR_SUFFIX) + ".json")
     return read_template(path)[1]
@@ -60,7 +61,9 @@ def read_template(path: Path) -> tuple[Template | None, list[Problem]]:
     graph_faults, sidecar_faults = template_faults(graph, sidecar)
     graph_file.report(graph_faults)
     sidecar_file.report(sidecar_faults)
-    return (None, problems) if problems else (assemble(name, graph, sidecar), [])
+    files, file_faults = read_attachments(folder_of(path))
+    problems += [Problem(file=each, line=0, reason=reason) for each, reason in file_faults]
+    return (None, problems) if problems else (assemble(name, graph, sidecar, files), [])
 
 
 class _File:

@@ -46,6 +46,7 @@ _FILES: dict[str, dict[str, float]] = {
         "flux1-schnell.safetensors": 23.8,
         "sd3.5_large.safetensors": 16.5,
         "qwen_image_fp8_e4m3fn.safetensors": 20.4,
+        "wan2.1_t2v_1.3B_fp16.safetensors": 2.8,
     },
     "text_encoders": {
         "clip_l.safetensors": 0.25,
@@ -53,11 +54,13 @@ _FILES: dict[str, dict[str, float]] = {
         "t5xxl_fp16.safetensors": 9.8,
         "t5xxl_fp8_e4m3fn.safetensors": 4.9,
         "t5xxl_fp8_e4m3fn_scaled.safetensors": 5.2,
+        "umt5_xxl_fp8_e4m3fn_scaled.safetensors": 6.7,
     },
     "vae": {
         "ae.safetensors": 0.34,
         "sdxl_vae.safetensors": 0.34,
         "vae-ft-mse-840000-ema-pruned.safetensors": 0.34,
+        "wan_2.1_vae.safetensors": 0.25,
     },
     "loras": {
         "add_detail.safetensors": 0.04,
@@ -71,8 +74,12 @@ _FILES: dict[str, dict[str, float]] = {
         "control_v11p_sd15_canny_fp16.safetensors": 0.72,
         "control_v11p_sd15_mlsd_fp16.safetensors": 0.72,
     },
-    "clip_vision": {"clip_vision_h.safetensors": 1.3, "sigclip_vision_patch14_384.safetensors": 0.86},
-    "style_models": {"flux1-redux-dev.safetensors": 0.13},
+    "clip_vision": {
+        "clip-vit-large-patch14.safetensors": 1.7,
+        "clip_vision_h.safetensors": 1.3,
+        "sigclip_vision_patch14_384.safetensors": 0.86,
+    },
+    "style_models": {"flux1-redux-dev.safetensors": 0.13, "t2iadapter_style_sd14v1.pth": 0.15},
 }
 
 #: For names added on the command line, whose size nobody knows.

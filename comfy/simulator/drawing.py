@@ -5,6 +5,7 @@ from __future__ import annotations
 import colorsys
 import dataclasses
 import hashlib
+import math
 import textwrap
 
 import numpy as np
@@ -12,7 +13,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 STAMP = "SIMULATED"
 
-_Colour = tuple[int, int, int]
+#: Red, green, blue, 0..255 each.
+Colour = tuple[int, int, int]
+_PALETTE_COLOURS = 4
+#: How far the orbs of a video wander, as a share of the shorter side.
+_SWAY = 0.1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,18 +32,31 @@ class Sketch:
     steps: int
     #: 1.0 paints over everything; less lets the source picture shine through.
     denoise: float = 1.0
+    #: Four colours, of a style picture; empty: prompt and seed choose them.
+    palette: tuple[Colour, ...] = ()
 
 
 def draw(
-    sketch: Sketch, width_px: int, height_px: int, index: int = 0, source: Image.Image | None = None
+    sketch: Sketch,
+    width_px: int,
+    height_px: int,
+    index: int = 0,
+    source: Image.Image | None = None,
+    *,
+    moment: float = 0.0,
 ) -> Image.Image:
-    """The finished picture number `index` of a batch, RGB."""
+    """The finished picture number `index` of a batch, RGB.
+
+    Parameters:
+      moment: how far a video has got, 0..1. At 1 it is where it began.
+    """
     digest = hashlib.sha256(f"{sketch.prompt}\0{sketch.negative}\0{sketch.seed}\0{index}".encode()).digest()
     rng = np.random.default_rng(int.from_bytes(digest[:8], "big"))
-    palette = _palette(rng)
+    palette = list(sketch.palette) or _palette(rng)
     picture = _sky(rng, palette, width_px, height_px)
-    _draw_orbs(rng, palette, picture)
-    _draw_hills(rng, palette, picture)
+    turn = moment * 2 * math.pi
+    _draw_orbs(rng, palette, picture, turn)
+    _draw_hills(rng, palette, picture, turn)
     if source is not None and sketch.denoise < 1.0:
         under = source.convert("RGB").resize(picture.size)
         picture = Image.blend(under, picture, max(sketch.denoise, 0.15))
@@ -53,7 +71,16 @@ def noisy(picture: Image.Image, share_done: float, seed: int) -> Image.Image:
     return Image.blend(noise, picture.convert("RGB"), min(max(share_done, 0.0), 1.0))
 
 
-def _palette(rng: np.random.Generator) -> list[_Colour]:
+def main_colours(picture: Image.Image) -> tuple[Colour, ...]:
+    """The four colours a picture is mostly made of, the brightest first."""
+    small = picture.convert("RGB").resize((64, 64), Image.Resampling.BOX)
+    found = np.unique(np.asarray(small.quantize(_PALETTE_COLOURS).convert("RGB")).reshape(-1, 3), axis=0).tolist()
+    # A plain picture has fewer than four.
+    colours = [(r, g, b) for r, g, b in (found * _PALETTE_COLOURS)[:_PALETTE_COLOURS]]
+    return tuple(sorted(colours, key=sum, reverse=True))
+
+
+def _palette(rng: np.random.Generator) -> list[Colour]:
     hue = float(rng.random())
     # Neighbouring hues and one from across the circle: pleasant together whatever the seed.
     hues = [hue, hue + 0.07, hue + 0.14, hue + 0.5]
@@ -61,12 +88,12 @@ def _palette(rng: np.random.Generator) -> list[_Colour]:
     return [_rgb(h % 1.0, s, v) for h, (s, v) in zip(hues, tones, strict=True)]
 
 
-def _rgb(hue: float, saturation: float, value: float) -> _Colour:
+def _rgb(hue: float, saturation: float, value: float) -> Colour:
     red, green, blue = colorsys.hsv_to_rgb(hue, saturation, value)
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
-def _sky(rng: np.random.Generator, palette: list[_Colour], width_px: int, height_px: int) -> Image.Image:
+def _sky(rng: np.random.Generator, palette: list[Colour], width_px: int, height_px: int) -> Image.Image:
     angle = float(rng.uniform(-0.6, 0.6))
     # A gradient has no detail: computed small and scaled up, it costs next to nothing.
     ys, xs = np.mgrid[0:64, 0:64] / 63.0
@@ -76,19 +103,22 @@ def _sky(rng: np.random.Generator, palette: list[_Colour], width_px: int, height
     return Image.fromarray(small).resize((width_px, height_px), Image.Resampling.BICUBIC)
 
 
-def _draw_orbs(rng: np.random.Generator, palette: list[_Colour], picture: Image.Image) -> None:
+def _draw_orbs(rng: np.random.Generator, palette: list[Colour], picture: Image.Image, turn: float) -> None:
+    """`turn`: how far each of them is on its circle, in radians."""
     brush = ImageDraw.Draw(picture, "RGBA")
     extent = min(picture.size)
     for number in range(int(rng.integers(3, 7))):
         x, y = float(rng.uniform(0, picture.width)), float(rng.uniform(0, picture.height * 0.6))
         radius = float(rng.uniform(0.04, 0.16)) * extent
         colour = palette[3 if number == 0 else int(rng.integers(0, 3))]
+        x, y = x + _SWAY * extent * math.sin(turn), y + _SWAY * extent * (1 - math.cos(turn))
         for ring in range(4):
             r = radius * (1.6 - 0.2 * ring)
             brush.ellipse((x - r, y - r, x + r, y + r), fill=(*colour, 40 + 50 * ring))
 
 
-def _draw_hills(rng: np.random.Generator, palette: list[_Colour], picture: Image.Image) -> None:
+def _draw_hills(rng: np.random.Generator, palette: list[Colour], picture: Image.Image, turn: float) -> None:
+    """`turn`: how far the farthest of them has rolled on, in radians; the nearer, the faster."""
     brush = ImageDraw.Draw(picture, "RGBA")
     width, height = picture.size
     xs = np.linspace(0, width, 48)
@@ -96,7 +126,8 @@ def _draw_hills(rng: np.random.Generator, palette: list[_Colour], picture: Image
         base = height * (0.58 + 0.13 * layer)
         waves = np.zeros_like(xs)
         for _ in range(3):
-            waves += np.sin(xs / width * float(rng.uniform(2, 9)) + float(rng.uniform(0, 6.28))) * height * 0.05
+            phase = xs / width * float(rng.uniform(2, 9)) + float(rng.uniform(0, 6.28)) + turn * (layer + 1)
+            waves += np.sin(phase) * height * 0.05
         line = [(float(x), float(y)) for x, y in zip(xs, base + waves, strict=True)]
         shade = tuple(round(part * (0.75 - 0.18 * layer)) for part in palette[layer])
         brush.polygon([(0, height), *line, (width, height)], fill=(shade[0], shade[1], shade[2], 235))

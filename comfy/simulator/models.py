@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from comfy.simulator import catalogue
-from comfy.simulator.drawing import Sketch
+from comfy.simulator.drawing import Colour, Sketch
 from comfy.simulator.gpu import Weights
 from comfy.simulator.images import Pixels
 from comfy.simulator.node import NodeCall
@@ -32,6 +32,8 @@ class Conditioning:
     text: str
     #: Weights that must be in VRAM with the model: control nets.
     extra_weights: tuple[Weights, ...] = ()
+    #: The colours of a style picture, if one was applied.
+    palette: tuple[Colour, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,6 +43,8 @@ class Latent:
     width_px: int
     height_px: int
     count: int
+    #: How many pictures each of a batch decodes to if it is a video.
+    frames: int = 1
     #: None until a sampler ran.
     sketch: Sketch | None = None
     #: The picture it was encoded from, if any.

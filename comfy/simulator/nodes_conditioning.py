@@ -7,6 +7,7 @@ from typing import Any
 
 from PIL import ImageFilter
 
+from comfy.simulator.drawing import main_colours
 from comfy.simulator.images import Pixels, from_pillow, to_pillow
 from comfy.simulator.models import Conditioning, Model
 from comfy.simulator.node import NodeCall, NodeClass, Spec
@@ -31,12 +32,13 @@ def keep_conditioning(_call: NodeCall, conditioning: Conditioning, **_settings: 
 
 
 def zero_out(_call: NodeCall, conditioning: Conditioning) -> tuple[Conditioning]:
-    return (dataclasses.replace(conditioning, text=""),)
+    return (dataclasses.replace(conditioning, text="", palette=()),)
 
 
 def combine(_call: NodeCall, conditioning_1: Conditioning, conditioning_2: Conditioning) -> tuple[Conditioning]:
     text = ", ".join(part.text for part in (conditioning_1, conditioning_2) if part.text)
-    return (Conditioning(text=text, extra_weights=conditioning_1.extra_weights + conditioning_2.extra_weights),)
+    weights = conditioning_1.extra_weights + conditioning_2.extra_weights
+    return (Conditioning(text=text, extra_weights=weights, palette=conditioning_1.palette or conditioning_2.palette),)
 
 
 def apply_control_net(
@@ -54,10 +56,17 @@ def encode_vision(call: NodeCall, clip_vision: Model, image: Pixels, crop: str) 
 
 
 def apply_style(
-    _call: NodeCall, conditioning: Conditioning, style_model: Model, **_settings: Any
+    _call: NodeCall,
+    conditioning: Conditioning,
+    style_model: Model,
+    clip_vision_output: Pixels,
+    strength: float,
+    **_settings: Any,
 ) -> tuple[Conditioning]:
+    """Of a style there remain the colours of its picture."""
     extra = conditioning.extra_weights + style_model.weights
-    return (dataclasses.replace(conditioning, extra_weights=extra),)
+    palette = main_colours(to_pillow(clip_vision_output[:1])[0]) if strength else conditioning.palette
+    return (dataclasses.replace(conditioning, extra_weights=extra, palette=palette),)
 
 
 def find_edges(_call: NodeCall, image: Pixels, low_threshold: float, high_threshold: float) -> tuple[Pixels]:

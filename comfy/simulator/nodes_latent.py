@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from comfy.simulator.images import Pixels, from_pillow, resize
+from comfy.simulator.images import Pixels, from_pillow, make_room, resize
 from comfy.simulator.models import Latent, Model
 from comfy.simulator.node import NodeCall, NodeClass, Spec
 from comfy.simulator.sampling import picture
@@ -18,11 +18,19 @@ def empty_latent(_call: NodeCall, width: int, height: int, batch_size: int) -> t
     return (Latent(width_px=width // 8 * 8, height_px=height // 8 * 8, count=batch_size),)
 
 
+def empty_video(_call: NodeCall, width: int, height: int, length: int, batch_size: int) -> tuple[Latent]:
+    """Video models pack four frames into one behind the first: what is over is cut off."""
+    frames = (length - 1) // 4 * 4 + 1
+    return (Latent(width_px=width // 8 * 8, height_px=height // 8 * 8, count=batch_size, frames=frames),)
+
+
 def decode(call: NodeCall, samples: Latent, vae: Model) -> tuple[Pixels]:
-    """Takes as long as one sampling step."""
+    """Takes as long as one sampling step. The frames of videos come one video after the other."""
     call.machine.gpu.use(*vae.weights)
     call.machine.gpu.sleep(call.machine.options.step_s)
-    return (from_pillow([picture(samples, index) for index in range(samples.count)]),)
+    make_room(samples.count * samples.frames, samples.width_px, samples.height_px)
+    frames = range(samples.frames)
+    return (from_pillow([picture(samples, index, frame) for index in range(samples.count) for frame in frames]),)
 
 
 def encode(call: NodeCall, pixels: Pixels, vae: Model) -> tuple[Latent]:
@@ -72,6 +80,19 @@ NODES = (
         category="latent/sd3",
         module="comfy_extras.nodes_sd3",
         required={"width": _size(1024, 16), "height": _size(1024, 16), "batch_size": _BATCH},
+        outputs=("LATENT",),
+    ),
+    NodeClass(
+        name="EmptyHunyuanLatentVideo",
+        run=empty_video,
+        category="latent/video",
+        module="comfy_extras.nodes_hunyuan",
+        required={
+            "width": _size(848, 16),
+            "height": _size(480, 16),
+            "length": ("INT", {"default": 25, "min": 1, "max": 16384, "step": 4}),
+            "batch_size": _BATCH,
+        },
         outputs=("LATENT",),
     ),
     NodeClass(

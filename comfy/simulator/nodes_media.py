@@ -22,7 +22,8 @@ _VHS_ENDINGS = {"image/gif": "gif", "image/webp": "webp", "video/h264-mp4": "mp4
 
 
 def save_latent(call: NodeCall, samples: Latent, filename_prefix: str = "latents/ComfyUI") -> NodeResult:
-    shape = (samples.count, 4, samples.height_px // 8, samples.width_px // 8)
+    side = (samples.height_px // 8, samples.width_px // 8)
+    shape = (samples.count, 4, *side) if samples.frames == 1 else (samples.count, 16, samples.frames // 4 + 1, *side)
     metadata = {key: json.dumps(value) for key, value in (file_metadata(call) or {}).items()}
     tensors = {"latent_tensor": np.zeros(shape, np.float32), "latent_format_version_0": np.zeros((0,), np.float32)}
     return NodeResult(ui={"latents": [_store(call, filename_prefix, "latent", safetensors(tensors, metadata))]})

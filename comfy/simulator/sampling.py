@@ -46,6 +46,7 @@ def sample(call: NodeCall, job: Job, latent: Latent) -> Latent:
         model=job.model.caption,
         steps=job.steps,
         denoise=job.denoise,
+        palette=job.positive.palette,
     )
     _take_steps(call, sketch, latent)
     return dataclasses.replace(latent, sketch=sketch)
@@ -65,14 +66,14 @@ def _take_steps(call: NodeCall, sketch: Sketch, latent: Latent) -> None:
         call.step(step, sketch.steps, shown)
 
 
-def picture(latent: Latent, index: int) -> Image.Image:
+def picture(latent: Latent, index: int, frame: int = 0) -> Image.Image:
     """What one latent of a batch decodes to: the drawing, the source picture, or grey where nothing was sampled."""
     source = None
     if latent.source is not None:
         source = to_pillow(latent.source[index % len(latent.source)][None])[0]
     if latent.sketch is None:
         return source or Image.new("RGB", (latent.width_px, latent.height_px), "grey")
-    return draw(latent.sketch, latent.width_px, latent.height_px, index, source)
+    return draw(latent.sketch, latent.width_px, latent.height_px, index, source, moment=frame / latent.frames)
 
 
 def _preview(sketch: Sketch, latent: Latent) -> Image.Image:

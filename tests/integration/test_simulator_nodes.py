@@ -337,6 +337,76 @@ def test_flux_graph_with_previews(tmp_path: Path) -> None:
         socket.close()
 
 
+def video_graph(*, length: int, batch_size: int = 1, width: int = 64, height: int = 48) -> dict[str, Any]:
+    return {
+        "1": node("UNETLoader", unet_name="wan2.1_t2v_1.3B_fp16.safetensors", weight_dtype="default"),
+        "2": node("CLIPLoader", clip_name="umt5_xxl_fp8_e4m3fn_scaled.safetensors", type="wan"),
+        "3": node("VAELoader", vae_name="wan_2.1_vae.safetensors"),
+        "4": node("ModelSamplingSD3", model=["1", 0], shift=8.0),
+        "5": node("CLIPTextEncode", text="a fox in the snow", clip=["2", 0]),
+        "6": node("EmptyHunyuanLatentVideo", width=width, height=height, length=length, batch_size=batch_size),
+        "7": node(
+            "KSampler",
+            model=["4", 0],
+            seed=3,
+            steps=2,
+            cfg=6.0,
+            sampler_name="uni_pc",
+            scheduler="simple",
+            positive=["5", 0],
+            negative=["5", 0],
+            latent_image=["6", 0],
+            denoise=1.0,
+        ),
+        "8": node("VAEDecode", samples=["7", 0], vae=["3", 0]),
+    }
+
+
+def test_videos_are_frames_one_video_after_the_other(server: SimulatorProcess) -> None:
+    graph = video_graph(length=11, batch_size=2) | {
+        "9": save("8", "video/x"),
+        "10": node("SaveLatent", samples=["7", 0]),
+    }
+    graph["10"]["inputs"]["filename_prefix"] = "video/latent"
+    outputs = run(server, graph)["outputs"]
+    frames = [fetch(server, item) for item in outputs["9"]["images"]]
+    pixels = [Image.open(io.BytesIO(frame)).tobytes() for frame in frames]
+    # 11 frames are 9, which are 3 in the latent; all of both videos differ.
+    assert (len(pixels), len(set(pixels))) == (18, 18)
+    latent = fetch(server, outputs["10"]["latents"][0])
+    header = json.loads(latent[8 : 8 + int.from_bytes(latent[:8], "little")])
+    assert header["latent_tensor"]["shape"] == [2, 16, 3, 6, 8]
+
+
+def test_a_video_too_long_to_decode_runs_out_of_simulated_memory(server: SimulatorProcess) -> None:
+    graph = video_graph(length=16381, width=1024, height=1024) | {"9": node("PreviewImage", images=["8", 0])}
+    with ComfySession(server.base_url) as session, pytest.raises(ComfyOutOfMemory):
+        session.submit(graph, prompt_id=str(uuid.uuid4())).wait(timeout_s=30)
+
+
+def test_a_style_gives_its_colours(server: SimulatorProcess) -> None:
+    Image.new("RGB", (40, 40), (200, 30, 30)).save(server.input_dir / "red.png")
+    graph = text_to_image("a room")
+    graph["20"] = node("LoadImage", image="red.png")
+    graph["21"] = node("CLIPVisionLoader", clip_name="clip-vit-large-patch14.safetensors")
+    graph["22"] = node("CLIPVisionEncode", clip_vision=["21", 0], image=["20", 0], crop="center")
+    graph["23"] = node("StyleModelLoader", style_model_name="t2iadapter_style_sd14v1.pth")
+    graph["24"] = node(
+        "StyleModelApply",
+        conditioning=graph["5"]["inputs"]["positive"],
+        style_model=["23", 0],
+        clip_vision_output=["22", 0],
+        strength=0.6,
+        strength_type="multiply",
+    )
+    graph["5"]["inputs"]["positive"] = ["24", 0]
+    item = run(server, graph)["outputs"]["7"]["images"][0]
+    corner = Image.open(io.BytesIO(fetch(server, item))).convert("RGB").getpixel((0, 0))
+
+    assert isinstance(corner, tuple)
+    assert corner[0] > 150 > 60 > max(corner[1:])
+
+
 def test_image_to_image_and_upscaling(server: SimulatorProcess) -> None:
     Image.new("RGB", (80, 48), "white").save(server.input_dir / "white.png")
     graph = text_to_image("over it", denoise=0.4)

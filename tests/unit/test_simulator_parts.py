@@ -6,8 +6,10 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image, ImageChops
 
 from comfy.simulator.cache import CacheEntry, NodeCache, Signatures
+from comfy.simulator.drawing import Sketch, draw, main_colours
 from comfy.simulator.faults import KINDS, Faults
 from comfy.simulator.gpu import Gpu, Weights
 from comfy.simulator.graph import Graph
@@ -95,6 +97,23 @@ def test_vram_evicts_what_was_unused_for_longest() -> None:
     assert (gpu.resident_names(), gpu.used_bytes()) == (["huge"], 10_000)
     del huge
     assert gpu.resident_names() == []
+
+
+def test_a_video_moves_visibly_and_loops() -> None:
+    sketch = Sketch(prompt="a fox", negative="", seed=1, model="wan", steps=2)
+    start, quarter, end = (draw(sketch, 128, 96, moment=moment) for moment in (0.0, 0.25, 1.0))
+
+    assert end.tobytes() == start.tobytes() == draw(sketch, 128, 96).tobytes()
+    changed = ImageChops.difference(start, quarter).convert("L").point(lambda value: 255 if value > 16 else 0)
+    assert sum(changed.tobytes()) / 255 > 0.05 * 128 * 96
+
+
+def test_main_colours() -> None:
+    picture = Image.new("RGB", (64, 64), "white")
+    picture.paste("navy", (0, 0, 64, 32))
+
+    assert main_colours(picture) == ((255, 255, 255), (255, 255, 255), (0, 0, 128), (0, 0, 128))
+    assert main_colours(Image.new("RGB", (3, 3), "red")) == ((255, 0, 0),) * 4
 
 
 def test_file_names(tmp_path: Path) -> None:

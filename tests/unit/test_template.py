@@ -168,7 +168,7 @@ def test_a_random_seed_may_be_asked_for_by_name() -> None:
         ({"prompt": "x", "style": True}, "Parameter style cannot be true: choose one of 'eu', 'jp'."),
         ({"prompt": "x", "style": {}}, "Parameter style cannot be an object: choose one of 'eu', 'jp'."),
         ({"prompt": "x", "seed": 4}, "Parameter seed cannot be 4: it must be 5 or more."),
-        ({"prompt": "x", "photo": "../a.png"}, "it must be the name of a file below the input folder, or a URL."),
+        ({"prompt": "x", "photo": "../a.png"}, "the name of a file below the input folder, a URL, or a data URI."),
         ({"prompt": "x", "photo": "file:///etc/passwd"}, "it must be the name of a file below the input folder"),
         ({str(number): 1 for number in range(201)}, "There are 201 parameters; at most 200 are accepted."),
     ],

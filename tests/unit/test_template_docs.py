@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from comfy.simulator.catalogue import names
 from core.errors import InvalidRequest
 from workflows.library import SHIPPED, Library
+from workflows.models import models_of
 from workflows.modifiers import MODIFIERS, build
 from workflows.sidecar import FIELDS
 from workflows.template import parse_template
@@ -77,6 +79,23 @@ def test_the_shipped_templates_are_listed_with_their_parameters() -> None:
         parameters = library.get(name).parameters.values()
         assert [row[:2] for row in rows] == [(parameter.name, parameter.type) for parameter in parameters]
         assert [row[2] for row in rows] == [default(parameter) for parameter in parameters]
+
+
+def test_the_models_of_the_shipped_templates_are_listed_with_their_folders() -> None:
+    library = Library([SHIPPED])
+    rows = re.findall(r"^\| `(.+?)` \| `(\w+)` \| (.+?) \| .+ \|$", section("### Models"), re.MULTILINE)
+    listed = {(name, file) for file, _, names in rows for name in re.findall(r"`(\w+)`", names)}
+    needed = set()
+    for name in library.names():
+        template = library.get(name)
+        given = {"prompt": "", "input_image": "a.png", "user_img": "a.png"}
+        values = {key: value for key, value in given.items() if key in template.parameters}
+        graph = template.fill(values, draw=lambda lowest, highest: lowest).graph
+        needed |= {(name, model) for model in models_of(graph)}
+
+    assert listed == needed
+    # The stand-in has them where the table says.
+    assert all(file in names(folder) for file, folder, _ in rows)
 
 
 def default(parameter: Any) -> str:
