@@ -118,6 +118,7 @@ class Output:
     subfolder: str = ""
     created_at_ms: int = 0
     #: How it fared on its way to a bucket: `{"url", "expires_at_ms", "key"}`, `{"error"}`, or None: there is none.
+    #: With `conversion_error` where it is not as the client wanted it.
     upload: dict[str, Any] | None = None
 
 

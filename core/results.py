@@ -41,6 +41,7 @@ def generate_result(job: Job, *, base_url: str) -> dict[str, Any]:
         "output": [_output(output, base_url) for output in job.outputs],
         "timings": _timings(job),
         "comfyui_response": {},
+        **({"parameters": job.parameters} if job.parameters else {}),
     }
 
 
@@ -56,10 +57,16 @@ def _message(job: Job) -> str:
     if job.status == FAILED and job.error:
         where = f" (node {job.error['node_id']}, {job.error['class_type']})" if job.error.get("node_id") else ""
         return f"{job.error['message'].strip()}{where}"
+    problems = [output.upload["error"] for output in job.outputs if output.upload and "error" in output.upload]
+    if job.status == SUCCEEDED and problems:
+        return (
+            f"Request completed, but {len(problems)} of {len(job.outputs)} files could not be uploaded: {problems[0]}"
+        )
     return MESSAGES.get(job.status, "Request failed")
 
 
 def _output(output: Output, base_url: str) -> dict[str, Any]:
+    upload = output.upload or {}
     return {
         "filename": output.name,
         "local_path": output.storage_key,
@@ -67,11 +74,11 @@ def _output(output: Output, base_url: str) -> dict[str, Any]:
         "subfolder": output.subfolder,
         "node_id": output.node_id,
         "output_type": output.comfy_key,
-        "url": f"{base_url}/api/v2/assets/{quote(output.id)}/content",
-        "upload_error": None,
+        "url": upload.get("url") or f"{base_url}/api/v2/assets/{quote(output.id)}/content",
+        "upload_error": upload.get("error"),
         "data": None,
         "mimetype": output.content_type,
-        "error": None,
+        "error": upload.get("conversion_error"),
     }
 
 

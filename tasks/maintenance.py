@@ -8,6 +8,7 @@ import logging
 from celery import shared_task
 
 from core.job import QUEUED
+from core.storage import Storage
 from tasks.names import RECONCILE
 from tasks.runtime import FleetTask, Runtime
 from tasks.storage import remove_job
@@ -75,4 +76,9 @@ def remove_expired(runtime: Runtime) -> None:
     """Retention: rows and files."""
     for job_id in runtime.ledger.upkeep.remove_expired():
         remove_job(runtime.settings.outputs_dir, job_id)
+    inputs = Storage(runtime.settings.inputs_dir)
+    for key in runtime.ledger.uploads.remove_expired():
+        inputs.discard(key)
+    inputs.sweep_drafts()
     runtime.ledger.instances.forget_silent()
+    runtime.ledger.durations.forget()

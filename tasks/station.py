@@ -21,13 +21,15 @@ from core.errors import ComfyUnavailable, FleetError, LedgerUnavailable, Transie
 from core.ledger.claims import Claim
 from core.ledger.instances import HEALTHY, InstanceRecord
 from tasks.care import Care
-from tasks.durations import Durations
+from tasks.durations import Durations, Teacher, gpu_seconds
 from tasks.leases import Lease, Leases
 from tasks.line import Line
 from tasks.outcome import Finished, Outcome, Requeued
 from tasks.recorder import Recorder
 from tasks.reports import Reports
 from tasks.runtime import Runtime
+from tasks.staging import remove_staged, stage_inputs
+from workflows.graph import Graph
 from workflows.models import models_of
 from workflows.rewrite import for_job
 from workflows.shape import shape_of
@@ -52,6 +54,9 @@ class Run:
     #: Model files it loads.
     models: list[str] = field(default_factory=list)
     started_s: float | None = None
+    #: The graph as it was posted, and how long ComfyUI worked on it; None unless it ran whole and uncached.
+    graph: Graph = field(default_factory=dict)
+    gpu_s: float | None = None
     #: Pictures that came over the websocket instead of being saved.
     sent: list[tuple[str, bytes]] = field(default_factory=list)
     #: A Celery task waits for it and will move its chain on.
@@ -77,6 +82,7 @@ class Station:
         self._recorder = Recorder(runtime)
         self._leases = Leases(runtime.ledger, renew_s=runtime.settings.lease_renew_s)
         self._durations = Durations()
+        self._teacher = Teacher(runtime.ledger.durations)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="run")
         self._session: ComfySession | None = None
         self._instance: InstanceRecord | None = None
@@ -145,8 +151,10 @@ class Station:
             raise ComfyUnavailable(f"{self._name} takes no jobs: it is {record.state}.")
 
     def _post(self, run: Run, session: ComfySession, lease: Lease) -> None:
+        stage_inputs(run.claim, run.instance, session.client, self._runtime.settings)
         graph = for_job(json.loads(run.claim.graph), job_id=run.claim.job_id)
-        run.shape = shape_of(graph)
+        run.graph = graph
+        run.shape = run.claim.shape or shape_of(graph)
         run.models = models_of(graph)
         reports = Reports(self._runtime, run.claim, graph, on_life=lambda: self._show_life(run))
         run.sent = reports.sent
@@ -197,6 +205,9 @@ class Station:
         if isinstance(outcome, Finished) and run.started_s is not None:
             self._durations.learn(run.shape, time.monotonic() - run.started_s)
         self._end(run, outcome)
+        # After the end, which the next job may be waiting for.
+        if isinstance(outcome, Finished):
+            self._teacher.tell(run.claim, run.instance, run.gpu_s)
         self._care.remember_models(run.instance, run.models)
 
     def _wait(self, run: Run, timeout_s: float) -> PromptResult:
@@ -207,6 +218,7 @@ class Station:
                 self._instance = None
             raise
         self._care.is_well()
+        run.gpu_s = gpu_seconds(result, run.graph)
         return result
 
     def _end(self, run: Run, outcome: Outcome) -> None:
@@ -219,6 +231,8 @@ class Station:
             self._recorder.move_on(outcome)
         if not isinstance(outcome, (Finished, Requeued)):
             self._care.remove_files(run.instance, run.claim.job_id)
+        elif isinstance(outcome, Finished) and run.claim.inputs:
+            remove_staged(run.claim, run.instance, self._runtime.settings)
 
     def _show_life(self, run: Run) -> None:
         """At each sign of life of the running prompt: has it begun, and is it time to queue the next one behind it?"""

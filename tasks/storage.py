@@ -32,7 +32,7 @@ def store(root: Path, files: list[PendingFile]) -> list[StoredFile]:
     with contextlib.ExitStack() as stack:
         if files:
             stack.enter_context(_alone(root / files[0].job_id))
-        return [_store_one(root, file, _free_name(file.name, taken)) for file in files]
+        return [_store_one(root, file, free_name(file.name, taken)) for file in files]
 
 
 @contextlib.contextmanager
@@ -55,9 +55,7 @@ def _store_one(root: Path, file: PendingFile, name: str) -> StoredFile:
     target.parent.mkdir(parents=True, exist_ok=True)
     if not target.exists() or "text" in file.source:
         _bring(file, target)
-    return StoredFile(
-        asset_id=file.asset_id, storage_key=key, size_bytes=target.stat().st_size, hash=f"blake3:{_hash(target)}"
-    )
+    return StoredFile(asset_id=file.asset_id, storage_key=key, size_bytes=target.stat().st_size, hash=digest_of(target))
 
 
 def _bring(file: PendingFile, target: Path) -> None:
@@ -104,15 +102,16 @@ def _download(url: str, draft: Path) -> None:
         raise ComfyUnavailable("The instance that holds an output does not answer.") from exc
 
 
-def _hash(path: Path) -> str:
+def digest_of(path: Path) -> str:
+    """`blake3:<64 hex digits>` of a file."""
     digest = blake3()
     with path.open("rb") as file:
         while chunk := file.read(CHUNK_BYTES):
             digest.update(chunk)
-    return digest.hexdigest()
+    return f"blake3:{digest.hexdigest()}"
 
 
-def _free_name(name: str, taken: set[str]) -> str:
+def free_name(name: str, taken: set[str]) -> str:
     """The name, or `name (2).ext` when another output of the job has it: nothing is ever written over."""
     name = os.path.basename(name).lstrip(".") or "output"  # noqa: PTH119 - a string, not a path of this machine
     stem, extension = os.path.splitext(name)  # noqa: PTH122

@@ -199,7 +199,12 @@ class Fleet:
             assert job["status"] in wanted or job["status"] not in TERMINAL, job
             return job if job["status"] in wanted else None
 
-        found: dict[str, Any] = until(arrived, timeout_s=timeout_s, what=f"status {wanted} of {job_id}")
+        try:
+            found: dict[str, Any] = until(arrived, timeout_s=timeout_s, what=f"status {wanted} of {job_id}")
+        except AssertionError as exc:
+            # What the processes said last is all that is left of a run on another machine.
+            logs = "\n".join(f"--- {name}\n{self.log(name)[-3000:]}" for name in self.processes)
+            raise AssertionError(f"{exc}\n{self.job(job_id)}\n{logs}") from exc
         return found
 
     def cancel(self, job_id: str) -> dict[str, Any]:

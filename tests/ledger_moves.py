@@ -49,7 +49,7 @@ def generated(ledger: Ledger, *, files: int = 1, **fields: Any) -> Claim:
 def succeeded(ledger: Ledger, *, files: int = 1, **fields: Any) -> Claim:
     """Record a job and bring it to `succeeded`."""
     claim = generated(ledger, files=files, **fields)
-    pending = ledger.deliveries.files_of(claim.job_id, claim.attempt)
+    pending = ledger.deliveries.pending(claim.job_id, claim.attempt).files
     ledger.deliveries.succeed(claim.job_id, claim.attempt, [stored(file.asset_id) for file in pending])
     return claim
 

@@ -5,6 +5,9 @@
     ledger.returns       give back, take back, expire            (GPU workers, reconciler)
     ledger.deliveries    files into storage, webhooks out        (io workers)
     ledger.instances     the fleet's GPUs and their nodes        (GPU workers, API)
+    ledger.uploads       files that came in                      (API, reconciler)
+    ledger.durations     how long jobs take                      (GPU workers, API)
+    ledger.workload      what waits and runs, and for how long   (API)
     ledger.upkeep        retention                               (reconciler)
 
 Each change of a job is one transaction that also writes its event and, at the end, its webhook.
@@ -17,11 +20,14 @@ from collections.abc import Callable
 from core.ledger.claims import Claims
 from core.ledger.database import Change, Database
 from core.ledger.delivery import Deliveries
+from core.ledger.durations import Durations
 from core.ledger.instances import Instances
 from core.ledger.jobs import Jobs
 from core.ledger.returns import Returns
 from core.ledger.seal import Sealer, load_key
 from core.ledger.upkeep import Upkeep
+from core.ledger.uploads import Uploads
+from core.ledger.workload import WorkloadReader
 from core.settings import Settings
 
 
@@ -38,6 +44,9 @@ class Ledger:
         self.returns = Returns(self.database, max_attempts=settings.max_attempts)
         self.deliveries = Deliveries(self.database)
         self.instances = Instances(self.database)
+        self.uploads = Uploads(self.database)
+        self.durations = Durations(self.database)
+        self.workload = WorkloadReader(self.database, self.durations)
         self.upkeep = Upkeep(self.database)
 
     def close(self) -> None:

@@ -7,7 +7,7 @@ old attempt; its writes change nothing and it is told so.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import ColumnElement, and_, bindparam, insert, select, update
@@ -32,8 +32,13 @@ class Claim:
     timeout_s: float | None
     has_webhook: bool
     has_secrets: bool
+    #: What its duration is learned under, as in `NewJob`.
+    shape: str | None = None
+    workflow: str | None = None
     #: Why an earlier attempt was lost: the code of the last one, or None.
     lost_code: str | None = None
+    #: Files to be there before the prompt is posted: `[{"name", "key"}]`.
+    inputs: list[dict[str, str]] = field(default_factory=list)
 
     @property
     def prompt_id(self) -> str:
@@ -110,7 +115,10 @@ class Claims:
             timeout_s=row.timeout_s,
             has_webhook=row.webhook is not None,
             has_secrets=rest.has_secrets,
+            shape=row.shape,
+            workflow=row.workflow,
             lost_code=row.lost_code,
+            inputs=row.inputs or [],
         )
 
     def anything_waits(self) -> bool:

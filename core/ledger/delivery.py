@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Integer, and_, bindparam, or_, select, update
+from sqlalchemy import Integer, String, and_, bindparam, func, or_, select, update
 
 from core.errors import NotFound, StaleAttempt
 from core.job import DELIVERING, FAILED, SUCCEEDED, Job, Output
@@ -28,6 +28,17 @@ class PendingFile:
     job_id: str
     name: str
     source: dict[str, str]
+    content_type: str = "application/octet-stream"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pending:
+    """What an attempt still has to deliver."""
+
+    files: list[PendingFile]
+    #: As in `NewJob`.
+    delivery: dict[str, Any] | None
+    generated_at_ms: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +49,11 @@ class StoredFile:
     storage_key: str
     size_bytes: int
     hash: str
+    # None: as the instance reported it.
+    name: str | None = None
+    content_type: str | None = None
+    #: As in `Output`.
+    upload: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +71,7 @@ class Delivery:
 
 # On the path of every job, so built once.
 _MINE = and_(jobs.c.id == bindparam("job"), jobs.c.attempt == bindparam("mine"), jobs.c.status == DELIVERING)
-_HELD = select(jobs.c.id).where(_MINE)
+_HELD = select(jobs.c.delivery, jobs.c.generated_at_ms).where(_MINE)
 _UNSTORED = (
     select(assets)
     .where(assets.c.job_id == bindparam("job"), assets.c.attempt == bindparam("mine"), assets.c.storage_key.is_(None))
@@ -70,12 +86,26 @@ _NUMBER_OUTPUTS = (
 _STORE = (
     update(assets)
     .where(assets.c.id == bindparam("asset"))
-    .values(storage_key=bindparam("key"), size_bytes=bindparam("size"), hash=bindparam("digest"))
+    .values(
+        storage_key=bindparam("key"),
+        size_bytes=bindparam("size"),
+        hash=bindparam("digest"),
+        name=func.coalesce(bindparam("new_name", type_=String), assets.c.name),
+        content_type=func.coalesce(bindparam("new_type", type_=String), assets.c.content_type),
+        upload=bindparam("uploaded", type_=assets.c.upload.type),
+    )
 )
 
 
 def _place(file: StoredFile) -> dict[str, Any]:
-    return {"key": file.storage_key, "size": file.size_bytes, "digest": file.hash}
+    return {
+        "key": file.storage_key,
+        "size": file.size_bytes,
+        "digest": file.hash,
+        "new_name": file.name,
+        "new_type": file.content_type,
+        "uploaded": file.upload,
+    }
 
 
 class Deliveries:
@@ -84,14 +114,19 @@ class Deliveries:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def files_of(self, job_id: str, attempt: int) -> list[PendingFile]:
-        """The files this attempt still has to store. Raises StaleAttempt when the job is not being delivered."""
+    def pending(self, job_id: str, attempt: int) -> Pending:
+        """What this attempt still has to deliver. Raises StaleAttempt when the job is not being delivered."""
         mine = {"job": job_id, "mine": attempt}
         with self._database.read() as connection:
-            if connection.execute(_HELD, mine).scalar() is None:
+            held = connection.execute(_HELD, mine).one_or_none()
+            if held is None:
                 raise StaleAttempt(f"Job {job_id} attempt {attempt} has nothing left to deliver.")
             rows = connection.execute(_UNSTORED, mine).all()
-        return [PendingFile(asset_id=row.id, job_id=job_id, name=row.name, source=row.source) for row in rows]
+        files = [
+            PendingFile(asset_id=row.id, job_id=job_id, name=row.name, source=row.source, content_type=row.content_type)
+            for row in rows
+        ]
+        return Pending(files=files, delivery=held.delivery, generated_at_ms=held.generated_at_ms)
 
     def succeed(self, job_id: str, attempt: int, stored: list[StoredFile]) -> Job:
         """Every file is in storage: record them, in order, and end the job. Returns it as it now is.
@@ -143,6 +178,16 @@ class Deliveries:
             row = connection.execute(query).one_or_none()
         if row is None:
             raise NotFound(f"There is no asset {asset_id}.")
+        return output_of(row)
+
+    def output_at(self, storage_key: str) -> Output:
+        """One stored output by its place, `<job id>/<name>`. Raises NotFound."""
+        job_id = storage_key.partition("/")[0]
+        query = select(assets).where(assets.c.job_id == job_id, assets.c.storage_key == storage_key)
+        with self._database.read() as connection:
+            row = connection.execute(query.limit(1)).one_or_none()
+        if row is None:
+            raise NotFound(f"There is no output {storage_key}.")
         return output_of(row)
 
     def take_webhooks(self, job_id: str) -> list[Delivery]:

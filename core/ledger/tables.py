@@ -51,9 +51,9 @@ jobs = Table(
     # What its duration is learned under.
     Column("shape", String(64)),
     # Files to be there before it runs: [{"name", "key"}].
-    Column("inputs", JSON),
+    Column("inputs", JSON(none_as_null=True)),
     # What is to be done with its outputs: {"s3", "convert", "strip_metadata"}.
-    Column("delivery", JSON),
+    Column("delivery", JSON(none_as_null=True)),
     Column("request_id", String(128), unique=True),
     Column("expected_time_s", Float),
     Column("webhook", JSON),
@@ -103,7 +103,7 @@ assets = Table(
     Column("hash", String(80)),
     Column("storage_key", Text),
     # How it fared on its way to the client's bucket: {"url", "expires_at_ms", "key"} or {"error"}.
-    Column("upload", JSON),
+    Column("upload", JSON(none_as_null=True)),
     Column("created_at_ms", BigInteger, nullable=False),
     Index("assets_by_job", "job_id", "ordinal"),
 )

@@ -174,7 +174,7 @@ def test_what_was_cancelled_cannot_be_claimed_or_delivered(ledger: Ledger) -> No
     delivering = generated(ledger)
     ledger.jobs.cancel(delivering.job_id)
     with pytest.raises(StaleAttempt):
-        ledger.deliveries.files_of(delivering.job_id, delivering.attempt)
+        ledger.deliveries.pending(delivering.job_id, delivering.attempt)
     with pytest.raises(StaleAttempt):
         ledger.deliveries.succeed(delivering.job_id, delivering.attempt, [])
     assert not ledger.deliveries.fail(delivering.job_id, delivering.attempt, ERROR)

@@ -234,7 +234,7 @@ def test_an_attempt_of_the_past_writes_nothing(next_owner: str, ledger: Ledger) 
     assert ledger.claims.canceled(stale) is False
     assert ledger.returns.release(stale, reason="stale") is None
     with pytest.raises(StaleAttempt):
-        ledger.deliveries.files_of(stale.job_id, stale.attempt)
+        ledger.deliveries.pending(stale.job_id, stale.attempt)
     with pytest.raises(StaleAttempt):
         ledger.deliveries.succeed(stale.job_id, stale.attempt, [])
     assert ledger.deliveries.fail(stale.job_id, stale.attempt, ERROR) is False
@@ -300,7 +300,7 @@ def test_files_are_delivered_in_the_order_they_were_produced(ledger: Ledger) -> 
     files = [produced(number) for number in range(12)]
     ledger.claims.generated(claim, files, outputs_reused=True)
 
-    pending = ledger.deliveries.files_of(claim.job_id, claim.attempt)
+    pending = ledger.deliveries.pending(claim.job_id, claim.attempt).files
     assert [(file.asset_id, file.name, file.source) for file in pending] == [
         (file.asset_id, file.name, file.source) for file in files
     ]
@@ -321,7 +321,7 @@ def test_files_are_delivered_in_the_order_they_were_produced(ledger: Ledger) -> 
 
 def test_a_delivery_is_ended_once(ledger: Ledger) -> None:
     claim = generated(ledger, files=2)
-    pending = [stored(file.asset_id) for file in ledger.deliveries.files_of(claim.job_id, claim.attempt)]
+    pending = [stored(file.asset_id) for file in ledger.deliveries.pending(claim.job_id, claim.attempt).files]
 
     results = in_parallel(5, lambda _number: ledger.deliveries.succeed(claim.job_id, claim.attempt, pending))
 

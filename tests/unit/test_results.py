@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -128,3 +129,30 @@ def test_the_webhook_has_extra_and_no_comfyui_response() -> None:
 
 def test_a_webhook_without_extras() -> None:
     assert webhook_body(_job(SUCCEEDED))["extra"] == {}
+
+
+def test_a_file_in_a_bucket_is_fetched_from_there() -> None:
+    there = replace(OUTPUT, upload={"url": "https://bucket.example/a?signed", "expires_at_ms": 1, "key": "a"})
+
+    result = generate_result(_job(SUCCEEDED, outputs=(there,)), base_url="http://me")
+
+    assert result["message"] == "Request completed successfully"
+    assert (result["output"][0]["url"], result["output"][0]["upload_error"]) == (
+        "https://bucket.example/a?signed",
+        None,
+    )
+
+
+def test_a_file_that_is_in_no_bucket_is_fetched_from_us() -> None:
+    there = replace(OUTPUT, upload={"url": "https://bucket.example/a?signed", "expires_at_ms": 1, "key": "a"})
+    absent = replace(OUTPUT, upload={"error": "the S3 server answered 503", "conversion_error": "it is damaged"})
+
+    result = generate_result(_job(SUCCEEDED, outputs=(there, absent)), base_url="http://me")
+
+    assert result["status"] == "completed"
+    assert result["message"] == (
+        "Request completed, but 1 of 2 files could not be uploaded: the S3 server answered 503"
+    )
+    output = result["output"][1]
+    assert output["url"] == "http://me/api/v2/assets/a1/content"
+    assert (output["upload_error"], output["error"]) == ("the S3 server answered 503", "it is damaged")

@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 
 from comfy.discovery import Gpu, GpuSurvey
+from comfy.history import History
+from comfy.result import PromptResult
 from core.errors import ComfyUnavailable, ConfigurationError, OutputUnavailable, PromptFailed, PromptRejected
 from core.ledger.delivery import PendingFile
 from tasks.app import make_app
-from tasks.durations import KEPT, Durations
+from tasks.durations import KEPT, Durations, gpu_seconds
 from tasks.gpus import plan_instances
 from tasks.recorder import job_error
 from tasks.storage import remove_job, store
@@ -35,6 +37,13 @@ def three_cards() -> GpuSurvey:
 def second_card_lost() -> GpuSurvey:
     first, _, third = three_cards().gpus
     return GpuSurvey(gpus=(first, third), unreadable=(1,))
+
+
+def ran(**fields: Any) -> PromptResult:
+    """A prompt that ComfyUI worked on for 2.5 s."""
+    history = History(prompt_id="p", status="success")
+    values: dict[str, Any] = {"started_at_ms": 1_000, "finished_at_ms": 3_500, "cached_nodes": ()}
+    return PromptResult(**{"prompt_id": "p", "outputs": [], "history": history, **values, **fields})
 
 
 class TestPlan:
@@ -162,6 +171,16 @@ class TestDurations:
             durations.learn("often", 1.0)
         assert durations.expect("0") is None
         assert durations.expect("often") == 1.0
+
+    @pytest.mark.parametrize(
+        ("cached", "seconds"),
+        [((), 2.5), (("1",), 2.5), (("1", "2"), None), (("1", "2", "3"), None)],
+    )
+    def test_what_the_cache_saved_is_not_taken_for_speed(self, cached: tuple[str, ...], seconds: float | None) -> None:
+        assert gpu_seconds(ran(cached_nodes=cached), work(2.5)) == seconds
+
+    def test_without_comfyuis_clock_nothing_is_learned(self) -> None:
+        assert gpu_seconds(ran(started_at_ms=None), work(2.5)) is None
 
     def test_seeds_colours_and_texts_do_not_change_the_shape(self) -> None:
         assert shape_of(work(1.0, seed=1, prefix="a")) == shape_of(work(1.0, seed=2, prefix="b"))

@@ -1,0 +1,144 @@
+"""How long jobs take on the GPU, learned from those that ended well: by shape and by template, for each kind of GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from statistics import fmean
+from typing import Protocol
+
+from sqlalchemy import case, delete, func, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from core.ledger.database import Database, now_ms
+from core.ledger.tables import durations
+
+#: Weight of the newest duration, once there are enough of them for a plain mean to be slow to follow.
+NEWEST = 0.3
+#: Seconds a job is taken to last when nothing at all is known of it: what `/generate` has always assumed.
+DEFAULT_S = 46.0
+#: Averages of what did not run for this long are forgotten.
+FORGET_MS = 90 * 24 * 3600 * 1000
+#: Averages kept, the least recently learned forgotten first.
+KEPT = 10_000
+#: Shapes asked for in one query: PostgreSQL and SQLite both take this many parameters.
+CHUNK = 500
+_GPU_CHARS = 255
+
+
+class Lasting(Protocol):
+    """What a job's duration depends on, as far as we can know."""
+
+    @property
+    def shape(self) -> str | None:
+        """As in `NewJob`."""
+
+    @property
+    def workflow(self) -> str | None:
+        """As in `NewJob`."""
+
+    @property
+    def expected_time_s(self) -> float | None:
+        """As in `NewJob`."""
+
+
+def gpu_kind(device: str | None, kind: str) -> str:
+    """What GPUs that are equally fast have in common: the instance's words for its device, else its own kind."""
+    return (device or kind)[:_GPU_CHARS]
+
+
+class Averages:
+    """Average durations at one moment, for estimates of many jobs.
+
+    Parameters:
+      seconds: `{"shape:<hash>" or "workflow:<name>": {kind of GPU: seconds}}`.
+    """
+
+    def __init__(self, seconds: Mapping[str, Mapping[str, float]]) -> None:
+        self._seconds = seconds
+
+    def expect(self, job: Lasting, gpus: Iterable[str]) -> float:
+        """Seconds of GPU time a job will take: as its shape did, else as its template did, else as its client says.
+
+        Parameters:
+          gpus: the kind of each GPU it may run on. Where it ran on none of them, those it did run on have to do.
+        """
+        kinds = list(gpus)
+        for what in subjects(job):
+            found = self._seconds.get(what)
+            if found:
+                return fmean([found[kind] for kind in kinds if kind in found] or found.values())
+        return DEFAULT_S if job.expected_time_s is None else job.expected_time_s
+
+
+class Durations:
+    """The learned durations of a fleet."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def learn(self, *, shape: str | None, workflow: str | None, gpu: str, seconds: float) -> None:
+        """One job kept a GPU busy for so long.
+
+        Parameters:
+          gpu: its kind, see `gpu_kind`.
+          seconds: ComfyUI's work on it alone, without any waiting.
+        """
+        now = now_ms()
+        # In one order everywhere: two workers that learn the same cannot block each other.
+        rows = [
+            {"what": what, "gpu": gpu, "average_s": seconds, "seen": 1, "updated_at_ms": now}
+            for what in _subjects(shape, workflow)
+        ]
+        if not rows:
+            return
+        with self._database.write() as transaction:
+            insert = sqlite.insert(durations) if transaction.is_sqlite else postgresql.insert(durations)
+            newer = insert.excluded
+            weight = case((durations.c.seen + 1 < 1 / NEWEST, 1.0 / (durations.c.seen + 1)), else_=NEWEST)
+            learn = insert.on_conflict_do_update(
+                index_elements=[durations.c.what, durations.c.gpu],
+                set_={
+                    "average_s": durations.c.average_s + weight * (newer.average_s - durations.c.average_s),
+                    "seen": durations.c.seen + 1,
+                    "updated_at_ms": newer.updated_at_ms,
+                },
+            )
+            transaction.connection.execute(learn, rows)
+
+    def expect(self, job: Lasting, gpus: Iterable[str]) -> float:
+        """Seconds of GPU time one job will take, see `Averages.expect`."""
+        return self.averages([job]).expect(job, gpus)
+
+    def averages(self, jobs: Iterable[Lasting]) -> Averages:
+        """What is known of these jobs' shapes and templates."""
+        wanted = sorted({what for job in jobs for what in subjects(job)})
+        seconds: dict[str, dict[str, float]] = {}
+        with self._database.read() as connection:
+            for start in range(0, len(wanted), CHUNK):
+                query = select(durations).where(durations.c.what.in_(wanted[start : start + CHUNK]))
+                for row in connection.execute(query):
+                    seconds.setdefault(row.what, {})[row.gpu] = row.average_s
+        return Averages(seconds)
+
+    def forget(self) -> None:
+        """Remove averages that were not touched for 90 days, and the oldest of more than `KEPT`."""
+        oldest = select(func.count(), func.min(durations.c.updated_at_ms))
+        beyond = select(durations.c.updated_at_ms).order_by(durations.c.updated_at_ms.desc()).offset(KEPT).limit(1)
+        with self._database.read() as connection:
+            count, oldest_ms = connection.execute(oldest).one()
+            limit_ms = now_ms() - FORGET_MS
+            if count > KEPT:
+                limit_ms = max(limit_ms, connection.execute(beyond).scalar_one())
+        if oldest_ms is not None and oldest_ms <= limit_ms:
+            with self._database.write() as transaction:
+                transaction.connection.execute(delete(durations).where(durations.c.updated_at_ms <= limit_ms))
+
+
+def subjects(job: Lasting) -> list[str]:
+    """What a job's duration is remembered under, the most telling first."""
+    return _subjects(job.shape, job.workflow)
+
+
+def _subjects(shape: str | None, workflow: str | None) -> list[str]:
+    named = {"shape": shape, "workflow": workflow}
+    return [f"{kind}:{name}" for kind, name in named.items() if name]

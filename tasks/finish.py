@@ -1,0 +1,92 @@
+"""Finishing: files are converted, or freed of metadata, before anybody sees them, where a client wants that.
+
+The originals wait in a folder of their own until the job has ended, so that whoever is killed here leaves everything
+to be done again. What is done is written down: a lossy conversion is not done twice to one file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from core.errors import OutputNotConvertible
+from core.ledger.delivery import PendingFile, StoredFile
+from tasks.convert import Conversion, convert
+from tasks.storage import digest_of, free_name, store
+from tasks.strip import strip
+
+ORIGINALS = ".originals"
+RECORD = "finished.json"
+NOT_STRIPPED = "The metadata of this file was not removed: it is of an unknown kind."
+
+
+def store_finished(root: Path, files: list[PendingFile], wanted: Conversion) -> list[StoredFile]:
+    """Bring a job's files into storage as the client wants them. Doing it again gives the same result.
+
+    A file that cannot be converted is stored as it is, with the reason as `conversion_error` in its `upload`.
+
+    Raises: as `store`.
+    """
+    if not files:
+        return []
+    folder = root / files[0].job_id
+    record = folder / ORIGINALS / RECORD
+    if record.exists():
+        return [StoredFile(**fields) for fields in json.loads(record.read_text(encoding="utf-8"))]
+    originals = store(folder / ORIGINALS, files)
+    taken: set[str] = set()
+    done = [_finish(folder, original, file, wanted, taken) for original, file in zip(originals, files, strict=True)]
+    draft = record.with_name(f"{RECORD}.part")
+    draft.write_text(json.dumps([asdict(file) for file in done]), encoding="utf-8")
+    draft.replace(record)
+    return done
+
+
+def discard_originals(root: Path, job_id: str) -> None:
+    """The job has ended: only the finished files are kept."""
+    shutil.rmtree(root / job_id / ORIGINALS, ignore_errors=True)
+
+
+def _finish(folder: Path, original: StoredFile, file: PendingFile, wanted: Conversion, taken: set[str]) -> StoredFile:
+    source = folder / ORIGINALS / original.storage_key
+    draft = folder / ".finish.part"
+    draft.unlink(missing_ok=True)
+    changes = _rewrite(source, draft, file, wanted)
+    # Names of one job differ on disk, where in the ledger they need not.
+    name = free_name(source.stem + Path(changes.get("name", source.name)).suffix, taken)
+    target = folder / name
+    if draft.exists():
+        draft.replace(target)
+    else:
+        target.unlink(missing_ok=True)
+        _link(source, target)
+    key, size_bytes = f"{file.job_id}/{name}", target.stat().st_size
+    return replace(original, storage_key=key, size_bytes=size_bytes, hash=digest_of(target), **changes)
+
+
+def _rewrite(source: Path, draft: Path, file: PendingFile, wanted: Conversion) -> dict[str, Any]:
+    """Write the file as it is wanted; returns what is new about it. Without a draft it stays as it is."""
+    try:
+        converted = convert(source, draft, file.content_type, wanted)
+        if converted is not None:
+            name = Path(file.name).stem + converted.extension
+            return {"name": name, "content_type": converted.content_type}
+        is_unstripped = wanted.strip_metadata and not strip(source, draft, file.content_type)
+    except OutputNotConvertible as exc:
+        draft.unlink(missing_ok=True)
+        return {"upload": {"conversion_error": exc.message}}
+    if is_unstripped and not file.content_type.startswith("text/"):
+        return {"upload": {"conversion_error": NOT_STRIPPED}}
+    return {}
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        # A file system without hard links.
+        shutil.copyfile(source, target)

@@ -1,0 +1,169 @@
+"""An S3 server of the tests' own, and a front before it that fails as it is told."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import threading
+import uuid
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import boto3
+from botocore.config import Config
+from moto.server import ThreadedMotoServer
+
+from core.s3 import Credentials, Target
+
+CREDENTIALS = Credentials(access_key_id="own-key", secret_access_key="own-secret")
+BUSY = b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+REFUSED = (
+    b"HTTP/1.1 403 Forbidden\r\nConnection: close\r\n\r\n"
+    b"<Error><Code>InvalidAccessKeyId</Code><Message>own-key does not exist</Message></Error>"
+)
+RESET = b"RST"
+#: Hangs up on the first half of what it was to read.
+HALF = b"HALF"
+
+
+class S3Server:
+    """A running server, and a client of it for looking into its buckets."""
+
+    def __init__(self) -> None:
+        self._server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+        self._server.start()
+        self.port = self._server.get_host_and_port()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.client: Any = boto3.client(
+            "s3",
+            endpoint_url=self.url,
+            region_name="us-east-1",
+            aws_access_key_id="admin",
+            aws_secret_access_key="admin",
+            config=Config(s3={"addressing_style": "path"}, proxies={}),
+        )
+
+    def new_target(self, url: str | None = None, **fields: Any) -> Target:
+        """An empty bucket, at this server's address or at that of a front."""
+        name = f"bucket-{uuid.uuid4()}"
+        self.client.create_bucket(Bucket=name)
+        values: dict[str, Any] = {"endpoint_url": url or self.url, "bucket_name": name, "region": None, "prefix": "p"}
+        return Target(**{**values, **fields})
+
+    def content(self, target: Target) -> dict[str, bytes]:
+        """Every object of a bucket, by its key."""
+        listed = self.client.list_objects_v2(Bucket=target.bucket_name).get("Contents", ())
+        return {
+            item["Key"]: self.client.get_object(Bucket=target.bucket_name, Key=item["Key"])["Body"].read()
+            for item in listed
+        }
+
+    def unfinished(self, target: Target) -> list[str]:
+        """Keys of uploads in parts that were begun and neither ended nor aborted."""
+        listed = self.client.list_multipart_uploads(Bucket=target.bucket_name).get("Uploads", ())
+        return [item["Key"] for item in listed]
+
+    def stop(self) -> None:
+        """End it."""
+        self.client.close()
+        self._server.stop()
+
+
+class Front:
+    """Stands before a server: does to each connection what `faults` has next, then passes connections through.
+
+    Parameters:
+      faults: for each connection an answer to be given at once, `RESET`, `HALF`, or None to pass it through.
+    """
+
+    def __init__(self, port: int, faults: Iterable[bytes | None]) -> None:
+        self._port = port
+        self._faults = iter(faults)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        #: What each connection sent first.
+        self.heads: list[bytes] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        """Take no more connections."""
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._listener.accept()
+                fault = next(self._faults, None)
+                threading.Thread(target=self._serve, args=(connection, fault), daemon=True).start()
+
+    def _serve(self, connection: socket.socket, fault: bytes | None) -> None:
+        with connection, contextlib.suppress(OSError):
+            head = connection.recv(65536)
+            self.heads.append(head)
+            if fault == RESET:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            elif fault == HALF:
+                _read_some(connection, 3_000_000)
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            elif fault is not None:
+                connection.sendall(fault)
+                _read_some(connection, 1_000_000)
+            else:
+                self._pass(connection, head)
+
+    def _pass(self, connection: socket.socket, head: bytes) -> None:
+        with socket.create_connection(("127.0.0.1", self._port)) as server:
+            server.sendall(head)
+            back = threading.Thread(target=_copy, args=(server, connection), daemon=True)
+            back.start()
+            _copy(connection, server)
+            back.join()
+
+
+def _copy(source: socket.socket, target: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(65536):
+            target.sendall(data)
+        target.shutdown(socket.SHUT_WR)
+
+
+def _read_some(connection: socket.socket, size_bytes: int) -> None:
+    connection.settimeout(0.1)
+    while size_bytes > 0 and (data := connection.recv(65536)):
+        size_bytes -= len(data)
+
+
+@contextlib.contextmanager
+def fronted(server: S3Server, faults: Iterable[bytes | None]) -> Iterator[Front]:
+    """A front for the time of a test."""
+    front = Front(server.port, faults)
+    yield front
+    front.close()
+
+
+@contextlib.contextmanager
+def dripping(beginning: bytes = b"HTTP/1.1 200 OK\r\nx-a: ") -> Iterator[str]:
+    """URL of a server that never ends its answer and never is silent for long."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def drip(connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            connection.sendall(beginning)
+            while not over.wait(0.05):
+                connection.sendall(b"a")
+
+    def accept() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=drip, args=(listener.accept()[0],), daemon=True).start()
+
+    over = threading.Event()
+    threading.Thread(target=accept, daemon=True).start()
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    over.set()
+    with contextlib.suppress(OSError):
+        listener.shutdown(socket.SHUT_RDWR)
+    listener.close()
