@@ -6,9 +6,14 @@ from flask import Flask
 
 from api.assets import assets_blueprint
 from api.auth import Guard
+from api.docs_page import docs_blueprint
 from api.errors import register_error_handlers
+from api.estimates import Estimates
 from api.generate import generate_blueprint
+from api.generate_stream import generate_stream_blueprint
 from api.health import health_blueprint
+from api.intake import Intake
+from api.prompt import prompt_blueprint
 from api.pyworker import pyworker_blueprint
 from api.submit import Service, TurnPublisher
 from api.v2 import v2_blueprint
@@ -31,12 +36,17 @@ def create_app(settings: Settings, *, ledger: Ledger, publisher: TurnPublisher, 
     guard = Guard(settings.api_keys)
     guard.register(app)
     register_error_handlers(app)
-    service = Service(settings, ledger, publisher)
-    app.register_blueprint(v2_blueprint(settings, ledger, service, hub))
-    app.register_blueprint(assets_blueprint(settings, ledger))
+    intake = Intake(settings, ledger)
+    service = Service(settings, ledger, publisher, intake)
+    estimates = Estimates(ledger)
+    app.register_blueprint(v2_blueprint(settings, ledger, service, hub, estimates))
+    app.register_blueprint(assets_blueprint(settings, ledger, intake))
     library = Library([SHIPPED] if settings.workflows_dir is None else [SHIPPED, settings.workflows_dir])
-    app.register_blueprint(generate_blueprint(settings, ledger, service, hub, library))
-    app.register_blueprint(pyworker_blueprint(settings, ledger, service))
-    app.register_blueprint(workflows_blueprint(settings, service, library))
+    app.register_blueprint(generate_blueprint(settings, ledger, service, hub, library, estimates))
+    app.register_blueprint(generate_stream_blueprint(settings, ledger, service, hub, library, estimates))
+    app.register_blueprint(prompt_blueprint(settings, ledger, service, hub, library))
+    app.register_blueprint(pyworker_blueprint(settings, ledger, service, intake))
+    app.register_blueprint(workflows_blueprint(settings, service, library, intake))
     app.register_blueprint(health_blueprint(settings, ledger, guard))
+    app.register_blueprint(docs_blueprint(settings))
     return app

@@ -13,8 +13,9 @@ from flask import Flask, request
 from api.errors import BadParameter, ForbiddenOrigin
 from core.errors import Unauthorized
 
-#: Asked by load balancers and supervisors, which have no key. `/ready` says more to those who have one.
-OPEN_PATHS = frozenset({"/health", "/ready", "/api/v2/health"})
+#: Asked by load balancers and supervisors, which have no key, or the same for everybody. `/ready` says more to those
+#: who have one.
+OPEN_PATHS = frozenset({"/health", "/ready", "/api/v2/health", "/openapi.json", "/docs"})
 
 
 class Guard:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from api.fresh import Fresh
@@ -33,9 +34,20 @@ class Catalogues:
         self._compiled: dict[str, CompiledCatalogue] = {}
         self._in_use = Fresh(self._load, max_age_s=MAX_AGE_S)
 
-    def check(self, graph: Graph) -> Acceptance:
+    def file_kind(self, class_type: str, input_name: str) -> str | None:
+        """What kind of file an input of a node takes by name, if it does on any instance; see `InputSpec.file_kind`."""
+        for catalogue in self._in_use.get().values():
+            node = catalogue.node(class_type)
+            spec = node.by_name.get(input_name) if node else None
+            if spec is not None and spec.file_kind is not None:
+                return spec.file_kind
+        return None
+
+    def check(self, graph: Graph, staged_files: Collection[str] = ()) -> Acceptance:
         """Accept a graph that at least one kind of instance can run.
 
+        Parameters:
+          staged_files: names of input files that will be there before the job runs.
         Raises:
           InvalidWorkflow: no instance can; what the first one said.
           NoHealthyInstance: no instance has ever said which nodes it has.
@@ -48,7 +60,7 @@ class Catalogues:
         nodes_total = 0
         for digest, catalogue in catalogues.items():
             try:
-                nodes_total = len(check_graph(graph, catalogue))
+                nodes_total = len(check_graph(graph, catalogue, staged_files=staged_files))
             except InvalidWorkflow as exc:
                 refusals.append(exc)
             else:

@@ -53,6 +53,24 @@ class InvalidMetadata(InvalidRequest):
     code = "metadata_invalid"
 
 
+class HashMismatch(RequestError):
+    """An uploaded file is not the one its client meant."""
+
+    code = "hash_mismatch"
+
+
+class AssetInUse(RequestError):
+    """The asset belongs to a job, and goes with it."""
+
+    code = "asset_in_use"
+
+
+class BlobNotFound(NotFound):
+    """No file with this hash is here."""
+
+    code = "blob_not_found"
+
+
 class ForbiddenOrigin(RequestError):
     """A page of another site sent this request from somebody's browser."""
 
@@ -75,6 +93,8 @@ STATUS: dict[type[FleetError], int] = {
     ForbiddenOrigin: 403,
     NotFound: 404,
     RequestTimeout: 408,
+    HashMismatch: 409,
+    AssetInUse: 409,
     BodyTooLarge: 413,
     UnsupportedMediaType: 415,
     RangeNotSatisfiable: 416,

@@ -1,4 +1,4 @@
-"""Checking the fields of a Comfy API v2 submission and the parameters of its list."""
+"""Rules of single fields and parameters of Comfy API v2 that no schema can say."""
 
 from __future__ import annotations
 
@@ -10,49 +10,20 @@ from typing import Any
 
 from api.errors import BadParameter, InvalidCursor, InvalidMetadata, InvalidMetadataFilter
 from api.views import SHOWN
-from core.errors import InvalidRequest, InvalidWorkflow
+from core.errors import InvalidRequest
 
-MAX_PRIORITY = 1_000_000
-MAX_TIMEOUT_S = 7 * 24 * 3600.0
 MAX_METADATA_BYTES = 1024
 MAX_LABELS = 16
 MAX_LABEL_VALUE_BYTES = 256
 MAX_FILTERS = 3
 MAX_KEY_CHARS = 255
 DEFAULT_LIMIT, MAX_LIMIT = 50, 100
-#: Fields that the contract keeps for later; taking them and doing nothing would be worse than refusing.
-RESERVED = ("webhook_url", "inputs")
 
 _LABEL_KEY = re.compile(r"[A-Za-z0-9_.-]{1,40}")
 #: Control characters and those that turn the direction of text.
 _BAD_IN_LABEL = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _PRINTABLE_ASCII = re.compile(r"[\x20-\x7e]+")
 _FILTER = re.compile(r"metadata\[(.*)\]", re.DOTALL)
-
-
-def check_reserved(body: dict[str, Any]) -> None:
-    for name in RESERVED:
-        if body.get(name) is not None:
-            raise InvalidWorkflow(f"The field {name} is reserved and cannot be used yet.")
-
-
-def priority(value: Any) -> int:
-    """An integer within ±1,000,000; 0 when absent. Raises InvalidRequest."""
-    if value is None:
-        return 0
-    if type(value) is not int or abs(value) > MAX_PRIORITY:
-        raise InvalidRequest(f"priority must be an integer from -{MAX_PRIORITY} to {MAX_PRIORITY}.")
-    return value
-
-
-def timeout_s(value: Any, name: str = "timeout") -> float | None:
-    """Longest run of the prompt in seconds, up to a week; None when absent. Raises InvalidRequest."""
-    if value is None:
-        return None
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not 0 < value <= MAX_TIMEOUT_S:
-        raise InvalidRequest(f"{name} must be a number of seconds over 0, and at most {MAX_TIMEOUT_S:.0f}.")
-    return float(value)
 
 
 def metadata(value: Any) -> Any:
@@ -96,21 +67,6 @@ def partner_key(value: Any) -> dict[str, Any] | None:
     if not isinstance(value["api_key_comfy_org"], str):
         raise BadParameter("extra_data.api_key_comfy_org must be a string.")
     return {"api_key_comfy_org": value["api_key_comfy_org"]}
-
-
-def order_fields(body: dict[str, Any]) -> dict[str, Any]:
-    """What every submission that is answered by a Job may say beside its workflow, as fields of an `Order`.
-
-    Raises:
-      InvalidRequest, InvalidMetadata, BadParameter: one of them is wrong.
-    """
-    return {
-        "contract": "v2",
-        "priority": priority(body.get("priority")),
-        "timeout_s": timeout_s(body.get("timeout")),
-        "metadata": metadata(body.get("metadata")),
-        "secrets": partner_key(body.get("extra_data")),
-    }
 
 
 def idempotency_key(value: str | None) -> str | None:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from flask import Blueprint, Response, request
 
+from api import answers
 from api.assets import read_base64
+from api.bodies import GenerateBody
 from api.body import read_json
 from api.client import base_url, hang_up_check
 from api.errors import GENERATE_STATUS, error_body, error_headers, json_response, status_of
+from api.estimates import Estimates
 from api.generate_fields import GenerateRequest, parse_generate
+from api.openapi import GENERATE, SUBMIT_ERRORS, Described, Parameter
 from api.patience import bounded, ledger_patience
 from api.submit import Service, check_id
 from api.waiting import Hub
-from core.errors import FleetError, NotFound, OutputUnavailable, PromptStuck
+from core.errors import FleetError, LedgerUnavailable, NotFound, OutputUnavailable, PromptStuck
 from core.job import CANCELED, CANCELING, DELIVERING, EXPIRED, FAILED, QUEUED, RUNNING, SUCCEEDED, Job
 from core.ledger import Ledger
 from core.ledger.returns import POISON
@@ -29,10 +34,20 @@ LOST = (POISON, PromptStuck.code)
 #: What `/generate/sync` answers for each end.
 ENDS = {SUCCEEDED: 200, CANCELED: 499, FAILED: 500, EXPIRED: 504}
 LOST_INSTANCE = 502
+#: Which of the contract's queues a job in each status counts to.
+QUEUES = {"preprocess": QUEUED, "generation": RUNNING, "postprocess": DELIVERING}
 INLINE_HEADER = "X-Return-Outputs-As-Base64"
+INLINE = Parameter(
+    name=INLINE_HEADER,
+    place="header",
+    description="1 puts the files into the answer, up to 32 MiB together.",
+    schema={"type": "string", "enum": ["0", "1"]},
+)
 
 
-def generate_blueprint(settings: Settings, ledger: Ledger, service: Service, hub: Hub, library: Library) -> Blueprint:
+def generate_blueprint(
+    settings: Settings, ledger: Ledger, service: Service, hub: Hub, library: Library, estimates: Estimates
+) -> Blueprint:
     """Routes of the `/generate` contract."""
     blueprint = Blueprint("generate", __name__)
     blueprint.register_error_handler(FleetError, generate_error)
@@ -41,31 +56,63 @@ def generate_blueprint(settings: Settings, ledger: Ledger, service: Service, hub
         return parse_generate(read_json(settings), settings, base_url(settings), library)
 
     @blueprint.post("/generate")
+    @Described(
+        summary="Submit a request",
+        tag=GENERATE,
+        body=GenerateBody,
+        is_enveloped=True,
+        answers={202: answers.Result},
+        errors=SUBMIT_ERRORS,
+    )
     def generate() -> Response:
         job = service.submit(parsed().order)
         return json_response(generate_result(job, base_url=base_url(settings)), 202)
 
     @blueprint.post("/generate/sync")
+    @Described(
+        summary="Submit a request and wait for its end",
+        tag=GENERATE,
+        body=GenerateBody,
+        is_enveloped=True,
+        answers=dict.fromkeys(sorted({*ENDS.values(), LOST_INSTANCE}), answers.Result),
+        errors=SUBMIT_ERRORS,
+        parameters=(INLINE,),
+        text="A client that hangs up cancels its job, unless the job has a webhook or a bucket.",
+    )
     def generate_sync() -> Response:
         # The body and its graph are out of reach before the waiting begins: a thousand clients may wait here.
-        job, is_inline = _submitted(service, parsed())
+        job, is_inline = submitted(service, parsed())
         is_gone = hang_up_check()
-        is_wanted = bool(job.webhook)
+        is_wanted = is_wanted_by_others(job)
         ended = hub.until_done(lambda: ledger.jobs.get(job.id), job, is_abandoned=lambda: not is_wanted and is_gone())
         if ended is None:
             ended = service.cancel(job.id)
-        return json_response(_result(ended, settings, is_inline=is_inline), _status(ended))
+        body = full_result(ended, settings, base_url(settings), is_inline=is_inline)
+        return json_response(body, status_of_end(ended))
 
     @blueprint.get("/result/<request_id>")
+    @Described(
+        summary="A request as it stands, by your id or ours",
+        tag=GENERATE,
+        answers={200: answers.Result, 404: answers.Message},
+        errors=(LedgerUnavailable,),
+        parameters=(INLINE,),
+    )
     @bounded
     def result(request_id: str) -> Response:
         try:
             job = ledger.jobs.get_by_request_id(check_id(request_id))
         except NotFound:
             return _unknown()
-        return json_response(_result(job, settings, is_inline=_wants_inline()))
+        return json_response(full_result(job, settings, base_url(settings), is_inline=_wants_inline()))
 
     @blueprint.post("/cancel/<request_id>")
+    @Described(
+        summary="Ask for a request's end",
+        tag=GENERATE,
+        answers={200: answers.Message, 404: answers.Message},
+        errors=(LedgerUnavailable,),
+    )
     def cancel(request_id: str) -> Response:
         try:
             with ledger_patience():
@@ -76,15 +123,21 @@ def generate_blueprint(settings: Settings, ledger: Ledger, service: Service, hub
         return json_response({"message": _cancel_message(job), "status": _cancel_word(job)})
 
     @blueprint.get("/queue-info")
+    @Described(
+        summary="How much waits and runs", tag=GENERATE, answers={200: answers.QueueInfo}, errors=(LedgerUnavailable,)
+    )
     @bounded
     def queue_info() -> Response:
-        sizes = {"preprocess": QUEUED, "generation": RUNNING, "postprocess": DELIVERING}
-        return json_response({f"{name}_queue_size": ledger.jobs.count(status) for name, status in sizes.items()})
+        workload = estimates.workload()
+        wait_s = rounded_s(workload.wait_of_new_s())
+        fleet = {"estimated_wait_time": wait_s, "gpus": workload.gpus.total()}
+        return json_response(queue_sizes(ledger.workload.sizes()) | fleet)
 
     return blueprint
 
 
-def _submitted(service: Service, parsed: GenerateRequest) -> tuple[Job, bool]:
+def submitted(service: Service, parsed: GenerateRequest) -> tuple[Job, bool]:
+    """The job, and whether its outputs are wanted in the answer itself."""
     return service.submit(parsed.order), parsed.is_inline or _wants_inline()
 
 
@@ -92,14 +145,35 @@ def _wants_inline() -> bool:
     return request.headers.get(INLINE_HEADER, "").strip().lower() in ("1", "true")
 
 
-def _status(job: Job) -> int:
+def is_wanted_by_others(job: Job) -> bool:
+    """Whether the job's result goes somewhere else too, so that it is wanted when its client hangs up."""
+    return bool(job.webhook) or "s3" in (job.delivery or {})
+
+
+def queue_sizes(sizes: Mapping[str, int]) -> dict[str, int]:
+    """The contract's names for how many jobs have each status."""
+    return {f"{name}_queue_size": sizes.get(status, 0) for name, status in QUEUES.items()}
+
+
+def rounded_s(seconds: float | None) -> float | None:
+    """Seconds as they are shown."""
+    return None if seconds is None else round(seconds, 3)
+
+
+def status_of_end(job: Job) -> int:
+    """The HTTP status of an answer that waited for a job's end."""
     if job.status == FAILED and (job.error or {}).get("code") in LOST:
         return LOST_INSTANCE
     return ENDS.get(job.status, 200)
 
 
-def _result(job: Job, settings: Settings, *, is_inline: bool) -> dict[str, Any]:
-    body = generate_result(job, base_url=base_url(settings))
+def full_result(job: Job, settings: Settings, base: str, *, is_inline: bool) -> dict[str, Any]:
+    """The result of a job, with the bytes of its outputs in it if they are wanted.
+
+    Parameters:
+      base: scheme and host for links, without a closing slash.
+    """
+    body = generate_result(job, base_url=base)
     if is_inline:
         room_bytes = MAX_INLINE_BYTES
         for output, entry in zip(job.outputs, body["output"], strict=True):

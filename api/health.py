@@ -8,9 +8,11 @@ from flask import Blueprint, Response
 from kombu import Connection
 from kombu.exceptions import OperationalError
 
+from api import answers
 from api.auth import Guard
 from api.errors import json_response
 from api.fresh import Fresh
+from api.openapi import SERVER, Described
 from api.patience import at_most
 from core.errors import BrokerUnavailable, FleetError, LedgerUnavailable
 from core.ledger import Ledger
@@ -30,10 +32,17 @@ def health_blueprint(settings: Settings, ledger: Ledger, guard: Guard) -> Bluepr
 
     @blueprint.get("/health")
     @blueprint.get("/api/v2/health")
+    @Described(summary="Whether this process answers", tag=SERVER, answers={200: answers.Health})
     def health() -> Response:
         return json_response({"status": "healthy"})
 
     @blueprint.get("/ready")
+    @Described(
+        summary="Whether jobs can run",
+        tag=SERVER,
+        answers={200: answers.Readiness, 503: answers.Readiness},
+        text="With a key, or on a server without keys, every instance is listed.",
+    )
     def ready() -> Response:
         body = state.get()
         status = 200 if body["ready"] else 503

@@ -8,18 +8,26 @@ from typing import Any
 from flask import Blueprint, Response
 from werkzeug.routing import PathConverter
 
+from api import answers
 from api.assets import content_response
+from api.bodies import CustomWorkflowBody, DeliveryBody
 from api.body import read_json
 from api.client import base_url
 from api.errors import json_response
+from api.forms import upload_form
 from api.generate import generate_error
+from api.intake import Intake
+from api.openapi import FORM_ERRORS, PYWORKER, SUBMIT_ERRORS, Described, form_of
+from api.orders import delivery_fields
 from api.patience import ledger_patience
 from api.submit import Order, Service, check_id
-from core.errors import FleetError, InvalidRequest, NotFound, OutputUnavailable
+from api.validation import read_enveloped
+from core.errors import FleetError, LedgerUnavailable, NotFound, OutputUnavailable, RangeNotSatisfiable
 from core.job import Job
 from core.ledger import Ledger
 from core.results import generate_result
 from core.settings import Settings
+from workflows.file_names import is_safe_file_name, safe_name
 from workflows.modifiers import draw_between, graph_template
 
 #: What no part of a path may be or hold, whatever encoding it came in.
@@ -34,23 +42,62 @@ class _WholePath(PathConverter):
     part_isolating = False
 
 
-def pyworker_blueprint(settings: Settings, ledger: Ledger, service: Service) -> Blueprint:
+def pyworker_blueprint(settings: Settings, ledger: Ledger, service: Service, intake: Intake) -> Blueprint:
     """`/ping`, `/custom_workflow`, `/custom-workflow`, `/task/{id}`, `/download/{path}`."""
     blueprint = Blueprint("pyworker", __name__)
     blueprint.register_error_handler(FleetError, generate_error)
     blueprint.record_once(lambda state: state.app.url_map.converters.update(whole_path=_WholePath))
 
     @blueprint.get("/ping")
+    @Described(summary="pong", tag=PYWORKER, answers={200: "text/plain"})
     def ping() -> Response:
         return Response("pong", content_type="text/plain; charset=utf-8")
 
     @blueprint.post("/custom_workflow")
     @blueprint.post("/custom-workflow")
+    @Described(
+        summary="Submit a graph of your own",
+        tag=PYWORKER,
+        body=CustomWorkflowBody,
+        is_enveloped=True,
+        answers={202: answers.Result},
+        errors=SUBMIT_ERRORS,
+    )
     def custom_workflow() -> Response:
-        job = service.submit(_order(read_json(settings)))
+        job = service.submit(_order(read_json(settings), settings))
         return json_response(generate_result(job, base_url=base_url(settings)), 202)
 
+    @blueprint.post("/upload/image")
+    @Described(
+        summary="Upload a picture",
+        tag=PYWORKER,
+        form=form_of("file", name="Its name. Default: that of the part."),
+        answers={200: answers.UploadedImage, 400: answers.Refused},
+        errors=FORM_ERRORS,
+    )
+    def upload_image() -> Response:
+        with upload_form(settings) as form:
+            part = form.optional_file("file", "image")
+            name = form.text("name") or (part.filename if part else None)
+            if not name:
+                return _refused(400, "No filename provided")
+            if not is_safe_file_name(name):
+                return _refused(400, "Invalid path")
+            head = part.stream.read(1) if part else b""
+            if part is None or not head:
+                return _refused(400, "No file data received")
+            part.stream.seek(0)
+            upload, _ = intake.receive(part.stream, name=name, declared=part.mimetype, kind="image")
+        filename = safe_name(name)
+        return json_response({"success": True, "filename": filename, "path": f"{upload.id}/{filename}"})
+
     @blueprint.get("/task/<task_id>")
+    @Described(
+        summary="A task as it stands",
+        tag=PYWORKER,
+        answers={200: answers.Task, 404: answers.Task},
+        errors=(LedgerUnavailable,),
+    )
     def task(task_id: str) -> Response:
         try:
             result = generate_result(_job(ledger, task_id), base_url=base_url(settings))
@@ -61,10 +108,23 @@ def pyworker_blueprint(settings: Settings, ledger: Ledger, service: Service) -> 
         return json_response({key: result[key] for key in ("id", "message", "status", "output")})
 
     @blueprint.get("/download")
+    @Described(summary="Says that a path is missing", tag=PYWORKER, answers={400: answers.Refused})
     def no_path() -> Response:
         return _refused(400, "No path provided")
 
     @blueprint.get("/download/<whole_path:path>")
+    @Described(
+        summary="The bytes of an output, by its local_path",
+        tag=PYWORKER,
+        answers={
+            200: "application/octet-stream",
+            206: "application/octet-stream",
+            400: answers.Refused,
+            404: answers.Refused,
+        },
+        errors=(RangeNotSatisfiable, LedgerUnavailable),
+        text="The path is <job id>/<file name>.",
+    )
     def download(path: str) -> Response:
         if not path:
             return no_path()
@@ -84,17 +144,19 @@ def pyworker_blueprint(settings: Settings, ledger: Ledger, service: Service) -> 
     return blueprint
 
 
-def _order(body: Any) -> Order:
-    if not isinstance(body, dict) or not isinstance(body.get("workflow"), dict):
-        raise InvalidRequest('The body must be an object: {"custom_fields": {...}, "workflow": {graph}}.')
-    values = body.get("custom_fields") or {}
-    if not isinstance(values, dict):
-        raise InvalidRequest("custom_fields must be an object.")
-    template = graph_template(body["workflow"])
+def _order(value: Any, settings: Settings) -> Order:
+    body = read_enveloped(CustomWorkflowBody, value)
+    values = body.custom_fields or {}
+    template = graph_template(body.workflow)
     # Clients send steps and sizes with every graph, for the router's estimate; most graphs have no place for them.
     wanted = {name: value for name, value in values.items() if name.lower() in template.parameters}
     filled = template.fill(wanted, draw=draw_between)
-    return Order(contract="generate", workflow=filled.graph, parameters=dict(filled.values) or None)
+    return Order(
+        contract="generate",
+        workflow=filled.graph,
+        parameters=dict(filled.values) or None,
+        **delivery_fields(DeliveryBody(), None, settings, base_url(settings), has_defaults=True),
+    )
 
 
 def _job(ledger: Ledger, task_id: str) -> Job:

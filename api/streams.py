@@ -7,8 +7,11 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from flask import Response
+
+from api.estimates import Estimates, Place
 from api.patience import ledger_patience
-from api.views import SHOWN, output_view, progress_view
+from api.views import SHOWN, output_view, place_view, progress_view
 from api.waiting import Hub, Watch
 from core.errors import LedgerUnavailable, NotFound
 from core.job import RUNNING, TERMINAL, Job
@@ -23,12 +26,20 @@ REREAD_S = 5.0
 RETRY_S = 1.0
 
 KEEPALIVE = ": keepalive\n\n"
+#: A proxy that gathered events would hold them back.
+_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 
-def frame(event: str, data: dict[str, Any], seq: int | None = None) -> str:
-    """One event. `json.dumps` escapes everything but ASCII: clients split lines at U+2028 and its like."""
+def event_stream_response(frames: Iterator[str]) -> Response:
+    """An answer that is sent frame by frame."""
+    return Response(frames, content_type="text/event-stream", headers=_HEADERS)
+
+
+def frame(event: str | None, data: dict[str, Any], seq: int | None = None) -> str:
+    """One event, named or not. `json.dumps` escapes all but ASCII: clients split lines at U+2028 and its like."""
     head = "" if seq is None else f"id: {seq}\n"
-    return f"{head}event: {event}\ndata: {json.dumps(data)}\n\n"
+    name = "" if event is None else f"event: {event}\n"
+    return f"{head}{name}data: {json.dumps(data)}\n\n"
 
 
 class EventStream:
@@ -39,8 +50,18 @@ class EventStream:
       after_seq: the `Last-Event-ID` of a client that comes back; None starts with a snapshot.
     """
 
-    def __init__(self, ledger: Ledger, hub: Hub, job: Job, *, base_url: str, after_seq: int | None = None) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        hub: Hub,
+        job: Job,
+        *,
+        estimates: Estimates,
+        base_url: str,
+        after_seq: int | None = None,
+    ) -> None:
         self._jobs = ledger.jobs
+        self._estimates = estimates
         self._hub = hub
         self._job = job
         self._base_url = base_url
@@ -124,16 +145,16 @@ class EventStream:
         self._shown_status = SHOWN[status]
         self._is_over = status in TERMINAL
         data: dict[str, Any] = {"status": self._shown_status}
-        if (position := self._queue_position(status)) is not None:
-            data["queue_position"] = position
+        if (place := self._place(status)) is not None:
+            data |= place_view(place)
         return frame("status", data, seq)
 
-    def _queue_position(self, status: str) -> int | None:
+    def _place(self, status: str) -> Place | None:
         if status != self._job.status:
             return None
         try:
             with ledger_patience():
-                return self._jobs.queue_position(self._job)
+                return self._estimates.place(self._job)
         except LedgerUnavailable:
             return None
 

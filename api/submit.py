@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import orjson
 
-from api.catalogues import Catalogues
+from api.catalogues import Acceptance, Catalogues
 from api.fresh import Fresh
+from api.intake import Intake
 from api.patience import ledger_patience
-from core.errors import InvalidRequest, MissingAsset, NotFound, QueueFull
+from core.errors import InvalidRequest, NotFound, QueueFull
 from core.job import CANCELED, CANCELING, QUEUED, Job, NewJob, new_job_id
 from core.ledger import Ledger
 from core.settings import Settings
-from workflows.graph import parse_graph
+from workflows.graph import Graph, parse_graph
+from workflows.references import Reference, find_references
+from workflows.shape import shape_of
 
 #: How long one process trusts its count of waiting jobs.
 COUNT_AGE_S = 1.0
+#: Characters of a data URI that are kept among a job's parameters.
+MAX_RECORDED_URI = 64
 _ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
@@ -48,12 +55,17 @@ class Order:
     #: Longest run of the prompt; None means the fleet's default.
     timeout_s: float | None = None
     metadata: Any = None
-    #: What a template was filled with to make the workflow.
+    #: Name of the template that the workflow was made from.
+    template: str | None = None
+    #: What a template was filled with to make the workflow, and the files of its own that it names.
     parameters: dict[str, Any] | None = None
+    files: Mapping[str, Path] = field(default_factory=dict)
     expected_time_s: float | None = None
     request_id: str | None = None
     idempotency_key: str | None = None
     webhook: dict[str, Any] | None = None
+    #: What is to be done with the outputs, as `NewJob.delivery`.
+    delivery: dict[str, Any] | None = None
     secrets: dict[str, Any] | None = None
 
 
@@ -67,10 +79,11 @@ def check_id(job_id: str) -> str:
 class Service:
     """Submitting and cancelling, for all blueprints of one process."""
 
-    def __init__(self, settings: Settings, ledger: Ledger, publisher: TurnPublisher) -> None:
+    def __init__(self, settings: Settings, ledger: Ledger, publisher: TurnPublisher, intake: Intake) -> None:
         self._settings = settings
         self._ledger = ledger
         self._publisher = publisher
+        self._intake = intake
         self._catalogues = Catalogues(ledger)
         self._waiting = Fresh(lambda: _Count(ledger.jobs.count(QUEUED)), max_age_s=COUNT_AGE_S)
 
@@ -83,11 +96,14 @@ class Service:
           LedgerUnavailable: nothing was recorded, or (rarely) the answer was lost on its way.
         """
         with ledger_patience():
-            new = self._checked(order)
             waiting = self._waiting.get()
             if waiting.jobs >= self._settings.max_queued:
                 raise QueueFull(f"{self._settings.max_queued} jobs wait already. Try again in a moment.")
-            job = self._ledger.jobs.submit(new)
+            checked = self._checked(order)
+        # Files are fetched last: for a graph that can run, and outside of the time the ledger gets.
+        inputs = self._intake.bring(checked.references, checked.job_id) if checked.references else None
+        with ledger_patience():
+            job = self._ledger.jobs.submit(_new_job(order, checked, inputs))
         waiting.jobs += 1
         # A broker that does not take it loses nothing: the reconciler finds the job in the ledger.
         self._publisher.turn(job.id)
@@ -103,34 +119,68 @@ class Service:
             self._publisher.notify(job.id)
         return job
 
-    def _checked(self, order: Order) -> NewJob:
+    def _checked(self, order: Order) -> _Checked:
         graph = parse_graph(order.workflow)
-        text = _json_text(graph)
-        _refuse_asset_references(graph, text)
-        accepted = self._catalogues.check(graph)
+        job_id = new_job_id()
+        found = find_references(graph, self._catalogues.file_kind, order.files)
+        references = self._intake.confirm(found) if found else []
+        staged_files = [f"{job_id}/{number}" for number in range(len(references))]
+        for reference, name in zip(references, staged_files, strict=True):
+            reference.put(name)
+        accepted = self._catalogues.check(graph, staged_files)
         if order.request_id:
             self._refuse_taken(order.request_id)
-        return NewJob(
-            id=new_job_id(),
-            contract=order.contract,
-            graph=text,
-            nodes_total=accepted.nodes_total,
-            catalogues=accepted.catalogues,
-            priority=order.priority,
-            timeout_s=order.timeout_s,
-            metadata=order.metadata,
-            parameters=order.parameters,
-            expected_time_s=order.expected_time_s,
-            request_id=order.request_id,
-            idempotency_key=order.idempotency_key,
-            webhook=order.webhook,
-            secrets=order.secrets,
-        )
+        return _Checked(job_id=job_id, graph=graph, references=references, accepted=accepted)
 
     def _refuse_taken(self, request_id: str) -> None:
         # Results are found by either id, so nobody may call a job by the id of another one.
         if _UUID.fullmatch(request_id) and self._ledger.jobs.states([request_id]):
             raise InvalidRequest(f"request_id {request_id!r} is already used by another job.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Checked:
+    """A graph that some instance can run, once its files are there."""
+
+    job_id: str
+    graph: Graph
+    references: list[Reference]
+    accepted: Acceptance
+
+
+def _new_job(order: Order, checked: _Checked, inputs: list[dict[str, str]] | None) -> NewJob:
+    return NewJob(
+        id=checked.job_id,
+        contract=order.contract,
+        graph=_json_text(checked.graph),
+        nodes_total=checked.accepted.nodes_total,
+        catalogues=checked.accepted.catalogues,
+        priority=order.priority,
+        timeout_s=order.timeout_s,
+        metadata=order.metadata,
+        workflow=order.template,
+        shape=shape_of(checked.graph),
+        parameters=_recorded(order.parameters),
+        inputs=inputs,
+        delivery=order.delivery,
+        expected_time_s=order.expected_time_s,
+        request_id=order.request_id,
+        idempotency_key=order.idempotency_key,
+        webhook=order.webhook,
+        secrets=order.secrets,
+    )
+
+
+def _recorded(parameters: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The values as they are kept and shown: without the megabytes of a picture that came among them."""
+    if parameters is None:
+        return None
+    return {
+        name: f"{value[:MAX_RECORDED_URI]}..."
+        if isinstance(value, str) and value.startswith("data:") and len(value) > MAX_RECORDED_URI
+        else value
+        for name, value in parameters.items()
+    }
 
 
 def _json_text(graph: Any) -> str:
@@ -146,18 +196,3 @@ class _Count:
     """Waiting jobs at the last count, plus those this process has accepted since."""
 
     jobs: int
-
-
-def _refuse_asset_references(graph: Any, text: str) -> None:
-    """An object tagged core/ASSET never reaches an instance as it is."""
-    if '"core/ASSET"' not in text:
-        return
-    pending = [graph]
-    while pending:
-        value = pending.pop()
-        if isinstance(value, dict):
-            if value.get("__type") == "core/ASSET":
-                raise MissingAsset("The workflow refers to an asset (core/ASSET) that this server does not have.")
-            pending += value.values()
-        elif isinstance(value, list):
-            pending += value

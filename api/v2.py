@@ -6,48 +6,107 @@ import re
 
 from flask import Blueprint, Response, request
 
-from api import fields
+from api import answers, fields
+from api.bodies import SubmitBody
 from api.body import read_json
 from api.client import base_url
-from api.errors import json_response
+from api.errors import InvalidCursor, InvalidMetadata, InvalidMetadataFilter, json_response
+from api.estimates import Estimates
+from api.openapi import IDEMPOTENCY_KEY, JOBS, SUBMIT_ERRORS, Described, Parameter
+from api.orders import job_fields
 from api.patience import bounded, ledger_patience
-from api.streams import EventStream
+from api.streams import EventStream, event_stream_response
 from api.submit import Order, Service, check_id
+from api.validation import read
 from api.views import job_view, list_item
 from api.waiting import Hub
-from core.errors import InvalidRequest
+from core.errors import IdempotencyKeyReuse, LedgerUnavailable, NotFound
 from core.job import Job
 from core.ledger import Ledger
 from core.settings import Settings
 
-STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+LAST_EVENT_ID = Parameter(
+    name="Last-Event-ID",
+    place="header",
+    description="The id of the last event that was seen; what came after it is sent again.",
+    schema={"type": "integer", "minimum": 0},
+)
+LIST_PARAMETERS = (
+    Parameter(
+        name="limit",
+        place="query",
+        description="How many jobs at most.",
+        schema={"type": "integer", "minimum": 1, "maximum": fields.MAX_LIMIT, "default": fields.DEFAULT_LIMIT},
+    ),
+    Parameter(
+        name="cursor", place="query", description="The next_cursor of the page before.", schema={"type": "string"}
+    ),
+    Parameter(name="status", place="query", description="One or more, separated by commas.", schema={"type": "string"}),
+    Parameter(
+        name="metadata",
+        place="query",
+        description=f"metadata[key]=value: labels that must all match, at most {fields.MAX_FILTERS}.",
+        schema={"type": "object", "additionalProperties": {"type": "string"}},
+        style="deepObject",
+    ),
+)
 
 
-def v2_blueprint(settings: Settings, ledger: Ledger, service: Service, hub: Hub) -> Blueprint:
+def v2_blueprint(settings: Settings, ledger: Ledger, service: Service, hub: Hub, estimates: Estimates) -> Blueprint:
     """Routes of jobs under /api/v2."""
     blueprint = Blueprint("v2", __name__, url_prefix="/api/v2")
 
     @blueprint.post("/jobs")
+    @Described(
+        summary="Submit a job",
+        tag=JOBS,
+        body=SubmitBody,
+        answers={201: answers.Job},
+        errors=(*SUBMIT_ERRORS, IdempotencyKeyReuse, InvalidMetadata),
+        parameters=(IDEMPOTENCY_KEY,),
+        text="A 201 means that the job is recorded and can run.",
+    )
     def submit() -> Response:
         job = service.submit(_order(settings))
         return json_response(job_view(job, base_url(settings)), 201)
 
     @blueprint.get("/jobs")
+    @Described(
+        summary="List jobs, the newest first",
+        tag=JOBS,
+        answers={200: answers.JobPage},
+        errors=(InvalidCursor, InvalidMetadataFilter, LedgerUnavailable),
+        parameters=LIST_PARAMETERS,
+    )
     @bounded
     def list_jobs() -> Response:
         return _page(settings, ledger)
 
     @blueprint.get("/jobs/<job_id>")
+    @Described(summary="A job as it stands", tag=JOBS, answers={200: answers.Job}, errors=(NotFound, LedgerUnavailable))
     @bounded
     def get(job_id: str) -> Response:
         job = ledger.jobs.get(check_id(job_id))
-        return json_response(job_view(job, base_url(settings), queue_position=ledger.jobs.queue_position(job)))
+        return json_response(job_view(job, base_url(settings), place=estimates.place(job)))
 
     @blueprint.post("/jobs/<job_id>/cancel")
+    @Described(
+        summary="Ask for a job's end",
+        tag=JOBS,
+        answers={200: answers.Job},
+        errors=(NotFound, LedgerUnavailable),
+        text="Safe to repeat, in every status. A job that has ended stays as it is.",
+    )
     def cancel(job_id: str) -> Response:
         return json_response(job_view(service.cancel(job_id), base_url(settings)))
 
     @blueprint.get("/jobs/<job_id>/workflow")
+    @Described(
+        summary="The graph as it was submitted",
+        tag=JOBS,
+        answers={200: answers.SubmittedWorkflow},
+        errors=(NotFound, LedgerUnavailable),
+    )
     @bounded
     def workflow(job_id: str) -> Response:
         graph = ledger.jobs.graph(check_id(job_id))
@@ -55,22 +114,29 @@ def v2_blueprint(settings: Settings, ledger: Ledger, service: Service, hub: Hub)
         return Response(f'{{"workflow":{graph},"format":"api"}}', content_type="application/json")
 
     @blueprint.get("/jobs/<job_id>/events")
+    @Described(
+        summary="Server-sent events until the job's end",
+        tag=JOBS,
+        answers={200: "text/event-stream"},
+        errors=(NotFound, LedgerUnavailable),
+        parameters=(LAST_EVENT_ID,),
+        text="Events status, progress, preview and output. The data of each is JSON.",
+    )
     def events(job_id: str) -> Response:
         with ledger_patience():
             job = ledger.jobs.get(check_id(job_id))
-        stream = EventStream(ledger, hub, job, base_url=base_url(settings), after_seq=_last_event_id())
-        return Response(stream.frames(), content_type="text/event-stream", headers=STREAM_HEADERS)
+        stream = EventStream(
+            ledger, hub, job, estimates=estimates, base_url=base_url(settings), after_seq=_last_event_id()
+        )
+        return event_stream_response(stream.frames())
 
     return blueprint
 
 
 def _order(settings: Settings) -> Order:
     key = fields.idempotency_key(request.headers.get("Idempotency-Key"))
-    body = read_json(settings)
-    if not isinstance(body, dict):
-        raise InvalidRequest("The body must be an object with a workflow.")
-    fields.check_reserved(body)
-    return Order(workflow=body.get("workflow"), idempotency_key=key, **fields.order_fields(body))
+    body = read(SubmitBody, read_json(settings))
+    return Order(workflow=body.workflow, idempotency_key=key, **job_fields(body, settings, base_url(settings)))
 
 
 def _page(settings: Settings, ledger: Ledger) -> Response:

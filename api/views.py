@@ -6,7 +6,9 @@ from datetime import datetime, timezone
 from typing import Any
 from urllib.parse import quote
 
+from api.estimates import Place
 from core.job import CANCELING, DELIVERING, FAILED, RUNNING, STATUSES, SUCCEEDED, Job, Output
+from core.ledger.uploads import Upload
 
 #: The API knows a closed set of words; storing outputs is part of running.
 SHOWN = {status: RUNNING if status == DELIVERING else status for status in STATUSES}
@@ -23,12 +25,12 @@ def maybe_timestamp(ms: int | None) -> str | None:
     return None if ms is None else timestamp(ms)
 
 
-def job_view(job: Job, base_url: str, *, queue_position: int | None = None) -> dict[str, Any]:
+def job_view(job: Job, base_url: str, *, place: Place | None = None) -> dict[str, Any]:
     """The Job object.
 
     Parameters:
       base_url: scheme and host for links, without a closing slash.
-      queue_position: 1 for the next one to run; None when it does not wait, or was not asked for.
+      place: where it stands in the queue; None when it does not wait, or was not asked for.
     """
     path = f"{base_url}/api/v2/jobs/{job.id}"
     view = {
@@ -38,7 +40,7 @@ def job_view(job: Job, base_url: str, *, queue_position: int | None = None) -> d
         "started_at": maybe_timestamp(job.started_at_ms),
         "completed_at": maybe_timestamp(job.completed_at_ms),
         "expires_at": timestamp(job.expires_at_ms),
-        "queue_position": queue_position,
+        **place_view(place),
         "progress": progress_view(job),
         "outputs": [output_view(output, base_url, job.expires_at_ms) for output in job.outputs],
         "error": error_view(job),
@@ -62,6 +64,13 @@ def list_item(job: Job, base_url: str) -> dict[str, Any]:
     """A job as a list shows it: the Job object, and its times by the names the SDK's list reads."""
     times = {"create_time": timestamp(job.created_at_ms), "update_time": timestamp(job.updated_at_ms)}
     return job_view(job, base_url) | times
+
+
+def place_view(place: Place | None) -> dict[str, Any]:
+    """Its place in the queue; how long it will wait, only while it does."""
+    if place is None:
+        return {"queue_position": None}
+    return {"queue_position": place.position, "estimated_wait_ms": place.wait_ms}
 
 
 def progress_view(job: Job) -> dict[str, Any] | None:
@@ -89,7 +98,13 @@ def error_view(job: Job) -> dict[str, Any] | None:
 
 
 def output_view(output: Output, base_url: str, expires_at_ms: int) -> dict[str, Any]:
-    """The Output object."""
+    """The Output object; `upload` and `conversion_error` only where there is something to say."""
+    said = output.upload or {}
+    more: dict[str, Any] = {}
+    if "url" in said or "error" in said:
+        more["upload"] = {"url": said.get("url"), "error": said.get("error")}
+    if "conversion_error" in said:
+        more["conversion_error"] = said["conversion_error"]
     return {
         "node_id": output.node_id,
         "name": output.name,
@@ -101,11 +116,12 @@ def output_view(output: Output, base_url: str, expires_at_ms: int) -> dict[str, 
         "url": content_url(output.id, base_url),
         "url_expires_at": timestamp(expires_at_ms),
         "job_id": output.job_id,
+        **more,
     }
 
 
-def asset_view(output: Output, base_url: str, expires_at_ms: int) -> dict[str, Any]:
-    """The Asset object of a job's output."""
+def asset_view(output: Output | Upload, base_url: str, expires_at_ms: int) -> dict[str, Any]:
+    """The Asset object of a job's output, or of an uploaded file."""
     return {
         "id": output.id,
         "hash": output.hash,

@@ -6,27 +6,39 @@ from typing import Any
 
 from flask import Blueprint, Response, request
 
-from api import fields
+from api import answers, fields
+from api.bodies import TemplateBody
 from api.body import read_json
 from api.client import base_url
-from api.errors import json_response
+from api.errors import InvalidMetadata, json_response
+from api.forms import upload_form
+from api.intake import Intake
+from api.openapi import IDEMPOTENCY_KEY, SUBMIT_ERRORS, WORKFLOWS, Described
+from api.orders import job_fields
 from api.submit import Order, Service
+from api.validation import read
 from api.views import job_view
-from core.errors import InvalidRequest, NotFound
+from core.errors import IdempotencyKeyReuse, InvalidRequest, NotFound
 from core.settings import Settings
+from workflows.file_names import safe_name
 from workflows.library import Library
 from workflows.modifiers import draw_between
 from workflows.template import Template
 
-#: What a body may hold. Anything else is a mistake: most likely a parameter that is not inside `parameters`.
-FIELDS = frozenset({"parameters", "priority", "timeout", "metadata", "extra_data"})
+#: The same job from a form: what a browser or curl sends without any code.
+FORM = {
+    "type": "object",
+    "description": "Each field is a parameter, as text; each file a picture for one.",
+    "additionalProperties": {"type": "string"},
+}
 
 
-def workflows_blueprint(settings: Settings, service: Service, library: Library) -> Blueprint:
+def workflows_blueprint(settings: Settings, service: Service, library: Library, intake: Intake) -> Blueprint:
     """`/workflows` and `/workflows/{name}`."""
     blueprint = Blueprint("workflows", __name__)
 
     @blueprint.get("/workflows")
+    @Described(summary="The templates there are", tag=WORKFLOWS, answers={200: answers.Workflows})
     def every() -> Response:
         found = [_summary(library.get(name)) for name in library.names()]
         # Names of files only: where they lie is the operator's business.
@@ -37,14 +49,30 @@ def workflows_blueprint(settings: Settings, service: Service, library: Library) 
         return json_response({"workflows": found, "problems": problems})
 
     @blueprint.get("/workflows/<name>")
+    @Described(
+        summary="A template, and the schema of its parameters",
+        tag=WORKFLOWS,
+        answers={200: answers.Workflow},
+        errors=(NotFound,),
+    )
     def one(name: str) -> Response:
         template = _found(library, name)
         return json_response(_summary(template) | {"parameters": template.json_schema()})
 
     @blueprint.post("/workflows/<name>")
+    @Described(
+        summary="Submit a job from a template",
+        tag=WORKFLOWS,
+        body=TemplateBody,
+        form={"multipart/form-data": FORM},
+        answers={201: answers.Job},
+        errors=(NotFound, *SUBMIT_ERRORS, IdempotencyKeyReuse, InvalidMetadata),
+        parameters=(IDEMPOTENCY_KEY,),
+    )
     def submit(name: str) -> Response:
         template = _found(library, name)
-        job = service.submit(_order(template, settings))
+        is_form = request.mimetype == "multipart/form-data"
+        job = service.submit(_order_of_form(template, settings, intake) if is_form else _order(template, settings))
         return json_response(job_view(job, base_url(settings)), 201)
 
     return blueprint
@@ -58,15 +86,44 @@ def _found(library: Library, name: str) -> Template:
 
 def _order(template: Template, settings: Settings) -> Order:
     key = fields.idempotency_key(request.headers.get("Idempotency-Key"))
-    body = read_json(settings)
-    parameters = body.get("parameters") if isinstance(body, dict) else None
-    if not isinstance(parameters, dict):
-        raise InvalidRequest('The body must be an object: {"parameters": {...}}.')
-    if unknown := sorted(set(body) - FIELDS):
-        raise InvalidRequest(f"Unknown field {unknown[0][:60]!a}; values of the workflow go into parameters.")
-    filled = template.fill(parameters, draw=draw_between)
+    body = read(TemplateBody, read_json(settings))
+    filled = template.fill(body.parameters, draw=draw_between)
     return Order(
-        workflow=filled.graph, parameters=dict(filled.values), idempotency_key=key, **fields.order_fields(body)
+        workflow=filled.graph,
+        template=template.name,
+        parameters=dict(filled.values),
+        files=filled.files,
+        idempotency_key=key,
+        **job_fields(body, settings, base_url(settings), webhook=body.webhook),
+    )
+
+
+def _order_of_form(template: Template, settings: Settings, intake: Intake) -> Order:
+    """Each field of the form is a parameter, and each file a picture for one."""
+    key = fields.idempotency_key(request.headers.get("Idempotency-Key"))
+    with upload_form(settings) as form:
+        values = form.texts()
+        for name, file in form.files().items():
+            parameter = template.parameters.get(name.lower())
+            if parameter is None or parameter.type != "image":
+                raise InvalidRequest(f"{template.name} has no parameter {name[:60]!a} that takes a picture.")
+            picture, _ = intake.receive(
+                file.stream,
+                name=safe_name(file.filename or name),
+                declared=file.mimetype,
+                kind="image",
+                subject=f"The file for {parameter.name}",
+            )
+            values[name] = picture.id
+    # Numbers come as text in a form.
+    filled = template.fill(values, draw=draw_between, coerce=True)
+    return Order(
+        contract="v2",
+        workflow=filled.graph,
+        template=template.name,
+        parameters=dict(filled.values),
+        files=filled.files,
+        idempotency_key=key,
     )
 
 

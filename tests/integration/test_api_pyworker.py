@@ -67,7 +67,8 @@ def test_an_unknown_task(api: Api) -> None:
 @pytest.mark.parametrize(
     ("body", "status", "words"),
     [
-        ({}, 422, "The body must be an object"),
+        ({}, 422, "workflow is missing: it must be an object."),
+        ({"workflow": [GRAPH]}, 422, "workflow must be an object, not a list."),
         ({"workflow": GRAPH, "custom_fields": [1]}, 422, "custom_fields must be an object"),
         ({"workflow": {"1": {"class_type": "Nope", "inputs": {}}}}, 422, "Nope"),
         ({"workflow": {**GRAPH, "1": {**GRAPH["1"], "inputs": {"width": "{{WIDTH}}"}}}}, 422, "width"),

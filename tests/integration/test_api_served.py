@@ -188,15 +188,16 @@ def _url_of(served: Served) -> str:
     return served.worker.ledger.database.url.render_as_string(hide_password=False)
 
 
-def test_a_client_that_hangs_up_frees_its_gpu(served: Served) -> None:
+@pytest.mark.parametrize("path", ["sync", "stream"])
+def test_a_client_that_hangs_up_frees_its_gpu(served: Served, path: str) -> None:
     parts = urlsplit(served.url)
-    payload = json.dumps({"input": {"workflow_json": GRAPH, "request_id": "hung-up"}}).encode()
+    payload = json.dumps({"input": {"workflow_json": GRAPH, "request_id": f"hung-up-{path}"}}).encode()
     with closing(socket.create_connection((str(parts.hostname), int(parts.port or 0)))) as client:
-        head = "POST /generate/sync HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        head = f"POST /generate/{path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
         client.sendall(f"{head}Content-Length: {len(payload)}\r\n\r\n".encode() + payload)
-        _until(lambda: requests.get(f"{served.url}/result/hung-up", timeout=5).status_code == 200, 5.0)
+        _until(lambda: requests.get(f"{served.url}/result/hung-up-{path}", timeout=5).status_code == 200, 5.0)
 
-    _until(lambda: served.worker.ledger.jobs.get_by_request_id("hung-up").status == "canceled", 4.0)
+    _until(lambda: served.worker.ledger.jobs.get_by_request_id(f"hung-up-{path}").status == "canceled", 4.0)
 
 
 def test_a_frozen_ledger_is_503_within_three_seconds_and_waiting_clients_outlive_it(served: Served) -> None:
@@ -204,7 +205,11 @@ def test_a_frozen_ledger_is_503_within_three_seconds_and_waiting_clients_outlive
     with ThreadPoolExecutor(10) as pool:
         waiting = pool.submit(requests.post, f"{served.url}/generate/sync", json=body, timeout=30)
         _until(lambda: requests.get(f"{served.url}/result/patient", timeout=5).status_code == 200, 5.0)
+        streamed = {"input": {"workflow_json": GRAPH, "request_id": "patient-too"}}
+        streaming = pool.submit(requests.post, f"{served.url}/generate/stream", json=streamed, timeout=30)
+        _until(lambda: requests.get(f"{served.url}/result/patient-too", timeout=5).status_code == 200, 5.0)
         served.ledger_proxy.freeze()
+        served.worker.run_next(b"x")
         served.worker.run_next(b"x")
         began = time.monotonic()
         sends = [
@@ -216,8 +221,9 @@ def test_a_frozen_ledger_is_503_within_three_seconds_and_waiting_clients_outlive
         ready = requests.get(f"{served.url}/ready", timeout=2.5)
         health = requests.get(f"{served.url}/health", timeout=1)
         assert not waiting.done()
+        assert not streaming.done()
         served.ledger_proxy.thaw()
-        waited = waiting.result()
+        waited, told = waiting.result(), streaming.result()
 
     assert {answer.status_code for answer in answers} == {503}
     assert {answer.json()["error"]["code"] for answer in answers} == {"ledger_unavailable"}
@@ -225,6 +231,7 @@ def test_a_frozen_ledger_is_503_within_three_seconds_and_waiting_clients_outlive
     assert took_s < 3.0
     assert (health.status_code, ready.status_code) == (200, 503)
     assert waited.json()["status"] == "completed"
+    assert json.loads(told.text.split("data: ")[-1])["result"]["status"] == "completed"
     _until(lambda: _submit(served).status_code == 201, 10.0)
 
 

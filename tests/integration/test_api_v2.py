@@ -82,10 +82,12 @@ def test_a_job_through_its_life(api: Api) -> None:
     first, second = api.submit(), api.submit()
     assert api.get(f"/api/v2/jobs/{first}").json()["queue_position"] == 1
     assert api.get(f"/api/v2/jobs/{second}").json()["queue_position"] == 2
+    assert "estimated_wait_ms" in api.get(f"/api/v2/jobs/{second}").json()
 
     claim = api.worker.claim(first)
     running = api.get(f"/api/v2/jobs/{first}").json()
     assert (running["status"], running["queue_position"]) == ("running", None)
+    assert "estimated_wait_ms" not in running
     assert running["progress"] == {"value": 0.0, "nodes_done": 0, "nodes_total": 2}
     snapshot = {"value": 0.5, "nodes_done": 1, "nodes_total": 2, "current_node": "2"}
     api.ledger.claims.progress(claim, snapshot)
@@ -100,6 +102,25 @@ def test_a_job_through_its_life(api: Api) -> None:
     assert done["metrics"]["queue_ms"] >= 0
     assert done["metrics"]["execution_ms"] >= 0
     assert done["started_at"] <= done["completed_at"]
+
+
+def test_how_long_a_job_will_wait(api: Api) -> None:
+    api.worker.come_up()
+    shape = api.ledger.jobs.get(api.submit()).shape
+    assert shape
+    for _ in range(30):
+        api.ledger.durations.learn(shape=shape, workflow=None, gpu="cuda:0 SIMULATED", seconds=7.0)
+    last = [api.submit() for _ in range(3)][-1]
+    # A look at the queue serves for a second.
+    time.sleep(1.1)
+    waits_ms = [api.get(f"/api/v2/jobs/{last}").json()["estimated_wait_ms"]]
+    api.ledger.instances.down("gpu0@test", worker="w", state="unhealthy", reason="")
+    time.sleep(1.1)
+    waits_ms.append(api.get(f"/api/v2/jobs/{last}").json()["estimated_wait_ms"])
+    api.worker.come_up()
+
+    assert waits_ms[0] == pytest.approx(21_000, rel=0.02)
+    assert waits_ms[1] is None, "no GPU is healthy"
 
 
 def test_a_failed_job_says_why(api: Api) -> None:
@@ -307,7 +328,8 @@ def test_events_as_they_happen(api: Api) -> None:
 
     frames = sse_frames("".join(received))
     assert [name for name, _ in frames] == ["status", "status", "output", "status"]
-    assert frames[0][1] == {"status": "queued", "queue_position": 1}
+    assert set(frames[0][1]) == {"status", "queue_position", "estimated_wait_ms"}
+    assert (frames[0][1]["status"], frames[0][1]["queue_position"]) == ("queued", 1)
     assert [data["status"] for name, data in frames if name == "status"] == ["queued", "running", "succeeded"]
     assert all(ord(character) < 128 for character in "".join(received))
 

@@ -14,9 +14,9 @@ from api.assets import content_disposition, parse_range
 from api.errors import status_of
 from api.fresh import Fresh
 from api.views import SHOWN, timestamp
-from api.webhooks import check_url
 from core.errors import FleetError, InvalidRequest, RangeNotSatisfiable
 from core.job import STATUSES, Output
+from core.outbound import check_url
 
 #: The words the contract's job object may use.
 CONTRACT_STATUSES = {"queued", "running", "succeeded", "canceling", "canceled", "failed", "expired"}

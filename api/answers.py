@@ -1,0 +1,286 @@
+"""The answers as models. Nothing is built from them: they describe, and tests hold what is served against them."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field, RootModel
+
+JobStatus = Literal["queued", "running", "canceling", "succeeded", "failed", "canceled", "expired"]
+ResultStatus = Literal["pending", "generating", "generated", "completed", "failed", "cancelled", "timeout"]
+
+
+class ErrorBody(BaseModel):
+    code: str = Field(description="Stable; for programs.")
+    message: str = Field(description="For people.")
+    details: dict[str, Any] | None
+
+
+class Error(BaseModel):
+    """What every 4xx and 5xx holds."""
+
+    error: ErrorBody
+
+
+class GenerateError(Error):
+    """The same, with the message once more, as older servers of this contract answer it."""
+
+    detail: str | None = None
+
+
+class Progress(BaseModel):
+    value: float = Field(ge=0, le=1)
+    nodes_done: int
+    nodes_total: int
+    current_node: str | None = None
+    current_node_class: str | None = None
+    step: int | None = None
+    steps: int | None = None
+
+
+class OutputUpload(BaseModel):
+    """How a file fared on its way to the client's bucket."""
+
+    url: str | None
+    error: str | None
+
+
+class JobOutput(BaseModel):
+    """A file that a job produced."""
+
+    id: str
+    job_id: str
+    node_id: str
+    name: str
+    type: Literal["image", "video", "audio", "text", "file", "latent"]
+    content_type: str
+    size_bytes: int
+    hash: str | None
+    url: str
+    url_expires_at: str
+    upload: OutputUpload | None = None
+    conversion_error: str | None = None
+
+
+class JobError(BaseModel):
+    """Why a job failed."""
+
+    code: str
+    message: str
+    node_id: str | None
+    class_type: str | None
+    traceback: str | None
+
+
+class Urls(BaseModel):
+    self: str
+    events: str
+    cancel: str
+
+
+class Metrics(BaseModel):
+    queue_ms: int | None
+    execution_ms: int | None
+
+
+class Job(BaseModel):
+    """A job as it stands. Times are RFC 3339 in UTC."""
+
+    id: str
+    status: JobStatus
+    created_at: str
+    started_at: str | None
+    completed_at: str | None
+    expires_at: str
+    queue_position: int | None = Field(description="1 is the next to run; null when it does not wait.")
+    estimated_wait_ms: int | None = Field(
+        None, description="Only while it waits: until a GPU begins it, estimated; null while no healthy GPU can."
+    )
+    progress: Progress | None
+    outputs: list[JobOutput]
+    error: JobError | None
+    urls: Urls
+    metrics: Metrics
+    priority: int
+    metadata: dict[str, str] | str | None = None
+    parameters: dict[str, Any] | None = Field(None, description="Of a template, with the seeds that were drawn.")
+    outputs_reused: bool | None = None
+
+
+class ListedJob(Job):
+    create_time: str
+    update_time: str
+
+
+class JobPage(BaseModel):
+    jobs: list[ListedJob]
+    next_cursor: str | None
+    truncated: bool
+
+
+class SubmittedWorkflow(BaseModel):
+    """The graph of a job as it was submitted."""
+
+    workflow: dict[str, Any]
+    format: Literal["api"]
+
+
+class Asset(BaseModel):
+    """A file with an id."""
+
+    id: str
+    hash: str | None
+    size_bytes: int
+    content_type: str
+    created_at: str
+    url: str
+    url_expires_at: str
+    expires_at: str | None
+    file_path: str | None
+    job_id: str | None = None
+    created_new: bool | None = Field(None, description="In the answer to an upload.")
+
+
+class ResultOutput(BaseModel):
+    filename: str
+    local_path: str | None = Field(description="For GET /download/{path}.")
+    type: str
+    subfolder: str
+    node_id: str
+    output_type: str
+    url: str
+    upload_error: str | None
+    data: str | None = Field(description="Base64, if it was asked for.")
+    mimetype: str | None
+    error: str | None
+
+
+class Timings(BaseModel):
+    queued_at_ms: int
+    preprocess_ms: int | None
+    generation_ms: int | None
+    postprocess_ms: int | None
+    completed_at_ms: int | None
+    total_ms: int | None
+
+
+class Result(BaseModel):
+    """A job in the words of the `/generate` contract."""
+
+    id: str
+    status: ResultStatus
+    message: str
+    output: list[ResultOutput]
+    timings: Timings
+    comfyui_response: dict[str, Any]
+    parameters: dict[str, Any] | None = Field(None, description="Of a template, with the seeds that were drawn.")
+
+
+class Message(BaseModel):
+    message: str
+    status: str
+
+
+class QueueInfo(BaseModel):
+    """How many jobs wait, run, and store their outputs, and how long a new one would wait."""
+
+    preprocess_queue_size: int
+    generation_queue_size: int
+    postprocess_queue_size: int
+    estimated_wait_time: float | None = Field(
+        description="Seconds until a job submitted now begins, estimated; null while no GPU is healthy."
+    )
+    gpus: int = Field(description="Healthy ones.")
+
+
+class WorkflowSummary(BaseModel):
+    name: str
+    title: str
+    description: str
+
+
+class WorkflowProblem(BaseModel):
+    file: str
+    line: int
+    reason: str
+
+
+class Workflows(BaseModel):
+    """The templates, and what is wrong with files of the operator's directory."""
+
+    workflows: list[WorkflowSummary]
+    problems: list[WorkflowProblem]
+
+
+class Workflow(WorkflowSummary):
+    parameters: dict[str, Any] = Field(description="JSON Schema of the values it takes.")
+
+
+class Task(BaseModel):
+    id: str
+    message: str
+    status: ResultStatus
+    output: list[ResultOutput]
+
+
+class Pictures(Result):
+    """What `/prompt` made."""
+
+    images: list[str] = Field(description="Each picture as a data URI.")
+    error: str | None = Field(None, description="Why there are none.")
+
+
+class MissingParameters(RootModel[dict[str, str]]):
+    """`{"<name>": "missing parameter"}` for each value that is not there."""
+
+
+class UploadedImage(BaseModel):
+    success: bool
+    filename: str
+    path: str = Field(description="What a graph or a parameter calls the file.")
+
+
+class Refused(BaseModel):
+    """An error in the words of the PyWorker contract."""
+
+    error: str
+
+
+class Health(BaseModel):
+    status: Literal["healthy"]
+
+
+class Check(BaseModel):
+    ok: bool
+    reason: str | None
+
+
+class Instance(BaseModel):
+    name: str
+    state: str
+    kind: Literal["real", "SIMULATED"]
+    gpu: str | None
+    device: str | None
+    version: str | None
+    job_id: str | None
+    restarts: int
+    reason: str | None
+
+
+class Readiness(BaseModel):
+    """Whether jobs can run. Those without a key learn no more than that."""
+
+    ready: bool
+    ledger: Check | None = None
+    broker: Check | None = None
+    healthy_instances: int | None = None
+    instances: list[Instance] | None = None
+
+
+class OpenApi(BaseModel):
+    """This document."""
+
+    openapi: str
+    info: dict[str, Any]
+    paths: dict[str, Any]
+    components: dict[str, Any]

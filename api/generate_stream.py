@@ -1,0 +1,240 @@
+"""`/generate/stream` over HTTP: one request whose answer tells the job's life, and ends with its result."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+from flask import Blueprint, Response
+
+from api.bodies import GenerateBody
+from api.body import read_json
+from api.client import base_url, hang_up_check
+from api.estimates import Estimates, Place
+from api.generate import INLINE, full_result, generate_error, is_wanted_by_others, queue_sizes, rounded_s, submitted
+from api.generate_fields import parse_generate
+from api.openapi import GENERATE, SUBMIT_ERRORS, Described
+from api.patience import ledger_patience
+from api.streams import KEEPALIVE, KEEPALIVE_S, REREAD_S, event_stream_response, frame
+from api.submit import Service
+from api.views import progress_view, timestamp
+from api.waiting import CLIENT_CHECK_S, Hub, Watch
+from core.errors import FleetError, LedgerUnavailable, NotFound
+from core.job import CANCELING, DELIVERING, QUEUED, RUNNING, Job
+from core.ledger import Ledger
+from core.ledger.database import now_ms
+from core.ledger.workload import LOOK
+from core.results import generate_result
+from core.settings import Settings
+from workflows.library import Library
+
+log = logging.getLogger(__name__)
+
+#: Shortest pause between two events, unless the second one is the last.
+PAUSE_S = 0.5
+#: Places are looked up this often; those of jobs far behind cost a query each, and matter little.
+PLACE_S = 1.0
+FAR_PLACE_S = 10.0
+#: The contract's words for where a job is.
+QUEUE_WORDS = {
+    QUEUED: "preprocessing",
+    RUNNING: "generation",
+    CANCELING: "processing",
+    DELIVERING: "postprocessing",
+}
+
+
+def generate_stream_blueprint(
+    settings: Settings, ledger: Ledger, service: Service, hub: Hub, library: Library, estimates: Estimates
+) -> Blueprint:
+    """The streaming route of the `/generate` contract."""
+    blueprint = Blueprint("generate_stream", __name__)
+    blueprint.register_error_handler(FleetError, generate_error)
+
+    @blueprint.post("/generate/stream")
+    @Described(
+        summary="Submit a request and follow it to its end",
+        tag=GENERATE,
+        body=GenerateBody,
+        is_enveloped=True,
+        answers={200: "text/event-stream"},
+        errors=SUBMIT_ERRORS,
+        parameters=(INLINE,),
+        text="Events without a name, the result last. "
+        "A client that hangs up cancels its job, unless the job has a webhook or a bucket.",
+    )
+    def generate_stream() -> Response:
+        base = base_url(settings)
+        job, is_inline = submitted(service, parse_generate(read_json(settings), settings, base, library))
+        stream = GenerateStream(
+            ledger,
+            hub,
+            job,
+            estimates=estimates,
+            base_url=base,
+            is_gone=hang_up_check(),
+            result_of=lambda ended: full_result(ended, settings, base, is_inline=is_inline),
+            cancel=service.cancel,
+        )
+        return event_stream_response(stream.frames())
+
+    return blueprint
+
+
+class GenerateStream:
+    """The events of one client.
+
+    Parameters:
+      job: as it was submitted.
+      is_gone: whether the client has hung up.
+      result_of: what `GET /result` answers for an ended job.
+      cancel: asks for the end of a job whose client is gone.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        hub: Hub,
+        job: Job,
+        *,
+        estimates: Estimates,
+        base_url: str,
+        is_gone: Callable[[], bool],
+        result_of: Callable[[Job], dict[str, Any]],
+        cancel: Callable[[str], Job],
+    ) -> None:
+        self._jobs = ledger.jobs
+        self._hub = hub
+        self._job = job
+        self._estimates = estimates
+        self._base_url = base_url
+        self._is_gone = is_gone
+        self._result_of = result_of
+        self._cancel = cancel
+        self._begun_s = time.monotonic()
+        self._read_at_s = 0.0
+        # What happened between the submission and our standing in line is in the ledger.
+        self._is_behind = True
+        self._place: Place | None = None
+        self._placed_at_s = 0.0
+
+    def frames(self) -> Iterator[str]:
+        """An event at once, one at each change, the result last. A client that leaves takes its job with it."""
+        try:
+            with self._hub.watch(self._job.id, live=True) as watch:
+                yield from self._until_end(watch)
+        finally:
+            # Also when the server stops, but then the client is still there, and its job goes on.
+            if not self._job.is_terminal and not is_wanted_by_others(self._job) and self._is_gone():
+                self._give_up()
+
+    def _until_end(self, watch: Watch) -> Iterator[str]:
+        shown: tuple[Any, ...] = ()
+        spoke_at_s = float("-inf")
+        while not watch.is_gone:
+            self._look(watch)
+            if self._job.is_terminal:
+                yield self._final()
+                return
+            now_s = time.monotonic()
+            news = self._news()
+            if news != shown and now_s - spoke_at_s >= PAUSE_S:
+                shown, spoke_at_s = news, now_s
+                yield self._event()
+            elif now_s - spoke_at_s >= KEEPALIVE_S - CLIENT_CHECK_S:
+                spoke_at_s = now_s
+                yield KEEPALIVE
+            is_held_back = news != shown
+            watch.wait(max(0.0, spoke_at_s + PAUSE_S - now_s) if is_held_back else CLIENT_CHECK_S)
+            if self._is_gone():
+                return
+
+    def _look(self, watch: Watch) -> None:
+        """Bring the job and its place up to date, as far as the ledger answers."""
+        now_s = time.monotonic()
+        progress = watch.take_progress()
+        if progress is not None and self._job.status == RUNNING:
+            self._read_at_s = now_s
+            self._job = replace(self._job, progress=progress)
+        is_quiet = self._job.status == RUNNING and now_s - self._read_at_s >= REREAD_S
+        try:
+            with ledger_patience():
+                if self._is_behind or is_quiet or watch.seq > self._job.last_seq:
+                    self._is_behind = True
+                    self._job = self._jobs.get(self._job.id)
+                    self._is_behind, self._read_at_s = False, now_s
+                self._look_up_place(now_s)
+        except LedgerUnavailable as exc:
+            log.debug("a stream will look again: %s", exc)
+        except NotFound:
+            watch.tell_gone()
+
+    def _look_up_place(self, now_s: float) -> None:
+        if self._job.status != QUEUED:
+            self._place = None
+            return
+        is_far = self._place is not None and self._place.position > LOOK
+        if self._place is None or now_s - self._placed_at_s >= (FAR_PLACE_S if is_far else PLACE_S):
+            self._placed_at_s = now_s
+            self._place = self._estimates.recent_place(self._job)
+
+    def _news(self) -> tuple[Any, ...]:
+        """What an event is worth sending for."""
+        position = None if self._place is None else self._place.position
+        return (self._job.status, position, self._job.progress, len(self._job.outputs))
+
+    def _event(self) -> str:
+        job = self._job
+        result = generate_result(job, base_url=self._base_url)
+        sizes = self._sizes()
+        return frame(
+            None,
+            {
+                "request_id": result["id"],
+                "status": result["status"],
+                "message": result["message"],
+                "timestamp": timestamp(now_ms()),
+                "elapsed_time": self._elapsed_s(),
+                "queue_info": queue_sizes(sizes),
+                "queue_position": self._queue_position(sizes),
+                "output_count": len(job.outputs),
+                "progress": progress_view(job),
+            },
+        )
+
+    def _sizes(self) -> dict[str, int]:
+        try:
+            with ledger_patience():
+                return self._estimates.sizes(self._job)
+        except LedgerUnavailable:
+            return {}
+
+    def _queue_position(self, sizes: dict[str, int]) -> dict[str, Any]:
+        """Where the job stands; a job that is being worked on waits for nothing."""
+        status = self._job.status
+        is_queued = status == QUEUED
+        place = self._place
+        wait_s = None if place is None else rounded_s(place.wait_s)
+        return {
+            "current_queue": QUEUE_WORDS[status],
+            "position": place.position if place else None if is_queued else 0,
+            "queue_size": sizes.get(status, 0),
+            "estimated_wait_time": wait_s if is_queued else 0.0,
+        }
+
+    def _final(self) -> str:
+        result = self._result_of(self._job)
+        data = {"request_id": result["id"], "status": "final_result", "result": result}
+        return frame(None, {**data, "elapsed_time": self._elapsed_s()})
+
+    def _elapsed_s(self) -> float | None:
+        return rounded_s(time.monotonic() - self._begun_s)
+
+    def _give_up(self) -> None:
+        try:
+            self._cancel(self._job.id)
+        except (LedgerUnavailable, NotFound) as exc:
+            log.info("job %s was not cancelled although its client is gone: %s", self._job.id, exc)

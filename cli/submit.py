@@ -1,0 +1,169 @@
+"""The command `fleet submit`: run a graph and save its outputs, or queue it as a task and keep the answer in a file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cli.client import RequestRefused
+from cli.commands import (
+    DEFAULT_FOLDER,
+    follow,
+    json_option,
+    open_client,
+    print_json,
+    save_outputs,
+    server_option,
+)
+from cli.exits import EXIT_OK, exit_status_of
+from cli.files import is_file, result_file
+from cli.show import Screen, describe_refusal, printable
+from cli.task_client import TaskClient
+from cli.task_values import (
+    FLAGS,
+    ROOMS,
+    STYLES,
+    fitted,
+    local_image,
+    names_for,
+    parse_parameters,
+    read_graph,
+    read_workflow,
+)
+from core.errors import InvalidRequest
+
+
+@click.command()
+@click.argument("file", required=False, type=click.File("rb"))
+@click.option("--workflow", metavar="FILE|NAME", help="Queue this as a task: a graph, or a workflow of the server.")
+@click.option("--user_img", "--user-img", metavar="FILE|URL", help="Task: {{USER_IMG}}; a file is uploaded first.")
+@click.option("--style", help=f"Task: {{{{STYLE}}}}: {', '.join(STYLES)}, or 0, 1, 2.")
+@click.option("--room", help=f"Task: {{{{ROOM}}}}: {', '.join(ROOMS)}.")
+@click.option("--prefix", metavar="TEXT", help="Task: {{PREFIX}}, what the names of its files begin with.")
+@click.option(
+    "-p", "--parameter", "parameters", metavar="NAME=VALUE", multiple=True,
+    help="Task: any other parameter; may be repeated. VALUE is text unless it reads as a number, true or false.",
+)  # fmt: skip
+@click.option(
+    "--output", metavar="PATH", type=click.Path(path_type=Path),
+    help=f"FILE: folder for the outputs (default: {DEFAULT_FOLDER}). Task: file for the answer; needed.",
+)  # fmt: skip
+@click.option(
+    "--wait/--no-wait", default=None, help="FILE: follow it to its end (default), or return when it is queued."
+)
+@server_option
+@json_option
+def submit(
+    file: Any,
+    workflow: str | None,
+    output: Path | None,
+    wait: bool | None,
+    server: str | None,
+    as_json: bool,
+    **given: Any,
+) -> int:
+    """Run a workflow. There are two forms:
+
+    \b
+    fleet submit FILE
+        Run the graph in FILE (API format; - is stdin), show its progress,
+        and save its outputs in the folder --output.
+    fleet submit --workflow FILE|NAME --output RESULT.json ...
+        Queue a graph, or a workflow of the server, as a task. Write the
+        answer to RESULT.json, print the task's id alone, and do not wait:
+        fleet query and fleet download-all go on from there.
+
+    \b
+    Exit status: 0 succeeded (or queued), 1 failed, 2 refused or misused,
+    3 canceled, 4 no server.
+    """
+    if workflow is None:
+        if file is None:
+            raise click.UsageError("Name a FILE to run, or a task's --workflow.")
+        if stray := [name for name, value in given.items() if value]:
+            raise click.UsageError(f"--{stray[0].removesuffix('s')} belongs to a task: name its graph by --workflow.")
+        return _run_graph(file, output or DEFAULT_FOLDER, server, wait=wait is not False, as_json=as_json)
+    if file is not None:
+        raise click.UsageError("Name a FILE to run, or a task's --workflow, not both.")
+    if wait:
+        raise click.UsageError("A task is not waited for: use fleet watch ID, or fleet download-all.")
+    if output is None:
+        raise click.UsageError("A task needs --output RESULT.json, the file that its answer is written to.")
+    return _queue_task(workflow, output, server, given, as_json=as_json)
+
+
+def _run_graph(file: Any, folder: Path, server: str | None, *, wait: bool, as_json: bool) -> int:
+    if is_file(folder):
+        raise click.BadParameter(f"Directory '{folder}' is a file.", param_hint="'--output'")
+    screen = Screen(json_on_stdout=as_json)
+    client = open_client(server)
+    workflow = read_workflow(file.read(), file.name)
+    with _explained(screen, as_json=as_json):
+        job = client.submit(workflow)
+    if not wait:
+        print_json(job) if as_json else screen.line(f"{job['id']}  {job['status']}")
+        return EXIT_OK
+    screen.line(f"Job {job['id']}")
+    job = follow(client, job, screen)
+    saved = save_outputs(client, job, folder, screen)
+    if as_json:
+        print_json({**job, "saved": [str(path) for path in saved]})
+    return exit_status_of(job["status"])
+
+
+def _queue_task(workflow: str, output: Path, server: str | None, given: Mapping[str, Any], *, as_json: bool) -> int:
+    # On stdout stands the id and nothing else.
+    screen = Screen(json_on_stdout=True)
+    flags = {name: given[name] for name in FLAGS if given[name] is not None}
+    others = parse_parameters(given["parameters"], taken=flags)
+    image = local_image(flags.get("user_img"))
+    file = Path(workflow)
+    graph = read_graph(file) if is_file(file) else None
+    if graph is not None:
+        flags, asked = fitted(graph, flags, others), flags
+        for name in [name for name in asked if name not in flags]:
+            screen.line(f"--{name} is not used: {{{{{name.upper()}}}}} stands nowhere in {workflow}.")
+    tasks = TaskClient(open_client(server))
+    with result_file(output) as write, _explained(screen, as_json=as_json):
+        name = _server_workflow(tasks, workflow, screen) if graph is None else ""
+        if image is not None and "user_img" in flags:
+            flags["user_img"] = tasks.upload(image)
+            screen.line(f"Uploaded {image}")
+        values = {**flags, **others}
+        task = tasks.submit_workflow(name, values) if graph is None else tasks.submit_graph(graph, values)
+        # Before the file is written: should the disk be full, the task can still be found.
+        if as_json:
+            print_json(task)
+        else:
+            print(printable(task["id"]), flush=True)
+        write(task)
+    return EXIT_OK
+
+
+def _server_workflow(tasks: TaskClient, workflow: str, screen: Screen) -> str:
+    """The server's workflow that is meant where there is no such file."""
+    there_are = tasks.workflow_names()
+    for name in names_for(workflow):
+        if name in there_are:
+            if name != workflow:
+                screen.line(f"There is no file {workflow} here: the server's workflow {name} is run.")
+            return name
+    raise InvalidRequest(
+        f"There is no file {workflow}, and the server has no workflow of that name; it has: {', '.join(there_are)}."
+    )
+
+
+@contextmanager
+def _explained(screen: Screen, *, as_json: bool) -> Iterator[None]:
+    """When the server refuses a graph, say node by node why before the error goes on."""
+    try:
+        yield
+    except RequestRefused as exc:
+        describe_refusal(screen, exc.envelope["error"].get("details"))
+        if as_json:
+            print_json(exc.envelope)
+        raise

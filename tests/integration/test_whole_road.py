@@ -1,0 +1,125 @@
+"""From the request to the file, through every process of a fleet: what comes in, and what becomes of what goes out."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from PIL import Image
+
+from core.ledger import Ledger
+from core.settings import Settings
+from tests.fleet import Fleet, until
+from tests.integration.test_api_assets import png
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    with Fleet(tmp_path_factory.mktemp("road"), simulated_gpus="1", reconcile_s="1") as fleet:
+        yield fleet.start("broker", "api", "gpu0", "io", "beat").ready(gpus=1)
+
+
+@pytest.fixture(scope="module")
+def ledger(fleet: Fleet) -> Iterator[Ledger]:
+    ledger = Ledger(Settings(data_dir=fleet.data_dir))
+    yield ledger
+    ledger.close()
+
+
+def post(fleet: Fleet, path: str, body: Any = None, **options: Any) -> requests.Response:
+    return requests.post(f"{fleet.base_url}{path}", json=body, timeout=60, **options)
+
+
+def inverted(image: Any) -> dict[str, Any]:
+    return {
+        "1": {"class_type": "LoadImage", "inputs": {"image": image}},
+        "2": {"class_type": "ImageInvert", "inputs": {"image": ["1", 0]}},
+        "3": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": "x"}},
+    }
+
+
+def pixel(content: bytes) -> Any:
+    return Image.open(io.BytesIO(content)).convert("RGB").getpixel((0, 0))
+
+
+def input_folder(fleet: Fleet, job_id: str) -> Path:
+    return fleet.data_dir / "gpus" / "gpu0" / "input" / job_id
+
+
+def test_an_uploaded_picture_reaches_the_gpu_and_leaves_it(fleet: Fleet) -> None:
+    image = post(fleet, "/upload/image", files={"file": ("room.png", png(10))}).json()
+    job = fleet.wait(fleet.submit(inverted(image["path"])), "succeeded")
+    assert pixel(fleet.picture(job)) == (245, 255, 255)
+    until(lambda: not input_folder(fleet, job["id"]).exists(), what="the end of its input folder")
+
+
+def test_a_job_whose_input_is_gone_says_so(fleet: Fleet, ledger: Ledger) -> None:
+    image = post(fleet, "/upload/image", files={"file": ("room.png", png(11))}).json()
+    fleet.signal("gpu0", 19)
+    job_id = fleet.submit(inverted(image["path"]))
+    (file,) = ledger.jobs.get(job_id).inputs or []
+    (fleet.data_dir / "inputs" / file["key"]).unlink()
+    fleet.signal("gpu0", 18)
+    job = fleet.wait(job_id, "failed")
+    assert job["error"]["code"] == "input_gone"
+
+
+def test_interior_design_as_documented(fleet: Fleet) -> None:
+    image = post(fleet, "/upload/image", files={"file": ("room.png", png(12, (640, 480)))}).json()
+    parameters = {"user_img": image["path"], "style": "0", "room": "living_room", "prefix": "LIVING_ROOM"}
+    answer = post(fleet, "/workflows/interior_design", {"parameters": parameters})
+    assert answer.status_code == 201, answer.text
+    job = fleet.wait(answer.json()["id"], "succeeded", timeout_s=60)
+    assert job["outputs"][0]["name"].startswith("LIVING_ROOM")
+    assert isinstance(job["parameters"]["seed"], int)
+
+
+VALUES = {"prompt": 'a "quoted" fox\\', "width": 256, "height": 256, "steps": 2, "seed": 7}
+
+
+class TestPrompt:
+    @pytest.mark.parametrize("enveloped", [False, True])
+    def test_answers_with_pictures(self, fleet: Fleet, enveloped: bool) -> None:
+        answer = post(fleet, "/prompt", {"auth_data": {}, "payload": VALUES} if enveloped else VALUES)
+        assert answer.status_code == 200, answer.text
+        body = answer.json()
+        (image,) = body["images"]
+        assert image.startswith("data:image/png;base64,")
+        assert body["parameters"]["prompt"] == VALUES["prompt"]
+        assert requests.get(f"{fleet.base_url}/task/{body['id']}", timeout=5).json()["status"] == "completed"
+
+    def test_names_what_is_missing(self, fleet: Fleet) -> None:
+        answer = post(fleet, "/prompt", {"prompt": "x", "width": 256})
+        assert answer.status_code == 422
+        assert answer.json() == dict.fromkeys(("height", "steps", "seed"), "missing parameter")
+
+    @pytest.mark.parametrize(
+        ("change", "word"), [({"steps": "many"}, "steps"), ({"width": -1}, "width"), ({"no_such": 1}, "no_such")]
+    )
+    def test_refuses_what_does_not_fit(self, fleet: Fleet, change: dict[str, Any], word: str) -> None:
+        answer = post(fleet, "/prompt", {**VALUES, **change})
+        assert answer.status_code == 422
+        assert word in answer.json()["error"]["message"]
+
+
+def test_a_form_is_a_submission_too(fleet: Fleet) -> None:
+    form = {"style": "style_jp1", "room": "office", "prefix": "F", "steps": "2", "seed": "5"}
+    picture = ("../my room.png", png(13, (64, 64)), "image/png")
+    answer = post(fleet, "/workflows/interior_design", files={"user_img": picture}, data=form)
+    assert answer.status_code == 201, answer.text
+    job = fleet.wait(answer.json()["id"], "succeeded", timeout_s=60)
+    assert (job["parameters"]["steps"], job["parameters"]["seed"]) == (2, 5)
+
+    for files, data, word in (
+        ({"prefix": picture}, form, "prefix"),
+        ({"user_img": ("a.png", b"<html>")}, form, "not a picture"),
+        ({"user_img": picture}, {**form, "steps": "many"}, "steps"),
+        ({"user_img": picture}, {**form, "user_img": "b.png"}, "twice"),
+    ):
+        refused = post(fleet, "/workflows/interior_design", files=files, data=data)
+        assert refused.status_code == 422, word
+        assert word in refused.json()["error"]["message"]

@@ -1,0 +1,131 @@
+"""Request bodies against their models: what is taken, and in which words the rest is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from api.bodies import (
+    CustomWorkflowBody,
+    GenerateBody,
+    GenerateInput,
+    PromptBody,
+    S3Body,
+    SubmitBody,
+    TemplateBody,
+)
+from api.errors import BadParameter, InvalidMetadata
+from api.validation import Body, read, read_enveloped
+from core.errors import FleetError, InvalidRequest, InvalidWorkflow
+
+GRAPH = {"1": {"class_type": "SaveImage", "inputs": {}}}
+SECRET = "do-not-repeat-me"
+
+
+@pytest.mark.parametrize(
+    ("model", "body", "kind", "words"),
+    [
+        (SubmitBody, [], InvalidRequest, r"The body must be an object\.$"),
+        (GenerateBody, 3, InvalidRequest, "The body must be an object with input."),
+        (
+            SubmitBody,
+            {"priority": 1.0},
+            InvalidRequest,
+            "priority must be an integer from -1000000 to 1000000, not 1.0.",
+        ),
+        (SubmitBody, {"priority": True}, InvalidRequest, "priority must be an integer from .*, not true."),
+        (SubmitBody, {"timeout": "9"}, InvalidRequest, "timeout must be a number above 0 and at most 604800, not '9'."),
+        (SubmitBody, {"timeout": 604801}, InvalidRequest, "timeout must be .* at most 604800, not 604801."),
+        (SubmitBody, {"strip_metadata": 1}, InvalidRequest, "strip_metadata must be true or false, not 1."),
+        (SubmitBody, {"webhook_url": "https://x"}, InvalidWorkflow, "The field webhook_url is reserved"),
+        (SubmitBody, {"inputs": 0}, InvalidWorkflow, "The field inputs is reserved"),
+        (SubmitBody, {"metadata": {"a": 1}}, InvalidMetadata, "the value of a must be a string"),
+        (SubmitBody, {"extra_data": {"x": 1}}, BadParameter, "extra_data may hold api_key_comfy_org"),
+        (SubmitBody, {"s3": {"prefix": 1}}, InvalidRequest, "s3.prefix must be text, not 1."),
+        (SubmitBody, {"s3": [1]}, InvalidRequest, "s3 must be an object, not a list."),
+        (TemplateBody, {}, InvalidRequest, "parameters is missing: it must be an object."),
+        (TemplateBody, {"parameters": {}, "x": 1}, InvalidRequest, "Unknown field 'x'; there are: parameters, "),
+        (
+            TemplateBody,
+            {"parameters": {}, "webhook": {}},
+            InvalidRequest,
+            "webhook.url is missing: it must be text of at",
+        ),
+        (GenerateBody, {"input": None}, InvalidRequest, "input must be an object, not null."),
+        (GenerateInput, {"modifier": 1}, InvalidRequest, "modifier must be text, not 1."),
+        (GenerateInput, {"modifier": "x" * 99, "timeout": 0}, InvalidRequest, "timeout must be"),
+        (GenerateInput, {"modifier": "a", "request_id": ".."}, InvalidRequest, "request_id must be 1 to 128 of .*'..'"),
+        (CustomWorkflowBody, {"workflow": "x"}, InvalidRequest, "workflow must be an object, not 'x'."),
+        (PromptBody, {"prompt": 3}, InvalidRequest, "width is missing: it must be an integer of at least 1."),
+    ],
+)
+def test_what_does_not_fit_is_named_with_what_is_allowed(
+    model: type[Body], body: Any, kind: type[FleetError], words: str
+) -> None:
+    with pytest.raises(kind, match=words) as caught:
+        read(model, body)
+    assert type(caught.value) is kind
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        {"s3": {"secret_access_key": [SECRET]}},
+        {"s3": {"access_key_id": {"a": SECRET}, "session_token": SECRET, "bucket_name": 5}},
+        {"webhook": {"url": "https://a/", "secret": SECRET + "\n"}},
+        {"webhook": {"url": "https://a/", "secret": SECRET * 99}},
+        {"extra_data": {"api_key_comfy_org": [SECRET]}},
+    ],
+)
+def test_no_message_repeats_a_secret(block: dict[str, Any]) -> None:
+    with pytest.raises((InvalidRequest, BadParameter)) as caught:
+        read(TemplateBody, {"parameters": {}, **block})
+    assert SECRET not in caught.value.message
+
+
+def test_a_graph_is_neither_checked_nor_copied() -> None:
+    graph: dict[str, Any] = {"1": 5}
+
+    assert read(SubmitBody, {"workflow": graph}).workflow is graph
+    assert read(CustomWorkflowBody, {"workflow": graph}).workflow is graph
+    assert read(GenerateInput, {"workflow_json": graph}).workflow_json is graph
+
+
+@pytest.mark.parametrize("auth_data", [{}, {"auth_data": {"signature": "s", "cost": 400}}, {"auth_data": None}])
+def test_an_envelope_is_taken_off(auth_data: dict[str, Any]) -> None:
+    body = {"custom_fields": {"steps": 3}, "workflow": GRAPH}
+
+    assert read_enveloped(CustomWorkflowBody, {**auth_data, "payload": body}) == read(CustomWorkflowBody, body)
+
+
+def test_a_body_with_a_payload_beside_its_fields_is_no_envelope() -> None:
+    prompt = {"prompt": "a", "width": 8, "height": 8, "steps": 1, "seed": 0}
+
+    read_body = read_enveloped(PromptBody, {**prompt, "payload": {"prompt": "b"}})
+
+    assert read_body.model_dump() == {**prompt, "payload": {"prompt": "b"}}
+    with pytest.raises(InvalidRequest, match=r"payload.input is missing"):
+        read_enveloped(GenerateBody, {"payload": {}})
+
+
+def test_a_prompt_keeps_names_that_are_not_its_own() -> None:
+    values = {"prompt": 'a "quote"', "width": 8, "height": 8, "steps": 1, "seed": 2**64 - 1, "cfg": 7.5}
+
+    assert read(PromptBody, values).model_dump() == values
+
+
+@pytest.mark.parametrize(
+    ("block", "is_blank"),
+    [
+        ({}, True),
+        (
+            {"access_key_id": "", "bucket_name": "  ", "region": None, "connect_timeout": 60, "connect_attempts": 3},
+            True,
+        ),
+        ({"prefix": "a"}, False),
+        ({"bucket_name": "b"}, False),
+    ],
+)
+def test_a_block_of_blanks_means_no_bucket(block: dict[str, Any], is_blank: bool) -> None:
+    assert read(S3Body, block).is_blank is is_blank
