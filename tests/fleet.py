@@ -53,8 +53,12 @@ def work(seconds: float, *, steps: int = 10, seed: int = 0, prefix: str = "pictu
 class Fleet:
     """Processes of one data directory. A context manager that leaves nothing running."""
 
-    def __init__(self, root: Path, **settings: str) -> None:
+    def __init__(self, root: Path, *, variables: Mapping[str, str] | None = None, **settings: str) -> None:
+        """Parameters:
+        variables: of the environment, by their whole names; `settings` are those that begin with FLEET_.
+        """
         self.root = root
+        self._variables = dict(variables or {})
         self.data_dir = root / "data"
         self.port = free_port()
         self.base_url = f"http://127.0.0.1:{self.port}"
@@ -81,7 +85,7 @@ class Fleet:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("FLEET_")}
         # At the end of a test nobody waits for an answer any more.
         clean.setdefault("GUNICORN_CMD_ARGS", "--graceful-timeout 1")
-        return clean | {f"FLEET_{name.upper()}": value for name, value in self._settings.items()}
+        return clean | self._variables | {f"FLEET_{name.upper()}": value for name, value in self._settings.items()}
 
     def start(self, *names: str) -> Fleet:
         """Start processes by their names in `ALL`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,14 +13,32 @@ import requests
 from PIL import Image
 
 from core.ledger import Ledger
+from core.s3 import Target
 from core.settings import Settings
 from tests.fleet import Fleet, until
-from tests.integration.test_api_assets import png
+from tests.integration.test_api_assets import hash_of, png
+from tests.s3_server import S3Server
 
 
 @pytest.fixture(scope="module")
-def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    with Fleet(tmp_path_factory.mktemp("road"), simulated_gpus="1", reconcile_s="1") as fleet:
+def s3() -> Iterator[S3Server]:
+    server = S3Server()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def own_bucket(s3: S3Server) -> Target:
+    """The operator's."""
+    return s3.new_target()
+
+
+@pytest.fixture(scope="module")
+def fleet(s3: S3Server, own_bucket: Target, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    variables = {"S3_ACCESS_KEY_ID": "operator", "S3_SECRET_ACCESS_KEY": "operators-secret", "S3_ENDPOINT_URL": s3.url}
+    variables |= {"S3_BUCKET_NAME": own_bucket.bucket_name, "S3_PREFIX": "ours"}
+    root = tmp_path_factory.mktemp("road")
+    with Fleet(root, variables=variables, simulated_gpus="1", reconcile_s="1") as fleet:
         yield fleet.start("broker", "api", "gpu0", "io", "beat").ready(gpus=1)
 
 
@@ -123,3 +142,98 @@ def test_a_form_is_a_submission_too(fleet: Fleet) -> None:
         refused = post(fleet, "/workflows/interior_design", files=files, data=data)
         assert refused.status_code == 422, word
         assert word in refused.json()["error"]["message"]
+
+
+def drawn(words: str) -> dict[str, Any]:
+    """A request for a picture whose file will hold the words."""
+    graph = {
+        "1": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 2, "color": 0}},
+        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": words}},
+    }
+    return {"input": {"workflow_json": graph}}
+
+
+class TestBuckets:
+    def test_the_requests_own(self, fleet: Fleet, s3: S3Server, own_bucket: Target) -> None:
+        target = s3.new_target()
+        body = drawn("mine")
+        body["input"]["s3"] = {
+            "access_key_id": "client",
+            "secret_access_key": "clients-secret",
+            "endpoint_url": s3.url,
+            "bucket_name": target.bucket_name,
+            "prefix": "renders/today",
+        }
+        before = s3.content(own_bucket)
+
+        answer = post(fleet, "/generate/sync", body)
+
+        assert answer.status_code == 200, answer.text
+        job_id = answer.json()["id"]
+        names = [output["filename"] for output in answer.json()["output"]]
+        assert set(s3.content(target)) == {f"renders/today/{job_id}/{name}" for name in names}
+        for output in answer.json()["output"]:
+            assert output["url"].startswith(f"{s3.url}/{target.bucket_name}/renders/today/")
+            assert "X-Amz-Expires=604800" in output["url"]
+            fetched = requests.get(output["url"], timeout=5)
+            assert (
+                fetched.content == requests.get(f"{fleet.base_url}/download/{output['local_path']}", timeout=5).content
+            )
+        assert s3.content(own_bucket) == before
+        assert "secret" not in answer.text
+
+    def test_the_operators(self, fleet: Fleet, s3: S3Server, own_bucket: Target) -> None:
+        answer = post(fleet, "/generate/sync", drawn("theirs"))
+        job_id = answer.json()["id"]
+        assert {key.rpartition("/")[0] for key in s3.content(own_bucket) if job_id in key} == {f"ours/{job_id}"}
+        assert own_bucket.bucket_name in answer.json()["output"][0]["url"]
+        # Comfy API v2 has no bucket unless the client asks for one.
+        job = fleet.wait(fleet.submit(drawn("v2")["input"]["workflow_json"]), "succeeded")
+        assert not [key for key in s3.content(own_bucket) if job["id"] in key]
+
+    def test_secrets_are_not_mixed(self, fleet: Fleet, s3: S3Server) -> None:
+        body = drawn("x")
+        body["input"]["s3"] = {"access_key_id": "client", "bucket_name": "b", "endpoint_url": s3.url}
+        answer = post(fleet, "/generate/sync", body)
+        assert answer.status_code == 422
+        assert "s3.secret_access_key is missing" in answer.json()["detail"]
+
+    def test_a_bucket_that_is_not_there_is_said_and_costs_no_picture(self, fleet: Fleet, s3: S3Server) -> None:
+        body = drawn("lost")
+        body["input"]["s3"] = {
+            "access_key_id": "client",
+            "secret_access_key": "clients-secret",
+            "endpoint_url": s3.url,
+            "bucket_name": "no-such-bucket",
+        }
+        answer = post(fleet, "/generate/sync", body)
+        assert answer.status_code == 200
+        result = answer.json()
+        assert "2 of 2 files could not be uploaded" in result["message"]
+        for output in result["output"]:
+            assert "NoSuchBucket" in output["upload_error"]
+            assert requests.get(output["url"], timeout=5).content.startswith(b"\x89PNG")
+
+
+class TestFormats:
+    def test_webp_without_metadata(self, fleet: Fleet) -> None:
+        body = drawn("secret-words")
+        body["input"] |= {"convert_output": {"format": "webp", "quality": 70}, "strip_metadata": True}
+        body["input"]["return_outputs_as_base64"] = True
+        result = post(fleet, "/generate/sync", body).json()
+        for output in result["output"]:
+            assert output["filename"].endswith(".webp")
+            assert output["mimetype"] == "image/webp"
+            content = base64.b64decode(output["data"])
+            assert content[8:12] == b"WEBP"
+            assert b"EmptyImage" not in content
+
+    def test_metadata_is_kept_unless_it_is_not_wanted(self, fleet: Fleet) -> None:
+        graph = drawn("words")["input"]["workflow_json"]
+        kept = fleet.wait(fleet.submit(graph), "succeeded")["outputs"][0]
+        stripped = fleet.wait(fleet.submit(graph, strip_metadata=True), "succeeded")["outputs"][0]
+        before, after = (requests.get(output["url"], timeout=5).content for output in (kept, stripped))
+        assert b"EmptyImage" in before
+        assert b"EmptyImage" not in after
+        assert pixel(before) == pixel(after)
+        assert (stripped["size_bytes"], stripped["hash"]) == (len(after), hash_of(after))
