@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from flask import Blueprint, Response, request
@@ -23,7 +24,7 @@ from core.errors import FleetError, LedgerUnavailable, NotFound, OutputUnavailab
 from core.job import CANCELED, CANCELING, DELIVERING, EXPIRED, FAILED, QUEUED, RUNNING, SUCCEEDED, Job
 from core.ledger import Ledger
 from core.ledger.returns import POISON
-from core.results import STATUS_WORDS, generate_result
+from core.results import STATUS_WORDS, comfyui_response, generate_result
 from core.settings import Settings
 from workflows.library import Library
 
@@ -37,12 +38,29 @@ LOST_INSTANCE = 502
 #: Which of the contract's queues a job in each status counts to.
 QUEUES = {"preprocess": QUEUED, "generation": RUNNING, "postprocess": DELIVERING}
 INLINE_HEADER = "X-Return-Outputs-As-Base64"
-INLINE = Parameter(
-    name=INLINE_HEADER,
-    place="header",
-    description="1 puts the files into the answer, up to 32 MiB together.",
-    schema={"type": "string", "enum": ["0", "1"]},
+RESPONSE_HEADER = "X-Include-ComfyUI-Response"
+HEADERS = (
+    Parameter(
+        name=INLINE_HEADER,
+        place="header",
+        description="1 puts the files into the answer, up to 32 MiB together.",
+        schema={"type": "string", "enum": ["0", "1"]},
+    ),
+    Parameter(
+        name=RESPONSE_HEADER,
+        place="header",
+        description="1 fills comfyui_response with the outputs in the words of ComfyUI's history.",
+        schema={"type": "string", "enum": ["0", "1"]},
+    ),
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What a result is to hold beside the usual."""
+
+    is_inline: bool
+    has_response: bool
 
 
 def generate_blueprint(
@@ -76,18 +94,14 @@ def generate_blueprint(
         is_enveloped=True,
         answers=dict.fromkeys(sorted({*ENDS.values(), LOST_INSTANCE}), answers.Result),
         errors=SUBMIT_ERRORS,
-        parameters=(INLINE,),
+        parameters=HEADERS,
         text="A client that hangs up cancels its job, unless the job has a webhook or a bucket.",
     )
     def generate_sync() -> Response:
         # The body and its graph are out of reach before the waiting begins: a thousand clients may wait here.
-        job, is_inline = submitted(service, parsed())
-        is_gone = hang_up_check()
-        is_wanted = is_wanted_by_others(job)
-        ended = hub.until_done(lambda: ledger.jobs.get(job.id), job, is_abandoned=lambda: not is_wanted and is_gone())
-        if ended is None:
-            ended = service.cancel(job.id)
-        body = full_result(ended, settings, base_url(settings), is_inline=is_inline)
+        job, wanted = submitted(service, parsed())
+        ended = wait_for_end(job, service, ledger, hub)
+        body = full_result(ended, settings, base_url(settings), wanted)
         return json_response(body, status_of_end(ended))
 
     @blueprint.get("/result/<request_id>")
@@ -96,7 +110,7 @@ def generate_blueprint(
         tag=GENERATE,
         answers={200: answers.Result, 404: answers.Message},
         errors=(LedgerUnavailable,),
-        parameters=(INLINE,),
+        parameters=HEADERS,
     )
     @bounded
     def result(request_id: str) -> Response:
@@ -104,7 +118,7 @@ def generate_blueprint(
             job = ledger.jobs.get_by_request_id(check_id(request_id))
         except NotFound:
             return _unknown()
-        return json_response(full_result(job, settings, base_url(settings), is_inline=_wants_inline()))
+        return json_response(full_result(job, settings, base_url(settings), _wanted()))
 
     @blueprint.post("/cancel/<request_id>")
     @Described(
@@ -136,13 +150,25 @@ def generate_blueprint(
     return blueprint
 
 
-def submitted(service: Service, parsed: GenerateRequest) -> tuple[Job, bool]:
-    """The job, and whether its outputs are wanted in the answer itself."""
-    return service.submit(parsed.order), parsed.is_inline or _wants_inline()
+def wait_for_end(job: Job, service: Service, ledger: Ledger, hub: Hub) -> Job:
+    """The job when it has ended; it is cancelled when its client hangs up and nobody else wants it."""
+    is_gone = hang_up_check()
+    is_wanted = is_wanted_by_others(job)
+    ended = hub.until_done(lambda: ledger.jobs.get(job.id), job, is_abandoned=lambda: not is_wanted and is_gone())
+    return ended or service.cancel(job.id)
 
 
-def _wants_inline() -> bool:
-    return request.headers.get(INLINE_HEADER, "").strip().lower() in ("1", "true")
+def submitted(service: Service, parsed: GenerateRequest) -> tuple[Job, Wanted]:
+    """The job, and what its result is to hold."""
+    return service.submit(parsed.order), _wanted(is_inline=parsed.is_inline)
+
+
+def _wanted(*, is_inline: bool = False) -> Wanted:
+    return Wanted(is_inline=is_inline or _asks_for(INLINE_HEADER), has_response=_asks_for(RESPONSE_HEADER))
+
+
+def _asks_for(header: str) -> bool:
+    return request.headers.get(header, "").strip().lower() in ("1", "true")
 
 
 def is_wanted_by_others(job: Job) -> bool:
@@ -167,14 +193,16 @@ def status_of_end(job: Job) -> int:
     return ENDS.get(job.status, 200)
 
 
-def full_result(job: Job, settings: Settings, base: str, *, is_inline: bool) -> dict[str, Any]:
+def full_result(job: Job, settings: Settings, base: str, wanted: Wanted) -> dict[str, Any]:
     """The result of a job, with the bytes of its outputs in it if they are wanted.
 
     Parameters:
       base: scheme and host for links, without a closing slash.
     """
     body = generate_result(job, base_url=base)
-    if is_inline:
+    if wanted.has_response:
+        body["comfyui_response"] = comfyui_response(job)
+    if wanted.is_inline:
         room_bytes = MAX_INLINE_BYTES
         for output, entry in zip(job.outputs, body["output"], strict=True):
             if output.size_bytes > room_bytes:

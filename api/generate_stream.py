@@ -14,7 +14,7 @@ from api.bodies import GenerateBody
 from api.body import read_json
 from api.client import base_url, hang_up_check
 from api.estimates import Estimates, Place
-from api.generate import INLINE, full_result, generate_error, is_wanted_by_others, queue_sizes, rounded_s, submitted
+from api.generate import HEADERS, full_result, generate_error, is_wanted_by_others, queue_sizes, rounded_s, submitted
 from api.generate_fields import parse_generate
 from api.openapi import GENERATE, SUBMIT_ERRORS, Described
 from api.patience import ledger_patience
@@ -62,13 +62,13 @@ def generate_stream_blueprint(
         is_enveloped=True,
         answers={200: "text/event-stream"},
         errors=SUBMIT_ERRORS,
-        parameters=(INLINE,),
+        parameters=HEADERS,
         text="Events without a name, the result last. "
         "A client that hangs up cancels its job, unless the job has a webhook or a bucket.",
     )
     def generate_stream() -> Response:
         base = base_url(settings)
-        job, is_inline = submitted(service, parse_generate(read_json(settings), settings, base, library))
+        job, wanted = submitted(service, parse_generate(read_json(settings), settings, base, library))
         stream = GenerateStream(
             ledger,
             hub,
@@ -76,7 +76,7 @@ def generate_stream_blueprint(
             estimates=estimates,
             base_url=base,
             is_gone=hang_up_check(),
-            result_of=lambda ended: full_result(ended, settings, base, is_inline=is_inline),
+            result_of=lambda ended: full_result(ended, settings, base, wanted),
             cancel=service.cancel,
         )
         return event_stream_response(stream.frames())

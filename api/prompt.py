@@ -10,9 +10,9 @@ from api import answers
 from api.assets import read_base64
 from api.bodies import DeliveryBody, PromptBody
 from api.body import read_json
-from api.client import base_url, hang_up_check
+from api.client import base_url
 from api.errors import json_response
-from api.generate import MAX_INLINE_BYTES, generate_error, is_wanted_by_others, status_of_end
+from api.generate import MAX_INLINE_BYTES, generate_error, status_of_end, wait_for_end
 from api.openapi import BODY_ERRORS, PYWORKER, SUBMIT_ERRORS, Described
 from api.orders import delivery_fields
 from api.submit import Order, Service
@@ -49,11 +49,7 @@ def prompt_blueprint(settings: Settings, ledger: Ledger, service: Service, hub: 
         if missing := _missing(template, values):
             return json_response(dict.fromkeys(missing, "missing parameter"), 422)
         job = service.submit(_order(template, values, settings))
-        is_gone = hang_up_check()
-        is_wanted = is_wanted_by_others(job)
-        ended = hub.until_done(lambda: ledger.jobs.get(job.id), job, is_abandoned=lambda: not is_wanted and is_gone())
-        ended = ended or service.cancel(job.id)
-        return _answer(ended, settings)
+        return _answer(wait_for_end(job, service, ledger, hub), settings)
 
     return blueprint
 

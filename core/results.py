@@ -5,7 +5,19 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import quote
 
-from core.job import CANCELED, CANCELING, DELIVERING, EXPIRED, FAILED, QUEUED, RUNNING, SUCCEEDED, Job, Output
+from core.job import (
+    CANCELED,
+    CANCELING,
+    DELIVERING,
+    EXPIRED,
+    FAILED,
+    QUEUED,
+    RUNNING,
+    SUCCEEDED,
+    Job,
+    Output,
+    prompt_id_of,
+)
 
 STATUS_WORDS = {
     QUEUED: "pending",
@@ -43,6 +55,21 @@ def generate_result(job: Job, *, base_url: str) -> dict[str, Any]:
         "comfyui_response": {},
         **({"parameters": job.parameters} if job.parameters else {}),
     }
+
+
+def comfyui_response(job: Job) -> dict[str, Any]:
+    """What ComfyUI's `/history` said of the prompt, as far as it is kept: `{<prompt id>: {"outputs", "status"}}`.
+
+    `{}` before the prompt has ended, and for one that made nothing.
+    """
+    outputs: dict[str, dict[str, list[dict[str, str]]]] = {}
+    for output in job.outputs:
+        file = {"filename": output.name, "subfolder": output.subfolder, "type": output.comfy_type}
+        outputs.setdefault(output.node_id, {}).setdefault(output.comfy_key, []).append(file)
+    if not outputs:
+        return {}
+    status = {"status_str": "success", "completed": True}
+    return {prompt_id_of(job.id, job.attempt): {"outputs": outputs, "status": status}}
 
 
 def webhook_body(job: Job) -> dict[str, Any]:

@@ -53,12 +53,9 @@ def work(seconds: float, *, steps: int = 10, seed: int = 0, prefix: str = "pictu
 class Fleet:
     """Processes of one data directory. A context manager that leaves nothing running."""
 
-    def __init__(self, root: Path, *, variables: Mapping[str, str] | None = None, **settings: str) -> None:
-        """Parameters:
-        variables: of the environment, by their whole names; `settings` are those that begin with FLEET_.
-        """
+    def __init__(self, root: Path, **settings: str) -> None:
         self.root = root
-        self._variables = dict(variables or {})
+        self._variables: dict[str, str] = {}
         self.data_dir = root / "data"
         self.port = free_port()
         self.base_url = f"http://127.0.0.1:{self.port}"
@@ -79,6 +76,11 @@ class Fleet:
     def reconfigure(self, **settings: str) -> None:
         """Change settings for processes that are started from now on."""
         self._settings |= settings
+
+    def with_variables(self, **variables: str) -> Fleet:
+        """Add to the environment what does not begin with FLEET_."""
+        self._variables |= variables
+        return self
 
     def environment(self) -> Mapping[str, str]:
         """What every process of the fleet is started with."""

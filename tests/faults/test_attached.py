@@ -11,6 +11,7 @@ import requests
 from core.ledger import Ledger
 from core.ledger.instances import HEALTHY
 from tests.fleet import Fleet, until, work
+from tests.integration.test_api_assets import png
 from tests.simulator_process import SimulatorProcess, simulator
 
 
@@ -35,6 +36,14 @@ def test_jobs_run_there_and_their_files_are_fetched(fleet: Fleet) -> None:
     jobs = [fleet.wait(fleet.submit(work(0.2, seed=seed)), "succeeded") for seed in range(4)]
 
     assert len({fleet.picture(job) for job in jobs}) == 4
+
+
+def test_input_files_are_uploaded_there(fleet: Fleet) -> None:
+    upload = requests.post(f"{fleet.base_url}/upload/image", files={"file": ("room.png", png(10))}, timeout=5)
+    graph = work(0.0)
+    graph["1"] = {"class_type": "LoadImage", "inputs": {"image": upload.json()["path"]}}
+    job = fleet.wait(fleet.submit(graph), "succeeded")
+    assert fleet.picture(job).startswith(b"\x89PNG")
 
 
 def test_a_worker_that_stops_leaves_the_instance_but_not_its_prompt(

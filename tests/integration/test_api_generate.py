@@ -240,3 +240,14 @@ def test_a_client_that_hangs_up_cancels_its_job_unless_it_has_a_webhook(api: Api
         thread = threading.Thread(target=api.worker.run, args=(job.id, b"x"))
         thread.start()
         thread.join()
+
+
+def test_comfyuis_own_words_are_there_when_asked_for(api: Api) -> None:
+    answer = api.post("/generate", {"input": {"workflow_json": GRAPH}})
+    job_id = answer.json()["id"]
+    api.worker.run(job_id, b"one", b"two")
+    assert api.get(f"/result/{job_id}").json()["comfyui_response"] == {}
+    answer = api.get(f"/result/{job_id}", headers={"X-Include-ComfyUI-Response": "1"})
+    ((_, entry),) = answer.json()["comfyui_response"].items()
+    assert entry["status"] == {"status_str": "success", "completed": True}
+    assert [file["filename"] for file in entry["outputs"]["2"]["images"]] == ["a_00000_.png", "a_00001_.png"]

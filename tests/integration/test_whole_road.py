@@ -38,7 +38,7 @@ def fleet(s3: S3Server, own_bucket: Target, tmp_path_factory: pytest.TempPathFac
     variables = {"S3_ACCESS_KEY_ID": "operator", "S3_SECRET_ACCESS_KEY": "operators-secret", "S3_ENDPOINT_URL": s3.url}
     variables |= {"S3_BUCKET_NAME": own_bucket.bucket_name, "S3_PREFIX": "ours"}
     root = tmp_path_factory.mktemp("road")
-    with Fleet(root, variables=variables, simulated_gpus="1", reconcile_s="1") as fleet:
+    with Fleet(root, simulated_gpus="1", reconcile_s="1").with_variables(**variables) as fleet:
         yield fleet.start("broker", "api", "gpu0", "io", "beat").ready(gpus=1)
 
 
