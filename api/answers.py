@@ -174,6 +174,7 @@ class Result(BaseModel):
     timings: Timings
     comfyui_response: dict[str, Any]
     parameters: dict[str, Any] | None = Field(None, description="Of a template, with the seeds that were drawn.")
+    queue_position: dict[str, Any] | None = Field(None, description="While it waits: its place, and for how long.")
 
 
 class Message(BaseModel):

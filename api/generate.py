@@ -14,7 +14,7 @@ from api.bodies import GenerateBody
 from api.body import read_json
 from api.client import base_url, hang_up_check
 from api.errors import GENERATE_STATUS, error_body, error_headers, json_response, status_of
-from api.estimates import Estimates
+from api.estimates import Estimates, Place
 from api.generate_fields import GenerateRequest, parse_generate
 from api.openapi import GENERATE, SUBMIT_ERRORS, Described, Parameter
 from api.patience import bounded, ledger_patience
@@ -37,6 +37,13 @@ ENDS = {SUCCEEDED: 200, CANCELED: 499, FAILED: 500, EXPIRED: 504}
 LOST_INSTANCE = 502
 #: Which of the contract's queues a job in each status counts to.
 QUEUES = {"preprocess": QUEUED, "generation": RUNNING, "postprocess": DELIVERING}
+#: The contract's words for where a job is.
+QUEUE_WORDS = {
+    QUEUED: "preprocessing",
+    RUNNING: "generation",
+    CANCELING: "processing",
+    DELIVERING: "postprocessing",
+}
 INLINE_HEADER = "X-Return-Outputs-As-Base64"
 RESPONSE_HEADER = "X-Include-ComfyUI-Response"
 HEADERS = (
@@ -118,7 +125,10 @@ def generate_blueprint(
             job = ledger.jobs.get_by_request_id(check_id(request_id))
         except NotFound:
             return _unknown()
-        return json_response(full_result(job, settings, base_url(settings), _wanted()))
+        body = full_result(job, settings, base_url(settings), _wanted())
+        if job.status == QUEUED:
+            body["queue_position"] = queue_position(job, estimates.place(job), estimates.sizes(job).get(QUEUED, 0))
+        return json_response(body)
 
     @blueprint.post("/cancel/<request_id>")
     @Described(
@@ -179,6 +189,22 @@ def is_wanted_by_others(job: Job) -> bool:
 def queue_sizes(sizes: Mapping[str, int]) -> dict[str, int]:
     """The contract's names for how many jobs have each status."""
     return {f"{name}_queue_size": sizes.get(status, 0) for name, status in QUEUES.items()}
+
+
+def queue_position(job: Job, place: Place | None, queue_size: int) -> dict[str, Any]:
+    """Where a job stands; one that is being worked on waits for nothing.
+
+    Parameters:
+      place: of a job that waits; None when the ledger does not say.
+      queue_size: how many jobs have its status.
+    """
+    is_queued = job.status == QUEUED
+    return {
+        "current_queue": QUEUE_WORDS[job.status],
+        "position": place.position if place else None if is_queued else 0,
+        "queue_size": queue_size,
+        "estimated_wait_time": (place and rounded_s(place.wait_s)) if is_queued else 0.0,
+    }
 
 
 def rounded_s(seconds: float | None) -> float | None:

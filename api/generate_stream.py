@@ -14,7 +14,15 @@ from api.bodies import GenerateBody
 from api.body import read_json
 from api.client import base_url, hang_up_check
 from api.estimates import Estimates, Place
-from api.generate import HEADERS, full_result, generate_error, is_wanted_by_others, queue_sizes, rounded_s, submitted
+from api.generate import (
+    HEADERS,
+    full_result,
+    generate_error,
+    is_wanted_by_others,
+    queue_position,
+    queue_sizes,
+    submitted,
+)
 from api.generate_fields import parse_generate
 from api.openapi import GENERATE, SUBMIT_ERRORS, Described
 from api.patience import ledger_patience
@@ -23,7 +31,7 @@ from api.submit import Service
 from api.views import progress_view, timestamp
 from api.waiting import CLIENT_CHECK_S, Hub, Watch
 from core.errors import FleetError, LedgerUnavailable, NotFound
-from core.job import CANCELING, DELIVERING, QUEUED, RUNNING, Job
+from core.job import QUEUED, RUNNING, Job
 from core.ledger import Ledger
 from core.ledger.database import now_ms
 from core.ledger.workload import LOOK
@@ -38,13 +46,6 @@ PAUSE_S = 0.5
 #: Places are looked up this often; those of jobs far behind cost a query each, and matter little.
 PLACE_S = 1.0
 FAR_PLACE_S = 10.0
-#: The contract's words for where a job is.
-QUEUE_WORDS = {
-    QUEUED: "preprocessing",
-    RUNNING: "generation",
-    CANCELING: "processing",
-    DELIVERING: "postprocessing",
-}
 
 
 def generate_stream_blueprint(
@@ -199,7 +200,7 @@ class GenerateStream:
                 "timestamp": timestamp(now_ms()),
                 "elapsed_time": self._elapsed_s(),
                 "queue_info": queue_sizes(sizes),
-                "queue_position": self._queue_position(sizes),
+                "queue_position": queue_position(job, self._place, sizes.get(job.status, 0)),
                 "output_count": len(job.outputs),
                 "progress": progress_view(job),
             },
@@ -212,26 +213,13 @@ class GenerateStream:
         except LedgerUnavailable:
             return {}
 
-    def _queue_position(self, sizes: dict[str, int]) -> dict[str, Any]:
-        """Where the job stands; a job that is being worked on waits for nothing."""
-        status = self._job.status
-        is_queued = status == QUEUED
-        place = self._place
-        wait_s = None if place is None else rounded_s(place.wait_s)
-        return {
-            "current_queue": QUEUE_WORDS[status],
-            "position": place.position if place else None if is_queued else 0,
-            "queue_size": sizes.get(status, 0),
-            "estimated_wait_time": wait_s if is_queued else 0.0,
-        }
-
     def _final(self) -> str:
         result = self._result_of(self._job)
         data = {"request_id": result["id"], "status": "final_result", "result": result}
         return frame(None, {**data, "elapsed_time": self._elapsed_s()})
 
-    def _elapsed_s(self) -> float | None:
-        return rounded_s(time.monotonic() - self._begun_s)
+    def _elapsed_s(self) -> float:
+        return round(time.monotonic() - self._begun_s, 3)
 
     def _give_up(self) -> None:
         try:

@@ -251,3 +251,13 @@ def test_comfyuis_own_words_are_there_when_asked_for(api: Api) -> None:
     ((_, entry),) = answer.json()["comfyui_response"].items()
     assert entry["status"] == {"status_str": "success", "completed": True}
     assert [file["filename"] for file in entry["outputs"]["2"]["images"]] == ["a_00000_.png", "a_00001_.png"]
+
+
+def test_a_result_that_is_waited_for_says_how_long(api: Api) -> None:
+    job_id = api.post("/generate", {"input": {"workflow_json": GRAPH}, "expected_time": 12}).json()["id"]
+    place = api.get(f"/result/{job_id}").json()["queue_position"]
+    assert place["current_queue"] == "preprocessing"
+    assert 1 <= place["position"] <= place["queue_size"]
+    assert place["estimated_wait_time"] >= 0
+    api.worker.run(job_id, b"x")
+    assert "queue_position" not in api.get(f"/result/{job_id}").json()
