@@ -137,7 +137,11 @@ class Station:
         with self._lock:
             self._runs.append(run)
         lease = self._leases.hold(claim)
-        outcome = self._recorder.guard(claim, lambda: self._post(run, session, lease))
+        try:
+            outcome = self._recorder.guard(claim, lambda: self._post(run, session, lease))
+        except BaseException:
+            self._forget(run)
+            raise
         if outcome is None:
             self._threads.submit(self._complete, run)
         else:
@@ -197,9 +201,7 @@ class Station:
         try:
             outcome = self._recorder.record(run.claim, run.instance, lambda: self._wait(run, timeout_s), run.sent)
         except BaseException as exc:
-            self._leases.drop(run.claim)
-            with self._lock:
-                self._runs.remove(run)
+            self._forget(run)
             run.future.set_exception(exc)
             raise
         if isinstance(outcome, Finished) and run.started_s is not None:
@@ -209,6 +211,12 @@ class Station:
         if isinstance(outcome, Finished):
             self._teacher.tell(run.claim, run.instance, run.gpu_s)
         self._care.remember_models(run.instance, run.models)
+
+    def _forget(self, run: Run) -> None:
+        """A fault of ours: with its lease the job would hold this GPU for ever, without it the reconciler finds it."""
+        self._leases.drop(run.claim)
+        with self._lock:
+            self._runs.remove(run)
 
     def _wait(self, run: Run, timeout_s: float) -> PromptResult:
         try:

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import uuid
 from pathlib import Path
 
 import psycopg
@@ -135,8 +136,18 @@ class OwnPostgres(OwnServer):
 
     @property
     def url(self) -> str:
-        """URL of its only database."""
-        return f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
+        """URL of the database that every cluster has."""
+        return self._url_of("postgres")
+
+    def new_database(self) -> str:
+        """URL of an empty database: jobs and instances that other tests left must not come into this one's."""
+        name = f"fleet_{uuid.uuid4().hex[:12]}"
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            connection.execute(f'CREATE DATABASE "{name}"')
+        return self._url_of(name)
+
+    def _url_of(self, database: str) -> str:
+        return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
 
     def is_answering(self) -> bool:
         try:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import requests
 
+from core.job import NewJob, new_job_id
 from core.ledger import Ledger
 from tests.fleet import ALL, ROOT, Fleet, until, work
 
@@ -226,3 +227,13 @@ def _withdraw_elsewhere(ledger: Ledger, job_id: str) -> None:
     """Forget the fault on the instance that the job did not meet."""
     other = _other(ledger, runs_of(ledger, job_id)[0])
     requests.delete(f"{other.url}/simulator/faults", timeout=5)
+
+
+def test_a_fault_of_ours_holds_no_gpu(fleet: Fleet, ledger: Ledger) -> None:
+    """A graph that no API would accept: the worker stumbles over it outside of all classes."""
+    job_id = ledger.jobs.submit(NewJob(id=new_job_id(), contract="v2", graph='{"1": {}}', nodes_total=1)).id
+
+    until(lambda: ledger.jobs.get(job_id).attempt == 2, timeout_s=20, what="the second attempt")
+
+    fleet.cancel(job_id)
+    fleet.wait(fleet.submit(work(0.1, seed=99)), "succeeded")

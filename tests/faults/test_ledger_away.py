@@ -16,7 +16,8 @@ from tests.own_servers import OwnPostgres
 def started(tmp_path_factory: pytest.TempPathFactory, own_cluster: OwnPostgres) -> Iterator[Fleet]:
     """One fleet for all: it finds its ledger again at the end of each test."""
     own_cluster.start()
-    with Fleet(tmp_path_factory.mktemp("ledger-away"), simulated_gpus="1", database_url=own_cluster.url) as fleet:
+    settings = {"simulated_gpus": "1", "database_url": own_cluster.new_database()}
+    with Fleet(tmp_path_factory.mktemp("ledger-away"), **settings) as fleet:
         yield fleet.start(*(name for name in ALL if name != "gpu1")).ready(gpus=1)
 
 

@@ -72,7 +72,7 @@ def locked(file: Path) -> Iterator[None]:
 @pytest.fixture
 def own_settings(tmp_path: Path, own_postgres: OwnPostgres) -> Settings:
     """A ledger on a server that may be stopped and frozen."""
-    settings = make_settings(tmp_path, database_url=own_postgres.url)
+    settings = make_settings(tmp_path, database_url=own_postgres.new_database())
     migrate(settings)
     return settings
 
