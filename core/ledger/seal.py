@@ -1,11 +1,14 @@
-"""Secrets at rest: AES-256-GCM, bound to the job they belong to."""
+"""Secrets at rest: AES-256-GCM under the first key of a ring, bound to what they belong to; every key of it opens."""
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import os
+import re
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,36 +19,59 @@ from core.errors import ConfigurationError
 
 KEY_BYTES = 32
 NONCE_BYTES = 12
+#: The beginning of the SHA-256 of a key: enough to tell the keys of one ring apart, and of no use to anybody else.
+KEY_ID_BYTES = 4
 
 
 class Sealer:
-    """Seals and opens JSON values with one key."""
-
-    def __init__(self, key: bytes) -> None:
-        self._cipher = AESGCM(key)
-
-    def seal(self, value: dict[str, Any], *, bound_to: str) -> bytes:
-        """Nonce and ciphertext. It opens only with the same `bound_to`."""
-        nonce = os.urandom(NONCE_BYTES)
-        return nonce + self._cipher.encrypt(nonce, json.dumps(value).encode(), bound_to.encode())
-
-    def open(self, sealed: bytes, *, bound_to: str) -> dict[str, Any]:
-        """The value. Raises ConfigurationError when the key is another one, or the row was moved."""
-        nonce, ciphertext = sealed[:NONCE_BYTES], sealed[NONCE_BYTES:]
-        try:
-            value: dict[str, Any] = json.loads(self._cipher.decrypt(nonce, ciphertext, bound_to.encode()))
-        except InvalidTag as exc:
-            raise ConfigurationError(
-                "A sealed secret does not open: FLEET_SECRET_KEY is not the key it was sealed with."
-            ) from exc
-        return value
-
-
-def load_key(configured: str, data_dir: Path) -> bytes:
-    """The key from the setting, else the one kept in the data directory, made at first use.
+    """Seals JSON values with the first of its keys, and opens what any of them has sealed.
 
     Raises:
-      ConfigurationError: FLEET_SECRET_KEY is not base64 of 32 bytes.
+      ValueError: there is no key.
+    """
+
+    def __init__(self, keys: Sequence[bytes]) -> None:
+        if not keys:
+            raise ValueError("a sealer needs a key")
+        self._ciphers = {key_id(key): AESGCM(key) for key in keys}
+        self._first = key_id(keys[0])
+
+    def seal(self, value: dict[str, Any], *, bound_to: str) -> bytes:
+        """Key id, nonce and ciphertext. It opens only with the same `bound_to`."""
+        nonce = os.urandom(NONCE_BYTES)
+        cipher = self._ciphers[self._first]
+        return self._first + nonce + cipher.encrypt(nonce, json.dumps(value).encode(), bound_to.encode())
+
+    def open(self, sealed: bytes, *, bound_to: str) -> dict[str, Any]:
+        """The value. Raises ConfigurationError when its key is not in the ring, or the row was changed or moved."""
+        named = self._ciphers.get(sealed[:KEY_ID_BYTES])
+        tries = [(named, sealed[KEY_ID_BYTES:])] if named else []
+        # Rows of versions before key ids begin with their nonce, which may look like anything.
+        tries += [(cipher, sealed) for cipher in self._ciphers.values()]
+        for cipher, rest in tries:
+            try:
+                return _opened(cipher, rest, bound_to)
+            except (InvalidTag, ValueError):
+                continue
+        known = ", ".join(each.hex() for each in self._ciphers)
+        raise ConfigurationError(
+            "A sealed secret does not open: the key it was sealed with is not among those of FLEET_SECRET_KEY "
+            f"(sealed with {sealed[:KEY_ID_BYTES].hex()}, there are {known})."
+        )
+
+
+def key_id(key: bytes) -> bytes:
+    """The name of a key in what it sealed, and in messages."""
+    return hashlib.sha256(key).digest()[:KEY_ID_BYTES]
+
+
+def load_keys(configured: str, data_dir: Path) -> list[bytes]:
+    """The keys of the setting, else those kept in the data directory, where one is made at first use.
+
+    Parameters:
+      configured: keys in base64, the one that seals first; commas or white space stand between them.
+    Raises:
+      ConfigurationError: a key is not base64 of 32 bytes, or stands there twice.
     """
     if configured:
         return _decode(configured, "FLEET_SECRET_KEY")
@@ -55,9 +81,24 @@ def load_key(configured: str, data_dir: Path) -> bytes:
     return _decode(path.read_text(), str(path))
 
 
-def _decode(text: str, origin: str) -> bytes:
+def _opened(cipher: AESGCM, sealed: bytes, bound_to: str) -> dict[str, Any]:
+    nonce, ciphertext = sealed[:NONCE_BYTES], sealed[NONCE_BYTES:]
+    value: dict[str, Any] = json.loads(cipher.decrypt(nonce, ciphertext, bound_to.encode()))
+    return value
+
+
+def _decode(text: str, origin: str) -> list[bytes]:
+    keys = [_key(part, origin) for part in re.split(r"[,\s]+", text) if part]
+    if not keys:
+        raise ConfigurationError(f"{origin} holds no key: it must be base64 of {KEY_BYTES} bytes.")
+    if len(set(keys)) < len(keys):
+        raise ConfigurationError(f"{origin} holds a key twice.")
+    return keys
+
+
+def _key(text: str, origin: str) -> bytes:
     try:
-        key = base64.b64decode(text.strip(), validate=True)
+        key = base64.b64decode(text, validate=True)
     except ValueError as exc:  # Also what `binascii.Error` is: characters outside ASCII raise the plain one.
         raise ConfigurationError(f"{origin} is not base64.") from exc
     if len(key) != KEY_BYTES:

@@ -1,0 +1,136 @@
+"""The secrets of jobs: a sealed row for each purpose, opened only for that, and wiped soon after its last use.
+
+run       the key of partner nodes             until the GPU is done
+bucket    the credentials of a client's bucket until the job ends
+webhook   what signs the job's webhooks        until none of them is open
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+from sqlalchemy import Connection, and_, bindparam, delete, exists, insert, null, select, update
+
+from core.errors import ConfigurationError, SecretUnreadable
+from core.job import TERMINAL
+from core.ledger.database import Database
+from core.ledger.seal import Sealer
+from core.ledger.tables import deliveries, jobs, secrets
+
+log = logging.getLogger(__name__)
+
+RUN, BUCKET, WEBHOOK = "run", "bucket", "webhook"
+#: Of rows of versions that kept all secrets of a job in one; they end with the job.
+ANY = "any"
+#: Which purpose a secret of `NewJob.secrets` has, by its name there.
+PURPOSES = {"api_key_comfy_org": RUN, "s3": BUCKET, "webhook_secret": WEBHOOK}
+#: SQLite's log keeps what was overwritten in the database until it is emptied itself: at most this long.
+EMPTY_LOG_S = 20.0
+#: How long writers may have to wait for that, and it for them.
+LOG_PATIENCE_MS = 100
+
+# On the path of many jobs, so built once.
+_INSERT = insert(secrets)
+_SEALED = select(secrets.c.purpose, secrets.c.sealed).where(
+    secrets.c.job_id == bindparam("wanted"), secrets.c.purpose.in_((bindparam("use"), ANY))
+)
+_END_RUN = delete(secrets).where(secrets.c.job_id == bindparam("ended"), secrets.c.purpose == RUN)
+_END_JOB = delete(secrets).where(secrets.c.job_id == bindparam("ended"), secrets.c.purpose != WEBHOOK)
+_HAS_ENDED = exists().where(jobs.c.id == secrets.c.job_id, jobs.c.status.in_(sorted(TERMINAL)))
+_HAS_WEBHOOKS = exists().where(deliveries.c.job_id == secrets.c.job_id, deliveries.c.next_try_at_ms.is_not(None))
+_END_WEBHOOKS = (
+    # The row stays behind empty: a webhook that is replayed later must not go out without its signature.
+    update(secrets)
+    .where(secrets.c.purpose == WEBHOOK, secrets.c.sealed.is_not(None), and_(_HAS_ENDED, ~_HAS_WEBHOOKS))
+    .values(sealed=null())
+)
+
+
+class Secrets:
+    """Sealing, opening and wiping."""
+
+    def __init__(self, database: Database, sealer: Sealer) -> None:
+        self._database = database
+        self._sealer = sealer
+        self._empty_log_at_s = 0.0
+
+    def record(self, connection: Connection, job_id: str, values: dict[str, Any]) -> None:
+        """Seal the secrets of a new job, as `NewJob.secrets` has them, within the transaction that records it."""
+        parts: dict[str, dict[str, Any]] = {}
+        for name, value in values.items():
+            parts.setdefault(PURPOSES[name], {})[name] = value
+        rows = [
+            {"job_id": job_id, "purpose": purpose, "sealed": self._sealer.seal(part, bound_to=_bond(job_id, purpose))}
+            for purpose, part in parts.items()
+        ]
+        connection.execute(_INSERT, rows)
+
+    def open(self, job_id: str, purpose: str) -> dict[str, Any]:
+        """The job's secrets for one purpose, by their names in `NewJob.secrets`; `{}` when it has none.
+
+        Raises:
+          SecretUnreadable: it had some, which do not open or were wiped after their use. Trying again cannot help.
+          LedgerUnavailable: they cannot be read now.
+        """
+        with self._database.read() as connection:
+            rows = connection.execute(_SEALED, {"wanted": job_id, "use": purpose}).all()
+        found: dict[str, Any] = {}
+        for row in rows:
+            if row.sealed is None:
+                raise SecretUnreadable(f"The secret that came with job {job_id} was deleted after its use.")
+            found |= self._opened(job_id, row.purpose, row.sealed)
+        return {name: value for name, value in found.items() if PURPOSES.get(name) == purpose}
+
+    def is_wiped(self, job_id: str, purpose: str) -> bool:
+        """Whether the job had secrets for a purpose that were deleted after their use."""
+        with self._database.read() as connection:
+            rows = connection.execute(_SEALED, {"wanted": job_id, "use": purpose}).all()
+        return any(row.sealed is None for row in rows)
+
+    def renew(self, job_id: str, values: dict[str, Any]) -> None:
+        """Seal a job's secrets again, in place of those for the same purposes that it had."""
+        purposes = {PURPOSES[name] for name in values}
+        with self._database.write() as transaction:
+            transaction.connection.execute(
+                delete(secrets).where(secrets.c.job_id == job_id, secrets.c.purpose.in_(sorted(purposes)))
+            )
+            self.record(transaction.connection, job_id, values)
+
+    def wipe(self) -> int:
+        """Forget what signed webhooks that have all ended; returns of how many jobs. For the reconciler."""
+        with self._database.write() as transaction:
+            wiped = transaction.connection.execute(_END_WEBHOOKS).rowcount
+        self._empty_log()
+        return wiped
+
+    def _opened(self, job_id: str, purpose: str, sealed: bytes) -> dict[str, Any]:
+        try:
+            return self._sealer.open(sealed, bound_to=_bond(job_id, purpose))
+        except ConfigurationError as exc:
+            # The setting's name is for the operator, in the log; clients are told what they can do.
+            log.error("job %s: %s", job_id, exc)
+            raise SecretUnreadable(
+                f"The server can no longer read the secrets that came with job {job_id}: submit it again."
+            ) from exc
+
+    def _empty_log(self) -> None:
+        if not self._database.is_sqlite or time.monotonic() < self._empty_log_at_s:
+            return
+        if self._database.empty_log(patience_ms=LOG_PATIENCE_MS):
+            self._empty_log_at_s = time.monotonic() + EMPTY_LOG_S
+
+
+def end_run(connection: Connection, job_id: str) -> None:
+    """The GPU is done: nobody needs the key of partner nodes any more."""
+    connection.execute(_END_RUN, {"ended": job_id})
+
+
+def end_job(connection: Connection, job_id: str) -> None:
+    """The job has ended: all that is still needed is what signs its webhooks."""
+    connection.execute(_END_JOB, {"ended": job_id})
+
+
+def _bond(job_id: str, purpose: str) -> str:
+    return job_id if purpose == ANY else f"{job_id}:{purpose}"

@@ -1,0 +1,66 @@
+"""What holds a secret does not show it: not by `repr`, and not where its value is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from api.bodies import SubmitBody
+from api.submit import Order
+from api.validation import read
+from api.webhooks import Webhook
+from core.errors import ConfigurationError
+from core.job import NewJob
+from core.s3 import Credentials
+from core.settings import Settings, load_settings
+
+SECRET = "c4nary-7Yx"
+S3 = {"access_key_id": SECRET, "secret_access_key": SECRET, "session_token": SECRET, "bucket_name": "bucket"}
+#: Settings that hold a secret, or a URL in which one may stand.
+SETTINGS: dict[str, Any] = {
+    "api_keys": (SECRET,),
+    "database_url": f"postgresql://fleet:{SECRET}@host/fleet",
+    "broker_url": f"redis://:{SECRET}@host",
+    "comfyui_urls": (f"http://user:{SECRET}@host",),
+    "webhook_url": f"https://host/{SECRET}",
+    "s3_access_key_id": SECRET,
+    **{name: SecretStr(SECRET) for name, field in Settings.model_fields.items() if field.annotation is SecretStr},
+}
+
+
+@pytest.mark.parametrize(
+    "holder",
+    [
+        Settings(**SETTINGS),
+        Order(contract="v2", workflow={}, secrets={"s3": S3}),
+        NewJob(id="1", contract="v2", graph="{}", nodes_total=1, secrets={"s3": S3}),
+        Credentials(access_key_id=SECRET, secret_access_key=SECRET, session_token=SECRET),
+        Webhook(target={}, secret=[SECRET]),
+        read(
+            SubmitBody,
+            {
+                "s3": {**S3, "put_urls": [SECRET]},
+                "webhook": {"url": "https://host/", "secret": SECRET},
+                "extra_data": {"api_key_comfy_org": SECRET},
+            },
+        ),
+    ],
+    ids=lambda holder: type(holder).__name__,
+)
+def test_it_shows_no_secret(holder: object) -> None:
+    assert SECRET not in f"{holder!r} {holder}"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("FLEET_BROKER_URL", f"reddis://:{SECRET}@host"), ("FLEET_COMFYUI_URLS", f"ftp://user:{SECRET}@host")],
+)
+def test_a_refused_url_is_not_repeated(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, value)
+
+    with pytest.raises(ConfigurationError, match=name) as caught:
+        load_settings()
+
+    assert SECRET not in f"{caught.value} {caught.value.__cause__}"
