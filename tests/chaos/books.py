@@ -12,8 +12,9 @@ from sqlalchemy import select
 
 from core.job import CANCELED, CANCELING, FAILED, QUEUED, RUNNING, SUCCEEDED, TERMINAL, TRANSITIONS
 from core.ledger import Ledger
+from core.ledger.announce import DELIVERED, SENDING
 from core.ledger.tables import deliveries, events, jobs
-from core.ledger.transitions import DELIVERED, SENDING
+from core.webhooks.events import END_EVENTS
 from tests.chaos.load import Accepted
 from tests.chaos.monkey import DISRUPTIVE, IO, Strike
 from tests.chaos.orders import LABEL, Order
@@ -174,12 +175,12 @@ class Books:
             yield f"{len(entry.sent)} webhook events"
         for row in entry.sent:
             bodies = self._posts.get(row["id"], ())
-            if row["event"] != f"job.{entry.row['status']}":
+            if row["event"] != END_EVENTS[entry.row["status"]]:
                 yield f"the webhook is about {row['event']}"
             if any(body["id"] != order.name or body["extra"] != {LABEL: order.number} for body in bodies):
                 yield f"the webhook said {bodies}"
             if row["state"] == SENDING and self._sender_died(row):
-                # It is sent again 120 s later. The first post may have arrived or not.
+                # It is sent again when its hold lapses. The first post may have arrived or not.
                 continue
             if row["state"] != DELIVERED:
                 yield f"the webhook is {row['state']}: {row['error']}"

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from comfy.procfs import PROC
 from core.ledger import Ledger
-from core.ledger.delivery import SENDING_MS
+from core.ledger.announce import PENDING, SENDING
 from core.ledger.instances import HEALTHY
-from core.ledger.transitions import PENDING, SENDING
+from core.ledger.outbox import MARGIN_S
 from core.settings import Settings
 from tests.chaos.books import Books, Entry, read_entries
 from tests.chaos.load import OPEN, Accepted, Clients, Load
@@ -153,7 +153,7 @@ def settle(arena: Arena, monkey: Monkey, *, is_patient: bool) -> list[Entry]:
         arena.fleet.ready(gpus=len(arena.gpus))
         wait_for(lambda: PENDING not in sending(ledger), "the last webhook")
         if is_patient:
-            patience_s = SENDING_MS / 1000 + 30
+            patience_s = Settings().webhook_limit_s + MARGIN_S + 30
             wait_for(lambda: SENDING not in sending(ledger), "webhooks whose sender died", timeout_s=patience_s)
         else:
             # Those whose sender lives; what is left then is for the books to judge.

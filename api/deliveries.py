@@ -1,0 +1,210 @@
+"""Webhook deliveries over HTTP: what became of them and why, sending again, forgetting; and the fleet's public key."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+from urllib.parse import urlsplit
+
+from flask import Blueprint, Response, request
+
+from api import answers, fields
+from api.bodies import ReplayBody
+from api.body import has_body, read_json
+from api.errors import BadParameter, InvalidCursor, json_response
+from api.openapi import JOBS, WEBHOOKS, Described, Parameter
+from api.patience import bounded, ledger_patience
+from api.submit import TurnPublisher, check_id
+from api.validation import read
+from core.errors import InvalidRequest, LedgerUnavailable, NotFound
+from core.ledger import Ledger
+from core.ledger.announce import PENDING, SENDING
+from core.ledger.outbox import ENDED, Attempt, Delivery
+from core.ledger.secrets import WEBHOOK
+from core.settings import Settings
+from core.views import maybe_timestamp, timestamp
+from core.webhooks.signing import load_signing_key, public_key_text
+
+STATES = (PENDING, SENDING, *ENDED)
+_LIMIT = Parameter(
+    name="limit",
+    place="query",
+    description="How many deliveries at most.",
+    schema={"type": "integer", "minimum": 1, "maximum": fields.MAX_LIMIT, "default": fields.DEFAULT_LIMIT},
+)
+_CURSOR = Parameter(
+    name="cursor", place="query", description="The next_cursor of the page before.", schema={"type": "string"}
+)
+_STATE = Parameter(
+    name="state", place="query", description="Only these.", schema={"type": "string", "enum": list(STATES)}
+)
+_JOB = Parameter(name="job_id", place="query", description="Only those of this job.", schema={"type": "string"})
+_ENDED = Parameter(
+    name="state", place="query", description="Which; it must be said.", schema={"type": "string", "enum": list(ENDED)}
+)
+_OLDER_THAN = Parameter(
+    name="older_than",
+    place="query",
+    description="Only those whose last change is at least so many seconds ago.",
+    schema={"type": "integer", "minimum": 0, "default": 0},
+)
+
+
+def deliveries_blueprint(settings: Settings, ledger: Ledger, publisher: TurnPublisher) -> Blueprint:
+    """`/webhooks/...`, and the deliveries of one job under /api/v2. Raises ConfigurationError: the key is malformed."""
+    blueprint = Blueprint("deliveries", __name__)
+    private_key = load_signing_key(settings.webhook_signing_key.get_secret_value())
+
+    @blueprint.get("/webhooks/deliveries")
+    @Described(
+        summary="List deliveries, the newest first",
+        tag=WEBHOOKS,
+        answers={200: answers.DeliveryPage},
+        errors=(InvalidCursor, LedgerUnavailable),
+        parameters=(_STATE, _JOB, _LIMIT, _CURSOR),
+        text="Each with its log of tries.",
+    )
+    @bounded
+    def every() -> Response:
+        job_id = request.args.get("job_id")
+        return _page(ledger, state=_state(STATES), job_id=None if job_id is None else check_id(job_id))
+
+    @blueprint.get("/api/v2/jobs/<job_id>/deliveries")
+    @Described(
+        summary="The deliveries of a job's webhook, the newest first",
+        tag=JOBS,
+        answers={200: answers.DeliveryPage},
+        errors=(NotFound, InvalidCursor, LedgerUnavailable),
+        parameters=(_LIMIT, _CURSOR),
+    )
+    @bounded
+    def of_job(job_id: str) -> Response:
+        return _page(ledger, state=None, job_id=ledger.jobs.get(check_id(job_id)).id)
+
+    @blueprint.get("/webhooks/deliveries/<delivery_id>")
+    @Described(
+        summary="A delivery with its log of tries",
+        tag=WEBHOOKS,
+        answers={200: answers.Delivery},
+        errors=(NotFound, LedgerUnavailable),
+    )
+    @bounded
+    def one(delivery_id: str) -> Response:
+        return json_response(delivery_view(ledger.outbox.get(check_id(delivery_id))))
+
+    @blueprint.post("/webhooks/deliveries/<delivery_id>/replay")
+    @Described(
+        summary="Send a delivery again, now",
+        tag=WEBHOOKS,
+        body=ReplayBody,
+        is_optional=True,
+        answers={202: answers.Delivery},
+        errors=(NotFound, LedgerUnavailable),
+        text="With the same id and body, and from the beginning of its schedule. A secret that came with the job is "
+        "deleted after its last use, and must then come again.",
+    )
+    def replay(delivery_id: str) -> Response:
+        secret = read(ReplayBody, read_json(settings)).secret if has_body() else None
+        with ledger_patience():
+            job_id = ledger.outbox.get(check_id(delivery_id)).job_id
+            _renew_secret(ledger, job_id, secret)
+            replayed = ledger.outbox.replay(delivery_id)
+        publisher.notify(job_id)
+        return json_response(delivery_view(replayed), 202)
+
+    @blueprint.delete("/webhooks/deliveries")
+    @Described(
+        summary="Forget deliveries that have ended",
+        tag=WEBHOOKS,
+        answers={200: answers.Purged},
+        errors=(LedgerUnavailable,),
+        parameters=(_ENDED, _OLDER_THAN),
+    )
+    @bounded
+    def purge() -> Response:
+        state = _state(ENDED)
+        if state is None:
+            raise BadParameter(f"state is missing: it must be one of {', '.join(ENDED)}.")
+        return json_response({"purged": ledger.outbox.purge(state, older_than_ms=_older_than_s() * 1000)})
+
+    @blueprint.get("/webhooks/public-key")
+    @Described(
+        summary="What receivers check v1a signatures with",
+        tag=WEBHOOKS,
+        answers={200: answers.PublicKey},
+        errors=(NotFound,),
+    )
+    def public_key() -> Response:
+        if private_key is None:
+            raise NotFound("This server has no key of its own for webhooks: its operator sets one.")
+        return json_response({"public_key": public_key_text(private_key)})
+
+    return blueprint
+
+
+def delivery_view(delivery: Delivery) -> dict[str, Any]:
+    """The Delivery object."""
+    return {
+        "id": delivery.id,
+        "job_id": delivery.job_id,
+        "event": delivery.event,
+        "sequence": delivery.seq,
+        "state": delivery.state,
+        "url": shown_url(delivery.url),
+        "tries": delivery.tries,
+        "created_at": timestamp(delivery.created_at_ms),
+        "updated_at": timestamp(delivery.updated_at_ms),
+        "next_try_at": maybe_timestamp(delivery.next_try_at_ms) if delivery.state == PENDING else None,
+        "attempts": [_attempt_view(attempt) for attempt in delivery.attempts],
+    }
+
+
+def shown_url(url: str) -> str:
+    """Scheme, host and path of a URL: what else it holds may be somebody's secret."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def _attempt_view(attempt: Attempt) -> dict[str, Any]:
+    return {
+        "number": attempt.number,
+        "at": timestamp(attempt.at_ms),
+        "duration_ms": attempt.duration_ms,
+        "status_code": attempt.status_code,
+        "error": attempt.error,
+    }
+
+
+def _renew_secret(ledger: Ledger, job_id: str, secret: str | list[str] | None) -> None:
+    """See to it that the webhook can be signed. Raises InvalidRequest: its secret is gone, and has not come again."""
+    if secret is not None:
+        ledger.secrets.renew(job_id, {"webhook_secret": secret})
+    elif ledger.secrets.is_wiped(job_id, WEBHOOK):
+        raise InvalidRequest(
+            'The secret that came with the job was deleted after its last use: send it again, as {"secret": "..."} in '
+            "the body."
+        )
+
+
+def _page(ledger: Ledger, *, state: str | None, job_id: str | None) -> Response:
+    limit = fields.limit(request.args.get("limit"))
+    after = fields.decode_cursor(request.args.get("cursor"))
+    # One more than is shown tells whether there is a next page.
+    found = ledger.outbox.page(state=state, job_id=job_id, limit=limit + 1, after=after)
+    shown, rest = found[:limit], found[limit:]
+    cursor = fields.encode_cursor(shown[-1].created_at_ms, shown[-1].id) if rest else None
+    return json_response({"deliveries": [delivery_view(each) for each in shown], "next_cursor": cursor})
+
+
+def _state(known: tuple[str, ...]) -> str | None:
+    value = request.args.get("state")
+    if value is not None and value not in known:
+        raise BadParameter(f"Unknown state {value[:40]!a}; known are {', '.join(known)}.")
+    return value
+
+
+def _older_than_s() -> int:
+    value = request.args.get("older_than", "0")
+    if not re.fullmatch(r"[0-9]{1,9}", value, re.ASCII):
+        raise BadParameter("older_than must be a whole number of seconds.")
+    return int(value)

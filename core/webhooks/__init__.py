@@ -1,0 +1,9 @@
+"""What a webhook says and how it is signed, after the Standard Webhooks specification; nothing here sends anything.
+
+core.webhooks.events     the names of the events
+core.webhooks.bodies     event_body                        (an event of Comfy API v2 as JSON)
+core.webhooks.keys       secrets and keys, from text to bytes
+core.webhooks.signing    headers_for, load_signing_key     (the headers of one try)
+"""
+
+from __future__ import annotations

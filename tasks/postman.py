@@ -1,0 +1,234 @@
+"""Sends what the outbox holds, from one io worker: many posts at once, so that no receiver has to wait for another.
+
+One thread does all the work on the ledger: it looks for what is due, takes it, and records how it went. Each post is a
+thread of its own that waits for its receiver. What is not taken yet is only a note in memory: when the process ends it
+is still due in the ledger.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from core.errors import FleetError, LedgerUnavailable, TransientError
+from core.ledger import Ledger
+from core.ledger.database import now_ms
+from core.ledger.outbox import Due, Outcome, Post
+from core.ledger.secrets import WEBHOOK
+from core.outbound import Policy
+from core.settings import Settings
+from core.webhooks.keys import ENVIRONMENT, secrets_for
+from core.webhooks.signing import headers_for, load_signing_key
+from tasks.lanes import Lanes
+from tasks.posting import send
+
+log = logging.getLogger(__name__)
+
+#: Deliveries that one look at the ledger brings, and that may wait in memory.
+BATCH = 256
+MAX_WAITING = 20_000
+#: Seconds between two looks while there is more than one look brings.
+LOOK_EVERY_S = 0.05
+#: The ledger is tried again after this.
+RETRY_S = 1.0
+#: Posts under way get so long to end when the process stops. Those that do not are due again later, as after a crash.
+GOODBYE_S = 5.0
+#: From here on an answer says that the receiver is not well.
+SERVER_ERROR, TOO_MANY = 500, 429
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Result:
+    """What became of a post."""
+
+    due: Due
+    post: Post
+    #: None: it was not made.
+    outcome: Outcome | None
+    #: As in `Lanes.end`.
+    is_well: bool | None
+
+
+class Postman:
+    """One process's sending of webhooks. Starts its threads at the first call."""
+
+    def __init__(self, settings: Settings, ledger: Ledger) -> None:
+        self._settings = settings
+        self._ledger = ledger
+        self._private_key = load_signing_key(settings.webhook_signing_key.get_secret_value())
+        self._lanes = Lanes(per_host=settings.webhook_per_host, break_s=settings.webhook_break_s)
+        #: Ids of jobs that have something to send, results of posts, and None: stop.
+        self._inbox: queue.SimpleQueue[str | _Result | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        # The rest belongs to that thread.
+        self._called: set[str] = set()
+        self._results: list[tuple[Post, Outcome]] = []
+        self._closed: set[str] = set()
+        self._has_more = False
+        #: Receivers that the last look left out.
+        self._skipped: set[str] = set()
+        self._looked_s = 0.0
+        self._stops_at_s: float | None = None
+
+    def call(self, job_id: str) -> None:
+        """This job has something to send, and others may have; returns at once."""
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="postman", daemon=True)
+                self._thread.start()
+        self._inbox.put(job_id)
+
+    def close(self) -> None:
+        """Begin nothing more, and give what is under way a moment to end."""
+        with self._lock:
+            thread = self._thread
+        if thread is not None:
+            self._inbox.put(None)
+            thread.join(2 * GOODBYE_S)
+
+    def _run(self) -> None:
+        while not self._is_over():
+            self._collect()
+            try:
+                self._record()
+                self._put_off()
+                if self._stops_at_s is None:
+                    self._look()
+                    self._begin()
+            except LedgerUnavailable as exc:
+                log.warning("webhooks wait for the ledger: %s", exc)
+                time.sleep(RETRY_S)
+
+    def _is_over(self) -> bool:
+        if self._stops_at_s is None:
+            return False
+        is_done = not self._lanes.under_way and not self._results
+        return is_done or time.monotonic() >= self._stops_at_s
+
+    def _collect(self) -> None:
+        """Wait for news, and take all there are."""
+        may_have_more = self._may_have_more(self._lanes.occupied())
+        is_idle = not (self._results or self._closed or self._called or self._stops_at_s or may_have_more)
+        with contextlib.suppress(queue.Empty):
+            self._note(self._inbox.get(timeout=None if is_idle else LOOK_EVERY_S))
+            while True:
+                self._note(self._inbox.get_nowait())
+
+    def _note(self, news: str | _Result | None) -> None:
+        if news is None:
+            self._stops_at_s = time.monotonic() + GOODBYE_S
+        elif isinstance(news, str):
+            self._called.add(news)
+        else:
+            self._note_end(news)
+
+    def _note_end(self, result: _Result) -> None:
+        if result.outcome is not None:
+            self._results.append((result.post, result.outcome))
+            if result.outcome.error is not None:
+                name, tries = f"{result.post.id} of job {result.post.job_id}", result.post.tries
+                log.warning("webhook %s, try %d: %s", name, tries, result.outcome.error)
+        if self._lanes.end(result.due, is_answered=result.is_well, now_s=time.monotonic()):
+            self._closed.add(result.due.receiver)
+
+    def _record(self) -> None:
+        if self._results:
+            self._ledger.outbox.record(self._results)
+            self._results.clear()
+
+    def _put_off(self) -> None:
+        """What waits for receivers that are left alone waits in the ledger, so that it is in nobody's way."""
+        for receiver in list(self._closed):
+            self._lanes.clear(receiver)
+            left_s = self._lanes.closed_for_s(receiver, time.monotonic())
+            if left_s:
+                count = self._ledger.outbox.put_off(receiver, until_ms=now_ms() + round(left_s * 1000))
+                log.warning("webhooks to %s fail; %d more wait for %.0f s", receiver, count, left_s)
+            self._closed.discard(receiver)
+
+    def _look(self) -> None:
+        """Bring what is due from the ledger: of the jobs that called, and whatever else there is."""
+        outbox, called, occupied = self._ledger.outbox, self._called, self._lanes.occupied()
+        if called or self._may_have_more(occupied):
+            if time.monotonic() - self._looked_s >= LOOK_EVERY_S and self._lanes.waiting < MAX_WAITING:
+                self._looked_s = time.monotonic()
+                # Receivers that something waits for have their share already.
+                found = outbox.due(limit=BATCH, except_for=occupied)
+                self._has_more, self._skipped = len(found) == BATCH, set(occupied)
+                self._add(found)
+            if 0 < len(called) <= BATCH:
+                self._add(outbox.due(job_ids=called, limit=BATCH))
+            self._has_more |= len(called) > BATCH
+            called.clear()
+
+    def _may_have_more(self, occupied: Iterable[str]) -> bool:
+        """Whether the ledger may hold more than was brought: the last look was full, or skipped who is now free."""
+        return self._has_more or bool(self._skipped.difference(occupied))
+
+    def _add(self, found: Iterable[Due]) -> None:
+        now_s = time.monotonic()
+        for due in found:
+            if self._lanes.closed_for_s(due.receiver, now_s):
+                self._closed.add(due.receiver)
+            else:
+                self._lanes.add(due)
+
+    def _begin(self) -> None:
+        begun = {due.id: due for due in self._lanes.begin(time.monotonic())}
+        if not begun:
+            return
+        taken: dict[str, Post] = {}
+        try:
+            taken = {post.id: post for post in self._ledger.outbox.take(begun)}
+        finally:
+            for due in begun.values():
+                if due.id not in taken:
+                    # Somebody else has it, or the ledger is away: either way it is not ours now.
+                    self._lanes.end(due, is_answered=None, now_s=time.monotonic())
+        for post in taken.values():
+            threading.Thread(target=self._deliver, args=(begun[post.id], post), name="post", daemon=True).start()
+
+    def _deliver(self, due: Due, post: Post) -> None:
+        """One post, in a thread of its own."""
+        outcome: Outcome | None = _unsent("not sent: internal error")
+        is_well: bool | None = None
+        try:
+            headers = self._headers(post)
+            policy = Policy.for_webhook(post.url, self._settings)
+            outcome = send(post, headers, policy, limit_s=min(post.timeout_s, self._settings.webhook_limit_s))
+            is_well = _is_well(outcome)
+        except LedgerUnavailable:
+            # No try was made; it is due again when our hold on it lapses.
+            outcome = None
+        except FleetError as exc:
+            outcome = _unsent(exc.message, is_final=not isinstance(exc, TransientError))
+        finally:
+            self._inbox.put(_Result(due=due, post=post, outcome=outcome, is_well=is_well))
+
+    def _headers(self, post: Post) -> dict[str, str]:
+        sealed = {} if post.webhook.get("origin") == ENVIRONMENT else self._ledger.secrets.open(post.job_id, WEBHOOK)
+        signed = headers_for(
+            post.body.encode(),
+            message_id=post.id,
+            timestamp_s=int(time.time()),
+            secrets=secrets_for(post.webhook, sealed, self._settings.webhook_secret.get_secret_value()),
+            contract=post.contract,
+            private_key=self._private_key,
+        )
+        return {**signed, "X-Webhook-Event": post.event, "X-Webhook-Sequence": str(post.seq)}
+
+
+def _is_well(outcome: Outcome) -> bool:
+    """Whether an outcome speaks for the receiver: a refusal of one event is an answer, silence and overload are not."""
+    status_code = outcome.status_code
+    return status_code is not None and status_code < SERVER_ERROR and status_code != TOO_MANY
+
+
+def _unsent(error: str, *, is_final: bool = False) -> Outcome:
+    return Outcome(at_ms=now_ms(), duration_ms=0, error=error, is_final=is_final)

@@ -1,0 +1,122 @@
+"""How many posts a receiver gets at once, who waits, and when a receiver is left alone."""
+
+from __future__ import annotations
+
+from core.ledger.outbox import Due
+from tasks.lanes import BREAK_AFTER, DOUBTFUL_ROOM, REMEMBERED, ROOM, Lanes
+
+BREAK_S = 30.0
+
+
+def due(receiver: str, number: int, job: int | None = None) -> Due:
+    """A delivery, of a job of its own unless another is named."""
+    return Due(id=f"{receiver}-{number}", job_id=f"{receiver}-{number if job is None else job}", receiver=receiver)
+
+
+def add(lanes: Lanes, receiver: str, count: int) -> None:
+    """Let so many deliveries wait for a receiver."""
+    for number in range(count):
+        lanes.add(due(receiver, number))
+
+
+def answer(lanes: Lanes, receiver: str) -> None:
+    """Make a receiver known as one that answers."""
+    lanes.add(due(receiver, -1))
+    (begun,) = lanes.begin(0.0)
+    lanes.end(begun, is_answered=True, now_s=0.0)
+
+
+def test_a_receiver_gets_one_post_until_it_has_answered_and_then_four() -> None:
+    lanes = Lanes(per_host=4, break_s=BREAK_S)
+    add(lanes, "a", 10)
+    (first,) = lanes.begin(0.0)
+    assert lanes.begin(0.0) == []
+    lanes.end(first, is_answered=True, now_s=0.0)
+    begun = lanes.begin(0.0)
+    assert [found.id for found in begun] == ["a-1", "a-2", "a-3", "a-4"]
+    assert (lanes.under_way, lanes.waiting) == (4, 5)
+
+
+def test_what_waits_already_is_not_added_again() -> None:
+    lanes = Lanes(per_host=4, break_s=BREAK_S)
+    add(lanes, "a", 2)
+    add(lanes, "a", 2)
+    assert lanes.waiting == 2
+
+
+def test_events_of_one_job_go_out_one_after_the_other() -> None:
+    lanes = Lanes(per_host=4, break_s=BREAK_S)
+    answer(lanes, "a")
+    for number in range(3):
+        lanes.add(due("a", number, job=7))
+    lanes.add(due("a", 3))
+    begun = lanes.begin(0.0)
+    assert [found.id for found in begun] == ["a-0", "a-3"]
+    lanes.end(begun[0], is_answered=True, now_s=0.0)
+    assert [found.id for found in lanes.begin(0.0)] == ["a-1"]
+
+
+def test_a_receiver_that_fails_five_times_is_left_alone_and_then_tried_once() -> None:
+    lanes = Lanes(per_host=4, break_s=BREAK_S)
+    answer(lanes, "a")
+    add(lanes, "a", 20)
+    closed: list[bool] = []
+    while not any(closed):
+        closed += [lanes.end(begun, is_answered=False, now_s=10.0) for begun in lanes.begin(10.0)]
+    assert closed.index(True) == BREAK_AFTER - 1
+    assert lanes.closed_for_s("a", 10.0) == BREAK_S
+    assert lanes.begin(10.0 + BREAK_S - 0.1) == []
+    (probe,) = lanes.begin(10.0 + BREAK_S)
+    assert lanes.end(probe, is_answered=False, now_s=50.0), "one more failure is enough now"
+    (probe,) = lanes.begin(50.0 + BREAK_S)
+    assert not lanes.end(probe, is_answered=True, now_s=90.0)
+    assert len(lanes.begin(90.0)) == 4
+
+
+def test_what_was_cleared_may_be_added_again() -> None:
+    lanes = Lanes(per_host=4, break_s=BREAK_S)
+    add(lanes, "a", 3)
+    lanes.clear("a")
+    lanes.clear("never heard of")
+    assert (lanes.waiting, lanes.begin(0.0)) == (0, [])
+    add(lanes, "a", 3)
+    assert lanes.waiting == 3
+
+
+def test_however_many_receivers_hang_those_that_answer_find_room() -> None:
+    lanes = Lanes(per_host=4, break_s=BREAK_S)
+    answer(lanes, "good")
+    for number in range(2 * ROOM):
+        add(lanes, f"hanging-{number}", 2)
+    assert len(lanes.begin(0.0)) == DOUBTFUL_ROOM
+    add(lanes, "good", 9)
+    begun = lanes.begin(0.0)
+    assert {found.receiver for found in begun} == {"good"}
+    assert len(begun) == 4
+    assert "good" not in lanes.occupied()
+
+
+def test_the_share_of_the_doubtful_is_counted_right_whatever_happens() -> None:
+    lanes = Lanes(per_host=4, break_s=BREAK_S)
+    for turn in range(6):
+        for number in range(50):
+            add(lanes, f"{number}", 6)
+        for begun in lanes.begin(turn * 100.0):
+            verdict = {0: True, 1: False, 2: None}[(int(begun.receiver) + turn) % 3]
+            lanes.end(begun, is_answered=verdict, now_s=turn * 100.0)
+    for number in range(50):
+        lanes.clear(f"{number}")
+    assert lanes.under_way == 0
+    for number in range(2 * ROOM):
+        add(lanes, f"new-{number}", 1)
+    assert len(lanes.begin(1e6)) == DOUBTFUL_ROOM
+
+
+def test_receivers_are_not_remembered_for_ever() -> None:
+    lanes = Lanes(per_host=4, break_s=BREAK_S)
+    for number in range(REMEMBERED + 1):
+        answer(lanes, f"{number}")
+    answer(lanes, "the last")
+    # Forgotten means: unknown again, and so one post at a time.
+    add(lanes, "0", 4)
+    assert len(lanes.begin(0.0)) == 1
