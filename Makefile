@@ -53,6 +53,8 @@ bench: setup     ## the measurements quoted in bench/README.md
 	@$(BIN)/python -m bench.overhead
 	@$(BIN)/python -m bench.submit
 	@$(BIN)/python -m bench.waiting
+	@$(BIN)/python -m bench.webhooks
+	@$(BIN)/python -m bench.uploads
 
 clean:           ## remove the virtual environment and the local data directory
 	rm -rf $(VENV) .fleet build dist *.egg-info

@@ -6,6 +6,7 @@ from flask import Flask
 
 from api.assets import assets_blueprint
 from api.auth import Guard
+from api.deliveries import deliveries_blueprint
 from api.docs_page import docs_blueprint
 from api.errors import register_error_handlers
 from api.estimates import Estimates
@@ -47,6 +48,7 @@ def create_app(settings: Settings, *, ledger: Ledger, publisher: TurnPublisher, 
     app.register_blueprint(prompt_blueprint(settings, ledger, service, hub, library))
     app.register_blueprint(pyworker_blueprint(settings, ledger, service, intake))
     app.register_blueprint(workflows_blueprint(settings, service, library, intake))
+    app.register_blueprint(deliveries_blueprint(settings, ledger, publisher))
     app.register_blueprint(health_blueprint(settings, ledger, guard))
     app.register_blueprint(docs_blueprint(settings))
     return app

@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, RootModel
 
+from core.webhooks.events import EVENTS
+
 JobStatus = Literal["queued", "running", "canceling", "succeeded", "failed", "canceled", "expired"]
 ResultStatus = Literal["pending", "generating", "generated", "completed", "failed", "cancelled", "timeout"]
 
@@ -60,6 +62,7 @@ class JobOutput(BaseModel):
     url_expires_at: str
     upload: OutputUpload | None = None
     conversion_error: str | None = None
+    expired: bool | None = Field(None, description="True: its time is over, and its file was removed.")
 
 
 class JobError(BaseModel):
@@ -245,6 +248,84 @@ class Refused(BaseModel):
     """An error in the words of the PyWorker contract."""
 
     error: str
+
+
+class EventData(BaseModel):
+    """A job as its webhook is told of it."""
+
+    id: str
+    status: JobStatus
+    sequence: int = Field(description="Rises from event to event of a job.")
+    created_at: str
+    started_at: str | None
+    completed_at: str | None
+    progress: Progress | None
+    error: JobError | None
+    outputs: list[JobOutput]
+    metadata: dict[str, str] | str | None = None
+    parameters: dict[str, Any] | None = None
+    extra: dict[str, Any] | None = Field(None, description="The extra_params of the webhook.")
+    truncated: bool | None = Field(None, description="It would have been too long; the job has the rest.")
+
+
+class Event(BaseModel):
+    """What a webhook is sent of a job of Comfy API v2, or of a template."""
+
+    type: str = Field(json_schema_extra={"enum": list(EVENTS)})
+    timestamp: str
+    data: EventData
+
+
+class GenerateEvent(BaseModel):
+    """What a webhook is sent of a job of the `/generate` family."""
+
+    id: str
+    status: ResultStatus
+    message: str
+    output: list[ResultOutput]
+    timings: Timings
+    extra: dict[str, Any] = Field(description="The extra_params of the webhook.")
+    parameters: dict[str, Any] | None = None
+    truncated: bool | None = Field(None, description="It would have been too long; the job has the rest.")
+
+
+class DeliveryAttempt(BaseModel):
+    """One try at a delivery."""
+
+    number: int
+    at: str
+    duration_ms: int
+    status_code: int | None = Field(description="Of the receiver's answer; null when there was none.")
+    error: str | None = Field(description="Why it counts as failed.")
+
+
+class Delivery(BaseModel):
+    """One event for one webhook."""
+
+    id: str = Field(description="The webhook-id of every try.")
+    job_id: str
+    event: str
+    sequence: int
+    state: Literal["pending", "sending", "delivered", "dead"]
+    url: str = Field(description="Without query.")
+    tries: int
+    created_at: str
+    updated_at: str
+    next_try_at: str | None
+    attempts: list[DeliveryAttempt]
+
+
+class DeliveryPage(BaseModel):
+    deliveries: list[Delivery]
+    next_cursor: str | None
+
+
+class Purged(BaseModel):
+    purged: int = Field(description="How many deliveries were forgotten.")
+
+
+class PublicKey(BaseModel):
+    public_key: str = Field(description="whpk_ and the base64 of an ed25519 public key.")
 
 
 class Health(BaseModel):

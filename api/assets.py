@@ -31,6 +31,7 @@ from core.ledger import Ledger
 from core.ledger.uploads import Upload
 from core.settings import Settings
 
+EXPIRED = "This file has expired: it was kept until the url_expires_at of its output, and then removed."
 _PIECE_BYTES = 128 * 1024
 #: Shown by a browser in its place; everything else is offered as a download, since it could hold scripts.
 _INLINE = re.compile(r"(audio|video)/[a-z0-9.+-]+|image/(png|jpeg|webp|gif|avif|bmp|tiff)|text/plain")
@@ -111,7 +112,7 @@ def assets_blueprint(settings: Settings, ledger: Ledger, intake: Intake) -> Blue
         found = _found(intake, asset_id)
         if isinstance(found, Output):
             with ledger_patience():
-                expires_at_ms = ledger.jobs.get(found.job_id).expires_at_ms
+                expires_at_ms = ledger.jobs.get(found.job_id).files_expire_at_ms
         else:
             expires_at_ms = found.expires_at_ms
         return json_response(asset_view(found, base_url(settings), expires_at_ms))
@@ -199,7 +200,8 @@ def open_output(output: Output | Upload, root: Path) -> int:
     Each step of the path is opened by itself and links are not followed, so nothing outside the root can be meant.
     Raises: OutputUnavailable.
     """
-    gone = OutputUnavailable("The file of this asset is no longer there.")
+    is_expired = isinstance(output, Output) and output.is_expired
+    gone = OutputUnavailable(EXPIRED if is_expired else "The file of this asset is no longer there.")
     parts = (output.storage_key or "").split("/")
     if any(part in ("", ".", "..") or "\0" in part for part in parts):
         raise gone

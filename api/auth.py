@@ -13,9 +13,9 @@ from flask import Flask, request
 from api.errors import BadParameter, ForbiddenOrigin
 from core.errors import Unauthorized
 
-#: Asked by load balancers and supervisors, which have no key, or the same for everybody. `/ready` says more to those
-#: who have one.
-OPEN_PATHS = frozenset({"/health", "/ready", "/api/v2/health", "/openapi.json", "/docs"})
+#: Asked by load balancers, supervisors and receivers of webhooks, which have no key, or the same for everybody.
+#: `/ready` says more to those who have one.
+OPEN_PATHS = frozenset({"/health", "/ready", "/api/v2/health", "/openapi.json", "/docs", "/webhooks/public-key"})
 
 
 class Guard:

@@ -9,22 +9,28 @@ from pydantic import ConfigDict, Field, model_validator
 from api.field_types import (
     WEEK_S,
     ExtraData,
+    ExtraParams,
     Graph,
     GraphObject,
     Metadata,
+    PutUrls,
     RequestId,
     Reserved,
     TimeoutS,
+    WebhookEvents,
     WebhookSecret,
 )
 from api.forms import LONGEST_LIFE_S, SHORTEST_LIFE_S
 from api.validation import Body
 from core.errors import InvalidRequest
+from core.object_keys import DEFAULT_TEMPLATE
 
 #: Seconds on an RTX 4090 when the client does not say.
 DEFAULT_EXPECTED_S = 46.0
 MAX_PRIORITY = 1_000_000
 MAX_URL_CHARS = 2048
+MAX_TEMPLATE_CHARS = 512
+SHORTEST_RETENTION_S, LONGEST_RETENTION_S = 60, 30 * 24 * 3600
 MAX_WEBHOOK_TIMEOUT_S = 300.0
 MAX_SEED = 2**64 - 1
 
@@ -37,7 +43,12 @@ GRAPH_EXAMPLE: dict[str, Any] = {
     "1": {"class_type": "EmptyImage", "inputs": {"width": 512, "height": 512, "batch_size": 1, "color": 3368601}},
     "2": {"class_type": "SaveImage", "inputs": {"filename_prefix": "image", "images": ["1", 0]}},
 }
-_WEBHOOK_EXAMPLE: dict[str, Any] = {"url": "https://example.com/hook", "extra_params": {"order": 4711}, "timeout": 30}
+_WEBHOOK_EXAMPLE: dict[str, Any] = {
+    "url": "https://example.com/hook",
+    "events": ["job.completed", "job.failed"],
+    "extra_params": {"order": 4711},
+    "timeout": 30,
+}
 _S3_EXAMPLE: dict[str, Any] = {
     "access_key_id": "your-key",
     "secret_access_key": "your-secret",
@@ -53,13 +64,28 @@ class S3Body(Body):
 
     model_config = ConfigDict(json_schema_extra={"examples": [_S3_EXAMPLE]})
 
-    access_key_id: str | None = Field(None, description="With the secret and the bucket: all three, or none.")
-    secret_access_key: str | None = Field(None, description="Sealed; deleted with the job's end.")
-    session_token: str | None = Field(None, description="Of temporary keys.")
+    access_key_id: str | None = Field(
+        None, repr=False, description="With the secret and the bucket: all three, or none."
+    )
+    secret_access_key: str | None = Field(None, repr=False, description="Sealed; deleted with the job's end.")
+    session_token: str | None = Field(None, repr=False, description="Of temporary keys.")
     bucket_name: str | None = None
     endpoint_url: str | None = Field(None, max_length=MAX_URL_CHARS, description="Of servers that are not Amazon's.")
     region: str | None = None
     prefix: str | None = Field(None, description="Folder in the bucket; files lie below <prefix>/<job id>/.")
+    key_template: str | None = Field(
+        None,
+        max_length=MAX_TEMPLATE_CHARS,
+        description="How keys are made, of {prefix}, {job_id}, {request_id}, {filename}, {node_id}, {ordinal}, {date}. "
+        f"Default: {DEFAULT_TEMPLATE}",
+    )
+    public_url: str | None = Field(
+        None, max_length=MAX_URL_CHARS, description="Where anybody finds the objects: the answer's URLs begin with it."
+    )
+    addressing: Literal["path", "virtual"] | None = Field(
+        None, description="How URLs name the bucket. Default: path at an endpoint_url, else virtual."
+    )
+    put_urls: PutUrls = Field(None, repr=False)
     connect_timeout: float | None = Field(None, gt=0, le=300, description="Seconds. Default: 60.")
     connect_attempts: int | None = Field(None, ge=1, le=10, description="Tries at one request. Default: 3.")
 
@@ -72,7 +98,7 @@ class S3Body(Body):
         return {
             name: inner
             for name, inner in value.items()
-            if inner is not None and (not isinstance(inner, str) or inner.strip())
+            if inner not in (None, [], {}) and (not isinstance(inner, str) or inner.strip())
         }
 
     @property
@@ -82,18 +108,25 @@ class S3Body(Body):
 
 
 class WebhookBody(Body):
-    """Where the end of a job is to be told. A blank url means no webhook of one's own."""
+    """Where the events of a job are to be told. A blank url means no webhook of one's own."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [_WEBHOOK_EXAMPLE]})
 
     url: str = Field(max_length=MAX_URL_CHARS, description="http or https, without a user name.")
-    extra_params: dict[str, Any] | None = Field(None, description="Returned in the event as extra.")
+    events: WebhookEvents = None
+    extra_params: ExtraParams = Field(None, description="Returned in the events as extra; at most 8 KiB as JSON.")
     timeout: float | None = Field(
         None, gt=0, le=MAX_WEBHOOK_TIMEOUT_S, description="Seconds for the receiver's answer. Default: WEBHOOK_TIMEOUT."
     )
-    secret: WebhookSecret = Field(
-        None, description="For signing the event; sealed. At most 512 printable ASCII characters."
-    )
+    secret: WebhookSecret = Field(None, repr=False)
+
+
+class ReplayBody(Body):
+    """The secret of a webhook once more, or another one: it is deleted after its last use."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"secret": "shared-secret"}]})
+
+    secret: WebhookSecret = None
 
 
 class ConvertOutput(Body):
@@ -122,6 +155,12 @@ class DeliveryBody(Body):
     strip_metadata: bool | None = Field(
         None, description="Remove the workflow and the prompt that ComfyUI writes into its files."
     )
+    retention: int | None = Field(
+        None,
+        ge=SHORTEST_RETENTION_S,
+        le=LONGEST_RETENTION_S,
+        description="Seconds from its end for which the job and its files are kept. Default: FLEET_RETENTION_S.",
+    )
 
 
 class JobBody(DeliveryBody):
@@ -130,7 +169,8 @@ class JobBody(DeliveryBody):
     priority: int | None = Field(None, ge=-MAX_PRIORITY, le=MAX_PRIORITY, description="Larger runs sooner. Default: 0.")
     timeout: TimeoutS = None
     metadata: Metadata = None
-    extra_data: ExtraData = None
+    extra_data: ExtraData = Field(None, repr=False)
+    webhook: WebhookBody | None = Field(None, description="An extension: where its events are to be told.")
 
 
 class SubmitBody(JobBody):
@@ -144,7 +184,7 @@ class SubmitBody(JobBody):
         }
     )
 
-    webhook_url: Reserved = Field(None, description="Reserved by the contract.")
+    webhook_url: Reserved = Field(None, description="Reserved by the contract; see webhook.")
     inputs: Reserved = Field(None, description="Reserved by the contract.")
     workflow: Graph = None
 
@@ -158,7 +198,6 @@ class TemplateBody(JobBody):
     )
 
     parameters: dict[str, Any] = Field(description="As the schema of GET /workflows/{name} says.")
-    webhook: WebhookBody | None = None
 
 
 class GenerateInput(DeliveryBody):

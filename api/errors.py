@@ -65,6 +65,12 @@ class AssetInUse(RequestError):
     code = "asset_in_use"
 
 
+class JobNotEnded(RequestError):
+    """A job that has not ended cannot be deleted."""
+
+    code = "job_not_ended"
+
+
 class BlobNotFound(NotFound):
     """No file with this hash is here."""
 
@@ -95,6 +101,7 @@ STATUS: dict[type[FleetError], int] = {
     RequestTimeout: 408,
     HashMismatch: 409,
     AssetInUse: 409,
+    JobNotEnded: 409,
     BodyTooLarge: 413,
     UnsupportedMediaType: 415,
     RangeNotSatisfiable: 416,

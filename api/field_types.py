@@ -8,11 +8,16 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, WithJsonSchema
 
 from api import fields
-from core.errors import InvalidWorkflow
+from core.errors import InvalidRequest, InvalidWorkflow
+from core.webhooks.bodies import MAX_EXTRA_BYTES, size_bytes
+from core.webhooks.events import EVENTS
+from core.webhooks.keys import hmac_key
+from workflows.parameters import shown
 
 WEEK_S = 7 * 24 * 3600.0
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-_SECRET = re.compile(r"[\x20-\x7e]{0,512}")
+_SECRET = re.compile(r"[\x20-\x7e]{1,512}")
+MAX_SECRETS = 2
 
 
 def _reserved(value: Any, info: ValidationInfo) -> None:
@@ -34,10 +39,44 @@ def _request_id(value: str | None) -> str | None:
     return value or None
 
 
-def _webhook_secret(value: str | None) -> str | None:
-    if value and not _SECRET.fullmatch(value):
-        raise ValueError("at most 512 printable ASCII characters")
-    return value or None
+def _webhook_secret(value: Any) -> Any:
+    if value is None or value == "":
+        return None
+    secrets = value if isinstance(value, list) else [value]
+    if not 1 <= len(secrets) <= MAX_SECRETS or not all(map(_is_secret, secrets)):
+        raise ValueError(
+            f"text of at most 512 printable ASCII characters, or a list of {MAX_SECRETS} such texts; "
+            "behind whsec_ stands base64"
+        )
+    return value
+
+
+def _is_secret(value: Any) -> bool:
+    if not isinstance(value, str) or not _SECRET.fullmatch(value):
+        return False
+    try:
+        hmac_key(value)
+    except ValueError:
+        return False
+    return True
+
+
+def _webhook_events(value: Any) -> list[str] | None:
+    if value is None:
+        return None
+    known = ", ".join(EVENTS)
+    if not isinstance(value, list) or not value:
+        raise ValueError(f"a list of one or more of {known}")
+    unknown = [name for name in value if name not in EVENTS]
+    if unknown:
+        raise InvalidRequest(f"webhook.events: there is no event {shown(unknown[0])}; there are {known}.")
+    return list(dict.fromkeys(value))
+
+
+def _extra_params(value: dict[str, Any] | None) -> dict[str, Any] | None:
+    if value and size_bytes(value) > MAX_EXTRA_BYTES:
+        raise ValueError(f"an object of at most {MAX_EXTRA_BYTES} bytes as JSON")
+    return value
 
 
 #: The graph is checked by code of its own, and may be large: pydantic neither looks into it nor copies it.
@@ -101,7 +140,50 @@ ExtraData = Annotated[
         }
     ),
 ]
+#: Checked with the rest of the block; the values are secrets, so no answer repeats them.
+PutUrls = Annotated[
+    Any,
+    WithJsonSchema(
+        {
+            "description": "URLs signed for PUT, in place of keys and bucket: a list in the order of the outputs, or a "
+            "map by file name, where * is the first file without one of its own. Sealed.",
+            "anyOf": [
+                {"type": "array", "items": {"type": "string"}, "maxItems": 1000},
+                {"type": "object", "additionalProperties": {"type": "string"}},
+                {"type": "null"},
+            ],
+        }
+    ),
+]
 #: A graph whose contract answers `invalid_request` to what is no object at all.
 GraphObject = Annotated[Graph, AfterValidator(_an_object)]
 RequestId = Annotated[str | None, AfterValidator(_request_id)]
-WebhookSecret = Annotated[str | None, AfterValidator(_webhook_secret)]
+#: One secret, or two while they are rotated.
+WebhookSecret = Annotated[
+    Any,
+    AfterValidator(_webhook_secret),
+    WithJsonSchema(
+        {
+            "description": "For signing the events; sealed. Two of them while you rotate. Text, or whsec_ and base64.",
+            "anyOf": [
+                {"type": "string", "maxLength": 512},
+                {"type": "array", "items": {"type": "string", "maxLength": 512}, "minItems": 1, "maxItems": 2},
+                {"type": "null"},
+            ],
+        }
+    ),
+]
+WebhookEvents = Annotated[
+    Any,
+    AfterValidator(_webhook_events),
+    WithJsonSchema(
+        {
+            "description": "Which events it is told of. Default: every end, and job.delivery_failed.",
+            "anyOf": [
+                {"type": "array", "items": {"type": "string", "enum": list(EVENTS)}, "minItems": 1},
+                {"type": "null"},
+            ],
+        }
+    ),
+]
+ExtraParams = Annotated[dict[str, Any] | None, AfterValidator(_extra_params)]

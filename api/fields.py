@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from api.errors import BadParameter, InvalidCursor, InvalidMetadata, InvalidMetadataFilter
-from api.views import SHOWN
 from core.errors import InvalidRequest
+from core.views import SHOWN
 
 MAX_METADATA_BYTES = 1024
 MAX_LABELS = 16

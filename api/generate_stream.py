@@ -28,7 +28,6 @@ from api.openapi import GENERATE, SUBMIT_ERRORS, Described
 from api.patience import ledger_patience
 from api.streams import KEEPALIVE, KEEPALIVE_S, REREAD_S, event_stream_response, frame
 from api.submit import Service
-from api.views import progress_view, timestamp
 from api.waiting import CLIENT_CHECK_S, Hub, Watch
 from core.errors import FleetError, LedgerUnavailable, NotFound
 from core.job import QUEUED, RUNNING, Job
@@ -37,6 +36,7 @@ from core.ledger.database import now_ms
 from core.ledger.workload import LOOK
 from core.results import generate_result
 from core.settings import Settings
+from core.views import progress_view, timestamp
 from workflows.library import Library
 
 log = logging.getLogger(__name__)

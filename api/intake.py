@@ -57,6 +57,7 @@ class Intake:
         subject: str = "The file",
         expected_hash: str | None = None,
         lifetime_s: float | None = None,
+        job_id: str | None = None,
     ) -> tuple[Upload, bool]:
         """Keep a file and record it.
 
@@ -66,6 +67,7 @@ class Intake:
           kind: what it is about to be used as: image, video, audio, or "" for any file; None: it is only kept for now.
           subject: what messages call it.
           expected_hash: `blake3:...`; another one is refused.
+          job_id: the job it is brought for, with which it goes; None: it is its client's.
         Returns: the file, and whether its bytes were new.
         Raises: BodyTooLarge, InvalidRequest, HashMismatch, LedgerUnavailable.
         """
@@ -80,7 +82,7 @@ class Intake:
             with ledger_patience():
                 is_new = self._ledger.uploads.by_hash(f"blake3:{digest}") is None
             self._storage.put(key, draft)
-        upload = self._upload(f"blake3:{digest}", size_bytes, content_type, name, key, lifetime_s)
+        upload = self._upload(f"blake3:{digest}", size_bytes, content_type, name, key, lifetime_s, job_id)
         with ledger_patience():
             self._ledger.uploads.add(upload)
         return upload, is_new
@@ -117,7 +119,7 @@ class Intake:
         """
         names: dict[str, str] = {}
         for reference in references:
-            upload = self._file(reference)
+            upload = self._file(reference, job_id)
             if upload.storage_key not in names:
                 names[upload.storage_key] = f"{job_id}/{len(names)}-{_with_extension(upload)}"
             reference.put(names[upload.storage_key])
@@ -140,29 +142,29 @@ class Intake:
             except NotFound:
                 return None
 
-    def _file(self, reference: Reference) -> Upload:
+    def _file(self, reference: Reference, job_id: str) -> Upload:
         subject = f"The file for {reference.place}"
         if reference.asset is not None:
-            return self._asset(reference, subject)
+            return self._asset(reference, subject, job_id)
         if reference.url is not None:
-            return self._fetched(reference.url, reference, subject)
+            return self._fetched(reference.url, reference, subject, job_id)
         if reference.data is not None:
-            return self._decoded(reference.data, reference.kind, subject)
+            return self._decoded(reference.data, reference.kind, subject, job_id)
         assert reference.file is not None
         try:
             with reference.file.open("rb") as file:
-                return self.receive(file, name=reference.file.name, kind=reference.kind, subject=subject)[0]
+                return self._brought(file, reference.file.name, reference.kind, subject, job_id)
         except OSError as exc:
             raise InputUnavailable(f"{reference.place}: the template's file cannot be read; ask the operator.") from exc
 
-    def _asset(self, reference: Reference, subject: str) -> Upload:
+    def _asset(self, reference: Reference, subject: str, job_id: str) -> Upload:
         found = self.known_asset(reference.asset or "")
         if found is None:
             raise MissingAsset(f"{subject}: this asset has just gone.")
         try:
             if isinstance(found, Output):
                 with self._outputs.path(found.storage_key or "").open("rb") as file:
-                    return self.receive(file, name=found.name, kind=reference.kind, subject=subject)[0]
+                    return self._brought(file, found.name, reference.kind, subject, job_id)
             self._storage.touch(found.storage_key)
             path = self._storage.path(found.storage_key)
         except (FileNotFoundError, ValueError) as exc:
@@ -170,7 +172,7 @@ class Intake:
         self._check(path, found.content_type, reference.kind, subject)
         return found
 
-    def _fetched(self, url: str, reference: Reference, subject: str) -> Upload:
+    def _fetched(self, url: str, reference: Reference, subject: str, job_id: str) -> Upload:
         # Imported late: it loads an HTTP library, which must not happen before gevent has patched the standard library.
         from core.outbound.fetch import fetch
 
@@ -188,9 +190,9 @@ class Intake:
                 )
             name = unquote(urlsplit(url).path).rpartition("/")[2] or "file"
             with draft.open("rb") as source:
-                return self.receive(source, name=name, declared=fetched.content_type, kind=kind, subject=subject)[0]
+                return self._brought(source, name, kind, subject, job_id, declared=fetched.content_type)
 
-    def _decoded(self, uri: str, kind: str, subject: str) -> Upload:
+    def _decoded(self, uri: str, kind: str, subject: str, job_id: str) -> Upload:
         match = _DATA_URI.match(uri)
         if match is None or ";base64" not in match[2].lower():
             raise InvalidRequest(f"{subject}: a data URI must look like data:image/png;base64,...")
@@ -198,7 +200,12 @@ class Intake:
             content = base64.b64decode(re.sub(r"\s+", "", unquote(uri[match.end() :])), validate=True)
         except (binascii.Error, ValueError) as exc:
             raise InvalidRequest(f"{subject}: the data URI is not valid base64.") from exc
-        return self.receive(io.BytesIO(content), name="file", declared=match[1], kind=kind, subject=subject)[0]
+        return self._brought(io.BytesIO(content), "file", kind, subject, job_id, declared=match[1])
+
+    def _brought(
+        self, source: IO[bytes], name: str, kind: str, subject: str, job_id: str, *, declared: str = ""
+    ) -> Upload:
+        return self.receive(source, name=name, declared=declared, kind=kind, subject=subject, job_id=job_id)[0]
 
     @contextmanager
     def _draft(self) -> Iterator[Path]:
@@ -237,7 +244,14 @@ class Intake:
             raise InvalidRequest(f"{subject} holds no {kind}.")
 
     def _upload(
-        self, digest: str, size_bytes: int, content_type: str, name: str, key: str, lifetime_s: float | None
+        self,
+        digest: str,
+        size_bytes: int,
+        content_type: str,
+        name: str,
+        key: str,
+        lifetime_s: float | None,
+        job_id: str | None = None,
     ) -> Upload:
         now = now_ms()
         return Upload(
@@ -249,6 +263,7 @@ class Intake:
             storage_key=key,
             created_at_ms=now,
             expires_at_ms=now + int((lifetime_s or self._settings.retention_s) * 1000),
+            job_id=job_id,
         )
 
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from werkzeug.routing import Rule
 
-from api.answers import Error, GenerateError
+from api.answers import Error, Event, GenerateError, GenerateEvent
 from api.auth import OPEN_PATHS
 from api.errors import GENERATE_STATUS, STATUS, BadParameter, ForbiddenOrigin, RequestTimeout, status_of
 from api.validation import Body, Envelope, Schema
@@ -34,9 +34,9 @@ from core.errors import (
 )
 
 JOBS, ASSETS, GENERATE = "Comfy API v2: jobs", "Comfy API v2: assets", "The /generate family"
-WORKFLOWS, PYWORKER, SERVER = "Workflows", "PyWorker routes", "Server"
+WORKFLOWS, PYWORKER, WEBHOOKS, SERVER = "Workflows", "PyWorker routes", "Webhooks", "Server"
 #: The groups, in the order in which they are shown.
-TAGS = (JOBS, ASSETS, GENERATE, WORKFLOWS, PYWORKER, SERVER)
+TAGS = (JOBS, ASSETS, GENERATE, WORKFLOWS, PYWORKER, WEBHOOKS, SERVER)
 #: What every route that reads a JSON body may answer.
 BODY_ERRORS = (InvalidBody, BodyTooLarge, UnsupportedMediaType, RequestTimeout, InvalidRequest)
 #: What every route that reads a form may answer.
@@ -79,6 +79,8 @@ class Described:
     tag: str
     answers: Mapping[int, Answer]
     body: type[Body] | None = None
+    #: It may be left out.
+    is_optional: bool = False
     #: The body may come in the envelope of Vast's router.
     is_enveloped: bool = False
     #: The content of a body that is no JSON, as `form_of` makes it.
@@ -115,7 +117,8 @@ def openapi_document(app: Flask, *, has_keys: bool) -> dict[str, Any]:
       has_keys: whether a key must be sent.
     """
     found = list(_described(app))
-    models = {model for _, description in found for model in _models(description)} | {Error, GenerateError}
+    models = {model for _, description in found for model in _models(description)}
+    models |= {Error, GenerateError, Event, GenerateEvent}
     ordered = sorted(models, key=lambda model: model.__name__)
     _, schemas = models_json_schema(
         [(model, "validation") for model in ordered], ref_template=_REF, schema_generator=Schema
@@ -144,6 +147,7 @@ def openapi_document(app: Flask, *, has_keys: bool) -> dict[str, Any]:
         "tags": [{"name": tag} for tag in TAGS],
         "security": [key] if has_keys else [{}, key],
         "paths": paths,
+        "webhooks": {"event": {"post": _event()}},
         "components": {
             "schemas": schemas.get("$defs", {}),
             "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
@@ -206,11 +210,27 @@ def _operation(rule: Rule, description: Described, *, needs_key: bool) -> dict[s
     return operation
 
 
+def _event() -> dict[str, Any]:
+    """The one request that we make."""
+    headers = ("webhook-id", "webhook-timestamp", "webhook-signature", "X-Webhook-Event", "X-Webhook-Sequence")
+    return {
+        "summary": "An event of a job, sent to its webhook",
+        "tags": [WEBHOOKS],
+        "security": [],
+        "parameters": [{"name": name, "in": "header", "schema": {"type": "string"}} for name in headers],
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": {"anyOf": [_ref(Event), _ref(GenerateEvent)]}}},
+        },
+        "responses": {"2XX": {"description": "Received. After any other answer it is sent again later."}},
+    }
+
+
 def _request_body(description: Described) -> dict[str, Any]:
     assert description.body is not None
     bare = _ref(description.body)
     schema = {"anyOf": [bare, _ref(_envelope(description.body))]} if description.is_enveloped else bare
-    return {"required": True, "content": {"application/json": {"schema": schema}}}
+    return {"required": not description.is_optional, "content": {"application/json": {"schema": schema}}}
 
 
 def _responses(description: Described, *, needs_key: bool) -> dict[str, Any]:

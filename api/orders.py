@@ -10,15 +10,13 @@ from core.s3 import parse_s3
 from core.settings import Settings
 
 
-def job_fields(
-    body: JobBody, settings: Settings, base_url: str, *, webhook: WebhookBody | None = None
-) -> dict[str, Any]:
+def job_fields(body: JobBody, settings: Settings, base_url: str) -> dict[str, Any]:
     """What every submission that is answered by a Job may say, as fields of an `Order`.
 
     Raises:
       InvalidRequest: a block is incomplete, or holds what cannot be used.
     """
-    delivery = delivery_fields(body, webhook, settings, base_url, has_defaults=False)
+    delivery = delivery_fields(body, body.webhook, settings, base_url, has_defaults=False)
     secrets = {**(body.extra_data or {}), **(delivery.pop("secrets") or {})}
     return {
         "contract": "v2",
@@ -33,7 +31,7 @@ def job_fields(
 def delivery_fields(
     wishes: DeliveryBody, webhook: WebhookBody | None, settings: Settings, base_url: str, *, has_defaults: bool
 ) -> dict[str, Any]:
-    """`delivery`, `webhook` and `secrets` of an `Order`.
+    """`delivery`, `webhook`, `secrets` and `retention_s` of an `Order`.
 
     Parameters:
       base_url: scheme and host for links in the webhook's body.
@@ -56,4 +54,9 @@ def delivery_fields(
         delivery["strip_metadata"] = True
     if hook and hook.secret:
         secrets["webhook_secret"] = hook.secret
-    return {"delivery": delivery or None, "webhook": hook.target if hook else None, "secrets": secrets or None}
+    return {
+        "delivery": delivery or None,
+        "webhook": hook.target if hook else None,
+        "secrets": secrets or None,
+        "retention_s": wishes.retention,
+    }

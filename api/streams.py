@@ -11,12 +11,13 @@ from flask import Response
 
 from api.estimates import Estimates, Place
 from api.patience import ledger_patience
-from api.views import SHOWN, output_view, place_view, progress_view
+from api.views import place_view
 from api.waiting import Hub, Watch
 from core.errors import LedgerUnavailable, NotFound
 from core.job import RUNNING, TERMINAL, Job
 from core.ledger import Ledger
 from core.ledger.jobs import JobEvent
+from core.views import SHOWN, output_view, progress_view
 
 #: Silence after which a comment is sent; the official SDK gives up after 45 s without a byte.
 KEEPALIVE_S = 15.0
@@ -176,4 +177,4 @@ class EventStream:
         for output in job.outputs:
             if output.id not in self._sent_assets and only in (None, output.id):
                 self._sent_assets.add(output.id)
-                yield frame("output", output_view(output, self._base_url, job.expires_at_ms), seq)
+                yield frame("output", output_view(output, self._base_url, job.files_expire_at_ms), seq)

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import orjson
 
 from api.catalogues import Acceptance, Catalogues
+from api.errors import JobNotEnded
 from api.fresh import Fresh
 from api.intake import Intake
 from api.patience import ledger_patience
@@ -19,6 +20,8 @@ from core.errors import InvalidRequest, NotFound, QueueFull
 from core.job import CANCELED, CANCELING, QUEUED, Job, NewJob, new_job_id
 from core.ledger import Ledger
 from core.settings import Settings
+from core.storage import remove_job
+from core.views import SHOWN
 from workflows.graph import Graph, parse_graph
 from workflows.references import Reference, find_references
 from workflows.shape import shape_of
@@ -66,7 +69,9 @@ class Order:
     webhook: dict[str, Any] | None = None
     #: What is to be done with the outputs, as `NewJob.delivery`.
     delivery: dict[str, Any] | None = None
-    secrets: dict[str, Any] | None = None
+    #: Seconds from its end for which it is kept; None means the fleet's rule.
+    retention_s: float | None = None
+    secrets: dict[str, Any] | None = field(default=None, repr=False)
 
 
 def check_id(job_id: str) -> str:
@@ -119,6 +124,17 @@ class Service:
             self._publisher.notify(job.id)
         return job
 
+    def delete(self, job_id: str) -> None:
+        """Remove an ended job with its files, at once. Raises NotFound, JobNotEnded."""
+        with ledger_patience():
+            job = self._ledger.jobs.get(check_id(job_id))
+        if not job.is_terminal:
+            raise JobNotEnded(f"The job is {SHOWN[job.status]}: cancel it, or wait for its end, then delete it.")
+        # The files first: who is interrupted here finds the job, and may ask again.
+        remove_job(self._settings.outputs_dir, job.id)
+        with ledger_patience():
+            self._ledger.upkeep.delete_job(job.id)
+
     def _checked(self, order: Order) -> _Checked:
         graph = parse_graph(order.workflow)
         job_id = new_job_id()
@@ -167,6 +183,7 @@ def _new_job(order: Order, checked: _Checked, inputs: list[dict[str, str]] | Non
         request_id=order.request_id,
         idempotency_key=order.idempotency_key,
         webhook=order.webhook,
+        retention_s=order.retention_s,
         secrets=order.secrets,
     )
 

@@ -10,7 +10,7 @@ from api import answers, fields
 from api.bodies import SubmitBody
 from api.body import read_json
 from api.client import base_url
-from api.errors import InvalidCursor, InvalidMetadata, InvalidMetadataFilter, json_response
+from api.errors import InvalidCursor, InvalidMetadata, InvalidMetadataFilter, JobNotEnded, json_response
 from api.estimates import Estimates
 from api.openapi import IDEMPOTENCY_KEY, JOBS, SUBMIT_ERRORS, Described, Parameter
 from api.orders import job_fields
@@ -99,6 +99,18 @@ def v2_blueprint(settings: Settings, ledger: Ledger, service: Service, hub: Hub,
     )
     def cancel(job_id: str) -> Response:
         return json_response(job_view(service.cancel(job_id), base_url(settings)))
+
+    @blueprint.delete("/jobs/<job_id>")
+    @Described(
+        summary="Remove an ended job and its files",
+        tag=JOBS,
+        answers={204: None},
+        errors=(NotFound, JobNotEnded, LedgerUnavailable),
+        text="At once and for good, with its events and webhooks that are still on their way. An extension.",
+    )
+    def delete(job_id: str) -> Response:
+        service.delete(job_id)
+        return Response(status=204)
 
     @blueprint.get("/jobs/<job_id>/workflow")
     @Described(

@@ -13,8 +13,9 @@ from pydantic_core import ErrorDetails
 from core.errors import InvalidRequest
 from workflows.parameters import shown
 
-#: Fields whose values no answer repeats.
-SECRETS = frozenset({"access_key_id", "secret_access_key", "session_token", "secret"})
+#: Fields whose values no answer repeats, and the blocks they stand in: where one is text, that may be the secret.
+SECRETS = frozenset({"access_key_id", "secret_access_key", "session_token", "secret", "put_urls"})
+SECRET_BLOCKS = frozenset({"s3", "webhook", "extra_data"})
 _TYPES = {
     "boolean": "true or false",
     "object": "an object",
@@ -28,7 +29,7 @@ _TYPES = {
 class Body(BaseModel):
     """Base of all request bodies: types as JSON has them, no text for a number; unknown keys are ignored."""
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
+    model_config = ConfigDict(strict=True, frozen=True, extra="ignore", hide_input_in_errors=True)
 
 
 B = TypeVar("B", bound=Body)
@@ -95,7 +96,11 @@ def _error(model: type[Body], problems: list[ErrorDetails]) -> InvalidRequest:
         return InvalidRequest(f"Unknown field {shown(path)}; there are: {known}.")
     # A rule that no schema says is a validator that raises ValueError("what is allowed").
     wanted = str(problem["ctx"]["error"]) if found == "value_error" else allowed(_part(model, problem["loc"]))
-    but = "" if SECRETS & set(problem["loc"]) else f", not {shown(problem['input'])}"
+    value = problem["input"]
+    is_secret = not SECRETS.isdisjoint(problem["loc"]) or (
+        isinstance(value, str) and problem["loc"][-1] in SECRET_BLOCKS
+    )
+    but = "" if is_secret else f", not {shown(value)}"
     return InvalidRequest(f"{path} must be {wanted}{but}.")
 
 

@@ -1,28 +1,13 @@
-"""Jobs, outputs and errors in the words of Comfy API v2."""
+"""Jobs, lists of them and assets in the words of Comfy API v2."""
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
 from typing import Any
-from urllib.parse import quote
 
 from api.estimates import Place
-from core.job import CANCELING, DELIVERING, FAILED, RUNNING, STATUSES, SUCCEEDED, Job, Output
+from core.job import Job, Output
 from core.ledger.uploads import Upload
-
-#: The API knows a closed set of words; storing outputs is part of running.
-SHOWN = {status: RUNNING if status == DELIVERING else status for status in STATUSES}
-_IN_PROGRESS = (RUNNING, CANCELING, DELIVERING)
-
-
-def timestamp(ms: int) -> str:
-    """RFC 3339 with milliseconds, UTC."""
-    moment = datetime.fromtimestamp(ms // 1000, tz=timezone.utc)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{ms % 1000:03d}Z"
-
-
-def maybe_timestamp(ms: int | None) -> str | None:
-    return None if ms is None else timestamp(ms)
+from core.views import SHOWN, content_url, error_view, maybe_timestamp, output_view, progress_view, timestamp
 
 
 def job_view(job: Job, base_url: str, *, place: Place | None = None) -> dict[str, Any]:
@@ -42,7 +27,7 @@ def job_view(job: Job, base_url: str, *, place: Place | None = None) -> dict[str
         "expires_at": timestamp(job.expires_at_ms),
         **place_view(place),
         "progress": progress_view(job),
-        "outputs": [output_view(output, base_url, job.expires_at_ms) for output in job.outputs],
+        "outputs": [output_view(output, base_url, job.files_expire_at_ms) for output in job.outputs],
         "error": error_view(job),
         "urls": {"self": path, "events": f"{path}/events", "cancel": f"{path}/cancel"},
         "metrics": {
@@ -73,53 +58,6 @@ def place_view(place: Place | None) -> dict[str, Any]:
     return {"queue_position": place.position, "estimated_wait_ms": place.wait_ms}
 
 
-def progress_view(job: Job) -> dict[str, Any] | None:
-    """The last snapshot; zeros for a job that has just begun, everything for one whose GPU work is done."""
-    if job.progress is None and job.status not in _IN_PROGRESS:
-        return None
-    snapshot = job.progress or {"value": 0.0, "nodes_done": 0, "nodes_total": job.nodes_total}
-    if job.status in (DELIVERING, SUCCEEDED):
-        return {**snapshot, "value": 1.0, "nodes_done": snapshot["nodes_total"]}
-    return snapshot
-
-
-def error_view(job: Job) -> dict[str, Any] | None:
-    """`{"code", "message", "node_id", "class_type", "traceback"}` of a failed job."""
-    if job.status != FAILED:
-        return None
-    error = job.error or {}
-    return {
-        "code": error.get("code", "failed"),
-        "message": error.get("message", "The job failed."),
-        "node_id": error.get("node_id"),
-        "class_type": error.get("class_type"),
-        "traceback": error.get("traceback"),
-    }
-
-
-def output_view(output: Output, base_url: str, expires_at_ms: int) -> dict[str, Any]:
-    """The Output object; `upload` and `conversion_error` only where there is something to say."""
-    said = output.upload or {}
-    more: dict[str, Any] = {}
-    if "url" in said or "error" in said:
-        more["upload"] = {"url": said.get("url"), "error": said.get("error")}
-    if "conversion_error" in said:
-        more["conversion_error"] = said["conversion_error"]
-    return {
-        "node_id": output.node_id,
-        "name": output.name,
-        "type": output.type,
-        "content_type": output.content_type,
-        "size_bytes": output.size_bytes,
-        "id": output.id,
-        "hash": output.hash,
-        "url": content_url(output.id, base_url),
-        "url_expires_at": timestamp(expires_at_ms),
-        "job_id": output.job_id,
-        **more,
-    }
-
-
 def asset_view(output: Output | Upload, base_url: str, expires_at_ms: int) -> dict[str, Any]:
     """The Asset object of a job's output, or of an uploaded file."""
     return {
@@ -134,11 +72,6 @@ def asset_view(output: Output | Upload, base_url: str, expires_at_ms: int) -> di
         "file_path": output.name,
         "job_id": output.job_id,
     }
-
-
-def content_url(asset_id: str, base_url: str) -> str:
-    """Where an asset's bytes are."""
-    return f"{base_url}/api/v2/assets/{quote(asset_id)}/content"
 
 
 def _between(start_ms: int | None, end_ms: int | None) -> int | None:

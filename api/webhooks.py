@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from api.bodies import WebhookBody
 from core.outbound import Policy, check_url
 from core.settings import Settings
+from core.webhooks.keys import ENVIRONMENT, REQUEST
 
 
 @dataclass(frozen=True, kw_only=True)
 class Webhook:
-    """Where the end of a job is to be told."""
+    """Where the events of a job are to be told."""
 
-    #: `{"url", "extra_params", "timeout_s", "base_url"}`, as the ledger keeps it.
+    #: `{"url", "events"?, "extra_params", "timeout_s", "base_url", "origin"}`, as the ledger keeps it.
     target: dict[str, Any]
-    secret: str | None
+    #: One, or two while they are rotated. The operator's is not among a job's: it is read when it is needed.
+    secret: str | list[str] | None = field(repr=False)
 
 
 def parse_webhook(block: WebhookBody | None, settings: Settings, base_url: str, *, has_default: bool) -> Webhook | None:
@@ -26,17 +28,19 @@ def parse_webhook(block: WebhookBody | None, settings: Settings, base_url: str, 
       block: None, or a blank url, is no webhook of its own.
       base_url: scheme and host for links in the webhook's body.
     """
+    origin = REQUEST
     if block is None or not block.url:
         if not has_default or not settings.webhook_url:
             return None
         # As a whole: nothing of a request is mixed with what the operator set, and nobody else's receiver is shown
         # what the operator's secret signs.
-        secret = settings.webhook_secret.get_secret_value() or None
-        block = WebhookBody.model_construct(url=settings.webhook_url, secret=secret)
+        origin, block = ENVIRONMENT, WebhookBody.model_construct(url=settings.webhook_url)
     target = {
         "url": check_url(block.url, "webhook.url", Policy.for_webhook(block.url, settings)),
         "extra_params": block.extra_params or {},
         "timeout_s": block.timeout or settings.webhook_timeout_s,
         "base_url": base_url,
+        "origin": origin,
+        **({"events": block.events} if block.events else {}),
     }
     return Webhook(target=target, secret=block.secret)

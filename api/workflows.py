@@ -94,7 +94,7 @@ def _order(template: Template, settings: Settings) -> Order:
         parameters=dict(filled.values),
         files=filled.files,
         idempotency_key=key,
-        **job_fields(body, settings, base_url(settings), webhook=body.webhook),
+        **job_fields(body, settings, base_url(settings)),
     )
 
 

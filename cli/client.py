@@ -107,6 +107,12 @@ class Client:
         """Ask for its end; returns the job as it stands then. Safe to repeat."""
         return _job(self._send("POST", f"/jobs/{_path(job_id)}/cancel"))
 
+    def delete(self, job_id: str) -> None:
+        """Remove an ended job with its files."""
+        answer = self._send("DELETE", f"/jobs/{_path(job_id)}")
+        if not answer.ok:
+            _refuse(answer)
+
     def jobs(self, *, status: str | None, limit: int) -> list[Job]:
         """The newest jobs first."""
         parameters: dict[str, str | int] = {"limit": limit}
@@ -148,6 +154,17 @@ class Client:
     def get(self, path: str) -> dict[str, Any]:
         """The JSON object at a path of the server, for what lies outside of Comfy API v2."""
         return _read(self._send("GET", path, prefix=""))
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        parameters: Mapping[str, str | int | None] | None = None,
+        body: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """Ask a path outside of Comfy API v2, once; parameters that are None are left out."""
+        return _read(self._send(method, path, prefix="", params=parameters, json=body))
 
     def post(self, path: str, body: Mapping[str, Any], *, has_key: bool) -> dict[str, Any]:
         """Queue something at a path outside of Comfy API v2, as patiently as `submit`; returns the answer.

@@ -1,4 +1,4 @@
-"""The commands that look after jobs: status, watch, cancel, list; each talks to any server of Comfy API v2."""
+"""The commands that look after jobs: status, watch, cancel, delete, list; each talks to any server of Comfy API v2."""
 
 from __future__ import annotations
 
@@ -83,6 +83,20 @@ def cancel(job_id: str, server: str | None, as_json: bool) -> int:
         screen.line(f"{job['id']}  {job['status']}")
     else:
         screen.line(f"{job['id']} has ended already: {job['status']}")
+    return EXIT_OK
+
+
+@click.command()
+@click.argument("job_id", metavar="ID")
+@server_option
+@json_option
+def delete(job_id: str, server: str | None, as_json: bool) -> int:
+    """Remove one ended job and its files, for good."""
+    open_client(server).delete(job_id)
+    if as_json:
+        print_json({"deleted": job_id})
+    else:
+        Screen().line(f"{job_id}  deleted")
     return EXIT_OK
 
 

@@ -21,7 +21,7 @@ from comfy.spec import InstanceSpec
 from core.errors import FleetError
 from core.ledger import Ledger
 from core.ledger.instances import HEALTHY
-from core.ledger.seal import load_key
+from core.ledger.seal import load_keys
 from core.outbound import Policy
 from core.settings import Settings, load_settings
 
@@ -41,7 +41,7 @@ def up() -> int:
     screen = Screen()
     settings = load_settings()
     make_data_dir(settings)
-    load_key(settings.secret_key.get_secret_value(), settings.data_dir)
+    load_keys(settings.secret_key.get_secret_value(), settings.data_dir)
     credentials = flower_credentials(settings)
     stack = Stack(settings, overrides={}, report=lambda line: screen.line(line, style="yellow"))
     stop = StopSignals()

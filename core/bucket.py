@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from botocore.config import Config
 from botocore.configprovider import BOTOCORE_DEFAUT_SESSION_VARIABLES, ConfigValueStore, ConstantProvider
@@ -63,6 +64,8 @@ class Bucket:
 
     def __init__(self, target: Target, credentials: Credentials, policy: Policy, *, limit_s: float) -> None:
         self._name = target.bucket_name
+        self._public_url = target.public_url
+        self._may_hold_some = True
         with _translated():
             self._client = _client(target, credentials)
         self._deadline = Deadline(limit_s)
@@ -78,7 +81,7 @@ class Bucket:
         self._client.close()
 
     def upload(self, key: str, path: Path, *, content_type: str, digest: str) -> None:
-        """Put a file in, streamed; a file that is there already is not sent again.
+        """Put a file in, streamed; what an earlier exchange has put there is not sent again.
 
         Parameters:
           digest: `blake3:<64 hex digits>` of the file, kept with the object.
@@ -90,7 +93,7 @@ class Bucket:
         size_bytes = path.stat().st_size
         extra = {"ContentType": content_type, "Metadata": {"blake3": _hex(digest)}}
         with _translated():
-            if self._holds(key, size_bytes, digest):
+            if self._may_hold_some and self._holds(key, size_bytes, digest):
                 return
             if size_bytes >= PART_BYTES:
                 self._abort_parts(key)
@@ -104,7 +107,9 @@ class Bucket:
             self._abort_parts(key)
 
     def link(self, key: str, *, expires_s: int = LINK_S) -> str:
-        """A URL at which anybody may fetch the object for so many seconds."""
+        """A URL at which anybody may fetch the object: for so many seconds, or below the bucket's public address."""
+        if self._public_url is not None:
+            return f"{self._public_url}/{quote(key)}"
         parameters = {"Bucket": self._name, "Key": key}
         with _translated():
             return str(self._client.generate_presigned_url("get_object", Params=parameters, ExpiresIn=expires_s))
@@ -115,7 +120,9 @@ class Bucket:
         except ClientError as exc:
             if _is_passing(exc):
                 raise
-            # Not there; or not to be known, for some credentials may only write.
+            # Not there; or not to be known, for some credentials may only write. An earlier turn went through the
+            # files in the same order: those that follow are not there either, or it does no harm to send them again.
+            self._may_hold_some = False
             return False
         # An answer that was cut looks like a short one.
         self._check_time()
@@ -158,7 +165,7 @@ def _client(target: Target, credentials: Credentials) -> Any:
         # Trailing checksums, sent by default, are refused by many servers that are not Amazon's.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
-        s3={"addressing_style": "path" if target.endpoint_url else "virtual"},
+        s3={"addressing_style": target.addressing or ("path" if target.endpoint_url else "virtual")},
         connect_timeout=target.connect_timeout_s,
         read_timeout=READ_TIMEOUT_S,
         retries={"mode": "standard", "total_max_attempts": target.connect_attempts},

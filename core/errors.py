@@ -35,6 +35,7 @@
         StaleAttempt                     another attempt owns the job now: stop, write nothing
         AddressRefused                   a client's URL leads to where we do not connect
         DeliveryRefused                  an upload will not be taken: wrong credentials, no such bucket
+        SecretUnreadable                 a job's secrets do not open, or were deleted
         ConfigurationError               a setting is missing or wrong; names it
 
 Every constructor argument goes to `super().__init__()`, so that an error survives pickling with its class and fields
@@ -320,6 +321,12 @@ class DeliveryRefused(PermanentError):
     """A bucket does not take a file, and hardly will: wrong credentials, no such bucket."""
 
     code = "delivery_refused"
+
+
+class SecretUnreadable(PermanentError):
+    """The secrets that came with a job do not open any more, or were deleted after their use."""
+
+    code = "secret_unreadable"
 
 
 class ConfigurationError(PermanentError):

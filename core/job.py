@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 QUEUED = "queued"
@@ -86,10 +86,13 @@ class NewJob:
     #: The client's own id (`/generate` contract); unique among jobs that are kept.
     request_id: str | None = None
     idempotency_key: str | None = None
-    #: `{"url": str, "extra_params": {}, "timeout_s": float}` or None; never a secret.
+    #: `{"url", "events"?, "extra_params", "timeout_s", "base_url", "origin"}` or None; never a secret. `origin` says
+    #: whose it is: `core.webhooks.keys.REQUEST` or `ENVIRONMENT`.
     webhook: dict[str, Any] | None = None
-    #: Secrets, JSON-able; sealed before they reach the database.
-    secrets: dict[str, Any] | None = None
+    #: Seconds from its end for which it is kept with its files; None means the fleet's rule.
+    retention_s: float | None = None
+    #: Secrets, JSON-able, by their names in `core.ledger.secrets.PURPOSES`; sealed before they reach the database.
+    secrets: dict[str, Any] | None = field(default=None, repr=False)
     timeout_s: float | None = None
 
 
@@ -120,6 +123,8 @@ class Output:
     #: How it fared on its way to a bucket: `{"url", "expires_at_ms", "key"}`, `{"error"}`, or None: there is none.
     #: With `conversion_error` where it is not as the client wanted it.
     upload: dict[str, Any] | None = None
+    #: Its time is over and its file was removed.
+    is_expired: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +142,10 @@ class Job:
     nodes_total: int
     created_at_ms: int
     updated_at_ms: int
+    #: When it may be forgotten; while it has not ended: when it might, if it ended now.
     expires_at_ms: int
+    #: When its files may be removed: then at the latest.
+    files_expire_at_ms: int
     started_at_ms: int | None = None
     #: When the GPU was done.
     generated_at_ms: int | None = None
@@ -162,6 +170,8 @@ class Job:
     error: dict[str, Any] | None = None
     #: ComfyUI served nodes of this job from its cache.
     outputs_reused: bool | None = None
+    #: Its files were removed at `files_expire_at_ms`.
+    files_removed: bool = False
     #: Files in storage.
     outputs: tuple[Output, ...] = ()
 

@@ -18,6 +18,11 @@ from core.job import (
     Output,
     prompt_id_of,
 )
+from core.views import timestamp
+from core.webhooks.bodies import MAX_BODY_BYTES, size_bytes
+
+#: Of the message in a webhook's body that had to be cut.
+_MAX_MESSAGE_CHARS = 1_000
 
 STATUS_WORDS = {
     QUEUED: "pending",
@@ -50,7 +55,7 @@ def generate_result(job: Job, *, base_url: str) -> dict[str, Any]:
         "id": job.request_id or job.id,
         "status": STATUS_WORDS[job.status],
         "message": _message(job),
-        "output": [_output(output, base_url) for output in job.outputs],
+        "output": [_output(job, output, base_url) for output in job.outputs],
         "timings": _timings(job),
         "comfyui_response": {},
         **({"parameters": job.parameters} if job.parameters else {}),
@@ -73,11 +78,22 @@ def comfyui_response(job: Job) -> dict[str, Any]:
 
 
 def webhook_body(job: Job) -> dict[str, Any]:
-    """`{"id", "status", "message", "output", "timings", "extra"}` as posted to the webhook of a job."""
+    """`{"id", "status", "message", "output", "timings", "extra"}` as posted to the webhook of a job.
+
+    At most `MAX_BODY_BYTES` long: the message, the parameters and the last outputs give way, in this order, and
+    `"truncated": true` says so.
+    """
     webhook = job.webhook or {}
     result = generate_result(job, base_url=webhook.get("base_url", ""))
     del result["comfyui_response"]
-    return {**result, "extra": webhook.get("extra_params", {})}
+    body = {**result, "extra": webhook.get("extra_params", {})}
+    if size_bytes(body) > MAX_BODY_BYTES:
+        body |= {"message": body["message"][:_MAX_MESSAGE_CHARS], "truncated": True}
+    if size_bytes(body) > MAX_BODY_BYTES:
+        body.pop("parameters", None)
+    while body["output"] and size_bytes(body) > MAX_BODY_BYTES:
+        body["output"] = body["output"][: len(body["output"]) * 3 // 4]
+    return body
 
 
 def _message(job: Job) -> str:
@@ -92,8 +108,11 @@ def _message(job: Job) -> str:
     return MESSAGES.get(job.status, "Request failed")
 
 
-def _output(output: Output, base_url: str) -> dict[str, Any]:
+def _output(job: Job, output: Output, base_url: str) -> dict[str, Any]:
     upload = output.upload or {}
+    error = upload.get("conversion_error")
+    if output.is_expired and not upload.get("url"):
+        error = f"expired: the file was kept until {timestamp(job.files_expire_at_ms)}"
     return {
         "filename": output.name,
         "local_path": output.storage_key,
@@ -105,7 +124,7 @@ def _output(output: Output, base_url: str) -> dict[str, Any]:
         "upload_error": upload.get("error"),
         "data": None,
         "mimetype": output.content_type,
-        "error": upload.get("conversion_error"),
+        "error": error,
     }
 
 

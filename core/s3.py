@@ -7,37 +7,38 @@ anything of the environment's ever go to an endpoint that a request names: its s
 from __future__ import annotations
 
 import re
-import unicodedata
 from dataclasses import dataclass, field
-from typing import Any
-from urllib.parse import unquote, urlsplit
+from typing import Any, Literal, TypeAlias
+from urllib.parse import urlsplit
 
 from core.errors import InvalidRequest
-from core.outbound import Policy, check_url
+from core.object_keys import DEFAULT_TEMPLATE, MAX_PREFIX_BYTES, check_template, is_safe_prefix
+from core.outbound import UNRESTRICTED, Policy, check_url
+from core.put_urls import PutUrls, parse_put_urls
 from core.settings import Settings
 
 REQUEST = "request"
 ENVIRONMENT = "environment"
+PUT_URLS = "put_urls"
+
+#: How a bucket is named in a URL: `https://host/bucket/key` or `https://bucket.host/key`.
+Addressing: TypeAlias = Literal["path", "virtual"]
 
 CONNECT_TIMEOUT_S = 60.0
 MAX_CONNECT_TIMEOUT_S = 300.0
 CONNECT_ATTEMPTS = 3
 MAX_CONNECT_ATTEMPTS = 10
-#: Of the 1,024 that S3 allows for a key.
-MAX_PREFIX_BYTES = 512
 
 _CREDENTIALS = ("access_key_id", "secret_access_key", "session_token")
-_TEXTS = (*_CREDENTIALS, "endpoint_url", "bucket_name", "region", "prefix")
+#: What only the owner of a bucket can know; of the environment's, its settings say it.
+_OWN = ("key_template", "public_url", "addressing")
+_TEXTS = (*_CREDENTIALS, "endpoint_url", "bucket_name", "region", "prefix", *_OWN)
 #: Without these a block says nothing that could be used.
 _NEEDED = ("access_key_id", "secret_access_key", "bucket_name")
 _PRINTABLE = re.compile(r"[\x21-\x7e]{1,4096}")
 #: Looser than Amazon's rules: other servers, and Amazon's oldest buckets, have capitals and underscores.
 _BUCKET = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]")
 _REGION = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
-#: Control characters, halves of characters, the mark of bytes that are no UTF-8, backslashes, `%u002e`.
-_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffd\\]|%u[0-9a-f]{4}", re.IGNORECASE)
-#: Decoding more often than this finds nothing that a server behind a proxy would still find.
-_DECODINGS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,10 +69,17 @@ class Target:
     region: str | None
     #: Folders joined by `/`, without one at either end; may be empty.
     prefix: str
+    #: See `core.object_keys`.
+    key_template: str = DEFAULT_TEMPLATE
+    #: Where anybody finds the objects; None: links are presigned.
+    public_url: str | None = None
+    #: None: by path at an endpoint of its own, virtual at Amazon's.
+    addressing: Addressing | None = None
     connect_timeout_s: float = CONNECT_TIMEOUT_S
     #: Tries of one HTTP request, the first included.
     connect_attempts: int = CONNECT_ATTEMPTS
-    #: Whose credentials sign: `request` or `environment`.
+    #: Whose credentials sign: `request` or `environment`. `put_urls`: a client has signed already, and neither bucket
+    #: nor keys are known here.
     origin: str = REQUEST
 
     def to_json(self) -> dict[str, Any]:
@@ -90,7 +98,7 @@ class S3Block:
 
     target: Target
     #: To be sealed with the job. None: the environment's, taken from the settings at upload time.
-    credentials: Credentials | None
+    credentials: Credentials | PutUrls | None
 
 
 def parse_s3(block: Any, settings: Settings) -> S3Block | None:
@@ -101,7 +109,8 @@ def parse_s3(block: Any, settings: Settings) -> S3Block | None:
 
     Parameters:
       block: `{"access_key_id", "secret_access_key", "endpoint_url"?, "bucket_name", "region"?, "session_token"?,
-        "prefix"?, "connect_timeout"?: seconds, "connect_attempts"?: int}` or None.
+        "prefix"?, "key_template"?, "public_url"?, "addressing"?, "connect_timeout"?: seconds, "connect_attempts"?:
+        int}`, `{"put_urls": [] or {}, "public_url"?, ...}`, or None.
     Raises:
       InvalidRequest: names the field that is missing or wrong.
     """
@@ -112,6 +121,8 @@ def parse_s3(block: Any, settings: Settings) -> S3Block | None:
         "connect_timeout_s": _connect_timeout_s((block or {}).get("connect_timeout")),
         "connect_attempts": _connect_attempts((block or {}).get("connect_attempts")),
     }
+    if (block or {}).get("put_urls"):
+        return _of_put_urls((block or {})["put_urls"], texts, settings, patience)
     if any(texts[name] for name in (*_CREDENTIALS, "endpoint_url", "bucket_name")):
         return _of_request(texts, settings, patience)
     if settings.s3_bucket_name:
@@ -135,11 +146,6 @@ def environment_credentials(settings: Settings) -> Credentials | None:
     )
 
 
-def key_of(target: Target, job_id: str, filename: str) -> str:
-    """The object's key: `<prefix>/<job id>/<filename>`."""
-    return "/".join(part for part in (target.prefix, job_id, filename) if part)
-
-
 def _of_request(texts: dict[str, str], settings: Settings, patience: dict[str, Any]) -> S3Block:
     for name in _NEEDED:
         if not texts[name]:
@@ -157,6 +163,9 @@ def _of_request(texts: dict[str, str], settings: Settings, patience: dict[str, A
         bucket_name=texts["bucket_name"],
         region=_region(texts["region"]) or settings.s3_region or None,
         prefix=_prefix(texts["prefix"]),
+        key_template=_key_template(texts["key_template"], texts["prefix"]),
+        public_url=_public_url(texts["public_url"]),
+        addressing=_addressing(texts["addressing"]),
         origin=REQUEST,
         **patience,
     )
@@ -168,7 +177,27 @@ def _of_request(texts: dict[str, str], settings: Settings, patience: dict[str, A
     return S3Block(target=target, credentials=credentials)
 
 
+def _of_put_urls(value: Any, texts: dict[str, str], settings: Settings, patience: dict[str, Any]) -> S3Block:
+    for name, text in texts.items():
+        if text and name != "public_url":
+            raise InvalidRequest(f"s3.put_urls stands in place of s3.{name}: give one or the other.")
+    target = Target(
+        endpoint_url=None,
+        bucket_name="",
+        region=None,
+        prefix="",
+        public_url=_public_url(texts["public_url"]),
+        origin=PUT_URLS,
+        **patience,
+    )
+    return S3Block(target=target, credentials=parse_put_urls(value, Policy.from_settings(settings)))
+
+
 def _of_environment(texts: dict[str, str], settings: Settings, patience: dict[str, Any]) -> S3Block:
+    for name in _OWN:
+        if texts[name]:
+            # It is shared: nobody may choose keys outside of the folder, or where everybody is sent to.
+            raise InvalidRequest(f"s3.{name} is for a bucket of your own; this server's bucket takes only s3.prefix.")
     folders = (settings.s3_prefix.strip("/"), _prefix(texts["prefix"]))
     target = Target(
         endpoint_url=settings.s3_endpoint_url or None,
@@ -176,6 +205,9 @@ def _of_environment(texts: dict[str, str], settings: Settings, patience: dict[st
         # A region belongs to a bucket, and this one is the operator's.
         region=settings.s3_region or None,
         prefix="/".join(folder for folder in folders if folder),
+        key_template=settings.s3_key_template,
+        public_url=settings.s3_public_url.rstrip("/") or None,
+        addressing=settings.s3_addressing or None,
         origin=ENVIRONMENT,
         **patience,
     )
@@ -218,27 +250,31 @@ def _prefix(prefix: str) -> str:
     return prefix.removesuffix("/")
 
 
-def is_safe_prefix(prefix: str) -> bool:
-    """Whether a prefix, empty or not, is a relative path that nobody who decodes it reads as another one."""
-    if len(prefix.encode(errors="replace")) > MAX_PREFIX_BYTES:
-        return False
-    for _ in range(_DECODINGS):
-        if not _is_plain_path(prefix):
-            return False
-        # Wide and small dots and slashes become plain ones where names are normalised.
-        decoded = unicodedata.normalize("NFKC", unquote(prefix))
-        if decoded == prefix:
-            return True
-        prefix = decoded
-    return False
+def _key_template(template: str, prefix: str) -> str:
+    if not template:
+        return DEFAULT_TEMPLATE
+    try:
+        check_template(template, _prefix(prefix))
+    except ValueError as exc:
+        raise InvalidRequest(f"s3.key_template {exc}.") from exc
+    return template
 
 
-def _is_plain_path(path: str) -> bool:
-    if not path:
-        return True
-    if path.startswith(("/", "~")) or _UNSAFE.search(path):
-        return False
-    return all(part not in ("", ".", "..") for part in path.removesuffix("/").split("/"))
+def _public_url(url: str) -> str | None:
+    if not url:
+        return None
+    if "?" in url:
+        raise InvalidRequest("s3.public_url must not have a query.")
+    # Nothing is sent there: it is only shown, to those who know where it leads.
+    return check_url(url, "s3.public_url", UNRESTRICTED).rstrip("/")
+
+
+def _addressing(word: str) -> Addressing | None:
+    if not word:
+        return None
+    if word not in ("path", "virtual"):
+        raise InvalidRequest("s3.addressing must be path or virtual.")
+    return "path" if word == "path" else "virtual"
 
 
 def _connect_timeout_s(value: Any) -> float:

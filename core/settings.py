@@ -9,23 +9,33 @@ from __future__ import annotations
 import hashlib
 import os
 import socket
+import ssl
 import tempfile
 from functools import cached_property
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import quote, urlsplit
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from core.errors import ConfigurationError
+from core.object_keys import DEFAULT_TEMPLATE, check_template
+from core.webhooks.keys import hmac_key, seed, split_secrets
 
 PREFIX = "FLEET_"
 #: Names with our prefix that are not settings of the running system: the test suite finds its services by them.
 FOREIGN_PREFIXES = ("FLEET_TEST_",)
 #: Settings that may stand in a file named by `NAME_FILE`: secrets, and URLs that hold one.
-SECRET_FIELDS = ("api_keys", "flower_basic_auth", "secret_key", "database_url", "broker_url")
+SECRET_FIELDS = (
+    "api_keys",
+    "flower_basic_auth",
+    "secret_key",
+    "webhook_signing_key",
+    "database_url",
+    "broker_url",
+)
 #: The kernel's limit for a unix socket path is 108 bytes with its closing zero.
 LONGEST_SOCKET_PATH = 100
 
@@ -35,12 +45,15 @@ BROKER_SCHEMES = ("redis", "rediss", "redis+socket", "sentinel", "amqp", "amqps"
 NETWORK_WORDS = ("loopback", "private")
 
 CommaList = Annotated[tuple[str, ...], NoDecode]
+Pauses = Annotated[tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...], NoDecode]
 
 
 class Settings(BaseSettings):
     """Everything an operator can set. Field `x_y` is the variable `FLEET_X_Y` unless an alias says otherwise."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True, hide_input_in_errors=True
+    )
 
     # --- where things are -------------------------------------------------------------------------------------------
     #: Everything a single machine keeps: ledger, broker files, outputs, logs.
@@ -48,9 +61,9 @@ class Settings(BaseSettings):
     #: Outputs and uploads, on a file system that every machine of the fleet sees; empty means the data directory.
     storage_dir: Path | None = None
     #: SQLAlchemy URL of the ledger; empty means SQLite in the data directory.
-    database_url: str = ""
+    database_url: str = Field("", repr=False)
     #: kombu URL of the broker (redis://, amqp://); empty means the embedded one in the data directory.
-    broker_url: str = ""
+    broker_url: str = Field("", repr=False)
     #: Prefix of every key on a shared Redis, and of our exchanges. On a shared RabbitMQ use a virtual host of its own.
     broker_namespace: str = "fleet"
 
@@ -60,7 +73,7 @@ class Settings(BaseSettings):
     #: gunicorn worker processes of the API.
     api_processes: int = Field(1, ge=1, le=64)
     #: Keys a client must present as `Authorization: Bearer ...`; none leaves the API open.
-    api_keys: CommaList = ()
+    api_keys: CommaList = Field((), repr=False)
     #: Where clients reach the API when a proxy rewrites the Host header, for instance https://api.example.com.
     public_url: str = ""
     max_body_bytes: int = Field(20 * 1024 * 1024, ge=1024)
@@ -72,6 +85,8 @@ class Settings(BaseSettings):
     max_image_pixels: int = Field(64_000_000, ge=1)
     #: Networks beyond the public internet that URLs of clients may lead to: CIDRs, `loopback`, `private`.
     allow_networks: CommaList = ()
+    #: A PEM file of authorities that HTTPS servers behind clients' URLs may also be certified by.
+    ca_bundle: Path | None = None
     #: Jobs that may wait at once; one more is refused with `queue_full`.
     max_queued: int = Field(100_000, ge=1)
 
@@ -95,7 +110,7 @@ class Settings(BaseSettings):
     #: Extra command-line arguments for ComfyUI.
     comfyui_args: str = ""
     #: Running instances to attach to instead of starting our own.
-    comfyui_urls: CommaList = ()
+    comfyui_urls: CommaList = Field((), repr=False)
     #: Seconds an instance may take to start.
     comfyui_start_timeout_s: float = Field(180.0, gt=0, allow_inf_nan=False)
     #: A folder of models shared by all instances, beside those of the checkout.
@@ -135,8 +150,18 @@ class Settings(BaseSettings):
     look_ahead_s: float = Field(2.0, ge=0, allow_inf_nan=False)
     #: Seconds from its generation for which uploading a job's files to S3 is tried.
     upload_give_up_s: float = Field(900.0, ge=0, allow_inf_nan=False)
+    #: Seconds between the tries at one webhook; when they are used up it is given up.
+    webhook_schedule_s: Pauses = (5.0, 300.0, 1800.0, 7200.0, 18000.0, 36000.0, 36000.0)
+    #: Longest time that one try may take in all, in seconds.
+    webhook_limit_s: float = Field(15.0, gt=0, le=300, allow_inf_nan=False)
+    #: Webhooks that one io worker sends to one host and port at once.
+    webhook_per_host: int = Field(4, ge=1, le=256)
+    #: Seconds for which a host that failed five times in a row is left alone.
+    webhook_break_s: float = Field(30.0, ge=0, allow_inf_nan=False)
     #: Seconds a finished job, its outputs and its events are kept.
     retention_s: float = Field(7 * 24 * 3600.0, gt=0, allow_inf_nan=False)
+    #: The same for its files alone, where they are to go earlier; None: as long as the job.
+    output_retention_s: float | None = Field(None, gt=0, allow_inf_nan=False)
 
     # --- workflows --------------------------------------------------------------------------------------------------
     #: A directory of further workflow templates; one of the same name as a shipped one wins.
@@ -144,18 +169,21 @@ class Settings(BaseSettings):
 
     # --- secrets ----------------------------------------------------------------------------------------------------
     #: Base64 of 32 random bytes that seal secrets in the ledger; generated and kept in the data directory when empty.
+    #: Several, separated by commas: the first seals, all of them open.
     secret_key: SecretStr = SecretStr("")
+    #: Base64 of 32 random bytes, an ed25519 key that signs every webhook beside the secrets; empty: no such signature.
+    webhook_signing_key: SecretStr = SecretStr("")
 
     # --- the names of the /generate contract ------------------------------------------------------------------------
-    webhook_url: str = Field("", validation_alias=AliasChoices("WEBHOOK_URL", "webhook_url"))
+    webhook_url: str = Field("", repr=False, validation_alias=AliasChoices("WEBHOOK_URL", "webhook_url"))
     webhook_timeout_s: float = Field(
         30.0, gt=0, le=300, validation_alias=AliasChoices("WEBHOOK_TIMEOUT", "webhook_timeout_s")
     )
-    #: For signing the events that go to `WEBHOOK_URL`, and no others.
+    #: For signing the events that go to `WEBHOOK_URL`, and no others. Two, separated by a comma, while it is rotated.
     webhook_secret: SecretStr = Field(SecretStr(""), validation_alias=AliasChoices("WEBHOOK_SECRET", "webhook_secret"))
 
     #: The bucket of `/generate` requests that name none: all of the first three, or none of them.
-    s3_access_key_id: str = Field("", validation_alias=AliasChoices("S3_ACCESS_KEY_ID", "s3_access_key_id"))
+    s3_access_key_id: str = Field("", repr=False, validation_alias=AliasChoices("S3_ACCESS_KEY_ID", "s3_access_key_id"))
     s3_secret_access_key: SecretStr = Field(
         SecretStr(""), validation_alias=AliasChoices("S3_SECRET_ACCESS_KEY", "s3_secret_access_key")
     )
@@ -169,6 +197,14 @@ class Settings(BaseSettings):
     )
     #: A folder of the bucket that everything goes below.
     s3_prefix: str = Field("", validation_alias=AliasChoices("S3_PREFIX", "s3_prefix"))
+    #: How its keys are made, see `core/object_keys.py`.
+    s3_key_template: str = Field(DEFAULT_TEMPLATE, validation_alias=AliasChoices("S3_KEY_TEMPLATE", "s3_key_template"))
+    #: Where anybody finds its objects; empty means presigned links.
+    s3_public_url: str = Field("", validation_alias=AliasChoices("S3_PUBLIC_URL", "s3_public_url"))
+    #: Empty means by path where there is an endpoint, else virtual.
+    s3_addressing: Literal["", "path", "virtual"] = Field(
+        "", validation_alias=AliasChoices("S3_ADDRESSING", "s3_addressing")
+    )
 
     #: The template that the modifier `RawWorkflow` fills when a request brings no graph.
     comfy_model: str = Field("sd3", validation_alias=AliasChoices("COMFY_MODEL", "comfy_model"))
@@ -182,7 +218,7 @@ class Settings(BaseSettings):
     #: Name of this machine in instance and queue names.
     host: str = Field(default_factory=socket.gethostname, min_length=1)
 
-    @field_validator("api_keys", "allow_networks", "gpus", "comfyui_urls", mode="before")
+    @field_validator("api_keys", "allow_networks", "gpus", "comfyui_urls", "webhook_schedule_s", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
@@ -200,7 +236,7 @@ class Settings(BaseSettings):
         for value in values:
             parts = urlsplit(value)
             if parts.scheme not in ("http", "https") or not parts.hostname:
-                raise ValueError(f"{value!r} is not a URL such as http://127.0.0.1:8188")
+                raise ValueError("each must be a URL such as http://127.0.0.1:8188")
         return values
 
     @field_validator("allow_networks")
@@ -229,6 +265,31 @@ class Settings(BaseSettings):
         lease_s = info.data.get("lease_s", value)
         if value > lease_s / 2:
             raise ValueError(f"must be at most half of FLEET_LEASE_S ({lease_s:g}), or leases lapse in mid-job")
+        return value
+
+    @field_validator("output_retention_s")
+    @classmethod
+    def _files_go_with_their_job(cls, value: float | None, info: ValidationInfo) -> float | None:
+        retention_s = info.data.get("retention_s")
+        if value is not None and retention_s is not None and value > retention_s:
+            raise ValueError(f"must be at most FLEET_RETENTION_S ({retention_s:g}): files go with their job")
+        return value
+
+    @field_validator("ca_bundle")
+    @classmethod
+    def _holds_certificates(cls, value: Path | None) -> Path | None:
+        if value is not None:
+            try:
+                ssl.create_default_context(cafile=value)
+            except OSError as exc:
+                # What is no certificate is an SSLError, which is one of these.
+                raise ValueError("is not a readable PEM file of certificates") from exc
+        return value
+
+    @field_validator("s3_key_template")
+    @classmethod
+    def _makes_keys(cls, value: str) -> str:
+        check_template(value)
         return value
 
     @field_validator("data_dir")
@@ -304,6 +365,7 @@ def load_settings(**overrides: Any) -> Settings:
     except ValidationError as exc:
         raise ConfigurationError(_explain(exc)) from exc
     _refuse_half_a_bucket(settings)
+    _refuse_malformed_keys(settings)
     return settings
 
 
@@ -342,10 +404,30 @@ def _refuse_half_a_bucket(settings: Settings) -> None:
         "S3_SECRET_ACCESS_KEY": settings.s3_secret_access_key.get_secret_value(),
         "S3_BUCKET_NAME": settings.s3_bucket_name,
     }
-    others = (settings.s3_endpoint_url, settings.s3_session_token.get_secret_value(), settings.s3_prefix)
+    others = (
+        settings.s3_endpoint_url,
+        settings.s3_session_token.get_secret_value(),
+        settings.s3_prefix,
+        settings.s3_key_template != DEFAULT_TEMPLATE,
+        settings.s3_public_url,
+        settings.s3_addressing,
+    )
     absent = [name for name, value in needed.items() if not value]
     if absent and (len(absent) < len(needed) or any(others)):
         raise ConfigurationError(f"{', '.join(absent)} missing: set all of {', '.join(needed)}, or no S3_ variable.")
+
+
+def _refuse_malformed_keys(settings: Settings) -> None:
+    # Not validators, as above.
+    try:
+        name = "WEBHOOK_SECRET"
+        for secret in split_secrets(settings.webhook_secret.get_secret_value()):
+            hmac_key(secret)
+        name = "FLEET_WEBHOOK_SIGNING_KEY"
+        if signing_key := settings.webhook_signing_key.get_secret_value():
+            seed(signing_key)
+    except ValueError as exc:
+        raise ConfigurationError(f"{name} {exc}.") from exc
 
 
 def _explain(error: ValidationError) -> str:
@@ -353,5 +435,8 @@ def _explain(error: ValidationError) -> str:
     for problem in error.errors():
         field = str(problem["loc"][0]) if problem["loc"] else "?"
         name = field if field.isupper() else PREFIX + field.upper()
-        lines.append(f"{name}: {problem['msg'].removeprefix('Value error, ')} (got {problem.get('input')!r})")
+        known = Settings.model_fields.get(field)
+        # A URL that cannot be read may hold a password all the same.
+        got = f" (got {problem.get('input')!r})" if known is None or known.repr else ""
+        lines.append(f"{name}: {problem['msg'].removeprefix('Value error, ')}{got}")
     return "; ".join(lines)

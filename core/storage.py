@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import shutil
 import time
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 #: A file that was put, or put again, within this time is not removed: somebody may be about to record it.
@@ -71,6 +73,8 @@ class Storage:
         target = self._path(key)
         aside = self.draft()
         try:
+            if time.time() - target.stat().st_mtime < FRESH_S:
+                return False
             target.rename(aside)
         except FileNotFoundError:
             return False
@@ -81,6 +85,14 @@ class Storage:
             return False
         aside.unlink()
         return True
+
+    def keys(self) -> Iterator[str]:
+        """The key of every file, one folder after the other, in no order."""
+        with contextlib.suppress(FileNotFoundError):
+            folders = [path for path in self.root.iterdir() if not path.name.startswith(".") and path.is_dir()]
+            random.shuffle(folders)
+            for folder in folders:
+                yield from (f"{folder.name}/{path.name}" for path in folder.iterdir() if not path.name.startswith("."))
 
     def sweep_drafts(self) -> None:
         """Remove drafts that their makers left behind when they died."""
@@ -95,6 +107,11 @@ class Storage:
         if any(part in ("", ".", "..") or part.startswith(".") or "\0" in part for part in parts):
             raise ValueError(f"not a key: {key!r}")
         return self.root.joinpath(*parts)
+
+
+def remove_job(outputs: Path, job_id: str) -> None:
+    """Delete a job's files below the outputs; nothing happens when there are none."""
+    shutil.rmtree(outputs / job_id, ignore_errors=True)
 
 
 def content_key(digest: str) -> str:

@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import threading
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from core.bucket import LINK_S, PART_BYTES, Bucket, limit_s
-from core.errors import AddressRefused, ConfigurationError, DeliveryFailed, DeliveryRefused, FleetError, PermanentError
+from core.errors import (
+    AddressRefused,
+    ConfigurationError,
+    DeliveryFailed,
+    DeliveryRefused,
+    FleetError,
+    PermanentError,
+    SecretUnreadable,
+)
+from core.job import Job
 from core.ledger.database import now_ms
 from core.ledger.delivery import StoredFile
-from core.outbound import UNRESTRICTED, Policy
-from core.s3 import REQUEST, Credentials, Target, environment_credentials, key_of
+from core.ledger.secrets import BUCKET
+from core.object_keys import KeyFields, object_key
+from core.outbound import Policy
+from core.presigned import public_link, put
+from core.put_urls import PutUrls
+from core.s3 import ENVIRONMENT, PUT_URLS, Credentials, Target, environment_credentials
 from tasks.runtime import Runtime
 
 log = logging.getLogger(__name__)
@@ -24,81 +40,190 @@ log = logging.getLogger(__name__)
 SECOND_TRY_S = 1.0
 #: How long parts that were left in the bucket may take to be removed.
 CLEANING_S = 15.0
+#: Jobs of one io worker whose files go out at once, half as many as it has threads: endpoints that drip shall not hold
+#: those that post webhooks and move jobs on.
+SLOTS = 8
+#: How long another one waits for its turn. Short, for it holds a thread too; the reconciler gives it a further one.
+SLOT_WAIT_S = 0.5
+
+_slots = threading.BoundedSemaphore(SLOTS)
 
 
-def upload_files(
-    runtime: Runtime, job_id: str, target: Target, stored: list[StoredFile], *, give_up_at_ms: int
-) -> list[StoredFile]:
-    """Put each file into the bucket; one that is there already is not sent again.
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """One file to be put into a bucket."""
+
+    file: StoredFile
+    node_id: str
+    #: Its place among the outputs of its job, from 1.
+    ordinal: int
+    content_type: str
+
+    @property
+    def name(self) -> str:
+        """Names within one job differ in storage, where those its nodes gave need not."""
+        return self.file.storage_key.partition("/")[2]
+
+
+class Sender(Protocol):
+    """What puts files into one bucket."""
+
+    def send(self, item: Item) -> dict[str, Any]:
+        """Put one file there; returns what its `upload` is to say. Raises as `Bucket.upload`."""
+
+
+def upload_files(runtime: Runtime, job: Job, items: Sequence[Item], *, give_up_at_ms: int) -> list[StoredFile]:
+    """Put each file into the bucket that the job names; one that is there already is not sent again.
 
     Parameters:
       give_up_at_ms: from then on a file that is not there stays out, and says why.
-    Returns: the files, each with `{"url", "expires_at_ms", "key"}` or `{"error"}` in its `upload`.
+    Returns: the files, each with `{"url", "expires_at_ms"?, "key"?}` or `{"error"}` in its `upload`. The url is None
+      where nobody but the client knows one.
     Raises:
-      DeliveryFailed: a file is not there, and another turn may help.
+      DeliveryFailed: a file is not there, or enough others are on their way; another turn may help.
       LedgerUnavailable: the credentials cannot be read now.
       OSError: a file cannot be read.
     """
+    target = Target.from_json((job.delivery or {})["s3"])
     try:
-        credentials, policy = _access(runtime, job_id, target)
-        opened = partial(Bucket, target, credentials, policy)
-        outcomes = _put_all(opened, target, job_id, runtime.settings.outputs_dir, stored)
-    except (ConfigurationError, DeliveryRefused) as exc:
-        return [_noted(file, exc) for file in stored]
+        with _slot():
+            outcomes = _sent(runtime, job, target, items)
+    except (ConfigurationError, DeliveryRefused, SecretUnreadable) as exc:
+        return [_noted(item.file, exc) for item in items]
     for outcome in outcomes:
         if isinstance(outcome, DeliveryFailed) and now_ms() < give_up_at_ms:
             raise outcome
-    missing = [file for file, outcome in zip(stored, outcomes, strict=True) if isinstance(outcome, FleetError)]
+    missing = sum(isinstance(outcome, FleetError) for outcome in outcomes)
     if missing:
-        log.warning("job %s: %d of %d files are not in the bucket", job_id, len(missing), len(stored))
-    if any(file.size_bytes >= PART_BYTES for file in missing):
-        with opened(limit_s=CLEANING_S) as bucket:
-            for file in missing:
-                bucket.clean(_key(target, job_id, file))
-    return [_noted(file, outcome) for file, outcome in zip(stored, outcomes, strict=True)]
+        log.warning("job %s: %d of %d files are not in the bucket", job.id, missing, len(items))
+        if target.origin != PUT_URLS:
+            _clean(runtime, job, target, items, outcomes)
+    return [_noted(item.file, outcome) for item, outcome in zip(items, outcomes, strict=True)]
 
 
-def _access(runtime: Runtime, job_id: str, target: Target) -> tuple[Credentials, Policy]:
-    """Who signs, and what may be connected to: the guard is for addresses that clients name."""
-    if target.origin == REQUEST:
-        sealed = runtime.ledger.jobs.secrets(job_id).get("s3")
+@contextlib.contextmanager
+def _slot() -> Iterator[None]:
+    if not _slots.acquire(timeout=SLOT_WAIT_S):
+        raise DeliveryFailed("enough other uploads are under way")
+    try:
+        yield
+    finally:
+        _slots.release()
+
+
+def _sent(runtime: Runtime, job: Job, target: Target, items: Sequence[Item]) -> list[dict[str, Any] | FleetError]:
+    time_s = limit_s(sum(item.file.size_bytes for item in items))
+    if target.origin == PUT_URLS:
+        return _send_all(_PutSender(runtime, job, target, items, time_s), job, items)
+    with _opened(runtime, job, target, time_s) as bucket:
+        return _send_all(_BucketSender(bucket, job, target, runtime.settings.outputs_dir), job, items)
+
+
+def _opened(runtime: Runtime, job: Job, target: Target, time_s: float) -> Bucket:
+    """The bucket, signed for by whom it belongs to; the guard is for addresses that clients name."""
+    if target.origin == ENVIRONMENT:
+        credentials, policy = environment_credentials(runtime.settings), Policy.of_operator(runtime.settings)
+    else:
+        sealed = runtime.ledger.secrets.open(job.id, BUCKET).get("s3")
         credentials = Credentials.from_json(sealed) if sealed else None
         policy = Policy.from_settings(runtime.settings)
-    else:
-        credentials, policy = environment_credentials(runtime.settings), UNRESTRICTED
     if credentials is None:
         raise ConfigurationError("the server no longer has the credentials of the bucket")
-    return credentials, policy
+    return Bucket(target, credentials, policy, limit_s=time_s)
 
 
-def _put_all(
-    opened: Callable[..., Bucket], target: Target, job_id: str, root: Path, stored: list[StoredFile]
-) -> list[dict[str, Any] | FleetError]:
-    """Upload the files; for each what its `upload` is to say, or what went wrong. What was refused gets two tries."""
-    with opened(limit_s=limit_s(sum(file.size_bytes for file in stored))) as bucket:
-        outcomes = [_put(bucket, target, job_id, root, file) for file in stored]
-        refused = [number for number, outcome in enumerate(outcomes) if isinstance(outcome, PermanentError)]
-        if refused:
-            time.sleep(SECOND_TRY_S)
-        for number in refused:
-            outcomes[number] = _put(bucket, target, job_id, root, stored[number])
+def _send_all(sender: Sender, job: Job, items: Sequence[Item]) -> list[dict[str, Any] | FleetError]:
+    """Send the files; for each what its `upload` is to say, or what went wrong. What was refused gets two tries."""
+    outcomes = [_try(sender, job, item) for item in items]
+    refused = [number for number, outcome in enumerate(outcomes) if isinstance(outcome, PermanentError)]
+    if refused:
+        time.sleep(SECOND_TRY_S)
+    for number in refused:
+        outcomes[number] = _try(sender, job, items[number])
     return outcomes
 
 
-def _put(bucket: Bucket, target: Target, job_id: str, root: Path, file: StoredFile) -> dict[str, Any] | FleetError:
-    key = _key(target, job_id, file)
-    content_type = file.content_type or "application/octet-stream"
+def _try(sender: Sender, job: Job, item: Item) -> dict[str, Any] | FleetError:
     try:
-        bucket.upload(key, root / file.storage_key, content_type=content_type, digest=file.hash)
-        return {"url": bucket.link(key), "expires_at_ms": now_ms() + LINK_S * 1000, "key": key}
+        return sender.send(item)
     except (AddressRefused, DeliveryFailed, DeliveryRefused) as exc:
-        log.warning("job %s: %s not uploaded: %s", job_id, file.storage_key, exc)
+        log.warning("job %s: %s not uploaded: %s", job.id, item.file.storage_key, exc)
         return exc
 
 
-def _key(target: Target, job_id: str, file: StoredFile) -> str:
-    # Names within one job differ in storage, where those its nodes gave need not.
-    return key_of(target, job_id, file.storage_key.partition("/")[2])
+class _BucketSender:
+    """Signs by itself, and makes the keys."""
+
+    def __init__(self, bucket: Bucket, job: Job, target: Target, root: Path) -> None:
+        self._bucket = bucket
+        self._key = partial(_key, job, target)
+        self._is_public = target.public_url is not None
+        self._root = root
+
+    def send(self, item: Item) -> dict[str, Any]:
+        key, file = self._key(item), item.file
+        self._bucket.upload(key, self._root / file.storage_key, content_type=item.content_type, digest=file.hash)
+        ends = {} if self._is_public else {"expires_at_ms": now_ms() + LINK_S * 1000}
+        return {"url": self._bucket.link(key), "key": key, **ends}
+
+
+class _PutSender:
+    """Uses what the client has signed."""
+
+    def __init__(self, runtime: Runtime, job: Job, target: Target, items: Sequence[Item], time_s: float) -> None:
+        sealed = runtime.ledger.secrets.open(job.id, BUCKET).get("s3")
+        if not sealed:
+            raise ConfigurationError("the server no longer has the URLs to put files to")
+        urls = PutUrls.from_json(sealed).for_files([item.name for item in items])
+        self._urls = dict(zip((item.ordinal for item in items), urls, strict=True))
+        self._target = target
+        self._root = runtime.settings.outputs_dir
+        ends_at_s = time.monotonic() + time_s
+        self._left_s: Callable[[], float] = lambda: max(ends_at_s - time.monotonic(), 0.001)
+        self._policy = Policy.from_settings(runtime.settings)
+
+    def send(self, item: Item) -> dict[str, Any]:
+        url = self._urls[item.ordinal]
+        if url is None:
+            raise DeliveryRefused(f"s3.put_urls has no URL for {item.name}")
+        put(
+            url,
+            self._root / item.file.storage_key,
+            content_type=item.content_type,
+            target=self._target,
+            policy=self._policy,
+            limit_s=self._left_s(),
+        )
+        return {"url": public_link(url, self._target)}
+
+
+def _key(job: Job, target: Target, item: Item) -> str:
+    submitted = datetime.fromtimestamp(job.created_at_ms // 1000, tz=timezone.utc)
+    fields = KeyFields(
+        prefix=target.prefix,
+        job_id=job.id,
+        request_id=job.request_id or job.id,
+        filename=item.name,
+        node_id=item.node_id,
+        ordinal=item.ordinal,
+        date=f"{submitted:%Y-%m-%d}",
+    )
+    return object_key(target.key_template, fields)
+
+
+def _clean(
+    runtime: Runtime, job: Job, target: Target, items: Sequence[Item], outcomes: Sequence[dict[str, Any] | FleetError]
+) -> None:
+    """Remove what a file in parts that did not arrive whole has left in the bucket."""
+    broken = [
+        item
+        for item, outcome in zip(items, outcomes, strict=True)
+        if isinstance(outcome, FleetError) and item.file.size_bytes >= PART_BYTES
+    ]
+    if broken:
+        with _opened(runtime, job, target, CLEANING_S) as bucket:
+            for item in broken:
+                bucket.clean(_key(job, target, item))
 
 
 def _noted(file: StoredFile, outcome: dict[str, Any] | FleetError) -> StoredFile:

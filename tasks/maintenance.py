@@ -8,23 +8,24 @@ import logging
 from celery import shared_task
 
 from core.job import QUEUED
-from core.storage import Storage
 from tasks.names import RECONCILE
+from tasks.retention import remove_expired, sweep
 from tasks.runtime import FleetTask, Runtime
-from tasks.storage import remove_job
 
 log = logging.getLogger(__name__)
 
 
 @shared_task(bind=True, base=FleetTask, name=RECONCILE)
 def reconcile(self: FleetTask) -> None:
-    """Take back lapsed leases, publish turns that are missing, move forgotten deliveries on, remove what expired."""
+    """Take back lapsed leases, publish turns that are missing, move forgotten deliveries on, remove what is over."""
     runtime = self.runtime
     take_back(runtime)
     expire_waiting(runtime)
     publish_missing_turns(runtime)
     resume_deliveries(runtime)
+    runtime.ledger.secrets.wipe()
     remove_expired(runtime)
+    sweep(runtime)
 
 
 def take_back(runtime: Runtime) -> None:
@@ -64,21 +65,9 @@ def publish_missing_turns(runtime: Runtime) -> None:
 
 
 def resume_deliveries(runtime: Runtime) -> None:
-    """Deliveries whose message was lost, or whose worker died."""
+    """Files whose message was lost, or whose worker died; webhooks likewise, and those whose next try is due."""
     for job_id, attempt, instance in runtime.ledger.deliveries.overdue():
         host = (instance or "").partition("@")[2] or runtime.settings.host
         runtime.publisher.delivery(job_id, attempt, host)
-    for job_id in runtime.ledger.deliveries.jobs_with_open_webhooks():
+    for job_id in runtime.ledger.outbox.jobs_due():
         runtime.publisher.notify(job_id)
-
-
-def remove_expired(runtime: Runtime) -> None:
-    """Retention: rows and files."""
-    for job_id in runtime.ledger.upkeep.remove_expired():
-        remove_job(runtime.settings.outputs_dir, job_id)
-    inputs = Storage(runtime.settings.inputs_dir)
-    for key in runtime.ledger.uploads.remove_expired():
-        inputs.discard(key)
-    inputs.sweep_drafts()
-    runtime.ledger.instances.forget_silent()
-    runtime.ledger.durations.forget()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import queue
+import threading
 import time
 from typing import Any
 
@@ -16,6 +19,8 @@ log = logging.getLogger(__name__)
 
 #: After a failure nothing is tried for this long, so that a dead broker costs one request its timeout, not each.
 BREAK_S = 2.0
+#: Messages that may wait for a broker that is slow.
+BACKLOG = 1_000
 
 
 class Publisher:
@@ -65,3 +70,27 @@ class Publisher:
             log.warning("broker did not take %s%s; it will be published later (%s)", task, args, exc)
             return False
         return True
+
+
+class BackgroundNotifier:
+    """Publishes the sending of webhooks for those who cannot wait for a broker, from a thread of its own."""
+
+    def __init__(self, publisher: Publisher) -> None:
+        self._publisher = publisher
+        self._queue: queue.Queue[str] = queue.Queue(BACKLOG)
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def notify(self, job_id: str) -> None:
+        """Publish soon. What finds too much waiting is left to the reconciler."""
+        with self._lock:
+            # Not in the constructor: a thread does not survive a fork.
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="notifier", daemon=True)
+                self._thread.start()
+        with contextlib.suppress(queue.Full):
+            self._queue.put_nowait(job_id)
+
+    def _run(self) -> None:
+        while True:
+            self._publisher.notify(self._queue.get())

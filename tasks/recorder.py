@@ -21,6 +21,7 @@ from core.errors import (
 from core.job import CANCELED, CANCELING, QUEUED
 from core.ledger.claims import Claim
 from core.ledger.instances import InstanceRecord
+from core.ledger.secrets import RUN
 from tasks.outcome import Dropped, Failed, Finished, Outcome, Requeued
 from tasks.produced import produced_files, sent_files
 from tasks.runtime import Runtime
@@ -40,6 +41,8 @@ class Recorder:
         self._runtime = runtime
         self._claims = runtime.ledger.claims
         self._returns = runtime.ledger.returns
+        #: Keys of partner nodes that the instance has now, by job.
+        self._keys: dict[str, str] = {}
 
     def record(
         self,
@@ -57,6 +60,7 @@ class Recorder:
         outcome = self.guard(claim, lambda: results.append(wait()))
         if outcome is not None:
             return outcome
+        self._keys.pop(claim.job_id, None)
         result = results[0]
         own_output = self._runtime.settings.gpu_dir(instance.gpu_name) / "output"
         files = produced_files(result.outputs, instance) + sent_files(sent, own_output / claim.job_id)
@@ -74,7 +78,8 @@ class Recorder:
         try:
             step()
         except FleetError as exc:
-            reason = exc
+            # A node may repeat the key in what it raises, which is logged, shown and kept.
+            reason = _without(self._keys.pop(claim.job_id, None), exc)
         else:
             return None
         return _persistently(lambda: self._ended_by(claim, reason))
@@ -99,11 +104,14 @@ class Recorder:
             publisher.notify(outcome.job_id)
 
     def extra_data(self, claim: Claim) -> dict[str, Any] | None:
-        """What ComfyUI's partner nodes need to know and nobody else may."""
+        """What ComfyUI's partner nodes need to know and nobody else may. Raises SecretUnreadable."""
         if not claim.has_secrets:
             return None
-        key = self._runtime.ledger.jobs.secrets(claim.job_id).get("api_key_comfy_org")
-        return None if key is None else {"api_key_comfy_org": key}
+        key = self._runtime.ledger.secrets.open(claim.job_id, RUN).get("api_key_comfy_org")
+        if key is None:
+            return None
+        self._keys[claim.job_id] = key
+        return {"api_key_comfy_org": key}
 
     def _ended_by(self, claim: Claim, exc: FleetError) -> Outcome:
         status = self._claims.renew([claim]).get(claim.job_id)
@@ -140,6 +148,13 @@ def job_error(exc: FleetError) -> dict[str, Any]:
         node_id, problem = next(iter(exc.node_errors.items()))
         error |= {"node_id": node_id, "class_type": problem.get("class_type")}
     return error
+
+
+def _without(secret: str | None, exc: FleetError) -> FleetError:
+    """The error with `[secret]` in place of a secret."""
+    if not secret or not any(isinstance(part, str) and secret in part for part in exc.args):
+        return exc
+    return type(exc)(*(part.replace(secret, "[secret]") if isinstance(part, str) else part for part in exc.args))
 
 
 def _identity(claim: Claim) -> dict[str, Any]:

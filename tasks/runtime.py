@@ -12,7 +12,7 @@ from core.job import DELIVERING
 from core.ledger import Change, Ledger
 from core.notices import Notice, NoticeSender
 from core.settings import Settings
-from tasks.publish import Publisher
+from tasks.publish import BackgroundNotifier, Publisher
 
 log = logging.getLogger("fleet.tasks")
 
@@ -26,6 +26,7 @@ class Runtime:
         self.notices = NoticeSender(settings)
         self.ledger = Ledger(settings, on_change=self._announce)
         self.publisher = Publisher(app)
+        self._notifier = BackgroundNotifier(self.publisher)
 
     def close(self) -> None:
         """Send the last notices and close every connection."""
@@ -33,6 +34,8 @@ class Runtime:
         self.ledger.close()
 
     def _announce(self, change: Change) -> None:
+        if change.is_posted:
+            self._notifier.notify(change.job_id)
         if change.status == DELIVERING:
             # Clients see no difference to `running`; what they wait for follows within milliseconds.
             return

@@ -44,11 +44,6 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def remove_job(root: Path, job_id: str) -> None:
-    """Delete a job's files; nothing happens when there are none."""
-    shutil.rmtree(root / job_id, ignore_errors=True)
-
-
 def _store_one(root: Path, file: PendingFile, name: str) -> StoredFile:
     key = f"{file.job_id}/{name}"
     target = root / key

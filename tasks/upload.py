@@ -6,7 +6,6 @@ import contextlib
 import fcntl
 import logging
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from celery import shared_task
@@ -16,14 +15,14 @@ from core.errors import DeliveryFailed, FleetError, NotFound, OutputUnavailable,
 from core.job import SUCCEEDED, Job
 from core.ledger.database import now_ms
 from core.ledger.delivery import Pending, StoredFile
-from core.s3 import Target
-from tasks.buckets import upload_files
+from core.storage import remove_job
+from tasks.buckets import Item, upload_files
 from tasks.convert import Conversion
 from tasks.finish import discard_originals, store_finished
 from tasks.names import UPLOAD
 from tasks.recorder import job_error
 from tasks.runtime import FleetTask, Runtime
-from tasks.storage import remove_job, store
+from tasks.storage import store
 
 log = logging.getLogger(__name__)
 
@@ -80,15 +79,17 @@ def _store(runtime: Runtime, job_id: str, attempt: int, pending: Pending) -> lis
 
 
 def _upload(runtime: Runtime, job_id: str, pending: Pending, stored: list[StoredFile]) -> list[StoredFile]:
-    assert pending.delivery is not None, "asked by the caller"
-    types = {file.asset_id: file.content_type for file in pending.files}
-    return upload_files(
-        runtime,
-        job_id,
-        Target.from_json(pending.delivery["s3"]),
-        [replace(file, content_type=file.content_type or types[file.asset_id]) for file in stored],
-        give_up_at_ms=pending.generated_at_ms + round(runtime.settings.upload_give_up_s * 1000),
-    )
+    items = [
+        Item(
+            file=file,
+            node_id=produced.node_id,
+            ordinal=ordinal,
+            content_type=file.content_type or produced.content_type or "application/octet-stream",
+        )
+        for ordinal, (produced, file) in enumerate(zip(pending.files, stored, strict=True), start=1)
+    ]
+    give_up_at_ms = pending.generated_at_ms + round(runtime.settings.upload_give_up_s * 1000)
+    return upload_files(runtime, runtime.ledger.jobs.get(job_id), items, give_up_at_ms=give_up_at_ms)
 
 
 @contextlib.contextmanager

@@ -98,8 +98,11 @@ def run_gpu_worker(settings: Settings, name: str) -> None:
 def run_io_worker(settings: Settings) -> None:
     """Store files, post webhooks, reconcile, until SIGTERM."""
     app = _prepare(settings, "io")
-    equip(app, settings)
-    _run(app, io_options(settings), "io")
+    notify.open_postman(equip(app, settings))
+    try:
+        _run(app, io_options(settings), "io")
+    finally:
+        notify.close_postman()
 
 
 def run_beat(settings: Settings) -> None:

@@ -196,7 +196,7 @@ def own_cluster() -> Iterator[OwnPostgres]:
 
 @pytest.fixture
 def own_postgres(own_cluster: OwnPostgres) -> Iterator[OwnPostgres]:
-    """A PostgreSQL cluster, running; the test may do anything to it. Its database keeps what earlier tests left."""
+    """A PostgreSQL cluster, running; the test may do anything to it but in databases of others."""
     own_cluster.start()
     yield own_cluster
     own_cluster.thaw()

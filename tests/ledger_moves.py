@@ -16,6 +16,7 @@ from core.job import TERMINAL, TRANSITIONS, Job, NewJob, new_job_id
 from core.ledger import Ledger
 from core.ledger.claims import Claim, ProducedFile
 from core.ledger.delivery import StoredFile
+from core.ledger.secrets import PURPOSES
 from core.ledger.tables import jobs
 
 Result = TypeVar("Result")
@@ -72,6 +73,12 @@ def produced(number: int = 0) -> ProducedFile:
 def stored(asset_id: str) -> StoredFile:
     """Where a file went."""
     return StoredFile(asset_id=asset_id, storage_key=f"k/{asset_id}", size_bytes=10, hash="blake3:" + "0" * 64)
+
+
+def secrets_of(ledger: Ledger, job_id: str) -> dict[str, Any]:
+    """All that can still be opened of what came with a job, by the names in `NewJob.secrets`."""
+    opened = [ledger.secrets.open(job_id, purpose) for purpose in sorted(set(PURPOSES.values()))]
+    return {name: value for part in opened for name, value in part.items()}
 
 
 def lapse(ledger: Ledger, job_id: str) -> None:

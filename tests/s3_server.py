@@ -6,6 +6,7 @@ import contextlib
 import socket
 import struct
 import threading
+import time
 import uuid
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -25,6 +26,13 @@ REFUSED = (
 RESET = b"RST"
 #: Hangs up on the first half of what it was to read.
 HALF = b"HALF"
+#: Passes on what every S3 server understands, and refuses checksum trailers, chunks and expectations.
+STRICT = b"STRICT"
+#: Reads slowly.
+SLOW = b"SLOW"
+#: What a strict server does not know; in lower case.
+_UNKNOWN_TO_SOME = (b"aws-chunked", b"x-amz-trailer", b"x-amz-checksum", b"\r\nexpect:", b"transfer-encoding: chunked")
+_SLOW_S = 0.001
 
 
 class S3Server:
@@ -51,6 +59,12 @@ class S3Server:
         values: dict[str, Any] = {"endpoint_url": url or self.url, "bucket_name": name, "region": None, "prefix": "p"}
         return Target(**{**values, **fields})
 
+    def signed_put(self, target: Target, key: str, *, at: str | None = None) -> str:
+        """A URL to put one object to; `at` a front of this server."""
+        parameters = {"Bucket": target.bucket_name, "Key": key}
+        url = str(self.client.generate_presigned_url("put_object", Params=parameters, ExpiresIn=600))
+        return url.replace(self.url, at or self.url)
+
     def content(self, target: Target) -> dict[str, bytes]:
         """Every object of a bucket, by its key."""
         listed = self.client.list_objects_v2(Bucket=target.bucket_name).get("Contents", ())
@@ -74,7 +88,8 @@ class Front:
     """Stands before a server: does to each connection what `faults` has next, then passes connections through.
 
     Parameters:
-      faults: for each connection an answer to be given at once, `RESET`, `HALF`, or None to pass it through.
+      faults: for each connection an answer to be given at once, `RESET`, `HALF`, `STRICT`, `SLOW`, or None to pass it
+        through.
     """
 
     def __init__(self, port: int, faults: Iterable[bytes | None]) -> None:
@@ -108,25 +123,30 @@ class Front:
             elif fault == HALF:
                 _read_some(connection, 3_000_000)
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            elif fault is not None:
+            elif fault not in (None, STRICT, SLOW):
                 connection.sendall(fault)
                 _read_some(connection, 1_000_000)
             else:
-                self._pass(connection, head)
+                self._pass(connection, head, fault)
 
-    def _pass(self, connection: socket.socket, head: bytes) -> None:
+    def _pass(self, connection: socket.socket, head: bytes, fault: bytes | None) -> None:
         with socket.create_connection(("127.0.0.1", self._port)) as server:
-            server.sendall(head)
             back = threading.Thread(target=_copy, args=(server, connection), daemon=True)
             back.start()
-            _copy(connection, server)
+            _copy(connection, server, head, fault)
             back.join()
 
 
-def _copy(source: socket.socket, target: socket.socket) -> None:
+def _copy(source: socket.socket, target: socket.socket, data: bytes = b"", fault: bytes | None = None) -> None:
     with contextlib.suppress(OSError):
-        while data := source.recv(65536):
+        while data := data or source.recv(65536):
+            if fault == STRICT and any(word in data.lower() for word in _UNKNOWN_TO_SOME):
+                source.sendall(b"HTTP/1.1 501 Not Implemented\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+                break
+            if fault == SLOW:
+                time.sleep(_SLOW_S)
             target.sendall(data)
+            data = b""
         target.shutdown(socket.SHUT_WR)
 
 

@@ -3,14 +3,16 @@
     ledger.jobs          submit, look up, list, cancel           (API, command line)
     ledger.claims        claim, lease, progress, generated, fail (GPU workers)
     ledger.returns       give back, take back, expire            (GPU workers, reconciler)
-    ledger.deliveries    files into storage, webhooks out        (io workers)
+    ledger.deliveries    files into storage                      (io workers)
+    ledger.outbox        webhooks out, and what became of them   (io workers, API)
+    ledger.secrets       open for one purpose, wipe              (workers, reconciler)
     ledger.instances     the fleet's GPUs and their nodes        (GPU workers, API)
     ledger.uploads       files that came in                      (API, reconciler)
     ledger.durations     how long jobs take                      (GPU workers, API)
     ledger.workload      what waits and runs, and for how long   (API)
     ledger.upkeep        retention                               (reconciler)
 
-Each change of a job is one transaction that also writes its event and, at the end, its webhook.
+Each change of a job is one transaction that also writes its event and the webhooks that tell of it.
 """
 
 from __future__ import annotations
@@ -22,9 +24,11 @@ from core.ledger.database import Change, Database
 from core.ledger.delivery import Deliveries
 from core.ledger.durations import Durations
 from core.ledger.instances import Instances
-from core.ledger.jobs import Jobs
+from core.ledger.jobs import Jobs, Retention
+from core.ledger.outbox import Outbox
 from core.ledger.returns import Returns
-from core.ledger.seal import Sealer, load_key
+from core.ledger.seal import Sealer, load_keys
+from core.ledger.secrets import Secrets
 from core.ledger.upkeep import Upkeep
 from core.ledger.uploads import Uploads
 from core.ledger.workload import WorkloadReader
@@ -38,11 +42,13 @@ class Ledger:
         self, settings: Settings, *, on_change: Callable[[Change], None] = lambda _change: None, pool_size: int = 5
     ) -> None:
         self.database = Database(settings.ledger_url, pool_size=pool_size, on_change=on_change)
-        sealer = Sealer(load_key(settings.secret_key.get_secret_value(), settings.data_dir))
-        self.jobs = Jobs(self.database, sealer, retention_s=settings.retention_s)
+        sealer = Sealer(load_keys(settings.secret_key.get_secret_value(), settings.data_dir))
+        self.secrets = Secrets(self.database, sealer)
+        self.jobs = Jobs(self.database, self.secrets, Retention.from_settings(settings))
         self.claims = Claims(self.database, lease_s=settings.lease_s)
         self.returns = Returns(self.database, max_attempts=settings.max_attempts)
         self.deliveries = Deliveries(self.database)
+        self.outbox = Outbox(self.database, pauses_s=settings.webhook_schedule_s, limit_s=settings.webhook_limit_s)
         self.instances = Instances(self.database)
         self.uploads = Uploads(self.database)
         self.durations = Durations(self.database)

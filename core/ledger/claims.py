@@ -14,8 +14,11 @@ from sqlalchemy import ColumnElement, and_, bindparam, insert, select, update
 
 from core.errors import StaleAttempt
 from core.job import CANCELED, DELIVERING, FAILED, LEASED, QUEUED, RUNNING, prompt_id_of
+from core.ledger.announce import announce_progress
 from core.ledger.choice import choose, is_surplus
 from core.ledger.database import Change, Database, now_ms
+from core.ledger.rows import JOB_COLUMNS
+from core.ledger.secrets import ANY, RUN, end_run
 from core.ledger.tables import assets, jobs, secrets
 from core.ledger.transitions import transition
 
@@ -31,6 +34,7 @@ class Claim:
     nodes_total: int
     timeout_s: float | None
     has_webhook: bool
+    #: There are some that the run needs.
     has_secrets: bool
     #: What its duration is learned under, as in `NewJob`.
     shape: str | None = None
@@ -63,7 +67,9 @@ class ProducedFile:
 
 
 # Statements on the path between two jobs of a GPU, built once: building one takes longer than running it.
-_HAS_SECRETS = select(secrets.c.job_id).where(secrets.c.job_id == bindparam("wanted")).exists()
+_HAS_SECRETS = (
+    select(secrets.c.job_id).where(secrets.c.job_id == bindparam("wanted"), secrets.c.purpose.in_((RUN, ANY))).exists()
+)
 _REST = select(jobs.c.graph, _HAS_SECRETS.label("has_secrets")).where(jobs.c.id == bindparam("wanted"))
 _ANY_QUEUED = select(jobs.c.id).where(jobs.c.status == QUEUED).limit(1)
 
@@ -151,13 +157,18 @@ class Claims:
             transaction.connection.execute(update(jobs).where(held_by(claim)).values(on_deck=False))
 
     def progress(self, claim: Claim, snapshot: dict[str, Any]) -> None:
-        """Keep the newest progress of a running attempt; a stale attempt's is dropped."""
+        """Keep the newest progress of a running attempt, and tell its webhook if that wants to know.
+
+        A stale attempt's is dropped.
+        """
         with self._database.write() as transaction:
             row = transaction.connection.execute(
-                update(jobs).where(held_by(claim)).values(progress=snapshot).returning(jobs.c.last_seq, jobs.c.status)
+                update(jobs).where(held_by(claim)).values(progress=snapshot).returning(*JOB_COLUMNS)
             ).one_or_none()
             if row is not None:
                 transaction.changes.append(Change(job_id=claim.job_id, seq=row.last_seq, status=row.status))
+                if row.status == RUNNING:
+                    announce_progress(transaction, row)
 
     def generated(self, claim: Claim, files: Sequence[ProducedFile], *, outputs_reused: bool) -> None:
         """The GPU is done: record what it made and hand the job to delivery.
@@ -177,6 +188,8 @@ class Claims:
             )
             if moved is None:
                 raise StaleAttempt(f"Job {claim.job_id} attempt {claim.attempt} was overtaken; its result is dropped.")
+            if claim.has_secrets:
+                end_run(transaction.connection, claim.job_id)
             if files:
                 transaction.connection.execute(
                     insert(assets), [_asset(claim, ordinal, file, now) for ordinal, file in enumerate(files)]

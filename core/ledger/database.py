@@ -38,6 +38,8 @@ class Change:
     #: Number of the event that tells what happened.
     seq: int
     status: str
+    #: A webhook about it is due, of which nobody else will tell an io worker.
+    is_posted: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +94,21 @@ class Database:
         with self._in_use(), self.engine.connect() as connection:
             yield connection
 
+    def empty_log(self, *, patience_ms: int) -> bool:
+        """SQLite: move all that the write-ahead log holds into the database, and cut the log to nothing.
+
+        Parameters:
+          patience_ms: how long to wait for readers and writers, and writers for us.
+        Returns: False when somebody read or wrote all that time; the log is as it was.
+        """
+        with self._in_use(), self.engine.connect() as connection:
+            connection.exec_driver_sql(f"PRAGMA busy_timeout={patience_ms}")
+            try:
+                busy, *_ = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()
+                return not busy
+            finally:
+                connection.exec_driver_sql(f"PRAGMA busy_timeout={round(PATIENCE_S * 1000)}")
+
     def dispose(self) -> None:
         """Close every connection of this process."""
         self.engine.dispose()
@@ -127,6 +144,8 @@ def _sqlite(url: Any) -> Engine:
         pool_size=8,
         max_overflow=16,
         json_serializer=_dumps,
+        # An error's text ends up in logs, and parameters are graphs, URLs and sealed secrets.
+        hide_parameters=True,
     )
     close_at_fork(engine)
 
@@ -139,6 +158,8 @@ def _sqlite(url: Any) -> Engine:
         # WAL with NORMAL survives every crash of a process; a power cut may lose the last moments, never corrupt.
         cursor.execute("PRAGMA synchronous=NORMAL")
         cursor.execute("PRAGMA foreign_keys=ON")
+        # What was deleted is overwritten, secrets above all: free pages of the file would keep it.
+        cursor.execute("PRAGMA secure_delete=ON")
         cursor.close()
 
     return engine
@@ -152,6 +173,7 @@ def _postgresql(url: Any, pool_size: int) -> Engine:
         pool_timeout=PATIENCE_S,
         pool_pre_ping=False,
         json_serializer=_dumps,
+        hide_parameters=True,
         connect_args={
             "connect_timeout": int(PATIENCE_S),
             "options": (

@@ -1,21 +1,20 @@
-"""After the GPU: files on their way into storage, webhooks on their way out."""
+"""After the GPU: files on their way into storage."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Integer, String, and_, bindparam, func, or_, select, update
+from sqlalchemy import Integer, String, and_, bindparam, func, select, update
 
 from core.errors import NotFound, StaleAttempt
 from core.job import DELIVERING, FAILED, SUCCEEDED, Job, Output
+from core.ledger.announce import record_event
 from core.ledger.database import Database, now_ms
 from core.ledger.rows import job_of, output_of
-from core.ledger.tables import assets, deliveries, jobs
-from core.ledger.transitions import DELIVERED, GAVE_UP, PENDING, SENDING, record_event, transition
+from core.ledger.tables import assets, jobs
+from core.ledger.transitions import transition
 
-#: A delivery somebody began and did not end within this time is anybody's again.
-SENDING_MS = 120_000
 #: A job that has been delivering for this long without an end is given another turn.
 DELIVERING_MS = 15_000
 
@@ -29,6 +28,7 @@ class PendingFile:
     name: str
     source: dict[str, str]
     content_type: str = "application/octet-stream"
+    node_id: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,19 +56,6 @@ class StoredFile:
     upload: dict[str, Any] | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Delivery:
-    """One webhook event for one URL, ours to send."""
-
-    id: str
-    job_id: str
-    event: str
-    url: str
-    body: str
-    timeout_s: float
-    tries: int
-
-
 # On the path of every job, so built once.
 _MINE = and_(jobs.c.id == bindparam("job"), jobs.c.attempt == bindparam("mine"), jobs.c.status == DELIVERING)
 _HELD = select(jobs.c.delivery, jobs.c.generated_at_ms).where(_MINE)
@@ -77,6 +64,7 @@ _UNSTORED = (
     .where(assets.c.job_id == bindparam("job"), assets.c.attempt == bindparam("mine"), assets.c.storage_key.is_(None))
     .order_by(assets.c.ordinal)
 )
+_WITH_JOB = select(assets, jobs.c.files_removed).join(jobs, jobs.c.id == assets.c.job_id)
 _NUMBER_OUTPUTS = (
     update(jobs)
     .where(_MINE)
@@ -123,7 +111,14 @@ class Deliveries:
                 raise StaleAttempt(f"Job {job_id} attempt {attempt} has nothing left to deliver.")
             rows = connection.execute(_UNSTORED, mine).all()
         files = [
-            PendingFile(asset_id=row.id, job_id=job_id, name=row.name, source=row.source, content_type=row.content_type)
+            PendingFile(
+                asset_id=row.id,
+                job_id=job_id,
+                name=row.name,
+                source=row.source,
+                content_type=row.content_type,
+                node_id=row.node_id,
+            )
             for row in rows
         ]
         return Pending(files=files, delivery=held.delivery, generated_at_ms=held.generated_at_ms)
@@ -173,66 +168,19 @@ class Deliveries:
 
     def asset(self, asset_id: str) -> Output:
         """One stored output. Raises NotFound."""
-        query = select(assets).where(assets.c.id == asset_id, assets.c.storage_key.is_not(None))
+        query = _WITH_JOB.where(assets.c.id == asset_id, assets.c.storage_key.is_not(None))
         with self._database.read() as connection:
             row = connection.execute(query).one_or_none()
         if row is None:
             raise NotFound(f"There is no asset {asset_id}.")
-        return output_of(row)
+        return output_of(row, is_expired=row.files_removed)
 
     def output_at(self, storage_key: str) -> Output:
         """One stored output by its place, `<job id>/<name>`. Raises NotFound."""
         job_id = storage_key.partition("/")[0]
-        query = select(assets).where(assets.c.job_id == job_id, assets.c.storage_key == storage_key)
+        query = _WITH_JOB.where(assets.c.job_id == job_id, assets.c.storage_key == storage_key)
         with self._database.read() as connection:
             row = connection.execute(query.limit(1)).one_or_none()
         if row is None:
             raise NotFound(f"There is no output {storage_key}.")
-        return output_of(row)
-
-    def take_webhooks(self, job_id: str) -> list[Delivery]:
-        """Claim a job's webhook events that nobody is sending."""
-        free = and_(deliveries.c.job_id == job_id, _is_open())
-        with self._database.write() as transaction:
-            rows = transaction.connection.execute(
-                update(deliveries)
-                .where(free)
-                .values(state=SENDING, tries=deliveries.c.tries + 1, updated_at_ms=now_ms())
-                .returning(deliveries)
-            ).all()
-        return [
-            Delivery(
-                id=row.id,
-                job_id=row.job_id,
-                event=row.event,
-                url=row.url,
-                body=row.body,
-                timeout_s=row.timeout_s,
-                tries=row.tries,
-            )
-            for row in rows
-        ]
-
-    def webhook_sent(self, delivery: Delivery, *, status_code: int | None, error: str | None) -> None:
-        """Keep how a delivery ended: delivered without an error, given up with one."""
-        values = {"status_code": status_code, "error": error, "updated_at_ms": now_ms()}
-        state = DELIVERED if error is None else GAVE_UP
-        with self._database.write() as transaction:
-            transaction.connection.execute(
-                update(deliveries)
-                .where(deliveries.c.id == delivery.id, deliveries.c.tries == delivery.tries)
-                .values(state=state, **values)
-            )
-
-    def jobs_with_open_webhooks(self, *, older_than_ms: int = 5_000) -> list[str]:
-        """Ids of jobs with webhook events that have waited, or been sent, for too long."""
-        query = select(deliveries.c.job_id).where(_is_open(), deliveries.c.updated_at_ms < now_ms() - older_than_ms)
-        with self._database.read() as connection:
-            return [str(job_id) for job_id in connection.execute(query.distinct().limit(200)).scalars()]
-
-
-def _is_open() -> Any:
-    return or_(
-        deliveries.c.state == PENDING,
-        and_(deliveries.c.state == SENDING, deliveries.c.updated_at_ms < now_ms() - SENDING_MS),
-    )
+        return output_of(row, is_expired=row.files_removed)

@@ -11,11 +11,13 @@ from sqlalchemy.exc import IntegrityError
 
 from core.errors import IdempotencyKeyReuse, InvalidRequest, NotFound
 from core.job import CANCELED, CANCELING, DELIVERING, QUEUED, RUNNING, Job, NewJob
+from core.ledger.announce import record_event
 from core.ledger.database import Database, Transaction, now_ms
 from core.ledger.rows import JOB_COLUMNS, job_of, outputs_of
-from core.ledger.seal import Sealer
-from core.ledger.tables import events, idempotency_keys, jobs, secrets
-from core.ledger.transitions import record_event, transition
+from core.ledger.secrets import Secrets
+from core.ledger.tables import events, idempotency_keys, job_inputs, jobs
+from core.ledger.transitions import transition
+from core.settings import Settings
 
 #: Built once: the look-up on every client's path.
 _BY_ID = select(*JOB_COLUMNS).where(jobs.c.id == bindparam("wanted"))
@@ -31,13 +33,34 @@ class JobEvent:
     at_ms: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class Retention:
+    """How long jobs are kept after their end, in milliseconds, where they do not say themselves."""
+
+    job_ms: int
+    #: The same for their files; never more.
+    files_ms: int
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Retention:
+        """What the operator set."""
+        files_s = settings.output_retention_s or settings.retention_s
+        return cls(job_ms=int(settings.retention_s * 1000), files_ms=int(files_s * 1000))
+
+    def of(self, retention_s: float | None) -> Retention:
+        """That of one job, which may have a time of its own."""
+        if retention_s is None:
+            return self
+        return Retention(job_ms=int(retention_s * 1000), files_ms=int(retention_s * 1000))
+
+
 class Jobs:
     """Everything that is asked about jobs, or by their clients."""
 
-    def __init__(self, database: Database, sealer: Sealer, *, retention_s: float) -> None:
+    def __init__(self, database: Database, secrets: Secrets, retention: Retention) -> None:
         self._database = database
-        self._sealer = sealer
-        self._retention_ms = int(retention_s * 1000)
+        self._secrets = secrets
+        self._retention = retention
 
     def submit(self, new: NewJob) -> Job:
         """Record a job with its key, secrets and first event in one transaction.
@@ -163,15 +186,10 @@ class Jobs:
                 return job_of(moved, outputs.get(job_id, ()))
         return self.get(job_id)
 
-    def secrets(self, job_id: str) -> dict[str, Any]:
-        """The job's secrets, opened; `{}` when it has none or they are gone."""
-        with self._database.read() as connection:
-            sealed = connection.execute(select(secrets.c.sealed).where(secrets.c.job_id == job_id)).scalar()
-        return {} if sealed is None else self._sealer.open(sealed, bound_to=job_id)
-
     def _record(self, transaction: Transaction, new: NewJob) -> Job:
         now = now_ms()
         connection = transaction.connection
+        retention = self._retention.of(new.retention_s)
         if new.idempotency_key:
             connection.execute(
                 insert(idempotency_keys).values(key=new.idempotency_key, job_id=new.id, created_at_ms=now)
@@ -197,16 +215,19 @@ class Jobs:
             "timeout_s": new.timeout_s,
             "created_at_ms": now,
             "updated_at_ms": now,
-            "expires_at_ms": now + self._retention_ms,
+            "expires_at_ms": now + retention.job_ms,
+            "files_expire_at_ms": now + retention.files_ms,
         }
         connection.execute(
             insert(jobs),
             {**values, "graph": new.graph, "catalogues": ",".join(new.catalogues) if new.catalogues else None},
         )
         record_event(transaction, new.id, 1, "status", {"status": QUEUED}, QUEUED)
+        if new.inputs:
+            keys = sorted({file["key"] for file in new.inputs})
+            connection.execute(insert(job_inputs), [{"job_id": new.id, "storage_key": key} for key in keys])
         if new.secrets:
-            sealed = self._sealer.seal(new.secrets, bound_to=new.id)
-            connection.execute(insert(secrets).values(job_id=new.id, sealed=sealed))
+            self._secrets.record(connection, new.id, new.secrets)
         del values["lost_attempts"]
         return Job(**values)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, select
@@ -34,6 +35,8 @@ def job_of(row: Row[Any], outputs: Iterable[Output] = ()) -> Job:
         generated_at_ms=row.generated_at_ms,
         completed_at_ms=row.completed_at_ms,
         expires_at_ms=row.expires_at_ms,
+        files_expire_at_ms=row.files_expire_at_ms,
+        files_removed=row.files_removed,
         instance=row.instance,
         metadata=row.metadata,
         workflow=row.workflow,
@@ -48,11 +51,11 @@ def job_of(row: Row[Any], outputs: Iterable[Output] = ()) -> Job:
         progress=row.progress,
         error=row.error,
         outputs_reused=row.outputs_reused,
-        outputs=tuple(outputs),
+        outputs=tuple(replace(output, is_expired=True) if row.files_removed else output for output in outputs),
     )
 
 
-def output_of(row: Row[Any]) -> Output:
+def output_of(row: Row[Any], *, is_expired: bool = False) -> Output:
     """An output record from a row of `assets`."""
     return Output(
         id=row.id,
@@ -69,6 +72,7 @@ def output_of(row: Row[Any]) -> Output:
         subfolder=row.subfolder,
         created_at_ms=row.created_at_ms,
         upload=row.upload,
+        is_expired=is_expired,
     )
 
 

@@ -67,10 +67,23 @@ jobs = Table(
     Column("generated_at_ms", BigInteger),
     Column("completed_at_ms", BigInteger),
     Column("expires_at_ms", BigInteger, nullable=False),
+    # The same for its files, which may go earlier; and whether they have gone.
+    Column("files_expire_at_ms", BigInteger, nullable=False, server_default="0"),
+    Column("files_removed", Boolean, nullable=False, server_default=false()),
     # The next job to run, and every look-up by status.
     Index("jobs_turn", "status", text("priority DESC"), "created_at_ms", "id"),
     Index("jobs_newest", "created_at_ms", "id"),
     Index("jobs_expiry", "expires_at_ms"),
+    Index("jobs_files_expiry", "files_removed", "files_expire_at_ms"),
+)
+
+# Which files in storage a job takes in: `inputs` of its row, where they can be asked for by their key.
+job_inputs = Table(
+    "job_inputs",
+    metadata,
+    Column("job_id", String(36), ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("storage_key", String(255), primary_key=True),
+    Index("job_inputs_by_key", "storage_key"),
 )
 
 events = Table(
@@ -121,7 +134,11 @@ uploads = Table(
     Column("storage_key", Text, nullable=False),
     Column("created_at_ms", BigInteger, nullable=False),
     Column("expires_at_ms", BigInteger, nullable=False),
+    # The job it was fetched or decoded for, with which it goes; NULL where a client uploaded it.
+    Column("job_id", String(36)),
     Index("uploads_by_hash", "hash"),
+    Index("uploads_by_job", "job_id"),
+    Index("uploads_by_key", "storage_key"),
     Index("uploads_expiry", "expires_at_ms"),
 )
 
@@ -143,13 +160,20 @@ idempotency_keys = Table(
     Column("key", String(255), primary_key=True),
     Column("job_id", String(36), nullable=False),
     Column("created_at_ms", BigInteger, nullable=False),
+    Index("idempotency_keys_age", "created_at_ms"),
 )
+
+_IS_KEPT = text("sealed IS NOT NULL")
 
 secrets = Table(
     "secrets",
     metadata,
     Column("job_id", String(36), ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
-    Column("sealed", LargeBinary, nullable=False),
+    # run, bucket, webhook, any
+    Column("purpose", String(16), primary_key=True),
+    # NULL: wiped after its last use.
+    Column("sealed", LargeBinary),
+    Index("secrets_kept", "purpose", sqlite_where=_IS_KEPT, postgresql_where=_IS_KEPT),
 )
 
 deliveries = Table(
@@ -157,19 +181,44 @@ deliveries = Table(
     metadata,
     Column("id", String(36), primary_key=True),
     Column("job_id", String(36), ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
+    # Decides which headers go with it; the shape of the body is in the body.
+    Column("contract", String(16), nullable=False, server_default="generate"),
     Column("event", String(32), nullable=False),
+    # The number of the job's event that it tells of.
+    Column("seq", Integer, nullable=False, server_default="0"),
     Column("url", Text, nullable=False),
+    # Scheme, host and port of the URL.
+    Column("receiver", String(255), nullable=False, server_default=""),
     Column("timeout_s", Float, nullable=False),
     Column("body", Text, nullable=False),
-    # pending, sending, delivered, failed
+    # pending, sending, delivered, dead
     Column("state", String(16), nullable=False),
     Column("tries", Integer, nullable=False),
+    # Tries made before it was last replayed: the schedule counts those after it.
+    Column("tries_before", Integer, nullable=False, server_default="0"),
+    # When anybody may try it; while it is being sent, when its sender is taken for dead. NULL once it has ended.
+    Column("next_try_at_ms", BigInteger),
+    # Of the last try, as in delivery_attempts.
     Column("status_code", Integer),
     Column("error", Text),
     Column("created_at_ms", BigInteger, nullable=False),
     Column("updated_at_ms", BigInteger, nullable=False),
-    Index("deliveries_open", "state", "updated_at_ms"),
+    Index("deliveries_due", "next_try_at_ms", "seq"),
+    Index("deliveries_newest", "created_at_ms", "id"),
     Index("deliveries_by_job", "job_id"),
+    Index("deliveries_by_receiver", "receiver", "next_try_at_ms"),
+)
+
+delivery_attempts = Table(
+    "delivery_attempts",
+    metadata,
+    Column("delivery_id", String(36), ForeignKey("deliveries.id", ondelete="CASCADE"), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("duration_ms", BigInteger, nullable=False),
+    Column("status_code", Integer),
+    # Why it counts as failed; NULL: it arrived.
+    Column("error", Text),
 )
 
 catalogues = Table(

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Row, delete, insert, select
+from sqlalchemy import Row, delete, exists, insert, select
 
 from core.errors import NotFound
 from core.job import TERMINAL
 from core.ledger.database import Database, now_ms
-from core.ledger.tables import jobs, uploads
+from core.ledger.tables import job_inputs, jobs, uploads
+
+#: A job that has not ended takes the file in.
+_IS_NEEDED = exists().where(
+    job_inputs.c.storage_key == uploads.c.storage_key,
+    jobs.c.id == job_inputs.c.job_id,
+    jobs.c.status.not_in(sorted(TERMINAL)),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +37,8 @@ class Upload:
     storage_key: str
     created_at_ms: int
     expires_at_ms: int
-    #: Only outputs belong to a job.
-    job_id: None = None
+    #: The job it was fetched or decoded for, with which it goes; None where a client uploaded it.
+    job_id: str | None = None
 
 
 class Uploads:
@@ -76,22 +84,25 @@ class Uploads:
 
     def remove_expired(self, *, limit: int = 1000) -> list[str]:
         """Delete what has expired; returns the storage keys that nothing in the ledger refers to any more."""
-        old = select(uploads.c.id, uploads.c.storage_key).where(uploads.c.expires_at_ms <= now_ms()).limit(limit)
+        # One whose bytes an open job still needs is kept, expired, until that job has ended.
+        old = select(uploads.c.id).where(uploads.c.expires_at_ms <= now_ms(), ~_IS_NEEDED).limit(limit)
         with self._database.write() as transaction:
             connection = transaction.connection
-            rows = connection.execute(old).all()
-            if not rows:
+            gone = delete(uploads).where(uploads.c.id.in_(old)).returning(uploads.c.storage_key)
+            keys = set(connection.execute(gone).scalars())
+            if not keys:
                 return []
-            open_inputs = connection.execute(
-                select(jobs.c.inputs).where(jobs.c.inputs.is_not(None), jobs.c.status.not_in(sorted(TERMINAL)))
-            ).scalars()
-            wanted = {file["key"] for inputs in open_inputs for file in inputs or ()}
-            # One whose bytes an open job still needs is kept, expired, until that job has ended.
-            gone = [row for row in rows if row.storage_key not in wanted]
-            connection.execute(delete(uploads).where(uploads.c.id.in_([row.id for row in gone])))
-            keys = {row.storage_key for row in gone}
             shared = connection.execute(select(uploads.c.storage_key).where(uploads.c.storage_key.in_(keys))).scalars()
             return sorted(keys - set(shared))
+
+    def unknown(self, keys: Collection[str]) -> set[str]:
+        """Those of the storage keys that nothing in the ledger refers to."""
+        recorded = select(uploads.c.storage_key).where(uploads.c.storage_key.in_(keys))
+        needed = select(job_inputs.c.storage_key).join(jobs, jobs.c.id == job_inputs.c.job_id)
+        needed = needed.where(job_inputs.c.storage_key.in_(keys), jobs.c.status.not_in(sorted(TERMINAL)))
+        with self._database.read() as connection:
+            known = connection.execute(recorded.union(needed)).scalars()
+            return set(keys) - set(known)
 
 
 def _values(upload: Upload) -> dict[str, Any]:
@@ -104,6 +115,7 @@ def _values(upload: Upload) -> dict[str, Any]:
         "storage_key": upload.storage_key,
         "created_at_ms": upload.created_at_ms,
         "expires_at_ms": upload.expires_at_ms,
+        "job_id": upload.job_id,
     }
 
 
@@ -117,4 +129,5 @@ def _upload(row: Row[Any]) -> Upload:
         storage_key=row.storage_key,
         created_at_ms=row.created_at_ms,
         expires_at_ms=row.expires_at_ms,
+        job_id=row.job_id,
     )

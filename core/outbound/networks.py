@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import (
     IPv4Address,
     IPv4Network,
@@ -11,6 +11,7 @@ from ipaddress import (
     ip_address,
     ip_network,
 )
+from pathlib import Path
 
 from core.settings import Settings
 
@@ -73,18 +74,25 @@ class Policy:
     """Public addresses may always be connected to; others only in networks that are allowed."""
 
     allowed: tuple[Network, ...] = ()
+    #: A PEM file of authorities that may certify who answers there, beside the usual ones.
+    ca_bundle: Path | None = None
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Policy:
         """What FLEET_ALLOW_NETWORKS says; loopback too where the API serves this machine alone."""
         words = [*settings.allow_networks, *(["loopback"] if _serves_one_machine(settings) else [])]
         networks = [network for word in dict.fromkeys(words) for network in NAMED.get(word, (word,))]
-        return cls(allowed=tuple(ip_network(network) for network in networks))
+        return cls(allowed=tuple(ip_network(network) for network in networks), ca_bundle=settings.ca_bundle)
+
+    @classmethod
+    def of_operator(cls, settings: Settings) -> Policy:
+        """For URLs that the operator has set himself: any address but those of metadata services."""
+        return replace(UNRESTRICTED, ca_bundle=settings.ca_bundle)
 
     @classmethod
     def for_webhook(cls, url: str, settings: Settings) -> Policy:
         """The policy for a webhook's URL, which may be the operator's own."""
-        return UNRESTRICTED if url == settings.webhook_url else cls.from_settings(settings)
+        return cls.of_operator(settings) if url == settings.webhook_url else cls.from_settings(settings)
 
     def permits(self, address: str) -> bool:
         """Whether this address, as the resolver writes it, may be connected to."""

@@ -90,8 +90,13 @@ class _GuardedConnection(HTTPConnection):
     """What every guarded connection has in common; stands before the class of an HTTP library."""
 
     guard: ClassVar[_Guard]
+    #: What an HTTPS connection trusts beside the file that its library names.
+    ca_cert_data: str | bytes | None
 
     def _new_conn(self) -> socket.socket:
+        if self.guard.policy.ca_bundle is not None:
+            # Each time anew: bundles are replaced while we run.
+            self.ca_cert_data = self.guard.policy.ca_bundle.read_text(encoding="utf-8")
         name, timeout_s = self._dns_host, self.timeout
         began_s = time.monotonic()
         addresses = self._permitted_addresses(timeout_s)

@@ -19,15 +19,15 @@ _HOST = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
 _NUMERIC = re.compile(r"(?:.*\.)?(?:[0-9]+|0[xX][0-9A-Fa-f]*)\.?")
 
 
-def check_url(url: str, field: str, policy: Policy | None = None) -> str:
+def check_url(url: str, field: str, policy: Policy | None = None, *, max_chars: int = MAX_URL_CHARS) -> str:
     """The URL itself, if it names an http or https address in one way only. Raises InvalidRequest.
 
     Parameters:
       field: what the error calls it.
       policy: an address that is written in the URL must be one it permits. Names are not resolved here.
     """
-    if len(url) > MAX_URL_CHARS:
-        raise InvalidRequest(f"{field} is over {MAX_URL_CHARS} characters.")
+    if len(url) > max_chars:
+        raise InvalidRequest(f"{field} is over {max_chars} characters.")
     if not _URL.fullmatch(url):
         raise InvalidRequest(f"{field} must be printable ASCII without spaces and backslashes.")
     try:

@@ -11,6 +11,7 @@ import pytest
 
 from core.job import Job
 from tests.integration.api_fixtures import GRAPH, Api, running_api, settings_for
+from tests.ledger_moves import secrets_of
 
 S3 = {
     "access_key_id": "key-of-a-client",
@@ -61,7 +62,7 @@ def test_wishes_are_recorded_and_their_secrets_sealed(api: Api, contract: str) -
     target = job.delivery["s3"]
     assert (target["bucket_name"], target["prefix"], target["origin"]) == ("bucket", "a/b", "request")
     assert "secret-of-a-client" not in json.dumps(job.delivery)
-    assert api.ledger.jobs.secrets(job.id)["s3"]["secret_access_key"] == "secret-of-a-client"
+    assert secrets_of(api.ledger, job.id)["s3"]["secret_access_key"] == "secret-of-a-client"
     shown = api.get(f"/api/v2/jobs/{job.id}").text + api.get(f"/result/{job.id}").text
     assert "of-a-client" not in shown
 
@@ -78,7 +79,7 @@ def test_the_operators_blocks_are_not_for_jobs_of_the_other_contracts(
     )
 
     assert (job.delivery, job.webhook) == (None, None)
-    assert api.ledger.jobs.secrets(job.id) == {}
+    assert secrets_of(api.ledger, job.id) == {}
 
 
 def test_a_prefix_alone_asks_for_the_operators_bucket(api: Api) -> None:
@@ -86,7 +87,7 @@ def test_a_prefix_alone_asks_for_the_operators_bucket(api: Api) -> None:
 
     assert job.delivery is not None
     assert job.delivery["s3"]["bucket_name"] == "operators-bucket"
-    assert api.ledger.jobs.secrets(job.id) == {}, "they are taken from the settings when they are needed"
+    assert secrets_of(api.ledger, job.id) == {}, "they are taken from the settings when they are needed"
 
 
 def test_a_template_takes_a_webhook_of_its_own(api: Api) -> None:
@@ -98,7 +99,7 @@ def test_a_template_takes_a_webhook_of_its_own(api: Api) -> None:
         {"n": 1},
         5.0,
     )
-    secrets = api.ledger.jobs.secrets(job.id)
+    secrets = secrets_of(api.ledger, job.id)
     assert (secrets["webhook_secret"], secrets["api_key_comfy_org"], "s3" in secrets) == ("s3cret", "partner", True)
     assert job.workflow == "tile"
 
@@ -107,8 +108,26 @@ def test_a_requests_webhook_never_has_the_operators_secret(api: Api) -> None:
     own = submitted(api, "generate", webhook={"url": "https://example.com/"})
     default = submitted(api, "generate")
 
-    assert "webhook_secret" not in api.ledger.jobs.secrets(own.id)
-    assert api.ledger.jobs.secrets(default.id)["webhook_secret"] == "operators-webhook-secret"
+    assert own.webhook is not None
+    assert default.webhook is not None
+    assert (own.webhook["origin"], default.webhook["origin"]) == ("request", "environment")
+    for job in (own, default):
+        # The operator's is taken from the settings when it is needed.
+        assert "webhook_secret" not in secrets_of(api.ledger, job.id)
+
+
+@pytest.mark.parametrize("contract", ["v2", "workflows", "generate"])
+def test_a_webhook_may_choose_its_events_and_have_two_secrets(api: Api, contract: str) -> None:
+    events = ["job.started", "job.failed", "job.started"]
+    secrets = ["whsec_" + "A" * 32, "older"]
+
+    job = submitted(api, contract, webhook={**WEBHOOK, "events": events, "secret": secrets})
+
+    assert job.webhook is not None
+    assert job.webhook["events"] == ["job.started", "job.failed"]
+    assert secrets_of(api.ledger, job.id) == {"webhook_secret": secrets}
+    shown = api.get(f"/api/v2/jobs/{job.id}").text + api.get(f"/result/{job.id}").text
+    assert "whsec_" not in shown
 
 
 @pytest.mark.parametrize(
@@ -121,6 +140,12 @@ def test_a_requests_webhook_never_has_the_operators_secret(api: Api) -> None:
         ({"convert_output": {"format": "avif"}}, "convert_output.format must be one of webp, jpeg, png, not 'avif'."),
         ({"convert_output": "webp"}, "convert_output must be an object, not 'webp'."),
         ({"strip_metadata": "yes"}, "strip_metadata must be true or false, not 'yes'."),
+        ({"webhook": {**WEBHOOK, "events": []}}, "webhook.events must be a list of one or more of job.started, "),
+        ({"webhook": {**WEBHOOK, "events": ["job.failed", "job.done"]}}, "no event 'job.done'; there are job.started,"),
+        ({"webhook": {**WEBHOOK, "events": [{}]}}, "webhook.events: there is no event an object; there are"),
+        ({"webhook": {**WEBHOOK, "events": "job.failed"}}, "webhook.events must be a list of one or more of"),
+        ({"webhook": {**WEBHOOK, "extra_params": {"k": "x" * 9_000}}}, "webhook.extra_params must be an object of at"),
+        ({"webhook": {"url": "http://10.0.0.1/"}}, "webhook.url"),
     ],
 )
 @pytest.mark.parametrize("path", ["/api/v2/jobs", "/workflows/tile"])

@@ -16,6 +16,7 @@ import pytest
 
 from core.job import Job
 from tests.integration.api_fixtures import GRAPH, Api, running_api, settings_for
+from tests.ledger_moves import secrets_of
 
 
 @pytest.fixture(scope="module")
@@ -197,8 +198,9 @@ def test_a_webhook_is_kept_and_its_secret_sealed(api: Api) -> None:
         "extra_params": {"status": "mine"},
         "timeout_s": 5.0,
         "base_url": api.url,
+        "origin": "request",
     }
-    assert api.ledger.jobs.secrets(job.id) == {"webhook_secret": "s3cret"}
+    assert secrets_of(api.ledger, job.id) == {"webhook_secret": "s3cret"}
     api.post(f"/cancel/{job.id}")
     assert api.publisher.notified[-1] == job.id, "the end of a cancelled job is told at once"
 

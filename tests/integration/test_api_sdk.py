@@ -13,6 +13,7 @@ from comfy_sdk.events import OutputReady, Progress, StatusChange
 
 from core.notices import Notice
 from tests.integration.api_fixtures import GRAPH, Api, running_api, settings_for
+from tests.ledger_moves import secrets_of
 
 KEY = "sdk-key"
 
@@ -53,7 +54,7 @@ def test_run_and_download(api: Api, client: comfy_sdk.Comfy, tmp_path: Path) -> 
 
 def test_events_with_progress_and_outputs_before_the_end(api: Api, client: comfy_sdk.Comfy) -> None:
     job = client.submit(workflow(client), api_key="partner-key", metadata={"client": "acme"})
-    assert api.ledger.jobs.secrets(job.id) == {"api_key_comfy_org": "partner-key"}
+    assert secrets_of(api.ledger, job.id) == {"api_key_comfy_org": "partner-key"}
     assert job.metadata == {"client": "acme"}
     seen: list[Any] = []
 

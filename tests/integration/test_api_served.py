@@ -87,6 +87,8 @@ def thawed(served: Served) -> Iterator[None]:
     yield
     served.ledger_proxy.thaw()
     served.broker_proxy.thaw()
+    # Its heartbeat: on a slow machine the module takes longer than an instance may be silent.
+    served.worker.come_up()
     _until(lambda: all(requests.get(f"{served.url}/ready", timeout=5).status_code == 200 for _ in range(4)), 20.0)
 
 

@@ -20,6 +20,7 @@ from tests.integration.api_fixtures import (
     settings_for,
     sse_frames,
 )
+from tests.ledger_moves import secrets_of
 
 JOB_KEYS: dict[str, Any] = {
     "id": str,
@@ -195,7 +196,7 @@ def test_an_idempotency_key_is_good_for_one_job(api: Api) -> None:
 def test_the_partner_key_is_sealed_and_never_shown(api: Api) -> None:
     job_id = api.submit(extra_data={"api_key_comfy_org": "s3cret-key"})
 
-    assert api.ledger.jobs.secrets(job_id) == {"api_key_comfy_org": "s3cret-key"}
+    assert secrets_of(api.ledger, job_id) == {"api_key_comfy_org": "s3cret-key"}
     for path in ("", "/workflow"):
         assert "s3cret-key" not in api.get(f"/api/v2/jobs/{job_id}{path}").text
 

@@ -78,7 +78,7 @@ def _handler(script: Script) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             self.wfile.write(answer)
 
-        do_GET = do_POST = _serve  # noqa: N815 - the standard library's names
+        do_GET = do_POST = do_DELETE = _serve  # noqa: N815 - the standard library's names
 
         def log_message(self, *_: object) -> None:
             pass
@@ -282,6 +282,17 @@ def test_cancel_says_what_came_of_it(
     server.on("POST /api/v2/jobs/job-12345678/cancel", _json(_job(status)))
     assert run(["cancel", "job-12345678"]) == 0
     assert capsys.readouterr().out == words
+
+
+def test_delete_says_what_it_did_or_why_not(server: Script, capsys: pytest.CaptureFixture[str]) -> None:
+    path = "DELETE /api/v2/jobs/job-12345678"
+    server.on(path, (204, {}, b""))
+    assert run(["delete", "job-12345678"]) == 0
+    assert capsys.readouterr().out == "job-12345678  deleted\n"
+
+    server.on(path, _error(409, "job_not_ended", "The job is running: cancel it."))
+    assert run(["delete", "job-12345678"]) == 2
+    assert "The job is running" in capsys.readouterr().err
 
 
 def test_list_is_tab_separated_off_a_terminal(server: Script, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import io
 import itertools
@@ -13,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +23,21 @@ import requests
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from api.views import output_view
 from core.job import DELIVERING, SUCCEEDED, Job
 from core.ledger import Ledger
 from core.ledger.claims import Claim
 from core.ledger.schema import migrate
+from core.put_urls import PutUrls
 from core.results import generate_result
-from core.s3 import ENVIRONMENT, Target
+from core.s3 import ENVIRONMENT, PUT_URLS, Target
 from core.settings import Settings
+from core.views import output_view
 from tasks import buckets
 from tasks.app import make_app
 from tasks.finish import ORIGINALS
 from tasks.runtime import equip
 from tasks.upload import upload
+from tasks.worker import IO_THREADS
 from tests.fleet import ROOT
 from tests.ledger_moves import check_log, claimed, produced
 from tests.s3_server import BUSY, CREDENTIALS, REFUSED, S3Server, fronted
@@ -65,10 +69,13 @@ def picture() -> bytes:
     return data.getvalue()
 
 
-def generated(settings: Settings, delivery: dict[str, Any], **contents: bytes) -> Claim:
+def generated(
+    settings: Settings, delivery: dict[str, Any], *, secrets: dict[str, Any] | None = None, **contents: bytes
+) -> Claim:
     """A job whose files lie where an instance left them. `a_png=b"..."` is `a.png`."""
     ledger = Ledger(settings)
-    claim = claimed(ledger, contract="generate", delivery=delivery, secrets={"s3": CREDENTIALS.to_json()})
+    sealed = secrets or {"s3": CREDENTIALS.to_json()}
+    claim = claimed(ledger, contract="generate", delivery=delivery, secrets=sealed)
     folder = settings.gpu_dir("gpu0") / "output" / claim.job_id
     folder.mkdir(parents=True)
     files = []
@@ -184,7 +191,7 @@ def test_a_target_that_botocore_refuses_ends_the_job_too(sqlite_settings: Settin
 def test_what_may_pass_gets_another_turn_and_what_was_sent_is_not_sent_again(
     server: S3Server, sqlite_settings: Settings
 ) -> None:
-    # Of the first turn, HEAD and PUT of the first file pass; HEAD of the second does not.
+    # Of the first turn, HEAD and PUT of the first file pass; PUT of the second does not.
     with fronted(server, [None, None, BUSY]) as front:
         target = server.new_target(front.url, connect_attempts=1)
         claim = generated(sqlite_settings, {"s3": target.to_json()}, a_png=b"1", b_png=b"2")
@@ -196,8 +203,8 @@ def test_what_may_pass_gets_another_turn_and_what_was_sent_is_not_sent_again(
 
     assert (state, job.status, job.attempt) == ("SUCCESS", SUCCEEDED, 1)
     assert server.content(target) == {f"p/{job.id}/a.png": b"1", f"p/{job.id}/b.png": b"2"}
-    sent = [head.split()[1] for head in front.heads if head.startswith(b"PUT")]
-    assert len(sent) == len(set(sent)) == 2
+    sent = [head.split()[1].rpartition(b"/")[2] for head in front.heads if head.startswith(b"PUT")]
+    assert sent == [b"a.png", b"b.png", b"b.png"]
 
 
 def test_in_the_end_it_gives_up(server: S3Server, sqlite_settings: Settings) -> None:
@@ -210,6 +217,58 @@ def test_in_the_end_it_gives_up(server: S3Server, sqlite_settings: Settings) -> 
     assert job.status == SUCCEEDED
     assert stored(sqlite_settings, job) == {"a.png": b"1"}
     assert "could not be uploaded: the S3 server answered 503" in result_of(job)["message"]
+
+
+def test_keys_by_a_template_and_links_by_a_public_address(server: S3Server, sqlite_settings: Settings) -> None:
+    target = server.new_target(
+        key_template="{prefix}/{date}/{node_id}/{ordinal}-{filename}", public_url="https://cdn.example"
+    )
+    claim = generated(sqlite_settings, {"s3": target.to_json()}, a_png=b"1", b_png=b"2")
+
+    _, job = turn(sqlite_settings, claim)
+
+    day = f"{datetime.fromtimestamp(job.created_at_ms / 1000, tz=timezone.utc):%Y-%m-%d}"
+    keys = [f"p/{day}/9/1-a.png", f"p/{day}/9/2-b.png"]
+    assert server.content(target) == {keys[0]: b"1", keys[1]: b"2"}
+    assert [output.upload for output in job.outputs] == [
+        {"url": f"https://cdn.example/{key}", "key": key} for key in keys
+    ]
+
+
+def test_files_go_to_the_urls_that_their_client_has_signed(server: S3Server, sqlite_settings: Settings) -> None:
+    bucket = server.new_target()
+    urls = PutUrls(urls={"b.png": server.signed_put(bucket, "own/b.png"), "*": server.signed_put(bucket, "first.png")})
+    target = Target(endpoint_url=None, bucket_name="", region=None, prefix="", origin=PUT_URLS)
+    delivery = {"s3": target.to_json()}
+    claim = generated(sqlite_settings, delivery, secrets={"s3": urls.to_json()}, a_png=b"1", b_png=b"2", c_png=b"3")
+
+    _, job = turn(sqlite_settings, claim)
+
+    assert server.content(bucket) == {"own/b.png": b"2", "first.png": b"1"}
+    assert [output.upload for output in job.outputs] == [
+        {"url": None},
+        {"url": None},
+        {"error": "s3.put_urls has no URL for c.png"},
+    ]
+    result = result_of(job)
+    assert [entry["upload_error"] for entry in result["output"]] == [None, None, "s3.put_urls has no URL for c.png"]
+    assert all(entry["url"].startswith("http://me/api/v2/assets/") for entry in result["output"]), "nobody told another"
+    assert output_view(job.outputs[0], "http://me", 0)["upload"] == {"url": None, "error": None}
+
+
+def test_no_more_uploads_at_once_than_leave_threads_for_others(
+    server: S3Server, sqlite_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert buckets.SLOTS == IO_THREADS // 2
+    monkeypatch.setattr(buckets, "SLOT_WAIT_S", 0.05)
+    claim = generated(sqlite_settings, {"s3": server.new_target().to_json()}, a_png=b"1")
+    settings = sqlite_settings.model_copy(update={"upload_give_up_s": 0.0})
+    with contextlib.ExitStack() as others:
+        for _ in range(buckets.SLOTS):
+            others.enter_context(buckets._slot())
+        assert turn(settings, claim)[1].status == DELIVERING, "it waits for another turn, and is not given up"
+
+    assert turn(settings, claim)[1].status == SUCCEEDED
 
 
 def test_a_turn_that_finds_another_at_work_leaves_it_alone(server: S3Server, sqlite_settings: Settings) -> None:

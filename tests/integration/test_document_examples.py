@@ -13,6 +13,7 @@ import requests
 
 from core.job import Job
 from tests.integration.api_fixtures import Api, running_api, settings_for
+from tests.ledger_moves import secrets_of
 from tests.simulator_process import simulator
 
 S3 = {
@@ -225,7 +226,7 @@ def test_the_s3_block_becomes_a_target_and_a_sealed_secret(api: Api) -> None:
         S3["region"],
     )
     assert S3["secret_access_key"] not in json.dumps(job.delivery)
-    sealed = api.ledger.jobs.secrets(job.id)["s3"]
+    sealed = secrets_of(api.ledger, job.id)["s3"]
     assert (sealed["access_key_id"], sealed["secret_access_key"]) == (S3["access_key_id"], S3["secret_access_key"])
 
 
@@ -311,9 +312,10 @@ def test_the_environments_blocks_count_where_a_request_brings_none(nodes: Any, t
                 "environment",
             )
             assert job.webhook["url"] == "https://operator.example/"
-            assert api.ledger.jobs.secrets(job.id) == {"webhook_secret": "operators-webhook-secret"}
+            assert job.webhook["origin"] == "environment"
+            assert secrets_of(api.ledger, job.id) == {}, "the operator's are taken from the settings when needed"
         mine = accepted(api, own)
         assert mine.delivery is not None
         assert (mine.delivery["s3"]["bucket_name"], mine.delivery["s3"]["origin"]) == ("your-bucket", "request")
-        assert "webhook_secret" not in api.ledger.jobs.secrets(mine.id), "nothing of the operator's is mixed in"
-        assert "operators" not in json.dumps([mine.delivery, mine.webhook, api.ledger.jobs.secrets(mine.id)])
+        assert "webhook_secret" not in secrets_of(api.ledger, mine.id), "nothing of the operator's is mixed in"
+        assert "operators" not in json.dumps([mine.delivery, mine.webhook, secrets_of(api.ledger, mine.id)])

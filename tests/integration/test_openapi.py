@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +22,7 @@ KEY = {"Authorization": "Bearer a-key"}
 #: Where the body of each route's examples has to be sent, beside the path itself.
 PLACES = {"{name}": "sd3"}
 #: Examples that name what a test has to make first.
-NEEDS_MORE = {"/api/v2/assets/from-hash"}
+NEEDS_MORE = {"/api/v2/assets/from-hash", "/webhooks/deliveries/{delivery_id}/replay"}
 #: Routes that answer when the job has ended.
 WAITING = {"/generate/sync", "/generate/stream", "/prompt"}
 
@@ -89,6 +90,33 @@ def test_what_a_body_may_hold_stands_there_with_its_meaning(document: dict[str, 
     assert schemas["ConvertOutput"]["properties"]["format"]["enum"] == ["webp", "jpeg", "png"]
     assert schemas["TemplateBody"]["additionalProperties"] is False
     assert schemas["SubmitBody"]["required"] == ["workflow"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "model"),
+    [
+        ("/api/v2/jobs", {"workflow": GRAPH, "metadata": {"a": "b"}}, "Event"),
+        ("/generate", {"input": {"workflow_json": GRAPH}}, "GenerateEvent"),
+    ],
+)
+def test_what_webhooks_are_sent_fits_its_schema(
+    api: Api, document: dict[str, Any], path: str, body: dict[str, Any], model: str
+) -> None:
+    webhook = {"url": "https://example.com/", "extra_params": {"n": 1}, "events": ["job.completed"]}
+    block = body.get("input", body)
+    block["webhook"] = webhook
+    job_id = api.post(path, body).json()["id"]
+    api.worker.run(job_id, b"pixels")
+    (due,) = api.ledger.outbox.due(job_ids=[job_id])
+    (post,) = api.ledger.outbox.take([due.id])
+
+    sent = json.loads(post.body)
+
+    either = document["webhooks"]["event"]["post"]["requestBody"]["content"]["application/json"]["schema"]["anyOf"]
+    assert [schema["$ref"].rpartition("/")[2] for schema in either] == ["Event", "GenerateEvent"]
+    schema = document["components"]["schemas"][model]
+    check(document, schema, sent)
+    assert set(sent) <= set(schema["properties"]), "nothing is sent that is not described"
 
 
 def test_every_example_fits_its_schema_and_is_accepted(api: Api, document: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
@@ -21,27 +22,24 @@ from typing import Any
 import boto3
 import pytest
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError
+from botocore.exceptions import BotoCoreError, SSLError
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from sqlalchemy import select
 
 from core.errors import AddressRefused, FleetError, InputUnavailable, InvalidRequest
 from core.ledger import Ledger
-from core.ledger.tables import deliveries
 from core.outbound import Policy
 from core.outbound.fetch import Fetched, fetch
 from core.outbound.s3 import guard_s3_client
 from core.outbound.sessions import GuardedSession
 from core.settings import Settings
-from tasks.app import make_app
-from tasks.notify import notify
-from tasks.runtime import equip
+from tasks.postman import Postman
 from tests.fleet import ROOT
 from tests.ledger_moves import succeeded
 from tests.refused_urls import REFUSED_URLS, Resolver, connections
+from tests.services import eventually, make_settings
 
 STRICT = Policy()
 #: Only one address of the loopback network: 127.0.0.2, on the same machine, is forbidden.
@@ -415,6 +413,54 @@ class TestTls:
             assert_too_slow(f"https://127.0.0.1:{silent.getsockname()[1]}/")
 
 
+class TestPrivateAuthority:
+    """Servers that an authority of the operator's own has certified (FLEET_CA_BUNDLE)."""
+
+    @pytest.fixture
+    def private(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Peer, Policy, Policy]]:
+        """A server good for `files.example`; a policy that trusts its authority, and one that knows the usual ones."""
+        both = make_certificate(tmp_path, "files.example")
+        bundle = tmp_path / "bundle.pem"
+        bundle.write_text(both.read_text()[both.read_text().index("-----BEGIN CERTIFICATE") :])
+        Resolver(monkeypatch, {"*": [["127.0.0.1"]]})
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(both)
+        with serving(Peer(context=context)) as peer:
+            settings = make_settings(tmp_path, ca_bundle=bundle)
+            yield peer, Policy.from_settings(settings), replace(Policy.from_settings(settings), ca_bundle=None)
+
+    def test_a_session_trusts_it_too(self, private: tuple[Peer, Policy, Policy]) -> None:
+        peer, policy, strange = private
+        peer.says("/a", OK, b"\r\nhello")
+        url = f"https://files.example:{peer.port}/a"
+
+        assert get(url, policy)[1] == b"hello"
+        with pytest.raises(InputUnavailable, match="does not answer as it should"):
+            get(url, strange)
+        with pytest.raises(InputUnavailable, match="does not answer as it should"):
+            get(f"https://other.example:{peer.port}/a", policy)
+
+    def test_a_bucket_trusts_it_too(self, private: tuple[Peer, Policy, Policy]) -> None:
+        peer, policy, strange = private
+        peer.says("/", OK, b"\r\n", TestS3.BUCKETS)
+        url = f"https://files.example:{peer.port}"
+
+        assert [bucket["Name"] for bucket in list_buckets(url, policy)["Buckets"]] == ["pictures"]
+        with pytest.raises(SSLError):
+            list_buckets(url, strange)
+
+    def test_the_usual_authorities_are_still_trusted(
+        self, private: tuple[Peer, Policy, Policy], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        peer, policy, strange = private
+        (tmp_path / "other").mkdir()
+        peer.says("/a", OK, b"\r\nhello")
+        monkeypatch.setattr("requests.adapters.DEFAULT_CA_BUNDLE_PATH", str(policy.ca_bundle))
+        own = make_certificate(tmp_path / "other", "else.example")
+
+        assert get(f"https://files.example:{peer.port}/a", replace(strange, ca_bundle=own))[1] == b"hello"
+
+
 class TestS3:
     BUCKETS = (
         b"<ListAllMyBucketsResult><Buckets><Bucket><Name>pictures</Name></Bucket></Buckets></ListAllMyBucketsResult>"
@@ -455,16 +501,13 @@ def test_proxies_of_the_environment_are_not_used(
 
 
 def deliver(ledger: Ledger, settings: Settings, url: str) -> Any:
-    """End a job with a webhook, run the task that posts it, and return the row of the outbox."""
+    """End a job with a webhook, have it posted once, and return the row of the outbox."""
     job_id = succeeded(ledger, webhook={"url": url, "timeout_s": 2.0, "extra_params": {}, "base_url": ""}).job_id
-    app = make_app(settings, "io")
-    runtime = equip(app, settings)
-    try:
-        app.tasks[notify.name].apply(args=(job_id,), throw=True)
-    finally:
-        runtime.close()
-    with ledger.database.read() as connection:
-        return connection.execute(select(deliveries).where(deliveries.c.job_id == job_id)).one()
+    postman = Postman(settings, ledger)
+    postman.call(job_id)
+    assert eventually(lambda: ledger.outbox.page(job_id=job_id)[0].attempts)
+    postman.close()
+    return ledger.outbox.page(job_id=job_id)[0]
 
 
 @pytest.mark.parametrize("url", ["http://10.0.0.1/", "http://inside.example/", "http://169.254.169.254/latest/"])
@@ -476,7 +519,7 @@ def test_a_webhook_to_a_forbidden_address_is_recorded_and_not_sent(
     with connections() as opened:
         row = deliver(ledger, sqlite_settings, url)
     ledger.close()
-    assert (row.state, row.tries, row.status_code, row.error) == ("failed", 1, None, "refused: private address")
+    assert (row.state, row.tries, row.status_code, row.error) == ("pending", 1, None, "refused: private address")
     assert opened == []
 
 

@@ -75,13 +75,30 @@ def test_what_does_not_fit_is_named_with_what_is_allowed(
         {"s3": {"access_key_id": {"a": SECRET}, "session_token": SECRET, "bucket_name": 5}},
         {"webhook": {"url": "https://a/", "secret": SECRET + "\n"}},
         {"webhook": {"url": "https://a/", "secret": SECRET * 99}},
+        {"webhook": {"url": "https://a/", "secret": f"whsec_{SECRET}"}},
+        {"webhook": {"url": "https://a/", "secret": [SECRET, SECRET, SECRET]}},
+        {"webhook": {"url": "https://a/", "secret": [SECRET, ""]}},
+        {"webhook": {"url": "https://a/", "secret": [SECRET, 5]}},
+        {"webhook": {"url": "https://a/", "secret": {SECRET: SECRET}}},
+        {"webhook": {"url": "https://a/", "secret": []}},
         {"extra_data": {"api_key_comfy_org": [SECRET]}},
+        {"extra_data": SECRET},
+        {"s3": [SECRET]},
+        {"webhook": SECRET},
     ],
 )
 def test_no_message_repeats_a_secret(block: dict[str, Any]) -> None:
     with pytest.raises((InvalidRequest, BadParameter)) as caught:
         read(TemplateBody, {"parameters": {}, **block})
     assert SECRET not in caught.value.message
+
+
+@pytest.mark.parametrize("blank", [None, ""])
+def test_a_blank_secret_is_none(blank: str | None) -> None:
+    body = read(SubmitBody, {"webhook": {"url": "https://a/", "secret": blank}})
+
+    assert body.webhook is not None
+    assert body.webhook.secret is None
 
 
 def test_a_graph_is_neither_checked_nor_copied() -> None:

@@ -13,10 +13,10 @@ from api import errors, fields
 from api.assets import content_disposition, parse_range
 from api.errors import status_of
 from api.fresh import Fresh
-from api.views import SHOWN, timestamp
 from core.errors import FleetError, InvalidRequest, RangeNotSatisfiable
 from core.job import STATUSES, Output
 from core.outbound import check_url
+from core.views import SHOWN, timestamp
 
 #: The words the contract's job object may use.
 CONTRACT_STATUSES = {"queued", "running", "succeeded", "canceling", "canceled", "failed", "expired"}

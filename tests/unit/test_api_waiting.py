@@ -45,6 +45,7 @@ class Jobs:
             created_at_ms=0,
             updated_at_ms=0,
             expires_at_ms=0,
+            files_expire_at_ms=0,
         )
 
 

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-FOLDERS = ("core", "core/ledger", "core/outbound", "workflows", "comfy", "tasks", "api", "cli")
+FOLDERS = ("core", "core/ledger", "core/outbound", "core/webhooks", "workflows", "comfy", "tasks", "api", "cli")
 
 
 @pytest.mark.parametrize("folder", FOLDERS)

@@ -33,6 +33,8 @@ def shown(field: FieldInfo) -> str:
         return "none"
     if value == "":
         return "empty"
+    if isinstance(value, tuple):
+        value = ",".join(f"{part:g}" for part in value)
     return f"`{int(value) if isinstance(value, float) and value.is_integer() else value}`"
 
 

@@ -40,6 +40,7 @@ def _job(status: str, **fields: Any) -> Job:
         "created_at_ms": 1_000,
         "updated_at_ms": 1_000,
         "expires_at_ms": 9_000,
+        "files_expire_at_ms": 9_000,
     }
     return Job(**{**values, **fields})
 

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from core.errors import ConfigurationError, InvalidRequest
+from core.outbound import UNRESTRICTED
+from core.put_urls import PutUrls, parse_put_urls
 from core.s3 import (
     ENVIRONMENT,
     REQUEST,
@@ -16,8 +18,6 @@ from core.s3 import (
     S3Block,
     Target,
     environment_credentials,
-    is_safe_prefix,
-    key_of,
     parse_s3,
 )
 from core.settings import Settings, load_settings
@@ -100,7 +100,7 @@ def test_a_whole_block_of_a_request(bare: Settings) -> None:
         connect_timeout_s=2.0,
         connect_attempts=5,
     )
-    assert found.credentials is not None
+    assert isinstance(found.credentials, Credentials)
     assert found.credentials.session_token == "own-token"
 
 
@@ -183,52 +183,6 @@ def test_what_is_no_object_is_refused(block: Any, bare: Settings) -> None:
         parse_s3(block, bare)
 
 
-@pytest.mark.parametrize("prefix", ["", "a", "a/b", "a/b/", "a b", "100%", "Zürich/日本", "a..b", ".hidden", "x" * 512])
-def test_prefixes_that_name_a_folder(prefix: str) -> None:
-    assert is_safe_prefix(prefix)
-
-
-@pytest.mark.parametrize(
-    "prefix",
-    [
-        "..",
-        "a/../b",
-        "a/./b",
-        "/a",
-        "~/a",
-        "a//b",
-        "a\\..\\b",
-        "%2e%2e/a",
-        "a/%2E./b",
-        "a%2f..%2fb",
-        "%252e%252e%252f",
-        "%25252e%25252e/",
-        "%2fetc",
-        "%5c..",
-        "a%00",
-        "%c0%ae%c0%ae/a",
-        "%u002e%u002e/a",
-        "\uff0e\uff0e/a",
-        "\u2024\u2024/a",
-        "a\x00b",
-        "a\nb",
-        "a\u2028b",
-        "\ud800",
-        "x" * 513,
-        "ü" * 257,
-    ],
-)
-def test_prefixes_that_could_be_read_as_another_folder(prefix: str) -> None:
-    assert not is_safe_prefix(prefix)
-
-
-@pytest.mark.parametrize(("prefix", "key"), [("", "job/a.png"), ("x/y", "x/y/job/a.png")])
-def test_keys(prefix: str, key: str) -> None:
-    target = Target(endpoint_url=None, bucket_name="bucket", region=None, prefix=prefix)
-
-    assert key_of(target, "job", "a.png") == key
-
-
 def test_what_a_job_keeps_holds_no_secret_and_comes_back(bare: Settings) -> None:
     found = parsed({**OWN, "session_token": "own-token"}, bare)
     assert found.credentials is not None
@@ -285,3 +239,92 @@ def test_names_of_the_generate_contract_keep_their_spelling(monkeypatch: pytest.
 
     assert parsed(None, settings).target.bucket_name == "operators-bucket"
     assert environment_credentials(settings) is not None
+
+
+def test_a_bucket_of_ones_own_may_have_keys_and_links_of_its_own(bare: Settings) -> None:
+    found = parsed(
+        {
+            **OWN,
+            "key_template": "{date}/{filename}",
+            "public_url": "https://cdn.example.com/pictures/",
+            "addressing": "virtual",
+        },
+        bare,
+    )
+
+    assert found.target.key_template == "{date}/{filename}"
+    assert found.target.public_url == "https://cdn.example.com/pictures"
+    assert found.target.addressing == "virtual"
+    assert Target.from_json(json.loads(json.dumps(found.target.to_json()))) == found.target
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("key_template", "{prefix}"),
+        ("key_template", "../{filename}"),
+        ("public_url", "ftp://cdn.example.com"),
+        ("public_url", "https://cdn.example.com/?x=1"),
+        ("addressing", "by-name"),
+    ],
+)
+def test_such_wishes_are_checked(field: str, value: str, bare: Settings) -> None:
+    with pytest.raises(InvalidRequest, match=rf"^s3\.{field} must"):
+        parse_s3({**OWN, field: value}, bare)
+
+
+@pytest.mark.parametrize("field", ["key_template", "public_url", "addressing"])
+def test_the_operators_bucket_has_the_operators_keys_and_links(field: str, tmp_path: Path) -> None:
+    its_own = {"s3_key_template": "{job_id}/{ordinal}", "s3_public_url": "https://cdn/", "s3_addressing": "virtual"}
+    settings = make_settings(tmp_path, **OPERATORS, **its_own)
+
+    target = parsed(None, settings).target
+    assert (target.key_template, target.public_url, target.addressing) == (
+        "{job_id}/{ordinal}",
+        "https://cdn",
+        "virtual",
+    )
+    wishes = {"key_template": "{filename}", "public_url": "https://evil.example", "addressing": "path"}
+    with pytest.raises(InvalidRequest, match=rf"^s3\.{field} is for a bucket of your own"):
+        parse_s3({field: wishes[field]}, settings)
+
+
+SIGNED = ["https://bucket.example/a?X-Amz-Signature=hush1", "https://bucket.example/b?X-Amz-Signature=hush2"]
+
+
+def test_urls_to_put_to_are_kept_apart_from_what_a_job_shows(equipped: Settings) -> None:
+    found = parsed({"put_urls": SIGNED, "public_url": "https://cdn.example", "connect_timeout": 5}, equipped)
+
+    assert isinstance(found.credentials, PutUrls)
+    assert (found.target.origin, found.target.connect_timeout_s) == ("put_urls", 5.0)
+    assert "hush" not in json.dumps(found.target.to_json()) + repr(found)
+    assert PutUrls.from_json(json.loads(json.dumps(found.credentials.to_json()))) == found.credentials
+
+
+def test_which_url_is_for_which_file() -> None:
+    in_order = parse_put_urls(SIGNED, UNRESTRICTED)
+    by_name = parse_put_urls({"b.png": SIGNED[0], "*": SIGNED[1]}, UNRESTRICTED)
+
+    assert in_order.for_files(["x", "y", "z"]) == [*SIGNED, None]
+    assert by_name.for_files(["a.png", "b.png", "c.png"]) == [SIGNED[1], SIGNED[0], None]
+    assert in_order.for_files([]) == []
+
+
+@pytest.mark.parametrize(
+    ("block", "words"),
+    [
+        ({"put_urls": "https://a.example/"}, "must be a list of URLs"),
+        ({"put_urls": [7]}, "must hold nothing but URLs"),
+        ({"put_urls": ["https://a.example/"] * 2}, "names a URL twice"),
+        ({"put_urls": ["https://a.example/", "ftp://a.example/"]}, "must start with http"),
+        ({"put_urls": {"*": "http://169.254.169.254/"}}, "private address"),
+        ({"put_urls": [f"https://a.example/{number}" for number in range(1001)]}, "at most 1000"),
+        ({"put_urls": SIGNED, **OWN}, "stands in place of s3.access_key_id"),
+        ({"put_urls": SIGNED, "prefix": "a"}, "stands in place of s3.prefix"),
+        ({"put_urls": SIGNED, "key_template": "{filename}"}, "stands in place of s3.key_template"),
+    ],
+)
+def test_urls_to_put_to_that_are_refused(block: Any, words: str, bare: Settings) -> None:
+    with pytest.raises(InvalidRequest, match=words) as caught:
+        parse_s3(block, bare)
+    assert "hush" not in str(caught.value)

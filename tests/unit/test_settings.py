@@ -54,6 +54,11 @@ def test_a_prefix_where_the_setting_has_none_is_refused_not_ignored(name: str, m
         ("FLEET_LEASE_S", "nan"),
         ("FLEET_MAX_ATTEMPTS", "1.5"),
         ("FLEET_MAX_JSON_DEPTH", "7"),
+        ("FLEET_OUTPUT_RETENTION_S", "604801"),
+        ("FLEET_CA_BUNDLE", "/no/such.pem"),
+        ("FLEET_CA_BUNDLE", __file__),
+        ("S3_KEY_TEMPLATE", "{prefix}"),
+        ("S3_ADDRESSING", "by-name"),
         ("WEBHOOK_TIMEOUT", "soon"),
         ("WEBHOOK_TIMEOUT", "301"),
     ],
@@ -161,6 +166,20 @@ def test_an_unknown_override_is_refused() -> None:
 def test_settings_never_change(settings: Settings) -> None:
     with pytest.raises(ValidationError):
         settings.api_port = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("WEBHOOK_SECRET", "good,whsec_not!base64"), ("FLEET_WEBHOOK_SIGNING_KEY", "bm90IDMyIGJ5dGVz")],
+)
+def test_a_malformed_key_for_webhooks_stops_the_start_and_is_not_repeated(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+
+    with pytest.raises(ConfigurationError, match=f"^{name} must ") as caught:
+        load_settings()
+    assert not any(part in caught.value.message for part in value.split(","))
 
 
 def test_secrets_do_not_show(tmp_path: Path) -> None:

@@ -12,11 +12,12 @@ from comfy.history import History
 from comfy.result import PromptResult
 from core.errors import ComfyUnavailable, ConfigurationError, OutputUnavailable, PromptFailed, PromptRejected
 from core.ledger.delivery import PendingFile
+from core.storage import remove_job
 from tasks.app import make_app
 from tasks.durations import KEPT, Durations, gpu_seconds
 from tasks.gpus import plan_instances
 from tasks.recorder import job_error
-from tasks.storage import remove_job, store
+from tasks.storage import store
 from tests.fleet import work
 from tests.services import make_settings
 from workflows.shape import shape_of

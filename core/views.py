@@ -1,0 +1,81 @@
+"""What answers and webhooks share of Comfy API v2's words: the status, progress, error and outputs of a job."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from typing import Any
+from urllib.parse import quote
+
+from core.job import CANCELING, DELIVERING, FAILED, RUNNING, STATUSES, SUCCEEDED, Job, Output
+
+#: The API knows a closed set of words; storing outputs is part of running.
+SHOWN = {status: RUNNING if status == DELIVERING else status for status in STATUSES}
+_IN_PROGRESS = (RUNNING, CANCELING, DELIVERING)
+
+
+def timestamp(ms: int) -> str:
+    """RFC 3339 with milliseconds, UTC."""
+    moment = datetime.fromtimestamp(ms // 1000, tz=timezone.utc)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{ms % 1000:03d}Z"
+
+
+def maybe_timestamp(ms: int | None) -> str | None:
+    return None if ms is None else timestamp(ms)
+
+
+def progress_view(job: Job) -> dict[str, Any] | None:
+    """The last snapshot; zeros for a job that has just begun, everything for one whose GPU work is done."""
+    if job.progress is None and job.status not in _IN_PROGRESS:
+        return None
+    snapshot = job.progress or {"value": 0.0, "nodes_done": 0, "nodes_total": job.nodes_total}
+    if job.status in (DELIVERING, SUCCEEDED):
+        return {**snapshot, "value": 1.0, "nodes_done": snapshot["nodes_total"]}
+    return snapshot
+
+
+def error_view(job: Job) -> dict[str, Any] | None:
+    """`{"code", "message", "node_id", "class_type", "traceback"}` of a failed job."""
+    if job.status != FAILED:
+        return None
+    error = job.error or {}
+    return {
+        "code": error.get("code", "failed"),
+        "message": error.get("message", "The job failed."),
+        "node_id": error.get("node_id"),
+        "class_type": error.get("class_type"),
+        "traceback": error.get("traceback"),
+    }
+
+
+def output_view(output: Output, base_url: str, expires_at_ms: int) -> dict[str, Any]:
+    """The Output object; `upload`, `conversion_error` and `expired` only where there is something to say.
+
+    Parameters:
+      expires_at_ms: when its file is, or was, removed.
+    """
+    said = output.upload or {}
+    more: dict[str, Any] = {}
+    if "url" in said or "error" in said:
+        more["upload"] = {"url": said.get("url"), "error": said.get("error")}
+    if "conversion_error" in said:
+        more["conversion_error"] = said["conversion_error"]
+    if output.is_expired:
+        more["expired"] = True
+    return {
+        "node_id": output.node_id,
+        "name": output.name,
+        "type": output.type,
+        "content_type": output.content_type,
+        "size_bytes": output.size_bytes,
+        "id": output.id,
+        "hash": output.hash,
+        "url": content_url(output.id, base_url),
+        "url_expires_at": timestamp(expires_at_ms),
+        "job_id": output.job_id,
+        **more,
+    }
+
+
+def content_url(asset_id: str, base_url: str) -> str:
+    """Where an asset's bytes are."""
+    return f"{base_url}/api/v2/assets/{quote(asset_id)}/content"

@@ -1,0 +1,246 @@
+"""The sending of webhooks by one process: what receivers get, what their answers mean, and who waits for whom."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import standardwebhooks
+from sqlalchemy import update
+
+from core.ledger import Ledger
+from core.ledger.outbox import Delivery
+from core.ledger.tables import deliveries, secrets
+from core.settings import Settings
+from tasks import lanes, postman
+from tasks.postman import Postman
+from tests.ledger_moves import succeeded
+from tests.receivers import Answer, Received, Receiver, hanging, receiving
+from tests.services import eventually
+
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLw=="
+
+
+@pytest.fixture
+def sqlite_ledger(sqlite_settings: Settings) -> Iterator[Ledger]:
+    ledger = Ledger(sqlite_settings)
+    yield ledger
+    ledger.close()
+
+
+@pytest.fixture
+def sender(sqlite_settings: Settings, sqlite_ledger: Ledger) -> Iterator[Postman]:
+    """A postman with a limit of one second."""
+    settings = sqlite_settings.model_copy(update={"webhook_limit_s": 1.0})
+    sender = Postman(settings, sqlite_ledger)
+    yield sender
+    sender.close()
+
+
+def job_for(ledger: Ledger, url: str, **fields: Any) -> str:
+    """A job that has ended, and whose webhook is due."""
+    webhook = {"url": url, "timeout_s": 30.0, "extra_params": {}, "base_url": "", "origin": "request"}
+    return succeeded(ledger, webhook=webhook, **fields).job_id
+
+
+def tried(ledger: Ledger, sender: Postman, job_id: str) -> Delivery:
+    """Have a job's webhook tried; returns it after the try."""
+    before = len(ledger.outbox.page(job_id=job_id)[0].attempts)
+    sender.call(job_id)
+    assert eventually(lambda: len(ledger.outbox.page(job_id=job_id)[0].attempts) > before)
+    return ledger.outbox.page(job_id=job_id)[0]
+
+
+def sent(sender: Postman, ledger: Ledger, answer: Answer) -> tuple[Delivery, list[Received]]:
+    """One webhook to a receiver that answers so."""
+    with receiving(lambda _received: answer) as receiver:
+        delivery = tried(ledger, sender, job_for(ledger, f"{receiver.url}/hook"))
+        return delivery, receiver.received
+
+
+def pause_s(delivery: Delivery) -> float:
+    assert delivery.next_try_at_ms is not None
+    return (delivery.next_try_at_ms - delivery.updated_at_ms) / 1000
+
+
+@pytest.mark.parametrize("contract", ["generate", "v2"])
+def test_what_arrives_is_signed_and_says_what_it_is(sender: Postman, sqlite_ledger: Ledger, contract: str) -> None:
+    with receiving() as receiver:
+        job_id = job_for(sqlite_ledger, receiver.url, contract=contract, secrets={"webhook_secret": SECRET})
+        delivery = tried(sqlite_ledger, sender, job_id)
+    (got,) = receiver.received
+    assert standardwebhooks.Webhook(SECRET).verify(got.content, got.headers) == got.body
+    assert delivery.state == "delivered"
+    assert got.headers["webhook-id"] == delivery.id
+    assert got.headers["x-webhook-event"] == "job.completed"
+    assert got.headers["x-webhook-sequence"] == str(delivery.seq)
+    assert ("x-webhook-signature" in got.headers) == (contract == "generate")
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        ((500, {}, []), "answered 500"),
+        ((404, {}, []), "answered 404"),
+        ((302, {"Location": "/elsewhere"}, []), "answered 302"),
+    ],
+)
+def test_what_is_no_success_is_tried_again(sender: Postman, sqlite_ledger: Ledger, answer: Answer, error: str) -> None:
+    delivery, received = sent(sender, sqlite_ledger, answer)
+    assert (delivery.state, delivery.status_code, delivery.error) == ("pending", answer[0], error)
+    assert pause_s(delivery) == pytest.approx(5, rel=0.1)
+    assert [got.path for got in received] == ["/hook"]
+
+
+def test_gone_is_the_end(sender: Postman, sqlite_ledger: Ledger) -> None:
+    assert sent(sender, sqlite_ledger, (410, {}, []))[0].state == "dead"
+
+
+@pytest.mark.parametrize(("status", "counts"), [(429, True), (503, True), (500, False)])
+def test_a_receiver_may_ask_for_time(sender: Postman, sqlite_ledger: Ledger, status: int, counts: bool) -> None:
+    delivery, _received = sent(sender, sqlite_ledger, (status, {"Retry-After": "100"}, []))
+    assert pause_s(delivery) == pytest.approx(100 if counts else 5, rel=0.1)
+
+
+def test_dripping_does_not_keep_us_longer_than_the_limit(sender: Postman, sqlite_ledger: Ledger) -> None:
+    drip: list[bytes | float] = [b"x", 0.1] * 40
+    delivery, _received = sent(sender, sqlite_ledger, (500, {"Content-Length": "100"}, drip))
+    (attempt,) = delivery.attempts
+    assert 900 < attempt.duration_ms < 1500
+    assert delivery.error == "answered 500"
+
+
+def test_an_answer_without_an_end_is_not_read_to_its_end(sender: Postman, sqlite_ledger: Ledger) -> None:
+    endless: list[bytes | float] = [b"x" * 65536] * 200
+    delivery, _received = sent(sender, sqlite_ledger, (200, {"Content-Length": str(65536 * 200)}, endless))
+    (attempt,) = delivery.attempts
+    assert (delivery.state, attempt.status_code) == ("delivered", 200)
+    assert attempt.duration_ms < 900
+
+
+def test_who_does_not_answer_or_is_not_there(sender: Postman, sqlite_ledger: Ledger) -> None:
+    with hanging() as port:
+        silent = tried(sqlite_ledger, sender, job_for(sqlite_ledger, f"http://127.0.0.1:{port}/"))
+    absent = tried(sqlite_ledger, sender, job_for(sqlite_ledger, "http://127.0.0.1:1/"))
+    assert (silent.state, silent.error) == ("pending", "no answer within 1 s")
+    assert (absent.state, absent.error) == ("pending", "no connection, or it broke off")
+
+
+def test_a_webhook_whose_secret_is_gone_is_not_sent_unsigned(sender: Postman, sqlite_ledger: Ledger) -> None:
+    with receiving() as receiver:
+        job_id = job_for(sqlite_ledger, receiver.url, secrets={"webhook_secret": SECRET})
+        with sqlite_ledger.database.write() as transaction:
+            transaction.connection.execute(update(secrets).values(sealed=None))
+        delivery = tried(sqlite_ledger, sender, job_id)
+    assert (delivery.state, receiver.received) == ("dead", [])
+    assert "deleted" in str(delivery.error)
+
+
+def test_200_receivers_that_hang_do_not_slow_a_good_one(sqlite_settings: Settings, sqlite_ledger: Ledger) -> None:
+    # As it comes: the limit of a try is 15 s, so that all of them hang for as long as this test lasts.
+    sender = Postman(sqlite_settings, sqlite_ledger)
+    with hanging() as port, receiving() as receiver:
+        stuck = [job_for(sqlite_ledger, f"http://127.0.1.{number % 200 + 1}:{port}/") for number in range(400)]
+        for job_id in stuck:
+            sender.call(job_id)
+        assert eventually(lambda: len(sqlite_ledger.outbox.page(state="sending", limit=500)) == 200)
+        waits_s = []
+        for _ in range(20):
+            job_id = job_for(sqlite_ledger, receiver.url)
+            begun_s = time.monotonic()
+            tried(sqlite_ledger, sender, job_id)
+            waits_s.append(time.monotonic() - begun_s)
+        assert max(waits_s) < 2.0, waits_s
+        assert len(receiver.received) == 20
+        assert len(sqlite_ledger.outbox.page(state="sending", limit=500)) == 200, "they still hang"
+    sender.close()
+
+
+def test_a_receiver_that_keeps_failing_is_left_alone_and_loses_no_try(sender: Postman, sqlite_ledger: Ledger) -> None:
+    with receiving(lambda _received: (500, {}, [])) as receiver:
+        jobs = [job_for(sqlite_ledger, receiver.url) for _ in range(20)]
+        for job_id in jobs:
+            sender.call(job_id)
+        assert eventually(lambda: len(receiver.received) == lanes.BREAK_AFTER)
+        assert eventually(lambda: not sqlite_ledger.outbox.due())
+        late = tried_later(sqlite_ledger, sender, receiver)
+    found = sqlite_ledger.outbox.page()
+    assert len(receiver.received) == lanes.BREAK_AFTER
+    assert sorted(delivery.tries for delivery in found) == [0] * 16 + [1] * lanes.BREAK_AFTER
+    (waiting,) = [delivery for delivery in found if delivery.job_id == late]
+    assert pause_s(waiting) == pytest.approx(Settings().webhook_break_s, abs=5)
+
+
+def tried_later(ledger: Ledger, sender: Postman, receiver: Receiver) -> str:
+    """One more webhook, while its receiver is left alone."""
+    job_id = job_for(ledger, receiver.url)
+    sender.call(job_id)
+    assert eventually(lambda: not ledger.outbox.due())
+    return job_id
+
+
+def test_a_backlog_is_sent_without_further_calls(
+    sender: Postman, sqlite_ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postman, "BATCH", 40)
+    count = 90
+    with receiving() as receiver:
+        job_ids = [job_for(sqlite_ledger, receiver.url) for _ in range(count)]
+        sender.call(job_ids[0])
+        assert eventually(lambda: sqlite_ledger.outbox.open_count() == 0, timeout_s=20)
+    assert len({got.headers["webhook-id"] for got in receiver.received}) == len(receiver.received) == count
+
+
+def test_no_more_than_four_at_once_to_one_receiver(sender: Postman, sqlite_ledger: Ledger) -> None:
+    with receiving(lambda _received: (200, {"Content-Length": "1"}, [0.1, b"x"])) as receiver:
+        tried(sqlite_ledger, sender, job_for(sqlite_ledger, receiver.url))
+        for _ in range(12):
+            sender.call(job_for(sqlite_ledger, receiver.url))
+        most = 0
+        while sqlite_ledger.outbox.open_count():
+            most = max(most, len(sqlite_ledger.outbox.page(state="sending")))
+    assert most == 4
+
+
+def test_what_was_not_sent_stays_due(sqlite_settings: Settings, sqlite_ledger: Ledger) -> None:
+    with receiving(lambda _received: (200, {"Content-Length": "1"}, [0.5, b"x"])) as receiver:
+        sender = Postman(sqlite_settings, sqlite_ledger)
+        for _ in range(3):
+            sender.call(job_for(sqlite_ledger, receiver.url))
+        assert eventually(lambda: receiver.received)
+        begun_s = time.monotonic()
+        sender.close()
+        assert time.monotonic() - begun_s < postman.GOODBYE_S
+    states = sorted(delivery.state for delivery in sqlite_ledger.outbox.page())
+    assert states == ["delivered", "pending", "pending"]
+    assert len(sqlite_ledger.outbox.due()) == 2
+
+
+def test_two_processes_share_the_work_and_send_nothing_twice(sqlite_settings: Settings, sqlite_ledger: Ledger) -> None:
+    ledgers = [Ledger(sqlite_settings) for _ in range(2)]
+    senders = [Postman(sqlite_settings, ledger) for ledger in ledgers]
+    with receiving() as receiver:
+        job_ids = [job_for(sqlite_ledger, receiver.url) for _ in range(150)]
+        for job_id in job_ids:
+            for sender in senders:
+                sender.call(job_id)
+        assert eventually(lambda: sqlite_ledger.outbox.open_count() == 0, timeout_s=20)
+    for sender, ledger in zip(senders, ledgers, strict=True):
+        sender.close()
+        ledger.close()
+    assert len(receiver.received) == len({got.headers["webhook-id"] for got in receiver.received}) == 150
+
+
+def test_the_ledger_may_be_away_for_a_while(sender: Postman, sqlite_ledger: Ledger) -> None:
+    with receiving() as receiver:
+        job_id = job_for(sqlite_ledger, receiver.url)
+        # Whoever holds the write lock keeps everybody else from it: 2 s are the longest wait for it.
+        with sqlite_ledger.database.write() as transaction:
+            transaction.connection.execute(update(deliveries).values(timeout_s=29.0))
+            sender.call(job_id)
+            time.sleep(2.5)
+            assert receiver.received == []
+        # Nothing of it was lost: it is due, and the next call brings it.
+        assert tried(sqlite_ledger, sender, job_id).state == "delivered"
