@@ -23,6 +23,7 @@ NAMED = {
     "loopback": ("127.0.0.0/8", "::1/128"),
     "private": ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"),
 }
+_SHOWN = {"loopback": "this machine", "private": "private networks"}
 # A table of our own, after IANA's registries of special-purpose addresses: what `ipaddress` calls global differs from
 # one release of Python to the next, and includes multicast and addresses that carry another address inside.
 _SPECIAL_4 = tuple(
@@ -108,7 +109,13 @@ class Policy:
         return any(address in network for network in self.allowed) or _is_public(address)
 
     def __str__(self) -> str:
-        return ", ".join(["the public internet", *map(str, self.allowed)])
+        left = [str(network) for network in self.allowed]
+        shown = ["the public internet"]
+        for word, networks in NAMED.items():
+            if set(networks) <= set(left):
+                shown.append(_SHOWN[word])
+                left = [network for network in left if network not in networks]
+        return ", ".join([*shown, *left])
 
 
 #: For URLs that the operator has set himself. Metadata services stay out of reach.
