@@ -1,7 +1,8 @@
 """One lane for each receiver: how many posts at once, and none for a while to one that keeps failing.
 
 A receiver that has not answered yet gets one post at a time, and all such receivers together get no more than a share
-of the room: however many of them hang, those that answer find theirs.
+of the room: however many of them hang, those that answer find theirs. One that answers quickly gets hands of several
+posts, which go out one after the other: so the ledger is asked once for all of them.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ from dataclasses import dataclass, field
 
 from core.ledger.outbox import Due
 
-#: Posts of one process at once. Each is a thread that waits.
+#: Posts of one process that are under way, those included that come later in a hand.
 ROOM = 512
+#: Posts of one hand.
+HAND = 16
 #: Of these, at most so many for receivers that have not answered, or not lately.
 DOUBTFUL_ROOM = 384
 #: Failures in a row after which a receiver is left alone.
@@ -25,10 +28,21 @@ REMEMBERED = 4096
 
 
 @dataclass(kw_only=True)
+class _Hand:
+    size: int
+    left: int
+    #: Those of which nothing was learned.
+    undone: int = 0
+
+
+@dataclass(kw_only=True)
 class _Lane:
     waiting: deque[Due] = field(default_factory=deque)
-    #: Jobs with a post under way: their events go out one after the other.
-    busy_jobs: set[str] = field(default_factory=set)
+    #: The hand of each job with a post under way: its events go out one after the other.
+    busy_jobs: dict[str, _Hand] = field(default_factory=dict)
+    hands: int = 0
+    #: Of the next hand. Grows with each that came through, so that a slow receiver never gets much at once.
+    hand_size: int = 1
     failures: int = 0
     has_answered: bool = False
     closed_until_s: float = 0.0
@@ -83,17 +97,20 @@ class Lanes:
         self._waiting_ids.add(due.id)
         self._lanes.setdefault(due.receiver, _Lane()).waiting.append(due)
 
-    def begin(self, now_s: float) -> list[Due]:
-        """Take out what may be posted now, in fair turns. Each counts as under way until `end`."""
-        begun: list[Due] = []
+    def begin(self, now_s: float) -> list[list[Due]]:
+        """Take out what may be posted now, in fair turns: hands, each for one receiver.
+
+        All hands may go at once, and the posts of a hand one after the other. Each post is under way until `end`.
+        """
+        begun: list[list[Due]] = []
         found = True
         while found and self._under_way < ROOM:
             found = False
             for lane in [lane for lane in self._lanes.values() if lane.waiting]:
-                due = self._next(lane, now_s)
-                if due is not None:
+                hand = self._next(lane, now_s)
+                if hand:
                     found = True
-                    begun.append(due)
+                    begun.append(hand)
                 if self._under_way >= ROOM:
                     break
         return begun
@@ -106,7 +123,9 @@ class Lanes:
         Returns: whether the receiver is to be left alone from now on, with all that waits for it.
         """
         lane = self._lanes[due.receiver]
-        lane.busy_jobs.discard(due.job_id)
+        hand = lane.busy_jobs.pop(due.job_id)
+        hand.left -= 1
+        hand.undone += int(is_answered is None)
         self._under_way -= 1
         was_doubtful, is_closed = lane.is_doubtful, False
         if is_answered:
@@ -116,6 +135,8 @@ class Lanes:
             if lane.failures >= BREAK_AFTER:
                 is_closed = True
                 lane.has_answered, lane.closed_until_s = False, now_s + self._break_s
+        if not hand.left:
+            _end_hand(lane, hand)
         self._recount(lane, was_doubtful=was_doubtful)
         self._forget_idle()
         return is_closed
@@ -127,21 +148,34 @@ class Lanes:
             self._waiting_ids.difference_update(due.id for due in lane.waiting)
             lane.waiting.clear()
 
-    def _next(self, lane: _Lane, now_s: float) -> Due | None:
-        at_once = 1 if not lane.has_answered else self._per_host
-        if now_s < lane.closed_until_s or len(lane.busy_jobs) >= at_once:
-            return None
+    def _next(self, lane: _Lane, now_s: float) -> list[Due]:
+        free = (self._per_host if lane.has_answered else 1) - lane.hands
+        if now_s < lane.closed_until_s or free <= 0:
+            return []
         if lane.is_doubtful and self._doubtful >= DOUBTFUL_ROOM:
-            return None
-        due = next((due for due in lane.waiting if due.job_id not in lane.busy_jobs), None)
-        if due is None:
-            return None
-        lane.waiting.remove(due)
-        self._waiting_ids.discard(due.id)
-        lane.busy_jobs.add(due.job_id)
-        self._under_way += 1
-        self._doubtful += int(lane.is_doubtful)
-        return due
+            return []
+        # What waits is shared out, so that no few of them queue in one hand while another is empty.
+        share = -(-len(lane.waiting) // free)
+        most = 1 if lane.is_doubtful else min(lane.hand_size, share, ROOM - self._under_way)
+        found: dict[str, Due] = {}
+        for due in lane.waiting:
+            if len(found) == most:
+                break
+            if due.job_id not in lane.busy_jobs:
+                found.setdefault(due.job_id, due)
+        if found:
+            self._take(lane, list(found.values()))
+        return list(found.values())
+
+    def _take(self, lane: _Lane, dues: list[Due]) -> None:
+        hand = _Hand(size=len(dues), left=len(dues))
+        lane.hands += 1
+        for due in dues:
+            lane.waiting.remove(due)
+            self._waiting_ids.discard(due.id)
+            lane.busy_jobs[due.job_id] = hand
+        self._under_way += len(dues)
+        self._doubtful += len(dues) * int(lane.is_doubtful)
 
     def _recount(self, lane: _Lane, *, was_doubtful: bool) -> None:
         """Keep the count of doubtful posts true: one has ended, and those still under way may count otherwise now."""
@@ -157,3 +191,11 @@ class Lanes:
         return (
             receiver for receiver, lane in self._lanes.items() if not (lane.waiting or lane.busy_jobs or lane.failures)
         )
+
+
+def _end_hand(lane: _Lane, hand: _Hand) -> None:
+    lane.hands -= 1
+    if hand.undone or lane.is_doubtful:
+        lane.hand_size = max(1, min(lane.hand_size, hand.size - hand.undone))
+    elif hand.size == lane.hand_size:
+        lane.hand_size = min(HAND, 2 * hand.size)

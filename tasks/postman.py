@@ -1,21 +1,23 @@
 """Sends what the outbox holds, from one io worker: many posts at once, so that no receiver has to wait for another.
 
-One thread does all the work on the ledger: it looks for what is due, takes it, and records how it went. Each post is a
-thread of its own that waits for its receiver. What is not taken yet is only a note in memory: when the process ends it
+One thread does all the work on the ledger: it looks for what is due, takes it, and records how it went. Each post has a
+thread to itself that waits for its receiver. What is not taken yet is only a note in memory: when the process ends it
 is still due in the ledger.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import queue
 import threading
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-from core.errors import FleetError, LedgerUnavailable, TransientError
+from core.errors import FleetError, LedgerUnavailable, SecretUnreadable, TransientError
 from core.ledger import Ledger
 from core.ledger.database import now_ms
 from core.ledger.outbox import Due, Outcome, Post
@@ -25,7 +27,7 @@ from core.settings import Settings
 from core.webhooks.keys import ENVIRONMENT, secrets_for
 from core.webhooks.signing import headers_for, load_signing_key
 from tasks.lanes import Lanes
-from tasks.posting import send
+from tasks.posting import Carrier, Carriers, send
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +40,8 @@ LOOK_EVERY_S = 0.05
 RETRY_S = 1.0
 #: Posts under way get so long to end when the process stops. Those that do not are due again later, as after a crash.
 GOODBYE_S = 5.0
+#: The next post of a hand begins within this after the hand was taken, or is given back.
+HAND_S = 0.1
 #: From here on an answer says that the receiver is not well.
 SERVER_ERROR, TOO_MANY = 500, 429
 
@@ -48,10 +52,22 @@ class _Result:
 
     due: Due
     post: Post
+    #: What came with its job to sign with, or why it cannot be read.
+    secrets: dict[str, Any] | SecretUnreadable = field(repr=False)
     #: None: it was not made.
-    outcome: Outcome | None
+    outcome: Outcome | None = None
     #: As in `Lanes.end`.
-    is_well: bool | None
+    is_well: bool | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Report:
+    """A hand is done."""
+
+    carrier: Carrier
+    results: list[_Result]
+    #: Whether the carrier's thread lives on.
+    is_free: bool
 
 
 class Postman:
@@ -62,13 +78,15 @@ class Postman:
         self._ledger = ledger
         self._private_key = load_signing_key(settings.webhook_signing_key.get_secret_value())
         self._lanes = Lanes(per_host=settings.webhook_per_host, break_s=settings.webhook_break_s)
-        #: Ids of jobs that have something to send, results of posts, and None: stop.
-        self._inbox: queue.SimpleQueue[str | _Result | None] = queue.SimpleQueue()
+        #: Ids of jobs that have something to send, reports of carriers, those that are idle, and None: stop.
+        self._inbox: queue.SimpleQueue[str | _Report | Carrier | None] = queue.SimpleQueue()
+        self._carriers = Carriers(self._inbox.put)
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         # The rest belongs to that thread.
         self._called: set[str] = set()
         self._results: list[tuple[Post, Outcome]] = []
+        self._unsent: list[Post] = []
         self._closed: set[str] = set()
         self._has_more = False
         #: Receivers that the last look left out.
@@ -93,6 +111,12 @@ class Postman:
             thread.join(2 * GOODBYE_S)
 
     def _run(self) -> None:
+        try:
+            self._work()
+        finally:
+            self._carriers.close()
+
+    def _work(self) -> None:
         while not self._is_over():
             self._collect()
             try:
@@ -108,28 +132,42 @@ class Postman:
     def _is_over(self) -> bool:
         if self._stops_at_s is None:
             return False
-        is_done = not self._lanes.under_way and not self._results
+        is_done = not (self._lanes.under_way or self._results or self._unsent)
         return is_done or time.monotonic() >= self._stops_at_s
 
     def _collect(self) -> None:
         """Wait for news, and take all there are."""
         may_have_more = self._may_have_more(self._lanes.occupied())
-        is_idle = not (self._results or self._closed or self._called or self._stops_at_s or may_have_more)
+        is_idle = not (
+            self._results or self._unsent or self._closed or self._called or self._stops_at_s or may_have_more
+        )
         with contextlib.suppress(queue.Empty):
             self._note(self._inbox.get(timeout=None if is_idle else LOOK_EVERY_S))
             while True:
                 self._note(self._inbox.get_nowait())
 
-    def _note(self, news: str | _Result | None) -> None:
+    def _note(self, news: str | _Report | Carrier | None) -> None:
         if news is None:
             self._stops_at_s = time.monotonic() + GOODBYE_S
         elif isinstance(news, str):
             self._called.add(news)
+        elif isinstance(news, Carrier):
+            self._carriers.release(news)
         else:
-            self._note_end(news)
+            self._note_report(news)
+
+    def _note_report(self, report: _Report) -> None:
+        if report.is_free:
+            self._carriers.rest(report.carrier)
+        else:
+            self._carriers.forget(report.carrier)
+        for result in report.results:
+            self._note_end(result)
 
     def _note_end(self, result: _Result) -> None:
-        if result.outcome is not None:
+        if result.outcome is None:
+            self._unsent.append(result.post)
+        else:
             self._results.append((result.post, result.outcome))
             if result.outcome.error is not None:
                 name, tries = f"{result.post.id} of job {result.post.job_id}", result.post.tries
@@ -141,6 +179,10 @@ class Postman:
         if self._results:
             self._ledger.outbox.record(self._results)
             self._results.clear()
+        if self._unsent:
+            self._ledger.outbox.give_back(self._unsent)
+            self._unsent.clear()
+            self._has_more = True
 
     def _put_off(self) -> None:
         """What waits for receivers that are left alone waits in the ledger, so that it is in nobody's way."""
@@ -180,39 +222,58 @@ class Postman:
                 self._lanes.add(due)
 
     def _begin(self) -> None:
-        begun = {due.id: due for due in self._lanes.begin(time.monotonic())}
-        if not begun:
+        hands = self._lanes.begin(time.monotonic())
+        if not hands:
             return
         taken: dict[str, Post] = {}
+        until_s = time.monotonic() + HAND_S
+        dues = [due for hand in hands for due in hand]
         try:
-            taken = {post.id: post for post in self._ledger.outbox.take(begun)}
+            opened = self._ledger.secrets.open_all({due.job_id for due in dues}, WEBHOOK)
+            taken = {post.id: post for post in self._ledger.outbox.take([due.id for due in dues])}
         finally:
-            for due in begun.values():
-                if due.id not in taken:
-                    # Somebody else has it, or the ledger is away: either way it is not ours now.
-                    self._lanes.end(due, is_answered=None, now_s=time.monotonic())
-        for post in taken.values():
-            threading.Thread(target=self._deliver, args=(begun[post.id], post), name="post", daemon=True).start()
+            for due in [due for due in dues if due.id not in taken]:
+                # Somebody else has it, or the ledger is away: either way it is not ours now.
+                self._lanes.end(due, is_answered=None, now_s=time.monotonic())
+        for hand in hands:
+            ours = [_Result(due=due, post=taken[due.id], secrets=opened[due.job_id]) for due in hand if due.id in taken]
+            if ours:
+                carrier = self._carriers.hire(hand[0].receiver)
+                carrier.carry(functools.partial(self._deliver, ours, carrier, until_s))
 
-    def _deliver(self, due: Due, post: Post) -> None:
-        """One post, in a thread of its own."""
-        outcome: Outcome | None = _unsent("not sent: internal error")
-        is_well: bool | None = None
+    def _deliver(self, hand: list[_Result], carrier: Carrier, until_s: float) -> None:
+        """The posts of a hand, in the thread of their carrier.
+
+        Parameters:
+          hand: becomes what is reported. What it is not the time for stays unsent in it.
+        """
+        is_free = False
         try:
-            headers = self._headers(post)
-            policy = Policy.for_webhook(post.url, self._settings)
-            outcome = send(post, headers, policy, limit_s=min(post.timeout_s, self._settings.webhook_limit_s))
-            is_well = _is_well(outcome)
-        except LedgerUnavailable:
-            # No try was made; it is due again when our hold on it lapses.
-            outcome = None
+            for position, unsent in enumerate(hand):
+                hand[position] = replace(unsent, outcome=_unsent("not sent: internal error"))
+                hand[position] = tried = self._tried(unsent, carrier)
+                if not tried.is_well or self._stops_at_s is not None or time.monotonic() >= until_s:
+                    break
+            is_free = True
+        finally:
+            self._inbox.put(_Report(carrier=carrier, results=hand, is_free=is_free))
+
+    def _tried(self, unsent: _Result, carrier: Carrier) -> _Result:
+        post, settings = unsent.post, self._settings
+        try:
+            headers = self._headers(unsent)
+            connection = carrier.connection(Policy.for_webhook(post.url, settings))
+            outcome = send(post, headers, connection, limit_s=min(post.timeout_s, settings.webhook_limit_s))
         except FleetError as exc:
-            outcome = _unsent(exc.message, is_final=not isinstance(exc, TransientError))
-        finally:
-            self._inbox.put(_Result(due=due, post=post, outcome=outcome, is_well=is_well))
+            return replace(unsent, outcome=_unsent(exc.message, is_final=not isinstance(exc, TransientError)))
+        return replace(unsent, outcome=outcome, is_well=_is_well(outcome))
 
-    def _headers(self, post: Post) -> dict[str, str]:
-        sealed = {} if post.webhook.get("origin") == ENVIRONMENT else self._ledger.secrets.open(post.job_id, WEBHOOK)
+    def _headers(self, unsent: _Result) -> dict[str, str]:
+        post, sealed = unsent.post, unsent.secrets
+        if post.webhook.get("origin") == ENVIRONMENT:
+            sealed = {}
+        if isinstance(sealed, SecretUnreadable):
+            raise sealed
         signed = headers_for(
             post.body.encode(),
             message_id=post.id,

@@ -14,7 +14,7 @@ from sqlalchemy import Row, and_, bindparam, delete, func, insert, or_, select, 
 
 from core.errors import NotFound
 from core.ledger.announce import DEAD, DELIVERED, PENDING, SENDING
-from core.ledger.database import Database, Transaction, now_ms
+from core.ledger.database import Database, now_ms
 from core.ledger.schedule import next_try_ms
 from core.ledger.tables import deliveries, delivery_attempts, jobs
 from core.webhooks.events import PROGRESS
@@ -74,7 +74,7 @@ class Outcome:
 class Attempt:
     """One line of a delivery's log."""
 
-    #: Counted from 1. A number that is missing belongs to a sender that died.
+    #: Counted from 1. A number that is missing belongs to a sender that died, or did not get to it.
     number: int
     at_ms: int
     duration_ms: int
@@ -129,11 +129,29 @@ _TAKE = (
     )
     .returning(deliveries)
 )
-_OWN_TRY = and_(
-    deliveries.c.id == bindparam("own_id"), deliveries.c.tries == bindparam("own_try"), deliveries.c.state == SENDING
+_UNDER_WAY = (
+    select(deliveries.c.id, deliveries.c.tries, (deliveries.c.tries - deliveries.c.tries_before).label("tries_made"))
+    .where(deliveries.c.id.in_(bindparam("wanted", expanding=True)), deliveries.c.state == SENDING)
+    # In one order for everybody, so that no two wait for each other.
+    .order_by(deliveries.c.id)
+    .with_for_update()
 )
-_TRIES_MADE = select(deliveries.c.tries - deliveries.c.tries_before).where(_OWN_TRY).with_for_update()
+_GIVE_BACK = (
+    update(deliveries)
+    .where(
+        deliveries.c.id == bindparam("own_id"),
+        deliveries.c.tries == bindparam("own_try"),
+        deliveries.c.state == SENDING,
+    )
+    .values(
+        state=PENDING,
+        tries_before=deliveries.c.tries_before + 1,
+        next_try_at_ms=bindparam("now"),
+        updated_at_ms=bindparam("now"),
+    )
+)
 _RECORD = update(deliveries).where(deliveries.c.id == bindparam("own_id"))
+_FORGET = delete(deliveries).where(deliveries.c.id == bindparam("own_id"))
 _LOG = insert(delivery_attempts)
 
 
@@ -181,11 +199,34 @@ class Outbox:
         webhooks = {row.id: row.webhook for row in found}
         return [_post(row, webhooks[row.job_id]) for row in rows]
 
-    def record(self, results: Iterable[tuple[Post, Outcome]]) -> None:
+    def record(self, results: Sequence[tuple[Post, Outcome]]) -> None:
         """Keep how tries ended: in the log, and in when the next one is. What comes too late changes nothing."""
         with self._database.write() as transaction:
-            for post, outcome in results:
-                self._record(transaction, post, outcome)
+            connection = transaction.connection
+            rows = connection.execute(_UNDER_WAY, {"wanted": [post.id for post, _outcome in results]}).all()
+            tries_made = {(row.id, row.tries): row.tries_made for row in rows}
+            own = [(post, outcome) for post, outcome in results if (post.id, post.tries) in tries_made]
+            # By the time of another try at progress there is newer, or the job has ended.
+            stale = [post for post, outcome in own if outcome.error is not None and post.event == PROGRESS]
+            kept = [(post, outcome) for post, outcome in own if post not in stale]
+            if stale:
+                connection.execute(_FORGET, [{"own_id": post.id} for post in stale])
+            if kept:
+                connection.execute(
+                    _RECORD,
+                    [self._after(post, outcome, tries_made[post.id, post.tries]) for post, outcome in kept],
+                )
+                connection.execute(_LOG, [_line(post, outcome) for post, outcome in kept])
+
+    def give_back(self, posts: Collection[Post]) -> None:
+        """What was taken was not sent: it is due again, and its schedule knows nothing of this try.
+
+        The number of the try stays used up, so that nobody can take what comes later for it.
+        """
+        with self._database.write() as transaction:
+            transaction.connection.execute(
+                _GIVE_BACK, [{"own_id": post.id, "own_try": post.tries, "now": now_ms()} for post in posts]
+            )
 
     def put_off(self, receiver: str, *, until_ms: int) -> int:
         """Let what waits for a receiver wait until then; uses up no try. Returns how many deliveries."""
@@ -270,29 +311,32 @@ class Outbox:
         with self._database.read() as connection:
             return connection.execute(query).scalar_one()
 
-    def _record(self, transaction: Transaction, post: Post, outcome: Outcome) -> None:
-        connection, now = transaction.connection, now_ms()
-        own = {"own_id": post.id, "own_try": post.tries}
-        tries = connection.execute(_TRIES_MADE, own).scalar()
-        if tries is None:
-            return
-        if outcome.error is not None and post.event == PROGRESS:
-            # By the time of another try there is newer, or the job has ended.
-            connection.execute(delete(deliveries).where(deliveries.c.id == post.id))
-            return
-        next_ms = None
+    def _after(self, post: Post, outcome: Outcome, tries_made: int) -> dict[str, Any]:
+        """The row of a delivery after a try."""
+        now, next_ms = now_ms(), None
         if outcome.error is not None and not outcome.is_final:
-            next_ms = next_try_ms(self._pauses_s, tries, now_ms=now, retry_after_s=outcome.retry_after_s)
+            next_ms = next_try_ms(self._pauses_s, tries_made, now_ms=now, retry_after_s=outcome.retry_after_s)
         ended = DELIVERED if outcome.error is None else DEAD
-        result = {"status_code": outcome.status_code, "error": outcome.error}
-        connection.execute(
-            _RECORD.values(
-                state=ended if next_ms is None else PENDING, next_try_at_ms=next_ms, updated_at_ms=now, **result
-            ),
-            own,
-        )
-        log = {"delivery_id": post.id, "number": post.tries, "at_ms": outcome.at_ms, "duration_ms": outcome.duration_ms}
-        connection.execute(_LOG, {**log, **result})
+        return {
+            "own_id": post.id,
+            "state": ended if next_ms is None else PENDING,
+            "next_try_at_ms": next_ms,
+            "updated_at_ms": now,
+            "status_code": outcome.status_code,
+            "error": outcome.error,
+        }
+
+
+def _line(post: Post, outcome: Outcome) -> dict[str, Any]:
+    """A try in the log."""
+    return {
+        "delivery_id": post.id,
+        "number": post.tries,
+        "at_ms": outcome.at_ms,
+        "duration_ms": outcome.duration_ms,
+        "status_code": outcome.status_code,
+        "error": outcome.error,
+    }
 
 
 def _post(row: Row[Any], webhook: dict[str, Any]) -> Post:

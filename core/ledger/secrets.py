@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, and_, bindparam, delete, exists, insert, null, select, update
+from sqlalchemy import Connection, Row, and_, bindparam, delete, exists, insert, null, select, update
 
 from core.errors import ConfigurationError, SecretUnreadable
 from core.job import TERMINAL
@@ -33,8 +34,8 @@ LOG_PATIENCE_MS = 100
 
 # On the path of many jobs, so built once.
 _INSERT = insert(secrets)
-_SEALED = select(secrets.c.purpose, secrets.c.sealed).where(
-    secrets.c.job_id == bindparam("wanted"), secrets.c.purpose.in_((bindparam("use"), ANY))
+_SEALED = select(secrets.c.job_id, secrets.c.purpose, secrets.c.sealed).where(
+    secrets.c.job_id.in_(bindparam("wanted", expanding=True)), secrets.c.purpose.in_((bindparam("use"), ANY))
 )
 _END_RUN = delete(secrets).where(secrets.c.job_id == bindparam("ended"), secrets.c.purpose == RUN)
 _END_JOB = delete(secrets).where(secrets.c.job_id == bindparam("ended"), secrets.c.purpose != WEBHOOK)
@@ -74,19 +75,30 @@ class Secrets:
           SecretUnreadable: it had some, which do not open or were wiped after their use. Trying again cannot help.
           LedgerUnavailable: they cannot be read now.
         """
+        opened = self.open_all([job_id], purpose)[job_id]
+        if isinstance(opened, SecretUnreadable):
+            raise opened
+        return opened
+
+    def open_all(self, job_ids: Collection[str], purpose: str) -> dict[str, dict[str, Any] | SecretUnreadable]:
+        """As `open`, for many jobs: for each its secrets, or why they cannot be read. Raises LedgerUnavailable."""
         with self._database.read() as connection:
-            rows = connection.execute(_SEALED, {"wanted": job_id, "use": purpose}).all()
-        found: dict[str, Any] = {}
+            rows = connection.execute(_SEALED, {"wanted": list(job_ids), "use": purpose}).all()
+        sealed: dict[str, list[Row[Any]]] = {job_id: [] for job_id in job_ids}
         for row in rows:
-            if row.sealed is None:
-                raise SecretUnreadable(f"The secret that came with job {job_id} was deleted after its use.")
-            found |= self._opened(job_id, row.purpose, row.sealed)
-        return {name: value for name, value in found.items() if PURPOSES.get(name) == purpose}
+            sealed[row.job_id].append(row)
+        opened: dict[str, dict[str, Any] | SecretUnreadable] = {}
+        for job_id, own in sealed.items():
+            try:
+                opened[job_id] = self._opened_for(purpose, own)
+            except SecretUnreadable as exc:
+                opened[job_id] = exc
+        return opened
 
     def is_wiped(self, job_id: str, purpose: str) -> bool:
         """Whether the job had secrets for a purpose that were deleted after their use."""
         with self._database.read() as connection:
-            rows = connection.execute(_SEALED, {"wanted": job_id, "use": purpose}).all()
+            rows = connection.execute(_SEALED, {"wanted": [job_id], "use": purpose}).all()
         return any(row.sealed is None for row in rows)
 
     def renew(self, job_id: str, values: dict[str, Any]) -> None:
@@ -104,6 +116,14 @@ class Secrets:
             wiped = transaction.connection.execute(_END_WEBHOOKS).rowcount
         self._empty_log()
         return wiped
+
+    def _opened_for(self, purpose: str, rows: Sequence[Row[Any]]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for row in rows:
+            if row.sealed is None:
+                raise SecretUnreadable(f"The secret that came with job {row.job_id} was deleted after its use.")
+            found |= self._opened(row.job_id, row.purpose, row.sealed)
+        return {name: value for name, value in found.items() if PURPOSES.get(name) == purpose}
 
     def _opened(self, job_id: str, purpose: str, sealed: bytes) -> dict[str, Any]:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import socket
 import threading
 import time
@@ -14,13 +15,17 @@ class Deadline:
     The timeouts of a socket begin anew with each byte: a peer that drips bytes is never too late for them.
     """
 
-    def __init__(self, limit_s: float) -> None:
-        self._ends_at_s = time.monotonic() + limit_s
-        self._lock = threading.Lock()
+    def __init__(self, limit_s: float | None = None) -> None:
+        """Parameters: limit_s - seconds from now; None: there is no limit until `begin`."""
+        self._changed = threading.Condition()
+        self._ends_at_s = math.inf
+        #: When the thread looks next.
+        self._looks_at_s = math.inf
+        self._is_closed = False
         self._sockets: list[socket.socket] = []
-        self._timer = threading.Timer(limit_s, self._cut)
-        self._timer.daemon = True
-        self._timer.start()
+        if limit_s is not None:
+            self.begin(limit_s)
+        threading.Thread(target=self._run, name="deadline", daemon=True).start()
 
     @property
     def is_over(self) -> bool:
@@ -31,27 +36,54 @@ class Deadline:
         """Seconds left; never so few that a socket takes them for no timeout at all."""
         return max(self._ends_at_s - time.monotonic(), 0.001)
 
+    def begin(self, limit_s: float) -> None:
+        """An exchange begins, which may take so many seconds from now."""
+        with self._changed:
+            self._ends_at_s = time.monotonic() + limit_s
+            # A later end than the thread knows of can wait until it looks: most exchanges wake nobody.
+            if self._ends_at_s < self._looks_at_s:
+                self._changed.notify()
+
+    def rest(self) -> None:
+        """The exchange has ended; nothing is cut until the next one is over time."""
+        with self._changed:
+            self._ends_at_s = math.inf
+
     def watch(self, connected: socket.socket) -> None:
         """Cut this one, too."""
-        # A copy, since TLS takes the socket itself over. It keeps the connection open until `close`.
+        # A copy, since TLS takes the socket itself over. It keeps the connection open until `unwatch`.
         own = connected.dup()
-        with self._lock:
+        with self._changed:
             self._sockets.append(own)
         if self.is_over:
             _shut(own)
 
-    def close(self) -> None:
-        """The exchange has ended; nothing is cut any more."""
-        self._timer.cancel()
-        with self._lock:
+    def unwatch(self) -> None:
+        """Let go of every socket there is."""
+        with self._changed:
             for own in self._sockets:
                 own.close()
             self._sockets.clear()
 
-    def _cut(self) -> None:
-        with self._lock:
-            for own in self._sockets:
-                _shut(own)
+    def close(self) -> None:
+        """No more exchanges; nothing is cut any more."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify()
+        self.unwatch()
+
+    def _run(self) -> None:
+        with self._changed:
+            while not self._is_closed:
+                if self.is_over:
+                    for own in self._sockets:
+                        _shut(own)
+                    # What is watched from now on is cut at once.
+                    self._looks_at_s = math.inf
+                else:
+                    self._looks_at_s = self._ends_at_s
+                is_awaited = self._looks_at_s < math.inf
+                self._changed.wait(self.left_s if is_awaited else None)
 
 
 def _shut(own: socket.socket) -> None:

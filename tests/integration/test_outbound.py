@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import gzip
 import io
+import re
 import socket
 import socketserver
 import ssl
@@ -13,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from ipaddress import ip_network
 from pathlib import Path
@@ -27,13 +28,14 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from urllib3.exceptions import HTTPError, ProtocolError
 
 from core.errors import AddressRefused, FleetError, InputUnavailable, InvalidRequest
 from core.ledger import Ledger
 from core.outbound import Policy
 from core.outbound.fetch import Fetched, fetch
 from core.outbound.s3 import guard_s3_client
-from core.outbound.sessions import GuardedSession
+from core.outbound.sessions import GuardedSession, KeptConnection
 from core.settings import Settings
 from tasks.postman import Postman
 from tests.fleet import ROOT
@@ -105,6 +107,14 @@ class _Conversation(socketserver.BaseRequestHandler):
                 if not received:
                     return
                 head += received
+            # To hang up on what was not read would reset the connection, and the answer with it.
+            head, _end, body = head.partition(b"\r\n\r\n")
+            length = re.search(rb"(?i)\r\ncontent-length: *([0-9]+)", head)
+            while length is not None and len(body) < int(length[1]):
+                received = connection.recv(65536)
+                if not received:
+                    return
+                body += received
             self.server.heads.append(head.decode())
             for piece in self.server.answers[head.split()[1].decode()]:
                 if isinstance(piece, bytes):
@@ -140,6 +150,17 @@ def get(url: str, policy: Policy = ONE, *, limit_bytes: int = 1000, timeout_s: f
 def post(url: str, policy: Policy) -> int:
     with GuardedSession(policy, limit_s=5) as session, session.post(url, data=b"{}", timeout=2) as answer:
         return answer.status_code
+
+
+def post_kept(url: str, policy: Policy) -> int:
+    with closing(KeptConnection(policy)) as connection:
+        return post_over(connection, url)
+
+
+def post_over(connection: KeptConnection, url: str, *, limit_s: float = 5.0) -> int:
+    with connection.post(url, b"{}", {}, limit_s=limit_s, connect_timeout_s=2) as answer:
+        answer.read()
+        return answer.status
 
 
 def s3_client(url: str, policy: Policy) -> Any:
@@ -485,7 +506,141 @@ class TestS3:
         assert len(seen) == 1
 
 
-@pytest.mark.parametrize("send", [get, post, list_buckets])
+KEPT = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n"
+
+
+class _Keeping(socketserver.BaseRequestHandler):
+    """Answers one request after the other on a connection; what it does depends on the path."""
+
+    server: Keeper
+
+    def handle(self) -> None:
+        self.server.connections += 1
+        head = b""
+        for number in range(100):
+            while not head.endswith(b"\r\n\r\n{}"):
+                received = self.request.recv(65536)
+                if not received:
+                    return
+                head += received
+            path = head.split()[1].decode()
+            self.server.requests.append((path, head.decode()))
+            head = b""
+            if not self._answers(path, is_first=number == 0):
+                return
+
+    def _answers(self, path: str, *, is_first: bool) -> bool:
+        """Answer one request; returns whether the connection is kept."""
+        if path == "/leaves" or (path == "/leaves-if-kept" and not is_first):
+            return False
+        if path == "/half":
+            self.request.sendall(b"HTTP/1.1 20")
+            return False
+        if path == "/drips":
+            for _ in range(30):
+                self.request.sendall(b"H")
+                time.sleep(0.1)
+        says_close = path == "/closes"
+        self.request.sendall(KEPT + b"Set-Cookie: a=b; Path=/\r\n" + b"Connection: close\r\n" * says_close + b"\r\n")
+        return path not in ("/closes", "/hangs-up")
+
+
+class Keeper(socketserver.ThreadingTCPServer):
+    """Keeps connections, as HTTP/1.1 has it."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Keeping)
+        self.connections = 0
+        #: Paths, and heads as they came.
+        self.requests: list[tuple[str, str]] = []
+
+    def url(self, path: str, host: str = "127.0.0.1") -> str:
+        return f"http://{host}:{self.server_address[1]}{path}"
+
+    def handle_error(self, *_arguments: Any) -> None:
+        """Clients that leave early are what is tested."""
+
+
+@pytest.fixture
+def keeper() -> Iterator[Keeper]:
+    with Keeper() as keeper:
+        thread = threading.Thread(target=keeper.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        try:
+            yield keeper
+        finally:
+            keeper.shutdown()
+            thread.join()
+
+
+@pytest.fixture
+def kept() -> Iterator[KeptConnection]:
+    with closing(KeptConnection(ONE)) as kept:
+        yield kept
+
+
+class TestKept:
+    def test_posts_follow_each_other_on_one_connection_and_share_nothing_else(
+        self, keeper: Keeper, kept: KeptConnection
+    ) -> None:
+        assert [post_over(kept, keeper.url(path)) for path in ("/a", "/b", "/c")] == [200] * 3
+        assert keeper.connections == 1
+        assert not any("cookie" in head.lower() for _path, head in keeper.requests)
+
+    @pytest.mark.parametrize("path", ["/closes", "/hangs-up"])
+    def test_one_that_was_closed_meanwhile_is_made_again(self, keeper: Keeper, kept: KeptConnection, path: str) -> None:
+        assert [post_over(kept, keeper.url(path)) for _ in range(3)] == [200] * 3
+        assert (keeper.connections, len(keeper.requests)) == (3, 3)
+
+    def test_one_that_is_closed_instead_of_an_answer_is_made_again(self, keeper: Keeper, kept: KeptConnection) -> None:
+        assert [post_over(kept, keeper.url("/leaves-if-kept")) for _ in range(2)] == [200, 200]
+        assert (keeper.connections, len(keeper.requests)) == (2, 3)
+
+    def test_a_new_one_that_is_closed_instead_of_an_answer_is_a_failure(
+        self, keeper: Keeper, kept: KeptConnection
+    ) -> None:
+        with pytest.raises(ProtocolError):
+            post_over(kept, keeper.url("/leaves"))
+        assert len(keeper.requests) == 1
+
+    def test_an_answer_that_has_begun_is_not_asked_for_again(self, keeper: Keeper, kept: KeptConnection) -> None:
+        post_over(kept, keeper.url("/"))
+        with pytest.raises(ProtocolError):
+            post_over(kept, keeper.url("/half"))
+        assert len(keeper.requests) == 2
+
+    def test_each_post_has_the_whole_time_and_no_more(self, keeper: Keeper, kept: KeptConnection) -> None:
+        post_over(kept, keeper.url("/"), limit_s=0.4)
+        time.sleep(0.5)
+        post_over(kept, keeper.url("/"), limit_s=LIMIT_S)
+        assert keeper.connections == 1
+        began_s = time.monotonic()
+        with pytest.raises(HTTPError):
+            post_over(kept, keeper.url("/drips"), limit_s=LIMIT_S)
+        assert LIMIT_S - 0.1 < time.monotonic() - began_s < LIMIT_S + 0.5
+        assert len(keeper.requests) == 3
+        assert post_over(kept, keeper.url("/"), limit_s=LIMIT_S) == 200
+
+    def test_every_new_connection_is_guarded(
+        self, keeper: Keeper, kept: KeptConnection, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        Resolver(monkeypatch, {"moves.example": [["127.0.0.1"], ["10.0.0.1"]]})
+        assert post_over(kept, keeper.url("/closes", "moves.example")) == 200
+        with connections() as opened, pytest.raises(AddressRefused):
+            post_over(kept, keeper.url("/", "moves.example"))
+        assert opened == []
+
+    def test_a_long_answer_is_not_read_to_keep_the_connection(self, peer: Peer, kept: KeptConnection) -> None:
+        url = peer.says("/", b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n", b"x" * 100_000, 5.0)
+        began_s = time.monotonic()
+        with kept.post(url, b"{}", {}, limit_s=5, connect_timeout_s=2) as answer:
+            assert len(answer.read(1000)) == 1000
+        assert time.monotonic() - began_s < 1
+
+
+@pytest.mark.parametrize("send", [get, post, post_kept, list_buckets])
 def test_proxies_of_the_environment_are_not_used(
     peer: Peer, send: Callable[[str, Policy], object], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -303,6 +303,23 @@ def test_a_webhook_whose_sender_died_is_taken_again(ledger: Ledger) -> None:
     assert [attempt.number for attempt in found.attempts] == [2]
 
 
+def test_what_is_given_back_is_due_and_has_its_whole_schedule(ledger_settings: Settings) -> None:
+    ledger = Ledger(ledger_settings.model_copy(update={"webhook_schedule_s": (10.0,)}))
+    job_id = succeeded(ledger, webhook=WEBHOOK).job_id
+    (first,) = take(ledger, job_id)
+    ledger.outbox.give_back([first])
+    assert [due.id for due in ledger.outbox.due(job_ids=[job_id])] == [first.id]
+    (second,) = take(ledger, job_id)
+    # What is over counts no more.
+    ledger.outbox.give_back([first])
+    ledger.outbox.record([(first, ARRIVED)])
+    assert ledger.outbox.get(first.id).state == "sending"
+    ledger.outbox.record([(second, BROKEN)])
+    found = ledger.outbox.get(first.id)
+    ledger.close()
+    assert (found.state, [attempt.number for attempt in found.attempts]) == ("pending", [2])
+
+
 def test_what_is_put_off_uses_up_no_try(ledger: Ledger) -> None:
     near, far = {**WEBHOOK, "url": "https://near.example/a"}, {**WEBHOOK, "url": "https://far.example:8443/b"}
     waiting = [succeeded(ledger, webhook=near).job_id for _ in range(3)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -14,7 +15,7 @@ from core.ledger import Ledger
 from core.ledger.outbox import Delivery
 from core.ledger.tables import deliveries, secrets
 from core.settings import Settings
-from tasks import lanes, postman
+from tasks import lanes, posting, postman
 from tasks.postman import Postman
 from tests.ledger_moves import succeeded
 from tests.receivers import Answer, Received, Receiver, hanging, receiving
@@ -194,14 +195,53 @@ def test_a_backlog_is_sent_without_further_calls(
 
 
 def test_no_more_than_four_at_once_to_one_receiver(sender: Postman, sqlite_ledger: Ledger) -> None:
-    with receiving(lambda _received: (200, {"Content-Length": "1"}, [0.1, b"x"])) as receiver:
-        tried(sqlite_ledger, sender, job_for(sqlite_ledger, receiver.url))
-        for _ in range(12):
+    counted, at_once, counts = threading.Lock(), [0], []
+
+    def behave(_received: Received) -> Answer:
+        with counted:
+            at_once[0] += 1
+            counts.append(at_once[0])
+        time.sleep(0.05)
+        with counted:
+            at_once[0] -= 1
+        return 200, {}, []
+
+    with receiving(behave) as receiver:
+        sender.call(job_for(sqlite_ledger, receiver.url))
+        for _ in range(30):
             sender.call(job_for(sqlite_ledger, receiver.url))
-        most = 0
-        while sqlite_ledger.outbox.open_count():
-            most = max(most, len(sqlite_ledger.outbox.page(state="sending")))
-    assert most == 4
+        assert eventually(lambda: sqlite_ledger.outbox.open_count() == 0)
+    assert (max(counts), len(counts)) == (4, 31)
+
+
+def test_one_failure_among_many_sends_nothing_twice_and_loses_no_try(sender: Postman, sqlite_ledger: Ledger) -> None:
+    failing = set()
+    with receiving(lambda got: (500 if got.headers["webhook-id"] in failing else 200, {}, [])) as receiver:
+        jobs = [job_for(sqlite_ledger, receiver.url) for _ in range(60)]
+        failing.add(sqlite_ledger.outbox.page(job_id=jobs[30])[0].id)
+        sender.call(jobs[0])
+        assert eventually(lambda: sqlite_ledger.outbox.open_count() == 1)
+        assert eventually(lambda: len(receiver.received) == 60)
+    found = sqlite_ledger.outbox.page(limit=100)
+    assert len({got.headers["webhook-id"] for got in receiver.received}) == 60
+    assert [delivery.id for delivery in found if delivery.state == "pending"] == list(failing)
+    assert all(len(delivery.attempts) == 1 for delivery in found)
+
+
+def test_carriers_end_when_there_is_nothing_to_carry(
+    sender: Postman, sqlite_ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(posting, "REST_S", 0.2)
+    before = set(threading.enumerate())
+
+    def carriers() -> list[threading.Thread]:
+        return [found for found in threading.enumerate() if found not in before and found.name in ("post", "deadline")]
+
+    with receiving() as receiver:
+        for _ in range(2):
+            tried(sqlite_ledger, sender, job_for(sqlite_ledger, receiver.url))
+            assert carriers()
+            assert eventually(lambda: not carriers())
 
 
 def test_what_was_not_sent_stays_due(sqlite_settings: Settings, sqlite_ledger: Ledger) -> None:
