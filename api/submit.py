@@ -23,7 +23,7 @@ from core.settings import Settings
 from core.storage import remove_job
 from core.views import SHOWN
 from workflows.graph import Graph, parse_graph
-from workflows.references import Reference, find_references
+from workflows.references import ASSET_TAG, Reference, find_references
 from workflows.shape import shape_of
 
 #: How long one process trusts its count of waiting jobs.
@@ -138,7 +138,9 @@ class Service:
     def _checked(self, order: Order) -> _Checked:
         graph = parse_graph(order.workflow)
         job_id = new_job_id()
-        found = find_references(graph, self._catalogues.file_kind, order.files)
+        text = _json_text(graph)
+        has_tags = f'"{ASSET_TAG}"' in text
+        found = find_references(graph, self._catalogues.file_kind, order.files, has_tags=has_tags)
         references = self._intake.confirm(found) if found else []
         staged_files = [f"{job_id}/{number}" for number in range(len(references))]
         for reference, name in zip(references, staged_files, strict=True):
@@ -146,7 +148,7 @@ class Service:
         accepted = self._catalogues.check(graph, staged_files)
         if order.request_id:
             self._refuse_taken(order.request_id)
-        return _Checked(job_id=job_id, graph=graph, references=references, accepted=accepted)
+        return _Checked(job_id=job_id, graph=graph, text=text, references=references, accepted=accepted)
 
     def _refuse_taken(self, request_id: str) -> None:
         # Results are found by either id, so nobody may call a job by the id of another one.
@@ -160,6 +162,8 @@ class _Checked:
 
     job_id: str
     graph: Graph
+    #: The same as it came.
+    text: str
     references: list[Reference]
     accepted: Acceptance
 
@@ -168,7 +172,8 @@ def _new_job(order: Order, checked: _Checked, inputs: list[dict[str, str]] | Non
     return NewJob(
         id=checked.job_id,
         contract=order.contract,
-        graph=_json_text(checked.graph),
+        # References have become names by now.
+        graph=_json_text(checked.graph) if checked.references else checked.text,
         nodes_total=checked.accepted.nodes_total,
         catalogues=checked.accepted.catalogues,
         priority=order.priority,

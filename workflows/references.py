@@ -18,6 +18,8 @@ _UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 _ASSET = re.compile(_UUID)
 _ASSET_PATH = re.compile(rf"({_UUID})/[^/]+(?:/[^/]+)?")
 _URL = re.compile(r"https?://", re.IGNORECASE)
+#: What any of them begins with: one look is enough for most texts.
+_MAYBE = re.compile(r"(?i:https?:|data:)|[0-9a-f]{8}-")
 _DATA = re.compile(r"data:[a-z0-9.+-]+/[a-z0-9.+-]+[;,]|data:[;,]", re.IGNORECASE)
 
 #: `(class_type, input name)` -> "image", "video", "audio" or "" (any file), or None when the input takes no file.
@@ -54,13 +56,16 @@ class Reference:
         self.holder[self.key] = name
 
 
-def find_references(graph: Graph, file_kind: FileKind, files: Mapping[str, Path] | None = None) -> list[Reference]:
+def find_references(
+    graph: Graph, file_kind: FileKind, files: Mapping[str, Path] | None = None, *, has_tags: bool = True
+) -> list[Reference]:
     """Every reference of a graph, in the order of its nodes.
 
     An object tagged `core/ASSET` is one wherever it stands; a string only where a node takes the name of a file.
 
     Parameters:
       files: a template's own files, by the names its graph calls them.
+      has_tags: whether the graph may hold tagged objects; False spares looking for them.
     Raises:
       MissingAsset: an object tagged `core/ASSET` holds no id.
       InvalidRequest: there are too many.
@@ -71,7 +76,7 @@ def find_references(graph: Graph, file_kind: FileKind, files: Mapping[str, Path]
         for name, value in inputs.items():
             # Most inputs are numbers, links and plain texts; this is on the path of every submission.
             meant = _meant(value, files or {}) if isinstance(value, str) else None
-            if not meant and (not isinstance(value, (dict, list)) or is_link(value)):
+            if not meant and (not has_tags or not isinstance(value, (dict, list)) or is_link(value)):
                 continue
             kind = file_kind(node["class_type"], name)
             place: dict[str, Any] = {"node_id": node_id, "input_name": name, "kind": kind or ""}
@@ -79,7 +84,7 @@ def find_references(graph: Graph, file_kind: FileKind, files: Mapping[str, Path]
                 found += _tagged(value, inputs, name, place)
             elif kind is not None:
                 found.append(Reference(**place, holder=inputs, key=name, **meant))
-        for key, value in node.items():
+        for key, value in node.items() if has_tags else ():
             if key not in ("inputs", "class_type"):
                 found += _tagged(value, node, key, {"node_id": node_id, "input_name": key, "kind": ""})
         if len(found) > MAX_REFERENCES:
@@ -97,8 +102,10 @@ def _tagged(value: Any, holder: Any, key: Any, place: dict[str, Any]) -> Iterato
 
 
 def _meant(value: str, files: Mapping[str, Path]) -> dict[str, Any] | None:
-    if value in files:
+    if files and value in files:
         return {"file": files[value]}
+    if not _MAYBE.match(value):
+        return None
     if _URL.match(value):
         return {"url": value}
     if _DATA.match(value):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from typing import Any
 
 from workflows.graph import Graph
@@ -19,14 +18,15 @@ WEIGHTY_NUMBERS = frozenset(
 
 def shape_of(graph: Graph) -> str:
     """A digest of a graph's classes, sizes, step counts and models; not of its seeds, colours and texts."""
-    parts = sorted([node["class_type"], _weighty(node["inputs"])] for node in graph.values())
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    # As text, since it is on the path of every submission, and values of one name need not be comparable.
+    parts = sorted(f"{node['class_type']}{_weighty(node['inputs'])}" for node in graph.values())
+    return hashlib.sha256("\n".join(parts).encode(errors="replace")).hexdigest()
 
 
-def _weighty(inputs: dict[str, Any]) -> list[list[Any]]:
+def _weighty(inputs: dict[str, Any]) -> list[str]:
     return sorted(
-        [name, value]
+        f"{name}={value!r}"
         for name, value in inputs.items()
-        if (isinstance(value, (int, float)) and name in WEIGHTY_NUMBERS)
+        if (name in WEIGHTY_NUMBERS and isinstance(value, (int, float)))
         or (isinstance(value, str) and name.endswith("_name"))
     )
