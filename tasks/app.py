@@ -14,6 +14,7 @@ from celery.app.amqp import Queues
 from kombu import Exchange, Queue
 
 from core.settings import Settings
+from tasks import redelivery
 from tasks.names import GPU_QUEUE, IO_QUEUE, MAINTENANCE_QUEUE, RECONCILE, UPLOAD, io_queue_of
 
 Role = Literal["api", "gpu", "io", "beat", "flower"]
@@ -27,6 +28,8 @@ CONSUMER_TIMEOUT_MS = 48 * 3600 * 1000
 def make_app(settings: Settings, role: Role) -> Celery:
     """A configured Celery app. It connects when first used, so that it may be made before a fork."""
     app = Celery("fleet", broker=settings.transport_url, set_as_current=role != "api")
+    if settings.transport_url.startswith("redis"):
+        redelivery.install()
     app.amqp.queues_cls = type("FleetQueues", (Queues,), {"new_missing": lambda _self, name: _queue(settings, name)})
     app.conf.update(_common(settings))
     app.conf.update(_publishing(role))
