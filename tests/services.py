@@ -36,7 +36,7 @@ POSTGRES_VARIABLE = "FLEET_TEST_POSTGRES_URL"
 REDIS_VARIABLE = "FLEET_TEST_REDIS_URL"
 RABBITMQ_VARIABLE = "FLEET_TEST_RABBITMQ_URL"
 #: A transport that does not exist: what reaches for a broker without having asked for one fails with these words.
-NO_BROKER = "redis://you-forgot-the-broker-fixture"
+NO_BROKER = "redis://127.0.0.1:1/0"
 #: The default port of RabbitMQ's management plugin.
 MANAGEMENT_PORT = 15672
 

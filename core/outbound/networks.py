@@ -12,6 +12,7 @@ from ipaddress import (
     ip_network,
 )
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from core.settings import Settings
 
@@ -132,12 +133,26 @@ def _is_public(address: Address) -> bool:
 
 
 def _serves_one_machine(settings: Settings) -> bool:
-    """Whether clients can only be programs of this machine: no other reaches the API, the ledger is a local file."""
-    is_local = settings.api_host == "localhost" or _is_loopback(settings.api_host)
-    return is_local and not settings.public_url and settings.ledger_url.startswith("sqlite")
+    """Whether clients can only be programs of this machine: no other reaches the API, the ledger, or the broker."""
+    # Workers of other machines leave the API's address at its default; where their ledger is gives them away.
+    places = [settings.api_host, *map(_host_of, (settings.ledger_url, settings.transport_url))]
+    return not settings.public_url and all(map(_is_loopback, places))
+
+
+def _host_of(url: str) -> str:
+    """The host a URL names; "" for a file or a socket, the URL itself where it may name others."""
+    try:
+        parts = urlsplit(url)
+        if parts.scheme.endswith("+socket"):
+            return ""
+        return url if "host" in parts.query or ";" in url else parts.hostname or ""
+    except ValueError:
+        return url
 
 
 def _is_loopback(host: str) -> bool:
+    if host in ("", "localhost"):
+        return True
     try:
         return ip_address(host).is_loopback
     except ValueError:

@@ -99,6 +99,11 @@ def test_a_fleet_of_one_machine_allows_loopback(tmp_path: Path, host: str) -> No
     assert not policy.permits("10.0.0.1")
 
 
+def test_its_ledger_and_broker_may_be_servers_of_this_machine(tmp_path: Path) -> None:
+    urls = {"database_url": "postgresql://postgres@127.0.0.1:5432/fleet", "broker_url": "amqp://guest@localhost//"}
+    assert Policy.from_settings(make_settings(tmp_path, **urls)).permits("127.0.0.1")
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -110,6 +115,8 @@ def test_a_fleet_of_one_machine_allows_loopback(tmp_path: Path, host: str) -> No
         {"public_url": "https://api.example.com"},
         # Workers of other machines, for whom this address is their own.
         {"database_url": "postgresql://db.internal/fleet"},
+        {"broker_url": "redis://broker.internal:6379/0"},
+        {"broker_url": "sentinel://a.internal:1;sentinel://b.internal:2"},
     ],
 )
 def test_any_other_fleet_allows_nothing_by_itself(tmp_path: Path, changes: dict[str, Any]) -> None:
