@@ -38,6 +38,9 @@ class Progress(BaseModel):
     current_node_class: str | None = None
     step: int | None = None
     steps: int | None = None
+    remaining_s: float | None = Field(
+        None, ge=0, description="Seconds of work left; null until nodes like all of these have run on that GPU."
+    )
 
 
 class OutputUpload(BaseModel):
