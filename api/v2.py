@@ -49,6 +49,30 @@ LIST_PARAMETERS = (
         schema={"type": "object", "additionalProperties": {"type": "string"}},
         style="deepObject",
     ),
+    Parameter(
+        name="template",
+        place="query",
+        description="Only jobs made from this workflow template. An extension.",
+        schema={"type": "string"},
+    ),
+    Parameter(
+        name="id_prefix",
+        place="query",
+        description="Only jobs whose id begins so. An extension.",
+        schema={"type": "string", "minLength": 1, "maxLength": 36},
+    ),
+    Parameter(
+        name="created_after",
+        place="query",
+        description="Only jobs submitted at this time or later. An extension.",
+        schema={"type": "string", "format": "date-time"},
+    ),
+    Parameter(
+        name="created_before",
+        place="query",
+        description="Only jobs submitted before this time. An extension.",
+        schema={"type": "string", "format": "date-time"},
+    ),
 )
 
 
@@ -156,6 +180,10 @@ def _page(settings: Settings, ledger: Ledger) -> Response:
     page: list[Job] = ledger.jobs.page(
         statuses=fields.statuses(request.args.get("status")),
         labels=fields.label_filters(request.args.items(multi=True)),
+        template=fields.template_name(request.args.get("template")),
+        ids=fields.id_bounds(request.args.get("id_prefix")),
+        from_ms=fields.moment("created_after", request.args.get("created_after")),
+        until_ms=fields.moment("created_before", request.args.get("created_before")),
         after=fields.decode_cursor(request.args.get("cursor")),
         # One more than is shown tells whether there is a next page.
         limit=limit + 1,

@@ -38,6 +38,8 @@ def job_view(job: Job, base_url: str, *, place: Place | None = None) -> dict[str
     }
     if job.metadata is not None:
         view["metadata"] = job.metadata
+    if job.workflow is not None:
+        view["template"] = job.workflow
     if job.parameters is not None:
         view["parameters"] = job.parameters
     if job.outputs_reused is not None:

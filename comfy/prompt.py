@@ -115,6 +115,11 @@ class PromptHandle:
         """The latest known point of the run."""
         return self._tracker.latest
 
+    @property
+    def node_seconds(self) -> dict[str, float]:
+        """What each node took that has run to its end; those that the cache served are missing."""
+        return self._tracker.seconds
+
     def interrupt(self) -> None:
         """Ask ComfyUI to stop this prompt, pending or running; `wait` then raises `PromptInterrupted`.
 

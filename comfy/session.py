@@ -18,6 +18,7 @@ from comfy.rejection import dropped_outputs
 from comfy.result import PromptResult
 from comfy.transport import refused
 from comfy.watchdog import Watchdog
+from comfy.work import ExpectedWork
 from core.errors import ComfyUnavailable
 
 __all__ = ["ComfySession", "Pace", "PromptHandle", "PromptResult"]
@@ -74,6 +75,7 @@ class ComfySession:
         extra_data: Mapping[str, Any] | None = None,
         listener: PromptListener | None = None,
         nodes_total: int | None = None,
+        work: ExpectedWork | None = None,
         resume: bool = False,
         watchdog: Watchdog | None = None,
     ) -> PromptHandle:
@@ -84,13 +86,14 @@ class ComfySession:
           extra_data: for nodes; `extra_pnginfo` goes into the metadata of PNG files.
           listener: told about start, progress and previews by the thread that calls `wait`.
           nodes_total: how many nodes will run, for the progress; all nodes of the graph by default.
+          work: what its nodes should take, for the progress; guessed from the graph by default.
           resume: this very prompt id may have been posted before; look for it first and take it up if it is there.
           watchdog: makes `wait` raise `PromptStuck`; a new one for each prompt.
         Raises:
           PromptRejected: ComfyUI refuses the graph, or a part of it: a job runs whole or not at all.
           ComfyUnavailable: ComfyUI does not take the prompt.
         """
-        tracker = ProgressTracker(graph, nodes_total=nodes_total)
+        tracker = ProgressTracker(graph, nodes_total=nodes_total, work=work)
         if resume and self.client.find(prompt_id) is not None:
             # Its events go to a connection that is not ours.
             return self._register(prompt_id, None, tracker, listener, watchdog)

@@ -17,6 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from comfy.session import ComfySession, Pace, PromptHandle, PromptResult
+from comfy.work import NodeTimes
 from core.errors import ComfyUnavailable, FleetError, LedgerUnavailable, TransientError
 from core.ledger.claims import Claim
 from core.ledger.instances import HEALTHY, InstanceRecord
@@ -82,6 +83,7 @@ class Station:
         self._recorder = Recorder(runtime)
         self._leases = Leases(runtime.ledger, renew_s=runtime.settings.lease_renew_s)
         self._durations = Durations()
+        self._node_times = NodeTimes()
         self._teacher = Teacher(runtime.ledger.durations)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="run")
         self._session: ComfySession | None = None
@@ -168,6 +170,7 @@ class Station:
             extra_data=self._recorder.extra_data(run.claim),
             listener=reports,
             nodes_total=run.claim.nodes_total,
+            work=self._node_times.expect(graph, run.shape),
             watchdog=self._care.watchdog(run.instance),
         )
         lease.watch(run.handle)
@@ -210,6 +213,8 @@ class Station:
         # After the end, which the next job may be waiting for.
         if isinstance(outcome, Finished):
             self._teacher.tell(run.claim, run.instance, run.gpu_s)
+            if run.handle is not None:
+                self._node_times.learn(run.graph, run.shape, run.handle.node_seconds)
         self._care.remember_models(run.instance, run.models)
 
     def _forget(self, run: Run) -> None:

@@ -257,6 +257,21 @@ def test_the_list_by_status(api: Api) -> None:
     api.ledger.deliveries.succeed(delivered, claim.attempt, [])
 
 
+def test_the_list_by_id_and_time(api: Api) -> None:
+    one, other = api.submit(), api.submit()
+    times = {job_id: api.get(f"/api/v2/jobs/{job_id}").json()["created_at"] for job_id in (one, other)}
+
+    def listed(**parameters: str) -> list[str]:
+        return [job["id"] for job in api.get("/api/v2/jobs", params=parameters).json()["jobs"]]
+
+    for beginning in (one, one[:35], one[:8], one[:9]):
+        assert listed(id_prefix=beginning) == [one]
+    assert {one, other} <= set(listed(created_after=times[one]))
+    assert one not in listed(created_before=times[one])
+    assert one in listed(created_before="9999-12-31T23:59:59+00:00", created_after="1970-01-01 00:00:00Z")
+    assert listed(created_after="9999-12-31T23:59:59Z") == []
+
+
 @pytest.mark.parametrize(
     ("query", "code"),
     [
@@ -276,6 +291,17 @@ def test_the_list_by_status(api: Api) -> None:
         ("metadata[a%20b]=1", "invalid_metadata_filter"),
         ("metadata[a]=%00", "invalid_metadata_filter"),
         ("metadata[a]=" + "x" * 257, "invalid_metadata_filter"),
+        ("template=%00", "invalid_request"),
+        ("template=", "invalid_request"),
+        ("id_prefix=", "invalid_request"),
+        ("id_prefix=ABC", "invalid_request"),
+        ("id_prefix=00000000_", "invalid_request"),
+        ("id_prefix=" + "0" * 37, "invalid_request"),
+        ("created_after=yesterday", "invalid_request"),
+        ("created_after=2026-02-30T00:00:00Z", "invalid_request"),
+        ("created_before=2026-01-01T00:00:00", "invalid_request"),
+        ("created_before=2026-01-01", "invalid_request"),
+        ("created_before=99999-01-01T00:00:00Z", "invalid_request"),
     ],
 )
 def test_bad_list_parameters(api: Api, query: str, code: str) -> None:

@@ -139,6 +139,21 @@ def test_cursors_come_back() -> None:
     assert fields.decode_cursor(cursor) == (1_700_000_000_000, job_id)
 
 
+@pytest.mark.parametrize(
+    ("text", "ms"),
+    [
+        ("1970-01-01T00:00:00Z", 0),
+        ("1970-01-01t00:00:00.5z", 500),
+        ("2026-01-31T12:00:00.1239+02:00", 1_769_853_600_123),
+        ("2026-01-31 12:00:00-00:30", 1_769_862_600_000),
+        # A plus sign that a client did not encode.
+        ("2026-01-31T12:00:00 02:00", 1_769_853_600_000),
+    ],
+)
+def test_times_of_filters(text: str, ms: int) -> None:
+    assert fields.moment("created_after", text) == ms
+
+
 def test_every_status_has_a_word_of_the_contract() -> None:
     assert set(SHOWN) == set(STATUSES)
     assert set(SHOWN.values()) == CONTRACT_STATUSES

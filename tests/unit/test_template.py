@@ -261,7 +261,8 @@ def test_the_schema_says_what_fill_takes() -> None:
     assert properties["prompt"] == {"type": "string", "maxLength": 100}
     assert properties["width"] == {"type": "integer", "minimum": 64, "maximum": 2048, "multipleOf": 8, "default": 512}
     assert properties["style"] == {"enum": ["eu", 0, "0", "jp", 1, "1"], "default": "eu"}
-    assert properties["photo"] == {"type": "string", "maxLength": 20_000, "minLength": 1, "default": "a.png"}
+    photo = {"type": "string", "maxLength": 20_000, "minLength": 1, "contentMediaType": "image/*", "default": "a.png"}
+    assert properties["photo"] == photo
     for choice in properties["style"]["enum"]:
         fill({"prompt": "x", "style": choice})
 
