@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from api.patience import ledger_patience
+from core.background import Loop
 from core.errors import LedgerUnavailable
 from core.job import TERMINAL, Job
 from core.notices import Notice
@@ -93,11 +94,9 @@ class Hub:
         self, states: Callable[[Collection[str]], dict[str, tuple[str, int]]], *, poll_s: float = POLL_S
     ) -> None:
         self._states = states
-        self._poll_s = poll_s
         self._lock = threading.Lock()
         self._watches: dict[str, set[Watch]] = {}
-        self._stopped = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._loop = Loop("backstop", self._poll, pause_s=poll_s)
 
     def notify(self, notice: Notice) -> None:
         """Pass a notice to those who wait for its job."""
@@ -117,10 +116,7 @@ class Hub:
         watch = Watch(job_id, live=live, only_end=only_end)
         with self._lock:
             self._watches.setdefault(job_id, set()).add(watch)
-            if self._thread is None:
-                # Here and not in the constructor: a thread does not survive gunicorn's fork.
-                self._thread = threading.Thread(target=self._poll, name="backstop", daemon=True)
-                self._thread.start()
+        self._loop.start()
         try:
             yield watch
         finally:
@@ -156,19 +152,17 @@ class Hub:
 
     def close(self) -> None:
         """End the backstop poll."""
-        self._stopped.set()
-        if self._thread is not None:
-            self._thread.join(timeout=5.0)
+        self._loop.end()
+        self._loop.join(5.0)
 
     def _poll(self) -> None:
-        while not self._stopped.wait(self._poll_s):
-            with self._lock:
-                ids = list(self._watches)
-            for start in range(0, len(ids), CHUNK):
-                try:
-                    self._poll_chunk(ids[start : start + CHUNK])
-                except LedgerUnavailable:
-                    log.debug("the backstop poll will try again: the ledger is away", exc_info=True)
+        with self._lock:
+            ids = list(self._watches)
+        for start in range(0, len(ids), CHUNK):
+            try:
+                self._poll_chunk(ids[start : start + CHUNK])
+            except LedgerUnavailable:
+                log.debug("the backstop poll will try again: the ledger is away", exc_info=True)
 
     def _poll_chunk(self, ids: list[str]) -> None:
         with ledger_patience():

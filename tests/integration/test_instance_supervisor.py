@@ -226,19 +226,40 @@ def test_news_that_could_not_be_told_is_told_again(tmp_path: Path, watch: Watch)
     assert eventually(lambda: len(tries) == 4), "a ledger that is away must not keep the instance down"
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_broken_callback_stops_the_instance_too(tmp_path: Path, watch: Watch) -> None:
+def test_a_broken_callback_ends_neither_the_supervision_nor_the_instance(tmp_path: Path, watch: Watch) -> None:
     pids: list[int | None] = []
+    downs: list[str] = []
 
     def on_up() -> None:
         pids.append(watched.instance.pid)
-        raise ZeroDivisionError
+        if len(pids) < 3:
+            raise AttributeError("of ours")
 
-    watched = watch(make_spec(tmp_path), on_up=on_up)
-    assert eventually(lambda: watched.supervisor.state == "stopped")
-    assert eventually(lambda: watched.instance.pid is None)
-    assert pids[0] is not None
-    assert not is_running(pids[0])
+    def on_down(reason: str) -> None:
+        downs.append(reason)
+        raise AttributeError("of ours")
+
+    watched = watch(make_spec(tmp_path), on_up=on_up, on_down=on_down)
+    assert eventually(lambda: len(pids) == 3)
+    assert len(set(pids)) == 1, "the instance has nothing to do with it"
+    assert watched.supervisor.state == "healthy"
+    watched.kill_instance()
+    assert eventually(lambda: len(pids) == 4 and watched.supervisor.state == "healthy")
+    assert downs == ["gpu0 was killed by SIGKILL."]
+
+
+def test_a_quarantine_that_stumbles_over_its_news_ends_all_the_same(tmp_path: Path, watch: Watch) -> None:
+    tries: list[str] = []
+
+    def on_quarantine(reason: str, _until_s: float) -> None:
+        tries.append(reason)
+        raise AttributeError("of ours")
+
+    watched = watch(make_spec(tmp_path), on_quarantine=on_quarantine, quarantine_after=1, quarantine_s=1.5)
+    assert watched.is_up_again(1)
+    watched.kill_instance()
+    assert watched.is_up_again(2)
+    assert len(tries) > 1, "it is told again"
 
 
 def test_stop_from_a_callback_does_not_wait_for_itself(tmp_path: Path, watch: Watch) -> None:
