@@ -14,15 +14,16 @@ from comfy.instance import Instance
 from comfy.spec import InstanceSpec
 from comfy.supervisor import InstanceUnfit, Supervisor
 from core.background import Loop, failure_of, in_background, lives
-from core.errors import ComfyUnavailable, LedgerUnavailable
+from core.errors import ComfyUnavailable, FleetError, LedgerUnavailable
 from core.ledger import Ledger
-from core.ledger.instances import QUARANTINED, STOPPED, UNHEALTHY
+from core.ledger.instances import QUARANTINED, STARTING, STOPPED, UNHEALTHY
 from core.settings import Settings
 from tasks.admission import Admission, Condition
 from tasks.facts import read_facts
 from tasks.handback import HandBack
 from tasks.house import House
 from tasks.line import Line
+from tasks.tenure import Tenure
 from tasks.warmup import WarmUp
 
 log = logging.getLogger(__name__)
@@ -36,7 +37,10 @@ LEAVE_S = 3.0
 class Keeper:
     """Owns one instance for as long as the worker lives."""
 
-    def __init__(self, settings: Settings, spec: InstanceSpec) -> None:
+    def __init__(self, settings: Settings, spec: InstanceSpec, tenure: Tenure) -> None:
+        """Parameters:
+        tenure: this worker's hold on the instance's name.
+        """
         self._settings = settings
         self._spec = spec
         self._instance = Instance(spec)
@@ -53,7 +57,10 @@ class Keeper:
         self._warmup = WarmUp(settings, self._instance)
         self._house = House(settings, self._instance)
         self._ledger: Ledger | None = None
-        self._worker = ""
+        self._tenure = tenure
+        self._worker = tenure.worker
+        #: The name was taken back, and what the instance is and offers has to be recorded again.
+        self._is_unrecorded = False
         self._stopping = threading.Event()
         self._heartbeat = Loop("heartbeat", self._beat, pause_s=settings.lease_renew_s)
         self._admission = Admission()
@@ -61,10 +68,12 @@ class Keeper:
         self._telling = threading.Lock()
         #: Prompts that made an attached instance useless.
         self._in_the_way: set[str] = set()
+        #: How long the warm-up took after the last start.
+        self._warmup_s: float | None = None
         #: What the pool process has to say: why the instance is to be replaced.
         self.line = Line()
         #: gpu0@host: how the ledger and other machines call this instance.
-        self.name = f"{spec.name}@{settings.host}"
+        self.name = tenure.name
         self._hand_back = HandBack(settings, self.name)
 
     @property
@@ -72,13 +81,8 @@ class Keeper:
         """Whether turns may be taken; read by the consumer's gate."""
         return self._admission.takes_jobs
 
-    def start(self, *, worker: str) -> None:
-        """Register in the ledger, start the instance, and keep both alive.
-
-        Parameters:
-          worker: the Celery node name, new for each start.
-        """
-        self._worker = worker
+    def start(self) -> None:
+        """Register in the ledger, start the instance, and keep both alive."""
         self._ledger = Ledger(self._settings, pool_size=2)
         self._persist(self._register)
         self.line.listen(self._replace)
@@ -129,7 +133,8 @@ class Keeper:
 
     def lose_jobs(self) -> None:
         """The pool process died: its jobs go to another worker now, not when their leases lapse."""
-        in_background("lose-jobs", self._hand_back.of_dead_process)
+        if not self._admission.taken_by:
+            in_background("lose-jobs", self._hand_back.of_dead_process)
 
     # Called by the supervisor, in its thread.
 
@@ -140,8 +145,12 @@ class Keeper:
         if self._in_the_way and self._in_the_way & self._running_prompts():
             raise InstanceUnfit(f"{self._spec.name} still runs a prompt that is stuck; restart that ComfyUI.")
         self._in_the_way = set()
-        warmup_s = self._warmup.run(self._instance.base_url)
-        facts = read_facts(self._instance.base_url)
+        self._warmup_s = self._warmup.run(self._instance.base_url)
+        self._record(self._instance.base_url)
+
+    def _record(self, base_url: str) -> None:
+        assert self._ledger is not None
+        facts = read_facts(base_url)
         output_dir = self._instance.output_dir
         with self._telling:
             self._admission.is_up = True
@@ -151,19 +160,20 @@ class Keeper:
                 self._ledger.instances.up(
                     self.name,
                     worker=self._worker,
-                    url=self._instance.base_url,
+                    url=base_url,
                     output_dir=None if output_dir is None else str(output_dir),
                     version=facts.version,
                     device=facts.device,
                     object_info=facts.object_info,
                     restarts=self._supervisor.restarts,
-                    warmup_s=warmup_s,
+                    warmup_s=self._warmup_s,
                     state=condition.state,
                     reason=condition.reason,
                 )
             except LedgerUnavailable:
                 self._admission.is_up = False
                 raise
+            self._is_unrecorded = False
 
     def _down(self, reason: str) -> None:
         # What follows the first line is ComfyUI's log, with paths of this host: clients see the ledger's copy.
@@ -177,7 +187,7 @@ class Keeper:
 
     def _go_away(self, condition: Condition) -> None:
         with self._telling:
-            self._admission.is_up = False
+            self._admission.is_up = self._is_unrecorded = False
             self._admission.away = condition
             self._say(condition)
 
@@ -187,8 +197,10 @@ class Keeper:
         # Whatever is wrong with the disk or with another thread, the ledger hears that this worker lives.
         self._try("disk", self._look_at_disk)
         with self._telling:
-            if not self._stopping.is_set():
-                self._say(self._condition())
+            if not self._stopping.is_set() and not self._say(self._condition()):
+                self._regain()
+        if self._is_unrecorded:
+            self._record_again()
         self._house.keep(self._undelivered)
 
     def _look_at_disk(self) -> None:
@@ -199,10 +211,36 @@ class Keeper:
         condition = self._admission.condition
         return replace(condition, reason=condition.reason or _trouble())
 
-    def _say(self, condition: Condition) -> None:
+    def _regain(self) -> None:
+        """The row is another worker's, or was forgotten: take no jobs, and take it back when nobody lives there."""
+        assert self._ledger is not None
+        before = self._admission.taken_by
+        try:
+            self._register(self._ledger)
+        except LedgerUnavailable as exc:
+            log.warning("%s: the ledger was not asked who has this name: %s", self.name, exc)
+            return
+        if self._admission.taken_by:
+            if self._admission.taken_by != before:
+                log.error("%s This GPU takes no jobs until that worker is gone.", self._admission.taken_by)
+            return
+        log.warning("%s: the name is ours again.", self.name)
+        if self._admission.is_up:
+            self._is_unrecorded = True
+            self._admission.is_up = False
+            self._admission.away = Condition(state=STARTING, reason="Its name was taken, and is being taken back.")
+
+    def _record_again(self) -> None:
+        try:
+            self._record(self._instance.base_url or "")
+        except FleetError as exc:
+            log.warning("%s: is up, but saying so failed: %s", self.name, exc)
+
+    def _say(self, condition: Condition) -> bool:
+        """Tell the ledger; False when the row is not ours."""
         assert self._ledger is not None
         try:
-            self._ledger.instances.heartbeat(
+            return self._ledger.instances.heartbeat(
                 self.name,
                 worker=self._worker,
                 state=condition.state,
@@ -213,6 +251,7 @@ class Keeper:
             )
         except LedgerUnavailable as exc:
             log.warning("%s: the ledger was not told that it is %s: %s", self.name, condition.state, exc)
+            return True
 
     def _undelivered(self) -> list[str]:
         assert self._ledger is not None
@@ -238,7 +277,8 @@ class Keeper:
         self._try("let go", self._turn_away)
         if self._stopping.wait(self._settings.drain_grace_s):
             return
-        self._try("let go", lambda: self._hand_back.everything(self._interrupt))
+        if not self._admission.taken_by:
+            self._try("let go", lambda: self._hand_back.everything(self._interrupt))
         if self._stopping.wait(LEAVE_S if self._instance.is_attached else 0.0):
             return
         # Its pool process waits for a prompt that is nobody's any more; with the instance gone it stops waiting.
@@ -256,12 +296,15 @@ class Keeper:
         # The ledger first, or the pool process would put another job on deck.
         with self._telling:
             self._say(self._admission.condition)
-        self._hand_back.what_waits(self._interrupt)
+        # Jobs are known by the instance's name, so those of a worker that has taken it look like ours.
+        if not self._admission.taken_by:
+            self._hand_back.what_waits(self._interrupt)
 
     def _restart(self) -> None:
         # Whatever goes wrong with handing jobs back, which the reconciler mends, what was asked for comes about.
         self._try("restart", self._turn_away)
-        self._try("restart", self._have_it_idle)
+        if not self._admission.taken_by:
+            self._try("restart", self._have_it_idle)
         self._admission.is_restarting = False
         self._go_away(Condition(state=UNHEALTHY, reason="It is being restarted by an operator."))
         self._warmup.call_off()
@@ -287,13 +330,9 @@ class Keeper:
             client.close()
 
     def _register(self, ledger: Ledger) -> None:
-        self._admission.is_drained = ledger.instances.register(
-            name=self.name,
-            host=self._settings.host,
-            worker=self._worker,
-            kind=self._spec.kind,
-            gpu=self._spec.gpu,
-        )
+        is_drained = self._tenure.take(ledger)
+        self._admission.taken_by = self._tenure.problem if is_drained is None else None
+        self._admission.is_drained |= bool(is_drained)
 
     def _persist(self, write: Callable[[Ledger], None]) -> None:
         """Do a write that the worker cannot start without, for as long as it takes."""

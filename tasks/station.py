@@ -73,12 +73,14 @@ class Run:
 class Station:
     """Runs jobs on one instance for one Celery worker process. Made in that process, after the fork."""
 
-    def __init__(self, runtime: Runtime, instance_name: str, line: Line) -> None:
+    def __init__(self, runtime: Runtime, instance_name: str, line: Line, *, worker: str | None = None) -> None:
         """Parameters:
         line: tells the main process when the instance has to be replaced.
+        worker: its Celery node name; nothing is claimed while another worker has the instance's name.
         """
         self._runtime = runtime
         self._name = instance_name
+        self._worker = worker
         self._care = Care(runtime, line)
         self._recorder = Recorder(runtime)
         self._leases = Leases(runtime.ledger, renew_s=runtime.settings.lease_renew_s)
@@ -130,7 +132,9 @@ class Station:
     def _begin(self, *, named: str | None = None, only_surplus: bool = False) -> Run | None:
         """Claim a job and post its prompt. A job that could not be posted comes back as a run that has ended."""
         instance, session = self._connect()
-        claim = self._runtime.ledger.claims.claim(instance.name, named=named, only_surplus=only_surplus)
+        claim = self._runtime.ledger.claims.claim(
+            instance.name, named=named, only_surplus=only_surplus, worker=self._worker
+        )
         if claim is None:
             if named is not None:
                 self._pass_on_if_barred()

@@ -247,6 +247,9 @@ instances = Table(
     Column("host", String(255), nullable=False),
     # Celery node name of the worker that owns it, unique per boot.
     Column("worker", String(255), nullable=False),
+    # Machine and directory of that worker, see tasks/premises.py, and its process there; NULL of earlier versions.
+    Column("place", String(255)),
+    Column("pid", Integer),
     # simulator, comfyui, attached
     Column("kind", String(16), nullable=False),
     Column("gpu", String(255)),
