@@ -237,3 +237,41 @@ def test_a_fault_of_ours_holds_no_gpu(fleet: Fleet, ledger: Ledger) -> None:
 
     fleet.cancel(job_id)
     fleet.wait(fleet.submit(work(0.1, seed=99)), "succeeded")
+
+
+@pytest.mark.parametrize(
+    ("node", "input_name", "says"),
+    [
+        (
+            {"class_type": "T_OwnCheckAll", "inputs": {"choice": "refused", "size": 500, "other": "z"}},
+            "choice",
+            "a word",
+        ),
+        (
+            {"class_type": "T_OwnCheck", "inputs": {"choice": "any", "size": 500, "other": "x"}},
+            "size",
+            "bigger than max",
+        ),
+        ({"class_type": "T_OwnCheck", "inputs": {"choice": "any", "size": 1, "other": "z"}}, "other", "not in list"),
+    ],
+)
+def test_what_only_the_server_can_refuse_fails_at_once_with_node_and_input(
+    fleet: Fleet, ledger: Ledger, node: dict[str, Any], input_name: str, says: str
+) -> None:
+    graph = {"own": node, "out": {"class_type": "PreviewAny", "inputs": {"source": ["own", 0]}}}
+    job_id = fleet.submit(graph)
+
+    fleet.wait(job_id, "failed")
+
+    error = error_of(ledger, job_id)
+    assert error["code"] == "invalid_workflow"
+    assert error["node_id"] == "own"
+    assert error["class_type"] == node["class_type"]
+    assert input_name in error["message"]
+    assert says in error["message"]
+    job = ledger.jobs.get(job_id)
+    assert job.started_at_ms is not None
+    assert job.completed_at_ms is not None
+    # Far below a second on an idle machine.
+    assert job.completed_at_ms - job.started_at_ms < 5_000
+    assert len(runs_of(ledger, job_id)) == 1
