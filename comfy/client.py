@@ -251,6 +251,14 @@ class ComfyClient:
             except requests.RequestException as exc:
                 raise ComfyUnavailable(f"ComfyUI at {self.base_url} broke off while sending {item.filename}") from exc
 
+    def has(self, item: OutputItem) -> bool:
+        """Whether the server would hand this output file out."""
+        params = {"filename": item.filename or "", "subfolder": item.subfolder or "", "type": item.type or "output"}
+        with self._http.get("/view", params=params, stream=True) as response:
+            if response.status_code >= requests.codes.server_error:
+                raise unexpected(response)
+            return bool(response.status_code == requests.codes.ok)
+
     def download(self, item: OutputItem, target: Path) -> int:
         """Copy an output file to `target`, whole or not at all; returns its size in bytes. Raises as `view`."""
         partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")

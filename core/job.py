@@ -54,6 +54,11 @@ def prompt_id_of(job_id: str, attempt: int) -> str:
     return str(uuid.uuid5(_PROMPT_NAMESPACE, f"{job_id}:{attempt}"))
 
 
+def second_prompt_id(prompt_id: str) -> str:
+    """The id under which an attempt posts its graph a second time: ComfyUI knows the first one as finished."""
+    return str(uuid.uuid5(_PROMPT_NAMESPACE, f"{prompt_id}:again"))
+
+
 @dataclass(frozen=True, kw_only=True)
 class NewJob:
     """What a client asked for, checked and ready to be recorded."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import random
+import string
 import time
 from collections.abc import Mapping
 from typing import Any
 
 from comfy.simulator.gpu import OutOfVideoMemory
 from comfy.simulator.hub import text_frame
-from comfy.simulator.images import Pixels, to_pillow
+from comfy.simulator.images import Pixels, save_png, to_pillow
 from comfy.simulator.node import Blocker, NodeCall, NodeClass, NodeResult, Spec
+from comfy.simulator.nodes_files import save_pngs
 
 _IMAGE: Spec = ("IMAGE", {})
 _LAZY_IMAGE: Spec = ("IMAGE", {"lazy": True})
@@ -44,6 +47,18 @@ def expand(_call: NodeCall, image: Pixels) -> NodeResult:
         "3": {"class_type": "PreviewImage", "inputs": {"images": ["2", 0]}},
     }
     return NodeResult(values=(["2", 0],), expand=graph)
+
+
+def glance(call: NodeCall, image: Pixels) -> NodeResult:
+    """Show a picture and hand it on, as samplers of some packs do."""
+    suffix = "".join(random.choice(string.ascii_lowercase) for _ in range(5))  # noqa: S311 - a name, not a secret
+    return NodeResult(values=(image,), ui={"images": save_pngs(call, image, f"glance_{suffix}", "temp")})
+
+
+def save_fixed(call: NodeCall, image: Pixels, name: str) -> NodeResult:
+    """Write over one file of the output folder, whoever made it."""
+    save_png(to_pillow(image[:1])[0], call.machine.paths.output_dir / name, None)
+    return NodeResult(ui={"images": [{"filename": name, "subfolder": "", "type": "output"}]})
 
 
 def choose(_call: NodeCall, pick: str, a: Pixels | None, b: Pixels | None) -> tuple[Pixels | None]:
@@ -97,6 +112,21 @@ NODES = (
         outputs=("IMAGE",),
     ),
     NodeClass(name="T_Expand", run=expand, category="test", required={"image": _IMAGE}, outputs=("IMAGE",)),
+    NodeClass(
+        name="T_Glance",
+        run=glance,
+        category="test",
+        required={"image": _IMAGE},
+        outputs=("IMAGE",),
+        output_node=True,
+    ),
+    NodeClass(
+        name="T_SaveFixed",
+        run=save_fixed,
+        category="test",
+        required={"image": _IMAGE, "name": ("STRING", {"default": "fixed.png"})},
+        output_node=True,
+    ),
     NodeClass(
         name="T_Lazy",
         run=choose,
