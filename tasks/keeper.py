@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from comfy.client import ComfyClient
 from comfy.instance import Instance
+from comfy.muteness import Patience
 from comfy.spec import InstanceSpec
 from comfy.supervisor import InstanceUnfit, Supervisor
 from core.errors import ComfyUnavailable, LedgerUnavailable
@@ -43,6 +44,7 @@ class Keeper:
             on_up=self._up,
             on_down=self._down,
             on_quarantine=self._quarantine,
+            patience=Patience(idle_s=settings.mute_idle_s, busy_s=settings.mute_s),
             quarantine_after=settings.quarantine_after,
             quarantine_s=settings.quarantine_s,
             # Starts that time out one after the other must count, too.
