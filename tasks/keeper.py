@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from comfy.client import ComfyClient
 from comfy.instance import Instance
+from comfy.muteness import Patience
 from comfy.spec import InstanceSpec
 from comfy.supervisor import InstanceUnfit, Supervisor
 from core.background import Loop, failure_of, in_background, lives
@@ -49,6 +50,7 @@ class Keeper:
             on_up=self._up,
             on_down=self._down,
             on_quarantine=self._quarantine,
+            patience=Patience(idle_s=settings.mute_idle_s, busy_s=settings.mute_s),
             quarantine_after=settings.quarantine_after,
             quarantine_s=settings.quarantine_s,
             # Starts that time out one after the other must count, too.
