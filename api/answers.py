@@ -38,6 +38,7 @@ class Progress(BaseModel):
     current_node_class: str | None = None
     step: int | None = None
     steps: int | None = None
+    message: str = Field(description="The same in words, such as KSampler 7/20.")
 
 
 class OutputUpload(BaseModel):
