@@ -40,6 +40,7 @@ def create_app(settings: Settings, *, ledger: Ledger, publisher: TurnPublisher, 
     intake = Intake(settings, ledger)
     service = Service(settings, ledger, publisher, intake)
     estimates = Estimates(ledger)
+    hub.before_moves(estimates.renew)
     app.register_blueprint(v2_blueprint(settings, ledger, service, hub, estimates))
     app.register_blueprint(assets_blueprint(settings, ledger, intake))
     library = Library([SHIPPED] if settings.workflows_dir is None else [SHIPPED, settings.workflows_dir])

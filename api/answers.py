@@ -41,6 +41,7 @@ class Progress(BaseModel):
     remaining_s: float | None = Field(
         None, ge=0, description="Seconds of work left; null until nodes like all of these have run on that GPU."
     )
+    message: str = Field(description="The same in words, such as KSampler 7/20.")
 
 
 class OutputUpload(BaseModel):

@@ -10,7 +10,7 @@ from werkzeug.routing import PathConverter
 
 from api import answers
 from api.assets import content_response
-from api.bodies import CustomWorkflowBody, DeliveryBody
+from api.bodies import CustomWorkflowBody
 from api.body import read_json
 from api.client import base_url
 from api.errors import json_response
@@ -155,7 +155,7 @@ def _order(value: Any, settings: Settings) -> Order:
         contract="generate",
         workflow=filled.graph,
         parameters=dict(filled.values) or None,
-        **delivery_fields(DeliveryBody(), None, settings, base_url(settings), has_defaults=True),
+        **delivery_fields(body, body.webhook, settings, base_url(settings), has_defaults=True),
     )
 
 

@@ -29,8 +29,21 @@ def progress_view(job: Job) -> dict[str, Any] | None:
         return None
     snapshot = job.progress or {"value": 0.0, "nodes_done": 0, "nodes_total": job.nodes_total}
     if job.status in (DELIVERING, SUCCEEDED):
-        return {**snapshot, "value": 1.0, "nodes_done": snapshot["nodes_total"]}
-    return snapshot
+        return snapshot_view({**snapshot, "value": 1.0, "nodes_done": snapshot["nodes_total"]})
+    return snapshot_view(snapshot)
+
+
+def snapshot_view(snapshot: dict[str, Any]) -> dict[str, Any]:
+    """A progress snapshot as clients see it: with what it says in words, which the official SDK prints."""
+    node = snapshot.get("current_node_class") or snapshot.get("current_node")
+    step, steps = snapshot.get("step"), snapshot.get("steps")
+    if node is None or snapshot.get("value", 0.0) >= 1.0:
+        message = f"{snapshot.get('nodes_done', 0)}/{snapshot.get('nodes_total', 0)} nodes"
+    elif steps:
+        message = f"{node} {step}/{steps}"
+    else:
+        message = str(node)
+    return {**snapshot, "message": message}
 
 
 def error_view(job: Job) -> dict[str, Any] | None:

@@ -202,7 +202,7 @@ class Station:
             extra_data=self._recorder.extra_data(run.claim),
             listener=run.reports,
             nodes_total=run.claim.nodes_total,
-            work=self._node_times.expect(graph, run.shape),
+            work=self._node_times.expect(run.graph, run.shape),
             watchdog=self._care.watchdog(run.instance),
         )
         run.lease.watch(run.handle)
