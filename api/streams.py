@@ -18,6 +18,7 @@ from core.job import QUEUED, RUNNING, TERMINAL, Job
 from core.ledger import Ledger
 from core.ledger.jobs import JobEvent
 from core.ledger.workload import LOOK
+from core.links import Links
 from core.views import SHOWN, output_view, progress_view, snapshot_view
 
 #: Silence after which a comment is sent; the official SDK gives up after 45 s without a byte.
@@ -65,14 +66,14 @@ class EventStream:
         job: Job,
         *,
         estimates: Estimates,
-        base_url: str,
+        links: Links,
         after_seq: int | None = None,
     ) -> None:
         self._jobs = ledger.jobs
         self._estimates = estimates
         self._hub = hub
         self._job = job
-        self._base_url = base_url
+        self._links = links
         self._is_resumed = after_seq is not None and after_seq <= job.last_seq
         self._seq = after_seq if after_seq is not None and self._is_resumed else job.last_seq
         self._shown_status = ""
@@ -218,7 +219,7 @@ class EventStream:
         for output in job.outputs:
             if output.id not in self._sent_assets and only in (None, output.id):
                 self._sent_assets.add(output.id)
-                yield frame("output", output_view(output, self._base_url, job.files_expire_at_ms), seq)
+                yield frame("output", output_view(output, self._links, job.files_expire_at_ms), seq)
 
 
 def _is_news(place: Place, shown: Place | None, age_s: float) -> bool:

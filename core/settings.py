@@ -87,6 +87,8 @@ class Settings(BaseSettings):
     allow_networks: CommaList = ()
     #: A PEM file of authorities that HTTPS servers behind clients' URLs may also be certified by.
     ca_bundle: Path | None = None
+    #: Seconds for which a link to a file needs no key; at most as long as the file is kept.
+    link_s: float = Field(7 * 24 * 3600.0, ge=1, allow_inf_nan=False)
     #: Jobs that may wait at once; one more is refused with `queue_full`.
     max_queued: int = Field(100_000, ge=1)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from datetime import datetime, timezone
 from typing import Any
-from urllib.parse import quote
 
 from core.job import CANCELING, DELIVERING, FAILED, RUNNING, STATUSES, SUCCEEDED, Job, Output
+from core.links import Links
 
 #: The API knows a closed set of words; storing outputs is part of running.
 SHOWN = {status: RUNNING if status == DELIVERING else status for status in STATUSES}
@@ -60,7 +60,7 @@ def error_view(job: Job) -> dict[str, Any] | None:
     }
 
 
-def output_view(output: Output, base_url: str, expires_at_ms: int) -> dict[str, Any]:
+def output_view(output: Output, links: Links, expires_at_ms: int) -> dict[str, Any]:
     """The Output object; `upload`, `conversion_error` and `expired` only where there is something to say.
 
     Parameters:
@@ -74,6 +74,7 @@ def output_view(output: Output, base_url: str, expires_at_ms: int) -> dict[str, 
         more["conversion_error"] = said["conversion_error"]
     if output.is_expired:
         more["expired"] = True
+    link = links.content(output.id, until_ms=expires_at_ms)
     return {
         "node_id": output.node_id,
         "name": output.name,
@@ -82,13 +83,8 @@ def output_view(output: Output, base_url: str, expires_at_ms: int) -> dict[str, 
         "size_bytes": output.size_bytes,
         "id": output.id,
         "hash": output.hash,
-        "url": content_url(output.id, base_url),
-        "url_expires_at": timestamp(expires_at_ms),
+        "url": link.url,
+        "url_expires_at": timestamp(link.expires_at_ms),
         "job_id": output.job_id,
         **more,
     }
-
-
-def content_url(asset_id: str, base_url: str) -> str:
-    """Where an asset's bytes are."""
-    return f"{base_url}/api/v2/assets/{quote(asset_id)}/content"

@@ -137,7 +137,7 @@ def test_each_random_int_is_drawn_on_its_own() -> None:
 
 def test_random_integers_of_a_graph_that_is_no_template() -> None:
     drawn = iter(range(9))
-    graph = {
+    graph: dict[str, Any] = {
         "1": {"class_type": "A", "inputs": {"a": "__RANDOM_INT__", "b": ["x-__RANDOM_INT__.png", {"c": "{{PROMPT}}"}]}},
         "2": {"class_type": "__RANDOM_INT__", "inputs": {"a": ["1", 0]}, "_meta": {"title": "n__RANDOM_INT__"}},
     }
