@@ -16,6 +16,7 @@ from core.errors import ComfyUnavailable, FleetError, LedgerUnavailable
 from core.ledger import Ledger
 from core.ledger.instances import QUARANTINED, STARTING, STOPPED, UNHEALTHY
 from core.settings import Settings
+from core.storage_marker import StorageMarker
 from tasks.admission import Admission, Condition
 from tasks.facts import read_facts
 from tasks.handback import HandBack
@@ -82,6 +83,7 @@ class Keeper:
     def start(self) -> None:
         """Register in the ledger, start the instance, and keep both alive."""
         self._ledger = Ledger(self._settings, pool_size=2)
+        self._storage = StorageMarker(self._settings, self._ledger.facts)
         self._persist(self._register)
         self.line.listen(self._replace)
         self._supervisor.start()
@@ -150,8 +152,10 @@ class Keeper:
         assert self._ledger is not None
         facts = read_facts(base_url)
         output_dir = self._instance.output_dir
+        storage_problem = self._storage.problem()
         with self._telling:
             self._admission.is_up = True
+            self._admission.storage_problem = storage_problem
             self._admission.disk_problem = self._house.disk_problem()
             condition = self._admission.condition
             try:
@@ -197,7 +201,9 @@ class Keeper:
             self._news.clear()
             if self._stopping.is_set():
                 return
+            storage_problem = self._storage.problem()
             with self._telling:
+                self._admission.storage_problem = storage_problem
                 self._admission.disk_problem = self._house.disk_problem()
                 if not self._say(self._admission.condition):
                     self._regain()

@@ -17,7 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from comfy.session import ComfySession, Pace, PromptHandle, PromptResult
-from core.errors import ComfyUnavailable, FleetError, LedgerUnavailable, TransientError
+from core.errors import ComfyUnavailable, FleetError, InputGone, LedgerUnavailable, TransientError
 from core.ledger.claims import Claim
 from core.ledger.instances import HEALTHY, InstanceRecord
 from tasks.care import Care
@@ -159,7 +159,13 @@ class Station:
             raise ComfyUnavailable(f"{self._name} takes no jobs: it is {record.state}.")
 
     def _post(self, run: Run, session: ComfySession, lease: Lease) -> None:
-        stage_inputs(run.claim, run.instance, session.client, self._runtime.settings)
+        try:
+            stage_inputs(run.claim, run.instance, session.client, self._runtime.settings)
+        except InputGone:
+            # Not gone, if the storage is away.
+            self._runtime.storage.forget()
+            self._runtime.storage.require()
+            raise
         graph = for_job(json.loads(run.claim.graph), job_id=run.claim.job_id)
         run.graph = graph
         run.shape = run.claim.shape or shape_of(graph)
