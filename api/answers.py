@@ -343,6 +343,10 @@ class Check(BaseModel):
     reason: str | None
 
 
+class StorageCheck(Check):
+    state: Literal["ok", "unavailable", "disk_full"]
+
+
 class Instance(BaseModel):
     name: str
     state: str
@@ -361,6 +365,7 @@ class Readiness(BaseModel):
     ready: bool
     ledger: Check | None = None
     broker: Check | None = None
+    storage: StorageCheck | None = None
     healthy_instances: int | None = None
     instances: list[Instance] | None = None
 

@@ -298,10 +298,10 @@ class Settings(BaseSettings):
         check_template(value)
         return value
 
-    @field_validator("data_dir")
+    @field_validator("data_dir", "storage_dir", "workflows_dir", "models_dir")
     @classmethod
-    def _absolute(cls, value: Path) -> Path:
-        return value.expanduser().absolute()
+    def _absolute(cls, value: Path | None) -> Path | None:
+        return None if value is None else value.expanduser().absolute()
 
     @classmethod
     def settings_customise_sources(

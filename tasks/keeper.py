@@ -19,6 +19,7 @@ from core.errors import ComfyUnavailable, FleetError, LedgerUnavailable
 from core.ledger import Ledger
 from core.ledger.instances import QUARANTINED, STARTING, STOPPED, UNHEALTHY
 from core.settings import Settings
+from core.storage_marker import StorageMarker
 from tasks.admission import Admission, Condition
 from tasks.facts import read_facts
 from tasks.handback import HandBack
@@ -86,6 +87,7 @@ class Keeper:
     def start(self) -> None:
         """Register in the ledger, start the instance, and keep both alive."""
         self._ledger = Ledger(self._settings, pool_size=2)
+        self._storage = StorageMarker(self._settings, self._ledger.facts)
         self._persist(self._register)
         self.line.listen(self._replace)
         self._supervisor.start()
@@ -154,8 +156,10 @@ class Keeper:
         assert self._ledger is not None
         facts = read_facts(base_url)
         output_dir = self._instance.output_dir
+        storage_problem = self._storage.problem()
         with self._telling:
             self._admission.is_up = True
+            self._admission.storage_problem = storage_problem
             self._admission.disk_problem = self._house.disk_problem()
             condition = self._admission.condition
             try:
@@ -197,6 +201,7 @@ class Keeper:
 
     def _beat(self) -> None:
         # Whatever is wrong with the disk or with another thread, the ledger hears that this worker lives.
+        self._try("storage", self._look_at_storage)
         self._try("disk", self._look_at_disk)
         with self._telling:
             if not self._stopping.is_set() and not self._say(self._condition()):
@@ -204,6 +209,9 @@ class Keeper:
         if self._is_unrecorded:
             self._record_again()
         self._house.keep(self._undelivered)
+
+    def _look_at_storage(self) -> None:
+        self._admission.storage_problem = self._storage.problem()
 
     def _look_at_disk(self) -> None:
         self._admission.disk_problem = self._house.disk_problem()

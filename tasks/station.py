@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 
 from comfy.session import ComfySession, Pace, PromptHandle, PromptResult
 from comfy.work import NodeTimes
-from core.errors import ComfyUnavailable, FleetError, LedgerUnavailable, TransientError
+from core.errors import ComfyUnavailable, FleetError, InputGone, LedgerUnavailable, TransientError
 from core.job import second_prompt_id
 from core.ledger.claims import Claim
 from core.ledger.instances import HEALTHY, InstanceRecord
@@ -180,7 +180,13 @@ class Station:
             raise ComfyUnavailable(f"{self._name} takes no jobs: it is {record.state}.")
 
     def _post(self, run: Run, session: ComfySession, lease: Lease) -> None:
-        stage_inputs(run.claim, run.instance, session.client, self._runtime.settings)
+        try:
+            stage_inputs(run.claim, run.instance, session.client, self._runtime.settings)
+        except InputGone:
+            # Not gone, if the storage is away.
+            self._runtime.storage.forget()
+            self._runtime.storage.require()
+            raise
         graph = json.loads(run.claim.graph)
         run.session, run.lease = session, lease
         run.shape = run.claim.shape or shape_of(graph)

@@ -10,6 +10,7 @@
     ledger.uploads       files that came in                      (API, reconciler)
     ledger.durations     how long jobs take                      (GPU workers, API)
     ledger.workload      what waits and runs, and for how long   (API)
+    ledger.facts           what a fleet agrees on                  (all)
     ledger.upkeep        retention                               (reconciler)
 
 Each change of a job is one transaction that also writes its event and the webhooks that tell of it.
@@ -23,6 +24,7 @@ from core.ledger.claims import Claims
 from core.ledger.database import Change, Database
 from core.ledger.delivery import Deliveries
 from core.ledger.durations import Durations
+from core.ledger.facts import Facts
 from core.ledger.instances import Instances
 from core.ledger.jobs import Jobs, Retention
 from core.ledger.outbox import Outbox
@@ -56,6 +58,7 @@ class Ledger:
         self.uploads = Uploads(self.database)
         self.durations = Durations(self.database)
         self.workload = WorkloadReader(self.database, self.durations)
+        self.facts = Facts(self.database)
         self.upkeep = Upkeep(self.database)
 
     def close(self) -> None:
