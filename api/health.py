@@ -14,6 +14,7 @@ from api.errors import json_response
 from api.fresh import Fresh
 from api.openapi import SERVER, Described
 from api.patience import at_most
+from core.broker_kind import BrokerKind
 from core.errors import BrokerUnavailable, FleetError, LedgerUnavailable
 from core.ledger import Ledger
 from core.ledger.instances import HEALTHY, InstanceRecord
@@ -112,7 +113,7 @@ def _broker_problem(settings: Settings) -> str | None:
 def _connect_once(settings: Settings) -> None:
     url = settings.transport_url
     options: dict[str, Any] = {"max_retries": 0}
-    if url.startswith("redis"):
+    if BrokerKind.of(url) is BrokerKind.REDIS:
         options |= {"socket_connect_timeout": CHECK_S, "socket_timeout": CHECK_S}
     else:
         options |= {"connect_timeout": CHECK_S, "read_timeout": CHECK_S, "write_timeout": CHECK_S}
