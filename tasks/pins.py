@@ -130,7 +130,8 @@ def follow_fleet(runtime: Runtime) -> None:
 
 
 def _error(refusal: InvalidWorkflow) -> dict[str, Any]:
-    node_id, entry = next(iter(refusal.node_errors.items()), (None, {}))
+    first = next(iter(refusal.node_errors.items()), None)
+    node_id, entry = first or (None, dict[str, Any]())
     return {
         "code": refusal.code,
         "message": f"No GPU of the fleet can run it any more. {refusal.message}",
