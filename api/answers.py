@@ -41,6 +41,7 @@ class Progress(BaseModel):
     remaining_s: float | None = Field(
         None, ge=0, description="Seconds of work left; null until nodes like all of these have run on that GPU."
     )
+    message: str = Field(description="The same in words, such as KSampler 7/20.")
 
 
 class OutputUpload(BaseModel):
@@ -342,6 +343,10 @@ class Check(BaseModel):
     reason: str | None
 
 
+class StorageCheck(Check):
+    state: Literal["ok", "unavailable", "disk_full"]
+
+
 class Instance(BaseModel):
     name: str
     state: str
@@ -360,6 +365,7 @@ class Readiness(BaseModel):
     ready: bool
     ledger: Check | None = None
     broker: Check | None = None
+    storage: StorageCheck | None = None
     healthy_instances: int | None = None
     instances: list[Instance] | None = None
 

@@ -13,9 +13,9 @@ from werkzeug.datastructures import FileStorage
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from api.body import has_body
-from api.errors import RequestTimeout
+from api.errors import NO_ROOM, RequestTimeout, is_out_of_room
 from api.patience import at_most
-from core.errors import BodyTooLarge, InvalidBody, InvalidRequest, UnsupportedMediaType
+from core.errors import BodyTooLarge, InvalidBody, InvalidRequest, StorageFull, UnsupportedMediaType
 from core.settings import Settings
 from workflows.file_names import is_safe_file_name
 
@@ -83,6 +83,9 @@ def upload_form(settings: Settings) -> Iterator[UploadForm]:
         except RequestEntityTooLarge as exc:
             raise too_large from exc
         except (OSError, ParseException, ValueError) as exc:
+            if is_out_of_room(exc):
+                # It was spooled to the temporary directory, and that is full.
+                raise StorageFull(NO_ROOM) from exc
             raise InvalidBody("The form broke off, or its parts are malformed.") from exc
     if not files and not request.form:
         raise InvalidBody("The form broke off, or its parts are malformed.")

@@ -18,6 +18,7 @@ from core.errors import BrokerUnavailable, FleetError, LedgerUnavailable
 from core.ledger import Ledger
 from core.ledger.instances import HEALTHY, InstanceRecord
 from core.settings import Settings
+from core.storage_marker import StorageMarker
 
 #: Longest time for each of the checks.
 CHECK_S = 1.5
@@ -25,10 +26,10 @@ CHECK_S = 1.5
 MAX_AGE_S = 1.0
 
 
-def health_blueprint(settings: Settings, ledger: Ledger, guard: Guard) -> Blueprint:
+def health_blueprint(settings: Settings, ledger: Ledger, guard: Guard, marker: StorageMarker) -> Blueprint:
     """`/health`, `/api/v2/health` and `/ready`."""
     blueprint = Blueprint("health", __name__)
-    state = Fresh(lambda: _state(settings, ledger), max_age_s=MAX_AGE_S)
+    state = Fresh(lambda: _state(settings, ledger, marker), max_age_s=MAX_AGE_S)
 
     @blueprint.get("/health")
     @blueprint.get("/api/v2/health")
@@ -53,14 +54,16 @@ def health_blueprint(settings: Settings, ledger: Ledger, guard: Guard) -> Bluepr
     return blueprint
 
 
-def _state(settings: Settings, ledger: Ledger) -> dict[str, Any]:
+def _state(settings: Settings, ledger: Ledger, marker: StorageMarker) -> dict[str, Any]:
     records, ledger_reason = _instances(ledger)
     broker_reason = _broker_problem(settings)
+    storage = _storage(marker)
     healthy = sum(record.state == HEALTHY for record in records)
     return {
-        "ready": ledger_reason is None and broker_reason is None and healthy > 0,
+        "ready": ledger_reason is None and broker_reason is None and storage["ok"] and healthy > 0,
         "ledger": {"ok": ledger_reason is None, "reason": ledger_reason},
         "broker": {"ok": broker_reason is None, "reason": broker_reason},
+        "storage": storage,
         "healthy_instances": healthy,
         "instances": [_instance(record) for record in records],
     }
@@ -72,6 +75,15 @@ def _instances(ledger: Ledger) -> tuple[list[InstanceRecord], str | None]:
             return ledger.instances.all(), None
     except FleetError as exc:
         return [], exc.message
+
+
+def _storage(marker: StorageMarker) -> dict[str, Any]:
+    """`{"ok", "state", "reason"}`: `ok`, `unavailable` or `disk_full`."""
+    if (reason := marker.problem()) is not None:
+        return {"ok": False, "state": "unavailable", "reason": reason}
+    if marker.is_full():
+        return {"ok": False, "state": "disk_full", "reason": "It has less room than FLEET_MAX_UPLOAD_BYTES."}
+    return {"ok": True, "state": "ok", "reason": None}
 
 
 def _instance(record: InstanceRecord) -> dict[str, Any]:

@@ -29,6 +29,8 @@ from core.errors import (
     MissingAsset,
     NoHealthyInstance,
     QueueFull,
+    StorageFull,
+    StorageUnavailable,
     Unauthorized,
     UnsupportedMediaType,
 )
@@ -40,9 +42,27 @@ TAGS = (JOBS, ASSETS, GENERATE, WORKFLOWS, PYWORKER, WEBHOOKS, SERVER)
 #: What every route that reads a JSON body may answer.
 BODY_ERRORS = (InvalidBody, BodyTooLarge, UnsupportedMediaType, RequestTimeout, InvalidRequest)
 #: What every route that reads a form may answer.
-FORM_ERRORS = (InvalidBody, BodyTooLarge, UnsupportedMediaType, RequestTimeout, InvalidRequest, LedgerUnavailable)
+FORM_ERRORS = (
+    InvalidBody,
+    BodyTooLarge,
+    UnsupportedMediaType,
+    RequestTimeout,
+    InvalidRequest,
+    LedgerUnavailable,
+    StorageUnavailable,
+    StorageFull,
+)
 #: What every route that takes a job in may answer beside those.
-SUBMIT_ERRORS = (InvalidWorkflow, EditorWorkflow, MissingAsset, QueueFull, NoHealthyInstance, LedgerUnavailable)
+SUBMIT_ERRORS = (
+    InvalidWorkflow,
+    EditorWorkflow,
+    MissingAsset,
+    QueueFull,
+    NoHealthyInstance,
+    LedgerUnavailable,
+    StorageUnavailable,
+    StorageFull,
+)
 
 #: The model of a JSON answer, or the media type of another one, or nothing at all.
 Answer = type[BaseModel] | str | None

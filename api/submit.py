@@ -125,11 +125,12 @@ class Service:
         return job
 
     def delete(self, job_id: str) -> None:
-        """Remove an ended job with its files, at once. Raises NotFound, JobNotEnded."""
+        """Remove an ended job with its files, at once. Raises NotFound, JobNotEnded, StorageUnavailable."""
         with ledger_patience():
             job = self._ledger.jobs.get(check_id(job_id))
         if not job.is_terminal:
             raise JobNotEnded(f"The job is {SHOWN[job.status]}: cancel it, or wait for its end, then delete it.")
+        self._intake.require_storage()
         # The files first: who is interrupted here finds the job, and may ask again.
         remove_job(self._settings.outputs_dir, job.id)
         with ledger_patience():

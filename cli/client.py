@@ -14,6 +14,7 @@ import requests
 from requests.auth import AuthBase
 
 from cli.answers import body_of, code, envelope, reason, retry_after_s, words
+from cli.download import DamagedDownload, Download, OnBytes
 from cli.files import Draft, numbered_names, safe_name
 from cli.forms import FormFile
 from cli.sse import Event, read_events
@@ -21,8 +22,6 @@ from core.errors import RequestError, TransientError
 
 #: A job as the API answers it: `id`, `status`, `progress`, `outputs`, `error`, ...
 Job: TypeAlias = dict[str, Any]
-#: Told of a transfer: bytes moved so far, and bytes in all, None if the server does not say.
-OnBytes: TypeAlias = Callable[[int, "int | None"], None]
 
 TERMINAL = frozenset({"succeeded", "failed", "canceled", "expired"})
 TIMEOUT_S = 30.0
@@ -40,8 +39,6 @@ NOT_YET = frozenset({"queue_full", "deployment_not_ready"})
 NOT_READY = "deployment_not_ready"
 #: Jobs asked for at once.
 PAGE = 100
-#: What a download is read in.
-CHUNK_BYTES = 256 * 1024
 
 
 class RequestRefused(RequestError):
@@ -188,7 +185,9 @@ class Client:
     def fetch(self, output: Mapping[str, Any], folder: Path, name: str) -> Path:
         """Save one output of a job in the folder, in place of a file that has its name; returns where."""
         with Draft(folder) as draft:
-            self.receive(f"/api/v2/assets/{_path(str(output['id']))}/content", draft)
+            digest = output.get("hash")
+            path = f"/api/v2/assets/{_path(str(output['id']))}/content"
+            self.receive(path, draft, digest=digest if isinstance(digest, str) else None)
             return draft.keep_as(name)
 
     def get(self, path: str) -> dict[str, Any]:
@@ -218,22 +217,26 @@ class Client:
         """Send a file as a form's `file`, with its `name` beside it; returns the answer."""
         return _read(self._send("POST", path, prefix="", files={"file": (name, file)}, data={"name": name}))
 
-    def receive(self, path: str, draft: Draft, on_bytes: OnBytes | None = None) -> None:
-        """Write the bytes at a path of the server into a draft."""
-        answer = self._send("GET", path, prefix="", stream=True)
-        with answer:
+    def receive(self, path: str, draft: Draft, on_bytes: OnBytes | None = None, *, digest: str | None = None) -> None:
+        """Write the bytes at a path of the server into a draft; what breaks off goes on where it was.
+
+        Parameters:
+          digest: the hash of the file, `blake3:...`; without it, what the server's ETag says is checked.
+        """
+
+        def ask(headers: Mapping[str, str]) -> requests.Response:
+            answer = self._send("GET", path, prefix="", stream=True, headers=headers)
             if not answer.ok:
-                _refuse(answer)
-            size = answer.headers.get("Content-Length", "")
-            total, received = (int(size) if size.isdecimal() else None), 0
-            try:
-                for chunk in answer.iter_content(CHUNK_BYTES):
-                    draft.write(chunk)
-                    received += len(chunk)
-                    if on_bytes:
-                        on_bytes(received, total)
-            except requests.RequestException as exc:
-                raise ServerUnreachable(f"{self.base_url} broke off while it sent {path}: {reason(exc)}.") from exc
+                with answer:
+                    _refuse(answer)
+            return answer
+
+        try:
+            Download(ask, draft, on_bytes, digest=digest).run()
+        except DamagedDownload as exc:
+            raise ServerUnreachable(f"{self.base_url}{path}: {exc}") from exc
+        except requests.RequestException as exc:
+            raise ServerUnreachable(f"{self.base_url} broke off while it sent {path}: {reason(exc)}.") from exc
 
     def _stream(self, job_id: str, on_event: Callable[[Event], None]) -> bool:
         """Follow one stream to its end. Returns whether asking for another makes sense."""

@@ -61,6 +61,13 @@ class Draft:
         with _explained(self._folder):
             self._file.write(data)
 
+    def empty(self) -> None:
+        """Drop what was written so far."""
+        assert self._file is not None
+        with _explained(self._folder):
+            self._file.seek(0)
+            self._file.truncate()
+
     def keep_as(self, name: str) -> Path:
         """Give it its name, in place of a file that had it; returns the file's path."""
         self._finish()

@@ -11,8 +11,10 @@ from kombu.utils.url import maybe_sanitize_url
 
 from cli import broker
 from core.errors import LedgerUnavailable
+from core.ledger import Ledger
 from core.ledger.schema import migrate
 from core.settings import Settings
+from core.storage_marker import StorageMarker
 
 PAUSE_S = 0.3
 #: How often the same line is said again while nothing changes.
@@ -35,6 +37,26 @@ def ledger_problem(settings: Settings) -> str | None:
         migrate(settings)
     except LedgerUnavailable as exc:
         return f"Waiting for the ledger. {exc}"
+    return None
+
+
+def settle_storage(settings: Settings, report: Callable[[str], None]) -> None:
+    """See that the storage in sight is the fleet's, once the ledger can say which is.
+
+    Raises:
+      ConfigurationError: it is not.
+    """
+    _wait(lambda: _storage_problem(settings), report)
+
+
+def _storage_problem(settings: Settings) -> str | None:
+    ledger = Ledger(settings, pool_size=1)
+    try:
+        StorageMarker(settings, ledger.facts).settle()
+    except LedgerUnavailable as exc:
+        return f"Waiting for the ledger. {exc}"
+    finally:
+        ledger.close()
     return None
 
 

@@ -22,7 +22,8 @@ from rich.progress import (
 from rich.table import Column, Table
 from rich.text import Text
 
-from cli.client import Job, OnBytes
+from cli.client import Job
+from cli.download import OnBytes
 from cli.sse import Event
 
 #: A plain line is due when progress has moved this far, or the node or the status changed.

@@ -12,11 +12,12 @@ from comfy.client import Accepted, ComfyClient
 from comfy.event_socket import EventSocket
 from comfy.frames import Event, Preview
 from comfy.pace import Pace
+from comfy.polling import was_taken
 from comfy.progress import ProgressTracker, PromptListener
 from comfy.prompt import PromptHandle
 from comfy.rejection import dropped_outputs
 from comfy.result import PromptResult
-from comfy.transport import refused
+from comfy.transport import refused, unanswered
 from comfy.watchdog import Watchdog
 from comfy.work import ExpectedWork
 from core.errors import ComfyUnavailable
@@ -132,11 +133,12 @@ class ComfySession:
             return self.client.post_prompt(graph, prompt_id=prompt_id, client_id=client_id, extra_data=extra_data)
         except ComfyUnavailable as exc:
             # The server never checks for duplicates, so the prompt is not sent again before we know that it is absent.
-            if self.client.find(prompt_id) is not None:
+            if was_taken(self.client, prompt_id, self._pace, exc):
                 return Accepted(prompt_id=prompt_id, number=0)
-            if not refused(exc):
+            if not (refused(exc) or unanswered(exc)):
                 raise
-        # The server answers, and does not have the prompt: it had closed an idle connection as we wrote to it.
+        # The server answers, and does not have the prompt: it had closed an idle connection as we wrote to it, or was
+        # mute for so long that the connection broke.
         return self.client.post_prompt(graph, prompt_id=prompt_id, client_id=client_id, extra_data=extra_data)
 
     def _register(

@@ -14,6 +14,8 @@ from typing import Literal
 
 from comfy.failures import Failures
 from comfy.instance import Instance
+from comfy.muteness import Muteness, Patience
+from comfy.transport import timed_out
 from core.background import FIRST_REST_S, LONGEST_REST_S, Loop, failure_of
 from core.errors import ComfyUnavailable, FleetError
 
@@ -62,6 +64,7 @@ class Supervisor:
         on_quarantine: Callable[[str, float], None] = _say_nothing,
         probe_interval_s: float = 1.0,
         misses: int = 2,
+        patience: Patience | None = None,
         first_pause_s: float = 0.5,
         longest_pause_s: float = 30.0,
         healthy_after_s: float = 60.0,
@@ -70,7 +73,8 @@ class Supervisor:
         quarantine_window_s: float = 600.0,
     ) -> None:
         """Parameters:
-        misses: probes in a row without an answer after which a process that still runs is replaced.
+        misses: probes in a row without an answer after which a process that still runs is replaced; if it took the
+          connections and was merely silent, no sooner than `patience` says.
         first_pause_s, longest_pause_s: the pause before a restart, doubled after each until the longest.
         healthy_after_s: an instance that lived this long starts again from the first pause.
         quarantine_after, quarantine_window_s: so many failures within so many seconds end in a quarantine.
@@ -79,6 +83,7 @@ class Supervisor:
         self._instance = instance
         self._on_up, self._on_down, self._on_quarantine = on_up, on_down, on_quarantine
         self._probe_interval_s, self._misses = probe_interval_s, misses
+        self._patience = patience or Patience()
         self._healthy_after_s, self._quarantine_s = healthy_after_s, quarantine_s
         self._failures = Failures(
             first_pause_s=first_pause_s,
@@ -195,20 +200,35 @@ class Supervisor:
         """
         misses = 0
         up = _News(self._on_up, f"{self._instance.spec.name}: is up, but saying so failed", passing=(InstanceUnfit,))
+        mute = Muteness(self._patience, self._instance.pid)
         while not self._called_off.is_set():
             up.tell()
-            self._wake.wait(min(SECOND_LOOK_S, self._probe_interval_s) if misses else self._probe_interval_s)
+            self._wake.wait(min(SECOND_LOOK_S, self._probe_interval_s) if misses == 1 else self._probe_interval_s)
             self._wake.clear()
             if self._called_off.is_set():
                 break
             if self._useless is not None:
                 return self._useless
-            misses = 0 if self._instance.probe() else misses + 1
+            failure = self._probe(mute)
+            misses = 0 if failure is None else misses + 1
             if not self._instance.is_alive:
                 return f"{self._instance.spec.name} {self._instance.how_it_ended()}."
-            if misses >= self._misses:
-                return f"{self._instance.spec.name} no longer answers."
+            if failure and misses >= self._misses:
+                return f"{self._instance.spec.name} {failure}."
         return None
+
+    def _probe(self, mute: Muteness) -> str | None:
+        """One look at a healthy instance: None if it answers, empty while it may be mute, else why it has failed."""
+        began_s = time.monotonic()
+        problem = self._instance.problem()
+        if problem is None:
+            mute.end()
+            return None
+        if not timed_out(problem):
+            return "no longer answers"
+        if not mute.lasts:
+            logger.warning("%s: does not answer; replaced if it does no work either", self._instance.spec.name)
+        return mute.look(silent_s=time.monotonic() - began_s) or ""
 
     def _go_down(self, failure: str | None) -> None:
         self._enter("restarting")

@@ -20,6 +20,8 @@
         NoHealthyInstance                no GPU can say which graphs it runs yet; carries `retry_after_s`
         LedgerUnavailable                the database does not answer
         BrokerUnavailable                the message broker does not answer
+        StorageUnavailable               the storage in sight is not the fleet's
+        StorageFull                      the storage has no room
         InstanceUnreachable              the worker of an instance does not answer an operator
         ComfyUnavailable                 a ComfyUI instance does not answer, or lost its prompt
         ComfyOutOfMemory                 the GPU ran out of memory
@@ -192,6 +194,18 @@ class BrokerUnavailable(TransientError):
     """The message broker does not answer."""
 
     code = "broker_unavailable"
+
+
+class StorageUnavailable(TransientError):
+    """The storage is away, or what is in its place is not the fleet's."""
+
+    code = "storage_unavailable"
+
+
+class StorageFull(TransientError):
+    """The storage has no room for a file."""
+
+    code = "storage_full"
 
 
 class InstanceUnreachable(TransientError):

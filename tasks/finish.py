@@ -15,6 +15,7 @@ from typing import Any
 
 from core.errors import OutputNotConvertible
 from core.ledger.delivery import PendingFile, StoredFile
+from core.storage import make_folder
 from tasks.convert import Conversion, convert
 from tasks.storage import digest_of, free_name, store
 from tasks.strip import strip
@@ -37,6 +38,7 @@ def store_finished(root: Path, files: list[PendingFile], wanted: Conversion) -> 
     record = folder / ORIGINALS / RECORD
     if record.exists():
         return [StoredFile(**fields) for fields in json.loads(record.read_text(encoding="utf-8"))]
+    make_folder(folder, root)
     originals = store(folder / ORIGINALS, files)
     taken: set[str] = set()
     done = [_finish(folder, original, file, wanted, taken) for original, file in zip(originals, files, strict=True)]

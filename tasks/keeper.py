@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from comfy.client import ComfyClient
 from comfy.instance import Instance
+from comfy.muteness import Patience
 from comfy.spec import InstanceSpec
 from comfy.supervisor import InstanceUnfit, Supervisor
 from core.background import Loop, failure_of, in_background, lives
@@ -18,6 +19,7 @@ from core.errors import ComfyUnavailable, FleetError, LedgerUnavailable
 from core.ledger import Ledger
 from core.ledger.instances import QUARANTINED, STARTING, STOPPED, UNHEALTHY
 from core.settings import Settings
+from core.storage_marker import StorageMarker
 from tasks.admission import Admission, Condition
 from tasks.facts import read_facts
 from tasks.handback import HandBack
@@ -49,6 +51,7 @@ class Keeper:
             on_up=self._up,
             on_down=self._down,
             on_quarantine=self._quarantine,
+            patience=Patience(idle_s=settings.mute_idle_s, busy_s=settings.mute_s),
             quarantine_after=settings.quarantine_after,
             quarantine_s=settings.quarantine_s,
             # Starts that time out one after the other must count, too.
@@ -84,6 +87,7 @@ class Keeper:
     def start(self) -> None:
         """Register in the ledger, start the instance, and keep both alive."""
         self._ledger = Ledger(self._settings, pool_size=2)
+        self._storage = StorageMarker(self._settings, self._ledger.facts)
         self._persist(self._register)
         self.line.listen(self._replace)
         self._supervisor.start()
@@ -152,8 +156,10 @@ class Keeper:
         assert self._ledger is not None
         facts = read_facts(base_url)
         output_dir = self._instance.output_dir
+        storage_problem = self._storage.problem()
         with self._telling:
             self._admission.is_up = True
+            self._admission.storage_problem = storage_problem
             self._admission.disk_problem = self._house.disk_problem()
             condition = self._admission.condition
             try:
@@ -195,6 +201,7 @@ class Keeper:
 
     def _beat(self) -> None:
         # Whatever is wrong with the disk or with another thread, the ledger hears that this worker lives.
+        self._try("storage", self._look_at_storage)
         self._try("disk", self._look_at_disk)
         with self._telling:
             if not self._stopping.is_set() and not self._say(self._condition()):
@@ -202,6 +209,9 @@ class Keeper:
         if self._is_unrecorded:
             self._record_again()
         self._house.keep(self._undelivered)
+
+    def _look_at_storage(self) -> None:
+        self._admission.storage_problem = self._storage.problem()
 
     def _look_at_disk(self) -> None:
         self._admission.disk_problem = self._house.disk_problem()

@@ -24,7 +24,7 @@ from core.ledger.outbox import Due, Outcome, Post
 from core.ledger.secrets import WEBHOOK
 from core.outbound import Policy
 from core.settings import Settings
-from core.webhooks.keys import ENVIRONMENT, secrets_for
+from core.webhooks.keys import ENVIRONMENT, headers_of, secrets_for
 from core.webhooks.signing import headers_for, load_signing_key
 from tasks.lanes import Lanes
 from tasks.posting import Carrier, Carriers, send
@@ -119,6 +119,10 @@ class Postman:
         except LedgerUnavailable as exc:
             log.warning("webhooks wait for the ledger: %s", exc)
             self._loop.rest(RETRY_S)
+        except BaseException:
+            # What this was about is not in memory any more, but in the ledger it is still due.
+            self._has_more = True
+            raise
 
     def _is_over(self) -> bool:
         if self._stops_at_s is None:
@@ -292,7 +296,8 @@ class Postman:
             contract=post.contract,
             private_key=self._private_key,
         )
-        return {**signed, "X-Webhook-Event": post.event, "X-Webhook-Sequence": str(post.seq)}
+        own = {"X-Webhook-Event": post.event, "X-Webhook-Sequence": str(post.seq)}
+        return {**headers_of(post.webhook, sealed), **signed, **own}
 
 
 def _write(write: Callable[[list[Item]], object], items: list[Item]) -> None:

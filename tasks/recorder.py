@@ -17,6 +17,7 @@ from core.errors import (
     PromptRejected,
     PromptStuck,
     StaleAttempt,
+    StorageUnavailable,
 )
 from core.job import CANCELED, CANCELING, QUEUED
 from core.ledger.claims import Claim
@@ -136,7 +137,7 @@ def _is_worth_another_try(claim: Claim, exc: FleetError) -> bool:
     """Whether the instance may be to blame. Memory gets one more try, for another GPU may have more of it."""
     if isinstance(exc, ComfyOutOfMemory):
         return claim.lost_code != exc.code
-    return isinstance(exc, (ComfyUnavailable, PromptStuck))
+    return isinstance(exc, (ComfyUnavailable, PromptStuck, StorageUnavailable))
 
 
 def job_error(exc: FleetError) -> dict[str, Any]:

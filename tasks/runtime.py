@@ -12,6 +12,7 @@ from core.job import DELIVERING
 from core.ledger import Change, Ledger
 from core.notices import Notice, NoticeSender
 from core.settings import Settings
+from core.storage_marker import StorageMarker
 from tasks.publish import BackgroundNotifier, Publisher
 
 log = logging.getLogger("fleet.tasks")
@@ -25,6 +26,7 @@ class Runtime:
         self.app = app
         self.notices = NoticeSender(settings)
         self.ledger = Ledger(settings, on_change=self._announce)
+        self.storage = StorageMarker(settings, self.ledger.facts)
         self.publisher = Publisher(app)
         self._notifier = BackgroundNotifier(self.publisher)
 

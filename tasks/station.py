@@ -20,10 +20,11 @@ from dataclasses import dataclass, field
 
 from comfy.session import ComfySession, Pace, PromptHandle, PromptResult
 from comfy.work import NodeTimes
-from core.errors import ComfyUnavailable, FleetError, LedgerUnavailable, TransientError
+from core.errors import ComfyUnavailable, FleetError, InputGone, LedgerUnavailable, TransientError
 from core.job import second_prompt_id
 from core.ledger.claims import Claim
 from core.ledger.instances import HEALTHY, InstanceRecord
+from core.settings import Settings
 from tasks.care import Care
 from tasks.collect import collect
 from tasks.durations import Durations, Teacher, gpu_seconds
@@ -45,6 +46,8 @@ log = logging.getLogger(__name__)
 THREADS = 3
 #: How long a prompt that was served from the cache waits for the files of an earlier one to be secured.
 COLLECT_PATIENCE_S = 5.0
+#: A main process that finds its instance mute for too long has replaced it after so many seconds more.
+REPLACED_WITHIN_S = 60.0
 
 
 @dataclass(kw_only=True)
@@ -177,7 +180,13 @@ class Station:
             raise ComfyUnavailable(f"{self._name} takes no jobs: it is {record.state}.")
 
     def _post(self, run: Run, session: ComfySession, lease: Lease) -> None:
-        stage_inputs(run.claim, run.instance, session.client, self._runtime.settings)
+        try:
+            stage_inputs(run.claim, run.instance, session.client, self._runtime.settings)
+        except InputGone:
+            # Not gone, if the storage is away.
+            self._runtime.storage.forget()
+            self._runtime.storage.require()
+            raise
         graph = json.loads(run.claim.graph)
         run.session, run.lease = session, lease
         run.shape = run.claim.shape or shape_of(graph)
@@ -199,7 +208,7 @@ class Station:
             extra_data=self._recorder.extra_data(run.claim),
             listener=run.reports,
             nodes_total=run.claim.nodes_total,
-            work=self._node_times.expect(graph, run.shape),
+            work=self._node_times.expect(run.graph, run.shape),
             watchdog=self._care.watchdog(run.instance),
         )
         run.lease.watch(run.handle)
@@ -218,8 +227,7 @@ class Station:
         if self._session is None or self._session.client.base_url != instance.url:
             if self._session is not None:
                 self._session.close()
-            pace = Pace(interrupt_grace_s=self._runtime.settings.interrupt_grace_s)
-            self._session = ComfySession(instance.url, pace=pace)
+            self._session = ComfySession(instance.url, pace=_pace(self._runtime.settings, instance))
             if instance.kind != "attached":
                 # Whatever runs there was posted by a predecessor of this process that is dead.
                 self._session.client.clear()
@@ -331,6 +339,16 @@ class Station:
                 self._begin(only_surplus=True)
         except TransientError:
             log.info("looking ahead failed; the next turn will do", exc_info=True)
+
+
+def _pace(settings: Settings, instance: InstanceRecord) -> Pace:
+    """How patient to be with an instance. One of ours is replaced by its main process when it has been mute for too
+    long, and then refuses connections; a machine elsewhere may be gone without a word.
+    """
+    if instance.kind == "attached":
+        return Pace(interrupt_grace_s=settings.interrupt_grace_s, mute_s=settings.mute_s)
+    limit_s = settings.mute_s + REPLACED_WITHIN_S
+    return Pace(interrupt_grace_s=settings.interrupt_grace_s, mute_s=limit_s, unresponsive_s=limit_s)
 
 
 def _quietly_interrupt(run: Run) -> None:

@@ -14,6 +14,7 @@ from blake3 import blake3
 
 from core.errors import ComfyUnavailable, OutputUnavailable
 from core.ledger.delivery import PendingFile, StoredFile
+from core.storage import make_folder
 
 CHUNK_BYTES = 1024 * 1024
 #: Connect and read time limits for files of instances that are not on this machine.
@@ -32,14 +33,14 @@ def store(root: Path, files: list[PendingFile]) -> list[StoredFile]:
     brought: dict[str, Path] = {}
     with contextlib.ExitStack() as stack:
         if files:
-            stack.enter_context(_alone(root / files[0].job_id))
+            stack.enter_context(_alone(root / files[0].job_id, root))
         return [_store_one(root, file, free_name(file.name, taken), brought) for file in files]
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _alone(folder: Path, root: Path) -> Iterator[None]:
     """A doubled message must not find a file that its twin has just picked up and not yet put down."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder, root)
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
@@ -49,7 +50,7 @@ def _store_one(root: Path, file: PendingFile, name: str, brought: dict[str, Path
     """Parameters: brought - where files of this job went already, by source: two nodes may report the same one."""
     key = f"{file.job_id}/{name}"
     target = root / key
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent, root)
     source = file.source.get("path") or file.source.get("url")
     if not target.exists() or "text" in file.source:
         if source in brought:

@@ -11,11 +11,11 @@ from pathlib import Path
 from celery import shared_task
 from celery.exceptions import Ignore
 
-from core.errors import DeliveryFailed, FleetError, NotFound, OutputUnavailable, StaleAttempt
+from core.errors import DeliveryFailed, FleetError, NotFound, OutputUnavailable, StaleAttempt, StorageUnavailable
 from core.job import SUCCEEDED, Job
 from core.ledger.database import now_ms
 from core.ledger.delivery import Pending, StoredFile
-from core.storage import remove_job
+from core.storage import make_folder, remove_job
 from tasks.buckets import Item, upload_files
 from tasks.convert import Conversion
 from tasks.finish import discard_originals, store_finished
@@ -39,7 +39,7 @@ def upload(self: FleetTask, generated: list[str | int]) -> str:
     except StaleAttempt as exc:
         _tidy(self.runtime, job_id)
         raise Ignore from exc
-    except DeliveryFailed as exc:
+    except (DeliveryFailed, StorageUnavailable) as exc:
         log.warning("job %s waits for another turn: %s", job_id, exc)
         raise Ignore from exc
     if job.webhook is None:
@@ -49,10 +49,12 @@ def upload(self: FleetTask, generated: list[str | int]) -> str:
 
 
 def _deliver(runtime: Runtime, job_id: str, attempt: int) -> Job:
+    # Else files would go where nobody finds them, and this would count as done.
+    runtime.storage.require()
     pending = runtime.ledger.deliveries.pending(job_id, attempt)
     if not pending.delivery:
         return runtime.ledger.deliveries.succeed(job_id, attempt, _store(runtime, job_id, attempt, pending))
-    with _alone(runtime.settings.outputs_dir / job_id):
+    with _alone(runtime.settings.outputs_dir / job_id, runtime.settings.outputs_dir):
         stored = _store(runtime, job_id, attempt, pending)
         if pending.delivery.get("s3"):
             stored = _upload(runtime, job_id, pending, stored)
@@ -93,9 +95,9 @@ def _upload(runtime: Runtime, job_id: str, pending: Pending, stored: list[Stored
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _alone(folder: Path, root: Path) -> Iterator[None]:
     """A turn that finds another one at work on the same job ends at once: an upload may take longer than turns wait."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder, root)
     with (folder / ".delivery.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -11,6 +11,7 @@
     ledger.uploads       files that came in                      (API, reconciler)
     ledger.durations     how long jobs take                      (GPU workers, API)
     ledger.workload      what waits and runs, and for how long   (API)
+    ledger.facts           what a fleet agrees on                  (all)
     ledger.upkeep        retention                               (reconciler)
 
 Each change of a job is one transaction that also writes its event and the webhooks that tell of it.
@@ -24,6 +25,7 @@ from core.ledger.claims import Claims
 from core.ledger.database import Change, Database
 from core.ledger.delivery import Deliveries
 from core.ledger.durations import Durations
+from core.ledger.facts import Facts
 from core.ledger.instances import Instances
 from core.ledger.jobs import Jobs, Retention
 from core.ledger.outbox import Outbox
@@ -34,6 +36,7 @@ from core.ledger.secrets import Secrets
 from core.ledger.upkeep import Upkeep
 from core.ledger.uploads import Uploads
 from core.ledger.workload import WorkloadReader
+from core.links import LinkSigner
 from core.settings import Settings
 
 
@@ -43,9 +46,11 @@ class Ledger:
     def __init__(
         self, settings: Settings, *, on_change: Callable[[Change], None] = lambda _change: None, pool_size: int = 5
     ) -> None:
-        self.database = Database(settings.ledger_url, pool_size=pool_size, on_change=on_change)
-        sealer = Sealer(load_keys(settings.secret_key.get_secret_value(), settings.data_dir))
-        self.secrets = Secrets(self.database, sealer)
+        keys = load_keys(settings.secret_key.get_secret_value(), settings.data_dir)
+        #: Signs the links to files, in answers and in webhooks.
+        self.links = LinkSigner(keys, lifetime_s=settings.link_s)
+        self.database = Database(settings.ledger_url, pool_size=pool_size, on_change=on_change, signer=self.links)
+        self.secrets = Secrets(self.database, Sealer(keys))
         self.jobs = Jobs(self.database, self.secrets, Retention.from_settings(settings))
         self.claims = Claims(self.database, lease_s=settings.lease_s)
         self.returns = Returns(self.database, max_attempts=settings.max_attempts)
@@ -56,6 +61,7 @@ class Ledger:
         self.uploads = Uploads(self.database)
         self.durations = Durations(self.database)
         self.workload = WorkloadReader(self.database, self.durations)
+        self.facts = Facts(self.database)
         self.upkeep = Upkeep(self.database)
 
     def close(self) -> None:

@@ -243,6 +243,14 @@ catalogues = Table(
     Column("created_at_ms", BigInteger, nullable=False),
 )
 
+# What a whole fleet agrees on, see core/ledger/facts.py.
+facts = Table(
+    "facts",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("value", Text, nullable=False),
+)
+
 instances = Table(
     "instances",
     metadata,

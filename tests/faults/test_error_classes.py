@@ -116,6 +116,21 @@ def test_a_stuck_prompt_costs_the_process_and_runs_elsewhere(fleet: Fleet, ledge
     until(lambda: fleet.living_instance_pid(name) not in (None, before[first]), what="another process")
 
 
+def test_a_node_that_keeps_its_instance_mute_costs_nothing(fleet: Fleet, ledger: Ledger) -> None:
+    before = {name: fleet.instance_pid(name) for name in ("gpu0", "gpu1")}
+    graph = work(0.2, seed=15)
+    # Two probes of five seconds have no answer.
+    graph["4"] = {"class_type": "T_Mute", "inputs": {"image": ["2", 0], "seconds": 12.0, "works": True}}
+    graph["3"]["inputs"]["images"] = ["4", 0]
+    job_id = fleet.submit(graph)
+
+    job = fleet.wait(job_id, "succeeded", timeout_s=60)
+
+    assert fleet.picture(job)
+    assert ledger.jobs.get(job_id).attempt == 1
+    assert {name: fleet.instance_pid(name) for name in before} == before
+
+
 def test_a_dead_prompt_worker_behind_healthy_http_is_found_out(fleet: Fleet, ledger: Ledger) -> None:
     order(ledger, "worker_dead")
     job_id = fleet.submit(work(0.2, seed=20))

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import requests
 
+from api import streams
 from tests.integration.api_fixtures import (
     GRAPH,
     Api,
@@ -89,10 +90,10 @@ def test_a_job_through_its_life(api: Api) -> None:
     running = api.get(f"/api/v2/jobs/{first}").json()
     assert (running["status"], running["queue_position"]) == ("running", None)
     assert "estimated_wait_ms" not in running
-    assert running["progress"] == {"value": 0.0, "nodes_done": 0, "nodes_total": 2}
+    assert running["progress"] == {"value": 0.0, "nodes_done": 0, "nodes_total": 2, "message": "0/2 nodes"}
     snapshot = {"value": 0.5, "nodes_done": 1, "nodes_total": 2, "current_node": "2"}
     api.ledger.claims.progress(claim, snapshot)
-    assert api.get(f"/api/v2/jobs/{first}").json()["progress"] == snapshot
+    assert api.get(f"/api/v2/jobs/{first}").json()["progress"] == snapshot | {"message": "2"}
 
     api.ledger.claims.generated(claim, [], outputs_reused=True)
     assert api.get(f"/api/v2/jobs/{first}").json()["status"] == "running", "delivering is no word of the contract"
@@ -359,6 +360,29 @@ def test_events_as_they_happen(api: Api) -> None:
     assert (frames[0][1]["status"], frames[0][1]["queue_position"]) == ("queued", 1)
     assert [data["status"] for name, data in frames if name == "status"] == ["queued", "running", "succeeded"]
     assert all(ord(character) < 128 for character in "".join(received))
+
+
+def test_a_waiting_job_hears_when_its_place_moves(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "REREAD_S", 60.0)
+    ahead = [api.submit() for _ in range(3)]
+    job_id = api.submit()
+    with requests.get(f"{api.url}/api/v2/jobs/{job_id}/events", stream=True, timeout=20) as answer:
+        chunks = answer.iter_content(None, decode_unicode=True)
+        seen = [sse_frames(next(chunks))[0]]
+        for other in ahead:
+            api.worker.run(other, b"one")
+            # Frames that only bring a better estimate may come between.
+            while seen[-1][1]["queue_position"] != 4 - ahead.index(other) - 1:
+                seen += sse_frames(next(chunks))
+        api.post(f"/api/v2/jobs/{job_id}/cancel")
+        rest = "".join(chunks)
+
+    assert {name for name, _ in seen} == {"status"}
+    positions = [data["queue_position"] for _, data in seen]
+    assert sorted(set(positions), reverse=True) == list(dict.fromkeys(positions)) == [4, 3, 2, 1]
+    assert all(set(data) == {"status", "queue_position", "estimated_wait_ms"} for _, data in seen)
+    assert {data["status"] for _, data in seen} == {"queued"}
+    assert sse_frames(rest)[-1] == ("status", {"status": "canceled"})
 
 
 def test_asset_metadata_and_content(api: Api) -> None:
