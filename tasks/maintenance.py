@@ -9,6 +9,7 @@ from celery import shared_task
 
 from core.job import QUEUED
 from tasks.names import RECONCILE
+from tasks.pins import follow_fleet
 from tasks.retention import remove_expired, sweep
 from tasks.runtime import FleetTask, Runtime
 
@@ -21,6 +22,7 @@ def reconcile(self: FleetTask) -> None:
     runtime = self.runtime
     take_back(runtime)
     expire_waiting(runtime)
+    follow_fleet(runtime)
     publish_missing_turns(runtime)
     resume_deliveries(runtime)
     runtime.ledger.secrets.wipe()

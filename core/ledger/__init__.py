@@ -3,6 +3,7 @@
     ledger.jobs          submit, look up, list, cancel           (API, command line)
     ledger.claims        claim, lease, progress, generated, fail (GPU workers)
     ledger.returns       give back, take back, expire            (GPU workers, reconciler)
+    ledger.pins          which instances a waiting job may have (reconciler)
     ledger.deliveries    files into storage                      (io workers)
     ledger.outbox        webhooks out, and what became of them   (io workers, API)
     ledger.secrets       open for one purpose, wipe              (workers, reconciler)
@@ -28,6 +29,7 @@ from core.ledger.facts import Facts
 from core.ledger.instances import Instances
 from core.ledger.jobs import Jobs, Retention
 from core.ledger.outbox import Outbox
+from core.ledger.pins import Pins
 from core.ledger.returns import Returns
 from core.ledger.seal import Sealer, load_keys
 from core.ledger.secrets import Secrets
@@ -52,6 +54,7 @@ class Ledger:
         self.jobs = Jobs(self.database, self.secrets, Retention.from_settings(settings))
         self.claims = Claims(self.database, lease_s=settings.lease_s)
         self.returns = Returns(self.database, max_attempts=settings.max_attempts)
+        self.pins = Pins(self.database)
         self.deliveries = Deliveries(self.database)
         self.outbox = Outbox(self.database, pauses_s=settings.webhook_schedule_s, limit_s=settings.webhook_limit_s)
         self.instances = Instances(self.database)

@@ -22,6 +22,8 @@ from sqlalchemy import (
 
 metadata = MetaData()
 
+_IS_PINNED = text("status = 'queued' AND catalogues IS NOT NULL")
+
 jobs = Table(
     "jobs",
     metadata,
@@ -83,6 +85,8 @@ jobs = Table(
         sqlite_where=text("workflow IS NOT NULL"),
         postgresql_where=text("workflow IS NOT NULL"),
     ),
+    # Waiting jobs that only some instances may run, however many others wait.
+    Index("jobs_pinned", "id", sqlite_where=_IS_PINNED, postgresql_where=_IS_PINNED),
 )
 
 # Which files in storage a job takes in: `inputs` of its row, where they can be asked for by their key.

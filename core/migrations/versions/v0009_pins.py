@@ -1,0 +1,21 @@
+"""Waiting jobs that only some instances may run can be found among any number of others."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0009"
+down_revision = "0008"
+branch_labels = None
+depends_on = None
+
+_IS_PINNED = sa.text("status = 'queued' AND catalogues IS NOT NULL")
+
+
+def upgrade() -> None:
+    op.create_index("jobs_pinned", "jobs", ["id"], sqlite_where=_IS_PINNED, postgresql_where=_IS_PINNED)
+
+
+def downgrade() -> None:
+    op.drop_index("jobs_pinned", "jobs")
