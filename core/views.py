@@ -76,6 +76,11 @@ def output_view(output: Output, base_url: str, expires_at_ms: int) -> dict[str, 
     }
 
 
+def missing_view(output: Output) -> dict[str, str]:
+    """A file that ComfyUI reported and nobody can find."""
+    return {"node_id": output.node_id, "name": output.name, "message": (output.upload or {}).get("missing", "")}
+
+
 def content_url(asset_id: str, base_url: str) -> str:
     """Where an asset's bytes are."""
     return f"{base_url}/api/v2/assets/{quote(asset_id)}/content"

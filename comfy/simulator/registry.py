@@ -9,6 +9,7 @@ from comfy.simulator import (
     nodes_latent,
     nodes_loaders,
     nodes_media,
+    nodes_odd,
     nodes_sampling,
     nodes_test,
     nodes_work,
@@ -21,5 +22,5 @@ def build_registry(*, test_nodes: bool) -> dict[str, NodeClass]:
     groups = [nodes_image.NODES, nodes_files.NODES, nodes_media.NODES, nodes_work.NODES]
     groups += [nodes_loaders.NODES, nodes_conditioning.NODES, nodes_sampling.NODES, nodes_latent.NODES]
     if test_nodes:
-        groups.append(nodes_test.NODES)
+        groups += [nodes_test.NODES, nodes_odd.NODES]
     return {node.name: node for group in groups for node in group}
