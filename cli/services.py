@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 import os
@@ -21,6 +22,7 @@ from core.ledger.schema import migrate as migrate_ledger
 from core.outbound import Policy
 from core.settings import Settings, load_settings, process_environment
 from tasks.gpus import plan_instances
+from tasks.premises import occupied
 from tasks.worker import run_beat, run_gpu_worker, run_io_worker
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -47,7 +49,13 @@ def api() -> None:
 def gpu() -> int:
     """Run one GPU worker for each GPU of this machine."""
     settings = load_settings()
-    names = [spec.name for spec in plan_instances(settings)]
+    specs = plan_instances(settings)
+    names = [spec.name for spec in specs]
+    make_data_dir(settings)
+    with contextlib.ExitStack() as stack:
+        # Said once and here, before workers are started that would find out one by one.
+        for spec in specs:
+            stack.enter_context(occupied(spec.data_dir))
     stop = StopSignals()
     processes = ProcessSet(report=warn, restart_clean_ends=False)
     environment = child_environment(settings, {})

@@ -6,11 +6,12 @@ import os
 import queue
 import subprocess
 import sys
-import threading
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
+
+from core.background import Loop
 
 LAUNCHER = Path(__file__).absolute().parent / "launch.py"
 
@@ -35,26 +36,26 @@ class _Spawner:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
+        # A loop never gives its thread up while it lives.
+        self._loop = Loop("comfy-spawner", self._serve_next)
         self._orders: queue.SimpleQueue[tuple[Future[subprocess.Popen[bytes]], Order]] = queue.SimpleQueue()
 
     def spawn(self, order: Order) -> subprocess.Popen[bytes]:
-        with self._lock:
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._serve, name="comfy-spawner", daemon=True)
-                self._thread.start()
+        self._loop.start()
         future: Future[subprocess.Popen[bytes]] = Future()
         self._orders.put((future, order))
         return future.result()
 
-    def _serve(self) -> None:
-        while True:
-            future, order = self._orders.get()
-            try:
-                future.set_result(_carry_out(order))
-            except (OSError, ValueError) as exc:
-                future.set_exception(exc)
+    def _serve_next(self) -> None:
+        future, order = self._orders.get()
+        try:
+            future.set_result(_carry_out(order))
+        except (OSError, ValueError) as exc:
+            future.set_exception(exc)
+        except BaseException as exc:
+            # Whoever waits must not wait for ever.
+            future.set_exception(exc)
+            raise
 
 
 _spawner = _Spawner()

@@ -91,8 +91,9 @@ class NewJob:
     #: The client's own id (`/generate` contract); unique among jobs that are kept.
     request_id: str | None = None
     idempotency_key: str | None = None
-    #: `{"url", "events"?, "extra_params", "timeout_s", "base_url", "origin"}` or None; never a secret. `origin` says
-    #: whose it is: `core.webhooks.keys.REQUEST` or `ENVIRONMENT`.
+    #: `{"url", "events"?, "extra_params", "timeout_s", "base_url", "origin", "sealed"?}` or None; never a secret.
+    #: `origin` says whose it is: `core.webhooks.keys.REQUEST` or `ENVIRONMENT`; `sealed` names the secrets it came
+    #: with, where that is not `webhook_secret` alone.
     webhook: dict[str, Any] | None = None
     #: Seconds from its end for which it is kept with its files; None means the fleet's rule.
     retention_s: float | None = None

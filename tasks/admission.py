@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from core.ledger.instances import DISK_FULL, DRAINING, HEALTHY, STARTING
+from core.ledger.instances import DISK_FULL, DRAINING, HEALTHY, STARTING, UNHEALTHY
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +31,8 @@ class Admission:
     is_restarting: bool = False
     #: An operator wants no jobs on it.
     is_drained: bool = False
+    #: Another worker has the name of this instance, and who; what is said here then stays in this worker.
+    taken_by: str | None = None
     #: What is wrong with the disk, if anything.
     disk_problem: str | None = None
 
@@ -39,6 +41,8 @@ class Admission:
         """What the ledger shows."""
         if not self.is_up:
             return self.away
+        if self.taken_by:
+            return Condition(state=UNHEALTHY, reason=self.taken_by)
         if self.is_stopping:
             return Condition(state=DRAINING, reason="Its worker was told to stop.")
         if self.is_restarting:

@@ -19,10 +19,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from comfy.session import ComfySession, Pace, PromptHandle, PromptResult
+from comfy.work import NodeTimes
 from core.errors import ComfyUnavailable, FleetError, LedgerUnavailable, TransientError
 from core.job import second_prompt_id
 from core.ledger.claims import Claim
 from core.ledger.instances import HEALTHY, InstanceRecord
+from core.settings import Settings
 from tasks.care import Care
 from tasks.collect import collect
 from tasks.durations import Durations, Teacher, gpu_seconds
@@ -44,6 +46,8 @@ log = logging.getLogger(__name__)
 THREADS = 3
 #: How long a prompt that was served from the cache waits for the files of an earlier one to be secured.
 COLLECT_PATIENCE_S = 5.0
+#: A main process that finds its instance mute for too long has replaced it after so many seconds more.
+REPLACED_WITHIN_S = 60.0
 
 
 @dataclass(kw_only=True)
@@ -86,16 +90,19 @@ class Run:
 class Station:
     """Runs jobs on one instance for one Celery worker process. Made in that process, after the fork."""
 
-    def __init__(self, runtime: Runtime, instance_name: str, line: Line) -> None:
+    def __init__(self, runtime: Runtime, instance_name: str, line: Line, *, worker: str | None = None) -> None:
         """Parameters:
         line: tells the main process when the instance has to be replaced.
+        worker: its Celery node name; nothing is claimed while another worker has the instance's name.
         """
         self._runtime = runtime
         self._name = instance_name
+        self._worker = worker
         self._care = Care(runtime, line)
         self._recorder = Recorder(runtime)
         self._leases = Leases(runtime.ledger, renew_s=runtime.settings.lease_renew_s)
         self._durations = Durations()
+        self._node_times = NodeTimes()
         self._teacher = Teacher(runtime.ledger.durations)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="run")
         self._session: ComfySession | None = None
@@ -144,7 +151,9 @@ class Station:
     def _begin(self, *, named: str | None = None, only_surplus: bool = False) -> Run | None:
         """Claim a job and post its prompt. A job that could not be posted comes back as a run that has ended."""
         instance, session = self._connect()
-        claim = self._runtime.ledger.claims.claim(instance.name, named=named, only_surplus=only_surplus)
+        claim = self._runtime.ledger.claims.claim(
+            instance.name, named=named, only_surplus=only_surplus, worker=self._worker
+        )
         if claim is None:
             if named is not None:
                 self._pass_on_if_barred()
@@ -193,6 +202,7 @@ class Station:
             extra_data=self._recorder.extra_data(run.claim),
             listener=run.reports,
             nodes_total=run.claim.nodes_total,
+            work=self._node_times.expect(run.graph, run.shape),
             watchdog=self._care.watchdog(run.instance),
         )
         run.lease.watch(run.handle)
@@ -211,8 +221,7 @@ class Station:
         if self._session is None or self._session.client.base_url != instance.url:
             if self._session is not None:
                 self._session.close()
-            pace = Pace(interrupt_grace_s=self._runtime.settings.interrupt_grace_s)
-            self._session = ComfySession(instance.url, pace=pace)
+            self._session = ComfySession(instance.url, pace=_pace(self._runtime.settings, instance))
             if instance.kind != "attached":
                 # Whatever runs there was posted by a predecessor of this process that is dead.
                 self._session.client.clear()
@@ -235,6 +244,8 @@ class Station:
         # After the end, which the next job may be waiting for.
         if isinstance(outcome, Finished):
             self._teacher.tell(run.claim, run.instance, run.gpu_s)
+            if run.handle is not None:
+                self._node_times.learn(run.graph, run.shape, run.handle.node_seconds)
         self._care.remember_models(run.instance, run.models)
 
     def _forget(self, run: Run) -> None:
@@ -322,6 +333,16 @@ class Station:
                 self._begin(only_surplus=True)
         except TransientError:
             log.info("looking ahead failed; the next turn will do", exc_info=True)
+
+
+def _pace(settings: Settings, instance: InstanceRecord) -> Pace:
+    """How patient to be with an instance. One of ours is replaced by its main process when it has been mute for too
+    long, and then refuses connections; a machine elsewhere may be gone without a word.
+    """
+    if instance.kind == "attached":
+        return Pace(interrupt_grace_s=settings.interrupt_grace_s, mute_s=settings.mute_s)
+    limit_s = settings.mute_s + REPLACED_WITHIN_S
+    return Pace(interrupt_grace_s=settings.interrupt_grace_s, mute_s=limit_s, unresponsive_s=limit_s)
 
 
 def _quietly_interrupt(run: Run) -> None:

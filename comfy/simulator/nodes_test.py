@@ -1,7 +1,8 @@
-"""Nodes that misbehave on purpose: slow, failing, blocking, expanding, lazy, in the background, not fit for JSON."""
+"""Nodes that misbehave on purpose: slow, failing, mute, blocking, expanding, lazy, in the background, not JSON."""
 
 from __future__ import annotations
 
+import ctypes
 import random
 import string
 import time
@@ -26,6 +27,20 @@ def slow(call: NodeCall, image: Pixels, steps: int, delay: float) -> tuple[Pixel
         call.hang_if_ordered()
         call.machine.gpu.sleep(delay)
         call.step(step, steps, preview)
+    return (image,)
+
+
+def mute(_call: NodeCall, image: Pixels, seconds: float, works: bool) -> tuple[Pixels]:
+    """Hold the interpreter's lock for so long, in one call: no thread of this process runs, so nothing is answered.
+
+    `works`: compute meanwhile, as an extension that unwraps a mesh does; else only wait, as one that asks a driver.
+    """
+    if works:
+        # A loop that never leaves C, and so never comes to where the interpreter would let another thread run.
+        all(map((time.perf_counter() + seconds).__gt__, iter(time.perf_counter, None)))
+    else:
+        # `PyDLL`, unlike `CDLL`, keeps the lock while the foreign function runs.
+        ctypes.PyDLL(None).usleep(int(seconds * 1e6))
     return (image,)
 
 
@@ -94,6 +109,17 @@ NODES = (
             "image": _IMAGE,
             "steps": ("INT", {"default": 3, "min": 1, "max": 10000}),
             "delay": _DELAY,
+        },
+        outputs=("IMAGE",),
+    ),
+    NodeClass(
+        name="T_Mute",
+        run=mute,
+        category="test",
+        required={
+            "image": _IMAGE,
+            "seconds": ("FLOAT", {"default": 12.0, "min": 0.0, "max": 3600.0}),
+            "works": ("BOOLEAN", {"default": True}),
         },
         outputs=("IMAGE",),
     ),

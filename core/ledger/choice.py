@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, ScalarSelect, Select, and_, bindparam, func, or_, select
+from sqlalchemy import ColumnElement, ScalarSelect, Select, String, and_, bindparam, func, or_, select
 
 from core.job import LEASED, QUEUED
 from core.ledger.database import Transaction, now_ms
@@ -24,8 +24,12 @@ def _runs_on(catalogue: ColumnElement[Any] | ScalarSelect[Any]) -> ColumnElement
 _own = instances.alias("own")
 _other = instances.alias("other")
 _OWN_CATALOGUE = select(_own.c.catalogue).where(_own.c.name == bindparam("instance")).scalar_subquery()
-#: An instance that is known and not healthy takes nothing, whichever way a claim comes about.
-_IS_BARRED = select(_own.c.name).where(_own.c.name == bindparam("instance"), _own.c.state != HEALTHY).exists()
+#: An instance that is known and not healthy takes nothing, whichever way a claim comes about; nor does a worker from
+#: which another one has taken the instance's name.
+_IS_ANOTHERS = _own.c.worker != func.coalesce(bindparam("worker", type_=String), _own.c.worker)
+_IS_BARRED = (
+    select(_own.c.name).where(_own.c.name == bindparam("instance"), or_(_own.c.state != HEALTHY, _IS_ANOTHERS)).exists()
+)
 _SUITS_ANOTHER = (
     select(_other.c.name)
     .where(
@@ -58,14 +62,16 @@ _BEST = (
 _NAMED = select(jobs.c.id).where(jobs.c.id == bindparam("wanted"), _FITS, jobs.c.priority >= bindparam("priority"))
 
 
-def choose(transaction: Transaction, instance: str, named: str | None) -> str | None:
+def choose(transaction: Transaction, instance: str, named: str | None, worker: str | None = None) -> str | None:
     """The next job for an instance, locked: the highest priority, then `named`, then the oldest.
 
-    Left out are jobs its nodes do not fit, and for a minute those it lost itself, if another instance could run them.
+    Nothing for a worker that has lost the instance's name. Left out are jobs its nodes do not fit, and for a minute
+    those it lost itself, if another instance could run them.
     """
     connection = transaction.connection
     now = now_ms()
-    who = {"instance": instance, "heard_since_ms": now - SILENCE_MS, "avoided_since_ms": now - AVOID_MS}
+    who: dict[str, Any] = {"instance": instance, "worker": worker}
+    who |= {"heard_since_ms": now - SILENCE_MS, "avoided_since_ms": now - AVOID_MS}
     if named is not None:
         # Only what is taken is locked: a row locked and then left would look taken to everybody else.
         highest = connection.execute(_BEST, who).one_or_none()

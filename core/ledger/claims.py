@@ -81,7 +81,9 @@ class Claims:
         self._database = database
         self._lease_ms = int(lease_s * 1000)
 
-    def claim(self, instance: str, *, named: str | None = None, only_surplus: bool = False) -> Claim | None:
+    def claim(
+        self, instance: str, *, named: str | None = None, only_surplus: bool = False, worker: str | None = None
+    ) -> Claim | None:
         """Take the next job for an instance, see `choose`; nothing for one that is not healthy.
 
         Parameters:
@@ -89,12 +91,13 @@ class Claims:
           named: the job the turn was published for.
           only_surplus: take a job only if more of them wait than there are idle healthy instances, so that a busy
             instance never takes what an idle one would start now. The job is then *on deck* until `begun`.
+          worker: take nothing if another worker has the instance's name.
         Returns: the claim, or None when there is nothing to take.
         """
         with self._database.write() as transaction:
             if only_surplus and not is_surplus(transaction):
                 return None
-            job_id = choose(transaction, instance, named)
+            job_id = choose(transaction, instance, named, worker)
             if job_id is None:
                 return None
             now = now_ms()

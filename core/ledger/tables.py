@@ -75,6 +75,14 @@ jobs = Table(
     Index("jobs_newest", "created_at_ms", "id"),
     Index("jobs_expiry", "expires_at_ms"),
     Index("jobs_files_expiry", "files_removed", "files_expire_at_ms"),
+    Index(
+        "jobs_by_template",
+        "workflow",
+        "created_at_ms",
+        "id",
+        sqlite_where=text("workflow IS NOT NULL"),
+        postgresql_where=text("workflow IS NOT NULL"),
+    ),
 )
 
 # Which files in storage a job takes in: `inputs` of its row, where they can be asked for by their key.
@@ -239,6 +247,9 @@ instances = Table(
     Column("host", String(255), nullable=False),
     # Celery node name of the worker that owns it, unique per boot.
     Column("worker", String(255), nullable=False),
+    # Machine and directory of that worker, see tasks/premises.py, and its process there; NULL of earlier versions.
+    Column("place", String(255)),
+    Column("pid", Integer),
     # simulator, comfyui, attached
     Column("kind", String(16), nullable=False),
     Column("gpu", String(255)),

@@ -7,7 +7,7 @@ import pytest
 from core.job import CANCELED, EXPIRED, FAILED, QUEUED, prompt_id_of
 from core.ledger import Ledger
 from core.ledger.choice import AVOID_MS
-from core.ledger.instances import DISK_FULL, DRAINED, DRAINING, HEALTHY, QUARANTINED, UNHEALTHY
+from core.ledger.instances import DISK_FULL, DRAINED, DRAINING, HEALTHY, QUARANTINED, STOPPED, UNHEALTHY
 from tests.ledger_moves import check_log, claimed, register, set_columns, submit
 
 
@@ -140,6 +140,8 @@ def test_a_drain_outlives_the_worker_and_is_over_when_the_job_is(ledger: Ledger)
     ledger.returns.release(claim, reason="lost")
 
     assert [record.state for record in ledger.instances.all()] == [DRAINED]
+    ledger.instances.down("gpu0@here", worker="w-gpu0@here", state=STOPPED, reason="")
     assert ledger.instances.register(name="gpu0@here", host="here", worker="w2", kind="simulator", gpu=None)
     ledger.instances.heartbeat("gpu0@here", worker="w2", state=HEALTHY, reason=None, is_drained=False, restarts=0)
-    assert not ledger.instances.register(name="gpu0@here", host="here", worker="w3", kind="simulator", gpu=None)
+    ledger.instances.down("gpu0@here", worker="w2", state=STOPPED, reason="")
+    assert ledger.instances.register(name="gpu0@here", host="here", worker="w3", kind="simulator", gpu=None) is False
