@@ -69,6 +69,14 @@ class JobOutput(BaseModel):
     expired: bool | None = Field(None, description="True: its time is over, and its file was removed.")
 
 
+class MissingOutput(BaseModel):
+    """A file that a node reported and that is not there, or lies where nobody may take it."""
+
+    node_id: str
+    name: str
+    message: str
+
+
 class JobError(BaseModel):
     """Why a job failed."""
 
@@ -113,6 +121,9 @@ class Job(BaseModel):
     template: str | None = Field(None, description="Name of the workflow template it was made from.")
     parameters: dict[str, Any] | None = Field(None, description="Of a template, with the seeds that were drawn.")
     outputs_reused: bool | None = None
+    missing_outputs: list[MissingOutput] | None = Field(
+        None, description="Files that ComfyUI reported and does not have; only where there are any."
+    )
 
 
 class ListedJob(Job):

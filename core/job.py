@@ -127,7 +127,7 @@ class Output:
     subfolder: str = ""
     created_at_ms: int = 0
     #: How it fared on its way to a bucket: `{"url", "expires_at_ms", "key"}`, `{"error"}`, or None: there is none.
-    #: With `conversion_error` where it is not as the client wanted it.
+    #: With `conversion_error` where it is not as the client wanted it. `{"missing"}`: it never was in storage.
     upload: dict[str, Any] | None = None
     #: Its time is over and its file was removed.
     is_expired: bool = False
@@ -180,6 +180,8 @@ class Job:
     files_removed: bool = False
     #: Files in storage.
     outputs: tuple[Output, ...] = ()
+    #: Files that ComfyUI reported and nobody can find: no hash, no place, and `{"missing": why}` in `upload`.
+    missing_outputs: tuple[Output, ...] = ()
 
     @property
     def is_terminal(self) -> bool:
