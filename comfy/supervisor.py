@@ -32,8 +32,8 @@ class InstanceUnfit(ComfyUnavailable):
     """The instance answers, but must not take jobs, for instance because its warm-up failed: its start has failed."""
 
 
-def _say_nothing(_reason: str, _until_s: float) -> None:
-    """Stands in where nobody wants to know of a quarantine."""
+def _say_nothing(*_news: object) -> None:
+    """Stands in where nobody wants to know."""
 
 
 class Supervisor:
@@ -42,6 +42,8 @@ class Supervisor:
     Callbacks run in the supervisor's thread: until they return nothing is probed, and `stop` waits for them.
       on_up(): the instance answers; its `base_url` is new. If it raises `InstanceUnfit`, the start has failed. If it
         raises another `FleetError`, it is called again at each probe until it returns.
+      on_wait(reason): an attached instance does not answer yet; called once for each reason. A `FleetError` is only
+        logged.
       on_down(reason): the instance was lost, is to be replaced or restarted, or an attempt to start it failed, so it
         may come several times in a row. Called before what is left of the process is killed, and not because of
         `stop`. A `FleetError` is only logged.
@@ -50,7 +52,8 @@ class Supervisor:
         called again until it returns. The end of a quarantine shows as on_up or on_down.
     Any other exception of a callback ends the thread and the instance with it; `state` is then `stopped`.
 
-    An attached instance is never started or ended; it only counts as down, for as long as another would be.
+    An attached instance is never started or ended; it only counts as down, for as long as another would be. That it
+    does not answer is one failure, however long it lasts.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class Supervisor:
         *,
         on_up: Callable[[], None],
         on_down: Callable[[str], None],
+        on_wait: Callable[[str], None] = _say_nothing,
         on_quarantine: Callable[[str, float], None] = _say_nothing,
         probe_interval_s: float = 1.0,
         misses: int = 2,
@@ -80,6 +84,7 @@ class Supervisor:
         """
         self._instance = instance
         self._on_up, self._on_down, self._on_quarantine = on_up, on_down, on_quarantine
+        self._on_wait = on_wait
         self._probe_interval_s, self._misses = probe_interval_s, misses
         self._patience = patience or Patience()
         self._healthy_after_s, self._quarantine_s = healthy_after_s, quarantine_s
@@ -99,6 +104,8 @@ class Supervisor:
         self._wake = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"supervise-{instance.spec.name}", daemon=True)
         self.state: State = "starting"
+        #: What keeps it from being of use, as it was said last.
+        self._waits_for = ""
         #: Attempts to start the instance after the first.
         self.restarts = 0
         #: Why the instance was lost or did not start the last time.
@@ -171,9 +178,10 @@ class Supervisor:
 
     def _live(self) -> str | None:
         """One life of the instance, from start to end; returns why it failed, None if it was called off."""
+        self._waits_for = ""
         try:
             self._instance.start()
-            self._instance.wait_ready(cancel=self._called_off)
+            self._instance.wait_ready(cancel=self._called_off, on_wait=self._say_waiting)
             self._enter("healthy")
             logger.info("%s: answers at %s", self._instance.spec.name, self._instance.base_url)
             healthy_since_s = time.monotonic()
@@ -228,9 +236,17 @@ class Supervisor:
         except InstanceUnfit:
             raise
         except FleetError as exc:
-            logger.warning("%s: is up, but saying so failed: %s", self._instance.spec.name, exc)
+            if self._waits_for != str(exc):
+                self._waits_for = str(exc)
+                logger.warning("%s: answers, but is not of use yet: %s", self._instance.spec.name, exc)
             return False
         return True
+
+    def _say_waiting(self, reason: str) -> None:
+        if self._waits_for != reason:
+            self._waits_for = reason
+            logger.warning("waiting for %s", reason)
+            self._tell("away", lambda: self._on_wait(reason))
 
     def _go_down(self, failure: str | None) -> None:
         self._enter("restarting")

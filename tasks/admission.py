@@ -33,6 +33,8 @@ class Admission:
     is_drained: bool = False
     #: What is wrong with the disk, if anything.
     disk_problem: str | None = None
+    #: What an operator should know of it although it takes jobs.
+    note: str | None = None
 
     @property
     def condition(self) -> Condition:
@@ -47,7 +49,7 @@ class Admission:
             return Condition(state=DRAINING, reason="An operator drained it; fleet resume ends that.")
         if self.disk_problem:
             return Condition(state=DISK_FULL, reason=self.disk_problem)
-        return Condition(state=HEALTHY)
+        return Condition(state=HEALTHY, reason=self.note)
 
     @property
     def takes_jobs(self) -> bool:

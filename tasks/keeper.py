@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 
 from comfy.client import ComfyClient
+from comfy.event_socket import problem_of
 from comfy.instance import Instance
 from comfy.muteness import Patience
 from comfy.spec import InstanceSpec
@@ -43,6 +44,7 @@ class Keeper:
             self._instance,
             on_up=self._up,
             on_down=self._down,
+            on_wait=self._wait,
             on_quarantine=self._quarantine,
             patience=Patience(idle_s=settings.mute_idle_s, busy_s=settings.mute_s),
             quarantine_after=settings.quarantine_after,
@@ -59,8 +61,8 @@ class Keeper:
         self._admission = Admission()
         #: Held while the ledger is told how the instance is, so that what is told last is what is true.
         self._telling = threading.Lock()
-        #: Prompts that made an attached instance useless.
-        self._in_the_way: set[str] = set()
+        #: Prompts that made an attached instance useless; None: it has to be asked which, as soon as it answers.
+        self._in_the_way: set[str] | None = set()
         #: What the pool process has to say: why the instance is to be replaced.
         self.line = Line()
         #: gpu0@host: how the ledger and other machines call this instance.
@@ -134,18 +136,28 @@ class Keeper:
     # Called by the supervisor, in its thread.
 
     def _up(self) -> None:
-        """Warm up, and record what the instance is and offers; called again until it succeeds."""
+        """Record what the instance is and offers; called again until it succeeds. The ledger shows why it does not."""
+        try:
+            self._come_up()
+        except InstanceUnfit:
+            raise
+        except ComfyUnavailable as exc:
+            self._wait(exc.message)
+            raise
+
+    def _come_up(self) -> None:
         assert self._ledger is not None
         assert self._instance.base_url is not None
-        if self._in_the_way and self._in_the_way & self._running_prompts():
-            raise InstanceUnfit(f"{self._spec.name} still runs a prompt that is stuck; restart that ComfyUI.")
-        self._in_the_way = set()
+        if self._instance.is_attached:
+            self._look_at_queue(self._instance.base_url)
         warmup_s = self._warmup.run(self._instance.base_url)
         facts = read_facts(self._instance.base_url)
+        note = _websocket_note(self._instance.base_url) if self._instance.is_attached else None
         output_dir = self._instance.output_dir
         with self._telling:
             self._admission.is_up = True
             self._admission.disk_problem = self._house.disk_problem()
+            self._admission.note = note
             condition = self._admission.condition
             try:
                 self._ledger.instances.up(
@@ -164,6 +176,20 @@ class Keeper:
             except LedgerUnavailable:
                 self._admission.is_up = False
                 raise
+
+    def _look_at_queue(self, base_url: str) -> None:
+        """Raises ComfyUnavailable while it runs a prompt that made it useless; nobody but its owner can end that."""
+        if self._in_the_way == set():
+            return
+        with contextlib.closing(ComfyClient(base_url)) as client:
+            running = client.running_prompts()
+        self._in_the_way = running if self._in_the_way is None else self._in_the_way & running
+        if self._in_the_way:
+            raise ComfyUnavailable(f"{self._spec.name} still runs a prompt that is stuck; restart that ComfyUI.")
+
+    def _wait(self, reason: str) -> None:
+        if self._admission.away.reason != reason:
+            self._go_away(Condition(state=UNHEALTHY, reason=reason))
 
     def _down(self, reason: str) -> None:
         # What follows the first line is ComfyUI's log, with paths of this host: clients see the ledger's copy.
@@ -222,11 +248,11 @@ class Keeper:
             self._in_the_way = self._running_prompts()
         self._supervisor.replace(reason)
 
-    def _running_prompts(self) -> set[str]:
-        client = ComfyClient(self._instance.base_url or "")
+    def _running_prompts(self) -> set[str] | None:
+        client = ComfyClient(self._instance.base_url or "", read_timeout_s=10.0)
         with contextlib.closing(client), contextlib.suppress(ComfyUnavailable):
             return client.running_prompts()
-        return set()
+        return None
 
     def _let_go(self) -> None:
         """Have the running job end in time, or go on elsewhere."""
@@ -294,3 +320,8 @@ class Keeper:
                     return
             else:
                 return
+
+
+def _websocket_note(base_url: str) -> str | None:
+    problem = problem_of(base_url)
+    return None if problem is None else f"Its prompts are polled, without progress and previews: {problem}."

@@ -226,6 +226,9 @@ class Station:
         except FleetError as exc:
             if self._care.after(exc, run.instance):
                 self._instance = None
+                if run.instance.kind == "attached":
+                    # It is not ended, and may take notice in the end.
+                    _quietly_interrupt(run)
             raise
         self._care.is_well()
         run.gpu_s = gpu_seconds(result, run.graph)
