@@ -275,6 +275,9 @@ class Station:
         except FleetError as exc:
             if self._care.after(exc, run.instance):
                 self._instance = None
+                if run.instance.kind == "attached":
+                    # It is not ended, and may take notice in the end.
+                    _quietly_interrupt(run)
             raise
         finally:
             run.collected.set()
