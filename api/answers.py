@@ -257,8 +257,8 @@ class MissingParameters(RootModel[dict[str, str]]):
 
 class UploadedImage(BaseModel):
     success: bool
-    filename: str
-    path: str = Field(description="What a graph or a parameter calls the file.")
+    filename: str = Field(description="What a graph may call the file. Another one than sent where that is taken.")
+    path: str = Field(description="The same, for good: what a graph or a parameter calls the file.")
 
 
 class Refused(BaseModel):

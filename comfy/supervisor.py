@@ -295,7 +295,7 @@ class _News:
         self.is_told = False
 
     def tell(self) -> None:
-        """Try once, if it is time. What is foreseen is tried each time, and logged once; what is not, ever more rarely."""
+        """Try once, if it is time: what is foreseen each time, and logged once; what is not, ever more rarely."""
         if self.is_told or time.monotonic() < self._next_try_s:
             return
         try:

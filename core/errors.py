@@ -10,7 +10,8 @@
         InvalidWorkflow                  the graph cannot run; carries ComfyUI's own `node_errors`
           EditorWorkflow                 the editor's format, not the API format
         MissingAsset                     a referenced asset does not exist
-        IdempotencyKeyReuse              this Idempotency-Key was used before
+        IdempotencyKeyReuse              this Idempotency-Key was used before; tells for which job
+        RequestIdReuse                   another request has this request_id; tells which job it has
         NotFound                         no such job, asset, workflow
           OutputUnavailable              the asset is known but its bytes are gone
         Unauthorized                     no or wrong API key
@@ -133,6 +134,37 @@ class IdempotencyKeyReuse(RequestError):
     """The Idempotency-Key was used before: a key is good for one submission."""
 
     code = "idempotency_key_reuse"
+
+    def __init__(self, message: str, job_id: str | None = None) -> None:
+        super().__init__(message, job_id)
+        self.job_id = job_id
+
+    @property
+    def details(self) -> dict[str, Any] | None:
+        return None if self.job_id is None else {"job_id": self.job_id}
+
+
+class RequestIdReuse(RequestError):
+    """The request_id belongs to a request with another body."""
+
+    code = "request_id_reuse"
+
+    def __init__(self, message: str, job_id: str | None = None) -> None:
+        super().__init__(message, job_id)
+        self.job_id = job_id
+
+    @classmethod
+    def of(cls, request_id: str, job_id: str | None = None) -> RequestIdReuse:
+        """Parameters: job_id - the job that has the request id."""
+        return cls(
+            f"request_id {request_id!r} is already used by a job that was made from another body: send a new one. With "
+            "the same body it would be the same request.",
+            job_id,
+        )
+
+    @property
+    def details(self) -> dict[str, Any] | None:
+        return None if self.job_id is None else {"job_id": self.job_id}
 
 
 class NotFound(RequestError):

@@ -27,6 +27,7 @@ ARGUMENTS: dict[str, Any] = {
     "exception_type": "RuntimeError",
     "traceback": "line 1\nline 2",
     "size_bytes": 17,
+    "job_id": "1f2e",
     "still_runs": True,
 }
 
