@@ -24,6 +24,8 @@ from core.links import LinkSigner
 PATIENCE_S = 2.0
 #: A transaction takes milliseconds; the server ends one that stood still for this long.
 FROZEN_S = 10.0
+#: SQLSTATE of a write in a transaction that is read-only.
+READ_ONLY = "25006"
 #: A pooled connection unused for this long is tested before it is used.
 RESTED_S = 0.5
 
@@ -204,6 +206,13 @@ def _postgresql(url: Any, pool_size: int) -> Engine:
     # module is imported before that.
     driver = engine.dialect.dbapi
     assert driver is not None
+
+    @event.listens_for(engine, "handle_error")
+    def _part(context: Any) -> None:
+        # A session that began while the server took no writes, or on one that is a standby now, stays read-only for as
+        # long as it lives. It goes, and with it all that are as old.
+        if getattr(context.original_exception, "sqlstate", None) == READ_ONLY:
+            context.is_disconnect = True
 
     @event.listens_for(engine, "checkin")
     def _remember(_connection: Any, record: Any) -> None:

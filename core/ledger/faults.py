@@ -56,11 +56,11 @@ def in_our_words(exc: Exception) -> FleetError:
 
 
 def _of_driver(exc: DBAPIError) -> FleetError:
-    if exc.connection_invalidated:
-        return LedgerUnavailable("The connection to the ledger was lost.")
     state = str(getattr(exc.orig, "sqlstate", None) or "")
     if state in STATES_IN_FULL or state[:2] in STATES:
         return LedgerUnavailable(_away(exc.orig))
+    if exc.connection_invalidated:
+        return LedgerUnavailable("The connection to the ledger was lost.")
     if isinstance(exc, IntegrityError) or state[:2] in CONFLICTS:
         return Conflict(f"The ledger refused to write the same twice ({type(exc.orig).__name__}).")
     if isinstance(exc, DataError) or state[:2] in LIMITS:
