@@ -370,6 +370,16 @@ class Instance(BaseModel):
     reason: str | None
 
 
+class Loop(BaseModel):
+    """A thread of this process that others rely on. What fails is tried again, after longer and longer rests."""
+
+    name: str
+    alive: bool
+    failures: int = Field(description="In a row, up to now.")
+    last_error: str | None = Field(description="The kind of the last one; the log has it whole.")
+    failing_since: str | None
+
+
 class Readiness(BaseModel):
     """Whether jobs can run. Those without a key learn no more than that."""
 
@@ -377,6 +387,7 @@ class Readiness(BaseModel):
     ledger: Check | None = None
     broker: Check | None = None
     storage: StorageCheck | None = None
+    loops: list[Loop] | None = None
     healthy_instances: int | None = None
     instances: list[Instance] | None = None
 

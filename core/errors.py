@@ -6,6 +6,7 @@
         BodyTooLarge                     over the size limit
         UnsupportedMediaType             not application/json
         InvalidRequest                   well-formed, but a field is wrong
+          UnstorableValue                a text or a number that the database cannot hold
           InputUnavailable               a file to be fetched from the client's URL cannot be had
         InvalidWorkflow                  the graph cannot run; carries ComfyUI's own `node_errors`
           EditorWorkflow                 the editor's format, not the API format
@@ -35,6 +36,7 @@
         PromptFailed                     a node raised; carries node id, class, message, traceback
         PromptInterrupted                somebody interrupted the prompt
         OutputNotConvertible             a file is damaged, or too large to be converted or stripped
+        LedgerFault                      the database does not understand us: a fault of ours
         StaleAttempt                     another attempt owns the job now: stop, write nothing
         AddressRefused                   a client's URL leads to where we do not connect
         DeliveryRefused                  an upload will not be taken: wrong credentials, no such bucket
@@ -96,6 +98,10 @@ class UnsupportedMediaType(RequestError):
 
 class InvalidRequest(RequestError):
     """The body is well-formed, but a field is wrong."""
+
+
+class UnstorableValue(InvalidRequest):
+    """A text or a number is nothing that the database can hold, such as a text with NUL in it."""
 
 
 class InputUnavailable(InvalidRequest):
@@ -349,6 +355,12 @@ class OutputNotConvertible(PermanentError):
     """An output cannot be converted, or its metadata not removed: it is damaged, or too large."""
 
     code = "conversion_failed"
+
+
+class LedgerFault(PermanentError):
+    """The database does not understand what we ask of it: a fault of ours."""
+
+    code = "ledger_fault"
 
 
 class StaleAttempt(PermanentError):

@@ -188,7 +188,7 @@ class Keeper:
                     state=condition.state,
                     reason=condition.reason,
                 )
-            except LedgerUnavailable:
+            except BaseException:
                 self._admission.is_up = False
                 raise
             self._is_unrecorded = False

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, and_, bindparam, func, insert, or_, select
-from sqlalchemy.exc import IntegrityError
 
 from core.errors import IdempotencyKeyReuse, NotFound, RequestIdReuse
 from core.job import CANCELED, CANCELING, DELIVERING, QUEUED, RUNNING, Job, NewJob
 from core.ledger.announce import record_event
 from core.ledger.database import Database, Transaction, now_ms
+from core.ledger.faults import Conflict
 from core.ledger.requests import Requests
 from core.ledger.rows import JOB_COLUMNS, job_of, outputs_of
 from core.ledger.secrets import Secrets
@@ -75,7 +75,7 @@ class Jobs:
         try:
             with self._database.write() as transaction:
                 return self._record(transaction, new)
-        except IntegrityError as exc:
+        except Conflict as exc:
             if new.idempotency_key and (used_by := self._job_of_key(new.idempotency_key)):
                 raise IdempotencyKeyReuse(
                     f"This Idempotency-Key was used before, for job {used_by}. A key is good for one submission: send "
