@@ -38,6 +38,10 @@ class Progress(BaseModel):
     current_node_class: str | None = None
     step: int | None = None
     steps: int | None = None
+    remaining_s: float | None = Field(
+        None, ge=0, description="Seconds of work left; null until nodes like all of these have run on that GPU."
+    )
+    message: str = Field(description="The same in words, such as KSampler 7/20.")
 
 
 class OutputUpload(BaseModel):
@@ -106,6 +110,7 @@ class Job(BaseModel):
     metrics: Metrics
     priority: int
     metadata: dict[str, str] | str | None = None
+    template: str | None = Field(None, description="Name of the workflow template it was made from.")
     parameters: dict[str, Any] | None = Field(None, description="Of a template, with the seeds that were drawn.")
     outputs_reused: bool | None = None
 
@@ -176,6 +181,7 @@ class Result(BaseModel):
     output: list[ResultOutput]
     timings: Timings
     comfyui_response: dict[str, Any]
+    template: str | None = Field(None, description="Name of the workflow template it was made from.")
     parameters: dict[str, Any] | None = Field(None, description="Of a template, with the seeds that were drawn.")
     queue_position: dict[str, Any] | None = Field(None, description="While it waits: its place, and for how long.")
 

@@ -10,19 +10,28 @@ from urllib.parse import urlsplit
 
 from flask import Flask, request
 
-from api.errors import BadParameter, ForbiddenOrigin
+from api.errors import BadParameter, ForbiddenOrigin, LinkRefused
+from api.signed import comes_by_link
 from core.errors import Unauthorized
+from core.links import LinkSigner
 
 #: Asked by load balancers, supervisors and receivers of webhooks, which have no key, or the same for everybody.
 #: `/ready` says more to those who have one.
 OPEN_PATHS = frozenset({"/health", "/ready", "/api/v2/health", "/openapi.json", "/docs", "/webhooks/public-key"})
+#: A page for readers that says the same to all of them, so that other sites may lead there.
+DOCS = "/docs"
 
 
 class Guard:
-    """Checks every request before its view runs."""
+    """Checks every request before its view runs.
 
-    def __init__(self, keys: Iterable[str]) -> None:
+    Parameters:
+      signer: whose links open the files they name, from any page and without a key.
+    """
+
+    def __init__(self, keys: Iterable[str], signer: LinkSigner) -> None:
         self._digests = tuple(_digest(key) for key in keys)
+        self._signer = signer
 
     def register(self, app: Flask) -> None:
         """Run before every request of the app."""
@@ -30,8 +39,10 @@ class Guard:
 
     def is_known(self) -> bool:
         """Whether this request carries one of the keys; always true of an open server."""
-        if not self._digests:
-            return True
+        return not self._digests or self.has_key()
+
+    def has_key(self) -> bool:
+        """Whether this request carries one of the keys; never true of an open server."""
         scheme, _, key = request.headers.get("Authorization", "").partition(" ")
         presented = _digest(key.strip())
         # Every key is compared, and digests rather than keys: how long it takes says nothing about any of them.
@@ -42,10 +53,21 @@ class Guard:
         # Werkzeug gives no host when the header is none; every link we return would be broken.
         if not request.host:
             raise BadParameter("The Host header is missing or malformed.")
+        if self._comes_by_link():
+            return
         _check_origin()
         if request.method == "OPTIONS" or request.path in OPEN_PATHS or self.is_known():
             return
         raise Unauthorized("An API key is needed: Authorization: Bearer <key>.")
+
+    def _comes_by_link(self) -> bool:
+        try:
+            return comes_by_link(self._signer)
+        except LinkRefused:
+            # A key opens more than any link does, good or not.
+            if not self.has_key():
+                raise
+            return False
 
 
 def _digest(key: str) -> bytes:
@@ -53,7 +75,9 @@ def _digest(key: str) -> bytes:
 
 
 def _check_origin() -> None:
-    """A page on the internet must not reach the API of the machine its reader sits at."""
+    """A page on the internet must not reach the API of the machine its reader sits at; it may lead to our own page."""
+    if request.path == DOCS and request.method == "GET" and request.headers.get("Sec-Fetch-Mode") == "navigate":
+        return
     if request.headers.get("Sec-Fetch-Site", "").lower() == "cross-site":
         raise ForbiddenOrigin("Requests from pages of other sites are refused.")
     origin = request.headers.get("Origin")

@@ -9,6 +9,8 @@ from typing import Any
 
 from flask import request
 
+from core.ledger import Ledger
+from core.links import Links
 from core.settings import Settings
 
 
@@ -18,6 +20,11 @@ def base_url(settings: Settings) -> str:
     The official SDK sends its key only to the origin it was configured with, so links must name that one.
     """
     return settings.public_url.rstrip("/") or f"{request.scheme}://{request.host}"
+
+
+def links_for(settings: Settings, ledger: Ledger) -> Links:
+    """Links that begin with the address the client reached us by."""
+    return Links(base_url=base_url(settings), signer=ledger.links)
 
 
 def hang_up_check() -> Callable[[], bool]:

@@ -90,6 +90,18 @@ class ForbiddenOrigin(RequestError):
     code = "forbidden_origin"
 
 
+class LinkRefused(RequestError):
+    """A signed link has ended, or is not as we made it."""
+
+    code = "link_refused"
+
+
+class PreconditionFailed(RequestError):
+    """The file is not the one that the client has in mind."""
+
+    code = "precondition_failed"
+
+
 class RequestTimeout(RequestError):
     """The body did not arrive in time."""
 
@@ -104,11 +116,13 @@ STATUS: dict[type[FleetError], int] = {
     BadParameter: 400,
     Unauthorized: 401,
     ForbiddenOrigin: 403,
+    LinkRefused: 403,
     NotFound: 404,
     RequestTimeout: 408,
     HashMismatch: 409,
     AssetInUse: 409,
     JobNotEnded: 409,
+    PreconditionFailed: 412,
     BodyTooLarge: 413,
     UnsupportedMediaType: 415,
     RangeNotSatisfiable: 416,

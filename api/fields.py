@@ -6,6 +6,7 @@ import base64
 import binascii
 import re
 from collections.abc import Iterable
+from datetime import datetime, timezone
 from typing import Any
 
 from api.errors import BadParameter, InvalidCursor, InvalidMetadata, InvalidMetadataFilter
@@ -23,7 +24,11 @@ _LABEL_KEY = re.compile(r"[A-Za-z0-9_.-]{1,40}")
 #: Control characters and those that turn the direction of text.
 _BAD_IN_LABEL = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _PRINTABLE_ASCII = re.compile(r"[\x20-\x7e]+")
+_PRINTABLE = re.compile(r"[^\x00-\x1f\x7f]{1,255}")
 _FILTER = re.compile(r"metadata\[(.*)\]", re.DOTALL)
+#: RFC 3339, which says more than Python 3.10 reads and less than later ones do.
+_MOMENT = re.compile(r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(?:[Zz]|([+-]\d\d:\d\d))", re.ASCII)
+_UUID_SHAPE = "00000000-0000-0000-0000-000000000000"
 
 
 def metadata(value: Any) -> Any:
@@ -113,6 +118,40 @@ def label_filters(parameters: Iterable[tuple[str, str]]) -> dict[str, str]:
     if len(filters) > MAX_FILTERS:
         raise InvalidMetadataFilter(f"At most {MAX_FILTERS} metadata filters are accepted.")
     return filters
+
+
+def moment(name: str, value: str | None) -> int | None:
+    """An RFC 3339 time as milliseconds since 1970; None where none is given. Raises BadParameter."""
+    if value is None:
+        return None
+    # A plus sign that was not encoded arrives as a space.
+    match = _MOMENT.fullmatch(re.sub(r" (?=\d\d:\d\d$)", "+", value))
+    try:
+        if match is None:
+            raise ValueError(value)
+        at = datetime.fromisoformat(f"{match[1]}T{match[2]}{match[4] or '+00:00'}")
+        since = at - datetime(1970, 1, 1, tzinfo=timezone.utc)
+    except (ValueError, OverflowError) as exc:
+        raise BadParameter(f"{name} must be a time such as 2026-01-31T12:00:00Z, not {value[:40]!a}.") from exc
+    return round(since.total_seconds()) * 1000 + int((match[3] or "0")[:3].ljust(3, "0"))
+
+
+def template_name(value: str | None) -> str | None:
+    """A name to look for; whether there is such a template does not matter. Raises BadParameter."""
+    if value is not None and not _PRINTABLE.fullmatch(value):
+        raise BadParameter("template must be the name of a workflow template.")
+    return value
+
+
+def id_bounds(beginning: str | None) -> tuple[str, str] | None:
+    """The first and the last id that begin so; None where no beginning is given. Raises BadParameter."""
+    if beginning is None:
+        return None
+    shape = _UUID_SHAPE[: len(beginning)]
+    if not beginning or re.sub("[0-9a-f]", "0", beginning) != shape:
+        raise BadParameter("id_prefix must be the beginning of a job's id, in lower case, with its hyphens.")
+    rest = _UUID_SHAPE[len(beginning) :]
+    return beginning + rest, beginning + rest.replace("0", "f")
 
 
 def encode_cursor(created_at_ms: int, job_id: str) -> str:

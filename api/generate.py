@@ -9,10 +9,10 @@ from typing import Any
 from flask import Blueprint, Response, request
 
 from api import answers
-from api.assets import read_base64
 from api.bodies import GenerateBody
 from api.body import read_json
-from api.client import base_url, hang_up_check
+from api.client import base_url, hang_up_check, links_for
+from api.content import read_base64
 from api.errors import GENERATE_STATUS, error_body, error_headers, json_response, status_of
 from api.estimates import Estimates, Place
 from api.generate_fields import GenerateRequest, parse_generate
@@ -24,6 +24,7 @@ from core.errors import FleetError, LedgerUnavailable, NotFound, OutputUnavailab
 from core.job import CANCELED, CANCELING, DELIVERING, EXPIRED, FAILED, QUEUED, RUNNING, SUCCEEDED, Job
 from core.ledger import Ledger
 from core.ledger.returns import POISON
+from core.links import Links
 from core.results import STATUS_WORDS, comfyui_response, generate_result
 from core.settings import Settings
 from workflows.library import Library
@@ -91,7 +92,7 @@ def generate_blueprint(
     )
     def generate() -> Response:
         job = service.submit(parsed().order)
-        return json_response(generate_result(job, base_url=base_url(settings)), 202)
+        return json_response(generate_result(job, links=links_for(settings, ledger)), 202)
 
     @blueprint.post("/generate/sync")
     @Described(
@@ -108,7 +109,7 @@ def generate_blueprint(
         # The body and its graph are out of reach before the waiting begins: a thousand clients may wait here.
         job, wanted = submitted(service, parsed())
         ended = wait_for_end(job, service, ledger, hub)
-        body = full_result(ended, settings, base_url(settings), wanted)
+        body = full_result(ended, settings, links_for(settings, ledger), wanted)
         return json_response(body, status_of_end(ended))
 
     @blueprint.get("/result/<request_id>")
@@ -125,7 +126,7 @@ def generate_blueprint(
             job = ledger.jobs.get_by_request_id(check_id(request_id))
         except NotFound:
             return _unknown()
-        body = full_result(job, settings, base_url(settings), _wanted())
+        body = full_result(job, settings, links_for(settings, ledger), _wanted())
         if job.status == QUEUED:
             body["queue_position"] = queue_position(job, estimates.place(job), estimates.sizes(job).get(QUEUED, 0))
         return json_response(body)
@@ -219,13 +220,13 @@ def status_of_end(job: Job) -> int:
     return ENDS.get(job.status, 200)
 
 
-def full_result(job: Job, settings: Settings, base: str, wanted: Wanted) -> dict[str, Any]:
+def full_result(job: Job, settings: Settings, links: Links, wanted: Wanted) -> dict[str, Any]:
     """The result of a job, with the bytes of its outputs in it if they are wanted.
 
     Parameters:
-      base: scheme and host for links, without a closing slash.
+      links: of the address the client reaches us by.
     """
-    body = generate_result(job, base_url=base)
+    body = generate_result(job, links=links)
     if wanted.has_response:
         body["comfyui_response"] = comfyui_response(job)
     if wanted.is_inline:

@@ -10,8 +10,9 @@ from api.orders import delivery_fields
 from api.submit import Order
 from api.validation import read_enveloped
 from core.settings import Settings
+from workflows.fill import with_random_integers
 from workflows.library import Library
-from workflows.modifiers import build, template_of
+from workflows.modifiers import build, draw_between, template_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +46,7 @@ def parse_generate(body: Any, settings: Settings, base_url: str, library: Librar
 def _work(wanted: GenerateInput, library: Library, default_workflow: str | None) -> dict[str, Any]:
     """The graph; of a modifier also the template and what it was filled with."""
     if not wanted.modifier:
-        return {"workflow": wanted.workflow_json}
+        return {"workflow": with_random_integers(wanted.workflow_json, draw=draw_between)}
     modifications = wanted.modifications or {}
     filled = build(wanted.modifier, modifications, library, default_workflow)
     template = template_of(wanted.modifier, modifications, default_workflow)

@@ -12,7 +12,7 @@ from flask import Blueprint, Response
 
 from api.bodies import GenerateBody
 from api.body import read_json
-from api.client import base_url, hang_up_check
+from api.client import hang_up_check, links_for
 from api.estimates import Estimates, Place
 from api.generate import (
     HEADERS,
@@ -34,6 +34,7 @@ from core.job import QUEUED, RUNNING, Job
 from core.ledger import Ledger
 from core.ledger.database import now_ms
 from core.ledger.workload import LOOK
+from core.links import Links
 from core.results import generate_result
 from core.settings import Settings
 from core.views import progress_view, timestamp
@@ -68,16 +69,16 @@ def generate_stream_blueprint(
         "A client that hangs up cancels its job, unless the job has a webhook or a bucket.",
     )
     def generate_stream() -> Response:
-        base = base_url(settings)
-        job, wanted = submitted(service, parse_generate(read_json(settings), settings, base, library))
+        links = links_for(settings, ledger)
+        job, wanted = submitted(service, parse_generate(read_json(settings), settings, links.base_url, library))
         stream = GenerateStream(
             ledger,
             hub,
             job,
             estimates=estimates,
-            base_url=base,
+            links=links,
             is_gone=hang_up_check(),
-            result_of=lambda ended: full_result(ended, settings, base, wanted),
+            result_of=lambda ended: full_result(ended, settings, links, wanted),
             cancel=service.cancel,
         )
         return event_stream_response(stream.frames())
@@ -102,7 +103,7 @@ class GenerateStream:
         job: Job,
         *,
         estimates: Estimates,
-        base_url: str,
+        links: Links,
         is_gone: Callable[[], bool],
         result_of: Callable[[Job], dict[str, Any]],
         cancel: Callable[[str], Job],
@@ -111,7 +112,7 @@ class GenerateStream:
         self._hub = hub
         self._job = job
         self._estimates = estimates
-        self._base_url = base_url
+        self._links = links
         self._is_gone = is_gone
         self._result_of = result_of
         self._cancel = cancel
@@ -189,7 +190,7 @@ class GenerateStream:
 
     def _event(self) -> str:
         job = self._job
-        result = generate_result(job, base_url=self._base_url)
+        result = generate_result(job, links=self._links)
         sizes = self._sizes()
         return frame(
             None,

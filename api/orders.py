@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from api.bodies import DeliveryBody, JobBody, WebhookBody
+from api.blocks import WebhookBody
+from api.bodies import DeliveryBody, JobBody
 from api.webhooks import parse_webhook
 from core.s3 import parse_s3
 from core.settings import Settings
@@ -52,8 +53,8 @@ def delivery_fields(
         delivery["convert"] = wishes.convert_output.model_dump(exclude_none=True)
     if wishes.strip_metadata:
         delivery["strip_metadata"] = True
-    if hook and hook.secret:
-        secrets["webhook_secret"] = hook.secret
+    if hook:
+        secrets |= hook.secrets
     return {
         "delivery": delivery or None,
         "webhook": hook.target if hook else None,

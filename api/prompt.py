@@ -7,10 +7,10 @@ from typing import Any
 from flask import Blueprint, Response
 
 from api import answers
-from api.assets import read_base64
 from api.bodies import DeliveryBody, PromptBody
 from api.body import read_json
-from api.client import base_url
+from api.client import base_url, links_for
+from api.content import read_base64
 from api.errors import json_response
 from api.generate import MAX_INLINE_BYTES, generate_error, status_of_end, wait_for_end
 from api.openapi import BODY_ERRORS, PYWORKER, SUBMIT_ERRORS, Described
@@ -21,6 +21,7 @@ from api.waiting import Hub
 from core.errors import FleetError, InvalidRequest
 from core.job import SUCCEEDED, Job
 from core.ledger import Ledger
+from core.links import Links
 from core.results import generate_result
 from core.settings import Settings
 from workflows.library import Library
@@ -49,7 +50,7 @@ def prompt_blueprint(settings: Settings, ledger: Ledger, service: Service, hub: 
         if missing := _missing(template, values):
             return json_response(dict.fromkeys(missing, "missing parameter"), 422)
         job = service.submit(_order(template, values, settings))
-        return _answer(wait_for_end(job, service, ledger, hub), settings)
+        return _answer(wait_for_end(job, service, ledger, hub), settings, links_for(settings, ledger))
 
     return blueprint
 
@@ -96,8 +97,8 @@ def _order(template: Template, values: dict[str, Any], settings: Settings) -> Or
     )
 
 
-def _answer(job: Job, settings: Settings) -> Response:
-    body = generate_result(job, base_url=base_url(settings))
+def _answer(job: Job, settings: Settings, links: Links) -> Response:
+    body = generate_result(job, links=links)
     body["images"] = []
     status = status_of_end(job)
     if job.status != SUCCEEDED:

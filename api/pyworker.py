@@ -9,11 +9,11 @@ from flask import Blueprint, Response
 from werkzeug.routing import PathConverter
 
 from api import answers
-from api.assets import content_response
-from api.bodies import CustomWorkflowBody, DeliveryBody
+from api.bodies import CustomWorkflowBody
 from api.body import read_json
-from api.client import base_url
-from api.errors import json_response
+from api.client import base_url, links_for
+from api.content import CONDITIONS, content_response
+from api.errors import PreconditionFailed, json_response
 from api.forms import upload_form
 from api.generate import generate_error
 from api.intake import Intake
@@ -65,7 +65,7 @@ def pyworker_blueprint(settings: Settings, ledger: Ledger, service: Service, int
     )
     def custom_workflow() -> Response:
         job = service.submit(_order(read_json(settings), settings))
-        return json_response(generate_result(job, base_url=base_url(settings)), 202)
+        return json_response(generate_result(job, links=links_for(settings, ledger)), 202)
 
     @blueprint.post("/upload/image")
     @Described(
@@ -100,7 +100,7 @@ def pyworker_blueprint(settings: Settings, ledger: Ledger, service: Service, int
     )
     def task(task_id: str) -> Response:
         try:
-            result = generate_result(_job(ledger, task_id), base_url=base_url(settings))
+            result = generate_result(_job(ledger, task_id), links=links_for(settings, ledger))
         except NotFound:
             return json_response(
                 {"id": task_id, "status": "failed", "message": "Request ID not found", "output": []}, 404
@@ -119,10 +119,12 @@ def pyworker_blueprint(settings: Settings, ledger: Ledger, service: Service, int
         answers={
             200: "application/octet-stream",
             206: "application/octet-stream",
+            304: None,
             400: answers.Refused,
             404: answers.Refused,
         },
-        errors=(RangeNotSatisfiable, LedgerUnavailable),
+        errors=(RangeNotSatisfiable, PreconditionFailed, LedgerUnavailable),
+        parameters=CONDITIONS,
         text="The path is <job id>/<file name>.",
     )
     def download(path: str) -> Response:
@@ -155,7 +157,7 @@ def _order(value: Any, settings: Settings) -> Order:
         contract="generate",
         workflow=filled.graph,
         parameters=dict(filled.values) or None,
-        **delivery_fields(DeliveryBody(), None, settings, base_url(settings), has_defaults=True),
+        **delivery_fields(body, body.webhook, settings, base_url(settings), has_defaults=True),
     )
 
 

@@ -9,7 +9,7 @@ from flask import Blueprint, Response, request
 from api import answers, fields
 from api.bodies import SubmitBody
 from api.body import read_json
-from api.client import base_url
+from api.client import base_url, links_for
 from api.errors import InvalidCursor, InvalidMetadata, InvalidMetadataFilter, JobNotEnded, json_response
 from api.estimates import Estimates
 from api.openapi import IDEMPOTENCY_KEY, JOBS, SUBMIT_ERRORS, Described, Parameter
@@ -49,6 +49,30 @@ LIST_PARAMETERS = (
         schema={"type": "object", "additionalProperties": {"type": "string"}},
         style="deepObject",
     ),
+    Parameter(
+        name="template",
+        place="query",
+        description="Only jobs made from this workflow template. An extension.",
+        schema={"type": "string"},
+    ),
+    Parameter(
+        name="id_prefix",
+        place="query",
+        description="Only jobs whose id begins so. An extension.",
+        schema={"type": "string", "minLength": 1, "maxLength": 36},
+    ),
+    Parameter(
+        name="created_after",
+        place="query",
+        description="Only jobs submitted at this time or later. An extension.",
+        schema={"type": "string", "format": "date-time"},
+    ),
+    Parameter(
+        name="created_before",
+        place="query",
+        description="Only jobs submitted before this time. An extension.",
+        schema={"type": "string", "format": "date-time"},
+    ),
 )
 
 
@@ -68,7 +92,7 @@ def v2_blueprint(settings: Settings, ledger: Ledger, service: Service, hub: Hub,
     )
     def submit() -> Response:
         job = service.submit(_order(settings))
-        return json_response(job_view(job, base_url(settings)), 201)
+        return json_response(job_view(job, links_for(settings, ledger)), 201)
 
     @blueprint.get("/jobs")
     @Described(
@@ -87,7 +111,7 @@ def v2_blueprint(settings: Settings, ledger: Ledger, service: Service, hub: Hub,
     @bounded
     def get(job_id: str) -> Response:
         job = ledger.jobs.get(check_id(job_id))
-        return json_response(job_view(job, base_url(settings), place=estimates.place(job)))
+        return json_response(job_view(job, links_for(settings, ledger), place=estimates.place(job)))
 
     @blueprint.post("/jobs/<job_id>/cancel")
     @Described(
@@ -98,7 +122,7 @@ def v2_blueprint(settings: Settings, ledger: Ledger, service: Service, hub: Hub,
         text="Safe to repeat, in every status. A job that has ended stays as it is.",
     )
     def cancel(job_id: str) -> Response:
-        return json_response(job_view(service.cancel(job_id), base_url(settings)))
+        return json_response(job_view(service.cancel(job_id), links_for(settings, ledger)))
 
     @blueprint.delete("/jobs/<job_id>")
     @Described(
@@ -138,7 +162,7 @@ def v2_blueprint(settings: Settings, ledger: Ledger, service: Service, hub: Hub,
         with ledger_patience():
             job = ledger.jobs.get(check_id(job_id))
         stream = EventStream(
-            ledger, hub, job, estimates=estimates, base_url=base_url(settings), after_seq=_last_event_id()
+            ledger, hub, job, estimates=estimates, links=links_for(settings, ledger), after_seq=_last_event_id()
         )
         return event_stream_response(stream.frames())
 
@@ -156,15 +180,19 @@ def _page(settings: Settings, ledger: Ledger) -> Response:
     page: list[Job] = ledger.jobs.page(
         statuses=fields.statuses(request.args.get("status")),
         labels=fields.label_filters(request.args.items(multi=True)),
+        template=fields.template_name(request.args.get("template")),
+        ids=fields.id_bounds(request.args.get("id_prefix")),
+        from_ms=fields.moment("created_after", request.args.get("created_after")),
+        until_ms=fields.moment("created_before", request.args.get("created_before")),
         after=fields.decode_cursor(request.args.get("cursor")),
         # One more than is shown tells whether there is a next page.
         limit=limit + 1,
     )
     shown, rest = page[:limit], page[limit:]
     cursor = fields.encode_cursor(shown[-1].created_at_ms, shown[-1].id) if rest else None
-    base = base_url(settings)
+    links = links_for(settings, ledger)
     return json_response(
-        {"jobs": [list_item(job, base) for job in shown], "next_cursor": cursor, "truncated": False},
+        {"jobs": [list_item(job, links) for job in shown], "next_cursor": cursor, "truncated": False},
     )
 
 

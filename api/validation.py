@@ -14,8 +14,10 @@ from core.errors import InvalidRequest
 from workflows.parameters import shown
 
 #: Fields whose values no answer repeats, and the blocks they stand in: where one is text, that may be the secret.
-SECRETS = frozenset({"access_key_id", "secret_access_key", "session_token", "secret", "put_urls"})
+SECRETS = frozenset({"access_key_id", "secret_access_key", "session_token", "secret", "put_urls", "headers"})
 SECRET_BLOCKS = frozenset({"s3", "webhook", "extra_data"})
+#: The kind of a problem whose context has the `name` of a field, and what it is called here, `ours`.
+OTHER_NAME = "other_name"
 _TYPES = {
     "boolean": "true or false",
     "object": "an object",
@@ -83,9 +85,13 @@ def _needed(model: type[Body]) -> set[str]:
 
 
 def _error(model: type[Body], problems: list[ErrorDetails]) -> InvalidRequest:
-    # What is missing is told first: the rest may be the same mistake.
-    problem = next((each for each in problems if each["type"] == "missing"), problems[0])
+    # A name of another system's is told first, then what is missing: the rest may be the same mistake.
+    first = {OTHER_NAME: 0, "missing": 1}
+    problem = min(problems, key=lambda each: first.get(each["type"], 2))
     path, found = ".".join(map(str, problem["loc"])), problem["type"]
+    if found == OTHER_NAME:
+        name, ours = (".".join([*map(str, problem["loc"]), problem["ctx"][key]]) for key in ("name", "ours"))
+        return InvalidRequest(f"Unknown field {shown(name)}: it is called {ours} here.")
     if not path:
         return InvalidRequest(" with ".join(["The body must be an object", *sorted(_needed(model))[:1]]) + ".")
     if found == "missing":

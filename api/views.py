@@ -7,17 +7,18 @@ from typing import Any
 from api.estimates import Place
 from core.job import Job, Output
 from core.ledger.uploads import Upload
-from core.views import SHOWN, content_url, error_view, maybe_timestamp, output_view, progress_view, timestamp
+from core.links import Links
+from core.views import SHOWN, error_view, maybe_timestamp, output_view, progress_view, timestamp
 
 
-def job_view(job: Job, base_url: str, *, place: Place | None = None) -> dict[str, Any]:
+def job_view(job: Job, links: Links, *, place: Place | None = None) -> dict[str, Any]:
     """The Job object.
 
     Parameters:
-      base_url: scheme and host for links, without a closing slash.
+      links: of the address the client reaches us by.
       place: where it stands in the queue; None when it does not wait, or was not asked for.
     """
-    path = f"{base_url}/api/v2/jobs/{job.id}"
+    path = f"{links.base_url}/api/v2/jobs/{job.id}"
     view = {
         "id": job.id,
         "status": SHOWN[job.status],
@@ -27,7 +28,7 @@ def job_view(job: Job, base_url: str, *, place: Place | None = None) -> dict[str
         "expires_at": timestamp(job.expires_at_ms),
         **place_view(place),
         "progress": progress_view(job),
-        "outputs": [output_view(output, base_url, job.files_expire_at_ms) for output in job.outputs],
+        "outputs": [output_view(output, links, job.files_expire_at_ms) for output in job.outputs],
         "error": error_view(job),
         "urls": {"self": path, "events": f"{path}/events", "cancel": f"{path}/cancel"},
         "metrics": {
@@ -38,6 +39,8 @@ def job_view(job: Job, base_url: str, *, place: Place | None = None) -> dict[str
     }
     if job.metadata is not None:
         view["metadata"] = job.metadata
+    if job.workflow is not None:
+        view["template"] = job.workflow
     if job.parameters is not None:
         view["parameters"] = job.parameters
     if job.outputs_reused is not None:
@@ -45,10 +48,10 @@ def job_view(job: Job, base_url: str, *, place: Place | None = None) -> dict[str
     return view
 
 
-def list_item(job: Job, base_url: str) -> dict[str, Any]:
+def list_item(job: Job, links: Links) -> dict[str, Any]:
     """A job as a list shows it: the Job object, and its times by the names the SDK's list reads."""
     times = {"create_time": timestamp(job.created_at_ms), "update_time": timestamp(job.updated_at_ms)}
-    return job_view(job, base_url) | times
+    return job_view(job, links) | times
 
 
 def place_view(place: Place | None) -> dict[str, Any]:
@@ -58,16 +61,17 @@ def place_view(place: Place | None) -> dict[str, Any]:
     return {"queue_position": place.position, "estimated_wait_ms": place.wait_ms}
 
 
-def asset_view(output: Output | Upload, base_url: str, expires_at_ms: int) -> dict[str, Any]:
+def asset_view(output: Output | Upload, links: Links, expires_at_ms: int) -> dict[str, Any]:
     """The Asset object of a job's output, or of an uploaded file."""
+    link = links.content(output.id, until_ms=expires_at_ms)
     return {
         "id": output.id,
         "hash": output.hash,
         "size_bytes": output.size_bytes,
         "content_type": output.content_type,
         "created_at": timestamp(output.created_at_ms),
-        "url": content_url(output.id, base_url),
-        "url_expires_at": timestamp(expires_at_ms),
+        "url": link.url,
+        "url_expires_at": timestamp(link.expires_at_ms),
         "expires_at": timestamp(expires_at_ms),
         "file_path": output.name,
         "job_id": output.job_id,

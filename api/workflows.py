@@ -9,7 +9,7 @@ from flask import Blueprint, Response, request
 from api import answers, fields
 from api.bodies import TemplateBody
 from api.body import read_json
-from api.client import base_url
+from api.client import base_url, links_for
 from api.errors import InvalidMetadata, json_response
 from api.forms import upload_form
 from api.intake import Intake
@@ -19,6 +19,7 @@ from api.submit import Order, Service
 from api.validation import read
 from api.views import job_view
 from core.errors import IdempotencyKeyReuse, InvalidRequest, NotFound
+from core.ledger import Ledger
 from core.settings import Settings
 from workflows.file_names import safe_name
 from workflows.library import Library
@@ -33,7 +34,9 @@ FORM = {
 }
 
 
-def workflows_blueprint(settings: Settings, service: Service, library: Library, intake: Intake) -> Blueprint:
+def workflows_blueprint(
+    settings: Settings, ledger: Ledger, service: Service, library: Library, intake: Intake
+) -> Blueprint:
     """`/workflows` and `/workflows/{name}`."""
     blueprint = Blueprint("workflows", __name__)
 
@@ -73,7 +76,7 @@ def workflows_blueprint(settings: Settings, service: Service, library: Library, 
         template = _found(library, name)
         is_form = request.mimetype == "multipart/form-data"
         job = service.submit(_order_of_form(template, settings, intake) if is_form else _order(template, settings))
-        return json_response(job_view(job, base_url(settings)), 201)
+        return json_response(job_view(job, links_for(settings, ledger)), 201)
 
     return blueprint
 

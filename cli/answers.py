@@ -9,14 +9,14 @@ import requests
 
 def envelope(answer: requests.Response) -> dict[str, Any] | None:
     """`{"error": {"code", "message", "details"}}`, if that is what was answered."""
-    found = _body(answer)
+    found = body_of(answer)
     error = found.get("error")
     return found if isinstance(error, dict) and isinstance(error.get("message"), str) else None
 
 
 def words(answer: requests.Response) -> str:
     """What an error answer says to people. The PyWorker contract has `{"error": text}` and `{"message": text}`."""
-    found = _body(answer)
+    found = body_of(answer)
     error = found.get("error") or found.get("message")
     text = error.get("message") if isinstance(error, dict) else error
     return text if isinstance(text, str) else f"HTTP {answer.status_code} {answer.reason}"
@@ -42,7 +42,8 @@ def reason(exc: requests.RequestException) -> str:
     return getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
 
 
-def _body(answer: requests.Response) -> dict[str, Any]:
+def body_of(answer: requests.Response) -> dict[str, Any]:
+    """The JSON object that was answered; `{}` if it is none."""
     try:
         body = answer.json()
     except ValueError:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 from urllib.parse import quote
 
-from cli.client import PATIENCE_S, POLL_S, Client, OnBytes, ServerUnreachable
+from cli.client import PATIENCE_S, POLL_S, Client, ServerUnreachable
+from cli.download import OnBytes
 from cli.files import Draft, safe_name
 from core.errors import ConfigurationError, InvalidRequest
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import socket
@@ -15,6 +16,7 @@ from urllib.parse import urlsplit
 import websocket
 
 from comfy.frames import Event, Preview, decode_binary, decode_text
+from core.background import Loop, failure_of
 from core.errors import ComfyUnavailable
 
 logger = logging.getLogger(__name__)
@@ -57,7 +59,8 @@ class EventSocket:
         self._closing = False
         self._wanted = threading.Event()
         self._connection: websocket.WebSocket | None = None
-        self._thread: threading.Thread | None = None
+        self._retry_s = _FIRST_RETRY_S
+        self._loop = Loop("comfy-events", self._serve)
 
     @property
     def client_id(self) -> str | None:
@@ -96,41 +99,37 @@ class EventSocket:
         """End the connection and the thread. Idempotent."""
         with self._changed:
             self._closing = True
-            thread, self._thread = self._thread, None
+        self._loop.end()
         self._wanted.set()
         self._abort()
-        if thread is not None and thread is not threading.current_thread():
-            thread.join()
+        self._loop.join()
 
     def _start_thread(self) -> None:
         if self._closing:
             raise ComfyUnavailable("the session is closed")
-        if self._thread is None or not self._thread.is_alive():
-            self._thread = threading.Thread(target=self._run, name="comfy-events", daemon=True)
-            self._thread.start()
+        self._loop.start()
 
-    def _run(self) -> None:
-        retry_s = _FIRST_RETRY_S
-        while not self._closing:
-            self._wanted.clear()
-            client_id = str(uuid.uuid4())
-            live = False
-            try:
-                with self._connect(client_id) as connection:
-                    self._publish(client_id)
-                    live = True
-                    retry_s = _FIRST_RETRY_S
-                    self._read(connection)
-            except _SOCKET_ERRORS as exc:
-                logger.debug("websocket %s ended: %s", self._url, exc)
-                self._deaf = isinstance(exc, websocket.WebSocketTimeoutException)
-            finally:
-                self._publish(None)
-                if live:
-                    self._on_lost(client_id)
-            if not self._closing:
-                self._wanted.wait(retry_s)
-                retry_s = min(2 * retry_s, _LAST_RETRY_S)
+    def _serve(self) -> None:
+        """One connection, from its beginning to its end."""
+        self._wanted.clear()
+        client_id = str(uuid.uuid4())
+        live = False
+        try:
+            with self._connect(client_id) as connection:
+                self._publish(client_id)
+                live = True
+                self._retry_s = _FIRST_RETRY_S
+                self._read(connection)
+        except _SOCKET_ERRORS as exc:
+            logger.debug("websocket %s ended: %s", self._url, exc)
+            self._deaf = isinstance(exc, websocket.WebSocketTimeoutException)
+        finally:
+            self._publish(None)
+            if live:
+                self._on_lost(client_id)
+        if not self._closing:
+            self._wanted.wait(self._retry_s)
+            self._retry_s = min(2 * self._retry_s, _LAST_RETRY_S)
 
     @contextlib.contextmanager
     def _connect(self, client_id: str) -> Iterator[websocket.WebSocket]:
@@ -193,7 +192,8 @@ class EventSocket:
         while not self._closing:
             frame = self._receive(connection)
             if frame is not None:
-                self._on_frame(frame)
+                # One frame that its reader stumbles over must not cost the connection, and with it all later events.
+                failure_of(functools.partial(self._on_frame, frame), "comfy-events")
 
     def _receive(self, connection: websocket.WebSocket) -> Event | Preview | None:
         opcode, payload = connection.recv_data()

@@ -143,8 +143,14 @@ class Instance:
 
     def probe(self) -> bool:
         """Whether it is alive and answers `GET /prompt`; at most about `probe_timeout_s` (5 s)."""
+        return self.problem() is None
+
+    def problem(self) -> ComfyUnavailable | None:
+        """Why `probe` fails, or None if it does not; in the same time."""
         base_url = self.base_url
-        return base_url is not None and self.is_alive and _answers(base_url, self._probe_timeout_s)
+        if base_url is None or not self.is_alive:
+            return ComfyUnavailable(f"{self.spec.name} {self.how_it_ended()}.")
+        return _problem(base_url, self._probe_timeout_s)
 
     def stop(self, grace_s: float = 5.0) -> None:
         """End the process and everything it started: SIGTERM, and SIGKILL after `grace_s`. May be called at any time.
@@ -219,12 +225,12 @@ class Instance:
         return f"{self.spec.name} {what}." + (f"\nThe end of {self.log_path}:\n{lines}" if lines else "")
 
 
-def _answers(base_url: str, timeout_s: float) -> bool:
+def _problem(base_url: str, timeout_s: float) -> ComfyUnavailable | None:
     client = ComfyClient(base_url, connect_timeout_s=timeout_s, read_timeout_s=timeout_s)
     # A new connection each time: one that was accepted long ago says less about a server than one accepted now.
     with contextlib.closing(client):
         try:
             client.queue_remaining()
-        except ComfyUnavailable:
-            return False
-    return True
+        except ComfyUnavailable as exc:
+            return exc
+    return None

@@ -15,6 +15,7 @@ from comfy.pace import Pace
 from comfy.polling import Outage, PollClock, final_history
 from comfy.progress import Progress, ProgressTracker, PromptListener
 from comfy.result import PromptResult, result_of
+from comfy.transport import timed_out
 from comfy.watchdog import Watchdog
 from core.errors import ComfyUnavailable, FleetError, PromptInterrupted, PromptStuck, PromptTimeout
 
@@ -56,7 +57,7 @@ class PromptHandle:
         self._wake = threading.Event()
         self._ended = threading.Event()
         self._interrupting = False
-        #: When ComfyUI first took the request to stop.
+        #: When ComfyUI was first asked to stop: a server too busy to hear it is as deaf as a node that does not look.
         self._interrupted_at = float("inf")
         self._told_started = False
         self._clock_from = float("inf")
@@ -114,6 +115,11 @@ class PromptHandle:
     def progress(self) -> Progress:
         """The latest known point of the run."""
         return self._tracker.latest
+
+    @property
+    def node_seconds(self) -> dict[str, float]:
+        """What each node took that has run to its end; those that the cache served are missing."""
+        return self._tracker.seconds
 
     def interrupt(self) -> None:
         """Ask ComfyUI to stop this prompt, pending or running; `wait` then raises `PromptInterrupted`.
@@ -218,7 +224,8 @@ class PromptHandle:
     def _poll(self) -> None:
         self._polls.begin()
         try:
-            place = self._client.find(self.prompt_id, read_timeout_s=self._pace.answer_s)
+            answer_s = self._pace.answer_s if self._interrupting else self._outage.answer_s
+            place = self._client.find(self.prompt_id, read_timeout_s=answer_s)
             if place in ("pending", "running") and self._interrupting:
                 self._send_interrupt()
             self._watch(place)
@@ -226,6 +233,8 @@ class PromptHandle:
             if self._watchdog is not None:
                 self._watchdog.see_nothing()
             self._outage.bear(exc)
+            if timed_out(exc):
+                self._watch_deafness()
         else:
             self._outage.end()
             self._take_place(place)
@@ -244,20 +253,24 @@ class PromptHandle:
             self._mark_started()
 
     def _send_interrupt(self) -> None:
-        self._client.interrupt(self.prompt_id, read_timeout_s=self._pace.answer_s)
         self._interrupted_at = min(self._interrupted_at, time.monotonic())
+        self._client.interrupt(self.prompt_id, read_timeout_s=self._pace.answer_s)
 
     def _watch(self, place: Place | None) -> None:
         """Raise PromptStuck if the prompt will not end by itself."""
         now = time.monotonic()
         if place == "running":
-            if now - self._interrupted_at >= self._pace.interrupt_grace_s and not self._ended.is_set():
-                raise PromptStuck("the prompt does not react to an interrupt")
+            self._watch_deafness()
             if self._watchdog is not None and self.started.is_set():
                 self._watchdog.see_running(quiet_s=now - self._heard_at, has_events=self._client_id is not None)
         elif place == "pending" and self._watchdog is not None and now >= self._clock_from:
             is_idle = self._client.waits_in_vain(self.prompt_id, read_timeout_s=self._pace.answer_s)
             self._watchdog.see_pending(server_is_idle=is_idle)
+
+    def _watch_deafness(self) -> None:
+        waited_s = time.monotonic() - self._interrupted_at
+        if waited_s >= self._pace.interrupt_grace_s and not self._ended.is_set():
+            raise PromptStuck("the prompt does not react to an interrupt")
 
     def _expect(self, event: threading.Event) -> None:
         """The poll knows what the socket should have told us; if it does not follow at once, the socket is deaf."""
@@ -277,10 +290,9 @@ class PromptHandle:
 
     def _give_up(self, timeout_s: float) -> None:
         """Interrupt a prompt that ran too long. Returns only if it ended by itself in the same moment."""
-        try:
+        # A server that does not answer now may hear it within the time that the prompt gets to notice.
+        with contextlib.suppress(ComfyUnavailable):
             self.interrupt()
-        except ComfyUnavailable as exc:
-            raise PromptTimeout(f"the prompt ran longer than {timeout_s:g} s and ComfyUI does not answer") from exc
         # The clock is set anew, for the time the prompt gets to notice.
         self._clock_from = time.monotonic()
         try:
@@ -291,9 +303,10 @@ class PromptHandle:
             ended = True
         except PromptStuck:
             ended = False
+        except ComfyUnavailable as exc:
+            raise PromptTimeout(f"the prompt ran longer than {timeout_s:g} s and ComfyUI does not answer") from exc
         state = "was interrupted" if ended else "does not react to an interrupt"
         raise PromptTimeout(f"the prompt ran longer than {timeout_s:g} s and {state}", still_runs=not ended)
 
     def _final_history(self) -> History:
-        patience_s = self._pace.late_history_s
-        return final_history(self._client, self.prompt_id, patience_s, was_cancelled=lambda: self._interrupting)
+        return final_history(self._client, self.prompt_id, self._pace, was_cancelled=lambda: self._interrupting)

@@ -12,12 +12,14 @@ from comfy.client import Accepted, ComfyClient
 from comfy.event_socket import EventSocket
 from comfy.frames import Event, Preview
 from comfy.pace import Pace
+from comfy.polling import was_taken
 from comfy.progress import ProgressTracker, PromptListener
 from comfy.prompt import PromptHandle
 from comfy.rejection import dropped_outputs
 from comfy.result import PromptResult
-from comfy.transport import refused
+from comfy.transport import refused, unanswered
 from comfy.watchdog import Watchdog
+from comfy.work import ExpectedWork
 from core.errors import ComfyUnavailable
 
 __all__ = ["ComfySession", "Pace", "PromptHandle", "PromptResult"]
@@ -74,6 +76,7 @@ class ComfySession:
         extra_data: Mapping[str, Any] | None = None,
         listener: PromptListener | None = None,
         nodes_total: int | None = None,
+        work: ExpectedWork | None = None,
         resume: bool = False,
         watchdog: Watchdog | None = None,
     ) -> PromptHandle:
@@ -84,13 +87,14 @@ class ComfySession:
           extra_data: for nodes; `extra_pnginfo` goes into the metadata of PNG files.
           listener: told about start, progress and previews by the thread that calls `wait`.
           nodes_total: how many nodes will run, for the progress; all nodes of the graph by default.
+          work: what its nodes should take, for the progress; guessed from the graph by default.
           resume: this very prompt id may have been posted before; look for it first and take it up if it is there.
           watchdog: makes `wait` raise `PromptStuck`; a new one for each prompt.
         Raises:
           PromptRejected: ComfyUI refuses the graph, or a part of it: a job runs whole or not at all.
           ComfyUnavailable: ComfyUI does not take the prompt.
         """
-        tracker = ProgressTracker(graph, nodes_total=nodes_total)
+        tracker = ProgressTracker(graph, nodes_total=nodes_total, work=work)
         if resume and self.client.find(prompt_id) is not None:
             # Its events go to a connection that is not ours.
             return self._register(prompt_id, None, tracker, listener, watchdog)
@@ -129,11 +133,12 @@ class ComfySession:
             return self.client.post_prompt(graph, prompt_id=prompt_id, client_id=client_id, extra_data=extra_data)
         except ComfyUnavailable as exc:
             # The server never checks for duplicates, so the prompt is not sent again before we know that it is absent.
-            if self.client.find(prompt_id) is not None:
+            if was_taken(self.client, prompt_id, self._pace, exc):
                 return Accepted(prompt_id=prompt_id, number=0)
-            if not refused(exc):
+            if not (refused(exc) or unanswered(exc)):
                 raise
-        # The server answers, and does not have the prompt: it had closed an idle connection as we wrote to it.
+        # The server answers, and does not have the prompt: it had closed an idle connection as we wrote to it, or was
+        # mute for so long that the connection broke.
         return self.client.post_prompt(graph, prompt_id=prompt_id, client_id=client_id, extra_data=extra_data)
 
     def _register(

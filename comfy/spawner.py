@@ -23,6 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from core.background import Loop
+
 logger = logging.getLogger(__name__)
 
 #: A start takes milliseconds; on a machine that swaps, seconds.
@@ -52,16 +54,13 @@ class _Spawner:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
+        # A loop never gives its thread up while it lives.
+        self._loop = Loop("comfy-spawner", self._serve_next)
         self._orders: queue.SimpleQueue[tuple[Future[subprocess.Popen[bytes]], Order]] = queue.SimpleQueue()
         self.gate = _Gate()
 
     def spawn(self, order: Order, limit_s: float) -> subprocess.Popen[bytes]:
-        with self._lock:
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._serve, name="comfy-spawner", daemon=True)
-                self._thread.start()
+        self._loop.start()
         future: Future[subprocess.Popen[bytes]] = Future()
         self._orders.put((future, order))
         try:
@@ -72,16 +71,19 @@ class _Spawner:
             # It came about in the last moment.
             return future.result()
 
-    def _serve(self) -> None:
-        while True:
-            future, order = self._orders.get()
-            try:
-                with self.gate.starting():
-                    popen = _carry_out(order)
-                _hand_over(popen, future)
-            except (OSError, ValueError) as exc:
-                with contextlib.suppress(InvalidStateError):
-                    future.set_exception(exc)
+    def _serve_next(self) -> None:
+        future, order = self._orders.get()
+        try:
+            with self.gate.starting():
+                popen = _carry_out(order)
+        except (OSError, ValueError) as exc:
+            _fail(future, exc)
+        except BaseException as exc:
+            # Whoever waits must not wait for ever.
+            _fail(future, exc)
+            raise
+        else:
+            _hand_over(popen, future)
 
 
 class _Gate:
@@ -105,6 +107,12 @@ class _Gate:
         if getattr(self._own, "is_closed", False):
             self._own.is_closed = False
             self._lock.release()
+
+
+def _fail(future: Future[subprocess.Popen[bytes]], error: BaseException) -> None:
+    # Unless it was given up meanwhile.
+    with contextlib.suppress(InvalidStateError):
+        future.set_exception(error)
 
 
 def _hand_over(popen: subprocess.Popen[bytes], future: Future[subprocess.Popen[bytes]]) -> None:

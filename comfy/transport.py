@@ -130,6 +130,19 @@ def refused(error: ComfyUnavailable) -> bool:
     return isinstance(cause, requests.ConnectionError) and not isinstance(cause, requests.Timeout)
 
 
+def unanswered(error: ComfyUnavailable) -> bool:
+    """True if the server, or the kernel in its stead, took the connection and no answer came in time.
+
+    So its machine can be reached and the process is there, though it may be too busy to answer, or frozen.
+    """
+    return isinstance(error.__cause__, requests.ReadTimeout)
+
+
+def timed_out(error: ComfyUnavailable) -> bool:
+    """True if either the connection or the answer did not come in time."""
+    return isinstance(error.__cause__, requests.Timeout)
+
+
 def _what(response: requests.Response) -> str:
     request = response.request
     return f"ComfyUI ({request.method} {request.url})"

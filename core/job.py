@@ -54,6 +54,11 @@ def prompt_id_of(job_id: str, attempt: int) -> str:
     return str(uuid.uuid5(_PROMPT_NAMESPACE, f"{job_id}:{attempt}"))
 
 
+def second_prompt_id(prompt_id: str) -> str:
+    """The id under which an attempt posts its graph a second time: ComfyUI knows the first one as finished."""
+    return str(uuid.uuid5(_PROMPT_NAMESPACE, f"{prompt_id}:again"))
+
+
 @dataclass(frozen=True, kw_only=True)
 class NewJob:
     """What a client asked for, checked and ready to be recorded."""
@@ -86,8 +91,9 @@ class NewJob:
     #: The client's own id (`/generate` contract); unique among jobs that are kept.
     request_id: str | None = None
     idempotency_key: str | None = None
-    #: `{"url", "events"?, "extra_params", "timeout_s", "base_url", "origin"}` or None; never a secret. `origin` says
-    #: whose it is: `core.webhooks.keys.REQUEST` or `ENVIRONMENT`.
+    #: `{"url", "events"?, "extra_params", "timeout_s", "base_url", "origin", "sealed"?}` or None; never a secret.
+    #: `origin` says whose it is: `core.webhooks.keys.REQUEST` or `ENVIRONMENT`; `sealed` names the secrets it came
+    #: with, where that is not `webhook_secret` alone.
     webhook: dict[str, Any] | None = None
     #: Seconds from its end for which it is kept with its files; None means the fleet's rule.
     retention_s: float | None = None

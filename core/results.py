@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import quote
 
 from core.job import (
     CANCELED,
@@ -18,6 +17,7 @@ from core.job import (
     Output,
     prompt_id_of,
 )
+from core.links import Links, LinkSigner
 from core.views import timestamp
 from core.webhooks.bodies import MAX_BODY_BYTES, size_bytes
 
@@ -45,17 +45,17 @@ MESSAGES = {
 }
 
 
-def generate_result(job: Job, *, base_url: str) -> dict[str, Any]:
+def generate_result(job: Job, *, links: Links) -> dict[str, Any]:
     """`{"id", "status", "message", "output": [...], "timings": {...}, "comfyui_response": {}}`.
 
     Parameters:
-      base_url: scheme and host the client reaches us by, without a closing slash; output URLs start with it.
+      links: of the address the client reaches us by.
     """
     return {
         "id": job.request_id or job.id,
         "status": STATUS_WORDS[job.status],
         "message": _message(job),
-        "output": [_output(job, output, base_url) for output in job.outputs],
+        "output": [_output(job, output, links) for output in job.outputs],
         "timings": _timings(job),
         "comfyui_response": {},
         **({"parameters": job.parameters} if job.parameters else {}),
@@ -77,14 +77,17 @@ def comfyui_response(job: Job) -> dict[str, Any]:
     return {prompt_id_of(job.id, job.attempt): {"outputs": outputs, "status": status}}
 
 
-def webhook_body(job: Job) -> dict[str, Any]:
+def webhook_body(job: Job, *, signer: LinkSigner | None = None) -> dict[str, Any]:
     """`{"id", "status", "message", "output", "timings", "extra"}` as posted to the webhook of a job.
 
     At most `MAX_BODY_BYTES` long: the message, the parameters and the last outputs give way, in this order, and
     `"truncated": true` says so.
+
+    Parameters:
+      signer: of the links to outputs.
     """
     webhook = job.webhook or {}
-    result = generate_result(job, base_url=webhook.get("base_url", ""))
+    result = generate_result(job, links=Links(base_url=webhook.get("base_url", ""), signer=signer))
     del result["comfyui_response"]
     body = {**result, "extra": webhook.get("extra_params", {})}
     if size_bytes(body) > MAX_BODY_BYTES:
@@ -108,7 +111,7 @@ def _message(job: Job) -> str:
     return MESSAGES.get(job.status, "Request failed")
 
 
-def _output(job: Job, output: Output, base_url: str) -> dict[str, Any]:
+def _output(job: Job, output: Output, links: Links) -> dict[str, Any]:
     upload = output.upload or {}
     error = upload.get("conversion_error")
     if output.is_expired and not upload.get("url"):
@@ -120,7 +123,7 @@ def _output(job: Job, output: Output, base_url: str) -> dict[str, Any]:
         "subfolder": output.subfolder,
         "node_id": output.node_id,
         "output_type": output.comfy_key,
-        "url": upload.get("url") or f"{base_url}/api/v2/assets/{quote(output.id)}/content",
+        "url": upload.get("url") or links.content(output.id, until_ms=job.files_expire_at_ms).url,
         "upload_error": upload.get("error"),
         "data": None,
         "mimetype": output.content_type,

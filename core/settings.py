@@ -87,6 +87,8 @@ class Settings(BaseSettings):
     allow_networks: CommaList = ()
     #: A PEM file of authorities that HTTPS servers behind clients' URLs may also be certified by.
     ca_bundle: Path | None = None
+    #: Seconds for which a link to a file needs no key; at most as long as the file is kept.
+    link_s: float = Field(7 * 24 * 3600.0, ge=1, allow_inf_nan=False)
     #: Jobs that may wait at once; one more is refused with `queue_full`.
     max_queued: int = Field(100_000, ge=1)
 
@@ -127,6 +129,10 @@ class Settings(BaseSettings):
     stuck_idle_s: float = Field(120.0, gt=0, allow_inf_nan=False)
     #: Seconds without a message about the running prompt that mean stuck, whatever ComfyUI's processes do.
     stuck_s: float = Field(1800.0, gt=0, allow_inf_nan=False)
+    #: Seconds an instance may answer nothing while its processes do no work, or nobody can see what they do.
+    mute_idle_s: float = Field(30.0, gt=0, allow_inf_nan=False)
+    #: Seconds an instance may answer nothing although its processes work.
+    mute_s: float = Field(1800.0, gt=0, allow_inf_nan=False)
     #: Seconds a running prompt gets to react to an interrupt before its instance is replaced.
     interrupt_grace_s: float = Field(30.0, gt=0, allow_inf_nan=False)
     #: Seconds a worker that is told to stop may go on with its running job.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from datetime import datetime, timezone
 from typing import Any
-from urllib.parse import quote
 
 from core.job import CANCELING, DELIVERING, FAILED, RUNNING, STATUSES, SUCCEEDED, Job, Output
+from core.links import Links
 
 #: The API knows a closed set of words; storing outputs is part of running.
 SHOWN = {status: RUNNING if status == DELIVERING else status for status in STATUSES}
@@ -29,8 +29,21 @@ def progress_view(job: Job) -> dict[str, Any] | None:
         return None
     snapshot = job.progress or {"value": 0.0, "nodes_done": 0, "nodes_total": job.nodes_total}
     if job.status in (DELIVERING, SUCCEEDED):
-        return {**snapshot, "value": 1.0, "nodes_done": snapshot["nodes_total"]}
-    return snapshot
+        return snapshot_view({**snapshot, "value": 1.0, "nodes_done": snapshot["nodes_total"]})
+    return snapshot_view(snapshot)
+
+
+def snapshot_view(snapshot: dict[str, Any]) -> dict[str, Any]:
+    """A progress snapshot as clients see it: with what it says in words, which the official SDK prints."""
+    node = snapshot.get("current_node_class") or snapshot.get("current_node")
+    step, steps = snapshot.get("step"), snapshot.get("steps")
+    if node is None or snapshot.get("value", 0.0) >= 1.0:
+        message = f"{snapshot.get('nodes_done', 0)}/{snapshot.get('nodes_total', 0)} nodes"
+    elif steps:
+        message = f"{node} {step}/{steps}"
+    else:
+        message = str(node)
+    return {**snapshot, "message": message}
 
 
 def error_view(job: Job) -> dict[str, Any] | None:
@@ -47,7 +60,7 @@ def error_view(job: Job) -> dict[str, Any] | None:
     }
 
 
-def output_view(output: Output, base_url: str, expires_at_ms: int) -> dict[str, Any]:
+def output_view(output: Output, links: Links, expires_at_ms: int) -> dict[str, Any]:
     """The Output object; `upload`, `conversion_error` and `expired` only where there is something to say.
 
     Parameters:
@@ -61,6 +74,7 @@ def output_view(output: Output, base_url: str, expires_at_ms: int) -> dict[str, 
         more["conversion_error"] = said["conversion_error"]
     if output.is_expired:
         more["expired"] = True
+    link = links.content(output.id, until_ms=expires_at_ms)
     return {
         "node_id": output.node_id,
         "name": output.name,
@@ -69,13 +83,8 @@ def output_view(output: Output, base_url: str, expires_at_ms: int) -> dict[str, 
         "size_bytes": output.size_bytes,
         "id": output.id,
         "hash": output.hash,
-        "url": content_url(output.id, base_url),
-        "url_expires_at": timestamp(expires_at_ms),
+        "url": link.url,
+        "url_expires_at": timestamp(link.expires_at_ms),
         "job_id": output.job_id,
         **more,
     }
-
-
-def content_url(asset_id: str, base_url: str) -> str:
-    """Where an asset's bytes are."""
-    return f"{base_url}/api/v2/assets/{quote(asset_id)}/content"

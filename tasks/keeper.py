@@ -7,11 +7,14 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from comfy.client import ComfyClient
 from comfy.instance import Instance
+from comfy.muteness import Patience
 from comfy.spec import InstanceSpec
 from comfy.supervisor import InstanceUnfit, Supervisor
+from core.background import Loop, failure_of, in_background, lives
 from core.errors import ComfyUnavailable, FleetError, LedgerUnavailable
 from core.ledger import Ledger
 from core.ledger.instances import QUARANTINED, STARTING, STOPPED, UNHEALTHY
@@ -48,6 +51,7 @@ class Keeper:
             on_up=self._up,
             on_down=self._down,
             on_quarantine=self._quarantine,
+            patience=Patience(idle_s=settings.mute_idle_s, busy_s=settings.mute_s),
             quarantine_after=settings.quarantine_after,
             quarantine_s=settings.quarantine_s,
             # Starts that time out one after the other must count, too.
@@ -61,7 +65,7 @@ class Keeper:
         #: The name was taken back, and what the instance is and offers has to be recorded again.
         self._is_unrecorded = False
         self._stopping = threading.Event()
-        self._news = threading.Event()
+        self._heartbeat = Loop("heartbeat", self._beat, pause_s=settings.lease_renew_s)
         self._admission = Admission()
         #: Held while the ledger is told how the instance is, so that what is told last is what is true.
         self._telling = threading.Lock()
@@ -87,13 +91,13 @@ class Keeper:
         self._persist(self._register)
         self.line.listen(self._replace)
         self._supervisor.start()
-        threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
+        self._heartbeat.start()
 
     def begin_to_stop(self) -> None:
         """The worker was told to end: no more jobs, and the running one gets `drain_grace_s` to finish."""
         if not self._admission.is_stopping:
             self._admission.is_stopping = True
-            threading.Thread(target=self._let_go, name="let-go", daemon=True).start()
+            in_background("let-go", self._let_go)
 
     def stop(self) -> None:
         """End the instance and say so. Idempotent."""
@@ -101,7 +105,7 @@ class Keeper:
             return
         self._stopping.set()
         self._admission.is_stopping = True
-        self._news.set()
+        self._heartbeat.end()
         self._end_instance()
         if self._ledger is not None:
             with self._telling:
@@ -112,29 +116,29 @@ class Keeper:
 
     def interrupt(self, prompt_id: str) -> None:
         """Interrupt one prompt."""
-        threading.Thread(target=self._interrupt, args=(prompt_id,), name="interrupt", daemon=True).start()
+        in_background("interrupt", lambda: self._try("interrupt", lambda: self._interrupt(prompt_id)))
 
     def drain(self) -> None:
         """Take no more jobs until `resume`, also after a restart of the worker; the running job goes on."""
         self._admission.is_drained = True
-        threading.Thread(target=self._turn_away, name="drain", daemon=True).start()
+        in_background("drain", self._turn_away)
 
     def resume(self) -> None:
         """End a drain, or a quarantine."""
         self._admission.is_drained = False
-        self._news.set()
+        self._heartbeat.wake()
         self._supervisor.release()
 
     def restart(self) -> None:
         """Start the instance anew when its running job is done, or has been given back after `drain_grace_s`."""
         if not self._admission.is_restarting:
             self._admission.is_restarting = True
-            threading.Thread(target=self._restart, name="restart", daemon=True).start()
+            in_background("restart", self._restart)
 
     def lose_jobs(self) -> None:
         """The pool process died: its jobs go to another worker now, not when their leases lapse."""
         if not self._admission.taken_by:
-            threading.Thread(target=self._hand_back.of_dead_process, name="lose-jobs", daemon=True).start()
+            in_background("lose-jobs", self._hand_back.of_dead_process)
 
     # Called by the supervisor, in its thread.
 
@@ -196,20 +200,26 @@ class Keeper:
     # The heartbeat's thread.
 
     def _beat(self) -> None:
-        while not self._stopping.is_set():
-            self._news.wait(self._settings.lease_renew_s)
-            self._news.clear()
-            if self._stopping.is_set():
-                return
-            storage_problem = self._storage.problem()
-            with self._telling:
-                self._admission.storage_problem = storage_problem
-                self._admission.disk_problem = self._house.disk_problem()
-                if not self._say(self._admission.condition):
-                    self._regain()
-            if self._is_unrecorded:
-                self._record_again()
-            self._house.keep(self._undelivered)
+        # Whatever is wrong with the disk or with another thread, the ledger hears that this worker lives.
+        self._try("disk", self._look_at_disk)
+        self._try("storage", self._look_at_storage)
+        with self._telling:
+            if not self._stopping.is_set() and not self._say(self._condition()):
+                self._regain()
+        if self._is_unrecorded:
+            self._record_again()
+        self._house.keep(self._undelivered)
+
+    def _look_at_disk(self) -> None:
+        self._admission.disk_problem = self._house.disk_problem()
+
+    def _look_at_storage(self) -> None:
+        self._admission.storage_problem = self._storage.problem()
+
+    def _condition(self) -> Condition:
+        """How the instance stands towards jobs; one that takes them may still have something to be said of it."""
+        condition = self._admission.condition
+        return replace(condition, reason=condition.reason or _trouble())
 
     def _regain(self) -> None:
         """The row is another worker's, or was forgotten: take no jobs, and take it back when nobody lives there."""
@@ -274,11 +284,11 @@ class Keeper:
 
     def _let_go(self) -> None:
         """Have the running job end in time, or go on elsewhere."""
-        self._turn_away()
+        self._try("let go", self._turn_away)
         if self._stopping.wait(self._settings.drain_grace_s):
             return
         if not self._admission.taken_by:
-            self._hand_back.everything(self._interrupt)
+            self._try("let go", lambda: self._hand_back.everything(self._interrupt))
         if self._stopping.wait(LEAVE_S if self._instance.is_attached else 0.0):
             return
         # Its pool process waits for a prompt that is nobody's any more; with the instance gone it stops waiting.
@@ -301,15 +311,22 @@ class Keeper:
             self._hand_back.what_waits(self._interrupt)
 
     def _restart(self) -> None:
-        self._turn_away()
-        if not self._admission.taken_by and not self._hand_back.wait_until_idle(
-            self._settings.drain_grace_s, self._stopping
-        ):
-            self._hand_back.everything(self._interrupt)
+        # Whatever goes wrong with handing jobs back, which the reconciler mends, what was asked for comes about.
+        self._try("restart", self._turn_away)
+        if not self._admission.taken_by:
+            self._try("restart", self._have_it_idle)
         self._admission.is_restarting = False
         self._go_away(Condition(state=UNHEALTHY, reason="It is being restarted by an operator."))
         self._warmup.call_off()
         self._supervisor.restart()
+
+    def _have_it_idle(self) -> None:
+        if not self._hand_back.wait_until_idle(self._settings.drain_grace_s, self._stopping):
+            self._hand_back.everything(self._interrupt)
+
+    def _try(self, what: str, step: Callable[[], None]) -> None:
+        """Something that must not keep what follows from being done."""
+        failure_of(step, f"{self.name}: {what}")
 
     def _interrupt(self, prompt_id: str) -> None:
         if self._instance.base_url is None:
@@ -339,3 +356,9 @@ class Keeper:
                     return
             else:
                 return
+
+
+def _trouble() -> str | None:
+    """What an operator should know of this worker, though its instance takes jobs."""
+    failing = [f"{life.name} ({life.last_error})" for life in lives() if life.failures or not life.is_alive]
+    return f"Parts of its worker fail, see its log: {', '.join(failing)}." if failing else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import queue
-import threading
 import time
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
@@ -13,6 +12,7 @@ from http import HTTPStatus
 from urllib3 import BaseHTTPResponse
 from urllib3.exceptions import HTTPError, LocationValueError, ReadTimeoutError, SSLError
 
+from core.background import Loop
 from core.errors import AddressRefused
 from core.ledger.database import now_ms
 from core.ledger.outbox import Outcome, Post
@@ -39,7 +39,8 @@ class Carrier:
         self._on_idle = on_idle
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._connections: dict[Policy, KeptConnection] = {}
-        threading.Thread(target=self._run, name="post", daemon=True).start()
+        self._loop = Loop("post", self._work_on, last=self._hang_up)
+        self._loop.start()
 
     def carry(self, work: Callable[[], None]) -> None:
         """Do this in its thread, after all that it was given before."""
@@ -55,13 +56,16 @@ class Carrier:
             self._connections[policy] = KeptConnection(policy)
         return self._connections[policy]
 
-    def _run(self) -> None:
-        try:
-            while work := self._next():
-                work()
-        finally:
-            for connection in self._connections.values():
-                connection.close()
+    def _work_on(self) -> None:
+        work = self._next()
+        if work is None:
+            self._loop.end()
+        else:
+            work()
+
+    def _hang_up(self) -> None:
+        for connection in self._connections.values():
+            connection.close()
 
     def _next(self) -> Callable[[], None] | None:
         try:
@@ -107,9 +111,9 @@ class Carriers:
             self._take(carrier)
             self._dismiss(carrier)
 
-    def forget(self, carrier: Carrier) -> None:
-        """It has ended by itself."""
-        self._all.discard(carrier)
+    def dismiss(self, carrier: Carrier) -> None:
+        """It stumbled over its work: its connections may be in any state."""
+        self._dismiss(carrier)
 
     def close(self) -> None:
         """Let all end when they have done their work."""

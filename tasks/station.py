@@ -9,18 +9,24 @@ start it now and the wait will be short.
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import threading
 import time
+from collections.abc import Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from comfy.session import ComfySession, Pace, PromptHandle, PromptResult
+from comfy.work import NodeTimes
 from core.errors import ComfyUnavailable, FleetError, InputGone, LedgerUnavailable, TransientError
+from core.job import second_prompt_id
 from core.ledger.claims import Claim
 from core.ledger.instances import HEALTHY, InstanceRecord
+from core.settings import Settings
 from tasks.care import Care
+from tasks.collect import collect
 from tasks.durations import Durations, Teacher, gpu_seconds
 from tasks.leases import Lease, Leases
 from tasks.line import Line
@@ -31,13 +37,17 @@ from tasks.runtime import Runtime
 from tasks.staging import remove_staged, stage_inputs
 from workflows.graph import Graph
 from workflows.models import models_of
-from workflows.rewrite import for_job
+from workflows.rewrite import for_job, names_own_files
 from workflows.shape import shape_of
 
 log = logging.getLogger(__name__)
 
 #: Runs at once: the one on the GPU, the one on deck, and the one whose result is being recorded.
 THREADS = 3
+#: How long a prompt that was served from the cache waits for the files of an earlier one to be secured.
+COLLECT_PATIENCE_S = 5.0
+#: A main process that finds its instance mute for too long has replaced it after so many seconds more.
+REPLACED_WITHIN_S = 60.0
 
 
 @dataclass(kw_only=True)
@@ -57,6 +67,14 @@ class Run:
     #: The graph as it was posted, and how long ComfyUI worked on it; None unless it ran whole and uncached.
     graph: Graph = field(default_factory=dict)
     gpu_s: float | None = None
+    #: What the prompt is followed with, should it have to be posted a second time.
+    session: ComfySession | None = None
+    lease: Lease | None = None
+    reports: Reports | None = None
+    #: The next prompt could write over its files before they are secured: nothing is queued behind it.
+    names_own_files: bool = False
+    #: Set once its files are where no later prompt reaches them.
+    collected: threading.Event = field(default_factory=threading.Event)
     #: Pictures that came over the websocket instead of being saved.
     sent: list[tuple[str, bytes]] = field(default_factory=list)
     #: A Celery task waits for it and will move its chain on.
@@ -84,6 +102,7 @@ class Station:
         self._recorder = Recorder(runtime)
         self._leases = Leases(runtime.ledger, renew_s=runtime.settings.lease_renew_s)
         self._durations = Durations()
+        self._node_times = NodeTimes()
         self._teacher = Teacher(runtime.ledger.durations)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="run")
         self._session: ComfySession | None = None
@@ -92,6 +111,8 @@ class Station:
         self._connecting = threading.Lock()
         #: Every run that has not ended, the oldest first.
         self._runs: list[Run] = []
+        #: Classes that gave a graph in their place whose nodes reported outputs: from the cache they report none.
+        self._expanding: set[str] = set()
         self._closing = False
 
     def work(self, named: str) -> Outcome | None:
@@ -159,6 +180,17 @@ class Station:
             raise ComfyUnavailable(f"{self._name} takes no jobs: it is {record.state}.")
 
     def _post(self, run: Run, session: ComfySession, lease: Lease) -> None:
+        self._stage(run, session)
+        graph = json.loads(run.claim.graph)
+        run.session, run.lease = session, lease
+        run.shape = run.claim.shape or shape_of(graph)
+        run.models = models_of(graph)
+        run.names_own_files = names_own_files(graph)
+        run.reports = Reports(self._runtime, run.claim, graph, on_life=lambda: self._show_life(run))
+        run.sent = run.reports.sent
+        self._submit(run, run.claim.prompt_id, [id_ for id_ in graph if graph[id_]["class_type"] in self._expanding])
+
+    def _stage(self, run: Run, session: ComfySession) -> None:
         try:
             stage_inputs(run.claim, run.instance, session.client, self._runtime.settings)
         except InputGone:
@@ -166,21 +198,23 @@ class Station:
             self._runtime.storage.forget()
             self._runtime.storage.require()
             raise
-        graph = for_job(json.loads(run.claim.graph), job_id=run.claim.job_id)
-        run.graph = graph
-        run.shape = run.claim.shape or shape_of(graph)
-        run.models = models_of(graph)
-        reports = Reports(self._runtime, run.claim, graph, on_life=lambda: self._show_life(run))
-        run.sent = reports.sent
-        run.handle = session.submit(
-            graph,
-            prompt_id=run.claim.prompt_id,
+
+    def _submit(self, run: Run, prompt_id: str, run_anew: Collection[str]) -> None:
+        """Post the job's graph. Parameters: run_anew - nodes that ComfyUI's cache must not spare."""
+        assert run.session is not None
+        assert run.lease is not None
+        job_id = run.claim.job_id
+        run.graph = for_job(json.loads(run.claim.graph), job_id=job_id, run_id=prompt_id, run_anew=run_anew)
+        run.handle = run.session.submit(
+            run.graph,
+            prompt_id=prompt_id,
             extra_data=self._recorder.extra_data(run.claim),
-            listener=reports,
+            listener=run.reports,
             nodes_total=run.claim.nodes_total,
+            work=self._node_times.expect(run.graph, run.shape),
             watchdog=self._care.watchdog(run.instance),
         )
-        lease.watch(run.handle)
+        run.lease.watch(run.handle)
 
     def _connect(self) -> tuple[InstanceRecord, ComfySession]:
         """The session with the instance as it is now: after a restart it is another process on another port."""
@@ -196,8 +230,7 @@ class Station:
         if self._session is None or self._session.client.base_url != instance.url:
             if self._session is not None:
                 self._session.close()
-            pace = Pace(interrupt_grace_s=self._runtime.settings.interrupt_grace_s)
-            self._session = ComfySession(instance.url, pace=pace)
+            self._session = ComfySession(instance.url, pace=_pace(self._runtime.settings, instance))
             if instance.kind != "attached":
                 # Whatever runs there was posted by a predecessor of this process that is dead.
                 self._session.client.clear()
@@ -220,6 +253,8 @@ class Station:
         # After the end, which the next job may be waiting for.
         if isinstance(outcome, Finished):
             self._teacher.tell(run.claim, run.instance, run.gpu_s)
+            if run.handle is not None:
+                self._node_times.learn(run.graph, run.shape, run.handle.node_seconds)
         self._care.remember_models(run.instance, run.models)
 
     def _forget(self, run: Run) -> None:
@@ -230,14 +265,39 @@ class Station:
 
     def _wait(self, run: Run, timeout_s: float) -> PromptResult:
         try:
-            result = run.wait(timeout_s)
+            result, gone = self._collect(run, run.wait(timeout_s))
+            run.gpu_s = gpu_seconds(result, run.graph)
+            if gone:
+                log.info(
+                    "job %s: ComfyUI's cache named files that are gone; nodes %s run again", run.claim.job_id, gone
+                )
+                run.sent.clear()
+                self._submit(run, second_prompt_id(run.claim.prompt_id), gone)
+                result, _ = self._collect(run, run.wait(timeout_s))
+                run.gpu_s = None
         except FleetError as exc:
             if self._care.after(exc, run.instance):
                 self._instance = None
             raise
+        finally:
+            run.collected.set()
         self._care.is_well()
-        run.gpu_s = gpu_seconds(result, run.graph)
         return result
+
+    def _collect(self, run: Run, result: PromptResult) -> tuple[PromptResult, set[str]]:
+        """Secure a prompt's files; also what the cache would have to make again, see `collect`."""
+        for node_id, meta in result.history.meta.items():
+            owner = run.graph.get(str(meta.get("parent_node")))
+            if node_id not in run.graph and owner is not None:
+                self._expanding.add(owner["class_type"])
+        if result.cached_nodes:
+            # What the cache has may be a file that an earlier prompt of ours is about to secure.
+            with self._lock:
+                earlier = list(itertools.takewhile(lambda other: other is not run, self._runs))
+            for other in earlier:
+                other.collected.wait(COLLECT_PATIENCE_S)
+        assert run.session is not None
+        return collect(result, run.instance, run.session.client, run.claim.job_id)
 
     def _end(self, run: Run, outcome: Outcome) -> None:
         self._leases.drop(run.claim)
@@ -268,7 +328,7 @@ class Station:
 
     def _consider_look_ahead(self, run: Run) -> None:
         expected_s = self._durations.expect(run.shape)
-        if run.started_s is None or expected_s is None:
+        if run.started_s is None or expected_s is None or run.names_own_files:
             return
         if expected_s - (time.monotonic() - run.started_s) > self._runtime.settings.look_ahead_s:
             return
@@ -282,6 +342,16 @@ class Station:
                 self._begin(only_surplus=True)
         except TransientError:
             log.info("looking ahead failed; the next turn will do", exc_info=True)
+
+
+def _pace(settings: Settings, instance: InstanceRecord) -> Pace:
+    """How patient to be with an instance. One of ours is replaced by its main process when it has been mute for too
+    long, and then refuses connections; a machine elsewhere may be gone without a word.
+    """
+    if instance.kind == "attached":
+        return Pace(interrupt_grace_s=settings.interrupt_grace_s, mute_s=settings.mute_s)
+    limit_s = settings.mute_s + REPLACED_WITHIN_S
+    return Pace(interrupt_grace_s=settings.interrupt_grace_s, mute_s=limit_s, unresponsive_s=limit_s)
 
 
 def _quietly_interrupt(run: Run) -> None:

@@ -30,10 +30,11 @@ def store(root: Path, files: list[PendingFile]) -> list[StoredFile]:
       OSError: the disk is full, or the like.
     """
     taken: set[str] = set()
+    brought: dict[str, Path] = {}
     with contextlib.ExitStack() as stack:
         if files:
             stack.enter_context(_alone(root / files[0].job_id, root))
-        return [_store_one(root, file, free_name(file.name, taken)) for file in files]
+        return [_store_one(root, file, free_name(file.name, taken), brought) for file in files]
 
 
 @contextlib.contextmanager
@@ -45,12 +46,19 @@ def _alone(folder: Path, root: Path) -> Iterator[None]:
         yield
 
 
-def _store_one(root: Path, file: PendingFile, name: str) -> StoredFile:
+def _store_one(root: Path, file: PendingFile, name: str, brought: dict[str, Path]) -> StoredFile:
+    """Parameters: brought - where files of this job went already, by source: two nodes may report the same one."""
     key = f"{file.job_id}/{name}"
     target = root / key
     make_folder(target.parent, root)
+    source = file.source.get("path") or file.source.get("url")
     if not target.exists() or "text" in file.source:
-        _bring(file, target)
+        if source in brought:
+            _copy(brought[source], target)
+        else:
+            _bring(file, target)
+    if source is not None:
+        brought.setdefault(source, target)
     return StoredFile(asset_id=file.asset_id, storage_key=key, size_bytes=target.stat().st_size, hash=digest_of(target))
 
 
@@ -81,6 +89,12 @@ def _move(root: Path, source: Path, draft: Path, target: Path) -> None:
     with contextlib.suppress(OSError):
         # The job's own folder, when this was its last file.
         source.parent.rmdir()
+
+
+def _copy(source: Path, target: Path) -> None:
+    draft = target.with_name(".copy.part")
+    shutil.copyfile(source, draft)
+    draft.replace(target)
 
 
 def _download(url: str, draft: Path) -> None:

@@ -9,6 +9,7 @@ _MAX_CHARS = 255
 _ENCODED = re.compile(r"%(?:2e|2f|5c|00)", re.IGNORECASE)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _DRIVE = re.compile(r"[A-Za-z]:")
+_JOB_FOLDER = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}(?:/|$)", re.IGNORECASE)
 _INPUT_ANNOTATION = " [input]"
 #: File systems stop at 255 bytes; this leaves room for a number in front.
 _MAX_NAME_CHARS = 120
@@ -31,6 +32,23 @@ def is_safe_file_name(name: object) -> bool:
     if base.endswith(("[input]", "[output]", "[temp]")):
         return False
     return all(part not in ("", ".", "..") for part in base.split("/"))
+
+
+def leads_elsewhere(name: str) -> bool:
+    """Whether a text that may be a file's name, or just a text, is a path out of the folder it would be looked for in.
+
+    Says less than `is_safe_file_name`: an option's text may hold most of what a safe name may not.
+    """
+    if name.startswith(("/", "~/", "\\")) or re.match(r"[A-Za-z]:[\\/]", name) or "\0" in name:
+        return True
+    if without_annotation(name).endswith(("[input]", "[output]", "[temp]")):
+        return True
+    return ".." in re.split(r"[\\/]", name)
+
+
+def names_a_jobs_file(name: str) -> bool:
+    """Whether a name leads into a folder that is called like a job: there lie the files that were staged for it."""
+    return _JOB_FOLDER.match(name) is not None
 
 
 def without_annotation(name: str) -> str:

@@ -1,15 +1,20 @@
-"""Give every job its own output folder, by rewriting the file name prefixes in its graph."""
+"""Make a graph one job's own: its files go into its own folder, and its results are nobody else's cached ones."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Collection
 from typing import Any
 
-from workflows.graph import Graph
+from workflows.graph import Graph, sources
 
 DEFAULT_PREFIX = "ComfyUI"
+#: An input that no class has. ComfyUI keeps it from the node, but all literal inputs are part of its cache key.
+RUN_INPUT = "fleet_run"
 _INPUT = "filename_prefix"
+#: Beginnings of the classes whose files have random names, or that only send them.
+_PREVIEWS = ("Preview", "SaveImageWebsocket")
 _MAX_CHARS = 100
 #: A file name has at most 255 bytes on Linux; the counter and the extension come after the prefix.
 _MAX_BYTES = 200
@@ -20,26 +25,53 @@ _JOB_ID = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,128}")
 _SPECIAL = re.compile(r'[<>:"|?*~$`%]')
 
 
-def for_job(graph: Graph, *, job_id: str) -> Graph:
+def for_job(graph: Graph, *, job_id: str, run_id: str | None = None, run_anew: Collection[str] = ()) -> Graph:
     """A copy of the graph whose save nodes write below `<job_id>/`; the graph given is not changed.
 
     Every `filename_prefix` becomes `<job_id>/<its last path component, cleaned>`, or `<job_id>/ComfyUI` if nothing is
     left of it. A linked prefix is replaced as well: what it brings is known only while the graph runs.
-    The prefix is part of ComfyUI's cache key, so no job is given an older job's file names.
+    The prefix is part of ComfyUI's cache key, so no job is given an older job's file names. A last node without one, a
+    preview for instance, is told the run instead: served from the cache, it would name files that were moved away. The
+    nodes before it stay as they are, and cached.
 
+    Parameters:
+      run_id: new for each prompt; None leaves the nodes without a prefix to the cache.
+      run_anew: ids of further nodes that must run, with all that follows them.
     Raises:
       ValueError: the job id cannot be a folder name; ours always can.
     """
     if not _JOB_ID.fullmatch(job_id):
         raise ValueError(f"not usable as a folder name: {job_id!r}")
-    return {node_id: {**node, "inputs": _inputs(node["inputs"], job_id)} for node_id, node in graph.items()}
+    rewritten = {node_id: {**node, "inputs": _inputs(node["inputs"], job_id)} for node_id, node in graph.items()}
+    if run_id is None:
+        return rewritten
+    read = {source for node_id in graph for source in sources(graph, node_id)}
+    for node_id, node in rewritten.items():
+        if node_id in run_anew or (node_id not in read and not any(map(_is_prefix, node["inputs"]))):
+            node["inputs"][RUN_INPUT] = run_id
+    return rewritten
+
+
+def names_own_files(graph: Graph) -> bool:
+    """Whether a last node may write files whose names no prefix of the job's makes its own.
+
+    Previews do not count: ComfyUI's draw a random name.
+    """
+    read = {source for node_id in graph for source in sources(graph, node_id)}
+    return any(
+        node_id not in read
+        and not any(map(_is_prefix, node["inputs"]))
+        and not node["class_type"].startswith(_PREVIEWS)
+        for node_id, node in graph.items()
+    )
 
 
 def _inputs(inputs: dict[str, Any], job_id: str) -> dict[str, Any]:
-    return {
-        name: f"{job_id}/{clean_prefix(value)}" if name == _INPUT or name.endswith(f".{_INPUT}") else value
-        for name, value in inputs.items()
-    }
+    return {name: f"{job_id}/{clean_prefix(value)}" if _is_prefix(name) else value for name, value in inputs.items()}
+
+
+def _is_prefix(name: str) -> bool:
+    return name == _INPUT or name.endswith(f".{_INPUT}")
 
 
 def clean_prefix(value: Any) -> str:

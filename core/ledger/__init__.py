@@ -34,6 +34,7 @@ from core.ledger.secrets import Secrets
 from core.ledger.upkeep import Upkeep
 from core.ledger.uploads import Uploads
 from core.ledger.workload import WorkloadReader
+from core.links import LinkSigner
 from core.settings import Settings
 
 
@@ -43,9 +44,11 @@ class Ledger:
     def __init__(
         self, settings: Settings, *, on_change: Callable[[Change], None] = lambda _change: None, pool_size: int = 5
     ) -> None:
-        self.database = Database(settings.ledger_url, pool_size=pool_size, on_change=on_change)
-        sealer = Sealer(load_keys(settings.secret_key.get_secret_value(), settings.data_dir))
-        self.secrets = Secrets(self.database, sealer)
+        keys = load_keys(settings.secret_key.get_secret_value(), settings.data_dir)
+        #: Signs the links to files, in answers and in webhooks.
+        self.links = LinkSigner(keys, lifetime_s=settings.link_s)
+        self.database = Database(settings.ledger_url, pool_size=pool_size, on_change=on_change, signer=self.links)
+        self.secrets = Secrets(self.database, Sealer(keys))
         self.jobs = Jobs(self.database, self.secrets, Retention.from_settings(settings))
         self.claims = Claims(self.database, lease_s=settings.lease_s)
         self.returns = Returns(self.database, max_attempts=settings.max_attempts)

@@ -52,7 +52,11 @@ def announce(transaction: Transaction, row: Row[Any], event: str, *, seq: int, o
         return
     now = now_ms()
     job = job_of(row, outputs)
-    body = webhook_body(job) if job.contract == GENERATE else event_body(job, event, seq=seq, at_ms=now)
+    signer = transaction.signer
+    if job.contract == GENERATE:
+        body = webhook_body(job, signer=signer)
+    else:
+        body = event_body(job, event, seq=seq, at_ms=now, signer=signer)
     url = row.webhook["url"]
     transaction.connection.execute(
         _INSERT,

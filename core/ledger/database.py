@@ -16,6 +16,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from core.errors import ConfigurationError, LedgerUnavailable
 from core.ledger.forks import close_at_fork, using_sqlite
+from core.links import LinkSigner
 
 #: Longest wait for a connection, for a lock and for a statement: a client gets its 503 within 3 s.
 PATIENCE_S = 2.0
@@ -48,6 +49,8 @@ class Transaction:
 
     connection: Connection
     is_sqlite: bool
+    #: Signs the links of the webhooks it writes.
+    signer: LinkSigner | None = None
     changes: list[Change] = field(default_factory=list)
 
 
@@ -58,12 +61,19 @@ class Database:
       url: SQLAlchemy URL, `sqlite:///path` or `postgresql+psycopg://...` (`postgresql://` is read as that).
       pool_size: connections kept open; as many again may be opened for a moment.
       on_change: called after each commit, once for every job the transaction changed.
+      signer: signs the links of webhooks that are written with a change; None leaves them unsigned.
     """
 
     def __init__(
-        self, url: str, *, pool_size: int = 5, on_change: Callable[[Change], None] = lambda _change: None
+        self,
+        url: str,
+        *,
+        pool_size: int = 5,
+        on_change: Callable[[Change], None] = lambda _change: None,
+        signer: LinkSigner | None = None,
     ) -> None:
         self.on_change = on_change
+        self._signer = signer
         self.url = make_url(url)
         if self.url.get_backend_name() == "postgresql":
             self.url = self.url.set(drivername="postgresql+psycopg")
@@ -82,7 +92,7 @@ class Database:
         with self._in_use(), self.engine.begin() as connection:
             if self.is_sqlite:
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
-            transaction = Transaction(connection=connection, is_sqlite=self.is_sqlite)
+            transaction = Transaction(connection=connection, is_sqlite=self.is_sqlite, signer=self._signer)
             yield transaction
         # Who hears of a job's newest event reads all that came before it too.
         for change in {change.job_id: change for change in transaction.changes}.values():

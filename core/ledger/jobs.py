@@ -102,6 +102,10 @@ class Jobs:
         *,
         statuses: Collection[str] = (),
         labels: Mapping[str, str] | None = None,
+        template: str | None = None,
+        ids: tuple[str, str] | None = None,
+        from_ms: int | None = None,
+        until_ms: int | None = None,
         limit: int = 50,
         after: tuple[int, str] | None = None,
     ) -> list[Job]:
@@ -110,6 +114,9 @@ class Jobs:
         Parameters:
           statuses: only these; empty means all.
           labels: only jobs whose `metadata` has all of these.
+          template: only jobs that were made from this template.
+          ids: the first and the last id that are wanted.
+          from_ms, until_ms: submitted at or after the one, and before the other.
           after: `(created_at_ms, id)` of the last job of the page before.
         """
         query = select(*JOB_COLUMNS).order_by(jobs.c.created_at_ms.desc(), jobs.c.id.desc()).limit(limit)
@@ -117,6 +124,14 @@ class Jobs:
             query = query.where(jobs.c.status.in_(list(statuses)))
         for key, value in (labels or {}).items():
             query = query.where(jobs.c.metadata[key].as_string() == value)
+        if template is not None:
+            query = query.where(jobs.c.workflow == template)
+        if ids is not None:
+            query = query.where(jobs.c.id.between(*ids))
+        if from_ms is not None:
+            query = query.where(jobs.c.created_at_ms >= from_ms)
+        if until_ms is not None:
+            query = query.where(jobs.c.created_at_ms < until_ms)
         if after:
             created_at_ms, job_id = after
             query = query.where(

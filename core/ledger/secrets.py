@@ -2,7 +2,8 @@
 
 run       the key of partner nodes             until the GPU is done
 bucket    the credentials of a client's bucket until the job ends
-webhook   what signs the job's webhooks        until none of them is open
+webhook   what signs the job's webhooks,       until none of them is open
+          and headers that go with them
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ RUN, BUCKET, WEBHOOK = "run", "bucket", "webhook"
 #: Of rows of versions that kept all secrets of a job in one; they end with the job.
 ANY = "any"
 #: Which purpose a secret of `NewJob.secrets` has, by its name there.
-PURPOSES = {"api_key_comfy_org": RUN, "s3": BUCKET, "webhook_secret": WEBHOOK}
+PURPOSES = {"api_key_comfy_org": RUN, "s3": BUCKET, "webhook_secret": WEBHOOK, "webhook_headers": WEBHOOK}
 #: SQLite's log keeps what was overwritten in the database until it is emptied itself: at most this long.
 EMPTY_LOG_S = 20.0
 #: How long writers may have to wait for that, and it for them.
@@ -94,12 +95,6 @@ class Secrets:
             except SecretUnreadable as exc:
                 opened[job_id] = exc
         return opened
-
-    def is_wiped(self, job_id: str, purpose: str) -> bool:
-        """Whether the job had secrets for a purpose that were deleted after their use."""
-        with self._database.read() as connection:
-            rows = connection.execute(_SEALED, {"wanted": [job_id], "use": purpose}).all()
-        return any(row.sealed is None for row in rows)
 
     def renew(self, job_id: str, values: dict[str, Any]) -> None:
         """Seal a job's secrets again, in place of those for the same purposes that it had."""

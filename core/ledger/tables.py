@@ -75,6 +75,14 @@ jobs = Table(
     Index("jobs_newest", "created_at_ms", "id"),
     Index("jobs_expiry", "expires_at_ms"),
     Index("jobs_files_expiry", "files_removed", "files_expire_at_ms"),
+    Index(
+        "jobs_by_template",
+        "workflow",
+        "created_at_ms",
+        "id",
+        sqlite_where=text("workflow IS NOT NULL"),
+        postgresql_where=text("workflow IS NOT NULL"),
+    ),
 )
 
 # Which files in storage a job takes in: `inputs` of its row, where they can be asked for by their key.

@@ -7,6 +7,7 @@ from itertools import accumulate
 from typing import Any
 
 from core.job import Job
+from core.links import Links, LinkSigner
 from core.views import SHOWN, error_view, maybe_timestamp, output_view, progress_view, timestamp
 
 #: Of a body as JSON text in ASCII.
@@ -17,8 +18,10 @@ MAX_EXTRA_BYTES = 8_192
 _MAX_MESSAGE_CHARS = 400
 
 
-def event_body(job: Job, event: str, *, seq: int, at_ms: int) -> dict[str, Any]:
+def event_body(job: Job, event: str, *, seq: int, at_ms: int, signer: LinkSigner | None = None) -> dict[str, Any]:
     """`{"type", "timestamp", "data": {"id", "status", "sequence", ..., "outputs"}}`, with no file and no secret in it.
+
+    Its links to files need no key, where a `signer` signs them.
 
     Over `MAX_BODY_BYTES` these give way, in this order, and `data` says `"truncated": true`: the traceback, the
     parameters, the last outputs, the labels.
@@ -26,8 +29,10 @@ def event_body(job: Job, event: str, *, seq: int, at_ms: int) -> dict[str, Any]:
     Parameters:
       seq: the number of the event in the job's log; rises from event to event.
       at_ms: when it happened.
+      signer: of the links to outputs.
     """
     webhook = job.webhook or {}
+    links = Links(base_url=webhook.get("base_url", ""), signer=signer)
     data: dict[str, Any] = {
         "id": job.id,
         "status": SHOWN[job.status],
@@ -37,7 +42,7 @@ def event_body(job: Job, event: str, *, seq: int, at_ms: int) -> dict[str, Any]:
         "completed_at": maybe_timestamp(job.completed_at_ms),
         "progress": progress_view(job),
         "error": error_view(job),
-        "outputs": [output_view(output, webhook.get("base_url", ""), job.files_expire_at_ms) for output in job.outputs],
+        "outputs": [output_view(output, links, job.files_expire_at_ms) for output in job.outputs],
     }
     optional = {"metadata": job.metadata, "parameters": job.parameters, "extra": webhook.get("extra_params")}
     data |= {name: value for name, value in optional.items() if value}

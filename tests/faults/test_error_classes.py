@@ -116,6 +116,21 @@ def test_a_stuck_prompt_costs_the_process_and_runs_elsewhere(fleet: Fleet, ledge
     until(lambda: fleet.living_instance_pid(name) not in (None, before[first]), what="another process")
 
 
+def test_a_node_that_keeps_its_instance_mute_costs_nothing(fleet: Fleet, ledger: Ledger) -> None:
+    before = {name: fleet.instance_pid(name) for name in ("gpu0", "gpu1")}
+    graph = work(0.2, seed=15)
+    # Two probes of five seconds have no answer.
+    graph["4"] = {"class_type": "T_Mute", "inputs": {"image": ["2", 0], "seconds": 12.0, "works": True}}
+    graph["3"]["inputs"]["images"] = ["4", 0]
+    job_id = fleet.submit(graph)
+
+    job = fleet.wait(job_id, "succeeded", timeout_s=60)
+
+    assert fleet.picture(job)
+    assert ledger.jobs.get(job_id).attempt == 1
+    assert {name: fleet.instance_pid(name) for name in before} == before
+
+
 def test_a_dead_prompt_worker_behind_healthy_http_is_found_out(fleet: Fleet, ledger: Ledger) -> None:
     order(ledger, "worker_dead")
     job_id = fleet.submit(work(0.2, seed=20))
@@ -237,3 +252,41 @@ def test_a_fault_of_ours_holds_no_gpu(fleet: Fleet, ledger: Ledger) -> None:
 
     fleet.cancel(job_id)
     fleet.wait(fleet.submit(work(0.1, seed=99)), "succeeded")
+
+
+@pytest.mark.parametrize(
+    ("node", "input_name", "says"),
+    [
+        (
+            {"class_type": "T_OwnCheckAll", "inputs": {"choice": "refused", "size": 500, "other": "z"}},
+            "choice",
+            "a word",
+        ),
+        (
+            {"class_type": "T_OwnCheck", "inputs": {"choice": "any", "size": 500, "other": "x"}},
+            "size",
+            "bigger than max",
+        ),
+        ({"class_type": "T_OwnCheck", "inputs": {"choice": "any", "size": 1, "other": "z"}}, "other", "not in list"),
+    ],
+)
+def test_what_only_the_server_can_refuse_fails_at_once_with_node_and_input(
+    fleet: Fleet, ledger: Ledger, node: dict[str, Any], input_name: str, says: str
+) -> None:
+    graph = {"own": node, "out": {"class_type": "PreviewAny", "inputs": {"source": ["own", 0]}}}
+    job_id = fleet.submit(graph)
+
+    fleet.wait(job_id, "failed")
+
+    error = error_of(ledger, job_id)
+    assert error["code"] == "invalid_workflow"
+    assert error["node_id"] == "own"
+    assert error["class_type"] == node["class_type"]
+    assert input_name in error["message"]
+    assert says in error["message"]
+    job = ledger.jobs.get(job_id)
+    assert job.started_at_ms is not None
+    assert job.completed_at_ms is not None
+    # Far below a second on an idle machine.
+    assert job.completed_at_ms - job.started_at_ms < 5_000
+    assert len(runs_of(ledger, job_id)) == 1

@@ -190,7 +190,7 @@ def test_idempotency_keys(api: Api, key: str) -> None:
         {**GRAPH, "3": {"class_type": "Unknown", "inputs": {}}},
         {str(n): {"class_type": "ImageInvert", "inputs": {"image": [str(n + 1), 0]}} for n in range(2001)},
         {"2": GRAPH["2"]},
-        {**GRAPH, "2": {"class_type": "SaveImage", "inputs": {"images": ["1", -1], "filename_prefix": "a"}}},
+        {**GRAPH, "2": {"class_type": "SaveImage", "inputs": {"images": ["1", -2], "filename_prefix": "a"}}},
         {**GRAPH, "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 99], "filename_prefix": "a"}}},
         {**GRAPH, "2": {"class_type": "SaveImage", "inputs": {"images": ["1", "0"], "filename_prefix": "a"}}},
         {**GRAPH, "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 1.5], "filename_prefix": "a"}}},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import socket
 import threading
 import time
@@ -112,6 +113,19 @@ def test_generate_answers_at_once(api: Api) -> None:
     assert (job.contract, job.request_id, job.expected_time_s) == ("generate", "at-once", 46.0)
     api.worker.run(job.id, b"x")
     assert api.get("/result/at-once").json()["status"] == "completed"
+
+
+def test_random_integers_are_drawn_in_a_graph_of_the_clients_own(api: Api) -> None:
+    size = {"width": 64, "height": 64, "batch_size": 1}
+    graph = {
+        "1": {"class_type": "EmptyImage", "inputs": {**size, "color": 0}, "_meta": {"title": "__RANDOM_INT__"}},
+        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "a-__RANDOM_INT__-b"}},
+    }
+    answer = api.post("/generate", {"input": {"workflow_json": graph}})
+    assert answer.status_code == 202, answer.text
+    sent = api.get(f"/api/v2/jobs/{answer.json()['id']}/workflow").json()["workflow"]
+    assert isinstance(sent["1"]["_meta"]["title"], int)
+    assert re.fullmatch(r"a-[0-9]+-b", sent["2"]["inputs"]["filename_prefix"])
 
 
 def test_unknown_requests(api: Api) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import requests
 
+from api import streams
 from tests.integration.api_fixtures import (
     GRAPH,
     Api,
@@ -89,10 +90,10 @@ def test_a_job_through_its_life(api: Api) -> None:
     running = api.get(f"/api/v2/jobs/{first}").json()
     assert (running["status"], running["queue_position"]) == ("running", None)
     assert "estimated_wait_ms" not in running
-    assert running["progress"] == {"value": 0.0, "nodes_done": 0, "nodes_total": 2}
+    assert running["progress"] == {"value": 0.0, "nodes_done": 0, "nodes_total": 2, "message": "0/2 nodes"}
     snapshot = {"value": 0.5, "nodes_done": 1, "nodes_total": 2, "current_node": "2"}
     api.ledger.claims.progress(claim, snapshot)
-    assert api.get(f"/api/v2/jobs/{first}").json()["progress"] == snapshot
+    assert api.get(f"/api/v2/jobs/{first}").json()["progress"] == snapshot | {"message": "2"}
 
     api.ledger.claims.generated(claim, [], outputs_reused=True)
     assert api.get(f"/api/v2/jobs/{first}").json()["status"] == "running", "delivering is no word of the contract"
@@ -257,6 +258,21 @@ def test_the_list_by_status(api: Api) -> None:
     api.ledger.deliveries.succeed(delivered, claim.attempt, [])
 
 
+def test_the_list_by_id_and_time(api: Api) -> None:
+    one, other = api.submit(), api.submit()
+    times = {job_id: api.get(f"/api/v2/jobs/{job_id}").json()["created_at"] for job_id in (one, other)}
+
+    def listed(**parameters: str) -> list[str]:
+        return [job["id"] for job in api.get("/api/v2/jobs", params=parameters).json()["jobs"]]
+
+    for beginning in (one, one[:35], one[:8], one[:9]):
+        assert listed(id_prefix=beginning) == [one]
+    assert {one, other} <= set(listed(created_after=times[one]))
+    assert one not in listed(created_before=times[one])
+    assert one in listed(created_before="9999-12-31T23:59:59+00:00", created_after="1970-01-01 00:00:00Z")
+    assert listed(created_after="9999-12-31T23:59:59Z") == []
+
+
 @pytest.mark.parametrize(
     ("query", "code"),
     [
@@ -276,6 +292,17 @@ def test_the_list_by_status(api: Api) -> None:
         ("metadata[a%20b]=1", "invalid_metadata_filter"),
         ("metadata[a]=%00", "invalid_metadata_filter"),
         ("metadata[a]=" + "x" * 257, "invalid_metadata_filter"),
+        ("template=%00", "invalid_request"),
+        ("template=", "invalid_request"),
+        ("id_prefix=", "invalid_request"),
+        ("id_prefix=ABC", "invalid_request"),
+        ("id_prefix=00000000_", "invalid_request"),
+        ("id_prefix=" + "0" * 37, "invalid_request"),
+        ("created_after=yesterday", "invalid_request"),
+        ("created_after=2026-02-30T00:00:00Z", "invalid_request"),
+        ("created_before=2026-01-01T00:00:00", "invalid_request"),
+        ("created_before=2026-01-01", "invalid_request"),
+        ("created_before=99999-01-01T00:00:00Z", "invalid_request"),
     ],
 )
 def test_bad_list_parameters(api: Api, query: str, code: str) -> None:
@@ -333,6 +360,29 @@ def test_events_as_they_happen(api: Api) -> None:
     assert (frames[0][1]["status"], frames[0][1]["queue_position"]) == ("queued", 1)
     assert [data["status"] for name, data in frames if name == "status"] == ["queued", "running", "succeeded"]
     assert all(ord(character) < 128 for character in "".join(received))
+
+
+def test_a_waiting_job_hears_when_its_place_moves(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "REREAD_S", 60.0)
+    ahead = [api.submit() for _ in range(3)]
+    job_id = api.submit()
+    with requests.get(f"{api.url}/api/v2/jobs/{job_id}/events", stream=True, timeout=20) as answer:
+        chunks = answer.iter_content(None, decode_unicode=True)
+        seen = [sse_frames(next(chunks))[0]]
+        for other in ahead:
+            api.worker.run(other, b"one")
+            # Frames that only bring a better estimate may come between.
+            while seen[-1][1]["queue_position"] != 4 - ahead.index(other) - 1:
+                seen += sse_frames(next(chunks))
+        api.post(f"/api/v2/jobs/{job_id}/cancel")
+        rest = "".join(chunks)
+
+    assert {name for name, _ in seen} == {"status"}
+    positions = [data["queue_position"] for _, data in seen]
+    assert sorted(set(positions), reverse=True) == list(dict.fromkeys(positions)) == [4, 3, 2, 1]
+    assert all(set(data) == {"status", "queue_position", "estimated_wait_ms"} for _, data in seen)
+    assert {data["status"] for _, data in seen} == {"queued"}
+    assert sse_frames(rest)[-1] == ("status", {"status": "canceled"})
 
 
 def test_asset_metadata_and_content(api: Api) -> None:

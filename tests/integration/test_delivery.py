@@ -27,6 +27,7 @@ from core.job import DELIVERING, SUCCEEDED, Job
 from core.ledger import Ledger
 from core.ledger.claims import Claim
 from core.ledger.schema import migrate
+from core.links import Links
 from core.put_urls import PutUrls
 from core.results import generate_result
 from core.s3 import ENVIRONMENT, PUT_URLS, Target
@@ -102,7 +103,7 @@ def turn(settings: Settings, claim: Claim) -> tuple[str, Job]:
 
 
 def result_of(job: Job) -> dict[str, Any]:
-    return generate_result(job, base_url="http://me")
+    return generate_result(job, links=Links(base_url="http://me"))
 
 
 def stored(settings: Settings, job: Job) -> dict[str, bytes]:
@@ -126,7 +127,7 @@ def test_files_go_into_the_bucket(server: S3Server, sqlite_settings: Settings) -
     said = job.outputs[0].upload
     assert said is not None
     assert 6 < (said["expires_at_ms"] / 1000 - time.time()) / 86400 < 7.01
-    view = output_view(job.outputs[0], "http://me", job.expires_at_ms)
+    view = output_view(job.outputs[0], Links(base_url="http://me"), job.expires_at_ms)
     assert view["upload"] == {"url": said["url"], "error": None}
     assert view["url"].startswith("http://me/")
     assert turn(sqlite_settings, claim)[0] == "IGNORED"
@@ -253,7 +254,7 @@ def test_files_go_to_the_urls_that_their_client_has_signed(server: S3Server, sql
     result = result_of(job)
     assert [entry["upload_error"] for entry in result["output"]] == [None, None, "s3.put_urls has no URL for c.png"]
     assert all(entry["url"].startswith("http://me/api/v2/assets/") for entry in result["output"]), "nobody told another"
-    assert output_view(job.outputs[0], "http://me", 0)["upload"] == {"url": None, "error": None}
+    assert output_view(job.outputs[0], Links(base_url="http://me"), 0)["upload"] == {"url": None, "error": None}
 
 
 def test_no_more_uploads_at_once_than_leave_threads_for_others(

@@ -1,4 +1,4 @@
-"""What the API accepts as URLs, ranges, cursors and names, without a server."""
+"""What the API accepts as URLs, cursors and names, without a server."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import pytest
 
 import core.errors
 from api import errors, fields
-from api.assets import content_disposition, parse_range
+from api.content import content_disposition
 from api.errors import status_of
 from api.fresh import Fresh
-from core.errors import FleetError, InvalidRequest, RangeNotSatisfiable
+from core.errors import FleetError, InvalidRequest
 from core.job import STATUSES, Output
 from core.outbound import check_url
 from core.views import SHOWN, timestamp
@@ -88,23 +88,6 @@ def test_urls_that_are_refused(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("header", "expected"),
-    [("bytes=0-0", (0, 0)), ("bytes=5-", (5, 9)), ("bytes=-4", (6, 9)), ("Bytes=0-99", (0, 9))],
-)
-def test_ranges(header: str, expected: tuple[int, int]) -> None:
-    assert parse_range(header, 10) == expected
-
-
-@pytest.mark.parametrize("header", ["bytes=10-", "bytes=-0", "bytes=3-2", "bytes=1-2,4-5", "bytes=1- 2", "bytes"])
-def test_ranges_that_cannot_be_served(header: str) -> None:
-    with pytest.raises(RangeNotSatisfiable) as caught:
-        parse_range(header, 10)
-    assert caught.value.size_bytes == 10
-    with pytest.raises(RangeNotSatisfiable):
-        parse_range("bytes=0-", 0)
-
-
-@pytest.mark.parametrize(
     ("name", "content_type", "expected"),
     [
         ("a.png", "image/png", "inline; filename=\"a.png\"; filename*=UTF-8''a.png"),
@@ -137,6 +120,21 @@ def test_cursors_come_back() -> None:
 
     assert cursor.replace("-", "").replace("_", "").isalnum()
     assert fields.decode_cursor(cursor) == (1_700_000_000_000, job_id)
+
+
+@pytest.mark.parametrize(
+    ("text", "ms"),
+    [
+        ("1970-01-01T00:00:00Z", 0),
+        ("1970-01-01t00:00:00.5z", 500),
+        ("2026-01-31T12:00:00.1239+02:00", 1_769_853_600_123),
+        ("2026-01-31 12:00:00-00:30", 1_769_862_600_000),
+        # A plus sign that a client did not encode.
+        ("2026-01-31T12:00:00 02:00", 1_769_853_600_000),
+    ],
+)
+def test_times_of_filters(text: str, ms: int) -> None:
+    assert fields.moment("created_after", text) == ms
 
 
 def test_every_status_has_a_word_of_the_contract() -> None:

@@ -60,9 +60,13 @@ class TestArguments:
             ["download"],
             ["download-all"],
             ["list", "--limit", "0"],
-            ["list", "--limit", "101"],
+            ["list", "--limit", "10001"],
+            ["run"],
+            ["upload"],
+            ["upload", "no-such-file.png"],
             ["submit", "x", "--server"],
-            ["cancel", "a", "b"],
+            ["cancel"],
+            ["delete"],
         ],
     )
     def test_misuse_exits_2_with_a_line_and_no_traceback(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from api.bodies import WebhookBody
+from api.blocks import WebhookBody
 from api.webhooks import parse_webhook
 from core.errors import ConfigurationError, InvalidRequest
 from core.outbound import UNRESTRICTED, Policy, check_url

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from core.job import CANCELED, EXPIRED, FAILED, QUEUED, RUNNING, STATUSES, SUCCEEDED, Job, Output
+from core.links import Links
 from core.results import MESSAGES, STATUS_WORDS, generate_result, webhook_body
 
 OUTPUT = Output(
@@ -48,7 +49,7 @@ def _job(status: str, **fields: Any) -> Job:
 def test_a_finished_job() -> None:
     job = _job(SUCCEEDED, started_at_ms=1_100, generated_at_ms=1_400, completed_at_ms=1_600, outputs=(OUTPUT,))
 
-    assert generate_result(job, base_url="https://api.example") == {
+    assert generate_result(job, links=Links(base_url="https://api.example")) == {
         "id": "j1",
         "status": "completed",
         "message": "Request completed successfully",
@@ -80,11 +81,11 @@ def test_a_finished_job() -> None:
 
 
 def test_the_clients_own_id_is_answered() -> None:
-    assert generate_result(_job(QUEUED, request_id="mine"), base_url="")["id"] == "mine"
+    assert generate_result(_job(QUEUED, request_id="mine"), links=Links(base_url=""))["id"] == "mine"
 
 
 def test_times_that_have_not_come_are_null() -> None:
-    timings = generate_result(_job(RUNNING, started_at_ms=1_250), base_url="")["timings"]
+    timings = generate_result(_job(RUNNING, started_at_ms=1_250), links=Links(base_url=""))["timings"]
 
     assert timings["preprocess_ms"] == 250
     assert timings["generation_ms"] is timings["postprocess_ms"] is timings["total_ms"] is None
@@ -92,7 +93,7 @@ def test_times_that_have_not_come_are_null() -> None:
 
 @pytest.mark.parametrize("status", STATUSES)
 def test_every_status_has_a_word_and_a_message(status: str) -> None:
-    result = generate_result(_job(status, error={"code": "c", "message": " m \n"}), base_url="")
+    result = generate_result(_job(status, error={"code": "c", "message": " m \n"}), links=Links(base_url=""))
 
     assert result["status"] == STATUS_WORDS[status]
     assert result["message"] == ("m" if status == FAILED else MESSAGES[status])
@@ -111,11 +112,14 @@ def test_the_final_words_are_those_of_the_contract() -> None:
 def test_a_failure_names_the_node() -> None:
     error = {"code": "node_execution_error", "message": "out of range", "node_id": "3", "class_type": "KSampler"}
 
-    assert generate_result(_job(FAILED, error=error), base_url="")["message"] == "out of range (node 3, KSampler)"
+    assert (
+        generate_result(_job(FAILED, error=error), links=Links(base_url=""))["message"]
+        == "out of range (node 3, KSampler)"
+    )
 
 
 def test_a_failure_without_a_record_still_says_so() -> None:
-    assert generate_result(_job(FAILED), base_url="")["message"] == "Request failed"
+    assert generate_result(_job(FAILED), links=Links(base_url=""))["message"] == "Request failed"
 
 
 def test_the_webhook_has_extra_and_no_comfyui_response() -> None:
@@ -135,7 +139,7 @@ def test_a_webhook_without_extras() -> None:
 def test_a_file_in_a_bucket_is_fetched_from_there() -> None:
     there = replace(OUTPUT, upload={"url": "https://bucket.example/a?signed", "expires_at_ms": 1, "key": "a"})
 
-    result = generate_result(_job(SUCCEEDED, outputs=(there,)), base_url="http://me")
+    result = generate_result(_job(SUCCEEDED, outputs=(there,)), links=Links(base_url="http://me"))
 
     assert result["message"] == "Request completed successfully"
     assert (result["output"][0]["url"], result["output"][0]["upload_error"]) == (
@@ -148,7 +152,7 @@ def test_a_file_that_is_in_no_bucket_is_fetched_from_us() -> None:
     there = replace(OUTPUT, upload={"url": "https://bucket.example/a?signed", "expires_at_ms": 1, "key": "a"})
     absent = replace(OUTPUT, upload={"error": "the S3 server answered 503", "conversion_error": "it is damaged"})
 
-    result = generate_result(_job(SUCCEEDED, outputs=(there, absent)), base_url="http://me")
+    result = generate_result(_job(SUCCEEDED, outputs=(there, absent)), links=Links(base_url="http://me"))
 
     assert result["status"] == "completed"
     assert result["message"] == (
