@@ -187,7 +187,7 @@ secrets = Table(
     "secrets",
     metadata,
     Column("job_id", String(36), ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
-    # run, bucket, webhook, any
+    # run, bucket, webhook, address, any
     Column("purpose", String(16), primary_key=True),
     # NULL: wiped after its last use.
     Column("sealed", LargeBinary),
@@ -204,6 +204,7 @@ deliveries = Table(
     Column("event", String(32), nullable=False),
     # The number of the job's event that it tells of.
     Column("seq", Integer, nullable=False, server_default="0"),
+    # Up to its question mark: the query is among the secrets. Whole in rows of earlier versions.
     Column("url", Text, nullable=False),
     # Scheme, host and port of the URL.
     Column("receiver", String(255), nullable=False, server_default=""),
