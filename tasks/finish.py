@@ -7,6 +7,7 @@ to be done again. What is done is written down: a lossy conversion is not done t
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 from dataclasses import asdict, replace
@@ -15,9 +16,12 @@ from typing import Any
 
 from core.errors import OutputNotConvertible
 from core.ledger.delivery import PendingFile, StoredFile
+from core.stored_json import known_fields
 from tasks.convert import Conversion, convert
 from tasks.storage import digest_of, free_name, store
 from tasks.strip import strip
+
+log = logging.getLogger(__name__)
 
 ORIGINALS = ".originals"
 RECORD = "finished.json"
@@ -35,8 +39,9 @@ def store_finished(root: Path, files: list[PendingFile], wanted: Conversion) -> 
         return []
     folder = root / files[0].job_id
     record = folder / ORIGINALS / RECORD
-    if record.exists():
-        return [StoredFile(**fields) for fields in json.loads(record.read_text(encoding="utf-8"))]
+    recorded = _recorded(record, root, files)
+    if recorded is not None:
+        return recorded
     originals = store(folder / ORIGINALS, files)
     taken: set[str] = set()
     done = [_finish(folder, original, file, wanted, taken) for original, file in zip(originals, files, strict=True)]
@@ -44,6 +49,24 @@ def store_finished(root: Path, files: list[PendingFile], wanted: Conversion) -> 
     draft.write_text(json.dumps([asdict(file) for file in done]), encoding="utf-8")
     draft.replace(record)
     return done
+
+
+def _recorded(record: Path, root: Path, files: list[PendingFile]) -> list[StoredFile] | None:
+    """What an earlier turn has done and written down; None: nothing, or nothing that can be relied on."""
+    try:
+        found = [
+            StoredFile(**known_fields(StoredFile, each)) for each in json.loads(record.read_text(encoding="utf-8"))
+        ]
+        is_whole = [file.asset_id for file in found] == [file.asset_id for file in files] and all(
+            (root / file.storage_key).stat().st_size == file.size_bytes for file in found
+        )
+    except FileNotFoundError:
+        return None
+    except (OSError, TypeError, ValueError, RecursionError) as exc:
+        # A power cut can leave it empty. The originals are there, so it is done again.
+        log.warning("%s cannot be read, and its files are finished again (%s)", record, type(exc).__name__)
+        return None
+    return found if is_whole else None
 
 
 def discard_originals(root: Path, job_id: str) -> None:

@@ -10,6 +10,7 @@ from urllib.parse import urlencode
 from comfy.outputs import OutputItem
 from core.ledger.claims import ProducedFile
 from core.ledger.instances import InstanceRecord
+from core.stored_json import whole_text
 
 
 def produced_files(items: list[OutputItem], instance: InstanceRecord) -> list[ProducedFile]:
@@ -44,20 +45,20 @@ def sent_files(pictures: list[tuple[str, bytes]], folder: Path) -> list[Produced
 def _produced(item: OutputItem, number: int, instance: InstanceRecord) -> ProducedFile:
     return ProducedFile(
         asset_id=str(uuid.uuid4()),
-        node_id=item.node_id,
-        name=item.filename or f"text_{item.node_id}_{number:05}.txt",
+        node_id=whole_text(item.node_id),
+        name=whole_text(item.filename or f"text_{item.node_id}_{number:05}.txt"),
         type=item.kind,
         content_type=item.content_type,
         comfy_type=item.type or "output",
-        comfy_key=item.key,
-        subfolder=item.subfolder or "",
+        comfy_key=whole_text(item.key),
+        subfolder=whole_text(item.subfolder or ""),
         source=_source(item, instance),
     )
 
 
 def _source(item: OutputItem, instance: InstanceRecord) -> dict[str, str]:
     if item.filename is None:
-        return {"text": item.text or ""}
+        return {"text": whole_text(item.text or "")}
     # ComfyUI's word for the directory is also its name in the data directory of an instance of ours.
     folder = item.type or "output"
     if instance.output_dir is not None:
