@@ -29,7 +29,7 @@ def progress_view(job: Job) -> dict[str, Any] | None:
         return None
     snapshot = job.progress or {"value": 0.0, "nodes_done": 0, "nodes_total": job.nodes_total}
     if job.status in (DELIVERING, SUCCEEDED):
-        return snapshot_view({**snapshot, "value": 1.0, "nodes_done": snapshot["nodes_total"]})
+        return snapshot_view({**snapshot, "value": 1.0, "nodes_done": snapshot.get("nodes_total", job.nodes_total)})
     return snapshot_view(snapshot)
 
 

@@ -77,6 +77,10 @@ def publish_missing_turns(runtime: Runtime) -> None:
 
 def resume_deliveries(runtime: Runtime) -> None:
     """Files whose message was lost, or whose worker died; webhooks likewise, and those whose next try is due."""
+    settings = runtime.settings
+    for job_id in runtime.ledger.deliveries.abandon(after_s=max(settings.retention_s, settings.upload_give_up_s)):
+        log.warning("job %s failed: nobody came for its outputs where they lie", job_id)
+        runtime.publisher.notify(job_id)
     for job_id, attempt, instance in runtime.ledger.deliveries.overdue():
         host = (instance or "").partition("@")[2] or runtime.settings.host
         runtime.publisher.delivery(job_id, attempt, host)

@@ -72,6 +72,8 @@ jobs = Table(
     Column("updated_at_ms", BigInteger, nullable=False),
     Column("started_at_ms", BigInteger),
     Column("generated_at_ms", BigInteger),
+    # Turns at delivering its outputs that came to no end: faults of ours, and processes that died.
+    Column("delivery_losses", Integer, nullable=False, server_default="0"),
     Column("completed_at_ms", BigInteger),
     Column("expires_at_ms", BigInteger, nullable=False),
     # The same for its files, which may go earlier; and whether they have gone.
