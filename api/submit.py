@@ -48,6 +48,9 @@ class TurnPublisher(Protocol):
     def cancel(self, job: Job) -> None:
         """The worker that runs this job shall look at it now."""
 
+    def look_again(self) -> bool:
+        """All GPU workers shall look for new files now; False when they could not be told."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
@@ -93,7 +96,7 @@ class Service:
         self._ledger = ledger
         self._publisher = publisher
         self._intake = intake
-        self._catalogues = Catalogues(ledger)
+        self._catalogues = Catalogues(ledger, publisher.look_again)
         self._waiting = Fresh(lambda: _Count(ledger.jobs.count(QUEUED)), max_age_s=COUNT_AGE_S)
 
     def submit(self, order: Order) -> Job:
@@ -127,7 +130,7 @@ class Service:
             waiting = self._waiting.get()
             if waiting.jobs >= self._settings.max_queued:
                 raise QueueFull(f"{self._settings.max_queued} jobs wait already. Try again in a moment.")
-            checked = self._checked(order)
+        checked = self._checked(order)
         # Files are fetched last: for a graph that can run, and outside of the time the ledger gets.
         inputs = self._intake.bring(checked.references, checked.job_id) if checked.references else None
         with ledger_patience():
@@ -178,15 +181,17 @@ class Service:
         job_id = new_job_id()
         text = _json_text(graph)
         has_tags = f'"{ASSET_TAG}"' in text
-        found = find_references(graph, self._catalogues.file_kind, order.files, has_tags=has_tags)
-        references = self._intake.confirm(found) if found else []
-        references += find_named(graph, references, self._ledger, self._catalogues)
+        with ledger_patience():
+            found = find_references(graph, self._catalogues.file_kind, order.files, has_tags=has_tags)
+            references = self._intake.confirm(found) if found else []
+            references += find_named(graph, references, self._ledger, self._catalogues)
         staged_files = [f"{job_id}/{number}" for number in range(len(references))]
         for reference, name in zip(references, staged_files, strict=True):
             reference.put(name)
         accepted = self._catalogues.check(graph, staged_files)
         if order.request_id:
-            self._refuse_taken(order.request_id)
+            with ledger_patience():
+                self._refuse_taken(order.request_id)
         return _Checked(job_id=job_id, graph=graph, text=text, references=references, accepted=accepted)
 
     def _refuse_taken(self, request_id: str) -> None:

@@ -6,8 +6,9 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from comfy.client import ComfyClient
 from comfy.event_socket import problem_of
@@ -22,6 +23,7 @@ from core.ledger.instances import QUARANTINED, STARTING, STOPPED, UNHEALTHY
 from core.settings import Settings
 from core.storage_marker import StorageMarker
 from tasks.admission import Admission, Condition
+from tasks.catalogue_watch import CatalogueWatch
 from tasks.facts import read_facts
 from tasks.handback import HandBack
 from tasks.house import House
@@ -80,6 +82,7 @@ class Keeper:
         #: gpu0@host: how the ledger and other machines call this instance.
         self.name = tenure.name
         self._hand_back = HandBack(settings, self.name)
+        self._catalogue = CatalogueWatch(self.name, record=self._offer, tell=self._has_looked)
 
     @property
     def takes_jobs(self) -> bool:
@@ -94,6 +97,7 @@ class Keeper:
         self.line.listen(self._replace)
         self._supervisor.start()
         self._heartbeat.start()
+        self._catalogue.start()
 
     def begin_to_stop(self) -> None:
         """The worker was told to end: no more jobs, and the running one gets `drain_grace_s` to finish."""
@@ -108,6 +112,7 @@ class Keeper:
         self._stopping.set()
         self._admission.is_stopping = True
         self._heartbeat.end()
+        self._catalogue.end()
         self._end_instance()
         if self._ledger is not None:
             with self._telling:
@@ -119,6 +124,10 @@ class Keeper:
     def interrupt(self, prompt_id: str) -> None:
         """Interrupt one prompt."""
         in_background("interrupt", lambda: self._try("interrupt", lambda: self._interrupt(prompt_id)))
+
+    def look_again(self) -> None:
+        """Look for files that were added to the instance's folders."""
+        self._catalogue.look_again()
 
     def drain(self) -> None:
         """Take no more jobs until `resume`, also after a restart of the worker; the running job goes on."""
@@ -192,6 +201,15 @@ class Keeper:
                 self._admission.is_up = False
                 raise
             self._is_unrecorded = False
+        self._catalogue.watch(base_url, facts.object_info)
+
+    def _offer(self, object_info: Mapping[str, Any]) -> None:
+        assert self._ledger is not None
+        self._ledger.instances.offers(self.name, worker=self._worker, object_info=object_info)
+
+    def _has_looked(self) -> None:
+        assert self._ledger is not None
+        self._ledger.instances.has_looked(self.name, worker=self._worker)
 
     def _look_at_queue(self, base_url: str) -> None:
         """Raises ComfyUnavailable while it runs a prompt that made it useless; nobody but its owner can end that."""
@@ -218,6 +236,7 @@ class Keeper:
         self._go_away(Condition(state=QUARANTINED, reason=reason, quarantined_until_ms=int(until_s * 1000)))
 
     def _go_away(self, condition: Condition) -> None:
+        self._catalogue.forget()
         with self._telling:
             self._admission.is_up = self._is_unrecorded = False
             self._admission.away = condition

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 #: Jobs looked at in one query, and the time that one run of the reconciler gives to them: however many wait.
 BATCH = 500
+#: Jobs judged, and given other pins in one transaction, before the time is looked at.
+STEP = 50
 PATIENCE_S = 1.0
 #: Jobs may still be pinned to what was true a moment ago: the API asks once a second. So there is a second look.
 SECOND_LOOK_S = 10.0
@@ -50,14 +52,19 @@ class Review:
         # With no instance there is nothing to judge by: jobs wait until there is one.
         while self._alive and self._looks_left and time.monotonic() >= self._next_look_s:
             batch = self._ledger.pins.waiting(after=self._last_id, limit=BATCH)
-            for pinned in batch:
-                if not set(pinned.catalogues) & set(self._alive) and self._judge(pinned):
-                    failed.append(pinned.job_id)
-                self._last_id = pinned.job_id
+            orphans = [pinned for pinned in batch if not set(pinned.catalogues) & set(self._alive)]
+            for start in range(0, len(orphans), STEP):
+                step = orphans[start : start + STEP]
+                failed += self._judge(step)
+                self._last_id = step[-1].job_id
                 if time.monotonic() > ends_at_s:
                     return failed
             if len(batch) < BATCH:
                 self._end_look()
+            else:
+                self._last_id = batch[-1].job_id
+            if time.monotonic() > ends_at_s:
+                break
         return failed
 
     def _notice_changes(self) -> None:
@@ -73,23 +80,27 @@ class Review:
         # A real one takes some ten megabytes.
         self._compiled = {}
 
-    def _judge(self, pinned: Pinned) -> bool:
-        """Give a job pins that there are; returns whether it failed, because nothing that is known can run it."""
-        wanted = self._ledger.pins.graph(pinned.job_id)
-        if wanted is None:
-            return False
-        accepting, refusal = self._accepting(wanted, self._alive)
-        # An instance that is away may come back as it was.
-        away = [digest for digest in pinned.catalogues if digest in self._known]
-        if accepting:
-            self._ledger.pins.change(pinned, None if refusal is None else accepting + away)
-        elif refusal is not None and not away:
-            others = [digest for digest in self._known if digest not in self._alive]
-            accepting, _ = self._accepting(wanted, others)
-            if not accepting:
-                return self._fail(pinned, refusal)
-            self._ledger.pins.change(pinned, accepting)
-        return False
+    def _judge(self, orphans: Sequence[Pinned]) -> list[str]:
+        """Give jobs pins that there are; returns those that failed, because nothing that is known can run them."""
+        wanted = self._ledger.pins.graphs([pinned.job_id for pinned in orphans])
+        changes: dict[Pinned, Sequence[str] | None] = {}
+        failed: list[str] = []
+        for pinned in orphans:
+            if pinned.job_id not in wanted:
+                continue
+            accepting, refusal = self._accepting(wanted[pinned.job_id], self._alive)
+            # An instance that is away may come back as it was.
+            away = [digest for digest in pinned.catalogues if digest in self._known]
+            if refusal is not None and not accepting and not away:
+                others = [digest for digest in self._known if digest not in self._alive]
+                accepting, _ = self._accepting(wanted[pinned.job_id], others)
+                if not accepting and self._fail(pinned, refusal):
+                    failed.append(pinned.job_id)
+            if accepting:
+                changes[pinned] = accepting + away if refusal is not None else None
+        if changes:
+            self._ledger.pins.change(changes)
+        return failed
 
     def _accepting(self, wanted: PinnedGraph, digests: Iterable[str]) -> tuple[list[str], InvalidWorkflow | None]:
         """Which of these catalogues accept a graph, and what the first of the others says against it."""

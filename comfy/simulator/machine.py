@@ -70,7 +70,14 @@ class Machine:
         if folder == "input":
             return self.paths.input_images()
         extra = [name for kind, name in self.options.extra_models if kind == folder]
-        return sorted({*catalogue.names(folder), *extra})
+        return sorted({*catalogue.names(folder), *extra, *self._found(folder)})
+
+    def _found(self, folder: str) -> list[str]:
+        """Files that lie in a model folder at this moment."""
+        root = self.options.models_dir
+        if root is None or not (root / folder).is_dir():
+            return []
+        return [path.relative_to(root / folder).as_posix() for path in (root / folder).rglob("*") if path.is_file()]
 
     def log(self, line: str) -> None:
         """Print a line and keep it for `/internal/logs`."""

@@ -203,6 +203,20 @@ class Instances:
             values["up_since_ms"] = None
         return self._set(name, worker, values)
 
+    def offers(self, name: str, *, worker: str, object_info: Mapping[str, Any]) -> None:
+        """An instance that is up offers other nodes or files than before."""
+        self._set(name, worker, {"catalogue": self._keep_catalogue(object_info)})
+
+    def has_looked(self, name: str, *, worker: str) -> None:
+        """Its worker looked for new files because somebody asked; what it found is recorded."""
+        self._set(name, worker, {"looks": instances.c.looks + 1})
+
+    def looks(self) -> dict[str, int]:
+        """How often the worker of each healthy instance looked because somebody asked."""
+        with self._database.read() as connection:
+            rows = connection.execute(select(instances.c.name, instances.c.looks).where(is_alive())).all()
+        return {row.name: row.looks for row in rows}
+
     def remember_models(self, name: str, *, worker: str, models: Sequence[str]) -> None:
         """The model files of the job that just ran: they are likely to be in memory still."""
         self._set(name, worker, {"models": list(models)})

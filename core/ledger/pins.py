@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,20 +53,28 @@ class Pins:
             rows = connection.execute(query).all()
         return [Pinned(job_id=row.id, catalogues=tuple(row.catalogues.split(","))) for row in rows]
 
-    def graph(self, job_id: str) -> PinnedGraph | None:
-        """What a job wants to run; None if it is gone."""
+    def graphs(self, job_ids: Sequence[str]) -> dict[str, PinnedGraph]:
+        """What jobs want to run, by their ids; those that are gone are left out."""
+        query = select(jobs.c.id, jobs.c.graph, jobs.c.inputs).where(jobs.c.id.in_(list(job_ids)))
         with self._database.read() as connection:
-            row = connection.execute(select(jobs.c.graph, jobs.c.inputs).where(jobs.c.id == job_id)).one_or_none()
-        if row is None:
-            return None
-        return PinnedGraph(graph=row.graph, staged_files=frozenset(file["name"] for file in row.inputs or ()))
+            rows = connection.execute(query).all()
+        return {
+            row.id: PinnedGraph(graph=row.graph, staged_files=frozenset(file["name"] for file in row.inputs or ()))
+            for row in rows
+        }
 
-    def change(self, pinned: Pinned, catalogues: Sequence[str] | None) -> bool:
-        """Give a job other pins, None for none; False if it waits no more, or somebody else has done so."""
-        values: dict[str, Any] = {"catalogues": ",".join(catalogues) if catalogues is not None else None}
+    def change(self, changes: Mapping[Pinned, Sequence[str] | None]) -> None:
+        """Give jobs other pins, None for none. One that waits no more, or has other pins by now, keeps what it has."""
+        alike: dict[tuple[str, str | None], list[str]] = {}
+        for pinned, catalogues in changes.items():
+            pins = None if catalogues is None else ",".join(catalogues)
+            alike.setdefault((",".join(pinned.catalogues), pins), []).append(pinned.job_id)
         with self._database.write() as transaction:
-            done = transaction.connection.execute(update(jobs).where(_as_it_was(pinned)).values(**values))
-        return done.rowcount > 0
+            for (before, pins), job_ids in alike.items():
+                are_as_before = and_(jobs.c.status == QUEUED, jobs.c.catalogues == before)
+                transaction.connection.execute(
+                    update(jobs).where(jobs.c.id.in_(job_ids), are_as_before).values(catalogues=pins)
+                )
 
     def fail(self, pinned: Pinned, error: dict[str, Any]) -> bool:
         """End a job that nothing can run; False if it waits no more, or has other pins by now.
@@ -75,8 +83,5 @@ class Pins:
           error: `{"code", "message", "node_id", "class_type", "traceback"}`.
         """
         with self._database.write() as transaction:
-            return transition(transaction, pinned.job_id, FAILED, _as_it_was(pinned), error=error) is not None
-
-
-def _as_it_was(pinned: Pinned) -> Any:
-    return and_(jobs.c.id == pinned.job_id, jobs.c.status == QUEUED, jobs.c.catalogues == ",".join(pinned.catalogues))
+            as_it_was = and_(jobs.c.status == QUEUED, jobs.c.catalogues == ",".join(pinned.catalogues))
+            return transition(transaction, pinned.job_id, FAILED, as_it_was, error=error) is not None

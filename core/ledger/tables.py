@@ -286,6 +286,8 @@ instances = Table(
     Column("version", String(64)),
     Column("device", Text),
     Column("catalogue", String(64)),
+    # How often its worker looked for new files because somebody asked.
+    Column("looks", Integer, nullable=False, server_default="0"),
     # Model files of the job it ran last.
     Column("models", JSON),
     Column("warmup_s", Float),

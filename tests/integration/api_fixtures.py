@@ -52,6 +52,7 @@ class RecordingPublisher:
         self.turns: list[str] = []
         self.notified: list[str] = []
         self.canceled: list[str] = []
+        self.reaches_workers = False
 
     def turn(self, job_id: str) -> bool:
         self.turns.append(job_id)
@@ -63,6 +64,9 @@ class RecordingPublisher:
 
     def cancel(self, job: Job) -> None:
         self.canceled.append(job.id)
+
+    def look_again(self) -> bool:
+        return self.reaches_workers
 
 
 class Worker:

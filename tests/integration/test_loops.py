@@ -192,6 +192,9 @@ class Broken:
     def cancel(self, job: Job) -> None:
         self.turn(job.id)
 
+    def look_again(self) -> bool:
+        return False
+
 
 @pytest.mark.parametrize("times", [1, 2])
 def test_publishing_in_the_api(times: int) -> None:
