@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from api.fresh import Fresh
 from core.errors import InvalidWorkflow, NoHealthyInstance
 from core.ledger import Ledger
-from workflows.catalogue import CompiledCatalogue
+from workflows.catalogue import COMBO, CompiledCatalogue
 from workflows.checks import cacheable_catalogue, check_graph
+from workflows.file_names import may_list_files
 from workflows.graph import Graph
 
 #: How often one process asks which catalogues are in use.
@@ -35,13 +36,19 @@ class Catalogues:
         self._in_use = Fresh(self._load, max_age_s=MAX_AGE_S)
 
     def file_kind(self, class_type: str, input_name: str) -> str | None:
-        """What kind of file an input of a node takes by name, if it does on any instance; see `InputSpec.file_kind`."""
+        """What kind of file an input of a node takes by name, if it does on any instance; see `InputSpec.file_kind`.
+
+        Loaders without an upload button only list files: "" for a list that holds names with endings, or nothing yet.
+        """
+        lists_names = False
         for catalogue in self._in_use.get().values():
             node = catalogue.node(class_type)
             spec = node.by_name.get(input_name) if node else None
             if spec is not None and spec.file_kind is not None:
                 return spec.file_kind
-        return None
+            if spec is not None and spec.choices is not None and (spec.choices or spec.type != COMBO):
+                lists_names = lists_names or may_list_files(spec.choices)
+        return "" if lists_names else None
 
     def check(self, graph: Graph, staged_files: Collection[str] = ()) -> Acceptance:
         """Accept a graph that at least one kind of instance can run.

@@ -22,6 +22,7 @@ from core.ledger import Ledger
 from core.settings import Settings
 from core.storage import remove_job
 from core.views import SHOWN
+from workflows.boundaries import absolute_paths, jobs_named
 from workflows.graph import Graph, parse_graph
 from workflows.references import ASSET_TAG, Reference, find_references
 from workflows.shape import shape_of
@@ -145,10 +146,29 @@ class Service:
         staged_files = [f"{job_id}/{number}" for number in range(len(references))]
         for reference, name in zip(references, staged_files, strict=True):
             reference.put(name)
+        self._refuse_foreign(graph, job_id)
         accepted = self._catalogues.check(graph, staged_files)
         if order.request_id:
             self._refuse_taken(order.request_id)
         return _Checked(job_id=job_id, graph=graph, text=text, references=references, accepted=accepted)
+
+    def _refuse_foreign(self, graph: Graph, job_id: str) -> None:
+        """Nothing of another job is read: not by its place on a disk, and not from where the fleet keeps files.
+
+        Raises: InvalidRequest.
+        """
+        named = jobs_named(graph)
+        named.pop(job_id, None)
+        for other in self._ledger.jobs.states(list(named)) if named else ():
+            raise InvalidRequest(
+                f"Node {named[other][0]}, input {named[other][1]}: this path leads to files of another job. "
+                "To use one of its outputs, name that by its id."
+            )
+        settings = self._settings
+        kept = (settings.data_dir, settings.outputs_dir, settings.inputs_dir)
+        for node_id, input_name, path in absolute_paths(graph):
+            if any(path == place or place in path.parents or path in place.parents for place in kept):
+                raise InvalidRequest(f"Node {node_id}, input {input_name}: there lie the files of all jobs.")
 
     def _refuse_taken(self, request_id: str) -> None:
         # Results are found by either id, so nobody may call a job by the id of another one.
