@@ -20,7 +20,7 @@ from api.openapi import GENERATE, SUBMIT_ERRORS, Described, Parameter
 from api.patience import bounded, ledger_patience
 from api.submit import Service, check_id
 from api.waiting import Hub
-from core.errors import FleetError, LedgerUnavailable, NotFound, OutputUnavailable, PromptStuck
+from core.errors import FleetError, LedgerUnavailable, NotFound, OutputUnavailable, PromptInterrupted, PromptStuck
 from core.job import CANCELED, CANCELING, DELIVERING, EXPIRED, FAILED, QUEUED, RUNNING, SUCCEEDED, Job
 from core.ledger import Ledger
 from core.ledger.returns import POISON
@@ -31,7 +31,7 @@ from workflows.library import Library
 #: All files of one answer together, before base64.
 MAX_INLINE_BYTES = 32 * 1024 * 1024
 #: Codes of jobs that failed with their instances, not by themselves.
-LOST = (POISON, PromptStuck.code)
+LOST = (POISON, PromptStuck.code, PromptInterrupted.code)
 #: What `/generate/sync` answers for each end.
 ENDS = {SUCCEEDED: 200, CANCELED: 499, FAILED: 500, EXPIRED: 504}
 LOST_INSTANCE = 502

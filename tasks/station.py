@@ -39,6 +39,9 @@ log = logging.getLogger(__name__)
 
 #: Runs at once: the one on the GPU, the one on deck, and the one whose result is being recorded.
 THREADS = 3
+#: A prompt that began so long after it was posted stood behind others, somebody else's if not ours: the ledger is told
+#: when it began.
+WAITED_S = 1.0
 #: A main process that finds its instance mute for too long has replaced it after so many seconds more.
 REPLACED_WITHIN_S = 60.0
 
@@ -56,6 +59,7 @@ class Run:
     shape: str = ""
     #: Model files it loads.
     models: list[str] = field(default_factory=list)
+    posted_s: float = 0.0
     started_s: float | None = None
     #: The graph as it was posted, and how long ComfyUI worked on it; None unless it ran whole and uncached.
     graph: Graph = field(default_factory=dict)
@@ -165,6 +169,7 @@ class Station:
         run.models = models_of(graph)
         reports = Reports(self._runtime, run.claim, graph, on_life=lambda: self._show_life(run))
         run.sent = reports.sent
+        run.posted_s = time.monotonic()
         run.handle = session.submit(
             graph,
             prompt_id=run.claim.prompt_id,
@@ -251,7 +256,7 @@ class Station:
         """At each sign of life of the running prompt: has it begun, and is it time to queue the next one behind it?"""
         if run.started_s is None and run.handle is not None and run.handle.started.is_set():
             run.started_s = time.monotonic()
-            if run.was_on_deck:
+            if run.was_on_deck or run.started_s - run.posted_s >= WAITED_S:
                 self._note_begun(run)
         self._consider_look_ahead(run)
 
