@@ -14,6 +14,7 @@ from core.errors import (
     FleetError,
     LedgerUnavailable,
     PromptFailed,
+    PromptInterrupted,
     PromptRejected,
     PromptStuck,
     StaleAttempt,
@@ -134,8 +135,12 @@ class Recorder:
 
 
 def _is_worth_another_try(claim: Claim, exc: FleetError) -> bool:
-    """Whether the instance may be to blame. Memory gets one more try, for another GPU may have more of it."""
-    if isinstance(exc, ComfyOutOfMemory):
+    """Whether the instance may be to blame.
+
+    Memory gets one more try, for another GPU may have more of it. So does an interrupt that was none of ours: whoever
+    uses the same ComfyUI may have meant another prompt.
+    """
+    if isinstance(exc, (ComfyOutOfMemory, PromptInterrupted)):
         return claim.lost_code != exc.code
     return isinstance(exc, (ComfyUnavailable, PromptStuck, StorageUnavailable))
 
@@ -144,7 +149,9 @@ def job_error(exc: FleetError) -> dict[str, Any]:
     """`{"code", "message", "node_id", "class_type", "traceback"}` as the client sees it."""
     error = {"code": exc.code, "message": exc.message, "node_id": None, "class_type": None, "traceback": None}
     if isinstance(exc, (PromptFailed, ComfyOutOfMemory)):
-        error |= {"node_id": exc.node_id, "class_type": exc.node_class, "traceback": exc.traceback}
+        error |= {"traceback": exc.traceback}
+    if isinstance(exc, (PromptFailed, ComfyOutOfMemory, PromptInterrupted)):
+        error |= {"node_id": exc.node_id, "class_type": exc.node_class}
     if isinstance(exc, PromptRejected) and exc.node_errors:
         node_id, problem = next(iter(exc.node_errors.items()))
         error |= {"node_id": node_id, "class_type": problem.get("class_type")}

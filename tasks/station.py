@@ -47,6 +47,9 @@ log = logging.getLogger(__name__)
 THREADS = 3
 #: How long a prompt that was served from the cache waits for the files of an earlier one to be secured.
 COLLECT_PATIENCE_S = 5.0
+#: A prompt that began so long after it was posted stood behind others, somebody else's if not ours: the ledger is told
+#: when it began.
+WAITED_S = 1.0
 #: A main process that finds its instance mute for too long has replaced it after so many seconds more.
 REPLACED_WITHIN_S = 60.0
 
@@ -64,6 +67,7 @@ class Run:
     shape: str = ""
     #: Model files it loads.
     models: list[str] = field(default_factory=list)
+    posted_s: float = 0.0
     started_s: float | None = None
     #: The graph as it was posted, and how long ComfyUI worked on it; None unless it ran whole and uncached.
     graph: Graph = field(default_factory=dict)
@@ -206,6 +210,7 @@ class Station:
         assert run.lease is not None
         job_id = run.claim.job_id
         run.graph = for_job(json.loads(run.claim.graph), job_id=job_id, run_id=prompt_id, run_anew=run_anew)
+        run.posted_s = time.monotonic()
         run.handle = run.session.submit(
             run.graph,
             prompt_id=prompt_id,
@@ -335,7 +340,7 @@ class Station:
         """At each sign of life of the running prompt: has it begun, and is it time to queue the next one behind it?"""
         if run.started_s is None and run.handle is not None and run.handle.started.is_set():
             run.started_s = time.monotonic()
-            if run.was_on_deck:
+            if run.was_on_deck or run.started_s - run.posted_s >= WAITED_S:
                 self._note_begun(run)
         self._consider_look_ahead(run)
 

@@ -155,9 +155,10 @@ class Claims:
         return held
 
     def begun(self, claim: Claim) -> None:
-        """A job that was on deck runs now: what happens to the instance from here on, happens to it."""
+        """A job that waited in ComfyUI's queue runs now: what happens to the instance from here on, happens to it."""
         with self._database.write() as transaction:
-            transaction.connection.execute(update(jobs).where(held_by(claim)).values(on_deck=False))
+            began = {"on_deck": False, "started_at_ms": now_ms()}
+            transaction.connection.execute(update(jobs).where(held_by(claim)).values(**began))
 
     def progress(self, claim: Claim, snapshot: dict[str, Any]) -> None:
         """Keep the newest progress of a running attempt, and tell its webhook if that wants to know.
