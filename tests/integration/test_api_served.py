@@ -195,7 +195,7 @@ def test_a_client_that_hangs_up_frees_its_gpu(served: Served, path: str) -> None
     parts = urlsplit(served.url)
     payload = json.dumps({"input": {"workflow_json": GRAPH, "request_id": f"hung-up-{path}"}}).encode()
     with closing(socket.create_connection((str(parts.hostname), int(parts.port or 0)))) as client:
-        head = f"POST /generate/{path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        head = f"POST /generate/{path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         client.sendall(f"{head}Content-Length: {len(payload)}\r\n\r\n".encode() + payload)
         _until(lambda: requests.get(f"{served.url}/result/hung-up-{path}", timeout=5).status_code == 200, 5.0)
 
@@ -278,7 +278,7 @@ def _raw(served: Served, request: bytes) -> bytes:
     [b"zz\r\nabc\r\n0\r\n\r\n", b"-5\r\nabc\r\n0\r\n\r\n", b"3\r\nabcdef\r\n0\r\n\r\n", b"0\r\nbad trailer\r\n\r\n"],
 )
 def test_malformed_chunks_are_the_clients_fault(served: Served, body: bytes) -> None:
-    head = b"POST /api/v2/jobs HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nConnection: close\r\n"
+    head = b"POST /api/v2/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close\r\n"
 
     answer = _raw(served, head + b"Transfer-Encoding: chunked\r\n\r\n" + body)
 
@@ -289,9 +289,9 @@ def test_malformed_chunks_are_the_clients_fault(served: Served, body: bytes) -> 
 @pytest.mark.parametrize(
     ("request_bytes", "status"),
     [
-        (b"GET /health HTTP/1.1\r\nHost: x\r\nX-Long: " + b"x" * 100_000 + b"\r\n\r\n", b"431"),
-        (b"GET /health HTTP/1.1\r\nHost: x\r\n" + b"X-Many: 1\r\n" * 1_000 + b"\r\n", b"431"),
-        (b"GET /health\x00 HTTP/9.9\r\nHost: x\r\n\r\n", b"400"),
+        (b"GET /health HTTP/1.1\r\nHost: localhost\r\nX-Long: " + b"x" * 100_000 + b"\r\n\r\n", b"431"),
+        (b"GET /health HTTP/1.1\r\nHost: localhost\r\n" + b"X-Many: 1\r\n" * 1_000 + b"\r\n", b"431"),
+        (b"GET /health\x00 HTTP/9.9\r\nHost: localhost\r\n\r\n", b"400"),
     ],
 )
 def test_what_never_reaches_the_application_is_answered_in_json_too(
