@@ -75,6 +75,8 @@ class Settings(BaseSettings):
     api_keys: CommaList = Field((), repr=False)
     #: Where clients reach the API when a proxy rewrites the Host header, for instance https://api.example.com.
     public_url: str = ""
+    #: Further names in the Host header that an API without keys goes by; `*` for any.
+    allowed_hosts: CommaList = ()
     max_body_bytes: int = Field(20 * 1024 * 1024, ge=1024)
     max_json_depth: int = Field(64, ge=8, le=500)
     #: Largest file that clients may upload, or have fetched.
@@ -223,7 +225,9 @@ class Settings(BaseSettings):
     #: Name of this machine in instance and queue names.
     host: str = Field(default_factory=socket.gethostname, min_length=1)
 
-    @field_validator("api_keys", "allow_networks", "gpus", "comfyui_urls", "webhook_schedule_s", mode="before")
+    @field_validator(
+        "api_keys", "allowed_hosts", "allow_networks", "gpus", "comfyui_urls", "webhook_schedule_s", mode="before"
+    )
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
