@@ -9,13 +9,31 @@ from __future__ import annotations
 import json
 import resource
 import socket
+import sys
 from http import HTTPStatus
 
 import gunicorn.util
 
-from core.settings import load_settings
+from core.errors import ConfigurationError
+from core.settings import Settings, load_settings
+from core.startup import check_api, is_told_already, open_api_advice, private_from_now_on
 
-_settings = load_settings()
+
+def _checked_settings() -> Settings:
+    """The settings, once they can work; what is wrong is one line, and no traceback of gunicorn's."""
+    private_from_now_on()
+    try:
+        settings = load_settings()
+        check_api(settings)
+    except ConfigurationError as exc:
+        sys.stderr.write(f"fleet: {exc}\n")
+        sys.exit(2)
+    if not is_told_already() and (line := open_api_advice(settings)):
+        sys.stderr.write(f"fleet: {line}\n")
+    return settings
+
+
+_settings = _checked_settings()
 
 wsgi_app = "api.wsgi:create()"
 bind = f"{_settings.api_host}:{_settings.api_port}"

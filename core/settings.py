@@ -6,12 +6,9 @@ Secrets may be given as `NAME_FILE=/path` instead, so that they need not stand i
 
 from __future__ import annotations
 
-import hashlib
 import os
 import socket
 import ssl
-import tempfile
-from functools import cached_property
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -23,6 +20,7 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 from core.broker_kind import SCHEMES as BROKER_SCHEMES
 from core.errors import ConfigurationError
 from core.object_keys import DEFAULT_TEMPLATE, check_template
+from core.socket_folder import socket_folder
 from core.webhooks.keys import hmac_key, seed, split_secrets
 
 PREFIX = "FLEET_"
@@ -332,14 +330,23 @@ class Settings(BaseSettings):
         """Whether `fleet up` runs the broker itself."""
         return not self.broker_url
 
-    @cached_property
+    @property
     def embedded_broker_socket(self) -> Path:
-        """Unix socket of the embedded broker, in the data directory unless that path is too long for the kernel."""
+        """Unix socket of the embedded broker: in the data directory.
+
+        Where that path is too long for the kernel, it is in a private directory that the broker makes when it starts;
+        before that nobody can connect.
+        """
         path = self.data_dir / "broker.sock"
-        if len(str(path)) <= LONGEST_SOCKET_PATH:
+        if not self.has_long_data_dir:
             return path
-        digest = hashlib.sha256(str(self.data_dir).encode()).hexdigest()[:16]
-        return Path(tempfile.gettempdir()) / f"fleet-{os.getuid()}-{digest}.sock"
+        folder = socket_folder(self.data_dir)
+        return path if folder is None else folder / path.name
+
+    @property
+    def has_long_data_dir(self) -> bool:
+        """Whether the data directory's path is too long for a socket in it."""
+        return len(str(self.data_dir / "broker.sock")) > LONGEST_SOCKET_PATH
 
     @property
     def transport_url(self) -> str:
