@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import logging
 import threading
 from collections.abc import Callable
@@ -64,13 +63,11 @@ def expire_waiting(runtime: Runtime) -> None:
 
 
 def publish_missing_turns(runtime: Runtime) -> None:
-    """One more turn for each idle instance while jobs wait: whatever became of the earlier ones.
+    """One more turn for each idle instance while jobs wait that suit one of them, whatever became of the earlier ones.
 
     Also when fewer jobs wait than instances are idle: a turn may reach an instance that must not run the job.
     """
-    idle = runtime.ledger.instances.idle()
-    waiting = runtime.ledger.jobs.next_queued(limit=len(idle)) if idle else []
-    for _instance, job_id in zip(idle, itertools.cycle(waiting)):
+    for job_id in runtime.ledger.claims.missing_turns():
         if not runtime.publisher.turn(job_id):
             return
 

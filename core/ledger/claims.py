@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, and_, bindparam, insert, select, update
 from core.errors import StaleAttempt
 from core.job import CANCELED, DELIVERING, FAILED, LEASED, QUEUED, RUNNING, prompt_id_of
 from core.ledger.announce import announce_progress
-from core.ledger.choice import choose, is_surplus
+from core.ledger.choice import choose, is_surplus, missing_turns
 from core.ledger.database import Change, Database, now_ms
 from core.ledger.rows import JOB_COLUMNS
 from core.ledger.secrets import ANY, RUN, end_run
@@ -129,6 +129,11 @@ class Claims:
             lost_code=row.lost_code,
             inputs=row.inputs or [],
         )
+
+    def missing_turns(self) -> list[str]:
+        """The job of each turn that idle instances lack, see `core.ledger.choice.missing_turns`."""
+        with self._database.read() as connection:
+            return missing_turns(connection)
 
     def anything_waits(self) -> bool:
         """Whether a claim is worth trying; much cheaper than one."""

@@ -33,7 +33,7 @@ from core.results import generate_result
 from core.s3 import ENVIRONMENT, PUT_URLS, Target
 from core.settings import Settings
 from core.views import output_view
-from tasks import buckets
+from tasks import buckets, endpoints
 from tasks.app import make_app
 from tasks.finish import ORIGINALS
 from tasks.runtime import equip
@@ -260,13 +260,15 @@ def test_files_go_to_the_urls_that_their_client_has_signed(server: S3Server, sql
 def test_no_more_uploads_at_once_than_leave_threads_for_others(
     server: S3Server, sqlite_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert buckets.SLOTS == IO_THREADS // 2
-    monkeypatch.setattr(buckets, "SLOT_WAIT_S", 0.05)
+    assert endpoints.ROOM == IO_THREADS // 2
+    monkeypatch.setattr(endpoints, "WAIT_S", 0.05)
     claim = generated(sqlite_settings, {"s3": server.new_target().to_json()}, a_png=b"1")
     settings = sqlite_settings.model_copy(update={"upload_give_up_s": 0.0})
     with contextlib.ExitStack() as others:
-        for _ in range(buckets.SLOTS):
-            others.enter_context(buckets._slot())
+        for number in range(endpoints.ROOM):
+            passage = others.enter_context(buckets._endpoints.passage(f"http://other{number}"))
+            # Those that answer leave room for those of which nobody knows.
+            passage.answered()
         assert turn(settings, claim)[1].status == DELIVERING, "it waits for another turn, and is not given up"
 
     assert turn(settings, claim)[1].status == SUCCEEDED
