@@ -55,6 +55,15 @@ class Catalogues:
                 return spec.file_kind
         return None
 
+    def lists_file(self, class_type: str, input_name: str, name: str) -> bool:
+        """Whether any instance offers a file of this name there."""
+        for catalogue in self._in_use.get().values():
+            node = catalogue.node(class_type)
+            spec = node.by_name.get(input_name) if node else None
+            if spec is not None and name in (spec.choice_set or spec.choices or ()):
+                return True
+        return False
+
     def check(self, graph: Graph, staged_files: Collection[str] = ()) -> Acceptance:
         """Accept a graph that at least one kind of instance can run.
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
 from typing import Any
+
+import orjson
 
 from api.bodies import GenerateBody, GenerateInput
 from api.orders import delivery_fields
 from api.submit import Order
-from api.validation import read_enveloped
+from api.validation import read_enveloped, unwrapped
 from core.settings import Settings
 from workflows.fill import with_random_integers
 from workflows.library import Library
@@ -35,12 +39,23 @@ def parse_generate(body: Any, settings: Settings, base_url: str, library: Librar
     order = Order(
         contract="generate",
         request_id=wanted.request_id,
+        request_digest=_digest(unwrapped(GenerateBody, body)) if wanted.request_id else None,
         expected_time_s=read.expected_time,
         timeout_s=wanted.timeout,
         **_work(wanted, library, settings.comfy_model or None),
         **delivery_fields(wanted, wanted.webhook, settings, base_url, has_defaults=True),
     )
     return GenerateRequest(order=order, is_inline=bool(wanted.return_outputs_as_base64))
+
+
+def _digest(body: Any) -> bytes:
+    """SHA-256 of a body, however its keys are ordered and its text is spaced."""
+    try:
+        text = orjson.dumps(body, option=orjson.OPT_SORT_KEYS)
+    except orjson.JSONEncodeError:
+        # Integers beyond 64 bits.
+        text = json.dumps(body, sort_keys=True, separators=(",", ":")).encode()
+    return hashlib.sha256(text).digest()
 
 
 def _work(wanted: GenerateInput, library: Library, default_workflow: str | None) -> dict[str, Any]:

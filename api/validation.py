@@ -74,10 +74,17 @@ def read(model: type[B], value: Any) -> B:
 
 def read_enveloped(model: type[B], value: Any) -> B:
     """A body, bare or as the `payload` of an envelope. Raises as `read`."""
-    if isinstance(value, dict) and isinstance(value.get("payload"), dict) and not _needed(model) & value.keys():
+    if unwrapped(model, value) is not value:
         # A model's class made at run time is beyond what the type checker can follow.
         return read(Envelope[model], value).payload  # type: ignore[valid-type]
     return read(model, value)
+
+
+def unwrapped(model: type[Body], value: Any) -> Any:
+    """The `payload` of an envelope; anything else as it is."""
+    if isinstance(value, dict) and isinstance(value.get("payload"), dict) and not _needed(model) & value.keys():
+        return value["payload"]
+    return value
 
 
 def _needed(model: type[Body]) -> set[str]:

@@ -132,6 +132,6 @@ def final_history(client: ComfyClient, prompt_id: str, pace: Pace, *, was_cancel
         if was_cancelled() and missing_since:
             raise PromptInterrupted("the prompt was cancelled before it ran")
         if missing_since and time.monotonic() - missing_since >= pace.late_history_s:
-            raise ComfyUnavailable(f"ComfyUI at {client.base_url} has no history of a prompt it finished")
+            raise ComfyUnavailable("ComfyUI has no history of a prompt it finished")
         time.sleep(pause_s)
         pause_s = min(2 * pause_s, 0.5)

@@ -286,7 +286,7 @@ class PromptHandle:
         if self._interrupting:
             # A pending prompt that is removed from the queue leaves no trace.
             raise PromptInterrupted("the prompt was removed from ComfyUI's queue before it ran")
-        raise ComfyUnavailable(f"ComfyUI at {self._client.base_url} lost the prompt: it restarted, or was emptied")
+        raise ComfyUnavailable("ComfyUI lost the prompt: it restarted, or was emptied")
 
     def _give_up(self, timeout_s: float) -> None:
         """Interrupt a prompt that ran too long. Returns only if it ended by itself in the same moment."""

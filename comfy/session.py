@@ -52,11 +52,12 @@ class ComfySession:
     def open(self) -> None:
         """Connect, and learn what the server can do, so that no prompt has to wait for it.
 
+        A server without a websocket, as behind a proxy that passes none on, is polled.
         Raises:
           ComfyUnavailable: the server does not answer.
         """
         self.client.capabilities()
-        self._socket.ensure_connected()
+        self._client_id()
 
     @property
     def is_connected(self) -> bool:
@@ -106,7 +107,7 @@ class ComfySession:
             accepted = self._post(graph, prompt_id, client_id or str(uuid.uuid4()), extra_data)
             if accepted.prompt_id != prompt_id:
                 self.client.interrupt(accepted.prompt_id)
-                raise ComfyUnavailable(f"ComfyUI at {self.client.base_url} is older than 0.3.45: it ignores prompt ids")
+                raise ComfyUnavailable("this ComfyUI is older than 0.3.45: it ignores prompt ids")
             if accepted.node_errors:
                 handle.withdraw()
                 raise dropped_outputs(accepted.node_errors)

@@ -76,13 +76,14 @@ class _Spawner:
         try:
             with self.gate.starting():
                 popen = _carry_out(order)
-            _hand_over(popen, future)
+        except (OSError, ValueError) as exc:
+            _fail(future, exc)
         except BaseException as exc:
             # Whoever waits must not wait for ever.
-            with contextlib.suppress(InvalidStateError):
-                future.set_exception(exc)
-            if not isinstance(exc, (OSError, ValueError)):
-                raise
+            _fail(future, exc)
+            raise
+        else:
+            _hand_over(popen, future)
 
 
 class _Gate:
@@ -106,6 +107,12 @@ class _Gate:
         if getattr(self._own, "is_closed", False):
             self._own.is_closed = False
             self._lock.release()
+
+
+def _fail(future: Future[subprocess.Popen[bytes]], error: BaseException) -> None:
+    # Unless it was given up meanwhile.
+    with contextlib.suppress(InvalidStateError):
+        future.set_exception(error)
 
 
 def _hand_over(popen: subprocess.Popen[bytes], future: Future[subprocess.Popen[bytes]]) -> None:

@@ -108,6 +108,9 @@ def _message(job: Job) -> str:
         return (
             f"Request completed, but {len(problems)} of {len(job.outputs)} files could not be uploaded: {problems[0]}"
         )
+    if job.status == SUCCEEDED and job.missing_outputs:
+        reason = (job.missing_outputs[0].upload or {}).get("missing")
+        return f"Request completed, but {len(job.missing_outputs)} reported files are not there: {reason}"
     return MESSAGES.get(job.status, "Request failed")
 
 

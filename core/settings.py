@@ -20,6 +20,7 @@ from urllib.parse import quote, urlsplit
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from core.broker_kind import SCHEMES as BROKER_SCHEMES
 from core.errors import ConfigurationError
 from core.object_keys import DEFAULT_TEMPLATE, check_template
 from core.webhooks.keys import hmac_key, seed, split_secrets
@@ -38,8 +39,6 @@ SECRET_FIELDS = (
 )
 #: The kernel's limit for a unix socket path is 108 bytes with its closing zero.
 LONGEST_SOCKET_PATH = 100
-
-BROKER_SCHEMES = ("redis", "rediss", "redis+socket", "sentinel", "amqp", "amqps")
 
 #: Words that stand for networks in FLEET_ALLOW_NETWORKS.
 NETWORK_WORDS = ("loopback", "private")
@@ -261,7 +260,12 @@ class Settings(BaseSettings):
     @field_validator("broker_url")
     @classmethod
     def _known_broker(cls, value: str) -> str:
-        if value and value.partition("://")[0] not in BROKER_SCHEMES:
+        scheme = value.partition("://")[0]
+        if scheme == "sentinel":
+            raise ValueError(
+                "cannot be Redis Sentinel; name the Redis itself, or a proxy before it (redis://host:port/0)"
+            )
+        if value and scheme not in BROKER_SCHEMES:
             raise ValueError(f"must begin with one of {', '.join(f'{scheme}://' for scheme in BROKER_SCHEMES)}")
         return value
 

@@ -88,3 +88,8 @@ def output_view(output: Output, links: Links, expires_at_ms: int) -> dict[str, A
         "job_id": output.job_id,
         **more,
     }
+
+
+def missing_view(output: Output) -> dict[str, str]:
+    """A file that ComfyUI reported and nobody can find."""
+    return {"node_id": output.node_id, "name": output.name, "message": (output.upload or {}).get("missing", "")}

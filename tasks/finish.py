@@ -25,11 +25,14 @@ RECORD = "finished.json"
 NOT_STRIPPED = "The metadata of this file was not removed: it is of an unknown kind."
 
 
-def store_finished(root: Path, files: list[PendingFile], wanted: Conversion) -> list[StoredFile]:
+def store_finished(
+    root: Path, files: list[PendingFile], wanted: Conversion, missing: dict[str, str] | None = None
+) -> list[StoredFile]:
     """Bring a job's files into storage as the client wants them. Doing it again gives the same result.
 
     A file that cannot be converted is stored as it is, with the reason as `conversion_error` in its `upload`.
 
+    Parameters: missing - as for `store`.
     Raises: as `store`.
     """
     if not files:
@@ -37,15 +40,27 @@ def store_finished(root: Path, files: list[PendingFile], wanted: Conversion) -> 
     folder = root / files[0].job_id
     record = folder / ORIGINALS / RECORD
     if record.exists():
-        return [StoredFile(**fields) for fields in json.loads(record.read_text(encoding="utf-8"))]
+        return _recorded(record, missing)
     make_folder(folder, root)
-    originals = store(folder / ORIGINALS, files)
+    unfound: dict[str, str] = {}
+    originals = store(folder / ORIGINALS, files, None if missing is None else unfound)
     taken: set[str] = set()
-    done = [_finish(folder, original, file, wanted, taken) for original, file in zip(originals, files, strict=True)]
+    by_id = {file.asset_id: file for file in files}
+    done = [_finish(folder, original, by_id[original.asset_id], wanted, taken) for original in originals]
     draft = record.with_name(f"{RECORD}.part")
-    draft.write_text(json.dumps([asdict(file) for file in done]), encoding="utf-8")
+    draft.parent.mkdir(parents=True, exist_ok=True)
+    draft.write_text(json.dumps({"done": [asdict(file) for file in done], "missing": unfound}), encoding="utf-8")
     draft.replace(record)
-    return done
+    return _recorded(record, missing)
+
+
+def _recorded(record: Path, missing: dict[str, str] | None) -> list[StoredFile]:
+    said = json.loads(record.read_text(encoding="utf-8"))
+    # A list is what an earlier release wrote.
+    done, unfound = (said, {}) if isinstance(said, list) else (said["done"], said["missing"])
+    if missing is not None:
+        missing |= unfound
+    return [StoredFile(**fields) for fields in done]
 
 
 def discard_originals(root: Path, job_id: str) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
+import threading
+from collections.abc import Callable
 
 from celery import shared_task
 
+from core.background import failure_of
 from core.job import QUEUED
 from tasks.names import RECONCILE
 from tasks.pins import follow_fleet
@@ -15,19 +19,24 @@ from tasks.runtime import FleetTask, Runtime
 
 log = logging.getLogger(__name__)
 
+_under_way = threading.Lock()
+
 
 @shared_task(bind=True, base=FleetTask, name=RECONCILE)
 def reconcile(self: FleetTask) -> None:
     """Take back lapsed leases, publish turns that are missing, move forgotten deliveries on, remove what is over."""
-    runtime = self.runtime
-    take_back(runtime)
-    expire_waiting(runtime)
-    follow_fleet(runtime)
-    publish_missing_turns(runtime)
-    resume_deliveries(runtime)
-    runtime.ledger.secrets.wipe()
-    remove_expired(runtime)
-    sweep(runtime)
+    # Steps that wait for a ledger that is away outlast their tick; a second one would wait beside it.
+    if _under_way.acquire(blocking=False):
+        try:
+            take_steps(self.runtime)
+        finally:
+            _under_way.release()
+
+
+def take_steps(runtime: Runtime) -> None:
+    """Each step by itself: what one stumbles over, every time perhaps, must not keep the others from being done."""
+    for step in STEPS:
+        failure_of(functools.partial(step, runtime), f"reconcile, {step.__name__}")
 
 
 def take_back(runtime: Runtime) -> None:
@@ -73,3 +82,21 @@ def resume_deliveries(runtime: Runtime) -> None:
         runtime.publisher.delivery(job_id, attempt, host)
     for job_id in runtime.ledger.outbox.jobs_due():
         runtime.publisher.notify(job_id)
+
+
+def wipe_secrets(runtime: Runtime) -> None:
+    """Secrets that have served, and were not wiped with the last change of their job."""
+    runtime.ledger.secrets.wipe()
+
+
+#: What one tick does, in this order.
+STEPS: tuple[Callable[[Runtime], None], ...] = (
+    take_back,
+    expire_waiting,
+    follow_fleet,
+    publish_missing_turns,
+    resume_deliveries,
+    wipe_secrets,
+    remove_expired,
+    sweep,
+)

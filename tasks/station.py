@@ -180,13 +180,7 @@ class Station:
             raise ComfyUnavailable(f"{self._name} takes no jobs: it is {record.state}.")
 
     def _post(self, run: Run, session: ComfySession, lease: Lease) -> None:
-        try:
-            stage_inputs(run.claim, run.instance, session.client, self._runtime.settings)
-        except InputGone:
-            # Not gone, if the storage is away.
-            self._runtime.storage.forget()
-            self._runtime.storage.require()
-            raise
+        self._stage(run, session)
         graph = json.loads(run.claim.graph)
         run.session, run.lease = session, lease
         run.shape = run.claim.shape or shape_of(graph)
@@ -195,6 +189,15 @@ class Station:
         run.reports = Reports(self._runtime, run.claim, graph, on_life=lambda: self._show_life(run))
         run.sent = run.reports.sent
         self._submit(run, run.claim.prompt_id, [id_ for id_ in graph if graph[id_]["class_type"] in self._expanding])
+
+    def _stage(self, run: Run, session: ComfySession) -> None:
+        try:
+            stage_inputs(run.claim, run.instance, session.client, self._runtime.settings)
+        except InputGone:
+            # Not gone, if the storage is away.
+            self._runtime.storage.forget()
+            self._runtime.storage.require()
+            raise
 
     def _submit(self, run: Run, prompt_id: str, run_anew: Collection[str]) -> None:
         """Post the job's graph. Parameters: run_anew - nodes that ComfyUI's cache must not spare."""
@@ -275,6 +278,9 @@ class Station:
         except FleetError as exc:
             if self._care.after(exc, run.instance):
                 self._instance = None
+                if run.instance.kind == "attached":
+                    # It is not ended, and may take notice in the end.
+                    _quietly_interrupt(run)
             raise
         finally:
             run.collected.set()

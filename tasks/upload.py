@@ -52,24 +52,34 @@ def _deliver(runtime: Runtime, job_id: str, attempt: int) -> Job:
     # Else files would go where nobody finds them, and this would count as done.
     runtime.storage.require()
     pending = runtime.ledger.deliveries.pending(job_id, attempt)
+    missing: dict[str, str] = {}
     if not pending.delivery:
-        return runtime.ledger.deliveries.succeed(job_id, attempt, _store(runtime, job_id, attempt, pending))
+        stored = _store(runtime, job_id, attempt, pending, missing)
+        return runtime.ledger.deliveries.succeed(job_id, attempt, stored, missing)
     with _alone(runtime.settings.outputs_dir / job_id, runtime.settings.outputs_dir):
-        stored = _store(runtime, job_id, attempt, pending)
+        stored = _store(runtime, job_id, attempt, pending, missing)
         if pending.delivery.get("s3"):
             stored = _upload(runtime, job_id, pending, stored)
-        job = runtime.ledger.deliveries.succeed(job_id, attempt, stored)
+        job = runtime.ledger.deliveries.succeed(job_id, attempt, stored, missing)
         discard_originals(runtime.settings.outputs_dir, job_id)
         return job
 
 
-def _store(runtime: Runtime, job_id: str, attempt: int, pending: Pending) -> list[StoredFile]:
+def _store(runtime: Runtime, job_id: str, attempt: int, pending: Pending, missing: dict[str, str]) -> list[StoredFile]:
+    """Store what is there. A file that is not there is told as missing; a job that has nothing else fails."""
     root, deliveries = runtime.settings.outputs_dir, runtime.ledger.deliveries
     try:
         wanted = Conversion.from_delivery(pending.delivery)
-        return store(root, pending.files) if wanted is None else store_finished(root, pending.files, wanted)
+        if wanted is None:
+            stored = store(root, pending.files, missing)
+        else:
+            stored = store_finished(root, pending.files, wanted, missing)
+        if missing and not stored:
+            raise OutputUnavailable(next(iter(missing.values())))
+        return stored
     except OutputUnavailable as exc:
-        deliveries.fail(job_id, attempt, job_error(exc))
+        node_id = next((file.node_id for file in pending.files if file.asset_id in missing), None)
+        deliveries.fail(job_id, attempt, job_error(exc) | {"node_id": node_id})
         runtime.publisher.notify(job_id)
         raise
     except (OSError, FleetError) as exc:
@@ -81,14 +91,16 @@ def _store(runtime: Runtime, job_id: str, attempt: int, pending: Pending) -> lis
 
 
 def _upload(runtime: Runtime, job_id: str, pending: Pending, stored: list[StoredFile]) -> list[StoredFile]:
+    by_id = {file.asset_id: file for file in stored}
     items = [
         Item(
-            file=file,
+            file=by_id[produced.asset_id],
             node_id=produced.node_id,
             ordinal=ordinal,
-            content_type=file.content_type or produced.content_type or "application/octet-stream",
+            content_type=by_id[produced.asset_id].content_type or produced.content_type or "application/octet-stream",
         )
-        for ordinal, (produced, file) in enumerate(zip(pending.files, stored, strict=True), start=1)
+        for ordinal, produced in enumerate(pending.files, start=1)
+        if produced.asset_id in by_id
     ]
     give_up_at_ms = pending.generated_at_ms + round(runtime.settings.upload_give_up_s * 1000)
     return upload_files(runtime, runtime.ledger.jobs.get(job_id), items, give_up_at_ms=give_up_at_ms)

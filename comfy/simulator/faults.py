@@ -37,6 +37,7 @@ KINDS: Mapping[str, Kind] = {
         main="seconds",
     ),
     "socket_drop": Kind(about="all sockets are cut without a close frame when the next message is due"),
+    "socket_refused": Kind(about="GET /ws answers 404, as behind a proxy that passes no websocket on"),
     "oom": Kind(about="the next sampler runs out of GPU memory"),
     "hang": Kind(
         about="the next sampler or SimulatedWork hangs, deaf to interrupts",

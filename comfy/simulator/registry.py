@@ -9,6 +9,7 @@ from comfy.simulator import (
     nodes_latent,
     nodes_loaders,
     nodes_media,
+    nodes_odd,
     nodes_packs,
     nodes_sampling,
     nodes_test,
@@ -29,5 +30,5 @@ def build_registry(*, test_nodes: bool) -> dict[str, NodeClass]:
         nodes_values.NODES,
     ]
     if test_nodes:
-        groups += [nodes_test.NODES, nodes_packs.NODES]
+        groups += [nodes_test.NODES, nodes_odd.NODES, nodes_packs.NODES]
     return {node.name: node for group in groups for node in group}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,6 +84,9 @@ _STORE = (
         upload=bindparam("uploaded", type_=assets.c.upload.type),
     )
 )
+_MISS = (
+    update(assets).where(assets.c.id == bindparam("asset")).values(upload=bindparam("said", type_=assets.c.upload.type))
+)
 
 
 def _place(file: StoredFile) -> dict[str, Any]:
@@ -123,9 +127,13 @@ class Deliveries:
         ]
         return Pending(files=files, delivery=held.delivery, generated_at_ms=held.generated_at_ms)
 
-    def succeed(self, job_id: str, attempt: int, stored: list[StoredFile]) -> Job:
+    def succeed(
+        self, job_id: str, attempt: int, stored: list[StoredFile], missing: Mapping[str, str] | None = None
+    ) -> Job:
         """Every file is in storage: record them, in order, and end the job. Returns it as it now is.
 
+        Parameters:
+          missing: `{asset id: why}` of files that the instance reported and nobody can find.
         Raises: StaleAttempt - the job was cancelled or ended meanwhile; nothing was written.
         """
         with self._database.write() as transaction:
@@ -138,6 +146,8 @@ class Deliveries:
             for number, file in enumerate(stored, start=seq - len(stored) + 1):
                 connection.execute(_STORE, {"asset": file.asset_id, **_place(file)})
                 record_event(transaction, job_id, number, "output", {"asset_id": file.asset_id}, DELIVERING)
+            for asset_id, reason in (missing or {}).items():
+                connection.execute(_MISS, {"asset": asset_id, "said": {"missing": reason}})
             row = transition(transaction, job_id, SUCCEEDED)
             assert row is not None, "the row is ours since the first statement"
             return job_of(row)

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import ColumnElement, Row, and_, delete, insert, or_, select, update
-from sqlalchemy.exc import IntegrityError
 
 from core.job import LEASED
 from core.ledger.database import Database, now_ms
+from core.ledger.faults import Conflict
 from core.ledger.tables import catalogues, instances, jobs
 
 #: What an instance is, as far as jobs are concerned; only a healthy one takes any.
@@ -140,7 +140,7 @@ class Instances:
                 if transaction.connection.execute(there).scalar() is not None:
                     return None
                 transaction.connection.execute(insert(instances).values(name=name, **values))
-        except IntegrityError:
+        except Conflict:
             # Another worker made the row in the same moment.
             return None
         return False
@@ -300,7 +300,7 @@ class Instances:
                             digest=digest, object_info=zlib.compress(text), created_at_ms=now_ms()
                         )
                     )
-        except IntegrityError:
+        except Conflict:
             # Another instance recorded the same catalogue at the same moment, which is as good.
             return digest
         return digest

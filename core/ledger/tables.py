@@ -57,6 +57,11 @@ jobs = Table(
     # What is to be done with its outputs: {"s3", "convert", "strip_metadata"}.
     Column("delivery", JSON(none_as_null=True)),
     Column("request_id", String(128), unique=True),
+    # Of the request's body, keyed: the same request_id with the same body is the same request. NULL where there is no
+    # request_id, and of a job that was cancelled because its callers had hung up.
+    Column("request_mark", String(80)),
+    # How many requests asked for this job and have not hung up.
+    Column("callers", Integer, nullable=False, server_default="1"),
     Column("expected_time_s", Float),
     Column("webhook", JSON),
     Column("timeout_s", Float),
@@ -150,6 +155,7 @@ uploads = Table(
     Column("job_id", String(36)),
     Index("uploads_by_hash", "hash"),
     Index("uploads_by_job", "job_id"),
+    Index("uploads_by_name", "name"),
     Index("uploads_by_key", "storage_key"),
     Index("uploads_expiry", "expires_at_ms"),
 )
@@ -181,7 +187,7 @@ secrets = Table(
     "secrets",
     metadata,
     Column("job_id", String(36), ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
-    # run, bucket, webhook, any
+    # run, bucket, webhook, address, any
     Column("purpose", String(16), primary_key=True),
     # NULL: wiped after its last use.
     Column("sealed", LargeBinary),
@@ -198,6 +204,7 @@ deliveries = Table(
     Column("event", String(32), nullable=False),
     # The number of the job's event that it tells of.
     Column("seq", Integer, nullable=False, server_default="0"),
+    # Up to its question mark: the query is among the secrets. Whole in rows of earlier versions.
     Column("url", Text, nullable=False),
     # Scheme, host and port of the URL.
     Column("receiver", String(255), nullable=False, server_default=""),

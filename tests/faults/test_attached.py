@@ -27,7 +27,9 @@ def theirs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[SimulatorP
 @pytest.fixture(scope="module")
 def fleet(theirs: list[SimulatorProcess], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     settings = {"comfyui_urls": ",".join(found.base_url for found in theirs), "lease_renew_s": "1", "reconcile_s": "1"}
-    settings |= {"stuck_s": "2", "drain_grace_s": "1", "quarantine_after": "100", "host": "here"}
+    settings |= {"stuck_s": "2", "interrupt_grace_s": "1", "drain_grace_s": "1", "host": "here"}
+    # A prompt that is in the way for long is one failure.
+    settings |= {"quarantine_after": "3"}
     with Fleet(tmp_path_factory.mktemp("attached"), **settings) as fleet:
         yield fleet.start("broker", "api", "gpu0", "gpu1", "io", "beat").ready(gpus=2)
 
@@ -86,3 +88,27 @@ def test_one_that_is_stuck_is_left_alone_until_its_prompt_is_gone(
     assert record.state != HEALTHY
     # The node returns in the end, and the instance is of use again.
     until(lambda: len(fleet.instances(HEALTHY)) == 2, timeout_s=40, what="its return")
+
+
+def test_one_cancel_that_is_not_heard_costs_the_time_until_the_prompt_is_gone(
+    fleet: Fleet, ledger: Ledger, theirs: list[SimulatorProcess]
+) -> None:
+    for their in theirs:
+        requests.post(f"{their.base_url}/simulator/faults", json={"hang": {"seconds": 8.0}}, timeout=5)
+    job_id = fleet.submit(work(0.2, seed=30))
+    name = until(lambda: ledger.jobs.get(job_id).instance, what="a GPU")
+    their = theirs[int(name[3])]
+    requests.delete(f"{theirs[1 - int(name[3])].base_url}/simulator/faults", timeout=5)
+    until(lambda: requests.get(f"{their.base_url}/queue", timeout=5).json()["queue_running"], what="its run")
+    before = ledger.instances.get(name)
+    assert before is not None
+
+    fleet.cancel(job_id)
+
+    fleet.wait(job_id, "canceled", timeout_s=20)
+    until(lambda: len(fleet.instances(HEALTHY)) == 1, what="its absence")
+    until(lambda: not requests.get(f"{their.base_url}/queue", timeout=5).json()["queue_running"], what="the node's end")
+    until(lambda: len(fleet.instances(HEALTHY)) == 2, timeout_s=10, what="its return")
+    after = ledger.instances.get(name)
+    assert after is not None
+    assert after.restarts == before.restarts + 1

@@ -191,7 +191,10 @@ def test_an_idempotency_key_is_good_for_one_job(api: Api) -> None:
 
     assert sorted(statuses) == [201] + [422] * 7
     again = api.post("/api/v2/jobs", {"workflow": GRAPH}, headers=headers)
-    assert again.json()["error"]["code"] == "idempotency_key_reuse"
+    error = again.json()["error"]
+    job_id = api.get("/api/v2/jobs?limit=1").json()["jobs"][0]["id"]
+    assert (error["code"], error["details"]) == ("idempotency_key_reuse", {"job_id": job_id})
+    assert job_id in error["message"]
 
 
 def test_the_partner_key_is_sealed_and_never_shown(api: Api) -> None:

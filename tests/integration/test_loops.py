@@ -38,6 +38,7 @@ from tasks.line import Line
 from tasks.posting import Carrier
 from tasks.postman import Postman
 from tasks.publish import BackgroundNotifier, Publisher
+from tasks.tenure import Tenure
 from tests.ledger_moves import claimed, submit, succeeded
 from tests.own_servers import OwnValkey
 from tests.receivers import receiving
@@ -315,8 +316,8 @@ def test_the_limit_of_an_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
 def keeper(sqlite_settings: Settings) -> Iterator[Keeper]:
     settings = sqlite_settings.model_copy(update={"simulated_gpus": 1, "host": "left", "lease_renew_s": 0.1})
     (spec,) = plan_instances(settings)
-    keeper = Keeper(settings, spec)
-    keeper.start(worker="w")
+    keeper = Keeper(settings, spec, Tenure(settings, spec, worker="w"))
+    keeper.start()
     yield keeper
     keeper.stop()
 

@@ -47,7 +47,7 @@ def api(tmp_path: Path, small_disk: Path) -> Iterator[Api]:
 
 
 def upload(api: Api) -> tuple[int, dict[str, object]]:
-    answer = api.post("/api/v2/assets", files={"file": ("x", os.urandom(FILE_BYTES))})
+    answer = api.post("/api/v2/assets", files={"file": ("x", os.urandom(FILE_BYTES))}, data={"file_path": "x"})
     return answer.status_code, answer.json()
 
 

@@ -180,10 +180,10 @@ def mount(shared: Path) -> None:
 
 def test_the_api_takes_no_files_while_the_mount_is_lost(api: Api, shared: Path) -> None:
     form = {"file": ("a.txt", b"hello")}
-    asset = api.post("/api/v2/assets", files=form).json()["id"]
+    asset = api.post("/api/v2/assets", files=form, data={"file_path": "a.txt"}).json()["id"]
     unmount(shared)
 
-    refused = api.post("/api/v2/assets", files={"file": ("b.txt", b"other")})
+    refused = api.post("/api/v2/assets", files={"file": ("b.txt", b"other")}, data={"file_path": "b.txt"})
     content = api.get(f"/api/v2/assets/{asset}/content")
     until(lambda: not api.get("/ready").json()["storage"]["ok"], what="/ready to say so")
     ready = api.get("/ready").json()
