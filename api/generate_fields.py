@@ -9,13 +9,15 @@ from typing import Any
 
 import orjson
 
-from api.bodies import GenerateBody, GenerateInput
+from api.bodies import NEITHER_MODE, GenerateBody, GenerateInput
 from api.orders import delivery_fields
 from api.submit import Order
 from api.validation import read_enveloped, unwrapped
+from core.errors import InvalidRequest
 from core.settings import Settings
 from workflows.fill import with_random_integers
 from workflows.library import Library
+from workflows.misplaced import misplaced_graph
 from workflows.modifiers import build, draw_between, template_of
 
 
@@ -34,7 +36,14 @@ def parse_generate(body: Any, settings: Settings, base_url: str, library: Librar
     Raises:
       InvalidRequest, InvalidWorkflow: what is wrong with it.
     """
-    read = read_enveloped(GenerateBody, body)
+    try:
+        read = read_enveloped(GenerateBody, body)
+    except InvalidRequest as exc:
+        # The text stays as it is for those who compare it; where a graph is found elsewhere there is more to say.
+        bare = unwrapped(GenerateBody, body)
+        if exc.message == NEITHER_MODE and (hint := misplaced_graph(bare, "input.workflow_json")):
+            raise InvalidRequest(hint) from exc
+        raise
     wanted = read.input
     order = Order(
         contract="generate",

@@ -17,13 +17,14 @@ from api.orders import job_fields
 from api.patience import bounded, ledger_patience
 from api.streams import EventStream, event_stream_response
 from api.submit import Order, Service, check_id
-from api.validation import read
+from api.validation import lacks_graph, read
 from api.views import job_view, list_item
 from api.waiting import Hub
-from core.errors import IdempotencyKeyReuse, LedgerUnavailable, NotFound
+from core.errors import IdempotencyKeyReuse, InvalidWorkflow, LedgerUnavailable, NotFound
 from core.job import Job
 from core.ledger import Ledger
 from core.settings import Settings
+from workflows.misplaced import misplaced_graph
 
 LAST_EVENT_ID = Parameter(
     name="Last-Event-ID",
@@ -171,7 +172,10 @@ def v2_blueprint(settings: Settings, ledger: Ledger, service: Service, hub: Hub,
 
 def _order(settings: Settings) -> Order:
     key = fields.idempotency_key(request.headers.get("Idempotency-Key"))
-    body = read(SubmitBody, read_json(settings))
+    value = read_json(settings)
+    body = read(SubmitBody, value)
+    if lacks_graph(SubmitBody, value) and (hint := misplaced_graph(value, "workflow")):
+        raise InvalidWorkflow(hint)
     return Order(workflow=body.workflow, idempotency_key=key, **job_fields(body, settings, base_url(settings)))
 
 

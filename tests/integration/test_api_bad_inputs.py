@@ -132,6 +132,39 @@ def test_types_that_are_not_read(api: Api, path: str, headers: dict[str, str]) -
     assert refused(answer, 415)["code"] == "unsupported_media_type"
 
 
+OTHER_SYSTEMS: dict[str, tuple[Any, str]] = {
+    "ComfyUI": ({"prompt": GRAPH, "client_id": "abc"}, "in prompt: "),
+    "RunPod": ({"input": {"workflow": GRAPH, "images": []}}, "in input.workflow: "),
+    "a bare graph": (GRAPH, "is itself a graph: "),
+    "a graph as text": ({"workflow_api": json.dumps(GRAPH)}, "not as text"),
+    "the editor": ({"data": {"nodes": [], "links": []}}, "Export (API)"),
+}
+GRAPH_FIELDS = {"/api/v2/jobs": "workflow", "/generate": "input.workflow_json", "/custom_workflow": "workflow"}
+
+
+@pytest.mark.parametrize("path", GRAPH_FIELDS)
+@pytest.mark.parametrize("system", OTHER_SYSTEMS)
+def test_bodies_of_other_systems_are_told_the_field(api: Api, path: str, system: str) -> None:
+    body, says = OTHER_SYSTEMS[system]
+
+    text = refused(api.post(path, body), 422)["message"]
+
+    assert text.startswith(f"{GRAPH_FIELDS[path]} is missing. ")
+    assert says in text
+
+
+def test_a_graph_for_the_route_that_takes_texts_is_told_where_to_go(api: Api) -> None:
+    assert "/custom_workflow" in refused(api.post("/prompt", {"prompt": GRAPH}), 422)["message"]
+
+
+@pytest.mark.parametrize("workflow", [{"prompt": GRAPH}, {"workflow": GRAPH}, json.dumps(GRAPH)])
+def test_a_graph_within_something_else_is_told_from_a_graph(api: Api, workflow: Any) -> None:
+    error = refused(api.post("/api/v2/jobs", {"workflow": workflow}), 422)
+
+    assert error["code"] == "invalid_workflow"
+    assert "send" in error["message"]
+
+
 @pytest.mark.parametrize(
     ("fields", "status", "code"),
     [
