@@ -75,6 +75,14 @@ class JobError(BaseModel):
     traceback: str | None
 
 
+class JobWarning(BaseModel):
+    """A part of a job that did not run, because a node blocked it."""
+
+    message: str
+    node_id: str | None
+    class_type: str | None
+
+
 class Urls(BaseModel):
     self: str
     events: str
@@ -108,6 +116,7 @@ class Job(BaseModel):
     metadata: dict[str, str] | str | None = None
     parameters: dict[str, Any] | None = Field(None, description="Of a template, with the seeds that were drawn.")
     outputs_reused: bool | None = None
+    warnings: list[JobWarning] | None = Field(None, description="What kept a part of it from running.")
 
 
 class ListedJob(Job):

@@ -40,6 +40,8 @@ def job_view(job: Job, base_url: str, *, place: Place | None = None) -> dict[str
         view["metadata"] = job.metadata
     if job.parameters is not None:
         view["parameters"] = job.parameters
+    if job.warnings:
+        view["warnings"] = job.warnings
     if job.outputs_reused is not None:
         view["outputs_reused"] = job.outputs_reused
     return view

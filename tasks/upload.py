@@ -19,8 +19,8 @@ from core.storage import remove_job
 from tasks.buckets import Item, upload_files
 from tasks.convert import Conversion
 from tasks.finish import discard_originals, store_finished
+from tasks.job_errors import job_error
 from tasks.names import UPLOAD
-from tasks.recorder import job_error
 from tasks.runtime import FleetTask, Runtime
 from tasks.storage import store
 

@@ -61,6 +61,8 @@ jobs = Table(
     Column("progress", JSON),
     Column("error", JSON),
     Column("outputs_reused", Boolean),
+    # Branches that a node blocked with a message, although the job went on: [{"message", "node_id", "class_type"}].
+    Column("warnings", JSON(none_as_null=True)),
     Column("created_at_ms", BigInteger, nullable=False),
     Column("updated_at_ms", BigInteger, nullable=False),
     Column("started_at_ms", BigInteger),
@@ -75,6 +77,14 @@ jobs = Table(
     Index("jobs_newest", "created_at_ms", "id"),
     Index("jobs_expiry", "expires_at_ms"),
     Index("jobs_files_expiry", "files_removed", "files_expire_at_ms"),
+)
+
+# The errors of failed jobs that are too long for their rows, as compressed JSON, shaped as `error` there.
+job_errors = Table(
+    "job_errors",
+    metadata,
+    Column("job_id", String(36), ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("error", LargeBinary, nullable=False),
 )
 
 # Which files in storage a job takes in: `inputs` of its row, where they can be asked for by their key.
