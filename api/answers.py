@@ -69,6 +69,14 @@ class JobOutput(BaseModel):
     expired: bool | None = Field(None, description="True: its time is over, and its file was removed.")
 
 
+class MissingOutput(BaseModel):
+    """A file that a node reported and that is not there, or lies where nobody may take it."""
+
+    node_id: str
+    name: str
+    message: str
+
+
 class JobError(BaseModel):
     """Why a job failed."""
 
@@ -77,6 +85,14 @@ class JobError(BaseModel):
     node_id: str | None
     class_type: str | None
     traceback: str | None
+
+
+class JobWarning(BaseModel):
+    """A part of a job that did not run, because a node blocked it."""
+
+    message: str
+    node_id: str | None
+    class_type: str | None
 
 
 class Urls(BaseModel):
@@ -113,6 +129,10 @@ class Job(BaseModel):
     template: str | None = Field(None, description="Name of the workflow template it was made from.")
     parameters: dict[str, Any] | None = Field(None, description="Of a template, with the seeds that were drawn.")
     outputs_reused: bool | None = None
+    missing_outputs: list[MissingOutput] | None = Field(
+        None, description="Files that ComfyUI reported and does not have; only where there are any."
+    )
+    warnings: list[JobWarning] | None = Field(None, description="What kept a part of it from running.")
 
 
 class ListedJob(Job):
@@ -246,8 +266,8 @@ class MissingParameters(RootModel[dict[str, str]]):
 
 class UploadedImage(BaseModel):
     success: bool
-    filename: str
-    path: str = Field(description="What a graph or a parameter calls the file.")
+    filename: str = Field(description="What a graph may call the file. Another one than sent where that is taken.")
+    path: str = Field(description="The same, for good: what a graph or a parameter calls the file.")
 
 
 class Refused(BaseModel):
@@ -359,6 +379,16 @@ class Instance(BaseModel):
     reason: str | None
 
 
+class Loop(BaseModel):
+    """A thread of this process that others rely on. What fails is tried again, after longer and longer rests."""
+
+    name: str
+    alive: bool
+    failures: int = Field(description="In a row, up to now.")
+    last_error: str | None = Field(description="The kind of the last one; the log has it whole.")
+    failing_since: str | None
+
+
 class Readiness(BaseModel):
     """Whether jobs can run. Those without a key learn no more than that."""
 
@@ -366,6 +396,7 @@ class Readiness(BaseModel):
     ledger: Check | None = None
     broker: Check | None = None
     storage: StorageCheck | None = None
+    loops: list[Loop] | None = None
     healthy_instances: int | None = None
     instances: list[Instance] | None = None
 

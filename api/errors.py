@@ -25,6 +25,7 @@ from core.errors import (
     QueueFull,
     RangeNotSatisfiable,
     RequestError,
+    RequestIdReuse,
     StorageFull,
     StorageUnavailable,
     TransientError,
@@ -102,6 +103,12 @@ class PreconditionFailed(RequestError):
     code = "precondition_failed"
 
 
+class Misdirected(RequestError):
+    """The Host header names somebody else."""
+
+    code = "misdirected_request"
+
+
 class RequestTimeout(RequestError):
     """The body did not arrive in time."""
 
@@ -120,12 +127,14 @@ STATUS: dict[type[FleetError], int] = {
     NotFound: 404,
     RequestTimeout: 408,
     HashMismatch: 409,
+    RequestIdReuse: 409,
     AssetInUse: 409,
     JobNotEnded: 409,
     PreconditionFailed: 412,
     BodyTooLarge: 413,
     UnsupportedMediaType: 415,
     RangeNotSatisfiable: 416,
+    Misdirected: 421,
     InvalidRequest: 422,
     InvalidWorkflow: 422,
     MissingAsset: 422,

@@ -63,6 +63,11 @@ control_socket_disable = True
 
 def _write_json_error(sock: socket.socket, status: int, reason: str, message: str) -> None:
     """What gunicorn answers to requests that never reach the application, in the envelope of all our errors."""
+    if status == HTTPStatus.NOT_IMPLEMENTED:
+        # A transfer coding that nobody knows: the client's fault, and no reason to look at this server.
+        status, reason = HTTPStatus.BAD_REQUEST, HTTPStatus.BAD_REQUEST.phrase
+        message = "The Transfer-Encoding is not known; send the body chunked, or with its Content-Length."
+    status = int(status)
     code = "invalid_request" if status < HTTPStatus.INTERNAL_SERVER_ERROR else "upstream_error"
     text = message if status < HTTPStatus.INTERNAL_SERVER_ERROR and message else reason
     body = json.dumps({"error": {"code": code, "message": text, "details": None}})

@@ -8,7 +8,7 @@ from api.estimates import Place
 from core.job import Job, Output
 from core.ledger.uploads import Upload
 from core.links import Links
-from core.views import SHOWN, error_view, maybe_timestamp, output_view, progress_view, timestamp
+from core.views import SHOWN, error_view, maybe_timestamp, missing_view, output_view, progress_view, timestamp
 
 
 def job_view(job: Job, links: Links, *, place: Place | None = None) -> dict[str, Any]:
@@ -43,8 +43,12 @@ def job_view(job: Job, links: Links, *, place: Place | None = None) -> dict[str,
         view["template"] = job.workflow
     if job.parameters is not None:
         view["parameters"] = job.parameters
+    if job.warnings:
+        view["warnings"] = job.warnings
     if job.outputs_reused is not None:
         view["outputs_reused"] = job.outputs_reused
+    if job.missing_outputs:
+        view["missing_outputs"] = [missing_view(output) for output in job.missing_outputs]
     return view
 
 

@@ -90,6 +90,8 @@ class NewJob:
     expected_time_s: float | None = None
     #: The client's own id (`/generate` contract); unique among jobs that are kept.
     request_id: str | None = None
+    #: A strong hash of the request's body, where it has an id; kept only keyed.
+    request_digest: bytes | None = None
     idempotency_key: str | None = None
     #: `{"url", "events"?, "extra_params", "timeout_s", "base_url", "origin", "sealed"?}` or None; never a secret.
     #: `origin` says whose it is: `core.webhooks.keys.REQUEST` or `ENVIRONMENT`; `sealed` names the secrets it came
@@ -127,7 +129,7 @@ class Output:
     subfolder: str = ""
     created_at_ms: int = 0
     #: How it fared on its way to a bucket: `{"url", "expires_at_ms", "key"}`, `{"error"}`, or None: there is none.
-    #: With `conversion_error` where it is not as the client wanted it.
+    #: With `conversion_error` where it is not as the client wanted it. `{"missing"}`: it never was in storage.
     upload: dict[str, Any] | None = None
     #: Its time is over and its file was removed.
     is_expired: bool = False
@@ -176,10 +178,14 @@ class Job:
     error: dict[str, Any] | None = None
     #: ComfyUI served nodes of this job from its cache.
     outputs_reused: bool | None = None
+    #: Branches that a node blocked with a message, `[{"message", "node_id", "class_type"}]`; the rest of it ran.
+    warnings: list[dict[str, Any]] | None = None
     #: Its files were removed at `files_expire_at_ms`.
     files_removed: bool = False
     #: Files in storage.
     outputs: tuple[Output, ...] = ()
+    #: Files that ComfyUI reported and nobody can find: no hash, no place, and `{"missing": why}` in `upload`.
+    missing_outputs: tuple[Output, ...] = ()
 
     @property
     def is_terminal(self) -> bool:

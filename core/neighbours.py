@@ -105,8 +105,8 @@ def _broker_hosts(url: str) -> list[str | None]:
         parts = urlsplit(url)
         if parts.scheme.endswith("+socket"):
             return [""]
-        # A sentinel tells at any time which server to use, and a list of brokers may have any.
-        if parts.scheme == "sentinel" or ";" in url or "host" in parse_qs(parts.query):
+        # Of several brokers any may be the one that is connected to.
+        if ";" in url or "host" in parse_qs(parts.query):
             return [None]
         return [unquote(parts.hostname or "localhost")]
     except ValueError:

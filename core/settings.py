@@ -17,6 +17,7 @@ from urllib.parse import quote, urlsplit
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from core.broker_kind import SCHEMES as BROKER_SCHEMES
 from core.errors import ConfigurationError
 from core.object_keys import DEFAULT_TEMPLATE, check_template
 from core.socket_folder import socket_folder
@@ -36,8 +37,6 @@ SECRET_FIELDS = (
 )
 #: The kernel's limit for a unix socket path is 108 bytes with its closing zero.
 LONGEST_SOCKET_PATH = 100
-
-BROKER_SCHEMES = ("redis", "rediss", "redis+socket", "sentinel", "amqp", "amqps")
 
 #: Words that stand for networks in FLEET_ALLOW_NETWORKS.
 NETWORK_WORDS = ("loopback", "private")
@@ -74,6 +73,8 @@ class Settings(BaseSettings):
     api_keys: CommaList = Field((), repr=False)
     #: Where clients reach the API when a proxy rewrites the Host header, for instance https://api.example.com.
     public_url: str = ""
+    #: Further names in the Host header that an API without keys goes by; `*` for any.
+    allowed_hosts: CommaList = ()
     max_body_bytes: int = Field(20 * 1024 * 1024, ge=1024)
     max_json_depth: int = Field(64, ge=8, le=500)
     #: Largest file that clients may upload, or have fetched.
@@ -222,7 +223,9 @@ class Settings(BaseSettings):
     #: Name of this machine in instance and queue names.
     host: str = Field(default_factory=socket.gethostname, min_length=1)
 
-    @field_validator("api_keys", "allow_networks", "gpus", "comfyui_urls", "webhook_schedule_s", mode="before")
+    @field_validator(
+        "api_keys", "allowed_hosts", "allow_networks", "gpus", "comfyui_urls", "webhook_schedule_s", mode="before"
+    )
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
@@ -259,7 +262,12 @@ class Settings(BaseSettings):
     @field_validator("broker_url")
     @classmethod
     def _known_broker(cls, value: str) -> str:
-        if value and value.partition("://")[0] not in BROKER_SCHEMES:
+        scheme = value.partition("://")[0]
+        if scheme == "sentinel":
+            raise ValueError(
+                "cannot be Redis Sentinel; name the Redis itself, or a proxy before it (redis://host:port/0)"
+            )
+        if value and scheme not in BROKER_SCHEMES:
             raise ValueError(f"must begin with one of {', '.join(f'{scheme}://' for scheme in BROKER_SCHEMES)}")
         return value
 

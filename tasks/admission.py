@@ -37,6 +37,8 @@ class Admission:
     storage_problem: str | None = None
     #: What is wrong with the disk, if anything.
     disk_problem: str | None = None
+    #: What an operator should know of it although it takes jobs.
+    note: str | None = None
 
     @property
     def condition(self) -> Condition:
@@ -55,7 +57,7 @@ class Admission:
             return Condition(state=UNHEALTHY, reason=self.storage_problem)
         if self.disk_problem:
             return Condition(state=DISK_FULL, reason=self.disk_problem)
-        return Condition(state=HEALTHY)
+        return Condition(state=HEALTHY, reason=self.note)
 
     @property
     def takes_jobs(self) -> bool:

@@ -120,6 +120,10 @@ class Postman:
         except LedgerUnavailable as exc:
             log.warning("webhooks wait for the ledger: %s", exc)
             self._loop.rest(RETRY_S)
+        except BaseException:
+            # What this was about is not in memory any more, but in the ledger it is still due.
+            self._has_more = True
+            raise
 
     def _is_over(self) -> bool:
         if self._stops_at_s is None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from comfy.simulator import (
     nodes_conditioning,
     nodes_files,
+    nodes_folders,
     nodes_image,
     nodes_latent,
     nodes_loaders,
     nodes_media,
+    nodes_odd,
     nodes_packs,
     nodes_sampling,
     nodes_test,
@@ -27,7 +29,8 @@ def build_registry(*, test_nodes: bool) -> dict[str, NodeClass]:
         nodes_sampling.NODES,
         nodes_latent.NODES,
         nodes_values.NODES,
+        nodes_folders.NODES,
     ]
     if test_nodes:
-        groups += [nodes_test.NODES, nodes_packs.NODES]
+        groups += [nodes_test.NODES, nodes_odd.NODES, nodes_packs.NODES]
     return {node.name: node for group in groups for node in group}

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from workflows.graph import Graph
-from workflows.rewrite import RUN_INPUT, clean_prefix, for_job, names_own_files
+from workflows.rewrite import RUN_INPUT, clean_prefix, folders_of, for_job, names_own_files
 
 JOB = "3f2c0a52-2a0b-4d0e-9d5c-0f6a1f0f8a11"
 
@@ -123,3 +123,38 @@ def test_a_last_node_without_a_prefix_may_write_over_what_another_job_left() -> 
     assert not names_own_files(shown())
     saver = {"class_type": "Image Saver", "inputs": {"images": ["1", 0], "filename": "fixed"}}
     assert names_own_files({**shown(), "5": saver})
+
+
+@pytest.mark.parametrize(
+    ("folder", "kept"),
+    [
+        ("ds", "/ds"),
+        ("a/b", "/a/b"),
+        ("../../x", "/x"),
+        ("/etc/cron.d", "/etc/cron.d"),
+        ("C:\\x\\..\\y", "/C/x/y"),
+        ("~/x", "/x"),
+        ("", ""),
+        ("..", ""),
+        (".", ""),
+        (f"{JOB}/ds", "/ds"),
+        (["1", 0], ""),
+        ({"__value__": "w/v"}, "/w/v"),
+    ],
+)
+def test_a_folder_beside_a_prefix_goes_below_the_job_and_the_prefix_stays_a_name(folder: Any, kept: str) -> None:
+    inputs = {"images": ["1", 0], "folder_name": folder, "filename_prefix": "../a/image"}
+    graph = {"1": {"class_type": "X", "inputs": {}}, "2": {"class_type": "SaveImageDataSetToFolder", "inputs": inputs}}
+    rewritten = for_job(graph, job_id=JOB, run_id="r")
+    assert rewritten["2"]["inputs"] == {
+        "images": ["1", 0],
+        "folder_name": f"{JOB}{kept}",
+        "filename_prefix": "image",
+    }
+    assert folders_of(rewritten, job_id=JOB) == {"2": f"{JOB}{kept}"}
+
+
+def test_a_folder_without_a_prefix_is_somebody_elses() -> None:
+    loader = {"1": {"class_type": "LoadImageDataSetFromFolder", "inputs": {"folder": "cats"}}}
+    assert for_job(loader, job_id=JOB) == loader
+    assert folders_of(loader, job_id=JOB) == {}

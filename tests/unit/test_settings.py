@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from core.broker_kind import BrokerKind
 from core.errors import ConfigurationError
 from core.settings import LONGEST_SOCKET_PATH, Settings, load_settings
 from core.socket_folder import make_socket_folder
@@ -268,3 +269,24 @@ def test_the_data_directory_is_for_its_user_alone(tmp_path: Path) -> None:
     settings.make_data_dir()
 
     assert settings.data_dir.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize(
+    ("url", "kind"),
+    [
+        ("redis://h:6379/0", BrokerKind.REDIS),
+        ("rediss://h/1", BrokerKind.REDIS),
+        ("", BrokerKind.REDIS),
+        ("amqp://guest@h//", BrokerKind.RABBITMQ),
+        ("amqps://guest@h//", BrokerKind.RABBITMQ),
+    ],
+)
+def test_every_broker_that_is_accepted_has_a_kind(tmp_path: Path, url: str, kind: BrokerKind) -> None:
+    assert BrokerKind.of(make_settings(tmp_path, broker_url=url).transport_url) is kind
+
+
+def test_redis_sentinel_is_refused_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLEET_BROKER_URL", "sentinel://a:26379;sentinel://b:26379")
+
+    with pytest.raises(ConfigurationError, match=r"FLEET_BROKER_URL: cannot be Redis Sentinel; name the Redis itself"):
+        load_settings()
