@@ -35,7 +35,7 @@ def create_app(settings: Settings, *, ledger: Ledger, publisher: TurnPublisher, 
     app = Flask("comfyfleet", static_folder=None)
     # One address for each thing: no redirect from //jobs/x or jobs/x/ to it.
     app.url_map.merge_slashes = False
-    guard = Guard(settings.api_keys, ledger.links)
+    guard = Guard(settings, ledger.links)
     guard.register(app)
     register_error_handlers(app)
     marker = StorageMarker(settings, ledger.facts)

@@ -11,8 +11,9 @@ from api.fresh import Fresh
 from api.patience import ledger_patience
 from core.errors import InvalidWorkflow, NoHealthyInstance
 from core.ledger import Ledger
-from workflows.catalogue import CompiledCatalogue
+from workflows.catalogue import COMBO, CompiledCatalogue
 from workflows.checks import cacheable_catalogue, check_graph
+from workflows.file_names import may_list_files
 from workflows.files import lacks_only_files
 from workflows.graph import Graph
 
@@ -47,13 +48,19 @@ class Catalogues:
         self._in_use = Fresh(self._load, max_age_s=MAX_AGE_S)
 
     def file_kind(self, class_type: str, input_name: str) -> str | None:
-        """What kind of file an input of a node takes by name, if it does on any instance; see `InputSpec.file_kind`."""
+        """What kind of file an input of a node takes by name, if it does on any instance; see `InputSpec.file_kind`.
+
+        Loaders without an upload button only list files: "" for a list that holds names with endings, or nothing yet.
+        """
+        lists_names = False
         for catalogue in self._in_use.get().values():
             node = catalogue.node(class_type)
             spec = node.by_name.get(input_name) if node else None
             if spec is not None and spec.file_kind is not None:
                 return spec.file_kind
-        return None
+            if spec is not None and spec.choices is not None and (spec.choices or spec.type != COMBO):
+                lists_names = lists_names or may_list_files(spec.choices)
+        return "" if lists_names else None
 
     def lists_file(self, class_type: str, input_name: str, name: str) -> bool:
         """Whether any instance offers a file of this name there."""

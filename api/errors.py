@@ -103,6 +103,12 @@ class PreconditionFailed(RequestError):
     code = "precondition_failed"
 
 
+class Misdirected(RequestError):
+    """The Host header names somebody else."""
+
+    code = "misdirected_request"
+
+
 class RequestTimeout(RequestError):
     """The body did not arrive in time."""
 
@@ -128,6 +134,7 @@ STATUS: dict[type[FleetError], int] = {
     BodyTooLarge: 413,
     UnsupportedMediaType: 415,
     RangeNotSatisfiable: 416,
+    Misdirected: 421,
     InvalidRequest: 422,
     InvalidWorkflow: 422,
     MissingAsset: 422,

@@ -12,7 +12,7 @@ from gunicorn.http.errors import ParseException
 from werkzeug.datastructures import FileStorage
 from werkzeug.exceptions import RequestEntityTooLarge
 
-from api.body import has_body
+from api.body import check_codings, has_body
 from api.errors import NO_ROOM, RequestTimeout, is_out_of_room
 from api.patience import at_most
 from core.errors import BodyTooLarge, InvalidBody, InvalidRequest, StorageFull, UnsupportedMediaType
@@ -68,6 +68,7 @@ def upload_form(settings: Settings) -> Iterator[UploadForm]:
     """
     if request.mimetype != "multipart/form-data" or not request.mimetype_params.get("boundary"):
         raise UnsupportedMediaType("Send the file as multipart/form-data, with its boundary.")
+    check_codings()
     limit_bytes = settings.max_upload_bytes + MAX_FIELD_BYTES
     too_large = BodyTooLarge(f"The form is over the limit of {settings.max_upload_bytes} bytes for files.")
     if request.content_length is not None and request.content_length > limit_bytes:

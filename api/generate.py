@@ -25,6 +25,7 @@ from core.errors import (
     LedgerUnavailable,
     NotFound,
     OutputUnavailable,
+    PromptInterrupted,
     PromptStuck,
     RequestIdReuse,
 )
@@ -39,7 +40,7 @@ from workflows.library import Library
 #: All files of one answer together, before base64.
 MAX_INLINE_BYTES = 32 * 1024 * 1024
 #: Codes of jobs that failed with their instances, not by themselves.
-LOST = (POISON, PromptStuck.code)
+LOST = (POISON, PromptStuck.code, PromptInterrupted.code)
 #: What `/generate/sync` answers for each end.
 ENDS = {SUCCEEDED: 200, CANCELED: 499, FAILED: 500, EXPIRED: 504}
 LOST_INSTANCE = 502

@@ -28,7 +28,7 @@ from core.outbound import Policy
 from core.settings import Settings
 from core.storage import Storage, content_key
 from core.storage_marker import StorageMarker
-from workflows.file_names import safe_name
+from workflows.file_names import folder_of, safe_name, staged_name
 from workflows.references import Reference
 
 #: Longest time one file may take to be fetched, and all files of one job together.
@@ -117,20 +117,21 @@ class Intake:
     def bring(self, references: Sequence[Reference], job_id: str) -> list[dict[str, str]]:
         """Have every file a graph refers to in storage, and write the names it will have into the graph.
 
-        Returns: `[{"name": "<job id>/<number>-<name>", "key"}]`, each file once.
+        Returns: `[{"name", "key"}]`, the names as `staged_name` makes them; each file once, unless loaders differ in
+          where they look for it.
         Raises:
           InvalidRequest, BodyTooLarge, InputUnavailable: a file cannot be had, or is not what its place takes.
           MissingAsset: there is no such asset.
           StorageUnavailable, StorageFull: files cannot be kept now.
         """
         self.require_storage()
-        names: dict[str, str] = {}
+        names: dict[tuple[str, str], str] = {}
         for reference in references:
             upload = self._file(reference, job_id)
-            if upload.storage_key not in names:
-                names[upload.storage_key] = f"{job_id}/{len(names)}-{_with_extension(upload)}"
-            reference.put(names[upload.storage_key])
-        return [{"name": name, "key": key} for key, name in names.items()]
+            name = staged_name(job_id, len(names), _with_extension(upload), reference.class_type)
+            place = (upload.storage_key, folder_of(name))
+            reference.put(names.setdefault(place, name))
+        return [{"name": name, "key": key} for (key, _), name in names.items()]
 
     def known_asset(self, asset: str) -> Upload | Output | None:
         """What an id, `<upload id>/<name>` or `<job id>/<name of an output>` stands for."""

@@ -16,7 +16,7 @@ from werkzeug.routing import Rule
 
 from api.answers import Error, Event, GenerateError, GenerateEvent
 from api.auth import OPEN_PATHS
-from api.errors import GENERATE_STATUS, STATUS, BadParameter, ForbiddenOrigin, RequestTimeout, status_of
+from api.errors import GENERATE_STATUS, STATUS, BadParameter, ForbiddenOrigin, Misdirected, RequestTimeout, status_of
 from api.validation import Body, Envelope, Schema
 from core.errors import (
     BodyTooLarge,
@@ -274,7 +274,7 @@ def _responses(description: Described, *, needs_key: bool) -> dict[str, Any]:
 
 def _error_codes(description: Described, *, needs_key: bool) -> dict[int, list[str]]:
     """The codes of all errors a route may answer, by status."""
-    kinds: list[type[FleetError]] = [BadParameter, ForbiddenOrigin, *description.errors]
+    kinds: list[type[FleetError]] = [BadParameter, ForbiddenOrigin, Misdirected, *description.errors]
     if description.body is not None:
         kinds += BODY_ERRORS
     if needs_key:

@@ -17,13 +17,14 @@ from api.fresh import Fresh
 from api.intake import Intake
 from api.patience import ledger_patience
 from api.upload_names import find_named, settle_name
-from core.errors import NotFound, QueueFull, RequestIdReuse
+from core.errors import InvalidRequest, NotFound, QueueFull, RequestIdReuse
 from core.job import CANCELED, CANCELING, QUEUED, Job, NewJob, new_job_id
 from core.ledger import Ledger
 from core.ledger.uploads import Upload
 from core.settings import Settings
 from core.storage import remove_job
 from core.views import SHOWN
+from workflows.boundaries import absolute_paths, jobs_named
 from workflows.graph import Graph, parse_graph
 from workflows.references import ASSET_TAG, Reference, find_references
 from workflows.shape import shape_of
@@ -188,11 +189,30 @@ class Service:
         staged_files = [f"{job_id}/{number}" for number in range(len(references))]
         for reference, name in zip(references, staged_files, strict=True):
             reference.put(name)
+        self._refuse_foreign(graph, job_id)
         accepted = self._catalogues.check(graph, staged_files)
         if order.request_id:
             with ledger_patience():
                 self._refuse_taken(order.request_id)
         return _Checked(job_id=job_id, graph=graph, text=text, references=references, accepted=accepted)
+
+    def _refuse_foreign(self, graph: Graph, job_id: str) -> None:
+        """Nothing of another job is read: not by its place on a disk, and not from where the fleet keeps files.
+
+        Raises: InvalidRequest.
+        """
+        named = jobs_named(graph)
+        named.pop(job_id, None)
+        for other in self._ledger.jobs.states(list(named)) if named else ():
+            raise InvalidRequest(
+                f"Node {named[other][0]}, input {named[other][1]}: this path leads to files of another job. "
+                "To use one of its outputs, name that by its id."
+            )
+        settings = self._settings
+        kept = (settings.data_dir, settings.outputs_dir, settings.inputs_dir)
+        for node_id, input_name, path in absolute_paths(graph):
+            if any(path == place or place in path.parents or path in place.parents for place in kept):
+                raise InvalidRequest(f"Node {node_id}, input {input_name}: there lie the files of all jobs.")
 
     def _refuse_taken(self, request_id: str) -> None:
         # Results are found by either id, so nobody may call a job by the id of another one.

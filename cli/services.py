@@ -13,7 +13,7 @@ import click
 
 from cli.broker import run_broker
 from cli.data_dir import make_data_dir
-from cli.needs import settle_storage, wait_for_needs
+from cli.needs import broker_advice, settle_storage, wait_for_needs
 from cli.processes import TICK_S, ProcessSet, StopSignals
 from cli.show import warn
 from cli.stack import HINT_AFTER_S, child_environment, fleet_process
@@ -21,6 +21,7 @@ from comfy.spec import REPOSITORY_ROOT
 from core.ledger.schema import migrate as migrate_ledger
 from core.outbound import Policy
 from core.settings import Settings, load_settings, process_environment
+from core.startup import check_api, data_dir_advice, is_told_already
 from tasks.gpus import plan_instances
 from tasks.premises import occupied
 from tasks.worker import run_beat, run_gpu_worker, run_io_worker
@@ -37,6 +38,8 @@ def broker() -> int:
 @click.command()
 def api() -> None:
     """Run the HTTP API under gunicorn."""
+    # Also in gunicorn's settings, for those who start it themselves; here before anything is waited for.
+    check_api(load_settings())
     settings = _ready_settings(uses_files=True)
     logging.getLogger("fleet.api").info("URLs of clients may lead to %s.", Policy.from_settings(settings))
     command = [sys.executable, "-m", "gunicorn", "--config", "python:api.gunicorn_config"]
@@ -126,6 +129,10 @@ def _ready_settings(*, uses_files: bool = False) -> Settings:
     settings = load_settings()
     make_data_dir(settings)
     wait_for_needs(settings, warn)
+    if not is_told_already():
+        for line in (data_dir_advice(settings), *broker_advice(settings)):
+            if line:
+                warn(line)
     if uses_files:
         settle_storage(settings, warn)
     return settings

@@ -136,6 +136,11 @@ def _json_text(value: Any) -> str:
         return json.dumps(json.loads(json.dumps(value), parse_constant=str))
 
 
+def file_item(node_id: str, filename: str, subfolder: str) -> OutputItem:
+    """A file of the output folder that its node did not report."""
+    return _file(node_id, "files", {"filename": filename, "subfolder": subfolder, "type": "output"})
+
+
 def _file(node_id: str, key: str, value: Mapping[str, Any]) -> OutputItem:
     filename, subfolder, folder = value["filename"], str(value.get("subfolder") or ""), value.get("type")
     annotated = _ANNOTATED.match(filename)

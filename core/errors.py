@@ -350,6 +350,11 @@ class PromptInterrupted(PermanentError):
 
     code = "interrupted"
 
+    def __init__(self, message: str, node_id: str | None = None, node_class: str | None = None) -> None:
+        super().__init__(message, node_id, node_class)
+        self.node_id = node_id
+        self.node_class = node_class
+
 
 class OutputNotConvertible(PermanentError):
     """An output cannot be converted, or its metadata not removed: it is damaged, or too large."""

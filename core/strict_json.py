@@ -19,7 +19,7 @@ MAX_VALUES = 200_000
 _BOM = b"\xef\xbb\xbf"
 #: Few bodies have one of these, mostly within a text.
 _CONSTANT = re.compile(rb"NaN|Infinity")
-#: What a node of a ComfyUI graph is made of. The rest are notes, such as ComfyUI's own `is_changed`.
+#: What a node of a ComfyUI graph is made of. The rest are notes, such as the `is_changed` ComfyUI writes into files.
 _NODE_FIELDS = frozenset({"class_type", "inputs", "_meta"})
 #: A surrogate can only come in through an escape: raw ones are not valid UTF-8. Most bodies have none.
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")

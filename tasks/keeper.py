@@ -248,7 +248,6 @@ class Keeper:
         # Whatever is wrong with the disk or with another thread, the ledger hears that this worker lives.
         self._try("storage", self._look_at_storage)
         self._try("disk", self._look_at_disk)
-        self._try("storage", self._look_at_storage)
         with self._telling:
             if not self._stopping.is_set() and not self._say(self._condition()):
                 self._regain()
@@ -261,9 +260,6 @@ class Keeper:
 
     def _look_at_disk(self) -> None:
         self._admission.disk_problem = self._house.disk_problem()
-
-    def _look_at_storage(self) -> None:
-        self._admission.storage_problem = self._storage.problem()
 
     def _condition(self) -> Condition:
         """How the instance stands towards jobs; one that takes them may still have something to be said of it."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import logging
 import threading
 from collections.abc import Callable
@@ -64,19 +63,21 @@ def expire_waiting(runtime: Runtime) -> None:
 
 
 def publish_missing_turns(runtime: Runtime) -> None:
-    """One more turn for each idle instance while jobs wait: whatever became of the earlier ones.
+    """One more turn for each idle instance while jobs wait that suit one of them, whatever became of the earlier ones.
 
     Also when fewer jobs wait than instances are idle: a turn may reach an instance that must not run the job.
     """
-    idle = runtime.ledger.instances.idle()
-    waiting = runtime.ledger.jobs.next_queued(limit=len(idle)) if idle else []
-    for _instance, job_id in zip(idle, itertools.cycle(waiting)):
+    for job_id in runtime.ledger.claims.missing_turns():
         if not runtime.publisher.turn(job_id):
             return
 
 
 def resume_deliveries(runtime: Runtime) -> None:
     """Files whose message was lost, or whose worker died; webhooks likewise, and those whose next try is due."""
+    settings = runtime.settings
+    for job_id in runtime.ledger.deliveries.abandon(after_s=max(settings.retention_s, settings.upload_give_up_s)):
+        log.warning("job %s failed: nobody came for its outputs where they lie", job_id)
+        runtime.publisher.notify(job_id)
     for job_id, attempt, instance in runtime.ledger.deliveries.overdue():
         host = (instance or "").partition("@")[2] or runtime.settings.host
         runtime.publisher.delivery(job_id, attempt, host)

@@ -52,6 +52,11 @@ class FleetTask(Task):  # type: ignore[type-arg]
         """The runtime of this process."""
         return cast(Runtime, self.app.fleet_runtime)  # type: ignore[attr-defined]
 
+    def end_chain(self, result: str) -> str:
+        """Let nothing follow this task; returns the result, which Flower shows."""
+        self.request.chain = None
+        return result
+
     # The arguments of these two are Celery's.
     def before_start(self, *_arguments: Any) -> None:
         self.request.update(started_s=time.monotonic())

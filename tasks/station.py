@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Collection
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from comfy.session import ComfySession, Pace, PromptHandle, PromptResult
 from comfy.work import NodeTimes
@@ -35,9 +35,10 @@ from tasks.recorder import Recorder
 from tasks.reports import Reports
 from tasks.runtime import Runtime
 from tasks.staging import remove_staged, stage_inputs
+from workflows.file_names import job_in_path
 from workflows.graph import Graph
 from workflows.models import models_of
-from workflows.rewrite import for_job, names_own_files
+from workflows.rewrite import folders_of, for_job, names_own_files
 from workflows.shape import shape_of
 
 log = logging.getLogger(__name__)
@@ -46,6 +47,9 @@ log = logging.getLogger(__name__)
 THREADS = 3
 #: How long a prompt that was served from the cache waits for the files of an earlier one to be secured.
 COLLECT_PATIENCE_S = 5.0
+#: A prompt that began so long after it was posted stood behind others, somebody else's if not ours: the ledger is told
+#: when it began.
+WAITED_S = 1.0
 #: A main process that finds its instance mute for too long has replaced it after so many seconds more.
 REPLACED_WITHIN_S = 60.0
 
@@ -63,6 +67,7 @@ class Run:
     shape: str = ""
     #: Model files it loads.
     models: list[str] = field(default_factory=list)
+    posted_s: float = 0.0
     started_s: float | None = None
     #: The graph as it was posted, and how long ComfyUI worked on it; None unless it ran whole and uncached.
     graph: Graph = field(default_factory=dict)
@@ -180,9 +185,9 @@ class Station:
             raise ComfyUnavailable(f"{self._name} takes no jobs: it is {record.state}.")
 
     def _post(self, run: Run, session: ComfySession, lease: Lease) -> None:
+        run.session, run.lease = session, lease
         self._stage(run, session)
         graph = json.loads(run.claim.graph)
-        run.session, run.lease = session, lease
         run.shape = run.claim.shape or shape_of(graph)
         run.models = models_of(graph)
         run.names_own_files = names_own_files(graph)
@@ -205,6 +210,7 @@ class Station:
         assert run.lease is not None
         job_id = run.claim.job_id
         run.graph = for_job(json.loads(run.claim.graph), job_id=job_id, run_id=prompt_id, run_anew=run_anew)
+        run.posted_s = time.monotonic()
         run.handle = run.session.submit(
             run.graph,
             prompt_id=prompt_id,
@@ -289,6 +295,7 @@ class Station:
 
     def _collect(self, run: Run, result: PromptResult) -> tuple[PromptResult, set[str]]:
         """Secure a prompt's files; also what the cache would have to make again, see `collect`."""
+        folders = folders_of(run.graph, job_id=run.claim.job_id)
         for node_id, meta in result.history.meta.items():
             owner = run.graph.get(str(meta.get("parent_node")))
             if node_id not in run.graph and owner is not None:
@@ -300,7 +307,21 @@ class Station:
             for other in earlier:
                 other.collected.wait(COLLECT_PATIENCE_S)
         assert run.session is not None
-        return collect(result, run.instance, run.session.client, run.claim.job_id)
+        return collect(self._without_foreign(run, result), run.instance, run.session.client, run.claim.job_id, folders)
+
+    def _without_foreign(self, run: Run, result: PromptResult) -> PromptResult:
+        """A path that a graph put together while it ran must not bring an output of another job."""
+        owners = [job_in_path(f"{item.subfolder}/{item.filename}") for item in result.outputs]
+        others = {owner for owner in owners if owner is not None} - {run.claim.job_id}
+        known = self._runtime.ledger.jobs.states(list(others)) if others else {}
+        if not known:
+            return result
+        items = [
+            # Where nobody hands anything out: it is told of as missing.
+            replace(item, subfolder="..") if owner in known else item
+            for item, owner in zip(result.outputs, owners, strict=True)
+        ]
+        return replace(result, outputs=items)
 
     def _end(self, run: Run, outcome: Outcome) -> None:
         self._leases.drop(run.claim)
@@ -312,14 +333,14 @@ class Station:
             self._recorder.move_on(outcome)
         if not isinstance(outcome, (Finished, Requeued)):
             self._care.remove_files(run.instance, run.claim.job_id)
-        elif isinstance(outcome, Finished) and run.claim.inputs:
-            remove_staged(run.claim, run.instance, self._runtime.settings)
+        if run.claim.inputs and run.session is not None:
+            remove_staged(run.claim, run.instance, run.session.client, self._runtime.settings)
 
     def _show_life(self, run: Run) -> None:
         """At each sign of life of the running prompt: has it begun, and is it time to queue the next one behind it?"""
         if run.started_s is None and run.handle is not None and run.handle.started.is_set():
             run.started_s = time.monotonic()
-            if run.was_on_deck:
+            if run.was_on_deck or run.started_s - run.posted_s >= WAITED_S:
                 self._note_begun(run)
         self._consider_look_ahead(run)
 

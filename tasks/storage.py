@@ -16,6 +16,7 @@ from blake3 import blake3
 from core.errors import ComfyUnavailable, OutputUnavailable
 from core.ledger.delivery import PendingFile, StoredFile
 from core.storage import make_folder
+from core.stored_json import whole_text
 
 CHUNK_BYTES = 1024 * 1024
 #: Connect and read time limits for files of instances that are not on this machine.
@@ -81,7 +82,8 @@ def _store_one(root: Path, file: PendingFile, name: str, brought: dict[str, Path
 def _bring(file: PendingFile, target: Path) -> None:
     draft = target.with_name(f".{target.name}.part")
     if "text" in file.source:
-        draft.write_text(file.source["text"], encoding="utf-8")
+        # Half a surrogate, which JSON can hold and UTF-8 cannot, was still written down by earlier versions.
+        draft.write_text(whole_text(file.source["text"]), encoding="utf-8")
         draft.replace(target)
     elif "url" in file.source:
         _download(file.source["url"], draft)

@@ -36,7 +36,7 @@ from tasks.tenure import Tenure, take_or_refuse
 TASK_MODULES = (control, generate, maintenance, notify, upload)
 #: Seconds between looks at whether this worker should consume.
 GATE_S = 0.2
-IO_THREADS = 16
+IO_THREADS = 32
 #: How often, ten times a second, an ending pool process looks whether its main process has read its last result.
 LAST_RESULT_LOOKS = 30
 

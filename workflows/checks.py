@@ -7,6 +7,7 @@ from typing import Any
 
 from core.errors import InvalidWorkflow
 from workflows import node_errors as errors
+from workflows.boundaries import boundary_errors
 from workflows.catalogue import CompiledCatalogue, InputSpec, NodeSpec, cacheable_catalogue
 from workflows.graph import Catalogue, Graph, ancestors, is_link, measure_depths, output_nodes
 from workflows.node_errors import Error
@@ -156,6 +157,10 @@ def _problems(
             problems = _node_problems(node, spec, graph, compiled, staged_files)
         else:
             problems = _file_problems(node, spec)
+        told = {problem["extra_info"].get("input_name") for problem in problems}
+        for problem in boundary_errors(node, spec, staged_files):
+            if problem["extra_info"]["input_name"] not in told:
+                problems.append(problem)
         if node_id in will_run:
             problems += _undeclared_problems(node, spec, graph, compiled, is_validated=node_id in validated)
         if problems:

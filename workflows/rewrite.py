@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from workflows.graph import Graph, sources
@@ -92,6 +92,11 @@ def folders_of(graph: Graph, *, job_id: str) -> dict[str, str]:
     return found
 
 
+def is_rewritten(inputs: Mapping[str, Any], name: str) -> bool:
+    """Whether `for_job` puts something of its own into this input of a node."""
+    return _is_prefix(name) or name == RUN_INPUT or (name in _FOLDERS and name in _folder_inputs(inputs))
+
+
 def _inputs(inputs: dict[str, Any], job_id: str) -> dict[str, Any]:
     folders = _folder_inputs(inputs)
     rewritten = {}
@@ -105,7 +110,7 @@ def _inputs(inputs: dict[str, Any], job_id: str) -> dict[str, Any]:
     return rewritten
 
 
-def _folder_inputs(inputs: dict[str, Any]) -> set[str]:
+def _folder_inputs(inputs: Mapping[str, Any]) -> set[str]:
     """Names of the inputs that say where a prefix is to be: a text, or a link that may bring one."""
     if not any(map(_is_prefix, inputs)):
         return set()

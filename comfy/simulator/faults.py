@@ -50,6 +50,7 @@ KINDS: Mapping[str, Kind] = {
         options={"seconds": 2.0},
         main="seconds",
     ),
+    "history_cleared": Kind(about="somebody clears the history as soon as the next prompt is in it"),
     "null_lost": Kind(about="the end marker of the next prompt is not sent"),
     "reject_413": Kind(about="POST /prompt answers 413"),
     "reject_500": Kind(about="POST /prompt answers 500"),

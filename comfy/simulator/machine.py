@@ -66,9 +66,14 @@ class Machine:
     )
 
     def names(self, folder: str) -> list[str]:
-        """Files a combo offers: model files of a folder such as `checkpoints`, or `input` for pictures."""
+        """Files a combo offers: model files of a folder such as `checkpoints`, or `input` for pictures.
+
+        `input/.pdf` are files of that ending, `input/folders` folders, `input/3d` all files below that folder.
+        """
         if folder == "input":
             return self.paths.input_images()
+        if folder.startswith("input/"):
+            return self.paths.input_names(folder.partition("/")[2])
         extra = [name for kind, name in self.options.extra_models if kind == folder]
         return sorted({*catalogue.names(folder), *extra, *self._found(folder)})
 
@@ -83,8 +88,9 @@ class Machine:
         """Print a line and keep it for `/internal/logs`."""
         entry = {"t": datetime.datetime.now(datetime.timezone.utc).isoformat(), "m": line + "\n"}
         self.log_entries.append(entry)
-        # Whoever started this process may be gone, and its pipe with it; prompts go on running all the same.
-        with contextlib.suppress(OSError):
+        # Whoever started this process may be gone, and its pipe with it, and what a node raises may be no text; prompts
+        # go on running all the same.
+        with contextlib.suppress(OSError, UnicodeEncodeError):
             sys.stdout.write(entry["m"])
             sys.stdout.flush()
         self.hub.publish_log(entry)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy.simulator import (
     nodes_conditioning,
     nodes_files,
+    nodes_folders,
     nodes_image,
     nodes_latent,
     nodes_loaders,
@@ -28,6 +29,7 @@ def build_registry(*, test_nodes: bool) -> dict[str, NodeClass]:
         nodes_sampling.NODES,
         nodes_latent.NODES,
         nodes_values.NODES,
+        nodes_folders.NODES,
     ]
     if test_nodes:
         groups += [nodes_test.NODES, nodes_odd.NODES, nodes_packs.NODES]

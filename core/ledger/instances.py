@@ -241,10 +241,6 @@ class Instances:
         with self._database.read() as connection:
             return connection.execute(held).scalar() is not None
 
-    def idle(self) -> list[str]:
-        """Names of healthy instances that run nothing."""
-        return [record.name for record in self.all() if record.state == HEALTHY and record.job_id is None]
-
     def catalogues(self) -> dict[str, list[str]]:
         """`{digest: [instance, ...]}` of the healthy instances."""
         with self._database.read() as connection:

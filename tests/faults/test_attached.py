@@ -67,6 +67,45 @@ def test_a_worker_that_stops_leaves_the_instance_but_not_its_prompt(
     fleet.start(gpu).ready(gpus=2)
 
 
+def test_a_history_that_somebody_clears_costs_no_attempt(
+    fleet: Fleet, ledger: Ledger, theirs: list[SimulatorProcess]
+) -> None:
+    for their in theirs:
+        their.fault(history_cleared={})
+    job = fleet.wait(fleet.submit(work(0.2, seed=15)), "succeeded")
+
+    assert fleet.picture(job).startswith(b"\x89PNG")
+    assert ledger.jobs.get(job["id"]).attempt == 1
+    for their in theirs:
+        requests.delete(f"{their.base_url}/simulator/faults", timeout=5)
+
+
+def test_an_interrupt_by_somebody_else_is_tried_again_once(
+    fleet: Fleet, ledger: Ledger, theirs: list[SimulatorProcess]
+) -> None:
+    def interrupt(job_id: str, attempt: int) -> None:
+        until(lambda: ledger.jobs.get(job_id).attempt == attempt, what=f"attempt {attempt}")
+        name = until(lambda: ledger.jobs.get(job_id).instance, what="a GPU")
+        their = theirs[int(name[3])]
+        until(lambda: their.get("/queue")["queue_running"], what="its run")
+        requests.post(f"{their.base_url}/interrupt", timeout=5)
+
+    once, twice = fleet.submit(work(2.0, steps=20, seed=16)), fleet.submit(work(30.0, steps=300, seed=17))
+    interrupt(once, 1)
+    interrupt(twice, 1)
+    assert fleet.picture(fleet.wait(once, "succeeded"))
+    interrupt(twice, 2)
+    fleet.wait(twice, "failed")
+
+    error = ledger.jobs.get(twice).error
+    assert error is not None
+    assert error["code"] == "interrupted"
+    assert "somebody interrupted the prompt in ComfyUI" in error["message"]
+    assert (error["node_id"], error["class_type"]) == ("2", "SimulatedWork")
+    codes = [event.data.get("code") for event in ledger.jobs.events(twice) if event.data.get("code")]
+    assert codes == ["interrupted"]
+
+
 def test_one_that_is_stuck_is_left_alone_until_its_prompt_is_gone(
     fleet: Fleet, ledger: Ledger, theirs: list[SimulatorProcess]
 ) -> None:

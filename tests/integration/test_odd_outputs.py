@@ -1,15 +1,16 @@
-"""Whatever shape a node reports its results in: what is there reaches the client, and what is not is told of."""
+"""Whatever a graph names and a node reports: what is the job's reaches its client, and nothing else does."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 
-from tests.fleet import Fleet
+from tests.fleet import Fleet, until
 from tests.simulator_process import SimulatorProcess, simulator
 
 
@@ -101,3 +102,120 @@ def test_a_file_that_is_named_oddly_comes_once(fleet: Fleet, kind: str, name: st
         assert output["name"] == name
         assert content(output).startswith(b"\x89PNG")
         assert "missing_outputs" not in job
+
+
+def picture(color: int, size: int = 8) -> dict[str, Any]:
+    return {"class_type": "EmptyImage", "inputs": {"width": size, "height": size, "batch_size": 2, "color": color}}
+
+
+def dataset(folder: Any, *, class_type: str = "SaveImageDataSetToFolder", **more: Any) -> dict[str, Any]:
+    inputs = {"images": ["1", 0], "folder_name": folder, "filename_prefix": "a/image", "mode": "overwrite", **more}
+    return {"1": picture(1), "2": {"class_type": class_type, "inputs": inputs}}
+
+
+def names(job: dict[str, Any]) -> list[str]:
+    assert all(content(output) for output in job["outputs"])
+    return sorted(output["name"] for output in job["outputs"])
+
+
+@pytest.mark.parametrize("folder", ["ds", "../../x", "/tmp/x", ""])
+def test_a_dataset_is_saved_below_its_job_and_delivered(fleet: Fleet, theirs: SimulatorProcess, folder: str) -> None:
+    job = fleet.wait(fleet.submit(dataset(folder)), "succeeded")
+    assert names(job) == ["image_00000.png", "image_00001.png"]
+    assert {output["node_id"] for output in job["outputs"]} == {"2"}
+    assert not (theirs.root.parent / "x").exists()
+    assert not (fleet.data_dir / "gpus" / "x").exists()
+
+
+def test_a_dataset_with_texts_that_writes_over_nothing(fleet: Fleet) -> None:
+    graph = dataset("ds", class_type="SaveImageTextDataSetToFolder", texts="words", mode="increment")
+    job = fleet.wait(fleet.submit(graph), "succeeded")
+    stems = ["image_00001_00000", "image_00002_00001"]
+    assert names(job) == sorted(f"{stem}.{ending}" for stem in stems for ending in ("png", "txt"))
+
+
+def upload(fleet: Fleet, name: str, data: bytes) -> str:
+    answer = requests.post(
+        f"{fleet.base_url}/api/v2/assets", files={"file": (name, data)}, data={"file_path": name}, timeout=10
+    )
+    assert answer.status_code in (200, 201), answer.text
+    asset_id: str = answer.json()["id"]
+    return asset_id
+
+
+@pytest.mark.parametrize(
+    ("class_type", "input_name", "ending"),
+    [("LoadLatent", "latent", "latent"), ("Load3D", "model_file", "glb"), ("T_PlainLoad", "document", "pdf")],
+)
+@pytest.mark.parametrize("form", ["tag", "id"])
+def test_an_asset_stands_for_a_file_wherever_a_class_names_one(
+    fleet: Fleet, class_type: str, input_name: str, ending: str, form: str
+) -> None:
+    data = f"{class_type} {form}".encode() * 10
+    asset_id = upload(fleet, f"my file.{ending}", data)
+    value = {"__type": "core/ASSET", "info": {"id": asset_id}} if form == "tag" else asset_id
+    graph = {"1": {"class_type": class_type, "inputs": {input_name: value}}}
+    job = fleet.wait(fleet.submit(graph), "succeeded")
+    [output] = job["outputs"]
+    assert content(output).decode() == f".{ending} {len(data)}"
+
+
+def kept(folder: Path) -> list[Path]:
+    """Files of jobs below an input folder that still hold something."""
+    return [path for path in folder.rglob("*-secret.*") if path.stat().st_size]
+
+
+def test_input_files_do_not_stay(fleet: Fleet, theirs: SimulatorProcess) -> None:
+    for ending, class_type, input_name in (("glb", "Load3D", "model_file"), ("latent", "LoadLatent", "latent")):
+        asset_id = upload(fleet, f"secret.{ending}", b"secret" + ending.encode())
+        graph = {"1": {"class_type": class_type, "inputs": {input_name: asset_id}}}
+        fleet.wait(fleet.submit(graph), "succeeded")
+    for folder in (fleet.data_dir / "gpus" / "gpu0" / "input", theirs.input_dir):
+        until(lambda: not kept(folder), what="no secrets")  # noqa: B023
+
+
+def error_of(fleet: Fleet, graph: dict[str, Any]) -> str:
+    answer = requests.post(f"{fleet.base_url}/api/v2/jobs", json={"workflow": graph}, timeout=10)
+    assert answer.status_code == 422, answer.text
+    message: str = answer.json()["error"]["message"]
+    return message
+
+
+def reading(class_type: str, **inputs: Any) -> dict[str, Any]:
+    return {
+        "1": {"class_type": class_type, "inputs": inputs},
+        "2": {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}},
+    }
+
+
+def test_nothing_of_another_job_is_read(fleet: Fleet, theirs: SimulatorProcess) -> None:
+    other = fleet.wait(fleet.submit(dataset("ds")), "succeeded")["id"]
+    # As if that job were running, on an instance that lists what it finds.
+    for folder in (theirs.input_dir, fleet.data_dir / "gpus" / "gpu0" / "input"):
+        (folder / other).mkdir(parents=True)
+        (folder / other / "0-secret.png").write_bytes(b"secret")
+    for graph in (
+        reading("LoadImageDataSetFromFolder", folder=other),
+        reading("LoadImageDataSetFromFolder", folder=f"./{other}"),
+        reading("LoadImageDataSetFromFolder", folder="."),
+        reading("LoadImageDataSetFromFolder", folder=["2", 0]),
+        reading("LoadImage", image=f"{other}/0-secret.png"),
+        reading("LoadImage", image=f"{other}/0-secret.png [input]"),
+        reading("LoadImage", image=f"{other}/image_00000.png [output]"),
+        reading("LoadLatent", latent=f"fleet-{other}-0-secret.latent"),
+        reading("LoadLatent", latent="../output/x.latent"),
+        reading("Load3D", model_file=f"3d/fleet-{other}-0-secret.glb"),
+        {"1": {"class_type": "Preview3D", "inputs": {"model_file": f"{other}/ds/image_00000.png"}}},
+        {"1": {"class_type": "Preview3D", "inputs": {"model_file": str(fleet.data_dir / "outputs")}}},
+    ):
+        assert error_of(fleet, graph), graph
+
+
+def test_a_path_that_is_put_together_while_the_graph_runs_brings_nothing_of_another_job(fleet: Fleet) -> None:
+    other = fleet.wait(fleet.submit(dataset("ds")), "succeeded")["id"]
+    graph = {
+        "1": {"class_type": "StringConcatenate", "inputs": {"a": other[:8], "b": f"{other[8:]}/ds/image_00000.png"}},
+        "2": {"class_type": "Preview3D", "inputs": {"model_file": ["1", 0]}},
+    }
+    job = fleet.wait(fleet.submit(graph), "failed")
+    assert job["error"]["code"] == "output_unavailable"
