@@ -22,6 +22,7 @@ from typing import Any
 from comfy.client import ComfyClient
 from core.background import Loop
 from core.errors import ComfyUnavailable
+from tasks.facts import read_catalogue
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +103,7 @@ class CatalogueWatch:
         with closing(ComfyClient(sight.base_url, read_timeout_s=10.0)) as client:
             if not _has_changed(client, sight):
                 return
-            object_info = client.object_info()
+            object_info = read_catalogue(client)
         # A start in the meantime has recorded what it offers by itself.
         if self._sight is sight:
             self._record(object_info)
