@@ -223,6 +223,21 @@ def test_a_path_that_is_put_together_while_the_graph_runs_brings_nothing_of_anot
     assert job["error"]["code"] == "output_unavailable"
 
 
+def test_previews_of_an_identical_graph_come_each_time(fleet: Fleet) -> None:
+    graph = {
+        "1": picture(9),
+        "2": {"class_type": "T_Glance", "inputs": {"image": ["1", 0]}},
+        "3": {"class_type": "PreviewImage", "inputs": {"images": ["2", 0]}},
+        "4": {"class_type": "T_Expand", "inputs": {"image": ["1", 0]}},
+        "5": {"class_type": "PreviewImage", "inputs": {"images": ["4", 0]}},
+    }
+    for _ in range(3):
+        job = fleet.wait(fleet.submit(graph), "succeeded", timeout_s=15)
+        assert sorted(output["node_id"] for output in job["outputs"]) == ["2", "2", "3", "3", "4", "4", "5", "5"]
+        assert all(content(output).startswith(b"\x89PNG") for output in job["outputs"])
+    assert job["outputs_reused"] is True
+
+
 #: A workflow of the editor, which the files are to carry.
 EDITORS = {"workflow": {"nodes": [{"id": 1}, {"id": 2}], "links": [], "extra": {"big": 2**53 + 1}}}
 
