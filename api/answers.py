@@ -87,6 +87,14 @@ class JobError(BaseModel):
     traceback: str | None
 
 
+class JobWarning(BaseModel):
+    """A part of a job that did not run, because a node blocked it."""
+
+    message: str
+    node_id: str | None
+    class_type: str | None
+
+
 class Urls(BaseModel):
     self: str
     events: str
@@ -124,6 +132,7 @@ class Job(BaseModel):
     missing_outputs: list[MissingOutput] | None = Field(
         None, description="Files that ComfyUI reported and does not have; only where there are any."
     )
+    warnings: list[JobWarning] | None = Field(None, description="What kept a part of it from running.")
 
 
 class ListedJob(Job):
@@ -257,8 +266,8 @@ class MissingParameters(RootModel[dict[str, str]]):
 
 class UploadedImage(BaseModel):
     success: bool
-    filename: str
-    path: str = Field(description="What a graph or a parameter calls the file.")
+    filename: str = Field(description="What a graph may call the file. Another one than sent where that is taken.")
+    path: str = Field(description="The same, for good: what a graph or a parameter calls the file.")
 
 
 class Refused(BaseModel):
@@ -354,6 +363,10 @@ class Check(BaseModel):
     reason: str | None
 
 
+class StorageCheck(Check):
+    state: Literal["ok", "unavailable", "disk_full"]
+
+
 class Instance(BaseModel):
     name: str
     state: str
@@ -366,12 +379,24 @@ class Instance(BaseModel):
     reason: str | None
 
 
+class Loop(BaseModel):
+    """A thread of this process that others rely on. What fails is tried again, after longer and longer rests."""
+
+    name: str
+    alive: bool
+    failures: int = Field(description="In a row, up to now.")
+    last_error: str | None = Field(description="The kind of the last one; the log has it whole.")
+    failing_since: str | None
+
+
 class Readiness(BaseModel):
     """Whether jobs can run. Those without a key learn no more than that."""
 
     ready: bool
     ledger: Check | None = None
     broker: Check | None = None
+    storage: StorageCheck | None = None
+    loops: list[Loop] | None = None
     healthy_instances: int | None = None
     instances: list[Instance] | None = None
 

@@ -113,6 +113,8 @@ class JobBody(DeliveryBody):
 class SubmitBody(JobBody):
     """A job of Comfy API v2."""
 
+    graph_field: ClassVar[str | None] = "workflow"
+
     model_config = ConfigDict(
         json_schema_extra={
             # A job without a workflow is refused by the check of the workflow, in its words.
@@ -167,6 +169,8 @@ class GenerateInput(DeliveryBody):
 class GenerateBody(Named):
     """A request of the `/generate` family."""
 
+    graph_field: ClassVar[str | None] = "input.workflow_json"
+
     # What stands beside the input instead of in it would be lost.
     other_names: ClassVar[Mapping[str, str]] = {
         **{name: f"input.{ours}" for name, ours in GenerateInput.other_names.items()},
@@ -218,6 +222,8 @@ class FromHashBody(Body):
 
 class CustomWorkflowBody(DeliveryBody):
     """A graph of the client's own, with values for its placeholders."""
+
+    graph_field: ClassVar[str | None] = "workflow"
 
     model_config = ConfigDict(
         json_schema_extra={

@@ -20,7 +20,15 @@ from api.openapi import GENERATE, SUBMIT_ERRORS, Described, Parameter
 from api.patience import bounded, ledger_patience
 from api.submit import Service, check_id
 from api.waiting import Hub
-from core.errors import FleetError, LedgerUnavailable, NotFound, OutputUnavailable, PromptStuck
+from core.errors import (
+    FleetError,
+    LedgerUnavailable,
+    NotFound,
+    OutputUnavailable,
+    PromptInterrupted,
+    PromptStuck,
+    RequestIdReuse,
+)
 from core.job import CANCELED, CANCELING, DELIVERING, EXPIRED, FAILED, QUEUED, RUNNING, SUCCEEDED, Job
 from core.ledger import Ledger
 from core.ledger.returns import POISON
@@ -32,7 +40,7 @@ from workflows.library import Library
 #: All files of one answer together, before base64.
 MAX_INLINE_BYTES = 32 * 1024 * 1024
 #: Codes of jobs that failed with their instances, not by themselves.
-LOST = (POISON, PromptStuck.code)
+LOST = (POISON, PromptStuck.code, PromptInterrupted.code)
 #: What `/generate/sync` answers for each end.
 ENDS = {SUCCEEDED: 200, CANCELED: 499, FAILED: 500, EXPIRED: 504}
 LOST_INSTANCE = 502
@@ -45,6 +53,8 @@ QUEUE_WORDS = {
     CANCELING: "processing",
     DELIVERING: "postprocessing",
 }
+#: Of the routes that submit.
+SAME_REQUEST = "The same request_id with the same body is the same request: it is answered with the job there is."
 INLINE_HEADER = "X-Return-Outputs-As-Base64"
 RESPONSE_HEADER = "X-Include-ComfyUI-Response"
 HEADERS = (
@@ -84,11 +94,12 @@ def generate_blueprint(
     @blueprint.post("/generate")
     @Described(
         summary="Submit a request",
+        text=SAME_REQUEST,
         tag=GENERATE,
         body=GenerateBody,
         is_enveloped=True,
         answers={202: answers.Result},
-        errors=SUBMIT_ERRORS,
+        errors=(*SUBMIT_ERRORS, RequestIdReuse),
     )
     def generate() -> Response:
         job = service.submit(parsed().order)
@@ -101,9 +112,9 @@ def generate_blueprint(
         body=GenerateBody,
         is_enveloped=True,
         answers=dict.fromkeys(sorted({*ENDS.values(), LOST_INSTANCE}), answers.Result),
-        errors=SUBMIT_ERRORS,
+        errors=(*SUBMIT_ERRORS, RequestIdReuse),
         parameters=HEADERS,
-        text="A client that hangs up cancels its job, unless the job has a webhook or a bucket.",
+        text=f"A client that hangs up cancels its job, unless the job has a webhook or a bucket. {SAME_REQUEST}",
     )
     def generate_sync() -> Response:
         # The body and its graph are out of reach before the waiting begins: a thousand clients may wait here.
@@ -162,11 +173,11 @@ def generate_blueprint(
 
 
 def wait_for_end(job: Job, service: Service, ledger: Ledger, hub: Hub) -> Job:
-    """The job when it has ended; it is cancelled when its client hangs up and nobody else wants it."""
+    """The job when it has ended; it is cancelled when its last caller hangs up and nobody else wants it."""
     is_gone = hang_up_check()
     is_wanted = is_wanted_by_others(job)
     ended = hub.until_done(lambda: ledger.jobs.get(job.id), job, is_abandoned=lambda: not is_wanted and is_gone())
-    return ended or service.cancel(job.id)
+    return ended or service.hang_up(job.id)
 
 
 def submitted(service: Service, parsed: GenerateRequest) -> tuple[Job, Wanted]:

@@ -16,9 +16,9 @@ from urllib.parse import unquote, urlsplit
 
 from blake3 import blake3
 
-from api.errors import HashMismatch
+from api.errors import NO_ROOM, HashMismatch, is_out_of_room
 from api.patience import ledger_patience
-from core.errors import BodyTooLarge, InputUnavailable, InvalidRequest, MissingAsset, NotFound
+from core.errors import BodyTooLarge, InputUnavailable, InvalidRequest, MissingAsset, NotFound, StorageFull
 from core.job import Output
 from core.ledger import Ledger
 from core.ledger.database import now_ms
@@ -27,6 +27,7 @@ from core.media import EXTENSIONS, HEAD_BYTES, UNKNOWN, check_picture, type_of
 from core.outbound import Policy
 from core.settings import Settings
 from core.storage import Storage, content_key
+from core.storage_marker import StorageMarker
 from workflows.file_names import folder_of, safe_name, staged_name
 from workflows.references import Reference
 
@@ -41,8 +42,9 @@ _MAX_NAME_CHARS = 255
 class Intake:
     """Where files of clients come in, for all blueprints of one process."""
 
-    def __init__(self, settings: Settings, ledger: Ledger) -> None:
+    def __init__(self, settings: Settings, ledger: Ledger, marker: StorageMarker) -> None:
         self._settings = settings
+        self._marker = marker
         self._ledger = ledger
         self._storage = Storage(settings.inputs_dir)
         self._outputs = Storage(settings.outputs_dir)
@@ -70,8 +72,9 @@ class Intake:
           expected_hash: `blake3:...`; another one is refused.
           job_id: the job it is brought for, with which it goes; None: it is its client's.
         Returns: the file, and whether its bytes were new.
-        Raises: BodyTooLarge, InvalidRequest, HashMismatch, LedgerUnavailable.
+        Raises: BodyTooLarge, InvalidRequest, HashMismatch, LedgerUnavailable, StorageUnavailable, StorageFull.
         """
+        self.require_storage()
         with self._draft() as draft:
             digest, size_bytes, head = self._write(source, draft, subject)
             content_type = _content_type(head, declared)
@@ -89,7 +92,8 @@ class Intake:
         return upload, is_new
 
     def again(self, known: Upload, *, name: str, lifetime_s: float | None = None) -> Upload:
-        """A new record for bytes that are here already. Raises NotFound."""
+        """A new record for bytes that are here already. Raises NotFound, StorageUnavailable."""
+        self.require_storage()
         try:
             self._storage.touch(known.storage_key)
         except FileNotFoundError as exc:
@@ -118,7 +122,9 @@ class Intake:
         Raises:
           InvalidRequest, BodyTooLarge, InputUnavailable: a file cannot be had, or is not what its place takes.
           MissingAsset: there is no such asset.
+          StorageUnavailable, StorageFull: files cannot be kept now.
         """
+        self.require_storage()
         names: dict[tuple[str, str], str] = {}
         for reference in references:
             upload = self._file(reference, job_id)
@@ -143,6 +149,10 @@ class Intake:
                 return self._ledger.deliveries.asset(first)
             except NotFound:
                 return None
+
+    def require_storage(self) -> None:
+        """Raises StorageUnavailable: what is in sight is not the fleet's storage."""
+        self._marker.require()
 
     def _file(self, reference: Reference, job_id: str) -> Upload:
         subject = f"The file for {reference.place}"
@@ -214,6 +224,10 @@ class Intake:
         draft = self._storage.draft()
         try:
             yield draft
+        except OSError as exc:
+            if is_out_of_room(exc):
+                raise StorageFull(NO_ROOM) from exc
+            raise
         finally:
             draft.unlink(missing_ok=True)
 

@@ -16,7 +16,7 @@ from werkzeug.routing import Rule
 
 from api.answers import Error, Event, GenerateError, GenerateEvent
 from api.auth import OPEN_PATHS
-from api.errors import GENERATE_STATUS, STATUS, BadParameter, ForbiddenOrigin, RequestTimeout, status_of
+from api.errors import GENERATE_STATUS, STATUS, BadParameter, ForbiddenOrigin, Misdirected, RequestTimeout, status_of
 from api.validation import Body, Envelope, Schema
 from core.errors import (
     BodyTooLarge,
@@ -29,6 +29,8 @@ from core.errors import (
     MissingAsset,
     NoHealthyInstance,
     QueueFull,
+    StorageFull,
+    StorageUnavailable,
     Unauthorized,
     UnsupportedMediaType,
 )
@@ -40,9 +42,27 @@ TAGS = (JOBS, ASSETS, GENERATE, WORKFLOWS, PYWORKER, WEBHOOKS, SERVER)
 #: What every route that reads a JSON body may answer.
 BODY_ERRORS = (InvalidBody, BodyTooLarge, UnsupportedMediaType, RequestTimeout, InvalidRequest)
 #: What every route that reads a form may answer.
-FORM_ERRORS = (InvalidBody, BodyTooLarge, UnsupportedMediaType, RequestTimeout, InvalidRequest, LedgerUnavailable)
+FORM_ERRORS = (
+    InvalidBody,
+    BodyTooLarge,
+    UnsupportedMediaType,
+    RequestTimeout,
+    InvalidRequest,
+    LedgerUnavailable,
+    StorageUnavailable,
+    StorageFull,
+)
 #: What every route that takes a job in may answer beside those.
-SUBMIT_ERRORS = (InvalidWorkflow, EditorWorkflow, MissingAsset, QueueFull, NoHealthyInstance, LedgerUnavailable)
+SUBMIT_ERRORS = (
+    InvalidWorkflow,
+    EditorWorkflow,
+    MissingAsset,
+    QueueFull,
+    NoHealthyInstance,
+    LedgerUnavailable,
+    StorageUnavailable,
+    StorageFull,
+)
 
 #: The model of a JSON answer, or the media type of another one, or nothing at all.
 Answer = type[BaseModel] | str | None
@@ -254,7 +274,7 @@ def _responses(description: Described, *, needs_key: bool) -> dict[str, Any]:
 
 def _error_codes(description: Described, *, needs_key: bool) -> dict[int, list[str]]:
     """The codes of all errors a route may answer, by status."""
-    kinds: list[type[FleetError]] = [BadParameter, ForbiddenOrigin, *description.errors]
+    kinds: list[type[FleetError]] = [BadParameter, ForbiddenOrigin, Misdirected, *description.errors]
     if description.body is not None:
         kinds += BODY_ERRORS
     if needs_key:

@@ -57,6 +57,15 @@ class BackgroundPublisher:
         """The worker that runs this job shall look at it now."""
         self._put(lambda: self._publisher.cancel(job))
 
+    def look_again(self) -> bool:
+        """All GPU workers shall look for new files now; False if the broker is not well: later, nobody waits for it."""
+        if self._left or not self._under_way.acquire(blocking=False):
+            return False
+        try:
+            return self._is_taken(self._publisher.look_again)
+        finally:
+            self._under_way.release()
+
     def _put(self, publish: Publish) -> bool:
         if not self._left and self._under_way.acquire(blocking=False):
             try:

@@ -87,9 +87,9 @@ def pyworker_blueprint(settings: Settings, ledger: Ledger, service: Service, int
             if part is None or not head:
                 return _refused(400, "No file data received")
             part.stream.seek(0)
-            upload, _ = intake.receive(part.stream, name=name, declared=part.mimetype, kind="image")
-        filename = safe_name(name)
-        return json_response({"success": True, "filename": filename, "path": f"{upload.id}/{filename}"})
+            upload, _ = intake.receive(part.stream, name=safe_name(name), declared=part.mimetype, kind="image")
+        named = service.settle_name(upload)
+        return json_response({"success": True, "filename": named.name, "path": f"{named.id}/{named.name}"})
 
     @blueprint.get("/task/<task_id>")
     @Described(

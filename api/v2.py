@@ -17,13 +17,15 @@ from api.orders import job_fields
 from api.patience import bounded, ledger_patience
 from api.streams import EventStream, event_stream_response
 from api.submit import Order, Service, check_id
-from api.validation import read
+from api.validation import lacks_graph, read
 from api.views import job_view, list_item
 from api.waiting import Hub
-from core.errors import IdempotencyKeyReuse, LedgerUnavailable, NotFound
+from core.errors import IdempotencyKeyReuse, InvalidWorkflow, LedgerUnavailable, NotFound
 from core.job import Job
 from core.ledger import Ledger
 from core.settings import Settings
+from core.views import whole_error_view
+from workflows.misplaced import misplaced_graph
 
 LAST_EVENT_ID = Parameter(
     name="Last-Event-ID",
@@ -149,6 +151,18 @@ def v2_blueprint(settings: Settings, ledger: Ledger, service: Service, hub: Hub,
         # The graph is JSON text already, with every digit its client sent.
         return Response(f'{{"workflow":{graph},"format":"api"}}', content_type="application/json")
 
+    @blueprint.get("/jobs/<job_id>/error")
+    @Described(
+        summary="The error of a failed job at full length",
+        tag=JOBS,
+        answers={200: answers.JobError},
+        errors=(NotFound, LedgerUnavailable),
+        text="Message and traceback of up to a million characters each; the job itself shows their ends. An extension.",
+    )
+    @bounded
+    def error(job_id: str) -> Response:
+        return json_response(whole_error_view(ledger.jobs.error(check_id(job_id))))
+
     @blueprint.get("/jobs/<job_id>/events")
     @Described(
         summary="Server-sent events until the job's end",
@@ -171,7 +185,10 @@ def v2_blueprint(settings: Settings, ledger: Ledger, service: Service, hub: Hub,
 
 def _order(settings: Settings) -> Order:
     key = fields.idempotency_key(request.headers.get("Idempotency-Key"))
-    body = read(SubmitBody, read_json(settings))
+    value = read_json(settings)
+    body = read(SubmitBody, value)
+    if lacks_graph(SubmitBody, value) and (hint := misplaced_graph(value, "workflow")):
+        raise InvalidWorkflow(hint)
     return Order(workflow=body.workflow, idempotency_key=key, **job_fields(body, settings, base_url(settings)))
 
 

@@ -9,6 +9,7 @@ from api.blocks import WebhookBody
 from core.outbound import Policy, check_url
 from core.settings import Settings
 from core.webhooks.keys import ENVIRONMENT, REQUEST
+from core.webhooks.urls import split_query
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +37,10 @@ def parse_webhook(block: WebhookBody | None, settings: Settings, base_url: str, 
         # what the operator's secret signs.
         origin, block = ENVIRONMENT, WebhookBody.model_construct(url=settings.webhook_url)
     secrets = webhook_secrets(block.secret, block.headers)
+    url = check_url(block.url, "webhook.url", Policy.for_webhook(block.url, settings))
+    shown, query = split_query(url)
     target = {
-        "url": check_url(block.url, "webhook.url", Policy.for_webhook(block.url, settings)),
+        "url": shown,
         "extra_params": block.extra_params or {},
         "timeout_s": block.timeout or settings.webhook_timeout_s,
         "base_url": base_url,
@@ -46,7 +49,7 @@ def parse_webhook(block: WebhookBody | None, settings: Settings, base_url: str, 
         # What has to come again when it is to be sent again and the sealed row has been wiped.
         **({"sealed": sorted(secrets)} if "webhook_headers" in secrets else {}),
     }
-    return Webhook(target=target, secrets=secrets)
+    return Webhook(target=target, secrets=secrets | query)
 
 
 def webhook_secrets(secret: str | list[str] | None, headers: dict[str, str] | None) -> dict[str, Any]:

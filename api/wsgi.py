@@ -9,6 +9,7 @@ from flask import Flask
 from api import create_app
 from api.publishing import BackgroundPublisher
 from api.waiting import Hub
+from core import broker_guard
 from core.ledger import Change, Ledger
 from core.notices import Notice, NoticeListener, NoticeSender
 from core.settings import Settings, load_settings
@@ -30,6 +31,7 @@ def create() -> Flask:
 
 def build(settings: Settings) -> Flask:
     """Build the application and start listening for notices."""
+    broker_guard.install()
     sender = NoticeSender(settings)
 
     def announce(change: Change) -> None:

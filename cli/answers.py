@@ -31,7 +31,8 @@ def code(answer: requests.Response) -> str:
 def retry_after_s(answer: requests.Response) -> float | None:
     """After how many seconds to ask again, at least 1; None if the server does not say."""
     text = answer.headers.get("Retry-After", "")
-    return max(1.0, float(text)) if text.isdecimal() else None
+    # More digits than these are more than anybody waits, and a float could not hold them.
+    return max(1.0, float(text[:12])) if text.isascii() and text.isdigit() else None
 
 
 def reason(exc: requests.RequestException) -> str:

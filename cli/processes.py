@@ -17,6 +17,7 @@ from pathlib import Path
 from comfy.procfs import with_variable
 from comfy.spawner import LAUNCHER
 from core.errors import ConfigurationError
+from core.startup import SET_VARIABLE
 
 #: Pause before the first restart; it doubles with each further one.
 FIRST_PAUSE_S = 1.0
@@ -28,7 +29,7 @@ TICK_S = 0.1
 #: A log that has grown over this is set aside when its process starts.
 LARGEST_LOG_BYTES = 20 * 1024 * 1024
 #: In the environment of everything one set starts, so that the last of a family is found, wherever it moved.
-MARKER_NAME = "COMFYFLEET_SET"
+MARKER_NAME = SET_VARIABLE
 
 Report = Callable[[str], None]
 

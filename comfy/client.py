@@ -76,8 +76,10 @@ class ComfyClient:
 
     def queue_remaining(self) -> int:
         """How many prompts are pending or running. The cheapest question there is, so also the liveness probe."""
-        info = _object(json_of(self._http.get("/prompt"))).get("exec_info")
-        return int(_object(info).get("queue_remaining", 0))
+        info = _object(_object(json_of(self._http.get("/prompt"))).get("exec_info"))
+        if not isinstance(info.get("queue_remaining"), int):
+            raise ComfyUnavailable("what answers GET /prompt is not a ComfyUI")
+        return int(info["queue_remaining"])
 
     def system_stats(self) -> dict[str, Any]:
         """`{"system": {...}, "devices": [...]}`. Queries the GPU driver: not for frequent use."""
@@ -249,7 +251,7 @@ class ComfyClient:
             try:
                 yield from response.iter_content(_CHUNK_BYTES)
             except requests.RequestException as exc:
-                raise ComfyUnavailable(f"ComfyUI at {self.base_url} broke off while sending {item.filename}") from exc
+                raise ComfyUnavailable(f"ComfyUI broke off while sending {item.filename}") from exc
 
     def has(self, item: OutputItem) -> bool:
         """Whether the server would hand this output file out."""

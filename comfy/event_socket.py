@@ -31,6 +31,31 @@ _GREETING_S = 2.0
 _FEATURE_FLAGS = json.dumps({"type": "feature_flags", "data": {"supports_preview_metadata": True}})
 
 
+def problem_of(base_url: str) -> str | None:
+    """Why the server's websocket cannot be used, None if it can. Tries once, for some seconds at most."""
+    events = EventSocket(base_url, on_frame=lambda _frame: None, on_lost=lambda _client_id: None)
+    try:
+        events.ensure_connected()
+    except ComfyUnavailable as exc:
+        return exc.message
+    finally:
+        events.close()
+    return None
+
+
+def _vain(error: Exception) -> str | None:
+    """Why there is no use in waiting for another attempt; None if that may well succeed: a server that restarts."""
+    if isinstance(error, websocket.WebSocketTimeoutException):
+        # One client that does not read stalls the events of all, for as long as it lives.
+        return "its websocket accepts connections but sends nothing"
+    if isinstance(error, websocket.WebSocketBadStatusException):
+        # A proxy in between that does not pass websockets on, or wants to know who asks.
+        return f"its websocket is answered with {error.status_code}"
+    if isinstance(error, websocket.WebSocketException):
+        return "its websocket is closed at once"
+    return "its websocket does not answer" if isinstance(error, TimeoutError) else None
+
+
 class EventSocket:
     """Keeps one connection up and hands its frames to callbacks, which run in the reading thread and must be quick.
 
@@ -55,7 +80,8 @@ class EventSocket:
         self._changed = threading.Condition()
         self._client_id: str | None = None
         self._failures = 0
-        self._deaf = False
+        #: Why the last attempt had no success, if another is most likely no better: prompts do not wait for it.
+        self._vain: str | None = None
         self._closing = False
         self._wanted = threading.Event()
         self._connection: websocket.WebSocket | None = None
@@ -78,9 +104,8 @@ class EventSocket:
             return self._client_id
         with self._changed:
             self._start_thread()
-            if self._deaf:
-                # One client that does not read stalls the events of all, for as long as it lives: no use in waiting.
-                raise ComfyUnavailable(f"{self._url} accepts connections but sends nothing")
+            if self._vain is not None:
+                raise ComfyUnavailable(self._vain)
             failures = self._failures
             self._wanted.set()
             self._changed.wait_for(
@@ -88,7 +113,7 @@ class EventSocket:
                 timeout=self._connect_timeout_s + _GREETING_S,
             )
             if self._client_id is None:
-                raise ComfyUnavailable(f"no websocket connection to {self._url}")
+                raise ComfyUnavailable(self._vain or "there is no connection to ComfyUI's websocket")
             return self._client_id
 
     def reconnect(self) -> None:
@@ -122,7 +147,7 @@ class EventSocket:
                 self._read(connection)
         except _SOCKET_ERRORS as exc:
             logger.debug("websocket %s ended: %s", self._url, exc)
-            self._deaf = isinstance(exc, websocket.WebSocketTimeoutException)
+            self._vain = None if live else _vain(exc)
         finally:
             self._publish(None)
             if live:
@@ -211,7 +236,7 @@ class EventSocket:
             if client_id is None:
                 self._failures += 1
             else:
-                self._deaf = False
+                self._vain = None
             self._changed.notify_all()
 
     def _abort(self) -> None:

@@ -50,6 +50,30 @@ class PollClock:
         self._pause_s = min(1.5 * self._pause_s, self._pace.poll_last_s)
 
 
+class RunClock:
+    """Since when the run time of a prompt counts, on the monotonic clock.
+
+    Time behind other prompts, whoever posted them, is waiting. Time in which the server runs nothing although the
+    prompt is the next is not: its worker thread may be dead.
+    """
+
+    def __init__(self) -> None:
+        self._started_at = self._vain_since = float("inf")
+
+    @property
+    def began_at(self) -> float:
+        return min(self._started_at, self._vain_since)
+
+    def start(self) -> None:
+        """Count from now: ComfyUI has taken the prompt from its queue, or another limit begins."""
+        self._started_at = time.monotonic()
+        self._vain_since = float("inf")
+
+    def see_pending(self, *, server_is_idle: bool) -> None:
+        """The prompt is the next of ours, and has not been taken."""
+        self._vain_since = min(self._vain_since, time.monotonic()) if server_is_idle else float("inf")
+
+
 class Outage:
     """A time in which the server did not answer."""
 
@@ -107,9 +131,13 @@ def was_taken(client: ComfyClient, prompt_id: str, pace: Pace, lost: ComfyUnavai
     return False
 
 
-def final_history(client: ComfyClient, prompt_id: str, pace: Pace, *, was_cancelled: Callable[[], bool]) -> History:
+def final_history(
+    client: ComfyClient, prompt_id: str, pace: Pace, *, told: History | None, was_cancelled: Callable[[], bool]
+) -> History:
     """Ask for the history of a prompt that has ended until it is there; normally the first answer has it.
 
+    Parameters:
+      told: what the websocket said of it, which counts where somebody cleared the history.
     Raises:
       PromptInterrupted: there is none, since the prompt was cancelled before it ran.
       ComfyUnavailable: it did not come within `late_history_s`, or the server does not answer any more: the next
@@ -129,9 +157,11 @@ def final_history(client: ComfyClient, prompt_id: str, pace: Pace, *, was_cancel
             if history is not None:
                 return history
             missing_since = missing_since or time.monotonic()
-        if was_cancelled() and missing_since:
+            if told is not None and time.monotonic() - missing_since >= pace.recheck_s:
+                return told
+        if was_cancelled() and missing_since and told is None:
             raise PromptInterrupted("the prompt was cancelled before it ran")
         if missing_since and time.monotonic() - missing_since >= pace.late_history_s:
-            raise ComfyUnavailable(f"ComfyUI at {client.base_url} has no history of a prompt it finished")
+            raise ComfyUnavailable("ComfyUI has no history of a prompt it finished")
         time.sleep(pause_s)
         pause_s = min(2 * pause_s, 0.5)

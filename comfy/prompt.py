@@ -7,12 +7,13 @@ import threading
 import time
 from collections.abc import Callable
 
+from comfy.account import Account
 from comfy.client import ComfyClient, Place
 from comfy.frames import Event, Preview
 from comfy.history import History, is_verdict
 from comfy.mailbox import Mailbox
 from comfy.pace import Pace
-from comfy.polling import Outage, PollClock, final_history
+from comfy.polling import Outage, PollClock, RunClock, final_history
 from comfy.progress import Progress, ProgressTracker, PromptListener
 from comfy.result import PromptResult, result_of
 from comfy.transport import timed_out
@@ -34,6 +35,7 @@ class PromptHandle:
         client: ComfyClient,
         *,
         client_id: str | None,
+        account: Account,
         tracker: ProgressTracker,
         listener: PromptListener | None,
         pace: Pace,
@@ -47,6 +49,7 @@ class PromptHandle:
         self.started = threading.Event()
         self._client = client
         self._client_id = client_id
+        self._account = account
         self._tracker = tracker
         self._listener = listener
         self._pace = pace
@@ -59,8 +62,9 @@ class PromptHandle:
         self._interrupting = False
         #: When ComfyUI was first asked to stop: a server too busy to hear it is as deaf as a node that does not look.
         self._interrupted_at = float("inf")
-        self._told_started = False
-        self._clock_from = float("inf")
+        #: Nothing of ours stands before it in ComfyUI's queue.
+        self._is_next = False
+        self._clock = RunClock()
         #: When the prompt started, or the socket brought something about it, whichever was later.
         self._heard_at = time.monotonic()
         self._polls = PollClock(pace, at_once=client_id is None)
@@ -78,6 +82,7 @@ class PromptHandle:
             self._ended.set()
             self._wake.set()
             return
+        self._account.apply(event)
         progress = self._tracker.apply(event)
         if progress is not None and self._listener is not None:
             self._mailbox.put_progress(progress)
@@ -97,6 +102,7 @@ class PromptHandle:
         """That connection is gone: if it was ours, poll from now on."""
         if self._client_id == client_id:
             self._client_id = None
+            self._account.miss()
             self.poll_now()
 
     def poll_now(self) -> None:
@@ -105,9 +111,9 @@ class PromptHandle:
             self._polls.nudge()
             self._wake.set()
 
-    def start_clock(self) -> None:
-        """Nothing of ours stands before this prompt any more: its time runs."""
-        self._clock_from = min(self._clock_from, time.monotonic())
+    def come_next(self) -> None:
+        """Nothing of ours stands before this prompt any more."""
+        self._is_next = True
 
     # Called by the owner.
 
@@ -145,8 +151,8 @@ class PromptHandle:
         """Block until ComfyUI has finished this prompt, and return its results. Calls the listener meanwhile.
 
         Parameters:
-          timeout_s: seconds of run time; the clock starts when the prompt starts, or at the latest when no earlier
-            prompt of this session is unfinished. A prompt over time is interrupted.
+          timeout_s: seconds of run time; the clock starts when the prompt starts, or when it could, and ComfyUI runs
+            nothing instead: time behind other prompts, whoever posted them, is none. A prompt over time is interrupted.
         Raises:
           PromptFailed: a node raised; permanent.
           ComfyOutOfMemory: the GPU's memory did not suffice.
@@ -167,7 +173,7 @@ class PromptHandle:
         self._deliver()
         if failure is not None:
             raise failure
-        return result_of(history)
+        return result_of(history, blocked=self._account.blocked)
 
     def _wait_until_ended(self, timeout_s: float | None) -> bool:
         """False if time runs out first."""
@@ -175,7 +181,7 @@ class PromptHandle:
             self._wake.clear()
             self._deliver()
             now = time.monotonic()
-            deadline = self._clock_from + timeout_s if timeout_s is not None else float("inf")
+            deadline = self._clock.began_at + (float("inf") if timeout_s is None else timeout_s)
             if now >= deadline:
                 return False
             if now >= (poll_at := self._polls.due_at):
@@ -185,19 +191,11 @@ class PromptHandle:
         return True
 
     def _deliver(self) -> None:
-        if self._listener is None:
-            return
-        if self.started.is_set() and not self._told_started:
-            self._told_started = True
-            self._listener.on_started()
-        progress, previews = self._mailbox.take()
-        for preview in previews:
-            self._listener.on_preview(preview.node_id, preview.content_type, preview.payload)
-        if progress is not None:
-            self._listener.on_progress(progress)
+        if self._listener is not None:
+            self._mailbox.deliver(self._listener, has_started=self.started.is_set())
 
     def _mark_started(self) -> None:
-        self.start_clock()
+        self._clock.start()
         self._heard_at = time.monotonic()
         self.started.set()
         self._wake.set()
@@ -263,9 +261,11 @@ class PromptHandle:
             self._watch_deafness()
             if self._watchdog is not None and self.started.is_set():
                 self._watchdog.see_running(quiet_s=now - self._heard_at, has_events=self._client_id is not None)
-        elif place == "pending" and self._watchdog is not None and now >= self._clock_from:
+        elif place == "pending" and self._is_next:
             is_idle = self._client.waits_in_vain(self.prompt_id, read_timeout_s=self._pace.answer_s)
-            self._watchdog.see_pending(server_is_idle=is_idle)
+            self._clock.see_pending(server_is_idle=is_idle)
+            if self._watchdog is not None:
+                self._watchdog.see_pending(server_is_idle=is_idle)
 
     def _watch_deafness(self) -> None:
         waited_s = time.monotonic() - self._interrupted_at
@@ -283,10 +283,16 @@ class PromptHandle:
         self._missed += 1
         if self._missed < 2 or self._ended.is_set():
             return
-        if self._interrupting:
-            # A pending prompt that is removed from the queue leaves no trace.
+        if self._account.history() is not None:
+            # It has ended, and somebody cleared the history.
+            self._ended.set()
+            return
+        if self._interrupting or (self._client_id is not None and not self.started.is_set()):
+            # A pending prompt that is removed from the queue leaves no trace; the server itself is still there.
             raise PromptInterrupted("the prompt was removed from ComfyUI's queue before it ran")
-        raise ComfyUnavailable(f"ComfyUI at {self._client.base_url} lost the prompt: it restarted, or was emptied")
+        if self._client_id is not None and self._missed * self._pace.recheck_s < self._pace.late_history_s:
+            return  # How it ended is still on its way.
+        raise ComfyUnavailable("ComfyUI lost the prompt: it restarted, or was emptied")
 
     def _give_up(self, timeout_s: float) -> None:
         """Interrupt a prompt that ran too long. Returns only if it ended by itself in the same moment."""
@@ -294,7 +300,7 @@ class PromptHandle:
         with contextlib.suppress(ComfyUnavailable):
             self.interrupt()
         # The clock is set anew, for the time the prompt gets to notice.
-        self._clock_from = time.monotonic()
+        self._clock.start()
         try:
             ended = self._wait_until_ended(self._pace.interrupt_grace_s)
             if ended and not isinstance(self._final_history().failure(), PromptInterrupted):
@@ -309,4 +315,10 @@ class PromptHandle:
         raise PromptTimeout(f"the prompt ran longer than {timeout_s:g} s and {state}", still_runs=not ended)
 
     def _final_history(self) -> History:
-        return final_history(self._client, self.prompt_id, self._pace, was_cancelled=lambda: self._interrupting)
+        return final_history(
+            self._client,
+            self.prompt_id,
+            self._pace,
+            told=self._account.history(),
+            was_cancelled=lambda: self._interrupting,
+        )

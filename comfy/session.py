@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
+from comfy.account import Account
 from comfy.client import Accepted, ComfyClient
 from comfy.event_socket import EventSocket
 from comfy.frames import Event, Preview
@@ -52,11 +53,12 @@ class ComfySession:
     def open(self) -> None:
         """Connect, and learn what the server can do, so that no prompt has to wait for it.
 
+        A server without a websocket, as behind a proxy that passes none on, is polled.
         Raises:
           ComfyUnavailable: the server does not answer.
         """
         self.client.capabilities()
-        self._socket.ensure_connected()
+        self._client_id()
 
     @property
     def is_connected(self) -> bool:
@@ -95,18 +97,19 @@ class ComfySession:
           ComfyUnavailable: ComfyUI does not take the prompt.
         """
         tracker = ProgressTracker(graph, nodes_total=nodes_total, work=work)
+        account = Account(prompt_id, graph)
         if resume and self.client.find(prompt_id) is not None:
             # Its events go to a connection that is not ours.
-            return self._register(prompt_id, None, tracker, listener, watchdog)
+            return self._register(prompt_id, None, account, tracker, listener, watchdog)
         client_id = self._client_id()
         # Registered before it is posted: its first events may overtake the reply.
-        handle = self._register(prompt_id, client_id, tracker, listener, watchdog)
+        handle = self._register(prompt_id, client_id, account, tracker, listener, watchdog)
         try:
             # Without a socket the prompt still needs a client id, or cached outputs are missing from some histories.
             accepted = self._post(graph, prompt_id, client_id or str(uuid.uuid4()), extra_data)
             if accepted.prompt_id != prompt_id:
                 self.client.interrupt(accepted.prompt_id)
-                raise ComfyUnavailable(f"ComfyUI at {self.client.base_url} is older than 0.3.45: it ignores prompt ids")
+                raise ComfyUnavailable("this ComfyUI is older than 0.3.45: it ignores prompt ids")
             if accepted.node_errors:
                 handle.withdraw()
                 raise dropped_outputs(accepted.node_errors)
@@ -145,6 +148,7 @@ class ComfySession:
         self,
         prompt_id: str,
         client_id: str | None,
+        account: Account,
         tracker: ProgressTracker,
         listener: PromptListener | None,
         watchdog: Watchdog | None,
@@ -153,6 +157,7 @@ class ComfySession:
             prompt_id,
             self.client,
             client_id=client_id,
+            account=account,
             tracker=tracker,
             listener=listener,
             pace=self._pace,
@@ -160,10 +165,12 @@ class ComfySession:
             on_deaf=self._replace_socket,
             watchdog=watchdog,
         )
+        if client_id is None:
+            account.miss()
         with self._lock:
             self._handles[prompt_id] = handle
             first = next(iter(self._handles.values()))
-        first.start_clock()
+        first.come_next()
         if client_id is not None and client_id != self._socket.client_id:
             # The connection broke before the handle could hear of it.
             handle.lose_events(client_id)
@@ -175,7 +182,7 @@ class ComfySession:
                 del self._handles[handle.prompt_id]
             first = next(iter(self._handles.values()), None)
         if first is not None:
-            first.start_clock()
+            first.come_next()
 
     # Called by the thread that reads the socket.
 

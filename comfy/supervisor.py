@@ -33,8 +33,8 @@ class InstanceUnfit(ComfyUnavailable):
     """The instance answers, but must not take jobs, for instance because its warm-up failed: its start has failed."""
 
 
-def _say_nothing(_reason: str, _until_s: float) -> None:
-    """Stands in where nobody wants to know of a quarantine."""
+def _say_nothing(*_news: object) -> None:
+    """Stands in where nobody wants to know."""
 
 
 class Supervisor:
@@ -43,6 +43,8 @@ class Supervisor:
     Callbacks run in the supervisor's thread: until they return nothing is probed, and `stop` waits for them.
       on_up(): the instance answers; its `base_url` is new. If it raises `InstanceUnfit`, the start has failed. If it
         raises another `FleetError`, it is called again at each probe until it returns.
+      on_wait(reason): an attached instance does not answer yet; called once for each reason. A `FleetError` is only
+        logged.
       on_down(reason): the instance was lost, is to be replaced or restarted, or an attempt to start it failed, so it
         may come several times in a row. Called before what is left of the process is killed, and not because of
         `stop`. A `FleetError` is only logged.
@@ -52,7 +54,8 @@ class Supervisor:
     Any other exception of a callback is logged with its traceback and then treated as a `FleetError`, except that on_up
     and on_quarantine are called again after growing pauses.
 
-    An attached instance is never started or ended; it only counts as down, for as long as another would be.
+    An attached instance is never started or ended; it only counts as down, for as long as another would be. That it
+    does not answer is one failure, however long it lasts.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class Supervisor:
         *,
         on_up: Callable[[], None],
         on_down: Callable[[str], None],
+        on_wait: Callable[[str], None] = _say_nothing,
         on_quarantine: Callable[[str, float], None] = _say_nothing,
         probe_interval_s: float = 1.0,
         misses: int = 2,
@@ -82,6 +86,7 @@ class Supervisor:
         """
         self._instance = instance
         self._on_up, self._on_down, self._on_quarantine = on_up, on_down, on_quarantine
+        self._on_wait = on_wait
         self._probe_interval_s, self._misses = probe_interval_s, misses
         self._patience = patience or Patience()
         self._healthy_after_s, self._quarantine_s = healthy_after_s, quarantine_s
@@ -100,6 +105,8 @@ class Supervisor:
         self._wake = threading.Event()
         self._loop = Loop(f"supervise-{instance.spec.name}", self._go_through_a_life, last=self._finish)
         self.state: State = "starting"
+        #: What keeps it from being of use, as it was said last.
+        self._waits_for = ""
         #: Attempts to start the instance after the first.
         self.restarts = 0
         #: Why the instance was lost or did not start the last time.
@@ -172,6 +179,7 @@ class Supervisor:
         """One life of the instance, from start to end; returns why it failed, None if it was called off."""
         failures: list[str | None] = []
         name = self._instance.spec.name
+        self._waits_for = ""
         try:
             error = failure_of(lambda: failures.append(self._live_well()), name, passing=(FleetError,))
         except FleetError as exc:
@@ -183,7 +191,7 @@ class Supervisor:
 
     def _live_well(self) -> str | None:
         self._instance.start()
-        self._instance.wait_ready(cancel=self._called_off)
+        self._instance.wait_ready(cancel=self._called_off, on_wait=self._say_waiting)
         self._enter("healthy")
         logger.info("%s: answers at %s", self._instance.spec.name, self._instance.base_url)
         healthy_since_s = time.monotonic()
@@ -229,6 +237,13 @@ class Supervisor:
         if not mute.lasts:
             logger.warning("%s: does not answer; replaced if it does no work either", self._instance.spec.name)
         return mute.look(silent_s=time.monotonic() - began_s) or ""
+
+    def _say_waiting(self, reason: str) -> None:
+        if self._waits_for != reason:
+            self._waits_for = reason
+            logger.warning("waiting for %s", reason)
+            name = self._instance.spec.name
+            failure_of(lambda: self._on_wait(reason), f"{name}: is away, but saying so failed")
 
     def _go_down(self, failure: str | None) -> None:
         self._enter("restarting")
@@ -276,14 +291,23 @@ class _News:
         self._passing = passing
         self._pause_s = FIRST_REST_S
         self._next_try_s = 0.0
+        self._said = ""
         self.is_told = False
 
     def tell(self) -> None:
-        """Try once, if it is time. What is foreseen is tried each time; what is not, ever more rarely."""
+        """Try once, if it is time: what is foreseen each time, and logged once; what is not, ever more rarely."""
         if self.is_told or time.monotonic() < self._next_try_s:
             return
-        error = failure_of(self._say, self._name, passing=self._passing)
+        try:
+            error = failure_of(self._say, self._name, passing=(FleetError,))
+        except self._passing:
+            raise
+        except FleetError as exc:
+            if self._said != str(exc):
+                self._said = str(exc)
+                logger.warning("%s: %s", self._name, exc)
+            return
         self.is_told = error is None
-        if error is not None and not isinstance(error, FleetError):
+        if error is not None:
             self._next_try_s = time.monotonic() + self._pause_s
             self._pause_s = min(2 * self._pause_s, LONGEST_REST_S)

@@ -90,6 +90,8 @@ class NewJob:
     expected_time_s: float | None = None
     #: The client's own id (`/generate` contract); unique among jobs that are kept.
     request_id: str | None = None
+    #: A strong hash of the request's body, where it has an id; kept only keyed.
+    request_digest: bytes | None = None
     idempotency_key: str | None = None
     #: `{"url", "events"?, "extra_params", "timeout_s", "base_url", "origin", "sealed"?}` or None; never a secret.
     #: `origin` says whose it is: `core.webhooks.keys.REQUEST` or `ENVIRONMENT`; `sealed` names the secrets it came
@@ -178,6 +180,8 @@ class Job:
     error: dict[str, Any] | None = None
     #: ComfyUI served nodes of this job from its cache.
     outputs_reused: bool | None = None
+    #: Branches that a node blocked with a message, `[{"message", "node_id", "class_type"}]`; the rest of it ran.
+    warnings: list[dict[str, Any]] | None = None
     #: Its files were removed at `files_expire_at_ms`.
     files_removed: bool = False
     #: Files in storage.

@@ -20,6 +20,7 @@ from kombu.utils.uuid import uuid
 
 from core.background import Loop, failure_of
 from core.broker_errors import broker_errors
+from core.broker_kind import BrokerKind
 from core.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ def connect(settings: Settings) -> Connection:
     """A broker connection with short time limits, for notices only."""
     url = settings.transport_url
     options: dict[str, Any] = {"max_retries": 0}
-    if url.startswith("redis"):
+    if BrokerKind.of(url) is BrokerKind.REDIS:
         options |= {"socket_connect_timeout": 2.0, "socket_timeout": 5.0, "health_check_interval": 10}
         options |= {"global_keyprefix": f"{settings.broker_namespace}:"}
     else:
@@ -181,7 +182,14 @@ class NoticeListener:
             exclusive=True,
             auto_delete=True,
         )
-        with Consumer(connection, [inbox], callbacks=[self._receive], accept=["json"], no_ack=True):
+        with Consumer(
+            connection,
+            [inbox],
+            callbacks=[self._receive],
+            on_decode_error=lambda _message, exc: _say_none(exc),
+            accept=["json"],
+            no_ack=True,
+        ):
             # On Redis the transport subscribes only when it first waits for messages.
             with suppress(TimeoutError):
                 connection.drain_events(timeout=0.05)
@@ -194,10 +202,24 @@ class NoticeListener:
 
     def _receive(self, body: Any, _message: Message) -> None:
         try:
-            # Another version may know more fields than we do.
-            notice = Notice(**{field.name: body[field.name] for field in fields(Notice) if field.name in body})
-        except TypeError:
-            log.warning("a message on the exchange of notices is none; is it shared with another program?")
+            notice = _notice(body)
+        except (LookupError, TypeError) as exc:
+            _say_none(exc)
             return
         # What goes wrong with one notice must not cost the connection, and with it the next ones.
         failure_of(lambda: self._on_notice(notice), "notice-listener")
+
+
+def _notice(body: Any) -> Notice:
+    # Another version may know more fields than we do.
+    notice = Notice(**{field.name: body[field.name] for field in fields(Notice) if field.name in body})
+    texts = isinstance(notice.job_id, str) and isinstance(notice.kind, str) and isinstance(notice.status, str)
+    if not texts or type(notice.seq) is not int or not isinstance(notice.data or {}, dict):
+        raise TypeError("a field is of the wrong kind")
+    return notice
+
+
+def _say_none(exc: Exception) -> None:
+    log.warning(
+        "a message on the exchange of notices is none (%s); is it shared with another program?", type(exc).__name__
+    )

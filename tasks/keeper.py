@@ -6,10 +6,12 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from comfy.client import ComfyClient
+from comfy.event_socket import problem_of
 from comfy.instance import Instance
 from comfy.muteness import Patience
 from comfy.spec import InstanceSpec
@@ -19,7 +21,9 @@ from core.errors import ComfyUnavailable, FleetError, LedgerUnavailable
 from core.ledger import Ledger
 from core.ledger.instances import QUARANTINED, STARTING, STOPPED, UNHEALTHY
 from core.settings import Settings
+from core.storage_marker import StorageMarker
 from tasks.admission import Admission, Condition
+from tasks.catalogue_watch import CatalogueWatch
 from tasks.facts import read_facts
 from tasks.handback import HandBack
 from tasks.house import House
@@ -49,6 +53,7 @@ class Keeper:
             self._instance,
             on_up=self._up,
             on_down=self._down,
+            on_wait=self._wait,
             on_quarantine=self._quarantine,
             patience=Patience(idle_s=settings.mute_idle_s, busy_s=settings.mute_s),
             quarantine_after=settings.quarantine_after,
@@ -68,8 +73,8 @@ class Keeper:
         self._admission = Admission()
         #: Held while the ledger is told how the instance is, so that what is told last is what is true.
         self._telling = threading.Lock()
-        #: Prompts that made an attached instance useless.
-        self._in_the_way: set[str] = set()
+        #: Prompts that made an attached instance useless; None: it has to be asked which, as soon as it answers.
+        self._in_the_way: set[str] | None = set()
         #: How long the warm-up took after the last start.
         self._warmup_s: float | None = None
         #: What the pool process has to say: why the instance is to be replaced.
@@ -77,6 +82,7 @@ class Keeper:
         #: gpu0@host: how the ledger and other machines call this instance.
         self.name = tenure.name
         self._hand_back = HandBack(settings, self.name)
+        self._catalogue = CatalogueWatch(self.name, record=self._offer, tell=self._has_looked)
 
     @property
     def takes_jobs(self) -> bool:
@@ -86,10 +92,12 @@ class Keeper:
     def start(self) -> None:
         """Register in the ledger, start the instance, and keep both alive."""
         self._ledger = Ledger(self._settings, pool_size=2)
+        self._storage = StorageMarker(self._settings, self._ledger.facts)
         self._persist(self._register)
         self.line.listen(self._replace)
         self._supervisor.start()
         self._heartbeat.start()
+        self._catalogue.start()
 
     def begin_to_stop(self) -> None:
         """The worker was told to end: no more jobs, and the running one gets `drain_grace_s` to finish."""
@@ -104,6 +112,7 @@ class Keeper:
         self._stopping.set()
         self._admission.is_stopping = True
         self._heartbeat.end()
+        self._catalogue.end()
         self._end_instance()
         if self._ledger is not None:
             with self._telling:
@@ -115,6 +124,10 @@ class Keeper:
     def interrupt(self, prompt_id: str) -> None:
         """Interrupt one prompt."""
         in_background("interrupt", lambda: self._try("interrupt", lambda: self._interrupt(prompt_id)))
+
+    def look_again(self) -> None:
+        """Look for files that were added to the instance's folders."""
+        self._catalogue.look_again()
 
     def drain(self) -> None:
         """Take no more jobs until `resume`, also after a restart of the worker; the running job goes on."""
@@ -141,22 +154,34 @@ class Keeper:
     # Called by the supervisor, in its thread.
 
     def _up(self) -> None:
-        """Warm up, and record what the instance is and offers; called again until it succeeds."""
+        """Record what the instance is and offers; called again until it succeeds. The ledger shows why it does not."""
+        try:
+            self._come_up()
+        except InstanceUnfit:
+            raise
+        except ComfyUnavailable as exc:
+            self._wait(exc.message)
+            raise
+
+    def _come_up(self) -> None:
         assert self._ledger is not None
         assert self._instance.base_url is not None
-        if self._in_the_way and self._in_the_way & self._running_prompts():
-            raise InstanceUnfit(f"{self._spec.name} still runs a prompt that is stuck; restart that ComfyUI.")
-        self._in_the_way = set()
+        if self._instance.is_attached:
+            self._look_at_queue(self._instance.base_url)
         self._warmup_s = self._warmup.run(self._instance.base_url)
         self._record(self._instance.base_url)
 
     def _record(self, base_url: str) -> None:
         assert self._ledger is not None
         facts = read_facts(base_url)
+        note = _websocket_note(base_url) if self._instance.is_attached else None
         output_dir = self._instance.output_dir
+        storage_problem = self._storage.problem()
         with self._telling:
             self._admission.is_up = True
+            self._admission.storage_problem = storage_problem
             self._admission.disk_problem = self._house.disk_problem()
+            self._admission.note = note
             condition = self._admission.condition
             try:
                 self._ledger.instances.up(
@@ -172,10 +197,33 @@ class Keeper:
                     state=condition.state,
                     reason=condition.reason,
                 )
-            except LedgerUnavailable:
+            except BaseException:
                 self._admission.is_up = False
                 raise
             self._is_unrecorded = False
+        self._catalogue.watch(base_url, facts.object_info)
+
+    def _offer(self, object_info: Mapping[str, Any]) -> None:
+        assert self._ledger is not None
+        self._ledger.instances.offers(self.name, worker=self._worker, object_info=object_info)
+
+    def _has_looked(self) -> None:
+        assert self._ledger is not None
+        self._ledger.instances.has_looked(self.name, worker=self._worker)
+
+    def _look_at_queue(self, base_url: str) -> None:
+        """Raises ComfyUnavailable while it runs a prompt that made it useless; nobody but its owner can end that."""
+        if self._in_the_way == set():
+            return
+        with contextlib.closing(ComfyClient(base_url)) as client:
+            running = client.running_prompts()
+        self._in_the_way = running if self._in_the_way is None else self._in_the_way & running
+        if self._in_the_way:
+            raise ComfyUnavailable(f"{self._spec.name} still runs a prompt that is stuck; restart that ComfyUI.")
+
+    def _wait(self, reason: str) -> None:
+        if self._admission.away.reason != reason:
+            self._go_away(Condition(state=UNHEALTHY, reason=reason))
 
     def _down(self, reason: str) -> None:
         # What follows the first line is ComfyUI's log, with paths of this host: clients see the ledger's copy.
@@ -188,6 +236,7 @@ class Keeper:
         self._go_away(Condition(state=QUARANTINED, reason=reason, quarantined_until_ms=int(until_s * 1000)))
 
     def _go_away(self, condition: Condition) -> None:
+        self._catalogue.forget()
         with self._telling:
             self._admission.is_up = self._is_unrecorded = False
             self._admission.away = condition
@@ -197,6 +246,7 @@ class Keeper:
 
     def _beat(self) -> None:
         # Whatever is wrong with the disk or with another thread, the ledger hears that this worker lives.
+        self._try("storage", self._look_at_storage)
         self._try("disk", self._look_at_disk)
         with self._telling:
             if not self._stopping.is_set() and not self._say(self._condition()):
@@ -204,6 +254,9 @@ class Keeper:
         if self._is_unrecorded:
             self._record_again()
         self._house.keep(self._undelivered)
+
+    def _look_at_storage(self) -> None:
+        self._admission.storage_problem = self._storage.problem()
 
     def _look_at_disk(self) -> None:
         self._admission.disk_problem = self._house.disk_problem()
@@ -268,11 +321,11 @@ class Keeper:
             self._in_the_way = self._running_prompts()
         self._supervisor.replace(reason)
 
-    def _running_prompts(self) -> set[str]:
-        client = ComfyClient(self._instance.base_url or "")
+    def _running_prompts(self) -> set[str] | None:
+        client = ComfyClient(self._instance.base_url or "", read_timeout_s=10.0)
         with contextlib.closing(client), contextlib.suppress(ComfyUnavailable):
             return client.running_prompts()
-        return set()
+        return None
 
     def _let_go(self) -> None:
         """Have the running job end in time, or go on elsewhere."""
@@ -354,3 +407,8 @@ def _trouble() -> str | None:
     """What an operator should know of this worker, though its instance takes jobs."""
     failing = [f"{life.name} ({life.last_error})" for life in lives() if life.failures or not life.is_alive]
     return f"Parts of its worker fail, see its log: {', '.join(failing)}." if failing else None
+
+
+def _websocket_note(base_url: str) -> str | None:
+    problem = problem_of(base_url)
+    return None if problem is None else f"Its prompts are polled, without progress and previews: {problem}."

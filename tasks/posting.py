@@ -24,6 +24,8 @@ CONNECT_TIMEOUT_S = 5.0
 MAX_ANSWER_BYTES = 64 * 1024
 #: Answers after which `Retry-After` counts.
 BUSY = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
+#: Longer than every form of a date.
+MAX_RETRY_AFTER_CHARS = 64
 #: A carrier that had nothing to do for so long hangs up and ends.
 REST_S = 3.0
 #: No more of them than this rest at once.
@@ -175,17 +177,18 @@ def parse_retry_after(value: str | None) -> float | None:
     """Seconds from now that a `Retry-After` header asks for, in either of its forms; None for anything else."""
     if value is None:
         return None
-    text = value.strip()
+    text = value.strip()[:MAX_RETRY_AFTER_CHARS]
     if text.isascii() and text.isdigit():
         # Longer ones than any date are as good as this one.
         return float(text[:12])
     try:
         moment = parsedate_to_datetime(text)
-    except ValueError:
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=timezone.utc)
+        return max(0.0, (moment - datetime.now(timezone.utc)).total_seconds())
+    except (ValueError, TypeError, IndexError, OverflowError):
+        # Numbers beyond a C integer, days that do not exist, years without one before them.
         return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=timezone.utc)
-    return max(0.0, (moment - datetime.now(timezone.utc)).total_seconds())
 
 
 def _drain(answer: BaseHTTPResponse) -> None:

@@ -21,11 +21,12 @@ from core.errors import FleetError, LedgerUnavailable, SecretUnreadable, Transie
 from core.ledger import Ledger
 from core.ledger.database import now_ms
 from core.ledger.outbox import Due, Outcome, Post
-from core.ledger.secrets import WEBHOOK
+from core.ledger.secrets import ADDRESS, WEBHOOK
 from core.outbound import Policy
 from core.settings import Settings
 from core.webhooks.keys import ENVIRONMENT, headers_of, secrets_for
 from core.webhooks.signing import headers_for, load_signing_key
+from core.webhooks.urls import has_sealed_query, whole_url
 from tasks.lanes import Lanes
 from tasks.posting import Carrier, Carriers, send
 
@@ -119,6 +120,10 @@ class Postman:
         except LedgerUnavailable as exc:
             log.warning("webhooks wait for the ledger: %s", exc)
             self._loop.rest(RETRY_S)
+        except BaseException:
+            # What this was about is not in memory any more, but in the ledger it is still due.
+            self._has_more = True
+            raise
 
     def _is_over(self) -> bool:
         if self._stops_at_s is None:
@@ -234,7 +239,7 @@ class Postman:
         until_s = time.monotonic() + HAND_S
         dues = [due for hand in hands for due in hand]
         try:
-            opened = self._ledger.secrets.open_all({due.job_id for due in dues}, WEBHOOK)
+            opened = self._ledger.secrets.open_all({due.job_id for due in dues}, WEBHOOK, ADDRESS)
             taken = {post.id: post for post in self._ledger.outbox.take([due.id for due in dues])}
         finally:
             for due in [due for due in dues if due.id not in taken]:
@@ -269,8 +274,9 @@ class Postman:
             self._inbox.put(_Report(carrier=carrier, results=hand, is_free=is_free))
 
     def _tried(self, unsent: _Result, carrier: Carrier) -> _Result:
-        post, settings = unsent.post, self._settings
+        settings = self._settings
         try:
+            post = replace(unsent.post, url=_address(unsent))
             headers = self._headers(unsent)
             connection = carrier.connection(Policy.for_webhook(post.url, settings))
             outcome = send(post, headers, connection, limit_s=min(post.timeout_s, settings.webhook_limit_s))
@@ -294,6 +300,16 @@ class Postman:
         )
         own = {"X-Webhook-Event": post.event, "X-Webhook-Sequence": str(post.seq)}
         return {**headers_of(post.webhook, sealed), **signed, **own}
+
+
+def _address(unsent: _Result) -> str:
+    """The whole URL. Raises SecretUnreadable: its query does not open."""
+    shown, sealed = unsent.post.url, unsent.secrets
+    if not has_sealed_query(shown):
+        return shown
+    if isinstance(sealed, SecretUnreadable):
+        raise sealed
+    return whole_url(shown, sealed)
 
 
 def _write(write: Callable[[list[Item]], object], items: list[Item]) -> None:

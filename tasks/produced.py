@@ -11,6 +11,7 @@ from urllib.parse import urlencode
 from comfy.outputs import OutputItem
 from core.ledger.claims import ProducedFile
 from core.ledger.instances import InstanceRecord
+from core.stored_json import whole_text
 from tasks.collect import local_path
 
 #: What the ledger's columns take.
@@ -78,7 +79,7 @@ def _printable(text: str) -> str:
 
 def _source(item: OutputItem, instance: InstanceRecord) -> dict[str, str]:
     if item.filename is None:
-        return {"text": item.text or ""}
+        return {"text": whole_text(item.text or "")}
     # ComfyUI's word for the directory is also its name in the data directory of an instance of ours.
     folder = item.type or "output"
     if instance.output_dir is not None:

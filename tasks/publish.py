@@ -60,6 +60,10 @@ class Publisher:
         broadcast = functools.partial(self._app.control.broadcast, "fleet_interrupt", arguments=arguments)
         self._send(broadcast, f"the interrupt of job {job.id}")
 
+    def look_again(self) -> bool:
+        """Tell every GPU worker to look for new files now; False when the broker did not take it."""
+        return self._send(lambda: self._app.control.broadcast("fleet_look_again"), "the wish for another look")
+
     def _publish(self, task: str, args: tuple[Any, ...], **options: Any) -> bool:
         return self._send(functools.partial(self._app.send_task, task, args, **options), f"{task}{args}")
 

@@ -31,15 +31,19 @@ _JOB = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 def remove_expired(runtime: Runtime) -> None:
     """One run of the reconciler: jobs, files, uploads, keys."""
-    for step in (_remove_jobs, _remove_files, _remove_uploads, _forget_keys):
-        _in_steps(step, runtime)
-    Storage(runtime.settings.inputs_dir).sweep_drafts()
+    if runtime.storage.problem() is None:
+        for step in (_remove_jobs, _remove_files, _remove_uploads):
+            _in_steps(step, runtime)
+        Storage(runtime.settings.inputs_dir).sweep_drafts()
+    _in_steps(_forget_keys, runtime)
     runtime.ledger.instances.forget_silent()
     runtime.ledger.durations.forget()
 
 
 def sweep(runtime: Runtime) -> None:
     """Now and then: files that whoever made or removed them left behind when he died."""
+    if runtime.storage.problem() is not None:
+        return
     if _is_due(runtime.settings.outputs_dir):
         removed = sweep_outputs(runtime)
         if removed:

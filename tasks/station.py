@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 
 from comfy.session import ComfySession, Pace, PromptHandle, PromptResult
 from comfy.work import NodeTimes
-from core.errors import ComfyUnavailable, FleetError, LedgerUnavailable, TransientError
+from core.errors import ComfyUnavailable, FleetError, InputGone, LedgerUnavailable, TransientError
 from core.job import second_prompt_id
 from core.ledger.claims import Claim
 from core.ledger.instances import HEALTHY, InstanceRecord
@@ -47,6 +47,9 @@ log = logging.getLogger(__name__)
 THREADS = 3
 #: How long a prompt that was served from the cache waits for the files of an earlier one to be secured.
 COLLECT_PATIENCE_S = 5.0
+#: A prompt that began so long after it was posted stood behind others, somebody else's if not ours: the ledger is told
+#: when it began.
+WAITED_S = 1.0
 #: A main process that finds its instance mute for too long has replaced it after so many seconds more.
 REPLACED_WITHIN_S = 60.0
 
@@ -64,6 +67,7 @@ class Run:
     shape: str = ""
     #: Model files it loads.
     models: list[str] = field(default_factory=list)
+    posted_s: float = 0.0
     started_s: float | None = None
     #: The graph as it was posted, and how long ComfyUI worked on it; None unless it ran whole and uncached.
     graph: Graph = field(default_factory=dict)
@@ -182,7 +186,7 @@ class Station:
 
     def _post(self, run: Run, session: ComfySession, lease: Lease) -> None:
         run.session, run.lease = session, lease
-        stage_inputs(run.claim, run.instance, session.client, self._runtime.settings)
+        self._stage(run, session)
         graph = json.loads(run.claim.graph)
         run.shape = run.claim.shape or shape_of(graph)
         run.models = models_of(graph)
@@ -191,12 +195,22 @@ class Station:
         run.sent = run.reports.sent
         self._submit(run, run.claim.prompt_id, [id_ for id_ in graph if graph[id_]["class_type"] in self._expanding])
 
+    def _stage(self, run: Run, session: ComfySession) -> None:
+        try:
+            stage_inputs(run.claim, run.instance, session.client, self._runtime.settings)
+        except InputGone:
+            # Not gone, if the storage is away.
+            self._runtime.storage.forget()
+            self._runtime.storage.require()
+            raise
+
     def _submit(self, run: Run, prompt_id: str, run_anew: Collection[str]) -> None:
         """Post the job's graph. Parameters: run_anew - nodes that ComfyUI's cache must not spare."""
         assert run.session is not None
         assert run.lease is not None
         job_id = run.claim.job_id
         run.graph = for_job(json.loads(run.claim.graph), job_id=job_id, run_id=prompt_id, run_anew=run_anew)
+        run.posted_s = time.monotonic()
         run.handle = run.session.submit(
             run.graph,
             prompt_id=prompt_id,
@@ -270,6 +284,9 @@ class Station:
         except FleetError as exc:
             if self._care.after(exc, run.instance):
                 self._instance = None
+                if run.instance.kind == "attached":
+                    # It is not ended, and may take notice in the end.
+                    _quietly_interrupt(run)
             raise
         finally:
             run.collected.set()
@@ -323,7 +340,7 @@ class Station:
         """At each sign of life of the running prompt: has it begun, and is it time to queue the next one behind it?"""
         if run.started_s is None and run.handle is not None and run.handle.started.is_set():
             run.started_s = time.monotonic()
-            if run.was_on_deck:
+            if run.was_on_deck or run.started_s - run.posted_s >= WAITED_S:
                 self._note_begun(run)
         self._consider_look_ahead(run)
 

@@ -15,6 +15,8 @@ from blake3 import blake3
 
 from core.errors import ComfyUnavailable, OutputUnavailable
 from core.ledger.delivery import PendingFile, StoredFile
+from core.storage import make_folder
+from core.stored_json import whole_text
 
 CHUNK_BYTES = 1024 * 1024
 #: Connect and read time limits for files of instances that are not on this machine.
@@ -38,7 +40,7 @@ def store(root: Path, files: list[PendingFile], missing: dict[str, str] | None =
     stored = []
     with contextlib.ExitStack() as stack:
         if files:
-            stack.enter_context(_alone(root / files[0].job_id))
+            stack.enter_context(_alone(root / files[0].job_id, root))
         for file in files:
             try:
                 stored.append(_store_one(root, file, free_name(file.name, taken), brought))
@@ -50,9 +52,9 @@ def store(root: Path, files: list[PendingFile], missing: dict[str, str] | None =
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _alone(folder: Path, root: Path) -> Iterator[None]:
     """A doubled message must not find a file that its twin has just picked up and not yet put down."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder, root)
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
@@ -62,7 +64,7 @@ def _store_one(root: Path, file: PendingFile, name: str, brought: dict[str, Path
     """Parameters: brought - where files of this job went already, by source: two nodes may report the same one."""
     key = f"{file.job_id}/{name}"
     target = root / key
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent, root)
     source = file.source.get("path") or file.source.get("url")
     if not target.exists() or "text" in file.source:
         if source in brought:
@@ -80,7 +82,8 @@ def _store_one(root: Path, file: PendingFile, name: str, brought: dict[str, Path
 def _bring(file: PendingFile, target: Path) -> None:
     draft = target.with_name(f".{target.name}.part")
     if "text" in file.source:
-        draft.write_text(file.source["text"], encoding="utf-8")
+        # Half a surrogate, which JSON can hold and UTF-8 cannot, was still written down by earlier versions.
+        draft.write_text(whole_text(file.source["text"]), encoding="utf-8")
         draft.replace(target)
     elif "url" in file.source:
         _download(file.source["url"], draft)

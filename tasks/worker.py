@@ -22,7 +22,7 @@ from core.errors import ConfigurationError
 from core.ledger import Ledger
 from core.ledger.schema import migrate
 from core.settings import Settings
-from tasks import control, generate, maintenance, notify, upload
+from tasks import consumer, control, generate, maintenance, notify, upload
 from tasks.app import Role, make_app
 from tasks.gpus import plan_instances
 from tasks.keeper import Keeper
@@ -36,7 +36,7 @@ from tasks.tenure import Tenure, take_or_refuse
 TASK_MODULES = (control, generate, maintenance, notify, upload)
 #: Seconds between looks at whether this worker should consume.
 GATE_S = 0.2
-IO_THREADS = 16
+IO_THREADS = 32
 #: How often, ten times a second, an ending pool process looks whether its main process has read its last result.
 LAST_RESULT_LOOKS = 30
 
@@ -173,6 +173,7 @@ def _prepare(settings: Settings, role: Role) -> Celery:
 def _run(app: Celery, options: dict[str, Any], *words: str) -> None:
     """Run a worker to its end. `words` are those of our command, which Celery repeats to restart itself on SIGHUP."""
     _quieten()
+    consumer.install()
     sys.argv = ["-m", "cli.main", *words]
     # Not by way of Celery's command line: that imports every command there is, Flower's too, before each start.
     worker = app.Worker(**options)

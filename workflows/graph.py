@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from core.errors import EditorWorkflow, InvalidWorkflow
 from workflows import node_errors as errors
+from workflows.misplaced import wrapped_graph
 
 #: `{node_id: {"class_type": str, "inputs": {name: literal or [node_id, output index]}, "_meta"?: ...}}`.
 Graph = dict[str, dict[str, Any]]
@@ -26,7 +27,9 @@ def parse_graph(value: Any) -> Graph:
       InvalidWorkflow: any other shape; `node_errors` names the node where there is one.
     """
     if not isinstance(value, dict):
-        raise InvalidWorkflow("The workflow must be an object: node id -> {class_type, inputs}.")
+        hint = wrapped_graph(value)
+        but = f"; {hint}" if hint else ""
+        raise InvalidWorkflow(f"The workflow must be an object: node id -> {{class_type, inputs}}{but}.")
     if isinstance(value.get("nodes"), list) and "links" in value:
         raise EditorWorkflow(
             "This is the editor's save format. In ComfyUI choose Workflow menu -> Export (API) and send that file."
@@ -41,7 +44,9 @@ def parse_graph(value: Any) -> Graph:
             str(node_id): errors.entry(_class_of(value[node_id]), [wrong])
             for node_id, wrong in list(found.items())[:_MAX_REPORTED_NODES]
         }
-        raise InvalidWorkflow(errors.summary(node_errors), node_errors)
+        hint = wrapped_graph(value)
+        but = f"; {hint}." if hint else ""
+        raise InvalidWorkflow(f"{errors.summary(node_errors)}{but}", node_errors)
     return cast(Graph, value)
 
 

@@ -6,6 +6,8 @@ old attempt; its writes change nothing and it is told so.
 
 from __future__ import annotations
 
+import json
+import zlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,11 +17,11 @@ from sqlalchemy import ColumnElement, and_, bindparam, insert, select, update
 from core.errors import StaleAttempt
 from core.job import CANCELED, DELIVERING, FAILED, LEASED, QUEUED, RUNNING, prompt_id_of
 from core.ledger.announce import announce_progress
-from core.ledger.choice import choose, is_surplus
+from core.ledger.choice import choose, is_surplus, missing_turns
 from core.ledger.database import Change, Database, now_ms
 from core.ledger.rows import JOB_COLUMNS
 from core.ledger.secrets import ANY, RUN, end_run
-from core.ledger.tables import assets, jobs, secrets
+from core.ledger.tables import assets, job_errors, jobs, secrets
 from core.ledger.transitions import transition
 
 
@@ -135,6 +137,11 @@ class Claims:
             inputs=row.inputs or [],
         )
 
+    def missing_turns(self) -> list[str]:
+        """The job of each turn that idle instances lack, see `core.ledger.choice.missing_turns`."""
+        with self._database.read() as connection:
+            return missing_turns(connection)
+
     def anything_waits(self) -> bool:
         """Whether a claim is worth trying; much cheaper than one."""
         with self._database.read() as connection:
@@ -160,9 +167,10 @@ class Claims:
         return held
 
     def begun(self, claim: Claim) -> None:
-        """A job that was on deck runs now: what happens to the instance from here on, happens to it."""
+        """A job that waited in ComfyUI's queue runs now: what happens to the instance from here on, happens to it."""
         with self._database.write() as transaction:
-            transaction.connection.execute(update(jobs).where(held_by(claim)).values(on_deck=False))
+            began = {"on_deck": False, "started_at_ms": now_ms()}
+            transaction.connection.execute(update(jobs).where(held_by(claim)).values(**began))
 
     def progress(self, claim: Claim, snapshot: dict[str, Any]) -> None:
         """Keep the newest progress of a running attempt, and tell its webhook if that wants to know.
@@ -178,9 +186,18 @@ class Claims:
                 if row.status == RUNNING:
                     announce_progress(transaction, row)
 
-    def generated(self, claim: Claim, files: Sequence[ProducedFile], *, outputs_reused: bool) -> None:
+    def generated(
+        self,
+        claim: Claim,
+        files: Sequence[ProducedFile],
+        *,
+        outputs_reused: bool,
+        warnings: Sequence[dict[str, Any]] = (),
+    ) -> None:
         """The GPU is done: record what it made and hand the job to delivery.
 
+        Parameters:
+          warnings: what kept a part of it from running, `[{"message", "node_id", "class_type"}]`.
         Raises: StaleAttempt - the job was cancelled meanwhile, or another attempt owns it.
         """
         with self._database.write() as transaction:
@@ -193,6 +210,7 @@ class Claims:
                 lease_until_ms=None,
                 generated_at_ms=now,
                 outputs_reused=outputs_reused,
+                warnings=list(warnings) or None,
             )
             if moved is None:
                 raise StaleAttempt(f"Job {claim.job_id} attempt {claim.attempt} was overtaken; its result is dropped.")
@@ -203,14 +221,20 @@ class Claims:
                     insert(assets), [_asset(claim, ordinal, file, now) for ordinal, file in enumerate(files)]
                 )
 
-    def fail(self, claim: Claim, error: dict[str, Any]) -> bool:
+    def fail(self, claim: Claim, error: dict[str, Any], *, whole: dict[str, Any] | None = None) -> bool:
         """End the job as failed; False when the attempt is stale.
 
         Parameters:
           error: `{"code", "message", "node_id", "class_type", "traceback"}`.
+          whole: the same at full length, where that is too much for everybody who looks at the job.
         """
         with self._database.write() as transaction:
-            return transition(transaction, claim.job_id, FAILED, held_by(claim), error=error) is not None
+            if transition(transaction, claim.job_id, FAILED, held_by(claim), error=error) is None:
+                return False
+            if whole is not None:
+                packed = zlib.compress(json.dumps(whole).encode())
+                transaction.connection.execute(insert(job_errors).values(job_id=claim.job_id, error=packed))
+            return True
 
     def canceled(self, claim: Claim) -> bool:
         """The GPU has let go of a job that was to be cancelled; False when the attempt is stale."""

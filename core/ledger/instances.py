@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import ColumnElement, Row, and_, delete, insert, or_, select, update
-from sqlalchemy.exc import IntegrityError
 
 from core.job import LEASED
 from core.ledger.database import Database, now_ms
+from core.ledger.faults import Conflict
 from core.ledger.tables import catalogues, instances, jobs
 
 #: What an instance is, as far as jobs are concerned; only a healthy one takes any.
@@ -140,7 +140,7 @@ class Instances:
                 if transaction.connection.execute(there).scalar() is not None:
                     return None
                 transaction.connection.execute(insert(instances).values(name=name, **values))
-        except IntegrityError:
+        except Conflict:
             # Another worker made the row in the same moment.
             return None
         return False
@@ -203,6 +203,20 @@ class Instances:
             values["up_since_ms"] = None
         return self._set(name, worker, values)
 
+    def offers(self, name: str, *, worker: str, object_info: Mapping[str, Any]) -> None:
+        """An instance that is up offers other nodes or files than before."""
+        self._set(name, worker, {"catalogue": self._keep_catalogue(object_info)})
+
+    def has_looked(self, name: str, *, worker: str) -> None:
+        """Its worker looked for new files because somebody asked; what it found is recorded."""
+        self._set(name, worker, {"looks": instances.c.looks + 1})
+
+    def looks(self) -> dict[str, int]:
+        """How often the worker of each healthy instance looked because somebody asked."""
+        with self._database.read() as connection:
+            rows = connection.execute(select(instances.c.name, instances.c.looks).where(is_alive())).all()
+        return {row.name: row.looks for row in rows}
+
     def remember_models(self, name: str, *, worker: str, models: Sequence[str]) -> None:
         """The model files of the job that just ran: they are likely to be in memory still."""
         self._set(name, worker, {"models": list(models)})
@@ -226,10 +240,6 @@ class Instances:
         held = select(jobs.c.id).where(jobs.c.instance == name, jobs.c.status.in_(sorted(LEASED))).limit(1)
         with self._database.read() as connection:
             return connection.execute(held).scalar() is not None
-
-    def idle(self) -> list[str]:
-        """Names of healthy instances that run nothing."""
-        return [record.name for record in self.all() if record.state == HEALTHY and record.job_id is None]
 
     def catalogues(self) -> dict[str, list[str]]:
         """`{digest: [instance, ...]}` of the healthy instances."""
@@ -286,7 +296,7 @@ class Instances:
                             digest=digest, object_info=zlib.compress(text), created_at_ms=now_ms()
                         )
                     )
-        except IntegrityError:
+        except Conflict:
             # Another instance recorded the same catalogue at the same moment, which is as good.
             return digest
         return digest

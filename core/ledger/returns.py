@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import ColumnElement, Row, and_, select, update
 
+from core.background import failure_of
+from core.errors import LedgerUnavailable
 from core.job import CANCELED, CANCELING, EXPIRED, FAILED, LEASED, QUEUED, prompt_id_of
 from core.ledger.claims import Claim, held_by
 from core.ledger.database import Database, Transaction, now_ms
@@ -82,15 +85,19 @@ class Returns:
             lapsed = and_(jobs.c.status.in_(list(LEASED)), jobs.c.lease_until_ms < now_ms())
             candidates = connection.execute(select(jobs.c.id, jobs.c.attempt).where(lapsed).limit(BATCH)).all()
         for job_id, attempt in candidates:
-            with self._database.write() as transaction:
-                still = and_(jobs.c.attempt == attempt, jobs.c.lease_until_ms < now_ms())
-                reason = "The GPU worker was lost: its lease lapsed."
-                found = self._give_back(
-                    transaction, job_id, still, reason, lost=True, code=INSTANCE_LOST, skip_locked=True
-                )
-                if found is not None:
-                    taken[job_id] = found.status
+            # One that cannot be taken back, whyever, must not keep the others waiting either.
+            error = failure_of(functools.partial(self._take_back, job_id, attempt, taken), f"job {job_id}")
+            if isinstance(error, LedgerUnavailable):
+                break
         return taken
+
+    def _take_back(self, job_id: str, attempt: int, taken: dict[str, str]) -> None:
+        with self._database.write() as transaction:
+            still = and_(jobs.c.attempt == attempt, jobs.c.lease_until_ms < now_ms())
+            reason = "The GPU worker was lost: its lease lapsed."
+            found = self._give_back(transaction, job_id, still, reason, lost=True, code=INSTANCE_LOST, skip_locked=True)
+        if found is not None:
+            taken[job_id] = found.status
 
     def expire_waiting(self, *, timeout_s: float) -> list[str]:
         """End jobs that have waited for their first GPU for too long; returns their ids."""

@@ -54,6 +54,7 @@ def job_of(row: Row[Any], outputs: Iterable[Output] = ()) -> Job:
         progress=row.progress,
         error=row.error,
         outputs_reused=row.outputs_reused,
+        warnings=row.warnings,
         outputs=tuple(replace(output, is_expired=True) if row.files_removed else output for output in stored),
         missing_outputs=tuple(output for output in outputs if output.storage_key is None),
     )

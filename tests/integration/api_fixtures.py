@@ -52,6 +52,7 @@ class RecordingPublisher:
         self.turns: list[str] = []
         self.notified: list[str] = []
         self.canceled: list[str] = []
+        self.reaches_workers = False
 
     def turn(self, job_id: str) -> bool:
         self.turns.append(job_id)
@@ -63,6 +64,9 @@ class RecordingPublisher:
 
     def cancel(self, job: Job) -> None:
         self.canceled.append(job.id)
+
+    def look_again(self) -> bool:
+        return self.reaches_workers
 
 
 class Worker:
@@ -250,12 +254,12 @@ def gunicorn_api(settings: Settings, **environment: str) -> Iterator[str]:
 
 
 def _await_health(url: str, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 40
     while time.monotonic() < deadline:
         try:
             if requests.get(f"{url}/health", timeout=2).status_code == 200:
                 return
-        except requests.ConnectionError:
+        except (requests.ConnectionError, requests.Timeout):
             time.sleep(0.05)
         assert process.poll() is None, "gunicorn ended at once"
     raise AssertionError("gunicorn did not start")

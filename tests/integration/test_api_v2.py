@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 import time
@@ -191,7 +192,10 @@ def test_an_idempotency_key_is_good_for_one_job(api: Api) -> None:
 
     assert sorted(statuses) == [201] + [422] * 7
     again = api.post("/api/v2/jobs", {"workflow": GRAPH}, headers=headers)
-    assert again.json()["error"]["code"] == "idempotency_key_reuse"
+    error = again.json()["error"]
+    job_id = api.get("/api/v2/jobs?limit=1").json()["jobs"][0]["id"]
+    assert (error["code"], error["details"]) == ("idempotency_key_reuse", {"job_id": job_id})
+    assert job_id in error["message"]
 
 
 def test_the_partner_key_is_sealed_and_never_shown(api: Api) -> None:
@@ -506,3 +510,11 @@ def test_a_graph_that_one_of_several_instances_can_run_is_taken(
         assert mixed.post("/api/v2/jobs", {"workflow": other}).status_code == 201
         neither = {"1": {"class_type": "Third", "inputs": {}}}
         assert mixed.post("/api/v2/jobs", {"workflow": neither}).status_code == 422
+
+
+def test_a_graph_out_of_a_picture_is_taken_with_its_notes(api: Api) -> None:
+    graph = json.dumps(GRAPH).replace('"class_type": "SaveImage"', '"is_changed": [NaN], "class_type": "SaveImage"')
+    answer = api.post("/api/v2/jobs", data=f'{{"workflow": {graph}}}', headers={"Content-Type": "application/json"})
+    assert answer.status_code == 201, answer.text
+    kept = api.get(f"/api/v2/jobs/{answer.json()['id']}/workflow").json()["workflow"]
+    assert kept == GRAPH

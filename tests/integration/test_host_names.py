@@ -33,6 +33,7 @@ def common(tmp_path_factory: pytest.TempPathFactory, shared_redis: Broker) -> di
         "database_url": database_url,
         "broker_url": shared_redis.url,
         "broker_namespace": shared_redis.namespace,
+        "storage_dir": str(tmp_path_factory.mktemp("storage")),
         "host": "twin",
         "simulated_gpus": "1",
         "lease_renew_s": "0.3",

@@ -7,6 +7,7 @@ import pytest
 from core.job import CANCELED, EXPIRED, FAILED, QUEUED, prompt_id_of
 from core.ledger import Ledger
 from core.ledger.choice import AVOID_MS
+from core.ledger.database import now_ms
 from core.ledger.instances import DISK_FULL, DRAINED, DRAINING, HEALTHY, QUARANTINED, STOPPED, UNHEALTHY
 from tests.ledger_moves import check_log, claimed, register, set_columns, submit
 
@@ -84,6 +85,18 @@ def test_a_job_on_deck_that_has_begun_counts_like_any_other(ledger: Ledger) -> N
     again = ledger.claims.claim("gpu0@here")
     assert again is not None
     assert again.lost_code == "instance_lost"
+
+
+def test_a_job_that_waited_in_comfyuis_queue_starts_when_it_begins(ledger: Ledger) -> None:
+    register(ledger, "gpu0@here")
+    claim = claimed(ledger, "gpu0@here")
+    set_columns(ledger, claim.job_id, started_at_ms=now_ms() - 60_000)
+
+    ledger.claims.begun(claim)
+
+    started_at_ms = ledger.jobs.get(claim.job_id).started_at_ms
+    assert started_at_ms is not None
+    assert started_at_ms > now_ms() - 30_000
 
 
 @pytest.mark.parametrize(("code", "final"), [("instance_lost", "poison"), ("stuck", "stuck")])

@@ -9,7 +9,15 @@ from pathlib import Path
 from api import create_app
 from api.errors import GENERATE_STATUS, STATUS, status_of
 from api.waiting import Hub
-from core.errors import FleetError, LedgerUnavailable, NoHealthyInstance, QueueFull, RequestError
+from core.errors import (
+    FleetError,
+    LedgerUnavailable,
+    NoHealthyInstance,
+    QueueFull,
+    RequestError,
+    StorageFull,
+    StorageUnavailable,
+)
 from core.ledger import Ledger
 from core.ledger.returns import POISON, QUEUE_TIMEOUT
 from tasks.app import make_app
@@ -20,7 +28,7 @@ from workflows.checks import REFUSED_CLASSES
 TEXT = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
 ERRORS = TEXT.partition("\n## Errors\n")[2]
 #: Errors that end a request, beside those of `RequestError`; all others end a job, or stay in a log.
-ANSWERED = (RequestError, QueueFull, NoHealthyInstance, LedgerUnavailable)
+ANSWERED = (RequestError, QueueFull, NoHealthyInstance, LedgerUnavailable, StorageUnavailable, StorageFull)
 #: Codes that come from the web framework, and no class of ours has.
 FRAMEWORK = {"method_not_allowed": {405}, "upstream_error": {500}}
 #: Ends that the ledger itself gives to a job; nothing is raised then.

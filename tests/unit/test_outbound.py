@@ -116,7 +116,7 @@ def test_its_ledger_and_broker_may_be_servers_of_this_machine(tmp_path: Path) ->
         # Workers of other machines, for whom this address is their own.
         {"database_url": "postgresql://db.internal/fleet"},
         {"broker_url": "redis://broker.internal:6379/0"},
-        {"broker_url": "sentinel://a.internal:1;sentinel://b.internal:2"},
+        {"broker_url": "redis://a.internal:1;redis://b.internal:2"},
     ],
 )
 def test_any_other_fleet_allows_nothing_by_itself(tmp_path: Path, changes: dict[str, Any]) -> None:
