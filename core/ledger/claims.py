@@ -41,6 +41,8 @@ class Claim:
     #: What its duration is learned under, as in `NewJob`.
     shape: str | None = None
     workflow: str | None = None
+    #: JSON text, as in `NewJob`.
+    extra_pnginfo: str | None = None
     #: Why an earlier attempt was lost: the code of the last one, or None.
     lost_code: str | None = None
     #: Files to be there before the prompt is posted: `[{"name", "key"}]`.
@@ -72,7 +74,9 @@ class ProducedFile:
 _HAS_SECRETS = (
     select(secrets.c.job_id).where(secrets.c.job_id == bindparam("wanted"), secrets.c.purpose.in_((RUN, ANY))).exists()
 )
-_REST = select(jobs.c.graph, _HAS_SECRETS.label("has_secrets")).where(jobs.c.id == bindparam("wanted"))
+_REST = select(jobs.c.graph, jobs.c.extra_pnginfo, _HAS_SECRETS.label("has_secrets")).where(
+    jobs.c.id == bindparam("wanted")
+)
 _ANY_QUEUED = select(jobs.c.id).where(jobs.c.status == QUEUED).limit(1)
 
 
@@ -122,6 +126,7 @@ class Claims:
             job_id=job_id,
             attempt=row.attempt,
             graph=rest.graph,
+            extra_pnginfo=rest.extra_pnginfo,
             nodes_total=row.nodes_total,
             timeout_s=row.timeout_s,
             has_webhook=row.webhook is not None,

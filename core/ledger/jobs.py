@@ -256,7 +256,12 @@ class Jobs:
         }
         connection.execute(
             insert(jobs),
-            {**values, "graph": new.graph, "catalogues": ",".join(new.catalogues) if new.catalogues else None},
+            {
+                **values,
+                "graph": new.graph,
+                "extra_pnginfo": new.extra_pnginfo,
+                "catalogues": ",".join(new.catalogues) if new.catalogues else None,
+            },
         )
         record_event(transaction, new.id, 1, "status", {"status": QUEUED}, QUEUED)
         if new.inputs:

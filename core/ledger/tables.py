@@ -44,6 +44,8 @@ jobs = Table(
     Column("priority", Integer, nullable=False),
     Column("nodes_total", Integer, nullable=False),
     Column("graph", Text, nullable=False),
+    # What ComfyUI gives to nodes that ask for it, and writes into files: JSON text.
+    Column("extra_pnginfo", Text),
     # Digests of the catalogues it may run on, joined by commas; NULL means any.
     Column("catalogues", Text),
     Column("metadata", JSON),
