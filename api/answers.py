@@ -87,6 +87,14 @@ class JobError(BaseModel):
     traceback: str | None
 
 
+class JobWarning(BaseModel):
+    """A part of a job that did not run, because a node blocked it."""
+
+    message: str
+    node_id: str | None
+    class_type: str | None
+
+
 class Urls(BaseModel):
     self: str
     events: str
@@ -124,6 +132,7 @@ class Job(BaseModel):
     missing_outputs: list[MissingOutput] | None = Field(
         None, description="Files that ComfyUI reported and does not have; only where there are any."
     )
+    warnings: list[JobWarning] | None = Field(None, description="What kept a part of it from running.")
 
 
 class ListedJob(Job):

@@ -24,6 +24,7 @@ from core.errors import IdempotencyKeyReuse, LedgerUnavailable, NotFound
 from core.job import Job
 from core.ledger import Ledger
 from core.settings import Settings
+from core.views import whole_error_view
 
 LAST_EVENT_ID = Parameter(
     name="Last-Event-ID",
@@ -148,6 +149,18 @@ def v2_blueprint(settings: Settings, ledger: Ledger, service: Service, hub: Hub,
         graph = ledger.jobs.graph(check_id(job_id))
         # The graph is JSON text already, with every digit its client sent.
         return Response(f'{{"workflow":{graph},"format":"api"}}', content_type="application/json")
+
+    @blueprint.get("/jobs/<job_id>/error")
+    @Described(
+        summary="The error of a failed job at full length",
+        tag=JOBS,
+        answers={200: answers.JobError},
+        errors=(NotFound, LedgerUnavailable),
+        text="Message and traceback of up to a million characters each; the job itself shows their ends. An extension.",
+    )
+    @bounded
+    def error(job_id: str) -> Response:
+        return json_response(whole_error_view(ledger.jobs.error(check_id(job_id))))
 
     @blueprint.get("/jobs/<job_id>/events")
     @Described(

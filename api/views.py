@@ -43,6 +43,8 @@ def job_view(job: Job, links: Links, *, place: Place | None = None) -> dict[str,
         view["template"] = job.workflow
     if job.parameters is not None:
         view["parameters"] = job.parameters
+    if job.warnings:
+        view["warnings"] = job.warnings
     if job.outputs_reused is not None:
         view["outputs_reused"] = job.outputs_reused
     if job.missing_outputs:

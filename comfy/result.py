@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from comfy.account import Blocked
 from comfy.history import History
 from comfy.outputs import OutputItem, outputs_of
 
@@ -20,10 +22,16 @@ class PromptResult:
     #: Start and end of execution, ComfyUI's clock, milliseconds since the epoch; None if it did not say.
     started_at_ms: int | None
     finished_at_ms: int | None
+    #: Branches that nodes blocked with a message; what came after them did not run.
+    blocked: tuple[Blocked, ...] = ()
 
 
-def result_of(history: History) -> PromptResult:
-    """Read the result from the history entry of a prompt that succeeded."""
+def result_of(history: History, *, blocked: Iterable[Blocked] = ()) -> PromptResult:
+    """Read the result from the history entry of a prompt that succeeded.
+
+    Parameters:
+      blocked: as the websocket told it; the history does not.
+    """
     cached = (history.message("execution_cached") or {}).get("nodes")
     return PromptResult(
         prompt_id=history.prompt_id,
@@ -32,4 +40,5 @@ def result_of(history: History) -> PromptResult:
         cached_nodes=tuple(str(node) for node in cached) if isinstance(cached, list) else (),
         started_at_ms=history.timestamp_ms("execution_start"),
         finished_at_ms=history.timestamp_ms("execution_success"),
+        blocked=tuple(blocked),
     )

@@ -178,6 +178,8 @@ class Job:
     error: dict[str, Any] | None = None
     #: ComfyUI served nodes of this job from its cache.
     outputs_reused: bool | None = None
+    #: Branches that a node blocked with a message, `[{"message", "node_id", "class_type"}]`; the rest of it ran.
+    warnings: list[dict[str, Any]] | None = None
     #: Its files were removed at `files_expire_at_ms`.
     files_removed: bool = False
     #: Files in storage.

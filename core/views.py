@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timezone
 from typing import Any
 
+from core.excerpts import MESSAGE_CHARS, TRACEBACK_CHARS, head_and_tail
 from core.job import CANCELING, DELIVERING, FAILED, RUNNING, STATUSES, SUCCEEDED, Job, Output
 from core.links import Links
 
@@ -50,7 +51,16 @@ def error_view(job: Job) -> dict[str, Any] | None:
     """`{"code", "message", "node_id", "class_type", "traceback"}` of a failed job."""
     if job.status != FAILED:
         return None
-    error = job.error or {}
+    view = whole_error_view(job.error or {})
+    # Jobs of earlier versions kept whatever nodes said in their rows.
+    view["message"] = head_and_tail(view["message"], 2 * MESSAGE_CHARS)
+    if view["traceback"]:
+        view["traceback"] = head_and_tail(view["traceback"], 2 * TRACEBACK_CHARS)
+    return view
+
+
+def whole_error_view(error: dict[str, Any]) -> dict[str, Any]:
+    """The same for an error that may have any length."""
     return {
         "code": error.get("code", "failed"),
         "message": error.get("message", "The job failed."),

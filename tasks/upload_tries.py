@@ -9,7 +9,7 @@ from typing import NoReturn
 from core.errors import DeliveryFailed, FleetError, LedgerUnavailable, OutputUnavailable
 from core.ledger.database import now_ms
 from core.ledger.delivery import DELIVERING_MS
-from tasks.recorder import job_error
+from tasks.job_errors import job_error
 from tasks.runtime import Runtime
 
 log = logging.getLogger(__name__)

@@ -88,8 +88,9 @@ class Machine:
         """Print a line and keep it for `/internal/logs`."""
         entry = {"t": datetime.datetime.now(datetime.timezone.utc).isoformat(), "m": line + "\n"}
         self.log_entries.append(entry)
-        # Whoever started this process may be gone, and its pipe with it; prompts go on running all the same.
-        with contextlib.suppress(OSError):
+        # Whoever started this process may be gone, and its pipe with it, and what a node raises may be no text; prompts
+        # go on running all the same.
+        with contextlib.suppress(OSError, UnicodeEncodeError):
             sys.stdout.write(entry["m"])
             sys.stdout.flush()
         self.hub.publish_log(entry)

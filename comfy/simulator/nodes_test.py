@@ -20,6 +20,14 @@ _LAZY_IMAGE: Spec = ("IMAGE", {"lazy": True})
 _DELAY: Spec = ("FLOAT", {"default": 0.1, "min": 0.0, "max": 3600.0})
 
 
+_MESSAGES = {
+    "runtime": "boom",
+    "long": "begin " + 3_000_000 * "x" + " end",
+    "place": "POST http://127.0.0.1:8188/upload: no such file: '/opt/models/loras/a b.safetensors', /opt/models/c.pt",
+    "unicode": "half of a pair: \ud83d",
+}
+
+
 def slow(call: NodeCall, image: Pixels, steps: int, delay: float) -> tuple[Pixels]:
     """`steps` times `delay` seconds, each with a preview."""
     preview = to_pillow(image[:1])[0]
@@ -47,7 +55,7 @@ def mute(_call: NodeCall, image: Pixels, seconds: float, works: bool) -> tuple[P
 def fail(_call: NodeCall, image: Pixels, kind: str) -> tuple[Pixels]:  # noqa: ARG001 - shown as current input
     if kind == "oom":
         raise OutOfVideoMemory("Allocation on device")
-    raise RuntimeError("boom")
+    raise RuntimeError(_MESSAGES[kind])
 
 
 def block(_call: NodeCall, image: Pixels, message: str) -> tuple[Blocker]:  # noqa: ARG001
@@ -127,7 +135,7 @@ NODES = (
         name="T_Err",
         run=fail,
         category="test",
-        required={"image": _IMAGE, "kind": (["runtime", "oom"], {})},
+        required={"image": _IMAGE, "kind": (["oom", *_MESSAGES], {})},
         outputs=("IMAGE",),
     ),
     NodeClass(

@@ -6,6 +6,8 @@ old attempt; its writes change nothing and it is told so.
 
 from __future__ import annotations
 
+import json
+import zlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +21,7 @@ from core.ledger.choice import choose, is_surplus
 from core.ledger.database import Change, Database, now_ms
 from core.ledger.rows import JOB_COLUMNS
 from core.ledger.secrets import ANY, RUN, end_run
-from core.ledger.tables import assets, jobs, secrets
+from core.ledger.tables import assets, job_errors, jobs, secrets
 from core.ledger.transitions import transition
 
 
@@ -174,9 +176,18 @@ class Claims:
                 if row.status == RUNNING:
                     announce_progress(transaction, row)
 
-    def generated(self, claim: Claim, files: Sequence[ProducedFile], *, outputs_reused: bool) -> None:
+    def generated(
+        self,
+        claim: Claim,
+        files: Sequence[ProducedFile],
+        *,
+        outputs_reused: bool,
+        warnings: Sequence[dict[str, Any]] = (),
+    ) -> None:
         """The GPU is done: record what it made and hand the job to delivery.
 
+        Parameters:
+          warnings: what kept a part of it from running, `[{"message", "node_id", "class_type"}]`.
         Raises: StaleAttempt - the job was cancelled meanwhile, or another attempt owns it.
         """
         with self._database.write() as transaction:
@@ -189,6 +200,7 @@ class Claims:
                 lease_until_ms=None,
                 generated_at_ms=now,
                 outputs_reused=outputs_reused,
+                warnings=list(warnings) or None,
             )
             if moved is None:
                 raise StaleAttempt(f"Job {claim.job_id} attempt {claim.attempt} was overtaken; its result is dropped.")
@@ -199,14 +211,20 @@ class Claims:
                     insert(assets), [_asset(claim, ordinal, file, now) for ordinal, file in enumerate(files)]
                 )
 
-    def fail(self, claim: Claim, error: dict[str, Any]) -> bool:
+    def fail(self, claim: Claim, error: dict[str, Any], *, whole: dict[str, Any] | None = None) -> bool:
         """End the job as failed; False when the attempt is stale.
 
         Parameters:
           error: `{"code", "message", "node_id", "class_type", "traceback"}`.
+          whole: the same at full length, where that is too much for everybody who looks at the job.
         """
         with self._database.write() as transaction:
-            return transition(transaction, claim.job_id, FAILED, held_by(claim), error=error) is not None
+            if transition(transaction, claim.job_id, FAILED, held_by(claim), error=error) is None:
+                return False
+            if whole is not None:
+                packed = zlib.compress(json.dumps(whole).encode())
+                transaction.connection.execute(insert(job_errors).values(job_id=claim.job_id, error=packed))
+            return True
 
     def canceled(self, claim: Claim) -> bool:
         """The GPU has let go of a job that was to be cancelled; False when the attempt is stale."""

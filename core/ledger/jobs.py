@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import zlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,14 +11,14 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Row, and_, bindparam, func, insert, or_, select
 
 from core.errors import IdempotencyKeyReuse, NotFound, RequestIdReuse
-from core.job import CANCELED, CANCELING, DELIVERING, QUEUED, RUNNING, Job, NewJob
+from core.job import CANCELED, CANCELING, DELIVERING, FAILED, QUEUED, RUNNING, Job, NewJob
 from core.ledger.announce import record_event
 from core.ledger.database import Database, Transaction, now_ms
 from core.ledger.faults import Conflict
 from core.ledger.requests import Requests
 from core.ledger.rows import JOB_COLUMNS, job_of, outputs_of
 from core.ledger.secrets import Secrets
-from core.ledger.tables import events, idempotency_keys, job_inputs, jobs
+from core.ledger.tables import events, idempotency_keys, job_errors, job_inputs, jobs
 from core.ledger.transitions import transition
 from core.settings import Settings
 
@@ -102,6 +104,18 @@ class Jobs:
         if graph is None:
             raise NotFound(f"There is no job {job_id}.")
         return graph
+
+    def error(self, job_id: str) -> dict[str, Any]:
+        """The error of a failed job at full length. Raises NotFound, also for one that has not failed."""
+        query = select(jobs.c.status, jobs.c.error, job_errors.c.error.label("whole"))
+        query = query.outerjoin(job_errors, job_errors.c.job_id == jobs.c.id).where(jobs.c.id == job_id)
+        with self._database.read() as connection:
+            row = connection.execute(query).one_or_none()
+        if row is None:
+            raise NotFound(f"There is no job {job_id}.")
+        if row.status != FAILED:
+            raise NotFound(f"Job {job_id} has no error: it is {row.status}.")
+        return dict(row.error or {}) if row.whole is None else dict(json.loads(zlib.decompress(row.whole)))
 
     def page(
         self,

@@ -68,6 +68,8 @@ jobs = Table(
     Column("progress", JSON),
     Column("error", JSON),
     Column("outputs_reused", Boolean),
+    # Branches that a node blocked with a message, although the job went on: [{"message", "node_id", "class_type"}].
+    Column("warnings", JSON(none_as_null=True)),
     Column("created_at_ms", BigInteger, nullable=False),
     Column("updated_at_ms", BigInteger, nullable=False),
     Column("started_at_ms", BigInteger),
@@ -94,6 +96,14 @@ jobs = Table(
     ),
     # Waiting jobs that only some instances may run, however many others wait.
     Index("jobs_pinned", "id", sqlite_where=_IS_PINNED, postgresql_where=_IS_PINNED),
+)
+
+# The errors of failed jobs that are too long for their rows, as compressed JSON, shaped as `error` there.
+job_errors = Table(
+    "job_errors",
+    metadata,
+    Column("job_id", String(36), ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("error", LargeBinary, nullable=False),
 )
 
 # Which files in storage a job takes in: `inputs` of its row, where they can be asked for by their key.

@@ -16,7 +16,7 @@ from core.storage import remove_job
 from tasks.app import make_app
 from tasks.durations import KEPT, Durations, gpu_seconds
 from tasks.gpus import plan_instances
-from tasks.recorder import job_error
+from tasks.job_errors import job_error
 from tasks.storage import store
 from tests.fleet import work
 from tests.services import make_settings
