@@ -32,7 +32,7 @@ from tasks.leases import Lease, Leases
 from tasks.line import Line
 from tasks.outcome import Finished, Outcome, Requeued
 from tasks.recorder import Recorder
-from tasks.reports import Reports
+from tasks.reports import SENDING_CLASS, Reports
 from tasks.runtime import Runtime
 from tasks.staging import remove_staged, stage_inputs
 from workflows.file_names import job_in_path
@@ -281,6 +281,7 @@ class Station:
                 self._submit(run, second_prompt_id(run.claim.prompt_id), gone)
                 result, _ = self._collect(run, run.wait(timeout_s))
                 run.gpu_s = None
+            _require_sent_pictures(run, result)
         except FleetError as exc:
             if self._care.after(exc, run.instance):
                 self._instance = None
@@ -376,6 +377,14 @@ def _pace(settings: Settings, instance: InstanceRecord) -> Pace:
         return Pace(interrupt_grace_s=settings.interrupt_grace_s, mute_s=settings.mute_s)
     limit_s = settings.mute_s + REPLACED_WITHIN_S
     return Pace(interrupt_grace_s=settings.interrupt_grace_s, mute_s=limit_s, unresponsive_s=limit_s)
+
+
+def _require_sent_pictures(run: Run, result: PromptResult) -> None:
+    """Raises ComfyUnavailable: pictures that a node sent over the websocket were lost with it, and exist nowhere."""
+    arrived = {node_id for node_id, _ in run.sent}
+    senders = {node_id for node_id, node in run.graph.items() if node["class_type"] == SENDING_CLASS}
+    if result.is_heard_in_part and not senders <= arrived:
+        raise ComfyUnavailable(f"ComfyUI's websocket was away, and with it what {SENDING_CLASS} sent")
 
 
 def _quietly_interrupt(run: Run) -> None:
