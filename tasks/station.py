@@ -34,7 +34,7 @@ from tasks.leases import Lease, Leases
 from tasks.line import Line
 from tasks.outcome import Finished, Outcome, Requeued
 from tasks.recorder import Recorder
-from tasks.reports import Reports
+from tasks.reports import SENDING_CLASS, Reports
 from tasks.runtime import Runtime
 from tasks.staging import remove_staged, stage_inputs
 from workflows.file_names import job_in_path
@@ -279,6 +279,7 @@ class Station:
                 self._submit(run, second_prompt_id(run.claim.prompt_id), gone)
                 result, _ = self._collect(run, run.wait(timeout_s))
                 run.gpu_s = None
+            _require_sent_pictures(run, result)
         except FleetError as exc:
             if self._care.after(exc, run.instance):
                 self._connection.lose()
@@ -362,6 +363,14 @@ class Station:
                 self._begin(only_surplus=True)
         except TransientError:
             log.info("looking ahead failed; the next turn will do", exc_info=True)
+
+
+def _require_sent_pictures(run: Run, result: PromptResult) -> None:
+    """Raises ComfyUnavailable: pictures that a node sent over the websocket were lost with it, and exist nowhere."""
+    arrived = {node_id for node_id, _ in run.sent}
+    senders = {node_id for node_id, node in run.graph.items() if node["class_type"] == SENDING_CLASS}
+    if result.is_heard_in_part and not senders <= arrived:
+        raise ComfyUnavailable(f"ComfyUI's websocket was away, and with it what {SENDING_CLASS} sent")
 
 
 def _quietly_interrupt(run: Run) -> None:

@@ -57,6 +57,7 @@ def job_of(row: Row[Any], outputs: Iterable[Output] = ()) -> Job:
         warnings=row.warnings,
         outputs=tuple(replace(output, is_expired=True) if row.files_removed else output for output in stored),
         missing_outputs=tuple(output for output in outputs if output.storage_key is None),
+        warnings=row.warnings,
     )
 
 
