@@ -165,9 +165,10 @@ class Jobs:
             outputs = outputs_of(connection, [row.id for row in rows])
         return [job_of(row, outputs.get(row.id, ())) for row in rows]
 
-    def events(self, job_id: str, *, after_seq: int = 0) -> list[JobEvent]:
+    def events(self, job_id: str, *, after_seq: int = 0, limit: int | None = None) -> list[JobEvent]:
         """The job's log after an event number, oldest first."""
         query = select(events).where(events.c.job_id == job_id, events.c.seq > after_seq).order_by(events.c.seq)
+        query = query.limit(limit)
         with self._database.read() as connection:
             rows = connection.execute(query).all()
         return [JobEvent(seq=row.seq, type=row.type, data=row.data, at_ms=row.at_ms) for row in rows]

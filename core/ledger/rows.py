@@ -41,6 +41,8 @@ def job_of(row: Row[Any], outputs: Iterable[Output] = ()) -> Job:
         files_expire_at_ms=row.files_expire_at_ms,
         files_removed=row.files_removed,
         instance=row.instance,
+        gpu=row.gpu,
+        losses=tuple(row.losses or ()),
         metadata=row.metadata,
         workflow=row.workflow,
         parameters=row.parameters,
@@ -57,7 +59,6 @@ def job_of(row: Row[Any], outputs: Iterable[Output] = ()) -> Job:
         warnings=row.warnings,
         outputs=tuple(replace(output, is_expired=True) if row.files_removed else output for output in stored),
         missing_outputs=tuple(output for output in outputs if output.storage_key is None),
-        warnings=row.warnings,
     )
 
 
