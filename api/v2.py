@@ -14,7 +14,7 @@ from api.errors import InvalidCursor, InvalidMetadata, InvalidMetadataFilter, Jo
 from api.estimates import Estimates
 from api.openapi import IDEMPOTENCY_KEY, JOBS, SUBMIT_ERRORS, Described, Parameter
 from api.orders import job_fields
-from api.patience import bounded, ledger_patience
+from api.patience import bounded
 from api.streams import EventStream, event_stream_response
 from api.submit import Order, Service, check_id
 from api.validation import read
@@ -135,8 +135,7 @@ def v2_blueprint(settings: Settings, ledger: Ledger, service: Service, hub: Hub,
         text="Events status, progress, preview and output. The data of each is JSON.",
     )
     def events(job_id: str) -> Response:
-        with ledger_patience():
-            job = ledger.jobs.get(check_id(job_id))
+        job = hub.look(check_id(job_id))
         stream = EventStream(
             ledger, hub, job, estimates=estimates, links=links_for(settings, ledger), after_seq=_last_event_id()
         )
