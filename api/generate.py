@@ -120,7 +120,7 @@ def generate_blueprint(
     def generate_sync() -> Response:
         # The body and its graph are out of reach before the waiting begins: a thousand clients may wait here.
         job, wanted = submitted(service, parsed())
-        ended = wait_for_end(job, service, ledger, hub)
+        ended = wait_for_end(job, service, hub)
         body = full_result(ended, settings, links_for(settings, ledger), wanted)
         return json_response(body, status_of_end(ended))
 
@@ -173,11 +173,11 @@ def generate_blueprint(
     return blueprint
 
 
-def wait_for_end(job: Job, service: Service, ledger: Ledger, hub: Hub) -> Job:
+def wait_for_end(job: Job, service: Service, hub: Hub) -> Job:
     """The job when it has ended; it is cancelled when its last caller hangs up and nobody else wants it."""
     is_gone = hang_up_check()
     is_wanted = is_wanted_by_others(job)
-    ended = hub.until_done(lambda: ledger.jobs.get(job.id), job, is_abandoned=lambda: not is_wanted and is_gone())
+    ended = hub.until_done(lambda: hub.look(job.id), job, is_abandoned=lambda: not is_wanted and is_gone())
     return ended or service.hang_up(job.id)
 
 

@@ -182,9 +182,9 @@ def v2_blueprint(settings: Settings, ledger: Ledger, service: Service, hub: Hub,
         "log of what has happened so far, at once; an extension.",
     )
     def events(job_id: str) -> Response:
-        with ledger_patience():
-            job = ledger.jobs.get(check_id(job_id))
-            if _wants_json():
+        job = hub.look(check_id(job_id))
+        if _wants_json():
+            with ledger_patience():
                 return _log(ledger, job)
         stream = EventStream(
             ledger, hub, job, estimates=estimates, links=links_for(settings, ledger), after_seq=_last_event_id()

@@ -107,7 +107,7 @@ def lease_of(ledger: Ledger, job_id: str) -> int:
 
 def test_the_backstop_of_waiting_clients(sqlite_ledger: Ledger) -> None:
     job = submit(sqlite_ledger)
-    hub = Hub(sqlite_ledger.jobs.states, poll_s=0.02)
+    hub = Hub(sqlite_ledger.jobs.states, sqlite_ledger.jobs.many, poll_s=0.02)
     with stumbling(sqlite_ledger, times=2) as stumbles, hub.watch(job.id) as watch:
         assert eventually(lambda: stumbles.count == 2)
         assert watch.wait(10), "news that no notice told of"
