@@ -180,6 +180,18 @@ def test_set_back_nothing_waits_for_days(runtime: Runtime, move: Move) -> None:
     assert runtime.ledger.outbox.jobs_due() == [told.job_id]
 
 
+def test_set_back_a_wait_is_not_estimated_in_days(runtime: Runtime, move: Move) -> None:
+    come_up(runtime.ledger)
+    claimed(runtime.ledger, NAME)
+    waiting = submit(runtime.ledger)
+    move(-DAYS_MS)
+    heartbeat(runtime.ledger)
+    workload = runtime.ledger.workload.read()
+    position = workload.position(waiting)
+    assert position is not None
+    assert (workload.wait_s(waiting, position) or 0.0) < 3600
+
+
 def test_a_host_whose_clock_is_ahead_is_heard(runtime: Runtime, move: Move) -> None:
     move(600_000)
     come_up(runtime.ledger)
