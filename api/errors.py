@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 from typing import Any
@@ -32,6 +31,7 @@ from core.errors import (
     Unauthorized,
     UnsupportedMediaType,
 )
+from core.storage import is_out_of_room
 from core.storage_marker import StorageMarker
 
 log = logging.getLogger(__name__)
@@ -216,11 +216,6 @@ def _ours(error: FleetError) -> Response:
         # A handled error does not reach Flask's own log.
         log.error("unexpected error in %s %s", request.method, request.path, exc_info=error)
     return response
-
-
-def is_out_of_room(error: BaseException) -> bool:
-    """Whether the system refused a write because a disk, or a quota, is used up."""
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def _disk(error: OSError) -> Response:
