@@ -95,6 +95,25 @@ class JobWarning(BaseModel):
     class_type: str | None
 
 
+class Loss(BaseModel):
+    """An attempt that was lost with its instance, or its worker."""
+
+    attempt: int | None
+    code: str | None = Field(description="instance_lost, stuck or out_of_memory.")
+    instance: str | None
+    gpu: str | None
+    at: str | None
+
+
+class Attempts(BaseModel):
+    """Which try at a job it is, where, and what became of those before."""
+
+    attempt: int = Field(description="Counted from 1; 0 before a GPU took it.")
+    instance: str | None = Field(description="Of the newest attempt: gpu0@host.")
+    gpu: str | None = Field(description="What GPU that has, in its own words.")
+    losses: list[Loss] = Field(description="The oldest first, the newest 20.")
+
+
 class Urls(BaseModel):
     self: str
     events: str
@@ -106,7 +125,7 @@ class Metrics(BaseModel):
     execution_ms: int | None
 
 
-class Job(BaseModel):
+class Job(Attempts):
     """A job as it stands. Times are RFC 3339 in UTC."""
 
     id: str
@@ -144,6 +163,25 @@ class JobPage(BaseModel):
     jobs: list[ListedJob]
     next_cursor: str | None
     truncated: bool
+
+
+class JobEvent(BaseModel):
+    """One line of a job's log."""
+
+    seq: int = Field(description="Its number, which is the id of the same event in the stream.")
+    type: Literal["status", "output", "progress"]
+    at: str
+    data: dict[str, Any] = Field(
+        description="Of status: status, and where it says so instance, or the code of a loss. Of output: the id of the "
+        "asset. Of progress: value and attempt."
+    )
+
+
+class JobLog(BaseModel):
+    """What has happened to a job, the oldest first."""
+
+    events: list[JobEvent]
+    next_after: int | None = Field(description="The value of after for the rest; null when this is all.")
 
 
 class SubmittedWorkflow(BaseModel):
@@ -204,6 +242,10 @@ class Result(BaseModel):
     template: str | None = Field(None, description="Name of the workflow template it was made from.")
     parameters: dict[str, Any] | None = Field(None, description="Of a template, with the seeds that were drawn.")
     queue_position: dict[str, Any] | None = Field(None, description="While it waits: its place, and for how long.")
+
+
+class Status(Result, Attempts):
+    """A job in the words of the `/generate` contract, and where it ran."""
 
 
 class Message(BaseModel):

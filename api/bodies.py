@@ -152,6 +152,7 @@ class GenerateInput(DeliveryBody):
     modifications: dict[str, Any] | None = Field(None, description="The values that the modifier takes.")
     webhook: WebhookBody | None = Field(None, description="Default: the server's WEBHOOK_URL.")
     timeout: TimeoutS = None
+    extra_data: ExtraData = Field(None, repr=False)
     return_outputs_as_base64: bool | None = Field(None, description="Files in the answer itself, 32 MiB together.")
 
     @model_validator(mode="after")

@@ -130,14 +130,15 @@ Metadata = Annotated[
 ]
 ExtraData = Annotated[
     Any,
-    AfterValidator(fields.partner_key),
+    AfterValidator(fields.extra_data),
     WithJsonSchema(
         {
-            "description": "The key for ComfyUI's partner nodes; sealed, never shown, deleted with the job's end.",
+            "description": "The key for ComfyUI's partner nodes: sealed, never shown, deleted with the job's end. "
+            "extra_pnginfo, an extension: what ComfyUI gives to nodes that ask for it and writes into files.",
             "anyOf": [
                 {
                     "type": "object",
-                    "properties": {"api_key_comfy_org": {"type": "string"}},
+                    "properties": {"api_key_comfy_org": {"type": "string"}, "extra_pnginfo": {"type": "object"}},
                     "additionalProperties": False,
                 },
                 {"type": "null"},

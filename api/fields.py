@@ -63,15 +63,17 @@ def _label_problem(key: str, value: Any) -> str | None:
     return None
 
 
-def partner_key(value: Any) -> dict[str, Any] | None:
-    """`extra_data`: nothing, or only `api_key_comfy_org`, which is a secret. Raises BadParameter."""
+def extra_data(value: Any) -> dict[str, Any] | None:
+    """`extra_data`: nothing, `api_key_comfy_org`, which is a secret, or `extra_pnginfo`. Raises BadParameter."""
     if value is None or value == {}:
         return None
-    if not isinstance(value, dict) or set(value) != {"api_key_comfy_org"}:
-        raise BadParameter("extra_data may hold api_key_comfy_org and nothing else.")
-    if not isinstance(value["api_key_comfy_org"], str):
+    if not isinstance(value, dict) or not set(value) <= {"api_key_comfy_org", "extra_pnginfo"}:
+        raise BadParameter("extra_data may hold api_key_comfy_org and extra_pnginfo, and nothing else.")
+    if not isinstance(value.get("api_key_comfy_org", ""), str):
         raise BadParameter("extra_data.api_key_comfy_org must be a string.")
-    return {"api_key_comfy_org": value["api_key_comfy_org"]}
+    if not isinstance(value.get("extra_pnginfo", {}), dict):
+        raise BadParameter('extra_data.extra_pnginfo must be an object, such as {"workflow": {...}}.')
+    return dict(value)
 
 
 def idempotency_key(value: str | None) -> str | None:
@@ -89,6 +91,15 @@ def limit(value: str | None) -> int:
         return DEFAULT_LIMIT
     if not re.fullmatch(r"[0-9]{1,3}", value, re.ASCII) or not 1 <= int(value) <= MAX_LIMIT:
         raise BadParameter(f"limit must be an integer from 1 to {MAX_LIMIT}.")
+    return int(value)
+
+
+def event_number(value: str | None) -> int:
+    """The number of an event; 0 when it is not said. Raises BadParameter."""
+    if value is None:
+        return 0
+    if not re.fullmatch(r"[0-9]{1,9}", value, re.ASCII):
+        raise BadParameter("after must be the number of an event.")
     return int(value)
 
 

@@ -35,6 +35,7 @@ from core.ledger.returns import POISON
 from core.links import Links
 from core.results import STATUS_WORDS, comfyui_response, generate_result
 from core.settings import Settings
+from core.views import attempt_view
 from workflows.library import Library
 
 #: All files of one answer together, before base64.
@@ -111,7 +112,7 @@ def generate_blueprint(
         tag=GENERATE,
         body=GenerateBody,
         is_enveloped=True,
-        answers=dict.fromkeys(sorted({*ENDS.values(), LOST_INSTANCE}), answers.Result),
+        answers=dict.fromkeys(sorted({*ENDS.values(), LOST_INSTANCE}), answers.Status),
         errors=(*SUBMIT_ERRORS, RequestIdReuse),
         parameters=HEADERS,
         text=f"A client that hangs up cancels its job, unless the job has a webhook or a bucket. {SAME_REQUEST}",
@@ -119,7 +120,7 @@ def generate_blueprint(
     def generate_sync() -> Response:
         # The body and its graph are out of reach before the waiting begins: a thousand clients may wait here.
         job, wanted = submitted(service, parsed())
-        ended = wait_for_end(job, service, ledger, hub)
+        ended = wait_for_end(job, service, hub)
         body = full_result(ended, settings, links_for(settings, ledger), wanted)
         return json_response(body, status_of_end(ended))
 
@@ -127,7 +128,7 @@ def generate_blueprint(
     @Described(
         summary="A request as it stands, by your id or ours",
         tag=GENERATE,
-        answers={200: answers.Result, 404: answers.Message},
+        answers={200: answers.Status, 404: answers.Message},
         errors=(LedgerUnavailable,),
         parameters=HEADERS,
     )
@@ -172,11 +173,11 @@ def generate_blueprint(
     return blueprint
 
 
-def wait_for_end(job: Job, service: Service, ledger: Ledger, hub: Hub) -> Job:
+def wait_for_end(job: Job, service: Service, hub: Hub) -> Job:
     """The job when it has ended; it is cancelled when its last caller hangs up and nobody else wants it."""
     is_gone = hang_up_check()
     is_wanted = is_wanted_by_others(job)
-    ended = hub.until_done(lambda: ledger.jobs.get(job.id), job, is_abandoned=lambda: not is_wanted and is_gone())
+    ended = hub.until_done(lambda: hub.look(job.id), job, is_abandoned=lambda: not is_wanted and is_gone())
     return ended or service.hang_up(job.id)
 
 
@@ -237,7 +238,7 @@ def full_result(job: Job, settings: Settings, links: Links, wanted: Wanted) -> d
     Parameters:
       links: of the address the client reaches us by.
     """
-    body = generate_result(job, links=links)
+    body = generate_result(job, links=links) | attempt_view(job)
     if wanted.has_response:
         body["comfyui_response"] = comfyui_response(job)
     if wanted.is_inline:

@@ -45,14 +45,19 @@ def parse_generate(body: Any, settings: Settings, base_url: str, library: Librar
             raise InvalidRequest(hint) from exc
         raise
     wanted = read.input
+    extra = dict(wanted.extra_data or {})
+    delivery = delivery_fields(wanted, wanted.webhook, settings, base_url, has_defaults=True)
+    extra_pnginfo = extra.pop("extra_pnginfo", None) or None
+    delivery["secrets"] = {**extra, **(delivery["secrets"] or {})} or None
     order = Order(
         contract="generate",
+        extra_pnginfo=extra_pnginfo,
         request_id=wanted.request_id,
         request_digest=_digest(unwrapped(GenerateBody, body)) if wanted.request_id else None,
         expected_time_s=read.expected_time,
         timeout_s=wanted.timeout,
         **_work(wanted, library, settings.comfy_model or None),
-        **delivery_fields(wanted, wanted.webhook, settings, base_url, has_defaults=True),
+        **delivery,
     )
     return GenerateRequest(order=order, is_inline=bool(wanted.return_outputs_as_base64))
 

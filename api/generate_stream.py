@@ -72,7 +72,6 @@ def generate_stream_blueprint(
         links = links_for(settings, ledger)
         job, wanted = submitted(service, parse_generate(read_json(settings), settings, links.base_url, library))
         stream = GenerateStream(
-            ledger,
             hub,
             job,
             estimates=estimates,
@@ -98,7 +97,6 @@ class GenerateStream:
 
     def __init__(
         self,
-        ledger: Ledger,
         hub: Hub,
         job: Job,
         *,
@@ -108,7 +106,6 @@ class GenerateStream:
         result_of: Callable[[Job], dict[str, Any]],
         hang_up: Callable[[str], Job],
     ) -> None:
-        self._jobs = ledger.jobs
         self._hub = hub
         self._job = job
         self._estimates = estimates
@@ -163,12 +160,11 @@ class GenerateStream:
             self._job = replace(self._job, progress=progress)
         is_quiet = self._job.status == RUNNING and now_s - self._read_at_s >= REREAD_S
         try:
-            with ledger_patience():
-                if self._is_behind or is_quiet or watch.seq > self._job.last_seq:
-                    self._is_behind = True
-                    self._job = self._jobs.get(self._job.id)
-                    self._is_behind, self._read_at_s = False, now_s
-                self._look_up_place(now_s)
+            if self._is_behind or is_quiet or watch.seq > self._job.last_seq:
+                self._is_behind = True
+                self._job = self._hub.look(self._job.id)
+                self._is_behind, self._read_at_s = False, now_s
+            self._look_up_place(now_s)
         except LedgerUnavailable as exc:
             log.debug("a stream will look again: %s", exc)
         except NotFound:

@@ -18,13 +18,16 @@ def job_fields(body: JobBody, settings: Settings, base_url: str) -> dict[str, An
       InvalidRequest: a block is incomplete, or holds what cannot be used.
     """
     delivery = delivery_fields(body, body.webhook, settings, base_url, has_defaults=False)
-    secrets = {**(body.extra_data or {}), **(delivery.pop("secrets") or {})}
+    extra = dict(body.extra_data or {})
+    extra_pnginfo = extra.pop("extra_pnginfo", None)
+    secrets = {**extra, **(delivery.pop("secrets") or {})}
     return {
         "contract": "v2",
         "priority": body.priority or 0,
         "timeout_s": body.timeout,
         "metadata": body.metadata,
         "secrets": secrets or None,
+        "extra_pnginfo": extra_pnginfo or None,
         **delivery,
     }
 

@@ -77,6 +77,8 @@ class Order:
     webhook: dict[str, Any] | None = None
     #: What is to be done with the outputs, as `NewJob.delivery`.
     delivery: dict[str, Any] | None = None
+    #: What ComfyUI gives to nodes that ask for it, and writes into files: `{"workflow": the editor's format}` mostly.
+    extra_pnginfo: dict[str, Any] | None = None
     #: Seconds from its end for which it is kept; None means the fleet's rule.
     retention_s: float | None = None
     secrets: dict[str, Any] | None = field(default=None, repr=False)
@@ -253,6 +255,7 @@ def _new_job(order: Order, checked: _Checked, inputs: list[dict[str, str]] | Non
         request_digest=order.request_digest,
         idempotency_key=order.idempotency_key,
         webhook=order.webhook,
+        extra_pnginfo=_json_text(order.extra_pnginfo) if order.extra_pnginfo else None,
         retention_s=order.retention_s,
         secrets=order.secrets,
     )

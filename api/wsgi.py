@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import atexit
+from contextlib import suppress
 
 from flask import Flask
 
 from api import create_app
+from api.patience import ledger_patience
 from api.publishing import BackgroundPublisher
 from api.waiting import Hub
 from core import broker_guard
+from core.errors import LedgerUnavailable
+from core.job import QUEUED
 from core.ledger import Change, Ledger
 from core.notices import Notice, NoticeListener, NoticeSender
 from core.settings import Settings, load_settings
@@ -29,7 +33,7 @@ def create() -> Flask:
     return build(load_settings())
 
 
-def build(settings: Settings) -> Flask:
+def build(settings: Settings, *, pool_size: int = POOL_SIZE) -> Flask:
     """Build the application and start listening for notices."""
     broker_guard.install()
     sender = NoticeSender(settings)
@@ -42,8 +46,11 @@ def build(settings: Settings) -> Flask:
         if change.seq > 1:
             sender.send(notice)
 
-    ledger = Ledger(settings, on_change=announce, pool_size=POOL_SIZE)
-    hub = Hub(ledger.jobs.states)
+    ledger = Ledger(settings, on_change=announce, pool_size=pool_size)
+    # The first connection takes longer than others, and a restart brings everybody back at the same moment.
+    with suppress(LedgerUnavailable), ledger_patience():
+        ledger.jobs.count(QUEUED)
+    hub = Hub(ledger.jobs.states, ledger.jobs.many)
     listener = NoticeListener(settings, hub.notify)
     listener.start()
 

@@ -173,7 +173,7 @@ class PromptHandle:
         self._deliver()
         if failure is not None:
             raise failure
-        return result_of(history, blocked=self._account.blocked)
+        return result_of(history, account=self._account)
 
     def _wait_until_ended(self, timeout_s: float | None) -> bool:
         """False if time runs out first."""

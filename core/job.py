@@ -97,6 +97,8 @@ class NewJob:
     #: `origin` says whose it is: `core.webhooks.keys.REQUEST` or `ENVIRONMENT`; `sealed` names the secrets it came
     #: with, where that is not `webhook_secret` alone.
     webhook: dict[str, Any] | None = None
+    #: What ComfyUI gives to nodes that ask for it, and writes into files, as JSON text; kept like the graph.
+    extra_pnginfo: str | None = None
     #: Seconds from its end for which it is kept with its files; None means the fleet's rule.
     retention_s: float | None = None
     #: Secrets, JSON-able, by their names in `core.ledger.secrets.PURPOSES`; sealed before they reach the database.
@@ -160,6 +162,10 @@ class Job:
     completed_at_ms: int | None = None
     #: `gpu0@host` while an attempt runs, and afterwards the one that ran last.
     instance: str | None = None
+    #: Its GPU, in the instance's words; its kind where it has none.
+    gpu: str | None = None
+    #: Attempts lost with their instances, the oldest first: `{"attempt", "code", "instance", "gpu", "at_ms"}`.
+    losses: tuple[dict[str, Any], ...] = ()
     metadata: Any = None
     # These five as in `NewJob`.
     workflow: str | None = None

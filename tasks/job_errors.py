@@ -20,6 +20,8 @@ def job_error(exc: FleetError, *, job_id: str = "") -> dict[str, Any]:
     Parameters:
       job_id: where the whole error is to be had, if it is kept.
     """
+    # Most come from nodes and have been through this with the names of machines; the others name files of ours at most.
+    exc = discreet(exc, secret=None, machines=())
     hint = f"; GET /api/v2/jobs/{job_id}/error has them" if job_id else ""
     error = _facts(exc)
     error["message"] = head_and_tail(exc.message, MESSAGE_CHARS, hint=hint)

@@ -132,7 +132,7 @@ class Keeper:
     def drain(self) -> None:
         """Take no more jobs until `resume`, also after a restart of the worker; the running job goes on."""
         self._admission.is_drained = True
-        in_background("drain", self._turn_away)
+        in_background("drain", self._turn_away_if_drained)
 
     def resume(self) -> None:
         """End a drain, or a quarantine."""
@@ -354,6 +354,11 @@ class Keeper:
         # Jobs are known by the instance's name, so those of a worker that has taken it look like ours.
         if not self._admission.taken_by:
             self._hand_back.what_waits(self._interrupt)
+
+    def _turn_away_if_drained(self) -> None:
+        # Tried again for as long as the ledger is away, by which time an operator may have changed his mind.
+        if self._admission.is_drained:
+            self._turn_away()
 
     def _restart(self) -> None:
         # Whatever goes wrong with handing jobs back, which the reconciler mends, what was asked for comes about.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Callable
@@ -119,14 +120,19 @@ class Recorder:
             publisher.notify(outcome.job_id)
 
     def extra_data(self, claim: Claim) -> dict[str, Any] | None:
-        """What ComfyUI's partner nodes need to know and nobody else may. Raises SecretUnreadable."""
-        if not claim.has_secrets:
-            return None
-        key = self._runtime.ledger.secrets.open(claim.job_id, RUN).get("api_key_comfy_org")
-        if key is None:
-            return None
-        self._keys[claim.job_id] = key
-        return {"api_key_comfy_org": key}
+        """What nodes are given beside their inputs: the client's `extra_pnginfo`, and a key that nobody else may know.
+
+        Raises: SecretUnreadable.
+        """
+        given: dict[str, Any] = {}
+        if claim.extra_pnginfo is not None:
+            given["extra_pnginfo"] = json.loads(claim.extra_pnginfo)
+        key = (
+            self._runtime.ledger.secrets.open(claim.job_id, RUN).get("api_key_comfy_org") if claim.has_secrets else None
+        )
+        if key is not None:
+            given["api_key_comfy_org"] = self._keys[claim.job_id] = key
+        return given or None
 
     def _ended_by(self, claim: Claim, exc: FleetError) -> Outcome:
         status = self._claims.renew([claim]).get(claim.job_id)

@@ -50,7 +50,22 @@ _KINDS: dict[str, Callable[[NodeCall, str], Mapping[str, Any]]] = {
     "key": lambda _call, tag: {"k" * 300: [tag], "nul\0key": [tag]},
 }
 
+
+def need_pnginfo(call: NodeCall, text: str) -> NodeResult:
+    """Read the editor's workflow, as some packs do without asking whether it is there."""
+    workflow = call.extra_data["extra_pnginfo"]["workflow"]
+    return NodeResult(ui={"text": [f"{text}: {len(workflow['nodes'])} nodes"]})
+
+
 NODES = (
+    NodeClass(
+        name="T_NeedsPngInfo",
+        run=need_pnginfo,
+        category="test",
+        required={"text": ("STRING", {"default": ""})},
+        hidden={"extra_pnginfo": "EXTRA_PNGINFO"},
+        output_node=True,
+    ),
     NodeClass(
         name="T_Odd",
         run=report_oddly,

@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, bindparam, insert, select, update
+from sqlalchemy import ColumnElement, and_, bindparam, func, insert, select, update
 
 from core.errors import StaleAttempt
 from core.job import CANCELED, DELIVERING, FAILED, LEASED, QUEUED, RUNNING, prompt_id_of
@@ -21,7 +21,7 @@ from core.ledger.choice import choose, is_surplus, missing_turns
 from core.ledger.database import Change, Database, now_ms
 from core.ledger.rows import JOB_COLUMNS
 from core.ledger.secrets import ANY, RUN, end_run
-from core.ledger.tables import assets, job_errors, jobs, secrets
+from core.ledger.tables import assets, instances, job_errors, jobs, secrets
 from core.ledger.transitions import transition
 
 
@@ -41,6 +41,8 @@ class Claim:
     #: What its duration is learned under, as in `NewJob`.
     shape: str | None = None
     workflow: str | None = None
+    #: JSON text, as in `NewJob`.
+    extra_pnginfo: str | None = None
     #: Why an earlier attempt was lost: the code of the last one, or None.
     lost_code: str | None = None
     #: Files to be there before the prompt is posted: `[{"name", "key"}]`.
@@ -72,7 +74,10 @@ class ProducedFile:
 _HAS_SECRETS = (
     select(secrets.c.job_id).where(secrets.c.job_id == bindparam("wanted"), secrets.c.purpose.in_((RUN, ANY))).exists()
 )
-_REST = select(jobs.c.graph, _HAS_SECRETS.label("has_secrets")).where(jobs.c.id == bindparam("wanted"))
+_REST = select(jobs.c.graph, jobs.c.extra_pnginfo, _HAS_SECRETS.label("has_secrets")).where(
+    jobs.c.id == bindparam("wanted")
+)
+_GPU = select(func.coalesce(instances.c.device, instances.c.kind)).where(instances.c.name == bindparam("of_instance"))
 _ANY_QUEUED = select(jobs.c.id).where(jobs.c.status == QUEUED).limit(1)
 
 
@@ -110,6 +115,7 @@ class Claims:
                 data={"instance": instance},
                 attempt=jobs.c.attempt + 1,
                 instance=instance,
+                gpu=transaction.connection.execute(_GPU, {"of_instance": instance}).scalar(),
                 lease_until_ms=now + self._lease_ms,
                 started_at_ms=now,
                 progress=None,
@@ -122,6 +128,7 @@ class Claims:
             job_id=job_id,
             attempt=row.attempt,
             graph=rest.graph,
+            extra_pnginfo=rest.extra_pnginfo,
             nodes_total=row.nodes_total,
             timeout_s=row.timeout_s,
             has_webhook=row.webhook is not None,

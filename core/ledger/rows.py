@@ -11,8 +11,8 @@ from sqlalchemy import Connection, Row, bindparam, or_, select
 from core.job import Job, Output
 from core.ledger.tables import assets, jobs
 
-#: Every column of a job but its graph, which can be large, and what only claims look at.
-JOB_COLUMNS = tuple(column for column in jobs.columns if column.name not in ("graph", "catalogues"))
+#: Every column of a job but its graph and the like, which can be large, and what only claims look at.
+JOB_COLUMNS = tuple(column for column in jobs.columns if column.name not in ("graph", "extra_pnginfo", "catalogues"))
 
 #: What is in storage, and what is known to be missing.
 _STORED = select(assets).where(or_(assets.c.storage_key.is_not(None), assets.c.upload.is_not(None)))
@@ -41,6 +41,8 @@ def job_of(row: Row[Any], outputs: Iterable[Output] = ()) -> Job:
         files_expire_at_ms=row.files_expire_at_ms,
         files_removed=row.files_removed,
         instance=row.instance,
+        gpu=row.gpu,
+        losses=tuple(row.losses or ()),
         metadata=row.metadata,
         workflow=row.workflow,
         parameters=row.parameters,

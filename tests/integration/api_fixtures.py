@@ -177,7 +177,7 @@ def running_api(settings: Settings) -> Iterator[Api]:
         hub.notify(Notice(job_id=change.job_id, kind="status", seq=change.seq, status=change.status))
 
     ledger = Ledger(settings, on_change=announce)
-    hub = Hub(ledger.jobs.states, poll_s=0.3)
+    hub = Hub(ledger.jobs.states, ledger.jobs.many, poll_s=0.3)
     publisher = RecordingPublisher()
     app: Flask = create_app(settings, ledger=ledger, publisher=publisher, hub=hub)
     server = make_server("127.0.0.1", 0, app, threaded=True)
@@ -228,8 +228,12 @@ def postgres_database() -> Iterator[str]:
 
 
 @contextmanager
-def gunicorn_api(settings: Settings, **environment: str) -> Iterator[str]:
-    """The application as it is served: gunicorn with gevent, in processes of its own. Yields its URL."""
+def gunicorn_api(settings: Settings, *arguments: str, **environment: str) -> Iterator[str]:
+    """The application as it is served: gunicorn with gevent, in processes of its own. Yields its URL.
+
+    Parameters:
+      arguments: further ones for gunicorn, for instance another application.
+    """
     port = free_port()
     env = {name: value for name, value in os.environ.items() if not name.startswith("FLEET_")}
     env |= {
@@ -240,7 +244,7 @@ def gunicorn_api(settings: Settings, **environment: str) -> Iterator[str]:
         "FLEET_API_PORT": str(port),
         **environment,
     }
-    command = [sys.executable, "-m", "gunicorn", "-c", "python:api.gunicorn_config"]
+    command = [sys.executable, "-m", "gunicorn", "-c", "python:api.gunicorn_config", *arguments]
     log = (settings.data_dir / "gunicorn.log").open("w")
     process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=log)
     url = f"http://127.0.0.1:{port}"

@@ -191,7 +191,8 @@ def test_a_graph_within_something_else_is_told_from_a_graph(api: Api, workflow: 
         ({"extra_data": []}, 400, "invalid_request"),
         ({"extra_data": {"api_key_comfy_org": None}}, 400, "invalid_request"),
         ({"extra_data": {"api_key_comfy_org": "k", "more": 1}}, 400, "invalid_request"),
-        ({"extra_data": {"extra_pnginfo": {}}}, 400, "invalid_request"),
+        ({"extra_data": {"extra_pnginfo": []}}, 400, "invalid_request"),
+        ({"extra_data": {"extra_pnginfo": None}}, 400, "invalid_request"),
     ],
 )
 def test_fields_of_a_submission(api: Api, fields: dict[str, Any], status: int, code: str) -> None:

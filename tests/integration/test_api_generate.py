@@ -57,7 +57,8 @@ def test_sync_waits_and_answers_with_the_result(api: Api) -> None:
 
     assert answer.status_code == 200
     result = answer.json()
-    assert set(result) == {"id", "status", "message", "output", "timings", "comfyui_response"}
+    contract = {"id", "status", "message", "output", "timings", "comfyui_response"}
+    assert set(result) == contract | {"attempt", "instance", "gpu", "losses"}
     assert (result["id"], result["status"]) == ("my-id", "completed")
     output = result["output"][0]
     assert output["data"] is None
@@ -174,7 +175,7 @@ def test_the_same_request_again_has_the_job_there_is(api: Api) -> None:
 
     assert first.json()["id"] == "twice"
     assert (synced.status_code, synced.json()["status"]) == (200, "completed")
-    assert (late.status_code, late.json()) == (202, synced.json())
+    assert (late.status_code, late.json()["output"]) == (202, synced.json()["output"])
     assert json.loads(streamed.removeprefix("data: "))["result"] == synced.json()
     assert len(api.ledger.jobs.page(limit=1000)) == before + 1
     assert api.publisher.turns.count(job.id) == 1

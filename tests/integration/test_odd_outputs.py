@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 import requests
+from PIL import Image
 
 from tests.fleet import Fleet, until
 from tests.simulator_process import SimulatorProcess, simulator
@@ -219,3 +221,65 @@ def test_a_path_that_is_put_together_while_the_graph_runs_brings_nothing_of_anot
     }
     job = fleet.wait(fleet.submit(graph), "failed")
     assert job["error"]["code"] == "output_unavailable"
+
+
+def test_previews_of_an_identical_graph_come_each_time(fleet: Fleet) -> None:
+    graph = {
+        "1": picture(9),
+        "2": {"class_type": "T_Glance", "inputs": {"image": ["1", 0]}},
+        "3": {"class_type": "PreviewImage", "inputs": {"images": ["2", 0]}},
+        "4": {"class_type": "T_Expand", "inputs": {"image": ["1", 0]}},
+        "5": {"class_type": "PreviewImage", "inputs": {"images": ["4", 0]}},
+    }
+    for _ in range(3):
+        job = fleet.wait(fleet.submit(graph), "succeeded", timeout_s=15)
+        assert sorted(output["node_id"] for output in job["outputs"]) == ["2", "2", "3", "3", "4", "4", "5", "5"]
+        assert all(content(output).startswith(b"\x89PNG") for output in job["outputs"])
+    assert job["outputs_reused"] is True
+
+
+#: A workflow of the editor, which the files are to carry.
+EDITORS = {"workflow": {"nodes": [{"id": 1}, {"id": 2}], "links": [], "extra": {"big": 2**53 + 1}}}
+
+
+def saving() -> dict[str, Any]:
+    needing = {"class_type": "T_NeedsPngInfo", "inputs": {"text": "a"}}
+    saver = {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "x"}}
+    return {
+        "1": {"class_type": "EmptyImage", "inputs": {**picture(3)["inputs"], "batch_size": 1}},
+        "2": saver,
+        "3": needing,
+    }
+
+
+def written(job: dict[str, Any]) -> dict[str, Any]:
+    """What stands in the picture, after the node that needs the workflow has had it."""
+    by_node = {output["node_id"]: content(output) for output in job["outputs"]}
+    assert by_node["3"] == b"a: 2 nodes"
+    with Image.open(io.BytesIO(by_node["2"])) as image:
+        return {str(key): json.loads(text) for key, text in image.info.items()}
+
+
+def test_the_editors_workflow_reaches_nodes_and_files(fleet: Fleet) -> None:
+    job = fleet.wait(fleet.submit(saving(), extra_data={"extra_pnginfo": EDITORS}), "succeeded")
+    assert written(job)["workflow"] == EDITORS["workflow"]
+    shown = requests.get(f"{fleet.base_url}/api/v2/jobs/{job['id']}/workflow", timeout=10).json()
+    assert set(shown) == {"workflow", "format"}
+
+
+def test_the_generate_family_takes_it_too(fleet: Fleet) -> None:
+    wanted = {"workflow_json": saving(), "extra_data": {"extra_pnginfo": EDITORS}}
+    answer = requests.post(f"{fleet.base_url}/generate", json={"input": wanted}, timeout=10)
+    assert answer.status_code == 202, answer.text
+    job = fleet.wait(answer.json()["id"], "succeeded")
+    assert written(job)["workflow"] == EDITORS["workflow"]
+
+
+def test_it_is_stripped_when_that_is_asked_for(fleet: Fleet) -> None:
+    body = {"extra_data": {"extra_pnginfo": EDITORS}, "strip_metadata": True}
+    assert written(fleet.wait(fleet.submit(saving(), **body), "succeeded")) == {}
+
+
+def test_a_node_that_needs_it_fails_without(fleet: Fleet) -> None:
+    job = fleet.wait(fleet.submit(saving()), "failed")
+    assert (job["error"]["code"], job["error"]["node_id"]) == ("node_execution_error", "3")

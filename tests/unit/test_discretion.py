@@ -102,3 +102,8 @@ def test_what_is_no_text_stays_as_it_is() -> None:
     assert (exc.message, exc.still_runs) == ("at [address]", True)
     assert discreet(exc, secret=None, machines=()) is exc
     assert len(shortened(ComfyUnavailable("x" * 10_000)).message) < MESSAGE_CHARS + 200
+
+
+def test_an_error_of_ours_names_no_path_either() -> None:
+    error = job_error(ComfyUnavailable("[Errno 28] No space left on device: '/data/outputs/a/b.png'"))
+    assert error["message"] == "[Errno 28] No space left on device: '.../b.png'"

@@ -65,7 +65,7 @@ def test_every_route_is_there_and_no_other(tmp_path: Path) -> None:
     settings = make_settings(tmp_path, broker_url="")
     ledger = Ledger(settings)
     publisher = Publisher(make_app(settings, "api"))
-    app = create_app(settings, ledger=ledger, publisher=publisher, hub=Hub(ledger.jobs.states))
+    app = create_app(settings, ledger=ledger, publisher=publisher, hub=Hub(ledger.jobs.states, ledger.jobs.many))
 
     served = {
         f"{method} {re.sub('<[^>]+>', '{id}', rule.rule)}"
