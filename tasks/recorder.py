@@ -29,6 +29,7 @@ from core.ledger.claims import Claim
 from core.ledger.instances import InstanceRecord
 from core.ledger.secrets import RUN
 from tasks.job_errors import discreet, job_error, machines_of, shortened, whole_error
+from tasks.judging import pin_elsewhere
 from tasks.outcome import Dropped, Failed, Finished, Outcome, Requeued
 from tasks.produced import produced_files, sent_files
 from tasks.runtime import Runtime
@@ -143,6 +144,9 @@ class Recorder:
         status = self._claims.renew([claim]).get(claim.job_id)
         if status is None or status == CANCELING:
             return self._let_go(claim, exc)
+        if isinstance(exc, PromptRejected) and pin_elsewhere(self._runtime.ledger, claim):
+            log.info("job %s goes to another kind of instance: %s", claim.job_id, shortened(exc))
+            return self.give_back(claim, exc, lost=False)
         if _is_worth_another_try(claim, exc):
             log.warning("job %s attempt %s is lost (%s)%s", claim.job_id, claim.attempt, exc.code, _own_words(exc))
             return self.give_back(claim, exc, lost=True)
