@@ -23,12 +23,11 @@ from core.errors import (
     StaleAttempt,
     StorageUnavailable,
 )
-from core.excerpts import MESSAGE_CHARS, head_and_tail
 from core.job import CANCELED, CANCELING, QUEUED
 from core.ledger.claims import Claim
 from core.ledger.instances import InstanceRecord
 from core.ledger.secrets import RUN
-from tasks.job_errors import discreet, job_error, machines_of, shortened, whole_error
+from tasks.job_errors import discreet, job_error, machines_of, reason_of, shortened, whole_error
 from tasks.judging import pin_elsewhere
 from tasks.outcome import Dropped, Failed, Finished, Outcome, Requeued
 from tasks.produced import produced_files, sent_files
@@ -101,8 +100,7 @@ class Recorder:
 
     def give_back(self, claim: Claim, exc: FleetError, *, lost: bool) -> Outcome:
         """Queue the job again, unless it has had its chances."""
-        reason = head_and_tail(exc.message, MESSAGE_CHARS)
-        status = self._returns.release(claim, reason=reason, lost=lost, code=exc.code)
+        status = self._returns.release(claim, reason=reason_of(exc), lost=lost, code=exc.code)
         if status == QUEUED:
             return Requeued(**_identity(claim))
         if status is None or status == CANCELED:
