@@ -24,10 +24,12 @@ from werkzeug.serving import ThreadedWSGIServer, make_server
 
 from api import create_app
 from api.waiting import Hub
+from core.errors import InstanceUnreachable
 from core.job import Job
 from core.ledger import Change, Ledger
 from core.ledger.claims import Claim, ProducedFile
 from core.ledger.delivery import StoredFile
+from core.ledger.instances import InstanceRecord
 from core.ledger.schema import migrate
 from core.notices import Notice
 from core.settings import Settings
@@ -52,6 +54,9 @@ class RecordingPublisher:
         self.turns: list[str] = []
         self.notified: list[str] = []
         self.canceled: list[str] = []
+        self.asked: list[tuple[str, str]] = []
+        #: Workers that do not answer operators.
+        self.mute: set[str] = set()
 
     def turn(self, job_id: str) -> bool:
         self.turns.append(job_id)
@@ -63,6 +68,11 @@ class RecordingPublisher:
 
     def cancel(self, job: Job) -> None:
         self.canceled.append(job.id)
+
+    def ask(self, command: str, instance: InstanceRecord) -> None:
+        if instance.worker in self.mute:
+            raise InstanceUnreachable(f"The worker of {instance.name} does not answer.")
+        self.asked.append((command, instance.name))
 
 
 class Worker:
@@ -175,7 +185,7 @@ def running_api(settings: Settings) -> Iterator[Api]:
     ledger = Ledger(settings, on_change=announce)
     hub = Hub(ledger.jobs.states, ledger.jobs.many, poll_s=0.3)
     publisher = RecordingPublisher()
-    app: Flask = create_app(settings, ledger=ledger, publisher=publisher, hub=hub)
+    app: Flask = create_app(settings, ledger=ledger, publisher=publisher, hub=hub, ask=publisher.ask)
     server = make_server("127.0.0.1", 0, app, threaded=True)
     assert isinstance(server, ThreadedWSGIServer)
     # A stream that is still open must not hold up the end of a test.
