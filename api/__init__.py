@@ -8,7 +8,7 @@ from api.assets import assets_blueprint
 from api.auth import Guard
 from api.deliveries import deliveries_blueprint
 from api.docs_page import docs_blueprint
-from api.errors import register_error_handlers
+from api.errors import register_error_handlers, say_when_storage_is_away
 from api.estimates import Estimates
 from api.generate import generate_blueprint
 from api.generate_stream import generate_stream_blueprint
@@ -23,6 +23,7 @@ from api.waiting import Hub
 from api.workflows import workflows_blueprint
 from core.ledger import Ledger
 from core.settings import Settings
+from core.storage_marker import StorageMarker
 from workflows.library import SHIPPED, Library
 
 
@@ -36,12 +37,15 @@ def create_app(settings: Settings, *, ledger: Ledger, publisher: TurnPublisher, 
     app = Flask("comfyfleet", static_folder=None)
     # One address for each thing: no redirect from //jobs/x or jobs/x/ to it.
     app.url_map.merge_slashes = False
-    guard = Guard(settings.api_keys, ledger.links)
+    guard = Guard(settings, ledger.links)
     guard.register(app)
     register_error_handlers(app)
-    intake = Intake(settings, ledger)
+    marker = StorageMarker(settings, ledger.facts)
+    say_when_storage_is_away(app, marker)
+    intake = Intake(settings, ledger, marker)
     service = Service(settings, ledger, publisher, intake)
     estimates = Estimates(ledger)
+    hub.before_moves(estimates.renew)
     app.register_blueprint(v2_blueprint(settings, ledger, service, hub, estimates))
     app.register_blueprint(assets_blueprint(settings, ledger, intake, guard))
     library = Library([SHIPPED] if settings.workflows_dir is None else [SHIPPED, settings.workflows_dir])
@@ -52,6 +56,6 @@ def create_app(settings: Settings, *, ledger: Ledger, publisher: TurnPublisher, 
     app.register_blueprint(workflows_blueprint(settings, ledger, service, library, intake))
     app.register_blueprint(deliveries_blueprint(settings, ledger, publisher))
     app.register_blueprint(gpus_blueprint(ledger, ask))
-    app.register_blueprint(health_blueprint(settings, ledger, guard))
+    app.register_blueprint(health_blueprint(settings, ledger, guard, marker))
     app.register_blueprint(docs_blueprint(settings))
     return app

@@ -38,6 +38,10 @@ class Progress(BaseModel):
     current_node_class: str | None = None
     step: int | None = None
     steps: int | None = None
+    remaining_s: float | None = Field(
+        None, ge=0, description="Seconds of work left; null until nodes like all of these have run on that GPU."
+    )
+    message: str = Field(description="The same in words, such as KSampler 7/20.")
 
 
 class OutputUpload(BaseModel):
@@ -65,6 +69,14 @@ class JobOutput(BaseModel):
     expired: bool | None = Field(None, description="True: its time is over, and its file was removed.")
 
 
+class MissingOutput(BaseModel):
+    """A file that a node reported and that is not there, or lies where nobody may take it."""
+
+    node_id: str
+    name: str
+    message: str
+
+
 class JobError(BaseModel):
     """Why a job failed."""
 
@@ -73,6 +85,33 @@ class JobError(BaseModel):
     node_id: str | None
     class_type: str | None
     traceback: str | None
+
+
+class JobWarning(BaseModel):
+    """A part of a job that did not run, because a node blocked it."""
+
+    message: str
+    node_id: str | None
+    class_type: str | None
+
+
+class Loss(BaseModel):
+    """An attempt that was lost with its instance, or its worker."""
+
+    attempt: int | None
+    code: str | None = Field(description="instance_lost, stuck or out_of_memory.")
+    instance: str | None
+    gpu: str | None
+    at: str | None
+
+
+class Attempts(BaseModel):
+    """Which try at a job it is, where, and what became of those before."""
+
+    attempt: int = Field(description="Counted from 1; 0 before a GPU took it.")
+    instance: str | None = Field(description="Of the newest attempt: gpu0@host.")
+    gpu: str | None = Field(description="What GPU that has, in its own words.")
+    losses: list[Loss] = Field(description="The oldest first, the newest 20.")
 
 
 class Urls(BaseModel):
@@ -86,7 +125,7 @@ class Metrics(BaseModel):
     execution_ms: int | None
 
 
-class Job(BaseModel):
+class Job(Attempts):
     """A job as it stands. Times are RFC 3339 in UTC."""
 
     id: str
@@ -106,8 +145,13 @@ class Job(BaseModel):
     metrics: Metrics
     priority: int
     metadata: dict[str, str] | str | None = None
+    template: str | None = Field(None, description="Name of the workflow template it was made from.")
     parameters: dict[str, Any] | None = Field(None, description="Of a template, with the seeds that were drawn.")
     outputs_reused: bool | None = None
+    missing_outputs: list[MissingOutput] | None = Field(
+        None, description="Files that ComfyUI reported and does not have; only where there are any."
+    )
+    warnings: list[JobWarning] | None = Field(None, description="What kept a part of it from running.")
 
 
 class ListedJob(Job):
@@ -119,6 +163,25 @@ class JobPage(BaseModel):
     jobs: list[ListedJob]
     next_cursor: str | None
     truncated: bool
+
+
+class JobEvent(BaseModel):
+    """One line of a job's log."""
+
+    seq: int = Field(description="Its number, which is the id of the same event in the stream.")
+    type: Literal["status", "output", "progress"]
+    at: str
+    data: dict[str, Any] = Field(
+        description="Of status: status, and where it says so instance, or the code of a loss. Of output: the id of the "
+        "asset. Of progress: value and attempt."
+    )
+
+
+class JobLog(BaseModel):
+    """What has happened to a job, the oldest first."""
+
+    events: list[JobEvent]
+    next_after: int | None = Field(description="The value of after for the rest; null when this is all.")
 
 
 class SubmittedWorkflow(BaseModel):
@@ -176,8 +239,13 @@ class Result(BaseModel):
     output: list[ResultOutput]
     timings: Timings
     comfyui_response: dict[str, Any]
+    template: str | None = Field(None, description="Name of the workflow template it was made from.")
     parameters: dict[str, Any] | None = Field(None, description="Of a template, with the seeds that were drawn.")
     queue_position: dict[str, Any] | None = Field(None, description="While it waits: its place, and for how long.")
+
+
+class Status(Result, Attempts):
+    """A job in the words of the `/generate` contract, and where it ran."""
 
 
 class Message(BaseModel):
@@ -240,8 +308,8 @@ class MissingParameters(RootModel[dict[str, str]]):
 
 class UploadedImage(BaseModel):
     success: bool
-    filename: str
-    path: str = Field(description="What a graph or a parameter calls the file.")
+    filename: str = Field(description="What a graph may call the file. Another one than sent where that is taken.")
+    path: str = Field(description="The same, for good: what a graph or a parameter calls the file.")
 
 
 class Refused(BaseModel):
@@ -337,6 +405,10 @@ class Check(BaseModel):
     reason: str | None
 
 
+class StorageCheck(Check):
+    state: Literal["ok", "unavailable", "disk_full"]
+
+
 class Instance(BaseModel):
     name: str
     state: str
@@ -349,12 +421,24 @@ class Instance(BaseModel):
     reason: str | None
 
 
+class Loop(BaseModel):
+    """A thread of this process that others rely on. What fails is tried again, after longer and longer rests."""
+
+    name: str
+    alive: bool
+    failures: int = Field(description="In a row, up to now.")
+    last_error: str | None = Field(description="The kind of the last one; the log has it whole.")
+    failing_since: str | None
+
+
 class Readiness(BaseModel):
     """Whether jobs can run. Those without a key learn no more than that."""
 
     ready: bool
     ledger: Check | None = None
     broker: Check | None = None
+    storage: StorageCheck | None = None
+    loops: list[Loop] | None = None
     healthy_instances: int | None = None
     instances: list[Instance] | None = None
 

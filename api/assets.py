@@ -21,7 +21,7 @@ from api.signed import cache_control
 from api.submit import check_id
 from api.validation import read
 from api.views import asset_view
-from core.errors import LedgerUnavailable, NotFound, OutputUnavailable, RangeNotSatisfiable
+from core.errors import InvalidRequest, LedgerUnavailable, NotFound, OutputUnavailable, RangeNotSatisfiable
 from core.job import Output
 from core.ledger import Ledger
 from core.ledger.uploads import Upload
@@ -50,7 +50,8 @@ def assets_blueprint(settings: Settings, ledger: Ledger, intake: Intake, guard: 
         tag=ASSETS,
         form=form_of(
             "file",
-            file_path="Its path below the input folder, such as rooms/photo.png. Default: its name.",
+            "file_path",
+            file_path="Its path below the input folder, such as rooms/photo.png.",
             content_type="Default: that of the part.",
             expected_hash="blake3:<64 hex digits>; another content is refused.",
             expires_in="Seconds for which it is kept, 60 to 604800.",
@@ -62,9 +63,14 @@ def assets_blueprint(settings: Settings, ledger: Ledger, intake: Intake, guard: 
     def upload() -> Response:
         with upload_form(settings) as form:
             file = form.file("file")
+            path = form.text("file_path")
+            if path is None:
+                raise InvalidRequest(
+                    "The form needs a part file_path: a path below the input folder, such as photo.png."
+                )
             received, is_new = intake.receive(
                 file.stream,
-                name=input_path(form.text("file_path") or file.filename or ""),
+                name=input_path(path),
                 declared=form.text("content_type") or file.mimetype,
                 expected_hash=form.text("expected_hash"),
                 lifetime_s=lifetime_s(form.text("expires_in")),

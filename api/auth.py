@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Iterable
-from ipaddress import ip_address
-from urllib.parse import urlsplit
 
 from flask import Flask, request
 
-from api.errors import BadParameter, ForbiddenOrigin, LinkRefused
+from api.errors import BadParameter, ForbiddenOrigin, LinkRefused, Misdirected
+from api.hosts import Hosts, host_of, is_loopback
 from api.signed import comes_by_link
 from core.errors import Unauthorized
 from core.links import LinkSigner
+from core.settings import Settings
 
 #: Asked by load balancers, supervisors and receivers of webhooks, which have no key, or the same for everybody.
 #: `/ready` says more to those who have one.
@@ -29,8 +28,9 @@ class Guard:
       signer: whose links open the files they name, from any page and without a key.
     """
 
-    def __init__(self, keys: Iterable[str], signer: LinkSigner) -> None:
-        self._digests = tuple(_digest(key) for key in keys)
+    def __init__(self, settings: Settings, signer: LinkSigner) -> None:
+        self._digests = tuple(_digest(key) for key in settings.api_keys)
+        self._hosts = Hosts(settings)
         self._signer = signer
 
     def register(self, app: Flask) -> None:
@@ -53,9 +53,16 @@ class Guard:
         # Werkzeug gives no host when the header is none; every link we return would be broken.
         if not request.host:
             raise BadParameter("The Host header is missing or malformed.")
+        header = request.headers.get("Host")
+        # Every browser sends one; some load balancers do not.
+        if header is not None and not self._hosts.knows(header):
+            raise Misdirected(
+                "This server asks nobody for a key, and does not go by the name in the Host header. Use its own name "
+                "or address; its operator can add names in FLEET_ALLOWED_HOSTS, or set keys."
+            )
         if self._comes_by_link():
             return
-        _check_origin()
+        self._check_origin()
         if request.method == "OPTIONS" or request.path in OPEN_PATHS or self.is_known():
             return
         raise Unauthorized("An API key is needed: Authorization: Bearer <key>.")
@@ -69,41 +76,19 @@ class Guard:
                 raise
             return False
 
+    def _check_origin(self) -> None:
+        """A page on the internet must not reach the API of its reader's machine; it may lead to our own page."""
+        if request.path == DOCS and request.method == "GET" and request.headers.get("Sec-Fetch-Mode") == "navigate":
+            return
+        if request.headers.get("Sec-Fetch-Site", "").lower() == "cross-site":
+            raise ForbiddenOrigin("Requests from pages of other sites are refused.")
+        origin, header = request.headers.get("Origin"), request.headers.get("Host", "")
+        # Where keys are asked for, and not on this very machine, programs may name whatever origin they like.
+        if origin is None or (self._digests and not is_loopback(host_of(header) or "")):
+            return
+        if not self._hosts.is_own_page(origin, header):
+            raise ForbiddenOrigin("Requests from pages of other sites are refused.")
+
 
 def _digest(key: str) -> bytes:
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
-
-
-def _check_origin() -> None:
-    """A page on the internet must not reach the API of the machine its reader sits at; it may lead to our own page."""
-    if request.path == DOCS and request.method == "GET" and request.headers.get("Sec-Fetch-Mode") == "navigate":
-        return
-    if request.headers.get("Sec-Fetch-Site", "").lower() == "cross-site":
-        raise ForbiddenOrigin("Requests from pages of other sites are refused.")
-    origin = request.headers.get("Origin")
-    if origin is None:
-        return
-    host, port = _host_and_port(f"//{request.headers.get('Host', '')}")
-    if not _is_loopback(host):
-        return
-    origin_host, origin_port = _host_and_port(origin)
-    same_port = origin_port is None or port is None or origin_port == port
-    if origin_host != host or not same_port:
-        raise ForbiddenOrigin("Requests from pages of other sites are refused.")
-
-
-def _host_and_port(url: str) -> tuple[str, int | None]:
-    try:
-        parts = urlsplit(url)
-        return parts.hostname or "", parts.port
-    except ValueError:
-        return "", None
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False

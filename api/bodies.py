@@ -2,36 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
+from api.blocks import WEBHOOK_EXAMPLE, Block, Named, S3Body, WebhookBody
 from api.field_types import (
     WEEK_S,
     ExtraData,
-    ExtraParams,
     Graph,
     GraphObject,
     Metadata,
-    PutUrls,
     RequestId,
     Reserved,
     TimeoutS,
-    WebhookEvents,
+    WebhookHeaders,
     WebhookSecret,
 )
 from api.forms import LONGEST_LIFE_S, SHORTEST_LIFE_S
 from api.validation import Body
 from core.errors import InvalidRequest
-from core.object_keys import DEFAULT_TEMPLATE
 
 #: Seconds on an RTX 4090 when the client does not say.
 DEFAULT_EXPECTED_S = 46.0
 MAX_PRIORITY = 1_000_000
-MAX_URL_CHARS = 2048
-MAX_TEMPLATE_CHARS = 512
 SHORTEST_RETENTION_S, LONGEST_RETENTION_S = 60, 30 * 24 * 3600
-MAX_WEBHOOK_TIMEOUT_S = 300.0
 MAX_SEED = 2**64 - 1
 
 # Clients compare these three texts.
@@ -43,96 +39,35 @@ GRAPH_EXAMPLE: dict[str, Any] = {
     "1": {"class_type": "EmptyImage", "inputs": {"width": 512, "height": 512, "batch_size": 1, "color": 3368601}},
     "2": {"class_type": "SaveImage", "inputs": {"filename_prefix": "image", "images": ["1", 0]}},
 }
-_WEBHOOK_EXAMPLE: dict[str, Any] = {
-    "url": "https://example.com/hook",
-    "events": ["job.completed", "job.failed"],
-    "extra_params": {"order": 4711},
-    "timeout": 30,
+
+
+#: How older servers of these contracts, and others, name what belongs into a block.
+_FLAT_NAMES = {
+    "awsaccesskeyid": "s3.access_key_id",
+    "awssecretaccesskey": "s3.secret_access_key",
+    "awsendpointurl": "s3.endpoint_url",
+    "awsbucketname": "s3.bucket_name",
+    "awsregion": "s3.region",
+    "s3config": "s3",
+    "webhookextraparams": "webhook.extra_params",
+    "convert": "convert_output",
 }
-_S3_EXAMPLE: dict[str, Any] = {
-    "access_key_id": "your-key",
-    "secret_access_key": "your-secret",
-    "endpoint_url": "https://s3.example.com",
-    "bucket_name": "your-bucket",
-    "region": "us-east-1",
-    "prefix": "renders",
-}
 
 
-class S3Body(Body):
-    """A bucket for the outputs. Without keys and bucket: the server's own bucket, under this prefix."""
+class ReplayBody(Block):
+    """The secret and the headers of a webhook once more, or other ones: they are deleted after their last use."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [_S3_EXAMPLE]})
+    model_config = ConfigDict(json_schema_extra={"examples": [{"secret": "shared-secret"}]})
 
-    access_key_id: str | None = Field(
-        None, repr=False, description="With the secret and the bucket: all three, or none."
-    )
-    secret_access_key: str | None = Field(None, repr=False, description="Sealed; deleted with the job's end.")
-    session_token: str | None = Field(None, repr=False, description="Of temporary keys.")
-    bucket_name: str | None = None
-    endpoint_url: str | None = Field(None, max_length=MAX_URL_CHARS, description="Of servers that are not Amazon's.")
-    region: str | None = None
-    prefix: str | None = Field(None, description="Folder in the bucket; files lie below <prefix>/<job id>/.")
-    key_template: str | None = Field(
-        None,
-        max_length=MAX_TEMPLATE_CHARS,
-        description="How keys are made, of {prefix}, {job_id}, {request_id}, {filename}, {node_id}, {ordinal}, {date}. "
-        f"Default: {DEFAULT_TEMPLATE}",
-    )
-    public_url: str | None = Field(
-        None, max_length=MAX_URL_CHARS, description="Where anybody finds the objects: the answer's URLs begin with it."
-    )
-    addressing: Literal["path", "virtual"] | None = Field(
-        None, description="How URLs name the bucket. Default: path at an endpoint_url, else virtual."
-    )
-    put_urls: PutUrls = Field(None, repr=False)
-    connect_timeout: float | None = Field(None, gt=0, le=300, description="Seconds. Default: 60.")
-    connect_attempts: int | None = Field(None, ge=1, le=10, description="Tries at one request. Default: 3.")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_blanks(cls, value: Any) -> Any:
-        """Sample clients send every field of a block, blank, when they mean none."""
-        if not isinstance(value, dict):
-            return value
-        return {
-            name: inner
-            for name, inner in value.items()
-            if inner not in (None, [], {}) and (not isinstance(inner, str) or inner.strip())
-        }
-
-    @property
-    def is_blank(self) -> bool:
-        """Whether no bucket is meant; the time limits alone mean none."""
-        return not self.model_fields_set - {"connect_timeout", "connect_attempts"}
-
-
-class WebhookBody(Body):
-    """Where the events of a job are to be told. A blank url means no webhook of one's own."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [_WEBHOOK_EXAMPLE]})
-
-    url: str = Field(max_length=MAX_URL_CHARS, description="http or https, without a user name.")
-    events: WebhookEvents = None
-    extra_params: ExtraParams = Field(None, description="Returned in the events as extra; at most 8 KiB as JSON.")
-    timeout: float | None = Field(
-        None, gt=0, le=MAX_WEBHOOK_TIMEOUT_S, description="Seconds for the receiver's answer. Default: WEBHOOK_TIMEOUT."
-    )
     secret: WebhookSecret = Field(None, repr=False)
+    headers: WebhookHeaders = Field(None, repr=False)
 
 
-class ReplayBody(Body):
-    """The secret of a webhook once more, or another one: it is deleted after its last use."""
-
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"secret": "shared-secret"}]})
-
-    secret: WebhookSecret = None
-
-
-class ConvertOutput(Body):
+class ConvertOutput(Block):
     """A format that images are to be converted to; other files stay as they are."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"format": "webp", "quality": 80}]})
+    model_config = ConfigDict(json_schema_extra={"examples": [{"format": "webp", "quality": 80}]})
+    other_names: ClassVar[Mapping[str, str]] = {"type": "format", "imageformat": "format"}
 
     format: Literal["webp", "jpeg", "png"]
     quality: int | None = Field(None, ge=1, le=100, description="Of webp and jpeg. Default: 80 for webp, 90 for jpeg.")
@@ -147,8 +82,10 @@ class ConvertOutput(Body):
         return self
 
 
-class DeliveryBody(Body):
+class DeliveryBody(Named):
     """What is to become of a job's outputs."""
+
+    other_names: ClassVar[Mapping[str, str]] = _FLAT_NAMES
 
     s3: S3Body | None = Field(None, description="A bucket to put the outputs into as well.")
     convert_output: ConvertOutput | None = None
@@ -175,6 +112,8 @@ class JobBody(DeliveryBody):
 
 class SubmitBody(JobBody):
     """A job of Comfy API v2."""
+
+    graph_field: ClassVar[str | None] = "workflow"
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -203,6 +142,8 @@ class TemplateBody(JobBody):
 class GenerateInput(DeliveryBody):
     """The work itself: a graph, or a modifier and its modifications."""
 
+    other_names: ClassVar[Mapping[str, str]] = {**_FLAT_NAMES, "webhookurl": "webhook.url"}
+
     request_id: RequestId = Field(
         None, description="Your id for the job: 1 to 128 of A-Z a-z 0-9 . _ -, used by no other. Default: ours."
     )
@@ -211,6 +152,7 @@ class GenerateInput(DeliveryBody):
     modifications: dict[str, Any] | None = Field(None, description="The values that the modifier takes.")
     webhook: WebhookBody | None = Field(None, description="Default: the server's WEBHOOK_URL.")
     timeout: TimeoutS = None
+    extra_data: ExtraData = Field(None, repr=False)
     return_outputs_as_base64: bool | None = Field(None, description="Files in the answer itself, 32 MiB together.")
 
     @model_validator(mode="after")
@@ -224,8 +166,19 @@ class GenerateInput(DeliveryBody):
         return self
 
 
-class GenerateBody(Body):
+class GenerateBody(Named):
     """A request of the `/generate` family."""
+
+    graph_field: ClassVar[str | None] = "input.workflow_json"
+
+    # What stands beside the input instead of in it would be lost.
+    other_names: ClassVar[Mapping[str, str]] = {
+        **{name: f"input.{ours}" for name, ours in GenerateInput.other_names.items()},
+        **{
+            name.replace("_", ""): f"input.{name}"
+            for name in ("request_id", "s3", "webhook", "convert_output", "strip_metadata", "retention")
+        },
+    }
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -241,7 +194,7 @@ class GenerateBody(Body):
                     "input": {
                         "request_id": "order-4711",
                         "workflow_json": GRAPH_EXAMPLE,
-                        "webhook": _WEBHOOK_EXAMPLE,
+                        "webhook": WEBHOOK_EXAMPLE,
                         "convert_output": {"format": "webp", "quality": 80},
                     },
                 },
@@ -267,8 +220,10 @@ class FromHashBody(Body):
     )
 
 
-class CustomWorkflowBody(Body):
+class CustomWorkflowBody(DeliveryBody):
     """A graph of the client's own, with values for its placeholders."""
+
+    graph_field: ClassVar[str | None] = "workflow"
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -278,6 +233,7 @@ class CustomWorkflowBody(Body):
 
     workflow: GraphObject
     custom_fields: dict[str, Any] | None = Field(None, description="Those without a placeholder are ignored.")
+    webhook: WebhookBody | None = Field(None, description="An extension. Default: the server's WEBHOOK_URL.")
 
 
 class PromptBody(Body):

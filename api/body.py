@@ -46,7 +46,15 @@ def check_media_type() -> None:
         raise UnsupportedMediaType("Send the body as Content-Type: application/json.")
     if parameters.get("charset", "utf-8").lower() not in ("utf-8", "utf8"):
         raise UnsupportedMediaType("JSON is read as UTF-8 only.")
-    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+    check_codings()
+
+
+def check_codings() -> None:
+    """Refuse bodies that would have to be unpacked, whichever header says so."""
+    content = request.headers.get("Content-Encoding", "identity")
+    transfer = request.headers.get("Transfer-Encoding", "chunked")
+    words = {word.strip().lower() for word in f"{content},{transfer}".split(",")}
+    if words - {"identity", "chunked"}:
         raise UnsupportedMediaType("Compressed bodies are not accepted.")
 
 

@@ -16,7 +16,8 @@ from api.openapi import JOBS, WEBHOOKS, Described, Parameter
 from api.patience import bounded, ledger_patience
 from api.submit import TurnPublisher, check_id
 from api.validation import read
-from core.errors import InvalidRequest, LedgerUnavailable, NotFound
+from api.webhooks import webhook_secrets
+from core.errors import InvalidRequest, LedgerUnavailable, NotFound, SecretUnreadable
 from core.ledger import Ledger
 from core.ledger.announce import PENDING, SENDING
 from core.ledger.outbox import ENDED, Attempt, Delivery
@@ -25,6 +26,8 @@ from core.settings import Settings
 from core.views import maybe_timestamp, timestamp
 from core.webhooks.signing import load_signing_key, public_key_text
 
+#: How a replay brings what was wiped.
+_SHAPES = {"secret": '"secret": "..."', "headers": '"headers": {"<name>": "<value>"}'}
 STATES = (PENDING, SENDING, *ENDED)
 _LIMIT = Parameter(
     name="limit",
@@ -100,14 +103,14 @@ def deliveries_blueprint(settings: Settings, ledger: Ledger, publisher: TurnPubl
         is_optional=True,
         answers={202: answers.Delivery},
         errors=(NotFound, LedgerUnavailable),
-        text="With the same id and body, and from the beginning of its schedule. A secret that came with the job is "
-        "deleted after its last use, and must then come again.",
+        text="With the same id and body, and from the beginning of its schedule. A secret or headers that came "
+        "with the job are deleted after their last use, and must then come again.",
     )
     def replay(delivery_id: str) -> Response:
-        secret = read(ReplayBody, read_json(settings)).secret if has_body() else None
+        body = read(ReplayBody, read_json(settings)) if has_body() else ReplayBody()
         with ledger_patience():
             job_id = ledger.outbox.get(check_id(delivery_id)).job_id
-            _renew_secret(ledger, job_id, secret)
+            _renew_secrets(ledger, job_id, webhook_secrets(body.secret, body.headers))
             replayed = ledger.outbox.replay(delivery_id)
         publisher.notify(job_id)
         return json_response(delivery_view(replayed), 202)
@@ -175,15 +178,34 @@ def _attempt_view(attempt: Attempt) -> dict[str, Any]:
     }
 
 
-def _renew_secret(ledger: Ledger, job_id: str, secret: str | list[str] | None) -> None:
-    """See to it that the webhook can be signed. Raises InvalidRequest: its secret is gone, and has not come again."""
-    if secret is not None:
-        ledger.secrets.renew(job_id, {"webhook_secret": secret})
-    elif ledger.secrets.is_wiped(job_id, WEBHOOK):
-        raise InvalidRequest(
-            'The secret that came with the job was deleted after its last use: send it again, as {"secret": "..."} in '
-            "the body."
+def _renew_secrets(ledger: Ledger, job_id: str, given: dict[str, Any]) -> None:
+    """See to it that the webhook can be signed and let in. Raises InvalidRequest: something is gone, and did not come.
+
+    Parameters:
+      given: what the client sends now, by its names in the ledger.
+    """
+    try:
+        kept = ledger.secrets.open(job_id, WEBHOOK)
+    except SecretUnreadable as exc:
+        webhook = ledger.jobs.get(job_id).webhook or {}
+        missing = [name for name in webhook.get("sealed", ["webhook_secret"]) if name not in given]
+        if missing:
+            raise InvalidRequest(_come_again(missing)) from exc
+        kept = {}
+    if given:
+        ledger.secrets.renew(job_id, kept | given)
+
+
+def _come_again(names: list[str]) -> str:
+    words = [name.removeprefix("webhook_") for name in sorted(names, reverse=True)]
+    fields_text = ", ".join(_SHAPES[word] for word in words)
+    if words == ["secret"]:
+        said = "The secret that came with the job was deleted after its last use: send it again"
+    else:
+        said = (
+            f"The {' and the '.join(words)} that came with the job were deleted after their last use: send them again"
         )
+    return f"{said}, as {{{fields_text}}} in the body."
 
 
 def _page(ledger: Ledger, *, state: str | None, job_id: str | None) -> Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 from typing import Any
@@ -19,16 +20,23 @@ from core.errors import (
     MissingAsset,
     NoHealthyInstance,
     NotFound,
+    OutputUnavailable,
     PermanentError,
     QueueFull,
     RangeNotSatisfiable,
     RequestError,
+    RequestIdReuse,
+    StorageFull,
+    StorageUnavailable,
     TransientError,
     Unauthorized,
     UnsupportedMediaType,
 )
+from core.storage_marker import StorageMarker
 
 log = logging.getLogger(__name__)
+
+NO_ROOM = "The server has no room for files left; try again when its operator has made some."
 
 
 class BadParameter(RequestError):
@@ -95,6 +103,12 @@ class PreconditionFailed(RequestError):
     code = "precondition_failed"
 
 
+class Misdirected(RequestError):
+    """The Host header names somebody else."""
+
+    code = "misdirected_request"
+
+
 class RequestTimeout(RequestError):
     """The body did not arrive in time."""
 
@@ -113,12 +127,14 @@ STATUS: dict[type[FleetError], int] = {
     NotFound: 404,
     RequestTimeout: 408,
     HashMismatch: 409,
+    RequestIdReuse: 409,
     AssetInUse: 409,
     JobNotEnded: 409,
     PreconditionFailed: 412,
     BodyTooLarge: 413,
     UnsupportedMediaType: 415,
     RangeNotSatisfiable: 416,
+    Misdirected: 421,
     InvalidRequest: 422,
     InvalidWorkflow: 422,
     MissingAsset: 422,
@@ -126,6 +142,7 @@ STATUS: dict[type[FleetError], int] = {
     QueueFull: 429,
     NoHealthyInstance: 429,
     TransientError: 503,
+    StorageFull: 507,
     PermanentError: 500,
 }
 #: The `/generate` contract says 503 where the Comfy API says 429.
@@ -176,6 +193,21 @@ def register_error_handlers(app: Flask) -> None:
     """Put every error into the envelope: ours, the router's, and those nobody expected."""
     app.register_error_handler(FleetError, _ours)
     app.register_error_handler(HTTPException, _framework)
+    app.register_error_handler(OSError, _disk)
+
+
+def say_when_storage_is_away(app: Flask, marker: StorageMarker) -> None:
+    """A file that is not there because the storage is not is not gone."""
+
+    def not_there(error: OutputUnavailable) -> Response:
+        marker.forget()
+        try:
+            marker.require()
+        except StorageUnavailable as exc:
+            return error_response(exc)
+        return error_response(error)
+
+    app.register_error_handler(OutputUnavailable, not_there)
 
 
 def _ours(error: FleetError) -> Response:
@@ -184,6 +216,18 @@ def _ours(error: FleetError) -> Response:
         # A handled error does not reach Flask's own log.
         log.error("unexpected error in %s %s", request.method, request.path, exc_info=error)
     return response
+
+
+def is_out_of_room(error: BaseException) -> bool:
+    """Whether the system refused a write because a disk, or a quota, is used up."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def _disk(error: OSError) -> Response:
+    if not is_out_of_room(error):
+        raise error
+    log.error("no room left in %s %s: %s", request.method, request.path, error)
+    return error_response(StorageFull(NO_ROOM))
 
 
 def _framework(error: HTTPException) -> Response:

@@ -42,6 +42,10 @@ class Estimates:
         """The fleet's work as it was at most about a second ago. Raises LedgerUnavailable."""
         return self._workload.get()
 
+    def renew(self) -> None:
+        """Look again: the queue has moved. Raises LedgerUnavailable."""
+        self._workload.renew()
+
     def place(self, job: Job) -> Place | None:
         """The job's place as it is now; None when it does not wait. Raises LedgerUnavailable."""
         position = self._ledger.jobs.queue_position(job)

@@ -12,6 +12,7 @@ from core.errors import InvalidRequest, InvalidWorkflow
 from core.webhooks.bodies import MAX_EXTRA_BYTES, size_bytes
 from core.webhooks.events import EVENTS
 from core.webhooks.keys import hmac_key
+from core.webhooks.request_headers import MAX_HEADERS, MAX_VALUE_CHARS, check_headers
 from workflows.parameters import shown
 
 WEEK_S = 7 * 24 * 3600.0
@@ -49,6 +50,10 @@ def _webhook_secret(value: Any) -> Any:
             "behind whsec_ stands base64"
         )
     return value
+
+
+def _webhook_headers(value: Any) -> Any:
+    return check_headers(value) if value else None
 
 
 def _is_secret(value: Any) -> bool:
@@ -125,14 +130,15 @@ Metadata = Annotated[
 ]
 ExtraData = Annotated[
     Any,
-    AfterValidator(fields.partner_key),
+    AfterValidator(fields.extra_data),
     WithJsonSchema(
         {
-            "description": "The key for ComfyUI's partner nodes; sealed, never shown, deleted with the job's end.",
+            "description": "The key for ComfyUI's partner nodes: sealed, never shown, deleted with the job's end. "
+            "extra_pnginfo, an extension: what ComfyUI gives to nodes that ask for it and writes into files.",
             "anyOf": [
                 {
                     "type": "object",
-                    "properties": {"api_key_comfy_org": {"type": "string"}},
+                    "properties": {"api_key_comfy_org": {"type": "string"}, "extra_pnginfo": {"type": "object"}},
                     "additionalProperties": False,
                 },
                 {"type": "null"},
@@ -168,6 +174,24 @@ WebhookSecret = Annotated[
             "anyOf": [
                 {"type": "string", "maxLength": 512},
                 {"type": "array", "items": {"type": "string", "maxLength": 512}, "minItems": 1, "maxItems": 2},
+                {"type": "null"},
+            ],
+        }
+    ),
+]
+#: Sealed with the secret: what a gateway asks for is one.
+WebhookHeaders = Annotated[
+    Any,
+    AfterValidator(_webhook_headers),
+    WithJsonSchema(
+        {
+            "description": "Headers to send with every try, such as Authorization for a gateway; sealed, never shown.",
+            "anyOf": [
+                {
+                    "type": "object",
+                    "additionalProperties": {"type": "string", "maxLength": MAX_VALUE_CHARS},
+                    "maxProperties": MAX_HEADERS,
+                },
                 {"type": "null"},
             ],
         }

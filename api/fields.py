@@ -6,6 +6,7 @@ import base64
 import binascii
 import re
 from collections.abc import Iterable
+from datetime import datetime, timezone
 from typing import Any
 
 from api.errors import BadParameter, InvalidCursor, InvalidMetadata, InvalidMetadataFilter
@@ -23,7 +24,11 @@ _LABEL_KEY = re.compile(r"[A-Za-z0-9_.-]{1,40}")
 #: Control characters and those that turn the direction of text.
 _BAD_IN_LABEL = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _PRINTABLE_ASCII = re.compile(r"[\x20-\x7e]+")
+_PRINTABLE = re.compile(r"[^\x00-\x1f\x7f]{1,255}")
 _FILTER = re.compile(r"metadata\[(.*)\]", re.DOTALL)
+#: RFC 3339, which says more than Python 3.10 reads and less than later ones do.
+_MOMENT = re.compile(r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(?:[Zz]|([+-]\d\d:\d\d))", re.ASCII)
+_UUID_SHAPE = "00000000-0000-0000-0000-000000000000"
 
 
 def metadata(value: Any) -> Any:
@@ -58,15 +63,17 @@ def _label_problem(key: str, value: Any) -> str | None:
     return None
 
 
-def partner_key(value: Any) -> dict[str, Any] | None:
-    """`extra_data`: nothing, or only `api_key_comfy_org`, which is a secret. Raises BadParameter."""
+def extra_data(value: Any) -> dict[str, Any] | None:
+    """`extra_data`: nothing, `api_key_comfy_org`, which is a secret, or `extra_pnginfo`. Raises BadParameter."""
     if value is None or value == {}:
         return None
-    if not isinstance(value, dict) or set(value) != {"api_key_comfy_org"}:
-        raise BadParameter("extra_data may hold api_key_comfy_org and nothing else.")
-    if not isinstance(value["api_key_comfy_org"], str):
+    if not isinstance(value, dict) or not set(value) <= {"api_key_comfy_org", "extra_pnginfo"}:
+        raise BadParameter("extra_data may hold api_key_comfy_org and extra_pnginfo, and nothing else.")
+    if not isinstance(value.get("api_key_comfy_org", ""), str):
         raise BadParameter("extra_data.api_key_comfy_org must be a string.")
-    return {"api_key_comfy_org": value["api_key_comfy_org"]}
+    if not isinstance(value.get("extra_pnginfo", {}), dict):
+        raise BadParameter('extra_data.extra_pnginfo must be an object, such as {"workflow": {...}}.')
+    return dict(value)
 
 
 def idempotency_key(value: str | None) -> str | None:
@@ -84,6 +91,15 @@ def limit(value: str | None) -> int:
         return DEFAULT_LIMIT
     if not re.fullmatch(r"[0-9]{1,3}", value, re.ASCII) or not 1 <= int(value) <= MAX_LIMIT:
         raise BadParameter(f"limit must be an integer from 1 to {MAX_LIMIT}.")
+    return int(value)
+
+
+def event_number(value: str | None) -> int:
+    """The number of an event; 0 when it is not said. Raises BadParameter."""
+    if value is None:
+        return 0
+    if not re.fullmatch(r"[0-9]{1,9}", value, re.ASCII):
+        raise BadParameter("after must be the number of an event.")
     return int(value)
 
 
@@ -113,6 +129,40 @@ def label_filters(parameters: Iterable[tuple[str, str]]) -> dict[str, str]:
     if len(filters) > MAX_FILTERS:
         raise InvalidMetadataFilter(f"At most {MAX_FILTERS} metadata filters are accepted.")
     return filters
+
+
+def moment(name: str, value: str | None) -> int | None:
+    """An RFC 3339 time as milliseconds since 1970; None where none is given. Raises BadParameter."""
+    if value is None:
+        return None
+    # A plus sign that was not encoded arrives as a space.
+    match = _MOMENT.fullmatch(re.sub(r" (?=\d\d:\d\d$)", "+", value))
+    try:
+        if match is None:
+            raise ValueError(value)
+        at = datetime.fromisoformat(f"{match[1]}T{match[2]}{match[4] or '+00:00'}")
+        since = at - datetime(1970, 1, 1, tzinfo=timezone.utc)
+    except (ValueError, OverflowError) as exc:
+        raise BadParameter(f"{name} must be a time such as 2026-01-31T12:00:00Z, not {value[:40]!a}.") from exc
+    return round(since.total_seconds()) * 1000 + int((match[3] or "0")[:3].ljust(3, "0"))
+
+
+def template_name(value: str | None) -> str | None:
+    """A name to look for; whether there is such a template does not matter. Raises BadParameter."""
+    if value is not None and not _PRINTABLE.fullmatch(value):
+        raise BadParameter("template must be the name of a workflow template.")
+    return value
+
+
+def id_bounds(beginning: str | None) -> tuple[str, str] | None:
+    """The first and the last id that begin so; None where no beginning is given. Raises BadParameter."""
+    if beginning is None:
+        return None
+    shape = _UUID_SHAPE[: len(beginning)]
+    if not beginning or re.sub("[0-9a-f]", "0", beginning) != shape:
+        raise BadParameter("id_prefix must be the beginning of a job's id, in lower case, with its hyphens.")
+    rest = _UUID_SHAPE[len(beginning) :]
+    return beginning + rest, beginning + rest.replace("0", "f")
 
 
 def encode_cursor(created_at_ms: int, job_id: str) -> str:

@@ -12,10 +12,10 @@ from gunicorn.http.errors import ParseException
 from werkzeug.datastructures import FileStorage
 from werkzeug.exceptions import RequestEntityTooLarge
 
-from api.body import has_body
-from api.errors import RequestTimeout
+from api.body import check_codings, has_body
+from api.errors import NO_ROOM, RequestTimeout, is_out_of_room
 from api.patience import at_most
-from core.errors import BodyTooLarge, InvalidBody, InvalidRequest, UnsupportedMediaType
+from core.errors import BodyTooLarge, InvalidBody, InvalidRequest, StorageFull, UnsupportedMediaType
 from core.settings import Settings
 from workflows.file_names import is_safe_file_name
 
@@ -68,6 +68,7 @@ def upload_form(settings: Settings) -> Iterator[UploadForm]:
     """
     if request.mimetype != "multipart/form-data" or not request.mimetype_params.get("boundary"):
         raise UnsupportedMediaType("Send the file as multipart/form-data, with its boundary.")
+    check_codings()
     limit_bytes = settings.max_upload_bytes + MAX_FIELD_BYTES
     too_large = BodyTooLarge(f"The form is over the limit of {settings.max_upload_bytes} bytes for files.")
     if request.content_length is not None and request.content_length > limit_bytes:
@@ -83,6 +84,9 @@ def upload_form(settings: Settings) -> Iterator[UploadForm]:
         except RequestEntityTooLarge as exc:
             raise too_large from exc
         except (OSError, ParseException, ValueError) as exc:
+            if is_out_of_room(exc):
+                # It was spooled to the temporary directory, and that is full.
+                raise StorageFull(NO_ROOM) from exc
             raise InvalidBody("The form broke off, or its parts are malformed.") from exc
     if not files and not request.form:
         raise InvalidBody("The form broke off, or its parts are malformed.")

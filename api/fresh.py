@@ -36,8 +36,18 @@ class Fresh(Generic[T]):
             return kept[0]
         try:
             if self._kept is None or time.monotonic() >= self._stale_at_s:
-                self._kept = (self._load(),)
-                self._stale_at_s = time.monotonic() + self._max_age_s
+                return self._renewed()
             return self._kept[0]
         finally:
             self._lock.release()
+
+    def renew(self) -> None:
+        """Load it now, however old it is. Raises what `load` does."""
+        with self._lock:
+            self._renewed()
+
+    def _renewed(self) -> T:
+        value = self._load()
+        self._kept = (value,)
+        self._stale_at_s = time.monotonic() + self._max_age_s
+        return value

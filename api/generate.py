@@ -20,19 +20,28 @@ from api.openapi import GENERATE, SUBMIT_ERRORS, Described, Parameter
 from api.patience import bounded, ledger_patience
 from api.submit import Service, check_id
 from api.waiting import Hub
-from core.errors import FleetError, LedgerUnavailable, NotFound, OutputUnavailable, PromptStuck
+from core.errors import (
+    FleetError,
+    LedgerUnavailable,
+    NotFound,
+    OutputUnavailable,
+    PromptInterrupted,
+    PromptStuck,
+    RequestIdReuse,
+)
 from core.job import CANCELED, CANCELING, DELIVERING, EXPIRED, FAILED, QUEUED, RUNNING, SUCCEEDED, Job
 from core.ledger import Ledger
 from core.ledger.returns import POISON
 from core.links import Links
 from core.results import STATUS_WORDS, comfyui_response, generate_result
 from core.settings import Settings
+from core.views import attempt_view
 from workflows.library import Library
 
 #: All files of one answer together, before base64.
 MAX_INLINE_BYTES = 32 * 1024 * 1024
 #: Codes of jobs that failed with their instances, not by themselves.
-LOST = (POISON, PromptStuck.code)
+LOST = (POISON, PromptStuck.code, PromptInterrupted.code)
 #: What `/generate/sync` answers for each end.
 ENDS = {SUCCEEDED: 200, CANCELED: 499, FAILED: 500, EXPIRED: 504}
 LOST_INSTANCE = 502
@@ -45,6 +54,8 @@ QUEUE_WORDS = {
     CANCELING: "processing",
     DELIVERING: "postprocessing",
 }
+#: Of the routes that submit.
+SAME_REQUEST = "The same request_id with the same body is the same request: it is answered with the job there is."
 INLINE_HEADER = "X-Return-Outputs-As-Base64"
 RESPONSE_HEADER = "X-Include-ComfyUI-Response"
 HEADERS = (
@@ -84,11 +95,12 @@ def generate_blueprint(
     @blueprint.post("/generate")
     @Described(
         summary="Submit a request",
+        text=SAME_REQUEST,
         tag=GENERATE,
         body=GenerateBody,
         is_enveloped=True,
         answers={202: answers.Result},
-        errors=SUBMIT_ERRORS,
+        errors=(*SUBMIT_ERRORS, RequestIdReuse),
     )
     def generate() -> Response:
         job = service.submit(parsed().order)
@@ -100,11 +112,11 @@ def generate_blueprint(
         tag=GENERATE,
         body=GenerateBody,
         is_enveloped=True,
-        answers=dict.fromkeys(sorted({*ENDS.values(), LOST_INSTANCE}), answers.Result),
-        errors=SUBMIT_ERRORS,
+        answers=dict.fromkeys(sorted({*ENDS.values(), LOST_INSTANCE}), answers.Status),
+        errors=(*SUBMIT_ERRORS, RequestIdReuse),
         parameters=HEADERS,
-        text="A client that hangs up cancels its job, unless the job has a webhook or a bucket, or the operator "
-        "set FLEET_CANCEL_ON_HANGUP to false. A proxy that waits no longer is such a client.",
+        text="A client that hangs up cancels its job, unless the job has a webhook or a bucket, or the operator set "
+        f"FLEET_CANCEL_ON_HANGUP to false. A proxy that waits no longer is such a client. {SAME_REQUEST}",
     )
     def generate_sync() -> Response:
         # The body and its graph are out of reach before the waiting begins: a thousand clients may wait here.
@@ -117,7 +129,7 @@ def generate_blueprint(
     @Described(
         summary="A request as it stands, by your id or ours",
         tag=GENERATE,
-        answers={200: answers.Result, 404: answers.Message},
+        answers={200: answers.Status, 404: answers.Message},
         errors=(LedgerUnavailable,),
         parameters=HEADERS,
     )
@@ -163,11 +175,11 @@ def generate_blueprint(
 
 
 def wait_for_end(job: Job, service: Service, hub: Hub, settings: Settings) -> Job:
-    """The job when it has ended; it is cancelled when its client hangs up and nobody else wants it."""
+    """The job when it has ended; it is cancelled when its last caller hangs up and nobody else wants it."""
     is_gone = hang_up_check()
     is_wanted = outlives_its_client(job, settings)
     ended = hub.until_done(lambda: hub.look(job.id), job, is_abandoned=lambda: not is_wanted and is_gone())
-    return ended or service.cancel(job.id)
+    return ended or service.hang_up(job.id)
 
 
 def submitted(service: Service, parsed: GenerateRequest) -> tuple[Job, Wanted]:
@@ -227,7 +239,7 @@ def full_result(job: Job, settings: Settings, links: Links, wanted: Wanted) -> d
     Parameters:
       links: of the address the client reaches us by.
     """
-    body = generate_result(job, links=links)
+    body = generate_result(job, links=links) | attempt_view(job)
     if wanted.has_response:
         body["comfyui_response"] = comfyui_response(job)
     if wanted.is_inline:

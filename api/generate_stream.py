@@ -29,7 +29,7 @@ from api.patience import ledger_patience
 from api.streams import KEEPALIVE, KEEPALIVE_S, REREAD_S, event_stream_response, frame
 from api.submit import Service
 from api.waiting import CLIENT_CHECK_S, Hub, Watch
-from core.errors import FleetError, LedgerUnavailable, NotFound
+from core.errors import FleetError, LedgerUnavailable, NotFound, RequestIdReuse
 from core.job import QUEUED, RUNNING, Job
 from core.ledger import Ledger
 from core.ledger.database import now_ms
@@ -63,7 +63,7 @@ def generate_stream_blueprint(
         body=GenerateBody,
         is_enveloped=True,
         answers={200: "text/event-stream"},
-        errors=SUBMIT_ERRORS,
+        errors=(*SUBMIT_ERRORS, RequestIdReuse),
         parameters=HEADERS,
         text="Events without a name, the result last. "
         "A client that hangs up cancels its job, unless the job has a webhook or a bucket.",
@@ -78,7 +78,7 @@ def generate_stream_blueprint(
             links=links,
             is_gone=hang_up_check(),
             result_of=lambda ended: full_result(ended, settings, links, wanted),
-            cancel=service.cancel,
+            hang_up=service.hang_up,
             outlives_client=outlives_its_client(job, settings),
         )
         return event_stream_response(stream.frames())
@@ -93,8 +93,8 @@ class GenerateStream:
       job: as it was submitted.
       is_gone: whether the client has hung up.
       result_of: what `GET /result` answers for an ended job.
-      cancel: asks for the end of a job whose client is gone.
-      outlives_client: that is not done.
+      hang_up: says that a caller of the job is gone.
+      outlives_client: that is not said.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class GenerateStream:
         links: Links,
         is_gone: Callable[[], bool],
         result_of: Callable[[Job], dict[str, Any]],
-        cancel: Callable[[str], Job],
+        hang_up: Callable[[str], Job],
         outlives_client: bool,
     ) -> None:
         self._hub = hub
@@ -115,7 +115,7 @@ class GenerateStream:
         self._links = links
         self._is_gone = is_gone
         self._result_of = result_of
-        self._cancel = cancel
+        self._hang_up = hang_up
         self._outlives_client = outlives_client
         self._begun_s = time.monotonic()
         self._read_at_s = 0.0
@@ -224,6 +224,6 @@ class GenerateStream:
 
     def _give_up(self) -> None:
         try:
-            self._cancel(self._job.id)
+            self._hang_up(self._job.id)
         except (LedgerUnavailable, NotFound) as exc:
             log.info("job %s was not cancelled although its client is gone: %s", self._job.id, exc)

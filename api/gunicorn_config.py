@@ -9,14 +9,32 @@ from __future__ import annotations
 import json
 import resource
 import socket
+import sys
 from http import HTTPStatus
 
 import gunicorn.util
 from gevent.baseserver import BaseServer
 
-from core.settings import load_settings
+from core.errors import ConfigurationError
+from core.settings import Settings, load_settings
+from core.startup import check_api, is_told_already, open_api_advice, private_from_now_on
 
-_settings = load_settings()
+
+def _checked_settings() -> Settings:
+    """The settings, once they can work; what is wrong is one line, and no traceback of gunicorn's."""
+    private_from_now_on()
+    try:
+        settings = load_settings()
+        check_api(settings)
+    except ConfigurationError as exc:
+        sys.stderr.write(f"fleet: {exc}\n")
+        sys.exit(2)
+    if not is_told_already() and (line := open_api_advice(settings)):
+        sys.stderr.write(f"fleet: {line}\n")
+    return settings
+
+
+_settings = _checked_settings()
 
 wsgi_app = "api.wsgi:create()"
 bind = f"{_settings.api_host}:{_settings.api_port}"
@@ -46,6 +64,11 @@ control_socket_disable = True
 
 def _write_json_error(sock: socket.socket, status: int, reason: str, message: str) -> None:
     """What gunicorn answers to requests that never reach the application, in the envelope of all our errors."""
+    if status == HTTPStatus.NOT_IMPLEMENTED:
+        # A transfer coding that nobody knows: the client's fault, and no reason to look at this server.
+        status, reason = HTTPStatus.BAD_REQUEST, HTTPStatus.BAD_REQUEST.phrase
+        message = "The Transfer-Encoding is not known; send the body chunked, or with its Content-Length."
+    status = int(status)
     code = "invalid_request" if status < HTTPStatus.INTERNAL_SERVER_ERROR else "upstream_error"
     text = message if status < HTTPStatus.INTERNAL_SERVER_ERROR and message else reason
     body = json.dumps({"error": {"code": code, "message": text, "details": None}})

@@ -14,10 +14,14 @@ from api.errors import json_response
 from api.fresh import Fresh
 from api.openapi import SERVER, Described
 from api.patience import at_most
+from core.background import Life, lives
+from core.broker_kind import BrokerKind
 from core.errors import BrokerUnavailable, FleetError, LedgerUnavailable
 from core.ledger import Ledger
 from core.ledger.instances import HEALTHY, InstanceRecord
 from core.settings import Settings
+from core.storage_marker import StorageMarker
+from core.views import maybe_timestamp
 
 #: Longest time for each of the checks.
 CHECK_S = 1.5
@@ -25,10 +29,10 @@ CHECK_S = 1.5
 MAX_AGE_S = 1.0
 
 
-def health_blueprint(settings: Settings, ledger: Ledger, guard: Guard) -> Blueprint:
+def health_blueprint(settings: Settings, ledger: Ledger, guard: Guard, marker: StorageMarker) -> Blueprint:
     """`/health`, `/api/v2/health` and `/ready`."""
     blueprint = Blueprint("health", __name__)
-    state = Fresh(lambda: _state(settings, ledger), max_age_s=MAX_AGE_S)
+    state = Fresh(lambda: _state(settings, ledger, marker), max_age_s=MAX_AGE_S)
 
     @blueprint.get("/health")
     @blueprint.get("/api/v2/health")
@@ -53,14 +57,20 @@ def health_blueprint(settings: Settings, ledger: Ledger, guard: Guard) -> Bluepr
     return blueprint
 
 
-def _state(settings: Settings, ledger: Ledger) -> dict[str, Any]:
+def _state(settings: Settings, ledger: Ledger, marker: StorageMarker) -> dict[str, Any]:
     records, ledger_reason = _instances(ledger)
+    ledger_reason = ledger_reason or _write_problem(ledger)
     broker_reason = _broker_problem(settings)
+    storage = _storage(marker)
     healthy = sum(record.state == HEALTHY for record in records)
+    loops = lives()
+    is_whole = ledger_reason is None and broker_reason is None and storage["ok"] and all(one.is_alive for one in loops)
     return {
-        "ready": ledger_reason is None and broker_reason is None and healthy > 0,
+        "ready": is_whole and healthy > 0,
         "ledger": {"ok": ledger_reason is None, "reason": ledger_reason},
         "broker": {"ok": broker_reason is None, "reason": broker_reason},
+        "storage": storage,
+        "loops": [_loop(life) for life in loops],
         "healthy_instances": healthy,
         "instances": [_instance(record) for record in records],
     }
@@ -72,6 +82,36 @@ def _instances(ledger: Ledger) -> tuple[list[InstanceRecord], str | None]:
             return ledger.instances.all(), None
     except FleetError as exc:
         return [], exc.message
+
+
+def _write_problem(ledger: Ledger) -> str | None:
+    """Reading is not enough: a server after a failover, or with a full disk, answers and takes no job."""
+    try:
+        with at_most(CHECK_S, LedgerUnavailable("The ledger does not take writes.")):
+            ledger.facts.try_write()
+    except FleetError as exc:
+        return exc.message
+    return None
+
+
+def _loop(life: Life) -> dict[str, Any]:
+    since_s = life.failing_since_s
+    return {
+        "name": life.name,
+        "alive": life.is_alive,
+        "failures": life.failures,
+        "last_error": life.last_error,
+        "failing_since": maybe_timestamp(None if since_s is None else round(since_s * 1000)),
+    }
+
+
+def _storage(marker: StorageMarker) -> dict[str, Any]:
+    """`{"ok", "state", "reason"}`: `ok`, `unavailable` or `disk_full`."""
+    if (reason := marker.problem()) is not None:
+        return {"ok": False, "state": "unavailable", "reason": reason}
+    if marker.is_full():
+        return {"ok": False, "state": "disk_full", "reason": "It has less room than FLEET_MAX_UPLOAD_BYTES."}
+    return {"ok": True, "state": "ok", "reason": None}
 
 
 def _instance(record: InstanceRecord) -> dict[str, Any]:
@@ -100,7 +140,7 @@ def _broker_problem(settings: Settings) -> str | None:
 def _connect_once(settings: Settings) -> None:
     url = settings.transport_url
     options: dict[str, Any] = {"max_retries": 0}
-    if url.startswith("redis"):
+    if BrokerKind.of(url) is BrokerKind.REDIS:
         options |= {"socket_connect_timeout": CHECK_S, "socket_timeout": CHECK_S}
     else:
         options |= {"connect_timeout": CHECK_S, "read_timeout": CHECK_S, "write_timeout": CHECK_S}

@@ -16,9 +16,9 @@ from urllib.parse import unquote, urlsplit
 
 from blake3 import blake3
 
-from api.errors import HashMismatch
+from api.errors import NO_ROOM, HashMismatch, is_out_of_room
 from api.patience import ledger_patience
-from core.errors import BodyTooLarge, InputUnavailable, InvalidRequest, MissingAsset, NotFound
+from core.errors import BodyTooLarge, InputUnavailable, InvalidRequest, MissingAsset, NotFound, StorageFull
 from core.job import Output
 from core.ledger import Ledger
 from core.ledger.database import now_ms
@@ -27,7 +27,8 @@ from core.media import EXTENSIONS, HEAD_BYTES, UNKNOWN, check_picture, type_of
 from core.outbound import Policy
 from core.settings import Settings
 from core.storage import Storage, content_key
-from workflows.file_names import safe_name
+from core.storage_marker import StorageMarker
+from workflows.file_names import folder_of, safe_name, staged_name
 from workflows.references import Reference
 
 #: Longest time one file may take to be fetched, and all files of one job together.
@@ -41,8 +42,9 @@ _MAX_NAME_CHARS = 255
 class Intake:
     """Where files of clients come in, for all blueprints of one process."""
 
-    def __init__(self, settings: Settings, ledger: Ledger) -> None:
+    def __init__(self, settings: Settings, ledger: Ledger, marker: StorageMarker) -> None:
         self._settings = settings
+        self._marker = marker
         self._ledger = ledger
         self._storage = Storage(settings.inputs_dir)
         self._outputs = Storage(settings.outputs_dir)
@@ -70,8 +72,9 @@ class Intake:
           expected_hash: `blake3:...`; another one is refused.
           job_id: the job it is brought for, with which it goes; None: it is its client's.
         Returns: the file, and whether its bytes were new.
-        Raises: BodyTooLarge, InvalidRequest, HashMismatch, LedgerUnavailable.
+        Raises: BodyTooLarge, InvalidRequest, HashMismatch, LedgerUnavailable, StorageUnavailable, StorageFull.
         """
+        self.require_storage()
         with self._draft() as draft:
             digest, size_bytes, head = self._write(source, draft, subject)
             content_type = _content_type(head, declared)
@@ -89,7 +92,8 @@ class Intake:
         return upload, is_new
 
     def again(self, known: Upload, *, name: str, lifetime_s: float | None = None) -> Upload:
-        """A new record for bytes that are here already. Raises NotFound."""
+        """A new record for bytes that are here already. Raises NotFound, StorageUnavailable."""
+        self.require_storage()
         try:
             self._storage.touch(known.storage_key)
         except FileNotFoundError as exc:
@@ -113,18 +117,21 @@ class Intake:
     def bring(self, references: Sequence[Reference], job_id: str) -> list[dict[str, str]]:
         """Have every file a graph refers to in storage, and write the names it will have into the graph.
 
-        Returns: `[{"name": "<job id>/<number>-<name>", "key"}]`, each file once.
+        Returns: `[{"name", "key"}]`, the names as `staged_name` makes them; each file once, unless loaders differ in
+          where they look for it.
         Raises:
           InvalidRequest, BodyTooLarge, InputUnavailable: a file cannot be had, or is not what its place takes.
           MissingAsset: there is no such asset.
+          StorageUnavailable, StorageFull: files cannot be kept now.
         """
-        names: dict[str, str] = {}
+        self.require_storage()
+        names: dict[tuple[str, str], str] = {}
         for reference in references:
             upload = self._file(reference, job_id)
-            if upload.storage_key not in names:
-                names[upload.storage_key] = f"{job_id}/{len(names)}-{_with_extension(upload)}"
-            reference.put(names[upload.storage_key])
-        return [{"name": name, "key": key} for key, name in names.items()]
+            name = staged_name(job_id, len(names), _with_extension(upload), reference.class_type)
+            place = (upload.storage_key, folder_of(name))
+            reference.put(names.setdefault(place, name))
+        return [{"name": name, "key": key} for (key, _), name in names.items()]
 
     def known_asset(self, asset: str) -> Upload | Output | None:
         """What an id, `<upload id>/<name>` or `<job id>/<name of an output>` stands for."""
@@ -142,6 +149,10 @@ class Intake:
                 return self._ledger.deliveries.asset(first)
             except NotFound:
                 return None
+
+    def require_storage(self) -> None:
+        """Raises StorageUnavailable: what is in sight is not the fleet's storage."""
+        self._marker.require()
 
     def _file(self, reference: Reference, job_id: str) -> Upload:
         subject = f"The file for {reference.place}"
@@ -213,6 +224,10 @@ class Intake:
         draft = self._storage.draft()
         try:
             yield draft
+        except OSError as exc:
+            if is_out_of_room(exc):
+                raise StorageFull(NO_ROOM) from exc
+            raise
         finally:
             draft.unlink(missing_ok=True)
 

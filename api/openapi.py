@@ -16,7 +16,7 @@ from werkzeug.routing import Rule
 
 from api.answers import Error, Event, GenerateError, GenerateEvent
 from api.auth import OPEN_PATHS
-from api.errors import GENERATE_STATUS, STATUS, BadParameter, ForbiddenOrigin, RequestTimeout, status_of
+from api.errors import GENERATE_STATUS, STATUS, BadParameter, ForbiddenOrigin, Misdirected, RequestTimeout, status_of
 from api.validation import Body, Envelope, Schema
 from core.errors import (
     BodyTooLarge,
@@ -29,6 +29,8 @@ from core.errors import (
     MissingAsset,
     NoHealthyInstance,
     QueueFull,
+    StorageFull,
+    StorageUnavailable,
     Unauthorized,
     UnsupportedMediaType,
 )
@@ -40,12 +42,32 @@ TAGS = (JOBS, ASSETS, GENERATE, WORKFLOWS, PYWORKER, WEBHOOKS, SERVER)
 #: What every route that reads a JSON body may answer.
 BODY_ERRORS = (InvalidBody, BodyTooLarge, UnsupportedMediaType, RequestTimeout, InvalidRequest)
 #: What every route that reads a form may answer.
-FORM_ERRORS = (InvalidBody, BodyTooLarge, UnsupportedMediaType, RequestTimeout, InvalidRequest, LedgerUnavailable)
+FORM_ERRORS = (
+    InvalidBody,
+    BodyTooLarge,
+    UnsupportedMediaType,
+    RequestTimeout,
+    InvalidRequest,
+    LedgerUnavailable,
+    StorageUnavailable,
+    StorageFull,
+)
 #: What every route that takes a job in may answer beside those.
-SUBMIT_ERRORS = (InvalidWorkflow, EditorWorkflow, MissingAsset, QueueFull, NoHealthyInstance, LedgerUnavailable)
+SUBMIT_ERRORS = (
+    InvalidWorkflow,
+    EditorWorkflow,
+    MissingAsset,
+    QueueFull,
+    NoHealthyInstance,
+    LedgerUnavailable,
+    StorageUnavailable,
+    StorageFull,
+)
 
 #: The model of a JSON answer, or the media type of another one, or nothing at all.
 Answer = type[BaseModel] | str | None
+#: Several where the client chooses one by its Accept header, the usual one first.
+Answers = Answer | tuple[Answer, ...]
 V = TypeVar("V", bound=Callable[..., Any])
 _ATTRIBUTE = "__openapi__"
 _REF = "#/components/schemas/{model}"
@@ -77,7 +99,7 @@ class Described:
 
     summary: str
     tag: str
-    answers: Mapping[int, Answer]
+    answers: Mapping[int, Answers]
     body: type[Body] | None = None
     #: It may be left out.
     is_optional: bool = False
@@ -172,9 +194,10 @@ def _models(description: Described) -> Iterator[type[BaseModel]]:
         yield description.body
         if description.is_enveloped:
             yield _envelope(description.body)
-    for answer in description.answers.values():
-        if isinstance(answer, type):
-            yield answer
+    for answers in description.answers.values():
+        for answer in answers if isinstance(answers, tuple) else (answers,):
+            if isinstance(answer, type):
+                yield answer
 
 
 def _envelope(body: type[Body]) -> type[BaseModel]:
@@ -254,7 +277,7 @@ def _responses(description: Described, *, needs_key: bool) -> dict[str, Any]:
 
 def _error_codes(description: Described, *, needs_key: bool) -> dict[int, list[str]]:
     """The codes of all errors a route may answer, by status."""
-    kinds: list[type[FleetError]] = [BadParameter, ForbiddenOrigin, *description.errors]
+    kinds: list[type[FleetError]] = [BadParameter, ForbiddenOrigin, Misdirected, *description.errors]
     if description.body is not None:
         kinds += BODY_ERRORS
     if needs_key:
@@ -268,7 +291,10 @@ def _error_codes(description: Described, *, needs_key: bool) -> dict[int, list[s
     return codes
 
 
-def _response(words: str, answer: Answer) -> dict[str, Any]:
+def _response(words: str, answer: Answers) -> dict[str, Any]:
+    if isinstance(answer, tuple):
+        parts = [_response(words, each)["content"] for each in answer]
+        return {"description": words, "content": {kind: part for each in parts for kind, part in each.items()}}
     if answer is None:
         return {"description": words}
     if isinstance(answer, str):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from api.bodies import DeliveryBody, JobBody, WebhookBody
+from api.blocks import WebhookBody
+from api.bodies import DeliveryBody, JobBody
 from api.webhooks import parse_webhook
 from core.s3 import parse_s3
 from core.settings import Settings
@@ -17,13 +18,16 @@ def job_fields(body: JobBody, settings: Settings, base_url: str) -> dict[str, An
       InvalidRequest: a block is incomplete, or holds what cannot be used.
     """
     delivery = delivery_fields(body, body.webhook, settings, base_url, has_defaults=False)
-    secrets = {**(body.extra_data or {}), **(delivery.pop("secrets") or {})}
+    extra = dict(body.extra_data or {})
+    extra_pnginfo = extra.pop("extra_pnginfo", None)
+    secrets = {**extra, **(delivery.pop("secrets") or {})}
     return {
         "contract": "v2",
         "priority": body.priority or 0,
         "timeout_s": body.timeout,
         "metadata": body.metadata,
         "secrets": secrets or None,
+        "extra_pnginfo": extra_pnginfo or None,
         **delivery,
     }
 
@@ -52,8 +56,8 @@ def delivery_fields(
         delivery["convert"] = wishes.convert_output.model_dump(exclude_none=True)
     if wishes.strip_metadata:
         delivery["strip_metadata"] = True
-    if hook and hook.secret:
-        secrets["webhook_secret"] = hook.secret
+    if hook:
+        secrets |= hook.secrets
     return {
         "delivery": delivery or None,
         "webhook": hook.target if hook else None,

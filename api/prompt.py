@@ -65,6 +65,10 @@ def _values(body: Any) -> dict[str, Any]:
     """The values by name, as they came; the router's envelope is taken off."""
     if isinstance(body, dict) and isinstance(body.get("payload"), dict) and "prompt" not in body:
         body = body["payload"]
+    if isinstance(body, dict) and isinstance(body.get("prompt"), dict):
+        raise InvalidRequest(
+            'prompt must be text here. A graph goes to /custom_workflow, or to /api/v2/jobs, as {"workflow": {...}}.'
+        )
     if not isinstance(body, dict):
         raise InvalidRequest('The body must be an object: {"prompt", "width", "height", "steps", "seed"}.')
     return body

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 
 from api.patience import at_most, interrupt_after
 from api.submit import TurnPublisher
+from core.background import Loop, failure_of
 from core.errors import BrokerUnavailable
 from core.job import Job
 
@@ -42,9 +42,8 @@ class BackgroundPublisher:
         self._publisher = publisher
         #: Messages not published yet, the oldest first.
         self._left: deque[Publish] = deque()
-        self._news = threading.Event()
         self._under_way = threading.Lock()
-        self._thread: threading.Thread | None = None
+        self._loop = Loop("publisher", self._publish_left, pause_s=None)
 
     def turn(self, job_id: str) -> bool:
         """One more job waits; False when too many wait to be published."""
@@ -58,37 +57,45 @@ class BackgroundPublisher:
         """The worker that runs this job shall look at it now."""
         self._put(lambda: self._publisher.cancel(job))
 
+    def look_again(self) -> bool:
+        """All GPU workers shall look for new files now; False if the broker is not well: later, nobody waits for it."""
+        if self._left or not self._under_way.acquire(blocking=False):
+            return False
+        try:
+            return self._is_taken(self._publisher.look_again)
+        finally:
+            self._under_way.release()
+
     def _put(self, publish: Publish) -> bool:
         if not self._left and self._under_way.acquire(blocking=False):
             try:
-                if _bounded(publish) is not False:
+                # The job is recorded: not even what nobody foresaw may become an error of its request.
+                if self._is_taken(publish):
                     return True
             finally:
                 self._under_way.release()
         if len(self._left) >= BACKLOG:
             return False
         self._left.append(publish)
-        self._wake()
+        self._loop.start()
+        self._loop.wake()
         return True
 
-    def _wake(self) -> None:
-        if self._thread is None:
-            # Here and not in the constructor: a thread does not survive gunicorn's fork.
-            self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
-            self._thread.start()
-        self._news.set()
+    def _publish_left(self) -> None:
+        while self._left:
+            with self._under_way:
+                # Out of the queue first: what raises anything unforeseen does not come back. The reconciler finds it.
+                publish = self._left.popleft()
+                is_taken = _bounded(publish) is not False
+                if not is_taken:
+                    self._left.appendleft(publish)
+            if not is_taken:
+                self._loop.rest(RETRY_S)
 
-    def _run(self) -> None:
-        while True:
-            self._news.wait()
-            self._news.clear()
-            while self._left:
-                with self._under_way:
-                    taken = _bounded(self._left[0]) is not False
-                if taken:
-                    self._left.popleft()
-                else:
-                    time.sleep(RETRY_S)
+    def _is_taken(self, publish: Publish) -> bool:
+        answers: list[bool | None] = []
+        failure_of(lambda: answers.append(_bounded(publish)), "publishing")
+        return bool(answers) and answers[0] is not False
 
 
 def _bounded(publish: Publish) -> bool | None:

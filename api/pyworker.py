@@ -9,7 +9,7 @@ from flask import Blueprint, Response
 from werkzeug.routing import PathConverter
 
 from api import answers
-from api.bodies import CustomWorkflowBody, DeliveryBody
+from api.bodies import CustomWorkflowBody
 from api.body import read_json
 from api.client import base_url, links_for
 from api.content import CONDITIONS, content_response
@@ -87,9 +87,9 @@ def pyworker_blueprint(settings: Settings, ledger: Ledger, service: Service, int
             if part is None or not head:
                 return _refused(400, "No file data received")
             part.stream.seek(0)
-            upload, _ = intake.receive(part.stream, name=name, declared=part.mimetype, kind="image")
-        filename = safe_name(name)
-        return json_response({"success": True, "filename": filename, "path": f"{upload.id}/{filename}"})
+            upload, _ = intake.receive(part.stream, name=safe_name(name), declared=part.mimetype, kind="image")
+        named = service.settle_name(upload)
+        return json_response({"success": True, "filename": named.name, "path": f"{named.id}/{named.name}"})
 
     @blueprint.get("/task/<task_id>")
     @Described(
@@ -157,7 +157,7 @@ def _order(value: Any, settings: Settings) -> Order:
         contract="generate",
         workflow=filled.graph,
         parameters=dict(filled.values) or None,
-        **delivery_fields(DeliveryBody(), None, settings, base_url(settings), has_defaults=True),
+        **delivery_fields(body, body.webhook, settings, base_url(settings), has_defaults=True),
     )
 
 

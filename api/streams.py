@@ -14,16 +14,23 @@ from api.patience import ledger_patience
 from api.views import place_view
 from api.waiting import Hub, Watch
 from core.errors import LedgerUnavailable, NotFound
-from core.job import RUNNING, TERMINAL, Job
+from core.job import QUEUED, RUNNING, TERMINAL, Job
 from core.ledger import Ledger
 from core.ledger.jobs import JobEvent
+from core.ledger.workload import LOOK
 from core.links import Links
-from core.views import SHOWN, output_view, progress_view
+from core.views import SHOWN, output_view, progress_view, snapshot_view
 
 #: Silence after which a comment is sent; the official SDK gives up after 45 s without a byte.
 KEEPALIVE_S = 15.0
 #: A running job that nobody reported on for this long is read again: notices may be lost.
 REREAD_S = 5.0
+#: Shortest pause between two frames of a waiting job's place; far behind, where each costs a query, and matters little.
+PLACE_S = 1.0
+FAR_PLACE_S = 10.0
+#: A wait is told again when it differs from what was told, less the time since, by more than this and this share of it.
+WAIT_NEWS_S = 1.0
+WAIT_NEWS_SHARE = 0.1
 #: Pause before a ledger that was away is asked again.
 RETRY_S = 1.0
 
@@ -72,6 +79,10 @@ class EventStream:
         self._shown_status = ""
         self._shown_progress: dict[str, Any] | None = None
         self._sent_assets: set[str] = set()
+        self._shown_place: Place | None = None
+        self._placed_at_s = 0.0
+        # The queue has moved, too soon after the last frame to say so.
+        self._is_held_back = False
         self._is_over = False
         # What happened between the caller's look and our standing in line is in the log.
         self._is_behind = True
@@ -87,14 +98,24 @@ class EventStream:
                     yield text
                 if self._is_over:
                     return
-                watch.wait(RETRY_S if self._is_behind else REREAD_S)
+                watch.is_in_line = self._job.status == QUEUED
+                watch.wait(self._pause_s())
                 now_s = time.monotonic()
                 if self._job.status == RUNNING and now_s - read_at_s >= REREAD_S:
                     read_at_s = now_s
                     yield from self._progress_from_ledger()
+                if (moved := self._moved()) is not None:
+                    spoke_at_s = now_s
+                    yield moved
                 if now_s - spoke_at_s >= KEEPALIVE_S - 1.0:
                     spoke_at_s = now_s
                     yield KEEPALIVE
+
+    def _pause_s(self) -> float:
+        """How long to wait for news."""
+        if self._is_behind:
+            return RETRY_S
+        return PLACE_S if self._is_held_back else REREAD_S
 
     def _beginning(self) -> Iterator[str]:
         job = self._job
@@ -152,8 +173,28 @@ class EventStream:
         self._is_over = status in TERMINAL
         data: dict[str, Any] = {"status": self._shown_status}
         if (place := self._place(status)) is not None:
+            self._shown_place, self._placed_at_s = place, time.monotonic()
             data |= place_view(place)
         return frame("status", data, seq)
+
+    def _moved(self) -> str | None:
+        """The place of a job that waits, if it is news. Not from the log, so without an id."""
+        if self._job.status != QUEUED or self._shown_status != QUEUED:
+            return None
+        shown, age_s = self._shown_place, time.monotonic() - self._placed_at_s
+        is_far = shown is not None and shown.position > LOOK
+        self._is_held_back = age_s < PLACE_S
+        if self._is_held_back or (is_far and age_s < FAR_PLACE_S):
+            return None
+        try:
+            with ledger_patience():
+                place = self._estimates.recent_place(self._job)
+        except LedgerUnavailable:
+            return None
+        if place is None or not _is_news(place, shown, age_s):
+            return None
+        self._shown_place, self._placed_at_s = place, time.monotonic()
+        return frame("status", {"status": SHOWN[QUEUED], **place_view(place)})
 
     def _place(self, status: str) -> Place | None:
         if status != self._job.status:
@@ -164,8 +205,8 @@ class EventStream:
             return None
 
     def _progress(self, progress: dict[str, Any]) -> str:
-        self._shown_progress = progress
-        return frame("progress", progress)
+        self._shown_progress = snapshot_view(progress)
+        return frame("progress", self._shown_progress)
 
     def _progress_from_ledger(self) -> Iterator[str]:
         try:
@@ -181,3 +222,13 @@ class EventStream:
             if output.id not in self._sent_assets and only in (None, output.id):
                 self._sent_assets.add(output.id)
                 yield frame("output", output_view(output, self._links, job.files_expire_at_ms), seq)
+
+
+def _is_news(place: Place, shown: Place | None, age_s: float) -> bool:
+    """Whether a place says more than the one that was shown so long ago: a reader counts the wait down by itself."""
+    if shown is None or place.position != shown.position or (place.wait_s is None) != (shown.wait_s is None):
+        return True
+    if place.wait_s is None or shown.wait_s is None:
+        return False
+    expected_s = max(0.0, shown.wait_s - age_s)
+    return abs(place.wait_s - expected_s) > max(WAIT_NEWS_S, WAIT_NEWS_SHARE * expected_s)

@@ -16,12 +16,15 @@ from api.errors import JobNotEnded
 from api.fresh import Fresh
 from api.intake import Intake
 from api.patience import ledger_patience
-from core.errors import InvalidRequest, NotFound, QueueFull
+from api.upload_names import find_named, settle_name
+from core.errors import InvalidRequest, NotFound, QueueFull, RequestIdReuse
 from core.job import CANCELED, CANCELING, QUEUED, Job, NewJob, new_job_id
 from core.ledger import Ledger
+from core.ledger.uploads import Upload
 from core.settings import Settings
 from core.storage import remove_job
 from core.views import SHOWN
+from workflows.boundaries import absolute_paths, jobs_named
 from workflows.graph import Graph, parse_graph
 from workflows.references import ASSET_TAG, Reference, find_references
 from workflows.shape import shape_of
@@ -46,6 +49,9 @@ class TurnPublisher(Protocol):
     def cancel(self, job: Job) -> None:
         """The worker that runs this job shall look at it now."""
 
+    def look_again(self) -> bool:
+        """All GPU workers shall look for new files now; False when they could not be told."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
@@ -65,10 +71,14 @@ class Order:
     files: Mapping[str, Path] = field(default_factory=dict)
     expected_time_s: float | None = None
     request_id: str | None = None
+    #: Of the body it came with, where it has a request_id.
+    request_digest: bytes | None = None
     idempotency_key: str | None = None
     webhook: dict[str, Any] | None = None
     #: What is to be done with the outputs, as `NewJob.delivery`.
     delivery: dict[str, Any] | None = None
+    #: What ComfyUI gives to nodes that ask for it, and writes into files: `{"workflow": the editor's format}` mostly.
+    extra_pnginfo: dict[str, Any] | None = None
     #: Seconds from its end for which it is kept; None means the fleet's rule.
     retention_s: float | None = None
     secrets: dict[str, Any] | None = field(default=None, repr=False)
@@ -89,22 +99,41 @@ class Service:
         self._ledger = ledger
         self._publisher = publisher
         self._intake = intake
-        self._catalogues = Catalogues(ledger)
+        self._catalogues = Catalogues(ledger, publisher.look_again)
         self._waiting = Fresh(lambda: _Count(ledger.jobs.count(QUEUED)), max_age_s=COUNT_AGE_S)
 
     def submit(self, order: Order) -> Job:
-        """Record a job and publish its turn.
+        """Record a job and publish its turn. A request that comes again under its request_id gets the job it has.
 
         Raises:
-          InvalidWorkflow, MissingAsset, InvalidRequest, IdempotencyKeyReuse: nothing was recorded.
+          InvalidWorkflow, MissingAsset, InvalidRequest, IdempotencyKeyReuse, RequestIdReuse: nothing was recorded.
           QueueFull, NoHealthyInstance: nothing was recorded; the same request may work later.
           LedgerUnavailable: nothing was recorded, or (rarely) the answer was lost on its way.
         """
+        # Before all else: what was taken once is not refused for a full queue, or for nodes that have left.
+        if (known := self._joined(order)) is not None:
+            return known
+        try:
+            return self._taken(order)
+        except RequestIdReuse:
+            # The same request may have come twice at once.
+            if (known := self._joined(order)) is not None:
+                return known
+            raise
+
+    def _joined(self, order: Order) -> Job | None:
+        if order.request_id is None or order.request_digest is None:
+            return None
+        with ledger_patience():
+            job_id = self._ledger.requests.join(order.request_id, order.request_digest)
+            return None if job_id is None else self._ledger.jobs.get(job_id)
+
+    def _taken(self, order: Order) -> Job:
         with ledger_patience():
             waiting = self._waiting.get()
             if waiting.jobs >= self._settings.max_queued:
                 raise QueueFull(f"{self._settings.max_queued} jobs wait already. Try again in a moment.")
-            checked = self._checked(order)
+        checked = self._checked(order)
         # Files are fetched last: for a graph that can run, and outside of the time the ledger gets.
         inputs = self._intake.bring(checked.references, checked.job_id) if checked.references else None
         with ledger_patience():
@@ -114,10 +143,24 @@ class Service:
         self._publisher.turn(job.id)
         return job
 
+    def settle_name(self, upload: Upload) -> Upload:
+        """An upload under a name that may stand in graphs, see `api.upload_names`."""
+        return settle_name(upload, self._ledger, self._catalogues)
+
     def cancel(self, job_id: str) -> Job:
         """Ask for a job's end; harmless when repeated or too late. Raises NotFound."""
         with ledger_patience():
             job = self._ledger.jobs.cancel(check_id(job_id))
+        return self._told(job)
+
+    def hang_up(self, job_id: str) -> Job:
+        """A caller of this job is gone; with the last one the job is cancelled. Raises NotFound."""
+        with ledger_patience():
+            self._ledger.requests.leave(job_id)
+            job = self._ledger.jobs.get(job_id)
+        return self._told(job)
+
+    def _told(self, job: Job) -> Job:
         if job.status == CANCELING:
             self._publisher.cancel(job)
         elif job.status == CANCELED and job.webhook:
@@ -125,11 +168,12 @@ class Service:
         return job
 
     def delete(self, job_id: str) -> None:
-        """Remove an ended job with its files, at once. Raises NotFound, JobNotEnded."""
+        """Remove an ended job with its files, at once. Raises NotFound, JobNotEnded, StorageUnavailable."""
         with ledger_patience():
             job = self._ledger.jobs.get(check_id(job_id))
         if not job.is_terminal:
             raise JobNotEnded(f"The job is {SHOWN[job.status]}: cancel it, or wait for its end, then delete it.")
+        self._intake.require_storage()
         # The files first: who is interrupted here finds the job, and may ask again.
         remove_job(self._settings.outputs_dir, job.id)
         with ledger_patience():
@@ -140,20 +184,42 @@ class Service:
         job_id = new_job_id()
         text = _json_text(graph)
         has_tags = f'"{ASSET_TAG}"' in text
-        found = find_references(graph, self._catalogues.file_kind, order.files, has_tags=has_tags)
-        references = self._intake.confirm(found) if found else []
+        with ledger_patience():
+            found = find_references(graph, self._catalogues.file_kind, order.files, has_tags=has_tags)
+            references = self._intake.confirm(found) if found else []
+            references += find_named(graph, references, self._ledger, self._catalogues)
         staged_files = [f"{job_id}/{number}" for number in range(len(references))]
         for reference, name in zip(references, staged_files, strict=True):
             reference.put(name)
+        self._refuse_foreign(graph, job_id)
         accepted = self._catalogues.check(graph, staged_files)
         if order.request_id:
-            self._refuse_taken(order.request_id)
+            with ledger_patience():
+                self._refuse_taken(order.request_id)
         return _Checked(job_id=job_id, graph=graph, text=text, references=references, accepted=accepted)
+
+    def _refuse_foreign(self, graph: Graph, job_id: str) -> None:
+        """Nothing of another job is read: not by its place on a disk, and not from where the fleet keeps files.
+
+        Raises: InvalidRequest.
+        """
+        named = jobs_named(graph)
+        named.pop(job_id, None)
+        for other in self._ledger.jobs.states(list(named)) if named else ():
+            raise InvalidRequest(
+                f"Node {named[other][0]}, input {named[other][1]}: this path leads to files of another job. "
+                "To use one of its outputs, name that by its id."
+            )
+        settings = self._settings
+        kept = (settings.data_dir, settings.outputs_dir, settings.inputs_dir)
+        for node_id, input_name, path in absolute_paths(graph):
+            if any(path == place or place in path.parents or path in place.parents for place in kept):
+                raise InvalidRequest(f"Node {node_id}, input {input_name}: there lie the files of all jobs.")
 
     def _refuse_taken(self, request_id: str) -> None:
         # Results are found by either id, so nobody may call a job by the id of another one.
         if _UUID.fullmatch(request_id) and self._ledger.jobs.states([request_id]):
-            raise InvalidRequest(f"request_id {request_id!r} is already used by another job.")
+            raise RequestIdReuse.of(request_id, request_id)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,8 +252,10 @@ def _new_job(order: Order, checked: _Checked, inputs: list[dict[str, str]] | Non
         delivery=order.delivery,
         expected_time_s=order.expected_time_s,
         request_id=order.request_id,
+        request_digest=order.request_digest,
         idempotency_key=order.idempotency_key,
         webhook=order.webhook,
+        extra_pnginfo=_json_text(order.extra_pnginfo) if order.extra_pnginfo else None,
         retention_s=order.retention_s,
         secrets=order.secrets,
     )

@@ -14,22 +14,32 @@ from api.errors import InvalidCursor, InvalidMetadata, InvalidMetadataFilter, Jo
 from api.estimates import Estimates
 from api.openapi import IDEMPOTENCY_KEY, JOBS, SUBMIT_ERRORS, Described, Parameter
 from api.orders import job_fields
-from api.patience import bounded
+from api.patience import bounded, ledger_patience
 from api.streams import EventStream, event_stream_response
 from api.submit import Order, Service, check_id
-from api.validation import read
-from api.views import job_view, list_item
+from api.validation import lacks_graph, read
+from api.views import event_view, job_view, list_item
 from api.waiting import Hub
-from core.errors import IdempotencyKeyReuse, LedgerUnavailable, NotFound
+from core.errors import IdempotencyKeyReuse, InvalidWorkflow, LedgerUnavailable, NotFound
 from core.job import Job
 from core.ledger import Ledger
 from core.settings import Settings
+from core.views import whole_error_view
+from workflows.misplaced import misplaced_graph
 
 LAST_EVENT_ID = Parameter(
     name="Last-Event-ID",
     place="header",
     description="The id of the last event that was seen; what came after it is sent again.",
     schema={"type": "integer", "minimum": 0},
+)
+#: Lines of a job's log in one answer.
+MAX_EVENTS = 1_000
+AFTER = Parameter(
+    name="after",
+    place="query",
+    description="Of the log as JSON: only what came after the event of this number.",
+    schema={"type": "integer", "minimum": 0, "default": 0},
 )
 LIST_PARAMETERS = (
     Parameter(
@@ -48,6 +58,30 @@ LIST_PARAMETERS = (
         description=f"metadata[key]=value: labels that must all match, at most {fields.MAX_FILTERS}.",
         schema={"type": "object", "additionalProperties": {"type": "string"}},
         style="deepObject",
+    ),
+    Parameter(
+        name="template",
+        place="query",
+        description="Only jobs made from this workflow template. An extension.",
+        schema={"type": "string"},
+    ),
+    Parameter(
+        name="id_prefix",
+        place="query",
+        description="Only jobs whose id begins so. An extension.",
+        schema={"type": "string", "minLength": 1, "maxLength": 36},
+    ),
+    Parameter(
+        name="created_after",
+        place="query",
+        description="Only jobs submitted at this time or later. An extension.",
+        schema={"type": "string", "format": "date-time"},
+    ),
+    Parameter(
+        name="created_before",
+        place="query",
+        description="Only jobs submitted before this time. An extension.",
+        schema={"type": "string", "format": "date-time"},
     ),
 )
 
@@ -125,17 +159,33 @@ def v2_blueprint(settings: Settings, ledger: Ledger, service: Service, hub: Hub,
         # The graph is JSON text already, with every digit its client sent.
         return Response(f'{{"workflow":{graph},"format":"api"}}', content_type="application/json")
 
+    @blueprint.get("/jobs/<job_id>/error")
+    @Described(
+        summary="The error of a failed job at full length",
+        tag=JOBS,
+        answers={200: answers.JobError},
+        errors=(NotFound, LedgerUnavailable),
+        text="Message and traceback of up to a million characters each; the job itself shows their ends. An extension.",
+    )
+    @bounded
+    def error(job_id: str) -> Response:
+        return json_response(whole_error_view(ledger.jobs.error(check_id(job_id))))
+
     @blueprint.get("/jobs/<job_id>/events")
     @Described(
         summary="Server-sent events until the job's end",
         tag=JOBS,
-        answers={200: "text/event-stream"},
+        answers={200: ("text/event-stream", answers.JobLog)},
         errors=(NotFound, LedgerUnavailable),
-        parameters=(LAST_EVENT_ID,),
-        text="Events status, progress, preview and output. The data of each is JSON.",
+        parameters=(LAST_EVENT_ID, AFTER),
+        text="Events status, progress, preview and output. The data of each is JSON. With Accept: application/json the "
+        "log of what has happened so far, at once; an extension.",
     )
     def events(job_id: str) -> Response:
         job = hub.look(check_id(job_id))
+        if _wants_json():
+            with ledger_patience():
+                return _log(ledger, job)
         stream = EventStream(
             ledger, hub, job, estimates=estimates, links=links_for(settings, ledger), after_seq=_last_event_id()
         )
@@ -146,7 +196,10 @@ def v2_blueprint(settings: Settings, ledger: Ledger, service: Service, hub: Hub,
 
 def _order(settings: Settings) -> Order:
     key = fields.idempotency_key(request.headers.get("Idempotency-Key"))
-    body = read(SubmitBody, read_json(settings))
+    value = read_json(settings)
+    body = read(SubmitBody, value)
+    if lacks_graph(SubmitBody, value) and (hint := misplaced_graph(value, "workflow")):
+        raise InvalidWorkflow(hint)
     return Order(workflow=body.workflow, idempotency_key=key, **job_fields(body, settings, base_url(settings)))
 
 
@@ -155,6 +208,10 @@ def _page(settings: Settings, ledger: Ledger) -> Response:
     page: list[Job] = ledger.jobs.page(
         statuses=fields.statuses(request.args.get("status")),
         labels=fields.label_filters(request.args.items(multi=True)),
+        template=fields.template_name(request.args.get("template")),
+        ids=fields.id_bounds(request.args.get("id_prefix")),
+        from_ms=fields.moment("created_after", request.args.get("created_after")),
+        until_ms=fields.moment("created_before", request.args.get("created_before")),
         after=fields.decode_cursor(request.args.get("cursor")),
         # One more than is shown tells whether there is a next page.
         limit=limit + 1,
@@ -164,6 +221,22 @@ def _page(settings: Settings, ledger: Ledger) -> Response:
     links = links_for(settings, ledger)
     return json_response(
         {"jobs": [list_item(job, links) for job in shown], "next_cursor": cursor, "truncated": False},
+    )
+
+
+def _wants_json() -> bool:
+    """Whether the client prefers JSON to a stream; one that takes anything gets the stream, as ever."""
+    accepted = request.accept_mimetypes
+    return accepted["application/json"] > accepted["text/event-stream"]
+
+
+def _log(ledger: Ledger, job: Job) -> Response:
+    after = fields.event_number(request.args.get("after"))
+    # One more than is shown tells whether there are further ones.
+    found = ledger.jobs.events(job.id, after_seq=after, limit=MAX_EVENTS + 1)
+    shown, rest = found[:MAX_EVENTS], found[MAX_EVENTS:]
+    return json_response(
+        {"events": [event_view(event) for event in shown], "next_after": shown[-1].seq if rest else None}
     )
 
 

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import ErrorDetails
 
 from core.errors import InvalidRequest
+from workflows.misplaced import misplaced_graph
 from workflows.parameters import shown
 
 #: Fields whose values no answer repeats, and the blocks they stand in: where one is text, that may be the secret.
-SECRETS = frozenset({"access_key_id", "secret_access_key", "session_token", "secret", "put_urls"})
+SECRETS = frozenset({"access_key_id", "secret_access_key", "session_token", "secret", "put_urls", "headers"})
 SECRET_BLOCKS = frozenset({"s3", "webhook", "extra_data"})
+#: The kind of a problem whose context has the `name` of a field, and what it is called here, `ours`.
+OTHER_NAME = "other_name"
 _TYPES = {
     "boolean": "true or false",
     "object": "an object",
@@ -28,6 +31,9 @@ _TYPES = {
 
 class Body(BaseModel):
     """Base of all request bodies: types as JSON has them, no text for a number; unknown keys are ignored."""
+
+    #: Where the body has its graph, if it cannot do without one.
+    graph_field: ClassVar[str | None] = None
 
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore", hide_input_in_errors=True)
 
@@ -67,15 +73,31 @@ def read(model: type[B], value: Any) -> B:
     try:
         return model.model_validate(value)
     except ValidationError as exc:
+        if lacks_graph(model, value) and (hint := misplaced_graph(value, model.graph_field or "")):
+            raise InvalidRequest(hint) from exc
         raise _error(model, exc.errors(include_url=False)) from exc
+
+
+def lacks_graph(model: type[Body], value: Any) -> bool:
+    """Whether the field for the graph is empty, or not there."""
+    for name in (model.graph_field or "").split("."):
+        value = value.get(name) if isinstance(value, dict) else None
+    return model.graph_field is not None and not value
 
 
 def read_enveloped(model: type[B], value: Any) -> B:
     """A body, bare or as the `payload` of an envelope. Raises as `read`."""
-    if isinstance(value, dict) and isinstance(value.get("payload"), dict) and not _needed(model) & value.keys():
+    if unwrapped(model, value) is not value:
         # A model's class made at run time is beyond what the type checker can follow.
         return read(Envelope[model], value).payload  # type: ignore[valid-type]
     return read(model, value)
+
+
+def unwrapped(model: type[Body], value: Any) -> Any:
+    """The `payload` of an envelope; anything else as it is."""
+    if isinstance(value, dict) and isinstance(value.get("payload"), dict) and not _needed(model) & value.keys():
+        return value["payload"]
+    return value
 
 
 def _needed(model: type[Body]) -> set[str]:
@@ -83,9 +105,13 @@ def _needed(model: type[Body]) -> set[str]:
 
 
 def _error(model: type[Body], problems: list[ErrorDetails]) -> InvalidRequest:
-    # What is missing is told first: the rest may be the same mistake.
-    problem = next((each for each in problems if each["type"] == "missing"), problems[0])
+    # A name of another system's is told first, then what is missing: the rest may be the same mistake.
+    first = {OTHER_NAME: 0, "missing": 1}
+    problem = min(problems, key=lambda each: first.get(each["type"], 2))
     path, found = ".".join(map(str, problem["loc"])), problem["type"]
+    if found == OTHER_NAME:
+        name, ours = (".".join([*map(str, problem["loc"]), problem["ctx"][key]]) for key in ("name", "ours"))
+        return InvalidRequest(f"Unknown field {shown(name)}: it is called {ours} here.")
     if not path:
         return InvalidRequest(" with ".join(["The body must be an object", *sorted(_needed(model))[:1]]) + ".")
     if found == "missing":

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from api.batches import CHUNK, Batched
 from api.patience import ledger_patience
+from core.background import Loop
 from core.errors import LedgerUnavailable, NotFound
 from core.job import TERMINAL, Job
 from core.notices import Notice
@@ -22,6 +24,8 @@ log = logging.getLogger(__name__)
 
 #: Pause between two backstop polls.
 POLL_S = 2.0
+#: Waiters are told at most this often that the queue has moved.
+MOVES_S = 1.0
 #: How often a waiter looks whether its client is still there.
 CLIENT_CHECK_S = 1.0
 
@@ -37,6 +41,8 @@ class Watch:
         self.seq = 0
         #: The job has been removed from the ledger.
         self.is_gone = False
+        #: Its place in the queue is wanted: it wakes when the queue has moved.
+        self.is_in_line = False
         self._live = live
         self._only_end = only_end
         self._event = threading.Event()
@@ -74,6 +80,10 @@ class Watch:
                 self._preview = notice.data
             self._event.set()
 
+    def tell_moved(self) -> None:
+        """The queue has moved; the job may have another place."""
+        self._event.set()
+
     def tell_gone(self) -> None:
         """The job is in the ledger no more."""
         self.is_gone = True
@@ -98,11 +108,17 @@ class Hub:
     ) -> None:
         self._states = states
         self._jobs = Batched(many)
-        self._poll_s = poll_s
         self._lock = threading.Lock()
         self._watches: dict[str, set[Watch]] = {}
-        self._stopped = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._poll_s = poll_s
+        self._polled_at_s = time.monotonic()
+        self._loop = Loop("backstop", self._look, pause_s=min(poll_s, MOVES_S))
+        self._has_moved = False
+        self._before_moves: Callable[[], None] = lambda: None
+
+    def before_moves(self, look: Callable[[], None]) -> None:
+        """What is to be done before waiters hear that the queue has moved; may raise LedgerUnavailable."""
+        self._before_moves = look
 
     def look(self, job_id: str) -> Job:
         """The job as it is now: one look at the ledger for all who ask at about this moment.
@@ -115,7 +131,11 @@ class Hub:
         return job
 
     def notify(self, notice: Notice) -> None:
-        """Pass a notice to those who wait for its job."""
+        """Pass a notice to those who wait for its job; what has another status moves the queue for the others."""
+        self._has_moved = self._has_moved or notice.kind == "status"
+        self._pass_on(notice)
+
+    def _pass_on(self, notice: Notice) -> None:
         with self._lock:
             watches = list(self._watches.get(notice.job_id, ()))
         for watch in watches:
@@ -132,10 +152,7 @@ class Hub:
         watch = Watch(job_id, live=live, only_end=only_end)
         with self._lock:
             self._watches.setdefault(job_id, set()).add(watch)
-            if self._thread is None:
-                # Here and not in the constructor: a thread does not survive gunicorn's fork.
-                self._thread = threading.Thread(target=self._poll, name="backstop", daemon=True)
-                self._thread.start()
+        self._loop.start()
         try:
             yield watch
         finally:
@@ -171,19 +188,41 @@ class Hub:
 
     def close(self) -> None:
         """End the backstop poll."""
-        self._stopped.set()
-        if self._thread is not None:
-            self._thread.join(timeout=5.0)
+        self._loop.end()
+        self._loop.join(5.0)
 
-    def _poll(self) -> None:
-        while not self._stopped.wait(self._poll_s):
-            with self._lock:
-                ids = list(self._watches)
-            for start in range(0, len(ids), CHUNK):
-                try:
-                    self._poll_chunk(ids[start : start + CHUNK])
-                except LedgerUnavailable:
-                    log.debug("the backstop poll will try again: the ledger is away", exc_info=True)
+    def _look(self) -> None:
+        try:
+            self._tell_moves()
+            if time.monotonic() - self._polled_at_s >= self._poll_s:
+                self._polled_at_s = time.monotonic()
+                self._poll_all()
+        except LedgerUnavailable:
+            log.debug("the backstop poll will try again: the ledger is away", exc_info=True)
+
+    def _tell_moves(self) -> None:
+        if not self._has_moved:
+            return
+        with self._lock:
+            in_line = [watch for watches in self._watches.values() for watch in watches if watch.is_in_line]
+        # Before the look: what moves while we look is for the next time.
+        self._has_moved = False
+        if not in_line:
+            return
+        try:
+            with ledger_patience():
+                self._before_moves()
+        except LedgerUnavailable:
+            self._has_moved = True
+            raise
+        for watch in in_line:
+            watch.tell_moved()
+
+    def _poll_all(self) -> None:
+        with self._lock:
+            ids = list(self._watches)
+        for start in range(0, len(ids), CHUNK):
+            self._poll_chunk(ids[start : start + CHUNK])
 
     def _poll_chunk(self, ids: list[str]) -> None:
         with ledger_patience():
@@ -192,7 +231,7 @@ class Hub:
             found = states.get(job_id)
             if found is not None:
                 status, seq = found
-                self.notify(Notice(job_id=job_id, kind="status", seq=seq, status=status))
+                self._pass_on(Notice(job_id=job_id, kind="status", seq=seq, status=status))
                 continue
             with self._lock:
                 watches = list(self._watches.get(job_id, ()))

@@ -12,6 +12,7 @@ from api import create_app
 from api.patience import ledger_patience
 from api.publishing import BackgroundPublisher
 from api.waiting import Hub
+from core import broker_guard
 from core.errors import LedgerUnavailable
 from core.job import QUEUED
 from core.ledger import Change, Ledger
@@ -36,6 +37,7 @@ def create() -> Flask:
 
 def build(settings: Settings, *, pool_size: int = POOL_SIZE) -> Flask:
     """Build the application and start listening for notices."""
+    broker_guard.install()
     sender = NoticeSender(settings)
 
     def announce(change: Change) -> None:

@@ -9,14 +9,14 @@ import requests
 
 def envelope(answer: requests.Response) -> dict[str, Any] | None:
     """`{"error": {"code", "message", "details"}}`, if that is what was answered."""
-    found = _body(answer)
+    found = body_of(answer)
     error = found.get("error")
     return found if isinstance(error, dict) and isinstance(error.get("message"), str) else None
 
 
 def words(answer: requests.Response) -> str:
     """What an error answer says to people. The PyWorker contract has `{"error": text}` and `{"message": text}`."""
-    found = _body(answer)
+    found = body_of(answer)
     error = found.get("error") or found.get("message")
     text = error.get("message") if isinstance(error, dict) else error
     return text if isinstance(text, str) else f"HTTP {answer.status_code} {answer.reason}"
@@ -31,7 +31,8 @@ def code(answer: requests.Response) -> str:
 def retry_after_s(answer: requests.Response) -> float | None:
     """After how many seconds to ask again, at least 1; None if the server does not say."""
     text = answer.headers.get("Retry-After", "")
-    return max(1.0, float(text)) if text.isdecimal() else None
+    # More digits than these are more than anybody waits, and a float could not hold them.
+    return max(1.0, float(text[:12])) if text.isascii() and text.isdigit() else None
 
 
 def reason(exc: requests.RequestException) -> str:
@@ -42,7 +43,8 @@ def reason(exc: requests.RequestException) -> str:
     return getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
 
 
-def _body(answer: requests.Response) -> dict[str, Any]:
+def body_of(answer: requests.Response) -> dict[str, Any]:
+    """The JSON object that was answered; `{}` if it is none."""
     try:
         body = answer.json()
     except ValueError:

@@ -17,6 +17,7 @@ from cli.data_dir import make_data_dir
 from cli.processes import ProcessSet, ProcessSpec, StopSignals, last_line
 from core.errors import BrokerUnavailable, ConfigurationError
 from core.settings import Settings
+from core.socket_folder import make_socket_folder
 
 #: Redis 6.2 is the first release with everything our transport uses (BRPOP with fractions, GETDEL, ...).
 OLDEST_VERSION = (6, 2)
@@ -33,9 +34,14 @@ NO_SERVER = (
 
 
 def broker_spec(settings: Settings, environment: dict[str, str]) -> ProcessSpec:
-    """The server's command line. Raises: ConfigurationError - there is no server program to start."""
+    """The server's command line. Raises: ConfigurationError - there is no server program to start, or no place."""
     folder = settings.data_dir / "broker"
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if settings.has_long_data_dir:
+            make_socket_folder(settings.data_dir)
+    except OSError as exc:
+        raise ConfigurationError(f"FLEET_DATA_DIR={settings.data_dir}: the broker has no place: {exc}.") from exc
     arguments = [
         *("--port", "0", "--unixsocket", str(settings.embedded_broker_socket), "--unixsocketperm", "700"),
         *("--dir", str(folder), "--daemonize", "no", "--save", ""),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, TypeAlias
 from urllib.parse import quote, urlsplit
@@ -13,9 +13,10 @@ from urllib.parse import quote, urlsplit
 import requests
 from requests.auth import AuthBase
 
-from cli.answers import code, envelope, reason, retry_after_s, words
+from cli.answers import body_of, code, envelope, reason, retry_after_s, words
 from cli.download import DamagedDownload, Download, OnBytes
-from cli.files import Draft, safe_name
+from cli.files import Draft, numbered_names, safe_name
+from cli.forms import FormFile
 from cli.sse import Event, read_events
 from core.errors import RequestError, TransientError
 
@@ -24,6 +25,8 @@ Job: TypeAlias = dict[str, Any]
 
 TERMINAL = frozenset({"succeeded", "failed", "canceled", "expired"})
 TIMEOUT_S = 30.0
+#: To connect, and for each answer; an upload takes as long as it takes, and the server may look into it after that.
+UPLOAD_TIMEOUT_S = (10.0, 300.0)
 READY_TIMEOUT_S = 5.0
 #: A stream that is silent for longer than this is taken to be dead; servers send a comment every 15 s or so.
 STREAM_SILENCE_S = 45.0
@@ -32,6 +35,10 @@ POLL_S = 1.0
 PATIENCE_S = 60.0
 #: Refusals that come before anything is recorded: what was refused so may be sent again without a key.
 NOT_YET = frozenset({"queue_full", "deployment_not_ready"})
+#: The server has no GPU that could say which graphs it runs; a person should know that at once.
+NOT_READY = "deployment_not_ready"
+#: Jobs asked for at once.
+PAGE = 100
 
 
 class RequestRefused(RequestError):
@@ -45,6 +52,14 @@ class RequestRefused(RequestError):
     def server_code(self) -> str:
         """The server's own word for it, for instance `invalid_workflow`."""
         return str(self.envelope["error"].get("code"))
+
+
+class JobList(list[Job]):
+    """Jobs, and whether the server has more than were asked for."""
+
+    def __init__(self, jobs: Iterable[Job], *, has_more: bool) -> None:
+        super().__init__(jobs)
+        self.has_more = has_more
 
 
 class ServerUnreachable(TransientError):
@@ -93,8 +108,24 @@ class Client:
         return value if isinstance(value, dict) else None
 
     def submit(self, workflow: Mapping[str, Any]) -> Job:
-        """Queue a graph in the API format. A full or starting server is asked again for up to `PATIENCE_S`."""
+        """Queue a graph in the API format. A full server is asked again for up to `PATIENCE_S`.
+
+        Raises: ServerUnreachable - it has no GPU that is ready.
+        """
         return _job(self._post("/jobs", {"workflow": workflow}, prefix="/api/v2", has_key=True))
+
+    def submit_template(self, name: str, parameters: Mapping[str, Any]) -> Job:
+        """Queue a job from a workflow of the server, as `submit` does."""
+        return _job(self._post(f"/workflows/{_path(name)}", {"parameters": parameters}, prefix="", has_key=True))
+
+    def upload_asset(self, file: BinaryIO, name: str, on_bytes: OnBytes | None = None) -> dict[str, Any]:
+        """Keep a file on the server; returns the asset, `{"id", "size_bytes", ...}`."""
+        form = FormFile(file, name, {"file_path": name}, on_bytes)
+        headers = {"Content-Type": form.content_type}
+        asset = _read(self._send("POST", "/assets", data=form, headers=headers, timeout=UPLOAD_TIMEOUT_S))
+        if not isinstance(asset.get("id"), str):
+            raise ServerUnreachable(f"{self.base_url} answered something that is no asset: is it a Comfy API server?")
+        return asset
 
     def job(self, job_id: str) -> Job:
         """The job as it stands."""
@@ -110,13 +141,22 @@ class Client:
         if not answer.ok:
             _refuse(answer)
 
-    def jobs(self, *, status: str | None, limit: int) -> list[Job]:
-        """The newest jobs first."""
-        parameters: dict[str, str | int] = {"limit": limit}
-        if status:
-            parameters["status"] = status
-        answer = self._send("GET", "/jobs", params=parameters)
-        return [_checked(job, answer) for job in _read(answer).get("jobs", [])]
+    def jobs(self, *, limit: int, **filters: str | None) -> JobList:
+        """The newest jobs first, page after page up to `limit`.
+
+        Parameters:
+          filters: parameters of the list, such as `status`; those that are None are left out.
+        """
+        found: list[Job] = []
+        cursor: str | None = None
+        while True:
+            parameters = {**filters, "limit": min(PAGE, limit - len(found)), "cursor": cursor}
+            answer = self._send("GET", "/jobs", params=parameters)
+            page = _read(answer)
+            found += [_checked(job, answer) for job in page.get("jobs") or []]
+            cursor = page.get("next_cursor") or None
+            if cursor is None or len(found) >= limit:
+                return JobList(found[:limit], has_more=cursor is not None or len(found) > limit)
 
     def follow(self, job_id: str, on_event: Callable[[Event], None]) -> Job:
         """Report the job's events until it has ended, and return it as it ended.
@@ -142,13 +182,13 @@ class Client:
                 return job
             time.sleep(POLL_S)
 
-    def fetch(self, job: Job, output: Mapping[str, Any], folder: Path) -> Path:
-        """Save one output of a job as `<start of job id>-<its name>` in the folder; returns where."""
+    def fetch(self, output: Mapping[str, Any], folder: Path, name: str) -> Path:
+        """Save one output of a job in the folder, in place of a file that has its name; returns where."""
         with Draft(folder) as draft:
             digest = output.get("hash")
             path = f"/api/v2/assets/{_path(str(output['id']))}/content"
             self.receive(path, draft, digest=digest if isinstance(digest, str) else None)
-            return draft.keep_as(f"{safe_name(str(job['id']))[:8]}-{safe_name(str(output['name']))}")
+            return draft.keep_as(name)
 
     def get(self, path: str) -> dict[str, Any]:
         """The JSON object at a path of the server, for what lies outside of Comfy API v2."""
@@ -220,11 +260,22 @@ class Client:
         give_up_at = time.monotonic() + PATIENCE_S
         while True:
             answer = self._send("POST", path, prefix=prefix, json=body, headers=headers)
+            if code(answer) == NOT_READY:
+                raise ServerUnreachable(
+                    f"{self.base_url} has no GPU that is ready: {words(answer)} {self._gpu_states()}"
+                )
             pause_s = retry_after_s(answer)
             is_worth_it = answer.status_code in (429, 503) and (has_key or code(answer) in NOT_YET)
             if not is_worth_it or pause_s is None or time.monotonic() + pause_s > give_up_at:
                 return answer
             time.sleep(pause_s)
+
+    def _gpu_states(self) -> str:
+        """Why that is so, as far as the server says; else where to look."""
+        answer = self._session.get(f"{self.base_url}/ready", timeout=READY_TIMEOUT_S)
+        gpus = (body_of(answer).get("instances")) or []
+        said = [f"{gpu.get('name')} is {gpu.get('state')}" for gpu in gpus if isinstance(gpu, dict)]
+        return f"{', '.join(said)}; fleet gpus says why." if said else "Does a GPU worker run? See fleet gpus."
 
     def _send(self, method: str, path: str, *, prefix: str = "/api/v2", **options: Any) -> requests.Response:
         options.setdefault("timeout", TIMEOUT_S)
@@ -237,11 +288,21 @@ class Client:
             ) from exc
 
 
+def file_names(job: Job) -> list[str]:
+    """A name for each output of a job, safe to write here, and no two the same."""
+    names: list[str] = []
+    for output in job.get("outputs") or []:
+        numbered = numbered_names(safe_name(str(output["name"])))
+        names.append(next(str(name) for name in numbered if str(name) not in names))
+    return names
+
+
 def _report(job: Job, on_event: Callable[[Event], None]) -> None:
     """What a poll says, in the words of the stream."""
     if job["status"] not in TERMINAL and job.get("progress"):
         on_event(Event(name="progress", data=job["progress"]))
-    on_event(Event(name="status", data={"status": job["status"], "queue_position": job.get("queue_position")}))
+    place = {key: job.get(key) for key in ("queue_position", "estimated_wait_ms")}
+    on_event(Event(name="status", data={"status": job["status"], **place}))
 
 
 def _job(answer: requests.Response) -> Job:

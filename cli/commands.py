@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from cli.client import TERMINAL, Client, Job
-from cli.exits import EXIT_OK, exit_status_of
-from cli.show import Screen, describe_error, describe_job, list_jobs
+from cli.client import TERMINAL, Client, Job, RequestRefused, file_names
+from cli.exits import EXIT_CANCELED, EXIT_FAILED, EXIT_OK, EXIT_USAGE, exit_status_of
+from cli.files import safe_name
+from cli.job_ids import whole_id
+from cli.list_filters import label_filters, moment
+from cli.show import Screen, describe_error, describe_job, list_jobs, warn
 from core.settings import load_settings
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -24,94 +27,143 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON a
 output_help = "Folder for the files it makes."
 
 
+ids_argument = click.argument("ids", metavar="ID...", nargs=-1, required=True)
+
+
 @click.command()
-@click.argument("job_id", metavar="ID")
+@ids_argument
 @server_option
 @click.option("--wait/--no-wait", default=False, help="Follow it to its end, and exit by its outcome.")
 @click.option(
     "--output", "folder", metavar="DIR", type=click.Path(path_type=Path, file_okay=False), help=output_help
 )  # fmt: skip
 @json_option
-def status(job_id: str, server: str | None, wait: bool, folder: Path | None, as_json: bool) -> int:
-    """Show one job."""
+def status(ids: tuple[str, ...], server: str | None, wait: bool, folder: Path | None, as_json: bool) -> int:
+    """Show jobs. An ID may be the beginning of one, if no other job's begins so."""
     screen = Screen(json_on_stdout=as_json)
     client = open_client(server)
-    job = client.job(job_id)
-    if wait and job["status"] not in TERMINAL:
-        job = follow(client, job, screen)
-    if not as_json:
-        describe_job(screen, job)
-    saved = save_outputs(client, job, folder, screen) if folder is not None else []
+
+    def show(job_id: str) -> Job:
+        job = client.job(job_id)
+        if wait and job["status"] not in TERMINAL:
+            job = follow(client, job, screen)
+        if not as_json:
+            describe_job(screen, job)
+        if folder is None:
+            return job
+        saved = save_outputs(client, job, folder, screen)
+        return {**job, "saved": [str(path) for path in saved]}
+
+    jobs, exit_status = each_job(client, ids, show)
     if as_json:
-        print_json({**job, "saved": [str(path) for path in saved]} if folder is not None else job)
-    return exit_status_of(job["status"]) if wait else EXIT_OK
+        print_json(one_or_all(jobs, ids))
+    return exit_status or (worst_of(jobs) if wait else EXIT_OK)
 
 
 @click.command()
-@click.argument("job_id", metavar="ID")
+@ids_argument
 @server_option
 @json_option
-def watch(job_id: str, server: str | None, as_json: bool) -> int:
-    """Follow one job live to its end.
+def watch(ids: tuple[str, ...], server: str | None, as_json: bool) -> int:
+    """Follow jobs live to their ends, one after the other.
 
     \b
     Exit status: 0 succeeded, 1 failed or expired, 2 no such job, 3 canceled, 4 no server.
     """
     screen = Screen(json_on_stdout=as_json)
     client = open_client(server)
-    job = client.job(job_id)
-    if job["status"] not in TERMINAL:
-        job = follow(client, job, screen)
+
+    def see(job_id: str) -> Job:
+        job = client.job(job_id)
+        if len(ids) > 1:
+            screen.line(f"Job {job['id']}")
+        if job["status"] not in TERMINAL:
+            job = follow(client, job, screen)
+        if not as_json:
+            describe_job(screen, job)
+        return job
+
+    jobs, exit_status = each_job(client, ids, see)
     if as_json:
-        print_json(job)
-    else:
-        describe_job(screen, job)
-    return exit_status_of(job["status"])
+        print_json(one_or_all(jobs, ids))
+    return exit_status or worst_of(jobs)
 
 
 @click.command()
-@click.argument("job_id", metavar="ID")
+@ids_argument
 @server_option
 @json_option
-def cancel(job_id: str, server: str | None, as_json: bool) -> int:
-    """Cancel one job, waiting or running."""
+def cancel(ids: tuple[str, ...], server: str | None, as_json: bool) -> int:
+    """Cancel jobs, waiting or running."""
     screen = Screen(json_on_stdout=as_json)
-    job = open_client(server).cancel(job_id)
+    client = open_client(server)
+
+    def end(job_id: str) -> Job:
+        job = client.cancel(job_id)
+        if as_json:
+            return job
+        if job["status"] in ("canceled", "canceling"):
+            screen.line(f"{job['id']}  {job['status']}")
+        else:
+            screen.line(f"{job['id']} has ended already: {job['status']}")
+        return job
+
+    jobs, exit_status = each_job(client, ids, end)
     if as_json:
-        print_json(job)
-    elif job["status"] in ("canceled", "canceling"):
-        screen.line(f"{job['id']}  {job['status']}")
-    else:
-        screen.line(f"{job['id']} has ended already: {job['status']}")
-    return EXIT_OK
+        print_json(one_or_all(jobs, ids))
+    return exit_status
 
 
 @click.command()
-@click.argument("job_id", metavar="ID")
+@ids_argument
 @server_option
 @json_option
-def delete(job_id: str, server: str | None, as_json: bool) -> int:
-    """Remove one ended job and its files, for good."""
-    open_client(server).delete(job_id)
+def delete(ids: tuple[str, ...], server: str | None, as_json: bool) -> int:
+    """Remove ended jobs and their files, for good."""
+    screen = Screen(json_on_stdout=as_json)
+    client = open_client(server)
+
+    def remove(job_id: str) -> Job:
+        client.delete(job_id)
+        if not as_json:
+            screen.line(f"{job_id}  deleted")
+        return {"deleted": job_id}
+
+    deleted, exit_status = each_job(client, ids, remove)
     if as_json:
-        print_json({"deleted": job_id})
-    else:
-        Screen().line(f"{job_id}  deleted")
-    return EXIT_OK
+        print_json(one_or_all(deleted, ids))
+    return exit_status
 
 
 @click.command("list")
 @server_option
 @click.option("--status", help="Only these, for instance running,queued.")
-@click.option("--limit", type=click.IntRange(1, 100), default=20, show_default=True)
+@click.option("--template", metavar="NAME", help="Only jobs made from this workflow of the server.")
+@click.option("--label", "labels", metavar="KEY=VALUE", multiple=True, help="Only jobs with this label; up to three.")
+@click.option("--since", metavar="TIME", help="Submitted then or later: 30m, 2h, 7d ago, or 2026-01-31T12:00:00Z.")
+@click.option("--until", metavar="TIME", help="Submitted earlier than that.")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True)
 @json_option
-def list_command(server: str | None, status: str | None, limit: int, as_json: bool) -> int:
+def list_command(
+    server: str | None,
+    status: str | None,
+    template: str | None,
+    labels: tuple[str, ...],
+    since: str | None,
+    until: str | None,
+    limit: int,
+    as_json: bool,
+) -> int:
     """List jobs, the newest first."""
-    jobs = open_client(server).jobs(status=status, limit=limit)
+    filters = {"status": status, "template": template, **label_filters(labels)}
+    filters |= {"created_after": moment(since), "created_before": moment(until)}
+    jobs = open_client(server).jobs(limit=limit, **filters)
     if as_json:
         print_json(jobs)
     else:
         list_jobs(Screen(), jobs)
+    if jobs.has_more:
+        warn(f"There are more than these {limit}: --limit shows more of them, --status, --template, --since fewer.")
     return EXIT_OK
 
 
@@ -132,15 +184,45 @@ def follow(client: Client, job: Job, screen: Screen) -> Job:
 
 
 def save_outputs(client: Client, job: Job, folder: Path, screen: Screen) -> list[Path]:
-    """Fetch every file a job made and say where each is; say why there is none."""
-    saved = []
-    for output in job.get("outputs") or []:
-        path = client.fetch(job, output, folder)
+    """Fetch every file a job made into `<folder>/<job id>`, and say where each is; say why there is none."""
+    saved: list[Path] = []
+    folder = folder / safe_name(job["id"])
+    for name, output in zip(file_names(job), job.get("outputs") or [], strict=True):
+        path = client.fetch(output, folder, name)
         screen.line(f"Saved {path}")
         saved.append(path)
     if job["status"] != "succeeded":
         describe_error(screen, job)
     return saved
+
+
+def each_job(client: Client, ids: Sequence[str], act: Callable[[str], Job]) -> tuple[list[Job], int]:
+    """Do something with each job that is named, also when one of them cannot be had.
+
+    Returns: what came of those that could, and the exit status for those that could not.
+    """
+    found: list[Job] = []
+    exit_status = EXIT_OK
+    for text in ids:
+        try:
+            found.append(act(whole_id(client, text)))
+        except RequestRefused as exc:
+            if len(ids) == 1:
+                raise
+            warn(f"{text}: {exc}")
+            exit_status = EXIT_USAGE
+    return found, exit_status
+
+
+def one_or_all(jobs: list[Job], ids: Sequence[str]) -> Any:
+    """What `--json` prints: the job, if one was asked for, else a list."""
+    return jobs[0] if len(ids) == 1 else jobs
+
+
+def worst_of(jobs: Sequence[Job]) -> int:
+    """The exit status of several jobs: that of one that failed, else of one that was canceled."""
+    found = {exit_status_of(job["status"]) for job in jobs}
+    return next((status for status in (EXIT_FAILED, EXIT_CANCELED) if status in found), EXIT_OK)
 
 
 def print_json(value: Any) -> None:

@@ -6,10 +6,15 @@ import tempfile
 
 from core.errors import ConfigurationError
 from core.settings import Settings
+from core.startup import private_from_now_on
 
 
 def make_data_dir(settings: Settings) -> None:
-    """Create the data directory. Raises: ConfigurationError - it cannot be made or written."""
+    """Create the data directory, and keep to ourselves what is written from now on.
+
+    Raises: ConfigurationError - it cannot be made or written.
+    """
+    private_from_now_on()
     try:
         settings.make_data_dir()
         with tempfile.TemporaryFile(dir=settings.data_dir):

@@ -78,7 +78,7 @@ class Draft:
     def keep_beside(self, name: str) -> Path:
         """Give it its name, or `name (2).ext` and so on where others have that; returns the file's path."""
         self._finish()
-        names = _numbered(Path(name))
+        names = numbered_names(name)
         while True:
             path = self._folder / next(names)
             with _explained(path):
@@ -129,10 +129,12 @@ def _json(value: Any) -> bytes:
     return (json.dumps(value, indent=2) + "\n").encode()
 
 
-def _numbered(name: Path) -> Iterator[Path]:
-    yield name
+def numbered_names(name: str) -> Iterator[Path]:
+    """`a.png`, `a (2).png`, `a (3).png`, ..."""
+    path = Path(name)
+    yield path
     for number in itertools.count(2):
-        yield name.with_name(f"{name.stem} ({number}){name.suffix}")
+        yield path.with_name(f"{path.stem} ({number}){path.suffix}")
 
 
 @contextmanager

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import logging
 import signal
+from typing import Any
 
+import flower.events
 import tornado.web
+from celery.events import EventReceiver
 from flower.app import Flower
 from flower.options import options
 from flower.urls import settings as flower_settings
 from flower.views import BaseHandler
 from flower.views.monitor import Healthcheck, Metrics
+from kombu import Consumer, Message
 from tornado.ioloop import PeriodicCallback
 
 from cli.credentials import flower_cookie_secret, flower_credentials
+from core.broker_guard import DATA_ERRORS
 from core.errors import ConfigurationError
 from core.settings import Settings
 from tasks.app import make_app
@@ -30,6 +35,9 @@ POOL_LIMIT = 32
 PURGE_OFFLINE_S = 3600
 #: One broadcast, and an answer from each worker, for each of eight questions.
 REFRESH_S = 60
+
+
+log = logging.getLogger(__name__)
 
 
 def run_flower(settings: Settings) -> int:
@@ -70,10 +78,43 @@ def _make_application(settings: Settings) -> Flower:
         logging.getLogger(name).setLevel(logging.ERROR)
     app = make_app(settings, "flower")
     app.conf.broker_pool_limit = POOL_LIMIT
+    flower.events.EventReceiver = _GuardedReceiver
     application = Flower(capp=app, options=options, **flower_settings)
     # Flower 2.2 serves these two to anybody. Handlers added for a host pattern come before its own.
     application.add_handlers(r".*", [(r"/metrics", _GuardedMetrics), (r"/healthcheck", _GuardedHealthcheck)])
     return application
+
+
+class _GuardedReceiver(EventReceiver):
+    """Hears events. What is none would cost Flower 2.2 its connection, and all events of the next two seconds."""
+
+    def get_consumers(self, consumer: type[Consumer], channel: Any) -> list[Consumer]:
+        found: list[Consumer] = super().get_consumers(consumer, channel)
+        for each in found:
+            each.on_decode_error = lambda _message, exc: _say_no_event(exc)
+        return found
+
+    def _receive(self, body: Any, message: Message, **options: Any) -> None:
+        for event in body if isinstance(body, list) else [body]:
+            try:
+                if not _is_event(event):
+                    raise TypeError("not an event")
+                super()._receive(event, message, **options)  # type: ignore[misc]
+            except DATA_ERRORS as exc:
+                _say_no_event(exc)
+
+
+def _is_event(event: Any) -> bool:
+    if not isinstance(event, dict):
+        return False
+    texts = ["type", "hostname", *(["uuid"] if str(event.get("type")).startswith("task-") else [])]
+    numbers = ("timestamp", "utcoffset", "clock", "pid")
+    has_texts = all(isinstance(event.get(name), str) for name in texts)
+    return has_texts and all(type(event.get(name, 0)) in (int, float) for name in numbers)
+
+
+def _say_no_event(exc: Exception) -> None:
+    log.warning("a message on the exchange of events is none, and is dropped (%s)", type(exc).__name__)
 
 
 class _Guarded(BaseHandler):  # type: ignore[misc]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 import os
@@ -12,7 +13,7 @@ import click
 
 from cli.broker import run_broker
 from cli.data_dir import make_data_dir
-from cli.needs import wait_for_needs
+from cli.needs import broker_advice, settle_storage, wait_for_needs
 from cli.processes import TICK_S, ProcessSet, StopSignals
 from cli.show import warn
 from cli.stack import HINT_AFTER_S, child_environment, fleet_process
@@ -20,7 +21,9 @@ from comfy.spec import REPOSITORY_ROOT
 from core.ledger.schema import migrate as migrate_ledger
 from core.outbound import Policy
 from core.settings import Settings, load_settings, process_environment
+from core.startup import check_api, data_dir_advice, is_told_already
 from tasks.gpus import plan_instances
+from tasks.premises import occupied
 from tasks.worker import run_beat, run_gpu_worker, run_io_worker
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -35,7 +38,9 @@ def broker() -> int:
 @click.command()
 def api() -> None:
     """Run the HTTP API under gunicorn."""
-    settings = _ready_settings()
+    # Also in gunicorn's settings, for those who start it themselves; here before anything is waited for.
+    check_api(load_settings())
+    settings = _ready_settings(uses_files=True)
     logging.getLogger("fleet.api").info("URLs of clients may lead to %s.", Policy.from_settings(settings))
     command = [sys.executable, "-m", "gunicorn", "--config", "python:api.gunicorn_config"]
     os.chdir(REPOSITORY_ROOT)
@@ -47,7 +52,13 @@ def api() -> None:
 def gpu() -> int:
     """Run one GPU worker for each GPU of this machine."""
     settings = load_settings()
-    names = [spec.name for spec in plan_instances(settings)]
+    specs = plan_instances(settings)
+    names = [spec.name for spec in specs]
+    make_data_dir(settings)
+    with contextlib.ExitStack() as stack:
+        # Said once and here, before workers are started that would find out one by one.
+        for spec in specs:
+            stack.enter_context(occupied(spec.data_dir))
     stop = StopSignals()
     processes = ProcessSet(report=warn, restart_clean_ends=False)
     environment = child_environment(settings, {})
@@ -75,13 +86,13 @@ def gpu() -> int:
 @click.argument("name")
 def worker(name: str) -> None:
     """Run the worker of one GPU (NAME is gpu0, gpu1, ...)."""
-    run_gpu_worker(_ready_settings(), name)
+    run_gpu_worker(_ready_settings(uses_files=True), name)
 
 
 @click.command()
 def io() -> None:
     """Run an io worker: uploads, webhooks, upkeep."""
-    run_io_worker(_ready_settings())
+    run_io_worker(_ready_settings(uses_files=True))
 
 
 @click.command()
@@ -108,10 +119,20 @@ def migrate() -> None:
     warn("the ledger has the tables of this version.")
 
 
-def _ready_settings() -> Settings:
-    """The settings, once broker and ledger are there."""
+def _ready_settings(*, uses_files: bool = False) -> Settings:
+    """The settings, once broker and ledger are there.
+
+    Parameters:
+      uses_files: the process puts files into storage, or takes some from there.
+    """
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
     settings = load_settings()
     make_data_dir(settings)
     wait_for_needs(settings, warn)
+    if not is_told_already():
+        for line in (data_dir_advice(settings), *broker_advice(settings)):
+            if line:
+                warn(line)
+    if uses_files:
+        settle_storage(settings, warn)
     return settings

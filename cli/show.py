@@ -19,7 +19,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TransferSpeedColumn,
 )
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from cli.client import Job
@@ -57,12 +57,12 @@ class Screen:
         return JobProgress(self)
 
     @contextmanager
-    def download(self, name: str) -> Iterator[OnBytes | None]:
-        """A bar for one download, to be used in a `with`: on a terminal, and gone when the file is there."""
+    def transfer(self, name: str) -> Iterator[OnBytes | None]:
+        """A bar for one file on its way, to be used in a `with`: on a terminal, and gone when the file is there."""
         if not self.is_terminal:
             yield None
             return
-        bar = _download_bar(self.console)
+        bar = _transfer_bar(self.console)
         task = bar.add_task(printable(name), total=None)
         with bar:
             yield lambda received, total: bar.update(task, completed=received, total=total)
@@ -75,7 +75,8 @@ class JobProgress:
         self._screen = screen
         self._bar = _bar(screen.console) if screen.is_terminal else None
         self._task = self._bar.add_task("queued", total=1.0, detail="") if self._bar else None
-        self._status, self._node = "", ""
+        self._said: tuple[str, Any] = ("", None)
+        self._node = ""
         self._said_value = 0.0
 
     def __enter__(self) -> JobProgress:
@@ -90,19 +91,20 @@ class JobProgress:
     def __call__(self, event: Event) -> None:
         """Take one event of the job's stream."""
         if event.name == "status":
-            self._on_status(str(event.data.get("status")), event.data.get("queue_position"))
+            self._on_status(str(event.data.get("status")), event.data)
         elif event.name == "progress":
             self._on_progress(event.data)
 
-    def _on_status(self, status: str, position: Any) -> None:
-        words = f"{status} (place {position} in the queue)" if status == "queued" and position else status
+    def _on_status(self, status: str, data: Mapping[str, Any]) -> None:
+        place = describe_place(data) if status == "queued" else ""
+        words = f"{status} ({place})" if place else status
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, description=printable(words))
             if status == "succeeded":
                 self._bar.update(self._task, completed=1.0, detail="")
-        elif words != self._status:
+        elif (status, data.get("queue_position")) != self._said:
             self._screen.line(words)
-        self._status = words
+        self._said = (status, data.get("queue_position"))
 
     def _on_progress(self, data: Mapping[str, Any]) -> None:
         value, detail, node = float(data.get("value") or 0), describe_progress(data), str(data.get("current_node"))
@@ -114,8 +116,26 @@ class JobProgress:
             self._node = node
 
 
+def describe_place(data: Mapping[str, Any]) -> str:
+    """For people: `place 3 in the queue, begins in about 2 min`; empty where nothing is said about it."""
+    position, wait_ms = data.get("queue_position"), data.get("estimated_wait_ms")
+    if not position:
+        return ""
+    wait = f", begins in about {about(wait_ms / 1000)}" if isinstance(wait_ms, (int, float)) else ""
+    return f"place {position} in the queue{wait}"
+
+
+def about(seconds: float) -> str:
+    """A time as people say it: `12 s`, `4 min`, `2.5 h`."""
+    if seconds < 99.5:
+        return f"{max(1, round(seconds))} s"
+    if seconds < 99.5 * 60:
+        return f"{round(seconds / 60)} min"
+    return f"{seconds / 3600:.1f} h"
+
+
 def describe_progress(data: Mapping[str, Any]) -> str:
-    """For people: `KSampler (node 3), step 9/20, 4 of 7 nodes done`."""
+    """For people: `KSampler (node 3), step 9/20, 4 of 7 nodes done, about 12 s left`."""
     parts = []
     if data.get("current_node"):
         parts.append(f"{data.get('current_node_class') or 'node'} (node {data['current_node']})")
@@ -123,6 +143,8 @@ def describe_progress(data: Mapping[str, Any]) -> str:
         parts.append(f"step {data.get('step') or 0}/{data['steps']}")
     if data.get("nodes_total"):
         parts.append(f"{data.get('nodes_done') or 0} of {data['nodes_total']} nodes done")
+    if isinstance(data.get("remaining_s"), (int, float)):
+        parts.append(f"about {about(data['remaining_s'])} left")
     return ", ".join(parts)
 
 
@@ -132,14 +154,25 @@ def describe_job(screen: Screen, job: Job) -> None:
     for word in ("created_at", "started_at", "completed_at"):
         if job.get(word):
             screen.line(f"  {word.removesuffix('_at'):10} {job[word]}")
-    if job.get("queue_position"):
-        screen.line(f"  place      {job['queue_position']} in the queue")
+    if place := describe_place(job):
+        screen.line(f"  waits      {place}")
     if job["status"] == "running" and job.get("progress"):
         progress = job["progress"]
         screen.line(f"  progress   {float(progress.get('value') or 0):.0%}  {describe_progress(progress)}")
+    describe_attempts(screen, job)
     for output in job.get("outputs") or []:
         screen.line(f"  output     {output.get('name')}  {output.get('content_type')}  {output.get('url')}")
     describe_error(screen, job)
+
+
+def describe_attempts(screen: Screen, job: Mapping[str, Any]) -> None:
+    """Where it runs, or ran last, and where it was lost before."""
+    if job.get("instance"):
+        gpu = f" ({job['gpu']})" if job.get("gpu") else ""
+        screen.line(f"  on         {job['instance']}{gpu}, attempt {job.get('attempt')}")
+    for loss in job.get("losses") or []:
+        gpu = f" ({loss['gpu']})" if loss.get("gpu") else ""
+        screen.line(f"  lost       {loss.get('code')} on {loss.get('instance')}{gpu} at {loss.get('at')}")
 
 
 def describe_task(screen: Screen, task: Mapping[str, Any], paths: Sequence[str]) -> None:
@@ -184,17 +217,22 @@ def list_jobs(screen: Screen, jobs: list[Job]) -> None:
         for row in rows:
             print("\t".join(printable(cell) for cell in row))
         return
-    table = Table("id", "status", "created", "progress", "outputs", box=None, pad_edge=False)
+    # Whatever the terminal's width, an id is there whole: it is what every other command takes.
+    table = Table(Column("id", no_wrap=True, min_width=36), *HEADINGS[1:], box=None, pad_edge=False)
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row), style=COLORS.get(row[1], ""))
     screen.console.print(table)
+
+
+HEADINGS = ("id", "status", "created", "progress", "outputs", "template")
 
 
 def _row(job: Job) -> tuple[str, ...]:
     progress = job.get("progress") or {}
     percent = f"{float(progress.get('value') or 0):.0%}" if progress else "-"
     created = str(job.get("created_at") or job.get("create_time") or "-")
-    return str(job["id"]), str(job["status"]), created, percent, str(len(job.get("outputs") or []))
+    count = str(len(job.get("outputs") or []))
+    return str(job["id"]), str(job["status"]), created, percent, count, str(job.get("template") or "-")
 
 
 def _bar(console: Console) -> Progress:
@@ -209,7 +247,7 @@ def _bar(console: Console) -> Progress:
     )
 
 
-def _download_bar(console: Console) -> Progress:
+def _transfer_bar(console: Console) -> Progress:
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=30),

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cli.broker import broker_lock, broker_spec, start_broker, stop_broker
+from cli.needs import settle_storage
 from cli.processes import ProcessSet, ProcessSpec, StopSignals
 from comfy.spec import REPOSITORY_ROOT, InstanceSpec
 from core.errors import ConfigurationError
@@ -23,6 +24,11 @@ from tasks.gpus import plan_instances
 GIVE_BACK_S = 15.0
 #: Idle processes end within about two seconds; who takes longer has a reason that people want to hear.
 HINT_AFTER_S = 3.0
+#: Settings that name a file or directory, which may be given relative to where we are.
+PATHS = (
+    *("storage_dir", "workflows_dir", "models_dir", "warmup_workflow", "ca_bundle"),
+    *("comfyui_dir", "comfyui_python"),
+)
 WILDCARDS = ("0.0.0.0", "::")
 RELATIVE_SQLITE = "sqlite:///"
 
@@ -67,9 +73,10 @@ def child_environment(settings: Settings, overrides: Mapping[str, str]) -> dict[
     environment = {name: ours[name] for name in ours if not (name.endswith("_FILE") and name[:-5] in ours)}
     environment |= overrides
     environment["FLEET_DATA_DIR"] = str(settings.data_dir)
-    for name, path in (("COMFYUI_DIR", settings.comfyui_dir), ("COMFYUI_PYTHON", settings.comfyui_python)):
+    for name in PATHS:
+        path: Path | None = getattr(settings, name)
         if path is not None:
-            environment[f"FLEET_{name}"] = str(path.expanduser().absolute())
+            environment[f"FLEET_{name.upper()}"] = str(path.expanduser().absolute())
     if settings.database_url.startswith(RELATIVE_SQLITE):
         environment["FLEET_DATABASE_URL"] = RELATIVE_SQLITE + str(
             Path(settings.database_url.removeprefix(RELATIVE_SQLITE)).absolute()
@@ -114,6 +121,7 @@ class Stack:
             # After the lock: another fleet in this directory is the better explanation of a taken port.
             check_ports(self.settings)
             migrate(self.settings)
+            settle_storage(self.settings, self._report)
             try:
                 self._start()
                 yield

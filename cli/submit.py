@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from cli.client import RequestRefused
+from cli.client import Client, Job, RequestRefused
 from cli.commands import (
     DEFAULT_FOLDER,
     follow,
@@ -34,6 +34,7 @@ from cli.task_values import (
     read_graph,
     read_workflow,
 )
+from cli.uploads import with_uploads
 from core.errors import InvalidRequest
 
 
@@ -55,6 +56,7 @@ from core.errors import InvalidRequest
 @click.option(
     "--wait/--no-wait", default=None, help="FILE: follow it to its end (default), or return when it is queued."
 )
+@click.option("--upload/--no-upload", default=True, help="Upload files of this machine that loaders name (default).")
 @server_option
 @json_option
 def submit(
@@ -62,6 +64,7 @@ def submit(
     workflow: str | None,
     output: Path | None,
     wait: bool | None,
+    upload: bool,
     server: str | None,
     as_json: bool,
     **given: Any,
@@ -71,7 +74,7 @@ def submit(
     \b
     fleet submit FILE
         Run the graph in FILE (API format; - is stdin), show its progress,
-        and save its outputs in the folder --output.
+        and save its outputs in the folder --output, under the job's id.
     fleet submit --workflow FILE|NAME --output RESULT.json ...
         Queue a graph, or a workflow of the server, as a task. Write the
         answer to RESULT.json, print the task's id alone, and do not wait:
@@ -86,24 +89,32 @@ def submit(
             raise click.UsageError("Name a FILE to run, or a task's --workflow.")
         if stray := [name for name, value in given.items() if value]:
             raise click.UsageError(f"--{stray[0].removesuffix('s')} belongs to a task: name its graph by --workflow.")
-        return _run_graph(file, output or DEFAULT_FOLDER, server, wait=wait is not False, as_json=as_json)
+        is_waited_for = wait is not False
+        return _run_graph(file, output or DEFAULT_FOLDER, server, wait=is_waited_for, upload=upload, as_json=as_json)
     if file is not None:
         raise click.UsageError("Name a FILE to run, or a task's --workflow, not both.")
     if wait:
         raise click.UsageError("A task is not waited for: use fleet watch ID, or fleet download-all.")
     if output is None:
         raise click.UsageError("A task needs --output RESULT.json, the file that its answer is written to.")
-    return _queue_task(workflow, output, server, given, as_json=as_json)
+    return _queue_task(workflow, output, server, given, upload=upload, as_json=as_json)
 
 
-def _run_graph(file: Any, folder: Path, server: str | None, *, wait: bool, as_json: bool) -> int:
+def _run_graph(file: Any, folder: Path, server: str | None, *, wait: bool, upload: bool, as_json: bool) -> int:
     if is_file(folder):
         raise click.BadParameter(f"Directory '{folder}' is a file.", param_hint="'--output'")
     screen = Screen(json_on_stdout=as_json)
     client = open_client(server)
     workflow = read_workflow(file.read(), file.name)
-    with _explained(screen, as_json=as_json):
+    if upload:
+        workflow = with_uploads(workflow, Path(file.name).parent, client, screen)
+    with explained(screen, as_json=as_json):
         job = client.submit(workflow)
+    return see_through(client, job, folder, screen, wait=wait, as_json=as_json)
+
+
+def see_through(client: Client, job: Job, folder: Path, screen: Screen, *, wait: bool, as_json: bool) -> int:
+    """Follow a job that was just queued to its files; returns the exit status."""
     if not wait:
         print_json(job) if as_json else screen.line(f"{job['id']}  {job['status']}")
         return EXIT_OK
@@ -115,7 +126,9 @@ def _run_graph(file: Any, folder: Path, server: str | None, *, wait: bool, as_js
     return exit_status_of(job["status"])
 
 
-def _queue_task(workflow: str, output: Path, server: str | None, given: Mapping[str, Any], *, as_json: bool) -> int:
+def _queue_task(
+    workflow: str, output: Path, server: str | None, given: Mapping[str, Any], *, upload: bool, as_json: bool
+) -> int:
     # On stdout stands the id and nothing else.
     screen = Screen(json_on_stdout=True)
     flags = {name: given[name] for name in FLAGS if given[name] is not None}
@@ -127,8 +140,11 @@ def _queue_task(workflow: str, output: Path, server: str | None, given: Mapping[
         flags, asked = fitted(graph, flags, others), flags
         for name in [name for name in asked if name not in flags]:
             screen.line(f"--{name} is not used: {{{{{name.upper()}}}}} stands nowhere in {workflow}.")
-    tasks = TaskClient(open_client(server))
-    with result_file(output) as write, _explained(screen, as_json=as_json):
+    client = open_client(server)
+    tasks = TaskClient(client)
+    with result_file(output) as write, explained(screen, as_json=as_json):
+        if graph is not None and upload:
+            graph = with_uploads(graph, file.parent, client, screen)
         name = _server_workflow(tasks, workflow, screen) if graph is None else ""
         if image is not None and "user_img" in flags:
             flags["user_img"] = tasks.upload(image)
@@ -158,7 +174,7 @@ def _server_workflow(tasks: TaskClient, workflow: str, screen: Screen) -> str:
 
 
 @contextmanager
-def _explained(screen: Screen, *, as_json: bool) -> Iterator[None]:
+def explained(screen: Screen, *, as_json: bool) -> Iterator[None]:
     """When the server refuses a graph, say node by node why before the error goes on."""
     try:
         yield

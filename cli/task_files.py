@@ -13,6 +13,7 @@ from cli.client import RequestRefused
 from cli.commands import json_option, open_client, print_json, server_option
 from cli.exits import EXIT_FAILED, EXIT_OK
 from cli.files import result_file
+from cli.job_ids import whole_id, whole_path
 from cli.show import Screen, describe_task, printable, warn
 from cli.task_client import ENDED, Task, TaskClient, file_paths
 from core.errors import InvalidBody, InvalidRequest
@@ -44,7 +45,8 @@ def query(task_id: str, output: Path, as_json: bool, server: str | None) -> int:
     or timed out; 2 there is no such task; 4 no server.
     """
     with result_file(output) as write:
-        task = TaskClient(open_client(server)).task(task_id)
+        client = open_client(server)
+        task = TaskClient(client).task(whole_id(client, task_id))
         write(task)
     if as_json:
         print_json({"task_id": task["id"], "status": task["status"], "file_paths": file_paths(task)})
@@ -59,7 +61,8 @@ def query(task_id: str, output: Path, as_json: bool, server: str | None) -> int:
 @server_option
 def download(path: str, folder: Path, server: str | None) -> int:
     """Fetch one file of a task, and print where it is."""
-    _save(TaskClient(open_client(server)), path, folder, Screen(json_on_stdout=True))
+    client = open_client(server)
+    _save(TaskClient(client), whole_path(client, path), folder, Screen(json_on_stdout=True))
     return EXIT_OK
 
 
@@ -75,7 +78,8 @@ def download_all(task_id: str, folder: Path, wait: bool, server: str | None) -> 
     Exit status: 0 all are here; 1 it has not ended, or ended without success,
     or a file is gone; 2 there is no such task; 4 no server.
     """
-    tasks = TaskClient(open_client(server))
+    client = open_client(server)
+    tasks, task_id = TaskClient(client), whole_id(client, task_id)
     screen = Screen(json_on_stdout=True)
     task = _awaited(tasks, task_id, screen) if wait else tasks.task(task_id)
     if task["status"] not in ENDED:
@@ -153,7 +157,7 @@ def _save_all(tasks: TaskClient, paths: Sequence[str], folder: Path, screen: Scr
 
 
 def _save(tasks: TaskClient, path: str, folder: Path, screen: Screen) -> None:
-    with screen.download(path.rpartition("/")[2]) as on_bytes:
+    with screen.transfer(path.rpartition("/")[2]) as on_bytes:
         saved = tasks.fetch(path, folder, on_bytes)
     print(printable(saved), flush=True)
 

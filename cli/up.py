@@ -14,6 +14,7 @@ from cli.client import Client
 from cli.credentials import flower_credentials, flower_credentials_file
 from cli.data_dir import make_data_dir
 from cli.log_watch import LogWatch
+from cli.needs import broker_advice
 from cli.processes import TICK_S, StopSignals
 from cli.show import Screen, printable
 from cli.stack import Stack, addresses, first_key
@@ -24,6 +25,7 @@ from core.ledger.instances import HEALTHY
 from core.ledger.seal import load_keys
 from core.outbound import Policy
 from core.settings import Settings, load_settings
+from core.startup import check_api, data_dir_advice
 
 #: After this long without being ready, people are told where to look.
 IMPATIENCE_S = 10.0
@@ -40,11 +42,15 @@ def up() -> int:
     """
     screen = Screen()
     settings = load_settings()
+    check_api(settings)
     make_data_dir(settings)
     load_keys(settings.secret_key.get_secret_value(), settings.data_dir)
     credentials = flower_credentials(settings)
     stack = Stack(settings, overrides={}, report=lambda line: screen.line(line, style="yellow"))
     stop = StopSignals()
+    for line in (data_dir_advice(settings), *broker_advice(settings)):
+        if line:
+            screen.line(line, style="yellow")
     screen.line("Starting ComfyFleet ...")
     with stack.running(stop):
         _watch(stack, screen, stop, credentials)

@@ -13,6 +13,7 @@ from rich.text import Text
 from cli.client import Client, RequestRefused, ServerUnreachable
 from cli.commands import json_option, open_client, print_json, server_option
 from cli.exits import EXIT_OK, EXIT_USAGE
+from cli.job_ids import whole_id
 from cli.show import Screen, printable, warn
 
 STYLES = {"delivered": "green", "dead": "red", "sending": "yellow", "pending": ""}
@@ -38,7 +39,9 @@ def webhooks() -> None:
 @json_option
 def list_command(server: str | None, state: str | None, job_id: str | None, limit: int, as_json: bool) -> int:
     """List deliveries, the newest first."""
-    found = _newest(open_client(server), limit, state=state, job_id=job_id)
+    client = open_client(server)
+    job_id = None if job_id is None else whole_id(client, job_id)
+    found = _newest(client, limit, state=state, job_id=job_id)
     if as_json:
         print_json(found)
     else:

@@ -76,8 +76,10 @@ class ComfyClient:
 
     def queue_remaining(self) -> int:
         """How many prompts are pending or running. The cheapest question there is, so also the liveness probe."""
-        info = _object(json_of(self._http.get("/prompt"))).get("exec_info")
-        return int(_object(info).get("queue_remaining", 0))
+        info = _object(_object(json_of(self._http.get("/prompt"))).get("exec_info"))
+        if not isinstance(info.get("queue_remaining"), int):
+            raise ComfyUnavailable("what answers GET /prompt is not a ComfyUI")
+        return int(info["queue_remaining"])
 
     def system_stats(self) -> dict[str, Any]:
         """`{"system": {...}, "devices": [...]}`. Queries the GPU driver: not for frequent use."""
@@ -93,11 +95,22 @@ class ComfyClient:
         path = f"/object_info/{quote(node_class, safe='')}" if node_class else "/object_info"
         return _object(json_of(self._http.get(path)))
 
-    def capabilities(self) -> Capabilities:
+    def node_replacements(self) -> dict[str, str]:
+        """`{class: class}`: what newer servers put in the place of classes that are gone; `{}` for all others."""
+        response = self._http.get("/node_replacements")
+        try:
+            found = _object(json_of(response)) if response.status_code == requests.codes.ok else {}
+        except ComfyUnavailable:
+            # Older servers have no such route, and some proxy answers for them.
+            return {}
+        firsts = {old: each[0] for old, each in found.items() if isinstance(each, list) and each}
+        return {old: str(one["new_node_id"]) for old, one in firsts.items() if "new_node_id" in one}
+
+    def capabilities(self, *, read_timeout_s: float | None = None) -> Capabilities:
         """What this server can do. Asked once, with four requests, until `forget_capabilities`."""
         with self._capabilities_lock:
             if self._capabilities is None:
-                self._capabilities = self._detect()
+                self._capabilities = self._detect(read_timeout_s)
             return self._capabilities
 
     def forget_capabilities(self) -> None:
@@ -145,7 +158,7 @@ class ComfyClient:
 
     def find(self, prompt_id: str, *, read_timeout_s: float | None = None) -> Place | None:
         """Where a prompt is; None if this process does not know it (any more)."""
-        if self.capabilities().jobs_api:
+        if self.capabilities(read_timeout_s=read_timeout_s).jobs_api:
             response = self._http.get(f"/api/jobs/{prompt_id}", read_timeout_s=read_timeout_s)
             if response.status_code == requests.codes.not_found:
                 return None
@@ -174,7 +187,7 @@ class ComfyClient:
 
         Stopping is cooperative: a running node notices at its next progress step, some never do; the history tells.
         """
-        capabilities = self.capabilities()
+        capabilities = self.capabilities(read_timeout_s=read_timeout_s)
         if capabilities.cancel_api:
             self._command(f"/api/jobs/{prompt_id}/cancel", {}, read_timeout_s)
             return
@@ -249,7 +262,15 @@ class ComfyClient:
             try:
                 yield from response.iter_content(_CHUNK_BYTES)
             except requests.RequestException as exc:
-                raise ComfyUnavailable(f"ComfyUI at {self.base_url} broke off while sending {item.filename}") from exc
+                raise ComfyUnavailable(f"ComfyUI broke off while sending {item.filename}") from exc
+
+    def has(self, item: OutputItem) -> bool:
+        """Whether the server would hand this output file out."""
+        params = {"filename": item.filename or "", "subfolder": item.subfolder or "", "type": item.type or "output"}
+        with self._http.get("/view", params=params, stream=True) as response:
+            if response.status_code >= requests.codes.server_error:
+                raise unexpected(response)
+            return bool(response.status_code == requests.codes.ok)
 
     def download(self, item: OutputItem, target: Path) -> int:
         """Copy an output file to `target`, whole or not at all; returns its size in bytes. Raises as `view`."""
@@ -268,8 +289,10 @@ class ComfyClient:
         if response.status_code != requests.codes.ok:
             raise unexpected(response)
 
-    def _detect(self) -> Capabilities:
-        system = _object(self.system_stats().get("system"))
+    def _detect(self, read_timeout_s: float | None) -> Capabilities:
+        # The first question may go unanswered, then none of the others is asked.
+        answer = self._http.get("/system_stats", read_timeout_s=read_timeout_s)
+        system = _object(_object(json_of(answer)).get("system"))
         jobs_api = self._http.get("/api/jobs", params={"limit": "1"}).status_code == requests.codes.ok
         cancel_api = False
         if jobs_api:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import socket
@@ -15,6 +16,7 @@ from urllib.parse import urlsplit
 import websocket
 
 from comfy.frames import Event, Preview, decode_binary, decode_text
+from core.background import Loop, failure_of
 from core.errors import ComfyUnavailable
 
 logger = logging.getLogger(__name__)
@@ -27,6 +29,31 @@ _LAST_RETRY_S = 5.0
 _GREETING_S = 2.0
 #: Previews name their prompt and node only if this is the very first text frame we send (0.3.45 and newer).
 _FEATURE_FLAGS = json.dumps({"type": "feature_flags", "data": {"supports_preview_metadata": True}})
+
+
+def problem_of(base_url: str) -> str | None:
+    """Why the server's websocket cannot be used, None if it can. Tries once, for some seconds at most."""
+    events = EventSocket(base_url, on_frame=lambda _frame: None, on_lost=lambda _client_id: None)
+    try:
+        events.ensure_connected()
+    except ComfyUnavailable as exc:
+        return exc.message
+    finally:
+        events.close()
+    return None
+
+
+def _vain(error: Exception) -> str | None:
+    """Why there is no use in waiting for another attempt; None if that may well succeed: a server that restarts."""
+    if isinstance(error, websocket.WebSocketTimeoutException):
+        # One client that does not read stalls the events of all, for as long as it lives.
+        return "its websocket accepts connections but sends nothing"
+    if isinstance(error, websocket.WebSocketBadStatusException):
+        # A proxy in between that does not pass websockets on, or wants to know who asks.
+        return f"its websocket is answered with {error.status_code}"
+    if isinstance(error, websocket.WebSocketException):
+        return "its websocket is closed at once"
+    return "its websocket does not answer" if isinstance(error, TimeoutError) else None
 
 
 class EventSocket:
@@ -53,11 +80,13 @@ class EventSocket:
         self._changed = threading.Condition()
         self._client_id: str | None = None
         self._failures = 0
-        self._deaf = False
+        #: Why the last attempt had no success, if another is most likely no better: prompts do not wait for it.
+        self._vain: str | None = None
         self._closing = False
         self._wanted = threading.Event()
         self._connection: websocket.WebSocket | None = None
-        self._thread: threading.Thread | None = None
+        self._retry_s = _FIRST_RETRY_S
+        self._loop = Loop("comfy-events", self._serve)
 
     @property
     def client_id(self) -> str | None:
@@ -75,9 +104,8 @@ class EventSocket:
             return self._client_id
         with self._changed:
             self._start_thread()
-            if self._deaf:
-                # One client that does not read stalls the events of all, for as long as it lives: no use in waiting.
-                raise ComfyUnavailable(f"{self._url} accepts connections but sends nothing")
+            if self._vain is not None:
+                raise ComfyUnavailable(self._vain)
             failures = self._failures
             self._wanted.set()
             self._changed.wait_for(
@@ -85,7 +113,7 @@ class EventSocket:
                 timeout=self._connect_timeout_s + _GREETING_S,
             )
             if self._client_id is None:
-                raise ComfyUnavailable(f"no websocket connection to {self._url}")
+                raise ComfyUnavailable(self._vain or "there is no connection to ComfyUI's websocket")
             return self._client_id
 
     def reconnect(self) -> None:
@@ -96,41 +124,37 @@ class EventSocket:
         """End the connection and the thread. Idempotent."""
         with self._changed:
             self._closing = True
-            thread, self._thread = self._thread, None
+        self._loop.end()
         self._wanted.set()
         self._abort()
-        if thread is not None and thread is not threading.current_thread():
-            thread.join()
+        self._loop.join()
 
     def _start_thread(self) -> None:
         if self._closing:
             raise ComfyUnavailable("the session is closed")
-        if self._thread is None or not self._thread.is_alive():
-            self._thread = threading.Thread(target=self._run, name="comfy-events", daemon=True)
-            self._thread.start()
+        self._loop.start()
 
-    def _run(self) -> None:
-        retry_s = _FIRST_RETRY_S
-        while not self._closing:
-            self._wanted.clear()
-            client_id = str(uuid.uuid4())
-            live = False
-            try:
-                with self._connect(client_id) as connection:
-                    self._publish(client_id)
-                    live = True
-                    retry_s = _FIRST_RETRY_S
-                    self._read(connection)
-            except _SOCKET_ERRORS as exc:
-                logger.debug("websocket %s ended: %s", self._url, exc)
-                self._deaf = isinstance(exc, websocket.WebSocketTimeoutException)
-            finally:
-                self._publish(None)
-                if live:
-                    self._on_lost(client_id)
-            if not self._closing:
-                self._wanted.wait(retry_s)
-                retry_s = min(2 * retry_s, _LAST_RETRY_S)
+    def _serve(self) -> None:
+        """One connection, from its beginning to its end."""
+        self._wanted.clear()
+        client_id = str(uuid.uuid4())
+        live = False
+        try:
+            with self._connect(client_id) as connection:
+                self._publish(client_id)
+                live = True
+                self._retry_s = _FIRST_RETRY_S
+                self._read(connection)
+        except _SOCKET_ERRORS as exc:
+            logger.debug("websocket %s ended: %s", self._url, exc)
+            self._vain = None if live else _vain(exc)
+        finally:
+            self._publish(None)
+            if live:
+                self._on_lost(client_id)
+        if not self._closing:
+            self._wanted.wait(self._retry_s)
+            self._retry_s = min(2 * self._retry_s, _LAST_RETRY_S)
 
     @contextlib.contextmanager
     def _connect(self, client_id: str) -> Iterator[websocket.WebSocket]:
@@ -193,7 +217,8 @@ class EventSocket:
         while not self._closing:
             frame = self._receive(connection)
             if frame is not None:
-                self._on_frame(frame)
+                # One frame that its reader stumbles over must not cost the connection, and with it all later events.
+                failure_of(functools.partial(self._on_frame, frame), "comfy-events")
 
     def _receive(self, connection: websocket.WebSocket) -> Event | Preview | None:
         opcode, payload = connection.recv_data()
@@ -211,7 +236,7 @@ class EventSocket:
             if client_id is None:
                 self._failures += 1
             else:
-                self._deaf = False
+                self._vain = None
             self._changed.notify_all()
 
     def _abort(self) -> None:

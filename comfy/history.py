@@ -52,7 +52,7 @@ class History:
             if event == "execution_error" and data.get("exception_type") != BLOCKED:
                 return node_failure(data)
             if event == "execution_interrupted":
-                return PromptInterrupted(f"the prompt was interrupted at node {data.get('node_id')}")
+                return _interruption(data)
         if self.status == "error":
             return PromptFailed("ComfyUI reports an error but not which one")
         return None
@@ -92,6 +92,12 @@ def node_failure(data: Mapping[str, Any]) -> FleetError:
     if _out_of_memory(kind, message):
         return ComfyOutOfMemory(message, node_id, node_class, traceback)
     return PromptFailed(message, node_id, node_class, kind, traceback)
+
+
+def _interruption(data: Mapping[str, Any]) -> PromptInterrupted:
+    """Whoever waits for the prompt knows whether it was us; a node may also do it by itself."""
+    node_id, node_class = _text(data.get("node_id")), _text(data.get("node_type"))
+    return PromptInterrupted(f"somebody interrupted the prompt in ComfyUI, at node {node_id}", node_id, node_class)
 
 
 def _out_of_memory(kind: str | None, message: str) -> bool:

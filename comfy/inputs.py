@@ -12,10 +12,10 @@ from core.errors import PromptRejected
 def stage(client: ComfyClient, files: Mapping[str, Path | bytes]) -> None:
     """Upload the input files of one job. A second attempt overwrites what the first has sent.
 
-    ComfyUI has no way to delete them again: the owner of its input folder does.
+    ComfyUI has no way to delete them again; they can be written over with nothing.
 
     Parameters:
-      files: `{"<job id>/<name>": content}`, by the names the graph has for them.
+      files: `{name: content}`, relative to the input folder, by the names the graph has for them.
     Raises:
       PromptRejected: the server refuses a file, mostly for its size, or has put it elsewhere.
       ComfyUnavailable: the server does not answer.

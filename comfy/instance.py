@@ -6,6 +6,7 @@ import contextlib
 import logging
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -33,6 +34,8 @@ logger = logging.getLogger(__name__)
 PROBE_TIMEOUT_S = 5.0
 #: Pause between two looks at an instance that starts.
 READY_POLL_S = 0.1
+#: The longest pause between two looks at an attached instance that does not answer.
+ATTACHED_POLL_S = 3.0
 #: Starts with another port when the chosen one was taken before ComfyUI could listen on it.
 PORT_TRIES = 3
 
@@ -118,21 +121,27 @@ class Instance:
                 raise ComfyUnavailable(f"Cannot start {self.spec.name}: {exc}") from exc
             logger.info("%s: started %s as process %d", self.spec.name, self.spec.kind, self._run.child.pid)
 
-    def wait_ready(self, cancel: threading.Event | None = None) -> None:
-        """Block until the instance answers.
+    def wait_ready(
+        self, cancel: threading.Event | None = None, *, on_wait: Callable[[str], None] | None = None
+    ) -> None:
+        """Block until the instance answers; one that is attached is waited for without a limit.
 
         Parameters:
           cancel: gives up when set.
+          on_wait: told each time why an attached instance does not answer.
         Raises:
           ComfyUnavailable: the process ended (with how, and the tail of its log), `start_timeout_s` passed, or `cancel`
             was set. The process is left as it is.
         """
         cancel = cancel or threading.Event()
+        if self.is_attached:
+            self._wait_attached(cancel, on_wait)
+            return
         deadline = time.monotonic() + self.spec.start_timeout_s
         tries_left = PORT_TRIES - 1
         while not self._is_ready():
             if cancel.wait(READY_POLL_S):
-                raise ComfyUnavailable(f"{self.spec.name}: the start was called off.")
+                raise self._called_off()
             if time.monotonic() > deadline:
                 raise ComfyUnavailable(self._with_log(f"did not answer within {self.spec.start_timeout_s:g} s"))
             if not self.is_alive:
@@ -143,8 +152,14 @@ class Instance:
 
     def probe(self) -> bool:
         """Whether it is alive and answers `GET /prompt`; at most about `probe_timeout_s` (5 s)."""
+        return self.problem() is None
+
+    def problem(self) -> ComfyUnavailable | None:
+        """Why `probe` fails, or None if it does not; in the same time."""
         base_url = self.base_url
-        return base_url is not None and self.is_alive and _answers(base_url, self._probe_timeout_s)
+        if base_url is None or not self.is_alive:
+            return ComfyUnavailable(f"{self.spec.name} {self.how_it_ended()}.")
+        return _problem(base_url, self._probe_timeout_s)
 
     def stop(self, grace_s: float = 5.0) -> None:
         """End the process and everything it started: SIGTERM, and SIGKILL after `grace_s`. May be called at any time.
@@ -208,6 +223,19 @@ class Instance:
         run = self._run
         return self.probe() and (run is None or belongs_to(run.child.pid, run.port))
 
+    def _wait_attached(self, cancel: threading.Event, on_wait: Callable[[str], None] | None) -> None:
+        # Nobody but its owner can start it, and a server that is too busy to answer keeps each try in its queue.
+        pause_s = READY_POLL_S
+        while (problem := self.problem()) is not None:
+            if on_wait is not None:
+                on_wait(f"{self.spec.name}: {problem.message}.")
+            if cancel.wait(pause_s):
+                raise self._called_off()
+            pause_s = min(2 * pause_s, ATTACHED_POLL_S)
+
+    def _called_off(self) -> ComfyUnavailable:
+        return ComfyUnavailable(f"{self.spec.name}: the start was called off.")
+
     def _lost_its_port(self) -> bool:
         run = self._run
         return run is not None and self.spec.port is None and not is_free(run.port)
@@ -219,12 +247,12 @@ class Instance:
         return f"{self.spec.name} {what}." + (f"\nThe end of {self.log_path}:\n{lines}" if lines else "")
 
 
-def _answers(base_url: str, timeout_s: float) -> bool:
+def _problem(base_url: str, timeout_s: float) -> ComfyUnavailable | None:
     client = ComfyClient(base_url, connect_timeout_s=timeout_s, read_timeout_s=timeout_s)
     # A new connection each time: one that was accepted long ago says less about a server than one accepted now.
     with contextlib.closing(client):
         try:
             client.queue_remaining()
-        except ComfyUnavailable:
-            return False
-    return True
+        except ComfyUnavailable as exc:
+            return exc
+    return None

@@ -6,7 +6,7 @@ import threading
 from collections import deque
 
 from comfy.frames import Preview
-from comfy.progress import Progress
+from comfy.progress import Progress, PromptListener
 
 _MAX_PREVIEWS = 256
 
@@ -21,6 +21,7 @@ class Mailbox:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._told_started = False
         self._progress: Progress | None = None
         self._previews: deque[Preview] = deque(maxlen=_MAX_PREVIEWS)
 
@@ -37,8 +38,18 @@ class Mailbox:
                 self._previews.pop()
             self._previews.append(preview)
 
-    def take(self) -> tuple[Progress | None, list[Preview]]:
-        """Take everything out."""
+    def deliver(self, listener: PromptListener, *, has_started: bool) -> None:
+        """Tell a listener, in its own thread, whatever it was not told yet."""
+        if has_started and not self._told_started:
+            self._told_started = True
+            listener.on_started()
+        progress, previews = self._take()
+        for preview in previews:
+            listener.on_preview(preview.node_id, preview.content_type, preview.payload)
+        if progress is not None:
+            listener.on_progress(progress)
+
+    def _take(self) -> tuple[Progress | None, list[Preview]]:
         with self._lock:
             progress, self._progress = self._progress, None
             previews = list(self._previews)

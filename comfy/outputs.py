@@ -1,7 +1,8 @@
-"""The results in a history entry, as one flat list of files and texts."""
+"""The results in a history entry, as one flat list of files, texts and JSON values."""
 
 from __future__ import annotations
 
+import json
 import mimetypes
 import posixpath
 import re
@@ -48,11 +49,14 @@ _OTHER = "application/octet-stream"
 _STANDARD_TYPES = mimetypes.MimeTypes()
 #: A path may name its folder: `mesh.glb [output]`.
 _ANNOTATED = re.compile(r"^(?P<path>.+?) \[(?P<folder>output|temp|input)\]$")
+#: Keys that say something about the files beside them, or that there is nothing yet.
+_FLAGS = frozenset({"animated", "unfinished_batch"})
+_JSON = "application/json"
 
 
 @dataclass(frozen=True, kw_only=True)
 class OutputItem:
-    """One result of one node: a file on the instance, or an inline text."""
+    """One result of one node: a file on the instance, or a text, which may be a JSON value."""
 
     #: Id in the submitted graph, also for nodes inside an expansion.
     node_id: str
@@ -64,7 +68,7 @@ class OutputItem:
     #: The folder the file is in; `temp` files are previews and vanish when the instance restarts.
     type: Folder | None = None
     content_type: str = _OTHER
-    #: Only inline texts; then there is no file.
+    #: Only texts, with `content_type` text/plain or application/json; then there is no file.
     text: str | None = None
     #: Whatever else the node said about the item.
     extra: Mapping[str, Any] = field(default_factory=dict)
@@ -77,45 +81,82 @@ def content_type_of(filename: str) -> str:
 
 
 def outputs_of(history: History) -> list[OutputItem]:
-    """All files and inline texts, in the order in which the nodes finished.
+    """All files, texts and values, in the order in which the nodes finished; a file that a node names twice, once.
 
-    Results that came from ComfyUI's cache are included; they look like fresh ones. Nodes may return anything, so
-    whatever is neither a file nor a text of the known forms (flags such as `animated: [true]`, unfinished batches of
-    the VideoHelperSuite, camera data) is left out.
+    Results that came from ComfyUI's cache are included; they look like fresh ones. Nodes may return anything: strings,
+    numbers and booleans become texts, all else JSON. What stands under `text` is one result each, what stands under
+    another key one result together. Left out are null, what is empty, flags such as `animated: [true]`, unfinished
+    batches of the VideoHelperSuite, and the camera data behind a 3D preview's path.
     """
     items: list[OutputItem] = []
     for node_id, results in history.outputs.items():
         owner = _graph_node(history, node_id)
+        named = set()
         for key, values in results.items():
-            items.extend(_items(owner, key, values))
+            for item in _items(owner, key, values):
+                place = (item.type, item.subfolder, item.filename)
+                if item.filename is None or place not in named:
+                    items.append(item)
+                named.add(place)
     return items
 
 
 def _items(node_id: str, key: str, values: object) -> Iterator[OutputItem]:
-    if key == "text" and isinstance(values, str):
-        values = [values]
-    if not isinstance(values, list):
+    values = values if isinstance(values, list) else [values]
+    if key in _FLAGS:
         return
     if key == "result" and values and isinstance(values[0], str):
-        yield from _result_path(node_id, values)
-        return
+        path = _result_path(node_id, values)
+        if path is not None:
+            yield path
+            return
+    rest = []
     for value in values:
         if isinstance(value, dict) and isinstance(value.get("filename"), str) and value["filename"]:
             yield _file(node_id, key, value)
-        elif key == "text" and isinstance(value, str):
-            yield OutputItem(node_id=node_id, kind="text", key=key, content_type="text/plain", text=value)
+        elif key == "text" and value is not None:
+            yield _value(node_id, key, value)
+        elif value not in (None, "", [], {}) and not (isinstance(value, dict) and _FLAGS.issuperset(value)):
+            rest.append(value)
+    if rest:
+        yield _value(node_id, key, rest[0] if len(rest) == 1 else rest)
+
+
+def _value(node_id: str, key: str, value: Any) -> OutputItem:
+    text = value if isinstance(value, str) else _json_text(value)
+    content_type = _JSON if isinstance(value, (list, dict)) else "text/plain"
+    return OutputItem(node_id=node_id, kind="text", key=key, content_type=content_type, text=text)
+
+
+def _json_text(value: Any) -> str:
+    """JSON that every reader takes: ASCII, and with what JSON has no numbers for as text, "NaN" for one."""
+    try:
+        return json.dumps(value, allow_nan=isinstance(value, float))
+    except ValueError:
+        return json.dumps(json.loads(json.dumps(value), parse_constant=str))
+
+
+def file_item(node_id: str, filename: str, subfolder: str) -> OutputItem:
+    """A file of the output folder that its node did not report."""
+    return _file(node_id, "files", {"filename": filename, "subfolder": subfolder, "type": "output"})
 
 
 def _file(node_id: str, key: str, value: Mapping[str, Any]) -> OutputItem:
-    filename = value["filename"]
+    filename, subfolder, folder = value["filename"], str(value.get("subfolder") or ""), value.get("type")
+    annotated = _ANNOTATED.match(filename)
+    if annotated:
+        filename, folder = annotated["path"], annotated["folder"]
+    if "/" in filename.strip("/") and not filename.startswith("/"):
+        # ComfyUI hands files out by their last name only.
+        inner, filename = posixpath.split(filename)
+        subfolder = posixpath.join(subfolder, inner)
     content_type = content_type_of(filename)
-    folder = value.get("type")
     return OutputItem(
         node_id=node_id,
         kind=_kind(key, content_type, filename),
         key=key,
         filename=filename,
-        subfolder=str(value.get("subfolder") or ""),
+        subfolder=subfolder,
         type=folder if folder in ("output", "temp", "input") else "output",
         content_type=content_type,
         extra={name: entry for name, entry in value.items() if name not in ("filename", "subfolder", "type")},
@@ -138,7 +179,7 @@ def _kind(key: str, content_type: str, filename: str) -> Kind:
     return by_key
 
 
-def _result_path(node_id: str, values: list[Any]) -> Iterator[OutputItem]:
+def _result_path(node_id: str, values: list[Any]) -> OutputItem | None:
     """Preview3D returns `[path, camera]` with the path relative to the output folder and no file item at all."""
     path, folder = str(values[0]).replace("\\", "/"), "output"
     annotated = _ANNOTATED.match(path)
@@ -146,9 +187,9 @@ def _result_path(node_id: str, values: list[Any]) -> Iterator[OutputItem]:
         path, folder = annotated["path"], annotated["folder"]
     subfolder, filename = posixpath.split(path)
     if not posixpath.splitext(filename)[1] or path.startswith("/") or ".." in path.split("/"):
-        return
+        return None
     value = {"filename": filename, "subfolder": subfolder, "type": folder, "rest": values[1:]}
-    yield _file(node_id, "result", value)
+    return _file(node_id, "result", value)
 
 
 def _graph_node(history: History, node_id: str) -> str:

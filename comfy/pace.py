@@ -20,11 +20,15 @@ class Pace:
     recheck_s: float = 0.15
     #: How long connections may be refused: a process that is gone does not come back with this prompt.
     refused_s: float = 1.0
-    #: How long the server may not answer at all: loading a model can hold its event loop for tens of seconds.
+    #: How long no connection may come about: a machine that is gone does not answer, not even with a refusal.
     unresponsive_s: float = 90.0
+    #: How long the server may take connections and answer nothing: one call of a node can hold the interpreter's lock,
+    #: and with it the event loop, for many minutes.
+    mute_s: float = 1800.0
     #: How long the history entry of a prompt that has ended may be late.
     late_history_s: float = 5.0
     #: How long a running prompt gets to react to an interrupt before it counts as deaf.
     interrupt_grace_s: float = 30.0
-    #: Limit for one poll's answer.
+    #: Limit for one poll's answer, and while the server is mute: each try is one more connection in its queue.
     answer_s: float = 5.0
+    mute_answer_s: float = 20.0

@@ -8,8 +8,11 @@ from collections.abc import Callable
 from comfy.client import ComfyClient
 from comfy.history import History
 from comfy.pace import Pace
-from comfy.transport import refused
+from comfy.transport import refused, unanswered
 from core.errors import ComfyUnavailable, PromptInterrupted
+
+#: Looks for a prompt after an outage, before it counts as absent: the server may read this question before the prompt.
+_LOOKS = 3
 
 
 class PollClock:
@@ -47,48 +50,118 @@ class PollClock:
         self._pause_s = min(1.5 * self._pause_s, self._pace.poll_last_s)
 
 
+class RunClock:
+    """Since when the run time of a prompt counts, on the monotonic clock.
+
+    Time behind other prompts, whoever posted them, is waiting. Time in which the server runs nothing although the
+    prompt is the next is not: its worker thread may be dead.
+    """
+
+    def __init__(self) -> None:
+        self._started_at = self._vain_since = float("inf")
+
+    @property
+    def began_at(self) -> float:
+        return min(self._started_at, self._vain_since)
+
+    def start(self) -> None:
+        """Count from now: ComfyUI has taken the prompt from its queue, or another limit begins."""
+        self._started_at = time.monotonic()
+        self._vain_since = float("inf")
+
+    def see_pending(self, *, server_is_idle: bool) -> None:
+        """The prompt is the next of ours, and has not been taken."""
+        self._vain_since = min(self._vain_since, time.monotonic()) if server_is_idle else float("inf")
+
+
 class Outage:
     """A time in which the server did not answer."""
 
     def __init__(self, pace: Pace) -> None:
         self._pace = pace
-        self._since: float | None = None
+        #: When it began to fail in this way, by the limit for that.
+        self._since: dict[float, float] = {}
 
     @property
     def lasts(self) -> bool:
-        return self._since is not None
+        return bool(self._since)
+
+    @property
+    def answer_s(self) -> float:
+        """How long to wait for the next answer."""
+        return self._pace.mute_answer_s if self._pace.mute_s in self._since else self._pace.answer_s
 
     def end(self) -> None:
         """It has answered."""
-        self._since = None
+        self._since.clear()
 
     def bear(self, exc: ComfyUnavailable) -> None:
         """Put up with one more missing answer, or raise it; how long depends on how the server fails to answer."""
         now = time.monotonic()
-        self._since = self._since or now
-        limit_s = self._pace.refused_s if refused(exc) else self._pace.unresponsive_s
-        if now - self._since >= limit_s:
+        limit_s = self._limit_s(exc)
+        if now - self._since.setdefault(limit_s, now) >= limit_s:
             raise exc
+
+    def _limit_s(self, exc: ComfyUnavailable) -> float:
+        if refused(exc):
+            return self._pace.refused_s
+        return self._pace.mute_s if unanswered(exc) else self._pace.unresponsive_s
+
+
+def was_taken(client: ComfyClient, prompt_id: str, pace: Pace, lost: ComfyUnavailable) -> bool:
+    """Whether the server has a prompt, of which the answer did not come; waits until it answers again.
+
+    Parameters:
+      lost: how the answer did not come.
+    Raises:
+      ComfyUnavailable: the server does not answer.
+    """
+    outage = Outage(pace)
+    outage.bear(lost)
+    looks_left = _LOOKS if unanswered(lost) else 1
+    while looks_left:
+        try:
+            if client.find(prompt_id, read_timeout_s=outage.answer_s) is not None:
+                return True
+            looks_left -= 1
+        except ComfyUnavailable as exc:
+            outage.bear(exc)
+        if looks_left:
+            time.sleep(pace.recheck_s)
+    return False
 
 
 def final_history(
-    client: ComfyClient, prompt_id: str, patience_s: float, *, was_cancelled: Callable[[], bool]
+    client: ComfyClient, prompt_id: str, pace: Pace, *, told: History | None, was_cancelled: Callable[[], bool]
 ) -> History:
     """Ask for the history of a prompt that has ended until it is there; normally the first answer has it.
 
+    Parameters:
+      told: what the websocket said of it, which counts where somebody cleared the history.
     Raises:
       PromptInterrupted: there is none, since the prompt was cancelled before it ran.
-      ComfyUnavailable: it did not come within `patience_s`.
+      ComfyUnavailable: it did not come within `late_history_s`, or the server does not answer any more: the next
+        prompt may have begun, and keep it from answering for as long as that takes.
     """
-    give_up_at = time.monotonic() + patience_s
+    outage = Outage(pace)
+    missing_since = None
     pause_s = 0.005
     while True:
-        history = client.history(prompt_id)
-        if history is not None:
-            return history
-        if was_cancelled():
+        try:
+            history = client.history(prompt_id)
+        except ComfyUnavailable as exc:
+            outage.bear(exc)
+            pause_s = pace.recheck_s
+        else:
+            outage.end()
+            if history is not None:
+                return history
+            missing_since = missing_since or time.monotonic()
+            if told is not None and time.monotonic() - missing_since >= pace.recheck_s:
+                return told
+        if was_cancelled() and missing_since and told is None:
             raise PromptInterrupted("the prompt was cancelled before it ran")
-        if time.monotonic() >= give_up_at:
-            raise ComfyUnavailable(f"ComfyUI at {client.base_url} has no history of a prompt it finished")
+        if missing_since and time.monotonic() - missing_since >= pace.late_history_s:
+            raise ComfyUnavailable("ComfyUI has no history of a prompt it finished")
         time.sleep(pause_s)
         pause_s = min(2 * pause_s, 0.5)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from comfy.procfs import ProcessIdentity, with_variable
-from comfy.spawner import Order, spawn_from_lasting_thread
+from comfy.spawner import START_LIMIT_S, Order, spawn_from_lasting_thread
 from core.errors import ComfyUnavailable
 
 #: Set to a new value for each start, and inherited by whatever a custom node starts: so the whole family is found
@@ -71,16 +71,31 @@ class Child:
         self.pid_file.unlink(missing_ok=True)
 
 
-def spawn(command: list[str], *, cwd: Path, environment: Mapping[str, str], log: IO[bytes], pid_file: Path) -> Child:
+def spawn(
+    command: list[str],
+    *,
+    cwd: Path,
+    environment: Mapping[str, str],
+    log: IO[bytes],
+    pid_file: Path,
+    limit_s: float = START_LIMIT_S,
+) -> Child:
     """Start a process that the kernel kills when this one dies, and note it in `pid_file`.
 
+    Parameters:
+      limit_s: a start that has not returned by then is given up.
     Raises:
-      ComfyUnavailable: the operating system refused, or the file cannot be written; then nothing runs.
+      ComfyUnavailable: the operating system refused, or did not come back in time, or the file cannot be written; then
+        nothing runs.
     """
     marker = uuid.uuid4().hex
     order = Order(command=command, cwd=cwd, environment={**environment, MARKER_NAME: marker}, log=log)
     try:
-        popen = spawn_from_lasting_thread(order)
+        popen = spawn_from_lasting_thread(order, limit_s=limit_s)
+    except TimeoutError as exc:
+        # Its number is not known; its mark is, if it has come so far.
+        kill_marked(marker)
+        raise ComfyUnavailable(f"Cannot start {command[0]}: {exc}.") from exc
     except (OSError, ValueError) as exc:
         raise ComfyUnavailable(f"Cannot start {command[0]}: {exc}") from exc
     child = Child(popen=popen, marker=marker, pid_file=pid_file, owner_pid=os.getpid())

@@ -30,7 +30,7 @@ class ProcessIdentity:
         fields = _stat(pid)
         if fields is None:
             return None
-        return cls(pid=pid, start_ticks=int(fields[START_TIME]), boot_id=_boot_id())
+        return cls(pid=pid, start_ticks=int(fields[START_TIME]), boot_id=boot_id())
 
     def is_alive(self) -> bool:
         """Whether this very process still runs; one that only waits for its parent to notice its end does not."""
@@ -80,6 +80,14 @@ def io_counters(pid: int) -> dict[str, int] | None:
     return {name: int(value) for name, _, value in (line.partition(": ") for line in lines)}
 
 
+def boot_id() -> str:
+    """Changes with each boot of the machine; empty where it cannot be read."""
+    try:
+        return (PROC / "sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""  # Some sandboxes hide it; the start time still tells processes of one boot apart.
+
+
 def _all_pids() -> Iterator[int]:
     if PROC.is_dir():
         yield from (int(entry.name) for entry in PROC.iterdir() if entry.name.isdigit())
@@ -98,10 +106,3 @@ def _environment(pid: int) -> list[bytes]:
         return (PROC / str(pid) / "environ").read_bytes().split(b"\0")
     except OSError:
         return []
-
-
-def _boot_id() -> str:
-    try:
-        return (PROC / "sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return ""  # Some sandboxes hide it; the start time still tells processes of one boot apart.

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from comfy.frames import Event
+from comfy.work import ExpectedWork, steps_of
 
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """A point in a run. `value` is (finished + cached + running parts) / total, 0..1."""
+    """A point in a run. `value` is the part of its work that is done, 0..1; what the cache serves is no work."""
 
     value: float = 0.0
     nodes_done: int = 0
@@ -22,6 +24,8 @@ class Progress:
     #: Position inside the current node (sampler steps, say); None for nodes that do not count.
     step: int | None = None
     steps: int | None = None
+    #: Seconds of work left, when nodes like all of these have run on this instance before.
+    remaining_s: float | None = None
 
 
 class PromptListener(Protocol):
@@ -43,10 +47,23 @@ class PromptListener(Protocol):
 class ProgressTracker:
     """Follows one prompt. Not thread-safe: only the thread that reads the socket applies events."""
 
-    def __init__(self, graph: Mapping[str, Any], *, nodes_total: int | None = None) -> None:
+    def __init__(
+        self,
+        graph: Mapping[str, Any],
+        *,
+        nodes_total: int | None = None,
+        work: ExpectedWork | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._graph = graph
         self._total = max(1, nodes_total or len(graph))
+        self._work = work or ExpectedWork(seconds=steps_of(graph))
+        self._clock = clock
         self._done: set[str] = set()
+        self._cached: set[str] = set()
+        self._began_s: dict[str, float] = {}
+        #: What each node took that has run to its end.
+        self.seconds: dict[str, float] = {}
         #: `{node id of the graph: (value, max)}` of nodes that run now; several at once with async nodes.
         self._running: dict[str, tuple[float, float]] = {}
         self._current: str | None = None
@@ -69,7 +86,7 @@ class ProgressTracker:
             self._apply_executing(data)
         elif event.kind == "execution_cached":
             nodes = data.get("nodes")
-            self._finish(*(str(node) for node in nodes if node is not None) if isinstance(nodes, list) else ())
+            self._take_cached([str(node) for node in nodes if node is not None] if isinstance(nodes, list) else [])
         elif event.kind == "executed":
             self._finish(str(data.get("node")))
         elif event.kind == "execution_success":
@@ -91,6 +108,7 @@ class ProgressTracker:
         self._current = str(node)
         if self._current in self._graph and self._current not in self._done:
             self._running.setdefault(self._current, (0.0, 1.0))
+            self._began_s.setdefault(self._current, self._clock())
 
     def _apply_state(self, nodes: object) -> None:
         """`{id: {"value", "max", "state", "display_node_id", ...}}` of every node that has started so far."""
@@ -110,20 +128,47 @@ class ProgressTracker:
             return
         if node in self._graph and node not in self._done:
             self._running[node] = (float(value), float(maximum))
+            self._began_s.setdefault(node, self._clock())
         # Every node starts as 0 of 1, which says nothing: only a real count is worth showing.
         if maximum > 1 and (display_node or node) == self._current:
             self._steps = (float(value), float(maximum))
+
+    def _take_cached(self, nodes: list[str]) -> None:
+        self._finish(*nodes)
+        self._cached.update(node for node in nodes if node in self._graph and node not in self.seconds)
 
     def _finish(self, *nodes: str) -> None:
         for node in nodes:
             self._running.pop(node, None)
             # Nodes made by expansion are not in the graph and would count a node more than once.
-            if node in self._graph:
-                self._done.add(node)
+            if node not in self._graph or node in self._done:
+                continue
+            self._done.add(node)
+            if node in self._began_s:
+                self.seconds[node] = self._clock() - self._began_s[node]
 
     def _value(self) -> float:
-        parts = sum(min(value / maximum, 1.0) for value, maximum in self._running.values())
-        return min(1.0, (len(self._done) + parts) / self._total)
+        if len(self._done) >= self._total:
+            return 1.0
+        # Nodes that nothing asks for are in the graph, and do not run.
+        needed = min(1.0, self._total / max(1, len(self._graph)))
+        total = needed * sum(self._work.seconds.values()) - self._seconds_of(self._cached)
+        done = self._seconds_of(self._done - self._cached) + self._running_seconds()
+        return max(0.0, min(1.0, done / total)) if total > 0 else 0.0
+
+    def _remaining_s(self) -> float | None:
+        if not self._work.is_learned or self._total < len(self._graph):
+            return None
+        left = sum(self._work.seconds.values()) - self._seconds_of(self._done) - self._running_seconds()
+        return round(max(0.0, left), 1)
+
+    def _seconds_of(self, nodes: set[str]) -> float:
+        return sum(self._work.seconds[node] for node in nodes)
+
+    def _running_seconds(self) -> float:
+        return sum(
+            self._work.seconds[node] * min(value / maximum, 1.0) for node, (value, maximum) in self._running.items()
+        )
 
     def _publish(self, *, value: float, done: int) -> Progress | None:
         node = self._graph.get(self._current) if self._current is not None else None
@@ -136,6 +181,7 @@ class ProgressTracker:
             current_node_class=node.get("class_type") if isinstance(node, Mapping) else None,
             step=int(self._steps[0]) if self._steps else None,
             steps=int(self._steps[1]) if self._steps else None,
+            remaining_s=0.0 if value == 1.0 else self._remaining_s(),
         )
         if point == self._latest:
             return None

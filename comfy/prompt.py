@@ -7,14 +7,16 @@ import threading
 import time
 from collections.abc import Callable
 
+from comfy.account import Account
 from comfy.client import ComfyClient, Place
 from comfy.frames import Event, Preview
 from comfy.history import History, is_verdict
 from comfy.mailbox import Mailbox
 from comfy.pace import Pace
-from comfy.polling import Outage, PollClock, final_history
+from comfy.polling import Outage, PollClock, RunClock, final_history
 from comfy.progress import Progress, ProgressTracker, PromptListener
 from comfy.result import PromptResult, result_of
+from comfy.transport import timed_out
 from comfy.watchdog import Watchdog
 from core.errors import ComfyUnavailable, FleetError, PromptInterrupted, PromptStuck, PromptTimeout
 
@@ -33,6 +35,7 @@ class PromptHandle:
         client: ComfyClient,
         *,
         client_id: str | None,
+        account: Account,
         tracker: ProgressTracker,
         listener: PromptListener | None,
         pace: Pace,
@@ -46,6 +49,7 @@ class PromptHandle:
         self.started = threading.Event()
         self._client = client
         self._client_id = client_id
+        self._account = account
         self._tracker = tracker
         self._listener = listener
         self._pace = pace
@@ -56,10 +60,11 @@ class PromptHandle:
         self._wake = threading.Event()
         self._ended = threading.Event()
         self._interrupting = False
-        #: When ComfyUI first took the request to stop.
+        #: When ComfyUI was first asked to stop: a server too busy to hear it is as deaf as a node that does not look.
         self._interrupted_at = float("inf")
-        self._told_started = False
-        self._clock_from = float("inf")
+        #: Nothing of ours stands before it in ComfyUI's queue.
+        self._is_next = False
+        self._clock = RunClock()
         #: When the prompt started, or the socket brought something about it, whichever was later.
         self._heard_at = time.monotonic()
         self._polls = PollClock(pace, at_once=client_id is None)
@@ -77,6 +82,7 @@ class PromptHandle:
             self._ended.set()
             self._wake.set()
             return
+        self._account.apply(event)
         progress = self._tracker.apply(event)
         if progress is not None and self._listener is not None:
             self._mailbox.put_progress(progress)
@@ -96,6 +102,7 @@ class PromptHandle:
         """That connection is gone: if it was ours, poll from now on."""
         if self._client_id == client_id:
             self._client_id = None
+            self._account.miss()
             self.poll_now()
 
     def poll_now(self) -> None:
@@ -104,9 +111,9 @@ class PromptHandle:
             self._polls.nudge()
             self._wake.set()
 
-    def start_clock(self) -> None:
-        """Nothing of ours stands before this prompt any more: its time runs."""
-        self._clock_from = min(self._clock_from, time.monotonic())
+    def come_next(self) -> None:
+        """Nothing of ours stands before this prompt any more."""
+        self._is_next = True
 
     # Called by the owner.
 
@@ -114,6 +121,11 @@ class PromptHandle:
     def progress(self) -> Progress:
         """The latest known point of the run."""
         return self._tracker.latest
+
+    @property
+    def node_seconds(self) -> dict[str, float]:
+        """What each node took that has run to its end; those that the cache served are missing."""
+        return self._tracker.seconds
 
     def interrupt(self) -> None:
         """Ask ComfyUI to stop this prompt, pending or running; `wait` then raises `PromptInterrupted`.
@@ -139,8 +151,8 @@ class PromptHandle:
         """Block until ComfyUI has finished this prompt, and return its results. Calls the listener meanwhile.
 
         Parameters:
-          timeout_s: seconds of run time; the clock starts when the prompt starts, or at the latest when no earlier
-            prompt of this session is unfinished. A prompt over time is interrupted.
+          timeout_s: seconds of run time; the clock starts when the prompt starts, or when it could, and ComfyUI runs
+            nothing instead: time behind other prompts, whoever posted them, is none. A prompt over time is interrupted.
         Raises:
           PromptFailed: a node raised; permanent.
           ComfyOutOfMemory: the GPU's memory did not suffice.
@@ -161,7 +173,7 @@ class PromptHandle:
         self._deliver()
         if failure is not None:
             raise failure
-        return result_of(history)
+        return result_of(history, account=self._account)
 
     def _wait_until_ended(self, timeout_s: float | None) -> bool:
         """False if time runs out first."""
@@ -169,7 +181,7 @@ class PromptHandle:
             self._wake.clear()
             self._deliver()
             now = time.monotonic()
-            deadline = self._clock_from + timeout_s if timeout_s is not None else float("inf")
+            deadline = self._clock.began_at + (float("inf") if timeout_s is None else timeout_s)
             if now >= deadline:
                 return False
             if now >= (poll_at := self._polls.due_at):
@@ -179,19 +191,11 @@ class PromptHandle:
         return True
 
     def _deliver(self) -> None:
-        if self._listener is None:
-            return
-        if self.started.is_set() and not self._told_started:
-            self._told_started = True
-            self._listener.on_started()
-        progress, previews = self._mailbox.take()
-        for preview in previews:
-            self._listener.on_preview(preview.node_id, preview.content_type, preview.payload)
-        if progress is not None:
-            self._listener.on_progress(progress)
+        if self._listener is not None:
+            self._mailbox.deliver(self._listener, has_started=self.started.is_set())
 
     def _mark_started(self) -> None:
-        self.start_clock()
+        self._clock.start()
         self._heard_at = time.monotonic()
         self.started.set()
         self._wake.set()
@@ -218,7 +222,8 @@ class PromptHandle:
     def _poll(self) -> None:
         self._polls.begin()
         try:
-            place = self._client.find(self.prompt_id, read_timeout_s=self._pace.answer_s)
+            answer_s = self._pace.answer_s if self._interrupting else self._outage.answer_s
+            place = self._client.find(self.prompt_id, read_timeout_s=answer_s)
             if place in ("pending", "running") and self._interrupting:
                 self._send_interrupt()
             self._watch(place)
@@ -226,6 +231,8 @@ class PromptHandle:
             if self._watchdog is not None:
                 self._watchdog.see_nothing()
             self._outage.bear(exc)
+            if timed_out(exc):
+                self._watch_deafness()
         else:
             self._outage.end()
             self._take_place(place)
@@ -244,20 +251,26 @@ class PromptHandle:
             self._mark_started()
 
     def _send_interrupt(self) -> None:
-        self._client.interrupt(self.prompt_id, read_timeout_s=self._pace.answer_s)
         self._interrupted_at = min(self._interrupted_at, time.monotonic())
+        self._client.interrupt(self.prompt_id, read_timeout_s=self._pace.answer_s)
 
     def _watch(self, place: Place | None) -> None:
         """Raise PromptStuck if the prompt will not end by itself."""
         now = time.monotonic()
         if place == "running":
-            if now - self._interrupted_at >= self._pace.interrupt_grace_s and not self._ended.is_set():
-                raise PromptStuck("the prompt does not react to an interrupt")
+            self._watch_deafness()
             if self._watchdog is not None and self.started.is_set():
                 self._watchdog.see_running(quiet_s=now - self._heard_at, has_events=self._client_id is not None)
-        elif place == "pending" and self._watchdog is not None and now >= self._clock_from:
+        elif place == "pending" and self._is_next:
             is_idle = self._client.waits_in_vain(self.prompt_id, read_timeout_s=self._pace.answer_s)
-            self._watchdog.see_pending(server_is_idle=is_idle)
+            self._clock.see_pending(server_is_idle=is_idle)
+            if self._watchdog is not None:
+                self._watchdog.see_pending(server_is_idle=is_idle)
+
+    def _watch_deafness(self) -> None:
+        waited_s = time.monotonic() - self._interrupted_at
+        if waited_s >= self._pace.interrupt_grace_s and not self._ended.is_set():
+            raise PromptStuck("the prompt does not react to an interrupt")
 
     def _expect(self, event: threading.Event) -> None:
         """The poll knows what the socket should have told us; if it does not follow at once, the socket is deaf."""
@@ -270,19 +283,24 @@ class PromptHandle:
         self._missed += 1
         if self._missed < 2 or self._ended.is_set():
             return
-        if self._interrupting:
-            # A pending prompt that is removed from the queue leaves no trace.
+        if self._account.history() is not None:
+            # It has ended, and somebody cleared the history.
+            self._ended.set()
+            return
+        if self._interrupting or (self._client_id is not None and not self.started.is_set()):
+            # A pending prompt that is removed from the queue leaves no trace; the server itself is still there.
             raise PromptInterrupted("the prompt was removed from ComfyUI's queue before it ran")
-        raise ComfyUnavailable(f"ComfyUI at {self._client.base_url} lost the prompt: it restarted, or was emptied")
+        if self._client_id is not None and self._missed * self._pace.recheck_s < self._pace.late_history_s:
+            return  # How it ended is still on its way.
+        raise ComfyUnavailable("ComfyUI lost the prompt: it restarted, or was emptied")
 
     def _give_up(self, timeout_s: float) -> None:
         """Interrupt a prompt that ran too long. Returns only if it ended by itself in the same moment."""
-        try:
+        # A server that does not answer now may hear it within the time that the prompt gets to notice.
+        with contextlib.suppress(ComfyUnavailable):
             self.interrupt()
-        except ComfyUnavailable as exc:
-            raise PromptTimeout(f"the prompt ran longer than {timeout_s:g} s and ComfyUI does not answer") from exc
         # The clock is set anew, for the time the prompt gets to notice.
-        self._clock_from = time.monotonic()
+        self._clock.start()
         try:
             ended = self._wait_until_ended(self._pace.interrupt_grace_s)
             if ended and not isinstance(self._final_history().failure(), PromptInterrupted):
@@ -291,9 +309,16 @@ class PromptHandle:
             ended = True
         except PromptStuck:
             ended = False
+        except ComfyUnavailable as exc:
+            raise PromptTimeout(f"the prompt ran longer than {timeout_s:g} s and ComfyUI does not answer") from exc
         state = "was interrupted" if ended else "does not react to an interrupt"
         raise PromptTimeout(f"the prompt ran longer than {timeout_s:g} s and {state}", still_runs=not ended)
 
     def _final_history(self) -> History:
-        patience_s = self._pace.late_history_s
-        return final_history(self._client, self.prompt_id, patience_s, was_cancelled=lambda: self._interrupting)
+        return final_history(
+            self._client,
+            self.prompt_id,
+            self._pace,
+            told=self._account.history(),
+            was_cancelled=lambda: self._interrupting,
+        )

@@ -67,7 +67,7 @@ def _message(error: object, node_errors: NodeErrors) -> str:
     if node_errors:
         return f"{message}: {_summary(node_errors)}"
     if error.get("details"):
-        return f"{message}: {error['details']}"
+        return f"{message.rstrip('.')}: {error['details']}"
     if error.get("type") == "prompt_outputs_failed_validation":
         # ComfyUI names neither node nor reason when links go in a circle.
         return f"{message}, without a reason given: do its links form a cycle?"
@@ -78,7 +78,7 @@ def _summary(node_errors: NodeErrors) -> str:
     parts = []
     for node_id, entry in list(node_errors.items())[:_SHOWN_NODES]:
         first = entry["errors"][0] if entry["errors"] else {}
-        text = ": ".join(str(part) for part in (first.get("message"), first.get("details")) if part)
+        text = ": ".join(str(part).rstrip(".") for part in (first.get("message"), first.get("details")) if part)
         parts.append(f"node {node_id} ({entry.get('class_type')}): {text or 'invalid'}")
     hidden = len(node_errors) - len(parts)
     return "; ".join(parts) + (f"; and {hidden} more" if hidden else "")

@@ -8,16 +8,19 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
+from comfy.account import Account
 from comfy.client import Accepted, ComfyClient
 from comfy.event_socket import EventSocket
 from comfy.frames import Event, Preview
 from comfy.pace import Pace
+from comfy.polling import was_taken
 from comfy.progress import ProgressTracker, PromptListener
 from comfy.prompt import PromptHandle
 from comfy.rejection import dropped_outputs
 from comfy.result import PromptResult
-from comfy.transport import refused
+from comfy.transport import refused, unanswered
 from comfy.watchdog import Watchdog
+from comfy.work import ExpectedWork
 from core.errors import ComfyUnavailable
 
 __all__ = ["ComfySession", "Pace", "PromptHandle", "PromptResult"]
@@ -50,11 +53,12 @@ class ComfySession:
     def open(self) -> None:
         """Connect, and learn what the server can do, so that no prompt has to wait for it.
 
+        A server without a websocket, as behind a proxy that passes none on, is polled.
         Raises:
           ComfyUnavailable: the server does not answer.
         """
         self.client.capabilities()
-        self._socket.ensure_connected()
+        self._client_id()
 
     @property
     def is_connected(self) -> bool:
@@ -74,6 +78,7 @@ class ComfySession:
         extra_data: Mapping[str, Any] | None = None,
         listener: PromptListener | None = None,
         nodes_total: int | None = None,
+        work: ExpectedWork | None = None,
         resume: bool = False,
         watchdog: Watchdog | None = None,
     ) -> PromptHandle:
@@ -84,25 +89,27 @@ class ComfySession:
           extra_data: for nodes; `extra_pnginfo` goes into the metadata of PNG files.
           listener: told about start, progress and previews by the thread that calls `wait`.
           nodes_total: how many nodes will run, for the progress; all nodes of the graph by default.
+          work: what its nodes should take, for the progress; guessed from the graph by default.
           resume: this very prompt id may have been posted before; look for it first and take it up if it is there.
           watchdog: makes `wait` raise `PromptStuck`; a new one for each prompt.
         Raises:
           PromptRejected: ComfyUI refuses the graph, or a part of it: a job runs whole or not at all.
           ComfyUnavailable: ComfyUI does not take the prompt.
         """
-        tracker = ProgressTracker(graph, nodes_total=nodes_total)
+        tracker = ProgressTracker(graph, nodes_total=nodes_total, work=work)
+        account = Account(prompt_id, graph)
         if resume and self.client.find(prompt_id) is not None:
             # Its events go to a connection that is not ours.
-            return self._register(prompt_id, None, tracker, listener, watchdog)
+            return self._register(prompt_id, None, account, tracker, listener, watchdog)
         client_id = self._client_id()
         # Registered before it is posted: its first events may overtake the reply.
-        handle = self._register(prompt_id, client_id, tracker, listener, watchdog)
+        handle = self._register(prompt_id, client_id, account, tracker, listener, watchdog)
         try:
             # Without a socket the prompt still needs a client id, or cached outputs are missing from some histories.
             accepted = self._post(graph, prompt_id, client_id or str(uuid.uuid4()), extra_data)
             if accepted.prompt_id != prompt_id:
                 self.client.interrupt(accepted.prompt_id)
-                raise ComfyUnavailable(f"ComfyUI at {self.client.base_url} is older than 0.3.45: it ignores prompt ids")
+                raise ComfyUnavailable("this ComfyUI is older than 0.3.45: it ignores prompt ids")
             if accepted.node_errors:
                 handle.withdraw()
                 raise dropped_outputs(accepted.node_errors)
@@ -129,17 +136,19 @@ class ComfySession:
             return self.client.post_prompt(graph, prompt_id=prompt_id, client_id=client_id, extra_data=extra_data)
         except ComfyUnavailable as exc:
             # The server never checks for duplicates, so the prompt is not sent again before we know that it is absent.
-            if self.client.find(prompt_id) is not None:
+            if was_taken(self.client, prompt_id, self._pace, exc):
                 return Accepted(prompt_id=prompt_id, number=0)
-            if not refused(exc):
+            if not (refused(exc) or unanswered(exc)):
                 raise
-        # The server answers, and does not have the prompt: it had closed an idle connection as we wrote to it.
+        # The server answers, and does not have the prompt: it had closed an idle connection as we wrote to it, or was
+        # mute for so long that the connection broke.
         return self.client.post_prompt(graph, prompt_id=prompt_id, client_id=client_id, extra_data=extra_data)
 
     def _register(
         self,
         prompt_id: str,
         client_id: str | None,
+        account: Account,
         tracker: ProgressTracker,
         listener: PromptListener | None,
         watchdog: Watchdog | None,
@@ -148,6 +157,7 @@ class ComfySession:
             prompt_id,
             self.client,
             client_id=client_id,
+            account=account,
             tracker=tracker,
             listener=listener,
             pace=self._pace,
@@ -155,10 +165,12 @@ class ComfySession:
             on_deaf=self._replace_socket,
             watchdog=watchdog,
         )
+        if client_id is None:
+            account.miss()
         with self._lock:
             self._handles[prompt_id] = handle
             first = next(iter(self._handles.values()))
-        first.start_clock()
+        first.come_next()
         if client_id is not None and client_id != self._socket.client_id:
             # The connection broke before the handle could hear of it.
             handle.lose_events(client_id)
@@ -170,7 +182,7 @@ class ComfySession:
                 del self._handles[handle.prompt_id]
             first = next(iter(self._handles.values()), None)
         if first is not None:
-            first.start_clock()
+            first.come_next()
 
     # Called by the thread that reads the socket.
 

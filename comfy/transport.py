@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import weakref
+from collections.abc import Iterator
 from typing import Any
 
 import requests
+from urllib3.exceptions import NameResolutionError
 
 from core.errors import ComfyUnavailable
 
@@ -79,7 +82,7 @@ class Transport:
                 # although the server is well. A timeout is different: waiting again would only double it.
                 if tries and isinstance(exc, requests.ConnectionError) and not isinstance(exc, requests.Timeout):
                     continue
-                raise ComfyUnavailable(f"ComfyUI at {self.base_url} does not answer {method} {path}") from exc
+                raise ComfyUnavailable(f"ComfyUI does not answer {method} {_plain(path)}: {_why(exc)}") from exc
 
     def _session(self) -> requests.Session:
         session: requests.Session | None = getattr(self._local, "session", None)
@@ -130,6 +133,53 @@ def refused(error: ComfyUnavailable) -> bool:
     return isinstance(cause, requests.ConnectionError) and not isinstance(cause, requests.Timeout)
 
 
+def unanswered(error: ComfyUnavailable) -> bool:
+    """True if the server, or the kernel in its stead, took the connection and no answer came in time.
+
+    So its machine can be reached and the process is there, though it may be too busy to answer, or frozen.
+    """
+    return isinstance(error.__cause__, requests.ReadTimeout)
+
+
+def timed_out(error: ComfyUnavailable) -> bool:
+    """True if either the connection or the answer did not come in time."""
+    return isinstance(error.__cause__, requests.Timeout)
+
+
 def _what(response: requests.Response) -> str:
     request = response.request
-    return f"ComfyUI ({request.method} {request.url})"
+    return f"ComfyUI ({request.method} {_plain(request.path_url)})"
+
+
+def _plain(path: str) -> str:
+    """A path without its query. Messages may reach clients, and are to name neither hosts nor files."""
+    return path.partition("?")[0]
+
+
+def _why(error: requests.RequestException) -> str:
+    """In a few words what became of a request; `requests` and urllib3 wrap the reason several times."""
+    if isinstance(error, requests.ConnectTimeout):
+        return "no connection in time"
+    if isinstance(error, requests.ReadTimeout):
+        return "it took the connection, but did not answer in time"
+    if isinstance(error, requests.exceptions.SSLError):
+        return "the TLS handshake failed"
+    chain = list(_chain(error))
+    if any(isinstance(cause, (NameResolutionError, socket.gaierror)) for cause in chain):
+        return "its host name cannot be resolved"
+    for cause in chain:
+        if isinstance(cause, OSError) and cause.errno is not None and cause.strerror:
+            return cause.strerror.lower()
+    return "the connection broke" if isinstance(error, requests.ConnectionError) else type(error).__name__
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error and what caused it, the outermost first."""
+    seen: set[int] = set()
+    waiting: list[object] = [error]
+    while waiting:
+        found = waiting.pop(0)
+        if isinstance(found, BaseException) and id(found) not in seen:
+            seen.add(id(found))
+            yield found
+            waiting += [found.__cause__, found.__context__, getattr(found, "reason", None), *found.args]

@@ -11,7 +11,7 @@ import contextlib
 import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -58,17 +58,33 @@ class Bucket:
     Parameters:
       policy: which addresses may be connected to.
       limit_s: seconds from now after which the exchange is cut, wherever it is.
+      first_answer_s: the same until there was an answer of any kind; None: as long as the whole.
+      on_answer: called at the first answer, where there is a limit to it.
     Raises:
       DeliveryRefused: botocore knows at once that this is no target.
     """
 
-    def __init__(self, target: Target, credentials: Credentials, policy: Policy, *, limit_s: float) -> None:
+    def __init__(
+        self,
+        target: Target,
+        credentials: Credentials,
+        policy: Policy,
+        *,
+        limit_s: float,
+        first_answer_s: float | None = None,
+        on_answer: Callable[[], None] | None = None,
+    ) -> None:
         self._name = target.bucket_name
         self._public_url = target.public_url
+        self._has_answered = False
         self._may_hold_some = True
         with _translated():
             self._client = _client(target, credentials)
-        self._deadline = Deadline(limit_s)
+        self._limit_s = limit_s
+        self._on_answer = on_answer
+        self._deadline = Deadline(limit_s if first_answer_s is None else min(limit_s, first_answer_s))
+        if first_answer_s is not None:
+            self._client.meta.events.register("response-received.s3", self._note_answer)
         guard_s3_client(self._client, policy, self._deadline.watch)
         # Before each try: connections that are made too late are cut as soon as they are made.
         self._client.meta.events.register_first("request-created.s3", self._check_time)
@@ -138,6 +154,14 @@ class Bucket:
                 if begun["Key"] == key:
                     self._client.abort_multipart_upload(Bucket=self._name, Key=key, UploadId=begun["UploadId"])
 
+    def _note_answer(self, response_dict: object = None, **_event: object) -> None:
+        if response_dict is None or self._has_answered:
+            return
+        self._has_answered = True
+        self._deadline.begin(self._limit_s)
+        if self._on_answer is not None:
+            self._on_answer()
+
     def _check_time(self, **_event: object) -> None:
         if self._deadline.is_over:
             raise DeliveryFailed("the S3 server is too slow")
@@ -156,6 +180,8 @@ def _session() -> Session:
     values |= {"config_file": os.devnull, "credentials_file": os.devnull, "ignore_configured_endpoint_urls": True}
     store = ConfigValueStore({name: ConstantProvider(value) for name, value in values.items()})
     session.register_component("config_store", store)
+    # Nobody reads the times in answers, and those that do not exist would end the exchange: they stay text.
+    session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=str)
     return session
 
 

@@ -6,11 +6,13 @@
         BodyTooLarge                     over the size limit
         UnsupportedMediaType             not application/json
         InvalidRequest                   well-formed, but a field is wrong
+          UnstorableValue                a text or a number that the database cannot hold
           InputUnavailable               a file to be fetched from the client's URL cannot be had
         InvalidWorkflow                  the graph cannot run; carries ComfyUI's own `node_errors`
           EditorWorkflow                 the editor's format, not the API format
         MissingAsset                     a referenced asset does not exist
-        IdempotencyKeyReuse              this Idempotency-Key was used before
+        IdempotencyKeyReuse              this Idempotency-Key was used before; tells for which job
+        RequestIdReuse                   another request has this request_id; tells which job it has
         NotFound                         no such job, asset, workflow
           OutputUnavailable              the asset is known but its bytes are gone
         Unauthorized                     no or wrong API key
@@ -20,6 +22,8 @@
         NoHealthyInstance                no GPU can say which graphs it runs yet; carries `retry_after_s`
         LedgerUnavailable                the database does not answer
         BrokerUnavailable                the message broker does not answer
+        StorageUnavailable               the storage in sight is not the fleet's
+        StorageFull                      the storage has no room
         InstanceUnreachable              the worker of an instance does not answer an operator
         ComfyUnavailable                 a ComfyUI instance does not answer, or lost its prompt
         ComfyOutOfMemory                 the GPU ran out of memory
@@ -32,6 +36,7 @@
         PromptFailed                     a node raised; carries node id, class, message, traceback
         PromptInterrupted                somebody interrupted the prompt
         OutputNotConvertible             a file is damaged, or too large to be converted or stripped
+        LedgerFault                      the database does not understand us: a fault of ours
         StaleAttempt                     another attempt owns the job now: stop, write nothing
         AddressRefused                   a client's URL leads to where we do not connect
         DeliveryRefused                  an upload will not be taken: wrong credentials, no such bucket
@@ -95,6 +100,10 @@ class InvalidRequest(RequestError):
     """The body is well-formed, but a field is wrong."""
 
 
+class UnstorableValue(InvalidRequest):
+    """A text or a number is nothing that the database can hold, such as a text with NUL in it."""
+
+
 class InputUnavailable(InvalidRequest):
     """A file cannot be fetched from the URL that the client gave. Says no more of its host than a client may know."""
 
@@ -131,6 +140,37 @@ class IdempotencyKeyReuse(RequestError):
     """The Idempotency-Key was used before: a key is good for one submission."""
 
     code = "idempotency_key_reuse"
+
+    def __init__(self, message: str, job_id: str | None = None) -> None:
+        super().__init__(message, job_id)
+        self.job_id = job_id
+
+    @property
+    def details(self) -> dict[str, Any] | None:
+        return None if self.job_id is None else {"job_id": self.job_id}
+
+
+class RequestIdReuse(RequestError):
+    """The request_id belongs to a request with another body."""
+
+    code = "request_id_reuse"
+
+    def __init__(self, message: str, job_id: str | None = None) -> None:
+        super().__init__(message, job_id)
+        self.job_id = job_id
+
+    @classmethod
+    def of(cls, request_id: str, job_id: str | None = None) -> RequestIdReuse:
+        """Parameters: job_id - the job that has the request id."""
+        return cls(
+            f"request_id {request_id!r} is already used by a job that was made from another body: send a new one. With "
+            "the same body it would be the same request.",
+            job_id,
+        )
+
+    @property
+    def details(self) -> dict[str, Any] | None:
+        return None if self.job_id is None else {"job_id": self.job_id}
 
 
 class NotFound(RequestError):
@@ -192,6 +232,18 @@ class BrokerUnavailable(TransientError):
     """The message broker does not answer."""
 
     code = "broker_unavailable"
+
+
+class StorageUnavailable(TransientError):
+    """The storage is away, or what is in its place is not the fleet's."""
+
+    code = "storage_unavailable"
+
+
+class StorageFull(TransientError):
+    """The storage has no room for a file."""
+
+    code = "storage_full"
 
 
 class InstanceUnreachable(TransientError):
@@ -298,11 +350,22 @@ class PromptInterrupted(PermanentError):
 
     code = "interrupted"
 
+    def __init__(self, message: str, node_id: str | None = None, node_class: str | None = None) -> None:
+        super().__init__(message, node_id, node_class)
+        self.node_id = node_id
+        self.node_class = node_class
+
 
 class OutputNotConvertible(PermanentError):
     """An output cannot be converted, or its metadata not removed: it is damaged, or too large."""
 
     code = "conversion_failed"
+
+
+class LedgerFault(PermanentError):
+    """The database does not understand what we ask of it: a fault of ours."""
+
+    code = "ledger_fault"
 
 
 class StaleAttempt(PermanentError):

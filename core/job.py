@@ -54,6 +54,11 @@ def prompt_id_of(job_id: str, attempt: int) -> str:
     return str(uuid.uuid5(_PROMPT_NAMESPACE, f"{job_id}:{attempt}"))
 
 
+def second_prompt_id(prompt_id: str) -> str:
+    """The id under which an attempt posts its graph a second time: ComfyUI knows the first one as finished."""
+    return str(uuid.uuid5(_PROMPT_NAMESPACE, f"{prompt_id}:again"))
+
+
 @dataclass(frozen=True, kw_only=True)
 class NewJob:
     """What a client asked for, checked and ready to be recorded."""
@@ -85,10 +90,15 @@ class NewJob:
     expected_time_s: float | None = None
     #: The client's own id (`/generate` contract); unique among jobs that are kept.
     request_id: str | None = None
+    #: A strong hash of the request's body, where it has an id; kept only keyed.
+    request_digest: bytes | None = None
     idempotency_key: str | None = None
-    #: `{"url", "events"?, "extra_params", "timeout_s", "base_url", "origin"}` or None; never a secret. `origin` says
-    #: whose it is: `core.webhooks.keys.REQUEST` or `ENVIRONMENT`.
+    #: `{"url", "events"?, "extra_params", "timeout_s", "base_url", "origin", "sealed"?}` or None; never a secret.
+    #: `origin` says whose it is: `core.webhooks.keys.REQUEST` or `ENVIRONMENT`; `sealed` names the secrets it came
+    #: with, where that is not `webhook_secret` alone.
     webhook: dict[str, Any] | None = None
+    #: What ComfyUI gives to nodes that ask for it, and writes into files, as JSON text; kept like the graph.
+    extra_pnginfo: str | None = None
     #: Seconds from its end for which it is kept with its files; None means the fleet's rule.
     retention_s: float | None = None
     #: Secrets, JSON-able, by their names in `core.ledger.secrets.PURPOSES`; sealed before they reach the database.
@@ -121,7 +131,7 @@ class Output:
     subfolder: str = ""
     created_at_ms: int = 0
     #: How it fared on its way to a bucket: `{"url", "expires_at_ms", "key"}`, `{"error"}`, or None: there is none.
-    #: With `conversion_error` where it is not as the client wanted it.
+    #: With `conversion_error` where it is not as the client wanted it. `{"missing"}`: it never was in storage.
     upload: dict[str, Any] | None = None
     #: Its time is over and its file was removed.
     is_expired: bool = False
@@ -152,6 +162,10 @@ class Job:
     completed_at_ms: int | None = None
     #: `gpu0@host` while an attempt runs, and afterwards the one that ran last.
     instance: str | None = None
+    #: Its GPU, in the instance's words; its kind where it has none.
+    gpu: str | None = None
+    #: Attempts lost with their instances, the oldest first: `{"attempt", "code", "instance", "gpu", "at_ms"}`.
+    losses: tuple[dict[str, Any], ...] = ()
     metadata: Any = None
     # These five as in `NewJob`.
     workflow: str | None = None
@@ -170,10 +184,14 @@ class Job:
     error: dict[str, Any] | None = None
     #: ComfyUI served nodes of this job from its cache.
     outputs_reused: bool | None = None
+    #: Branches that a node blocked with a message, `[{"message", "node_id", "class_type"}]`; the rest of it ran.
+    warnings: list[dict[str, Any]] | None = None
     #: Its files were removed at `files_expire_at_ms`.
     files_removed: bool = False
     #: Files in storage.
     outputs: tuple[Output, ...] = ()
+    #: Files that ComfyUI reported and nobody can find: no hash, no place, and `{"missing": why}` in `upload`.
+    missing_outputs: tuple[Output, ...] = ()
 
     @property
     def is_terminal(self) -> bool:

@@ -15,9 +15,12 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from kombu import Connection, Consumer, Exchange, Message, Producer, Queue
+from kombu.exceptions import EncodeError
 from kombu.utils.uuid import uuid
 
+from core.background import Loop, failure_of
 from core.broker_errors import broker_errors
+from core.broker_kind import BrokerKind
 from core.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -55,7 +58,7 @@ def connect(settings: Settings) -> Connection:
     """A broker connection with short time limits, for notices only."""
     url = settings.transport_url
     options: dict[str, Any] = {"max_retries": 0}
-    if url.startswith("redis"):
+    if BrokerKind.of(url) is BrokerKind.REDIS:
         options |= {"socket_connect_timeout": 2.0, "socket_timeout": 5.0, "health_check_interval": 10}
         options |= {"global_keyprefix": f"{settings.broker_namespace}:"}
     else:
@@ -69,27 +72,22 @@ class NoticeSender:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._queue: queue.Queue[Notice | None] = queue.Queue(BACKLOG)
-        self._thread: threading.Thread | None = None
-        self._lock = threading.Lock()
+        self._loop = Loop("notices", self._serve)
         self._closing = threading.Event()
         #: Taken from the queue and not sent yet; survives a lost connection.
         self._in_hand: Notice | None = None
 
     def send(self, notice: Notice) -> None:
         """Queue a notice; a full queue drops its oldest. The thread starts with the first one (after a fork)."""
-        if self._thread is None:
-            with self._lock:
-                if self._thread is None:
-                    self._thread = threading.Thread(target=self._run, name="notices", daemon=True)
-                    self._thread.start()
+        self._loop.start()
         self._put(notice)
 
     def close(self) -> None:
         """Send what is queued, wait at most two seconds, end the thread."""
-        if self._thread is not None:
-            self._closing.set()
-            self._put(None)
-            self._thread.join(timeout=2.0)
+        self._closing.set()
+        self._put(None)
+        self._loop.join(2.0)
+        self._loop.end()
 
     def _put(self, notice: Notice | None) -> None:
         while True:
@@ -101,25 +99,33 @@ class NoticeSender:
                 with suppress(queue.Empty):
                     self._queue.get_nowait()
 
-    def _run(self) -> None:
-        while True:
-            try:
-                with connect(self._settings) as connection:
-                    self._publish(connection)
-                    return
-            except broker_errors(self._settings.transport_url):
-                log.debug("notices: the broker is away", exc_info=True)
-                if self._closing.wait(RECONNECT_S):
-                    return
+    def _serve(self) -> None:
+        """One connection, from its beginning to its end."""
+        try:
+            with connect(self._settings) as connection:
+                self._publish(connection)
+                self._loop.end()
+        except broker_errors(self._settings.transport_url):
+            log.debug("notices: the broker is away", exc_info=True)
+            if self._closing.wait(RECONNECT_S):
+                self._loop.end()
 
     def _publish(self, connection: Connection) -> None:
         producer = Producer(connection, exchange(self._settings), serializer="json")
+        errors = broker_errors(self._settings.transport_url)
         while True:
-            self._in_hand = self._in_hand or self._next(connection)
-            if self._in_hand is None:
-                return
-            producer.publish(asdict(self._in_hand), retry=False)
+            notice = self._in_hand or self._next(connection)
+            # Kept only for a broker that is away: one that cannot be sent at all must not come back for ever.
             self._in_hand = None
+            if notice is None:
+                return
+            try:
+                producer.publish(asdict(notice), retry=False)
+            except EncodeError as exc:
+                log.warning("a notice of job %s cannot be sent: %s", notice.job_id, exc)
+            except errors:
+                self._in_hand = notice
+                raise
 
     def _next(self, connection: Connection) -> Notice | None:
         while True:
@@ -143,30 +149,29 @@ class NoticeListener:
     def __init__(self, settings: Settings, on_notice: Callable[[Notice], None]) -> None:
         self._settings = settings
         self._on_notice = on_notice
-        self._stopped = threading.Event()
         #: Set while notices are being received; a test or a start-up may wait for it.
         self.connected = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="notice-listener", daemon=True)
+        self._loop = Loop("notice-listener", self._serve)
 
     def start(self) -> None:
         """Begin to listen; reconnects for ever."""
-        self._thread.start()
+        self._loop.start()
 
     def stop(self) -> None:
         """End the thread within about a second."""
-        self._stopped.set()
-        if self._thread.ident is not None:
-            self._thread.join(timeout=3.0)
+        self._loop.end()
+        self._loop.join(3.0)
 
-    def _run(self) -> None:
-        while not self._stopped.is_set():
-            try:
-                with connect(self._settings) as connection:
-                    self._listen(connection)
-            except broker_errors(self._settings.transport_url):
-                log.debug("notices: the broker is away", exc_info=True)
+    def _serve(self) -> None:
+        """One connection, from its beginning to its end."""
+        try:
+            with connect(self._settings) as connection:
+                self._listen(connection)
+        except broker_errors(self._settings.transport_url):
+            log.debug("notices: the broker is away", exc_info=True)
+        finally:
             self.connected.clear()
-            self._stopped.wait(RECONNECT_S)
+        self._loop.rest(RECONNECT_S)
 
     def _listen(self, connection: Connection) -> None:
         # Redis deletes nothing by itself, so the queue's name is unique and it goes with the connection.
@@ -177,12 +182,19 @@ class NoticeListener:
             exclusive=True,
             auto_delete=True,
         )
-        with Consumer(connection, [inbox], callbacks=[self._receive], accept=["json"], no_ack=True):
+        with Consumer(
+            connection,
+            [inbox],
+            callbacks=[self._receive],
+            on_decode_error=lambda _message, exc: _say_none(exc),
+            accept=["json"],
+            no_ack=True,
+        ):
             # On Redis the transport subscribes only when it first waits for messages.
             with suppress(TimeoutError):
                 connection.drain_events(timeout=0.05)
             self.connected.set()
-            while not self._stopped.is_set():
+            while not self._loop.is_ending:
                 with suppress(TimeoutError):
                     connection.drain_events(timeout=POLL_S)
                 # After each notice, too: whoever only listens says nothing else to the broker.
@@ -190,9 +202,24 @@ class NoticeListener:
 
     def _receive(self, body: Any, _message: Message) -> None:
         try:
-            # Another version may know more fields than we do.
-            notice = Notice(**{field.name: body[field.name] for field in fields(Notice) if field.name in body})
-        except TypeError:
-            log.warning("a message on the exchange of notices is none; is it shared with another program?")
+            notice = _notice(body)
+        except (LookupError, TypeError) as exc:
+            _say_none(exc)
             return
-        self._on_notice(notice)
+        # What goes wrong with one notice must not cost the connection, and with it the next ones.
+        failure_of(lambda: self._on_notice(notice), "notice-listener")
+
+
+def _notice(body: Any) -> Notice:
+    # Another version may know more fields than we do.
+    notice = Notice(**{field.name: body[field.name] for field in fields(Notice) if field.name in body})
+    texts = isinstance(notice.job_id, str) and isinstance(notice.kind, str) and isinstance(notice.status, str)
+    if not texts or type(notice.seq) is not int or not isinstance(notice.data or {}, dict):
+        raise TypeError("a field is of the wrong kind")
+    return notice
+
+
+def _say_none(exc: Exception) -> None:
+    log.warning(
+        "a message on the exchange of notices is none (%s); is it shared with another program?", type(exc).__name__
+    )

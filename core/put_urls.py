@@ -30,7 +30,7 @@ class PutUrls:
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> PutUrls:
         """The URLs that `to_json` wrote."""
-        urls = value["put_urls"]
+        urls = value.get("put_urls", ())
         return cls(urls=urls if isinstance(urls, dict) else tuple(urls))
 
     def for_files(self, names: Sequence[str]) -> list[str | None]:

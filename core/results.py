@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from core.excerpts import MESSAGE_CHARS, head_and_tail
 from core.job import (
     CANCELED,
     CANCELING,
@@ -102,12 +103,18 @@ def webhook_body(job: Job, *, signer: LinkSigner | None = None) -> dict[str, Any
 def _message(job: Job) -> str:
     if job.status == FAILED and job.error:
         where = f" (node {job.error['node_id']}, {job.error['class_type']})" if job.error.get("node_id") else ""
-        return f"{job.error['message'].strip()}{where}"
+        return f"{head_and_tail(job.error['message'].strip(), 2 * MESSAGE_CHARS)}{where}"
     problems = [output.upload["error"] for output in job.outputs if output.upload and "error" in output.upload]
+    if job.status == SUCCEEDED and job.warnings and not problems:
+        first = job.warnings[0]
+        return f"Request completed in part: {first['message']} (node {first['node_id']}, {first['class_type']})"
     if job.status == SUCCEEDED and problems:
         return (
             f"Request completed, but {len(problems)} of {len(job.outputs)} files could not be uploaded: {problems[0]}"
         )
+    if job.status == SUCCEEDED and job.missing_outputs:
+        reason = (job.missing_outputs[0].upload or {}).get("missing")
+        return f"Request completed, but {len(job.missing_outputs)} reported files are not there: {reason}"
     return MESSAGES.get(job.status, "Request failed")
 
 

@@ -16,6 +16,7 @@ from core.object_keys import DEFAULT_TEMPLATE, MAX_PREFIX_BYTES, check_template,
 from core.outbound import UNRESTRICTED, Policy, check_url
 from core.put_urls import PutUrls, parse_put_urls
 from core.settings import Settings
+from core.stored_json import known_fields
 
 REQUEST = "request"
 ENVIRONMENT = "environment"
@@ -55,8 +56,9 @@ class Credentials:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Credentials:
-        """The credentials that `to_json` wrote."""
-        return cls(**value)
+        """The credentials that `to_json` wrote, in this version or another."""
+        given = {"access_key_id": "", "secret_access_key": ""} | known_fields(cls, value)
+        return cls(**given)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,8 +90,9 @@ class Target:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Target:
-        """The target that `to_json` wrote."""
-        return cls(**value)
+        """The target that `to_json` wrote, in this version or another."""
+        given = {"endpoint_url": None, "bucket_name": "", "region": None, "prefix": ""} | known_fields(cls, value)
+        return cls(**given)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,12 +6,9 @@ Secrets may be given as `NAME_FILE=/path` instead, so that they need not stand i
 
 from __future__ import annotations
 
-import hashlib
 import os
 import socket
 import ssl
-import tempfile
-from functools import cached_property
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,8 +17,10 @@ from urllib.parse import quote, urlsplit
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from core.broker_kind import SCHEMES as BROKER_SCHEMES
 from core.errors import ConfigurationError
 from core.object_keys import DEFAULT_TEMPLATE, check_template
+from core.socket_folder import socket_folder
 from core.webhooks.keys import hmac_key, seed, split_secrets
 
 PREFIX = "FLEET_"
@@ -38,8 +37,6 @@ SECRET_FIELDS = (
 )
 #: The kernel's limit for a unix socket path is 108 bytes with its closing zero.
 LONGEST_SOCKET_PATH = 100
-
-BROKER_SCHEMES = ("redis", "rediss", "redis+socket", "sentinel", "amqp", "amqps")
 
 #: Words that stand for networks in FLEET_ALLOW_NETWORKS.
 NETWORK_WORDS = ("loopback", "private")
@@ -76,6 +73,8 @@ class Settings(BaseSettings):
     api_keys: CommaList = Field((), repr=False)
     #: Where clients reach the API when a proxy rewrites the Host header, for instance https://api.example.com.
     public_url: str = ""
+    #: Further names in the Host header that an API without keys goes by; `*` for any.
+    allowed_hosts: CommaList = ()
     max_body_bytes: int = Field(20 * 1024 * 1024, ge=1024)
     max_json_depth: int = Field(64, ge=8, le=500)
     #: Largest file that clients may upload, or have fetched.
@@ -131,6 +130,10 @@ class Settings(BaseSettings):
     stuck_idle_s: float = Field(120.0, gt=0, allow_inf_nan=False)
     #: Seconds without a message about the running prompt that mean stuck, whatever ComfyUI's processes do.
     stuck_s: float = Field(1800.0, gt=0, allow_inf_nan=False)
+    #: Seconds an instance may answer nothing while its processes do no work, or nobody can see what they do.
+    mute_idle_s: float = Field(30.0, gt=0, allow_inf_nan=False)
+    #: Seconds an instance may answer nothing although its processes work.
+    mute_s: float = Field(1800.0, gt=0, allow_inf_nan=False)
     #: Seconds a running prompt gets to react to an interrupt before its instance is replaced.
     interrupt_grace_s: float = Field(30.0, gt=0, allow_inf_nan=False)
     #: Seconds a worker that is told to stop may go on with its running job.
@@ -222,7 +225,9 @@ class Settings(BaseSettings):
     #: Name of this machine in instance and queue names.
     host: str = Field(default_factory=socket.gethostname, min_length=1)
 
-    @field_validator("api_keys", "allow_networks", "gpus", "comfyui_urls", "webhook_schedule_s", mode="before")
+    @field_validator(
+        "api_keys", "allowed_hosts", "allow_networks", "gpus", "comfyui_urls", "webhook_schedule_s", mode="before"
+    )
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
@@ -259,7 +264,12 @@ class Settings(BaseSettings):
     @field_validator("broker_url")
     @classmethod
     def _known_broker(cls, value: str) -> str:
-        if value and value.partition("://")[0] not in BROKER_SCHEMES:
+        scheme = value.partition("://")[0]
+        if scheme == "sentinel":
+            raise ValueError(
+                "cannot be Redis Sentinel; name the Redis itself, or a proxy before it (redis://host:port/0)"
+            )
+        if value and scheme not in BROKER_SCHEMES:
             raise ValueError(f"must begin with one of {', '.join(f'{scheme}://' for scheme in BROKER_SCHEMES)}")
         return value
 
@@ -296,10 +306,10 @@ class Settings(BaseSettings):
         check_template(value)
         return value
 
-    @field_validator("data_dir")
+    @field_validator("data_dir", "storage_dir", "workflows_dir", "models_dir")
     @classmethod
-    def _absolute(cls, value: Path) -> Path:
-        return value.expanduser().absolute()
+    def _absolute(cls, value: Path | None) -> Path | None:
+        return None if value is None else value.expanduser().absolute()
 
     @classmethod
     def settings_customise_sources(
@@ -322,14 +332,23 @@ class Settings(BaseSettings):
         """Whether `fleet up` runs the broker itself."""
         return not self.broker_url
 
-    @cached_property
+    @property
     def embedded_broker_socket(self) -> Path:
-        """Unix socket of the embedded broker, in the data directory unless that path is too long for the kernel."""
+        """Unix socket of the embedded broker: in the data directory.
+
+        Where that path is too long for the kernel, it is in a private directory that the broker makes when it starts;
+        before that nobody can connect.
+        """
         path = self.data_dir / "broker.sock"
-        if len(str(path)) <= LONGEST_SOCKET_PATH:
+        if not self.has_long_data_dir:
             return path
-        digest = hashlib.sha256(str(self.data_dir).encode()).hexdigest()[:16]
-        return Path(tempfile.gettempdir()) / f"fleet-{os.getuid()}-{digest}.sock"
+        folder = socket_folder(self.data_dir)
+        return path if folder is None else folder / path.name
+
+    @property
+    def has_long_data_dir(self) -> bool:
+        """Whether the data directory's path is too long for a socket in it."""
+        return len(str(self.data_dir / "broker.sock")) > LONGEST_SOCKET_PATH
 
     @property
     def transport_url(self) -> str:

@@ -15,6 +15,12 @@ from pathlib import Path
 FRESH_S = 3600.0
 
 
+def make_folder(folder: Path, root: Path) -> None:
+    """Create a folder below a root, and the root; never what the root is in: that may be a mount that is missing."""
+    root.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+
+
 class Storage:
     """Whole files only: a key names all of a file's bytes, or nothing.
 
@@ -28,7 +34,7 @@ class Storage:
     def draft(self) -> Path:
         """A new path in the storage's own file system, for a file that is to be `put`; the caller removes it."""
         folder = self.root / ".drafts"
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder, self.root)
         return folder / uuid.uuid4().hex
 
     def put(self, key: str, draft: Path) -> None:
@@ -39,7 +45,7 @@ class Storage:
             os.utime(target)
             draft.unlink()
         except FileNotFoundError:
-            target.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(target.parent, self.root)
             draft.replace(target)
 
     def touch(self, key: str) -> None:

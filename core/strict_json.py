@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from typing import Any
 
@@ -16,6 +17,10 @@ _MAX_INTEGER_CHARS = len(str(MAX_INTEGER)) + 1
 #: parser, and everybody who waits for this process, busy for seconds.
 MAX_VALUES = 200_000
 _BOM = b"\xef\xbb\xbf"
+#: Few bodies have one of these, mostly within a text.
+_CONSTANT = re.compile(rb"NaN|Infinity")
+#: What a node of a ComfyUI graph is made of. The rest are notes, such as the `is_changed` ComfyUI writes into files.
+_NODE_FIELDS = frozenset({"class_type", "inputs", "_meta"})
 #: A surrogate can only come in through an escape: raw ones are not valid UTF-8. Most bodies have none.
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 
@@ -28,8 +33,9 @@ def loads(body: bytes, *, max_depth: int = 64) -> Any:
       max_depth: how many objects and lists may stand inside each other; the outermost counts as 1.
     Returns: plain dicts, lists, strings, floats, bools, None, and exact integers up to 2^64 either side of zero.
     Raises:
-      InvalidBody: broken syntax (with line and column), not UTF-8, NaN or an infinity, a number out of range, a key
-        twice in one object (named), half a surrogate pair, too much nesting, or too many values.
+      InvalidBody: broken syntax (with line and column), not UTF-8, NaN or an infinity (but in the notes of a graph's
+        nodes, which are left out), a number out of range, a key twice in one object (named), half a surrogate pair,
+        too much nesting, or too many values.
     """
     if sum(body.count(mark) for mark in (b",", b"[", b"{")) > MAX_VALUES:
         raise InvalidBody(f"The body holds more than {MAX_VALUES} values.")
@@ -39,6 +45,8 @@ def loads(body: bytes, *, max_depth: int = 64) -> Any:
         # The parser recurses in C and gives up near 1,000 levels; a body of brackets only must not be a server error.
         raise _too_deep(max_depth) from exc
     _check_depth(value, max_depth)
+    if _CONSTANT.search(body):
+        _leave_out_not_finite(value)
     if _SURROGATE_ESCAPE.search(body):
         _check_surrogates(value)
     return value
@@ -62,7 +70,6 @@ def _parse(text: str) -> Any:
             object_pairs_hook=_object,
             parse_int=_integer,
             parse_float=_finite,
-            parse_constant=_constant,
         )
     except json.JSONDecodeError as exc:
         raise InvalidBody(f"The body is not JSON: {exc.msg} (line {exc.lineno}, column {exc.colno}).") from exc
@@ -93,8 +100,30 @@ def _finite(text: str) -> float:
     return value
 
 
-def _constant(text: str) -> Any:
-    raise InvalidBody(f"{text} is not JSON: numbers must be finite.")
+def _leave_out_not_finite(value: Any) -> None:
+    """Drop the notes of graph nodes that hold NaN or an infinity: ComfyUI writes such into its own files.
+
+    Anywhere else it is refused. Recursion is no deeper than the limit that was checked before.
+    """
+    if isinstance(value, dict):
+        if "class_type" in value and isinstance(value.get("inputs"), dict):
+            for key in [key for key in value if key not in _NODE_FIELDS and not _is_finite(value[key])]:
+                del value[key]
+        for part in value.values():
+            _leave_out_not_finite(part)
+    elif isinstance(value, list):
+        for part in value:
+            _leave_out_not_finite(part)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise InvalidBody(f"{json.dumps(value)} is not JSON: numbers must be finite.")
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether there is nothing else among the numbers of a value."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return all(map(_is_finite, parts))
 
 
 def _check_depth(value: Any, max_depth: int) -> None:

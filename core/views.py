@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timezone
 from typing import Any
 
+from core.excerpts import MESSAGE_CHARS, TRACEBACK_CHARS, head_and_tail
 from core.job import CANCELING, DELIVERING, FAILED, RUNNING, STATUSES, SUCCEEDED, Job, Output
 from core.links import Links
 
@@ -29,15 +30,56 @@ def progress_view(job: Job) -> dict[str, Any] | None:
         return None
     snapshot = job.progress or {"value": 0.0, "nodes_done": 0, "nodes_total": job.nodes_total}
     if job.status in (DELIVERING, SUCCEEDED):
-        return {**snapshot, "value": 1.0, "nodes_done": snapshot["nodes_total"]}
-    return snapshot
+        return snapshot_view({**snapshot, "value": 1.0, "nodes_done": snapshot.get("nodes_total", job.nodes_total)})
+    return snapshot_view(snapshot)
+
+
+def snapshot_view(snapshot: dict[str, Any]) -> dict[str, Any]:
+    """A progress snapshot as clients see it: with what it says in words, which the official SDK prints."""
+    node = snapshot.get("current_node_class") or snapshot.get("current_node")
+    step, steps = snapshot.get("step"), snapshot.get("steps")
+    if node is None or snapshot.get("value", 0.0) >= 1.0:
+        message = f"{snapshot.get('nodes_done', 0)}/{snapshot.get('nodes_total', 0)} nodes"
+    elif steps:
+        message = f"{node} {step}/{steps}"
+    else:
+        message = str(node)
+    return {**snapshot, "message": message}
+
+
+def attempt_view(job: Job) -> dict[str, Any]:
+    """`{"attempt", "instance", "gpu", "losses"}`: which try it is, where, and what became of those before."""
+    return {
+        "attempt": job.attempt,
+        "instance": job.instance,
+        "gpu": job.gpu,
+        "losses": [
+            {
+                "attempt": loss.get("attempt"),
+                "code": loss.get("code"),
+                "instance": loss.get("instance"),
+                "gpu": loss.get("gpu"),
+                "at": maybe_timestamp(loss.get("at_ms")),
+            }
+            for loss in job.losses
+        ],
+    }
 
 
 def error_view(job: Job) -> dict[str, Any] | None:
     """`{"code", "message", "node_id", "class_type", "traceback"}` of a failed job."""
     if job.status != FAILED:
         return None
-    error = job.error or {}
+    view = whole_error_view(job.error or {})
+    # Jobs of earlier versions kept whatever nodes said in their rows.
+    view["message"] = head_and_tail(view["message"], 2 * MESSAGE_CHARS)
+    if view["traceback"]:
+        view["traceback"] = head_and_tail(view["traceback"], 2 * TRACEBACK_CHARS)
+    return view
+
+
+def whole_error_view(error: dict[str, Any]) -> dict[str, Any]:
+    """The same for an error that may have any length."""
     return {
         "code": error.get("code", "failed"),
         "message": error.get("message", "The job failed."),
@@ -75,3 +117,8 @@ def output_view(output: Output, links: Links, expires_at_ms: int) -> dict[str, A
         "job_id": output.job_id,
         **more,
     }
+
+
+def missing_view(output: Output) -> dict[str, str]:
+    """A file that ComfyUI reported and nobody can find."""
+    return {"node_id": output.node_id, "name": output.name, "message": (output.upload or {}).get("missing", "")}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from core.ledger.instances import DISK_FULL, DRAINING, HEALTHY, STARTING
+from core.ledger.instances import DISK_FULL, DRAINING, HEALTHY, STARTING, UNHEALTHY
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,23 +31,33 @@ class Admission:
     is_restarting: bool = False
     #: An operator wants no jobs on it.
     is_drained: bool = False
+    #: Another worker has the name of this instance, and who; what is said here then stays in this worker.
+    taken_by: str | None = None
+    #: What is wrong with the fleet's storage, as this machine sees it.
+    storage_problem: str | None = None
     #: What is wrong with the disk, if anything.
     disk_problem: str | None = None
+    #: What an operator should know of it although it takes jobs.
+    note: str | None = None
 
     @property
     def condition(self) -> Condition:
         """What the ledger shows."""
         if not self.is_up:
             return self.away
+        if self.taken_by:
+            return Condition(state=UNHEALTHY, reason=self.taken_by)
         if self.is_stopping:
             return Condition(state=DRAINING, reason="Its worker was told to stop.")
         if self.is_restarting:
             return Condition(state=DRAINING, reason="It is restarted when its job is done.")
         if self.is_drained:
             return Condition(state=DRAINING, reason="An operator drained it; fleet resume ends that.")
+        if self.storage_problem:
+            return Condition(state=UNHEALTHY, reason=self.storage_problem)
         if self.disk_problem:
             return Condition(state=DISK_FULL, reason=self.disk_problem)
-        return Condition(state=HEALTHY)
+        return Condition(state=HEALTHY, reason=self.note)
 
     @property
     def takes_jobs(self) -> bool:

@@ -13,9 +13,12 @@ from celery import Celery
 from celery.app.amqp import Queues
 from kombu import Exchange, Queue
 
+from core import broker_guard
+from core.broker_kind import BrokerKind, is_unix_socket
 from core.settings import Settings
 from tasks import redelivery
 from tasks.names import GPU_QUEUE, IO_QUEUE, MAINTENANCE_QUEUE, RECONCILE, UPLOAD, io_queue_of
+from tasks.ticks import Ticks
 
 Role = Literal["api", "gpu", "io", "beat", "flower"]
 
@@ -28,19 +31,23 @@ CONSUMER_TIMEOUT_MS = 48 * 3600 * 1000
 def make_app(settings: Settings, role: Role) -> Celery:
     """A configured Celery app. It connects when first used, so that it may be made before a fork."""
     app = Celery("fleet", broker=settings.transport_url, set_as_current=role != "api")
-    if settings.transport_url.startswith("redis"):
+    broker_guard.install()
+    if BrokerKind.of(settings.transport_url) is BrokerKind.REDIS:
         redelivery.install()
     app.amqp.queues_cls = type("FleetQueues", (Queues,), {"new_missing": lambda _self, name: _queue(settings, name)})
     app.conf.update(_common(settings))
     app.conf.update(_publishing(role))
     app.conf.broker_transport_options = _transport_options(settings, role)
+    app.fleet_role = role  # type: ignore[attr-defined]
+    app.conf.worker_consumer = "tasks.consumer:FleetConsumer"
     app.conf.task_routes = (_Router(settings.host),)
     app.conf.beat_schedule = {
         "reconcile": {
             "task": RECONCILE,
-            "schedule": settings.reconcile_s,
-            # A tick that was not taken up before the next one is due is worth nothing.
-            "options": {"queue": MAINTENANCE_QUEUE, "expires": settings.reconcile_s},
+            "schedule": Ticks(settings.reconcile_s),
+            # It does not expire, for that would be judged by another machine's clock: ticks that have piled up are over
+            # in no time, see tasks/maintenance.py.
+            "options": {"queue": MAINTENANCE_QUEUE},
         }
     }
     app.conf.beat_schedule_filename = str(settings.data_dir / "beat-schedule")
@@ -59,7 +66,8 @@ class _Router:
 
 def _queue(settings: Settings, name: str) -> Queue:
     """One queue, the same whoever declares it: RabbitMQ refuses to declare a queue with two sets of arguments."""
-    arguments = None if settings.transport_url.startswith("redis") else {"x-consumer-timeout": CONSUMER_TIMEOUT_MS}
+    is_redis = BrokerKind.of(settings.transport_url) is BrokerKind.REDIS
+    arguments = None if is_redis else {"x-consumer-timeout": CONSUMER_TIMEOUT_MS}
     return Queue(name, Exchange("fleet", type="direct"), routing_key=name, durable=True, queue_arguments=arguments)
 
 
@@ -127,7 +135,7 @@ def _publishing(role: Role) -> dict[str, Any]:
 
 def _transport_options(settings: Settings, role: Role) -> dict[str, Any]:
     api = role == "api"
-    if settings.transport_url.startswith("redis"):
+    if BrokerKind.of(settings.transport_url) is BrokerKind.REDIS:
         options: dict[str, Any] = {
             "global_keyprefix": f"{settings.broker_namespace}:",
             # Longer than any job: an early redelivery is harmless, but pointless.
@@ -138,7 +146,7 @@ def _transport_options(settings: Settings, role: Role) -> dict[str, Any]:
             "socket_connect_timeout": API_TIMEOUT_S if api else 5,
             "socket_timeout": API_TIMEOUT_S if api else 30,
         }
-        if not settings.transport_url.startswith("redis+socket"):
+        if not is_unix_socket(settings.transport_url):
             options["socket_keepalive"] = True
     else:
         # Without confirms RabbitMQ may lose what it has not yet written, and a frozen one looks like success.

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
-from core.bucket import LINK_S, PART_BYTES, Bucket, limit_s
+from core.bucket import LINK_S, PART_BYTES, SLOWEST_BYTES_PER_S, Bucket, limit_s
 from core.errors import (
     AddressRefused,
     ConfigurationError,
@@ -24,6 +22,7 @@ from core.errors import (
     SecretUnreadable,
 )
 from core.job import Job
+from core.ledger.announce import receiver_of
 from core.ledger.database import now_ms
 from core.ledger.delivery import StoredFile
 from core.ledger.secrets import BUCKET
@@ -32,6 +31,7 @@ from core.outbound import Policy
 from core.presigned import public_link, put
 from core.put_urls import PutUrls
 from core.s3 import ENVIRONMENT, PUT_URLS, Credentials, Target, environment_credentials
+from tasks.endpoints import EndpointRests, Endpoints, Passage
 from tasks.runtime import Runtime
 
 log = logging.getLogger(__name__)
@@ -40,13 +40,13 @@ log = logging.getLogger(__name__)
 SECOND_TRY_S = 1.0
 #: How long parts that were left in the bucket may take to be removed.
 CLEANING_S = 15.0
-#: Jobs of one io worker whose files go out at once, half as many as it has threads: endpoints that drip shall not hold
-#: those that post webhooks and move jobs on.
-SLOTS = 8
-#: How long another one waits for its turn. Short, for it holds a thread too; the reconciler gives it a further one.
-SLOT_WAIT_S = 0.5
+#: An endpoint that nobody knows to answer is given up after this; to a URL to put to it answers only after the file.
+FIRST_ANSWER_S = 10.0
 
-_slots = threading.BoundedSemaphore(SLOTS)
+#: For each file what its `upload` is to say, or what went wrong.
+Outcomes: TypeAlias = list[dict[str, Any] | FleetError]
+
+_endpoints = Endpoints()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,16 +80,17 @@ def upload_files(runtime: Runtime, job: Job, items: Sequence[Item], *, give_up_a
     Returns: the files, each with `{"url", "expires_at_ms"?, "key"?}` or `{"error"}` in its `upload`. The url is None
       where nobody but the client knows one.
     Raises:
-      DeliveryFailed: a file is not there, or enough others are on their way; another turn may help.
+      DeliveryFailed: a file is not there, or there is no room for it now; another turn may help.
       LedgerUnavailable: the credentials cannot be read now.
       OSError: a file cannot be read.
     """
     target = Target.from_json((job.delivery or {})["s3"])
     try:
-        with _slot():
-            outcomes = _sent(runtime, job, target, items)
+        outcomes = _sent(runtime, job, target, items)
     except (ConfigurationError, DeliveryRefused, SecretUnreadable) as exc:
         return [_noted(item.file, exc) for item in items]
+    except EndpointRests as exc:
+        outcomes = [DeliveryFailed(str(exc)) for _ in items]
     for outcome in outcomes:
         if isinstance(outcome, DeliveryFailed) and now_ms() < give_up_at_ms:
             raise outcome
@@ -101,38 +102,65 @@ def upload_files(runtime: Runtime, job: Job, items: Sequence[Item], *, give_up_a
     return [_noted(item.file, outcome) for item, outcome in zip(items, outcomes, strict=True)]
 
 
-@contextlib.contextmanager
-def _slot() -> Iterator[None]:
-    if not _slots.acquire(timeout=SLOT_WAIT_S):
-        raise DeliveryFailed("enough other uploads are under way")
-    try:
-        yield
-    finally:
-        _slots.release()
-
-
-def _sent(runtime: Runtime, job: Job, target: Target, items: Sequence[Item]) -> list[dict[str, Any] | FleetError]:
+def _sent(runtime: Runtime, job: Job, target: Target, items: Sequence[Item]) -> Outcomes:
     time_s = limit_s(sum(item.file.size_bytes for item in items))
+    secrets = {} if target.origin == ENVIRONMENT else runtime.ledger.secrets.open(job.id, BUCKET)
+    sealed = secrets.get("s3")
     if target.origin == PUT_URLS:
-        return _send_all(_PutSender(runtime, job, target, items, time_s), job, items)
-    with _opened(runtime, job, target, time_s) as bucket:
-        return _send_all(_BucketSender(bucket, job, target, runtime.settings.outputs_dir), job, items)
+        if not sealed:
+            raise ConfigurationError("the server no longer has the URLs to put files to")
+        urls = PutUrls.from_json(sealed).for_files([item.name for item in items])
+        with _endpoints.passage(_host_of(urls)) as passage:
+            sender = _PutSender(runtime, target, items, urls, passage, time_s)
+            return _judged(_send_all(sender, job, items), passage)
+    with (
+        _endpoints.passage(_endpoint_of(target)) as passage,
+        _opened(runtime, target, sealed, time_s, passage) as bucket,
+    ):
+        outcomes = _send_all(_BucketSender(bucket, job, target, runtime.settings.outputs_dir), job, items)
+        return _judged(outcomes, passage)
 
 
-def _opened(runtime: Runtime, job: Job, target: Target, time_s: float) -> Bucket:
+def _judged(outcomes: Outcomes, passage: Passage) -> Outcomes:
+    """Tell what the outcomes say of the endpoint: a refusal is an answer, and nothing was asked of it for no files."""
+    if outcomes:
+        passage.is_well = not all(isinstance(outcome, DeliveryFailed) for outcome in outcomes)
+    return outcomes
+
+
+def _endpoint_of(target: Target) -> str:
+    if target.endpoint_url is None:
+        # Amazon is one endpoint for everybody: what it holds apart are buckets.
+        return f"aws:{target.region}:{target.bucket_name}"
+    return receiver_of(target.endpoint_url)
+
+
+def _host_of(urls: Sequence[str | None]) -> str:
+    return receiver_of(next((url for url in urls if url is not None), ""))
+
+
+def _opened(
+    runtime: Runtime, target: Target, sealed: dict[str, Any] | None, time_s: float, passage: Passage | None = None
+) -> Bucket:
     """The bucket, signed for by whom it belongs to; the guard is for addresses that clients name."""
     if target.origin == ENVIRONMENT:
         credentials, policy = environment_credentials(runtime.settings), Policy.of_operator(runtime.settings)
     else:
-        sealed = runtime.ledger.secrets.open(job.id, BUCKET).get("s3")
         credentials = Credentials.from_json(sealed) if sealed else None
         policy = Policy.from_settings(runtime.settings)
     if credentials is None:
         raise ConfigurationError("the server no longer has the credentials of the bucket")
-    return Bucket(target, credentials, policy, limit_s=time_s)
+    return Bucket(
+        target,
+        credentials,
+        policy,
+        limit_s=time_s,
+        first_answer_s=FIRST_ANSWER_S if passage is not None and passage.is_doubtful else None,
+        on_answer=None if passage is None else passage.answered,
+    )
 
 
-def _send_all(sender: Sender, job: Job, items: Sequence[Item]) -> list[dict[str, Any] | FleetError]:
+def _send_all(sender: Sender, job: Job, items: Sequence[Item]) -> Outcomes:
     """Send the files; for each what its `upload` is to say, or what went wrong. What was refused gets two tries."""
     outcomes = [_try(sender, job, item) for item in items]
     refused = [number for number, outcome in enumerate(outcomes) if isinstance(outcome, PermanentError)]
@@ -170,30 +198,41 @@ class _BucketSender:
 class _PutSender:
     """Uses what the client has signed."""
 
-    def __init__(self, runtime: Runtime, job: Job, target: Target, items: Sequence[Item], time_s: float) -> None:
-        sealed = runtime.ledger.secrets.open(job.id, BUCKET).get("s3")
-        if not sealed:
-            raise ConfigurationError("the server no longer has the URLs to put files to")
-        urls = PutUrls.from_json(sealed).for_files([item.name for item in items])
+    def __init__(
+        self,
+        runtime: Runtime,
+        target: Target,
+        items: Sequence[Item],
+        urls: Sequence[str | None],
+        passage: Passage,
+        time_s: float,
+    ) -> None:
         self._urls = dict(zip((item.ordinal for item in items), urls, strict=True))
         self._target = target
         self._root = runtime.settings.outputs_dir
+        self._passage = passage
         ends_at_s = time.monotonic() + time_s
         self._left_s: Callable[[], float] = lambda: max(ends_at_s - time.monotonic(), 0.001)
         self._policy = Policy.from_settings(runtime.settings)
+        self._has_answered = not passage.is_doubtful
 
     def send(self, item: Item) -> dict[str, Any]:
         url = self._urls[item.ordinal]
         if url is None:
             raise DeliveryRefused(f"s3.put_urls has no URL for {item.name}")
+        left_s = self._left_s()
+        if not self._has_answered:
+            left_s = min(left_s, FIRST_ANSWER_S + item.file.size_bytes / SLOWEST_BYTES_PER_S)
         put(
             url,
             self._root / item.file.storage_key,
             content_type=item.content_type,
             target=self._target,
             policy=self._policy,
-            limit_s=self._left_s(),
+            limit_s=left_s,
         )
+        self._has_answered = True
+        self._passage.answered()
         return {"url": public_link(url, self._target)}
 
 
@@ -211,9 +250,7 @@ def _key(job: Job, target: Target, item: Item) -> str:
     return object_key(target.key_template, fields)
 
 
-def _clean(
-    runtime: Runtime, job: Job, target: Target, items: Sequence[Item], outcomes: Sequence[dict[str, Any] | FleetError]
-) -> None:
+def _clean(runtime: Runtime, job: Job, target: Target, items: Sequence[Item], outcomes: Outcomes) -> None:
     """Remove what a file in parts that did not arrive whole has left in the bucket."""
     broken = [
         item
@@ -221,7 +258,8 @@ def _clean(
         if isinstance(outcome, FleetError) and item.file.size_bytes >= PART_BYTES
     ]
     if broken:
-        with _opened(runtime, job, target, CLEANING_S) as bucket:
+        secrets = {} if target.origin == ENVIRONMENT else runtime.ledger.secrets.open(job.id, BUCKET)
+        with _opened(runtime, target, secrets.get("s3"), CLEANING_S) as bucket:
             for item in broken:
                 bucket.clean(_key(job, target, item))
 

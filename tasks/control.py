@@ -20,6 +20,15 @@ def fleet_interrupt(state: Any, instance: str, prompt_id: str) -> dict[str, bool
     return _have_keeper(state, instance, lambda keeper: keeper.interrupt(prompt_id))
 
 
+@control_command()
+def fleet_look_again(state: Any) -> dict[str, bool]:
+    """Look now for files that were added to the instance's folders."""
+    keeper: Keeper | None = getattr(state.app, "fleet_keeper", None)
+    if keeper is not None:
+        keeper.look_again()
+    return {"ok": keeper is not None}
+
+
 @control_command(args=[("instance", str)])
 def fleet_drain(state: Any, instance: str) -> dict[str, bool]:
     """Take no more jobs until told otherwise."""

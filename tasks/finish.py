@@ -7,6 +7,7 @@ to be done again. What is done is written down: a lossy conversion is not done t
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 from dataclasses import asdict, replace
@@ -15,35 +16,73 @@ from typing import Any
 
 from core.errors import OutputNotConvertible
 from core.ledger.delivery import PendingFile, StoredFile
+from core.storage import make_folder
+from core.stored_json import known_fields
 from tasks.convert import Conversion, convert
 from tasks.storage import digest_of, free_name, store
 from tasks.strip import strip
+
+log = logging.getLogger(__name__)
 
 ORIGINALS = ".originals"
 RECORD = "finished.json"
 NOT_STRIPPED = "The metadata of this file was not removed: it is of an unknown kind."
 
 
-def store_finished(root: Path, files: list[PendingFile], wanted: Conversion) -> list[StoredFile]:
+def store_finished(
+    root: Path, files: list[PendingFile], wanted: Conversion, missing: dict[str, str] | None = None
+) -> list[StoredFile]:
     """Bring a job's files into storage as the client wants them. Doing it again gives the same result.
 
     A file that cannot be converted is stored as it is, with the reason as `conversion_error` in its `upload`.
 
+    Parameters: missing - as for `store`.
     Raises: as `store`.
     """
     if not files:
         return []
     folder = root / files[0].job_id
     record = folder / ORIGINALS / RECORD
-    if record.exists():
-        return [StoredFile(**fields) for fields in json.loads(record.read_text(encoding="utf-8"))]
-    originals = store(folder / ORIGINALS, files)
+    recorded = _recorded(record, root, files, missing)
+    if recorded is not None:
+        return recorded
+    make_folder(folder, root)
+    unfound: dict[str, str] = {}
+    originals = store(folder / ORIGINALS, files, None if missing is None else unfound)
     taken: set[str] = set()
-    done = [_finish(folder, original, file, wanted, taken) for original, file in zip(originals, files, strict=True)]
+    by_id = {file.asset_id: file for file in files}
+    done = [_finish(folder, original, by_id[original.asset_id], wanted, taken) for original in originals]
     draft = record.with_name(f"{RECORD}.part")
-    draft.write_text(json.dumps([asdict(file) for file in done]), encoding="utf-8")
+    draft.parent.mkdir(parents=True, exist_ok=True)
+    draft.write_text(json.dumps({"done": [asdict(file) for file in done], "missing": unfound}), encoding="utf-8")
     draft.replace(record)
+    if missing is not None:
+        missing |= unfound
     return done
+
+
+def _recorded(
+    record: Path, root: Path, files: list[PendingFile], missing: dict[str, str] | None
+) -> list[StoredFile] | None:
+    """What an earlier turn has done and written down; None: nothing, or nothing that can be relied on."""
+    try:
+        said = json.loads(record.read_text(encoding="utf-8"))
+        # A list is what an earlier release wrote.
+        done, unfound = (said, {}) if isinstance(said, list) else (said["done"], dict(said["missing"]))
+        found = [StoredFile(**known_fields(StoredFile, each)) for each in done]
+        wanted = [file.asset_id for file in files if file.asset_id not in unfound]
+        is_whole = [file.asset_id for file in found] == wanted and all(
+            (root / file.storage_key).stat().st_size == file.size_bytes for file in found
+        )
+    except FileNotFoundError:
+        return None
+    except (OSError, LookupError, TypeError, ValueError, RecursionError) as exc:
+        # A power cut can leave it empty. The originals are there, so it is done again.
+        log.warning("%s cannot be read, and its files are finished again (%s)", record, type(exc).__name__)
+        return None
+    if is_whole and missing is not None:
+        missing |= unfound
+    return found if is_whole else None
 
 
 def discard_originals(root: Path, job_id: str) -> None:

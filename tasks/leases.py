@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 
 from comfy.session import PromptHandle
+from core.background import Loop, failure_of
 from core.errors import ComfyUnavailable, LedgerUnavailable
 from core.job import CANCELING
 from core.ledger import Ledger
@@ -49,12 +51,10 @@ class Leases:
 
     def __init__(self, ledger: Ledger, *, renew_s: float) -> None:
         self._ledger = ledger
-        self._renew_s = renew_s
         self._held: dict[tuple[str, int], Lease] = {}
         self._lock = threading.Lock()
-        self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="leases", daemon=True)
-        self._thread.start()
+        self._loop = Loop("leases", self.renew, pause_s=renew_s)
+        self._loop.start()
 
     def hold(self, claim: Claim) -> Lease:
         """Renew a claim from now on."""
@@ -70,16 +70,14 @@ class Leases:
 
     def close(self) -> None:
         """End the thread; what is still held lapses."""
-        self._closed.set()
+        self._loop.end()
 
-    def _run(self) -> None:
-        while not self._closed.wait(self._renew_s):
-            with self._lock:
-                leases = list(self._held.values())
-            if leases:
-                self._renew(leases)
-
-    def _renew(self, leases: list[Lease]) -> None:
+    def renew(self) -> None:
+        """Renew all that is held, once. A prompt whose lease was lost, or whose job is to be cancelled, is stopped."""
+        with self._lock:
+            leases = list(self._held.values())
+        if not leases:
+            return
         try:
             held = self._ledger.claims.renew([lease.claim for lease in leases])
         except LedgerUnavailable as exc:
@@ -87,8 +85,13 @@ class Leases:
             log.warning("leases not renewed: %s", exc)
             return
         for lease in leases:
-            status = held.get(lease.claim.job_id)
-            if status is None:
-                log.warning("job %s attempt %s was taken from us", lease.claim.job_id, lease.claim.attempt)
-            if status is None or status == CANCELING:
-                lease.stop()
+            # One that raises must not keep the others from being stopped.
+            failure_of(functools.partial(_heed, lease, held.get(lease.claim.job_id)), "leases")
+
+
+def _heed(lease: Lease, status: str | None) -> None:
+    """Do what the status of its job asks for; None: the job is another's."""
+    if status is None:
+        log.warning("job %s attempt %s was taken from us", lease.claim.job_id, lease.claim.attempt)
+    if status is None or status == CANCELING:
+        lease.stop()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable
+
+from core.background import Loop
 
 #: Linux never mixes writes of up to 4096 bytes to one pipe; this is well below.
 MAX_MESSAGE_BYTES = 1000
@@ -23,9 +24,14 @@ class Line:
 
     def listen(self, hear: Callable[[str], None]) -> None:
         """Call `hear` with each message, in a daemon thread, for as long as this process lives."""
-        threading.Thread(target=self._listen, args=(hear,), name="line", daemon=True).start()
+        messages = os.fdopen(self._reader, errors="replace")
 
-    def _listen(self, hear: Callable[[str], None]) -> None:
-        with os.fdopen(self._reader, errors="replace") as messages:
-            for message in messages:
+        def hear_next() -> None:
+            message = messages.readline()
+            if message:
                 hear(message.rstrip("\n"))
+            else:
+                loop.end()
+
+        loop = Loop("line", hear_next)
+        loop.start()

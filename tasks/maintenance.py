@@ -2,30 +2,64 @@
 
 from __future__ import annotations
 
-import itertools
+import functools
 import logging
+import threading
+import time
+from collections.abc import Callable
 
 from celery import shared_task
 
+from core.background import failure_of
 from core.job import QUEUED
+from core.settings import Settings
 from tasks.names import RECONCILE
+from tasks.pins import follow_fleet
 from tasks.retention import remove_expired, sweep
 from tasks.runtime import FleetTask, Runtime
 
 log = logging.getLogger(__name__)
 
+#: A clock that was set is believed after this time.
+SETTLED_S = 3600.0
+
+_under_way = threading.Lock()
+
+
+class _Last:
+    """When the last tick of this process ended."""
+
+    ended_s = float("-inf")
+
+
+_last = _Last()
+
 
 @shared_task(bind=True, base=FleetTask, name=RECONCILE)
 def reconcile(self: FleetTask) -> None:
     """Take back lapsed leases, publish turns that are missing, move forgotten deliveries on, remove what is over."""
-    runtime = self.runtime
-    take_back(runtime)
-    expire_waiting(runtime)
-    publish_missing_turns(runtime)
-    resume_deliveries(runtime)
-    runtime.ledger.secrets.wipe()
-    remove_expired(runtime)
-    sweep(runtime)
+    # Steps that wait for a ledger that is away outlast their tick, and a second one would wait beside it. Of ticks that
+    # have piled up the first does all there is to do.
+    if not _under_way.acquire(blocking=False):
+        return
+    try:
+        if time.monotonic() - _last.ended_s >= self.runtime.settings.reconcile_s / 2:
+            take_steps(self.runtime)
+            _last.ended_s = time.monotonic()
+    finally:
+        _under_way.release()
+
+
+def take_steps(runtime: Runtime) -> None:
+    """Each step by itself: what one stumbles over, every time perhaps, must not keep the others from being done."""
+    looks: list[float] = []
+    failure_of(lambda: looks.append(runtime.ledger.timekeeping.look()), "reconcile, clock")
+    # A ledger that cannot even say that is no ledger to remove anything from.
+    set_ago_s = looks[0] if looks else 0.0
+    for step in STEPS:
+        wait_s = AFTER_SET_S.get(step)
+        if wait_s is None or set_ago_s >= wait_s(runtime.settings):
+            failure_of(functools.partial(step, runtime), f"reconcile, {step.__name__}")
 
 
 def take_back(runtime: Runtime) -> None:
@@ -53,21 +87,49 @@ def expire_waiting(runtime: Runtime) -> None:
 
 
 def publish_missing_turns(runtime: Runtime) -> None:
-    """One more turn for each idle instance while jobs wait: whatever became of the earlier ones.
+    """One more turn for each idle instance while jobs wait that suit one of them, whatever became of the earlier ones.
 
     Also when fewer jobs wait than instances are idle: a turn may reach an instance that must not run the job.
     """
-    idle = runtime.ledger.instances.idle()
-    waiting = runtime.ledger.jobs.next_queued(limit=len(idle)) if idle else []
-    for _instance, job_id in zip(idle, itertools.cycle(waiting)):
+    for job_id in runtime.ledger.claims.missing_turns():
         if not runtime.publisher.turn(job_id):
             return
 
 
 def resume_deliveries(runtime: Runtime) -> None:
     """Files whose message was lost, or whose worker died; webhooks likewise, and those whose next try is due."""
+    settings = runtime.settings
+    for job_id in runtime.ledger.deliveries.abandon(after_s=max(settings.retention_s, settings.upload_give_up_s)):
+        log.warning("job %s failed: nobody came for its outputs where they lie", job_id)
+        runtime.publisher.notify(job_id)
     for job_id, attempt, instance in runtime.ledger.deliveries.overdue():
         host = (instance or "").partition("@")[2] or runtime.settings.host
         runtime.publisher.delivery(job_id, attempt, host)
     for job_id in runtime.ledger.outbox.jobs_due():
         runtime.publisher.notify(job_id)
+
+
+def wipe_secrets(runtime: Runtime) -> None:
+    """Secrets that have served, and were not wiped with the last change of their job."""
+    runtime.ledger.secrets.wipe()
+
+
+#: What one tick does, in this order.
+STEPS: tuple[Callable[[Runtime], None], ...] = (
+    take_back,
+    expire_waiting,
+    follow_fleet,
+    publish_missing_turns,
+    resume_deliveries,
+    wipe_secrets,
+    remove_expired,
+    sweep,
+)
+#: Seconds for which a step is left out after the clock was set, or the fleet switched on again: until all workers have
+#: renewed their leases, and until somebody could have noticed that a clock is wrong, since what is removed is gone.
+AFTER_SET_S: dict[Callable[[Runtime], None], Callable[[Settings], float]] = {
+    take_back: lambda settings: settings.lease_s,
+    expire_waiting: lambda _settings: SETTLED_S,
+    remove_expired: lambda _settings: SETTLED_S,
+    sweep: lambda _settings: SETTLED_S,
+}

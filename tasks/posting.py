@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import queue
-import threading
 import time
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
@@ -13,6 +12,7 @@ from http import HTTPStatus
 from urllib3 import BaseHTTPResponse
 from urllib3.exceptions import HTTPError, LocationValueError, ReadTimeoutError, SSLError
 
+from core.background import Loop
 from core.errors import AddressRefused
 from core.ledger.database import now_ms
 from core.ledger.outbox import Outcome, Post
@@ -24,6 +24,8 @@ CONNECT_TIMEOUT_S = 5.0
 MAX_ANSWER_BYTES = 64 * 1024
 #: Answers after which `Retry-After` counts.
 BUSY = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
+#: Longer than every form of a date.
+MAX_RETRY_AFTER_CHARS = 64
 #: A carrier that had nothing to do for so long hangs up and ends.
 REST_S = 3.0
 #: No more of them than this rest at once.
@@ -39,7 +41,8 @@ class Carrier:
         self._on_idle = on_idle
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._connections: dict[Policy, KeptConnection] = {}
-        threading.Thread(target=self._run, name="post", daemon=True).start()
+        self._loop = Loop("post", self._work_on, last=self._hang_up)
+        self._loop.start()
 
     def carry(self, work: Callable[[], None]) -> None:
         """Do this in its thread, after all that it was given before."""
@@ -55,13 +58,16 @@ class Carrier:
             self._connections[policy] = KeptConnection(policy)
         return self._connections[policy]
 
-    def _run(self) -> None:
-        try:
-            while work := self._next():
-                work()
-        finally:
-            for connection in self._connections.values():
-                connection.close()
+    def _work_on(self) -> None:
+        work = self._next()
+        if work is None:
+            self._loop.end()
+        else:
+            work()
+
+    def _hang_up(self) -> None:
+        for connection in self._connections.values():
+            connection.close()
 
     def _next(self) -> Callable[[], None] | None:
         try:
@@ -107,9 +113,9 @@ class Carriers:
             self._take(carrier)
             self._dismiss(carrier)
 
-    def forget(self, carrier: Carrier) -> None:
-        """It has ended by itself."""
-        self._all.discard(carrier)
+    def dismiss(self, carrier: Carrier) -> None:
+        """It stumbled over its work: its connections may be in any state."""
+        self._dismiss(carrier)
 
     def close(self) -> None:
         """Let all end when they have done their work."""
@@ -171,17 +177,18 @@ def parse_retry_after(value: str | None) -> float | None:
     """Seconds from now that a `Retry-After` header asks for, in either of its forms; None for anything else."""
     if value is None:
         return None
-    text = value.strip()
+    text = value.strip()[:MAX_RETRY_AFTER_CHARS]
     if text.isascii() and text.isdigit():
         # Longer ones than any date are as good as this one.
         return float(text[:12])
     try:
         moment = parsedate_to_datetime(text)
-    except ValueError:
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=timezone.utc)
+        return max(0.0, (moment - datetime.now(timezone.utc)).total_seconds())
+    except (ValueError, TypeError, IndexError, OverflowError):
+        # Numbers beyond a C integer, days that do not exist, years without one before them.
         return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=timezone.utc)
-    return max(0.0, (moment - datetime.now(timezone.utc)).total_seconds())
 
 
 def _drain(answer: BaseHTTPResponse) -> None:

@@ -11,25 +11,28 @@ import contextlib
 import functools
 import logging
 import queue
-import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
+from core.background import Loop, failure_of
 from core.errors import FleetError, LedgerUnavailable, SecretUnreadable, TransientError
 from core.ledger import Ledger
 from core.ledger.database import now_ms
 from core.ledger.outbox import Due, Outcome, Post
-from core.ledger.secrets import WEBHOOK
+from core.ledger.secrets import ADDRESS, WEBHOOK
 from core.outbound import Policy
 from core.settings import Settings
-from core.webhooks.keys import ENVIRONMENT, secrets_for
+from core.webhooks.keys import ENVIRONMENT, headers_of, secrets_for
 from core.webhooks.signing import headers_for, load_signing_key
+from core.webhooks.urls import has_sealed_query, whole_url
 from tasks.lanes import Lanes
 from tasks.posting import Carrier, Carriers, send
 
 log = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
 
 #: Deliveries that one look at the ledger brings, and that may wait in memory.
 BATCH = 256
@@ -66,7 +69,7 @@ class _Report:
 
     carrier: Carrier
     results: list[_Result]
-    #: Whether the carrier's thread lives on.
+    #: Whether the carrier can go on with other work.
     is_free: bool
 
 
@@ -81,9 +84,8 @@ class Postman:
         #: Ids of jobs that have something to send, reports of carriers, those that are idle, and None: stop.
         self._inbox: queue.SimpleQueue[str | _Report | Carrier | None] = queue.SimpleQueue()
         self._carriers = Carriers(self._inbox.put)
-        self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
-        # The rest belongs to that thread.
+        self._loop = Loop("postman", self._work, last=self._carriers.close)
+        # The rest belongs to its thread.
         self._called: set[str] = set()
         self._results: list[tuple[Post, Outcome]] = []
         self._unsent: list[Post] = []
@@ -96,38 +98,32 @@ class Postman:
 
     def call(self, job_id: str) -> None:
         """This job has something to send, and others may have; returns at once."""
-        with self._lock:
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="postman", daemon=True)
-                self._thread.start()
+        self._loop.start()
         self._inbox.put(job_id)
 
     def close(self) -> None:
         """Begin nothing more, and give what is under way a moment to end."""
-        with self._lock:
-            thread = self._thread
-        if thread is not None:
-            self._inbox.put(None)
-            thread.join(2 * GOODBYE_S)
-
-    def _run(self) -> None:
-        try:
-            self._work()
-        finally:
-            self._carriers.close()
+        self._inbox.put(None)
+        self._loop.join(2 * GOODBYE_S)
 
     def _work(self) -> None:
-        while not self._is_over():
-            self._collect()
-            try:
-                self._record()
-                self._put_off()
-                if self._stops_at_s is None:
-                    self._look()
-                    self._begin()
-            except LedgerUnavailable as exc:
-                log.warning("webhooks wait for the ledger: %s", exc)
-                time.sleep(RETRY_S)
+        if self._is_over():
+            self._loop.end()
+            return
+        self._collect()
+        try:
+            self._record()
+            self._put_off()
+            if self._stops_at_s is None:
+                self._look()
+                self._begin()
+        except LedgerUnavailable as exc:
+            log.warning("webhooks wait for the ledger: %s", exc)
+            self._loop.rest(RETRY_S)
+        except BaseException:
+            # What this was about is not in memory any more, but in the ledger it is still due.
+            self._has_more = True
+            raise
 
     def _is_over(self) -> bool:
         if self._stops_at_s is None:
@@ -160,7 +156,7 @@ class Postman:
         if report.is_free:
             self._carriers.rest(report.carrier)
         else:
-            self._carriers.forget(report.carrier)
+            self._carriers.dismiss(report.carrier)
         for result in report.results:
             self._note_end(result)
 
@@ -176,38 +172,52 @@ class Postman:
             self._closed.add(result.due.receiver)
 
     def _record(self) -> None:
-        if self._results:
-            self._ledger.outbox.record(self._results)
-            self._results.clear()
+        """Tell the ledger what became of posts."""
+        _write(self._ledger.outbox.record, self._results)
         if self._unsent:
-            self._ledger.outbox.give_back(self._unsent)
-            self._unsent.clear()
+            _write(self._ledger.outbox.give_back, self._unsent)
             self._has_more = True
 
     def _put_off(self) -> None:
         """What waits for receivers that are left alone waits in the ledger, so that it is in nobody's way."""
-        for receiver in list(self._closed):
+        while self._closed:
+            # Taken out before anything can go wrong with it, and put back only if the ledger is away.
+            receiver = self._closed.pop()
             self._lanes.clear(receiver)
             left_s = self._lanes.closed_for_s(receiver, time.monotonic())
-            if left_s:
+            if not left_s:
+                continue
+            try:
                 count = self._ledger.outbox.put_off(receiver, until_ms=now_ms() + round(left_s * 1000))
-                log.warning("webhooks to %s fail; %d more wait for %.0f s", receiver, count, left_s)
-            self._closed.discard(receiver)
+            except LedgerUnavailable:
+                self._closed.add(receiver)
+                raise
+            log.warning("webhooks to %s fail; %d more wait for %.0f s", receiver, count, left_s)
 
     def _look(self) -> None:
         """Bring what is due from the ledger: of the jobs that called, and whatever else there is."""
-        outbox, called, occupied = self._ledger.outbox, self._called, self._lanes.occupied()
-        if called or self._may_have_more(occupied):
-            if time.monotonic() - self._looked_s >= LOOK_EVERY_S and self._lanes.waiting < MAX_WAITING:
-                self._looked_s = time.monotonic()
-                # Receivers that something waits for have their share already.
-                found = outbox.due(limit=BATCH, except_for=occupied)
-                self._has_more, self._skipped = len(found) == BATCH, set(occupied)
-                self._add(found)
-            if 0 < len(called) <= BATCH:
-                self._add(outbox.due(job_ids=called, limit=BATCH))
-            self._has_more |= len(called) > BATCH
-            called.clear()
+        occupied = self._lanes.occupied()
+        if not self._called and not self._may_have_more(occupied):
+            return
+        # Taken over before anything can go wrong with it, and called again only if the ledger is away.
+        called, self._called = self._called, set()
+        try:
+            self._look_for(called, occupied)
+        except LedgerUnavailable:
+            self._called |= called
+            raise
+
+    def _look_for(self, called: set[str], occupied: Collection[str]) -> None:
+        outbox = self._ledger.outbox
+        if time.monotonic() - self._looked_s >= LOOK_EVERY_S and self._lanes.waiting < MAX_WAITING:
+            self._looked_s = time.monotonic()
+            # Receivers that something waits for have their share already.
+            found = outbox.due(limit=BATCH, except_for=occupied)
+            self._has_more, self._skipped = len(found) == BATCH, set(occupied)
+            self._add(found)
+        if 0 < len(called) <= BATCH:
+            self._add(outbox.due(job_ids=called, limit=BATCH))
+        self._has_more |= len(called) > BATCH
 
     def _may_have_more(self, occupied: Iterable[str]) -> bool:
         """Whether the ledger may hold more than was brought: the last look was full, or skipped who is now free."""
@@ -229,7 +239,7 @@ class Postman:
         until_s = time.monotonic() + HAND_S
         dues = [due for hand in hands for due in hand]
         try:
-            opened = self._ledger.secrets.open_all({due.job_id for due in dues}, WEBHOOK)
+            opened = self._ledger.secrets.open_all({due.job_id for due in dues}, WEBHOOK, ADDRESS)
             taken = {post.id: post for post in self._ledger.outbox.take([due.id for due in dues])}
         finally:
             for due in [due for due in dues if due.id not in taken]:
@@ -237,9 +247,14 @@ class Postman:
                 self._lanes.end(due, is_answered=None, now_s=time.monotonic())
         for hand in hands:
             ours = [_Result(due=due, post=taken[due.id], secrets=opened[due.job_id]) for due in hand if due.id in taken]
-            if ours:
-                carrier = self._carriers.hire(hand[0].receiver)
-                carrier.carry(functools.partial(self._deliver, ours, carrier, until_s))
+            # A thread that cannot be started must not leave its receiver occupied for ever.
+            if ours and failure_of(functools.partial(self._hand_over, ours, until_s), "postman") is not None:
+                for unsent in ours:
+                    self._note_end(unsent)
+
+    def _hand_over(self, hand: list[_Result], until_s: float) -> None:
+        carrier = self._carriers.hire(hand[0].due.receiver)
+        carrier.carry(functools.partial(self._deliver, hand, carrier, until_s))
 
     def _deliver(self, hand: list[_Result], carrier: Carrier, until_s: float) -> None:
         """The posts of a hand, in the thread of their carrier.
@@ -259,8 +274,9 @@ class Postman:
             self._inbox.put(_Report(carrier=carrier, results=hand, is_free=is_free))
 
     def _tried(self, unsent: _Result, carrier: Carrier) -> _Result:
-        post, settings = unsent.post, self._settings
+        settings = self._settings
         try:
+            post = replace(unsent.post, url=_address(unsent))
             headers = self._headers(unsent)
             connection = carrier.connection(Policy.for_webhook(post.url, settings))
             outcome = send(post, headers, connection, limit_s=min(post.timeout_s, settings.webhook_limit_s))
@@ -282,7 +298,37 @@ class Postman:
             contract=post.contract,
             private_key=self._private_key,
         )
-        return {**signed, "X-Webhook-Event": post.event, "X-Webhook-Sequence": str(post.seq)}
+        own = {"X-Webhook-Event": post.event, "X-Webhook-Sequence": str(post.seq)}
+        return {**headers_of(post.webhook, sealed), **signed, **own}
+
+
+def _address(unsent: _Result) -> str:
+    """The whole URL. Raises SecretUnreadable: its query does not open."""
+    shown, sealed = unsent.post.url, unsent.secrets
+    if not has_sealed_query(shown):
+        return shown
+    if isinstance(sealed, SecretUnreadable):
+        raise sealed
+    return whole_url(shown, sealed)
+
+
+def _write(write: Callable[[list[Item]], object], items: list[Item]) -> None:
+    """Write all of this, and empty the list. One thing that cannot be written, whyever, does not keep the rest back.
+
+    Raises: LedgerUnavailable - the list is as it was.
+    """
+    if not items or _is_written(write, items):
+        items.clear()
+    while items:
+        _is_written(write, items[:1])
+        del items[0]
+
+
+def _is_written(write: Callable[[list[Item]], object], items: list[Item]) -> bool:
+    error = failure_of(functools.partial(write, items), "webhooks")
+    if isinstance(error, LedgerUnavailable):
+        raise error
+    return error is None
 
 
 def _is_well(outcome: Outcome) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 import uuid
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,13 @@ from urllib.parse import urlencode
 from comfy.outputs import OutputItem
 from core.ledger.claims import ProducedFile
 from core.ledger.instances import InstanceRecord
+from core.stored_json import whole_text
+from tasks.collect import local_path
+
+#: What the ledger's columns take.
+MAX_NODE_ID_CHARS = 255
+MAX_NAME_CHARS = 200
+MAX_KEY_CHARS = 64
 
 
 def produced_files(items: list[OutputItem], instance: InstanceRecord) -> list[ProducedFile]:
@@ -42,26 +50,42 @@ def sent_files(pictures: list[tuple[str, bytes]], folder: Path) -> list[Produced
 
 
 def _produced(item: OutputItem, number: int, instance: InstanceRecord) -> ProducedFile:
+    extension = "json" if item.content_type == "application/json" else "txt"
     return ProducedFile(
         asset_id=str(uuid.uuid4()),
-        node_id=item.node_id,
-        name=item.filename or f"text_{item.node_id}_{number:05}.txt",
+        node_id=item.node_id[:MAX_NODE_ID_CHARS],
+        name=_name(item.filename)
+        if item.filename
+        else f"text_{item.node_id}_{number:05}.{extension}"[-MAX_NAME_CHARS:],
         type=item.kind,
         content_type=item.content_type,
         comfy_type=item.type or "output",
-        comfy_key=item.key,
-        subfolder=item.subfolder or "",
+        comfy_key=_printable(item.key)[:MAX_KEY_CHARS],
+        subfolder=_printable(item.subfolder or ""),
         source=_source(item, instance),
     )
 
 
+def _name(filename: str) -> str:
+    """How a file is called: its last name, as far as a database can keep it, with its extension in any case."""
+    name = _printable(filename.replace("\\", "/").rstrip("/").rpartition("/")[2]) or "output"
+    return name if len(name) <= MAX_NAME_CHARS else name[: MAX_NAME_CHARS - 12] + name[-12:]
+
+
+def _printable(text: str) -> str:
+    # "Cc" is control, "Cs" surrogate characters: PostgreSQL takes neither NUL nor half a surrogate pair.
+    return "".join(char for char in text if unicodedata.category(char) not in ("Cc", "Cs"))
+
+
 def _source(item: OutputItem, instance: InstanceRecord) -> dict[str, str]:
     if item.filename is None:
-        return {"text": item.text or ""}
+        return {"text": whole_text(item.text or "")}
     # ComfyUI's word for the directory is also its name in the data directory of an instance of ours.
     folder = item.type or "output"
     if instance.output_dir is not None:
-        root = Path(instance.output_dir).parent / folder
-        return {"root": str(root), "path": str(root / (item.subfolder or "") / item.filename)}
+        data_dir = Path(instance.output_dir).parent
+        # A name that leads out of its folder is refused where it is stored, and told of there.
+        path = local_path(item, data_dir) or data_dir / folder / (item.subfolder or "") / item.filename
+        return {"root": str(data_dir / folder), "path": str(path)}
     query: dict[str, Any] = {"filename": item.filename, "subfolder": item.subfolder or "", "type": folder}
-    return {"url": f"{instance.url}/view?{urlencode(query)}"}
+    return {"url": f"{instance.url}/view?{urlencode(query, errors='replace')}"}

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import queue
-import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from celery import Celery
 
+from core.background import Loop, failure_of
 from core.broker_errors import broker_errors
+from core.errors import BrokerUnavailable
 from core.job import Job, prompt_id_of
 from tasks.names import GENERATE, GPU_QUEUE, IO_QUEUE, NOTIFY, UPLOAD, io_queue_of
 
@@ -51,25 +54,34 @@ class Publisher:
 
     def cancel(self, job: Job) -> None:
         """Tell the worker that runs a job to interrupt it now. Lost, it costs the time to the next lease renewal."""
-        if job.instance is None or time.monotonic() < self._closed_until_s:
+        if job.instance is None:
             return
         arguments = {"instance": job.instance, "prompt_id": prompt_id_of(job.id, job.attempt)}
-        try:
-            self._app.control.broadcast("fleet_interrupt", arguments=arguments)
-        except self._errors as exc:
-            self._closed_until_s = time.monotonic() + BREAK_S
-            log.warning("broker did not take the interrupt of job %s (%s)", job.id, exc)
+        broadcast = functools.partial(self._app.control.broadcast, "fleet_interrupt", arguments=arguments)
+        self._send(broadcast, f"the interrupt of job {job.id}")
+
+    def look_again(self) -> bool:
+        """Tell every GPU worker to look for new files now; False when the broker did not take it."""
+        return self._send(lambda: self._app.control.broadcast("fleet_look_again"), "the wish for another look")
 
     def _publish(self, task: str, args: tuple[Any, ...], **options: Any) -> bool:
+        return self._send(functools.partial(self._app.send_task, task, args, **options), f"{task}{args}")
+
+    def _send(self, send: Callable[[], object], what: str) -> bool:
         if time.monotonic() < self._closed_until_s:
             return False
+        # kombu has more ways to fail than its transports list: a connection that was closed under it shows as an
+        # AttributeError of its own.
+        if failure_of(lambda: self._foreseen(send, what), "publishing") is None:
+            return True
+        self._closed_until_s = time.monotonic() + BREAK_S
+        return False
+
+    def _foreseen(self, send: Callable[[], object], what: str) -> None:
         try:
-            self._app.send_task(task, args, **options)
+            send()
         except self._errors as exc:
-            self._closed_until_s = time.monotonic() + BREAK_S
-            log.warning("broker did not take %s%s; it will be published later (%s)", task, args, exc)
-            return False
-        return True
+            raise BrokerUnavailable(f"The broker did not take {what}; it will be published later ({exc}).") from exc
 
 
 class BackgroundNotifier:
@@ -78,19 +90,13 @@ class BackgroundNotifier:
     def __init__(self, publisher: Publisher) -> None:
         self._publisher = publisher
         self._queue: queue.Queue[str] = queue.Queue(BACKLOG)
-        self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
+        self._loop = Loop("notifier", self._publish_next)
 
     def notify(self, job_id: str) -> None:
         """Publish soon. What finds too much waiting is left to the reconciler."""
-        with self._lock:
-            # Not in the constructor: a thread does not survive a fork.
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="notifier", daemon=True)
-                self._thread.start()
+        self._loop.start()
         with contextlib.suppress(queue.Full):
             self._queue.put_nowait(job_id)
 
-    def _run(self) -> None:
-        while True:
-            self._publisher.notify(self._queue.get())
+    def _publish_next(self) -> None:
+        self._publisher.notify(self._queue.get())

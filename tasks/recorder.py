@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from comfy.account import Blocked
+from comfy.history import BLOCKED
 from comfy.session import PromptResult
 from core.errors import (
     ComfyOutOfMemory,
@@ -14,14 +17,17 @@ from core.errors import (
     FleetError,
     LedgerUnavailable,
     PromptFailed,
-    PromptRejected,
+    PromptInterrupted,
     PromptStuck,
     StaleAttempt,
+    StorageUnavailable,
 )
+from core.excerpts import MESSAGE_CHARS, head_and_tail
 from core.job import CANCELED, CANCELING, QUEUED
 from core.ledger.claims import Claim
 from core.ledger.instances import InstanceRecord
 from core.ledger.secrets import RUN
+from tasks.job_errors import discreet, job_error, machines_of, shortened, whole_error
 from tasks.outcome import Dropped, Failed, Finished, Outcome, Requeued
 from tasks.produced import produced_files, sent_files
 from tasks.runtime import Runtime
@@ -41,6 +47,7 @@ class Recorder:
         self._runtime = runtime
         self._claims = runtime.ledger.claims
         self._returns = runtime.ledger.returns
+        self._machines = machines_of(runtime.settings)
         #: Keys of partner nodes that the instance has now, by job.
         self._keys: dict[str, str] = {}
 
@@ -60,13 +67,19 @@ class Recorder:
         outcome = self.guard(claim, lambda: results.append(wait()))
         if outcome is not None:
             return outcome
-        self._keys.pop(claim.job_id, None)
+        key = self._keys.pop(claim.job_id, None)
         result = results[0]
         own_output = self._runtime.settings.gpu_dir(instance.gpu_name) / "output"
         files = produced_files(result.outputs, instance) + sent_files(sent, own_output / claim.job_id)
+        warnings = [self._warning(blocked, key) for blocked in result.blocked]
+        if warnings and not files:
+            # ComfyUI calls it a success; whoever waits for a picture wants to know why there is none.
+            return _persistently(lambda: self._ended_by(claim, _blocked(warnings[0])))
         try:
             _persistently(
-                lambda: self._claims.generated(claim, files, outputs_reused=bool(result.cached_nodes)),
+                lambda: self._claims.generated(
+                    claim, files, outputs_reused=bool(result.cached_nodes), warnings=warnings
+                ),
             )
         except StaleAttempt as exc:
             log.info("%s", exc)
@@ -79,19 +92,20 @@ class Recorder:
             step()
         except FleetError as exc:
             # A node may repeat the key in what it raises, which is logged, shown and kept.
-            reason = _without(self._keys.pop(claim.job_id, None), exc)
+            reason = discreet(exc, secret=self._keys.pop(claim.job_id, None), machines=self._machines)
         else:
             return None
         return _persistently(lambda: self._ended_by(claim, reason))
 
     def give_back(self, claim: Claim, exc: FleetError, *, lost: bool) -> Outcome:
         """Queue the job again, unless it has had its chances."""
-        status = self._returns.release(claim, reason=exc.message, lost=lost, code=exc.code)
+        reason = head_and_tail(exc.message, MESSAGE_CHARS)
+        status = self._returns.release(claim, reason=reason, lost=lost, code=exc.code)
         if status == QUEUED:
             return Requeued(**_identity(claim))
         if status is None or status == CANCELED:
             return Dropped(**_identity(claim))
-        return Failed(**_identity(claim), error=exc)
+        return Failed(**_identity(claim), error=shortened(exc))
 
     def move_on(self, outcome: Outcome) -> None:
         """Publish what comes next for a job whose chain no task carries on."""
@@ -104,57 +118,60 @@ class Recorder:
             publisher.notify(outcome.job_id)
 
     def extra_data(self, claim: Claim) -> dict[str, Any] | None:
-        """What ComfyUI's partner nodes need to know and nobody else may. Raises SecretUnreadable."""
-        if not claim.has_secrets:
-            return None
-        key = self._runtime.ledger.secrets.open(claim.job_id, RUN).get("api_key_comfy_org")
-        if key is None:
-            return None
-        self._keys[claim.job_id] = key
-        return {"api_key_comfy_org": key}
+        """What nodes are given beside their inputs: the client's `extra_pnginfo`, and a key that nobody else may know.
+
+        Raises: SecretUnreadable.
+        """
+        given: dict[str, Any] = {}
+        if claim.extra_pnginfo is not None:
+            given["extra_pnginfo"] = json.loads(claim.extra_pnginfo)
+        key = (
+            self._runtime.ledger.secrets.open(claim.job_id, RUN).get("api_key_comfy_org") if claim.has_secrets else None
+        )
+        if key is not None:
+            given["api_key_comfy_org"] = self._keys[claim.job_id] = key
+        return given or None
 
     def _ended_by(self, claim: Claim, exc: FleetError) -> Outcome:
         status = self._claims.renew([claim]).get(claim.job_id)
         if status is None or status == CANCELING:
             return self._let_go(claim, exc)
         if _is_worth_another_try(claim, exc):
-            log.warning("job %s attempt %s: %s: %s", claim.job_id, claim.attempt, exc.code, exc)
+            log.warning("job %s attempt %s: %s: %s", claim.job_id, claim.attempt, exc.code, shortened(exc))
             return self.give_back(claim, exc, lost=True)
-        if not self._claims.fail(claim, job_error(exc)):
+        whole = whole_error(exc)
+        error = job_error(exc, job_id=claim.job_id if whole else "")
+        if not self._claims.fail(claim, error, whole=whole):
             return self._let_go(claim, exc)
+        exc = shortened(exc)
         log.info("job %s failed: %s: %s", claim.job_id, exc.code, exc)
         return Failed(**_identity(claim), error=exc)
+
+    def _warning(self, blocked: Blocked, key: str | None) -> dict[str, Any]:
+        failure = PromptFailed(blocked.message, blocked.node_id, blocked.node_class)
+        error = job_error(discreet(failure, secret=key, machines=self._machines))
+        return {name: error[name] for name in ("message", "node_id", "class_type")}
 
     def _let_go(self, claim: Claim, exc: FleetError) -> Outcome:
         """The job was to be cancelled, or is no longer ours; either way nothing of this attempt is kept."""
         if not self._claims.canceled(claim):
-            log.info("job %s attempt %s is no longer ours: %s", claim.job_id, claim.attempt, exc)
+            log.info("job %s attempt %s is no longer ours: %s", claim.job_id, claim.attempt, shortened(exc))
         return Dropped(**_identity(claim))
 
 
 def _is_worth_another_try(claim: Claim, exc: FleetError) -> bool:
-    """Whether the instance may be to blame. Memory gets one more try, for another GPU may have more of it."""
-    if isinstance(exc, ComfyOutOfMemory):
+    """Whether the instance may be to blame.
+
+    Memory gets one more try, for another GPU may have more of it. So does an interrupt that was none of ours: whoever
+    uses the same ComfyUI may have meant another prompt.
+    """
+    if isinstance(exc, (ComfyOutOfMemory, PromptInterrupted)):
         return claim.lost_code != exc.code
-    return isinstance(exc, (ComfyUnavailable, PromptStuck))
+    return isinstance(exc, (ComfyUnavailable, PromptStuck, StorageUnavailable))
 
 
-def job_error(exc: FleetError) -> dict[str, Any]:
-    """`{"code", "message", "node_id", "class_type", "traceback"}` as the client sees it."""
-    error = {"code": exc.code, "message": exc.message, "node_id": None, "class_type": None, "traceback": None}
-    if isinstance(exc, (PromptFailed, ComfyOutOfMemory)):
-        error |= {"node_id": exc.node_id, "class_type": exc.node_class, "traceback": exc.traceback}
-    if isinstance(exc, PromptRejected) and exc.node_errors:
-        node_id, problem = next(iter(exc.node_errors.items()))
-        error |= {"node_id": node_id, "class_type": problem.get("class_type")}
-    return error
-
-
-def _without(secret: str | None, exc: FleetError) -> FleetError:
-    """The error with `[secret]` in place of a secret."""
-    if not secret or not any(isinstance(part, str) and secret in part for part in exc.args):
-        return exc
-    return type(exc)(*(part.replace(secret, "[secret]") if isinstance(part, str) else part for part in exc.args))
+def _blocked(warning: dict[str, Any]) -> PromptFailed:
+    return PromptFailed(warning["message"], warning["node_id"], warning["class_type"], BLOCKED)
 
 
 def _identity(claim: Claim) -> dict[str, Any]:

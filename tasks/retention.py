@@ -31,15 +31,19 @@ _JOB = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 def remove_expired(runtime: Runtime) -> None:
     """One run of the reconciler: jobs, files, uploads, keys."""
-    for step in (_remove_jobs, _remove_files, _remove_uploads, _forget_keys):
-        _in_steps(step, runtime)
-    Storage(runtime.settings.inputs_dir).sweep_drafts()
+    if runtime.storage.problem() is None:
+        for step in (_remove_jobs, _remove_files, _remove_uploads):
+            _in_steps(step, runtime)
+        Storage(runtime.settings.inputs_dir).sweep_drafts()
+    _in_steps(_forget_keys, runtime)
     runtime.ledger.instances.forget_silent()
     runtime.ledger.durations.forget()
 
 
 def sweep(runtime: Runtime) -> None:
     """Now and then: files that whoever made or removed them left behind when he died."""
+    if runtime.storage.problem() is not None:
+        return
     if _is_due(runtime.settings.outputs_dir):
         removed = sweep_outputs(runtime)
         if removed:
@@ -114,7 +118,8 @@ def _in_steps(step: Callable[[Runtime], int], runtime: Runtime) -> None:
 
 def _is_due(root: Path) -> bool:
     mark = root / SWEPT
-    if not root.is_dir() or _age_s(mark) < SWEEP_EVERY_S:
+    # A mark from the future is one from before the clock was set back.
+    if not root.is_dir() or 0 <= _age_s(mark) < SWEEP_EVERY_S:
         return False
     mark.touch()
     return True

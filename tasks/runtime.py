@@ -12,6 +12,7 @@ from core.job import DELIVERING
 from core.ledger import Change, Ledger
 from core.notices import Notice, NoticeSender
 from core.settings import Settings
+from core.storage_marker import StorageMarker
 from tasks.publish import BackgroundNotifier, Publisher
 
 log = logging.getLogger("fleet.tasks")
@@ -25,6 +26,7 @@ class Runtime:
         self.app = app
         self.notices = NoticeSender(settings)
         self.ledger = Ledger(settings, on_change=self._announce)
+        self.storage = StorageMarker(settings, self.ledger.facts)
         self.publisher = Publisher(app)
         self._notifier = BackgroundNotifier(self.publisher)
 
@@ -49,6 +51,11 @@ class FleetTask(Task):  # type: ignore[type-arg]
     def runtime(self) -> Runtime:
         """The runtime of this process."""
         return cast(Runtime, self.app.fleet_runtime)  # type: ignore[attr-defined]
+
+    def end_chain(self, result: str) -> str:
+        """Let nothing follow this task; returns the result, which Flower shows."""
+        self.request.chain = None
+        return result
 
     # The arguments of these two are Celery's.
     def before_start(self, *_arguments: Any) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 
 from comfy.client import ComfyClient
 from comfy.inputs import stage
-from core.errors import InputGone
+from core.errors import FleetError, InputGone
 from core.ledger.claims import Claim
 from core.ledger.instances import InstanceRecord
 from core.settings import Settings
 from core.storage import Storage
+
+log = logging.getLogger(__name__)
 
 
 def stage_inputs(claim: Claim, instance: InstanceRecord, client: ComfyClient, settings: Settings) -> None:
@@ -35,7 +38,21 @@ def stage_inputs(claim: Claim, instance: InstanceRecord, client: ComfyClient, se
         raise InputGone("An input file of this job is no longer in storage.") from exc
 
 
-def remove_staged(claim: Claim, instance: InstanceRecord, settings: Settings) -> None:
-    """The job has run: its input files leave the instance. What was uploaded to an attached one stays there."""
+def remove_staged(claim: Claim, instance: InstanceRecord, client: ComfyClient, settings: Settings) -> None:
+    """The attempt has ended: its input files leave the instance.
+
+    ComfyUI has no way to delete a file over HTTP. On an attached instance each is written over with nothing: its name
+    stays, what it held does not. What cannot be reached is passed over.
+    """
+    folder = settings.gpu_dir(instance.gpu_name) / "input"
+    for file in claim.inputs:
+        if instance.kind == "attached":
+            try:
+                stage(client, {file["name"]: b""})
+            except FleetError as exc:
+                log.info("job %s: an input file stays on %s: %s", claim.job_id, instance.name, exc)
+                return
+        else:
+            (folder / file["name"]).unlink(missing_ok=True)
     if instance.kind != "attached":
-        shutil.rmtree(settings.gpu_dir(instance.gpu_name) / "input" / claim.job_id, ignore_errors=True)
+        shutil.rmtree(folder / claim.job_id, ignore_errors=True)

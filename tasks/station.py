@@ -9,35 +9,49 @@ start it now and the wait will be short.
 
 from __future__ import annotations
 
+import functools
+import itertools
 import json
 import logging
 import threading
 import time
+from collections.abc import Collection
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from comfy.session import ComfySession, Pace, PromptHandle, PromptResult
-from core.errors import ComfyUnavailable, FleetError, LedgerUnavailable, TransientError
+from comfy.session import ComfySession, PromptHandle, PromptResult
+from comfy.work import NodeTimes
+from core.background import failure_of
+from core.errors import ComfyUnavailable, FleetError, InputGone, LedgerUnavailable, TransientError
+from core.job import second_prompt_id
 from core.ledger.claims import Claim
 from core.ledger.instances import HEALTHY, InstanceRecord
 from tasks.care import Care
+from tasks.collect import collect
+from tasks.connection import Connection
 from tasks.durations import Durations, Teacher, gpu_seconds
 from tasks.leases import Lease, Leases
 from tasks.line import Line
 from tasks.outcome import Finished, Outcome, Requeued
 from tasks.recorder import Recorder
-from tasks.reports import Reports
+from tasks.reports import SENDING_CLASS, Reports
 from tasks.runtime import Runtime
 from tasks.staging import remove_staged, stage_inputs
+from workflows.file_names import job_in_path
 from workflows.graph import Graph
 from workflows.models import models_of
-from workflows.rewrite import for_job
+from workflows.rewrite import folders_of, for_job, names_own_files
 from workflows.shape import shape_of
 
 log = logging.getLogger(__name__)
 
 #: Runs at once: the one on the GPU, the one on deck, and the one whose result is being recorded.
 THREADS = 3
+#: How long a prompt that was served from the cache waits for the files of an earlier one to be secured.
+COLLECT_PATIENCE_S = 5.0
+#: A prompt that began so long after it was posted stood behind others, somebody else's if not ours: the ledger is told
+#: when it began.
+WAITED_S = 1.0
 
 
 @dataclass(kw_only=True)
@@ -53,10 +67,19 @@ class Run:
     shape: str = ""
     #: Model files it loads.
     models: list[str] = field(default_factory=list)
+    posted_s: float = 0.0
     started_s: float | None = None
     #: The graph as it was posted, and how long ComfyUI worked on it; None unless it ran whole and uncached.
     graph: Graph = field(default_factory=dict)
     gpu_s: float | None = None
+    #: What the prompt is followed with, should it have to be posted a second time.
+    session: ComfySession | None = None
+    lease: Lease | None = None
+    reports: Reports | None = None
+    #: The next prompt could write over its files before they are secured: nothing is queued behind it.
+    names_own_files: bool = False
+    #: Set once its files are where no later prompt reaches them.
+    collected: threading.Event = field(default_factory=threading.Event)
     #: Pictures that came over the websocket instead of being saved.
     sent: list[tuple[str, bytes]] = field(default_factory=list)
     #: A Celery task waits for it and will move its chain on.
@@ -72,24 +95,29 @@ class Run:
 class Station:
     """Runs jobs on one instance for one Celery worker process. Made in that process, after the fork."""
 
-    def __init__(self, runtime: Runtime, instance_name: str, line: Line) -> None:
+    def __init__(self, runtime: Runtime, instance_name: str, line: Line, *, worker: str | None = None) -> None:
         """Parameters:
         line: tells the main process when the instance has to be replaced.
+        worker: its Celery node name; nothing is claimed while another worker has the instance's name.
         """
         self._runtime = runtime
         self._name = instance_name
+        self._worker = worker
         self._care = Care(runtime, line)
         self._recorder = Recorder(runtime)
         self._leases = Leases(runtime.ledger, renew_s=runtime.settings.lease_renew_s)
         self._durations = Durations()
+        self._node_times = NodeTimes()
         self._teacher = Teacher(runtime.ledger.durations)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="run")
-        self._session: ComfySession | None = None
-        self._instance: InstanceRecord | None = None
+        self._connection = Connection(runtime, instance_name)
         self._lock = threading.Lock()
-        self._connecting = threading.Lock()
+        #: Held from the decision to claim until what was claimed stands in `_runs`.
+        self._claiming = threading.Lock()
         #: Every run that has not ended, the oldest first.
         self._runs: list[Run] = []
+        #: Classes that gave a graph in their place whose nodes reported outputs: from the cache they report none.
+        self._expanding: set[str] = set()
         self._closing = False
 
     def work(self, named: str) -> Outcome | None:
@@ -105,17 +133,22 @@ class Station:
 
     def close(self) -> None:
         """Give back what nobody attends to, and leave the instance."""
-        with self._lock:
+        # Whoever is claiming has it in `_runs` when we look, and nobody claims afterwards.
+        with self._claiming, self._lock:
             self._closing = True
             left = [run for run in self._runs if not run.is_attended]
         for run in left:
-            # Given back first: the interrupt must not look like the job's own end.
-            given_back = self._recorder.give_back(run.claim, ComfyUnavailable("The worker was stopped."), lost=False)
-            _quietly_interrupt(run)
-            self._recorder.move_on(given_back)
+            failure_of(functools.partial(self._leave, run), f"job {run.claim.job_id}")
         self._leases.close()
-        if self._session is not None:
-            self._session.close()
+        self._connection.close()
+
+    def _leave(self, run: Run) -> None:
+        # Given back first: the interrupt must not look like the job's own end.
+        given_back = self._recorder.give_back(run.claim, ComfyUnavailable("The worker was stopped."), lost=False)
+        if run.lease is not None:
+            # Also one that is only being posted now.
+            run.lease.stop()
+        self._recorder.move_on(given_back)
 
     def _take_unattended(self) -> Run | None:
         with self._lock:
@@ -127,18 +160,14 @@ class Station:
 
     def _begin(self, *, named: str | None = None, only_surplus: bool = False) -> Run | None:
         """Claim a job and post its prompt. A job that could not be posted comes back as a run that has ended."""
-        instance, session = self._connect()
-        claim = self._runtime.ledger.claims.claim(instance.name, named=named, only_surplus=only_surplus)
-        if claim is None:
+        instance, session = self._connection.get()
+        run = self._claim(instance, session, named=named, only_surplus=only_surplus)
+        if run is None:
             if named is not None:
                 self._pass_on_if_barred()
             return None
-        run = Run(claim=claim, instance=instance, is_attended=not only_surplus, was_on_deck=only_surplus)
-        with self._lock:
-            self._runs.append(run)
-        lease = self._leases.hold(claim)
         try:
-            outcome = self._recorder.guard(claim, lambda: self._post(run, session, lease))
+            outcome = self._recorder.guard(run.claim, lambda: self._post(run, session))
         except BaseException:
             self._forget(run)
             raise
@@ -148,52 +177,70 @@ class Station:
             self._end(run, outcome)
         return run
 
+    def _claim(
+        self, instance: InstanceRecord, session: ComfySession, *, named: str | None, only_surplus: bool
+    ) -> Run | None:
+        with self._claiming:
+            if self._closing or (only_surplus and self._has_next()):
+                return None
+            claim = self._runtime.ledger.claims.claim(
+                instance.name, named=named, only_surplus=only_surplus, worker=self._worker
+            )
+            if claim is None:
+                return None
+            run = Run(claim=claim, instance=instance, is_attended=not only_surplus, was_on_deck=only_surplus)
+            run.session, run.lease = session, self._leases.hold(claim)
+            with self._lock:
+                self._runs.append(run)
+            return run
+
+    def _has_next(self) -> bool:
+        """Whether a run waits for the one on the GPU to end; it may still be on its way to ComfyUI."""
+        with self._lock:
+            return sum(run.started_s is None for run in self._runs) > 0
+
     def _pass_on_if_barred(self) -> None:
         """A turn that came while the instance is drained, or full, is somebody else's; it must not be used up here."""
         record = self._runtime.ledger.instances.get(self._name)
         if record is not None and record.state != HEALTHY:
             raise ComfyUnavailable(f"{self._name} takes no jobs: it is {record.state}.")
 
-    def _post(self, run: Run, session: ComfySession, lease: Lease) -> None:
-        stage_inputs(run.claim, run.instance, session.client, self._runtime.settings)
-        graph = for_job(json.loads(run.claim.graph), job_id=run.claim.job_id)
-        run.graph = graph
+    def _post(self, run: Run, session: ComfySession) -> None:
+        self._stage(run, session)
+        graph = json.loads(run.claim.graph)
         run.shape = run.claim.shape or shape_of(graph)
         run.models = models_of(graph)
-        reports = Reports(self._runtime, run.claim, graph, on_life=lambda: self._show_life(run))
-        run.sent = reports.sent
-        run.handle = session.submit(
-            graph,
-            prompt_id=run.claim.prompt_id,
+        run.names_own_files = names_own_files(graph)
+        run.reports = Reports(self._runtime, run.claim, graph, on_life=lambda: self._show_life(run))
+        run.sent = run.reports.sent
+        self._submit(run, run.claim.prompt_id, [id_ for id_ in graph if graph[id_]["class_type"] in self._expanding])
+
+    def _stage(self, run: Run, session: ComfySession) -> None:
+        try:
+            stage_inputs(run.claim, run.instance, session.client, self._runtime.settings)
+        except InputGone:
+            # Not gone, if the storage is away.
+            self._runtime.storage.forget()
+            self._runtime.storage.require()
+            raise
+
+    def _submit(self, run: Run, prompt_id: str, run_anew: Collection[str]) -> None:
+        """Post the job's graph. Parameters: run_anew - nodes that ComfyUI's cache must not spare."""
+        assert run.session is not None
+        assert run.lease is not None
+        job_id = run.claim.job_id
+        run.graph = for_job(json.loads(run.claim.graph), job_id=job_id, run_id=prompt_id, run_anew=run_anew)
+        run.posted_s = time.monotonic()
+        run.handle = run.session.submit(
+            run.graph,
+            prompt_id=prompt_id,
             extra_data=self._recorder.extra_data(run.claim),
-            listener=reports,
+            listener=run.reports,
             nodes_total=run.claim.nodes_total,
+            work=self._node_times.expect(run.graph, run.shape),
             watchdog=self._care.watchdog(run.instance),
         )
-        lease.watch(run.handle)
-
-    def _connect(self) -> tuple[InstanceRecord, ComfySession]:
-        """The session with the instance as it is now: after a restart it is another process on another port."""
-        if self._session is not None and self._instance is not None and self._session.is_connected:
-            return self._instance, self._session
-        with self._connecting:
-            return self._reconnect()
-
-    def _reconnect(self) -> tuple[InstanceRecord, ComfySession]:
-        instance = self._runtime.ledger.instances.get(self._name)
-        if instance is None or instance.state != HEALTHY or instance.url is None:
-            raise ComfyUnavailable(f"{self._name} is not healthy.")
-        if self._session is None or self._session.client.base_url != instance.url:
-            if self._session is not None:
-                self._session.close()
-            pace = Pace(interrupt_grace_s=self._runtime.settings.interrupt_grace_s)
-            self._session = ComfySession(instance.url, pace=pace)
-            if instance.kind != "attached":
-                # Whatever runs there was posted by a predecessor of this process that is dead.
-                self._session.client.clear()
-        self._session.open()
-        self._instance = instance
-        return instance, self._session
+        run.lease.watch(run.handle)
 
     def _complete(self, run: Run) -> None:
         """Follow a prompt to its end and record it; runs in a thread of its own."""
@@ -210,6 +257,8 @@ class Station:
         # After the end, which the next job may be waiting for.
         if isinstance(outcome, Finished):
             self._teacher.tell(run.claim, run.instance, run.gpu_s)
+            if run.handle is not None:
+                self._node_times.learn(run.graph, run.shape, run.handle.node_seconds)
         self._care.remember_models(run.instance, run.models)
 
     def _forget(self, run: Run) -> None:
@@ -220,14 +269,58 @@ class Station:
 
     def _wait(self, run: Run, timeout_s: float) -> PromptResult:
         try:
-            result = run.wait(timeout_s)
+            result, gone = self._collect(run, run.wait(timeout_s))
+            run.gpu_s = gpu_seconds(result, run.graph)
+            if gone:
+                log.info(
+                    "job %s: ComfyUI's cache named files that are gone; nodes %s run again", run.claim.job_id, gone
+                )
+                run.sent.clear()
+                self._submit(run, second_prompt_id(run.claim.prompt_id), gone)
+                result, _ = self._collect(run, run.wait(timeout_s))
+                run.gpu_s = None
+            _require_sent_pictures(run, result)
         except FleetError as exc:
             if self._care.after(exc, run.instance):
-                self._instance = None
+                self._connection.lose()
+                if run.instance.kind == "attached":
+                    # It is not ended, and may take notice in the end.
+                    _quietly_interrupt(run)
             raise
+        finally:
+            run.collected.set()
         self._care.is_well()
-        run.gpu_s = gpu_seconds(result, run.graph)
         return result
+
+    def _collect(self, run: Run, result: PromptResult) -> tuple[PromptResult, set[str]]:
+        """Secure a prompt's files; also what the cache would have to make again, see `collect`."""
+        folders = folders_of(run.graph, job_id=run.claim.job_id)
+        for node_id, meta in result.history.meta.items():
+            owner = run.graph.get(str(meta.get("parent_node")))
+            if node_id not in run.graph and owner is not None:
+                self._expanding.add(owner["class_type"])
+        if result.cached_nodes:
+            # What the cache has may be a file that an earlier prompt of ours is about to secure.
+            with self._lock:
+                earlier = list(itertools.takewhile(lambda other: other is not run, self._runs))
+            for other in earlier:
+                other.collected.wait(COLLECT_PATIENCE_S)
+        assert run.session is not None
+        return collect(self._without_foreign(run, result), run.instance, run.session.client, run.claim.job_id, folders)
+
+    def _without_foreign(self, run: Run, result: PromptResult) -> PromptResult:
+        """A path that a graph put together while it ran must not bring an output of another job."""
+        owners = [job_in_path(f"{item.subfolder}/{item.filename}") for item in result.outputs]
+        others = {owner for owner in owners if owner is not None} - {run.claim.job_id}
+        known = self._runtime.ledger.jobs.states(list(others)) if others else {}
+        if not known:
+            return result
+        items = [
+            # Where nobody hands anything out: it is told of as missing.
+            replace(item, subfolder="..") if owner in known else item
+            for item, owner in zip(result.outputs, owners, strict=True)
+        ]
+        return replace(result, outputs=items)
 
     def _end(self, run: Run, outcome: Outcome) -> None:
         self._leases.drop(run.claim)
@@ -239,14 +332,14 @@ class Station:
             self._recorder.move_on(outcome)
         if not isinstance(outcome, (Finished, Requeued)):
             self._care.remove_files(run.instance, run.claim.job_id)
-        elif isinstance(outcome, Finished) and run.claim.inputs:
-            remove_staged(run.claim, run.instance, self._runtime.settings)
+        if run.claim.inputs and run.session is not None:
+            remove_staged(run.claim, run.instance, run.session.client, self._runtime.settings)
 
     def _show_life(self, run: Run) -> None:
         """At each sign of life of the running prompt: has it begun, and is it time to queue the next one behind it?"""
         if run.started_s is None and run.handle is not None and run.handle.started.is_set():
             run.started_s = time.monotonic()
-            if run.was_on_deck:
+            if run.was_on_deck or run.started_s - run.posted_s >= WAITED_S:
                 self._note_begun(run)
         self._consider_look_ahead(run)
 
@@ -258,20 +351,26 @@ class Station:
 
     def _consider_look_ahead(self, run: Run) -> None:
         expected_s = self._durations.expect(run.shape)
-        if run.started_s is None or expected_s is None:
+        if run.started_s is None or expected_s is None or run.names_own_files:
             return
         if expected_s - (time.monotonic() - run.started_s) > self._runtime.settings.look_ahead_s:
             return
-        with self._lock:
-            # One prompt behind the running one is all that helps; it may still be on its way to ComfyUI.
-            someone_is_next = any(other is not run and other.started_s is None for other in self._runs)
-        if someone_is_next or self._closing:
+        # One prompt behind the running one is all that helps.
+        if self._has_next() or self._closing:
             return
         try:
             if self._runtime.ledger.claims.anything_waits():
                 self._begin(only_surplus=True)
         except TransientError:
             log.info("looking ahead failed; the next turn will do", exc_info=True)
+
+
+def _require_sent_pictures(run: Run, result: PromptResult) -> None:
+    """Raises ComfyUnavailable: pictures that a node sent over the websocket were lost with it, and exist nowhere."""
+    arrived = {node_id for node_id, _ in run.sent}
+    senders = {node_id for node_id, node in run.graph.items() if node["class_type"] == SENDING_CLASS}
+    if result.is_heard_in_part and not senders <= arrived:
+        raise ComfyUnavailable(f"ComfyUI's websocket was away, and with it what {SENDING_CLASS} sent")
 
 
 def _quietly_interrupt(run: Run) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import shutil
@@ -14,49 +15,75 @@ from blake3 import blake3
 
 from core.errors import ComfyUnavailable, OutputUnavailable
 from core.ledger.delivery import PendingFile, StoredFile
+from core.storage import make_folder
+from core.stored_json import whole_text
 
 CHUNK_BYTES = 1024 * 1024
 #: Connect and read time limits for files of instances that are not on this machine.
 FETCH_TIMEOUT_S = (2.0, 30.0)
+#: Refusals that are not about the file, and may be over the next time. ComfyUI's own 400, 403 and 404 never are.
+PASSING = (401, 407, 408, 425, 429)
 
 
-def store(root: Path, files: list[PendingFile]) -> list[StoredFile]:
+def store(root: Path, files: list[PendingFile], missing: dict[str, str] | None = None) -> list[StoredFile]:
     """Bring a job's files into storage. Doing it again after a crash gives the same result.
 
+    Parameters:
+      missing: takes `{asset id: why}` of files that no turn will find; they are left out of what is returned.
     Raises:
-      OutputUnavailable: the instance reported a file that is not there.
+      OutputUnavailable: the instance reported a file that is not there, and `missing` is None.
       ComfyUnavailable: the instance that holds a file does not answer.
       OSError: the disk is full, or the like.
     """
     taken: set[str] = set()
+    brought: dict[str, Path] = {}
+    stored = []
     with contextlib.ExitStack() as stack:
         if files:
-            stack.enter_context(_alone(root / files[0].job_id))
-        return [_store_one(root, file, free_name(file.name, taken)) for file in files]
+            stack.enter_context(_alone(root / files[0].job_id, root))
+        for file in files:
+            try:
+                stored.append(_store_one(root, file, free_name(file.name, taken), brought))
+            except OutputUnavailable as exc:
+                if missing is None:
+                    raise
+                missing[file.asset_id] = exc.message
+    return stored
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _alone(folder: Path, root: Path) -> Iterator[None]:
     """A doubled message must not find a file that its twin has just picked up and not yet put down."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder, root)
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
-def _store_one(root: Path, file: PendingFile, name: str) -> StoredFile:
+def _store_one(root: Path, file: PendingFile, name: str, brought: dict[str, Path]) -> StoredFile:
+    """Parameters: brought - where files of this job went already, by source: two nodes may report the same one."""
     key = f"{file.job_id}/{name}"
     target = root / key
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent, root)
+    source = file.source.get("path") or file.source.get("url")
     if not target.exists() or "text" in file.source:
-        _bring(file, target)
+        if source in brought:
+            _copy(brought[source], target)
+        else:
+            try:
+                _bring(file, target)
+            except OutputUnavailable as exc:
+                raise OutputUnavailable(f"Node {file.node_id} reported the file {file.name}: {exc.message}") from exc
+    if source is not None:
+        brought.setdefault(source, target)
     return StoredFile(asset_id=file.asset_id, storage_key=key, size_bytes=target.stat().st_size, hash=digest_of(target))
 
 
 def _bring(file: PendingFile, target: Path) -> None:
     draft = target.with_name(f".{target.name}.part")
     if "text" in file.source:
-        draft.write_text(file.source["text"], encoding="utf-8")
+        # Half a surrogate, which JSON can hold and UTF-8 cannot, was still written down by earlier versions.
+        draft.write_text(whole_text(file.source["text"]), encoding="utf-8")
         draft.replace(target)
     elif "url" in file.source:
         _download(file.source["url"], draft)
@@ -67,9 +94,12 @@ def _bring(file: PendingFile, target: Path) -> None:
 
 def _move(root: Path, source: Path, draft: Path, target: Path) -> None:
     """At every moment the whole file has its old name or its new one: who is killed here leaves it to be found."""
-    real = source.resolve()
-    if not real.is_relative_to(root.resolve()) or not real.is_file():
-        raise OutputUnavailable(f"ComfyUI reported {source.name}, but the file is not there.")
+    real = _real(root, source)
+    if root.name == "input":
+        # A node that shows an input file has not made it: others may want it yet.
+        shutil.copyfile(real, draft)
+        draft.replace(target)
+        return
     try:
         real.replace(target)
     except OSError:
@@ -82,13 +112,36 @@ def _move(root: Path, source: Path, draft: Path, target: Path) -> None:
         source.parent.rmdir()
 
 
+def _real(root: Path, source: Path) -> Path:
+    """Where a reported file really is. Raises OutputUnavailable."""
+    try:
+        real = source.resolve()
+        if not real.is_relative_to(root.resolve()):
+            raise OutputUnavailable("it lies outside of ComfyUI's folders, or its name says so.")
+        if real.is_file():
+            return real
+    except (ValueError, RuntimeError) as exc:
+        raise OutputUnavailable("that cannot be the name of a file.") from exc
+    except OSError as exc:
+        if exc.errno not in (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL):
+            raise
+        raise OutputUnavailable("that cannot be the name of a file.") from exc
+    raise OutputUnavailable("it is not there.")
+
+
+def _copy(source: Path, target: Path) -> None:
+    draft = target.with_name(".copy.part")
+    shutil.copyfile(source, draft)
+    draft.replace(target)
+
+
 def _download(url: str, draft: Path) -> None:
     session = requests.Session()
     session.trust_env = False
     try:
         with session, session.get(url, stream=True, timeout=FETCH_TIMEOUT_S) as answer:
-            if answer.status_code == requests.codes.not_found:
-                raise OutputUnavailable("ComfyUI reported a file that it does not have.")
+            if 400 <= answer.status_code < 500 and answer.status_code not in PASSING:
+                raise OutputUnavailable(f"ComfyUI does not hand it out ({answer.status_code}).")
             answer.raise_for_status()
             with draft.open("wb") as file:
                 for chunk in answer.iter_content(CHUNK_BYTES):

@@ -9,98 +9,111 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from celery import shared_task
-from celery.exceptions import Ignore
 
-from core.errors import DeliveryFailed, FleetError, NotFound, OutputUnavailable, StaleAttempt
+from core.errors import FleetError, LedgerUnavailable, NotFound, OutputUnavailable, StaleAttempt, StorageUnavailable
 from core.job import SUCCEEDED, Job
-from core.ledger.database import now_ms
 from core.ledger.delivery import Pending, StoredFile
-from core.storage import remove_job
+from core.storage import make_folder, remove_job
 from tasks.buckets import Item, upload_files
 from tasks.convert import Conversion
 from tasks.finish import discard_originals, store_finished
 from tasks.names import UPLOAD
-from tasks.recorder import job_error
 from tasks.runtime import FleetTask, Runtime
 from tasks.storage import store
+from tasks.upload_tries import Tries, Unfinished
 
 log = logging.getLogger(__name__)
-
-#: Files that could not be stored for this long will not be.
-GIVE_UP_MS = 3600 * 1000
 
 
 @shared_task(bind=True, base=FleetTask, name=UPLOAD)
 def upload(self: FleetTask, generated: list[str | int]) -> str:
-    """Store the files of `[job_id, attempt]`, upload them if that is wanted, and end the job; returns its id."""
+    """Store the files of `[job_id, attempt, ...]`, upload them if that is wanted, and end the job; returns its id."""
     job_id, attempt = str(generated[0]), int(generated[1])
     try:
         job = _deliver(self.runtime, job_id, attempt)
-    except StaleAttempt as exc:
+    except StaleAttempt:
         _tidy(self.runtime, job_id)
-        raise Ignore from exc
-    except DeliveryFailed as exc:
+        return self.end_chain(f"job {job_id}: nothing to do")
+    except Unfinished as exc:
+        return self.end_chain(f"job {job_id}: {exc}")
+    except (LedgerUnavailable, StorageUnavailable) as exc:
         log.warning("job %s waits for another turn: %s", job_id, exc)
-        raise Ignore from exc
+        return self.end_chain(f"job {job_id}: {exc}")
     if job.webhook is None:
         # Nobody to tell: the chain ends here, and a message and a task are saved.
-        self.request.chain = None
+        self.end_chain(job_id)
     return job_id
 
 
 def _deliver(runtime: Runtime, job_id: str, attempt: int) -> Job:
-    pending = runtime.ledger.deliveries.pending(job_id, attempt)
-    if not pending.delivery:
-        return runtime.ledger.deliveries.succeed(job_id, attempt, _store(runtime, job_id, attempt, pending))
-    with _alone(runtime.settings.outputs_dir / job_id):
-        stored = _store(runtime, job_id, attempt, pending)
-        if pending.delivery.get("s3"):
-            stored = _upload(runtime, job_id, pending, stored)
-        job = runtime.ledger.deliveries.succeed(job_id, attempt, stored)
-        discard_originals(runtime.settings.outputs_dir, job_id)
-        return job
-
-
-def _store(runtime: Runtime, job_id: str, attempt: int, pending: Pending) -> list[StoredFile]:
-    root, deliveries = runtime.settings.outputs_dir, runtime.ledger.deliveries
+    # Else files would go where nobody finds them, and this would count as done.
+    runtime.storage.require()
+    tries = Tries(runtime, job_id, attempt)
+    missing: dict[str, str] = {}
     try:
-        wanted = Conversion.from_delivery(pending.delivery)
-        return store(root, pending.files) if wanted is None else store_finished(root, pending.files, wanted)
-    except OutputUnavailable as exc:
-        deliveries.fail(job_id, attempt, job_error(exc))
-        runtime.publisher.notify(job_id)
+        pending = runtime.ledger.deliveries.pending(job_id, attempt)
+        tries.generated_at_ms = pending.generated_at_ms
+        with _alone(runtime.settings.outputs_dir, job_id, pending):
+            tries.begin()
+            stored = _store(runtime, pending, missing)
+            if missing and not stored:
+                tries.node_id = next(file.node_id for file in pending.files if file.asset_id in missing)
+                raise OutputUnavailable(next(iter(missing.values())))
+            if (pending.delivery or {}).get("s3"):
+                stored = _upload(runtime, job_id, pending, stored, tries.give_up_at_ms)
+            job = runtime.ledger.deliveries.succeed(job_id, attempt, stored, missing)
+            if pending.delivery:
+                discard_originals(runtime.settings.outputs_dir, job_id)
+            return job
+    except StaleAttempt:
         raise
     except (OSError, FleetError) as exc:
-        if now_ms() - pending.generated_at_ms > GIVE_UP_MS:
-            deliveries.fail(job_id, attempt, {"code": "delivery_failed", "message": f"Outputs not stored: {exc}"})
-            runtime.publisher.notify(job_id)
-        # Otherwise the reconciler gives it another turn, here and wherever something else is raised.
+        tries.put_off(exc)
+    except Unfinished:
         raise
+    except Exception as exc:  # noqa: BLE001 - whatever it is, the job must come to an end
+        tries.lose(exc)
 
 
-def _upload(runtime: Runtime, job_id: str, pending: Pending, stored: list[StoredFile]) -> list[StoredFile]:
+def _store(runtime: Runtime, pending: Pending, missing: dict[str, str]) -> list[StoredFile]:
+    """Store what is there; what is not there is told as missing."""
+    root = runtime.settings.outputs_dir
+    wanted = Conversion.from_delivery(pending.delivery)
+    if wanted is None:
+        return store(root, pending.files, missing)
+    return store_finished(root, pending.files, wanted, missing)
+
+
+def _upload(
+    runtime: Runtime, job_id: str, pending: Pending, stored: list[StoredFile], give_up_at_ms: int
+) -> list[StoredFile]:
+    by_id = {file.asset_id: file for file in stored}
     items = [
         Item(
-            file=file,
+            file=by_id[produced.asset_id],
             node_id=produced.node_id,
             ordinal=ordinal,
-            content_type=file.content_type or produced.content_type or "application/octet-stream",
+            content_type=by_id[produced.asset_id].content_type or produced.content_type or "application/octet-stream",
         )
-        for ordinal, (produced, file) in enumerate(zip(pending.files, stored, strict=True), start=1)
+        for ordinal, produced in enumerate(pending.files, start=1)
+        if produced.asset_id in by_id
     ]
-    give_up_at_ms = pending.generated_at_ms + round(runtime.settings.upload_give_up_s * 1000)
     return upload_files(runtime, runtime.ledger.jobs.get(job_id), items, give_up_at_ms=give_up_at_ms)
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _alone(root: Path, job_id: str, pending: Pending) -> Iterator[None]:
     """A turn that finds another one at work on the same job ends at once: an upload may take longer than turns wait."""
-    folder.mkdir(parents=True, exist_ok=True)
+    if not pending.files and not pending.delivery:
+        yield
+        return
+    folder = root / job_id
+    make_folder(folder, root)
     with (folder / ".delivery.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as exc:
-            raise Ignore from exc
+            raise Unfinished("another turn is at work on it") from exc
         yield
 
 

@@ -6,6 +6,7 @@ it is, and consumes turns only while it is healthy; its pool process runs the jo
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 import uuid
@@ -18,21 +19,24 @@ from celery.utils.nodenames import host_format
 
 from comfy.spec import InstanceSpec
 from core.errors import ConfigurationError
+from core.ledger import Ledger
 from core.ledger.schema import migrate
 from core.settings import Settings
-from tasks import control, generate, maintenance, notify, upload
+from tasks import consumer, control, generate, maintenance, notify, upload
 from tasks.app import Role, make_app
 from tasks.gpus import plan_instances
 from tasks.keeper import Keeper
 from tasks.names import GPU_QUEUE, IO_QUEUE, MAINTENANCE_QUEUE, io_queue_of
+from tasks.premises import occupied
 from tasks.runtime import equip
 from tasks.station import Station
+from tasks.tenure import Tenure, take_or_refuse
 
 #: Modules whose import registers the tasks and the commands of remote control.
 TASK_MODULES = (control, generate, maintenance, notify, upload)
 #: Seconds between looks at whether this worker should consume.
 GATE_S = 0.2
-IO_THREADS = 16
+IO_THREADS = 32
 #: How often, ten times a second, an ending pool process looks whether its main process has read its last result.
 LAST_RESULT_LOOKS = 30
 
@@ -61,15 +65,25 @@ def _common_options(name: str) -> dict[str, Any]:
 def run_gpu_worker(settings: Settings, name: str) -> None:
     """Own one instance (`gpu0`) and run jobs on it until SIGTERM."""
     spec = _spec(settings, name)
+    with occupied(spec.data_dir):
+        _run_instance(settings, spec)
+
+
+def _run_instance(settings: Settings, spec: InstanceSpec) -> None:
     app = _prepare(settings, "gpu")
-    keeper = Keeper(settings, spec)
+    options = gpu_options(spec.name)
+    tenure = Tenure(settings, spec, worker=options["hostname"])
+    with contextlib.closing(Ledger(settings, pool_size=1)) as ledger:
+        # Before anything is started, and closed before Celery forks.
+        take_or_refuse(tenure, ledger)
+    keeper = Keeper(settings, spec, tenure)
     app.fleet_keeper = keeper  # type: ignore[attr-defined]
     app.steps["worker"].add(InstanceStep)
     app.steps["consumer"].add(GateStep)
 
     # Celery keeps weak references to signal handlers; these live as long as this function, which is long enough.
     def open_station(**_kwargs: Any) -> None:
-        generate.open_station(Station(equip(app, settings), keeper.name, keeper.line))
+        generate.open_station(Station(equip(app, settings), keeper.name, keeper.line, worker=tenure.worker))
 
     def close_station(**_kwargs: Any) -> None:
         generate.close_station()
@@ -89,7 +103,7 @@ def run_gpu_worker(settings: Settings, name: str) -> None:
     signals.worker_process_shutdown.connect(close_station)
     signals.task_failure.connect(on_failure)
     try:
-        _run(app, gpu_options(name), "worker", name)
+        _run(app, options, "worker", spec.name)
     finally:
         # Only now: a warm shutdown lets the running job finish, and the job needs its instance for that.
         keeper.stop()
@@ -119,7 +133,7 @@ class InstanceStep(bootsteps.StartStopStep):
     requires = ("celery.worker.components:Pool",)
 
     def start(self, parent: Any) -> None:
-        parent.app.fleet_keeper.start(worker=parent.hostname)
+        parent.app.fleet_keeper.start()
 
 
 class GateStep(bootsteps.StartStopStep):
@@ -159,6 +173,7 @@ def _prepare(settings: Settings, role: Role) -> Celery:
 def _run(app: Celery, options: dict[str, Any], *words: str) -> None:
     """Run a worker to its end. `words` are those of our command, which Celery repeats to restart itself on SIGHUP."""
     _quieten()
+    consumer.install()
     sys.argv = ["-m", "cli.main", *words]
     # Not by way of Celery's command line: that imports every command there is, Flower's too, before each start.
     worker = app.Worker(**options)

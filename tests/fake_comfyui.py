@@ -39,6 +39,8 @@ answers = {"/prompt": {"exec_info": {"queue_remaining": 0}}, "/whoami": state}
 
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
+        if self.path == "/close":                           # the process lives, and listens no more
+            self.server.socket.close()
         body = json.dumps(answers.get(self.path, {})).encode()
         self.send_response(200 if self.path in answers else 404)
         self.send_header("Content-Length", str(len(body)))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from workflows.certainty import has_plain_values, is_built_in, lists_files
 from workflows.graph import Catalogue
 from workflows.node_errors import MAX_SHOWN_OPTIONS
 
@@ -26,7 +27,7 @@ class InputSpec:
     #: A type name, several joined by commas, or (older combos) the list of options.
     type: Any
     options: Mapping[str, Any]
-    #: What a combo accepts; None if this is no combo, or one whose options the server does not know.
+    #: What a combo accepts; None if this is no combo, or one whose values the server does not check.
     choices: list[Any] | None
     #: `choices` for quick membership; None where there are none, or some cannot be hashed.
     choice_set: frozenset[Any] | None
@@ -34,6 +35,10 @@ class InputSpec:
     file_kind: str | None
     #: For `input_config` in errors: `[type, options]` as ComfyUI shows it, or None where that would list files.
     config: list[Any] | None
+    #: Whether ComfyUI itself checks range and options; otherwise the class may do so, and only the server knows how.
+    is_plain: bool = False
+    #: Whether `choices` are all files of the usual kinds that lie directly in the input folder.
+    lists_files: bool = False
 
     @property
     def structured(self) -> bool:
@@ -46,6 +51,8 @@ class NodeSpec:
     """One node class."""
 
     class_type: str
+    #: Whether it is ComfyUI's own, so that its types and outputs are what they look like; see `certainty`.
+    is_built_in: bool
     output_node: bool
     #: In declared order, required first.
     inputs: tuple[InputSpec, ...]
@@ -91,10 +98,19 @@ def is_structured(type_: Any) -> bool:
 
 
 def _node_spec(class_type: str, info: Mapping[str, Any]) -> NodeSpec:
-    inputs = tuple(input_specs(info.get("input")))
+    module = info.get("python_module")
+    inputs = tuple(
+        replace(
+            spec,
+            is_plain=has_plain_values(module, class_type, spec.name),
+            lists_files=lists_files(module, class_type),
+        )
+        for spec in input_specs(info.get("input"))
+    )
     outputs = info.get("output")
     return NodeSpec(
         class_type=class_type,
+        is_built_in=is_built_in(module),
         output_node=info.get("output_node") is True,
         inputs=inputs,
         by_name={spec.name: spec for spec in inputs},
@@ -136,11 +152,12 @@ def input_spec(name: str, info: Any, *, required: bool) -> InputSpec:
 def _choices(type_: Any, options: Mapping[str, Any]) -> list[Any] | None:
     if isinstance(type_, list):
         return type_
-    # A combo that the editor fills from elsewhere: ComfyUI itself takes any value for it.
-    if type_ != COMBO or options.get("remote") or options.get("remote_combo"):
+    # ComfyUI itself takes any value for a combo that the editor fills from elsewhere.
+    if type_ != COMBO or options.get("remote_combo"):
         return None
     choices = options.get("options")
-    return list(choices) if isinstance(choices, (list, tuple)) else None
+    # A combo without options accepts nothing, unless its class judges for itself.
+    return list(choices) if isinstance(choices, (list, tuple)) else []
 
 
 def _file_kind(options: Mapping[str, Any]) -> str | None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from core.errors import InvalidWorkflow
 from workflows import node_errors as errors
+from workflows.boundaries import boundary_errors
 from workflows.catalogue import CompiledCatalogue, InputSpec, NodeSpec, cacheable_catalogue
 from workflows.graph import Catalogue, Graph, ancestors, is_link, measure_depths, output_nodes
 from workflows.node_errors import Error
-from workflows.structured import nested_spec
+from workflows.structured import missing_parts, nested_spec
 from workflows.values import accepts_type, is_risky_literal, literal_error
 
 __all__ = ["REFUSED_CLASSES", "cacheable_catalogue", "check_graph"]
@@ -46,6 +47,8 @@ _MAX_REPORTED_NODES = 100
 #: Nodes looked at to find which outputs depend on the broken ones.
 _MAX_NODE_VISITS = 50_000
 
+_NO_OUTPUTS = "The workflow has no output node (such as SaveImage), so it would produce nothing."
+
 _Found = dict[str, list[Error]]
 
 
@@ -56,11 +59,13 @@ def check_graph(
     refused_classes: Collection[str] = REFUSED_CLASSES,
     staged_files: Collection[str] = (),
 ) -> set[str]:
-    """Check a graph against one instance's catalogue, by the rules of ComfyUI's `validate_prompt`, and some of ours.
+    """Check a graph against one instance's catalogue: refuse what its server surely refuses, with all reasons at once.
 
-    Differences, all on purpose. One bad output node refuses the whole graph: a job runs whole or not at all. Links of
-    undeclared inputs are followed and checked too: ComfyUI does not validate them, but runs what they name, and its
-    worker thread dies if that does not exist. File inputs must name a listed or staged file by a safe name.
+    What only the server can know (see `workflows.certainty`) is let through; it ends the job at once if it is wrong.
+
+    Differences from ComfyUI's `validate_prompt`, all on purpose. One bad output node refuses the whole graph: a job
+    runs whole or not at all. Links of undeclared inputs must lead to a node: ComfyUI does not validate them, but runs
+    what they name, and its worker thread dies if that does not exist. File inputs must have a safe name.
 
     Parameters:
       graph: as `parse_graph` returns it.
@@ -73,54 +78,103 @@ def check_graph(
         ComfyUI's words; empty only if the graph has no output node.
     """
     compiled = cacheable_catalogue(catalogue)
-    _raise_found(graph, _class_errors(graph, compiled, refused_classes), outputs=[])
+    found = _class_errors(graph, compiled, refused_classes)
     outputs = output_nodes(graph, compiled)
     if not outputs:
         # ComfyUI looks no further; what is wrong beside that helps all the same.
-        _raise_found(graph, _problems(graph, graph, compiled, staged_files), outputs=[])
-        raise InvalidWorkflow("The workflow has no output node (such as SaveImage), so it would produce nothing.")
+        _add(found, _problems(graph, graph, graph, compiled, staged_files))
+        lack = "" if _has_unknown_classes(graph, compiled) else _NO_OUTPUTS
+        _raise_found(graph, found, outputs=[], lack=lack)
+        raise InvalidWorkflow(_NO_OUTPUTS)
     depths: dict[str, int] = {}
     cycle = measure_depths(graph, outputs, depths)
     will_run = set(depths)
     measure_depths(graph, graph, depths)
-    found = _problems(graph, will_run, compiled, staged_files)
-    for node_id in cycle[:_MAX_REPORTED_NODES]:
-        found.setdefault(node_id, []).append(errors.cycle(node_id, cycle, graph))
+    _add(found, _problems(graph, will_run, _validated(graph, outputs, compiled), compiled, staged_files))
+    _add(found, {node_id: [errors.cycle(node_id, cycle, graph)] for node_id in cycle[:_MAX_REPORTED_NODES]})
     deepest = max(depths, key=depths.__getitem__)
     if depths[deepest] > MAX_CHAIN_NODES:
-        found.setdefault(deepest, []).append(errors.chain_too_long(deepest, depths[deepest], MAX_CHAIN_NODES))
+        _add(found, {deepest: [errors.chain_too_long(deepest, depths[deepest], MAX_CHAIN_NODES)]})
     _raise_found(graph, found, outputs=outputs)
     return will_run
+
+
+def _add(found: _Found, more: _Found) -> None:
+    for node_id, problems in more.items():
+        found.setdefault(node_id, []).extend(problems)
+
+
+def _has_unknown_classes(graph: Graph, compiled: CompiledCatalogue) -> bool:
+    """Any of them may be the output node that is missed."""
+    return any(node["class_type"] not in compiled for node in graph.values())
 
 
 def _class_errors(graph: Graph, compiled: CompiledCatalogue, refused_classes: Collection[str]) -> _Found:
     """Unknown and refused classes, anywhere in the graph: ComfyUI looks at every node here, connected or not."""
     found: _Found = {}
     for node_id, node in graph.items():
-        class_type = node["class_type"]
+        # A class that the server replaces is what it is replaced by.
+        class_type = compiled.get(node["class_type"], {}).get("replaced_by", node["class_type"])
         if class_type in refused_classes:
             reasons = refused_classes if isinstance(refused_classes, Mapping) else {}
             found[node_id] = [errors.refused_class(node_id, node, reasons.get(class_type, "it is switched off"))]
-        elif class_type not in compiled:
+        elif node["class_type"] not in compiled:
             found[node_id] = [errors.unknown_class(node_id, node)]
     return found
 
 
+def _validated(graph: Graph, outputs: Iterable[str], compiled: CompiledCatalogue) -> set[str]:
+    """The nodes that ComfyUI validates: those that the outputs reach by inputs that their classes declare."""
+    found = set(outputs)
+    pending = list(found)
+    while pending:
+        node = graph[pending.pop()]
+        spec = compiled.node(node["class_type"])
+        for name, value in node["inputs"].items():
+            if type(value) is not list or not is_link(value) or value[0] not in graph or value[0] in found:
+                continue
+            if spec is None or _declaration(spec, node["inputs"], name) is not None:
+                found.add(value[0])
+                pending.append(value[0])
+    return found
+
+
 def _problems(
-    graph: Graph, will_run: Collection[str], compiled: CompiledCatalogue, staged_files: Collection[str]
+    graph: Graph,
+    will_run: Collection[str],
+    validated: Collection[str],
+    compiled: CompiledCatalogue,
+    staged_files: Collection[str],
 ) -> _Found:
-    """What is wrong with each node, as far as it matters for one that will run, or for one that will not."""
+    """What is wrong with each node of a known class, as far as it matters for its part in the graph."""
     found: _Found = {}
     for node_id, node in graph.items():
         spec = compiled.node(node["class_type"])
-        assert spec is not None
-        if node_id in will_run:
+        if spec is None:
+            continue
+        problems: list[Error] = []
+        if node_id in validated:
             problems = _node_problems(node, spec, graph, compiled, staged_files)
         else:
-            problems = _idle_node_problems(node, spec)
+            problems = _file_problems(node, spec)
+        told = {problem["extra_info"].get("input_name") for problem in problems}
+        for problem in boundary_errors(node, spec, staged_files):
+            if problem["extra_info"]["input_name"] not in told:
+                problems.append(problem)
+        if node_id in will_run:
+            problems += _undeclared_problems(node, spec, graph, compiled, is_validated=node_id in validated)
         if problems:
             found[node_id] = problems
     return found
+
+
+def _declaration(spec: NodeSpec, inputs: Mapping[str, Any], name: str) -> InputSpec | None:
+    """What declares an input, itself or as a part of a structured one; None if ComfyUI does not look at it."""
+    declared = spec.by_name.get(name)
+    if declared is None and "." in name:
+        declared = nested_spec(spec, inputs, name)
+        return None if declared is None or declared.structured else declared
+    return declared
 
 
 def _node_problems(
@@ -130,37 +184,40 @@ def _node_problems(
     compiled: CompiledCatalogue,
     staged_files: Collection[str],
 ) -> list[Error]:
+    """Of a node that ComfyUI validates: what is missing, and what is wrong with the inputs that are declared."""
     inputs = node["inputs"]
-    problems: list[Error] = []
-    seen = 0
-    for wanted in spec.inputs:
-        if wanted.name not in inputs:
-            if wanted.required and not wanted.structured:
-                problems.append(errors.required_input_missing(wanted.name))
+    problems = [
+        errors.required_input_missing(wanted.name)
+        for wanted in spec.inputs
+        if wanted.required and not wanted.structured and wanted.name not in inputs
+    ]
+    problems += [errors.required_input_missing(name) for name in missing_parts(spec, inputs)]
+    for name, value in inputs.items():
+        declared = _declaration(spec, inputs, name)
+        if declared is None:
             continue
-        seen += 1
-        value = inputs[wanted.name]
         if type(value) is list:
-            problem = _link_error(wanted, value, graph, compiled)
+            problem = _link_error(declared, value, graph, compiled, takes_plain_types=spec.is_built_in)
         else:
-            problem = literal_error(wanted, value, staged_files)
+            problem = literal_error(declared, value, staged_files)
         if problem is not None:
             problems.append(problem)
-    if seen < len(inputs):
-        problems += _undeclared_problems(inputs, spec, graph, compiled, staged_files)
     return problems
 
 
-def _link_error(spec: InputSpec, link: list[Any], graph: Graph, compiled: CompiledCatalogue) -> Error | None:
+def _link_error(
+    spec: InputSpec, link: list[Any], graph: Graph, compiled: CompiledCatalogue, *, takes_plain_types: bool
+) -> Error | None:
     problem = _link_problem(link, graph, compiled)
     if problem is not None:
         return errors.bad_link(spec.name, spec.config, link, problem)
     if spec.file_kind is not None:
         # What a link brings is known only while the graph runs, when nobody checks it any more.
         return errors.bad_link(spec.name, spec.config, link, "a file name must be given here, it cannot be linked")
-    output = compiled.node(graph[link[0]]["class_type"])
-    assert output is not None
-    received_type = output.outputs[link[1]]
+    source = compiled.node(graph[link[0]]["class_type"])
+    if source is None or not (takes_plain_types and source.is_built_in):
+        return None
+    received_type = source.outputs[link[1]]
     if accepts_type(received_type, spec.type):
         return None
     return errors.type_mismatch(spec.name, spec.config, received_type, spec.type, link)
@@ -175,54 +232,47 @@ def _link_problem(link: list[Any], graph: Graph, compiled: CompiledCatalogue) ->
         return "the node id must be a string"
     if source not in graph:
         return f"node {errors.shown(repr(source))} does not exist"
-    if type(index) is not int:
+    if not isinstance(index, int):
         return "the slot index must be an integer"
     spec = compiled.node(graph[source]["class_type"])
-    assert spec is not None
-    if not 0 <= index < len(spec.outputs):
+    # Python counts from the end, too; the outputs of a pack's class may answer any index.
+    if spec is not None and spec.is_built_in and not -len(spec.outputs) <= index < len(spec.outputs):
         return f"node {errors.shown(repr(source))} ({spec.class_type}) has {len(spec.outputs)} outputs, counted from 0"
     return None
 
 
 def _undeclared_problems(
-    inputs: Mapping[str, Any],
+    node: Mapping[str, Any],
     spec: NodeSpec,
     graph: Graph,
     compiled: CompiledCatalogue,
-    staged_files: Collection[str],
+    *,
+    is_validated: bool,
 ) -> list[Error]:
-    """Parts of structured inputs are checked by what their template says, the rest only for links that lead nowhere."""
+    """Links that lead nowhere, of inputs that ComfyUI does not validate; it follows them all the same."""
     problems: list[Error] = []
-    for name, value in inputs.items():
-        if name in spec.by_name:
+    for name, value in node["inputs"].items():
+        if type(value) is not list or not is_link(value):
             continue
-        part = nested_spec(spec, inputs, name) if "." in name else None
-        problem: Error | None = None
-        if type(value) is list:
-            if part is not None and not part.structured:
-                problem = _link_error(part, value, graph, compiled)
-            elif is_link(value) and (reason := _link_problem(value, graph, compiled)) is not None:
-                problem = errors.bad_link(name, None, value, reason)
-        elif part is not None and not part.structured:
-            problem = literal_error(part, value, staged_files)
-        if problem is not None:
-            problems.append(problem)
+        if is_validated and _declaration(spec, node["inputs"], name) is not None:
+            continue
+        reason = _link_problem(value, graph, compiled)
+        if reason is not None:
+            problems.append(errors.bad_link(name, None, value, reason))
     return problems
 
 
-def _idle_node_problems(node: Mapping[str, Any], spec: NodeSpec) -> list[Error]:
+def _file_problems(node: Mapping[str, Any], spec: NodeSpec) -> list[Error]:
     """ComfyUI does not validate a node that no output needs; only what could reach a file all the same is refused."""
     problems: list[Error] = []
     for name, value in node["inputs"].items():
-        declared = spec.by_name.get(name)
-        if declared is None and "." in name:
-            declared = nested_spec(spec, node["inputs"], name)
+        declared = _declaration(spec, node["inputs"], name)
         if declared is not None and is_risky_literal(declared, value):
             problems.append(errors.bad_file(name, declared.file_kind or "", value))
     return problems
 
 
-def _raise_found(graph: Graph, found: _Found, *, outputs: list[str]) -> None:
+def _raise_found(graph: Graph, found: _Found, *, outputs: list[str], lack: str = "") -> None:
     if not found:
         return
     reported = list(found)[:_MAX_REPORTED_NODES]
@@ -231,7 +281,7 @@ def _raise_found(graph: Graph, found: _Found, *, outputs: list[str]) -> None:
         node_id: errors.entry(errors.received(graph[node_id]["class_type"]), found[node_id], dependents.get(node_id))
         for node_id in reported
     }
-    raise InvalidWorkflow(_summary(graph, found), node_errors)
+    raise InvalidWorkflow(f"{lack} {errors.summary(node_errors)}".strip(), node_errors)
 
 
 def _dependent_outputs(graph: Graph, outputs: list[str], wanted: set[str]) -> dict[str, list[str]]:
@@ -241,12 +291,3 @@ def _dependent_outputs(graph: Graph, outputs: list[str], wanted: set[str]) -> di
         for node_id in ancestors(graph, [output]) & wanted:
             dependents.setdefault(node_id, []).append(output)
     return dependents
-
-
-def _summary(graph: Graph, found: _Found) -> str:
-    node_id, problems = next(iter(found.items()))
-    first = problems[0]
-    class_type = errors.shown(graph[node_id]["class_type"])
-    more = sum(map(len, found.values())) - 1
-    text = f"Node {errors.shown(node_id)} ({class_type}): {first['message']}: {first['details']}"
-    return f"{text} (and {more} more)" if more else text

@@ -79,6 +79,35 @@ def substitute(graph: Graph, values: Mapping[str, Scalar], *, draw: Draw) -> Gra
     return filled
 
 
+def with_random_integers(graph: Any, *, draw: Draw) -> Any:
+    """A graph with an integer of its own, 0 to 2^32 - 1, for each `__RANDOM_INT__`; inside longer text, its digits.
+
+    Placeholders are texts like any other here. What is no graph comes back as it is, for its check to tell; so does a
+    graph with nothing to draw, uncopied.
+    """
+    if not isinstance(graph, dict) or not any(_mentions(node, RANDOM_INT) for node in graph.values()):
+        return graph
+    filler = _Filler({}, draw)
+    return {
+        node_id: {part: filler.copy(value) if part in _OPEN_PARTS else value for part, value in node.items()}
+        if isinstance(node, dict)
+        else node
+        for node_id, node in graph.items()
+    }
+
+
+def _mentions(value: Any, word: str) -> bool:
+    pending = [value]
+    while pending:
+        inner = pending.pop()
+        if isinstance(inner, str):
+            if word in inner:
+                return True
+        elif isinstance(inner, (dict, list)):
+            pending += inner.values() if isinstance(inner, dict) else inner
+    return False
+
+
 class _Filler:
     """Copies values, and remembers the placeholders nobody fills."""
 

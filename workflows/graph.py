@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from core.errors import EditorWorkflow, InvalidWorkflow
 from workflows import node_errors as errors
+from workflows.misplaced import wrapped_graph
 
 #: `{node_id: {"class_type": str, "inputs": {name: literal or [node_id, output index]}, "_meta"?: ...}}`.
 Graph = dict[str, dict[str, Any]]
@@ -14,6 +15,8 @@ Graph = dict[str, dict[str, Any]]
 Catalogue = Mapping[str, Mapping[str, Any]]
 
 MAX_NODES = 2000
+#: Nodes named in one answer.
+_MAX_REPORTED_NODES = 100
 
 
 def parse_graph(value: Any) -> Graph:
@@ -24,7 +27,9 @@ def parse_graph(value: Any) -> Graph:
       InvalidWorkflow: any other shape; `node_errors` names the node where there is one.
     """
     if not isinstance(value, dict):
-        raise InvalidWorkflow("The workflow must be an object: node id -> {class_type, inputs}.")
+        hint = wrapped_graph(value)
+        but = f"; {hint}" if hint else ""
+        raise InvalidWorkflow(f"The workflow must be an object: node id -> {{class_type, inputs}}{but}.")
     if isinstance(value.get("nodes"), list) and "links" in value:
         raise EditorWorkflow(
             "This is the editor's save format. In ComfyUI choose Workflow menu -> Export (API) and send that file."
@@ -33,26 +38,34 @@ def parse_graph(value: Any) -> Graph:
         raise InvalidWorkflow("The workflow has no nodes.")
     if len(value) > MAX_NODES:
         raise InvalidWorkflow(f"The workflow has {len(value)} nodes; at most {MAX_NODES} are accepted.")
-    for node_id, node in value.items():
-        _check_node_shape(node_id, node)
+    found = {node_id: wrong for node_id, node in value.items() if (wrong := _shape_error(node_id, node)) is not None}
+    if found:
+        node_errors = {
+            str(node_id): errors.entry(_class_of(value[node_id]), [wrong])
+            for node_id, wrong in list(found.items())[:_MAX_REPORTED_NODES]
+        }
+        hint = wrapped_graph(value)
+        but = f"; {hint}." if hint else ""
+        raise InvalidWorkflow(f"{errors.summary(node_errors)}{but}", node_errors)
     return cast(Graph, value)
 
 
-def _check_node_shape(node_id: Any, node: Any) -> None:
+def _shape_error(node_id: Any, node: Any) -> errors.Error | None:
     if not isinstance(node_id, str) or not node_id:
-        raise InvalidWorkflow("Every node id must be a non-empty string.")
+        return errors.error("invalid_node", "Every node id must be a non-empty string", repr(node_id), {})
     if not isinstance(node, dict):
-        raise InvalidWorkflow(f"Node {errors.shown(node_id)} must be an object with class_type and inputs.")
+        return errors.error("invalid_node", "A node must be an object with class_type and inputs", "", {})
     class_type = node.get("class_type")
     if not isinstance(class_type, str) or not class_type:
-        found = errors.missing_class_type(node_id)
-        raise InvalidWorkflow(found["message"] + f" ({found['details']})", {node_id: errors.entry(None, [found])})
+        return errors.missing_class_type(node_id)
     if not isinstance(node.get("inputs"), dict):
-        found = errors.error("invalid_inputs", "The node has no inputs object", "'inputs'", {})
-        raise InvalidWorkflow(
-            f"Node {errors.shown(node_id)} ({errors.shown(class_type)}) needs an `inputs` object, even if empty.",
-            {node_id: errors.entry(class_type, [found])},
-        )
+        return errors.error("invalid_inputs", "The node needs an `inputs` object, even if empty", "'inputs'", {})
+    return None
+
+
+def _class_of(node: Any) -> str | None:
+    class_type = node.get("class_type") if isinstance(node, dict) else None
+    return errors.shown(class_type) if isinstance(class_type, str) and class_type else None
 
 
 def is_link(value: Any) -> bool:

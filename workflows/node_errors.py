@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 Error = dict[str, Any]
@@ -11,6 +12,8 @@ Error = dict[str, Any]
 _MAX_SHOWN_CHARS = 200
 #: ComfyUI leaves the configuration out above this many options: they are somebody's file list.
 MAX_SHOWN_OPTIONS = 20
+#: Errors that one text names, and its length beyond the first of them.
+_MAX_NAMED, _MAX_TEXT_CHARS = 10, 700
 #: Nodes of a cycle that an error names.
 _MAX_CYCLE_NODES = 20
 
@@ -22,6 +25,25 @@ def entry(class_type: str | None, found: list[Error], dependent_outputs: list[st
 
 def error(kind: str, message: str, details: str, extra_info: dict[str, Any]) -> Error:
     return {"type": kind, "message": message, "details": details, "extra_info": extra_info}
+
+
+def summary(node_errors: Mapping[str, Mapping[str, Any]]) -> str:
+    """What is wrong with the first nodes, in one text; how much more there is, if there is."""
+    every = [
+        f"Node {shown(node_id)} ({shown(one['class_type'] or 'no class')}): {said(each)}"
+        for node_id, one in node_errors.items()
+        for each in one["errors"]
+    ]
+    named = every[:1]
+    while len(named) < min(len(every), _MAX_NAMED) and len("; ".join(named)) + len(every[len(named)]) < _MAX_TEXT_CHARS:
+        named.append(every[len(named)])
+    more = len(every) - len(named)
+    return "; ".join(named) + (f" (and {more} more)" if more else "")
+
+
+def said(found: Mapping[str, Any]) -> str:
+    """One error in words: its message with its details, one stop at most."""
+    return f"{str(found['message']).rstrip('.')}: {found['details']}" if found["details"] else str(found["message"])
 
 
 def shown(value: Any) -> str:

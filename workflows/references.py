@@ -32,6 +32,7 @@ class Reference:
 
     node_id: str
     input_name: str
+    class_type: str = ""
     #: What the place takes: image, video, audio, or "" for any file.
     kind: str
     #: An asset id, an uploaded file's `<id>/<name>`, or an output's `<job id>/<name>`.
@@ -80,6 +81,7 @@ def find_references(
                 continue
             kind = file_kind(node["class_type"], name)
             place: dict[str, Any] = {"node_id": node_id, "input_name": name, "kind": kind or ""}
+            place["class_type"] = node["class_type"]
             if not meant:
                 found += _tagged(value, inputs, name, place)
             elif kind is not None:

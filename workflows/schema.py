@@ -35,6 +35,8 @@ def _property(parameter: Parameter) -> dict[str, Any]:
         schema["maxLength"] = parameter.max_chars
     if parameter.type == "image":
         schema["minLength"] = 1
+        # What the file is that the text names; how the command line knows which values may be files of its machine.
+        schema["contentMediaType"] = "image/*"
     bounds = {"minimum": parameter.minimum, "maximum": parameter.maximum, "multipleOf": parameter.multiple_of}
     schema |= {key: bound for key, bound in bounds.items() if bound is not None}
     notes = {"description": parameter.description or None, "default": parameter.default}

@@ -8,15 +8,18 @@ from typing import Any
 
 from workflows import node_errors as errors
 from workflows.catalogue import ANY_TYPE, COMBO, InputSpec, is_structured
-from workflows.file_names import is_safe_file_name, without_annotation
+from workflows.certainty import would_be_listed
+from workflows.file_names import is_safe_file_name, leads_elsewhere, names_a_jobs_file, without_annotation
 from workflows.node_errors import Error
 
-#: Decimal text longer than this is not converted: the cost of `int()` grows with the square of the length.
-_MAX_NUMBER_CHARS = 400
+#: Python converts no longer text to an integer: the cost grows with the square of the length.
+_MAX_NUMBER_CHARS = 4300
 
 
 def accepts_type(received: Any, wanted: Any) -> bool:
     """Whether an output of one type may be linked to an input of another, by ComfyUI's `validate_node_input`.
+
+    It knows for sure only where both classes are ComfyUI's own: the types of others may compare themselves.
 
     Types match if any of their comma-separated names do; `*` and V3's match-type sockets take everything. Lists of
     options match only an equal list, or (newer versions) a `COMBO`. Versions before 0.3.68 leave `*` to the node class;
@@ -39,11 +42,17 @@ def _overlap(received: str, wanted: str) -> bool:
 
 
 def literal_error(spec: InputSpec, value: Any, staged_files: Collection[str]) -> Error | None:
-    """What is wrong with a literal value, or None. A list must come wrapped as `{"__value__": [...]}`."""
+    """What is surely wrong with a literal value, or None. A list must come wrapped as `{"__value__": [...]}`.
+
+    ComfyUI converts numbers whatever the class; range and options are looked at only where it does that itself. Names
+    of files that lead elsewhere are refused by us.
+    """
     if type(value) is dict and "__value__" in value:
         value = value["__value__"]
     if spec.file_kind is not None:
-        return None if _is_known_file(spec, value, staged_files) else errors.bad_file(spec.name, spec.file_kind, value)
+        return None if _may_load(spec, value, staged_files) else errors.bad_file(spec.name, spec.file_kind, value)
+    if not spec.is_plain and _names_forbidden_file(spec, value, staged_files):
+        return errors.bad_file(spec.name, "", value)
     type_ = spec.type
     if type_ in ("INT", "FLOAT"):
         try:
@@ -54,6 +63,8 @@ def literal_error(spec: InputSpec, value: Any, staged_files: Collection[str]) ->
         value = value if isinstance(value, str) else str(value)
     elif type_ == "BOOLEAN":
         value = bool(value)
+    if not spec.is_plain or value in staged_files:
+        return None
     if "min" in spec.options or "max" in spec.options:
         found = _bounds_error(spec, value)
         if found is not None:
@@ -95,11 +106,41 @@ def _is_choice(spec: InputSpec, value: Any) -> bool:
     return value in spec.choice_set
 
 
-def _is_known_file(spec: InputSpec, value: Any, staged_files: Collection[str]) -> bool:
-    if not isinstance(value, str) or not is_safe_file_name(value):
+def _may_load(spec: InputSpec, value: Any, staged_files: Collection[str]) -> bool:
+    """Whether an input for files takes this name, or may: what lies in folders, the server alone knows."""
+    if not isinstance(value, str) or not value:
+        # Some classes list an entry for no file at all.
+        return spec.choices is not None and _is_choice(spec, value)
+    if not is_safe_file_name(value):
         return False
     name = without_annotation(value)
-    return name in staged_files or spec.choices is None or _is_choice(spec, name)
+    if name in staged_files:
+        return True
+    if names_a_jobs_file(name):
+        return False
+    if spec.lists_files and spec.choices is not None and would_be_listed(spec.file_kind or "", name):
+        return _is_choice(spec, name)
+    return True
+
+
+def _names_forbidden_file(spec: InputSpec, value: Any, staged_files: Collection[str]) -> bool:
+    """Whether a choice that is none of a list's options is a path to somewhere else, or another job's file.
+
+    Classes that judge for themselves take it for the name of a file, and open it.
+    """
+    if not _is_unlisted(spec, value) or value in staged_files:
+        return False
+    return leads_elsewhere(value) or names_a_jobs_file(value)
+
+
+def _is_unlisted(spec: InputSpec, value: Any) -> bool:
+    """Whether a text is none of the options of what may be a list of files.
+
+    A `COMBO` without any is a list that the client makes up, such as CustomCombo's.
+    """
+    if spec.choices is None or not isinstance(value, str) or (spec.type == COMBO and not spec.choices):
+        return False
+    return not _is_choice(spec, value)
 
 
 def is_risky_literal(spec: InputSpec, value: Any) -> bool:
@@ -110,6 +151,6 @@ def is_risky_literal(spec: InputSpec, value: Any) -> bool:
     """
     if type(value) is dict and "__value__" in value:
         value = value["__value__"]
-    if spec.file_kind is None and (spec.choices is None or _choice_error(spec, value) is None):
-        return False
-    return isinstance(value, str) and not is_safe_file_name(value)
+    if spec.file_kind is not None:
+        return isinstance(value, str) and value != "" and not is_safe_file_name(value)
+    return _is_unlisted(spec, value) and leads_elsewhere(value)

@@ -170,14 +170,14 @@ class Run:
         return ui
 
     def _gather(self, node_id: str, node: NodeClass) -> dict[str, Any]:
-        known = {**node.required, **node.optional}
+        required, optional = node.declared(self._graph.inputs(node_id))
         missing = self._order.missing(node_id)
         gathered: dict[str, Any] = {}
         for name, value in self._graph.inputs(node_id).items():
             link = as_link(value)
             if link is not None:
                 gathered[name] = None if name in missing else self._value(*link)
-            elif name in known:
+            elif name in required or name in optional or node.accepts_all_inputs:
                 gathered[name] = value
         return gathered
 
@@ -191,7 +191,9 @@ class Run:
     def _value(self, node_id: str, slot: int) -> Any:
         entry = self._entry(node_id)
         assert entry is not None, f"node {node_id} has not run"
-        return entry.values[slot]
+        values = entry.values
+        is_beyond = slot >= len(values) and self._classes[self._graph.class_type(node_id)].answers_any_slot
+        return values[-1] if is_beyond else values[slot]
 
     def _entry(self, node_id: str) -> CacheEntry | None:
         entry = self._entries.get(node_id)

@@ -37,6 +37,7 @@ KINDS: Mapping[str, Kind] = {
         main="seconds",
     ),
     "socket_drop": Kind(about="all sockets are cut without a close frame when the next message is due"),
+    "socket_refused": Kind(about="GET /ws answers 404, as behind a proxy that passes no websocket on"),
     "oom": Kind(about="the next sampler runs out of GPU memory"),
     "hang": Kind(
         about="the next sampler or SimulatedWork hangs, deaf to interrupts",
@@ -49,6 +50,7 @@ KINDS: Mapping[str, Kind] = {
         options={"seconds": 2.0},
         main="seconds",
     ),
+    "history_cleared": Kind(about="somebody clears the history as soon as the next prompt is in it"),
     "null_lost": Kind(about="the end marker of the next prompt is not sent"),
     "reject_413": Kind(about="POST /prompt answers 413"),
     "reject_500": Kind(about="POST /prompt answers 500"),

@@ -66,18 +66,31 @@ class Machine:
     )
 
     def names(self, folder: str) -> list[str]:
-        """Files a combo offers: model files of a folder such as `checkpoints`, or `input` for pictures."""
+        """Files a combo offers: model files of a folder such as `checkpoints`, or `input` for pictures.
+
+        `input/.pdf` are files of that ending, `input/folders` folders, `input/3d` all files below that folder.
+        """
         if folder == "input":
             return self.paths.input_images()
+        if folder.startswith("input/"):
+            return self.paths.input_names(folder.partition("/")[2])
         extra = [name for kind, name in self.options.extra_models if kind == folder]
-        return sorted({*catalogue.names(folder), *extra})
+        return sorted({*catalogue.names(folder), *extra, *self._found(folder)})
+
+    def _found(self, folder: str) -> list[str]:
+        """Files that lie in a model folder at this moment."""
+        root = self.options.models_dir
+        if root is None or not (root / folder).is_dir():
+            return []
+        return [path.relative_to(root / folder).as_posix() for path in (root / folder).rglob("*") if path.is_file()]
 
     def log(self, line: str) -> None:
         """Print a line and keep it for `/internal/logs`."""
         entry = {"t": datetime.datetime.now(datetime.timezone.utc).isoformat(), "m": line + "\n"}
         self.log_entries.append(entry)
-        # Whoever started this process may be gone, and its pipe with it; prompts go on running all the same.
-        with contextlib.suppress(OSError):
+        # Whoever started this process may be gone, and its pipe with it, and what a node raises may be no text; prompts
+        # go on running all the same.
+        with contextlib.suppress(OSError, UnicodeEncodeError):
             sys.stdout.write(entry["m"])
             sys.stdout.flush()
         self.hub.publish_log(entry)

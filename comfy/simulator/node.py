@@ -90,7 +90,8 @@ class NodeClass:
     required: Inputs = dataclasses.field(default_factory=dict)
     optional: Inputs = dataclasses.field(default_factory=dict)
     hidden: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    outputs: tuple[str, ...] = ()
+    #: A type is a name or, as with combos, a list of choices.
+    outputs: tuple[Any, ...] = ()
     output_names: tuple[str, ...] | None = None
     display_name: str | None = None
     description: str = ""
@@ -103,6 +104,16 @@ class NodeClass:
     #: Own validation, `(machine, inputs) -> {input name: complaint}`; its inputs are not checked against their lists.
     check: Callable[[Machine, Mapping[str, Any]], Mapping[str, str]] | None = None
     checked_inputs: tuple[str, ...] = ()
+    #: That validation takes whatever comes (`**kwargs`), so that no range and no list is checked.
+    checks_everything: bool = False
+    #: It takes the types of the links as well (`input_types`), so that those are not checked.
+    checks_links: bool = False
+    #: Types that compare themselves: input name -> types it takes beside the one it shows, or `*`. Lost in JSON.
+    secretly_takes: Mapping[str, frozenset[str]] = dataclasses.field(default_factory=dict)
+    #: Its outputs answer any index, with the last of them.
+    answers_any_slot: bool = False
+    #: Literal inputs that it does not declare are given to it as well.
+    accepts_all_inputs: bool = False
     #: Something that changes when the node must run again though its inputs are the same.
     fingerprint: Callable[[Machine, Mapping[str, Any]], str] | None = None
     #: `(inputs) -> names`: the lazy inputs it needs, asked again after each answer until none is missing. Those not
@@ -116,10 +127,48 @@ class NodeClass:
             name for name, (_, options) in {**self.required, **self.optional}.items() if options.get("lazy")
         )
 
-    def input_config(self, name: str, machine: Machine) -> tuple[Any, dict[str, Any]]:
+    def declared(self, live: Mapping[str, Any]) -> tuple[Inputs, Inputs]:
+        """Its required and optional inputs in a graph that gives it these: structured ones are spelled out."""
+        required: dict[str, Spec] = {}
+        optional: dict[str, Spec] = {}
+        expand(self.required, live, "", required, required, optional)
+        expand(self.optional, live, "", optional, required, optional)
+        return required, optional
+
+    def output_type(self, slot: Any) -> Any:
+        """The type of one output, as Python indexes a tuple. Raises IndexError, TypeError."""
+        return self.outputs[-1] if self.answers_any_slot and slot >= len(self.outputs) else self.outputs[slot]
+
+    def input_config(self, name: str, machine: Machine, declared: Inputs | None = None) -> tuple[Any, dict[str, Any]]:
         """One input as ComfyUI shows it: its type or its choices of this moment, and its options."""
-        kind, options = {**self.required, **self.optional}[name]
+        kind, options = (declared or {**self.required, **self.optional})[name]
         return (machine.names(kind.folder) if isinstance(kind, Listing) else kind), dict(options)
+
+
+def expand(
+    inputs: Inputs,
+    live: Mapping[str, Any],
+    prefix: str,
+    group: dict[str, Spec],
+    required: dict[str, Spec],
+    optional: dict[str, Spec],
+) -> None:
+    """Spell out structured inputs as ComfyUI 0.10 does: growing lists, and choices with inputs of their own."""
+    for name, (kind, options) in inputs.items():
+        full = f"{prefix}{name}"
+        if kind == "COMFY_AUTOGROW_V3":
+            template = options["template"]
+            ((_, part),) = template["input"]["required"].items()
+            for number in range(template["max"]):
+                optional[f"{full}.{template['prefix']}{number}"] = part
+        elif kind == "COMFY_DYNAMICCOMBO_V3":
+            chosen = [option for option in options["options"] if option["key"] == live.get(full)]
+            if chosen:
+                group[full] = (kind, options)
+                expand(chosen[0]["inputs"].get("required", {}), live, f"{full}.", required, required, optional)
+                expand(chosen[0]["inputs"].get("optional", {}), live, f"{full}.", optional, required, optional)
+        else:
+            group[full] = (kind, options)
 
 
 NodeClasses: TypeAlias = Mapping[str, NodeClass]

@@ -1,19 +1,31 @@
-"""Nodes that misbehave on purpose: slow, failing, blocking, expanding, lazy, in the background, not fit for JSON."""
+"""Nodes that misbehave on purpose: slow, failing, mute, blocking, expanding, lazy, in the background, not JSON."""
 
 from __future__ import annotations
 
+import ctypes
+import random
+import string
 import time
 from collections.abc import Mapping
 from typing import Any
 
 from comfy.simulator.gpu import OutOfVideoMemory
 from comfy.simulator.hub import text_frame
-from comfy.simulator.images import Pixels, to_pillow
+from comfy.simulator.images import Pixels, save_png, to_pillow
 from comfy.simulator.node import Blocker, NodeCall, NodeClass, NodeResult, Spec
+from comfy.simulator.nodes_files import save_pngs
 
 _IMAGE: Spec = ("IMAGE", {})
 _LAZY_IMAGE: Spec = ("IMAGE", {"lazy": True})
 _DELAY: Spec = ("FLOAT", {"default": 0.1, "min": 0.0, "max": 3600.0})
+
+
+_MESSAGES = {
+    "runtime": "boom",
+    "long": "begin " + 3_000_000 * "x" + " end",
+    "place": "POST http://127.0.0.1:8188/upload: no such file: '/opt/models/loras/a b.safetensors', /opt/models/c.pt",
+    "unicode": "half of a pair: \ud83d",
+}
 
 
 def slow(call: NodeCall, image: Pixels, steps: int, delay: float) -> tuple[Pixels]:
@@ -26,10 +38,24 @@ def slow(call: NodeCall, image: Pixels, steps: int, delay: float) -> tuple[Pixel
     return (image,)
 
 
+def mute(_call: NodeCall, image: Pixels, seconds: float, works: bool) -> tuple[Pixels]:
+    """Hold the interpreter's lock for so long, in one call: no thread of this process runs, so nothing is answered.
+
+    `works`: compute meanwhile, as an extension that unwraps a mesh does; else only wait, as one that asks a driver.
+    """
+    if works:
+        # A loop that never leaves C, and so never comes to where the interpreter would let another thread run.
+        all(map((time.perf_counter() + seconds).__gt__, iter(time.perf_counter, None)))
+    else:
+        # `PyDLL`, unlike `CDLL`, keeps the lock while the foreign function runs.
+        ctypes.PyDLL(None).usleep(int(seconds * 1e6))
+    return (image,)
+
+
 def fail(_call: NodeCall, image: Pixels, kind: str) -> tuple[Pixels]:  # noqa: ARG001 - shown as current input
     if kind == "oom":
         raise OutOfVideoMemory("Allocation on device")
-    raise RuntimeError("boom")
+    raise RuntimeError(_MESSAGES[kind])
 
 
 def block(_call: NodeCall, image: Pixels, message: str) -> tuple[Blocker]:  # noqa: ARG001
@@ -44,6 +70,18 @@ def expand(_call: NodeCall, image: Pixels) -> NodeResult:
         "3": {"class_type": "PreviewImage", "inputs": {"images": ["2", 0]}},
     }
     return NodeResult(values=(["2", 0],), expand=graph)
+
+
+def glance(call: NodeCall, image: Pixels) -> NodeResult:
+    """Show a picture and hand it on, as samplers of some packs do."""
+    suffix = "".join(random.choice(string.ascii_lowercase) for _ in range(5))  # noqa: S311 - a name, not a secret
+    return NodeResult(values=(image,), ui={"images": save_pngs(call, image, f"glance_{suffix}", "temp")})
+
+
+def save_fixed(call: NodeCall, image: Pixels, name: str) -> NodeResult:
+    """Write over one file of the output folder, whoever made it."""
+    save_png(to_pillow(image[:1])[0], call.machine.paths.output_dir / name, None)
+    return NodeResult(ui={"images": [{"filename": name, "subfolder": "", "type": "output"}]})
 
 
 def choose(_call: NodeCall, pick: str, a: Pixels | None, b: Pixels | None) -> tuple[Pixels | None]:
@@ -83,10 +121,21 @@ NODES = (
         outputs=("IMAGE",),
     ),
     NodeClass(
+        name="T_Mute",
+        run=mute,
+        category="test",
+        required={
+            "image": _IMAGE,
+            "seconds": ("FLOAT", {"default": 12.0, "min": 0.0, "max": 3600.0}),
+            "works": ("BOOLEAN", {"default": True}),
+        },
+        outputs=("IMAGE",),
+    ),
+    NodeClass(
         name="T_Err",
         run=fail,
         category="test",
-        required={"image": _IMAGE, "kind": (["runtime", "oom"], {})},
+        required={"image": _IMAGE, "kind": (["oom", *_MESSAGES], {})},
         outputs=("IMAGE",),
     ),
     NodeClass(
@@ -97,6 +146,21 @@ NODES = (
         outputs=("IMAGE",),
     ),
     NodeClass(name="T_Expand", run=expand, category="test", required={"image": _IMAGE}, outputs=("IMAGE",)),
+    NodeClass(
+        name="T_Glance",
+        run=glance,
+        category="test",
+        required={"image": _IMAGE},
+        outputs=("IMAGE",),
+        output_node=True,
+    ),
+    NodeClass(
+        name="T_SaveFixed",
+        run=save_fixed,
+        category="test",
+        required={"image": _IMAGE, "name": ("STRING", {"default": "fixed.png"})},
+        output_node=True,
+    ),
     NodeClass(
         name="T_Lazy",
         run=choose,

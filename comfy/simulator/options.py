@@ -23,7 +23,6 @@ _IGNORED_WITH_VALUE = (
     "--verbose",
     "--preview-size",
     "--cuda-malloc-size",
-    "--models-directory",
 )
 _IGNORED_WITH_VALUES = ("--extra-model-paths-config", "--whitelist-custom-nodes", "--fast", "--feature-flag")
 _IGNORED_SWITCHES = (
@@ -69,6 +68,8 @@ class Options:
     output_dir: Path
     temp_dir: Path
     user_dir: Path
+    #: Model files that lie here, in a folder for each kind, are offered beside the built-in ones.
+    models_dir: Path | None
     cors_origin: str | None
     write_metadata: bool
     preview_method: str
@@ -113,6 +114,7 @@ def parse_options(argv: Sequence[str]) -> Options:
         # ComfyUI appends "temp" to what it is given, so that wiping it cannot hit the named folder itself.
         temp_dir=_folder(given.temp_directory, base) / "temp",
         user_dir=_folder(given.user_directory, base / "user"),
+        models_dir=Path(given.models_directory).absolute() if given.models_directory else None,
         cors_origin=given.enable_cors_header,
         write_metadata=not given.disable_metadata,
         preview_method=given.preview_method,
@@ -150,6 +152,7 @@ def _add_comfyui_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--output-directory")
     group.add_argument("--temp-directory", help="its subfolder `temp` is wiped at start")
     group.add_argument("--user-directory", type=_existing_folder, help="must exist")
+    group.add_argument("--models-directory")
     group.add_argument("--max-upload-size", type=float, default=100, help="MB, for every kind of request")
     group.add_argument("--enable-cors-header", nargs="?", default=None, const="*")
     group.add_argument("--disable-metadata", action="store_true")

@@ -66,6 +66,14 @@ class Paths:
         endings = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tiff"}
         return sorted(entry.name for entry in self.input_dir.iterdir() if entry.suffix.lower() in endings)
 
+    def input_names(self, what: str) -> list[str]:
+        """Names in the input folder: files of an ending, `folders`, or all files below a folder such as `3d`."""
+        if what.startswith("."):
+            return sorted(entry.name for entry in self.input_dir.iterdir() if entry.suffix.lower() == what)
+        below = self.input_dir if what == "folders" else self.input_dir / what
+        found = [entry for entry in below.rglob("*") if entry.is_dir() == (what == "folders")]
+        return sorted(entry.relative_to(self.input_dir).as_posix() for entry in found)
+
     def save_path(self, prefix: str, kind: str, width_px: int = 0, height_px: int = 0) -> SavePath:
         """Where files saved under `prefix` go now. Nothing is reserved: a second process can be given the same name.
 

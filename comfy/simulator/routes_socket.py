@@ -27,6 +27,8 @@ class SocketRoute:
 
     async def connect(self, request: web.Request) -> web.WebSocketResponse:
         hub = self._machine.hub
+        if self._machine.faults.take("socket_refused") is not None:
+            raise web.HTTPNotFound
         socket = web.WebSocketResponse()
         await socket.prepare(request)
         client_id = request.query.get("clientId") or uuid.uuid4().hex

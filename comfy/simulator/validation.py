@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import traceback
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from comfy.simulator.machine import Machine
@@ -135,21 +135,26 @@ class _Validation:
     def _judge_inputs(self, node_id: str) -> tuple[bool, list[Error]]:
         inputs = self._prompt[node_id]["inputs"]
         node = self._classes[self._prompt[node_id]["class_type"]]
+        required, optional = node.declared(inputs)
+        declared = {**required, **optional}
         errors: list[Error] = []
         parents_valid = True
-        for name in (*node.required, *node.optional):
+        for name in declared:
             if name not in inputs:
-                if name in node.required:
+                if name in required:
+                    # Structured inputs show the last part of their name.
+                    details = name.split(".")[-1]
                     errors.append(
-                        make_error("required_input_missing", "Required input is missing", name, {"input_name": name})
+                        make_error("required_input_missing", "Required input is missing", details, {"input_name": name})
                     )
                 continue
+            config = node.input_config(name, self._machine, declared)
             if isinstance(inputs[name], list):
-                link_errors, parent_valid = self._judge_link(node, name, inputs[name])
+                link_errors, parent_valid = self._judge_link(node, name, config, inputs[name])
                 errors += link_errors
                 parents_valid = parents_valid and parent_valid
             else:
-                errors += self._judge_literal(node, name, inputs)
+                errors += self._judge_literal(node, name, config, inputs)
         if node.check is not None and not errors:
             for name, complaint in node.check(self._machine, inputs).items():
                 details = f"{name} - {complaint}"
@@ -160,16 +165,17 @@ class _Validation:
                 )
         return parents_valid and not errors, errors
 
-    def _judge_link(self, node: NodeClass, name: str, value: list[Any]) -> tuple[list[Error], bool]:
-        config = node.input_config(name, self._machine)
+    def _judge_link(
+        self, node: NodeClass, name: str, config: tuple[Any, dict[str, Any]], value: list[Any]
+    ) -> tuple[list[Error], bool]:
         if len(value) != 2:
             message = "Bad linked input, must be a length-2 list of [node_id, slot_index]"
             extra = {"input_name": name, "input_config": config, "received_value": value}
             return [make_error("bad_linked_input", message, name, extra)], True
         source_id, slot = value
         source = self._classes[self._prompt[source_id]["class_type"]]
-        received = source.outputs[slot]
-        if not _fits(received, config[0]):
+        received = source.output_type(slot)
+        if not (node.checks_links or _fits(received, config[0], node.secretly_takes.get(name, frozenset()))):
             details = f"{name}, received_type({received}) mismatch input_type({config[0]})"
             extra = {"input_name": name, "input_config": config, "received_type": received, "linked_node": value}
             return [
@@ -190,8 +196,9 @@ class _Validation:
             self._judged[source_id] = (False, [make_error(kind, message, str(exc), extra)])
             return [], False
 
-    def _judge_literal(self, node: NodeClass, name: str, inputs: dict[str, Any]) -> list[Error]:
-        config = node.input_config(name, self._machine)
+    def _judge_literal(
+        self, node: NodeClass, name: str, config: tuple[Any, dict[str, Any]], inputs: dict[str, Any]
+    ) -> list[Error]:
         value = inputs[name]
         if isinstance(value, dict) and "__value__" in value:
             value = inputs[name] = value["__value__"]
@@ -206,7 +213,9 @@ class _Validation:
             }
             message = f"Failed to convert an input value to a {config[0]} value"
             return [make_error("invalid_input_type", message, f"{name}, {value}, {exc}", extra)]
-        return [] if name in node.checked_inputs else _range_errors(name, value, config)
+        if node.checks_everything or name.split(".")[0] in node.checked_inputs:
+            return []
+        return _range_errors(name, value, config)
 
     def _reachable(self, node_id: str) -> list[str]:
         found: dict[str, None] = {}
@@ -242,12 +251,18 @@ def _range_errors(name: str, value: Any, config: tuple[Any, dict[str, Any]]) -> 
     if "max" in options and value > options["max"]:
         message = f"Value {value} bigger than max of {options['max']}"
         return [make_error("value_bigger_than_max", message, name, extra)]
-    if isinstance(kind, list) and value not in kind:
-        shown = str(kind)
-        if len(kind) > _MAX_SHOWN_CHOICES:
-            shown = f"(list of length {len(kind)})"
+    choices = options.get("options", []) if kind == "COMBO" else kind
+    if not isinstance(choices, list) or options.get("remote_combo"):
+        return []
+    several = isinstance(value, list) and options.get("multiselect")
+    wrong = [each for each in (value if several else [value]) if each not in choices]
+    if wrong:
+        shown = str(choices)
+        if len(choices) > _MAX_SHOWN_CHOICES:
+            shown = f"(list of length {len(choices)})"
             extra["input_config"] = None
-        return [make_error("value_not_in_list", "Value not in list", f"{name}: '{value}' not in {shown}", extra)]
+        details = f"{name}: {', '.join(map(repr, wrong))} not in {shown}"
+        return [make_error("value_not_in_list", "Value not in list", details, extra)]
     return []
 
 
@@ -261,10 +276,15 @@ def _convert(value: Any, kind: Any) -> Any:
     return bool(value) if kind == "BOOLEAN" else value
 
 
-def _fits(received: str, wanted: Any) -> bool:
-    if received == wanted or "*" in (received, wanted):
+def _fits(received: Any, wanted: Any, secretly: Collection[str]) -> bool:
+    if received == wanted or "*" in (received, wanted) or "*" in secretly:
         return True
-    if not isinstance(wanted, str):
-        # A combo takes links of any combo type; ComfyUI compares the lists, and only strict nodes tell them apart.
-        return received == "COMBO"
+    if "COMFY_MATCHTYPE_V3" in (received, wanted):
+        return True
+    if isinstance(received, list) and wanted == "COMBO":
+        return True
+    if not isinstance(received, str) or not isinstance(wanted, str):
+        return False
+    if received in secretly:
+        return True
     return bool({kind.strip() for kind in received.split(",")} & {kind.strip() for kind in wanted.split(",")})

@@ -45,6 +45,8 @@ class Worker:
         if late is not None:
             time.sleep(float(late["seconds"]))
         self._prompts.finish(task, finished.history())
+        if machine.faults.take("history_cleared") is not None:
+            self._prompts.forget()
         client_id = machine.hub.client_id
         if client_id is not None and machine.faults.take("null_lost") is None:
             machine.hub.publish("executing", {"node": None, "prompt_id": prompt_id}, client_id)

@@ -1,8 +1,10 @@
 """The ledger: the database of jobs, and the only truth about them.
 
     ledger.jobs          submit, look up, list, cancel           (API, command line)
+    ledger.requests      requests that come again              (API)
     ledger.claims        claim, lease, progress, generated, fail (GPU workers)
     ledger.returns       give back, take back, expire            (GPU workers, reconciler)
+    ledger.pins          which instances a waiting job may have (reconciler)
     ledger.deliveries    files into storage                      (io workers)
     ledger.outbox        webhooks out, and what became of them   (io workers, API)
     ledger.secrets       open for one purpose, wipe              (workers, reconciler)
@@ -10,7 +12,9 @@
     ledger.uploads       files that came in                      (API, reconciler)
     ledger.durations     how long jobs take                      (GPU workers, API)
     ledger.workload      what waits and runs, and for how long   (API)
+    ledger.facts           what a fleet agrees on                  (all)
     ledger.upkeep        retention                               (reconciler)
+    ledger.timekeeping   whether the clock was set               (reconciler)
 
 Each change of a job is one transaction that also writes its event and the webhooks that tell of it.
 """
@@ -23,12 +27,16 @@ from core.ledger.claims import Claims
 from core.ledger.database import Change, Database
 from core.ledger.delivery import Deliveries
 from core.ledger.durations import Durations
+from core.ledger.facts import Facts
 from core.ledger.instances import Instances
 from core.ledger.jobs import Jobs, Retention
 from core.ledger.outbox import Outbox
+from core.ledger.pins import Pins
+from core.ledger.requests import Requests
 from core.ledger.returns import Returns
 from core.ledger.seal import Sealer, load_keys
 from core.ledger.secrets import Secrets
+from core.ledger.timekeeping import Timekeeping
 from core.ledger.upkeep import Upkeep
 from core.ledger.uploads import Uploads
 from core.ledger.workload import WorkloadReader
@@ -43,20 +51,25 @@ class Ledger:
         self, settings: Settings, *, on_change: Callable[[Change], None] = lambda _change: None, pool_size: int = 5
     ) -> None:
         keys = load_keys(settings.secret_key.get_secret_value(), settings.data_dir)
+        sealer = Sealer(keys)
         #: Signs the links to files, in answers and in webhooks.
         self.links = LinkSigner(keys, lifetime_s=settings.link_s)
         self.database = Database(settings.ledger_url, pool_size=pool_size, on_change=on_change, signer=self.links)
-        self.secrets = Secrets(self.database, Sealer(keys))
-        self.jobs = Jobs(self.database, self.secrets, Retention.from_settings(settings))
+        self.secrets = Secrets(self.database, sealer)
+        self.requests = Requests(self.database, sealer)
+        self.jobs = Jobs(self.database, self.secrets, self.requests, Retention.from_settings(settings))
         self.claims = Claims(self.database, lease_s=settings.lease_s)
         self.returns = Returns(self.database, max_attempts=settings.max_attempts)
+        self.pins = Pins(self.database)
         self.deliveries = Deliveries(self.database)
         self.outbox = Outbox(self.database, pauses_s=settings.webhook_schedule_s, limit_s=settings.webhook_limit_s)
         self.instances = Instances(self.database)
         self.uploads = Uploads(self.database)
         self.durations = Durations(self.database)
         self.workload = WorkloadReader(self.database, self.durations)
+        self.facts = Facts(self.database)
         self.upkeep = Upkeep(self.database)
+        self.timekeeping = Timekeeping(self.database, self.facts, lease_s=settings.lease_s)
 
     def close(self) -> None:
         """Close every connection of this process."""

@@ -27,6 +27,8 @@ PROGRESS_EVENT = "progress"
 #: Progress is told when so much time has passed since it was last told, and the job is so much further.
 PROGRESS_EVERY_MS = 5_000
 PROGRESS_STEP = 0.05
+#: Of a webhook that does not say how long a try may take; every version so far has written it down.
+TIMEOUT_S = 30.0
 
 # On the path of many jobs, so built once.
 _INSERT = insert(deliveries)
@@ -68,7 +70,7 @@ def announce(transaction: Transaction, row: Row[Any], event: str, *, seq: int, o
             "seq": seq,
             "url": url,
             "receiver": receiver_of(url),
-            "timeout_s": row.webhook["timeout_s"],
+            "timeout_s": row.webhook.get("timeout_s", TIMEOUT_S),
             "body": json.dumps(body),
             "state": PENDING,
             "tries": 0,
@@ -85,7 +87,7 @@ def announce(transaction: Transaction, row: Row[Any], event: str, *, seq: int, o
 
 def is_wanted(row: Row[Any], event: str) -> bool:
     """Whether a job has a webhook that wants this event."""
-    return bool(row.webhook) and event in (row.webhook.get("events") or DEFAULT_EVENTS)
+    return bool(row.webhook) and "url" in row.webhook and event in (row.webhook.get("events") or DEFAULT_EVENTS)
 
 
 def announce_progress(transaction: Transaction, row: Row[Any]) -> None:
@@ -96,7 +98,7 @@ def announce_progress(transaction: Transaction, row: Row[Any]) -> None:
     """
     if not is_wanted(row, PROGRESS):
         return
-    value = row.progress["value"]
+    value = row.progress.get("value", 0.0)
     if not _is_further(transaction, row, value):
         return
     numbered = transaction.connection.execute(
@@ -134,8 +136,8 @@ def _is_further(transaction: Transaction, row: Row[Any], value: float) -> bool:
     last = transaction.connection.execute(_LAST_PROGRESS, {"of": row.id}).one_or_none()
     if last is None:
         return value >= PROGRESS_STEP
-    if now_ms() - last.at_ms < PROGRESS_EVERY_MS:
+    if 0 <= now_ms() - last.at_ms < PROGRESS_EVERY_MS:
         return False
     # Another attempt begins at nothing again.
-    begun_at = last.data["value"] if last.data["attempt"] == row.attempt else 0.0
+    begun_at = last.data.get("value", 0.0) if last.data.get("attempt") == row.attempt else 0.0
     return bool(value - begun_at >= PROGRESS_STEP)

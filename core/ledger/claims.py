@@ -6,20 +6,22 @@ old attempt; its writes change nothing and it is told so.
 
 from __future__ import annotations
 
+import json
+import zlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, bindparam, insert, select, update
+from sqlalchemy import ColumnElement, and_, bindparam, func, insert, select, update
 
 from core.errors import StaleAttempt
 from core.job import CANCELED, DELIVERING, FAILED, LEASED, QUEUED, RUNNING, prompt_id_of
 from core.ledger.announce import announce_progress
-from core.ledger.choice import choose, is_surplus
+from core.ledger.choice import choose, is_surplus, missing_turns
 from core.ledger.database import Change, Database, now_ms
 from core.ledger.rows import JOB_COLUMNS
 from core.ledger.secrets import ANY, RUN, end_run
-from core.ledger.tables import assets, jobs, secrets
+from core.ledger.tables import assets, instances, job_errors, jobs, secrets
 from core.ledger.transitions import transition
 
 
@@ -39,6 +41,8 @@ class Claim:
     #: What its duration is learned under, as in `NewJob`.
     shape: str | None = None
     workflow: str | None = None
+    #: JSON text, as in `NewJob`.
+    extra_pnginfo: str | None = None
     #: Why an earlier attempt was lost: the code of the last one, or None.
     lost_code: str | None = None
     #: Files to be there before the prompt is posted: `[{"name", "key"}]`.
@@ -70,7 +74,10 @@ class ProducedFile:
 _HAS_SECRETS = (
     select(secrets.c.job_id).where(secrets.c.job_id == bindparam("wanted"), secrets.c.purpose.in_((RUN, ANY))).exists()
 )
-_REST = select(jobs.c.graph, _HAS_SECRETS.label("has_secrets")).where(jobs.c.id == bindparam("wanted"))
+_REST = select(jobs.c.graph, jobs.c.extra_pnginfo, _HAS_SECRETS.label("has_secrets")).where(
+    jobs.c.id == bindparam("wanted")
+)
+_GPU = select(func.coalesce(instances.c.device, instances.c.kind)).where(instances.c.name == bindparam("of_instance"))
 _ANY_QUEUED = select(jobs.c.id).where(jobs.c.status == QUEUED).limit(1)
 
 
@@ -81,7 +88,9 @@ class Claims:
         self._database = database
         self._lease_ms = int(lease_s * 1000)
 
-    def claim(self, instance: str, *, named: str | None = None, only_surplus: bool = False) -> Claim | None:
+    def claim(
+        self, instance: str, *, named: str | None = None, only_surplus: bool = False, worker: str | None = None
+    ) -> Claim | None:
         """Take the next job for an instance, see `choose`; nothing for one that is not healthy.
 
         Parameters:
@@ -89,12 +98,13 @@ class Claims:
           named: the job the turn was published for.
           only_surplus: take a job only if more of them wait than there are idle healthy instances, so that a busy
             instance never takes what an idle one would start now. The job is then *on deck* until `begun`.
+          worker: take nothing if another worker has the instance's name.
         Returns: the claim, or None when there is nothing to take.
         """
         with self._database.write() as transaction:
             if only_surplus and not is_surplus(transaction):
                 return None
-            job_id = choose(transaction, instance, named)
+            job_id = choose(transaction, instance, named, worker)
             if job_id is None:
                 return None
             now = now_ms()
@@ -105,6 +115,7 @@ class Claims:
                 data={"instance": instance},
                 attempt=jobs.c.attempt + 1,
                 instance=instance,
+                gpu=transaction.connection.execute(_GPU, {"of_instance": instance}).scalar(),
                 lease_until_ms=now + self._lease_ms,
                 started_at_ms=now,
                 progress=None,
@@ -117,6 +128,7 @@ class Claims:
             job_id=job_id,
             attempt=row.attempt,
             graph=rest.graph,
+            extra_pnginfo=rest.extra_pnginfo,
             nodes_total=row.nodes_total,
             timeout_s=row.timeout_s,
             has_webhook=row.webhook is not None,
@@ -126,6 +138,11 @@ class Claims:
             lost_code=row.lost_code,
             inputs=row.inputs or [],
         )
+
+    def missing_turns(self) -> list[str]:
+        """The job of each turn that idle instances lack, see `core.ledger.choice.missing_turns`."""
+        with self._database.read() as connection:
+            return missing_turns(connection)
 
     def anything_waits(self) -> bool:
         """Whether a claim is worth trying; much cheaper than one."""
@@ -152,9 +169,10 @@ class Claims:
         return held
 
     def begun(self, claim: Claim) -> None:
-        """A job that was on deck runs now: what happens to the instance from here on, happens to it."""
+        """A job that waited in ComfyUI's queue runs now: what happens to the instance from here on, happens to it."""
         with self._database.write() as transaction:
-            transaction.connection.execute(update(jobs).where(held_by(claim)).values(on_deck=False))
+            began = {"on_deck": False, "started_at_ms": now_ms()}
+            transaction.connection.execute(update(jobs).where(held_by(claim)).values(**began))
 
     def progress(self, claim: Claim, snapshot: dict[str, Any]) -> None:
         """Keep the newest progress of a running attempt, and tell its webhook if that wants to know.
@@ -170,9 +188,18 @@ class Claims:
                 if row.status == RUNNING:
                     announce_progress(transaction, row)
 
-    def generated(self, claim: Claim, files: Sequence[ProducedFile], *, outputs_reused: bool) -> None:
+    def generated(
+        self,
+        claim: Claim,
+        files: Sequence[ProducedFile],
+        *,
+        outputs_reused: bool,
+        warnings: Sequence[dict[str, Any]] = (),
+    ) -> None:
         """The GPU is done: record what it made and hand the job to delivery.
 
+        Parameters:
+          warnings: what kept a part of it from running, `[{"message", "node_id", "class_type"}]`.
         Raises: StaleAttempt - the job was cancelled meanwhile, or another attempt owns it.
         """
         with self._database.write() as transaction:
@@ -185,6 +212,7 @@ class Claims:
                 lease_until_ms=None,
                 generated_at_ms=now,
                 outputs_reused=outputs_reused,
+                warnings=list(warnings) or None,
             )
             if moved is None:
                 raise StaleAttempt(f"Job {claim.job_id} attempt {claim.attempt} was overtaken; its result is dropped.")
@@ -195,14 +223,20 @@ class Claims:
                     insert(assets), [_asset(claim, ordinal, file, now) for ordinal, file in enumerate(files)]
                 )
 
-    def fail(self, claim: Claim, error: dict[str, Any]) -> bool:
+    def fail(self, claim: Claim, error: dict[str, Any], *, whole: dict[str, Any] | None = None) -> bool:
         """End the job as failed; False when the attempt is stale.
 
         Parameters:
           error: `{"code", "message", "node_id", "class_type", "traceback"}`.
+          whole: the same at full length, where that is too much for everybody who looks at the job.
         """
         with self._database.write() as transaction:
-            return transition(transaction, claim.job_id, FAILED, held_by(claim), error=error) is not None
+            if transition(transaction, claim.job_id, FAILED, held_by(claim), error=error) is None:
+                return False
+            if whole is not None:
+                packed = zlib.compress(json.dumps(whole).encode())
+                transaction.connection.execute(insert(job_errors).values(job_id=claim.job_id, error=packed))
+            return True
 
     def canceled(self, claim: Claim) -> bool:
         """The GPU has let go of a job that was to be cancelled; False when the attempt is stale."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -11,10 +12,13 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError, DisconnectionError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.exc import DisconnectionError, SQLAlchemyError
 
-from core.errors import ConfigurationError, LedgerUnavailable
+from core.background import failure_of
+from core.clock import ledger_clock
+from core.clock import now_ms as now_ms
+from core.errors import ConfigurationError
+from core.ledger.faults import in_our_words
 from core.ledger.forks import close_at_fork, using_sqlite
 from core.links import LinkSigner
 
@@ -22,13 +26,12 @@ from core.links import LinkSigner
 PATIENCE_S = 2.0
 #: A transaction takes milliseconds; the server ends one that stood still for this long.
 FROZEN_S = 10.0
+#: PostgreSQL's clock, in milliseconds since 1970.
+CLOCK = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
+#: SQLSTATE of a write in a transaction that is read-only.
+READ_ONLY = "25006"
 #: A pooled connection unused for this long is tested before it is used.
 RESTED_S = 0.5
-
-
-def now_ms() -> int:
-    """Milliseconds since 1970, UTC: every time in the ledger."""
-    return time.time_ns() // 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +84,9 @@ class Database:
         if not self.is_sqlite and self.url.get_backend_name() != "postgresql":
             raise ConfigurationError(f"FLEET_DATABASE_URL: {self.url.get_backend_name()} is not sqlite or postgresql.")
         self.engine = _sqlite(self.url) if self.is_sqlite else _postgresql(self.url, pool_size)
+        driver = self.engine.dialect.dbapi
+        assert driver is not None
+        self._driver_error: type[Exception] = driver.Error
 
     @contextmanager
     def write(self) -> Iterator[Transaction]:
@@ -96,7 +102,8 @@ class Database:
             yield transaction
         # Who hears of a job's newest event reads all that came before it too.
         for change in {change.job_id: change for change in transaction.changes}.values():
-            self.on_change(change)
+            # It is recorded: nobody may take it for failed because the news of it did not get out.
+            failure_of(functools.partial(self.on_change, change), "notices")
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -125,21 +132,16 @@ class Database:
 
     @contextmanager
     def _in_use(self) -> Iterator[None]:
-        with using_sqlite() if self.is_sqlite else nullcontext(), self._mapped_errors():
+        with using_sqlite() if self.is_sqlite else nullcontext(), self.mapped_errors():
             yield
 
     @contextmanager
-    def _mapped_errors(self) -> Iterator[None]:
+    def mapped_errors(self) -> Iterator[None]:
+        """A block out of which no error of the database comes but in our words."""
         try:
             yield
-        except PoolTimeout as exc:
-            raise LedgerUnavailable("The ledger is busy: no free database connection.") from exc
-        except OperationalError as exc:
-            raise LedgerUnavailable(f"The ledger does not answer ({type(exc.orig).__name__}).") from exc
-        except DBAPIError as exc:
-            if exc.connection_invalidated:
-                raise LedgerUnavailable("The connection to the ledger was lost.") from exc
-            raise
+        except (SQLAlchemyError, self._driver_error, UnicodeError, OverflowError) as exc:
+            raise in_our_words(exc) from exc
 
 
 def _dumps(value: Any) -> str:
@@ -204,6 +206,13 @@ def _postgresql(url: Any, pool_size: int) -> Engine:
     driver = engine.dialect.dbapi
     assert driver is not None
 
+    @event.listens_for(engine, "handle_error")
+    def _part(context: Any) -> None:
+        # A session that began while the server took no writes, or on one that is a standby now, stays read-only for as
+        # long as it lives. It goes, and with it all that are as old.
+        if getattr(context.original_exception, "sqlstate", None) == READ_ONLY:
+            context.is_disconnect = True
+
     @event.listens_for(engine, "checkin")
     def _remember(_connection: Any, record: Any) -> None:
         record.info["used_s"] = time.monotonic()
@@ -211,12 +220,14 @@ def _postgresql(url: Any, pool_size: int) -> Engine:
     @event.listens_for(engine, "checkout")
     def _test(connection: Any, record: Any, _proxy: Any) -> None:
         # A connection that rested may be one of a server that was restarted meanwhile: better found out now than by
-        # a client. One in steady use is not asked each time.
-        if time.monotonic() - record.info.get("used_s", time.monotonic()) > RESTED_S:
+        # a client. One in steady use is not asked each time. What is asked is the time: all machines of a fleet go by
+        # the server's clock, however their own are set.
+        if time.monotonic() - record.info.get("used_s", time.monotonic()) > RESTED_S or not ledger_clock.is_told:
             try:
-                connection.execute("SELECT 1")
+                (server_ms,) = connection.execute(CLOCK).fetchone()
                 connection.rollback()
             except driver.Error as exc:
                 raise DisconnectionError from exc
+            ledger_clock.follow(server_ms)
 
     return engine

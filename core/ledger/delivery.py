@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Integer, String, and_, bindparam, func, select, update
 
-from core.errors import NotFound, StaleAttempt
+from core.errors import DeliveryFailed, NotFound, StaleAttempt
 from core.job import DELIVERING, FAILED, SUCCEEDED, Job, Output
 from core.ledger.announce import record_event
 from core.ledger.database import Database, now_ms
@@ -17,6 +18,8 @@ from core.ledger.transitions import transition
 
 #: A job that has been delivering for this long without an end is given another turn.
 DELIVERING_MS = 15_000
+#: How many jobs one run of the reconciler ends.
+BATCH = 500
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +86,21 @@ _STORE = (
         upload=bindparam("uploaded", type_=assets.c.upload.type),
     )
 )
+_MISS = (
+    update(assets).where(assets.c.id == bindparam("asset")).values(upload=bindparam("said", type_=assets.c.upload.type))
+)
+_COUNT_LOSS = (
+    update(jobs)
+    .where(_MINE)
+    .values(delivery_losses=jobs.c.delivery_losses + bindparam("more", type_=Integer))
+    .returning(jobs.c.delivery_losses)
+)
+
+
+def _abandoned(instance: str | None) -> dict[str, Any]:
+    message = "Its outputs could not be delivered: nobody came for them where they lie"
+    host = (instance or "").partition("@")[2]
+    return {"code": DeliveryFailed.code, "message": f"{message} ({host})." if host else f"{message}."}
 
 
 def _place(file: StoredFile) -> dict[str, Any]:
@@ -123,9 +141,13 @@ class Deliveries:
         ]
         return Pending(files=files, delivery=held.delivery, generated_at_ms=held.generated_at_ms)
 
-    def succeed(self, job_id: str, attempt: int, stored: list[StoredFile]) -> Job:
+    def succeed(
+        self, job_id: str, attempt: int, stored: list[StoredFile], missing: Mapping[str, str] | None = None
+    ) -> Job:
         """Every file is in storage: record them, in order, and end the job. Returns it as it now is.
 
+        Parameters:
+          missing: `{asset id: why}` of files that the instance reported and nobody can find.
         Raises: StaleAttempt - the job was cancelled or ended meanwhile; nothing was written.
         """
         with self._database.write() as transaction:
@@ -138,9 +160,41 @@ class Deliveries:
             for number, file in enumerate(stored, start=seq - len(stored) + 1):
                 connection.execute(_STORE, {"asset": file.asset_id, **_place(file)})
                 record_event(transaction, job_id, number, "output", {"asset_id": file.asset_id}, DELIVERING)
+            for asset_id, reason in (missing or {}).items():
+                connection.execute(_MISS, {"asset": asset_id, "said": {"missing": reason}})
             row = transition(transaction, job_id, SUCCEEDED)
             assert row is not None, "the row is ours since the first statement"
             return job_of(row)
+
+    def count_loss(self, job_id: str, attempt: int) -> int:
+        """One more turn came to no end, or may; returns how many. Raises StaleAttempt as `pending`."""
+        with self._database.write() as transaction:
+            lost = transaction.connection.execute(_COUNT_LOSS, {"job": job_id, "mine": attempt, "more": 1}).scalar()
+        if lost is None:
+            raise StaleAttempt(f"Job {job_id} attempt {attempt} has nothing left to deliver.")
+        return int(lost)
+
+    def forgive_loss(self, job_id: str, attempt: int) -> None:
+        """A turn that was counted has ended after all."""
+        with self._database.write() as transaction:
+            transaction.connection.execute(_COUNT_LOSS, {"job": job_id, "mine": attempt, "more": -1})
+
+    def losses(self, job_id: str) -> int:
+        """How many turns came to no end."""
+        query = select(jobs.c.delivery_losses).where(jobs.c.id == job_id)
+        with self._database.read() as connection:
+            return int(connection.execute(query).scalar() or 0)
+
+    def abandon(self, *, after_s: float) -> list[str]:
+        """End jobs whose files nobody came for in so long, for their host is gone; returns their ids."""
+        old = and_(jobs.c.status == DELIVERING, jobs.c.generated_at_ms < now_ms() - round(after_s * 1000))
+        query = select(jobs.c.id, jobs.c.instance).where(old).limit(BATCH)
+        with self._database.write() as transaction:
+            ended = [
+                transition(transaction, row.id, FAILED, old, error=_abandoned(row.instance))
+                for row in transaction.connection.execute(query).all()
+            ]
+        return [str(row.id) for row in ended if row is not None]
 
     def fail(self, job_id: str, attempt: int, error: dict[str, Any]) -> bool:
         """The outputs cannot be stored: end the job as failed; False when the attempt is stale."""

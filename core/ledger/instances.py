@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, and_, delete, insert, select, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import ColumnElement, Row, and_, delete, insert, or_, select, update
 
 from core.job import LEASED
 from core.ledger.database import Database, now_ms
+from core.ledger.faults import Conflict
 from core.ledger.tables import catalogues, instances, jobs
 
 #: What an instance is, as far as jobs are concerned; only a healthy one takes any.
@@ -75,6 +75,22 @@ class InstanceRecord:
         return self.kind == "simulator" or "SIMULATED" in (self.device or "")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Tenant:
+    """The worker that has an instance's name, as it was when somebody looked."""
+
+    worker: str
+    pid: int | None
+    place: str | None
+    heartbeat_at_ms: int
+
+    def __str__(self) -> str:
+        words = f"worker {self.worker}"
+        if self.pid is not None:
+            words += f", process {self.pid}"
+        return words if not self.place else f"{words}, on the machine with boot id {self.place.partition(' ')[0]}"
+
+
 def is_alive() -> ColumnElement[bool]:
     """Healthy, and its worker was heard of lately."""
     return and_(instances.c.state == HEALTHY, instances.c.heartbeat_at_ms > now_ms() - SILENCE_MS)
@@ -86,19 +102,55 @@ class Instances:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def register(self, *, name: str, host: str, worker: str, kind: str, gpu: str | None) -> bool:
-        """A worker starts: it owns the row of this name from now on. Returns whether the instance is to be drained."""
+    def register(
+        self,
+        *,
+        name: str,
+        host: str,
+        worker: str,
+        kind: str,
+        gpu: str | None,
+        place: str | None = None,
+        pid: int | None = None,
+        over: Tenant | None = None,
+    ) -> bool | None:
+        """A worker takes the row of this name: one that is free, its own, or that of its predecessor in its place.
+
+        Parameters:
+          place: names the directory that this worker holds, so that nobody else can live there.
+          over: another worker that has fallen silent; it loses the row if it has not spoken since it was looked at.
+        Returns: whether the instance is to be drained; None when the row is another worker's.
+        """
         now = now_ms()
         values: dict[str, Any] = {"host": host, "worker": worker, "kind": kind, "gpu": gpu, "state": STARTING}
         values |= {"restarts": 0, "reason": None, "url": None, "started_at_ms": now, "heartbeat_at_ms": now}
-        values |= {"up_since_ms": None, "quarantined_until_ms": None}
-        with self._database.write() as transaction:
-            known = transaction.connection.execute(
-                update(instances).where(instances.c.name == name).values(**values).returning(instances.c.is_drained)
-            ).scalar()
-            if known is None:
+        values |= {"up_since_ms": None, "quarantined_until_ms": None, "place": place, "pid": pid}
+        is_ours = _is_free_for(worker, place, over)
+        try:
+            with self._database.write() as transaction:
+                drained = transaction.connection.execute(
+                    update(instances)
+                    .where(instances.c.name == name, is_ours)
+                    .values(**values)
+                    .returning(instances.c.is_drained)
+                ).scalar()
+                if drained is not None:
+                    return bool(drained)
+                there = select(instances.c.name).where(instances.c.name == name)
+                if transaction.connection.execute(there).scalar() is not None:
+                    return None
                 transaction.connection.execute(insert(instances).values(name=name, **values))
-        return bool(known)
+        except Conflict:
+            # Another worker made the row in the same moment.
+            return None
+        return False
+
+    def tenant(self, name: str) -> Tenant | None:
+        """The worker that has this name now; None if nobody has."""
+        wanted = (instances.c.worker, instances.c.pid, instances.c.place, instances.c.heartbeat_at_ms)
+        with self._database.read() as connection:
+            row = connection.execute(select(*wanted).where(instances.c.name == name)).one_or_none()
+        return None if row is None else Tenant(**row._mapping)
 
     def up(
         self,
@@ -140,13 +192,30 @@ class Instances:
         is_drained: bool,
         restarts: int,
         quarantined_until_ms: int | None = None,
-    ) -> None:
-        """The instance's worker is alive, and this is how the instance stands towards jobs."""
+    ) -> bool:
+        """The instance's worker is alive, and this is how the instance stands towards jobs.
+
+        Returns: False when there is no row of this worker: it is another worker's now, or was forgotten.
+        """
         values: dict[str, Any] = {"state": state, "reason": reason, "is_drained": is_drained, "restarts": restarts}
         values |= {"quarantined_until_ms": quarantined_until_ms, "heartbeat_at_ms": now_ms()}
         if state not in ANSWERING:
             values["up_since_ms"] = None
-        self._set(name, worker, values)
+        return self._set(name, worker, values)
+
+    def offers(self, name: str, *, worker: str, object_info: Mapping[str, Any]) -> None:
+        """An instance that is up offers other nodes or files than before."""
+        self._set(name, worker, {"catalogue": self._keep_catalogue(object_info)})
+
+    def has_looked(self, name: str, *, worker: str) -> None:
+        """Its worker looked for new files because somebody asked; what it found is recorded."""
+        self._set(name, worker, {"looks": instances.c.looks + 1})
+
+    def looks(self) -> dict[str, int]:
+        """How often the worker of each healthy instance looked because somebody asked."""
+        with self._database.read() as connection:
+            rows = connection.execute(select(instances.c.name, instances.c.looks).where(is_alive())).all()
+        return {row.name: row.looks for row in rows}
 
     def remember_models(self, name: str, *, worker: str, models: Sequence[str]) -> None:
         """The model files of the job that just ran: they are likely to be in memory still."""
@@ -171,10 +240,6 @@ class Instances:
         held = select(jobs.c.id).where(jobs.c.instance == name, jobs.c.status.in_(sorted(LEASED))).limit(1)
         with self._database.read() as connection:
             return connection.execute(held).scalar() is not None
-
-    def idle(self) -> list[str]:
-        """Names of healthy instances that run nothing."""
-        return [record.name for record in self.all() if record.state == HEALTHY and record.job_id is None]
 
     def catalogues(self) -> dict[str, list[str]]:
         """`{digest: [instance, ...]}` of the healthy instances."""
@@ -211,12 +276,13 @@ class Instances:
                 )
             )
 
-    def _set(self, name: str, worker: str, values: dict[str, Any]) -> None:
+    def _set(self, name: str, worker: str, values: dict[str, Any]) -> bool:
         # Only the worker that registered last may speak for the row: one that was replaced changes nothing.
         with self._database.write() as transaction:
-            transaction.connection.execute(
+            changed = transaction.connection.execute(
                 update(instances).where(instances.c.name == name, instances.c.worker == worker).values(**values)
             )
+        return changed.rowcount > 0
 
     def _keep_catalogue(self, object_info: Mapping[str, Any]) -> str:
         text = json.dumps(object_info, sort_keys=True, separators=(",", ":")).encode()
@@ -230,10 +296,19 @@ class Instances:
                             digest=digest, object_info=zlib.compress(text), created_at_ms=now_ms()
                         )
                     )
-        except IntegrityError:
+        except Conflict:
             # Another instance recorded the same catalogue at the same moment, which is as good.
             return digest
         return digest
+
+
+def _is_free_for(worker: str, place: str | None, over: Tenant | None) -> ColumnElement[bool]:
+    ways: list[ColumnElement[bool]] = [instances.c.worker == worker, instances.c.state == STOPPED]
+    if place is not None:
+        ways.append(instances.c.place == place)
+    if over is not None:
+        ways.append(and_(instances.c.worker == over.worker, instances.c.heartbeat_at_ms == over.heartbeat_at_ms))
+    return or_(*ways)
 
 
 def _record(row: Row[Any], job_id: str | None) -> InstanceRecord:

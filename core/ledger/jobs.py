@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import zlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, and_, bindparam, func, insert, or_, select
-from sqlalchemy.exc import IntegrityError
 
-from core.errors import IdempotencyKeyReuse, InvalidRequest, NotFound
-from core.job import CANCELED, CANCELING, DELIVERING, QUEUED, RUNNING, Job, NewJob
+from core.errors import IdempotencyKeyReuse, NotFound, RequestIdReuse
+from core.job import CANCELED, CANCELING, DELIVERING, FAILED, QUEUED, RUNNING, Job, NewJob
 from core.ledger.announce import record_event
 from core.ledger.database import Database, Transaction, now_ms
+from core.ledger.faults import Conflict
+from core.ledger.requests import Requests
 from core.ledger.rows import JOB_COLUMNS, job_of, outputs_of
 from core.ledger.secrets import Secrets
-from core.ledger.tables import events, idempotency_keys, job_inputs, jobs
+from core.ledger.tables import events, idempotency_keys, job_errors, job_inputs, jobs
 from core.ledger.transitions import transition
 from core.settings import Settings
 
@@ -92,9 +95,10 @@ class Retention:
 class Jobs:
     """Everything that is asked about jobs, or by their clients."""
 
-    def __init__(self, database: Database, secrets: Secrets, retention: Retention) -> None:
+    def __init__(self, database: Database, secrets: Secrets, requests: Requests, retention: Retention) -> None:
         self._database = database
         self._secrets = secrets
+        self._requests = requests
         self._retention = retention
 
     def submit(self, new: NewJob) -> Job:
@@ -102,18 +106,22 @@ class Jobs:
 
         Raises:
           IdempotencyKeyReuse: the key was used before; nothing was recorded.
-          InvalidRequest: the request id belongs to another job.
+          RequestIdReuse: the request id belongs to a job already; `Requests.join` tells whether it is of the same.
           LedgerUnavailable: nothing was recorded, or (rarely) the answer was lost on its way.
         """
         try:
             with self._database.write() as transaction:
                 return self._record(transaction, new)
-        except IntegrityError as exc:
-            if new.idempotency_key and self._key_is_used(new.idempotency_key):
+        except Conflict as exc:
+            if new.idempotency_key and (used_by := self._job_of_key(new.idempotency_key)):
                 raise IdempotencyKeyReuse(
-                    "This Idempotency-Key was used before. A key is good for one submission: send a new one."
+                    f"This Idempotency-Key was used before, for job {used_by}. A key is good for one submission: send "
+                    "a new one.",
+                    used_by,
                 ) from exc
-            raise InvalidRequest(f"request_id {new.request_id!r} is already used by another job.") from exc
+            if new.request_id:
+                raise RequestIdReuse.of(new.request_id) from exc
+            raise
 
     def get(self, job_id: str) -> Job:
         """The job with its stored outputs. Raises NotFound."""
@@ -139,11 +147,27 @@ class Jobs:
             raise NotFound(f"There is no job {job_id}.")
         return graph
 
+    def error(self, job_id: str) -> dict[str, Any]:
+        """The error of a failed job at full length. Raises NotFound, also for one that has not failed."""
+        query = select(jobs.c.status, jobs.c.error, job_errors.c.error.label("whole"))
+        query = query.outerjoin(job_errors, job_errors.c.job_id == jobs.c.id).where(jobs.c.id == job_id)
+        with self._database.read() as connection:
+            row = connection.execute(query).one_or_none()
+        if row is None:
+            raise NotFound(f"There is no job {job_id}.")
+        if row.status != FAILED:
+            raise NotFound(f"Job {job_id} has no error: it is {row.status}.")
+        return dict(row.error or {}) if row.whole is None else dict(json.loads(zlib.decompress(row.whole)))
+
     def page(
         self,
         *,
         statuses: Collection[str] = (),
         labels: Mapping[str, str] | None = None,
+        template: str | None = None,
+        ids: tuple[str, str] | None = None,
+        from_ms: int | None = None,
+        until_ms: int | None = None,
         limit: int = 50,
         after: tuple[int, str] | None = None,
     ) -> list[Job]:
@@ -152,6 +176,9 @@ class Jobs:
         Parameters:
           statuses: only these; empty means all.
           labels: only jobs whose `metadata` has all of these.
+          template: only jobs that were made from this template.
+          ids: the first and the last id that are wanted.
+          from_ms, until_ms: submitted at or after the one, and before the other.
           after: `(created_at_ms, id)` of the last job of the page before.
         """
         query = select(*JOB_COLUMNS).order_by(jobs.c.created_at_ms.desc(), jobs.c.id.desc()).limit(limit)
@@ -159,6 +186,14 @@ class Jobs:
             query = query.where(jobs.c.status.in_(list(statuses)))
         for key, value in (labels or {}).items():
             query = query.where(jobs.c.metadata[key].as_string() == value)
+        if template is not None:
+            query = query.where(jobs.c.workflow == template)
+        if ids is not None:
+            query = query.where(jobs.c.id.between(*ids))
+        if from_ms is not None:
+            query = query.where(jobs.c.created_at_ms >= from_ms)
+        if until_ms is not None:
+            query = query.where(jobs.c.created_at_ms < until_ms)
         if after:
             created_at_ms, job_id = after
             query = query.where(
@@ -172,9 +207,10 @@ class Jobs:
             outputs = outputs_of(connection, [row.id for row in rows])
         return [job_of(row, outputs.get(row.id, ())) for row in rows]
 
-    def events(self, job_id: str, *, after_seq: int = 0) -> list[JobEvent]:
+    def events(self, job_id: str, *, after_seq: int = 0, limit: int | None = None) -> list[JobEvent]:
         """The job's log after an event number, oldest first."""
         query = select(events).where(events.c.job_id == job_id, events.c.seq > after_seq).order_by(events.c.seq)
+        query = query.limit(limit)
         with self._database.read() as connection:
             rows = connection.execute(query).all()
         return [JobEvent(seq=row.seq, type=row.type, data=row.data, at_ms=row.at_ms) for row in rows]
@@ -259,6 +295,7 @@ class Jobs:
             "inputs": new.inputs,
             "delivery": new.delivery,
             "request_id": new.request_id,
+            "request_mark": self._requests.mark(new.request_digest) if new.request_digest else None,
             "expected_time_s": new.expected_time_s,
             "webhook": new.webhook,
             "timeout_s": new.timeout_s,
@@ -269,7 +306,12 @@ class Jobs:
         }
         connection.execute(
             insert(jobs),
-            {**values, "graph": new.graph, "catalogues": ",".join(new.catalogues) if new.catalogues else None},
+            {
+                **values,
+                "graph": new.graph,
+                "extra_pnginfo": new.extra_pnginfo,
+                "catalogues": ",".join(new.catalogues) if new.catalogues else None,
+            },
         )
         record_event(transaction, new.id, 1, "status", {"status": QUEUED}, QUEUED)
         if new.inputs:
@@ -277,7 +319,7 @@ class Jobs:
             connection.execute(insert(job_inputs), [{"job_id": new.id, "storage_key": key} for key in keys])
         if new.secrets:
             self._secrets.record(connection, new.id, new.secrets)
-        del values["lost_attempts"]
+        del values["lost_attempts"], values["request_mark"]
         return Job(**values)
 
     def _one(self, condition: ColumnElement[bool], wanted: str) -> Job:
@@ -290,7 +332,8 @@ class Jobs:
             raise NotFound(f"There is no job {wanted}.")
         return job_of(row, outputs_of(connection, [row.id]).get(row.id, ()))
 
-    def _key_is_used(self, key: str) -> bool:
-        query = select(idempotency_keys.c.key).where(idempotency_keys.c.key == key)
+    def _job_of_key(self, key: str) -> str | None:
+        query = select(idempotency_keys.c.job_id).where(idempotency_keys.c.key == key)
         with self._database.read() as connection:
-            return connection.execute(query).scalar() is not None
+            found: str | None = connection.execute(query).scalar()
+        return found

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import ColumnElement, Row, and_, select, update
 
+from core.background import failure_of
+from core.errors import LedgerUnavailable
 from core.job import CANCELED, CANCELING, EXPIRED, FAILED, LEASED, QUEUED, prompt_id_of
 from core.ledger.claims import Claim, held_by
 from core.ledger.database import Database, Transaction, now_ms
@@ -17,8 +20,20 @@ from core.ledger.transitions import transition
 BATCH = 500
 #: Code of the loss of an instance or a worker. A job that causes too many of them fails as `POISON`.
 INSTANCE_LOST, POISON = "instance_lost", "poison"
+#: The newest losses that a job tells of.
+MAX_LOSSES = 20
 #: Code of a job that nobody could run in time.
 QUEUE_TIMEOUT = "queue_timeout"
+
+_LOST = (
+    jobs.c.status,
+    jobs.c.attempt,
+    jobs.c.lost_attempts,
+    jobs.c.losses,
+    jobs.c.instance,
+    jobs.c.gpu,
+    jobs.c.on_deck,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,15 +97,19 @@ class Returns:
             lapsed = and_(jobs.c.status.in_(list(LEASED)), jobs.c.lease_until_ms < now_ms())
             candidates = connection.execute(select(jobs.c.id, jobs.c.attempt).where(lapsed).limit(BATCH)).all()
         for job_id, attempt in candidates:
-            with self._database.write() as transaction:
-                still = and_(jobs.c.attempt == attempt, jobs.c.lease_until_ms < now_ms())
-                reason = "The GPU worker was lost: its lease lapsed."
-                found = self._give_back(
-                    transaction, job_id, still, reason, lost=True, code=INSTANCE_LOST, skip_locked=True
-                )
-                if found is not None:
-                    taken[job_id] = found.status
+            # One that cannot be taken back, whyever, must not keep the others waiting either.
+            error = failure_of(functools.partial(self._take_back, job_id, attempt, taken), f"job {job_id}")
+            if isinstance(error, LedgerUnavailable):
+                break
         return taken
+
+    def _take_back(self, job_id: str, attempt: int, taken: dict[str, str]) -> None:
+        with self._database.write() as transaction:
+            still = and_(jobs.c.attempt == attempt, jobs.c.lease_until_ms < now_ms())
+            reason = "The GPU worker was lost: its lease lapsed."
+            found = self._give_back(transaction, job_id, still, reason, lost=True, code=INSTANCE_LOST, skip_locked=True)
+        if found is not None:
+            taken[job_id] = found.status
 
     def expire_waiting(self, *, timeout_s: float) -> list[str]:
         """End jobs that have waited for their first GPU for too long; returns their ids."""
@@ -114,9 +133,8 @@ class Returns:
         code: str,
         skip_locked: bool = False,
     ) -> GivenBack | None:
-        columns = (jobs.c.status, jobs.c.attempt, jobs.c.lost_attempts, jobs.c.instance, jobs.c.on_deck)
         row = transaction.connection.execute(
-            select(*columns).where(jobs.c.id == job_id, condition).with_for_update(skip_locked=skip_locked)
+            select(*_LOST).where(jobs.c.id == job_id, condition).with_for_update(skip_locked=skip_locked)
         ).one_or_none()
         if row is None:
             return None
@@ -132,9 +150,10 @@ class Returns:
         if row.status == CANCELING:
             return CANCELED, {}
         count = row.lost_attempts + int(counts)
-        losses = {"lost_attempts": count}
+        losses: dict[str, Any] = {"lost_attempts": count}
         if counts:
-            losses |= {"lost_on": row.instance, "lost_code": code}
+            loss = {"attempt": row.attempt, "code": code, "instance": row.instance, "gpu": row.gpu, "at_ms": now_ms()}
+            losses |= {"lost_on": row.instance, "lost_code": code, "losses": [*(row.losses or []), loss][-MAX_LOSSES:]}
         if counts and count >= self._max_attempts:
             final = POISON if code == INSTANCE_LOST else code
             error = {"code": final, "message": f"Given up after {count} lost attempts. {reason}"}

@@ -6,21 +6,24 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, select
+from sqlalchemy import Connection, Row, bindparam, or_, select
 
 from core.job import Job, Output
 from core.ledger.tables import assets, jobs
 
-#: Every column of a job but its graph, which can be large, and what only claims look at.
-JOB_COLUMNS = tuple(column for column in jobs.columns if column.name not in ("graph", "catalogues"))
+#: Every column of a job but its graph and the like, which can be large, and what only claims look at.
+JOB_COLUMNS = tuple(column for column in jobs.columns if column.name not in ("graph", "extra_pnginfo", "catalogues"))
 
-_STORED = select(assets).where(assets.c.storage_key.is_not(None))
+#: What is in storage, and what is known to be missing.
+_STORED = select(assets).where(or_(assets.c.storage_key.is_not(None), assets.c.upload.is_not(None)))
 #: The case on every client's path, built once.
 _STORED_OF_ONE = _STORED.where(assets.c.job_id == bindparam("wanted")).order_by(assets.c.ordinal)
 
 
 def job_of(row: Row[Any], outputs: Iterable[Output] = ()) -> Job:
     """A job record from a row that holds `JOB_COLUMNS`."""
+    outputs = list(outputs)
+    stored = [output for output in outputs if output.storage_key is not None]
     return Job(
         id=row.id,
         contract=row.contract,
@@ -38,6 +41,8 @@ def job_of(row: Row[Any], outputs: Iterable[Output] = ()) -> Job:
         files_expire_at_ms=row.files_expire_at_ms,
         files_removed=row.files_removed,
         instance=row.instance,
+        gpu=row.gpu,
+        losses=tuple(row.losses or ()),
         metadata=row.metadata,
         workflow=row.workflow,
         parameters=row.parameters,
@@ -51,7 +56,9 @@ def job_of(row: Row[Any], outputs: Iterable[Output] = ()) -> Job:
         progress=row.progress,
         error=row.error,
         outputs_reused=row.outputs_reused,
-        outputs=tuple(replace(output, is_expired=True) if row.files_removed else output for output in outputs),
+        warnings=row.warnings,
+        outputs=tuple(replace(output, is_expired=True) if row.files_removed else output for output in stored),
+        missing_outputs=tuple(output for output in outputs if output.storage_key is None),
     )
 
 
@@ -77,7 +84,7 @@ def output_of(row: Row[Any], *, is_expired: bool = False) -> Output:
 
 
 def outputs_of(connection: Connection, job_ids: Sequence[str]) -> dict[str, list[Output]]:
-    """The stored outputs of each job, in the order the job produced them."""
+    """The outputs of each job that are stored, or missing for good, in the order the job produced them."""
     found: dict[str, list[Output]] = {}
     if len(job_ids) == 1:
         rows = connection.execute(_STORED_OF_ONE, {"wanted": job_ids[0]})

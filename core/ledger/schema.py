@@ -14,10 +14,11 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Connection, text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import SQLAlchemyError
 
-from core.errors import ConfigurationError, LedgerUnavailable
+from core.errors import ConfigurationError, FleetError, LedgerUnavailable
 from core.ledger.database import Database
+from core.ledger.faults import in_our_words
 from core.settings import Settings
 
 #: Any number, the same in every process: the name of PostgreSQL's advisory lock.
@@ -54,14 +55,23 @@ def migrate(settings: Settings) -> None:
                 connection.execute(text("SET statement_timeout = 0"))
             command.upgrade(alembic_config(connection), "head")
             connection.commit()
-    except OperationalError as exc:
-        raise LedgerUnavailable(f"FLEET_DATABASE_URL: the database does not answer ({exc.orig}).") from exc
+    except SQLAlchemyError as exc:
+        raise _in_our_words(exc) from exc
     except CommandError as exc:
         raise ConfigurationError(
             f"FLEET_DATABASE_URL: the ledger was made by a newer version of ComfyFleet; run that one ({exc})."
         ) from exc
     finally:
         database.dispose()
+
+
+def _in_our_words(exc: SQLAlchemyError) -> FleetError:
+    """As elsewhere, with the setting and the words of the server: whoever starts a process may read both."""
+    meant = in_our_words(exc)
+    cause = str(getattr(exc, "orig", None) or exc).strip()
+    if isinstance(meant, LedgerUnavailable):
+        return LedgerUnavailable(f"FLEET_DATABASE_URL: the database does not answer ({cause}).")
+    return type(meant)(f"FLEET_DATABASE_URL: the tables cannot be made ({cause}).")
 
 
 @contextmanager

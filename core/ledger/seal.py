@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import hmac
 import json
 import os
 import re
@@ -34,6 +35,7 @@ class Sealer:
         if not keys:
             raise ValueError("a sealer needs a key")
         self._ciphers = {key_id(key): AESGCM(key) for key in keys}
+        self._keys = {key_id(key): key for key in keys}
         self._first = key_id(keys[0])
 
     def seal(self, value: dict[str, Any], *, bound_to: str) -> bytes:
@@ -59,6 +61,16 @@ class Sealer:
             f"(sealed with {sealed[:KEY_ID_BYTES].hex()}, there are {known})."
         )
 
+    def mark(self, digest: bytes) -> str:
+        """What tells later whether something is the same, and tells those without the keys nothing: key id and HMAC."""
+        return f"{self._first.hex()}:{_mark(self._keys[self._first], digest)}"
+
+    def is_mark(self, digest: bytes, mark: str) -> bool:
+        """Whether `mark` was made of this digest; False as well when its key is not in the ring any more."""
+        name, _, made = mark.partition(":")
+        key = next((key for known, key in self._keys.items() if known.hex() == name), None)
+        return key is not None and hmac.compare_digest(made, _mark(key, digest))
+
 
 def key_id(key: bytes) -> bytes:
     """The name of a key in what it sealed, and in messages."""
@@ -79,6 +91,11 @@ def load_keys(configured: str, data_dir: Path) -> list[bytes]:
     if not path.exists():
         _create_once(path, base64.b64encode(os.urandom(KEY_BYTES)))
     return _decode(path.read_text(), str(path))
+
+
+def _mark(key: bytes, digest: bytes) -> str:
+    # The name of the use keeps it apart from all else that is made with these keys.
+    return hmac.new(key, b"comfyfleet:request:" + digest, hashlib.sha256).hexdigest()
 
 
 def _opened(cipher: AESGCM, sealed: bytes, bound_to: str) -> dict[str, Any]:

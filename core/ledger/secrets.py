@@ -2,7 +2,9 @@
 
 run       the key of partner nodes             until the GPU is done
 bucket    the credentials of a client's bucket until the job ends
-webhook   what signs the job's webhooks        until none of them is open
+webhook   what signs the job's webhooks,       until none of them is open
+          and headers that go with them
+address   the query of the webhook's URL       with the job: a webhook may be replayed
 """
 
 from __future__ import annotations
@@ -22,11 +24,17 @@ from core.ledger.tables import deliveries, jobs, secrets
 
 log = logging.getLogger(__name__)
 
-RUN, BUCKET, WEBHOOK = "run", "bucket", "webhook"
+RUN, BUCKET, WEBHOOK, ADDRESS = "run", "bucket", "webhook", "address"
 #: Of rows of versions that kept all secrets of a job in one; they end with the job.
 ANY = "any"
 #: Which purpose a secret of `NewJob.secrets` has, by its name there.
-PURPOSES = {"api_key_comfy_org": RUN, "s3": BUCKET, "webhook_secret": WEBHOOK}
+PURPOSES = {
+    "api_key_comfy_org": RUN,
+    "s3": BUCKET,
+    "webhook_secret": WEBHOOK,
+    "webhook_headers": WEBHOOK,
+    "webhook_query": ADDRESS,
+}
 #: SQLite's log keeps what was overwritten in the database until it is emptied itself: at most this long.
 EMPTY_LOG_S = 20.0
 #: How long writers may have to wait for that, and it for them.
@@ -35,10 +43,10 @@ LOG_PATIENCE_MS = 100
 # On the path of many jobs, so built once.
 _INSERT = insert(secrets)
 _SEALED = select(secrets.c.job_id, secrets.c.purpose, secrets.c.sealed).where(
-    secrets.c.job_id.in_(bindparam("wanted", expanding=True)), secrets.c.purpose.in_((bindparam("use"), ANY))
+    secrets.c.job_id.in_(bindparam("wanted", expanding=True)), secrets.c.purpose.in_(bindparam("uses", expanding=True))
 )
 _END_RUN = delete(secrets).where(secrets.c.job_id == bindparam("ended"), secrets.c.purpose == RUN)
-_END_JOB = delete(secrets).where(secrets.c.job_id == bindparam("ended"), secrets.c.purpose != WEBHOOK)
+_END_JOB = delete(secrets).where(secrets.c.job_id == bindparam("ended"), secrets.c.purpose.not_in((WEBHOOK, ADDRESS)))
 _HAS_ENDED = exists().where(jobs.c.id == secrets.c.job_id, jobs.c.status.in_(sorted(TERMINAL)))
 _HAS_WEBHOOKS = exists().where(deliveries.c.job_id == secrets.c.job_id, deliveries.c.next_try_at_ms.is_not(None))
 _END_WEBHOOKS = (
@@ -80,26 +88,23 @@ class Secrets:
             raise opened
         return opened
 
-    def open_all(self, job_ids: Collection[str], purpose: str) -> dict[str, dict[str, Any] | SecretUnreadable]:
-        """As `open`, for many jobs: for each its secrets, or why they cannot be read. Raises LedgerUnavailable."""
+    def open_all(self, job_ids: Collection[str], *purposes: str) -> dict[str, dict[str, Any] | SecretUnreadable]:
+        """As `open`, for many jobs and any of these purposes: for each its secrets, or why they cannot be read.
+
+        Raises: LedgerUnavailable.
+        """
         with self._database.read() as connection:
-            rows = connection.execute(_SEALED, {"wanted": list(job_ids), "use": purpose}).all()
+            rows = connection.execute(_SEALED, {"wanted": list(job_ids), "uses": [*purposes, ANY]}).all()
         sealed: dict[str, list[Row[Any]]] = {job_id: [] for job_id in job_ids}
         for row in rows:
             sealed[row.job_id].append(row)
         opened: dict[str, dict[str, Any] | SecretUnreadable] = {}
         for job_id, own in sealed.items():
             try:
-                opened[job_id] = self._opened_for(purpose, own)
+                opened[job_id] = self._opened_for(purposes, own)
             except SecretUnreadable as exc:
                 opened[job_id] = exc
         return opened
-
-    def is_wiped(self, job_id: str, purpose: str) -> bool:
-        """Whether the job had secrets for a purpose that were deleted after their use."""
-        with self._database.read() as connection:
-            rows = connection.execute(_SEALED, {"wanted": [job_id], "use": purpose}).all()
-        return any(row.sealed is None for row in rows)
 
     def renew(self, job_id: str, values: dict[str, Any]) -> None:
         """Seal a job's secrets again, in place of those for the same purposes that it had."""
@@ -117,13 +122,13 @@ class Secrets:
         self._empty_log()
         return wiped
 
-    def _opened_for(self, purpose: str, rows: Sequence[Row[Any]]) -> dict[str, Any]:
+    def _opened_for(self, purposes: Sequence[str], rows: Sequence[Row[Any]]) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for row in rows:
             if row.sealed is None:
                 raise SecretUnreadable(f"The secret that came with job {row.job_id} was deleted after its use.")
             found |= self._opened(row.job_id, row.purpose, row.sealed)
-        return {name: value for name, value in found.items() if PURPOSES.get(name) == purpose}
+        return {name: value for name, value in found.items() if PURPOSES.get(name) in purposes}
 
     def _opened(self, job_id: str, purpose: str, sealed: bytes) -> dict[str, Any]:
         try:
@@ -148,7 +153,7 @@ def end_run(connection: Connection, job_id: str) -> None:
 
 
 def end_job(connection: Connection, job_id: str) -> None:
-    """The job has ended: all that is still needed is what signs its webhooks."""
+    """The job has ended: all that is still needed is what its webhooks need."""
     connection.execute(_END_JOB, {"ended": job_id})
 
 

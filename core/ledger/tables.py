@@ -22,6 +22,8 @@ from sqlalchemy import (
 
 metadata = MetaData()
 
+_IS_PINNED = text("status = 'queued' AND catalogues IS NOT NULL")
+
 jobs = Table(
     "jobs",
     metadata,
@@ -34,14 +36,20 @@ jobs = Table(
     # The instance that lost it last, and the code of that loss: the next try is better made elsewhere.
     Column("lost_on", String(255)),
     Column("lost_code", String(32)),
+    # All of them, the oldest first: [{"attempt", "code", "instance", "gpu", "at_ms"}].
+    Column("losses", JSON(none_as_null=True)),
     # Claimed ahead of time: it stands in ComfyUI's queue behind another prompt, and has not begun.
     Column("on_deck", Boolean, nullable=False, server_default=false()),
     Column("lease_until_ms", BigInteger),
     Column("instance", String(255)),
+    # In its instance's words, which may be gone when somebody asks.
+    Column("gpu", String(255)),
     Column("last_seq", Integer, nullable=False),
     Column("priority", Integer, nullable=False),
     Column("nodes_total", Integer, nullable=False),
     Column("graph", Text, nullable=False),
+    # What ComfyUI gives to nodes that ask for it, and writes into files: JSON text.
+    Column("extra_pnginfo", Text),
     # Digests of the catalogues it may run on, joined by commas; NULL means any.
     Column("catalogues", Text),
     Column("metadata", JSON),
@@ -55,16 +63,25 @@ jobs = Table(
     # What is to be done with its outputs: {"s3", "convert", "strip_metadata"}.
     Column("delivery", JSON(none_as_null=True)),
     Column("request_id", String(128), unique=True),
+    # Of the request's body, keyed: the same request_id with the same body is the same request. NULL where there is no
+    # request_id, and of a job that was cancelled because its callers had hung up.
+    Column("request_mark", String(80)),
+    # How many requests asked for this job and have not hung up.
+    Column("callers", Integer, nullable=False, server_default="1"),
     Column("expected_time_s", Float),
     Column("webhook", JSON),
     Column("timeout_s", Float),
     Column("progress", JSON),
     Column("error", JSON),
     Column("outputs_reused", Boolean),
+    # Branches that a node blocked with a message, although the job went on: [{"message", "node_id", "class_type"}].
+    Column("warnings", JSON(none_as_null=True)),
     Column("created_at_ms", BigInteger, nullable=False),
     Column("updated_at_ms", BigInteger, nullable=False),
     Column("started_at_ms", BigInteger),
     Column("generated_at_ms", BigInteger),
+    # Turns at delivering its outputs that came to no end: faults of ours, and processes that died.
+    Column("delivery_losses", Integer, nullable=False, server_default="0"),
     Column("completed_at_ms", BigInteger),
     Column("expires_at_ms", BigInteger, nullable=False),
     # The same for its files, which may go earlier; and whether they have gone.
@@ -75,6 +92,24 @@ jobs = Table(
     Index("jobs_newest", "created_at_ms", "id"),
     Index("jobs_expiry", "expires_at_ms"),
     Index("jobs_files_expiry", "files_removed", "files_expire_at_ms"),
+    Index(
+        "jobs_by_template",
+        "workflow",
+        "created_at_ms",
+        "id",
+        sqlite_where=text("workflow IS NOT NULL"),
+        postgresql_where=text("workflow IS NOT NULL"),
+    ),
+    # Waiting jobs that only some instances may run, however many others wait.
+    Index("jobs_pinned", "id", sqlite_where=_IS_PINNED, postgresql_where=_IS_PINNED),
+)
+
+# The errors of failed jobs that are too long for their rows, as compressed JSON, shaped as `error` there.
+job_errors = Table(
+    "job_errors",
+    metadata,
+    Column("job_id", String(36), ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("error", LargeBinary, nullable=False),
 )
 
 # Which files in storage a job takes in: `inputs` of its row, where they can be asked for by their key.
@@ -138,6 +173,7 @@ uploads = Table(
     Column("job_id", String(36)),
     Index("uploads_by_hash", "hash"),
     Index("uploads_by_job", "job_id"),
+    Index("uploads_by_name", "name"),
     Index("uploads_by_key", "storage_key"),
     Index("uploads_expiry", "expires_at_ms"),
 )
@@ -169,7 +205,7 @@ secrets = Table(
     "secrets",
     metadata,
     Column("job_id", String(36), ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
-    # run, bucket, webhook, any
+    # run, bucket, webhook, address, any
     Column("purpose", String(16), primary_key=True),
     # NULL: wiped after its last use.
     Column("sealed", LargeBinary),
@@ -186,6 +222,7 @@ deliveries = Table(
     Column("event", String(32), nullable=False),
     # The number of the job's event that it tells of.
     Column("seq", Integer, nullable=False, server_default="0"),
+    # Up to its question mark: the query is among the secrets. Whole in rows of earlier versions.
     Column("url", Text, nullable=False),
     # Scheme, host and port of the URL.
     Column("receiver", String(255), nullable=False, server_default=""),
@@ -231,6 +268,14 @@ catalogues = Table(
     Column("created_at_ms", BigInteger, nullable=False),
 )
 
+# What a whole fleet agrees on, see core/ledger/facts.py.
+facts = Table(
+    "facts",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("value", Text, nullable=False),
+)
+
 instances = Table(
     "instances",
     metadata,
@@ -239,6 +284,9 @@ instances = Table(
     Column("host", String(255), nullable=False),
     # Celery node name of the worker that owns it, unique per boot.
     Column("worker", String(255), nullable=False),
+    # Machine and directory of that worker, see tasks/premises.py, and its process there; NULL of earlier versions.
+    Column("place", String(255)),
+    Column("pid", Integer),
     # simulator, comfyui, attached
     Column("kind", String(16), nullable=False),
     Column("gpu", String(255)),
@@ -254,6 +302,8 @@ instances = Table(
     Column("version", String(64)),
     Column("device", Text),
     Column("catalogue", String(64)),
+    # How often its worker looked for new files because somebody asked.
+    Column("looks", Integer, nullable=False, server_default="0"),
     # Model files of the job it ran last.
     Column("models", JSON),
     Column("warmup_s", Float),

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Row, delete, exists, insert, select
+from sqlalchemy import Row, delete, exists, insert, select, update
 
 from core.errors import NotFound
 from core.job import TERMINAL
@@ -69,6 +69,20 @@ class Uploads:
         with self._database.read() as connection:
             row = connection.execute(query.order_by(uploads.c.expires_at_ms.desc()).limit(1)).one_or_none()
         return None if row is None else _upload(row)
+
+    def named(self, names: Collection[str]) -> dict[str, Upload]:
+        """What clients uploaded under these names, each name's oldest; what is not there is left out."""
+        query = select(uploads).where(
+            uploads.c.name.in_(list(names)), uploads.c.job_id.is_(None), uploads.c.expires_at_ms > now_ms()
+        )
+        with self._database.read() as connection:
+            rows = connection.execute(query.order_by(uploads.c.created_at_ms.desc(), uploads.c.id.desc())).all()
+        return {row.name: _upload(row) for row in rows}
+
+    def rename(self, upload_id: str, name: str) -> None:
+        """Call a file by another name."""
+        with self._database.write() as transaction:
+            transaction.connection.execute(update(uploads).where(uploads.c.id == upload_id).values(name=name))
 
     def remove(self, upload_id: str) -> None:
         """Forget one file; its bytes go when nobody shares them any more. Raises NotFound."""

@@ -8,6 +8,8 @@ import socket
 import threading
 import time
 
+from core.background import Loop
+
 
 class Deadline:
     """Cuts sockets when the time is up, whatever is being waited for on them.
@@ -21,11 +23,11 @@ class Deadline:
         self._ends_at_s = math.inf
         #: When the thread looks next.
         self._looks_at_s = math.inf
-        self._is_closed = False
         self._sockets: list[socket.socket] = []
         if limit_s is not None:
             self.begin(limit_s)
-        threading.Thread(target=self._run, name="deadline", daemon=True).start()
+        self._loop = Loop("deadline", self._look)
+        self._loop.start()
 
     @property
     def is_over(self) -> bool:
@@ -67,23 +69,24 @@ class Deadline:
 
     def close(self) -> None:
         """No more exchanges; nothing is cut any more."""
+        self._loop.end()
         with self._changed:
-            self._is_closed = True
             self._changed.notify()
         self.unwatch()
 
-    def _run(self) -> None:
+    def _look(self) -> None:
         with self._changed:
-            while not self._is_closed:
-                if self.is_over:
-                    for own in self._sockets:
-                        _shut(own)
-                    # What is watched from now on is cut at once.
-                    self._looks_at_s = math.inf
-                else:
-                    self._looks_at_s = self._ends_at_s
-                is_awaited = self._looks_at_s < math.inf
-                self._changed.wait(self.left_s if is_awaited else None)
+            if self._loop.is_ending:
+                return
+            if self.is_over:
+                for own in self._sockets:
+                    _shut(own)
+                # What is watched from now on is cut at once.
+                self._looks_at_s = math.inf
+            else:
+                self._looks_at_s = self._ends_at_s
+            is_awaited = self._looks_at_s < math.inf
+            self._changed.wait(self.left_s if is_awaited else None)
 
 
 def _shut(own: socket.socket) -> None:

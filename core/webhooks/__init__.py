@@ -3,6 +3,7 @@
 core.webhooks.events     the names of the events
 core.webhooks.bodies     event_body                        (an event of Comfy API v2 as JSON)
 core.webhooks.keys       secrets and keys, from text to bytes
+core.webhooks.urls       split_query, whole_url            (what of a URL may be shown, and what is sealed)
 core.webhooks.signing    headers_for, load_signing_key     (the headers of one try)
 """
 

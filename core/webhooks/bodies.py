@@ -8,7 +8,7 @@ from typing import Any
 
 from core.job import Job
 from core.links import Links, LinkSigner
-from core.views import SHOWN, error_view, maybe_timestamp, output_view, progress_view, timestamp
+from core.views import SHOWN, error_view, maybe_timestamp, missing_view, output_view, progress_view, timestamp
 
 #: Of a body as JSON text in ASCII.
 MAX_BODY_BYTES = 20_000
@@ -16,6 +16,8 @@ MAX_BODY_BYTES = 20_000
 MAX_EXTRA_BYTES = 8_192
 #: Of an error's message in a body that had to be cut.
 _MAX_MESSAGE_CHARS = 400
+#: Of missing files named in a body.
+_MAX_MISSING = 20
 
 
 def event_body(job: Job, event: str, *, seq: int, at_ms: int, signer: LinkSigner | None = None) -> dict[str, Any]:
@@ -44,7 +46,13 @@ def event_body(job: Job, event: str, *, seq: int, at_ms: int, signer: LinkSigner
         "error": error_view(job),
         "outputs": [output_view(output, links, job.files_expire_at_ms) for output in job.outputs],
     }
-    optional = {"metadata": job.metadata, "parameters": job.parameters, "extra": webhook.get("extra_params")}
+    missing = [missing_view(output) for output in job.missing_outputs[:_MAX_MISSING]]
+    optional = {
+        "missing_outputs": missing,
+        "metadata": job.metadata,
+        "parameters": job.parameters,
+        "extra": webhook.get("extra_params"),
+    }
     data |= {name: value for name, value in optional.items() if value}
     body = {"type": event, "timestamp": timestamp(at_ms), "data": data}
     for shorten in (_shorten_error, _drop_parameters, _drop_outputs, _drop_metadata):

@@ -59,6 +59,13 @@ def secrets_for(webhook: Mapping[str, Any], sealed: Mapping[str, Any], operators
     return (found,) if isinstance(found, str) else tuple(found)
 
 
+def headers_of(webhook: Mapping[str, Any], sealed: Mapping[str, Any]) -> dict[str, str]:
+    """The client's own headers for the events of a job. Parameters as of `secrets_for`."""
+    if webhook.get("origin") == ENVIRONMENT:
+        return {}
+    return dict(sealed.get("webhook_headers") or {})
+
+
 def _decoded(text: str) -> bytes | None:
     # Padding may be left out, as the specification's own libraries take it.
     try:

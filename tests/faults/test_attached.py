@@ -27,7 +27,9 @@ def theirs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[SimulatorP
 @pytest.fixture(scope="module")
 def fleet(theirs: list[SimulatorProcess], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     settings = {"comfyui_urls": ",".join(found.base_url for found in theirs), "lease_renew_s": "1", "reconcile_s": "1"}
-    settings |= {"stuck_s": "2", "drain_grace_s": "1", "quarantine_after": "100", "host": "here"}
+    settings |= {"stuck_s": "2", "interrupt_grace_s": "1", "drain_grace_s": "1", "host": "here"}
+    # A prompt that is in the way for long is one failure.
+    settings |= {"quarantine_after": "3"}
     with Fleet(tmp_path_factory.mktemp("attached"), **settings) as fleet:
         yield fleet.start("broker", "api", "gpu0", "gpu1", "io", "beat").ready(gpus=2)
 
@@ -65,6 +67,45 @@ def test_a_worker_that_stops_leaves_the_instance_but_not_its_prompt(
     fleet.start(gpu).ready(gpus=2)
 
 
+def test_a_history_that_somebody_clears_costs_no_attempt(
+    fleet: Fleet, ledger: Ledger, theirs: list[SimulatorProcess]
+) -> None:
+    for their in theirs:
+        their.fault(history_cleared={})
+    job = fleet.wait(fleet.submit(work(0.2, seed=15)), "succeeded")
+
+    assert fleet.picture(job).startswith(b"\x89PNG")
+    assert ledger.jobs.get(job["id"]).attempt == 1
+    for their in theirs:
+        requests.delete(f"{their.base_url}/simulator/faults", timeout=5)
+
+
+def test_an_interrupt_by_somebody_else_is_tried_again_once(
+    fleet: Fleet, ledger: Ledger, theirs: list[SimulatorProcess]
+) -> None:
+    def interrupt(job_id: str, attempt: int) -> None:
+        until(lambda: ledger.jobs.get(job_id).attempt == attempt, what=f"attempt {attempt}")
+        name = until(lambda: ledger.jobs.get(job_id).instance, what="a GPU")
+        their = theirs[int(name[3])]
+        until(lambda: their.get("/queue")["queue_running"], what="its run")
+        requests.post(f"{their.base_url}/interrupt", timeout=5)
+
+    once, twice = fleet.submit(work(2.0, steps=20, seed=16)), fleet.submit(work(30.0, steps=300, seed=17))
+    interrupt(once, 1)
+    interrupt(twice, 1)
+    assert fleet.picture(fleet.wait(once, "succeeded"))
+    interrupt(twice, 2)
+    fleet.wait(twice, "failed")
+
+    error = ledger.jobs.get(twice).error
+    assert error is not None
+    assert error["code"] == "interrupted"
+    assert "somebody interrupted the prompt in ComfyUI" in error["message"]
+    assert (error["node_id"], error["class_type"]) == ("2", "SimulatedWork")
+    codes = [event.data.get("code") for event in ledger.jobs.events(twice) if event.data.get("code")]
+    assert codes == ["interrupted"]
+
+
 def test_one_that_is_stuck_is_left_alone_until_its_prompt_is_gone(
     fleet: Fleet, ledger: Ledger, theirs: list[SimulatorProcess]
 ) -> None:
@@ -86,3 +127,27 @@ def test_one_that_is_stuck_is_left_alone_until_its_prompt_is_gone(
     assert record.state != HEALTHY
     # The node returns in the end, and the instance is of use again.
     until(lambda: len(fleet.instances(HEALTHY)) == 2, timeout_s=40, what="its return")
+
+
+def test_one_cancel_that_is_not_heard_costs_the_time_until_the_prompt_is_gone(
+    fleet: Fleet, ledger: Ledger, theirs: list[SimulatorProcess]
+) -> None:
+    for their in theirs:
+        requests.post(f"{their.base_url}/simulator/faults", json={"hang": {"seconds": 8.0}}, timeout=5)
+    job_id = fleet.submit(work(0.2, seed=30))
+    name = until(lambda: ledger.jobs.get(job_id).instance, what="a GPU")
+    their = theirs[int(name[3])]
+    requests.delete(f"{theirs[1 - int(name[3])].base_url}/simulator/faults", timeout=5)
+    until(lambda: requests.get(f"{their.base_url}/queue", timeout=5).json()["queue_running"], what="its run")
+    before = ledger.instances.get(name)
+    assert before is not None
+
+    fleet.cancel(job_id)
+
+    fleet.wait(job_id, "canceled", timeout_s=20)
+    until(lambda: len(fleet.instances(HEALTHY)) == 1, what="its absence")
+    until(lambda: not requests.get(f"{their.base_url}/queue", timeout=5).json()["queue_running"], what="the node's end")
+    until(lambda: len(fleet.instances(HEALTHY)) == 2, timeout_s=10, what="its return")
+    after = ledger.instances.get(name)
+    assert after is not None
+    assert after.restarts == before.restarts + 1

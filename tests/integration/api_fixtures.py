@@ -57,6 +57,7 @@ class RecordingPublisher:
         self.asked: list[tuple[str, str]] = []
         #: Workers that do not answer operators.
         self.mute: set[str] = set()
+        self.reaches_workers = False
 
     def turn(self, job_id: str) -> bool:
         self.turns.append(job_id)
@@ -73,6 +74,9 @@ class RecordingPublisher:
         if instance.worker in self.mute:
             raise InstanceUnreachable(f"The worker of {instance.name} does not answer.")
         self.asked.append((command, instance.name))
+
+    def look_again(self) -> bool:
+        return self.reaches_workers
 
 
 class Worker:
@@ -264,7 +268,7 @@ def gunicorn_api(settings: Settings, *arguments: str, **environment: str) -> Ite
 
 
 def _await_health(url: str, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 40
     while time.monotonic() < deadline:
         try:
             if requests.get(f"{url}/health", timeout=2).status_code == 200:

@@ -124,6 +124,10 @@ def test_bad_uploads(api: Api) -> None:
     assert code_of(upload(api, b"x" * 600_000)) == (413, "payload_too_large")
     for expires_in in ("59", "604801", "1e3", "-60", "x"):
         assert code_of(upload(api, png(5), expires_in=expires_in)) == (422, "invalid_request")
+    for form in ({}, {"file_path": ""}):
+        unnamed = api.post("/api/v2/assets", data=form, files={"file": ("a.png", png(5))})
+        assert code_of(unnamed) == (422, "invalid_request")
+        assert "needs a part file_path" in unnamed.json()["error"]["message"]
     other = api.post("/api/v2/assets", data={"file_path": "a.png"}, files={"other": b""})
     assert code_of(other) == (422, "invalid_request")
     assert code_of(api.post("/api/v2/assets", {"file": "x"})) == (415, "unsupported_media_type")

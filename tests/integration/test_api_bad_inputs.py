@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -102,7 +103,7 @@ def test_a_chunked_body_ends_at_the_limit(api: Api) -> None:
     assert parts.port
     with closing(socket.create_connection((parts.hostname, parts.port), timeout=10)) as client:
         client.sendall(
-            b"POST /api/v2/jobs HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            b"POST /api/v2/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
             b"Transfer-Encoding: chunked\r\n\r\n"
         )
         for _ in range(20):
@@ -131,6 +132,39 @@ def test_types_that_are_not_read(api: Api, path: str, headers: dict[str, str]) -
     assert refused(answer, 415)["code"] == "unsupported_media_type"
 
 
+OTHER_SYSTEMS: dict[str, tuple[Any, str]] = {
+    "ComfyUI": ({"prompt": GRAPH, "client_id": "abc"}, "in prompt: "),
+    "RunPod": ({"input": {"workflow": GRAPH, "images": []}}, "in input.workflow: "),
+    "a bare graph": (GRAPH, "is itself a graph: "),
+    "a graph as text": ({"workflow_api": json.dumps(GRAPH)}, "not as text"),
+    "the editor": ({"data": {"nodes": [], "links": []}}, "Export (API)"),
+}
+GRAPH_FIELDS = {"/api/v2/jobs": "workflow", "/generate": "input.workflow_json", "/custom_workflow": "workflow"}
+
+
+@pytest.mark.parametrize("path", GRAPH_FIELDS)
+@pytest.mark.parametrize("system", OTHER_SYSTEMS)
+def test_bodies_of_other_systems_are_told_the_field(api: Api, path: str, system: str) -> None:
+    body, says = OTHER_SYSTEMS[system]
+
+    text = refused(api.post(path, body), 422)["message"]
+
+    assert text.startswith(f"{GRAPH_FIELDS[path]} is missing. ")
+    assert says in text
+
+
+def test_a_graph_for_the_route_that_takes_texts_is_told_where_to_go(api: Api) -> None:
+    assert "/custom_workflow" in refused(api.post("/prompt", {"prompt": GRAPH}), 422)["message"]
+
+
+@pytest.mark.parametrize("workflow", [{"prompt": GRAPH}, {"workflow": GRAPH}, json.dumps(GRAPH)])
+def test_a_graph_within_something_else_is_told_from_a_graph(api: Api, workflow: Any) -> None:
+    error = refused(api.post("/api/v2/jobs", {"workflow": workflow}), 422)
+
+    assert error["code"] == "invalid_workflow"
+    assert "send" in error["message"]
+
+
 @pytest.mark.parametrize(
     ("fields", "status", "code"),
     [
@@ -157,7 +191,8 @@ def test_types_that_are_not_read(api: Api, path: str, headers: dict[str, str]) -
         ({"extra_data": []}, 400, "invalid_request"),
         ({"extra_data": {"api_key_comfy_org": None}}, 400, "invalid_request"),
         ({"extra_data": {"api_key_comfy_org": "k", "more": 1}}, 400, "invalid_request"),
-        ({"extra_data": {"extra_pnginfo": {}}}, 400, "invalid_request"),
+        ({"extra_data": {"extra_pnginfo": []}}, 400, "invalid_request"),
+        ({"extra_data": {"extra_pnginfo": None}}, 400, "invalid_request"),
     ],
 )
 def test_fields_of_a_submission(api: Api, fields: dict[str, Any], status: int, code: str) -> None:
@@ -190,7 +225,7 @@ def test_idempotency_keys(api: Api, key: str) -> None:
         {**GRAPH, "3": {"class_type": "Unknown", "inputs": {}}},
         {str(n): {"class_type": "ImageInvert", "inputs": {"image": [str(n + 1), 0]}} for n in range(2001)},
         {"2": GRAPH["2"]},
-        {**GRAPH, "2": {"class_type": "SaveImage", "inputs": {"images": ["1", -1], "filename_prefix": "a"}}},
+        {**GRAPH, "2": {"class_type": "SaveImage", "inputs": {"images": ["1", -2], "filename_prefix": "a"}}},
         {**GRAPH, "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 99], "filename_prefix": "a"}}},
         {**GRAPH, "2": {"class_type": "SaveImage", "inputs": {"images": ["1", "0"], "filename_prefix": "a"}}},
         {**GRAPH, "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 1.5], "filename_prefix": "a"}}},
@@ -228,10 +263,85 @@ def test_pages_of_other_sites(api: Api, headers: dict[str, str]) -> None:
     assert refused(answer, 403)["code"] == "forbidden_origin"
 
 
-def test_our_own_page_and_public_names_pass(api: Api) -> None:
+def test_our_own_page_passes(api: Api) -> None:
     assert api.get("/api/v2/jobs", headers={"Origin": api.url}).status_code == 200
+    named = {"Origin": "http://LocalHost:9", "Host": "LOCALHOST:9"}
+    assert api.get("/api/v2/jobs", headers=named).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "0.0.0.0",
+        "[::]",
+        "[::ffff:127.0.0.1]",
+        "[::ffff:7f00:1]",
+        "localhost.",
+        "127.0.0.1.",
+        "127.1",
+        "2130706433",
+        "0x7f000001",
+        "0x7f.0.0.1",
+        "0177.0.0.1",
+        "017700000001",
+        "127.0.0.1.nip.io",
+        "localhost.evil.example",
+        "evil.example",
+        "192.0.2.1",
+        "[2001:db8::1]",
+    ],
+)
+@pytest.mark.parametrize("is_page", [True, False])
+def test_an_open_server_goes_by_its_own_names(api: Api, host: str, is_page: bool) -> None:
+    port = urlsplit(api.url).port
+    # What a page of another site can send without asking: a form, and no header of its own.
+    headers = {"Host": f"{host}:{port}"} | ({"Origin": f"http://{host}:{port}"} if is_page else {})
+    answers = [
+        api.post("/upload/image", files={"file": ("a.png", b"x")}, headers=headers),
+        api.post("/api/v2/jobs/00000000-0000-0000-0000-000000000000/cancel", headers=headers),
+        api.get("/api/v2/jobs", headers=headers),
+    ]
+    assert {refused(answer, 421)["code"] for answer in answers} == {"misdirected_request"}
+    crossed = api.post("/upload/image", files={"file": ("a.png", b"x")}, headers=headers | {"Origin": "http://evil"})
+    assert crossed.status_code in (403, 421)
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost", "LOCALHOST", "a.localhost", "127.0.0.1", "127.3.2.1", "[::1]", "[0:0::1]"]
+)
+def test_loopback_as_it_is_usually_written(api: Api, host: str) -> None:
+    assert api.get("/api/v2/jobs", headers={"Host": f"{host}:8000"}).status_code == 200
+    crossed = api.post("/api/v2/jobs", {"workflow": GRAPH}, headers={"Host": host, "Origin": "https://evil.example"})
+    assert refused(crossed, 403)["code"] == "forbidden_origin"
+
+
+def test_names_that_the_operator_adds(tmp_path: Path) -> None:
+    names = {
+        "public_url": "https://Fleet.example/",
+        "allowed_hosts": ("proxy.internal", "192.0.2.7"),
+        "api_host": "0.0.0.0",
+    }
+    with running_api(settings_for(tmp_path, **names)) as api:
+        for host in (
+            "fleet.example",
+            "proxy.internal:99",
+            "192.0.2.7",
+            socket.gethostname(),
+            f"{socket.gethostname()}.local",
+        ):
+            assert api.get("/queue-info", headers={"Host": host}).status_code == 200, host
+        for host in ("0.0.0.0", "other.example", "192.0.2.8"):
+            assert api.get("/queue-info", headers={"Host": host}).status_code == 421, host
+        page = {"Host": "proxy.internal", "Origin": "https://fleet.example"}
+        assert api.get("/queue-info", headers=page).status_code == 200
+
+
+def test_with_keys_any_name_is_taken(guarded: Api) -> None:
+    key = {"Authorization": f"Bearer {KEY}"}
     public = {"Origin": "https://app.example", "Host": "api.example"}
-    assert api.get("/api/v2/jobs", headers=public).status_code == 200
+    assert guarded.get("/api/v2/jobs", headers=key | public).status_code == 200
+    assert guarded.get("/api/v2/jobs", headers=key | {"Host": "0.0.0.0"}).status_code == 200
+    assert guarded.get("/api/v2/jobs", headers=key | {"Origin": "https://app.example"}).status_code == 403
 
 
 @pytest.mark.parametrize(

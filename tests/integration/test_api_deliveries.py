@@ -156,6 +156,29 @@ def test_a_secret_that_was_deleted_has_to_come_again(
     tried(api, job_id, None)
 
 
+def test_headers_that_were_deleted_have_to_come_again_with_the_secret(api: Api) -> None:
+    headers = {"Authorization": "Basic Z2F0ZTprZXk="}
+    job_id = canceled(api, secret="s3cret", headers=headers)
+    delivery_id = tried(api, job_id, "answered 500", is_final=True)
+    replay = f"/webhooks/deliveries/{delivery_id}/replay"
+
+    assert api.post(replay, {"secret": "newer"}).status_code == 202
+    kept = {"webhook_secret": "newer", "webhook_headers": headers}
+    assert api.ledger.secrets.open(job_id, WEBHOOK) == kept, "what did not come again is still there"
+    tried(api, job_id, "answered 500", is_final=True)
+    assert api.ledger.secrets.wipe() >= 1
+
+    answer = api.post(replay, {"secret": "newer"})
+    assert answer.status_code == 422
+    assert "The headers that came with the job were deleted" in answer.json()["error"]["message"]
+    assert api.post(replay).status_code == 422
+    assert api.post(replay, {"secret": "newer", "headers": headers}).status_code == 202
+    assert api.ledger.secrets.open(job_id, WEBHOOK) == kept
+    shown = [api.get(path).text for path in (f"/webhooks/deliveries/{delivery_id}", f"/api/v2/jobs/{job_id}")]
+    assert "Z2F0ZTprZXk" not in "".join(shown)
+    tried(api, job_id, None)
+
+
 def test_those_given_up_long_enough_ago_are_forgotten(api: Api) -> None:
     delivery_id, waiting = dead(api), canceled(api)
 
@@ -264,4 +287,3 @@ def test_a_secret_that_comes_again_takes_the_place_of_its_own_purpose_alone(ledg
 
     assert ledger.secrets.open(job_id, WEBHOOK) == {"webhook_secret": ["second", "first"]}
     assert ledger.secrets.open(job_id, RUN) == {"api_key_comfy_org": "partner"}
-    assert not ledger.secrets.is_wiped(job_id, WEBHOOK)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
+import re
 import socket
 import threading
 import time
@@ -15,11 +17,16 @@ from typing import Any
 
 import pytest
 import requests
+from sqlalchemy import select
 
 from api.waiting import CLIENT_CHECK_S
 from core.job import Job
+from core.ledger.tables import jobs
+from tests.fleet import until
 from tests.integration.api_fixtures import GRAPH, Api, running_api, settings_for
 from tests.ledger_moves import secrets_of
+
+JSON = {"Content-Type": "application/json"}
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +59,8 @@ def test_sync_waits_and_answers_with_the_result(api: Api) -> None:
 
     assert answer.status_code == 200
     result = answer.json()
-    assert set(result) == {"id", "status", "message", "output", "timings", "comfyui_response"}
+    contract = {"id", "status", "message", "output", "timings", "comfyui_response"}
+    assert set(result) == contract | {"attempt", "instance", "gpu", "losses"}
     assert (result["id"], result["status"]) == ("my-id", "completed")
     output = result["output"][0]
     assert output["data"] is None
@@ -117,19 +125,144 @@ def test_generate_answers_at_once(api: Api) -> None:
     assert api.get("/result/at-once").json()["status"] == "completed"
 
 
+def test_random_integers_are_drawn_in_a_graph_of_the_clients_own(api: Api) -> None:
+    size = {"width": 64, "height": 64, "batch_size": 1}
+    graph = {
+        "1": {"class_type": "EmptyImage", "inputs": {**size, "color": 0}, "_meta": {"title": "__RANDOM_INT__"}},
+        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "a-__RANDOM_INT__-b"}},
+    }
+    answer = api.post("/generate", {"input": {"workflow_json": graph}})
+    assert answer.status_code == 202, answer.text
+    sent = api.get(f"/api/v2/jobs/{answer.json()['id']}/workflow").json()["workflow"]
+    assert isinstance(sent["1"]["_meta"]["title"], int)
+    assert re.fullmatch(r"a-[0-9]+-b", sent["2"]["inputs"]["filename_prefix"])
+
+
 def test_unknown_requests(api: Api) -> None:
     for answer in (api.get("/result/nope"), api.post("/cancel/nope"), api.get("/result/%00")):
         assert answer.status_code == 404
         assert answer.json() == {"status": "failed", "message": "Request ID not found"}
 
 
-def test_a_request_id_belongs_to_one_job(api: Api) -> None:
+def test_a_request_id_belongs_to_one_body(api: Api) -> None:
     assert api.post("/generate", body(request_id="taken")).status_code == 202
-    again = api.post("/generate", body(request_id="taken"))
-    assert again.status_code == 422
-    assert "taken" in again.json()["detail"]
-    stolen = api.post("/generate", body(request_id=newest(api).id))
-    assert stolen.status_code == 422, "nobody may call a job by the id of another one"
+    job_id = newest(api).id
+    for path in ("/generate", "/generate/sync", "/generate/stream"):
+        again = api.post(path, body(request_id="taken", strip_metadata=True))
+        assert again.status_code == 409
+        assert "taken" in again.json()["detail"]
+        error = again.json()["error"]
+        assert (error["code"], error["details"]) == ("request_id_reuse", {"job_id": job_id})
+    stolen = api.post("/generate", body(request_id=job_id))
+    assert stolen.status_code == 409, "nobody may call a job by the id of another one"
+
+
+def test_the_same_request_again_has_the_job_there_is(api: Api) -> None:
+    def asked(path: str, **envelope: Any) -> Any:
+        # Other spaces, and the keys in another order; a router signs each of its tries anew.
+        request = {"expected_time": 3, "input": {"request_id": "twice", "workflow_json": GRAPH}}
+        text = json.dumps({**envelope, "payload": request} if envelope else request, indent=1)
+        return api.session.post(f"{api.url}{path}", data=text, headers=JSON, timeout=20)
+
+    before = len(api.ledger.jobs.page(limit=1000))
+    first = api.post("/generate", {"input": {"workflow_json": GRAPH, "request_id": "twice"}, "expected_time": 3})
+    job = newest(api)
+    assert (asked("/generate").status_code, asked("/generate", auth_data={"reqnum": 2}).status_code) == (202, 202)
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(asked, "/generate/sync", auth_data={"reqnum": 3})
+        api.worker.run(job.id, b"picture")
+        synced = waiting.result()
+    late = asked("/generate")
+    streamed = asked("/generate/stream").text
+
+    assert first.json()["id"] == "twice"
+    assert (synced.status_code, synced.json()["status"]) == (200, "completed")
+    assert (late.status_code, late.json()["output"]) == (202, synced.json()["output"])
+    assert json.loads(streamed.removeprefix("data: "))["result"] == synced.json()
+    assert len(api.ledger.jobs.page(limit=1000)) == before + 1
+    assert api.publisher.turns.count(job.id) == 1
+
+
+def test_the_same_request_ten_times_at_once_is_one_job(api: Api) -> None:
+    before = len(api.ledger.jobs.page(limit=1000))
+
+    def ask(_number: int) -> int:
+        return requests.post(f"{api.url}/generate", json=body(request_id="ten-times"), timeout=20).status_code
+
+    with ThreadPoolExecutor(10) as pool:
+        assert list(pool.map(ask, range(10))) == [202] * 10
+
+    assert len(api.ledger.jobs.page(limit=1000)) == before + 1
+    assert api.publisher.turns.count(newest(api).id) == 1
+
+
+def test_a_caller_that_hangs_up_takes_nothing_from_one_who_asked_the_same(api: Api) -> None:
+    with closing(hung(api, body(request_id="shared"))) as first:
+        job = newest(api)
+        with ThreadPoolExecutor() as pool:
+            second = pool.submit(api.post, "/generate/sync", body(request_id="shared"))
+            until(lambda: api.hub.waiting == 1 and callers(api, job.id) == 2, what="the second caller")
+            first.close()
+            until(lambda: callers(api, job.id) == 1, what="the hang-up to be noticed")
+            api.worker.run(job.id, b"picture")
+            answer = second.result()
+
+    assert (answer.status_code, answer.json()["status"]) == (200, "completed")
+
+
+def test_who_lost_the_answer_and_asks_again_gets_one(api: Api) -> None:
+    """Nobody was left, so the job was cancelled; the next with the same body is wanted."""
+    with closing(hung(api, body(request_id="lost"))) as first:
+        lost = newest(api)
+        first.close()
+    until(lambda: api.ledger.jobs.get(lost.id).status == "canceled", what="the cancellation")
+    with ThreadPoolExecutor() as pool:
+        again = pool.submit(api.post, "/generate/sync", body(request_id="lost"))
+        api.worker.run_next(b"picture")
+        answer = again.result()
+
+    assert (answer.status_code, answer.json()["id"], answer.json()["status"]) == (200, "lost", "completed")
+    assert api.ledger.jobs.get(lost.id).status == "canceled"
+    assert api.get("/result/lost").json()["status"] == "completed"
+
+
+def test_a_request_that_was_cancelled_on_purpose_stays_so(api: Api) -> None:
+    assert api.post("/generate", body(request_id="unwanted")).status_code == 202
+    assert api.post("/cancel/unwanted").status_code == 200
+
+    again = api.post("/generate/sync", body(request_id="unwanted"))
+
+    assert (again.status_code, again.json()["status"]) == (499, "cancelled")
+
+
+def test_what_a_job_keeps_of_a_body_tells_nobody_its_secrets(api: Api) -> None:
+    wanted = body(request_id="sealed", webhook={"url": "https://example.com/", "secret": "guess-me"})
+    assert api.post("/generate", wanted).status_code == 202
+    text = json.dumps(wanted, sort_keys=True, separators=(",", ":")).encode()
+
+    with api.ledger.database.read() as connection:
+        mark = connection.execute(select(jobs.c.request_mark).where(jobs.c.request_id == "sealed")).scalar_one()
+
+    assert hashlib.sha256(text).hexdigest() not in mark, "who has the ledger must not be able to try secrets"
+    assert api.post("/generate", wanted).status_code == 202
+    wanted["input"]["webhook"]["secret"] = "another"
+    assert api.post("/generate", wanted).status_code == 409
+
+
+def hung(api: Api, wanted: dict[str, Any]) -> socket.socket:
+    """The connection of a client that waits for `/generate/sync`, when its job is there."""
+    payload = json.dumps(wanted).encode()
+    host, port = api.url.removeprefix("http://").split(":")
+    client = socket.create_connection((host, int(port)))
+    head = f"POST /generate/sync HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+    client.sendall(f"{head}Content-Length: {len(payload)}\r\n\r\n".encode() + payload)
+    until(lambda: api.get(f"/result/{wanted['input']['request_id']}").status_code == 200, what="the job")
+    return client
+
+
+def callers(api: Api, job_id: str) -> int:
+    with api.ledger.database.read() as connection:
+        return int(connection.execute(select(jobs.c.callers).where(jobs.c.id == job_id)).scalar_one())
 
 
 @pytest.mark.parametrize(

@@ -63,14 +63,15 @@ def test_events_with_progress_and_outputs_before_the_end(api: Api, client: comfy
         if isinstance(event, StatusChange) and event.status == "queued":
             claim = api.worker.claim(job.id)
         elif isinstance(event, StatusChange) and event.status == "running":
-            snapshot = {"value": 0.5, "nodes_done": 1, "nodes_total": 2}
+            node = {"current_node": "3", "current_node_class": "KSampler", "step": 7, "steps": 20}
+            snapshot = {"value": 0.5, "nodes_done": 1, "nodes_total": 2, **node}
             api.hub.notify(Notice(job_id=job.id, kind="progress", seq=0, data=snapshot))
         elif isinstance(event, Progress) and event.value == 0.5:
             api.worker.finish(claim, b"abc")
 
     statuses = [event.status for event in seen if isinstance(event, StatusChange)]
     assert statuses == ["queued", "running", "succeeded"]
-    assert any(isinstance(event, Progress) and event.value == 0.5 for event in seen)
+    assert [event.message for event in seen if isinstance(event, Progress)] == ["KSampler 7/20"]
     assert isinstance(seen[-2], OutputReady)
     assert isinstance(seen[-1], StatusChange)
 

@@ -195,7 +195,7 @@ def test_a_client_that_hangs_up_frees_its_gpu(served: Served, path: str) -> None
     parts = urlsplit(served.url)
     payload = json.dumps({"input": {"workflow_json": GRAPH, "request_id": f"hung-up-{path}"}}).encode()
     with closing(socket.create_connection((str(parts.hostname), int(parts.port or 0)))) as client:
-        head = f"POST /generate/{path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        head = f"POST /generate/{path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         client.sendall(f"{head}Content-Length: {len(payload)}\r\n\r\n".encode() + payload)
         _until(lambda: requests.get(f"{served.url}/result/hung-up-{path}", timeout=5).status_code == 200, 5.0)
 
@@ -262,11 +262,13 @@ def test_nothing_unexpected_was_logged(served: Served) -> None:
     assert "Traceback" not in served.log.read_text()
 
 
-def _raw(served: Served, request: bytes) -> bytes:
-    """The whole answer to bytes that no HTTP library would send."""
+def _raw(served: Served, request: bytes, *, ends: bool = False) -> bytes:
+    """The whole answer to bytes that no HTTP library would send; `ends`: the client says that it sends no more."""
     parts = urlsplit(served.url)
     with closing(socket.create_connection((str(parts.hostname), int(parts.port or 0)), timeout=10)) as client:
         client.sendall(request)
+        if ends:
+            client.shutdown(socket.SHUT_WR)
         answer = b""
         while piece := client.recv(65536):
             answer += piece
@@ -278,7 +280,7 @@ def _raw(served: Served, request: bytes) -> bytes:
     [b"zz\r\nabc\r\n0\r\n\r\n", b"-5\r\nabc\r\n0\r\n\r\n", b"3\r\nabcdef\r\n0\r\n\r\n", b"0\r\nbad trailer\r\n\r\n"],
 )
 def test_malformed_chunks_are_the_clients_fault(served: Served, body: bytes) -> None:
-    head = b"POST /api/v2/jobs HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nConnection: close\r\n"
+    head = b"POST /api/v2/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close\r\n"
 
     answer = _raw(served, head + b"Transfer-Encoding: chunked\r\n\r\n" + body)
 
@@ -289,9 +291,9 @@ def test_malformed_chunks_are_the_clients_fault(served: Served, body: bytes) -> 
 @pytest.mark.parametrize(
     ("request_bytes", "status"),
     [
-        (b"GET /health HTTP/1.1\r\nHost: x\r\nX-Long: " + b"x" * 100_000 + b"\r\n\r\n", b"431"),
-        (b"GET /health HTTP/1.1\r\nHost: x\r\n" + b"X-Many: 1\r\n" * 1_000 + b"\r\n", b"431"),
-        (b"GET /health\x00 HTTP/9.9\r\nHost: x\r\n\r\n", b"400"),
+        (b"GET /health HTTP/1.1\r\nHost: localhost\r\nX-Long: " + b"x" * 100_000 + b"\r\n\r\n", b"431"),
+        (b"GET /health HTTP/1.1\r\nHost: localhost\r\n" + b"X-Many: 1\r\n" * 1_000 + b"\r\n", b"431"),
+        (b"GET /health\x00 HTTP/9.9\r\nHost: localhost\r\n\r\n", b"400"),
     ],
 )
 def test_what_never_reaches_the_application_is_answered_in_json_too(
@@ -302,6 +304,66 @@ def test_what_never_reaches_the_application_is_answered_in_json_too(
     assert head.split()[1] == status
     assert b"Content-Type: application/json" in head
     assert set(json.loads(body)["error"]) == {"code", "message", "details"}
+
+
+#: It is refused with 422 where it is read.
+UNREAD = b'{"workflow": {}}'
+CHUNKED = b"10\r\n" + UNREAD + b"\r\n0\r\n"
+
+
+@pytest.mark.parametrize("path", [b"/api/v2/jobs", b"/generate", b"/upload/image"])
+def test_odd_framing_is_the_clients_fault(served: Served, path: bytes) -> None:
+    codings = [
+        b"nonsense",
+        b"gzip",
+        b"gzip, chunked",
+        b"chunked, gzip",
+        b"chunked, chunked",
+        b"chunked;q=1",
+        b"xchunked",
+    ]
+    codings += [b"", b"\x0bchunked", b"chunked\r\nContent-Length: 5", b"identity", b"trailers", b"deflate, chunked"]
+    lengths = [
+        b"x",
+        b"-1",
+        b"1e3",
+        b"+5",
+        b"5, 5",
+        b"5\r\nContent-Length: 6",
+        b"9" * 400,
+        b"",
+        b"0x10",
+        b"5_0",
+        b"\xb2",
+    ]
+    trailers = [b"bad\r\n\r\n", b"X: y\r\n" * 5_000 + b"\r\n", b"Content-Length: 5\r\n\r\n", b": a\r\n\r\n"]
+    requests = [(b"Transfer-Encoding: " + coding, CHUNKED + b"\r\n") for coding in codings]
+    requests += [(b"Content-Length: " + length, UNREAD) for length in lengths]
+    requests += [(b"Transfer-Encoding: chunked", CHUNKED + trailer) for trailer in trailers]
+    requests += [
+        (b"Content-Length: 16\r\nContent-Encoding: " + coding, UNREAD) for coding in (b"gzip", b"br", b"nonsense")
+    ]
+    kind = b"multipart/form-data; boundary=b" if path == b"/upload/image" else b"application/json"
+    for header, body in requests:
+        head = b"POST %b HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: %b\r\n" % (path, kind)
+        answer = _raw(served, head + header + b"\r\n\r\n" + body, ends=True)
+        assert answer.split()[1] in (b"400", b"404", b"411", b"413", b"415", b"422"), (header, answer)
+        assert set(json.loads(answer.partition(b"\r\n\r\n")[2])["error"]) == {"code", "message", "details"}
+
+
+@pytest.mark.parametrize(
+    "header", ["Content-Encoding: gzip", "Content-Encoding: br", "Transfer-Encoding: gzip, chunked"]
+)
+@pytest.mark.parametrize("path", ["/api/v2/jobs", "/api/v2/assets", "/upload/image", "/generate"])
+def test_packed_bodies_are_said_to_be_the_reason(served: Served, path: str, header: str) -> None:
+    kind = "application/json" if path.endswith(("jobs", "generate")) else "multipart/form-data; boundary=b"
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: {kind}\r\n{header}\r\n"
+    framed = (b"", CHUNKED + b"\r\n") if "chunked" in header else (b"Content-Length: 16\r\n", UNREAD)
+
+    answer = _raw(served, head.encode() + framed[0] + b"\r\n" + framed[1], ends=True)
+
+    assert answer.split()[1] == b"415", answer
+    assert b"Compressed bodies are not accepted" in answer
 
 
 def test_a_header_cannot_move_the_application(served: Served) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 import time
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import requests
 
+from api import streams, v2
 from tests.integration.api_fixtures import (
     GRAPH,
     Api,
@@ -89,10 +91,10 @@ def test_a_job_through_its_life(api: Api) -> None:
     running = api.get(f"/api/v2/jobs/{first}").json()
     assert (running["status"], running["queue_position"]) == ("running", None)
     assert "estimated_wait_ms" not in running
-    assert running["progress"] == {"value": 0.0, "nodes_done": 0, "nodes_total": 2}
+    assert running["progress"] == {"value": 0.0, "nodes_done": 0, "nodes_total": 2, "message": "0/2 nodes"}
     snapshot = {"value": 0.5, "nodes_done": 1, "nodes_total": 2, "current_node": "2"}
     api.ledger.claims.progress(claim, snapshot)
-    assert api.get(f"/api/v2/jobs/{first}").json()["progress"] == snapshot
+    assert api.get(f"/api/v2/jobs/{first}").json()["progress"] == snapshot | {"message": "2"}
 
     api.ledger.claims.generated(claim, [], outputs_reused=True)
     assert api.get(f"/api/v2/jobs/{first}").json()["status"] == "running", "delivering is no word of the contract"
@@ -190,7 +192,10 @@ def test_an_idempotency_key_is_good_for_one_job(api: Api) -> None:
 
     assert sorted(statuses) == [201] + [422] * 7
     again = api.post("/api/v2/jobs", {"workflow": GRAPH}, headers=headers)
-    assert again.json()["error"]["code"] == "idempotency_key_reuse"
+    error = again.json()["error"]
+    job_id = api.get("/api/v2/jobs?limit=1").json()["jobs"][0]["id"]
+    assert (error["code"], error["details"]) == ("idempotency_key_reuse", {"job_id": job_id})
+    assert job_id in error["message"]
 
 
 def test_the_partner_key_is_sealed_and_never_shown(api: Api) -> None:
@@ -257,6 +262,21 @@ def test_the_list_by_status(api: Api) -> None:
     api.ledger.deliveries.succeed(delivered, claim.attempt, [])
 
 
+def test_the_list_by_id_and_time(api: Api) -> None:
+    one, other = api.submit(), api.submit()
+    times = {job_id: api.get(f"/api/v2/jobs/{job_id}").json()["created_at"] for job_id in (one, other)}
+
+    def listed(**parameters: str) -> list[str]:
+        return [job["id"] for job in api.get("/api/v2/jobs", params=parameters).json()["jobs"]]
+
+    for beginning in (one, one[:35], one[:8], one[:9]):
+        assert listed(id_prefix=beginning) == [one]
+    assert {one, other} <= set(listed(created_after=times[one]))
+    assert one not in listed(created_before=times[one])
+    assert one in listed(created_before="9999-12-31T23:59:59+00:00", created_after="1970-01-01 00:00:00Z")
+    assert listed(created_after="9999-12-31T23:59:59Z") == []
+
+
 @pytest.mark.parametrize(
     ("query", "code"),
     [
@@ -276,6 +296,17 @@ def test_the_list_by_status(api: Api) -> None:
         ("metadata[a%20b]=1", "invalid_metadata_filter"),
         ("metadata[a]=%00", "invalid_metadata_filter"),
         ("metadata[a]=" + "x" * 257, "invalid_metadata_filter"),
+        ("template=%00", "invalid_request"),
+        ("template=", "invalid_request"),
+        ("id_prefix=", "invalid_request"),
+        ("id_prefix=ABC", "invalid_request"),
+        ("id_prefix=00000000_", "invalid_request"),
+        ("id_prefix=" + "0" * 37, "invalid_request"),
+        ("created_after=yesterday", "invalid_request"),
+        ("created_after=2026-02-30T00:00:00Z", "invalid_request"),
+        ("created_before=2026-01-01T00:00:00", "invalid_request"),
+        ("created_before=2026-01-01", "invalid_request"),
+        ("created_before=99999-01-01T00:00:00Z", "invalid_request"),
     ],
 )
 def test_bad_list_parameters(api: Api, query: str, code: str) -> None:
@@ -333,6 +364,103 @@ def test_events_as_they_happen(api: Api) -> None:
     assert (frames[0][1]["status"], frames[0][1]["queue_position"]) == ("queued", 1)
     assert [data["status"] for name, data in frames if name == "status"] == ["queued", "running", "succeeded"]
     assert all(ord(character) < 128 for character in "".join(received))
+
+
+def test_a_job_tells_where_it_runs_and_where_it_was_lost(api: Api) -> None:
+    api.worker.come_up("gpu9@test")
+    job_id = api.submit()
+    new = api.get(f"/api/v2/jobs/{job_id}").json()
+    lost = api.worker.claim(job_id)
+    running = api.get(f"/api/v2/jobs/{job_id}").json()
+    api.ledger.returns.release(lost, reason="http://127.0.0.1:8188 is gone", code="stuck")
+    # The instance that lost it leaves it to the other.
+    again = api.ledger.claims.claim("gpu9@test", named=job_id)
+    assert again is not None
+    assert again.job_id == job_id
+    api.worker.finish(again, b"picture")
+    done = api.get(f"/api/v2/jobs/{job_id}").json()
+    log = api.get(f"/api/v2/jobs/{job_id}/events", headers={"Accept": "application/json"})
+
+    def of(job: dict[str, Any]) -> tuple[Any, ...]:
+        return job["attempt"], job["instance"], job["gpu"], len(job["losses"])
+
+    gpu = "cuda:0 SIMULATED"
+    assert [of(job) for job in (new, running, done)] == [
+        (0, None, None, 0),
+        (1, "gpu0@test", gpu, 0),
+        (2, "gpu9@test", gpu, 1),
+    ]
+    (loss,) = done["losses"]
+    assert loss == {"attempt": 1, "code": "stuck", "instance": "gpu0@test", "gpu": gpu, "at": loss["at"]}
+    assert new["created_at"] <= loss["at"] <= done["completed_at"]
+    result = api.get(f"/result/{job_id}").json()
+    assert {name: result[name] for name in ("attempt", "instance", "gpu", "losses")} == {
+        name: done[name] for name in ("attempt", "instance", "gpu", "losses")
+    }
+    assert log.headers["Content-Type"] == "application/json"
+    assert log.json()["next_after"] is None
+    assert [(line["type"], line["data"].get("status")) for line in log.json()["events"]] == [
+        ("status", "queued"),
+        ("status", "running"),
+        ("status", "queued"),
+        ("status", "running"),
+        ("status", "running"),
+        ("output", None),
+        ("status", "succeeded"),
+    ]
+    assert log.json()["events"][1]["data"] == {"status": "running", "instance": "gpu0@test"}
+    assert log.json()["events"][2]["data"] == {"status": "queued", "code": "stuck"}
+    assert log.json()["events"][5]["data"] == {"id": done["outputs"][0]["id"]}
+    assert "127.0.0.1:8188" not in log.text, "an inner address is nobody's business"
+    api.ledger.instances.down("gpu9@test", worker="w", state="unhealthy", reason="")
+
+
+def test_the_log_of_a_job_in_parts(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    job_id = api.submit()
+    api.worker.run(job_id, b"one", b"two")
+    monkeypatch.setattr(v2, "MAX_EVENTS", 2)
+    seen: list[int] = []
+    after: int | None = 0
+
+    while after is not None:
+        answer = api.get(f"/api/v2/jobs/{job_id}/events?after={after}", headers={"Accept": "application/json"}).json()
+        seen += [line["seq"] for line in answer["events"]]
+        after = answer["next_after"]
+
+    assert seen == [1, 2, 3, 4, 5, 6]
+    bad = api.get(f"/api/v2/jobs/{job_id}/events?after=x", headers={"Accept": "application/json"})
+    assert (bad.status_code, bad.json()["error"]["code"]) == (400, "invalid_request")
+
+
+@pytest.mark.parametrize("accept", ["text/event-stream", "*/*", "text/event-stream, application/json", None])
+def test_who_takes_a_stream_gets_one(api: Api, accept: str | None) -> None:
+    job_id = api.submit()
+    api.worker.run(job_id, b"one")
+    answer = api.get(f"/api/v2/jobs/{job_id}/events", headers={"Accept": accept})
+    assert answer.headers["Content-Type"] == "text/event-stream"
+
+
+def test_a_waiting_job_hears_when_its_place_moves(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "REREAD_S", 60.0)
+    ahead = [api.submit() for _ in range(3)]
+    job_id = api.submit()
+    with requests.get(f"{api.url}/api/v2/jobs/{job_id}/events", stream=True, timeout=20) as answer:
+        chunks = answer.iter_content(None, decode_unicode=True)
+        seen = [sse_frames(next(chunks))[0]]
+        for other in ahead:
+            api.worker.run(other, b"one")
+            # Frames that only bring a better estimate may come between.
+            while seen[-1][1]["queue_position"] != 4 - ahead.index(other) - 1:
+                seen += sse_frames(next(chunks))
+        api.post(f"/api/v2/jobs/{job_id}/cancel")
+        rest = "".join(chunks)
+
+    assert {name for name, _ in seen} == {"status"}
+    positions = [data["queue_position"] for _, data in seen]
+    assert sorted(set(positions), reverse=True) == list(dict.fromkeys(positions)) == [4, 3, 2, 1]
+    assert all(set(data) == {"status", "queue_position", "estimated_wait_ms"} for _, data in seen)
+    assert {data["status"] for _, data in seen} == {"queued"}
+    assert sse_frames(rest)[-1] == ("status", {"status": "canceled"})
 
 
 def test_asset_metadata_and_content(api: Api) -> None:
@@ -456,3 +584,11 @@ def test_a_graph_that_one_of_several_instances_can_run_is_taken(
         assert mixed.post("/api/v2/jobs", {"workflow": other}).status_code == 201
         neither = {"1": {"class_type": "Third", "inputs": {}}}
         assert mixed.post("/api/v2/jobs", {"workflow": neither}).status_code == 422
+
+
+def test_a_graph_out_of_a_picture_is_taken_with_its_notes(api: Api) -> None:
+    graph = json.dumps(GRAPH).replace('"class_type": "SaveImage"', '"is_changed": [NaN], "class_type": "SaveImage"')
+    answer = api.post("/api/v2/jobs", data=f'{{"workflow": {graph}}}', headers={"Content-Type": "application/json"})
+    assert answer.status_code == 201, answer.text
+    kept = api.get(f"/api/v2/jobs/{answer.json()['id']}/workflow").json()["workflow"]
+    assert kept == GRAPH

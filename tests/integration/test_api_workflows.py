@@ -50,6 +50,17 @@ def test_a_job_is_made_of_the_values_and_shows_those_that_were_used(api: Api) ->
     assert (first["width"], first["color"]) == (128, shown["parameters"]["tint"])
 
 
+def test_the_list_by_template(api: Api) -> None:
+    from_template = api.post("/workflows/tile", {"parameters": {"width": 64}}).json()["id"]
+    plain = api.submit()
+
+    listed = [job["id"] for job in api.get("/api/v2/jobs", params={"template": "tile"}).json()["jobs"]]
+
+    assert from_template in listed
+    assert plain not in listed
+    assert api.get("/api/v2/jobs", params={"template": "nothing"}).json()["jobs"] == []
+
+
 def test_a_job_without_a_template_shows_no_parameters(api: Api) -> None:
     assert "parameters" not in api.post("/api/v2/jobs", {"workflow": GRAPH}).json()
 

@@ -114,7 +114,11 @@ class Canaries:
         }
         # Each its own: many failures of one receiver would have the rest wait.
         nobody = f"http://127.0.1.{number}:{DEAF_PORT}/hook"
-        hook = {"url": nobody if fault == "receiver" else self.receiver.url, "secret": f"s3cret-{SECRET.word}"}
+        hook = {
+            "url": nobody if fault == "receiver" else self.receiver.url,
+            "secret": f"s3cret-{SECRET.word}",
+            "headers": {"Authorization": f"Basic {SECRET.word}"},
+        }
         if number % 2:
             wishes = {"workflow_json": graph(number, fault), "s3": bucket, "webhook": hook}
             answer = self.ask("POST", "/generate", {"input": wishes})

@@ -124,9 +124,9 @@ def test_submit_shows_progress_saves_the_picture_and_exits_0(
         "running",
         " 50%  KSampler (node 3), step 9/20",
         "succeeded",
-        "Saved fleet-output/job-1234-demo_1.png",
+        "Saved fleet-output/job-12345678/demo_1.png",
     ]
-    assert (tmp_path / "fleet-output" / "job-1234-demo_1.png").read_bytes() == PICTURE
+    assert (tmp_path / "fleet-output" / "job-12345678" / "demo_1.png").read_bytes() == PICTURE
     assert json.loads(server.requests[0][2]) == {"workflow": GRAPH}
 
 
@@ -135,8 +135,8 @@ def test_json_stands_alone_on_stdout(server: Script, capsys: pytest.CaptureFixtu
     out, err = capsys.readouterr()
     job = json.loads(out)
     assert job["status"] == "succeeded"
-    assert job["saved"] == ["there/job-1234-demo_1.png"]
-    assert "Saved there/job-1234-demo_1.png" in err
+    assert job["saved"] == ["there/job-12345678/demo_1.png"]
+    assert "Saved there/job-12345678/demo_1.png" in err
 
 
 def test_no_wait_returns_when_queued(server: Script, capsys: pytest.CaptureFixture[str]) -> None:
@@ -249,7 +249,7 @@ def test_a_file_name_cannot_leave_the_folder(server: Script, tmp_path: Path, nam
     server.on("GET /api/v2/jobs/job-12345678", _json(job))
     assert run(["submit", "graph.json"]) == 0
     written = [path.relative_to(tmp_path) for path in tmp_path.rglob("*evil*")]
-    assert written == [Path("fleet-output/job-1234-evil.png")]
+    assert written == [Path("fleet-output/job-12345678/evil.png")]
 
 
 def test_a_download_that_breaks_off_leaves_no_file(
@@ -257,7 +257,7 @@ def test_a_download_that_breaks_off_leaves_no_file(
 ) -> None:
     server.on("GET /api/v2/assets/asset-1/content", (200, {"Content-Length": "1000"}, PICTURE))
     assert run(["status", "job-12345678", "--output", "out"]) == 4
-    assert list((tmp_path / "out").iterdir()) == []
+    assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == []
 
 
 HASH = f"blake3:{blake3(PICTURE).hexdigest()}"
@@ -288,7 +288,7 @@ def test_a_download_that_breaks_off_goes_on_where_it_was(server: Script, tmp_pat
 
     assert run(["status", "job-12345678", "--output", "out"]) == 0
 
-    assert (tmp_path / "out" / "job-1234-demo_1.png").read_bytes() == PICTURE
+    assert (tmp_path / "out" / "job-12345678" / "demo_1.png").read_bytes() == PICTURE
     assert _asked_for(server) == [
         (None, None),
         ("bytes=5-", ETAG),
@@ -306,7 +306,7 @@ def test_a_file_that_is_another_by_now_is_fetched_anew(server: Script, tmp_path:
         (200, {"Content-Length": str(len(PICTURE)), "ETag": ETAG}, PICTURE),
     )
     assert run(["status", "job-12345678", "--output", "out"]) == 0
-    assert (tmp_path / "out" / "job-1234-demo_1.png").read_bytes() == PICTURE
+    assert (tmp_path / "out" / "job-12345678" / "demo_1.png").read_bytes() == PICTURE
 
 
 @pytest.mark.parametrize("names_it", ["output", "etag"])
@@ -321,7 +321,7 @@ def test_a_damaged_download_leaves_no_file(
     server.on("GET /api/v2/assets/asset-1/content", (200, headers, PICTURE[::-1]))
     assert run(["status", "job-12345678", "--output", "out"]) == 4
     assert "damaged" in capsys.readouterr().err
-    assert list((tmp_path / "out").iterdir()) == []
+    assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == []
 
 
 def test_status_tells_everything(server: Script, capsys: pytest.CaptureFixture[str]) -> None:
@@ -363,12 +363,12 @@ def test_delete_says_what_it_did_or_why_not(server: Script, capsys: pytest.Captu
 
 
 def test_list_is_tab_separated_off_a_terminal(server: Script, capsys: pytest.CaptureFixture[str]) -> None:
-    server.on("GET /api/v2/jobs", _json({"jobs": [_job(), _job("queued")]}))
+    server.on("GET /api/v2/jobs", _json({"jobs": [_job(), _job("queued", template="tile")]}))
     assert run(["list", "--status", "queued,succeeded", "--limit", "2"]) == 0
-    assert server.requests[0][0] == "GET /api/v2/jobs?limit=2&status=queued%2Csucceeded"
+    assert server.requests[0][0] == "GET /api/v2/jobs?status=queued%2Csucceeded&limit=2"
     assert capsys.readouterr().out.splitlines() == [
-        "job-12345678\tsucceeded\t2026-01-01T00:00:00Z\t-\t1",
-        "job-12345678\tqueued\t2026-01-01T00:00:00Z\t-\t0",
+        "job-12345678\tsucceeded\t2026-01-01T00:00:00Z\t-\t1\t-",
+        "job-12345678\tqueued\t2026-01-01T00:00:00Z\t-\t0\ttile",
     ]
 
 

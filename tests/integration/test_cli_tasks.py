@@ -323,7 +323,9 @@ class TestWatch:
         assert run(["watch", "nothing"]) == 2
 
 
-@pytest.mark.parametrize("command", [["list"], ["cancel", "JOB"], ["workflows", "list"], ["status", "JOB"]])
+@pytest.mark.parametrize(
+    "command", [["list", "--limit", "1000"], ["cancel", "JOB"], ["workflows", "list"], ["status", "JOB"]]
+)
 def test_json_is_all_that_other_commands_print(
     done: str, command: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from comfy.event_socket import problem_of
 from comfy.session import ComfySession
 from core.errors import (
     ComfyUnavailable,
@@ -166,3 +167,19 @@ def test_closing_a_session_ends_its_thread(server: SimulatorProcess) -> None:
         assert session.submit(picture(), prompt_id=new_id()).wait(timeout_s=10).outputs
         assert threading.active_count() == before + 1
     assert eventually(lambda: threading.active_count() == before)
+
+
+def test_a_server_without_a_websocket_is_polled(server: SimulatorProcess) -> None:
+    server.fault(socket_refused={"times": 1000})
+    with ComfySession(server.base_url, pace=QUICK) as session:
+        began_s = time.monotonic()
+        for _ in range(3):
+            assert session.submit(picture(), prompt_id=new_id()).wait(timeout_s=10).outputs
+        assert not session.is_connected
+        # No prompt waits for a connection that will not come.
+        assert time.monotonic() - began_s < 5
+    assert problem_of(server.base_url) == "its websocket is answered with 404"
+
+
+def test_a_server_with_a_websocket_has_no_problem(server: SimulatorProcess) -> None:
+    assert problem_of(server.base_url) is None

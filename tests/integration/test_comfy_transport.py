@@ -194,3 +194,57 @@ def test_what_is_no_comfyui_is_unavailable(server: SimulatorProcess) -> None:
 def test_the_api_prefix_works_as_well(server: SimulatorProcess) -> None:
     with ComfySession(f"{server.base_url}/api", pace=QUICK) as session:
         assert session.submit(picture(), prompt_id=new_id()).wait(timeout_s=10).outputs
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (b"", "the connection broke"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", "not a ComfyUI"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", "not JSON"),
+        (b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 5\r\n\r\nhello", "answered 502: hello"),
+        (None, "did not answer in time"),
+    ],
+    ids=["closed", "other", "text", "gateway", "silent"],
+)
+def test_what_is_no_comfyui_is_told_by_its_answer(answer: bytes | None, reason: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        served = threading.Thread(target=_answer_all, args=(listener, answer), daemon=True)
+        served.start()
+        client = ComfyClient(url, read_timeout_s=0.5)
+        with contextlib.closing(client), pytest.raises(ComfyUnavailable, match=reason) as caught:
+            client.queue_remaining()
+        assert "127.0.0.1" not in caught.value.message
+        listener.shutdown(socket.SHUT_RDWR)
+    served.join(5)
+
+
+def _answer_all(listener: socket.socket, answer: bytes | None) -> None:
+    """Answer each connection, or keep it open without a word for None."""
+    kept = []
+    while True:
+        try:
+            connection, _ = listener.accept()
+        except OSError:
+            break
+        kept.append(connection)
+        if answer is not None:
+            connection.recv(65536)
+            connection.sendall(answer)
+            _hang_up(connection)
+    for connection in kept:
+        connection.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [("http://127.0.0.1:{port}", "connection refused"), ("http://no-such-host.invalid:8188", "cannot be resolved")],
+    ids=["refused", "unknown"],
+)
+def test_what_cannot_be_reached_is_told_by_the_reason(url: str, reason: str) -> None:
+    client = ComfyClient(url.format(port=free_port()))
+    with contextlib.closing(client), pytest.raises(ComfyUnavailable, match=reason) as caught:
+        client.queue_remaining()
+    assert "127.0.0.1" not in caught.value.message
+    assert "no-such-host" not in caught.value.message

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from core.errors import InvalidWorkflow
+from tests.field_graphs import FieldGraph, field_graphs, make_files
 from tests.simulator_process import simulator
 from workflows.checks import cacheable_catalogue, check_graph
 from workflows.graph import Catalogue
@@ -33,7 +34,8 @@ def base_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if importlib.util.find_spec("comfy.simulator.__main__") is None:
         pytest.skip("there is no stand-in to start in this checkout")
     root: Path = tmp_path_factory.mktemp("simulator")
-    with simulator(root) as process:
+    make_files(root / "input", root / "output")
+    with simulator(root, "--simulate-test-nodes") as process:
         yield process.base_url
 
 
@@ -130,6 +132,17 @@ def test_both_refuse(base_url: str, catalogue: Catalogue, graph: Nodes) -> None:
         for error in entry["errors"]:
             if not error["type"].startswith(("exception_", "dependency_", "missing_node_")):
                 assert error["type"] in {mine["type"] for mine in ours[node_id]["errors"]}
+
+
+@pytest.mark.parametrize("case", field_graphs(), ids=lambda case: case.name)
+def test_a_graph_from_the_field_has_the_verdict_of_a_real_server(
+    base_url: str, catalogue: Catalogue, case: FieldGraph
+) -> None:
+    pack_or_newer = {"T_Fails", "T_NeedsPngInfo", "T_OddOutputs"} | ({"SaveVideo"} & case.classes)
+    if case.server == "accept" and (case.classes - set(catalogue) or case.classes & pack_or_newer):
+        pytest.skip("this server does not have its classes")
+    theirs = server_errors(base_url, case.graph)
+    assert (theirs is None) == (case.server == "accept")
 
 
 def test_the_demo_is_complete(catalogue: Catalogue) -> None:

@@ -69,6 +69,32 @@ def staged(api: Api, job_id: str) -> dict[str, bytes]:
     return found
 
 
+def test_a_picture_may_be_named_as_its_upload_was_answered(api: Api) -> None:
+    def sent(name: str, content: bytes) -> str:
+        answer = api.post("/upload/image", files={"file": (name, content)})
+        assert answer.status_code == 200, answer.text
+        return str(answer.json()["filename"])
+
+    first, again, other = (sent("sofa.png", png(n)) for n in (20, 20, 21))
+    # An instance lists a file of this name: its own.
+    cat = sent("cat.png", png(22))
+
+    assert (first, again, other, cat) == ("sofa.png", "sofa.png", "sofa_1.png", "cat_1.png")
+    for contract in ("v2", "generate"):
+        graph = loading(first, other, cat)
+        if contract == "v2":
+            job_id = api.submit(workflow=graph)
+        else:
+            answer = api.post("/generate", {"input": {"workflow_json": graph}})
+            assert answer.status_code == 202, answer.text
+            job_id = answer.json()["id"]
+        assert set(staged(api, job_id).values()) == {png(20), png(21), png(22)}
+    plain = api.submit(workflow={"1": loading("cat.png")["1"], "2": GRAPH["2"]})
+    assert api.ledger.jobs.get(plain).inputs is None, "a name that an instance lists means the instance's file"
+    unknown = api.post("/api/v2/jobs", {"workflow": loading("nobody.png")})
+    assert unknown.status_code == 422
+
+
 def test_every_kind_of_source_becomes_a_file_of_the_job(api: Api, files: str) -> None:
     other = api.submit()
     api.worker.run(other, png(3))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select
 
-from core.errors import IdempotencyKeyReuse, InvalidRequest, NotFound, StaleAttempt
+from core.errors import IdempotencyKeyReuse, NotFound, RequestIdReuse, StaleAttempt
 from core.job import CANCELED, CANCELING, DELIVERING, QUEUED, RUNNING, SUCCEEDED, Job, new_job_id
 from core.ledger import Change, Ledger
 from core.ledger.claims import Claim
@@ -79,8 +79,8 @@ def test_one_idempotency_key_is_good_for_one_of_fifty(ledger: Ledger) -> None:
 def test_a_request_id_belongs_to_one_job(ledger: Ledger) -> None:
     results = in_parallel(10, lambda _number: submit(ledger, request_id="mine"))
 
-    assert sorted(type(result).__name__ for result in results) == ["InvalidRequest"] * 9 + ["Job"]
-    with pytest.raises(InvalidRequest, match="'mine'"):
+    assert sorted(type(result).__name__ for result in results) == ["Job"] + ["RequestIdReuse"] * 9
+    with pytest.raises(RequestIdReuse, match="'mine'"):
         submit(ledger, request_id="mine", idempotency_key="unused")
     # The key of a submission that was refused for another reason stays good.
     assert submit(ledger, idempotency_key="unused").status == QUEUED

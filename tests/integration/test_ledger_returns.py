@@ -7,7 +7,8 @@ import pytest
 from core.job import CANCELED, EXPIRED, FAILED, QUEUED, prompt_id_of
 from core.ledger import Ledger
 from core.ledger.choice import AVOID_MS
-from core.ledger.instances import DISK_FULL, DRAINED, DRAINING, HEALTHY, QUARANTINED, UNHEALTHY
+from core.ledger.database import now_ms
+from core.ledger.instances import DISK_FULL, DRAINED, DRAINING, HEALTHY, QUARANTINED, STOPPED, UNHEALTHY
 from tests.ledger_moves import check_log, claimed, register, set_columns, submit
 
 
@@ -86,6 +87,18 @@ def test_a_job_on_deck_that_has_begun_counts_like_any_other(ledger: Ledger) -> N
     assert again.lost_code == "instance_lost"
 
 
+def test_a_job_that_waited_in_comfyuis_queue_starts_when_it_begins(ledger: Ledger) -> None:
+    register(ledger, "gpu0@here")
+    claim = claimed(ledger, "gpu0@here")
+    set_columns(ledger, claim.job_id, started_at_ms=now_ms() - 60_000)
+
+    ledger.claims.begun(claim)
+
+    started_at_ms = ledger.jobs.get(claim.job_id).started_at_ms
+    assert started_at_ms is not None
+    assert started_at_ms > now_ms() - 30_000
+
+
 @pytest.mark.parametrize(("code", "final"), [("instance_lost", "poison"), ("stuck", "stuck")])
 def test_the_last_try_ends_with_a_code_that_says_why(code: str, final: str, ledger: Ledger) -> None:
     job_id = submit(ledger).id
@@ -140,6 +153,8 @@ def test_a_drain_outlives_the_worker_and_is_over_when_the_job_is(ledger: Ledger)
     ledger.returns.release(claim, reason="lost")
 
     assert [record.state for record in ledger.instances.all()] == [DRAINED]
+    ledger.instances.down("gpu0@here", worker="w-gpu0@here", state=STOPPED, reason="")
     assert ledger.instances.register(name="gpu0@here", host="here", worker="w2", kind="simulator", gpu=None)
     ledger.instances.heartbeat("gpu0@here", worker="w2", state=HEALTHY, reason=None, is_drained=False, restarts=0)
-    assert not ledger.instances.register(name="gpu0@here", host="here", worker="w3", kind="simulator", gpu=None)
+    ledger.instances.down("gpu0@here", worker="w2", state=STOPPED, reason="")
+    assert ledger.instances.register(name="gpu0@here", host="here", worker="w3", kind="simulator", gpu=None) is False

@@ -171,7 +171,7 @@ def test_a_listener_stops_soon(broker_line: BrokerLine, tmp_path: Path) -> None:
     listening.listener.stop()
 
     assert time.monotonic() - begun_s < 2.0
-    assert not listening.listener._thread.is_alive()
+    assert not listening.listener._loop.life.is_alive
 
 
 def test_messages_of_another_version_or_program_do_not_end_the_listening(

@@ -25,7 +25,8 @@ VIDEO = {"video": ["3", 0], "filename_prefix": "a", "format": "mp4", "codec": "a
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    with Fleet(Path(tmp_path_factory.mktemp("outputs")), simulated_gpus="1") as fleet:
+    root = Path(tmp_path_factory.mktemp("outputs"))
+    with Fleet(root, simulated_gpus="1", simulator_args="--simulate-test-nodes") as fleet:
         yield fleet.start(*(name for name in ALL if name != "gpu1")).ready(gpus=1)
 
 
@@ -80,3 +81,39 @@ def test_output_files_do_not_stay_behind_on_the_gpu_host(fleet: Fleet) -> None:
     [output, _] = outputs(fleet, node)
     assert not (fleet.data_dir / "gpus" / "gpu0" / "output" / output["job_id"]).exists()
     assert (fleet.data_dir / "outputs" / output["job_id"] / output["name"]).is_file()
+
+
+def glanced(seed: int) -> dict[str, Any]:
+    """Outputs of all kinds without a prefix: in the middle, in an expansion, previewed, and of one fixed name."""
+    return {
+        "1": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 2, "color": seed}},
+        "2": {"class_type": "T_Glance", "inputs": {"image": ["1", 0]}},
+        "3": {"class_type": "T_Expand", "inputs": {"image": ["2", 0]}},
+        "4": {"class_type": "PreviewImage", "inputs": {"images": ["3", 0]}},
+        "5": {"class_type": "T_SaveFixed", "inputs": {"image": ["1", 0], "name": "fixed.png"}},
+        "6": {"class_type": "PreviewImage", "inputs": {"images": ["3", 0]}},
+    }
+
+
+def shown(job: dict[str, Any]) -> dict[str, list[bytes]]:
+    found: dict[str, list[bytes]] = {}
+    for output in job["outputs"]:
+        answer = requests.get(output["url"], timeout=10)
+        assert answer.status_code == 200, output
+        found.setdefault(output["node_id"], []).append(answer.content)
+    return found
+
+
+def test_the_same_graph_again_and_again_gives_all_of_its_files(fleet: Fleet) -> None:
+    first, second = (fleet.submit(glanced(40)) for _ in range(2))
+    jobs = [fleet.wait(job_id, "succeeded") for job_id in (first, second, fleet.submit(glanced(40)))]
+    assert [{node: len(files) for node, files in shown(job).items()} for job in jobs] == [
+        {"2": 2, "3": 2, "4": 2, "5": 1, "6": 2}
+    ] * 3
+    assert jobs[2]["outputs_reused"] is True
+
+
+def test_a_file_of_a_fixed_name_is_of_the_job_that_made_it(fleet: Fleet) -> None:
+    ids = [fleet.submit(glanced(color)) for color in range(1, 7)]
+    pictures = [shown(fleet.wait(job_id, "succeeded"))["5"][0] for job_id in ids]
+    assert len(set(pictures)) == 6

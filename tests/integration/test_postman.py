@@ -80,6 +80,22 @@ def test_what_arrives_is_signed_and_says_what_it_is(sender: Postman, sqlite_ledg
     assert ("x-webhook-signature" in got.headers) == (contract == "generate")
 
 
+def test_a_clients_own_headers_go_with_every_try(sender: Postman, sqlite_ledger: Ledger) -> None:
+    own = {"Authorization": "Basic dTpw", "X-Gateway-Key": "k e y"}
+    # The last could not come in by a request: whatever stands in a row, ours count.
+    sealed = {"webhook_secret": SECRET, "webhook_headers": {**own, "webhook-id": "forged"}}
+    with receiving(lambda _received: (500, {}, [])) as receiver:
+        job_id = job_for(sqlite_ledger, receiver.url, secrets=sealed)
+        delivery = tried(sqlite_ledger, sender, job_id)
+        sqlite_ledger.outbox.replay(delivery.id)
+        tried(sqlite_ledger, sender, job_id)
+    for got in receiver.received:
+        assert {name: got.headers[name.lower()] for name in own} == own
+        assert standardwebhooks.Webhook(SECRET).verify(got.content, got.headers) == got.body
+        assert got.headers["webhook-id"] == delivery.id
+    assert len(receiver.received) == 2
+
+
 @pytest.mark.parametrize(
     ("answer", "error"),
     [

@@ -396,5 +396,5 @@ def test_what_came_in_for_one_job_goes_with_it_and_what_was_uploaded_stays(api: 
     forget(with_data[1])
     assert not blob.exists()
 
-    own = api.post("/api/v2/assets", files={"file": ("a.png", b"no picture")}).json()["id"]
+    own = api.post("/api/v2/assets", data={"file_path": "a.png"}, files={"file": b"no picture"}).json()["id"]
     assert api.ledger.uploads.get(own).job_id is None

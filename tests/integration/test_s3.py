@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import time
@@ -251,6 +252,43 @@ def test_what_is_no_s3_server_is_one_of_our_errors(server: S3Server, tmp_path: P
             with opened(target, limit_s=5.0) as bucket, pytest.raises((DeliveryFailed, DeliveryRefused)) as caught:
                 put(bucket, target, made(tmp_path, size_bytes))
             assert str(urlsplit(front.url).port) not in caught.value.message
+
+
+#: What no server should send, in headers that somebody reads on the way.
+ODD_HEADERS = [
+    b"Last-Modified: Fri, 31 Feb 2026 00:00:00 GMT",
+    b"Last-Modified: Wed, 21 Oct 99999999999999999999999 07:28:00 GMT",
+    b"Last-Modified: Wed, 21 Oct 2015 07:28:00 +99999999999999",
+    b"Last-Modified: 1e400",
+    b"Last-Modified: nan",
+    b"Date: Fri, 99 Feb 2026 99:00:00 GMT",
+    b"Expires: Wed, 21 Oct 99999999999999999999999 07:28:00 GMT",
+    b"Retry-After: " + b"9" * 400,
+    b"x-amz-missing-meta: " + b"9" * 5000,
+    b"x-amz-mp-parts-count: x",
+    b"x-amz-object-lock-retain-until-date: 99999-01-01T00:00:00Z",
+    b"Content-Length: " + b"9" * 30,
+    b"Content-Length: x",
+    b"Content-Encoding: gzip",
+    b"Transfer-Encoding: nonsense",
+]
+
+
+@pytest.mark.parametrize("header", ODD_HEADERS)
+@pytest.mark.parametrize("status", [b"200 OK", b"503 Slow Down", b"403 Forbidden"])
+def test_headers_that_no_server_should_send_are_ignored_or_one_of_our_errors(
+    server: S3Server, tmp_path: Path, status: bytes, header: bytes
+) -> None:
+    listed = b"<ListMultipartUploadsResult><Upload><Key>p/job/picture.png</Key><UploadId>1</UploadId>"
+    listed += b"<Initiated>2026-02-31T00:00:00Z</Initiated></Upload></ListMultipartUploadsResult>"
+    answer = b"HTTP/1.1 " + status + b"\r\nETag: x\r\nConnection: close\r\n" + header + b"\r\n\r\n" + listed
+    with fronted(server, [answer] * 50) as front:
+        target = Target(endpoint_url=front.url, bucket_name="bucket", region=None, prefix="p", connect_attempts=1)
+        with opened(target, limit_s=5.0) as bucket:
+            with contextlib.suppress(DeliveryFailed, DeliveryRefused):
+                put(bucket, target, made(tmp_path, 9))
+            bucket.clean("p/job/picture.png")
+        assert front.heads
 
 
 def test_nobody_there(tmp_path: Path) -> None:

@@ -148,7 +148,7 @@ class TestUp:
     def test_a_workflow_becomes_a_picture(self, stack: Running, tmp_path: Path) -> None:
         done = stack.fleet("submit", str(DEMO), "--output", str(tmp_path))
         assert done.returncode == 0, done.stdout + done.stderr
-        (picture,) = tmp_path.glob("*.png")
+        (picture,) = tmp_path.rglob("*.png")
         assert picture.read_bytes().startswith(b"\x89PNG")
         assert f"Saved {picture}" in done.stdout
         assert "succeeded" in stack.fleet("list").stdout
@@ -237,7 +237,7 @@ def test_demo_makes_a_picture_and_leaves_nothing(tmp_path: Path) -> None:
     temporary.mkdir()
     running = Running(tmp_path, *command, FLEET_SIMULATOR_ARGS="--simulate-speed 0", TMPDIR=str(temporary), **elsewhere)
     assert running.popen.wait(60) == 0, running.output()
-    (picture,) = (tmp_path / "pictures").glob("*.png")
+    (picture,) = (tmp_path / "pictures").rglob("*.png")
     assert f"Saved {picture}" in running.output()
     assert "SIMULATED" in running.output()
     assert running.family() == []

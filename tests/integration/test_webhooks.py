@@ -61,7 +61,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if self.path == "/hang":
             self.server.release.wait(60)
             return
-        self.send_response(ANSWERS[self.path])
+        self.send_response(ANSWERS[self.path.partition("?")[0]])
         self.send_header("Location", f"{self.server.url}/ok")
         self.send_header("Content-Length", "0")
         self.end_headers()
@@ -297,6 +297,30 @@ def test_nothing_that_arrived_was_posted_twice(receiver: Receiver) -> None:
     ids = [post.headers["webhook-id"] for post in receiver.posts if post.path == "/ok"]
     assert len(ids) > 5
     assert len(set(ids)) == len(ids)
+
+
+def test_the_query_of_a_url_is_sealed_until_it_is_sent(fleet: Fleet, receiver: Receiver, ledger: Ledger) -> None:
+    path = "/ok?key=k3y0fth3r3c31v3r&again=1"
+    job_id = generate(fleet, work(0.1), receiver.url + path)
+    fleet.wait(job_id, "succeeded")
+    row = ended(ledger, job_id, "delivered")
+
+    assert row.url == f"{receiver.url}/ok?"
+    assert [post.path for post in receiver.posts_of(job_id)] == [path]
+    files = [file for file in [*fleet.data_dir.rglob("*"), *fleet.root.glob("*.log")] if file.is_file()]
+    assert [file for file in files if b"k3y0fth3r3c31v3r" in file.read_bytes()] == []
+
+    # Also when all of the job is over, and also for rows of versions that kept the URL whole.
+    for url in (row.url, receiver.url + path):
+        with ledger.database.write() as transaction:
+            transaction.connection.execute(update(deliveries).where(deliveries.c.id == row.id).values(url=url))
+        receiver.posts.clear()
+        replayed = requests.post(f"{fleet.base_url}/webhooks/deliveries/{row.id}/replay", timeout=10)
+        assert replayed.status_code == 202, replayed.text
+        assert replayed.json()["url"] == f"{receiver.url}/ok"
+        until(lambda: receiver.posts_of(job_id), what="the replay")
+        assert [post.path for post in receiver.posts_of(job_id)] == [path]
+        ended(ledger, job_id, "delivered")
 
 
 def _take_messages(fleet: Fleet) -> None:

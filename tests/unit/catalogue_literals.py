@@ -18,12 +18,18 @@ _BATCH = {"default": 1, "min": 1, "max": 4096}
 
 
 def node(
-    required: dict[str, Any], output: list[Any], *, optional: dict[str, Any] | None = None, saves: bool = False
+    required: dict[str, Any],
+    output: list[Any],
+    *,
+    module: str = "nodes",
+    optional: dict[str, Any] | None = None,
+    saves: bool = False,
 ) -> dict[str, Any]:
     return {
         "input": {"required": required, "optional": optional or {}, "hidden": {"prompt": "PROMPT"}},
         "output": output,
         "output_node": saves,
+        "python_module": module,
     }
 
 
@@ -79,7 +85,10 @@ CATALOGUE: dict[str, dict[str, Any]] = {
     "Tagger": node(
         {"tags": ["COMBO", {"options": ["a", "b", "c"], "multiselect": True}]},
         ["STRING"],
-        optional={"voice": ["COMBO", {"remote": {"route": "/voices"}}], "style": ["COMBO", {"remote_combo": {}}]},
+        optional={
+            "voice": ["COMBO", {"remote": {"route": "/voices"}}],
+            "style": ["COMBO", {"remote_combo": {"route": "/styles"}}],
+        },
     ),
     "Values": node({}, ["INT", "FLOAT", "STRING", "BOOLEAN", "*", "INT,FLOAT", ["disabled", "center"], "COMBO"]),
     "PreviewAny": node({"source": ["*", {}]}, [], saves=True),
@@ -125,6 +134,24 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         },
         ["COMFY_MATCHTYPE_V3"],
     ),
+    # Of a pack: what it shows of types, ranges and lists is not all it knows.
+    "Pack": node(
+        {},
+        ["INT"],
+        optional={
+            "choice": [["a", "b"], {}],
+            "size": ["INT", {"min": 0, "max": 10}],
+            "number": ["FLOAT", {"min": 1}],
+            "sampler": ["COMBO", {}],
+            "file": [["cat.png"], {"image_upload": True}],
+        },
+        module="custom_nodes.pack",
+        saves=True,
+    ),
+    "Strict": node(
+        {"needed": ["INT", {}]}, [], optional={"other": ["INT", {}]}, module="custom_nodes.pack", saves=True
+    ),
+    "Grows": node({}, [], optional={}, module="custom_nodes.pack", saves=True),
     "LoadTrainingDataset": node({"folder_name": ["STRING", {}]}, ["LATENT"]),
     "CheckpointSave": node({"model": ["MODEL"]}, [], saves=True),
 }

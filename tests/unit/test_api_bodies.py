@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
+from api.blocks import S3Body, WebhookBody
 from api.bodies import (
     CustomWorkflowBody,
     GenerateBody,
     GenerateInput,
     PromptBody,
-    S3Body,
     SubmitBody,
     TemplateBody,
 )
@@ -81,6 +81,12 @@ def test_what_does_not_fit_is_named_with_what_is_allowed(
         {"webhook": {"url": "https://a/", "secret": [SECRET, 5]}},
         {"webhook": {"url": "https://a/", "secret": {SECRET: SECRET}}},
         {"webhook": {"url": "https://a/", "secret": []}},
+        {"webhook": {"url": "https://a/", "headers": {"Authorization": SECRET + "\r\nX: y"}}},
+        {"webhook": {"url": "https://a/", "headers": {"Host": SECRET}}},
+        {"webhook": {"url": "https://a/", "headers": SECRET}},
+        {"webhook": {"url": "https://a/", "token": SECRET}},
+        {"s3": {"awsSecretAccessKey": SECRET}},
+        {"s3": {"what": SECRET}},
         {"extra_data": {"api_key_comfy_org": [SECRET]}},
         {"extra_data": SECRET},
         {"s3": [SECRET]},
@@ -146,3 +152,134 @@ def test_a_prompt_keeps_names_that_are_not_its_own() -> None:
 )
 def test_a_block_of_blanks_means_no_bucket(block: dict[str, Any], is_blank: bool) -> None:
     assert read(S3Body, block).is_blank is is_blank
+
+
+BUCKET = {"access_key_id": "k", "secret_access_key": "s", "bucket_name": "pics"}
+HOOK = {"url": "https://a/"}
+
+
+@pytest.mark.parametrize(
+    ("model", "body", "words"),
+    [
+        (
+            SubmitBody,
+            {"s3": {"accessKeyId": "k"}},
+            "Unknown field 's3.accessKeyId': it is called s3.access_key_id here.",
+        ),
+        (SubmitBody, {"s3": {"aws_access_key_id": "k"}}, "'s3.aws_access_key_id': it is called s3.access_key_id here"),
+        (SubmitBody, {"s3": {"AWS_SECRET_ACCESS_KEY": "k"}}, "it is called s3.secret_access_key here"),
+        (SubmitBody, {"s3": {"bucket": "k"}}, "it is called s3.bucket_name here"),
+        (SubmitBody, {"s3": {"endpoint": "k"}}, "it is called s3.endpoint_url here"),
+        (SubmitBody, {"s3": {**BUCKET, "acl": "public"}}, "Unknown field 's3.acl'; there are: access_key_id, "),
+        (SubmitBody, {"webhook": {"uri": "https://a/"}}, "'webhook.uri': it is called webhook.url here"),
+        (SubmitBody, {"webhook": {**HOOK, "method": "PUT"}}, "Unknown field 'webhook.method'; there are: url, events"),
+        (SubmitBody, {"webhook": {**HOOK, "extraParams": {"a": 1}}}, "it is called webhook.extra_params here"),
+        (SubmitBody, {"convert_output": {"type": "webp"}}, "it is called convert_output.format here"),
+        (SubmitBody, {"convert_output": {"format": "png", "x": 1}}, "Unknown field 'convert_output.x'; there are: "),
+        (SubmitBody, {"aws_bucket_name": "b"}, "'aws_bucket_name': it is called s3.bucket_name here"),
+        (TemplateBody, {"parameters": {}, "convert": {}, "s3Config": {"a": 1}}, "it is called s3 here"),
+        (
+            GenerateBody,
+            {"input": {"workflow_json": GRAPH, "s3": {"bucketName": "b"}}},
+            "'input.s3.bucketName': it is called input.s3.bucket_name here",
+        ),
+        (
+            GenerateBody,
+            {"input": {"workflow_json": GRAPH, "aws_access_key_id": "k", "webhook_url": ""}},
+            "'input.aws_access_key_id': it is called input.s3.access_key_id here",
+        ),
+        (
+            GenerateBody,
+            {"input": {"workflow_json": GRAPH}, "webhook": HOOK},
+            "'webhook': it is called input.webhook here",
+        ),
+        (CustomWorkflowBody, {"workflow": GRAPH, "s3": {"bucket": "b"}}, "it is called s3.bucket_name here"),
+    ],
+)
+def test_what_a_block_does_not_know_is_refused_by_its_path(model: type[Body], body: Any, words: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        read(model, body)
+    assert words in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("model", "body"),
+    [
+        (SubmitBody, {"s3": {"aws_access_key_id": "", "acl": None}, "webhook": {**HOOK, "auth": {}}}),
+        (SubmitBody, {"anything": 1, "client_id": "x", "aws_bucket_name": ""}),
+        (GenerateBody, {"input": {"workflow_json": GRAPH, "handler": "RawWorkflow", "webhook_url": ""}, "x": 1}),
+        (GenerateBody, {"auth_data": {"s3": {"a": 1}}, "payload": {"input": {"workflow_json": GRAPH}}}),
+    ],
+)
+def test_what_is_blank_or_beside_the_blocks_is_ignored(model: type[Body], body: Any) -> None:
+    read_enveloped(model, body)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Authorization": "Basic dTpw"},
+        {"X-Api-Key": "k" * 4096, "X-Tenant": "a b\tc"},
+        {f"X-{number}": "v" for number in range(20)},
+    ],
+)
+def test_headers_of_a_webhook_are_kept(headers: dict[str, str]) -> None:
+    assert read(WebhookBody, {**HOOK, "headers": headers}).headers == headers
+
+
+@pytest.mark.parametrize("blank", [None, {}])
+def test_no_headers_are_none(blank: Any) -> None:
+    assert read(WebhookBody, {**HOOK, "headers": blank}).headers is None
+
+
+@pytest.mark.parametrize(
+    ("headers", "words"),
+    [
+        ("Authorization: x", "an object of at most 20 header names"),
+        (["a"], "an object of at most 20 header names"),
+        ({f"X-{number}": "v" for number in range(21)}, "an object of at most 20 header names"),
+        ({"": "v"}, "header names"),
+        ({"X Y": "v"}, "header names"),
+        ({"X:": "v"}, "header names"),
+        ({"X\r\nY": "v"}, "header names"),
+        ({"Xé": "v"}, "header names"),
+        ({"X-A": "v", "x-a": "w"}, "each of them once"),
+        *[
+            ({name: "v"}, f"{name.lower()} is set by this server")
+            for name in (
+                "Host",
+                "Connection",
+                "Keep-Alive",
+                "Proxy-Authorization",
+                "TE",
+                "Trailer",
+                "Transfer-Encoding",
+                "Upgrade",
+                "Content-Length",
+                "Content-Type",
+                "Content-Encoding",
+                "Webhook-Id",
+                "webhook-timestamp",
+                "webhook-signature",
+                "X-Webhook-Signature",
+                "X-Webhook-Event",
+                "X-Webhook-Sequence",
+                "User-Agent",
+            )
+        ],
+        ({"X-A": 5}, "that of X-A has to be text"),
+        ({"X-A": ""}, "that of X-A has to be text"),
+        ({"X-A": " v"}, "that of X-A has to be text"),
+        ({"X-A": "v\nX-B: w"}, "that of X-A has to be text"),
+        ({"X-A": "v\r"}, "that of X-A has to be text"),
+        ({"X-A": "v\0"}, "that of X-A has to be text"),
+        ({"X-A": "é"}, "that of X-A has to be text"),
+        ({"X-A": "v" * 4097}, "that of X-A has to be text"),
+        ({"X-A": "v" * 4096, "X-B": "v" * 4096}, "at most 8192 bytes together"),
+    ],
+)
+def test_headers_that_are_refused(headers: Any, words: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        read(WebhookBody, {**HOOK, "headers": headers})
+    assert caught.value.message.startswith("headers must be ")
+    assert words in caught.value.message

@@ -122,6 +122,21 @@ def test_cursors_come_back() -> None:
     assert fields.decode_cursor(cursor) == (1_700_000_000_000, job_id)
 
 
+@pytest.mark.parametrize(
+    ("text", "ms"),
+    [
+        ("1970-01-01T00:00:00Z", 0),
+        ("1970-01-01t00:00:00.5z", 500),
+        ("2026-01-31T12:00:00.1239+02:00", 1_769_853_600_123),
+        ("2026-01-31 12:00:00-00:30", 1_769_862_600_000),
+        # A plus sign that a client did not encode.
+        ("2026-01-31T12:00:00 02:00", 1_769_853_600_000),
+    ],
+)
+def test_times_of_filters(text: str, ms: int) -> None:
+    assert fields.moment("created_after", text) == ms
+
+
 def test_every_status_has_a_word_of_the_contract() -> None:
     assert set(SHOWN) == set(STATUSES)
     assert set(SHOWN.values()) == CONTRACT_STATUSES
@@ -157,7 +172,7 @@ def test_client_errors_are_4xx_and_transient_ones_can_be_repeated() -> None:
     for kind in _every_error(core.errors.RequestError):
         assert status_of(kind("x")) < 500
     for kind in _every_error(core.errors.TransientError):
-        assert status_of(kind("x")) in (429, 503)
+        assert status_of(kind("x")) in (429, 503, 507)
 
 
 def test_a_fresh_value_is_loaded_again_when_it_is_old() -> None:

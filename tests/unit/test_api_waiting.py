@@ -174,3 +174,39 @@ def test_progress_wakes_only_those_who_want_it(slow_hub: Hub) -> None:
         assert (live.take_progress(), live.take_progress()) == ({"value": 0.2}, None)
         assert live.take_preview() == {"node_id": "1"}
         assert not plain.wait(0.05)
+
+
+def test_who_stands_in_line_is_told_once_a_second_that_the_queue_has_moved(hub: Hub) -> None:
+    looks: list[float] = []
+    hub.before_moves(lambda: looks.append(time.monotonic()))
+    with hub.watch("a", live=True) as waiting, hub.watch("b", live=True) as running:
+        assert waiting.wait(5), "the backstop says once what it found"
+        assert running.wait(5)
+        waiting.is_in_line = True
+        for seq in range(50):
+            hub.notify(Notice(job_id=f"other-{seq}", kind="status", seq=2, status=RUNNING))
+        assert waiting.wait(5)
+        assert len(looks) == 1, "one look serves all"
+        assert not waiting.wait(0.6), "nothing has moved since, and the backstop's own look is no move"
+        hub.notify(Notice(job_id="other", kind="progress", data={}))
+        assert not waiting.wait(0.6)
+        assert not running.wait(0)
+    assert len(looks) == 1
+
+
+def test_a_move_is_told_when_the_ledger_is_back(hub: Hub) -> None:
+    is_away = threading.Event()
+    is_away.set()
+
+    def look() -> None:
+        if is_away.is_set():
+            raise LedgerUnavailable("away")
+
+    hub.before_moves(look)
+    with hub.watch("a", live=True) as waiting:
+        assert waiting.wait(5), "the backstop says once what it found"
+        waiting.is_in_line = True
+        hub.notify(Notice(job_id="other", kind="status", seq=2, status=RUNNING))
+        assert not waiting.wait(0.6)
+        is_away.clear()
+        assert waiting.wait(5)

@@ -95,9 +95,10 @@ def test_a_3d_preview_is_a_path(path: str, subfolder: str, filename: str, folder
     assert (item.kind, item.subfolder, item.filename, item.type) == ("file", subfolder, filename, folder)
 
 
-@pytest.mark.parametrize("value", ["/etc/passwd.txt", "../secret.png", "a/../../b.png", "just words", "", 3, None])
-def test_a_result_that_is_no_path_below_a_folder_is_left_out(value: object) -> None:
-    assert _outputs({"3": {"result": [value]}}) == []
+@pytest.mark.parametrize("value", ["/etc/passwd.txt", "../secret.png", "a/../../b.png", "just words", 3])
+def test_a_result_that_is_no_path_below_a_folder_is_a_text(value: object) -> None:
+    (item,) = _outputs({"3": {"result": [value]}})
+    assert (item.kind, item.filename, item.text) == ("text", None, str(value))
 
 
 def test_nodes_of_an_expansion_report_for_the_node_of_the_graph() -> None:
@@ -107,9 +108,62 @@ def test_nodes_of_an_expansion_report_for_the_node_of_the_graph() -> None:
     assert [item.node_id for item in _outputs({"2.0.0.3": {"images": [_item("t.png")]}})] == ["2"]
 
 
-@pytest.mark.parametrize("value", [None, True, 3, "x.png", {"filename": "x.png"}, [None], [{"filename": 3}], [[]]])
-def test_odd_values_are_left_out(value: object) -> None:
-    assert _outputs({"3": {"images": value}}) == []
+@pytest.mark.parametrize("value", [None, [None], [[]], {}, "", [], [{"unfinished_batch": [True]}]])
+def test_what_is_empty_is_left_out(value: object) -> None:
+    assert _outputs({"3": {"images": value, "result": value}}) == []
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "texts"),
+    [
+        ("text", [3, 2.5, True], ["3", "2.5", "true"]),
+        ("text", 7, ["7"]),
+        ("text", [{"a": [1]}, "b"], ['{"a": [1]}', "b"]),
+        ("text", [float("nan")], ["NaN"]),
+        ("text", ["\ud800", ""], ["\ud800", ""]),
+        ("count", [7], ["7"]),
+        ("images", "x.png", ["x.png"]),
+        ("images", [{"filename": 3}], ['{"filename": 3}']),
+        ("tags", ["a", "b"], ['["a", "b"]']),
+        ("pair", [[1, 2], "x", None], ['[[1, 2], "x"]']),
+        ("scores", [float("inf"), 1.0], ['["Infinity", 1.0]']),
+        ("mesh", {"vertices": [[0, float("-inf")]]}, ['{"vertices": [[0, "-Infinity"]]}']),
+    ],
+)
+def test_values_become_texts_or_json(key: str, value: object, texts: list[str]) -> None:
+    items = _outputs({"3": {key: value}})
+    assert [(item.kind, item.key, item.filename) for item in items] == [("text", key, None)] * len(texts)
+    assert [item.text for item in items] == texts
+    is_json = [text.startswith(("[", "{")) for text in texts]
+    assert [item.content_type == "application/json" for item in items] == is_json
+
+
+def test_values_beside_files_are_kept() -> None:
+    items = _outputs({"3": {"images": [_item("a.png"), "a caption", {"score": 1}], "animated": [False]}})
+    assert [item.filename or item.text for item in items] == ["a.png", '["a caption", {"score": 1}]']
+
+
+def test_a_file_that_is_not_in_a_list_is_a_file() -> None:
+    (item,) = _outputs({"3": {"images": _item("x.png")}})
+    assert item.filename == "x.png"
+
+
+def test_a_node_that_names_a_file_twice_has_one() -> None:
+    items = _outputs({"3": {"images": [_item("a.png"), _item("a.png")], "gifs": [_item("a.png")]}})
+    assert [item.filename for item in items] == ["a.png"]
+
+
+@pytest.mark.parametrize(
+    ("filename", "found"),
+    [
+        ("deep/a.png", ("job/deep", "a.png", "output")),
+        ("a.png [temp]", ("job", "a.png", "temp")),
+        ("/etc/hostname", ("job", "/etc/hostname", "output")),
+    ],
+)
+def test_a_folder_in_a_files_name(filename: str, found: tuple[str, str, str]) -> None:
+    (item,) = _outputs({"3": {"images": [_item(filename)]}})
+    assert (item.subfolder, item.filename, item.type) == found
 
 
 def test_content_types_do_not_depend_on_the_machine() -> None:

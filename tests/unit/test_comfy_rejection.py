@@ -54,7 +54,7 @@ def test_the_first_node_error_is_in_the_message() -> None:
 def test_an_unknown_class_is_named() -> None:
     message = "Cannot execute because node Nope does not exist."
     rejected = rejected_graph(_refusal(_error("invalid_prompt", message, "Node ID '#1'"), {}))
-    assert rejected.message == f"{message}: Node ID '#1'"
+    assert rejected.message == "Cannot execute because node Nope does not exist: Node ID '#1'"
 
 
 def test_the_silent_refusal_of_a_cycle_is_explained() -> None:

@@ -18,6 +18,8 @@ from core.errors import (
     NoHealthyInstance,
     QueueFull,
     RequestError,
+    StorageFull,
+    StorageUnavailable,
 )
 from core.ledger import Ledger
 from core.ledger.returns import POISON, QUEUE_TIMEOUT
@@ -35,6 +37,8 @@ ANSWERED = (
     QueueFull,
     NoHealthyInstance,
     LedgerUnavailable,
+    StorageUnavailable,
+    StorageFull,
     BrokerUnavailable,
     InstanceUnreachable,
 )

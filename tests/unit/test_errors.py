@@ -15,7 +15,7 @@ from core.errors import FleetError, InvalidWorkflow, PromptFailed, PromptRejecte
 
 #: Codes that more than one class carries, because to a client it is one thing.
 SHARED_CODES = {
-    "invalid_request": {"RequestError", "InvalidBody", "InvalidRequest"},
+    "invalid_request": {"RequestError", "InvalidBody", "InvalidRequest", "UnstorableValue"},
     "invalid_workflow": {"InvalidWorkflow", "PromptRejected"},
 }
 #: An argument for every parameter of every constructor in the tree.
@@ -27,6 +27,7 @@ ARGUMENTS: dict[str, Any] = {
     "exception_type": "RuntimeError",
     "traceback": "line 1\nline 2",
     "size_bytes": 17,
+    "job_id": "1f2e",
     "still_runs": True,
 }
 

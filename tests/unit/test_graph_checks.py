@@ -153,11 +153,10 @@ def test_one_bad_output_refuses_the_whole_graph() -> None:
         ["999", 0],
         ["1", 1],
         ["1", 99],
-        ["1", -1],
+        ["1", -2],
         ["1", "0"],
         ["1", 1.5],
         ["1", 0.0],
-        ["1", False],
         ["1", None],
         [1, 0],
         [None, 0],
@@ -183,11 +182,84 @@ def test_a_link_of_an_undeclared_input_must_lead_somewhere() -> None:
     check_graph(graph, CATALOGUE)
 
 
-def test_a_node_behind_an_undeclared_link_is_checked_because_it_would_run() -> None:
-    graph = image_graph() | {"3": {"class_type": "EmptyImage", "inputs": {"width": 0}}}
+@pytest.mark.parametrize("slot", [0, -1, False])
+def test_a_slot_is_what_python_takes_as_an_index(slot: Any) -> None:
+    graph = image_graph()
+    graph["2"]["inputs"]["images"] = ["1", slot]
     check_graph(graph, CATALOGUE)
+
+
+def test_a_node_behind_an_undeclared_link_is_not_validated_though_it_runs() -> None:
+    graph = image_graph() | {"3": {"class_type": "EmptyImage", "inputs": {"width": 0}}}
     graph["2"]["inputs"]["extra"] = ["3", 0]
-    assert "3" in refused(graph)
+    assert check_graph(graph, CATALOGUE) == {"1", "2", "3"}
+    # Its links must lead somewhere all the same.
+    graph["3"]["inputs"]["height"] = ["999", 0]
+    assert first(graph, "3")["type"] == "bad_linked_input"
+
+
+PACK = "custom_nodes.pack"
+
+
+@pytest.mark.parametrize(
+    "graph",
+    [
+        with_input("Pack", "choice", "made later"),
+        with_input("Pack", "size", 500),
+        with_input("Pack", "number", ["values", 2]),
+        with_input("Pack", "sampler", None),
+        with_input("Needs", "int", ["pack", 0]) | {"pack": {"class_type": "Pack", "inputs": {}}},
+        with_input("Needs", "int", ["pack", 7]) | {"pack": {"class_type": "Pack", "inputs": {}}},
+        with_input("Grows", "part", 5),
+    ],
+)
+def test_what_a_class_of_a_pack_may_judge_itself_is_left_to_the_server(graph: Nodes) -> None:
+    check_graph(graph, CATALOGUE)
+
+
+@pytest.mark.parametrize(
+    ("graph", "error"),
+    [
+        (with_input("Pack", "size", "abc"), "invalid_input_type"),
+        (with_input("Pack", "size", [1, 2, 3]), "bad_linked_input"),
+        (with_input("Pack", "number", ["gone", 0]), "bad_linked_input"),
+        (with_input("Pack", "number", ["values", 99]), "bad_linked_input"),
+        (with_input("Strict", "other", 1), "required_input_missing"),
+        (with_input("Pack", "file", "../../etc/passwd"), "custom_validation_failed"),
+        (with_input("Pack", "choice", "/etc/passwd"), "custom_validation_failed"),
+        (with_input("Pack", "choice", "x.png [output]"), "custom_validation_failed"),
+    ],
+)
+def test_what_no_class_can_change_is_refused_of_a_pack_too(graph: Nodes, error: str) -> None:
+    assert first(graph, "n")["type"] == error
+
+
+def test_every_reason_is_told_at_once() -> None:
+    graph = image_graph() | {
+        "3": {"class_type": "FooLoader", "inputs": {}},
+        "4": {"class_type": "BarSampler", "inputs": {"x": ["3", 0]}},
+        "5": {"class_type": "ImageInvert", "inputs": {}},
+        "6": {"class_type": "SaveImage", "inputs": {"images": ["5", 0], "filename_prefix": "x"}},
+    }
+    graph["1"]["inputs"]["width"] = 0
+    with pytest.raises(InvalidWorkflow) as caught:
+        check_graph(graph, CATALOGUE)
+    assert set(caught.value.node_errors) == {"1", "3", "4", "5"}
+    assert caught.value.message == (
+        "Node 3 (FooLoader): Cannot execute because node FooLoader does not exist: Node ID '#3'; "
+        "Node 4 (BarSampler): Cannot execute because node BarSampler does not exist: Node ID '#4'; "
+        "Node 1 (EmptyImage): Value 0 smaller than min of 1: width; "
+        "Node 5 (ImageInvert): Required input is missing: image"
+    )
+
+
+def test_a_graph_without_an_output_tells_what_else_is_wrong() -> None:
+    graph: Nodes = {"1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "nope.safetensors"}}}
+    with pytest.raises(InvalidWorkflow, match=r"no output node .*Node 1 \(CheckpointLoaderSimple\): Value not in list"):
+        check_graph(graph, CATALOGUE)
+    unknown: Nodes = {"1": {"class_type": "MaybeAnOutput", "inputs": {}}}
+    with pytest.raises(InvalidWorkflow, match=r"^Node 1 \(MaybeAnOutput\)"):
+        check_graph(unknown, CATALOGUE)
 
 
 # slots of Values: 0 INT, 1 FLOAT, 2 STRING, 3 BOOLEAN, 4 *, 5 INT,FLOAT, 6 a list of options, 7 COMBO

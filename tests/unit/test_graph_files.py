@@ -33,7 +33,6 @@ UNSAFE = [
     "x.png[input]",
     "x.png [output] [input]",
     "x" * 256,
-    "",
     " ",
 ]
 
@@ -63,7 +62,8 @@ def test_no_telling_what_exists_from_the_answer() -> None:
     [
         ("LoadImage", "image", 5, "image - Invalid image file: 5"),
         ("LoadImage", "image", {"__value__": ["cat.png"]}, "image - Invalid image file: ['cat.png']"),
-        ("LoadAudio", "audio", "cat.png", "audio - Invalid audio file: cat.png"),
+        ("LoadAudio", "audio", "b.mp3", "audio - Invalid audio file: b.mp3"),
+        ("LoadImage", "image", "", "image - Invalid image file: "),
         ("LoadVideo", "file", "../v.mp4", "file - Invalid video file: ../v.mp4"),
         ("LoadModel3D", "model", "/m.glb", "model - Invalid file: /m.glb"),
         ("LoadImageOutput", "image", "x.png [output]", "image - Invalid image file: x.png [output]"),
@@ -78,10 +78,42 @@ def test_listed_files_are_accepted(value: Any) -> None:
     check_graph(with_input("LoadImage", "image", value), CATALOGUE)
 
 
-def test_staged_files_are_accepted() -> None:
-    graph = with_input("LoadImage", "image", "assets/ab12.png")
-    refused(graph)
-    check_graph(graph, CATALOGUE, staged_files={"assets/ab12.png"})
+@pytest.mark.parametrize(
+    "name",
+    [
+        "sub/dir/a.png",
+        "sub/dir/a.png [input]",
+        "clipspace/clipspace-mask-123.png [input]",
+        "pasted/image.png",
+        "drawing.jfif",
+        "画像 ä (1).avif",
+    ],
+)
+def test_files_that_loaders_do_not_list_are_left_to_the_server(name: str) -> None:
+    check_graph(with_input("LoadImage", "image", name), CATALOGUE)
+
+
+JOB = "0f8fad5b-d9cb-469f-a165-70867728950e"
+
+
+@pytest.mark.parametrize(
+    ("class_type", "name"), [("LoadImage", "image"), ("LoadLatent", "latent"), ("Pack", "file"), ("Pack", "choice")]
+)
+def test_files_in_a_jobs_folder_are_that_jobs(class_type: str, name: str) -> None:
+    graph = with_input(class_type, name, f"{JOB}/0-cat.png")
+    assert first(graph, "n")["type"] == "custom_validation_failed"
+    check_graph(graph, CATALOGUE, staged_files={f"{JOB}/0-cat.png"})
+
+
+@pytest.mark.parametrize("value", ["", None])
+def test_no_file_may_be_one_of_the_options(value: Any) -> None:
+    listed = CATALOGUE | {"Pack": node({"file": [[value, "cat.png"], {"image_upload": True}]}, [], saves=True)}
+    check_graph(with_input("Pack", "file", value), listed)
+
+
+def test_latents_in_folders_are_left_to_the_server() -> None:
+    check_graph(with_input("LoadLatent", "latent", "sub/l.latent"), CATALOGUE)
+    assert first(with_input("LoadLatent", "latent", "../l.latent"), "n")["type"] == "custom_validation_failed"
 
 
 def test_a_file_name_cannot_be_linked() -> None:

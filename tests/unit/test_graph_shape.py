@@ -20,6 +20,7 @@ from workflows.samples import sample, sample_names
         (None, "must be an object"),
         ([], "must be an object"),
         ("{}", "must be an object"),
+        (json.dumps(image_graph()), "must be an object.* it is text: send it as an object"),
         (5, "must be an object"),
         ({}, "no nodes"),
         ({"1": []}, "Node 1"),
@@ -34,7 +35,9 @@ from workflows.samples import sample, sample_names
         ({"1": {"class_type": "A", "inputs": None}}, "`inputs`"),
         ({str(n): {"class_type": "A", "inputs": {}} for n in range(MAX_NODES + 1)}, "2001 nodes"),
         ({"nodes": []}, "Node nodes"),
-        ({"prompt": image_graph()}, "class_type"),
+        ({"prompt": image_graph()}, "class_type.*; a graph stands in its prompt: send that alone"),
+        ({"workflow": {"nodes": [], "links": []}}, "in its workflow: .*Export"),
+        ({"extra_pnginfo": {"workflow": {"nodes": [], "links": []}}, "a": {}}, "class_type"),
     ],
 )
 def test_parse_graph_refuses(value: Any, says: str) -> None:

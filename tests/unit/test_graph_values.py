@@ -78,8 +78,10 @@ def test_a_combo_with_several_choices(value: Any, accepted: bool) -> None:
         assert refused(graph)["n"]
 
 
-def test_a_combo_whose_options_live_elsewhere_takes_any_value() -> None:
-    check_graph(with_input("Tagger", "voice", "whatever", tags="a", style="as you like"), CATALOGUE)
+def test_a_combo_that_the_editor_fills_takes_any_value() -> None:
+    check_graph(with_input("Tagger", "style", "as you like", tags="a"), CATALOGUE)
+    # The route of the older form is the editor's alone: ComfyUI compares with the options there are, none.
+    assert first(with_input("Tagger", "voice", "whatever", tags="a"), "n")["type"] == "value_not_in_list"
 
 
 def test_a_number_of_either_type_is_compared_unconverted() -> None:
@@ -124,6 +126,12 @@ def resize(**inputs: Any) -> Nodes:
         (resize(**{"mode": "file", "mode.like": "cat.png"}), None),
         (resize(**{"mode": "file", "mode.like": "../../etc/passwd"}), "custom_validation_failed"),
         (resize(**{"mode": "other", "mode.like": "unknown"}), None),
+        (with_input("Resize", "input", ["image", 0], mode="size"), "required_input_missing"),
+        (with_input("Resize", "input", ["image", 0], mode="file"), None),
+        (with_input("BatchImages", "images.image50", ["values", 2]), None),
+        (with_input("BatchImages", "images.image049", ["values", 2]), None),
+        (with_input("BatchImages", "images.other", ["values", 2]), None),
+        (with_input("BatchImages", "images.image49", ["values", 2]), "return_type_mismatch"),
         (resize(**{"rows.0.text": "a", "rows.0.n": 5}), None),
         (resize(**{"rows.0.n": "x"}), "invalid_input_type"),
         (resize(**{"rows": "x", "rows.": 1, "rows.0": 1, "rows.0.n.m": 1}), None),

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from api.bodies import WebhookBody
+from api.blocks import WebhookBody
 from api.webhooks import parse_webhook
 from core.errors import ConfigurationError, InvalidRequest
 from core.outbound import UNRESTRICTED, Policy, check_url
@@ -114,9 +114,9 @@ def test_its_ledger_and_broker_may_be_servers_of_this_machine(tmp_path: Path) ->
         # A proxy stands before it.
         {"public_url": "https://api.example.com"},
         # Workers of other machines, for whom this address is their own.
-        {"database_url": "postgresql://db.internal/fleet"},
-        {"broker_url": "redis://broker.internal:6379/0"},
-        {"broker_url": "sentinel://a.internal:1;sentinel://b.internal:2"},
+        {"database_url": "postgresql://192.0.2.1/fleet"},
+        {"broker_url": "redis://192.0.2.1:6379/0"},
+        {"broker_url": "redis://a.internal:1;redis://b.internal:2"},
     ],
 )
 def test_any_other_fleet_allows_nothing_by_itself(tmp_path: Path, changes: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from workflows.graph import Graph
-from workflows.rewrite import clean_prefix, for_job
+from workflows.rewrite import RUN_INPUT, clean_prefix, folders_of, for_job, names_own_files
 
 JOB = "3f2c0a52-2a0b-4d0e-9d5c-0f6a1f0f8a11"
 
@@ -90,3 +90,71 @@ def test_rewriting_twice_changes_nothing_more() -> None:
 def test_a_job_id_that_is_no_folder_name_is_a_bug(job_id: str) -> None:
     with pytest.raises(ValueError, match="folder name"):
         for_job(graph(), job_id=job_id)
+
+
+def shown() -> Graph:
+    return {
+        "1": {"class_type": "EmptyImage", "inputs": {"width": 64}},
+        "2": {"class_type": "PreviewImage", "inputs": {"images": ["3", 0]}},
+        "3": {"class_type": "Glance", "inputs": {"image": ["1", 0]}},
+        "4": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "x"}},
+    }
+
+
+def told(graph: Graph) -> dict[str, Any]:
+    return {node_id: node["inputs"][RUN_INPUT] for node_id, node in graph.items() if RUN_INPUT in node["inputs"]}
+
+
+def test_only_last_nodes_without_a_prefix_are_told_the_run() -> None:
+    assert told(for_job(shown(), job_id=JOB, run_id="r1")) == {"2": "r1"}
+    assert told(for_job(shown(), job_id=JOB)) == {}
+
+
+def test_a_node_in_the_middle_is_told_the_run_when_it_has_to_run_anew() -> None:
+    assert told(for_job(shown(), job_id=JOB, run_id="r1", run_anew={"3"})) == {"2": "r1", "3": "r1"}
+
+
+def test_a_graph_taken_from_an_earlier_picture_is_told_its_own_run() -> None:
+    earlier = for_job(shown(), job_id=JOB, run_id="r1")
+    assert told(for_job(earlier, job_id=JOB, run_id="r2")) == {"2": "r2"}
+
+
+def test_a_last_node_without_a_prefix_may_write_over_what_another_job_left() -> None:
+    assert not names_own_files(shown())
+    saver = {"class_type": "Image Saver", "inputs": {"images": ["1", 0], "filename": "fixed"}}
+    assert names_own_files({**shown(), "5": saver})
+
+
+@pytest.mark.parametrize(
+    ("folder", "kept"),
+    [
+        ("ds", "/ds"),
+        ("a/b", "/a/b"),
+        ("../../x", "/x"),
+        ("/etc/cron.d", "/etc/cron.d"),
+        ("C:\\x\\..\\y", "/C/x/y"),
+        ("~/x", "/x"),
+        ("", ""),
+        ("..", ""),
+        (".", ""),
+        (f"{JOB}/ds", "/ds"),
+        (["1", 0], ""),
+        ({"__value__": "w/v"}, "/w/v"),
+    ],
+)
+def test_a_folder_beside_a_prefix_goes_below_the_job_and_the_prefix_stays_a_name(folder: Any, kept: str) -> None:
+    inputs = {"images": ["1", 0], "folder_name": folder, "filename_prefix": "../a/image"}
+    graph = {"1": {"class_type": "X", "inputs": {}}, "2": {"class_type": "SaveImageDataSetToFolder", "inputs": inputs}}
+    rewritten = for_job(graph, job_id=JOB, run_id="r")
+    assert rewritten["2"]["inputs"] == {
+        "images": ["1", 0],
+        "folder_name": f"{JOB}{kept}",
+        "filename_prefix": "image",
+    }
+    assert folders_of(rewritten, job_id=JOB) == {"2": f"{JOB}{kept}"}
+
+
+def test_a_folder_without_a_prefix_is_somebody_elses() -> None:
+    loader = {"1": {"class_type": "LoadImageDataSetFromFolder", "inputs": {"folder": "cats"}}}
+    assert for_job(loader, job_id=JOB) == loader
+    assert folders_of(loader, job_id=JOB) == {}

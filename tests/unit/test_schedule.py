@@ -57,6 +57,15 @@ def test_a_receiver_may_ask_for_a_longer_pause_and_never_for_a_shorter_one() -> 
         ("٣", None),
         ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0),
         ("Wed, 99 Oct 2015 07:28:00 GMT", None),
+        ("Fri, 31 Feb 2026 00:00:00 GMT", None),
+        ("Wed, 21 Oct 2015 25:61:61 GMT", None),
+        ("Wed, 21 Oct 2015 07:28:00 +9999", None),
+        ("Wed, 21 Oct 2015 07:28:00 +99999999999999", None),
+        ("Wed, 21 Oct 99999999999999999999999 07:28:00 GMT", None),
+        ("Wed, 21 Oct 2015 99999999999999999999:28:00 GMT", None),
+        ("1 Jan 1 1:1:1 " + "9" * 400, None),
+        ("1e400", None),
+        ("nan", None),
     ],
 )
 def test_retry_after(value: str | None, expected: float | None) -> None:

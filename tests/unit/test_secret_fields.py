@@ -37,12 +37,12 @@ SETTINGS: dict[str, Any] = {
         Order(contract="v2", workflow={}, secrets={"s3": S3}),
         NewJob(id="1", contract="v2", graph="{}", nodes_total=1, secrets={"s3": S3}),
         Credentials(access_key_id=SECRET, secret_access_key=SECRET, session_token=SECRET),
-        Webhook(target={}, secret=[SECRET]),
+        Webhook(target={}, secrets={"webhook_secret": [SECRET]}),
         read(
             SubmitBody,
             {
                 "s3": {**S3, "put_urls": [SECRET]},
-                "webhook": {"url": "https://host/", "secret": SECRET},
+                "webhook": {"url": "https://host/", "secret": SECRET, "headers": {"Authorization": SECRET}},
                 "extra_data": {"api_key_comfy_org": SECRET},
             },
         ),

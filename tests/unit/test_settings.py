@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
+from core.broker_kind import BrokerKind
 from core.errors import ConfigurationError
 from core.settings import LONGEST_SOCKET_PATH, Settings, load_settings
+from core.socket_folder import make_socket_folder
 from tests.services import make_settings
 
 
@@ -198,11 +201,36 @@ def test_the_embedded_broker_listens_in_the_data_directory(tmp_path: Path) -> No
 
 def test_a_socket_path_too_long_for_the_kernel_moves_elsewhere(tmp_path: Path) -> None:
     deep, deeper = (make_settings(tmp_path / ("d" * count), broker_url="") for count in (100, 101))
+    for settings in (deep, deeper):
+        settings.make_data_dir()
+    folders = [make_socket_folder(settings.data_dir) for settings in (deep, deeper)]
 
+    assert [settings.embedded_broker_socket.parent for settings in (deep, deeper)] == folders
     assert len(str(deep.embedded_broker_socket)) <= LONGEST_SOCKET_PATH
-    assert deep.embedded_broker_socket == make_settings(tmp_path / ("d" * 100), broker_url="").embedded_broker_socket
-    assert deep.embedded_broker_socket != deeper.embedded_broker_socket
-    assert str(os.getuid()) in deep.embedded_broker_socket.name
+    assert make_socket_folder(deep.data_dir) == folders[0] != folders[1]
+    assert folders[0].stat().st_mode & 0o777 == 0o700
+    for folder in folders:
+        folder.rmdir()
+
+
+def test_a_socket_is_never_looked_for_in_a_directory_that_others_have(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path / ("d" * 100), broker_url="")
+    settings.make_data_dir()
+    assert not settings.embedded_broker_socket.parent.is_relative_to(tempfile.gettempdir()) or (
+        settings.embedded_broker_socket.parent == settings.data_dir
+    ), "before the broker has made one, there is none"
+    first = make_socket_folder(settings.data_dir)
+    first.chmod(0o777)
+
+    # As if the directory had been swept, and somebody had made one of that name.
+    assert settings.embedded_broker_socket.parent == settings.data_dir
+    second = make_socket_folder(settings.data_dir)
+    assert second != first
+    assert settings.embedded_broker_socket.parent == second
+    first.rmdir()
+    second.rmdir()
+    assert make_socket_folder(settings.data_dir) == second, "swept: processes that run know it by this name"
+    second.rmdir()
 
 
 def test_the_socket_url_survives_awkward_characters(tmp_path: Path) -> None:
@@ -241,3 +269,24 @@ def test_the_data_directory_is_for_its_user_alone(tmp_path: Path) -> None:
     settings.make_data_dir()
 
     assert settings.data_dir.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize(
+    ("url", "kind"),
+    [
+        ("redis://h:6379/0", BrokerKind.REDIS),
+        ("rediss://h/1", BrokerKind.REDIS),
+        ("", BrokerKind.REDIS),
+        ("amqp://guest@h//", BrokerKind.RABBITMQ),
+        ("amqps://guest@h//", BrokerKind.RABBITMQ),
+    ],
+)
+def test_every_broker_that_is_accepted_has_a_kind(tmp_path: Path, url: str, kind: BrokerKind) -> None:
+    assert BrokerKind.of(make_settings(tmp_path, broker_url=url).transport_url) is kind
+
+
+def test_redis_sentinel_is_refused_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLEET_BROKER_URL", "sentinel://a:26379;sentinel://b:26379")
+
+    with pytest.raises(ConfigurationError, match=r"FLEET_BROKER_URL: cannot be Redis Sentinel; name the Redis itself"):
+        load_settings()

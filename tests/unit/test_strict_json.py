@@ -25,6 +25,10 @@ from core.errors import InvalidBody
         (b'{"x": NaN}', "NaN"),
         (b'{"x": Infinity}', "Infinity"),
         (b'{"x": -Infinity}', "-Infinity"),
+        (b'{"1": {"class_type": "A", "inputs": {"x": NaN}}}', "NaN"),
+        (b'{"1": {"class_type": "A", "inputs": {"x": [1, -Infinity]}}}', "-Infinity"),
+        (b'{"1": {"class_type": "A", "inputs": {}, "_meta": NaN}}', "NaN"),
+        (b'{"1": {"class_type": "A", "is_changed": [NaN]}}', "NaN"),
         (b'{"prompt": "\\ud800"}', "surrogate"),
         (b'{"\\uDFFF": 1}', "surrogate"),
         (b'{"a": 1, "a": "\\ud800"}', "'a'"),
@@ -66,6 +70,12 @@ def test_refuses_and_names_the_problem(body: bytes, says: str) -> None:
         (b'{"__proto__": {"a": 1}, "constructor": 2}', {"__proto__": {"a": 1}, "constructor": 2}),
         (b'{"a": {"k": 1}, "b": {"k": 1}}', {"a": {"k": 1}, "b": {"k": 1}}),
         (b'{"x": "\\\\ud800"}', {"x": "\\ud800"}),
+        (b'{"x": "NaN Infinity"}', {"x": "NaN Infinity"}),
+        # As ComfyUI writes graphs into its pictures.
+        (
+            b'{"1": {"class_type": "A", "inputs": {}, "is_changed": [NaN], "other": {"a": [-Infinity]}, "mode": 0}}',
+            {"1": {"class_type": "A", "inputs": {}, "mode": 0}},
+        ),
     ],
 )
 def test_accepts_exactly(body: bytes, value: Any) -> None:

@@ -16,7 +16,7 @@ from core.storage import remove_job
 from tasks.app import make_app
 from tasks.durations import KEPT, Durations, gpu_seconds
 from tasks.gpus import plan_instances
-from tasks.recorder import job_error
+from tasks.job_errors import job_error
 from tasks.storage import store
 from tests.fleet import work
 from tests.services import make_settings
@@ -193,7 +193,7 @@ class TestDurations:
 
 class TestStorage:
     def pending(self, source: dict[str, str], name: str = "a.png", asset_id: str = "1") -> PendingFile:
-        return PendingFile(asset_id=asset_id, job_id="job", name=name, source=source)
+        return PendingFile(asset_id=asset_id, job_id="job", name=name, source=source, node_id="9")
 
     def saved(self, folder: Path, name: str, content: bytes = b"picture") -> dict[str, str]:
         folder.mkdir(parents=True, exist_ok=True)
@@ -228,6 +228,32 @@ class TestStorage:
         with pytest.raises(OutputUnavailable):
             store(tmp_path / "outputs", [self.pending(source)])
         assert (tmp_path / "secret.txt").read_text() == "secret"
+
+    @pytest.mark.parametrize("path", ["missing.png", "../x.png", "a\0b.png", "x" * 5000, "folder", "/etc/hostname"])
+    def test_a_file_that_cannot_be_had_is_told_and_the_others_come(self, tmp_path: Path, path: str) -> None:
+        good = self.saved(tmp_path / "gpu", "a.png")
+        (tmp_path / "gpu" / "folder").mkdir()
+        bad = {"root": str(tmp_path / "gpu"), "path": str(tmp_path / "gpu" / path)}
+        missing: dict[str, str] = {}
+        files = [self.pending(bad, name="b.png", asset_id="1"), self.pending(good, asset_id="2")]
+        stored = store(tmp_path / "outputs", files, missing)
+        assert [file.asset_id for file in stored] == ["2"]
+        assert list(missing) == ["1"]
+        assert "Node 9" in missing["1"]
+        assert "b.png" in missing["1"]
+        assert str(tmp_path) not in missing["1"]
+
+    def test_two_nodes_that_report_one_file_both_have_it(self, tmp_path: Path) -> None:
+        source = self.saved(tmp_path / "gpu", "a.png")
+        files = [self.pending(source, asset_id=asset_id) for asset_id in ("1", "2")]
+        stored = store(tmp_path / "outputs", files)
+        assert [file.storage_key for file in stored] == ["job/a.png", "job/a (2).png"]
+        assert store(tmp_path / "outputs", files) == stored
+
+    def test_an_input_file_that_a_node_shows_stays_where_it_is(self, tmp_path: Path) -> None:
+        source = self.saved(tmp_path / "gpu" / "input", "a.png")
+        [stored] = store(tmp_path / "outputs", [self.pending(source)])
+        assert (tmp_path / "outputs" / stored.storage_key).read_bytes() == Path(source["path"]).read_bytes()
 
     @pytest.mark.parametrize("name", ["../../x.png", "/etc/x.png", ".hidden", "a/b.png"])
     def test_a_name_never_leaves_the_jobs_folder(self, tmp_path: Path, name: str) -> None:

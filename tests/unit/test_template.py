@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from core.errors import ConfigurationError, InvalidRequest
+from workflows.fill import with_random_integers
 from workflows.template import Template, parse_template
 
 SIDECAR: dict[str, Any] = {
@@ -132,6 +133,26 @@ def test_each_random_int_is_drawn_on_its_own() -> None:
 
     top = 2**32 - 1
     assert inputs["inputs"] == {"a": top, "b": f"x{top + 1}-{top + 2}", "c": [top + 3], "d": "__RANDOM_INT__"}
+
+
+def test_random_integers_of_a_graph_that_is_no_template() -> None:
+    drawn = iter(range(9))
+    graph: dict[str, Any] = {
+        "1": {"class_type": "A", "inputs": {"a": "__RANDOM_INT__", "b": ["x-__RANDOM_INT__.png", {"c": "{{PROMPT}}"}]}},
+        "2": {"class_type": "__RANDOM_INT__", "inputs": {"a": ["1", 0]}, "_meta": {"title": "n__RANDOM_INT__"}},
+    }
+
+    filled = with_random_integers(graph, draw=lambda lowest, highest: next(drawn) + lowest + highest)
+
+    top = 2**32 - 1
+    assert filled["1"]["inputs"] == {"a": top, "b": [f"x-{top + 1}.png", {"c": "{{PROMPT}}"}]}
+    assert filled["2"] == {"class_type": "__RANDOM_INT__", "inputs": {"a": ["1", 0]}, "_meta": {"title": f"n{top + 2}"}}
+    assert graph["1"]["inputs"]["a"] == "__RANDOM_INT__", "the client's own body stays"
+
+
+@pytest.mark.parametrize("graph", [None, 5, [], "__RANDOM_INT__", {}, {"1": 5, "2": {"inputs": {"a": "b"}}}])
+def test_nothing_to_draw(graph: Any) -> None:
+    assert with_random_integers(graph, draw=lambda _lowest, _highest: 1) is graph
 
 
 def test_a_random_seed_may_be_asked_for_by_name() -> None:
@@ -261,7 +282,8 @@ def test_the_schema_says_what_fill_takes() -> None:
     assert properties["prompt"] == {"type": "string", "maxLength": 100}
     assert properties["width"] == {"type": "integer", "minimum": 64, "maximum": 2048, "multipleOf": 8, "default": 512}
     assert properties["style"] == {"enum": ["eu", 0, "0", "jp", 1, "1"], "default": "eu"}
-    assert properties["photo"] == {"type": "string", "maxLength": 20_000, "minLength": 1, "default": "a.png"}
+    photo = {"type": "string", "maxLength": 20_000, "minLength": 1, "contentMediaType": "image/*", "default": "a.png"}
+    assert properties["photo"] == photo
     for choice in properties["style"]["enum"]:
         fill({"prompt": "x", "style": choice})
 

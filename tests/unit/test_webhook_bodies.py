@@ -84,10 +84,16 @@ def test_a_finished_job() -> None:
 
 def test_a_job_that_failed_says_why_and_one_on_its_way_how_far_it_is() -> None:
     failed = event_body(job(FAILED, error=ERROR), FAILURE, seq=3, at_ms=0)["data"]
-    running = event_body(job(RUNNING, progress={"value": 0.4}, webhook=None), PROGRESS, seq=2, at_ms=0)["data"]
+    running = event_body(
+        job(RUNNING, progress={"value": 0.4, "nodes_done": 1, "nodes_total": 3}, webhook=None), PROGRESS, seq=2, at_ms=0
+    )["data"]
 
     assert (failed["error"], failed["outputs"]) == (ERROR, [])
-    assert (running["progress"], running["error"], "extra" in running) == ({"value": 0.4}, None, False)
+    assert (running["progress"], running["error"], "extra" in running) == (
+        {"value": 0.4, "nodes_done": 1, "nodes_total": 3, "message": "1/3 nodes"},
+        None,
+        False,
+    )
 
 
 def test_a_file_that_did_not_reach_its_bucket_says_so() -> None:

@@ -1,0 +1,152 @@
+"""Messages that are none: what anything but us may put into a broker must not end the process that reads it.
+
+kombu takes what it reads for a message of its own, and whatever that makes it raise ends the worker: on Redis a list
+may hold anything at all, on RabbitMQ a header may hold a date that Python has no word for. A Redis message has left its
+list when it is looked at, so nothing but a line in the log is left of it; one of RabbitMQ is handed on without its
+headers, and refused by whoever looks for them.
+
+Importing this imports both transports, which in the API is good only after gevent has patched the standard library.
+"""
+
+from __future__ import annotations
+
+import logging
+import struct
+import zlib
+from typing import Any
+
+import amqp.basic_message
+import amqp.method_framing
+from amqp.exceptions import FrameSyntaxError
+from kombu.exceptions import SerializationError, SerializerNotInstalled
+from kombu.transport import pyamqp, redis
+from kombu.transport.virtual import base as virtual
+from kombu.utils.json import loads
+
+log = logging.getLogger(__name__)
+
+#: What wrong data makes code raise that trusts it. None of these means that a connection is lost.
+DATA_ERRORS: tuple[type[Exception], ...] = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    SerializationError,
+    SerializerNotInstalled,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
+#: OSError comes of a date that the C library cannot hold: nothing is read from a socket there.
+_HEADER_ERRORS: tuple[type[Exception], ...] = (FrameSyntaxError, OSError, *DATA_ERRORS)
+
+
+class MalformedMessage(Exception):
+    """What was read is no message. Its words hold nothing of what was read."""
+
+
+def install() -> None:
+    """Guard every connection that this process opens from here on. May be called again."""
+    # The stubs know little of what is inside kombu.
+    redis.loads = _loads  # type: ignore[attr-defined]
+    redis.Transport.Channel = GuardedChannel
+    amqp.method_framing.Message = GuardedContent  # type: ignore[misc]
+    pyamqp.Channel.Message = GuardedAmqpMessage
+
+
+class GuardedMessage(virtual.Message):
+    """A message on Redis; raises MalformedMessage where its envelope is not what kombu writes."""
+
+    def __init__(self, payload: Any, channel: Any = None, **options: Any) -> None:
+        problem = _envelope_problem(payload)
+        if problem is not None:
+            raise MalformedMessage(problem)
+        try:
+            super().__init__(payload, channel=channel, **options)
+        except DATA_ERRORS as exc:
+            raise MalformedMessage(type(exc).__name__) from exc
+
+
+class GuardedChannel(redis.Channel):
+    """A channel to Redis that drops what is no message, from lists and from subscriptions."""
+
+    Message = GuardedMessage
+
+    def _brpop_read(self, **options: Any) -> Any:
+        try:
+            return super()._brpop_read(**options)  # type: ignore[misc]
+        except MalformedMessage as exc:
+            _say(exc)
+            return True
+
+    def _receive_one(self, client: Any) -> Any:
+        try:
+            return super()._receive_one(client)  # type: ignore[misc]
+        except MalformedMessage as exc:
+            _say(exc)
+            return None
+
+
+class GuardedContent(amqp.basic_message.Message):
+    """A message on RabbitMQ; headers that cannot be read are left out, and then nobody takes it for one of ours."""
+
+    def _load_properties(self, class_id: int, buf: Any, offset: int) -> int:
+        try:
+            return int(super()._load_properties(class_id, buf, offset))  # type: ignore[misc]
+        except _HEADER_ERRORS as exc:
+            log.debug("the headers of a message cannot be read (%s)", type(exc).__name__)
+            self.properties = {"content_type": "application/x-unreadable"}
+            return offset
+
+
+class GuardedAmqpMessage(pyamqp.Message):
+    """The same on its way into kombu, which would unpack whatever says that it is compressed."""
+
+    def __init__(self, msg: Any, channel: Any = None, **options: Any) -> None:
+        if "compression" in (msg.properties.get("application_headers") or {}):
+            # Nothing of ours is, and a few bytes may unpack to more than this machine has.
+            msg.properties = {"content_type": "application/x-compressed"}
+        super().__init__(msg, channel=channel, **options)
+
+
+def _loads(text: Any) -> Any:
+    try:
+        return loads(text)
+    except DATA_ERRORS as exc:
+        raise MalformedMessage(type(exc).__name__) from None
+
+
+def _envelope_problem(payload: Any) -> str | None:
+    """What keeps this from being a message as kombu puts it on Redis; None: nothing."""
+    if not isinstance(payload, dict):
+        return "it is no object"
+    properties, headers = payload.get("properties"), payload.get("headers")
+    if not isinstance(properties, dict) or not isinstance(headers or {}, dict):
+        return "its properties or headers are no object"
+    where = properties.get("delivery_info")
+    if not isinstance(where, dict) or not all(_is_text(where.get(name)) for name in ("exchange", "routing_key")):
+        return "it does not say where it was sent to"
+    if not _is_text(properties.get("delivery_tag")):
+        return "it has no delivery tag"
+    if properties.get("body_encoding") not in (None, "base64"):
+        return "its body is encoded in an unknown way"
+    texts = (payload.get("body"), payload.get("content-type"), payload.get("content-encoding"))
+    if not all(text is None or _is_text(text) for text in texts):
+        return "its body, content type or encoding is no text"
+    if "compression" in (headers or {}):
+        return "it is compressed, which none of ours is"
+    return None
+
+
+def _is_text(value: Any) -> bool:
+    try:
+        # Half a surrogate cannot be written back, as giving a message back does.
+        return isinstance(value, str) and value.encode() is not None
+    except UnicodeEncodeError:
+        return False
+
+
+def _say(exc: MalformedMessage) -> None:
+    log.warning("the broker held what is no message; it was dropped (%s)", exc)

@@ -1,0 +1,48 @@
+"""Texts of others without the places they name: addresses inside the fleet, names of its machines, paths on them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+#: What stands in place of an address or a machine's name.
+HIDDEN = "[address]"
+
+_PRIVATE = (
+    r"(?:127|10)(?:\.\d{1,3}){3}|192\.168(?:\.\d{1,3}){2}|172\.(?:1[6-9]|2\d|3[01])(?:\.\d{1,3}){2}"
+    r"|169\.254(?:\.\d{1,3}){2}|0\.0\.0\.0|localhost|\[::1?\]"
+)
+_ADDRESS = re.compile(rf"(?<![\w.])(?:(?:https?|wss?)://)?(?:{_PRIVATE})(?::\d+)?(?!\w)", re.IGNORECASE)
+#: Quoted paths may hold anything but quotes; others end where a space does. What follows a host name is no path here.
+_QUOTED = re.compile(r"""(?P<quote>['"])(?P<path>(?:file://)?(?:/|[A-Za-z]:\\)[^'"\n]*)(?P=quote)""")
+_BARE = re.compile(r"(?<![\w/.~\]-])(?:file://)?(?:/[\w.+@%~-]+){2,}")
+_WINDOWS = re.compile(r"(?<!\w)[A-Za-z]:(?:\\[^\\\s'\":*?<>|]+){2,}")
+#: From here on a path says nothing of the machine, and a lot of the node.
+_KEPT_FROM = ("custom_nodes", "site-packages", "dist-packages")
+
+
+def without_places(text: str, machines: Iterable[str] = ()) -> str:
+    """The same text with `[address]` for addresses, and paths reduced to what does not depend on the machine.
+
+    Parameters:
+      machines: names, or names with ports, that are also to be hidden.
+    """
+    for name in machines:
+        text = re.sub(rf"(?:(?:https?|wss?)://)?(?<![\w.-]){re.escape(name)}(?::\d+)?(?![\w-])", HIDDEN, text)
+    text = _ADDRESS.sub(HIDDEN, text)
+    text = _QUOTED.sub(lambda found: found["quote"] + _shortened(found["path"]) + found["quote"], text)
+    text = _BARE.sub(lambda found: _shortened(found[0]), text)
+    return _WINDOWS.sub(lambda found: _shortened(found[0]), text)
+
+
+def tells_machines_apart(name: str) -> bool:
+    """Whether a host's name is one that would not stand in a text for another reason."""
+    return re.search(r"[0-9.-]", name) is not None
+
+
+def _shortened(path: str) -> str:
+    parts = re.split(r"[\\/]", path.removeprefix("file://"))
+    if len(parts) < 3:
+        return path
+    kept = max((index for index, part in enumerate(parts) if part in _KEPT_FROM), default=len(parts) - 1)
+    return ".../" + "/".join(parts[kept:])

@@ -1,0 +1,87 @@
+"""Which kinds of instances a waiting job may run on: its pins, the digests of the catalogues that accept its graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import and_, literal_column, select, update
+
+from core.job import FAILED, QUEUED
+from core.ledger.database import Database
+from core.ledger.tables import jobs
+from core.ledger.transitions import transition
+
+#: Spelled out: neither database matches a parameter with the condition of the index `jobs_pinned`.
+_QUEUED: Any = literal_column(f"'{QUEUED}'")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pinned:
+    """A waiting job that not every instance may run."""
+
+    job_id: str
+    catalogues: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PinnedGraph:
+    """What a job is judged by."""
+
+    #: JSON text, API format.
+    graph: str
+    #: Names in the input folder of the files that are brought there before it runs.
+    staged_files: frozenset[str]
+
+
+class Pins:
+    """What the reconciler does to waiting jobs when the fleet has changed."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def waiting(self, *, after: str, limit: int) -> list[Pinned]:
+        """Waiting jobs with pins, by id; those after one of them."""
+        query = (
+            select(jobs.c.id, jobs.c.catalogues)
+            .where(jobs.c.status == _QUEUED, jobs.c.catalogues.is_not(None), jobs.c.id > after)
+            .order_by(jobs.c.id)
+            .limit(limit)
+        )
+        with self._database.read() as connection:
+            rows = connection.execute(query).all()
+        return [Pinned(job_id=row.id, catalogues=tuple(row.catalogues.split(","))) for row in rows]
+
+    def graphs(self, job_ids: Sequence[str]) -> dict[str, PinnedGraph]:
+        """What jobs want to run, by their ids; those that are gone are left out."""
+        query = select(jobs.c.id, jobs.c.graph, jobs.c.inputs).where(jobs.c.id.in_(list(job_ids)))
+        with self._database.read() as connection:
+            rows = connection.execute(query).all()
+        return {
+            row.id: PinnedGraph(graph=row.graph, staged_files=frozenset(file["name"] for file in row.inputs or ()))
+            for row in rows
+        }
+
+    def change(self, changes: Mapping[Pinned, Sequence[str] | None]) -> None:
+        """Give jobs other pins, None for none. One that waits no more, or has other pins by now, keeps what it has."""
+        alike: dict[tuple[str, str | None], list[str]] = {}
+        for pinned, catalogues in changes.items():
+            pins = None if catalogues is None else ",".join(catalogues)
+            alike.setdefault((",".join(pinned.catalogues), pins), []).append(pinned.job_id)
+        with self._database.write() as transaction:
+            for (before, pins), job_ids in alike.items():
+                are_as_before = and_(jobs.c.status == QUEUED, jobs.c.catalogues == before)
+                transaction.connection.execute(
+                    update(jobs).where(jobs.c.id.in_(job_ids), are_as_before).values(catalogues=pins)
+                )
+
+    def fail(self, pinned: Pinned, error: dict[str, Any]) -> bool:
+        """End a job that nothing can run; False if it waits no more, or has other pins by now.
+
+        Parameters:
+          error: `{"code", "message", "node_id", "class_type", "traceback"}`.
+        """
+        with self._database.write() as transaction:
+            as_it_was = and_(jobs.c.status == QUEUED, jobs.c.catalogues == ",".join(pinned.catalogues))
+            return transition(transaction, pinned.job_id, FAILED, as_it_was, error=error) is not None

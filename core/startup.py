@@ -1,0 +1,74 @@
+"""What is looked at before a server starts: settings that cannot work are errors, those that are risky are said."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from core.errors import ConfigurationError, InvalidRequest
+from core.neighbours import is_loopback
+from core.outbound import Policy, check_url
+from core.settings import Settings, process_environment
+
+#: In the environment of all that `fleet up` and `fleet gpu` start: whoever has it is told by them.
+SET_VARIABLE = "COMFYFLEET_SET"
+#: Shorter keys are found by trying.
+MIN_KEY_CHARS = 8
+
+
+def check_api(settings: Settings) -> None:
+    """What the API cannot work with. Raises ConfigurationError: names the setting."""
+    for key in settings.api_keys:
+        if len(key) < MIN_KEY_CHARS:
+            raise ConfigurationError(
+                f"FLEET_API_KEYS: a key has {len(key)} characters, and at least {MIN_KEY_CHARS} are needed, or it is "
+                "soon found by trying. `openssl rand -hex 24` makes a good one."
+            )
+    if settings.webhook_url:
+        try:
+            check_url(settings.webhook_url, "WEBHOOK_URL", Policy.of_operator(settings))
+        except InvalidRequest as exc:
+            raise ConfigurationError(exc.message) from exc
+    if settings.workflows_dir is not None:
+        _check_folder("FLEET_WORKFLOWS_DIR", settings.workflows_dir)
+
+
+def is_told_already() -> bool:
+    """Whether this process was started by one of ours, which has told the operator all that can be told."""
+    return SET_VARIABLE in process_environment()
+
+
+def private_from_now_on() -> None:
+    """Have everything that this process and its children write be its user's alone."""
+    os.umask(0o077)
+
+
+def data_dir_advice(settings: Settings) -> str | None:
+    """What the operator should know of a data directory that others can look into; None if all is well."""
+    try:
+        mode = settings.data_dir.stat().st_mode & 0o777
+    except OSError:
+        return None
+    if not mode & 0o077:
+        return None
+    return (
+        f"FLEET_DATA_DIR={settings.data_dir} is open to other users of this machine (mode {mode:04o}). What is written "
+        f"there from now on is not, what is there may be: chmod -R go= {settings.data_dir}"
+    )
+
+
+def open_api_advice(settings: Settings) -> str | None:
+    """What the operator should know of an API that asks for no key; None if all is well."""
+    if settings.api_keys or is_loopback(settings.api_host):
+        return None
+    return f"The API is OPEN to everybody who reaches {settings.api_host}: set FLEET_API_KEYS to ask for a key."
+
+
+def _check_folder(name: str, folder: Path) -> None:
+    try:
+        with os.scandir(folder):
+            return
+    except OSError as exc:
+        raise ConfigurationError(
+            f"{name}={folder} cannot be read: {exc.strerror}. It is never made, for it may be a mount that is missing."
+        ) from exc

@@ -1,0 +1,27 @@
+"""Records and texts that another version, or another program, wrote down: what of them can be used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+
+def known_fields(kind: type[Any], value: Any) -> dict[str, Any]:
+    """Of a stored object, what a dataclass has a field for: a newer version may have written more.
+
+    Raises: TypeError - it is no object.
+    """
+    if not isinstance(value, Mapping):
+        raise TypeError(f"A stored {kind.__name__} is no object.")
+    return {field.name: value[field.name] for field in fields(kind) if field.name in value}
+
+
+def whole_text(text: str) -> str:
+    """The text as UTF-8 can hold it: two halves of a surrogate that belong together become their character, and a half
+    that stands alone becomes U+FFFD, the sign for what could not be read."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text

@@ -1,0 +1,82 @@
+"""How our workers read from the broker: Celery's way, behind a door that only messages of ours pass.
+
+What is refused is rejected, which RabbitMQ dead-letters where a policy of the operator's says so, and else drops; Redis
+has no such place. The log has one line for each, without the body.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import celery.worker.pidbox
+from celery.worker.consumer import Consumer
+from kombu import Message
+
+from core.broker_guard import DATA_ERRORS
+from tasks.inbound import TASKS_OF, Refused, admit, admit_command
+
+log = logging.getLogger(__name__)
+
+
+class FleetConsumer(Consumer):
+    """Celery's consumer, which messages of others do not end."""
+
+    # What the stubs leave out.
+    app: Any
+    strategies: dict[str, Any]
+    connection_errors: tuple[type[Exception], ...]
+
+    def create_task_handler(self, *arguments: Any, **options: Any) -> Callable[[Message], None]:
+        handle = super().create_task_handler(*arguments, **options)
+
+        def on_task_received(message: Message) -> None:
+            try:
+                admit(message, lambda task: task in TASKS_OF[self.app.fleet_role] and task in self.strategies)
+            except Refused as exc:
+                self._refuse(message, str(exc))
+            else:
+                handle(message)
+
+        return on_task_received
+
+    def on_decode_error(self, message: Message, exc: Exception) -> None:
+        """A message that could not even be unpacked."""
+        self._refuse(message, f"it cannot be unpacked ({type(exc).__name__})")
+
+    def _refuse(self, message: Message, reason: str) -> None:
+        log.warning("a message in %s is none of ours, and is dropped: %s", _source(message), reason)
+        message.reject_log_error(log, self.connection_errors)
+
+
+class FleetPidbox(celery.worker.pidbox.Pidbox):
+    """A worker's box for commands; others' messages cost a line in the log and no connection."""
+
+    def start(self, c: Any) -> None:
+        super().start(c)
+        self.consumer.on_decode_error = self._on_decode_error
+
+    def on_message(self, body: Any, message: Message) -> None:
+        try:
+            command = admit_command(body, message, self.node.handlers)
+        except Refused as exc:
+            log.warning("a message in the box for commands is none, and is dropped: %s", exc)
+        else:
+            super().on_message(command, message)
+
+    def _on_decode_error(self, _message: Message, exc: Exception) -> None:
+        # Nothing to acknowledge: such boxes are read without.
+        log.warning("a message in the box for commands cannot be read, and is dropped (%s)", type(exc).__name__)
+
+
+def install() -> None:
+    """Have the workers of this process use it; Celery has a setting for the consumer, and none for the box."""
+    celery.worker.pidbox.Pidbox = FleetPidbox  # type: ignore[misc]
+
+
+def _source(message: Message) -> str:
+    try:
+        return ascii(message.delivery_info["routing_key"])[:80]
+    except DATA_ERRORS:
+        return "a queue"

@@ -1,0 +1,88 @@
+"""The error of a failed job: what its row, its answers and its webhooks say, and the whole beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from core.discretion import tells_machines_apart, without_places
+from core.errors import ComfyOutOfMemory, FleetError, PromptFailed, PromptInterrupted, PromptRejected
+from core.excerpts import MESSAGE_CHARS, TRACEBACK_CHARS, WHOLE_CHARS, head_and_tail
+from core.settings import Settings
+
+Error = TypeVar("Error", bound=FleetError)
+
+
+def job_error(exc: FleetError, *, job_id: str = "") -> dict[str, Any]:
+    """`{"code", "message", "node_id", "class_type", "traceback"}` as the client sees it, at bearable length.
+
+    Parameters:
+      job_id: where the whole error is to be had, if it is kept.
+    """
+    # Most come from nodes and have been through this with the names of machines; the others name files of ours at most.
+    exc = discreet(exc, secret=None, machines=())
+    hint = f"; GET /api/v2/jobs/{job_id}/error has them" if job_id else ""
+    error = _facts(exc)
+    error["message"] = head_and_tail(exc.message, MESSAGE_CHARS, hint=hint)
+    if error["traceback"] is not None:
+        error["traceback"] = head_and_tail(error["traceback"], TRACEBACK_CHARS, hint=hint)
+    return error
+
+
+def whole_error(exc: FleetError) -> dict[str, Any] | None:
+    """The same uncut; None if `job_error` says it all."""
+    error = _facts(exc)
+    is_cut = len(error["message"]) > MESSAGE_CHARS or len(error["traceback"] or "") > TRACEBACK_CHARS
+    return error if is_cut else None
+
+
+def machines_of(settings: Settings) -> list[str]:
+    """Names under which this machine and the ones it is attached to may stand in what nodes raise."""
+    places = [urlsplit(url) for url in settings.comfyui_urls]
+    names = {settings.host, *(place.hostname or "" for place in places)}
+    return sorted((name for name in names if tells_machines_apart(name)), key=len, reverse=True)
+
+
+def discreet(exc: Error, *, secret: str | None, machines: Iterable[str]) -> Error:
+    """The same error without a secret, without places, and without what is beyond all measure.
+
+    Parameters:
+      secret: a node may repeat in what it raises what it was given.
+    """
+    return _with_texts(exc, lambda text: _discreet(text, secret, machines))
+
+
+def shortened(exc: Error) -> Error:
+    """The same error with no more text than a log line bears."""
+    return _with_texts(exc, lambda text: head_and_tail(text, MESSAGE_CHARS))
+
+
+def _with_texts(exc: Error, change: Callable[[str], str]) -> Error:
+    parts = tuple(change(part) if isinstance(part, str) else part for part in exc.args)
+    if parts == exc.args:
+        return exc
+    changed = type(exc)(*parts)
+    changed.__cause__ = exc.__cause__
+    return changed
+
+
+def _discreet(text: str, secret: str | None, machines: Iterable[str]) -> str:
+    if secret:
+        # Before anything is cut, which could leave a part of it.
+        text = text.replace(secret, "[secret]")
+    # Half a surrogate fits neither into a database nor into an answer.
+    text = head_and_tail(text, WHOLE_CHARS).encode(errors="replace").decode()
+    return without_places(text, machines)
+
+
+def _facts(exc: FleetError) -> dict[str, Any]:
+    error = {"code": exc.code, "message": exc.message, "node_id": None, "class_type": None, "traceback": None}
+    if isinstance(exc, (PromptFailed, ComfyOutOfMemory)):
+        error |= {"traceback": exc.traceback}
+    if isinstance(exc, (PromptFailed, ComfyOutOfMemory, PromptInterrupted)):
+        error |= {"node_id": exc.node_id, "class_type": exc.node_class}
+    if isinstance(exc, PromptRejected) and exc.node_errors:
+        node_id, problem = next(iter(exc.node_errors.items()))
+        error |= {"node_id": node_id, "class_type": problem.get("class_type")}
+    return error

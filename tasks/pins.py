@@ -1,0 +1,152 @@
+"""Judges waiting jobs again when the fleet has changed: their pins follow it.
+
+A job is pinned to the catalogues that accepted its graph. An instance that starts with another file in its folders has
+another catalogue, so that the job would wait for one that nobody has any more.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from core.errors import InvalidWorkflow
+from core.ledger import Ledger
+from core.ledger.pins import Pinned, PinnedGraph
+from tasks.runtime import Runtime
+from workflows.catalogue import CompiledCatalogue, cacheable_catalogue
+from workflows.checks import check_graph
+
+log = logging.getLogger(__name__)
+
+#: Jobs looked at in one query, and the time that one run of the reconciler gives to them: however many wait.
+BATCH = 500
+#: Jobs judged, and given other pins in one transaction, before the time is looked at.
+STEP = 50
+PATIENCE_S = 1.0
+#: Jobs may still be pinned to what was true a moment ago: the API asks once a second. So there is a second look.
+SECOND_LOOK_S = 10.0
+
+
+class Review:
+    """One process's looks at the pinned jobs: two after each change of the fleet, as far as each run comes."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        #: Catalogues of the healthy instances, and of all that are known, at the last look.
+        self._alive: list[str] = []
+        self._known: list[str] = []
+        self._looks_left = 0
+        self._next_look_s = 0.0
+        self._last_id = ""
+        self._compiled: dict[str, CompiledCatalogue | None] = {}
+
+    def go_on(self, patience_s: float = PATIENCE_S) -> list[str]:
+        """Judge on where the last run stopped, for at most about so long; returns the ids of jobs that failed."""
+        self._notice_changes()
+        ends_at_s = time.monotonic() + patience_s
+        failed: list[str] = []
+        # With no instance there is nothing to judge by: jobs wait until there is one.
+        while self._alive and self._looks_left and time.monotonic() >= self._next_look_s:
+            batch = self._ledger.pins.waiting(after=self._last_id, limit=BATCH)
+            orphans = [pinned for pinned in batch if not set(pinned.catalogues) & set(self._alive)]
+            for start in range(0, len(orphans), STEP):
+                step = orphans[start : start + STEP]
+                failed += self._judge(step)
+                self._last_id = step[-1].job_id
+                if time.monotonic() > ends_at_s:
+                    return failed
+            if len(batch) < BATCH:
+                self._end_look()
+            else:
+                self._last_id = batch[-1].job_id
+            if time.monotonic() > ends_at_s:
+                break
+        return failed
+
+    def _notice_changes(self) -> None:
+        alive = sorted(self._ledger.instances.catalogues())
+        known = sorted({*self._ledger.instances.known_catalogues(), *alive})
+        if (alive, known) != (self._alive, self._known):
+            self._alive, self._known = alive, known
+            self._looks_left, self._next_look_s, self._last_id = 2, 0.0, ""
+
+    def _end_look(self) -> None:
+        self._looks_left -= 1
+        self._next_look_s, self._last_id = time.monotonic() + SECOND_LOOK_S, ""
+        # A real one takes some ten megabytes.
+        self._compiled = {}
+
+    def _judge(self, orphans: Sequence[Pinned]) -> list[str]:
+        """Give jobs pins that there are; returns those that failed, because nothing that is known can run them."""
+        wanted = self._ledger.pins.graphs([pinned.job_id for pinned in orphans])
+        changes: dict[Pinned, Sequence[str] | None] = {}
+        failed: list[str] = []
+        for pinned in orphans:
+            if pinned.job_id not in wanted:
+                continue
+            accepting, refusal = self._accepting(wanted[pinned.job_id], self._alive)
+            # An instance that is away may come back as it was.
+            away = [digest for digest in pinned.catalogues if digest in self._known]
+            if refusal is not None and not accepting and not away:
+                others = [digest for digest in self._known if digest not in self._alive]
+                accepting, _ = self._accepting(wanted[pinned.job_id], others)
+                if not accepting and self._fail(pinned, refusal):
+                    failed.append(pinned.job_id)
+            if accepting:
+                changes[pinned] = accepting + away if refusal is not None else None
+        if changes:
+            self._ledger.pins.change(changes)
+        return failed
+
+    def _accepting(self, wanted: PinnedGraph, digests: Iterable[str]) -> tuple[list[str], InvalidWorkflow | None]:
+        """Which of these catalogues accept a graph, and what the first of the others says against it."""
+        accepting: list[str] = []
+        refusal: InvalidWorkflow | None = None
+        graph = json.loads(wanted.graph)
+        for digest in digests:
+            catalogue = self._catalogue(digest)
+            if catalogue is None:
+                continue
+            try:
+                check_graph(graph, catalogue, staged_files=wanted.staged_files)
+            except InvalidWorkflow as exc:
+                refusal = refusal or exc
+            else:
+                accepting.append(digest)
+        return accepting, refusal
+
+    def _catalogue(self, digest: str) -> CompiledCatalogue | None:
+        if digest not in self._compiled:
+            object_info = self._ledger.instances.catalogue(digest)
+            self._compiled[digest] = cacheable_catalogue(object_info) if object_info else None
+        return self._compiled[digest]
+
+    def _fail(self, pinned: Pinned, refusal: InvalidWorkflow) -> bool:
+        log.warning("job %s fails: the fleet has changed, and nothing in it can run the job any more", pinned.job_id)
+        return self._ledger.pins.fail(pinned, _error(refusal))
+
+
+_reviews: WeakKeyDictionary[Runtime, Review] = WeakKeyDictionary()
+
+
+def follow_fleet(runtime: Runtime) -> None:
+    """One run of the reconciler: jobs whose pins are those of nobody get others, or fail."""
+    review = _reviews.setdefault(runtime, Review(runtime.ledger))
+    for job_id in review.go_on():
+        runtime.publisher.notify(job_id)
+
+
+def _error(refusal: InvalidWorkflow) -> dict[str, Any]:
+    first = next(iter(refusal.node_errors.items()), None)
+    node_id, entry = first or (None, dict[str, Any]())
+    return {
+        "code": refusal.code,
+        "message": f"No GPU of the fleet can run it any more. {refusal.message}",
+        "node_id": node_id,
+        "class_type": entry.get("class_type"),
+        "traceback": None,
+    }

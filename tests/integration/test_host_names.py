@@ -1,0 +1,169 @@
+"""One worker for each instance's directory, and one for its name: a second one is refused, and nobody is taken out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import delete
+
+from comfy.spec import InstanceSpec
+from core.errors import ConfigurationError
+from core.ledger import Ledger
+from core.ledger.instances import HEALTHY, STOPPED, Tenant
+from core.ledger.schema import migrate
+from core.ledger.tables import instances
+from core.settings import Settings
+from tasks.tenure import Tenure, take_or_refuse
+from tests.fleet import Fleet, until
+from tests.ledger_moves import register, submit
+from tests.services import Broker, make_settings
+
+NAME = "gpu0@twin"
+THIEF: dict[str, Any] = {"name": NAME, "host": "twin", "kind": "simulator", "gpu": None, "worker": "thief"}
+
+
+@pytest.fixture(scope="module")
+def common(tmp_path_factory: pytest.TempPathFactory, shared_redis: Broker) -> dict[str, str]:
+    """What all machines of one fleet share; and the name that two of them have."""
+    database_url = f"sqlite:///{tmp_path_factory.mktemp('ledger')}/ledger.db"
+    return {
+        "database_url": database_url,
+        "broker_url": shared_redis.url,
+        "broker_namespace": shared_redis.namespace,
+        "storage_dir": str(tmp_path_factory.mktemp("storage")),
+        "host": "twin",
+        "simulated_gpus": "1",
+        "lease_renew_s": "0.3",
+    }
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory, common: dict[str, str]) -> Iterator[Fleet]:
+    """A machine whose only GPU is healthy."""
+    with Fleet(tmp_path_factory.mktemp("machine"), **common) as fleet:
+        fleet.start("gpu0")
+        yield fleet
+
+
+@pytest.fixture(scope="module")
+def books(machine: Fleet, common: dict[str, str]) -> Iterator[Ledger]:
+    settings = Settings(data_dir=machine.data_dir, database_url=common["database_url"])
+    migrate(settings)
+    ledger = Ledger(settings)
+    yield ledger
+    ledger.close()
+
+
+@pytest.fixture
+def owner(books: Ledger) -> Tenant:
+    """The healthy worker that has the name."""
+    until(lambda: [record.state for record in books.instances.all()] == [HEALTHY], what="a healthy GPU")
+    tenant = books.instances.tenant(NAME)
+    assert tenant is not None
+    return tenant
+
+
+def is_untouched(ledger: Ledger, owner: Tenant) -> bool:
+    tenant = ledger.instances.tenant(NAME)
+    assert tenant is not None
+    return tenant.worker == owner.worker and ledger.instances.all()[0].state == HEALTHY
+
+
+@pytest.mark.parametrize("command", [("gpu",), ("worker", "gpu0")])
+def test_a_second_worker_of_a_machine_is_refused(
+    machine: Fleet, books: Ledger, owner: Tenant, command: tuple[str, ...]
+) -> None:
+    refused = machine.command(*command)
+
+    assert refused.returncode == 2, refused
+    assert f"process {machine.processes['gpu0'].pid} on " in refused.stderr
+    assert "gpu0 is run by another worker already" in refused.stderr
+    assert is_untouched(books, owner)
+
+
+def test_a_second_machine_of_the_same_name_is_refused(
+    tmp_path: Path, common: dict[str, str], machine: Fleet, books: Ledger, owner: Tenant
+) -> None:
+    refused = Fleet(tmp_path, **common).command("worker", "gpu0")
+
+    assert refused.returncode == 2, refused
+    last = refused.stderr.splitlines()[-1]
+    assert "FLEET_HOST" in last
+    assert f"{NAME} belongs to another worker" in last
+    assert f"process {machine.processes['gpu0'].pid}" in last
+    assert is_untouched(books, owner)
+
+
+def test_a_worker_whose_name_was_taken_says_so_and_takes_it_back(machine: Fleet, books: Ledger, owner: Tenant) -> None:
+    # As if it had been cut off for a while.
+    def take() -> bool:
+        return books.instances.register(**THIEF, over=books.instances.tenant(NAME)) is False
+
+    until(take, what="the row")
+    until(lambda: "belongs to another worker" in machine.log("gpu0"), what="a word about it")
+    assert books.instances.heartbeat(NAME, worker="thief", state=HEALTHY, reason=None, is_drained=False, restarts=0), (
+        "it did not take the name from one that lives"
+    )
+
+    books.instances.down(NAME, worker="thief", state=STOPPED, reason="Stopped.")
+
+    until(lambda: is_untouched(books, owner), what="the old worker's return")
+    assert books.instances.all()[0].url
+    assert books.instances.catalogues(), "its nodes are recorded again"
+
+
+def test_a_worker_whose_row_was_forgotten_registers_again(books: Ledger, owner: Tenant) -> None:
+    with books.database.write() as transaction:
+        transaction.connection.execute(delete(instances))
+
+    until(lambda: books.instances.all() and is_untouched(books, owner), what="the worker's return")
+    assert books.instances.catalogues()
+
+
+def tenure(settings: Settings, worker: str, silence_s: float = 0.2) -> Tenure:
+    settings.gpu_dir("gpu0").mkdir(parents=True, exist_ok=True)
+    spec = InstanceSpec(name="gpu0", gpu=None, kind="simulator", data_dir=settings.gpu_dir("gpu0"))
+    return Tenure(settings, spec, worker=worker, silence_s=silence_s)
+
+
+def test_a_silent_owner_loses_the_name(ledger: Ledger, ledger_settings: Settings, tmp_path: Path) -> None:
+    other_machine = make_settings(tmp_path / "other", host=ledger_settings.host)
+    assert tenure(ledger_settings, "old").take(ledger) is False
+
+    # Returns without an error: nobody said a word for the time that silence may last.
+    take_or_refuse(tenure(other_machine, "new"), ledger)
+
+    newest = ledger.instances.tenant(f"gpu0@{ledger_settings.host}")
+    assert newest is not None
+    assert newest.worker == "new"
+
+
+def test_a_dead_predecessor_in_the_same_directory_is_succeeded_at_once(
+    ledger: Ledger, ledger_settings: Settings
+) -> None:
+    assert tenure(ledger_settings, "old").take(ledger) is False
+
+    assert tenure(ledger_settings, "new", silence_s=3600).take(ledger) is False
+
+
+def test_an_owner_that_speaks_keeps_the_name(ledger: Ledger, ledger_settings: Settings, tmp_path: Path) -> None:
+    other_machine = make_settings(tmp_path / "other", host=ledger_settings.host)
+    name = f"gpu0@{ledger_settings.host}"
+    assert tenure(ledger_settings, "old").take(ledger) is False
+
+    def speak(_pause_s: float) -> None:
+        ledger.instances.heartbeat(name, worker="old", state=HEALTHY, reason=None, is_drained=False, restarts=0)
+
+    with pytest.raises(ConfigurationError, match=r"FLEET_HOST \(now .*\) to another one"):
+        take_or_refuse(tenure(other_machine, "new", silence_s=3600), ledger, wait=speak)
+
+
+def test_nothing_is_claimed_by_a_worker_without_the_name(ledger: Ledger) -> None:
+    register(ledger, "gpu0@here")
+    submit(ledger)
+
+    assert ledger.claims.claim("gpu0@here", worker="another") is None
+    assert ledger.claims.claim("gpu0@here", worker="w-gpu0@here") is not None

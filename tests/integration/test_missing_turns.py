@@ -1,0 +1,120 @@
+"""Which turns the reconciler publishes anew: as many as instances are idle, and none that nobody idle can use."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from sqlalchemy import insert
+
+from core.ledger import Ledger
+from core.ledger.choice import AVOID_MS
+from core.ledger.database import now_ms
+from core.ledger.instances import HEALTHY
+from core.ledger.tables import instances, jobs
+from tests.ledger_moves import claimed, register, set_columns, submit
+
+
+def digest_of(ledger: Ledger, name: str) -> str:
+    """The catalogue of an instance."""
+    [digest] = [digest for digest, names in ledger.instances.catalogues().items() if name in names]
+    return digest
+
+
+def test_nothing_is_missing_without_jobs_or_without_idle_instances(ledger: Ledger) -> None:
+    assert ledger.claims.missing_turns() == []
+    register(ledger, "gpu0@here")
+    assert ledger.claims.missing_turns() == []
+    claimed(ledger, "gpu0@here")
+    submit(ledger)
+    assert ledger.claims.missing_turns() == []
+
+
+def test_each_idle_instance_gets_a_turn_while_jobs_wait(ledger: Ledger) -> None:
+    for number in range(4):
+        register(ledger, f"gpu{number}@here")
+    claimed(ledger, "gpu3@here")
+    first, second = submit(ledger), submit(ledger)
+    assert ledger.claims.missing_turns() == [first.id, second.id, first.id]
+
+    urgent = submit(ledger, priority=5)
+    assert ledger.claims.missing_turns() == [urgent.id, first.id, second.id]
+
+
+def test_a_job_that_no_idle_instance_suits_has_no_turn(ledger: Ledger) -> None:
+    register(ledger, "busy@here", {"Special": {}})
+    special = digest_of(ledger, "busy@here")
+    claimed(ledger, "busy@here", catalogues=(special,))
+    for number in range(3):
+        register(ledger, f"gpu{number}@here")
+    pinned = submit(ledger, catalogues=(special,))
+    submit(ledger, catalogues=("0" * 64,))
+    assert ledger.claims.missing_turns() == []
+
+    register(ledger, "idle@here", {"Special": {}})
+    assert ledger.claims.missing_turns() == [pinned.id] * 4, "anybody may take a turn up"
+
+
+def test_those_that_fit_are_found_behind_any_number_that_do_not(ledger: Ledger) -> None:
+    register(ledger, "gpu0@here")
+    for _ in range(20):
+        submit(ledger, catalogues=("0" * 64,), priority=3)
+    fitting = submit(ledger, catalogues=(digest_of(ledger, "gpu0@here"), "1" * 64))
+
+    assert ledger.claims.missing_turns() == [fitting.id]
+
+
+@pytest.mark.parametrize("others", ["idle", "busy", "none"])
+def test_a_job_just_lost_has_a_turn_only_if_somebody_may_try_it(ledger: Ledger, others: str) -> None:
+    register(ledger, "gpu0@here")
+    if others != "none":
+        register(ledger, "gpu1@here")
+    lost = claimed(ledger, "gpu0@here")
+    ledger.returns.release(lost, reason="lost")
+    if others == "busy":
+        claimed(ledger, "gpu1@here")
+
+    expected = {"idle": [lost.job_id] * 2, "busy": [], "none": [lost.job_id]}
+    assert ledger.claims.missing_turns() == expected[others]
+
+    set_columns(ledger, lost.job_id, updated_at_ms=now_ms() - AVOID_MS - 1)
+    assert ledger.claims.missing_turns() == [lost.job_id] * (2 if others == "idle" else 1)
+
+
+def test_what_it_says_is_what_can_be_claimed(ledger: Ledger) -> None:
+    register(ledger, "gpu0@here")
+    job = submit(ledger, catalogues=(digest_of(ledger, "gpu0@here"),))
+    [turn] = ledger.claims.missing_turns()
+
+    claim = ledger.claims.claim("gpu0@here", named=turn)
+
+    assert claim is not None
+    assert claim.job_id == job.id
+
+
+def test_it_is_cheap_in_a_large_fleet(ledger: Ledger) -> None:
+    fleet = [
+        {
+            "name": f"gpu{number}@host",
+            "host": "host",
+            "worker": f"w{number}",
+            "kind": "comfyui",
+            "state": HEALTHY,
+            "catalogue": f"{number % 5}" * 64,
+            "restarts": 0,
+            "started_at_ms": 1,
+            "heartbeat_at_ms": now_ms(),
+        }
+        for number in range(1000)
+    ]
+    model = submit(ledger, catalogues=("9" * 64,))
+    with ledger.database.write() as transaction:
+        transaction.connection.execute(insert(instances), fleet)
+        [row] = transaction.connection.execute(jobs.select().where(jobs.c.id == model.id)).mappings()
+        waiting = [{**row, "id": f"job{number}"} for number in range(5_000)]
+        transaction.connection.execute(insert(jobs), waiting)
+
+    begun_s = time.monotonic()
+    assert ledger.claims.missing_turns() == []
+    # Some 20 ms; what asks for each instance takes minutes.
+    assert time.monotonic() - begun_s < 2

@@ -1,0 +1,131 @@
+"""Settings that cannot work, or work badly: one clear line at the start, and an exit status where it cannot go on."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+import pytest
+import redis
+
+from cli.broker import server_program
+from core.startup import MIN_KEY_CHARS
+from tests.fleet import ROOT, Fleet, free_port, until
+from tests.services import Broker
+
+
+def refused(fleet: Fleet, *command: str) -> str:
+    """The one line with which a command ends that cannot work."""
+    ended = fleet.command(*command)
+    assert ended.returncode == 2, ended
+    lines = ended.stderr.splitlines()
+    assert len(lines) == 1, ended.stderr
+    assert lines[0].startswith("fleet: ")
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("user_info", "path", "words"),
+    [("guest:wr0ngpassw0rd", "/", "ACCESS_REFUSED"), ("guest:guest", "/nowhere", "vhost nowhere not found")],
+)
+def test_a_rabbitmq_that_refuses_us_is_named(
+    tmp_path: Path, shared_rabbitmq: Broker, user_info: str, path: str, words: str
+) -> None:
+    parts = urlsplit(shared_rabbitmq.url)
+    address = parts.netloc.rpartition("@")[2]
+    url = urlunsplit(parts._replace(netloc=f"{user_info}@{address}", path=path))
+
+    line = refused(Fleet(tmp_path, broker_url=url), "beat")
+
+    assert "FLEET_BROKER_URL=amqp://guest" in line
+    assert words in line
+    assert "wr0ngpassw0rd" not in line
+
+
+def test_a_redis_database_that_is_not_there_is_named(tmp_path: Path, shared_redis: Broker) -> None:
+    url = urlunsplit(urlsplit(shared_redis.url)._replace(path="/9999"))
+
+    assert "FLEET_BROKER_URL=redis://" in refused(Fleet(tmp_path, broker_url=url), "io")
+
+
+@pytest.mark.parametrize("command", ["api", "up"])
+def test_a_short_key_is_refused(tmp_path: Path, command: str) -> None:
+    line = refused(Fleet(tmp_path, api_keys="long-enough-key,k"), command)
+
+    assert "FLEET_API_KEYS: a key has 1 characters" in line
+    assert str(MIN_KEY_CHARS) in line
+
+
+@pytest.mark.parametrize("url", ["example.com/hook", "ftp://example.com/", "http://", "http://user:pw@example.com/"])
+def test_a_malformed_webhook_url_is_refused(tmp_path: Path, url: str) -> None:
+    assert "WEBHOOK_URL" in refused(Fleet(tmp_path).with_variables(WEBHOOK_URL=url), "api")
+
+
+@pytest.mark.parametrize("command", ["api", "up"])
+def test_a_directory_of_templates_that_is_not_there_is_refused(tmp_path: Path, command: str) -> None:
+    missing = tmp_path / "templates"
+
+    assert f"FLEET_WORKFLOWS_DIR={missing}" in refused(Fleet(tmp_path, workflows_dir=str(missing)), command)
+    assert not missing.exists()
+
+
+def test_gunicorn_by_itself_refuses_in_one_line_too(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "gunicorn", "--config", "python:api.gunicorn_config"],
+        cwd=ROOT,
+        env=dict(Fleet(tmp_path, api_keys="k").environment()),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert ended.returncode == 2, ended
+    assert len(ended.stderr.splitlines()) == 1, ended.stderr
+    assert "FLEET_API_KEYS" in ended.stderr
+
+
+def test_what_works_badly_is_said_once_and_what_is_written_is_private(tmp_path: Path, shared_redis: Broker) -> None:
+    data_dir = tmp_path / "data"
+    data_dir.mkdir(mode=0o755)
+    settings = {"broker_url": shared_redis.url, "broker_namespace": shared_redis.namespace, "api_host": "0.0.0.0"}
+    with Fleet(tmp_path, **settings) as fleet, redis.Redis.from_url(shared_redis.url) as client:
+        loses = client.info("persistence")["aof_enabled"] == 0
+        fleet.start("api")
+        until(lambda: "The API is OPEN" in fleet.log("api"), what="a word about the open API")
+        lines = [line for line in fleet.log("api").splitlines() if line.startswith("fleet: ")]
+
+        assert [line for line in lines if "OPEN to everybody who reaches 0.0.0.0: set FLEET_API_KEYS" in line]
+        assert [
+            line for line in lines if f"FLEET_DATA_DIR={data_dir} is open to other users" in line and "0755" in line
+        ]
+        assert bool([line for line in lines if "appendonly no" in line]) == loses
+        assert len(set(lines)) == len(lines)
+        written = [path for path in data_dir.rglob("*") if not path.is_symlink()]
+        assert (data_dir / "ledger.db") in written
+        assert [path for path in written if stat.S_IMODE(os.lstat(path).st_mode) & 0o077] == []
+
+
+@pytest.fixture
+def forgetful_redis(tmp_path: Path) -> Iterator[str]:
+    """URL of a server that keeps nothing and evicts."""
+    port = free_port()
+    options = ("--save", "", "--appendonly", "no", "--maxmemory-policy", "allkeys-lru", "--dir", str(tmp_path))
+    server = subprocess.Popen(
+        [str(server_program()), "--port", str(port), "--bind", "127.0.0.1", *options], stdout=subprocess.DEVNULL
+    )
+    yield f"redis://127.0.0.1:{port}/0"
+    server.terminate()
+    server.wait(10)
+
+
+def test_a_redis_that_throws_messages_away_is_said(forgetful_redis: str, tmp_path: Path) -> None:
+    with Fleet(tmp_path, broker_url=forgetful_redis) as fleet:
+        fleet.start("beat")
+        until(lambda: "maxmemory-policy allkeys-lru" in fleet.log("beat"), what="a word about it")
+        assert "appendonly no" in fleet.log("beat")

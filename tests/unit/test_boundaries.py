@@ -1,0 +1,133 @@
+"""What a graph may not reach, and what it may all the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core.errors import InvalidWorkflow
+from workflows.boundaries import absolute_paths, jobs_named
+from workflows.checks import check_graph
+from workflows.file_names import may_list_files, staged_name
+
+JOB = "3f2c0a52-2a0b-4d0e-9d5c-0f6a1f0f8a11"
+
+CATALOGUE: dict[str, dict[str, Any]] = {
+    "Webcam": {"input": {"required": {"image": ["WEBCAM", {}]}}, "output": ["IMAGE"], "output_node": True},
+    "Scene": {"input": {"required": {"image": ["LOAD_3D", {}]}}, "output": ["IMAGE"], "output_node": True},
+    "Listed": {"input": {"required": {"folder": [["cats", JOB], {}]}}, "output": [], "output_node": True},
+    "Anything": {"input": {"required": {"value": ["*", {}]}}, "output": [], "output_node": True},
+    "Saver": {"input": {"required": {"output_path": ["STRING", {}]}}, "output": [], "output_node": True},
+    "Reader": {"input": {"required": {"directory": ["STRING", {}]}}, "output": ["IMAGE"]},
+    "Text": {"input": {"required": {"text": ["STRING", {}]}}, "output": ["STRING"], "output_node": True},
+    "SaveInto": {
+        "input": {"required": {"output_path": ["STRING", {}], "filename_prefix": ["STRING", {}]}},
+        "output": [],
+        "output_node": True,
+    },
+    "Show": {"input": {"required": {"images": ["IMAGE", {}]}}, "output": [], "output_node": True},
+}
+
+
+def check(class_type: str, **inputs: Any) -> None:
+    graph = {
+        "1": {"class_type": class_type, "inputs": inputs},
+        "2": {"class_type": "Show", "inputs": {"images": ["1", 0]}},
+    }
+    if not CATALOGUE[class_type]["output"]:
+        del graph["2"]
+    check_graph(graph, CATALOGUE, staged_files=["mine/0"])
+
+
+@pytest.mark.parametrize(
+    ("class_type", "inputs"),
+    [
+        ("Webcam", {"image": "webcam/1.png [temp]"}),
+        ("Webcam", {"image": "/etc/hostname"}),
+        ("Webcam", {"image": "../x.png"}),
+        ("Scene", {"image": {"image": "a.png", "mask": f"{JOB}/0-a.png"}}),
+        ("Scene", {"image": {"image": "a.png", "mask": "x.png [output]"}}),
+        ("Listed", {"folder": JOB}),
+        ("Saver", {"output_path": "/srv/www"}),
+        ("Saver", {"output_path": "~/x"}),
+        ("Saver", {"output_path": "a/../../x"}),
+        ("Reader", {"directory": "../output"}),
+        ("Reader", {"directory": "x\\..\\y"}),
+    ],
+)
+def test_what_is_not_the_jobs_is_refused(class_type: str, inputs: dict[str, Any]) -> None:
+    with pytest.raises(InvalidWorkflow) as refused:
+        check(class_type, **inputs)
+    [problem] = refused.value.node_errors["1"]["errors"]
+    assert problem["extra_info"]["input_name"] == next(iter(inputs))
+
+
+@pytest.mark.parametrize(
+    ("class_type", "inputs"),
+    [
+        ("Webcam", {"image": "webcam/1.png"}),
+        ("Webcam", {"image": "mine/0"}),
+        ("Scene", {"image": {"image": "mine/0", "camera": {"position": [0, 1]}}}),
+        ("Listed", {"folder": "cats"}),
+        ("Anything", {"value": "/etc/hostname"}),
+        ("Saver", {"output_path": "portraits/2026"}),
+        ("Saver", {"output_path": "https://example.com/../x"}),
+        ("Reader", {"directory": "/mnt/nas/pictures"}),
+        ("Text", {"text": "../.. and /etc, or x.png [temp]"}),
+        ("SaveInto", {"output_path": "../../x", "filename_prefix": "a"}),
+    ],
+)
+def test_what_is_the_servers_or_the_operators_business_is_accepted(class_type: str, inputs: dict[str, Any]) -> None:
+    check(class_type, **inputs)
+
+
+@pytest.mark.parametrize(
+    ("text", "is_path"),
+    [
+        (f"{JOB}/a.png", True),
+        (f"out\\{JOB}\\a.png", True),
+        (f"/srv/{JOB.upper()}/a.png", True),
+        (f"3d/fleet-{JOB}-0-a.glb", True),
+        (JOB, False),
+        (f"https://example.com/{JOB}/a.png", False),
+        (f"a long text\nabout {JOB}/x", False),
+        (f"x{JOB}/a.png", False),
+    ],
+)
+def test_paths_to_files_of_jobs(text: str, is_path: bool) -> None:
+    graph = {"7": {"class_type": "Text", "inputs": {"text": {"a": [text]}}}}
+    assert jobs_named(graph) == ({JOB: ("7", "text")} if is_path else {})
+
+
+def test_what_is_rewritten_may_name_an_earlier_job() -> None:
+    inputs = {"filename_prefix": f"{JOB}/x", "output_path": f"{JOB}/ds", "fleet_run": f"{JOB}/"}
+    assert jobs_named({"7": {"class_type": "SaveInto", "inputs": inputs}}) == {}
+
+
+def test_absolute_paths() -> None:
+    inputs = {"text": "/imagine a cat", "other": "/", "path": "/", "file": "/srv/../srv/x/a.png"}
+    found = list(absolute_paths({"7": {"class_type": "Text", "inputs": inputs}}))
+    assert found == [("7", "path", Path("/")), ("7", "file", Path("/srv/x/a.png"))]
+
+
+@pytest.mark.parametrize(
+    ("class_type", "name"),
+    [
+        ("LoadImage", f"{JOB}/3-a.png"),
+        ("LoadLatent", f"{JOB}/3-a.png"),
+        ("Load3D", f"3d/fleet-{JOB}-3-a.png"),
+        ("SomePacksLoader", f"fleet-{JOB}-3-a.png"),
+    ],
+)
+def test_where_loaders_look(class_type: str, name: str) -> None:
+    assert staged_name(JOB, 3, "a.png", class_type) == name
+
+
+@pytest.mark.parametrize(
+    ("choices", "may"),
+    [([], True), (["a.pdf"], True), (["model.safetensors"], False), (["euler", "v1.5"], False), (["x.3mf"], True)],
+)
+def test_lists_of_files(choices: list[str], may: bool) -> None:
+    assert may_list_files(choices) is may
