@@ -53,7 +53,7 @@ def prompt_blueprint(settings: Settings, ledger: Ledger, service: Service, hub: 
         if missing := _missing(template, values):
             return json_response(dict.fromkeys(missing, "missing parameter"), 422)
         job = service.submit(_order(template, values, settings))
-        return _answer(wait_for_end(job, service, hub), settings, links_for(settings, ledger))
+        return _answer(wait_for_end(job, service, hub, settings), settings, links_for(settings, ledger))
 
     return blueprint
 

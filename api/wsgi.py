@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import logging
 from contextlib import suppress
+from functools import partial
 
 from flask import Flask
 
@@ -20,6 +21,7 @@ from core.log_format import LOG_FORMAT
 from core.notices import Notice, NoticeListener, NoticeSender
 from core.settings import Settings, load_settings
 from tasks.app import make_app
+from tasks.asking import ask
 from tasks.publish import Publisher
 
 #: Connections to PostgreSQL kept by one process; as many again for a moment. Waiting clients hold none.
@@ -65,5 +67,6 @@ def build(settings: Settings, *, pool_size: int = POOL_SIZE) -> Flask:
         ledger.close()
 
     atexit.register(close)
-    publisher = BackgroundPublisher(Publisher(make_app(settings, "api")))
-    return create_app(settings, ledger=ledger, publisher=publisher, hub=hub)
+    celery = make_app(settings, "api")
+    publisher = BackgroundPublisher(Publisher(celery))
+    return create_app(settings, ledger=ledger, publisher=publisher, hub=hub, ask=partial(ask, celery))

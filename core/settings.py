@@ -90,6 +90,8 @@ class Settings(BaseSettings):
     ca_bundle: Path | None = None
     #: Seconds for which a link to a file needs no key; at most as long as the file is kept.
     link_s: float = Field(7 * 24 * 3600.0, ge=1, allow_inf_nan=False)
+    #: A client that hangs up on /generate/sync, /generate/stream or /prompt cancels its job, unless others want it too.
+    cancel_on_hangup: bool = True
     #: Jobs that may wait at once; one more is refused with `queue_full`.
     max_queued: int = Field(100_000, ge=1)
 
