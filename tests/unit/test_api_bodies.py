@@ -171,7 +171,10 @@ HOOK = {"url": "https://a/"}
         (
             SubmitBody,
             {"s3": {"accessKeyId": "k", "secretAccessKey": "s", "bucket": "pics", "endpoint": "http://x"}},
-            "s3.bucket, s3.endpoint: they are called s3.access_key_id, s3.secret_access_key, s3.bucket_name, s3.endpoint_url",
+            (
+                "s3.bucket, s3.endpoint: they are called s3.access_key_id, s3.secret_access_key, s3.bucket_name, "
+                "s3.endpoint_url"
+            ),
         ),
         (SubmitBody, {"s3": {"bucket": "k"}}, "it is called s3.bucket_name here"),
         (SubmitBody, {"s3": {"endpoint": "k"}}, "it is called s3.endpoint_url here"),
