@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Callable
 
+from comfy.procfs import boot_id
 from comfy.spec import InstanceSpec
 from core.errors import ConfigurationError, LedgerUnavailable
 from core.ledger import Ledger
@@ -85,6 +86,24 @@ class Tenure:
             return
         self.rival_lives = tenant is not None and self.rival is not None and tenant.worker == self.rival.worker
         self.rival, self._seen_at_s = tenant, time.monotonic()
+
+
+def check_host_name(settings: Settings, ledger: Ledger) -> None:
+    """See that this machine's name is not another's, for an io worker: it would be sent to store files it has not.
+
+    Raises:
+      ConfigurationError: GPU workers of another machine have this name.
+      LedgerUnavailable: the ledger does not answer.
+    """
+    ours = boot_id()
+    for tenant in ledger.instances.tenants_of(settings.host) if ours else ():
+        machine = (tenant.place or "").partition(" ")[0]
+        # Other than a boot id, a host name stands there where a sandbox hides it.
+        if len(machine) == len(ours) and machine != ours:
+            raise ConfigurationError(
+                f"The name {settings.host} belongs to another machine, which runs {tenant}. Two machines of one fleet "
+                f"must not have the same name; set FLEET_HOST (now {settings.host}) to another one on one of them."
+            )
 
 
 def take_or_refuse(tenure: Tenure, ledger: Ledger, *, wait: Callable[[float], object] = time.sleep) -> None:

@@ -30,7 +30,7 @@ from tasks.names import GPU_QUEUE, IO_QUEUE, MAINTENANCE_QUEUE, io_queue_of
 from tasks.premises import occupied
 from tasks.runtime import equip
 from tasks.station import Station
-from tasks.tenure import Tenure, take_or_refuse
+from tasks.tenure import Tenure, check_host_name, take_or_refuse
 
 #: Modules whose import registers the tasks and the commands of remote control.
 TASK_MODULES = (control, generate, maintenance, notify, upload)
@@ -112,6 +112,8 @@ def _run_instance(settings: Settings, spec: InstanceSpec) -> None:
 def run_io_worker(settings: Settings) -> None:
     """Store files, post webhooks, reconcile, until SIGTERM."""
     app = _prepare(settings, "io")
+    with contextlib.closing(Ledger(settings, pool_size=1)) as ledger:
+        check_host_name(settings, ledger)
     notify.open_postman(equip(app, settings))
     try:
         _run(app, io_options(settings), "io")

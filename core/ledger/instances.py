@@ -145,6 +145,14 @@ class Instances:
             return None
         return False
 
+    def tenants_of(self, host: str) -> list[Tenant]:
+        """The workers of a host that were heard of lately."""
+        wanted = (instances.c.worker, instances.c.pid, instances.c.place, instances.c.heartbeat_at_ms)
+        speaks = and_(instances.c.state != STOPPED, instances.c.heartbeat_at_ms > now_ms() - SILENCE_MS)
+        with self._database.read() as connection:
+            rows = connection.execute(select(*wanted).where(instances.c.host == host, speaks)).all()
+        return [Tenant(**row._mapping) for row in rows]
+
     def tenant(self, name: str) -> Tenant | None:
         """The worker that has this name now; None if nobody has."""
         wanted = (instances.c.worker, instances.c.pid, instances.c.place, instances.c.heartbeat_at_ms)

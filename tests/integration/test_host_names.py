@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,35 @@ def test_a_second_machine_of_the_same_name_is_refused(
     assert f"{NAME} belongs to another worker" in last
     assert f"process {machine.processes['gpu0'].pid}" in last
     assert is_untouched(books, owner)
+
+
+def test_an_io_worker_of_a_second_machine_of_the_same_name_is_refused(
+    tmp_path: Path, common: dict[str, str], books: Ledger, owner: Tenant
+) -> None:
+    # It would be sent to store files that lie on the other one.
+    other: dict[str, Any] = {
+        "name": "gpu0@elsewhere",
+        "host": "elsewhere",
+        "kind": "simulator",
+        "gpu": None,
+        "worker": "w",
+    }
+    assert owner.place is not None
+    books.instances.register(**other, place=owner.place)
+    fleet = Fleet(tmp_path, **{**common, "host": "elsewhere"})
+    fleet.start("io")
+    until(lambda: "ready." in fleet.log("io"), what="an io worker beside GPU workers of its own machine")
+    assert fleet.stop("io") == 0
+
+    books.instances.register(
+        **{**other, "worker": "w2"}, place=f"{uuid.uuid4()} 1:1", over=books.instances.tenant("gpu0@elsewhere")
+    )
+    refused = fleet.command("io")
+    with books.database.write() as transaction:
+        transaction.connection.execute(delete(instances).where(instances.c.name == "gpu0@elsewhere"))
+
+    assert refused.returncode == 2, refused
+    assert "FLEET_HOST (now elsewhere)" in refused.stderr.splitlines()[-1]
 
 
 def test_a_worker_whose_name_was_taken_says_so_and_takes_it_back(machine: Fleet, books: Ledger, owner: Tenant) -> None:
