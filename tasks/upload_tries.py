@@ -14,12 +14,14 @@ from tasks.runtime import Runtime
 
 log = logging.getLogger(__name__)
 
+#: What Flower shows of a turn after which another one comes; why is in the log.
+WAITS = "waits for another turn"
 #: What a client learns of a fault of ours.
 FAULT = "an unexpected error on the server, whose log has it"
 
 
 class Unfinished(Exception):
-    """This turn has not ended the job's delivery; says why. Another turn comes, or the job has failed."""
+    """This turn has not brought the job's delivery to its good end; says in a few words how it stands with it."""
 
 
 class Tries:
@@ -69,7 +71,7 @@ class Tries:
         if now_ms() >= self.give_up_at_ms and not isinstance(exc, (DeliveryFailed, LedgerUnavailable)):
             self._fail(f"Its outputs could not be delivered: {reason}")
         log.warning("job %s waits for another turn: %s", self._job_id, exc)
-        raise Unfinished(reason) from exc
+        raise Unfinished(WAITS) from exc
 
     def lose(self, exc: Exception) -> NoReturn:
         """A fault of ours. Raises Unfinished."""
@@ -80,11 +82,12 @@ class Tries:
             lost = self._deliveries.losses(self._job_id)
         if lost >= self._most:
             self._fail(f"Its outputs could not be delivered: {FAULT}.")
-        raise Unfinished(FAULT) from exc
+        raise Unfinished(WAITS) from exc
 
     def _fail(self, message: str, exc: FleetError | None = None) -> NoReturn:
         error = job_error(exc or DeliveryFailed(message)) | {"node_id": self.node_id}
         if self._deliveries.fail(self._job_id, self._attempt, error):
-            log.warning("job %s failed: %s: %s", self._job_id, error["code"], message)
+            # A file's name comes from its graph, which is its client's.
+            log.warning("job %s failed (%s)%s", self._job_id, error["code"], "" if exc is not None else f": {message}")
             self._publisher.notify(self._job_id)
-        raise Unfinished(message)
+        raise Unfinished(f"failed ({error['code']})")

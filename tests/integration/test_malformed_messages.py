@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import copy
 import json
+import socket
 import uuid
 from collections.abc import Iterator
 from typing import Any, Protocol
@@ -15,13 +16,13 @@ import redis
 import requests
 from kombu import Connection
 
-from tasks.names import GENERATE, NOTIFY, RECONCILE, UPLOAD
+from tasks.names import GENERATE, NOTIFY, RECONCILE, UPLOAD, io_queue_of
 from tests.fleet import Fleet, free_port, until, work
 from tests.services import Broker
 
 CANARY = "a lighthouse nobody may know of"
 #: What each queue holds when all is well.
-TASK_OF = {"gpu": GENERATE, "io": NOTIFY, "maintenance": RECONCILE}
+TASK_OF = {"gpu": GENERATE, "io": NOTIFY, io_queue_of(socket.gethostname()): UPLOAD, "maintenance": RECONCILE}
 EMBEDDED = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 
 DEEP = b"[" * 100_000
@@ -316,7 +317,7 @@ def check_all_live(fleet: Fleet, pids: dict[str, int]) -> None:
         assert "Traceback" not in fleet.log(name), fleet.log(name)[-5000:]
 
 
-@pytest.mark.parametrize("queue", TASK_OF)
+@pytest.mark.parametrize("queue", TASK_OF, ids=list(TASK_OF.values()))
 def test_what_is_no_message_of_ours_costs_a_line_in_the_log(fleet: Fleet, mouth: Mouth, queue: str) -> None:
     name, task = ("gpu0" if queue == "gpu" else "io"), TASK_OF[queue]
     pids = {name: process.pid for name, process in fleet.processes.items()}
