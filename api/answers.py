@@ -306,6 +306,10 @@ class MissingParameters(RootModel[dict[str, str]]):
     """`{"<name>": "missing parameter"}` for each value that is not there."""
 
 
+class NoPictures(RootModel[Pictures | MissingParameters]):
+    """A value is missing, or the workflow ran and made no picture."""
+
+
 class UploadedImage(BaseModel):
     success: bool
     filename: str = Field(description="What a graph may call the file. Another one than sent where that is taken.")
@@ -443,10 +447,40 @@ class Readiness(BaseModel):
     instances: list[Instance] | None = None
 
 
+class Gpu(BaseModel):
+    """A GPU with its ComfyUI, as operators see it."""
+
+    name: str = Field(description="gpu0@host.")
+    host: str
+    state: str
+    reason: str | None = Field(description="Of its state.")
+    kind: Literal["simulator", "comfyui", "attached"]
+    is_simulated: bool
+    gpu: str | None
+    device: str | None
+    version: str | None
+    job_id: str | None = Field(description="The job it runs now.")
+    models: list[str] = Field(description="Model files of the job that it ran last.")
+    restarts: int
+    warmup_s: float | None
+    started_at_ms: int
+    up_since_ms: int | None = Field(description="When it answered first after its last start; null if it does not.")
+    heartbeat_at_ms: int
+    quarantined_until_ms: int | None
+
+
+class Gpus(BaseModel):
+    gpus: list[Gpu]
+
+
 class OpenApi(BaseModel):
     """This document."""
 
     openapi: str
     info: dict[str, Any]
+    servers: list[dict[str, Any]]
+    tags: list[dict[str, Any]]
+    security: list[dict[str, Any]]
     paths: dict[str, Any]
+    webhooks: dict[str, Any]
     components: dict[str, Any]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import atexit
+import logging
 from contextlib import suppress
+from functools import partial
 
 from flask import Flask
 
@@ -15,9 +17,11 @@ from core import broker_guard
 from core.errors import LedgerUnavailable
 from core.job import QUEUED
 from core.ledger import Change, Ledger
+from core.log_format import LOG_FORMAT
 from core.notices import Notice, NoticeListener, NoticeSender
 from core.settings import Settings, load_settings
 from tasks.app import make_app
+from tasks.asking import ask
 from tasks.publish import Publisher
 
 #: Connections to PostgreSQL kept by one process; as many again for a moment. Waiting clients hold none.
@@ -30,6 +34,8 @@ def create() -> Flask:
     Called in each gunicorn worker, after its fork and after gevent has patched the standard library: connections and
     threads made earlier would be shared, or would block every other request.
     """
+    # Else lines below the level of warnings would go nowhere: gunicorn sets up its own loggers alone.
+    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
     return build(load_settings())
 
 
@@ -61,5 +67,6 @@ def build(settings: Settings, *, pool_size: int = POOL_SIZE) -> Flask:
         ledger.close()
 
     atexit.register(close)
-    publisher = BackgroundPublisher(Publisher(make_app(settings, "api")))
-    return create_app(settings, ledger=ledger, publisher=publisher, hub=hub)
+    celery = make_app(settings, "api")
+    publisher = BackgroundPublisher(Publisher(celery))
+    return create_app(settings, ledger=ledger, publisher=publisher, hub=hub, ask=partial(ask, celery))

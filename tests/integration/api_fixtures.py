@@ -24,10 +24,12 @@ from werkzeug.serving import ThreadedWSGIServer, make_server
 
 from api import create_app
 from api.waiting import Hub
+from core.errors import InstanceUnreachable
 from core.job import Job
 from core.ledger import Change, Ledger
 from core.ledger.claims import Claim, ProducedFile
 from core.ledger.delivery import StoredFile
+from core.ledger.instances import InstanceRecord
 from core.ledger.schema import migrate
 from core.notices import Notice
 from core.settings import Settings
@@ -52,6 +54,9 @@ class RecordingPublisher:
         self.turns: list[str] = []
         self.notified: list[str] = []
         self.canceled: list[str] = []
+        self.asked: list[tuple[str, str]] = []
+        #: Workers that do not answer operators.
+        self.mute: set[str] = set()
         self.reaches_workers = False
 
     def turn(self, job_id: str) -> bool:
@@ -64,6 +69,11 @@ class RecordingPublisher:
 
     def cancel(self, job: Job) -> None:
         self.canceled.append(job.id)
+
+    def ask(self, command: str, instance: InstanceRecord) -> None:
+        if instance.worker in self.mute:
+            raise InstanceUnreachable(f"The worker of {instance.name} does not answer.")
+        self.asked.append((command, instance.name))
 
     def look_again(self) -> bool:
         return self.reaches_workers
@@ -169,8 +179,8 @@ def settings_for(directory: Path, **overrides: Any) -> Settings:
 
 
 @contextmanager
-def running_api(settings: Settings) -> Iterator[Api]:
-    """The application in threads of this process."""
+def running_api(settings: Settings, *, host: str = "127.0.0.1") -> Iterator[Api]:
+    """The application in threads of this process. Parameters: host - where it listens."""
     migrate(settings)
 
     def announce(change: Change) -> None:
@@ -179,8 +189,8 @@ def running_api(settings: Settings) -> Iterator[Api]:
     ledger = Ledger(settings, on_change=announce)
     hub = Hub(ledger.jobs.states, ledger.jobs.many, poll_s=0.3)
     publisher = RecordingPublisher()
-    app: Flask = create_app(settings, ledger=ledger, publisher=publisher, hub=hub)
-    server = make_server("127.0.0.1", 0, app, threaded=True)
+    app: Flask = create_app(settings, ledger=ledger, publisher=publisher, hub=hub, ask=publisher.ask)
+    server = make_server(host, 0, app, threaded=True)
     assert isinstance(server, ThreadedWSGIServer)
     # A stream that is still open must not hold up the end of a test.
     server.block_on_close = False
