@@ -14,6 +14,7 @@ import pytest
 import requests
 from PIL import Image
 
+from api.catalogues import MAX_AGE_S
 from tests.fleet import ALL, Fleet, until, work
 
 #: A client waits no longer than this for a file that was just added, on a machine that has time for it.
@@ -85,15 +86,18 @@ def test_a_job_that_meets_an_instance_without_its_model_goes_to_one_that_has_it(
     until(lambda: [each["state"] for each in fleet.instances()].count("healthy") == 1, what="one GPU")
     until(lambda: post(fleet, loading("rare.safetensors")).status_code == 201, what="the model")
     busy = fleet.submit(work(60, seed=7))
-    fleet.wait(busy, "running")
-    # With one instance there, all can run it.
-    job_id = fleet.submit(loading("rare.safetensors", seed=8))
+    try:
+        fleet.wait(busy, "running")
+        # The API must have seen that there is one instance only: then all can run the job, and it has no pins.
+        time.sleep(2 * MAX_AGE_S)
+        job_id = fleet.submit(loading("rare.safetensors", seed=8))
 
-    fleet.reconfigure(simulator_args="--simulate-load-seconds 0")
-    fleet.start("gpu1").ready()
-    until(lambda: fleet.log("gpu1").count("goes to another kind of instance"), what="the other GPU's refusal")
-    assert fleet.job(job_id)["status"] == "queued"
-    fleet.cancel(busy)
+        fleet.reconfigure(simulator_args="--simulate-load-seconds 0")
+        fleet.start("gpu1").ready()
+        until(lambda: fleet.log("gpu1").count("goes to another kind of instance"), what="the other GPU's refusal")
+        assert fleet.job(job_id)["status"] == "queued"
+    finally:
+        fleet.cancel(busy)
 
     fleet.wait(job_id, "succeeded")
 
