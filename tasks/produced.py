@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from comfy.outputs import OutputItem
+from comfy.outputs import OutputItem, local_path
 from core.ledger.claims import ProducedFile
 from core.ledger.instances import InstanceRecord
 from core.stored_json import whole_text
-from tasks.collect import local_path
 
 #: What the ledger's columns take.
 MAX_NODE_ID_CHARS = 255
