@@ -53,6 +53,7 @@ bench: setup     ## the measurements quoted in bench/README.md
 	@$(BIN)/python -m bench.overhead
 	@$(BIN)/python -m bench.submit
 	@$(BIN)/python -m bench.waiting
+	@$(BIN)/python -m bench.herd
 	@$(BIN)/python -m bench.webhooks
 	@$(BIN)/python -m bench.uploads
 

@@ -12,10 +12,12 @@ from api.errors import register_error_handlers, say_when_storage_is_away
 from api.estimates import Estimates
 from api.generate import generate_blueprint
 from api.generate_stream import generate_stream_blueprint
+from api.gpus import Ask, gpus_blueprint
 from api.health import health_blueprint
 from api.intake import Intake
 from api.prompt import prompt_blueprint
 from api.pyworker import pyworker_blueprint
+from api.request_log import register_request_log
 from api.submit import Service, TurnPublisher
 from api.v2 import v2_blueprint
 from api.waiting import Hub
@@ -26,15 +28,17 @@ from core.storage_marker import StorageMarker
 from workflows.library import SHIPPED, Library
 
 
-def create_app(settings: Settings, *, ledger: Ledger, publisher: TurnPublisher, hub: Hub) -> Flask:
+def create_app(settings: Settings, *, ledger: Ledger, publisher: TurnPublisher, hub: Hub, ask: Ask) -> Flask:
     """The application of one process.
 
     Parameters:
       hub: its `notify` should hear of every change notice, from the broker and from this process's own ledger.
+      ask: reaches the workers of GPUs for operators.
     """
     app = Flask("comfyfleet", static_folder=None)
     # One address for each thing: no redirect from //jobs/x or jobs/x/ to it.
     app.url_map.merge_slashes = False
+    register_request_log(app, settings.request_log)
     guard = Guard(settings, ledger.links)
     guard.register(app)
     register_error_handlers(app)
@@ -53,6 +57,7 @@ def create_app(settings: Settings, *, ledger: Ledger, publisher: TurnPublisher, 
     app.register_blueprint(pyworker_blueprint(settings, ledger, service, intake))
     app.register_blueprint(workflows_blueprint(settings, ledger, service, library, intake))
     app.register_blueprint(deliveries_blueprint(settings, ledger, publisher))
+    app.register_blueprint(gpus_blueprint(ledger, ask))
     app.register_blueprint(health_blueprint(settings, ledger, guard, marker))
     app.register_blueprint(docs_blueprint(settings))
     return app

@@ -95,6 +95,25 @@ class JobWarning(BaseModel):
     class_type: str | None
 
 
+class Loss(BaseModel):
+    """An attempt that was lost with its instance, or its worker."""
+
+    attempt: int | None
+    code: str | None = Field(description="instance_lost, stuck or out_of_memory.")
+    instance: str | None
+    gpu: str | None
+    at: str | None
+
+
+class Attempts(BaseModel):
+    """Which try at a job it is, where, and what became of those before."""
+
+    attempt: int = Field(description="Counted from 1; 0 before a GPU took it.")
+    instance: str | None = Field(description="Of the newest attempt: gpu0@host.")
+    gpu: str | None = Field(description="What GPU that has, in its own words.")
+    losses: list[Loss] = Field(description="The oldest first, the newest 20.")
+
+
 class Urls(BaseModel):
     self: str
     events: str
@@ -106,7 +125,7 @@ class Metrics(BaseModel):
     execution_ms: int | None
 
 
-class Job(BaseModel):
+class Job(Attempts):
     """A job as it stands. Times are RFC 3339 in UTC."""
 
     id: str
@@ -144,6 +163,25 @@ class JobPage(BaseModel):
     jobs: list[ListedJob]
     next_cursor: str | None
     truncated: bool
+
+
+class JobEvent(BaseModel):
+    """One line of a job's log."""
+
+    seq: int = Field(description="Its number, which is the id of the same event in the stream.")
+    type: Literal["status", "output", "progress"]
+    at: str
+    data: dict[str, Any] = Field(
+        description="Of status: status, and where it says so instance, or the code of a loss. Of output: the id of the "
+        "asset. Of progress: value and attempt."
+    )
+
+
+class JobLog(BaseModel):
+    """What has happened to a job, the oldest first."""
+
+    events: list[JobEvent]
+    next_after: int | None = Field(description="The value of after for the rest; null when this is all.")
 
 
 class SubmittedWorkflow(BaseModel):
@@ -206,6 +244,10 @@ class Result(BaseModel):
     queue_position: dict[str, Any] | None = Field(None, description="While it waits: its place, and for how long.")
 
 
+class Status(Result, Attempts):
+    """A job in the words of the `/generate` contract, and where it ran."""
+
+
 class Message(BaseModel):
     message: str
     status: str
@@ -262,6 +304,10 @@ class Pictures(Result):
 
 class MissingParameters(RootModel[dict[str, str]]):
     """`{"<name>": "missing parameter"}` for each value that is not there."""
+
+
+class NoPictures(RootModel[Pictures | MissingParameters]):
+    """A value is missing, or the workflow ran and made no picture."""
 
 
 class UploadedImage(BaseModel):
@@ -401,10 +447,40 @@ class Readiness(BaseModel):
     instances: list[Instance] | None = None
 
 
+class Gpu(BaseModel):
+    """A GPU with its ComfyUI, as operators see it."""
+
+    name: str = Field(description="gpu0@host.")
+    host: str
+    state: str
+    reason: str | None = Field(description="Of its state.")
+    kind: Literal["simulator", "comfyui", "attached"]
+    is_simulated: bool
+    gpu: str | None
+    device: str | None
+    version: str | None
+    job_id: str | None = Field(description="The job it runs now.")
+    models: list[str] = Field(description="Model files of the job that it ran last.")
+    restarts: int
+    warmup_s: float | None
+    started_at_ms: int
+    up_since_ms: int | None = Field(description="When it answered first after its last start; null if it does not.")
+    heartbeat_at_ms: int
+    quarantined_until_ms: int | None
+
+
+class Gpus(BaseModel):
+    gpus: list[Gpu]
+
+
 class OpenApi(BaseModel):
     """This document."""
 
     openapi: str
     info: dict[str, Any]
+    servers: list[dict[str, Any]]
+    tags: list[dict[str, Any]]
+    security: list[dict[str, Any]]
     paths: dict[str, Any]
+    webhooks: dict[str, Any]
     components: dict[str, Any]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from api.batches import Batched
 from api.fresh import Fresh
+from api.patience import ledger_patience
 from core.job import QUEUED, Job
 from core.ledger import Ledger
 from core.ledger.workload import Workload
@@ -34,6 +36,7 @@ class Estimates:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._workload = Fresh(ledger.workload.read, max_age_s=MAX_AGE_S)
+        self._positions = Batched(ledger.jobs.queue_positions)
 
     def workload(self) -> Workload:
         """The fleet's work as it was at most about a second ago. Raises LedgerUnavailable."""
@@ -49,12 +52,21 @@ class Estimates:
         return None if position is None else self._at(job, position)
 
     def recent_place(self, job: Job) -> Place | None:
-        """The job's place of about a second ago, without a query of its own unless it is far behind or just came."""
+        """The job's place of about a second ago; those that are far behind, or just came, are looked up together.
+
+        Raises: LedgerUnavailable.
+        """
         if job.status != QUEUED:
             return None
-        workload = self.workload()
+        with ledger_patience():
+            workload = self.workload()
         position = workload.position(job) if workload.at_ms > job.created_at_ms else None
-        return self.place(job) if position is None else self._at(job, position)
+        if position is None:
+            position = self._positions.get(job.id)
+        if position is None:
+            return None
+        with ledger_patience():
+            return self._at(job, position)
 
     def sizes(self, job: Job) -> dict[str, int]:
         """Jobs by status as of about a second ago, but never from before this job came. Raises LedgerUnavailable."""

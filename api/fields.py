@@ -94,6 +94,15 @@ def limit(value: str | None) -> int:
     return int(value)
 
 
+def event_number(value: str | None) -> int:
+    """The number of an event; 0 when it is not said. Raises BadParameter."""
+    if value is None:
+        return 0
+    if not re.fullmatch(r"[0-9]{1,9}", value, re.ASCII):
+        raise BadParameter("after must be the number of an event.")
+    return int(value)
+
+
 def statuses(value: str | None) -> list[str]:
     """The ledger's statuses behind a comma-separated list of the API's; empty for all. Raises BadParameter."""
     if value is None:

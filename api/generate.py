@@ -35,6 +35,7 @@ from core.ledger.returns import POISON
 from core.links import Links
 from core.results import STATUS_WORDS, comfyui_response, generate_result
 from core.settings import Settings
+from core.views import attempt_view
 from workflows.library import Library
 
 #: All files of one answer together, before base64.
@@ -111,15 +112,16 @@ def generate_blueprint(
         tag=GENERATE,
         body=GenerateBody,
         is_enveloped=True,
-        answers=dict.fromkeys(sorted({*ENDS.values(), LOST_INSTANCE}), answers.Result),
+        answers=dict.fromkeys(sorted({*ENDS.values(), LOST_INSTANCE}), answers.Status),
         errors=(*SUBMIT_ERRORS, RequestIdReuse),
         parameters=HEADERS,
-        text=f"A client that hangs up cancels its job, unless the job has a webhook or a bucket. {SAME_REQUEST}",
+        text="A client that hangs up cancels its job, unless the job has a webhook or a bucket, or the operator set "
+        f"FLEET_CANCEL_ON_HANGUP to false. A proxy that waits no longer is such a client. {SAME_REQUEST}",
     )
     def generate_sync() -> Response:
         # The body and its graph are out of reach before the waiting begins: a thousand clients may wait here.
         job, wanted = submitted(service, parsed())
-        ended = wait_for_end(job, service, ledger, hub)
+        ended = wait_for_end(job, service, hub, settings)
         body = full_result(ended, settings, links_for(settings, ledger), wanted)
         return json_response(body, status_of_end(ended))
 
@@ -127,7 +129,7 @@ def generate_blueprint(
     @Described(
         summary="A request as it stands, by your id or ours",
         tag=GENERATE,
-        answers={200: answers.Result, 404: answers.Message},
+        answers={200: answers.Status, 404: answers.Message},
         errors=(LedgerUnavailable,),
         parameters=HEADERS,
     )
@@ -172,11 +174,11 @@ def generate_blueprint(
     return blueprint
 
 
-def wait_for_end(job: Job, service: Service, ledger: Ledger, hub: Hub) -> Job:
+def wait_for_end(job: Job, service: Service, hub: Hub, settings: Settings) -> Job:
     """The job when it has ended; it is cancelled when its last caller hangs up and nobody else wants it."""
     is_gone = hang_up_check()
-    is_wanted = is_wanted_by_others(job)
-    ended = hub.until_done(lambda: ledger.jobs.get(job.id), job, is_abandoned=lambda: not is_wanted and is_gone())
+    is_wanted = outlives_its_client(job, settings)
+    ended = hub.until_done(lambda: hub.look(job.id), job, is_abandoned=lambda: not is_wanted and is_gone())
     return ended or service.hang_up(job.id)
 
 
@@ -193,9 +195,9 @@ def _asks_for(header: str) -> bool:
     return request.headers.get(header, "").strip().lower() in ("1", "true")
 
 
-def is_wanted_by_others(job: Job) -> bool:
-    """Whether the job's result goes somewhere else too, so that it is wanted when its client hangs up."""
-    return bool(job.webhook) or "s3" in (job.delivery or {})
+def outlives_its_client(job: Job, settings: Settings) -> bool:
+    """Whether the job goes on when its client hangs up: its result goes somewhere else too, or the operator says so."""
+    return not settings.cancel_on_hangup or bool(job.webhook) or "s3" in (job.delivery or {})
 
 
 def queue_sizes(sizes: Mapping[str, int]) -> dict[str, int]:
@@ -237,7 +239,7 @@ def full_result(job: Job, settings: Settings, links: Links, wanted: Wanted) -> d
     Parameters:
       links: of the address the client reaches us by.
     """
-    body = generate_result(job, links=links)
+    body = generate_result(job, links=links) | attempt_view(job)
     if wanted.has_response:
         body["comfyui_response"] = comfyui_response(job)
     if wanted.is_inline:

@@ -18,7 +18,7 @@ from api.generate import (
     HEADERS,
     full_result,
     generate_error,
-    is_wanted_by_others,
+    outlives_its_client,
     queue_position,
     queue_sizes,
     submitted,
@@ -72,7 +72,6 @@ def generate_stream_blueprint(
         links = links_for(settings, ledger)
         job, wanted = submitted(service, parse_generate(read_json(settings), settings, links.base_url, library))
         stream = GenerateStream(
-            ledger,
             hub,
             job,
             estimates=estimates,
@@ -80,6 +79,7 @@ def generate_stream_blueprint(
             is_gone=hang_up_check(),
             result_of=lambda ended: full_result(ended, settings, links, wanted),
             hang_up=service.hang_up,
+            outlives_client=outlives_its_client(job, settings),
         )
         return event_stream_response(stream.frames())
 
@@ -94,11 +94,11 @@ class GenerateStream:
       is_gone: whether the client has hung up.
       result_of: what `GET /result` answers for an ended job.
       hang_up: says that a caller of the job is gone.
+      outlives_client: that is not said.
     """
 
     def __init__(
         self,
-        ledger: Ledger,
         hub: Hub,
         job: Job,
         *,
@@ -107,8 +107,8 @@ class GenerateStream:
         is_gone: Callable[[], bool],
         result_of: Callable[[Job], dict[str, Any]],
         hang_up: Callable[[str], Job],
+        outlives_client: bool,
     ) -> None:
-        self._jobs = ledger.jobs
         self._hub = hub
         self._job = job
         self._estimates = estimates
@@ -116,6 +116,7 @@ class GenerateStream:
         self._is_gone = is_gone
         self._result_of = result_of
         self._hang_up = hang_up
+        self._outlives_client = outlives_client
         self._begun_s = time.monotonic()
         self._read_at_s = 0.0
         # What happened between the submission and our standing in line is in the ledger.
@@ -130,7 +131,7 @@ class GenerateStream:
                 yield from self._until_end(watch)
         finally:
             # Also when the server stops, but then the client is still there, and its job goes on.
-            if not self._job.is_terminal and not is_wanted_by_others(self._job) and self._is_gone():
+            if not self._job.is_terminal and not self._outlives_client and self._is_gone():
                 self._give_up()
 
     def _until_end(self, watch: Watch) -> Iterator[str]:
@@ -163,12 +164,11 @@ class GenerateStream:
             self._job = replace(self._job, progress=progress)
         is_quiet = self._job.status == RUNNING and now_s - self._read_at_s >= REREAD_S
         try:
-            with ledger_patience():
-                if self._is_behind or is_quiet or watch.seq > self._job.last_seq:
-                    self._is_behind = True
-                    self._job = self._jobs.get(self._job.id)
-                    self._is_behind, self._read_at_s = False, now_s
-                self._look_up_place(now_s)
+            if self._is_behind or is_quiet or watch.seq > self._job.last_seq:
+                self._is_behind = True
+                self._job = self._hub.look(self._job.id)
+                self._is_behind, self._read_at_s = False, now_s
+            self._look_up_place(now_s)
         except LedgerUnavailable as exc:
             log.debug("a stream will look again: %s", exc)
         except NotFound:

@@ -13,6 +13,7 @@ import sys
 from http import HTTPStatus
 
 import gunicorn.util
+from gevent.baseserver import BaseServer
 
 from core.errors import ConfigurationError
 from core.settings import Settings, load_settings
@@ -77,6 +78,11 @@ def _write_json_error(sock: socket.socket, status: int, reason: str, message: st
 
 # gunicorn has no setting for this. Its workers look the function up when they need it.
 gunicorn.util.write_error = _write_json_error
+
+
+#: Connections that are taken in at once, before the answers of ledger and broker are looked at: gevent's own 100 would
+#: keep those who are served already waiting, when a thousand clients come back at the same moment.
+BaseServer.max_accept = 4
 
 
 def _raise_file_limit() -> None:

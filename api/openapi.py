@@ -66,6 +66,10 @@ SUBMIT_ERRORS = (
 
 #: The model of a JSON answer, or the media type of another one, or nothing at all.
 Answer = type[BaseModel] | str | None
+#: The bytes of a file: what they are, the answer's Content-Type says.
+ANY_TYPE = "*/*"
+#: Several where the client chooses one by its Accept header, the usual one first.
+Answers = Answer | tuple[Answer, ...]
 V = TypeVar("V", bound=Callable[..., Any])
 _ATTRIBUTE = "__openapi__"
 _REF = "#/components/schemas/{model}"
@@ -97,7 +101,7 @@ class Described:
 
     summary: str
     tag: str
-    answers: Mapping[int, Answer]
+    answers: Mapping[int, Answers]
     body: type[Body] | None = None
     #: It may be left out.
     is_optional: bool = False
@@ -192,9 +196,10 @@ def _models(description: Described) -> Iterator[type[BaseModel]]:
         yield description.body
         if description.is_enveloped:
             yield _envelope(description.body)
-    for answer in description.answers.values():
-        if isinstance(answer, type):
-            yield answer
+    for answers in description.answers.values():
+        for answer in answers if isinstance(answers, tuple) else (answers,):
+            if isinstance(answer, type):
+                yield answer
 
 
 def _envelope(body: type[Body]) -> type[BaseModel]:
@@ -288,7 +293,10 @@ def _error_codes(description: Described, *, needs_key: bool) -> dict[int, list[s
     return codes
 
 
-def _response(words: str, answer: Answer) -> dict[str, Any]:
+def _response(words: str, answer: Answers) -> dict[str, Any]:
+    if isinstance(answer, tuple):
+        parts = [_response(words, each)["content"] for each in answer]
+        return {"description": words, "content": {kind: part for each in parts for kind, part in each.items()}}
     if answer is None:
         return {"description": words}
     if isinstance(answer, str):

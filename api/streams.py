@@ -144,10 +144,14 @@ class EventStream:
 
     def _log(self, watch: Watch) -> list[JobEvent]:
         try:
-            with ledger_patience():
-                events = self._jobs.events(self._job.id, after_seq=self._seq)
+            # A thousand streams that begin together are all behind, and mostly nothing has happened.
+            if self._is_behind and self._hub.look(self._job.id).last_seq <= self._seq:
+                events = []
+            else:
+                with ledger_patience():
+                    events = self._jobs.events(self._job.id, after_seq=self._seq)
                 if events:
-                    self._job = self._jobs.get(self._job.id)
+                    self._job = self._hub.look(self._job.id)
         except LedgerUnavailable:
             self._is_behind = True
             return []
@@ -196,8 +200,7 @@ class EventStream:
         if status != self._job.status:
             return None
         try:
-            with ledger_patience():
-                return self._estimates.place(self._job)
+            return self._estimates.recent_place(self._job)
         except LedgerUnavailable:
             return None
 
@@ -207,8 +210,7 @@ class EventStream:
 
     def _progress_from_ledger(self) -> Iterator[str]:
         try:
-            with ledger_patience():
-                self._job = self._jobs.get(self._job.id)
+            self._job = self._hub.look(self._job.id)
         except (LedgerUnavailable, NotFound):
             return
         progress = progress_view(self._job)

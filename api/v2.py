@@ -18,7 +18,7 @@ from api.patience import bounded, ledger_patience
 from api.streams import EventStream, event_stream_response
 from api.submit import Order, Service, check_id
 from api.validation import lacks_graph, read
-from api.views import job_view, list_item
+from api.views import event_view, job_view, list_item
 from api.waiting import Hub
 from core.errors import IdempotencyKeyReuse, InvalidWorkflow, LedgerUnavailable, NotFound
 from core.job import Job
@@ -32,6 +32,14 @@ LAST_EVENT_ID = Parameter(
     place="header",
     description="The id of the last event that was seen; what came after it is sent again.",
     schema={"type": "integer", "minimum": 0},
+)
+#: Lines of a job's log in one answer.
+MAX_EVENTS = 1_000
+AFTER = Parameter(
+    name="after",
+    place="query",
+    description="Of the log as JSON: only what came after the event of this number.",
+    schema={"type": "integer", "minimum": 0, "default": 0},
 )
 LIST_PARAMETERS = (
     Parameter(
@@ -167,14 +175,17 @@ def v2_blueprint(settings: Settings, ledger: Ledger, service: Service, hub: Hub,
     @Described(
         summary="Server-sent events until the job's end",
         tag=JOBS,
-        answers={200: "text/event-stream"},
+        answers={200: ("text/event-stream", answers.JobLog)},
         errors=(NotFound, LedgerUnavailable),
-        parameters=(LAST_EVENT_ID,),
-        text="Events status, progress, preview and output. The data of each is JSON.",
+        parameters=(LAST_EVENT_ID, AFTER),
+        text="Events status, progress, preview and output. The data of each is JSON. With Accept: application/json the "
+        "log of what has happened so far, at once; an extension.",
     )
     def events(job_id: str) -> Response:
-        with ledger_patience():
-            job = ledger.jobs.get(check_id(job_id))
+        job = hub.look(check_id(job_id))
+        if _wants_json():
+            with ledger_patience():
+                return _log(ledger, job)
         stream = EventStream(
             ledger, hub, job, estimates=estimates, links=links_for(settings, ledger), after_seq=_last_event_id()
         )
@@ -210,6 +221,22 @@ def _page(settings: Settings, ledger: Ledger) -> Response:
     links = links_for(settings, ledger)
     return json_response(
         {"jobs": [list_item(job, links) for job in shown], "next_cursor": cursor, "truncated": False},
+    )
+
+
+def _wants_json() -> bool:
+    """Whether the client prefers JSON to a stream; one that takes anything gets the stream, as ever."""
+    accepted = request.accept_mimetypes
+    return accepted["application/json"] > accepted["text/event-stream"]
+
+
+def _log(ledger: Ledger, job: Job) -> Response:
+    after = fields.event_number(request.args.get("after"))
+    # One more than is shown tells whether there are further ones.
+    found = ledger.jobs.events(job.id, after_seq=after, limit=MAX_EVENTS + 1)
+    shown, rest = found[:MAX_EVENTS], found[MAX_EVENTS:]
+    return json_response(
+        {"events": [event_view(event) for event in shown], "next_after": shown[-1].seq if rest else None}
     )
 
 

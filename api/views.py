@@ -6,9 +6,19 @@ from typing import Any
 
 from api.estimates import Place
 from core.job import Job, Output
+from core.ledger.jobs import JobEvent
 from core.ledger.uploads import Upload
 from core.links import Links
-from core.views import SHOWN, error_view, maybe_timestamp, missing_view, output_view, progress_view, timestamp
+from core.views import (
+    SHOWN,
+    attempt_view,
+    error_view,
+    maybe_timestamp,
+    missing_view,
+    output_view,
+    progress_view,
+    timestamp,
+)
 
 
 def job_view(job: Job, links: Links, *, place: Place | None = None) -> dict[str, Any]:
@@ -36,6 +46,7 @@ def job_view(job: Job, links: Links, *, place: Place | None = None) -> dict[str,
             "execution_ms": _between(job.started_at_ms, job.generated_at_ms),
         },
         "priority": job.priority,
+        **attempt_view(job),
     }
     if job.metadata is not None:
         view["metadata"] = job.metadata
@@ -56,6 +67,20 @@ def list_item(job: Job, links: Links) -> dict[str, Any]:
     """A job as a list shows it: the Job object, and its times by the names the SDK's list reads."""
     times = {"create_time": timestamp(job.created_at_ms), "update_time": timestamp(job.updated_at_ms)}
     return job_view(job, links) | times
+
+
+def event_view(event: JobEvent) -> dict[str, Any]:
+    """One line of a job's log, in the words of the API; why an instance lost it is told by a code alone."""
+    data = event.data
+    told: dict[str, Any]
+    if event.type == "status":
+        told = {"status": SHOWN[data["status"]]}
+        told |= {name: data[name] for name in ("instance", "code") if name in data}
+    elif event.type == "output":
+        told = {"id": data.get("asset_id")}
+    else:
+        told = data
+    return {"seq": event.seq, "type": event.type, "at": timestamp(event.at_ms), "data": told}
 
 
 def place_view(place: Place | None) -> dict[str, Any]:

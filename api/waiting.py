@@ -9,13 +9,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from api.batches import CHUNK, Batched
 from api.patience import ledger_patience
 from core.background import Loop
-from core.errors import LedgerUnavailable
+from core.errors import LedgerUnavailable, NotFound
 from core.job import TERMINAL, Job
 from core.notices import Notice
 
@@ -23,8 +24,6 @@ log = logging.getLogger(__name__)
 
 #: Pause between two backstop polls.
 POLL_S = 2.0
-#: Jobs asked for in one query: PostgreSQL and SQLite both take this many parameters.
-CHUNK = 500
 #: Waiters are told at most this often that the queue has moved.
 MOVES_S = 1.0
 #: How often a waiter looks whether its client is still there.
@@ -96,13 +95,19 @@ class Hub:
 
     Parameters:
       states: newest status and event number of jobs, as `ledger.jobs.states`.
+      many: jobs by their ids, as `ledger.jobs.many`.
       poll_s: pause of the backstop poll, in seconds.
     """
 
     def __init__(
-        self, states: Callable[[Collection[str]], dict[str, tuple[str, int]]], *, poll_s: float = POLL_S
+        self,
+        states: Callable[[Collection[str]], dict[str, tuple[str, int]]],
+        many: Callable[[Collection[str]], Mapping[str, Job]],
+        *,
+        poll_s: float = POLL_S,
     ) -> None:
         self._states = states
+        self._jobs = Batched(many)
         self._lock = threading.Lock()
         self._watches: dict[str, set[Watch]] = {}
         self._poll_s = poll_s
@@ -114,6 +119,16 @@ class Hub:
     def before_moves(self, look: Callable[[], None]) -> None:
         """What is to be done before waiters hear that the queue has moved; may raise LedgerUnavailable."""
         self._before_moves = look
+
+    def look(self, job_id: str) -> Job:
+        """The job as it is now: one look at the ledger for all who ask at about this moment.
+
+        Raises: NotFound, LedgerUnavailable.
+        """
+        job = self._jobs.get(job_id)
+        if job is None:
+            raise NotFound(f"There is no job {job_id}.")
+        return job
 
     def notify(self, notice: Notice) -> None:
         """Pass a notice to those who wait for its job; what has another status moves the queue for the others."""
@@ -151,7 +166,7 @@ class Hub:
         """Wait for the end of a job.
 
         Parameters:
-          read: the job as it is now; a ledger that is away for a while is waited for.
+          read: the job as it is now, such as `look`; a ledger that is away for a while is waited for.
           is_abandoned: asked about every second; True ends the waiting.
         Returns: the ended job, or None when nobody wants it any more.
         Raises: NotFound - the job was removed.
@@ -226,7 +241,6 @@ class Hub:
 
 def _again(read: Callable[[], Job], job: Job) -> Job:
     try:
-        with ledger_patience():
-            return read()
+        return read()
     except LedgerUnavailable:
         return job

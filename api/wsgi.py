@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import atexit
+import logging
+from contextlib import suppress
+from functools import partial
 
 from flask import Flask
 
 from api import create_app
+from api.patience import ledger_patience
 from api.publishing import BackgroundPublisher
 from api.waiting import Hub
 from core import broker_guard
+from core.errors import LedgerUnavailable
+from core.job import QUEUED
 from core.ledger import Change, Ledger
+from core.log_format import LOG_FORMAT
 from core.notices import Notice, NoticeListener, NoticeSender
 from core.settings import Settings, load_settings
 from tasks.app import make_app
+from tasks.asking import ask
 from tasks.publish import Publisher
 
 #: Connections to PostgreSQL kept by one process; as many again for a moment. Waiting clients hold none.
@@ -26,10 +34,12 @@ def create() -> Flask:
     Called in each gunicorn worker, after its fork and after gevent has patched the standard library: connections and
     threads made earlier would be shared, or would block every other request.
     """
+    # Else lines below the level of warnings would go nowhere: gunicorn sets up its own loggers alone.
+    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
     return build(load_settings())
 
 
-def build(settings: Settings) -> Flask:
+def build(settings: Settings, *, pool_size: int = POOL_SIZE) -> Flask:
     """Build the application and start listening for notices."""
     broker_guard.install()
     sender = NoticeSender(settings)
@@ -42,8 +52,11 @@ def build(settings: Settings) -> Flask:
         if change.seq > 1:
             sender.send(notice)
 
-    ledger = Ledger(settings, on_change=announce, pool_size=POOL_SIZE)
-    hub = Hub(ledger.jobs.states)
+    ledger = Ledger(settings, on_change=announce, pool_size=pool_size)
+    # The first connection takes longer than others, and a restart brings everybody back at the same moment.
+    with suppress(LedgerUnavailable), ledger_patience():
+        ledger.jobs.count(QUEUED)
+    hub = Hub(ledger.jobs.states, ledger.jobs.many)
     listener = NoticeListener(settings, hub.notify)
     listener.start()
 
@@ -54,5 +67,6 @@ def build(settings: Settings) -> Flask:
         ledger.close()
 
     atexit.register(close)
-    publisher = BackgroundPublisher(Publisher(make_app(settings, "api")))
-    return create_app(settings, ledger=ledger, publisher=publisher, hub=hub)
+    celery = make_app(settings, "api")
+    publisher = BackgroundPublisher(Publisher(celery))
+    return create_app(settings, ledger=ledger, publisher=publisher, hub=hub, ask=partial(ask, celery))

@@ -43,8 +43,8 @@ GUNICORN_ARGUMENTS = {"gevent": "", "gthread": f"--worker-class gthread --thread
 class BenchFleet(Fleet):
     """A fleet whose API is served by the given worker class."""
 
-    def __init__(self, root: Path, worker_class: str) -> None:
-        super().__init__(root, simulated_gpus="1", simulator_args="--simulate-speed 0")
+    def __init__(self, root: Path, worker_class: str, **settings: str) -> None:
+        super().__init__(root, simulated_gpus="1", simulator_args="--simulate-speed 0", **settings)
         self._gunicorn_arguments = GUNICORN_ARGUMENTS[worker_class]
 
     def environment(self) -> Mapping[str, str]:

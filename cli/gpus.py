@@ -1,96 +1,156 @@
-"""The operator's commands: look at the fleet's GPUs, and drain, resume or restart one from any machine of the fleet.
+"""The operator's commands: look at the fleet's GPUs, and drain, resume or restart some, by HTTP from anywhere.
 
-They need what every process of the fleet needs: the same ledger and the same broker.
+They need a server and its key, and nothing of the fleet itself: no ledger, no broker, no data directory.
 """
 
 from __future__ import annotations
 
-import json
 import re
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeAlias
+from urllib.parse import quote
 
 import click
 from rich.table import Table
 from rich.text import Text
 
-from cli.commands import json_option
-from cli.exits import EXIT_OK
-from cli.show import Screen, printable
+from cli.client import Client, ServerUnreachable
+from cli.commands import Command, json_option, open_client, print_json, server_option
+from cli.exits import EXIT_FAILED, EXIT_OK, EXIT_UNREACHABLE
+from cli.show import Screen, printable, warn
 from core.errors import InvalidRequest
-from core.ledger import Ledger
-from core.ledger.database import now_ms
-from core.ledger.instances import DISK_FULL, DRAINED, DRAINING, HEALTHY, QUARANTINED, STARTING, InstanceRecord
-from core.settings import Settings, load_settings
-from tasks.app import make_app
-from tasks.control import DRAIN, RESTART, RESUME, ask
 
-STYLES = {HEALTHY: "green", STARTING: "", DRAINING: "yellow", DRAINED: "yellow", DISK_FULL: "red", QUARANTINED: "red"}
+#: A GPU as the API shows it: `name`, `host`, `state`, `reason`, `job_id`, `up_since_ms`, ...
+Gpu: TypeAlias = dict[str, Any]
+
+STYLES = {"healthy": "green", "starting": "", "draining": "yellow", "drained": "yellow"}
 COLUMNS = ("GPU", "state", "kind", "device", "job", "models", "up", "restarts")
+#: States of a GPU that runs nothing, and begins nothing by itself before it has answered again.
+AT_REST = ("drained", "stopped", "unhealthy", "quarantined", "lost")
+POLL_S = 1.0
+#: For how long --wait waits, in seconds.
+WAIT_S = 900.0
 
-name_argument = click.argument("gpu", metavar="GPU")
+
+def selection(command: Command) -> Command:
+    """Decorate a command with its GPUs: some by name, those of a host, or all; and whether to wait for what it does."""
+    options = (
+        click.argument("names", metavar="GPU...", nargs=-1),
+        click.option("--all", "is_all", is_flag=True, help="Every GPU of the fleet."),
+        click.option("--host", metavar="HOST", help="Every GPU of this host."),
+        click.option("--wait", "is_awaited", is_flag=True, help="Return when it is done, and exit by the outcome."),
+        click.option(
+            "--timeout", "wait_s", metavar="SECONDS", type=click.FloatRange(min=0, min_open=True), default=WAIT_S,
+            show_default=True, help="How long --wait waits.",
+        ),
+        server_option,
+    )  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
 
 
 @click.command()
+@click.option("--host", metavar="HOST", help="Only those of this host.")
 @json_option
-def gpus(as_json: bool) -> int:
-    """List the GPUs of the fleet, as its ledger knows them."""
-    records = _records(load_settings())
+@server_option
+def gpus(host: str | None, as_json: bool, server: str | None) -> int:
+    """List the GPUs of the fleet."""
+    found = _listed(open_client(server), host)
     screen = Screen(json_on_stdout=as_json)
     if as_json:
-        click.echo(json.dumps([asdict(record) for record in records], indent=2))
-    elif not records:
-        screen.line("No GPU worker has registered in this ledger. Start one: fleet up, or fleet gpu.")
+        print_json(found)
+    elif not found:
+        where = f"on {host}" if host else "in this fleet"
+        screen.line(f"No GPU worker has registered {where}. Start one: fleet up, or fleet gpu.")
     elif screen.is_terminal:
-        screen.console.print(_table(records))
+        screen.console.print(_table(found))
     else:
-        for record in records:
-            screen.line("  ".join([*_cells(record), record.reason or ""]).rstrip())
+        for gpu in found:
+            screen.line("  ".join([*_cells(gpu), gpu["reason"] or ""]).rstrip())
     return EXIT_OK
 
 
 @click.command()
-@name_argument
-def drain(gpu: str) -> int:
-    """Have GPU (gpu0@host, or gpu0 where that is clear) finish its job and take no more, until `fleet resume`."""
-    return _tell(DRAIN, gpu, _drained)
+@selection
+def drain(**options: Any) -> int:
+    """Have GPUs (gpu0@host, or gpu0 where that is clear) finish their job and take no more, until `fleet resume`.
+
+    \b
+    Exit status: 0 done; 1 --wait: a GPU still runs its job; 2 no such GPU;
+    4 no server, or a worker that does not answer.
+    """
+    return _tell("drain", _drained, _rests, **options)
 
 
 @click.command()
-@name_argument
-def resume(gpu: str) -> int:
-    """Have a drained GPU take jobs again, or start a quarantined one."""
-    return _tell(RESUME, gpu, lambda record: f"{record.name} takes jobs as soon as its ComfyUI answers.")
+@selection
+def resume(**options: Any) -> int:
+    """Have drained GPUs take jobs again, or start quarantined ones.
+
+    \b
+    Exit status: 0 done; 1 --wait: a GPU is not healthy; 2 no such GPU;
+    4 no server, or a worker that does not answer.
+    """
+
+    def words(gpu: Gpu) -> str:
+        return f"{gpu['name']} takes jobs as soon as its ComfyUI answers."
+
+    return _tell("resume", words, _is_healthy, **options)
 
 
 @click.command()
-@name_argument
-def restart(gpu: str) -> int:
-    """Restart GPU's ComfyUI: when its job is done, or has been given back after FLEET_DRAIN_GRACE_S."""
-    return _tell(RESTART, gpu, _restarted)
+@selection
+def restart(**options: Any) -> int:
+    """Restart the ComfyUI of GPUs: when its job is done, or has been given back after FLEET_DRAIN_GRACE_S.
+
+    \b
+    Exit status: 0 done; 1 --wait: a GPU has not come back; 2 no such GPU;
+    4 no server, or a worker that does not answer.
+    """
+    return _tell("restart", _restarted, _is_back, **options)
 
 
-def find(records: Sequence[InstanceRecord], name: str) -> InstanceRecord:
-    """The instance of that name, or the only one that is called so on any host.
+def chosen(found: Sequence[Gpu], names: Sequence[str], host: str | None, *, is_all: bool) -> list[Gpu]:
+    """The GPUs that a command line means: by their names, of a host, or all.
+
+    Raises:
+      InvalidRequest: a name means none or several, or the host has none.
+      UsageError: none of the three was said, or more than one.
+    """
+    if sum((bool(names), host is not None, is_all)) != 1:
+        raise click.UsageError("Name one or more GPUs, or --host HOST, or --all.")
+    if names:
+        by_name = {gpu["name"]: gpu for gpu in (find(found, name) for name in names)}
+        return list(by_name.values())
+    wanted = [gpu for gpu in found if is_all or gpu["host"] == host]
+    if not wanted:
+        hosts = ", ".join(sorted({gpu["host"] for gpu in found})) or "none"
+        raise InvalidRequest(f"There is no GPU on {host}. Hosts: {hosts}." if host else "This fleet has no GPU.")
+    return wanted
+
+
+def find(found: Sequence[Gpu], name: str) -> Gpu:
+    """The GPU of that name, or the only one that is called so on any host.
 
     Raises:
       InvalidRequest: there is none, or more than one.
     """
-    found = [record for record in records if name in (record.name, record.gpu_name)]
-    if len(found) == 1:
-        return found[0]
-    known = ", ".join(record.name for record in found or records) or "none"
-    if found:
+    same = [gpu for gpu in found if name in (gpu["name"], gpu["name"].partition("@")[0])]
+    if len(same) == 1:
+        return same[0]
+    known = ", ".join(gpu["name"] for gpu in same or found) or "none"
+    if same:
         raise InvalidRequest(f"{name} is on several hosts; name one of {known}.")
     raise InvalidRequest(f"There is no {name} in this fleet. It has: {known}.")
 
 
-def uptime(record: InstanceRecord) -> str:
-    """How long the instance has answered: `3 d 4 h`, `12 min`, `40 s`; `-` if it does not."""
-    if record.up_since_ms is None:
+def uptime(up_since_ms: int | None) -> str:
+    """How long a GPU has answered: `3 d 4 h`, `12 min`, `40 s`; `-` if it does not."""
+    if up_since_ms is None:
         return "-"
-    seconds = max(0, now_ms() - record.up_since_ms) // 1000
+    seconds = max(0, time.time_ns() // 1_000_000 - up_since_ms) // 1000
     minutes, hours, days = seconds // 60, seconds // 3600, seconds // 86400
     if days:
         return f"{days} d {hours % 24} h"
@@ -104,50 +164,105 @@ def card(device: str | None) -> str:
     return re.sub(r"^cuda:[0-9]+ ", "", device or "-").partition(" : ")[0]
 
 
-def _records(settings: Settings) -> list[InstanceRecord]:
-    ledger = Ledger(settings)
-    try:
-        return ledger.instances.all()
-    finally:
-        ledger.close()
+def _listed(client: Client, host: str | None = None) -> list[Gpu]:
+    found = client.ask("GET", "/api/v2/gpus", parameters={"host": host}).get("gpus")
+    if not isinstance(found, list) or not all(isinstance(gpu, dict) and "name" in gpu for gpu in found):
+        raise ServerUnreachable(f"{client.base_url} answered something that lists no GPUs: is it a ComfyFleet server?")
+    return found
 
 
-def _tell(command: str, gpu: str, words: Callable[[InstanceRecord], str]) -> int:
-    settings = load_settings()
-    record = find(_records(settings), gpu)
-    ask(make_app(settings, "api"), command, record)
-    click.echo(words(record))
-    return EXIT_OK
+def _tell(
+    verb: str,
+    words: Callable[[Gpu], str],
+    is_done: Callable[[Gpu, Gpu], bool],
+    *,
+    names: Sequence[str],
+    is_all: bool,
+    host: str | None,
+    is_awaited: bool,
+    wait_s: float,
+    server: str | None,
+) -> int:
+    client = open_client(server)
+    before = chosen(_listed(client), names, host, is_all=is_all)
+    told = []
+    for gpu in before:
+        try:
+            client.ask("POST", f"/api/v2/gpus/{quote(gpu['name'], safe='@')}/{verb}")
+        except ServerUnreachable as exc:
+            # The others are told all the same: one dead worker must not keep a whole host from being drained.
+            warn(str(exc))
+            continue
+        click.echo(words(gpu))
+        told.append(gpu)
+    late = _awaited(client, told, is_done, wait_s) if is_awaited else []
+    for gpu in late:
+        warn(f"{gpu['name']} is {gpu['state']}" + (f": {gpu['reason']}" if gpu["reason"] else "."))
+    return EXIT_UNREACHABLE if len(told) < len(before) else EXIT_FAILED if late else EXIT_OK
 
 
-def _drained(record: InstanceRecord) -> str:
-    after = f" after job {record.job_id}" if record.job_id else ""
-    return f"{record.name} takes no more jobs{after}, until: fleet resume {record.name}"
+def _awaited(client: Client, told: Sequence[Gpu], is_done: Callable[[Gpu, Gpu], bool], wait_s: float) -> list[Gpu]:
+    """Wait for each; returns those that are not there when the time is over, as they are then."""
+    give_up_at = time.monotonic() + wait_s
+    left = {gpu["name"]: gpu for gpu in told}
+    now: dict[str, Gpu] = dict(left)
+    while left:
+        try:
+            now |= {gpu["name"]: gpu for gpu in _listed(client)}
+        except ServerUnreachable:
+            # The API may be restarting, too.
+            if time.monotonic() > give_up_at:
+                raise
+        left = {name: gpu for name, gpu in left.items() if not is_done(gpu, now[name])}
+        if time.monotonic() > give_up_at:
+            break
+        if left:
+            time.sleep(POLL_S)
+    return [now[name] for name in left]
 
 
-def _restarted(record: InstanceRecord) -> str:
-    return f"{record.name} restarts {'after job ' + record.job_id if record.job_id else 'now'}."
+def _rests(_before: Gpu, now: Gpu) -> bool:
+    return now["job_id"] is None and now["state"] in AT_REST
 
 
-def _table(records: Sequence[InstanceRecord]) -> Table:
+def _is_healthy(_before: Gpu, now: Gpu) -> bool:
+    return bool(now["state"] == "healthy")
+
+
+def _is_back(before: Gpu, now: Gpu) -> bool:
+    """Whether it answers again since the command; one that an operator drained comes back as that."""
+    is_another = now["up_since_ms"] is not None and now["up_since_ms"] != before["up_since_ms"]
+    return is_another and now["state"] in ("healthy", "drained", "disk_full")
+
+
+def _drained(gpu: Gpu) -> str:
+    after = f" after job {gpu['job_id']}" if gpu["job_id"] else ""
+    return f"{gpu['name']} takes no more jobs{after}, until: fleet resume {gpu['name']}"
+
+
+def _restarted(gpu: Gpu) -> str:
+    return f"{gpu['name']} restarts {'after job ' + gpu['job_id'] if gpu['job_id'] else 'now'}."
+
+
+def _table(found: Sequence[Gpu]) -> Table:
     table = Table(*COLUMNS, box=None, header_style="bold")
-    for record in records:
-        cells: list[Any] = [printable(cell) for cell in _cells(record)]
-        cells[1] = Text(cells[1], style=STYLES.get(record.state, "red"))
+    for gpu in found:
+        cells: list[Any] = [printable(cell) for cell in _cells(gpu)]
+        cells[1] = Text(cells[1], style=STYLES.get(gpu["state"], "red"))
         table.add_row(*cells)
-        if record.reason:
-            table.add_row("", Text(printable(record.reason), style="dim"))
+        if gpu["reason"]:
+            table.add_row("", Text(printable(gpu["reason"]), style="dim"))
     return table
 
 
-def _cells(record: InstanceRecord) -> list[str]:
+def _cells(gpu: Gpu) -> list[str]:
     return [
-        record.name,
-        record.state,
-        "SIMULATED" if record.is_simulated else record.kind,
-        card(record.device),
-        record.job_id or "-",
-        ",".join(record.models) or "-",
-        uptime(record),
-        str(record.restarts),
+        gpu["name"],
+        gpu["state"],
+        "SIMULATED" if gpu["is_simulated"] else gpu["kind"],
+        card(gpu["device"]),
+        gpu["job_id"] or "-",
+        ",".join(gpu["models"]) or "-",
+        uptime(gpu["up_since_ms"]),
+        str(gpu["restarts"]),
     ]

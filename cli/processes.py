@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -28,6 +29,12 @@ SOUND_AFTER_S = 60.0
 TICK_S = 0.1
 #: A log that has grown over this is set aside when its process starts.
 LARGEST_LOG_BYTES = 20 * 1024 * 1024
+#: How much of the end of a log is looked through for the reason of an end.
+LAST_WORDS_BYTES = 64 * 1024
+#: Our lines for people, levels of logs, and the last lines of tracebacks, which name an exception.
+_SPEAKS_OF_ERROR = re.compile(
+    r"^fleet: |^.{0,60}\b(ERROR|CRITICAL)\b|^([A-Za-z_]\w*\.)*[A-Za-z_]\w*(Error|Exception)\b"
+)
 #: In the environment of everything one set starts, so that the last of a family is found, wherever it moved.
 MARKER_NAME = SET_VARIABLE
 
@@ -55,6 +62,8 @@ class Child:
     spec: ProcessSpec
     popen: subprocess.Popen[bytes]
     started_at_s: float
+    #: Size of the log when it started: what stands before is of earlier starts.
+    log_offset_bytes: int = 0
     restarts_in_a_row: int = 0
     #: When it is due again after it ended; None while it runs, or when it is not to run again.
     due_at_s: float | None = None
@@ -80,7 +89,8 @@ class ProcessSet:
 
     def start(self, spec: ProcessSpec) -> None:
         """Start one more program. Raises: ConfigurationError - the operating system refuses."""
-        child = Child(spec=spec, popen=_spawn(spec, self.marker), started_at_s=time.monotonic())
+        popen, log_offset_bytes = _spawn(spec, self.marker)
+        child = Child(spec=spec, popen=popen, started_at_s=time.monotonic(), log_offset_bytes=log_offset_bytes)
         self.children[spec.name] = child
 
     def tick(self) -> None:
@@ -145,10 +155,10 @@ class ProcessSet:
         child.restarts_in_a_row += 1
         child.due_at_s = now_s + pause_s
         words = f"{child.spec.name} {describe_end(code)}; it starts again in {pause_s:.0f} s."
-        self.report(f"{words}{_last_words(child.spec)}")
+        self.report(f"{words}{_last_words(child)}")
 
     def _restart(self, child: Child, now_s: float) -> None:
-        child.popen = _spawn(child.spec, self.marker)
+        child.popen, child.log_offset_bytes = _spawn(child.spec, self.marker)
         child.started_at_s, child.due_at_s = now_s, None
         self.report(f"{child.spec.name} runs again (process {child.popen.pid}).")
 
@@ -186,19 +196,38 @@ def last_line(log: Path) -> str:
     return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
-def _last_words(spec: ProcessSpec) -> str:
-    if spec.log is None:
+def cause(log: Path, offset_bytes: int = 0) -> str:
+    """Why a process ended, as far as its log tells: its last line that speaks of an error, else its last line.
+
+    Parameters:
+      offset_bytes: what stands before is of earlier starts.
+    """
+    try:
+        with log.open("rb") as file:
+            file.seek(max(offset_bytes, log.stat().st_size - LAST_WORDS_BYTES))
+            lines = [line.strip() for line in file.read().decode(errors="replace").splitlines()]
+    except OSError:
         return ""
-    return f"\n  {last_line(spec.log)}\n  log: {spec.log}"
+    said = [line for line in lines if line]
+    return next((line for line in reversed(said) if _SPEAKS_OF_ERROR.search(line)), said[-1] if said else "")
 
 
-def _spawn(spec: ProcessSpec, marker: str) -> subprocess.Popen[bytes]:
+def _last_words(child: Child) -> str:
+    log = child.spec.log
+    if log is None:
+        return ""
+    return f"\n  {cause(log, child.log_offset_bytes) or 'It said nothing.'}\n  log: {log}"
+
+
+def _spawn(spec: ProcessSpec, marker: str) -> tuple[subprocess.Popen[bytes], int]:
+    """The process, and how long its log was before."""
     # Through the launcher, which asks the kernel to kill the program when we die: also by SIGKILL nothing is left.
     command = [sys.executable, "-I", "-S", str(LAUNCHER), str(os.getpid()), *spec.command]
     with contextlib.ExitStack() as files:
         output = None if spec.log is None else files.enter_context(_open_log(spec.log))
+        log_offset_bytes = 0 if output is None else os.fstat(output.fileno()).st_size
         try:
-            return subprocess.Popen(
+            popen = subprocess.Popen(
                 command,
                 cwd=spec.cwd,
                 env={**spec.environment, MARKER_NAME: marker},
@@ -210,6 +239,7 @@ def _spawn(spec: ProcessSpec, marker: str) -> subprocess.Popen[bytes]:
             )
         except OSError as exc:
             raise ConfigurationError(f"{spec.name} cannot be started: {exc}") from exc
+        return popen, log_offset_bytes
 
 
 def _open_log(path: Path) -> FileIO:

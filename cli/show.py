@@ -159,9 +159,20 @@ def describe_job(screen: Screen, job: Job) -> None:
     if job["status"] == "running" and job.get("progress"):
         progress = job["progress"]
         screen.line(f"  progress   {float(progress.get('value') or 0):.0%}  {describe_progress(progress)}")
+    describe_attempts(screen, job)
     for output in job.get("outputs") or []:
         screen.line(f"  output     {output.get('name')}  {output.get('content_type')}  {output.get('url')}")
     describe_error(screen, job)
+
+
+def describe_attempts(screen: Screen, job: Mapping[str, Any]) -> None:
+    """Where it runs, or ran last, and where it was lost before."""
+    if job.get("instance"):
+        gpu = f" ({job['gpu']})" if job.get("gpu") else ""
+        screen.line(f"  on         {job['instance']}{gpu}, attempt {job.get('attempt')}")
+    for loss in job.get("losses") or []:
+        gpu = f" ({loss['gpu']})" if loss.get("gpu") else ""
+        screen.line(f"  lost       {loss.get('code')} on {loss.get('instance')}{gpu} at {loss.get('at')}")
 
 
 def describe_task(screen: Screen, task: Mapping[str, Any], paths: Sequence[str]) -> None:

@@ -35,6 +35,11 @@ class Account:
         self._is_whole = True
         self.blocked: list[Blocked] = []
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing that was said of the prompt can have been lost."""
+        return self._is_whole
+
     def apply(self, event: Event) -> None:
         """Take one event of this prompt."""
         data = event.data

@@ -95,6 +95,17 @@ class ComfyClient:
         path = f"/object_info/{quote(node_class, safe='')}" if node_class else "/object_info"
         return _object(json_of(self._http.get(path)))
 
+    def node_replacements(self) -> dict[str, str]:
+        """`{class: class}`: what newer servers put in the place of classes that are gone; `{}` for all others."""
+        response = self._http.get("/node_replacements")
+        try:
+            found = _object(json_of(response)) if response.status_code == requests.codes.ok else {}
+        except ComfyUnavailable:
+            # Older servers have no such route, and some proxy answers for them.
+            return {}
+        firsts = {old: each[0] for old, each in found.items() if isinstance(each, list) and each}
+        return {old: str(one["new_node_id"]) for old, one in firsts.items() if "new_node_id" in one}
+
     def capabilities(self, *, read_timeout_s: float | None = None) -> Capabilities:
         """What this server can do. Asked once, with four requests, until `forget_capabilities`."""
         with self._capabilities_lock:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
-from comfy.account import Blocked
+from comfy.account import Account, Blocked
 from comfy.history import History
 from comfy.outputs import OutputItem, outputs_of
 
@@ -24,14 +23,12 @@ class PromptResult:
     finished_at_ms: int | None
     #: Branches that nodes blocked with a message; what came after them did not run.
     blocked: tuple[Blocked, ...] = ()
+    #: Frames may have been lost, and with them pictures that a node sent instead of saving them.
+    is_heard_in_part: bool = False
 
 
-def result_of(history: History, *, blocked: Iterable[Blocked] = ()) -> PromptResult:
-    """Read the result from the history entry of a prompt that succeeded.
-
-    Parameters:
-      blocked: as the websocket told it; the history does not.
-    """
+def result_of(history: History, *, account: Account) -> PromptResult:
+    """Read the result from the history entry of a prompt that succeeded, and from what only the websocket told."""
     cached = (history.message("execution_cached") or {}).get("nodes")
     return PromptResult(
         prompt_id=history.prompt_id,
@@ -40,5 +37,6 @@ def result_of(history: History, *, blocked: Iterable[Blocked] = ()) -> PromptRes
         cached_nodes=tuple(str(node) for node in cached) if isinstance(cached, list) else (),
         started_at_ms=history.timestamp_ms("execution_start"),
         finished_at_ms=history.timestamp_ms("execution_success"),
-        blocked=tuple(blocked),
+        blocked=tuple(account.blocked),
+        is_heard_in_part=not account.is_whole,
     )

@@ -162,6 +162,10 @@ class Job:
     completed_at_ms: int | None = None
     #: `gpu0@host` while an attempt runs, and afterwards the one that ran last.
     instance: str | None = None
+    #: Its GPU, in the instance's words; its kind where it has none.
+    gpu: str | None = None
+    #: Attempts lost with their instances, the oldest first: `{"attempt", "code", "instance", "gpu", "at_ms"}`.
+    losses: tuple[dict[str, Any], ...] = ()
     metadata: Any = None
     # These five as in `NewJob`.
     workflow: str | None = None

@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import quote, urlencode
 
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from core.clock import now_ms
 
 #: The parameters of a link, and the only ones that a signature is looked for in.
 EXPIRES, SIGNATURE = "expires_ms", "signature"
@@ -48,7 +49,7 @@ class LinkSigner:
           until_ms: when its file is removed; no link is good for longer.
         """
         step_ms = max(1, self._lifetime_ms // _STEPS)
-        wanted_ms = time.time_ns() // 1_000_000 + self._lifetime_ms
+        wanted_ms = now_ms() + self._lifetime_ms
         return min(until_ms, -(-wanted_ms // step_ms) * step_ms)
 
     def sign(self, asset_id: str, expires_at_ms: int) -> str:

@@ -67,6 +67,8 @@ class Settings(BaseSettings):
     # --- HTTP -------------------------------------------------------------------------------------------------------
     api_host: str = "127.0.0.1"
     api_port: int = Field(8000, ge=1, le=65535)
+    #: Requests that have a line in the log, by the importance of how they ended; `off`: none.
+    request_log: Literal["debug", "info", "warning", "error", "off"] = "info"
     #: gunicorn worker processes of the API.
     api_processes: int = Field(1, ge=1, le=64)
     #: Keys a client must present as `Authorization: Bearer ...`; none leaves the API open.
@@ -88,6 +90,8 @@ class Settings(BaseSettings):
     ca_bundle: Path | None = None
     #: Seconds for which a link to a file needs no key; at most as long as the file is kept.
     link_s: float = Field(7 * 24 * 3600.0, ge=1, allow_inf_nan=False)
+    #: A client that hangs up on /generate/sync, /generate/stream or /prompt cancels its job, unless others want it too.
+    cancel_on_hangup: bool = True
     #: Jobs that may wait at once; one more is refused with `queue_full`.
     max_queued: int = Field(100_000, ge=1)
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from ipaddress import ip_address
 from pathlib import Path
 
 from core.errors import ConfigurationError, InvalidRequest
+from core.neighbours import is_loopback
 from core.outbound import Policy, check_url
 from core.settings import Settings, process_environment
 
@@ -59,7 +59,7 @@ def data_dir_advice(settings: Settings) -> str | None:
 
 def open_api_advice(settings: Settings) -> str | None:
     """What the operator should know of an API that asks for no key; None if all is well."""
-    if settings.api_keys or _is_loopback(settings.api_host):
+    if settings.api_keys or is_loopback(settings.api_host):
         return None
     return f"The API is OPEN to everybody who reaches {settings.api_host}: set FLEET_API_KEYS to ask for a key."
 
@@ -72,12 +72,3 @@ def _check_folder(name: str, folder: Path) -> None:
         raise ConfigurationError(
             f"{name}={folder} cannot be read: {exc.strerror}. It is never made, for it may be a mount that is missing."
         ) from exc
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -47,6 +47,25 @@ def snapshot_view(snapshot: dict[str, Any]) -> dict[str, Any]:
     return {**snapshot, "message": message}
 
 
+def attempt_view(job: Job) -> dict[str, Any]:
+    """`{"attempt", "instance", "gpu", "losses"}`: which try it is, where, and what became of those before."""
+    return {
+        "attempt": job.attempt,
+        "instance": job.instance,
+        "gpu": job.gpu,
+        "losses": [
+            {
+                "attempt": loss.get("attempt"),
+                "code": loss.get("code"),
+                "instance": loss.get("instance"),
+                "gpu": loss.get("gpu"),
+                "at": maybe_timestamp(loss.get("at_ms")),
+            }
+            for loss in job.losses
+        ],
+    }
+
+
 def error_view(job: Job) -> dict[str, Any] | None:
     """`{"code", "message", "node_id", "class_type", "traceback"}` of a failed job."""
     if job.status != FAILED:

@@ -18,6 +18,7 @@ from core.broker_kind import BrokerKind, is_unix_socket
 from core.settings import Settings
 from tasks import redelivery
 from tasks.names import GPU_QUEUE, IO_QUEUE, MAINTENANCE_QUEUE, RECONCILE, UPLOAD, io_queue_of
+from tasks.ticks import Ticks
 
 Role = Literal["api", "gpu", "io", "beat", "flower"]
 
@@ -43,9 +44,10 @@ def make_app(settings: Settings, role: Role) -> Celery:
     app.conf.beat_schedule = {
         "reconcile": {
             "task": RECONCILE,
-            "schedule": settings.reconcile_s,
-            # A tick that was not taken up before the next one is due is worth nothing.
-            "options": {"queue": MAINTENANCE_QUEUE, "expires": settings.reconcile_s},
+            "schedule": Ticks(settings.reconcile_s),
+            # It does not expire, for that would be judged by another machine's clock: ticks that have piled up are over
+            # in no time, see tasks/maintenance.py.
+            "options": {"queue": MAINTENANCE_QUEUE},
         }
     }
     app.conf.beat_schedule_filename = str(settings.data_dir / "beat-schedule")

@@ -19,11 +19,30 @@ class Facts:
     object_info: dict[str, Any]
 
 
+def read_catalogue(client: ComfyClient) -> dict[str, Any]:
+    """What an instance takes: its `/object_info`, and classes of the past that it replaces. Raises ComfyUnavailable.
+
+    Of those it is known that they give what their successors give. Which inputs they take, only the server knows.
+    """
+    object_info = client.object_info()
+    replaced = {
+        old: {
+            "input": {},
+            "output": object_info[new].get("output"),
+            "output_node": object_info[new].get("output_node"),
+            "replaced_by": new,
+        }
+        for old, new in client.node_replacements().items()
+        if old not in object_info and new in object_info
+    }
+    return object_info | replaced
+
+
 def read_facts(base_url: str) -> Facts:
     """Ask an instance. Raises ComfyUnavailable."""
     with closing(ComfyClient(base_url)) as client:
         stats = client.system_stats()
-        object_info = client.object_info()
+        object_info = read_catalogue(client)
     devices = stats.get("devices") or [{}]
     name = devices[0].get("name")
     return Facts(

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-from core.errors import FleetError
+from core.errors import LedgerUnavailable
 from core.settings import Settings
 from tasks.app import make_app
 from tasks.maintenance import go_on, take_back
@@ -23,7 +23,10 @@ LOOK_EVERY_S = 0.3
 
 
 class HandBack:
-    """For one instance. Each use has connections of its own: it is needed rarely, and in moments of trouble."""
+    """For one instance. Each use has connections of its own: it is needed rarely, and in moments of trouble.
+
+    Raises: LedgerUnavailable - nothing was given back, or only a part; to be tried again, or left to the reconciler.
+    """
 
     def __init__(self, settings: Settings, instance: str) -> None:
         self._settings = settings
@@ -44,14 +47,28 @@ class HandBack:
             take_back(runtime)
 
     def wait_until_idle(self, timeout_s: float, cancel: threading.Event) -> bool:
-        """Wait until the instance holds no job; False if it still does after that time."""
+        """Wait until the instance holds no job; False if it still does after that time, or when it is called off.
+
+        While the ledger is away nobody knows, and nothing could be given back: then the wait goes on beyond its time.
+        """
         deadline_s = time.monotonic() + timeout_s
         with self._runtime() as runtime:
-            while runtime.ledger.instances.holds_jobs(self._instance):
-                if time.monotonic() > deadline_s or cancel.wait(LOOK_EVERY_S):
+            while not cancel.is_set():
+                is_busy = self._is_busy(runtime)
+                if is_busy is False:
+                    return True
+                if is_busy and time.monotonic() > deadline_s:
                     return False
-            return True
+                cancel.wait(LOOK_EVERY_S)
         return False
+
+    def _is_busy(self, runtime: Runtime) -> bool | None:
+        """Whether the instance holds a job; None: the ledger does not say."""
+        try:
+            return runtime.ledger.instances.holds_jobs(self._instance)
+        except LedgerUnavailable as exc:
+            log.warning("%s: whether it still holds a job is not known: %s", self._instance, exc)
+            return None
 
     def _release(self, interrupt: Callable[[str], None], reason: str, *, only_on_deck: bool) -> None:
         with self._runtime() as runtime:
@@ -66,7 +83,5 @@ class HandBack:
         runtime = Runtime(self._settings, make_app(self._settings, "gpu"))
         try:
             yield runtime
-        except FleetError as exc:
-            log.warning("%s: jobs not given back yet, the reconciler will: %s", self._instance, exc)
         finally:
             runtime.close()

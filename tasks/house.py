@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection
 
 from comfy.instance import Instance
 from comfy.tidy import free_bytes, remove_old_files
+from core.clock import WallClock
 from core.errors import LedgerUnavailable
 from core.settings import Settings
 
@@ -28,6 +29,7 @@ class House:
         self._instance = instance
         self._was_full = False
         self._tidied_s = 0.0
+        self._clock = WallClock()
 
     def disk_problem(self) -> str | None:
         """Why the disk has no room for the outputs of a job; None if it has."""
@@ -49,7 +51,9 @@ class House:
           wanted: tells the jobs whose outputs still have to be delivered from here; may raise LedgerUnavailable.
         """
         self._instance.rotate_log()
-        if self._instance.is_attached or time.monotonic() - self._tidied_s < TIDY_EVERY_S:
+        # Files are old by the wall clock, which may be days ahead of the prompt that reads them.
+        was_set = self._clock.was_set_within(self._settings.instance_files_s)
+        if was_set or self._instance.is_attached or time.monotonic() - self._tidied_s < TIDY_EVERY_S:
             return
         self._tidied_s = time.monotonic()
         spec = self._instance.spec

@@ -54,6 +54,7 @@ class Keeper:
             on_up=self._up,
             on_down=self._down,
             on_wait=self._wait,
+            on_mute=self._note_mute,
             on_quarantine=self._quarantine,
             patience=Patience(idle_s=settings.mute_idle_s, busy_s=settings.mute_s),
             quarantine_after=settings.quarantine_after,
@@ -132,7 +133,7 @@ class Keeper:
     def drain(self) -> None:
         """Take no more jobs until `resume`, also after a restart of the worker; the running job goes on."""
         self._admission.is_drained = True
-        in_background("drain", self._turn_away)
+        in_background("drain", self._turn_away_if_drained)
 
     def resume(self) -> None:
         """End a drain, or a quarantine."""
@@ -225,7 +226,12 @@ class Keeper:
         if self._admission.away.reason != reason:
             self._go_away(Condition(state=UNHEALTHY, reason=reason))
 
+    def _note_mute(self, is_mute: bool) -> None:
+        self._admission.is_mute = is_mute
+        self._heartbeat.wake()
+
     def _down(self, reason: str) -> None:
+        self._admission.is_mute = False
         # What follows the first line is ComfyUI's log, with paths of this host: clients see the ledger's copy.
         self._go_away(Condition(state=UNHEALTHY, reason=reason.partition("\n")[0]))
 
@@ -354,6 +360,11 @@ class Keeper:
         # Jobs are known by the instance's name, so those of a worker that has taken it look like ours.
         if not self._admission.taken_by:
             self._hand_back.what_waits(self._interrupt)
+
+    def _turn_away_if_drained(self) -> None:
+        # Tried again for as long as the ledger is away, by which time an operator may have changed his mind.
+        if self._admission.is_drained:
+            self._turn_away()
 
     def _restart(self) -> None:
         # Whatever goes wrong with handing jobs back, which the reconciler mends, what was asked for comes about.

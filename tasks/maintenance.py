@@ -5,12 +5,14 @@ from __future__ import annotations
 import functools
 import logging
 import threading
+import time
 from collections.abc import Callable
 
 from celery import shared_task
 
 from core.background import failure_of
 from core.job import QUEUED
+from core.settings import Settings
 from tasks.names import RECONCILE
 from tasks.pins import follow_fleet
 from tasks.retention import remove_expired, sweep
@@ -18,24 +20,47 @@ from tasks.runtime import FleetTask, Runtime
 
 log = logging.getLogger(__name__)
 
+#: A clock that was set is believed after this time.
+SETTLED_S = 3600.0
+
 _under_way = threading.Lock()
 
 
-@shared_task(bind=True, base=FleetTask, name=RECONCILE)
+class _Last:
+    """When the last tick of this process ended."""
+
+    ended_s = float("-inf")
+
+
+_last = _Last()
+
+
+# No events: a tick every few seconds would be most of what Flower shows. What it does has lines in the log.
+@shared_task(bind=True, base=FleetTask, name=RECONCILE, send_events=False)
 def reconcile(self: FleetTask) -> None:
     """Take back lapsed leases, publish turns that are missing, move forgotten deliveries on, remove what is over."""
-    # Steps that wait for a ledger that is away outlast their tick; a second one would wait beside it.
-    if _under_way.acquire(blocking=False):
-        try:
+    # Steps that wait for a ledger that is away outlast their tick, and a second one would wait beside it. Of ticks that
+    # have piled up the first does all there is to do.
+    if not _under_way.acquire(blocking=False):
+        return
+    try:
+        if time.monotonic() - _last.ended_s >= self.runtime.settings.reconcile_s / 2:
             take_steps(self.runtime)
-        finally:
-            _under_way.release()
+            _last.ended_s = time.monotonic()
+    finally:
+        _under_way.release()
 
 
 def take_steps(runtime: Runtime) -> None:
     """Each step by itself: what one stumbles over, every time perhaps, must not keep the others from being done."""
+    looks: list[float] = []
+    failure_of(lambda: looks.append(runtime.ledger.timekeeping.look()), "reconcile, clock")
+    # A ledger that cannot even say that is no ledger to remove anything from.
+    set_ago_s = looks[0] if looks else 0.0
     for step in STEPS:
-        failure_of(functools.partial(step, runtime), f"reconcile, {step.__name__}")
+        wait_s = AFTER_SET_S.get(step)
+        if wait_s is None or set_ago_s >= wait_s(runtime.settings):
+            failure_of(functools.partial(step, runtime), f"reconcile, {step.__name__}")
 
 
 def take_back(runtime: Runtime) -> None:
@@ -101,3 +126,11 @@ STEPS: tuple[Callable[[Runtime], None], ...] = (
     remove_expired,
     sweep,
 )
+#: Seconds for which a step is left out after the clock was set, or the fleet switched on again: until all workers have
+#: renewed their leases, and until somebody could have noticed that a clock is wrong, since what is removed is gone.
+AFTER_SET_S: dict[Callable[[Runtime], None], Callable[[Settings], float]] = {
+    take_back: lambda settings: settings.lease_s,
+    expire_waiting: lambda _settings: SETTLED_S,
+    remove_expired: lambda _settings: SETTLED_S,
+    sweep: lambda _settings: SETTLED_S,
+}

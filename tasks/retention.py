@@ -118,7 +118,8 @@ def _in_steps(step: Callable[[Runtime], int], runtime: Runtime) -> None:
 
 def _is_due(root: Path) -> bool:
     mark = root / SWEPT
-    if not root.is_dir() or _age_s(mark) < SWEEP_EVERY_S:
+    # A mark from the future is one from before the clock was set back.
+    if not root.is_dir() or 0 <= _age_s(mark) < SWEEP_EVERY_S:
         return False
     mark.touch()
     return True

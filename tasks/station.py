@@ -9,6 +9,7 @@ start it now and the wait will be short.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import logging
@@ -18,21 +19,22 @@ from collections.abc import Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from comfy.session import ComfySession, Pace, PromptHandle, PromptResult
+from comfy.session import ComfySession, PromptHandle, PromptResult
 from comfy.work import NodeTimes
+from core.background import failure_of
 from core.errors import ComfyUnavailable, FleetError, InputGone, LedgerUnavailable, TransientError
 from core.job import second_prompt_id
 from core.ledger.claims import Claim
 from core.ledger.instances import HEALTHY, InstanceRecord
-from core.settings import Settings
 from tasks.care import Care
 from tasks.collect import Collector
+from tasks.connection import Connection
 from tasks.durations import Durations, Teacher, gpu_seconds
 from tasks.leases import Lease, Leases
 from tasks.line import Line
 from tasks.outcome import Finished, Outcome, Requeued
 from tasks.recorder import Recorder
-from tasks.reports import Reports
+from tasks.reports import SENDING_CLASS, Reports
 from tasks.runtime import Runtime
 from tasks.staging import remove_staged, stage_inputs
 from workflows.graph import Graph
@@ -49,8 +51,6 @@ COLLECT_PATIENCE_S = 5.0
 #: A prompt that began so long after it was posted stood behind others, somebody else's if not ours: the ledger is told
 #: when it began.
 WAITED_S = 1.0
-#: A main process that finds its instance mute for too long has replaced it after so many seconds more.
-REPLACED_WITHIN_S = 60.0
 
 
 @dataclass(kw_only=True)
@@ -111,14 +111,19 @@ class Station:
         self._node_times = NodeTimes()
         self._teacher = Teacher(runtime.ledger.durations)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="run")
-        self._session: ComfySession | None = None
-        self._instance: InstanceRecord | None = None
+        self._connection = Connection(runtime, instance_name)
         self._lock = threading.Lock()
-        self._connecting = threading.Lock()
+        #: Held from the decision to claim until what was claimed stands in `_runs`.
+        self._claiming = threading.Lock()
         #: Every run that has not ended, the oldest first.
         self._runs: list[Run] = []
         self._collector = Collector(runtime.ledger)
         self._closing = False
+
+    @property
+    def name(self) -> str:
+        """gpu0@host: the instance it runs jobs on."""
+        return self._name
 
     def work(self, named: str) -> Outcome | None:
         """Use one turn: take up the job that nobody attends to, or else claim one, and wait for its end.
@@ -133,17 +138,22 @@ class Station:
 
     def close(self) -> None:
         """Give back what nobody attends to, and leave the instance."""
-        with self._lock:
+        # Whoever is claiming has it in `_runs` when we look, and nobody claims afterwards.
+        with self._claiming, self._lock:
             self._closing = True
             left = [run for run in self._runs if not run.is_attended]
         for run in left:
-            # Given back first: the interrupt must not look like the job's own end.
-            given_back = self._recorder.give_back(run.claim, ComfyUnavailable("The worker was stopped."), lost=False)
-            _quietly_interrupt(run)
-            self._recorder.move_on(given_back)
+            failure_of(functools.partial(self._leave, run), f"job {run.claim.job_id}")
         self._leases.close()
-        if self._session is not None:
-            self._session.close()
+        self._connection.close()
+
+    def _leave(self, run: Run) -> None:
+        # Given back first: the interrupt must not look like the job's own end.
+        given_back = self._recorder.give_back(run.claim, ComfyUnavailable("The worker was stopped."), lost=False)
+        if run.lease is not None:
+            # Also one that is only being posted now.
+            run.lease.stop()
+        self._recorder.move_on(given_back)
 
     def _take_unattended(self) -> Run | None:
         with self._lock:
@@ -155,20 +165,14 @@ class Station:
 
     def _begin(self, *, named: str | None = None, only_surplus: bool = False) -> Run | None:
         """Claim a job and post its prompt. A job that could not be posted comes back as a run that has ended."""
-        instance, session = self._connect()
-        claim = self._runtime.ledger.claims.claim(
-            instance.name, named=named, only_surplus=only_surplus, worker=self._worker
-        )
-        if claim is None:
+        instance, session = self._connection.get()
+        run = self._claim(instance, session, named=named, only_surplus=only_surplus)
+        if run is None:
             if named is not None:
                 self._pass_on_if_barred()
             return None
-        run = Run(claim=claim, instance=instance, is_attended=not only_surplus, was_on_deck=only_surplus)
-        with self._lock:
-            self._runs.append(run)
-        lease = self._leases.hold(claim)
         try:
-            outcome = self._recorder.guard(claim, lambda: self._post(run, session, lease))
+            outcome = self._recorder.guard(run.claim, lambda: self._post(run, session))
         except BaseException:
             self._forget(run)
             raise
@@ -178,14 +182,35 @@ class Station:
             self._end(run, outcome)
         return run
 
+    def _claim(
+        self, instance: InstanceRecord, session: ComfySession, *, named: str | None, only_surplus: bool
+    ) -> Run | None:
+        with self._claiming:
+            if self._closing or (only_surplus and self._has_next()):
+                return None
+            claim = self._runtime.ledger.claims.claim(
+                instance.name, named=named, only_surplus=only_surplus, worker=self._worker
+            )
+            if claim is None:
+                return None
+            run = Run(claim=claim, instance=instance, is_attended=not only_surplus, was_on_deck=only_surplus)
+            run.session, run.lease = session, self._leases.hold(claim)
+            with self._lock:
+                self._runs.append(run)
+            return run
+
+    def _has_next(self) -> bool:
+        """Whether a run waits for the one on the GPU to end; it may still be on its way to ComfyUI."""
+        with self._lock:
+            return sum(run.started_s is None for run in self._runs) > 0
+
     def _pass_on_if_barred(self) -> None:
         """A turn that came while the instance is drained, or full, is somebody else's; it must not be used up here."""
         record = self._runtime.ledger.instances.get(self._name)
         if record is not None and record.state != HEALTHY:
             raise ComfyUnavailable(f"{self._name} takes no jobs: it is {record.state}.")
 
-    def _post(self, run: Run, session: ComfySession, lease: Lease) -> None:
-        run.session, run.lease = session, lease
+    def _post(self, run: Run, session: ComfySession) -> None:
         self._stage(run, session)
         run.given = graph = json.loads(run.claim.graph)
         run.shape = run.claim.shape or shape_of(graph)
@@ -221,28 +246,6 @@ class Station:
             watchdog=self._care.watchdog(run.instance),
         )
         run.lease.watch(run.handle)
-
-    def _connect(self) -> tuple[InstanceRecord, ComfySession]:
-        """The session with the instance as it is now: after a restart it is another process on another port."""
-        if self._session is not None and self._instance is not None and self._session.is_connected:
-            return self._instance, self._session
-        with self._connecting:
-            return self._reconnect()
-
-    def _reconnect(self) -> tuple[InstanceRecord, ComfySession]:
-        instance = self._runtime.ledger.instances.get(self._name)
-        if instance is None or instance.state != HEALTHY or instance.url is None:
-            raise ComfyUnavailable(f"{self._name} is not healthy.")
-        if self._session is None or self._session.client.base_url != instance.url:
-            if self._session is not None:
-                self._session.close()
-            self._session = ComfySession(instance.url, pace=_pace(self._runtime.settings, instance))
-            if instance.kind != "attached":
-                # Whatever runs there was posted by a predecessor of this process that is dead.
-                self._session.client.clear()
-        self._session.open()
-        self._instance = instance
-        return instance, self._session
 
     def _complete(self, run: Run) -> None:
         """Follow a prompt to its end and record it; runs in a thread of its own."""
@@ -281,9 +284,10 @@ class Station:
                 self._submit(run, second_prompt_id(run.claim.prompt_id), gone)
                 result, _ = self._collect(run, run.wait(timeout_s))
                 run.gpu_s = None
+            _require_sent_pictures(run, result)
         except FleetError as exc:
             if self._care.after(exc, run.instance):
-                self._instance = None
+                self._connection.lose()
                 if run.instance.kind == "attached":
                     # It is not ended, and may take notice in the end.
                     _quietly_interrupt(run)
@@ -311,6 +315,7 @@ class Station:
             is_attended = run.is_attended
             run.future.set_result(outcome)
         if not is_attended:
+            self._recorder.report(outcome)
             self._recorder.move_on(outcome)
         if not isinstance(outcome, (Finished, Requeued)):
             self._care.remove_files(run.instance, run.claim.job_id)
@@ -337,10 +342,8 @@ class Station:
             return
         if expected_s - (time.monotonic() - run.started_s) > self._runtime.settings.look_ahead_s:
             return
-        with self._lock:
-            # One prompt behind the running one is all that helps; it may still be on its way to ComfyUI.
-            someone_is_next = any(other is not run and other.started_s is None for other in self._runs)
-        if someone_is_next or self._closing:
+        # One prompt behind the running one is all that helps.
+        if self._has_next() or self._closing:
             return
         try:
             if self._runtime.ledger.claims.anything_waits():
@@ -349,14 +352,12 @@ class Station:
             log.info("looking ahead failed; the next turn will do", exc_info=True)
 
 
-def _pace(settings: Settings, instance: InstanceRecord) -> Pace:
-    """How patient to be with an instance. One of ours is replaced by its main process when it has been mute for too
-    long, and then refuses connections; a machine elsewhere may be gone without a word.
-    """
-    if instance.kind == "attached":
-        return Pace(interrupt_grace_s=settings.interrupt_grace_s, mute_s=settings.mute_s)
-    limit_s = settings.mute_s + REPLACED_WITHIN_S
-    return Pace(interrupt_grace_s=settings.interrupt_grace_s, mute_s=limit_s, unresponsive_s=limit_s)
+def _require_sent_pictures(run: Run, result: PromptResult) -> None:
+    """Raises ComfyUnavailable: pictures that a node sent over the websocket were lost with it, and exist nowhere."""
+    arrived = {node_id for node_id, _ in run.sent}
+    senders = {node_id for node_id, node in run.graph.items() if node["class_type"] == SENDING_CLASS}
+    if result.is_heard_in_part and not senders <= arrived:
+        raise ComfyUnavailable(f"ComfyUI's websocket was away, and with it what {SENDING_CLASS} sent")
 
 
 def _quietly_interrupt(run: Run) -> None:

@@ -175,7 +175,7 @@ class Fleet:
         return subprocess.run(
             [sys.executable, "-m", "cli.main", *arguments],
             cwd=ROOT,
-            env=dict(self.environment()),
+            env={"COMFY_BASE_URL": self.base_url, **self.environment()},
             capture_output=True,
             text=True,
             timeout=60,

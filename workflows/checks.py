@@ -113,11 +113,12 @@ def _class_errors(graph: Graph, compiled: CompiledCatalogue, refused_classes: Co
     """Unknown and refused classes, anywhere in the graph: ComfyUI looks at every node here, connected or not."""
     found: _Found = {}
     for node_id, node in graph.items():
-        class_type = node["class_type"]
+        # A class that the server replaces is what it is replaced by.
+        class_type = compiled.get(node["class_type"], {}).get("replaced_by", node["class_type"])
         if class_type in refused_classes:
             reasons = refused_classes if isinstance(refused_classes, Mapping) else {}
             found[node_id] = [errors.refused_class(node_id, node, reasons.get(class_type, "it is switched off"))]
-        elif class_type not in compiled:
+        elif node["class_type"] not in compiled:
             found[node_id] = [errors.unknown_class(node_id, node)]
     return found
 

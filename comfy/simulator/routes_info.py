@@ -12,6 +12,7 @@ from aiohttp import web
 from comfy.simulator import catalogue
 from comfy.simulator.machine import Machine
 from comfy.simulator.node import NodeClasses, object_info
+from comfy.simulator.replacements import REPLACEMENTS
 
 
 class InfoRoutes:
@@ -28,6 +29,7 @@ class InfoRoutes:
             web.get("/features", self.show_features),
             web.get("/object_info", self.all_nodes),
             web.get("/object_info/{name}", self.one_node),
+            *([web.get("/node_replacements", self.replacements)] if self._release.assets_flag else []),
             web.get("/models", self.model_folders),
             web.get("/models/{folder}", self.models),
             web.get("/embeddings", self.nothing),
@@ -99,6 +101,9 @@ class InfoRoutes:
         name = request.match_info["name"]
         node = self._classes.get(name)
         return web.json_response({} if node is None else {name: object_info(node, self._machine)})
+
+    async def replacements(self, _request: web.Request) -> web.Response:
+        return web.json_response({each["old_node_id"]: [each] for each in REPLACEMENTS})
 
     async def model_folders(self, _request: web.Request) -> web.Response:
         return web.json_response(self._folders())

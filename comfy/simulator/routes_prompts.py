@@ -12,6 +12,7 @@ from aiohttp import web
 from comfy.simulator.machine import Machine
 from comfy.simulator.node import NodeClasses
 from comfy.simulator.prompt_queue import PromptQueue
+from comfy.simulator.replacements import replace_classes
 from comfy.simulator.validation import make_error, validate_prompt
 
 #: Keys of a user's accounts, which newer releases keep out of `/queue` and history.
@@ -56,6 +57,8 @@ class PromptRoutes:
             error = make_error("invalid_prompt_id", "prompt_id must be a canonical lowercase hyphenated UUID")
             return web.json_response({"error": error, "node_errors": {}}, status=400)
         prompt = body["prompt"]
+        if self._release.assets_flag:
+            replace_classes(prompt, self._classes)
         targets = body.get("partial_execution_targets") if self._release.partial_targets else None
         verdict = validate_prompt(prompt, targets, self._classes, self._machine)
         if verdict.error is not None:

@@ -14,6 +14,7 @@
     ledger.workload      what waits and runs, and for how long   (API)
     ledger.facts           what a fleet agrees on                  (all)
     ledger.upkeep        retention                               (reconciler)
+    ledger.timekeeping   whether the clock was set               (reconciler)
 
 Each change of a job is one transaction that also writes its event and the webhooks that tell of it.
 """
@@ -35,6 +36,7 @@ from core.ledger.requests import Requests
 from core.ledger.returns import Returns
 from core.ledger.seal import Sealer, load_keys
 from core.ledger.secrets import Secrets
+from core.ledger.timekeeping import Timekeeping
 from core.ledger.upkeep import Upkeep
 from core.ledger.uploads import Uploads
 from core.ledger.workload import WorkloadReader
@@ -67,6 +69,7 @@ class Ledger:
         self.workload = WorkloadReader(self.database, self.durations)
         self.facts = Facts(self.database)
         self.upkeep = Upkeep(self.database)
+        self.timekeeping = Timekeeping(self.database, self.facts, lease_s=settings.lease_s)
 
     def close(self) -> None:
         """Close every connection of this process."""

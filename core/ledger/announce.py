@@ -136,7 +136,7 @@ def _is_further(transaction: Transaction, row: Row[Any], value: float) -> bool:
     last = transaction.connection.execute(_LAST_PROGRESS, {"of": row.id}).one_or_none()
     if last is None:
         return value >= PROGRESS_STEP
-    if now_ms() - last.at_ms < PROGRESS_EVERY_MS:
+    if 0 <= now_ms() - last.at_ms < PROGRESS_EVERY_MS:
         return False
     # Another attempt begins at nothing again.
     begun_at = last.data.get("value", 0.0) if last.data.get("attempt") == row.attempt else 0.0

@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, bindparam, insert, select, update
+from sqlalchemy import ColumnElement, and_, bindparam, func, insert, select, update
 
 from core.errors import StaleAttempt
 from core.job import CANCELED, DELIVERING, FAILED, LEASED, QUEUED, RUNNING, prompt_id_of
@@ -21,7 +21,7 @@ from core.ledger.choice import choose, is_surplus, missing_turns
 from core.ledger.database import Change, Database, now_ms
 from core.ledger.rows import JOB_COLUMNS
 from core.ledger.secrets import ANY, RUN, end_run
-from core.ledger.tables import assets, job_errors, jobs, secrets
+from core.ledger.tables import assets, instances, job_errors, jobs, secrets
 from core.ledger.transitions import transition
 
 
@@ -77,6 +77,7 @@ _HAS_SECRETS = (
 _REST = select(jobs.c.graph, jobs.c.extra_pnginfo, _HAS_SECRETS.label("has_secrets")).where(
     jobs.c.id == bindparam("wanted")
 )
+_GPU = select(func.coalesce(instances.c.device, instances.c.kind)).where(instances.c.name == bindparam("of_instance"))
 _ANY_QUEUED = select(jobs.c.id).where(jobs.c.status == QUEUED).limit(1)
 
 
@@ -114,6 +115,7 @@ class Claims:
                 data={"instance": instance},
                 attempt=jobs.c.attempt + 1,
                 instance=instance,
+                gpu=transaction.connection.execute(_GPU, {"of_instance": instance}).scalar(),
                 lease_until_ms=now + self._lease_ms,
                 started_at_ms=now,
                 progress=None,

@@ -15,6 +15,8 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DisconnectionError, SQLAlchemyError
 
 from core.background import failure_of
+from core.clock import ledger_clock
+from core.clock import now_ms as now_ms
 from core.errors import ConfigurationError
 from core.ledger.faults import in_our_words
 from core.ledger.forks import close_at_fork, using_sqlite
@@ -24,15 +26,12 @@ from core.links import LinkSigner
 PATIENCE_S = 2.0
 #: A transaction takes milliseconds; the server ends one that stood still for this long.
 FROZEN_S = 10.0
+#: PostgreSQL's clock, in milliseconds since 1970.
+CLOCK = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 #: SQLSTATE of a write in a transaction that is read-only.
 READ_ONLY = "25006"
 #: A pooled connection unused for this long is tested before it is used.
 RESTED_S = 0.5
-
-
-def now_ms() -> int:
-    """Milliseconds since 1970, UTC: every time in the ledger."""
-    return time.time_ns() // 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,12 +220,14 @@ def _postgresql(url: Any, pool_size: int) -> Engine:
     @event.listens_for(engine, "checkout")
     def _test(connection: Any, record: Any, _proxy: Any) -> None:
         # A connection that rested may be one of a server that was restarted meanwhile: better found out now than by
-        # a client. One in steady use is not asked each time.
-        if time.monotonic() - record.info.get("used_s", time.monotonic()) > RESTED_S:
+        # a client. One in steady use is not asked each time. What is asked is the time: all machines of a fleet go by
+        # the server's clock, however their own are set.
+        if time.monotonic() - record.info.get("used_s", time.monotonic()) > RESTED_S or not ledger_clock.is_told:
             try:
-                connection.execute("SELECT 1")
+                (server_ms,) = connection.execute(CLOCK).fetchone()
                 connection.rollback()
             except driver.Error as exc:
                 raise DisconnectionError from exc
+            ledger_clock.follow(server_ms)
 
     return engine

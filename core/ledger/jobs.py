@@ -24,6 +24,41 @@ from core.settings import Settings
 
 #: Built once: the look-up on every client's path.
 _BY_ID = select(*JOB_COLUMNS).where(jobs.c.id == bindparam("wanted"))
+#: The queue with the place of each job. Counting those before it is quicker for a few jobs, numbering all for many.
+FEW = 2
+_OTHERS = jobs.alias()
+_COUNTED = (
+    select(
+        jobs.c.id,
+        (
+            1
+            + select(func.count())
+            .where(
+                _OTHERS.c.status == QUEUED,
+                or_(
+                    _OTHERS.c.priority > jobs.c.priority,
+                    and_(_OTHERS.c.priority == jobs.c.priority, _OTHERS.c.created_at_ms < jobs.c.created_at_ms),
+                    and_(
+                        _OTHERS.c.priority == jobs.c.priority,
+                        _OTHERS.c.created_at_ms == jobs.c.created_at_ms,
+                        _OTHERS.c.id < jobs.c.id,
+                    ),
+                ),
+            )
+            .scalar_subquery()
+        ).label("place"),
+    )
+    .where(jobs.c.status == QUEUED)
+    .subquery()
+)
+_NUMBERED = (
+    select(
+        jobs.c.id,
+        func.row_number().over(order_by=(jobs.c.priority.desc(), jobs.c.created_at_ms, jobs.c.id)).label("place"),
+    )
+    .where(jobs.c.status == QUEUED)
+    .subquery()
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +127,13 @@ class Jobs:
         """The job with its stored outputs. Raises NotFound."""
         with self._database.read() as connection:
             return self._found(connection, connection.execute(_BY_ID, {"wanted": job_id}).first(), job_id)
+
+    def many(self, job_ids: Collection[str]) -> dict[str, Job]:
+        """Several jobs at once, with their stored outputs; unknown ids are left out."""
+        with self._database.read() as connection:
+            rows = connection.execute(select(*JOB_COLUMNS).where(jobs.c.id.in_(list(job_ids)))).all()
+            outputs = outputs_of(connection, [row.id for row in rows]) if rows else {}
+        return {row.id: job_of(row, outputs.get(row.id, ())) for row in rows}
 
     def get_by_request_id(self, request_id: str) -> Job:
         """The job a `/generate` client knows by its own id, or by ours. Raises NotFound."""
@@ -165,9 +207,10 @@ class Jobs:
             outputs = outputs_of(connection, [row.id for row in rows])
         return [job_of(row, outputs.get(row.id, ())) for row in rows]
 
-    def events(self, job_id: str, *, after_seq: int = 0) -> list[JobEvent]:
+    def events(self, job_id: str, *, after_seq: int = 0, limit: int | None = None) -> list[JobEvent]:
         """The job's log after an event number, oldest first."""
         query = select(events).where(events.c.job_id == job_id, events.c.seq > after_seq).order_by(events.c.seq)
+        query = query.limit(limit)
         with self._database.read() as connection:
             rows = connection.execute(query).all()
         return [JobEvent(seq=row.seq, type=row.type, data=row.data, at_ms=row.at_ms) for row in rows]
@@ -203,6 +246,13 @@ class Jobs:
         query = select(func.count()).select_from(jobs).where(jobs.c.status == QUEUED, sooner)
         with self._database.read() as connection:
             return 1 + connection.execute(query).scalar_one()
+
+    def queue_positions(self, job_ids: Collection[str]) -> dict[str, int]:
+        """The places of several queued jobs at once; those that do not wait are left out."""
+        line = _COUNTED if len(job_ids) <= FEW else _NUMBERED
+        with self._database.read() as connection:
+            found = connection.execute(select(line).where(line.c.id.in_(list(job_ids))))
+            return {row.id: row.place for row in found}
 
     def cancel(self, job_id: str) -> Job:
         """Ask for an end, whatever the job is doing; asking twice is harmless.

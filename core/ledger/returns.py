@@ -20,8 +20,20 @@ from core.ledger.transitions import transition
 BATCH = 500
 #: Code of the loss of an instance or a worker. A job that causes too many of them fails as `POISON`.
 INSTANCE_LOST, POISON = "instance_lost", "poison"
+#: The newest losses that a job tells of.
+MAX_LOSSES = 20
 #: Code of a job that nobody could run in time.
 QUEUE_TIMEOUT = "queue_timeout"
+
+_LOST = (
+    jobs.c.status,
+    jobs.c.attempt,
+    jobs.c.lost_attempts,
+    jobs.c.losses,
+    jobs.c.instance,
+    jobs.c.gpu,
+    jobs.c.on_deck,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,9 +133,8 @@ class Returns:
         code: str,
         skip_locked: bool = False,
     ) -> GivenBack | None:
-        columns = (jobs.c.status, jobs.c.attempt, jobs.c.lost_attempts, jobs.c.instance, jobs.c.on_deck)
         row = transaction.connection.execute(
-            select(*columns).where(jobs.c.id == job_id, condition).with_for_update(skip_locked=skip_locked)
+            select(*_LOST).where(jobs.c.id == job_id, condition).with_for_update(skip_locked=skip_locked)
         ).one_or_none()
         if row is None:
             return None
@@ -139,9 +150,10 @@ class Returns:
         if row.status == CANCELING:
             return CANCELED, {}
         count = row.lost_attempts + int(counts)
-        losses = {"lost_attempts": count}
+        losses: dict[str, Any] = {"lost_attempts": count}
         if counts:
-            losses |= {"lost_on": row.instance, "lost_code": code}
+            loss = {"attempt": row.attempt, "code": code, "instance": row.instance, "gpu": row.gpu, "at_ms": now_ms()}
+            losses |= {"lost_on": row.instance, "lost_code": code, "losses": [*(row.losses or []), loss][-MAX_LOSSES:]}
         if counts and count >= self._max_attempts:
             final = POISON if code == INSTANCE_LOST else code
             error = {"code": final, "message": f"Given up after {count} lost attempts. {reason}"}

@@ -36,10 +36,14 @@ jobs = Table(
     # The instance that lost it last, and the code of that loss: the next try is better made elsewhere.
     Column("lost_on", String(255)),
     Column("lost_code", String(32)),
+    # All of them, the oldest first: [{"attempt", "code", "instance", "gpu", "at_ms"}].
+    Column("losses", JSON(none_as_null=True)),
     # Claimed ahead of time: it stands in ComfyUI's queue behind another prompt, and has not begun.
     Column("on_deck", Boolean, nullable=False, server_default=false()),
     Column("lease_until_ms", BigInteger),
     Column("instance", String(255)),
+    # In its instance's words, which may be gone when somebody asks.
+    Column("gpu", String(255)),
     Column("last_seq", Integer, nullable=False),
     Column("priority", Integer, nullable=False),
     Column("nodes_total", Integer, nullable=False),

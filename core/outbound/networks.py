@@ -12,8 +12,8 @@ from ipaddress import (
     ip_network,
 )
 from pathlib import Path
-from urllib.parse import urlsplit
 
+from core.neighbours import serves_one_machine
 from core.settings import Settings
 
 Address = IPv4Address | IPv6Address
@@ -82,7 +82,7 @@ class Policy:
     @classmethod
     def from_settings(cls, settings: Settings) -> Policy:
         """What FLEET_ALLOW_NETWORKS says; loopback too where the API serves this machine alone."""
-        words = [*settings.allow_networks, *(["loopback"] if _serves_one_machine(settings) else [])]
+        words = [*settings.allow_networks, *(["loopback"] if serves_one_machine(settings) else [])]
         networks = [network for word in dict.fromkeys(words) for network in NAMED.get(word, (word,))]
         return cls(allowed=tuple(ip_network(network) for network in networks), ca_bundle=settings.ca_bundle)
 
@@ -130,30 +130,3 @@ def _is_public(address: Address) -> bool:
         # Allowed networks are those around this machine, not those around the translator.
         return Policy().permits(str(IPv4Address(address.packed[-4:])))
     return address in _UNICAST_6 and not any(address in network for network in _SPECIAL_6)
-
-
-def _serves_one_machine(settings: Settings) -> bool:
-    """Whether clients can only be programs of this machine: no other reaches the API, the ledger, or the broker."""
-    # Workers of other machines leave the API's address at its default; where their ledger is gives them away.
-    places = [settings.api_host, *map(_host_of, (settings.ledger_url, settings.transport_url))]
-    return not settings.public_url and all(map(_is_loopback, places))
-
-
-def _host_of(url: str) -> str:
-    """The host a URL names; "" for a file or a socket, the URL itself where it may name others."""
-    try:
-        parts = urlsplit(url)
-        if parts.scheme.endswith("+socket"):
-            return ""
-        return url if "host" in parts.query or ";" in url else parts.hostname or ""
-    except ValueError:
-        return url
-
-
-def _is_loopback(host: str) -> bool:
-    if host in ("", "localhost"):
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -45,6 +45,14 @@ def test_one_without_a_websocket_runs_jobs_by_polling(fleet: Fleet) -> None:
     assert len({fleet.picture(job) for job in jobs}) == 2
 
 
+def test_pictures_that_only_a_websocket_brings_are_not_lost_in_silence(fleet: Fleet) -> None:
+    graph = work(0.0)
+    graph["3"] = {"class_type": "SaveImageWebsocket", "inputs": {"images": ["2", 0]}}
+    error = fleet.wait(fleet.submit(graph), "failed")["error"]
+    assert error["code"] == "poison"
+    assert "SaveImageWebsocket" in error["message"]
+
+
 def test_one_that_is_not_there_says_why_at_once_and_is_used_when_it_comes(fleet: Fleet, tmp_path: Path) -> None:
     # Its worker may have started a moment ago.
     seen = until(

@@ -110,12 +110,11 @@ def test_a_restart_waits_for_the_job_and_then_replaces_the_process(fleet: Fleet,
     name = runs_on(ledger, job_id)
     before = fleet.instance_pid(name)
 
-    told(fleet, "restart", name)
+    told(fleet, "restart", name, "--wait")
 
-    fleet.wait(job_id, "succeeded")
-    assert ledger.jobs.get(job_id).attempt == 1
-    until(lambda: fleet.living_instance_pid(name) not in (None, before), what="another process")
-    until(lambda: state_of(ledger, name) == "healthy", what="its health")
+    assert state_of(ledger, name) == "healthy"
+    assert fleet.living_instance_pid(name) not in (None, before)
+    assert ledger.jobs.get(fleet.wait(job_id, "succeeded")["id"]).attempt == 1
 
 
 def test_a_job_longer_than_the_grace_time_goes_on_elsewhere_at_once(fleet: Fleet, ledger: Ledger) -> None:

@@ -24,10 +24,12 @@ from werkzeug.serving import ThreadedWSGIServer, make_server
 
 from api import create_app
 from api.waiting import Hub
+from core.errors import InstanceUnreachable
 from core.job import Job
 from core.ledger import Change, Ledger
 from core.ledger.claims import Claim, ProducedFile
 from core.ledger.delivery import StoredFile
+from core.ledger.instances import InstanceRecord
 from core.ledger.schema import migrate
 from core.notices import Notice
 from core.settings import Settings
@@ -52,6 +54,9 @@ class RecordingPublisher:
         self.turns: list[str] = []
         self.notified: list[str] = []
         self.canceled: list[str] = []
+        self.asked: list[tuple[str, str]] = []
+        #: Workers that do not answer operators.
+        self.mute: set[str] = set()
         self.reaches_workers = False
 
     def turn(self, job_id: str) -> bool:
@@ -64,6 +69,11 @@ class RecordingPublisher:
 
     def cancel(self, job: Job) -> None:
         self.canceled.append(job.id)
+
+    def ask(self, command: str, instance: InstanceRecord) -> None:
+        if instance.worker in self.mute:
+            raise InstanceUnreachable(f"The worker of {instance.name} does not answer.")
+        self.asked.append((command, instance.name))
 
     def look_again(self) -> bool:
         return self.reaches_workers
@@ -169,18 +179,18 @@ def settings_for(directory: Path, **overrides: Any) -> Settings:
 
 
 @contextmanager
-def running_api(settings: Settings) -> Iterator[Api]:
-    """The application in threads of this process."""
+def running_api(settings: Settings, *, host: str = "127.0.0.1") -> Iterator[Api]:
+    """The application in threads of this process. Parameters: host - where it listens."""
     migrate(settings)
 
     def announce(change: Change) -> None:
         hub.notify(Notice(job_id=change.job_id, kind="status", seq=change.seq, status=change.status))
 
     ledger = Ledger(settings, on_change=announce)
-    hub = Hub(ledger.jobs.states, poll_s=0.3)
+    hub = Hub(ledger.jobs.states, ledger.jobs.many, poll_s=0.3)
     publisher = RecordingPublisher()
-    app: Flask = create_app(settings, ledger=ledger, publisher=publisher, hub=hub)
-    server = make_server("127.0.0.1", 0, app, threaded=True)
+    app: Flask = create_app(settings, ledger=ledger, publisher=publisher, hub=hub, ask=publisher.ask)
+    server = make_server(host, 0, app, threaded=True)
     assert isinstance(server, ThreadedWSGIServer)
     # A stream that is still open must not hold up the end of a test.
     server.block_on_close = False
@@ -228,8 +238,12 @@ def postgres_database() -> Iterator[str]:
 
 
 @contextmanager
-def gunicorn_api(settings: Settings, **environment: str) -> Iterator[str]:
-    """The application as it is served: gunicorn with gevent, in processes of its own. Yields its URL."""
+def gunicorn_api(settings: Settings, *arguments: str, **environment: str) -> Iterator[str]:
+    """The application as it is served: gunicorn with gevent, in processes of its own. Yields its URL.
+
+    Parameters:
+      arguments: further ones for gunicorn, for instance another application.
+    """
     port = free_port()
     env = {name: value for name, value in os.environ.items() if not name.startswith("FLEET_")}
     env |= {
@@ -240,7 +254,7 @@ def gunicorn_api(settings: Settings, **environment: str) -> Iterator[str]:
         "FLEET_API_PORT": str(port),
         **environment,
     }
-    command = [sys.executable, "-m", "gunicorn", "-c", "python:api.gunicorn_config"]
+    command = [sys.executable, "-m", "gunicorn", "-c", "python:api.gunicorn_config", *arguments]
     log = (settings.data_dir / "gunicorn.log").open("w")
     process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=log)
     url = f"http://127.0.0.1:{port}"

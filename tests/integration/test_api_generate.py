@@ -12,12 +12,14 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 from sqlalchemy import select
 
+from api.waiting import CLIENT_CHECK_S
 from core.job import Job
 from core.ledger.tables import jobs
 from tests.fleet import until
@@ -57,7 +59,8 @@ def test_sync_waits_and_answers_with_the_result(api: Api) -> None:
 
     assert answer.status_code == 200
     result = answer.json()
-    assert set(result) == {"id", "status", "message", "output", "timings", "comfyui_response"}
+    contract = {"id", "status", "message", "output", "timings", "comfyui_response"}
+    assert set(result) == contract | {"attempt", "instance", "gpu", "losses"}
     assert (result["id"], result["status"]) == ("my-id", "completed")
     output = result["output"][0]
     assert output["data"] is None
@@ -174,7 +177,7 @@ def test_the_same_request_again_has_the_job_there_is(api: Api) -> None:
 
     assert first.json()["id"] == "twice"
     assert (synced.status_code, synced.json()["status"]) == (200, "completed")
-    assert (late.status_code, late.json()) == (202, synced.json())
+    assert (late.status_code, late.json()["output"]) == (202, synced.json()["output"])
     assert json.loads(streamed.removeprefix("data: "))["result"] == synced.json()
     assert len(api.ledger.jobs.page(limit=1000)) == before + 1
     assert api.publisher.turns.count(job.id) == 1
@@ -396,3 +399,18 @@ def test_a_result_that_is_waited_for_says_how_long(api: Api) -> None:
     assert place["estimated_wait_time"] >= 0
     api.worker.run(job_id, b"x")
     assert "queue_position" not in api.get(f"/result/{job_id}").json()
+
+
+@pytest.mark.parametrize("path", ["/generate/sync", "/generate/stream"])
+def test_a_proxy_that_hangs_up_first_costs_no_job_where_the_operator_says_so(tmp_path: Path, path: str) -> None:
+    with running_api(settings_for(tmp_path, cancel_on_hangup=False)) as api:
+        api.worker.come_up()
+        body = {"input": {"workflow_json": GRAPH, "request_id": "kept"}}
+        # As a proxy does that waits for a second.
+        with pytest.raises(requests.RequestException):
+            requests.post(api.url + path, json=body, timeout=1.0)
+        # Longer than it takes to notice that the client is gone.
+        time.sleep(2 * CLIENT_CHECK_S)
+        assert api.get("/result/kept").json()["status"] == "pending"
+        api.worker.run_next(b"x")
+        assert api.get("/result/kept").json()["status"] == "completed"

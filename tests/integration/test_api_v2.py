@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import requests
 
-from api import streams
+from api import streams, v2
 from tests.integration.api_fixtures import (
     GRAPH,
     Api,
@@ -364,6 +364,80 @@ def test_events_as_they_happen(api: Api) -> None:
     assert (frames[0][1]["status"], frames[0][1]["queue_position"]) == ("queued", 1)
     assert [data["status"] for name, data in frames if name == "status"] == ["queued", "running", "succeeded"]
     assert all(ord(character) < 128 for character in "".join(received))
+
+
+def test_a_job_tells_where_it_runs_and_where_it_was_lost(api: Api) -> None:
+    api.worker.come_up("gpu9@test")
+    job_id = api.submit()
+    new = api.get(f"/api/v2/jobs/{job_id}").json()
+    lost = api.worker.claim(job_id)
+    running = api.get(f"/api/v2/jobs/{job_id}").json()
+    api.ledger.returns.release(lost, reason="http://127.0.0.1:8188 is gone", code="stuck")
+    # The instance that lost it leaves it to the other.
+    again = api.ledger.claims.claim("gpu9@test", named=job_id)
+    assert again is not None
+    assert again.job_id == job_id
+    api.worker.finish(again, b"picture")
+    done = api.get(f"/api/v2/jobs/{job_id}").json()
+    log = api.get(f"/api/v2/jobs/{job_id}/events", headers={"Accept": "application/json"})
+
+    def of(job: dict[str, Any]) -> tuple[Any, ...]:
+        return job["attempt"], job["instance"], job["gpu"], len(job["losses"])
+
+    gpu = "cuda:0 SIMULATED"
+    assert [of(job) for job in (new, running, done)] == [
+        (0, None, None, 0),
+        (1, "gpu0@test", gpu, 0),
+        (2, "gpu9@test", gpu, 1),
+    ]
+    (loss,) = done["losses"]
+    assert loss == {"attempt": 1, "code": "stuck", "instance": "gpu0@test", "gpu": gpu, "at": loss["at"]}
+    assert new["created_at"] <= loss["at"] <= done["completed_at"]
+    result = api.get(f"/result/{job_id}").json()
+    assert {name: result[name] for name in ("attempt", "instance", "gpu", "losses")} == {
+        name: done[name] for name in ("attempt", "instance", "gpu", "losses")
+    }
+    assert log.headers["Content-Type"] == "application/json"
+    assert log.json()["next_after"] is None
+    assert [(line["type"], line["data"].get("status")) for line in log.json()["events"]] == [
+        ("status", "queued"),
+        ("status", "running"),
+        ("status", "queued"),
+        ("status", "running"),
+        ("status", "running"),
+        ("output", None),
+        ("status", "succeeded"),
+    ]
+    assert log.json()["events"][1]["data"] == {"status": "running", "instance": "gpu0@test"}
+    assert log.json()["events"][2]["data"] == {"status": "queued", "code": "stuck"}
+    assert log.json()["events"][5]["data"] == {"id": done["outputs"][0]["id"]}
+    assert "127.0.0.1:8188" not in log.text, "an inner address is nobody's business"
+    api.ledger.instances.down("gpu9@test", worker="w", state="unhealthy", reason="")
+
+
+def test_the_log_of_a_job_in_parts(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    job_id = api.submit()
+    api.worker.run(job_id, b"one", b"two")
+    monkeypatch.setattr(v2, "MAX_EVENTS", 2)
+    seen: list[int] = []
+    after: int | None = 0
+
+    while after is not None:
+        answer = api.get(f"/api/v2/jobs/{job_id}/events?after={after}", headers={"Accept": "application/json"}).json()
+        seen += [line["seq"] for line in answer["events"]]
+        after = answer["next_after"]
+
+    assert seen == [1, 2, 3, 4, 5, 6]
+    bad = api.get(f"/api/v2/jobs/{job_id}/events?after=x", headers={"Accept": "application/json"})
+    assert (bad.status_code, bad.json()["error"]["code"]) == (400, "invalid_request")
+
+
+@pytest.mark.parametrize("accept", ["text/event-stream", "*/*", "text/event-stream, application/json", None])
+def test_who_takes_a_stream_gets_one(api: Api, accept: str | None) -> None:
+    job_id = api.submit()
+    api.worker.run(job_id, b"one")
+    answer = api.get(f"/api/v2/jobs/{job_id}/events", headers={"Accept": accept})
+    assert answer.headers["Content-Type"] == "text/event-stream"
 
 
 def test_a_waiting_job_hears_when_its_place_moves(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:

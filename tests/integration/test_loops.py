@@ -15,16 +15,17 @@ from typing import Any
 import pytest
 from kombu import Producer
 from kombu.transport.virtual import Channel
-from sqlalchemy import event
+from sqlalchemy import delete, event
 
 from api.publishing import BackgroundPublisher
 from api.waiting import Hub
 from comfy.spawner import Order, spawn_from_lasting_thread
 from core import background, notices
-from core.background import lives
+from core.background import Loop, lives
 from core.job import Job
 from core.ledger import Ledger
 from core.ledger.instances import HEALTHY, UNHEALTHY, InstanceRecord
+from core.ledger.tables import catalogues, instances
 from core.notices import Notice, NoticeListener, NoticeSender
 from core.outbound import deadline
 from core.outbound.deadline import Deadline
@@ -39,6 +40,7 @@ from tasks.posting import Carrier
 from tasks.postman import Postman
 from tasks.publish import BackgroundNotifier, Publisher
 from tasks.tenure import Tenure
+from tests.integration.api_fixtures import running_api
 from tests.ledger_moves import claimed, submit, succeeded
 from tests.own_servers import OwnValkey
 from tests.receivers import receiving
@@ -106,7 +108,7 @@ def lease_of(ledger: Ledger, job_id: str) -> int:
 
 def test_the_backstop_of_waiting_clients(sqlite_ledger: Ledger) -> None:
     job = submit(sqlite_ledger)
-    hub = Hub(sqlite_ledger.jobs.states, poll_s=0.02)
+    hub = Hub(sqlite_ledger.jobs.states, sqlite_ledger.jobs.many, poll_s=0.02)
     with stumbling(sqlite_ledger, times=2) as stumbles, hub.watch(job.id) as watch:
         assert eventually(lambda: stumbles.count == 2)
         assert watch.wait(10), "news that no notice told of"
@@ -309,6 +311,25 @@ def test_the_limit_of_an_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
     limit.close()
 
 
+def test_ready_shows_them(sqlite_settings: Settings) -> None:
+    stumbles = Stumbles()
+    stumbles.left = 1_000_000
+    failing = Loop("fails", stumbles, pause_s=0.01)
+    with running_api(sqlite_settings) as api:
+        failing.start()
+        assert eventually(lambda: failing.life.failures > 1)
+        shown = api.get("/ready").json()
+        (loop,) = [loop for loop in shown["loops"] if loop["name"] == "fails"]
+        assert (loop["alive"], loop["last_error"]) == (True, "AttributeError")
+        assert loop["failures"] > 1
+        assert loop["failing_since"] is not None
+        assert shown["ledger"] == {"ok": True, "reason": None}
+        stumbles.left = 0
+        assert eventually(lambda: failing.life.failures == 0)
+        failing.end()
+        assert eventually(lambda: not [loop for loop in api.get("/ready").json()["loops"] if loop["name"] == "fails"])
+
+
 # The main process of a GPU worker.
 
 
@@ -316,6 +337,7 @@ def test_the_limit_of_an_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
 def keeper(sqlite_settings: Settings) -> Iterator[Keeper]:
     settings = sqlite_settings.model_copy(update={"simulated_gpus": 1, "host": "left", "lease_renew_s": 0.1})
     (spec,) = plan_instances(settings)
+    spec.data_dir.mkdir(parents=True)
     keeper = Keeper(settings, spec, Tenure(settings, spec, worker="w"))
     keeper.start()
     yield keeper
@@ -375,3 +397,27 @@ def test_a_lost_pool_process_is_tidied_up_after_at_the_second_try(
     monkeypatch.setattr(HandBack, "of_dead_process", stumbling_once)
     keeper.lose_jobs()
     assert eventually(lambda: sqlite_ledger.jobs.get(job.id).status == "queued")
+
+
+def test_a_worker_that_was_forgotten_says_again_all_there_is_to_say(keeper: Keeper, sqlite_ledger: Ledger) -> None:
+    """Its machine slept for days, and its row has gone, and its catalogue with it."""
+    assert eventually(lambda: record_of(sqlite_ledger).state == HEALTHY, 30)
+    before = record_of(sqlite_ledger)
+    (digest,) = sqlite_ledger.instances.known_catalogues()
+    with sqlite_ledger.database.write() as transaction:
+        for table in (instances, catalogues):
+            transaction.connection.execute(delete(table))
+    assert eventually(lambda: (sqlite_ledger.instances.get("gpu0@left") or before).state == HEALTHY, 30)
+    assert eventually(lambda: sqlite_ledger.instances.catalogues() == {digest: ["gpu0@left"]}, 30)
+    again = record_of(sqlite_ledger)
+    assert (again.url, again.version, again.device, again.kind) == (
+        before.url,
+        before.version,
+        before.device,
+        before.kind,
+    )
+    assert sqlite_ledger.instances.catalogue(digest)
+    job = submit(sqlite_ledger)
+    claim = sqlite_ledger.claims.claim("gpu0@left")
+    assert claim is not None
+    assert claim.job_id == job.id

@@ -71,7 +71,7 @@ def test_every_route_is_described(api: Api, document: dict[str, Any]) -> None:
     described = {(path, method) for path, method, _ in operations(document)}
 
     served = set()
-    app = create_app(api.settings, ledger=api.ledger, publisher=api.publisher, hub=api.hub)
+    app = create_app(api.settings, ledger=api.ledger, publisher=api.publisher, hub=api.hub, ask=api.publisher.ask)
     for rule in app.url_map.iter_rules():
         methods = (rule.methods or set()) - {"HEAD", "OPTIONS"} or {"HEAD"}
         served |= {(re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule), method.lower()) for method in methods}

@@ -149,3 +149,27 @@ def test_a_place_that_is_not_there_is_a_clear_error(processes: ProcessSet, tmp_p
     broken = ProcessSpec(name="it", command=spec.command, environment={}, cwd=tmp_path / "nowhere", log=None)
     with pytest.raises(ConfigurationError, match="it cannot be started"):
         processes.start(broken)
+
+
+@pytest.mark.parametrize(
+    ("code", "cause"),
+    [
+        ("print('fleet: FLEET_X is wrong.'); print('INFO bye'); exit(2)", "fleet: FLEET_X is wrong."),
+        (
+            "import atexit; atexit.register(print, 'closed'); import nowhere",
+            "ModuleNotFoundError: No module named 'nowhere'",
+        ),
+        ("print('12:00:01 ERROR x: the disk is gone'); print('12:00:02 INFO x: 1 left'); exit(1)", "ERROR x: the disk"),
+        ("print('nothing that looks like an error'); exit(1)", "nothing that looks like an error"),
+        ("exit(1)", "It said nothing."),
+    ],
+)
+def test_an_end_is_told_with_its_cause(
+    processes: ProcessSet, said: list[str], tmp_path: Path, code: str, cause: str
+) -> None:
+    (tmp_path / "it.log").write_text("fleet: a reason of long ago\n")
+    processes.start(_spec(tmp_path, code))
+
+    assert _tick_until(processes, lambda: said)
+    assert cause in said[0], said
+    assert "long ago" not in said[0]

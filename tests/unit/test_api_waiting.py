@@ -28,6 +28,9 @@ class Jobs:
             raise LedgerUnavailable("away")
         return {job_id: self.rows[job_id] for job_id in job_ids if job_id in self.rows}
 
+    def many(self, job_ids: Collection[str]) -> dict[str, Job]:
+        return {job_id: self.get(job_id) for job_id in job_ids if job_id in self.rows}
+
     def get(self, job_id: str) -> Job:
         if self.is_away:
             raise LedgerUnavailable("away")
@@ -56,14 +59,14 @@ def jobs() -> Jobs:
 
 @pytest.fixture
 def hub(jobs: Jobs) -> Iterator[Hub]:
-    hub = Hub(jobs.states, poll_s=0.2)
+    hub = Hub(jobs.states, jobs.many, poll_s=0.2)
     yield hub
     hub.close()
 
 
 @pytest.fixture
 def slow_hub(jobs: Jobs) -> Iterator[Hub]:
-    hub = Hub(jobs.states, poll_s=60.0)
+    hub = Hub(jobs.states, jobs.many, poll_s=60.0)
     yield hub
     hub.close()
 

@@ -21,7 +21,7 @@ from cli.files import Draft, result_file
 from cli.log_watch import LogWatch
 from cli.main import COMMANDS, fleet, run
 from cli.processes import describe_end, last_line
-from cli.show import JobProgress, Screen, describe_progress, describe_refusal, printable
+from cli.show import JobProgress, Screen, describe_job, describe_progress, describe_refusal, printable
 from cli.sse import Event, read_events
 from cli.stack import addresses, check_ports, child_environment
 from cli.task_values import local_image, names_for, parse_parameters, read_workflow
@@ -366,3 +366,18 @@ class TestLogs:
     def test_ends_are_told_in_words(self) -> None:
         assert describe_end(3) == "ended with status 3"
         assert describe_end(-9) == "was killed by SIGKILL"
+
+
+def test_a_job_is_shown_with_where_it_ran_and_where_it_was_lost(capsys: pytest.CaptureFixture[str]) -> None:
+    loss = {"attempt": 1, "code": "stuck", "instance": "gpu0@a", "gpu": "cuda:0 T4", "at": "2026-11-22T05:56:10.280Z"}
+    job = {"id": "j1", "status": "running", "attempt": 2, "instance": "gpu1@a", "gpu": None, "losses": [loss]}
+
+    describe_job(Screen(), job)
+    describe_job(Screen(), {"id": "j2", "status": "queued", "attempt": 0, "instance": None, "gpu": None, "losses": []})
+
+    assert capsys.readouterr().out.splitlines() == [
+        "j1  running",
+        "  on         gpu1@a, attempt 2",
+        "  lost       stuck on gpu0@a (cuda:0 T4) at 2026-11-22T05:56:10.280Z",
+        "j2  queued",
+    ]

@@ -1,42 +1,22 @@
-"""What `fleet gpus` shows, and how a GPU is named on the command line."""
+"""What `fleet gpus` shows, how GPUs are named on the command line, and which of them are meant."""
 
 from __future__ import annotations
 
-import dataclasses
+import time
+from typing import Any
 
+import click
 import pytest
 
-from cli.gpus import card, find, uptime
+from cli.gpus import card, chosen, find, uptime
 from core.errors import InvalidRequest
-from core.ledger.database import now_ms
-from core.ledger.instances import InstanceRecord
 
-RECORD = InstanceRecord(
-    name="gpu0@a",
-    host="a",
-    worker="gpu0.1@a",
-    kind="comfyui",
-    gpu="GPU-1",
-    state="healthy",
-    reason=None,
-    url=None,
-    output_dir=None,
-    version=None,
-    device=None,
-    models=(),
-    warmup_s=None,
-    quarantined_until_ms=None,
-    restarts=0,
-    started_at_ms=0,
-    up_since_ms=None,
-    heartbeat_at_ms=0,
-)
-FLEET = [dataclasses.replace(RECORD, name=name) for name in ("gpu0@a", "gpu1@a", "gpu0@b")]
+FLEET: list[dict[str, Any]] = [{"name": name, "host": name[-1]} for name in ("gpu0@a", "gpu1@a", "gpu0@b")]
 
 
 @pytest.mark.parametrize(("name", "found"), [("gpu0@b", "gpu0@b"), ("gpu1", "gpu1@a"), ("gpu1@a", "gpu1@a")])
 def test_a_name_without_its_host_is_enough_where_it_is_clear(name: str, found: str) -> None:
-    assert find(FLEET, name).name == found
+    assert find(FLEET, name)["name"] == found
 
 
 @pytest.mark.parametrize(
@@ -49,14 +29,41 @@ def test_a_name_that_is_not_clear_is_refused_with_the_choice(name: str, words: s
 
 
 @pytest.mark.parametrize(
+    ("names", "host", "is_all", "meant"),
+    [
+        (["gpu1", "gpu0@b", "gpu1@a"], None, False, ["gpu1@a", "gpu0@b"]),
+        ([], "a", False, ["gpu0@a", "gpu1@a"]),
+        ([], None, True, ["gpu0@a", "gpu1@a", "gpu0@b"]),
+    ],
+)
+def test_gpus_are_meant_by_name_by_host_or_all(
+    names: list[str], host: str | None, is_all: bool, meant: list[str]
+) -> None:
+    assert [gpu["name"] for gpu in chosen(FLEET, names, host, is_all=is_all)] == meant
+
+
+@pytest.mark.parametrize(("names", "host", "is_all"), [([], None, False), (["gpu1"], "a", False), ([], "a", True)])
+def test_nobody_drains_a_fleet_by_saying_nothing_or_two_things(
+    names: list[str], host: str | None, is_all: bool
+) -> None:
+    with pytest.raises(click.UsageError):
+        chosen(FLEET, names, host, is_all=is_all)
+
+
+def test_a_host_without_gpus_is_refused_with_those_there_are() -> None:
+    with pytest.raises(InvalidRequest, match=r"no GPU on c\. Hosts: a, b"):
+        chosen(FLEET, [], "c", is_all=False)
+
+
+@pytest.mark.parametrize(
     ("seconds", "words"), [(5, "5 s"), (130, "2 min"), (7300, "2 h 1 min"), (3 * 86400 + 4 * 3600, "3 d 4 h")]
 )
 def test_uptime(seconds: int, words: str) -> None:
-    assert uptime(dataclasses.replace(RECORD, up_since_ms=now_ms() - seconds * 1000 - 500)) == words
+    assert uptime(time.time_ns() // 1_000_000 - seconds * 1000 - 500) == words
 
 
-def test_an_instance_that_does_not_answer_has_no_uptime() -> None:
-    assert uptime(RECORD) == "-"
+def test_a_gpu_that_does_not_answer_has_no_uptime() -> None:
+    assert uptime(None) == "-"
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from api import create_app
 from api.errors import GENERATE_STATUS, STATUS, status_of
 from api.waiting import Hub
 from core.errors import (
+    BrokerUnavailable,
     FleetError,
+    InstanceUnreachable,
     LedgerUnavailable,
     NoHealthyInstance,
     QueueFull,
@@ -21,6 +24,7 @@ from core.errors import (
 from core.ledger import Ledger
 from core.ledger.returns import POISON, QUEUE_TIMEOUT
 from tasks.app import make_app
+from tasks.asking import ask
 from tasks.publish import Publisher
 from tests.services import make_settings
 from workflows.checks import REFUSED_CLASSES
@@ -28,7 +32,16 @@ from workflows.checks import REFUSED_CLASSES
 TEXT = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
 ERRORS = TEXT.partition("\n## Errors\n")[2]
 #: Errors that end a request, beside those of `RequestError`; all others end a job, or stay in a log.
-ANSWERED = (RequestError, QueueFull, NoHealthyInstance, LedgerUnavailable, StorageUnavailable, StorageFull)
+ANSWERED = (
+    RequestError,
+    QueueFull,
+    NoHealthyInstance,
+    LedgerUnavailable,
+    StorageUnavailable,
+    StorageFull,
+    BrokerUnavailable,
+    InstanceUnreachable,
+)
 #: Codes that come from the web framework, and no class of ours has.
 FRAMEWORK = {"method_not_allowed": {405}, "upstream_error": {500}}
 #: Ends that the ledger itself gives to a job; nothing is raised then.
@@ -64,8 +77,9 @@ def test_codes_of_requests_stand_with_their_status() -> None:
 def test_every_route_is_there_and_no_other(tmp_path: Path) -> None:
     settings = make_settings(tmp_path, broker_url="")
     ledger = Ledger(settings)
-    publisher = Publisher(make_app(settings, "api"))
-    app = create_app(settings, ledger=ledger, publisher=publisher, hub=Hub(ledger.jobs.states))
+    celery = make_app(settings, "api")
+    hub = Hub(ledger.jobs.states, ledger.jobs.many)
+    app = create_app(settings, ledger=ledger, publisher=Publisher(celery), hub=hub, ask=partial(ask, celery))
 
     served = {
         f"{method} {re.sub('<[^>]+>', '{id}', rule.rule)}"

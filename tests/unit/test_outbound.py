@@ -114,8 +114,8 @@ def test_its_ledger_and_broker_may_be_servers_of_this_machine(tmp_path: Path) ->
         # A proxy stands before it.
         {"public_url": "https://api.example.com"},
         # Workers of other machines, for whom this address is their own.
-        {"database_url": "postgresql://db.internal/fleet"},
-        {"broker_url": "redis://broker.internal:6379/0"},
+        {"database_url": "postgresql://192.0.2.1/fleet"},
+        {"broker_url": "redis://192.0.2.1:6379/0"},
         {"broker_url": "redis://a.internal:1;redis://b.internal:2"},
     ],
 )

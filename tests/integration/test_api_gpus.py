@@ -1,0 +1,193 @@
+"""The fleet's GPUs over HTTP, and the operator's commands that use nothing else."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+
+import cli.gpus
+from cli.main import run
+from core.ledger.instances import DRAINED, DRAINING, HEALTHY, UNHEALTHY
+from tests.integration.api_fixtures import Api, running_api, settings_for
+from tests.unit.catalogue_literals import CATALOGUE
+
+KEY = "operator-key"
+
+
+@pytest.fixture
+def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
+    """A fleet of three GPUs on two hosts, and a strange directory to stand in, with a key and an address alone."""
+    (tmp_path / "fleet").mkdir()
+    (tmp_path / "strange").mkdir()
+    with running_api(settings_for(tmp_path / "fleet", api_keys=(KEY,))) as running:
+        running.session.headers["Authorization"] = f"Bearer {KEY}"
+        for name in ("gpu0@a", "gpu1@a", "gpu0@b"):
+            come_up(running, name)
+        monkeypatch.chdir(tmp_path / "strange")
+        monkeypatch.setenv("COMFY_BASE_URL", running.url)
+        monkeypatch.setenv("COMFY_API_KEY", KEY)
+        monkeypatch.setattr(cli.gpus, "POLL_S", 0.05)
+        yield running
+        assert list((tmp_path / "strange").iterdir()) == []
+
+
+def come_up(api: Api, name: str) -> None:
+    instances = api.ledger.instances
+    instances.register(name=name, host=name[-1], worker=f"worker-{name}", kind="simulator", gpu="0")
+    instances.up(
+        name,
+        worker=f"worker-{name}",
+        url="http://10.0.0.1:8188",
+        output_dir="/private/output",
+        version="0.3.64",
+        device="cuda:0 SIMULATED",
+        object_info=CATALOGUE,
+        restarts=0,
+    )
+
+
+def turn(api: Api, name: str, state: str) -> None:
+    """The worker of a GPU says how it stands."""
+    is_drained = state in (DRAINING, DRAINED)
+    api.ledger.instances.heartbeat(
+        name, worker=f"worker-{name}", state=state, reason=None, is_drained=is_drained, restarts=0
+    )
+
+
+def test_gpus_are_listed_without_what_is_the_hosts_own(api: Api) -> None:
+    answer = api.get("/api/v2/gpus")
+    assert [gpu["name"] for gpu in answer.json()["gpus"]] == ["gpu0@a", "gpu0@b", "gpu1@a"]
+    assert answer.json()["gpus"][0]["state"] == "healthy"
+    assert "10.0.0.1" not in answer.text
+    assert "/private" not in answer.text
+    assert [gpu["name"] for gpu in api.get("/api/v2/gpus?host=b").json()["gpus"]] == ["gpu0@b"]
+
+
+def test_each_command_reaches_the_worker_it_is_meant_for(api: Api) -> None:
+    for command in ("drain", "resume", "restart"):
+        answer = api.post(f"/api/v2/gpus/gpu1/{command}")
+        assert (answer.status_code, answer.json()["name"]) == (202, "gpu1@a")
+    assert api.publisher.asked == [(f"fleet_{word}", "gpu1@a") for word in ("drain", "resume", "restart")]
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "code", "words"),
+    [
+        ("gpu7", 404, "not_found", "It has: gpu0@a, gpu0@b, gpu1@a"),
+        ("gpu0", 422, "invalid_request", "name one of gpu0@a, gpu0@b"),
+        ("gpu0@a", 503, "instance_unreachable", "does not answer"),
+        ("%00%ff", 404, "not_found", "There is no"),
+    ],
+)
+def test_what_cannot_be_done_is_said(api: Api, name: str, status: int, code: str, words: str) -> None:
+    api.publisher.mute.add("worker-gpu0@a")
+    answer = api.post(f"/api/v2/gpus/{name}/drain")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+    assert words in answer.json()["error"]["message"]
+    assert api.publisher.asked == []
+
+
+def test_nobody_commands_without_a_key(api: Api) -> None:
+    for method, path in (("GET", "/api/v2/gpus"), ("POST", "/api/v2/gpus/gpu1/drain")):
+        assert requests.request(method, api.url + path, timeout=5).status_code == 401
+    assert api.publisher.asked == []
+
+
+def test_gpus_from_anywhere(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["gpus"]) == 0
+    assert [line.split()[:3] for line in capsys.readouterr().out.splitlines()] == [
+        [name, "healthy", "SIMULATED"] for name in ("gpu0@a", "gpu0@b", "gpu1@a")
+    ]
+    assert run(["gpus", "--host", "b", "--json"]) == 0
+    assert [gpu["name"] for gpu in json.loads(capsys.readouterr().out)] == ["gpu0@b"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "asked"),
+    [
+        (["gpu1", "gpu0@b"], ["gpu1@a", "gpu0@b"]),
+        (["--host", "a"], ["gpu0@a", "gpu1@a"]),
+        (["--all"], ["gpu0@a", "gpu0@b", "gpu1@a"]),
+    ],
+)
+@pytest.mark.parametrize("command", ["drain", "resume", "restart"])
+def test_several_gpus_at_once(api: Api, command: str, arguments: list[str], asked: list[str]) -> None:
+    assert run([command, *arguments]) == 0
+    assert api.publisher.asked == [(f"fleet_{command}", name) for name in asked]
+
+
+def test_one_wrong_name_and_none_is_told(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["drain", "gpu1", "gpu7"]) == 2
+    assert run(["drain"]) == 2
+    assert run(["drain", "--all", "--host", "a"]) == 2
+    assert api.publisher.asked == []
+    assert "There is no gpu7" in capsys.readouterr().err
+
+
+def test_a_worker_that_does_not_answer_keeps_nobody_from_the_others(
+    api: Api, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api.publisher.mute.add("worker-gpu0@a")
+    assert run(["drain", "--all"]) == 4
+    assert api.publisher.asked == [("fleet_drain", "gpu0@b"), ("fleet_drain", "gpu1@a")]
+    out, err = capsys.readouterr()
+    assert "gpu0@a does not answer" in err
+    assert "gpu0@a" not in out
+
+
+def test_no_server_is_said(api: Api, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("COMFY_BASE_URL", "http://127.0.0.1:9")
+    for command in (["gpus"], ["drain", "gpu0@a"], ["restart", "--all"]):
+        assert run(command) == 4
+    monkeypatch.setenv("COMFY_BASE_URL", api.url)
+    monkeypatch.setenv("COMFY_API_KEY", "wrong")
+    assert run(["gpus"]) == 2
+    assert "COMFY_API_KEY" in capsys.readouterr().err
+
+
+def _later(api: Api, *steps: tuple[str, str]) -> threading.Timer:
+    def take() -> None:
+        for name, state in steps:
+            if state == "new":
+                come_up(api, name)
+            else:
+                turn(api, name, state)
+            time.sleep(0.2)
+
+    timer = threading.Timer(0.2, take)
+    timer.start()
+    return timer
+
+
+def test_a_drain_is_waited_for(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+    claim = api.ledger.claims.claim("gpu1@a", named=api.submit())
+    assert claim is not None
+    turn(api, "gpu1@a", DRAINING)
+    assert run(["drain", "gpu1", "--wait", "--timeout", "0.3"]) == 1
+    assert "gpu1@a is draining" in capsys.readouterr().err
+    api.worker.finish(claim, b"x")
+    timer = _later(api, ("gpu0@b", DRAINED))
+    assert run(["drain", "gpu1", "gpu0@b", "--wait", "--timeout", "20"]) == 0
+    timer.join()
+
+
+def test_a_restart_is_waited_for_until_another_process_answers(api: Api) -> None:
+    # Healthy still, and healthy again, are two things.
+    assert run(["restart", "gpu1", "--wait", "--timeout", "0.3"]) == 1
+    timer = _later(api, ("gpu1@a", UNHEALTHY), ("gpu1@a", "new"))
+    assert run(["restart", "gpu1", "--wait", "--timeout", "20"]) == 0
+    timer.join()
+
+
+def test_a_resume_is_waited_for(api: Api) -> None:
+    turn(api, "gpu1@a", DRAINED)
+    assert run(["resume", "gpu1", "--wait", "--timeout", "0.3"]) == 1
+    timer = _later(api, ("gpu1@a", HEALTHY))
+    assert run(["resume", "gpu1", "--wait", "--timeout", "20"]) == 0
+    timer.join()

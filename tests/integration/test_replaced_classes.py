@@ -1,0 +1,51 @@
+"""Classes of the past, which newer servers replace: they are taken where the server takes them."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from comfy.client import ComfyClient
+from core.errors import InvalidWorkflow, PromptRejected
+from tasks.facts import read_catalogue
+from tests.simulator_process import simulator
+from workflows.checks import check_graph
+
+PROMPT_ID = "0f8fad5b-d9cb-469f-a165-70867728950e"
+
+
+def graph(class_type: str = "T2IAdapterLoader", name: str = "control_v11p_sd15_canny_fp16.safetensors") -> Any:
+    return {
+        "1": {"class_type": class_type, "inputs": {"t2i_adapter_name": name}},
+        "2": {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}},
+    }
+
+
+def test_a_newer_server_takes_them_and_so_do_we(tmp_path: Path) -> None:
+    with (
+        simulator(tmp_path, "--simulate-version", "0.33.0") as server,
+        closing(ComfyClient(server.base_url)) as client,
+    ):
+        catalogue = read_catalogue(client)
+        assert check_graph(graph(), catalogue) == {"1", "2"}
+        assert client.post_prompt(graph(), prompt_id=PROMPT_ID, client_id="us").node_errors == {}
+        # What is wrong with their inputs, only the server knows.
+        check_graph(graph(name="none.safetensors"), catalogue)
+        with pytest.raises(PromptRejected, match="control_net_name"):
+            client.post_prompt(graph(name="none.safetensors"), prompt_id=PROMPT_ID, client_id="us")
+        # Its successor is not there.
+        with pytest.raises(InvalidWorkflow, match="Load3DAnimation does not exist"):
+            check_graph(graph("Load3DAnimation"), catalogue)
+        with pytest.raises(InvalidWorkflow, match="does not run"):
+            check_graph(graph(), catalogue, refused_classes={"ControlNetLoader"})
+
+
+def test_an_older_server_takes_none(tmp_path: Path) -> None:
+    with simulator(tmp_path) as server, closing(ComfyClient(server.base_url)) as client:
+        with pytest.raises(InvalidWorkflow, match="does not exist"):
+            check_graph(graph(), read_catalogue(client))
+        with pytest.raises(PromptRejected, match="does not exist"):
+            client.post_prompt(graph(), prompt_id=PROMPT_ID, client_id="us")

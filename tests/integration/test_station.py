@@ -1,0 +1,340 @@
+"""The heart of a GPU worker, piece by piece: claims and prompts on deck, its connection, leases, care, giving back."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any, cast
+
+import pytest
+from sqlalchemy import update
+
+from comfy.session import PromptHandle
+from core.errors import ComfyOutOfMemory, ComfyUnavailable, LedgerUnavailable, PromptStuck
+from core.job import CANCELING, QUEUED, RUNNING
+from core.ledger import Ledger
+from core.ledger.claims import Claim
+from core.ledger.instances import UNHEALTHY, InstanceRecord
+from core.ledger.tables import instances
+from core.settings import Settings
+from tasks.app import make_app
+from tasks.care import OUT_OF_MEMORY_LIMIT, Care
+from tasks.connection import Connection
+from tasks.handback import HandBack
+from tasks.leases import Leases
+from tasks.line import Line
+from tasks.runtime import Runtime
+from tasks.station import Station
+from tests import simulator_process
+from tests.fleet import work
+from tests.ledger_moves import claimed, submit
+from tests.services import eventually
+from tests.simulator_process import SimulatorProcess
+
+NAME = "gpu0@here"
+
+
+@pytest.fixture(scope="module")
+def simulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimulatorProcess]:
+    with simulator_process.simulator(tmp_path_factory.mktemp("station")) as running:
+        yield running
+
+
+@pytest.fixture
+def runtime(sqlite_settings: Settings) -> Iterator[Runtime]:
+    settings = sqlite_settings.model_copy(update={"lease_renew_s": 0.1, "host": "here", "look_ahead_s": 60.0})
+    runtime = Runtime(settings, make_app(settings, "gpu"))
+    yield runtime
+    runtime.close()
+
+
+@pytest.fixture
+def ledger(runtime: Runtime) -> Ledger:
+    return runtime.ledger
+
+
+def come_up(ledger: Ledger, url: str = "http://127.0.0.1:1", *, kind: str = "simulator") -> InstanceRecord:
+    ledger.instances.register(name=NAME, host="here", worker="w", kind=kind, gpu="0")
+    ledger.instances.up(NAME, worker="w", url=url, output_dir=None, version="1", device="d", object_info={}, restarts=0)
+    record = ledger.instances.get(NAME)
+    assert record is not None
+    return record
+
+
+@pytest.fixture
+def station(runtime: Runtime, simulator: SimulatorProcess) -> Iterator[Station]:
+    come_up(runtime.ledger, simulator.base_url)
+    station = Station(runtime, NAME, Line(), worker="w")
+    yield station
+    station.close()
+
+
+def job(ledger: Ledger, seconds: float, seed: int) -> str:
+    graph = work(seconds, seed=seed)
+    return submit(ledger, graph=json.dumps(graph), nodes_total=len(graph), shape="all alike").id
+
+
+def held(ledger: Ledger, *job_ids: str) -> list[str]:
+    """Which of these are claimed."""
+    return [job_id for job_id in job_ids if ledger.jobs.get(job_id).status == RUNNING]
+
+
+def on_deck(ledger: Ledger) -> int:
+    with ledger.database.read() as connection:
+        return int(connection.exec_driver_sql("SELECT count(*) FROM jobs WHERE on_deck").scalar_one())
+
+
+class TestOnDeck:
+    def test_one_prompt_waits_behind_the_running_one_and_no_more(self, station: Station, ledger: Ledger) -> None:
+        taught = job(ledger, 0.2, 1)
+        assert station.work(taught) is not None, "how long such prompts take is known from here on"
+        job_ids = [job(ledger, 1.5, seed) for seed in range(2, 7)]
+        running = threading.Thread(target=station.work, args=(job_ids[0],))
+        running.start()
+        assert eventually(lambda: on_deck(ledger) == 1)
+        most, ends_at_s = 0, time.monotonic() + 1.0
+        while time.monotonic() < ends_at_s:
+            most = max(most, len(held(ledger, *job_ids)))
+            time.sleep(0.02)
+        assert most == 2
+        running.join(20)
+
+    def test_a_claim_that_was_under_way_at_the_end_is_given_back(
+        self, station: Station, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        job_id = job(ledger, 5.0, 10)
+        claim, claiming, may_claim = ledger.claims.claim, threading.Event(), threading.Event()
+
+        def slow_claim(*arguments: Any, **options: Any) -> Claim | None:
+            claiming.set()
+            assert may_claim.wait(10)
+            return claim(*arguments, **options)
+
+        monkeypatch.setattr(ledger.claims, "claim", slow_claim)
+        monkeypatch.setattr("core.ledger.claims.is_surplus", lambda _transaction: True)
+        ahead = threading.Thread(target=lambda: station._begin(only_surplus=True))
+        ahead.start()
+        assert claiming.wait(10)
+        closing = threading.Thread(target=station.close)
+        closing.start()
+        may_claim.set()
+        closing.join(20)
+        ahead.join(20)
+        assert ledger.jobs.get(job_id).status == QUEUED
+
+    def test_nothing_is_claimed_after_the_end(self, station: Station, ledger: Ledger) -> None:
+        job_id = job(ledger, 0.1, 20)
+        station._connection.get()
+        station.close()
+        with pytest.raises(ComfyUnavailable):
+            station.work(job_id)
+        assert ledger.jobs.get(job_id).status == QUEUED
+
+
+class TestConnection:
+    @pytest.fixture
+    def connection(self, runtime: Runtime) -> Iterator[Connection]:
+        connection = Connection(runtime, NAME)
+        yield connection
+        connection.close()
+
+    def test_an_instance_that_is_lost_meanwhile_is_never_half_there(
+        self, connection: Connection, ledger: Ledger, simulator: SimulatorProcess
+    ) -> None:
+        come_up(ledger, simulator.base_url)
+        over = threading.Event()
+
+        def lose_it_all_the_time() -> None:
+            while not over.is_set():
+                connection.lose()
+
+        losing = threading.Thread(target=lose_it_all_the_time)
+        losing.start()
+        try:
+            for _ in range(200):
+                instance, session = connection.get()
+                assert instance.name == NAME
+                assert session.client.base_url == simulator.base_url
+        finally:
+            over.set()
+            losing.join(10)
+
+    def test_one_that_is_not_healthy_is_not_used(
+        self, connection: Connection, ledger: Ledger, simulator: SimulatorProcess
+    ) -> None:
+        come_up(ledger, simulator.base_url)
+        connection.get()
+        with ledger.database.write() as transaction:
+            transaction.connection.execute(update(instances).values(state=UNHEALTHY))
+        connection.lose()
+        with pytest.raises(ComfyUnavailable, match="not healthy"):
+            connection.get()
+
+    def test_after_the_end_there_is_none(
+        self, connection: Connection, ledger: Ledger, simulator: SimulatorProcess
+    ) -> None:
+        come_up(ledger, simulator.base_url)
+        _, session = connection.get()
+        connection.close()
+        assert not session.is_connected
+        with pytest.raises(ComfyUnavailable, match="ends"):
+            connection.get()
+
+
+class Handle:
+    """A prompt that only notes that it was interrupted."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.interrupted = 0
+        self._error = error
+
+    def interrupt(self) -> None:
+        self.interrupted += 1
+        if self._error is not None:
+            raise self._error
+
+
+class TestLeases:
+    @pytest.fixture
+    def leases(self, ledger: Ledger) -> Iterator[Leases]:
+        leases = Leases(ledger, renew_s=3600)
+        yield leases
+        leases.close()
+
+    def held(self, leases: Leases, claim: Claim, error: Exception | None = None) -> Handle:
+        handle = Handle(error)
+        leases.hold(claim).watch(cast(PromptHandle, handle))
+        return handle
+
+    def test_a_job_that_is_to_be_cancelled_is_stopped_at_the_next_renewal(self, leases: Leases, ledger: Ledger) -> None:
+        """The net under an interrupt that was lost on its way."""
+        claims = [claimed(ledger, NAME), claimed(ledger, "gpu1@here")]
+        handles = [self.held(leases, claim) for claim in claims]
+        assert ledger.jobs.cancel(claims[0].job_id).status == CANCELING
+        leases.renew()
+        assert [handle.interrupted for handle in handles] == [1, 0]
+        leases.renew()
+        assert handles[0].interrupted == 2, "an interrupt can be missed"
+
+    def test_a_job_that_was_taken_back_is_stopped(self, leases: Leases, ledger: Ledger) -> None:
+        claim = claimed(ledger, NAME)
+        handle = self.held(leases, claim)
+        ledger.returns.release(claim, reason="taken")
+        leases.renew()
+        assert handle.interrupted == 1
+
+    @pytest.mark.parametrize("error", [ComfyUnavailable("away"), AttributeError("of ours")])
+    def test_one_that_cannot_be_stopped_keeps_no_other(self, leases: Leases, ledger: Ledger, error: Exception) -> None:
+        claims = [claimed(ledger, f"gpu{number}@here") for number in range(3)]
+        handles = [self.held(leases, claim, error) for claim in claims]
+        for claim in claims:
+            ledger.jobs.cancel(claim.job_id)
+        leases.renew()
+        assert [handle.interrupted for handle in handles] == [1, 1, 1]
+
+    def test_one_that_is_posted_after_it_was_stopped_is_stopped_then(self, leases: Leases, ledger: Ledger) -> None:
+        claim = claimed(ledger, NAME)
+        lease = leases.hold(claim)
+        ledger.jobs.cancel(claim.job_id)
+        leases.renew()
+        handle = Handle()
+        lease.watch(cast(PromptHandle, handle))
+        assert handle.interrupted == 1
+
+    def test_what_was_dropped_is_renewed_no_more(self, leases: Leases, ledger: Ledger) -> None:
+        claim = claimed(ledger, NAME)
+        handle = self.held(leases, claim)
+        leases.drop(claim)
+        ledger.returns.release(claim, reason="taken")
+        leases.renew()
+        assert handle.interrupted == 0
+
+
+class TestCare:
+    @pytest.fixture
+    def line(self) -> Line:
+        return Line()
+
+    @pytest.fixture
+    def care(self, runtime: Runtime, line: Line) -> Care:
+        return Care(runtime, line)
+
+    def test_prompts_out_of_memory_count_only_in_a_row(self, care: Care, ledger: Ledger, line: Line) -> None:
+        instance = come_up(ledger)
+        memory = ComfyOutOfMemory("CUDA out of memory")
+        for _ in range(3):
+            for _ in range(OUT_OF_MEMORY_LIMIT - 1):
+                assert not care.after(memory, instance)
+            care.is_well()
+        for number in range(1, OUT_OF_MEMORY_LIMIT + 1):
+            assert care.after(memory, instance) == (number == OUT_OF_MEMORY_LIMIT)
+        found = ledger.instances.get(NAME)
+        assert found is not None
+        assert found.state == UNHEALTHY
+        assert "out of memory" in os.read(line._reader, 1000).decode()
+        assert not care.after(memory, instance), "the count begins anew with the next process"
+
+    def test_a_prompt_that_hangs_costs_the_process_and_others_do_not(self, care: Care, ledger: Ledger) -> None:
+        instance = come_up(ledger)
+        assert not care.after(ComfyUnavailable("gone"), instance)
+        assert ledger.instances.get(NAME) is not None
+        assert care.after(PromptStuck("It hangs."), instance)
+
+
+class TestHandBack:
+    @pytest.fixture
+    def hand_back(self, runtime: Runtime) -> HandBack:
+        return HandBack(runtime.settings, NAME)
+
+    def test_a_ledger_that_is_away_is_not_taken_for_a_busy_instance(
+        self, hand_back: HandBack, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        answers: list[bool | None] = [None, None, None, False]
+
+        def holds_jobs(_self: Any, _name: str) -> bool:
+            answer = answers.pop(0)
+            if answer is None:
+                raise LedgerUnavailable("away")
+            return answer
+
+        monkeypatch.setattr("core.ledger.instances.Instances.holds_jobs", holds_jobs)
+        assert hand_back.wait_until_idle(0.1, threading.Event()), "though it was away for longer than the limit"
+
+    def test_a_busy_instance_is_waited_for_as_long_as_was_said(self, hand_back: HandBack, ledger: Ledger) -> None:
+        claim = claimed(ledger, NAME)
+        assert not hand_back.wait_until_idle(0.5, threading.Event())
+        ledger.returns.release(claim, reason="done")
+        assert hand_back.wait_until_idle(0.5, threading.Event())
+
+    def test_waiting_can_be_called_off(self, hand_back: HandBack, ledger: Ledger) -> None:
+        claimed(ledger, NAME)
+        cancel = threading.Event()
+        cancel.set()
+        assert not hand_back.wait_until_idle(3600, cancel)
+
+    def test_what_waits_is_given_back_alone(
+        self, hand_back: HandBack, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        running = claimed(ledger, NAME)
+        submit(ledger)
+        monkeypatch.setattr("core.ledger.claims.is_surplus", lambda _transaction: True)
+        waiting = ledger.claims.claim(NAME, only_surplus=True)
+        assert waiting is not None
+        interrupted: list[str] = []
+        hand_back.what_waits(interrupted.append)
+        assert ledger.jobs.get(waiting.job_id).status == QUEUED
+        assert ledger.jobs.get(running.job_id).status == RUNNING
+        assert interrupted == [waiting.prompt_id]
+        hand_back.everything(interrupted.append)
+        assert ledger.jobs.get(running.job_id).status == QUEUED
+
+    def test_a_ledger_that_is_away_is_said(self, hand_back: HandBack, monkeypatch: pytest.MonkeyPatch) -> None:
+        def release_all(*_arguments: Any, **_options: Any) -> None:
+            raise LedgerUnavailable("away")
+
+        monkeypatch.setattr("core.ledger.returns.Returns.release_all", release_all)
+        with pytest.raises(LedgerUnavailable):
+            hand_back.what_waits(lambda _prompt_id: None)
