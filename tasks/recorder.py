@@ -30,7 +30,7 @@ from core.ledger.secrets import RUN
 from tasks.job_errors import discreet, job_error, machines_of, reason_of, shortened, whole_error
 from tasks.judging import pin_elsewhere
 from tasks.outcome import Dropped, Failed, Finished, Outcome, Requeued
-from tasks.produced import produced_files, sent_files
+from tasks.produced import produced_files, sent_files, written_down
 from tasks.runtime import Runtime
 
 log = logging.getLogger(__name__)
@@ -71,7 +71,8 @@ class Recorder:
         key = self._keys.pop(claim.job_id, None)
         result = results[0]
         own_output = self._runtime.settings.gpu_dir(instance.gpu_name) / "output"
-        files = produced_files(result.outputs, instance) + sent_files(sent, own_output / claim.job_id)
+        folder = own_output / claim.job_id
+        files = written_down(produced_files(result.outputs, instance), folder) + sent_files(sent, folder)
         warnings = [self._warning(blocked, key) for blocked in result.blocked]
         if warnings and not files:
             # ComfyUI calls it a success; whoever waits for a picture wants to know why there is none.
