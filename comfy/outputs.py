@@ -8,6 +8,7 @@ import posixpath
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from comfy.history import History
@@ -134,6 +135,14 @@ def _json_text(value: Any) -> str:
         return json.dumps(value, allow_nan=isinstance(value, float))
     except ValueError:
         return json.dumps(json.loads(json.dumps(value), parse_constant=str))
+
+
+def local_path(item: OutputItem, data_dir: Path) -> Path | None:
+    """Where the file of an output lies; None if it has none, or a name that leads out of its folder."""
+    parts = [*(item.subfolder or "").replace("\\", "/").split("/"), *(item.filename or "").split("/")]
+    if not item.filename or item.filename.startswith("/") or ".." in parts or any("\0" in part for part in parts):
+        return None
+    return (data_dir / (item.type or "output")).joinpath(*(part for part in parts if part not in ("", ".")))
 
 
 def file_item(node_id: str, filename: str, subfolder: str) -> OutputItem:

@@ -2,45 +2,80 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from comfy.client import ComfyClient
-from comfy.outputs import OutputItem, file_item
+from comfy.outputs import OutputItem, file_item, local_path
 from comfy.session import PromptResult
+from core.ledger import Ledger
 from core.ledger.instances import InstanceRecord
+from tasks.recorder import persistently
+from workflows.file_names import job_in_path
+from workflows.graph import Graph
+from workflows.rewrite import folders_of
 
 #: Classes whose files are `<prefix>_<number>.png`, or with two numbers where they do not write over others.
 NUMBERING = ("SaveImageDataSetToFolder", "SaveImageTextDataSetToFolder")
+#: Files of one such node that are looked for over HTTP.
+MAX_NUMBERED = 10_000
 
 
-def collect(
-    result: PromptResult,
-    instance: InstanceRecord,
-    client: ComfyClient,
-    job_id: str,
-    folders: Mapping[str, str] | None = None,
-) -> tuple[PromptResult, set[str]]:
-    """Secure the files of a prompt, before the next one can write over them or be given them from the cache.
+class Collector:
+    """What one station knows of the nodes of its instance, and of other jobs, when it secures files."""
 
-    On an instance of ours, files outside `<job id>/` (previews, nodes that name their files themselves) are renamed
-    into it, within their file system. What lies on another machine stays where it is.
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        #: Classes that gave a graph in their place whose nodes reported outputs: from the cache they report none.
+        self._expanding: set[str] = set()
 
-    Parameters:
-      folders: nodes that save into a folder, which may report nothing of it; see `folders_of`.
-    Returns: the result with the names its files have now, and the ids of the nodes that ComfyUI's cache spared from
-      running although their files are gone: they have to run again.
-    Raises: ComfyUnavailable - an attached instance does not answer.
-    """
-    cached = set(result.cached_nodes)
-    result = _with_unreported(result, instance, client, folders or {})
-    if instance.output_dir is None:
-        files = [item for item in result.outputs if item.filename and item.node_id in cached]
-        return result, {item.node_id for item in files if not client.has(item)}
-    data_dir = Path(instance.output_dir).parent
+    def nodes_to_run(self, graph: Graph) -> list[str]:
+        """The nodes of a graph that ComfyUI's cache must not spare, as far as earlier prompts have shown."""
+        return [node_id for node_id, node in graph.items() if node["class_type"] in self._expanding]
+
+    def collect(
+        self, result: PromptResult, graph: Graph, instance: InstanceRecord, client: ComfyClient, job_id: str
+    ) -> tuple[PromptResult, set[str]]:
+        """Secure the files of a prompt, before the next one can write over them or be given them from the cache.
+
+        On an instance of ours, files outside `<job id>/` (previews, nodes that name their files themselves) are renamed
+        into it, within their file system. What lies on another machine stays where it is.
+
+        Parameters:
+          graph: as it was posted; nodes of it that save into a folder may report nothing of it, see `folders_of`.
+        Returns: the result with the names its files have now, and the ids of the nodes that ComfyUI's cache spared from
+          running although their files are gone: they have to run again.
+        Raises: ComfyUnavailable - an attached instance does not answer.
+        """
+        for node_id, meta in result.history.meta.items():
+            owner = graph.get(str(meta.get("parent_node")))
+            if node_id not in graph and owner is not None:
+                self._expanding.add(owner["class_type"])
+        result = self._without_foreign(result, job_id)
+        result = _with_unreported(result, instance, client, folders_of(graph, job_id=job_id), graph)
+        if instance.output_dir is not None:
+            return _secured(result, Path(instance.output_dir).parent, job_id)
+        cached = [item for item in result.outputs if item.filename and item.node_id in result.cached_nodes]
+        return result, {item.node_id for item in cached if not client.has(item)}
+
+    def _without_foreign(self, result: PromptResult, job_id: str) -> PromptResult:
+        """A path that a graph put together while it ran must not bring an output of another job."""
+        owners = [job_in_path(f"{item.subfolder}/{item.filename}") for item in result.outputs]
+        others = {owner for owner in owners if owner is not None} - {job_id}
+        known = persistently(lambda: self._ledger.jobs.states(list(others))) if others else {}
+        if not known:
+            return result
+        items = [
+            # Where nobody hands anything out: it is told of as missing.
+            replace(item, subfolder="..") if owner in known else item
+            for item, owner in zip(result.outputs, owners, strict=True)
+        ]
+        return replace(result, outputs=items)
+
+
+def _secured(result: PromptResult, data_dir: Path, job_id: str) -> tuple[PromptResult, set[str]]:
     moved: dict[Path, OutputItem] = {}
     gone: set[str] = set()
     items = []
@@ -49,25 +84,25 @@ def collect(
         if path is None or item.type == "input":
             items.append(item)
             continue
+        root = data_dir / (item.type or "output")
         if path not in moved:
-            moved[path] = _moved(item, path, data_dir / (item.type or "output"), job_id)
-            if moved[path] is item and item.node_id in cached and not path.is_file():
+            moved[path] = _moved(item, path, root, job_id)
+            if moved[path] is item and item.node_id in result.cached_nodes and not _is_own_file(path, root):
                 gone.add(item.node_id)
         items.append(replace(item, filename=moved[path].filename, subfolder=moved[path].subfolder))
     return replace(result, outputs=items), gone
 
 
 def _with_unreported(
-    result: PromptResult, instance: InstanceRecord, client: ComfyClient, folders: Mapping[str, str]
+    result: PromptResult, instance: InstanceRecord, client: ComfyClient, folders: Mapping[str, str], graph: Graph
 ) -> PromptResult:
     """Add what lies in the folders of nodes that reported no file."""
     reporting = {item.node_id for item in result.outputs if item.filename}
     items = list(result.outputs)
     for node_id, folder in folders.items():
         if node_id not in reporting:
-            node = result.history.graph.get(node_id, {})
             known = {(item.subfolder, item.filename) for item in items}
-            names = _saved_there(node, folder, instance, client)
+            names = _saved_there(graph[node_id], folder, instance, client)
             items += [file_item(node_id, name, folder) for name in names if (folder, name) not in known]
     return replace(result, outputs=items)
 
@@ -80,13 +115,11 @@ def _saved_there(node: Mapping[str, Any], folder: str, instance: InstanceRecord,
             return []
         return [entry.name for entry in entries if not entry.name.startswith(".") and entry.is_file()]
     # Over HTTP no folder can be listed, but ComfyUI's own savers number their files.
-    if node.get("class_type") not in NUMBERING:
-        return []
-    return list(_numbered(node.get("inputs", {}), folder, client))
+    return list(_numbered(node["inputs"], folder, client)) if node["class_type"] in NUMBERING else []
 
 
 def _numbered(inputs: Mapping[str, Any], folder: str, client: ComfyClient) -> Iterator[str]:
-    for number in itertools.count():
+    for number in range(MAX_NUMBERED):
         middle = f"{number + 1:05}_{number:05}" if inputs.get("mode") == "increment" else f"{number:05}"
         stem = f"{inputs.get('filename_prefix')}_{middle}"
         if not client.has(file_item("", f"{stem}.png", folder)):
@@ -96,14 +129,6 @@ def _numbered(inputs: Mapping[str, Any], folder: str, client: ComfyClient) -> It
             yield f"{stem}.txt"
 
 
-def local_path(item: OutputItem, data_dir: Path) -> Path | None:
-    """Where the file of an output lies; None if it has none, or a name that leads out of its folder."""
-    parts = [*(item.subfolder or "").replace("\\", "/").split("/"), *(item.filename or "").split("/")]
-    if not item.filename or item.filename.startswith("/") or ".." in parts or any("\0" in part for part in parts):
-        return None
-    return (data_dir / (item.type or "output")).joinpath(*(part for part in parts if part not in ("", ".")))
-
-
 def _moved(item: OutputItem, path: Path, root: Path, job_id: str) -> OutputItem:
     """The item as it is called in the job's folder; the very same one if it stays where it is."""
     folder = root / job_id
@@ -111,7 +136,7 @@ def _moved(item: OutputItem, path: Path, root: Path, job_id: str) -> OutputItem:
         return item
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        name = _free(path.name, {entry.name for entry in folder.iterdir()})
+        name = _free(path.name, folder)
         path.rename(folder / name)
     except OSError:
         # Whoever stores it finds out what is wrong with it.
@@ -127,10 +152,10 @@ def _is_own_file(path: Path, root: Path) -> bool:
         return False
 
 
-def _free(name: str, taken: Collection[str]) -> str:
+def _free(name: str, folder: Path) -> str:
     number = 1
     candidate = name
-    while candidate in taken:
+    while (folder / candidate).exists():
         number += 1
         candidate = f"{number}_{name}"
     return candidate

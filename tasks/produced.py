@@ -4,25 +4,42 @@ from __future__ import annotations
 
 import unicodedata
 import uuid
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from comfy.outputs import OutputItem
+from comfy.outputs import OutputItem, local_path
 from core.ledger.claims import ProducedFile
 from core.ledger.instances import InstanceRecord
 from core.stored_json import whole_text
-from tasks.collect import local_path
 
 #: What the ledger's columns take.
 MAX_NODE_ID_CHARS = 255
 MAX_NAME_CHARS = 200
 MAX_KEY_CHARS = 64
+#: Longer texts are written to disk.
+MAX_INLINE_CHARS = 64 * 1024
 
 
 def produced_files(items: list[OutputItem], instance: InstanceRecord) -> list[ProducedFile]:
     """One record for each file or inline text, in the order of the job's nodes."""
     return [_produced(item, number, instance) for number, item in enumerate(items)]
+
+
+def written_down(files: list[ProducedFile], folder: Path) -> list[ProducedFile]:
+    """The same, with long texts as files in `folder`, the job's own: the ledger is no place for megabytes."""
+    return [
+        file if len(file.source.get("text", "")) <= MAX_INLINE_CHARS else _written_down(file, number, folder)
+        for number, file in enumerate(files)
+    ]
+
+
+def _written_down(file: ProducedFile, number: int, folder: Path) -> ProducedFile:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"long_text_{number:05}"
+    path.write_text(whole_text(file.source["text"]), encoding="utf-8")
+    return replace(file, source={"root": str(folder.parent), "path": str(path)})
 
 
 def sent_files(pictures: list[tuple[str, bytes]], folder: Path) -> list[ProducedFile]:

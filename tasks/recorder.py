@@ -30,7 +30,7 @@ from core.ledger.secrets import RUN
 from tasks.job_errors import discreet, job_error, machines_of, reason_of, shortened, whole_error
 from tasks.judging import pin_elsewhere
 from tasks.outcome import Dropped, Failed, Finished, Outcome, Requeued
-from tasks.produced import produced_files, sent_files
+from tasks.produced import produced_files, sent_files, written_down
 from tasks.runtime import Runtime
 
 log = logging.getLogger(__name__)
@@ -71,13 +71,14 @@ class Recorder:
         key = self._keys.pop(claim.job_id, None)
         result = results[0]
         own_output = self._runtime.settings.gpu_dir(instance.gpu_name) / "output"
-        files = produced_files(result.outputs, instance) + sent_files(sent, own_output / claim.job_id)
+        folder = own_output / claim.job_id
+        files = written_down(produced_files(result.outputs, instance), folder) + sent_files(sent, folder)
         warnings = [self._warning(blocked, key) for blocked in result.blocked]
         if warnings and not files:
             # ComfyUI calls it a success; whoever waits for a picture wants to know why there is none.
-            return _persistently(lambda: self._ended_by(claim, _blocked(warnings[0])))
+            return persistently(lambda: self._ended_by(claim, _blocked(warnings[0])))
         try:
-            _persistently(
+            persistently(
                 lambda: self._claims.generated(
                     claim, files, outputs_reused=bool(result.cached_nodes), warnings=warnings
                 ),
@@ -96,7 +97,7 @@ class Recorder:
             reason = discreet(exc, secret=self._keys.pop(claim.job_id, None), machines=self._machines)
         else:
             return None
-        return _persistently(lambda: self._ended_by(claim, reason))
+        return persistently(lambda: self._ended_by(claim, reason))
 
     def give_back(self, claim: Claim, exc: FleetError, *, lost: bool) -> Outcome:
         """Queue the job again, unless it has had its chances."""
@@ -190,7 +191,7 @@ def _identity(claim: Claim) -> dict[str, Any]:
     return {"job_id": claim.job_id, "attempt": claim.attempt, "has_webhook": claim.has_webhook}
 
 
-def _persistently(write: Callable[[], Value]) -> Value:
+def persistently(write: Callable[[], Value]) -> Value:
     """Repeat a write while the ledger is away: what the GPU made is not thrown away for a database's restart."""
     give_up_s = time.monotonic() + LEDGER_PATIENCE_S
     pause_s = 0.2

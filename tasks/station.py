@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Collection
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from comfy.session import ComfySession, PromptHandle, PromptResult
 from comfy.work import NodeTimes
@@ -27,7 +27,7 @@ from core.job import second_prompt_id
 from core.ledger.claims import Claim
 from core.ledger.instances import HEALTHY, InstanceRecord
 from tasks.care import Care
-from tasks.collect import collect
+from tasks.collect import Collector
 from tasks.connection import Connection
 from tasks.durations import Durations, Teacher, gpu_seconds
 from tasks.leases import Lease, Leases
@@ -37,10 +37,9 @@ from tasks.recorder import Recorder
 from tasks.reports import SENDING_CLASS, Reports
 from tasks.runtime import Runtime
 from tasks.staging import remove_staged, stage_inputs
-from workflows.file_names import job_in_path
 from workflows.graph import Graph
 from workflows.models import models_of
-from workflows.rewrite import folders_of, for_job, names_own_files
+from workflows.rewrite import for_job, names_own_files
 from workflows.shape import shape_of
 
 log = logging.getLogger(__name__)
@@ -69,6 +68,8 @@ class Run:
     models: list[str] = field(default_factory=list)
     posted_s: float = 0.0
     started_s: float | None = None
+    #: The graph as it was submitted.
+    given: Graph = field(default_factory=dict)
     #: The graph as it was posted, and how long ComfyUI worked on it; None unless it ran whole and uncached.
     graph: Graph = field(default_factory=dict)
     gpu_s: float | None = None
@@ -116,8 +117,7 @@ class Station:
         self._claiming = threading.Lock()
         #: Every run that has not ended, the oldest first.
         self._runs: list[Run] = []
-        #: Classes that gave a graph in their place whose nodes reported outputs: from the cache they report none.
-        self._expanding: set[str] = set()
+        self._collector = Collector(runtime.ledger)
         self._closing = False
 
     @property
@@ -212,13 +212,13 @@ class Station:
 
     def _post(self, run: Run, session: ComfySession) -> None:
         self._stage(run, session)
-        graph = json.loads(run.claim.graph)
+        run.given = graph = json.loads(run.claim.graph)
         run.shape = run.claim.shape or shape_of(graph)
         run.models = models_of(graph)
         run.names_own_files = names_own_files(graph)
         run.reports = Reports(self._runtime, run.claim, graph, on_life=lambda: self._show_life(run))
         run.sent = run.reports.sent
-        self._submit(run, run.claim.prompt_id, [id_ for id_ in graph if graph[id_]["class_type"] in self._expanding])
+        self._submit(run, run.claim.prompt_id, self._collector.nodes_to_run(graph))
 
     def _stage(self, run: Run, session: ComfySession) -> None:
         try:
@@ -234,7 +234,7 @@ class Station:
         assert run.session is not None
         assert run.lease is not None
         job_id = run.claim.job_id
-        run.graph = for_job(json.loads(run.claim.graph), job_id=job_id, run_id=prompt_id, run_anew=run_anew)
+        run.graph = for_job(run.given, job_id=job_id, run_id=prompt_id, run_anew=run_anew)
         run.posted_s = time.monotonic()
         run.handle = run.session.submit(
             run.graph,
@@ -298,12 +298,7 @@ class Station:
         return result
 
     def _collect(self, run: Run, result: PromptResult) -> tuple[PromptResult, set[str]]:
-        """Secure a prompt's files; also what the cache would have to make again, see `collect`."""
-        folders = folders_of(run.graph, job_id=run.claim.job_id)
-        for node_id, meta in result.history.meta.items():
-            owner = run.graph.get(str(meta.get("parent_node")))
-            if node_id not in run.graph and owner is not None:
-                self._expanding.add(owner["class_type"])
+        """Secure a prompt's files; also what the cache would have to make again, see `Collector`."""
         if result.cached_nodes:
             # What the cache has may be a file that an earlier prompt of ours is about to secure.
             with self._lock:
@@ -311,21 +306,7 @@ class Station:
             for other in earlier:
                 other.collected.wait(COLLECT_PATIENCE_S)
         assert run.session is not None
-        return collect(self._without_foreign(run, result), run.instance, run.session.client, run.claim.job_id, folders)
-
-    def _without_foreign(self, run: Run, result: PromptResult) -> PromptResult:
-        """A path that a graph put together while it ran must not bring an output of another job."""
-        owners = [job_in_path(f"{item.subfolder}/{item.filename}") for item in result.outputs]
-        others = {owner for owner in owners if owner is not None} - {run.claim.job_id}
-        known = self._runtime.ledger.jobs.states(list(others)) if others else {}
-        if not known:
-            return result
-        items = [
-            # Where nobody hands anything out: it is told of as missing.
-            replace(item, subfolder="..") if owner in known else item
-            for item, owner in zip(result.outputs, owners, strict=True)
-        ]
-        return replace(result, outputs=items)
+        return self._collector.collect(result, run.graph, run.instance, run.session.client, run.claim.job_id)
 
     def _end(self, run: Run, outcome: Outcome) -> None:
         self._leases.drop(run.claim)

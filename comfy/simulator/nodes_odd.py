@@ -46,6 +46,7 @@ _KINDS: dict[str, Callable[[NodeCall, str], Mapping[str, Any]]] = {
     "none": lambda _call, _tag: {"text": None, "images": [None], "values": []},
     "string": lambda _call, tag: {"images": f"{tag}.png", "note": tag},
     "tuple": lambda _call, tag: {"text": (tag, tag), "pair": ((1, 2), "x")},
+    "big_text": lambda _call, tag: {"text": [f"{tag}é" * 1_000_000], "boxes": [[0, 1]] * 50_000},
     "nested": lambda _call, _tag: {"model_3d": {"mesh": {"vertices": [[0, 0, 1]]}}},
     "key": lambda _call, tag: {"k" * 300: [tag], "nul\0key": [tag]},
 }

@@ -23,7 +23,7 @@ import requests
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from core.job import DELIVERING, SUCCEEDED, Job
+from core.job import DELIVERING, FAILED, SUCCEEDED, Job
 from core.ledger import Ledger
 from core.ledger.claims import Claim
 from core.ledger.schema import migrate
@@ -109,6 +109,33 @@ def result_of(job: Job) -> dict[str, Any]:
 def stored(settings: Settings, job: Job) -> dict[str, bytes]:
     """Files of a job in storage, by the names the ledger has for them."""
     return {output.name: (settings.outputs_dir / str(output.storage_key)).read_bytes() for output in job.outputs}
+
+
+@pytest.mark.parametrize("delivery", [{"strip_metadata": True}, {}, {"convert": {"format": "webp"}}])
+def test_a_file_that_is_gone_is_told_of_whatever_the_delivery(
+    sqlite_settings: Settings, delivery: dict[str, Any]
+) -> None:
+    claim = generated(sqlite_settings, delivery, a_png=picture(), b_png=picture())
+    (sqlite_settings.gpu_dir("gpu0") / "output" / claim.job_id / "b.png").unlink()
+
+    _, job = turn(sqlite_settings, claim)
+
+    assert job.status == SUCCEEDED
+    assert [output.name.partition(".")[0] for output in job.outputs] == ["a"]
+    assert [(output.name, output.storage_key) for output in job.missing_outputs] == [("b.png", None)]
+    assert "1 reported files are not there" in result_of(job)["message"]
+
+
+@pytest.mark.parametrize("delivery", [{"strip_metadata": True}, {}])
+def test_a_job_of_which_nothing_is_left_fails(sqlite_settings: Settings, delivery: dict[str, Any]) -> None:
+    claim = generated(sqlite_settings, delivery, a_png=picture())
+    (sqlite_settings.gpu_dir("gpu0") / "output" / claim.job_id / "a.png").unlink()
+
+    _, job = turn(sqlite_settings, claim)
+
+    assert job.error is not None
+    assert (job.status, job.error["code"]) == (FAILED, "output_unavailable")
+    assert "a.png" in job.error["message"]
 
 
 def test_files_go_into_the_bucket(server: S3Server, sqlite_settings: Settings) -> None:

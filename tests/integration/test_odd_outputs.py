@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -94,6 +96,17 @@ def test_values_become_texts_and_json(fleet: Fleet, kind: str, wanted: list[Any]
         assert output["name"].endswith(".json" if is_json else ".txt")
         found.append(json.loads(content(output)) if is_json else content(output).decode())
     assert found == wanted
+
+
+def test_a_text_of_megabytes_is_delivered_and_stays_out_of_the_ledger(fleet: Fleet) -> None:
+    job = fleet.wait(fleet.submit(odd("big_text")), "succeeded")
+    text, boxes = (content(output).decode() for output in job["outputs"])
+    assert text == "té" * 1_000_000
+    assert json.loads(boxes) == [[0, 1]] * 50_000
+    with contextlib.closing(sqlite3.connect(fleet.data_dir / "ledger.db")) as database:
+        rows = database.execute("SELECT source FROM assets WHERE job_id = ?", (job["id"],)).fetchall()
+    assert len(rows) == 2
+    assert all(len(source) < 1000 for (source,) in rows)
 
 
 @pytest.mark.parametrize(("kind", "name"), [("repeat", "r.png"), ("folder_in_name", "r.png"), ("input", "shown_r.png")])
