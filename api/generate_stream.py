@@ -26,7 +26,7 @@ from api.generate import (
 from api.generate_fields import parse_generate
 from api.openapi import GENERATE, SUBMIT_ERRORS, Described
 from api.patience import ledger_patience
-from api.streams import KEEPALIVE, KEEPALIVE_S, REREAD_S, event_stream_response, frame
+from api.streams import FAR_PLACE_S, KEEPALIVE, KEEPALIVE_S, PLACE_S, REREAD_S, event_stream_response, frame
 from api.submit import Service
 from api.waiting import CLIENT_CHECK_S, Hub, Watch
 from core.errors import FleetError, LedgerUnavailable, NotFound, RequestIdReuse
@@ -44,9 +44,6 @@ log = logging.getLogger(__name__)
 
 #: Shortest pause between two events, unless the second one is the last.
 PAUSE_S = 0.5
-#: Places are looked up this often; those of jobs far behind cost a query each, and matter little.
-PLACE_S = 1.0
-FAR_PLACE_S = 10.0
 
 
 def generate_stream_blueprint(
@@ -123,6 +120,8 @@ class GenerateStream:
         self._is_behind = True
         self._place: Place | None = None
         self._placed_at_s = 0.0
+        # The queue has, or may have, moved since we looked.
+        self._has_moved = True
 
     def frames(self) -> Iterator[str]:
         """An event at once, one at each change, the result last. A client that leaves takes its job with it."""
@@ -151,7 +150,9 @@ class GenerateStream:
                 spoke_at_s = now_s
                 yield KEEPALIVE
             is_held_back = news != shown
-            watch.wait(max(0.0, spoke_at_s + PAUSE_S - now_s) if is_held_back else CLIENT_CHECK_S)
+            watch.is_in_line = self._job.status == QUEUED
+            woken = watch.wait(max(0.0, spoke_at_s + PAUSE_S - now_s) if is_held_back else CLIENT_CHECK_S)
+            self._has_moved = self._has_moved or woken
             if self._is_gone():
                 return
 
@@ -179,8 +180,11 @@ class GenerateStream:
             self._place = None
             return
         is_far = self._place is not None and self._place.position > LOOK
-        if self._place is None or now_s - self._placed_at_s >= (FAR_PLACE_S if is_far else PLACE_S):
-            self._placed_at_s = now_s
+        age_s = now_s - self._placed_at_s
+        # Notices of moves may be lost, so it is looked up now and then without one.
+        is_due = age_s >= (FAR_PLACE_S if is_far else PLACE_S) and (self._has_moved or age_s >= REREAD_S)
+        if self._place is None or is_due:
+            self._placed_at_s, self._has_moved = now_s, False
             self._place = self._estimates.recent_place(self._job)
 
     def _news(self) -> tuple[Any, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any, TextIO
 from urllib.parse import quote
@@ -69,16 +70,28 @@ def show(delivery_id: str, server: str | None, as_json: bool) -> int:
     "--secret-file", metavar="FILE", type=click.File("r"),
     help="The secret they are signed with, where it is deleted already; - is stdin.",
 )  # fmt: skip
+@click.option(
+    "--headers-file", metavar="FILE", type=click.File("r"),
+    help="The headers they go with, as a JSON object, where they are deleted already.",
+)  # fmt: skip
 @server_option
 @json_option
-def replay(delivery_ids: tuple[str, ...], secret_file: TextIO | None, server: str | None, as_json: bool) -> int:
+def replay(
+    delivery_ids: tuple[str, ...],
+    secret_file: TextIO | None,
+    headers_file: TextIO | None,
+    server: str | None,
+    as_json: bool,
+) -> int:
     """Send deliveries again, now. Exit status 2 if one of them cannot be, and all others are sent."""
     client, screen = open_client(server), Screen(json_on_stdout=as_json)
-    body = None if secret_file is None else {"secret": secret_file.read().strip()}
+    body: dict[str, Any] = {} if secret_file is None else {"secret": secret_file.read().strip()}
+    if headers_file is not None:
+        body["headers"] = _headers(headers_file)
     replayed, status = [], EXIT_OK
     for delivery_id in delivery_ids:
         try:
-            replayed.append(_checked(client.ask("POST", f"{_path(delivery_id)}/replay", body=body)))
+            replayed.append(_checked(client.ask("POST", f"{_path(delivery_id)}/replay", body=body or None)))
         except RequestRefused as exc:
             warn(f"{delivery_id}: {exc}")
             status = EXIT_USAGE
@@ -102,6 +115,13 @@ def purge(dead: bool, older_than: int, server: str | None, as_json: bool) -> int
     else:
         Screen().line(f"{answer.get('purged')} forgotten")
     return EXIT_OK
+
+
+def _headers(file: TextIO) -> Any:
+    try:
+        return json.load(file)
+    except ValueError as exc:
+        raise click.UsageError(f"{file.name} is not JSON: a header's name and its value are wanted.") from exc
 
 
 def _newest(client: Client, limit: int, **filters: str | None) -> list[Delivery]:

@@ -156,7 +156,7 @@ def test_a_secret_that_was_deleted_has_to_come_again(
     tried(api, job_id, None)
 
 
-def test_headers_that_were_deleted_have_to_come_again_with_the_secret(api: Api) -> None:
+def test_headers_that_were_deleted_have_to_come_again_with_the_secret(api: Api, tmp_path: Path) -> None:
     headers = {"Authorization": "Basic Z2F0ZTprZXk="}
     job_id = canceled(api, secret="s3cret", headers=headers)
     delivery_id = tried(api, job_id, "answered 500", is_final=True)
@@ -172,7 +172,12 @@ def test_headers_that_were_deleted_have_to_come_again_with_the_secret(api: Api) 
     assert answer.status_code == 422
     assert "The headers that came with the job were deleted" in answer.json()["error"]["message"]
     assert api.post(replay).status_code == 422
-    assert api.post(replay, {"secret": "newer", "headers": headers}).status_code == 202
+    (tmp_path / "secret").write_text("newer")
+    (tmp_path / "headers").write_text("{")
+    files = ["--secret-file", str(tmp_path / "secret"), "--headers-file", str(tmp_path / "headers")]
+    assert run(["webhooks", "replay", delivery_id, *files]) == 2
+    (tmp_path / "headers").write_text(json.dumps(headers))
+    assert run(["webhooks", "replay", delivery_id, *files]) == 0
     assert api.ledger.secrets.open(job_id, WEBHOOK) == kept
     shown = [api.get(path).text for path in (f"/webhooks/deliveries/{delivery_id}", f"/api/v2/jobs/{job_id}")]
     assert "Z2F0ZTprZXk" not in "".join(shown)
