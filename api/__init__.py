@@ -17,6 +17,7 @@ from api.health import health_blueprint
 from api.intake import Intake
 from api.prompt import prompt_blueprint
 from api.pyworker import pyworker_blueprint
+from api.request_log import register_request_log
 from api.submit import Service, TurnPublisher
 from api.v2 import v2_blueprint
 from api.waiting import Hub
@@ -37,6 +38,7 @@ def create_app(settings: Settings, *, ledger: Ledger, publisher: TurnPublisher, 
     app = Flask("comfyfleet", static_folder=None)
     # One address for each thing: no redirect from //jobs/x or jobs/x/ to it.
     app.url_map.merge_slashes = False
+    register_request_log(app, settings.request_log)
     guard = Guard(settings, ledger.links)
     guard.register(app)
     register_error_handlers(app)

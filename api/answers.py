@@ -306,6 +306,10 @@ class MissingParameters(RootModel[dict[str, str]]):
     """`{"<name>": "missing parameter"}` for each value that is not there."""
 
 
+class NoPictures(RootModel[Pictures | MissingParameters]):
+    """A value is missing, or the workflow ran and made no picture."""
+
+
 class UploadedImage(BaseModel):
     success: bool
     filename: str = Field(description="What a graph may call the file. Another one than sent where that is taken.")
@@ -474,5 +478,9 @@ class OpenApi(BaseModel):
 
     openapi: str
     info: dict[str, Any]
+    servers: list[dict[str, Any]]
+    tags: list[dict[str, Any]]
+    security: list[dict[str, Any]]
     paths: dict[str, Any]
+    webhooks: dict[str, Any]
     components: dict[str, Any]

@@ -15,7 +15,7 @@ from api.content import CONDITIONS, content_response
 from api.errors import AssetInUse, BlobNotFound, HashMismatch, LinkRefused, PreconditionFailed, json_response
 from api.forms import input_path, lifetime_s, upload_form
 from api.intake import Intake
-from api.openapi import ASSETS, FORM_ERRORS, Described, Parameter, form_of
+from api.openapi import ANY_TYPE, ASSETS, FORM_ERRORS, Described, Parameter, form_of
 from api.patience import bounded, ledger_patience
 from api.signed import cache_control
 from api.submit import check_id
@@ -131,7 +131,7 @@ def assets_blueprint(settings: Settings, ledger: Ledger, intake: Intake, guard: 
     @Described(
         summary="The bytes of a file, whole or one range",
         tag=ASSETS,
-        answers={200: "application/octet-stream", 206: "application/octet-stream", 302: None, 304: None},
+        answers={200: ANY_TYPE, 206: ANY_TYPE, 302: None, 304: None},
         errors=(NotFound, OutputUnavailable, RangeNotSatisfiable, PreconditionFailed, LinkRefused, LedgerUnavailable),
         parameters=(*LINK, *CONDITIONS),
         text="The url of an output or an asset is this route with a signature: it needs no key until url_expires_at. "

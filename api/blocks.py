@@ -43,9 +43,10 @@ class Named(Body):
     def _by_our_names(cls, value: Any) -> Any:
         if not isinstance(value, dict):
             return value
-        for name, inner in value.items():
-            if name not in cls.model_fields and not is_blank(inner) and (ours := cls._our_name(name)) is not None:
-                raise PydanticCustomError(OTHER_NAME, "another name", {"name": name, "ours": ours})
+        unknown = [name for name, inner in value.items() if name not in cls.model_fields and not is_blank(inner)]
+        names = {name: ours for name in unknown if (ours := cls._our_name(name)) is not None}
+        if names:
+            raise PydanticCustomError(OTHER_NAME, "other names", {"names": names})
         return value
 
     @classmethod

@@ -11,9 +11,8 @@ from api.fresh import Fresh
 from api.patience import ledger_patience
 from core.errors import InvalidWorkflow, NoHealthyInstance
 from core.ledger import Ledger
-from workflows.catalogue import COMBO, CompiledCatalogue
+from workflows.catalogue import CompiledCatalogue
 from workflows.checks import cacheable_catalogue, check_graph
-from workflows.file_names import may_list_files
 from workflows.files import lacks_only_files
 from workflows.graph import Graph
 
@@ -58,8 +57,7 @@ class Catalogues:
             spec = node.by_name.get(input_name) if node else None
             if spec is not None and spec.file_kind is not None:
                 return spec.file_kind
-            if spec is not None and spec.choices is not None and (spec.choices or spec.type != COMBO):
-                lists_names = lists_names or may_list_files(spec.choices)
+            lists_names = lists_names or (spec is not None and spec.may_list_files)
         return "" if lists_names else None
 
     def lists_file(self, class_type: str, input_name: str, name: str) -> bool:

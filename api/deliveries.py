@@ -67,7 +67,7 @@ def deliveries_blueprint(settings: Settings, ledger: Ledger, publisher: TurnPubl
         summary="List deliveries, the newest first",
         tag=WEBHOOKS,
         answers={200: answers.DeliveryPage},
-        errors=(InvalidCursor, LedgerUnavailable),
+        errors=(NotFound, InvalidCursor, LedgerUnavailable),
         parameters=(_STATE, _JOB, _LIMIT, _CURSOR),
         text="Each with its log of tries.",
     )

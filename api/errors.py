@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
+from api.request_log import reference
 from core.errors import (
     BodyTooLarge,
     FleetError,
@@ -32,6 +32,7 @@ from core.errors import (
     Unauthorized,
     UnsupportedMediaType,
 )
+from core.storage import is_out_of_room
 from core.storage_marker import StorageMarker
 
 log = logging.getLogger(__name__)
@@ -172,10 +173,21 @@ def error_response(error: FleetError, *, table: dict[type[FleetError], int] = ST
 
 
 def error_body(error: FleetError, *, table: dict[type[FleetError], int] = STATUS) -> dict[str, Any]:
-    """The envelope of an error; what a 500 was about stays in the log."""
-    if status_of(error, table) == 500:
-        return envelope("upstream_error", "Something went wrong on this server; the reason is in its log.")
+    """The envelope of an error; what a 500 was about stays in the log, under the reference that goes with it."""
+    status = status_of(error, table)
+    if status == 500:
+        return _fault()
+    if status > 500 and reference() is not None:
+        return envelope(error.code, error.message, {**(error.details or {}), "request_id": reference()})
     return envelope(error.code, error.message, error.details)
+
+
+def _fault() -> dict[str, Any]:
+    found = reference()
+    if found is None:
+        return envelope("upstream_error", "Something went wrong on this server; the reason is in its log.")
+    message = f"Something went wrong on this server; the reason is in its log, under {found}."
+    return envelope("upstream_error", message, {"request_id": found})
 
 
 def error_headers(error: FleetError) -> dict[str, str]:
@@ -194,6 +206,7 @@ def register_error_handlers(app: Flask) -> None:
     app.register_error_handler(FleetError, _ours)
     app.register_error_handler(HTTPException, _framework)
     app.register_error_handler(OSError, _disk)
+    app.register_error_handler(Exception, _unforeseen)
 
 
 def say_when_storage_is_away(app: Flask, marker: StorageMarker) -> None:
@@ -214,18 +227,22 @@ def _ours(error: FleetError) -> Response:
     response = error_response(error)
     if response.status_code == 500:
         # A handled error does not reach Flask's own log.
-        log.error("unexpected error in %s %s", request.method, request.path, exc_info=error)
+        _log_fault(error)
     return response
 
 
-def is_out_of_room(error: BaseException) -> bool:
-    """Whether the system refused a write because a disk, or a quota, is used up."""
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+def _unforeseen(error: Exception) -> Response:
+    _log_fault(error)
+    return json_response(_fault(), 500)
+
+
+def _log_fault(error: Exception) -> None:
+    log.error("unexpected error in %s %s, ref=%s", request.method, request.path, reference(), exc_info=error)
 
 
 def _disk(error: OSError) -> Response:
     if not is_out_of_room(error):
-        raise error
+        return _unforeseen(error)
     log.error("no room left in %s %s: %s", request.method, request.path, error)
     return error_response(StorageFull(NO_ROOM))
 
@@ -233,9 +250,7 @@ def _disk(error: OSError) -> Response:
 def _framework(error: HTTPException) -> Response:
     status = error.code or 500
     if status >= 500:
-        return json_response(
-            envelope("upstream_error", "Something went wrong on this server; the reason is in its log."), status
-        )
+        return json_response(_fault(), status)
     code = _HTTP_CODES.get(status, "invalid_request")
     headers = {name: value for name, value in error.get_headers() if name in ("Allow", "Retry-After")}
     return json_response(envelope(code, _message(error, status)), status, headers)

@@ -13,10 +13,11 @@ from werkzeug.datastructures import FileStorage
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from api.body import check_codings, has_body
-from api.errors import NO_ROOM, RequestTimeout, is_out_of_room
+from api.errors import NO_ROOM, RequestTimeout
 from api.patience import at_most
 from core.errors import BodyTooLarge, InvalidBody, InvalidRequest, StorageFull, UnsupportedMediaType
 from core.settings import Settings
+from core.storage import is_out_of_room
 from workflows.file_names import is_safe_file_name
 
 #: Longest time a form may take to arrive: 100 MiB at 2 Mbit/s.

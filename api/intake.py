@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 from blake3 import blake3
 
-from api.errors import NO_ROOM, HashMismatch, is_out_of_room
+from api.errors import NO_ROOM, HashMismatch
 from api.patience import ledger_patience
 from core.errors import BodyTooLarge, InputUnavailable, InvalidRequest, MissingAsset, NotFound, StorageFull
 from core.job import Output
@@ -26,7 +26,7 @@ from core.ledger.uploads import Upload
 from core.media import EXTENSIONS, HEAD_BYTES, UNKNOWN, check_picture, type_of
 from core.outbound import Policy
 from core.settings import Settings
-from core.storage import Storage, content_key
+from core.storage import Storage, content_key, is_out_of_room
 from core.storage_marker import StorageMarker
 from workflows.file_names import folder_of, safe_name, staged_name
 from workflows.references import Reference

@@ -66,6 +66,8 @@ SUBMIT_ERRORS = (
 
 #: The model of a JSON answer, or the media type of another one, or nothing at all.
 Answer = type[BaseModel] | str | None
+#: The bytes of a file: what they are, the answer's Content-Type says.
+ANY_TYPE = "*/*"
 #: Several where the client chooses one by its Accept header, the usual one first.
 Answers = Answer | tuple[Answer, ...]
 V = TypeVar("V", bound=Callable[..., Any])

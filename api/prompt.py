@@ -12,13 +12,13 @@ from api.body import read_json
 from api.client import base_url, links_for
 from api.content import read_base64
 from api.errors import json_response
-from api.generate import MAX_INLINE_BYTES, generate_error, status_of_end, wait_for_end
+from api.generate import ENDS, LOST_INSTANCE, MAX_INLINE_BYTES, generate_error, status_of_end, wait_for_end
 from api.openapi import BODY_ERRORS, PYWORKER, SUBMIT_ERRORS, Described
 from api.orders import delivery_fields
 from api.submit import Order, Service
 from api.validation import read_enveloped
 from api.waiting import Hub
-from core.errors import FleetError, InvalidRequest
+from core.errors import FleetError, InvalidRequest, OutputUnavailable
 from core.job import SUCCEEDED, Job
 from core.ledger import Ledger
 from core.links import Links
@@ -40,8 +40,11 @@ def prompt_blueprint(settings: Settings, ledger: Ledger, service: Service, hub: 
         tag=PYWORKER,
         body=PromptBody,
         is_enveloped=True,
-        answers={200: answers.Pictures, 422: answers.MissingParameters, 500: answers.Pictures},
-        errors=(*BODY_ERRORS, *SUBMIT_ERRORS),
+        answers={
+            **dict.fromkeys(sorted({*ENDS.values(), LOST_INSTANCE}), answers.Pictures),
+            422: answers.NoPictures,
+        },
+        errors=(*BODY_ERRORS, *SUBMIT_ERRORS, OutputUnavailable),
         text="The default workflow is the one COMFY_MODEL names. A client that hangs up cancels its job.",
     )
     def prompt() -> Response:

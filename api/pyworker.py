@@ -17,7 +17,7 @@ from api.errors import PreconditionFailed, json_response
 from api.forms import upload_form
 from api.generate import generate_error
 from api.intake import Intake
-from api.openapi import FORM_ERRORS, PYWORKER, SUBMIT_ERRORS, Described, form_of
+from api.openapi import ANY_TYPE, FORM_ERRORS, PYWORKER, SUBMIT_ERRORS, Described, form_of
 from api.orders import delivery_fields
 from api.patience import ledger_patience
 from api.submit import Order, Service, check_id
@@ -117,8 +117,8 @@ def pyworker_blueprint(settings: Settings, ledger: Ledger, service: Service, int
         summary="The bytes of an output, by its local_path",
         tag=PYWORKER,
         answers={
-            200: "application/octet-stream",
-            206: "application/octet-stream",
+            200: ANY_TYPE,
+            206: ANY_TYPE,
             304: None,
             400: answers.Refused,
             404: answers.Refused,

@@ -16,6 +16,7 @@ from api.errors import JobNotEnded
 from api.fresh import Fresh
 from api.intake import Intake
 from api.patience import ledger_patience
+from api.request_log import note_job
 from api.upload_names import find_named, settle_name
 from core.errors import InvalidRequest, NotFound, QueueFull, RequestIdReuse
 from core.job import CANCELED, CANCELING, QUEUED, Job, NewJob, new_job_id
@@ -110,6 +111,11 @@ class Service:
           QueueFull, NoHealthyInstance: nothing was recorded; the same request may work later.
           LedgerUnavailable: nothing was recorded, or (rarely) the answer was lost on its way.
         """
+        job = self._joined_or_taken(order)
+        note_job(job.id)
+        return job
+
+    def _joined_or_taken(self, order: Order) -> Job:
         # Before all else: what was taken once is not refused for a full queue, or for nodes that have left.
         if (known := self._joined(order)) is not None:
             return known

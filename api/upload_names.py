@@ -50,7 +50,16 @@ def find_named(graph: Graph, found: Collection[Reference], ledger: Ledger, catal
     """
     known = {(id(reference.holder), reference.key) for reference in found}
     places = [
-        Reference(node_id=node_id, input_name=name, kind=kind, asset=value, is_guess=True, holder=inputs, key=name)
+        Reference(
+            node_id=node_id,
+            input_name=name,
+            class_type=node["class_type"],
+            kind=kind,
+            asset=value,
+            is_guess=True,
+            holder=inputs,
+            key=name,
+        )
         for node_id, node in graph.items()
         for inputs in [node["inputs"]]
         for name, value in inputs.items()

@@ -17,7 +17,7 @@ from workflows.parameters import shown
 #: Fields whose values no answer repeats, and the blocks they stand in: where one is text, that may be the secret.
 SECRETS = frozenset({"access_key_id", "secret_access_key", "session_token", "secret", "put_urls", "headers"})
 SECRET_BLOCKS = frozenset({"s3", "webhook", "extra_data"})
-#: The kind of a problem whose context has the `name` of a field, and what it is called here, `ours`.
+#: The kind of a problem whose context has `names`: fields of another system's, and what each is called here.
 OTHER_NAME = "other_name"
 _TYPES = {
     "boolean": "true or false",
@@ -110,8 +110,7 @@ def _error(model: type[Body], problems: list[ErrorDetails]) -> InvalidRequest:
     problem = min(problems, key=lambda each: first.get(each["type"], 2))
     path, found = ".".join(map(str, problem["loc"])), problem["type"]
     if found == OTHER_NAME:
-        name, ours = (".".join([*map(str, problem["loc"]), problem["ctx"][key]]) for key in ("name", "ours"))
-        return InvalidRequest(f"Unknown field {shown(name)}: it is called {ours} here.")
+        return _other_names(problem["loc"], problem["ctx"]["names"])
     if not path:
         return InvalidRequest(" with ".join(["The body must be an object", *sorted(_needed(model))[:1]]) + ".")
     if found == "missing":
@@ -128,6 +127,22 @@ def _error(model: type[Body], problems: list[ErrorDetails]) -> InvalidRequest:
     )
     but = "" if is_secret else f", not {shown(value)}"
     return InvalidRequest(f"{path} must be {wanted}{but}.")
+
+
+def _other_names(block: Sequence[int | str], names: Mapping[str, str]) -> InvalidRequest:
+    """Parameters: names - fields of the block as they came, and what each is called here."""
+    came, ours = (
+        ", ".join(".".join([*map(str, block), name]) for name in some)
+        for some in (map(_plain_name, names), names.values())
+    )
+    if len(names) == 1:
+        return InvalidRequest(f"Unknown field '{came}': it is called {ours} here.")
+    return InvalidRequest(f"Unknown fields {came}: they are called {ours} here.")
+
+
+def _plain_name(name: str) -> str:
+    """A field's name as it came, for messages."""
+    return shown(name)[1:-1]
 
 
 @cache

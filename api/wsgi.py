@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import logging
 from contextlib import suppress
 from functools import partial
 
@@ -16,6 +17,7 @@ from core import broker_guard
 from core.errors import LedgerUnavailable
 from core.job import QUEUED
 from core.ledger import Change, Ledger
+from core.log_format import LOG_FORMAT
 from core.notices import Notice, NoticeListener, NoticeSender
 from core.settings import Settings, load_settings
 from tasks.app import make_app
@@ -32,6 +34,8 @@ def create() -> Flask:
     Called in each gunicorn worker, after its fork and after gevent has patched the standard library: connections and
     threads made earlier would be shared, or would block every other request.
     """
+    # Else lines below the level of warnings would go nowhere: gunicorn sets up its own loggers alone.
+    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
     return build(load_settings())
 
 

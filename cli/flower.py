@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import signal
 from typing import Any
 
 import flower.events
 import tornado.web
+from celery import Celery
 from celery.events import EventReceiver
 from flower.app import Flower
 from flower.options import options
@@ -15,18 +17,21 @@ from flower.urls import settings as flower_settings
 from flower.views import BaseHandler
 from flower.views.monitor import Healthcheck, Metrics
 from kombu import Consumer, Message
-from tornado.ioloop import PeriodicCallback
+from tornado.ioloop import IOLoop, PeriodicCallback
 
 from cli.credentials import flower_cookie_secret, flower_credentials
+from cli.queue_lengths import queue_lengths
 from core.broker_guard import DATA_ERRORS
-from core.errors import ConfigurationError
+from core.errors import BrokerUnavailable, ConfigurationError, LedgerUnavailable
+from core.ledger import Ledger
 from core.settings import Settings
 from tasks.app import make_app
+from tasks.names import GPU_QUEUE, IO_QUEUE, MAINTENANCE_QUEUE, io_queue_of
 
 #: Flower keeps 100,000 tasks unless told otherwise, which is hundreds of megabytes.
 MAX_TASKS = 10_000
-#: Our arguments are ids and tell jobs apart; results are never kept, so they have no column.
-COLUMNS = "name,uuid,state,args,received,started,runtime,worker"
+#: Our arguments are ids and tell jobs apart; the result names the job that a turn has run, its attempt and its GPU.
+COLUMNS = "name,uuid,state,args,result,received,started,runtime,worker"
 #: Upper bounds in seconds: Flower's own end at 10 s, where a picture begins and a video has not.
 RUNTIME_BUCKETS_S = [0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 14400.0]
 #: Flower asks each worker eight things at once, each on a connection of its own.
@@ -78,10 +83,19 @@ def _make_application(settings: Settings) -> Flower:
         logging.getLogger(name).setLevel(logging.ERROR)
     app = make_app(settings, "flower")
     app.conf.broker_pool_limit = POOL_LIMIT
+    queues = _Queues(settings, app)
     flower.events.EventReceiver = _GuardedReceiver
     application = Flower(capp=app, options=options, **flower_settings)
     # Flower 2.2 serves these two to anybody. Handlers added for a host pattern come before its own.
-    application.add_handlers(r".*", [(r"/metrics", _GuardedMetrics), (r"/healthcheck", _GuardedHealthcheck)])
+    application.add_handlers(
+        r".*",
+        [
+            (r"/metrics", _GuardedMetrics),
+            (r"/healthcheck", _GuardedHealthcheck),
+            (r"/broker", _BrokerPage, {"queues": queues}),
+            (r"/api/queues/length", _QueueLengths, {"queues": queues}),
+        ],
+    )
     return application
 
 
@@ -122,6 +136,48 @@ class _Guarded(BaseHandler):  # type: ignore[misc]
         # Asking who the user is raises 401 when the credentials are not right.
         if not self.current_user:
             raise tornado.web.HTTPError(401)
+
+
+class _Queues:
+    """The queues of the fleet, whether anybody consumes them or not, and how long each is."""
+
+    def __init__(self, settings: Settings, app: Celery) -> None:
+        self._settings = settings
+        self._app = app
+        self._ledger = Ledger(settings, pool_size=1)
+
+    async def read(self) -> list[dict[str, Any]]:
+        """As `queue_lengths`. Raises: tornado's HTTPError 503 - the broker does not answer."""
+        try:
+            return await IOLoop.current().run_in_executor(None, lambda: queue_lengths(self._app, self._names()))
+        except BrokerUnavailable as exc:
+            raise tornado.web.HTTPError(503, exc.message) from exc
+
+    def _names(self) -> list[str]:
+        hosts = {self._settings.host}
+        # Files wait for their own host, also while its io worker is away. Without the ledger we know of our own.
+        with contextlib.suppress(LedgerUnavailable):
+            hosts |= {instance.host for instance in self._ledger.instances.all()}
+        return [GPU_QUEUE, IO_QUEUE, *map(io_queue_of, sorted(hosts)), MAINTENANCE_QUEUE]
+
+
+class _OfQueues(_Guarded):
+    def initialize(self, queues: _Queues) -> None:
+        self._queues = queues
+
+
+class _BrokerPage(_OfQueues):
+    """Flower's page of queues, which by itself shows only those that a worker consumes now."""
+
+    async def get(self) -> None:
+        self.render("broker.html", broker_url=self.application.broker_uri, queues=await self._queues.read())
+
+
+class _QueueLengths(_OfQueues):
+    """The same as JSON."""
+
+    async def get(self) -> None:
+        self.write({"active_queues": await self._queues.read()})
 
 
 class _GuardedMetrics(_Guarded, Metrics):  # type: ignore[misc]

@@ -19,14 +19,13 @@ from cli.show import warn
 from cli.stack import HINT_AFTER_S, child_environment, fleet_process
 from comfy.spec import REPOSITORY_ROOT
 from core.ledger.schema import migrate as migrate_ledger
+from core.log_format import LOG_FORMAT
 from core.outbound import Policy
 from core.settings import Settings, load_settings, process_environment
 from core.startup import check_api, data_dir_advice, is_told_already
 from tasks.gpus import plan_instances
 from tasks.premises import occupied
 from tasks.worker import run_beat, run_gpu_worker, run_io_worker
-
-LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 @click.command()

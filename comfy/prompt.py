@@ -165,6 +165,8 @@ class PromptHandle:
             if not self._wait_until_ended(timeout_s):
                 self._give_up(timeout_s or 0.0)
             history = self._final_history()
+        except PromptStuck as exc:
+            raise PromptStuck(exc.message, *self._where()) from exc
         finally:
             self._on_end(self)
         failure = history.failure()
@@ -310,9 +312,15 @@ class PromptHandle:
         except PromptStuck:
             ended = False
         except ComfyUnavailable as exc:
-            raise PromptTimeout(f"the prompt ran longer than {timeout_s:g} s and ComfyUI does not answer") from exc
+            message = f"the prompt ran longer than {timeout_s:g} s and ComfyUI does not answer"
+            raise PromptTimeout(message, False, *self._where()) from exc
         state = "was interrupted" if ended else "does not react to an interrupt"
-        raise PromptTimeout(f"the prompt ran longer than {timeout_s:g} s and {state}", still_runs=not ended)
+        raise PromptTimeout(f"the prompt ran longer than {timeout_s:g} s and {state}", not ended, *self._where())
+
+    def _where(self) -> tuple[str | None, str | None]:
+        """Id and class of the node that runs, as far as events told."""
+        latest = self._tracker.latest
+        return latest.current_node, latest.current_node_class
 
     def _final_history(self) -> History:
         return final_history(

@@ -45,6 +45,7 @@ class Supervisor:
         raises another `FleetError`, it is called again at each probe until it returns.
       on_wait(reason): an attached instance does not answer yet; called once for each reason. A `FleetError` is only
         logged.
+      on_mute(is_mute): a healthy instance begins to leave probes unanswered, or answers again. Must not raise.
       on_down(reason): the instance was lost, is to be replaced or restarted, or an attempt to start it failed, so it
         may come several times in a row. Called before what is left of the process is killed, and not because of
         `stop`. A `FleetError` is only logged.
@@ -65,6 +66,7 @@ class Supervisor:
         on_up: Callable[[], None],
         on_down: Callable[[str], None],
         on_wait: Callable[[str], None] = _say_nothing,
+        on_mute: Callable[[bool], None] = _say_nothing,
         on_quarantine: Callable[[str, float], None] = _say_nothing,
         probe_interval_s: float = 1.0,
         misses: int = 2,
@@ -86,7 +88,7 @@ class Supervisor:
         """
         self._instance = instance
         self._on_up, self._on_down, self._on_quarantine = on_up, on_down, on_quarantine
-        self._on_wait = on_wait
+        self._on_wait, self._on_mute = on_wait, on_mute
         self._probe_interval_s, self._misses = probe_interval_s, misses
         self._patience = patience or Patience()
         self._healthy_after_s, self._quarantine_s = healthy_after_s, quarantine_s
@@ -230,12 +232,15 @@ class Supervisor:
         began_s = time.monotonic()
         problem = self._instance.problem()
         if problem is None:
-            mute.end()
+            if mute.lasts:
+                mute.end()
+                self._on_mute(False)
             return None
         if not timed_out(problem):
             return "no longer answers"
         if not mute.lasts:
             logger.warning("%s: does not answer; replaced if it does no work either", self._instance.spec.name)
+            self._on_mute(True)
         return mute.look(silent_s=time.monotonic() - began_s) or ""
 
     def _say_waiting(self, reason: str) -> None:

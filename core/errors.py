@@ -281,16 +281,29 @@ class PromptTimeout(TransientError):
 
     code = "timeout"
 
-    def __init__(self, message: str, still_runs: bool = False) -> None:
-        super().__init__(message, still_runs)
+    def __init__(
+        self,
+        message: str,
+        still_runs: bool = False,
+        node_id: str | None = None,
+        node_class: str | None = None,
+    ) -> None:
+        super().__init__(message, still_runs, node_id, node_class)
         #: It did not react to the interrupt: its instance is of no use until it is restarted.
         self.still_runs = still_runs
+        self.node_id = node_id
+        self.node_class = node_class
 
 
 class PromptStuck(TransientError):
     """A prompt shows no sign of life, or does not react to an interrupt: its instance has to be restarted."""
 
     code = "stuck"
+
+    def __init__(self, message: str, node_id: str | None = None, node_class: str | None = None) -> None:
+        super().__init__(message, node_id, node_class)
+        self.node_id = node_id
+        self.node_class = node_class
 
 
 class DeliveryFailed(TransientError):

@@ -67,6 +67,8 @@ class Settings(BaseSettings):
     # --- HTTP -------------------------------------------------------------------------------------------------------
     api_host: str = "127.0.0.1"
     api_port: int = Field(8000, ge=1, le=65535)
+    #: Requests that have a line in the log, by the importance of how they ended; `off`: none.
+    request_log: Literal["debug", "info", "warning", "error", "off"] = "info"
     #: gunicorn worker processes of the API.
     api_processes: int = Field(1, ge=1, le=64)
     #: Keys a client must present as `Authorization: Bearer ...`; none leaves the API open.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import random
 import shutil
@@ -13,6 +14,11 @@ from pathlib import Path
 
 #: A file that was put, or put again, within this time is not removed: somebody may be about to record it.
 FRESH_S = 3600.0
+
+
+def is_out_of_room(error: BaseException) -> bool:
+    """Whether the system refused a write because a disk, or a quota, is used up."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def make_folder(folder: Path, root: Path) -> None:

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from core.ledger.instances import DISK_FULL, DRAINING, HEALTHY, STARTING, UNHEALTHY
 
+#: Of a healthy instance that leaves probes unanswered.
+MUTE = "It is too busy to answer now. It is waited for while its processes work, see FLEET_MUTE_S."
+
 
 @dataclass(frozen=True, kw_only=True)
 class Condition:
@@ -37,6 +40,8 @@ class Admission:
     storage_problem: str | None = None
     #: What is wrong with the disk, if anything.
     disk_problem: str | None = None
+    #: It answers nothing now, and is waited for.
+    is_mute: bool = False
     #: What an operator should know of it although it takes jobs.
     note: str | None = None
 
@@ -57,7 +62,7 @@ class Admission:
             return Condition(state=UNHEALTHY, reason=self.storage_problem)
         if self.disk_problem:
             return Condition(state=DISK_FULL, reason=self.disk_problem)
-        return Condition(state=HEALTHY, reason=self.note)
+        return Condition(state=HEALTHY, reason=MUTE if self.is_mute else self.note)
 
     @property
     def takes_jobs(self) -> bool:

@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 LOOK_S = 3.0
 #: A look that takes long, on an instance that is busy, is made so much less often: a twentieth of the time at most.
 LEISURE = 20.0
+#: But not less often than this: one mute moment is soon over.
+LONGEST_PAUSE_S = 30.0
 #: Classes asked about in one look.
 MAX_WITNESSES = 64
 #: A list of fewer files may be equal to another folder's by chance, so that each class with such a list is asked.
@@ -95,7 +97,8 @@ class CatalogueWatch:
         except ComfyUnavailable as exc:
             # Whether it lives is the supervisor's business.
             log.debug("%s: its files were not looked at: %s", self._name, exc)
-        self._not_before_s = time.monotonic() + LEISURE * (time.monotonic() - begun_s)
+        pause_s = min(LEISURE * (time.monotonic() - begun_s), LONGEST_PAUSE_S)
+        self._not_before_s = time.monotonic() + pause_s
         if is_asked:
             self._tell()
 

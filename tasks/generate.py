@@ -6,11 +6,10 @@ import logging
 import time
 
 from celery import shared_task
-from celery.exceptions import Ignore
 
-from core.errors import ComfyUnavailable
+from core.errors import ComfyUnavailable, FleetError, LedgerUnavailable
 from tasks.names import GENERATE
-from tasks.outcome import Failed, Finished
+from tasks.outcome import Dropped, Failed, Finished, Outcome
 from tasks.recorder import Recorder
 from tasks.runtime import FleetTask
 from tasks.sparing import spared_from_sigterm
@@ -38,9 +37,14 @@ def close_station() -> None:
 
 
 @shared_task(bind=True, base=FleetTask, name=GENERATE)
-def generate(self: FleetTask, job_id: str) -> list[str | int]:
-    """Run one waiting job on this worker's instance; returns `[job_id, attempt]` of the job that was run."""
+def generate(self: FleetTask, job_id: str) -> list[str | int | float] | str:
+    """Run one waiting job on this worker's instance.
+
+    Returns: `[job_id, attempt, instance, seconds]` of the job that was run, which the next step of the chain takes, or
+      in words why nothing follows. Flower shows either.
+    """
     assert _station is not None, "only a GPU worker runs this task"
+    started_s = time.monotonic()
     try:
         with spared_from_sigterm(self.runtime.settings.drain_grace_s):
             outcome = _station.work(job_id)
@@ -48,11 +52,27 @@ def generate(self: FleetTask, job_id: str) -> list[str | int]:
         log.warning("turn of job %s passed on: %s", job_id, exc)
         time.sleep(REST_S)
         self.runtime.publisher.turn(job_id)
-        raise Ignore from exc
+        return self.end_chain(f"passed on: {_station.name} takes no jobs")
+    except LedgerUnavailable as exc:
+        log.warning("turn of job %s dropped: %s", job_id, exc)
+        return self.end_chain("dropped: the ledger does not answer")
+    except Exception as exc:
+        # Its words may hold what a client wrote, and Celery would send them to Flower.
+        log.exception("turn of job %s: a fault of ours", job_id)
+        raise FleetError(f"A fault of ours ({type(exc).__name__}); the worker's log has it.") from None
+    if outcome is None:
+        return self.end_chain("nothing to do")
+    who = f"job {outcome.job_id} attempt {outcome.attempt} on {_station.name}"
     if isinstance(outcome, Finished):
-        return [outcome.job_id, outcome.attempt]
-    if outcome is not None:
-        Recorder(self.runtime).move_on(outcome)
+        self.report(who)
+        return [outcome.job_id, outcome.attempt, _station.name, round(time.monotonic() - started_s, 3)]
+    self.report(f"{who}: {_in_words(outcome)}")
+    Recorder(self.runtime).move_on(outcome)
+    return self.end_chain(f"{who}: {_in_words(outcome)}")
+
+
+def _in_words(outcome: Outcome) -> str:
+    """How a job ended that has no files; why is for its client alone."""
     if isinstance(outcome, Failed):
-        raise outcome.error
-    raise Ignore
+        return f"failed ({outcome.error.code})"
+    return "canceled, or another attempt's" if isinstance(outcome, Dropped) else "queued again"

@@ -43,7 +43,7 @@ def admit(message: Message, tasks: Callable[[str], bool]) -> None:
     try:
         message.headers = _headers(message.headers, tasks)
         args = _arguments(message)
-        message.headers |= {"argsrepr": repr(tuple(args)), "kwargsrepr": "{}"}
+        message.headers |= {"argsrepr": _shown(message.headers["task"], args), "kwargsrepr": "{}"}
         properties: dict[str, Any] = {name: message.properties.get(name) for name in _PROPERTIES}
         message.properties = properties
     except DATA_ERRORS as exc:
@@ -81,6 +81,11 @@ def _arguments(message: Message) -> list[Any]:
     if any(embedded.get(name) for name in ("callbacks", "errbacks", "chord")):
         raise Refused("it calls back, which none of ours does")
     return args
+
+
+def _shown(task: str, args: list[Any]) -> str:
+    """What Flower shows of the arguments. A turn's job need not be the one that is run: the result names that."""
+    return f"a turn, published for {args[0]}" if task == GENERATE else repr(tuple(args))
 
 
 def _is_id(value: Any) -> bool:

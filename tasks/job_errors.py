@@ -7,7 +7,15 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from core.discretion import tells_machines_apart, without_places
-from core.errors import ComfyOutOfMemory, FleetError, PromptFailed, PromptInterrupted, PromptRejected
+from core.errors import (
+    ComfyOutOfMemory,
+    FleetError,
+    PromptFailed,
+    PromptInterrupted,
+    PromptRejected,
+    PromptStuck,
+    PromptTimeout,
+)
 from core.excerpts import MESSAGE_CHARS, TRACEBACK_CHARS, WHOLE_CHARS, head_and_tail
 from core.settings import Settings
 
@@ -28,6 +36,13 @@ def job_error(exc: FleetError, *, job_id: str = "") -> dict[str, Any]:
     if error["traceback"] is not None:
         error["traceback"] = head_and_tail(error["traceback"], TRACEBACK_CHARS, hint=hint)
     return error
+
+
+def reason_of(exc: FleetError) -> str:
+    """Why an attempt was lost, in one text: the job's log says no more of it."""
+    error = job_error(exc)
+    where = f" (node {error['node_id']}, {error['class_type']})" if error["node_id"] else ""
+    return f"{error['message']}{where}"
 
 
 def whole_error(exc: FleetError) -> dict[str, Any] | None:
@@ -80,7 +95,7 @@ def _facts(exc: FleetError) -> dict[str, Any]:
     error = {"code": exc.code, "message": exc.message, "node_id": None, "class_type": None, "traceback": None}
     if isinstance(exc, (PromptFailed, ComfyOutOfMemory)):
         error |= {"traceback": exc.traceback}
-    if isinstance(exc, (PromptFailed, ComfyOutOfMemory, PromptInterrupted)):
+    if isinstance(exc, (PromptFailed, ComfyOutOfMemory, PromptInterrupted, PromptTimeout, PromptStuck)):
         error |= {"node_id": exc.node_id, "class_type": exc.node_class}
     if isinstance(exc, PromptRejected) and exc.node_errors:
         node_id, problem = next(iter(exc.node_errors.items()))

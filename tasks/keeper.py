@@ -54,6 +54,7 @@ class Keeper:
             on_up=self._up,
             on_down=self._down,
             on_wait=self._wait,
+            on_mute=self._note_mute,
             on_quarantine=self._quarantine,
             patience=Patience(idle_s=settings.mute_idle_s, busy_s=settings.mute_s),
             quarantine_after=settings.quarantine_after,
@@ -225,7 +226,12 @@ class Keeper:
         if self._admission.away.reason != reason:
             self._go_away(Condition(state=UNHEALTHY, reason=reason))
 
+    def _note_mute(self, is_mute: bool) -> None:
+        self._admission.is_mute = is_mute
+        self._heartbeat.wake()
+
     def _down(self, reason: str) -> None:
+        self._admission.is_mute = False
         # What follows the first line is ComfyUI's log, with paths of this host: clients see the ledger's copy.
         self._go_away(Condition(state=UNHEALTHY, reason=reason.partition("\n")[0]))
 

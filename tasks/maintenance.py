@@ -35,7 +35,8 @@ class _Last:
 _last = _Last()
 
 
-@shared_task(bind=True, base=FleetTask, name=RECONCILE)
+# No events: a tick every few seconds would be most of what Flower shows. What it does has lines in the log.
+@shared_task(bind=True, base=FleetTask, name=RECONCILE, send_events=False)
 def reconcile(self: FleetTask) -> None:
     """Take back lapsed leases, publish turns that are missing, move forgotten deliveries on, remove what is over."""
     # Steps that wait for a ledger that is away outlast their tick, and a second one would wait beside it. Of ticks that

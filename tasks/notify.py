@@ -23,9 +23,10 @@ def close_postman() -> None:
         _postman.close()
 
 
-@shared_task(base=FleetTask, name=NOTIFY)
-def notify(job_id: str) -> str:
+@shared_task(bind=True, base=FleetTask, name=NOTIFY)
+def notify(self: FleetTask, job_id: str) -> str:
     """Have the webhooks of a job sent; returns its id. A message that is lost costs time: they are in the ledger."""
     assert _postman is not None, "only io workers consume this queue, and they open one"
     _postman.call(job_id)
+    self.report(f"job {job_id}")
     return job_id

@@ -6,19 +6,17 @@ another catalogue, so that the job would wait for one that nobody has any more.
 
 from __future__ import annotations
 
-import json
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from core.errors import InvalidWorkflow
 from core.ledger import Ledger
-from core.ledger.pins import Pinned, PinnedGraph
+from core.ledger.pins import Pinned
+from tasks.judging import Judge
 from tasks.runtime import Runtime
-from workflows.catalogue import CompiledCatalogue, cacheable_catalogue
-from workflows.checks import check_graph
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +40,7 @@ class Review:
         self._looks_left = 0
         self._next_look_s = 0.0
         self._last_id = ""
-        self._compiled: dict[str, CompiledCatalogue | None] = {}
+        self._judging = Judge(ledger)
 
     def go_on(self, patience_s: float = PATIENCE_S) -> list[str]:
         """Judge on where the last run stopped, for at most about so long; returns the ids of jobs that failed."""
@@ -77,8 +75,7 @@ class Review:
     def _end_look(self) -> None:
         self._looks_left -= 1
         self._next_look_s, self._last_id = time.monotonic() + SECOND_LOOK_S, ""
-        # A real one takes some ten megabytes.
-        self._compiled = {}
+        self._judging = Judge(self._ledger)
 
     def _judge(self, orphans: Sequence[Pinned]) -> list[str]:
         """Give jobs pins that there are; returns those that failed, because nothing that is known can run them."""
@@ -88,12 +85,12 @@ class Review:
         for pinned in orphans:
             if pinned.job_id not in wanted:
                 continue
-            accepting, refusal = self._accepting(wanted[pinned.job_id], self._alive)
+            accepting, refusal = self._judging.accepting(wanted[pinned.job_id], self._alive)
             # An instance that is away may come back as it was.
             away = [digest for digest in pinned.catalogues if digest in self._known]
             if refusal is not None and not accepting and not away:
                 others = [digest for digest in self._known if digest not in self._alive]
-                accepting, _ = self._accepting(wanted[pinned.job_id], others)
+                accepting, _ = self._judging.accepting(wanted[pinned.job_id], others)
                 if not accepting and self._fail(pinned, refusal):
                     failed.append(pinned.job_id)
             if accepting:
@@ -101,29 +98,6 @@ class Review:
         if changes:
             self._ledger.pins.change(changes)
         return failed
-
-    def _accepting(self, wanted: PinnedGraph, digests: Iterable[str]) -> tuple[list[str], InvalidWorkflow | None]:
-        """Which of these catalogues accept a graph, and what the first of the others says against it."""
-        accepting: list[str] = []
-        refusal: InvalidWorkflow | None = None
-        graph = json.loads(wanted.graph)
-        for digest in digests:
-            catalogue = self._catalogue(digest)
-            if catalogue is None:
-                continue
-            try:
-                check_graph(graph, catalogue, staged_files=wanted.staged_files)
-            except InvalidWorkflow as exc:
-                refusal = refusal or exc
-            else:
-                accepting.append(digest)
-        return accepting, refusal
-
-    def _catalogue(self, digest: str) -> CompiledCatalogue | None:
-        if digest not in self._compiled:
-            object_info = self._ledger.instances.catalogue(digest)
-            self._compiled[digest] = cacheable_catalogue(object_info) if object_info else None
-        return self._compiled[digest]
 
     def _fail(self, pinned: Pinned, refusal: InvalidWorkflow) -> bool:
         log.warning("job %s fails: the fleet has changed, and nothing in it can run the job any more", pinned.job_id)

@@ -18,16 +18,17 @@ from core.errors import (
     LedgerUnavailable,
     PromptFailed,
     PromptInterrupted,
+    PromptRejected,
     PromptStuck,
     StaleAttempt,
     StorageUnavailable,
 )
-from core.excerpts import MESSAGE_CHARS, head_and_tail
 from core.job import CANCELED, CANCELING, QUEUED
 from core.ledger.claims import Claim
 from core.ledger.instances import InstanceRecord
 from core.ledger.secrets import RUN
-from tasks.job_errors import discreet, job_error, machines_of, shortened, whole_error
+from tasks.job_errors import discreet, job_error, machines_of, reason_of, shortened, whole_error
+from tasks.judging import pin_elsewhere
 from tasks.outcome import Dropped, Failed, Finished, Outcome, Requeued
 from tasks.produced import produced_files, sent_files
 from tasks.runtime import Runtime
@@ -99,13 +100,18 @@ class Recorder:
 
     def give_back(self, claim: Claim, exc: FleetError, *, lost: bool) -> Outcome:
         """Queue the job again, unless it has had its chances."""
-        reason = head_and_tail(exc.message, MESSAGE_CHARS)
-        status = self._returns.release(claim, reason=reason, lost=lost, code=exc.code)
+        status = self._returns.release(claim, reason=reason_of(exc), lost=lost, code=exc.code)
         if status == QUEUED:
             return Requeued(**_identity(claim))
         if status is None or status == CANCELED:
             return Dropped(**_identity(claim))
         return Failed(**_identity(claim), error=shortened(exc))
+
+    @staticmethod
+    def report(outcome: Outcome) -> None:
+        """Log the end of a job that no task's line tells of. Why it failed is for its client: it may hold prompts."""
+        if isinstance(outcome, Failed):
+            log.info("job %s attempt %s failed (%s)", outcome.job_id, outcome.attempt, outcome.error.code)
 
     def move_on(self, outcome: Outcome) -> None:
         """Publish what comes next for a job whose chain no task carries on."""
@@ -136,16 +142,17 @@ class Recorder:
         status = self._claims.renew([claim]).get(claim.job_id)
         if status is None or status == CANCELING:
             return self._let_go(claim, exc)
+        if isinstance(exc, PromptRejected) and pin_elsewhere(self._runtime.ledger, claim):
+            log.info("job %s goes to another kind of instance: %s", claim.job_id, shortened(exc))
+            return self.give_back(claim, exc, lost=False)
         if _is_worth_another_try(claim, exc):
-            log.warning("job %s attempt %s: %s: %s", claim.job_id, claim.attempt, exc.code, shortened(exc))
+            log.warning("job %s attempt %s is lost (%s)%s", claim.job_id, claim.attempt, exc.code, _own_words(exc))
             return self.give_back(claim, exc, lost=True)
         whole = whole_error(exc)
         error = job_error(exc, job_id=claim.job_id if whole else "")
         if not self._claims.fail(claim, error, whole=whole):
             return self._let_go(claim, exc)
-        exc = shortened(exc)
-        log.info("job %s failed: %s: %s", claim.job_id, exc.code, exc)
-        return Failed(**_identity(claim), error=exc)
+        return Failed(**_identity(claim), error=shortened(exc))
 
     def _warning(self, blocked: Blocked, key: str | None) -> dict[str, Any]:
         failure = PromptFailed(blocked.message, blocked.node_id, blocked.node_class)
@@ -155,7 +162,7 @@ class Recorder:
     def _let_go(self, claim: Claim, exc: FleetError) -> Outcome:
         """The job was to be cancelled, or is no longer ours; either way nothing of this attempt is kept."""
         if not self._claims.canceled(claim):
-            log.info("job %s attempt %s is no longer ours: %s", claim.job_id, claim.attempt, shortened(exc))
+            log.info("job %s attempt %s is no longer ours (%s)", claim.job_id, claim.attempt, exc.code)
         return Dropped(**_identity(claim))
 
 
@@ -168,6 +175,11 @@ def _is_worth_another_try(claim: Claim, exc: FleetError) -> bool:
     if isinstance(exc, (ComfyOutOfMemory, PromptInterrupted)):
         return claim.lost_code != exc.code
     return isinstance(exc, (ComfyUnavailable, PromptStuck, StorageUnavailable))
+
+
+def _own_words(exc: FleetError) -> str:
+    """What an error says, for the log; nothing of what a node said, which may repeat a prompt."""
+    return "" if isinstance(exc, (ComfyOutOfMemory, PromptFailed, PromptRejected)) else f": {shortened(exc)}"
 
 
 def _blocked(warning: dict[str, Any]) -> PromptFailed:

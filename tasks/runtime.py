@@ -7,6 +7,7 @@ import time
 from typing import Any, cast
 
 from celery import Celery, Task
+from celery.states import SUCCESS
 
 from core.job import DELIVERING
 from core.ledger import Change, Ledger
@@ -45,7 +46,7 @@ class Runtime:
 
 
 class FleetTask(Task):  # type: ignore[type-arg]
-    """Base of every task: gives it the process's runtime, and logs its end with job, queue and seconds."""
+    """Base of every task: gives it the process's runtime, and logs its end with what it reports, and seconds."""
 
     @property
     def runtime(self) -> Runtime:
@@ -57,14 +58,21 @@ class FleetTask(Task):  # type: ignore[type-arg]
         self.request.chain = None
         return result
 
+    def report(self, text: str) -> None:
+        """What the task's line in the log is to say. A task that reports nothing has a line for debugging alone."""
+        self.request.update(reported=text)
+
     # The arguments of these two are Celery's.
     def before_start(self, *_arguments: Any) -> None:
         self.request.update(started_s=time.monotonic())
 
-    def after_return(self, status: str, _retval: Any, _task_id: str, args: Any, *_rest: Any) -> None:
-        queue = (self.request.delivery_info or {}).get("routing_key")
+    def after_return(self, status: str, retval: Any, _task_id: str, args: Any, *_rest: Any) -> None:
+        reported = self.request.get("reported")
+        said = reported or (f"{list(args)}: {retval}" if isinstance(retval, str) else f"{list(args)}")
         seconds = time.monotonic() - self.request.get("started_s", time.monotonic())
-        log.info("%s %s %s queue=%s seconds=%.3f", self.name, status.lower(), list(args), queue, seconds)
+        is_news = reported is not None or status != SUCCESS
+        level = logging.INFO if is_news else logging.DEBUG
+        log.log(level, "%s %s seconds=%.3f: %s", self.name, status.lower(), seconds, said)
 
 
 def equip(app: Celery, settings: Settings) -> Runtime:

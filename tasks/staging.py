@@ -7,11 +7,11 @@ import shutil
 
 from comfy.client import ComfyClient
 from comfy.inputs import stage
-from core.errors import FleetError, InputGone
+from core.errors import ComfyUnavailable, FleetError, InputGone
 from core.ledger.claims import Claim
 from core.ledger.instances import InstanceRecord
 from core.settings import Settings
-from core.storage import Storage
+from core.storage import Storage, is_out_of_room
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ def stage_inputs(claim: Claim, instance: InstanceRecord, client: ComfyClient, se
     Raises:
       InputGone: storage has it no more.
       PromptRejected: an attached instance refuses it.
-      ComfyUnavailable: an attached instance does not answer.
+      ComfyUnavailable: an attached instance does not answer, or the disk of another has no room.
     """
     if not claim.inputs:
         return
@@ -36,6 +36,11 @@ def stage_inputs(claim: Claim, instance: InstanceRecord, client: ComfyClient, se
                 storage.copy(file["key"], folder / file["name"])
     except FileNotFoundError as exc:
         raise InputGone("An input file of this job is no longer in storage.") from exc
+    except OSError as exc:
+        if not is_out_of_room(exc):
+            raise
+        # Another machine may have some; this one is soon `disk_full`.
+        raise ComfyUnavailable(f"The disk of {instance.name} has no room for the job's input files.") from exc
 
 
 def remove_staged(claim: Claim, instance: InstanceRecord, client: ComfyClient, settings: Settings) -> None:

@@ -120,6 +120,11 @@ class Station:
         self._expanding: set[str] = set()
         self._closing = False
 
+    @property
+    def name(self) -> str:
+        """gpu0@host: the instance it runs jobs on."""
+        return self._name
+
     def work(self, named: str) -> Outcome | None:
         """Use one turn: take up the job that nobody attends to, or else claim one, and wait for its end.
 
@@ -329,6 +334,7 @@ class Station:
             is_attended = run.is_attended
             run.future.set_result(outcome)
         if not is_attended:
+            self._recorder.report(outcome)
             self._recorder.move_on(outcome)
         if not isinstance(outcome, (Finished, Requeued)):
             self._care.remove_files(run.instance, run.claim.job_id)

@@ -35,10 +35,12 @@ def upload(self: FleetTask, generated: list[str | int]) -> str:
         _tidy(self.runtime, job_id)
         return self.end_chain(f"job {job_id}: nothing to do")
     except Unfinished as exc:
+        self.report(f"job {job_id} attempt {attempt}: {exc}")
         return self.end_chain(f"job {job_id}: {exc}")
     except (LedgerUnavailable, StorageUnavailable) as exc:
         log.warning("job %s waits for another turn: %s", job_id, exc)
         return self.end_chain(f"job {job_id}: {exc}")
+    self.report(f"job {job_id} attempt {attempt}")
     if job.webhook is None:
         # Nobody to tell: the chain ends here, and a message and a task are saved.
         self.end_chain(job_id)

@@ -184,6 +184,6 @@ def _run(app: Celery, options: dict[str, Any], *words: str) -> None:
 
 
 def _quieten() -> None:
-    """Each task has one line, from its base class; Celery's own say the same twice more."""
-    for name in ("celery.app.trace", "celery.worker.strategy"):
+    """Each task has one line, from its base class. Celery's say the same twice more, and beat's once for each tick."""
+    for name in ("celery.app.trace", "celery.worker.strategy", "celery.beat"):
         logging.getLogger(name).setLevel(logging.WARNING)

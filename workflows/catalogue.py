@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from workflows.certainty import has_plain_values, is_built_in, lists_files
+from workflows.file_names import may_list_files
 from workflows.graph import Catalogue
 from workflows.node_errors import MAX_SHOWN_OPTIONS
 
@@ -37,6 +38,8 @@ class InputSpec:
     config: list[Any] | None
     #: Whether ComfyUI itself checks range and options; otherwise the class may do so, and only the server knows how.
     is_plain: bool = False
+    #: Whether `choices` may be names of input files, though there is no upload button.
+    may_list_files: bool = False
     #: Whether `choices` are all files of the usual kinds that lie directly in the input folder.
     lists_files: bool = False
 
@@ -146,6 +149,7 @@ def input_spec(name: str, info: Any, *, required: bool) -> InputSpec:
         choice_set=_as_set(choices),
         file_kind=file_kind,
         config=[type_, dict(options)] if shows_options else None,
+        may_list_files=choices is not None and (bool(choices) or type_ != COMBO) and may_list_files(choices),
     )
 
 

@@ -32,7 +32,7 @@ class Reference:
 
     node_id: str
     input_name: str
-    class_type: str = ""
+    class_type: str
     #: What the place takes: image, video, audio, or "" for any file.
     kind: str
     #: An asset id, an uploaded file's `<id>/<name>`, or an output's `<job id>/<name>`.
@@ -72,6 +72,7 @@ def find_references(
       InvalidRequest: there are too many.
     """
     found: list[Reference] = []
+    place: dict[str, Any]
     for node_id, node in graph.items():
         inputs = node["inputs"]
         for name, value in inputs.items():
@@ -80,15 +81,15 @@ def find_references(
             if not meant and (not has_tags or not isinstance(value, (dict, list)) or is_link(value)):
                 continue
             kind = file_kind(node["class_type"], name)
-            place: dict[str, Any] = {"node_id": node_id, "input_name": name, "kind": kind or ""}
-            place["class_type"] = node["class_type"]
+            place = {"node_id": node_id, "input_name": name, "class_type": node["class_type"], "kind": kind or ""}
             if not meant:
                 found += _tagged(value, inputs, name, place)
             elif kind is not None:
                 found.append(Reference(**place, holder=inputs, key=name, **meant))
         for key, value in node.items() if has_tags else ():
             if key not in ("inputs", "class_type"):
-                found += _tagged(value, node, key, {"node_id": node_id, "input_name": key, "kind": ""})
+                place = {"node_id": node_id, "input_name": key, "class_type": node["class_type"], "kind": ""}
+                found += _tagged(value, node, key, place)
         if len(found) > MAX_REFERENCES:
             raise InvalidRequest(f"The workflow names more than {MAX_REFERENCES} files.")
     return found

@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import and_, literal_column, select, update
 
 from core.job import FAILED, QUEUED
+from core.ledger.claims import Claim, held_by
 from core.ledger.database import Database
 from core.ledger.tables import jobs
 from core.ledger.transitions import transition
@@ -75,6 +76,14 @@ class Pins:
                 transaction.connection.execute(
                     update(jobs).where(jobs.c.id.in_(job_ids), are_as_before).values(catalogues=pins)
                 )
+
+    def pin(self, claim: Claim, catalogues: Sequence[str]) -> bool:
+        """Pin a job that an instance has now, for when it waits again; False when the attempt is stale."""
+        with self._database.write() as transaction:
+            done = transaction.connection.execute(
+                update(jobs).where(held_by(claim)).values(catalogues=",".join(catalogues))
+            )
+        return done.rowcount > 0
 
     def fail(self, pinned: Pinned, error: dict[str, Any]) -> bool:
         """End a job that nothing can run; False if it waits no more, or has other pins by now.

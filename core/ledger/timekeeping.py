@@ -64,7 +64,14 @@ class Timekeeping:
                 return
             if by_ms < 0:
                 self._bring_back(transaction, by_ms, now)
+            else:
+                self._give_time(transaction, by_ms)
         log.warning("the ledger's clock was set by %.0f s, or nobody has looked at it for so long", by_ms / 1000)
+
+    def _give_time(self, transaction: Transaction, by_ms: int) -> None:
+        """A delivery has as long as it had before, to come about before it is given up."""
+        later = {"generated_at_ms": jobs.c.generated_at_ms + by_ms}
+        transaction.connection.execute(update(jobs).where(jobs.c.status == DELIVERING).values(later))
 
     def _bring_back(self, transaction: Transaction, by_ms: int, now: int) -> None:
         """Nothing that somebody waits for lies further in the future than it did."""

@@ -187,7 +187,8 @@ class _Loads:
     def rest_of(self, row: Row[Any], catalogue: str, now: int) -> Load:
         """What a running job still needs; one on deck has not begun, one that takes too long may end at any moment."""
         whole = self.of(row, frozenset({catalogue}))
-        passed_s = 0.0 if row.on_deck else (now - row.started_at_ms) / 1000
+        # A clock that was set back must not add days.
+        passed_s = 0.0 if row.on_deck else max(0.0, (now - row.started_at_ms) / 1000)
         return Load(seconds=max(0.0, whole.seconds - passed_s), accepted=whole.accepted)
 
 

@@ -79,6 +79,25 @@ def test_a_picture_is_seen_without_anybody_asking_and_forgotten_when_it_goes(fle
     until(lambda: post(fleet, graph).status_code == 422, what="the refusal")
 
 
+def test_a_job_that_meets_an_instance_without_its_model_goes_to_one_that_has_it(fleet: Fleet) -> None:
+    model(fleet, "rare.safetensors")
+    fleet.stop("gpu1")
+    until(lambda: [each["state"] for each in fleet.instances()].count("healthy") == 1, what="one GPU")
+    until(lambda: post(fleet, loading("rare.safetensors")).status_code == 201, what="the model")
+    busy = fleet.submit(work(60, seed=7))
+    fleet.wait(busy, "running")
+    # With one instance there, all can run it.
+    job_id = fleet.submit(loading("rare.safetensors", seed=8))
+
+    fleet.reconfigure(simulator_args="--simulate-load-seconds 0")
+    fleet.start("gpu1").ready()
+    until(lambda: fleet.log("gpu1").count("goes to another kind of instance"), what="the other GPU's refusal")
+    assert fleet.job(job_id)["status"] == "queued"
+    fleet.cancel(busy)
+
+    fleet.wait(job_id, "succeeded")
+
+
 def test_waiting_jobs_outlive_another_file_and_a_restart(fleet: Fleet) -> None:
     model(fleet, "kept.safetensors")
     gone = model(fleet, "gone.safetensors")

@@ -179,8 +179,8 @@ def settings_for(directory: Path, **overrides: Any) -> Settings:
 
 
 @contextmanager
-def running_api(settings: Settings) -> Iterator[Api]:
-    """The application in threads of this process."""
+def running_api(settings: Settings, *, host: str = "127.0.0.1") -> Iterator[Api]:
+    """The application in threads of this process. Parameters: host - where it listens."""
     migrate(settings)
 
     def announce(change: Change) -> None:
@@ -190,7 +190,7 @@ def running_api(settings: Settings) -> Iterator[Api]:
     hub = Hub(ledger.jobs.states, ledger.jobs.many, poll_s=0.3)
     publisher = RecordingPublisher()
     app: Flask = create_app(settings, ledger=ledger, publisher=publisher, hub=hub, ask=publisher.ask)
-    server = make_server("127.0.0.1", 0, app, threaded=True)
+    server = make_server(host, 0, app, threaded=True)
     assert isinstance(server, ThreadedWSGIServer)
     # A stream that is still open must not hold up the end of a test.
     server.block_on_close = False

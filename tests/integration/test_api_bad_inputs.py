@@ -336,6 +336,25 @@ def test_names_that_the_operator_adds(tmp_path: Path) -> None:
         assert api.get("/queue-info", headers=page).status_code == 200
 
 
+def test_the_address_that_a_request_came_in_by_is_a_name_too(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            # Sends nothing: it only asks which of our addresses leads out.
+            probe.connect(("192.0.2.1", 9))
+        except OSError:
+            pytest.skip("this machine has no address but loopback")
+        own = probe.getsockname()[0]
+    with running_api(settings_for(tmp_path, api_host="0.0.0.0"), host="0.0.0.0") as api:
+        port = urlsplit(api.url).port
+        for url, host, status in (
+            (f"http://{own}:{port}", f"{own}:{port}", 200),
+            (f"http://127.0.0.1:{port}", f"{own}:{port}", 421),
+            (f"http://{own}:{port}", f"0.0.0.0:{port}", 421),
+        ):
+            answer = requests.get(f"{url}/queue-info", headers={"Host": host}, timeout=5)
+            assert answer.status_code == status, (url, host)
+
+
 def test_with_keys_any_name_is_taken(guarded: Api) -> None:
     key = {"Authorization": f"Bearer {KEY}"}
     public = {"Origin": "https://app.example", "Host": "api.example"}

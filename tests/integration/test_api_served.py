@@ -249,6 +249,9 @@ def test_a_frozen_broker_delays_no_submission(served: Served) -> None:
     _until(lambda: requests.get(f"{served.url}/ready", timeout=2.5).status_code == 503, 5.0)
     ready = requests.get(f"{served.url}/ready", timeout=2.5).json()
     assert (ready["broker"]["ok"], ready["ledger"]["ok"]) == (False, True)
+    loops = {loop["name"]: loop["alive"] for loop in ready["loops"]}
+    assert "notice-listener" in loops
+    assert all(loops.values())
 
 
 def test_a_large_head_is_refused(served: Served) -> None:

@@ -129,6 +129,21 @@ def test_set_ahead_no_waiting_job_expires(ledger_settings: Settings, runtime: Ru
     assert runtime.ledger.jobs.get(job_id).status == QUEUED
 
 
+def test_set_ahead_a_delivery_has_the_time_it_had(runtime: Runtime, move: Move) -> None:
+    delivering, ended = generated(runtime.ledger), succeeded(runtime.ledger)
+    (before, ended_before) = (generated_at(runtime, claim.job_id) for claim in (delivering, ended))
+    move(DAYS_MS)
+    take_steps(runtime)
+    assert abs(generated_at(runtime, delivering.job_id) - before - DAYS_MS) < 60_000
+    assert generated_at(runtime, ended.job_id) == ended_before
+
+
+def generated_at(runtime: Runtime, job_id: str) -> int:
+    with runtime.ledger.database.read() as connection:
+        found: int = connection.execute(select(jobs.c.generated_at_ms).where(jobs.c.id == job_id)).scalar_one()
+        return found
+
+
 def test_a_gpu_is_well_again_with_its_next_heartbeat(runtime: Runtime, move: Move) -> None:
     come_up(runtime.ledger)
     for by in (DAYS_MS, -2 * DAYS_MS):
@@ -163,6 +178,18 @@ def test_set_back_nothing_waits_for_days(runtime: Runtime, move: Move) -> None:
         touched = connection.execute(select(jobs.c.updated_at_ms).where(jobs.c.id == delivering.job_id)).scalar_one()
     assert abs(touched - now_ms()) < 90_000, "the reconciler sent it on again"
     assert runtime.ledger.outbox.jobs_due() == [told.job_id]
+
+
+def test_set_back_a_wait_is_not_estimated_in_days(runtime: Runtime, move: Move) -> None:
+    come_up(runtime.ledger)
+    claimed(runtime.ledger, NAME)
+    waiting = submit(runtime.ledger)
+    move(-DAYS_MS)
+    heartbeat(runtime.ledger)
+    workload = runtime.ledger.workload.read()
+    position = workload.position(waiting)
+    assert position is not None
+    assert (workload.wait_s(waiting, position) or 0.0) < 3600
 
 
 def test_a_host_whose_clock_is_ahead_is_heard(runtime: Runtime, move: Move) -> None:

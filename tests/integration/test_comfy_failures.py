@@ -45,8 +45,9 @@ def test_out_of_memory_is_told_apart(session: ComfySession) -> None:
 
 def test_a_prompt_over_time_is_interrupted(session: ComfySession) -> None:
     handle = session.submit(work(20, steps=400), prompt_id=new_id())
-    with pytest.raises(PromptTimeout, match="was interrupted"):
+    with pytest.raises(PromptTimeout, match="was interrupted") as caught:
         handle.wait(timeout_s=0.3)
+    assert (caught.value.node_id, caught.value.node_class) == ("2", "SimulatedWork")
     assert session.client.queue_remaining() == 0
 
 

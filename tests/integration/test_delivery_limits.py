@@ -92,9 +92,9 @@ def test_turns_that_end_their_process_are_counted(sqlite_settings: Settings, mon
 
 def test_what_may_pass_is_tried_until_the_clock_of_uploads_runs_out(sqlite_settings: Settings) -> None:
     claim = generated(sqlite_settings, {}, a_png=b"1")
-    # A file system that is away: it takes no folder.
-    sqlite_settings.outputs_dir.parent.mkdir(exist_ok=True)
-    sqlite_settings.outputs_dir.write_bytes(b"")
+    # As a file system that is full: it takes no folder for the job.
+    sqlite_settings.outputs_dir.mkdir(parents=True, exist_ok=True)
+    (sqlite_settings.outputs_dir / claim.job_id).write_bytes(b"")
 
     for _ in range(2 * sqlite_settings.max_attempts):
         make_late(sqlite_settings, claim, by_s=sqlite_settings.upload_give_up_s - 60)

@@ -21,7 +21,7 @@ from api.publishing import BackgroundPublisher
 from api.waiting import Hub
 from comfy.spawner import Order, spawn_from_lasting_thread
 from core import background, notices
-from core.background import lives
+from core.background import Loop, lives
 from core.job import Job
 from core.ledger import Ledger
 from core.ledger.instances import HEALTHY, UNHEALTHY, InstanceRecord
@@ -40,6 +40,7 @@ from tasks.posting import Carrier
 from tasks.postman import Postman
 from tasks.publish import BackgroundNotifier, Publisher
 from tasks.tenure import Tenure
+from tests.integration.api_fixtures import running_api
 from tests.ledger_moves import claimed, submit, succeeded
 from tests.own_servers import OwnValkey
 from tests.receivers import receiving
@@ -308,6 +309,25 @@ def test_the_limit_of_an_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
         theirs.settimeout(10)
         assert theirs.recv(1) == b""
     limit.close()
+
+
+def test_ready_shows_them(sqlite_settings: Settings) -> None:
+    stumbles = Stumbles()
+    stumbles.left = 1_000_000
+    failing = Loop("fails", stumbles, pause_s=0.01)
+    with running_api(sqlite_settings) as api:
+        failing.start()
+        assert eventually(lambda: failing.life.failures > 1)
+        shown = api.get("/ready").json()
+        (loop,) = [loop for loop in shown["loops"] if loop["name"] == "fails"]
+        assert (loop["alive"], loop["last_error"]) == (True, "AttributeError")
+        assert loop["failures"] > 1
+        assert loop["failing_since"] is not None
+        assert shown["ledger"] == {"ok": True, "reason": None}
+        stumbles.left = 0
+        assert eventually(lambda: failing.life.failures == 0)
+        failing.end()
+        assert eventually(lambda: not [loop for loop in api.get("/ready").json()["loops"] if loop["name"] == "fails"])
 
 
 # The main process of a GPU worker.

@@ -13,12 +13,16 @@ from pathlib import Path
 import pytest
 
 from api.intake import Intake
-from core.errors import StorageFull
+from comfy.client import ComfyClient
+from core.errors import ComfyUnavailable, StorageFull
 from core.ledger import Ledger
 from core.settings import Settings
+from core.storage import Storage
 from core.storage_marker import StorageMarker
+from tasks.staging import stage_inputs
 from tests.fleet import until
 from tests.integration.api_fixtures import GRAPH, Api, running_api
+from tests.ledger_moves import claimed, register
 from tests.services import make_settings
 
 ROOM_BYTES = 4 * 1024 * 1024
@@ -88,6 +92,27 @@ def test_a_form_that_cannot_be_spooled_is_507(
     monkeypatch.setattr(tempfile, "tempdir", str(small_disk))
     with running_api(make_settings(tmp_path)) as api:
         assert upload(api)[0] == 507
+
+
+def test_a_gpu_machine_without_room_for_inputs_leaves_the_job_to_others(
+    sqlite_settings: Settings, small_disk: Path
+) -> None:
+    ledger = Ledger(sqlite_settings)
+    register(ledger, "gpu0@here")
+    (small_disk / "ballast").write_bytes(bytes(ROOM_BYTES - 64 * 1024))
+    folder = sqlite_settings.gpu_dir("gpu0")
+    folder.mkdir(parents=True)
+    (folder / "input").symlink_to(small_disk)
+    storage = Storage(sqlite_settings.inputs_dir)
+    draft = storage.draft()
+    draft.write_bytes(bytes(FILE_BYTES))
+    storage.put("ab/cd", draft)
+    claim = claimed(ledger, inputs=[{"name": "job/0-a.png", "key": "ab/cd"}])
+    [instance] = ledger.instances.all()
+    ledger.close()
+
+    with pytest.raises(ComfyUnavailable, match="no room for the job's input files"):
+        stage_inputs(claim, instance, ComfyClient("http://127.0.0.1:1"), sqlite_settings)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])

@@ -168,6 +168,14 @@ HOOK = {"url": "https://a/"}
         ),
         (SubmitBody, {"s3": {"aws_access_key_id": "k"}}, "'s3.aws_access_key_id': it is called s3.access_key_id here"),
         (SubmitBody, {"s3": {"AWS_SECRET_ACCESS_KEY": "k"}}, "it is called s3.secret_access_key here"),
+        (
+            SubmitBody,
+            {"s3": {"accessKeyId": "k", "secretAccessKey": "s", "bucket": "pics", "endpoint": "http://x"}},
+            (
+                "s3.bucket, s3.endpoint: they are called s3.access_key_id, s3.secret_access_key, s3.bucket_name, "
+                "s3.endpoint_url"
+            ),
+        ),
         (SubmitBody, {"s3": {"bucket": "k"}}, "it is called s3.bucket_name here"),
         (SubmitBody, {"s3": {"endpoint": "k"}}, "it is called s3.endpoint_url here"),
         (SubmitBody, {"s3": {**BUCKET, "acl": "public"}}, "Unknown field 's3.acl'; there are: access_key_id, "),

@@ -7,9 +7,9 @@ import time
 import pytest
 
 from core.discretion import tells_machines_apart, without_places
-from core.errors import ComfyUnavailable, PromptFailed, PromptTimeout
+from core.errors import ComfyUnavailable, PromptFailed, PromptStuck, PromptTimeout
 from core.excerpts import MESSAGE_CHARS, TRACEBACK_CHARS, WHOLE_CHARS, head_and_tail
-from tasks.job_errors import discreet, job_error, shortened, whole_error
+from tasks.job_errors import discreet, job_error, reason_of, shortened, whole_error
 
 
 def test_a_text_within_its_limit_stays() -> None:
@@ -102,6 +102,12 @@ def test_what_is_no_text_stays_as_it_is() -> None:
     assert (exc.message, exc.still_runs) == ("at [address]", True)
     assert discreet(exc, secret=None, machines=()) is exc
     assert len(shortened(ComfyUnavailable("x" * 10_000)).message) < MESSAGE_CHARS + 200
+
+
+def test_every_loss_says_at_which_node() -> None:
+    assert reason_of(PromptStuck("no work", "7", "KSampler")) == "no work (node 7, KSampler)"
+    assert job_error(PromptTimeout("too long", True, "7", "KSampler"))["node_id"] == "7"
+    assert reason_of(ComfyUnavailable("gone")) == "gone"
 
 
 def test_an_error_of_ours_names_no_path_either() -> None:
