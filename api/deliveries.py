@@ -43,7 +43,11 @@ _STATE = Parameter(
 )
 _JOB = Parameter(name="job_id", place="query", description="Only those of this job.", schema={"type": "string"})
 _ENDED = Parameter(
-    name="state", place="query", description="Which; it must be said.", schema={"type": "string", "enum": list(ENDED)}
+    name="state",
+    place="query",
+    description="Which; it must be said.",
+    schema={"type": "string", "enum": list(ENDED)},
+    is_required=True,
 )
 _OLDER_THAN = Parameter(
     name="older_than",

@@ -88,11 +88,13 @@ class Parameter:
     schema: Mapping[str, Any]
     #: How a query parameter spells an object.
     style: str | None = None
+    is_required: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """As the document has it."""
         shown = {"name": self.name, "in": self.place, "description": self.description, "schema": dict(self.schema)}
-        return shown | ({"style": self.style, "explode": True} if self.style else {})
+        needed = {"required": True} if self.is_required else {}
+        return shown | needed | ({"style": self.style, "explode": True} if self.style else {})
 
 
 @dataclass(frozen=True, kw_only=True)

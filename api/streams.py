@@ -187,8 +187,7 @@ class EventStream:
         if self._is_held_back or (is_far and age_s < FAR_PLACE_S):
             return None
         try:
-            with ledger_patience():
-                place = self._estimates.recent_place(self._job)
+            place = self._estimates.recent_place(self._job)
         except LedgerUnavailable:
             return None
         if place is None or not _is_news(place, shown, age_s):

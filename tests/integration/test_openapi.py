@@ -217,7 +217,7 @@ def test_the_page_shows_every_route_and_needs_nothing_from_outside(api: Api, doc
         assert operation["summary"].replace("'", "&#39;") in text
     assert not re.search(r"\bsrc=|<link|@import|url\(|<iframe", text)
     assert {link for link in re.findall(r'href="([^"]*)"', text) if not link.startswith("#")} == {"/openapi.json"}
-    assert f"curl &#39;{api.url}/api/v2/jobs&#39;" in text
+    assert f"curl &#34;{api.url}/api/v2/jobs&#34;" in text
 
 
 def test_the_pages_policy_names_its_own_style_and_script(api: Api) -> None:

@@ -15,6 +15,7 @@ SCRIPT = """
 from gevent import monkey
 monkey.patch_all()
 import time
+import gevent.event
 from api.patience import at_most, ledger_patience
 from api.publishing import PUBLISH_S, RETRY_S, SILENCE_S, BackgroundPublisher
 from core.errors import FleetError, LedgerUnavailable
@@ -59,6 +60,23 @@ assert frozen() == "silent"
 with ledger_patience():
     pass
 time.sleep(0.3)
+
+# An answer that takes four rounds of a loop that is busy for 0.2 s in each comes in time.
+def keep_busy():
+    for _ in range(8):
+        until = time.monotonic() + 0.2
+        while time.monotonic() < until:
+            pass
+        gevent.sleep(0)
+def answer():
+    for _ in range(4):
+        gevent.sleep(0.001)
+    answered.set()
+answered = gevent.event.Event()
+hog, peer = gevent.spawn(keep_busy), gevent.spawn(answer)
+with at_most(0.4, LedgerUnavailable("silent")):
+    answered.wait()
+gevent.joinall([hog, peer])
 print("ok")
 """
 
