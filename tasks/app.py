@@ -50,6 +50,7 @@ def make_app(settings: Settings, role: Role) -> Celery:
             "options": {"queue": MAINTENANCE_QUEUE},
         }
     }
+    app.conf.beat_scheduler = "tasks.ticks:TickScheduler"
     app.conf.beat_schedule_filename = str(settings.data_dir / "beat-schedule")
     return app
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from sqlalchemy import delete, select, update
@@ -23,8 +24,9 @@ from tasks.gpus import plan_instances
 from tasks.house import House
 from tasks.maintenance import SETTLED_S, take_steps
 from tasks.runtime import Runtime, equip
-from tasks.ticks import Ticks
+from tasks.ticks import Ticks, TickScheduler
 from tests.ledger_moves import WEBHOOK, claimed, generated, submit, succeeded
+from tests.services import eventually
 
 DAYS_MS = 3 * 24 * 3600 * 1000
 NAME = "gpu0@here"
@@ -260,7 +262,33 @@ def test_files_of_a_running_prompt_do_not_become_old_at_once(sqlite_settings: Se
     assert file.exists()
 
 
-def test_beat_ticks_on_when_the_clock_is_set_back(sqlite_settings: Settings) -> None:
+@pytest.mark.parametrize("by", [timedelta(days=3), timedelta(days=-3)])
+def test_beat_ticks_on_when_the_clock_is_set(
+    sqlite_settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, by: timedelta
+) -> None:
+    app = make_app(sqlite_settings.model_copy(update={"reconcile_s": 0.1}), "beat")
+    beat = app.Beat()
+    service = beat.Service(app, scheduler_cls=app.conf.beat_scheduler, schedule_filename=str(tmp_path / "schedule"))
+    scheduler = service.get_scheduler(lazy=True)
+    assert isinstance(scheduler, TickScheduler)
+    published: list[str] = []
+    monkeypatch.setattr(scheduler, "apply_entry", lambda entry, **_options: published.append(entry.name))
+    # There is no broker to connect with.
+    monkeypatch.setitem(vars(scheduler), "producer", None)
+    scheduler.setup_schedule()
+
+    def ticks(count: int) -> bool:
+        published.clear()
+        return eventually(lambda: scheduler.tick() is not None and published.count("reconcile") >= count)
+
+    assert ticks(2)
+    right = app.now
+    monkeypatch.setattr(app, "now", lambda: right() + by)
+    assert ticks(3)
+    scheduler.close()
+
+
+def test_a_last_tick_in_the_future_is_no_reason_to_wait(sqlite_settings: Settings) -> None:
     app = make_app(sqlite_settings, "beat")
     entry = app.conf.beat_schedule["reconcile"]
     assert "expires" not in entry["options"]
