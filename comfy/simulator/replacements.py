@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy.simulator.node import NodeClasses
 
-#: As `GET /node_replacements` shows them: the second one has another successor than the simulated server knows.
+#: As `GET /node_replacements` shows them: the successor of the second one is no node of the simulator.
 REPLACEMENTS: tuple[dict[str, Any], ...] = (
     {
         "new_node_id": "ControlNetLoader",
@@ -16,8 +16,8 @@ REPLACEMENTS: tuple[dict[str, Any], ...] = (
         "output_mapping": None,
     },
     {
-        "new_node_id": "Load3D",
-        "old_node_id": "Load3DAnimation",
+        "new_node_id": "SVD_img2vid_Conditioning",
+        "old_node_id": "SDV_img2vid_Conditioning",
         "old_widget_ids": None,
         "input_mapping": None,
         "output_mapping": None,
