@@ -12,7 +12,8 @@ from typing import Any, cast
 import pytest
 from sqlalchemy import update
 
-from comfy.session import PromptHandle
+from comfy.history import History
+from comfy.session import PromptHandle, PromptResult
 from core.errors import ComfyOutOfMemory, ComfyUnavailable, LedgerUnavailable, PromptStuck
 from core.job import CANCELING, QUEUED, RUNNING
 from core.ledger import Ledger
@@ -26,6 +27,8 @@ from tasks.connection import Connection
 from tasks.handback import HandBack
 from tasks.leases import Leases
 from tasks.line import Line
+from tasks.outcome import Failed
+from tasks.recorder import Recorder
 from tasks.runtime import Runtime
 from tasks.station import Station
 from tests import simulator_process
@@ -338,3 +341,25 @@ class TestHandBack:
         monkeypatch.setattr("core.ledger.returns.Returns.release_all", release_all)
         with pytest.raises(LedgerUnavailable):
             hand_back.what_waits(lambda _prompt_id: None)
+
+
+class TestRecorder:
+    def test_an_output_that_cannot_be_written_down_ends_its_job(self, postgres_settings: Settings) -> None:
+        """Tried again, it would end likewise, and take up a GPU three times."""
+        runtime = Runtime(postgres_settings, make_app(postgres_settings, "gpu"))
+        instance = come_up(runtime.ledger)
+        claim = claimed(runtime.ledger, NAME)
+        result = PromptResult(
+            prompt_id=claim.prompt_id,
+            outputs=[],
+            history=History(prompt_id=claim.prompt_id, status="success"),
+            started_at_ms=1,
+            finished_at_ms=2,
+            cached_nodes=(),
+        )
+        outcome = Recorder(runtime).record(claim, instance, lambda: result, [("n" * 300, b"\x89PNG\r\n\x1a\n")])
+        assert isinstance(outcome, Failed)
+        job = runtime.ledger.jobs.get(claim.job_id)
+        assert job.status == "failed"
+        assert (job.error or {})["code"] == "invalid_request"
+        runtime.close()
