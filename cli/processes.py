@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
@@ -35,6 +35,9 @@ LAST_WORDS_BYTES = 64 * 1024
 _SPEAKS_OF_ERROR = re.compile(
     r"^fleet: |^.{0,60}\b(ERROR|CRITICAL)\b|^([A-Za-z_]\w*\.)*[A-Za-z_]\w*(Error|Exception)\b"
 )
+_TRACEBACK = "Traceback (most recent call last):"
+#: Said of a process that was killed so: the kernel leaves no word in the log of the process.
+_KILLED = " If nobody did that, memory ran out: see the kernel's log (dmesg)."
 #: In the environment of everything one set starts, so that the last of a family is found, wherever it moved.
 MARKER_NAME = SET_VARIABLE
 
@@ -154,6 +157,7 @@ class ProcessSet:
         pause_s = self._pause_s(child)
         child.due_at_s = now_s + pause_s
         words = f"{child.spec.name} {describe_end(code)}; it starts again in {pause_s:.0f} s."
+        words += _KILLED if code == -signal.SIGKILL else ""
         self._say(f"{words}{_last_words(child)}")
 
     def _restart(self, child: Child, now_s: float) -> None:
@@ -222,11 +226,21 @@ def cause(log: Path, offset_bytes: int = 0) -> str:
     try:
         with log.open("rb") as file:
             file.seek(max(offset_bytes, log.stat().st_size - LAST_WORDS_BYTES))
-            lines = [line.strip() for line in file.read().decode(errors="replace").splitlines()]
+            lines = file.read().decode(errors="replace").splitlines()
     except OSError:
         return ""
-    said = [line for line in lines if line]
-    return next((line for line in reversed(said) if _SPEAKS_OF_ERROR.search(line)), said[-1] if said else "")
+    said = [line.rstrip() for line in lines if line.strip()]
+    raised = _raised(said)
+    speaking = [number for number, line in enumerate(said) if number == raised or _SPEAKS_OF_ERROR.search(line.strip())]
+    return said[speaking[-1] if speaking else -1].strip() if said else ""
+
+
+def _raised(lines: Sequence[str]) -> int | None:
+    """Where the last traceback names what was raised: the first line of it that is not indented."""
+    begin = next((number for number in reversed(range(len(lines))) if lines[number].startswith(_TRACEBACK)), None)
+    if begin is None:
+        return None
+    return next((number for number in range(begin + 1, len(lines)) if not lines[number][0].isspace()), None)
 
 
 def _last_words(child: Child) -> str:

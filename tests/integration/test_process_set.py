@@ -187,6 +187,11 @@ def test_a_line_that_cannot_be_said_ends_nothing(processes: ProcessSet, tmp_path
             "ModuleNotFoundError: No module named 'nowhere'",
         ),
         ("print('12:00:01 ERROR x: the disk is gone'); print('12:00:02 INFO x: 1 left'); exit(1)", "ERROR x: the disk"),
+        (
+            "class NoTable(Exception): pass\nraise NoTable('relation does not exist\\nLINE 1: SELECT\\n   ^')",
+            "NoTable: relation does not exist",
+        ),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "If nobody did that, memory ran out"),
         ("print('nothing that looks like an error'); exit(1)", "nothing that looks like an error"),
         ("exit(1)", "It said nothing."),
     ],
