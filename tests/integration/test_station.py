@@ -15,7 +15,7 @@ from sqlalchemy import update
 from comfy.history import History
 from comfy.session import PromptHandle, PromptResult
 from core.errors import ComfyOutOfMemory, ComfyUnavailable, LedgerUnavailable, PromptStuck
-from core.job import CANCELING, QUEUED, RUNNING
+from core.job import CANCELING, DELIVERING, QUEUED, RUNNING
 from core.ledger import Ledger
 from core.ledger.claims import Claim
 from core.ledger.instances import UNHEALTHY, InstanceRecord
@@ -88,6 +88,29 @@ def held(ledger: Ledger, *job_ids: str) -> list[str]:
 def on_deck(ledger: Ledger) -> int:
     with ledger.database.read() as connection:
         return int(connection.exec_driver_sql("SELECT count(*) FROM jobs WHERE on_deck").scalar_one())
+
+
+@pytest.mark.parametrize(("part", "method"), [("_durations", "learn"), ("_node_times", "learn")])
+def test_what_is_learned_from_a_job_holds_nobody_up(
+    station: Station,
+    ledger: Ledger,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    part: str,
+    method: str,
+) -> None:
+    def stumble(*_anything: object) -> None:
+        raise AttributeError("nobody thought of this")
+
+    monkeypatch.setattr(getattr(station, part), method, stumble)
+    job_id = job(ledger, 0.1, 40)
+    working = threading.Thread(target=station.work, args=(job_id,), daemon=True)
+    working.start()
+    working.join(20)
+
+    assert not working.is_alive()
+    assert ledger.jobs.get(job_id).status == DELIVERING
+    assert eventually(lambda: "nobody thought of this" in caplog.text), "it is in the log"
 
 
 class TestOnDeck:
