@@ -16,8 +16,8 @@ REPLACEMENTS: tuple[dict[str, Any], ...] = (
         "output_mapping": None,
     },
     {
-        "new_node_id": "Load3D",
-        "old_node_id": "Load3DAnimation",
+        "new_node_id": "ImageScaleToMaxDimension",
+        "old_node_id": "ResizeImagesByLongerEdge",
         "old_widget_ids": None,
         "input_mapping": None,
         "output_mapping": None,
