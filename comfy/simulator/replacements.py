@@ -16,13 +16,8 @@ REPLACEMENTS: tuple[dict[str, Any], ...] = (
         "output_mapping": None,
     },
     {
-<<<<<<< HEAD
         "new_node_id": "SVD_img2vid_Conditioning",
         "old_node_id": "SDV_img2vid_Conditioning",
-=======
-        "new_node_id": "ImageScaleToMaxDimension",
-        "old_node_id": "ResizeImagesByLongerEdge",
->>>>>>> break-c
         "old_widget_ids": None,
         "input_mapping": None,
         "output_mapping": None,

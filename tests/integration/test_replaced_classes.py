@@ -37,13 +37,8 @@ def test_a_newer_server_takes_them_and_so_do_we(tmp_path: Path) -> None:
         with pytest.raises(PromptRejected, match="control_net_name"):
             client.post_prompt(graph(name="none.safetensors"), prompt_id=PROMPT_ID, client_id="us")
         # Its successor is not there.
-<<<<<<< HEAD
         with pytest.raises(InvalidWorkflow, match="SDV_img2vid_Conditioning does not exist"):
             check_graph(graph("SDV_img2vid_Conditioning"), catalogue)
-=======
-        with pytest.raises(InvalidWorkflow, match="ResizeImagesByLongerEdge does not exist"):
-            check_graph(graph("ResizeImagesByLongerEdge"), catalogue)
->>>>>>> break-c
         with pytest.raises(InvalidWorkflow, match="does not run"):
             check_graph(graph(), catalogue, refused_classes={"ControlNetLoader"})
 
