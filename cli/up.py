@@ -16,8 +16,9 @@ from cli.data_dir import make_data_dir
 from cli.log_watch import LogWatch
 from cli.needs import broker_advice
 from cli.processes import TICK_S, StopSignals
-from cli.show import Screen, printable
+from cli.show import Screen
 from cli.stack import Stack, addresses, first_key
+from cli.tables import printable
 from comfy.spec import InstanceSpec
 from core.errors import FleetError
 from core.ledger import Ledger
