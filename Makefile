@@ -4,8 +4,9 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --disable-pip-version-check --no-input
 # Most tests wait for processes, so they run side by side; a file's tests share fixtures and stay together. TESTS= takes
-# a path, or any option of pytest.
+# a path, or any option of pytest, and then nothing is left out.
 PYTEST := $(BIN)/python -m pytest --numprocesses 3 --dist loadfile $(TESTS)
+QUICK  := $(if $(TESTS),,-m "not slow")
 
 .PHONY: help setup demo up test check chaos bench clean
 help:            ## show this list
@@ -36,10 +37,10 @@ demo: setup      ## start everything, make one picture, show it, stop everything
 up: setup        ## the whole stack in the foreground; Ctrl-C stops it
 	@$(BIN)/fleet up
 
-test: setup      ## the tests (services that are not there are skipped)
-	@$(PYTEST)
+test: setup      ## the tests but for the slow ones (services that are not there are skipped)
+	@$(PYTEST) $(QUICK)
 
-check: setup     ## what CI runs: lint, types, import rules, tests
+check: setup     ## what CI runs: lint, types, import rules, all tests
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy

@@ -143,7 +143,12 @@ def assets_blueprint(settings: Settings, ledger: Ledger, intake: Intake, guard: 
             link = links_for(settings, ledger).content(asset_id, until_ms=_kept_until_ms(found))
             return Response(status=302, headers={"Location": link.url, "Cache-Control": "no-store"})
         root = settings.outputs_dir if isinstance(found, Output) else settings.inputs_dir
-        return content_response(found, root, cache_control=cache_control())
+        kept = cache_control()
+        answer = content_response(found, root, cache_control=kept)
+        if kept is not None:
+            # Pages that let nothing foreign in unless it says so may show what they have a link to.
+            answer.headers["Cross-Origin-Resource-Policy"] = "cross-origin"
+        return answer
 
     def _kept_until_ms(asset: Output | Upload) -> int:
         if not isinstance(asset, Output):

@@ -7,6 +7,7 @@ patches the standard library before it loads the application, which is why nothi
 from __future__ import annotations
 
 import json
+import logging
 import resource
 import socket
 import sys
@@ -78,6 +79,20 @@ def _write_json_error(sock: socket.socket, status: int, reason: str, message: st
 
 # gunicorn has no setting for this. Its workers look the function up when they need it.
 gunicorn.util.write_error = _write_json_error
+
+
+def _without_what_was_sent(record: logging.LogRecord) -> bool:
+    """Of a request that gunicorn cannot read the log says what is wrong with it, and quotes nothing: links and keys
+    stand there.
+    """
+    if str(record.msg).startswith("Invalid request from"):
+        record.msg = ": ".join(str(record.msg).split(": ")[:2])
+    elif isinstance(record.args, tuple):
+        record.args = tuple(arg.partition("?")[0] if isinstance(arg, str) else arg for arg in record.args)
+    return True
+
+
+logging.getLogger("gunicorn.error").addFilter(_without_what_was_sent)
 
 
 #: Connections that are taken in at once, before the answers of ledger and broker are looked at: gevent's own 100 would

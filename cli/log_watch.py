@@ -31,10 +31,14 @@ class LogWatch:
             return []
         if size < self._offsets[name]:  # It was set aside for a new one.
             self._offsets[name] = 0
-        with path.open("rb") as file:
-            file.seek(self._offsets[name])
-            # A line that is not yet whole is left for the next look.
-            whole, newline, _ = file.read(READ_BYTES).rpartition(b"\n")
+        try:
+            with path.open("rb") as file:
+                file.seek(self._offsets[name])
+                # A line that is not yet whole is left for the next look.
+                whole, newline, _ = file.read(READ_BYTES).rpartition(b"\n")
+        except OSError:
+            # Somebody removed it, which is no reason to end what runs.
+            return []
         self._offsets[name] += len(whole) + len(newline)
         return whole.decode(errors="replace").splitlines()
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
@@ -35,6 +35,9 @@ LAST_WORDS_BYTES = 64 * 1024
 _SPEAKS_OF_ERROR = re.compile(
     r"^fleet: |^.{0,60}\b(ERROR|CRITICAL)\b|^([A-Za-z_]\w*\.)*[A-Za-z_]\w*(Error|Exception)\b"
 )
+_TRACEBACK = "Traceback (most recent call last):"
+#: Said of a process that was killed so: the kernel leaves no word in the log of the process.
+_KILLED = " If nobody did that, memory ran out: see the kernel's log (dmesg)."
 #: In the environment of everything one set starts, so that the last of a family is found, wherever it moved.
 MARKER_NAME = SET_VARIABLE
 
@@ -132,7 +135,7 @@ class ProcessSet:
         for name in self.alive(names):
             child = self.children[name]
             child.is_over = True
-            self.report(f"{name} did not end in time and is killed.")
+            self._say(f"{name} did not end in time and is killed.")
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child.popen.pid, signal.SIGKILL)
             child.popen.wait()
@@ -147,20 +150,38 @@ class ProcessSet:
         code = child.popen.returncode
         if code == 0 and not self.restart_clean_ends:
             child.is_over = True
-            self.report(f"{child.spec.name} ended as told.")
+            self._say(f"{child.spec.name} ended as told.")
             return
         if now_s - child.started_at_s > SOUND_AFTER_S:
             child.restarts_in_a_row = 0
-        pause_s = min(FIRST_PAUSE_S * 2**child.restarts_in_a_row, LONGEST_PAUSE_S)
-        child.restarts_in_a_row += 1
+        pause_s = self._pause_s(child)
         child.due_at_s = now_s + pause_s
         words = f"{child.spec.name} {describe_end(code)}; it starts again in {pause_s:.0f} s."
-        self.report(f"{words}{_last_words(child)}")
+        words += _KILLED if code == -signal.SIGKILL else ""
+        self._say(f"{words}{_last_words(child)}")
 
     def _restart(self, child: Child, now_s: float) -> None:
-        child.popen, child.log_offset_bytes = _spawn(child.spec, self.marker)
+        try:
+            child.popen, child.log_offset_bytes = _spawn(child.spec, self.marker)
+        except ConfigurationError as exc:
+            # The disk is full, or there are too many processes: it may pass, and the others of this set run.
+            pause_s = self._pause_s(child)
+            child.due_at_s = now_s + pause_s
+            self._say(f"{exc.message} It is tried again in {pause_s:.0f} s.")
+            return
         child.started_at_s, child.due_at_s = now_s, None
-        self.report(f"{child.spec.name} runs again (process {child.popen.pid}).")
+        self._say(f"{child.spec.name} runs again (process {child.popen.pid}).")
+
+    def _pause_s(self, child: Child) -> float:
+        """How long to wait before the next start; longer each time."""
+        pause_s: float = min(FIRST_PAUSE_S * 2**child.restarts_in_a_row, LONGEST_PAUSE_S)
+        child.restarts_in_a_row += 1
+        return pause_s
+
+    def _say(self, line: str) -> None:
+        # Where lines for people go may be a file on a full disk. That must not end what they are about.
+        with contextlib.suppress(OSError):
+            self.report(line)
 
 
 class StopSignals:
@@ -205,11 +226,21 @@ def cause(log: Path, offset_bytes: int = 0) -> str:
     try:
         with log.open("rb") as file:
             file.seek(max(offset_bytes, log.stat().st_size - LAST_WORDS_BYTES))
-            lines = [line.strip() for line in file.read().decode(errors="replace").splitlines()]
+            lines = file.read().decode(errors="replace").splitlines()
     except OSError:
         return ""
-    said = [line for line in lines if line]
-    return next((line for line in reversed(said) if _SPEAKS_OF_ERROR.search(line)), said[-1] if said else "")
+    said = [line.rstrip() for line in lines if line.strip()]
+    raised = _raised(said)
+    speaking = [number for number, line in enumerate(said) if number == raised or _SPEAKS_OF_ERROR.search(line.strip())]
+    return said[speaking[-1] if speaking else -1].strip() if said else ""
+
+
+def _raised(lines: Sequence[str]) -> int | None:
+    """Where the last traceback names what was raised: the first line of it that is not indented."""
+    begin = next((number for number in reversed(range(len(lines))) if lines[number].startswith(_TRACEBACK)), None)
+    if begin is None:
+        return None
+    return next((number for number in range(begin + 1, len(lines)) if not lines[number][0].isspace()), None)
 
 
 def _last_words(child: Child) -> str:
@@ -224,9 +255,9 @@ def _spawn(spec: ProcessSpec, marker: str) -> tuple[subprocess.Popen[bytes], int
     # Through the launcher, which asks the kernel to kill the program when we die: also by SIGKILL nothing is left.
     command = [sys.executable, "-I", "-S", str(LAUNCHER), str(os.getpid()), *spec.command]
     with contextlib.ExitStack() as files:
-        output = None if spec.log is None else files.enter_context(_open_log(spec.log))
-        log_offset_bytes = 0 if output is None else os.fstat(output.fileno()).st_size
         try:
+            output = None if spec.log is None else files.enter_context(_open_log(spec.log))
+            log_offset_bytes = 0 if output is None else os.fstat(output.fileno()).st_size
             popen = subprocess.Popen(
                 command,
                 cwd=spec.cwd,

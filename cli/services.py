@@ -13,7 +13,7 @@ import click
 
 from cli.broker import run_broker
 from cli.data_dir import make_data_dir
-from cli.needs import broker_advice, settle_storage, wait_for_needs
+from cli.needs import broker_advice, broker_problem, settle_storage, wait_for_needs
 from cli.processes import TICK_S, ProcessSet, StopSignals
 from cli.show import warn
 from cli.stack import HINT_AFTER_S, child_environment, fleet_process
@@ -55,9 +55,11 @@ def gpu() -> int:
     names = [spec.name for spec in specs]
     make_data_dir(settings)
     with contextlib.ExitStack() as stack:
-        # Said once and here, before workers are started that would find out one by one.
+        # Said once and here, as what follows, before workers are started that would find out one by one.
         for spec in specs:
             stack.enter_context(occupied(spec.data_dir))
+    if not settings.has_embedded_broker and (problem := broker_problem(settings)):
+        warn(problem)
     stop = StopSignals()
     processes = ProcessSet(report=warn, restart_clean_ends=False)
     environment = child_environment(settings, {})

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cli.broker import broker_lock, broker_spec, start_broker, stop_broker
-from cli.needs import settle_storage
+from cli.needs import broker_problem, settle_storage
 from cli.processes import ProcessSet, ProcessSpec, StopSignals
 from comfy.spec import REPOSITORY_ROOT, InstanceSpec
 from core.errors import ConfigurationError
@@ -114,12 +114,15 @@ class Stack:
         """Run the stack for the time of the block, and leave nothing behind.
 
         Raises:
-          ConfigurationError: a port is taken, or another fleet runs in the data directory.
+          ConfigurationError: a port is taken, another fleet runs in the data directory, or the broker refuses us.
           LedgerUnavailable, BrokerUnavailable: what the stack stands on does not start.
         """
         with broker_lock(self.settings):
             # After the lock: another fleet in this directory is the better explanation of a taken port.
             check_ports(self.settings)
+            if not self.settings.has_embedded_broker and (problem := broker_problem(self.settings)):
+                # Asked here, so that one who refuses us is told of once, and not by each process again and again.
+                self._report(problem)
             migrate(self.settings)
             settle_storage(self.settings, self._report)
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -68,8 +69,10 @@ def _watch(stack: Stack, screen: Screen, stop: StopSignals, credentials: str) ->
     is_late = False
     while not stop:
         stack.processes.tick()
-        for name, line in watch.news():
-            screen.line(f"{name:7} {line}", style="dim")
+        # Where our output goes may be a file on a full disk, which must not end what runs.
+        with contextlib.suppress(OSError):
+            for name, line in watch.news():
+                screen.line(f"{name:7} {line}", style="dim")
         if readiness is None and time.monotonic() >= ask_at:
             readiness, ask_at = client.readiness(), time.monotonic() + ASK_S
             if readiness is not None:

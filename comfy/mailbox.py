@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections import deque
 
 from comfy.frames import Preview
 from comfy.progress import Progress, PromptListener
+from core.background import failure_of
 
+#: What is logged with an error out of a listener.
+LISTENER = "news of a prompt"
 _MAX_PREVIEWS = 256
 
 
@@ -39,15 +43,19 @@ class Mailbox:
             self._previews.append(preview)
 
     def deliver(self, listener: PromptListener, *, has_started: bool) -> None:
-        """Tell a listener, in its own thread, whatever it was not told yet."""
+        """Tell a listener, in its own thread, whatever it was not told yet.
+
+        What it stumbles over is logged: it hears news, and the prompt goes on and has a result without them.
+        """
         if has_started and not self._told_started:
             self._told_started = True
-            listener.on_started()
+            failure_of(listener.on_started, LISTENER)
         progress, previews = self._take()
         for preview in previews:
-            listener.on_preview(preview.node_id, preview.content_type, preview.payload)
+            tell = functools.partial(listener.on_preview, preview.node_id, preview.content_type, preview.payload)
+            failure_of(tell, LISTENER)
         if progress is not None:
-            listener.on_progress(progress)
+            failure_of(functools.partial(listener.on_progress, progress), LISTENER)
 
     def _take(self) -> tuple[Progress | None, list[Preview]]:
         with self._lock:

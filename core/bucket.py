@@ -11,6 +11,7 @@ import contextlib
 import os
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -58,7 +59,8 @@ class Bucket:
     Parameters:
       policy: which addresses may be connected to.
       limit_s: seconds from now after which the exchange is cut, wherever it is.
-      first_answer_s: the same until there was an answer of any kind; None: as long as the whole.
+      first_answer_s: the same until there was an answer of any kind, and then for each, longer by the exchange's size;
+        None: as long as the whole.
       on_answer: called at the first answer, where there is a limit to it.
     Raises:
       DeliveryRefused: botocore knows at once that this is no target.
@@ -79,8 +81,10 @@ class Bucket:
         self._has_answered = False
         self._may_hold_some = True
         with _translated():
-            self._client = _client(target, credentials)
-        self._limit_s = limit_s
+            connect_timeout_s = min(target.connect_timeout_s, limit_s, first_answer_s or limit_s)
+            self._client = _client(target, credentials, connect_timeout_s)
+        self._ends_at_s = time.monotonic() + limit_s
+        self._next_answer_s = limit_s - PATIENCE_S + (first_answer_s or PATIENCE_S)
         self._on_answer = on_answer
         self._deadline = Deadline(limit_s if first_answer_s is None else min(limit_s, first_answer_s))
         if first_answer_s is not None:
@@ -155,10 +159,13 @@ class Bucket:
                     self._client.abort_multipart_upload(Bucket=self._name, Key=key, UploadId=begun["UploadId"])
 
     def _note_answer(self, response_dict: object = None, **_event: object) -> None:
-        if response_dict is None or self._has_answered:
+        # One that is over is not begun anew.
+        if response_dict is None or self._deadline.is_over:
+            return
+        self._deadline.begin(min(self._next_answer_s, self._ends_at_s - time.monotonic()))
+        if self._has_answered:
             return
         self._has_answered = True
-        self._deadline.begin(self._limit_s)
         if self._on_answer is not None:
             self._on_answer()
 
@@ -185,14 +192,14 @@ def _session() -> Session:
     return session
 
 
-def _client(target: Target, credentials: Credentials) -> Any:
+def _client(target: Target, credentials: Credentials, connect_timeout_s: float) -> Any:
     config = Config(
         signature_version="s3v4",
         # Trailing checksums, sent by default, are refused by many servers that are not Amazon's.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
         s3={"addressing_style": target.addressing or ("path" if target.endpoint_url else "virtual")},
-        connect_timeout=target.connect_timeout_s,
+        connect_timeout=connect_timeout_s,
         read_timeout=READ_TIMEOUT_S,
         retries={"mode": "standard", "total_max_attempts": target.connect_attempts},
         proxies={},

@@ -29,7 +29,8 @@ def serves_one_machine(settings: Settings) -> bool:
     """
     if settings.public_url or not is_loopback(settings.api_host):
         return False
-    folders = (settings.data_dir, settings.storage_dir or settings.data_dir)
+    # Each by itself: any of them may be a mount, or a link to one.
+    folders = (settings.data_dir, settings.outputs_dir, settings.inputs_dir)
     return _stays_here(settings.ledger_url, settings.transport_url, folders)
 
 

@@ -23,6 +23,7 @@ from comfy.client import ComfyClient
 from core.background import Loop
 from core.errors import ComfyUnavailable
 from tasks.facts import read_catalogue
+from workflows.files import without_jobs_files
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +130,7 @@ def witnesses(object_info: Mapping[str, Any]) -> dict[str, str]:
 def _has_changed(client: ComfyClient, sight: _Sight) -> bool:
     for class_type, before in sight.witnesses.items():
         # A class that fails to describe itself in this moment is missing from the answer.
-        now = client.object_info(class_type).get(class_type)
+        now = without_jobs_files(client.object_info(class_type)).get(class_type)
         if isinstance(now, dict) and _hash(now.get("input")) != before:
             return True
     return False

@@ -19,6 +19,8 @@ from workflows.rewrite import folders_of
 
 #: Classes whose files are `<prefix>_<number>.png`, or with two numbers where they do not write over others.
 NUMBERING = ("SaveImageDataSetToFolder", "SaveImageTextDataSetToFolder")
+#: Those whose files are `<prefix>_<number>_.png`, with a text of the same name if they are given one.
+COUNTING = ("SaveImageKJ",)
 #: Files of one such node that are looked for over HTTP.
 MAX_NUMBERED = 10_000
 
@@ -108,14 +110,23 @@ def _with_unreported(
 
 
 def _saved_there(node: Mapping[str, Any], folder: str, instance: InstanceRecord, client: ComfyClient) -> list[str]:
+    # Where the folder is the job's own, other nodes have saved there, too.
+    prefix = str(node["inputs"].get("filename_prefix"))
+    beginning = f"{prefix.partition('/')[2]}_" if prefix.startswith(f"{folder}/") else ""
     if instance.output_dir is not None:
         try:
             entries = sorted((Path(instance.output_dir) / folder).iterdir())
         except OSError:
             return []
-        return [entry.name for entry in entries if not entry.name.startswith(".") and entry.is_file()]
+        return [
+            entry.name
+            for entry in entries
+            if not entry.name.startswith(".") and entry.name.startswith(beginning) and entry.is_file()
+        ]
     # Over HTTP no folder can be listed, but ComfyUI's own savers number their files.
-    return list(_numbered(node["inputs"], folder, client)) if node["class_type"] in NUMBERING else []
+    if node["class_type"] in NUMBERING:
+        return list(_numbered(node["inputs"], folder, client))
+    return list(_counted(beginning, node["inputs"], folder, client)) if node["class_type"] in COUNTING else []
 
 
 def _numbered(inputs: Mapping[str, Any], folder: str, client: ComfyClient) -> Iterator[str]:
@@ -127,6 +138,17 @@ def _numbered(inputs: Mapping[str, Any], folder: str, client: ComfyClient) -> It
         yield f"{stem}.png"
         if inputs.get("texts") is not None and client.has(file_item("", f"{stem}.txt", folder)):
             yield f"{stem}.txt"
+
+
+def _counted(beginning: str, inputs: Mapping[str, Any], folder: str, client: ComfyClient) -> Iterator[str]:
+    extension = str(inputs.get("caption_file_extension") or ".txt")
+    for number in range(1, MAX_NUMBERED + 1):
+        stem = f"{beginning}{number:05}_"
+        if not client.has(file_item("", f"{stem}.png", folder)):
+            return
+        yield f"{stem}.png"
+        if inputs.get("caption") is not None and client.has(file_item("", f"{stem}{extension}", folder)):
+            yield f"{stem}{extension}"
 
 
 def _moved(item: OutputItem, path: Path, root: Path, job_id: str) -> OutputItem:

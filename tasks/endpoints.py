@@ -1,8 +1,9 @@
 """How many of an io worker's threads each bucket endpoint may hold, and none for a while for one that keeps failing.
 
-Clients name their endpoints, and some of those take a connection and never answer. So one that has not answered yet
-gets one upload at a time and a short time for its first answer; all of those together get a part of the room, and one
-that has answered gets a share of it. What `tasks/lanes.py` does for receivers of webhooks.
+Clients name their endpoints, and some of those take a connection and never answer, or answer once and then no more. So
+one that has not answered yet gets one upload at a time, and one that has not taken files yet a short time for each
+answer; all of those together get a part of the room, and one that has taken files gets a share of it. `tasks/lanes.py`
+does the same for receivers of webhooks.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from core.errors import DeliveryFailed
 #: Uploads of one io worker at once, half as many as it has threads: buckets shall not hold those that post webhooks and
 #: move jobs on.
 ROOM = 16
-#: Of these, at most so many to endpoints that have not answered, or not lately.
+#: Of these, at most so many to endpoints that have taken no files, or not lately.
 DOUBTFUL_ROOM = 12
 #: At most so many to one endpoint that answers.
 SHARE = 6
@@ -41,18 +42,24 @@ class _Endpoint:
     under_way: int = 0
     failures: int = 0
     has_answered: bool = False
+    #: An upload to it has ended well, and it was not left alone since.
+    has_taken: bool = False
     closed_until_s: float = 0.0
 
     @property
     def is_doubtful(self) -> bool:
-        return not self.has_answered or self.failures > 0
+        return not self.has_taken or self.failures > 0
+
+    @property
+    def share(self) -> int:
+        return SHARE if self.has_answered and not self.failures else 1
 
 
 @dataclass(kw_only=True)
 class Passage:
     """One upload's leave to use an endpoint."""
 
-    #: It has not answered yet: give it little time for its first answer, and call `answered` then.
+    #: It has not taken files yet: give it little time for each answer, and call `answered` at the first.
     is_doubtful: bool
     answered: Callable[[], None]
     #: How it went; None: nothing was learned of the endpoint.
@@ -101,7 +108,7 @@ class Endpoints:
 
     @staticmethod
     def _is_free(endpoint: _Endpoint) -> bool:
-        return endpoint.under_way < (1 if endpoint.is_doubtful else SHARE)
+        return endpoint.under_way < endpoint.share
 
     def _has_room(self, endpoint: _Endpoint) -> bool:
         under_way = sum(each.under_way for each in self._endpoints.values())
@@ -116,11 +123,11 @@ class Endpoints:
     @staticmethod
     def _learn(endpoint: _Endpoint, is_well: bool | None) -> None:
         if is_well:
-            endpoint.has_answered, endpoint.failures = True, 0
+            endpoint.has_answered, endpoint.has_taken, endpoint.failures = True, True, 0
         elif is_well is False:
             endpoint.failures += 1
-            beyond = endpoint.failures - (BREAK_AFTER if endpoint.has_answered else 1)
+            beyond = endpoint.failures - (BREAK_AFTER if endpoint.has_taken else 1)
             if beyond >= 0:
-                endpoint.has_answered = False
+                endpoint.has_answered, endpoint.has_taken = False, False
                 break_s = min(FIRST_BREAK_S * 2 ** min(beyond, 8), LONGEST_BREAK_S)
                 endpoint.closed_until_s = time.monotonic() + break_s

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from comfy.client import ComfyClient
+from workflows.files import without_jobs_files
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,9 +23,11 @@ class Facts:
 def read_catalogue(client: ComfyClient) -> dict[str, Any]:
     """What an instance takes: its `/object_info`, and classes of the past that it replaces. Raises ComfyUnavailable.
 
-    Of those it is known that they give what their successors give. Which inputs they take, only the server knows.
+    Files of single jobs are not in it: with them it would be another one whenever a job begins or ends.
+    Of classes of the past it is known that they give what their successors give. Which inputs they take, only the
+    server knows.
     """
-    object_info = client.object_info()
+    object_info = without_jobs_files(client.object_info())
     replaced = {
         old: {
             "input": {},

@@ -22,6 +22,7 @@ from core.errors import (
     PromptStuck,
     StaleAttempt,
     StorageUnavailable,
+    UnstorableValue,
 )
 from core.job import CANCELED, CANCELING, QUEUED
 from core.ledger.claims import Claim
@@ -86,6 +87,10 @@ class Recorder:
         except StaleAttempt as exc:
             log.info("%s", exc)
             return self._let_go(claim, exc)
+        except UnstorableValue as exc:
+            # Such as the id of a node that is longer than a page. Another try would end likewise.
+            unstorable = exc
+            return persistently(lambda: self._ended_by(claim, unstorable))
         return Finished(**_identity(claim))
 
     def guard(self, claim: Claim, step: Callable[[], None]) -> Outcome | None:

@@ -7,7 +7,7 @@ import shutil
 
 from comfy.client import ComfyClient
 from comfy.inputs import stage
-from core.errors import ComfyUnavailable, FleetError, InputGone
+from core.errors import ComfyUnavailable, FleetError, InputGone, PromptRejected
 from core.ledger.claims import Claim
 from core.ledger.instances import InstanceRecord
 from core.settings import Settings
@@ -54,8 +54,11 @@ def remove_staged(claim: Claim, instance: InstanceRecord, client: ComfyClient, s
         if instance.kind == "attached":
             try:
                 stage(client, {file["name"]: b""})
-            except FleetError as exc:
+            except PromptRejected as exc:
+                # A size that a proxy does not take, for one. The other files may go.
                 log.info("job %s: an input file stays on %s: %s", claim.job_id, instance.name, exc)
+            except FleetError as exc:
+                log.info("job %s: input files stay on %s: %s", claim.job_id, instance.name, exc)
                 return
         else:
             (folder / file["name"]).unlink(missing_ok=True)

@@ -256,10 +256,18 @@ class Station:
             self._forget(run)
             run.future.set_exception(exc)
             raise
-        if isinstance(outcome, Finished) and run.started_s is not None:
-            self._durations.learn(run.shape, time.monotonic() - run.started_s)
+        # The job has ended, in the ledger too. What is learned from it must not keep whoever waits here from that.
+        job = f"job {run.claim.job_id}"
+        failure_of(lambda: self._learn_duration(run, outcome), job)
         self._end(run, outcome)
         # After the end, which the next job may be waiting for.
+        failure_of(lambda: self._learn(run, outcome), job)
+
+    def _learn_duration(self, run: Run, outcome: Outcome) -> None:
+        if isinstance(outcome, Finished) and run.started_s is not None:
+            self._durations.learn(run.shape, time.monotonic() - run.started_s)
+
+    def _learn(self, run: Run, outcome: Outcome) -> None:
         if isinstance(outcome, Finished):
             self._teacher.tell(run.claim, run.instance, run.gpu_s)
             if run.handle is not None:
@@ -348,8 +356,8 @@ class Station:
         try:
             if self._runtime.ledger.claims.anything_waits():
                 self._begin(only_surplus=True)
-        except TransientError:
-            log.info("looking ahead failed; the next turn will do", exc_info=True)
+        except TransientError as exc:
+            log.info("looking ahead failed; the next turn will do: %s", exc)
 
 
 def _require_sent_pictures(run: Run, result: PromptResult) -> None:

@@ -41,6 +41,8 @@ GOODBYE_S = 5.0
 #: What an operator may have set for a real fleet must not reach the tests.
 FOREIGN_NAMES = ("FLEET_", "WEBHOOK_", "COMFY_", "S3_")
 UNIT = Path(__file__).parent / "unit"
+#: Every test in these has a whole fleet to itself.
+SLOW = tuple(Path(__file__).parent / folder for folder in ("chaos", "faults"))
 
 
 def pytest_configure() -> None:
@@ -51,6 +53,13 @@ def pytest_configure() -> None:
         if name.startswith(FOREIGN_NAMES) and not name.startswith("FLEET_TEST_"):
             del os.environ[name]
     os.environ[SESSION_VARIABLE] = uuid.uuid4().hex
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what is slow by where it is; single modules elsewhere say so themselves."""
+    for item in items:
+        if any(folder in item.path.parents for folder in SLOW):
+            item.add_marker(pytest.mark.slow)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

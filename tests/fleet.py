@@ -138,9 +138,9 @@ class Fleet:
         def healthy() -> bool:
             try:
                 answer = requests.get(f"{self.base_url}/ready", timeout=5)
-            except requests.ConnectionError:
+                return answer.ok and len(self.instances("healthy")) >= gpus
+            except (requests.ConnectionError, requests.Timeout):
                 return False
-            return answer.ok and len(self.instances("healthy")) >= gpus
 
         until(healthy, timeout_s=timeout_s, what=f"{gpus} healthy GPUs")
         return self

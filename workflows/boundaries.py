@@ -18,6 +18,10 @@ from workflows.rewrite import is_rewritten
 #: Inputs that name a file or a folder of the input folder without an upload button, which the server opens as they are.
 _OPENED = {
     "LoadLatent": "latent",
+    "OpenAIInputFiles": "file",
+    "GeminiInputFiles": "file",
+    "LoadImageSetFromFolderNode": "folder",
+    "LoadImageTextSetFromFolderNode": "folder",
     "LoadImageDataSetFromFolder": "folder",
     "LoadImageTextDataSetFromFolder": "folder",
     "LoadVideoDataSetFromFolder": "folder",
@@ -102,7 +106,8 @@ def _is_foreign(spec: NodeSpec, declared: InputSpec | None, name: str, text: str
 
 
 def _is_shared(opened: str | None, text: str) -> bool:
-    return opened == "folder" and text.strip().strip("/") in _SHARED_FOLDERS
+    # Some file systems do not tell large letters from small ones.
+    return opened == "folder" and posixpath.normpath(text.strip().strip("/")).lower() in _SHARED_FOLDERS
 
 
 def _texts(value: Any) -> Iterator[str]:

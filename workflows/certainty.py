@@ -47,11 +47,12 @@ _JUDGE_THEMSELVES = {
 }
 
 #: What ComfyUI's own loaders list of the top of the input folder, by the kind of their input. A file of such a name
-#: that is not listed is not there; other endings are not listed and loaded all the same.
+#: that is not listed is not there; other endings are not listed and loaded all the same. Which it knows depends on the
+#: machine: without a system's table of types, Python has none for `.flac`, `.ogg` and `.mkv`.
 _LISTED_ENDINGS = {
     "image": (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp"),
-    "audio": (".mp3", ".wav", ".flac", ".ogg"),
-    "video": (".mp4", ".webm", ".mov", ".mkv"),
+    "audio": (".mp3", ".wav"),
+    "video": (".mp4", ".webm", ".mov"),
 }
 _FILE_LOADERS = frozenset({"LoadImage", "LoadImageMask", "LoadAudio", "LoadVideo"})
 

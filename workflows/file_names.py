@@ -45,7 +45,8 @@ def is_safe_file_name(name: object) -> bool:
     base = without_annotation(name)
     if base.endswith(("[input]", "[output]", "[temp]")):
         return False
-    return all(part not in ("", ".", "..") for part in base.split("/"))
+    # Windows drops blanks and dots from the end of a name.
+    return all(part.strip(" .") for part in base.split("/"))
 
 
 def leads_elsewhere(name: str) -> bool:

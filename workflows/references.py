@@ -76,6 +76,8 @@ def find_references(
     for node_id, node in graph.items():
         inputs = node["inputs"]
         for name, value in inputs.items():
+            if type(value) is dict and isinstance(several := value.get("__value__"), list):
+                found += _listed(several, node_id, name, node["class_type"], file_kind, files or {})
             # Most inputs are numbers, links and plain texts; this is on the path of every submission.
             meant = _meant(value, files or {}) if isinstance(value, str) else None
             if not meant and (not has_tags or not isinstance(value, (dict, list)) or is_link(value)):
@@ -93,6 +95,18 @@ def find_references(
         if len(found) > MAX_REFERENCES:
             raise InvalidRequest(f"The workflow names more than {MAX_REFERENCES} files.")
     return found
+
+
+def _listed(
+    names: list[Any], node_id: str, input_name: str, class_type: str, file_kind: FileKind, files: Mapping[str, Path]
+) -> Iterator[Reference]:
+    """Several files for one input: a list, which must be wrapped to be no link."""
+    kind = file_kind(class_type, input_name)
+    for index, name in enumerate(names) if kind is not None else ():
+        meant = _meant(name, files) if isinstance(name, str) else None
+        if meant:
+            place: dict[str, Any] = {"node_id": node_id, "input_name": input_name, "class_type": class_type}
+            yield Reference(**place, kind=kind or "", holder=names, key=index, **meant)
 
 
 def _tagged(value: Any, holder: Any, key: Any, place: dict[str, Any]) -> Iterator[Reference]:

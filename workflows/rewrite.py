@@ -24,6 +24,12 @@ _FOLDERS = frozenset(
         *("save_path", "save_folder", "save_dir", "save_directory"),
     }
 )
+#: Classes that make a path of the prefix although they take a folder beside it, and what that folder has to be: of any
+#: other they think that it is somewhere else on the machine.
+_OUTPUT_FOLDER = {"SaveImageKJ": "output", "SaveStringKJ": "output"}
+#: What ComfyUI has noted beside a node's inputs in a file. Taken from there, it would be believed, though the file that
+#: the node loads may have changed since.
+_NOTES = frozenset({"is_changed"})
 _MAX_DEPTH = 8
 _MAX_CHARS = 100
 #: A file name has at most 255 bytes on Linux; the counter and the extension come after the prefix.
@@ -42,7 +48,8 @@ def for_job(graph: Graph, *, job_id: str, run_id: str | None = None, run_anew: C
 
     Every `filename_prefix` becomes `<job_id>/<its last path component, cleaned>`, or `<job_id>/ComfyUI` if nothing is
     left of it. A linked prefix is replaced as well: what it brings is known only while the graph runs. Where a class
-    takes a folder beside the prefix, the folder goes below `<job_id>/` and the prefix stays a plain name.
+    takes a folder beside the prefix, the folder goes below `<job_id>/` and the prefix stays a plain name. What ComfyUI
+    has noted of an earlier run of the same graph is left out.
     The prefix is part of ComfyUI's cache key, so no job is given an older job's file names. A last node without one, a
     preview for instance, is told the run instead: served from the cache, it would name files that were moved away. The
     nodes before it stay as they are, and cached.
@@ -55,7 +62,10 @@ def for_job(graph: Graph, *, job_id: str, run_id: str | None = None, run_anew: C
     """
     if not _JOB_ID.fullmatch(job_id):
         raise ValueError(f"not usable as a folder name: {job_id!r}")
-    rewritten = {node_id: {**node, "inputs": _inputs(node["inputs"], job_id)} for node_id, node in graph.items()}
+    rewritten = {
+        node_id: {key: part for key, part in node.items() if key not in _NOTES} | {"inputs": _inputs(node, job_id)}
+        for node_id, node in graph.items()
+    }
     if run_id is None:
         return rewritten
     read = {source for node_id in graph for source in sources(graph, node_id)}
@@ -86,6 +96,9 @@ def folders_of(graph: Graph, *, job_id: str) -> dict[str, str]:
     """
     found = {}
     for node_id, node in graph.items():
+        if node["class_type"] in _OUTPUT_FOLDER:
+            found[node_id] = job_id
+            continue
         for name in _folder_inputs(node["inputs"]):
             if isinstance(value := node["inputs"][name], str) and (value == job_id or value.startswith(f"{job_id}/")):
                 found[node_id] = value
@@ -97,14 +110,17 @@ def is_rewritten(inputs: Mapping[str, Any], name: str) -> bool:
     return _is_prefix(name) or name == RUN_INPUT or (name in _FOLDERS and name in _folder_inputs(inputs))
 
 
-def _inputs(inputs: dict[str, Any], job_id: str) -> dict[str, Any]:
+def _inputs(node: dict[str, Any], job_id: str) -> dict[str, Any]:
+    inputs = node["inputs"]
     folders = _folder_inputs(inputs)
+    output_folder = _OUTPUT_FOLDER.get(node["class_type"])
     rewritten = {}
     for name, value in inputs.items():
         if name in folders:
-            rewritten[name] = "/".join([job_id, *clean_folder(value)])
+            rewritten[name] = output_folder or "/".join([job_id, *clean_folder(value)])
         elif _is_prefix(name):
-            rewritten[name] = clean_prefix(value) if folders else f"{job_id}/{clean_prefix(value)}"
+            is_name = bool(folders) and not output_folder
+            rewritten[name] = clean_prefix(value) if is_name else f"{job_id}/{clean_prefix(value)}"
         else:
             rewritten[name] = value
     return rewritten

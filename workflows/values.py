@@ -63,7 +63,7 @@ def literal_error(spec: InputSpec, value: Any, staged_files: Collection[str]) ->
         value = value if isinstance(value, str) else str(value)
     elif type_ == "BOOLEAN":
         value = bool(value)
-    if not spec.is_plain or value in staged_files:
+    if not spec.is_plain or (isinstance(value, str) and value in staged_files):
         return None
     if "min" in spec.options or "max" in spec.options:
         found = _bounds_error(spec, value)
@@ -108,6 +108,9 @@ def _is_choice(spec: InputSpec, value: Any) -> bool:
 
 def _may_load(spec: InputSpec, value: Any, staged_files: Collection[str]) -> bool:
     """Whether an input for files takes this name, or may: what lies in folders, the server alone knows."""
+    if isinstance(value, list) and value and not spec.lists_files:
+        # Several files of one upload, which ComfyUI's own loaders do not take.
+        return all(isinstance(each, str) and each and _may_load(spec, each, staged_files) for each in value)
     if not isinstance(value, str) or not value:
         # Some classes list an entry for no file at all.
         return spec.choices is not None and _is_choice(spec, value)
@@ -152,5 +155,6 @@ def is_risky_literal(spec: InputSpec, value: Any) -> bool:
     if type(value) is dict and "__value__" in value:
         value = value["__value__"]
     if spec.file_kind is not None:
-        return isinstance(value, str) and value != "" and not is_safe_file_name(value)
+        names = value if isinstance(value, list) else [value]
+        return any(isinstance(name, str) and name != "" and not is_safe_file_name(name) for name in names)
     return _is_unlisted(spec, value) and leads_elsewhere(value)

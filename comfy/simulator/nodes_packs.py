@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from comfy.simulator.images import Pixels
+from comfy.simulator.images import Pixels, save_png, to_pillow
 from comfy.simulator.machine import Machine
 from comfy.simulator.node import Inputs, NodeCall, NodeClass, NodeResult, Spec
 
@@ -35,6 +37,22 @@ def first_of(_call: NodeCall, anything: Any = None, **_others: Any) -> tuple[Any
 
 def pictures(_call: NodeCall, images: Pixels, **_others: Any) -> NodeResult:
     return NodeResult(values=(len(images),), ui={"text": [str(len(images))]})
+
+
+def save_kj(
+    call: NodeCall, images: Pixels, filename_prefix: str, output_folder: str, caption: str | None = None
+) -> NodeResult:
+    """Make a path of the prefix, and a place of this machine of every folder but its default; report nothing."""
+    where = call.machine.paths.save_path(filename_prefix, "output")
+    if output_folder != "output":
+        where = dataclasses.replace(where, folder=Path(output_folder))
+        where.folder.mkdir(parents=True, exist_ok=True)
+    for number, picture in enumerate(to_pillow(images)):
+        path = where.folder / where.file_name(number, "png")
+        save_png(picture, path, None)
+        if caption is not None:
+            path.with_suffix(".txt").write_text(caption, encoding="utf-8")
+    return NodeResult(values=(path.name,))
 
 
 def check_choice(_machine: Machine, inputs: Mapping[str, Any]) -> dict[str, str]:
@@ -119,6 +137,20 @@ NODES = (
         secretly_takes={"images": frozenset({"LATENT"}), "frame_rate": frozenset({"INT"})},
         checks_everything=True,
         accepts_all_inputs=True,
+        output_node=True,
+    ),
+    NodeClass(
+        name="SaveImageKJ",
+        run=save_kj,
+        category="pack",
+        module=_MODULE,
+        required={
+            "images": ("IMAGE", {}),
+            "filename_prefix": ("STRING", {"default": "ComfyUI"}),
+            "output_folder": ("STRING", {"default": "output"}),
+        },
+        optional={"caption": ("STRING", {"forceInput": True})},
+        outputs=("STRING",),
         output_node=True,
     ),
     NodeClass(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -44,6 +45,42 @@ def black_hole() -> Iterator[str]:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
+@contextlib.contextmanager
+def closed_door() -> Iterator[str]:
+    """URL of a server that takes no connections, and refuses none: its queue is full."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener, contextlib.ExitStack() as stack:
+        for _ in range(4):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(listener.getsockname())
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+@contextlib.contextmanager
+def one_answer() -> Iterator[str]:
+    """URL of a server that says that an object is not there, and then nothing any more."""
+    taken: list[socket.socket] = []
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(listener.accept()[0])
+                if taken[-1].recv(65536).startswith(b"HEAD"):
+                    taken[-1].sendall(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+
+    with socket.create_server(("127.0.0.1", 0), backlog=100) as listener:
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        with contextlib.suppress(OSError):
+            listener.shutdown(socket.SHUT_RDWR)
+    for connection in taken:
+        connection.close()
+
+
+#: What each endpoint of a kind is.
+HOLE_OF = {"no connections": closed_door, "one answer": one_answer}
+
+
 @pytest.fixture
 def runtime(sqlite_settings: Settings) -> Iterator[Runtime]:
     """That of an io worker."""
@@ -62,19 +99,25 @@ def target_at(url: str) -> dict[str, Any]:
     return {"s3": Target(endpoint_url=url, bucket_name="bucket", region=None, prefix="").to_json()}
 
 
-@pytest.mark.parametrize("kind", ["one endpoint", "many endpoints", "URLs to put to"])
+@pytest.mark.parametrize(
+    "kind", ["one endpoint", "many endpoints", "URLs to put to", "URLs without connections", *HOLE_OF]
+)
 def test_uploads_to_a_good_bucket_are_not_held_up(sqlite_settings: Settings, runtime: Runtime, kind: str) -> None:
     server = S3Server()
     good = generated(sqlite_settings, {"s3": server.new_target().to_json()}, a_png=b"1")
-    with contextlib.ExitStack() as stack, ThreadPoolExecutor(IO_THREADS) as threads:
-        urls = [stack.enter_context(black_hole()) for _ in range(1 if kind == "one endpoint" else HOLES)] * HOLES
-        claims = [_hole(sqlite_settings, kind, url) for url in urls[:HOLES]]
-        turns = [threads.submit(give_turn, runtime, claim) for claim in claims]
-        begun_s = time.monotonic()
+    hole = closed_door if kind == "URLs without connections" else HOLE_OF.get(kind, black_hole)
+    with ThreadPoolExecutor(IO_THREADS) as threads:
+        with contextlib.ExitStack() as stack:
+            urls = [stack.enter_context(hole()) for _ in range(1 if kind == "one endpoint" else HOLES)] * HOLES
+            claims = [_hole(sqlite_settings, kind, url) for url in urls[:HOLES]]
+            turns = [threads.submit(give_turn, runtime, claim) for claim in claims]
+            # They come first.
+            time.sleep(2 * endpoints.WAIT_S)
+            begun_s = time.monotonic()
 
-        until(lambda: threads.submit(give_turn, runtime, good).result() == SUCCEEDED, timeout_s=PROMPT_S)
+            until(lambda: threads.submit(give_turn, runtime, good).result() == SUCCEEDED, timeout_s=PROMPT_S)
 
-        assert time.monotonic() - begun_s < PROMPT_S
+            assert time.monotonic() - begun_s < PROMPT_S
         assert {turn.result(timeout=60) for turn in turns} == {DELIVERING}
     server.stop()
 
@@ -97,7 +140,7 @@ def test_what_waits_for_an_endpoint_that_is_left_alone_is_given_up_in_the_end(
 
 
 def _hole(settings: Settings, kind: str, url: str) -> Claim:
-    if kind != "URLs to put to":
+    if not kind.startswith("URLs"):
         return generated(settings, target_at(url), a_png=b"1")
     target = Target(endpoint_url=None, bucket_name="", region=None, prefix="", origin=PUT_URLS)
     secrets = {"s3": {"put_urls": [f"{url}/a.png?signature=1"]}}

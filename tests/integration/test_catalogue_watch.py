@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from comfy.client import ComfyClient
 from core.errors import LedgerUnavailable
 from tasks import catalogue_watch
 from tasks.catalogue_watch import CatalogueWatch
+from tasks.facts import read_facts
 from tests.services import eventually
 from tests.simulator_process import SimulatorProcess, simulator
 
@@ -82,6 +84,21 @@ def test_a_file_is_recorded_when_it_comes_and_when_it_goes(server: SimulatorProc
 def test_nothing_is_recorded_when_nothing_changes(watch: CatalogueWatch, records: Records) -> None:
     looks_twice(watch, records)
     assert records.offered == []
+
+
+def test_files_of_jobs_are_no_change(watch: CatalogueWatch, server: SimulatorProcess, records: Records) -> None:
+    job_id = "3f2c0a52-2a0b-4d0e-9d5c-0f6a1f0f8a11"
+    for name in (f"{job_id}/0-a.png", f"fleet-{job_id}-1-a.png"):
+        (server.input_dir / name).parent.mkdir(parents=True, exist_ok=True)
+        (server.input_dir / name).write_bytes(b"x")
+    looks_twice(watch, records)
+    assert records.offered == []
+    (server.input_dir / "new.png").write_bytes(b"x")
+    assert eventually(lambda: records.offered)
+    offered = json.dumps(records.offered[-1])
+    assert "new.png" in offered
+    assert job_id not in offered
+    assert job_id not in json.dumps(read_facts(server.base_url).object_info)
 
 
 def test_what_the_ledger_did_not_take_is_recorded_later(

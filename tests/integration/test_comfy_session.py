@@ -11,11 +11,9 @@ import pytest
 
 from comfy.inputs import stage
 from comfy.outputs import OutputItem
+from comfy.progress import Progress
 from comfy.session import ComfySession
-from core.errors import (
-    OutputUnavailable,
-    PromptRejected,
-)
+from core.errors import LedgerFault, OutputUnavailable, PromptRejected
 from tests.comfy_target import (
     QUICK,
     Recorder,
@@ -26,6 +24,7 @@ from tests.comfy_target import (
 from tests.comfy_target import server as server
 from tests.comfy_target import session as session
 from tests.comfy_target import shared as shared
+from tests.simulator_process import SimulatorProcess
 
 
 @pytest.fixture(params=["simulator", "comfyui"])
@@ -63,6 +62,32 @@ def test_progress_rises_to_one_in_the_waiting_thread(anywhere: ComfySession) -> 
     assert values == sorted(values)
     assert (recorder.points[-1].value, recorder.points[-1].nodes_done) == (1.0, 3)
     assert (recorder.started, recorder.thread) == (1, threading.current_thread())
+
+
+class Stumbling(Recorder):
+    """A listener with a fault in it."""
+
+    def on_started(self) -> None:
+        super().on_started()
+        raise LedgerFault("no such table")
+
+    def on_progress(self, progress: Progress) -> None:
+        super().on_progress(progress)
+        raise AttributeError("nobody thought of this")
+
+    def on_preview(self, *_news: object) -> None:
+        raise MemoryError
+
+
+def test_a_listener_that_stumbles_costs_no_prompt(server: SimulatorProcess, caplog: pytest.LogCaptureFixture) -> None:
+    listener = Stumbling()
+    with ComfySession(server.base_url, pace=QUICK) as session:
+        result = session.submit(picture(), prompt_id=new_id(), listener=listener).wait(timeout_s=30)
+
+    assert len(result.outputs) == 1
+    assert listener.started == 1
+    assert listener.points[-1].value == 1.0
+    assert "AttributeError: nobody thought of this" in caplog.text
 
 
 def test_a_repeated_prompt_comes_from_the_cache_with_its_outputs(anywhere: ComfySession) -> None:

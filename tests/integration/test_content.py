@@ -226,7 +226,8 @@ def test_a_picture_on_another_site_and_a_click_there_work_and_nothing_more(
         url = api.get(f"/api/v2/jobs/{job_id}", headers=headers).json()["outputs"][0]["url"]
         click = CROSS_SITE | {"Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
         for sent in (CROSS_SITE, click, click | {"Origin": "https://evil.example"}):
-            assert requests.get(url, headers=sent, timeout=5).content == CONTENT
+            shown = requests.get(url, headers=sent, timeout=5)
+            assert (shown.content, shown.headers["Cross-Origin-Resource-Policy"]) == (CONTENT, "cross-origin")
         page = requests.get(f"{api.url}/docs", headers=click, timeout=5)
         assert (page.status_code, page.headers["Content-Type"]) == (200, "text/html; charset=utf-8")
 

@@ -20,8 +20,10 @@ from core.errors import FleetError, LedgerFault, LedgerUnavailable, NotFound, Re
 from core.ledger import Ledger
 from core.ledger.database import Database
 from core.ledger.faults import Conflict, in_our_words
+from core.ledger.schema import migrate
 from core.settings import Settings
 from tests.ledger_moves import submit
+from tests.services import PostgresServer, make_settings
 
 #: What stands between a driver and us.
 WRAPPED = {
@@ -172,6 +174,23 @@ def test_a_broken_file_is_said_to_be_away(sqlite_settings: Settings, harm: Calla
     with pytest.raises(LedgerUnavailable):
         ledger.instances.all()
     ledger.close()
+
+
+@pytest.mark.parametrize("harm", [damaged, no_database, gone])
+def test_no_error_gets_out_of_a_migration_either(sqlite_settings: Settings, harm: Callable[[Path], None]) -> None:
+    harm(sqlite_settings.data_dir / "ledger.db")
+    with pytest.raises(LedgerUnavailable, match="FLEET_DATABASE_URL"):
+        migrate(sqlite_settings)
+
+
+def test_a_migration_that_may_write_nothing_says_so(postgres: PostgresServer, tmp_path: Path) -> None:
+    url = postgres.create()
+    name = sql.Identifier(url.rpartition("/")[2])
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = on").format(name))
+    with pytest.raises(LedgerUnavailable, match=r"FLEET_DATABASE_URL.*read-only"):
+        migrate(make_settings(tmp_path, database_url=url))
+    postgres.drop(url)
 
 
 def test_a_full_disk_is_said_to_be_away(sqlite_settings: Settings) -> None:

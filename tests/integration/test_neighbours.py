@@ -81,6 +81,23 @@ def test_storage_on_a_network_file_system_is_shared(
     assert allows_loopback(tmp_path), "another directory of the same machine"
 
 
+@pytest.mark.parametrize("name", ["outputs", "inputs"])
+def test_a_share_of_which_the_storage_is_only_a_part_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    share, storage = tmp_path / "share", tmp_path / "storage"
+    share.mkdir()
+    storage.mkdir()
+    (storage / name).symlink_to(share)
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(
+        f"22 1 0:20 / / rw shared:1 - ext4 /dev/sda1 rw\n40 22 0:45 / {share} rw shared:7 - nfs4 nas:/fleet rw\n"
+    )
+    monkeypatch.setattr(neighbours, "MOUNTS", mounts)
+
+    assert not allows_loopback(tmp_path, storage_dir=storage)
+
+
 def test_the_mounts_of_this_machine_can_be_read(tmp_path: Path) -> None:
     assert not neighbours.is_shared(tmp_path)
     assert neighbours.is_shared(Path("/proc")), "of no kind that is known to be local"

@@ -149,6 +149,26 @@ def test_a_dataset_with_texts_that_writes_over_nothing(fleet: Fleet) -> None:
     assert names(job) == sorted(f"{stem}.{ending}" for stem in stems for ending in ("png", "txt"))
 
 
+@pytest.mark.parametrize("folder", ["output", "{tmp}/elsewhere", "../../elsewhere", "elsewhere", ["4", 0]])
+def test_a_saver_that_makes_a_place_of_any_other_folder(fleet: Fleet, tmp_path: Path, folder: Any) -> None:
+    folder = folder.format(tmp=tmp_path) if isinstance(folder, str) else folder
+    inputs = {"images": ["1", 0], "filename_prefix": "a/cat", "output_folder": folder, "caption": ["4", 0]}
+    graph = {
+        "1": picture(4),
+        "2": {"class_type": "SaveImageKJ", "inputs": inputs},
+        "3": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "other"}},
+        "4": {"class_type": "StringConcatenate", "inputs": {"a": str(tmp_path), "b": "/elsewhere"}},
+    }
+    for _ in range(2):
+        job = fleet.wait(fleet.submit(graph), "succeeded", timeout_s=15)
+        assert sorted((output["node_id"], output["name"]) for output in job["outputs"]) == [
+            *(("2", f"cat_0000{number}_.{ending}") for number in (1, 2) for ending in ("png", "txt")),
+            *(("3", f"other_0000{number}_.png") for number in (1, 2)),
+        ]
+        assert all(content(output) for output in job["outputs"])
+    assert not (tmp_path / "elsewhere").exists()
+
+
 def upload(fleet: Fleet, name: str, data: bytes) -> str:
     answer = requests.post(
         f"{fleet.base_url}/api/v2/assets", files={"file": (name, data)}, data={"file_path": name}, timeout=10

@@ -73,6 +73,20 @@ def test_a_job_runs_on_the_same_instance_with_another_file(ledger: Ledger) -> No
     assert claim.job_id == job_id
 
 
+def test_values_that_are_lists_or_objects_keep_nobody_from_being_judged(ledger: Ledger) -> None:
+    register(ledger, HERE, with_checkpoints("a"))
+    register(ledger, THERE)
+    odd = with_input("ImageInvert", "image", {"__value__": [[1, 2]]})
+    for graph in (odd, with_input("ImageInvert", "image", {"points": [1]}), loading("a")):
+        waiting(ledger, graph, "0" * 64)
+
+    assert Review(ledger).go_on() == []
+
+    with ledger.database.read() as connection:
+        found = {row.catalogues for row in connection.execute(jobs.select())}
+    assert found == {digest_of(ledger, HERE)}
+
+
 def test_a_job_that_every_instance_can_run_has_no_pins(ledger: Ledger) -> None:
     register(ledger, HERE, with_checkpoints("a"))
     job_id = waiting(ledger, loading("a"), "0" * 64)

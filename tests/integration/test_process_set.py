@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -151,6 +153,31 @@ def test_a_place_that_is_not_there_is_a_clear_error(processes: ProcessSet, tmp_p
         processes.start(broken)
 
 
+def test_a_start_that_fails_is_tried_again_and_ends_nothing_else(
+    processes: ProcessSet, tmp_path: Path, said: list[str]
+) -> None:
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    processes.start(replace(_spec(tmp_path, "import sys; sys.exit('no luck')"), log=logs / "it.log"))
+    # As a full disk does, or a table of processes without a free place.
+    logs.rename(tmp_path / "elsewhere")
+    logs.touch()
+    assert _tick_until(processes, lambda: sum("it cannot be started" in line for line in said) == 2), said
+    assert "tried again" in said[-1]
+
+    logs.unlink()
+    assert _tick_until(processes, lambda: any("runs again" in line for line in said)), said
+
+
+def test_a_line_that_cannot_be_said_ends_nothing(processes: ProcessSet, tmp_path: Path) -> None:
+    def report(_line: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    processes.report = report
+    processes.start(_spec(tmp_path, "import sys; sys.exit('no luck')"))
+    assert _tick_until(processes, lambda: processes.children["it"].restarts_in_a_row == 2)
+
+
 @pytest.mark.parametrize(
     ("code", "cause"),
     [
@@ -160,6 +187,11 @@ def test_a_place_that_is_not_there_is_a_clear_error(processes: ProcessSet, tmp_p
             "ModuleNotFoundError: No module named 'nowhere'",
         ),
         ("print('12:00:01 ERROR x: the disk is gone'); print('12:00:02 INFO x: 1 left'); exit(1)", "ERROR x: the disk"),
+        (
+            "class NoTable(Exception): pass\nraise NoTable('relation does not exist\\nLINE 1: SELECT\\n   ^')",
+            "NoTable: relation does not exist",
+        ),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "If nobody did that, memory ran out"),
         ("print('nothing that looks like an error'); exit(1)", "nothing that looks like an error"),
         ("exit(1)", "It said nothing."),
     ],

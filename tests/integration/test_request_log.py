@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 import pytest
 import requests
@@ -102,3 +104,31 @@ def test_a_fault_of_ours_has_a_reference_that_leads_to_its_traceback(served: Ser
     told = [line for line in served.log.splitlines() if f"ref={reference}" in line and "unexpected error" in line]
     assert len(told) == 1
     assert "KeyError" in served.log.partition(told[0])[2]
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        f"GET /x?token={SECRET} and more HTTP/1.1\r\nHost: x\r\n\r\n",
+        f"GET /x HTTP/1.1\r\nHost: x\r\n{SECRET}\r\n\r\n",
+        f"GET /x HTTP/1.1\r\nHost: x\r\n{SECRET} : 1\r\n\r\n",
+        f"{SECRET}\x1b[31m /x HTTP/1.1\r\nHost: x\r\n\r\n",
+        f"GET /x {SECRET}\r\nHost: x\r\n\r\n",
+        (
+            f"POST /generate HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n"
+            f"Content-Type: application/json\r\n\r\nz{SECRET}\r\n"
+        ),
+        f"POST /generate HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: {SECRET}\r\n\r\n",
+    ],
+)
+def test_nothing_of_a_request_that_cannot_be_read_is_logged(served: Served, request_bytes: str) -> None:
+    address = urlsplit(served.url)
+    lines = len(served.log.splitlines())
+    with socket.create_connection((str(address.hostname), int(address.port or 0)), timeout=10) as connection:
+        connection.sendall(request_bytes.encode())
+        assert connection.recv(4096).startswith(b"HTTP/1.1 4")
+
+    said = until(lambda: served.log.splitlines()[lines:], what="a line about it")
+    assert SECRET not in "".join(said)
+    assert "\x1b" not in "".join(said)
+    assert "request" in said[0], "what was wrong is said"

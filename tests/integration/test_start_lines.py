@@ -29,22 +29,41 @@ def refused(fleet: Fleet, *command: str) -> str:
     return lines[0]
 
 
+@pytest.mark.parametrize("command", ["beat", "gpu"])
 @pytest.mark.parametrize(
     ("user_info", "path", "words"),
     [("guest:wr0ngpassw0rd", "/", "ACCESS_REFUSED"), ("guest:guest", "/nowhere", "vhost nowhere not found")],
 )
 def test_a_rabbitmq_that_refuses_us_is_named(
-    tmp_path: Path, shared_rabbitmq: Broker, user_info: str, path: str, words: str
+    tmp_path: Path, shared_rabbitmq: Broker, user_info: str, path: str, words: str, command: str
 ) -> None:
     parts = urlsplit(shared_rabbitmq.url)
     address = parts.netloc.rpartition("@")[2]
     url = urlunsplit(parts._replace(netloc=f"{user_info}@{address}", path=path))
 
-    line = refused(Fleet(tmp_path, broker_url=url), "beat")
+    line = refused(Fleet(tmp_path, broker_url=url), command)
 
     assert "FLEET_BROKER_URL=amqp://guest" in line
     assert words in line
     assert "wr0ngpassw0rd" not in line
+
+
+def test_the_whole_stack_does_not_start_on_a_broker_that_refuses_it(tmp_path: Path, shared_redis: Broker) -> None:
+    url = urlunsplit(urlsplit(shared_redis.url)._replace(path="/9999"))
+    settings = {"broker_url": url, "flower_port": str(free_port())}
+
+    ended = Fleet(tmp_path, **settings).command("up")
+
+    assert ended.returncode == 2, ended
+    assert [line for line in ended.stderr.splitlines() if "FLEET_BROKER_URL=redis://" in line] == [
+        ended.stderr.splitlines()[-1]
+    ]
+    assert not list((tmp_path / "data" / "logs").glob("*")), "no process was started"
+
+
+@pytest.mark.parametrize("url", ["amqp://guest:guest@127.0.0.1:port//", "redis://[::1", "redis://127.0.0.1:99999/0"])
+def test_a_malformed_broker_url_is_refused(tmp_path: Path, url: str) -> None:
+    assert "FLEET_BROKER_URL" in refused(Fleet(tmp_path, broker_url=url), "io")
 
 
 def test_a_redis_database_that_is_not_there_is_named(tmp_path: Path, shared_redis: Broker) -> None:

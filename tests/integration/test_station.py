@@ -12,9 +12,10 @@ from typing import Any, cast
 import pytest
 from sqlalchemy import update
 
-from comfy.session import PromptHandle
+from comfy.history import History
+from comfy.session import PromptHandle, PromptResult
 from core.errors import ComfyOutOfMemory, ComfyUnavailable, LedgerUnavailable, PromptStuck
-from core.job import CANCELING, QUEUED, RUNNING
+from core.job import CANCELING, DELIVERING, QUEUED, RUNNING
 from core.ledger import Ledger
 from core.ledger.claims import Claim
 from core.ledger.instances import UNHEALTHY, InstanceRecord
@@ -26,6 +27,8 @@ from tasks.connection import Connection
 from tasks.handback import HandBack
 from tasks.leases import Leases
 from tasks.line import Line
+from tasks.outcome import Failed
+from tasks.recorder import Recorder
 from tasks.runtime import Runtime
 from tasks.station import Station
 from tests import simulator_process
@@ -85,6 +88,29 @@ def held(ledger: Ledger, *job_ids: str) -> list[str]:
 def on_deck(ledger: Ledger) -> int:
     with ledger.database.read() as connection:
         return int(connection.exec_driver_sql("SELECT count(*) FROM jobs WHERE on_deck").scalar_one())
+
+
+@pytest.mark.parametrize(("part", "method"), [("_durations", "learn"), ("_node_times", "learn")])
+def test_what_is_learned_from_a_job_holds_nobody_up(
+    station: Station,
+    ledger: Ledger,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    part: str,
+    method: str,
+) -> None:
+    def stumble(*_anything: object) -> None:
+        raise AttributeError("nobody thought of this")
+
+    monkeypatch.setattr(getattr(station, part), method, stumble)
+    job_id = job(ledger, 0.1, 40)
+    working = threading.Thread(target=station.work, args=(job_id,), daemon=True)
+    working.start()
+    working.join(20)
+
+    assert not working.is_alive()
+    assert ledger.jobs.get(job_id).status == DELIVERING
+    assert eventually(lambda: "nobody thought of this" in caplog.text), "it is in the log"
 
 
 class TestOnDeck:
@@ -338,3 +364,25 @@ class TestHandBack:
         monkeypatch.setattr("core.ledger.returns.Returns.release_all", release_all)
         with pytest.raises(LedgerUnavailable):
             hand_back.what_waits(lambda _prompt_id: None)
+
+
+class TestRecorder:
+    def test_an_output_that_cannot_be_written_down_ends_its_job(self, postgres_settings: Settings) -> None:
+        """Tried again, it would end likewise, and take up a GPU three times."""
+        runtime = Runtime(postgres_settings, make_app(postgres_settings, "gpu"))
+        instance = come_up(runtime.ledger)
+        claim = claimed(runtime.ledger, NAME)
+        result = PromptResult(
+            prompt_id=claim.prompt_id,
+            outputs=[],
+            history=History(prompt_id=claim.prompt_id, status="success"),
+            started_at_ms=1,
+            finished_at_ms=2,
+            cached_nodes=(),
+        )
+        outcome = Recorder(runtime).record(claim, instance, lambda: result, [("n" * 300, b"\x89PNG\r\n\x1a\n")])
+        assert isinstance(outcome, Failed)
+        job = runtime.ledger.jobs.get(claim.job_id)
+        assert job.status == "failed"
+        assert (job.error or {})["code"] == "invalid_request"
+        runtime.close()

@@ -27,12 +27,20 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "output": [],
         "output_node": True,
     },
+    "LoadImageDataSetFromFolder": {"input": {"required": {"folder": [["cats"], {}]}}, "output": ["IMAGE"]},
+    "GeminiInputFiles": {"input": {"required": {"file": ["COMBO", {"options": ["a.pdf"]}]}}, "output": ["FILES"]},
+    "Several": {
+        "input": {"required": {"images": [["a.png"], {"image_upload": True, "allow_batch": True}]}},
+        "output": [],
+        "output_node": True,
+    },
     "Show": {"input": {"required": {"images": ["IMAGE", {}]}}, "output": [], "output_node": True},
 }
 
 
 def check(class_type: str, **inputs: Any) -> None:
     graph = {
+        "0": {"class_type": "Text", "inputs": {"text": "a link could bring anything"}},
         "1": {"class_type": class_type, "inputs": inputs},
         "2": {"class_type": "Show", "inputs": {"images": ["1", 0]}},
     }
@@ -55,6 +63,14 @@ def check(class_type: str, **inputs: Any) -> None:
         ("Saver", {"output_path": "a/../../x"}),
         ("Reader", {"directory": "../output"}),
         ("Reader", {"directory": "x\\..\\y"}),
+        *(("LoadImageDataSetFromFolder", {"folder": each}) for each in (".", "./.", "3D", "3d/.", ".//", "a/..")),
+        ("LoadImageDataSetFromFolder", {"folder": ["0", 0]}),
+        ("GeminiInputFiles", {"file": ["0", 0]}),
+        ("GeminiInputFiles", {"file": "a.pdf [output]"}),
+        *(
+            ("Several", {"images": {"__value__": ["a.png", each]}})
+            for each in ("../x.png", "x.png [output]", f"{JOB}/0-x.png", "", 5)
+        ),
     ],
 )
 def test_what_is_not_the_jobs_is_refused(class_type: str, inputs: dict[str, Any]) -> None:
@@ -71,6 +87,9 @@ def test_what_is_not_the_jobs_is_refused(class_type: str, inputs: dict[str, Any]
         ("Webcam", {"image": "mine/0"}),
         ("Scene", {"image": {"image": "mine/0", "camera": {"position": [0, 1]}}}),
         ("Listed", {"folder": "cats"}),
+        ("LoadImageDataSetFromFolder", {"folder": "cats/3d"}),
+        ("GeminiInputFiles", {"file": "b.pdf"}),
+        ("Several", {"images": {"__value__": ["a.png", "pasted/b.png", "mine/0"]}}),
         ("Anything", {"value": "/etc/hostname"}),
         ("Saver", {"output_path": "portraits/2026"}),
         ("Saver", {"output_path": "https://example.com/../x"}),

@@ -365,6 +365,15 @@ class TestLogs:
         log.write_text("1 ERROR new\n")
         assert list(watch.news()) == [("io", "1 ERROR new")]
 
+    def test_a_log_that_somebody_removes_is_waited_for(self, tmp_path: Path) -> None:
+        log = tmp_path / "io.log"
+        log.write_text("1 ERROR old\n")
+        watch = LogWatch(tmp_path, ["io"])
+        log.unlink()
+        assert list(watch.news()) == []
+        log.write_text("1 ERROR new\n")
+        assert list(watch.news()) == [("io", "1 ERROR new")]
+
     def test_last_line(self, tmp_path: Path) -> None:
         log = tmp_path / "x.log"
         assert last_line(log) == ""

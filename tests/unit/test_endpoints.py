@@ -58,6 +58,7 @@ def test_an_endpoint_that_has_not_answered_gets_one_upload_and_then_its_share() 
         passage.answered()
 
         assert fill(places, stack, "http://new") == SHARE - 1
+    assert use(places, "http://new", is_well=True), "it has taken no file yet"
     assert not use(places, "http://new", is_well=True)
 
 
@@ -68,6 +69,19 @@ def test_however_many_endpoints_hang_those_that_answer_find_room() -> None:
     with contextlib.ExitStack() as stack:
         for number in range(DOUBTFUL_ROOM):
             assert fill(places, stack, f"http://hole{number}") == 1
+        with pytest.raises(DeliveryFailed, match="enough other uploads are under way"):
+            use(places, "http://hole", is_well=None)
+
+        assert fill(places, stack, "http://good") == ROOM - DOUBTFUL_ROOM
+
+
+@pytest.mark.usefixtures("clock")
+def test_endpoints_that_answer_and_take_nothing_leave_room() -> None:
+    places = Endpoints()
+    assert use(places, "http://good", is_well=True)
+    with contextlib.ExitStack() as stack:
+        for number in range(DOUBTFUL_ROOM):
+            stack.enter_context(places.passage(f"http://hole{number}")).answered()
         with pytest.raises(DeliveryFailed, match="enough other uploads are under way"):
             use(places, "http://hole", is_well=None)
 

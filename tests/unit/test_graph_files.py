@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
 
@@ -34,6 +35,8 @@ UNSAFE = [
     "x.png [output] [input]",
     "x" * 256,
     " ",
+    "a/.. /b.png",
+    "a/... /b.png",
 ]
 
 
@@ -140,3 +143,26 @@ def test_idle_nodes_are_not_checked_but_for_files() -> None:
     idle["c"]["inputs"]["latent"] = "/dev/zero"
     idle["f"]["inputs"]["mode.like"] = "/dev/zero"
     assert list(refused(image_graph() | idle)) == ["c", "f"]
+
+
+def test_whether_a_server_knows_an_ending_depends_on_its_machine() -> None:
+    """Without a system's table of types these are not listed, and load all the same; pictures always are."""
+    catalogue = {
+        "LoadAudio": node({"audio": [["a.mp3"], {"audio_upload": True}]}, ["AUDIO"], module="comfy_extras.nodes_audio"),
+        "LoadVideo": node({"file": [["a.mp4"], {"video_upload": True}]}, ["VIDEO"], module="comfy_extras.nodes_video"),
+        "Show": node({"any": ["*", {}]}, [], saves=True),
+    }
+    for class_type, name, is_sure in (
+        ("LoadAudio", "b.flac", False),
+        ("LoadAudio", "b.ogg", False),
+        ("LoadAudio", "b.mp3", True),
+        ("LoadVideo", "b.mkv", False),
+        ("LoadVideo", "b.mp4", True),
+    ):
+        (input_name,) = catalogue[class_type]["input"]["required"]
+        graph = {
+            "1": {"class_type": class_type, "inputs": {input_name: name}},
+            "2": {"class_type": "Show", "inputs": {"any": ["1", 0]}},
+        }
+        with pytest.raises(InvalidWorkflow) if is_sure else contextlib.nullcontext():
+            check_graph(graph, catalogue)

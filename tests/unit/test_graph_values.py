@@ -37,6 +37,8 @@ SCALE = {"image": ["image", 0], "scale": 1.0, "upscale_method": "area", "crop": 
         ("steps", 11, "value_bigger_than_max"),
         ("steps", 2**63, "value_bigger_than_max"),
         ("mask", "cat", None),
+        ("mask", {"__value__": [[1, 2]]}, None),
+        ("mask", {"a": 1}, None),
         ("keep", "anything", None),
         ("keep", None, None),
         ("upscale_method", "nearest-exact", None),
@@ -53,6 +55,8 @@ def test_literals(name: str, value: Any, error: str | None) -> None:
     graph = with_input("ImageScale", name, value, **{k: v for k, v in SCALE.items() if k != name})
     if error is None:
         check_graph(graph, CATALOGUE)
+        # What is judged again later comes with a set, in which no list can be looked for.
+        check_graph(graph, CATALOGUE, staged_files=frozenset({"a"}))
     else:
         assert first(graph, "n")["type"] == error
 

@@ -85,3 +85,13 @@ def test_too_many_are_refused() -> None:
     many = {str(number): {**node, "inputs": dict(node["inputs"])} for number in range(MAX_REFERENCES + 1)}  # type: ignore[arg-type]
     with pytest.raises(InvalidRequest, match="more than 64"):
         find_references(many, file_kind)
+
+
+def test_several_files_of_one_input() -> None:
+    workflow = graph({"__value__": ["room.png", ID, "https://example.com/a.png"]})
+    first, second = find_references(workflow, file_kind)
+    assert (first.asset, second.url) == (ID, "https://example.com/a.png")
+    first.put("job/0-a.png")
+    second.put("job/1-a.png")
+    assert workflow["7"]["inputs"]["image"] == {"__value__": ["room.png", "job/0-a.png", "job/1-a.png"]}
+    assert find_references(graph({"__value__": [ID]}, "CLIPTextEncode", "text"), file_kind) == []

@@ -158,3 +158,23 @@ def test_a_folder_without_a_prefix_is_somebody_elses() -> None:
     loader = {"1": {"class_type": "LoadImageDataSetFromFolder", "inputs": {"folder": "cats"}}}
     assert for_job(loader, job_id=JOB) == loader
     assert folders_of(loader, job_id=JOB) == {}
+
+
+@pytest.mark.parametrize("folder", ["output", "elsewhere", "/srv/www", "../../x", ["1", 0]])
+def test_a_class_that_makes_a_path_of_its_prefix_gets_its_folder_as_it_is_by_default(folder: Any) -> None:
+    """KJNodes' savers take every other folder for a place of the machine, or leave it alone."""
+    inputs = {"images": ["1", 0], "filename_prefix": "a/cat", "output_folder": folder}
+    graph = {"1": {"class_type": "X", "inputs": {}}, "2": {"class_type": "SaveImageKJ", "inputs": inputs}}
+    rewritten = for_job(graph, job_id=JOB, run_id="r")
+    assert rewritten["2"]["inputs"] == {
+        "images": ["1", 0],
+        "filename_prefix": f"{JOB}/cat",
+        "output_folder": "output",
+    }
+    assert folders_of(rewritten, job_id=JOB) == {"2": JOB}
+
+
+def test_what_comfyui_noted_of_an_earlier_run_is_left_out() -> None:
+    """It believes the hash of a file that stands beside the inputs, and would not look at the file again."""
+    noted = {"1": {"class_type": "LoadImage", "inputs": {"image": "a.png"}, "is_changed": ["0a1b"], "_meta": {}}}
+    assert for_job(noted, job_id=JOB)["1"] == {"class_type": "LoadImage", "inputs": {"image": "a.png"}, "_meta": {}}
