@@ -110,7 +110,7 @@ def _lines(stack: Stack, credentials: str, readiness: Mapping[str, Any]) -> list
     settings = stack.settings
     at = addresses(settings)
     return [
-        f"API      {at.api}{_open_warning(settings)}",
+        f"API      {at.api}   (what it takes: {at.api}/docs){_open_warning(settings)}",
         f"Flower   {at.flower}   {_login(settings, credentials)}",
         *_gpu_lines(stack, readiness),
         f"Broker   {_broker(settings)}",
