@@ -258,7 +258,8 @@ def _framework(error: HTTPException) -> Response:
 
 def _message(error: HTTPException, status: int) -> str:
     if status == 404:
-        return f"There is nothing at {request.path[:200]}."
+        hint = " What there is: /docs." if request.path == "/" else ""
+        return f"There is nothing at {request.path[:200]}.{hint}"
     if status == 405:
         return f"{request.method} is not allowed here."
     return error.description or error.name

@@ -94,8 +94,9 @@ class _RequestLog:
 def _say(environ: WSGIEnvironment, status: int, seconds: float) -> None:
     level = logging.ERROR if status >= 500 else logging.WARNING if status >= 400 else logging.INFO
     path = str(environ.get("PATH_INFO", ""))
-    if level == logging.INFO and path in QUIET_PATHS:
-        level = logging.DEBUG
+    if path in QUIET_PATHS:
+        # That a server is not ready is the answer to the question, and no fault: probes ask every few seconds.
+        level = {logging.INFO: logging.DEBUG, logging.ERROR: logging.INFO}.get(level, level)
     # WSGI has a path as bytes that are written as Latin-1; quoted it has no line breaks.
     shown = quote(path.encode("latin-1", "replace"), safe="/:@!$&'()*+,;=-._~")[:MAX_PATH_CHARS]
     method = quote(str(environ.get("REQUEST_METHOD", "")))[:20]

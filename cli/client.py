@@ -37,6 +37,7 @@ PATIENCE_S = 60.0
 NOT_YET = frozenset({"queue_full", "deployment_not_ready"})
 #: The server has no GPU that could say which graphs it runs; a person should know that at once.
 NOT_READY = "deployment_not_ready"
+HEALTHY = "healthy"
 #: Jobs asked for at once.
 PAGE = 100
 
@@ -106,6 +107,18 @@ class Client:
         except (requests.RequestException, ValueError):
             return None
         return value if isinstance(value, dict) else None
+
+    def unready_gpus(self) -> str:
+        """For people: the states of the server's GPUs where none is healthy; empty where one is, or none is listed."""
+        try:
+            answer = self._session.get(f"{self.base_url}/api/v2/gpus", timeout=READY_TIMEOUT_S)
+        except requests.RequestException:
+            return ""
+        listed = body_of(answer).get("gpus")
+        gpus = [gpu for gpu in listed if isinstance(gpu, dict)] if isinstance(listed, list) else []
+        if any(gpu.get("state") == HEALTHY for gpu in gpus):
+            return ""
+        return ", ".join(f"{gpu.get('name')} is {gpu.get('state')}" for gpu in gpus)
 
     def submit(self, workflow: Mapping[str, Any]) -> Job:
         """Queue a graph in the API format. A full server is asked again for up to `PATIENCE_S`.
@@ -261,21 +274,15 @@ class Client:
         while True:
             answer = self._send("POST", path, prefix=prefix, json=body, headers=headers)
             if code(answer) == NOT_READY:
-                raise ServerUnreachable(
-                    f"{self.base_url} has no GPU that is ready: {words(answer)} {self._gpu_states()}"
-                )
+                # Which they are, as far as the server says; else where to look.
+                states = self.unready_gpus()
+                where = f"{states}; fleet gpus says why." if states else "Does a GPU worker run? See fleet gpus."
+                raise ServerUnreachable(f"{self.base_url} has no GPU that is ready: {words(answer)} {where}")
             pause_s = retry_after_s(answer)
             is_worth_it = answer.status_code in (429, 503) and (has_key or code(answer) in NOT_YET)
             if not is_worth_it or pause_s is None or time.monotonic() + pause_s > give_up_at:
                 return answer
             time.sleep(pause_s)
-
-    def _gpu_states(self) -> str:
-        """Why that is so, as far as the server says; else where to look."""
-        answer = self._session.get(f"{self.base_url}/ready", timeout=READY_TIMEOUT_S)
-        gpus = (body_of(answer).get("instances")) or []
-        said = [f"{gpu.get('name')} is {gpu.get('state')}" for gpu in gpus if isinstance(gpu, dict)]
-        return f"{', '.join(said)}; fleet gpus says why." if said else "Does a GPU worker run? See fleet gpus."
 
     def _send(self, method: str, path: str, *, prefix: str = "/api/v2", **options: Any) -> requests.Response:
         options.setdefault("timeout", TIMEOUT_S)
@@ -301,7 +308,7 @@ def _report(job: Job, on_event: Callable[[Event], None]) -> None:
     """What a poll says, in the words of the stream."""
     if job["status"] not in TERMINAL and job.get("progress"):
         on_event(Event(name="progress", data=job["progress"]))
-    place = {key: job.get(key) for key in ("queue_position", "estimated_wait_ms")}
+    place = {key: job[key] for key in ("queue_position", "estimated_wait_ms") if key in job}
     on_event(Event(name="status", data={"status": job["status"], **place}))
 
 

@@ -12,20 +12,29 @@ from typing import Any, TypeAlias
 from urllib.parse import quote
 
 import click
-from rich.table import Table
-from rich.text import Text
 
 from cli.client import Client, ServerUnreachable
 from cli.commands import Command, json_option, open_client, print_json, server_option
 from cli.exits import EXIT_FAILED, EXIT_OK, EXIT_UNREACHABLE
-from cli.show import Screen, printable, warn
+from cli.show import Screen, warn
+from cli.tables import Heading, print_table
 from core.errors import InvalidRequest
 
 #: A GPU as the API shows it: `name`, `host`, `state`, `reason`, `job_id`, `up_since_ms`, ...
 Gpu: TypeAlias = dict[str, Any]
 
 STYLES = {"healthy": "green", "starting": "", "draining": "yellow", "drained": "yellow"}
-COLUMNS = ("GPU", "state", "kind", "device", "job", "models", "up", "restarts")
+COLUMNS = (
+    Heading("GPU"),
+    Heading("state"),
+    Heading("kind", gives_way=5),
+    Heading("device", gives_way=4, is_cut=True),
+    # Whole, or not there: half an id is of no use.
+    Heading("job", gives_way=1),
+    Heading("models", gives_way=6, is_cut=True),
+    Heading("up", gives_way=2),
+    Heading("restarts", gives_way=3),
+)
 #: States of a GPU that runs nothing, and begins nothing by itself before it has answered again.
 AT_REST = ("drained", "stopped", "unhealthy", "quarantined", "lost")
 POLL_S = 1.0
@@ -65,7 +74,14 @@ def gpus(host: str | None, as_json: bool, server: str | None) -> int:
         where = f"on {host}" if host else "in this fleet"
         screen.line(f"No GPU worker has registered {where}. Start one: fleet up, or fleet gpu.")
     elif screen.is_terminal:
-        screen.console.print(_table(found))
+        reasons = {gpu["name"]: gpu["reason"] or "" for gpu in found}
+        print_table(
+            screen.console,
+            COLUMNS,
+            [_cells(gpu) for gpu in found],
+            style=lambda row: STYLES.get(row[1], "red"),
+            note=lambda row: reasons[row[0]],
+        )
     else:
         for gpu in found:
             screen.line("  ".join([*_cells(gpu), gpu["reason"] or ""]).rstrip())
@@ -242,17 +258,6 @@ def _drained(gpu: Gpu) -> str:
 
 def _restarted(gpu: Gpu) -> str:
     return f"{gpu['name']} restarts {'after job ' + gpu['job_id'] if gpu['job_id'] else 'now'}."
-
-
-def _table(found: Sequence[Gpu]) -> Table:
-    table = Table(*COLUMNS, box=None, header_style="bold")
-    for gpu in found:
-        cells: list[Any] = [printable(cell) for cell in _cells(gpu)]
-        cells[1] = Text(cells[1], style=STYLES.get(gpu["state"], "red"))
-        table.add_row(*cells)
-        if gpu["reason"]:
-            table.add_row("", Text(printable(gpu["reason"]), style="dim"))
-    return table
 
 
 def _cells(gpu: Gpu) -> list[str]:

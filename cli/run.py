@@ -14,7 +14,7 @@ from cli.commands import DEFAULT_FOLDER, json_option, open_client, print_json, s
 from cli.exits import EXIT_OK
 from cli.files import is_file
 from cli.show import Screen
-from cli.submit import explained, see_through
+from cli.submit import check_gpus, explained, see_through
 from cli.task_values import parse_parameters
 from cli.uploads import upload
 from core.errors import InvalidRequest
@@ -48,7 +48,9 @@ def run(template: str, parameters: tuple[str, ...], folder: Path, wait: bool, se
     screen = Screen(json_on_stdout=as_json)
     values = parse_parameters(parameters)
     client = open_client(server)
-    values = _with_uploads(values, _schema(client, template), client, screen)
+    schema = _schema(client, template)
+    check_gpus(client, wait=wait)
+    values = _with_uploads(values, schema, client, screen)
     with explained(screen, as_json=as_json):
         job = client.submit_template(template, values)
     return see_through(client, job, folder, screen, wait=wait, as_json=as_json)

@@ -19,23 +19,30 @@ from rich.progress import (
     TimeElapsedColumn,
     TransferSpeedColumn,
 )
-from rich.table import Column, Table
+from rich.table import Column
 from rich.text import Text
 
 from cli.client import Job
 from cli.download import OnBytes
 from cli.sse import Event
+from cli.tables import Heading, print_table, printable
 
 #: A plain line is due when progress has moved this far, or the node or the status changed.
 PLAIN_STEP = 0.1
 COLORS = {"succeeded": "green", "failed": "red", "expired": "red", "canceled": "yellow", "canceling": "yellow"}
+#: Columns of a list, and which of them give way on a narrow terminal: higher numbers first.
+JOB_COLUMNS = (
+    Heading("id"),
+    Heading("status"),
+    Heading("created (UTC)", gives_way=2),
+    Heading("progress", gives_way=1),
+    Heading("outputs", gives_way=4),
+    Heading("template", gives_way=3),
+)
+#: Characters of a terminal from which on a bar may be long.
+WIDE = 100
 #: The same in the words of tasks.
 TASK_COLORS = {"completed": "green", "failed": "red", "timeout": "red", "cancelled": "yellow"}
-
-
-def printable(text: object) -> str:
-    """Text from elsewhere without control characters, which could rewrite the terminal."""
-    return "".join(char if char.isprintable() or char in "\n\t" else "�" for char in str(text))
 
 
 class Screen:
@@ -97,21 +104,24 @@ class JobProgress:
 
     def _on_status(self, status: str, data: Mapping[str, Any]) -> None:
         place = describe_place(data) if status == "queued" else ""
-        words = f"{status} ({place})" if place else status
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, description=printable(words))
-            if status == "succeeded":
+            self._bar.update(self._task, description=printable(status))
+            if status == "queued":
+                self._bar.update(self._task, detail=place)
+            elif status == "succeeded":
                 self._bar.update(self._task, completed=1.0, detail="")
         elif (status, data.get("queue_position")) != self._said:
-            self._screen.line(words)
+            self._screen.line(f"{status} ({place})" if place else status)
         self._said = (status, data.get("queue_position"))
 
     def _on_progress(self, data: Mapping[str, Any]) -> None:
-        value, detail, node = float(data.get("value") or 0), describe_progress(data), str(data.get("current_node"))
+        value, node = float(data.get("value") or 0), str(data.get("current_node"))
         if self._bar is not None and self._task is not None:
+            # The end of the line is lost on a narrow terminal: what matters most stands first.
+            detail = ", ".join(filter(None, (_time_left(data), _work(data))))
             self._bar.update(self._task, completed=value, detail=printable(detail))
         elif node != self._node or value - self._said_value >= PLAIN_STEP:
-            self._screen.line(f"{value:4.0%}  {detail}")
+            self._screen.line(f"{value:4.0%}  {describe_progress(data)}")
             self._said_value = value
             self._node = node
 
@@ -122,7 +132,9 @@ def describe_place(data: Mapping[str, Any]) -> str:
     if not position:
         return ""
     wait = f", begins in about {about(wait_ms / 1000)}" if isinstance(wait_ms, (int, float)) else ""
-    return f"place {position} in the queue{wait}"
+    # Null, and not merely left out as by other servers: none that could run it is healthy.
+    is_stranded = "estimated_wait_ms" in data and wait_ms is None
+    return f"place {position} in the queue{', no GPU is ready for it' if is_stranded else wait}"
 
 
 def about(seconds: float) -> str:
@@ -136,6 +148,10 @@ def about(seconds: float) -> str:
 
 def describe_progress(data: Mapping[str, Any]) -> str:
     """For people: `KSampler (node 3), step 9/20, 4 of 7 nodes done, about 12 s left`."""
+    return ", ".join(filter(None, (_work(data), _time_left(data))))
+
+
+def _work(data: Mapping[str, Any]) -> str:
     parts = []
     if data.get("current_node"):
         parts.append(f"{data.get('current_node_class') or 'node'} (node {data['current_node']})")
@@ -143,9 +159,12 @@ def describe_progress(data: Mapping[str, Any]) -> str:
         parts.append(f"step {data.get('step') or 0}/{data['steps']}")
     if data.get("nodes_total"):
         parts.append(f"{data.get('nodes_done') or 0} of {data['nodes_total']} nodes done")
-    if isinstance(data.get("remaining_s"), (int, float)):
-        parts.append(f"about {about(data['remaining_s'])} left")
     return ", ".join(parts)
+
+
+def _time_left(data: Mapping[str, Any]) -> str:
+    left_s = data.get("remaining_s")
+    return f"about {about(left_s)} left" if isinstance(left_s, (int, float)) else ""
 
 
 def describe_job(screen: Screen, job: Job) -> None:
@@ -217,33 +236,36 @@ def list_jobs(screen: Screen, jobs: list[Job]) -> None:
         for row in rows:
             print("\t".join(printable(cell) for cell in row))
         return
-    # Whatever the terminal's width, an id is there whole: it is what every other command takes.
-    table = Table(Column("id", no_wrap=True, min_width=36), *HEADINGS[1:], box=None, pad_edge=False)
-    for row in rows:
-        table.add_row(*(Text(printable(cell)) for cell in row), style=COLORS.get(row[1], ""))
-    screen.console.print(table)
-
-
-HEADINGS = ("id", "status", "created", "progress", "outputs", "template")
+    # To the second, so that there is room for it in 80 columns.
+    seen = [(*row[:2], row[2][:19].replace("T", " "), *row[3:]) for row in rows]
+    print_table(screen.console, JOB_COLUMNS, seen, style=lambda row: COLORS.get(row[1], ""))
 
 
 def _row(job: Job) -> tuple[str, ...]:
     progress = job.get("progress") or {}
     percent = f"{float(progress.get('value') or 0):.0%}" if progress else "-"
+    if job["status"] == "succeeded":
+        # What ComfyUI served from its cache was over before it had any progress.
+        percent = "100%"
     created = str(job.get("created_at") or job.get("create_time") or "-")
     count = str(len(job.get("outputs") or []))
     return str(job["id"]), str(job["status"]), created, percent, count, str(job.get("template") or "-")
 
 
 def _bar(console: Console) -> Progress:
+    def whole() -> Column:
+        return Column(no_wrap=True)
+
     return Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=30),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[detail]}", markup=False),
-        TimeElapsedColumn(),
+        SpinnerColumn(table_column=whole()),
+        TextColumn("{task.description}", markup=False, table_column=whole()),
+        BarColumn(bar_width=30 if console.width >= WIDE else 10, table_column=whole()),
+        TaskProgressColumn(table_column=whole()),
+        TimeElapsedColumn(table_column=whole()),
+        # This alone gives way on a narrow terminal.
+        TextColumn("{task.fields[detail]}", markup=False, table_column=Column(ratio=1, no_wrap=True)),
         console=console,
+        expand=True,
     )
 
 

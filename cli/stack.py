@@ -149,7 +149,8 @@ class Stack:
         left = self.processes.wait(names, until=lambda: time.monotonic() > started_at + HINT_AFTER_S)
         if left:
             grace_s = self.settings.drain_grace_s + GIVE_BACK_S
-            self._report(f"Waiting up to {grace_s:.0f} s for {', '.join(left)}; Ctrl-C again does not wait.")
+            again = " again" if asked_before else ""
+            self._report(f"Waiting up to {grace_s:.0f} s for {', '.join(left)} to end; Ctrl-C{again} does not wait.")
             self.processes.wait(
                 left, until=lambda: stop.count > asked_before or time.monotonic() > started_at + grace_s
             )

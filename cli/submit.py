@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from cli.client import Client, Job, RequestRefused
+from cli.client import Client, Job, RequestRefused, ServerUnreachable
 from cli.commands import (
     DEFAULT_FOLDER,
     follow,
@@ -21,7 +21,8 @@ from cli.commands import (
 )
 from cli.exits import EXIT_OK, exit_status_of
 from cli.files import is_file, result_file
-from cli.show import Screen, describe_refusal, printable
+from cli.show import Screen, describe_refusal, warn
+from cli.tables import printable
 from cli.task_client import TaskClient
 from cli.task_values import (
     FLAGS,
@@ -106,11 +107,27 @@ def _run_graph(file: Any, folder: Path, server: str | None, *, wait: bool, uploa
     screen = Screen(json_on_stdout=as_json)
     client = open_client(server)
     workflow = read_workflow(file.read(), file.name)
+    check_gpus(client, wait=wait)
     if upload:
         workflow = with_uploads(workflow, Path(file.name).parent, client, screen)
     with explained(screen, as_json=as_json):
         job = client.submit(workflow)
     return see_through(client, job, folder, screen, wait=wait, as_json=as_json)
+
+
+def check_gpus(client: Client, *, wait: bool) -> None:
+    """Say before a job is queued that no GPU would take it.
+
+    Raises: ServerUnreachable - none is ready, and the job would be waited for.
+    """
+    states = client.unready_gpus()
+    if states and wait:
+        raise ServerUnreachable(
+            f"{client.base_url} has no GPU that is ready: {states}; fleet gpus says why. Nothing was queued; with "
+            "--no-wait the job is, and waits."
+        )
+    if states:
+        warn(f"No GPU is ready: {states}; fleet gpus says why. The job waits.")
 
 
 def see_through(client: Client, job: Job, folder: Path, screen: Screen, *, wait: bool, as_json: bool) -> int:

@@ -14,7 +14,8 @@ from cli.commands import json_option, open_client, print_json, server_option
 from cli.exits import EXIT_FAILED, EXIT_OK
 from cli.files import result_file
 from cli.job_ids import whole_id, whole_path
-from cli.show import Screen, describe_task, printable, warn
+from cli.show import Screen, describe_task, warn
+from cli.tables import printable
 from cli.task_client import ENDED, Task, TaskClient, file_paths
 from core.errors import InvalidBody, InvalidRequest
 from core.strict_json import loads

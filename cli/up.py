@@ -17,8 +17,9 @@ from cli.data_dir import make_data_dir
 from cli.log_watch import LogWatch
 from cli.needs import broker_advice
 from cli.processes import TICK_S, StopSignals
-from cli.show import Screen, printable
+from cli.show import Screen
 from cli.stack import Stack, addresses, first_key
+from cli.tables import printable
 from comfy.spec import InstanceSpec
 from core.errors import FleetError
 from core.ledger import Ledger
@@ -109,7 +110,7 @@ def _lines(stack: Stack, credentials: str, readiness: Mapping[str, Any]) -> list
     settings = stack.settings
     at = addresses(settings)
     return [
-        f"API      {at.api}{_open_warning(settings)}",
+        f"API      {at.api}   (what it takes: {at.api}/docs){_open_warning(settings)}",
         f"Flower   {at.flower}   {_login(settings, credentials)}",
         *_gpu_lines(stack, readiness),
         f"Broker   {_broker(settings)}",

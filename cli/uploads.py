@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +46,14 @@ def with_uploads(graph: Mapping[str, Any], folder: Path, client: Client, screen:
       folder: where names are looked up that begin with no slash: the graph's own folder.
     """
     nodes = dict(graph)
-    assets: dict[Path, str] = {}
+    assets: dict[tuple[Path, str], str] = {}
     for node_id, name, file in local_files(graph, folder):
-        if file not in assets:
-            assets[file] = str(upload(client, file, screen)["id"])
+        # Behind a link's name too it is the same file, unless a loader would see another ending.
+        same = (file.resolve(), file.suffix.lower())
+        if same not in assets:
+            assets[same] = str(upload(client, file, screen)["id"])
             screen.line(f"Uploaded {file} for node {node_id} ({graph[node_id]['class_type']}.{name})")
-        tagged = {"__type": ASSET_TAG, "info": {"id": assets[file]}}
+        tagged = {"__type": ASSET_TAG, "info": {"id": assets[same]}}
         node = nodes[node_id]
         nodes[node_id] = {**node, "inputs": {**node["inputs"], name: tagged}}
     return nodes
@@ -72,5 +75,8 @@ def _named(value: str, folder: Path) -> Path | None:
     # The editor writes "photo.png [input]" for what lies in a folder of ComfyUI's own.
     if Path(value).suffix.lower() not in EXTENSIONS or "\0" in value:
         return None
-    file = (folder / Path(value).expanduser()).resolve()
+    file = folder / value
+    # It fails where there is no such user: then the tilde is a letter like any other.
+    with suppress(RuntimeError):
+        file = folder / Path(value).expanduser()
     return file if is_file(file) else None

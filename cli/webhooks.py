@@ -8,17 +8,25 @@ from typing import Any, TextIO
 from urllib.parse import quote
 
 import click
-from rich.table import Table
-from rich.text import Text
 
 from cli.client import Client, RequestRefused, ServerUnreachable
 from cli.commands import json_option, open_client, print_json, server_option
 from cli.exits import EXIT_OK, EXIT_USAGE
 from cli.job_ids import whole_id
-from cli.show import Screen, printable, warn
+from cli.show import Screen, warn
+from cli.tables import Heading, print_table, printable
 
 STYLES = {"delivered": "green", "dead": "red", "sending": "yellow", "pending": ""}
-COLUMNS = ("id", "state", "event", "job", "tries", "next try", "last error", "url")
+COLUMNS = (
+    Heading("id"),
+    Heading("state"),
+    Heading("event", gives_way=1),
+    Heading("job", gives_way=5),
+    Heading("tries", gives_way=3),
+    Heading("next try", gives_way=4),
+    Heading("last error", gives_way=2, is_cut=True),
+    Heading("url", gives_way=6, is_cut=True),
+)
 #: What the server gives at once.
 PAGE = 100
 _PATH = "/webhooks/deliveries"
@@ -155,10 +163,7 @@ def _list(screen: Screen, found: list[Delivery]) -> None:
         for row in rows:
             click.echo("\t".join(printable(cell) for cell in row))
         return
-    table = Table(*COLUMNS, box=None, pad_edge=False)
-    for row in rows:
-        table.add_row(*(Text(printable(cell)) for cell in row), style=STYLES.get(row[1], ""))
-    screen.console.print(table)
+    print_table(screen.console, COLUMNS, rows, style=lambda row: STYLES.get(row[1], ""))
 
 
 def _row(delivery: Delivery) -> tuple[str, ...]:

@@ -13,7 +13,8 @@ import click
 from cli.client import Client, ServerUnreachable
 from cli.commands import json_option, open_client, server_option
 from cli.exits import EXIT_FAILED, EXIT_OK
-from cli.show import printable, warn
+from cli.show import warn
+from cli.tables import printable
 from core.errors import ConfigurationError, InvalidBody, InvalidRequest
 from core.strict_json import loads
 from workflows.graph import parse_graph

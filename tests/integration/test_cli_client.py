@@ -60,7 +60,9 @@ class Script:
         self.replies[what] = list(replies)
 
     def answer(self, what: str, headers: dict[str, str], body: bytes) -> Reply:
-        self.requests.append((what, headers, body))
+        # Whether there is a GPU may be asked before what matters, any number of times.
+        if what != "GET /api/v2/gpus":
+            self.requests.append((what, headers, body))
         replies = self.replies.get(what.partition("?")[0], [_error(404, "not_found", "No such thing.")])
         return replies.pop(0) if len(replies) > 1 else replies[0]
 
@@ -137,6 +139,23 @@ def test_json_stands_alone_on_stdout(server: Script, capsys: pytest.CaptureFixtu
     assert job["status"] == "succeeded"
     assert job["saved"] == ["there/job-12345678/demo_1.png"]
     assert "Saved there/job-12345678/demo_1.png" in err
+
+
+@pytest.mark.parametrize(
+    "gpus",
+    [
+        _error(404, "not_found", "No such thing."),
+        (200, {}, b"ok"),
+        _json([]),
+        _json({"gpus": {"a": 1}}),
+        _json({"gpus": [7]}),
+        _json({"gpus": []}, 503),
+        _json({"gpus": [{"name": "a", "state": "lost"}, {"name": "b", "state": "healthy"}]}, 503),
+    ],
+)
+def test_a_server_that_names_no_gpu_that_is_not_ready_is_just_asked(server: Script, gpus: Reply) -> None:
+    server.on("GET /api/v2/gpus", gpus)
+    assert run(["submit", "graph.json"]) == 0
 
 
 def test_no_wait_returns_when_queued(server: Script, capsys: pytest.CaptureFixture[str]) -> None:
@@ -367,7 +386,7 @@ def test_list_is_tab_separated_off_a_terminal(server: Script, capsys: pytest.Cap
     assert run(["list", "--status", "queued,succeeded", "--limit", "2"]) == 0
     assert server.requests[0][0] == "GET /api/v2/jobs?status=queued%2Csucceeded&limit=2"
     assert capsys.readouterr().out.splitlines() == [
-        "job-12345678\tsucceeded\t2026-01-01T00:00:00Z\t-\t1\t-",
+        "job-12345678\tsucceeded\t2026-01-01T00:00:00Z\t100%\t1\t-",
         "job-12345678\tqueued\t2026-01-01T00:00:00Z\t-\t0\ttile",
     ]
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 import cli.client
 from cli.main import run
-from tests.integration.api_fixtures import GRAPH, Api, running_api, settings_for
+from tests.integration.api_fixtures import GRAPH, INSTANCE, Api, running_api, settings_for
 from workflows.template_files import SIDECAR_SUFFIX
 
 TILE = {
@@ -120,6 +120,28 @@ def test_submit_uploads_the_files_that_loaders_name_once_each(
     assert found["3"]["inputs"]["filename_prefix"] == "photo.png", "a text is no file"
 
 
+@pytest.mark.parametrize(
+    "name", ["loop.png", "~nobody-of-that-name/photo.png", "folder.png", "x" * 300 + ".png", "\0.png"]
+)
+def test_a_name_that_leads_to_no_file_is_left_to_the_server(
+    api: Api, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("loop.png").symlink_to("loop.png")
+    Path("folder.png").mkdir()
+    Path("mine.json").write_text(json.dumps({**GRAPH, "9": {"class_type": "LoadImage", "inputs": {"image": name}}}))
+    assert run(["submit", "mine.json", "--no-wait"]) in (0, 2)
+    assert "Uploaded" not in "".join(capsys.readouterr())
+
+
+def test_a_file_behind_a_link_has_the_name_in_the_graph(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("photo.png").rename("4f1c")
+    Path("photo.png").symlink_to("4f1c")
+    graph = {**GRAPH, "9": {"class_type": "LoadImage", "inputs": {"image": "photo.png"}}}
+    Path("mine.json").write_text(json.dumps(graph))
+    assert run(["submit", "mine.json", "--no-wait", "--json"]) == 0
+    assert graph_of(api, answered(capsys)["id"])["9"]["inputs"]["image"].endswith("photo.png")
+
+
 def test_nothing_is_uploaded_when_told_so(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
     graph = {**GRAPH, "9": {"class_type": "LoadImage", "inputs": {"image": "photo.png"}}}
     Path("mine.json").write_text(json.dumps(graph))
@@ -206,3 +228,27 @@ def test_without_a_gpu_it_is_said_at_once(
     err = capsys.readouterr().err
     assert "no GPU that is ready" in err
     assert "fleet gpus" in err
+
+
+@pytest.mark.parametrize("state", ["drained", "starting", "quarantined", "lost", "unhealthy", "disk_full"])
+def test_without_a_ready_gpu_nothing_is_queued_to_be_waited_for(
+    state: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "graph.json").write_text(json.dumps(GRAPH))
+    with running_api(settings_for(tmp_path / "api")) as api:
+        monkeypatch.setenv("COMFY_BASE_URL", api.url)
+        api.worker.come_up()
+        api.ledger.instances.heartbeat(
+            INSTANCE, worker="w", state=state, reason="So it is.", is_drained=state == "drained", restarts=0
+        )
+        for command in (["submit", str(tmp_path / "graph.json")], ["run", "text2image", "-p", "prompt=a lighthouse"]):
+            assert run(command) == 4
+            err = capsys.readouterr().err
+            assert f"no GPU that is ready: {INSTANCE} is {state}; fleet gpus says why" in err
+            assert "--no-wait" in err
+        assert api.get("/api/v2/jobs").json()["jobs"] == []
+
+        assert run(["submit", str(tmp_path / "graph.json"), "--no-wait", "--json"]) == 0
+        out, err = capsys.readouterr()
+        assert json.loads(out)["status"] == "queued"
+        assert f"{INSTANCE} is {state}" in err

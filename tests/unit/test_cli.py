@@ -21,9 +21,10 @@ from cli.files import Draft, result_file
 from cli.log_watch import LogWatch
 from cli.main import COMMANDS, fleet, run
 from cli.processes import describe_end, last_line
-from cli.show import JobProgress, Screen, describe_job, describe_progress, describe_refusal, printable
+from cli.show import JobProgress, Screen, describe_job, describe_place, describe_progress, describe_refusal
 from cli.sse import Event, read_events
 from cli.stack import addresses, check_ports, child_environment
+from cli.tables import printable
 from cli.task_values import local_image, names_for, parse_parameters, read_workflow
 from core.errors import ConfigurationError, InvalidRequest
 from core.settings import Settings
@@ -253,6 +254,13 @@ class TestPlainOutput:
             "KSampler (node 3), step 9/20, 4 of 7 nodes done"
         )
         assert describe_progress({"value": 0.5}) == ""
+
+    def test_a_job_that_no_healthy_gpu_can_run_is_said_to_wait_for_one(self) -> None:
+        place = {"queue_position": 1}
+        assert describe_place({**place, "estimated_wait_ms": None}) == "place 1 in the queue, no GPU is ready for it"
+        assert describe_place({**place, "estimated_wait_ms": 900}) == "place 1 in the queue, begins in about 1 s"
+        assert describe_place(place) == "place 1 in the queue", "a server that estimates nothing"
+        assert describe_place({"queue_position": None, "estimated_wait_ms": None}) == ""
 
     def test_text_of_others_cannot_steer_the_terminal(self) -> None:
         assert printable("a\x1b[2Jb\x07\tc\nd") == "a�[2Jb�\tc\nd"

@@ -25,14 +25,18 @@ def make_app(level: Level) -> Flask:
     def health() -> str:
         return "well"
 
+    @app.get("/ready")
+    def ready() -> tuple[str, int]:
+        return "not ready", 503
+
     return app
 
 
 @pytest.mark.parametrize(
     ("level", "lines"),
     [
-        ("debug", ["INFO /200", "WARNING /404", "ERROR /503", "DEBUG /health"]),
-        ("info", ["INFO /200", "WARNING /404", "ERROR /503"]),
+        ("debug", ["INFO /200", "WARNING /404", "ERROR /503", "DEBUG /health", "INFO /ready"]),
+        ("info", ["INFO /200", "WARNING /404", "ERROR /503", "INFO /ready"]),
         ("warning", ["WARNING /404", "ERROR /503"]),
         ("error", ["ERROR /503"]),
         ("off", []),
@@ -42,7 +46,7 @@ def test_the_setting_says_which_lines_there_are(
     level: Level, lines: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     client = make_app(level).test_client()
-    for path in ("/200", "/404", "/503", "/health"):
+    for path in ("/200", "/404", "/503", "/health", "/ready"):
         client.get(path).close()
 
     said = [record for record in caplog.records if record.name == "fleet.requests"]
