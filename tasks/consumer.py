@@ -7,6 +7,7 @@ has no such place. The log has one line for each, without the body.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,10 @@ from tasks.inbound import TASKS_OF, Refused, admit, admit_command
 
 log = logging.getLogger(__name__)
 
+#: A connection that fails so soon after another one is not followed by the next at once.
+SOON_S = 5.0
+REST_S = 1.0
+
 
 class FleetConsumer(Consumer):
     """Celery's consumer, which messages of others do not end."""
@@ -27,6 +32,21 @@ class FleetConsumer(Consumer):
     app: Any
     strategies: dict[str, Any]
     connection_errors: tuple[type[Exception], ...]
+    _failed_at_s = float("-inf")
+
+    def on_connection_error_before_connected(self, exc: Exception) -> None:
+        super().on_connection_error_before_connected(exc)
+        self._rest()
+
+    def on_connection_error_after_connected(self, exc: Exception) -> None:
+        super().on_connection_error_after_connected(exc)
+        self._rest()
+
+    def _rest(self) -> None:
+        """A broker that takes connections and refuses what we ask of them is not asked hundreds of times a second."""
+        if time.monotonic() - self._failed_at_s < SOON_S:
+            time.sleep(REST_S)
+        self._failed_at_s = time.monotonic()
 
     def create_task_handler(self, *arguments: Any, **options: Any) -> Callable[[Message], None]:
         handle = super().create_task_handler(*arguments, **options)

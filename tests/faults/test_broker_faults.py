@@ -5,10 +5,12 @@ from __future__ import annotations
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import redis
+import requests
 
 from tests.fleet import ALL, Fleet, until, work
 
@@ -69,3 +71,35 @@ def test_every_job_ends_when_the_broker_forgets_everything(fleet: Fleet) -> None
     fleet.start("broker")
     for job_id in job_ids:
         fleet.wait(job_id, "succeeded", timeout_s=60)
+
+
+def refusing(client: redis.Redis, is_on: bool) -> None:
+    """Have it take no writes, as one does that lost its replicas, or whose memory or disk is full."""
+    client.config_set("min-replicas-to-write", "3" if is_on else "0")
+
+
+def replicating(client: redis.Redis, is_on: bool) -> None:
+    """Make it another server's replica, as a failover does, or no longer."""
+    client.replicaof(*(("127.0.0.1", "1") if is_on else ("NO", "ONE")))
+
+
+@pytest.mark.parametrize("switch", [refusing, replicating])
+def test_nothing_ends_while_the_broker_takes_no_writes(
+    fleet: Fleet, switch: Callable[[redis.Redis, bool], None]
+) -> None:
+    job_id = fleet.submit(work(5.0, seed=30))
+    fleet.wait(job_id, "running")
+    with redis.Redis(unix_socket_path=str(fleet.data_dir / "broker.sock")) as client:
+        switch(client, True)
+        waiting = [timed_submit(fleet, seed) for seed in (31, 32)]
+        time.sleep(4.0)
+        answer = requests.get(f"{fleet.base_url}/ready", timeout=5)
+        assert (answer.status_code, answer.json()["broker"]["ok"]) == (503, False)
+        switch(client, False)
+
+    assert fleet.wait(job_id, "succeeded", timeout_s=60)["attempt"] == 1
+    for other, seconds in waiting:
+        assert seconds < 3.0
+        fleet.wait(other, "succeeded", timeout_s=60)
+    fleet.ready(gpus=1)
+    assert [name for name, process in fleet.processes.items() if process.poll() is not None] == []
