@@ -6,7 +6,6 @@ from typing import Any
 
 from flask import Blueprint, Response
 from kombu import Connection
-from kombu.exceptions import OperationalError
 
 from api import answers
 from api.auth import Guard
@@ -15,6 +14,7 @@ from api.fresh import Fresh
 from api.openapi import SERVER, Described
 from api.patience import at_most
 from core.background import Life, lives
+from core.broker_errors import broker_errors
 from core.broker_kind import BrokerKind
 from core.errors import BrokerUnavailable, FleetError, LedgerUnavailable
 from core.ledger import Ledger
@@ -145,11 +145,18 @@ def _connect_once(settings: Settings) -> None:
     else:
         options |= {"connect_timeout": CHECK_S, "read_timeout": CHECK_S, "write_timeout": CHECK_S}
     connection = Connection(url, connect_timeout=CHECK_S, transport_options=options)
-    errors: tuple[type[BaseException], ...] = (*connection.recoverable_connection_errors, OperationalError, OSError)
+    errors = broker_errors(url)
     try:
         # Not `Connection.connect`, which tries twice with a pause; a Redis channel says PING when it is made.
         transport = connection.transport
-        transport.close_connection(transport.establish_connection())
+        link = transport.establish_connection()
+        try:
+            if BrokerKind.of(url) is BrokerKind.REDIS:
+                # One that is a replica now, or whose memory or disk is full, answers and takes no message.
+                channel: Any = transport.create_channel(link)
+                channel.client.set(f"{settings.broker_namespace}:written", 1, ex=60)
+        finally:
+            transport.close_connection(link)
     except errors as exc:
         raise BrokerUnavailable(f"The broker does not answer ({type(exc).__name__}).") from exc
     finally:

@@ -104,7 +104,9 @@ def _common(settings: Settings) -> dict[str, Any]:
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
         "broker_heartbeat": 30,
-        "broker_channel_error_retry": False,
+        # On Redis that is a server that takes no writes: after a failover, with its memory or its disk full, short of
+        # replicas. It may pass, as a lost connection does. On RabbitMQ it is a mistake, or a message held for too long.
+        "broker_channel_error_retry": BrokerKind.of(settings.transport_url) is BrokerKind.REDIS,
         "enable_utc": True,
         "timezone": "UTC",
     }

@@ -22,8 +22,9 @@ from tasks.wrong_keys import is_wrong_type, mend_keys, said
 
 log = logging.getLogger(__name__)
 
-#: Between two tries on a Redis that refuses commands.
-REFUSED_REST_S = 1.0
+#: A connection that fails so soon after another one is not followed by the next at once.
+SOON_S = 5.0
+REST_S = 1.0
 
 
 class FleetConsumer(Consumer):
@@ -34,6 +35,7 @@ class FleetConsumer(Consumer):
     strategies: dict[str, Any]
     connection: Any
     connection_errors: tuple[type[Exception], ...]
+    _failed_at_s = float("-inf")
 
     def create_task_handler(self, *arguments: Any, **options: Any) -> Callable[[Message], None]:
         handle = super().create_task_handler(*arguments, **options)
@@ -54,20 +56,27 @@ class FleetConsumer(Consumer):
 
     def on_connection_error_before_connected(self, exc: Exception) -> None:
         """No connection could be made; it is tried again."""
-        super().on_connection_error_before_connected(self._rested(exc))
+        super().on_connection_error_before_connected(self._mended(exc))
+        self._rest()
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
         """The connection is of no use any more; another one is made."""
-        super().on_connection_error_after_connected(self._rested(exc))
+        super().on_connection_error_after_connected(self._mended(exc))
+        self._rest()
 
-    def _rested(self, exc: Exception) -> Exception:
+    def _mended(self, exc: Exception) -> Exception:
         """After a Redis has refused a command: what to log, once the next one may be otherwise."""
         if not isinstance(exc, ResponseError):
             return exc
         if is_wrong_type(exc) and self.connection:
             self._mend_keys()
-        time.sleep(REFUSED_REST_S)
         return type(exc)(said(exc))
+
+    def _rest(self) -> None:
+        """A broker that takes connections and refuses what we ask of them is not asked hundreds of times a second."""
+        if time.monotonic() - self._failed_at_s < SOON_S:
+            time.sleep(REST_S)
+        self._failed_at_s = time.monotonic()
 
     def _mend_keys(self) -> None:
         queues = self.app.amqp.queues

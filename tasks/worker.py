@@ -144,8 +144,8 @@ class GateStep(bootsteps.StartStopStep):
     requires = ("celery.worker.consumer.tasks:Tasks",)
 
     def start(self, parent: Any) -> None:
+        # Not at once: until Celery's loop runs it has no place for messages, and one that comes then would end it.
         self._timer = parent.timer.call_repeatedly(GATE_S, self._look, (parent,))
-        self._look(parent)
 
     def stop(self, _parent: Any) -> None:
         self._timer.cancel()

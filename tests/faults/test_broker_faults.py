@@ -5,11 +5,12 @@ from __future__ import annotations
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import redis
+import requests
 
 from core.settings import Settings
 from tests.fleet import ALL, Fleet, until, work
@@ -73,22 +74,39 @@ def test_every_job_ends_when_the_broker_forgets_everything(fleet: Fleet) -> None
         fleet.wait(job_id, "succeeded", timeout_s=60)
 
 
-@pytest.mark.parametrize("how", ["a replica", "without enough replicas", "full"])
-def test_a_broker_that_takes_no_writes_for_a_while_ends_nobody(fleet: Fleet, how: str) -> None:
-    begin, end = {
-        "a replica": ("REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE"),
-        "without enough replicas": ("CONFIG SET min-replicas-to-write 1", "CONFIG SET min-replicas-to-write 0"),
-        "full": ("CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0"),
-    }[how]
-    pids = {name: process.pid for name, process in fleet.processes.items()}
-    socket = Settings(data_dir=fleet.data_dir).embedded_broker_socket
-    with redis.Redis(unix_socket_path=str(socket)) as client:
-        client.execute_command(*begin.split())
-        job_id, seconds = timed_submit(fleet, 300)
-        time.sleep(4.0)
-        client.execute_command(*end.split())
+def refusing(client: redis.Redis, is_on: bool) -> None:
+    """Have it take no writes, as one does that lost its replicas, or whose memory or disk is full."""
+    client.config_set("min-replicas-to-write", "3" if is_on else "0")
 
-    assert seconds < 3.0
-    fleet.wait(job_id, "succeeded", timeout_s=40)
-    assert {name: process.pid for name, process in fleet.processes.items() if process.poll() is None} == pids
+
+def replicating(client: redis.Redis, is_on: bool) -> None:
+    """Make it another server's replica, as a failover does, or no longer."""
+    client.replicaof(*(("127.0.0.1", "1") if is_on else ("NO", "ONE")))
+
+
+def filled(client: redis.Redis, is_on: bool) -> None:
+    """Let its memory be full, or have room again."""
+    client.config_set("maxmemory", "1" if is_on else "0")
+
+
+@pytest.mark.parametrize("switch", [refusing, replicating, filled])
+def test_nothing_ends_while_the_broker_takes_no_writes(
+    fleet: Fleet, switch: Callable[[redis.Redis, bool], None]
+) -> None:
+    job_id = fleet.submit(work(5.0, seed=30))
+    fleet.wait(job_id, "running")
+    with redis.Redis(unix_socket_path=str(Settings(data_dir=fleet.data_dir).embedded_broker_socket)) as client:
+        switch(client, True)
+        waiting = [timed_submit(fleet, seed) for seed in (31, 32)]
+        time.sleep(4.0)
+        answer = requests.get(f"{fleet.base_url}/ready", timeout=5)
+        assert (answer.status_code, answer.json()["broker"]["ok"]) == (503, False)
+        switch(client, False)
+
+    assert fleet.wait(job_id, "succeeded", timeout_s=60)["attempt"] == 1
+    for other, seconds in waiting:
+        assert seconds < 3.0
+        fleet.wait(other, "succeeded", timeout_s=60)
+    fleet.ready(gpus=1)
+    assert [name for name, process in fleet.processes.items() if process.poll() is not None] == []
     assert "Traceback" not in fleet.log("beat")

@@ -44,7 +44,7 @@ from tests.integration.api_fixtures import running_api
 from tests.ledger_moves import claimed, submit, succeeded
 from tests.own_servers import OwnValkey
 from tests.receivers import receiving
-from tests.services import eventually, make_settings
+from tests.services import Broker, eventually, make_settings
 
 
 @pytest.fixture(autouse=True)
@@ -328,6 +328,15 @@ def test_ready_shows_them(sqlite_settings: Settings) -> None:
         assert eventually(lambda: failing.life.failures == 0)
         failing.end()
         assert eventually(lambda: not [loop for loop in api.get("/ready").json()["loops"] if loop["name"] == "fails"])
+
+
+def test_ready_tells_of_a_broker_that_refuses_us(sqlite_settings: Settings, shared_rabbitmq: Broker) -> None:
+    url = shared_rabbitmq.url.rpartition("/")[0] + "/nowhere"
+    with running_api(sqlite_settings.model_copy(update={"broker_url": url})) as api:
+        answer = api.get("/ready")
+
+    assert answer.status_code == 503
+    assert answer.json()["broker"] == {"ok": False, "reason": "The broker does not answer (NotAllowed)."}
 
 
 # The main process of a GPU worker.

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +20,9 @@ from tasks.app import make_app
 from tasks.durations import KEPT, Durations, gpu_seconds
 from tasks.gpus import plan_instances
 from tasks.job_errors import job_error
+from tasks.names import GPU_QUEUE
 from tasks.storage import store
+from tasks.worker import GateStep
 from tests.fleet import work
 from tests.services import make_settings
 from workflows.shape import shape_of
@@ -300,3 +305,38 @@ class TestApp:
         conf = make_app(make_settings(tmp_path, broker_url="amqp://h"), "api").conf
         assert conf.broker_transport_options["confirm_publish"] is True
         assert conf.broker_connection_timeout <= 0.5
+
+
+class Idle:
+    """Celery's consumer before its loop runs: it knows no place yet for a message that comes."""
+
+    def __init__(self) -> None:
+        self.later: list[Callable[[], None]] = []
+        self.queues: list[str] = []
+        self.timer = self.app = self.task_consumer = self
+        self.fleet_keeper = SimpleNamespace(takes_jobs=True)
+
+    def call_repeatedly(self, _every_s: float, call: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+        self.later.append(functools.partial(call, *arguments))
+
+    def consuming_from(self, queue: str) -> bool:
+        return queue in self.queues
+
+    def add_task_queue(self, queue: str) -> None:
+        self.queues.append(queue)
+
+
+def test_turns_are_taken_no_sooner_than_celery_has_a_place_for_them() -> None:
+    consumer = Idle()
+    GateStep(consumer).start(consumer)
+
+    assert consumer.queues == []
+
+    for call in consumer.later:
+        call()
+    assert consumer.queues == [GPU_QUEUE]
+
+
+@pytest.mark.parametrize(("url", "goes_on"), [("redis://127.0.0.1:1/0", True), ("amqp://127.0.0.1:1//", False)])
+def test_what_a_broker_refuses_is_a_lost_connection_on_redis_alone(tmp_path: Path, url: str, goes_on: bool) -> None:
+    assert make_app(make_settings(tmp_path, broker_url=url), "gpu").conf.broker_channel_error_retry is goes_on
