@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from typing import Any
+from urllib.parse import quote
 
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
@@ -237,13 +238,13 @@ def _unforeseen(error: Exception) -> Response:
 
 
 def _log_fault(error: Exception) -> None:
-    log.error("unexpected error in %s %s, ref=%s", request.method, request.path, reference(), exc_info=error)
+    log.error("unexpected error in %s %s, ref=%s", request.method, quote(request.path), reference(), exc_info=error)
 
 
 def _disk(error: OSError) -> Response:
     if not is_out_of_room(error):
         return _unforeseen(error)
-    log.error("no room left in %s %s: %s", request.method, request.path, error)
+    log.error("no room left in %s %s: %s", request.method, quote(request.path), error.strerror)
     return error_response(StorageFull(NO_ROOM))
 
 

@@ -65,6 +65,10 @@ class Item:
         return self.file.storage_key.partition("/")[2]
 
 
+class _NoUrl(DeliveryRefused):
+    """A client has signed no URL for a file."""
+
+
 class Sender(Protocol):
     """What puts files into one bucket."""
 
@@ -174,8 +178,12 @@ def _send_all(sender: Sender, job: Job, items: Sequence[Item]) -> Outcomes:
 def _try(sender: Sender, job: Job, item: Item) -> dict[str, Any] | FleetError:
     try:
         return sender.send(item)
+    except _NoUrl as exc:
+        log.warning("job %s: output %d was not uploaded: there is no URL for it", job.id, item.ordinal)
+        return exc
     except (AddressRefused, DeliveryFailed, DeliveryRefused) as exc:
-        log.warning("job %s: %s not uploaded: %s", job.id, item.file.storage_key, exc)
+        # Without the file's name: it comes from the graph, which is its client's.
+        log.warning("job %s: output %d was not uploaded: %s", job.id, item.ordinal, exc)
         return exc
 
 
@@ -219,7 +227,7 @@ class _PutSender:
     def send(self, item: Item) -> dict[str, Any]:
         url = self._urls[item.ordinal]
         if url is None:
-            raise DeliveryRefused(f"s3.put_urls has no URL for {item.name}")
+            raise _NoUrl(f"s3.put_urls has no URL for {item.name}")
         left_s = self._left_s()
         if not self._has_answered:
             left_s = min(left_s, FIRST_ANSWER_S + item.file.size_bytes / SLOWEST_BYTES_PER_S)

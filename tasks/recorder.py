@@ -153,7 +153,7 @@ class Recorder:
         if status is None or status == CANCELING:
             return self._let_go(claim, exc)
         if isinstance(exc, PromptRejected) and pin_elsewhere(self._runtime.ledger, claim):
-            log.info("job %s goes to another kind of instance: %s", claim.job_id, shortened(exc))
+            log.info("job %s goes to another kind of instance (%s)", claim.job_id, exc.code)
             return self.give_back(claim, exc, lost=False)
         if _is_worth_another_try(claim, exc):
             log.warning("job %s attempt %s is lost (%s)%s", claim.job_id, claim.attempt, exc.code, _own_words(exc))

@@ -123,8 +123,8 @@ def _tidy(runtime: Runtime, job_id: str) -> None:
     """The job has ended without this turn: nothing stays that nobody will ask for."""
     try:
         job = runtime.ledger.jobs.get(job_id)
-    except NotFound:
-        # Retention took the files with it.
+    except (NotFound, LedgerUnavailable):
+        # Retention took the files with it, or will.
         return
     if job.status == SUCCEEDED:
         discard_originals(runtime.settings.outputs_dir, job_id)

@@ -70,7 +70,8 @@ class Tries:
         # What puts files into buckets has looked at the clock itself, and that the ledger is away says nothing of them.
         if now_ms() >= self.give_up_at_ms and not isinstance(exc, (DeliveryFailed, LedgerUnavailable)):
             self._fail(f"Its outputs could not be delivered: {reason}")
-        log.warning("job %s waits for another turn: %s", self._job_id, exc)
+        # Not the error whole: it names a file, as the client's graph did.
+        log.warning("job %s waits for another turn: %s", self._job_id, reason)
         raise Unfinished(WAITS) from exc
 
     def lose(self, exc: Exception) -> NoReturn:

@@ -293,9 +293,10 @@ def test_no_more_uploads_at_once_than_leave_threads_for_others(
     settings = sqlite_settings.model_copy(update={"upload_give_up_s": 0.0})
     with contextlib.ExitStack() as others:
         for number in range(endpoints.ROOM):
-            passage = others.enter_context(buckets._endpoints.passage(f"http://other{number}"))
-            # Those that answer leave room for those of which nobody knows.
-            passage.answered()
+            # Those that take files leave room for those of which nobody knows.
+            with buckets._endpoints.passage(f"http://other{number}") as passage:
+                passage.is_well = True
+            others.enter_context(buckets._endpoints.passage(f"http://other{number}"))
         assert turn(settings, claim)[1].status == DELIVERING, "it waits for another turn, and is not given up"
 
     assert turn(settings, claim)[1].status == SUCCEEDED

@@ -19,6 +19,7 @@ from core.ledger.delivery import DELIVERING_MS
 from core.ledger.tables import assets
 from core.links import Links
 from core.results import webhook_body
+from core.s3 import Target
 from core.settings import Settings
 from core.views import output_view
 from tasks import upload as upload_module
@@ -219,3 +220,20 @@ def test_half_a_surrogate_in_a_text_is_no_hindrance(ledger_settings: Settings) -
         assert content.decode() == "a lighthouse � at dusk �"
     json.dumps([output_view(jobs[0].outputs[0], Links(base_url="http://me"), 0), webhook_body(jobs[0])]).encode()
     ledger.close()
+
+
+@pytest.mark.parametrize("fault", ["no bucket", "no room"])
+def test_names_that_clients_chose_are_not_logged(
+    sqlite_settings: Settings, caplog: pytest.LogCaptureFixture, fault: str
+) -> None:
+    target = Target(endpoint_url="http://127.0.0.1:1", bucket_name="bucket", region=None, prefix="")
+    claim = generated(sqlite_settings, {"s3": target.to_json()} if fault == "no bucket" else {}, lighthouse_png=b"1")
+    if fault == "no room":
+        (sqlite_settings.outputs_dir / claim.job_id / "lighthouse.png").mkdir(parents=True)
+
+    with caplog.at_level(logging.INFO):
+        _, job = turn(sqlite_settings, claim)
+
+    assert job.status == DELIVERING
+    assert claim.job_id in caplog.text
+    assert "lighthouse" not in caplog.text
