@@ -13,6 +13,7 @@ from core.errors import InvalidWorkflow, NoHealthyInstance
 from core.ledger import Ledger
 from workflows.catalogue import CompiledCatalogue
 from workflows.checks import cacheable_catalogue, check_graph
+from workflows.file_names import listed_folder
 from workflows.files import lacks_only_files
 from workflows.graph import Graph
 
@@ -68,6 +69,15 @@ class Catalogues:
             if spec is not None and name in (spec.choice_set or spec.choices or ()):
                 return True
         return False
+
+    def listed_folder(self, class_type: str, input_name: str) -> str:
+        """The folder below the input folder that all files are in that a loader lists; "" for the top, or many."""
+        for catalogue in self._in_use.get().values():
+            node = catalogue.node(class_type)
+            spec = node.by_name.get(input_name) if node else None
+            if spec is not None and (folder := listed_folder(spec.choices or [])):
+                return folder
+        return ""
 
     def check(self, graph: Graph, staged_files: Collection[str] = ()) -> Acceptance:
         """Accept a graph that at least one kind of instance can run.

@@ -128,7 +128,7 @@ class Intake:
         names: dict[tuple[str, str], str] = {}
         for reference in references:
             upload = self._file(reference, job_id)
-            name = staged_name(job_id, len(names), _with_extension(upload), reference.class_type)
+            name = staged_name(job_id, len(names), _with_extension(upload), reference.class_type, reference.folder)
             place = (upload.storage_key, folder_of(name))
             reference.put(names.setdefault(place, name))
         return [{"name": name, "key": key} for (key, _), name in names.items()]

@@ -194,6 +194,8 @@ class Service:
             found = find_references(graph, self._catalogues.file_kind, order.files, has_tags=has_tags)
             references = self._intake.confirm(found) if found else []
             references += find_named(graph, references, self._ledger, self._catalogues)
+            for reference in references:
+                reference.folder = self._catalogues.listed_folder(reference.class_type, reference.input_name)
         staged_files = [f"{job_id}/{number}" for number in range(len(references))]
         for reference, name in zip(references, staged_files, strict=True):
             reference.put(name)

@@ -74,16 +74,27 @@ def job_in_path(text: str) -> str | None:
     return found[1].lower() if found else None
 
 
-def staged_name(job_id: str, number: int, name: str, class_type: str) -> str:
+def staged_name(job_id: str, number: int, name: str, class_type: str, folder: str = "") -> str:
     """What the graph calls an input file of a job, relative to the input folder.
 
     Loaders of ComfyUI's own and of well-known packs ask whether the file exists, and find it in a folder. Others
     compare it with what they list: most the top of the input folder, those of 3D models a folder of their own.
+
+    Parameters:
+      folder: the one that the class lists, as far as its list shows; see `listed_folder`.
     """
     if class_type in FIND_IN_FOLDERS:
         return f"{job_id}/{number}-{name}"
-    folder = "3d/" if class_type.startswith("Load3D") else ""
-    return f"{folder}fleet-{job_id}-{number}-{name}"
+    folder = folder or ("3d" if class_type.startswith("Load3D") else "")
+    return f"{folder}/fleet-{job_id}-{number}-{name}".lstrip("/")
+
+
+def listed_folder(choices: list[Any]) -> str:
+    """The folder that all files of a list are in, such as `3d`; "" if some are at the top, or in another one."""
+    files = [each.replace("\\", "/") for each in choices if isinstance(each, str) and _ENDING.search(each)]
+    folders = {name.partition("/")[0] if "/" in name else "" for name in files}
+    folder = folders.pop() if len(folders) == 1 else ""
+    return folder if is_safe_file_name(folder) else ""
 
 
 def may_list_files(choices: list[Any]) -> bool:

@@ -41,6 +41,8 @@ class Reference:
     data: str | None = None
     #: A file of the template.
     file: Path | None = None
+    #: The folder that the class lists its files from, if it is not the top of the input folder.
+    folder: str = ""
     #: What the place says is only meant as an asset if there is one: it may as well be a file's name.
     is_guess: bool = False
     #: Where it stands: `holder[key]`.

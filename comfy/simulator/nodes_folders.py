@@ -110,6 +110,7 @@ NODES = (
     ),
     _reader("LoadLatent", "latent", "input/.latent", "nodes", check=check_latent, checked_inputs=("latent",)),
     _reader("Load3D", "model_file", "input/3d", "comfy_extras.nodes_load_3d", options={"file_upload": True}),
+    _reader("T_MeshLoad", "input_obj", "input/3d", "custom_nodes.simulated_pack", options={"file_upload": True}),
     _reader("T_PlainLoad", "document", "input/.pdf", "custom_nodes.simulated_pack"),
     NodeClass(
         name="StringConcatenate",

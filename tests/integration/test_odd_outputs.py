@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import sqlite3
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 import requests
 from PIL import Image
 
+from api.catalogues import MAX_AGE_S
 from tests.fleet import Fleet, until
 from tests.simulator_process import SimulatorProcess, simulator
 
@@ -193,6 +195,21 @@ def test_an_asset_stands_for_a_file_wherever_a_class_names_one(
     job = fleet.wait(fleet.submit(graph), "succeeded")
     [output] = job["outputs"]
     assert content(output).decode() == f".{ending} {len(data)}"
+
+
+def test_an_asset_goes_where_a_loader_lists_its_files(fleet: Fleet, theirs: SimulatorProcess) -> None:
+    for folder in (fleet.data_dir / "gpus" / "gpu0" / "input", theirs.input_dir):
+        (folder / "3d").mkdir(parents=True, exist_ok=True)
+        (folder / "3d" / "known.obj").write_bytes(b"x")
+    inputs = {"input_obj": "3d/known.obj"}
+    graph = {"1": {"class_type": "T_MeshLoad", "inputs": inputs}}
+    fleet.wait(fleet.submit(graph), "succeeded")
+    # Its instance looks for new files because of this one, and the API asks for them once a second.
+    assert error_of(fleet, reading("LoadImage", image="not-there.png"))
+    time.sleep(MAX_AGE_S + 0.5)
+    inputs["input_obj"] = upload(fleet, "my file.obj", b"12345")
+    job = fleet.wait(fleet.submit(graph), "succeeded")
+    assert [content(output).decode() for output in job["outputs"]] == [".obj 5"]
 
 
 def kept(folder: Path) -> list[Path]:

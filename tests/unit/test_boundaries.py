@@ -10,7 +10,7 @@ import pytest
 from core.errors import InvalidWorkflow
 from workflows.boundaries import absolute_paths, jobs_named
 from workflows.checks import check_graph
-from workflows.file_names import may_list_files, staged_name
+from workflows.file_names import listed_folder, may_list_files, staged_name
 
 JOB = "3f2c0a52-2a0b-4d0e-9d5c-0f6a1f0f8a11"
 
@@ -144,6 +144,28 @@ def test_absolute_paths() -> None:
 )
 def test_where_loaders_look(class_type: str, name: str) -> None:
     assert staged_name(JOB, 3, "a.png", class_type) == name
+
+
+def test_where_a_list_shows_that_a_loader_looks() -> None:
+    assert staged_name(JOB, 3, "a.obj", "SomePacksLoader", "meshes") == f"meshes/fleet-{JOB}-3-a.obj"
+    assert staged_name(JOB, 3, "a.png", "LoadImage", "pasted") == f"{JOB}/3-a.png"
+
+
+@pytest.mark.parametrize(
+    ("choices", "folder"),
+    [
+        (["none", "3d/a.obj", "3d/b/c.obj"], "3d"),
+        (["3d\\a.obj"], "3d"),
+        (["a.obj", "3d/a.obj"], ""),
+        (["output/a.obj", "3d/a.obj"], ""),
+        (["../a.obj"], ""),
+        (["/srv/a.obj"], ""),
+        (["none"], ""),
+        ([], ""),
+    ],
+)
+def test_the_folder_of_a_list(choices: list[str], folder: str) -> None:
+    assert listed_folder(choices) == folder
 
 
 @pytest.mark.parametrize(
