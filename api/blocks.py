@@ -51,7 +51,8 @@ class Named(Body):
 
     @classmethod
     def _our_name(cls, name: str) -> str | None:
-        return cls.other_names.get(_plain(name))
+        by_spelling = {_plain(field): field for field in cls.model_fields}
+        return cls.other_names.get(_plain(name)) or by_spelling.get(_plain(name))
 
 
 class Block(Named):
@@ -69,11 +70,6 @@ class Block(Named):
             return value
         return {name: inner for name, inner in value.items() if name in cls.model_fields or not is_blank(inner)}
 
-    @classmethod
-    def _our_name(cls, name: str) -> str | None:
-        by_spelling = {_plain(field): field for field in cls.model_fields}
-        return by_spelling.get(_plain(name)) or super()._our_name(name)
-
 
 def is_blank(value: Any) -> bool:
     """Whether a value says nothing."""
@@ -89,7 +85,7 @@ class S3Body(Block):
 
     model_config = ConfigDict(json_schema_extra={"examples": [_S3_EXAMPLE]})
     other_names: ClassVar[Mapping[str, str]] = {
-        **dict.fromkeys(("accesskey", "awsaccesskeyid", "awsaccesskey", "keyid"), "access_key_id"),
+        **dict.fromkeys(("accesskey", "accessid", "awsaccesskeyid", "awsaccesskey", "keyid"), "access_key_id"),
         **dict.fromkeys(
             ("secretkey", "secretaccesskeyid", "accesssecret", "awssecretaccesskey", "awssecretkey"),
             "secret_access_key",

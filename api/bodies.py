@@ -43,13 +43,16 @@ GRAPH_EXAMPLE: dict[str, Any] = {
 
 #: How older servers of these contracts, and others, name what belongs into a block.
 _FLAT_NAMES = {
-    "awsaccesskeyid": "s3.access_key_id",
-    "awssecretaccesskey": "s3.secret_access_key",
-    "awsendpointurl": "s3.endpoint_url",
-    "awsbucketname": "s3.bucket_name",
-    "awsregion": "s3.region",
-    "s3config": "s3",
-    "webhookextraparams": "webhook.extra_params",
+    **{
+        f"{vendor}{name.replace('_', '')}": f"s3.{name}"
+        for vendor in ("aws", "s3")
+        for name in ("access_key_id", "secret_access_key", "session_token", "endpoint_url", "bucket_name", "region")
+    },
+    **dict.fromkeys(("bucket", "bucketname", "s3bucket", "awsbucket"), "s3.bucket_name"),
+    **dict.fromkeys(("s3config", "s3settings", "s3upload", "aws", "awss3", "outputs3"), "s3"),
+    **dict.fromkeys(("webhookurl", "callback", "callbackurl"), "webhook.url"),
+    **{f"webhook{name.replace('_', '')}": f"webhook.{name}" for name in WebhookBody.model_fields if name != "url"},
+    **dict.fromkeys(("webhookv2", "webhookconfig"), "webhook"),
     "convert": "convert_output",
 }
 
@@ -141,8 +144,6 @@ class TemplateBody(JobBody):
 
 class GenerateInput(DeliveryBody):
     """The work itself: a graph, or a modifier and its modifications."""
-
-    other_names: ClassVar[Mapping[str, str]] = {**_FLAT_NAMES, "webhookurl": "webhook.url"}
 
     request_id: RequestId = Field(
         None, description="Your id for the job: 1 to 128 of A-Z a-z 0-9 . _ -, used by no other. Default: ours."

@@ -35,10 +35,15 @@ def _checked_settings() -> Settings:
     return settings
 
 
+def _bracketed(host: str) -> str:
+    """A host as it stands before a port: the colons of IPv6 would be taken for the port's."""
+    return f"[{host}]" if ":" in host else host
+
+
 _settings = _checked_settings()
 
 wsgi_app = "api.wsgi:create()"
-bind = f"{_settings.api_host}:{_settings.api_port}"
+bind = f"{_bracketed(_settings.api_host)}:{_settings.api_port}"
 workers = _settings.api_processes
 worker_class = "gevent"
 #: Clients of one process at the same time.

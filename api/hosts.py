@@ -27,13 +27,13 @@ class Hosts:
     """What an open server calls itself. One with keys takes any name: no browser sends a key along by itself."""
 
     def __init__(self, settings: Settings) -> None:
-        configured = [name.lower() for name in settings.allowed_hosts]
         public = urlsplit(settings.public_url).hostname
         own = socket.gethostname().lower()
-        self._takes_any = bool(settings.api_keys) or _ANY in configured
-        self._names = frozenset(
-            {settings.api_host.lower(), own, f"{own}.local", *configured, *([public] if public else [])}
-        )
+        self._takes_any = bool(settings.api_keys) or _ANY in settings.allowed_hosts
+        names = [settings.api_host.lower(), own, f"{own}.local", *settings.allowed_hosts, *([public] if public else [])]
+        self._names = frozenset(names)
+        #: An address of IPv6 has several spellings.
+        self._addresses = frozenset(map(_address, names)) - {None}
         self._public = public
 
     def knows(self, header: str) -> bool:
@@ -49,7 +49,7 @@ class Hosts:
         # `0.0.0.0` reaches loopback as well, and is nobody's address; so is 127.0.0.1 in the clothes of IPv6.
         if address.is_unspecified or _mapped(address) is not None:
             return False
-        return address.is_loopback or host in self._names or address == _local_address()
+        return address.is_loopback or address in self._addresses or address == _local_address()
 
     def is_own_page(self, origin: str, header: str) -> bool:
         """Whether an Origin is a page of this server: of the name that it was asked by, or of its public one."""

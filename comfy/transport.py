@@ -5,17 +5,24 @@ from __future__ import annotations
 import json
 import socket
 import threading
+import time
 import weakref
 from collections.abc import Iterator
 from typing import Any
 
 import requests
-from urllib3.exceptions import NameResolutionError
+from urllib3.exceptions import HTTPError, NameResolutionError, ReadTimeoutError
 
 from core.errors import ComfyUnavailable
 
 #: ComfyUI's aiohttp answers errors with a few words of plain text; more of a body than this only floods a log.
 _EXCERPT_CHARS = 200
+#: What answers may be another program, such as a camera, whose answer never ends. Descriptions of all nodes have
+#: tens of megabytes, and may be slow to come.
+_MAX_BODY_BYTES = 512 * 1024 * 1024
+#: So many times the limit for each read is the limit for a whole body.
+_READS = 10
+_CHUNK_BYTES = 256 * 1024
 
 
 class Transport:
@@ -67,16 +74,24 @@ class Transport:
             session.close()
 
     def _request(
-        self, method: str, path: str, *, repeatable: bool, read_timeout_s: float | None = None, **options: Any
+        self,
+        method: str,
+        path: str,
+        *,
+        repeatable: bool,
+        stream: bool = False,
+        read_timeout_s: float | None = None,
+        **options: Any,
     ) -> requests.Response:
         timeout = (self._connect_timeout_s, read_timeout_s or self._read_timeout_s)
         tries = 2 if repeatable else 1
         while True:
             tries -= 1
             try:
-                return self._session().request(
-                    method, self.base_url + path, timeout=timeout, allow_redirects=False, **options
+                response = self._session().request(
+                    method, self.base_url + path, timeout=timeout, allow_redirects=False, stream=True, **options
                 )
+                return response if stream else _with_body(response, limit_s=_READS * timeout[1])
             except requests.RequestException as exc:
                 # The server closes idle connections (aiohttp: 75 s); a request that crosses that close fails at once
                 # although the server is well. A timeout is different: waiting again would only double it.
@@ -94,6 +109,28 @@ class Transport:
             with self._lock:
                 self._sessions.add(session)
         return session
+
+
+def _with_body(response: requests.Response, *, limit_s: float) -> requests.Response:
+    """The same, once its body is read: the timeouts of a socket begin anew with each byte.
+
+    Raises:
+      requests.RequestException: it does not come, or never ends.
+    """
+    ends_at_s, body = time.monotonic() + limit_s, bytearray()
+    try:
+        while piece := response.raw.read1(_CHUNK_BYTES, decode_content=True):
+            body += piece
+            if time.monotonic() > ends_at_s or len(body) > _MAX_BODY_BYTES:
+                response.close()
+                raise requests.ReadTimeout("The answer does not end.", response=response)
+    except ReadTimeoutError as exc:
+        raise requests.ReadTimeout(exc, response=response) from exc
+    except HTTPError as exc:
+        raise requests.exceptions.ChunkedEncodingError(exc, response=response) from exc
+    # As `requests` does it.
+    response._content, response._content_consumed = bytes(body), True  # type: ignore[attr-defined]
+    return response
 
 
 def json_of(response: requests.Response) -> Any:

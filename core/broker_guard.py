@@ -15,13 +15,16 @@ import struct
 import zlib
 from typing import Any
 
+import amqp.abstract_channel
 import amqp.basic_message
 import amqp.method_framing
+from amqp import serialization
 from amqp.exceptions import FrameSyntaxError
 from kombu.exceptions import SerializationError, SerializerNotInstalled
 from kombu.transport import pyamqp, redis
 from kombu.transport.virtual import base as virtual
 from kombu.utils.json import loads
+from redis.exceptions import ResponseError
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +55,10 @@ def install() -> None:
     # The stubs know little of what is inside kombu.
     redis.loads = _loads  # type: ignore[attr-defined]
     redis.Transport.Channel = GuardedChannel
+    if ResponseError not in redis.Transport.connection_errors:
+        # A server that takes no writes for a while (a failover, a full disk) or refuses a key ends no worker.
+        redis.Transport.connection_errors += (ResponseError,)
+    amqp.abstract_channel.loads = _loads_arguments  # type: ignore[assignment]
     amqp.method_framing.Message = GuardedContent  # type: ignore[misc]
     pyamqp.Channel.Message = GuardedAmqpMessage
 
@@ -88,6 +95,18 @@ class GuardedChannel(redis.Channel):
             _say(exc)
             return None
 
+    def _do_restore_message(self, payload: Any, exchange: Any, routing_key: Any, *rest: Any, **options: Any) -> None:
+        # Otherwise kombu would write into the log what cannot be put back. It leaves the broker either way.
+        problem = _envelope_problem(payload)
+        if problem is None and not (isinstance(payload.get("headers"), dict) and _is_text(exchange)):
+            problem = "it does not say what it is, or where it was sent to"
+        if problem is None and not _is_text(routing_key):
+            problem = "it does not say where it was sent to"
+        if problem is not None:
+            _say(MalformedMessage(problem))
+        else:
+            super()._do_restore_message(payload, exchange, routing_key, *rest, **options)  # type: ignore[misc]
+
 
 class GuardedContent(amqp.basic_message.Message):
     """A message on RabbitMQ; headers that cannot be read are left out, and then nobody takes it for one of ours."""
@@ -109,6 +128,25 @@ class GuardedAmqpMessage(pyamqp.Message):
             # Nothing of ours is, and a few bytes may unpack to more than this machine has.
             msg.properties = {"content_type": "application/x-compressed"}
         super().__init__(msg, channel=channel, **options)
+
+
+class _Lenient(bytes):
+    """Bytes whose texts are read whatever they hold."""
+
+    def __getitem__(self, key: Any) -> Any:
+        found = super().__getitem__(key)
+        return _Lenient(found) if isinstance(key, slice) else found
+
+    def decode(self, encoding: str = "utf-8", _errors: str = "strict") -> str:
+        return super().decode(encoding, "replace")
+
+
+def _loads_arguments(kinds: str, buf: Any, offset: int) -> Any:
+    """What amqp reads the arguments of a method with; others choose a message's routing key."""
+    try:
+        return serialization.loads(kinds, buf, offset)
+    except UnicodeDecodeError:
+        return serialization.loads(kinds, _Lenient(buf), offset)
 
 
 def _loads(text: Any) -> Any:

@@ -7,9 +7,10 @@ Secrets may be given as `NAME_FILE=/path` instead, so that they need not stand i
 from __future__ import annotations
 
 import os
+import re
 import socket
 import ssl
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import quote, urlsplit
@@ -40,6 +41,8 @@ LONGEST_SOCKET_PATH = 100
 
 #: Words that stand for networks in FLEET_ALLOW_NETWORKS.
 NETWORK_WORDS = ("loopback", "private")
+
+_HOST_NAME = re.compile(r"[a-z0-9_](?:[a-z0-9._-]*[a-z0-9_-])?")
 
 CommaList = Annotated[tuple[str, ...], NoDecode]
 Pauses = Annotated[tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...], NoDecode]
@@ -234,6 +237,18 @@ class Settings(BaseSettings):
     def _split(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _hosts(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        """In small letters. One that no Host header is compared with, such as a URL, would do nothing in silence."""
+        names = tuple(value.lower() for value in values)
+        for name in names:
+            if name != "*" and not _HOST_NAME.fullmatch(name) and not _is_address(name):
+                raise ValueError(
+                    f"{name!r} is no host name and no address: leave out scheme, port, brackets and wildcards"
+                )
+        return names
+
     @field_validator("gpus", "comfyui_urls")
     @classmethod
     def _each_once(cls, values: tuple[str, ...]) -> tuple[str, ...]:
@@ -273,8 +288,10 @@ class Settings(BaseSettings):
             )
         if value and scheme not in BROKER_SCHEMES:
             raise ValueError(f"must begin with one of {', '.join(f'{scheme}://' for scheme in BROKER_SCHEMES)}")
-        # Raises ValueError: the port is no number, or an address in brackets is not closed.
-        _ = urlsplit(value).port
+        # Several are kombu's way to name a broker's stand-ins.
+        for url in value.split(";"):
+            # Raises ValueError: the port is no number, or an address in brackets is not closed.
+            _ = urlsplit(url).port
         return value
 
     @field_validator("lease_renew_s")
@@ -455,6 +472,14 @@ def _refuse_malformed_keys(settings: Settings) -> None:
             seed(signing_key)
     except ValueError as exc:
         raise ConfigurationError(f"{name} {exc}.") from exc
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _explain(error: ValidationError) -> str:

@@ -30,12 +30,13 @@ class Collector:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        #: Classes that gave a graph in their place whose nodes reported outputs: from the cache they report none.
-        self._expanding: set[str] = set()
+        #: Classes that gave a graph in their place whose nodes reported outputs: from the cache they report none. And
+        #: those in the middle of graphs that the cache spared although their files were taken, as they always are.
+        self._to_run: set[str] = set()
 
     def nodes_to_run(self, graph: Graph) -> list[str]:
         """The nodes of a graph that ComfyUI's cache must not spare, as far as earlier prompts have shown."""
-        return [node_id for node_id, node in graph.items() if node["class_type"] in self._expanding]
+        return [node_id for node_id, node in graph.items() if node["class_type"] in self._to_run]
 
     def collect(
         self, result: PromptResult, graph: Graph, instance: InstanceRecord, client: ComfyClient, job_id: str
@@ -54,11 +55,13 @@ class Collector:
         for node_id, meta in result.history.meta.items():
             owner = graph.get(str(meta.get("parent_node")))
             if node_id not in graph and owner is not None:
-                self._expanding.add(owner["class_type"])
+                self._to_run.add(owner["class_type"])
         result = self._without_foreign(result, job_id)
         result = _with_unreported(result, instance, client, folders_of(graph, job_id=job_id), graph)
         if instance.output_dir is not None:
-            return _secured(result, Path(instance.output_dir).parent, job_id)
+            result, gone = _secured(result, Path(instance.output_dir).parent, job_id)
+            self._to_run.update(graph[node_id]["class_type"] for node_id in gone if node_id in graph)
+            return result, gone
         cached = [item for item in result.outputs if item.filename and item.node_id in result.cached_nodes]
         return result, {item.node_id for item in cached if not client.has(item)}
 

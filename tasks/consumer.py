@@ -7,17 +7,23 @@ has no such place. The log has one line for each, without the body.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from typing import Any
 
 import celery.worker.pidbox
 from celery.worker.consumer import Consumer
 from kombu import Message
+from redis.exceptions import RedisError, ResponseError
 
 from core.broker_guard import DATA_ERRORS
 from tasks.inbound import TASKS_OF, Refused, admit, admit_command
+from tasks.wrong_keys import is_wrong_type, mend_keys, said
 
 log = logging.getLogger(__name__)
+
+#: Between two tries on a Redis that refuses commands.
+REFUSED_REST_S = 1.0
 
 
 class FleetConsumer(Consumer):
@@ -26,6 +32,7 @@ class FleetConsumer(Consumer):
     # What the stubs leave out.
     app: Any
     strategies: dict[str, Any]
+    connection: Any
     connection_errors: tuple[type[Exception], ...]
 
     def create_task_handler(self, *arguments: Any, **options: Any) -> Callable[[Message], None]:
@@ -44,6 +51,33 @@ class FleetConsumer(Consumer):
     def on_decode_error(self, message: Message, exc: Exception) -> None:
         """A message that could not even be unpacked."""
         self._refuse(message, f"it cannot be unpacked ({type(exc).__name__})")
+
+    def on_connection_error_before_connected(self, exc: Exception) -> None:
+        """No connection could be made; it is tried again."""
+        super().on_connection_error_before_connected(self._rested(exc))
+
+    def on_connection_error_after_connected(self, exc: Exception) -> None:
+        """The connection is of no use any more; another one is made."""
+        super().on_connection_error_after_connected(self._rested(exc))
+
+    def _rested(self, exc: Exception) -> Exception:
+        """After a Redis has refused a command: what to log, once the next one may be otherwise."""
+        if not isinstance(exc, ResponseError):
+            return exc
+        if is_wrong_type(exc) and self.connection:
+            self._mend_keys()
+        time.sleep(REFUSED_REST_S)
+        return type(exc)(said(exc))
+
+    def _mend_keys(self) -> None:
+        queues = self.app.amqp.queues
+        exchanges = {queue.exchange.name for queue in queues.values() if queue.exchange}
+        try:
+            channel = self.connection.default_channel
+        except (OSError, RedisError) as exc:
+            log.warning("keys of the wrong type cannot be set aside: %s", exc)
+        else:
+            mend_keys(channel, list(queues), exchanges | {"celery.pidbox", "reply.celery.pidbox", "celeryev"})
 
     def _refuse(self, message: Message, reason: str) -> None:
         log.warning("a message in %s is none of ours, and is dropped: %s", _source(message), reason)

@@ -24,6 +24,8 @@ MAX_BODY_BYTES = 64 * 1024
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,255}")
 #: What Celery may be told beside the task and its id; all else that headers hold is left out.
 _TEXT_HEADERS = ("lang", "root_id", "parent_id")
+#: Of a step that follows; `immutable` is a truth value of any kind.
+_STEP_FIELDS = frozenset({"task", "args", "kwargs", "options", "immutable"})
 #: What the transport needs of a message's properties to take it back.
 _PROPERTIES = ("body_encoding", "delivery_info", "delivery_mode", "delivery_tag")
 
@@ -76,7 +78,7 @@ def _arguments(message: Message) -> list[Any]:
     if not _ARGUMENTS[message.headers["task"]](args):
         raise Refused("its arguments are not those of its task")
     chain = embedded.get("chain") or []
-    if not isinstance(chain, list) or not all(isinstance(step, dict) and _is_id(step.get("task")) for step in chain):
+    if not isinstance(chain, list) or not all(_is_step(step) for step in chain):
         raise Refused("what follows it is no chain of tasks")
     if any(embedded.get(name) for name in ("callbacks", "errbacks", "chord")):
         raise Refused("it calls back, which none of ours does")
@@ -90,6 +92,20 @@ def _shown(task: str, args: list[Any]) -> str:
 
 def _is_id(value: Any) -> bool:
     return isinstance(value, str) and _ID.fullmatch(value) is not None
+
+
+def _is_step(step: Any) -> bool:
+    """Whether Celery can publish it: what else it could be told, ours never say."""
+    if not isinstance(step, dict) or not _is_id(step.get("task")):
+        return False
+    options = step.get("options")
+    return (
+        isinstance(step.get("args"), list)
+        and step.get("kwargs") == {}
+        and isinstance(options, dict)
+        and all(name == "queue" and _is_id(value) for name, value in options.items())
+        and not any(step.get(name) for name in step.keys() - _STEP_FIELDS)
+    )
 
 
 def _is_job(args: list[Any]) -> bool:

@@ -40,6 +40,8 @@ Value = TypeVar("Value")
 
 #: A finished picture is worth waiting this long for a ledger that is away.
 LEDGER_PATIENCE_S = 600.0
+#: Parts of a job that did not run, of which each is told; a graph may have a thousand.
+MAX_WARNINGS = 20
 
 
 class Recorder:
@@ -74,7 +76,9 @@ class Recorder:
         own_output = self._runtime.settings.gpu_dir(instance.gpu_name) / "output"
         folder = own_output / claim.job_id
         files = written_down(produced_files(result.outputs, instance), folder) + sent_files(sent, folder)
-        warnings = [self._warning(blocked, key) for blocked in result.blocked]
+        warnings = [self._warning(blocked, key) for blocked in result.blocked[:MAX_WARNINGS]]
+        if more := len(result.blocked) - len(warnings):
+            warnings.append({"message": f"{more} further parts did not run.", "node_id": None, "class_type": None})
         if warnings and not files:
             # ComfyUI calls it a success; whoever waits for a picture wants to know why there is none.
             return persistently(lambda: self._ended_by(claim, _blocked(warnings[0])))

@@ -33,6 +33,8 @@ _SHARED_FOLDERS = frozenset({"", ".", "3d"})
 _PLAIN_TYPES = frozenset({"INT", "FLOAT", "BOOLEAN", "COMBO", "STRING", ANY_TYPE})
 #: Words in the names of inputs that take a path.
 _PATH_WORD = re.compile(r"(?:^|[_.])(?:path|dir|directory|folder|subfolder|foldername)(?:$|[_.])", re.IGNORECASE)
+#: ComfyUI's own address of a file, no path of any.
+_VIEW = re.compile(r"/(?:api/)?view\?")
 _ABSOLUTE = re.compile(r"[\\/~]|[A-Za-z]:[\\/]")
 
 
@@ -96,13 +98,18 @@ def _is_foreign(spec: NodeSpec, declared: InputSpec | None, name: str, text: str
             return names_a_jobs_file(text)
         # Literals of sockets: what the editor's webcams, recorders, painters and 3D views have stored.
         is_plain = declared.type in _PLAIN_TYPES or is_structured(declared.type)
-        return not is_plain and (leads_elsewhere(text) or names_a_jobs_file(text))
+        return not is_plain and _may_be_path(text) and (leads_elsewhere(text) or names_a_jobs_file(text))
     if not _PATH_WORD.search(name) or "://" in text:
         return False
     if ".." in re.split(r"[\\/]", text):
         return True
     # Reading where the operator keeps files is his nodes' business; nothing is written there.
     return spec.output_node and _ABSOLUTE.match(text) is not None
+
+
+def _may_be_path(text: str) -> bool:
+    """Not what packs keep in types of their own: prompts of many lines, and addresses that their players show."""
+    return len(text) <= MAX_PATH_CHARS and "\n" not in text and not _VIEW.match(text)
 
 
 def _is_shared(opened: str | None, text: str) -> bool:

@@ -15,6 +15,8 @@ Graph = dict[str, dict[str, Any]]
 Catalogue = Mapping[str, Mapping[str, Any]]
 
 MAX_NODES = 2000
+#: A node's id stands in errors, progress and outputs, and is paid for there each time.
+MAX_ID_CHARS = 512
 #: Nodes named in one answer.
 _MAX_REPORTED_NODES = 100
 
@@ -41,7 +43,7 @@ def parse_graph(value: Any) -> Graph:
     found = {node_id: wrong for node_id, node in value.items() if (wrong := _shape_error(node_id, node)) is not None}
     if found:
         node_errors = {
-            str(node_id): errors.entry(_class_of(value[node_id]), [wrong])
+            errors.shown(node_id): errors.entry(_class_of(value[node_id]), [wrong])
             for node_id, wrong in list(found.items())[:_MAX_REPORTED_NODES]
         }
         hint = wrapped_graph(value)
@@ -53,6 +55,9 @@ def parse_graph(value: Any) -> Graph:
 def _shape_error(node_id: Any, node: Any) -> errors.Error | None:
     if not isinstance(node_id, str) or not node_id:
         return errors.error("invalid_node", "Every node id must be a non-empty string", repr(node_id), {})
+    if len(node_id) > MAX_ID_CHARS:
+        words = f"A node id must have at most {MAX_ID_CHARS} characters"
+        return errors.error("invalid_node", words, errors.shown(node_id), {})
     if not isinstance(node, dict):
         return errors.error("invalid_node", "A node must be an object with class_type and inputs", "", {})
     class_type = node.get("class_type")

@@ -21,8 +21,8 @@ def misplaced_graph(body: Any, wanted: str) -> str | None:
       body: a request's body in which the graph is not where it should be.
       wanted: the path of its field, such as `input.workflow_json`.
     """
-    if _is_graph(body):
-        return f"{wanted} is missing. The body is itself a graph: send {_sketch(wanted)}."
+    if (advice := _advice(body)) is not None:
+        return f"{wanted} is missing. The body is itself a graph: send {_sketch(wanted)}{advice}."
     for path, value in _parts(body, (), _DEPTH):
         if path != tuple(wanted.split(".")) and (advice := _advice(value)) is not None:
             place = shown(".".join(path))
@@ -62,10 +62,11 @@ def _parts(value: Any, path: tuple[str, ...], depth: int) -> Iterator[tuple[tupl
 
 
 def _is_graph(value: Any) -> bool:
+    # Also one with nodes that are broken: which they are is said when it stands where it belongs.
     return (
         isinstance(value, dict)
-        and bool(value)
-        and all(isinstance(node, dict) and isinstance(node.get("class_type"), str) for node in value.values())
+        and all(isinstance(node, dict) for node in value.values())
+        and any(isinstance(node.get("class_type"), str) for node in value.values())
     )
 
 

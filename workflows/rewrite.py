@@ -22,6 +22,7 @@ _FOLDERS = frozenset(
         *("folder", "folder_name", "foldername", "subfolder", "sub_folder", "directory", "subdirectory", "path"),
         *("output_path", "output_folder", "output_dir", "output_directory"),
         *("save_path", "save_folder", "save_dir", "save_directory"),
+        *("custom_path", "custom_folder", "custom_directory", "output_subfolder", "subfolder_name", "sub_directory"),
     }
 )
 #: Classes that make a path of the prefix although they take a folder beside it, and what that folder has to be: of any

@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import redis
 
+from core.settings import Settings
 from tests.fleet import ALL, Fleet, until, work
 
 
@@ -69,3 +71,24 @@ def test_every_job_ends_when_the_broker_forgets_everything(fleet: Fleet) -> None
     fleet.start("broker")
     for job_id in job_ids:
         fleet.wait(job_id, "succeeded", timeout_s=60)
+
+
+@pytest.mark.parametrize("how", ["a replica", "without enough replicas", "full"])
+def test_a_broker_that_takes_no_writes_for_a_while_ends_nobody(fleet: Fleet, how: str) -> None:
+    begin, end = {
+        "a replica": ("REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE"),
+        "without enough replicas": ("CONFIG SET min-replicas-to-write 1", "CONFIG SET min-replicas-to-write 0"),
+        "full": ("CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0"),
+    }[how]
+    pids = {name: process.pid for name, process in fleet.processes.items()}
+    socket = Settings(data_dir=fleet.data_dir).embedded_broker_socket
+    with redis.Redis(unix_socket_path=str(socket)) as client:
+        client.execute_command(*begin.split())
+        job_id, seconds = timed_submit(fleet, 300)
+        time.sleep(4.0)
+        client.execute_command(*end.split())
+
+    assert seconds < 3.0
+    fleet.wait(job_id, "succeeded", timeout_s=40)
+    assert {name: process.pid for name, process in fleet.processes.items() if process.poll() is None} == pids
+    assert "Traceback" not in fleet.log("beat")

@@ -282,6 +282,20 @@ def test_a_job_of_which_a_node_blocks_a_part_says_so(fleet: Fleet) -> None:
     ]
 
 
+def test_of_many_blocked_parts_the_first_are_told(fleet: Fleet) -> None:
+    graph: dict[str, Any] = {
+        "other": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "o"}}
+    }
+    for number in range(30):
+        block = {"class_type": "T_Block", "inputs": {"image": ["1", 0], "message": f"no faces in {number}"}}
+        save = {"class_type": "SaveImage", "inputs": {"images": [f"b{number}", 0], "filename_prefix": "x"}}
+        graph |= {f"b{number}": block, f"s{number}": save}
+    job = fleet.wait(fleet.submit(blocked(**graph)), "succeeded")
+
+    assert len(job["warnings"]) == 21
+    assert job["warnings"][-1] == {"message": "11 further parts did not run.", "node_id": None, "class_type": None}
+
+
 def test_a_node_exception_is_told_whole_and_not_tried_again(fleet: Fleet, ledger: Ledger) -> None:
     graph = work(0.0, seed=60)
     graph["2"] = {"class_type": "T_Err", "inputs": {"image": ["1", 0], "kind": "runtime"}}

@@ -14,7 +14,8 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
-from tests.integration.api_fixtures import GRAPH, Api, running_api, settings_for
+from core.ledger.schema import migrate
+from tests.integration.api_fixtures import GRAPH, Api, gunicorn_api, running_api, settings_for
 
 KEY = "the-key-of-a-client"
 JSON = {"Content-Type": "application/json"}
@@ -318,7 +319,7 @@ def test_loopback_as_it_is_usually_written(api: Api, host: str) -> None:
 def test_names_that_the_operator_adds(tmp_path: Path) -> None:
     names = {
         "public_url": "https://Fleet.example/",
-        "allowed_hosts": ("proxy.internal", "192.0.2.7"),
+        "allowed_hosts": ("Proxy.internal", "192.0.2.7", "2001:db8:0::7"),
         "api_host": "0.0.0.0",
     }
     with running_api(settings_for(tmp_path, **names)) as api:
@@ -326,6 +327,7 @@ def test_names_that_the_operator_adds(tmp_path: Path) -> None:
             "fleet.example",
             "proxy.internal:99",
             "192.0.2.7",
+            "[2001:DB8::7]:99",
             socket.gethostname(),
             f"{socket.gethostname()}.local",
         ):
@@ -353,6 +355,21 @@ def test_the_address_that_a_request_came_in_by_is_a_name_too(tmp_path: Path) -> 
         ):
             answer = requests.get(f"{url}/queue-info", headers={"Host": host}, timeout=5)
             assert answer.status_code == status, (url, host)
+
+
+def test_a_served_api_listens_on_ipv6_too(tmp_path: Path) -> None:
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    settings = settings_for(tmp_path)
+    migrate(settings)
+    with gunicorn_api(settings, FLEET_API_HOST="::") as url:
+        port = urlsplit(url).port
+        for host, status in (("127.0.0.1", 200), ("[::1]", 200), ("[::]", 421)):
+            own = {"Host": f"{host}:{port}"}
+            assert requests.get(f"http://[::1]:{port}/queue-info", headers=own, timeout=5).status_code == status, host
 
 
 def test_with_keys_any_name_is_taken(guarded: Api) -> None:

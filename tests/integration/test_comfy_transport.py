@@ -9,11 +9,14 @@ from collections.abc import Iterator
 
 import pytest
 
+from comfy import transport
 from comfy.client import ComfyClient
 from comfy.event_socket import EventSocket
 from comfy.session import ComfySession
+from comfy.transport import timed_out
 from core.errors import ComfyUnavailable
 from tests.comfy_target import QUICK, eventually, new_id, picture
+from tests.s3_server import dripping
 from tests.simulator_process import SimulatorProcess, free_port, simulator
 
 
@@ -248,3 +251,14 @@ def test_what_cannot_be_reached_is_told_by_the_reason(url: str, reason: str) -> 
         client.queue_remaining()
     assert "127.0.0.1" not in caught.value.message
     assert "no-such-host" not in caught.value.message
+
+
+@pytest.mark.parametrize("most_bytes", [transport._MAX_BODY_BYTES, 5])
+def test_an_answer_that_never_ends_is_none(monkeypatch: pytest.MonkeyPatch, most_bytes: int) -> None:
+    monkeypatch.setattr(transport, "_MAX_BODY_BYTES", most_bytes)
+    with dripping(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n") as url:
+        client = ComfyClient(url, read_timeout_s=0.2 if most_bytes > 5 else 60.0)
+        with pytest.raises(ComfyUnavailable, match="did not answer in time") as caught:
+            client.queue_remaining()
+        client.close()
+    assert timed_out(caught.value)

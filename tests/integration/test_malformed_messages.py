@@ -47,6 +47,18 @@ BODIES: dict[str, bytes] = {
     "too long": json.dumps([[CANARY * 10_000], {}, EMBEDDED]).encode(),
     "protocol 1": json.dumps({"task": CANARY, "id": 5, "args": 7, "kwargs": []}).encode(),
 }
+#: Of what follows a task, steps that Celery could not publish.
+STEPS: dict[str, dict[str, Any]] = {
+    "nothing": {},
+    "arguments that are none": {"args": 5, "kwargs": {}, "options": {}},
+    "keywords": {"args": [], "kwargs": {CANARY: 1}, "options": {}},
+    "a queue that is none": {"args": [], "kwargs": {}, "options": {"queue": [1]}},
+    "a countdown": {"args": [], "kwargs": {}, "options": {"countdown": "x"}},
+    "an unknown type": {"args": [], "kwargs": {}, "options": {}, "subtask_type": CANARY},
+}
+for _name, _step in STEPS.items():
+    _chain = [{"task": NOTIFY, **_step}]
+    BODIES[f"chain with {_name}"] = json.dumps([[str(uuid.uuid4())], {}, {**EMBEDDED, "chain": _chain}]).encode()
 #: What is wrong with the headers of messages whose bodies are right; `...` takes the header away.
 HEADERS: dict[str, dict[str, Any]] = {
     "no headers": {"task": ..., "id": ...},
@@ -231,6 +243,10 @@ class Undated(amqp.Message):
         return (1 << 13).to_bytes(2, "big") + len(table).to_bytes(4, "big") + table
 
 
+#: A routing key that is no UTF-8; what fans out takes any.
+ODD_KEY: Any = b"\xff\xfe"
+
+
 class RabbitMouth:
     """Queues and exchanges of RabbitMQ."""
 
@@ -257,6 +273,7 @@ class RabbitMouth:
         channel.basic_publish(Undated(CANARY), routing_key=queue)
         for exchange in exchanges:
             channel.basic_publish(Undated(CANARY), exchange=exchange, routing_key="task.multi")
+            channel.basic_publish(amqp.Message(CANARY), exchange=exchange, routing_key=ODD_KEY)
         return 1
 
     def _channel(self) -> Any:
@@ -362,4 +379,67 @@ def test_commands_notices_and_events_that_are_none_end_nobody(fleet: Fleet, mout
     assert fleet.command("resume", "gpu0").returncode == 0
     # Events reach Flower again; what it says of the others is its own.
     until(lambda: any(job_id in task["args"] for task in flower_tasks(fleet).values()), what="the job in Flower")
+    check_all_live(fleet, pids)
+
+
+#: Keys of ours in Redis, each with what does not belong there.
+WRONG_TYPES: dict[str, Any] = {
+    "gpu": "a text",
+    "io": {"a": "hash"},
+    "maintenance\x06\x169": "a text",
+    "unacked": "a text",
+    "unacked_index": ["a list"],
+    "_kombu.binding.fleet": "a text",
+}
+#: What may lie among the messages that were delivered and not acknowledged, and is put back in time.
+UNACKNOWLEDGED: dict[str, bytes] = {
+    **RAW,
+    "not even three": b"[1, 2]",
+    "no message": b'[{}, "fleet", "gpu"]',
+    "without headers": b'[{"body": "", "properties": {"delivery_info": {"exchange": "fleet", "routing_key": "gpu"}, '
+    b'"delivery_tag": "a"}}, "fleet", "gpu"]',
+    "from nowhere": b'[{"headers": {}, "properties": {"delivery_info": {"exchange": "fleet", "routing_key": "gpu"}, '
+    b'"delivery_tag": "a"}}, {}, []]',
+}
+
+
+@pytest.fixture
+def keys(fleet: Fleet, broker: Broker) -> Iterator[tuple[redis.Redis, str]]:
+    """Redis, and what the names of the fleet's keys begin with."""
+    if broker.kind != "redis":
+        pytest.skip("keys have types on Redis alone")
+    with redis.Redis.from_url(broker.url) as client:
+        yield client, f"{fleet.environment()['FLEET_BROKER_NAMESPACE']}:"
+
+
+@pytest.mark.parametrize("name", WRONG_TYPES)
+def test_a_key_of_the_wrong_type_is_set_aside(fleet: Fleet, keys: tuple[redis.Redis, str], name: str) -> None:
+    client, prefix = keys
+    pids = {name: process.pid for name, process in fleet.processes.items()}
+    run_a_job(fleet)
+    value = WRONG_TYPES[name]
+
+    client.delete(prefix + name)
+    if isinstance(value, dict):
+        client.hset(prefix + name, mapping=value)
+    elif isinstance(value, list):
+        client.lpush(prefix + name, *value)
+    else:
+        client.set(prefix + name, value)
+
+    run_a_job(fleet)
+    check_all_live(fleet, pids)
+
+
+def test_what_was_not_acknowledged_and_is_no_message_is_dropped(fleet: Fleet, keys: tuple[redis.Redis, str]) -> None:
+    client, prefix = keys
+    pids = {name: process.pid for name, process in fleet.processes.items()}
+    for tag, payload in UNACKNOWLEDGED.items():
+        client.hset(f"{prefix}unacked", tag, payload)
+        client.zadd(f"{prefix}unacked_index", {tag: 1.0})
+
+    until(lambda: client.zcard(f"{prefix}unacked_index") == 0, what="an end of them")
+
+    assert client.hlen(f"{prefix}unacked") == 0
+    run_a_job(fleet)
     check_all_live(fleet, pids)

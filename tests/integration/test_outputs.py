@@ -113,6 +113,26 @@ def test_the_same_graph_again_and_again_gives_all_of_its_files(fleet: Fleet) -> 
     assert jobs[2]["outputs_reused"] is True
 
 
+def test_a_node_in_the_middle_is_asked_for_its_files_twice_only_once(fleet: Fleet) -> None:
+    """What the cache would spare each second time runs at once instead of after a prompt in vain."""
+
+    def again() -> int:
+        return fleet.log("gpu0").count("run again")
+
+    graph = {
+        "1": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 50}},
+        "2": {"class_type": "T_Glance", "inputs": {"image": ["1", 0]}},
+        "3": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": "x"}},
+    }
+    for _ in range(2):
+        fleet.wait(fleet.submit(graph), "succeeded")
+    before = again()
+    for _ in range(3):
+        job = fleet.wait(fleet.submit(graph), "succeeded")
+        assert set(shown(job)) == {"2", "3"}
+    assert again() == before > 0
+
+
 def test_a_file_of_a_fixed_name_is_of_the_job_that_made_it(fleet: Fleet) -> None:
     ids = [fleet.submit(glanced(color)) for color in range(1, 7)]
     pictures = [shown(fleet.wait(job_id, "succeeded"))["5"][0] for job_id in ids]

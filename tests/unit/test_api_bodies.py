@@ -202,6 +202,21 @@ HOOK = {"url": "https://a/"}
             "'webhook': it is called input.webhook here",
         ),
         (CustomWorkflowBody, {"workflow": GRAPH, "s3": {"bucket": "b"}}, "it is called s3.bucket_name here"),
+        # Beside the blocks the same names would be lost as well.
+        (SubmitBody, {"S3": BUCKET}, "'S3': it is called s3 here"),
+        (SubmitBody, {"WEBHOOK": HOOK}, "'WEBHOOK': it is called webhook here"),
+        (SubmitBody, {"webhookUrl": "https://a/"}, "'webhookUrl': it is called webhook.url here"),
+        (SubmitBody, {"webhook_v2": "https://a/"}, "it is called webhook here"),
+        (SubmitBody, {"callback_url": "https://a/"}, "it is called webhook.url here"),
+        (SubmitBody, {"webhook_secret": "x"}, "it is called webhook.secret here"),
+        (SubmitBody, {"S3_BUCKET_NAME": "b"}, "it is called s3.bucket_name here"),
+        (SubmitBody, {"bucket": "b"}, "it is called s3.bucket_name here"),
+        (SubmitBody, {"s3_access_key_id": "k"}, "it is called s3.access_key_id here"),
+        (SubmitBody, {"Priority": 5}, "'Priority': it is called priority here"),
+        (CustomWorkflowBody, {"workflow": GRAPH, "webhook_url": "https://a/"}, "it is called webhook.url here"),
+        (GenerateBody, {"input": {"workflow_json": GRAPH, "Webhook": HOOK}}, "it is called input.webhook here"),
+        (GenerateBody, {"input": {"workflow_json": GRAPH}, "S3": BUCKET}, "'S3': it is called input.s3 here"),
+        (GenerateBody, {"input": {"workflow_json": GRAPH, "s3": {"accessId": "k"}}}, "input.s3.access_key_id here"),
     ],
 )
 def test_what_a_block_does_not_know_is_refused_by_its_path(model: type[Body], body: Any, words: str) -> None:

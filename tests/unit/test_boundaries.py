@@ -85,6 +85,8 @@ def test_what_is_not_the_jobs_is_refused(class_type: str, inputs: dict[str, Any]
     [
         ("Webcam", {"image": "webcam/1.png"}),
         ("Webcam", {"image": "mine/0"}),
+        ("Webcam", {"image": "/api/view?filename=a.mp3&type=input&subfolder=&rand=0.5"}),
+        ("Webcam", {"image": "/imagine\na cat"}),
         ("Scene", {"image": {"image": "mine/0", "camera": {"position": [0, 1]}}}),
         ("Listed", {"folder": "cats"}),
         ("LoadImageDataSetFromFolder", {"folder": "cats/3d"}),

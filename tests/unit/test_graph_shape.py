@@ -34,6 +34,7 @@ from workflows.samples import sample, sample_names
         ({"1": {"class_type": "A", "inputs": []}}, "`inputs`"),
         ({"1": {"class_type": "A", "inputs": None}}, "`inputs`"),
         ({str(n): {"class_type": "A", "inputs": {}} for n in range(MAX_NODES + 1)}, "2001 nodes"),
+        ({"n" * 513: {"class_type": "A", "inputs": {}}}, "at most 512 characters"),
         ({"nodes": []}, "Node nodes"),
         ({"prompt": image_graph()}, "class_type.*; a graph stands in its prompt: send that alone"),
         ({"workflow": {"nodes": [], "links": []}}, "in its workflow: .*Export"),

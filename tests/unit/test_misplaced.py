@@ -29,6 +29,9 @@ EDITOR = {"nodes": [], "links": [], "version": 0.4}
         ({"input": {"prompt": TEXT}}, ("in input.prompt: ",)),
         ({"json": EDITOR}, ("in json: send", "editor's save format", "Export")),
         ({"a": {"b": {"c": GRAPH}}}, ("in a.b.c: ",)),
+        (TEXT, ("The body is itself a graph: send", "; send it as an object, not as text.")),
+        (EDITOR, ("The body is itself a graph: send", "editor's save format")),
+        ({"prompt": {**GRAPH, "9": {"_meta": {}}}}, ("in prompt: ",)),
     ],
 )
 def test_where_the_graph_is(body: Any, says: tuple[str, ...]) -> None:

@@ -33,6 +33,20 @@ def test_an_unknown_name_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) 
         load_settings()
 
 
+@pytest.mark.parametrize("value", ["http://a.example", "a.example:80", "[::1]", "*.example", "a b", "a,-b"])
+def test_a_name_that_no_host_header_has_is_refused(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLEET_ALLOWED_HOSTS", value)
+
+    with pytest.raises(ConfigurationError, match=r"^FLEET_ALLOWED_HOSTS: .* leave out scheme, port"):
+        load_settings()
+
+
+def test_names_and_addresses_for_the_host_header(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLEET_ALLOWED_HOSTS", "API, a-b.Example ,192.0.2.7,fd00::2,*")
+
+    assert load_settings().allowed_hosts == ("api", "a-b.example", "192.0.2.7", "fd00::2", "*")
+
+
 def test_names_of_the_test_suite_are_not_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLEET_TEST_ANYTHING", "1")
 
