@@ -11,13 +11,13 @@ import click
 
 from cli.client import Client, RequestRefused, ServerUnreachable
 from cli.commands import DEFAULT_FOLDER, json_option, open_client, print_json, server_option
-from cli.exits import EXIT_OK
+from cli.exits import EXIT_OK, EXIT_USAGE
 from cli.files import is_file
-from cli.show import Screen
+from cli.show import Screen, warn
 from cli.submit import check_gpus, explained, see_through
 from cli.task_values import parse_parameters
 from cli.uploads import upload
-from core.errors import InvalidRequest
+from core.errors import ConfigurationError, InvalidRequest
 
 
 @click.command()
@@ -66,16 +66,22 @@ def upload_command(files: tuple[Path, ...], server: str | None, as_json: bool) -
     """Give the server files, and print the id of each: a value wherever a graph names an input file."""
     screen = Screen(json_on_stdout=True)
     client = open_client(server)
-    assets = []
+    assets, exit_status = [], EXIT_OK
     for file in files:
-        asset = upload(client, file, screen)
+        try:
+            asset = upload(client, file, screen)
+        except (RequestRefused, ConfigurationError) as exc:
+            # What is kept already must be told all the same, and the others have their turn.
+            warn(str(exc))
+            exit_status = EXIT_USAGE
+            continue
         assets.append(asset)
         if not as_json:
             click.echo(asset["id"])
             screen.line(f"{file}: kept as {asset['id']} until {asset.get('expires_at')}")
-    if as_json:
-        print_json(assets[0] if len(assets) == 1 else assets)
-    return EXIT_OK
+    if as_json and (assets or len(files) > 1):
+        print_json(assets[0] if len(files) == 1 else assets)
+    return exit_status
 
 
 def _schema(client: Client, template: str) -> Mapping[str, Any]:

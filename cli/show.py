@@ -110,6 +110,8 @@ class JobProgress:
                 self._bar.update(self._task, detail=place)
             elif status == "succeeded":
                 self._bar.update(self._task, completed=1.0, detail="")
+            elif self._said[0] == "queued":
+                self._bar.update(self._task, detail="")
         elif (status, data.get("queue_position")) != self._said:
             self._screen.line(f"{status} ({place})" if place else status)
         self._said = (status, data.get("queue_position"))

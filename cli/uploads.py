@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from cli.client import Client
+from cli.client import Client, RequestRefused
 from cli.files import is_file
 from cli.show import Screen
 from core.errors import ConfigurationError
@@ -30,13 +30,17 @@ ASSET_TAG = "core/ASSET"
 def upload(client: Client, file: Path, screen: Screen) -> dict[str, Any]:
     """Send a file, with a bar on a terminal; returns its asset, `{"id", "size_bytes", ...}`.
 
-    Raises: ConfigurationError - the file cannot be read.
+    Raises:
+      ConfigurationError: the file cannot be read.
+      RequestRefused: the server does not take it; the message names the file.
     """
     try:
         with file.open("rb") as source, screen.transfer(file.name) as on_bytes:
             return client.upload_asset(source, file.name, on_bytes)
     except OSError as exc:
         raise ConfigurationError(f"{file} cannot be read: {exc.strerror}.") from exc
+    except RequestRefused as exc:
+        raise RequestRefused(f"{file}: {exc}", exc.envelope) from exc
 
 
 def with_uploads(graph: Mapping[str, Any], folder: Path, client: Client, screen: Screen) -> dict[str, Any]:

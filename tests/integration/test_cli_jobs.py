@@ -99,6 +99,23 @@ def test_upload_prints_the_ids(api: Api, tmp_path: Path, capsys: pytest.CaptureF
     assert names[0] == "photo.png"
 
 
+@pytest.mark.parametrize("as_json", [True, False])
+def test_a_file_that_is_refused_keeps_no_other_from_its_turn(
+    as_json: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, size in (("a.bin", 9), ("b.bin", 5000), ("c.bin", 7)):
+        (tmp_path / name).write_bytes(b"x" * size)
+    monkeypatch.chdir(tmp_path)
+    with running_api(settings_for(tmp_path / "api", max_upload_bytes=2000)) as api:
+        monkeypatch.setenv("COMFY_BASE_URL", api.url)
+        assert run(["upload", "a.bin", "b.bin", "c.bin", *(["--json"] if as_json else [])]) == 2
+
+        out, err = capsys.readouterr()
+        ids = [asset["id"] for asset in json.loads(out)] if as_json else out.split()
+        assert [api.get(f"/api/v2/assets/{asset_id}").json()["size_bytes"] for asset_id in ids] == [9, 7]
+        assert "fleet: b.bin: " in err
+
+
 def test_submit_uploads_the_files_that_loaders_name_once_each(
     api: Api, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

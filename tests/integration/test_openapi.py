@@ -246,3 +246,9 @@ def test_with_keys_it_stays_readable_and_says_that_a_key_is_needed(tmp_path_fact
     assert "401" in document["paths"]["/api/v2/jobs"]["get"]["responses"]
     assert "Authorization: Bearer $COMFY_API_KEY" in page
     assert "a-key" not in page
+
+
+def test_who_asks_for_nothing_is_led_to_the_page(api: Api) -> None:
+    answer = api.get("/")
+    assert answer.status_code == 404
+    assert "/docs" in answer.json()["error"]["message"]

@@ -27,6 +27,12 @@ def terminal(width: int) -> tuple[Screen, io.StringIO]:
     return screen, text
 
 
+def last_line(text: io.StringIO) -> str:
+    """What a display left behind, without the codes that move the cursor."""
+    lines = re.split(r"[\r\n]|\x1b\[[?0-9]*[A-Za-z]", text.getvalue())
+    return next(line for line in reversed(lines) if line)
+
+
 def job(status: str) -> dict[str, object]:
     return {"id": JOB_ID, "status": status, "created_at": "2026-11-29T15:20:19.207Z", "template": "interior_design"}
 
@@ -121,8 +127,7 @@ def test_a_bar_tells_state_share_and_time_left(width: int, ends: str) -> None:
         progress(Event(name="status", data={"status": "running"}))
         progress(Event(name="progress", data={"value": 0.42, "nodes_done": 4, "remaining_s": 12.0, **work}))
 
-    last = re.split(r"[\r\n]|\x1b\[[?0-9]*[A-Za-z]", text.getvalue().strip("\n"))
-    line = next(each for each in reversed(last) if each)
+    line = last_line(text)
     assert "running" in line
     assert "42%" in line
     assert ends in line
@@ -134,5 +139,15 @@ def test_a_bar_tells_the_place_of_a_waiting_job_in_sixty_columns() -> None:
     with screen.progress() as progress:
         progress(Event(name="status", data={"status": "queued", "queue_position": 3, "estimated_wait_ms": 9000}))
 
-    assert "queued" in text.getvalue()
-    assert "place 3 in the" in text.getvalue()
+    assert "queued" in last_line(text)
+    assert "place 3 in the" in last_line(text)
+
+
+def test_a_bar_forgets_the_place_when_the_job_runs() -> None:
+    screen, text = terminal(60)
+    with screen.progress() as progress:
+        progress(Event(name="status", data={"status": "queued", "queue_position": 3}))
+        progress(Event(name="status", data={"status": "running"}))
+
+    assert "running" in last_line(text)
+    assert "place" not in last_line(text)
