@@ -274,7 +274,8 @@ class Settings(BaseSettings):
         if value and scheme not in BROKER_SCHEMES:
             raise ValueError(f"must begin with one of {', '.join(f'{scheme}://' for scheme in BROKER_SCHEMES)}")
         # Raises ValueError: the port is no number, or an address in brackets is not closed.
-        _ = urlsplit(value).port
+        for url in value.split(";"):
+            _ = urlsplit(url).port
         return value
 
     @field_validator("lease_renew_s")
