@@ -78,14 +78,13 @@ def test_a_dead_worker_thread_behind_healthy_http_ends_in_a_timeout(tmp_path: Pa
             handle.wait(timeout_s=0.5)
 
 
-def test_a_listener_that_fails_fails_the_wait_and_nothing_else(session: ComfySession) -> None:
+def test_a_listener_that_fails_loses_its_news_and_nothing_else(session: ComfySession) -> None:
     class Failing(Recorder):
         def on_progress(self, progress: Progress) -> None:
             raise LookupError("no room for progress")
 
     handle = session.submit(work(0.3), prompt_id=new_id(), listener=Failing())
-    with pytest.raises(LookupError):
-        handle.wait(timeout_s=10)
+    assert handle.wait(timeout_s=10).outputs
     recorder = Recorder()
     assert session.submit(work(0.2), prompt_id=new_id(), listener=recorder).wait(timeout_s=10).outputs
     assert any(0 < point.value < 1 for point in recorder.points)
