@@ -31,7 +31,7 @@ class Progress:
 class PromptListener(Protocol):
     """Hears about a running prompt. Its methods are called by the thread that waits for the prompt, in order.
 
-    A listener slower than ComfyUI misses intermediate points, never the last one; what it raises, `wait` raises.
+    A listener slower than ComfyUI misses intermediate points, never the last one; what it raises is only logged.
     """
 
     def on_started(self) -> None:

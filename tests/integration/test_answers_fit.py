@@ -17,6 +17,8 @@ from tests.integration.test_api_assets import png
 from tests.schemas import Document, spoiled
 from tests.simulator_process import simulator
 
+pytestmark = pytest.mark.slow
+
 #: Bodies that are tried at each route that takes one.
 BODIES = 10
 KEY = "a-key"

@@ -26,6 +26,8 @@ from tests.fleet import until
 from tests.integration.test_delivery import generated
 from tests.s3_server import S3Server
 
+pytestmark = pytest.mark.slow
+
 HOLES = 20
 #: Much less than the two minutes that an exchange may take.
 PROMPT_S = 20.0

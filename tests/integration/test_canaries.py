@@ -37,6 +37,8 @@ from tests.chaos.receiver import Receiver, receiving
 from tests.fleet import TERMINAL, Fleet, free_port, until
 from tests.s3_server import Front, S3Server
 
+pytestmark = pytest.mark.slow
+
 JOBS = 200
 #: Of twenty jobs the last eight have a fault. Memory seldom: an instance that runs out of it too often is replaced.
 FAULTS = ("memory", "node", "node", "node", "bucket", "bucket", "receiver", "receiver")

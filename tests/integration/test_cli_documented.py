@@ -15,6 +15,8 @@ from PIL import Image
 
 from tests.fleet import ROOT, Fleet
 
+pytestmark = pytest.mark.slow
+
 OPEN = {
     "1": {"class_type": "EmptyImage", "inputs": {"width": "{{WIDTH}}", "height": 64, "batch_size": 1, "color": 0}},
     "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "{{PREFIX}}_{{ROOM}}"}},

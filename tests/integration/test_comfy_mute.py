@@ -19,6 +19,8 @@ from core.errors import ComfyUnavailable, PromptStuck, PromptTimeout
 from tests.comfy_target import Graph, eventually, new_id, picture, with_node
 from tests.simulator_process import SimulatorProcess, simulator
 
+pytestmark = pytest.mark.slow
+
 #: A mute server is far beyond all limits but the one that is meant for it.
 PACE = Pace(
     heartbeat_s=0.3,

@@ -20,6 +20,8 @@ from core.ledger.outbox import Outcome
 from tests.integration.api_fixtures import INSTANCE, Api, running_api, settings_for
 from tests.simulator_process import simulator
 
+pytestmark = pytest.mark.slow
+
 KEY = "docs-key"
 PICTURE = (
     b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\x00\x00\x01\x00\x00\x00\x01\x08\x06\x00\x00\x00\x1f\x15\xc4\x89\x00\x00\x00"

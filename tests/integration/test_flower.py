@@ -22,6 +22,8 @@ from tests.fleet import Fleet, free_port, until, work
 from tests.ledger_moves import submit
 from tests.services import Broker, make_settings
 
+pytestmark = pytest.mark.slow
+
 AUTH = ("user", "password")
 #: What the simulator's failing node says: it stands for a prompt that a node repeats.
 NODE_WORDS = "boom"

@@ -23,6 +23,8 @@ from core.settings import Settings
 from tests.integration.api_fixtures import GRAPH, REDIS_URL, Worker, gunicorn_api, postgres_database, settings_for
 from tests.services import missing
 
+pytestmark = pytest.mark.slow
+
 STREAMS = 400
 REQUESTS = 200
 PATIENCE_S = 60.0

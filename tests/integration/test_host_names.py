@@ -22,6 +22,8 @@ from tests.fleet import Fleet, until
 from tests.ledger_moves import register, submit
 from tests.services import Broker, make_settings
 
+pytestmark = pytest.mark.slow
+
 NAME = "gpu0@twin"
 THIEF: dict[str, Any] = {"name": NAME, "host": "twin", "kind": "simulator", "gpu": None, "worker": "thief"}
 

@@ -20,6 +20,8 @@ from tasks.names import GENERATE, NOTIFY, RECONCILE, UPLOAD, io_queue_of
 from tests.fleet import Fleet, free_port, until, work
 from tests.services import Broker
 
+pytestmark = pytest.mark.slow
+
 CANARY = "a lighthouse nobody may know of"
 #: What each queue holds when all is well.
 TASK_OF = {"gpu": GENERATE, "io": NOTIFY, io_queue_of(socket.gethostname()): UPLOAD, "maintenance": RECONCILE}

@@ -19,6 +19,8 @@ from api.catalogues import MAX_AGE_S
 from tests.fleet import Fleet, until
 from tests.simulator_process import SimulatorProcess, simulator
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def theirs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimulatorProcess]:

@@ -14,6 +14,8 @@ from PIL import Image
 from tests.fleet import ALL, Fleet, until, work
 from tests.services import Broker
 
+pytestmark = pytest.mark.slow
+
 
 def run_jobs(fleet: Fleet) -> None:
     """A burst over both GPUs through both contracts, a failure, a cancellation, and the official client."""

@@ -24,6 +24,8 @@ from tests.integration.api_fixtures import Api, running_api
 from tests.integration.test_delivery import generated, picture, turn
 from tests.services import Broker, make_settings
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def look_each_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,8 @@ import pytest
 from comfy.spec import REPOSITORY_ROOT
 from tests.services import missing
 
+pytestmark = pytest.mark.slow
+
 PACKAGES = ("api", "cli", "comfy", "core", "tasks", "workflows")
 
 
