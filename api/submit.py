@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -213,7 +213,11 @@ class Service:
         """
         named = jobs_named(graph)
         named.pop(job_id, None)
-        for other in self._ledger.jobs.states(list(named)) if named else ():
+        others: Collection[str] = ()
+        if named:
+            with ledger_patience():
+                others = self._ledger.jobs.states(list(named))
+        for other in others:
             raise InvalidRequest(
                 f"Node {named[other][0]}, input {named[other][1]}: this path leads to files of another job. "
                 "To use one of its outputs, name that by its id."
