@@ -18,7 +18,7 @@ from kombu import Connection
 
 from tasks.names import GENERATE, NOTIFY, RECONCILE, UPLOAD, io_queue_of
 from tests.fleet import Fleet, free_port, until, work
-from tests.services import Broker
+from tests.services import Broker, rabbitmq_broker, redis_broker
 
 pytestmark = pytest.mark.slow
 
@@ -283,10 +283,10 @@ class RabbitMouth:
 
 
 @pytest.fixture(scope="module", params=["redis", "rabbitmq"])
-def broker(request: pytest.FixtureRequest) -> Broker:
-    """Each broker in turn."""
-    found: Broker = request.getfixturevalue(f"shared_{request.param}")
-    return found
+def broker(request: pytest.FixtureRequest) -> Iterator[Broker]:
+    """Each broker in turn, under names of its own: what is broken here is no other test's."""
+    with (redis_broker if request.param == "redis" else rabbitmq_broker)() as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
