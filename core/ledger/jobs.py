@@ -227,13 +227,6 @@ class Jobs:
         with self._database.read() as connection:
             return connection.execute(query).scalar_one()
 
-    def next_queued(self, *, limit: int) -> list[str]:
-        """Ids of the jobs that are next to run."""
-        query = select(jobs.c.id).where(jobs.c.status == QUEUED)
-        query = query.order_by(jobs.c.priority.desc(), jobs.c.created_at_ms, jobs.c.id).limit(limit)
-        with self._database.read() as connection:
-            return [str(job_id) for job_id in connection.execute(query).scalars()]
-
     def queue_position(self, job: Job) -> int | None:
         """The place of a queued job, 1 being the next to run; None when it does not wait."""
         if job.status != QUEUED:

@@ -120,7 +120,7 @@ def test_a_short_lock_is_waited_for(sqlite_settings: Settings) -> None:
         lock.close()
         waiting.join()
 
-        assert ledger.jobs.next_queued(limit=9) == submitted
+        assert [job.id for job in ledger.jobs.page(statuses=[QUEUED])] == submitted
 
 
 def test_a_file_that_cannot_be_opened(tmp_path: Path) -> None:
