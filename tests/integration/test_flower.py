@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -85,22 +86,37 @@ def ended_task(fleet: Fleet, task_id: str) -> dict[str, Any]:
     return found
 
 
+@contextmanager
+def no_reconciler(fleet: Fleet, settings: Settings) -> Iterator[None]:
+    """Freeze the clock of the reconciler's ticks, and wait until what they published has been taken."""
+    fleet.signal("beat", signal.SIGSTOP)
+    try:
+        # Both workers have worked through what was published before this job's turn and chain.
+        fleet.wait(fleet.submit(work(0.0)))
+        app = make_app(settings, "api")
+        until(lambda: all(q["messages"] == 0 for q in queue_lengths(app, [GPU_QUEUE, "maintenance"])), what="no turns")
+        yield
+    finally:
+        fleet.signal("beat", signal.SIGCONT)
+
+
 def lines(fleet: Fleet, process: str, words: str) -> list[str]:
     return [line for line in fleet.log(process).splitlines() if words in line]
 
 
 def test_the_job_that_ran_is_named_whichever_the_turn_was_for(
-    fleet: Fleet, ledger: Ledger, publisher: Publisher
+    fleet: Fleet, ledger: Ledger, publisher: Publisher, settings: Settings
 ) -> None:
     graph = '{"1":{"class_type":"EmptyImage","inputs":{"width":64,"height":64,"batch_size":1,"color":0}},'
     graph += '"2":{"class_type":"SaveImage","inputs":{"images":["1",0],"filename_prefix":"x"}}}'
-    # While the only GPU is busy, the reconciler publishes nothing of its own.
-    busy = fleet.submit(work(1.5))
-    fleet.wait(busy, "running")
-    job = submit(ledger, graph=graph)
-    assert publisher.turn("for-another")
+    with no_reconciler(fleet, settings):
+        # No turn but this one is about: while a job's own turn runs it, nothing has been published for the next.
+        busy = fleet.submit(work(1.5))
+        fleet.wait(busy, "running")
+        job = submit(ledger, graph=graph)
+        assert publisher.turn("for-another")
 
-    assert fleet.wait(job.id)["status"] == "succeeded"
+        assert fleet.wait(job.id)["status"] == "succeeded"
 
     [name] = [record.name for record in ledger.instances.all()]
     task = ended_task(fleet, "for-another")
