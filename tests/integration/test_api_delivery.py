@@ -130,6 +130,16 @@ def test_a_webhook_may_choose_its_events_and_have_two_secrets(api: Api, contract
     assert "whsec_" not in shown
 
 
+@pytest.mark.parametrize("contract", ["v2", "workflows", "generate"])
+def test_headers_of_a_webhook_are_sealed_with_its_secret(api: Api, contract: str) -> None:
+    headers = {"Authorization": "Basic of-a-gateway"}
+
+    job = submitted(api, contract, webhook={**WEBHOOK, "headers": headers})
+
+    assert secrets_of(api.ledger, job.id) == {"webhook_secret": WEBHOOK["secret"], "webhook_headers": headers}
+    assert "of-a-gateway" not in json.dumps(job.webhook)
+
+
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
@@ -146,6 +156,10 @@ def test_a_webhook_may_choose_its_events_and_have_two_secrets(api: Api, contract
         ({"webhook": {**WEBHOOK, "events": "job.failed"}}, "webhook.events must be a list of one or more of"),
         ({"webhook": {**WEBHOOK, "extra_params": {"k": "x" * 9_000}}}, "webhook.extra_params must be an object of at"),
         ({"webhook": {"url": "http://10.0.0.1/"}}, "webhook.url"),
+        ({"s3": {**S3, "aws_bucket_name": "b"}}, "'s3.aws_bucket_name': it is called s3.bucket_name here."),
+        ({"s3": {**S3, "acl": "private"}}, "Unknown field 's3.acl'; there are: "),
+        ({"webhook": {**WEBHOOK, "auth": "u:p"}}, "Unknown field 'webhook.auth': it is called webhook.headers here."),
+        ({"webhook": {**WEBHOOK, "method": "PUT"}}, "Unknown field 'webhook.method'; there are: "),
     ],
 )
 @pytest.mark.parametrize("path", ["/api/v2/jobs", "/workflows/tile"])

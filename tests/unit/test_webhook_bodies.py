@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 
 from core.job import CANCELED, DELIVERING, EXPIRED, FAILED, RUNNING, SUCCEEDED, TERMINAL, Job, Output
+from core.links import Links
+from core.results import generate_result
+from core.views import error_view
 from core.webhooks.bodies import MAX_BODY_BYTES, MAX_EXTRA_BYTES, event_body, size_bytes
 from core.webhooks.events import COMPLETED, DEFAULT_EVENTS, END_EVENTS, EVENTS, FAILURE, PROGRESS
 
@@ -134,6 +137,18 @@ def test_a_body_that_just_fits_is_whole() -> None:
     for chars, is_cut in ((spare, False), (spare + 1, True)):
         body = event_body(job(parameters={"p": "x" * chars}), COMPLETED, seq=4, at_ms=0)
         assert ("truncated" in body["data"]) is is_cut
+
+
+def test_an_error_that_an_earlier_version_kept_whole_is_shown_in_part() -> None:
+    failed = job(FAILED, error={**ERROR, "message": "begin " + "x" * 3_000_000 + " end", "traceback": "t" * 3_000_000})
+
+    view = error_view(failed)
+    assert view is not None
+    for message in (view["message"], generate_result(failed, links=Links(base_url=""))["message"]):
+        assert message.startswith("begin x")
+        assert " end" in message[-40:]
+        assert len(message) < 5_000
+    assert len(view["traceback"]) < 40_000
 
 
 @pytest.mark.parametrize("status", sorted(TERMINAL))
