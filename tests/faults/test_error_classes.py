@@ -351,19 +351,21 @@ def test_what_only_the_server_can_refuse_fails_at_once_with_node_and_input(
     fleet: Fleet, ledger: Ledger, node: dict[str, Any], input_name: str, says: str
 ) -> None:
     graph = {"own": node, "out": {"class_type": "PreviewAny", "inputs": {"source": ["own", 0]}}}
-    job_id = fleet.submit(graph)
+    took_ms = []
+    for _ in range(3):
+        job_id = fleet.submit(graph)
+        fleet.wait(job_id, "failed")
 
-    fleet.wait(job_id, "failed")
-
-    error = error_of(ledger, job_id)
-    assert error["code"] == "invalid_workflow"
-    assert error["node_id"] == "own"
-    assert error["class_type"] == node["class_type"]
-    assert input_name in error["message"]
-    assert says in error["message"]
-    job = ledger.jobs.get(job_id)
-    assert job.started_at_ms is not None
-    assert job.completed_at_ms is not None
-    # Far below a second on an idle machine.
-    assert job.completed_at_ms - job.started_at_ms < 5_000
-    assert len(runs_of(ledger, job_id)) == 1
+        error = error_of(ledger, job_id)
+        assert error["code"] == "invalid_workflow"
+        assert error["node_id"] == "own"
+        assert error["class_type"] == node["class_type"]
+        assert input_name in error["message"]
+        assert says in error["message"]
+        job = ledger.jobs.get(job_id)
+        assert job.started_at_ms is not None
+        assert job.completed_at_ms is not None
+        took_ms.append(job.completed_at_ms - job.started_at_ms)
+        assert len(runs_of(ledger, job_id)) == 1
+    # The machine may be busy with something else for a moment, but hardly each time.
+    assert min(took_ms) < 1_000
