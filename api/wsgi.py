@@ -10,6 +10,7 @@ from functools import partial
 from flask import Flask
 
 from api import create_app
+from api.lookups import look_up_apart
 from api.patience import ledger_patience
 from api.publishing import BackgroundPublisher
 from api.waiting import Hub
@@ -42,6 +43,7 @@ def create() -> Flask:
 def build(settings: Settings, *, pool_size: int = POOL_SIZE) -> Flask:
     """Build the application and start listening for notices."""
     broker_guard.install()
+    look_up_apart()
     sender = NoticeSender(settings)
 
     def announce(change: Change) -> None:

@@ -23,6 +23,7 @@ from comfy.spec import (
     working_directory,
     write_files,
 )
+from comfy.transport import unresolved
 from core.errors import ComfyUnavailable
 
 __all__ = ["Instance", "InstanceSpec"]
@@ -248,6 +249,8 @@ class Instance:
 
 
 def _problem(base_url: str, timeout_s: float) -> ComfyUnavailable | None:
+    if (unknown := unresolved(base_url, timeout_s)) is not None:
+        return unknown
     client = ComfyClient(base_url, connect_timeout_s=timeout_s, read_timeout_s=timeout_s)
     # A new connection each time: one that was accepted long ago says less about a server than one accepted now.
     with contextlib.closing(client):

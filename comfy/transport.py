@@ -9,11 +9,13 @@ import time
 import weakref
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import requests
 from urllib3.exceptions import HTTPError, NameResolutionError, ReadTimeoutError
 
 from core.errors import ComfyUnavailable
+from core.lookup import addresses
 
 #: ComfyUI's aiohttp answers errors with a few words of plain text; more of a body than this only floods a log.
 _EXCERPT_CHARS = 200
@@ -176,6 +178,20 @@ def unanswered(error: ComfyUnavailable) -> bool:
     So its machine can be reached and the process is there, though it may be too busy to answer, or frozen.
     """
     return isinstance(error.__cause__, requests.ReadTimeout)
+
+
+def unresolved(base_url: str, timeout_s: float) -> ComfyUnavailable | None:
+    """The error for a server whose name is not looked up in time; no request has a limit on that. None otherwise."""
+    try:
+        addresses(urlsplit(base_url).hostname or "", timeout_s)
+    except TimeoutError:
+        error = ComfyUnavailable("ComfyUI cannot be asked: its host name is not resolved in time")
+        error.__cause__ = requests.ConnectTimeout()
+        return error
+    except (OSError, UnicodeError):
+        # Whoever connects says it.
+        return None
+    return None
 
 
 def timed_out(error: ComfyUnavailable) -> bool:

@@ -79,6 +79,8 @@ class Bucket:
         self._name = target.bucket_name
         self._public_url = target.public_url
         self._has_answered = False
+        #: What it said last, if it was that it cannot now.
+        self._excuse: str | None = None
         self._may_hold_some = True
         with _translated():
             connect_timeout_s = min(target.connect_timeout_s, limit_s, first_answer_s or limit_s)
@@ -158,10 +160,12 @@ class Bucket:
                 if begun["Key"] == key:
                     self._client.abort_multipart_upload(Bucket=self._name, Key=key, UploadId=begun["UploadId"])
 
-    def _note_answer(self, response_dict: object = None, **_event: object) -> None:
+    def _note_answer(self, response_dict: dict[str, Any] | None = None, **_event: object) -> None:
         # One that is over is not begun anew.
         if response_dict is None or self._deadline.is_over:
             return
+        status = int(response_dict["status_code"])
+        self._excuse = f"answered {status}" if status >= 500 else None
         self._deadline.begin(min(self._next_answer_s, self._ends_at_s - time.monotonic()))
         if self._has_answered:
             return
@@ -171,7 +175,8 @@ class Bucket:
 
     def _check_time(self, **_event: object) -> None:
         if self._deadline.is_over:
-            raise DeliveryFailed("the S3 server is too slow")
+            # Pauses before further tries may have used the time up.
+            raise DeliveryFailed(f"the S3 server {self._excuse or 'is too slow'}")
 
 
 def limit_s(size_bytes: int) -> float:

@@ -11,13 +11,12 @@ a mistake, and whether a job succeeds would depend on the order of a DNS answer.
 from __future__ import annotations
 
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
-from typing import Any, ClassVar, cast
+from typing import ClassVar, cast
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -26,6 +25,7 @@ from urllib3 import BaseHTTPResponse, HTTPConnectionPool, PoolManager, Timeout
 from urllib3.connection import HTTPConnection
 from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError, ProtocolError
 
+from core import lookup
 from core.errors import AddressRefused
 from core.outbound.deadline import Deadline
 from core.outbound.networks import Policy
@@ -228,7 +228,7 @@ class _GuardedConnection(HTTPConnection):
 
     def _permitted_addresses(self, timeout_s: float | None) -> list[str]:
         try:
-            addresses = _resolve(self._dns_host, timeout_s)
+            addresses = lookup.addresses(self._dns_host, timeout_s)
         except (socket.gaierror, UnicodeError) as exc:
             raise NameResolutionError(self.host, self, socket.gaierror(str(exc))) from exc
         except TimeoutError as exc:
@@ -246,29 +246,3 @@ def _keeps(answer: BaseHTTPResponse) -> bool:
 def _guarded(pool: type[HTTPConnectionPool], guard: _Guard) -> type[HTTPConnectionPool]:
     connection = type("GuardedConnection", (_GuardedConnection, cast(type, pool.ConnectionCls)), {"guard": guard})
     return type(pool.__name__, (pool,), {"ConnectionCls": connection})
-
-
-def _resolve(name: str, timeout_s: float | None) -> list[str]:
-    """The addresses of a host, each once.
-
-    Raises:
-      socket.gaierror, UnicodeError: there are none.
-      TimeoutError: nobody said so in time.
-    """
-    found: list[Any] = []
-
-    def ask() -> None:
-        try:
-            found.extend(socket.getaddrinfo(name, None, type=socket.SOCK_STREAM))
-        except (OSError, ValueError) as exc:
-            found.append(exc)
-
-    # The resolver has no timeout of its own and may take half a minute. A thread that is left behind ends with that.
-    thread = threading.Thread(target=ask, name="resolve", daemon=True)
-    thread.start()
-    thread.join(timeout_s)
-    if thread.is_alive():
-        raise TimeoutError
-    if isinstance(found[0], Exception):
-        raise found[0]
-    return list(dict.fromkeys(str(answer[4][0]) for answer in found))

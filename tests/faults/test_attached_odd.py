@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from core.ledger.instances import HEALTHY, UNHEALTHY
 from tests.fleet import Fleet, until, work
 from tests.simulator_process import SimulatorProcess, free_port, simulator
+from tests.slow_resolver import SLOW_S, slow_resolver
 
 LATER_PORT = free_port()
 
@@ -23,11 +25,12 @@ def without_websocket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simu
 
 @pytest.fixture(scope="module")
 def fleet(without_websocket: SimulatorProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    urls = f"{without_websocket.base_url},http://127.0.0.1:{LATER_PORT}"
+    urls = f"{without_websocket.base_url},http://127.0.0.1:{LATER_PORT},http://gpu.slow.invalid:8188"
     settings = {"comfyui_urls": urls, "lease_renew_s": "1", "reconcile_s": "1", "drain_grace_s": "1"}
     # A server that is away for long is no failure after another.
     settings |= {"comfyui_start_timeout_s": "1", "quarantine_after": "2"}
     with Fleet(tmp_path_factory.mktemp("odd"), **settings) as fleet:
+        fleet.with_variables(**slow_resolver(tmp_path_factory.mktemp("resolver")))
         yield fleet.start("broker", "api", "gpu0", "gpu1", "io", "beat").ready(gpus=1)
 
 
@@ -67,3 +70,20 @@ def test_one_that_is_not_there_says_why_at_once_and_is_used_when_it_comes(fleet:
         assert instance(fleet, "gpu1")["restarts"] == 0
         fleet.signal("gpu1", 15)
         assert fleet.processes.pop("gpu1").wait(20) == 0
+
+
+def test_one_whose_name_is_slow_to_resolve_says_so_and_holds_nobody_up(fleet: Fleet) -> None:
+    fleet.start("gpu2")
+    seen = until(
+        lambda: (
+            (found := next((each for each in fleet.instances() if each["name"].startswith("gpu2@")), None))
+            and found["state"] == UNHEALTHY
+            and found
+        ),
+        timeout_s=SLOW_S - 2,
+        what="a reason",
+    )
+    assert "its host name is not resolved in time" in seen["reason"]
+    fleet.wait(fleet.submit(work(0.1, seed=7)), "succeeded")
+    fleet.signal("gpu2", signal.SIGTERM)
+    assert fleet.processes.pop("gpu2").wait(10) == 0

@@ -1,4 +1,4 @@
-"""Buckets whose endpoints take connections and never answer: whoever names them waits, and nobody else does."""
+"""Buckets whose endpoints never answer, or say for ever that they cannot: whoever names them waits, and nobody else."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from functools import partial
+from typing import Any, TypeAlias
 
 import pytest
 
 from core.job import DELIVERING, SUCCEEDED
 from core.ledger.claims import Claim
-from core.s3 import PUT_URLS, Target
+from core.s3 import MAX_CONNECT_ATTEMPTS, PUT_URLS, Target
 from core.settings import Settings
 from tasks import buckets, endpoints
 from tasks.app import make_app
@@ -28,7 +30,10 @@ from tests.s3_server import S3Server
 
 pytestmark = pytest.mark.slow
 
-HOLES = 20
+Hole: TypeAlias = Callable[[], contextlib.AbstractContextManager[str]]
+
+#: More than an io worker has threads: each alone with one, they would hold up everybody.
+HOLES = IO_THREADS + 8
 #: Much less than the two minutes that an exchange may take.
 PROMPT_S = 20.0
 
@@ -79,8 +84,65 @@ def one_answer() -> Iterator[str]:
         connection.close()
 
 
+@contextlib.contextmanager
+def answering(head: str) -> Iterator[str]:
+    """URL of a server that answers everything with this. Parameters: head - `{url}` in it becomes the URL."""
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection = listener.accept()[0]
+                with connection, contextlib.suppress(OSError):
+                    connection.settimeout(10)
+                    connection.recv(65536)
+                    connection.sendall(
+                        f"{head.format(url=url)}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode()
+                    )
+
+    with socket.create_server(("127.0.0.1", 0), backlog=100) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        threading.Thread(target=serve, daemon=True).start()
+        yield url
+        with contextlib.suppress(OSError):
+            listener.shutdown(socket.SHUT_RDWR)
+
+
+overloaded = partial(answering, "HTTP/1.1 503 Slow Down")
+#: Leads back to itself, and names another region each time, which S3's clients are to turn to.
+redirecting = partial(answering, "HTTP/1.1 307 Temporary Redirect\r\nLocation: {url}/again\r\nx-amz-bucket-region: a")
+
+
+@contextlib.contextmanager
+def slow_name() -> Iterator[str]:
+    """URL of a host whose name nobody has resolved in 20 s."""
+    name, real, over = f"{uuid.uuid4()}.invalid", socket.getaddrinfo, threading.Event()
+
+    def resolve(host: Any, *arguments: Any, **options: Any) -> Any:
+        if host == name:
+            over.wait(20)
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return real(host, *arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket, "getaddrinfo", resolve)
+        yield f"http://{name}"
+        over.set()
+
+
 #: What each endpoint of a kind is.
-HOLE_OF = {"no connections": closed_door, "one answer": one_answer}
+HOLE_OF: dict[str, Hole] = {
+    "no connections": closed_door,
+    "one answer": one_answer,
+    "503": overloaded,
+    "redirects": redirecting,
+    "slow names": slow_name,
+}
+#: The same for URLs to put to.
+PUT_HOLE_OF: dict[str, Hole] = {
+    "URLs without connections": closed_door,
+    "URLs that answer 503": overloaded,
+    "URLs that redirect": redirecting,
+}
 
 
 @pytest.fixture
@@ -97,17 +159,15 @@ def give_turn(runtime: Runtime, claim: Claim) -> str:
     return runtime.ledger.jobs.get(claim.job_id).status
 
 
-def target_at(url: str) -> dict[str, Any]:
-    return {"s3": Target(endpoint_url=url, bucket_name="bucket", region=None, prefix="").to_json()}
+def target_at(url: str, **patience: Any) -> dict[str, Any]:
+    return {"s3": Target(endpoint_url=url, bucket_name="bucket", region=None, prefix="", **patience).to_json()}
 
 
-@pytest.mark.parametrize(
-    "kind", ["one endpoint", "many endpoints", "URLs to put to", "URLs without connections", *HOLE_OF]
-)
+@pytest.mark.parametrize("kind", ["one endpoint", "many endpoints", "URLs to put to", *HOLE_OF, *PUT_HOLE_OF])
 def test_uploads_to_a_good_bucket_are_not_held_up(sqlite_settings: Settings, runtime: Runtime, kind: str) -> None:
     server = S3Server()
     good = generated(sqlite_settings, {"s3": server.new_target().to_json()}, a_png=b"1")
-    hole = closed_door if kind == "URLs without connections" else HOLE_OF.get(kind, black_hole)
+    hole = (HOLE_OF | PUT_HOLE_OF).get(kind, black_hole)
     with ThreadPoolExecutor(IO_THREADS) as threads:
         with contextlib.ExitStack() as stack:
             urls = [stack.enter_context(hole()) for _ in range(1 if kind == "one endpoint" else HOLES)] * HOLES
@@ -120,7 +180,9 @@ def test_uploads_to_a_good_bucket_are_not_held_up(sqlite_settings: Settings, run
             until(lambda: threads.submit(give_turn, runtime, good).result() == SUCCEEDED, timeout_s=PROMPT_S)
 
             assert time.monotonic() - begun_s < PROMPT_S
-        assert {turn.result(timeout=60) for turn in turns} == {DELIVERING}
+        # A redirect is a refusal, which is final.
+        expected = SUCCEEDED if "redirect" in kind else DELIVERING
+        assert {turn.result(timeout=60) for turn in turns} <= {expected, DELIVERING}
     server.stop()
 
 
@@ -141,9 +203,33 @@ def test_what_waits_for_an_endpoint_that_is_left_alone_is_given_up_in_the_end(
     assert output.upload == {"error": "the bucket's endpoint does not answer, and is left alone for a while"}
 
 
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("503", "the S3 server answered 503"),
+        ("redirects", "the S3 server answered 307"),
+        ("URLs that answer 503", "the server behind a put_url answered 503"),
+        ("URLs that redirect", "the server behind a put_url answered 307"),
+    ],
+)
+def test_what_an_endpoint_answers_for_ever_is_told_in_the_end(
+    sqlite_settings: Settings, runtime: Runtime, kind: str, said: str
+) -> None:
+    runtime.settings = runtime.settings.model_copy(update={"upload_give_up_s": 0.0})
+    with (HOLE_OF | PUT_HOLE_OF)[kind]() as url:
+        claim = _hole(sqlite_settings, kind, url)
+        assert give_turn(runtime, claim) == SUCCEEDED
+
+    job = runtime.ledger.jobs.get(claim.job_id)
+    assert [output.upload for output in job.outputs] == [{"error": said}] * 3
+
+
 def _hole(settings: Settings, kind: str, url: str) -> Claim:
+    """A job of three files that wants all the patience that one may ask for."""
+    patience: dict[str, Any] = {"connect_attempts": MAX_CONNECT_ATTEMPTS}
+    files: dict[str, Any] = {"a_png": b"1", "b_png": b"2", "c_png": b"3"}
     if not kind.startswith("URLs"):
-        return generated(settings, target_at(url), a_png=b"1")
-    target = Target(endpoint_url=None, bucket_name="", region=None, prefix="", origin=PUT_URLS)
-    secrets = {"s3": {"put_urls": [f"{url}/a.png?signature=1"]}}
-    return generated(settings, {"s3": target.to_json()}, secrets=secrets, a_png=b"1")
+        return generated(settings, target_at(url, **patience), **files)
+    target = Target(endpoint_url=None, bucket_name="", region=None, prefix="", origin=PUT_URLS, **patience)
+    secrets = {"s3": {"put_urls": [f"{url}/{name}?signature=1" for name in files]}}
+    return generated(settings, {"s3": target.to_json()}, secrets=secrets, **files)

@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import update
 
 from comfy.history import History
-from comfy.session import PromptHandle, PromptResult
+from comfy.session import ComfySession, PromptHandle, PromptResult
 from core.errors import ComfyOutOfMemory, ComfyUnavailable, LedgerUnavailable, PromptStuck
 from core.job import CANCELING, DELIVERING, QUEUED, RUNNING
 from core.ledger import Ledger
@@ -159,6 +159,20 @@ class TestOnDeck:
             station.work(job_id)
         assert ledger.jobs.get(job_id).status == QUEUED
 
+    def test_whoever_was_about_to_claim_at_the_end_claims_nothing(
+        self, station: Station, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        job_id, connected = job(ledger, 0.1, 30), station._connection.get()
+
+        def closed_meanwhile() -> Any:
+            station.close()
+            return connected
+
+        monkeypatch.setattr(station._connection, "get", closed_meanwhile)
+        assert station.work(job_id) is None
+        found = ledger.jobs.get(job_id)
+        assert (found.status, found.attempt) == (QUEUED, 0)
+
 
 class TestConnection:
     @pytest.fixture
@@ -168,25 +182,20 @@ class TestConnection:
         connection.close()
 
     def test_an_instance_that_is_lost_meanwhile_is_never_half_there(
-        self, connection: Connection, ledger: Ledger, simulator: SimulatorProcess
+        self, connection: Connection, ledger: Ledger, simulator: SimulatorProcess, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         come_up(ledger, simulator.base_url)
-        over = threading.Event()
+        connection.get()
 
-        def lose_it_all_the_time() -> None:
-            while not over.is_set():
-                connection.lose()
+        def lost_meanwhile(_session: ComfySession) -> bool:
+            connection.lose()
+            return True
 
-        losing = threading.Thread(target=lose_it_all_the_time)
-        losing.start()
-        try:
-            for _ in range(200):
-                instance, session = connection.get()
-                assert instance.name == NAME
-                assert session.client.base_url == simulator.base_url
-        finally:
-            over.set()
-            losing.join(10)
+        # Another thread loses it in the moment between the look at it and its use.
+        monkeypatch.setattr(ComfySession, "is_connected", property(lost_meanwhile))
+        instance, session = connection.get()
+        assert instance.name == NAME
+        assert session.client.base_url == simulator.base_url
 
     def test_one_that_is_not_healthy_is_not_used(
         self, connection: Connection, ledger: Ledger, simulator: SimulatorProcess
