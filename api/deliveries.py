@@ -42,6 +42,12 @@ _STATE = Parameter(
     name="state", place="query", description="Only these.", schema={"type": "string", "enum": list(STATES)}
 )
 _JOB = Parameter(name="job_id", place="query", description="Only those of this job.", schema={"type": "string"})
+_ID_PREFIX = Parameter(
+    name="id_prefix",
+    place="query",
+    description="Only deliveries whose id begins so.",
+    schema={"type": "string", "minLength": 1, "maxLength": 36},
+)
 _ENDED = Parameter(
     name="state",
     place="query",
@@ -68,13 +74,14 @@ def deliveries_blueprint(settings: Settings, ledger: Ledger, publisher: TurnPubl
         tag=WEBHOOKS,
         answers={200: answers.DeliveryPage},
         errors=(NotFound, InvalidCursor, LedgerUnavailable),
-        parameters=(_STATE, _JOB, _LIMIT, _CURSOR),
+        parameters=(_STATE, _JOB, _ID_PREFIX, _LIMIT, _CURSOR),
         text="Each with its log of tries.",
     )
     @bounded
     def every() -> Response:
         job_id = request.args.get("job_id")
-        return _page(ledger, state=_state(STATES), job_id=None if job_id is None else check_id(job_id))
+        ids = fields.id_bounds(request.args.get("id_prefix"))
+        return _page(ledger, state=_state(STATES), job_id=None if job_id is None else check_id(job_id), ids=ids)
 
     @blueprint.get("/api/v2/jobs/<job_id>/deliveries")
     @Described(
@@ -212,11 +219,11 @@ def _come_again(names: list[str]) -> str:
     return f"{said}, as {{{fields_text}}} in the body."
 
 
-def _page(ledger: Ledger, *, state: str | None, job_id: str | None) -> Response:
+def _page(ledger: Ledger, *, state: str | None, job_id: str | None, ids: tuple[str, str] | None = None) -> Response:
     limit = fields.limit(request.args.get("limit"))
     after = fields.decode_cursor(request.args.get("cursor"))
     # One more than is shown tells whether there is a next page.
-    found = ledger.outbox.page(state=state, job_id=job_id, limit=limit + 1, after=after)
+    found = ledger.outbox.page(state=state, job_id=job_id, ids=ids, limit=limit + 1, after=after)
     shown, rest = found[:limit], found[limit:]
     cursor = fields.encode_cursor(shown[-1].created_at_ms, shown[-1].id) if rest else None
     return json_response({"deliveries": [delivery_view(each) for each in shown], "next_cursor": cursor})

@@ -160,7 +160,7 @@ def id_bounds(beginning: str | None) -> tuple[str, str] | None:
         return None
     shape = _UUID_SHAPE[: len(beginning)]
     if not beginning or re.sub("[0-9a-f]", "0", beginning) != shape:
-        raise BadParameter("id_prefix must be the beginning of a job's id, in lower case, with its hyphens.")
+        raise BadParameter("id_prefix must be the beginning of an id, in lower case, with its hyphens.")
     rest = _UUID_SHAPE[len(beginning) :]
     return beginning + rest, beginning + rest.replace("0", "f")
 

@@ -12,7 +12,7 @@ import click
 from cli.client import Client, RequestRefused, ServerUnreachable
 from cli.commands import json_option, open_client, print_json, server_option
 from cli.exits import EXIT_OK, EXIT_USAGE
-from cli.job_ids import whole_id
+from cli.job_ids import the_one, whole_id
 from cli.show import Screen, warn
 from cli.tables import Heading, print_table, printable
 
@@ -64,7 +64,8 @@ def list_command(server: str | None, state: str | None, job_id: str | None, limi
 @json_option
 def show(delivery_id: str, server: str | None, as_json: bool) -> int:
     """Show one delivery, try by try."""
-    delivery = _checked(open_client(server).ask("GET", _path(delivery_id)))
+    client = open_client(server)
+    delivery = _checked(client.ask("GET", _path(_whole(client, delivery_id))))
     if as_json:
         print_json(delivery)
     else:
@@ -99,12 +100,13 @@ def replay(
     replayed, status = [], EXIT_OK
     for delivery_id in delivery_ids:
         try:
-            replayed.append(_checked(client.ask("POST", f"{_path(delivery_id)}/replay", body=body or None)))
+            path = _path(_whole(client, delivery_id))
+            replayed.append(_checked(client.ask("POST", f"{path}/replay", body=body or None)))
         except RequestRefused as exc:
             warn(f"{delivery_id}: {exc}")
             status = EXIT_USAGE
         else:
-            screen.line(f"{delivery_id}  {replayed[-1]['state']}")
+            screen.line(f"{replayed[-1]['id']}  {replayed[-1]['state']}")
     if as_json:
         print_json(replayed)
     return status
@@ -143,6 +145,10 @@ def _newest(client: Client, limit: int, **filters: str | None) -> list[Delivery]
         if not (cursor and page["deliveries"]):
             break
     return found
+
+
+def _whole(client: Client, delivery_id: str) -> str:
+    return the_one(delivery_id, lambda: (str(each["id"]) for each in _newest(client, 3, id_prefix=delivery_id)))
 
 
 def _checked(delivery: Any) -> Delivery:

@@ -243,12 +243,14 @@ class Outbox:
         *,
         state: str | None = None,
         job_id: str | None = None,
+        ids: tuple[str, str] | None = None,
         limit: int = 50,
         after: tuple[int, str] | None = None,
     ) -> list[Delivery]:
         """One page of deliveries with their attempts, newest first.
 
         Parameters:
+          ids: the first and the last id that are wanted.
           after: `(created_at_ms, id)` of the last one of the page before.
         """
         query = select(*_LISTED).order_by(deliveries.c.created_at_ms.desc(), deliveries.c.id.desc()).limit(limit)
@@ -256,14 +258,15 @@ class Outbox:
             query = query.where(deliveries.c.state == state)
         if job_id is not None:
             query = query.where(deliveries.c.job_id == job_id)
+        if ids is not None:
+            query = query.where(deliveries.c.id.between(*ids))
         if after is not None:
             created_at_ms, delivery_id = after
             same_time = and_(deliveries.c.created_at_ms == created_at_ms, deliveries.c.id < delivery_id)
             query = query.where(or_(deliveries.c.created_at_ms < created_at_ms, same_time))
         with self._database.read() as connection:
             rows = connection.execute(query).all()
-            ids = [row.id for row in rows]
-            log = connection.execute(_log_of(ids)).all() if ids else []
+            log = connection.execute(_log_of([row.id for row in rows])).all() if rows else []
         return [_delivery(row, log) for row in rows]
 
     def get(self, delivery_id: str) -> Delivery:

@@ -272,6 +272,19 @@ def test_the_command_line_sends_again_what_it_can(api: Api, capsys: pytest.Captu
     assert [each["id"] for each in json.loads(capsys.readouterr().out)] == [delivery_id]
 
 
+def test_a_beginning_of_a_deliverys_id_will_do(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+    ids = [dead(api) for _ in range(17)]
+    # Of 17 ids two begin with the same digit.
+    digit = next(each[0] for each in ids if sum(other[0] == each[0] for other in ids) > 1)
+
+    assert run(["webhooks", "show", ids[0][:9], "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["id"] == ids[0]
+    assert run(["webhooks", "replay", digit, ids[1][:9]]) == 2
+    out, err = capsys.readouterr()
+    assert out == f"{ids[1]}  pending\n"
+    assert f"{digit} is too short" in err
+
+
 def test_the_command_line_forgets_only_what_it_is_told_to(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
     dead(api)
 

@@ -243,6 +243,12 @@ def test_a_full_queue_is_asked_again_with_the_same_key(server: Script) -> None:
     assert len(set(keys)) == 1
 
 
+def test_a_server_without_a_ready_gpu_is_not_asked_again(server: Script) -> None:
+    not_ready = _error(429, "deployment_not_ready", "No GPU.", **{"Retry-After": "1"})
+    server.on("POST /api/v2/jobs", not_ready, _json(_job("queued"), 201))
+    assert run(["submit", "graph.json", "--no-wait"]) == 4
+
+
 def test_a_queue_that_stays_full_exits_2(server: Script, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli.client, "PATIENCE_S", 0.5)
     server.on("POST /api/v2/jobs", _error(429, "queue_full", "No room.", **{"Retry-After": "1"}))

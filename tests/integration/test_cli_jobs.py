@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 import cli.client
+import cli.job_ids
 from cli.main import run
 from tests.integration.api_fixtures import GRAPH, INSTANCE, Api, running_api, settings_for
 from workflows.template_files import SIDECAR_SUFFIX
@@ -185,13 +186,19 @@ def test_the_beginning_of_a_task_and_of_a_path(api: Api, tmp_path: Path, capsys:
     assert Path(capsys.readouterr().out.strip()).read_bytes() == b"first"
 
 
-def test_a_beginning_must_be_long_enough_and_of_one_job(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_beginning_must_be_long_enough_and_of_one_job(
+    api: Api, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     ids = [api.submit() for _ in range(17)]
     # Of 17 ids two begin with the same digit.
     digit = next(job_id[0] for job_id in ids if sum(other[0] == job_id[0] for other in ids) > 1)
 
     assert run(["cancel", digit]) == 2
     assert "too short" in capsys.readouterr().err
+    # However long it is: by chance no two ids would share four characters.
+    monkeypatch.setattr(cli.job_ids, "MIN_CHARS", 1)
+    assert run(["cancel", digit]) == 2
+    assert f"{digit} begins several ids" in capsys.readouterr().err
     statuses = [api.get(f"/api/v2/jobs/{job_id}").json()["status"] for job_id in ids]
     assert set(statuses) == {"queued"}
 
@@ -221,6 +228,7 @@ def test_the_list_is_filtered_and_says_that_there_is_more(api: Api, capsys: pyte
     assert out.split("\t")[0] == ids[0]
     assert err == ""
     assert run(["list", "--label", "run=list", "--until", "1h"]) == 0
+    assert run(["list", "--label", "run=list", "--since", "0s"]) == 0
     assert run(["list", "--template", "nothing"]) == 0
     assert capsys.readouterr().out == ""
 

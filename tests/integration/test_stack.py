@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -19,10 +20,15 @@ import requests
 from cli.stack import free_ports
 from comfy.procfs import with_variable
 from comfy.spec import REPOSITORY_ROOT
+from core.job import QUEUED, RUNNING
+from core.ledger import Ledger
+from core.settings import load_settings
+from tests.fleet import work
 from tests.services import eventually
 
 READY_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 40.0
+OPERATIONS = REPOSITORY_ROOT / "docs" / "operations.md"
 DEMO = REPOSITORY_ROOT / "workflows" / "demo.json"
 #: In the environment of everything that one start brings about, instances with their clean environment excepted.
 MARKER = "COMFYFLEET_TEST_STACK"
@@ -258,6 +264,26 @@ def test_a_procfile_host_runs_it_in_any_order_and_stops_it(tmp_path: Path) -> No
     assert not (running.data_dir / "broker.sock").exists()
     # honcho kills what takes longer than five seconds, and says so.
     assert "SIGKILL" not in running.output()
+
+
+def test_a_procfile_host_that_kills_soon_loses_no_job_with_the_grace_that_is_documented(tmp_path: Path) -> None:
+    found = re.search(r"Set\n`FLEET_DRAIN_GRACE_S=(\d+)` there", OPERATIONS.read_text())
+    assert found is not None
+    command = (str(Path(sys.executable).parent / "honcho"), "start")
+    running = Running(tmp_path, *command, FLEET_SIMULATED_GPUS="1", FLEET_DRAIN_GRACE_S=found[1])
+    running.wait_until_ready(1)
+    (tmp_path / "graph.json").write_text(json.dumps(work(60.0)))
+    submitted = running.fleet("submit", str(tmp_path / "graph.json"), "--no-wait", "--json")
+    job_id = json.loads(submitted.stdout)["id"]
+    ledger = Ledger(load_settings(data_dir=running.data_dir))
+    assert eventually(lambda: ledger.jobs.get(job_id).status == RUNNING, READY_TIMEOUT_S)
+
+    running.stop(signal.SIGTERM)
+
+    assert ledger.jobs.get(job_id).status == QUEUED, running.output()
+    [given_back] = [event for event in ledger.jobs.events(job_id) if event.data.get("reason")]
+    assert "code" not in given_back.data, "an orderly stop is no loss"
+    ledger.close()
 
 
 def credentials(stack: Running) -> tuple[str, str]:
