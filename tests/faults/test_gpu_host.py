@@ -76,6 +76,22 @@ def test_an_instance_that_fails_too_often_rests_until_it_is_resumed(fleet: Fleet
     assert instance(ledger).quarantined_until_ms is None
 
 
+def test_the_patience_with_a_busy_and_mute_instance_is_a_setting(fleet: Fleet, ledger: Ledger) -> None:
+    restart_worker(fleet, mute_s="1")
+    wait_for(ledger, HEALTHY)
+    graph = work(0.1, seed=2)
+    graph["4"] = {"class_type": "T_Mute", "inputs": {"image": ["2", 0], "seconds": 60.0, "works": True}}
+    graph["3"]["inputs"]["images"] = ["4", 0]
+    job_id = fleet.submit(graph)
+
+    until(lambda: "has answered nothing for 1 s" in fleet.log("gpu0"), what="the end of patience")
+
+    fleet.cancel(job_id)
+    fleet.wait(job_id, "canceled")
+    restart_worker(fleet, mute_s="1800")
+    wait_for(ledger, HEALTHY)
+
+
 def test_a_full_disk_takes_no_jobs_and_those_that_wait_too_long_expire(fleet: Fleet, ledger: Ledger) -> None:
     restart_worker(fleet, min_free_disk_bytes=str(2**60))
     record = wait_for(ledger, DISK_FULL)
