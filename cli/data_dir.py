@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 
+from cli.show import warn
 from core.errors import ConfigurationError
 from core.settings import Settings
 from core.startup import private_from_now_on
@@ -16,8 +17,12 @@ def make_data_dir(settings: Settings) -> None:
     """
     private_from_now_on()
     try:
+        is_new = not settings.data_dir.exists()
         settings.make_data_dir()
         with tempfile.TemporaryFile(dir=settings.data_dir):
             pass
     except OSError as exc:
         raise ConfigurationError(f"FLEET_DATA_DIR={settings.data_dir} cannot be written: {exc.strerror}.") from exc
+    if is_new and "data_dir" in settings.model_fields_set:
+        # Somebody named it, and may know it with a ledger in it: on a mount that is missing, say.
+        warn(f"FLEET_DATA_DIR={settings.data_dir} was not there and has been made: this machine begins with nothing.")

@@ -24,12 +24,12 @@ class Records:
     def __init__(self) -> None:
         self.offered: list[Mapping[str, Any]] = []
         self.looks = 0
-        self.failures = 0
+        #: What the next records meet with.
+        self.errors: list[Exception] = []
 
     def record(self, object_info: Mapping[str, Any]) -> None:
-        if self.failures:
-            self.failures -= 1
-            raise LedgerUnavailable("The ledger does not answer.")
+        if self.errors:
+            raise self.errors.pop()
         self.offered.append(object_info)
 
     def tell(self) -> None:
@@ -101,10 +101,11 @@ def test_files_of_jobs_are_no_change(watch: CatalogueWatch, server: SimulatorPro
     assert job_id not in json.dumps(read_facts(server.base_url).object_info)
 
 
-def test_what_the_ledger_did_not_take_is_recorded_later(
-    watch: CatalogueWatch, server: SimulatorProcess, records: Records
+@pytest.mark.parametrize("error", [LedgerUnavailable("The ledger does not answer."), AttributeError("of ours")])
+def test_what_was_not_recorded_is_recorded_later(
+    watch: CatalogueWatch, server: SimulatorProcess, records: Records, error: Exception
 ) -> None:
-    records.failures = 1
+    records.errors.append(error)
     (server.root / "models" / "loras" / "new.safetensors").write_bytes(b"")
     watch.look_again()
     assert eventually(lambda: records.offered)

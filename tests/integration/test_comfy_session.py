@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from comfy.event_socket import EventSocket
 from comfy.inputs import stage
 from comfy.outputs import OutputItem
 from comfy.progress import Progress
@@ -24,6 +25,7 @@ from tests.comfy_target import (
 from tests.comfy_target import server as server
 from tests.comfy_target import session as session
 from tests.comfy_target import shared as shared
+from tests.services import eventually
 from tests.simulator_process import SimulatorProcess
 
 
@@ -88,6 +90,17 @@ def test_a_listener_that_stumbles_costs_no_prompt(server: SimulatorProcess, capl
     assert listener.started == 1
     assert listener.points[-1].value == 1.0
     assert "AttributeError: nobody thought of this" in caplog.text
+
+
+def test_a_connection_is_made_anew_when_the_loss_of_the_last_one_was_stumbled_over(server: SimulatorProcess) -> None:
+    def stumble(_client_id: str) -> None:
+        raise AttributeError("nobody thought of this")
+
+    events = EventSocket(server.base_url, on_frame=lambda _frame: None, on_lost=stumble)
+    first = events.ensure_connected()
+    events.reconnect()
+    assert eventually(lambda: events.client_id not in (None, first))
+    events.close()
 
 
 def test_a_repeated_prompt_comes_from_the_cache_with_its_outputs(anywhere: ComfySession) -> None:

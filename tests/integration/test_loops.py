@@ -330,6 +330,23 @@ def test_ready_shows_them(sqlite_settings: Settings) -> None:
         assert eventually(lambda: not [loop for loop in api.get("/ready").json()["loops"] if loop["name"] == "fails"])
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_server_is_not_ready_while_one_of_them_is_dead(tmp_path: Path, shared_redis: Broker) -> None:
+    def die() -> None:
+        raise SystemExit
+
+    dying = Loop("dies", die, pause_s=0.01)
+    with running_api(shared_redis.settings(tmp_path)) as api:
+        api.worker.come_up()
+        assert eventually(lambda: api.get("/ready").status_code == 200)
+        dying.start()
+        assert eventually(lambda: api.get("/ready").status_code == 503)
+        (loop,) = [loop for loop in api.get("/ready").json()["loops"] if loop["name"] == "dies"]
+        assert not loop["alive"]
+        dying.end()
+        assert eventually(lambda: api.get("/ready").status_code == 200)
+
+
 def test_ready_tells_of_a_broker_that_refuses_us(sqlite_settings: Settings, shared_rabbitmq: Broker) -> None:
     url = shared_rabbitmq.url.rpartition("/")[0] + "/nowhere"
     with running_api(sqlite_settings.model_copy(update={"broker_url": url})) as api:

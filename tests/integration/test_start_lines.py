@@ -21,6 +21,7 @@ from tests.services import Broker
 
 def refused(fleet: Fleet, *command: str) -> str:
     """The one line with which a command ends that cannot work."""
+    fleet.data_dir.mkdir(mode=0o700, exist_ok=True)
     ended = fleet.command(*command)
     assert ended.returncode == 2, ended
     lines = ended.stderr.splitlines()
@@ -128,6 +129,14 @@ def test_what_works_badly_is_said_once_and_what_is_written_is_private(tmp_path: 
         written = [path for path in data_dir.rglob("*") if not path.is_symlink()]
         assert (data_dir / "ledger.db") in written
         assert [path for path in written if stat.S_IMODE(os.lstat(path).st_mode) & 0o077] == []
+
+
+def test_a_data_directory_that_is_named_and_made_is_said(tmp_path: Path) -> None:
+    fleet = Fleet(tmp_path)
+    line = f"fleet: FLEET_DATA_DIR={fleet.data_dir} was not there and has been made"
+
+    assert line in fleet.command("migrate").stderr
+    assert line not in fleet.command("migrate").stderr, "it is there now"
 
 
 @pytest.fixture

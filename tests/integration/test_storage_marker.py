@@ -262,6 +262,27 @@ def test_gpus_are_unhealthy_while_the_mount_is_lost(tmp_path: Path, shared: Path
     ledger.close()
 
 
+@pytest.mark.parametrize("name", ["api", "io", "gpu0"])
+def test_no_process_that_uses_files_starts_without_the_fleets_storage(
+    tmp_path: Path, shared_redis: Broker, name: str
+) -> None:
+    common = {"database_url": f"sqlite:///{tmp_path}/ledger.db"}
+    first = make_settings(tmp_path, **common)
+    migrate(first)
+    ledger = Ledger(first)
+    StorageMarker(first, ledger.facts).settle()
+    ledger.close()
+    (tmp_path / "other").mkdir()
+    broker = {"broker_url": shared_redis.url, "broker_namespace": f"{shared_redis.namespace}-unshared"}
+
+    with Fleet(tmp_path / "other", simulated_gpus="1", **common, **broker) as other:
+        process = other.start(name).processes[name]
+        until(lambda: process.poll() is not None, what="a refusal")
+        assert process.returncode == 2
+        assert "FLEET_STORAGE_DIR is not set" in other.log(name)
+        assert not (other.data_dir / "outputs").exists()
+
+
 def test_up_refuses_a_named_directory_that_is_not_there(tmp_path: Path) -> None:
     missing = tmp_path / "nowhere"
     refused = Fleet(tmp_path, storage_dir=str(missing)).command("up")

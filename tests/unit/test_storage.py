@@ -39,6 +39,14 @@ def test_what_is_put_can_be_copied_out(storage: Storage, tmp_path: Path) -> None
     assert [path.name for path in (tmp_path / "job").iterdir()] == ["a.png"]
 
 
+def test_what_the_storage_lies_in_is_never_made(tmp_path: Path) -> None:
+    """It may be a mount that is missing."""
+    lost = Storage(tmp_path / "mount" / "inputs")
+    with pytest.raises(FileNotFoundError):
+        lost.draft()
+    assert not (tmp_path / "mount").exists()
+
+
 def test_what_is_not_there_is_said(storage: Storage, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         storage.copy(KEY, tmp_path / "a")
