@@ -4,28 +4,28 @@ from __future__ import annotations
 
 from flask import Flask
 
-from api.assets import assets_blueprint
-from api.auth import Guard
-from api.deliveries import deliveries_blueprint
-from api.docs_page import docs_blueprint
-from api.errors import register_error_handlers, say_when_storage_is_away
-from api.estimates import Estimates
-from api.generate import generate_blueprint
-from api.generate_stream import generate_stream_blueprint
-from api.gpus import Ask, gpus_blueprint
-from api.health import health_blueprint
-from api.intake import Intake
-from api.prompt import prompt_blueprint
-from api.pyworker import pyworker_blueprint
-from api.request_log import register_request_log
-from api.submit import Service, TurnPublisher
-from api.v2 import v2_blueprint
-from api.waiting import Hub
-from api.workflows import workflows_blueprint
+from api.contracts.comfy_v2.assets import assets_blueprint
+from api.contracts.comfy_v2.jobs import v2_blueprint
+from api.contracts.deliveries import deliveries_blueprint
+from api.contracts.generate.routes import generate_blueprint
+from api.contracts.generate.stream import generate_stream_blueprint
+from api.contracts.gpus import Ask, gpus_blueprint
+from api.contracts.pyworker.prompt import prompt_blueprint
+from api.contracts.pyworker.tasks import pyworker_blueprint
+from api.contracts.templates import workflows_blueprint
+from api.http.auth import Guard
+from api.http.errors import register_error_handlers, say_when_storage_is_away
+from api.http.request_log import register_request_log
+from api.server.docs_page import docs_blueprint
+from api.server.health import health_blueprint
+from api.service.estimates import Estimates
+from api.service.input_files import Intake
+from api.service.jobs import Service, TurnPublisher
+from api.service.waiting import Hub
 from core.ledger import Ledger
-from core.settings import Settings
-from core.storage_marker import StorageMarker
-from workflows.library import SHIPPED, Library
+from core.settings.settings import Settings
+from core.storage.marker import StorageMarker
+from workflows.templates.library import SHIPPED, Library
 
 
 def create_app(settings: Settings, *, ledger: Ledger, publisher: TurnPublisher, hub: Hub, ask: Ask) -> Flask:

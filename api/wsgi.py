@@ -10,20 +10,20 @@ from functools import partial
 from flask import Flask
 
 from api import create_app
-from api.lookups import look_up_apart
-from api.patience import ledger_patience
-from api.publishing import BackgroundPublisher
-from api.waiting import Hub
-from core import broker_guard
+from api.http.lookups import look_up_apart
+from api.http.time_limits import ledger_patience
+from api.service.publishing import BackgroundPublisher
+from api.service.waiting import Hub
 from core.errors import LedgerUnavailable
 from core.job import QUEUED
 from core.ledger import Change, Ledger
 from core.log_format import LOG_FORMAT
-from core.notices import Notice, NoticeListener, NoticeSender
-from core.settings import Settings, load_settings
-from tasks.app import make_app
-from tasks.asking import ask
-from tasks.publish import Publisher
+from core.messaging import broker_guard
+from core.messaging.notices import Notice, NoticeListener, NoticeSender
+from core.settings.settings import Settings, load_settings
+from tasks.messaging.app import make_app
+from tasks.messaging.publish import Publisher
+from tasks.messaging.remote_control import ask
 
 #: Connections to PostgreSQL kept by one process; as many again for a moment. Waiting clients hold none.
 POOL_SIZE = 10

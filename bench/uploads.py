@@ -3,7 +3,7 @@
     python -m bench.uploads
 
 Both put the same files, one after the other and in turns, into one S3 server (moto) in a process of its own on this
-machine. Ours is `core.bucket`: guarded connections, a time limit, HEAD before each file, no checksum trailers.
+machine. Ours is `core.buckets.bucket`: guarded connections, a time limit, HEAD before each file, no checksum trailers.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from blake3 import blake3
 from botocore.config import Config
 
 from bench.report import Report
-from core.bucket import Bucket
+from core.buckets.bucket import Bucket
+from core.buckets.target import Credentials, Target
 from core.outbound import Policy
-from core.s3 import Credentials, Target
 from tests.integration.api_fixtures import free_port
 
 #: Of plain boto3's speed.

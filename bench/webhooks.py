@@ -24,9 +24,9 @@ import requests
 
 from bench.report import Report
 from core.ledger import Ledger
-from core.ledger.schema import migrate
-from core.settings import Settings
-from tasks.postman import Postman
+from core.ledger.database.upgrade import migrate
+from core.settings.settings import Settings
+from tasks.webhooks.dispatcher import Postman
 from tests.ledger_moves import succeeded
 from tests.receivers import Answer, Received, receiving
 from tests.services import make_settings

@@ -8,42 +8,42 @@ from collections.abc import Sequence
 
 import click
 
-from cli.exits import EXIT_INTERRUPTED, EXIT_OK, EXIT_UNREACHABLE, EXIT_USAGE
-from cli.show import warn
+from cli.exit_codes import EXIT_INTERRUPTED, EXIT_OK, EXIT_UNREACHABLE, EXIT_USAGE
+from cli.output.terminal import warn
 from core.errors import FleetError, TransientError
 
 #: Where each command stands, and its line in `fleet --help`. They are imported when called: a client command need not
 #: wait for Celery and SQLAlchemy.
 COMMANDS = {
-    "up": ("cli.up:up", "Run the whole stack here; Ctrl-C stops it."),
-    "demo": ("cli.demo:demo", "Start everything, make one picture, stop everything."),
-    "run": ("cli.run:run", "Run a workflow of the server, and save what it makes."),
-    "submit": ("cli.submit:submit", "Run a workflow file, or queue one as a task."),
-    "status": ("cli.commands:status", "Show jobs."),
-    "watch": ("cli.commands:watch", "Follow jobs live to their ends."),
-    "cancel": ("cli.commands:cancel", "Cancel jobs."),
-    "delete": ("cli.commands:delete", "Remove ended jobs and their files."),
-    "list": ("cli.commands:list_command", "List jobs, the newest first."),
-    "query": ("cli.task_files:query", "Ask for a task, and keep the answer in a file."),
-    "download": ("cli.task_files:download", "Fetch one file of a task."),
-    "download-all": ("cli.task_files:download_all", "Fetch every file of a task."),
-    "download-from-json": ("cli.task_files:download_from_json", "Fetch the files that query --json names."),
-    "upload": ("cli.run:upload_command", "Give the server files, for graphs to name."),
-    "workflows": ("cli.workflows:workflows", "Check templates, make them, and see which there are."),
-    "webhooks": ("cli.webhooks:webhooks", "List webhook deliveries, send them again, forget them."),
-    "gpus": ("cli.gpus:gpus", "List the fleet's GPUs: state, job, models, uptime."),
-    "drain": ("cli.gpus:drain", "Have a GPU finish its job and take no more."),
-    "resume": ("cli.gpus:resume", "Have a drained or quarantined GPU take jobs again."),
-    "restart": ("cli.gpus:restart", "Restart a GPU's ComfyUI when its job is done."),
-    "broker": ("cli.services:broker", "Run the embedded broker alone."),
-    "api": ("cli.services:api", "Run the HTTP API alone."),
-    "gpu": ("cli.services:gpu", "Run one worker for each GPU of this machine."),
-    "worker": ("cli.services:worker", "Run the worker of one GPU."),
-    "io": ("cli.services:io", "Run an io worker: uploads, webhooks, upkeep."),
-    "beat": ("cli.services:beat", "Run the clock of periodic work."),
-    "flower": ("cli.services:flower", "Run Flower, the window on workers and queues."),
-    "migrate": ("cli.services:migrate", "Bring the ledger's tables to this version."),
-    "version": ("cli.version:version", "Print the version."),
+    "up": ("cli.commands.up:up", "Run the whole stack here; Ctrl-C stops it."),
+    "demo": ("cli.commands.demo:demo", "Start everything, make one picture, stop everything."),
+    "run": ("cli.commands.run:run", "Run a workflow of the server, and save what it makes."),
+    "submit": ("cli.commands.submit:submit", "Run a workflow file, or queue one as a task."),
+    "status": ("cli.commands.jobs:status", "Show jobs."),
+    "watch": ("cli.commands.jobs:watch", "Follow jobs live to their ends."),
+    "cancel": ("cli.commands.jobs:cancel", "Cancel jobs."),
+    "delete": ("cli.commands.jobs:delete", "Remove ended jobs and their files."),
+    "list": ("cli.commands.jobs:list_command", "List jobs, the newest first."),
+    "query": ("cli.commands.task_files:query", "Ask for a task, and keep the answer in a file."),
+    "download": ("cli.commands.task_files:download", "Fetch one file of a task."),
+    "download-all": ("cli.commands.task_files:download_all", "Fetch every file of a task."),
+    "download-from-json": ("cli.commands.task_files:download_from_json", "Fetch the files that query --json names."),
+    "upload": ("cli.commands.run:upload_command", "Give the server files, for graphs to name."),
+    "workflows": ("cli.commands.templates:workflows", "Check templates, make them, and see which there are."),
+    "webhooks": ("cli.commands.webhooks:webhooks", "List webhook deliveries, send them again, forget them."),
+    "gpus": ("cli.commands.gpus:gpus", "List the fleet's GPUs: state, job, models, uptime."),
+    "drain": ("cli.commands.gpus:drain", "Have a GPU finish its job and take no more."),
+    "resume": ("cli.commands.gpus:resume", "Have a drained or quarantined GPU take jobs again."),
+    "restart": ("cli.commands.gpus:restart", "Restart a GPU's ComfyUI when its job is done."),
+    "broker": ("cli.commands.services:broker", "Run the embedded broker alone."),
+    "api": ("cli.commands.services:api", "Run the HTTP API alone."),
+    "gpu": ("cli.commands.services:gpu", "Run one worker for each GPU of this machine."),
+    "worker": ("cli.commands.services:worker", "Run the worker of one GPU."),
+    "io": ("cli.commands.services:io", "Run an io worker: uploads, webhooks, upkeep."),
+    "beat": ("cli.commands.services:beat", "Run the clock of periodic work."),
+    "flower": ("cli.commands.services:flower", "Run Flower, the window on workers and queues."),
+    "migrate": ("cli.commands.services:migrate", "Bring the ledger's tables to this version."),
+    "version": ("cli.commands.version:version", "Print the version."),
 }
 
 #: Of flags that choose among the endpoints of a router, in scripts that were written for one.

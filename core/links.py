@@ -34,7 +34,7 @@ class LinkSigner:
     """Makes and checks the signatures of links, under keys derived from those of a ring: the first signs, all check.
 
     Parameters:
-      keys: as of `core.ledger.seal.load_keys`; at least one.
+      keys: as of `core.ledger.sealing.load_keys`; at least one.
       lifetime_s: how long a link is good, unless its file goes before.
     """
 

@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 
 from core.errors import ConfigurationError, InvalidRequest
-from core.neighbours import is_loopback
 from core.outbound import Policy, check_url
-from core.settings import Settings, process_environment
+from core.settings.neighbours import is_loopback
+from core.settings.settings import Settings, process_environment
 
 #: In the environment of all that `fleet up` and `fleet gpu` start: whoever has it is told by them.
 SET_VARIABLE = "COMFYFLEET_SET"

@@ -8,12 +8,12 @@ import time
 from celery import shared_task
 
 from core.errors import ComfyUnavailable, FleetError, LedgerUnavailable
-from tasks.names import GENERATE
-from tasks.outcome import Dropped, Failed, Finished, Outcome
-from tasks.recorder import Recorder
+from tasks.messaging.names import GENERATE
+from tasks.runner.attempt_end import Dropped, Failed, Finished, Outcome
+from tasks.runner.recorder import Recorder
+from tasks.runner.runner import Station
+from tasks.runner.sigterm import spared_from_sigterm
 from tasks.runtime import FleetTask
-from tasks.sparing import spared_from_sigterm
-from tasks.station import Station
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from core.discretion import tells_machines_apart, without_places
 from core.errors import (
     ComfyOutOfMemory,
     FleetError,
@@ -16,8 +15,9 @@ from core.errors import (
     PromptStuck,
     PromptTimeout,
 )
-from core.excerpts import MESSAGE_CHARS, TRACEBACK_CHARS, WHOLE_CHARS, head_and_tail
-from core.settings import Settings
+from core.settings.settings import Settings
+from core.texts.discretion import tells_machines_apart, without_places
+from core.texts.excerpts import MESSAGE_CHARS, TRACEBACK_CHARS, WHOLE_CHARS, head_and_tail
 
 Error = TypeVar("Error", bound=FleetError)
 

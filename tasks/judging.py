@@ -9,8 +9,8 @@ from core.errors import InvalidWorkflow
 from core.ledger import Ledger
 from core.ledger.claims import Claim
 from core.ledger.pins import PinnedGraph
-from workflows.catalogue import CompiledCatalogue, cacheable_catalogue
-from workflows.checks import check_graph
+from workflows.graphs.catalogue import CompiledCatalogue, cacheable_catalogue
+from workflows.graphs.checks import check_graph
 
 
 class Judge:

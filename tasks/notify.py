@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from celery import shared_task
 
-from tasks.names import NOTIFY
-from tasks.postman import Postman
+from tasks.messaging.names import NOTIFY
 from tasks.runtime import FleetTask, Runtime
+from tasks.webhooks.dispatcher import Postman
 
 _postman: Postman | None = None
 

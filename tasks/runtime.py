@@ -11,10 +11,10 @@ from celery.states import SUCCESS
 
 from core.job import DELIVERING
 from core.ledger import Change, Ledger
-from core.notices import Notice, NoticeSender
-from core.settings import Settings
-from core.storage_marker import StorageMarker
-from tasks.publish import BackgroundNotifier, Publisher
+from core.messaging.notices import Notice, NoticeSender
+from core.settings.settings import Settings
+from core.storage.marker import StorageMarker
+from tasks.messaging.publish import BackgroundNotifier, Publisher
 
 log = logging.getLogger("fleet.tasks")
 

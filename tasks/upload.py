@@ -12,15 +12,15 @@ from celery import shared_task
 
 from core.errors import FleetError, LedgerUnavailable, NotFound, OutputUnavailable, StaleAttempt, StorageUnavailable
 from core.job import SUCCEEDED, Job
-from core.ledger.delivery import Pending, StoredFile
-from core.storage import make_folder, remove_job
-from tasks.buckets import Item, upload_files
-from tasks.convert import Conversion
-from tasks.finish import discard_originals, store_finished
-from tasks.names import UPLOAD
+from core.ledger.outputs import Pending, StoredFile
+from core.storage.folders import make_folder, remove_job
+from tasks.messaging.names import UPLOAD
+from tasks.outputs.bucket_upload import Item, upload_files
+from tasks.outputs.convert import Conversion
+from tasks.outputs.finishing import discard_originals, store_finished
+from tasks.outputs.store import store
+from tasks.outputs.upload_tries import Tries, Unfinished
 from tasks.runtime import FleetTask, Runtime
-from tasks.storage import store
-from tasks.upload_tries import Tries, Unfinished
 
 log = logging.getLogger(__name__)
 

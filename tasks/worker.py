@@ -17,20 +17,23 @@ from celery import Celery, bootsteps, signals
 from celery.exceptions import WorkerLostError
 from celery.utils.nodenames import host_format
 
-from comfy.spec import InstanceSpec
+from comfy.process.spec import InstanceSpec
 from core.errors import ConfigurationError
 from core.ledger import Ledger
-from core.ledger.schema import migrate
-from core.settings import Settings
-from tasks import consumer, control, generate, maintenance, notify, upload
-from tasks.app import Role, make_app
-from tasks.gpus import plan_instances
-from tasks.keeper import Keeper
-from tasks.names import GPU_QUEUE, IO_QUEUE, MAINTENANCE_QUEUE, io_queue_of
-from tasks.premises import occupied
+from core.ledger.database.upgrade import migrate
+from core.settings.settings import Settings
+from tasks import generate, notify, upload
+from tasks import reconcile as maintenance
+from tasks.instance import control
+from tasks.instance.agent import Keeper
+from tasks.instance.directory_lock import occupied
+from tasks.instance.plan import plan_instances
+from tasks.instance.tenure import Tenure, check_host_name, take_or_refuse
+from tasks.messaging import consumer
+from tasks.messaging.app import Role, make_app
+from tasks.messaging.names import GPU_QUEUE, IO_QUEUE, MAINTENANCE_QUEUE, io_queue_of
+from tasks.runner.runner import Station
 from tasks.runtime import equip
-from tasks.station import Station
-from tasks.tenure import Tenure, check_host_name, take_or_refuse
 
 #: Modules whose import registers the tasks and the commands of remote control.
 TASK_MODULES = (control, generate, maintenance, notify, upload)

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from comfy.pace import Pace
-from comfy.progress import Progress
-from comfy.session import ComfySession
+from comfy.client.timeouts import Pace
+from comfy.prompts.progress import Progress
+from comfy.prompts.session import ComfySession
 from tests.simulator_process import SimulatorProcess, simulator
 
 Graph = dict[str, dict[str, Any]]

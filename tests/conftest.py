@@ -17,10 +17,10 @@ from pathlib import Path
 import pytest
 import pytest_socket
 
-from comfy.procfs import ProcessIdentity, with_variable
+from comfy.liveness.procfs import ProcessIdentity, with_variable
 from core.ledger import Ledger
-from core.ledger.schema import migrate
-from core.settings import Settings
+from core.ledger.database.upgrade import migrate
+from core.settings.settings import Settings
 from tests.broker_lines import BrokerLine, own_line, shared_line
 from tests.own_servers import OwnPostgres, OwnValkey, children_of
 from tests.services import (

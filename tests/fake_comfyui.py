@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 import requests
 
-from comfy.instance import InstanceSpec
-from comfy.procfs import ProcessIdentity
+from comfy.liveness.procfs import ProcessIdentity
+from comfy.process.instance import InstanceSpec
 
 MAIN = """
 import argparse, ctypes, http.server, json, os, signal, subprocess, sys, time, uuid

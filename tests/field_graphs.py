@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from comfy.simulator.faults import Faults
-from comfy.simulator.gpu import Gpu
-from comfy.simulator.hub import Hub
-from comfy.simulator.machine import Machine
-from comfy.simulator.node import object_info
-from comfy.simulator.options import parse_options
-from comfy.simulator.paths import Paths
-from comfy.simulator.registry import build_registry
+from comfy.simulator.machine.faults import Faults
+from comfy.simulator.machine.hub import Hub
+from comfy.simulator.machine.machine import Machine
+from comfy.simulator.machine.node import object_info
+from comfy.simulator.machine.options import parse_options
+from comfy.simulator.machine.paths import Paths
+from comfy.simulator.machine.vram import Gpu
+from comfy.simulator.nodes.registry import build_registry
 
 Nodes = dict[str, dict[str, Any]]
 

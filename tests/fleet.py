@@ -15,7 +15,7 @@ from typing import Any
 
 import requests
 
-from comfy.process import recorded_pid
+from comfy.process.child import recorded_pid
 
 ROOT = Path(__file__).parent.parent
 TERMINAL = ("succeeded", "failed", "canceled", "expired")

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from comfy.spawner import Order, spawn_from_lasting_thread
+from comfy.process.spawner import Order, spawn_from_lasting_thread
 
 #: What the other thread gets to fork in, if nothing keeps it from that.
 CHANCE_S = 1.0

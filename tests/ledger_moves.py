@@ -15,9 +15,9 @@ from core.errors import FleetError
 from core.job import TERMINAL, TRANSITIONS, Job, NewJob, new_job_id
 from core.ledger import Ledger
 from core.ledger.claims import Claim, ProducedFile
-from core.ledger.delivery import StoredFile
+from core.ledger.database.tables import jobs
+from core.ledger.outputs import StoredFile
 from core.ledger.secrets import PURPOSES
-from core.ledger.tables import jobs
 
 Result = TypeVar("Result")
 

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import psycopg
 
-from cli.broker import answers, broker_spec
-from comfy import launch
-from core.settings import process_environment
+from cli.local.broker import answers, broker_spec
+from comfy.process import launch
+from core.settings.settings import process_environment
 from tests.services import eventually, make_settings, missing
 from tests.simulator_process import free_port
 

@@ -15,7 +15,7 @@ import boto3
 from botocore.config import Config
 from moto.server import ThreadedMotoServer
 
-from core.s3 import Credentials, Target
+from core.buckets.target import Credentials, Target
 
 CREDENTIALS = Credentials(access_key_id="own-key", secret_access_key="own-secret")
 BUSY = b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"

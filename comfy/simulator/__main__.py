@@ -6,7 +6,7 @@ import asyncio
 import shutil
 import sys
 
-from comfy.simulator.options import parse_options
+from comfy.simulator.machine.options import parse_options
 from comfy.simulator.server import serve
 
 

@@ -7,19 +7,19 @@ from typing import Any
 
 from aiohttp import web
 
-from comfy.simulator.machine import Machine, build_machine
-from comfy.simulator.node import NodeClasses
-from comfy.simulator.options import Options
-from comfy.simulator.prompt_queue import PromptQueue
-from comfy.simulator.registry import build_registry
-from comfy.simulator.routes_faults import FaultRoutes, arm
-from comfy.simulator.routes_files import FileRoutes
-from comfy.simulator.routes_info import InfoRoutes
-from comfy.simulator.routes_jobs import JobRoutes
-from comfy.simulator.routes_prompts import PromptRoutes
-from comfy.simulator.routes_socket import SocketRoute
-from comfy.simulator.screening import screen
-from comfy.simulator.worker import Worker
+from comfy.simulator.execution.prompt_queue import PromptQueue
+from comfy.simulator.execution.prompt_worker import Worker
+from comfy.simulator.machine.machine import Machine, build_machine
+from comfy.simulator.machine.node import NodeClasses
+from comfy.simulator.machine.options import Options
+from comfy.simulator.nodes.registry import build_registry
+from comfy.simulator.routes.file_routes import FileRoutes
+from comfy.simulator.routes.info import InfoRoutes
+from comfy.simulator.routes.job_routes import JobRoutes
+from comfy.simulator.routes.ordered_faults import FaultRoutes, arm
+from comfy.simulator.routes.prompt_routes import PromptRoutes
+from comfy.simulator.routes.screening import screen
+from comfy.simulator.routes.socket import SocketRoute
 
 
 async def serve(options: Options) -> None:

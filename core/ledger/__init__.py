@@ -24,24 +24,24 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from core.ledger.claims import Claims
-from core.ledger.database import Change, Database
-from core.ledger.delivery import Deliveries
+from core.ledger.database.connections import Change, Database
+from core.ledger.database.facts import Facts
+from core.ledger.database.timekeeping import Timekeeping
 from core.ledger.durations import Durations
-from core.ledger.facts import Facts
+from core.ledger.input_files import Uploads
 from core.ledger.instances import Instances
 from core.ledger.jobs import Jobs, Retention
-from core.ledger.outbox import Outbox
+from core.ledger.outputs import Deliveries
 from core.ledger.pins import Pins
 from core.ledger.requests import Requests
-from core.ledger.returns import Returns
-from core.ledger.seal import Sealer, load_keys
+from core.ledger.requeue import Returns
+from core.ledger.retention import Upkeep
+from core.ledger.sealing import Sealer, load_keys
 from core.ledger.secrets import Secrets
-from core.ledger.timekeeping import Timekeeping
-from core.ledger.upkeep import Upkeep
-from core.ledger.uploads import Uploads
+from core.ledger.webhooks.outbox import Outbox
 from core.ledger.workload import WorkloadReader
 from core.links import LinkSigner
-from core.settings import Settings
+from core.settings.settings import Settings
 
 
 class Ledger:

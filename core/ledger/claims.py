@@ -16,13 +16,13 @@ from sqlalchemy import ColumnElement, and_, bindparam, func, insert, select, upd
 
 from core.errors import StaleAttempt
 from core.job import CANCELED, DELIVERING, FAILED, LEASED, QUEUED, RUNNING, prompt_id_of
-from core.ledger.announce import announce_progress
-from core.ledger.choice import choose, is_surplus, missing_turns
-from core.ledger.database import Change, Database, now_ms
-from core.ledger.rows import JOB_COLUMNS
+from core.ledger.database.connections import Change, Database, now_ms
+from core.ledger.database.rows import JOB_COLUMNS
+from core.ledger.database.tables import assets, instances, job_errors, jobs, secrets
+from core.ledger.scheduling import choose, is_surplus, missing_turns
 from core.ledger.secrets import ANY, RUN, end_run
-from core.ledger.tables import assets, instances, job_errors, jobs, secrets
 from core.ledger.transitions import transition
+from core.ledger.webhooks.outbox_writer import announce_progress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +140,7 @@ class Claims:
         )
 
     def missing_turns(self) -> list[str]:
-        """The job of each turn that idle instances lack, see `core.ledger.choice.missing_turns`."""
+        """The job of each turn that idle instances lack, see `core.ledger.scheduling.missing_turns`."""
         with self._database.read() as connection:
             return missing_turns(connection)
 

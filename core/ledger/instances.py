@@ -12,9 +12,9 @@ from typing import Any
 from sqlalchemy import ColumnElement, Row, and_, delete, insert, or_, select, update
 
 from core.job import LEASED
-from core.ledger.database import Database, now_ms
-from core.ledger.faults import Conflict
-from core.ledger.tables import catalogues, instances, jobs
+from core.ledger.database.connections import Database, now_ms
+from core.ledger.database.error_map import Conflict
+from core.ledger.database.tables import catalogues, instances, jobs
 
 #: What an instance is, as far as jobs are concerned; only a healthy one takes any.
 STARTING, HEALTHY, UNHEALTHY, STOPPED = "starting", "healthy", "unhealthy", "stopped"

@@ -12,15 +12,15 @@ from sqlalchemy import ColumnElement, Connection, Row, and_, bindparam, func, in
 
 from core.errors import IdempotencyKeyReuse, NotFound, RequestIdReuse
 from core.job import CANCELED, CANCELING, DELIVERING, FAILED, QUEUED, RUNNING, Job, NewJob
-from core.ledger.announce import record_event
-from core.ledger.database import Database, Transaction, now_ms
-from core.ledger.faults import Conflict
+from core.ledger.database.connections import Database, Transaction, now_ms
+from core.ledger.database.error_map import Conflict
+from core.ledger.database.rows import JOB_COLUMNS, job_of, outputs_of
+from core.ledger.database.tables import events, idempotency_keys, job_errors, job_inputs, jobs
 from core.ledger.requests import Requests
-from core.ledger.rows import JOB_COLUMNS, job_of, outputs_of
 from core.ledger.secrets import Secrets
-from core.ledger.tables import events, idempotency_keys, job_errors, job_inputs, jobs
 from core.ledger.transitions import transition
-from core.settings import Settings
+from core.ledger.webhooks.outbox_writer import record_event
+from core.settings.settings import Settings
 
 #: Built once: the look-up on every client's path.
 _BY_ID = select(*JOB_COLUMNS).where(jobs.c.id == bindparam("wanted"))

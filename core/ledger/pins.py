@@ -10,8 +10,8 @@ from sqlalchemy import and_, literal_column, select, update
 
 from core.job import FAILED, QUEUED
 from core.ledger.claims import Claim, held_by
-from core.ledger.database import Database
-from core.ledger.tables import jobs
+from core.ledger.database.connections import Database
+from core.ledger.database.tables import jobs
 from core.ledger.transitions import transition
 
 #: Spelled out: neither database matches a parameter with the condition of the index `jobs_pinned`.

@@ -10,9 +10,9 @@ from sqlalchemy import null, select, update
 
 from core.errors import RequestIdReuse
 from core.job import CANCELED, CANCELING, DELIVERING, QUEUED, RUNNING
-from core.ledger.database import Database
-from core.ledger.seal import Sealer
-from core.ledger.tables import jobs
+from core.ledger.database.connections import Database
+from core.ledger.database.tables import jobs
+from core.ledger.sealing import Sealer
 from core.ledger.transitions import transition
 
 _GONE = (CANCELED, CANCELING)

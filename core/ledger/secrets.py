@@ -18,9 +18,9 @@ from sqlalchemy import Connection, Row, and_, bindparam, delete, exists, insert,
 
 from core.errors import ConfigurationError, SecretUnreadable
 from core.job import TERMINAL
-from core.ledger.database import Database
-from core.ledger.seal import Sealer
-from core.ledger.tables import deliveries, jobs, secrets
+from core.ledger.database.connections import Database
+from core.ledger.database.tables import deliveries, jobs, secrets
+from core.ledger.sealing import Sealer
 
 log = logging.getLogger(__name__)
 

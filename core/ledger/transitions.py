@@ -7,11 +7,11 @@ from typing import Any
 from sqlalchemy import ColumnElement, Row, delete, update
 
 from core.job import QUEUED, RUNNING, SUCCEEDED, TERMINAL, predecessors
-from core.ledger.announce import announce, drop_progress, is_wanted, record_event
-from core.ledger.database import Transaction, now_ms
-from core.ledger.rows import JOB_COLUMNS, outputs_of
+from core.ledger.database.connections import Transaction, now_ms
+from core.ledger.database.rows import JOB_COLUMNS, outputs_of
+from core.ledger.database.tables import assets, jobs
 from core.ledger.secrets import end_job
-from core.ledger.tables import assets, jobs
+from core.ledger.webhooks.outbox_writer import announce, drop_progress, is_wanted, record_event
 from core.webhooks.events import DELIVERY_FAILED, END_EVENTS, PROGRESS, STARTED
 
 

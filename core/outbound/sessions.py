@@ -25,8 +25,8 @@ from urllib3 import BaseHTTPResponse, HTTPConnectionPool, PoolManager, Timeout
 from urllib3.connection import HTTPConnection
 from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError, ProtocolError
 
-from core import lookup
 from core.errors import AddressRefused
+from core.outbound import lookup
 from core.outbound.deadline import Deadline
 from core.outbound.networks import Policy
 

@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from comfy.procfs import PROC
+from comfy.liveness.procfs import PROC
 from core.ledger import Ledger
-from core.ledger.announce import PENDING, SENDING
 from core.ledger.instances import HEALTHY
-from core.ledger.outbox import MARGIN_S
-from core.settings import Settings
+from core.ledger.webhooks.outbox import MARGIN_S
+from core.ledger.webhooks.outbox_writer import PENDING, SENDING
+from core.settings.settings import Settings
 from tests.chaos.books import Books, Entry, read_entries
 from tests.chaos.load import OPEN, Accepted, Clients, Load
 from tests.chaos.monkey import Monkey, Strike

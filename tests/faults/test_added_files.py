@@ -15,7 +15,7 @@ import pytest
 import requests
 from PIL import Image
 
-from api.catalogues import MAX_AGE_S
+from api.service.catalogues import MAX_AGE_S
 from core.ledger import Ledger
 from tests.fleet import ALL, Fleet, until, work
 

@@ -11,12 +11,12 @@ import pytest
 import requests
 from sqlalchemy import update
 
+from core.buckets.target import Target
 from core.ledger import Ledger
-from core.ledger.database import now_ms
-from core.ledger.delivery import DELIVERING_MS
-from core.ledger.tables import deliveries
-from core.s3 import Target
-from core.settings import Settings
+from core.ledger.database.connections import now_ms
+from core.ledger.database.tables import deliveries
+from core.ledger.outputs import DELIVERING_MS
+from core.settings.settings import Settings
 from tests.fleet import ROOT, Fleet, until
 from tests.ledger_moves import set_columns
 from tests.receivers import OK, Received, Receiver, receiving
@@ -44,12 +44,12 @@ Step = tuple[str, str, int]
 #: In the order in which a job with two files, a bucket and a webhook comes to them: just before this call.
 STEPS: dict[str, Step] = {
     "before anything": ("tasks/upload.py", "_deliver", 1),
-    "between two files on their way into storage": ("tasks/storage.py", "_store_one", 2),
-    "before the upload": ("tasks/buckets.py", "_try", 1),
-    "between two files on their way into the bucket": ("tasks/buckets.py", "_try", 2),
-    "after the last file and before the record": ("core/ledger/delivery.py", "succeed", 1),
-    "before the webhook": ("tasks/posting.py", "send", 1),
-    "in the webhook, which has arrived": ("tasks/posting.py", "_drain", 1),
+    "between two files on their way into storage": ("tasks/outputs/store.py", "_store_one", 2),
+    "before the upload": ("tasks/outputs/bucket_upload.py", "_try", 1),
+    "between two files on their way into the bucket": ("tasks/outputs/bucket_upload.py", "_try", 2),
+    "after the last file and before the record": ("core/ledger/outputs.py", "succeed", 1),
+    "before the webhook": ("tasks/webhooks/posting.py", "send", 1),
+    "in the webhook, which has arrived": ("tasks/webhooks/posting.py", "_drain", 1),
 }
 
 

@@ -13,7 +13,7 @@ from sqlalchemy import select
 
 from core.job import QUEUED
 from core.ledger import Ledger
-from core.ledger.tables import jobs
+from core.ledger.database.tables import jobs
 from tests.fleet import ALL, Fleet, until, work
 
 GRACE_S = 1.5

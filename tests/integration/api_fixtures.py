@@ -23,16 +23,16 @@ from flask import Flask
 from werkzeug.serving import ThreadedWSGIServer, make_server
 
 from api import create_app
-from api.waiting import Hub
+from api.service.waiting import Hub
 from core.errors import InstanceUnreachable
 from core.job import Job
 from core.ledger import Change, Ledger
 from core.ledger.claims import Claim, ProducedFile
-from core.ledger.delivery import StoredFile
+from core.ledger.database.upgrade import migrate
 from core.ledger.instances import InstanceRecord
-from core.ledger.schema import migrate
-from core.notices import Notice
-from core.settings import Settings
+from core.ledger.outputs import StoredFile
+from core.messaging.notices import Notice
+from core.settings.settings import Settings
 from tests.services import missing
 from tests.unit.catalogue_literals import CATALOGUE
 

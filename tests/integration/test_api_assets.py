@@ -15,7 +15,7 @@ import requests
 from blake3 import blake3
 from PIL import Image
 
-from core.storage import FRESH_S
+from core.storage.folders import FRESH_S
 from tests.integration.api_fixtures import GRAPH, Api, running_api, settings_for
 
 HEX = "0" * 64

@@ -13,8 +13,8 @@ import pytest
 
 from cli.main import run
 from core.ledger import Ledger
-from core.ledger.outbox import Outcome
 from core.ledger.secrets import RUN, WEBHOOK
+from core.ledger.webhooks.outbox import Outcome
 from tests.integration.api_fixtures import Api, running_api, settings_for
 from tests.ledger_moves import submit
 
@@ -255,7 +255,7 @@ def test_the_command_line_lists_more_than_a_page(
     api: Api, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids = {dead(api) for _ in range(3)}
-    monkeypatch.setattr("cli.webhooks.PAGE", 2)
+    monkeypatch.setattr("cli.commands.webhooks.PAGE", 2)
 
     assert run(["webhooks", "list", "--dead", "--limit", "50"]) == 0
     assert {line.partition("\t")[0] for line in capsys.readouterr().out.splitlines()} == ids

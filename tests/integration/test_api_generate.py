@@ -19,9 +19,9 @@ import pytest
 import requests
 from sqlalchemy import select
 
-from api.waiting import CLIENT_CHECK_S
+from api.service.waiting import CLIENT_CHECK_S
 from core.job import Job
-from core.ledger.tables import jobs
+from core.ledger.database.tables import jobs
 from tests.fleet import until
 from tests.integration.api_fixtures import GRAPH, Api, running_api, settings_for
 from tests.ledger_moves import secrets_of

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import requests
 
-import cli.gpus
+import cli.commands.gpus
 from cli.main import run
 from core.ledger.instances import DRAINED, DRAINING, HEALTHY, UNHEALTHY
 from tests.integration.api_fixtures import Api, running_api, settings_for
@@ -32,7 +32,7 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
         monkeypatch.chdir(tmp_path / "strange")
         monkeypatch.setenv("COMFY_BASE_URL", running.url)
         monkeypatch.setenv("COMFY_API_KEY", KEY)
-        monkeypatch.setattr(cli.gpus, "POLL_S", 0.05)
+        monkeypatch.setattr(cli.commands.gpus, "POLL_S", 0.05)
         yield running
         assert list((tmp_path / "strange").iterdir()) == []
 

@@ -11,7 +11,7 @@ import comfy_sdk
 import pytest
 from comfy_sdk.events import OutputReady, Progress, StatusChange
 
-from core.notices import Notice
+from core.messaging.notices import Notice
 from tests.integration.api_fixtures import GRAPH, Api, running_api, settings_for
 from tests.ledger_moves import secrets_of
 

@@ -19,8 +19,8 @@ import redis
 import requests
 
 from core.ledger import Change, Ledger
-from core.ledger.schema import migrate
-from core.notices import Notice, NoticeSender
+from core.ledger.database.upgrade import migrate
+from core.messaging.notices import Notice, NoticeSender
 from tests.integration.api_fixtures import (
     GRAPH,
     REDIS_URL,

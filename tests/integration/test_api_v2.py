@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import requests
 
-from api import streams, v2
+from api.contracts.comfy_v2 import events as streams
+from api.contracts.comfy_v2 import jobs as v2
 from tests.integration.api_fixtures import (
     GRAPH,
     Api,

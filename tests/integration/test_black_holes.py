@@ -14,13 +14,14 @@ from typing import Any, TypeAlias
 
 import pytest
 
+from core.buckets.target import MAX_CONNECT_ATTEMPTS, PUT_URLS, Target
 from core.job import DELIVERING, SUCCEEDED
 from core.ledger.claims import Claim
-from core.s3 import MAX_CONNECT_ATTEMPTS, PUT_URLS, Target
-from core.settings import Settings
-from tasks import buckets, endpoints
-from tasks.app import make_app
-from tasks.endpoints import Endpoints
+from core.settings.settings import Settings
+from tasks.messaging.app import make_app
+from tasks.outputs import bucket_upload as buckets
+from tasks.outputs import endpoints
+from tasks.outputs.endpoints import Endpoints
 from tasks.runtime import Runtime, equip
 from tasks.upload import upload
 from tasks.worker import IO_THREADS

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 import redis
 
-from cli.broker import answers, ask
-from comfy.spec import REPOSITORY_ROOT
-from core.settings import Settings
+from cli.local.broker import answers, ask
+from comfy.process.spec import REPOSITORY_ROOT
+from core.settings.settings import Settings
 from tests.own_servers import children_of
 from tests.services import eventually, make_settings
 

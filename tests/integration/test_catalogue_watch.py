@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from comfy.client import ComfyClient
+from comfy.client.client import ComfyClient
 from core.errors import LedgerUnavailable
-from tasks import catalogue_watch
-from tasks.catalogue_watch import CatalogueWatch
-from tasks.facts import read_facts
+from tasks.instance import catalogue_watch
+from tasks.instance.catalogue_watch import CatalogueWatch
+from tasks.instance.probe import read_facts
 from tests.services import eventually
 from tests.simulator_process import SimulatorProcess, simulator
 

@@ -17,11 +17,11 @@ from urllib.parse import quote
 import pytest
 from blake3 import blake3
 
-import cli.client
-import cli.download
-import cli.task_client
+import cli.remote.client
+import cli.remote.download
+import cli.remote.task_client
 from cli.main import run
-from comfy.spec import REPOSITORY_ROOT
+from comfy.process.spec import REPOSITORY_ROOT
 
 GRAPH = {"9": {"class_type": "SaveImage", "inputs": {}}}
 PICTURE = b"\x89PNG not really"
@@ -103,8 +103,8 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Script]:
         thread.start()
         script.base_url = f"http://127.0.0.1:{http.server_address[1]}"
         monkeypatch.setenv("COMFY_BASE_URL", script.base_url)
-        monkeypatch.setattr(cli.client, "POLL_S", 0.05)
-        monkeypatch.setattr(cli.download, "PAUSE_S", 0.02)
+        monkeypatch.setattr(cli.remote.client, "POLL_S", 0.05)
+        monkeypatch.setattr(cli.remote.download, "PAUSE_S", 0.02)
         monkeypatch.chdir(tmp_path)
         (tmp_path / "graph.json").write_text(json.dumps(GRAPH))
         yield script
@@ -250,7 +250,7 @@ def test_a_server_without_a_ready_gpu_is_not_asked_again(server: Script) -> None
 
 
 def test_a_queue_that_stays_full_exits_2(server: Script, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli.client, "PATIENCE_S", 0.5)
+    monkeypatch.setattr(cli.remote.client, "PATIENCE_S", 0.5)
     server.on("POST /api/v2/jobs", _error(429, "queue_full", "No room.", **{"Retry-After": "1"}))
     assert run(["submit", "graph.json"]) == 2
 
@@ -442,7 +442,7 @@ def test_a_task_that_may_be_recorded_is_not_sent_again(server: Script, tmp_path:
 def test_a_server_that_restarts_while_a_task_is_waited_for_is_borne_with(
     server: Script, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cli.task_client, "POLL_S", 0.05)
+    monkeypatch.setattr(cli.remote.task_client, "POLL_S", 0.05)
     task = {"id": "task-1", "status": "completed", "output": [{"local_path": "task-1/a.png"}]}
     away = _error(503, "ledger_unavailable", "Not now.")
     server.on("GET /task/task-1", _json(task | {"status": "generating"}), away, away, _json(task))

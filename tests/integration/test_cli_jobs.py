@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-import cli.client
-import cli.job_ids
+import cli.remote.client
+import cli.remote.job_ids
 from cli.main import run
 from tests.integration.api_fixtures import GRAPH, INSTANCE, Api, running_api, settings_for
-from workflows.template_files import SIDECAR_SUFFIX
+from workflows.templates.template_files import SIDECAR_SUFFIX
 
 TILE = {
     "1": {"class_type": "LoadImage", "inputs": {"image": "{{PICTURE}}"}},
@@ -37,7 +37,7 @@ def shared_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
 def api(shared_api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Api:
     """A server that the commands find, and a working directory with a picture and a graph."""
     monkeypatch.setenv("COMFY_BASE_URL", shared_api.url)
-    monkeypatch.setattr(cli.client, "POLL_S", 0.05)
+    monkeypatch.setattr(cli.remote.client, "POLL_S", 0.05)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "graph.json").write_text(json.dumps(GRAPH))
     Image.new("RGB", (32, 32), "teal").save(tmp_path / "photo.png")
@@ -196,7 +196,7 @@ def test_a_beginning_must_be_long_enough_and_of_one_job(
     assert run(["cancel", digit]) == 2
     assert "too short" in capsys.readouterr().err
     # However long it is: by chance no two ids would share four characters.
-    monkeypatch.setattr(cli.job_ids, "MIN_CHARS", 1)
+    monkeypatch.setattr(cli.remote.job_ids, "MIN_CHARS", 1)
     assert run(["cancel", digit]) == 2
     assert f"{digit} begins several ids" in capsys.readouterr().err
     statuses = [api.get(f"/api/v2/jobs/{job_id}").json()["status"] for job_id in ids]
@@ -246,7 +246,7 @@ def test_without_a_gpu_it_is_said_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "graph.json").write_text(json.dumps(GRAPH))
-    monkeypatch.setattr(cli.client, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(cli.remote.client, "PATIENCE_S", 0.0)
     with running_api(settings_for(tmp_path / "api")) as api:
         monkeypatch.setenv("COMFY_BASE_URL", api.url)
         assert run(["submit", str(tmp_path / "graph.json")]) == 4

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-import cli.task_client
+import cli.remote.task_client
 from cli.main import run
 from tests.integration.api_fixtures import GRAPH, ROOT, Api, running_api, settings_for
 
@@ -42,7 +42,7 @@ def shared_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
 def api(shared_api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Api:
     """A server that the commands find, and a working directory of the test's own."""
     monkeypatch.setenv("COMFY_BASE_URL", shared_api.url)
-    monkeypatch.setattr(cli.task_client, "POLL_S", 0.05)
+    monkeypatch.setattr(cli.remote.task_client, "POLL_S", 0.05)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "graph.json").write_text(json.dumps(GRAPH))
     (tmp_path / "open.json").write_text(json.dumps({"input": {"handler": "RawWorkflow", "workflow_json": OPEN}}))

@@ -16,7 +16,7 @@ import pytest
 
 from cli.main import run
 from tests.integration.api_fixtures import ROOT, Api, running_api, settings_for
-from workflows.template_files import check_file
+from workflows.templates.template_files import check_file
 
 PLAIN: dict[str, Any] = {
     "1": {"class_type": "LoadImage", "inputs": {"image": "beach.png"}},

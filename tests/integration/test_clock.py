@@ -11,21 +11,21 @@ from pathlib import Path
 import pytest
 from sqlalchemy import delete, select, update
 
-from comfy.instance import Instance
+from comfy.process.instance import Instance
 from core import clock
 from core.clock import WallClock, ledger_clock, now_ms
 from core.errors import NotFound
 from core.job import QUEUED, RUNNING
 from core.ledger import Ledger
+from core.ledger.database.tables import catalogues, deliveries, facts, instances, jobs
 from core.ledger.instances import HEALTHY, SILENCE_MS
-from core.ledger.tables import catalogues, deliveries, facts, instances, jobs
-from core.settings import Settings
-from tasks.app import make_app
-from tasks.gpus import plan_instances
-from tasks.house import House
-from tasks.maintenance import SETTLED_S, take_steps
+from core.settings.settings import Settings
+from tasks.instance.housekeeping import House
+from tasks.instance.plan import plan_instances
+from tasks.messaging.app import make_app
+from tasks.messaging.ticks import Ticks, TickScheduler
+from tasks.reconcile import SETTLED_S, take_steps
 from tasks.runtime import Runtime, equip
-from tasks.ticks import Ticks, TickScheduler
 from tests.ledger_moves import WEBHOOK, claimed, generated, submit, succeeded
 from tests.services import eventually
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from comfy.progress import Progress
-from comfy.session import ComfySession
+from comfy.prompts.progress import Progress
+from comfy.prompts.session import ComfySession
 from core.errors import (
     ComfyOutOfMemory,
     PromptFailed,

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from comfy.event_socket import problem_of
-from comfy.session import ComfySession
+from comfy.prompts.event_socket import problem_of
+from comfy.prompts.session import ComfySession
 from core.errors import (
     ComfyUnavailable,
     OutputUnavailable,

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from comfy.client import ComfyClient
-from comfy.pace import Pace
-from comfy.result import PromptResult
-from comfy.session import ComfySession, PromptHandle
-from comfy.watchdog import Limits, Watchdog
+from comfy.client.client import ComfyClient
+from comfy.client.timeouts import Pace
+from comfy.liveness.watchdog import Limits, Watchdog
+from comfy.prompts.result import PromptResult
+from comfy.prompts.session import ComfySession, PromptHandle
 from core.errors import ComfyUnavailable, PromptStuck, PromptTimeout
 from tests.comfy_target import Graph, eventually, new_id, picture, with_node
 from tests.simulator_process import SimulatorProcess, simulator

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from comfy.session import ComfySession
+from comfy.prompts.session import ComfySession
 from tests.comfy_target import QUICK, Recorder, new_id, picture, with_node
 from tests.simulator_process import simulator
-from workflows.checks import check_graph
+from workflows.graphs.checks import check_graph
 
 
 @pytest.fixture(scope="module")

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from comfy.event_socket import EventSocket
-from comfy.inputs import stage
-from comfy.outputs import OutputItem
-from comfy.progress import Progress
-from comfy.session import ComfySession
+from comfy.client.inputs import stage
+from comfy.client.outputs import OutputItem
+from comfy.prompts.event_socket import EventSocket
+from comfy.prompts.progress import Progress
+from comfy.prompts.session import ComfySession
 from core.errors import LedgerFault, OutputUnavailable, PromptRejected
 from tests.comfy_target import (
     QUICK,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import requests
 
-from comfy.session import ComfySession
-from comfy.watchdog import Limits, Watchdog
+from comfy.liveness.watchdog import Limits, Watchdog
+from comfy.prompts.session import ComfySession
 from core.errors import ComfyUnavailable, PromptFailed, PromptInterrupted
 from tests.comfy_target import eventually, new_id, picture, with_node, work
 from tests.comfy_target import server as server

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from comfy import transport
-from comfy.client import ComfyClient
-from comfy.event_socket import EventSocket
-from comfy.session import ComfySession
-from comfy.transport import timed_out
+from comfy.client import transport
+from comfy.client.client import ComfyClient
+from comfy.client.transport import timed_out
+from comfy.prompts.event_socket import EventSocket
+from comfy.prompts.session import ComfySession
 from core.errors import ComfyUnavailable
 from tests.comfy_target import QUICK, eventually, new_id, picture
 from tests.s3_server import dripping

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from comfy.client import ComfyClient
-from comfy.session import ComfySession
+from comfy.client.client import ComfyClient
+from comfy.prompts.session import ComfySession
 from core.errors import (
     PromptInterrupted,
 )

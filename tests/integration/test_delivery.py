@@ -23,19 +23,20 @@ import requests
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from core.buckets.put_urls import PutUrls
+from core.buckets.target import ENVIRONMENT, PUT_URLS, Target
+from core.contracts.comfy_v2 import output_view
+from core.contracts.generate import generate_result
 from core.job import DELIVERING, FAILED, SUCCEEDED, Job
 from core.ledger import Ledger
 from core.ledger.claims import Claim
-from core.ledger.schema import migrate
+from core.ledger.database.upgrade import migrate
 from core.links import Links
-from core.put_urls import PutUrls
-from core.results import generate_result
-from core.s3 import ENVIRONMENT, PUT_URLS, Target
-from core.settings import Settings
-from core.views import output_view
-from tasks import buckets, endpoints
-from tasks.app import make_app
-from tasks.finish import ORIGINALS
+from core.settings.settings import Settings
+from tasks.messaging.app import make_app
+from tasks.outputs import bucket_upload as buckets
+from tasks.outputs import endpoints
+from tasks.outputs.finishing import ORIGINALS
 from tasks.runtime import equip
 from tasks.upload import upload
 from tasks.worker import IO_THREADS

@@ -10,23 +10,23 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from comfy.outputs import OutputItem
+from comfy.client.outputs import OutputItem
+from core.buckets.target import Target
+from core.contracts.comfy_v2 import output_view
+from core.contracts.generate import webhook_body
 from core.job import DELIVERING, FAILED, SUCCEEDED, Job
 from core.ledger import Ledger
 from core.ledger.claims import Claim
-from core.ledger.database import now_ms
-from core.ledger.delivery import DELIVERING_MS
-from core.ledger.tables import assets
+from core.ledger.database.connections import now_ms
+from core.ledger.database.tables import assets
+from core.ledger.outputs import DELIVERING_MS
 from core.links import Links
-from core.results import webhook_body
-from core.s3 import Target
-from core.settings import Settings
-from core.views import output_view
+from core.settings.settings import Settings
 from tasks import upload as upload_module
-from tasks.app import make_app
-from tasks.finish import ORIGINALS, RECORD
-from tasks.maintenance import resume_deliveries
-from tasks.produced import produced_files
+from tasks.messaging.app import make_app
+from tasks.outputs.finishing import ORIGINALS, RECORD
+from tasks.reconcile import resume_deliveries
+from tasks.runner.output_files import produced_files
 from tasks.runtime import equip
 from tasks.upload import upload
 from tests.integration.test_delivery import CONVERSION, generated, picture, stored, turn

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 import requests
 
-from cli.queue_lengths import queue_lengths
+from cli.local.queue_lengths import queue_lengths
 from core.errors import BrokerUnavailable
 from core.ledger import Ledger
-from core.settings import Settings
-from tasks.app import make_app
-from tasks.names import GENERATE, GPU_QUEUE, RECONCILE, io_queue_of
-from tasks.publish import Publisher
+from core.settings.settings import Settings
+from tasks.messaging.app import make_app
+from tasks.messaging.names import GENERATE, GPU_QUEUE, RECONCILE, io_queue_of
+from tasks.messaging.publish import Publisher
 from tests.fleet import Fleet, free_port, until, work
 from tests.ledger_moves import submit
 from tests.services import Broker, make_settings

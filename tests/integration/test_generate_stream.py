@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 import requests
 
-from api import generate_stream
-from core.notices import Notice
+from api.contracts.generate import stream as generate_stream
+from core.messaging.notices import Notice
 from tests.fleet import ALL, Fleet, until, work
 from tests.integration.api_fixtures import GRAPH, Api, running_api, settings_for
 from tests.ledger_moves import set_columns

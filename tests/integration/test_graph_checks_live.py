@@ -17,9 +17,9 @@ import pytest
 from core.errors import InvalidWorkflow
 from tests.field_graphs import FieldGraph, field_graphs, make_files
 from tests.simulator_process import simulator
-from workflows.checks import cacheable_catalogue, check_graph
-from workflows.graph import Catalogue
-from workflows.samples import sample
+from workflows.graphs.checks import cacheable_catalogue, check_graph
+from workflows.graphs.graph import Catalogue
+from workflows.templates.samples import sample
 
 Nodes = dict[str, dict[str, Any]]
 Changes = dict[str, dict[str, Any]]

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from sqlalchemy import delete
 
-from comfy.spec import InstanceSpec
+from comfy.process.spec import InstanceSpec
 from core.errors import ConfigurationError
 from core.ledger import Ledger
+from core.ledger.database.tables import instances
+from core.ledger.database.upgrade import migrate
 from core.ledger.instances import HEALTHY, STOPPED, Tenant
-from core.ledger.schema import migrate
-from core.ledger.tables import instances
-from core.settings import Settings
-from tasks.tenure import Tenure, take_or_refuse
+from core.settings.settings import Settings
+from tasks.instance.tenure import Tenure, take_or_refuse
 from tests.fleet import Fleet, until
 from tests.ledger_moves import register, submit
 from tests.services import Broker, make_settings

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from comfy import log
-from comfy.instance import Instance, InstanceSpec
-from comfy.ports import belongs_to, free_port, is_free
-from comfy.procfs import ProcessIdentity, with_variable
+from comfy.liveness.procfs import ProcessIdentity, with_variable
+from comfy.process import log
+from comfy.process.instance import Instance, InstanceSpec
+from comfy.process.ports import belongs_to, free_port, is_free
 from core.errors import ComfyUnavailable
 from tests.fake_comfyui import eventually, is_running, kill, load_pid_file, make_spec, whoami
 
@@ -30,7 +30,7 @@ WORKER = """
 import json, os, sys, threading, time
 from pathlib import Path
 from tests.fake_comfyui import make_spec, whoami
-from comfy.instance import Instance
+from comfy.process.instance import Instance
 
 instance = Instance(make_spec(Path(sys.argv[1]), *sys.argv[2:]))
 
@@ -53,7 +53,7 @@ FORKING_WORKER = """
 import os, sys
 from pathlib import Path
 from tests.fake_comfyui import make_spec
-from comfy.instance import Instance
+from comfy.process.instance import Instance
 
 instance = Instance(make_spec(Path(sys.argv[1])))
 instance.start()

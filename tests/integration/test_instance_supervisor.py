@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 import requests
 
-from comfy.instance import Instance, InstanceSpec
-from comfy.muteness import Patience
-from comfy.supervisor import InstanceUnfit, Supervisor
+from comfy.liveness.muteness import Patience
+from comfy.process.instance import Instance, InstanceSpec
+from comfy.process.supervisor import InstanceUnfit, Supervisor
 from core.errors import LedgerUnavailable
 from tests.comfy_target import with_node
 from tests.fake_comfyui import eventually, is_running, kill, make_spec, whoami

@@ -11,8 +11,8 @@ from core.errors import IdempotencyKeyReuse, NotFound, RequestIdReuse, StaleAtte
 from core.job import CANCELED, CANCELING, DELIVERING, QUEUED, RUNNING, SUCCEEDED, Job, new_job_id
 from core.ledger import Change, Ledger
 from core.ledger.claims import Claim
-from core.ledger.tables import deliveries, events, idempotency_keys, jobs, secrets
-from core.settings import Settings
+from core.ledger.database.tables import deliveries, events, idempotency_keys, jobs, secrets
+from core.settings.settings import Settings
 from tests.ledger_moves import (
     ERROR,
     WEBHOOK,

@@ -12,9 +12,9 @@ from core.job import Job
 from core.ledger import Ledger
 from core.ledger import durations as learned
 from core.ledger import workload as looking
-from core.ledger.database import now_ms
+from core.ledger.database.connections import now_ms
+from core.ledger.database.tables import durations
 from core.ledger.durations import DEFAULT_S
-from core.ledger.tables import durations
 from tests.ledger_moves import claimed, in_parallel, register, set_columns, submit
 
 GPU = "simulator"

@@ -18,10 +18,10 @@ from sqlalchemy import text
 
 from core.errors import FleetError, LedgerFault, LedgerUnavailable, NotFound, RequestError, UnstorableValue
 from core.ledger import Ledger
-from core.ledger.database import Database
-from core.ledger.faults import Conflict, in_our_words
-from core.ledger.schema import migrate
-from core.settings import Settings
+from core.ledger.database.connections import Database
+from core.ledger.database.error_map import Conflict, in_our_words
+from core.ledger.database.upgrade import migrate
+from core.settings.settings import Settings
 from tests.ledger_moves import submit
 from tests.services import PostgresServer, make_settings
 

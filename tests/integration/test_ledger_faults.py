@@ -18,9 +18,9 @@ from sqlalchemy import select, update
 from core.errors import ConfigurationError, LedgerUnavailable
 from core.job import CANCELED, QUEUED
 from core.ledger import Ledger
-from core.ledger.schema import migrate
-from core.ledger.tables import jobs
-from core.settings import Settings
+from core.ledger.database.tables import jobs
+from core.ledger.database.upgrade import migrate
+from core.settings.settings import Settings
 from tests.ledger_moves import check_log, claimed, in_parallel, lapse, submit
 from tests.own_servers import OwnPostgres
 from tests.services import PostgresServer, eventually, make_settings
@@ -228,7 +228,7 @@ def test_taking_back_passes_over_a_locked_row(postgres_settings: Settings) -> No
 def test_a_process_frozen_in_mid_transaction_loses_its_locks(
     postgres_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("core.ledger.database.FROZEN_S", 0.3)
+    monkeypatch.setattr("core.ledger.database.connections.FROZEN_S", 0.3)
     with opened(postgres_settings) as frozen, opened(postgres_settings) as ledger:
         job = submit(ledger)
 

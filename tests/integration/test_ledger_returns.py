@@ -6,9 +6,9 @@ import pytest
 
 from core.job import CANCELED, EXPIRED, FAILED, QUEUED, prompt_id_of
 from core.ledger import Ledger
-from core.ledger.choice import AVOID_MS
-from core.ledger.database import now_ms
+from core.ledger.database.connections import now_ms
 from core.ledger.instances import DISK_FULL, DRAINED, DRAINING, HEALTHY, QUARANTINED, STOPPED, UNHEALTHY
+from core.ledger.scheduling import AVOID_MS
 from tests.ledger_moves import check_log, claimed, register, set_columns, submit
 
 

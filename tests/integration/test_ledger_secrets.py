@@ -17,16 +17,16 @@ from sqlalchemy import select, text, update
 from core.errors import PromptFailed, SecretUnreadable
 from core.job import CANCELED, FAILED, SUCCEEDED
 from core.ledger import Ledger
-from core.ledger.database import Database, now_ms
-from core.ledger.outbox import Outcome
-from core.ledger.schema import alembic_config, migrate
-from core.ledger.seal import load_keys
+from core.ledger.database.connections import Database, now_ms
+from core.ledger.database.tables import events, jobs, secrets
+from core.ledger.database.upgrade import alembic_config, migrate
+from core.ledger.sealing import load_keys
 from core.ledger.secrets import BUCKET, RUN, WEBHOOK
-from core.ledger.tables import events, jobs, secrets
-from core.settings import Settings
-from tasks.app import make_app
-from tasks.outcome import Failed
-from tasks.recorder import Recorder
+from core.ledger.webhooks.outbox import Outcome
+from core.settings.settings import Settings
+from tasks.messaging.app import make_app
+from tasks.runner.attempt_end import Failed
+from tasks.runner.recorder import Recorder
 from tasks.runtime import equip
 from tests.ledger_moves import ERROR, claimed, generated, stored, submit
 from tests.ledger_moves import WEBHOOK as HOOK

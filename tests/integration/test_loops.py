@@ -17,29 +17,30 @@ from kombu import Producer
 from kombu.transport.virtual import Channel
 from sqlalchemy import delete, event
 
-from api.publishing import BackgroundPublisher
-from api.waiting import Hub
-from comfy.spawner import Order, spawn_from_lasting_thread
-from core import background, notices
+from api.service.publishing import BackgroundPublisher
+from api.service.waiting import Hub
+from comfy.process.spawner import Order, spawn_from_lasting_thread
+from core import background
 from core.background import Loop, lives
 from core.job import Job
 from core.ledger import Ledger
+from core.ledger.database.tables import catalogues, instances
 from core.ledger.instances import HEALTHY, UNHEALTHY, InstanceRecord
-from core.ledger.tables import catalogues, instances
-from core.notices import Notice, NoticeListener, NoticeSender
+from core.messaging import notices
+from core.messaging.notices import Notice, NoticeListener, NoticeSender
 from core.outbound import deadline
 from core.outbound.deadline import Deadline
-from core.settings import Settings
-from tasks.app import make_app
-from tasks.gpus import plan_instances
-from tasks.handback import HandBack
-from tasks.keeper import Keeper
-from tasks.leases import Leases
-from tasks.line import Line
-from tasks.posting import Carrier
-from tasks.postman import Postman
-from tasks.publish import BackgroundNotifier, Publisher
-from tasks.tenure import Tenure
+from core.settings.settings import Settings
+from tasks.instance.agent import Keeper
+from tasks.instance.plan import plan_instances
+from tasks.instance.release import HandBack
+from tasks.instance.tenure import Tenure
+from tasks.messaging.app import make_app
+from tasks.messaging.publish import BackgroundNotifier, Publisher
+from tasks.runner.distress import Line
+from tasks.runner.leases import Leases
+from tasks.webhooks.dispatcher import Postman
+from tasks.webhooks.posting import Carrier
 from tests.integration.api_fixtures import running_api
 from tests.ledger_moves import claimed, submit, succeeded
 from tests.own_servers import OwnValkey
@@ -222,7 +223,7 @@ def test_the_notifier(sqlite_settings: Settings, monkeypatch: pytest.MonkeyPatch
 def test_publishing_fails_nobody(own_valkey: OwnValkey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     app = make_app(make_settings(tmp_path, broker_url=own_valkey.url), "io")
     publisher = Publisher(app)
-    monkeypatch.setattr("tasks.publish.BREAK_S", 0.0)
+    monkeypatch.setattr("tasks.messaging.publish.BREAK_S", 0.0)
     stumbles = Stumbles()
     stumbles.left = 1
     with monkeypatch.context() as patched:
@@ -381,12 +382,12 @@ def test_the_heartbeat(keeper: Keeper, sqlite_ledger: Ledger, monkeypatch: pytes
     with monkeypatch.context() as patched:
         # What is told to the ledger, and what is done beside that.
         patched.setattr("core.ledger.instances.Instances.heartbeat", stumble_once())
-        patched.setattr("tasks.house.House.disk_problem", stumble_once())
+        patched.setattr("tasks.instance.housekeeping.House.disk_problem", stumble_once())
         assert eventually(lambda: any(life.failures for life in lives() if life.name == "heartbeat"))
     before_ms = record_of(sqlite_ledger).heartbeat_at_ms
     assert eventually(lambda: record_of(sqlite_ledger).heartbeat_at_ms > before_ms)
     with monkeypatch.context() as patched:
-        patched.setattr("tasks.house.House.keep", lambda *_: stumble_once()())
+        patched.setattr("tasks.instance.housekeeping.House.keep", lambda *_: stumble_once()())
         # Its ledger is told all the same, and also what is wrong.
         assert eventually(lambda: "heartbeat (AttributeError)" in (record_of(sqlite_ledger).reason or ""))
         assert record_of(sqlite_ledger).state == HEALTHY
@@ -399,7 +400,7 @@ def test_a_restart_that_stumbles_over_handing_jobs_back(
     assert eventually(lambda: record_of(sqlite_ledger).state == HEALTHY, 30)
     with monkeypatch.context() as patched:
         for name in ("what_waits", "wait_until_idle"):
-            patched.setattr(f"tasks.handback.HandBack.{name}", stumble_once())
+            patched.setattr(f"tasks.instance.release.HandBack.{name}", stumble_once())
         keeper.restart()
         assert eventually(lambda: record_of(sqlite_ledger).state == UNHEALTHY, 30)
     assert eventually(lambda: record_of(sqlite_ledger).state == HEALTHY, 30)

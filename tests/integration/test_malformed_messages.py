@@ -16,7 +16,7 @@ import redis
 import requests
 from kombu import Connection
 
-from tasks.names import GENERATE, NOTIFY, RECONCILE, UPLOAD, io_queue_of
+from tasks.messaging.names import GENERATE, NOTIFY, RECONCILE, UPLOAD, io_queue_of
 from tests.fleet import Fleet, free_port, until, work
 from tests.services import Broker, rabbitmq_broker, redis_broker
 

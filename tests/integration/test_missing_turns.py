@@ -8,10 +8,10 @@ import pytest
 from sqlalchemy import insert
 
 from core.ledger import Ledger
-from core.ledger.choice import AVOID_MS
-from core.ledger.database import now_ms
+from core.ledger.database.connections import now_ms
+from core.ledger.database.tables import instances, jobs
 from core.ledger.instances import HEALTHY
-from core.ledger.tables import instances, jobs
+from core.ledger.scheduling import AVOID_MS
 from tests.ledger_moves import claimed, register, set_columns, submit
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from core import neighbours
 from core.outbound import Policy
+from core.settings import neighbours
 from tests.services import make_settings
 
 ELSEWHERE = "192.0.2.1"

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from kombu import Producer
 
-from core import notices
-from core.notices import BACKLOG, Notice, NoticeListener, NoticeSender, connect, exchange
-from core.settings import Settings
+from core.messaging import notices
+from core.messaging.notices import BACKLOG, Notice, NoticeListener, NoticeSender, connect, exchange
+from core.settings.settings import Settings
 from tests.broker_lines import BrokerLine
 from tests.services import Broker, eventually
 
@@ -200,7 +200,7 @@ def test_rabbitmq_keeps_connections_that_are_idle_or_only_listen(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    caplog.set_level(logging.DEBUG, logger="core.notices")
+    caplog.set_level(logging.DEBUG, logger="core.messaging.notices")
     # It closes a connection on which it heard nothing for two heartbeats. With ten seconds between them, as usual, a
     # fleet that is quiet for half a minute, or never quiet, would lose a notice each time.
     monkeypatch.setattr(notices, "HEARTBEAT_S", 1)
@@ -221,7 +221,7 @@ def test_rabbitmq_keeps_connections_that_are_idle_or_only_listen(
         assert eventually(lambda: listening.has_heard("last"), 2.0)
         assert len(listening.heard) == said + 2
         # Nobody had to connect again.
-        assert [record for record in caplog.records if record.name == "core.notices"] == []
+        assert [record for record in caplog.records if record.name == "core.messaging.notices"] == []
     finally:
         idle.close()
         busy.close()

@@ -15,7 +15,7 @@ import pytest
 import requests
 from PIL import Image
 
-from api.catalogues import MAX_AGE_S
+from api.service.catalogues import MAX_AGE_S
 from tests.fleet import Fleet, until
 from tests.simulator_process import SimulatorProcess, simulator
 

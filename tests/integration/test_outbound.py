@@ -36,8 +36,8 @@ from core.outbound import Policy
 from core.outbound.fetch import Fetched, fetch
 from core.outbound.s3 import guard_s3_client
 from core.outbound.sessions import GuardedSession, KeptConnection
-from core.settings import Settings
-from tasks.postman import Postman
+from core.settings.settings import Settings
+from tasks.webhooks.dispatcher import Postman
 from tests.fleet import ROOT
 from tests.ledger_moves import succeeded
 from tests.refused_urls import REFUSED_URLS, Resolver, connections

@@ -8,15 +8,16 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
+from core.contracts.comfy_v2_events import MAX_BODY_BYTES
 from core.errors import NotFound
 from core.job import CANCELED, EXPIRED, FAILED, SUCCEEDED
-from core.ledger import Change, Ledger, announce
+from core.ledger import Change, Ledger
 from core.ledger.claims import Claim
-from core.ledger.delivery import StoredFile
-from core.ledger.outbox import Outcome, Post
-from core.ledger.tables import deliveries, delivery_attempts
-from core.settings import Settings
-from core.webhooks.bodies import MAX_BODY_BYTES
+from core.ledger.database.tables import deliveries, delivery_attempts
+from core.ledger.outputs import StoredFile
+from core.ledger.webhooks import outbox_writer as announce
+from core.ledger.webhooks.outbox import Outcome, Post
+from core.settings.settings import Settings
 from core.webhooks.events import EVENTS
 from tests.ledger_moves import (
     ERROR,

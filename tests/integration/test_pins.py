@@ -12,12 +12,12 @@ from sqlalchemy import insert
 
 from core.job import FAILED, QUEUED
 from core.ledger import Ledger
+from core.ledger.database.tables import instances, jobs
 from core.ledger.instances import FORGET_MS, STOPPED
-from core.ledger.tables import instances, jobs
-from core.settings import Settings
-from tasks import pins
-from tasks.app import make_app
-from tasks.pins import Review, follow_fleet
+from core.settings.settings import Settings
+from tasks.messaging.app import make_app
+from tasks.reconciling import pins
+from tasks.reconciling.pins import Review, follow_fleet
 from tasks.runtime import equip
 from tests.ledger_moves import WEBHOOK, check_log, register, submit
 from tests.unit.catalogue_literals import CATALOGUE, Nodes, with_input

@@ -12,11 +12,13 @@ import standardwebhooks
 from sqlalchemy import update
 
 from core.ledger import Ledger
-from core.ledger.outbox import Delivery
-from core.ledger.tables import deliveries, secrets
-from core.settings import Settings
-from tasks import lanes, posting, postman
-from tasks.postman import Postman
+from core.ledger.database.tables import deliveries, secrets
+from core.ledger.webhooks.outbox import Delivery
+from core.settings.settings import Settings
+from tasks.webhooks import dispatcher as postman
+from tasks.webhooks import posting
+from tasks.webhooks import receivers as lanes
+from tasks.webhooks.dispatcher import Postman
 from tests.ledger_moves import succeeded
 from tests.receivers import Answer, Received, Receiver, hanging, receiving
 from tests.services import eventually

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from core import presigned
+from core.buckets import presigned
+from core.buckets.presigned import public_link, put
+from core.buckets.target import PUT_URLS, Target
 from core.errors import AddressRefused, DeliveryFailed, DeliveryRefused
 from core.outbound import Policy
-from core.presigned import public_link, put
-from core.s3 import PUT_URLS, Target
 from tests.s3_server import BUSY, HALF, REFUSED, RESET, STRICT, S3Server, dripping, fronted
 
 LOOPBACK = Policy(allowed=(ip_network("127.0.0.0/8"),))

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-import cli.processes
-from cli.processes import ProcessSet, ProcessSpec
+import cli.local.processes
+from cli.local.processes import ProcessSet, ProcessSpec
 from core.errors import ConfigurationError
 from tests.services import eventually
 
@@ -54,7 +54,7 @@ def said() -> list[str]:
 
 @pytest.fixture
 def processes(said: list[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[ProcessSet]:
-    monkeypatch.setattr(cli.processes, "FIRST_PAUSE_S", 0.05)
+    monkeypatch.setattr(cli.local.processes, "FIRST_PAUSE_S", 0.05)
     made = ProcessSet(report=said.append)
     yield made
     made.kill(made.children)
@@ -109,7 +109,7 @@ def test_what_does_not_end_is_killed_with_its_family(
 def test_what_dies_starts_again_with_growing_pauses(
     processes: ProcessSet, tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli.processes, "FIRST_PAUSE_S", 0.2)
+    monkeypatch.setattr(cli.local.processes, "FIRST_PAUSE_S", 0.2)
     processes.start(_spec(tmp_path, "import sys; sys.exit('no luck')"))
     assert _tick_until(processes, lambda: sum("ended with status 1" in line for line in said) == 3)
     child = processes.children["it"]
@@ -139,7 +139,7 @@ def test_what_is_asked_to_end_is_not_started_again(processes: ProcessSet, tmp_pa
 def test_a_log_that_grew_large_is_set_aside(
     processes: ProcessSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli.processes, "LARGEST_LOG_BYTES", 10)
+    monkeypatch.setattr(cli.local.processes, "LARGEST_LOG_BYTES", 10)
     (tmp_path / "it.log").write_text("twenty bytes of log.")
     processes.start(_spec(tmp_path, "print('new')"))
     assert eventually(lambda: (tmp_path / "it.log").read_text() == "new\n")

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from comfy.process import spawn
-from comfy.procfs import with_variable
-from comfy.spawner import Order, spawn_from_lasting_thread
+from comfy.liveness.procfs import with_variable
+from comfy.process.child import spawn
+from comfy.process.spawner import Order, spawn_from_lasting_thread
 from core.errors import ComfyUnavailable
 from tests.fleet import ROOT, until
 

@@ -14,11 +14,11 @@ from celery import Celery
 from kombu import Connection, Exchange, Queue
 
 from core.ledger import Ledger
-from core.settings import Settings
-from tasks import publish
-from tasks.app import make_app
-from tasks.names import GENERATE, GPU_QUEUE, IO_QUEUE, MAINTENANCE_QUEUE, NOTIFY, UPLOAD, io_queue_of
-from tasks.publish import Publisher
+from core.settings.settings import Settings
+from tasks.messaging import publish
+from tasks.messaging.app import make_app
+from tasks.messaging.names import GENERATE, GPU_QUEUE, IO_QUEUE, MAINTENANCE_QUEUE, NOTIFY, UPLOAD, io_queue_of
+from tasks.messaging.publish import Publisher
 from tests.broker_lines import BrokerLine
 from tests.ledger_moves import WEBHOOK, claimed, in_parallel, submit
 from tests.own_servers import OwnValkey

@@ -12,11 +12,11 @@ from sqlalchemy import update
 
 from core.errors import LedgerUnavailable
 from core.job import QUEUED
-from core.ledger.tables import jobs
-from core.settings import Settings
-from tasks import maintenance
-from tasks.app import make_app
-from tasks.maintenance import STEPS, reconcile, take_steps
+from core.ledger.database.tables import jobs
+from core.settings.settings import Settings
+from tasks import reconcile as maintenance
+from tasks.messaging.app import make_app
+from tasks.reconcile import STEPS, reconcile, take_steps
 from tasks.runtime import Runtime, equip
 from tests.ledger_moves import claimed
 

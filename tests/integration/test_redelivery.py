@@ -8,7 +8,7 @@ import pytest
 from kombu import Connection, Queue
 from kombu.transport import redis
 
-from tasks.redelivery import CalmQoS
+from tasks.messaging.redelivery import CalmQoS
 from tests.own_servers import OwnValkey
 
 
@@ -33,6 +33,6 @@ def test_a_connection_that_is_closed_already_does_not_end_the_worker(
         channel.close()
         assert channel.closed
     else:
-        # Should kombu mend this some day, tasks/redelivery.py can go.
+        # Should kombu mend this some day, tasks/messaging/redelivery.py can go.
         with pytest.raises(AttributeError):
             channel.close()

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from comfy.client import ComfyClient
+from comfy.client.client import ComfyClient
 from core.errors import InvalidWorkflow, PromptRejected
-from tasks.facts import read_catalogue
+from tasks.instance.probe import read_catalogue
 from tests.simulator_process import simulator
-from workflows.checks import check_graph
+from workflows.graphs.checks import check_graph
 
 PROMPT_ID = "0f8fad5b-d9cb-469f-a165-70867728950e"
 

@@ -11,8 +11,8 @@ import pytest
 import requests
 
 from core.ledger import Ledger
-from core.ledger.schema import migrate
-from core.settings import Settings
+from core.ledger.database.upgrade import migrate
+from core.settings.settings import Settings
 from tests.fleet import until, work
 from tests.integration.api_fixtures import gunicorn_api
 from tests.ledger_moves import register, set_columns, submit

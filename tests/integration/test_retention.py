@@ -15,13 +15,13 @@ from sqlalchemy import func, insert, select, update
 from core.errors import IdempotencyKeyReuse
 from core.job import TERMINAL
 from core.ledger import Ledger
-from core.ledger.database import now_ms
-from core.ledger.tables import assets, deliveries, events, idempotency_keys, job_inputs, jobs
-from core.settings import Settings
-from core.storage import FRESH_S, Storage
-from tasks import retention
-from tasks.app import make_app
-from tasks.retention import remove_expired, sweep, sweep_inputs, sweep_outputs
+from core.ledger.database.connections import now_ms
+from core.ledger.database.tables import assets, deliveries, events, idempotency_keys, job_inputs, jobs
+from core.settings.settings import Settings
+from core.storage.folders import FRESH_S, Storage
+from tasks.messaging.app import make_app
+from tasks.reconciling import retention
+from tasks.reconciling.retention import remove_expired, sweep, sweep_inputs, sweep_outputs
 from tasks.runtime import Runtime, equip
 from tests.integration.api_fixtures import GRAPH, Api, running_api, settings_for
 from tests.ledger_moves import WEBHOOK, claimed, generated, set_columns, submit, succeeded

@@ -16,11 +16,11 @@ import pytest
 import requests
 from blake3 import blake3
 
-from core import bucket as bucket_module
-from core.bucket import PART_BYTES, Bucket
+from core.buckets import bucket as bucket_module
+from core.buckets.bucket import PART_BYTES, Bucket
+from core.buckets.target import Addressing, Credentials, Target
 from core.errors import AddressRefused, DeliveryFailed, DeliveryRefused
 from core.outbound import Policy
-from core.s3 import Addressing, Credentials, Target
 from tests.s3_server import BUSY, CREDENTIALS, HALF, REFUSED, RESET, SLOW, STRICT, S3Server, dripping, fronted
 
 LOOPBACK = Policy(allowed=(ip_network("127.0.0.0/8"),))

@@ -16,7 +16,7 @@ import requests
 import websocket
 from PIL import Image
 
-from comfy.session import ComfySession
+from comfy.prompts.session import ComfySession
 from core.errors import ComfyOutOfMemory
 from tests.simulator_process import SimulatorProcess, simulator
 

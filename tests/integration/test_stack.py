@@ -17,12 +17,12 @@ from pathlib import Path
 import pytest
 import requests
 
-from cli.stack import free_ports
-from comfy.procfs import with_variable
-from comfy.spec import REPOSITORY_ROOT
+from cli.local.stack import free_ports
+from comfy.liveness.procfs import with_variable
+from comfy.process.spec import REPOSITORY_ROOT
 from core.job import QUEUED, RUNNING
 from core.ledger import Ledger
-from core.settings import load_settings
+from core.settings.settings import load_settings
 from tests.fleet import work
 from tests.services import eventually
 

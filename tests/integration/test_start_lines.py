@@ -13,7 +13,7 @@ from urllib.parse import urlsplit, urlunsplit
 import pytest
 import redis
 
-from cli.broker import server_program
+from cli.local.broker import server_program
 from core.startup import MIN_KEY_CHARS
 from tests.fleet import ROOT, Fleet, free_port, until
 from tests.services import Broker

@@ -12,25 +12,25 @@ from typing import Any, cast
 import pytest
 from sqlalchemy import update
 
-from comfy.history import History
-from comfy.session import ComfySession, PromptHandle, PromptResult
+from comfy.client.history import History
+from comfy.prompts.session import ComfySession, PromptHandle, PromptResult
 from core.errors import ComfyOutOfMemory, ComfyUnavailable, LedgerUnavailable, PromptStuck
 from core.job import CANCELING, DELIVERING, QUEUED, RUNNING
 from core.ledger import Ledger
 from core.ledger.claims import Claim
+from core.ledger.database.tables import instances
 from core.ledger.instances import UNHEALTHY, InstanceRecord
-from core.ledger.tables import instances
-from core.settings import Settings
-from tasks.app import make_app
-from tasks.care import OUT_OF_MEMORY_LIMIT, Care
-from tasks.connection import Connection
-from tasks.handback import HandBack
-from tasks.leases import Leases
-from tasks.line import Line
-from tasks.outcome import Failed
-from tasks.recorder import Recorder
+from core.settings.settings import Settings
+from tasks.instance.release import HandBack
+from tasks.messaging.app import make_app
+from tasks.runner.attempt_end import Failed
+from tasks.runner.connection import Connection
+from tasks.runner.distress import Line
+from tasks.runner.leases import Leases
+from tasks.runner.recorder import Recorder
+from tasks.runner.recovery import OUT_OF_MEMORY_LIMIT, Care
+from tasks.runner.runner import Station
 from tasks.runtime import Runtime
-from tasks.station import Station
 from tests import simulator_process
 from tests.fleet import work
 from tests.ledger_moves import claimed, submit
@@ -370,7 +370,7 @@ class TestHandBack:
         def release_all(*_arguments: Any, **_options: Any) -> None:
             raise LedgerUnavailable("away")
 
-        monkeypatch.setattr("core.ledger.returns.Returns.release_all", release_all)
+        monkeypatch.setattr("core.ledger.requeue.Returns.release_all", release_all)
         with pytest.raises(LedgerUnavailable):
             hand_back.what_waits(lambda _prompt_id: None)
 

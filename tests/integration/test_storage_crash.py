@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from core.ledger.delivery import PendingFile
-from tasks.storage import store
+from core.ledger.outputs import PendingFile
+from tasks.outputs.store import store
 from tests.fleet import ROOT
 
 #: Ends the process just before its n-th change of a file's name or place, as SIGKILL would.
 CRASHING = """
 import json, os, sys
 from pathlib import Path
-from core.ledger.delivery import PendingFile
-from tasks.storage import store
+from core.ledger.outputs import PendingFile
+from tasks.outputs.store import store
 
 left = int(sys.argv[1])
 events = ("os.rename", "os.remove", "shutil.copyfile")

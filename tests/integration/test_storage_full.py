@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from api.intake import Intake
-from comfy.client import ComfyClient
+from api.service.input_files import Intake
+from comfy.client.client import ComfyClient
 from core.errors import ComfyUnavailable, StorageFull
 from core.ledger import Ledger
-from core.settings import Settings
-from core.storage import Storage
-from core.storage_marker import StorageMarker
-from tasks.staging import stage_inputs
+from core.settings.settings import Settings
+from core.storage.folders import Storage
+from core.storage.marker import StorageMarker
+from tasks.runner.staging import stage_inputs
 from tests.fleet import until
 from tests.integration.api_fixtures import GRAPH, Api, running_api
 from tests.ledger_moves import claimed, register

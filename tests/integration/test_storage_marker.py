@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from core import storage_marker
 from core.errors import ConfigurationError
 from core.job import DELIVERING, SUCCEEDED
 from core.ledger import Ledger
-from core.ledger.schema import migrate
-from core.settings import Settings
-from core.storage_marker import NAME, StorageMarker
-from tasks.app import make_app
-from tasks.retention import sweep_outputs
+from core.ledger.database.upgrade import migrate
+from core.settings.settings import Settings
+from core.storage import marker as storage_marker
+from core.storage.marker import NAME, StorageMarker
+from tasks.messaging.app import make_app
+from tasks.reconciling.retention import sweep_outputs
 from tasks.runtime import equip
 from tests.fleet import Fleet, until
 from tests.integration.api_fixtures import Api, running_api

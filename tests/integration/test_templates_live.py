@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from comfy.session import ComfySession
+from comfy.prompts.session import ComfySession
 from tests.comfy_target import QUICK, new_id, real_comfyui_url
 from tests.simulator_process import simulator
-from workflows.checks import cacheable_catalogue, check_graph
-from workflows.fill import Filled
-from workflows.graph import Catalogue
-from workflows.library import SHIPPED, Library
-from workflows.modifiers import build
-from workflows.proposal import propose
-from workflows.samples import sample
-from workflows.template import parse_template
+from workflows.graphs.checks import cacheable_catalogue, check_graph
+from workflows.graphs.graph import Catalogue
+from workflows.templates.fill import Filled
+from workflows.templates.library import SHIPPED, Library
+from workflows.templates.modifiers import build
+from workflows.templates.proposal import propose
+from workflows.templates.samples import sample
+from workflows.templates.template import parse_template
 
 LIBRARY = Library([SHIPPED])
 #: What the templates have no default for.

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import requests
 
-from comfy.pace import Pace
-from comfy.session import ComfySession
-from comfy.watchdog import Limits, Watchdog
+from comfy.client.timeouts import Pace
+from comfy.liveness.watchdog import Limits, Watchdog
+from comfy.prompts.session import ComfySession
 from core.errors import PromptInterrupted, PromptStuck, PromptTimeout
 from tests.comfy_target import Graph, eventually, new_id, picture, with_node, work
 from tests.simulator_process import SimulatorProcess, simulator

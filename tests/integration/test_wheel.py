@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from comfy.spec import REPOSITORY_ROOT
+from comfy.process.spec import REPOSITORY_ROOT
 from tests.services import missing
 
 pytestmark = pytest.mark.slow
@@ -66,5 +66,5 @@ def test_the_command_runs_from_it(wheel: Path, tmp_path: Path) -> None:
     assert output(sys.executable, "-c", "import cli.main; print(cli.main.__file__)").startswith(str(site))
     assert output(str(site / "bin" / "fleet"), "version").startswith("comfyfleet ")
     assert "--workflow" in output(str(site / "bin" / "fleet"), "submit", "--help")
-    names = "from workflows.library import SHIPPED, Library; print(Library([SHIPPED]).names())"
+    names = "from workflows.templates.library import SHIPPED, Library; print(Library([SHIPPED]).names())"
     assert "interior_design" in output(sys.executable, "-c", names)

@@ -12,9 +12,9 @@ import pytest
 import requests
 from PIL import Image
 
+from core.buckets.target import Target
 from core.ledger import Ledger
-from core.s3 import Target
-from core.settings import Settings
+from core.settings.settings import Settings
 from tests.fleet import Fleet, until
 from tests.integration.test_api_assets import hash_of, png
 from tests.s3_server import S3Server

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from core.errors import InvalidWorkflow
-from workflows.checks import check_graph
+from workflows.graphs.checks import check_graph
 
 Nodes = dict[str, dict[str, Any]]
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from core.ledger.instances import DISK_FULL, DRAINING, HEALTHY, QUARANTINED, STARTING, UNHEALTHY
-from tasks.admission import Admission, Condition
+from tasks.instance.admission import Admission, Condition
 
 #: From the one that is named first.
 REASONS: list[tuple[dict[str, Any], str]] = [

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from api.blocks import S3Body, WebhookBody
-from api.bodies import (
+from api.http.errors import BadParameter, InvalidMetadata
+from api.schema.blocks import S3Body, WebhookBody
+from api.schema.bodies import (
     CustomWorkflowBody,
     GenerateBody,
     GenerateInput,
@@ -15,8 +16,7 @@ from api.bodies import (
     SubmitBody,
     TemplateBody,
 )
-from api.errors import BadParameter, InvalidMetadata
-from api.validation import Body, read, read_enveloped
+from api.schema.validation import Body, read, read_enveloped
 from core.errors import FleetError, InvalidRequest, InvalidWorkflow
 
 GRAPH = {"1": {"class_type": "SaveImage", "inputs": {}}}

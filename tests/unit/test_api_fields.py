@@ -9,14 +9,15 @@ from collections.abc import Iterator
 import pytest
 
 import core.errors
-from api import errors, fields
-from api.content import content_disposition
-from api.errors import status_of
-from api.fresh import Fresh
+from api.http import errors
+from api.http.cached import Fresh
+from api.http.errors import status_of
+from api.http.files import content_disposition
+from api.schema import fields
+from core.contracts.comfy_v2 import SHOWN, timestamp
 from core.errors import FleetError, InvalidRequest
 from core.job import STATUSES, Output
 from core.outbound import check_url
-from core.views import SHOWN, timestamp
 
 #: The words the contract's job object may use.
 CONTRACT_STATUSES = {"queued", "running", "succeeded", "canceling", "canceled", "failed", "expired"}

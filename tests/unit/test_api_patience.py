@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from api.patience import at_most
+from api.http.time_limits import at_most
 from core.errors import LedgerUnavailable
 
 ROOT = Path(__file__).parent.parent.parent
@@ -16,8 +16,8 @@ from gevent import monkey
 monkey.patch_all()
 import time
 import gevent.event
-from api.patience import at_most, ledger_patience
-from api.publishing import PUBLISH_S, RETRY_S, SILENCE_S, BackgroundPublisher
+from api.http.time_limits import at_most, ledger_patience
+from api.service.publishing import PUBLISH_S, RETRY_S, SILENCE_S, BackgroundPublisher
 from core.errors import FleetError, LedgerUnavailable
 
 class Frozen:

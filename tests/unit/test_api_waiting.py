@@ -8,10 +8,10 @@ from collections.abc import Collection, Iterator
 
 import pytest
 
-from api.waiting import Hub
+from api.service.waiting import Hub
 from core.errors import LedgerUnavailable, NotFound
 from core.job import QUEUED, RUNNING, SUCCEEDED, Job
-from core.notices import Notice
+from core.messaging.notices import Notice
 
 
 class Jobs:

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from core.errors import InvalidWorkflow
-from workflows.boundaries import absolute_paths, jobs_named
-from workflows.checks import check_graph
-from workflows.file_names import listed_folder, may_list_files, staged_name
+from workflows.graphs.boundaries import absolute_paths, jobs_named
+from workflows.graphs.checks import check_graph
+from workflows.graphs.file_names import listed_folder, may_list_files, staged_name
 
 JOB = "3f2c0a52-2a0b-4d0e-9d5c-0f6a1f0f8a11"
 

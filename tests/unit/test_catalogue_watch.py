@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tasks.catalogue_watch import MAX_WITNESSES, witnesses
+from tasks.instance.catalogue_watch import MAX_WITNESSES, witnesses
 from tests.field_graphs import simulated_catalogue
 from tests.unit.catalogue_literals import node
 

@@ -13,21 +13,21 @@ import click
 import pytest
 from rich.console import Console
 
-from cli.broker import broker_spec
-from cli.client import Client, RequestRefused
-from cli.credentials import flower_cookie_secret, flower_credentials, flower_credentials_file
-from cli.exits import exit_status_of
-from cli.files import Draft, result_file
-from cli.log_watch import LogWatch
+from cli.exit_codes import exit_status_of
+from cli.local.broker import broker_spec
+from cli.local.credentials import flower_cookie_secret, flower_credentials, flower_credentials_file
+from cli.local.log_watch import LogWatch
+from cli.local.processes import describe_end, last_line
+from cli.local.stack import addresses, check_ports, child_environment
 from cli.main import COMMANDS, fleet, run
-from cli.processes import describe_end, last_line
-from cli.show import JobProgress, Screen, describe_job, describe_place, describe_progress, describe_refusal
-from cli.sse import Event, read_events
-from cli.stack import addresses, check_ports, child_environment
-from cli.tables import printable
-from cli.task_values import local_image, names_for, parse_parameters, read_workflow
+from cli.output.tables import printable
+from cli.output.terminal import JobProgress, Screen, describe_job, describe_place, describe_progress, describe_refusal
+from cli.remote.client import Client, RequestRefused
+from cli.remote.sse import Event, read_events
+from cli.remote.task_values import local_image, names_for, parse_parameters, read_workflow
+from cli.remote.written_files import Draft, result_file
 from core.errors import ConfigurationError, InvalidRequest
-from core.settings import Settings
+from core.settings.settings import Settings
 from tests.services import make_settings
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import click
 import pytest
 
-from cli.gpus import card, chosen, find, uptime
+from cli.commands.gpus import card, chosen, find, uptime
 from core.errors import InvalidRequest
 
 FLEET: list[dict[str, Any]] = [{"name": name, "host": name[-1]} for name in ("gpu0@a", "gpu1@a", "gpu0@b")]

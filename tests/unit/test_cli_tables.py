@@ -9,11 +9,11 @@ import uuid
 import pytest
 from rich.console import Console
 
-import cli.gpus
-import cli.webhooks
-from cli.show import JOB_COLUMNS, Screen, list_jobs
-from cli.sse import Event
-from cli.tables import Heading, print_table
+import cli.commands.gpus
+import cli.commands.webhooks
+from cli.output.tables import Heading, print_table
+from cli.output.terminal import JOB_COLUMNS, Screen, list_jobs
+from cli.remote.sse import Event
 
 JOB_ID = str(uuid.uuid4())
 WIDTHS = [20, 40, 60, 80, 100, 132, 250]
@@ -69,7 +69,7 @@ def test_gpus_have_names_states_and_jobs_whole_or_not(width: int) -> None:
     names = ["gpu0@render-machine-3.example.com", "gpu1@a"]
     print_table(
         screen.console,
-        cli.gpus.COLUMNS,
+        cli.commands.gpus.COLUMNS,
         [gpu_row(name) for name in names],
         note=lambda row: "It failed.\nOften." if row[0] == "gpu1@a" else "",
     )
@@ -93,7 +93,7 @@ def test_deliveries_have_ids_whole(width: int) -> None:
         "answered 500",
         "https://example.com/" + "x" * 99,
     )
-    print_table(screen.console, cli.webhooks.COLUMNS, [row])
+    print_table(screen.console, cli.commands.webhooks.COLUMNS, [row])
 
     line = text.getvalue().splitlines()[1]
     assert line.split()[:2] == [JOB_ID, "delivered"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from comfy.capabilities import detect, parse_version
+from comfy.client.capabilities import detect, parse_version
 
 FEATURES = {"supports_preview_metadata": True, "max_upload_size": 104857600}
 

@@ -7,7 +7,7 @@ import struct
 
 import pytest
 
-from comfy.frames import Event, Preview, decode_binary, decode_text
+from comfy.prompts.frames import Event, Preview, decode_binary, decode_text
 
 PROMPT_ID = "b5b8c238-2788-47ab-860e-a87ec04a8912"
 JPEG = b"\xff\xd8\xff\xe0picture"

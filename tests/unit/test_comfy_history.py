@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from comfy.history import History, parse_entry
+from comfy.client.history import History, parse_entry
 from core.errors import ComfyOutOfMemory, PromptFailed, PromptInterrupted
 
 PROMPT_ID = "e5ab4b56-af2c-4b66-bdb6-994e43141e53"

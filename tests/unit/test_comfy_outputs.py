@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from comfy.history import parse_entry
-from comfy.outputs import OutputItem, content_type_of, outputs_of
+from comfy.client.history import parse_entry
+from comfy.client.outputs import OutputItem, content_type_of, outputs_of
 
 GRAPH = {node: {"class_type": "Any", "inputs": {}} for node in ("2", "3", "4")}
 

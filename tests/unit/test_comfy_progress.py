@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from comfy.frames import Event
-from comfy.progress import Progress, ProgressTracker
+from comfy.prompts.frames import Event
+from comfy.prompts.progress import Progress, ProgressTracker
 
 GRAPH = {
     "1": {"class_type": "EmptyImage", "inputs": {}},

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import requests
 
-from comfy.rejection import dropped_outputs, rejected_graph
+from comfy.client.rejection import dropped_outputs, rejected_graph
 
 MISSING_FILE = {
     "1": {

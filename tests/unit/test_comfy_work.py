@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from comfy.frames import Event
-from comfy.progress import ProgressTracker
-from comfy.work import ExpectedWork, NodeTimes, steps_of
+from comfy.prompts.frames import Event
+from comfy.prompts.node_work import ExpectedWork, NodeTimes, steps_of
+from comfy.prompts.progress import ProgressTracker
 
 
 def _graph(steps: object = 18, sampler: str = "KSampler") -> dict[str, dict[str, Any]]:

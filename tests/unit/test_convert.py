@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, PngImagePlugin
 
-from comfy.simulator.containers import safetensors, wav
+from comfy.simulator.media.containers import safetensors, wav
 from core.errors import InvalidRequest, OutputNotConvertible
-from tasks.convert import Conversion, Converted, convert
-from tasks.strip import strip
+from tasks.outputs.convert import Conversion, Converted, convert
+from tasks.outputs.metadata.strip import strip
 
 SECRET = "a-lighthouse-nobody-may-know-of"
 PROMPT = json.dumps({"6": {"class_type": "CLIPTextEncode", "inputs": {"text": SECRET}}})

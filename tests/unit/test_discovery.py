@@ -10,7 +10,7 @@ from typing import Any, cast
 import pynvml
 import pytest
 
-from comfy.discovery import Gpu, GpuSurvey, discover_gpus, survey_gpus
+from comfy.process.discovery import Gpu, GpuSurvey, discover_gpus, survey_gpus
 
 
 @dataclass(frozen=True, kw_only=True)

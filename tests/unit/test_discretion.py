@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from core.discretion import tells_machines_apart, without_places
 from core.errors import ComfyUnavailable, PromptFailed, PromptStuck, PromptTimeout
-from core.excerpts import MESSAGE_CHARS, TRACEBACK_CHARS, WHOLE_CHARS, head_and_tail
+from core.texts.discretion import tells_machines_apart, without_places
+from core.texts.excerpts import MESSAGE_CHARS, TRACEBACK_CHARS, WHOLE_CHARS, head_and_tail
 from tasks.job_errors import discreet, job_error, reason_of, shortened, whole_error
 
 

@@ -8,8 +8,8 @@ from functools import partial
 from pathlib import Path
 
 from api import create_app
-from api.errors import GENERATE_STATUS, STATUS, status_of
-from api.waiting import Hub
+from api.http.errors import GENERATE_STATUS, STATUS, status_of
+from api.service.waiting import Hub
 from core.errors import (
     BrokerUnavailable,
     FleetError,
@@ -22,12 +22,12 @@ from core.errors import (
     StorageUnavailable,
 )
 from core.ledger import Ledger
-from core.ledger.returns import POISON, QUEUE_TIMEOUT
-from tasks.app import make_app
-from tasks.asking import ask
-from tasks.publish import Publisher
+from core.ledger.requeue import POISON, QUEUE_TIMEOUT
+from tasks.messaging.app import make_app
+from tasks.messaging.publish import Publisher
+from tasks.messaging.remote_control import ask
 from tests.services import make_settings
-from workflows.checks import REFUSED_CLASSES
+from workflows.graphs.checks import REFUSED_CLASSES
 
 TEXT = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
 ERRORS = TEXT.partition("\n## Errors\n")[2]

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from core.job import TRANSITIONS
-from core.strict_json import loads
-from workflows.graph import Graph, parse_graph
+from core.texts.strict_json import loads
+from workflows.graphs.graph import Graph, parse_graph
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])

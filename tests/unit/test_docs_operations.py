@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from comfy.discovery import GpuSurvey
-from core.neighbours import is_loopback
-from core.settings import load_settings
-from tasks.gpus import plan_instances
+from comfy.process.discovery import GpuSurvey
+from core.settings.neighbours import is_loopback
+from core.settings.settings import load_settings
+from tasks.instance.plan import plan_instances
 
 ROOT = Path(__file__).parents[2]
 README, OPERATIONS = ROOT / "README.md", ROOT / "docs" / "operations.md"

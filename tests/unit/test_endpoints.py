@@ -8,8 +8,8 @@ import threading
 import pytest
 
 from core.errors import DeliveryFailed
-from tasks import endpoints
-from tasks.endpoints import BREAK_AFTER, DOUBTFUL_ROOM, FIRST_BREAK_S, ROOM, SHARE, EndpointRests, Endpoints
+from tasks.outputs import endpoints
+from tasks.outputs.endpoints import BREAK_AFTER, DOUBTFUL_ROOM, FIRST_BREAK_S, ROOM, SHARE, EndpointRests, Endpoints
 
 
 class Clock:

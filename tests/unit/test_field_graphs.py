@@ -8,8 +8,8 @@ import pytest
 
 from core.errors import InvalidWorkflow
 from tests.field_graphs import FieldGraph, field_graphs, simulated_catalogue
-from workflows.catalogue import CompiledCatalogue
-from workflows.checks import cacheable_catalogue, check_graph
+from workflows.graphs.catalogue import CompiledCatalogue
+from workflows.graphs.checks import cacheable_catalogue, check_graph
 
 #: Accepted by ComfyUI, and not here: another job's output, and a graph of which only a part would run.
 FORBIDDEN = {"load-output", "partial"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from workflows.file_names import safe_name
+from workflows.graphs.file_names import safe_name
 
 
 @pytest.mark.parametrize(

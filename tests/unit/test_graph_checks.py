@@ -6,7 +6,7 @@ import pytest
 
 from core.errors import InvalidWorkflow
 from tests.unit.catalogue_literals import CATALOGUE, Nodes, first, image_graph, node, refused, with_input
-from workflows.checks import REFUSED_CLASSES, check_graph
+from workflows.graphs.checks import REFUSED_CLASSES, check_graph
 
 
 def test_unknown_class() -> None:

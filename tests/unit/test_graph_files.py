@@ -8,7 +8,7 @@ import pytest
 
 from core.errors import InvalidWorkflow
 from tests.unit.catalogue_literals import CATALOGUE, Nodes, first, image_graph, node, refused, with_input
-from workflows.checks import check_graph
+from workflows.graphs.checks import check_graph
 
 UNSAFE = [
     "../../etc/passwd",

@@ -9,9 +9,9 @@ import pytest
 
 from core.errors import EditorWorkflow, InvalidWorkflow, NotFound
 from tests.unit.catalogue_literals import CATALOGUE, Nodes, chain, image_graph, refused, ring
-from workflows.checks import MAX_CHAIN_NODES, cacheable_catalogue, check_graph
-from workflows.graph import MAX_NODES, ancestors, is_link, measure_depths, output_nodes, parse_graph
-from workflows.samples import sample, sample_names
+from workflows.graphs.checks import MAX_CHAIN_NODES, cacheable_catalogue, check_graph
+from workflows.graphs.graph import MAX_NODES, ancestors, is_link, measure_depths, output_nodes, parse_graph
+from workflows.templates.samples import sample, sample_names
 
 
 @pytest.mark.parametrize(

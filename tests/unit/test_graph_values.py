@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.unit.catalogue_literals import CATALOGUE, Nodes, first, image_graph, refused, with_input
-from workflows.checks import check_graph
+from workflows.graphs.checks import check_graph
 
 SCALE = {"image": ["image", 0], "scale": 1.0, "upscale_method": "area", "crop": "center", "keep": False}
 

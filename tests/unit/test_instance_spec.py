@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from comfy import log
-from comfy.procfs import ProcessIdentity, group_members, with_variable
-from comfy.spec import (
+from comfy.liveness.procfs import ProcessIdentity, group_members, with_variable
+from comfy.process import log
+from comfy.process.spec import (
     InstanceSpec,
     clean_environment,
     command_line,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from core.ledger.outbox import Due
-from tasks.lanes import BREAK_AFTER, DOUBTFUL_ROOM, HAND, REMEMBERED, ROOM, Lanes
+from core.ledger.webhooks.outbox import Due
+from tasks.webhooks.receivers import BREAK_AFTER, DOUBTFUL_ROOM, HAND, REMEMBERED, ROOM, Lanes
 
 BREAK_S = 30.0
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from core.errors import InvalidRequest
-from core.media import UNKNOWN, check_picture, type_of
+from core.storage.media import UNKNOWN, check_picture, type_of
 
 LIMIT = 64_000_000
 

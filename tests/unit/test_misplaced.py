@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.unit.catalogue_literals import image_graph
-from workflows.misplaced import misplaced_graph
+from workflows.graphs.misplaced import misplaced_graph
 
 GRAPH: dict[str, Any] = image_graph()
 TEXT = json.dumps(GRAPH)

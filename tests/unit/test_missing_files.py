@@ -6,8 +6,8 @@ import pytest
 
 from core.errors import InvalidWorkflow
 from tests.unit.catalogue_literals import CATALOGUE, Nodes, image_graph, with_input
-from workflows.checks import check_graph
-from workflows.files import lacks_only_files
+from workflows.graphs.checks import check_graph
+from workflows.graphs.temporary_files import lacks_only_files
 
 
 def lacks(graph: Nodes) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from comfy.model_paths import write_model_paths
+from comfy.process.model_paths import write_model_paths
 
 
 def read_back(path: Path) -> dict[str, str]:

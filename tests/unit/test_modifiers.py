@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from core.errors import ConfigurationError, InvalidRequest, InvalidWorkflow
-from workflows.library import SHIPPED, Library
-from workflows.modifiers import build, draw_between
+from workflows.templates.library import SHIPPED, Library
+from workflows.templates.modifiers import build, draw_between
 
 LIBRARY = Library([SHIPPED])
 GRAPH: dict[str, Any] = {"1": {"class_type": "A", "inputs": {"a": "{{PROMPT}}", "b": "__RANDOM_INT__"}}}

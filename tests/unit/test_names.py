@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from tasks import names
-from tasks.app import Role, make_app
+from tasks.messaging import names
+from tasks.messaging.app import Role, make_app
 from tests.services import make_settings
 
 ROLES: tuple[Role, ...] = ("api", "gpu", "io", "beat", "flower")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from core.errors import InvalidRequest, MissingAsset
-from workflows.references import MAX_REFERENCES, find_references
+from workflows.graphs.references import MAX_REFERENCES, find_references
 
 ID = "0b1c2d3e-4f50-4617-8293-a4b5c6d7e8f9"
 

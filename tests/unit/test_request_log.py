@@ -8,7 +8,7 @@ import re
 import pytest
 from flask import Flask, Response
 
-from api.request_log import HEADER, Level, note_job, reference, register_request_log
+from api.http.request_log import HEADER, Level, note_job, reference, register_request_log
 
 
 def make_app(level: Level) -> Flask:

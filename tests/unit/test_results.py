@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from core.contracts.generate import MESSAGES, STATUS_WORDS, generate_result, webhook_body
 from core.job import CANCELED, EXPIRED, FAILED, QUEUED, RUNNING, STATUSES, SUCCEEDED, Job, Output
 from core.links import Links
-from core.results import MESSAGES, STATUS_WORDS, generate_result, webhook_body
 
 OUTPUT = Output(
     id="a1",

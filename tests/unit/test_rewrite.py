@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from workflows.graph import Graph
-from workflows.rewrite import RUN_INPUT, clean_prefix, folders_of, for_job, names_own_files
+from workflows.graphs.graph import Graph
+from workflows.graphs.rewrite import RUN_INPUT, clean_prefix, folders_of, for_job, names_own_files
 
 JOB = "3f2c0a52-2a0b-4d0e-9d5c-0f6a1f0f8a11"
 

@@ -8,10 +8,8 @@ from typing import Any
 
 import pytest
 
-from core.errors import ConfigurationError, InvalidRequest
-from core.outbound import UNRESTRICTED
-from core.put_urls import PutUrls, parse_put_urls
-from core.s3 import (
+from core.buckets.put_urls import PutUrls, parse_put_urls
+from core.buckets.target import (
     ENVIRONMENT,
     REQUEST,
     Credentials,
@@ -20,7 +18,9 @@ from core.s3 import (
     environment_credentials,
     parse_s3,
 )
-from core.settings import Settings, load_settings
+from core.errors import ConfigurationError, InvalidRequest
+from core.outbound import UNRESTRICTED
+from core.settings.settings import Settings, load_settings
 from tests.services import make_settings
 
 OWN = {"access_key_id": "own-key", "secret_access_key": "own-secret", "bucket_name": "own-bucket"}

@@ -8,9 +8,9 @@ from email.utils import format_datetime
 import pytest
 
 from core.errors import ConfigurationError
-from core.ledger.schedule import JITTER, MAX_RETRY_AFTER_S, next_try_ms
-from core.settings import Settings, load_settings
-from tasks.posting import parse_retry_after
+from core.ledger.webhooks.retry_schedule import JITTER, MAX_RETRY_AFTER_S, next_try_ms
+from core.settings.settings import Settings, load_settings
+from tasks.webhooks.posting import parse_retry_after
 
 NOW_MS = 1_800_000_000_000
 PAUSES = Settings().webhook_schedule_s

@@ -12,7 +12,7 @@ import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from core.errors import ConfigurationError
-from core.ledger.seal import KEY_BYTES, NONCE_BYTES, Sealer, key_id, load_keys
+from core.ledger.sealing import KEY_BYTES, NONCE_BYTES, Sealer, key_id, load_keys
 
 KEY = bytes(range(KEY_BYTES))
 NEW_KEY = bytes(reversed(KEY))

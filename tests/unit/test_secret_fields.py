@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from api.bodies import SubmitBody
-from api.submit import Order
-from api.validation import read
-from api.webhooks import Webhook
+from api.schema.bodies import SubmitBody
+from api.schema.validation import read
+from api.service.jobs import Order
+from api.service.webhook_target import Webhook
+from core.buckets.target import Credentials
 from core.errors import ConfigurationError
 from core.job import NewJob
-from core.s3 import Credentials
-from core.settings import Settings, load_settings
+from core.settings.settings import Settings, load_settings
 
 SECRET = "c4nary-7Yx"
 S3 = {"access_key_id": SECRET, "secret_access_key": SECRET, "session_token": SECRET, "bucket_name": "bucket"}

@@ -11,8 +11,8 @@ from pydantic import ValidationError
 
 from core.broker_kind import BrokerKind
 from core.errors import ConfigurationError
-from core.settings import LONGEST_SOCKET_PATH, Settings, load_settings
-from core.socket_folder import make_socket_folder
+from core.settings.settings import LONGEST_SOCKET_PATH, Settings, load_settings
+from core.settings.socket_folder import make_socket_folder
 from tests.services import make_settings
 
 

@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageChops
 
-from comfy.simulator.cache import CacheEntry, NodeCache, Signatures
-from comfy.simulator.drawing import Sketch, draw, main_colours
-from comfy.simulator.faults import KINDS, Faults
-from comfy.simulator.gpu import Gpu, Weights
-from comfy.simulator.graph import Graph
-from comfy.simulator.machine import Interrupt, Interrupted
-from comfy.simulator.options import parse_options
-from comfy.simulator.paths import Paths, is_inside
-from comfy.simulator.prompt_queue import PromptQueue
-from comfy.simulator.registry import build_registry
-from comfy.simulator.versions import parse_release
+from comfy.simulator.execution.cache import CacheEntry, NodeCache, Signatures
+from comfy.simulator.execution.prompt_queue import PromptQueue
+from comfy.simulator.machine.faults import KINDS, Faults
+from comfy.simulator.machine.machine import Interrupt, Interrupted
+from comfy.simulator.machine.options import parse_options
+from comfy.simulator.machine.paths import Paths, is_inside
+from comfy.simulator.machine.running_graph import Graph
+from comfy.simulator.machine.versions import parse_release
+from comfy.simulator.machine.vram import Gpu, Weights
+from comfy.simulator.media.drawing import Sketch, draw, main_colours
+from comfy.simulator.nodes.registry import build_registry
 
 
 def test_releases() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from core.storage import FRESH_S, Storage, content_key
+from core.storage.folders import FRESH_S, Storage, content_key
 
 KEY = content_key("ab" + "0" * 62)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from core.ledger.delivery import StoredFile
-from core.stored_json import known_fields, whole_text
+from core.ledger.outputs import StoredFile
+from core.texts.stored_json import known_fields, whole_text
 
 
 def test_only_what_is_known_is_taken() -> None:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from core import strict_json
 from core.errors import InvalidBody
+from core.texts import strict_json
 
 
 @pytest.mark.parametrize(

@@ -10,22 +10,22 @@ from typing import Any
 
 import pytest
 
-from comfy.discovery import Gpu, GpuSurvey
-from comfy.history import History
-from comfy.result import PromptResult
+from comfy.client.history import History
+from comfy.process.discovery import Gpu, GpuSurvey
+from comfy.prompts.result import PromptResult
 from core.errors import ComfyUnavailable, ConfigurationError, OutputUnavailable, PromptFailed, PromptRejected
-from core.ledger.delivery import PendingFile
-from core.storage import remove_job
-from tasks.app import make_app
-from tasks.durations import KEPT, Durations, gpu_seconds
-from tasks.gpus import plan_instances
+from core.ledger.outputs import PendingFile
+from core.storage.folders import remove_job
+from tasks.instance.plan import plan_instances
 from tasks.job_errors import job_error
-from tasks.names import GPU_QUEUE
-from tasks.storage import store
+from tasks.messaging.app import make_app
+from tasks.messaging.names import GPU_QUEUE
+from tasks.outputs.store import store
+from tasks.runner.run_times import KEPT, Durations, gpu_seconds
 from tasks.worker import GateStep
 from tests.fleet import work
 from tests.services import make_settings
-from workflows.shape import shape_of
+from workflows.graphs.shape import shape_of
 
 
 def checkout(folder: Path) -> Path:

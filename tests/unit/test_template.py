@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from core.errors import ConfigurationError, InvalidRequest
-from workflows.fill import with_random_integers
-from workflows.template import Template, parse_template
+from workflows.templates.fill import with_random_integers
+from workflows.templates.template import Template, parse_template
 
 SIDECAR: dict[str, Any] = {
     "title": "Test",

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from workflows.attachments import MAX_FILE_BYTES, MAX_FILES
-from workflows.fill import Filled
-from workflows.library import SHIPPED, Library
-from workflows.template import Template
-from workflows.template_files import check_file, read_template
+from workflows.templates.attachments import MAX_FILE_BYTES, MAX_FILES
+from workflows.templates.fill import Filled
+from workflows.templates.library import SHIPPED, Library
+from workflows.templates.template import Template
+from workflows.templates.template_files import check_file, read_template
 
 SIDECAR: dict[str, Any] = {
     "parameters": {

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from comfy.simulator.catalogue import names
+from comfy.simulator.machine.model_list import names
 from core.errors import InvalidRequest
-from workflows.library import SHIPPED, Library
-from workflows.models import models_of
-from workflows.modifiers import MODIFIERS, build
-from workflows.sidecar import FIELDS
-from workflows.template import parse_template
-from workflows.template_files import check_file
+from workflows.graphs.model_files import models_of
+from workflows.templates.library import SHIPPED, Library
+from workflows.templates.modifiers import MODIFIERS, build
+from workflows.templates.sidecar import FIELDS
+from workflows.templates.template import parse_template
+from workflows.templates.template_files import check_file
 
 TEXT = (Path(__file__).parents[2] / "docs" / "workflows.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```json\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)

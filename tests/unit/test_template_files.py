@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from core.errors import InvalidRequest
-from workflows.library import SHIPPED, Library
-from workflows.template_files import check_file
+from workflows.templates.library import SHIPPED, Library
+from workflows.templates.template_files import check_file
 
 GRAPH: dict[str, Any] = {"1": {"class_type": "A", "inputs": {"text": "{{PROMPT}}", "from": ["2", 0]}}}
 GRAPH["2"] = {"class_type": "B", "inputs": {}}

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from workflows.graph import Graph
-from workflows.library import SHIPPED, Library
-from workflows.proposal import propose
-from workflows.template import parse_template
+from workflows.graphs.graph import Graph
+from workflows.templates.library import SHIPPED, Library
+from workflows.templates.proposal import propose
+from workflows.templates.template import parse_template
 
 
 def sampler(positive: list[Any], negative: list[Any], **inputs: Any) -> dict[str, Any]:

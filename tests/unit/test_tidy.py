@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from comfy.tidy import DEEPEST, free_bytes, remove_job_files, remove_old_files
+from comfy.process.cleanup import DEEPEST, free_bytes, remove_job_files, remove_old_files
 
 HOUR_S = 3600.0
 

@@ -8,9 +8,9 @@ from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
-from api.batches import CHUNK, Batched
-from api.patience import ledger_patience
-from api.turns import Turns
+from api.http.ledger_slots import Turns
+from api.http.time_limits import ledger_patience
+from api.service.batched_lookup import CHUNK, Batched
 from core.errors import LedgerUnavailable
 
 

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from comfy.vitals import Vitals, Work
-from comfy.watchdog import Idleness, Judge, Limits
+from comfy.liveness.activity import Vitals, Work
+from comfy.liveness.watchdog import Idleness, Judge, Limits
 
 LIMITS = Limits(idle_limit_s=120.0, silence_limit_s=1800.0, dead_worker_s=10.0)
 

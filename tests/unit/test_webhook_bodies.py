@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from core.contracts.comfy_v2 import error_view
+from core.contracts.comfy_v2_events import MAX_BODY_BYTES, MAX_EXTRA_BYTES, event_body, size_bytes
+from core.contracts.generate import generate_result
 from core.job import CANCELED, DELIVERING, EXPIRED, FAILED, RUNNING, SUCCEEDED, TERMINAL, Job, Output
 from core.links import Links
-from core.results import generate_result
-from core.views import error_view
-from core.webhooks.bodies import MAX_BODY_BYTES, MAX_EXTRA_BYTES, event_body, size_bytes
 from core.webhooks.events import COMPLETED, DEFAULT_EVENTS, END_EVENTS, EVENTS, FAILURE, PROGRESS
 
 WEBHOOK = {"url": "https://example.com/?token=t", "extra_params": {"n": 1}, "base_url": "https://api", "timeout_s": 5}

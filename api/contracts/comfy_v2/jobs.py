@@ -1,0 +1,245 @@
+"""Comfy API v2 over HTTP: jobs. This blueprint only translates."""
+
+from __future__ import annotations
+
+import re
+
+from flask import Blueprint, Response, request
+
+from api.contracts.comfy_v2.events import EventStream, event_stream_response
+from api.contracts.comfy_v2.views import event_view, job_view, list_item
+from api.http.caller import base_url, links_for
+from api.http.errors import InvalidCursor, InvalidMetadata, InvalidMetadataFilter, JobNotEnded, json_response
+from api.http.json_body import read_json
+from api.http.time_limits import bounded, ledger_patience
+from api.schema import answers, fields
+from api.schema.bodies import SubmitBody
+from api.schema.openapi import IDEMPOTENCY_KEY, JOBS, SUBMIT_ERRORS, Described, Parameter
+from api.schema.validation import lacks_graph, read
+from api.service.estimates import Estimates
+from api.service.jobs import Order, Service, check_id
+from api.service.order_fields import job_fields
+from api.service.waiting import Hub
+from core.contracts.comfy_v2 import whole_error_view
+from core.errors import IdempotencyKeyReuse, InvalidWorkflow, LedgerUnavailable, NotFound
+from core.job import Job
+from core.ledger import Ledger
+from core.settings.settings import Settings
+from workflows.graphs.misplaced import misplaced_graph
+
+LAST_EVENT_ID = Parameter(
+    name="Last-Event-ID",
+    place="header",
+    description="The id of the last event that was seen; what came after it is sent again.",
+    schema={"type": "integer", "minimum": 0},
+)
+#: Lines of a job's log in one answer.
+MAX_EVENTS = 1_000
+AFTER = Parameter(
+    name="after",
+    place="query",
+    description="Of the log as JSON: only what came after the event of this number.",
+    schema={"type": "integer", "minimum": 0, "default": 0},
+)
+LIST_PARAMETERS = (
+    Parameter(
+        name="limit",
+        place="query",
+        description="How many jobs at most.",
+        schema={"type": "integer", "minimum": 1, "maximum": fields.MAX_LIMIT, "default": fields.DEFAULT_LIMIT},
+    ),
+    Parameter(
+        name="cursor", place="query", description="The next_cursor of the page before.", schema={"type": "string"}
+    ),
+    Parameter(name="status", place="query", description="One or more, separated by commas.", schema={"type": "string"}),
+    Parameter(
+        name="metadata",
+        place="query",
+        description=f"metadata[key]=value: labels that must all match, at most {fields.MAX_FILTERS}.",
+        schema={"type": "object", "additionalProperties": {"type": "string"}},
+        style="deepObject",
+    ),
+    Parameter(
+        name="template",
+        place="query",
+        description="Only jobs made from this workflow template. An extension.",
+        schema={"type": "string"},
+    ),
+    Parameter(
+        name="id_prefix",
+        place="query",
+        description="Only jobs whose id begins so. An extension.",
+        schema={"type": "string", "minLength": 1, "maxLength": 36},
+    ),
+    Parameter(
+        name="created_after",
+        place="query",
+        description="Only jobs submitted at this time or later. An extension.",
+        schema={"type": "string", "format": "date-time"},
+    ),
+    Parameter(
+        name="created_before",
+        place="query",
+        description="Only jobs submitted before this time. An extension.",
+        schema={"type": "string", "format": "date-time"},
+    ),
+)
+
+
+def v2_blueprint(settings: Settings, ledger: Ledger, service: Service, hub: Hub, estimates: Estimates) -> Blueprint:
+    """Routes of jobs under /api/v2."""
+    blueprint = Blueprint("v2", __name__, url_prefix="/api/v2")
+
+    @blueprint.post("/jobs")
+    @Described(
+        summary="Submit a job",
+        tag=JOBS,
+        body=SubmitBody,
+        answers={201: answers.Job},
+        errors=(*SUBMIT_ERRORS, IdempotencyKeyReuse, InvalidMetadata),
+        parameters=(IDEMPOTENCY_KEY,),
+        text="A 201 means that the job is recorded and can run.",
+    )
+    def submit() -> Response:
+        job = service.submit(_order(settings))
+        return json_response(job_view(job, links_for(settings, ledger)), 201)
+
+    @blueprint.get("/jobs")
+    @Described(
+        summary="List jobs, the newest first",
+        tag=JOBS,
+        answers={200: answers.JobPage},
+        errors=(InvalidCursor, InvalidMetadataFilter, LedgerUnavailable),
+        parameters=LIST_PARAMETERS,
+    )
+    @bounded
+    def list_jobs() -> Response:
+        return _page(settings, ledger)
+
+    @blueprint.get("/jobs/<job_id>")
+    @Described(summary="A job as it stands", tag=JOBS, answers={200: answers.Job}, errors=(NotFound, LedgerUnavailable))
+    @bounded
+    def get(job_id: str) -> Response:
+        job = ledger.jobs.get(check_id(job_id))
+        return json_response(job_view(job, links_for(settings, ledger), place=estimates.place(job)))
+
+    @blueprint.post("/jobs/<job_id>/cancel")
+    @Described(
+        summary="Ask for a job's end",
+        tag=JOBS,
+        answers={200: answers.Job},
+        errors=(NotFound, LedgerUnavailable),
+        text="Safe to repeat, in every status. A job that has ended stays as it is.",
+    )
+    def cancel(job_id: str) -> Response:
+        return json_response(job_view(service.cancel(job_id), links_for(settings, ledger)))
+
+    @blueprint.delete("/jobs/<job_id>")
+    @Described(
+        summary="Remove an ended job and its files",
+        tag=JOBS,
+        answers={204: None},
+        errors=(NotFound, JobNotEnded, LedgerUnavailable),
+        text="At once and for good, with its events and webhooks that are still on their way. An extension.",
+    )
+    def delete(job_id: str) -> Response:
+        service.delete(job_id)
+        return Response(status=204)
+
+    @blueprint.get("/jobs/<job_id>/workflow")
+    @Described(
+        summary="The graph as it was submitted",
+        tag=JOBS,
+        answers={200: answers.SubmittedWorkflow},
+        errors=(NotFound, LedgerUnavailable),
+    )
+    @bounded
+    def workflow(job_id: str) -> Response:
+        graph = ledger.jobs.graph(check_id(job_id))
+        # The graph is JSON text already, with every digit its client sent.
+        return Response(f'{{"workflow":{graph},"format":"api"}}', content_type="application/json")
+
+    @blueprint.get("/jobs/<job_id>/error")
+    @Described(
+        summary="The error of a failed job at full length",
+        tag=JOBS,
+        answers={200: answers.JobError},
+        errors=(NotFound, LedgerUnavailable),
+        text="Message and traceback of up to a million characters each; the job itself shows their ends. An extension.",
+    )
+    @bounded
+    def error(job_id: str) -> Response:
+        return json_response(whole_error_view(ledger.jobs.error(check_id(job_id))))
+
+    @blueprint.get("/jobs/<job_id>/events")
+    @Described(
+        summary="Server-sent events until the job's end",
+        tag=JOBS,
+        answers={200: ("text/event-stream", answers.JobLog)},
+        errors=(NotFound, LedgerUnavailable),
+        parameters=(LAST_EVENT_ID, AFTER),
+        text="Events status, progress, preview and output. The data of each is JSON. With Accept: application/json the "
+        "log of what has happened so far, at once; an extension.",
+    )
+    def events(job_id: str) -> Response:
+        job = hub.look(check_id(job_id))
+        if _wants_json():
+            with ledger_patience():
+                return _log(ledger, job)
+        stream = EventStream(
+            ledger, hub, job, estimates=estimates, links=links_for(settings, ledger), after_seq=_last_event_id()
+        )
+        return event_stream_response(stream.frames())
+
+    return blueprint
+
+
+def _order(settings: Settings) -> Order:
+    key = fields.idempotency_key(request.headers.get("Idempotency-Key"))
+    value = read_json(settings)
+    body = read(SubmitBody, value)
+    if lacks_graph(SubmitBody, value) and (hint := misplaced_graph(value, "workflow")):
+        raise InvalidWorkflow(hint)
+    return Order(workflow=body.workflow, idempotency_key=key, **job_fields(body, settings, base_url(settings)))
+
+
+def _page(settings: Settings, ledger: Ledger) -> Response:
+    limit = fields.limit(request.args.get("limit"))
+    page: list[Job] = ledger.jobs.page(
+        statuses=fields.statuses(request.args.get("status")),
+        labels=fields.label_filters(request.args.items(multi=True)),
+        template=fields.template_name(request.args.get("template")),
+        ids=fields.id_bounds(request.args.get("id_prefix")),
+        from_ms=fields.moment("created_after", request.args.get("created_after")),
+        until_ms=fields.moment("created_before", request.args.get("created_before")),
+        after=fields.decode_cursor(request.args.get("cursor")),
+        # One more than is shown tells whether there is a next page.
+        limit=limit + 1,
+    )
+    shown, rest = page[:limit], page[limit:]
+    cursor = fields.encode_cursor(shown[-1].created_at_ms, shown[-1].id) if rest else None
+    links = links_for(settings, ledger)
+    return json_response(
+        {"jobs": [list_item(job, links) for job in shown], "next_cursor": cursor, "truncated": False},
+    )
+
+
+def _wants_json() -> bool:
+    """Whether the client prefers JSON to a stream; one that takes anything gets the stream, as ever."""
+    accepted = request.accept_mimetypes
+    return accepted["application/json"] > accepted["text/event-stream"]
+
+
+def _log(ledger: Ledger, job: Job) -> Response:
+    after = fields.event_number(request.args.get("after"))
+    # One more than is shown tells whether there are further ones.
+    found = ledger.jobs.events(job.id, after_seq=after, limit=MAX_EVENTS + 1)
+    shown, rest = found[:MAX_EVENTS], found[MAX_EVENTS:]
+    return json_response(
+        {"events": [event_view(event) for event in shown], "next_after": shown[-1].seq if rest else None}
+    )
+
+
+def _last_event_id() -> int | None:
+    value = request.headers.get("Last-Event-ID", "")
+    return int(value) if re.fullmatch(r"[0-9]{1,9}", value, re.ASCII) else None

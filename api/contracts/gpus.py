@@ -1,0 +1,128 @@
+"""The fleet's GPUs over HTTP: how each stands, and drain, resume and restart for operators."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from flask import Blueprint, Response, request
+
+from api.http.errors import json_response
+from api.http.time_limits import at_most, bounded, ledger_patience
+from api.schema import answers
+from api.schema.openapi import SERVER, Described, Parameter
+from core.errors import BrokerUnavailable, InstanceUnreachable, InvalidRequest, LedgerUnavailable, NotFound
+from core.ledger import Ledger
+from core.ledger.instances import InstanceRecord
+from tasks.messaging.remote_control import ANSWER_S, DRAIN, RESTART, RESUME
+
+#: Has a command of `tasks.messaging.remote_control` done by the worker of an instance. Raises what `tasks.messaging.remote_control.ask` does.
+Ask = Callable[[str, InstanceRecord], None]
+
+#: Beyond the time that the worker has: the broker has to be reached first.
+REACH_S = 3.0
+ERRORS = (NotFound, InvalidRequest, InstanceUnreachable, BrokerUnavailable, LedgerUnavailable)
+HOST = Parameter(name="host", place="query", description="Only those of this host.", schema={"type": "string"})
+HELD = "A name is gpu0@host, or gpu0 where only one host has that. The answer means that its worker has begun."
+
+
+def gpus_blueprint(ledger: Ledger, ask: Ask) -> Blueprint:
+    """Routes under /api/v2/gpus: an extension, for operators."""
+    blueprint = Blueprint("gpus", __name__, url_prefix="/api/v2/gpus")
+
+    @blueprint.get("")
+    @Described(
+        summary="The GPUs of the fleet",
+        tag=SERVER,
+        answers={200: answers.Gpus},
+        errors=(LedgerUnavailable,),
+        parameters=(HOST,),
+    )
+    @bounded
+    def every() -> Response:
+        host = request.args.get("host")
+        return json_response(
+            {"gpus": [gpu_view(record) for record in ledger.instances.all() if host in (None, record.host)]}
+        )
+
+    def tell(command: str, name: str) -> Response:
+        with ledger_patience():
+            record = find(ledger.instances.all(), name)
+        with at_most(ANSWER_S + REACH_S, BrokerUnavailable("The broker does not answer.")):
+            ask(command, record)
+        with ledger_patience():
+            return json_response(gpu_view(find(ledger.instances.all(), record.name)), 202)
+
+    @blueprint.post("/<name>/drain")
+    @Described(
+        summary="Have a GPU finish its job and take no more",
+        tag=SERVER,
+        answers={202: answers.Gpu},
+        errors=ERRORS,
+        text=f"Until it is resumed, also when its worker is started anew. {HELD}",
+    )
+    def drain(name: str) -> Response:
+        return tell(DRAIN, name)
+
+    @blueprint.post("/<name>/resume")
+    @Described(
+        summary="Have a drained GPU take jobs again, or start a quarantined one",
+        tag=SERVER,
+        answers={202: answers.Gpu},
+        errors=ERRORS,
+        text=HELD,
+    )
+    def resume(name: str) -> Response:
+        return tell(RESUME, name)
+
+    @blueprint.post("/<name>/restart")
+    @Described(
+        summary="Restart a GPU's ComfyUI when its job is done",
+        tag=SERVER,
+        answers={202: answers.Gpu},
+        errors=ERRORS,
+        text=f"A job that is not done within FLEET_DRAIN_GRACE_S is given back, and goes on elsewhere. {HELD}",
+    )
+    def restart(name: str) -> Response:
+        return tell(RESTART, name)
+
+    return blueprint
+
+
+def find(records: Sequence[InstanceRecord], name: str) -> InstanceRecord:
+    """The instance of that name, or the only one that is called so on any host.
+
+    Raises:
+      NotFound: there is none.
+      InvalidRequest: there is more than one.
+    """
+    found = [record for record in records if name in (record.name, record.gpu_name)]
+    if len(found) == 1:
+        return found[0]
+    known = ", ".join(record.name for record in found or records) or "none"
+    if found:
+        raise InvalidRequest(f"{name} is on several hosts; name one of {known}.")
+    raise NotFound(f"There is no {name} in this fleet. It has: {known}.")
+
+
+def gpu_view(record: InstanceRecord) -> dict[str, Any]:
+    """A GPU as operators see it; nothing of where its ComfyUI listens or keeps its files."""
+    return {
+        "name": record.name,
+        "host": record.host,
+        "state": record.state,
+        "reason": record.reason,
+        "kind": record.kind,
+        "is_simulated": record.is_simulated,
+        "gpu": record.gpu,
+        "device": record.device,
+        "version": record.version,
+        "job_id": record.job_id,
+        "models": list(record.models),
+        "restarts": record.restarts,
+        "warmup_s": record.warmup_s,
+        "started_at_ms": record.started_at_ms,
+        "up_since_ms": record.up_since_ms,
+        "heartbeat_at_ms": record.heartbeat_at_ms,
+        "quarantined_until_ms": record.quarantined_until_ms,
+    }

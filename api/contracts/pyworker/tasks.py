@@ -1,0 +1,180 @@
+"""Routes of the PyWorker contract over HTTP: graphs of the client's own, tasks, and files by their path."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from flask import Blueprint, Response
+from werkzeug.routing import PathConverter
+
+from api.contracts.generate.routes import generate_error
+from api.http.caller import base_url, links_for
+from api.http.errors import PreconditionFailed, json_response
+from api.http.files import CONDITIONS, content_response
+from api.http.forms import upload_form
+from api.http.json_body import read_json
+from api.http.time_limits import ledger_patience
+from api.schema import answers
+from api.schema.bodies import CustomWorkflowBody
+from api.schema.openapi import ANY_TYPE, FORM_ERRORS, PYWORKER, SUBMIT_ERRORS, Described, form_of
+from api.schema.validation import read_enveloped
+from api.service.input_files import Intake
+from api.service.jobs import Order, Service, check_id
+from api.service.order_fields import delivery_fields
+from core.contracts.generate import generate_result
+from core.errors import FleetError, LedgerUnavailable, NotFound, OutputUnavailable, RangeNotSatisfiable
+from core.job import Job
+from core.ledger import Ledger
+from core.settings.settings import Settings
+from workflows.graphs.file_names import is_safe_file_name, safe_name
+from workflows.templates.modifiers import draw_between, graph_template
+
+#: What no part of a path may be or hold, whatever encoding it came in.
+_BAD_PARTS = ("", ".", "..")
+_BAD_CHARACTERS = re.compile(r"[\x00-\x1f\x7f\\]")
+
+
+class _WholePath(PathConverter):
+    """A path as it came, one that begins with a slash too: those are refused in this contract's words."""
+
+    regex = ".*?"
+    part_isolating = False
+
+
+def pyworker_blueprint(settings: Settings, ledger: Ledger, service: Service, intake: Intake) -> Blueprint:
+    """`/ping`, `/custom_workflow`, `/custom-workflow`, `/task/{id}`, `/download/{path}`."""
+    blueprint = Blueprint("pyworker", __name__)
+    blueprint.register_error_handler(FleetError, generate_error)
+    blueprint.record_once(lambda state: state.app.url_map.converters.update(whole_path=_WholePath))
+
+    @blueprint.get("/ping")
+    @Described(summary="pong", tag=PYWORKER, answers={200: "text/plain"})
+    def ping() -> Response:
+        return Response("pong", content_type="text/plain; charset=utf-8")
+
+    @blueprint.post("/custom_workflow")
+    @blueprint.post("/custom-workflow")
+    @Described(
+        summary="Submit a graph of your own",
+        tag=PYWORKER,
+        body=CustomWorkflowBody,
+        is_enveloped=True,
+        answers={202: answers.Result},
+        errors=SUBMIT_ERRORS,
+    )
+    def custom_workflow() -> Response:
+        job = service.submit(_order(read_json(settings), settings))
+        return json_response(generate_result(job, links=links_for(settings, ledger)), 202)
+
+    @blueprint.post("/upload/image")
+    @Described(
+        summary="Upload a picture",
+        tag=PYWORKER,
+        form=form_of("file", name="Its name. Default: that of the part."),
+        answers={200: answers.UploadedImage, 400: answers.Refused},
+        errors=FORM_ERRORS,
+    )
+    def upload_image() -> Response:
+        with upload_form(settings) as form:
+            part = form.optional_file("file", "image")
+            name = form.text("name") or (part.filename if part else None)
+            if not name:
+                return _refused(400, "No filename provided")
+            if not is_safe_file_name(name):
+                return _refused(400, "Invalid path")
+            head = part.stream.read(1) if part else b""
+            if part is None or not head:
+                return _refused(400, "No file data received")
+            part.stream.seek(0)
+            upload, _ = intake.receive(part.stream, name=safe_name(name), declared=part.mimetype, kind="image")
+        named = service.settle_name(upload)
+        return json_response({"success": True, "filename": named.name, "path": f"{named.id}/{named.name}"})
+
+    @blueprint.get("/task/<task_id>")
+    @Described(
+        summary="A task as it stands",
+        tag=PYWORKER,
+        answers={200: answers.Task, 404: answers.Task},
+        errors=(LedgerUnavailable,),
+    )
+    def task(task_id: str) -> Response:
+        try:
+            result = generate_result(_job(ledger, task_id), links=links_for(settings, ledger))
+        except NotFound:
+            return json_response(
+                {"id": task_id, "status": "failed", "message": "Request ID not found", "output": []}, 404
+            )
+        return json_response({key: result[key] for key in ("id", "message", "status", "output")})
+
+    @blueprint.get("/download")
+    @Described(summary="Says that a path is missing", tag=PYWORKER, answers={400: answers.Refused})
+    def no_path() -> Response:
+        return _refused(400, "No path provided")
+
+    @blueprint.get("/download/<whole_path:path>")
+    @Described(
+        summary="The bytes of an output, by its local_path",
+        tag=PYWORKER,
+        answers={
+            200: ANY_TYPE,
+            206: ANY_TYPE,
+            304: None,
+            400: answers.Refused,
+            404: answers.Refused,
+        },
+        errors=(RangeNotSatisfiable, PreconditionFailed, LedgerUnavailable),
+        parameters=CONDITIONS,
+        text="The path is <job id>/<file name>.",
+    )
+    def download(path: str) -> Response:
+        if not path:
+            return no_path()
+        parts = path.split("/")
+        if any(part in _BAD_PARTS for part in parts) or _BAD_CHARACTERS.search(path):
+            return _refused(400, "Invalid path")
+        if len(parts) == 1:
+            return _refused(400, f"Path is not a file: {path}")
+        try:
+            answer = _file(ledger, settings, parts)
+        except (NotFound, OutputUnavailable):
+            return _refused(404, f"File not found: {path}")
+        disposition = answer.headers["Content-Disposition"].partition(";")[2]
+        answer.headers["Content-Disposition"] = f"attachment;{disposition}"
+        return answer
+
+    return blueprint
+
+
+def _order(value: Any, settings: Settings) -> Order:
+    body = read_enveloped(CustomWorkflowBody, value)
+    values = body.custom_fields or {}
+    template = graph_template(body.workflow)
+    # Clients send steps and sizes with every graph, for the router's estimate; most graphs have no place for them.
+    wanted = {name: value for name, value in values.items() if name.lower() in template.parameters}
+    filled = template.fill(wanted, draw=draw_between)
+    return Order(
+        contract="generate",
+        workflow=filled.graph,
+        parameters=dict(filled.values) or None,
+        **delivery_fields(body, body.webhook, settings, base_url(settings), has_defaults=True),
+    )
+
+
+def _job(ledger: Ledger, task_id: str) -> Job:
+    with ledger_patience():
+        return ledger.jobs.get_by_request_id(check_id(task_id))
+
+
+def _file(ledger: Ledger, settings: Settings, parts: list[str]) -> Response:
+    """A stored output of a job: what the ledger does not list cannot be named."""
+    job = _job(ledger, parts[0])
+    wanted = "/".join([job.id, *parts[1:]])
+    for output in job.outputs:
+        if output.storage_key == wanted:
+            return content_response(output, settings.outputs_dir)
+    raise NotFound("There is no such output.")
+
+
+def _refused(status: int, words: str) -> Response:
+    return json_response({"error": words}, status)

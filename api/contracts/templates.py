@@ -1,0 +1,134 @@
+"""The workflow templates over HTTP: which there are, what each takes, and a job from one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Blueprint, Response, request
+
+from api.contracts.comfy_v2.views import job_view
+from api.http.caller import base_url, links_for
+from api.http.errors import InvalidMetadata, json_response
+from api.http.forms import upload_form
+from api.http.json_body import read_json
+from api.schema import answers, fields
+from api.schema.bodies import TemplateBody
+from api.schema.openapi import IDEMPOTENCY_KEY, SUBMIT_ERRORS, WORKFLOWS, Described
+from api.schema.validation import read
+from api.service.input_files import Intake
+from api.service.jobs import Order, Service
+from api.service.order_fields import job_fields
+from core.errors import IdempotencyKeyReuse, InvalidRequest, NotFound
+from core.ledger import Ledger
+from core.settings.settings import Settings
+from workflows.graphs.file_names import safe_name
+from workflows.templates.library import Library
+from workflows.templates.modifiers import draw_between
+from workflows.templates.template import Template
+
+#: The same job from a form: what a browser or curl sends without any code.
+FORM = {
+    "type": "object",
+    "description": "Each field is a parameter, as text; each file a picture for one.",
+    "additionalProperties": {"type": "string"},
+}
+
+
+def workflows_blueprint(
+    settings: Settings, ledger: Ledger, service: Service, library: Library, intake: Intake
+) -> Blueprint:
+    """`/workflows` and `/workflows/{name}`."""
+    blueprint = Blueprint("workflows", __name__)
+
+    @blueprint.get("/workflows")
+    @Described(summary="The templates there are", tag=WORKFLOWS, answers={200: answers.Workflows})
+    def every() -> Response:
+        found = [_summary(library.get(name)) for name in library.names()]
+        # Names of files only: where they lie is the operator's business.
+        problems = [
+            {"file": problem.file.name, "line": problem.line, "reason": problem.reason}
+            for problem in library.problems()
+        ]
+        return json_response({"workflows": found, "problems": problems})
+
+    @blueprint.get("/workflows/<name>")
+    @Described(
+        summary="A template, and the schema of its parameters",
+        tag=WORKFLOWS,
+        answers={200: answers.Workflow},
+        errors=(NotFound,),
+    )
+    def one(name: str) -> Response:
+        template = _found(library, name)
+        return json_response(_summary(template) | {"parameters": template.json_schema()})
+
+    @blueprint.post("/workflows/<name>")
+    @Described(
+        summary="Submit a job from a template",
+        tag=WORKFLOWS,
+        body=TemplateBody,
+        form={"multipart/form-data": FORM},
+        answers={201: answers.Job},
+        errors=(NotFound, *SUBMIT_ERRORS, IdempotencyKeyReuse, InvalidMetadata),
+        parameters=(IDEMPOTENCY_KEY,),
+    )
+    def submit(name: str) -> Response:
+        template = _found(library, name)
+        is_form = request.mimetype == "multipart/form-data"
+        job = service.submit(_order_of_form(template, settings, intake) if is_form else _order(template, settings))
+        return json_response(job_view(job, links_for(settings, ledger)), 201)
+
+    return blueprint
+
+
+def _found(library: Library, name: str) -> Template:
+    if name not in library.names():
+        raise NotFound(f"There is no such workflow; there are: {', '.join(library.names())}.")
+    return library.get(name)
+
+
+def _order(template: Template, settings: Settings) -> Order:
+    key = fields.idempotency_key(request.headers.get("Idempotency-Key"))
+    body = read(TemplateBody, read_json(settings))
+    filled = template.fill(body.parameters, draw=draw_between)
+    return Order(
+        workflow=filled.graph,
+        template=template.name,
+        parameters=dict(filled.values),
+        files=filled.files,
+        idempotency_key=key,
+        **job_fields(body, settings, base_url(settings)),
+    )
+
+
+def _order_of_form(template: Template, settings: Settings, intake: Intake) -> Order:
+    """Each field of the form is a parameter, and each file a picture for one."""
+    key = fields.idempotency_key(request.headers.get("Idempotency-Key"))
+    with upload_form(settings) as form:
+        values = form.texts()
+        for name, file in form.files().items():
+            parameter = template.parameters.get(name.lower())
+            if parameter is None or parameter.type != "image":
+                raise InvalidRequest(f"{template.name} has no parameter {name[:60]!a} that takes a picture.")
+            picture, _ = intake.receive(
+                file.stream,
+                name=safe_name(file.filename or name),
+                declared=file.mimetype,
+                kind="image",
+                subject=f"The file for {parameter.name}",
+            )
+            values[name] = picture.id
+    # Numbers come as text in a form.
+    filled = template.fill(values, draw=draw_between, coerce=True)
+    return Order(
+        contract="v2",
+        workflow=filled.graph,
+        template=template.name,
+        parameters=dict(filled.values),
+        files=filled.files,
+        idempotency_key=key,
+    )
+
+
+def _summary(template: Template) -> dict[str, Any]:
+    return {"name": template.name, "title": template.title, "description": template.description}

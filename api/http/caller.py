@@ -1,0 +1,50 @@
+"""The client at the other end of this request: the address it knows us by, and whether it is still there."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Callable
+from typing import Any
+
+from flask import request
+
+from core.ledger import Ledger
+from core.links import Links
+from core.settings.settings import Settings
+
+
+def base_url(settings: Settings) -> str:
+    """Scheme and host the client reached us by, without a closing slash.
+
+    The official SDK sends its key only to the origin it was configured with, so links must name that one.
+    """
+    return settings.public_url.rstrip("/") or f"{request.scheme}://{request.host}"
+
+
+def links_for(settings: Settings, ledger: Ledger) -> Links:
+    """Links that begin with the address the client reached us by."""
+    return Links(base_url=base_url(settings), signer=ledger.links)
+
+
+def hang_up_check() -> Callable[[], bool]:
+    """A function that says whether the client of this request has closed its connection; always False if unknown."""
+    connection = request.environ.get("gunicorn.socket") or request.environ.get("werkzeug.socket")
+    if connection is None or isinstance(connection, ssl.SSLSocket):
+        return lambda: False
+    return lambda: _is_closed(connection)
+
+
+def _is_closed(connection: Any) -> bool:
+    try:
+        patience = connection.gettimeout()
+        connection.settimeout(0.0)
+        try:
+            # Looked at, not taken: it may be the client's next request.
+            return not connection.recv(1, socket.MSG_PEEK)
+        finally:
+            connection.settimeout(patience)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True

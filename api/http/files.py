@@ -1,0 +1,195 @@
+"""The bytes of stored files over HTTP: whole, one range of them, or that they have not changed."""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+import stat
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+from flask import Response, request
+from werkzeug.exceptions import RequestedRangeNotSatisfiable
+
+from api.http.errors import PreconditionFailed
+from api.schema.openapi import Parameter
+from core.errors import OutputUnavailable, RangeNotSatisfiable
+from core.job import Output
+from core.ledger.input_files import Upload
+
+EXPIRED = "This file has expired: it was kept for its time, and then removed."
+_PIECE_BYTES = 128 * 1024
+#: Shown by a browser in its place; everything else is offered as a download, since it could hold scripts.
+_INLINE = re.compile(r"(audio|video)/[a-z0-9.+-]+|image/(png|jpeg|webp|gif|avif|bmp|tiff)|text/plain")
+#: A file may be deleted before its time, so whoever kept a copy asks whether it is still there; the answer is short.
+ASK_FIRST = "private, no-cache"
+CONDITIONS = (
+    Parameter(
+        name="Range",
+        place="header",
+        description="One range: bytes=a-b, bytes=a- or bytes=-n.",
+        schema={"type": "string", "pattern": "^bytes=[0-9]*-[0-9]*$"},
+    ),
+    Parameter(
+        name="If-Range",
+        place="header",
+        description="The ETag of what was fetched so far: the range if it is still the same file, else all of it.",
+        schema={"type": "string"},
+    ),
+    Parameter(
+        name="If-None-Match",
+        place="header",
+        description="The ETag of what is here already; 304 if it is still the same file.",
+        schema={"type": "string"},
+    ),
+    Parameter(
+        name="If-Match",
+        place="header",
+        description="The ETag of the file that is wanted; 412 if it is another.",
+        schema={"type": "string"},
+    ),
+)
+
+
+def content_response(output: Output | Upload, root: Path, *, cache_control: str | None = None) -> Response:
+    """The bytes of a stored file: all of them, the one range that was asked for, or 304 without any.
+
+    Its hash is its ETag, so a download that broke off goes on where it was, and what is known is not sent again.
+
+    Raises:
+      OutputUnavailable: the file is gone, or is not the file that was stored.
+      RangeNotSatisfiable: several ranges, or one that lies outside.
+      PreconditionFailed: another file was wanted.
+    """
+    pieces = Pieces(open_output(output, root), output.size_bytes)
+    response = Response(pieces, content_type=output.content_type, direct_passthrough=True)
+    response.content_length = output.size_bytes
+    response.headers["Content-Disposition"] = content_disposition(output)
+    response.headers["Content-Security-Policy"] = "default-src 'none'; sandbox"
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers["Cache-Control"] = cache_control or ASK_FIRST
+    if output.hash:
+        response.set_etag(output.hash)
+    try:
+        return _conditional(response, output.size_bytes)
+    except (RangeNotSatisfiable, PreconditionFailed):
+        pieces.close()
+        raise
+
+
+def _conditional(response: Response, size_bytes: int) -> Response:
+    environ = dict(request.environ)
+    if environ.get("HTTP_IF_MATCH", "").strip() == "*":
+        # Any file will do, which Werkzeug takes for the tag of none.
+        del environ["HTTP_IF_MATCH"]
+    # First without ranges: a precondition that fails, or a copy that is still good, decides before any range does.
+    response.make_conditional(environ)
+    if response.status_code == 412:
+        raise PreconditionFailed("The file is another than the one whose ETag was given with If-Match.")
+    response.accept_ranges = "bytes"
+    wanted = request.headers.get("Range", "")
+    # Such a tag promises no equal bytes, so that parts must not be joined by it; Werkzeug takes it for one that does.
+    if request.headers.get("If-Range", "").strip().startswith("W/"):
+        wanted = ""
+    # A range means nothing to HEAD, and nobody has to know units other than bytes.
+    if response.status_code == 200 and request.method == "GET" and wanted.strip().lower().startswith("bytes"):
+        try:
+            environ["HTTP_RANGE"] = _clipped(wanted, size_bytes)
+            response.make_conditional(environ, accept_ranges=True, complete_length=size_bytes)
+        except RequestedRangeNotSatisfiable as exc:
+            words = "The range cannot be served: one range within the file is needed."
+            raise RangeNotSatisfiable(words, size_bytes) from exc
+    return response
+
+
+def _clipped(wanted: str, size_bytes: int) -> str:
+    """The range, where it is the end of a file that is shorter: all of it, which Werkzeug refuses."""
+    suffix = re.fullmatch(r"bytes=-([0-9]{1,40})", wanted.strip().lower(), re.ASCII)
+    return "bytes=0-" if suffix and int(suffix[1]) > size_bytes else wanted
+
+
+def open_output(output: Output | Upload, root: Path) -> int:
+    """A descriptor of a stored output; the caller closes it.
+
+    Each step of the path is opened by itself and links are not followed, so nothing outside the root can be meant.
+    Raises: OutputUnavailable.
+    """
+    is_expired = isinstance(output, Output) and output.is_expired
+    gone = OutputUnavailable(EXPIRED if is_expired else "The file of this asset is no longer there.")
+    parts = (output.storage_key or "").split("/")
+    if any(part in ("", ".", "..") or "\0" in part for part in parts):
+        raise gone
+    descriptor = -1
+    try:
+        descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        for number, part in enumerate(parts, start=1):
+            kind = os.O_DIRECTORY if number < len(parts) else os.O_NONBLOCK
+            inner = os.open(part, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | kind, dir_fd=descriptor)
+            os.close(descriptor)
+            descriptor = inner
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode) or found.st_size != output.size_bytes:
+            raise gone
+    except OSError as exc:
+        _close(descriptor)
+        raise gone from exc
+    except OutputUnavailable:
+        _close(descriptor)
+        raise
+    return descriptor
+
+
+def read_base64(output: Output, root: Path) -> str:
+    """A whole output as base64 text. Raises OutputUnavailable."""
+    with os.fdopen(open_output(output, root), "rb") as file:
+        return base64.b64encode(file.read()).decode("ascii")
+
+
+def content_disposition(output: Output | Upload) -> str:
+    """`inline` or `attachment` with the file's name, by RFC 6266: an ASCII name for old readers, and the true one."""
+    kind = "inline" if _INLINE.fullmatch(output.content_type) else "attachment"
+    name = output.name.rpartition("/")[2]
+    plain = re.sub(r'[^\x20-\x7e]|["\\%]', "_", name)
+    return f"{kind}; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"
+
+
+class Pieces(Iterator[bytes]):
+    """An open file, piece by piece, from any place on; closes the file when the answer is over, or never began."""
+
+    def __init__(self, descriptor: int, size_bytes: int) -> None:
+        self._file = os.fdopen(descriptor, "rb", buffering=0)
+        self._size_bytes = size_bytes
+
+    def __next__(self) -> bytes:
+        left_bytes = self._size_bytes - self._file.tell()
+        if left_bytes <= 0:
+            raise StopIteration
+        # A fast client's socket never makes us wait, so the other requests of this process are let in here.
+        time.sleep(0)
+        piece = self._file.read(min(left_bytes, _PIECE_BYTES))
+        if not piece:
+            # The connection breaks before Content-Length is reached, which no client takes for the whole file.
+            raise OutputUnavailable("The file was cut while it was read.")
+        return piece
+
+    def seekable(self) -> bool:
+        """Werkzeug goes to the beginning of a range by this, and does not read up to it."""
+        return True
+
+    def seek(self, offset: int) -> int:
+        return self._file.seek(offset)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def close(self) -> None:
+        """Called by the WSGI server at the end."""
+        self._file.close()
+
+
+def _close(descriptor: int) -> None:
+    if descriptor >= 0:
+        os.close(descriptor)

@@ -1,0 +1,158 @@
+"""Which nodes the fleet offers, as far as a submission has to be checked against them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+from api.http.cached import Fresh
+from api.http.time_limits import ledger_patience
+from core.errors import InvalidWorkflow, NoHealthyInstance
+from core.ledger import Ledger
+from workflows.graphs.catalogue import CompiledCatalogue
+from workflows.graphs.checks import cacheable_catalogue, check_graph
+from workflows.graphs.file_names import listed_folder
+from workflows.graphs.graph import Graph
+from workflows.graphs.temporary_files import lacks_only_files
+
+#: How often one process asks which catalogues are in use.
+MAX_AGE_S = 1.0
+#: Longest time a request waits for the GPU workers to look for a file that it names, and how often it looks for them.
+LOOK_S, LOOK_PAUSE_S = 3.0, 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Acceptance:
+    """A graph the fleet can run."""
+
+    #: How many of its nodes will run.
+    nodes_total: int
+    #: Digests of the catalogues it is valid for; None when every instance can run it.
+    catalogues: tuple[str, ...] | None
+
+
+class Catalogues:
+    """The catalogues of the fleet, compiled, and kept as long as an instance has them."""
+
+    def __init__(self, ledger: Ledger, ask_to_look: Callable[[], bool]) -> None:
+        """Parameters:
+        ask_to_look: tells all GPU workers to look for new files; False when they could not be told.
+        """
+        self._instances = ledger.instances
+        self._ask_to_look = ask_to_look
+        self._looking = threading.Lock()
+        self._looked_at_s = 0.0
+        self._compiled: dict[str, CompiledCatalogue] = {}
+        self._in_use = Fresh(self._load, max_age_s=MAX_AGE_S)
+
+    def file_kind(self, class_type: str, input_name: str) -> str | None:
+        """What kind of file an input of a node takes by name, if it does on any instance; see `InputSpec.file_kind`.
+
+        Loaders without an upload button only list files: "" for a list that holds names with endings, or nothing yet.
+        """
+        lists_names = False
+        for catalogue in self._in_use.get().values():
+            node = catalogue.node(class_type)
+            spec = node.by_name.get(input_name) if node else None
+            if spec is not None and spec.file_kind is not None:
+                return spec.file_kind
+            lists_names = lists_names or (spec is not None and spec.may_list_files)
+        return "" if lists_names else None
+
+    def lists_file(self, class_type: str, input_name: str, name: str) -> bool:
+        """Whether any instance offers a file of this name there."""
+        for catalogue in self._in_use.get().values():
+            node = catalogue.node(class_type)
+            spec = node.by_name.get(input_name) if node else None
+            if spec is not None and name in (spec.choice_set or spec.choices or ()):
+                return True
+        return False
+
+    def listed_folder(self, class_type: str, input_name: str) -> str:
+        """The folder below the input folder that all files are in that a loader lists; "" for the top, or many."""
+        for catalogue in self._in_use.get().values():
+            node = catalogue.node(class_type)
+            spec = node.by_name.get(input_name) if node else None
+            if spec is not None and (folder := listed_folder(spec.choices or [])):
+                return folder
+        return ""
+
+    def check(self, graph: Graph, staged_files: Collection[str] = ()) -> Acceptance:
+        """Accept a graph that at least one kind of instance can run.
+
+        If all that keeps it from that are files that are not there, the instances are asked to look again, once.
+
+        Parameters:
+          staged_files: names of input files that will be there before the job runs.
+        Raises:
+          InvalidWorkflow: no instance can; what the one said that comes nearest to it.
+          NoHealthyInstance: no instance has ever said which nodes it has.
+        """
+        came_at_s = time.monotonic()
+        with ledger_patience():
+            catalogues = self._in_use.get()
+        try:
+            return _judge(graph, catalogues, staged_files)
+        except InvalidWorkflow as exc:
+            if not lacks_only_files(graph, exc.node_errors) or not self._look_again(came_at_s):
+                raise
+        with ledger_patience():
+            catalogues = self._load()
+        return _judge(graph, catalogues, staged_files)
+
+    def _look_again(self, came_at_s: float) -> bool:
+        """Have every healthy instance look for new files, and wait for it; False when they could not be told.
+
+        Many requests at once wait for one look: any that began after a request came is good for it.
+        """
+        with self._looking:
+            if self._looked_at_s >= came_at_s:
+                return True
+            begun_s = time.monotonic()
+            with ledger_patience():
+                before = self._instances.looks()
+            if not before or not self._ask_to_look():
+                return False
+            self._looked_at_s = begun_s
+            while time.monotonic() < begun_s + LOOK_S:
+                time.sleep(LOOK_PAUSE_S)
+                with ledger_patience():
+                    now = self._instances.looks()
+                if all(now[name] != looks for name, looks in before.items() if name in now):
+                    break
+            return True
+
+    def _load(self) -> dict[str, CompiledCatalogue]:
+        digests = list(self._instances.catalogues()) or self._instances.known_catalogues()
+        found: dict[str, CompiledCatalogue] = {}
+        for digest in digests:
+            compiled = self._compiled.get(digest) or self._compile(digest)
+            if compiled is not None:
+                found[digest] = compiled
+        # Those that no instance has any more go: a real one takes some ten megabytes.
+        self._compiled = found
+        return found
+
+    def _compile(self, digest: str) -> CompiledCatalogue | None:
+        object_info = self._instances.catalogue(digest)
+        return cacheable_catalogue(object_info) if object_info else None
+
+
+def _judge(graph: Graph, catalogues: dict[str, CompiledCatalogue], staged_files: Collection[str]) -> Acceptance:
+    if not catalogues:
+        raise NoHealthyInstance("No GPU is ready yet, so the workflow cannot be checked. Try again in a moment.")
+    refusals: list[InvalidWorkflow] = []
+    accepting: list[str] = []
+    nodes_total = 0
+    for digest, catalogue in catalogues.items():
+        try:
+            nodes_total = len(check_graph(graph, catalogue, staged_files=staged_files))
+        except InvalidWorkflow as exc:
+            refusals.append(exc)
+        else:
+            accepting.append(digest)
+    if not accepting:
+        raise next((one for one in refusals if lacks_only_files(graph, one.node_errors)), refusals[0])
+    return Acceptance(nodes_total=nodes_total, catalogues=tuple(accepting) if refusals else None)

@@ -1,0 +1,302 @@
+"""Files that come in, by whatever road: measured, looked into, kept once each, and named for the job they are for."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import re
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+from urllib.parse import unquote, urlsplit
+
+from blake3 import blake3
+
+from api.http.errors import NO_ROOM, HashMismatch
+from api.http.time_limits import ledger_patience
+from core.errors import BodyTooLarge, InputUnavailable, InvalidRequest, MissingAsset, NotFound, StorageFull
+from core.job import Output
+from core.ledger import Ledger
+from core.ledger.database.connections import now_ms
+from core.ledger.input_files import Upload
+from core.outbound import Policy
+from core.settings.settings import Settings
+from core.storage.folders import Storage, content_key, is_out_of_room
+from core.storage.marker import StorageMarker
+from core.storage.media import EXTENSIONS, HEAD_BYTES, UNKNOWN, check_picture, type_of
+from workflows.graphs.file_names import folder_of, safe_name, staged_name
+from workflows.graphs.references import Reference
+
+#: Longest time one file may take to be fetched, and all files of one job together.
+FETCH_S = 30.0
+_PIECE_BYTES = 256 * 1024
+_DATA_URI = re.compile(r"data:([^;,]*)((?:;[^;,]*)*),", re.IGNORECASE)
+_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_MAX_NAME_CHARS = 255
+
+
+class Intake:
+    """Where files of clients come in, for all blueprints of one process."""
+
+    def __init__(self, settings: Settings, ledger: Ledger, marker: StorageMarker) -> None:
+        self._settings = settings
+        self._marker = marker
+        self._ledger = ledger
+        self._storage = Storage(settings.inputs_dir)
+        self._outputs = Storage(settings.outputs_dir)
+        self._policy = Policy.from_settings(settings)
+
+    def receive(
+        self,
+        source: IO[bytes],
+        *,
+        name: str,
+        declared: str = "",
+        kind: str | None = None,
+        subject: str = "The file",
+        expected_hash: str | None = None,
+        lifetime_s: float | None = None,
+        job_id: str | None = None,
+    ) -> tuple[Upload, bool]:
+        """Keep a file and record it.
+
+        Parameters:
+          name: a path relative to the input folder; only shown, and its end used for names later.
+          declared: the content type its sender claims; what the file holds counts more.
+          kind: what it is about to be used as: image, video, audio, or "" for any file; None: it is only kept for now.
+          subject: what messages call it.
+          expected_hash: `blake3:...`; another one is refused.
+          job_id: the job it is brought for, with which it goes; None: it is its client's.
+        Returns: the file, and whether its bytes were new.
+        Raises: BodyTooLarge, InvalidRequest, HashMismatch, LedgerUnavailable, StorageUnavailable, StorageFull.
+        """
+        self.require_storage()
+        with self._draft() as draft:
+            digest, size_bytes, head = self._write(source, draft, subject)
+            content_type = _content_type(head, declared)
+            if kind is not None:
+                self._check(draft, content_type, kind, subject)
+            if expected_hash is not None and expected_hash.lower() != f"blake3:{digest}":
+                raise HashMismatch(f"{subject} has the hash blake3:{digest}, not the expected one.")
+            key = content_key(digest)
+            with ledger_patience():
+                is_new = self._ledger.uploads.by_hash(f"blake3:{digest}") is None
+            self._storage.put(key, draft)
+        upload = self._upload(f"blake3:{digest}", size_bytes, content_type, name, key, lifetime_s, job_id)
+        with ledger_patience():
+            self._ledger.uploads.add(upload)
+        return upload, is_new
+
+    def again(self, known: Upload, *, name: str, lifetime_s: float | None = None) -> Upload:
+        """A new record for bytes that are here already. Raises NotFound, StorageUnavailable."""
+        self.require_storage()
+        try:
+            self._storage.touch(known.storage_key)
+        except FileNotFoundError as exc:
+            raise NotFound("There is no file with this hash.") from exc
+        upload = self._upload(known.hash, known.size_bytes, known.content_type, name, known.storage_key, lifetime_s)
+        with ledger_patience():
+            self._ledger.uploads.add(upload)
+        return upload
+
+    def confirm(self, references: Sequence[Reference]) -> list[Reference]:
+        """The references without those that only looked like one. Raises MissingAsset."""
+        confirmed = []
+        for reference in references:
+            if reference.asset is not None and self.known_asset(reference.asset) is None:
+                if reference.is_guess:
+                    continue
+                raise MissingAsset(f"{reference.place.capitalize()}: there is no asset {reference.asset[:60]!a}.")
+            confirmed.append(reference)
+        return confirmed
+
+    def bring(self, references: Sequence[Reference], job_id: str) -> list[dict[str, str]]:
+        """Have every file a graph refers to in storage, and write the names it will have into the graph.
+
+        Returns: `[{"name", "key"}]`, the names as `staged_name` makes them; each file once, unless loaders differ in
+          where they look for it.
+        Raises:
+          InvalidRequest, BodyTooLarge, InputUnavailable: a file cannot be had, or is not what its place takes.
+          MissingAsset: there is no such asset.
+          StorageUnavailable, StorageFull: files cannot be kept now.
+        """
+        self.require_storage()
+        names: dict[tuple[str, str], str] = {}
+        for reference in references:
+            upload = self._file(reference, job_id)
+            name = staged_name(job_id, len(names), _with_extension(upload), reference.class_type, reference.folder)
+            place = (upload.storage_key, folder_of(name))
+            reference.put(names.setdefault(place, name))
+        return [{"name": name, "key": key} for (key, _), name in names.items()]
+
+    def known_asset(self, asset: str) -> Upload | Output | None:
+        """What an id, `<upload id>/<name>` or `<job id>/<name of an output>` stands for."""
+        first = asset.partition("/")[0]
+        if not _ID.fullmatch(first) or "\0" in asset:
+            return None
+        with ledger_patience():
+            try:
+                return self._ledger.uploads.get(first)
+            except NotFound:
+                pass
+            try:
+                if "/" in asset:
+                    return self._ledger.deliveries.output_at(asset)
+                return self._ledger.deliveries.asset(first)
+            except NotFound:
+                return None
+
+    def require_storage(self) -> None:
+        """Raises StorageUnavailable: what is in sight is not the fleet's storage."""
+        self._marker.require()
+
+    def _file(self, reference: Reference, job_id: str) -> Upload:
+        subject = f"The file for {reference.place}"
+        if reference.asset is not None:
+            return self._asset(reference, subject, job_id)
+        if reference.url is not None:
+            return self._fetched(reference.url, reference, subject, job_id)
+        if reference.data is not None:
+            return self._decoded(reference.data, reference.kind, subject, job_id)
+        assert reference.file is not None
+        try:
+            with reference.file.open("rb") as file:
+                return self._brought(file, reference.file.name, reference.kind, subject, job_id)
+        except OSError as exc:
+            raise InputUnavailable(f"{reference.place}: the template's file cannot be read; ask the operator.") from exc
+
+    def _asset(self, reference: Reference, subject: str, job_id: str) -> Upload:
+        found = self.known_asset(reference.asset or "")
+        if found is None:
+            raise MissingAsset(f"{subject}: this asset has just gone.")
+        try:
+            if isinstance(found, Output):
+                with self._outputs.path(found.storage_key or "").open("rb") as file:
+                    return self._brought(file, found.name, reference.kind, subject, job_id)
+            self._storage.touch(found.storage_key)
+            path = self._storage.path(found.storage_key)
+        except (FileNotFoundError, ValueError) as exc:
+            raise MissingAsset(f"{subject}: the bytes of this asset are gone.") from exc
+        self._check(path, found.content_type, reference.kind, subject)
+        return found
+
+    def _fetched(self, url: str, reference: Reference, subject: str, job_id: str) -> Upload:
+        # Imported late: it loads an HTTP library, which must not happen before gevent has patched the standard library.
+        from core.outbound.fetch import fetch
+
+        kind = reference.kind
+        limit_bytes = self._settings.max_image_bytes if kind == "image" else self._settings.max_upload_bytes
+        with self._draft() as draft:
+            with draft.open("wb") as target:
+                fetched = fetch(
+                    url,
+                    policy=self._policy,
+                    limit_bytes=limit_bytes,
+                    timeout_s=FETCH_S,
+                    target=target,
+                    field=reference.place,
+                )
+            name = unquote(urlsplit(url).path).rpartition("/")[2] or "file"
+            with draft.open("rb") as source:
+                return self._brought(source, name, kind, subject, job_id, declared=fetched.content_type)
+
+    def _decoded(self, uri: str, kind: str, subject: str, job_id: str) -> Upload:
+        match = _DATA_URI.match(uri)
+        if match is None or ";base64" not in match[2].lower():
+            raise InvalidRequest(f"{subject}: a data URI must look like data:image/png;base64,...")
+        try:
+            content = base64.b64decode(re.sub(r"\s+", "", unquote(uri[match.end() :])), validate=True)
+        except (binascii.Error, ValueError) as exc:
+            raise InvalidRequest(f"{subject}: the data URI is not valid base64.") from exc
+        return self._brought(io.BytesIO(content), "file", kind, subject, job_id, declared=match[1])
+
+    def _brought(
+        self, source: IO[bytes], name: str, kind: str, subject: str, job_id: str, *, declared: str = ""
+    ) -> Upload:
+        return self.receive(source, name=name, declared=declared, kind=kind, subject=subject, job_id=job_id)[0]
+
+    @contextmanager
+    def _draft(self) -> Iterator[Path]:
+        draft = self._storage.draft()
+        try:
+            yield draft
+        except OSError as exc:
+            if is_out_of_room(exc):
+                raise StorageFull(NO_ROOM) from exc
+            raise
+        finally:
+            draft.unlink(missing_ok=True)
+
+    def _write(self, source: IO[bytes], draft: Path, subject: str) -> tuple[str, int, bytes]:
+        """Copy a stream into a draft; returns its hash, size and first bytes."""
+        digest, size_bytes, head = blake3(), 0, b""
+        with draft.open("wb") as target:
+            while piece := source.read(_PIECE_BYTES):
+                # A file on this disk never makes us wait, so the other requests of this process are let in here.
+                time.sleep(0)
+                head = head or piece[:HEAD_BYTES]
+                size_bytes += len(piece)
+                if size_bytes > self._settings.max_upload_bytes:
+                    raise BodyTooLarge(f"{subject} is over the limit of {self._settings.max_upload_bytes} bytes.")
+                digest.update(piece)
+                target.write(piece)
+        return digest.hexdigest(), size_bytes, head
+
+    def _check(self, path: Path, content_type: str, kind: str, subject: str) -> None:
+        """Refuse a file that its place does not take, or that would cost too much to decode."""
+        size_bytes = path.stat().st_size
+        main = content_type.partition("/")[0]
+        if size_bytes == 0:
+            raise InvalidRequest(f"{subject} is empty.")
+        if kind == "image" or main == "image":
+            if size_bytes > self._settings.max_image_bytes:
+                limit_bytes = self._settings.max_image_bytes
+                raise BodyTooLarge(f"{subject} is over the limit of {limit_bytes} bytes for pictures.")
+            check_picture(path, max_pixels=self._settings.max_image_pixels, subject=subject)
+        # The sound of a video can be loaded as well.
+        elif kind in ("video", "audio") and main not in {"video": ("video",), "audio": ("audio", "video")}[kind]:
+            raise InvalidRequest(f"{subject} holds no {kind}.")
+
+    def _upload(
+        self,
+        digest: str,
+        size_bytes: int,
+        content_type: str,
+        name: str,
+        key: str,
+        lifetime_s: float | None,
+        job_id: str | None = None,
+    ) -> Upload:
+        now = now_ms()
+        return Upload(
+            id=str(uuid.uuid4()),
+            hash=digest,
+            name=name[-_MAX_NAME_CHARS:],
+            content_type=content_type,
+            size_bytes=size_bytes,
+            storage_key=key,
+            created_at_ms=now,
+            expires_at_ms=now + int((lifetime_s or self._settings.retention_s) * 1000),
+            job_id=job_id,
+        )
+
+
+def _content_type(head: bytes, declared: str) -> str:
+    """What the first bytes say; else what the sender says, if that is a type at all."""
+    found = type_of(head)
+    if found == UNKNOWN and re.fullmatch(r"[\w.+-]+/[\w.+-]+", declared, re.ASCII):
+        return declared
+    return found
+
+
+def _with_extension(upload: Upload) -> str:
+    """A safe file name whose extension says what the file is: some nodes go by it."""
+    name = safe_name(upload.name)
+    wanted = EXTENSIONS.get(upload.content_type)
+    if wanted is None or name.lower().endswith((wanted, {".jpg": ".jpeg", ".tiff": ".tif"}.get(wanted, wanted))):
+        return name
+    return f"{name.rpartition('.')[0] or name}{wanted}"

@@ -1,0 +1,77 @@
+"""Uploads by their file names: what `/upload/image` answers as `filename` may stand in a graph as it is.
+
+As in ComfyUI's own input folder a name means one content: who uploads something else under a name that is taken gets
+another name in the answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+
+from api.http.time_limits import ledger_patience
+from api.service.catalogues import Catalogues
+from core.ledger import Ledger
+from core.ledger.input_files import Upload
+from workflows.graphs.file_names import safe_name
+from workflows.graphs.graph import Graph
+from workflows.graphs.references import Reference
+
+#: Names that are tried before one is made of the upload's id, which nobody else has.
+MAX_TRIES = 50
+#: A file that an instance lists here is in its input folder, under a name that any of its nodes may take.
+_LISTING = ("LoadImage", "image")
+
+
+def settle_name(upload: Upload, ledger: Ledger, catalogues: Catalogues) -> Upload:
+    """The upload under a name that means it and nothing else: `room.png`, else `room_1.png` and so on."""
+    name = safe_name(upload.name)
+    stem, dot, extension = name.rpartition(".") if "." in name else (name, "", "")
+    tries = [name, *(f"{stem}_{number}{dot}{extension}" for number in range(1, MAX_TRIES))]
+    current = upload
+    with ledger_patience():
+        for candidate in [*tries, f"{stem}_{upload.id[:8]}{dot}{extension}"]:
+            if catalogues.lists_file(*_LISTING, candidate):
+                continue
+            if current.name != candidate:
+                ledger.uploads.rename(upload.id, candidate)
+                current = replace(current, name=candidate)
+            # Asked after it was written: of two that take one name at once, both see both, and the younger goes on.
+            if ledger.uploads.named([candidate])[candidate].hash == upload.hash:
+                break
+    return current
+
+
+def find_named(graph: Graph, found: Collection[Reference], ledger: Ledger, catalogues: Catalogues) -> list[Reference]:
+    """Places of a graph that name an upload by its file name, where no instance has a file of that name.
+
+    Parameters:
+      found: references that are known already.
+    """
+    known = {(id(reference.holder), reference.key) for reference in found}
+    places = [
+        Reference(
+            node_id=node_id,
+            input_name=name,
+            class_type=node["class_type"],
+            kind=kind,
+            asset=value,
+            is_guess=True,
+            holder=inputs,
+            key=name,
+        )
+        for node_id, node in graph.items()
+        for inputs in [node["inputs"]]
+        for name, value in inputs.items()
+        if isinstance(value, str)
+        and value
+        and (id(inputs), name) not in known
+        and (kind := catalogues.file_kind(node["class_type"], name)) is not None
+        and "/" not in value
+        and not catalogues.lists_file(node["class_type"], name, value)
+    ]
+    if not places:
+        return []
+    with ledger_patience():
+        uploads = ledger.uploads.named({place.asset or "" for place in places})
+    return [replace(place, asset=uploads[place.asset].id) for place in places if place.asset in uploads]

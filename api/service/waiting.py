@@ -1,0 +1,246 @@
+"""Waiting for jobs: many waiters in one process, one listener, one slow poll as a backstop.
+
+A waiter costs no thread and no connection. Notices (from the broker, or from this process's own writes) wake it; a
+notice that got lost is made good by one query every two seconds for all jobs that are waited for together.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from api.http.time_limits import ledger_patience
+from api.service.batched_lookup import CHUNK, Batched
+from core.background import Loop
+from core.errors import LedgerUnavailable, NotFound
+from core.job import TERMINAL, Job
+from core.messaging.notices import Notice
+
+log = logging.getLogger(__name__)
+
+#: Pause between two backstop polls.
+POLL_S = 2.0
+#: Waiters are told at most this often that the queue has moved.
+MOVES_S = 1.0
+#: How often a waiter looks whether its client is still there.
+CLIENT_CHECK_S = 1.0
+
+
+class Watch:
+    """One waiter's view of a job: hints only, what is so stands in the ledger."""
+
+    def __init__(self, job_id: str, *, live: bool, only_end: bool) -> None:
+        self.job_id = job_id
+        #: The job was heard to have ended.
+        self.has_ended = False
+        #: Newest event number heard of.
+        self.seq = 0
+        #: The job has been removed from the ledger.
+        self.is_gone = False
+        #: Its place in the queue is wanted: it wakes when the queue has moved.
+        self.is_in_line = False
+        self._live = live
+        self._only_end = only_end
+        self._event = threading.Event()
+        self._progress: dict[str, Any] | None = None
+        self._preview: dict[str, Any] | None = None
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait for news; False when there was none in time."""
+        woken = self._event.wait(timeout_s)
+        # Cleared before the caller reads: what arrives from here on wakes the next wait.
+        self._event.clear()
+        return woken
+
+    def take_progress(self) -> dict[str, Any] | None:
+        """The newest progress snapshot, once."""
+        progress, self._progress = self._progress, None
+        return progress
+
+    def take_preview(self) -> dict[str, Any] | None:
+        """The newest preview, once."""
+        preview, self._preview = self._preview, None
+        return preview
+
+    def tell(self, notice: Notice) -> None:
+        """Take a hint and wake the waiter if it is worth it."""
+        if notice.seq > self.seq:
+            self.seq = notice.seq
+            self.has_ended = self.has_ended or notice.status in TERMINAL
+            if self.has_ended or not self._only_end:
+                self._event.set()
+        if self._live and notice.data is not None and notice.kind in ("progress", "preview"):
+            if notice.kind == "progress":
+                self._progress = notice.data
+            else:
+                self._preview = notice.data
+            self._event.set()
+
+    def tell_moved(self) -> None:
+        """The queue has moved; the job may have another place."""
+        self._event.set()
+
+    def tell_gone(self) -> None:
+        """The job is in the ledger no more."""
+        self.is_gone = True
+        self._event.set()
+
+
+class Hub:
+    """Where the waiters of one process stand.
+
+    Parameters:
+      states: newest status and event number of jobs, as `ledger.jobs.states`.
+      many: jobs by their ids, as `ledger.jobs.many`.
+      poll_s: pause of the backstop poll, in seconds.
+    """
+
+    def __init__(
+        self,
+        states: Callable[[Collection[str]], dict[str, tuple[str, int]]],
+        many: Callable[[Collection[str]], Mapping[str, Job]],
+        *,
+        poll_s: float = POLL_S,
+    ) -> None:
+        self._states = states
+        self._jobs = Batched(many)
+        self._lock = threading.Lock()
+        self._watches: dict[str, set[Watch]] = {}
+        self._poll_s = poll_s
+        self._polled_at_s = time.monotonic()
+        self._loop = Loop("backstop", self._look, pause_s=min(poll_s, MOVES_S))
+        self._has_moved = False
+        self._before_moves: Callable[[], None] = lambda: None
+
+    def before_moves(self, look: Callable[[], None]) -> None:
+        """What is to be done before waiters hear that the queue has moved; may raise LedgerUnavailable."""
+        self._before_moves = look
+
+    def look(self, job_id: str) -> Job:
+        """The job as it is now: one look at the ledger for all who ask at about this moment.
+
+        Raises: NotFound, LedgerUnavailable.
+        """
+        job = self._jobs.get(job_id)
+        if job is None:
+            raise NotFound(f"There is no job {job_id}.")
+        return job
+
+    def notify(self, notice: Notice) -> None:
+        """Pass a notice to those who wait for its job; what has another status moves the queue for the others."""
+        self._has_moved = self._has_moved or notice.kind == "status"
+        self._pass_on(notice)
+
+    def _pass_on(self, notice: Notice) -> None:
+        with self._lock:
+            watches = list(self._watches.get(notice.job_id, ()))
+        for watch in watches:
+            watch.tell(notice)
+
+    @contextmanager
+    def watch(self, job_id: str, *, live: bool = False, only_end: bool = False) -> Iterator[Watch]:
+        """Stand in line for a job's news. Read the ledger inside the block: what happens from then on wakes.
+
+        Parameters:
+          live: progress and previews wake as well.
+          only_end: nothing but the end of the job wakes.
+        """
+        watch = Watch(job_id, live=live, only_end=only_end)
+        with self._lock:
+            self._watches.setdefault(job_id, set()).add(watch)
+        self._loop.start()
+        try:
+            yield watch
+        finally:
+            with self._lock:
+                others = self._watches[job_id]
+                others.discard(watch)
+                if not others:
+                    del self._watches[job_id]
+
+    def until_done(self, read: Callable[[], Job], job: Job, *, is_abandoned: Callable[[], bool]) -> Job | None:
+        """Wait for the end of a job.
+
+        Parameters:
+          read: the job as it is now, such as `look`; a ledger that is away for a while is waited for.
+          is_abandoned: asked about every second; True ends the waiting.
+        Returns: the ended job, or None when nobody wants it any more.
+        Raises: NotFound - the job was removed.
+        """
+        with self.watch(job.id, only_end=True) as watch:
+            job = _again(read, job)
+            while not job.is_terminal:
+                watch.wait(CLIENT_CHECK_S)
+                if watch.has_ended or watch.is_gone:
+                    job = _again(read, job)
+                elif is_abandoned():
+                    return None
+        return job
+
+    @property
+    def waiting(self) -> int:
+        """How many jobs are waited for."""
+        return len(self._watches)
+
+    def close(self) -> None:
+        """End the backstop poll."""
+        self._loop.end()
+        self._loop.join(5.0)
+
+    def _look(self) -> None:
+        try:
+            self._tell_moves()
+            if time.monotonic() - self._polled_at_s >= self._poll_s:
+                self._polled_at_s = time.monotonic()
+                self._poll_all()
+        except LedgerUnavailable:
+            log.debug("the backstop poll will try again: the ledger is away", exc_info=True)
+
+    def _tell_moves(self) -> None:
+        if not self._has_moved:
+            return
+        with self._lock:
+            in_line = [watch for watches in self._watches.values() for watch in watches if watch.is_in_line]
+        # Before the look: what moves while we look is for the next time.
+        self._has_moved = False
+        if not in_line:
+            return
+        try:
+            with ledger_patience():
+                self._before_moves()
+        except LedgerUnavailable:
+            self._has_moved = True
+            raise
+        for watch in in_line:
+            watch.tell_moved()
+
+    def _poll_all(self) -> None:
+        with self._lock:
+            ids = list(self._watches)
+        for start in range(0, len(ids), CHUNK):
+            self._poll_chunk(ids[start : start + CHUNK])
+
+    def _poll_chunk(self, ids: list[str]) -> None:
+        with ledger_patience():
+            states = self._states(ids)
+        for job_id in ids:
+            found = states.get(job_id)
+            if found is not None:
+                status, seq = found
+                self._pass_on(Notice(job_id=job_id, kind="status", seq=seq, status=status))
+                continue
+            with self._lock:
+                watches = list(self._watches.get(job_id, ()))
+            for watch in watches:
+                watch.tell_gone()
+
+
+def _again(read: Callable[[], Job], job: Job) -> Job:
+    try:
+        return read()
+    except LedgerUnavailable:
+        return job

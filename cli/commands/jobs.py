@@ -1,0 +1,230 @@
+"""The commands that look after jobs: status, watch, cancel, delete, list; each talks to any server of Comfy API v2."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from cli.exit_codes import EXIT_CANCELED, EXIT_FAILED, EXIT_OK, EXIT_USAGE, exit_status_of
+from cli.output.terminal import Screen, describe_error, describe_job, list_jobs, warn
+from cli.remote.client import TERMINAL, Client, Job, RequestRefused, file_names
+from cli.remote.job_ids import whole_id
+from cli.remote.list_filters import label_filters, moment
+from cli.remote.written_files import safe_name
+from core.settings.settings import load_settings
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+SERVER_HELP = "The server; default: $COMFY_BASE_URL, else http://127.0.0.1:8000."
+DEFAULT_FOLDER = Path("fleet-output")
+
+server_option = click.option("-l", "--server", metavar="URL", help=SERVER_HELP)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON alone on stdout, all else on stderr.")
+output_help = "Folder for the files it makes."
+
+
+ids_argument = click.argument("ids", metavar="ID...", nargs=-1, required=True)
+
+
+@click.command()
+@ids_argument
+@server_option
+@click.option("--wait/--no-wait", default=False, help="Follow it to its end, and exit by its outcome.")
+@click.option(
+    "--output", "folder", metavar="DIR", type=click.Path(path_type=Path, file_okay=False), help=output_help
+)  # fmt: skip
+@json_option
+def status(ids: tuple[str, ...], server: str | None, wait: bool, folder: Path | None, as_json: bool) -> int:
+    """Show jobs. An ID may be the beginning of one, if no other job's begins so."""
+    screen = Screen(json_on_stdout=as_json)
+    client = open_client(server)
+
+    def show(job_id: str) -> Job:
+        job = client.job(job_id)
+        if wait and job["status"] not in TERMINAL:
+            job = follow(client, job, screen)
+        if not as_json:
+            describe_job(screen, job)
+        if folder is None:
+            return job
+        saved = save_outputs(client, job, folder, screen)
+        return {**job, "saved": [str(path) for path in saved]}
+
+    jobs, exit_status = each_job(client, ids, show)
+    if as_json:
+        print_json(one_or_all(jobs, ids))
+    return exit_status or (worst_of(jobs) if wait else EXIT_OK)
+
+
+@click.command()
+@ids_argument
+@server_option
+@json_option
+def watch(ids: tuple[str, ...], server: str | None, as_json: bool) -> int:
+    """Follow jobs live to their ends, one after the other.
+
+    \b
+    Exit status: 0 succeeded, 1 failed or expired, 2 no such job, 3 canceled, 4 no server.
+    """
+    screen = Screen(json_on_stdout=as_json)
+    client = open_client(server)
+
+    def see(job_id: str) -> Job:
+        job = client.job(job_id)
+        if len(ids) > 1:
+            screen.line(f"Job {job['id']}")
+        if job["status"] not in TERMINAL:
+            job = follow(client, job, screen)
+        if not as_json:
+            describe_job(screen, job)
+        return job
+
+    jobs, exit_status = each_job(client, ids, see)
+    if as_json:
+        print_json(one_or_all(jobs, ids))
+    return exit_status or worst_of(jobs)
+
+
+@click.command()
+@ids_argument
+@server_option
+@json_option
+def cancel(ids: tuple[str, ...], server: str | None, as_json: bool) -> int:
+    """Cancel jobs, waiting or running."""
+    screen = Screen(json_on_stdout=as_json)
+    client = open_client(server)
+
+    def end(job_id: str) -> Job:
+        job = client.cancel(job_id)
+        if as_json:
+            return job
+        if job["status"] in ("canceled", "canceling"):
+            screen.line(f"{job['id']}  {job['status']}")
+        else:
+            screen.line(f"{job['id']} has ended already: {job['status']}")
+        return job
+
+    jobs, exit_status = each_job(client, ids, end)
+    if as_json:
+        print_json(one_or_all(jobs, ids))
+    return exit_status
+
+
+@click.command()
+@ids_argument
+@server_option
+@json_option
+def delete(ids: tuple[str, ...], server: str | None, as_json: bool) -> int:
+    """Remove ended jobs and their files, for good."""
+    screen = Screen(json_on_stdout=as_json)
+    client = open_client(server)
+
+    def remove(job_id: str) -> Job:
+        client.delete(job_id)
+        if not as_json:
+            screen.line(f"{job_id}  deleted")
+        return {"deleted": job_id}
+
+    deleted, exit_status = each_job(client, ids, remove)
+    if as_json:
+        print_json(one_or_all(deleted, ids))
+    return exit_status
+
+
+@click.command("list")
+@server_option
+@click.option("--status", help="Only these, for instance running,queued.")
+@click.option("--template", metavar="NAME", help="Only jobs made from this workflow of the server.")
+@click.option("--label", "labels", metavar="KEY=VALUE", multiple=True, help="Only jobs with this label; up to three.")
+@click.option("--since", metavar="TIME", help="Submitted then or later: 30m, 2h, 7d ago, or 2026-01-31T12:00:00Z.")
+@click.option("--until", metavar="TIME", help="Submitted earlier than that.")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True)
+@json_option
+def list_command(
+    server: str | None,
+    status: str | None,
+    template: str | None,
+    labels: tuple[str, ...],
+    since: str | None,
+    until: str | None,
+    limit: int,
+    as_json: bool,
+) -> int:
+    """List jobs, the newest first."""
+    filters = {"status": status, "template": template, **label_filters(labels)}
+    filters |= {"created_after": moment(since), "created_before": moment(until)}
+    jobs = open_client(server).jobs(limit=limit, **filters)
+    if as_json:
+        print_json(jobs)
+    else:
+        list_jobs(Screen(), jobs)
+    if jobs.has_more:
+        warn(f"There are more than these {limit}: --limit shows more of them, --status, --template, --since fewer.")
+    return EXIT_OK
+
+
+def open_client(server: str | None) -> Client:
+    """A client of the server that was named: at the command, before it (`fleet -l URL`), or in the environment."""
+    settings = load_settings(**(click.get_current_context().obj or {}))
+    return Client(server or settings.comfy_base_url, settings.comfy_api_key.get_secret_value())
+
+
+def follow(client: Client, job: Job, screen: Screen) -> Job:
+    """Show a job's progress until its end. Ctrl-C lets go of it, and says how to come back."""
+    try:
+        with screen.progress() as progress:
+            return client.follow(job["id"], progress)
+    except KeyboardInterrupt:
+        screen.line(f"\nThe job goes on. See it: fleet status {job['id']}   Stop it: fleet cancel {job['id']}")
+        raise
+
+
+def save_outputs(client: Client, job: Job, folder: Path, screen: Screen) -> list[Path]:
+    """Fetch every file a job made into `<folder>/<job id>`, and say where each is; say why there is none."""
+    saved: list[Path] = []
+    folder = folder / safe_name(job["id"])
+    for name, output in zip(file_names(job), job.get("outputs") or [], strict=True):
+        path = client.fetch(output, folder, name)
+        screen.line(f"Saved {path}")
+        saved.append(path)
+    if job["status"] != "succeeded":
+        describe_error(screen, job)
+    return saved
+
+
+def each_job(client: Client, ids: Sequence[str], act: Callable[[str], Job]) -> tuple[list[Job], int]:
+    """Do something with each job that is named, also when one of them cannot be had.
+
+    Returns: what came of those that could, and the exit status for those that could not.
+    """
+    found: list[Job] = []
+    exit_status = EXIT_OK
+    for text in ids:
+        try:
+            found.append(act(whole_id(client, text)))
+        except RequestRefused as exc:
+            if len(ids) == 1:
+                raise
+            warn(f"{text}: {exc}")
+            exit_status = EXIT_USAGE
+    return found, exit_status
+
+
+def one_or_all(jobs: list[Job], ids: Sequence[str]) -> Any:
+    """What `--json` prints: the job, if one was asked for, else a list."""
+    return jobs[0] if len(ids) == 1 else jobs
+
+
+def worst_of(jobs: Sequence[Job]) -> int:
+    """The exit status of several jobs: that of one that failed, else of one that was canceled."""
+    found = {exit_status_of(job["status"]) for job in jobs}
+    return next((status for status in (EXIT_FAILED, EXIT_CANCELED) if status in found), EXIT_OK)
+
+
+def print_json(value: Any) -> None:
+    """Print a value as JSON, for programs."""
+    print(json.dumps(value, indent=2), flush=True)

@@ -1,0 +1,139 @@
+"""One process each: the commands that stand in the Procfile, and that `fleet up` runs together."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+import os
+import sys
+import time
+
+import click
+
+from cli.local.broker import run_broker
+from cli.local.data_dir import make_data_dir
+from cli.local.processes import TICK_S, ProcessSet, StopSignals
+from cli.local.stack import HINT_AFTER_S, child_environment, fleet_process
+from cli.local.startup_checks import broker_advice, broker_problem, settle_storage, wait_for_needs
+from cli.output.terminal import warn
+from comfy.process.spec import REPOSITORY_ROOT
+from core.ledger.database.upgrade import migrate as migrate_ledger
+from core.log_format import LOG_FORMAT
+from core.outbound import Policy
+from core.settings.settings import Settings, load_settings, process_environment
+from core.startup import check_api, data_dir_advice, is_told_already
+from tasks.instance.directory_lock import occupied
+from tasks.instance.plan import plan_instances
+from tasks.worker import run_beat, run_gpu_worker, run_io_worker
+
+
+@click.command()
+def broker() -> int:
+    """Run the embedded broker (nothing to do if FLEET_BROKER_URL is set)."""
+    return run_broker(load_settings(), process_environment(), warn)
+
+
+@click.command()
+def api() -> None:
+    """Run the HTTP API under gunicorn."""
+    # Also in gunicorn's settings, for those who start it themselves; here before anything is waited for.
+    check_api(load_settings())
+    settings = _ready_settings(uses_files=True)
+    logging.getLogger("fleet.api").info("URLs of clients may lead to %s.", Policy.from_settings(settings))
+    command = [sys.executable, "-m", "gunicorn", "--config", "python:api.gunicorn_config"]
+    os.chdir(REPOSITORY_ROOT)
+    # It becomes gunicorn, so that signals reach gunicorn's own handlers.
+    os.execve(sys.executable, command, child_environment(settings, {}))  # noqa: S606 - no shell is wanted
+
+
+@click.command()
+def gpu() -> int:
+    """Run one GPU worker for each GPU of this machine."""
+    settings = load_settings()
+    specs = plan_instances(settings)
+    names = [spec.name for spec in specs]
+    make_data_dir(settings)
+    with contextlib.ExitStack() as stack:
+        # Said once and here, as what follows, before workers are started that would find out one by one.
+        for spec in specs:
+            stack.enter_context(occupied(spec.data_dir))
+    if not settings.has_embedded_broker and (problem := broker_problem(settings)):
+        warn(problem)
+    stop = StopSignals()
+    processes = ProcessSet(report=warn, restart_clean_ends=False)
+    environment = child_environment(settings, {})
+    for name in names:
+        processes.start(fleet_process(name, "worker", name, environment=environment))
+    while processes.is_running():
+        processes.tick()
+        if stop:
+            break
+        time.sleep(TICK_S)
+    # Each finishes its job first; a second signal does not wait for that.
+    processes.ask_to_end(names)
+    asked_s = time.monotonic()
+    left = processes.wait(names, until=lambda: stop.count > 1 or time.monotonic() > asked_s + HINT_AFTER_S)
+    if left and stop.count < 2:
+        grace_s = settings.drain_grace_s
+        warn(f"{', '.join(left)}: up to {grace_s:.0f} s for running jobs; a second signal does not wait.")
+        processes.wait(left, until=lambda: stop.count > 1)
+    processes.kill(names)
+    processes.sweep()
+    return 0
+
+
+@click.command()
+@click.argument("name")
+def worker(name: str) -> None:
+    """Run the worker of one GPU (NAME is gpu0, gpu1, ...)."""
+    run_gpu_worker(_ready_settings(uses_files=True), name)
+
+
+@click.command()
+def io() -> None:
+    """Run an io worker: uploads, webhooks, upkeep."""
+    run_io_worker(_ready_settings(uses_files=True))
+
+
+@click.command()
+def beat() -> None:
+    """Run the clock of periodic work; one for the whole fleet."""
+    run_beat(_ready_settings())
+
+
+@click.command()
+def flower() -> int:
+    """Run Flower, the window on workers and queues."""
+    settings = _ready_settings()
+    # Imported by name and late: Flower takes half a second, which the other processes need not pay.
+    status: int = importlib.import_module("cli.local.flower").run_flower(settings)
+    return status
+
+
+@click.command()
+def migrate() -> None:
+    """Create the ledger's tables, or bring them to this version."""
+    settings = load_settings()
+    make_data_dir(settings)
+    migrate_ledger(settings)
+    warn("the ledger has the tables of this version.")
+
+
+def _ready_settings(*, uses_files: bool = False) -> Settings:
+    """The settings, once broker and ledger are there.
+
+    Parameters:
+      uses_files: the process puts files into storage, or takes some from there.
+    """
+    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
+    settings = load_settings()
+    make_data_dir(settings)
+    wait_for_needs(settings, warn)
+    if not is_told_already():
+        for line in (data_dir_advice(settings), *broker_advice(settings)):
+            if line:
+                warn(line)
+    if uses_files:
+        settle_storage(settings, warn)
+    return settings

@@ -1,0 +1,161 @@
+"""`fleet up`: the whole stack in the foreground."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import click
+from rich.panel import Panel
+from rich.text import Text
+
+from cli.local.credentials import flower_credentials, flower_credentials_file
+from cli.local.data_dir import make_data_dir
+from cli.local.log_watch import LogWatch
+from cli.local.processes import TICK_S, StopSignals
+from cli.local.stack import Stack, addresses, first_key
+from cli.local.startup_checks import broker_advice
+from cli.output.tables import printable
+from cli.output.terminal import Screen
+from cli.remote.client import Client
+from comfy.process.spec import InstanceSpec
+from core.errors import FleetError
+from core.ledger import Ledger
+from core.ledger.instances import HEALTHY
+from core.ledger.sealing import load_keys
+from core.outbound import Policy
+from core.settings.settings import Settings, load_settings
+from core.startup import check_api, data_dir_advice
+
+#: After this long without being ready, people are told where to look.
+IMPATIENCE_S = 10.0
+#: Seconds between questions whether it is ready.
+ASK_S = 0.5
+
+
+@click.command()
+def up() -> int:
+    """Run the whole stack here: API, Flower, one worker per GPU, and its own broker. Ctrl-C stops it.
+
+    Ports, data directory and GPUs are settings: FLEET_API_PORT, FLEET_FLOWER_PORT, FLEET_DATA_DIR, FLEET_GPUS,
+    FLEET_SIMULATED_GPUS.
+    """
+    screen = Screen()
+    settings = load_settings()
+    check_api(settings)
+    make_data_dir(settings)
+    load_keys(settings.secret_key.get_secret_value(), settings.data_dir)
+    credentials = flower_credentials(settings)
+    stack = Stack(settings, overrides={}, report=lambda line: screen.line(line, style="yellow"))
+    stop = StopSignals()
+    for line in (data_dir_advice(settings), *broker_advice(settings)):
+        if line:
+            screen.line(line, style="yellow")
+    screen.line("Starting ComfyFleet ...")
+    with stack.running(stop):
+        _watch(stack, screen, stop, credentials)
+        screen.line("\nStopping ...")
+    screen.line("Stopped.")
+    return 0
+
+
+def _watch(stack: Stack, screen: Screen, stop: StopSignals, credentials: str) -> None:
+    client = Client(addresses(stack.settings).api, first_key(stack.settings))
+    watch = LogWatch(stack.logs_dir, stack.names)
+    started_at = ask_at = time.monotonic()
+    readiness: dict[str, Any] | None = None
+    is_late = False
+    while not stop:
+        stack.processes.tick()
+        # Where our output goes may be a file on a full disk, which must not end what runs.
+        with contextlib.suppress(OSError):
+            for name, line in watch.news():
+                screen.line(f"{name:7} {line}", style="dim")
+        if readiness is None and time.monotonic() >= ask_at:
+            readiness, ask_at = client.readiness(), time.monotonic() + ASK_S
+            if readiness is not None:
+                title = f"ComfyFleet is ready ({time.monotonic() - started_at:.0f} s)"
+                _show_panel(screen, title, [*_lines(stack, credentials, readiness), "", "Ctrl-C stops everything."])
+        if readiness is None and not is_late and time.monotonic() > started_at + IMPATIENCE_S:
+            is_late = True
+            screen.line(f"Not ready after {IMPATIENCE_S:.0f} s; still trying. Logs: {stack.logs_dir}", style="yellow")
+            for reason in _reasons(stack.settings):
+                screen.line(reason, style="yellow")
+        time.sleep(TICK_S)
+
+
+def _reasons(settings: Settings) -> list[str]:
+    """What the ledger knows of instances that are not healthy yet."""
+    try:
+        instances = Ledger(settings).instances.all()
+    except FleetError:
+        return []
+    return [
+        f"{instance.name}: {instance.state}. {instance.reason or ''}".rstrip()
+        for instance in instances
+        if instance.state != HEALTHY
+    ]
+
+
+def _show_panel(screen: Screen, title: str, lines: list[str]) -> None:
+    if screen.is_terminal:
+        screen.console.print(Panel(Text(printable("\n".join(lines))), title=title, expand=False), soft_wrap=False)
+    else:
+        screen.line("\n".join([title, *lines]))
+
+
+def _lines(stack: Stack, credentials: str, readiness: Mapping[str, Any]) -> list[str]:
+    settings = stack.settings
+    at = addresses(settings)
+    return [
+        f"API      {at.api}   (what it takes: {at.api}/docs){_open_warning(settings)}",
+        f"Flower   {at.flower}   {_login(settings, credentials)}",
+        *_gpu_lines(stack, readiness),
+        f"Broker   {_broker(settings)}",
+        f"URLs     of clients may lead to {Policy.from_settings(settings)}",
+        f"Data     {settings.data_dir}   (logs in {stack.logs_dir.name}/)",
+    ]
+
+
+def _open_warning(settings: Settings) -> str:
+    if settings.api_keys or settings.api_host in ("127.0.0.1", "::1", "localhost"):
+        return ""
+    return f"\n         OPEN to everybody who reaches {settings.api_host}: set FLEET_API_KEYS to ask for a key."
+
+
+def _login(settings: Settings, credentials: str) -> str:
+    if settings.flower_basic_auth.get_secret_value():
+        return "login from FLEET_FLOWER_BASIC_AUTH"
+    user, _, password = credentials.partition(":")
+    return f"user {user}, password {password}   (kept in {flower_credentials_file(settings)})"
+
+
+def _broker(settings: Settings) -> str:
+    if settings.has_embedded_broker:
+        return f"its own, on {settings.embedded_broker_socket}"
+    return "the one at FLEET_BROKER_URL"
+
+
+def _gpu_lines(stack: Stack, readiness: Mapping[str, Any]) -> list[str]:
+    known = {item.get("name"): item for item in readiness.get("instances", [])}
+    lines = []
+    for spec in stack.instances:
+        found = known.get(f"{spec.name}@{stack.settings.host}", {})
+        simulated = spec.kind == "simulator" or found.get("kind") == "SIMULATED"
+        words = [_where(spec), "SIMULATED: made-up pictures" if simulated else "real"]
+        words += [] if found.get("state") == "healthy" else [str(found.get("state", "starting"))]
+        lines.append(f"{spec.name:8} {', '.join(words)}")
+    if any(spec.kind == "simulator" for spec in stack.instances):
+        lines.append("         For real ones set FLEET_COMFYUI_DIR or FLEET_COMFYUI_URLS.")
+    return lines
+
+
+def _where(spec: InstanceSpec) -> str:
+    """What renders behind one name."""
+    if spec.kind == "simulator":
+        return "no GPU"
+    if spec.kind == "attached":
+        return f"ComfyUI at {spec.url}"
+    return f"{spec.gpu_name} ({spec.gpu})" if spec.gpu_name else f"GPU {spec.gpu}"

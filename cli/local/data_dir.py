@@ -1,0 +1,28 @@
+"""The data directory: made and tried before anything relies on it."""
+
+from __future__ import annotations
+
+import tempfile
+
+from cli.output.terminal import warn
+from core.errors import ConfigurationError
+from core.settings.settings import Settings
+from core.startup import private_from_now_on
+
+
+def make_data_dir(settings: Settings) -> None:
+    """Create the data directory, and keep to ourselves what is written from now on.
+
+    Raises: ConfigurationError - it cannot be made or written.
+    """
+    private_from_now_on()
+    try:
+        is_new = not settings.data_dir.exists()
+        settings.make_data_dir()
+        with tempfile.TemporaryFile(dir=settings.data_dir):
+            pass
+    except OSError as exc:
+        raise ConfigurationError(f"FLEET_DATA_DIR={settings.data_dir} cannot be written: {exc.strerror}.") from exc
+    if is_new and "data_dir" in settings.model_fields_set:
+        # Somebody named it, and may know it with a ledger in it: on a mount that is missing, say.
+        warn(f"FLEET_DATA_DIR={settings.data_dir} was not there and has been made: this machine begins with nothing.")

@@ -1,0 +1,130 @@
+"""What a process needs before it can start: a broker that answers and a ledger with its tables, in any order."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from amqp.exceptions import AccessRefused, AMQPError, NotAllowed
+from kombu import Connection
+from kombu.exceptions import OperationalError
+from kombu.utils.url import maybe_sanitize_url
+from redis.exceptions import AuthenticationError, RedisError, ResponseError
+
+from cli.local import broker
+from core.errors import ConfigurationError, LedgerUnavailable
+from core.ledger import Ledger
+from core.ledger.database.upgrade import migrate
+from core.settings.settings import Settings
+from core.storage.marker import StorageMarker
+
+PAUSE_S = 0.3
+#: How often the same line is said again while nothing changes.
+REPEAT_S = 30.0
+CONNECT_TIMEOUT_S = 4
+#: Waiting does not help against these.
+_REFUSALS = (AccessRefused, NotAllowed, AuthenticationError, ResponseError)
+
+
+def wait_for_needs(settings: Settings, report: Callable[[str], None]) -> None:
+    """Return when the broker answers and the ledger has its tables; says what it waits for meanwhile.
+
+    A signal ends the wait as it ends any program: nothing has been started yet.
+    """
+    _wait(lambda: ledger_problem(settings), report)
+    _wait(lambda: broker_problem(settings), report)
+
+
+def ledger_problem(settings: Settings) -> str | None:
+    """Why the ledger cannot be used yet; None when it can. Whoever comes first creates the tables."""
+    try:
+        migrate(settings)
+    except LedgerUnavailable as exc:
+        return f"Waiting for the ledger. {exc}"
+    return None
+
+
+def settle_storage(settings: Settings, report: Callable[[str], None]) -> None:
+    """See that the storage in sight is the fleet's, once the ledger can say which is.
+
+    Raises:
+      ConfigurationError: it is not.
+    """
+    _wait(lambda: _storage_problem(settings), report)
+
+
+def _storage_problem(settings: Settings) -> str | None:
+    ledger = Ledger(settings, pool_size=1)
+    try:
+        StorageMarker(settings, ledger.facts).settle()
+    except LedgerUnavailable as exc:
+        return f"Waiting for the ledger. {exc}"
+    finally:
+        ledger.close()
+    return None
+
+
+def broker_problem(settings: Settings) -> str | None:
+    """Why the broker cannot be used yet; None when it can.
+
+    Raises:
+      ConfigurationError: it answers, and will not have us: user, password, virtual host or database are wrong.
+    """
+    if settings.has_embedded_broker:
+        if broker.answers(settings):
+            return None
+        return f"Waiting for the embedded broker (`fleet broker`) on {settings.embedded_broker_socket}."
+    try:
+        with Connection(settings.broker_url, connect_timeout=CONNECT_TIMEOUT_S) as connection:
+            connection.ensure_connection(max_retries=1, interval_start=0, timeout=CONNECT_TIMEOUT_S)
+    except (OperationalError, AMQPError, OSError) as exc:
+        if isinstance(exc, _REFUSALS) or isinstance(exc.__cause__, _REFUSALS):
+            raise ConfigurationError(
+                f"{_broker(settings)}: the broker refuses us ({_words(exc)}). Check the user, the password, and what "
+                "stands behind the last slash: the virtual host, or the number of a Redis database."
+            ) from exc
+        return f"Waiting for the broker at {_broker(settings)}: {exc}"
+    return None
+
+
+def broker_advice(settings: Settings) -> list[str]:
+    """What the operator should know of a Redis that answers: a line for each setting with which it loses messages."""
+    if not settings.broker_url.startswith(("redis://", "rediss://")):
+        return []
+    try:
+        with Connection(settings.broker_url, connect_timeout=CONNECT_TIMEOUT_S) as connection:
+            client: Any = connection.default_channel.client  # type: ignore[attr-defined]
+            said = {**client.info("persistence"), **client.info("memory")}
+    except (OperationalError, RedisError, OSError):
+        # It may be one that does not tell; whether it answers is not asked here.
+        return []
+    lines = []
+    if str(said.get("aof_enabled")) == "0":
+        lines.append(
+            f"{_broker(settings)}: the broker keeps nothing over a restart (appendonly no). No job is lost by that, "
+            "but those that wait start later. Set appendonly yes."
+        )
+    if str(said.get("maxmemory_policy", "noeviction")) != "noeviction":
+        lines.append(
+            f"{_broker(settings)}: the broker throws messages away when its memory is full (maxmemory-policy "
+            f"{said['maxmemory_policy']}). Set maxmemory-policy noeviction."
+        )
+    return lines
+
+
+def _broker(settings: Settings) -> str:
+    return f"FLEET_BROKER_URL={maybe_sanitize_url(settings.broker_url)}"
+
+
+def _words(exc: Exception) -> str:
+    return str(getattr(exc, "reply_text", "") or exc)
+
+
+def _wait(problem_of: Callable[[], str | None], report: Callable[[str], None]) -> None:
+    said, said_at_s = "", 0.0
+    while (problem := problem_of()) is not None:
+        if problem != said or time.monotonic() - said_at_s > REPEAT_S:
+            report(problem)
+            said, said_at_s = problem, time.monotonic()
+        time.sleep(PAUSE_S)

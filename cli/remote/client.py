@@ -1,0 +1,355 @@
+"""The command line's side of Comfy API v2: submit, follow, cancel, list, fetch; any server that speaks it will do."""
+
+from __future__ import annotations
+
+import ipaddress
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, NoReturn, TypeAlias
+from urllib.parse import quote, urlsplit
+
+import requests
+from requests.auth import AuthBase
+
+from cli.remote.download import DamagedDownload, Download, OnBytes
+from cli.remote.error_answers import body_of, code, envelope, reason, retry_after_s, words
+from cli.remote.multipart import FormFile
+from cli.remote.sse import Event, read_events
+from cli.remote.written_files import Draft, numbered_names, safe_name
+from core.errors import RequestError, TransientError
+
+#: A job as the API answers it: `id`, `status`, `progress`, `outputs`, `error`, ...
+Job: TypeAlias = dict[str, Any]
+
+TERMINAL = frozenset({"succeeded", "failed", "canceled", "expired"})
+TIMEOUT_S = 30.0
+#: To connect, and for each answer; an upload takes as long as it takes, and the server may look into it after that.
+UPLOAD_TIMEOUT_S = (10.0, 300.0)
+READY_TIMEOUT_S = 5.0
+#: A stream that is silent for longer than this is taken to be dead; servers send a comment every 15 s or so.
+STREAM_SILENCE_S = 45.0
+POLL_S = 1.0
+#: How long a full queue, or a server that is away while a job runs, is borne with.
+PATIENCE_S = 60.0
+#: Refusals that come before anything is recorded: what was refused so may be sent again without a key.
+NOT_YET = frozenset({"queue_full", "deployment_not_ready"})
+#: The server has no GPU that could say which graphs it runs; a person should know that at once.
+NOT_READY = "deployment_not_ready"
+HEALTHY = "healthy"
+#: Jobs asked for at once.
+PAGE = 100
+
+
+class RequestRefused(RequestError):
+    """The server understood, and said no. `envelope` is its answer: `{"error": {"code", "message", "details"}}`."""
+
+    def __init__(self, message: str, envelope: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message, envelope)
+        self.envelope = envelope or {"error": {"code": self.code, "message": message, "details": None}}
+
+    @property
+    def server_code(self) -> str:
+        """The server's own word for it, for instance `invalid_workflow`."""
+        return str(self.envelope["error"].get("code"))
+
+
+class JobList(list[Job]):
+    """Jobs, and whether the server has more than were asked for."""
+
+    def __init__(self, jobs: Iterable[Job], *, has_more: bool) -> None:
+        super().__init__(jobs)
+        self.has_more = has_more
+
+
+class ServerUnreachable(TransientError):
+    """No answer, or an answer that says the server cannot work now."""
+
+
+class _Bearer(AuthBase):
+    # Given as `auth` and not as a header: requests would replace a header by what a ~/.netrc says.
+    def __init__(self, key: str) -> None:
+        self._key = key
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        if self._key:
+            request.headers["Authorization"] = f"Bearer {self._key}"
+        return request
+
+
+class Client:
+    """One server. Every method raises `ServerUnreachable` or `RequestRefused`."""
+
+    def __init__(self, base_url: str, api_key: str = "") -> None:
+        """Takes the server's address, as http(s)://host[:port][/prefix]. Raises: RequestRefused - it is none."""
+        parts = urlsplit(base_url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise RequestRefused(f"{base_url!r} is not a server's address; it looks like http://127.0.0.1:8000.")
+        if not (api_key.isascii() and api_key.isprintable()):
+            raise RequestRefused("The API key holds characters that a header cannot; look at --api-key, COMFY_API_KEY.")
+        self.base_url = base_url.rstrip("/")
+        self._session = requests.Session()
+        self._session.auth = _Bearer(api_key)
+        # A server that stops waits for idle connections, and we need none: a second passes between our questions.
+        self._session.headers["Connection"] = "close"
+        # A proxy of the environment cannot reach this machine's own loopback.
+        self._session.trust_env = not _is_loopback(parts.hostname)
+
+    def readiness(self) -> dict[str, Any] | None:
+        """What `/ready` says when the server can run jobs: `{"instances": [{"name", "state", "kind", "device"}], ...}`.
+
+        None when it cannot yet, or does not answer. Servers of other make may say nothing about instances.
+        """
+        try:
+            answer = self._session.get(f"{self.base_url}/ready", timeout=READY_TIMEOUT_S)
+            value = answer.json() if answer.ok else None
+        except (requests.RequestException, ValueError):
+            return None
+        return value if isinstance(value, dict) else None
+
+    def unready_gpus(self) -> str:
+        """For people: the states of the server's GPUs where none is healthy; empty where one is, or none is listed."""
+        try:
+            answer = self._session.get(f"{self.base_url}/api/v2/gpus", timeout=READY_TIMEOUT_S)
+        except requests.RequestException:
+            return ""
+        listed = body_of(answer).get("gpus")
+        gpus = [gpu for gpu in listed if isinstance(gpu, dict)] if isinstance(listed, list) else []
+        if any(gpu.get("state") == HEALTHY for gpu in gpus):
+            return ""
+        return ", ".join(f"{gpu.get('name')} is {gpu.get('state')}" for gpu in gpus)
+
+    def submit(self, workflow: Mapping[str, Any]) -> Job:
+        """Queue a graph in the API format. A full server is asked again for up to `PATIENCE_S`.
+
+        Raises: ServerUnreachable - it has no GPU that is ready.
+        """
+        return _job(self._post("/jobs", {"workflow": workflow}, prefix="/api/v2", has_key=True))
+
+    def submit_template(self, name: str, parameters: Mapping[str, Any]) -> Job:
+        """Queue a job from a workflow of the server, as `submit` does."""
+        return _job(self._post(f"/workflows/{_path(name)}", {"parameters": parameters}, prefix="", has_key=True))
+
+    def upload_asset(self, file: BinaryIO, name: str, on_bytes: OnBytes | None = None) -> dict[str, Any]:
+        """Keep a file on the server; returns the asset, `{"id", "size_bytes", ...}`."""
+        form = FormFile(file, name, {"file_path": name}, on_bytes)
+        headers = {"Content-Type": form.content_type}
+        asset = _read(self._send("POST", "/assets", data=form, headers=headers, timeout=UPLOAD_TIMEOUT_S))
+        if not isinstance(asset.get("id"), str):
+            raise ServerUnreachable(f"{self.base_url} answered something that is no asset: is it a Comfy API server?")
+        return asset
+
+    def job(self, job_id: str) -> Job:
+        """The job as it stands."""
+        return _job(self._send("GET", f"/jobs/{_path(job_id)}"))
+
+    def cancel(self, job_id: str) -> Job:
+        """Ask for its end; returns the job as it stands then. Safe to repeat."""
+        return _job(self._send("POST", f"/jobs/{_path(job_id)}/cancel"))
+
+    def delete(self, job_id: str) -> None:
+        """Remove an ended job with its files."""
+        answer = self._send("DELETE", f"/jobs/{_path(job_id)}")
+        if not answer.ok:
+            _refuse(answer)
+
+    def jobs(self, *, limit: int, **filters: str | None) -> JobList:
+        """The newest jobs first, page after page up to `limit`.
+
+        Parameters:
+          filters: parameters of the list, such as `status`; those that are None are left out.
+        """
+        found: list[Job] = []
+        cursor: str | None = None
+        while True:
+            parameters = {**filters, "limit": min(PAGE, limit - len(found)), "cursor": cursor}
+            answer = self._send("GET", "/jobs", params=parameters)
+            page = _read(answer)
+            found += [_checked(job, answer) for job in page.get("jobs") or []]
+            cursor = page.get("next_cursor") or None
+            if cursor is None or len(found) >= limit:
+                return JobList(found[:limit], has_more=cursor is not None or len(found) > limit)
+
+    def follow(self, job_id: str, on_event: Callable[[Event], None]) -> Job:
+        """Report the job's events until it has ended, and return it as it ended.
+
+        Live while the server streams events, else by asking every second; `on_event` may hear a thing twice.
+        """
+        streams = True
+        silent_since: float | None = None
+        while True:
+            try:
+                streams = streams and self._stream(job_id, on_event)
+                job = self.job(job_id)
+            except ServerUnreachable:
+                # The server may be restarting: the job goes on without it.
+                silent_since = silent_since or time.monotonic()
+                if time.monotonic() - silent_since > PATIENCE_S:
+                    raise
+                time.sleep(POLL_S)
+                continue
+            silent_since = None
+            _report(job, on_event)
+            if job["status"] in TERMINAL:
+                return job
+            time.sleep(POLL_S)
+
+    def fetch(self, output: Mapping[str, Any], folder: Path, name: str) -> Path:
+        """Save one output of a job in the folder, in place of a file that has its name; returns where."""
+        with Draft(folder) as draft:
+            digest = output.get("hash")
+            path = f"/api/v2/assets/{_path(str(output['id']))}/content"
+            self.receive(path, draft, digest=digest if isinstance(digest, str) else None)
+            return draft.keep_as(name)
+
+    def get(self, path: str) -> dict[str, Any]:
+        """The JSON object at a path of the server, for what lies outside of Comfy API v2."""
+        return _read(self._send("GET", path, prefix=""))
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        parameters: Mapping[str, str | int | None] | None = None,
+        body: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """Ask a path outside of Comfy API v2, once; parameters that are None are left out."""
+        return _read(self._send(method, path, prefix="", params=parameters, json=body))
+
+    def post(self, path: str, body: Mapping[str, Any], *, has_key: bool) -> dict[str, Any]:
+        """Queue something at a path outside of Comfy API v2, as patiently as `submit`; returns the answer.
+
+        Parameters:
+          has_key: whether the path honours an Idempotency-Key, so that any try may be repeated.
+        """
+        return _read(self._post(path, body, prefix="", has_key=has_key))
+
+    def upload(self, path: str, file: BinaryIO, name: str) -> dict[str, Any]:
+        """Send a file as a form's `file`, with its `name` beside it; returns the answer."""
+        return _read(self._send("POST", path, prefix="", files={"file": (name, file)}, data={"name": name}))
+
+    def receive(self, path: str, draft: Draft, on_bytes: OnBytes | None = None, *, digest: str | None = None) -> None:
+        """Write the bytes at a path of the server into a draft; what breaks off goes on where it was.
+
+        Parameters:
+          digest: the hash of the file, `blake3:...`; without it, what the server's ETag says is checked.
+        """
+
+        def ask(headers: Mapping[str, str]) -> requests.Response:
+            answer = self._send("GET", path, prefix="", stream=True, headers=headers)
+            if not answer.ok:
+                with answer:
+                    _refuse(answer)
+            return answer
+
+        try:
+            Download(ask, draft, on_bytes, digest=digest).run()
+        except DamagedDownload as exc:
+            raise ServerUnreachable(f"{self.base_url}{path}: {exc}") from exc
+        except requests.RequestException as exc:
+            raise ServerUnreachable(f"{self.base_url} broke off while it sent {path}: {reason(exc)}.") from exc
+
+    def _stream(self, job_id: str, on_event: Callable[[Event], None]) -> bool:
+        """Follow one stream to its end. Returns whether asking for another makes sense."""
+        headers = {"Accept": "text/event-stream", "Accept-Encoding": "identity"}
+        path = f"/jobs/{_path(job_id)}/events"
+        answer = self._send("GET", path, headers=headers, stream=True, timeout=(10, STREAM_SILENCE_S))
+        with answer:
+            if answer.status_code in (401, 403, 404):
+                _refuse(answer)
+            if not answer.ok:
+                return answer.status_code in (429, 503)
+            for event in read_events(answer.raw):
+                on_event(event)
+                if event.name == "status" and event.data.get("status") in TERMINAL:
+                    break
+        return True
+
+    def _post(self, path: str, body: Mapping[str, Any], *, prefix: str, has_key: bool) -> requests.Response:
+        # One key for all tries, so that no two of them can become two jobs.
+        headers = {"Idempotency-Key": str(uuid.uuid4())}
+        give_up_at = time.monotonic() + PATIENCE_S
+        while True:
+            answer = self._send("POST", path, prefix=prefix, json=body, headers=headers)
+            if code(answer) == NOT_READY:
+                # Which they are, as far as the server says; else where to look.
+                states = self.unready_gpus()
+                where = f"{states}; fleet gpus says why." if states else "Does a GPU worker run? See fleet gpus."
+                raise ServerUnreachable(f"{self.base_url} has no GPU that is ready: {words(answer)} {where}")
+            pause_s = retry_after_s(answer)
+            is_worth_it = answer.status_code in (429, 503) and (has_key or code(answer) in NOT_YET)
+            if not is_worth_it or pause_s is None or time.monotonic() + pause_s > give_up_at:
+                return answer
+            time.sleep(pause_s)
+
+    def _send(self, method: str, path: str, *, prefix: str = "/api/v2", **options: Any) -> requests.Response:
+        options.setdefault("timeout", TIMEOUT_S)
+        try:
+            return self._session.request(method, f"{self.base_url}{prefix}{path}", **options)
+        except requests.RequestException as exc:
+            raise ServerUnreachable(
+                f"{self.base_url} does not answer ({reason(exc)}). Start one with `make up`, or name another with "
+                "--server or COMFY_BASE_URL."
+            ) from exc
+
+
+def file_names(job: Job) -> list[str]:
+    """A name for each output of a job, safe to write here, and no two the same."""
+    names: list[str] = []
+    for output in job.get("outputs") or []:
+        numbered = numbered_names(safe_name(str(output["name"])))
+        names.append(next(str(name) for name in numbered if str(name) not in names))
+    return names
+
+
+def _report(job: Job, on_event: Callable[[Event], None]) -> None:
+    """What a poll says, in the words of the stream."""
+    if job["status"] not in TERMINAL and job.get("progress"):
+        on_event(Event(name="progress", data=job["progress"]))
+    place: dict[str, Any] = {key: job[key] for key in ("queue_position", "estimated_wait_ms") if key in job}
+    on_event(Event(name="status", data={"status": job["status"], **place}))
+
+
+def _job(answer: requests.Response) -> Job:
+    return _checked(_read(answer), answer)
+
+
+def _checked(job: Any, answer: requests.Response) -> Job:
+    if not (isinstance(job, dict) and isinstance(job.get("id"), str) and isinstance(job.get("status"), str)):
+        raise ServerUnreachable(f"{answer.url} answered something that is no job: is it a Comfy API server?")
+    return job
+
+
+def _read(answer: requests.Response) -> dict[str, Any]:
+    if not answer.ok:
+        _refuse(answer)
+    try:
+        value = answer.json()
+    except ValueError as exc:
+        raise ServerUnreachable(f"{answer.url} answered, but not with JSON: is it a Comfy API server?") from exc
+    if not isinstance(value, dict):
+        raise ServerUnreachable(f"{answer.url} answered with JSON of another shape: is it a Comfy API server?")
+    return value
+
+
+def _refuse(answer: requests.Response) -> NoReturn:
+    """Raise what an error answer means."""
+    message = words(answer)
+    if answer.status_code >= 500:
+        raise ServerUnreachable(f"{urlsplit(answer.url).netloc} cannot do that now: {message}")
+    if answer.status_code == 401:
+        message += " Give the server's key by COMFY_API_KEY, or by fleet --api-key."
+    raise RequestRefused(message, envelope(answer))
+
+
+def _path(segment: str) -> str:
+    return quote(segment, safe="")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

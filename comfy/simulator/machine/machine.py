@@ -1,0 +1,110 @@
+"""What the parts of one simulated server share: folders, GPU, sockets, faults, the interrupt flag, the log."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import datetime
+import os
+import sys
+import threading
+
+from comfy.simulator.machine import model_list as catalogue
+from comfy.simulator.machine.faults import Faults
+from comfy.simulator.machine.hub import Hub
+from comfy.simulator.machine.options import Options
+from comfy.simulator.machine.paths import Paths
+from comfy.simulator.machine.vram import Gpu
+
+#: ComfyUI keeps this many log entries for `/internal/logs`.
+_LOG_ENTRIES = 300
+
+
+class Interrupted(RuntimeError):
+    """Somebody asked for the running prompt to stop."""
+
+
+class Interrupt:
+    """The one flag that stops the running prompt; seen only where a node looks."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    def set(self) -> None:
+        """Ask for the running prompt to stop. Lost if nothing is running."""
+        self._event.set()
+
+    def clear(self) -> None:
+        """Forget an old request; done at the start of each prompt."""
+        self._event.clear()
+
+    def check(self) -> None:
+        """Raise Interrupted, once, if a stop was asked for."""
+        if self._event.is_set():
+            self._event.clear()
+            raise Interrupted
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass, and raise Interrupted as soon as a stop is asked for."""
+        if self._event.wait(seconds):
+            self.check()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Machine:
+    """One simulated server without its HTTP side."""
+
+    options: Options
+    paths: Paths
+    gpu: Gpu
+    hub: Hub
+    faults: Faults
+    interrupt: Interrupt = dataclasses.field(default_factory=Interrupt)
+    log_entries: collections.deque[dict[str, str]] = dataclasses.field(
+        default_factory=lambda: collections.deque(maxlen=_LOG_ENTRIES)
+    )
+
+    def names(self, folder: str) -> list[str]:
+        """Files a combo offers: model files of a folder such as `checkpoints`, or `input` for pictures.
+
+        `input/.pdf` are files of that ending, `input/folders` folders, `input/3d` all files below that folder.
+        """
+        if folder == "input":
+            return self.paths.input_images()
+        if folder.startswith("input/"):
+            return self.paths.input_names(folder.partition("/")[2])
+        extra = [name for kind, name in self.options.extra_models if kind == folder]
+        return sorted({*catalogue.names(folder), *extra, *self._found(folder)})
+
+    def _found(self, folder: str) -> list[str]:
+        """Files that lie in a model folder at this moment."""
+        root = self.options.models_dir
+        if root is None or not (root / folder).is_dir():
+            return []
+        return [path.relative_to(root / folder).as_posix() for path in (root / folder).rglob("*") if path.is_file()]
+
+    def log(self, line: str) -> None:
+        """Print a line and keep it for `/internal/logs`."""
+        entry = {"t": datetime.datetime.now(datetime.timezone.utc).isoformat(), "m": line + "\n"}
+        self.log_entries.append(entry)
+        # Whoever started this process may be gone, and its pipe with it, and what a node raises may be no text; prompts
+        # go on running all the same.
+        with contextlib.suppress(OSError, UnicodeEncodeError):
+            sys.stdout.write(entry["m"])
+            sys.stdout.flush()
+        self.hub.publish_log(entry)
+
+    def end_process(self, code: int) -> None:
+        """End the process at once, as a crash does: nothing is cleaned up."""
+        self.log(f"SIMULATED fault: the process exits with status {code}")
+        os._exit(code)
+
+
+def build_machine(options: Options) -> Machine:
+    """Make the folders and the parts."""
+    paths = Paths(input_dir=options.input_dir, output_dir=options.output_dir, temp_dir=options.temp_dir)
+    paths.prepare()
+    faults = Faults()
+    gpu = Gpu(vram_bytes=options.vram_bytes, load_s=options.load_s, speed=options.speed)
+    return Machine(options=options, paths=paths, gpu=gpu, hub=Hub(faults), faults=faults)

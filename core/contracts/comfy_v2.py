@@ -1,0 +1,124 @@
+"""What answers and webhooks share of Comfy API v2's words: the status, progress, error and outputs of a job."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from typing import Any
+
+from core.job import CANCELING, DELIVERING, FAILED, RUNNING, STATUSES, SUCCEEDED, Job, Output
+from core.links import Links
+from core.texts.excerpts import MESSAGE_CHARS, TRACEBACK_CHARS, head_and_tail
+
+#: The API knows a closed set of words; storing outputs is part of running.
+SHOWN = {status: RUNNING if status == DELIVERING else status for status in STATUSES}
+_IN_PROGRESS = (RUNNING, CANCELING, DELIVERING)
+
+
+def timestamp(ms: int) -> str:
+    """RFC 3339 with milliseconds, UTC."""
+    moment = datetime.fromtimestamp(ms // 1000, tz=timezone.utc)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{ms % 1000:03d}Z"
+
+
+def maybe_timestamp(ms: int | None) -> str | None:
+    return None if ms is None else timestamp(ms)
+
+
+def progress_view(job: Job) -> dict[str, Any] | None:
+    """The last snapshot; zeros for a job that has just begun, everything for one whose GPU work is done."""
+    if job.progress is None and job.status not in _IN_PROGRESS:
+        return None
+    snapshot = job.progress or {"value": 0.0, "nodes_done": 0, "nodes_total": job.nodes_total}
+    if job.status in (DELIVERING, SUCCEEDED):
+        return snapshot_view({**snapshot, "value": 1.0, "nodes_done": snapshot.get("nodes_total", job.nodes_total)})
+    return snapshot_view(snapshot)
+
+
+def snapshot_view(snapshot: dict[str, Any]) -> dict[str, Any]:
+    """A progress snapshot as clients see it: with what it says in words, which the official SDK prints."""
+    node = snapshot.get("current_node_class") or snapshot.get("current_node")
+    step, steps = snapshot.get("step"), snapshot.get("steps")
+    if node is None or snapshot.get("value", 0.0) >= 1.0:
+        message = f"{snapshot.get('nodes_done', 0)}/{snapshot.get('nodes_total', 0)} nodes"
+    elif steps:
+        message = f"{node} {step}/{steps}"
+    else:
+        message = str(node)
+    return {**snapshot, "message": message}
+
+
+def attempt_view(job: Job) -> dict[str, Any]:
+    """`{"attempt", "instance", "gpu", "losses"}`: which try it is, where, and what became of those before."""
+    return {
+        "attempt": job.attempt,
+        "instance": job.instance,
+        "gpu": job.gpu,
+        "losses": [
+            {
+                "attempt": loss.get("attempt"),
+                "code": loss.get("code"),
+                "instance": loss.get("instance"),
+                "gpu": loss.get("gpu"),
+                "at": maybe_timestamp(loss.get("at_ms")),
+            }
+            for loss in job.losses
+        ],
+    }
+
+
+def error_view(job: Job) -> dict[str, Any] | None:
+    """`{"code", "message", "node_id", "class_type", "traceback"}` of a failed job."""
+    if job.status != FAILED:
+        return None
+    view = whole_error_view(job.error or {})
+    # Jobs of earlier versions kept whatever nodes said in their rows.
+    view["message"] = head_and_tail(view["message"], 2 * MESSAGE_CHARS)
+    if view["traceback"]:
+        view["traceback"] = head_and_tail(view["traceback"], 2 * TRACEBACK_CHARS)
+    return view
+
+
+def whole_error_view(error: dict[str, Any]) -> dict[str, Any]:
+    """The same for an error that may have any length."""
+    return {
+        "code": error.get("code", "failed"),
+        "message": error.get("message", "The job failed."),
+        "node_id": error.get("node_id"),
+        "class_type": error.get("class_type"),
+        "traceback": error.get("traceback"),
+    }
+
+
+def output_view(output: Output, links: Links, expires_at_ms: int) -> dict[str, Any]:
+    """The Output object; `upload`, `conversion_error` and `expired` only where there is something to say.
+
+    Parameters:
+      expires_at_ms: when its file is, or was, removed.
+    """
+    said = output.upload or {}
+    more: dict[str, Any] = {}
+    if "url" in said or "error" in said:
+        more["upload"] = {"url": said.get("url"), "error": said.get("error")}
+    if "conversion_error" in said:
+        more["conversion_error"] = said["conversion_error"]
+    if output.is_expired:
+        more["expired"] = True
+    link = links.content(output.id, until_ms=expires_at_ms)
+    return {
+        "node_id": output.node_id,
+        "name": output.name,
+        "type": output.type,
+        "content_type": output.content_type,
+        "size_bytes": output.size_bytes,
+        "id": output.id,
+        "hash": output.hash,
+        "url": link.url,
+        "url_expires_at": timestamp(link.expires_at_ms),
+        "job_id": output.job_id,
+        **more,
+    }
+
+
+def missing_view(output: Output) -> dict[str, str]:
+    """A file that ComfyUI reported and nobody can find."""
+    return {"node_id": output.node_id, "name": output.name, "message": (output.upload or {}).get("missing", "")}

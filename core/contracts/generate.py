@@ -1,0 +1,152 @@
+"""A job in the words of the `/generate` contract: the body of its answers and of its webhooks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from core.contracts.comfy_v2 import timestamp
+from core.contracts.comfy_v2_events import MAX_BODY_BYTES, size_bytes
+from core.job import (
+    CANCELED,
+    CANCELING,
+    DELIVERING,
+    EXPIRED,
+    FAILED,
+    QUEUED,
+    RUNNING,
+    SUCCEEDED,
+    Job,
+    Output,
+    prompt_id_of,
+)
+from core.links import Links, LinkSigner
+from core.texts.excerpts import MESSAGE_CHARS, head_and_tail
+
+#: Of the message in a webhook's body that had to be cut.
+_MAX_MESSAGE_CHARS = 1_000
+
+STATUS_WORDS = {
+    QUEUED: "pending",
+    RUNNING: "generating",
+    CANCELING: "generating",
+    DELIVERING: "generated",
+    SUCCEEDED: "completed",
+    FAILED: "failed",
+    CANCELED: "cancelled",
+    EXPIRED: "timeout",
+}
+MESSAGES = {
+    QUEUED: "Waiting for a GPU",
+    RUNNING: "Running on a GPU",
+    CANCELING: "Being cancelled",
+    DELIVERING: "Generated; storing outputs",
+    SUCCEEDED: "Request completed successfully",
+    CANCELED: "Request was cancelled",
+    EXPIRED: "Request expired before it could run",
+}
+
+
+def generate_result(job: Job, *, links: Links) -> dict[str, Any]:
+    """`{"id", "status", "message", "output": [...], "timings": {...}, "comfyui_response": {}}`.
+
+    Parameters:
+      links: of the address the client reaches us by.
+    """
+    return {
+        "id": job.request_id or job.id,
+        "status": STATUS_WORDS[job.status],
+        "message": _message(job),
+        "output": [_output(job, output, links) for output in job.outputs],
+        "timings": _timings(job),
+        "comfyui_response": {},
+        **({"parameters": job.parameters} if job.parameters else {}),
+    }
+
+
+def comfyui_response(job: Job) -> dict[str, Any]:
+    """What ComfyUI's `/history` said of the prompt, as far as it is kept: `{<prompt id>: {"outputs", "status"}}`.
+
+    `{}` before the prompt has ended, and for one that made nothing.
+    """
+    outputs: dict[str, dict[str, list[dict[str, str]]]] = {}
+    for output in job.outputs:
+        file = {"filename": output.name, "subfolder": output.subfolder, "type": output.comfy_type}
+        outputs.setdefault(output.node_id, {}).setdefault(output.comfy_key, []).append(file)
+    if not outputs:
+        return {}
+    status = {"status_str": "success", "completed": True}
+    return {prompt_id_of(job.id, job.attempt): {"outputs": outputs, "status": status}}
+
+
+def webhook_body(job: Job, *, signer: LinkSigner | None = None) -> dict[str, Any]:
+    """`{"id", "status", "message", "output", "timings", "extra"}` as posted to the webhook of a job.
+
+    At most `MAX_BODY_BYTES` long: the message, the parameters and the last outputs give way, in this order, and
+    `"truncated": true` says so.
+
+    Parameters:
+      signer: of the links to outputs.
+    """
+    webhook = job.webhook or {}
+    result = generate_result(job, links=Links(base_url=webhook.get("base_url", ""), signer=signer))
+    del result["comfyui_response"]
+    body = {**result, "extra": webhook.get("extra_params", {})}
+    if size_bytes(body) > MAX_BODY_BYTES:
+        body |= {"message": body["message"][:_MAX_MESSAGE_CHARS], "truncated": True}
+    if size_bytes(body) > MAX_BODY_BYTES:
+        body.pop("parameters", None)
+    while body["output"] and size_bytes(body) > MAX_BODY_BYTES:
+        body["output"] = body["output"][: len(body["output"]) * 3 // 4]
+    return body
+
+
+def _message(job: Job) -> str:
+    if job.status == FAILED and job.error:
+        where = f" (node {job.error['node_id']}, {job.error['class_type']})" if job.error.get("node_id") else ""
+        return f"{head_and_tail(job.error['message'].strip(), 2 * MESSAGE_CHARS)}{where}"
+    problems = [output.upload["error"] for output in job.outputs if output.upload and "error" in output.upload]
+    if job.status == SUCCEEDED and job.warnings and not problems:
+        first = job.warnings[0]
+        return f"Request completed in part: {first['message']} (node {first['node_id']}, {first['class_type']})"
+    if job.status == SUCCEEDED and problems:
+        return (
+            f"Request completed, but {len(problems)} of {len(job.outputs)} files could not be uploaded: {problems[0]}"
+        )
+    if job.status == SUCCEEDED and job.missing_outputs:
+        reason = (job.missing_outputs[0].upload or {}).get("missing")
+        return f"Request completed, but {len(job.missing_outputs)} reported files are not there: {reason}"
+    return MESSAGES.get(job.status, "Request failed")
+
+
+def _output(job: Job, output: Output, links: Links) -> dict[str, Any]:
+    upload = output.upload or {}
+    error = upload.get("conversion_error")
+    if output.is_expired and not upload.get("url"):
+        error = f"expired: the file was kept until {timestamp(job.files_expire_at_ms)}"
+    return {
+        "filename": output.name,
+        "local_path": output.storage_key,
+        "type": output.comfy_type,
+        "subfolder": output.subfolder,
+        "node_id": output.node_id,
+        "output_type": output.comfy_key,
+        "url": upload.get("url") or links.content(output.id, until_ms=job.files_expire_at_ms).url,
+        "upload_error": upload.get("error"),
+        "data": None,
+        "mimetype": output.content_type,
+        "error": error,
+    }
+
+
+def _timings(job: Job) -> dict[str, Any]:
+    def between(start: int | None, end: int | None) -> int | None:
+        return None if start is None or end is None else end - start
+
+    return {
+        "queued_at_ms": job.created_at_ms,
+        "preprocess_ms": between(job.created_at_ms, job.started_at_ms),
+        "generation_ms": between(job.started_at_ms, job.generated_at_ms),
+        "postprocess_ms": between(job.generated_at_ms, job.completed_at_ms),
+        "completed_at_ms": job.completed_at_ms,
+        "total_ms": between(job.created_at_ms, job.completed_at_ms),
+    }

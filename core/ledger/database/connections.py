@@ -1,0 +1,233 @@
+"""Connections to the ledger's database: pool, pragmas, transactions, and its errors in our words."""
+
+from __future__ import annotations
+
+import functools
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DisconnectionError, SQLAlchemyError
+
+from core.background import failure_of
+from core.clock import ledger_clock
+from core.clock import now_ms as now_ms
+from core.errors import ConfigurationError
+from core.ledger.database.error_map import in_our_words
+from core.ledger.database.fork_guard import close_at_fork, using_sqlite
+from core.links import LinkSigner
+
+#: Longest wait for a connection, for a lock and for a statement: a client gets its 503 within 3 s.
+PATIENCE_S = 2.0
+#: A transaction takes milliseconds; the server ends one that stood still for this long.
+FROZEN_S = 10.0
+#: PostgreSQL's clock, in milliseconds since 1970.
+CLOCK = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
+#: SQLSTATE of a write in a transaction that is read-only.
+READ_ONLY = "25006"
+#: A pooled connection unused for this long is tested before it is used.
+RESTED_S = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """A job changed its status, or something worth waking its watchers happened to it."""
+
+    job_id: str
+    #: Number of the event that tells what happened.
+    seq: int
+    status: str
+    #: A webhook about it is due, of which nobody else will tell an io worker.
+    is_posted: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transaction:
+    """An open write transaction and the changes it will make known."""
+
+    connection: Connection
+    is_sqlite: bool
+    #: Signs the links of the webhooks it writes.
+    signer: LinkSigner | None = None
+    changes: list[Change] = field(default_factory=list)
+
+
+class Database:
+    """One process's connections to the ledger. Opened lazily, so that it may be made before a fork.
+
+    Parameters:
+      url: SQLAlchemy URL, `sqlite:///path` or `postgresql+psycopg://...` (`postgresql://` is read as that).
+      pool_size: connections kept open; as many again may be opened for a moment.
+      on_change: called after each commit, once for every job the transaction changed.
+      signer: signs the links of webhooks that are written with a change; None leaves them unsigned.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        pool_size: int = 5,
+        on_change: Callable[[Change], None] = lambda _change: None,
+        signer: LinkSigner | None = None,
+    ) -> None:
+        self.on_change = on_change
+        self._signer = signer
+        self.url = make_url(url)
+        if self.url.get_backend_name() == "postgresql":
+            self.url = self.url.set(drivername="postgresql+psycopg")
+        self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        if not self.is_sqlite and self.url.get_backend_name() != "postgresql":
+            raise ConfigurationError(f"FLEET_DATABASE_URL: {self.url.get_backend_name()} is not sqlite or postgresql.")
+        self.engine = _sqlite(self.url) if self.is_sqlite else _postgresql(self.url, pool_size)
+        driver = self.engine.dialect.dbapi
+        assert driver is not None
+        self._driver_error: type[Exception] = driver.Error
+
+    @contextmanager
+    def write(self) -> Iterator[Transaction]:
+        """One transaction that may write; commits at the end of the block, rolls back on any error.
+
+        SQLite takes its write lock at the start: a transaction that read first and wants to write later would be
+        refused at once when another wrote in between. After the commit, `on_change` hears of each job that changed.
+        """
+        with self._in_use(), self.engine.begin() as connection:
+            if self.is_sqlite:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+            transaction = Transaction(connection=connection, is_sqlite=self.is_sqlite, signer=self._signer)
+            yield transaction
+        # Who hears of a job's newest event reads all that came before it too.
+        for change in {change.job_id: change for change in transaction.changes}.values():
+            # It is recorded: nobody may take it for failed because the news of it did not get out.
+            failure_of(functools.partial(self.on_change, change), "notices")
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A connection for reading; each statement sees what is committed when it begins."""
+        with self._in_use(), self.engine.connect() as connection:
+            yield connection
+
+    def empty_log(self, *, patience_ms: int) -> bool:
+        """SQLite: move all that the write-ahead log holds into the database, and cut the log to nothing.
+
+        Parameters:
+          patience_ms: how long to wait for readers and writers, and writers for us.
+        Returns: False when somebody read or wrote all that time; the log is as it was.
+        """
+        with self._in_use(), self.engine.connect() as connection:
+            connection.exec_driver_sql(f"PRAGMA busy_timeout={patience_ms}")
+            try:
+                busy, *_ = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()
+                return not busy
+            finally:
+                connection.exec_driver_sql(f"PRAGMA busy_timeout={round(PATIENCE_S * 1000)}")
+
+    def dispose(self) -> None:
+        """Close every connection of this process."""
+        self.engine.dispose()
+
+    @contextmanager
+    def _in_use(self) -> Iterator[None]:
+        with using_sqlite() if self.is_sqlite else nullcontext(), self.mapped_errors():
+            yield
+
+    @contextmanager
+    def mapped_errors(self) -> Iterator[None]:
+        """A block out of which no error of the database comes but in our words."""
+        try:
+            yield
+        except (SQLAlchemyError, self._driver_error, UnicodeError, OverflowError) as exc:
+            raise in_our_words(exc) from exc
+
+
+def _dumps(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"), allow_nan=False)
+
+
+def _sqlite(url: Any) -> Engine:
+    engine = create_engine(
+        url,
+        connect_args={"timeout": PATIENCE_S, "check_same_thread": False},
+        pool_timeout=PATIENCE_S,
+        pool_size=8,
+        max_overflow=16,
+        json_serializer=_dumps,
+        # An error's text ends up in logs, and parameters are graphs, URLs and sealed secrets.
+        hide_parameters=True,
+    )
+    close_at_fork(engine)
+
+    @event.listens_for(engine, "connect")
+    def _prepare(connection: Any, _record: Any) -> None:
+        # We begin transactions ourselves; the driver's own implicit ones would take the lock too late.
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode=WAL")
+        # WAL with NORMAL survives every crash of a process; a power cut may lose the last moments, never corrupt.
+        cursor.execute("PRAGMA synchronous=NORMAL")
+        cursor.execute("PRAGMA foreign_keys=ON")
+        # What was deleted is overwritten, secrets above all: free pages of the file would keep it.
+        cursor.execute("PRAGMA secure_delete=ON")
+        cursor.close()
+
+    return engine
+
+
+def _postgresql(url: Any, pool_size: int) -> Engine:
+    engine = create_engine(
+        url,
+        pool_size=pool_size,
+        max_overflow=pool_size,
+        pool_timeout=PATIENCE_S,
+        pool_pre_ping=False,
+        json_serializer=_dumps,
+        hide_parameters=True,
+        connect_args={
+            "connect_timeout": int(PATIENCE_S),
+            "options": (
+                f"-c statement_timeout={int(PATIENCE_S * 1000)} -c timezone=UTC "
+                # A process that froze in mid-transaction must not keep a job's row locked until it wakes.
+                f"-c idle_in_transaction_session_timeout={int(FROZEN_S * 1000)}"
+            ),
+            # A peer that vanished without a word is noticed by the kernel, not after a quarter of an hour.
+            "tcp_user_timeout": int(PATIENCE_S * 1000),
+            "keepalives_idle": 5,
+            "keepalives_interval": 2,
+            "keepalives_count": 2,
+        },
+    )
+
+    # Not imported by name: the driver decides at its import whether gevent has patched the standard library, and this
+    # module is imported before that.
+    driver = engine.dialect.dbapi
+    assert driver is not None
+
+    @event.listens_for(engine, "handle_error")
+    def _part(context: Any) -> None:
+        # A session that began while the server took no writes, or on one that is a standby now, stays read-only for as
+        # long as it lives. It goes, and with it all that are as old.
+        if getattr(context.original_exception, "sqlstate", None) == READ_ONLY:
+            context.is_disconnect = True
+
+    @event.listens_for(engine, "checkin")
+    def _remember(_connection: Any, record: Any) -> None:
+        record.info["used_s"] = time.monotonic()
+
+    @event.listens_for(engine, "checkout")
+    def _test(connection: Any, record: Any, _proxy: Any) -> None:
+        # A connection that rested may be one of a server that was restarted meanwhile: better found out now than by
+        # a client. One in steady use is not asked each time. What is asked is the time: all machines of a fleet go by
+        # the server's clock, however their own are set.
+        if time.monotonic() - record.info.get("used_s", time.monotonic()) > RESTED_S or not ledger_clock.is_told:
+            try:
+                (server_ms,) = connection.execute(CLOCK).fetchone()
+                connection.rollback()
+            except driver.Error as exc:
+                raise DisconnectionError from exc
+            ledger_clock.follow(server_ms)
+
+    return engine

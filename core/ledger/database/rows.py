@@ -1,0 +1,97 @@
+"""Rows of the ledger as the records the rest of the system knows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from sqlalchemy import Connection, Row, bindparam, or_, select
+
+from core.job import Job, Output
+from core.ledger.database.tables import assets, jobs
+
+#: Every column of a job but its graph and the like, which can be large, and what only claims look at.
+JOB_COLUMNS = tuple(column for column in jobs.columns if column.name not in ("graph", "extra_pnginfo", "catalogues"))
+
+#: What is in storage, and what is known to be missing.
+_STORED = select(assets).where(or_(assets.c.storage_key.is_not(None), assets.c.upload.is_not(None)))
+#: The case on every client's path, built once.
+_STORED_OF_ONE = _STORED.where(assets.c.job_id == bindparam("wanted")).order_by(assets.c.ordinal)
+
+
+def job_of(row: Row[Any], outputs: Iterable[Output] = ()) -> Job:
+    """A job record from a row that holds `JOB_COLUMNS`."""
+    outputs = list(outputs)
+    stored = [output for output in outputs if output.storage_key is not None]
+    return Job(
+        id=row.id,
+        contract=row.contract,
+        status=row.status,
+        attempt=row.attempt,
+        last_seq=row.last_seq,
+        priority=row.priority,
+        nodes_total=row.nodes_total,
+        created_at_ms=row.created_at_ms,
+        updated_at_ms=row.updated_at_ms,
+        started_at_ms=row.started_at_ms,
+        generated_at_ms=row.generated_at_ms,
+        completed_at_ms=row.completed_at_ms,
+        expires_at_ms=row.expires_at_ms,
+        files_expire_at_ms=row.files_expire_at_ms,
+        files_removed=row.files_removed,
+        instance=row.instance,
+        gpu=row.gpu,
+        losses=tuple(row.losses or ()),
+        metadata=row.metadata,
+        workflow=row.workflow,
+        parameters=row.parameters,
+        shape=row.shape,
+        inputs=row.inputs,
+        delivery=row.delivery,
+        request_id=row.request_id,
+        expected_time_s=row.expected_time_s,
+        webhook=row.webhook,
+        timeout_s=row.timeout_s,
+        progress=row.progress,
+        error=row.error,
+        outputs_reused=row.outputs_reused,
+        warnings=row.warnings,
+        outputs=tuple(replace(output, is_expired=True) if row.files_removed else output for output in stored),
+        missing_outputs=tuple(output for output in outputs if output.storage_key is None),
+    )
+
+
+def output_of(row: Row[Any], *, is_expired: bool = False) -> Output:
+    """An output record from a row of `assets`."""
+    return Output(
+        id=row.id,
+        job_id=row.job_id,
+        node_id=row.node_id,
+        name=row.name,
+        type=row.type,
+        content_type=row.content_type,
+        size_bytes=row.size_bytes,
+        hash=row.hash,
+        storage_key=row.storage_key,
+        comfy_type=row.comfy_type,
+        comfy_key=row.comfy_key,
+        subfolder=row.subfolder,
+        created_at_ms=row.created_at_ms,
+        upload=row.upload,
+        is_expired=is_expired,
+    )
+
+
+def outputs_of(connection: Connection, job_ids: Sequence[str]) -> dict[str, list[Output]]:
+    """The outputs of each job that are stored, or missing for good, in the order the job produced them."""
+    found: dict[str, list[Output]] = {}
+    if len(job_ids) == 1:
+        rows = connection.execute(_STORED_OF_ONE, {"wanted": job_ids[0]})
+    else:
+        rows = connection.execute(
+            _STORED.where(assets.c.job_id.in_(job_ids)).order_by(assets.c.job_id, assets.c.ordinal)
+        )
+    for row in rows:
+        found.setdefault(row.job_id, []).append(output_of(row))
+    return found

@@ -1,0 +1,315 @@
+"""The tables of the ledger, for SQLite and PostgreSQL. Times are integers: milliseconds since 1970, UTC."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    false,
+    text,
+)
+
+metadata = MetaData()
+
+_IS_PINNED = text("status = 'queued' AND catalogues IS NOT NULL")
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("contract", String(16), nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("attempt", Integer, nullable=False),
+    # Tries that ended because an instance or worker was lost, not because of the job.
+    Column("lost_attempts", Integer, nullable=False),
+    # The instance that lost it last, and the code of that loss: the next try is better made elsewhere.
+    Column("lost_on", String(255)),
+    Column("lost_code", String(32)),
+    # All of them, the oldest first: [{"attempt", "code", "instance", "gpu", "at_ms"}].
+    Column("losses", JSON(none_as_null=True)),
+    # Claimed ahead of time: it stands in ComfyUI's queue behind another prompt, and has not begun.
+    Column("on_deck", Boolean, nullable=False, server_default=false()),
+    Column("lease_until_ms", BigInteger),
+    Column("instance", String(255)),
+    # In its instance's words, which may be gone when somebody asks.
+    Column("gpu", String(255)),
+    Column("last_seq", Integer, nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("nodes_total", Integer, nullable=False),
+    Column("graph", Text, nullable=False),
+    # What ComfyUI gives to nodes that ask for it, and writes into files: JSON text.
+    Column("extra_pnginfo", Text),
+    # Digests of the catalogues it may run on, joined by commas; NULL means any.
+    Column("catalogues", Text),
+    Column("metadata", JSON),
+    # The template it was filled from, and the final values of its parameters, drawn seeds included.
+    Column("workflow", String(64)),
+    Column("parameters", JSON),
+    # What its duration is learned under.
+    Column("shape", String(64)),
+    # Files to be there before it runs: [{"name", "key"}].
+    Column("inputs", JSON(none_as_null=True)),
+    # What is to be done with its outputs: {"s3", "convert", "strip_metadata"}.
+    Column("delivery", JSON(none_as_null=True)),
+    Column("request_id", String(128), unique=True),
+    # Of the request's body, keyed: the same request_id with the same body is the same request. NULL where there is no
+    # request_id, and of a job that was cancelled because its callers had hung up.
+    Column("request_mark", String(80)),
+    # How many requests asked for this job and have not hung up.
+    Column("callers", Integer, nullable=False, server_default="1"),
+    Column("expected_time_s", Float),
+    Column("webhook", JSON),
+    Column("timeout_s", Float),
+    Column("progress", JSON),
+    Column("error", JSON),
+    Column("outputs_reused", Boolean),
+    # Branches that a node blocked with a message, although the job went on: [{"message", "node_id", "class_type"}].
+    Column("warnings", JSON(none_as_null=True)),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("updated_at_ms", BigInteger, nullable=False),
+    Column("started_at_ms", BigInteger),
+    Column("generated_at_ms", BigInteger),
+    # Turns at delivering its outputs that came to no end: faults of ours, and processes that died.
+    Column("delivery_losses", Integer, nullable=False, server_default="0"),
+    Column("completed_at_ms", BigInteger),
+    Column("expires_at_ms", BigInteger, nullable=False),
+    # The same for its files, which may go earlier; and whether they have gone.
+    Column("files_expire_at_ms", BigInteger, nullable=False, server_default="0"),
+    Column("files_removed", Boolean, nullable=False, server_default=false()),
+    # The next job to run, and every look-up by status.
+    Index("jobs_turn", "status", text("priority DESC"), "created_at_ms", "id"),
+    Index("jobs_newest", "created_at_ms", "id"),
+    Index("jobs_expiry", "expires_at_ms"),
+    Index("jobs_files_expiry", "files_removed", "files_expire_at_ms"),
+    Index(
+        "jobs_by_template",
+        "workflow",
+        "created_at_ms",
+        "id",
+        sqlite_where=text("workflow IS NOT NULL"),
+        postgresql_where=text("workflow IS NOT NULL"),
+    ),
+    # Waiting jobs that only some instances may run, however many others wait.
+    Index("jobs_pinned", "id", sqlite_where=_IS_PINNED, postgresql_where=_IS_PINNED),
+)
+
+# The errors of failed jobs that are too long for their rows, as compressed JSON, shaped as `error` there.
+job_errors = Table(
+    "job_errors",
+    metadata,
+    Column("job_id", String(36), ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("error", LargeBinary, nullable=False),
+)
+
+# Which files in storage a job takes in: `inputs` of its row, where they can be asked for by their key.
+job_inputs = Table(
+    "job_inputs",
+    metadata,
+    Column("job_id", String(36), ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("storage_key", String(255), primary_key=True),
+    Index("job_inputs_by_key", "storage_key"),
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("job_id", String(36), ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("seq", Integer, primary_key=True),
+    Column("type", String(32), nullable=False),
+    Column("data", JSON, nullable=False),
+    Column("at_ms", BigInteger, nullable=False),
+)
+
+assets = Table(
+    "assets",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("job_id", String(36), ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("ordinal", Integer, nullable=False),
+    Column("node_id", String(255), nullable=False),
+    Column("name", String(255), nullable=False),
+    Column("type", String(16), nullable=False),
+    Column("content_type", String(255), nullable=False),
+    Column("comfy_type", String(16), nullable=False),
+    Column("comfy_key", String(64), nullable=False),
+    Column("subfolder", Text, nullable=False),
+    # Where the GPU host left the file: {"path"} on its disk, {"url"} of its instance, or {"text"} itself.
+    Column("source", JSON, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("hash", String(80)),
+    Column("storage_key", Text),
+    # How it fared on its way to the client's bucket: {"url", "expires_at_ms", "key"} or {"error"}.
+    Column("upload", JSON(none_as_null=True)),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Index("assets_by_job", "job_id", "ordinal"),
+)
+
+uploads = Table(
+    "uploads",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("hash", String(80), nullable=False),
+    # A path relative to ComfyUI's input folder, as the client gave it.
+    Column("name", Text, nullable=False),
+    Column("content_type", String(255), nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    # Equal files share one.
+    Column("storage_key", Text, nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("expires_at_ms", BigInteger, nullable=False),
+    # The job it was fetched or decoded for, with which it goes; NULL where a client uploaded it.
+    Column("job_id", String(36)),
+    Index("uploads_by_hash", "hash"),
+    Index("uploads_by_job", "job_id"),
+    Index("uploads_by_name", "name"),
+    Index("uploads_by_key", "storage_key"),
+    Index("uploads_expiry", "expires_at_ms"),
+)
+
+durations = Table(
+    "durations",
+    metadata,
+    # shape:<hash> or workflow:<name>
+    Column("what", String(80), primary_key=True),
+    # The kind of GPU, as its instance calls it.
+    Column("gpu", String(255), primary_key=True),
+    Column("average_s", Float, nullable=False),
+    Column("seen", Integer, nullable=False),
+    Column("updated_at_ms", BigInteger, nullable=False),
+)
+
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("key", String(255), primary_key=True),
+    Column("job_id", String(36), nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Index("idempotency_keys_age", "created_at_ms"),
+)
+
+_IS_KEPT = text("sealed IS NOT NULL")
+
+secrets = Table(
+    "secrets",
+    metadata,
+    Column("job_id", String(36), ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    # run, bucket, webhook, address, any
+    Column("purpose", String(16), primary_key=True),
+    # NULL: wiped after its last use.
+    Column("sealed", LargeBinary),
+    Index("secrets_kept", "purpose", sqlite_where=_IS_KEPT, postgresql_where=_IS_KEPT),
+)
+
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("job_id", String(36), ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
+    # Decides which headers go with it; the shape of the body is in the body.
+    Column("contract", String(16), nullable=False, server_default="generate"),
+    Column("event", String(32), nullable=False),
+    # The number of the job's event that it tells of.
+    Column("seq", Integer, nullable=False, server_default="0"),
+    # Up to its question mark: the query is among the secrets. Whole in rows of earlier versions.
+    Column("url", Text, nullable=False),
+    # Scheme, host and port of the URL.
+    Column("receiver", String(255), nullable=False, server_default=""),
+    Column("timeout_s", Float, nullable=False),
+    Column("body", Text, nullable=False),
+    # pending, sending, delivered, dead
+    Column("state", String(16), nullable=False),
+    Column("tries", Integer, nullable=False),
+    # Tries made before it was last replayed: the schedule counts those after it.
+    Column("tries_before", Integer, nullable=False, server_default="0"),
+    # When anybody may try it; while it is being sent, when its sender is taken for dead. NULL once it has ended.
+    Column("next_try_at_ms", BigInteger),
+    # Of the last try, as in delivery_attempts.
+    Column("status_code", Integer),
+    Column("error", Text),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("updated_at_ms", BigInteger, nullable=False),
+    Index("deliveries_due", "next_try_at_ms", "seq"),
+    Index("deliveries_newest", "created_at_ms", "id"),
+    Index("deliveries_by_job", "job_id"),
+    Index("deliveries_by_receiver", "receiver", "next_try_at_ms"),
+)
+
+delivery_attempts = Table(
+    "delivery_attempts",
+    metadata,
+    Column("delivery_id", String(36), ForeignKey("deliveries.id", ondelete="CASCADE"), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("duration_ms", BigInteger, nullable=False),
+    Column("status_code", Integer),
+    # Why it counts as failed; NULL: it arrived.
+    Column("error", Text),
+)
+
+catalogues = Table(
+    "catalogues",
+    metadata,
+    # SHA-256 of the canonical /object_info, so that equal instances share one row.
+    Column("digest", String(64), primary_key=True),
+    # zlib-compressed JSON: the real one is several megabytes of repeated words.
+    Column("object_info", LargeBinary, nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+)
+
+# What a whole fleet agrees on, see core/ledger/database/facts.py.
+facts = Table(
+    "facts",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("value", Text, nullable=False),
+)
+
+instances = Table(
+    "instances",
+    metadata,
+    # gpu0@host
+    Column("name", String(255), primary_key=True),
+    Column("host", String(255), nullable=False),
+    # Celery node name of the worker that owns it, unique per boot.
+    Column("worker", String(255), nullable=False),
+    # Machine and directory of that worker, see tasks/instance/directory_lock.py, and its process there; NULL of earlier versions.
+    Column("place", String(255)),
+    Column("pid", Integer),
+    # simulator, comfyui, attached
+    Column("kind", String(16), nullable=False),
+    Column("gpu", String(255)),
+    # One of the states in core/ledger/instances.py.
+    Column("state", String(16), nullable=False),
+    Column("reason", Text),
+    # An operator wants it to take no jobs; outlives its worker.
+    Column("is_drained", Boolean, nullable=False, server_default=false()),
+    Column("quarantined_until_ms", BigInteger),
+    Column("url", Text),
+    # Where the instance writes its outputs on its host; None when they can only be had over HTTP.
+    Column("output_dir", Text),
+    Column("version", String(64)),
+    Column("device", Text),
+    Column("catalogue", String(64)),
+    # How often its worker looked for new files because somebody asked.
+    Column("looks", Integer, nullable=False, server_default="0"),
+    # Model files of the job it ran last.
+    Column("models", JSON),
+    Column("warmup_s", Float),
+    Column("restarts", Integer, nullable=False),
+    Column("started_at_ms", BigInteger, nullable=False),
+    # When the instance answered for the first time after its last start.
+    Column("up_since_ms", BigInteger),
+    Column("heartbeat_at_ms", BigInteger, nullable=False),
+)

@@ -1,0 +1,99 @@
+"""Notices when the clock that the ledger goes by was set, and puts right what would otherwise wait for days.
+
+Set ahead, it makes everything look old: for a while nothing is removed, nothing expires, and workers get the time to
+renew their leases. Set back, it leaves times in the future, for which those who wait would wait as long: such times are
+moved. A fleet that was switched off for a while cannot be told from a clock set ahead, and is treated likewise.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from sqlalchemy import case, update
+
+from core.clock import now_ms
+from core.job import DELIVERING, LEASED, QUEUED
+from core.ledger.database.connections import Database, Transaction
+from core.ledger.database.facts import CLOCK, Facts
+from core.ledger.database.tables import deliveries, facts, instances, jobs
+
+log = logging.getLogger(__name__)
+
+#: So far the clocks of io hosts may be apart, where each goes by its own.
+APART_MS = 60_000
+#: Nobody looked for so long: either the clock was set ahead, or nobody was there.
+GAP_MS = 600_000
+#: How often a look is written down.
+NOTE_EVERY_MS = 60_000
+#: Never set, as far as anybody knows.
+NEVER_S = float("inf")
+
+
+class Timekeeping:
+    """The ledger's clock, watched by the reconciler."""
+
+    def __init__(self, database: Database, known: Facts, *, lease_s: float) -> None:
+        self._database = database
+        self._facts = known
+        self._lease_ms = int(lease_s * 1000)
+
+    def look(self) -> float:
+        """Look at the clock, every few seconds; returns how many seconds ago it was set, by its own account."""
+        now, noted = now_ms(), self._facts.get(CLOCK)
+        if noted is None:
+            self._facts.settle(CLOCK, _note(now, 0))
+            return NEVER_S
+        try:
+            at, set_at = (int(part) for part in noted.split())
+        except ValueError:
+            # Not ours to read: as if the clock had just been set.
+            at, set_at = 0, 0
+        if not -APART_MS <= now - at <= GAP_MS:
+            self._set(noted, now - at, now)
+            return 0.0
+        if now - at > NOTE_EVERY_MS:
+            with self._database.write() as transaction:
+                _replace(transaction, noted, _note(now, set_at))
+        return max(0.0, (now - set_at) / 1000) if set_at else NEVER_S
+
+    def _set(self, noted: str, by_ms: int, now: int) -> None:
+        with self._database.write() as transaction:
+            # Only one of those who notice puts things right, or they would be moved twice.
+            if not _replace(transaction, noted, _note(now, now)):
+                return
+            if by_ms < 0:
+                self._bring_back(transaction, by_ms, now)
+            else:
+                self._give_time(transaction, by_ms)
+        log.warning("the ledger's clock was set by %.0f s, or nobody has looked at it for so long", by_ms / 1000)
+
+    def _give_time(self, transaction: Transaction, by_ms: int) -> None:
+        """A delivery has as long as it had before, to come about before it is given up."""
+        later = {"generated_at_ms": jobs.c.generated_at_ms + by_ms}
+        transaction.connection.execute(update(jobs).where(jobs.c.status == DELIVERING).values(later))
+
+    def _bring_back(self, transaction: Transaction, by_ms: int, now: int) -> None:
+        """Nothing that somebody waits for lies further in the future than it did."""
+        connection = transaction.connection
+        # Whoever lives says so within seconds. The dead must not look alive until the clock comes to it again.
+        ahead = instances.c.heartbeat_at_ms > now
+        connection.execute(update(instances).where(ahead).values(heartbeat_at_ms=now))
+        until = now + self._lease_ms
+        held = jobs.c.status.in_(sorted(LEASED))
+        connection.execute(update(jobs).where(held, jobs.c.lease_until_ms > until).values(lease_until_ms=until))
+        is_open = jobs.c.status.in_(sorted({*LEASED, QUEUED, DELIVERING}))
+        for column in (jobs.c.updated_at_ms, jobs.c.generated_at_ms):
+            connection.execute(update(jobs).where(is_open, column > now).values({column: now}))
+        moved: Any = deliveries.c.next_try_at_ms + by_ms
+        next_try = case((moved > now, moved), else_=now)
+        connection.execute(update(deliveries).where(deliveries.c.next_try_at_ms > now).values(next_try_at_ms=next_try))
+
+
+def _note(at_ms: int, set_at_ms: int) -> str:
+    return f"{at_ms} {set_at_ms}"
+
+
+def _replace(transaction: Transaction, noted: str, note: str) -> bool:
+    ours = update(facts).where(facts.c.name == CLOCK, facts.c.value == noted).values(value=note)
+    return transaction.connection.execute(ours).rowcount > 0

@@ -1,0 +1,88 @@
+"""The schema of the ledger: brought to the newest version when a process starts, by exactly one of them."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import SQLAlchemyError
+
+from core.errors import ConfigurationError, FleetError, LedgerUnavailable
+from core.ledger.database.connections import Database
+from core.ledger.database.error_map import in_our_words
+from core.settings.settings import Settings
+
+#: Any number, the same in every process: the name of PostgreSQL's advisory lock.
+ADVISORY_LOCK = 7_263_451_009
+
+_MIGRATIONS = Path(__file__).parent.parent / "migrations"
+
+
+def alembic_config(connection: Connection | None = None) -> Config:
+    """Alembic's configuration for this package's migrations."""
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS))
+    config.set_main_option("path_separator", "os")
+    config.attributes["connection"] = connection
+    return config
+
+
+def migrate(settings: Settings) -> None:
+    """Create the ledger's tables, or bring them to this version. Several processes may call it at once.
+
+    Raises:
+      LedgerUnavailable: the database does not answer.
+      ConfigurationError: a newer version of ComfyFleet has changed the tables already.
+    """
+    database = Database(settings.ledger_url)
+    settings.make_data_dir()
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    try:
+        with _exclusive(database, settings.data_dir), database.engine.connect() as connection:
+            newest = ScriptDirectory.from_config(alembic_config()).get_current_head()
+            if MigrationContext.configure(connection).get_current_revision() == newest:
+                return
+            if not database.is_sqlite:
+                connection.execute(text("SET statement_timeout = 0"))
+            command.upgrade(alembic_config(connection), "head")
+            connection.commit()
+    except SQLAlchemyError as exc:
+        raise _in_our_words(exc) from exc
+    except CommandError as exc:
+        raise ConfigurationError(
+            f"FLEET_DATABASE_URL: the ledger was made by a newer version of ComfyFleet; run that one ({exc})."
+        ) from exc
+    finally:
+        database.dispose()
+
+
+def _in_our_words(exc: SQLAlchemyError) -> FleetError:
+    """As elsewhere, with the setting and the words of the server: whoever starts a process may read both."""
+    meant = in_our_words(exc)
+    cause = str(getattr(exc, "orig", None) or exc).strip()
+    if isinstance(meant, LedgerUnavailable):
+        return LedgerUnavailable(f"FLEET_DATABASE_URL: the database does not answer ({cause}).")
+    return type(meant)(f"FLEET_DATABASE_URL: the tables cannot be made ({cause}).")
+
+
+@contextmanager
+def _exclusive(database: Database, data_dir: Path) -> Iterator[None]:
+    if database.is_sqlite:
+        with (data_dir / "ledger.lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+        return
+    with database.engine.connect() as connection:
+        connection.execute(text("SET statement_timeout = 0"))
+        connection.execute(text("SELECT pg_advisory_lock(:name)"), {"name": ADVISORY_LOCK})
+        yield
+        connection.execute(text("SELECT pg_advisory_unlock(:name)"), {"name": ADVISORY_LOCK})

@@ -1,0 +1,147 @@
+"""Files that came in: what clients uploaded, or had us fetch, and which of their bytes are still wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Row, delete, exists, insert, select, update
+
+from core.errors import NotFound
+from core.job import TERMINAL
+from core.ledger.database.connections import Database, now_ms
+from core.ledger.database.tables import job_inputs, jobs, uploads
+
+#: A job that has not ended takes the file in.
+_IS_NEEDED = exists().where(
+    job_inputs.c.storage_key == uploads.c.storage_key,
+    jobs.c.id == job_inputs.c.job_id,
+    jobs.c.status.not_in(sorted(TERMINAL)),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upload:
+    """One file of a client; several may share their bytes."""
+
+    #: Asset id, opaque.
+    id: str
+    #: `blake3:<64 hex digits>`.
+    hash: str
+    #: A path relative to ComfyUI's input folder, as the client gave it.
+    name: str
+    content_type: str
+    size_bytes: int
+    #: Where storage has its bytes.
+    storage_key: str
+    created_at_ms: int
+    expires_at_ms: int
+    #: The job it was fetched or decoded for, with which it goes; None where a client uploaded it.
+    job_id: str | None = None
+
+
+class Uploads:
+    """What the API does with files that come in, and the reconciler with those that expire."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def add(self, *new: Upload) -> None:
+        """Record files whose bytes are in storage."""
+        if not new:
+            return
+        with self._database.write() as transaction:
+            transaction.connection.execute(insert(uploads), [_values(upload) for upload in new])
+
+    def get(self, upload_id: str) -> Upload:
+        """One file. Raises NotFound, also when it has expired."""
+        query = select(uploads).where(uploads.c.id == upload_id, uploads.c.expires_at_ms > now_ms())
+        with self._database.read() as connection:
+            row = connection.execute(query).one_or_none()
+        if row is None:
+            raise NotFound(f"There is no asset {upload_id}.")
+        return _upload(row)
+
+    def by_hash(self, digest: str) -> Upload | None:
+        """The newest file with these bytes, `blake3:...`."""
+        query = select(uploads).where(uploads.c.hash == digest, uploads.c.expires_at_ms > now_ms())
+        with self._database.read() as connection:
+            row = connection.execute(query.order_by(uploads.c.expires_at_ms.desc()).limit(1)).one_or_none()
+        return None if row is None else _upload(row)
+
+    def named(self, names: Collection[str]) -> dict[str, Upload]:
+        """What clients uploaded under these names, each name's oldest; what is not there is left out."""
+        query = select(uploads).where(
+            uploads.c.name.in_(list(names)), uploads.c.job_id.is_(None), uploads.c.expires_at_ms > now_ms()
+        )
+        with self._database.read() as connection:
+            rows = connection.execute(query.order_by(uploads.c.created_at_ms.desc(), uploads.c.id.desc())).all()
+        return {row.name: _upload(row) for row in rows}
+
+    def rename(self, upload_id: str, name: str) -> None:
+        """Call a file by another name."""
+        with self._database.write() as transaction:
+            transaction.connection.execute(update(uploads).where(uploads.c.id == upload_id).values(name=name))
+
+    def remove(self, upload_id: str) -> None:
+        """Forget one file; its bytes go when nobody shares them any more. Raises NotFound."""
+        with self._database.write() as transaction:
+            # Expired and not deleted: the reconciler then looks after the bytes.
+            done = transaction.connection.execute(
+                uploads.update()
+                .where(uploads.c.id == upload_id, uploads.c.expires_at_ms > now_ms())
+                .values(expires_at_ms=0)
+            )
+        if done.rowcount == 0:
+            raise NotFound(f"There is no asset {upload_id}.")
+
+    def remove_expired(self, *, limit: int = 1000) -> list[str]:
+        """Delete what has expired; returns the storage keys that nothing in the ledger refers to any more."""
+        # One whose bytes an open job still needs is kept, expired, until that job has ended.
+        old = select(uploads.c.id).where(uploads.c.expires_at_ms <= now_ms(), ~_IS_NEEDED).limit(limit)
+        with self._database.write() as transaction:
+            connection = transaction.connection
+            gone = delete(uploads).where(uploads.c.id.in_(old)).returning(uploads.c.storage_key)
+            keys = set(connection.execute(gone).scalars())
+            if not keys:
+                return []
+            shared = connection.execute(select(uploads.c.storage_key).where(uploads.c.storage_key.in_(keys))).scalars()
+            return sorted(keys - set(shared))
+
+    def unknown(self, keys: Collection[str]) -> set[str]:
+        """Those of the storage keys that nothing in the ledger refers to."""
+        recorded = select(uploads.c.storage_key).where(uploads.c.storage_key.in_(keys))
+        needed = select(job_inputs.c.storage_key).join(jobs, jobs.c.id == job_inputs.c.job_id)
+        needed = needed.where(job_inputs.c.storage_key.in_(keys), jobs.c.status.not_in(sorted(TERMINAL)))
+        with self._database.read() as connection:
+            known = connection.execute(recorded.union(needed)).scalars()
+            return set(keys) - set(known)
+
+
+def _values(upload: Upload) -> dict[str, Any]:
+    return {
+        "id": upload.id,
+        "hash": upload.hash,
+        "name": upload.name,
+        "content_type": upload.content_type,
+        "size_bytes": upload.size_bytes,
+        "storage_key": upload.storage_key,
+        "created_at_ms": upload.created_at_ms,
+        "expires_at_ms": upload.expires_at_ms,
+        "job_id": upload.job_id,
+    }
+
+
+def _upload(row: Row[Any]) -> Upload:
+    return Upload(
+        id=row.id,
+        hash=row.hash,
+        name=row.name,
+        content_type=row.content_type,
+        size_bytes=row.size_bytes,
+        storage_key=row.storage_key,
+        created_at_ms=row.created_at_ms,
+        expires_at_ms=row.expires_at_ms,
+        job_id=row.job_id,
+    )

@@ -1,0 +1,162 @@
+"""Jobs that come back from a GPU without a result: given up, taken back, or too late."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, Row, and_, select, update
+
+from core.background import failure_of
+from core.errors import LedgerUnavailable
+from core.job import CANCELED, CANCELING, EXPIRED, FAILED, LEASED, QUEUED, prompt_id_of
+from core.ledger.claims import Claim, held_by
+from core.ledger.database.connections import Database, Transaction, now_ms
+from core.ledger.database.tables import jobs
+from core.ledger.transitions import transition
+
+#: How many jobs one run of the reconciler takes back, or lets expire.
+BATCH = 500
+#: Code of the loss of an instance or a worker. A job that causes too many of them fails as `POISON`.
+INSTANCE_LOST, POISON = "instance_lost", "poison"
+#: The newest losses that a job tells of.
+MAX_LOSSES = 20
+#: Code of a job that nobody could run in time.
+QUEUE_TIMEOUT = "queue_timeout"
+
+_LOST = (
+    jobs.c.status,
+    jobs.c.attempt,
+    jobs.c.lost_attempts,
+    jobs.c.losses,
+    jobs.c.instance,
+    jobs.c.gpu,
+    jobs.c.on_deck,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GivenBack:
+    """A job that an instance had, and what became of it."""
+
+    job_id: str
+    #: The prompt of the attempt that is over.
+    prompt_id: str
+    #: `queued`, or `failed` or `canceled` if it has ended.
+    status: str
+
+
+class Returns:
+    """What workers, and the reconciler in their stead, do to jobs that did not come to their end."""
+
+    def __init__(self, database: Database, *, max_attempts: int) -> None:
+        self._database = database
+        self._max_attempts = max_attempts
+
+    def release(self, claim: Claim, *, reason: str, lost: bool = True, code: str = INSTANCE_LOST) -> str | None:
+        """Give a job back because the instance or the worker failed under it, not because of the job.
+
+        Parameters:
+          lost: counts as one of its `max_attempts`; False for a job that had not begun, or an orderly stop.
+          code: what lost it.
+        Returns: its new status (`queued`, `failed`, `canceled`), or None when the attempt is stale.
+        """
+        with self._database.write() as transaction:
+            given_back = self._give_back(transaction, claim.job_id, held_by(claim), reason, lost=lost, code=code)
+        return None if given_back is None else given_back.status
+
+    def release_all(self, instance: str, *, reason: str, only_on_deck: bool = False) -> list[GivenBack]:
+        """Give back everything an instance holds, or what has not begun there; it counts as no try."""
+        mine = and_(jobs.c.instance == instance, jobs.c.status.in_(sorted(LEASED)))
+        if only_on_deck:
+            mine = and_(mine, jobs.c.on_deck)
+        with self._database.write() as transaction:
+            held = transaction.connection.execute(select(jobs.c.id).where(mine)).scalars().all()
+            given_back = [
+                self._give_back(transaction, job_id, mine, reason, lost=False, code=INSTANCE_LOST) for job_id in held
+            ]
+        return [found for found in given_back if found is not None]
+
+    def expire_leases(self, instance: str) -> None:
+        """The worker process that held an instance's jobs is known to be dead: nobody need wait for the leases."""
+        with self._database.write() as transaction:
+            transaction.connection.execute(
+                update(jobs)
+                .where(jobs.c.instance == instance, jobs.c.status.in_(sorted(LEASED)))
+                .values(lease_until_ms=0)
+            )
+
+    def take_back_lapsed(self) -> dict[str, str]:
+        """Requeue, or end, every job whose lease has lapsed: `{job_id: new status}`.
+
+        One whose row somebody holds locked is left for the next time: it must not keep the others waiting.
+        """
+        taken: dict[str, str] = {}
+        with self._database.read() as connection:
+            lapsed = and_(jobs.c.status.in_(list(LEASED)), jobs.c.lease_until_ms < now_ms())
+            candidates = connection.execute(select(jobs.c.id, jobs.c.attempt).where(lapsed).limit(BATCH)).all()
+        for job_id, attempt in candidates:
+            # One that cannot be taken back, whyever, must not keep the others waiting either.
+            error = failure_of(functools.partial(self._take_back, job_id, attempt, taken), f"job {job_id}")
+            if isinstance(error, LedgerUnavailable):
+                break
+        return taken
+
+    def _take_back(self, job_id: str, attempt: int, taken: dict[str, str]) -> None:
+        with self._database.write() as transaction:
+            still = and_(jobs.c.attempt == attempt, jobs.c.lease_until_ms < now_ms())
+            reason = "The GPU worker was lost: its lease lapsed."
+            found = self._give_back(transaction, job_id, still, reason, lost=True, code=INSTANCE_LOST, skip_locked=True)
+        if found is not None:
+            taken[job_id] = found.status
+
+    def expire_waiting(self, *, timeout_s: float) -> list[str]:
+        """End jobs that have waited for their first GPU for too long; returns their ids."""
+        late = and_(
+            jobs.c.status == QUEUED, jobs.c.attempt == 0, jobs.c.created_at_ms < now_ms() - int(timeout_s * 1000)
+        )
+        error = {"code": QUEUE_TIMEOUT, "message": f"No GPU was free for it within {timeout_s:g} s."}
+        with self._database.write() as transaction:
+            waiting = transaction.connection.execute(select(jobs.c.id).where(late).limit(BATCH)).scalars().all()
+            ended = [transition(transaction, job_id, EXPIRED, late, error=error) for job_id in waiting]
+        return [str(row.id) for row in ended if row is not None]
+
+    def _give_back(
+        self,
+        transaction: Transaction,
+        job_id: str,
+        condition: ColumnElement[bool],
+        reason: str,
+        *,
+        lost: bool,
+        code: str,
+        skip_locked: bool = False,
+    ) -> GivenBack | None:
+        row = transaction.connection.execute(
+            select(*_LOST).where(jobs.c.id == job_id, condition).with_for_update(skip_locked=skip_locked)
+        ).one_or_none()
+        if row is None:
+            return None
+        # What stood behind another prompt had no part in the loss.
+        counts = lost and not row.on_deck
+        status, values = self._what_follows(row, reason, counts=counts, code=code)
+        moved = transition(transaction, job_id, status, condition, **values)
+        if moved is None:
+            return None
+        return GivenBack(job_id=job_id, prompt_id=prompt_id_of(job_id, row.attempt), status=status)
+
+    def _what_follows(self, row: Row[Any], reason: str, *, counts: bool, code: str) -> tuple[str, dict[str, Any]]:
+        if row.status == CANCELING:
+            return CANCELED, {}
+        count = row.lost_attempts + int(counts)
+        losses: dict[str, Any] = {"lost_attempts": count}
+        if counts:
+            loss = {"attempt": row.attempt, "code": code, "instance": row.instance, "gpu": row.gpu, "at_ms": now_ms()}
+            losses |= {"lost_on": row.instance, "lost_code": code, "losses": [*(row.losses or []), loss][-MAX_LOSSES:]}
+        if counts and count >= self._max_attempts:
+            final = POISON if code == INSTANCE_LOST else code
+            error = {"code": final, "message": f"Given up after {count} lost attempts. {reason}"}
+            return FAILED, {"error": error, **losses}
+        data = {"reason": reason, "code": code} if counts else {"reason": reason}
+        return QUEUED, {"data": data, "lease_until_ms": None, "progress": None, "on_deck": False, **losses}

@@ -1,0 +1,378 @@
+"""The outbox: webhooks on their way out, each with its next try, until it has arrived or is given up.
+
+Two processes never send one delivery at once: `take` is a compare-and-set that counts the try, and what a sender
+reports counts only for the try it took. A sender that died holds what it took for a while; then it is due again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Row, and_, bindparam, delete, func, insert, or_, select, update
+
+from core.errors import NotFound
+from core.ledger.database.connections import Database, now_ms
+from core.ledger.database.tables import deliveries, delivery_attempts, jobs
+from core.ledger.webhooks.outbox_writer import DEAD, DELIVERED, PENDING, SENDING
+from core.ledger.webhooks.retry_schedule import next_try_ms
+from core.webhooks.events import PROGRESS
+
+#: Beyond the longest a try may take, a sender that has not reported is taken for dead after this.
+MARGIN_S = 15.0
+#: Tries that ended one way or the other, and are over.
+ENDED = (DELIVERED, DEAD)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Due:
+    """A delivery that may be tried now, by whoever takes it."""
+
+    id: str
+    job_id: str
+    #: Scheme, host and port of its URL.
+    receiver: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Post:
+    """One try at a delivery, ours to make."""
+
+    id: str
+    job_id: str
+    contract: str
+    event: str
+    #: Number of the job's event it tells of.
+    seq: int
+    url: str
+    receiver: str
+    body: str
+    timeout_s: float
+    #: This one included; the fencing token of what is reported of it.
+    tries: int
+    #: The block of its job, as in `NewJob`.
+    webhook: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How one try ended."""
+
+    at_ms: int
+    duration_ms: int
+    status_code: int | None = None
+    #: Why it counts as failed; None: it arrived.
+    error: str | None = None
+    #: The receiver wants no earlier try than in so many seconds.
+    retry_after_s: float | None = None
+    #: Another try is of no use.
+    is_final: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """One line of a delivery's log."""
+
+    #: Counted from 1. A number that is missing belongs to a sender that died, or did not get to it.
+    number: int
+    at_ms: int
+    duration_ms: int
+    status_code: int | None
+    error: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delivery:
+    """A delivery as operators and clients see it."""
+
+    id: str
+    job_id: str
+    contract: str
+    event: str
+    seq: int
+    url: str
+    #: `pending`, `sending`, `delivered` or `dead`.
+    state: str
+    tries: int
+    #: Of the last try.
+    status_code: int | None
+    error: str | None
+    #: None once it has ended.
+    next_try_at_ms: int | None
+    created_at_ms: int
+    updated_at_ms: int
+    attempts: tuple[Attempt, ...] = ()
+
+
+# On the path of every webhook, so built once.
+_LISTED = [getattr(deliveries.c, name) for name in Delivery.__dataclass_fields__ if name != "attempts"]
+_IS_DUE = deliveries.c.next_try_at_ms <= bindparam("now")
+_DUE = select(deliveries.c.id, deliveries.c.job_id, deliveries.c.receiver).where(_IS_DUE)
+_IN_ORDER = (deliveries.c.next_try_at_ms, deliveries.c.seq)
+_WEBHOOKS = select(jobs.c.id, jobs.c.webhook).where(jobs.c.id.in_(bindparam("wanted", expanding=True)))
+_TAKE = (
+    update(deliveries)
+    .where(
+        deliveries.c.id.in_(
+            # Senders skip what others are taking, instead of waiting for each other.
+            select(deliveries.c.id)
+            .where(deliveries.c.id.in_(bindparam("wanted", expanding=True)), _IS_DUE)
+            .with_for_update(skip_locked=True)
+        )
+    )
+    .values(
+        state=SENDING,
+        tries=deliveries.c.tries + 1,
+        next_try_at_ms=bindparam("held_until"),
+        updated_at_ms=bindparam("now"),
+    )
+    .returning(deliveries)
+)
+_UNDER_WAY = (
+    select(deliveries.c.id, deliveries.c.tries, (deliveries.c.tries - deliveries.c.tries_before).label("tries_made"))
+    .where(deliveries.c.id.in_(bindparam("wanted", expanding=True)), deliveries.c.state == SENDING)
+    # In one order for everybody, so that no two wait for each other.
+    .order_by(deliveries.c.id)
+    .with_for_update()
+)
+_GIVE_BACK = (
+    update(deliveries)
+    .where(
+        deliveries.c.id == bindparam("own_id"),
+        deliveries.c.tries == bindparam("own_try"),
+        deliveries.c.state == SENDING,
+    )
+    .values(
+        state=PENDING,
+        tries_before=deliveries.c.tries_before + 1,
+        next_try_at_ms=bindparam("now"),
+        updated_at_ms=bindparam("now"),
+    )
+)
+_RECORD = update(deliveries).where(deliveries.c.id == bindparam("own_id"))
+_FORGET = delete(deliveries).where(deliveries.c.id == bindparam("own_id"))
+_LOG = insert(delivery_attempts)
+
+
+class Outbox:
+    """What io workers do to webhooks, and operators."""
+
+    def __init__(self, database: Database, *, pauses_s: Sequence[float], limit_s: float) -> None:
+        """Parameters:
+        pauses_s: between the tries at one delivery.
+        limit_s: the longest a try may take.
+        """
+        self._database = database
+        self._pauses_s = tuple(pauses_s)
+        self._hold_ms = round((limit_s + MARGIN_S) * 1000)
+
+    def due(self, *, limit: int = 256, job_ids: Collection[str] = (), except_for: Collection[str] = ()) -> list[Due]:
+        """What may be tried now, the longest due first, and of one job in the order of its events.
+
+        Parameters:
+          job_ids: only of these jobs; empty means all.
+          except_for: not for these receivers.
+        """
+        query = _DUE.order_by(*_IN_ORDER).limit(limit)
+        if job_ids:
+            query = query.where(deliveries.c.job_id.in_(list(job_ids)))
+        if except_for:
+            query = query.where(deliveries.c.receiver.not_in(list(except_for)))
+        with self._database.read() as connection:
+            rows = connection.execute(query, {"now": now_ms()}).all()
+        return [Due(id=row.id, job_id=row.job_id, receiver=row.receiver) for row in rows]
+
+    def jobs_due(self, *, limit: int = 50) -> list[str]:
+        """Ids of jobs with a delivery that may be tried now, the longest due first."""
+        query = select(deliveries.c.job_id).where(_IS_DUE).order_by(deliveries.c.next_try_at_ms).limit(limit)
+        with self._database.read() as connection:
+            return list(dict.fromkeys(connection.execute(query, {"now": now_ms()}).scalars()))
+
+    def take(self, ids: Collection[str]) -> list[Post]:
+        """Begin a try at each of these that is due and that nobody else takes."""
+        now = now_ms()
+        with self._database.write() as transaction:
+            connection = transaction.connection
+            rows = connection.execute(_TAKE, {"wanted": list(ids), "now": now, "held_until": now + self._hold_ms}).all()
+            found = connection.execute(_WEBHOOKS, {"wanted": list({row.job_id for row in rows})}).all() if rows else []
+        webhooks = {row.id: row.webhook for row in found}
+        return [_post(row, webhooks[row.job_id]) for row in rows]
+
+    def record(self, results: Sequence[tuple[Post, Outcome]]) -> None:
+        """Keep how tries ended: in the log, and in when the next one is. What comes too late changes nothing."""
+        with self._database.write() as transaction:
+            connection = transaction.connection
+            rows = connection.execute(_UNDER_WAY, {"wanted": [post.id for post, _outcome in results]}).all()
+            tries_made = {(row.id, row.tries): row.tries_made for row in rows}
+            own = [(post, outcome) for post, outcome in results if (post.id, post.tries) in tries_made]
+            # By the time of another try at progress there is newer, or the job has ended.
+            stale = [post for post, outcome in own if outcome.error is not None and post.event == PROGRESS]
+            kept = [(post, outcome) for post, outcome in own if post not in stale]
+            if stale:
+                connection.execute(_FORGET, [{"own_id": post.id} for post in stale])
+            if kept:
+                connection.execute(
+                    _RECORD,
+                    [self._after(post, outcome, tries_made[post.id, post.tries]) for post, outcome in kept],
+                )
+                connection.execute(_LOG, [_line(post, outcome) for post, outcome in kept])
+
+    def give_back(self, posts: Collection[Post]) -> None:
+        """What was taken was not sent: it is due again, and its schedule knows nothing of this try.
+
+        The number of the try stays used up, so that nobody can take what comes later for it.
+        """
+        with self._database.write() as transaction:
+            transaction.connection.execute(
+                _GIVE_BACK, [{"own_id": post.id, "own_try": post.tries, "now": now_ms()} for post in posts]
+            )
+
+    def put_off(self, receiver: str, *, until_ms: int) -> int:
+        """Let what waits for a receiver wait until then; uses up no try. Returns how many deliveries."""
+        waiting = and_(
+            deliveries.c.receiver == receiver, deliveries.c.state == PENDING, deliveries.c.next_try_at_ms < until_ms
+        )
+        with self._database.write() as transaction:
+            return transaction.connection.execute(
+                update(deliveries).where(waiting).values(next_try_at_ms=until_ms)
+            ).rowcount
+
+    def page(
+        self,
+        *,
+        state: str | None = None,
+        job_id: str | None = None,
+        ids: tuple[str, str] | None = None,
+        limit: int = 50,
+        after: tuple[int, str] | None = None,
+    ) -> list[Delivery]:
+        """One page of deliveries with their attempts, newest first.
+
+        Parameters:
+          ids: the first and the last id that are wanted.
+          after: `(created_at_ms, id)` of the last one of the page before.
+        """
+        query = select(*_LISTED).order_by(deliveries.c.created_at_ms.desc(), deliveries.c.id.desc()).limit(limit)
+        if state is not None:
+            query = query.where(deliveries.c.state == state)
+        if job_id is not None:
+            query = query.where(deliveries.c.job_id == job_id)
+        if ids is not None:
+            query = query.where(deliveries.c.id.between(*ids))
+        if after is not None:
+            created_at_ms, delivery_id = after
+            same_time = and_(deliveries.c.created_at_ms == created_at_ms, deliveries.c.id < delivery_id)
+            query = query.where(or_(deliveries.c.created_at_ms < created_at_ms, same_time))
+        with self._database.read() as connection:
+            rows = connection.execute(query).all()
+            log = connection.execute(_log_of([row.id for row in rows])).all() if rows else []
+        return [_delivery(row, log) for row in rows]
+
+    def get(self, delivery_id: str) -> Delivery:
+        """One delivery with its attempts. Raises NotFound."""
+        with self._database.read() as connection:
+            row = connection.execute(select(*_LISTED).where(deliveries.c.id == delivery_id)).one_or_none()
+            if row is None:
+                raise NotFound(f"There is no delivery {delivery_id}.")
+            return _delivery(row, connection.execute(_log_of([delivery_id])).all())
+
+    def replay(self, delivery_id: str) -> Delivery:
+        """Make a delivery due now, whether it was given up, has arrived, or waits; its schedule begins anew.
+
+        It keeps its id, its body and its log. One that is being sent is left alone. Raises NotFound.
+        """
+        with self._database.write() as transaction:
+            transaction.connection.execute(
+                update(deliveries)
+                .where(deliveries.c.id == delivery_id, deliveries.c.state != SENDING)
+                .values(
+                    state=PENDING,
+                    tries_before=deliveries.c.tries,
+                    next_try_at_ms=now_ms(),
+                    updated_at_ms=now_ms(),
+                )
+            )
+        return self.get(delivery_id)
+
+    def purge(self, state: str, *, older_than_ms: int = 0) -> int:
+        """Delete deliveries that ended in `state` (`delivered` or `dead`) so long ago; returns how many.
+
+        Raises: ValueError - deliveries in that state have not ended.
+        """
+        if state not in ENDED:
+            raise ValueError(f"only {' and '.join(ENDED)} deliveries can be deleted, not {state!r}")
+        old = and_(deliveries.c.state == state, deliveries.c.updated_at_ms <= now_ms() - older_than_ms)
+        with self._database.write() as transaction:
+            return transaction.connection.execute(delete(deliveries).where(old)).rowcount
+
+    def open_count(self, job_id: str | None = None) -> int:
+        """How many deliveries have not ended: of one job, or of all."""
+        query = select(func.count()).select_from(deliveries).where(deliveries.c.next_try_at_ms.is_not(None))
+        if job_id is not None:
+            query = query.where(deliveries.c.job_id == job_id)
+        with self._database.read() as connection:
+            return connection.execute(query).scalar_one()
+
+    def _after(self, post: Post, outcome: Outcome, tries_made: int) -> dict[str, Any]:
+        """The row of a delivery after a try."""
+        now, next_ms = now_ms(), None
+        if outcome.error is not None and not outcome.is_final:
+            next_ms = next_try_ms(self._pauses_s, tries_made, now_ms=now, retry_after_s=outcome.retry_after_s)
+        ended = DELIVERED if outcome.error is None else DEAD
+        return {
+            "own_id": post.id,
+            "state": ended if next_ms is None else PENDING,
+            "next_try_at_ms": next_ms,
+            "updated_at_ms": now,
+            "status_code": outcome.status_code,
+            "error": outcome.error,
+        }
+
+
+def _line(post: Post, outcome: Outcome) -> dict[str, Any]:
+    """A try in the log."""
+    return {
+        "delivery_id": post.id,
+        "number": post.tries,
+        "at_ms": outcome.at_ms,
+        "duration_ms": outcome.duration_ms,
+        "status_code": outcome.status_code,
+        "error": outcome.error,
+    }
+
+
+def _post(row: Row[Any], webhook: dict[str, Any]) -> Post:
+    return Post(
+        id=row.id,
+        job_id=row.job_id,
+        contract=row.contract,
+        event=row.event,
+        seq=row.seq,
+        url=row.url,
+        receiver=row.receiver,
+        body=row.body,
+        timeout_s=row.timeout_s,
+        tries=row.tries,
+        webhook=webhook,
+    )
+
+
+def _log_of(ids: Sequence[str]) -> Any:
+    wanted = delivery_attempts.c.delivery_id.in_(ids)
+    return select(delivery_attempts).where(wanted).order_by(delivery_attempts.c.number)
+
+
+def _delivery(row: Row[Any], log: Iterable[Row[Any]]) -> Delivery:
+    attempts = tuple(
+        Attempt(
+            number=line.number,
+            at_ms=line.at_ms,
+            duration_ms=line.duration_ms,
+            status_code=line.status_code,
+            error=line.error,
+        )
+        for line in log
+        if line.delivery_id == row.id
+    )
+    return Delivery(**row._mapping, attempts=attempts)

@@ -1,0 +1,143 @@
+"""Which webhooks a change of a job brings with it, and what they say: written with the change, in its transaction."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterable
+from typing import Any
+from urllib.parse import urlsplit
+
+from sqlalchemy import Row, bindparam, delete, insert, select, update
+
+from core.contracts.comfy_v2_events import event_body
+from core.contracts.generate import webhook_body
+from core.job import Output
+from core.ledger.database.connections import Change, Transaction, now_ms
+from core.ledger.database.rows import JOB_COLUMNS, job_of
+from core.ledger.database.tables import deliveries, events, jobs
+from core.webhooks.events import DEFAULT_EVENTS, PROGRESS, STARTED
+
+#: States of a delivery: it waits, somebody sends it, it arrived, it was given up.
+PENDING, SENDING, DELIVERED, DEAD = "pending", "sending", "delivered", "dead"
+#: The contract with a body of its own; all others have that of Comfy API v2.
+GENERATE = "generate"
+#: The kind of a job's event that tells of progress. Only jobs whose webhook wants to know have such events.
+PROGRESS_EVENT = "progress"
+#: Progress is told when so much time has passed since it was last told, and the job is so much further.
+PROGRESS_EVERY_MS = 5_000
+PROGRESS_STEP = 0.05
+#: Of a webhook that does not say how long a try may take; every version so far has written it down.
+TIMEOUT_S = 30.0
+
+# On the path of many jobs, so built once.
+_INSERT = insert(deliveries)
+_INSERT_EVENT = insert(events)
+_LAST_PROGRESS = (
+    select(events.c.data, events.c.at_ms)
+    .where(events.c.job_id == bindparam("of"), events.c.type == PROGRESS_EVENT)
+    .order_by(events.c.seq.desc())
+    .limit(1)
+)
+_PORTS = {"http": 80, "https": 443}
+
+
+def announce(transaction: Transaction, row: Row[Any], event: str, *, seq: int, outputs: Iterable[Output] = ()) -> None:
+    """Put an event into the outbox, if the webhook of the job wants it.
+
+    Parameters:
+      row: the job as it is now, with all of `JOB_COLUMNS`.
+      event: one of `core.webhooks.events.EVENTS`.
+      seq: the number of the job's event it tells of.
+    """
+    if not is_wanted(row, event):
+        return
+    now = now_ms()
+    job = job_of(row, outputs)
+    signer = transaction.signer
+    if job.contract == GENERATE:
+        body = webhook_body(job, signer=signer)
+    else:
+        body = event_body(job, event, seq=seq, at_ms=now, signer=signer)
+    url = row.webhook["url"]
+    transaction.connection.execute(
+        _INSERT,
+        {
+            "id": str(uuid.uuid4()),
+            "job_id": row.id,
+            "contract": row.contract,
+            "event": event,
+            "seq": seq,
+            "url": url,
+            "receiver": receiver_of(url),
+            "timeout_s": row.webhook.get("timeout_s", TIMEOUT_S),
+            "body": json.dumps(body),
+            "state": PENDING,
+            "tries": 0,
+            "tries_before": 0,
+            "next_try_at_ms": now,
+            "created_at_ms": now,
+            "updated_at_ms": now,
+        },
+    )
+    if event in (STARTED, PROGRESS):
+        # Whoever ends a job publishes what follows; here nobody else would.
+        transaction.changes.append(Change(job_id=row.id, seq=seq, status=row.status, is_posted=True))
+
+
+def is_wanted(row: Row[Any], event: str) -> bool:
+    """Whether a job has a webhook that wants this event."""
+    return bool(row.webhook) and "url" in row.webhook and event in (row.webhook.get("events") or DEFAULT_EVENTS)
+
+
+def announce_progress(transaction: Transaction, row: Row[Any]) -> None:
+    """Tell how far a running job is, if its webhook wants to know and there is enough to tell.
+
+    Parameters:
+      row: the job with its newest progress, as for `announce`.
+    """
+    if not is_wanted(row, PROGRESS):
+        return
+    value = row.progress.get("value", 0.0)
+    if not _is_further(transaction, row, value):
+        return
+    numbered = transaction.connection.execute(
+        update(jobs).where(jobs.c.id == row.id).values(last_seq=jobs.c.last_seq + 1).returning(*JOB_COLUMNS)
+    ).one()
+    data = {"value": value, "attempt": row.attempt}
+    record_event(transaction, row.id, numbered.last_seq, PROGRESS_EVENT, data, row.status)
+    drop_progress(transaction, row.id)
+    announce(transaction, numbered, PROGRESS, seq=numbered.last_seq)
+
+
+def drop_progress(transaction: Transaction, job_id: str) -> None:
+    """Progress that was not told is news no more: there is newer, or the job has ended."""
+    transaction.connection.execute(
+        delete(deliveries).where(
+            deliveries.c.job_id == job_id, deliveries.c.event == PROGRESS, deliveries.c.next_try_at_ms.is_not(None)
+        )
+    )
+
+
+def record_event(transaction: Transaction, job_id: str, seq: int, kind: str, data: dict[str, Any], status: str) -> None:
+    """Append one event to a job's log and make it known after the commit."""
+    row = {"job_id": job_id, "seq": seq, "type": kind, "data": data, "at_ms": now_ms()}
+    transaction.connection.execute(_INSERT_EVENT, row)
+    transaction.changes.append(Change(job_id=job_id, seq=seq, status=status))
+
+
+def receiver_of(url: str) -> str:
+    """Scheme, host and port of a URL that was checked: `https://example.com:443`."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.hostname}:{parts.port or _PORTS.get(parts.scheme)}"[:255]
+
+
+def _is_further(transaction: Transaction, row: Row[Any], value: float) -> bool:
+    last = transaction.connection.execute(_LAST_PROGRESS, {"of": row.id}).one_or_none()
+    if last is None:
+        return value >= PROGRESS_STEP
+    if 0 <= now_ms() - last.at_ms < PROGRESS_EVERY_MS:
+        return False
+    # Another attempt begins at nothing again.
+    begun_at = last.data.get("value", 0.0) if last.data.get("attempt") == row.attempt else 0.0
+    return bool(value - begun_at >= PROGRESS_STEP)

@@ -1,0 +1,65 @@
+"""What an instance's worker does about disks: room for outputs, old files, a log that grows for months."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Collection
+
+from comfy.process.cleanup import free_bytes, remove_old_files
+from comfy.process.instance import Instance
+from core.clock import WallClock
+from core.errors import LedgerUnavailable
+from core.settings.settings import Settings
+
+log = logging.getLogger(__name__)
+
+#: How often old files are looked for.
+TIDY_EVERY_S = 600.0
+#: A disk that was too full has to have this much more room before jobs are taken again.
+ROOM_AGAIN = 1.1
+MEBIBYTE = 1024 * 1024
+
+
+class House:
+    """The directories of one instance. Used by one thread at a time."""
+
+    def __init__(self, settings: Settings, instance: Instance) -> None:
+        self._settings = settings
+        self._instance = instance
+        self._was_full = False
+        self._tidied_s = 0.0
+        self._clock = WallClock()
+
+    def disk_problem(self) -> str | None:
+        """Why the disk has no room for the outputs of a job; None if it has."""
+        wanted = self._settings.min_free_disk_bytes
+        try:
+            free = free_bytes(self._instance.spec.data_dir)
+        except OSError as exc:
+            return f"The disk of its outputs cannot be looked at: {exc.strerror}."
+        self._was_full = free < (wanted * ROOM_AGAIN if self._was_full else wanted)
+        if not self._was_full:
+            return None
+        room = f"The disk of its outputs has {free // MEBIBYTE} MiB left"
+        return f"{room}; FLEET_MIN_FREE_DISK_BYTES asks for {wanted // MEBIBYTE} MiB."
+
+    def keep(self, wanted: Callable[[], Collection[str]]) -> None:
+        """Rotate the log if it is large; now and then remove files nobody will ask for.
+
+        Parameters:
+          wanted: tells the jobs whose outputs still have to be delivered from here; may raise LedgerUnavailable.
+        """
+        self._instance.rotate_log()
+        # Files are old by the wall clock, which may be days ahead of the prompt that reads them.
+        was_set = self._clock.was_set_within(self._settings.instance_files_s)
+        if was_set or self._instance.is_attached or time.monotonic() - self._tidied_s < TIDY_EVERY_S:
+            return
+        self._tidied_s = time.monotonic()
+        spec = self._instance.spec
+        try:
+            removed = remove_old_files(spec.data_dir, older_than_s=self._settings.instance_files_s, spare=wanted())
+        except LedgerUnavailable:
+            return
+        if removed:
+            log.info("%s: removed %d old files", spec.name, removed)

@@ -1,0 +1,55 @@
+"""What an instance says of itself after a start: its version, its device, its nodes."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+from comfy.client.client import ComfyClient
+from workflows.graphs.temporary_files import without_jobs_files
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """Asked once for each start."""
+
+    version: str
+    #: ComfyUI's name of its device, for instance `cuda:0 NVIDIA L4 : cudaMallocAsync`.
+    device: str | None
+    object_info: dict[str, Any]
+
+
+def read_catalogue(client: ComfyClient) -> dict[str, Any]:
+    """What an instance takes: its `/object_info`, and classes of the past that it replaces. Raises ComfyUnavailable.
+
+    Files of single jobs are not in it: with them it would be another one whenever a job begins or ends.
+    Of classes of the past it is known that they give what their successors give. Which inputs they take, only the
+    server knows.
+    """
+    object_info = without_jobs_files(client.object_info())
+    replaced = {
+        old: {
+            "input": {},
+            "output": object_info[new].get("output"),
+            "output_node": object_info[new].get("output_node"),
+            "replaced_by": new,
+        }
+        for old, new in client.node_replacements().items()
+        if old not in object_info and new in object_info
+    }
+    return object_info | replaced
+
+
+def read_facts(base_url: str) -> Facts:
+    """Ask an instance. Raises ComfyUnavailable."""
+    with closing(ComfyClient(base_url)) as client:
+        stats = client.system_stats()
+        object_info = read_catalogue(client)
+    devices = stats.get("devices") or [{}]
+    name = devices[0].get("name")
+    return Facts(
+        version=str(stats.get("system", {}).get("comfyui_version") or "unknown"),
+        device=None if name is None else str(name),
+        object_info=object_info,
+    )

@@ -1,0 +1,127 @@
+"""The name of an instance in the ledger: which worker has it, and when another may take it.
+
+Two machines of one name (`FLEET_HOST`) would take `gpu0@name` from each other. So a name that another worker has is
+taken only when that worker has stopped, was an earlier one in the same directory (which we hold, so it is dead), or
+shows no sign of life for as long as silence may last. Life is a heartbeat that changes while we look: clocks of two
+machines need not agree.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable
+
+from comfy.liveness.procfs import boot_id
+from comfy.process.spec import InstanceSpec
+from core.errors import ConfigurationError, LedgerUnavailable
+from core.ledger import Ledger
+from core.ledger.instances import SILENCE_MS, Tenant
+from core.settings.settings import Settings
+from tasks.instance.directory_lock import place_of
+
+log = logging.getLogger(__name__)
+
+#: Seconds between looks at another worker's heartbeat.
+LOOK_S = 0.5
+
+
+class Tenure:
+    """One worker's hold on the name of its instance. Used by one thread at a time."""
+
+    def __init__(
+        self, settings: Settings, spec: InstanceSpec, *, worker: str, silence_s: float = SILENCE_MS / 1000
+    ) -> None:
+        """Parameters:
+        worker: the Celery node name, new for each start.
+        silence_s: another worker that shows no life for so long has lost the name.
+        """
+        self.name = f"{spec.name}@{settings.host}"
+        self.worker = worker
+        #: Whoever has the name instead of us; None while it is ours.
+        self.rival: Tenant | None = None
+        #: Whether the rival has shown life since we saw it first.
+        self.rival_lives = False
+        self._settings = settings
+        self._spec = spec
+        self._seen_at_s = 0.0
+        self._silence_s = silence_s
+
+    def take(self, ledger: Ledger) -> bool | None:
+        """Take the name, or keep it; a row that is gone is made again.
+
+        Returns: whether the instance is to be drained; None when another worker has the name (`rival`).
+        """
+        is_drained = ledger.instances.register(
+            name=self.name,
+            host=self._settings.host,
+            worker=self.worker,
+            kind=self._spec.kind,
+            gpu=self._spec.gpu,
+            place=place_of(self._spec.data_dir),
+            pid=os.getpid(),
+            over=self.rival if self._has_been_silent() else None,
+        )
+        if is_drained is None:
+            self._look(ledger)
+        else:
+            self.rival, self.rival_lives = None, False
+        return is_drained
+
+    @property
+    def problem(self) -> str:
+        """For people: who has the name, and what to do."""
+        return (
+            f"{self.name} belongs to another worker that is alive: {self.rival}. Two machines of one fleet must not "
+            f"have the same name; set FLEET_HOST (now {self._settings.host}) to another one on one of them."
+        )
+
+    def _has_been_silent(self) -> bool:
+        return self.rival is not None and time.monotonic() - self._seen_at_s > self._silence_s
+
+    def _look(self, ledger: Ledger) -> None:
+        tenant = ledger.instances.tenant(self.name)
+        if tenant == self.rival:
+            return
+        self.rival_lives = tenant is not None and self.rival is not None and tenant.worker == self.rival.worker
+        self.rival, self._seen_at_s = tenant, time.monotonic()
+
+
+def check_host_name(settings: Settings, ledger: Ledger) -> None:
+    """See that this machine's name is not another's, for an io worker: it would be sent to store files it has not.
+
+    Raises:
+      ConfigurationError: GPU workers of another machine have this name.
+      LedgerUnavailable: the ledger does not answer.
+    """
+    ours = boot_id()
+    for tenant in ledger.instances.tenants_of(settings.host) if ours else ():
+        machine = (tenant.place or "").partition(" ")[0]
+        # Other than a boot id, a host name stands there where a sandbox hides it.
+        if len(machine) == len(ours) and machine != ours:
+            raise ConfigurationError(
+                f"The name {settings.host} belongs to another machine, which runs {tenant}. Two machines of one fleet "
+                f"must not have the same name; set FLEET_HOST (now {settings.host}) to another one on one of them."
+            )
+
+
+def take_or_refuse(tenure: Tenure, ledger: Ledger, *, wait: Callable[[float], object] = time.sleep) -> None:
+    """Take the name at a worker's start.
+
+    Raises:
+      ConfigurationError: another worker that is alive has it.
+    """
+    is_said = False
+    while True:
+        try:
+            if tenure.take(ledger) is not None:
+                return
+        except LedgerUnavailable as exc:
+            log.warning("%s: waiting for the ledger: %s", tenure.name, exc)
+        if tenure.rival_lives:
+            raise ConfigurationError(tenure.problem)
+        if tenure.rival is not None and not is_said:
+            is_said = True
+            log.warning("%s was taken by %s; waiting to see whether that one is alive.", tenure.name, tenure.rival)
+        wait(LOOK_S)

@@ -1,0 +1,102 @@
+"""Publishing turns: "one more job waits". By name, with ids only, and never for long."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import queue
+import time
+from collections.abc import Callable
+from typing import Any
+
+from celery import Celery
+
+from core.background import Loop, failure_of
+from core.errors import BrokerUnavailable
+from core.job import Job, prompt_id_of
+from core.messaging.broker_errors import broker_errors
+from tasks.messaging.names import GENERATE, GPU_QUEUE, IO_QUEUE, NOTIFY, UPLOAD, io_queue_of
+
+log = logging.getLogger(__name__)
+
+#: After a failure nothing is tried for this long, so that a dead broker costs one request its timeout, not each.
+BREAK_S = 2.0
+#: Messages that may wait for a broker that is slow.
+BACKLOG = 1_000
+
+
+class Publisher:
+    """Publishes for one process. Nothing it does can fail its caller: the reconciler mends what did not get through."""
+
+    def __init__(self, app: Celery) -> None:
+        self._app = app
+        self._errors = broker_errors(app.conf.broker_url)
+        self._closed_until_s = 0.0
+        # What a chain is on the wire, made once: a worker that ends a task pops the last step and publishes it. The
+        # upload has no queue: the router of the worker that made the files picks the host that holds them.
+        self._upload_step = dict(app.signature(UPLOAD))
+        self._notify_step = dict(app.signature(NOTIFY, queue=IO_QUEUE))
+
+    def turn(self, job_id: str) -> bool:
+        """Publish a job's turn, the chain generate, upload, notify; False when the broker did not take it."""
+        return self._publish(
+            GENERATE, (job_id,), queue=GPU_QUEUE, task_id=job_id, chain=[self._notify_step, self._upload_step]
+        )
+
+    def delivery(self, job_id: str, attempt: int, host: str) -> bool:
+        """Publish the rest of a job's chain, from storing its files on, to the host that holds them."""
+        return self._publish(UPLOAD, ([job_id, attempt],), queue=io_queue_of(host), chain=[self._notify_step])
+
+    def notify(self, job_id: str) -> bool:
+        """Publish the sending of a job's webhooks."""
+        return self._publish(NOTIFY, (job_id,), queue=IO_QUEUE)
+
+    def cancel(self, job: Job) -> None:
+        """Tell the worker that runs a job to interrupt it now. Lost, it costs the time to the next lease renewal."""
+        if job.instance is None:
+            return
+        arguments = {"instance": job.instance, "prompt_id": prompt_id_of(job.id, job.attempt)}
+        broadcast = functools.partial(self._app.control.broadcast, "fleet_interrupt", arguments=arguments)
+        self._send(broadcast, f"the interrupt of job {job.id}")
+
+    def look_again(self) -> bool:
+        """Tell every GPU worker to look for new files now; False when the broker did not take it."""
+        return self._send(lambda: self._app.control.broadcast("fleet_look_again"), "the wish for another look")
+
+    def _publish(self, task: str, args: tuple[Any, ...], **options: Any) -> bool:
+        return self._send(functools.partial(self._app.send_task, task, args, **options), f"{task}{args}")
+
+    def _send(self, send: Callable[[], object], what: str) -> bool:
+        if time.monotonic() < self._closed_until_s:
+            return False
+        # kombu has more ways to fail than its transports list: a connection that was closed under it shows as an
+        # AttributeError of its own.
+        if failure_of(lambda: self._foreseen(send, what), "publishing") is None:
+            return True
+        self._closed_until_s = time.monotonic() + BREAK_S
+        return False
+
+    def _foreseen(self, send: Callable[[], object], what: str) -> None:
+        try:
+            send()
+        except self._errors as exc:
+            raise BrokerUnavailable(f"The broker did not take {what}; it will be published later ({exc}).") from exc
+
+
+class BackgroundNotifier:
+    """Publishes the sending of webhooks for those who cannot wait for a broker, from a thread of its own."""
+
+    def __init__(self, publisher: Publisher) -> None:
+        self._publisher = publisher
+        self._queue: queue.Queue[str] = queue.Queue(BACKLOG)
+        self._loop = Loop("notifier", self._publish_next)
+
+    def notify(self, job_id: str) -> None:
+        """Publish soon. What finds too much waiting is left to the reconciler."""
+        self._loop.start()
+        with contextlib.suppress(queue.Full):
+            self._queue.put_nowait(job_id)
+
+    def _publish_next(self) -> None:
+        self._publisher.notify(self._queue.get())

@@ -1,0 +1,131 @@
+"""Finishing: files are converted, or freed of metadata, before anybody sees them, where a client wants that.
+
+The originals wait in a folder of their own until the job has ended, so that whoever is killed here leaves everything
+to be done again. What is done is written down: a lossy conversion is not done twice to one file.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from core.errors import OutputNotConvertible
+from core.ledger.outputs import PendingFile, StoredFile
+from core.storage.folders import make_folder
+from core.texts.stored_json import known_fields
+from tasks.outputs.convert import Conversion, convert
+from tasks.outputs.metadata.strip import strip
+from tasks.outputs.store import digest_of, free_name, store
+
+log = logging.getLogger(__name__)
+
+ORIGINALS = ".originals"
+RECORD = "finished.json"
+NOT_STRIPPED = "The metadata of this file was not removed: it is of an unknown kind."
+
+
+def store_finished(
+    root: Path, files: list[PendingFile], wanted: Conversion, missing: dict[str, str] | None = None
+) -> list[StoredFile]:
+    """Bring a job's files into storage as the client wants them. Doing it again gives the same result.
+
+    A file that cannot be converted is stored as it is, with the reason as `conversion_error` in its `upload`.
+
+    Parameters: missing - as for `store`.
+    Raises: as `store`.
+    """
+    if not files:
+        return []
+    folder = root / files[0].job_id
+    record = folder / ORIGINALS / RECORD
+    recorded = _recorded(record, root, files, missing)
+    if recorded is not None:
+        return recorded
+    make_folder(folder, root)
+    unfound: dict[str, str] = {}
+    originals = store(folder / ORIGINALS, files, None if missing is None else unfound)
+    taken: set[str] = set()
+    by_id = {file.asset_id: file for file in files}
+    done = [_finish(folder, original, by_id[original.asset_id], wanted, taken) for original in originals]
+    draft = record.with_name(f"{RECORD}.part")
+    draft.parent.mkdir(parents=True, exist_ok=True)
+    draft.write_text(json.dumps({"done": [asdict(file) for file in done], "missing": unfound}), encoding="utf-8")
+    draft.replace(record)
+    if missing is not None:
+        missing |= unfound
+    return done
+
+
+def _recorded(
+    record: Path, root: Path, files: list[PendingFile], missing: dict[str, str] | None
+) -> list[StoredFile] | None:
+    """What an earlier turn has done and written down; None: nothing, or nothing that can be relied on."""
+    try:
+        said = json.loads(record.read_text(encoding="utf-8"))
+        # A list is what an earlier release wrote.
+        done, unfound = (said, {}) if isinstance(said, list) else (said["done"], dict(said["missing"]))
+        found = [StoredFile(**known_fields(StoredFile, each)) for each in done]
+        wanted = [file.asset_id for file in files if file.asset_id not in unfound]
+        is_whole = [file.asset_id for file in found] == wanted and all(
+            (root / file.storage_key).stat().st_size == file.size_bytes for file in found
+        )
+    except FileNotFoundError:
+        return None
+    except (OSError, LookupError, TypeError, ValueError, RecursionError) as exc:
+        # A power cut can leave it empty. The originals are there, so it is done again.
+        log.warning("%s cannot be read, and its files are finished again (%s)", record, type(exc).__name__)
+        return None
+    if is_whole and missing is not None:
+        missing |= unfound
+    return found if is_whole else None
+
+
+def discard_originals(root: Path, job_id: str) -> None:
+    """The job has ended: only the finished files are kept."""
+    shutil.rmtree(root / job_id / ORIGINALS, ignore_errors=True)
+
+
+def _finish(folder: Path, original: StoredFile, file: PendingFile, wanted: Conversion, taken: set[str]) -> StoredFile:
+    source = folder / ORIGINALS / original.storage_key
+    draft = folder / ".finish.part"
+    draft.unlink(missing_ok=True)
+    changes = _rewrite(source, draft, file, wanted)
+    # Names of one job differ on disk, where in the ledger they need not.
+    name = free_name(source.stem + Path(changes.get("name", source.name)).suffix, taken)
+    target = folder / name
+    if draft.exists():
+        draft.replace(target)
+    else:
+        target.unlink(missing_ok=True)
+        _link(source, target)
+    key, size_bytes = f"{file.job_id}/{name}", target.stat().st_size
+    return replace(original, storage_key=key, size_bytes=size_bytes, hash=digest_of(target), **changes)
+
+
+def _rewrite(source: Path, draft: Path, file: PendingFile, wanted: Conversion) -> dict[str, Any]:
+    """Write the file as it is wanted; returns what is new about it. Without a draft it stays as it is."""
+    try:
+        converted = convert(source, draft, file.content_type, wanted)
+        if converted is not None:
+            name = Path(file.name).stem + converted.extension
+            return {"name": name, "content_type": converted.content_type}
+        is_unstripped = wanted.strip_metadata and not strip(source, draft, file.content_type)
+    except OutputNotConvertible as exc:
+        draft.unlink(missing_ok=True)
+        return {"upload": {"conversion_error": exc.message}}
+    if is_unstripped and not file.content_type.startswith("text/"):
+        return {"upload": {"conversion_error": NOT_STRIPPED}}
+    return {}
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        # A file system without hard links.
+        shutil.copyfile(source, target)

@@ -1,0 +1,171 @@
+"""Local storage: files of a job under `<outputs>/<job id>/`, moved there, hashed, never half written."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import requests
+from blake3 import blake3
+
+from core.errors import ComfyUnavailable, OutputUnavailable
+from core.ledger.outputs import PendingFile, StoredFile
+from core.storage.folders import make_folder
+from core.texts.stored_json import whole_text
+
+CHUNK_BYTES = 1024 * 1024
+#: Connect and read time limits for files of instances that are not on this machine.
+FETCH_TIMEOUT_S = (2.0, 30.0)
+#: Refusals that are not about the file, and may be over the next time. ComfyUI's own 400, 403 and 404 never are.
+PASSING = (401, 407, 408, 425, 429)
+
+
+def store(root: Path, files: list[PendingFile], missing: dict[str, str] | None = None) -> list[StoredFile]:
+    """Bring a job's files into storage. Doing it again after a crash gives the same result.
+
+    Parameters:
+      missing: takes `{asset id: why}` of files that no turn will find; they are left out of what is returned.
+    Raises:
+      OutputUnavailable: the instance reported a file that is not there, and `missing` is None.
+      ComfyUnavailable: the instance that holds a file does not answer.
+      OSError: the disk is full, or the like.
+    """
+    taken: set[str] = set()
+    brought: dict[str, Path] = {}
+    stored = []
+    with contextlib.ExitStack() as stack:
+        if files:
+            stack.enter_context(_alone(root / files[0].job_id, root))
+        for file in files:
+            try:
+                stored.append(_store_one(root, file, free_name(file.name, taken), brought))
+            except OutputUnavailable as exc:
+                if missing is None:
+                    raise
+                missing[file.asset_id] = exc.message
+    return stored
+
+
+@contextlib.contextmanager
+def _alone(folder: Path, root: Path) -> Iterator[None]:
+    """A doubled message must not find a file that its twin has just picked up and not yet put down."""
+    make_folder(folder, root)
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _store_one(root: Path, file: PendingFile, name: str, brought: dict[str, Path]) -> StoredFile:
+    """Parameters: brought - where files of this job went already, by source: two nodes may report the same one."""
+    key = f"{file.job_id}/{name}"
+    target = root / key
+    make_folder(target.parent, root)
+    source = file.source.get("path") or file.source.get("url")
+    if not target.exists() or "text" in file.source:
+        if source in brought:
+            _copy(brought[source], target)
+        else:
+            try:
+                _bring(file, target)
+            except OutputUnavailable as exc:
+                raise OutputUnavailable(f"Node {file.node_id} reported the file {file.name}: {exc.message}") from exc
+    if source is not None:
+        brought.setdefault(source, target)
+    return StoredFile(asset_id=file.asset_id, storage_key=key, size_bytes=target.stat().st_size, hash=digest_of(target))
+
+
+def _bring(file: PendingFile, target: Path) -> None:
+    draft = target.with_name(f".{target.name}.part")
+    if "text" in file.source:
+        # Half a surrogate, which JSON can hold and UTF-8 cannot, was still written down by earlier versions.
+        draft.write_text(whole_text(file.source["text"]), encoding="utf-8")
+        draft.replace(target)
+    elif "url" in file.source:
+        _download(file.source["url"], draft)
+        draft.replace(target)
+    else:
+        _move(Path(file.source["root"]), Path(file.source["path"]), draft, target)
+
+
+def _move(root: Path, source: Path, draft: Path, target: Path) -> None:
+    """At every moment the whole file has its old name or its new one: who is killed here leaves it to be found."""
+    real = _real(root, source)
+    if root.name == "input":
+        # A node that shows an input file has not made it: others may want it yet.
+        shutil.copyfile(real, draft)
+        draft.replace(target)
+        return
+    try:
+        real.replace(target)
+    except OSError:
+        # Another file system: copy, and only then remove.
+        shutil.copyfile(real, draft)
+        draft.replace(target)
+        real.unlink()
+    with contextlib.suppress(OSError):
+        # The job's own folder, when this was its last file.
+        source.parent.rmdir()
+
+
+def _real(root: Path, source: Path) -> Path:
+    """Where a reported file really is. Raises OutputUnavailable."""
+    try:
+        real = source.resolve()
+        if not real.is_relative_to(root.resolve()):
+            raise OutputUnavailable("it lies outside of ComfyUI's folders, or its name says so.")
+        if real.is_file():
+            return real
+    except (ValueError, RuntimeError) as exc:
+        raise OutputUnavailable("that cannot be the name of a file.") from exc
+    except OSError as exc:
+        if exc.errno not in (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL):
+            raise
+        raise OutputUnavailable("that cannot be the name of a file.") from exc
+    raise OutputUnavailable("it is not there.")
+
+
+def _copy(source: Path, target: Path) -> None:
+    draft = target.with_name(".copy.part")
+    shutil.copyfile(source, draft)
+    draft.replace(target)
+
+
+def _download(url: str, draft: Path) -> None:
+    session = requests.Session()
+    session.trust_env = False
+    try:
+        with session, session.get(url, stream=True, timeout=FETCH_TIMEOUT_S) as answer:
+            if 400 <= answer.status_code < 500 and answer.status_code not in PASSING:
+                raise OutputUnavailable(f"ComfyUI does not hand it out ({answer.status_code}).")
+            answer.raise_for_status()
+            with draft.open("wb") as file:
+                for chunk in answer.iter_content(CHUNK_BYTES):
+                    file.write(chunk)
+    except requests.RequestException as exc:
+        raise ComfyUnavailable("The instance that holds an output does not answer.") from exc
+
+
+def digest_of(path: Path) -> str:
+    """`blake3:<64 hex digits>` of a file."""
+    digest = blake3()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return f"blake3:{digest.hexdigest()}"
+
+
+def free_name(name: str, taken: set[str]) -> str:
+    """The name, or `name (2).ext` when another output of the job has it: nothing is ever written over."""
+    name = os.path.basename(name).lstrip(".") or "output"  # noqa: PTH119 - a string, not a path of this machine
+    stem, extension = os.path.splitext(name)  # noqa: PTH122
+    candidate, number = name, 1
+    while candidate in taken:
+        number += 1
+        candidate = f"{stem} ({number}){extension}"
+    taken.add(candidate)
+    return candidate

@@ -1,0 +1,94 @@
+"""How often the delivery of a job's outputs is tried, and when it is given up: by time where the reason may pass, by
+number where it is a fault of ours or ends the process, as `FLEET_MAX_ATTEMPTS` does for attempts on a GPU."""
+
+from __future__ import annotations
+
+import logging
+from typing import NoReturn
+
+from core.errors import DeliveryFailed, FleetError, LedgerUnavailable, OutputUnavailable
+from core.ledger.database.connections import now_ms
+from core.ledger.outputs import DELIVERING_MS
+from tasks.job_errors import job_error
+from tasks.runtime import Runtime
+
+log = logging.getLogger(__name__)
+
+#: What Flower shows of a turn after which another one comes; why is in the log.
+WAITS = "waits for another turn"
+#: What a client learns of a fault of ours.
+FAULT = "an unexpected error on the server, whose log has it"
+
+
+class Unfinished(Exception):
+    """This turn has not brought the job's delivery to its good end; says in a few words how it stands with it."""
+
+
+class Tries:
+    """One turn's part in the tries of a job's delivery."""
+
+    def __init__(self, runtime: Runtime, job_id: str, attempt: int) -> None:
+        self._deliveries = runtime.ledger.deliveries
+        self._publisher = runtime.publisher
+        self._most = runtime.settings.max_attempts
+        self._give_up_ms = round(runtime.settings.upload_give_up_s * 1000)
+        self._job_id, self._attempt = job_id, attempt
+        #: Known once the job was looked up.
+        self.generated_at_ms = now_ms()
+        #: The node of an output that cannot be had.
+        self.node_id: str | None = None
+        self._is_counted = False
+
+    @property
+    def give_up_at_ms(self) -> int:
+        """From then on what fails is not tried again."""
+        return self.generated_at_ms + self._give_up_ms
+
+    def begin(self) -> None:
+        """Count this turn as lost until it ends otherwise: one that ends its process cannot say so any more.
+
+        The first is not counted, which spares every job that goes well a write.
+
+        Raises:
+          Unfinished: the job has had its chances.
+          StaleAttempt: it has ended meanwhile.
+        """
+        if now_ms() - self.generated_at_ms < DELIVERING_MS:
+            return
+        lost = self._deliveries.count_loss(self._job_id, self._attempt)
+        self._is_counted = True
+        if lost > self._most:
+            self._fail(f"Its outputs could not be delivered: given up after {lost - 1} turns that came to no end.")
+
+    def put_off(self, exc: OSError | FleetError) -> NoReturn:
+        """Something failed that may be otherwise next time. Raises Unfinished."""
+        if self._is_counted:
+            self._deliveries.forgive_loss(self._job_id, self._attempt)
+        if isinstance(exc, OutputUnavailable):
+            self._fail(exc.message, exc)
+        reason = exc.message if isinstance(exc, FleetError) else exc.strerror or type(exc).__name__
+        # What puts files into buckets has looked at the clock itself, and that the ledger is away says nothing of them.
+        if now_ms() >= self.give_up_at_ms and not isinstance(exc, (DeliveryFailed, LedgerUnavailable)):
+            self._fail(f"Its outputs could not be delivered: {reason}")
+        # Not the error whole: it names a file, as the client's graph did.
+        log.warning("job %s waits for another turn: %s", self._job_id, reason)
+        raise Unfinished(WAITS) from exc
+
+    def lose(self, exc: Exception) -> NoReturn:
+        """A fault of ours. Raises Unfinished."""
+        log.error("job %s: its outputs were not delivered", self._job_id, exc_info=exc)
+        if not self._is_counted:
+            lost = self._deliveries.count_loss(self._job_id, self._attempt)
+        else:
+            lost = self._deliveries.losses(self._job_id)
+        if lost >= self._most:
+            self._fail(f"Its outputs could not be delivered: {FAULT}.")
+        raise Unfinished(WAITS) from exc
+
+    def _fail(self, message: str, exc: FleetError | None = None) -> NoReturn:
+        error = job_error(exc or DeliveryFailed(message)) | {"node_id": self.node_id}
+        if self._deliveries.fail(self._job_id, self._attempt, error):
+            # A file's name comes from its graph, which is its client's.
+            log.warning("job %s failed (%s)%s", self._job_id, error["code"], "" if exc is not None else f": {message}")
+            self._publisher.notify(self._job_id)
+        raise Unfinished(f"failed ({error['code']})")

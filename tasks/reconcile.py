@@ -1,0 +1,136 @@
+"""The reconciler: every few seconds it makes the world agree with the ledger again. Doing it twice is harmless."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from celery import shared_task
+
+from core.background import failure_of
+from core.job import QUEUED
+from core.settings.settings import Settings
+from tasks.messaging.names import RECONCILE
+from tasks.reconciling.pins import follow_fleet
+from tasks.reconciling.retention import remove_expired, sweep
+from tasks.runtime import FleetTask, Runtime
+
+log = logging.getLogger(__name__)
+
+#: A clock that was set is believed after this time.
+SETTLED_S = 3600.0
+
+_under_way = threading.Lock()
+
+
+class _Last:
+    """When the last tick of this process ended."""
+
+    ended_s = float("-inf")
+
+
+_last = _Last()
+
+
+# No events: a tick every few seconds would be most of what Flower shows. What it does has lines in the log.
+@shared_task(bind=True, base=FleetTask, name=RECONCILE, send_events=False)
+def reconcile(self: FleetTask) -> None:
+    """Take back lapsed leases, publish turns that are missing, move forgotten deliveries on, remove what is over."""
+    # Steps that wait for a ledger that is away outlast their tick, and a second one would wait beside it. Of ticks that
+    # have piled up the first does all there is to do.
+    if not _under_way.acquire(blocking=False):
+        return
+    try:
+        if time.monotonic() - _last.ended_s >= self.runtime.settings.reconcile_s / 2:
+            take_steps(self.runtime)
+            _last.ended_s = time.monotonic()
+    finally:
+        _under_way.release()
+
+
+def take_steps(runtime: Runtime) -> None:
+    """Each step by itself: what one stumbles over, every time perhaps, must not keep the others from being done."""
+    looks: list[float] = []
+    failure_of(lambda: looks.append(runtime.ledger.timekeeping.look()), "reconcile, clock")
+    # A ledger that cannot even say that is no ledger to remove anything from.
+    set_ago_s = looks[0] if looks else 0.0
+    for step in STEPS:
+        wait_s = AFTER_SET_S.get(step)
+        if wait_s is None or set_ago_s >= wait_s(runtime.settings):
+            failure_of(functools.partial(step, runtime), f"reconcile, {step.__name__}")
+
+
+def take_back(runtime: Runtime) -> None:
+    """Jobs whose worker was lost go to another one, or end."""
+    for job_id, status in runtime.ledger.returns.take_back_lapsed().items():
+        log.warning("job %s was taken back from a lost worker: %s", job_id, status)
+        go_on(runtime, job_id, status)
+
+
+def go_on(runtime: Runtime, job_id: str, status: str) -> None:
+    """Publish what follows for a job that came back from a GPU without a result."""
+    if status == QUEUED:
+        runtime.publisher.turn(job_id)
+    else:
+        runtime.publisher.notify(job_id)
+
+
+def expire_waiting(runtime: Runtime) -> None:
+    """Jobs that waited too long, where the operator set a limit."""
+    limit_s = runtime.settings.queue_timeout_s
+    if limit_s:
+        for job_id in runtime.ledger.returns.expire_waiting(timeout_s=limit_s):
+            log.warning("job %s expired: it waited for longer than %g s", job_id, limit_s)
+            runtime.publisher.notify(job_id)
+
+
+def publish_missing_turns(runtime: Runtime) -> None:
+    """One more turn for each idle instance while jobs wait that suit one of them, whatever became of the earlier ones.
+
+    Also when fewer jobs wait than instances are idle: a turn may reach an instance that must not run the job.
+    """
+    for job_id in runtime.ledger.claims.missing_turns():
+        if not runtime.publisher.turn(job_id):
+            return
+
+
+def resume_deliveries(runtime: Runtime) -> None:
+    """Files whose message was lost, or whose worker died; webhooks likewise, and those whose next try is due."""
+    settings = runtime.settings
+    for job_id in runtime.ledger.deliveries.abandon(after_s=max(settings.retention_s, settings.upload_give_up_s)):
+        log.warning("job %s failed: nobody came for its outputs where they lie", job_id)
+        runtime.publisher.notify(job_id)
+    for job_id, attempt, instance in runtime.ledger.deliveries.overdue():
+        host = (instance or "").partition("@")[2] or runtime.settings.host
+        runtime.publisher.delivery(job_id, attempt, host)
+    for job_id in runtime.ledger.outbox.jobs_due():
+        runtime.publisher.notify(job_id)
+
+
+def wipe_secrets(runtime: Runtime) -> None:
+    """Secrets that have served, and were not wiped with the last change of their job."""
+    runtime.ledger.secrets.wipe()
+
+
+#: What one tick does, in this order.
+STEPS: tuple[Callable[[Runtime], None], ...] = (
+    take_back,
+    expire_waiting,
+    follow_fleet,
+    publish_missing_turns,
+    resume_deliveries,
+    wipe_secrets,
+    remove_expired,
+    sweep,
+)
+#: Seconds for which a step is left out after the clock was set, or the fleet switched on again: until all workers have
+#: renewed their leases, and until somebody could have noticed that a clock is wrong, since what is removed is gone.
+AFTER_SET_S: dict[Callable[[Runtime], None], Callable[[Settings], float]] = {
+    take_back: lambda settings: settings.lease_s,
+    expire_waiting: lambda _settings: SETTLED_S,
+    remove_expired: lambda _settings: SETTLED_S,
+    sweep: lambda _settings: SETTLED_S,
+}

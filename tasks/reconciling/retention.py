@@ -1,0 +1,138 @@
+"""Removes what is past its time from storage and ledger, in small steps, and what nobody would find any more."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import random
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from core.storage.folders import Storage, remove_job
+from tasks.runtime import Runtime
+
+log = logging.getLogger(__name__)
+
+#: Jobs, files or keys of one step, and with that of one transaction.
+BATCH = 100
+#: Time for the steps of one kind, in one run.
+PATIENCE_S = 1.0
+#: Between looks at storage for what nobody refers to. Others are spared the listing, by a mark in storage.
+SWEEP_EVERY_S = 600.0
+SWEPT = ".swept"
+#: What one sweep looks at, at most: chosen at random, so that it comes to everything.
+SWEEP_LIMIT = 5000
+#: Folders without a job stay for so long: their job may be on its way into the ledger, or be looked into by somebody.
+ORPHAN_S = 24 * 3600.0
+_JOB = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+def remove_expired(runtime: Runtime) -> None:
+    """One run of the reconciler: jobs, files, uploads, keys."""
+    if runtime.storage.problem() is None:
+        for step in (_remove_jobs, _remove_files, _remove_uploads):
+            _in_steps(step, runtime)
+        Storage(runtime.settings.inputs_dir).sweep_drafts()
+    _in_steps(_forget_keys, runtime)
+    runtime.ledger.instances.forget_silent()
+    runtime.ledger.durations.forget()
+
+
+def sweep(runtime: Runtime) -> None:
+    """Now and then: files that whoever made or removed them left behind when he died."""
+    if runtime.storage.problem() is not None:
+        return
+    if _is_due(runtime.settings.outputs_dir):
+        removed = sweep_outputs(runtime)
+        if removed:
+            log.warning("%d folders of jobs that are no longer kept were removed", removed)
+    if _is_due(runtime.settings.inputs_dir):
+        removed = sweep_inputs(runtime)
+        if removed:
+            log.warning("%d input files that nothing refers to were removed", removed)
+
+
+def sweep_outputs(runtime: Runtime) -> int:
+    """Remove folders that have no job, and have had none for a day; returns how many."""
+    root = runtime.settings.outputs_dir
+    names = [path.name for path in root.iterdir() if _JOB.fullmatch(path.name)]
+    removed = 0
+    for chunk in _chunks(random.sample(names, min(len(names), SWEEP_LIMIT))):
+        known = runtime.ledger.jobs.states(chunk)
+        for name in chunk:
+            if name not in known and _age_s(root / name) > ORPHAN_S:
+                remove_job(root, name)
+                removed += 1
+    return removed
+
+
+def sweep_inputs(runtime: Runtime) -> int:
+    """Remove files that nothing in the ledger refers to, but those that were put lately; returns how many."""
+    storage = Storage(runtime.settings.inputs_dir)
+    found = itertools.islice(storage.keys(), SWEEP_LIMIT)
+    return sum(storage.discard(key) for chunk in _chunks(found) for key in runtime.ledger.uploads.unknown(chunk))
+
+
+def _remove_jobs(runtime: Runtime) -> int:
+    job_ids = runtime.ledger.upkeep.expired_jobs(limit=BATCH)
+    for job_id in job_ids:
+        remove_job(runtime.settings.outputs_dir, job_id)
+    return runtime.ledger.upkeep.remove_jobs(job_ids) if job_ids else 0
+
+
+def _remove_files(runtime: Runtime) -> int:
+    job_ids = runtime.ledger.upkeep.expired_files(limit=BATCH)
+    for job_id in job_ids:
+        remove_job(runtime.settings.outputs_dir, job_id)
+    if job_ids:
+        runtime.ledger.upkeep.files_removed(job_ids)
+    return len(job_ids)
+
+
+def _remove_uploads(runtime: Runtime) -> int:
+    storage = Storage(runtime.settings.inputs_dir)
+    keys = runtime.ledger.uploads.remove_expired(limit=BATCH)
+    for key in keys:
+        storage.discard(key)
+    return len(keys)
+
+
+def _forget_keys(runtime: Runtime) -> int:
+    return runtime.ledger.upkeep.forget_keys(limit=BATCH)
+
+
+def _in_steps(step: Callable[[Runtime], int], runtime: Runtime) -> None:
+    """Repeat a step until there is less to do than it may do, or its time is over: the rest waits for the next run."""
+    ends_at_s = time.monotonic() + PATIENCE_S
+    while True:
+        began_s = time.monotonic()
+        done = step(runtime)
+        took_s = time.monotonic() - began_s
+        if done < BATCH or time.monotonic() + 2 * took_s > ends_at_s:
+            return
+        # SQLite has one write lock: others get it for as long as we had it.
+        time.sleep(took_s)
+
+
+def _is_due(root: Path) -> bool:
+    mark = root / SWEPT
+    # A mark from the future is one from before the clock was set back.
+    if not root.is_dir() or 0 <= _age_s(mark) < SWEEP_EVERY_S:
+        return False
+    mark.touch()
+    return True
+
+
+def _age_s(path: Path) -> float:
+    try:
+        return time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return float("inf")
+
+
+def _chunks(names: Iterable[str]) -> Iterator[list[str]]:
+    remaining = iter(names)
+    while chunk := list(itertools.islice(remaining, BATCH)):
+        yield chunk

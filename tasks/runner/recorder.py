@@ -1,0 +1,215 @@
+"""Writes the end of an attempt into the ledger, by the kind of its end, and moves the job on."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from comfy.client.history import BLOCKED
+from comfy.prompts.account import Blocked
+from comfy.prompts.session import PromptResult
+from core.errors import (
+    ComfyOutOfMemory,
+    ComfyUnavailable,
+    FleetError,
+    LedgerUnavailable,
+    PromptFailed,
+    PromptInterrupted,
+    PromptRejected,
+    PromptStuck,
+    StaleAttempt,
+    StorageUnavailable,
+    UnstorableValue,
+)
+from core.job import CANCELED, CANCELING, QUEUED
+from core.ledger.claims import Claim
+from core.ledger.instances import InstanceRecord
+from core.ledger.secrets import RUN
+from tasks.job_errors import discreet, job_error, machines_of, reason_of, shortened, whole_error
+from tasks.judging import pin_elsewhere
+from tasks.runner.attempt_end import Dropped, Failed, Finished, Outcome, Requeued
+from tasks.runner.output_files import produced_files, sent_files, written_down
+from tasks.runtime import Runtime
+
+log = logging.getLogger(__name__)
+
+Value = TypeVar("Value")
+
+#: A finished picture is worth waiting this long for a ledger that is away.
+LEDGER_PATIENCE_S = 600.0
+#: Parts of a job that did not run, of which each is told; a graph may have a thousand.
+MAX_WARNINGS = 20
+
+
+class Recorder:
+    """One process's way of ending attempts."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._claims = runtime.ledger.claims
+        self._returns = runtime.ledger.returns
+        self._machines = machines_of(runtime.settings)
+        #: Keys of partner nodes that the instance has now, by job.
+        self._keys: dict[str, str] = {}
+
+    def record(
+        self,
+        claim: Claim,
+        instance: InstanceRecord,
+        wait: Callable[[], PromptResult],
+        sent: list[tuple[str, bytes]],
+    ) -> Outcome:
+        """Wait for a prompt and write down how it ended.
+
+        Parameters:
+          sent: pictures that came over the websocket instead of being saved; complete when `wait` returns.
+        """
+        results: list[PromptResult] = []
+        outcome = self.guard(claim, lambda: results.append(wait()))
+        if outcome is not None:
+            return outcome
+        key = self._keys.pop(claim.job_id, None)
+        result = results[0]
+        own_output = self._runtime.settings.gpu_dir(instance.gpu_name) / "output"
+        folder = own_output / claim.job_id
+        files = written_down(produced_files(result.outputs, instance), folder) + sent_files(sent, folder)
+        warnings = [self._warning(blocked, key) for blocked in result.blocked[:MAX_WARNINGS]]
+        if more := len(result.blocked) - len(warnings):
+            warnings.append({"message": f"{more} further parts did not run.", "node_id": None, "class_type": None})
+        if warnings and not files:
+            # ComfyUI calls it a success; whoever waits for a picture wants to know why there is none.
+            return persistently(lambda: self._ended_by(claim, _blocked(warnings[0])))
+        try:
+            persistently(
+                lambda: self._claims.generated(
+                    claim, files, outputs_reused=bool(result.cached_nodes), warnings=warnings
+                ),
+            )
+        except StaleAttempt as exc:
+            log.info("%s", exc)
+            return self._let_go(claim, exc)
+        except UnstorableValue as exc:
+            # Such as the id of a node that is longer than a page. Another try would end likewise.
+            unstorable = exc
+            return persistently(lambda: self._ended_by(claim, unstorable))
+        return Finished(**_identity(claim))
+
+    def guard(self, claim: Claim, step: Callable[[], None]) -> Outcome | None:
+        """Do one step of an attempt; if it ends the attempt, write down how. None means: go on."""
+        try:
+            step()
+        except FleetError as exc:
+            # A node may repeat the key in what it raises, which is logged, shown and kept.
+            reason = discreet(exc, secret=self._keys.pop(claim.job_id, None), machines=self._machines)
+        else:
+            return None
+        return persistently(lambda: self._ended_by(claim, reason))
+
+    def give_back(self, claim: Claim, exc: FleetError, *, lost: bool) -> Outcome:
+        """Queue the job again, unless it has had its chances."""
+        status = self._returns.release(claim, reason=reason_of(exc), lost=lost, code=exc.code)
+        if status == QUEUED:
+            return Requeued(**_identity(claim))
+        if status is None or status == CANCELED:
+            return Dropped(**_identity(claim))
+        return Failed(**_identity(claim), error=shortened(exc))
+
+    @staticmethod
+    def report(outcome: Outcome) -> None:
+        """Log the end of a job that no task's line tells of. Why it failed is for its client: it may hold prompts."""
+        if isinstance(outcome, Failed):
+            log.info("job %s attempt %s failed (%s)", outcome.job_id, outcome.attempt, outcome.error.code)
+
+    def move_on(self, outcome: Outcome) -> None:
+        """Publish what comes next for a job whose chain no task carries on."""
+        publisher = self._runtime.publisher
+        if isinstance(outcome, Finished):
+            publisher.delivery(outcome.job_id, outcome.attempt, self._runtime.settings.host)
+        elif isinstance(outcome, Requeued):
+            publisher.turn(outcome.job_id)
+        elif outcome.has_webhook:
+            publisher.notify(outcome.job_id)
+
+    def extra_data(self, claim: Claim) -> dict[str, Any] | None:
+        """What nodes are given beside their inputs: the client's `extra_pnginfo`, and a key that nobody else may know.
+
+        Raises: SecretUnreadable.
+        """
+        given: dict[str, Any] = {}
+        if claim.extra_pnginfo is not None:
+            given["extra_pnginfo"] = json.loads(claim.extra_pnginfo)
+        key = (
+            self._runtime.ledger.secrets.open(claim.job_id, RUN).get("api_key_comfy_org") if claim.has_secrets else None
+        )
+        if key is not None:
+            given["api_key_comfy_org"] = self._keys[claim.job_id] = key
+        return given or None
+
+    def _ended_by(self, claim: Claim, exc: FleetError) -> Outcome:
+        status = self._claims.renew([claim]).get(claim.job_id)
+        if status is None or status == CANCELING:
+            return self._let_go(claim, exc)
+        if isinstance(exc, PromptRejected) and pin_elsewhere(self._runtime.ledger, claim):
+            log.info("job %s goes to another kind of instance (%s)", claim.job_id, exc.code)
+            return self.give_back(claim, exc, lost=False)
+        if _is_worth_another_try(claim, exc):
+            log.warning("job %s attempt %s is lost (%s)%s", claim.job_id, claim.attempt, exc.code, _own_words(exc))
+            return self.give_back(claim, exc, lost=True)
+        whole = whole_error(exc)
+        error = job_error(exc, job_id=claim.job_id if whole else "")
+        if not self._claims.fail(claim, error, whole=whole):
+            return self._let_go(claim, exc)
+        return Failed(**_identity(claim), error=shortened(exc))
+
+    def _warning(self, blocked: Blocked, key: str | None) -> dict[str, Any]:
+        failure = PromptFailed(blocked.message, blocked.node_id, blocked.node_class)
+        error = job_error(discreet(failure, secret=key, machines=self._machines))
+        return {name: error[name] for name in ("message", "node_id", "class_type")}
+
+    def _let_go(self, claim: Claim, exc: FleetError) -> Outcome:
+        """The job was to be cancelled, or is no longer ours; either way nothing of this attempt is kept."""
+        if not self._claims.canceled(claim):
+            log.info("job %s attempt %s is no longer ours (%s)", claim.job_id, claim.attempt, exc.code)
+        return Dropped(**_identity(claim))
+
+
+def _is_worth_another_try(claim: Claim, exc: FleetError) -> bool:
+    """Whether the instance may be to blame.
+
+    Memory gets one more try, for another GPU may have more of it. So does an interrupt that was none of ours: whoever
+    uses the same ComfyUI may have meant another prompt.
+    """
+    if isinstance(exc, (ComfyOutOfMemory, PromptInterrupted)):
+        return claim.lost_code != exc.code
+    return isinstance(exc, (ComfyUnavailable, PromptStuck, StorageUnavailable))
+
+
+def _own_words(exc: FleetError) -> str:
+    """What an error says, for the log; nothing of what a node said, which may repeat a prompt."""
+    return "" if isinstance(exc, (ComfyOutOfMemory, PromptFailed, PromptRejected)) else f": {shortened(exc)}"
+
+
+def _blocked(warning: dict[str, Any]) -> PromptFailed:
+    return PromptFailed(warning["message"], warning["node_id"], warning["class_type"], BLOCKED)
+
+
+def _identity(claim: Claim) -> dict[str, Any]:
+    return {"job_id": claim.job_id, "attempt": claim.attempt, "has_webhook": claim.has_webhook}
+
+
+def persistently(write: Callable[[], Value]) -> Value:
+    """Repeat a write while the ledger is away: what the GPU made is not thrown away for a database's restart."""
+    give_up_s = time.monotonic() + LEDGER_PATIENCE_S
+    pause_s = 0.2
+    while True:
+        try:
+            return write()
+        except LedgerUnavailable as exc:
+            if time.monotonic() > give_up_s:
+                raise
+            log.warning("the ledger is away, trying again in %.1f s: %s", pause_s, exc)
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, 5.0)

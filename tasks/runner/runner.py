@@ -1,0 +1,376 @@
+"""A GPU worker's place at its instance: one prompt running, and at most one more queued behind it.
+
+ComfyUI starts a queued prompt within a millisecond, while a round trip through the broker and the ledger takes several.
+So when the running prompt is about to end, the station claims one more job and queues it: it is *on deck*. The next
+turn that arrives takes up the job on deck. Should no turn arrive, because an idle worker used it up or the broker lost
+it, the job runs and is recorded all the same, and others after it. A job is put on deck only if no other GPU could
+start it now and the wait will be short.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import logging
+import threading
+import time
+from collections.abc import Collection
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from comfy.prompts.node_work import NodeTimes
+from comfy.prompts.session import ComfySession, PromptHandle, PromptResult
+from core.background import failure_of
+from core.errors import ComfyUnavailable, FleetError, InputGone, LedgerUnavailable, TransientError
+from core.job import second_prompt_id
+from core.ledger.claims import Claim
+from core.ledger.instances import HEALTHY, InstanceRecord
+from tasks.runner.attempt_end import Finished, Outcome, Requeued
+from tasks.runner.collect import Collector
+from tasks.runner.connection import Connection
+from tasks.runner.distress import Line
+from tasks.runner.leases import Lease, Leases
+from tasks.runner.recorder import Recorder
+from tasks.runner.recovery import Care
+from tasks.runner.reporter import SENDING_CLASS, Reports
+from tasks.runner.run_times import Durations, Teacher, gpu_seconds
+from tasks.runner.staging import remove_staged, stage_inputs
+from tasks.runtime import Runtime
+from workflows.graphs.graph import Graph
+from workflows.graphs.model_files import models_of
+from workflows.graphs.rewrite import for_job, names_own_files
+from workflows.graphs.shape import shape_of
+
+log = logging.getLogger(__name__)
+
+#: Runs at once: the one on the GPU, the one on deck, and the one whose result is being recorded.
+THREADS = 3
+#: How long a prompt that was served from the cache waits for the files of an earlier one to be secured.
+COLLECT_PATIENCE_S = 5.0
+#: A prompt that began so long after it was posted stood behind others, somebody else's if not ours: the ledger is told
+#: when it began.
+WAITED_S = 1.0
+
+
+@dataclass(kw_only=True)
+class Run:
+    """One claimed attempt whose prompt ComfyUI has accepted."""
+
+    claim: Claim
+    instance: InstanceRecord
+    handle: PromptHandle | None = None
+    #: Claimed ahead of time, see above.
+    was_on_deck: bool = False
+    #: What its duration is remembered under.
+    shape: str = ""
+    #: Model files it loads.
+    models: list[str] = field(default_factory=list)
+    posted_s: float = 0.0
+    started_s: float | None = None
+    #: The graph as it was submitted.
+    given: Graph = field(default_factory=dict)
+    #: The graph as it was posted, and how long ComfyUI worked on it; None unless it ran whole and uncached.
+    graph: Graph = field(default_factory=dict)
+    gpu_s: float | None = None
+    #: What the prompt is followed with, should it have to be posted a second time.
+    session: ComfySession | None = None
+    lease: Lease | None = None
+    reports: Reports | None = None
+    #: The next prompt could write over its files before they are secured: nothing is queued behind it.
+    names_own_files: bool = False
+    #: Set once its files are where no later prompt reaches them.
+    collected: threading.Event = field(default_factory=threading.Event)
+    #: Pictures that came over the websocket instead of being saved.
+    sent: list[tuple[str, bytes]] = field(default_factory=list)
+    #: A Celery task waits for it and will move its chain on.
+    is_attended: bool = False
+    future: Future[Outcome] = field(default_factory=Future)
+
+    def wait(self, timeout_s: float) -> PromptResult:
+        """Block until ComfyUI has finished the prompt."""
+        assert self.handle is not None
+        return self.handle.wait(timeout_s=timeout_s)
+
+
+class Station:
+    """Runs jobs on one instance for one Celery worker process. Made in that process, after the fork."""
+
+    def __init__(self, runtime: Runtime, instance_name: str, line: Line, *, worker: str | None = None) -> None:
+        """Parameters:
+        line: tells the main process when the instance has to be replaced.
+        worker: its Celery node name; nothing is claimed while another worker has the instance's name.
+        """
+        self._runtime = runtime
+        self._name = instance_name
+        self._worker = worker
+        self._care = Care(runtime, line)
+        self._recorder = Recorder(runtime)
+        self._leases = Leases(runtime.ledger, renew_s=runtime.settings.lease_renew_s)
+        self._durations = Durations()
+        self._node_times = NodeTimes()
+        self._teacher = Teacher(runtime.ledger.durations)
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="run")
+        self._connection = Connection(runtime, instance_name)
+        self._lock = threading.Lock()
+        #: Held from the decision to claim until what was claimed stands in `_runs`.
+        self._claiming = threading.Lock()
+        #: Every run that has not ended, the oldest first.
+        self._runs: list[Run] = []
+        self._collector = Collector(runtime.ledger)
+        self._closing = False
+
+    @property
+    def name(self) -> str:
+        """gpu0@host: the instance it runs jobs on."""
+        return self._name
+
+    def work(self, named: str) -> Outcome | None:
+        """Use one turn: take up the job that nobody attends to, or else claim one, and wait for its end.
+
+        Parameters:
+          named: the job the turn was published for; a better one may be run instead.
+        Returns: how the job ended on this GPU, or None when there was nothing to run.
+        Raises: ComfyUnavailable - the instance is away; nothing was claimed.
+        """
+        run = self._take_unattended() or self._begin(named=named)
+        return None if run is None else run.future.result()
+
+    def close(self) -> None:
+        """Give back what nobody attends to, and leave the instance."""
+        # Whoever is claiming has it in `_runs` when we look, and nobody claims afterwards.
+        with self._claiming, self._lock:
+            self._closing = True
+            left = [run for run in self._runs if not run.is_attended]
+        for run in left:
+            failure_of(functools.partial(self._leave, run), f"job {run.claim.job_id}")
+        self._leases.close()
+        self._connection.close()
+
+    def _leave(self, run: Run) -> None:
+        # Given back first: the interrupt must not look like the job's own end.
+        given_back = self._recorder.give_back(run.claim, ComfyUnavailable("The worker was stopped."), lost=False)
+        if run.lease is not None:
+            # Also one that is only being posted now.
+            run.lease.stop()
+        self._recorder.move_on(given_back)
+
+    def _take_unattended(self) -> Run | None:
+        with self._lock:
+            for run in self._runs:
+                if not run.is_attended:
+                    run.is_attended = True
+                    return run
+        return None
+
+    def _begin(self, *, named: str | None = None, only_surplus: bool = False) -> Run | None:
+        """Claim a job and post its prompt. A job that could not be posted comes back as a run that has ended."""
+        instance, session = self._connection.get()
+        run = self._claim(instance, session, named=named, only_surplus=only_surplus)
+        if run is None:
+            if named is not None:
+                self._pass_on_if_barred()
+            return None
+        try:
+            outcome = self._recorder.guard(run.claim, lambda: self._post(run, session))
+        except BaseException:
+            self._forget(run)
+            raise
+        if outcome is None:
+            self._threads.submit(self._complete, run)
+        else:
+            self._end(run, outcome)
+        return run
+
+    def _claim(
+        self, instance: InstanceRecord, session: ComfySession, *, named: str | None, only_surplus: bool
+    ) -> Run | None:
+        with self._claiming:
+            if self._closing or (only_surplus and self._has_next()):
+                return None
+            claim = self._runtime.ledger.claims.claim(
+                instance.name, named=named, only_surplus=only_surplus, worker=self._worker
+            )
+            if claim is None:
+                return None
+            run = Run(claim=claim, instance=instance, is_attended=not only_surplus, was_on_deck=only_surplus)
+            run.session, run.lease = session, self._leases.hold(claim)
+            with self._lock:
+                self._runs.append(run)
+            return run
+
+    def _has_next(self) -> bool:
+        """Whether a run waits for the one on the GPU to end; it may still be on its way to ComfyUI."""
+        with self._lock:
+            return sum(run.started_s is None for run in self._runs) > 0
+
+    def _pass_on_if_barred(self) -> None:
+        """A turn that came while the instance is drained, or full, is somebody else's; it must not be used up here."""
+        record = self._runtime.ledger.instances.get(self._name)
+        if record is not None and record.state != HEALTHY:
+            raise ComfyUnavailable(f"{self._name} takes no jobs: it is {record.state}.")
+
+    def _post(self, run: Run, session: ComfySession) -> None:
+        self._stage(run, session)
+        run.given = graph = json.loads(run.claim.graph)
+        run.shape = run.claim.shape or shape_of(graph)
+        run.models = models_of(graph)
+        run.names_own_files = names_own_files(graph)
+        run.reports = Reports(self._runtime, run.claim, graph, on_life=lambda: self._show_life(run))
+        run.sent = run.reports.sent
+        self._submit(run, run.claim.prompt_id, self._collector.nodes_to_run(graph))
+
+    def _stage(self, run: Run, session: ComfySession) -> None:
+        try:
+            stage_inputs(run.claim, run.instance, session.client, self._runtime.settings)
+        except InputGone:
+            # Not gone, if the storage is away.
+            self._runtime.storage.forget()
+            self._runtime.storage.require()
+            raise
+
+    def _submit(self, run: Run, prompt_id: str, run_anew: Collection[str]) -> None:
+        """Post the job's graph. Parameters: run_anew - nodes that ComfyUI's cache must not spare."""
+        assert run.session is not None
+        assert run.lease is not None
+        job_id = run.claim.job_id
+        run.graph = for_job(run.given, job_id=job_id, run_id=prompt_id, run_anew=run_anew)
+        run.posted_s = time.monotonic()
+        run.handle = run.session.submit(
+            run.graph,
+            prompt_id=prompt_id,
+            extra_data=self._recorder.extra_data(run.claim),
+            listener=run.reports,
+            nodes_total=run.claim.nodes_total,
+            work=self._node_times.expect(run.graph, run.shape),
+            watchdog=self._care.watchdog(run.instance),
+        )
+        run.lease.watch(run.handle)
+
+    def _complete(self, run: Run) -> None:
+        """Follow a prompt to its end and record it; runs in a thread of its own."""
+        timeout_s = run.claim.timeout_s or self._runtime.settings.job_timeout_s
+        try:
+            outcome = self._recorder.record(run.claim, run.instance, lambda: self._wait(run, timeout_s), run.sent)
+        except BaseException as exc:
+            self._forget(run)
+            run.future.set_exception(exc)
+            raise
+        # The job has ended, in the ledger too. What is learned from it must not keep whoever waits here from that.
+        job = f"job {run.claim.job_id}"
+        failure_of(lambda: self._learn_duration(run, outcome), job)
+        self._end(run, outcome)
+        # After the end, which the next job may be waiting for.
+        failure_of(lambda: self._learn(run, outcome), job)
+
+    def _learn_duration(self, run: Run, outcome: Outcome) -> None:
+        if isinstance(outcome, Finished) and run.started_s is not None:
+            self._durations.learn(run.shape, time.monotonic() - run.started_s)
+
+    def _learn(self, run: Run, outcome: Outcome) -> None:
+        if isinstance(outcome, Finished):
+            self._teacher.tell(run.claim, run.instance, run.gpu_s)
+            if run.handle is not None:
+                self._node_times.learn(run.graph, run.shape, run.handle.node_seconds)
+        self._care.remember_models(run.instance, run.models)
+
+    def _forget(self, run: Run) -> None:
+        """A fault of ours: with its lease the job would hold this GPU for ever, without it the reconciler finds it."""
+        self._leases.drop(run.claim)
+        with self._lock:
+            self._runs.remove(run)
+
+    def _wait(self, run: Run, timeout_s: float) -> PromptResult:
+        try:
+            result, gone = self._collect(run, run.wait(timeout_s))
+            run.gpu_s = gpu_seconds(result, run.graph)
+            if gone:
+                log.info(
+                    "job %s: ComfyUI's cache named files that are gone; nodes %s run again", run.claim.job_id, gone
+                )
+                run.sent.clear()
+                self._submit(run, second_prompt_id(run.claim.prompt_id), gone)
+                result, _ = self._collect(run, run.wait(timeout_s))
+                run.gpu_s = None
+            _require_sent_pictures(run, result)
+        except FleetError as exc:
+            if self._care.after(exc, run.instance):
+                self._connection.lose()
+                if run.instance.kind == "attached":
+                    # It is not ended, and may take notice in the end.
+                    _quietly_interrupt(run)
+            raise
+        finally:
+            run.collected.set()
+        self._care.is_well()
+        return result
+
+    def _collect(self, run: Run, result: PromptResult) -> tuple[PromptResult, set[str]]:
+        """Secure a prompt's files; also what the cache would have to make again, see `Collector`."""
+        if result.cached_nodes:
+            # What the cache has may be a file that an earlier prompt of ours is about to secure.
+            with self._lock:
+                earlier = list(itertools.takewhile(lambda other: other is not run, self._runs))
+            for other in earlier:
+                other.collected.wait(COLLECT_PATIENCE_S)
+        assert run.session is not None
+        return self._collector.collect(result, run.graph, run.instance, run.session.client, run.claim.job_id)
+
+    def _end(self, run: Run, outcome: Outcome) -> None:
+        self._leases.drop(run.claim)
+        with self._lock:
+            self._runs.remove(run)
+            is_attended = run.is_attended
+            run.future.set_result(outcome)
+        if not is_attended:
+            self._recorder.report(outcome)
+            self._recorder.move_on(outcome)
+        if not isinstance(outcome, (Finished, Requeued)):
+            self._care.remove_files(run.instance, run.claim.job_id)
+        if run.claim.inputs and run.session is not None:
+            remove_staged(run.claim, run.instance, run.session.client, self._runtime.settings)
+
+    def _show_life(self, run: Run) -> None:
+        """At each sign of life of the running prompt: has it begun, and is it time to queue the next one behind it?"""
+        if run.started_s is None and run.handle is not None and run.handle.started.is_set():
+            run.started_s = time.monotonic()
+            if run.was_on_deck or run.started_s - run.posted_s >= WAITED_S:
+                self._note_begun(run)
+        self._consider_look_ahead(run)
+
+    def _note_begun(self, run: Run) -> None:
+        try:
+            self._runtime.ledger.claims.begun(run.claim)
+        except LedgerUnavailable as exc:
+            log.info("job %s has begun, which the ledger was not told: %s", run.claim.job_id, exc)
+
+    def _consider_look_ahead(self, run: Run) -> None:
+        expected_s = self._durations.expect(run.shape)
+        if run.started_s is None or expected_s is None or run.names_own_files:
+            return
+        if expected_s - (time.monotonic() - run.started_s) > self._runtime.settings.look_ahead_s:
+            return
+        # One prompt behind the running one is all that helps.
+        if self._has_next() or self._closing:
+            return
+        try:
+            if self._runtime.ledger.claims.anything_waits():
+                self._begin(only_surplus=True)
+        except TransientError as exc:
+            log.info("looking ahead failed; the next turn will do: %s", exc)
+
+
+def _require_sent_pictures(run: Run, result: PromptResult) -> None:
+    """Raises ComfyUnavailable: pictures that a node sent over the websocket were lost with it, and exist nowhere."""
+    arrived = {node_id for node_id, _ in run.sent}
+    senders = {node_id for node_id, node in run.graph.items() if node["class_type"] == SENDING_CLASS}
+    if result.is_heard_in_part and not senders <= arrived:
+        raise ComfyUnavailable(f"ComfyUI's websocket was away, and with it what {SENDING_CLASS} sent")
+
+
+def _quietly_interrupt(run: Run) -> None:
+    try:
+        if run.handle is not None:
+            run.handle.interrupt()
+    except ComfyUnavailable:
+        log.info("interrupting %s failed: the instance is away", run.claim.job_id)

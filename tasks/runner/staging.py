@@ -1,0 +1,66 @@
+"""A job's input files, brought from storage to the instance that is about to run it."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+
+from comfy.client.client import ComfyClient
+from comfy.client.inputs import stage
+from core.errors import ComfyUnavailable, FleetError, InputGone, PromptRejected
+from core.ledger.claims import Claim
+from core.ledger.instances import InstanceRecord
+from core.settings.settings import Settings
+from core.storage.folders import Storage, is_out_of_room
+
+log = logging.getLogger(__name__)
+
+
+def stage_inputs(claim: Claim, instance: InstanceRecord, client: ComfyClient, settings: Settings) -> None:
+    """Put every input file of a claimed job where its graph names it; doing it again does no harm.
+
+    Raises:
+      InputGone: storage has it no more.
+      PromptRejected: an attached instance refuses it.
+      ComfyUnavailable: an attached instance does not answer, or the disk of another has no room.
+    """
+    if not claim.inputs:
+        return
+    storage = Storage(settings.inputs_dir)
+    try:
+        if instance.kind == "attached":
+            stage(client, {file["name"]: storage.path(file["key"]) for file in claim.inputs})
+        else:
+            folder = settings.gpu_dir(instance.gpu_name) / "input"
+            for file in claim.inputs:
+                storage.copy(file["key"], folder / file["name"])
+    except FileNotFoundError as exc:
+        raise InputGone("An input file of this job is no longer in storage.") from exc
+    except OSError as exc:
+        if not is_out_of_room(exc):
+            raise
+        # Another machine may have some; this one is soon `disk_full`.
+        raise ComfyUnavailable(f"The disk of {instance.name} has no room for the job's input files.") from exc
+
+
+def remove_staged(claim: Claim, instance: InstanceRecord, client: ComfyClient, settings: Settings) -> None:
+    """The attempt has ended: its input files leave the instance.
+
+    ComfyUI has no way to delete a file over HTTP. On an attached instance each is written over with nothing: its name
+    stays, what it held does not. What cannot be reached is passed over.
+    """
+    folder = settings.gpu_dir(instance.gpu_name) / "input"
+    for file in claim.inputs:
+        if instance.kind == "attached":
+            try:
+                stage(client, {file["name"]: b""})
+            except PromptRejected as exc:
+                # A size that a proxy does not take, for one. The other files may go.
+                log.info("job %s: an input file stays on %s: %s", claim.job_id, instance.name, exc)
+            except FleetError as exc:
+                log.info("job %s: input files stay on %s: %s", claim.job_id, instance.name, exc)
+                return
+        else:
+            (folder / file["name"]).unlink(missing_ok=True)
+    if instance.kind != "attached":
+        shutil.rmtree(folder / claim.job_id, ignore_errors=True)

@@ -1,0 +1,341 @@
+"""Sends what the outbox holds, from one io worker: many posts at once, so that no receiver has to wait for another.
+
+One thread does all the work on the ledger: it looks for what is due, takes it, and records how it went. Each post has a
+thread to itself that waits for its receiver. What is not taken yet is only a note in memory: when the process ends it
+is still due in the ledger.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import queue
+import time
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+from core.background import Loop, failure_of
+from core.errors import FleetError, LedgerUnavailable, SecretUnreadable, TransientError
+from core.ledger import Ledger
+from core.ledger.database.connections import now_ms
+from core.ledger.secrets import ADDRESS, WEBHOOK
+from core.ledger.webhooks.outbox import Due, Outcome, Post
+from core.outbound import Policy
+from core.settings.settings import Settings
+from core.webhooks.keys import ENVIRONMENT, headers_of, secrets_for
+from core.webhooks.signing import headers_for, load_signing_key
+from core.webhooks.urls import has_sealed_query, whole_url
+from tasks.webhooks.posting import Carrier, Carriers, send
+from tasks.webhooks.receivers import Lanes
+
+log = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
+
+#: Deliveries that one look at the ledger brings, and that may wait in memory.
+BATCH = 256
+MAX_WAITING = 20_000
+#: Seconds between two looks while there is more than one look brings.
+LOOK_EVERY_S = 0.05
+#: The ledger is tried again after this.
+RETRY_S = 1.0
+#: Posts under way get so long to end when the process stops. Those that do not are due again later, as after a crash.
+GOODBYE_S = 5.0
+#: The next post of a hand begins within this after the hand was taken, or is given back.
+HAND_S = 0.1
+#: From here on an answer says that the receiver is not well.
+SERVER_ERROR, TOO_MANY = 500, 429
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Result:
+    """What became of a post."""
+
+    due: Due
+    post: Post
+    #: What came with its job to sign with, or why it cannot be read.
+    secrets: dict[str, Any] | SecretUnreadable = field(repr=False)
+    #: None: it was not made.
+    outcome: Outcome | None = None
+    #: As in `Lanes.end`.
+    is_well: bool | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Report:
+    """A hand is done."""
+
+    carrier: Carrier
+    results: list[_Result]
+    #: Whether the carrier can go on with other work.
+    is_free: bool
+
+
+class Postman:
+    """One process's sending of webhooks. Starts its threads at the first call."""
+
+    def __init__(self, settings: Settings, ledger: Ledger) -> None:
+        self._settings = settings
+        self._ledger = ledger
+        self._private_key = load_signing_key(settings.webhook_signing_key.get_secret_value())
+        self._lanes = Lanes(per_host=settings.webhook_per_host, break_s=settings.webhook_break_s)
+        #: Ids of jobs that have something to send, reports of carriers, those that are idle, and None: stop.
+        self._inbox: queue.SimpleQueue[str | _Report | Carrier | None] = queue.SimpleQueue()
+        self._carriers = Carriers(self._inbox.put)
+        self._loop = Loop("postman", self._work, last=self._carriers.close)
+        # The rest belongs to its thread.
+        self._called: set[str] = set()
+        self._results: list[tuple[Post, Outcome]] = []
+        self._unsent: list[Post] = []
+        self._closed: set[str] = set()
+        self._has_more = False
+        #: Receivers that the last look left out.
+        self._skipped: set[str] = set()
+        self._looked_s = 0.0
+        self._stops_at_s: float | None = None
+
+    def call(self, job_id: str) -> None:
+        """This job has something to send, and others may have; returns at once."""
+        self._loop.start()
+        self._inbox.put(job_id)
+
+    def close(self) -> None:
+        """Begin nothing more, and give what is under way a moment to end."""
+        self._inbox.put(None)
+        self._loop.join(2 * GOODBYE_S)
+
+    def _work(self) -> None:
+        if self._is_over():
+            self._loop.end()
+            return
+        self._collect()
+        try:
+            self._record()
+            self._put_off()
+            if self._stops_at_s is None:
+                self._look()
+                self._begin()
+        except LedgerUnavailable as exc:
+            log.warning("webhooks wait for the ledger: %s", exc)
+            self._loop.rest(RETRY_S)
+        except BaseException:
+            # What this was about is not in memory any more, but in the ledger it is still due.
+            self._has_more = True
+            raise
+
+    def _is_over(self) -> bool:
+        if self._stops_at_s is None:
+            return False
+        is_done = not (self._lanes.under_way or self._results or self._unsent)
+        return is_done or time.monotonic() >= self._stops_at_s
+
+    def _collect(self) -> None:
+        """Wait for news, and take all there are."""
+        may_have_more = self._may_have_more(self._lanes.occupied())
+        is_idle = not (
+            self._results or self._unsent or self._closed or self._called or self._stops_at_s or may_have_more
+        )
+        with contextlib.suppress(queue.Empty):
+            self._note(self._inbox.get(timeout=None if is_idle else LOOK_EVERY_S))
+            while True:
+                self._note(self._inbox.get_nowait())
+
+    def _note(self, news: str | _Report | Carrier | None) -> None:
+        if news is None:
+            self._stops_at_s = time.monotonic() + GOODBYE_S
+        elif isinstance(news, str):
+            self._called.add(news)
+        elif isinstance(news, Carrier):
+            self._carriers.release(news)
+        else:
+            self._note_report(news)
+
+    def _note_report(self, report: _Report) -> None:
+        if report.is_free:
+            self._carriers.rest(report.carrier)
+        else:
+            self._carriers.dismiss(report.carrier)
+        for result in report.results:
+            self._note_end(result)
+
+    def _note_end(self, result: _Result) -> None:
+        if result.outcome is None:
+            self._unsent.append(result.post)
+        else:
+            self._results.append((result.post, result.outcome))
+            if result.outcome.error is not None:
+                name, tries = f"{result.post.id} of job {result.post.job_id}", result.post.tries
+                log.warning("webhook %s, try %d: %s", name, tries, result.outcome.error)
+        if self._lanes.end(result.due, is_answered=result.is_well, now_s=time.monotonic()):
+            self._closed.add(result.due.receiver)
+
+    def _record(self) -> None:
+        """Tell the ledger what became of posts."""
+        _write(self._ledger.outbox.record, self._results)
+        if self._unsent:
+            _write(self._ledger.outbox.give_back, self._unsent)
+            self._has_more = True
+
+    def _put_off(self) -> None:
+        """What waits for receivers that are left alone waits in the ledger, so that it is in nobody's way."""
+        while self._closed:
+            # Taken out before anything can go wrong with it, and put back only if the ledger is away.
+            receiver = self._closed.pop()
+            self._lanes.clear(receiver)
+            left_s = self._lanes.closed_for_s(receiver, time.monotonic())
+            if not left_s:
+                continue
+            try:
+                count = self._ledger.outbox.put_off(receiver, until_ms=now_ms() + round(left_s * 1000))
+            except LedgerUnavailable:
+                self._closed.add(receiver)
+                raise
+            log.warning("webhooks to %s fail; %d more wait for %.0f s", receiver, count, left_s)
+
+    def _look(self) -> None:
+        """Bring what is due from the ledger: of the jobs that called, and whatever else there is."""
+        occupied = self._lanes.occupied()
+        if not self._called and not self._may_have_more(occupied):
+            return
+        # Taken over before anything can go wrong with it, and called again only if the ledger is away.
+        called, self._called = self._called, set()
+        try:
+            self._look_for(called, occupied)
+        except LedgerUnavailable:
+            self._called |= called
+            raise
+
+    def _look_for(self, called: set[str], occupied: Collection[str]) -> None:
+        outbox = self._ledger.outbox
+        if time.monotonic() - self._looked_s >= LOOK_EVERY_S and self._lanes.waiting < MAX_WAITING:
+            self._looked_s = time.monotonic()
+            # Receivers that something waits for have their share already.
+            found = outbox.due(limit=BATCH, except_for=occupied)
+            self._has_more, self._skipped = len(found) == BATCH, set(occupied)
+            self._add(found)
+        if 0 < len(called) <= BATCH:
+            self._add(outbox.due(job_ids=called, limit=BATCH))
+        self._has_more |= len(called) > BATCH
+
+    def _may_have_more(self, occupied: Iterable[str]) -> bool:
+        """Whether the ledger may hold more than was brought: the last look was full, or skipped who is now free."""
+        return self._has_more or bool(self._skipped.difference(occupied))
+
+    def _add(self, found: Iterable[Due]) -> None:
+        now_s = time.monotonic()
+        for due in found:
+            if self._lanes.closed_for_s(due.receiver, now_s):
+                self._closed.add(due.receiver)
+            else:
+                self._lanes.add(due)
+
+    def _begin(self) -> None:
+        hands = self._lanes.begin(time.monotonic())
+        if not hands:
+            return
+        taken: dict[str, Post] = {}
+        until_s = time.monotonic() + HAND_S
+        dues = [due for hand in hands for due in hand]
+        try:
+            opened = self._ledger.secrets.open_all({due.job_id for due in dues}, WEBHOOK, ADDRESS)
+            taken = {post.id: post for post in self._ledger.outbox.take([due.id for due in dues])}
+        finally:
+            for due in [due for due in dues if due.id not in taken]:
+                # Somebody else has it, or the ledger is away: either way it is not ours now.
+                self._lanes.end(due, is_answered=None, now_s=time.monotonic())
+        for hand in hands:
+            ours = [_Result(due=due, post=taken[due.id], secrets=opened[due.job_id]) for due in hand if due.id in taken]
+            # A thread that cannot be started must not leave its receiver occupied for ever.
+            if ours and failure_of(functools.partial(self._hand_over, ours, until_s), "postman") is not None:
+                for unsent in ours:
+                    self._note_end(unsent)
+
+    def _hand_over(self, hand: list[_Result], until_s: float) -> None:
+        carrier = self._carriers.hire(hand[0].due.receiver)
+        carrier.carry(functools.partial(self._deliver, hand, carrier, until_s))
+
+    def _deliver(self, hand: list[_Result], carrier: Carrier, until_s: float) -> None:
+        """The posts of a hand, in the thread of their carrier.
+
+        Parameters:
+          hand: becomes what is reported. What it is not the time for stays unsent in it.
+        """
+        is_free = False
+        try:
+            for position, unsent in enumerate(hand):
+                hand[position] = replace(unsent, outcome=_unsent("not sent: internal error"))
+                hand[position] = tried = self._tried(unsent, carrier)
+                if not tried.is_well or self._stops_at_s is not None or time.monotonic() >= until_s:
+                    break
+            is_free = True
+        finally:
+            self._inbox.put(_Report(carrier=carrier, results=hand, is_free=is_free))
+
+    def _tried(self, unsent: _Result, carrier: Carrier) -> _Result:
+        settings = self._settings
+        try:
+            post = replace(unsent.post, url=_address(unsent))
+            headers = self._headers(unsent)
+            connection = carrier.connection(Policy.for_webhook(post.url, settings))
+            outcome = send(post, headers, connection, limit_s=min(post.timeout_s, settings.webhook_limit_s))
+        except FleetError as exc:
+            return replace(unsent, outcome=_unsent(exc.message, is_final=not isinstance(exc, TransientError)))
+        return replace(unsent, outcome=outcome, is_well=_is_well(outcome))
+
+    def _headers(self, unsent: _Result) -> dict[str, str]:
+        post, sealed = unsent.post, unsent.secrets
+        if post.webhook.get("origin") == ENVIRONMENT:
+            sealed = {}
+        if isinstance(sealed, SecretUnreadable):
+            raise sealed
+        signed = headers_for(
+            post.body.encode(),
+            message_id=post.id,
+            timestamp_s=int(time.time()),
+            secrets=secrets_for(post.webhook, sealed, self._settings.webhook_secret.get_secret_value()),
+            contract=post.contract,
+            private_key=self._private_key,
+        )
+        own = {"X-Webhook-Event": post.event, "X-Webhook-Sequence": str(post.seq)}
+        return {**headers_of(post.webhook, sealed), **signed, **own}
+
+
+def _address(unsent: _Result) -> str:
+    """The whole URL. Raises SecretUnreadable: its query does not open."""
+    shown, sealed = unsent.post.url, unsent.secrets
+    if not has_sealed_query(shown):
+        return shown
+    if isinstance(sealed, SecretUnreadable):
+        raise sealed
+    return whole_url(shown, sealed)
+
+
+def _write(write: Callable[[list[Item]], object], items: list[Item]) -> None:
+    """Write all of this, and empty the list. One thing that cannot be written, whyever, does not keep the rest back.
+
+    Raises: LedgerUnavailable - the list is as it was.
+    """
+    if not items or _is_written(write, items):
+        items.clear()
+    while items:
+        _is_written(write, items[:1])
+        del items[0]
+
+
+def _is_written(write: Callable[[list[Item]], object], items: list[Item]) -> bool:
+    error = failure_of(functools.partial(write, items), "webhooks")
+    if isinstance(error, LedgerUnavailable):
+        raise error
+    return error is None
+
+
+def _is_well(outcome: Outcome) -> bool:
+    """Whether an outcome speaks for the receiver: a refusal of one event is an answer, silence and overload are not."""
+    status_code = outcome.status_code
+    return status_code is not None and status_code < SERVER_ERROR and status_code != TOO_MANY
+
+
+def _unsent(error: str, *, is_final: bool = False) -> Outcome:
+    return Outcome(at_ms=now_ms(), duration_ms=0, error=error, is_final=is_final)

@@ -1,0 +1,209 @@
+"""One try at a webhook: a POST within all its limits, what the answer means, and the threads that post."""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Callable, Mapping
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+
+from urllib3 import BaseHTTPResponse
+from urllib3.exceptions import HTTPError, LocationValueError, ReadTimeoutError, SSLError
+
+from core.background import Loop
+from core.errors import AddressRefused
+from core.ledger.database.connections import now_ms
+from core.ledger.webhooks.outbox import Outcome, Post
+from core.outbound import Policy
+from core.outbound.sessions import KeptConnection
+
+CONNECT_TIMEOUT_S = 5.0
+#: Of the answer's body; the rest is not waited for.
+MAX_ANSWER_BYTES = 64 * 1024
+#: Answers after which `Retry-After` counts.
+BUSY = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
+#: Longer than every form of a date.
+MAX_RETRY_AFTER_CHARS = 64
+#: A carrier that had nothing to do for so long hangs up and ends.
+REST_S = 3.0
+#: No more of them than this rest at once.
+MAX_RESTING = 64
+
+
+class Carrier:
+    """A thread that posts to one receiver, one thing after the other, over a connection that it keeps."""
+
+    def __init__(self, receiver: str, on_idle: Callable[[Carrier], None]) -> None:
+        """Parameters: on_idle - hears, in that thread, that it waits for work or its dismissal since `REST_S`."""
+        self.receiver = receiver
+        self._on_idle = on_idle
+        self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._connections: dict[Policy, KeptConnection] = {}
+        self._loop = Loop("post", self._work_on, last=self._hang_up)
+        self._loop.start()
+
+    def carry(self, work: Callable[[], None]) -> None:
+        """Do this in its thread, after all that it was given before."""
+        self._inbox.put(work)
+
+    def dismiss(self) -> None:
+        """End when all is done."""
+        self._inbox.put(None)
+
+    def connection(self, policy: Policy) -> KeptConnection:
+        """For work of its thread: the connection that was made under this policy."""
+        if policy not in self._connections:
+            self._connections[policy] = KeptConnection(policy)
+        return self._connections[policy]
+
+    def _work_on(self) -> None:
+        work = self._next()
+        if work is None:
+            self._loop.end()
+        else:
+            work()
+
+    def _hang_up(self) -> None:
+        for connection in self._connections.values():
+            connection.close()
+
+    def _next(self) -> Callable[[], None] | None:
+        try:
+            return self._inbox.get(timeout=REST_S)
+        except queue.Empty:
+            # Ending now could lose what is handed over at this moment.
+            self._on_idle(self)
+            return self._inbox.get()
+
+
+class Carriers:
+    """Who posts to which receiver. Not for more than one thread."""
+
+    def __init__(self, on_idle: Callable[[Carrier], None]) -> None:
+        self._on_idle = on_idle
+        self._all: set[Carrier] = set()
+        self._resting: dict[str, list[Carrier]] = {}
+        self._resting_count = 0
+
+    def hire(self, receiver: str) -> Carrier:
+        """One that is free, with a connection to the receiver if there is such."""
+        resting = self._resting.get(receiver)
+        if resting:
+            # The last one back: its connection is the least likely to be closed by now.
+            carrier = resting[-1]
+            self._take(carrier)
+            return carrier
+        carrier = Carrier(receiver, self._on_idle)
+        self._all.add(carrier)
+        return carrier
+
+    def rest(self, carrier: Carrier) -> None:
+        """It has done its work."""
+        if self._resting_count >= MAX_RESTING:
+            self._dismiss(carrier)
+        else:
+            self._resting.setdefault(carrier.receiver, []).append(carrier)
+            self._resting_count += 1
+
+    def release(self, carrier: Carrier) -> None:
+        """It has been idle for long; nothing happens if it has work again."""
+        if carrier in self._resting.get(carrier.receiver, ()):
+            self._take(carrier)
+            self._dismiss(carrier)
+
+    def dismiss(self, carrier: Carrier) -> None:
+        """It stumbled over its work: its connections may be in any state."""
+        self._dismiss(carrier)
+
+    def close(self) -> None:
+        """Let all end when they have done their work."""
+        for carrier in self._all:
+            carrier.dismiss()
+
+    def _take(self, carrier: Carrier) -> None:
+        resting = self._resting[carrier.receiver]
+        resting.remove(carrier)
+        self._resting_count -= 1
+        if not resting:
+            del self._resting[carrier.receiver]
+
+    def _dismiss(self, carrier: Carrier) -> None:
+        self._all.discard(carrier)
+        carrier.dismiss()
+
+
+def send(post: Post, headers: Mapping[str, str], connection: KeptConnection, *, limit_s: float) -> Outcome:
+    """Post a delivery once; redirects are not followed.
+
+    A receiver that closes a kept connection without an answer is sent the same again over a new one. It may get it
+    twice then, as with any try that fails late, and knows it by its `webhook-id`.
+
+    Parameters:
+      limit_s: seconds after which the exchange is cut, wherever it is.
+    """
+    at_ms, begun_s = now_ms(), time.monotonic()
+    status_code, error, retry_after_s = None, None, None
+    try:
+        with connection.post(
+            post.url,
+            post.body.encode(),
+            {"Content-Type": "application/json", "User-Agent": "ComfyFleet", **headers},
+            limit_s=limit_s,
+            connect_timeout_s=CONNECT_TIMEOUT_S,
+        ) as answer:
+            status_code = answer.status
+            if status_code in BUSY:
+                retry_after_s = parse_retry_after(answer.headers.get("Retry-After"))
+            _drain(answer)
+    except AddressRefused as exc:
+        error = str(exc)
+    except HTTPError as exc:
+        error = _in_words(exc, is_late=time.monotonic() - begun_s >= limit_s, limit_s=limit_s)
+    if status_code is not None:
+        error = None if HTTPStatus.OK <= status_code < HTTPStatus.MULTIPLE_CHOICES else f"answered {status_code}"
+    return Outcome(
+        at_ms=at_ms,
+        duration_ms=round((time.monotonic() - begun_s) * 1000),
+        status_code=status_code,
+        error=error,
+        retry_after_s=retry_after_s,
+        is_final=status_code == HTTPStatus.GONE,
+    )
+
+
+def parse_retry_after(value: str | None) -> float | None:
+    """Seconds from now that a `Retry-After` header asks for, in either of its forms; None for anything else."""
+    if value is None:
+        return None
+    text = value.strip()[:MAX_RETRY_AFTER_CHARS]
+    if text.isascii() and text.isdigit():
+        # Longer ones than any date are as good as this one.
+        return float(text[:12])
+    try:
+        moment = parsedate_to_datetime(text)
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=timezone.utc)
+        return max(0.0, (moment - datetime.now(timezone.utc)).total_seconds())
+    except (ValueError, TypeError, IndexError, OverflowError):
+        # Numbers beyond a C integer, days that do not exist, years without one before them.
+        return None
+
+
+def _drain(answer: BaseHTTPResponse) -> None:
+    """Read a little of the body, so that a receiver can finish; how it ends does not matter any more."""
+    try:
+        answer.read(MAX_ANSWER_BYTES)
+    except (HTTPError, OSError):
+        return
+
+
+def _in_words(error: HTTPError, *, is_late: bool, limit_s: float) -> str:
+    if is_late or isinstance(error, ReadTimeoutError):
+        return f"no answer within {limit_s:g} s"
+    if isinstance(error, SSLError):
+        return "no trusted TLS connection"
+    if isinstance(error, LocationValueError):
+        return f"not sent: {type(error).__name__}"
+    return "no connection, or it broke off"

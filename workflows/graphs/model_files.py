@@ -1,0 +1,14 @@
+"""Which model files a graph loads."""
+
+from __future__ import annotations
+
+from workflows.graphs.graph import Graph
+
+#: File names that end so are models, whatever the input that names them is called.
+SUFFIXES = (".safetensors", ".sft", ".ckpt", ".pt", ".pt2", ".pth", ".bin", ".gguf", ".onnx")
+
+
+def models_of(graph: Graph) -> list[str]:
+    """Names of the model files in the graph's literal inputs, each once, in the order of the alphabet."""
+    values = (value for node in graph.values() for value in node["inputs"].values())
+    return sorted({value for value in values if isinstance(value, str) and value.lower().endswith(SUFFIXES)})

@@ -1,0 +1,144 @@
+"""What a graph refers to instead of naming a file of the input folder: assets, URLs, data URIs, a template's files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from core.errors import InvalidRequest, MissingAsset
+from workflows.graphs.graph import Graph, is_link
+
+#: Files that one job may bring.
+MAX_REFERENCES = 64
+ASSET_TAG = "core/ASSET"
+_UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
+_ASSET = re.compile(_UUID)
+_ASSET_PATH = re.compile(rf"({_UUID})/[^/]+(?:/[^/]+)?")
+_URL = re.compile(r"https?://", re.IGNORECASE)
+#: What any of them begins with: one look is enough for most texts.
+_MAYBE = re.compile(r"(?i:https?:|data:)|[0-9a-f]{8}-")
+_DATA = re.compile(r"data:[a-z0-9.+-]+/[a-z0-9.+-]+[;,]|data:[;,]", re.IGNORECASE)
+
+#: `(class_type, input name)` -> "image", "video", "audio" or "" (any file), or None when the input takes no file.
+FileKind = Callable[[str, str], str | None]
+
+
+@dataclass(kw_only=True)
+class Reference:
+    """One place in a graph that stands for a file. Exactly one of `asset`, `url`, `data`, `file` is set."""
+
+    node_id: str
+    input_name: str
+    class_type: str
+    #: What the place takes: image, video, audio, or "" for any file.
+    kind: str
+    #: An asset id, an uploaded file's `<id>/<name>`, or an output's `<job id>/<name>`.
+    asset: str | None = None
+    url: str | None = None
+    data: str | None = None
+    #: A file of the template.
+    file: Path | None = None
+    #: The folder that the class lists its files from, if it is not the top of the input folder.
+    folder: str = ""
+    #: What the place says is only meant as an asset if there is one: it may as well be a file's name.
+    is_guess: bool = False
+    #: Where it stands: `holder[key]`.
+    holder: Any = field(repr=False)
+    key: Any
+
+    @property
+    def place(self) -> str:
+        """For messages."""
+        return f"node {self.node_id}, input {self.input_name}"
+
+    def put(self, name: str) -> None:
+        """Write the name of the file into the graph."""
+        self.holder[self.key] = name
+
+
+def find_references(
+    graph: Graph, file_kind: FileKind, files: Mapping[str, Path] | None = None, *, has_tags: bool = True
+) -> list[Reference]:
+    """Every reference of a graph, in the order of its nodes.
+
+    An object tagged `core/ASSET` is one wherever it stands; a string only where a node takes the name of a file.
+
+    Parameters:
+      files: a template's own files, by the names its graph calls them.
+      has_tags: whether the graph may hold tagged objects; False spares looking for them.
+    Raises:
+      MissingAsset: an object tagged `core/ASSET` holds no id.
+      InvalidRequest: there are too many.
+    """
+    found: list[Reference] = []
+    place: dict[str, Any]
+    for node_id, node in graph.items():
+        inputs = node["inputs"]
+        for name, value in inputs.items():
+            if type(value) is dict and isinstance(several := value.get("__value__"), list):
+                found += _listed(several, node_id, name, node["class_type"], file_kind, files or {})
+            # Most inputs are numbers, links and plain texts; this is on the path of every submission.
+            meant = _meant(value, files or {}) if isinstance(value, str) else None
+            if not meant and (not has_tags or not isinstance(value, (dict, list)) or is_link(value)):
+                continue
+            kind = file_kind(node["class_type"], name)
+            place = {"node_id": node_id, "input_name": name, "class_type": node["class_type"], "kind": kind or ""}
+            if not meant:
+                found += _tagged(value, inputs, name, place)
+            elif kind is not None:
+                found.append(Reference(**place, holder=inputs, key=name, **meant))
+        for key, value in node.items() if has_tags else ():
+            if key not in ("inputs", "class_type"):
+                place = {"node_id": node_id, "input_name": key, "class_type": node["class_type"], "kind": ""}
+                found += _tagged(value, node, key, place)
+        if len(found) > MAX_REFERENCES:
+            raise InvalidRequest(f"The workflow names more than {MAX_REFERENCES} files.")
+    return found
+
+
+def _listed(
+    names: list[Any], node_id: str, input_name: str, class_type: str, file_kind: FileKind, files: Mapping[str, Path]
+) -> Iterator[Reference]:
+    """Several files for one input: a list, which must be wrapped to be no link."""
+    kind = file_kind(class_type, input_name)
+    for index, name in enumerate(names) if kind is not None else ():
+        meant = _meant(name, files) if isinstance(name, str) else None
+        if meant:
+            place: dict[str, Any] = {"node_id": node_id, "input_name": input_name, "class_type": class_type}
+            yield Reference(**place, kind=kind or "", holder=names, key=index, **meant)
+
+
+def _tagged(value: Any, holder: Any, key: Any, place: dict[str, Any]) -> Iterator[Reference]:
+    """Objects tagged as assets, at any depth."""
+    if isinstance(value, dict) and value.get("__type") == ASSET_TAG:
+        yield Reference(**place, holder=holder, key=key, asset=_asset_id(value, place))
+    elif isinstance(value, (dict, list)):
+        for inner, part in list(value.items() if isinstance(value, dict) else enumerate(value)):
+            yield from _tagged(part, value, inner, place)
+
+
+def _meant(value: str, files: Mapping[str, Path]) -> dict[str, Any] | None:
+    if files and value in files:
+        return {"file": files[value]}
+    if not _MAYBE.match(value):
+        return None
+    if _URL.match(value):
+        return {"url": value}
+    if _DATA.match(value):
+        return {"data": value}
+    if _ASSET.fullmatch(value) or _ASSET_PATH.fullmatch(value):
+        return {"asset": value, "is_guess": True}
+    return None
+
+
+def _asset_id(tagged: dict[str, Any], place: dict[str, Any]) -> str:
+    info = tagged.get("info")
+    asset = info.get("id") if isinstance(info, dict) else None
+    if not isinstance(asset, str) or not asset:
+        raise MissingAsset(
+            f"Node {place['node_id']}, input {place['input_name']}: a {ASSET_TAG} object needs info.id, an asset's id."
+        )
+    return asset
