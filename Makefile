@@ -1,4 +1,4 @@
-# The one place that says how to set up, try, test and run ComfyFleet.
+# The one place that says how to set up, try, test and run Comfyline.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -16,7 +16,7 @@ setup: $(VENV)/.ready   ## virtual environment with the pinned dependencies
 
 $(VENV)/.ready: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
-		echo "ComfyFleet needs Python 3.10 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1)."; \
+		echo "Comfyline needs Python 3.10 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1)."; \
 		echo "Name another one: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 		echo "$(PYTHON) cannot make virtual environments. On Debian or Ubuntu: sudo apt install python3-venv"; exit 1; }
@@ -27,15 +27,15 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 		-v all="$$(grep -c '==' requirements.lock)" \
 		'/^Collecting|^Requirement already/ { if (++n % 10 == 0) { printf "      %d of %d\n", n, all; fflush() } } \
 		/^setup failed/ { bad = 1 } END { exit bad }' || { tail -n 15 $(VENV)/setup.log; exit 1; }
-	@echo "[3/3] ComfyFleet itself"
+	@echo "[3/3] Comfyline itself"
 	@$(PIP) --quiet --no-deps --editable .
 	@touch $@
 
 demo: setup      ## start everything, make one picture, show it, stop everything
-	@$(BIN)/fleet demo
+	@$(BIN)/comfyline demo
 
 up: setup        ## the whole stack in the foreground; Ctrl-C stops it
-	@$(BIN)/fleet up
+	@$(BIN)/comfyline up
 
 test: setup      ## the tests but for the slow ones (services that are not there are skipped)
 	@$(PYTEST) $(QUICK)
@@ -47,7 +47,7 @@ check: setup     ## what CI runs: lint, types, import rules, all tests
 	@$(BIN)/lint-imports
 	@$(PYTEST)
 
-chaos: setup     ## long runs in which a fleet under load is taken apart; FLEET_TEST_CHAOS_SEED repeats one
+chaos: setup     ## long runs in which a fleet under load is taken apart; COMFYLINE_TEST_CHAOS_SEED repeats one
 	@$(BIN)/python -m pytest -s -m chaos tests/chaos
 
 bench: setup     ## the measurements quoted in bench/README.md
@@ -59,4 +59,4 @@ bench: setup     ## the measurements quoted in bench/README.md
 	@$(BIN)/python -m bench.uploads
 
 clean:           ## remove the virtual environment and the local data directory
-	rm -rf $(VENV) .fleet build dist *.egg-info
+	rm -rf $(VENV) .comfyline build dist *.egg-info

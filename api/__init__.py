@@ -35,7 +35,7 @@ def create_app(settings: Settings, *, ledger: Ledger, publisher: TurnPublisher, 
       hub: its `notify` should hear of every change notice, from the broker and from this process's own ledger.
       ask: reaches the workers of GPUs for operators.
     """
-    app = Flask("comfyfleet", static_folder=None)
+    app = Flask("comfyline", static_folder=None)
     # One address for each thing: no redirect from //jobs/x or jobs/x/ to it.
     app.url_map.merge_slashes = False
     register_request_log(app, settings.request_log)

@@ -28,10 +28,10 @@ def _checked_settings() -> Settings:
         settings = load_settings()
         check_api(settings)
     except ConfigurationError as exc:
-        sys.stderr.write(f"fleet: {exc}\n")
+        sys.stderr.write(f"comfyline: {exc}\n")
         sys.exit(2)
     if not is_told_already() and (line := open_api_advice(settings)):
-        sys.stderr.write(f"fleet: {line}\n")
+        sys.stderr.write(f"comfyline: {line}\n")
     return settings
 
 
@@ -64,7 +64,7 @@ limit_request_field_size = 8190
 accesslog = None
 errorlog = "-"
 loglevel = "warning"
-proc_name = "fleet-api"
+proc_name = "comfyline-api"
 control_socket_disable = True
 
 

@@ -143,7 +143,7 @@ def syncs(fleet: BenchFleet, ledger: Ledger, report: Report, name: str) -> None:
 def run(report: Report, name: str, database_url: str, broker: dict[str, str]) -> None:
     """Both herds over one database."""
     report.progress(f"{CLIENTS} clients over {name}")
-    with tempfile.TemporaryDirectory(prefix="fleet-bench-") as folder:
+    with tempfile.TemporaryDirectory(prefix="comfyline-bench-") as folder:
         settings = {"database_url": database_url} if database_url else {}
         fleet = BenchFleet(Path(folder), "gevent", **settings, **broker)
         with fleet:

@@ -1,4 +1,4 @@
-"""What ComfyFleet adds to a prompt: the bare ComfyUI protocol against the full path, on the same instance, in one run.
+"""What Comfyline adds to a prompt: the bare ComfyUI protocol against the full path, on the same instance, in one run.
 
     python -m bench.overhead
 
@@ -160,7 +160,7 @@ def measure(fleet: Fleet) -> Report:
 
 def main() -> int:
     with (
-        tempfile.TemporaryDirectory(prefix="fleet-bench-") as folder,
+        tempfile.TemporaryDirectory(prefix="comfyline-bench-") as folder,
         Fleet(Path(folder), simulated_gpus="1") as fleet,
     ):
         fleet.start(*(name for name in ALL if name != "gpu1")).ready(gpus=1)

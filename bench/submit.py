@@ -4,7 +4,7 @@
 
 Every submission is whole: parsed strictly, checked against a catalogue, recorded in PostgreSQL, published to Redis.
 The load comes from one process with plain sockets, so that it takes as little as possible of the two cores it shares.
-PostgreSQL and Redis are those of FLEET_TEST_POSTGRES_URL and FLEET_TEST_REDIS_URL; a database and a key prefix of the
+PostgreSQL and Redis are those of COMFYLINE_TEST_POSTGRES_URL and COMFYLINE_TEST_REDIS_URL; a database and a key prefix of the
 bench's own are made there and removed afterwards.
 """
 
@@ -106,7 +106,7 @@ def measure(fleet: Fleet) -> Report:
 def main() -> int:
     postgres = find_postgres()
     url = postgres.create()
-    with tempfile.TemporaryDirectory(prefix="fleet-bench-") as folder, redis_broker() as broker:
+    with tempfile.TemporaryDirectory(prefix="comfyline-bench-") as folder, redis_broker() as broker:
         settings = {"database_url": url, "broker_url": broker.url, "broker_namespace": broker.namespace}
         with Fleet(Path(folder), simulated_gpus="1", api_processes="2", **settings) as fleet:
             # The GPU worker records which nodes there are, and then makes room: this is about taking jobs in.

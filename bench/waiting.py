@@ -201,7 +201,7 @@ def measure(fleet: BenchFleet, clients: Clients) -> Figures:
 
 def run(worker_class: str) -> Figures:
     """One whole measurement with a fleet of its own."""
-    with tempfile.TemporaryDirectory(prefix="fleet-bench-") as folder:
+    with tempfile.TemporaryDirectory(prefix="comfyline-bench-") as folder:
         fleet = BenchFleet(Path(folder), worker_class)
         clients = Clients(fleet.port)
         with fleet:

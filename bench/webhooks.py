@@ -94,7 +94,7 @@ def compare(report: Report, name: str, *, pause_s: float, count: int) -> float:
     process.start()
     url = near.recv()
     rates: list[tuple[float, float]] = []
-    with tempfile.TemporaryDirectory(prefix="fleet-bench-") as folder:
+    with tempfile.TemporaryDirectory(prefix="comfyline-bench-") as folder:
         settings = make_settings(Path(folder), webhook_per_host=AT_ONCE)
         migrate(settings)
         ledger = Ledger(settings)

@@ -1,4 +1,4 @@
-"""Exit statuses: what a script that calls `fleet` can rely on."""
+"""Exit statuses: what a script that calls `comfyline` can rely on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command `fleet`: finds the subcommand, runs it, and turns errors into one clear line and an exit status."""
+"""The command `comfyline`: finds the subcommand, runs it, and turns errors into one clear line and an exit status."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import click
 
 from cli.exit_codes import EXIT_INTERRUPTED, EXIT_OK, EXIT_UNREACHABLE, EXIT_USAGE
 from cli.output.terminal import warn
-from core.errors import FleetError, TransientError
+from core.errors import ComfylineError, TransientError
 
-#: Where each command stands, and its line in `fleet --help`. They are imported when called: a client command need not
+#: Where each command stands, and its line in `comfyline --help`. They are imported when called: a client command need not
 #: wait for Celery and SQLAlchemy.
 COMMANDS = {
     "up": ("cli.commands.up:up", "Run the whole stack here; Ctrl-C stops it."),
@@ -74,7 +74,7 @@ class _Commands(click.Group):
 @click.option("-e", "--endpoint-group", metavar="NAME", expose_value=False, help=UNUSED)
 @click.option("-i", "--instance", metavar="NAME", expose_value=False, help=UNUSED)
 @click.pass_context
-def fleet(context: click.Context, api_key: str | None, server_url: str | None) -> None:
+def comfyline(context: click.Context, api_key: str | None, server_url: str | None) -> None:
     """Many GPUs that run ComfyUI, one job API.
 
     The options here are for commands that talk to a server. They stand before the command.
@@ -87,20 +87,20 @@ def fleet(context: click.Context, api_key: str | None, server_url: str | None) -
 def run(arguments: Sequence[str]) -> int:
     """Run one command line; returns its exit status."""
     try:
-        status = fleet.main(args=list(arguments), prog_name="fleet", standalone_mode=False)
+        status = comfyline.main(args=list(arguments), prog_name="comfyline", standalone_mode=False)
     except click.ClickException as exc:
         exc.show()
         return exc.exit_code
     except (click.Abort, KeyboardInterrupt):
         return EXIT_INTERRUPTED
-    except FleetError as exc:
+    except ComfylineError as exc:
         warn(str(exc))
         return EXIT_UNREACHABLE if isinstance(exc, TransientError) else EXIT_USAGE
     return status if isinstance(status, int) else EXIT_OK
 
 
 def main() -> None:
-    """Entry point of the script `fleet`."""
+    """Entry point of the script `comfyline`."""
     sys.exit(run(sys.argv[1:]))
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from weakref import WeakSet
 
-from core.errors import FleetError
+from core.errors import ComfylineError
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class Life:
 class Loop:
     """One thread that does the same step again and again until `end`.
 
-    A step that raises is never the end of it. `FleetError`s are logged in one line, all others with their traceback,
+    A step that raises is never the end of it. `ComfylineError`s are logged in one line, all others with their traceback,
     and the next step waits. So a step that consumes a queue takes what it consumes out of it first: one bad item is
     then logged and gone, and neither ends the loop nor comes back for ever.
     """
@@ -184,7 +184,7 @@ def failure_of(step: Callable[[], object], name: str, *, passing: tuple[type[Exc
         step()
     except passing:
         raise
-    except FleetError as exc:
+    except ComfylineError as exc:
         log.warning("%s: %s", name, exc)
         return exc
     # The one place where this is right: others rely on what goes on around the step, and what is unforeseen in it is

@@ -1,6 +1,6 @@
-"""Every error ComfyFleet raises on purpose, in one tree, sorted by what the caller does next.
+"""Every error Comfyline raises on purpose, in one tree, sorted by what the caller does next.
 
-    FleetError                         code = "internal"
+    ComfylineError                         code = "internal"
       RequestError                     the client must change the request; nothing was queued
         InvalidBody                      not the JSON we accept (syntax, depth, NaN, duplicate keys, ...)
         BodyTooLarge                     over the size limit
@@ -55,7 +55,7 @@ NodeErrors = dict[str, Any]
 """`{node_id: {"errors": [{"type", "message", "details", "extra_info"}], "dependent_outputs": [...], "class_type"}}`."""
 
 
-class FleetError(Exception):
+class ComfylineError(Exception):
     """Base of everything raised on purpose. `code` is public and never changes its meaning."""
 
     code: ClassVar[str] = "internal"
@@ -74,7 +74,7 @@ class FleetError(Exception):
         return self.message
 
 
-class RequestError(FleetError):
+class RequestError(ComfylineError):
     """The client must change the request."""
 
     code = "invalid_request"
@@ -201,7 +201,7 @@ class RangeNotSatisfiable(RequestError):
         self.size_bytes = size_bytes
 
 
-class TransientError(FleetError):
+class TransientError(ComfylineError):
     """Trying again may help."""
 
     code = "unavailable"
@@ -312,7 +312,7 @@ class DeliveryFailed(TransientError):
     code = "delivery_failed"
 
 
-class PermanentError(FleetError):
+class PermanentError(ComfylineError):
     """Trying again cannot help."""
 
     code = "failed"

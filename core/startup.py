@@ -10,8 +10,8 @@ from core.outbound import Policy, check_url
 from core.settings.neighbours import is_loopback
 from core.settings.settings import Settings, process_environment
 
-#: In the environment of all that `fleet up` and `fleet gpu` start: whoever has it is told by them.
-SET_VARIABLE = "COMFYFLEET_SET"
+#: In the environment of all that `comfyline up` and `comfyline gpu` start: whoever has it is told by them.
+SET_VARIABLE = "COMFYLINE_SET"
 #: Shorter keys are found by trying.
 MIN_KEY_CHARS = 8
 
@@ -21,7 +21,7 @@ def check_api(settings: Settings) -> None:
     for key in settings.api_keys:
         if len(key) < MIN_KEY_CHARS:
             raise ConfigurationError(
-                f"FLEET_API_KEYS: a key has {len(key)} characters, and at least {MIN_KEY_CHARS} are needed, or it is "
+                f"COMFYLINE_API_KEYS: a key has {len(key)} characters, and at least {MIN_KEY_CHARS} are needed, or it is "
                 "soon found by trying. `openssl rand -hex 24` makes a good one."
             )
     if settings.webhook_url:
@@ -30,7 +30,7 @@ def check_api(settings: Settings) -> None:
         except InvalidRequest as exc:
             raise ConfigurationError(exc.message) from exc
     if settings.workflows_dir is not None:
-        _check_folder("FLEET_WORKFLOWS_DIR", settings.workflows_dir)
+        _check_folder("COMFYLINE_WORKFLOWS_DIR", settings.workflows_dir)
 
 
 def is_told_already() -> bool:
@@ -52,7 +52,7 @@ def data_dir_advice(settings: Settings) -> str | None:
     if not mode & 0o077:
         return None
     return (
-        f"FLEET_DATA_DIR={settings.data_dir} is open to other users of this machine (mode {mode:04o}). What is written "
+        f"COMFYLINE_DATA_DIR={settings.data_dir} is open to other users of this machine (mode {mode:04o}). What is written "
         f"there from now on is not, what is there may be: chmod -R go= {settings.data_dir}"
     )
 
@@ -61,7 +61,7 @@ def open_api_advice(settings: Settings) -> str | None:
     """What the operator should know of an API that asks for no key; None if all is well."""
     if settings.api_keys or is_loopback(settings.api_host):
         return None
-    return f"The API is OPEN to everybody who reaches {settings.api_host}: set FLEET_API_KEYS to ask for a key."
+    return f"The API is OPEN to everybody who reaches {settings.api_host}: set COMFYLINE_API_KEYS to ask for a key."
 
 
 def _check_folder(name: str, folder: Path) -> None:

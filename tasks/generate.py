@@ -7,13 +7,13 @@ import time
 
 from celery import shared_task
 
-from core.errors import ComfyUnavailable, FleetError, LedgerUnavailable
+from core.errors import ComfylineError, ComfyUnavailable, LedgerUnavailable
 from tasks.messaging.names import GENERATE
 from tasks.runner.attempt_end import Dropped, Failed, Finished, Outcome
 from tasks.runner.recorder import Recorder
 from tasks.runner.runner import Station
 from tasks.runner.sigterm import spared_from_sigterm
-from tasks.runtime import FleetTask
+from tasks.runtime import ComfylineTask
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +36,8 @@ def close_station() -> None:
         _station.close()
 
 
-@shared_task(bind=True, base=FleetTask, name=GENERATE)
-def generate(self: FleetTask, job_id: str) -> list[str | int | float] | str:
+@shared_task(bind=True, base=ComfylineTask, name=GENERATE)
+def generate(self: ComfylineTask, job_id: str) -> list[str | int | float] | str:
     """Run one waiting job on this worker's instance.
 
     Returns: `[job_id, attempt, instance, seconds]` of the job that was run, which the next step of the chain takes, or
@@ -59,7 +59,7 @@ def generate(self: FleetTask, job_id: str) -> list[str | int | float] | str:
     except Exception as exc:
         # Its words may hold what a client wrote, and Celery would send them to Flower.
         log.exception("turn of job %s: a fault of ours", job_id)
-        raise FleetError(f"A fault of ours ({type(exc).__name__}); the worker's log has it.") from None
+        raise ComfylineError(f"A fault of ours ({type(exc).__name__}); the worker's log has it.") from None
     if outcome is None:
         return self.end_chain("nothing to do")
     who = f"job {outcome.job_id} attempt {outcome.attempt} on {_station.name}"

@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from core.errors import (
+    ComfylineError,
     ComfyOutOfMemory,
-    FleetError,
     PromptFailed,
     PromptInterrupted,
     PromptRejected,
@@ -19,10 +19,10 @@ from core.settings.settings import Settings
 from core.texts.discretion import tells_machines_apart, without_places
 from core.texts.excerpts import MESSAGE_CHARS, TRACEBACK_CHARS, WHOLE_CHARS, head_and_tail
 
-Error = TypeVar("Error", bound=FleetError)
+Error = TypeVar("Error", bound=ComfylineError)
 
 
-def job_error(exc: FleetError, *, job_id: str = "") -> dict[str, Any]:
+def job_error(exc: ComfylineError, *, job_id: str = "") -> dict[str, Any]:
     """`{"code", "message", "node_id", "class_type", "traceback"}` as the client sees it, at bearable length.
 
     Parameters:
@@ -38,14 +38,14 @@ def job_error(exc: FleetError, *, job_id: str = "") -> dict[str, Any]:
     return error
 
 
-def reason_of(exc: FleetError) -> str:
+def reason_of(exc: ComfylineError) -> str:
     """Why an attempt was lost, in one text: the job's log says no more of it."""
     error = job_error(exc)
     where = f" (node {error['node_id']}, {error['class_type']})" if error["node_id"] else ""
     return f"{error['message']}{where}"
 
 
-def whole_error(exc: FleetError) -> dict[str, Any] | None:
+def whole_error(exc: ComfylineError) -> dict[str, Any] | None:
     """The same uncut; None if `job_error` says it all."""
     error = _facts(exc)
     is_cut = len(error["message"]) > MESSAGE_CHARS or len(error["traceback"] or "") > TRACEBACK_CHARS
@@ -91,7 +91,7 @@ def _discreet(text: str, secret: str | None, machines: Iterable[str]) -> str:
     return without_places(text, machines)
 
 
-def _facts(exc: FleetError) -> dict[str, Any]:
+def _facts(exc: ComfylineError) -> dict[str, Any]:
     error = {"code": exc.code, "message": exc.message, "node_id": None, "class_type": None, "traceback": None}
     if isinstance(exc, (PromptFailed, ComfyOutOfMemory)):
         error |= {"traceback": exc.traceback}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from celery import shared_task
 
 from tasks.messaging.names import NOTIFY
-from tasks.runtime import FleetTask, Runtime
+from tasks.runtime import ComfylineTask, Runtime
 from tasks.webhooks.dispatcher import Postman
 
 _postman: Postman | None = None
@@ -23,8 +23,8 @@ def close_postman() -> None:
         _postman.close()
 
 
-@shared_task(bind=True, base=FleetTask, name=NOTIFY)
-def notify(self: FleetTask, job_id: str) -> str:
+@shared_task(bind=True, base=ComfylineTask, name=NOTIFY)
+def notify(self: ComfylineTask, job_id: str) -> str:
     """Have the webhooks of a job sent; returns its id. A message that is lost costs time: they are in the ledger."""
     assert _postman is not None, "only io workers consume this queue, and they open one"
     _postman.call(job_id)

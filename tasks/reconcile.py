@@ -16,7 +16,7 @@ from core.settings.settings import Settings
 from tasks.messaging.names import RECONCILE
 from tasks.reconciling.pins import follow_fleet
 from tasks.reconciling.retention import remove_expired, sweep
-from tasks.runtime import FleetTask, Runtime
+from tasks.runtime import ComfylineTask, Runtime
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +36,8 @@ _last = _Last()
 
 
 # No events: a tick every few seconds would be most of what Flower shows. What it does has lines in the log.
-@shared_task(bind=True, base=FleetTask, name=RECONCILE, send_events=False)
-def reconcile(self: FleetTask) -> None:
+@shared_task(bind=True, base=ComfylineTask, name=RECONCILE, send_events=False)
+def reconcile(self: ComfylineTask) -> None:
     """Take back lapsed leases, publish turns that are missing, move forgotten deliveries on, remove what is over."""
     # Steps that wait for a ledger that is away outlast their tick, and a second one would wait beside it. Of ticks that
     # have piled up the first does all there is to do.

@@ -16,7 +16,7 @@ from core.settings.settings import Settings
 from core.storage.marker import StorageMarker
 from tasks.messaging.publish import BackgroundNotifier, Publisher
 
-log = logging.getLogger("fleet.tasks")
+log = logging.getLogger("comfyline.tasks")
 
 
 class Runtime:
@@ -45,7 +45,7 @@ class Runtime:
         self.notices.send(Notice(job_id=change.job_id, kind="status", seq=change.seq, status=change.status))
 
 
-class FleetTask(Task):  # type: ignore[type-arg]
+class ComfylineTask(Task):  # type: ignore[type-arg]
     """Base of every task: gives it the process's runtime, and logs its end with what it reports, and seconds."""
 
     @property

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from celery import shared_task
 
-from core.errors import FleetError, LedgerUnavailable, NotFound, OutputUnavailable, StaleAttempt, StorageUnavailable
+from core.errors import ComfylineError, LedgerUnavailable, NotFound, OutputUnavailable, StaleAttempt, StorageUnavailable
 from core.job import SUCCEEDED, Job
 from core.ledger.outputs import Pending, StoredFile
 from core.storage.folders import make_folder, remove_job
@@ -20,13 +20,13 @@ from tasks.outputs.convert import Conversion
 from tasks.outputs.finishing import discard_originals, store_finished
 from tasks.outputs.store import store
 from tasks.outputs.upload_tries import Tries, Unfinished
-from tasks.runtime import FleetTask, Runtime
+from tasks.runtime import ComfylineTask, Runtime
 
 log = logging.getLogger(__name__)
 
 
-@shared_task(bind=True, base=FleetTask, name=UPLOAD)
-def upload(self: FleetTask, generated: list[str | int]) -> str:
+@shared_task(bind=True, base=ComfylineTask, name=UPLOAD)
+def upload(self: ComfylineTask, generated: list[str | int]) -> str:
     """Store the files of `[job_id, attempt, ...]`, upload them if that is wanted, and end the job; returns its id."""
     job_id, attempt = str(generated[0]), int(generated[1])
     try:
@@ -69,7 +69,7 @@ def _deliver(runtime: Runtime, job_id: str, attempt: int) -> Job:
             return job
     except StaleAttempt:
         raise
-    except (OSError, FleetError) as exc:
+    except (OSError, ComfylineError) as exc:
         tries.put_off(exc)
     except Unfinished:
         raise

@@ -26,7 +26,7 @@ QUICK = Pace(heartbeat_s=0.6, poll_last_s=0.3, refused_s=0.4, interrupt_grace_s=
 
 def real_comfyui_url() -> str | None:
     """A real server, by the operator's wish, to run the tests on that any ComfyUI must pass."""
-    return os.environ.get("FLEET_TEST_COMFYUI_URL") or None
+    return os.environ.get("COMFYLINE_TEST_COMFYUI_URL") or None
 
 
 def new_id() -> str:

@@ -34,12 +34,12 @@ from tests.services import (
 )
 
 #: In the environment of everything a test run starts, so that its processes are found wherever they moved. Without our
-#: prefix: helpers start fleets whose environment has no `FLEET_` name but those they choose.
-SESSION_VARIABLE = "COMFYFLEET_TEST_RUN"
+#: prefix: helpers start fleets whose environment has no `COMFYLINE_` name but those they choose.
+SESSION_VARIABLE = "COMFYLINE_TEST_RUN"
 #: Processes that were told to end may need a moment on a loaded machine.
 GOODBYE_S = 5.0
 #: What an operator may have set for a real fleet must not reach the tests.
-FOREIGN_NAMES = ("FLEET_", "WEBHOOK_", "COMFY_", "S3_")
+FOREIGN_NAMES = ("COMFYLINE_", "WEBHOOK_", "COMFY_", "S3_")
 UNIT = Path(__file__).parent / "unit"
 #: Every test in these has a whole fleet to itself.
 SLOW = tuple(Path(__file__).parent / folder for folder in ("chaos", "faults"))
@@ -50,7 +50,7 @@ def pytest_configure() -> None:
     # A shell has background jobs ignore Ctrl-C, and whatever they start would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for name in list(os.environ):
-        if name.startswith(FOREIGN_NAMES) and not name.startswith("FLEET_TEST_"):
+        if name.startswith(FOREIGN_NAMES) and not name.startswith("COMFYLINE_TEST_"):
             del os.environ[name]
     os.environ[SESSION_VARIABLE] = uuid.uuid4().hex
 

@@ -78,16 +78,16 @@ class Fleet:
         self._settings |= settings
 
     def with_variables(self, **variables: str) -> Fleet:
-        """Add to the environment what does not begin with FLEET_."""
+        """Add to the environment what does not begin with COMFYLINE_."""
         self._variables |= variables
         return self
 
     def environment(self) -> Mapping[str, str]:
         """What every process of the fleet is started with."""
-        clean = {name: value for name, value in os.environ.items() if not name.startswith("FLEET_")}
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("COMFYLINE_")}
         # At the end of a test nobody waits for an answer any more.
         clean.setdefault("GUNICORN_CMD_ARGS", "--graceful-timeout 1")
-        return clean | self._variables | {f"FLEET_{name.upper()}": value for name, value in self._settings.items()}
+        return clean | self._variables | {f"COMFYLINE_{name.upper()}": value for name, value in self._settings.items()}
 
     def start(self, *names: str) -> Fleet:
         """Start processes by their names in `ALL`."""

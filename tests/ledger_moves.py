@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import update
 
-from core.errors import FleetError
+from core.errors import ComfylineError
 from core.job import TERMINAL, TRANSITIONS, Job, NewJob, new_job_id
 from core.ledger import Ledger
 from core.ledger.claims import Claim, ProducedFile
@@ -107,18 +107,18 @@ def register(ledger: Ledger, name: str, object_info: dict[str, Any] | None = Non
     )
 
 
-def in_parallel(count: int, function: Callable[[int], Result]) -> list[Result | FleetError]:
+def in_parallel(count: int, function: Callable[[int], Result]) -> list[Result | ComfylineError]:
     """Run `function(0)` to `function(count - 1)` at the same moment.
 
     Returns: what they returned, in the order they ended; an error of ours is a result too. Other errors are raised.
     """
     start = threading.Barrier(count)
 
-    def run(number: int) -> Result | FleetError:
+    def run(number: int) -> Result | ComfylineError:
         start.wait()
         try:
             return function(number)
-        except FleetError as exc:
+        except ComfylineError as exc:
             return exc
 
     with ThreadPoolExecutor(count) as pool:

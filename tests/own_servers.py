@@ -94,7 +94,7 @@ class OwnServer:
 
 
 class OwnValkey(OwnServer):
-    """The broker that `fleet up` would start for `settings`."""
+    """The broker that `comfyline up` would start for `settings`."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__()

@@ -3,9 +3,9 @@
 A service is looked for where its variable points, else on the loopback address. One that is not there skips the tests
 that need it; where `CI=true` it fails them, so that a run that tested nothing never looks like a run that passed.
 
-    FLEET_TEST_POSTGRES_URL   postgresql://postgres@127.0.0.1:5432/postgres   a session makes and drops its databases
-    FLEET_TEST_REDIS_URL      redis://127.0.0.1:6379/0                        a session has a key prefix of its own
-    FLEET_TEST_RABBITMQ_URL   amqp://guest:guest@127.0.0.1:5672//             a session has a virtual host of its own
+    COMFYLINE_TEST_POSTGRES_URL   postgresql://postgres@127.0.0.1:5432/postgres   a session makes and drops its databases
+    COMFYLINE_TEST_REDIS_URL      redis://127.0.0.1:6379/0                        a session has a key prefix of its own
+    COMFYLINE_TEST_RABBITMQ_URL   amqp://guest:guest@127.0.0.1:5672//             a session has a virtual host of its own
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from psycopg import sql
 
 from core.settings.settings import Settings
 
-POSTGRES_VARIABLE = "FLEET_TEST_POSTGRES_URL"
-REDIS_VARIABLE = "FLEET_TEST_REDIS_URL"
-RABBITMQ_VARIABLE = "FLEET_TEST_RABBITMQ_URL"
+POSTGRES_VARIABLE = "COMFYLINE_TEST_POSTGRES_URL"
+REDIS_VARIABLE = "COMFYLINE_TEST_REDIS_URL"
+RABBITMQ_VARIABLE = "COMFYLINE_TEST_RABBITMQ_URL"
 #: A transport that does not exist: what reaches for a broker without having asked for one fails with these words.
 NO_BROKER = "redis://127.0.0.1:1/0"
 #: The default port of RabbitMQ's management plugin.

@@ -81,7 +81,7 @@ def gpus_blueprint(ledger: Ledger, ask: Ask) -> Blueprint:
         tag=SERVER,
         answers={202: answers.Gpu},
         errors=ERRORS,
-        text=f"A job that is not done within FLEET_DRAIN_GRACE_S is given back, and goes on elsewhere. {HELD}",
+        text=f"A job that is not done within COMFYLINE_DRAIN_GRACE_S is given back, and goes on elsewhere. {HELD}",
     )
     def restart(name: str) -> Response:
         return tell(RESTART, name)

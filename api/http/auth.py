@@ -58,7 +58,7 @@ class Guard:
         if header is not None and not self._hosts.knows(header):
             raise Misdirected(
                 "This server asks nobody for a key, and does not go by the name in the Host header. Use its own name "
-                "or address; its operator can add names in FLEET_ALLOWED_HOSTS, or set keys."
+                "or address; its operator can add names in COMFYLINE_ALLOWED_HOSTS, or set keys."
             )
         if self._comes_by_link():
             return

@@ -13,7 +13,7 @@ from werkzeug.exceptions import HTTPException
 from api.http.request_log import reference
 from core.errors import (
     BodyTooLarge,
-    FleetError,
+    ComfylineError,
     IdempotencyKeyReuse,
     InvalidBody,
     InvalidRequest,
@@ -118,8 +118,8 @@ class RequestTimeout(RequestError):
 
 
 #: The most specific class decides.
-STATUS: dict[type[FleetError], int] = {
-    FleetError: 500,
+STATUS: dict[type[ComfylineError], int] = {
+    ComfylineError: 500,
     RequestError: 400,
     InvalidBody: 400,
     BadParameter: 400,
@@ -153,7 +153,7 @@ GENERATE_STATUS = STATUS | {QueueFull: 503, NoHealthyInstance: 503}
 _HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "payload_too_large", 415: "unsupported_media_type"}
 
 
-def status_of(error: FleetError, table: dict[type[FleetError], int] = STATUS) -> int:
+def status_of(error: ComfylineError, table: dict[type[ComfylineError], int] = STATUS) -> int:
     """The HTTP status of an error."""
     return next(table[kind] for kind in type(error).__mro__ if kind in table)
 
@@ -168,12 +168,12 @@ def json_response(body: Any, status: int = 200, headers: dict[str, str] | None =
     return Response(json.dumps(body), status=status, headers=headers, content_type="application/json")
 
 
-def error_response(error: FleetError, *, table: dict[type[FleetError], int] = STATUS) -> Response:
+def error_response(error: ComfylineError, *, table: dict[type[ComfylineError], int] = STATUS) -> Response:
     """An error as the Comfy API answers it."""
     return json_response(error_body(error, table=table), status_of(error, table), error_headers(error))
 
 
-def error_body(error: FleetError, *, table: dict[type[FleetError], int] = STATUS) -> dict[str, Any]:
+def error_body(error: ComfylineError, *, table: dict[type[ComfylineError], int] = STATUS) -> dict[str, Any]:
     """The envelope of an error; what a 500 was about stays in the log, under the reference that goes with it."""
     status = status_of(error, table)
     if status == 500:
@@ -191,12 +191,12 @@ def _fault() -> dict[str, Any]:
     return envelope("upstream_error", message, {"request_id": found})
 
 
-def error_headers(error: FleetError) -> dict[str, str]:
+def error_headers(error: ComfylineError) -> dict[str, str]:
     """What a client has to know beside the envelope."""
     if isinstance(error, TransientError):
         return {"Retry-After": str(error.retry_after_s)}
     if isinstance(error, Unauthorized):
-        return {"WWW-Authenticate": 'Bearer realm="comfyfleet"'}
+        return {"WWW-Authenticate": 'Bearer realm="comfyline"'}
     if isinstance(error, RangeNotSatisfiable):
         return {"Content-Range": f"bytes */{error.size_bytes}"}
     return {}
@@ -204,7 +204,7 @@ def error_headers(error: FleetError) -> dict[str, str]:
 
 def register_error_handlers(app: Flask) -> None:
     """Put every error into the envelope: ours, the router's, and those nobody expected."""
-    app.register_error_handler(FleetError, _ours)
+    app.register_error_handler(ComfylineError, _ours)
     app.register_error_handler(HTTPException, _framework)
     app.register_error_handler(OSError, _disk)
     app.register_error_handler(Exception, _unforeseen)
@@ -224,7 +224,7 @@ def say_when_storage_is_away(app: Flask, marker: StorageMarker) -> None:
     app.register_error_handler(OutputUnavailable, not_there)
 
 
-def _ours(error: FleetError) -> Response:
+def _ours(error: ComfylineError) -> Response:
     response = error_response(error)
     if response.status_code == 500:
         # A handled error does not reach Flask's own log.

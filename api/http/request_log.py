@@ -19,7 +19,7 @@ from werkzeug.wsgi import ClosingIterator
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-log = logging.getLogger("fleet.requests")
+log = logging.getLogger("comfyline.requests")
 
 #: The header of each answer with its reference.
 HEADER = "X-Request-Id"

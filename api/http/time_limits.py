@@ -11,7 +11,7 @@ import gevent
 from gevent import monkey
 
 from api.http.ledger_slots import Turns
-from core.errors import FleetError, LedgerUnavailable
+from core.errors import ComfylineError, LedgerUnavailable
 
 #: Longest ledger work of one request: its client has its 503 within 3 s.
 LEDGER_S = 2.5
@@ -37,7 +37,7 @@ R = TypeVar("R")
 
 
 @contextmanager
-def at_most(seconds: float, error: FleetError) -> Iterator[None]:
+def at_most(seconds: float, error: ComfylineError) -> Iterator[None]:
     """Raise `error` when the block takes longer than this.
 
     It works in greenlets, which is how the API is served. In plain threads nothing can interrupt a blocked read, and

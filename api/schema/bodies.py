@@ -99,7 +99,7 @@ class DeliveryBody(Named):
         None,
         ge=SHORTEST_RETENTION_S,
         le=LONGEST_RETENTION_S,
-        description="Seconds from its end for which the job and its files are kept. Default: FLEET_RETENTION_S.",
+        description="Seconds from its end for which the job and its files are kept. Default: COMFYLINE_RETENTION_S.",
     )
 
 

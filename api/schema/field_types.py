@@ -106,7 +106,7 @@ TimeoutS = Annotated[
         gt=0,
         le=WEEK_S,
         description="Longest run of the prompt in seconds, at most a week; waiting does not count. "
-        "Default: FLEET_JOB_TIMEOUT_S.",
+        "Default: COMFYLINE_JOB_TIMEOUT_S.",
     ),
 ]
 Metadata = Annotated[

@@ -28,8 +28,8 @@ from api.schema.answers import Error, Event, GenerateError, GenerateEvent
 from api.schema.validation import Body, Envelope, Schema
 from core.errors import (
     BodyTooLarge,
+    ComfylineError,
     EditorWorkflow,
-    FleetError,
     InvalidBody,
     InvalidRequest,
     InvalidWorkflow,
@@ -120,7 +120,7 @@ class Described:
     #: The content of a body that is no JSON, as `form_of` makes it.
     form: Mapping[str, Any] | None = None
     #: Errors of its own; those of every body and of every route need not be named.
-    errors: Sequence[type[FleetError]] = ()
+    errors: Sequence[type[ComfylineError]] = ()
     parameters: Sequence[Parameter] = ()
     text: str = ""
 
@@ -172,8 +172,8 @@ def openapi_document(app: Flask, *, has_keys: bool) -> dict[str, Any]:
     return {
         "openapi": "3.1.0",
         "info": {
-            "title": "ComfyFleet",
-            "version": version("comfyfleet"),
+            "title": "Comfyline",
+            "version": version("comfyline"),
             "summary": "One job API for any number of GPUs that run ComfyUI.",
             "license": {"name": "Apache 2.0", "identifier": "Apache-2.0"},
         },
@@ -289,7 +289,7 @@ def _responses(description: Described, *, needs_key: bool) -> dict[str, Any]:
 
 def _error_codes(description: Described, *, needs_key: bool) -> dict[int, list[str]]:
     """The codes of all errors a route may answer, by status."""
-    kinds: list[type[FleetError]] = [BadParameter, ForbiddenOrigin, Misdirected, *description.errors]
+    kinds: list[type[ComfylineError]] = [BadParameter, ForbiddenOrigin, Misdirected, *description.errors]
     if description.body is not None:
         kinds += BODY_ERRORS
     if needs_key:

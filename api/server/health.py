@@ -16,7 +16,7 @@ from api.schema.openapi import SERVER, Described
 from core.background import Life, lives
 from core.broker_kind import BrokerKind
 from core.contracts.comfy_v2 import maybe_timestamp
-from core.errors import BrokerUnavailable, FleetError, LedgerUnavailable
+from core.errors import BrokerUnavailable, ComfylineError, LedgerUnavailable
 from core.ledger import Ledger
 from core.ledger.instances import HEALTHY, InstanceRecord
 from core.messaging.broker_errors import broker_errors
@@ -80,7 +80,7 @@ def _instances(ledger: Ledger) -> tuple[list[InstanceRecord], str | None]:
     try:
         with at_most(CHECK_S, LedgerUnavailable("The ledger does not answer.")):
             return ledger.instances.all(), None
-    except FleetError as exc:
+    except ComfylineError as exc:
         return [], exc.message
 
 
@@ -89,7 +89,7 @@ def _write_problem(ledger: Ledger) -> str | None:
     try:
         with at_most(CHECK_S, LedgerUnavailable("The ledger does not take writes.")):
             ledger.facts.try_write()
-    except FleetError as exc:
+    except ComfylineError as exc:
         return exc.message
     return None
 
@@ -110,7 +110,7 @@ def _storage(marker: StorageMarker) -> dict[str, Any]:
     if (reason := marker.problem()) is not None:
         return {"ok": False, "state": "unavailable", "reason": reason}
     if marker.is_full():
-        return {"ok": False, "state": "disk_full", "reason": "It has less room than FLEET_MAX_UPLOAD_BYTES."}
+        return {"ok": False, "state": "disk_full", "reason": "It has less room than COMFYLINE_MAX_UPLOAD_BYTES."}
     return {"ok": True, "state": "ok", "reason": None}
 
 
@@ -132,7 +132,7 @@ def _broker_problem(settings: Settings) -> str | None:
     try:
         with at_most(CHECK_S, BrokerUnavailable("The broker does not answer.")):
             _connect_once(settings)
-    except FleetError as exc:
+    except ComfylineError as exc:
         return exc.message
     return None
 

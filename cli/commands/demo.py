@@ -1,4 +1,4 @@
-"""`fleet demo`: start everything, make one picture, show it, stop everything."""
+"""`comfyline demo`: start everything, make one picture, show it, stop everything."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ ASK_S = 0.2
 NEXT = """\
 Next:
   make up                                             run the stack, with Flower
-  .venv/bin/fleet submit workflows/demo.json          send it a workflow
-  FLEET_COMFYUI_DIR=~/ComfyUI make up                 draw on this machine's GPUs
-  FLEET_COMFYUI_URLS=http://127.0.0.1:8188 make up    use a ComfyUI that runs already\
+  .venv/bin/comfyline submit workflows/demo.json          send it a workflow
+  COMFYLINE_COMFYUI_DIR=~/ComfyUI make up                 draw on this machine's GPUs
+  COMFYLINE_COMFYUI_URLS=http://127.0.0.1:8188 make up    use a ComfyUI that runs already\
 """
 
 
@@ -47,7 +47,7 @@ def demo(server: str | None, folder: Path) -> int:
     screen = Screen()
     if server is not None:
         return _make_picture(open_client(server), screen, folder)
-    with tempfile.TemporaryDirectory(prefix="fleet-demo-", ignore_cleanup_errors=True) as directory:
+    with tempfile.TemporaryDirectory(prefix="comfyline-demo-", ignore_cleanup_errors=True) as directory:
         return _run_with_stack(Path(directory), screen, folder)
 
 
@@ -80,7 +80,7 @@ def _own_settings(data_dir: Path) -> Settings:
 
 def _overrides(settings: Settings) -> dict[str, str]:
     names = ("data_dir", "api_host", "api_port", "flower_host", "flower_port", "database_url", "broker_url")
-    return {f"FLEET_{name.upper()}": str(getattr(settings, name)) for name in names}
+    return {f"COMFYLINE_{name.upper()}": str(getattr(settings, name)) for name in names}
 
 
 def _beside(stack: Stack, stop: StopSignals, work: Callable[[], int]) -> int:

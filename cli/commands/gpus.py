@@ -72,7 +72,7 @@ def gpus(host: str | None, as_json: bool, server: str | None) -> int:
         print_json(found)
     elif not found:
         where = f"on {host}" if host else "in this fleet"
-        screen.line(f"No GPU worker has registered {where}. Start one: fleet up, or fleet gpu.")
+        screen.line(f"No GPU worker has registered {where}. Start one: comfyline up, or comfyline gpu.")
     elif screen.is_terminal:
         reasons = {gpu["name"]: gpu["reason"] or "" for gpu in found}
         print_table(
@@ -91,7 +91,7 @@ def gpus(host: str | None, as_json: bool, server: str | None) -> int:
 @click.command()
 @selection
 def drain(**options: Any) -> int:
-    """Have GPUs (gpu0@host, or gpu0 where that is clear) finish their job and take no more, until `fleet resume`.
+    """Have GPUs (gpu0@host, or gpu0 where that is clear) finish their job and take no more, until `comfyline resume`.
 
     \b
     Exit status: 0 done; 1 --wait: a GPU still runs its job; 2 no such GPU;
@@ -119,7 +119,7 @@ def resume(**options: Any) -> int:
 @click.command()
 @selection
 def restart(**options: Any) -> int:
-    """Restart the ComfyUI of GPUs: when its job is done, or has been given back after FLEET_DRAIN_GRACE_S.
+    """Restart the ComfyUI of GPUs: when its job is done, or has been given back after COMFYLINE_DRAIN_GRACE_S.
 
     \b
     Exit status: 0 done; 1 --wait: a GPU has not come back; 2 no such GPU;
@@ -183,7 +183,7 @@ def card(device: str | None) -> str:
 def _listed(client: Client, host: str | None = None) -> list[Gpu]:
     found = client.ask("GET", "/api/v2/gpus", parameters={"host": host}).get("gpus")
     if not isinstance(found, list) or not all(isinstance(gpu, dict) and "name" in gpu for gpu in found):
-        raise ServerUnreachable(f"{client.base_url} answered something that lists no GPUs: is it a ComfyFleet server?")
+        raise ServerUnreachable(f"{client.base_url} answered something that lists no GPUs: is it a Comfyline server?")
     return found
 
 
@@ -253,7 +253,7 @@ def _is_back(before: Gpu, now: Gpu) -> bool:
 
 def _drained(gpu: Gpu) -> str:
     after = f" after job {gpu['job_id']}" if gpu["job_id"] else ""
-    return f"{gpu['name']} takes no more jobs{after}, until: fleet resume {gpu['name']}"
+    return f"{gpu['name']} takes no more jobs{after}, until: comfyline resume {gpu['name']}"
 
 
 def _restarted(gpu: Gpu) -> str:

@@ -20,7 +20,7 @@ from core.settings.settings import load_settings
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 SERVER_HELP = "The server; default: $COMFY_BASE_URL, else http://127.0.0.1:8000."
-DEFAULT_FOLDER = Path("fleet-output")
+DEFAULT_FOLDER = Path("comfyline-output")
 
 server_option = click.option("-l", "--server", metavar="URL", help=SERVER_HELP)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON alone on stdout, all else on stderr.")
@@ -168,7 +168,7 @@ def list_command(
 
 
 def open_client(server: str | None) -> Client:
-    """A client of the server that was named: at the command, before it (`fleet -l URL`), or in the environment."""
+    """A client of the server that was named: at the command, before it (`comfyline -l URL`), or in the environment."""
     settings = load_settings(**(click.get_current_context().obj or {}))
     return Client(server or settings.comfy_base_url, settings.comfy_api_key.get_secret_value())
 
@@ -179,7 +179,7 @@ def follow(client: Client, job: Job, screen: Screen) -> Job:
         with screen.progress() as progress:
             return client.follow(job["id"], progress)
     except KeyboardInterrupt:
-        screen.line(f"\nThe job goes on. See it: fleet status {job['id']}   Stop it: fleet cancel {job['id']}")
+        screen.line(f"\nThe job goes on. See it: comfyline status {job['id']}   Stop it: comfyline cancel {job['id']}")
         raise
 
 

@@ -1,4 +1,4 @@
-"""The commands `fleet run`, which takes a workflow of the server from its name to its files, and `fleet upload`."""
+"""The commands `comfyline run`, which takes a workflow of the server from its name to its files, and `comfyline upload`."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ def run(template: str, parameters: tuple[str, ...], folder: Path, wait: bool, se
     """Run a workflow of the server, and save what it makes.
 
     \b
-    fleet run text2image -p prompt="a lighthouse" -p steps=12
-    fleet workflows list      says which there are,
-    fleet workflows show NAME what one takes.
+    comfyline run text2image -p prompt="a lighthouse" -p steps=12
+    comfyline workflows list      says which there are,
+    comfyline workflows show NAME what one takes.
 
     \b
     Exit status: 0 succeeded (or queued), 1 failed, 2 refused or misused,
@@ -90,7 +90,7 @@ def _schema(client: Client, template: str) -> Mapping[str, Any]:
         answer = client.get(f"/workflows/{quote(template, safe='')}")
     except RequestRefused:
         if is_file(Path(template)):
-            raise InvalidRequest(f"{template} is a file; run it by: fleet submit {template}") from None
+            raise InvalidRequest(f"{template} is a file; run it by: comfyline submit {template}") from None
         raise
     parameters = answer.get("parameters")
     properties = parameters.get("properties") if isinstance(parameters, dict) else None

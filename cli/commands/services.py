@@ -1,4 +1,4 @@
-"""One process each: the commands that stand in the Procfile, and that `fleet up` runs together."""
+"""One process each: the commands that stand in the Procfile, and that `comfyline up` runs together."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tasks.worker import run_beat, run_gpu_worker, run_io_worker
 
 @click.command()
 def broker() -> int:
-    """Run the embedded broker (nothing to do if FLEET_BROKER_URL is set)."""
+    """Run the embedded broker (nothing to do if COMFYLINE_BROKER_URL is set)."""
     return run_broker(load_settings(), process_environment(), warn)
 
 
@@ -40,7 +40,7 @@ def api() -> None:
     # Also in gunicorn's settings, for those who start it themselves; here before anything is waited for.
     check_api(load_settings())
     settings = _ready_settings(uses_files=True)
-    logging.getLogger("fleet.api").info("URLs of clients may lead to %s.", Policy.from_settings(settings))
+    logging.getLogger("comfyline.api").info("URLs of clients may lead to %s.", Policy.from_settings(settings))
     command = [sys.executable, "-m", "gunicorn", "--config", "python:api.gunicorn_config"]
     os.chdir(REPOSITORY_ROOT)
     # It becomes gunicorn, so that signals reach gunicorn's own handlers.

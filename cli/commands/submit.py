@@ -1,4 +1,4 @@
-"""The command `fleet submit`: run a graph and save its outputs, or queue it as a task and keep the answer in a file."""
+"""The command `comfyline submit`: run a graph and save its outputs, or queue it as a task and keep the answer in a file."""
 
 from __future__ import annotations
 
@@ -73,13 +73,13 @@ def submit(
     """Run a workflow. There are two forms:
 
     \b
-    fleet submit FILE
+    comfyline submit FILE
         Run the graph in FILE (API format; - is stdin), show its progress,
         and save its outputs in the folder --output, under the job's id.
-    fleet submit --workflow FILE|NAME --output RESULT.json ...
+    comfyline submit --workflow FILE|NAME --output RESULT.json ...
         Queue a graph, or a workflow of the server, as a task. Write the
         answer to RESULT.json, print the task's id alone, and do not wait:
-        fleet query and fleet download-all go on from there.
+        comfyline query and comfyline download-all go on from there.
 
     \b
     Exit status: 0 succeeded (or queued), 1 failed, 2 refused or misused,
@@ -95,7 +95,7 @@ def submit(
     if file is not None:
         raise click.UsageError("Name a FILE to run, or a task's --workflow, not both.")
     if wait:
-        raise click.UsageError("A task is not waited for: use fleet watch ID, or fleet download-all.")
+        raise click.UsageError("A task is not waited for: use comfyline watch ID, or comfyline download-all.")
     if output is None:
         raise click.UsageError("A task needs --output RESULT.json, the file that its answer is written to.")
     return _queue_task(workflow, output, server, given, upload=upload, as_json=as_json)
@@ -123,11 +123,11 @@ def check_gpus(client: Client, *, wait: bool) -> None:
     states = client.unready_gpus()
     if states and wait:
         raise ServerUnreachable(
-            f"{client.base_url} has no GPU that is ready: {states}; fleet gpus says why. Nothing was queued; with "
+            f"{client.base_url} has no GPU that is ready: {states}; comfyline gpus says why. Nothing was queued; with "
             "--no-wait the job is, and waits."
         )
     if states:
-        warn(f"No GPU is ready: {states}; fleet gpus says why. The job waits.")
+        warn(f"No GPU is ready: {states}; comfyline gpus says why. The job waits.")
 
 
 def see_through(client: Client, job: Job, folder: Path, screen: Screen, *, wait: bool, as_json: bool) -> int:

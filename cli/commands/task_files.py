@@ -20,7 +20,7 @@ from cli.remote.written_files import result_file
 from core.errors import InvalidBody, InvalidRequest
 from core.texts.strict_json import loads
 
-task_option = click.option("--task_id", "--task-id", metavar="ID", required=True, help="What fleet submit printed.")
+task_option = click.option("--task_id", "--task-id", metavar="ID", required=True, help="What comfyline submit printed.")
 folder_option = click.option(
     "--output", "folder", metavar="DIR", type=click.Path(path_type=Path, file_okay=False), default=Path("downloads"),
     show_default=True, help="Folder for the files. None is replaced: a second a.png becomes 'a (2).png'.",
@@ -39,7 +39,7 @@ def query(task_id: str, output: Path, as_json: bool, server: str | None) -> int:
     """Ask for a task, and write the answer to a file.
 
     With --json, stdout holds {"task_id", "status", "file_paths"} and
-    nothing else, as fleet download-from-json reads it.
+    nothing else, as comfyline download-from-json reads it.
 
     \b
     Exit status: 0 it waits, runs or is completed; 1 it failed, was cancelled
@@ -100,7 +100,7 @@ def download_from_json(text: str | None, folder: Path, server: str | None) -> in
     """Fetch the files that JSON names under file_paths, and print where they are, one a line.
 
     \b
-    fleet query --task_id ID --output query.json --json | fleet download-from-json
+    comfyline query --task_id ID --output query.json --json | comfyline download-from-json
 
     \b
     Exit status: 0 all are here; 1 the task has made no files yet, or one is
@@ -118,15 +118,15 @@ def download_from_json(text: str | None, folder: Path, server: str | None) -> in
 def _read_json(text: str | None) -> dict[str, Any]:
     """An object with `file_paths`, from the command line or stdin."""
     if text is None and sys.stdin.isatty():
-        raise click.UsageError("Give --json TEXT, or pipe the output of fleet query --json into this command.")
+        raise click.UsageError("Give --json TEXT, or pipe the output of comfyline query --json into this command.")
     try:
         value = loads(sys.stdin.buffer.read() if text is None else text.encode())
     except (InvalidBody, UnicodeEncodeError) as exc:
-        raise InvalidRequest(f"What came in is not what fleet query --json prints: {exc}") from exc
+        raise InvalidRequest(f"What came in is not what comfyline query --json prints: {exc}") from exc
     paths = value.get("file_paths") if isinstance(value, dict) else None
     if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
         raise InvalidRequest(
-            'What came in is not what fleet query --json prints: it has no "file_paths", a list of texts.'
+            'What came in is not what comfyline query --json prints: it has no "file_paths", a list of texts.'
         )
     return dict(value)
 

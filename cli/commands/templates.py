@@ -1,4 +1,4 @@
-"""The command `fleet workflows`: check template files, propose a sidecar, and see which templates a server has."""
+"""The command `comfyline workflows`: check template files, propose a sidecar, and see which templates a server has."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def _ask(client: Client, path: str, **shape: set[str]) -> dict[str, Any]:
     """The JSON object at a path. `shape`: its fields, and what the object, or each of a list, in them must have."""
     value = client.get(path)
     if not all(_has(value.get(key), keys) for key, keys in shape.items()):
-        raise ServerUnreachable(f"{client.base_url} answered something that is no template: is it a ComfyFleet server?")
+        raise ServerUnreachable(f"{client.base_url} answered something that is no template: is it a Comfyline server?")
     return value
 
 

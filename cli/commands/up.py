@@ -1,4 +1,4 @@
-"""`fleet up`: the whole stack in the foreground."""
+"""`comfyline up`: the whole stack in the foreground."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from cli.output.tables import printable
 from cli.output.terminal import Screen
 from cli.remote.client import Client
 from comfy.process.spec import InstanceSpec
-from core.errors import FleetError
+from core.errors import ComfylineError
 from core.ledger import Ledger
 from core.ledger.instances import HEALTHY
 from core.ledger.sealing import load_keys
@@ -39,8 +39,8 @@ ASK_S = 0.5
 def up() -> int:
     """Run the whole stack here: API, Flower, one worker per GPU, and its own broker. Ctrl-C stops it.
 
-    Ports, data directory and GPUs are settings: FLEET_API_PORT, FLEET_FLOWER_PORT, FLEET_DATA_DIR, FLEET_GPUS,
-    FLEET_SIMULATED_GPUS.
+    Ports, data directory and GPUs are settings: COMFYLINE_API_PORT, COMFYLINE_FLOWER_PORT, COMFYLINE_DATA_DIR, COMFYLINE_GPUS,
+    COMFYLINE_SIMULATED_GPUS.
     """
     screen = Screen()
     settings = load_settings()
@@ -53,7 +53,7 @@ def up() -> int:
     for line in (data_dir_advice(settings), *broker_advice(settings)):
         if line:
             screen.line(line, style="yellow")
-    screen.line("Starting ComfyFleet ...")
+    screen.line("Starting Comfyline ...")
     with stack.running(stop):
         _watch(stack, screen, stop, credentials)
         screen.line("\nStopping ...")
@@ -76,7 +76,7 @@ def _watch(stack: Stack, screen: Screen, stop: StopSignals, credentials: str) ->
         if readiness is None and time.monotonic() >= ask_at:
             readiness, ask_at = client.readiness(), time.monotonic() + ASK_S
             if readiness is not None:
-                title = f"ComfyFleet is ready ({time.monotonic() - started_at:.0f} s)"
+                title = f"Comfyline is ready ({time.monotonic() - started_at:.0f} s)"
                 _show_panel(screen, title, [*_lines(stack, credentials, readiness), "", "Ctrl-C stops everything."])
         if readiness is None and not is_late and time.monotonic() > started_at + IMPATIENCE_S:
             is_late = True
@@ -90,7 +90,7 @@ def _reasons(settings: Settings) -> list[str]:
     """What the ledger knows of instances that are not healthy yet."""
     try:
         instances = Ledger(settings).instances.all()
-    except FleetError:
+    except ComfylineError:
         return []
     return [
         f"{instance.name}: {instance.state}. {instance.reason or ''}".rstrip()
@@ -122,12 +122,12 @@ def _lines(stack: Stack, credentials: str, readiness: Mapping[str, Any]) -> list
 def _open_warning(settings: Settings) -> str:
     if settings.api_keys or settings.api_host in ("127.0.0.1", "::1", "localhost"):
         return ""
-    return f"\n         OPEN to everybody who reaches {settings.api_host}: set FLEET_API_KEYS to ask for a key."
+    return f"\n         OPEN to everybody who reaches {settings.api_host}: set COMFYLINE_API_KEYS to ask for a key."
 
 
 def _login(settings: Settings, credentials: str) -> str:
     if settings.flower_basic_auth.get_secret_value():
-        return "login from FLEET_FLOWER_BASIC_AUTH"
+        return "login from COMFYLINE_FLOWER_BASIC_AUTH"
     user, _, password = credentials.partition(":")
     return f"user {user}, password {password}   (kept in {flower_credentials_file(settings)})"
 
@@ -135,7 +135,7 @@ def _login(settings: Settings, credentials: str) -> str:
 def _broker(settings: Settings) -> str:
     if settings.has_embedded_broker:
         return f"its own, on {settings.embedded_broker_socket}"
-    return "the one at FLEET_BROKER_URL"
+    return "the one at COMFYLINE_BROKER_URL"
 
 
 def _gpu_lines(stack: Stack, readiness: Mapping[str, Any]) -> list[str]:
@@ -148,7 +148,7 @@ def _gpu_lines(stack: Stack, readiness: Mapping[str, Any]) -> list[str]:
         words += [] if found.get("state") == "healthy" else [str(found.get("state", "starting"))]
         lines.append(f"{spec.name:8} {', '.join(words)}")
     if any(spec.kind == "simulator" for spec in stack.instances):
-        lines.append("         For real ones set FLEET_COMFYUI_DIR or FLEET_COMFYUI_URLS.")
+        lines.append("         For real ones set COMFYLINE_COMFYUI_DIR or COMFYLINE_COMFYUI_URLS.")
     return lines
 
 

@@ -1,4 +1,4 @@
-"""`fleet version`."""
+"""`comfyline version`."""
 
 from __future__ import annotations
 
@@ -11,4 +11,4 @@ import click
 @click.command()
 def version() -> None:
     """Print the version."""
-    print(f"comfyfleet {version_of('comfyfleet')} (Python {platform.python_version()})")
+    print(f"comfyline {version_of('comfyline')} (Python {platform.python_version()})")

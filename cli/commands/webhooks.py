@@ -1,4 +1,4 @@
-"""The command `fleet webhooks`: which webhooks were delivered and which were not, and what to do about those."""
+"""The command `comfyline webhooks`: which webhooks were delivered and which were not, and what to do about those."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def _whole(client: Client, delivery_id: str) -> str:
 
 def _checked(delivery: Any) -> Delivery:
     if not (isinstance(delivery, dict) and {"id", "state", "event", "job_id", "attempts"} <= delivery.keys()):
-        raise ServerUnreachable("The server answered something that is no delivery: is it a ComfyFleet server?")
+        raise ServerUnreachable("The server answered something that is no delivery: is it a Comfyline server?")
     return delivery
 
 

@@ -29,7 +29,7 @@ FAREWELL_S = 3.0
 REPLY_TIMEOUT_S = 2.0
 NO_SERVER = (
     "There is no broker to start: no valkey-server or redis-server (6.2 or newer) is on the PATH. Install one, or set "
-    "FLEET_BROKER_URL to a broker that runs elsewhere."
+    "COMFYLINE_BROKER_URL to a broker that runs elsewhere."
 )
 
 
@@ -41,7 +41,7 @@ def broker_spec(settings: Settings, environment: dict[str, str]) -> ProcessSpec:
         if settings.has_long_data_dir:
             make_socket_folder(settings.data_dir)
     except OSError as exc:
-        raise ConfigurationError(f"FLEET_DATA_DIR={settings.data_dir}: the broker has no place: {exc}.") from exc
+        raise ConfigurationError(f"COMFYLINE_DATA_DIR={settings.data_dir}: the broker has no place: {exc}.") from exc
     arguments = [
         *("--port", "0", "--unixsocket", str(settings.embedded_broker_socket), "--unixsocketperm", "700"),
         *("--dir", str(folder), "--daemonize", "no", "--save", ""),
@@ -142,7 +142,7 @@ def stop_broker(processes: ProcessSet, settings: Settings) -> None:
 
 
 def run_broker(settings: Settings, environment: dict[str, str], report: Callable[[str], None]) -> int:
-    """`fleet broker`: run the server until a signal; returns the exit status.
+    """`comfyline broker`: run the server until a signal; returns the exit status.
 
     Raises:
       ConfigurationError: the data directory's broker runs already, or there is no server program.
@@ -150,7 +150,7 @@ def run_broker(settings: Settings, environment: dict[str, str], report: Callable
     """
     stop = StopSignals()
     if not settings.has_embedded_broker:
-        report("FLEET_BROKER_URL is set, so no broker of our own is needed; waiting for the others to stop.")
+        report("COMFYLINE_BROKER_URL is set, so no broker of our own is needed; waiting for the others to stop.")
         while not stop:
             time.sleep(0.1)
         return 0
@@ -194,6 +194,6 @@ def _version(program: str) -> tuple[int, int]:
 
 def _in_use(settings: Settings) -> str:
     return (
-        f"FLEET_DATA_DIR: a fleet runs in {settings.data_dir} already. "
-        "Stop it, or set FLEET_DATA_DIR to another directory."
+        f"COMFYLINE_DATA_DIR: a fleet runs in {settings.data_dir} already. "
+        "Stop it, or set COMFYLINE_DATA_DIR to another directory."
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 from core.errors import ConfigurationError
 from core.settings.settings import Settings
 
-USER = "fleet"
+USER = "comfyline"
 
 
 def flower_credentials(settings: Settings) -> str:
@@ -26,7 +26,7 @@ def flower_credentials(settings: Settings) -> str:
         return _kept(flower_credentials_file(settings), lambda: f"{USER}:{secrets.token_urlsafe(18)}")
     user, _, password = chosen.partition(":")
     if not (user and password and chosen.isascii()):
-        raise ConfigurationError("FLEET_FLOWER_BASIC_AUTH must be user:password, in ASCII.")
+        raise ConfigurationError("COMFYLINE_FLOWER_BASIC_AUTH must be user:password, in ASCII.")
     return chosen
 
 

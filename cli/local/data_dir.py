@@ -22,7 +22,9 @@ def make_data_dir(settings: Settings) -> None:
         with tempfile.TemporaryFile(dir=settings.data_dir):
             pass
     except OSError as exc:
-        raise ConfigurationError(f"FLEET_DATA_DIR={settings.data_dir} cannot be written: {exc.strerror}.") from exc
+        raise ConfigurationError(f"COMFYLINE_DATA_DIR={settings.data_dir} cannot be written: {exc.strerror}.") from exc
     if is_new and "data_dir" in settings.model_fields_set:
         # Somebody named it, and may know it with a ledger in it: on a mount that is missing, say.
-        warn(f"FLEET_DATA_DIR={settings.data_dir} was not there and has been made: this machine begins with nothing.")
+        warn(
+            f"COMFYLINE_DATA_DIR={settings.data_dir} was not there and has been made: this machine begins with nothing."
+        )

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 #: Our own processes' lines for people, and the levels of Python's and Celery's logs near the start of a line.
-WORTH_SEEING = re.compile(r"^fleet: |^.{0,60}\b(WARNING|ERROR|CRITICAL)\b")
+WORTH_SEEING = re.compile(r"^comfyline: |^.{0,60}\b(WARNING|ERROR|CRITICAL)\b")
 READ_BYTES = 64 * 1024
 
 

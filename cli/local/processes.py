@@ -33,7 +33,7 @@ LARGEST_LOG_BYTES = 20 * 1024 * 1024
 LAST_WORDS_BYTES = 64 * 1024
 #: Our lines for people, levels of logs, and the last lines of tracebacks, which name an exception.
 _SPEAKS_OF_ERROR = re.compile(
-    r"^fleet: |^.{0,60}\b(ERROR|CRITICAL)\b|^([A-Za-z_]\w*\.)*[A-Za-z_]\w*(Error|Exception)\b"
+    r"^comfyline: |^.{0,60}\b(ERROR|CRITICAL)\b|^([A-Za-z_]\w*\.)*[A-Za-z_]\w*(Error|Exception)\b"
 )
 _TRACEBACK = "Traceback (most recent call last):"
 #: Said of a process that was killed so: the kernel leaves no word in the log of the process.

@@ -61,9 +61,11 @@ def check_ports(settings: Settings) -> None:
       ConfigurationError: names the port and the setting to change.
     """
     if settings.api_port == settings.flower_port:
-        raise ConfigurationError(f"FLEET_API_PORT and FLEET_FLOWER_PORT are both {settings.api_port}; change one.")
-    _check("FLEET_API", "the API", settings.api_host, settings.api_port)
-    _check("FLEET_FLOWER", "Flower", settings.flower_host, settings.flower_port)
+        raise ConfigurationError(
+            f"COMFYLINE_API_PORT and COMFYLINE_FLOWER_PORT are both {settings.api_port}; change one."
+        )
+    _check("COMFYLINE_API", "the API", settings.api_host, settings.api_port)
+    _check("COMFYLINE_FLOWER", "Flower", settings.flower_host, settings.flower_port)
 
 
 def child_environment(settings: Settings, overrides: Mapping[str, str]) -> dict[str, str]:
@@ -72,13 +74,13 @@ def child_environment(settings: Settings, overrides: Mapping[str, str]) -> dict[
     # Secrets from files have been read; their paths may be relative to where we are.
     environment = {name: ours[name] for name in ours if not (name.endswith("_FILE") and name[:-5] in ours)}
     environment |= overrides
-    environment["FLEET_DATA_DIR"] = str(settings.data_dir)
+    environment["COMFYLINE_DATA_DIR"] = str(settings.data_dir)
     for name in PATHS:
         path: Path | None = getattr(settings, name)
         if path is not None:
-            environment[f"FLEET_{name.upper()}"] = str(path.expanduser().absolute())
+            environment[f"COMFYLINE_{name.upper()}"] = str(path.expanduser().absolute())
     if settings.database_url.startswith(RELATIVE_SQLITE):
-        environment["FLEET_DATABASE_URL"] = RELATIVE_SQLITE + str(
+        environment["COMFYLINE_DATABASE_URL"] = RELATIVE_SQLITE + str(
             Path(settings.database_url.removeprefix(RELATIVE_SQLITE)).absolute()
         )
     # A log must hold the last words of a process that was killed.
@@ -86,7 +88,7 @@ def child_environment(settings: Settings, overrides: Mapping[str, str]) -> dict[
 
 
 class Stack:
-    """Everything `fleet up` runs. Use it from one thread that lives as long as the stack."""
+    """Everything `comfyline up` runs. Use it from one thread that lives as long as the stack."""
 
     def __init__(self, settings: Settings, *, overrides: Mapping[str, str], report: Callable[[str], None]) -> None:
         """Takes the settings, what of them the children cannot read from our environment, and who hears of events.

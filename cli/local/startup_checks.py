@@ -74,7 +74,7 @@ def broker_problem(settings: Settings) -> str | None:
     if settings.has_embedded_broker:
         if broker.answers(settings):
             return None
-        return f"Waiting for the embedded broker (`fleet broker`) on {settings.embedded_broker_socket}."
+        return f"Waiting for the embedded broker (`comfyline broker`) on {settings.embedded_broker_socket}."
     try:
         with Connection(settings.broker_url, connect_timeout=CONNECT_TIMEOUT_S) as connection:
             connection.ensure_connection(max_retries=1, interval_start=0, timeout=CONNECT_TIMEOUT_S)
@@ -114,7 +114,7 @@ def broker_advice(settings: Settings) -> list[str]:
 
 
 def _broker(settings: Settings) -> str:
-    return f"FLEET_BROKER_URL={maybe_sanitize_url(settings.broker_url)}"
+    return f"COMFYLINE_BROKER_URL={maybe_sanitize_url(settings.broker_url)}"
 
 
 def _words(exc: Exception) -> str:

@@ -284,4 +284,4 @@ def _transfer_bar(console: Console) -> Progress:
 
 def warn(text: str) -> None:
     """One line on stderr that begins with our name."""
-    print(f"fleet: {printable(text)}", file=sys.stderr, flush=True)
+    print(f"comfyline: {printable(text)}", file=sys.stderr, flush=True)

@@ -276,7 +276,9 @@ class Client:
             if code(answer) == NOT_READY:
                 # Which they are, as far as the server says; else where to look.
                 states = self.unready_gpus()
-                where = f"{states}; fleet gpus says why." if states else "Does a GPU worker run? See fleet gpus."
+                where = (
+                    f"{states}; comfyline gpus says why." if states else "Does a GPU worker run? See comfyline gpus."
+                )
                 raise ServerUnreachable(f"{self.base_url} has no GPU that is ready: {words(answer)} {where}")
             pause_s = retry_after_s(answer)
             is_worth_it = answer.status_code in (429, 503) and (has_key or code(answer) in NOT_YET)
@@ -340,7 +342,7 @@ def _refuse(answer: requests.Response) -> NoReturn:
     if answer.status_code >= 500:
         raise ServerUnreachable(f"{urlsplit(answer.url).netloc} cannot do that now: {message}")
     if answer.status_code == 401:
-        message += " Give the server's key by COMFY_API_KEY, or by fleet --api-key."
+        message += " Give the server's key by COMFY_API_KEY, or by comfyline --api-key."
     raise RequestRefused(message, envelope(answer))
 
 

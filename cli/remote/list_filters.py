@@ -1,4 +1,4 @@
-"""The filters of `fleet list`, as people write them, in the words of the API."""
+"""The filters of `comfyline list`, as people write them, in the words of the API."""
 
 from __future__ import annotations
 

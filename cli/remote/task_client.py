@@ -99,7 +99,7 @@ class TaskClient:
 
     def _no_sense(self, what: str) -> ServerUnreachable:
         return ServerUnreachable(
-            f"{self._client.base_url} answered something that is no {what}: is it a ComfyFleet server?"
+            f"{self._client.base_url} answered something that is no {what}: is it a Comfyline server?"
         )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from core.errors import ComfyOutOfMemory, FleetError, PromptFailed, PromptInterrupted
+from core.errors import ComfylineError, ComfyOutOfMemory, PromptFailed, PromptInterrupted
 
 #: `execution_error` of this type marks one branch that a node blocked on purpose; the prompt goes on without it.
 BLOCKED = "ExecutionBlocked"
@@ -42,7 +42,7 @@ class History:
                 return value
         return None
 
-    def failure(self) -> FleetError | None:
+    def failure(self) -> ComfylineError | None:
         """The error this entry stands for, or None if the prompt ran whole.
 
         The messages are asked before the status: after a dependency cycle that shows only while running, ComfyUI up
@@ -82,7 +82,7 @@ def parse_entry(prompt_id: str, entry: Mapping[str, Any]) -> History:
     )
 
 
-def node_failure(data: Mapping[str, Any]) -> FleetError:
+def node_failure(data: Mapping[str, Any]) -> ComfylineError:
     """The error for the data of an `execution_error` message."""
     kind = _text(data.get("exception_type"))
     message = (_text(data.get("exception_message")) or kind or "a node failed").strip()

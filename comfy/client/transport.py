@@ -106,7 +106,7 @@ class Transport:
         if session is None:
             session = requests.Session()
             session.trust_env = False
-            session.headers["User-Agent"] = "comfyfleet"
+            session.headers["User-Agent"] = "comfyline"
             self._local.session = session
             with self._lock:
                 self._sessions.add(session)

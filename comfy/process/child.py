@@ -19,7 +19,7 @@ from core.errors import ComfyUnavailable
 
 #: Set to a new value for each start, and inherited by whatever a custom node starts: so the whole family is found
 #: again, also where a member moved to a session of its own.
-MARKER_NAME = "COMFYFLEET_INSTANCE"
+MARKER_NAME = "COMFYLINE_INSTANCE"
 #: How long a killed process may take to vanish; a GPU driver can hold it for seconds while it frees memory.
 KILL_TIMEOUT_S = 15.0
 

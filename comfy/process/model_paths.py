@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 FILE_NAME = "extra_model_paths.yaml"
-_SECTION = "comfyfleet"
+_SECTION = "comfyline"
 #: Not kinds of models: the first is a folder of programs that ComfyUI would run, the others mean something else in
 #: the file.
 _NOT_MODELS = ("custom_nodes", "base_path", "is_default")

@@ -17,7 +17,7 @@ from comfy.liveness.muteness import Muteness, Patience
 from comfy.process.instance import Instance
 from comfy.process.start_failures import Failures
 from core.background import FIRST_REST_S, LONGEST_REST_S, Loop, failure_of
-from core.errors import ComfyUnavailable, FleetError
+from core.errors import ComfylineError, ComfyUnavailable
 
 logger = logging.getLogger(__name__)
 
@@ -42,17 +42,17 @@ class Supervisor:
 
     Callbacks run in the supervisor's thread: until they return nothing is probed, and `stop` waits for them.
       on_up(): the instance answers; its `base_url` is new. If it raises `InstanceUnfit`, the start has failed. If it
-        raises another `FleetError`, it is called again at each probe until it returns.
-      on_wait(reason): an attached instance does not answer yet; called once for each reason. A `FleetError` is only
+        raises another `ComfylineError`, it is called again at each probe until it returns.
+      on_wait(reason): an attached instance does not answer yet; called once for each reason. A `ComfylineError` is only
         logged.
       on_mute(is_mute): a healthy instance begins to leave probes unanswered, or answers again. Must not raise.
       on_down(reason): the instance was lost, is to be replaced or restarted, or an attempt to start it failed, so it
         may come several times in a row. Called before what is left of the process is killed, and not because of
-        `stop`. A `FleetError` is only logged.
+        `stop`. A `ComfylineError` is only logged.
       on_quarantine(reason, until_s): it failed too often, the last time for that reason, and is not started again
-        before `until_s` (wall clock, seconds since 1970). Called after on_down. If it raises a `FleetError`, it is
+        before `until_s` (wall clock, seconds since 1970). Called after on_down. If it raises a `ComfylineError`, it is
         called again until it returns. The end of a quarantine shows as on_up or on_down.
-    Any other exception of a callback is logged with its traceback and then treated as a `FleetError`, except that on_up
+    Any other exception of a callback is logged with its traceback and then treated as a `ComfylineError`, except that on_up
     and on_quarantine are called again after growing pauses.
 
     An attached instance is never started or ended; it only counts as down, for as long as another would be. That it
@@ -183,8 +183,8 @@ class Supervisor:
         name = self._instance.spec.name
         self._waits_for = ""
         try:
-            error = failure_of(lambda: failures.append(self._live_well()), name, passing=(FleetError,))
-        except FleetError as exc:
+            error = failure_of(lambda: failures.append(self._live_well()), name, passing=(ComfylineError,))
+        except ComfylineError as exc:
             return None if self._called_off.is_set() else str(exc)
         if error is not None:
             # A fault of ours, in the log by now. What it leaves behind is in no state to be relied on.
@@ -304,10 +304,10 @@ class _News:
         if self.is_told or time.monotonic() < self._next_try_s:
             return
         try:
-            error = failure_of(self._say, self._name, passing=(FleetError,))
+            error = failure_of(self._say, self._name, passing=(ComfylineError,))
         except self._passing:
             raise
-        except FleetError as exc:
+        except ComfylineError as exc:
             if self._said != str(exc):
                 self._said = str(exc)
                 logger.warning("%s: %s", self._name, exc)

@@ -18,7 +18,7 @@ from comfy.prompts.mailbox import Mailbox
 from comfy.prompts.polling import Outage, PollClock, RunClock, final_history
 from comfy.prompts.progress import Progress, ProgressTracker, PromptListener
 from comfy.prompts.result import PromptResult, result_of
-from core.errors import ComfyUnavailable, FleetError, PromptInterrupted, PromptStuck, PromptTimeout
+from core.errors import ComfylineError, ComfyUnavailable, PromptInterrupted, PromptStuck, PromptTimeout
 
 
 class PromptHandle:
@@ -143,7 +143,7 @@ class PromptHandle:
         """Stop a prompt of which only a part would run, and see it gone, so that nothing of it follows the error."""
         self._listener = None
         # Whatever else goes wrong, the caller has a better error to raise.
-        with contextlib.suppress(FleetError):
+        with contextlib.suppress(ComfylineError):
             self.interrupt()
             self.wait(timeout_s=self._pace.interrupt_grace_s)
 

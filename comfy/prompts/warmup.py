@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from comfy.prompts.session import ComfySession
-from core.errors import ComfyOutOfMemory, ComfyUnavailable, ConfigurationError, FleetError, PromptFailed
+from core.errors import ComfylineError, ComfyOutOfMemory, ComfyUnavailable, ConfigurationError, PromptFailed
 
 #: Where the files of a warm-up go, below the instance's output directory.
 FOLDER = "warmup"
@@ -32,7 +32,7 @@ def warm_up(base_url: str, graph: Mapping[str, Any], *, timeout_s: float) -> flo
     try:
         with ComfySession(base_url) as session:
             session.submit(_in_own_folder(graph), prompt_id=str(uuid.uuid4())).wait(timeout_s=timeout_s)
-    except FleetError as exc:
+    except ComfylineError as exc:
         raise ComfyUnavailable(f"The warm-up workflow failed: {_reason(exc)}") from exc
     return time.monotonic() - began_s
 
@@ -43,7 +43,7 @@ def load_workflow(path: Path) -> dict[str, Any]:
     Raises:
       ConfigurationError: there is no such file, or it holds something else.
     """
-    setting = f"FLEET_WARMUP_WORKFLOW={path}"
+    setting = f"COMFYLINE_WARMUP_WORKFLOW={path}"
     try:
         value = json.loads(path.expanduser().read_bytes())
     except OSError as exc:
@@ -80,7 +80,7 @@ def _inputs(inputs: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _reason(error: FleetError) -> str:
+def _reason(error: ComfylineError) -> str:
     if isinstance(error, ComfyOutOfMemory | PromptFailed) and error.node_id is not None:
         return f"node {error.node_id} ({error.node_class}): {error.message}"
     return error.message

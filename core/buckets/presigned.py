@@ -51,7 +51,7 @@ def public_link(url: str, target: Target) -> str | None:
 
 
 def _put(session: GuardedSession, url: str, path: Path, content_type: str, connect_timeout_s: float) -> None:
-    headers = {"Content-Type": content_type, "User-Agent": "ComfyFleet"}
+    headers = {"Content-Type": content_type, "User-Agent": "Comfyline"}
     timeouts_s = (min(connect_timeout_s, session.deadline.left_s), READ_TIMEOUT_S)
     with path.open("rb") as file:
         # An empty file would be sent in chunks, which S3 refuses.

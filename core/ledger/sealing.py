@@ -57,7 +57,7 @@ class Sealer:
                 continue
         known = ", ".join(each.hex() for each in self._ciphers)
         raise ConfigurationError(
-            "A sealed secret does not open: the key it was sealed with is not among those of FLEET_SECRET_KEY "
+            "A sealed secret does not open: the key it was sealed with is not among those of COMFYLINE_SECRET_KEY "
             f"(sealed with {sealed[:KEY_ID_BYTES].hex()}, there are {known})."
         )
 
@@ -86,7 +86,7 @@ def load_keys(configured: str, data_dir: Path) -> list[bytes]:
       ConfigurationError: a key is not base64 of 32 bytes, or stands there twice.
     """
     if configured:
-        return _decode(configured, "FLEET_SECRET_KEY")
+        return _decode(configured, "COMFYLINE_SECRET_KEY")
     path = data_dir / "secret.key"
     if not path.exists():
         _create_once(path, base64.b64encode(os.urandom(KEY_BYTES)))

@@ -18,7 +18,7 @@ MAX_REDIRECTS = 3
 CONNECT_TIMEOUT_S = 10.0
 CHUNK_BYTES = 64 * 1024
 #: A compressed body could grow to any size behind the limit.
-HEADERS = {"Accept-Encoding": "identity", "User-Agent": "ComfyFleet"}
+HEADERS = {"Accept-Encoding": "identity", "User-Agent": "Comfyline"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from core.settings.settings import Settings
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
-#: What the words in FLEET_ALLOW_NETWORKS stand for.
+#: What the words in COMFYLINE_ALLOW_NETWORKS stand for.
 NAMED = {
     "loopback": ("127.0.0.0/8", "::1/128"),
     "private": ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"),
@@ -81,7 +81,7 @@ class Policy:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Policy:
-        """What FLEET_ALLOW_NETWORKS says; loopback too where the API serves this machine alone."""
+        """What COMFYLINE_ALLOW_NETWORKS says; loopback too where the API serves this machine alone."""
         words = [*settings.allow_networks, *(["loopback"] if serves_one_machine(settings) else [])]
         networks = [network for word in dict.fromkeys(words) for network in NAMED.get(word, (word,))]
         return cls(allowed=tuple(ip_network(network) for network in networks), ca_bundle=settings.ca_bundle)

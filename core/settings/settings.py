@@ -1,6 +1,6 @@
 """The only module that reads the environment: every setting, typed, read once at start, passed in from there.
 
-A name that starts with `FLEET_` and is not known, or a value that cannot be read, stops the start with that name.
+A name that starts with `COMFYLINE_` and is not known, or a value that cannot be read, stops the start with that name.
 Secrets may be given as `NAME_FILE=/path` instead, so that they need not stand in the environment.
 """
 
@@ -24,9 +24,9 @@ from core.object_keys import DEFAULT_TEMPLATE, check_template
 from core.settings.socket_folder import socket_folder
 from core.webhooks.keys import hmac_key, seed, split_secrets
 
-PREFIX = "FLEET_"
+PREFIX = "COMFYLINE_"
 #: Names with our prefix that are not settings of the running system: the test suite finds its services by them.
-FOREIGN_PREFIXES = ("FLEET_TEST_",)
+FOREIGN_PREFIXES = ("COMFYLINE_TEST_",)
 #: Settings that may stand in a file named by `NAME_FILE`: secrets, and URLs that hold one.
 SECRET_FIELDS = (
     "api_keys",
@@ -39,7 +39,7 @@ SECRET_FIELDS = (
 #: The kernel's limit for a unix socket path is 108 bytes with its closing zero.
 LONGEST_SOCKET_PATH = 100
 
-#: Words that stand for networks in FLEET_ALLOW_NETWORKS.
+#: Words that stand for networks in COMFYLINE_ALLOW_NETWORKS.
 NETWORK_WORDS = ("loopback", "private")
 
 _HOST_NAME = re.compile(r"[a-z0-9_](?:[a-z0-9._-]*[a-z0-9_-])?")
@@ -49,7 +49,7 @@ Pauses = Annotated[tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...
 
 
 class Settings(BaseSettings):
-    """Everything an operator can set. Field `x_y` is the variable `FLEET_X_Y` unless an alias says otherwise."""
+    """Everything an operator can set. Field `x_y` is the variable `COMFYLINE_X_Y` unless an alias says otherwise."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True, hide_input_in_errors=True
@@ -57,7 +57,7 @@ class Settings(BaseSettings):
 
     # --- where things are -------------------------------------------------------------------------------------------
     #: Everything a single machine keeps: ledger, broker files, outputs, logs.
-    data_dir: Path = Path(".fleet")
+    data_dir: Path = Path(".comfyline")
     #: Outputs and uploads, on a file system that every machine of the fleet sees; empty means the data directory.
     storage_dir: Path | None = None
     #: SQLAlchemy URL of the ledger; empty means SQLite in the data directory.
@@ -65,7 +65,7 @@ class Settings(BaseSettings):
     #: kombu URL of the broker (redis://, amqp://); empty means the embedded one in the data directory.
     broker_url: str = Field("", repr=False)
     #: Prefix of every key on a shared Redis, and of our exchanges. On a shared RabbitMQ use a virtual host of its own.
-    broker_namespace: str = "fleet"
+    broker_namespace: str = "comfyline"
 
     # --- HTTP -------------------------------------------------------------------------------------------------------
     api_host: str = "127.0.0.1"
@@ -299,7 +299,7 @@ class Settings(BaseSettings):
     def _renewed_in_time(cls, value: float, info: ValidationInfo) -> float:
         lease_s = info.data.get("lease_s", value)
         if value > lease_s / 2:
-            raise ValueError(f"must be at most half of FLEET_LEASE_S ({lease_s:g}), or leases lapse in mid-job")
+            raise ValueError(f"must be at most half of COMFYLINE_LEASE_S ({lease_s:g}), or leases lapse in mid-job")
         return value
 
     @field_validator("output_retention_s")
@@ -307,7 +307,7 @@ class Settings(BaseSettings):
     def _files_go_with_their_job(cls, value: float | None, info: ValidationInfo) -> float | None:
         retention_s = info.data.get("retention_s")
         if value is not None and retention_s is not None and value > retention_s:
-            raise ValueError(f"must be at most FLEET_RETENTION_S ({retention_s:g}): files go with their job")
+            raise ValueError(f"must be at most COMFYLINE_RETENTION_S ({retention_s:g}): files go with their job")
         return value
 
     @field_validator("ca_bundle")
@@ -350,7 +350,7 @@ class Settings(BaseSettings):
 
     @property
     def has_embedded_broker(self) -> bool:
-        """Whether `fleet up` runs the broker itself."""
+        """Whether `comfyline up` runs the broker itself."""
         return not self.broker_url
 
     @property
@@ -438,7 +438,7 @@ def _refuse_unknown_names() -> None:
     known |= {f"{PREFIX}{field.upper()}_FILE" for field in SECRET_FIELDS}
     for name in os.environ:
         if name.startswith(PREFIX) and not name.startswith(FOREIGN_PREFIXES) and name not in known:
-            raise ConfigurationError(f"{name} is not a setting of ComfyFleet; see docs/settings.md for the list.")
+            raise ConfigurationError(f"{name} is not a setting of Comfyline; see docs/settings.md for the list.")
 
 
 def _refuse_half_a_bucket(settings: Settings) -> None:
@@ -467,7 +467,7 @@ def _refuse_malformed_keys(settings: Settings) -> None:
         name = "WEBHOOK_SECRET"
         for secret in split_secrets(settings.webhook_secret.get_secret_value()):
             hmac_key(secret)
-        name = "FLEET_WEBHOOK_SIGNING_KEY"
+        name = "COMFYLINE_WEBHOOK_SIGNING_KEY"
         if signing_key := settings.webhook_signing_key.get_secret_value():
             seed(signing_key)
     except ValueError as exc:

@@ -27,7 +27,7 @@ def make_socket_folder(data_dir: Path) -> Path:
     """Make one, or keep the one there is. For the broker alone, which holds the data directory. Raises OSError."""
     if (known := socket_folder(data_dir)) is not None:
         return known
-    folder = _made_again(data_dir) or Path(tempfile.mkdtemp(prefix="fleet-"))
+    folder = _made_again(data_dir) or Path(tempfile.mkdtemp(prefix="comfyline-"))
     draft = data_dir / f"{RECORD}.new"
     draft.write_text(f"{folder}\n", encoding="utf-8")
     draft.replace(data_dir / RECORD)

@@ -113,13 +113,13 @@ class StorageMarker:
     @property
     def _place(self) -> str:
         if self._settings.storage_dir is None:
-            return f"The storage in {self._settings.data_dir} (FLEET_STORAGE_DIR is not set)"
-        return f"FLEET_STORAGE_DIR={self._settings.storage_dir}"
+            return f"The storage in {self._settings.data_dir} (COMFYLINE_STORAGE_DIR is not set)"
+        return f"COMFYLINE_STORAGE_DIR={self._settings.storage_dir}"
 
     @property
     def _help(self) -> str:
         return (
-            "Every machine of a fleet has to see one storage: mount it, and name it in FLEET_STORAGE_DIR. If this is "
+            "Every machine of a fleet has to see one storage: mount it, and name it in COMFYLINE_STORAGE_DIR. If this is "
             f"the right one after all (it was moved, or restored), say so: mkdir -p {self._path.parent} && "
             f"echo {self._id} > {self._path}"
         )
@@ -136,7 +136,7 @@ class StorageMarker:
             found = self._path.read_text(encoding="utf-8").split()
         except FileNotFoundError as exc:
             raise ConfigurationError(
-                f"FLEET_STORAGE_DIR={self._settings.storage_dir} is not there. Mount it, or make it; it is never made "
+                f"COMFYLINE_STORAGE_DIR={self._settings.storage_dir} is not there. Mount it, or make it; it is never made "
                 "by itself, for it may be a mount that is missing."
             ) from exc
         except (OSError, UnicodeDecodeError) as exc:

@@ -54,13 +54,13 @@ def headers_for(
 
 
 def load_signing_key(text: str) -> Ed25519PrivateKey | None:
-    """The fleet's private key from FLEET_WEBHOOK_SIGNING_KEY; None where that is empty. Raises ConfigurationError."""
+    """The fleet's private key from COMFYLINE_WEBHOOK_SIGNING_KEY; None where that is empty. Raises ConfigurationError."""
     if not text:
         return None
     try:
         return Ed25519PrivateKey.from_private_bytes(seed(text))
     except ValueError as exc:
-        raise ConfigurationError(f"FLEET_WEBHOOK_SIGNING_KEY {exc}.") from exc
+        raise ConfigurationError(f"COMFYLINE_WEBHOOK_SIGNING_KEY {exc}.") from exc
 
 
 def public_key_text(private_key: Ed25519PrivateKey) -> str:

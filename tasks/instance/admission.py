@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from core.ledger.instances import DISK_FULL, DRAINING, HEALTHY, STARTING, UNHEALTHY
 
 #: Of a healthy instance that leaves probes unanswered.
-MUTE = "It is too busy to answer now. It is waited for while its processes work, see FLEET_MUTE_S."
+MUTE = "It is too busy to answer now. It is waited for while its processes work, see COMFYLINE_MUTE_S."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ class Admission:
         if self.is_restarting:
             return Condition(state=DRAINING, reason="It is restarted when its job is done.")
         if self.is_drained:
-            return Condition(state=DRAINING, reason="An operator drained it; fleet resume ends that.")
+            return Condition(state=DRAINING, reason="An operator drained it; comfyline resume ends that.")
         if self.storage_problem:
             return Condition(state=UNHEALTHY, reason=self.storage_problem)
         if self.disk_problem:

@@ -17,7 +17,7 @@ from comfy.process.spec import InstanceSpec
 from comfy.process.supervisor import InstanceUnfit, Supervisor
 from comfy.prompts.event_socket import problem_of
 from core.background import Loop, failure_of, in_background, lives
-from core.errors import ComfyUnavailable, FleetError, LedgerUnavailable
+from core.errors import ComfylineError, ComfyUnavailable, LedgerUnavailable
 from core.ledger import Ledger
 from core.ledger.instances import QUARANTINED, STARTING, STOPPED, UNHEALTHY
 from core.settings.settings import Settings
@@ -237,7 +237,7 @@ class Keeper:
 
     def _quarantine(self, reason: str, until_s: float) -> None:
         until = time.strftime("%H:%M:%S", time.gmtime(until_s))
-        headline = f"Quarantined until {until} UTC after too many failures; fleet resume ends it. The last: "
+        headline = f"Quarantined until {until} UTC after too many failures; comfyline resume ends it. The last: "
         reason = headline + reason.partition("\n")[0]
         self._go_away(Condition(state=QUARANTINED, reason=reason, quarantined_until_ms=int(until_s * 1000)))
 
@@ -294,7 +294,7 @@ class Keeper:
     def _record_again(self) -> None:
         try:
             self._record(self._instance.base_url or "")
-        except FleetError as exc:
+        except ComfylineError as exc:
             log.warning("%s: is up, but saying so failed: %s", self.name, exc)
 
     def _say(self, condition: Condition) -> bool:

@@ -29,7 +29,7 @@ def occupied(folder: Path) -> Iterator[None]:
         # Not emptied before it is ours: it says who holds it.
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as exc:
-        raise ConfigurationError(f"FLEET_DATA_DIR: {path} cannot be written: {exc.strerror}.") from exc
+        raise ConfigurationError(f"COMFYLINE_DATA_DIR: {path} cannot be written: {exc.strerror}.") from exc
     try:
         _lock(descriptor, path)
         os.ftruncate(descriptor, 0)
@@ -55,10 +55,10 @@ def _lock(descriptor: int, path: Path) -> None:
     except (BlockingIOError, PermissionError) as exc:
         raise ConfigurationError(
             f"{path.parent.name} is run by another worker already: {_holder(descriptor)} holds {path.parent}. "
-            "Stop that one; a second fleet on this machine needs another FLEET_DATA_DIR and FLEET_HOST."
+            "Stop that one; a second fleet on this machine needs another COMFYLINE_DATA_DIR and COMFYLINE_HOST."
         ) from exc
     except OSError as exc:
-        raise ConfigurationError(f"FLEET_DATA_DIR: {path} cannot be locked: {exc.strerror}.") from exc
+        raise ConfigurationError(f"COMFYLINE_DATA_DIR: {path} cannot be locked: {exc.strerror}.") from exc
 
 
 def _holder(descriptor: int) -> str:

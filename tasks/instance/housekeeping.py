@@ -42,7 +42,7 @@ class House:
         if not self._was_full:
             return None
         room = f"The disk of its outputs has {free // MEBIBYTE} MiB left"
-        return f"{room}; FLEET_MIN_FREE_DISK_BYTES asks for {wanted // MEBIBYTE} MiB."
+        return f"{room}; COMFYLINE_MIN_FREE_DISK_BYTES asks for {wanted // MEBIBYTE} MiB."
 
     def keep(self, wanted: Callable[[], Collection[str]]) -> None:
         """Rotate the log if it is large; now and then remove files nobody will ask for.

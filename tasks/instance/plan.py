@@ -29,33 +29,35 @@ class _Card:
 def plan_instances(settings: Settings, *, survey: Callable[[], GpuSurvey] = survey_gpus) -> list[InstanceSpec]:
     """One spec for each instance of this machine, named gpu0, gpu1, ...
 
-    FLEET_COMFYUI_URLS attaches to running instances; FLEET_COMFYUI_DIR starts one for each GPU; with neither,
+    COMFYLINE_COMFYUI_URLS attaches to running instances; COMFYLINE_COMFYUI_DIR starts one for each GPU; with neither,
     simulators stand in, and say so everywhere.
 
     Parameters:
       survey: asks the driver which GPUs there are; called only where they matter.
     Raises:
-      ConfigurationError: FLEET_COMFYUI_DIR is no checkout, FLEET_GPUS names a GPU that is not there or one twice, there
-        is no GPU to run on, or FLEET_MODELS_DIR is no folder.
+      ConfigurationError: COMFYLINE_COMFYUI_DIR is no checkout, COMFYLINE_GPUS names a GPU that is not there or one twice, there
+        is no GPU to run on, or COMFYLINE_MODELS_DIR is no folder.
     """
     if settings.comfyui_urls:
         return [_attached(settings, number, url) for number, url in enumerate(settings.comfyui_urls)]
     if settings.comfyui_dir is None:
         if settings.gpus:
             raise ConfigurationError(
-                "FLEET_GPUS names GPUs, but not what shall run on them: set FLEET_COMFYUI_DIR too."
+                "COMFYLINE_GPUS names GPUs, but not what shall run on them: set COMFYLINE_COMFYUI_DIR too."
             )
         return [_simulated(settings, number) for number in range(settings.simulated_gpus)]
     if not (settings.comfyui_dir.expanduser() / "main.py").is_file():
-        raise ConfigurationError(f"FLEET_COMFYUI_DIR={settings.comfyui_dir} is no ComfyUI checkout: it has no main.py.")
+        raise ConfigurationError(
+            f"COMFYLINE_COMFYUI_DIR={settings.comfyui_dir} is no ComfyUI checkout: it has no main.py."
+        )
     if settings.models_dir is not None and not settings.models_dir.expanduser().is_dir():
-        raise ConfigurationError(f"FLEET_MODELS_DIR={settings.models_dir} is not a folder that can be reached.")
+        raise ConfigurationError(f"COMFYLINE_MODELS_DIR={settings.models_dir} is not a folder that can be reached.")
     found = survey()
     cards = _named(settings.gpus, found) if settings.gpus else _all(found)
     if not cards:
         raise ConfigurationError(
-            "FLEET_COMFYUI_DIR is set, but the NVIDIA driver (NVML) lists no GPU that can be used. Name the GPUs in "
-            "FLEET_GPUS (for instance 0,1), or unset FLEET_COMFYUI_DIR to run simulated ones."
+            "COMFYLINE_COMFYUI_DIR is set, but the NVIDIA driver (NVML) lists no GPU that can be used. Name the GPUs in "
+            "COMFYLINE_GPUS (for instance 0,1), or unset COMFYLINE_COMFYUI_DIR to run simulated ones."
         )
     return [_own(settings, card) for card in cards]
 
@@ -67,9 +69,11 @@ def _all(found: GpuSurvey) -> list[_Card]:
 
 
 def _named(names: tuple[str, ...], found: GpuSurvey) -> list[_Card]:
-    """The cards FLEET_GPUS names, numbered by their place in it; without those that cannot be read now."""
+    """The cards COMFYLINE_GPUS names, numbered by their place in it; without those that cannot be read now."""
     if not found.gpus:
-        logger.warning("The NVIDIA driver (NVML) lists no GPU that could be compared with FLEET_GPUS; taken as given.")
+        logger.warning(
+            "The NVIDIA driver (NVML) lists no GPU that could be compared with COMFYLINE_GPUS; taken as given."
+        )
         return [_Card(number=number, device=name) for number, name in enumerate(names)]
     cards: list[_Card] = []
     named: dict[str, str] = {}
@@ -80,11 +84,11 @@ def _named(names: tuple[str, ...], found: GpuSurvey) -> list[_Card]:
             continue
         gpu = _find(name, found)
         if gpu is None:
-            logger.warning("FLEET_GPUS: %s is left out, since not every GPU of this machine can be read.", name)
+            logger.warning("COMFYLINE_GPUS: %s is left out, since not every GPU of this machine can be read.", name)
             continue
         if gpu.uuid in named:
             raise ConfigurationError(
-                f"FLEET_GPUS names one GPU twice: {named[gpu.uuid]} and {name} are both {_describe(gpu)}."
+                f"COMFYLINE_GPUS names one GPU twice: {named[gpu.uuid]} and {name} are both {_describe(gpu)}."
             )
         named[gpu.uuid] = name
         cards.append(_card(number, gpu))
@@ -106,7 +110,7 @@ def _find(name: str, found: GpuSurvey) -> Gpu | None:
         return None
     problem = "names more than one GPU" if matches else "is not a GPU of this machine"
     there_are = ", ".join(_describe(gpu) for gpu in found.gpus)
-    raise ConfigurationError(f"FLEET_GPUS: {name} {problem}; there are {there_are}.")
+    raise ConfigurationError(f"COMFYLINE_GPUS: {name} {problem}; there are {there_are}.")
 
 
 def _describe(gpu: Gpu) -> str:

@@ -1,6 +1,6 @@
 """The name of an instance in the ledger: which worker has it, and when another may take it.
 
-Two machines of one name (`FLEET_HOST`) would take `gpu0@name` from each other. So a name that another worker has is
+Two machines of one name (`COMFYLINE_HOST`) would take `gpu0@name` from each other. So a name that another worker has is
 taken only when that worker has stopped, was an earlier one in the same directory (which we hold, so it is dead), or
 shows no sign of life for as long as silence may last. Life is a heartbeat that changes while we look: clocks of two
 machines need not agree.
@@ -74,7 +74,7 @@ class Tenure:
         """For people: who has the name, and what to do."""
         return (
             f"{self.name} belongs to another worker that is alive: {self.rival}. Two machines of one fleet must not "
-            f"have the same name; set FLEET_HOST (now {self._settings.host}) to another one on one of them."
+            f"have the same name; set COMFYLINE_HOST (now {self._settings.host}) to another one on one of them."
         )
 
     def _has_been_silent(self) -> bool:
@@ -102,7 +102,7 @@ def check_host_name(settings: Settings, ledger: Ledger) -> None:
         if len(machine) == len(ours) and machine != ours:
             raise ConfigurationError(
                 f"The name {settings.host} belongs to another machine, which runs {tenant}. Two machines of one fleet "
-                f"must not have the same name; set FLEET_HOST (now {settings.host}) to another one on one of them."
+                f"must not have the same name; set COMFYLINE_HOST (now {settings.host}) to another one on one of them."
             )
 
 

@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 class WarmUp:
     """Runs the operator's workflow once for each start of one instance.
 
-    Raises: ConfigurationError - FLEET_WARMUP_WORKFLOW cannot be read.
+    Raises: ConfigurationError - COMFYLINE_WARMUP_WORKFLOW cannot be read.
     """
 
     def __init__(self, settings: Settings, instance: Instance) -> None:

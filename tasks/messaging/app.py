@@ -30,7 +30,7 @@ CONSUMER_TIMEOUT_MS = 48 * 3600 * 1000
 
 def make_app(settings: Settings, role: Role) -> Celery:
     """A configured Celery app. It connects when first used, so that it may be made before a fork."""
-    app = Celery("fleet", broker=settings.transport_url, set_as_current=role != "api")
+    app = Celery("comfyline", broker=settings.transport_url, set_as_current=role != "api")
     broker_guard.install()
     if BrokerKind.of(settings.transport_url) is BrokerKind.REDIS:
         redelivery.install()
@@ -39,7 +39,7 @@ def make_app(settings: Settings, role: Role) -> Celery:
     app.conf.update(_publishing(role))
     app.conf.broker_transport_options = _transport_options(settings, role)
     app.fleet_role = role  # type: ignore[attr-defined]
-    app.conf.worker_consumer = "tasks.messaging.consumer:FleetConsumer"
+    app.conf.worker_consumer = "tasks.messaging.consumer:ComfylineConsumer"
     app.conf.task_routes = (_Router(settings.host),)
     app.conf.beat_schedule = {
         "reconcile": {
@@ -69,7 +69,7 @@ def _queue(settings: Settings, name: str) -> Queue:
     """One queue, the same whoever declares it: RabbitMQ refuses to declare a queue with two sets of arguments."""
     is_redis = BrokerKind.of(settings.transport_url) is BrokerKind.REDIS
     arguments = None if is_redis else {"x-consumer-timeout": CONSUMER_TIMEOUT_MS}
-    return Queue(name, Exchange("fleet", type="direct"), routing_key=name, durable=True, queue_arguments=arguments)
+    return Queue(name, Exchange("comfyline", type="direct"), routing_key=name, durable=True, queue_arguments=arguments)
 
 
 def _queues(settings: Settings) -> list[Queue]:
@@ -81,7 +81,7 @@ def _common(settings: Settings) -> dict[str, Any]:
     return {
         "task_queues": _queues(settings),
         "task_default_queue": IO_QUEUE,
-        "task_default_exchange": "fleet",
+        "task_default_exchange": "comfyline",
         "task_default_exchange_type": "direct",
         "task_default_routing_key": IO_QUEUE,
         # io.<host> of another host, when the reconciler moves a forgotten job on.

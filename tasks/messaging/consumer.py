@@ -27,7 +27,7 @@ SOON_S = 5.0
 REST_S = 1.0
 
 
-class FleetConsumer(Consumer):
+class ComfylineConsumer(Consumer):
     """Celery's consumer, which messages of others do not end."""
 
     # What the stubs leave out.
@@ -93,7 +93,7 @@ class FleetConsumer(Consumer):
         message.reject_log_error(log, self.connection_errors)
 
 
-class FleetPidbox(celery.worker.pidbox.Pidbox):
+class ComfylinePidbox(celery.worker.pidbox.Pidbox):
     """A worker's box for commands; others' messages cost a line in the log and no connection."""
 
     def start(self, c: Any) -> None:
@@ -115,7 +115,7 @@ class FleetPidbox(celery.worker.pidbox.Pidbox):
 
 def install() -> None:
     """Have the workers of this process use it; Celery has a setting for the consumer, and none for the box."""
-    celery.worker.pidbox.Pidbox = FleetPidbox  # type: ignore[misc]
+    celery.worker.pidbox.Pidbox = ComfylinePidbox  # type: ignore[misc]
 
 
 def _source(message: Message) -> str:

@@ -36,4 +36,4 @@ def ask(app: Celery, command: str, instance: InstanceRecord) -> None:
     except broker_errors(app.conf.broker_url) as exc:
         raise BrokerUnavailable(f"The broker does not answer ({type(exc).__name__}).") from exc
     if not any(answer.get("ok") is True for reply in replies or [] for answer in reply.values()):
-        raise InstanceUnreachable(f"The worker of {instance.name} does not answer; does it run? See fleet gpus.")
+        raise InstanceUnreachable(f"The worker of {instance.name} does not answer; does it run? See comfyline gpus.")

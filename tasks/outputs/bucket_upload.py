@@ -17,10 +17,10 @@ from core.buckets.put_urls import PutUrls
 from core.buckets.target import ENVIRONMENT, PUT_URLS, Credentials, Target, environment_credentials
 from core.errors import (
     AddressRefused,
+    ComfylineError,
     ConfigurationError,
     DeliveryFailed,
     DeliveryRefused,
-    FleetError,
     PermanentError,
     SecretUnreadable,
 )
@@ -44,7 +44,7 @@ CLEANING_S = 15.0
 FIRST_ANSWER_S = 10.0
 
 #: For each file what its `upload` is to say, or what went wrong.
-Outcomes: TypeAlias = list[dict[str, Any] | FleetError]
+Outcomes: TypeAlias = list[dict[str, Any] | ComfylineError]
 
 _endpoints = Endpoints()
 
@@ -98,7 +98,7 @@ def upload_files(runtime: Runtime, job: Job, items: Sequence[Item], *, give_up_a
     for outcome in outcomes:
         if isinstance(outcome, DeliveryFailed) and now_ms() < give_up_at_ms:
             raise outcome
-    missing = sum(isinstance(outcome, FleetError) for outcome in outcomes)
+    missing = sum(isinstance(outcome, ComfylineError) for outcome in outcomes)
     if missing:
         log.warning("job %s: %d of %d files are not in the bucket", job.id, missing, len(items))
         if target.origin != PUT_URLS:
@@ -175,7 +175,7 @@ def _send_all(sender: Sender, job: Job, items: Sequence[Item]) -> Outcomes:
     return outcomes
 
 
-def _try(sender: Sender, job: Job, item: Item) -> dict[str, Any] | FleetError:
+def _try(sender: Sender, job: Job, item: Item) -> dict[str, Any] | ComfylineError:
     try:
         return sender.send(item)
     except _NoUrl as exc:
@@ -263,7 +263,7 @@ def _clean(runtime: Runtime, job: Job, target: Target, items: Sequence[Item], ou
     broken = [
         item
         for item, outcome in zip(items, outcomes, strict=True)
-        if isinstance(outcome, FleetError) and item.file.size_bytes >= PART_BYTES
+        if isinstance(outcome, ComfylineError) and item.file.size_bytes >= PART_BYTES
     ]
     if broken:
         secrets = {} if target.origin == ENVIRONMENT else runtime.ledger.secrets.open(job.id, BUCKET)
@@ -272,6 +272,6 @@ def _clean(runtime: Runtime, job: Job, target: Target, items: Sequence[Item], ou
                 bucket.clean(_key(job, target, item))
 
 
-def _noted(file: StoredFile, outcome: dict[str, Any] | FleetError) -> StoredFile:
-    said = {"error": outcome.message} if isinstance(outcome, FleetError) else outcome
+def _noted(file: StoredFile, outcome: dict[str, Any] | ComfylineError) -> StoredFile:
+    said = {"error": outcome.message} if isinstance(outcome, ComfylineError) else outcome
     return replace(file, upload={**(file.upload or {}), **said})

@@ -1,12 +1,12 @@
 """How often the delivery of a job's outputs is tried, and when it is given up: by time where the reason may pass, by
-number where it is a fault of ours or ends the process, as `FLEET_MAX_ATTEMPTS` does for attempts on a GPU."""
+number where it is a fault of ours or ends the process, as `COMFYLINE_MAX_ATTEMPTS` does for attempts on a GPU."""
 
 from __future__ import annotations
 
 import logging
 from typing import NoReturn
 
-from core.errors import DeliveryFailed, FleetError, LedgerUnavailable, OutputUnavailable
+from core.errors import ComfylineError, DeliveryFailed, LedgerUnavailable, OutputUnavailable
 from core.ledger.database.connections import now_ms
 from core.ledger.outputs import DELIVERING_MS
 from tasks.job_errors import job_error
@@ -60,13 +60,13 @@ class Tries:
         if lost > self._most:
             self._fail(f"Its outputs could not be delivered: given up after {lost - 1} turns that came to no end.")
 
-    def put_off(self, exc: OSError | FleetError) -> NoReturn:
+    def put_off(self, exc: OSError | ComfylineError) -> NoReturn:
         """Something failed that may be otherwise next time. Raises Unfinished."""
         if self._is_counted:
             self._deliveries.forgive_loss(self._job_id, self._attempt)
         if isinstance(exc, OutputUnavailable):
             self._fail(exc.message, exc)
-        reason = exc.message if isinstance(exc, FleetError) else exc.strerror or type(exc).__name__
+        reason = exc.message if isinstance(exc, ComfylineError) else exc.strerror or type(exc).__name__
         # What puts files into buckets has looked at the clock itself, and that the ledger is away says nothing of them.
         if now_ms() >= self.give_up_at_ms and not isinstance(exc, (DeliveryFailed, LedgerUnavailable)):
             self._fail(f"Its outputs could not be delivered: {reason}")
@@ -85,7 +85,7 @@ class Tries:
             self._fail(f"Its outputs could not be delivered: {FAULT}.")
         raise Unfinished(WAITS) from exc
 
-    def _fail(self, message: str, exc: FleetError | None = None) -> NoReturn:
+    def _fail(self, message: str, exc: ComfylineError | None = None) -> NoReturn:
         error = job_error(exc or DeliveryFailed(message)) | {"node_id": self.node_id}
         if self._deliveries.fail(self._job_id, self._attempt, error):
             # A file's name comes from its graph, which is its client's.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from core.errors import FleetError
+from core.errors import ComfylineError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class Finished(Outcome):
 class Failed(Outcome):
     """The job has ended as failed."""
 
-    error: FleetError
+    error: ComfylineError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,9 +12,9 @@ from comfy.client.history import BLOCKED
 from comfy.prompts.account import Blocked
 from comfy.prompts.session import PromptResult
 from core.errors import (
+    ComfylineError,
     ComfyOutOfMemory,
     ComfyUnavailable,
-    FleetError,
     LedgerUnavailable,
     PromptFailed,
     PromptInterrupted,
@@ -101,14 +101,14 @@ class Recorder:
         """Do one step of an attempt; if it ends the attempt, write down how. None means: go on."""
         try:
             step()
-        except FleetError as exc:
+        except ComfylineError as exc:
             # A node may repeat the key in what it raises, which is logged, shown and kept.
             reason = discreet(exc, secret=self._keys.pop(claim.job_id, None), machines=self._machines)
         else:
             return None
         return persistently(lambda: self._ended_by(claim, reason))
 
-    def give_back(self, claim: Claim, exc: FleetError, *, lost: bool) -> Outcome:
+    def give_back(self, claim: Claim, exc: ComfylineError, *, lost: bool) -> Outcome:
         """Queue the job again, unless it has had its chances."""
         status = self._returns.release(claim, reason=reason_of(exc), lost=lost, code=exc.code)
         if status == QUEUED:
@@ -148,7 +148,7 @@ class Recorder:
             given["api_key_comfy_org"] = self._keys[claim.job_id] = key
         return given or None
 
-    def _ended_by(self, claim: Claim, exc: FleetError) -> Outcome:
+    def _ended_by(self, claim: Claim, exc: ComfylineError) -> Outcome:
         status = self._claims.renew([claim]).get(claim.job_id)
         if status is None or status == CANCELING:
             return self._let_go(claim, exc)
@@ -169,14 +169,14 @@ class Recorder:
         error = job_error(discreet(failure, secret=key, machines=self._machines))
         return {name: error[name] for name in ("message", "node_id", "class_type")}
 
-    def _let_go(self, claim: Claim, exc: FleetError) -> Outcome:
+    def _let_go(self, claim: Claim, exc: ComfylineError) -> Outcome:
         """The job was to be cancelled, or is no longer ours; either way nothing of this attempt is kept."""
         if not self._claims.canceled(claim):
             log.info("job %s attempt %s is no longer ours (%s)", claim.job_id, claim.attempt, exc.code)
         return Dropped(**_identity(claim))
 
 
-def _is_worth_another_try(claim: Claim, exc: FleetError) -> bool:
+def _is_worth_another_try(claim: Claim, exc: ComfylineError) -> bool:
     """Whether the instance may be to blame.
 
     Memory gets one more try, for another GPU may have more of it. So does an interrupt that was none of ours: whoever
@@ -187,7 +187,7 @@ def _is_worth_another_try(claim: Claim, exc: FleetError) -> bool:
     return isinstance(exc, (ComfyUnavailable, PromptStuck, StorageUnavailable))
 
 
-def _own_words(exc: FleetError) -> str:
+def _own_words(exc: ComfylineError) -> str:
     """What an error says, for the log; nothing of what a node said, which may repeat a prompt."""
     return "" if isinstance(exc, (ComfyOutOfMemory, PromptFailed, PromptRejected)) else f": {shortened(exc)}"
 

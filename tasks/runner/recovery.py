@@ -10,7 +10,14 @@ from comfy.client.client import ComfyClient
 from comfy.liveness.watchdog import Limits, Watchdog
 from comfy.process.child import recorded_pid
 from comfy.process.cleanup import remove_job_files
-from core.errors import ComfyOutOfMemory, ComfyUnavailable, FleetError, LedgerUnavailable, PromptStuck, PromptTimeout
+from core.errors import (
+    ComfylineError,
+    ComfyOutOfMemory,
+    ComfyUnavailable,
+    LedgerUnavailable,
+    PromptStuck,
+    PromptTimeout,
+)
 from core.ledger.instances import UNHEALTHY, InstanceRecord
 from tasks.runner.distress import Line
 from tasks.runtime import Runtime
@@ -41,7 +48,7 @@ class Care:
             self._process = (instance.up_since_ms, None if instance.kind == "attached" else recorded_pid(pid_file))
         return Watchdog(self._limits, self._process[1])
 
-    def after(self, exc: FleetError, instance: InstanceRecord) -> bool:
+    def after(self, exc: ComfylineError, instance: InstanceRecord) -> bool:
         """A prompt ended badly: do what the instance needs. Returns whether it is of no use any more."""
         if isinstance(exc, ComfyOutOfMemory):
             self._out_of_memory += 1
@@ -73,7 +80,7 @@ class Care:
         """
         if instance.kind == "attached":
             return
-        with contextlib.suppress(FleetError):
+        with contextlib.suppress(ComfylineError):
             if self._runtime.ledger.jobs.get(job_id).is_terminal:
                 remove_job_files(self._runtime.settings.gpu_dir(instance.gpu_name), job_id)
 

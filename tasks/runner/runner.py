@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from comfy.prompts.node_work import NodeTimes
 from comfy.prompts.session import ComfySession, PromptHandle, PromptResult
 from core.background import failure_of
-from core.errors import ComfyUnavailable, FleetError, InputGone, LedgerUnavailable, TransientError
+from core.errors import ComfylineError, ComfyUnavailable, InputGone, LedgerUnavailable, TransientError
 from core.job import second_prompt_id
 from core.ledger.claims import Claim
 from core.ledger.instances import HEALTHY, InstanceRecord
@@ -293,7 +293,7 @@ class Station:
                 result, _ = self._collect(run, run.wait(timeout_s))
                 run.gpu_s = None
             _require_sent_pictures(run, result)
-        except FleetError as exc:
+        except ComfylineError as exc:
             if self._care.after(exc, run.instance):
                 self._connection.lose()
                 if run.instance.kind == "attached":

@@ -7,7 +7,7 @@ import shutil
 
 from comfy.client.client import ComfyClient
 from comfy.client.inputs import stage
-from core.errors import ComfyUnavailable, FleetError, InputGone, PromptRejected
+from core.errors import ComfylineError, ComfyUnavailable, InputGone, PromptRejected
 from core.ledger.claims import Claim
 from core.ledger.instances import InstanceRecord
 from core.settings.settings import Settings
@@ -57,7 +57,7 @@ def remove_staged(claim: Claim, instance: InstanceRecord, client: ComfyClient, s
             except PromptRejected as exc:
                 # A size that a proxy does not take, for one. The other files may go.
                 log.info("job %s: an input file stays on %s: %s", claim.job_id, instance.name, exc)
-            except FleetError as exc:
+            except ComfylineError as exc:
                 log.info("job %s: input files stay on %s: %s", claim.job_id, instance.name, exc)
                 return
         else:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from core.background import Loop, failure_of
-from core.errors import FleetError, LedgerUnavailable, SecretUnreadable, TransientError
+from core.errors import ComfylineError, LedgerUnavailable, SecretUnreadable, TransientError
 from core.ledger import Ledger
 from core.ledger.database.connections import now_ms
 from core.ledger.secrets import ADDRESS, WEBHOOK
@@ -280,7 +280,7 @@ class Postman:
             headers = self._headers(unsent)
             connection = carrier.connection(Policy.for_webhook(post.url, settings))
             outcome = send(post, headers, connection, limit_s=min(post.timeout_s, settings.webhook_limit_s))
-        except FleetError as exc:
+        except ComfylineError as exc:
             return replace(unsent, outcome=_unsent(exc.message, is_final=not isinstance(exc, TransientError)))
         return replace(unsent, outcome=outcome, is_well=_is_well(outcome))
 

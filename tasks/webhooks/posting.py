@@ -149,7 +149,7 @@ def send(post: Post, headers: Mapping[str, str], connection: KeptConnection, *, 
         with connection.post(
             post.url,
             post.body.encode(),
-            {"Content-Type": "application/json", "User-Agent": "ComfyFleet", **headers},
+            {"Content-Type": "application/json", "User-Agent": "Comfyline", **headers},
             limit_s=limit_s,
             connect_timeout_s=CONNECT_TIMEOUT_S,
         ) as answer:

@@ -1,9 +1,9 @@
 """What a chaos run may be told, by variables of the environment.
 
-FLEET_TEST_CHAOS_SEED      a number; decides the jobs and the strikes   (the short run: 1; the long ones: drawn)
-FLEET_TEST_CHAOS_JOBS      jobs of a long run                           (2000)
-FLEET_TEST_CHAOS_KILLS     strikes of a long run                        (200)
-FLEET_TEST_CHAOS_MINUTES   after which a long run strikes no more and accepts no more, and is checked   (20)
+COMFYLINE_TEST_CHAOS_SEED      a number; decides the jobs and the strikes   (the short run: 1; the long ones: drawn)
+COMFYLINE_TEST_CHAOS_JOBS      jobs of a long run                           (2000)
+COMFYLINE_TEST_CHAOS_KILLS     strikes of a long run                        (200)
+COMFYLINE_TEST_CHAOS_MINUTES   after which a long run strikes no more and accepts no more, and is checked   (20)
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import random
 from dataclasses import dataclass
 
-PREFIX = "FLEET_TEST_CHAOS_"
+PREFIX = "COMFYLINE_TEST_CHAOS_"
 #: For the start, the settling and the checks of a run.
 OVERHEAD_S = 900.0
 

@@ -99,7 +99,7 @@ def monkey_for(
 def run(found: Arena, monkey: Monkey, options: Options, *, depth: int, pause_s: float) -> None:
     """Strike, let everything end, check the books, and see that the fleet is as good as new."""
     begun_s = time.monotonic()
-    print(f"\nchaos with {options}; the same again: FLEET_TEST_CHAOS_SEED={options.seed}", flush=True)
+    print(f"\nchaos with {options}; the same again: COMFYLINE_TEST_CHAOS_SEED={options.seed}", flush=True)
     plan = Plan(
         orders=make_orders(options.seed, options.jobs),
         strikes=options.kills,

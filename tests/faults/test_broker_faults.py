@@ -30,7 +30,7 @@ def timed_submit(fleet: Fleet, seed: int) -> tuple[str, float]:
 
 
 def broker_pid(fleet: Fleet) -> int:
-    """The broker itself, a child of `fleet broker`."""
+    """The broker itself, a child of `comfyline broker`."""
     parent = fleet.processes["broker"].pid
     [child] = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
     return int(child)

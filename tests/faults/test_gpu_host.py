@@ -96,7 +96,7 @@ def test_a_full_disk_takes_no_jobs_and_those_that_wait_too_long_expire(fleet: Fl
     restart_worker(fleet, min_free_disk_bytes=str(2**60))
     record = wait_for(ledger, DISK_FULL)
     assert record.reason is not None
-    assert "FLEET_MIN_FREE_DISK_BYTES" in record.reason
+    assert "COMFYLINE_MIN_FREE_DISK_BYTES" in record.reason
     fleet.reconfigure(queue_timeout_s="2")
     assert fleet.stop("io") == 0
     fleet.start("io")

@@ -38,8 +38,8 @@ from tests.unit.catalogue_literals import CATALOGUE
 
 ROOT = Path(__file__).parent.parent.parent
 INSTANCE = "gpu0@test"
-POSTGRES_URL = os.environ.get("FLEET_TEST_POSTGRES_URL", "postgresql://postgres@127.0.0.1:5432/postgres")
-REDIS_URL = os.environ.get("FLEET_TEST_REDIS_URL", "redis://127.0.0.1:6379/9")
+POSTGRES_URL = os.environ.get("COMFYLINE_TEST_POSTGRES_URL", "postgresql://postgres@127.0.0.1:5432/postgres")
+REDIS_URL = os.environ.get("COMFYLINE_TEST_REDIS_URL", "redis://127.0.0.1:6379/9")
 
 GRAPH: dict[str, Any] = {
     "1": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 0}},
@@ -228,7 +228,7 @@ def postgres_database() -> Iterator[str]:
     try:
         admin = psycopg.connect(POSTGRES_URL, autocommit=True, connect_timeout=2)
     except psycopg.OperationalError:
-        missing("no PostgreSQL answers (set FLEET_TEST_POSTGRES_URL)")
+        missing("no PostgreSQL answers (set COMFYLINE_TEST_POSTGRES_URL)")
     with closing(admin):
         admin.execute(f'CREATE DATABASE "{name}"')
         try:
@@ -245,13 +245,13 @@ def gunicorn_api(settings: Settings, *arguments: str, **environment: str) -> Ite
       arguments: further ones for gunicorn, for instance another application.
     """
     port = free_port()
-    env = {name: value for name, value in os.environ.items() if not name.startswith("FLEET_")}
+    env = {name: value for name, value in os.environ.items() if not name.startswith("COMFYLINE_")}
     env |= {
-        "FLEET_DATA_DIR": str(settings.data_dir),
-        "FLEET_DATABASE_URL": settings.database_url,
-        "FLEET_BROKER_URL": settings.broker_url,
-        "FLEET_BROKER_NAMESPACE": settings.broker_namespace,
-        "FLEET_API_PORT": str(port),
+        "COMFYLINE_DATA_DIR": str(settings.data_dir),
+        "COMFYLINE_DATABASE_URL": settings.database_url,
+        "COMFYLINE_BROKER_URL": settings.broker_url,
+        "COMFYLINE_BROKER_NAMESPACE": settings.broker_namespace,
+        "COMFYLINE_API_PORT": str(port),
         **environment,
     }
     command = [sys.executable, "-m", "gunicorn", "-c", "python:api.gunicorn_config", *arguments]

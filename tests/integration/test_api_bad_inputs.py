@@ -365,7 +365,7 @@ def test_a_served_api_listens_on_ipv6_too(tmp_path: Path) -> None:
         pytest.skip("this machine has no IPv6")
     settings = settings_for(tmp_path)
     migrate(settings)
-    with gunicorn_api(settings, FLEET_API_HOST="::") as url:
+    with gunicorn_api(settings, COMFYLINE_API_HOST="::") as url:
         port = urlsplit(url).port
         for host, status in (("127.0.0.1", 200), ("[::1]", 200), ("[::]", 421)):
             own = {"Host": f"{host}:{port}"}

@@ -72,7 +72,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
             broker_url=_through(REDIS_URL, broker_proxy),
             broker_namespace=namespace,
         )
-        url = stack.enter_context(gunicorn_api(proxied, FLEET_API_PROCESSES="2"))
+        url = stack.enter_context(gunicorn_api(proxied, COMFYLINE_API_PROCESSES="2"))
         yield Served(
             url=url,
             worker=worker,
@@ -97,7 +97,7 @@ def _redis() -> redis.Redis:
     try:
         client.ping()
     except redis.ConnectionError:
-        missing(f"no Redis answers at {REDIS_URL} (set FLEET_TEST_REDIS_URL)")
+        missing(f"no Redis answers at {REDIS_URL} (set COMFYLINE_TEST_REDIS_URL)")
     return client
 
 

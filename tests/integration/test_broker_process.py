@@ -1,4 +1,4 @@
-"""The embedded broker as `fleet broker` runs it: private, durable, and gone when it is told to go."""
+"""The embedded broker as `comfyline broker` runs it: private, durable, and gone when it is told to go."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from tests.services import eventually, make_settings
 
 
 class BrokerProcess:
-    """`fleet broker` in a data directory of its own."""
+    """`comfyline broker` in a data directory of its own."""
 
     def __init__(self, settings: Settings, **environment: str) -> None:
         self.settings = settings
         self.popen = subprocess.Popen(
             [sys.executable, "-m", "cli.main", "broker"],
             cwd=REPOSITORY_ROOT,
-            env={**os.environ, "FLEET_DATA_DIR": str(settings.data_dir), **environment},
+            env={**os.environ, "COMFYLINE_DATA_DIR": str(settings.data_dir), **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -122,7 +122,7 @@ def test_one_data_directory_holds_one_broker(broker: BrokerProcess) -> None:
     second = BrokerProcess(broker.settings)
     out, _ = second.popen.communicate(timeout=20)
     assert second.popen.returncode == 2
-    assert out.startswith("fleet: FLEET_DATA_DIR: ")
+    assert out.startswith("comfyline: COMFYLINE_DATA_DIR: ")
     assert len(out.splitlines()) == 1
     assert answers(broker.settings)
 
@@ -153,9 +153,9 @@ def test_files_it_cannot_read_are_a_clear_error(tmp_path: Path) -> None:
 
 
 def test_is_not_needed_where_another_broker_is_set(tmp_path: Path) -> None:
-    process = BrokerProcess(make_settings(tmp_path), FLEET_BROKER_URL="redis://127.0.0.1:1")
+    process = BrokerProcess(make_settings(tmp_path), COMFYLINE_BROKER_URL="redis://127.0.0.1:1")
     assert process.popen.stdout is not None
-    assert "FLEET_BROKER_URL is set" in process.popen.stdout.readline()
+    assert "COMFYLINE_BROKER_URL is set" in process.popen.stdout.readline()
     time.sleep(0.3)
     assert process.popen.poll() is None
     process.stop()

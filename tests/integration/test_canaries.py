@@ -93,7 +93,7 @@ class Canaries:
         self.target = s3.new_target()
         self.refusing = Front(s3.port, refusing())
         self.listening = Front(s3.port, ())
-        self.flower_url = f"http://127.0.0.1:{fleet.environment()['FLEET_FLOWER_PORT']}"
+        self.flower_url = f"http://127.0.0.1:{fleet.environment()['COMFYLINE_FLOWER_PORT']}"
         self.answers: dict[str, bytes] = {}
         self.ids: list[str] = []
         #: By Flower, when it was searched last.
@@ -315,4 +315,4 @@ def test_a_lost_key_ends_jobs_and_is_told_to_the_operator_alone(canaries: Canari
     until(lambda: canaries.count(deliveries.c.job_id.in_([partner, bucket]), deliveries.c.state != "dead") == 0)
     assert "FLEET" not in repr([failed, output, canaries.ask("GET", f"/webhooks/deliveries?job_id={bucket}").text])
     for name in ("gpu0", "io"):
-        assert "not among those of FLEET_SECRET_KEY" in fleet.log(name)
+        assert "not among those of COMFYLINE_SECRET_KEY" in fleet.log(name)

@@ -126,9 +126,9 @@ def test_submit_shows_progress_saves_the_picture_and_exits_0(
         "running",
         " 50%  KSampler (node 3), step 9/20",
         "succeeded",
-        "Saved fleet-output/job-12345678/demo_1.png",
+        "Saved comfyline-output/job-12345678/demo_1.png",
     ]
-    assert (tmp_path / "fleet-output" / "job-12345678" / "demo_1.png").read_bytes() == PICTURE
+    assert (tmp_path / "comfyline-output" / "job-12345678" / "demo_1.png").read_bytes() == PICTURE
     assert json.loads(server.requests[0][2]) == {"workflow": GRAPH}
 
 
@@ -186,7 +186,7 @@ def test_a_refused_graph_exits_2_with_the_nodes(server: Script, capsys: pytest.C
     out, err = capsys.readouterr()
     assert json.loads(out)["error"]["code"] == "invalid_workflow"
     assert "node 3 KSampler: Value too big steps" in err
-    assert err.splitlines()[-1] == "fleet: The graph cannot run."
+    assert err.splitlines()[-1] == "comfyline: The graph cannot run."
 
 
 def test_no_server_exits_4_and_says_what_to_do(
@@ -274,7 +274,7 @@ def test_a_file_name_cannot_leave_the_folder(server: Script, tmp_path: Path, nam
     server.on("GET /api/v2/jobs/job-12345678", _json(job))
     assert run(["submit", "graph.json"]) == 0
     written = [path.relative_to(tmp_path) for path in tmp_path.rglob("*evil*")]
-    assert written == [Path("fleet-output/job-12345678/evil.png")]
+    assert written == [Path("comfyline-output/job-12345678/evil.png")]
 
 
 def test_a_download_that_breaks_off_leaves_no_file(
@@ -361,7 +361,7 @@ def test_status_tells_everything(server: Script, capsys: pytest.CaptureFixture[s
 def test_status_of_an_unknown_job_exits_2(server: Script, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["status", "../secrets?x=1"]) == 2
     assert server.requests[0][0] == "GET /api/v2/jobs/..%2Fsecrets%3Fx%3D1"
-    assert capsys.readouterr().err == "fleet: No such thing.\n"
+    assert capsys.readouterr().err == "comfyline: No such thing.\n"
 
 
 @pytest.mark.parametrize(
@@ -420,7 +420,7 @@ def test_ctrl_c_lets_go_of_the_job_and_says_how_to_come_back(server: Script, tmp
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=10)
     assert process.returncode == 130
-    assert "fleet status job-12345678" in out
+    assert "comfyline status job-12345678" in out
     assert "Traceback" not in err
     assert server.asked("POST /api/v2/jobs/job-12345678/cancel") == 0
 

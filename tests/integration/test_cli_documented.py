@@ -22,7 +22,7 @@ OPEN = {
     "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "{{PREFIX}}_{{ROOM}}"}},
 }
 #: The global flags of the documented lines; a server without keys ignores the key.
-FLEET = 'fleet -k "your-api-key" -e "comfyui-test"'
+FLEET = 'comfyline -k "your-api-key" -e "comfyui-test"'
 ID_OF = (
     "jq -r .id"
     if shutil.which("jq")
@@ -42,7 +42,7 @@ class Shell:
 
     def __init__(self, folder: Path, base_url: str) -> None:
         self._folder = folder
-        self._env = {name: value for name, value in os.environ.items() if not name.startswith(("FLEET_", "COMFY_"))}
+        self._env = {name: value for name, value in os.environ.items() if not name.startswith(("COMFYLINE_", "COMFY_"))}
         programs = folder / "programs"
         programs.mkdir()
         (programs / "fleet").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m cli.main "$@"\n')

@@ -84,7 +84,7 @@ def test_run_refuses_what_cannot_be_meant(api: Api, arguments: list[str], capsys
 
 def test_run_of_a_file_says_what_to_use(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
     run(["run", "graph.json"])
-    assert "fleet submit graph.json" in capsys.readouterr().err
+    assert "comfyline submit graph.json" in capsys.readouterr().err
 
 
 def test_upload_prints_the_ids(api: Api, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -252,7 +252,7 @@ def test_without_a_gpu_it_is_said_at_once(
         assert run(["submit", str(tmp_path / "graph.json")]) == 4
     err = capsys.readouterr().err
     assert "no GPU that is ready" in err
-    assert "fleet gpus" in err
+    assert "comfyline gpus" in err
 
 
 @pytest.mark.parametrize("state", ["drained", "starting", "quarantined", "lost", "unhealthy", "disk_full"])
@@ -269,7 +269,7 @@ def test_without_a_ready_gpu_nothing_is_queued_to_be_waited_for(
         for command in (["submit", str(tmp_path / "graph.json")], ["run", "text2image", "-p", "prompt=a lighthouse"]):
             assert run(command) == 4
             err = capsys.readouterr().err
-            assert f"no GPU that is ready: {INSTANCE} is {state}; fleet gpus says why" in err
+            assert f"no GPU that is ready: {INSTANCE} is {state}; comfyline gpus says why" in err
             assert "--no-wait" in err
         assert api.get("/api/v2/jobs").json()["jobs"] == []
 

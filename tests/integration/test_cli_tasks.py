@@ -127,7 +127,7 @@ class TestSubmit:
             (["--workflow", "open.json", "--room", "office", "-p", "room=x"], "room is given twice"),
             (["--workflow", "open.json", "--prefix", "x"], "size"),
             (["--workflow", "swatch", "-p", "color=3"], "color"),
-            (["--workflow", "graph.json", "--wait"], "fleet watch ID"),
+            (["--workflow", "graph.json", "--wait"], "comfyline watch ID"),
             (["--workflow", "graph.json", "open.json"], "not both"),
             (["graph.json", "--style", "0"], "--style belongs to a task"),
             (["graph.json", "-p", "a=b"], "--parameter belongs to a task"),
@@ -203,7 +203,7 @@ class TestQuery:
     def test_an_unknown_task_leaves_the_file_alone(self, api: Api, capsys: pytest.CaptureFixture[str]) -> None:
         Path("query.json").write_text("of yesterday")
         assert run(["query", "--task_id", "nothing", "--output", "query.json", "--json"]) == 2
-        assert capsys.readouterr() == ("", "fleet: Request ID not found\n")
+        assert capsys.readouterr() == ("", "comfyline: Request ID not found\n")
         assert Path("query.json").read_text() == "of yesterday"
 
     def test_no_server(self, api: Api, capsys: pytest.CaptureFixture[str]) -> None:
@@ -273,7 +273,7 @@ class TestDownload:
         task_id = api.submit()
         api.post(f"/cancel/{task_id}")
         assert run(["download-all", "--task_id", task_id]) == 1
-        assert capsys.readouterr() == ("", f"fleet: Task {task_id} is cancelled: Request was cancelled\n")
+        assert capsys.readouterr() == ("", f"comfyline: Task {task_id} is cancelled: Request was cancelled\n")
 
 
 class TestDownloadFromJson:
@@ -289,7 +289,7 @@ class TestDownloadFromJson:
     def test_a_task_without_files_yet_exits_1(self, api: Api, capsys: pytest.CaptureFixture[str]) -> None:
         text = json.dumps({"task_id": "t", "status": "pending", "file_paths": []})
         assert run(["download-from-json", "--json", text]) == 1
-        assert capsys.readouterr() == ("", "fleet: Task t has no files: pending.\n")
+        assert capsys.readouterr() == ("", "comfyline: Task t has no files: pending.\n")
 
     @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"file_paths": [1]}', '{"file_paths": "a/b"}'])
     def test_anything_else_on_stdin_exits_2(
@@ -299,7 +299,7 @@ class TestDownloadFromJson:
         assert run(["download-from-json"]) == 2
         out, err = capsys.readouterr()
         assert out == ""
-        assert err.startswith("fleet: What came in is not what fleet query --json prints")
+        assert err.startswith("comfyline: What came in is not what comfyline query --json prints")
 
 
 class TestWatch:

@@ -1,4 +1,4 @@
-"""`fleet workflows` as it is run: a process of its own, on real files and against a real API server."""
+"""`comfyline workflows` as it is run: a process of its own, on real files and against a real API server."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ WRONG = '{\n  "parameters": {\n    "photo": {"type": "image"},\n    "tint": {"ty
 
 
 def fleet(*arguments: object, folder: Path, **environment: str) -> tuple[int, str, str]:
-    """Exit status, stdout, stderr of `fleet workflows ...`, run in the folder."""
-    env = {name: value for name, value in os.environ.items() if not name.startswith(("FLEET_", "COMFY_"))}
+    """Exit status, stdout, stderr of `comfyline workflows ...`, run in the folder."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("COMFYLINE_", "COMFY_"))}
     done = subprocess.run(
         [sys.executable, "-m", "cli.main", "workflows", *map(str, arguments)],
         cwd=folder,
@@ -247,5 +247,5 @@ def test_a_server_of_another_kind_exits_4(
         http.shutdown()
         thread.join()
     assert status == 4
-    assert "is it a ComfyFleet server?" in capsys.readouterr().err
+    assert "is it a Comfyline server?" in capsys.readouterr().err
     assert keys == ["Bearer open-sesame"]

@@ -37,7 +37,7 @@ def anywhere(request: pytest.FixtureRequest) -> Iterator[ComfySession]:
     else:
         url = real_comfyui_url()
         if url is None:
-            pytest.skip("FLEET_TEST_COMFYUI_URL names no server")
+            pytest.skip("COMFYLINE_TEST_COMFYUI_URL names no server")
     with ComfySession(str(url), pace=QUICK) as session:
         yield session
 

@@ -67,4 +67,4 @@ def test_every_import_is_a_dependency(module: str) -> None:
     loaded = {canonical(name) for top in json.loads(done.stdout) for name in owners.get(top, [])}
 
     # Setuptools gets into each process of an editable installation, and kombu takes YAML where it finds it.
-    assert loaded - installed_with("comfyfleet") - {"setuptools", "pip", "pyyaml"} == set()
+    assert loaded - installed_with("comfyline") - {"setuptools", "pip", "pyyaml"} == set()

@@ -47,8 +47,8 @@ def settings(fleet: Fleet) -> Settings:
     environment = fleet.environment()
     return Settings(
         data_dir=fleet.data_dir,
-        broker_url=environment["FLEET_BROKER_URL"],
-        broker_namespace=environment["FLEET_BROKER_NAMESPACE"],
+        broker_url=environment["COMFYLINE_BROKER_URL"],
+        broker_namespace=environment["COMFYLINE_BROKER_NAMESPACE"],
     )
 
 
@@ -67,7 +67,7 @@ def publisher(settings: Settings) -> Publisher:
 def get(fleet: Fleet, path: str, *, is_up: bool = True) -> Any:
     """What Flower answers; JSON where it is."""
     try:
-        port = fleet.environment()["FLEET_FLOWER_PORT"]
+        port = fleet.environment()["COMFYLINE_FLOWER_PORT"]
         answer = requests.get(f"http://127.0.0.1:{port}{path}", auth=AUTH, timeout=20)
     except requests.ConnectionError:
         if is_up:

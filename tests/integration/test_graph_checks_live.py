@@ -1,4 +1,4 @@
-"""Our checks and a live server must say the same of the same graph: the stand-in, or `FLEET_TEST_COMFYUI_URL`."""
+"""Our checks and a live server must say the same of the same graph: the stand-in, or `COMFYLINE_TEST_COMFYUI_URL`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Changes = dict[str, dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def base_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    real = os.environ.get("FLEET_TEST_COMFYUI_URL")
+    real = os.environ.get("COMFYLINE_TEST_COMFYUI_URL")
     if real:
         yield real.split(",")[0].rstrip("/")
         return
@@ -155,6 +155,6 @@ def test_the_demo_is_complete(catalogue: Catalogue) -> None:
 
 
 def test_the_stand_in_has_the_demos_model(catalogue: Catalogue) -> None:
-    if os.environ.get("FLEET_TEST_COMFYUI_URL"):
+    if os.environ.get("COMFYLINE_TEST_COMFYUI_URL"):
         pytest.skip("a real server has the models its owner gave it")
     assert our_errors(catalogue, sample("demo")) is None

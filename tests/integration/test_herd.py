@@ -39,7 +39,7 @@ def settings(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         try:
             keys.ping()
         except redis.ConnectionError:
-            missing(f"no Redis answers at {REDIS_URL} (set FLEET_TEST_REDIS_URL)")
+            missing(f"no Redis answers at {REDIS_URL} (set COMFYLINE_TEST_REDIS_URL)")
         stack.callback(lambda: [keys.delete(key) for key in keys.scan_iter(f"{namespace}*")])
         yield settings_for(
             tmp_path_factory.mktemp("herd"), database_url=url, broker_url=REDIS_URL, broker_namespace=namespace

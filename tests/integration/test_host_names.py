@@ -94,7 +94,7 @@ def test_a_second_machine_of_the_same_name_is_refused(
 
     assert refused.returncode == 2, refused
     last = refused.stderr.splitlines()[-1]
-    assert "FLEET_HOST" in last
+    assert "COMFYLINE_HOST" in last
     assert f"{NAME} belongs to another worker" in last
     assert f"process {machine.processes['gpu0'].pid}" in last
     assert is_untouched(books, owner)
@@ -126,7 +126,7 @@ def test_an_io_worker_of_a_second_machine_of_the_same_name_is_refused(
         transaction.connection.execute(delete(instances).where(instances.c.name == "gpu0@elsewhere"))
 
     assert refused.returncode == 2, refused
-    assert "FLEET_HOST (now elsewhere)" in refused.stderr.splitlines()[-1]
+    assert "COMFYLINE_HOST (now elsewhere)" in refused.stderr.splitlines()[-1]
 
 
 def test_a_worker_whose_name_was_taken_says_so_and_takes_it_back(machine: Fleet, books: Ledger, owner: Tenant) -> None:
@@ -189,7 +189,7 @@ def test_an_owner_that_speaks_keeps_the_name(ledger: Ledger, ledger_settings: Se
     def speak(_pause_s: float) -> None:
         ledger.instances.heartbeat(name, worker="old", state=HEALTHY, reason=None, is_drained=False, restarts=0)
 
-    with pytest.raises(ConfigurationError, match=r"FLEET_HOST \(now .*\) to another one"):
+    with pytest.raises(ConfigurationError, match=r"COMFYLINE_HOST \(now .*\) to another one"):
         take_or_refuse(tenure(other_machine, "new", silence_s=3600), ledger, wait=speak)
 
 

@@ -157,7 +157,7 @@ def test_a_second_start_replaces_the_process(tmp_path: Path, launch: Launch) -> 
 def test_the_process_gets_its_own_directories_and_no_secrets(
     tmp_path: Path, launch: Launch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("FLEET_BROKER_URL", "redis://:secret@broker/0")
+    monkeypatch.setenv("COMFYLINE_BROKER_URL", "redis://:secret@broker/0")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     monkeypatch.setenv("S3_SECRET_ACCESS_KEY", "secret")
     monkeypatch.setenv("HTTPS_PROXY", "http://user:secret@proxy")

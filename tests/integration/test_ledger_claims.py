@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from core.errors import FleetError, StaleAttempt
+from core.errors import ComfylineError, StaleAttempt
 from core.job import CANCELED, CANCELING, DELIVERING, FAILED, QUEUED, RUNNING, SUCCEEDED, prompt_id_of
 from core.ledger import Ledger
 from core.ledger.claims import Claim
@@ -50,8 +50,8 @@ def test_twenty_workers_claim_a_hundred_jobs_once_each(named: bool, ledger_setti
     try:
         results = in_parallel(20, work)
 
-        assert [result for result in results if isinstance(result, FleetError)] == []
-        taken = [claim for result in results if not isinstance(result, FleetError) for claim in result]
+        assert [result for result in results if isinstance(result, ComfylineError)] == []
+        taken = [claim for result in results if not isinstance(result, ComfylineError) for claim in result]
         # A hundred turns, a hundred claims: no turn came away empty while a job waited.
         assert sorted(claim.job_id for claim in taken) == sorted(ids)
         assert {claim.attempt for claim in taken} == {1}

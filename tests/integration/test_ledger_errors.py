@@ -16,7 +16,7 @@ from psycopg import errors as states
 from psycopg import sql
 from sqlalchemy import text
 
-from core.errors import FleetError, LedgerFault, LedgerUnavailable, NotFound, RequestError, UnstorableValue
+from core.errors import ComfylineError, LedgerFault, LedgerUnavailable, NotFound, RequestError, UnstorableValue
 from core.ledger import Ledger
 from core.ledger.database.connections import Database
 from core.ledger.database.error_map import Conflict, in_our_words
@@ -89,7 +89,7 @@ def is_away(kind: type[Exception]) -> bool:
 def test_every_error_of_sqlalchemy_is_one_of_ours() -> None:
     assert len(SQLALCHEMY_ERRORS) > 30
     for kind in SQLALCHEMY_ERRORS:
-        assert isinstance(in_our_words(made(kind)), FleetError), kind
+        assert isinstance(in_our_words(made(kind)), ComfylineError), kind
 
 
 def made(kind: type[Any]) -> Exception:
@@ -102,8 +102,8 @@ def made(kind: type[Any]) -> Exception:
     return error
 
 
-def fails_with(database: Database, statement: str) -> FleetError:
-    with pytest.raises(FleetError) as caught, database.write() as transaction:
+def fails_with(database: Database, statement: str) -> ComfylineError:
+    with pytest.raises(ComfylineError) as caught, database.write() as transaction:
         transaction.connection.execute(text(statement))
     return caught.value
 
@@ -120,7 +120,7 @@ def database(ledger: Ledger) -> Database:
         ("INSERT INTO events (job_id, seq, type, data, at_ms) VALUES ('none', 1, 't', '{}', 1)", Conflict),
     ],
 )
-def test_conflicts(database: Database, statement: str, kind: type[FleetError]) -> None:
+def test_conflicts(database: Database, statement: str, kind: type[ComfylineError]) -> None:
     assert type(fails_with(database, statement)) is kind
 
 
@@ -179,7 +179,7 @@ def test_a_broken_file_is_said_to_be_away(sqlite_settings: Settings, harm: Calla
 @pytest.mark.parametrize("harm", [damaged, no_database, gone])
 def test_no_error_gets_out_of_a_migration_either(sqlite_settings: Settings, harm: Callable[[Path], None]) -> None:
     harm(sqlite_settings.data_dir / "ledger.db")
-    with pytest.raises(LedgerUnavailable, match="FLEET_DATABASE_URL"):
+    with pytest.raises(LedgerUnavailable, match="COMFYLINE_DATABASE_URL"):
         migrate(sqlite_settings)
 
 
@@ -188,7 +188,7 @@ def test_a_migration_that_may_write_nothing_says_so(postgres: PostgresServer, tm
     name = sql.Identifier(url.rpartition("/")[2])
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = on").format(name))
-    with pytest.raises(LedgerUnavailable, match=r"FLEET_DATABASE_URL.*read-only"):
+    with pytest.raises(LedgerUnavailable, match=r"COMFYLINE_DATABASE_URL.*read-only"):
         migrate(make_settings(tmp_path, database_url=url))
     postgres.drop(url)
 

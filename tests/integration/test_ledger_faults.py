@@ -131,7 +131,7 @@ def test_a_file_that_cannot_be_opened(tmp_path: Path) -> None:
 
 
 def test_another_kind_of_database_is_a_mistake_in_the_settings(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="FLEET_DATABASE_URL"):
+    with pytest.raises(ConfigurationError, match="COMFYLINE_DATABASE_URL"):
         Ledger(make_settings(tmp_path, database_url="mysql://h/x"))
 
 

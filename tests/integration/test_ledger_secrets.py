@@ -155,7 +155,7 @@ def test_keys_change_while_jobs_wait(ledger_settings: Settings, caplog: pytest.L
     with caplog.at_level(logging.ERROR), pytest.raises(SecretUnreadable) as told:
         after.secrets.open(first.id, BUCKET)
     # The setting is the operator's affair.
-    assert "FLEET_SECRET_KEY" in caplog.text
+    assert "COMFYLINE_SECRET_KEY" in caplog.text
     assert "FLEET" not in told.value.message
     assert "submit it again" in told.value.message
     for each in (before, both, after):

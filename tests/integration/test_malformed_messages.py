@@ -320,7 +320,7 @@ def refusals(fleet: Fleet, name: str) -> int:
 
 def flower_tasks(fleet: Fleet) -> dict[str, Any]:
     """What Flower knows of tasks."""
-    port = fleet.environment()["FLEET_FLOWER_PORT"]
+    port = fleet.environment()["COMFYLINE_FLOWER_PORT"]
     answer = requests.get(f"http://127.0.0.1:{port}/api/tasks", auth=("user", "password"), timeout=10)
     assert answer.status_code == 200
     found: dict[str, Any] = answer.json()
@@ -367,7 +367,7 @@ def test_headers_that_nobody_needs_spoil_nothing(fleet: Fleet, mouth: Mouth) -> 
 
 def test_commands_notices_and_events_that_are_none_end_nobody(fleet: Fleet, mouth: Mouth) -> None:
     pids = {name: process.pid for name, process in fleet.processes.items()}
-    namespace = fleet.environment()["FLEET_BROKER_NAMESPACE"]
+    namespace = fleet.environment()["COMFYLINE_BROKER_NAMESPACE"]
     exchanges = ["celery.pidbox", f"{namespace}.notices", "celeryev"]
 
     for exchange in exchanges:
@@ -411,7 +411,7 @@ def keys(fleet: Fleet, broker: Broker) -> Iterator[tuple[redis.Redis, str]]:
     if broker.kind != "redis":
         pytest.skip("keys have types on Redis alone")
     with redis.Redis.from_url(broker.url) as client:
-        yield client, f"{fleet.environment()['FLEET_BROKER_NAMESPACE']}:"
+        yield client, f"{fleet.environment()['COMFYLINE_BROKER_NAMESPACE']}:"
 
 
 @pytest.mark.parametrize("name", WRONG_TYPES)

@@ -30,7 +30,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from urllib3.exceptions import HTTPError, ProtocolError
 
-from core.errors import AddressRefused, FleetError, InputUnavailable, InvalidRequest
+from core.errors import AddressRefused, ComfylineError, InputUnavailable, InvalidRequest
 from core.ledger import Ledger
 from core.outbound import Policy
 from core.outbound.fetch import Fetched, fetch
@@ -435,7 +435,7 @@ class TestTls:
 
 
 class TestPrivateAuthority:
-    """Servers that an authority of the operator's own has certified (FLEET_CA_BUNDLE)."""
+    """Servers that an authority of the operator's own has certified (COMFYLINE_CA_BUNDLE)."""
 
     @pytest.fixture
     def private(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Peer, Policy, Policy]]:
@@ -733,7 +733,7 @@ def test_under_gevent_nobody_waits_for_another(peer: Peer) -> None:
 
 
 def test_no_error_is_foreign(peer: Peer) -> None:
-    assert issubclass(InputUnavailable, FleetError)
+    assert issubclass(InputUnavailable, ComfylineError)
     peer.says("/", b"\x00" * 100_000)
     with pytest.raises(InputUnavailable):
         get(f"http://127.0.0.1:{peer.port}/")

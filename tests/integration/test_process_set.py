@@ -181,7 +181,7 @@ def test_a_line_that_cannot_be_said_ends_nothing(processes: ProcessSet, tmp_path
 @pytest.mark.parametrize(
     ("code", "cause"),
     [
-        ("print('fleet: FLEET_X is wrong.'); print('INFO bye'); exit(2)", "fleet: FLEET_X is wrong."),
+        ("print('fleet: COMFYLINE_X is wrong.'); print('INFO bye'); exit(2)", "comfyline: COMFYLINE_X is wrong."),
         (
             "import atexit; atexit.register(print, 'closed'); import nowhere",
             "ModuleNotFoundError: No module named 'nowhere'",

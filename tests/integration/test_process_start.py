@@ -19,7 +19,7 @@ from comfy.process.spawner import Order, spawn_from_lasting_thread
 from core.errors import ComfyUnavailable
 from tests.fleet import ROOT, until
 
-NAME = "COMFYFLEET_TEST_START"
+NAME = "COMFYLINE_TEST_START"
 
 
 class Held(dict[str, str]):

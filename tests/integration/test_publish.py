@@ -204,7 +204,7 @@ def test_a_queue_of_another_make_is_no_error_of_the_request(shared_rabbitmq: Bro
         channel = connection.default_channel
         ours = Queue(GPU_QUEUE, channel=channel)
         ours.delete()
-        theirs = Queue(GPU_QUEUE, Exchange("fleet"), routing_key=GPU_QUEUE, queue_arguments={"x-max-length": 5})
+        theirs = Queue(GPU_QUEUE, Exchange("comfyline"), routing_key=GPU_QUEUE, queue_arguments={"x-max-length": 5})
         theirs = theirs.bind(channel)
         theirs.declare()
         app = make_app(settings, "api")

@@ -89,8 +89,8 @@ def test_the_way_back_leaves_no_table(empty_settings: Settings) -> None:
 def test_five_processes_start_at_once(empty_settings: Settings) -> None:
     environment = {
         **process_environment(),
-        "FLEET_DATA_DIR": str(empty_settings.data_dir),
-        "FLEET_DATABASE_URL": empty_settings.database_url,
+        "COMFYLINE_DATA_DIR": str(empty_settings.data_dir),
+        "COMFYLINE_DATABASE_URL": empty_settings.database_url,
     }
     processes = [_start_migration(environment) for _ in range(5)]
     for process in processes:

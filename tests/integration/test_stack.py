@@ -1,4 +1,4 @@
-"""`fleet up`, `fleet demo` and the Procfile: everything starts by itself, and nothing is left when it stops."""
+"""`comfyline up`, `comfyline demo` and the Procfile: everything starts by itself, and nothing is left when it stops."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ STOP_TIMEOUT_S = 40.0
 OPERATIONS = REPOSITORY_ROOT / "docs" / "operations.md"
 DEMO = REPOSITORY_ROOT / "workflows" / "demo.json"
 #: In the environment of everything that one start brings about, instances with their clean environment excepted.
-MARKER = "COMFYFLEET_TEST_STACK"
+MARKER = "COMFYLINE_TEST_STACK"
 
 
 class Running:
@@ -47,9 +47,9 @@ class Running:
         self.environment = {
             **os.environ,
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-            "FLEET_DATA_DIR": str(self.data_dir),
-            "FLEET_API_PORT": str(api_port),
-            "FLEET_FLOWER_PORT": str(self.flower_port),
+            "COMFYLINE_DATA_DIR": str(self.data_dir),
+            "COMFYLINE_API_PORT": str(api_port),
+            "COMFYLINE_FLOWER_PORT": str(self.flower_port),
             MARKER: self._marker,
             **environment,
         }
@@ -128,11 +128,11 @@ def _up(root: Path, **environment: str) -> Running:
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """`fleet up` with two simulated GPUs. The last test of this group stops it."""
-    running = _up(tmp_path_factory.mktemp("up"), FLEET_SIMULATOR_ARGS="--simulate-speed 0")
+    """`comfyline up` with two simulated GPUs. The last test of this group stops it."""
+    running = _up(tmp_path_factory.mktemp("up"), COMFYLINE_SIMULATOR_ARGS="--simulate-speed 0")
     try:
         running.wait_until_ready(2)
-        running.wait_for("ComfyFleet is ready")
+        running.wait_for("Comfyline is ready")
         yield running
     finally:
         running.popen.kill()
@@ -189,9 +189,9 @@ class TestUp:
 
     def test_a_second_fleet_in_the_same_directory_is_refused(self, stack: Running) -> None:
         api_port, flower_port = free_ports(2)
-        other = stack.fleet("up", FLEET_API_PORT=str(api_port), FLEET_FLOWER_PORT=str(flower_port))
+        other = stack.fleet("up", COMFYLINE_API_PORT=str(api_port), COMFYLINE_FLOWER_PORT=str(flower_port))
         assert other.returncode == 2
-        assert "fleet: FLEET_DATA_DIR: a fleet runs in" in other.stderr
+        assert "comfyline: COMFYLINE_DATA_DIR: a fleet runs in" in other.stderr
 
     def test_a_process_that_dies_starts_again(self, stack: Running) -> None:
         os.kill(stack.pid_of("cli.main", "io"), signal.SIGKILL)
@@ -208,7 +208,7 @@ class TestUp:
 
 
 def test_nothing_is_left_when_it_is_killed(tmp_path: Path) -> None:
-    running = _up(tmp_path, FLEET_SIMULATED_GPUS="1")
+    running = _up(tmp_path, COMFYLINE_SIMULATED_GPUS="1")
     running.wait_until_ready(1)
     assert any("comfy.simulator" in line for line in running.family())
     running.popen.kill()
@@ -216,13 +216,13 @@ def test_nothing_is_left_when_it_is_killed(tmp_path: Path) -> None:
     assert eventually(lambda: not running.family(), 10.0), running.family()
 
 
-@pytest.mark.parametrize("which", ["FLEET_API_PORT", "FLEET_FLOWER_PORT"])
+@pytest.mark.parametrize("which", ["COMFYLINE_API_PORT", "COMFYLINE_FLOWER_PORT"])
 def test_a_taken_port_is_told_before_anything_starts(tmp_path: Path, which: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         running = _up(tmp_path, **{which: str(port)})
         assert running.popen.wait(READY_TIMEOUT_S) == 2
-    assert f"fleet: {which}: port {port} " in running.output()
+    assert f"comfyline: {which}: port {port} " in running.output()
     assert "Traceback" not in running.output()
     assert not (tmp_path / "data" / "broker").exists()
 
@@ -231,17 +231,26 @@ def test_a_directory_that_cannot_be_written_is_one_clear_line(tmp_path: Path) ->
     (tmp_path / "data").write_text("a file stands where the directory should be")
     running = _up(tmp_path)
     assert running.popen.wait(READY_TIMEOUT_S) == 2
-    assert running.output().splitlines()[-1].startswith(f"fleet: FLEET_DATA_DIR={tmp_path / 'data'} cannot be written")
+    assert (
+        running.output()
+        .splitlines()[-1]
+        .startswith(f"comfyline: COMFYLINE_DATA_DIR={tmp_path / 'data'} cannot be written")
+    )
     assert "Traceback" not in running.output()
 
 
 def test_demo_makes_a_picture_and_leaves_nothing(tmp_path: Path) -> None:
     # Another fleet's broker and database in the environment must not be touched: they would not even answer.
-    elsewhere = {"FLEET_BROKER_URL": "redis://127.0.0.1:1", "FLEET_DATABASE_URL": "postgresql://127.0.0.1:1/none"}
+    elsewhere = {
+        "COMFYLINE_BROKER_URL": "redis://127.0.0.1:1",
+        "COMFYLINE_DATABASE_URL": "postgresql://127.0.0.1:1/none",
+    }
     command = [sys.executable, "-m", "cli.main", "demo", "--output", str(tmp_path / "pictures")]
     temporary = tmp_path / "tmp"
     temporary.mkdir()
-    running = Running(tmp_path, *command, FLEET_SIMULATOR_ARGS="--simulate-speed 0", TMPDIR=str(temporary), **elsewhere)
+    running = Running(
+        tmp_path, *command, COMFYLINE_SIMULATOR_ARGS="--simulate-speed 0", TMPDIR=str(temporary), **elsewhere
+    )
     assert running.popen.wait(60) == 0, running.output()
     (picture,) = (tmp_path / "pictures").rglob("*.png")
     assert f"Saved {picture}" in running.output()
@@ -254,7 +263,9 @@ def test_demo_makes_a_picture_and_leaves_nothing(tmp_path: Path) -> None:
 def test_a_procfile_host_runs_it_in_any_order_and_stops_it(tmp_path: Path) -> None:
     honcho = shutil.which("honcho", path=str(Path(sys.executable).parent))
     assert honcho is not None, "honcho is among the development packages"
-    running = Running(tmp_path, honcho, "start", FLEET_SIMULATED_GPUS="1", FLEET_SIMULATOR_ARGS="--simulate-speed 0")
+    running = Running(
+        tmp_path, honcho, "start", COMFYLINE_SIMULATED_GPUS="1", COMFYLINE_SIMULATOR_ARGS="--simulate-speed 0"
+    )
     running.wait_until_ready(1)
     assert requests.get(running.flower_url, timeout=10).status_code == 401
     done = running.fleet("submit", str(DEMO), "--output", str(tmp_path))
@@ -267,10 +278,10 @@ def test_a_procfile_host_runs_it_in_any_order_and_stops_it(tmp_path: Path) -> No
 
 
 def test_a_procfile_host_that_kills_soon_loses_no_job_with_the_grace_that_is_documented(tmp_path: Path) -> None:
-    found = re.search(r"Set\n`FLEET_DRAIN_GRACE_S=(\d+)` there", OPERATIONS.read_text())
+    found = re.search(r"Set\n`COMFYLINE_DRAIN_GRACE_S=(\d+)` there", OPERATIONS.read_text())
     assert found is not None
     command = (str(Path(sys.executable).parent / "honcho"), "start")
-    running = Running(tmp_path, *command, FLEET_SIMULATED_GPUS="1", FLEET_DRAIN_GRACE_S=found[1])
+    running = Running(tmp_path, *command, COMFYLINE_SIMULATED_GPUS="1", COMFYLINE_DRAIN_GRACE_S=found[1])
     running.wait_until_ready(1)
     (tmp_path / "graph.json").write_text(json.dumps(work(60.0)))
     submitted = running.fleet("submit", str(tmp_path / "graph.json"), "--no-wait", "--json")

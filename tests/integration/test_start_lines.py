@@ -44,7 +44,7 @@ def test_a_rabbitmq_that_refuses_us_is_named(
 
     line = refused(Fleet(tmp_path, broker_url=url), command)
 
-    assert "FLEET_BROKER_URL=amqp://guest" in line
+    assert "COMFYLINE_BROKER_URL=amqp://guest" in line
     assert words in line
     assert "wr0ngpassw0rd" not in line
 
@@ -56,7 +56,7 @@ def test_the_whole_stack_does_not_start_on_a_broker_that_refuses_it(tmp_path: Pa
     ended = Fleet(tmp_path, **settings).command("up")
 
     assert ended.returncode == 2, ended
-    assert [line for line in ended.stderr.splitlines() if "FLEET_BROKER_URL=redis://" in line] == [
+    assert [line for line in ended.stderr.splitlines() if "COMFYLINE_BROKER_URL=redis://" in line] == [
         ended.stderr.splitlines()[-1]
     ]
     assert not list((tmp_path / "data" / "logs").glob("*")), "no process was started"
@@ -64,20 +64,20 @@ def test_the_whole_stack_does_not_start_on_a_broker_that_refuses_it(tmp_path: Pa
 
 @pytest.mark.parametrize("url", ["amqp://guest:guest@127.0.0.1:port//", "redis://[::1", "redis://127.0.0.1:99999/0"])
 def test_a_malformed_broker_url_is_refused(tmp_path: Path, url: str) -> None:
-    assert "FLEET_BROKER_URL" in refused(Fleet(tmp_path, broker_url=url), "io")
+    assert "COMFYLINE_BROKER_URL" in refused(Fleet(tmp_path, broker_url=url), "io")
 
 
 def test_a_redis_database_that_is_not_there_is_named(tmp_path: Path, shared_redis: Broker) -> None:
     url = urlunsplit(urlsplit(shared_redis.url)._replace(path="/9999"))
 
-    assert "FLEET_BROKER_URL=redis://" in refused(Fleet(tmp_path, broker_url=url), "io")
+    assert "COMFYLINE_BROKER_URL=redis://" in refused(Fleet(tmp_path, broker_url=url), "io")
 
 
 @pytest.mark.parametrize("command", ["api", "up"])
 def test_a_short_key_is_refused(tmp_path: Path, command: str) -> None:
     line = refused(Fleet(tmp_path, api_keys="long-enough-key,k"), command)
 
-    assert "FLEET_API_KEYS: a key has 1 characters" in line
+    assert "COMFYLINE_API_KEYS: a key has 1 characters" in line
     assert str(MIN_KEY_CHARS) in line
 
 
@@ -90,7 +90,7 @@ def test_a_malformed_webhook_url_is_refused(tmp_path: Path, url: str) -> None:
 def test_a_directory_of_templates_that_is_not_there_is_refused(tmp_path: Path, command: str) -> None:
     missing = tmp_path / "templates"
 
-    assert f"FLEET_WORKFLOWS_DIR={missing}" in refused(Fleet(tmp_path, workflows_dir=str(missing)), command)
+    assert f"COMFYLINE_WORKFLOWS_DIR={missing}" in refused(Fleet(tmp_path, workflows_dir=str(missing)), command)
     assert not missing.exists()
 
 
@@ -107,7 +107,7 @@ def test_gunicorn_by_itself_refuses_in_one_line_too(tmp_path: Path) -> None:
 
     assert ended.returncode == 2, ended
     assert len(ended.stderr.splitlines()) == 1, ended.stderr
-    assert "FLEET_API_KEYS" in ended.stderr
+    assert "COMFYLINE_API_KEYS" in ended.stderr
 
 
 def test_what_works_badly_is_said_once_and_what_is_written_is_private(tmp_path: Path, shared_redis: Broker) -> None:
@@ -120,9 +120,9 @@ def test_what_works_badly_is_said_once_and_what_is_written_is_private(tmp_path: 
         until(lambda: "The API is OPEN" in fleet.log("api"), what="a word about the open API")
         lines = [line for line in fleet.log("api").splitlines() if line.startswith("fleet: ")]
 
-        assert [line for line in lines if "OPEN to everybody who reaches 0.0.0.0: set FLEET_API_KEYS" in line]
+        assert [line for line in lines if "OPEN to everybody who reaches 0.0.0.0: set COMFYLINE_API_KEYS" in line]
         assert [
-            line for line in lines if f"FLEET_DATA_DIR={data_dir} is open to other users" in line and "0755" in line
+            line for line in lines if f"COMFYLINE_DATA_DIR={data_dir} is open to other users" in line and "0755" in line
         ]
         assert bool([line for line in lines if "appendonly no" in line]) == loses
         assert len(set(lines)) == len(lines)
@@ -133,7 +133,7 @@ def test_what_works_badly_is_said_once_and_what_is_written_is_private(tmp_path: 
 
 def test_a_data_directory_that_is_named_and_made_is_said(tmp_path: Path) -> None:
     fleet = Fleet(tmp_path)
-    line = f"fleet: FLEET_DATA_DIR={fleet.data_dir} was not there and has been made"
+    line = f"comfyline: COMFYLINE_DATA_DIR={fleet.data_dir} was not there and has been made"
 
     assert line in fleet.command("migrate").stderr
     assert line not in fleet.command("migrate").stderr, "it is there now"

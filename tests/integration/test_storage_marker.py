@@ -50,7 +50,7 @@ Machine = Callable[..., StorageMarker]
 def test_a_machine_that_does_not_see_the_storage_is_refused(machine: Machine, tmp_path: Path) -> None:
     machine("a").settle()
 
-    with pytest.raises(ConfigurationError, match="FLEET_STORAGE_DIR is not set"):
+    with pytest.raises(ConfigurationError, match="COMFYLINE_STORAGE_DIR is not set"):
         machine("b").settle()
 
     assert list((tmp_path / "b" / "data").iterdir()) == [], "nothing was made there"
@@ -67,7 +67,7 @@ def test_machines_that_share_storage_start_in_any_order(machine: Machine, tmp_pa
 
 
 def test_a_named_directory_that_is_not_there_is_never_made(machine: Machine, tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"FLEET_STORAGE_DIR=.*/mnt is not there"):
+    with pytest.raises(ConfigurationError, match=r"COMFYLINE_STORAGE_DIR=.*/mnt is not there"):
         machine("a", tmp_path / "mnt").settle()
 
     assert not (tmp_path / "mnt").exists()
@@ -81,7 +81,7 @@ def test_a_mount_that_is_missing_at_the_start_is_named(machine: Machine, tmp_pat
     # What is left of a mount is an empty directory.
     shared.mkdir()
 
-    with pytest.raises(ConfigurationError, match=f"FLEET_STORAGE_DIR={shared} is not this fleet's storage"):
+    with pytest.raises(ConfigurationError, match=f"COMFYLINE_STORAGE_DIR={shared} is not this fleet's storage"):
         machine("b", shared).settle()
 
     assert list(shared.iterdir()) == []
@@ -194,7 +194,7 @@ def test_the_api_takes_no_files_while_the_mount_is_lost(api: Api, shared: Path) 
     assert (content.status_code, content.json()["error"]["code"]) == (503, "storage_unavailable")
     assert str(shared) not in refused.text, "paths of this host are the operator's"
     assert ready["storage"]["state"] == "unavailable"
-    assert "FLEET_STORAGE_DIR" in ready["storage"]["reason"]
+    assert "COMFYLINE_STORAGE_DIR" in ready["storage"]["reason"]
     assert list(shared.iterdir()) == [], "nothing was put under the mount"
 
     mount(shared)
@@ -256,7 +256,7 @@ def test_gpus_are_unhealthy_while_the_mount_is_lost(tmp_path: Path, shared: Path
         until(lambda: state()[0] == "healthy", what="a healthy GPU")
         unmount(shared)
         until(lambda: state()[0] == "unhealthy", what="an unhealthy one")
-        assert "FLEET_STORAGE_DIR" in (state()[1] or "")
+        assert "COMFYLINE_STORAGE_DIR" in (state()[1] or "")
         mount(shared)
         until(lambda: state()[0] == "healthy", what="a healthy GPU again")
     ledger.close()
@@ -279,7 +279,7 @@ def test_no_process_that_uses_files_starts_without_the_fleets_storage(
         process = other.start(name).processes[name]
         until(lambda: process.poll() is not None, what="a refusal")
         assert process.returncode == 2
-        assert "FLEET_STORAGE_DIR is not set" in other.log(name)
+        assert "COMFYLINE_STORAGE_DIR is not set" in other.log(name)
         assert not (other.data_dir / "outputs").exists()
 
 
@@ -288,5 +288,5 @@ def test_up_refuses_a_named_directory_that_is_not_there(tmp_path: Path) -> None:
     refused = Fleet(tmp_path, storage_dir=str(missing)).command("up")
 
     assert refused.returncode == 2, refused
-    assert f"FLEET_STORAGE_DIR={missing} is not there" in refused.stderr
+    assert f"COMFYLINE_STORAGE_DIR={missing} is not there" in refused.stderr
     assert not missing.exists()

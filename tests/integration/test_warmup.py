@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from comfy.prompts.warmup import load_workflow, warm_up
-from core.errors import ComfyUnavailable, ConfigurationError, FleetError
+from core.errors import ComfylineError, ComfyUnavailable, ConfigurationError
 from tests.comfy_target import eventually, picture, with_node, work
 from tests.comfy_target import server as server
 from tests.comfy_target import shared as shared
@@ -24,7 +24,7 @@ def failure(base_url: str, graph: dict[str, Any], *, timeout_s: float = 20.0) ->
     with pytest.raises(ComfyUnavailable) as caught:
         warm_up(base_url, graph, timeout_s=timeout_s)
     assert caught.value.message.startswith(FAILED)
-    assert isinstance(caught.value.__cause__, FleetError)
+    assert isinstance(caught.value.__cause__, ComfylineError)
     return caught.value
 
 
@@ -108,10 +108,10 @@ def test_what_is_no_workflow_is_named(content: bytes, problem: str, tmp_path: Pa
     path.write_bytes(content)
     with pytest.raises(ConfigurationError, match=problem) as caught:
         load_workflow(path)
-    assert caught.value.message.startswith(f"FLEET_WARMUP_WORKFLOW={path} ")
+    assert caught.value.message.startswith(f"COMFYLINE_WARMUP_WORKFLOW={path} ")
 
 
 def test_a_workflow_that_is_not_there_is_named(tmp_path: Path) -> None:
     for path in (tmp_path / "none.json", tmp_path):
-        with pytest.raises(ConfigurationError, match=f"FLEET_WARMUP_WORKFLOW={path} cannot be read"):
+        with pytest.raises(ConfigurationError, match=f"COMFYLINE_WARMUP_WORKFLOW={path} cannot be read"):
             load_workflow(path)

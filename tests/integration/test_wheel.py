@@ -39,7 +39,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(REPOSITORY_ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     built = pip("wheel", "--no-deps", "--no-index", "--find-links", folder / "tools", "-w", folder / "out", source)
     assert built.returncode == 0, built.stderr
-    (found,) = (folder / "out").glob("comfyfleet-*.whl")
+    (found,) = (folder / "out").glob("comfyline-*.whl")
     return found
 
 
@@ -64,7 +64,7 @@ def test_the_command_runs_from_it(wheel: Path, tmp_path: Path) -> None:
         return done.stdout
 
     assert output(sys.executable, "-c", "import cli.main; print(cli.main.__file__)").startswith(str(site))
-    assert output(str(site / "bin" / "fleet"), "version").startswith("comfyfleet ")
+    assert output(str(site / "bin" / "fleet"), "version").startswith("comfyline ")
     assert "--workflow" in output(str(site / "bin" / "fleet"), "submit", "--help")
     names = "from workflows.templates.library import SHIPPED, Library; print(Library([SHIPPED]).names())"
     assert "interior_design" in output(sys.executable, "-c", names)

@@ -17,7 +17,7 @@ from api.schema.bodies import (
     TemplateBody,
 )
 from api.schema.validation import Body, read, read_enveloped
-from core.errors import FleetError, InvalidRequest, InvalidWorkflow
+from core.errors import ComfylineError, InvalidRequest, InvalidWorkflow
 
 GRAPH = {"1": {"class_type": "SaveImage", "inputs": {}}}
 SECRET = "do-not-repeat-me"
@@ -61,7 +61,7 @@ SECRET = "do-not-repeat-me"
     ],
 )
 def test_what_does_not_fit_is_named_with_what_is_allowed(
-    model: type[Body], body: Any, kind: type[FleetError], words: str
+    model: type[Body], body: Any, kind: type[ComfylineError], words: str
 ) -> None:
     with pytest.raises(kind, match=words) as caught:
         read(model, body)

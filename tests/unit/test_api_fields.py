@@ -15,7 +15,7 @@ from api.http.errors import status_of
 from api.http.files import content_disposition
 from api.schema import fields
 from core.contracts.comfy_v2 import SHOWN, timestamp
-from core.errors import FleetError, InvalidRequest
+from core.errors import ComfylineError, InvalidRequest
 from core.job import STATUSES, Output
 from core.outbound import check_url
 
@@ -147,13 +147,13 @@ def test_timestamps_have_an_offset_and_milliseconds() -> None:
     assert timestamp(1_700_000_000_007) == "2023-11-14T22:13:20.007Z"
 
 
-def _every_error(kind: type[FleetError] = FleetError) -> list[type[FleetError]]:
+def _every_error(kind: type[ComfylineError] = ComfylineError) -> list[type[ComfylineError]]:
     own = [kind] if kind.__module__ in (core.errors.__name__, errors.__name__) else []
     return own + [found for child in kind.__subclasses__() for found in _every_error(child)]
 
 
 @pytest.mark.parametrize("kind", _every_error(), ids=lambda kind: kind.__name__)
-def test_every_error_has_a_status_an_envelope_and_survives_pickling(kind: type[FleetError]) -> None:
+def test_every_error_has_a_status_an_envelope_and_survives_pickling(kind: type[ComfylineError]) -> None:
     error = kind("Something happened.")
 
     copy = pickle.loads(pickle.dumps(error))

@@ -18,7 +18,7 @@ import time
 import gevent.event
 from api.http.time_limits import at_most, ledger_patience
 from api.service.publishing import PUBLISH_S, RETRY_S, SILENCE_S, BackgroundPublisher
-from core.errors import FleetError, LedgerUnavailable
+from core.errors import ComfylineError, LedgerUnavailable
 
 class Frozen:
     # It answers nothing at first: one message is interrupted, the next try hangs even then.
@@ -52,7 +52,7 @@ while broker.taken != ["a", "b", "c"]:
 def frozen():
     try:
         with at_most(0.2, LedgerUnavailable("silent")):
-            with at_most(60.0, FleetError("outer limit")):
+            with at_most(60.0, ComfylineError("outer limit")):
                 time.sleep(60)
     except LedgerUnavailable as exc:
         return exc.message

@@ -87,15 +87,15 @@ class TestArguments:
 
     def test_version(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert run(["version"]) == 0
-        assert capsys.readouterr().out.startswith("comfyfleet ")
+        assert capsys.readouterr().out.startswith("comfyline ")
 
     def test_a_misspelt_setting_is_one_line(
         self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setenv("FLEET_API_PROT", "8001")
+        monkeypatch.setenv("COMFYLINE_API_PROT", "8001")
         assert run(["list"]) == 2
         err = capsys.readouterr().err
-        assert err.startswith("fleet: FLEET_API_PROT ")
+        assert err.startswith("comfyline: COMFYLINE_API_PROT ")
         assert len(err.splitlines()) == 1
 
     @pytest.mark.parametrize("address", ["localhost:8000", "ftp://host", "http://", ""])
@@ -207,7 +207,7 @@ class TestDocumentation:
 
     @pytest.mark.parametrize("name", ["submit", "watch", "query", "download", "download-all", "download-from-json"])
     def test_every_option_of_the_task_commands_is_there(self, name: str) -> None:
-        command = fleet.get_command(click.Context(fleet), name)
+        command = comfyline.get_command(click.Context(fleet), name)
         assert command is not None
         for parameter in [*fleet.params, *command.params]:
             if isinstance(parameter, click.Option):
@@ -305,13 +305,13 @@ class TestCredentials:
 
     @pytest.mark.parametrize("value", ["me", "me:", ":secret", "mé:secret"])
     def test_no_password_is_no_credential(self, tmp_path: Path, value: str) -> None:
-        with pytest.raises(ConfigurationError, match="FLEET_FLOWER_BASIC_AUTH"):
+        with pytest.raises(ConfigurationError, match="COMFYLINE_FLOWER_BASIC_AUTH"):
             flower_credentials(make_settings(tmp_path, flower_basic_auth=value))
 
 
 class TestStack:
     def test_one_port_for_two_servers_is_refused(self, tmp_path: Path) -> None:
-        with pytest.raises(ConfigurationError, match="FLEET_API_PORT and FLEET_FLOWER_PORT"):
+        with pytest.raises(ConfigurationError, match="COMFYLINE_API_PORT and COMFYLINE_FLOWER_PORT"):
             check_ports(make_settings(tmp_path, api_port=8000, flower_port=8000))
 
     @pytest.mark.parametrize(("host", "expected"), [("0.0.0.0", "http://127.0.0.1:8000"), ("::1", "http://[::1]:8000")])
@@ -320,16 +320,16 @@ class TestStack:
 
     def test_paths_mean_the_same_to_children(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setenv("FLEET_API_KEYS", "read from the file by now")
-        monkeypatch.setenv("FLEET_API_KEYS_FILE", "keys.txt")
+        monkeypatch.setenv("COMFYLINE_API_KEYS", "read from the file by now")
+        monkeypatch.setenv("COMFYLINE_API_KEYS_FILE", "keys.txt")
         settings = make_settings(tmp_path, data_dir="here", comfyui_dir="comfy", database_url="sqlite:///jobs.db")
-        environment = child_environment(settings, {"FLEET_API_PORT": "8123"})
-        assert environment["FLEET_DATA_DIR"] == str(tmp_path / "here")
-        assert environment["FLEET_COMFYUI_DIR"] == str(tmp_path / "comfy")
-        assert environment["FLEET_DATABASE_URL"] == f"sqlite:///{tmp_path / 'jobs.db'}"
-        assert environment["FLEET_API_PORT"] == "8123"
-        assert "FLEET_API_KEYS_FILE" not in environment
-        assert environment["FLEET_API_KEYS"] == "read from the file by now"
+        environment = child_environment(settings, {"COMFYLINE_API_PORT": "8123"})
+        assert environment["COMFYLINE_DATA_DIR"] == str(tmp_path / "here")
+        assert environment["COMFYLINE_COMFYUI_DIR"] == str(tmp_path / "comfy")
+        assert environment["COMFYLINE_DATABASE_URL"] == f"sqlite:///{tmp_path / 'jobs.db'}"
+        assert environment["COMFYLINE_API_PORT"] == "8123"
+        assert "COMFYLINE_API_KEYS_FILE" not in environment
+        assert environment["COMFYLINE_API_KEYS"] == "read from the file by now"
 
     def test_the_broker_is_durable_and_private(self, settings: Settings) -> None:
         command = broker_spec(settings, {}).command
@@ -351,7 +351,7 @@ class TestLogs:
             file.write("2026-01-01 00:00:02,000 WARNING celery: hm\nfleet: Waiting for the broker\n2026 ERROR ha")
         assert list(watch.news()) == [
             ("io", "2026-01-01 00:00:02,000 WARNING celery: hm"),
-            ("io", "fleet: Waiting for the broker"),
+            ("io", "comfyline: Waiting for the broker"),
         ]
         with log.open("a") as file:
             file.write("lf a line\n")

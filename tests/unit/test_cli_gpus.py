@@ -1,4 +1,4 @@
-"""What `fleet gpus` shows, how GPUs are named on the command line, and which of them are meant."""
+"""What `comfyline gpus` shows, how GPUs are named on the command line, and which of them are meant."""
 
 from __future__ import annotations
 

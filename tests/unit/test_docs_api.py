@@ -12,7 +12,7 @@ from api.http.errors import GENERATE_STATUS, STATUS, status_of
 from api.service.waiting import Hub
 from core.errors import (
     BrokerUnavailable,
-    FleetError,
+    ComfylineError,
     InstanceUnreachable,
     LedgerUnavailable,
     NoHealthyInstance,
@@ -48,7 +48,7 @@ FRAMEWORK = {"method_not_allowed": {405}, "upstream_error": {500}}
 ENDS = {POISON, QUEUE_TIMEOUT}
 
 
-def tree(base: type[FleetError] = FleetError) -> Iterator[type[FleetError]]:
+def tree(base: type[ComfylineError] = ComfylineError) -> Iterator[type[ComfylineError]]:
     """Every error of the project; those of tests are left out."""
     if base.__module__.partition(".")[0] in ("core", "api"):
         yield base

@@ -28,7 +28,7 @@ def variables(text: str) -> dict[str, str]:
     """What the blocks for a shell, or for an environment file, set."""
     blocks = "".join(re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL))
     lines = (shlex.split(line, comments=True) for line in blocks.splitlines())
-    return dict(word.split("=", 1) for line in lines for word in line if re.match(r"FLEET_\w+=", word))
+    return dict(word.split("=", 1) for line in lines for word in line if re.match(r"COMFYLINE_\w+=", word))
 
 
 def test_files_that_the_readmes_commands_send_come_along() -> None:
@@ -43,16 +43,16 @@ def test_a_gpu_host_is_told_to_share_what_the_fleet_shares() -> None:
     of_host = variables(section(OPERATIONS, "Setting up"))
 
     # What only the API's own machine needs.
-    wanted = of_fleet.keys() - {"FLEET_API_HOST", "FLEET_API_KEYS"}
-    assert "FLEET_STORAGE_DIR" in wanted
+    wanted = of_fleet.keys() - {"COMFYLINE_API_HOST", "COMFYLINE_API_KEYS"}
+    assert "COMFYLINE_STORAGE_DIR" in wanted
     assert wanted <= of_host.keys()
 
 
 def test_more_machines_reach_the_api_and_need_a_key() -> None:
     found = variables(section(README, "More machines"))
 
-    assert not is_loopback(found.get("FLEET_API_HOST", "127.0.0.1"))
-    assert "FLEET_API_KEYS" in found
+    assert not is_loopback(found.get("COMFYLINE_API_HOST", "127.0.0.1"))
+    assert "COMFYLINE_API_KEYS" in found
 
 
 def test_instances_without_a_gpu_are_those_that_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,4 +64,4 @@ def test_instances_without_a_gpu_are_those_that_are_shown(tmp_path: Path, monkey
     plan = plan_instances(load_settings(data_dir=tmp_path, comfyui_dir=tmp_path), survey=GpuSurvey)
 
     assert [(spec.name, spec.extra_args) for spec in plan] == [("gpu0", ("--cpu",)), ("gpu1", ("--cpu",))]
-    assert 'FLEET_COMFYUI_ARGS="--preview-method auto"' in text
+    assert 'COMFYLINE_COMFYUI_ARGS="--preview-method auto"' in text

@@ -51,7 +51,7 @@ def test_a_setting_stands_there_once() -> None:
 def test_every_variable_that_may_name_a_file_is_listed() -> None:
     expected = {f"{PREFIX}{field.upper()}_FILE" for field in SECRET_FIELDS}
 
-    assert expected == set(re.findall(r"`(FLEET_[A-Z_]+_FILE)`", TEXT))
+    assert expected == set(re.findall(r"`(COMFYLINE_[A-Z_]+_FILE)`", TEXT))
 
 
 def test_no_document_names_a_setting_that_is_not_there() -> None:
@@ -59,5 +59,5 @@ def test_no_document_names_a_setting_that_is_not_there() -> None:
     known = {*ROWS, *(f"{PREFIX}{field.upper()}_FILE" for field in SECRET_FIELDS)}
     for document in [*root.glob("*.md"), *root.glob("docs/*.md")]:
         named = set(re.findall(r"\bFLEET_[A-Z][A-Z_]*[A-Z]\b", document.read_text(encoding="utf-8")))
-        unknown = {name for name in named - known if not name.startswith("FLEET_TEST_")}
+        unknown = {name for name in named - known if not name.startswith("COMFYLINE_TEST_")}
         assert not unknown, f"{document.name}: {unknown}"

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from core import errors
-from core.errors import FleetError, InvalidWorkflow, PromptFailed, PromptRejected, RequestError, TransientError
+from core.errors import ComfylineError, InvalidWorkflow, PromptFailed, PromptRejected, RequestError, TransientError
 
 #: Codes that more than one class carries, because to a client it is one thing.
 SHARED_CODES = {
@@ -32,7 +32,7 @@ ARGUMENTS: dict[str, Any] = {
 }
 
 
-def _tree(base: type[FleetError] = FleetError) -> Iterator[type[FleetError]]:
+def _tree(base: type[ComfylineError] = ComfylineError) -> Iterator[type[ComfylineError]]:
     yield base
     for child in base.__subclasses__():
         yield from _tree(child)
@@ -41,14 +41,14 @@ def _tree(base: type[FleetError] = FleetError) -> Iterator[type[FleetError]]:
 CLASSES = [found for found in _tree() if found.__module__ == errors.__name__]
 
 
-def _example(kind: type[FleetError]) -> FleetError:
+def _example(kind: type[ComfylineError]) -> ComfylineError:
     if kind.__init__ is Exception.__init__:
         return kind(ARGUMENTS["message"])
     return kind(*(ARGUMENTS[name] for name in list(inspect.signature(kind).parameters)))
 
 
 @pytest.mark.parametrize("kind", CLASSES)
-def test_an_error_survives_pickling_with_its_class_and_fields(kind: type[FleetError]) -> None:
+def test_an_error_survives_pickling_with_its_class_and_fields(kind: type[ComfylineError]) -> None:
     error = _example(kind)
 
     copy = pickle.loads(pickle.dumps(error))
@@ -60,7 +60,7 @@ def test_an_error_survives_pickling_with_its_class_and_fields(kind: type[FleetEr
 
 
 @pytest.mark.parametrize("kind", CLASSES)
-def test_an_error_can_be_rebuilt_from_its_arguments(kind: type[FleetError]) -> None:
+def test_an_error_can_be_rebuilt_from_its_arguments(kind: type[ComfylineError]) -> None:
     # Celery rebuilds an error as `kind(*args)`; without that it becomes its bare base class.
     error = _example(kind)
 
@@ -68,7 +68,7 @@ def test_an_error_can_be_rebuilt_from_its_arguments(kind: type[FleetError]) -> N
 
 
 @pytest.mark.parametrize("kind", CLASSES)
-def test_the_message_alone_is_enough(kind: type[FleetError]) -> None:
+def test_the_message_alone_is_enough(kind: type[ComfylineError]) -> None:
     assert str(kind("what happened")) == "what happened"
 
 
@@ -86,7 +86,7 @@ def test_the_docstring_shows_the_tree_as_it_is() -> None:
         parents[depth] = name
         shown[name] = parents.get(depth - 1)
 
-    assert shown == {kind.__name__: None if kind is FleetError else kind.__bases__[0].__name__ for kind in CLASSES}
+    assert shown == {kind.__name__: None if kind is ComfylineError else kind.__bases__[0].__name__ for kind in CLASSES}
 
 
 def test_a_code_means_one_thing() -> None:
@@ -105,7 +105,7 @@ def test_every_transient_error_says_when_to_try_again() -> None:
 def test_every_error_is_of_exactly_one_kind() -> None:
     for kind in CLASSES:
         kinds = [each for each in (RequestError, TransientError, errors.PermanentError) if issubclass(kind, each)]
-        assert len(kinds) == (0 if kind is FleetError else 1), kind
+        assert len(kinds) == (0 if kind is ComfylineError else 1), kind
 
 
 def test_node_errors_are_details_a_client_may_see() -> None:

@@ -119,7 +119,7 @@ def test_the_environment_is_chosen_name_by_name(spec: InstanceSpec, monkeypatch:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HF_HOME", "/models/hf")
     monkeypatch.setenv("HF_TOKEN", "secret")
-    monkeypatch.setenv("FLEET_SECRET_KEY", "secret")
+    monkeypatch.setenv("COMFYLINE_SECRET_KEY", "secret")
     monkeypatch.setenv("WEBHOOK_SECRET", "secret")
     monkeypatch.setenv("HOME", "/home/fleet")
     assert clean_environment(spec) == {

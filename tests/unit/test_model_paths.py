@@ -13,7 +13,7 @@ from comfy.process.model_paths import write_model_paths
 def read_back(path: Path) -> dict[str, str]:
     """The one section of the file. Understands no more YAML than the file may use."""
     head, *lines = path.read_text(encoding="ascii").splitlines()
-    assert head == "comfyfleet:"
+    assert head == "comfyline:"
     section = {}
     for line in lines:
         matched = re.fullmatch(r'  (base_path|"(?:[^"\\]|\\.)*"): ("(?:[^"\\]|\\.)*")', line)
@@ -48,7 +48,7 @@ def test_each_folder_of_models_is_named(models: Path, data_dir: Path) -> None:
     path = write_model_paths(data_dir, models)
     assert path == data_dir / "extra_model_paths.yaml"
     assert path.read_text() == (
-        f'comfyfleet:\n  base_path: "{models}"\n  "checkpoints": "checkpoints"\n  "loras": "loras"\n'
+        f'comfyline:\n  base_path: "{models}"\n  "checkpoints": "checkpoints"\n  "loras": "loras"\n'
     )
     assert [entry.name for entry in data_dir.iterdir()] == ["extra_model_paths.yaml"]
 

@@ -135,9 +135,9 @@ def test_networks_are_allowed_by_number_and_by_word(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", ["10.0.0.0/33", "10.1.2.3/8", "everything", "Loopback", "example.com"])
 def test_what_is_no_network_stops_the_start(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FLEET_ALLOW_NETWORKS", value)
+    monkeypatch.setenv("COMFYLINE_ALLOW_NETWORKS", value)
 
-    with pytest.raises(ConfigurationError, match=rf"^FLEET_ALLOW_NETWORKS: '{value}' is no network"):
+    with pytest.raises(ConfigurationError, match=rf"^COMFYLINE_ALLOW_NETWORKS: '{value}' is no network"):
         load_settings()
 
 

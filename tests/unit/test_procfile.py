@@ -24,14 +24,14 @@ def test_runs_every_process_of_the_stack() -> None:
 @pytest.mark.parametrize(("name", "command"), _lines().items())
 def test_each_line_is_a_command_that_takes_no_argument(name: str, command: list[str]) -> None:
     assert command == ["fleet", name]
-    found = fleet.get_command(click.Context(fleet), name)
+    found = comfyline.get_command(click.Context(fleet), name)
     assert found is not None
     assert not [parameter for parameter in found.params if parameter.required]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_each_command_can_be_imported(name: str) -> None:
-    found = fleet.get_command(click.Context(fleet), name)
+    found = comfyline.get_command(click.Context(fleet), name)
     assert isinstance(found, click.Command)
     assert found.name == name
     assert found.help

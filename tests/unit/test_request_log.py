@@ -49,7 +49,7 @@ def test_the_setting_says_which_lines_there_are(
     for path in ("/200", "/404", "/503", "/health", "/ready"):
         client.get(path).close()
 
-    said = [record for record in caplog.records if record.name == "fleet.requests"]
+    said = [record for record in caplog.records if record.name == "comfyline.requests"]
 
     assert [f"{record.levelname} {record.getMessage().split()[1]}" for record in said] == lines
 
@@ -60,7 +60,7 @@ def test_a_line_says_what_was_asked_and_never_its_query(caplog: pytest.LogCaptur
         found = answer.headers[HEADER]
         assert answer.get_data(as_text=True) == found
 
-    [line] = [record.getMessage() for record in caplog.records if record.name == "fleet.requests"]
+    [line] = [record.getMessage() for record in caplog.records if record.name == "comfyline.requests"]
     assert re.fullmatch(rf"GET /200 200 \d+ ms job=job-1 ref={found}", line)
 
 
@@ -68,7 +68,7 @@ def test_a_line_says_what_was_asked_and_never_its_query(caplog: pytest.LogCaptur
 def test_a_line_is_one_line(path: str, caplog: pytest.LogCaptureFixture) -> None:
     make_app("info").test_client().get(path).close()
 
-    [record] = [record for record in caplog.records if record.name == "fleet.requests"]
+    [record] = [record for record in caplog.records if record.name == "comfyline.requests"]
     assert re.fullmatch(r"[!-~ ]{1,300}", record.getMessage())
 
 
@@ -82,4 +82,4 @@ def test_each_request_has_a_reference_of_its_own_whatever_the_client_sends() -> 
 
 @pytest.fixture(autouse=True)
 def level_of_the_logger_is_put_back() -> None:
-    logging.getLogger("fleet.requests").setLevel(logging.NOTSET)
+    logging.getLogger("comfyline.requests").setLevel(logging.NOTSET)

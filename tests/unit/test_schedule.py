@@ -80,9 +80,9 @@ def test_retry_after_as_a_date() -> None:
 
 
 def test_the_schedule_is_a_list_of_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FLEET_WEBHOOK_SCHEDULE_S", "0.1, 2,30")
+    monkeypatch.setenv("COMFYLINE_WEBHOOK_SCHEDULE_S", "0.1, 2,30")
     assert load_settings().webhook_schedule_s == (0.1, 2.0, 30.0)
     for wrong in ("1,two", "-1", "inf"):
-        monkeypatch.setenv("FLEET_WEBHOOK_SCHEDULE_S", wrong)
-        with pytest.raises(ConfigurationError, match="FLEET_WEBHOOK_SCHEDULE_S"):
+        monkeypatch.setenv("COMFYLINE_WEBHOOK_SCHEDULE_S", wrong)
+        with pytest.raises(ConfigurationError, match="COMFYLINE_WEBHOOK_SCHEDULE_S"):
             load_settings()

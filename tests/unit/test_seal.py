@@ -42,7 +42,7 @@ def test_equal_values_do_not_look_equal() -> None:
 def test_another_key_or_another_job_does_not_open_it(key: bytes, bound_to: str) -> None:
     sealed = Sealer([KEY]).seal(VALUE, bound_to="job")
 
-    with pytest.raises(ConfigurationError, match="FLEET_SECRET_KEY"):
+    with pytest.raises(ConfigurationError, match="COMFYLINE_SECRET_KEY"):
         Sealer([key]).open(sealed, bound_to=bound_to)
 
 
@@ -61,7 +61,9 @@ def test_the_first_key_seals_and_every_key_opens() -> None:
     assert (old[:4], new[:4]) == (key_id(KEY), key_id(NEW_KEY))
     assert after.open(old, bound_to="job") == after.open(new, bound_to="job") == VALUE
     assert Sealer([NEW_KEY]).open(new, bound_to="job") == VALUE
-    with pytest.raises(ConfigurationError, match=f"FLEET_SECRET_KEY .*{key_id(KEY).hex()}.*{key_id(NEW_KEY).hex()}"):
+    with pytest.raises(
+        ConfigurationError, match=f"COMFYLINE_SECRET_KEY .*{key_id(KEY).hex()}.*{key_id(NEW_KEY).hex()}"
+    ):
         Sealer([NEW_KEY]).open(old, bound_to="job")
 
 
@@ -97,7 +99,7 @@ def test_several_keys_are_kept_in_their_order(between: str, tmp_path: Path) -> N
     ["not base64!", base64.b64encode(b"short").decode(), "\u00e9", ",", ",".join([base64.b64encode(KEY).decode()] * 2)],
 )
 def test_a_malformed_key_is_refused_with_the_name_of_its_setting(text: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="FLEET_SECRET_KEY"):
+    with pytest.raises(ConfigurationError, match="COMFYLINE_SECRET_KEY"):
         load_keys(text, tmp_path)
 
 

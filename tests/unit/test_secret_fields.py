@@ -55,7 +55,7 @@ def test_it_shows_no_secret(holder: object) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("FLEET_BROKER_URL", f"reddis://:{SECRET}@host"), ("FLEET_COMFYUI_URLS", f"ftp://user:{SECRET}@host")],
+    [("COMFYLINE_BROKER_URL", f"reddis://:{SECRET}@host"), ("COMFYLINE_COMFYUI_URLS", f"ftp://user:{SECRET}@host")],
 )
 def test_a_refused_url_is_not_repeated(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, value)

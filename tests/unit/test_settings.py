@@ -20,12 +20,12 @@ def test_defaults_need_no_environment() -> None:
     settings = load_settings()
 
     assert settings.data_dir == Path.cwd() / ".fleet"
-    assert settings.ledger_url == f"sqlite:///{Path.cwd()}/.fleet/ledger.db"
+    assert settings.ledger_url == f"sqlite:///{Path.cwd()}/.comfyline/ledger.db"
     assert settings.has_embedded_broker
     assert settings.transport_url.startswith("redis+socket://")
 
 
-@pytest.mark.parametrize("name", ["FLEET_DATABSE_URL", "FLEET_", "FLEET_GPU", "FLEET_TESTS"])
+@pytest.mark.parametrize("name", ["COMFYLINE_DATABSE_URL", "COMFYLINE_", "COMFYLINE_GPU", "COMFYLINE_TESTS"])
 def test_an_unknown_name_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, "1")
 
@@ -35,25 +35,25 @@ def test_an_unknown_name_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize("value", ["http://a.example", "a.example:80", "[::1]", "*.example", "a b", "a,-b"])
 def test_a_name_that_no_host_header_has_is_refused(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FLEET_ALLOWED_HOSTS", value)
+    monkeypatch.setenv("COMFYLINE_ALLOWED_HOSTS", value)
 
-    with pytest.raises(ConfigurationError, match=r"^FLEET_ALLOWED_HOSTS: .* leave out scheme, port"):
+    with pytest.raises(ConfigurationError, match=r"^COMFYLINE_ALLOWED_HOSTS: .* leave out scheme, port"):
         load_settings()
 
 
 def test_names_and_addresses_for_the_host_header(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FLEET_ALLOWED_HOSTS", "API, a-b.Example ,192.0.2.7,fd00::2,*")
+    monkeypatch.setenv("COMFYLINE_ALLOWED_HOSTS", "API, a-b.Example ,192.0.2.7,fd00::2,*")
 
     assert load_settings().allowed_hosts == ("api", "a-b.example", "192.0.2.7", "fd00::2", "*")
 
 
 def test_names_of_the_test_suite_are_not_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FLEET_TEST_ANYTHING", "1")
+    monkeypatch.setenv("COMFYLINE_TEST_ANYTHING", "1")
 
     load_settings()
 
 
-@pytest.mark.parametrize("name", ["FLEET_WEBHOOK_URL", "FLEET_WEBHOOK_TIMEOUT_S", "FLEET_COMFY_API_KEY"])
+@pytest.mark.parametrize("name", ["COMFYLINE_WEBHOOK_URL", "COMFYLINE_WEBHOOK_TIMEOUT_S", "COMFYLINE_COMFY_API_KEY"])
 def test_a_prefix_where_the_setting_has_none_is_refused_not_ignored(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, "30")
 
@@ -64,16 +64,16 @@ def test_a_prefix_where_the_setting_has_none_is_refused_not_ignored(name: str, m
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("FLEET_API_PORT", "eighty"),
-        ("FLEET_API_PORT", "0"),
-        ("FLEET_API_PORT", "65536"),
-        ("FLEET_LEASE_S", "0"),
-        ("FLEET_LEASE_S", "nan"),
-        ("FLEET_MAX_ATTEMPTS", "1.5"),
-        ("FLEET_MAX_JSON_DEPTH", "7"),
-        ("FLEET_OUTPUT_RETENTION_S", "604801"),
-        ("FLEET_CA_BUNDLE", "/no/such.pem"),
-        ("FLEET_CA_BUNDLE", __file__),
+        ("COMFYLINE_API_PORT", "eighty"),
+        ("COMFYLINE_API_PORT", "0"),
+        ("COMFYLINE_API_PORT", "65536"),
+        ("COMFYLINE_LEASE_S", "0"),
+        ("COMFYLINE_LEASE_S", "nan"),
+        ("COMFYLINE_MAX_ATTEMPTS", "1.5"),
+        ("COMFYLINE_MAX_JSON_DEPTH", "7"),
+        ("COMFYLINE_OUTPUT_RETENTION_S", "604801"),
+        ("COMFYLINE_CA_BUNDLE", "/no/such.pem"),
+        ("COMFYLINE_CA_BUNDLE", __file__),
         ("S3_KEY_TEMPLATE", "{prefix}"),
         ("S3_ADDRESSING", "by-name"),
         ("WEBHOOK_TIMEOUT", "soon"),
@@ -88,18 +88,18 @@ def test_a_malformed_value_is_refused_with_its_name(name: str, value: str, monke
 
 
 def test_every_malformed_value_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FLEET_API_PORT", "x")
-    monkeypatch.setenv("FLEET_LEASE_S", "y")
+    monkeypatch.setenv("COMFYLINE_API_PORT", "x")
+    monkeypatch.setenv("COMFYLINE_LEASE_S", "y")
 
     with pytest.raises(ConfigurationError) as caught:
         load_settings()
 
-    assert "FLEET_API_PORT" in str(caught.value)
-    assert "FLEET_LEASE_S" in str(caught.value)
+    assert "COMFYLINE_API_PORT" in str(caught.value)
+    assert "COMFYLINE_LEASE_S" in str(caught.value)
 
 
 def test_an_empty_value_means_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FLEET_API_PORT", "")
+    monkeypatch.setenv("COMFYLINE_API_PORT", "")
 
     assert load_settings().api_port == 8000
 
@@ -109,10 +109,10 @@ def test_an_empty_value_means_the_default(monkeypatch: pytest.MonkeyPatch) -> No
     [("a", ("a",)), ("a,b", ("a", "b")), (" a , ,b,", ("a", "b")), (",", ())],
 )
 def test_lists_are_separated_by_commas(text: str, parts: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FLEET_API_KEYS", text)
-    monkeypatch.setenv("FLEET_GPUS", text)
+    monkeypatch.setenv("COMFYLINE_API_KEYS", text)
+    monkeypatch.setenv("COMFYLINE_GPUS", text)
     urls = tuple(f"http://{part}" for part in parts)
-    monkeypatch.setenv("FLEET_COMFYUI_URLS", text.replace("a", "http://a").replace("b", "http://b"))
+    monkeypatch.setenv("COMFYLINE_COMFYUI_URLS", text.replace("a", "http://a").replace("b", "http://b"))
 
     settings = load_settings()
 
@@ -122,26 +122,26 @@ def test_lists_are_separated_by_commas(text: str, parts: tuple[str, ...], monkey
 def test_a_secret_comes_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     secret = tmp_path / "keys"
     secret.write_text("one,two\n")
-    monkeypatch.setenv("FLEET_API_KEYS_FILE", str(secret))
+    monkeypatch.setenv("COMFYLINE_API_KEYS_FILE", str(secret))
 
     assert load_settings().api_keys == ("one", "two")
     # Child processes would inherit it.
-    assert "FLEET_API_KEYS" not in os.environ
+    assert "COMFYLINE_API_KEYS" not in os.environ
 
 
 def test_a_secret_file_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FLEET_SECRET_KEY_FILE", str(tmp_path / "absent"))
+    monkeypatch.setenv("COMFYLINE_SECRET_KEY_FILE", str(tmp_path / "absent"))
 
-    with pytest.raises(ConfigurationError, match=r"^FLEET_SECRET_KEY_FILE=.*absent cannot be read"):
+    with pytest.raises(ConfigurationError, match=r"^COMFYLINE_SECRET_KEY_FILE=.*absent cannot be read"):
         load_settings()
 
 
 def test_a_file_for_what_is_no_secret_is_refused_not_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     port = tmp_path / "port"
     port.write_text("9000")
-    monkeypatch.setenv("FLEET_API_PORT_FILE", str(port))
+    monkeypatch.setenv("COMFYLINE_API_PORT_FILE", str(port))
 
-    with pytest.raises(ConfigurationError, match=r"^FLEET_API_PORT_FILE "):
+    with pytest.raises(ConfigurationError, match=r"^COMFYLINE_API_PORT_FILE "):
         load_settings()
 
 
@@ -166,7 +166,7 @@ def test_names_of_the_official_client_keep_their_spelling(monkeypatch: pytest.Mo
 
 
 def test_overrides_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FLEET_API_PORT", "9000")
+    monkeypatch.setenv("COMFYLINE_API_PORT", "9000")
     monkeypatch.setenv("WEBHOOK_URL", "https://environment.example")
 
     settings = load_settings(api_port=9001, webhook_url="https://override.example")
@@ -187,7 +187,7 @@ def test_settings_never_change(settings: Settings) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("WEBHOOK_SECRET", "good,whsec_not!base64"), ("FLEET_WEBHOOK_SIGNING_KEY", "bm90IDMyIGJ5dGVz")],
+    [("WEBHOOK_SECRET", "good,whsec_not!base64"), ("COMFYLINE_WEBHOOK_SIGNING_KEY", "bm90IDMyIGJ5dGVz")],
 )
 def test_a_malformed_key_for_webhooks_stops_the_start_and_is_not_repeated(
     name: str, value: str, monkeypatch: pytest.MonkeyPatch
@@ -264,11 +264,11 @@ def test_a_broker_that_is_named_is_used(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("FLEET_COMFYUI_URLS", "notaurl"),
-        ("FLEET_COMFYUI_URLS", "http://a:8188,http://a:8188"),
-        ("FLEET_GPUS", "0,0"),
-        ("FLEET_BROKER_URL", "foo://x"),
-        ("FLEET_LEASE_RENEW_S", "15"),
+        ("COMFYLINE_COMFYUI_URLS", "notaurl"),
+        ("COMFYLINE_COMFYUI_URLS", "http://a:8188,http://a:8188"),
+        ("COMFYLINE_GPUS", "0,0"),
+        ("COMFYLINE_BROKER_URL", "foo://x"),
+        ("COMFYLINE_LEASE_RENEW_S", "15"),
     ],
 )
 def test_values_that_could_not_work_stop_the_start(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
@@ -300,7 +300,9 @@ def test_every_broker_that_is_accepted_has_a_kind(tmp_path: Path, url: str, kind
 
 
 def test_redis_sentinel_is_refused_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FLEET_BROKER_URL", "sentinel://a:26379;sentinel://b:26379")
+    monkeypatch.setenv("COMFYLINE_BROKER_URL", "sentinel://a:26379;sentinel://b:26379")
 
-    with pytest.raises(ConfigurationError, match=r"FLEET_BROKER_URL: cannot be Redis Sentinel; name the Redis itself"):
+    with pytest.raises(
+        ConfigurationError, match=r"COMFYLINE_BROKER_URL: cannot be Redis Sentinel; name the Redis itself"
+    ):
         load_settings()

@@ -74,7 +74,7 @@ class TestPlan:
             plan_instances(make_settings(tmp_path, comfyui_dir=tmp_path, gpus=("0",)))
 
     def test_gpus_without_a_comfyui_are_refused(self, tmp_path: Path) -> None:
-        with pytest.raises(ConfigurationError, match="FLEET_COMFYUI_DIR"):
+        with pytest.raises(ConfigurationError, match="COMFYLINE_COMFYUI_DIR"):
             plan_instances(make_settings(tmp_path, gpus=("0",)))
 
     def test_running_instances_win_over_everything(self, tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ class TestPlan:
         ]
 
     def test_a_checkout_without_a_gpu_names_the_setting(self, tmp_path: Path) -> None:
-        with pytest.raises(ConfigurationError, match="FLEET_GPUS"):
+        with pytest.raises(ConfigurationError, match="COMFYLINE_GPUS"):
             plan_instances(make_settings(tmp_path, comfyui_dir=checkout(tmp_path)), survey=GpuSurvey)
 
     def test_shared_models_reach_every_comfyui(self, tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ class TestPlan:
 
     def test_a_folder_of_models_that_is_not_there_is_named(self, tmp_path: Path) -> None:
         settings = make_settings(tmp_path, comfyui_dir=checkout(tmp_path), models_dir=tmp_path / "models")
-        with pytest.raises(ConfigurationError, match=f"FLEET_MODELS_DIR={tmp_path}/models"):
+        with pytest.raises(ConfigurationError, match=f"COMFYLINE_MODELS_DIR={tmp_path}/models"):
             plan_instances(settings, survey=three_cards)
 
 
@@ -127,7 +127,7 @@ class TestCards:
 
     @pytest.mark.parametrize("name", ["3", "-1", "GPU-cc", "gpu0", "cuda:0", "aa11"])
     def test_an_unknown_one_is_refused_with_what_there_is(self, name: str, tmp_path: Path) -> None:
-        with pytest.raises(ConfigurationError, match=f"FLEET_GPUS: {name} is not a GPU") as caught:
+        with pytest.raises(ConfigurationError, match=f"COMFYLINE_GPUS: {name} is not a GPU") as caught:
             self.plan(tmp_path, "0", name)
         assert "0 (NVIDIA L4, GPU-aa11), 1 (NVIDIA L4, GPU-aa22), 2 (" in caught.value.message
 
@@ -137,7 +137,7 @@ class TestCards:
 
     @pytest.mark.parametrize("names", [("0", "GPU-aa11"), ("GPU-aa1", "GPU-aa11"), ("0", "00")])
     def test_one_card_named_twice_is_refused(self, names: tuple[str, str], tmp_path: Path) -> None:
-        with pytest.raises(ConfigurationError, match=r"FLEET_GPUS names one GPU twice: .* are both 0 \(NVIDIA L4"):
+        with pytest.raises(ConfigurationError, match=r"COMFYLINE_GPUS names one GPU twice: .* are both 0 \(NVIDIA L4"):
             self.plan(tmp_path, *names)
 
     def test_a_part_of_a_card_is_taken_as_given(self, tmp_path: Path) -> None:

@@ -121,7 +121,7 @@ def test_the_fleets_own_key_signs_beside_the_secrets(prefix: str) -> None:
 
 @pytest.mark.parametrize("text", ["whsk_", "AAAA", base64.b64encode(bytes(33)).decode(), "not base64: \u00e9"])
 def test_a_signing_key_that_is_none_is_refused_by_its_name(text: str) -> None:
-    with pytest.raises(ConfigurationError, match="FLEET_WEBHOOK_SIGNING_KEY must be base64 of 32 bytes") as caught:
+    with pytest.raises(ConfigurationError, match="COMFYLINE_WEBHOOK_SIGNING_KEY must be base64 of 32 bytes") as caught:
         load_signing_key(text)
     assert text not in caught.value.message or text == "whsk_"
 

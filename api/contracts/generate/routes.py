@@ -23,7 +23,7 @@ from api.service.waiting import Hub
 from core.contracts.comfy_v2 import attempt_view
 from core.contracts.generate import STATUS_WORDS, comfyui_response, generate_result
 from core.errors import (
-    FleetError,
+    ComfylineError,
     LedgerUnavailable,
     NotFound,
     OutputUnavailable,
@@ -87,7 +87,7 @@ def generate_blueprint(
 ) -> Blueprint:
     """Routes of the `/generate` contract."""
     blueprint = Blueprint("generate", __name__)
-    blueprint.register_error_handler(FleetError, generate_error)
+    blueprint.register_error_handler(ComfylineError, generate_error)
 
     def parsed() -> GenerateRequest:
         return parse_generate(read_json(settings), settings, base_url(settings), library)
@@ -116,7 +116,7 @@ def generate_blueprint(
         errors=(*SUBMIT_ERRORS, RequestIdReuse),
         parameters=HEADERS,
         text="A client that hangs up cancels its job, unless the job has a webhook or a bucket, or the operator set "
-        f"FLEET_CANCEL_ON_HANGUP to false. A proxy that waits no longer is such a client. {SAME_REQUEST}",
+        f"COMFYLINE_CANCEL_ON_HANGUP to false. A proxy that waits no longer is such a client. {SAME_REQUEST}",
     )
     def generate_sync() -> Response:
         # The body and its graph are out of reach before the waiting begins: a thousand clients may wait here.
@@ -271,7 +271,7 @@ def _unknown() -> Response:
     return json_response({"status": "failed", "message": "Request ID not found"}, 404)
 
 
-def generate_error(error: FleetError) -> Response:
+def generate_error(error: ComfylineError) -> Response:
     """Both shapes at once: our envelope, and the `detail` that older servers of this contract answer."""
     body = error_body(error, table=GENERATE_STATUS)
     body["detail"] = body["error"]["message"]

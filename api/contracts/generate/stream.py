@@ -39,7 +39,7 @@ from api.service.jobs import Service
 from api.service.waiting import CLIENT_CHECK_S, Hub, Watch
 from core.contracts.comfy_v2 import progress_view, timestamp
 from core.contracts.generate import generate_result
-from core.errors import FleetError, LedgerUnavailable, NotFound, RequestIdReuse
+from core.errors import ComfylineError, LedgerUnavailable, NotFound, RequestIdReuse
 from core.job import QUEUED, RUNNING, Job
 from core.ledger import Ledger
 from core.ledger.database.connections import now_ms
@@ -59,7 +59,7 @@ def generate_stream_blueprint(
 ) -> Blueprint:
     """The streaming route of the `/generate` contract."""
     blueprint = Blueprint("generate_stream", __name__)
-    blueprint.register_error_handler(FleetError, generate_error)
+    blueprint.register_error_handler(ComfylineError, generate_error)
 
     @blueprint.post("/generate/stream")
     @Described(

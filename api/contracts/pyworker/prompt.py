@@ -26,7 +26,7 @@ from api.service.jobs import Order, Service
 from api.service.order_fields import delivery_fields
 from api.service.waiting import Hub
 from core.contracts.generate import generate_result
-from core.errors import FleetError, InvalidRequest, OutputUnavailable
+from core.errors import ComfylineError, InvalidRequest, OutputUnavailable
 from core.job import SUCCEEDED, Job
 from core.ledger import Ledger
 from core.links import Links
@@ -39,7 +39,7 @@ from workflows.templates.template import Template
 def prompt_blueprint(settings: Settings, ledger: Ledger, service: Service, hub: Hub, library: Library) -> Blueprint:
     """`POST /prompt`."""
     blueprint = Blueprint("prompt", __name__)
-    blueprint.register_error_handler(FleetError, generate_error)
+    blueprint.register_error_handler(ComfylineError, generate_error)
 
     @blueprint.post("/prompt")
     @Described(

@@ -23,7 +23,7 @@ from api.service.input_files import Intake
 from api.service.jobs import Order, Service, check_id
 from api.service.order_fields import delivery_fields
 from core.contracts.generate import generate_result
-from core.errors import FleetError, LedgerUnavailable, NotFound, OutputUnavailable, RangeNotSatisfiable
+from core.errors import ComfylineError, LedgerUnavailable, NotFound, OutputUnavailable, RangeNotSatisfiable
 from core.job import Job
 from core.ledger import Ledger
 from core.settings.settings import Settings
@@ -45,7 +45,7 @@ class _WholePath(PathConverter):
 def pyworker_blueprint(settings: Settings, ledger: Ledger, service: Service, intake: Intake) -> Blueprint:
     """`/ping`, `/custom_workflow`, `/custom-workflow`, `/task/{id}`, `/download/{path}`."""
     blueprint = Blueprint("pyworker", __name__)
-    blueprint.register_error_handler(FleetError, generate_error)
+    blueprint.register_error_handler(ComfylineError, generate_error)
     blueprint.record_once(lambda state: state.app.url_map.converters.update(whole_path=_WholePath))
 
     @blueprint.get("/ping")

@@ -82,7 +82,9 @@ class Database:
             self.url = self.url.set(drivername="postgresql+psycopg")
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         if not self.is_sqlite and self.url.get_backend_name() != "postgresql":
-            raise ConfigurationError(f"FLEET_DATABASE_URL: {self.url.get_backend_name()} is not sqlite or postgresql.")
+            raise ConfigurationError(
+                f"COMFYLINE_DATABASE_URL: {self.url.get_backend_name()} is not sqlite or postgresql."
+            )
         self.engine = _sqlite(self.url) if self.is_sqlite else _postgresql(self.url, pool_size)
         driver = self.engine.dialect.dbapi
         assert driver is not None

@@ -18,7 +18,7 @@ from sqlalchemy.exc import (
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from core.errors import FleetError, LedgerFault, LedgerUnavailable, UnstorableValue
+from core.errors import ComfylineError, LedgerFault, LedgerUnavailable, UnstorableValue
 
 #: Classes of SQLSTATE that tell of the server or the connection, whatever class of error the driver makes of them: no
 #: connection, invalid transaction state (read-only, above all), invalid authorization, no such database, rolled back
@@ -36,7 +36,7 @@ class Conflict(LedgerFault):
     """Another transaction wrote the same key first, or a row that is referred to is gone. For `core.ledger` itself."""
 
 
-def in_our_words(exc: Exception) -> FleetError:
+def in_our_words(exc: Exception) -> ComfylineError:
     """What an error of SQLAlchemy, of a driver, or of the conversion of a value for it, means to whoever asked."""
     if isinstance(exc, PoolTimeout):
         return LedgerUnavailable("The ledger is busy: no free database connection.")
@@ -55,7 +55,7 @@ def in_our_words(exc: Exception) -> FleetError:
     return _fault(exc) if isinstance(exc, SQLAlchemyError) else LedgerUnavailable(_away(exc))
 
 
-def _of_driver(exc: DBAPIError) -> FleetError:
+def _of_driver(exc: DBAPIError) -> ComfylineError:
     state = str(getattr(exc.orig, "sqlstate", None) or "")
     if state in STATES_IN_FULL or state[:2] in STATES:
         return LedgerUnavailable(_away(exc.orig))

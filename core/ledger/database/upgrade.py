@@ -16,7 +16,7 @@ from alembic.util import CommandError
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from core.errors import ConfigurationError, FleetError, LedgerUnavailable
+from core.errors import ComfylineError, ConfigurationError, LedgerUnavailable
 from core.ledger.database.connections import Database
 from core.ledger.database.error_map import in_our_words
 from core.settings.settings import Settings
@@ -41,7 +41,7 @@ def migrate(settings: Settings) -> None:
 
     Raises:
       LedgerUnavailable: the database does not answer.
-      ConfigurationError: a newer version of ComfyFleet has changed the tables already.
+      ConfigurationError: a newer version of Comfyline has changed the tables already.
     """
     database = Database(settings.ledger_url)
     settings.make_data_dir()
@@ -59,19 +59,19 @@ def migrate(settings: Settings) -> None:
         raise _in_our_words(exc) from exc
     except CommandError as exc:
         raise ConfigurationError(
-            f"FLEET_DATABASE_URL: the ledger was made by a newer version of ComfyFleet; run that one ({exc})."
+            f"COMFYLINE_DATABASE_URL: the ledger was made by a newer version of Comfyline; run that one ({exc})."
         ) from exc
     finally:
         database.dispose()
 
 
-def _in_our_words(exc: SQLAlchemyError) -> FleetError:
+def _in_our_words(exc: SQLAlchemyError) -> ComfylineError:
     """As elsewhere, with the setting and the words of the server: whoever starts a process may read both."""
     meant = in_our_words(exc)
     cause = str(getattr(exc, "orig", None) or exc).strip()
     if isinstance(meant, LedgerUnavailable):
-        return LedgerUnavailable(f"FLEET_DATABASE_URL: the database does not answer ({cause}).")
-    return type(meant)(f"FLEET_DATABASE_URL: the tables cannot be made ({cause}).")
+        return LedgerUnavailable(f"COMFYLINE_DATABASE_URL: the database does not answer ({cause}).")
+    return type(meant)(f"COMFYLINE_DATABASE_URL: the tables cannot be made ({cause}).")
 
 
 @contextmanager
