@@ -20,7 +20,7 @@ from api.server.docs_page import docs_blueprint
 from api.server.health import health_blueprint
 from api.service.estimates import Estimates
 from api.service.input_files import Intake
-from api.service.jobs import Service, TurnPublisher
+from api.service.jobs import JobService, TurnPublisher
 from api.service.waiting import Hub
 from core.ledger import Ledger
 from core.settings.settings import Settings
@@ -45,7 +45,7 @@ def create_app(settings: Settings, *, ledger: Ledger, publisher: TurnPublisher, 
     marker = StorageMarker(settings, ledger.facts)
     say_when_storage_is_away(app, marker)
     intake = Intake(settings, ledger, marker)
-    service = Service(settings, ledger, publisher, intake)
+    service = JobService(settings, ledger, publisher, intake)
     estimates = Estimates(ledger)
     hub.before_moves(estimates.renew)
     app.register_blueprint(v2_blueprint(settings, ledger, service, hub, estimates))

@@ -11,7 +11,7 @@ from flask import Flask
 
 from api import create_app
 from api.http.lookups import look_up_apart
-from api.http.time_limits import ledger_patience
+from api.http.time_limits import ledger_time_limit
 from api.service.publishing import BackgroundPublisher
 from api.service.waiting import Hub
 from core.errors import LedgerUnavailable
@@ -56,7 +56,7 @@ def build(settings: Settings, *, pool_size: int = POOL_SIZE) -> Flask:
 
     ledger = Ledger(settings, on_change=announce, pool_size=pool_size)
     # The first connection takes longer than others, and a restart brings everybody back at the same moment.
-    with suppress(LedgerUnavailable), ledger_patience():
+    with suppress(LedgerUnavailable), ledger_time_limit():
         ledger.jobs.count(QUEUED)
     hub = Hub(ledger.jobs.states, ledger.jobs.many)
     listener = NoticeListener(settings, hub.notify)

@@ -1,4 +1,4 @@
-"""How many webhooks a second one io worker's postman sends, against plain `requests.post` with as many threads.
+"""How many webhooks a second one io worker's dispatcher sends, against plain `requests.post` with as many threads.
 
     python -m bench.webhooks
 
@@ -26,7 +26,7 @@ from bench.report import Report
 from core.ledger import Ledger
 from core.ledger.database.upgrade import migrate
 from core.settings.settings import Settings
-from tasks.webhooks.dispatcher import Postman
+from tasks.webhooks.dispatcher import WebhookDispatcher
 from tests.ledger_moves import succeeded
 from tests.receivers import Answer, Received, receiving
 from tests.services import make_settings
@@ -76,13 +76,13 @@ def ours(settings: Settings, ledger: Ledger, url: str, count: int) -> float:
         succeeded(ledger, contract="generate", webhook=webhook, secrets={"webhook_secret": SECRET}).job_id
         for _ in range(count)
     ]
-    postman = Postman(settings, ledger)
+    dispatcher = WebhookDispatcher(settings, ledger)
     begun_s = time.perf_counter()
-    postman.call(jobs[0])
+    dispatcher.call(jobs[0])
     while ledger.outbox.open_count():
         time.sleep(0.02)
     elapsed_s = time.perf_counter() - begun_s
-    postman.close()
+    dispatcher.close()
     assert ledger.outbox.purge("delivered") == count, "some were not delivered"
     return count / elapsed_s
 

@@ -11,7 +11,7 @@ from core.errors import ComfylineError, ComfyUnavailable, LedgerUnavailable
 from tasks.messaging.names import GENERATE
 from tasks.runner.attempt_end import Dropped, Failed, Finished, Outcome
 from tasks.runner.recorder import Recorder
-from tasks.runner.runner import Station
+from tasks.runner.runner import JobRunner
 from tasks.runner.sigterm import spared_from_sigterm
 from tasks.runtime import ComfylineTask
 
@@ -21,19 +21,19 @@ log = logging.getLogger(__name__)
 #: one stops consuming as soon as its supervisor has noticed.
 REST_S = 1.0
 
-_station: Station | None = None
+_runner: JobRunner | None = None
 
 
-def open_station(station: Station) -> None:
+def open_station(runner: JobRunner) -> None:
     """Called in the pool's process, after the fork."""
-    global _station
-    _station = station
+    global _runner
+    _runner = runner
 
 
 def close_station() -> None:
     """Called when the pool's process ends in good order."""
-    if _station is not None:
-        _station.close()
+    if _runner is not None:
+        _runner.close()
 
 
 @shared_task(bind=True, base=ComfylineTask, name=GENERATE)
@@ -43,16 +43,16 @@ def generate(self: ComfylineTask, job_id: str) -> list[str | int | float] | str:
     Returns: `[job_id, attempt, instance, seconds]` of the job that was run, which the next step of the chain takes, or
       in words why nothing follows. Flower shows either.
     """
-    assert _station is not None, "only a GPU worker runs this task"
+    assert _runner is not None, "only a GPU worker runs this task"
     started_s = time.monotonic()
     try:
         with spared_from_sigterm(self.runtime.settings.drain_grace_s):
-            outcome = _station.work(job_id)
+            outcome = _runner.work(job_id)
     except ComfyUnavailable as exc:
         log.warning("turn of job %s passed on: %s", job_id, exc)
         time.sleep(REST_S)
         self.runtime.publisher.turn(job_id)
-        return self.end_chain(f"passed on: {_station.name} takes no jobs")
+        return self.end_chain(f"passed on: {_runner.name} takes no jobs")
     except LedgerUnavailable as exc:
         log.warning("turn of job %s dropped: %s", job_id, exc)
         return self.end_chain("dropped: the ledger does not answer")
@@ -62,10 +62,10 @@ def generate(self: ComfylineTask, job_id: str) -> list[str | int | float] | str:
         raise ComfylineError(f"A fault of ours ({type(exc).__name__}); the worker's log has it.") from None
     if outcome is None:
         return self.end_chain("nothing to do")
-    who = f"job {outcome.job_id} attempt {outcome.attempt} on {_station.name}"
+    who = f"job {outcome.job_id} attempt {outcome.attempt} on {_runner.name}"
     if isinstance(outcome, Finished):
         self.report(who)
-        return [outcome.job_id, outcome.attempt, _station.name, round(time.monotonic() - started_s, 3)]
+        return [outcome.job_id, outcome.attempt, _runner.name, round(time.monotonic() - started_s, 3)]
     self.report(f"{who}: {_in_words(outcome)}")
     Recorder(self.runtime).move_on(outcome)
     return self.end_chain(f"{who}: {_in_words(outcome)}")

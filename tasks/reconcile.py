@@ -65,7 +65,7 @@ def take_steps(runtime: Runtime) -> None:
 
 def take_back(runtime: Runtime) -> None:
     """Jobs whose worker was lost go to another one, or end."""
-    for job_id, status in runtime.ledger.returns.take_back_lapsed().items():
+    for job_id, status in runtime.ledger.requeue.take_back_lapsed().items():
         log.warning("job %s was taken back from a lost worker: %s", job_id, status)
         go_on(runtime, job_id, status)
 
@@ -82,7 +82,7 @@ def expire_waiting(runtime: Runtime) -> None:
     """Jobs that waited too long, where the operator set a limit."""
     limit_s = runtime.settings.queue_timeout_s
     if limit_s:
-        for job_id in runtime.ledger.returns.expire_waiting(timeout_s=limit_s):
+        for job_id in runtime.ledger.requeue.expire_waiting(timeout_s=limit_s):
             log.warning("job %s expired: it waited for longer than %g s", job_id, limit_s)
             runtime.publisher.notify(job_id)
 
@@ -100,10 +100,10 @@ def publish_missing_turns(runtime: Runtime) -> None:
 def resume_deliveries(runtime: Runtime) -> None:
     """Files whose message was lost, or whose worker died; webhooks likewise, and those whose next try is due."""
     settings = runtime.settings
-    for job_id in runtime.ledger.deliveries.abandon(after_s=max(settings.retention_s, settings.upload_give_up_s)):
+    for job_id in runtime.ledger.outputs.abandon(after_s=max(settings.retention_s, settings.upload_give_up_s)):
         log.warning("job %s failed: nobody came for its outputs where they lie", job_id)
         runtime.publisher.notify(job_id)
-    for job_id, attempt, instance in runtime.ledger.deliveries.overdue():
+    for job_id, attempt, instance in runtime.ledger.outputs.overdue():
         host = (instance or "").partition("@")[2] or runtime.settings.host
         runtime.publisher.delivery(job_id, attempt, host)
     for job_id in runtime.ledger.outbox.jobs_due():

@@ -53,7 +53,7 @@ def _deliver(runtime: Runtime, job_id: str, attempt: int) -> Job:
     tries = Tries(runtime, job_id, attempt)
     missing: dict[str, str] = {}
     try:
-        pending = runtime.ledger.deliveries.pending(job_id, attempt)
+        pending = runtime.ledger.outputs.pending(job_id, attempt)
         tries.generated_at_ms = pending.generated_at_ms
         with _alone(runtime.settings.outputs_dir, job_id, pending):
             tries.begin()
@@ -63,7 +63,7 @@ def _deliver(runtime: Runtime, job_id: str, attempt: int) -> Job:
                 raise OutputUnavailable(next(iter(missing.values())))
             if (pending.delivery or {}).get("s3"):
                 stored = _upload(runtime, job_id, pending, stored, tries.give_up_at_ms)
-            job = runtime.ledger.deliveries.succeed(job_id, attempt, stored, missing)
+            job = runtime.ledger.outputs.succeed(job_id, attempt, stored, missing)
             if pending.delivery:
                 discard_originals(runtime.settings.outputs_dir, job_id)
             return job

@@ -25,14 +25,14 @@ from core.settings.settings import Settings
 from tasks import generate, notify, upload
 from tasks import reconcile as maintenance
 from tasks.instance import control
-from tasks.instance.agent import Keeper
+from tasks.instance.agent import InstanceAgent
 from tasks.instance.directory_lock import occupied
 from tasks.instance.plan import plan_instances
 from tasks.instance.tenure import Tenure, check_host_name, take_or_refuse
 from tasks.messaging import consumer
 from tasks.messaging.app import Role, make_app
 from tasks.messaging.names import GPU_QUEUE, IO_QUEUE, MAINTENANCE_QUEUE, io_queue_of
-from tasks.runner.runner import Station
+from tasks.runner.runner import JobRunner
 from tasks.runtime import equip
 
 #: Modules whose import registers the tasks and the commands of remote control.
@@ -79,24 +79,24 @@ def _run_instance(settings: Settings, spec: InstanceSpec) -> None:
     with contextlib.closing(Ledger(settings, pool_size=1)) as ledger:
         # Before anything is started, and closed before Celery forks.
         take_or_refuse(tenure, ledger)
-    keeper = Keeper(settings, spec, tenure)
-    app.fleet_keeper = keeper  # type: ignore[attr-defined]
+    agent = InstanceAgent(settings, spec, tenure)
+    app.instance_agent = agent  # type: ignore[attr-defined]
     app.steps["worker"].add(InstanceStep)
     app.steps["consumer"].add(GateStep)
 
     # Celery keeps weak references to signal handlers; these live as long as this function, which is long enough.
     def open_station(**_kwargs: Any) -> None:
-        generate.open_station(Station(equip(app, settings), keeper.name, keeper.line, worker=tenure.worker))
+        generate.open_station(JobRunner(equip(app, settings), agent.name, agent.line, worker=tenure.worker))
 
     def close_station(**_kwargs: Any) -> None:
         generate.close_station()
 
     def on_failure(exception: BaseException | None = None, **_kwargs: Any) -> None:
         if isinstance(exception, WorkerLostError):
-            keeper.lose_jobs()
+            agent.lose_jobs()
 
     def on_shutdown(**_kwargs: Any) -> None:
-        keeper.begin_to_stop()
+        agent.begin_to_stop()
 
     # A main process that ends may never read it, and billiard lets its child wait for that for 30 s. Unread means not
     # acknowledged, and a turn that comes back finds nothing to do.
@@ -109,7 +109,7 @@ def _run_instance(settings: Settings, spec: InstanceSpec) -> None:
         _run(app, options, "worker", spec.name)
     finally:
         # Only now: a warm shutdown lets the running job finish, and the job needs its instance for that.
-        keeper.stop()
+        agent.stop()
 
 
 def run_io_worker(settings: Settings) -> None:
@@ -138,7 +138,7 @@ class InstanceStep(bootsteps.StartStopStep):
     requires = ("celery.worker.components:Pool",)
 
     def start(self, parent: Any) -> None:
-        parent.app.fleet_keeper.start()
+        parent.app.instance_agent.start()
 
 
 class GateStep(bootsteps.StartStopStep):
@@ -154,7 +154,7 @@ class GateStep(bootsteps.StartStopStep):
         self._timer.cancel()
 
     def _look(self, consumer: Any) -> None:
-        wanted = consumer.app.fleet_keeper.takes_jobs
+        wanted = consumer.app.instance_agent.takes_jobs
         consuming = consumer.task_consumer.consuming_from(GPU_QUEUE)
         if wanted and not consuming:
             consumer.add_task_queue(GPU_QUEUE)

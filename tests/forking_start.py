@@ -17,7 +17,7 @@ from comfy.process.spawner import Order, spawn_from_lasting_thread
 
 #: What the other thread gets to fork in, if nothing keeps it from that.
 CHANCE_S = 1.0
-PATIENCE_S = 8.0
+GIVE_UP_AFTER_S = 8.0
 
 
 class Environment(dict[str, str]):
@@ -55,8 +55,8 @@ def main() -> None:
         popen.wait()
 
     threading.Thread(target=start, daemon=True).start()
-    print("started" if returned.wait(PATIENCE_S) else "held up")
-    Environment.forked.wait(PATIENCE_S)
+    print("started" if returned.wait(GIVE_UP_AFTER_S) else "held up")
+    Environment.forked.wait(GIVE_UP_AFTER_S)
     for pid in Environment.children:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)

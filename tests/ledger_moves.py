@@ -50,8 +50,8 @@ def generated(ledger: Ledger, *, files: int = 1, **fields: Any) -> Claim:
 def succeeded(ledger: Ledger, *, files: int = 1, **fields: Any) -> Claim:
     """Record a job and bring it to `succeeded`."""
     claim = generated(ledger, files=files, **fields)
-    pending = ledger.deliveries.pending(claim.job_id, claim.attempt).files
-    ledger.deliveries.succeed(claim.job_id, claim.attempt, [stored(file.asset_id) for file in pending])
+    pending = ledger.outputs.pending(claim.job_id, claim.attempt).files
+    ledger.outputs.succeed(claim.job_id, claim.attempt, [stored(file.asset_id) for file in pending])
     return claim
 
 
@@ -110,7 +110,7 @@ def register(ledger: Ledger, name: str, object_info: dict[str, Any] | None = Non
 def in_parallel(count: int, function: Callable[[int], Result]) -> list[Result | ComfylineError]:
     """Run `function(0)` to `function(count - 1)` at the same moment.
 
-    Returns: what they returned, in the order they ended; an error of ours is a result too. Other errors are raised.
+    Requeue: what they returned, in the order they ended; an error of ours is a result too. Other errors are raised.
     """
     start = threading.Barrier(count)
 

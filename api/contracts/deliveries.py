@@ -10,7 +10,7 @@ from flask import Blueprint, Response, request
 
 from api.http.errors import BadParameter, InvalidCursor, json_response
 from api.http.json_body import has_body, read_json
-from api.http.time_limits import bounded, ledger_patience
+from api.http.time_limits import bounded, ledger_time_limit
 from api.schema import answers, fields
 from api.schema.bodies import ReplayBody
 from api.schema.openapi import JOBS, WEBHOOKS, Described, Parameter
@@ -119,7 +119,7 @@ def deliveries_blueprint(settings: Settings, ledger: Ledger, publisher: TurnPubl
     )
     def replay(delivery_id: str) -> Response:
         body = read(ReplayBody, read_json(settings)) if has_body() else ReplayBody()
-        with ledger_patience():
+        with ledger_time_limit():
             job_id = ledger.outbox.get(check_id(delivery_id)).job_id
             _renew_secrets(ledger, job_id, webhook_secrets(body.secret, body.headers))
             replayed = ledger.outbox.replay(delivery_id)

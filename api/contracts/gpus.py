@@ -8,7 +8,7 @@ from typing import Any
 from flask import Blueprint, Response, request
 
 from api.http.errors import json_response
-from api.http.time_limits import at_most, bounded, ledger_patience
+from api.http.time_limits import at_most, bounded, ledger_time_limit
 from api.schema import answers
 from api.schema.openapi import SERVER, Described, Parameter
 from core.errors import BrokerUnavailable, InstanceUnreachable, InvalidRequest, LedgerUnavailable, NotFound
@@ -46,11 +46,11 @@ def gpus_blueprint(ledger: Ledger, ask: Ask) -> Blueprint:
         )
 
     def tell(command: str, name: str) -> Response:
-        with ledger_patience():
+        with ledger_time_limit():
             record = find(ledger.instances.all(), name)
         with at_most(ANSWER_S + REACH_S, BrokerUnavailable("The broker does not answer.")):
             ask(command, record)
-        with ledger_patience():
+        with ledger_time_limit():
             return json_response(gpu_view(find(ledger.instances.all(), record.name)), 202)
 
     @blueprint.post("/<name>/drain")

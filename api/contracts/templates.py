@@ -16,7 +16,7 @@ from api.schema.bodies import TemplateBody
 from api.schema.openapi import IDEMPOTENCY_KEY, SUBMIT_ERRORS, WORKFLOWS, Described
 from api.schema.validation import read
 from api.service.input_files import Intake
-from api.service.jobs import Order, Service
+from api.service.jobs import JobService, Order
 from api.service.order_fields import job_fields
 from core.errors import IdempotencyKeyReuse, InvalidRequest, NotFound
 from core.ledger import Ledger
@@ -35,7 +35,7 @@ FORM = {
 
 
 def workflows_blueprint(
-    settings: Settings, ledger: Ledger, service: Service, library: Library, intake: Intake
+    settings: Settings, ledger: Ledger, service: JobService, library: Library, intake: Intake
 ) -> Blueprint:
     """`/workflows` and `/workflows/{name}`."""
     blueprint = Blueprint("workflows", __name__)

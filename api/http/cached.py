@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class Fresh(Generic[T]):
+class CachedValue(Generic[T]):
     """Keeps what `load` returned for `max_age_s`.
 
     Many requests want the same small facts (how many jobs wait, which catalogues there are). Each would cost a query.

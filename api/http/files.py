@@ -18,7 +18,7 @@ from api.http.errors import PreconditionFailed
 from api.schema.openapi import Parameter
 from core.errors import OutputUnavailable, RangeNotSatisfiable
 from core.job import Output
-from core.ledger.input_files import Upload
+from core.ledger.input_files import InputFile
 
 EXPIRED = "This file has expired: it was kept for its time, and then removed."
 _PIECE_BYTES = 128 * 1024
@@ -54,7 +54,7 @@ CONDITIONS = (
 )
 
 
-def content_response(output: Output | Upload, root: Path, *, cache_control: str | None = None) -> Response:
+def content_response(output: Output | InputFile, root: Path, *, cache_control: str | None = None) -> Response:
     """The bytes of a stored file: all of them, the one range that was asked for, or 304 without any.
 
     Its hash is its ETag, so a download that broke off goes on where it was, and what is known is not sent again.
@@ -111,7 +111,7 @@ def _clipped(wanted: str, size_bytes: int) -> str:
     return "bytes=0-" if suffix and int(suffix[1]) > size_bytes else wanted
 
 
-def open_output(output: Output | Upload, root: Path) -> int:
+def open_output(output: Output | InputFile, root: Path) -> int:
     """A descriptor of a stored output; the caller closes it.
 
     Each step of the path is opened by itself and links are not followed, so nothing outside the root can be meant.
@@ -148,7 +148,7 @@ def read_base64(output: Output, root: Path) -> str:
         return base64.b64encode(file.read()).decode("ascii")
 
 
-def content_disposition(output: Output | Upload) -> str:
+def content_disposition(output: Output | InputFile) -> str:
     """`inline` or `attachment` with the file's name, by RFC 6266: an ASCII name for old readers, and the true one."""
     kind = "inline" if _INLINE.fullmatch(output.content_type) else "attachment"
     name = output.name.rpartition("/")[2]

@@ -1,4 +1,4 @@
-"""Turns at the ledger: so many at once, and the others wait in line for as long as it answers anybody."""
+"""LedgerSlots at the ledger: so many at once, and the others wait in line for as long as it answers anybody."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from core.errors import LedgerUnavailable
 
 
-class Turns:
+class LedgerSlots:
     """A line of waiting requests, first come, first served.
 
     A thousand clients that come at the same moment want more connections than a database has. None of them has to be

@@ -10,7 +10,7 @@ from typing import ParamSpec, TypeVar
 import gevent
 from gevent import monkey
 
-from api.http.ledger_slots import Turns
+from api.http.ledger_slots import LedgerSlots
 from core.errors import ComfylineError, LedgerUnavailable
 
 #: Longest ledger work of one request: its client has its 503 within 3 s.
@@ -25,11 +25,11 @@ TICKS = 10
 
 
 @cache
-def _turns() -> Turns:
+def _turns() -> LedgerSlots:
     """Those of this process. Made at their first use: gunicorn's master loads this module too, before its workers let
     gevent replace the locks and what is kept for each thread.
     """
-    return Turns(places=PLACES, silence_s=LEDGER_S, longest_s=LONGEST_WAIT_S)
+    return LedgerSlots(places=PLACES, silence_s=LEDGER_S, longest_s=LONGEST_WAIT_S)
 
 
 P = ParamSpec("P")
@@ -93,7 +93,7 @@ def interrupt_after(seconds: float, error: Exception) -> Iterator[None]:
 
 
 @contextmanager
-def ledger_patience() -> Iterator[None]:
+def ledger_time_limit() -> Iterator[None]:
     """Do ledger work in turn, and bound it: a database that was stopped answers nothing, and libpq has no read timeout.
 
     Waiting for a turn does not count while others are answered. Inside another such block nobody waits again.
@@ -106,7 +106,7 @@ def ledger_patience() -> Iterator[None]:
 
 
 def is_in_turn() -> bool:
-    """Whether the caller is inside `ledger_patience`."""
+    """Whether the caller is inside `ledger_time_limit`."""
     return _turns().has_turn()
 
 
@@ -114,8 +114,8 @@ def bounded(view: Callable[P, R]) -> Callable[P, R]:
     """Decorate a view that only asks the ledger and answers."""
 
     @wraps(view)
-    def within_patience(*args: P.args, **kwargs: P.kwargs) -> R:
-        with ledger_patience():
+    def within_limit(*args: P.args, **kwargs: P.kwargs) -> R:
+        with ledger_time_limit():
             return view(*args, **kwargs)
 
-    return within_patience
+    return within_limit

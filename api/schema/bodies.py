@@ -85,7 +85,7 @@ class ConvertOutput(Block):
         return self
 
 
-class DeliveryBody(Named):
+class OutputOptionsBody(Named):
     """What is to become of a job's outputs."""
 
     other_names: ClassVar[Mapping[str, str]] = _FLAT_NAMES
@@ -103,7 +103,7 @@ class DeliveryBody(Named):
     )
 
 
-class JobBody(DeliveryBody):
+class JobBody(OutputOptionsBody):
     """What every submission that is answered by a Job may say beside its workflow."""
 
     priority: int | None = Field(None, ge=-MAX_PRIORITY, le=MAX_PRIORITY, description="Larger runs sooner. Default: 0.")
@@ -142,7 +142,7 @@ class TemplateBody(JobBody):
     parameters: dict[str, Any] = Field(description="As the schema of GET /workflows/{name} says.")
 
 
-class GenerateInput(DeliveryBody):
+class GenerateInput(OutputOptionsBody):
     """The work itself: a graph, or a modifier and its modifications."""
 
     request_id: RequestId = Field(
@@ -221,7 +221,7 @@ class FromHashBody(Body):
     )
 
 
-class CustomWorkflowBody(DeliveryBody):
+class CustomWorkflowBody(OutputOptionsBody):
     """A graph of the client's own, with values for its placeholders."""
 
     graph_field: ClassVar[str | None] = "workflow"

@@ -8,7 +8,7 @@ from flask import Blueprint, Response
 from kombu import Connection
 
 from api.http.auth import Guard
-from api.http.cached import Fresh
+from api.http.cached import CachedValue
 from api.http.errors import json_response
 from api.http.time_limits import at_most
 from api.schema import answers
@@ -32,7 +32,7 @@ MAX_AGE_S = 1.0
 def health_blueprint(settings: Settings, ledger: Ledger, guard: Guard, marker: StorageMarker) -> Blueprint:
     """`/health`, `/api/v2/health` and `/ready`."""
     blueprint = Blueprint("health", __name__)
-    state = Fresh(lambda: _state(settings, ledger, marker), max_age_s=MAX_AGE_S)
+    state = CachedValue(lambda: _state(settings, ledger, marker), max_age_s=MAX_AGE_S)
 
     @blueprint.get("/health")
     @blueprint.get("/api/v2/health")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from api.http.time_limits import is_in_turn, ledger_patience
+from api.http.time_limits import is_in_turn, ledger_time_limit
 from core.errors import LedgerUnavailable
 
 T = TypeVar("T")
@@ -76,7 +76,7 @@ class Batched(Generic[T]):
                 # Whoever comes from here on may want to know what happens from here on.
                 self._next = _Batch()
         try:
-            with ledger_patience():
+            with ledger_time_limit():
                 batch.found = self._load(batch.keys)
         except LedgerUnavailable as exc:
             batch.error = exc

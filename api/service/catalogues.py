@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from api.http.cached import Fresh
-from api.http.time_limits import ledger_patience
+from api.http.cached import CachedValue
+from api.http.time_limits import ledger_time_limit
 from core.errors import InvalidWorkflow, NoHealthyInstance
 from core.ledger import Ledger
 from workflows.graphs.catalogue import CompiledCatalogue
@@ -45,7 +45,7 @@ class Catalogues:
         self._looking = threading.Lock()
         self._looked_at_s = 0.0
         self._compiled: dict[str, CompiledCatalogue] = {}
-        self._in_use = Fresh(self._load, max_age_s=MAX_AGE_S)
+        self._in_use = CachedValue(self._load, max_age_s=MAX_AGE_S)
 
     def file_kind(self, class_type: str, input_name: str) -> str | None:
         """What kind of file an input of a node takes by name, if it does on any instance; see `InputSpec.file_kind`.
@@ -91,14 +91,14 @@ class Catalogues:
           NoHealthyInstance: no instance has ever said which nodes it has.
         """
         came_at_s = time.monotonic()
-        with ledger_patience():
+        with ledger_time_limit():
             catalogues = self._in_use.get()
         try:
             return _judge(graph, catalogues, staged_files)
         except InvalidWorkflow as exc:
             if not lacks_only_files(graph, exc.node_errors) or not self._look_again(came_at_s):
                 raise
-        with ledger_patience():
+        with ledger_time_limit():
             catalogues = self._load()
         return _judge(graph, catalogues, staged_files)
 
@@ -111,14 +111,14 @@ class Catalogues:
             if self._looked_at_s >= came_at_s:
                 return True
             begun_s = time.monotonic()
-            with ledger_patience():
+            with ledger_time_limit():
                 before = self._instances.looks()
             if not before or not self._ask_to_look():
                 return False
             self._looked_at_s = begun_s
             while time.monotonic() < begun_s + LOOK_S:
                 time.sleep(LOOK_PAUSE_S)
-                with ledger_patience():
+                with ledger_time_limit():
                     now = self._instances.looks()
                 if all(now[name] != looks for name, looks in before.items() if name in now):
                     break

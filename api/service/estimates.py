@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from api.http.cached import Fresh
-from api.http.time_limits import ledger_patience
+from api.http.cached import CachedValue
+from api.http.time_limits import ledger_time_limit
 from api.service.batched_lookup import Batched
 from core.job import QUEUED, Job
 from core.ledger import Ledger
@@ -35,7 +35,7 @@ class Estimates:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._workload = Fresh(ledger.workload.read, max_age_s=MAX_AGE_S)
+        self._workload = CachedValue(ledger.workload.read, max_age_s=MAX_AGE_S)
         self._positions = Batched(ledger.jobs.queue_positions)
 
     def workload(self) -> Workload:
@@ -58,14 +58,14 @@ class Estimates:
         """
         if job.status != QUEUED:
             return None
-        with ledger_patience():
+        with ledger_time_limit():
             workload = self.workload()
         position = workload.position(job) if workload.at_ms > job.created_at_ms else None
         if position is None:
             position = self._positions.get(job.id)
         if position is None:
             return None
-        with ledger_patience():
+        with ledger_time_limit():
             return self._at(job, position)
 
     def sizes(self, job: Job) -> dict[str, int]:

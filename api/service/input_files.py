@@ -17,12 +17,12 @@ from urllib.parse import unquote, urlsplit
 from blake3 import blake3
 
 from api.http.errors import NO_ROOM, HashMismatch
-from api.http.time_limits import ledger_patience
+from api.http.time_limits import ledger_time_limit
 from core.errors import BodyTooLarge, InputUnavailable, InvalidRequest, MissingAsset, NotFound, StorageFull
 from core.job import Output
 from core.ledger import Ledger
 from core.ledger.database.connections import now_ms
-from core.ledger.input_files import Upload
+from core.ledger.input_files import InputFile
 from core.outbound import Policy
 from core.settings.settings import Settings
 from core.storage.folders import Storage, content_key, is_out_of_room
@@ -61,7 +61,7 @@ class Intake:
         expected_hash: str | None = None,
         lifetime_s: float | None = None,
         job_id: str | None = None,
-    ) -> tuple[Upload, bool]:
+    ) -> tuple[InputFile, bool]:
         """Keep a file and record it.
 
         Parameters:
@@ -83,15 +83,15 @@ class Intake:
             if expected_hash is not None and expected_hash.lower() != f"blake3:{digest}":
                 raise HashMismatch(f"{subject} has the hash blake3:{digest}, not the expected one.")
             key = content_key(digest)
-            with ledger_patience():
-                is_new = self._ledger.uploads.by_hash(f"blake3:{digest}") is None
+            with ledger_time_limit():
+                is_new = self._ledger.input_files.by_hash(f"blake3:{digest}") is None
             self._storage.put(key, draft)
         upload = self._upload(f"blake3:{digest}", size_bytes, content_type, name, key, lifetime_s, job_id)
-        with ledger_patience():
-            self._ledger.uploads.add(upload)
+        with ledger_time_limit():
+            self._ledger.input_files.add(upload)
         return upload, is_new
 
-    def again(self, known: Upload, *, name: str, lifetime_s: float | None = None) -> Upload:
+    def again(self, known: InputFile, *, name: str, lifetime_s: float | None = None) -> InputFile:
         """A new record for bytes that are here already. Raises NotFound, StorageUnavailable."""
         self.require_storage()
         try:
@@ -99,8 +99,8 @@ class Intake:
         except FileNotFoundError as exc:
             raise NotFound("There is no file with this hash.") from exc
         upload = self._upload(known.hash, known.size_bytes, known.content_type, name, known.storage_key, lifetime_s)
-        with ledger_patience():
-            self._ledger.uploads.add(upload)
+        with ledger_time_limit():
+            self._ledger.input_files.add(upload)
         return upload
 
     def confirm(self, references: Sequence[Reference]) -> list[Reference]:
@@ -133,20 +133,20 @@ class Intake:
             reference.put(names.setdefault(place, name))
         return [{"name": name, "key": key} for (key, _), name in names.items()]
 
-    def known_asset(self, asset: str) -> Upload | Output | None:
+    def known_asset(self, asset: str) -> InputFile | Output | None:
         """What an id, `<upload id>/<name>` or `<job id>/<name of an output>` stands for."""
         first = asset.partition("/")[0]
         if not _ID.fullmatch(first) or "\0" in asset:
             return None
-        with ledger_patience():
+        with ledger_time_limit():
             try:
-                return self._ledger.uploads.get(first)
+                return self._ledger.input_files.get(first)
             except NotFound:
                 pass
             try:
                 if "/" in asset:
-                    return self._ledger.deliveries.output_at(asset)
-                return self._ledger.deliveries.asset(first)
+                    return self._ledger.outputs.output_at(asset)
+                return self._ledger.outputs.asset(first)
             except NotFound:
                 return None
 
@@ -154,7 +154,7 @@ class Intake:
         """Raises StorageUnavailable: what is in sight is not the fleet's storage."""
         self._marker.require()
 
-    def _file(self, reference: Reference, job_id: str) -> Upload:
+    def _file(self, reference: Reference, job_id: str) -> InputFile:
         subject = f"The file for {reference.place}"
         if reference.asset is not None:
             return self._asset(reference, subject, job_id)
@@ -169,7 +169,7 @@ class Intake:
         except OSError as exc:
             raise InputUnavailable(f"{reference.place}: the template's file cannot be read; ask the operator.") from exc
 
-    def _asset(self, reference: Reference, subject: str, job_id: str) -> Upload:
+    def _asset(self, reference: Reference, subject: str, job_id: str) -> InputFile:
         found = self.known_asset(reference.asset or "")
         if found is None:
             raise MissingAsset(f"{subject}: this asset has just gone.")
@@ -184,7 +184,7 @@ class Intake:
         self._check(path, found.content_type, reference.kind, subject)
         return found
 
-    def _fetched(self, url: str, reference: Reference, subject: str, job_id: str) -> Upload:
+    def _fetched(self, url: str, reference: Reference, subject: str, job_id: str) -> InputFile:
         # Imported late: it loads an HTTP library, which must not happen before gevent has patched the standard library.
         from core.outbound.fetch import fetch
 
@@ -204,7 +204,7 @@ class Intake:
             with draft.open("rb") as source:
                 return self._brought(source, name, kind, subject, job_id, declared=fetched.content_type)
 
-    def _decoded(self, uri: str, kind: str, subject: str, job_id: str) -> Upload:
+    def _decoded(self, uri: str, kind: str, subject: str, job_id: str) -> InputFile:
         match = _DATA_URI.match(uri)
         if match is None or ";base64" not in match[2].lower():
             raise InvalidRequest(f"{subject}: a data URI must look like data:image/png;base64,...")
@@ -216,7 +216,7 @@ class Intake:
 
     def _brought(
         self, source: IO[bytes], name: str, kind: str, subject: str, job_id: str, *, declared: str = ""
-    ) -> Upload:
+    ) -> InputFile:
         return self.receive(source, name=name, declared=declared, kind=kind, subject=subject, job_id=job_id)[0]
 
     @contextmanager
@@ -270,9 +270,9 @@ class Intake:
         key: str,
         lifetime_s: float | None,
         job_id: str | None = None,
-    ) -> Upload:
+    ) -> InputFile:
         now = now_ms()
-        return Upload(
+        return InputFile(
             id=str(uuid.uuid4()),
             hash=digest,
             name=name[-_MAX_NAME_CHARS:],
@@ -293,7 +293,7 @@ def _content_type(head: bytes, declared: str) -> str:
     return found
 
 
-def _with_extension(upload: Upload) -> str:
+def _with_extension(upload: InputFile) -> str:
     """A safe file name whose extension says what the file is: some nodes go by it."""
     name = safe_name(upload.name)
     wanted = EXTENSIONS.get(upload.content_type)

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import replace
 
-from api.http.time_limits import ledger_patience
+from api.http.time_limits import ledger_time_limit
 from api.service.catalogues import Catalogues
 from core.ledger import Ledger
-from core.ledger.input_files import Upload
+from core.ledger.input_files import InputFile
 from workflows.graphs.file_names import safe_name
 from workflows.graphs.graph import Graph
 from workflows.graphs.references import Reference
@@ -23,21 +23,21 @@ MAX_TRIES = 50
 _LISTING = ("LoadImage", "image")
 
 
-def settle_name(upload: Upload, ledger: Ledger, catalogues: Catalogues) -> Upload:
+def settle_name(upload: InputFile, ledger: Ledger, catalogues: Catalogues) -> InputFile:
     """The upload under a name that means it and nothing else: `room.png`, else `room_1.png` and so on."""
     name = safe_name(upload.name)
     stem, dot, extension = name.rpartition(".") if "." in name else (name, "", "")
     tries = [name, *(f"{stem}_{number}{dot}{extension}" for number in range(1, MAX_TRIES))]
     current = upload
-    with ledger_patience():
+    with ledger_time_limit():
         for candidate in [*tries, f"{stem}_{upload.id[:8]}{dot}{extension}"]:
             if catalogues.lists_file(*_LISTING, candidate):
                 continue
             if current.name != candidate:
-                ledger.uploads.rename(upload.id, candidate)
+                ledger.input_files.rename(upload.id, candidate)
                 current = replace(current, name=candidate)
             # Asked after it was written: of two that take one name at once, both see both, and the younger goes on.
-            if ledger.uploads.named([candidate])[candidate].hash == upload.hash:
+            if ledger.input_files.named([candidate])[candidate].hash == upload.hash:
                 break
     return current
 
@@ -72,6 +72,6 @@ def find_named(graph: Graph, found: Collection[Reference], ledger: Ledger, catal
     ]
     if not places:
         return []
-    with ledger_patience():
-        uploads = ledger.uploads.named({place.asset or "" for place in places})
+    with ledger_time_limit():
+        uploads = ledger.input_files.named({place.asset or "" for place in places})
     return [replace(place, asset=uploads[place.asset].id) for place in places if place.asset in uploads]

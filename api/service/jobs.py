@@ -11,10 +11,10 @@ from typing import Any, Protocol
 
 import orjson
 
-from api.http.cached import Fresh
+from api.http.cached import CachedValue
 from api.http.errors import JobNotEnded
 from api.http.request_log import note_job
-from api.http.time_limits import ledger_patience
+from api.http.time_limits import ledger_time_limit
 from api.service.catalogues import Acceptance, Catalogues
 from api.service.input_files import Intake
 from api.service.input_names import find_named, settle_name
@@ -22,7 +22,7 @@ from core.contracts.comfy_v2 import SHOWN
 from core.errors import InvalidRequest, NotFound, QueueFull, RequestIdReuse
 from core.job import CANCELED, CANCELING, QUEUED, Job, NewJob, new_job_id
 from core.ledger import Ledger
-from core.ledger.input_files import Upload
+from core.ledger.input_files import InputFile
 from core.settings.settings import Settings
 from core.storage.folders import remove_job
 from workflows.graphs.boundaries import absolute_paths, jobs_named
@@ -92,7 +92,7 @@ def check_id(job_id: str) -> str:
     return job_id
 
 
-class Service:
+class JobService:
     """Submitting and cancelling, for all blueprints of one process."""
 
     def __init__(self, settings: Settings, ledger: Ledger, publisher: TurnPublisher, intake: Intake) -> None:
@@ -101,7 +101,7 @@ class Service:
         self._publisher = publisher
         self._intake = intake
         self._catalogues = Catalogues(ledger, publisher.look_again)
-        self._waiting = Fresh(lambda: _Count(ledger.jobs.count(QUEUED)), max_age_s=COUNT_AGE_S)
+        self._waiting = CachedValue(lambda: _Count(ledger.jobs.count(QUEUED)), max_age_s=COUNT_AGE_S)
 
     def submit(self, order: Order) -> Job:
         """Record a job and publish its turn. A request that comes again under its request_id gets the job it has.
@@ -130,38 +130,38 @@ class Service:
     def _joined(self, order: Order) -> Job | None:
         if order.request_id is None or order.request_digest is None:
             return None
-        with ledger_patience():
+        with ledger_time_limit():
             job_id = self._ledger.requests.join(order.request_id, order.request_digest)
             return None if job_id is None else self._ledger.jobs.get(job_id)
 
     def _taken(self, order: Order) -> Job:
-        with ledger_patience():
+        with ledger_time_limit():
             waiting = self._waiting.get()
             if waiting.jobs >= self._settings.max_queued:
                 raise QueueFull(f"{self._settings.max_queued} jobs wait already. Try again in a moment.")
         checked = self._checked(order)
         # Files are fetched last: for a graph that can run, and outside of the time the ledger gets.
         inputs = self._intake.bring(checked.references, checked.job_id) if checked.references else None
-        with ledger_patience():
+        with ledger_time_limit():
             job = self._ledger.jobs.submit(_new_job(order, checked, inputs))
         waiting.jobs += 1
         # A broker that does not take it loses nothing: the reconciler finds the job in the ledger.
         self._publisher.turn(job.id)
         return job
 
-    def settle_name(self, upload: Upload) -> Upload:
+    def settle_name(self, upload: InputFile) -> InputFile:
         """An upload under a name that may stand in graphs, see `api.service.input_names`."""
         return settle_name(upload, self._ledger, self._catalogues)
 
     def cancel(self, job_id: str) -> Job:
         """Ask for a job's end; harmless when repeated or too late. Raises NotFound."""
-        with ledger_patience():
+        with ledger_time_limit():
             job = self._ledger.jobs.cancel(check_id(job_id))
         return self._told(job)
 
     def hang_up(self, job_id: str) -> Job:
         """A caller of this job is gone; with the last one the job is cancelled. Raises NotFound."""
-        with ledger_patience():
+        with ledger_time_limit():
             self._ledger.requests.leave(job_id)
             job = self._ledger.jobs.get(job_id)
         return self._told(job)
@@ -175,22 +175,22 @@ class Service:
 
     def delete(self, job_id: str) -> None:
         """Remove an ended job with its files, at once. Raises NotFound, JobNotEnded, StorageUnavailable."""
-        with ledger_patience():
+        with ledger_time_limit():
             job = self._ledger.jobs.get(check_id(job_id))
         if not job.is_terminal:
             raise JobNotEnded(f"The job is {SHOWN[job.status]}: cancel it, or wait for its end, then delete it.")
         self._intake.require_storage()
         # The files first: who is interrupted here finds the job, and may ask again.
         remove_job(self._settings.outputs_dir, job.id)
-        with ledger_patience():
-            self._ledger.upkeep.delete_job(job.id)
+        with ledger_time_limit():
+            self._ledger.removal.delete_job(job.id)
 
     def _checked(self, order: Order) -> _Checked:
         graph = parse_graph(order.workflow)
         job_id = new_job_id()
         text = _json_text(graph)
         has_tags = f'"{ASSET_TAG}"' in text
-        with ledger_patience():
+        with ledger_time_limit():
             found = find_references(graph, self._catalogues.file_kind, order.files, has_tags=has_tags)
             references = self._intake.confirm(found) if found else []
             references += find_named(graph, references, self._ledger, self._catalogues)
@@ -202,7 +202,7 @@ class Service:
         self._refuse_foreign(graph, job_id)
         accepted = self._catalogues.check(graph, staged_files)
         if order.request_id:
-            with ledger_patience():
+            with ledger_time_limit():
                 self._refuse_taken(order.request_id)
         return _Checked(job_id=job_id, graph=graph, text=text, references=references, accepted=accepted)
 
@@ -215,7 +215,7 @@ class Service:
         named.pop(job_id, None)
         others: Collection[str] = ()
         if named:
-            with ledger_patience():
+            with ledger_time_limit():
                 others = self._ledger.jobs.states(list(named))
         for other in others:
             raise InvalidRequest(

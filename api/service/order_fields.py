@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from api.schema.blocks import WebhookBody
-from api.schema.bodies import DeliveryBody, JobBody
+from api.schema.bodies import JobBody, OutputOptionsBody
 from api.service.webhook_target import parse_webhook
 from core.buckets.target import parse_s3
 from core.settings.settings import Settings
@@ -33,7 +33,7 @@ def job_fields(body: JobBody, settings: Settings, base_url: str) -> dict[str, An
 
 
 def delivery_fields(
-    wishes: DeliveryBody, webhook: WebhookBody | None, settings: Settings, base_url: str, *, has_defaults: bool
+    wishes: OutputOptionsBody, webhook: WebhookBody | None, settings: Settings, base_url: str, *, has_defaults: bool
 ) -> dict[str, Any]:
     """`delivery`, `webhook`, `secrets` and `retention_s` of an `Order`.
 

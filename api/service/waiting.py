@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from api.http.time_limits import ledger_patience
+from api.http.time_limits import ledger_time_limit
 from api.service.batched_lookup import CHUNK, Batched
 from core.background import Loop
 from core.errors import LedgerUnavailable, NotFound
@@ -210,7 +210,7 @@ class Hub:
         if not in_line:
             return
         try:
-            with ledger_patience():
+            with ledger_time_limit():
                 self._before_moves()
         except LedgerUnavailable:
             self._has_moved = True
@@ -225,7 +225,7 @@ class Hub:
             self._poll_chunk(ids[start : start + CHUNK])
 
     def _poll_chunk(self, ids: list[str]) -> None:
-        with ledger_patience():
+        with ledger_time_limit():
             states = self._states(ids)
         for job_id in ids:
             found = states.get(job_id)

@@ -32,7 +32,7 @@ READY_TIMEOUT_S = 5.0
 STREAM_SILENCE_S = 45.0
 POLL_S = 1.0
 #: How long a full queue, or a server that is away while a job runs, is borne with.
-PATIENCE_S = 60.0
+GIVE_UP_AFTER_S = 60.0
 #: Refusals that come before anything is recorded: what was refused so may be sent again without a key.
 NOT_YET = frozenset({"queue_full", "deployment_not_ready"})
 #: The server has no GPU that could say which graphs it runs; a person should know that at once.
@@ -121,7 +121,7 @@ class Client:
         return ", ".join(f"{gpu.get('name')} is {gpu.get('state')}" for gpu in gpus)
 
     def submit(self, workflow: Mapping[str, Any]) -> Job:
-        """Queue a graph in the API format. A full server is asked again for up to `PATIENCE_S`.
+        """Queue a graph in the API format. A full server is asked again for up to `GIVE_UP_AFTER_S`.
 
         Raises: ServerUnreachable - it has no GPU that is ready.
         """
@@ -185,7 +185,7 @@ class Client:
             except ServerUnreachable:
                 # The server may be restarting: the job goes on without it.
                 silent_since = silent_since or time.monotonic()
-                if time.monotonic() - silent_since > PATIENCE_S:
+                if time.monotonic() - silent_since > GIVE_UP_AFTER_S:
                     raise
                 time.sleep(POLL_S)
                 continue
@@ -270,7 +270,7 @@ class Client:
     def _post(self, path: str, body: Mapping[str, Any], *, prefix: str, has_key: bool) -> requests.Response:
         # One key for all tries, so that no two of them can become two jobs.
         headers = {"Idempotency-Key": str(uuid.uuid4())}
-        give_up_at = time.monotonic() + PATIENCE_S
+        give_up_at = time.monotonic() + GIVE_UP_AFTER_S
         while True:
             answer = self._send("POST", path, prefix=prefix, json=body, headers=headers)
             if code(answer) == NOT_READY:

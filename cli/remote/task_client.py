@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 from urllib.parse import quote
 
-from cli.remote.client import PATIENCE_S, POLL_S, Client, ServerUnreachable
+from cli.remote.client import GIVE_UP_AFTER_S, POLL_S, Client, ServerUnreachable
 from cli.remote.download import OnBytes
 from cli.remote.written_files import Draft, safe_name
 from core.errors import ConfigurationError, InvalidRequest
@@ -61,14 +61,14 @@ class TaskClient:
         return self._task(self._client.get(f"/task/{quote(task_id, safe='')}"))
 
     def wait(self, task_id: str, on_status: Callable[[str], None]) -> Task:
-        """Ask until the task has ended; a server that is away is borne with for up to `PATIENCE_S`."""
+        """Ask until the task has ended; a server that is away is borne with for up to `GIVE_UP_AFTER_S`."""
         silent_since: float | None = None
         while True:
             try:
                 task = self.task(task_id)
             except ServerUnreachable:
                 silent_since = silent_since or time.monotonic()
-                if time.monotonic() - silent_since > PATIENCE_S:
+                if time.monotonic() - silent_since > GIVE_UP_AFTER_S:
                     raise
             else:
                 silent_since = None

@@ -3,17 +3,17 @@
     ledger.jobs          submit, look up, list, cancel           (API, command line)
     ledger.requests      requests that come again              (API)
     ledger.claims        claim, lease, progress, generated, fail (GPU workers)
-    ledger.returns       give back, take back, expire            (GPU workers, reconciler)
+    ledger.requeue       give back, take back, expire            (GPU workers, reconciler)
     ledger.pins          which instances a waiting job may have (reconciler)
-    ledger.deliveries    files into storage                      (io workers)
+    ledger.outputs    files into storage                      (io workers)
     ledger.outbox        webhooks out, and what became of them   (io workers, API)
     ledger.secrets       open for one purpose, wipe              (workers, reconciler)
     ledger.instances     the fleet's GPUs and their nodes        (GPU workers, API)
-    ledger.uploads       files that came in                      (API, reconciler)
+    ledger.input_files       files that came in                      (API, reconciler)
     ledger.durations     how long jobs take                      (GPU workers, API)
     ledger.workload      what waits and runs, and for how long   (API)
     ledger.facts           what a fleet agrees on                  (all)
-    ledger.upkeep        retention                               (reconciler)
+    ledger.removal        retention                               (reconciler)
     ledger.timekeeping   whether the clock was set               (reconciler)
 
 Each change of a job is one transaction that also writes its event and the webhooks that tell of it.
@@ -28,14 +28,14 @@ from core.ledger.database.connections import Change, Database
 from core.ledger.database.facts import Facts
 from core.ledger.database.timekeeping import Timekeeping
 from core.ledger.durations import Durations
-from core.ledger.input_files import Uploads
+from core.ledger.input_files import InputFiles
 from core.ledger.instances import Instances
 from core.ledger.jobs import Jobs, Retention
-from core.ledger.outputs import Deliveries
+from core.ledger.outputs import Outputs
 from core.ledger.pins import Pins
 from core.ledger.requests import Requests
-from core.ledger.requeue import Returns
-from core.ledger.retention import Upkeep
+from core.ledger.requeue import Requeue
+from core.ledger.retention import Removal
 from core.ledger.sealing import Sealer, load_keys
 from core.ledger.secrets import Secrets
 from core.ledger.webhooks.outbox import Outbox
@@ -59,16 +59,16 @@ class Ledger:
         self.requests = Requests(self.database, sealer)
         self.jobs = Jobs(self.database, self.secrets, self.requests, Retention.from_settings(settings))
         self.claims = Claims(self.database, lease_s=settings.lease_s)
-        self.returns = Returns(self.database, max_attempts=settings.max_attempts)
+        self.requeue = Requeue(self.database, max_attempts=settings.max_attempts)
         self.pins = Pins(self.database)
-        self.deliveries = Deliveries(self.database)
+        self.outputs = Outputs(self.database)
         self.outbox = Outbox(self.database, pauses_s=settings.webhook_schedule_s, limit_s=settings.webhook_limit_s)
         self.instances = Instances(self.database)
-        self.uploads = Uploads(self.database)
+        self.input_files = InputFiles(self.database)
         self.durations = Durations(self.database)
         self.workload = WorkloadReader(self.database, self.durations)
         self.facts = Facts(self.database)
-        self.upkeep = Upkeep(self.database)
+        self.removal = Removal(self.database)
         self.timekeeping = Timekeeping(self.database, self.facts, lease_s=settings.lease_s)
 
     def close(self) -> None:

@@ -99,7 +99,7 @@ class Claims:
           only_surplus: take a job only if more of them wait than there are idle healthy instances, so that a busy
             instance never takes what an idle one would start now. The job is then *on deck* until `begun`.
           worker: take nothing if another worker has the instance's name.
-        Returns: the claim, or None when there is nothing to take.
+        Requeue: the claim, or None when there is nothing to take.
         """
         with self._database.write() as transaction:
             if only_surplus and not is_surplus(transaction):
@@ -152,7 +152,7 @@ class Claims:
     def renew(self, claims: Collection[Claim]) -> dict[str, str]:
         """Prolong the leases.
 
-        Returns: `{job_id: status}` of those still held (`running`, or `canceling`: interrupt it). A claim that is
+        Requeue: `{job_id: status}` of those still held (`running`, or `canceling`: interrupt it). A claim that is
         missing was lost: stop working on it and write nothing.
         """
         held: dict[str, str] = {}

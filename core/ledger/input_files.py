@@ -22,7 +22,7 @@ _IS_NEEDED = exists().where(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Upload:
+class InputFile:
     """One file of a client; several may share their bytes."""
 
     #: Asset id, opaque.
@@ -41,20 +41,20 @@ class Upload:
     job_id: str | None = None
 
 
-class Uploads:
+class InputFiles:
     """What the API does with files that come in, and the reconciler with those that expire."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def add(self, *new: Upload) -> None:
+    def add(self, *new: InputFile) -> None:
         """Record files whose bytes are in storage."""
         if not new:
             return
         with self._database.write() as transaction:
             transaction.connection.execute(insert(uploads), [_values(upload) for upload in new])
 
-    def get(self, upload_id: str) -> Upload:
+    def get(self, upload_id: str) -> InputFile:
         """One file. Raises NotFound, also when it has expired."""
         query = select(uploads).where(uploads.c.id == upload_id, uploads.c.expires_at_ms > now_ms())
         with self._database.read() as connection:
@@ -63,14 +63,14 @@ class Uploads:
             raise NotFound(f"There is no asset {upload_id}.")
         return _upload(row)
 
-    def by_hash(self, digest: str) -> Upload | None:
+    def by_hash(self, digest: str) -> InputFile | None:
         """The newest file with these bytes, `blake3:...`."""
         query = select(uploads).where(uploads.c.hash == digest, uploads.c.expires_at_ms > now_ms())
         with self._database.read() as connection:
             row = connection.execute(query.order_by(uploads.c.expires_at_ms.desc()).limit(1)).one_or_none()
         return None if row is None else _upload(row)
 
-    def named(self, names: Collection[str]) -> dict[str, Upload]:
+    def named(self, names: Collection[str]) -> dict[str, InputFile]:
         """What clients uploaded under these names, each name's oldest; what is not there is left out."""
         query = select(uploads).where(
             uploads.c.name.in_(list(names)), uploads.c.job_id.is_(None), uploads.c.expires_at_ms > now_ms()
@@ -119,7 +119,7 @@ class Uploads:
             return set(keys) - set(known)
 
 
-def _values(upload: Upload) -> dict[str, Any]:
+def _values(upload: InputFile) -> dict[str, Any]:
     return {
         "id": upload.id,
         "hash": upload.hash,
@@ -133,8 +133,8 @@ def _values(upload: Upload) -> dict[str, Any]:
     }
 
 
-def _upload(row: Row[Any]) -> Upload:
-    return Upload(
+def _upload(row: Row[Any]) -> InputFile:
+    return InputFile(
         id=row.id,
         hash=row.hash,
         name=row.name,

@@ -114,7 +114,7 @@ def _place(file: StoredFile) -> dict[str, Any]:
     }
 
 
-class Deliveries:
+class Outputs:
     """What io workers do to jobs."""
 
     def __init__(self, database: Database) -> None:
@@ -144,7 +144,7 @@ class Deliveries:
     def succeed(
         self, job_id: str, attempt: int, stored: list[StoredFile], missing: Mapping[str, str] | None = None
     ) -> Job:
-        """Every file is in storage: record them, in order, and end the job. Returns it as it now is.
+        """Every file is in storage: record them, in order, and end the job. Requeue it as it now is.
 
         Parameters:
           missing: `{asset id: why}` of files that the instance reported and nobody can find.

@@ -47,7 +47,7 @@ class GivenBack:
     status: str
 
 
-class Returns:
+class Requeue:
     """What workers, and the reconciler in their stead, do to jobs that did not come to their end."""
 
     def __init__(self, database: Database, *, max_attempts: int) -> None:
@@ -60,7 +60,7 @@ class Returns:
         Parameters:
           lost: counts as one of its `max_attempts`; False for a job that had not begun, or an orderly stop.
           code: what lost it.
-        Returns: its new status (`queued`, `failed`, `canceled`), or None when the attempt is stale.
+        Requeue: its new status (`queued`, `failed`, `canceled`), or None when the attempt is stale.
         """
         with self._database.write() as transaction:
             given_back = self._give_back(transaction, claim.job_id, held_by(claim), reason, lost=lost, code=code)

@@ -23,7 +23,7 @@ _HAS_ENDED = jobs.c.status.in_(sorted(TERMINAL))
 _IS_AWAITED = exists().where(deliveries.c.job_id == jobs.c.id, deliveries.c.state.in_([PENDING, SENDING]))
 
 
-class Upkeep:
+class Removal:
     """What the reconciler removes, in batches that hold no lock for long."""
 
     def __init__(self, database: Database) -> None:

@@ -24,12 +24,12 @@ from core.settings.settings import Settings
 from core.storage.marker import StorageMarker
 from tasks.instance.admission import Admission, Condition
 from tasks.instance.catalogue_watch import CatalogueWatch
-from tasks.instance.housekeeping import House
+from tasks.instance.housekeeping import Housekeeper
 from tasks.instance.probe import read_facts
-from tasks.instance.release import HandBack
+from tasks.instance.release import JobRelease
 from tasks.instance.tenure import Tenure
 from tasks.instance.warmup import WarmUp
-from tasks.runner.distress import Line
+from tasks.runner.distress import CondemnPipe
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ WINDOW_S = 600.0
 LEAVE_S = 3.0
 
 
-class Keeper:
+class InstanceAgent:
     """Owns one instance for as long as the worker lives."""
 
     def __init__(self, settings: Settings, spec: InstanceSpec, tenure: Tenure) -> None:
@@ -63,7 +63,7 @@ class Keeper:
             quarantine_window_s=max(WINDOW_S, 2 * settings.quarantine_after * spec.start_timeout_s),
         )
         self._warmup = WarmUp(settings, self._instance)
-        self._house = House(settings, self._instance)
+        self._housekeeper = Housekeeper(settings, self._instance)
         self._ledger: Ledger | None = None
         self._tenure = tenure
         self._worker = tenure.worker
@@ -79,10 +79,10 @@ class Keeper:
         #: How long the warm-up took after the last start.
         self._warmup_s: float | None = None
         #: What the pool process has to say: why the instance is to be replaced.
-        self.line = Line()
+        self.line = CondemnPipe()
         #: gpu0@host: how the ledger and other machines call this instance.
         self.name = tenure.name
-        self._hand_back = HandBack(settings, self.name)
+        self._hand_back = JobRelease(settings, self.name)
         self._catalogue = CatalogueWatch(self.name, record=self._offer, tell=self._has_looked)
 
     @property
@@ -181,7 +181,7 @@ class Keeper:
         with self._telling:
             self._admission.is_up = True
             self._admission.storage_problem = storage_problem
-            self._admission.disk_problem = self._house.disk_problem()
+            self._admission.disk_problem = self._housekeeper.disk_problem()
             self._admission.note = note
             condition = self._admission.condition
             try:
@@ -259,13 +259,13 @@ class Keeper:
                 self._regain()
         if self._is_unrecorded:
             self._record_again()
-        self._house.keep(self._undelivered)
+        self._housekeeper.keep(self._undelivered)
 
     def _look_at_storage(self) -> None:
         self._admission.storage_problem = self._storage.problem()
 
     def _look_at_disk(self) -> None:
-        self._admission.disk_problem = self._house.disk_problem()
+        self._admission.disk_problem = self._housekeeper.disk_problem()
 
     def _condition(self) -> Condition:
         """How the instance stands towards jobs; one that takes them may still have something to be said of it."""
@@ -316,7 +316,7 @@ class Keeper:
 
     def _undelivered(self) -> list[str]:
         assert self._ledger is not None
-        return self._ledger.deliveries.undelivered(self.name)
+        return self._ledger.outputs.undelivered(self.name)
 
     # Threads of their own.
 

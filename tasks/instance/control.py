@@ -11,46 +11,46 @@ from typing import TYPE_CHECKING, Any
 from celery.worker.control import control_command
 
 if TYPE_CHECKING:
-    from tasks.instance.agent import Keeper
+    from tasks.instance.agent import InstanceAgent
 
 
 @control_command(args=[("instance", str), ("prompt_id", str)])
 def fleet_interrupt(state: Any, instance: str, prompt_id: str) -> dict[str, bool]:
     """Interrupt one prompt, if this worker owns the instance it runs on."""
-    return _have_keeper(state, instance, lambda keeper: keeper.interrupt(prompt_id))
+    return _have_keeper(state, instance, lambda agent: agent.interrupt(prompt_id))
 
 
 @control_command()
 def fleet_look_again(state: Any) -> dict[str, bool]:
     """Look now for files that were added to the instance's folders."""
-    keeper: Keeper | None = getattr(state.app, "fleet_keeper", None)
-    if keeper is not None:
-        keeper.look_again()
-    return {"ok": keeper is not None}
+    agent: InstanceAgent | None = getattr(state.app, "instance_agent", None)
+    if agent is not None:
+        agent.look_again()
+    return {"ok": agent is not None}
 
 
 @control_command(args=[("instance", str)])
 def fleet_drain(state: Any, instance: str) -> dict[str, bool]:
     """Take no more jobs until told otherwise."""
-    return _have_keeper(state, instance, lambda keeper: keeper.drain())
+    return _have_keeper(state, instance, lambda agent: agent.drain())
 
 
 @control_command(args=[("instance", str)])
 def fleet_resume(state: Any, instance: str) -> dict[str, bool]:
     """Take jobs again, and end a quarantine."""
-    return _have_keeper(state, instance, lambda keeper: keeper.resume())
+    return _have_keeper(state, instance, lambda agent: agent.resume())
 
 
 @control_command(args=[("instance", str)])
 def fleet_restart(state: Any, instance: str) -> dict[str, bool]:
     """Start the instance anew when its job is done."""
-    return _have_keeper(state, instance, lambda keeper: keeper.restart())
+    return _have_keeper(state, instance, lambda agent: agent.restart())
 
 
-def _have_keeper(state: Any, instance: str, act: Callable[[Keeper], None]) -> dict[str, bool]:
-    """Let this worker's keeper act, if it is the one of that instance."""
-    keeper: Keeper | None = getattr(state.app, "fleet_keeper", None)
-    if keeper is None or keeper.name != instance:
+def _have_keeper(state: Any, instance: str, act: Callable[[InstanceAgent], None]) -> dict[str, bool]:
+    """Let this worker's agent act, if it is the one of that instance."""
+    agent: InstanceAgent | None = getattr(state.app, "instance_agent", None)
+    if agent is None or agent.name != instance:
         return {"ok": False}
-    act(keeper)
+    act(agent)
     return {"ok": True}

@@ -21,7 +21,7 @@ ROOM_AGAIN = 1.1
 MEBIBYTE = 1024 * 1024
 
 
-class House:
+class Housekeeper:
     """The directories of one instance. Used by one thread at a time."""
 
     def __init__(self, settings: Settings, instance: Instance) -> None:

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 LOOK_EVERY_S = 0.3
 
 
-class HandBack:
+class JobRelease:
     """For one instance. Each use has connections of its own: it is needed rarely, and in moments of trouble.
 
     Raises: LedgerUnavailable - nothing was given back, or only a part; to be tried again, or left to the reconciler.
@@ -43,7 +43,7 @@ class HandBack:
     def of_dead_process(self) -> None:
         """The process that ran the jobs is dead."""
         with self._runtime() as runtime:
-            runtime.ledger.returns.expire_leases(self._instance)
+            runtime.ledger.requeue.expire_leases(self._instance)
             take_back(runtime)
 
     def wait_until_idle(self, timeout_s: float, cancel: threading.Event) -> bool:
@@ -72,7 +72,7 @@ class HandBack:
 
     def _release(self, interrupt: Callable[[str], None], reason: str, *, only_on_deck: bool) -> None:
         with self._runtime() as runtime:
-            given_back = runtime.ledger.returns.release_all(self._instance, reason=reason, only_on_deck=only_on_deck)
+            given_back = runtime.ledger.requeue.release_all(self._instance, reason=reason, only_on_deck=only_on_deck)
             for job in given_back:
                 log.info("job %s given back (%s): %s", job.job_id, job.status, reason)
                 interrupt(job.prompt_id)

@@ -28,7 +28,7 @@ class Tries:
     """One turn's part in the tries of a job's delivery."""
 
     def __init__(self, runtime: Runtime, job_id: str, attempt: int) -> None:
-        self._deliveries = runtime.ledger.deliveries
+        self._deliveries = runtime.ledger.outputs
         self._publisher = runtime.publisher
         self._most = runtime.settings.max_attempts
         self._give_up_ms = round(runtime.settings.upload_give_up_s * 1000)

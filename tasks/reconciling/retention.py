@@ -72,35 +72,35 @@ def sweep_inputs(runtime: Runtime) -> int:
     """Remove files that nothing in the ledger refers to, but those that were put lately; returns how many."""
     storage = Storage(runtime.settings.inputs_dir)
     found = itertools.islice(storage.keys(), SWEEP_LIMIT)
-    return sum(storage.discard(key) for chunk in _chunks(found) for key in runtime.ledger.uploads.unknown(chunk))
+    return sum(storage.discard(key) for chunk in _chunks(found) for key in runtime.ledger.input_files.unknown(chunk))
 
 
 def _remove_jobs(runtime: Runtime) -> int:
-    job_ids = runtime.ledger.upkeep.expired_jobs(limit=BATCH)
+    job_ids = runtime.ledger.removal.expired_jobs(limit=BATCH)
     for job_id in job_ids:
         remove_job(runtime.settings.outputs_dir, job_id)
-    return runtime.ledger.upkeep.remove_jobs(job_ids) if job_ids else 0
+    return runtime.ledger.removal.remove_jobs(job_ids) if job_ids else 0
 
 
 def _remove_files(runtime: Runtime) -> int:
-    job_ids = runtime.ledger.upkeep.expired_files(limit=BATCH)
+    job_ids = runtime.ledger.removal.expired_files(limit=BATCH)
     for job_id in job_ids:
         remove_job(runtime.settings.outputs_dir, job_id)
     if job_ids:
-        runtime.ledger.upkeep.files_removed(job_ids)
+        runtime.ledger.removal.files_removed(job_ids)
     return len(job_ids)
 
 
 def _remove_uploads(runtime: Runtime) -> int:
     storage = Storage(runtime.settings.inputs_dir)
-    keys = runtime.ledger.uploads.remove_expired(limit=BATCH)
+    keys = runtime.ledger.input_files.remove_expired(limit=BATCH)
     for key in keys:
         storage.discard(key)
     return len(keys)
 
 
 def _forget_keys(runtime: Runtime) -> int:
-    return runtime.ledger.upkeep.forget_keys(limit=BATCH)
+    return runtime.ledger.removal.forget_keys(limit=BATCH)
 
 
 def _in_steps(step: Callable[[Runtime], int], runtime: Runtime) -> None:

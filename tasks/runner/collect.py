@@ -26,7 +26,7 @@ MAX_NUMBERED = 10_000
 
 
 class Collector:
-    """What one station knows of the nodes of its instance, and of other jobs, when it secures files."""
+    """What one runner knows of the nodes of its instance, and of other jobs, when it secures files."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger

@@ -1,4 +1,4 @@
-"""A station's session with its instance as it is now: after a restart it is another process on another port."""
+"""A runner's session with its instance as it is now: after a restart it is another process on another port."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Connected = tuple[InstanceRecord, ComfySession]
 
 
 class Connection:
-    """Shared by the threads of one station."""
+    """Shared by the threads of one runner."""
 
     def __init__(self, runtime: Runtime, instance_name: str) -> None:
         self._runtime = runtime

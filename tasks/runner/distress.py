@@ -11,7 +11,7 @@ from core.background import Loop
 MAX_MESSAGE_BYTES = 1000
 
 
-class Line:
+class CondemnPipe:
     """Made before the fork; the pool process says, the main process listens."""
 
     def __init__(self) -> None:

@@ -50,7 +50,7 @@ class Recorder:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._claims = runtime.ledger.claims
-        self._returns = runtime.ledger.returns
+        self._returns = runtime.ledger.requeue
         self._machines = machines_of(runtime.settings)
         #: Keys of partner nodes that the instance has now, by job.
         self._keys: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""What a station does for its instance beside running prompts: watch over it, free its memory, have it replaced."""
+"""What a runner does for its instance beside running prompts: watch over it, free its memory, have it replaced."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from core.errors import (
     PromptTimeout,
 )
 from core.ledger.instances import UNHEALTHY, InstanceRecord
-from tasks.runner.distress import Line
+from tasks.runner.distress import CondemnPipe
 from tasks.runtime import Runtime
 
 log = logging.getLogger(__name__)
@@ -28,12 +28,12 @@ log = logging.getLogger(__name__)
 OUT_OF_MEMORY_LIMIT = 3
 
 
-class Care:
+class Recovery:
     """For the instance of one worker; used by the threads that wait for prompts."""
 
-    def __init__(self, runtime: Runtime, line: Line) -> None:
+    def __init__(self, runtime: Runtime, pipe: CondemnPipe) -> None:
         self._runtime = runtime
-        self._line = line
+        self._line = pipe
         self._out_of_memory = 0
         self._models: tuple[str, ...] = ()
         settings = runtime.settings

@@ -27,7 +27,7 @@ PREVIEW_MAX_BYTES = 256 * 1024
 SENDING_CLASS = "SaveImageWebsocket"
 
 
-class Reports:
+class ProgressReporter:
     """Listens to one prompt. Called by the thread that waits for it, so it must be quick."""
 
     def __init__(self, runtime: Runtime, claim: Claim, graph: Graph, *, on_life: Callable[[], None]) -> None:

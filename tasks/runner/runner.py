@@ -1,7 +1,7 @@
 """A GPU worker's place at its instance: one prompt running, and at most one more queued behind it.
 
 ComfyUI starts a queued prompt within a millisecond, while a round trip through the broker and the ledger takes several.
-So when the running prompt is about to end, the station claims one more job and queues it: it is *on deck*. The next
+So when the running prompt is about to end, the runner claims one more job and queues it: it is *on deck*. The next
 turn that arrives takes up the job on deck. Should no turn arrive, because an idle worker used it up or the broker lost
 it, the job runs and is recorded all the same, and others after it. A job is put on deck only if no other GPU could
 start it now and the wait will be short.
@@ -29,11 +29,11 @@ from core.ledger.instances import HEALTHY, InstanceRecord
 from tasks.runner.attempt_end import Finished, Outcome, Requeued
 from tasks.runner.collect import Collector
 from tasks.runner.connection import Connection
-from tasks.runner.distress import Line
+from tasks.runner.distress import CondemnPipe
 from tasks.runner.leases import Lease, Leases
 from tasks.runner.recorder import Recorder
-from tasks.runner.recovery import Care
-from tasks.runner.reporter import SENDING_CLASS, Reports
+from tasks.runner.recovery import Recovery
+from tasks.runner.reporter import SENDING_CLASS, ProgressReporter
 from tasks.runner.run_times import Durations, Teacher, gpu_seconds
 from tasks.runner.staging import remove_staged, stage_inputs
 from tasks.runtime import Runtime
@@ -76,7 +76,7 @@ class Run:
     #: What the prompt is followed with, should it have to be posted a second time.
     session: ComfySession | None = None
     lease: Lease | None = None
-    reports: Reports | None = None
+    reports: ProgressReporter | None = None
     #: The next prompt could write over its files before they are secured: nothing is queued behind it.
     names_own_files: bool = False
     #: Set once its files are where no later prompt reaches them.
@@ -93,18 +93,18 @@ class Run:
         return self.handle.wait(timeout_s=timeout_s)
 
 
-class Station:
+class JobRunner:
     """Runs jobs on one instance for one Celery worker process. Made in that process, after the fork."""
 
-    def __init__(self, runtime: Runtime, instance_name: str, line: Line, *, worker: str | None = None) -> None:
+    def __init__(self, runtime: Runtime, instance_name: str, pipe: CondemnPipe, *, worker: str | None = None) -> None:
         """Parameters:
-        line: tells the main process when the instance has to be replaced.
+        pipe: tells the main process when the instance has to be replaced.
         worker: its Celery node name; nothing is claimed while another worker has the instance's name.
         """
         self._runtime = runtime
         self._name = instance_name
         self._worker = worker
-        self._care = Care(runtime, line)
+        self._recovery = Recovery(runtime, pipe)
         self._recorder = Recorder(runtime)
         self._leases = Leases(runtime.ledger, renew_s=runtime.settings.lease_renew_s)
         self._durations = Durations()
@@ -216,7 +216,7 @@ class Station:
         run.shape = run.claim.shape or shape_of(graph)
         run.models = models_of(graph)
         run.names_own_files = names_own_files(graph)
-        run.reports = Reports(self._runtime, run.claim, graph, on_life=lambda: self._show_life(run))
+        run.reports = ProgressReporter(self._runtime, run.claim, graph, on_life=lambda: self._show_life(run))
         run.sent = run.reports.sent
         self._submit(run, run.claim.prompt_id, self._collector.nodes_to_run(graph))
 
@@ -243,7 +243,7 @@ class Station:
             listener=run.reports,
             nodes_total=run.claim.nodes_total,
             work=self._node_times.expect(run.graph, run.shape),
-            watchdog=self._care.watchdog(run.instance),
+            watchdog=self._recovery.watchdog(run.instance),
         )
         run.lease.watch(run.handle)
 
@@ -272,7 +272,7 @@ class Station:
             self._teacher.tell(run.claim, run.instance, run.gpu_s)
             if run.handle is not None:
                 self._node_times.learn(run.graph, run.shape, run.handle.node_seconds)
-        self._care.remember_models(run.instance, run.models)
+        self._recovery.remember_models(run.instance, run.models)
 
     def _forget(self, run: Run) -> None:
         """A fault of ours: with its lease the job would hold this GPU for ever, without it the reconciler finds it."""
@@ -294,7 +294,7 @@ class Station:
                 run.gpu_s = None
             _require_sent_pictures(run, result)
         except ComfylineError as exc:
-            if self._care.after(exc, run.instance):
+            if self._recovery.after(exc, run.instance):
                 self._connection.lose()
                 if run.instance.kind == "attached":
                     # It is not ended, and may take notice in the end.
@@ -302,7 +302,7 @@ class Station:
             raise
         finally:
             run.collected.set()
-        self._care.is_well()
+        self._recovery.is_well()
         return result
 
     def _collect(self, run: Run, result: PromptResult) -> tuple[PromptResult, set[str]]:
@@ -326,7 +326,7 @@ class Station:
             self._recorder.report(outcome)
             self._recorder.move_on(outcome)
         if not isinstance(outcome, (Finished, Requeued)):
-            self._care.remove_files(run.instance, run.claim.job_id)
+            self._recovery.remove_files(run.instance, run.claim.job_id)
         if run.claim.inputs and run.session is not None:
             remove_staged(run.claim, run.instance, run.session.client, self._runtime.settings)
 

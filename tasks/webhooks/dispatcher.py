@@ -27,8 +27,8 @@ from core.settings.settings import Settings
 from core.webhooks.keys import ENVIRONMENT, headers_of, secrets_for
 from core.webhooks.signing import headers_for, load_signing_key
 from core.webhooks.urls import has_sealed_query, whole_url
-from tasks.webhooks.posting import Carrier, Carriers, send
-from tasks.webhooks.receivers import Lanes
+from tasks.webhooks.posting import ConnectionThread, ConnectionThreads, send
+from tasks.webhooks.receivers import ReceiverLimits
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class _Result:
     secrets: dict[str, Any] | SecretUnreadable = field(repr=False)
     #: None: it was not made.
     outcome: Outcome | None = None
-    #: As in `Lanes.end`.
+    #: As in `ReceiverLimits.end`.
     is_well: bool | None = None
 
 
@@ -67,24 +67,24 @@ class _Result:
 class _Report:
     """A hand is done."""
 
-    carrier: Carrier
+    thread: ConnectionThread
     results: list[_Result]
-    #: Whether the carrier can go on with other work.
+    #: Whether the thread can go on with other work.
     is_free: bool
 
 
-class Postman:
+class WebhookDispatcher:
     """One process's sending of webhooks. Starts its threads at the first call."""
 
     def __init__(self, settings: Settings, ledger: Ledger) -> None:
         self._settings = settings
         self._ledger = ledger
         self._private_key = load_signing_key(settings.webhook_signing_key.get_secret_value())
-        self._lanes = Lanes(per_host=settings.webhook_per_host, break_s=settings.webhook_break_s)
-        #: Ids of jobs that have something to send, reports of carriers, those that are idle, and None: stop.
-        self._inbox: queue.SimpleQueue[str | _Report | Carrier | None] = queue.SimpleQueue()
-        self._carriers = Carriers(self._inbox.put)
-        self._loop = Loop("postman", self._work, last=self._carriers.close)
+        self._receivers = ReceiverLimits(per_host=settings.webhook_per_host, break_s=settings.webhook_break_s)
+        #: Ids of jobs that have something to send, reports of threads, those that are idle, and None: stop.
+        self._inbox: queue.SimpleQueue[str | _Report | ConnectionThread | None] = queue.SimpleQueue()
+        self._threads = ConnectionThreads(self._inbox.put)
+        self._loop = Loop("dispatcher", self._work, last=self._threads.close)
         # The rest belongs to its thread.
         self._called: set[str] = set()
         self._results: list[tuple[Post, Outcome]] = []
@@ -128,12 +128,12 @@ class Postman:
     def _is_over(self) -> bool:
         if self._stops_at_s is None:
             return False
-        is_done = not (self._lanes.under_way or self._results or self._unsent)
+        is_done = not (self._receivers.under_way or self._results or self._unsent)
         return is_done or time.monotonic() >= self._stops_at_s
 
     def _collect(self) -> None:
         """Wait for news, and take all there are."""
-        may_have_more = self._may_have_more(self._lanes.occupied())
+        may_have_more = self._may_have_more(self._receivers.occupied())
         is_idle = not (
             self._results or self._unsent or self._closed or self._called or self._stops_at_s or may_have_more
         )
@@ -142,21 +142,21 @@ class Postman:
             while True:
                 self._note(self._inbox.get_nowait())
 
-    def _note(self, news: str | _Report | Carrier | None) -> None:
+    def _note(self, news: str | _Report | ConnectionThread | None) -> None:
         if news is None:
             self._stops_at_s = time.monotonic() + GOODBYE_S
         elif isinstance(news, str):
             self._called.add(news)
-        elif isinstance(news, Carrier):
-            self._carriers.release(news)
+        elif isinstance(news, ConnectionThread):
+            self._threads.release(news)
         else:
             self._note_report(news)
 
     def _note_report(self, report: _Report) -> None:
         if report.is_free:
-            self._carriers.rest(report.carrier)
+            self._threads.rest(report.thread)
         else:
-            self._carriers.dismiss(report.carrier)
+            self._threads.dismiss(report.thread)
         for result in report.results:
             self._note_end(result)
 
@@ -168,7 +168,7 @@ class Postman:
             if result.outcome.error is not None:
                 name, tries = f"{result.post.id} of job {result.post.job_id}", result.post.tries
                 log.warning("webhook %s, try %d: %s", name, tries, result.outcome.error)
-        if self._lanes.end(result.due, is_answered=result.is_well, now_s=time.monotonic()):
+        if self._receivers.end(result.due, is_answered=result.is_well, now_s=time.monotonic()):
             self._closed.add(result.due.receiver)
 
     def _record(self) -> None:
@@ -183,8 +183,8 @@ class Postman:
         while self._closed:
             # Taken out before anything can go wrong with it, and put back only if the ledger is away.
             receiver = self._closed.pop()
-            self._lanes.clear(receiver)
-            left_s = self._lanes.closed_for_s(receiver, time.monotonic())
+            self._receivers.clear(receiver)
+            left_s = self._receivers.closed_for_s(receiver, time.monotonic())
             if not left_s:
                 continue
             try:
@@ -196,7 +196,7 @@ class Postman:
 
     def _look(self) -> None:
         """Bring what is due from the ledger: of the jobs that called, and whatever else there is."""
-        occupied = self._lanes.occupied()
+        occupied = self._receivers.occupied()
         if not self._called and not self._may_have_more(occupied):
             return
         # Taken over before anything can go wrong with it, and called again only if the ledger is away.
@@ -209,7 +209,7 @@ class Postman:
 
     def _look_for(self, called: set[str], occupied: Collection[str]) -> None:
         outbox = self._ledger.outbox
-        if time.monotonic() - self._looked_s >= LOOK_EVERY_S and self._lanes.waiting < MAX_WAITING:
+        if time.monotonic() - self._looked_s >= LOOK_EVERY_S and self._receivers.waiting < MAX_WAITING:
             self._looked_s = time.monotonic()
             # Receivers that something waits for have their share already.
             found = outbox.due(limit=BATCH, except_for=occupied)
@@ -226,13 +226,13 @@ class Postman:
     def _add(self, found: Iterable[Due]) -> None:
         now_s = time.monotonic()
         for due in found:
-            if self._lanes.closed_for_s(due.receiver, now_s):
+            if self._receivers.closed_for_s(due.receiver, now_s):
                 self._closed.add(due.receiver)
             else:
-                self._lanes.add(due)
+                self._receivers.add(due)
 
     def _begin(self) -> None:
-        hands = self._lanes.begin(time.monotonic())
+        hands = self._receivers.begin(time.monotonic())
         if not hands:
             return
         taken: dict[str, Post] = {}
@@ -244,20 +244,20 @@ class Postman:
         finally:
             for due in [due for due in dues if due.id not in taken]:
                 # Somebody else has it, or the ledger is away: either way it is not ours now.
-                self._lanes.end(due, is_answered=None, now_s=time.monotonic())
+                self._receivers.end(due, is_answered=None, now_s=time.monotonic())
         for hand in hands:
             ours = [_Result(due=due, post=taken[due.id], secrets=opened[due.job_id]) for due in hand if due.id in taken]
             # A thread that cannot be started must not leave its receiver occupied for ever.
-            if ours and failure_of(functools.partial(self._hand_over, ours, until_s), "postman") is not None:
+            if ours and failure_of(functools.partial(self._hand_over, ours, until_s), "dispatcher") is not None:
                 for unsent in ours:
                     self._note_end(unsent)
 
     def _hand_over(self, hand: list[_Result], until_s: float) -> None:
-        carrier = self._carriers.hire(hand[0].due.receiver)
-        carrier.carry(functools.partial(self._deliver, hand, carrier, until_s))
+        thread = self._threads.hire(hand[0].due.receiver)
+        thread.carry(functools.partial(self._deliver, hand, thread, until_s))
 
-    def _deliver(self, hand: list[_Result], carrier: Carrier, until_s: float) -> None:
-        """The posts of a hand, in the thread of their carrier.
+    def _deliver(self, hand: list[_Result], thread: ConnectionThread, until_s: float) -> None:
+        """The posts of a hand, in the thread of their thread.
 
         Parameters:
           hand: becomes what is reported. What it is not the time for stays unsent in it.
@@ -266,19 +266,19 @@ class Postman:
         try:
             for position, unsent in enumerate(hand):
                 hand[position] = replace(unsent, outcome=_unsent("not sent: internal error"))
-                hand[position] = tried = self._tried(unsent, carrier)
+                hand[position] = tried = self._tried(unsent, thread)
                 if not tried.is_well or self._stops_at_s is not None or time.monotonic() >= until_s:
                     break
             is_free = True
         finally:
-            self._inbox.put(_Report(carrier=carrier, results=hand, is_free=is_free))
+            self._inbox.put(_Report(thread=thread, results=hand, is_free=is_free))
 
-    def _tried(self, unsent: _Result, carrier: Carrier) -> _Result:
+    def _tried(self, unsent: _Result, thread: ConnectionThread) -> _Result:
         settings = self._settings
         try:
             post = replace(unsent.post, url=_address(unsent))
             headers = self._headers(unsent)
-            connection = carrier.connection(Policy.for_webhook(post.url, settings))
+            connection = thread.connection(Policy.for_webhook(post.url, settings))
             outcome = send(post, headers, connection, limit_s=min(post.timeout_s, settings.webhook_limit_s))
         except ComfylineError as exc:
             return replace(unsent, outcome=_unsent(exc.message, is_final=not isinstance(exc, TransientError)))

@@ -26,16 +26,16 @@ MAX_ANSWER_BYTES = 64 * 1024
 BUSY = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 #: Longer than every form of a date.
 MAX_RETRY_AFTER_CHARS = 64
-#: A carrier that had nothing to do for so long hangs up and ends.
+#: A thread that had nothing to do for so long hangs up and ends.
 REST_S = 3.0
 #: No more of them than this rest at once.
 MAX_RESTING = 64
 
 
-class Carrier:
+class ConnectionThread:
     """A thread that posts to one receiver, one thing after the other, over a connection that it keeps."""
 
-    def __init__(self, receiver: str, on_idle: Callable[[Carrier], None]) -> None:
+    def __init__(self, receiver: str, on_idle: Callable[[ConnectionThread], None]) -> None:
         """Parameters: on_idle - hears, in that thread, that it waits for work or its dismissal since `REST_S`."""
         self.receiver = receiver
         self._on_idle = on_idle
@@ -78,60 +78,60 @@ class Carrier:
             return self._inbox.get()
 
 
-class Carriers:
+class ConnectionThreads:
     """Who posts to which receiver. Not for more than one thread."""
 
-    def __init__(self, on_idle: Callable[[Carrier], None]) -> None:
+    def __init__(self, on_idle: Callable[[ConnectionThread], None]) -> None:
         self._on_idle = on_idle
-        self._all: set[Carrier] = set()
-        self._resting: dict[str, list[Carrier]] = {}
+        self._all: set[ConnectionThread] = set()
+        self._resting: dict[str, list[ConnectionThread]] = {}
         self._resting_count = 0
 
-    def hire(self, receiver: str) -> Carrier:
+    def hire(self, receiver: str) -> ConnectionThread:
         """One that is free, with a connection to the receiver if there is such."""
         resting = self._resting.get(receiver)
         if resting:
             # The last one back: its connection is the least likely to be closed by now.
-            carrier = resting[-1]
-            self._take(carrier)
-            return carrier
-        carrier = Carrier(receiver, self._on_idle)
-        self._all.add(carrier)
-        return carrier
+            thread = resting[-1]
+            self._take(thread)
+            return thread
+        thread = ConnectionThread(receiver, self._on_idle)
+        self._all.add(thread)
+        return thread
 
-    def rest(self, carrier: Carrier) -> None:
+    def rest(self, thread: ConnectionThread) -> None:
         """It has done its work."""
         if self._resting_count >= MAX_RESTING:
-            self._dismiss(carrier)
+            self._dismiss(thread)
         else:
-            self._resting.setdefault(carrier.receiver, []).append(carrier)
+            self._resting.setdefault(thread.receiver, []).append(thread)
             self._resting_count += 1
 
-    def release(self, carrier: Carrier) -> None:
+    def release(self, thread: ConnectionThread) -> None:
         """It has been idle for long; nothing happens if it has work again."""
-        if carrier in self._resting.get(carrier.receiver, ()):
-            self._take(carrier)
-            self._dismiss(carrier)
+        if thread in self._resting.get(thread.receiver, ()):
+            self._take(thread)
+            self._dismiss(thread)
 
-    def dismiss(self, carrier: Carrier) -> None:
+    def dismiss(self, thread: ConnectionThread) -> None:
         """It stumbled over its work: its connections may be in any state."""
-        self._dismiss(carrier)
+        self._dismiss(thread)
 
     def close(self) -> None:
         """Let all end when they have done their work."""
-        for carrier in self._all:
-            carrier.dismiss()
+        for thread in self._all:
+            thread.dismiss()
 
-    def _take(self, carrier: Carrier) -> None:
-        resting = self._resting[carrier.receiver]
-        resting.remove(carrier)
+    def _take(self, thread: ConnectionThread) -> None:
+        resting = self._resting[thread.receiver]
+        resting.remove(thread)
         self._resting_count -= 1
         if not resting:
-            del self._resting[carrier.receiver]
+            del self._resting[thread.receiver]
 
-    def _dismiss(self, carrier: Carrier) -> None:
-        self._all.discard(carrier)
-        carrier.dismiss()
+    def _dismiss(self, thread: ConnectionThread) -> None:
+        self._all.discard(thread)
+        thread.dismiss()
 
 
 def send(post: Post, headers: Mapping[str, str], connection: KeptConnection, *, limit_s: float) -> Outcome:

@@ -123,7 +123,7 @@ class Worker:
         ]
         self.ledger.claims.generated(claim, files, outputs_reused=False)
         stored = [self._store(claim.job_id, *pair) for pair in zip(files, contents, strict=True)]
-        self.ledger.deliveries.succeed(claim.job_id, claim.attempt, stored)
+        self.ledger.outputs.succeed(claim.job_id, claim.attempt, stored)
 
     def run(self, job_id: str, *contents: bytes) -> None:
         self.finish(self.claim(job_id), *contents, names=tuple(f"a_{n:05}_.png" for n in range(len(contents))))

@@ -90,7 +90,7 @@ def end(api: Api, claim: Claim, number: int) -> None:
         lambda: claims.fail(claim, {"code": "poison", "message": "lost"}),
         lambda: api.worker.finish(claim, names=()),
         lambda: claims.canceled(claim),
-        lambda: api.ledger.returns.release(claim, reason="lost", code="stuck"),
+        lambda: api.ledger.requeue.release(claim, reason="lost", code="stuck"),
     ]
     ways[number % len(ways)]()
 
@@ -161,13 +161,13 @@ def jobs(api: Api) -> dict[str, str]:
     }
     for number, name in ((0, "done"), (1, "failed"), (0, "old")):
         end(api, worker.claim(found[name]), number)
-    ledger.returns.release(worker.claim(found["lost"]), reason="lost", code="stuck")
+    ledger.requeue.release(worker.claim(found["lost"]), reason="lost", code="stuck")
     worker.claim(found["running"])
     worker.claim(found["canceling"])
     worker.ledger.claims.generated(worker.claim(found["delivering"]), [], outputs_reused=True)
     for name in ("canceling", "canceled"):
         api.post(f"/api/v2/jobs/{found[name]}/cancel")
-    ledger.upkeep.files_removed([found["old"]])
+    ledger.removal.files_removed([found["old"]])
     found["template"] = api.post("/workflows/sd3", {"parameters": {"prompt": "a"}}).json()["id"]
     named = {"input": {"workflow_json": GRAPH, "request_id": "named", "webhook": {"url": "https://example.com/"}}}
     found["named"] = api.post("/generate", named).json()["id"]

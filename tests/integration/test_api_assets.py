@@ -156,16 +156,16 @@ def test_what_expires_goes_with_its_bytes_unless_a_job_needs_them(api: Api) -> N
     wanted, unwanted = upload(api, png(7)).json(), upload(api, png(8)).json()
     graph: dict[str, Any] = {"1": {"class_type": "LoadImage", "inputs": {"image": wanted["id"]}}, "2": GRAPH["2"]}
     job_id = api.submit(workflow=graph)
-    keys = {asset["id"]: api.ledger.uploads.get(asset["id"]).storage_key for asset in (wanted, unwanted)}
+    keys = {asset["id"]: api.ledger.input_files.get(asset["id"]).storage_key for asset in (wanted, unwanted)}
     for asset_id, key in keys.items():
-        api.ledger.uploads.remove(asset_id)
+        api.ledger.input_files.remove(asset_id)
         long_ago_s = time.time() - FRESH_S - 1
         os.utime(api.settings.inputs_dir / key, (long_ago_s, long_ago_s))
 
-    assert keys[unwanted["id"]] in api.ledger.uploads.remove_expired()
+    assert keys[unwanted["id"]] in api.ledger.input_files.remove_expired()
     assert api.post(f"/api/v2/jobs/{job_id}/cancel").json()["status"] == "canceled"
-    assert keys[wanted["id"]] in api.ledger.uploads.remove_expired()
-    assert api.ledger.uploads.by_hash(wanted["hash"]) is None
+    assert keys[wanted["id"]] in api.ledger.input_files.remove_expired()
+    assert api.ledger.input_files.by_hash(wanted["hash"]) is None
 
 
 def test_the_official_client_uploads_and_refers(api: Api, client: comfy_sdk.Comfy, tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ def test_a_job_through_its_life(api: Api) -> None:
 
     api.ledger.claims.generated(claim, [], outputs_reused=True)
     assert api.get(f"/api/v2/jobs/{first}").json()["status"] == "running", "delivering is no word of the contract"
-    api.ledger.deliveries.succeed(first, claim.attempt, [])
+    api.ledger.outputs.succeed(first, claim.attempt, [])
     done = api.get(f"/api/v2/jobs/{first}").json()
     assert done["status"] == "succeeded"
     assert done["outputs_reused"] is True
@@ -260,7 +260,7 @@ def test_the_list_by_status(api: Api) -> None:
     assert by_status["queued"] == [waiting]
     assert delivered in by_status["running"], "a job that is being delivered counts as running"
     assert set(by_status["running,queued"]) >= {delivered, waiting}
-    api.ledger.deliveries.succeed(delivered, claim.attempt, [])
+    api.ledger.outputs.succeed(delivered, claim.attempt, [])
 
 
 def test_the_list_by_id_and_time(api: Api) -> None:
@@ -373,7 +373,7 @@ def test_a_job_tells_where_it_runs_and_where_it_was_lost(api: Api) -> None:
     new = api.get(f"/api/v2/jobs/{job_id}").json()
     lost = api.worker.claim(job_id)
     running = api.get(f"/api/v2/jobs/{job_id}").json()
-    api.ledger.returns.release(lost, reason="http://127.0.0.1:8188 is gone", code="stuck")
+    api.ledger.requeue.release(lost, reason="http://127.0.0.1:8188 is gone", code="stuck")
     # The instance that lost it leaves it to the other.
     again = api.ledger.claims.claim("gpu9@test", named=job_id)
     assert again is not None

@@ -250,7 +250,7 @@ def test_a_server_without_a_ready_gpu_is_not_asked_again(server: Script) -> None
 
 
 def test_a_queue_that_stays_full_exits_2(server: Script, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli.remote.client, "PATIENCE_S", 0.5)
+    monkeypatch.setattr(cli.remote.client, "GIVE_UP_AFTER_S", 0.5)
     server.on("POST /api/v2/jobs", _error(429, "queue_full", "No room.", **{"Retry-After": "1"}))
     assert run(["submit", "graph.json"]) == 2
 

@@ -246,7 +246,7 @@ def test_without_a_gpu_it_is_said_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "graph.json").write_text(json.dumps(GRAPH))
-    monkeypatch.setattr(cli.remote.client, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(cli.remote.client, "GIVE_UP_AFTER_S", 0.0)
     with running_api(settings_for(tmp_path / "api")) as api:
         monkeypatch.setenv("COMFY_BASE_URL", api.url)
         assert run(["submit", str(tmp_path / "graph.json")]) == 4

@@ -20,7 +20,7 @@ from core.ledger import Ledger
 from core.ledger.database.tables import catalogues, deliveries, facts, instances, jobs
 from core.ledger.instances import HEALTHY, SILENCE_MS
 from core.settings.settings import Settings
-from tasks.instance.housekeeping import House
+from tasks.instance.housekeeping import Housekeeper
 from tasks.instance.plan import plan_instances
 from tasks.messaging.app import make_app
 from tasks.messaging.ticks import Ticks, TickScheduler
@@ -175,7 +175,7 @@ def test_set_back_nothing_waits_for_days(runtime: Runtime, move: Move) -> None:
         transaction.connection.execute(update(deliveries).values(next_try_at_ms=in_a_minute))
     move(-DAYS_MS)
     take_steps(runtime)
-    assert runtime.ledger.deliveries.overdue() == []
+    assert runtime.ledger.outputs.overdue() == []
     pass_time(runtime, move, 90)
     with runtime.ledger.database.read() as connection:
         touched = connection.execute(select(jobs.c.updated_at_ms).where(jobs.c.id == delivering.job_id)).scalar_one()
@@ -254,7 +254,7 @@ def test_a_wall_clock_that_was_set_is_noticed(move: Move) -> None:
 
 def test_files_of_a_running_prompt_do_not_become_old_at_once(sqlite_settings: Settings, move: Move) -> None:
     (spec,) = plan_instances(sqlite_settings.model_copy(update={"simulated_gpus": 1}))
-    house = House(sqlite_settings, Instance(spec))
+    house = Housekeeper(sqlite_settings, Instance(spec))
     file = spec.data_dir / "input" / "a.png"
     file.parent.mkdir(parents=True)
     file.write_bytes(b"a")

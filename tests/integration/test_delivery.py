@@ -1,4 +1,4 @@
-"""Turns of the task that delivers: finishing files and putting them into a bucket, killed between any two steps."""
+"""LedgerSlots of the task that delivers: finishing files and putting them into a bucket, killed between any two steps."""
 
 from __future__ import annotations
 

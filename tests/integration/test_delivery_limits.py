@@ -187,7 +187,7 @@ def test_a_record_of_finished_files_that_cannot_be_relied_on_is_made_again(
 def test_a_record_of_a_newer_version_is_used(sqlite_settings: Settings) -> None:
     claim = generated(sqlite_settings, CONVERSION, a_png=picture())
     runtime = equip(make_app(sqlite_settings, "io"), sqlite_settings)
-    [file] = runtime.ledger.deliveries.pending(claim.job_id, claim.attempt).files
+    [file] = runtime.ledger.outputs.pending(claim.job_id, claim.attempt).files
     runtime.close()
     folder = sqlite_settings.outputs_dir / claim.job_id
     (folder / ORIGINALS).mkdir(parents=True)

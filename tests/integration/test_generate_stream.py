@@ -148,7 +148,7 @@ def _cancel(api: Api, job_id: str) -> None:
 
 def _expire(api: Api, job_id: str) -> None:
     set_columns(api.ledger, job_id, created_at_ms=1)
-    assert api.ledger.returns.expire_waiting(timeout_s=3600.0) == [job_id]
+    assert api.ledger.requeue.expire_waiting(timeout_s=3600.0) == [job_id]
 
 
 @pytest.mark.parametrize(("end", "status"), [(_fail, "failed"), (_cancel, "cancelled"), (_expire, "timeout")])

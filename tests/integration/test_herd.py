@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slow
 
 STREAMS = 400
 REQUESTS = 200
-PATIENCE_S = 60.0
+GIVE_UP_AFTER_S = 60.0
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgres"])
@@ -74,7 +74,7 @@ def all_at_once(url: str, asked: Sequence[bytes], is_enough: Callable[[bytes], b
             client.setblocking(False)
             selector.register(client, selectors.EVENT_READ)
             said[client] = b""
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + GIVE_UP_AFTER_S
         left = set(said)
         while left and time.monotonic() < deadline:
             for key, _events in selector.select(timeout=0.5):
@@ -113,7 +113,7 @@ def test_every_request_of_a_herd_is_recorded_and_waits_for_its_end(url: str, led
     before = ledger.jobs.count("queued")
 
     def end_all() -> None:
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + GIVE_UP_AFTER_S
         while ledger.jobs.count("queued") < before + REQUESTS:
             assert time.monotonic() < deadline, ledger.jobs.count("queued")
             time.sleep(0.1)

@@ -58,7 +58,7 @@ def test_what_is_not_there_is_not_found(ledger: Ledger) -> None:
         with pytest.raises(NotFound, match=absent):
             ask(absent)
     with pytest.raises(NotFound):
-        ledger.deliveries.asset(absent)
+        ledger.outputs.asset(absent)
     assert ledger.jobs.events(absent) == []
     assert secrets_of(ledger, absent) == {}
 
@@ -173,10 +173,10 @@ def test_what_was_cancelled_cannot_be_claimed_or_delivered(ledger: Ledger) -> No
     delivering = generated(ledger)
     ledger.jobs.cancel(delivering.job_id)
     with pytest.raises(StaleAttempt):
-        ledger.deliveries.pending(delivering.job_id, delivering.attempt)
+        ledger.outputs.pending(delivering.job_id, delivering.attempt)
     with pytest.raises(StaleAttempt):
-        ledger.deliveries.succeed(delivering.job_id, delivering.attempt, [])
-    assert not ledger.deliveries.fail(delivering.job_id, delivering.attempt, ERROR)
+        ledger.outputs.succeed(delivering.job_id, delivering.attempt, [])
+    assert not ledger.outputs.fail(delivering.job_id, delivering.attempt, ERROR)
 
 
 def test_cancel_races_a_claim(ledger: Ledger) -> None:
@@ -223,7 +223,7 @@ def test_cancel_races_a_job_that_is_given_back_and_taken_again(ledger: Ledger) -
             if number == 0:
                 ledger.jobs.cancel(claim.job_id)
             elif number == 1:
-                ledger.returns.release(claim, reason="lost", lost=False)
+                ledger.requeue.release(claim, reason="lost", lost=False)
             else:
                 ledger.claims.claim(f"gpu{number}@here", named=claim.job_id)
 
@@ -271,6 +271,6 @@ def test_a_lease_that_lapsed_under_a_cancel_ends_canceled(ledger: Ledger) -> Non
     ledger.jobs.cancel(claim.job_id)
     lapse(ledger, claim.job_id)
 
-    assert ledger.returns.take_back_lapsed() == {claim.job_id: CANCELED}
+    assert ledger.requeue.take_back_lapsed() == {claim.job_id: CANCELED}
     assert check_log(ledger, claim.job_id) == [QUEUED, RUNNING, CANCELING, CANCELED]
     assert [found.event for found in ledger.outbox.page(job_id=claim.job_id)] == ["job.canceled"]

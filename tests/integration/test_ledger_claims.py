@@ -137,14 +137,14 @@ def test_a_renewed_lease_does_not_lapse(ledger: Ledger) -> None:
     lapse(ledger, claim.job_id)
 
     assert ledger.claims.renew([claim]) == {claim.job_id: RUNNING}
-    assert ledger.returns.take_back_lapsed() == {}
+    assert ledger.requeue.take_back_lapsed() == {}
 
 
 def test_renewing_tells_of_a_wish_to_cancel_and_of_losses(ledger: Ledger) -> None:
     kept, wanted_back, lost = claimed(ledger), claimed(ledger), claimed(ledger)
     ledger.jobs.cancel(wanted_back.job_id)
     lapse(ledger, lost.job_id)
-    ledger.returns.take_back_lapsed()
+    ledger.requeue.take_back_lapsed()
 
     held = ledger.claims.renew([kept, wanted_back, lost])
 
@@ -162,7 +162,7 @@ def test_a_lapsed_lease_is_queued_again_until_the_tries_are_used_up(ledger_setti
             assert claim is not None
             assert claim.attempt == attempt
             lapse(ledger, job_id)
-            ends.append(ledger.returns.take_back_lapsed())
+            ends.append(ledger.requeue.take_back_lapsed())
 
         assert ends == [{job_id: QUEUED}, {job_id: FAILED}]
         assert check_log(ledger, job_id) == [QUEUED, RUNNING, QUEUED, RUNNING, FAILED]
@@ -180,7 +180,7 @@ def test_a_lapsed_lease_is_taken_back_once(ledger: Ledger) -> None:
     for claim in claims:
         lapse(ledger, claim.job_id)
 
-    results = in_parallel(6, lambda _number: ledger.returns.take_back_lapsed())
+    results = in_parallel(6, lambda _number: ledger.requeue.take_back_lapsed())
 
     taken = [job_id for result in results if isinstance(result, dict) for job_id in result]
     assert sorted(taken) == sorted(claim.job_id for claim in claims)
@@ -194,7 +194,7 @@ def test_a_renewal_races_the_taking_back(ledger: Ledger) -> None:
         lapse(ledger, claim.job_id)
 
         def act(number: int, claim: Claim = claim) -> dict[str, str]:
-            return ledger.claims.renew([claim]) if number else ledger.returns.take_back_lapsed()
+            return ledger.claims.renew([claim]) if number else ledger.requeue.take_back_lapsed()
 
         in_parallel(2, act)
 
@@ -208,9 +208,9 @@ def test_a_renewal_races_the_taking_back(ledger: Ledger) -> None:
 def test_the_leases_of_a_dead_worker_can_be_ended_at_once(ledger: Ledger) -> None:
     dead, alive = claimed(ledger, "gpu0@here"), claimed(ledger, "gpu1@here")
 
-    ledger.returns.expire_leases("gpu0@here")
+    ledger.requeue.expire_leases("gpu0@here")
 
-    assert ledger.returns.take_back_lapsed() == {dead.job_id: QUEUED}
+    assert ledger.requeue.take_back_lapsed() == {dead.job_id: QUEUED}
     assert ledger.claims.renew([alive]) == {alive.job_id: RUNNING}
 
 
@@ -218,7 +218,7 @@ def test_the_leases_of_a_dead_worker_can_be_ended_at_once(ledger: Ledger) -> Non
 def test_an_attempt_of_the_past_writes_nothing(next_owner: str, ledger: Ledger) -> None:
     stale = claimed(ledger)
     lapse(ledger, stale.job_id)
-    ledger.returns.take_back_lapsed()
+    ledger.requeue.take_back_lapsed()
     if next_owner != "nobody":
         current = ledger.claims.claim("gpu1@here", named=stale.job_id)
         assert current is not None
@@ -232,12 +232,12 @@ def test_an_attempt_of_the_past_writes_nothing(next_owner: str, ledger: Ledger) 
         ledger.claims.generated(stale, [produced()], outputs_reused=True)
     assert ledger.claims.fail(stale, {"code": "x", "message": "stale"}) is False
     assert ledger.claims.canceled(stale) is False
-    assert ledger.returns.release(stale, reason="stale") is None
+    assert ledger.requeue.release(stale, reason="stale") is None
     with pytest.raises(StaleAttempt):
-        ledger.deliveries.pending(stale.job_id, stale.attempt)
+        ledger.outputs.pending(stale.job_id, stale.attempt)
     with pytest.raises(StaleAttempt):
-        ledger.deliveries.succeed(stale.job_id, stale.attempt, [])
-    assert ledger.deliveries.fail(stale.job_id, stale.attempt, ERROR) is False
+        ledger.outputs.succeed(stale.job_id, stale.attempt, [])
+    assert ledger.outputs.fail(stale.job_id, stale.attempt, ERROR) is False
 
     assert _snapshot(ledger, stale.job_id) == before
 
@@ -256,7 +256,7 @@ def test_a_retry_begins_without_the_last_attempts_traces(ledger: Ledger) -> None
     claim = claimed(ledger)
     ledger.claims.progress(claim, {"value": 0.9})
 
-    assert ledger.returns.release(claim, reason="The instance was lost.") == QUEUED
+    assert ledger.requeue.release(claim, reason="The instance was lost.") == QUEUED
 
     job = ledger.jobs.get(claim.job_id)
     assert job.progress is None
@@ -272,7 +272,7 @@ def test_giving_back_what_had_not_begun_costs_no_try(ledger: Ledger) -> None:
     for _ in range(5):
         claim = ledger.claims.claim("gpu0@here")
         assert claim is not None
-        assert ledger.returns.release(claim, reason="The worker stops.", lost=False) == QUEUED
+        assert ledger.requeue.release(claim, reason="The worker stops.", lost=False) == QUEUED
 
     assert ledger.jobs.get(job_id).attempt == 5
 
@@ -281,7 +281,7 @@ def test_giving_back_what_was_to_be_cancelled_ends_it(ledger: Ledger) -> None:
     claim = claimed(ledger)
     ledger.jobs.cancel(claim.job_id)
 
-    assert ledger.returns.release(claim, reason="lost") == CANCELED
+    assert ledger.requeue.release(claim, reason="lost") == CANCELED
 
 
 def test_a_cancelled_job_is_not_generated(ledger: Ledger) -> None:
@@ -300,19 +300,19 @@ def test_files_are_delivered_in_the_order_they_were_produced(ledger: Ledger) -> 
     files = [produced(number) for number in range(12)]
     ledger.claims.generated(claim, files, outputs_reused=True)
 
-    pending = ledger.deliveries.pending(claim.job_id, claim.attempt).files
+    pending = ledger.outputs.pending(claim.job_id, claim.attempt).files
     assert [(file.asset_id, file.name, file.source) for file in pending] == [
         (file.asset_id, file.name, file.source) for file in files
     ]
     # What is not in storage yet is no output.
     assert ledger.jobs.get(claim.job_id).outputs == ()
 
-    ledger.deliveries.succeed(claim.job_id, claim.attempt, [stored(file.asset_id) for file in pending])
+    ledger.outputs.succeed(claim.job_id, claim.attempt, [stored(file.asset_id) for file in pending])
 
     job = ledger.jobs.get(claim.job_id)
     assert [output.id for output in job.outputs] == [file.asset_id for file in files]
     assert job.outputs_reused is True
-    assert ledger.deliveries.asset(files[0].asset_id) == job.outputs[0]
+    assert ledger.outputs.asset(files[0].asset_id) == job.outputs[0]
     log = ledger.jobs.events(job.id)
     assert [event.data["asset_id"] for event in log if event.type == "output"] == [file.asset_id for file in files]
     assert check_log(ledger, job.id) == [QUEUED, RUNNING, DELIVERING, SUCCEEDED]
@@ -321,9 +321,9 @@ def test_files_are_delivered_in_the_order_they_were_produced(ledger: Ledger) -> 
 
 def test_a_delivery_is_ended_once(ledger: Ledger) -> None:
     claim = generated(ledger, files=2)
-    pending = [stored(file.asset_id) for file in ledger.deliveries.pending(claim.job_id, claim.attempt).files]
+    pending = [stored(file.asset_id) for file in ledger.outputs.pending(claim.job_id, claim.attempt).files]
 
-    results = in_parallel(5, lambda _number: ledger.deliveries.succeed(claim.job_id, claim.attempt, pending))
+    results = in_parallel(5, lambda _number: ledger.outputs.succeed(claim.job_id, claim.attempt, pending))
 
     assert [type(result) for result in results].count(StaleAttempt) == 4
     assert check_log(ledger, claim.job_id)[-1] == SUCCEEDED
@@ -332,13 +332,13 @@ def test_a_delivery_is_ended_once(ledger: Ledger) -> None:
 
 def test_a_forgotten_delivery_is_found_once_a_while(ledger: Ledger) -> None:
     claim = generated(ledger, instance="gpu3@there")
-    assert ledger.deliveries.overdue() == []
+    assert ledger.outputs.overdue() == []
     set_columns(ledger, claim.job_id, updated_at_ms=1)
 
-    found = [found for found in in_parallel(4, lambda _number: ledger.deliveries.overdue()) if found]
+    found = [found for found in in_parallel(4, lambda _number: ledger.outputs.overdue()) if found]
 
     assert found == [[(claim.job_id, claim.attempt, "gpu3@there")]]
-    assert ledger.deliveries.overdue() == []
+    assert ledger.outputs.overdue() == []
 
 
 def _snapshot(ledger: Ledger, job_id: str) -> tuple[Any, ...]:

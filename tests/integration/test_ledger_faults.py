@@ -220,9 +220,9 @@ def test_taking_back_passes_over_a_locked_row(postgres_settings: Settings) -> No
             lapse(ledger, claim.job_id)
         with ledger.database.write() as transaction:
             transaction.connection.execute(select(jobs.c.id).where(jobs.c.id == locked_job.job_id).with_for_update())
-            assert ledger.returns.take_back_lapsed() == {other.job_id: QUEUED}
+            assert ledger.requeue.take_back_lapsed() == {other.job_id: QUEUED}
 
-        assert ledger.returns.take_back_lapsed() == {locked_job.job_id: QUEUED}
+        assert ledger.requeue.take_back_lapsed() == {locked_job.job_id: QUEUED}
 
 
 def test_a_process_frozen_in_mid_transaction_loses_its_locks(

@@ -16,7 +16,7 @@ def test_a_lost_job_is_left_to_another_instance_for_a_minute(ledger: Ledger) -> 
     register(ledger, "gpu0@here")
     register(ledger, "gpu1@here")
     claim = claimed(ledger, "gpu0@here")
-    ledger.returns.release(claim, reason="lost")
+    ledger.requeue.release(claim, reason="lost")
 
     assert ledger.claims.claim("gpu0@here", named=claim.job_id) is None
     assert ledger.claims.claim("gpu0@here") is None
@@ -29,7 +29,7 @@ def test_another_instance_takes_a_lost_job_at_once(ledger: Ledger) -> None:
     register(ledger, "gpu0@here")
     register(ledger, "gpu1@here")
     claim = claimed(ledger, "gpu0@here")
-    ledger.returns.release(claim, reason="lost")
+    ledger.requeue.release(claim, reason="lost")
 
     second = ledger.claims.claim("gpu1@here", named=claim.job_id)
 
@@ -46,7 +46,7 @@ def test_the_only_instance_that_can_run_a_lost_job_tries_it_again(other: str, le
         ledger.instances.down("gpu1@here", worker="w-gpu1@here", state=UNHEALTHY, reason="gone")
     [digest] = [key for key, names in ledger.instances.catalogues().items() if "gpu0@here" in names]
     claim = claimed(ledger, "gpu0@here", catalogues=(digest,))
-    ledger.returns.release(claim, reason="lost")
+    ledger.requeue.release(claim, reason="lost")
 
     assert ledger.claims.claim("gpu0@here") is not None
 
@@ -68,7 +68,7 @@ def test_a_job_on_deck_has_no_part_in_the_loss_of_its_instance(ledger: Ledger) -
     assert claim is not None
 
     for _ in range(5):
-        assert ledger.returns.release(claim, reason="lost") == QUEUED
+        assert ledger.requeue.release(claim, reason="lost") == QUEUED
         claim = ledger.claims.claim("gpu0@here", only_surplus=True)
         assert claim is not None
         assert claim.lost_code is None
@@ -80,7 +80,7 @@ def test_a_job_on_deck_that_has_begun_counts_like_any_other(ledger: Ledger) -> N
     assert claim is not None
     ledger.claims.begun(claim)
 
-    ledger.returns.release(claim, reason="lost")
+    ledger.requeue.release(claim, reason="lost")
 
     again = ledger.claims.claim("gpu0@here")
     assert again is not None
@@ -105,7 +105,7 @@ def test_the_last_try_ends_with_a_code_that_says_why(code: str, final: str, ledg
     for _ in range(3):
         claim = ledger.claims.claim("gpu0@here")
         assert claim is not None
-        ledger.returns.release(claim, reason="Once more.", code=code)
+        ledger.requeue.release(claim, reason="Once more.", code=code)
 
     assert check_log(ledger, job_id)[-1] == FAILED
     error = ledger.jobs.get(job_id).error
@@ -117,7 +117,7 @@ def test_everything_an_instance_holds_is_given_back_uncounted(ledger: Ledger) ->
     running, unwanted, elsewhere = claimed(ledger), claimed(ledger), claimed(ledger, "gpu1@here")
     ledger.jobs.cancel(unwanted.job_id)
 
-    given_back = ledger.returns.release_all("gpu0@here", reason="The worker stops.")
+    given_back = ledger.requeue.release_all("gpu0@here", reason="The worker stops.")
 
     assert {found.job_id: found.status for found in given_back} == {running.job_id: QUEUED, unwanted.job_id: CANCELED}
     assert {found.prompt_id for found in given_back} == {running.prompt_id, prompt_id_of(unwanted.job_id, 1)}
@@ -129,11 +129,11 @@ def test_everything_an_instance_holds_is_given_back_uncounted(ledger: Ledger) ->
 
 def test_jobs_that_waited_too_long_for_their_first_gpu_expire(ledger: Ledger) -> None:
     late, retried, fresh = submit(ledger), claimed(ledger), submit(ledger)
-    ledger.returns.release(retried, reason="lost")
+    ledger.requeue.release(retried, reason="lost")
     for job_id in (late.id, retried.job_id):
         set_columns(ledger, job_id, created_at_ms=late.created_at_ms - 60_000)
 
-    assert ledger.returns.expire_waiting(timeout_s=30) == [late.id]
+    assert ledger.requeue.expire_waiting(timeout_s=30) == [late.id]
 
     assert check_log(ledger, late.id) == [QUEUED, EXPIRED]
     error = ledger.jobs.get(late.id).error
@@ -150,7 +150,7 @@ def test_a_drain_outlives_the_worker_and_is_over_when_the_job_is(ledger: Ledger)
     )
     assert [record.state for record in ledger.instances.all()] == [DRAINING]
 
-    ledger.returns.release(claim, reason="lost")
+    ledger.requeue.release(claim, reason="lost")
 
     assert [record.state for record in ledger.instances.all()] == [DRAINED]
     ledger.instances.down("gpu0@here", worker="w-gpu0@here", state=STOPPED, reason="")

@@ -64,8 +64,8 @@ def end(ledger: Ledger, status: str, **fields: Any) -> str:
         ledger.claims.fail(claim, ERROR)
         return claim.job_id
     claim = generated(ledger, **fields)
-    pending = ledger.deliveries.pending(claim.job_id, claim.attempt).files
-    ledger.deliveries.succeed(claim.job_id, claim.attempt, [stored(file.asset_id) for file in pending])
+    pending = ledger.outputs.pending(claim.job_id, claim.attempt).files
+    ledger.outputs.succeed(claim.job_id, claim.attempt, [stored(file.asset_id) for file in pending])
     return claim.job_id
 
 

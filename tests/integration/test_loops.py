@@ -31,16 +31,16 @@ from core.messaging.notices import Notice, NoticeListener, NoticeSender
 from core.outbound import deadline
 from core.outbound.deadline import Deadline
 from core.settings.settings import Settings
-from tasks.instance.agent import Keeper
+from tasks.instance.agent import InstanceAgent
 from tasks.instance.plan import plan_instances
-from tasks.instance.release import HandBack
+from tasks.instance.release import JobRelease
 from tasks.instance.tenure import Tenure
 from tasks.messaging.app import make_app
 from tasks.messaging.publish import BackgroundNotifier, Publisher
-from tasks.runner.distress import Line
+from tasks.runner.distress import CondemnPipe
 from tasks.runner.leases import Leases
-from tasks.webhooks.dispatcher import Postman
-from tasks.webhooks.posting import Carrier
+from tasks.webhooks.dispatcher import WebhookDispatcher
+from tasks.webhooks.posting import ConnectionThread
 from tests.integration.api_fixtures import running_api
 from tests.ledger_moves import claimed, submit, succeeded
 from tests.own_servers import OwnValkey
@@ -119,18 +119,18 @@ def test_the_backstop_of_waiting_clients(sqlite_ledger: Ledger) -> None:
 
 @pytest.mark.parametrize("times", [1, 2, 3, 5])
 def test_the_postman(sqlite_settings: Settings, sqlite_ledger: Ledger, times: int) -> None:
-    postman = Postman(sqlite_settings, sqlite_ledger)
+    dispatcher = WebhookDispatcher(sqlite_settings, sqlite_ledger)
     with receiving() as receiver:
         webhook = {"url": receiver.url, "timeout_s": 30.0, "extra_params": {}, "base_url": "", "origin": "request"}
         job_id = succeeded(sqlite_ledger, webhook=webhook).job_id
         with stumbling(sqlite_ledger, times=times) as stumbles:
-            postman.call(job_id)
+            dispatcher.call(job_id)
             assert eventually(lambda: stumbles.count == times)
         # That one is sent now, or when its hold lapses, if it had been taken.
         other_id = succeeded(sqlite_ledger, webhook=webhook).job_id
-        postman.call(other_id)
+        dispatcher.call(other_id)
         assert eventually(lambda: is_delivered(sqlite_ledger, other_id))
-    postman.close()
+    dispatcher.close()
 
 
 def is_delivered(ledger: Ledger, job_id: str) -> bool:
@@ -150,21 +150,21 @@ def test_the_postman_writes_what_can_be_written(
         record(results)
 
     monkeypatch.setattr(sqlite_ledger.outbox, "record", choosy)
-    postman = Postman(sqlite_settings, sqlite_ledger)
+    dispatcher = WebhookDispatcher(sqlite_settings, sqlite_ledger)
     with receiving() as receiver:
         webhook = {"url": receiver.url, "timeout_s": 30.0, "extra_params": {}, "base_url": "", "origin": "request"}
         ids = [succeeded(sqlite_ledger, webhook=webhook).job_id for _ in range(4)]
         refused.append(ids[1])
         for job_id in ids:
-            postman.call(job_id)
+            dispatcher.call(job_id)
         assert eventually(lambda: all(is_delivered(sqlite_ledger, job_id) for job_id in ids if job_id not in refused))
-    postman.close()
+    dispatcher.close()
 
 
 def test_a_carrier() -> None:
-    idle: list[Carrier] = []
+    idle: list[ConnectionThread] = []
     done: list[str] = []
-    carrier = Carrier("https://example.com:443", idle.append)
+    carrier = ConnectionThread("https://example.com:443", idle.append)
     carrier.carry(stumble_once())
     carrier.carry(lambda: done.append("next"))
     assert eventually(lambda: done == ["next"])
@@ -269,7 +269,7 @@ def test_the_line_between_the_processes_of_a_worker() -> None:
         stumbles()
         heard.append(what)
 
-    line = Line()
+    line = CondemnPipe()
     line.listen(hear)
     line.say("lost")
     line.say("heard")
@@ -361,14 +361,14 @@ def test_ready_tells_of_a_broker_that_refuses_us(sqlite_settings: Settings, shar
 
 
 @pytest.fixture
-def keeper(sqlite_settings: Settings) -> Iterator[Keeper]:
+def agent(sqlite_settings: Settings) -> Iterator[InstanceAgent]:
     settings = sqlite_settings.model_copy(update={"simulated_gpus": 1, "host": "left", "lease_renew_s": 0.1})
     (spec,) = plan_instances(settings)
     spec.data_dir.mkdir(parents=True)
-    keeper = Keeper(settings, spec, Tenure(settings, spec, worker="w"))
-    keeper.start()
-    yield keeper
-    keeper.stop()
+    agent = InstanceAgent(settings, spec, Tenure(settings, spec, worker="w"))
+    agent.start()
+    yield agent
+    agent.stop()
 
 
 def record_of(ledger: Ledger) -> InstanceRecord:
@@ -377,17 +377,17 @@ def record_of(ledger: Ledger) -> InstanceRecord:
     return record
 
 
-def test_the_heartbeat(keeper: Keeper, sqlite_ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_heartbeat(agent: InstanceAgent, sqlite_ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     assert eventually(lambda: record_of(sqlite_ledger).state == HEALTHY, 30)
     with monkeypatch.context() as patched:
         # What is told to the ledger, and what is done beside that.
         patched.setattr("core.ledger.instances.Instances.heartbeat", stumble_once())
-        patched.setattr("tasks.instance.housekeeping.House.disk_problem", stumble_once())
+        patched.setattr("tasks.instance.housekeeping.Housekeeper.disk_problem", stumble_once())
         assert eventually(lambda: any(life.failures for life in lives() if life.name == "heartbeat"))
     before_ms = record_of(sqlite_ledger).heartbeat_at_ms
     assert eventually(lambda: record_of(sqlite_ledger).heartbeat_at_ms > before_ms)
     with monkeypatch.context() as patched:
-        patched.setattr("tasks.instance.housekeeping.House.keep", lambda *_: stumble_once()())
+        patched.setattr("tasks.instance.housekeeping.Housekeeper.keep", lambda *_: stumble_once()())
         # Its ledger is told all the same, and also what is wrong.
         assert eventually(lambda: "heartbeat (AttributeError)" in (record_of(sqlite_ledger).reason or ""))
         assert record_of(sqlite_ledger).state == HEALTHY
@@ -395,38 +395,40 @@ def test_the_heartbeat(keeper: Keeper, sqlite_ledger: Ledger, monkeypatch: pytes
 
 
 def test_a_restart_that_stumbles_over_handing_jobs_back(
-    keeper: Keeper, sqlite_ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+    agent: InstanceAgent, sqlite_ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert eventually(lambda: record_of(sqlite_ledger).state == HEALTHY, 30)
     with monkeypatch.context() as patched:
         for name in ("what_waits", "wait_until_idle"):
-            patched.setattr(f"tasks.instance.release.HandBack.{name}", stumble_once())
-        keeper.restart()
+            patched.setattr(f"tasks.instance.release.JobRelease.{name}", stumble_once())
+        agent.restart()
         assert eventually(lambda: record_of(sqlite_ledger).state == UNHEALTHY, 30)
     assert eventually(lambda: record_of(sqlite_ledger).state == HEALTHY, 30)
     assert record_of(sqlite_ledger).restarts == 1
-    assert keeper.takes_jobs
+    assert agent.takes_jobs
 
 
 def test_a_lost_pool_process_is_tidied_up_after_at_the_second_try(
-    keeper: Keeper, sqlite_ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+    agent: InstanceAgent, sqlite_ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert eventually(lambda: record_of(sqlite_ledger).state == HEALTHY, 30)
     job = submit(sqlite_ledger)
     assert sqlite_ledger.claims.claim("gpu0@left") is not None
-    whole = HandBack.of_dead_process
+    whole = JobRelease.of_dead_process
     stumble = stumble_once()
 
-    def stumbling_once(self: HandBack) -> None:
+    def stumbling_once(self: JobRelease) -> None:
         stumble()
         whole(self)
 
-    monkeypatch.setattr(HandBack, "of_dead_process", stumbling_once)
-    keeper.lose_jobs()
+    monkeypatch.setattr(JobRelease, "of_dead_process", stumbling_once)
+    agent.lose_jobs()
     assert eventually(lambda: sqlite_ledger.jobs.get(job.id).status == "queued")
 
 
-def test_a_worker_that_was_forgotten_says_again_all_there_is_to_say(keeper: Keeper, sqlite_ledger: Ledger) -> None:
+def test_a_worker_that_was_forgotten_says_again_all_there_is_to_say(
+    agent: InstanceAgent, sqlite_ledger: Ledger
+) -> None:
     """Its machine slept for days, and its row has gone, and its catalogue with it."""
     assert eventually(lambda: record_of(sqlite_ledger).state == HEALTHY, 30)
     before = record_of(sqlite_ledger)

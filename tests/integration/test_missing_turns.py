@@ -72,7 +72,7 @@ def test_a_job_just_lost_has_a_turn_only_if_somebody_may_try_it(ledger: Ledger, 
     if others != "none":
         register(ledger, "gpu1@here")
     lost = claimed(ledger, "gpu0@here")
-    ledger.returns.release(lost, reason="lost")
+    ledger.requeue.release(lost, reason="lost")
     if others == "busy":
         claimed(ledger, "gpu1@here")
 

@@ -37,7 +37,7 @@ from core.outbound.fetch import Fetched, fetch
 from core.outbound.s3 import guard_s3_client
 from core.outbound.sessions import GuardedSession, KeptConnection
 from core.settings.settings import Settings
-from tasks.webhooks.dispatcher import Postman
+from tasks.webhooks.dispatcher import WebhookDispatcher
 from tests.fleet import ROOT
 from tests.ledger_moves import succeeded
 from tests.refused_urls import REFUSED_URLS, Resolver, connections
@@ -512,7 +512,7 @@ KEPT = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n"
 class _Keeping(socketserver.BaseRequestHandler):
     """Answers one request after the other on a connection; what it does depends on the path."""
 
-    server: Keeper
+    server: InstanceAgent
 
     def handle(self) -> None:
         self.server.connections += 1
@@ -545,7 +545,7 @@ class _Keeping(socketserver.BaseRequestHandler):
         return path not in ("/closes", "/hangs-up")
 
 
-class Keeper(socketserver.ThreadingTCPServer):
+class InstanceAgent(socketserver.ThreadingTCPServer):
     """Keeps connections, as HTTP/1.1 has it."""
 
     daemon_threads = True
@@ -564,14 +564,14 @@ class Keeper(socketserver.ThreadingTCPServer):
 
 
 @pytest.fixture
-def keeper() -> Iterator[Keeper]:
-    with Keeper() as keeper:
-        thread = threading.Thread(target=keeper.serve_forever, kwargs={"poll_interval": 0.02})
+def agent() -> Iterator[InstanceAgent]:
+    with InstanceAgent() as agent:
+        thread = threading.Thread(target=agent.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         try:
-            yield keeper
+            yield agent
         finally:
-            keeper.shutdown()
+            agent.shutdown()
             thread.join()
 
 
@@ -583,53 +583,57 @@ def kept() -> Iterator[KeptConnection]:
 
 class TestKept:
     def test_posts_follow_each_other_on_one_connection_and_share_nothing_else(
-        self, keeper: Keeper, kept: KeptConnection
+        self, agent: InstanceAgent, kept: KeptConnection
     ) -> None:
-        assert [post_over(kept, keeper.url(path)) for path in ("/a", "/b", "/c")] == [200] * 3
-        assert keeper.connections == 1
-        assert not any("cookie" in head.lower() for _path, head in keeper.requests)
+        assert [post_over(kept, agent.url(path)) for path in ("/a", "/b", "/c")] == [200] * 3
+        assert agent.connections == 1
+        assert not any("cookie" in head.lower() for _path, head in agent.requests)
 
     @pytest.mark.parametrize("path", ["/closes", "/hangs-up"])
-    def test_one_that_was_closed_meanwhile_is_made_again(self, keeper: Keeper, kept: KeptConnection, path: str) -> None:
-        assert [post_over(kept, keeper.url(path)) for _ in range(3)] == [200] * 3
-        assert (keeper.connections, len(keeper.requests)) == (3, 3)
+    def test_one_that_was_closed_meanwhile_is_made_again(
+        self, agent: InstanceAgent, kept: KeptConnection, path: str
+    ) -> None:
+        assert [post_over(kept, agent.url(path)) for _ in range(3)] == [200] * 3
+        assert (agent.connections, len(agent.requests)) == (3, 3)
 
-    def test_one_that_is_closed_instead_of_an_answer_is_made_again(self, keeper: Keeper, kept: KeptConnection) -> None:
-        assert [post_over(kept, keeper.url("/leaves-if-kept")) for _ in range(2)] == [200, 200]
-        assert (keeper.connections, len(keeper.requests)) == (2, 3)
+    def test_one_that_is_closed_instead_of_an_answer_is_made_again(
+        self, agent: InstanceAgent, kept: KeptConnection
+    ) -> None:
+        assert [post_over(kept, agent.url("/leaves-if-kept")) for _ in range(2)] == [200, 200]
+        assert (agent.connections, len(agent.requests)) == (2, 3)
 
     def test_a_new_one_that_is_closed_instead_of_an_answer_is_a_failure(
-        self, keeper: Keeper, kept: KeptConnection
+        self, agent: InstanceAgent, kept: KeptConnection
     ) -> None:
         with pytest.raises(ProtocolError):
-            post_over(kept, keeper.url("/leaves"))
-        assert len(keeper.requests) == 1
+            post_over(kept, agent.url("/leaves"))
+        assert len(agent.requests) == 1
 
-    def test_an_answer_that_has_begun_is_not_asked_for_again(self, keeper: Keeper, kept: KeptConnection) -> None:
-        post_over(kept, keeper.url("/"))
+    def test_an_answer_that_has_begun_is_not_asked_for_again(self, agent: InstanceAgent, kept: KeptConnection) -> None:
+        post_over(kept, agent.url("/"))
         with pytest.raises(ProtocolError):
-            post_over(kept, keeper.url("/half"))
-        assert len(keeper.requests) == 2
+            post_over(kept, agent.url("/half"))
+        assert len(agent.requests) == 2
 
-    def test_each_post_has_the_whole_time_and_no_more(self, keeper: Keeper, kept: KeptConnection) -> None:
-        post_over(kept, keeper.url("/"), limit_s=0.4)
+    def test_each_post_has_the_whole_time_and_no_more(self, agent: InstanceAgent, kept: KeptConnection) -> None:
+        post_over(kept, agent.url("/"), limit_s=0.4)
         time.sleep(0.5)
-        post_over(kept, keeper.url("/"), limit_s=LIMIT_S)
-        assert keeper.connections == 1
+        post_over(kept, agent.url("/"), limit_s=LIMIT_S)
+        assert agent.connections == 1
         began_s = time.monotonic()
         with pytest.raises(HTTPError):
-            post_over(kept, keeper.url("/drips"), limit_s=LIMIT_S)
+            post_over(kept, agent.url("/drips"), limit_s=LIMIT_S)
         assert LIMIT_S - 0.1 < time.monotonic() - began_s < LIMIT_S + 0.5
-        assert len(keeper.requests) == 3
-        assert post_over(kept, keeper.url("/"), limit_s=LIMIT_S) == 200
+        assert len(agent.requests) == 3
+        assert post_over(kept, agent.url("/"), limit_s=LIMIT_S) == 200
 
     def test_every_new_connection_is_guarded(
-        self, keeper: Keeper, kept: KeptConnection, monkeypatch: pytest.MonkeyPatch
+        self, agent: InstanceAgent, kept: KeptConnection, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         Resolver(monkeypatch, {"moves.example": [["127.0.0.1"], ["10.0.0.1"]]})
-        assert post_over(kept, keeper.url("/closes", "moves.example")) == 200
+        assert post_over(kept, agent.url("/closes", "moves.example")) == 200
         with connections() as opened, pytest.raises(AddressRefused):
-            post_over(kept, keeper.url("/", "moves.example"))
+            post_over(kept, agent.url("/", "moves.example"))
         assert opened == []
 
     def test_a_long_answer_is_not_read_to_keep_the_connection(self, peer: Peer, kept: KeptConnection) -> None:
@@ -658,10 +662,10 @@ def test_proxies_of_the_environment_are_not_used(
 def deliver(ledger: Ledger, settings: Settings, url: str) -> Any:
     """End a job with a webhook, have it posted once, and return the row of the outbox."""
     job_id = succeeded(ledger, webhook={"url": url, "timeout_s": 2.0, "extra_params": {}, "base_url": ""}).job_id
-    postman = Postman(settings, ledger)
-    postman.call(job_id)
+    dispatcher = WebhookDispatcher(settings, ledger)
+    dispatcher.call(job_id)
     assert eventually(lambda: ledger.outbox.page(job_id=job_id)[0].attempts)
-    postman.close()
+    dispatcher.close()
     return ledger.outbox.page(job_id=job_id)[0]
 
 

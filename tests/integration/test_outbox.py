@@ -74,7 +74,7 @@ def end_in(ledger: Ledger, end: str, **fields: Any) -> str:
     if end == CANCELED:
         return ledger.jobs.cancel(job_id).id
     set_columns(ledger, job_id, created_at_ms=1)
-    assert ledger.returns.expire_waiting(timeout_s=60) == [job_id]
+    assert ledger.requeue.expire_waiting(timeout_s=60) == [job_id]
     return job_id
 
 
@@ -115,7 +115,7 @@ def test_what_the_reconciler_ends_is_told_too(ledger: Ledger) -> None:
     set_columns(ledger, claim.job_id, lost_attempts=2)
     lapse(ledger, claim.job_id)
 
-    assert ledger.returns.take_back_lapsed() == {claim.job_id: FAILED}
+    assert ledger.requeue.take_back_lapsed() == {claim.job_id: FAILED}
 
     (found,) = ledger.outbox.page(job_id=claim.job_id)
     assert found.event == "job.failed"
@@ -133,7 +133,7 @@ def test_the_start_is_told_once_whatever_becomes_of_the_attempt(ledger_settings:
     ledger = Ledger(ledger_settings, on_change=changes.append)
     claim = claimed(ledger, webhook=ALL)
     assert [change.is_posted for change in changes] == [False, True], "nobody else would have it sent"
-    ledger.returns.release(claim, reason="lost")
+    ledger.requeue.release(claim, reason="lost")
     assert ledger.claims.claim("gpu1@here", named=claim.job_id) is not None
 
     (found,) = ledger.outbox.page(job_id=claim.job_id)
@@ -163,7 +163,7 @@ def test_progress_is_told_now_and_then_the_newest_alone_and_not_after_the_end(
     assert newest.seq > first.seq
 
     ledger.claims.generated(claim, [], outputs_reused=False)
-    ledger.deliveries.succeed(claim.job_id, claim.attempt, [])
+    ledger.outputs.succeed(claim.job_id, claim.attempt, [])
     assert events_of(ledger, claim.job_id) == ["job.completed"]
     check_log(ledger, claim.job_id)
 
@@ -184,7 +184,7 @@ def test_a_job_whose_webhook_does_not_want_progress_has_no_such_events(ledger: L
 
 def test_files_that_are_not_in_the_bucket_are_told_beside_the_end(ledger: Ledger) -> None:
     claim = generated(ledger, files=3, webhook=ALL)
-    files = [stored(file.asset_id) for file in ledger.deliveries.pending(claim.job_id, claim.attempt).files]
+    files = [stored(file.asset_id) for file in ledger.outputs.pending(claim.job_id, claim.attempt).files]
     files[1] = StoredFile(
         asset_id=files[1].asset_id,
         storage_key=files[1].storage_key,
@@ -192,7 +192,7 @@ def test_files_that_are_not_in_the_bucket_are_told_beside_the_end(ledger: Ledger
         hash="blake3:0",
         upload={"error": "no such bucket"},
     )
-    job = ledger.deliveries.succeed(claim.job_id, claim.attempt, files)
+    job = ledger.outputs.succeed(claim.job_id, claim.attempt, files)
 
     assert events_of(ledger, job.id) == ["job.started", "job.delivery_failed", "job.completed"]
     log = {event.seq: event for event in ledger.jobs.events(job.id)}
@@ -209,8 +209,8 @@ def test_files_that_are_not_in_the_bucket_are_told_beside_the_end(ledger: Ledger
 @pytest.mark.parametrize("contract", ["generate", "v2"])
 def test_a_body_is_never_longer_than_it_may_be(contract: str, ledger: Ledger) -> None:
     claim = generated(ledger, files=200, contract=contract, webhook={**WEBHOOK, "base_url": "http://me.example"})
-    files = [stored(file.asset_id) for file in ledger.deliveries.pending(claim.job_id, claim.attempt).files]
-    ledger.deliveries.succeed(claim.job_id, claim.attempt, files)
+    files = [stored(file.asset_id) for file in ledger.outputs.pending(claim.job_id, claim.attempt).files]
+    ledger.outputs.succeed(claim.job_id, claim.attempt, files)
 
     (post,) = take(ledger, claim.job_id)
 

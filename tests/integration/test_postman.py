@@ -15,10 +15,10 @@ from core.ledger import Ledger
 from core.ledger.database.tables import deliveries, secrets
 from core.ledger.webhooks.outbox import Delivery
 from core.settings.settings import Settings
-from tasks.webhooks import dispatcher as postman
+from tasks.webhooks import dispatcher as dispatcher
 from tasks.webhooks import posting
-from tasks.webhooks import receivers as lanes
-from tasks.webhooks.dispatcher import Postman
+from tasks.webhooks import receivers as limits
+from tasks.webhooks.dispatcher import WebhookDispatcher
 from tests.ledger_moves import succeeded
 from tests.receivers import Answer, Received, Receiver, hanging, receiving
 from tests.services import eventually
@@ -34,10 +34,10 @@ def sqlite_ledger(sqlite_settings: Settings) -> Iterator[Ledger]:
 
 
 @pytest.fixture
-def sender(sqlite_settings: Settings, sqlite_ledger: Ledger) -> Iterator[Postman]:
-    """A postman with a limit of one second."""
+def sender(sqlite_settings: Settings, sqlite_ledger: Ledger) -> Iterator[WebhookDispatcher]:
+    """A dispatcher with a limit of one second."""
     settings = sqlite_settings.model_copy(update={"webhook_limit_s": 1.0})
-    sender = Postman(settings, sqlite_ledger)
+    sender = WebhookDispatcher(settings, sqlite_ledger)
     yield sender
     sender.close()
 
@@ -48,7 +48,7 @@ def job_for(ledger: Ledger, url: str, **fields: Any) -> str:
     return succeeded(ledger, webhook=webhook, **fields).job_id
 
 
-def tried(ledger: Ledger, sender: Postman, job_id: str) -> Delivery:
+def tried(ledger: Ledger, sender: WebhookDispatcher, job_id: str) -> Delivery:
     """Have a job's webhook tried; returns it after the try."""
     before = len(ledger.outbox.page(job_id=job_id)[0].attempts)
     sender.call(job_id)
@@ -56,7 +56,7 @@ def tried(ledger: Ledger, sender: Postman, job_id: str) -> Delivery:
     return ledger.outbox.page(job_id=job_id)[0]
 
 
-def sent(sender: Postman, ledger: Ledger, answer: Answer) -> tuple[Delivery, list[Received]]:
+def sent(sender: WebhookDispatcher, ledger: Ledger, answer: Answer) -> tuple[Delivery, list[Received]]:
     """One webhook to a receiver that answers so."""
     with receiving(lambda _received: answer) as receiver:
         delivery = tried(ledger, sender, job_for(ledger, f"{receiver.url}/hook"))
@@ -69,7 +69,9 @@ def pause_s(delivery: Delivery) -> float:
 
 
 @pytest.mark.parametrize("contract", ["generate", "v2"])
-def test_what_arrives_is_signed_and_says_what_it_is(sender: Postman, sqlite_ledger: Ledger, contract: str) -> None:
+def test_what_arrives_is_signed_and_says_what_it_is(
+    sender: WebhookDispatcher, sqlite_ledger: Ledger, contract: str
+) -> None:
     with receiving() as receiver:
         job_id = job_for(sqlite_ledger, receiver.url, contract=contract, secrets={"webhook_secret": SECRET})
         delivery = tried(sqlite_ledger, sender, job_id)
@@ -82,7 +84,7 @@ def test_what_arrives_is_signed_and_says_what_it_is(sender: Postman, sqlite_ledg
     assert ("x-webhook-signature" in got.headers) == (contract == "generate")
 
 
-def test_a_clients_own_headers_go_with_every_try(sender: Postman, sqlite_ledger: Ledger) -> None:
+def test_a_clients_own_headers_go_with_every_try(sender: WebhookDispatcher, sqlite_ledger: Ledger) -> None:
     own = {"Authorization": "Basic dTpw", "X-Gateway-Key": "k e y"}
     # The last could not come in by a request: whatever stands in a row, ours count.
     sealed = {"webhook_secret": SECRET, "webhook_headers": {**own, "webhook-id": "forged"}}
@@ -106,24 +108,28 @@ def test_a_clients_own_headers_go_with_every_try(sender: Postman, sqlite_ledger:
         ((302, {"Location": "/elsewhere"}, []), "answered 302"),
     ],
 )
-def test_what_is_no_success_is_tried_again(sender: Postman, sqlite_ledger: Ledger, answer: Answer, error: str) -> None:
+def test_what_is_no_success_is_tried_again(
+    sender: WebhookDispatcher, sqlite_ledger: Ledger, answer: Answer, error: str
+) -> None:
     delivery, received = sent(sender, sqlite_ledger, answer)
     assert (delivery.state, delivery.status_code, delivery.error) == ("pending", answer[0], error)
     assert pause_s(delivery) == pytest.approx(5, rel=0.1)
     assert [got.path for got in received] == ["/hook"]
 
 
-def test_gone_is_the_end(sender: Postman, sqlite_ledger: Ledger) -> None:
+def test_gone_is_the_end(sender: WebhookDispatcher, sqlite_ledger: Ledger) -> None:
     assert sent(sender, sqlite_ledger, (410, {}, []))[0].state == "dead"
 
 
 @pytest.mark.parametrize(("status", "counts"), [(429, True), (503, True), (500, False)])
-def test_a_receiver_may_ask_for_time(sender: Postman, sqlite_ledger: Ledger, status: int, counts: bool) -> None:
+def test_a_receiver_may_ask_for_time(
+    sender: WebhookDispatcher, sqlite_ledger: Ledger, status: int, counts: bool
+) -> None:
     delivery, _received = sent(sender, sqlite_ledger, (status, {"Retry-After": "100"}, []))
     assert pause_s(delivery) == pytest.approx(100 if counts else 5, rel=0.1)
 
 
-def test_dripping_does_not_keep_us_longer_than_the_limit(sender: Postman, sqlite_ledger: Ledger) -> None:
+def test_dripping_does_not_keep_us_longer_than_the_limit(sender: WebhookDispatcher, sqlite_ledger: Ledger) -> None:
     drip: list[bytes | float] = [b"x", 0.1] * 40
     delivery, _received = sent(sender, sqlite_ledger, (500, {"Content-Length": "100"}, drip))
     (attempt,) = delivery.attempts
@@ -131,7 +137,7 @@ def test_dripping_does_not_keep_us_longer_than_the_limit(sender: Postman, sqlite
     assert delivery.error == "answered 500"
 
 
-def test_an_answer_without_an_end_is_not_read_to_its_end(sender: Postman, sqlite_ledger: Ledger) -> None:
+def test_an_answer_without_an_end_is_not_read_to_its_end(sender: WebhookDispatcher, sqlite_ledger: Ledger) -> None:
     endless: list[bytes | float] = [b"x" * 65536] * 200
     delivery, _received = sent(sender, sqlite_ledger, (200, {"Content-Length": str(65536 * 200)}, endless))
     (attempt,) = delivery.attempts
@@ -139,7 +145,7 @@ def test_an_answer_without_an_end_is_not_read_to_its_end(sender: Postman, sqlite
     assert attempt.duration_ms < 900
 
 
-def test_who_does_not_answer_or_is_not_there(sender: Postman, sqlite_ledger: Ledger) -> None:
+def test_who_does_not_answer_or_is_not_there(sender: WebhookDispatcher, sqlite_ledger: Ledger) -> None:
     with hanging() as port:
         silent = tried(sqlite_ledger, sender, job_for(sqlite_ledger, f"http://127.0.0.1:{port}/"))
     absent = tried(sqlite_ledger, sender, job_for(sqlite_ledger, "http://127.0.0.1:1/"))
@@ -147,7 +153,7 @@ def test_who_does_not_answer_or_is_not_there(sender: Postman, sqlite_ledger: Led
     assert (absent.state, absent.error) == ("pending", "no connection, or it broke off")
 
 
-def test_a_webhook_whose_secret_is_gone_is_not_sent_unsigned(sender: Postman, sqlite_ledger: Ledger) -> None:
+def test_a_webhook_whose_secret_is_gone_is_not_sent_unsigned(sender: WebhookDispatcher, sqlite_ledger: Ledger) -> None:
     with receiving() as receiver:
         job_id = job_for(sqlite_ledger, receiver.url, secrets={"webhook_secret": SECRET})
         with sqlite_ledger.database.write() as transaction:
@@ -159,7 +165,7 @@ def test_a_webhook_whose_secret_is_gone_is_not_sent_unsigned(sender: Postman, sq
 
 def test_200_receivers_that_hang_do_not_slow_a_good_one(sqlite_settings: Settings, sqlite_ledger: Ledger) -> None:
     # As it comes: the limit of a try is 15 s, so that all of them hang for as long as this test lasts.
-    sender = Postman(sqlite_settings, sqlite_ledger)
+    sender = WebhookDispatcher(sqlite_settings, sqlite_ledger)
     with hanging() as port, receiving() as receiver:
         stuck = [job_for(sqlite_ledger, f"http://127.0.1.{number % 200 + 1}:{port}/") for number in range(400)]
         for job_id in stuck:
@@ -177,22 +183,24 @@ def test_200_receivers_that_hang_do_not_slow_a_good_one(sqlite_settings: Setting
     sender.close()
 
 
-def test_a_receiver_that_keeps_failing_is_left_alone_and_loses_no_try(sender: Postman, sqlite_ledger: Ledger) -> None:
+def test_a_receiver_that_keeps_failing_is_left_alone_and_loses_no_try(
+    sender: WebhookDispatcher, sqlite_ledger: Ledger
+) -> None:
     with receiving(lambda _received: (500, {}, [])) as receiver:
         jobs = [job_for(sqlite_ledger, receiver.url) for _ in range(20)]
         for job_id in jobs:
             sender.call(job_id)
-        assert eventually(lambda: len(receiver.received) == lanes.BREAK_AFTER)
+        assert eventually(lambda: len(receiver.received) == limits.BREAK_AFTER)
         assert eventually(lambda: not sqlite_ledger.outbox.due())
         late = tried_later(sqlite_ledger, sender, receiver)
     found = sqlite_ledger.outbox.page()
-    assert len(receiver.received) == lanes.BREAK_AFTER
-    assert sorted(delivery.tries for delivery in found) == [0] * 16 + [1] * lanes.BREAK_AFTER
+    assert len(receiver.received) == limits.BREAK_AFTER
+    assert sorted(delivery.tries for delivery in found) == [0] * 16 + [1] * limits.BREAK_AFTER
     (waiting,) = [delivery for delivery in found if delivery.job_id == late]
     assert pause_s(waiting) == pytest.approx(Settings().webhook_break_s, abs=5)
 
 
-def tried_later(ledger: Ledger, sender: Postman, receiver: Receiver) -> str:
+def tried_later(ledger: Ledger, sender: WebhookDispatcher, receiver: Receiver) -> str:
     """One more webhook, while its receiver is left alone."""
     job_id = job_for(ledger, receiver.url)
     sender.call(job_id)
@@ -201,9 +209,9 @@ def tried_later(ledger: Ledger, sender: Postman, receiver: Receiver) -> str:
 
 
 def test_a_backlog_is_sent_without_further_calls(
-    sender: Postman, sqlite_ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+    sender: WebhookDispatcher, sqlite_ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(postman, "BATCH", 40)
+    monkeypatch.setattr(dispatcher, "BATCH", 40)
     count = 90
     with receiving() as receiver:
         job_ids = [job_for(sqlite_ledger, receiver.url) for _ in range(count)]
@@ -212,7 +220,7 @@ def test_a_backlog_is_sent_without_further_calls(
     assert len({got.headers["webhook-id"] for got in receiver.received}) == len(receiver.received) == count
 
 
-def test_no_more_than_four_at_once_to_one_receiver(sender: Postman, sqlite_ledger: Ledger) -> None:
+def test_no_more_than_four_at_once_to_one_receiver(sender: WebhookDispatcher, sqlite_ledger: Ledger) -> None:
     counted, at_once, counts = threading.Lock(), [0], []
 
     def behave(_received: Received) -> Answer:
@@ -232,7 +240,9 @@ def test_no_more_than_four_at_once_to_one_receiver(sender: Postman, sqlite_ledge
     assert (max(counts), len(counts)) == (4, 31)
 
 
-def test_one_failure_among_many_sends_nothing_twice_and_loses_no_try(sender: Postman, sqlite_ledger: Ledger) -> None:
+def test_one_failure_among_many_sends_nothing_twice_and_loses_no_try(
+    sender: WebhookDispatcher, sqlite_ledger: Ledger
+) -> None:
     failing = set()
     with receiving(lambda got: (500 if got.headers["webhook-id"] in failing else 200, {}, [])) as receiver:
         jobs = [job_for(sqlite_ledger, receiver.url) for _ in range(60)]
@@ -247,7 +257,7 @@ def test_one_failure_among_many_sends_nothing_twice_and_loses_no_try(sender: Pos
 
 
 def test_carriers_end_when_there_is_nothing_to_carry(
-    sender: Postman, sqlite_ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+    sender: WebhookDispatcher, sqlite_ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(posting, "REST_S", 0.2)
     before = set(threading.enumerate())
@@ -264,13 +274,13 @@ def test_carriers_end_when_there_is_nothing_to_carry(
 
 def test_what_was_not_sent_stays_due(sqlite_settings: Settings, sqlite_ledger: Ledger) -> None:
     with receiving(lambda _received: (200, {"Content-Length": "1"}, [0.5, b"x"])) as receiver:
-        sender = Postman(sqlite_settings, sqlite_ledger)
+        sender = WebhookDispatcher(sqlite_settings, sqlite_ledger)
         for _ in range(3):
             sender.call(job_for(sqlite_ledger, receiver.url))
         assert eventually(lambda: receiver.received)
         begun_s = time.monotonic()
         sender.close()
-        assert time.monotonic() - begun_s < postman.GOODBYE_S
+        assert time.monotonic() - begun_s < dispatcher.GOODBYE_S
     states = sorted(delivery.state for delivery in sqlite_ledger.outbox.page())
     assert states == ["delivered", "pending", "pending"]
     assert len(sqlite_ledger.outbox.due()) == 2
@@ -278,7 +288,7 @@ def test_what_was_not_sent_stays_due(sqlite_settings: Settings, sqlite_ledger: L
 
 def test_two_processes_share_the_work_and_send_nothing_twice(sqlite_settings: Settings, sqlite_ledger: Ledger) -> None:
     ledgers = [Ledger(sqlite_settings) for _ in range(2)]
-    senders = [Postman(sqlite_settings, ledger) for ledger in ledgers]
+    senders = [WebhookDispatcher(sqlite_settings, ledger) for ledger in ledgers]
     with receiving() as receiver:
         job_ids = [job_for(sqlite_ledger, receiver.url) for _ in range(150)]
         for job_id in job_ids:
@@ -291,7 +301,7 @@ def test_two_processes_share_the_work_and_send_nothing_twice(sqlite_settings: Se
     assert len(receiver.received) == len({got.headers["webhook-id"] for got in receiver.received}) == 150
 
 
-def test_the_ledger_may_be_away_for_a_while(sender: Postman, sqlite_ledger: Ledger) -> None:
+def test_the_ledger_may_be_away_for_a_while(sender: WebhookDispatcher, sqlite_ledger: Ledger) -> None:
     with receiving() as receiver:
         job_id = job_for(sqlite_ledger, receiver.url)
         # Whoever holds the write lock keeps everybody else from it: 2 s are the longest wait for it.

@@ -54,14 +54,14 @@ def test_what_cannot_be_taken_back_keeps_no_other_job(
 ) -> None:
     claims = [claimed(runtime.ledger, instance=f"gpu{number}@left") for number in range(3)]
     lapse(runtime)
-    give_back = runtime.ledger.returns._give_back
+    give_back = runtime.ledger.requeue._give_back
 
     def stumble_over_one(transaction: Any, job_id: str, *arguments: Any, **options: Any) -> Any:
         if job_id == claims[1].job_id:
             raise AttributeError("of ours")
         return give_back(transaction, job_id, *arguments, **options)
 
-    monkeypatch.setattr(runtime.ledger.returns, "_give_back", stumble_over_one)
+    monkeypatch.setattr(runtime.ledger.requeue, "_give_back", stumble_over_one)
     take_steps(runtime)
     statuses = [runtime.ledger.jobs.get(claim.job_id).status for claim in claims]
     assert statuses == [QUEUED, "running", QUEUED]

@@ -134,7 +134,7 @@ def test_files_may_go_earlier_than_their_job(ledger_settings: Settings) -> None:
     job = ledger.jobs.get(job_id)
     assert (path.exists(), job.files_removed, job.outputs[0].is_expired) == (False, True, True)
     assert job.status == "succeeded", "a terminal status never changes"
-    assert ledger.deliveries.asset(job.outputs[0].id).is_expired
+    assert ledger.outputs.asset(job.outputs[0].id).is_expired
     runtime.close()
 
 
@@ -155,7 +155,7 @@ def test_removal_goes_in_steps_and_to_the_end(runtime: Runtime, monkeypatch: pyt
     monkeypatch.setattr(retention, "BATCH", 3)
     for _ in range(8):
         expire(runtime.ledger, runtime.ledger.jobs.cancel(submit(runtime.ledger).id).id)
-    assert len(runtime.ledger.upkeep.expired_jobs(limit=3)) == 3
+    assert len(runtime.ledger.removal.expired_jobs(limit=3)) == 3
 
     remove_expired(runtime)
 
@@ -172,7 +172,7 @@ def test_one_that_was_killed_between_files_and_row_is_finished_by_the_next(
     def killed(_job_ids: list[str]) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(runtime.ledger.upkeep, "remove_jobs", killed)
+    monkeypatch.setattr(runtime.ledger.removal, "remove_jobs", killed)
     with pytest.raises(KeyboardInterrupt):
         remove_expired(runtime)
     monkeypatch.undo()
@@ -245,7 +245,7 @@ def test_a_key_is_good_again_after_a_day(runtime: Runtime) -> None:
 
 
 def test_much_that_is_over_does_not_hold_up_what_comes_in(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retention, "PATIENCE_S", 0.8)
+    monkeypatch.setattr(retention, "GIVE_UP_AFTER_S", 0.8)
     ledger, count = runtime.ledger, 5_000
     ended_jobs(ledger, count)
     over, waits_s = threading.Event(), []
@@ -390,11 +390,11 @@ def test_what_came_in_for_one_job_goes_with_it_and_what_was_uploaded_stays(api: 
 
     forget(with_data[0])
     assert blob.exists(), "the other job shares it"
-    uploaded = api.ledger.uploads.by_hash(f"blake3:{key.rpartition('/')[2]}")
+    uploaded = api.ledger.input_files.by_hash(f"blake3:{key.rpartition('/')[2]}")
     assert uploaded is not None
     assert uploaded.job_id == with_data[1]
     forget(with_data[1])
     assert not blob.exists()
 
     own = api.post("/api/v2/assets", data={"file_path": "a.png"}, files={"file": b"no picture"}).json()["id"]
-    assert api.ledger.uploads.get(own).job_id is None
+    assert api.ledger.input_files.get(own).job_id is None

@@ -21,15 +21,15 @@ from core.ledger.claims import Claim
 from core.ledger.database.tables import instances
 from core.ledger.instances import UNHEALTHY, InstanceRecord
 from core.settings.settings import Settings
-from tasks.instance.release import HandBack
+from tasks.instance.release import JobRelease
 from tasks.messaging.app import make_app
 from tasks.runner.attempt_end import Failed
 from tasks.runner.connection import Connection
-from tasks.runner.distress import Line
+from tasks.runner.distress import CondemnPipe
 from tasks.runner.leases import Leases
 from tasks.runner.recorder import Recorder
-from tasks.runner.recovery import OUT_OF_MEMORY_LIMIT, Care
-from tasks.runner.runner import Station
+from tasks.runner.recovery import OUT_OF_MEMORY_LIMIT, Recovery
+from tasks.runner.runner import JobRunner
 from tasks.runtime import Runtime
 from tests import simulator_process
 from tests.fleet import work
@@ -42,7 +42,7 @@ NAME = "gpu0@here"
 
 @pytest.fixture(scope="module")
 def simulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimulatorProcess]:
-    with simulator_process.simulator(tmp_path_factory.mktemp("station")) as running:
+    with simulator_process.simulator(tmp_path_factory.mktemp("runner")) as running:
         yield running
 
 
@@ -68,11 +68,11 @@ def come_up(ledger: Ledger, url: str = "http://127.0.0.1:1", *, kind: str = "sim
 
 
 @pytest.fixture
-def station(runtime: Runtime, simulator: SimulatorProcess) -> Iterator[Station]:
+def runner(runtime: Runtime, simulator: SimulatorProcess) -> Iterator[JobRunner]:
     come_up(runtime.ledger, simulator.base_url)
-    station = Station(runtime, NAME, Line(), worker="w")
-    yield station
-    station.close()
+    runner = JobRunner(runtime, NAME, CondemnPipe(), worker="w")
+    yield runner
+    runner.close()
 
 
 def job(ledger: Ledger, seconds: float, seed: int) -> str:
@@ -92,7 +92,7 @@ def on_deck(ledger: Ledger) -> int:
 
 @pytest.mark.parametrize(("part", "method"), [("_durations", "learn"), ("_node_times", "learn")])
 def test_what_is_learned_from_a_job_holds_nobody_up(
-    station: Station,
+    runner: JobRunner,
     ledger: Ledger,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -102,9 +102,9 @@ def test_what_is_learned_from_a_job_holds_nobody_up(
     def stumble(*_anything: object) -> None:
         raise AttributeError("nobody thought of this")
 
-    monkeypatch.setattr(getattr(station, part), method, stumble)
+    monkeypatch.setattr(getattr(runner, part), method, stumble)
     job_id = job(ledger, 0.1, 40)
-    working = threading.Thread(target=station.work, args=(job_id,), daemon=True)
+    working = threading.Thread(target=runner.work, args=(job_id,), daemon=True)
     working.start()
     working.join(20)
 
@@ -114,11 +114,11 @@ def test_what_is_learned_from_a_job_holds_nobody_up(
 
 
 class TestOnDeck:
-    def test_one_prompt_waits_behind_the_running_one_and_no_more(self, station: Station, ledger: Ledger) -> None:
+    def test_one_prompt_waits_behind_the_running_one_and_no_more(self, runner: JobRunner, ledger: Ledger) -> None:
         taught = job(ledger, 0.2, 1)
-        assert station.work(taught) is not None, "how long such prompts take is known from here on"
+        assert runner.work(taught) is not None, "how long such prompts take is known from here on"
         job_ids = [job(ledger, 1.5, seed) for seed in range(2, 7)]
-        running = threading.Thread(target=station.work, args=(job_ids[0],))
+        running = threading.Thread(target=runner.work, args=(job_ids[0],))
         running.start()
         assert eventually(lambda: on_deck(ledger) == 1)
         most, ends_at_s = 0, time.monotonic() + 1.0
@@ -129,7 +129,7 @@ class TestOnDeck:
         running.join(20)
 
     def test_a_claim_that_was_under_way_at_the_end_is_given_back(
-        self, station: Station, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+        self, runner: JobRunner, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         job_id = job(ledger, 5.0, 10)
         claim, claiming, may_claim = ledger.claims.claim, threading.Event(), threading.Event()
@@ -141,35 +141,35 @@ class TestOnDeck:
 
         monkeypatch.setattr(ledger.claims, "claim", slow_claim)
         monkeypatch.setattr("core.ledger.claims.is_surplus", lambda _transaction: True)
-        ahead = threading.Thread(target=lambda: station._begin(only_surplus=True))
+        ahead = threading.Thread(target=lambda: runner._begin(only_surplus=True))
         ahead.start()
         assert claiming.wait(10)
-        closing = threading.Thread(target=station.close)
+        closing = threading.Thread(target=runner.close)
         closing.start()
         may_claim.set()
         closing.join(20)
         ahead.join(20)
         assert ledger.jobs.get(job_id).status == QUEUED
 
-    def test_nothing_is_claimed_after_the_end(self, station: Station, ledger: Ledger) -> None:
+    def test_nothing_is_claimed_after_the_end(self, runner: JobRunner, ledger: Ledger) -> None:
         job_id = job(ledger, 0.1, 20)
-        station._connection.get()
-        station.close()
+        runner._connection.get()
+        runner.close()
         with pytest.raises(ComfyUnavailable):
-            station.work(job_id)
+            runner.work(job_id)
         assert ledger.jobs.get(job_id).status == QUEUED
 
     def test_whoever_was_about_to_claim_at_the_end_claims_nothing(
-        self, station: Station, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+        self, runner: JobRunner, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        job_id, connected = job(ledger, 0.1, 30), station._connection.get()
+        job_id, connected = job(ledger, 0.1, 30), runner._connection.get()
 
         def closed_meanwhile() -> Any:
-            station.close()
+            runner.close()
             return connected
 
-        monkeypatch.setattr(station._connection, "get", closed_meanwhile)
-        assert station.work(job_id) is None
+        monkeypatch.setattr(runner._connection, "get", closed_meanwhile)
+        assert runner.work(job_id) is None
         found = ledger.jobs.get(job_id)
         assert (found.status, found.attempt) == (QUEUED, 0)
 
@@ -257,7 +257,7 @@ class TestLeases:
     def test_a_job_that_was_taken_back_is_stopped(self, leases: Leases, ledger: Ledger) -> None:
         claim = claimed(ledger, NAME)
         handle = self.held(leases, claim)
-        ledger.returns.release(claim, reason="taken")
+        ledger.requeue.release(claim, reason="taken")
         leases.renew()
         assert handle.interrupted == 1
 
@@ -283,49 +283,51 @@ class TestLeases:
         claim = claimed(ledger, NAME)
         handle = self.held(leases, claim)
         leases.drop(claim)
-        ledger.returns.release(claim, reason="taken")
+        ledger.requeue.release(claim, reason="taken")
         leases.renew()
         assert handle.interrupted == 0
 
 
 class TestCare:
     @pytest.fixture
-    def line(self) -> Line:
-        return Line()
+    def pipe(self) -> CondemnPipe:
+        return CondemnPipe()
 
     @pytest.fixture
-    def care(self, runtime: Runtime, line: Line) -> Care:
-        return Care(runtime, line)
+    def recovery(self, runtime: Runtime, pipe: CondemnPipe) -> Recovery:
+        return Recovery(runtime, pipe)
 
-    def test_prompts_out_of_memory_count_only_in_a_row(self, care: Care, ledger: Ledger, line: Line) -> None:
+    def test_prompts_out_of_memory_count_only_in_a_row(
+        self, recovery: Recovery, ledger: Ledger, pipe: CondemnPipe
+    ) -> None:
         instance = come_up(ledger)
         memory = ComfyOutOfMemory("CUDA out of memory")
         for _ in range(3):
             for _ in range(OUT_OF_MEMORY_LIMIT - 1):
-                assert not care.after(memory, instance)
-            care.is_well()
+                assert not recovery.after(memory, instance)
+            recovery.is_well()
         for number in range(1, OUT_OF_MEMORY_LIMIT + 1):
-            assert care.after(memory, instance) == (number == OUT_OF_MEMORY_LIMIT)
+            assert recovery.after(memory, instance) == (number == OUT_OF_MEMORY_LIMIT)
         found = ledger.instances.get(NAME)
         assert found is not None
         assert found.state == UNHEALTHY
-        assert "out of memory" in os.read(line._reader, 1000).decode()
-        assert not care.after(memory, instance), "the count begins anew with the next process"
+        assert "out of memory" in os.read(pipe._reader, 1000).decode()
+        assert not recovery.after(memory, instance), "the count begins anew with the next process"
 
-    def test_a_prompt_that_hangs_costs_the_process_and_others_do_not(self, care: Care, ledger: Ledger) -> None:
+    def test_a_prompt_that_hangs_costs_the_process_and_others_do_not(self, recovery: Recovery, ledger: Ledger) -> None:
         instance = come_up(ledger)
-        assert not care.after(ComfyUnavailable("gone"), instance)
+        assert not recovery.after(ComfyUnavailable("gone"), instance)
         assert ledger.instances.get(NAME) is not None
-        assert care.after(PromptStuck("It hangs."), instance)
+        assert recovery.after(PromptStuck("It hangs."), instance)
 
 
 class TestHandBack:
     @pytest.fixture
-    def hand_back(self, runtime: Runtime) -> HandBack:
-        return HandBack(runtime.settings, NAME)
+    def hand_back(self, runtime: Runtime) -> JobRelease:
+        return JobRelease(runtime.settings, NAME)
 
     def test_a_ledger_that_is_away_is_not_taken_for_a_busy_instance(
-        self, hand_back: HandBack, monkeypatch: pytest.MonkeyPatch
+        self, hand_back: JobRelease, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         answers: list[bool | None] = [None, None, None, False]
 
@@ -338,20 +340,20 @@ class TestHandBack:
         monkeypatch.setattr("core.ledger.instances.Instances.holds_jobs", holds_jobs)
         assert hand_back.wait_until_idle(0.1, threading.Event()), "though it was away for longer than the limit"
 
-    def test_a_busy_instance_is_waited_for_as_long_as_was_said(self, hand_back: HandBack, ledger: Ledger) -> None:
+    def test_a_busy_instance_is_waited_for_as_long_as_was_said(self, hand_back: JobRelease, ledger: Ledger) -> None:
         claim = claimed(ledger, NAME)
         assert not hand_back.wait_until_idle(0.5, threading.Event())
-        ledger.returns.release(claim, reason="done")
+        ledger.requeue.release(claim, reason="done")
         assert hand_back.wait_until_idle(0.5, threading.Event())
 
-    def test_waiting_can_be_called_off(self, hand_back: HandBack, ledger: Ledger) -> None:
+    def test_waiting_can_be_called_off(self, hand_back: JobRelease, ledger: Ledger) -> None:
         claimed(ledger, NAME)
         cancel = threading.Event()
         cancel.set()
         assert not hand_back.wait_until_idle(3600, cancel)
 
     def test_what_waits_is_given_back_alone(
-        self, hand_back: HandBack, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+        self, hand_back: JobRelease, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         running = claimed(ledger, NAME)
         submit(ledger)
@@ -366,7 +368,7 @@ class TestHandBack:
         hand_back.everything(interrupted.append)
         assert ledger.jobs.get(running.job_id).status == QUEUED
 
-    def test_a_ledger_that_is_away_is_said(self, hand_back: HandBack, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_ledger_that_is_away_is_said(self, hand_back: JobRelease, monkeypatch: pytest.MonkeyPatch) -> None:
         def release_all(*_arguments: Any, **_options: Any) -> None:
             raise LedgerUnavailable("away")
 

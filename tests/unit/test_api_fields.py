@@ -10,7 +10,7 @@ import pytest
 
 import core.errors
 from api.http import errors
-from api.http.cached import Fresh
+from api.http.cached import CachedValue
 from api.http.errors import status_of
 from api.http.files import content_disposition
 from api.schema import fields
@@ -183,7 +183,7 @@ def test_a_fresh_value_is_loaded_again_when_it_is_old() -> None:
         loads.append(1)
         return len(loads)
 
-    kept, always = Fresh(load, max_age_s=60.0), Fresh(load, max_age_s=0.0)
+    kept, always = CachedValue(load, max_age_s=60.0), CachedValue(load, max_age_s=0.0)
     assert [kept.get(), kept.get()] == [1, 1]
     assert [always.get(), always.get()] == [2, 3]
 
@@ -197,7 +197,7 @@ def test_a_fresh_value_that_cannot_be_loaded_is_tried_again() -> None:
             raise answer
         return answer
 
-    value = Fresh(load, max_age_s=60.0)
+    value = CachedValue(load, max_age_s=60.0)
     with pytest.raises(LookupError):
         value.get()
     assert value.get() == "here"

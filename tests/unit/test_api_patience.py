@@ -16,7 +16,7 @@ from gevent import monkey
 monkey.patch_all()
 import time
 import gevent.event
-from api.http.time_limits import at_most, ledger_patience
+from api.http.time_limits import at_most, ledger_time_limit
 from api.service.publishing import PUBLISH_S, RETRY_S, SILENCE_S, BackgroundPublisher
 from core.errors import ComfylineError, LedgerUnavailable
 
@@ -57,7 +57,7 @@ def frozen():
     except LedgerUnavailable as exc:
         return exc.message
 assert frozen() == "silent"
-with ledger_patience():
+with ledger_time_limit():
     pass
 time.sleep(0.3)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from core.ledger.webhooks.outbox import Due
-from tasks.webhooks.receivers import BREAK_AFTER, DOUBTFUL_ROOM, HAND, REMEMBERED, ROOM, Lanes
+from tasks.webhooks.receivers import BREAK_AFTER, DOUBTFUL_ROOM, LARGEST_BATCH, REMEMBERED, ROOM, ReceiverLimits
 
 BREAK_S = 30.0
 
@@ -13,147 +13,147 @@ def due(receiver: str, number: int, job: int | None = None) -> Due:
     return Due(id=f"{receiver}-{number}", job_id=f"{receiver}-{number if job is None else job}", receiver=receiver)
 
 
-def begin(lanes: Lanes, now_s: float = 0.0) -> list[Due]:
+def begin(limits: ReceiverLimits, now_s: float = 0.0) -> list[Due]:
     """What begins, of all hands."""
-    return [begun for hand in lanes.begin(now_s) for begun in hand]
+    return [begun for hand in limits.begin(now_s) for begun in hand]
 
 
-def add(lanes: Lanes, receiver: str, count: int) -> None:
+def add(limits: ReceiverLimits, receiver: str, count: int) -> None:
     """Let so many deliveries wait for a receiver."""
     for number in range(count):
-        lanes.add(due(receiver, number))
+        limits.add(due(receiver, number))
 
 
-def answer(lanes: Lanes, receiver: str) -> None:
+def answer(limits: ReceiverLimits, receiver: str) -> None:
     """Make a receiver known as one that answers."""
-    lanes.add(due(receiver, -1))
-    (begun,) = begin(lanes)
-    lanes.end(begun, is_answered=True, now_s=0.0)
+    limits.add(due(receiver, -1))
+    (begun,) = begin(limits)
+    limits.end(begun, is_answered=True, now_s=0.0)
 
 
 def test_a_receiver_gets_one_post_until_it_has_answered_and_then_four_hands() -> None:
-    lanes = Lanes(per_host=4, break_s=BREAK_S)
-    add(lanes, "a", 20)
-    (first,) = begin(lanes)
-    assert begin(lanes) == []
-    lanes.end(first, is_answered=True, now_s=0.0)
-    hands = lanes.begin(0.0)
+    limits = ReceiverLimits(per_host=4, break_s=BREAK_S)
+    add(limits, "a", 20)
+    (first,) = begin(limits)
+    assert begin(limits) == []
+    limits.end(first, is_answered=True, now_s=0.0)
+    hands = limits.begin(0.0)
     assert [[found.id for found in hand] for hand in hands] == [
         ["a-1", "a-2"],
         ["a-3", "a-4"],
         ["a-5", "a-6"],
         ["a-7", "a-8"],
     ]
-    assert (lanes.under_way, lanes.waiting) == (8, 11)
-    lanes.end(hands[0][0], is_answered=True, now_s=0.0)
-    assert begin(lanes) == [], "a hand ends with its last post"
+    assert (limits.under_way, limits.waiting) == (8, 11)
+    limits.end(hands[0][0], is_answered=True, now_s=0.0)
+    assert begin(limits) == [], "a hand ends with its last post"
 
 
 def test_hands_grow_while_they_come_through_and_shrink_to_what_did() -> None:
-    lanes = Lanes(per_host=1, break_s=BREAK_S)
-    add(lanes, "a", 100)
+    limits = ReceiverLimits(per_host=1, break_s=BREAK_S)
+    add(limits, "a", 100)
     sizes = []
     for _ in range(6):
-        (hand,) = lanes.begin(0.0)
+        (hand,) = limits.begin(0.0)
         sizes.append(len(hand))
         for found in hand:
-            lanes.end(found, is_answered=True, now_s=0.0)
-    (hand,) = lanes.begin(0.0)
+            limits.end(found, is_answered=True, now_s=0.0)
+    (hand,) = limits.begin(0.0)
     for number, found in enumerate(hand):
-        lanes.end(found, is_answered=True if number < 3 else None, now_s=0.0)
-    (short,) = lanes.begin(0.0)
-    assert sizes == [1, 2, 4, 8, HAND, HAND]
+        limits.end(found, is_answered=True if number < 3 else None, now_s=0.0)
+    (short,) = limits.begin(0.0)
+    assert sizes == [1, 2, 4, 8, LARGEST_BATCH, LARGEST_BATCH]
     assert len(short) == 3
 
 
 def test_a_few_posts_are_shared_out() -> None:
-    lanes = Lanes(per_host=4, break_s=BREAK_S)
+    limits = ReceiverLimits(per_host=4, break_s=BREAK_S)
     for _ in range(5):
-        answer(lanes, "a")
-    add(lanes, "a", 6)
-    assert [len(hand) for hand in lanes.begin(0.0)] == [2, 2, 1, 1]
+        answer(limits, "a")
+    add(limits, "a", 6)
+    assert [len(hand) for hand in limits.begin(0.0)] == [2, 2, 1, 1]
 
 
 def test_what_waits_already_is_not_added_again() -> None:
-    lanes = Lanes(per_host=4, break_s=BREAK_S)
-    add(lanes, "a", 2)
-    add(lanes, "a", 2)
-    assert lanes.waiting == 2
+    limits = ReceiverLimits(per_host=4, break_s=BREAK_S)
+    add(limits, "a", 2)
+    add(limits, "a", 2)
+    assert limits.waiting == 2
 
 
 def test_events_of_one_job_go_out_one_after_the_other() -> None:
-    lanes = Lanes(per_host=4, break_s=BREAK_S)
-    answer(lanes, "a")
+    limits = ReceiverLimits(per_host=4, break_s=BREAK_S)
+    answer(limits, "a")
     for number in range(3):
-        lanes.add(due("a", number, job=7))
-    lanes.add(due("a", 3))
-    begun = begin(lanes)
+        limits.add(due("a", number, job=7))
+    limits.add(due("a", 3))
+    begun = begin(limits)
     assert [found.id for found in begun] == ["a-0", "a-3"]
-    lanes.end(begun[0], is_answered=True, now_s=0.0)
-    assert [found.id for found in begin(lanes)] == ["a-1"]
+    limits.end(begun[0], is_answered=True, now_s=0.0)
+    assert [found.id for found in begin(limits)] == ["a-1"]
 
 
 def test_a_receiver_that_fails_five_times_is_left_alone_and_then_tried_once() -> None:
-    lanes = Lanes(per_host=4, break_s=BREAK_S)
-    answer(lanes, "a")
-    add(lanes, "a", 20)
+    limits = ReceiverLimits(per_host=4, break_s=BREAK_S)
+    answer(limits, "a")
+    add(limits, "a", 20)
     closed: list[bool] = []
     while not any(closed):
-        closed += [lanes.end(begun, is_answered=False, now_s=10.0) for begun in begin(lanes, 10.0)]
+        closed += [limits.end(begun, is_answered=False, now_s=10.0) for begun in begin(limits, 10.0)]
     assert closed.index(True) == BREAK_AFTER - 1
-    assert lanes.closed_for_s("a", 10.0) == BREAK_S
-    assert begin(lanes, 10.0 + BREAK_S - 0.1) == []
-    (probe,) = begin(lanes, 10.0 + BREAK_S)
-    assert lanes.end(probe, is_answered=False, now_s=50.0), "one more failure is enough now"
-    (probe,) = begin(lanes, 50.0 + BREAK_S)
-    assert not lanes.end(probe, is_answered=True, now_s=90.0)
-    assert len(lanes.begin(90.0)) == 4
+    assert limits.closed_for_s("a", 10.0) == BREAK_S
+    assert begin(limits, 10.0 + BREAK_S - 0.1) == []
+    (probe,) = begin(limits, 10.0 + BREAK_S)
+    assert limits.end(probe, is_answered=False, now_s=50.0), "one more failure is enough now"
+    (probe,) = begin(limits, 50.0 + BREAK_S)
+    assert not limits.end(probe, is_answered=True, now_s=90.0)
+    assert len(limits.begin(90.0)) == 4
 
 
 def test_what_was_cleared_may_be_added_again() -> None:
-    lanes = Lanes(per_host=4, break_s=BREAK_S)
-    add(lanes, "a", 3)
-    lanes.clear("a")
-    lanes.clear("never heard of")
-    assert (lanes.waiting, begin(lanes)) == (0, [])
-    add(lanes, "a", 3)
-    assert lanes.waiting == 3
+    limits = ReceiverLimits(per_host=4, break_s=BREAK_S)
+    add(limits, "a", 3)
+    limits.clear("a")
+    limits.clear("never heard of")
+    assert (limits.waiting, begin(limits)) == (0, [])
+    add(limits, "a", 3)
+    assert limits.waiting == 3
 
 
 def test_however_many_receivers_hang_those_that_answer_find_room() -> None:
-    lanes = Lanes(per_host=4, break_s=BREAK_S)
-    answer(lanes, "good")
+    limits = ReceiverLimits(per_host=4, break_s=BREAK_S)
+    answer(limits, "good")
     for number in range(2 * ROOM):
-        add(lanes, f"hanging-{number}", 2)
-    assert len(begin(lanes)) == DOUBTFUL_ROOM
-    add(lanes, "good", 9)
-    hands = lanes.begin(0.0)
+        add(limits, f"hanging-{number}", 2)
+    assert len(begin(limits)) == DOUBTFUL_ROOM
+    add(limits, "good", 9)
+    hands = limits.begin(0.0)
     assert {found.receiver for hand in hands for found in hand} == {"good"}
     assert len(hands) == 4
-    assert "good" not in lanes.occupied()
+    assert "good" not in limits.occupied()
 
 
 def test_the_share_of_the_doubtful_is_counted_right_whatever_happens() -> None:
-    lanes = Lanes(per_host=4, break_s=BREAK_S)
+    limits = ReceiverLimits(per_host=4, break_s=BREAK_S)
     for turn in range(6):
         for number in range(50):
-            add(lanes, f"{number}", 6)
-        for begun in begin(lanes, turn * 100.0):
+            add(limits, f"{number}", 6)
+        for begun in begin(limits, turn * 100.0):
             verdict = {0: True, 1: False, 2: None}[(int(begun.receiver) + turn) % 3]
-            lanes.end(begun, is_answered=verdict, now_s=turn * 100.0)
+            limits.end(begun, is_answered=verdict, now_s=turn * 100.0)
     for number in range(50):
-        lanes.clear(f"{number}")
-    assert lanes.under_way == 0
+        limits.clear(f"{number}")
+    assert limits.under_way == 0
     for number in range(2 * ROOM):
-        add(lanes, f"new-{number}", 1)
-    assert len(begin(lanes, 1e6)) == DOUBTFUL_ROOM
+        add(limits, f"new-{number}", 1)
+    assert len(begin(limits, 1e6)) == DOUBTFUL_ROOM
 
 
 def test_receivers_are_not_remembered_for_ever() -> None:
-    lanes = Lanes(per_host=4, break_s=BREAK_S)
+    limits = ReceiverLimits(per_host=4, break_s=BREAK_S)
     for number in range(REMEMBERED + 1):
-        answer(lanes, f"{number}")
-    answer(lanes, "the last")
+        answer(limits, f"{number}")
+    answer(limits, "the last")
     # Forgotten means: unknown again, and so one post at a time.
-    add(lanes, "0", 4)
-    assert len(begin(lanes)) == 1
+    add(limits, "0", 4)
+    assert len(begin(limits)) == 1

@@ -314,7 +314,7 @@ class Idle:
         self.later: list[Callable[[], None]] = []
         self.queues: list[str] = []
         self.timer = self.app = self.task_consumer = self
-        self.fleet_keeper = SimpleNamespace(takes_jobs=True)
+        self.instance_agent = SimpleNamespace(takes_jobs=True)
 
     def call_repeatedly(self, _every_s: float, call: Callable[..., None], arguments: tuple[Any, ...]) -> None:
         self.later.append(functools.partial(call, *arguments))

@@ -1,4 +1,4 @@
-"""Turns at the ledger, and one look for many: who waits for whom, and for how long when nothing is answered."""
+"""LedgerSlots at the ledger, and one look for many: who waits for whom, and for how long when nothing is answered."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
-from api.http.ledger_slots import Turns
-from api.http.time_limits import ledger_patience
+from api.http.ledger_slots import LedgerSlots
+from api.http.time_limits import ledger_time_limit
 from api.service.batched_lookup import CHUNK, Batched
 from core.errors import LedgerUnavailable
 
 
 def test_no_more_than_the_places_are_taken_and_everybody_has_a_turn() -> None:
-    turns = Turns(places=3, silence_s=10.0, longest_s=60.0)
+    turns = LedgerSlots(places=3, silence_s=10.0, longest_s=60.0)
     lock, inside, most = threading.Lock(), 0, 0
 
     def work(_number: int) -> None:
@@ -36,7 +36,7 @@ def test_no_more_than_the_places_are_taken_and_everybody_has_a_turn() -> None:
 
 
 def test_waiting_goes_on_while_others_are_answered() -> None:
-    turns = Turns(places=1, silence_s=0.3, longest_s=60.0)
+    turns = LedgerSlots(places=1, silence_s=0.3, longest_s=60.0)
 
     def work(_number: int) -> None:
         with turns.turn():
@@ -51,7 +51,7 @@ def test_waiting_goes_on_while_others_are_answered() -> None:
 
 
 def test_nobody_waits_for_a_ledger_that_answers_no_one() -> None:
-    turns = Turns(places=1, silence_s=0.3, longest_s=60.0)
+    turns = LedgerSlots(places=1, silence_s=0.3, longest_s=60.0)
     released, taken = threading.Event(), threading.Event()
 
     def hang() -> None:
@@ -73,7 +73,7 @@ def test_nobody_waits_for_a_ledger_that_answers_no_one() -> None:
 
 
 def test_nobody_waits_for_ever_however_well_it_goes() -> None:
-    turns = Turns(places=1, silence_s=0.2, longest_s=0.5)
+    turns = LedgerSlots(places=1, silence_s=0.2, longest_s=0.5)
     with ThreadPoolExecutor(8) as pool:
         tries = [pool.submit(_holding, turns, 0.15) for _ in range(8)]
         results = [each.result(timeout=30) for each in tries]
@@ -82,7 +82,7 @@ def test_nobody_waits_for_ever_however_well_it_goes() -> None:
     assert results.count(False) >= 2
 
 
-def _tried(turns: Turns) -> bool:
+def _tried(turns: LedgerSlots) -> bool:
     """Whether this caller was sent away."""
     try:
         with turns.turn():
@@ -91,7 +91,7 @@ def _tried(turns: Turns) -> bool:
         return True
 
 
-def _holding(turns: Turns, seconds: float) -> bool:
+def _holding(turns: LedgerSlots, seconds: float) -> bool:
     try:
         with turns.turn():
             time.sleep(seconds)
@@ -176,5 +176,5 @@ def test_whoever_has_a_turn_already_asks_alone() -> None:
     ledger = Ledger()
     ledger.may_answer.set()
     batched = Batched(ledger.load)
-    with ledger_patience():
+    with ledger_time_limit():
         assert batched.get("a") == "A"

@@ -14,7 +14,7 @@ from api.http.files import CONDITIONS, content_response
 from api.http.forms import input_path, lifetime_s, upload_form
 from api.http.json_body import read_json
 from api.http.signed_links import cache_control
-from api.http.time_limits import bounded, ledger_patience
+from api.http.time_limits import bounded, ledger_time_limit
 from api.schema import answers
 from api.schema.bodies import FromHashBody
 from api.schema.openapi import ANY_TYPE, ASSETS, FORM_ERRORS, Described, Parameter, form_of
@@ -24,7 +24,7 @@ from api.service.jobs import check_id
 from core.errors import InvalidRequest, LedgerUnavailable, NotFound, OutputUnavailable, RangeNotSatisfiable
 from core.job import Output
 from core.ledger import Ledger
-from core.ledger.input_files import Upload
+from core.ledger.input_files import InputFile
 from core.links import EXPIRES, SIGNATURE
 from core.settings.settings import Settings
 
@@ -46,7 +46,7 @@ def assets_blueprint(settings: Settings, ledger: Ledger, intake: Intake, guard: 
 
     @blueprint.post("")
     @Described(
-        summary="Upload a file",
+        summary="InputFile a file",
         tag=ASSETS,
         form=form_of(
             "file",
@@ -123,8 +123,8 @@ def assets_blueprint(settings: Settings, ledger: Ledger, intake: Intake, guard: 
     def delete(asset_id: str) -> Response:
         if isinstance(_found(intake, asset_id), Output):
             raise AssetInUse("This asset is the output of a job, and is kept as long as the job.")
-        with ledger_patience():
-            ledger.uploads.remove(asset_id)
+        with ledger_time_limit():
+            ledger.input_files.remove(asset_id)
         return Response(status=204)
 
     @blueprint.get("/<asset_id>/content")
@@ -150,10 +150,10 @@ def assets_blueprint(settings: Settings, ledger: Ledger, intake: Intake, guard: 
             answer.headers["Cross-Origin-Resource-Policy"] = "cross-origin"
         return answer
 
-    def _kept_until_ms(asset: Output | Upload) -> int:
+    def _kept_until_ms(asset: Output | InputFile) -> int:
         if not isinstance(asset, Output):
             return asset.expires_at_ms
-        with ledger_patience():
+        with ledger_time_limit():
             return ledger.jobs.get(asset.job_id).files_expire_at_ms
 
     return blueprint
@@ -169,20 +169,20 @@ def _asks_for_a_link() -> bool:
     return is_sdk and request.method == "GET" and SIGNATURE not in request.args and "Range" not in request.headers
 
 
-def _found(intake: Intake, asset_id: str) -> Upload | Output:
+def _found(intake: Intake, asset_id: str) -> InputFile | Output:
     found = intake.known_asset(check_id(asset_id))
     if found is None:
         raise NotFound(f"There is no asset {asset_id}.")
     return found
 
 
-def _known(ledger: Ledger, digest: str) -> Upload | None:
+def _known(ledger: Ledger, digest: str) -> InputFile | None:
     if not _HASH.fullmatch(digest):
         return None
-    with ledger_patience():
-        return ledger.uploads.by_hash(digest)
+    with ledger_time_limit():
+        return ledger.input_files.by_hash(digest)
 
 
-def _created(upload: Upload, settings: Settings, ledger: Ledger, *, is_new: bool) -> Response:
+def _created(upload: InputFile, settings: Settings, ledger: Ledger, *, is_new: bool) -> Response:
     view = asset_view(upload, links_for(settings, ledger), upload.expires_at_ms) | {"created_new": is_new}
     return json_response(view, 201 if is_new else 200)

@@ -10,7 +10,7 @@ from typing import Any
 from flask import Response
 
 from api.contracts.comfy_v2.views import place_view
-from api.http.time_limits import ledger_patience
+from api.http.time_limits import ledger_time_limit
 from api.service.estimates import Estimates, Place
 from api.service.waiting import Hub, Watch
 from core.contracts.comfy_v2 import SHOWN, output_view, progress_view, snapshot_view
@@ -148,7 +148,7 @@ class EventStream:
             if self._is_behind and self._hub.look(self._job.id).last_seq <= self._seq:
                 events = []
             else:
-                with ledger_patience():
+                with ledger_time_limit():
                     events = self._jobs.events(self._job.id, after_seq=self._seq)
                 if events:
                     self._job = self._hub.look(self._job.id)

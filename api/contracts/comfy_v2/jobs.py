@@ -11,13 +11,13 @@ from api.contracts.comfy_v2.views import event_view, job_view, list_item
 from api.http.caller import base_url, links_for
 from api.http.errors import InvalidCursor, InvalidMetadata, InvalidMetadataFilter, JobNotEnded, json_response
 from api.http.json_body import read_json
-from api.http.time_limits import bounded, ledger_patience
+from api.http.time_limits import bounded, ledger_time_limit
 from api.schema import answers, fields
 from api.schema.bodies import SubmitBody
 from api.schema.openapi import IDEMPOTENCY_KEY, JOBS, SUBMIT_ERRORS, Described, Parameter
 from api.schema.validation import lacks_graph, read
 from api.service.estimates import Estimates
-from api.service.jobs import Order, Service, check_id
+from api.service.jobs import JobService, Order, check_id
 from api.service.order_fields import job_fields
 from api.service.waiting import Hub
 from core.contracts.comfy_v2 import whole_error_view
@@ -86,7 +86,7 @@ LIST_PARAMETERS = (
 )
 
 
-def v2_blueprint(settings: Settings, ledger: Ledger, service: Service, hub: Hub, estimates: Estimates) -> Blueprint:
+def v2_blueprint(settings: Settings, ledger: Ledger, service: JobService, hub: Hub, estimates: Estimates) -> Blueprint:
     """Routes of jobs under /api/v2."""
     blueprint = Blueprint("v2", __name__, url_prefix="/api/v2")
 
@@ -184,7 +184,7 @@ def v2_blueprint(settings: Settings, ledger: Ledger, service: Service, hub: Hub,
     def events(job_id: str) -> Response:
         job = hub.look(check_id(job_id))
         if _wants_json():
-            with ledger_patience():
+            with ledger_time_limit():
                 return _log(ledger, job)
         stream = EventStream(
             ledger, hub, job, estimates=estimates, links=links_for(settings, ledger), after_seq=_last_event_id()

@@ -16,7 +16,7 @@ from core.contracts.comfy_v2 import (
     timestamp,
 )
 from core.job import Job, Output
-from core.ledger.input_files import Upload
+from core.ledger.input_files import InputFile
 from core.ledger.jobs import JobEvent
 from core.links import Links
 
@@ -90,7 +90,7 @@ def place_view(place: Place | None) -> dict[str, Any]:
     return {"queue_position": place.position, "estimated_wait_ms": place.wait_ms}
 
 
-def asset_view(output: Output | Upload, links: Links, expires_at_ms: int) -> dict[str, Any]:
+def asset_view(output: Output | InputFile, links: Links, expires_at_ms: int) -> dict[str, Any]:
     """The Asset object of a job's output, or of an uploaded file."""
     link = links.content(output.id, until_ms=expires_at_ms)
     return {

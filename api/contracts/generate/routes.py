@@ -13,12 +13,12 @@ from api.http.caller import base_url, hang_up_check, links_for
 from api.http.errors import GENERATE_STATUS, error_body, error_headers, json_response, status_of
 from api.http.files import read_base64
 from api.http.json_body import read_json
-from api.http.time_limits import bounded, ledger_patience
+from api.http.time_limits import bounded, ledger_time_limit
 from api.schema import answers
 from api.schema.bodies import GenerateBody
 from api.schema.openapi import GENERATE, SUBMIT_ERRORS, Described, Parameter
 from api.service.estimates import Estimates, Place
-from api.service.jobs import Service, check_id
+from api.service.jobs import JobService, check_id
 from api.service.waiting import Hub
 from core.contracts.comfy_v2 import attempt_view
 from core.contracts.generate import STATUS_WORDS, comfyui_response, generate_result
@@ -83,7 +83,7 @@ class Wanted:
 
 
 def generate_blueprint(
-    settings: Settings, ledger: Ledger, service: Service, hub: Hub, library: Library, estimates: Estimates
+    settings: Settings, ledger: Ledger, service: JobService, hub: Hub, library: Library, estimates: Estimates
 ) -> Blueprint:
     """Routes of the `/generate` contract."""
     blueprint = Blueprint("generate", __name__)
@@ -153,7 +153,7 @@ def generate_blueprint(
     )
     def cancel(request_id: str) -> Response:
         try:
-            with ledger_patience():
+            with ledger_time_limit():
                 job_id = ledger.jobs.get_by_request_id(check_id(request_id)).id
             job = service.cancel(job_id)
         except NotFound:
@@ -174,7 +174,7 @@ def generate_blueprint(
     return blueprint
 
 
-def wait_for_end(job: Job, service: Service, hub: Hub, settings: Settings) -> Job:
+def wait_for_end(job: Job, service: JobService, hub: Hub, settings: Settings) -> Job:
     """The job when it has ended; it is cancelled when its last caller hangs up and nobody else wants it."""
     is_gone = hang_up_check()
     is_wanted = outlives_its_client(job, settings)
@@ -182,7 +182,7 @@ def wait_for_end(job: Job, service: Service, hub: Hub, settings: Settings) -> Jo
     return ended or service.hang_up(job.id)
 
 
-def submitted(service: Service, parsed: GenerateRequest) -> tuple[Job, Wanted]:
+def submitted(service: JobService, parsed: GenerateRequest) -> tuple[Job, Wanted]:
     """The job, and what its result is to hold."""
     return service.submit(parsed.order), _wanted(is_inline=parsed.is_inline)
 

@@ -31,11 +31,11 @@ from api.contracts.generate.routes import (
 )
 from api.http.caller import hang_up_check, links_for
 from api.http.json_body import read_json
-from api.http.time_limits import ledger_patience
+from api.http.time_limits import ledger_time_limit
 from api.schema.bodies import GenerateBody
 from api.schema.openapi import GENERATE, SUBMIT_ERRORS, Described
 from api.service.estimates import Estimates, Place
-from api.service.jobs import Service
+from api.service.jobs import JobService
 from api.service.waiting import CLIENT_CHECK_S, Hub, Watch
 from core.contracts.comfy_v2 import progress_view, timestamp
 from core.contracts.generate import generate_result
@@ -55,7 +55,7 @@ PAUSE_S = 0.5
 
 
 def generate_stream_blueprint(
-    settings: Settings, ledger: Ledger, service: Service, hub: Hub, library: Library, estimates: Estimates
+    settings: Settings, ledger: Ledger, service: JobService, hub: Hub, library: Library, estimates: Estimates
 ) -> Blueprint:
     """The streaming route of the `/generate` contract."""
     blueprint = Blueprint("generate_stream", __name__)
@@ -221,7 +221,7 @@ class GenerateStream:
 
     def _sizes(self) -> dict[str, int]:
         try:
-            with ledger_patience():
+            with ledger_time_limit():
                 return self._estimates.sizes(self._job)
         except LedgerUnavailable:
             return {}

@@ -19,10 +19,10 @@ from api.http.errors import json_response
 from api.http.files import read_base64
 from api.http.json_body import read_json
 from api.schema import answers
-from api.schema.bodies import DeliveryBody, PromptBody
+from api.schema.bodies import OutputOptionsBody, PromptBody
 from api.schema.openapi import BODY_ERRORS, PYWORKER, SUBMIT_ERRORS, Described
 from api.schema.validation import read_enveloped
-from api.service.jobs import Order, Service
+from api.service.jobs import JobService, Order
 from api.service.order_fields import delivery_fields
 from api.service.waiting import Hub
 from core.contracts.generate import generate_result
@@ -36,7 +36,7 @@ from workflows.templates.modifiers import draw_between
 from workflows.templates.template import Template
 
 
-def prompt_blueprint(settings: Settings, ledger: Ledger, service: Service, hub: Hub, library: Library) -> Blueprint:
+def prompt_blueprint(settings: Settings, ledger: Ledger, service: JobService, hub: Hub, library: Library) -> Blueprint:
     """`POST /prompt`."""
     blueprint = Blueprint("prompt", __name__)
     blueprint.register_error_handler(ComfylineError, generate_error)
@@ -107,7 +107,7 @@ def _order(template: Template, values: dict[str, Any], settings: Settings) -> Or
         template=template.name,
         parameters=dict(filled.values),
         files=filled.files,
-        **delivery_fields(DeliveryBody(), None, settings, base_url(settings), has_defaults=True),
+        **delivery_fields(OutputOptionsBody(), None, settings, base_url(settings), has_defaults=True),
     )
 
 

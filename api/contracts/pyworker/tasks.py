@@ -14,13 +14,13 @@ from api.http.errors import PreconditionFailed, json_response
 from api.http.files import CONDITIONS, content_response
 from api.http.forms import upload_form
 from api.http.json_body import read_json
-from api.http.time_limits import ledger_patience
+from api.http.time_limits import ledger_time_limit
 from api.schema import answers
 from api.schema.bodies import CustomWorkflowBody
 from api.schema.openapi import ANY_TYPE, FORM_ERRORS, PYWORKER, SUBMIT_ERRORS, Described, form_of
 from api.schema.validation import read_enveloped
 from api.service.input_files import Intake
-from api.service.jobs import Order, Service, check_id
+from api.service.jobs import JobService, Order, check_id
 from api.service.order_fields import delivery_fields
 from core.contracts.generate import generate_result
 from core.errors import ComfylineError, LedgerUnavailable, NotFound, OutputUnavailable, RangeNotSatisfiable
@@ -42,7 +42,7 @@ class _WholePath(PathConverter):
     part_isolating = False
 
 
-def pyworker_blueprint(settings: Settings, ledger: Ledger, service: Service, intake: Intake) -> Blueprint:
+def pyworker_blueprint(settings: Settings, ledger: Ledger, service: JobService, intake: Intake) -> Blueprint:
     """`/ping`, `/custom_workflow`, `/custom-workflow`, `/task/{id}`, `/download/{path}`."""
     blueprint = Blueprint("pyworker", __name__)
     blueprint.register_error_handler(ComfylineError, generate_error)
@@ -69,7 +69,7 @@ def pyworker_blueprint(settings: Settings, ledger: Ledger, service: Service, int
 
     @blueprint.post("/upload/image")
     @Described(
-        summary="Upload a picture",
+        summary="InputFile a picture",
         tag=PYWORKER,
         form=form_of("file", name="Its name. Default: that of the part."),
         answers={200: answers.UploadedImage, 400: answers.Refused},
@@ -162,7 +162,7 @@ def _order(value: Any, settings: Settings) -> Order:
 
 
 def _job(ledger: Ledger, task_id: str) -> Job:
-    with ledger_patience():
+    with ledger_time_limit():
         return ledger.jobs.get_by_request_id(check_id(task_id))
 
 

@@ -229,7 +229,7 @@ class Outbox:
             )
 
     def put_off(self, receiver: str, *, until_ms: int) -> int:
-        """Let what waits for a receiver wait until then; uses up no try. Returns how many deliveries."""
+        """Let what waits for a receiver wait until then; uses up no try. Requeue how many deliveries."""
         waiting = and_(
             deliveries.c.receiver == receiver, deliveries.c.state == PENDING, deliveries.c.next_try_at_ms < until_ms
         )
