@@ -4,8 +4,8 @@
 
 Every submission is whole: parsed strictly, checked against a catalogue, recorded in PostgreSQL, published to Redis.
 The load comes from one process with plain sockets, so that it takes as little as possible of the two cores it shares.
-PostgreSQL and Redis are those of COMFYLINE_TEST_POSTGRES_URL and COMFYLINE_TEST_REDIS_URL; a database and a key prefix of the
-bench's own are made there and removed afterwards.
+PostgreSQL and Redis are those of COMFYLINE_TEST_POSTGRES_URL and COMFYLINE_TEST_REDIS_URL; a database and a key
+prefix of the bench's own are made there and removed afterwards.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ import requests
 
 from bench.report import Report
 from core.ledger import Ledger
-from core.ledger.database.upgrade import migrate
+from core.ledger.upgrade import migrate
 from core.settings.settings import Settings
 from tasks.webhooks.dispatcher import WebhookDispatcher
 from tests.ledger_moves import succeeded

@@ -12,8 +12,8 @@ from cli.exit_codes import EXIT_INTERRUPTED, EXIT_OK, EXIT_UNREACHABLE, EXIT_USA
 from cli.output.terminal import warn
 from core.errors import ComfylineError, TransientError
 
-#: Where each command stands, and its line in `comfyline --help`. They are imported when called: a client command need not
-#: wait for Celery and SQLAlchemy.
+#: Where each command stands, and its line in `comfyline --help`. They are imported when called: a client command need
+#: not wait for Celery and SQLAlchemy.
 COMMANDS = {
     "up": ("cli.commands.up:up", "Run the whole stack here; Ctrl-C stops it."),
     "demo": ("cli.commands.demo:demo", "Start everything, make one picture, stop everything."),

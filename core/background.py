@@ -46,9 +46,9 @@ class Life:
 class Loop:
     """One thread that does the same step again and again until `end`.
 
-    A step that raises is never the end of it. `ComfylineError`s are logged in one line, all others with their traceback,
-    and the next step waits. So a step that consumes a queue takes what it consumes out of it first: one bad item is
-    then logged and gone, and neither ends the loop nor comes back for ever.
+    A step that raises is never the end of it. `ComfylineError`s are logged in one line, all others with their
+    traceback, and the next step waits. So a step that consumes a queue takes what it consumes out of it first: one bad
+    item is then logged and gone, and neither ends the loop nor comes back for ever.
     """
 
     def __init__(

@@ -21,7 +21,8 @@ def check_api(settings: Settings) -> None:
     for key in settings.api_keys:
         if len(key) < MIN_KEY_CHARS:
             raise ConfigurationError(
-                f"COMFYLINE_API_KEYS: a key has {len(key)} characters, and at least {MIN_KEY_CHARS} are needed, or it is "
+                f"COMFYLINE_API_KEYS: a key has {len(key)} characters, and at least {MIN_KEY_CHARS} are needed, or it "
+                f"is "
                 "soon found by trying. `openssl rand -hex 24` makes a good one."
             )
     if settings.webhook_url:
@@ -52,7 +53,8 @@ def data_dir_advice(settings: Settings) -> str | None:
     if not mode & 0o077:
         return None
     return (
-        f"COMFYLINE_DATA_DIR={settings.data_dir} is open to other users of this machine (mode {mode:04o}). What is written "
+        f"COMFYLINE_DATA_DIR={settings.data_dir} is open to other users of this machine (mode {mode:04o}). What is "
+        f"written "
         f"there from now on is not, what is there may be: chmod -R go= {settings.data_dir}"
     )
 

@@ -1,4 +1,4 @@
-"""The task that has webhooks sent: it tells this process's dispatcher that there are some, and does not wait for them."""
+"""The task that has webhooks sent: it tells the dispatcher of this process that there are some, and does not wait."""
 
 from __future__ import annotations
 

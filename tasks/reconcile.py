@@ -11,8 +11,8 @@ from collections.abc import Callable
 from celery import shared_task
 
 from core.background import failure_of
-from core.job import QUEUED
 from core.settings.settings import Settings
+from tasks.follow_up import take_back
 from tasks.messaging.names import RECONCILE
 from tasks.reconciling.pins import follow_fleet
 from tasks.reconciling.retention import remove_expired, sweep
@@ -61,21 +61,6 @@ def take_steps(runtime: Runtime) -> None:
         wait_s = AFTER_SET_S.get(step)
         if wait_s is None or set_ago_s >= wait_s(runtime.settings):
             failure_of(functools.partial(step, runtime), f"reconcile, {step.__name__}")
-
-
-def take_back(runtime: Runtime) -> None:
-    """Jobs whose worker was lost go to another one, or end."""
-    for job_id, status in runtime.ledger.requeue.take_back_lapsed().items():
-        log.warning("job %s was taken back from a lost worker: %s", job_id, status)
-        go_on(runtime, job_id, status)
-
-
-def go_on(runtime: Runtime, job_id: str, status: str) -> None:
-    """Publish what follows for a job that came back from a GPU without a result."""
-    if status == QUEUED:
-        runtime.publisher.turn(job_id)
-    else:
-        runtime.publisher.notify(job_id)
 
 
 def expire_waiting(runtime: Runtime) -> None:

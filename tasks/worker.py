@@ -20,7 +20,7 @@ from celery.utils.nodenames import host_format
 from comfy.process.spec import InstanceSpec
 from core.errors import ConfigurationError
 from core.ledger import Ledger
-from core.ledger.database.upgrade import migrate
+from core.ledger.upgrade import migrate
 from core.settings.settings import Settings
 from tasks import generate, notify, upload
 from tasks import reconcile as maintenance

@@ -3,9 +3,9 @@
 A service is looked for where its variable points, else on the loopback address. One that is not there skips the tests
 that need it; where `CI=true` it fails them, so that a run that tested nothing never looks like a run that passed.
 
-    COMFYLINE_TEST_POSTGRES_URL   postgresql://postgres@127.0.0.1:5432/postgres   a session makes and drops its databases
-    COMFYLINE_TEST_REDIS_URL      redis://127.0.0.1:6379/0                        a session has a key prefix of its own
-    COMFYLINE_TEST_RABBITMQ_URL   amqp://guest:guest@127.0.0.1:5672//             a session has a virtual host of its own
+    COMFYLINE_TEST_POSTGRES_URL  postgresql://postgres@127.0.0.1:5432/postgres  a session makes and drops its databases
+    COMFYLINE_TEST_REDIS_URL     redis://127.0.0.1:6379/0                       a session has a key prefix of its own
+    COMFYLINE_TEST_RABBITMQ_URL  amqp://guest:guest@127.0.0.1:5672//            a session has a virtual host of its own
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from core.ledger import Ledger
 from core.ledger.instances import InstanceRecord
 from tasks.messaging.remote_control import ANSWER_S, DRAIN, RESTART, RESUME
 
-#: Has a command of `tasks.messaging.remote_control` done by the worker of an instance. Raises what `tasks.messaging.remote_control.ask` does.
+#: Has a command done by the worker of an instance, as `tasks.messaging.remote_control.ask` does; raises what it does.
 Ask = Callable[[str, InstanceRecord], None]
 
 #: Beyond the time that the worker has: the broker has to be reached first.

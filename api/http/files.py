@@ -15,7 +15,6 @@ from flask import Response, request
 from werkzeug.exceptions import RequestedRangeNotSatisfiable
 
 from api.http.errors import PreconditionFailed
-from api.schema.openapi import Parameter
 from core.errors import OutputUnavailable, RangeNotSatisfiable
 from core.job import Output
 from core.ledger.input_files import InputFile
@@ -26,32 +25,6 @@ _PIECE_BYTES = 128 * 1024
 _INLINE = re.compile(r"(audio|video)/[a-z0-9.+-]+|image/(png|jpeg|webp|gif|avif|bmp|tiff)|text/plain")
 #: A file may be deleted before its time, so whoever kept a copy asks whether it is still there; the answer is short.
 ASK_FIRST = "private, no-cache"
-CONDITIONS = (
-    Parameter(
-        name="Range",
-        place="header",
-        description="One range: bytes=a-b, bytes=a- or bytes=-n.",
-        schema={"type": "string", "pattern": "^bytes=[0-9]*-[0-9]*$"},
-    ),
-    Parameter(
-        name="If-Range",
-        place="header",
-        description="The ETag of what was fetched so far: the range if it is still the same file, else all of it.",
-        schema={"type": "string"},
-    ),
-    Parameter(
-        name="If-None-Match",
-        place="header",
-        description="The ETag of what is here already; 304 if it is still the same file.",
-        schema={"type": "string"},
-    ),
-    Parameter(
-        name="If-Match",
-        place="header",
-        description="The ETag of the file that is wanted; 412 if it is another.",
-        schema={"type": "string"},
-    ),
-)
 
 
 def content_response(output: Output | InputFile, root: Path, *, cache_control: str | None = None) -> Response:

@@ -7,7 +7,7 @@ import time
 from flask import g, request
 
 from api.http.errors import LinkRefused
-from core.ledger.database.connections import now_ms
+from core.clock import now_ms
 from core.links import EXPIRES, SIGNATURE, LinkSigner
 
 #: The one route that a link opens, and the ways in which it may be asked.

@@ -18,10 +18,10 @@ from blake3 import blake3
 
 from api.http.errors import NO_ROOM, HashMismatch
 from api.http.time_limits import ledger_time_limit
+from core.clock import now_ms
 from core.errors import BodyTooLarge, InputUnavailable, InvalidRequest, MissingAsset, NotFound, StorageFull
 from core.job import Output
 from core.ledger import Ledger
-from core.ledger.database.connections import now_ms
 from core.ledger.input_files import InputFile
 from core.outbound import Policy
 from core.settings.settings import Settings

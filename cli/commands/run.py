@@ -1,4 +1,4 @@
-"""The commands `comfyline run`, which takes a workflow of the server from its name to its files, and `comfyline upload`."""
+"""The commands `comfyline run`, from the name of a server's workflow to its files, and `comfyline upload`."""
 
 from __future__ import annotations
 

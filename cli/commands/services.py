@@ -18,7 +18,7 @@ from cli.local.stack import HINT_AFTER_S, child_environment, fleet_process
 from cli.local.startup_checks import broker_advice, broker_problem, settle_storage, wait_for_needs
 from cli.output.terminal import warn
 from comfy.process.spec import REPOSITORY_ROOT
-from core.ledger.database.upgrade import migrate as migrate_ledger
+from core.ledger.upgrade import migrate as migrate_ledger
 from core.log_format import LOG_FORMAT
 from core.outbound import Policy
 from core.settings.settings import Settings, load_settings, process_environment

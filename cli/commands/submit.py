@@ -1,4 +1,4 @@
-"""The command `comfyline submit`: run a graph and save its outputs, or queue it as a task and keep the answer in a file."""
+"""The command `comfyline submit`: run a graph and save its outputs, or queue it as a task and keep the answer."""
 
 from __future__ import annotations
 

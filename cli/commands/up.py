@@ -39,8 +39,8 @@ ASK_S = 0.5
 def up() -> int:
     """Run the whole stack here: API, Flower, one worker per GPU, and its own broker. Ctrl-C stops it.
 
-    Ports, data directory and GPUs are settings: COMFYLINE_API_PORT, COMFYLINE_FLOWER_PORT, COMFYLINE_DATA_DIR, COMFYLINE_GPUS,
-    COMFYLINE_SIMULATED_GPUS.
+    Ports, data directory and GPUs are settings: COMFYLINE_API_PORT, COMFYLINE_FLOWER_PORT, COMFYLINE_DATA_DIR,
+    COMFYLINE_GPUS, COMFYLINE_SIMULATED_GPUS.
     """
     screen = Screen()
     settings = load_settings()

@@ -56,7 +56,8 @@ def run_flower(settings: Settings) -> int:
         application.start_http_server()
     except OSError as exc:
         raise ConfigurationError(
-            f"COMFYLINE_FLOWER_PORT: Flower cannot listen on {settings.flower_host}:{settings.flower_port}: {exc.strerror}."
+            f"COMFYLINE_FLOWER_PORT: Flower cannot listen on {settings.flower_host}:{settings.flower_port}: "
+            f"{exc.strerror}."
         ) from exc
     loop = application.io_loop
     for number in (signal.SIGTERM, signal.SIGINT):

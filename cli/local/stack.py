@@ -16,7 +16,7 @@ from cli.local.processes import ProcessSet, ProcessSpec, StopSignals
 from cli.local.startup_checks import broker_problem, settle_storage
 from comfy.process.spec import REPOSITORY_ROOT, InstanceSpec
 from core.errors import ConfigurationError
-from core.ledger.database.upgrade import migrate
+from core.ledger.upgrade import migrate
 from core.settings.settings import Settings, process_environment
 from tasks.instance.plan import plan_instances
 

@@ -15,7 +15,7 @@ from redis.exceptions import AuthenticationError, RedisError, ResponseError
 from cli.local import broker
 from core.errors import ConfigurationError, LedgerUnavailable
 from core.ledger import Ledger
-from core.ledger.database.upgrade import migrate
+from core.ledger.upgrade import migrate
 from core.settings.settings import Settings
 from core.storage.marker import StorageMarker
 

@@ -1,4 +1,4 @@
-"""What the flags of `comfyline submit --workflow` mean: its graph, its image, its styles and rooms, further parameters."""
+"""What the flags of `comfyline submit --workflow` mean: graph, image, styles and rooms, further parameters."""
 
 from __future__ import annotations
 

@@ -52,8 +52,8 @@ class Supervisor:
       on_quarantine(reason, until_s): it failed too often, the last time for that reason, and is not started again
         before `until_s` (wall clock, seconds since 1970). Called after on_down. If it raises a `ComfylineError`, it is
         called again until it returns. The end of a quarantine shows as on_up or on_down.
-    Any other exception of a callback is logged with its traceback and then treated as a `ComfylineError`, except that on_up
-    and on_quarantine are called again after growing pauses.
+    Any other exception of a callback is logged with its traceback and then treated as a `ComfylineError`, except that
+    on_up and on_quarantine are called again after growing pauses.
 
     An attached instance is never started or ended; it only counts as down, for as long as another would be. That it
     does not answer is one failure, however long it lasts.

@@ -25,9 +25,9 @@ from collections.abc import Callable
 
 from core.ledger.claims import Claims
 from core.ledger.database.connections import Change, Database
-from core.ledger.database.facts import Facts
 from core.ledger.database.timekeeping import Timekeeping
 from core.ledger.durations import Durations
+from core.ledger.facts import Facts
 from core.ledger.input_files import InputFiles
 from core.ledger.instances import Instances
 from core.ledger.jobs import Jobs, Retention

@@ -25,6 +25,8 @@ from core.settings.socket_folder import socket_folder
 from core.webhooks.keys import hmac_key, seed, split_secrets
 
 PREFIX = "COMFYLINE_"
+#: Of releases before the project took its name.
+FORMER_PREFIX = "FLEET_"
 #: Names with our prefix that are not settings of the running system: the test suite finds its services by them.
 FOREIGN_PREFIXES = ("COMFYLINE_TEST_",)
 #: Settings that may stand in a file named by `NAME_FILE`: secrets, and URLs that hold one.
@@ -437,6 +439,9 @@ def _refuse_unknown_names() -> None:
     known = {PREFIX + name.upper() for name, field in Settings.model_fields.items() if field.validation_alias is None}
     known |= {f"{PREFIX}{field.upper()}_FILE" for field in SECRET_FIELDS}
     for name in os.environ:
+        if name.startswith(FORMER_PREFIX):
+            called = PREFIX + name.removeprefix(FORMER_PREFIX)
+            raise ConfigurationError(f"{name} is now called {called}: the project has taken another name.")
         if name.startswith(PREFIX) and not name.startswith(FOREIGN_PREFIXES) and name not in known:
             raise ConfigurationError(f"{name} is not a setting of Comfyline; see docs/settings.md for the list.")
 

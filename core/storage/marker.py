@@ -16,7 +16,7 @@ import uuid
 from pathlib import Path
 
 from core.errors import ConfigurationError, LedgerUnavailable, StorageUnavailable
-from core.ledger.database.facts import FLEET, STORAGE, Facts
+from core.ledger.facts import FLEET, STORAGE, Facts
 from core.settings.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -119,7 +119,8 @@ class StorageMarker:
     @property
     def _help(self) -> str:
         return (
-            "Every machine of a fleet has to see one storage: mount it, and name it in COMFYLINE_STORAGE_DIR. If this is "
+            "Every machine of a fleet has to see one storage: mount it, and name it in COMFYLINE_STORAGE_DIR. If this "
+            "is "
             f"the right one after all (it was moved, or restored), say so: mkdir -p {self._path.parent} && "
             f"echo {self._id} > {self._path}"
         )
@@ -136,7 +137,8 @@ class StorageMarker:
             found = self._path.read_text(encoding="utf-8").split()
         except FileNotFoundError as exc:
             raise ConfigurationError(
-                f"COMFYLINE_STORAGE_DIR={self._settings.storage_dir} is not there. Mount it, or make it; it is never made "
+                f"COMFYLINE_STORAGE_DIR={self._settings.storage_dir} is not there. Mount it, or make it; it is never "
+                f"made "
                 "by itself, for it may be a mount that is missing."
             ) from exc
         except (OSError, UnicodeDecodeError) as exc:

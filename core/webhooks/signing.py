@@ -54,7 +54,7 @@ def headers_for(
 
 
 def load_signing_key(text: str) -> Ed25519PrivateKey | None:
-    """The fleet's private key from COMFYLINE_WEBHOOK_SIGNING_KEY; None where that is empty. Raises ConfigurationError."""
+    """The fleet's private key of COMFYLINE_WEBHOOK_SIGNING_KEY; None where it is empty. Raises ConfigurationError."""
     if not text:
         return None
     try:

@@ -35,8 +35,8 @@ def plan_instances(settings: Settings, *, survey: Callable[[], GpuSurvey] = surv
     Parameters:
       survey: asks the driver which GPUs there are; called only where they matter.
     Raises:
-      ConfigurationError: COMFYLINE_COMFYUI_DIR is no checkout, COMFYLINE_GPUS names a GPU that is not there or one twice, there
-        is no GPU to run on, or COMFYLINE_MODELS_DIR is no folder.
+      ConfigurationError: COMFYLINE_COMFYUI_DIR is no checkout, COMFYLINE_GPUS names a GPU that is not there or one
+        twice, there is no GPU to run on, or COMFYLINE_MODELS_DIR is no folder.
     """
     if settings.comfyui_urls:
         return [_attached(settings, number, url) for number, url in enumerate(settings.comfyui_urls)]
@@ -56,7 +56,8 @@ def plan_instances(settings: Settings, *, survey: Callable[[], GpuSurvey] = surv
     cards = _named(settings.gpus, found) if settings.gpus else _all(found)
     if not cards:
         raise ConfigurationError(
-            "COMFYLINE_COMFYUI_DIR is set, but the NVIDIA driver (NVML) lists no GPU that can be used. Name the GPUs in "
+            "COMFYLINE_COMFYUI_DIR is set, but the NVIDIA driver (NVML) lists no GPU that can be used. Name the GPUs "
+            "in "
             "COMFYLINE_GPUS (for instance 0,1), or unset COMFYLINE_COMFYUI_DIR to run simulated ones."
         )
     return [_own(settings, card) for card in cards]

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 
 from core.errors import LedgerUnavailable
 from core.settings.settings import Settings
+from tasks.follow_up import go_on, take_back
 from tasks.messaging.app import make_app
-from tasks.reconcile import go_on, take_back
 from tasks.runtime import Runtime
 
 log = logging.getLogger(__name__)

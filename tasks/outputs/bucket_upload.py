@@ -15,6 +15,7 @@ from core.buckets.bucket import LINK_S, PART_BYTES, SLOWEST_BYTES_PER_S, Bucket,
 from core.buckets.presigned import public_link, put
 from core.buckets.put_urls import PutUrls
 from core.buckets.target import ENVIRONMENT, PUT_URLS, Credentials, Target, environment_credentials
+from core.clock import now_ms
 from core.errors import (
     AddressRefused,
     ComfylineError,
@@ -25,7 +26,6 @@ from core.errors import (
     SecretUnreadable,
 )
 from core.job import Job
-from core.ledger.database.connections import now_ms
 from core.ledger.outputs import StoredFile
 from core.ledger.secrets import BUCKET
 from core.ledger.webhooks.outbox_writer import receiver_of

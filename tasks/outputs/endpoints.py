@@ -2,8 +2,8 @@
 
 Clients name their endpoints, and some of those take a connection and never answer, or answer once and then no more. So
 one that has not answered yet gets one upload at a time, and one that has not taken files yet a short time for each
-answer; all of those together get a part of the room, and one that has taken files gets a share of it. `tasks/webhooks/receivers.py`
-does the same for receivers of webhooks.
+answer; all of those together get a part of the room, and one that has taken files gets a share of it.
+`tasks/webhooks/receivers.py` does the same for receivers of webhooks.
 """
 
 from __future__ import annotations

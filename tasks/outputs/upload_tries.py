@@ -6,8 +6,8 @@ from __future__ import annotations
 import logging
 from typing import NoReturn
 
+from core.clock import now_ms
 from core.errors import ComfylineError, DeliveryFailed, LedgerUnavailable, OutputUnavailable
-from core.ledger.database.connections import now_ms
 from core.ledger.outputs import DELIVERING_MS
 from tasks.job_errors import job_error
 from tasks.runtime import Runtime

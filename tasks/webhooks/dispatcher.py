@@ -17,9 +17,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from core.background import Loop, failure_of
+from core.clock import now_ms
 from core.errors import ComfylineError, LedgerUnavailable, SecretUnreadable, TransientError
 from core.ledger import Ledger
-from core.ledger.database.connections import now_ms
 from core.ledger.secrets import ADDRESS, WEBHOOK
 from core.ledger.webhooks.outbox import Due, Outcome, Post
 from core.outbound import Policy

@@ -13,8 +13,8 @@ from urllib3 import BaseHTTPResponse
 from urllib3.exceptions import HTTPError, LocationValueError, ReadTimeoutError, SSLError
 
 from core.background import Loop
+from core.clock import now_ms
 from core.errors import AddressRefused
-from core.ledger.database.connections import now_ms
 from core.ledger.webhooks.outbox import Outcome, Post
 from core.outbound import Policy
 from core.outbound.sessions import KeptConnection

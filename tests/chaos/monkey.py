@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from core.ledger.database.connections import now_ms
+from core.clock import now_ms
 from tests.fleet import Fleet
 
 WORKER, POOL, SIMULATOR, FREEZE, TERM = "worker killed", "pool killed", "simulator killed", "frozen", "restarted"

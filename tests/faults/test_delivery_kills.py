@@ -12,8 +12,8 @@ import requests
 from sqlalchemy import update
 
 from core.buckets.target import Target
+from core.clock import now_ms
 from core.ledger import Ledger
-from core.ledger.database.connections import now_ms
 from core.ledger.database.tables import deliveries
 from core.ledger.outputs import DELIVERING_MS
 from core.settings.settings import Settings

@@ -28,9 +28,9 @@ from core.errors import InstanceUnreachable
 from core.job import Job
 from core.ledger import Change, Ledger
 from core.ledger.claims import Claim, ProducedFile
-from core.ledger.database.upgrade import migrate
 from core.ledger.instances import InstanceRecord
 from core.ledger.outputs import StoredFile
+from core.ledger.upgrade import migrate
 from core.messaging.notices import Notice
 from core.settings.settings import Settings
 from tests.services import missing

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
-from core.ledger.database.upgrade import migrate
+from core.ledger.upgrade import migrate
 from tests.integration.api_fixtures import GRAPH, Api, gunicorn_api, running_api, settings_for
 
 KEY = "the-key-of-a-client"

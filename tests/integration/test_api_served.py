@@ -19,7 +19,7 @@ import redis
 import requests
 
 from core.ledger import Change, Ledger
-from core.ledger.database.upgrade import migrate
+from core.ledger.upgrade import migrate
 from core.messaging.notices import Notice, NoticeSender
 from tests.integration.api_fixtures import (
     GRAPH,

@@ -22,7 +22,7 @@ OPEN = {
     "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "{{PREFIX}}_{{ROOM}}"}},
 }
 #: The global flags of the documented lines; a server without keys ignores the key.
-FLEET = 'comfyline -k "your-api-key" -e "comfyui-test"'
+COMMAND = 'comfyline -k "your-api-key" -e "comfyui-test"'
 ID_OF = (
     "jq -r .id"
     if shutil.which("jq")
@@ -45,8 +45,8 @@ class Shell:
         self._env = {name: value for name, value in os.environ.items() if not name.startswith(("COMFYLINE_", "COMFY_"))}
         programs = folder / "programs"
         programs.mkdir()
-        (programs / "fleet").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m cli.main "$@"\n')
-        (programs / "fleet").chmod(0o755)
+        (programs / "comfyline").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m cli.main "$@"\n')
+        (programs / "comfyline").chmod(0o755)
         self._env |= {"PATH": f"{programs}:{self._env['PATH']}", "PYTHONPATH": str(ROOT), "COMFY_BASE_URL": base_url}
 
     def __call__(self, script: str) -> subprocess.CompletedProcess[str]:
@@ -72,7 +72,7 @@ def size_of(picture: Path) -> tuple[int, int]:
 
 def test_the_complete_example(shell: Shell, tmp_path: Path) -> None:
     done = shell(f"""
-        {FLEET} submit \\
+        {COMMAND} submit \\
           --workflow "workers/comfyui/misc/interior_design_v0.03_linux.json" \\
           --user_img "input.jpg" \\
           --style 0 \\
@@ -80,8 +80,8 @@ def test_the_complete_example(shell: Shell, tmp_path: Path) -> None:
           --prefix "LIVING_ROOM" \\
           --output task_info.json
         TASK_ID=$({ID_OF} task_info.json)
-        {FLEET} query --task_id "$TASK_ID" --output status.json
-        {FLEET} download-all --task_id "$TASK_ID" --output "results"
+        {COMMAND} query --task_id "$TASK_ID" --output status.json
+        {COMMAND} download-all --task_id "$TASK_ID" --output "results"
     """)
 
     assert done.returncode == 0, done.stderr
@@ -97,13 +97,13 @@ def test_the_complete_example(shell: Shell, tmp_path: Path) -> None:
 def test_query_pipes_into_download(shell: Shell, tmp_path: Path) -> None:
     done = shell(f"""
         set -o pipefail
-        TASK_ID=$({FLEET} submit --workflow open.json --room office --prefix P -p width=32 --output task.json)
-        {FLEET} watch "$TASK_ID" >&2
+        TASK_ID=$({COMMAND} submit --workflow open.json --room office --prefix P -p width=32 --output task.json)
+        {COMMAND} watch "$TASK_ID" >&2
         for _ in 1 2; do
-          {FLEET} query --task_id "$TASK_ID" --output query_result.json --json | {FLEET} download-from-json
+          {COMMAND} query --task_id "$TASK_ID" --output query_result.json --json | {COMMAND} download-from-json
         done
-        PATH_OF_IT=$({FLEET} query --task_id "$TASK_ID" --output /dev/null | sed -n 's/^  file  *//p')
-        {FLEET} download --path "$PATH_OF_IT"
+        PATH_OF_IT=$({COMMAND} query --task_id "$TASK_ID" --output /dev/null | sed -n 's/^  file  *//p')
+        {COMMAND} download --path "$PATH_OF_IT"
     """)
 
     assert done.returncode == 0, done.stderr
@@ -115,7 +115,7 @@ def test_query_pipes_into_download(shell: Shell, tmp_path: Path) -> None:
 
 
 def test_a_pipe_whose_query_fails_fails(shell: Shell, tmp_path: Path) -> None:
-    done = shell(f"{FLEET} query --task_id nothing --output q.json --json | {FLEET} download-from-json")
+    done = shell(f"{COMMAND} query --task_id nothing --output q.json --json | {COMMAND} download-from-json")
 
     assert done.returncode == 2
     assert done.stdout == ""

@@ -1,4 +1,4 @@
-"""LedgerSlots of the task that delivers: finishing files and putting them into a bucket, killed between any two steps."""
+"""Turns of the task that delivers: finishing files and putting them into a bucket, killed between any two steps."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from core.contracts.generate import generate_result
 from core.job import DELIVERING, FAILED, SUCCEEDED, Job
 from core.ledger import Ledger
 from core.ledger.claims import Claim
-from core.ledger.database.upgrade import migrate
+from core.ledger.upgrade import migrate
 from core.links import Links
 from core.settings.settings import Settings
 from tasks.messaging.app import make_app

@@ -12,12 +12,12 @@ from sqlalchemy import update
 
 from comfy.client.outputs import OutputItem
 from core.buckets.target import Target
+from core.clock import now_ms
 from core.contracts.comfy_v2 import output_view
 from core.contracts.generate import webhook_body
 from core.job import DELIVERING, FAILED, SUCCEEDED, Job
 from core.ledger import Ledger
 from core.ledger.claims import Claim
-from core.ledger.database.connections import now_ms
 from core.ledger.database.tables import assets
 from core.ledger.outputs import DELIVERING_MS
 from core.links import Links

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from blake3 import blake3
 
-from core.ledger.database.connections import now_ms
+from core.clock import now_ms
 from core.ledger.webhooks.outbox import Outcome
 from tests.integration.api_fixtures import INSTANCE, Api, running_api, settings_for
 from tests.simulator_process import simulator

@@ -14,8 +14,8 @@ from comfy.process.spec import InstanceSpec
 from core.errors import ConfigurationError
 from core.ledger import Ledger
 from core.ledger.database.tables import instances
-from core.ledger.database.upgrade import migrate
 from core.ledger.instances import HEALTHY, STOPPED, Tenant
+from core.ledger.upgrade import migrate
 from core.settings.settings import Settings
 from tasks.instance.tenure import Tenure, take_or_refuse
 from tests.fleet import Fleet, until

@@ -20,7 +20,7 @@ from core.errors import ComfylineError, LedgerFault, LedgerUnavailable, NotFound
 from core.ledger import Ledger
 from core.ledger.database.connections import Database
 from core.ledger.database.error_map import Conflict, in_our_words
-from core.ledger.database.upgrade import migrate
+from core.ledger.upgrade import migrate
 from core.settings.settings import Settings
 from tests.ledger_moves import submit
 from tests.services import PostgresServer, make_settings

@@ -19,9 +19,9 @@ from core.job import CANCELED, FAILED, SUCCEEDED
 from core.ledger import Ledger
 from core.ledger.database.connections import Database, now_ms
 from core.ledger.database.tables import events, jobs, secrets
-from core.ledger.database.upgrade import alembic_config, migrate
 from core.ledger.sealing import load_keys
 from core.ledger.secrets import BUCKET, RUN, WEBHOOK
+from core.ledger.upgrade import alembic_config, migrate
 from core.ledger.webhooks.outbox import Outcome
 from core.settings.settings import Settings
 from tasks.messaging.app import make_app

@@ -226,7 +226,7 @@ class RedisMouth:
 
     def _envelope(self, queue: str, body: bytes, headers: Any, content_type: str | None, encoding: str | None) -> str:
         properties = {
-            "delivery_info": {"exchange": "fleet", "routing_key": queue},
+            "delivery_info": {"exchange": "comfyline", "routing_key": queue},
             "delivery_tag": str(uuid.uuid4()),
             "body_encoding": "base64",
             "priority": "high",
@@ -397,11 +397,11 @@ WRONG_TYPES: dict[str, Any] = {
 UNACKNOWLEDGED: dict[str, bytes] = {
     **RAW,
     "not even three": b"[1, 2]",
-    "no message": b'[{}, "fleet", "gpu"]',
-    "without headers": b'[{"body": "", "properties": {"delivery_info": {"exchange": "fleet", "routing_key": "gpu"}, '
-    b'"delivery_tag": "a"}}, "fleet", "gpu"]',
-    "from nowhere": b'[{"headers": {}, "properties": {"delivery_info": {"exchange": "fleet", "routing_key": "gpu"}, '
-    b'"delivery_tag": "a"}}, {}, []]',
+    "no message": b'[{}, "comfyline", "gpu"]',
+    "without headers": b'[{"body": "", "properties": {"delivery_info": {"exchange": "comfyline", "routing_key": '
+    b'"gpu"}, "delivery_tag": "a"}}, "comfyline", "gpu"]',
+    "from nowhere": b'[{"headers": {}, "properties": {"delivery_info": {"exchange": "comfyline", "routing_key": '
+    b'"gpu"}, "delivery_tag": "a"}}, {}, []]',
 }
 
 

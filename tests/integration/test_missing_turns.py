@@ -7,8 +7,8 @@ import time
 import pytest
 from sqlalchemy import insert
 
+from core.clock import now_ms
 from core.ledger import Ledger
-from core.ledger.database.connections import now_ms
 from core.ledger.database.tables import instances, jobs
 from core.ledger.instances import HEALTHY
 from core.ledger.scheduling import AVOID_MS

@@ -11,7 +11,7 @@ import pytest
 import requests
 
 from core.ledger import Ledger
-from core.ledger.database.upgrade import migrate
+from core.ledger.upgrade import migrate
 from core.settings.settings import Settings
 from tests.fleet import until, work
 from tests.integration.api_fixtures import gunicorn_api

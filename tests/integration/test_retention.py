@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from sqlalchemy import func, insert, select, update
 
+from core.clock import now_ms
 from core.errors import IdempotencyKeyReuse
 from core.job import TERMINAL
 from core.ledger import Ledger
-from core.ledger.database.connections import now_ms
 from core.ledger.database.tables import assets, deliveries, events, idempotency_keys, job_inputs, jobs
 from core.settings.settings import Settings
 from core.storage.folders import FRESH_S, Storage

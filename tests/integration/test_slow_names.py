@@ -13,7 +13,7 @@ import pytest
 import requests
 
 from core.ledger import Ledger
-from core.ledger.database.upgrade import migrate
+from core.ledger.upgrade import migrate
 from tests.integration.api_fixtures import GRAPH, Worker, gunicorn_api, settings_for
 from tests.integration.test_inputs import files as files
 from tests.integration.test_inputs import loading

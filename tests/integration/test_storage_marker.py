@@ -12,7 +12,7 @@ import pytest
 from core.errors import ConfigurationError
 from core.job import DELIVERING, SUCCEEDED
 from core.ledger import Ledger
-from core.ledger.database.upgrade import migrate
+from core.ledger.upgrade import migrate
 from core.settings.settings import Settings
 from core.storage import marker as storage_marker
 from core.storage.marker import NAME, StorageMarker

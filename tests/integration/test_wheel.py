@@ -64,7 +64,7 @@ def test_the_command_runs_from_it(wheel: Path, tmp_path: Path) -> None:
         return done.stdout
 
     assert output(sys.executable, "-c", "import cli.main; print(cli.main.__file__)").startswith(str(site))
-    assert output(str(site / "bin" / "fleet"), "version").startswith("comfyline ")
-    assert "--workflow" in output(str(site / "bin" / "fleet"), "submit", "--help")
+    assert output(str(site / "bin" / "comfyline"), "version").startswith("comfyline ")
+    assert "--workflow" in output(str(site / "bin" / "comfyline"), "submit", "--help")
     names = "from workflows.templates.library import SHIPPED, Library; print(Library([SHIPPED]).names())"
     assert "interior_design" in output(sys.executable, "-c", names)

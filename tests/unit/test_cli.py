@@ -19,7 +19,7 @@ from cli.local.credentials import flower_cookie_secret, flower_credentials, flow
 from cli.local.log_watch import LogWatch
 from cli.local.processes import describe_end, last_line
 from cli.local.stack import addresses, check_ports, child_environment
-from cli.main import COMMANDS, fleet, run
+from cli.main import COMMANDS, comfyline, run
 from cli.output.tables import printable
 from cli.output.terminal import JobProgress, Screen, describe_job, describe_place, describe_progress, describe_refusal
 from cli.remote.client import Client, RequestRefused
@@ -203,13 +203,13 @@ class TestDocumentation:
 
     @pytest.mark.parametrize("name", COMMANDS)
     def test_every_command_is_there(self, name: str) -> None:
-        assert re.search(rf"`fleet {name}\b", self.TEXT)
+        assert re.search(rf"`comfyline {name}\b", self.TEXT)
 
     @pytest.mark.parametrize("name", ["submit", "watch", "query", "download", "download-all", "download-from-json"])
     def test_every_option_of_the_task_commands_is_there(self, name: str) -> None:
-        command = comfyline.get_command(click.Context(fleet), name)
+        command = comfyline.get_command(click.Context(comfyline), name)
         assert command is not None
-        for parameter in [*fleet.params, *command.params]:
+        for parameter in [*comfyline.params, *command.params]:
             if isinstance(parameter, click.Option):
                 assert any(option in self.TEXT for option in parameter.opts if option.startswith("--")), parameter.opts
 

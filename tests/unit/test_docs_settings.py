@@ -58,6 +58,6 @@ def test_no_document_names_a_setting_that_is_not_there() -> None:
     root = Path(__file__).parents[2]
     known = {*ROWS, *(f"{PREFIX}{field.upper()}_FILE" for field in SECRET_FIELDS)}
     for document in [*root.glob("*.md"), *root.glob("docs/*.md")]:
-        named = set(re.findall(r"\bFLEET_[A-Z][A-Z_]*[A-Z]\b", document.read_text(encoding="utf-8")))
+        named = set(re.findall(r"\bCOMFYLINE_[A-Z][A-Z_]*[A-Z]\b", document.read_text(encoding="utf-8")))
         unknown = {name for name in named - known if not name.startswith("COMFYLINE_TEST_")}
         assert not unknown, f"{document.name}: {unknown}"

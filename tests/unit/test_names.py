@@ -58,7 +58,7 @@ def test_every_role_declares_the_same_durable_queues(role: Role, tmp_path: Path)
     for name, queue in queues.items():
         assert (queue.durable, queue.exchange.name, queue.exchange.type, queue.routing_key) == (
             True,
-            "fleet",
+            "comfyline",
             "direct",
             name,
         )

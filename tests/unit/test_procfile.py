@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 import pytest
 
-from cli.main import COMMANDS, fleet
+from cli.main import COMMANDS, comfyline
 
 PROCFILE = Path(__file__).parents[2] / "Procfile"
 
@@ -23,15 +23,15 @@ def test_runs_every_process_of_the_stack() -> None:
 
 @pytest.mark.parametrize(("name", "command"), _lines().items())
 def test_each_line_is_a_command_that_takes_no_argument(name: str, command: list[str]) -> None:
-    assert command == ["fleet", name]
-    found = comfyline.get_command(click.Context(fleet), name)
+    assert command == ["comfyline", name]
+    found = comfyline.get_command(click.Context(comfyline), name)
     assert found is not None
     assert not [parameter for parameter in found.params if parameter.required]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_each_command_can_be_imported(name: str) -> None:
-    found = comfyline.get_command(click.Context(fleet), name)
+    found = comfyline.get_command(click.Context(comfyline), name)
     assert isinstance(found, click.Command)
     assert found.name == name
     assert found.help

@@ -61,7 +61,8 @@ def check_graph(
 ) -> set[str]:
     """Check a graph against one instance's catalogue: refuse what its server surely refuses, with all reasons at once.
 
-    What only the server can know (see `workflows.graphs.certainty`) is let through; it ends the job at once if it is wrong.
+    What only the server can know (see `workflows.graphs.certainty`) is let through; it ends the job at once if it is
+    wrong.
 
     Differences from ComfyUI's `validate_prompt`, all on purpose. One bad output node refuses the whole graph: a job
     runs whole or not at all. Links of undeclared inputs must lead to a node: ComfyUI does not validate them, but runs

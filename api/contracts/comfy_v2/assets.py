@@ -10,13 +10,14 @@ from api.contracts.comfy_v2.views import asset_view
 from api.http.auth import Guard
 from api.http.caller import links_for
 from api.http.errors import AssetInUse, BlobNotFound, HashMismatch, LinkRefused, PreconditionFailed, json_response
-from api.http.files import CONDITIONS, content_response
+from api.http.files import content_response
 from api.http.forms import input_path, lifetime_s, upload_form
 from api.http.json_body import read_json
 from api.http.signed_links import cache_control
 from api.http.time_limits import bounded, ledger_time_limit
 from api.schema import answers
 from api.schema.bodies import FromHashBody
+from api.schema.conditions import CONDITIONS
 from api.schema.openapi import ANY_TYPE, ASSETS, FORM_ERRORS, Described, Parameter, form_of
 from api.schema.validation import read
 from api.service.input_files import Intake

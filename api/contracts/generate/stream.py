@@ -37,12 +37,12 @@ from api.schema.openapi import GENERATE, SUBMIT_ERRORS, Described
 from api.service.estimates import Estimates, Place
 from api.service.jobs import JobService
 from api.service.waiting import CLIENT_CHECK_S, Hub, Watch
+from core.clock import now_ms
 from core.contracts.comfy_v2 import progress_view, timestamp
 from core.contracts.generate import generate_result
 from core.errors import ComfylineError, LedgerUnavailable, NotFound, RequestIdReuse
 from core.job import QUEUED, RUNNING, Job
 from core.ledger import Ledger
-from core.ledger.database.connections import now_ms
 from core.ledger.workload import LOOK
 from core.links import Links
 from core.settings.settings import Settings

@@ -11,12 +11,13 @@ from werkzeug.routing import PathConverter
 from api.contracts.generate.routes import generate_error
 from api.http.caller import base_url, links_for
 from api.http.errors import PreconditionFailed, json_response
-from api.http.files import CONDITIONS, content_response
+from api.http.files import content_response
 from api.http.forms import upload_form
 from api.http.json_body import read_json
 from api.http.time_limits import ledger_time_limit
 from api.schema import answers
 from api.schema.bodies import CustomWorkflowBody
+from api.schema.conditions import CONDITIONS
 from api.schema.openapi import ANY_TYPE, FORM_ERRORS, PYWORKER, SUBMIT_ERRORS, Described, form_of
 from api.schema.validation import read_enveloped
 from api.service.input_files import Intake

@@ -268,7 +268,7 @@ catalogues = Table(
     Column("created_at_ms", BigInteger, nullable=False),
 )
 
-# What a whole fleet agrees on, see core/ledger/database/facts.py.
+# What a whole fleet agrees on, see core/ledger/facts.py.
 facts = Table(
     "facts",
     metadata,
@@ -284,7 +284,8 @@ instances = Table(
     Column("host", String(255), nullable=False),
     # Celery node name of the worker that owns it, unique per boot.
     Column("worker", String(255), nullable=False),
-    # Machine and directory of that worker, see tasks/instance/directory_lock.py, and its process there; NULL of earlier versions.
+    # Machine and directory of that worker (see tasks/instance/directory_lock.py), and its process there; NULL of
+    # earlier versions.
     Column("place", String(255)),
     Column("pid", Integer),
     # simulator, comfyui, attached

@@ -15,8 +15,8 @@ from sqlalchemy import case, update
 from core.clock import now_ms
 from core.job import DELIVERING, LEASED, QUEUED
 from core.ledger.database.connections import Database, Transaction
-from core.ledger.database.facts import CLOCK, Facts
 from core.ledger.database.tables import deliveries, facts, instances, jobs
+from core.ledger.facts import CLOCK, Facts
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""Alembic's entry: run the migrations on the connection that `core.ledger.database.upgrade` hands over."""
+"""Alembic's entry: run the migrations on the connection that `core.ledger.upgrade` hands over."""
 
 from __future__ import annotations
 

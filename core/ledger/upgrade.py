@@ -24,7 +24,7 @@ from core.settings.settings import Settings
 #: Any number, the same in every process: the name of PostgreSQL's advisory lock.
 ADVISORY_LOCK = 7_263_451_009
 
-_MIGRATIONS = Path(__file__).parent.parent / "migrations"
+_MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 def alembic_config(connection: Connection | None = None) -> Config:
