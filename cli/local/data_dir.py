@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import tempfile
+from pathlib import Path
 
 from cli.output.terminal import warn
 from core.errors import ConfigurationError
 from core.settings.settings import Settings
 from core.startup import private_from_now_on
 
+#: Where the data of a machine is, unless a setting says otherwise; and where releases before the new name had it.
+DEFAULT, FORMER = Settings.model_fields["data_dir"].default, Path(".fleet")
+
 
 def make_data_dir(settings: Settings) -> None:
     """Create the data directory, and keep to ourselves what is written from now on.
 
-    Raises: ConfigurationError - it cannot be made or written.
+    Raises: ConfigurationError - it cannot be made or written, or an earlier release's is in its place.
     """
+    if settings.data_dir == DEFAULT.absolute() and not DEFAULT.exists() and FORMER.exists():
+        raise ConfigurationError(
+            f"{FORMER} holds the jobs of an earlier release, and the data directory is now called {DEFAULT}. "
+            f"Rename it (mv {FORMER} {DEFAULT}), or set COMFYLINE_DATA_DIR={FORMER}."
+        )
     private_from_now_on()
     try:
         is_new = not settings.data_dir.exists()

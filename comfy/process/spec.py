@@ -14,7 +14,7 @@ from core.errors import ConfigurationError
 from core.settings.settings import process_environment
 
 #: The package `comfy` has the name of ComfyUI's own, so the simulator starts from the directory that holds ours.
-REPOSITORY_ROOT = Path(__file__).absolute().parent.parent
+REPOSITORY_ROOT = Path(__file__).absolute().parent.parent.parent
 LOOPBACK = "127.0.0.1"
 
 #: Everything of our own environment that an instance sees. Graphs run third-party code with this environment, so

@@ -194,7 +194,7 @@ def test_no_server_exits_4_and_says_what_to_do(
 ) -> None:
     assert run(["list", "--server", "http://127.0.0.1:1"]) == 4
     err = capsys.readouterr().err
-    assert err.startswith("fleet: http://127.0.0.1:1 does not answer (Connection refused)")
+    assert err.startswith("comfyline: http://127.0.0.1:1 does not answer (Connection refused)")
     assert len(err.splitlines()) == 1
 
 

@@ -79,7 +79,7 @@ def test_run_waits_and_saves(api: Api, tmp_path: Path, capsys: pytest.CaptureFix
 @pytest.mark.parametrize("arguments", [["nothing"], ["tile", "-p", "nothing=1"], ["graph.json"]])
 def test_run_refuses_what_cannot_be_meant(api: Api, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["run", *arguments]) == 2
-    assert capsys.readouterr().err.startswith("fleet: ")
+    assert capsys.readouterr().err.startswith("comfyline: ")
 
 
 def test_run_of_a_file_says_what_to_use(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
@@ -114,7 +114,7 @@ def test_a_file_that_is_refused_keeps_no_other_from_its_turn(
         out, err = capsys.readouterr()
         ids = [asset["id"] for asset in json.loads(out)] if as_json else out.split()
         assert [api.get(f"/api/v2/assets/{asset_id}").json()["size_bytes"] for asset_id in ids] == [9, 7]
-        assert "fleet: b.bin: " in err
+        assert "comfyline: b.bin: " in err
 
 
 def test_submit_uploads_the_files_that_loaders_name_once_each(
@@ -239,7 +239,7 @@ def test_the_list_is_filtered_and_says_that_there_is_more(api: Api, capsys: pyte
 )
 def test_filters_that_make_no_sense(api: Api, option: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["list", *option]) == 2
-    assert capsys.readouterr().err.startswith("fleet: ")
+    assert capsys.readouterr().err.startswith("comfyline: ")
 
 
 def test_without_a_gpu_it_is_said_at_once(

@@ -242,7 +242,7 @@ class TestDownload:
         assert run(["download", "--path", path.replace("TASK", done)]) == 2
         out, err = capsys.readouterr()
         assert out == ""
-        assert err.startswith("fleet: ")
+        assert err.startswith("comfyline: ")
         assert list(Path("downloads").iterdir()) == []
 
     @pytest.mark.parametrize("path", ["../api/v2/jobs", "TASK/../../api/v2/jobs", "/etc/passwd", "TASK/", ""])

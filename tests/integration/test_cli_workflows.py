@@ -133,7 +133,7 @@ def test_import_replaces_a_file_only_with_force(
     target.write_text("mine")
     command = ["workflows", "import", "plain.json", "--output", "plain.params.json"]
     assert run(command) == 2
-    assert capsys.readouterr().err == "fleet: plain.params.json exists already; --force replaces it.\n"
+    assert capsys.readouterr().err == "comfyline: plain.params.json exists already; --force replaces it.\n"
     assert target.read_text() == "mine"
     assert run([*command, "--force"]) == 0
     assert "width" in json.loads(target.read_text())["parameters"]
@@ -169,7 +169,7 @@ def test_import_of_what_is_no_exported_graph_is_misuse(folder: Path, text: str, 
     status, out, err = fleet("import", "graph.json", "--output", "graph.params.json", folder=folder)
 
     assert (status, out) == (2, "")
-    assert err.startswith("fleet: ")
+    assert err.startswith("comfyline: ")
     assert reason in err
     assert len(err.splitlines()) == 1
     assert not (folder / "graph.params.json").exists()
@@ -183,7 +183,7 @@ def test_list_prints_names_and_titles_and_problems_on_stderr(folder: Path, api: 
     assert rows["postcard"] == "Postcard ☀"
     assert rows["text2image"] == "Picture from text"
     assert "broken" not in rows
-    assert err.startswith("fleet: broken.params.json:4: ")
+    assert err.startswith("comfyline: broken.params.json:4: ")
 
 
 def test_list_prints_json(folder: Path, api: Api) -> None:
@@ -211,7 +211,7 @@ def test_show_of_an_unknown_template_exits_2_and_names_those_there_are(
 
 def test_no_server_exits_4(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["workflows", "list", "-l", "http://127.0.0.1:1"]) == 4
-    assert capsys.readouterr().err.startswith("fleet: http://127.0.0.1:1 does not answer (Connection refused)")
+    assert capsys.readouterr().err.startswith("comfyline: http://127.0.0.1:1 does not answer (Connection refused)")
 
 
 @pytest.mark.parametrize(

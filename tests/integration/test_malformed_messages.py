@@ -391,7 +391,7 @@ WRONG_TYPES: dict[str, Any] = {
     "maintenance\x06\x169": "a text",
     "unacked": "a text",
     "unacked_index": ["a list"],
-    "_kombu.binding.fleet": "a text",
+    "_kombu.binding.comfyline": "a text",
 }
 #: What may lie among the messages that were delivered and not acknowledged, and is put back in time.
 UNACKNOWLEDGED: dict[str, bytes] = {

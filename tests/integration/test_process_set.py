@@ -181,7 +181,7 @@ def test_a_line_that_cannot_be_said_ends_nothing(processes: ProcessSet, tmp_path
 @pytest.mark.parametrize(
     ("code", "cause"),
     [
-        ("print('fleet: COMFYLINE_X is wrong.'); print('INFO bye'); exit(2)", "comfyline: COMFYLINE_X is wrong."),
+        ("print('comfyline: COMFYLINE_X is wrong.'); print('INFO bye'); exit(2)", "comfyline: COMFYLINE_X is wrong."),
         (
             "import atexit; atexit.register(print, 'closed'); import nowhere",
             "ModuleNotFoundError: No module named 'nowhere'",
@@ -199,7 +199,7 @@ def test_a_line_that_cannot_be_said_ends_nothing(processes: ProcessSet, tmp_path
 def test_an_end_is_told_with_its_cause(
     processes: ProcessSet, said: list[str], tmp_path: Path, code: str, cause: str
 ) -> None:
-    (tmp_path / "it.log").write_text("fleet: a reason of long ago\n")
+    (tmp_path / "it.log").write_text("comfyline: a reason of long ago\n")
     processes.start(_spec(tmp_path, code))
 
     assert _tick_until(processes, lambda: said)

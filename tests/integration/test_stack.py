@@ -163,7 +163,7 @@ class TestUp:
         paths = ["/", "/tasks", "/broker", "/metrics", "/healthcheck", "/api/workers", "/api/tasks", "/api/task/types"]
         for path in paths:
             assert requests.get(stack.flower_url + path, timeout=10).status_code == 401, path
-            wrong = requests.get(stack.flower_url + path, timeout=10, auth=("fleet", "wrong"))
+            wrong = requests.get(stack.flower_url + path, timeout=10, auth=("comfyline", "wrong"))
             assert wrong.status_code == 401, path
             assert requests.get(stack.flower_url + path, timeout=10, auth=credentials(stack)).status_code == 200, path
 

@@ -26,7 +26,7 @@ def refused(fleet: Fleet, *command: str) -> str:
     assert ended.returncode == 2, ended
     lines = ended.stderr.splitlines()
     assert len(lines) == 1, ended.stderr
-    assert lines[0].startswith("fleet: ")
+    assert lines[0].startswith("comfyline: ")
     return lines[0]
 
 
@@ -118,7 +118,7 @@ def test_what_works_badly_is_said_once_and_what_is_written_is_private(tmp_path: 
         loses = client.info("persistence")["aof_enabled"] == 0
         fleet.start("api")
         until(lambda: "The API is OPEN" in fleet.log("api"), what="a word about the open API")
-        lines = [line for line in fleet.log("api").splitlines() if line.startswith("fleet: ")]
+        lines = [line for line in fleet.log("api").splitlines() if line.startswith("comfyline: ")]
 
         assert [line for line in lines if "OPEN to everybody who reaches 0.0.0.0: set COMFYLINE_API_KEYS" in line]
         assert [

@@ -288,7 +288,7 @@ class TestPlainOutput:
 class TestCredentials:
     def test_made_once_kept_private(self, settings: Settings) -> None:
         made = flower_credentials(settings)
-        assert made.startswith("fleet:")
+        assert made.startswith("comfyline:")
         assert len(made) >= 30
         assert flower_credentials(settings) == made
         assert stat.S_IMODE(flower_credentials_file(settings).stat().st_mode) == 0o600
@@ -348,7 +348,7 @@ class TestLogs:
         watch = LogWatch(tmp_path, ["io", "api"])
         with log.open("a") as file:
             file.write("2026-01-01 00:00:01,000 INFO celery: fine\n")
-            file.write("2026-01-01 00:00:02,000 WARNING celery: hm\nfleet: Waiting for the broker\n2026 ERROR ha")
+            file.write("2026-01-01 00:00:02,000 WARNING celery: hm\ncomfyline: Waiting for the broker\n2026 ERROR ha")
         assert list(watch.news()) == [
             ("io", "2026-01-01 00:00:02,000 WARNING celery: hm"),
             ("io", "comfyline: Waiting for the broker"),

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from cli.local.data_dir import make_data_dir
 from core.broker_kind import BrokerKind
 from core.errors import ConfigurationError
 from core.settings.settings import LONGEST_SOCKET_PATH, Settings, load_settings
@@ -19,7 +20,7 @@ from tests.services import make_settings
 def test_defaults_need_no_environment() -> None:
     settings = load_settings()
 
-    assert settings.data_dir == Path.cwd() / ".fleet"
+    assert settings.data_dir == Path.cwd() / ".comfyline"
     assert settings.ledger_url == f"sqlite:///{Path.cwd()}/.comfyline/ledger.db"
     assert settings.has_embedded_broker
     assert settings.transport_url.startswith("redis+socket://")
@@ -306,3 +307,23 @@ def test_redis_sentinel_is_refused_with_what_to_do(monkeypatch: pytest.MonkeyPat
         ConfigurationError, match=r"COMFYLINE_BROKER_URL: cannot be Redis Sentinel; name the Redis itself"
     ):
         load_settings()
+
+
+def test_a_setting_by_its_former_name_is_refused_with_the_new_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLEET_API_PORT", "8001")
+
+    with pytest.raises(ConfigurationError, match="FLEET_API_PORT is now called COMFYLINE_API_PORT"):
+        load_settings()
+
+
+def test_the_data_of_a_release_of_the_former_name_is_not_passed_over(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".fleet").mkdir()
+
+    with pytest.raises(ConfigurationError, match=r"mv \.fleet \.comfyline"):
+        make_data_dir(load_settings())
+    (tmp_path / ".fleet").rename(tmp_path / ".comfyline")
+
+    make_data_dir(load_settings())

@@ -18,7 +18,7 @@ from workflows.templates.template_files import SIDECAR_SUFFIX, Problem, read_tem
 log = logging.getLogger(__name__)
 
 #: The templates that come with the project.
-SHIPPED = Path(__file__).parent / "library"
+SHIPPED = Path(__file__).parent.parent / "library"
 _MAX_NAMED = 50
 
 #: `(path, mtime_ns, size_bytes, inode)` of a file; zeros if it is not there.

@@ -11,7 +11,7 @@ from workflows.graphs.graph import Graph, parse_graph
 
 #: `demo` needs the model it names (the simulator has it); `image_only` needs no model and runs on any ComfyUI.
 _NAMES = ("demo", "image_only")
-_FOLDER = Path(__file__).parent
+_FOLDER = Path(__file__).parent.parent
 
 
 def sample_names() -> list[str]:
