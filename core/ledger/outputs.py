@@ -39,7 +39,7 @@ class Pending:
     """What an attempt still has to deliver."""
 
     files: list[PendingFile]
-    #: As in `NewJob`.
+    #: As in `OutputOptions`.
     delivery: dict[str, Any] | None
     generated_at_ms: int
 

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import update
 
 from comfy.client.outputs import OutputItem
-from core.buckets.target import Target
+from core.buckets.target import BucketTarget
 from core.clock import now_ms
 from core.contracts.comfy_v2 import output_view
 from core.contracts.generate import webhook_body
@@ -226,7 +226,7 @@ def test_half_a_surrogate_in_a_text_is_no_hindrance(ledger_settings: Settings) -
 def test_names_that_clients_chose_are_not_logged(
     sqlite_settings: Settings, caplog: pytest.LogCaptureFixture, fault: str
 ) -> None:
-    target = Target(endpoint_url="http://127.0.0.1:1", bucket_name="bucket", region=None, prefix="")
+    target = BucketTarget(endpoint_url="http://127.0.0.1:1", bucket_name="bucket", region=None, prefix="")
     claim = generated(sqlite_settings, {"s3": target.to_json()} if fault == "no bucket" else {}, lighthouse_png=b"1")
     if fault == "no room":
         (sqlite_settings.outputs_dir / claim.job_id / "lighthouse.png").mkdir(parents=True)
