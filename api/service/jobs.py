@@ -1,11 +1,9 @@
-"""Taking jobs in: check, record, publish. The one service under every HTTP contract."""
+"""Takes jobs in: checks, records and publishes them. The one service under every HTTP contract."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Protocol
 
 from api.http.cached import CachedValue
@@ -14,25 +12,20 @@ from api.http.request_log import note_job
 from api.http.time_limits import ledger_time_limit
 from api.service.catalogues import Catalogues
 from api.service.input_files import Intake
-from api.service.input_names import find_named, settle_name
+from api.service.input_names import settle_name
+from api.service.job_check import JobCheck
 from core.contracts.comfy_v2 import SHOWN
-from core.errors import InvalidRequest, NotFound, QueueFull, RequestIdReuse
-from core.job import CANCELED, CANCELING, QUEUED, Job, new_job_id
-from core.job_request import AcceptedJob, JobRequest
+from core.errors import NotFound, QueueFull, RequestIdReuse
+from core.job import CANCELED, CANCELING, QUEUED, Job
+from core.job_request import JobRequest
 from core.ledger import Ledger
 from core.ledger.input_files import InputFile
 from core.settings.settings import Settings
 from core.storage.folders import remove_job
-from core.texts.stored_json import json_text
-from workflows.graphs.boundaries import absolute_paths, jobs_named
-from workflows.graphs.graph import Graph, parse_graph
-from workflows.graphs.references import ASSET_TAG, Reference, find_references, put_all
-from workflows.graphs.shape import shape_of
 
 #: How long one process trusts its count of waiting jobs.
 COUNT_AGE_S = 1.0
 _ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 
 class TurnPublisher(Protocol):
@@ -67,6 +60,7 @@ class JobService:
         self._publisher = publisher
         self._intake = intake
         self._catalogues = Catalogues(ledger, publisher.look_again)
+        self._check = JobCheck(settings, ledger, self._catalogues, intake)
         self._waiting = CachedValue(lambda: _Count(ledger.jobs.count(QUEUED)), max_age_s=COUNT_AGE_S)
 
     def submit(self, request: JobRequest) -> Job:
@@ -105,7 +99,7 @@ class JobService:
             waiting = self._waiting.get()
             if waiting.jobs >= self._settings.max_queued:
                 raise QueueFull(f"{self._settings.max_queued} jobs wait already. Try again in a moment.")
-        accepted = self._accepted(request)
+        accepted = self._check.accept(request)
         with ledger_time_limit():
             job = self._ledger.jobs.submit(accepted)
         waiting.jobs += 1
@@ -148,72 +142,6 @@ class JobService:
         remove_job(self._settings.outputs_dir, job.id)
         with ledger_time_limit():
             self._ledger.removal.delete_job(job.id)
-
-    def _accepted(self, request: JobRequest) -> AcceptedJob:
-        """Check a request, and have its files in storage."""
-        job_id = new_job_id()
-        graph = parse_graph(request.graph)
-        text = json_text(graph)
-        references = self._references(graph, request.files, has_tags=f'"{ASSET_TAG}"' in text)
-        # What files are called is known once they are there; until then any names of this job's stand for them.
-        staged_files = [f"{job_id}/{number}" for number in range(len(references))]
-        runnable = put_all(graph, references, staged_files)
-        self._refuse_foreign(runnable, job_id)
-        verdict = self._catalogues.check(runnable, staged_files)
-        if request.request_id:
-            with ledger_time_limit():
-                self._refuse_taken(request.request_id)
-        # Files are fetched last: for a graph that can run, and outside of the time the ledger gets.
-        inputs = self._intake.bring(references, job_id) if references else []
-        final = put_all(graph, references, [file.name for file in inputs])
-        return AcceptedJob(
-            request=request,
-            id=job_id,
-            graph_text=json_text(final) if references else text,
-            nodes_total=verdict.nodes_total,
-            catalogues=verdict.catalogues,
-            shape=shape_of(final),
-            inputs=tuple(dict.fromkeys(inputs)),
-        )
-
-    def _references(self, graph: Graph, files: Mapping[str, Path], *, has_tags: bool) -> list[Reference]:
-        """Return every place of a graph that stands for a file, and where the fleet looks for it."""
-        kind = self._catalogues.file_kind
-        with ledger_time_limit():
-            found = find_references(graph, kind, files, has_tags=has_tags)
-            references = self._intake.confirm(found) if found else []
-            references += find_named(graph, references, self._ledger, self._catalogues)
-            return [
-                replace(each, folder=self._catalogues.listed_folder(each.class_type, each.input_name))
-                for each in references
-            ]
-
-    def _refuse_foreign(self, graph: Graph, job_id: str) -> None:
-        """Nothing of another job is read: not by its place on a disk, and not from where the fleet keeps files.
-
-        Raises: InvalidRequest.
-        """
-        named = jobs_named(graph)
-        named.pop(job_id, None)
-        others: Collection[str] = ()
-        if named:
-            with ledger_time_limit():
-                others = self._ledger.jobs.states(list(named))
-        for other in others:
-            raise InvalidRequest(
-                f"Node {named[other][0]}, input {named[other][1]}: this path leads to files of another job. "
-                "To use one of its outputs, name that by its id."
-            )
-        settings = self._settings
-        kept = (settings.data_dir, settings.outputs_dir, settings.inputs_dir)
-        for node_id, input_name, path in absolute_paths(graph):
-            if any(path == place or place in path.parents or path in place.parents for place in kept):
-                raise InvalidRequest(f"Node {node_id}, input {input_name}: there lie the files of all jobs.")
-
-    def _refuse_taken(self, request_id: str) -> None:
-        # Results are found by either id, so nobody may call a job by the id of another one.
-        if _UUID.fullmatch(request_id) and self._ledger.jobs.states([request_id]):
-            raise RequestIdReuse.of(request_id, request_id)
 
 
 @dataclass

@@ -90,7 +90,7 @@ def upload_files(runtime: Runtime, job: Job, items: Sequence[Item], *, give_up_a
       OSError: a file cannot be read.
     """
     target = job.output_options.bucket
-    assert target is not None
+    assert target is not None, "else there is nothing to upload"
     try:
         outcomes = _sent(runtime, job, target, items)
     except (ConfigurationError, DeliveryRefused, SecretUnreadable) as exc:

@@ -75,7 +75,7 @@ def picture() -> bytes:
 def generated(
     settings: Settings, delivery: dict[str, Any], *, secrets: dict[str, Any] | None = None, **contents: bytes
 ) -> Claim:
-    """A job whose files lie where an instance left them. `a_png=b"..."` is `a.png`."""
+    """A job whose files lie where an instance left them. `a_png=b"..."` is `a.png`; `delivery` as its row keeps it."""
     ledger = Ledger(settings)
     sealed = secrets or {"s3": CREDENTIALS.to_json()}
     claim = claimed(ledger, contract="generate", output_options=OutputOptions.from_json(delivery), secrets=sealed)

@@ -45,13 +45,18 @@ class RowReader:
         self._plan = [(name, column_of(name), _reader(hints[name])) for name in names]
 
     def fields(self, row: Row[Any]) -> dict[str, Any]:
-        """Return the record's fields from a row that has a column for each; NULL leaves a field at its default."""
-        columns = row._mapping
-        return {
-            name: value if reader is None else reader(value)
-            for name, column, reader in self._plan
-            if (value := columns[column]) is not None
-        }
+        """Return the record's fields from a row that has a column for each.
+
+        NULL leaves a field at its default, and so does a record that cannot be read.
+        """
+        columns, found = row._mapping, {}
+        for name, column, reader in self._plan:
+            value = columns[column]
+            if value is not None and reader is not None:
+                value = reader(value)
+            if value is not None:
+                found[name] = value
+        return found
 
 
 def column_of(field_name: str) -> str:
