@@ -11,6 +11,7 @@ import pytest
 from core.contracts.generate import MESSAGES, STATUS_WORDS, generate_result, webhook_body
 from core.job import CANCELED, EXPIRED, FAILED, QUEUED, RUNNING, STATUSES, SUCCEEDED, Job, Output
 from core.links import Links
+from core.webhooks.target import WebhookTarget
 
 OUTPUT = Output(
     id="a1",
@@ -123,7 +124,7 @@ def test_a_failure_without_a_record_still_says_so() -> None:
 
 
 def test_the_webhook_has_extra_and_no_comfyui_response() -> None:
-    webhook = {"url": "http://h", "extra_params": {"user": 7}, "timeout_s": 5.0, "base_url": "http://me"}
+    webhook = WebhookTarget(url="http://h", extra_params={"user": 7}, base_url="http://me")
 
     body = webhook_body(_job(SUCCEEDED, webhook=webhook, outputs=(OUTPUT,)))
 
