@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +24,8 @@ from core.ledger import Ledger
 from core.ledger.input_files import InputFile
 from core.settings.settings import Settings
 from core.storage.folders import remove_job
+from core.storage.job_files import is_id, is_job_id, staged_in_folder
+from tasks.messaging.follow_up import JobPublisher, Moved, publish_follow_up
 from workflows.graphs.boundaries import absolute_paths, jobs_named
 from workflows.graphs.graph import Graph, parse_graph
 from workflows.graphs.references import ASSET_TAG, Reference, find_references
@@ -34,21 +35,10 @@ from workflows.graphs.shape import shape_of
 COUNT_AGE_S = 1.0
 #: Characters of a data URI that are kept among a job's parameters.
 MAX_RECORDED_URI = 64
-_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 
-class TurnPublisher(Protocol):
+class TurnPublisher(JobPublisher, Protocol):
     """What the API asks of the broker. Nothing here raises or takes long."""
-
-    def turn(self, job_id: str) -> bool:
-        """One more job waits."""
-
-    def notify(self, job_id: str) -> bool:
-        """A job has webhooks to send."""
-
-    def cancel(self, job: Job) -> None:
-        """The worker that runs this job shall look at it now."""
 
     def look_again(self) -> bool:
         """All GPU workers shall look for new files now; False when they could not be told."""
@@ -87,7 +77,7 @@ class Order:
 
 def check_id(job_id: str) -> str:
     """An id as it may be looked up. Raises NotFound for what can be none: databases refuse some characters."""
-    if not _ID.fullmatch(job_id):
+    if not is_id(job_id):
         raise NotFound("There is no such thing.")
     return job_id
 
@@ -146,7 +136,7 @@ class JobService:
             job = self._ledger.jobs.submit(_new_job(order, checked, inputs))
         waiting.jobs += 1
         # A broker that does not take it loses nothing: the reconciler finds the job in the ledger.
-        self._publisher.turn(job.id)
+        publish_follow_up(self._publisher, Moved.of(job))
         return job
 
     def settle_name(self, upload: InputFile) -> InputFile:
@@ -167,10 +157,9 @@ class JobService:
         return self._told(job)
 
     def _told(self, job: Job) -> Job:
-        if job.status == CANCELING:
-            self._publisher.cancel(job)
-        elif job.status == CANCELED and job.webhook:
-            self._publisher.notify(job.id)
+        # In any other status the wish came too late, or somebody else still wants the job: it has not moved.
+        if job.status in (CANCELING, CANCELED):
+            publish_follow_up(self._publisher, Moved.of(job))
         return job
 
     def delete(self, job_id: str) -> None:
@@ -196,7 +185,7 @@ class JobService:
             references += find_named(graph, references, self._ledger, self._catalogues)
             for reference in references:
                 reference.folder = self._catalogues.listed_folder(reference.class_type, reference.input_name)
-        staged_files = [f"{job_id}/{number}" for number in range(len(references))]
+        staged_files = [staged_in_folder(job_id, str(number)) for number in range(len(references))]
         for reference, name in zip(references, staged_files, strict=True):
             reference.put(name)
         self._refuse_foreign(graph, job_id)
@@ -230,7 +219,7 @@ class JobService:
 
     def _refuse_taken(self, request_id: str) -> None:
         # Results are found by either id, so nobody may call a job by the id of another one.
-        if _UUID.fullmatch(request_id) and self._ledger.jobs.states([request_id]):
+        if is_job_id(request_id) and self._ledger.jobs.states([request_id]):
             raise RequestIdReuse.of(request_id, request_id)
 
 

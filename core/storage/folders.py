@@ -12,6 +12,8 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+from core.storage.job_files import job_folder
+
 #: A file that was put, or put again, within this time is not removed: somebody may be about to record it.
 FRESH_S = 3600.0
 
@@ -123,7 +125,7 @@ class Storage:
 
 def remove_job(outputs: Path, job_id: str) -> None:
     """Delete a job's files below the outputs; nothing happens when there are none."""
-    shutil.rmtree(outputs / job_id, ignore_errors=True)
+    shutil.rmtree(job_folder(outputs, job_id), ignore_errors=True)
 
 
 def content_key(digest: str) -> str:

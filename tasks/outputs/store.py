@@ -16,6 +16,7 @@ from blake3 import blake3
 from core.errors import ComfyUnavailable, OutputUnavailable
 from core.ledger.outputs import PendingFile, StoredFile
 from core.storage.folders import make_folder
+from core.storage.job_files import job_folder, job_path
 from core.texts.stored_json import whole_text
 
 CHUNK_BYTES = 1024 * 1024
@@ -40,7 +41,7 @@ def store(root: Path, files: list[PendingFile], missing: dict[str, str] | None =
     stored = []
     with contextlib.ExitStack() as stack:
         if files:
-            stack.enter_context(_alone(root / files[0].job_id, root))
+            stack.enter_context(_alone(job_folder(root, files[0].job_id), root))
         for file in files:
             try:
                 stored.append(_store_one(root, file, free_name(file.name, taken), brought))
@@ -62,7 +63,7 @@ def _alone(folder: Path, root: Path) -> Iterator[None]:
 
 def _store_one(root: Path, file: PendingFile, name: str, brought: dict[str, Path]) -> StoredFile:
     """Parameters: brought - where files of this job went already, by source: two nodes may report the same one."""
-    key = f"{file.job_id}/{name}"
+    key = job_path(file.job_id, name)
     target = root / key
     make_folder(target.parent, root)
     source = file.source.get("path") or file.source.get("url")

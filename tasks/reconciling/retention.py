@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 import logging
 import random
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from core.storage.folders import Storage, remove_job
+from core.storage.job_files import is_job_id
 from tasks.runtime import Runtime
 
 log = logging.getLogger(__name__)
@@ -26,7 +26,6 @@ SWEPT = ".swept"
 SWEEP_LIMIT = 5000
 #: Folders without a job stay for so long: their job may be on its way into the ledger, or be looked into by somebody.
 ORPHAN_S = 24 * 3600.0
-_JOB = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 def remove_expired(runtime: Runtime) -> None:
@@ -57,7 +56,7 @@ def sweep(runtime: Runtime) -> None:
 def sweep_outputs(runtime: Runtime) -> int:
     """Remove folders that have no job, and have had none for a day; returns how many."""
     root = runtime.settings.outputs_dir
-    names = [path.name for path in root.iterdir() if _JOB.fullmatch(path.name)]
+    names = [path.name for path in root.iterdir() if is_job_id(path.name)]
     removed = 0
     for chunk in _chunks(random.sample(names, min(len(names), SWEEP_LIMIT))):
         known = runtime.ledger.jobs.states(chunk)

@@ -12,6 +12,7 @@ from core.ledger.claims import Claim
 from core.ledger.instances import InstanceRecord
 from core.settings.settings import Settings
 from core.storage.folders import Storage, is_out_of_room
+from core.storage.job_files import job_folder
 
 log = logging.getLogger(__name__)
 
@@ -63,4 +64,4 @@ def remove_staged(claim: Claim, instance: InstanceRecord, client: ComfyClient, s
         else:
             (folder / file["name"]).unlink(missing_ok=True)
     if instance.kind != "attached":
-        shutil.rmtree(folder / claim.job_id, ignore_errors=True)
+        shutil.rmtree(job_folder(folder, claim.job_id), ignore_errors=True)
