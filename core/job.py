@@ -64,7 +64,7 @@ class NewJob:
     """What a client asked for, checked and ready to be recorded."""
 
     id: str
-    #: Which HTTP contract took it: `v2` or `generate`. Decides the shape of its webhooks.
+    #: Which HTTP contract took it, by its name in `core.contracts.registry`. Decides the shape of its webhooks.
     contract: str
     #: The filled graph, API format, as JSON text.
     graph: str

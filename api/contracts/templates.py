@@ -18,6 +18,7 @@ from api.schema.validation import read
 from api.service.input_files import Intake
 from api.service.jobs import JobService, Order
 from api.service.order_fields import job_fields
+from core.contracts.registry import CONTRACT_V2
 from core.errors import IdempotencyKeyReuse, InvalidRequest, NotFound
 from core.ledger import Ledger
 from core.settings.settings import Settings
@@ -121,7 +122,7 @@ def _order_of_form(template: Template, settings: Settings, intake: Intake) -> Or
     # Numbers come as text in a form.
     filled = template.fill(values, draw=draw_between, coerce=True)
     return Order(
-        contract="v2",
+        contract=CONTRACT_V2,
         workflow=filled.graph,
         template=template.name,
         parameters=dict(filled.values),

@@ -8,6 +8,7 @@ from api.schema.blocks import WebhookBody
 from api.schema.bodies import JobBody, OutputOptionsBody
 from api.service.webhook_target import parse_webhook
 from core.buckets.target import parse_s3
+from core.contracts.registry import CONTRACT_V2
 from core.settings.settings import Settings
 
 
@@ -22,7 +23,7 @@ def job_fields(body: JobBody, settings: Settings, base_url: str) -> dict[str, An
     extra_pnginfo = extra.pop("extra_pnginfo", None)
     secrets = {**extra, **(delivery.pop("secrets") or {})}
     return {
-        "contract": "v2",
+        "contract": CONTRACT_V2,
         "priority": body.priority or 0,
         "timeout_s": body.timeout,
         "metadata": body.metadata,

@@ -13,6 +13,7 @@ from api.schema.bodies import NEITHER_MODE, GenerateBody, GenerateInput
 from api.schema.validation import read_enveloped, unwrapped
 from api.service.jobs import Order
 from api.service.order_fields import delivery_fields
+from core.contracts.registry import CONTRACT_GENERATE
 from core.errors import InvalidRequest
 from core.settings.settings import Settings
 from workflows.graphs.misplaced import misplaced_graph
@@ -50,7 +51,7 @@ def parse_generate(body: Any, settings: Settings, base_url: str, library: Librar
     extra_pnginfo = extra.pop("extra_pnginfo", None) or None
     delivery["secrets"] = {**extra, **(delivery["secrets"] or {})} or None
     order = Order(
-        contract="generate",
+        contract=CONTRACT_GENERATE,
         extra_pnginfo=extra_pnginfo,
         request_id=wanted.request_id,
         request_digest=_digest(unwrapped(GenerateBody, body)) if wanted.request_id else None,

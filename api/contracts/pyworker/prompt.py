@@ -26,6 +26,7 @@ from api.service.jobs import JobService, Order
 from api.service.order_fields import delivery_fields
 from api.service.waiting import Hub
 from core.contracts.generate import generate_result
+from core.contracts.registry import CONTRACT_GENERATE
 from core.errors import ComfylineError, InvalidRequest, OutputUnavailable
 from core.job import SUCCEEDED, Job
 from core.ledger import Ledger
@@ -102,7 +103,7 @@ def _order(template: Template, values: dict[str, Any], settings: Settings) -> Or
     }
     filled = template.fill(wanted, draw=draw_between)
     return Order(
-        contract="generate",
+        contract=CONTRACT_GENERATE,
         workflow=filled.graph,
         template=template.name,
         parameters=dict(filled.values),

@@ -24,6 +24,7 @@ from api.service.input_files import Intake
 from api.service.jobs import JobService, Order, check_id
 from api.service.order_fields import delivery_fields
 from core.contracts.generate import generate_result
+from core.contracts.registry import CONTRACT_GENERATE
 from core.errors import ComfylineError, LedgerUnavailable, NotFound, OutputUnavailable, RangeNotSatisfiable
 from core.job import Job
 from core.ledger import Ledger
@@ -155,7 +156,7 @@ def _order(value: Any, settings: Settings) -> Order:
     wanted = {name: value for name, value in values.items() if name.lower() in template.parameters}
     filled = template.fill(wanted, draw=draw_between)
     return Order(
-        contract="generate",
+        contract=CONTRACT_GENERATE,
         workflow=filled.graph,
         parameters=dict(filled.values) or None,
         **delivery_fields(body, body.webhook, settings, base_url(settings), has_defaults=True),
