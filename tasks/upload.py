@@ -13,7 +13,8 @@ from celery import shared_task
 from core.errors import ComfylineError, LedgerUnavailable, NotFound, OutputUnavailable, StaleAttempt, StorageUnavailable
 from core.job import SUCCEEDED, Job
 from core.ledger.outputs import Pending, StoredFile
-from core.storage.folders import make_folder, remove_job
+from core.storage.backend import outputs_of
+from core.storage.folders import make_folder
 from core.storage.job_files import job_folder
 from tasks.messaging.follow_up import follow_up
 from tasks.messaging.names import UPLOAD
@@ -131,4 +132,4 @@ def _tidy(runtime: Runtime, job_id: str) -> None:
     if job.status == SUCCEEDED:
         discard_originals(runtime.settings.outputs_dir, job_id)
     elif job.is_terminal:
-        remove_job(runtime.settings.outputs_dir, job_id)
+        outputs_of(runtime.settings).remove_folder(job_id)

@@ -25,7 +25,8 @@ from core.ledger import Ledger
 from core.ledger.input_files import InputFile
 from core.outbound import Policy
 from core.settings.settings import Settings
-from core.storage.folders import Storage, content_key, is_out_of_room
+from core.storage.backend import inputs_of, outputs_of
+from core.storage.folders import content_key, is_out_of_room
 from core.storage.job_files import is_id, owner_of
 from core.storage.marker import StorageMarker
 from core.storage.media import EXTENSIONS, HEAD_BYTES, UNKNOWN, check_picture, type_of
@@ -46,8 +47,8 @@ class Intake:
         self._settings = settings
         self._marker = marker
         self._ledger = ledger
-        self._storage = Storage(settings.inputs_dir)
-        self._outputs = Storage(settings.outputs_dir)
+        self._storage = inputs_of(settings)
+        self._outputs = outputs_of(settings)
         self._policy = Policy.from_settings(settings)
 
     def receive(

@@ -23,7 +23,7 @@ from core.job import CANCELED, CANCELING, QUEUED, Job, NewJob, new_job_id
 from core.ledger import Ledger
 from core.ledger.input_files import InputFile
 from core.settings.settings import Settings
-from core.storage.folders import remove_job
+from core.storage.backend import outputs_of
 from core.storage.job_files import is_id, is_job_id, staged_in_folder
 from tasks.messaging.follow_up import JobPublisher, Moved, publish_follow_up
 from workflows.graphs.boundaries import absolute_paths, jobs_named
@@ -170,7 +170,7 @@ class JobService:
             raise JobNotEnded(f"The job is {SHOWN[job.status]}: cancel it, or wait for its end, then delete it.")
         self._intake.require_storage()
         # The files first: who is interrupted here finds the job, and may ask again.
-        remove_job(self._settings.outputs_dir, job.id)
+        outputs_of(self._settings).remove_folder(job.id)
         with ledger_time_limit():
             self._ledger.removal.delete_job(job.id)
 

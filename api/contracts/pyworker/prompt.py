@@ -32,6 +32,7 @@ from core.job import SUCCEEDED, Job
 from core.ledger import Ledger
 from core.links import Links
 from core.settings.settings import Settings
+from core.storage.backend import outputs_of
 from workflows.templates.library import Library
 from workflows.templates.modifiers import draw_between
 from workflows.templates.template import Template
@@ -122,7 +123,7 @@ def _answer(job: Job, settings: Settings, links: Links) -> Response:
     for output in job.outputs:
         if output.type == "image" and output.size_bytes <= room_bytes:
             room_bytes -= output.size_bytes
-            content = read_base64(output, settings.outputs_dir)
+            content = read_base64(output, outputs_of(settings))
             body["images"].append(f"data:{output.content_type};base64,{content}")
     if not body["images"]:
         return json_response(body | {"error": "workflow did not produce any images"}, 422)

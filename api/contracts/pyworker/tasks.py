@@ -29,6 +29,7 @@ from core.errors import ComfylineError, LedgerUnavailable, NotFound, OutputUnava
 from core.job import Job
 from core.ledger import Ledger
 from core.settings.settings import Settings
+from core.storage.backend import outputs_of
 from workflows.graphs.file_names import is_safe_file_name, safe_name
 from workflows.templates.modifiers import draw_between, graph_template
 
@@ -174,7 +175,7 @@ def _file(ledger: Ledger, settings: Settings, parts: list[str]) -> Response:
     wanted = "/".join([job.id, *parts[1:]])
     for output in job.outputs:
         if output.storage_key == wanted:
-            return content_response(output, settings.outputs_dir)
+            return content_response(output, outputs_of(settings))
     raise NotFound("There is no such output.")
 
 
