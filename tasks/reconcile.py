@@ -82,7 +82,7 @@ def publish_missing_turns(runtime: Runtime) -> None:
             return
 
 
-def resume_deliveries(runtime: Runtime) -> None:
+def resume_uploads(runtime: Runtime) -> None:
     """Files whose message was lost, or whose worker died; webhooks likewise, and those whose next try is due."""
     settings = runtime.settings
     for job_id in runtime.ledger.outputs.abandon(after_s=max(settings.retention_s, settings.upload_give_up_s)):
@@ -90,7 +90,7 @@ def resume_deliveries(runtime: Runtime) -> None:
         runtime.publisher.notify(job_id)
     for job_id, attempt, instance in runtime.ledger.outputs.overdue():
         host = (instance or "").partition("@")[2] or runtime.settings.host
-        runtime.publisher.delivery(job_id, attempt, host)
+        runtime.publisher.store(job_id, attempt, host)
     for job_id in runtime.ledger.outbox.jobs_due():
         runtime.publisher.notify(job_id)
 
@@ -106,7 +106,7 @@ STEPS: tuple[Callable[[Runtime], None], ...] = (
     expire_waiting,
     follow_fleet,
     publish_missing_turns,
-    resume_deliveries,
+    resume_uploads,
     wipe_secrets,
     remove_expired,
     sweep,

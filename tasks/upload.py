@@ -19,7 +19,7 @@ from tasks.outputs.bucket_upload import Item, upload_files
 from tasks.outputs.convert import Conversion
 from tasks.outputs.finishing import discard_originals, store_finished
 from tasks.outputs.store import store
-from tasks.outputs.upload_tries import Tries, Unfinished
+from tasks.outputs.upload_tries import Unfinished, UploadTries
 from tasks.runtime import ComfylineTask, Runtime
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ def upload(self: ComfylineTask, generated: list[str | int]) -> str:
 def _deliver(runtime: Runtime, job_id: str, attempt: int) -> Job:
     # Else files would go where nobody finds them, and this would count as done.
     runtime.storage.require()
-    tries = Tries(runtime, job_id, attempt)
+    tries = UploadTries(runtime, job_id, attempt)
     missing: dict[str, str] = {}
     try:
         pending = runtime.ledger.outputs.pending(job_id, attempt)

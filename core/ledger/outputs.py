@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Integer, String, and_, bindparam, func, select, update
 
-from core.errors import DeliveryFailed, NotFound, StaleAttempt
+from core.errors import NotFound, StaleAttempt, UploadFailed
 from core.job import DELIVERING, FAILED, SUCCEEDED, Job, Output
 from core.ledger.database.connections import Database, now_ms
 from core.ledger.database.rows import job_of, output_of
@@ -100,7 +100,7 @@ _COUNT_LOSS = (
 def _abandoned(instance: str | None) -> dict[str, Any]:
     message = "Its outputs could not be delivered: nobody came for them where they lie"
     host = (instance or "").partition("@")[2]
-    return {"code": DeliveryFailed.code, "message": f"{message} ({host})." if host else f"{message}."}
+    return {"code": UploadFailed.code, "message": f"{message} ({host})." if host else f"{message}."}
 
 
 def _place(file: StoredFile) -> dict[str, Any]:
@@ -214,7 +214,7 @@ class Outputs:
             ).all()
         return [(row.id, row.attempt, row.instance) for row in rows]
 
-    def undelivered(self, instance: str) -> list[str]:
+    def unstored(self, instance: str) -> list[str]:
         """Ids of the jobs whose files still lie where an instance left them."""
         query = select(jobs.c.id).where(jobs.c.status == DELIVERING, jobs.c.instance == instance)
         with self._database.read() as connection:

@@ -44,7 +44,7 @@ class Publisher:
             GENERATE, (job_id,), queue=GPU_QUEUE, task_id=job_id, chain=[self._notify_step, self._upload_step]
         )
 
-    def delivery(self, job_id: str, attempt: int, host: str) -> bool:
+    def store(self, job_id: str, attempt: int, host: str) -> bool:
         """Publish the rest of a job's chain, from storing its files on, to the host that holds them."""
         return self._publish(UPLOAD, ([job_id, attempt],), queue=io_queue_of(host), chain=[self._notify_step])
 

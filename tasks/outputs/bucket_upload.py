@@ -20,10 +20,10 @@ from core.errors import (
     AddressRefused,
     ComfylineError,
     ConfigurationError,
-    DeliveryFailed,
-    DeliveryRefused,
     PermanentError,
     SecretUnreadable,
+    UploadFailed,
+    UploadRefused,
 )
 from core.job import Job
 from core.ledger.outputs import StoredFile
@@ -65,7 +65,7 @@ class Item:
         return self.file.storage_key.partition("/")[2]
 
 
-class _NoUrl(DeliveryRefused):
+class _NoUrl(UploadRefused):
     """A client has signed no URL for a file."""
 
 
@@ -84,19 +84,19 @@ def upload_files(runtime: Runtime, job: Job, items: Sequence[Item], *, give_up_a
     Returns: the files, each with `{"url", "expires_at_ms"?, "key"?}` or `{"error"}` in its `upload`. The url is None
       where nobody but the client knows one.
     Raises:
-      DeliveryFailed: a file is not there, or there is no room for it now; another turn may help.
+      UploadFailed: a file is not there, or there is no room for it now; another turn may help.
       LedgerUnavailable: the credentials cannot be read now.
       OSError: a file cannot be read.
     """
     target = Target.from_json((job.delivery or {})["s3"])
     try:
         outcomes = _sent(runtime, job, target, items)
-    except (ConfigurationError, DeliveryRefused, SecretUnreadable) as exc:
+    except (ConfigurationError, UploadRefused, SecretUnreadable) as exc:
         return [_noted(item.file, exc) for item in items]
     except EndpointRests as exc:
-        outcomes = [DeliveryFailed(str(exc)) for _ in items]
+        outcomes = [UploadFailed(str(exc)) for _ in items]
     for outcome in outcomes:
-        if isinstance(outcome, DeliveryFailed) and now_ms() < give_up_at_ms:
+        if isinstance(outcome, UploadFailed) and now_ms() < give_up_at_ms:
             raise outcome
     missing = sum(isinstance(outcome, ComfylineError) for outcome in outcomes)
     if missing:
@@ -128,7 +128,7 @@ def _sent(runtime: Runtime, job: Job, target: Target, items: Sequence[Item]) -> 
 def _judged(outcomes: Outcomes, passage: Passage) -> Outcomes:
     """Tell what the outcomes say of the endpoint: a refusal is an answer, and nothing was asked of it for no files."""
     if outcomes:
-        passage.is_well = not all(isinstance(outcome, DeliveryFailed) for outcome in outcomes)
+        passage.is_well = not all(isinstance(outcome, UploadFailed) for outcome in outcomes)
     return outcomes
 
 
@@ -181,7 +181,7 @@ def _try(sender: Sender, job: Job, item: Item) -> dict[str, Any] | ComfylineErro
     except _NoUrl as exc:
         log.warning("job %s: output %d was not uploaded: there is no URL for it", job.id, item.ordinal)
         return exc
-    except (AddressRefused, DeliveryFailed, DeliveryRefused) as exc:
+    except (AddressRefused, UploadFailed, UploadRefused) as exc:
         # Without the file's name: it comes from the graph, which is its client's.
         log.warning("job %s: output %d was not uploaded: %s", job.id, item.ordinal, exc)
         return exc

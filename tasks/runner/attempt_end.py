@@ -8,7 +8,7 @@ from core.errors import ComfylineError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class AttemptEnd:
     """Base: which attempt it was."""
 
     job_id: str
@@ -17,22 +17,22 @@ class Outcome:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finished(Outcome):
+class Finished(AttemptEnd):
     """The prompt ran whole; its files wait to be stored."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Failed(Outcome):
+class Failed(AttemptEnd):
     """The job has ended as failed."""
 
     error: ComfylineError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Requeued(Outcome):
+class Requeued(AttemptEnd):
     """The job came back without a result; it waits for another turn."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dropped(Outcome):
+class Dropped(AttemptEnd):
     """The job was cancelled, or belongs to another attempt."""

@@ -30,7 +30,7 @@ from core.ledger.instances import InstanceRecord
 from core.ledger.secrets import RUN
 from tasks.job_errors import discreet, job_error, machines_of, reason_of, shortened, whole_error
 from tasks.judging import pin_elsewhere
-from tasks.runner.attempt_end import Dropped, Failed, Finished, Outcome, Requeued
+from tasks.runner.attempt_end import AttemptEnd, Dropped, Failed, Finished, Requeued
 from tasks.runner.output_files import produced_files, sent_files, written_down
 from tasks.runtime import Runtime
 
@@ -61,16 +61,16 @@ class Recorder:
         instance: InstanceRecord,
         wait: Callable[[], PromptResult],
         sent: list[tuple[str, bytes]],
-    ) -> Outcome:
+    ) -> AttemptEnd:
         """Wait for a prompt and write down how it ended.
 
         Parameters:
           sent: pictures that came over the websocket instead of being saved; complete when `wait` returns.
         """
         results: list[PromptResult] = []
-        outcome = self.guard(claim, lambda: results.append(wait()))
-        if outcome is not None:
-            return outcome
+        end = self.guard(claim, lambda: results.append(wait()))
+        if end is not None:
+            return end
         key = self._keys.pop(claim.job_id, None)
         result = results[0]
         own_output = self._runtime.settings.gpu_dir(instance.gpu_name) / "output"
@@ -97,7 +97,7 @@ class Recorder:
             return persistently(lambda: self._ended_by(claim, unstorable))
         return Finished(**_identity(claim))
 
-    def guard(self, claim: Claim, step: Callable[[], None]) -> Outcome | None:
+    def guard(self, claim: Claim, step: Callable[[], None]) -> AttemptEnd | None:
         """Do one step of an attempt; if it ends the attempt, write down how. None means: go on."""
         try:
             step()
@@ -108,7 +108,7 @@ class Recorder:
             return None
         return persistently(lambda: self._ended_by(claim, reason))
 
-    def give_back(self, claim: Claim, exc: ComfylineError, *, lost: bool) -> Outcome:
+    def give_back(self, claim: Claim, exc: ComfylineError, *, lost: bool) -> AttemptEnd:
         """Queue the job again, unless it has had its chances."""
         status = self._returns.release(claim, reason=reason_of(exc), lost=lost, code=exc.code)
         if status == QUEUED:
@@ -118,20 +118,20 @@ class Recorder:
         return Failed(**_identity(claim), error=shortened(exc))
 
     @staticmethod
-    def report(outcome: Outcome) -> None:
+    def report(end: AttemptEnd) -> None:
         """Log the end of a job that no task's line tells of. Why it failed is for its client: it may hold prompts."""
-        if isinstance(outcome, Failed):
-            log.info("job %s attempt %s failed (%s)", outcome.job_id, outcome.attempt, outcome.error.code)
+        if isinstance(end, Failed):
+            log.info("job %s attempt %s failed (%s)", end.job_id, end.attempt, end.error.code)
 
-    def move_on(self, outcome: Outcome) -> None:
+    def move_on(self, end: AttemptEnd) -> None:
         """Publish what comes next for a job whose chain no task carries on."""
         publisher = self._runtime.publisher
-        if isinstance(outcome, Finished):
-            publisher.delivery(outcome.job_id, outcome.attempt, self._runtime.settings.host)
-        elif isinstance(outcome, Requeued):
-            publisher.turn(outcome.job_id)
-        elif outcome.has_webhook:
-            publisher.notify(outcome.job_id)
+        if isinstance(end, Finished):
+            publisher.store(end.job_id, end.attempt, self._runtime.settings.host)
+        elif isinstance(end, Requeued):
+            publisher.turn(end.job_id)
+        elif end.has_webhook:
+            publisher.notify(end.job_id)
 
     def extra_data(self, claim: Claim) -> dict[str, Any] | None:
         """What nodes are given beside their inputs: the client's `extra_pnginfo`, and a key that nobody else may know.
@@ -148,7 +148,7 @@ class Recorder:
             given["api_key_comfy_org"] = self._keys[claim.job_id] = key
         return given or None
 
-    def _ended_by(self, claim: Claim, exc: ComfylineError) -> Outcome:
+    def _ended_by(self, claim: Claim, exc: ComfylineError) -> AttemptEnd:
         status = self._claims.renew([claim]).get(claim.job_id)
         if status is None or status == CANCELING:
             return self._let_go(claim, exc)
@@ -169,7 +169,7 @@ class Recorder:
         error = job_error(discreet(failure, secret=key, machines=self._machines))
         return {name: error[name] for name in ("message", "node_id", "class_type")}
 
-    def _let_go(self, claim: Claim, exc: ComfylineError) -> Outcome:
+    def _let_go(self, claim: Claim, exc: ComfylineError) -> AttemptEnd:
         """The job was to be cancelled, or is no longer ours; either way nothing of this attempt is kept."""
         if not self._claims.canceled(claim):
             log.info("job %s attempt %s is no longer ours (%s)", claim.job_id, claim.attempt, exc.code)

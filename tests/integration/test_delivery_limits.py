@@ -25,7 +25,7 @@ from core.settings.settings import Settings
 from tasks import upload as upload_module
 from tasks.messaging.app import make_app
 from tasks.outputs.finishing import ORIGINALS, RECORD
-from tasks.reconcile import resume_deliveries
+from tasks.reconcile import resume_uploads
 from tasks.runner.output_files import produced_files
 from tasks.runtime import equip
 from tasks.upload import upload
@@ -131,7 +131,7 @@ def test_files_that_nobody_comes_for_end_with_the_time_that_jobs_are_kept(sqlite
     make_late(sqlite_settings, fresh, by_s=sqlite_settings.retention_s - 60)
     runtime = equip(make_app(sqlite_settings, "io"), sqlite_settings)
 
-    resume_deliveries(runtime)
+    resume_uploads(runtime)
 
     jobs = [runtime.ledger.jobs.get(claim.job_id) for claim in (late, fresh)]
     runtime.close()

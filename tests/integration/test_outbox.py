@@ -16,7 +16,7 @@ from core.ledger.claims import Claim
 from core.ledger.database.tables import deliveries, delivery_attempts
 from core.ledger.outputs import StoredFile
 from core.ledger.webhooks import outbox_writer as announce
-from core.ledger.webhooks.outbox import Outcome, Post
+from core.ledger.webhooks.outbox import Post, TryResult
 from core.settings.settings import Settings
 from core.webhooks.events import EVENTS
 from tests.ledger_moves import (
@@ -34,9 +34,9 @@ from tests.ledger_moves import (
 )
 
 ALL = {**WEBHOOK, "events": list(EVENTS)}
-ARRIVED = Outcome(at_ms=5, duration_ms=7, status_code=204)
-BROKEN = Outcome(at_ms=5, duration_ms=7, status_code=500, error="answered 500")
-GONE = Outcome(at_ms=5, duration_ms=7, status_code=410, error="answered 410", is_final=True)
+ARRIVED = TryResult(at_ms=5, duration_ms=7, status_code=204)
+BROKEN = TryResult(at_ms=5, duration_ms=7, status_code=500, error="answered 500")
+GONE = TryResult(at_ms=5, duration_ms=7, status_code=410, error="answered 410", is_final=True)
 
 
 def events_of(ledger: Ledger, job_id: str) -> list[str]:
@@ -242,8 +242,8 @@ def test_what_arrived_has_ended(ledger: Ledger) -> None:
 
     assert (found.state, found.tries, found.status_code, found.error) == ("delivered", 1, 204, None)
     assert found.next_try_at_ms is None
-    (attempt,) = found.attempts
-    assert (attempt.number, attempt.at_ms, attempt.duration_ms, attempt.status_code, attempt.error) == (
+    (each,) = found.log
+    assert (each.number, each.at_ms, each.duration_ms, each.status_code, each.error) == (
         1,
         5,
         7,
@@ -276,7 +276,7 @@ def test_what_failed_is_tried_by_the_schedule_and_then_dead(ledger_settings: Set
 
     assert pauses == [pytest.approx(10, rel=0.1), pytest.approx(100, rel=0.1)]
     assert (found.state, found.tries, found.next_try_at_ms) == ("dead", 3, None)
-    assert [attempt.error for attempt in found.attempts] == ["answered 500"] * 3
+    assert [each.error for each in found.log] == ["answered 500"] * 3
 
 
 def test_gone_is_the_end(ledger: Ledger) -> None:
@@ -301,7 +301,7 @@ def test_a_webhook_whose_sender_died_is_taken_again(ledger: Ledger) -> None:
 
     found = ledger.outbox.get(first.id)
     assert (found.state, found.status_code) == ("delivered", 204)
-    assert [attempt.number for attempt in found.attempts] == [2]
+    assert [each.number for each in found.log] == [2]
 
 
 def test_what_is_given_back_is_due_and_has_its_whole_schedule(ledger_settings: Settings) -> None:
@@ -318,7 +318,7 @@ def test_what_is_given_back_is_due_and_has_its_whole_schedule(ledger_settings: S
     ledger.outbox.record([(second, BROKEN)])
     found = ledger.outbox.get(first.id)
     ledger.close()
-    assert (found.state, [attempt.number for attempt in found.attempts]) == ("pending", [2])
+    assert (found.state, [each.number for each in found.log]) == ("pending", [2])
 
 
 def test_what_is_put_off_uses_up_no_try(ledger: Ledger) -> None:
@@ -355,7 +355,7 @@ def test_a_replay_begins_anew_and_keeps_the_id_and_the_log(ledger_settings: Sett
     ledger.outbox.record([(again, BROKEN)])
     found = ledger.outbox.get(post.id)
     assert found.state == "pending", "it has a whole schedule again"
-    assert [attempt.number for attempt in found.attempts] == [1, 2, 3]
+    assert [each.number for each in found.log] == [1, 2, 3]
     ledger.outbox.replay(post.id)
     (last,) = take(ledger, job_id)
     ledger.outbox.record([(last, ARRIVED)])
@@ -380,7 +380,7 @@ def test_pages_and_purging(ledger: Ledger) -> None:
     first = ledger.outbox.page(limit=4)
     second = ledger.outbox.page(limit=4, after=(first[-1].created_at_ms, first[-1].id))
     assert len({found.id for found in [*first, *second]}) == 6
-    assert [len(found.attempts) for found in ledger.outbox.page(state="delivered")] == [1, 1]
+    assert [len(found.log) for found in ledger.outbox.page(state="delivered")] == [1, 1]
 
     assert ledger.outbox.purge("dead", older_than_ms=60_000) == 0
     assert ledger.outbox.purge("dead") == 3
