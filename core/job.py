@@ -6,6 +6,8 @@ import uuid
 from dataclasses import dataclass, field
 from typing import Any
 
+from core.output import Output
+
 QUEUED = "queued"
 RUNNING = "running"
 #: An interrupt is under way.
@@ -107,37 +109,6 @@ class NewJob:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Output:
-    """One file a job produced. An asset with its place in the job."""
-
-    #: Asset id, opaque.
-    id: str
-    job_id: str
-    #: The node of the submitted graph.
-    node_id: str
-    #: File name without a folder.
-    name: str
-    #: `image`, `video`, `audio`, `text`, `file` or `latent`.
-    type: str
-    content_type: str
-    size_bytes: int
-    #: `blake3:<64 hex digits>`; None until the file is in storage.
-    hash: str | None
-    #: Path below the storage root; None until the file is in storage.
-    storage_key: str | None
-    #: ComfyUI's own words: `output`, `temp` or `input`, and the key of the node's result.
-    comfy_type: str = "output"
-    comfy_key: str = "images"
-    subfolder: str = ""
-    created_at_ms: int = 0
-    #: How it fared on its way to a bucket: `{"url", "expires_at_ms", "key"}`, `{"error"}`, or None: there is none.
-    #: With `conversion_error` where it is not as the client wanted it. `{"missing"}`: it never was in storage.
-    upload: dict[str, Any] | None = None
-    #: Its time is over and its file was removed.
-    is_expired: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
 class Job:
     """One row of the ledger, without its graph."""
 
@@ -190,7 +161,7 @@ class Job:
     files_removed: bool = False
     #: Files in storage.
     outputs: tuple[Output, ...] = ()
-    #: Files that ComfyUI reported and nobody can find: no hash, no place, and `{"missing": why}` in `upload`.
+    #: Files that ComfyUI reported and nobody can find: no hash, no place, and a `missing_reason`.
     missing_outputs: tuple[Output, ...] = ()
 
     @property

@@ -20,10 +20,10 @@ from api.http.errors import NO_ROOM, HashMismatch
 from api.http.time_limits import ledger_time_limit
 from core.clock import now_ms
 from core.errors import BodyTooLarge, InputUnavailable, InvalidRequest, MissingAsset, NotFound, StorageFull
-from core.job import Output
 from core.ledger import Ledger
 from core.ledger.input_files import InputFile
 from core.outbound import Policy
+from core.output import Output
 from core.settings.settings import Settings
 from core.storage.folders import Storage, content_key, is_out_of_room
 from core.storage.marker import StorageMarker

@@ -5,8 +5,9 @@ from __future__ import annotations
 from datetime import datetime, timezone
 from typing import Any
 
-from core.job import CANCELING, DELIVERING, FAILED, RUNNING, STATUSES, SUCCEEDED, Job, Output
+from core.job import CANCELING, DELIVERING, FAILED, RUNNING, STATUSES, SUCCEEDED, Job
 from core.links import Links
+from core.output import Output
 from core.texts.excerpts import MESSAGE_CHARS, TRACEBACK_CHARS, head_and_tail
 
 #: The API knows a closed set of words; storing outputs is part of running.
@@ -95,19 +96,18 @@ def output_view(output: Output, links: Links, expires_at_ms: int) -> dict[str, A
     Parameters:
       expires_at_ms: when its file is, or was, removed.
     """
-    said = output.upload or {}
     more: dict[str, Any] = {}
-    if "url" in said or "error" in said:
-        more["upload"] = {"url": said.get("url"), "error": said.get("error")}
-    if "conversion_error" in said:
-        more["conversion_error"] = said["conversion_error"]
+    if output.bucket_result is not None:
+        more["upload"] = {"url": output.bucket_result.url, "error": output.bucket_result.error}
+    if output.conversion_error is not None:
+        more["conversion_error"] = output.conversion_error
     if output.is_expired:
         more["expired"] = True
     link = links.content(output.id, until_ms=expires_at_ms)
     return {
         "node_id": output.node_id,
         "name": output.name,
-        "type": output.type,
+        "type": output.kind,
         "content_type": output.content_type,
         "size_bytes": output.size_bytes,
         "id": output.id,
@@ -121,4 +121,4 @@ def output_view(output: Output, links: Links, expires_at_ms: int) -> dict[str, A
 
 def missing_view(output: Output) -> dict[str, str]:
     """A file that ComfyUI reported and nobody can find."""
-    return {"node_id": output.node_id, "name": output.name, "message": (output.upload or {}).get("missing", "")}
+    return {"node_id": output.node_id, "name": output.name, "message": output.missing_reason or ""}

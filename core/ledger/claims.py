@@ -17,12 +17,13 @@ from sqlalchemy import ColumnElement, and_, bindparam, func, insert, select, upd
 from core.errors import StaleAttempt
 from core.job import CANCELED, DELIVERING, FAILED, LEASED, QUEUED, RUNNING, prompt_id_of
 from core.ledger.database.connections import Change, Database, now_ms
-from core.ledger.database.rows import JOB_COLUMNS
+from core.ledger.database.rows import JOB_COLUMNS, asset_row
 from core.ledger.database.tables import assets, instances, job_errors, jobs, secrets
 from core.ledger.scheduling import choose, is_surplus, missing_turns
 from core.ledger.secrets import ANY, RUN, end_run
 from core.ledger.transitions import transition
 from core.ledger.webhooks.outbox_writer import announce_progress
+from core.output import OutputFile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,22 +53,6 @@ class Claim:
     def prompt_id(self) -> str:
         """The id to post this attempt's prompt with."""
         return prompt_id_of(self.job_id, self.attempt)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProducedFile:
-    """One output as the instance reported it, before it is in storage."""
-
-    asset_id: str
-    node_id: str
-    name: str
-    type: str
-    content_type: str
-    comfy_type: str
-    comfy_key: str
-    subfolder: str
-    #: `{"path": str}` on the GPU host's disk, `{"url": str}` of its instance, or `{"text": str}`.
-    source: dict[str, str]
 
 
 # Statements on the path between two jobs of a GPU, built once: building one takes longer than running it.
@@ -191,12 +176,12 @@ class Claims:
     def generated(
         self,
         claim: Claim,
-        files: Sequence[ProducedFile],
+        files: Sequence[OutputFile],
         *,
         outputs_reused: bool,
         warnings: Sequence[dict[str, Any]] = (),
     ) -> None:
-        """The GPU is done: record what it made and hand the job to delivery.
+        """The GPU is done: record what it made, and hand the job to those who store it.
 
         Parameters:
           warnings: what kept a part of it from running, `[{"message", "node_id", "class_type"}]`.
@@ -220,7 +205,11 @@ class Claims:
                 end_run(transaction.connection, claim.job_id)
             if files:
                 transaction.connection.execute(
-                    insert(assets), [_asset(claim, ordinal, file, now) for ordinal, file in enumerate(files)]
+                    insert(assets),
+                    [
+                        asset_row(file, attempt=claim.attempt, ordinal=ordinal, now=now)
+                        for ordinal, file in enumerate(files)
+                    ],
                 )
 
     def fail(self, claim: Claim, error: dict[str, Any], *, whole: dict[str, Any] | None = None) -> bool:
@@ -247,22 +236,3 @@ class Claims:
 def held_by(claim: Claim) -> ColumnElement[bool]:
     """The job is still this attempt's."""
     return and_(jobs.c.id == claim.job_id, jobs.c.attempt == claim.attempt, jobs.c.status.in_(sorted(LEASED)))
-
-
-def _asset(claim: Claim, ordinal: int, file: ProducedFile, now: int) -> dict[str, Any]:
-    return {
-        "id": file.asset_id,
-        "job_id": claim.job_id,
-        "attempt": claim.attempt,
-        "ordinal": ordinal,
-        "node_id": file.node_id,
-        "name": file.name,
-        "type": file.type,
-        "content_type": file.content_type,
-        "comfy_type": file.comfy_type,
-        "comfy_key": file.comfy_key,
-        "subfolder": file.subfolder,
-        "source": file.source,
-        "size_bytes": 0,
-        "created_at_ms": now,
-    }

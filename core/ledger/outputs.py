@@ -6,15 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Integer, String, and_, bindparam, func, select, update
+from sqlalchemy import Integer, and_, bindparam, select, update
 
 from core.errors import NotFound, StaleAttempt, UploadFailed
-from core.job import DELIVERING, FAILED, SUCCEEDED, Job, Output
+from core.job import DELIVERING, FAILED, SUCCEEDED, Job
 from core.ledger.database.connections import Database, now_ms
-from core.ledger.database.rows import job_of, output_of
+from core.ledger.database.rows import job_of, output_file_of, output_of, upload_column
 from core.ledger.database.tables import assets, jobs
 from core.ledger.transitions import transition
 from core.ledger.webhooks.outbox_writer import record_event
+from core.output import Output, OutputFile
 
 #: A job that has been delivering for this long without an end is given another turn.
 DELIVERING_MS = 15_000
@@ -23,40 +24,13 @@ BATCH = 500
 
 
 @dataclass(frozen=True, kw_only=True)
-class PendingFile:
-    """A produced file that is not in storage yet."""
-
-    asset_id: str
-    job_id: str
-    name: str
-    source: dict[str, str]
-    content_type: str = "application/octet-stream"
-    node_id: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Pending:
-    """What an attempt still has to deliver."""
+    """What of an attempt is still to be stored."""
 
-    files: list[PendingFile]
+    files: list[OutputFile]
     #: As in `NewJob`.
     delivery: dict[str, Any] | None
     generated_at_ms: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class StoredFile:
-    """Where a file now is, and what it holds."""
-
-    asset_id: str
-    storage_key: str
-    size_bytes: int
-    hash: str
-    # None: as the instance reported it.
-    name: str | None = None
-    content_type: str | None = None
-    #: As in `Output`.
-    upload: dict[str, Any] | None = None
 
 
 # On the path of every job, so built once.
@@ -81,8 +55,8 @@ _STORE = (
         storage_key=bindparam("key"),
         size_bytes=bindparam("size"),
         hash=bindparam("digest"),
-        name=func.coalesce(bindparam("new_name", type_=String), assets.c.name),
-        content_type=func.coalesce(bindparam("new_type", type_=String), assets.c.content_type),
+        name=bindparam("new_name"),
+        content_type=bindparam("new_type"),
         upload=bindparam("uploaded", type_=assets.c.upload.type),
     )
 )
@@ -103,14 +77,15 @@ def _abandoned(instance: str | None) -> dict[str, Any]:
     return {"code": UploadFailed.code, "message": f"{message} ({host})." if host else f"{message}."}
 
 
-def _place(file: StoredFile) -> dict[str, Any]:
+def _place(file: OutputFile) -> dict[str, Any]:
     return {
+        "asset": file.id,
         "key": file.storage_key,
         "size": file.size_bytes,
         "digest": file.hash,
         "new_name": file.name,
         "new_type": file.content_type,
-        "uploaded": file.upload,
+        "uploaded": upload_column(file),
     }
 
 
@@ -121,28 +96,18 @@ class Outputs:
         self._database = database
 
     def pending(self, job_id: str, attempt: int) -> Pending:
-        """What this attempt still has to deliver. Raises StaleAttempt when the job is not being delivered."""
+        """Return what of an attempt is still to be stored. Raises StaleAttempt: the job has ended, or has another."""
         mine = {"job": job_id, "mine": attempt}
         with self._database.read() as connection:
             held = connection.execute(_HELD, mine).one_or_none()
             if held is None:
-                raise StaleAttempt(f"Job {job_id} attempt {attempt} has nothing left to deliver.")
+                raise StaleAttempt(f"Job {job_id} attempt {attempt} has nothing left to store.")
             rows = connection.execute(_UNSTORED, mine).all()
-        files = [
-            PendingFile(
-                asset_id=row.id,
-                job_id=job_id,
-                name=row.name,
-                source=row.source,
-                content_type=row.content_type,
-                node_id=row.node_id,
-            )
-            for row in rows
-        ]
+        files = [output_file_of(row) for row in rows]
         return Pending(files=files, delivery=held.delivery, generated_at_ms=held.generated_at_ms)
 
     def succeed(
-        self, job_id: str, attempt: int, stored: list[StoredFile], missing: Mapping[str, str] | None = None
+        self, job_id: str, attempt: int, stored: list[OutputFile], missing: Mapping[str, str] | None = None
     ) -> Job:
         """Every file is in storage: record them, in order, and end the job. Requeue it as it now is.
 
@@ -158,8 +123,8 @@ class Outputs:
             if seq is None:
                 raise StaleAttempt(f"Job {job_id} attempt {attempt} was ended by somebody else.")
             for number, file in enumerate(stored, start=seq - len(stored) + 1):
-                connection.execute(_STORE, {"asset": file.asset_id, **_place(file)})
-                record_event(transaction, job_id, number, "output", {"asset_id": file.asset_id}, DELIVERING)
+                connection.execute(_STORE, _place(file))
+                record_event(transaction, job_id, number, "output", {"asset_id": file.id}, DELIVERING)
             for asset_id, reason in (missing or {}).items():
                 connection.execute(_MISS, {"asset": asset_id, "said": {"missing": reason}})
             row = transition(transaction, job_id, SUCCEEDED)
@@ -171,7 +136,7 @@ class Outputs:
         with self._database.write() as transaction:
             lost = transaction.connection.execute(_COUNT_LOSS, {"job": job_id, "mine": attempt, "more": 1}).scalar()
         if lost is None:
-            raise StaleAttempt(f"Job {job_id} attempt {attempt} has nothing left to deliver.")
+            raise StaleAttempt(f"Job {job_id} attempt {attempt} has nothing left to store.")
         return int(lost)
 
     def forgive_loss(self, job_id: str, attempt: int) -> None:
@@ -203,7 +168,7 @@ class Outputs:
             return transition(transaction, job_id, FAILED, held, error=error) is not None
 
     def overdue(self) -> list[tuple[str, int, str]]:
-        """`(job_id, attempt, instance)` of jobs whose delivery seems forgotten; each is returned once a while."""
+        """`(job_id, attempt, instance)` of jobs whose files seem forgotten; each is returned once a while."""
         late = and_(jobs.c.status == DELIVERING, jobs.c.updated_at_ms < now_ms() - DELIVERING_MS)
         with self._database.write() as transaction:
             rows = transaction.connection.execute(

@@ -8,13 +8,14 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import requests
 from blake3 import blake3
 
 from core.errors import ComfyUnavailable, OutputUnavailable
-from core.ledger.outputs import PendingFile, StoredFile
+from core.output import OutputFile
 from core.storage.folders import make_folder
 from core.texts.stored_json import whole_text
 
@@ -25,7 +26,7 @@ FETCH_TIMEOUT_S = (2.0, 30.0)
 PASSING = (401, 407, 408, 425, 429)
 
 
-def store(root: Path, files: list[PendingFile], missing: dict[str, str] | None = None) -> list[StoredFile]:
+def store(root: Path, files: list[OutputFile], missing: dict[str, str] | None = None) -> list[OutputFile]:
     """Bring a job's files into storage. Doing it again after a crash gives the same result.
 
     Parameters:
@@ -47,7 +48,7 @@ def store(root: Path, files: list[PendingFile], missing: dict[str, str] | None =
             except OutputUnavailable as exc:
                 if missing is None:
                     raise
-                missing[file.asset_id] = exc.message
+                missing[file.id] = exc.message
     return stored
 
 
@@ -60,13 +61,13 @@ def _alone(folder: Path, root: Path) -> Iterator[None]:
         yield
 
 
-def _store_one(root: Path, file: PendingFile, name: str, brought: dict[str, Path]) -> StoredFile:
+def _store_one(root: Path, file: OutputFile, name: str, brought: dict[str, Path]) -> OutputFile:
     """Parameters: brought - where files of this job went already, by source: two nodes may report the same one."""
     key = f"{file.job_id}/{name}"
     target = root / key
     make_folder(target.parent, root)
-    source = file.source.get("path") or file.source.get("url")
-    if not target.exists() or "text" in file.source:
+    source = file.source.path or file.source.url
+    if not target.exists() or file.source.text is not None:
         if source in brought:
             _copy(brought[source], target)
         else:
@@ -76,20 +77,23 @@ def _store_one(root: Path, file: PendingFile, name: str, brought: dict[str, Path
                 raise OutputUnavailable(f"Node {file.node_id} reported the file {file.name}: {exc.message}") from exc
     if source is not None:
         brought.setdefault(source, target)
-    return StoredFile(asset_id=file.asset_id, storage_key=key, size_bytes=target.stat().st_size, hash=digest_of(target))
+    return replace(file, storage_key=key, size_bytes=target.stat().st_size, hash=digest_of(target))
 
 
-def _bring(file: PendingFile, target: Path) -> None:
+def _bring(file: OutputFile, target: Path) -> None:
     draft = target.with_name(f".{target.name}.part")
-    if "text" in file.source:
+    source = file.source
+    if source.text is not None:
         # Half a surrogate, which JSON can hold and UTF-8 cannot, was still written down by earlier versions.
-        draft.write_text(whole_text(file.source["text"]), encoding="utf-8")
+        draft.write_text(whole_text(source.text), encoding="utf-8")
         draft.replace(target)
-    elif "url" in file.source:
-        _download(file.source["url"], draft)
+    elif source.url is not None:
+        _download(source.url, draft)
         draft.replace(target)
     else:
-        _move(Path(file.source["root"]), Path(file.source["path"]), draft, target)
+        assert source.root is not None
+        assert source.path is not None
+        _move(Path(source.root), Path(source.path), draft, target)
 
 
 def _move(root: Path, source: Path, draft: Path, target: Path) -> None:

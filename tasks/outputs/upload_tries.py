@@ -1,4 +1,4 @@
-"""How often the delivery of a job's outputs is tried, and when it is given up: by time where the reason may pass, by
+"""How often a job's outputs are tried to be stored, and when they are given up: by time where the reason may pass, by
 number where it is a fault of ours or ends the process, as `COMFYLINE_MAX_ATTEMPTS` does for attempts on a GPU."""
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ FAULT = "an unexpected error on the server, whose log has it"
 
 
 class Unfinished(Exception):
-    """This turn has not brought the job's delivery to its good end; says in a few words how it stands with it."""
+    """This turn has not brought the job's outputs to their place; says in a few words how it stands with them."""
 
 
 class UploadTries:
-    """One turn's part in the tries of a job's delivery."""
+    """One turn's part in the tries at a job's outputs."""
 
     def __init__(self, runtime: Runtime, job_id: str, attempt: int) -> None:
         self._outputs = runtime.ledger.outputs

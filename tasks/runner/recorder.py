@@ -31,7 +31,7 @@ from core.ledger.secrets import RUN
 from tasks.job_errors import discreet, job_error, machines_of, reason_of, shortened, whole_error
 from tasks.judging import pin_elsewhere
 from tasks.runner.attempt_end import AttemptEnd, Dropped, Failed, Finished, Requeued
-from tasks.runner.output_files import produced_files, sent_files, written_down
+from tasks.runner.output_files import output_files, sent_files, written_down
 from tasks.runtime import Runtime
 
 log = logging.getLogger(__name__)
@@ -75,7 +75,8 @@ class Recorder:
         result = results[0]
         own_output = self._runtime.settings.gpu_dir(instance.gpu_name) / "output"
         folder = own_output / claim.job_id
-        files = written_down(produced_files(result.outputs, instance), folder) + sent_files(sent, folder)
+        files = written_down(output_files(claim.job_id, result.outputs, instance), folder)
+        files += sent_files(claim.job_id, sent, folder)
         warnings = [self._warning(blocked, key) for blocked in result.blocked[:MAX_WARNINGS]]
         if more := len(result.blocked) - len(warnings):
             warnings.append({"message": f"{more} further parts did not run.", "node_id": None, "class_type": None})

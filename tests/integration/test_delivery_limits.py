@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from comfy.client.outputs import OutputItem
+from comfy.client.outputs import ReportedOutput
 from core.buckets.target import Target
 from core.clock import now_ms
 from core.contracts.comfy_v2 import output_view
@@ -21,12 +21,13 @@ from core.ledger.claims import Claim
 from core.ledger.database.tables import assets
 from core.ledger.outputs import DELIVERING_MS
 from core.links import Links
+from core.output import BucketResult, FileSource
 from core.settings.settings import Settings
 from tasks import upload as upload_module
 from tasks.messaging.app import make_app
 from tasks.outputs.finishing import ORIGINALS, RECORD
 from tasks.reconcile import resume_uploads
-from tasks.runner.output_files import produced_files
+from tasks.runner.output_files import output_files
 from tasks.runtime import equip
 from tasks.upload import upload
 from tests.integration.test_delivery import CONVERSION, generated, picture, stored, turn
@@ -154,7 +155,7 @@ def test_a_target_of_another_version_is_read_as_far_as_it_is_known(sqlite_settin
     server.stop()
 
     assert [job.status for job in jobs] == [SUCCEEDED, SUCCEEDED]
-    assert [("url" in (job.outputs[0].upload or {})) for job in jobs] == [True, True]
+    assert [(job.outputs[0].bucket_result or BucketResult()).url is not None for job in jobs] == [True, True]
 
 
 @pytest.mark.parametrize(
@@ -192,7 +193,7 @@ def test_a_record_of_a_newer_version_is_used(sqlite_settings: Settings) -> None:
     folder = sqlite_settings.outputs_dir / claim.job_id
     (folder / ORIGINALS).mkdir(parents=True)
     (folder / "a.webp").write_bytes(b"made by it")
-    said = {"asset_id": file.asset_id, "storage_key": f"{claim.job_id}/a.webp", "size_bytes": 10, "hash": "x"}
+    said = {"asset_id": file.id, "storage_key": f"{claim.job_id}/a.webp", "size_bytes": 10, "hash": "x"}
     (folder / ORIGINALS / RECORD).write_text(json.dumps([{**said, "name": "a.webp", "thumbnail": 7}]))
 
     _, job = turn(sqlite_settings, claim)
@@ -206,11 +207,11 @@ def test_half_a_surrogate_in_a_text_is_no_hindrance(ledger_settings: Settings) -
     claim = claimed(ledger, contract="generate", webhook=WEBHOOK, metadata={"note": HALF})
     instance = ledger.instances.get("gpu0@here")
     assert instance is not None
-    text = OutputItem(node_id="9", kind="text", content_type="text/plain; charset=utf-8", key="text", text=HALF)
-    ledger.claims.generated(claim, produced_files([text], instance), outputs_reused=False)
+    text = ReportedOutput(node_id="9", kind="text", content_type="text/plain; charset=utf-8", key="text", text=HALF)
+    ledger.claims.generated(claim, output_files(claim.job_id, [text], instance), outputs_reused=False)
     # What a worker of an earlier version writes down.
     old = claimed(ledger)
-    ledger.claims.generated(old, [replace(produced(), source={"text": HALF})], outputs_reused=False)
+    ledger.claims.generated(old, [replace(produced(old), source=FileSource(text=HALF))], outputs_reused=False)
 
     jobs = [turn(ledger_settings, each)[1] for each in (claim, old)]
 

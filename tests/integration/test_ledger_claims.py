@@ -229,7 +229,7 @@ def test_an_attempt_of_the_past_writes_nothing(next_owner: str, ledger: Ledger) 
     assert ledger.claims.renew([stale]) == {}
     ledger.claims.progress(stale, {"value": 0.9})
     with pytest.raises(StaleAttempt):
-        ledger.claims.generated(stale, [produced()], outputs_reused=True)
+        ledger.claims.generated(stale, [produced(stale)], outputs_reused=True)
     assert ledger.claims.fail(stale, {"code": "x", "message": "stale"}) is False
     assert ledger.claims.canceled(stale) is False
     assert ledger.requeue.release(stale, reason="stale") is None
@@ -289,7 +289,7 @@ def test_a_cancelled_job_is_not_generated(ledger: Ledger) -> None:
     ledger.jobs.cancel(claim.job_id)
 
     with pytest.raises(StaleAttempt):
-        ledger.claims.generated(claim, [produced()], outputs_reused=False)
+        ledger.claims.generated(claim, [produced(claim)], outputs_reused=False)
 
     assert ledger.claims.canceled(claim)
     assert check_log(ledger, claim.job_id) == [QUEUED, RUNNING, CANCELING, CANCELED]
@@ -297,31 +297,32 @@ def test_a_cancelled_job_is_not_generated(ledger: Ledger) -> None:
 
 def test_files_are_delivered_in_the_order_they_were_produced(ledger: Ledger) -> None:
     claim = claimed(ledger)
-    files = [produced(number) for number in range(12)]
+    files = [produced(claim, number) for number in range(12)]
     ledger.claims.generated(claim, files, outputs_reused=True)
 
     pending = ledger.outputs.pending(claim.job_id, claim.attempt).files
-    assert [(file.asset_id, file.name, file.source) for file in pending] == [
-        (file.asset_id, file.name, file.source) for file in files
+    assert [(file.id, file.name, file.source) for file in pending] == [
+        (file.id, file.name, file.source) for file in files
     ]
+    assert [file.ordinal for file in pending] == list(range(1, 13))
     # What is not in storage yet is no output.
     assert ledger.jobs.get(claim.job_id).outputs == ()
 
-    ledger.outputs.succeed(claim.job_id, claim.attempt, [stored(file.asset_id) for file in pending])
+    ledger.outputs.succeed(claim.job_id, claim.attempt, [stored(file) for file in pending])
 
     job = ledger.jobs.get(claim.job_id)
-    assert [output.id for output in job.outputs] == [file.asset_id for file in files]
+    assert [output.id for output in job.outputs] == [file.id for file in files]
     assert job.outputs_reused is True
-    assert ledger.outputs.asset(files[0].asset_id) == job.outputs[0]
+    assert ledger.outputs.asset(files[0].id) == job.outputs[0]
     log = ledger.jobs.events(job.id)
-    assert [event.data["asset_id"] for event in log if event.type == "output"] == [file.asset_id for file in files]
+    assert [event.data["asset_id"] for event in log if event.type == "output"] == [file.id for file in files]
     assert check_log(ledger, job.id) == [QUEUED, RUNNING, DELIVERING, SUCCEEDED]
     assert ledger.jobs.events(job.id, after_seq=14) == log[14:]
 
 
 def test_a_delivery_is_ended_once(ledger: Ledger) -> None:
     claim = generated(ledger, files=2)
-    pending = [stored(file.asset_id) for file in ledger.outputs.pending(claim.job_id, claim.attempt).files]
+    pending = [stored(file) for file in ledger.outputs.pending(claim.job_id, claim.attempt).files]
 
     results = in_parallel(5, lambda _number: ledger.outputs.succeed(claim.job_id, claim.attempt, pending))
 

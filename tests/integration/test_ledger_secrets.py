@@ -65,7 +65,7 @@ def end(ledger: Ledger, status: str, **fields: Any) -> str:
         return claim.job_id
     claim = generated(ledger, **fields)
     pending = ledger.outputs.pending(claim.job_id, claim.attempt).files
-    ledger.outputs.succeed(claim.job_id, claim.attempt, [stored(file.asset_id) for file in pending])
+    ledger.outputs.succeed(claim.job_id, claim.attempt, [stored(file) for file in pending])
     return claim.job_id
 
 

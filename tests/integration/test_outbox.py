@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,9 +15,9 @@ from core.job import CANCELED, EXPIRED, FAILED, SUCCEEDED
 from core.ledger import Change, Ledger
 from core.ledger.claims import Claim
 from core.ledger.database.tables import deliveries, delivery_attempts
-from core.ledger.outputs import StoredFile
 from core.ledger.webhooks import outbox_writer as announce
 from core.ledger.webhooks.outbox import Post, TryResult
+from core.output import BucketResult
 from core.settings.settings import Settings
 from core.webhooks.events import EVENTS
 from tests.ledger_moves import (
@@ -184,20 +185,14 @@ def test_a_job_whose_webhook_does_not_want_progress_has_no_such_events(ledger: L
 
 def test_files_that_are_not_in_the_bucket_are_told_beside_the_end(ledger: Ledger) -> None:
     claim = generated(ledger, files=3, webhook=ALL)
-    files = [stored(file.asset_id) for file in ledger.outputs.pending(claim.job_id, claim.attempt).files]
-    files[1] = StoredFile(
-        asset_id=files[1].asset_id,
-        storage_key=files[1].storage_key,
-        size_bytes=1,
-        hash="blake3:0",
-        upload={"error": "no such bucket"},
-    )
+    files = [stored(file) for file in ledger.outputs.pending(claim.job_id, claim.attempt).files]
+    files[1] = replace(files[1], bucket_result=BucketResult(error="no such bucket"))
     job = ledger.outputs.succeed(claim.job_id, claim.attempt, files)
 
     assert events_of(ledger, job.id) == ["job.started", "job.delivery_failed", "job.completed"]
     log = {event.seq: event for event in ledger.jobs.events(job.id)}
     found = {each.event: each.seq for each in ledger.outbox.page(job_id=job.id)}
-    assert log[found["job.delivery_failed"]].data == {"asset_id": files[1].asset_id}
+    assert log[found["job.delivery_failed"]].data == {"asset_id": files[1].id}
     assert found["job.completed"] == job.last_seq
     # All are due: in the order of their numbers.
     ids = {each.id: each.event for each in ledger.outbox.page(job_id=job.id)}
@@ -209,7 +204,7 @@ def test_files_that_are_not_in_the_bucket_are_told_beside_the_end(ledger: Ledger
 @pytest.mark.parametrize("contract", ["generate", "v2"])
 def test_a_body_is_never_longer_than_it_may_be(contract: str, ledger: Ledger) -> None:
     claim = generated(ledger, files=200, contract=contract, webhook={**WEBHOOK, "base_url": "http://me.example"})
-    files = [stored(file.asset_id) for file in ledger.outputs.pending(claim.job_id, claim.attempt).files]
+    files = [stored(file) for file in ledger.outputs.pending(claim.job_id, claim.attempt).files]
     ledger.outputs.succeed(claim.job_id, claim.attempt, files)
 
     (post,) = take(ledger, claim.job_id)

@@ -9,24 +9,25 @@ from typing import Any
 import pytest
 
 from core.contracts.generate import MESSAGES, STATUS_WORDS, generate_result, webhook_body
-from core.job import CANCELED, EXPIRED, FAILED, QUEUED, RUNNING, STATUSES, SUCCEEDED, Job, Output
+from core.job import CANCELED, EXPIRED, FAILED, QUEUED, RUNNING, STATUSES, SUCCEEDED, Job
 from core.links import Links
+from core.output import BucketResult, Output
 
 OUTPUT = Output(
     id="a1",
     job_id="j1",
     node_id="9",
     name="out_00001_.png",
-    type="image",
+    kind="image",
     content_type="image/png",
     size_bytes=10,
     hash="blake3:" + "0" * 64,
     storage_key="j1/a1/out_00001_.png",
-    comfy_type="output",
-    comfy_key="images",
     subfolder="j1",
     created_at_ms=1_500,
 )
+THERE = BucketResult(url="https://bucket.example/a?signed", expires_at_ms=1, key="a")
+REFUSED = BucketResult(error="the S3 server answered 503")
 
 
 def _job(status: str, **fields: Any) -> Job:
@@ -137,7 +138,7 @@ def test_a_webhook_without_extras() -> None:
 
 
 def test_a_file_in_a_bucket_is_fetched_from_there() -> None:
-    there = replace(OUTPUT, upload={"url": "https://bucket.example/a?signed", "expires_at_ms": 1, "key": "a"})
+    there = replace(OUTPUT, bucket_result=THERE)
 
     result = generate_result(_job(SUCCEEDED, outputs=(there,)), links=Links(base_url="http://me"))
 
@@ -149,8 +150,8 @@ def test_a_file_in_a_bucket_is_fetched_from_there() -> None:
 
 
 def test_a_file_that_is_in_no_bucket_is_fetched_from_us() -> None:
-    there = replace(OUTPUT, upload={"url": "https://bucket.example/a?signed", "expires_at_ms": 1, "key": "a"})
-    absent = replace(OUTPUT, upload={"error": "the S3 server answered 503", "conversion_error": "it is damaged"})
+    there = replace(OUTPUT, bucket_result=THERE)
+    absent = replace(OUTPUT, bucket_result=REFUSED, conversion_error="it is damaged")
 
     result = generate_result(_job(SUCCEEDED, outputs=(there, absent)), links=Links(base_url="http://me"))
 

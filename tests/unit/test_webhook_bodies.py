@@ -11,8 +11,9 @@ import pytest
 from core.contracts.comfy_v2 import error_view
 from core.contracts.comfy_v2_events import MAX_BODY_BYTES, MAX_EXTRA_BYTES, event_body, size_bytes
 from core.contracts.generate import generate_result
-from core.job import CANCELED, DELIVERING, EXPIRED, FAILED, RUNNING, SUCCEEDED, TERMINAL, Job, Output
+from core.job import CANCELED, DELIVERING, EXPIRED, FAILED, RUNNING, SUCCEEDED, TERMINAL, Job
 from core.links import Links
+from core.output import BucketResult, Output
 from core.webhooks.events import COMPLETED, DEFAULT_EVENTS, END_EVENTS, EVENTS, FAILURE, PROGRESS
 
 WEBHOOK = {"url": "https://example.com/?token=t", "extra_params": {"n": 1}, "base_url": "https://api", "timeout_s": 5}
@@ -21,7 +22,7 @@ OUTPUT = Output(
     job_id="j1",
     node_id="9",
     name="out.png",
-    type="image",
+    kind="image",
     content_type="image/png",
     size_bytes=10,
     hash="blake3:" + "0" * 64,
@@ -100,7 +101,7 @@ def test_a_job_that_failed_says_why_and_one_on_its_way_how_far_it_is() -> None:
 
 
 def test_a_file_that_did_not_reach_its_bucket_says_so() -> None:
-    lost = replace(OUTPUT, upload={"error": "no such bucket"})
+    lost = replace(OUTPUT, bucket_result=BucketResult(error="no such bucket"))
 
     (output,) = event_body(job(outputs=(lost,)), "job.delivery_failed", seq=4, at_ms=0)["data"]["outputs"]
 

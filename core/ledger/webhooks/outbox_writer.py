@@ -12,10 +12,10 @@ from sqlalchemy import Row, bindparam, delete, insert, select, update
 
 from core.contracts.comfy_v2_events import event_body
 from core.contracts.generate import webhook_body
-from core.job import Output
 from core.ledger.database.connections import Change, Transaction, now_ms
 from core.ledger.database.rows import JOB_COLUMNS, job_of
 from core.ledger.database.tables import deliveries, events, jobs
+from core.output import Output
 from core.webhooks.events import DEFAULT_EVENTS, PROGRESS, STARTED
 
 #: States of a delivery: it waits, somebody sends it, it arrived, it was given up.
