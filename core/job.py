@@ -6,6 +6,7 @@ import uuid
 from dataclasses import dataclass, field
 from typing import Any
 
+from core.job_error import JobError, JobWarning, Loss
 from core.output import Output
 
 QUEUED = "queued"
@@ -135,8 +136,8 @@ class Job:
     instance: str | None = None
     #: Its GPU, in the instance's words; its kind where it has none.
     gpu: str | None = None
-    #: Attempts lost with their instances, the oldest first: `{"attempt", "code", "instance", "gpu", "at_ms"}`.
-    losses: tuple[dict[str, Any], ...] = ()
+    #: Attempts lost with their instances, the oldest first.
+    losses: tuple[Loss, ...] = ()
     metadata: Any = None
     # These five as in `NewJob`.
     workflow: str | None = None
@@ -151,12 +152,12 @@ class Job:
     #: The last snapshot: `{"value", "nodes_done", "nodes_total", "current_node", "current_node_class", "step",
     #: "steps"}`.
     progress: dict[str, Any] | None = None
-    #: `{"code", "message", "node_id", "class_type", "traceback"}` of a failed job.
-    error: dict[str, Any] | None = None
+    #: Of a failed job.
+    error: JobError | None = None
     #: ComfyUI served nodes of this job from its cache.
     outputs_reused: bool | None = None
-    #: Branches that a node blocked with a message, `[{"message", "node_id", "class_type"}]`; the rest of it ran.
-    warnings: list[dict[str, Any]] | None = None
+    #: What of it did not run.
+    warnings: tuple[JobWarning, ...] = ()
     #: Its files were removed at `files_expire_at_ms`.
     files_removed: bool = False
     #: Files in storage.

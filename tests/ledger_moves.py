@@ -14,6 +14,7 @@ from sqlalchemy import update
 
 from core.errors import ComfylineError
 from core.job import TERMINAL, TRANSITIONS, Job, NewJob, new_job_id
+from core.job_error import JobError
 from core.ledger import Ledger
 from core.ledger.claims import Claim
 from core.ledger.database.tables import jobs
@@ -23,7 +24,7 @@ from core.output import FileSource, OutputFile
 Result = TypeVar("Result")
 
 WEBHOOK = {"url": "http://hooks.example/x", "timeout_s": 5.0, "extra_params": {"user": 7}}
-ERROR = {"code": "node_execution_error", "message": "boom", "node_id": "3", "class_type": "KSampler"}
+ERROR = JobError(code="node_execution_error", message="boom", node_id="3", class_type="KSampler")
 
 
 def submit(ledger: Ledger, **fields: Any) -> Job:

@@ -6,6 +6,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from core.job import CANCELING, DELIVERING, FAILED, RUNNING, STATUSES, SUCCEEDED, Job
+from core.job_error import JobError
 from core.links import Links
 from core.output import Output
 from core.texts.excerpts import MESSAGE_CHARS, TRACEBACK_CHARS, head_and_tail
@@ -56,11 +57,11 @@ def attempt_view(job: Job) -> dict[str, Any]:
         "gpu": job.gpu,
         "losses": [
             {
-                "attempt": loss.get("attempt"),
-                "code": loss.get("code"),
-                "instance": loss.get("instance"),
-                "gpu": loss.get("gpu"),
-                "at": maybe_timestamp(loss.get("at_ms")),
+                "attempt": loss.attempt,
+                "code": loss.code,
+                "instance": loss.instance,
+                "gpu": loss.gpu,
+                "at": maybe_timestamp(loss.at_ms),
             }
             for loss in job.losses
         ],
@@ -71,23 +72,12 @@ def error_view(job: Job) -> dict[str, Any] | None:
     """`{"code", "message", "node_id", "class_type", "traceback"}` of a failed job."""
     if job.status != FAILED:
         return None
-    view = whole_error_view(job.error or {})
+    view = (job.error or JobError()).to_json()
     # Jobs of earlier versions kept whatever nodes said in their rows.
     view["message"] = head_and_tail(view["message"], 2 * MESSAGE_CHARS)
     if view["traceback"]:
         view["traceback"] = head_and_tail(view["traceback"], 2 * TRACEBACK_CHARS)
     return view
-
-
-def whole_error_view(error: dict[str, Any]) -> dict[str, Any]:
-    """The same for an error that may have any length."""
-    return {
-        "code": error.get("code", "failed"),
-        "message": error.get("message", "The job failed."),
-        "node_id": error.get("node_id"),
-        "class_type": error.get("class_type"),
-        "traceback": error.get("traceback"),
-    }
 
 
 def output_view(output: Output, links: Links, expires_at_ms: int) -> dict[str, Any]:

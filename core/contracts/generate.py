@@ -102,12 +102,11 @@ def webhook_body(job: Job, *, signer: LinkSigner | None = None) -> dict[str, Any
 
 def _message(job: Job) -> str:
     if job.status == FAILED and job.error:
-        where = f" (node {job.error['node_id']}, {job.error['class_type']})" if job.error.get("node_id") else ""
-        return f"{head_and_tail(job.error['message'].strip(), 2 * MESSAGE_CHARS)}{where}"
+        return f"{head_and_tail(job.error.message.strip(), 2 * MESSAGE_CHARS)}{job.error.place}"
     problems = [output.upload_error for output in job.outputs if output.upload_error is not None]
     if job.status == SUCCEEDED and job.warnings and not problems:
         first = job.warnings[0]
-        return f"Request completed in part: {first['message']} (node {first['node_id']}, {first['class_type']})"
+        return f"Request completed in part: {first.message} (node {first.node_id}, {first.class_type})"
     if job.status == SUCCEEDED and problems:
         return (
             f"Request completed, but {len(problems)} of {len(job.outputs)} files could not be uploaded: {problems[0]}"

@@ -16,6 +16,7 @@ from sqlalchemy import ColumnElement, and_, bindparam, func, insert, select, upd
 
 from core.errors import StaleAttempt
 from core.job import CANCELED, DELIVERING, FAILED, LEASED, QUEUED, RUNNING, prompt_id_of
+from core.job_error import JobError, JobWarning
 from core.ledger.database.connections import Change, Database, now_ms
 from core.ledger.database.rows import JOB_COLUMNS, asset_row
 from core.ledger.database.tables import assets, instances, job_errors, jobs, secrets
@@ -179,12 +180,12 @@ class Claims:
         files: Sequence[OutputFile],
         *,
         outputs_reused: bool,
-        warnings: Sequence[dict[str, Any]] = (),
+        warnings: Sequence[JobWarning] = (),
     ) -> None:
         """The GPU is done: record what it made, and hand the job to those who store it.
 
         Parameters:
-          warnings: what kept a part of it from running, `[{"message", "node_id", "class_type"}]`.
+          warnings: what kept a part of it from running.
         Raises: StaleAttempt - the job was cancelled meanwhile, or another attempt owns it.
         """
         with self._database.write() as transaction:
@@ -197,7 +198,7 @@ class Claims:
                 lease_until_ms=None,
                 generated_at_ms=now,
                 outputs_reused=outputs_reused,
-                warnings=list(warnings) or None,
+                warnings=[warning.to_json() for warning in warnings] or None,
             )
             if moved is None:
                 raise StaleAttempt(f"Job {claim.job_id} attempt {claim.attempt} was overtaken; its result is dropped.")
@@ -212,18 +213,17 @@ class Claims:
                     ],
                 )
 
-    def fail(self, claim: Claim, error: dict[str, Any], *, whole: dict[str, Any] | None = None) -> bool:
+    def fail(self, claim: Claim, error: JobError, *, whole: JobError | None = None) -> bool:
         """End the job as failed; False when the attempt is stale.
 
         Parameters:
-          error: `{"code", "message", "node_id", "class_type", "traceback"}`.
           whole: the same at full length, where that is too much for everybody who looks at the job.
         """
         with self._database.write() as transaction:
-            if transition(transaction, claim.job_id, FAILED, held_by(claim), error=error) is None:
+            if transition(transaction, claim.job_id, FAILED, held_by(claim), error=error.to_json()) is None:
                 return False
             if whole is not None:
-                packed = zlib.compress(json.dumps(whole).encode())
+                packed = zlib.compress(json.dumps(whole.to_json()).encode())
                 transaction.connection.execute(insert(job_errors).values(job_id=claim.job_id, error=packed))
             return True
 

@@ -10,6 +10,7 @@ from sqlalchemy import Integer, and_, bindparam, select, update
 
 from core.errors import NotFound, StaleAttempt, UploadFailed
 from core.job import DELIVERING, FAILED, SUCCEEDED, Job
+from core.job_error import JobError
 from core.ledger.database.connections import Database, now_ms
 from core.ledger.database.rows import job_of, output_file_of, output_of, upload_column
 from core.ledger.database.tables import assets, jobs
@@ -71,10 +72,10 @@ _COUNT_LOSS = (
 )
 
 
-def _abandoned(instance: str | None) -> dict[str, Any]:
+def _abandoned(instance: str | None) -> JobError:
     message = "Its outputs could not be delivered: nobody came for them where they lie"
     host = (instance or "").partition("@")[2]
-    return {"code": UploadFailed.code, "message": f"{message} ({host})." if host else f"{message}."}
+    return JobError(code=UploadFailed.code, message=f"{message} ({host})." if host else f"{message}.")
 
 
 def _place(file: OutputFile) -> dict[str, Any]:
@@ -156,16 +157,16 @@ class Outputs:
         query = select(jobs.c.id, jobs.c.instance).where(old).limit(BATCH)
         with self._database.write() as transaction:
             ended = [
-                transition(transaction, row.id, FAILED, old, error=_abandoned(row.instance))
+                transition(transaction, row.id, FAILED, old, error=_abandoned(row.instance).to_json())
                 for row in transaction.connection.execute(query).all()
             ]
         return [str(row.id) for row in ended if row is not None]
 
-    def fail(self, job_id: str, attempt: int, error: dict[str, Any]) -> bool:
+    def fail(self, job_id: str, attempt: int, error: JobError) -> bool:
         """The outputs cannot be stored: end the job as failed; False when the attempt is stale."""
         with self._database.write() as transaction:
             held = and_(jobs.c.attempt == attempt, jobs.c.status == DELIVERING)
-            return transition(transaction, job_id, FAILED, held, error=error) is not None
+            return transition(transaction, job_id, FAILED, held, error=error.to_json()) is not None
 
     def overdue(self) -> list[tuple[str, int, str]]:
         """`(job_id, attempt, instance)` of jobs whose files seem forgotten; each is returned once a while."""

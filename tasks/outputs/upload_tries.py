@@ -4,6 +4,7 @@ number where it is a fault of ours or ends the process, as `COMFYLINE_MAX_ATTEMP
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import NoReturn
 
 from core.clock import now_ms
@@ -86,9 +87,9 @@ class UploadTries:
         raise Unfinished(WAITS) from exc
 
     def _fail(self, message: str, exc: ComfylineError | None = None) -> NoReturn:
-        error = job_error(exc or UploadFailed(message)) | {"node_id": self.node_id}
+        error = replace(job_error(exc or UploadFailed(message)), node_id=self.node_id)
         if self._outputs.fail(self._job_id, self._attempt, error):
             # A file's name comes from its graph, which is its client's.
-            log.warning("job %s failed (%s)%s", self._job_id, error["code"], "" if exc is not None else f": {message}")
+            log.warning("job %s failed (%s)%s", self._job_id, error.code, "" if exc is not None else f": {message}")
             self._publisher.notify(self._job_id)
-        raise Unfinished(f"failed ({error['code']})")
+        raise Unfinished(f"failed ({error.code})")

@@ -13,6 +13,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from core.errors import InvalidWorkflow
+from core.job_error import JobError
 from core.ledger import Ledger
 from core.ledger.pins import Pinned
 from tasks.judging import Judge
@@ -114,13 +115,12 @@ def follow_fleet(runtime: Runtime) -> None:
         runtime.publisher.notify(job_id)
 
 
-def _error(refusal: InvalidWorkflow) -> dict[str, Any]:
+def _error(refusal: InvalidWorkflow) -> JobError:
     first = next(iter(refusal.node_errors.items()), None)
     node_id, entry = first or (None, dict[str, Any]())
-    return {
-        "code": refusal.code,
-        "message": f"No GPU of the fleet can run it any more. {refusal.message}",
-        "node_id": node_id,
-        "class_type": entry.get("class_type"),
-        "traceback": None,
-    }
+    return JobError(
+        code=refusal.code,
+        message=f"No GPU of the fleet can run it any more. {refusal.message}",
+        node_id=node_id,
+        class_type=entry.get("class_type"),
+    )

@@ -25,6 +25,7 @@ from core.errors import (
     UnstorableValue,
 )
 from core.job import CANCELED, CANCELING, QUEUED
+from core.job_error import JobWarning
 from core.ledger.claims import Claim
 from core.ledger.instances import InstanceRecord
 from core.ledger.secrets import RUN
@@ -79,7 +80,7 @@ class Recorder:
         files += sent_files(claim.job_id, sent, folder)
         warnings = [self._warning(blocked, key) for blocked in result.blocked[:MAX_WARNINGS]]
         if more := len(result.blocked) - len(warnings):
-            warnings.append({"message": f"{more} further parts did not run.", "node_id": None, "class_type": None})
+            warnings.append(JobWarning(message=f"{more} further parts did not run."))
         if warnings and not files:
             # ComfyUI calls it a success; whoever waits for a picture wants to know why there is none.
             return persistently(lambda: self._ended_by(claim, _blocked(warnings[0])))
@@ -165,10 +166,10 @@ class Recorder:
             return self._let_go(claim, exc)
         return Failed(**_identity(claim), error=shortened(exc))
 
-    def _warning(self, blocked: Blocked, key: str | None) -> dict[str, Any]:
+    def _warning(self, blocked: Blocked, key: str | None) -> JobWarning:
         failure = PromptFailed(blocked.message, blocked.node_id, blocked.node_class)
         error = job_error(discreet(failure, secret=key, machines=self._machines))
-        return {name: error[name] for name in ("message", "node_id", "class_type")}
+        return JobWarning(message=error.message, node_id=error.node_id, class_type=error.class_type)
 
     def _let_go(self, claim: Claim, exc: ComfylineError) -> AttemptEnd:
         """The job was to be cancelled, or is no longer ours; either way nothing of this attempt is kept."""
@@ -193,8 +194,8 @@ def _own_words(exc: ComfylineError) -> str:
     return "" if isinstance(exc, (ComfyOutOfMemory, PromptFailed, PromptRejected)) else f": {shortened(exc)}"
 
 
-def _blocked(warning: dict[str, Any]) -> PromptFailed:
-    return PromptFailed(warning["message"], warning["node_id"], warning["class_type"], BLOCKED)
+def _blocked(warning: JobWarning) -> PromptFailed:
+    return PromptFailed(warning.message, warning.node_id, warning.class_type, BLOCKED)
 
 
 def _identity(claim: Claim) -> dict[str, Any]:

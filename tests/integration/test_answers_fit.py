@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import requests
 
+from core.job_error import JobError
 from core.ledger.claims import Claim
 from tests.integration.api_fixtures import GRAPH, Api, running_api, settings_for
 from tests.integration.test_api_assets import png
@@ -86,8 +87,8 @@ def end(api: Api, claim: Claim, number: int) -> None:
     error = {"code": "node_execution_error", "message": "no", "node_id": "1", "class_type": "A", "traceback": "line"}
     ways: list[Callable[[], object]] = [
         lambda: api.worker.finish(claim, png(1), b"text", names=("a.png", "b.txt")),
-        lambda: claims.fail(claim, error),
-        lambda: claims.fail(claim, {"code": "poison", "message": "lost"}),
+        lambda: claims.fail(claim, JobError(**error)),
+        lambda: claims.fail(claim, JobError(code="poison", message="lost")),
         lambda: api.worker.finish(claim, names=()),
         lambda: claims.canceled(claim),
         lambda: api.ledger.requeue.release(claim, reason="lost", code="stuck"),

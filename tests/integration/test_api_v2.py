@@ -15,6 +15,7 @@ import requests
 
 from api.contracts.comfy_v2 import events as streams
 from api.contracts.comfy_v2 import jobs as v2
+from core.job_error import JobError
 from tests.integration.api_fixtures import (
     GRAPH,
     Api,
@@ -132,7 +133,7 @@ def test_a_failed_job_says_why(api: Api) -> None:
     claim = api.worker.claim(job_id)
     error = {"code": "node_execution_error", "message": "no", "node_id": "2", "class_type": "X", "traceback": "t"}
 
-    assert api.ledger.claims.fail(claim, error)
+    assert api.ledger.claims.fail(claim, JobError(**error))
 
     answer = api.get(f"/api/v2/jobs/{job_id}")
     assert answer.status_code == 200

@@ -136,8 +136,8 @@ def test_a_job_of_which_nothing_is_left_fails(sqlite_settings: Settings, deliver
     _, job = turn(sqlite_settings, claim)
 
     assert job.error is not None
-    assert (job.status, job.error["code"]) == (FAILED, "output_unavailable")
-    assert "a.png" in job.error["message"]
+    assert (job.status, job.error.code) == (FAILED, "output_unavailable")
+    assert "a.png" in job.error.message
 
 
 def test_files_go_into_the_bucket(server: S3Server, sqlite_settings: Settings) -> None:

@@ -16,6 +16,7 @@ from core.clock import now_ms
 from core.contracts.comfy_v2 import output_view
 from core.contracts.generate import webhook_body
 from core.job import DELIVERING, FAILED, SUCCEEDED, Job
+from core.job_error import JobError
 from core.ledger import Ledger
 from core.ledger.claims import Claim
 from core.ledger.database.tables import assets
@@ -67,9 +68,9 @@ def test_a_fault_of_ours_is_tried_as_often_as_attempts_are_and_then_told(
 
     assert [job.status for job in jobs] == [DELIVERING, DELIVERING, FAILED]
     assert jobs[-1].error is not None
-    assert jobs[-1].error["code"] == "delivery_failed"
-    assert "unexpected error on the server" in jobs[-1].error["message"]
-    assert "KeyError" not in jobs[-1].error["message"]
+    assert jobs[-1].error.code == "delivery_failed"
+    assert "unexpected error on the server" in jobs[-1].error.message
+    assert "KeyError" not in jobs[-1].error.message
     assert sum(record.exc_info is not None for record in caplog.records) == sqlite_settings.max_attempts
 
 
@@ -89,7 +90,7 @@ def test_turns_that_end_their_process_are_counted(sqlite_settings: Settings, mon
 
     assert job.status == FAILED
     assert job.error is not None
-    assert (job.error["code"], "3 turns" in job.error["message"]) == ("delivery_failed", True)
+    assert (job.error.code, "3 turns" in job.error.message) == ("delivery_failed", True)
 
 
 def test_what_may_pass_is_tried_until_the_clock_of_uploads_runs_out(sqlite_settings: Settings) -> None:
@@ -106,8 +107,8 @@ def test_what_may_pass_is_tried_until_the_clock_of_uploads_runs_out(sqlite_setti
 
     assert job.status == FAILED
     assert job.error is not None
-    assert job.error["code"] == "delivery_failed"
-    assert str(sqlite_settings.data_dir) not in job.error["message"]
+    assert job.error.code == "delivery_failed"
+    assert str(sqlite_settings.data_dir) not in job.error.message
 
 
 def test_the_ledger_being_away_is_nobodys_loss(sqlite_settings: Settings) -> None:
@@ -137,10 +138,10 @@ def test_files_that_nobody_comes_for_end_with_the_time_that_jobs_are_kept(sqlite
     jobs = [runtime.ledger.jobs.get(claim.job_id) for claim in (late, fresh)]
     runtime.close()
     assert [job.status for job in jobs] == [FAILED, DELIVERING]
-    assert jobs[0].error == {
-        "code": "delivery_failed",
-        "message": "Its outputs could not be delivered: nobody came for them where they lie (here).",
-    }
+    assert jobs[0].error == JobError(
+        code="delivery_failed",
+        message="Its outputs could not be delivered: nobody came for them where they lie (here).",
+    )
 
 
 def test_a_target_of_another_version_is_read_as_far_as_it_is_known(sqlite_settings: Settings) -> None:

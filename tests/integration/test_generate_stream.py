@@ -17,6 +17,7 @@ import pytest
 import requests
 
 from api.contracts.generate import stream as generate_stream
+from core.job_error import JobError
 from core.messaging.notices import Notice
 from tests.fleet import ALL, Fleet, until, work
 from tests.integration.api_fixtures import GRAPH, Api, running_api, settings_for
@@ -139,7 +140,7 @@ def test_outputs_inline(api: Api) -> None:
 
 
 def _fail(api: Api, job_id: str) -> None:
-    assert api.ledger.claims.fail(api.worker.claim(job_id), {"code": "node_execution_error", "message": "it broke"})
+    assert api.ledger.claims.fail(api.worker.claim(job_id), JobError(code="node_execution_error", message="it broke"))
 
 
 def _cancel(api: Api, job_id: str) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from core.errors import ComfylineError, StaleAttempt
 from core.job import CANCELED, CANCELING, DELIVERING, FAILED, QUEUED, RUNNING, SUCCEEDED, prompt_id_of
+from core.job_error import JobError
 from core.ledger import Ledger
 from core.ledger.claims import Claim
 from core.settings.settings import Settings
@@ -168,8 +169,8 @@ def test_a_lapsed_lease_is_queued_again_until_the_tries_are_used_up(ledger_setti
         assert check_log(ledger, job_id) == [QUEUED, RUNNING, QUEUED, RUNNING, FAILED]
         error = ledger.jobs.get(job_id).error
         assert error is not None
-        assert error["code"] == "poison"
-        assert "2 lost attempts" in error["message"]
+        assert error.code == "poison"
+        assert "2 lost attempts" in error.message
         assert ledger.claims.claim("gpu0@here") is None
     finally:
         ledger.close()
@@ -230,7 +231,7 @@ def test_an_attempt_of_the_past_writes_nothing(next_owner: str, ledger: Ledger) 
     ledger.claims.progress(stale, {"value": 0.9})
     with pytest.raises(StaleAttempt):
         ledger.claims.generated(stale, [produced(stale)], outputs_reused=True)
-    assert ledger.claims.fail(stale, {"code": "x", "message": "stale"}) is False
+    assert ledger.claims.fail(stale, JobError(code="x", message="stale")) is False
     assert ledger.claims.canceled(stale) is False
     assert ledger.requeue.release(stale, reason="stale") is None
     with pytest.raises(StaleAttempt):

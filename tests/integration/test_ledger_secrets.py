@@ -235,6 +235,6 @@ def test_a_node_that_repeats_its_key_does_not_tell_it(
     assert isinstance(outcome, Failed)
     error = runtime.ledger.jobs.get(claim.job_id).error
     assert error is not None
-    assert (error["message"], error["node_id"]) == ("401 for [secret]", "7")
+    assert (error.message, error.node_id) == ("401 for [secret]", "7")
     assert "plain" not in f"{outcome!r} {outcome.error!r} {error} {caplog.text}"
     runtime.close()

@@ -10,6 +10,7 @@ import pytest
 
 from core.contracts.generate import MESSAGES, STATUS_WORDS, generate_result, webhook_body
 from core.job import CANCELED, EXPIRED, FAILED, QUEUED, RUNNING, STATUSES, SUCCEEDED, Job
+from core.job_error import JobError
 from core.links import Links
 from core.output import BucketResult, Output
 
@@ -94,7 +95,7 @@ def test_times_that_have_not_come_are_null() -> None:
 
 @pytest.mark.parametrize("status", STATUSES)
 def test_every_status_has_a_word_and_a_message(status: str) -> None:
-    result = generate_result(_job(status, error={"code": "c", "message": " m \n"}), links=Links(base_url=""))
+    result = generate_result(_job(status, error=JobError(code="c", message=" m \n")), links=Links(base_url=""))
 
     assert result["status"] == STATUS_WORDS[status]
     assert result["message"] == ("m" if status == FAILED else MESSAGES[status])
@@ -111,7 +112,7 @@ def test_the_final_words_are_those_of_the_contract() -> None:
 
 
 def test_a_failure_names_the_node() -> None:
-    error = {"code": "node_execution_error", "message": "out of range", "node_id": "3", "class_type": "KSampler"}
+    error = JobError(code="node_execution_error", message="out of range", node_id="3", class_type="KSampler")
 
     assert (
         generate_result(_job(FAILED, error=error), links=Links(base_url=""))["message"]

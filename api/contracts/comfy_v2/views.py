@@ -56,7 +56,7 @@ def job_view(job: Job, links: Links, *, place: Place | None = None) -> dict[str,
     if job.parameters is not None:
         view["parameters"] = job.parameters
     if job.warnings:
-        view["warnings"] = job.warnings
+        view["warnings"] = [warning.to_json() for warning in job.warnings]
     if job.outputs_reused is not None:
         view["outputs_reused"] = job.outputs_reused
     if job.missing_outputs:

@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, bindparam, or_, select
 
 from core.job import Job
+from core.job_error import JobError, JobWarning, Loss
 from core.ledger.database.tables import assets, jobs
 from core.output import BucketResult, FileSource, Output, OutputFile
 
@@ -43,7 +44,7 @@ def job_of(row: Row[Any], outputs: Iterable[Output] = ()) -> Job:
         files_removed=row.files_removed,
         instance=row.instance,
         gpu=row.gpu,
-        losses=tuple(row.losses or ()),
+        losses=tuple(Loss.from_json(loss) for loss in row.losses or ()),
         metadata=row.metadata,
         workflow=row.workflow,
         parameters=row.parameters,
@@ -55,9 +56,9 @@ def job_of(row: Row[Any], outputs: Iterable[Output] = ()) -> Job:
         webhook=row.webhook,
         timeout_s=row.timeout_s,
         progress=row.progress,
-        error=row.error,
+        error=None if row.error is None else JobError.from_json(row.error),
         outputs_reused=row.outputs_reused,
-        warnings=row.warnings,
+        warnings=tuple(JobWarning.from_json(warning) for warning in row.warnings or ()),
         outputs=tuple(replace(output, is_expired=True) if row.files_removed else output for output in stored),
         missing_outputs=tuple(output for output in outputs if output.storage_key is None),
     )
