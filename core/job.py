@@ -8,6 +8,7 @@ from typing import Any
 
 from core.job_error import JobError, JobWarning, Loss
 from core.output import Output
+from core.progress import Progress
 
 QUEUED = "queued"
 RUNNING = "running"
@@ -149,9 +150,8 @@ class Job:
     expected_time_s: float | None = None
     webhook: dict[str, Any] | None = None
     timeout_s: float | None = None
-    #: The last snapshot: `{"value", "nodes_done", "nodes_total", "current_node", "current_node_class", "step",
-    #: "steps"}`.
-    progress: dict[str, Any] | None = None
+    #: The last snapshot.
+    progress: Progress | None = None
     #: Of a failed job.
     error: JobError | None = None
     #: ComfyUI served nodes of this job from its cache.

@@ -43,7 +43,7 @@ def job_error(exc: ComfylineError, *, job_id: str = "") -> JobError:
 
 
 def reason_of(exc: ComfylineError) -> str:
-    """Why an attempt was lost, in one text: the job's log says no more of it."""
+    """Say why an attempt was lost, in one text: the job's log says no more of it."""
     error = job_error(exc)
     return f"{error.message}{error.place}"
 
@@ -56,14 +56,14 @@ def whole_error(exc: ComfylineError) -> JobError | None:
 
 
 def machines_of(settings: Settings) -> list[str]:
-    """Names under which this machine and the ones it is attached to may stand in what nodes raise."""
+    """Return the names under which this machine and the ones it is attached to may stand in what nodes raise."""
     places = [urlsplit(url) for url in settings.comfyui_urls]
     names = {settings.host, *(place.hostname or "" for place in places)}
     return sorted((name for name in names if tells_machines_apart(name)), key=len, reverse=True)
 
 
 def discreet(exc: Error, *, secret: str | None, machines: Iterable[str]) -> Error:
-    """The same error without a secret, without places, and without what is beyond all measure.
+    """Return the error without a secret, without places, and without what is beyond all measure.
 
     Parameters:
       secret: a node may repeat in what it raises what it was given.
@@ -72,7 +72,7 @@ def discreet(exc: Error, *, secret: str | None, machines: Iterable[str]) -> Erro
 
 
 def shortened(exc: Error) -> Error:
-    """The same error with no more text than a log line bears."""
+    """Return the error with no more text than a log line bears."""
     return _with_texts(exc, lambda text: head_and_tail(text, MESSAGE_CHARS))
 
 

@@ -110,7 +110,7 @@ def register(ledger: Ledger, name: str, object_info: dict[str, Any] | None = Non
 def in_parallel(count: int, function: Callable[[int], Result]) -> list[Result | ComfylineError]:
     """Run `function(0)` to `function(count - 1)` at the same moment.
 
-    Requeue: what they returned, in the order they ended; an error of ours is a result too. Other errors are raised.
+    Returns: what they returned, in the order they ended; an error of ours is a result too. Other errors are raised.
     """
     start = threading.Barrier(count)
 

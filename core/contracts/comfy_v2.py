@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any
 
@@ -9,11 +10,13 @@ from core.job import CANCELING, DELIVERING, FAILED, RUNNING, STATUSES, SUCCEEDED
 from core.job_error import JobError
 from core.links import Links
 from core.output import Output
+from core.progress import Progress
 from core.texts.excerpts import MESSAGE_CHARS, TRACEBACK_CHARS, head_and_tail
 
 #: The API knows a closed set of words; storing outputs is part of running.
 SHOWN = {status: RUNNING if status == DELIVERING else status for status in STATUSES}
 _IN_PROGRESS = (RUNNING, CANCELING, DELIVERING)
+_BEFORE_THE_FIRST = ("value", "nodes_done", "nodes_total", "message")
 
 
 def timestamp(ms: int) -> str:
@@ -30,23 +33,24 @@ def progress_view(job: Job) -> dict[str, Any] | None:
     """The last snapshot; zeros for a job that has just begun, everything for one whose GPU work is done."""
     if job.progress is None and job.status not in _IN_PROGRESS:
         return None
-    snapshot = job.progress or {"value": 0.0, "nodes_done": 0, "nodes_total": job.nodes_total}
+    snapshot = job.progress or Progress(nodes_total=job.nodes_total)
     if job.status in (DELIVERING, SUCCEEDED):
-        return snapshot_view({**snapshot, "value": 1.0, "nodes_done": snapshot.get("nodes_total", job.nodes_total)})
-    return snapshot_view(snapshot)
+        snapshot = replace(snapshot, value=1.0, nodes_done=snapshot.nodes_total)
+    view = snapshot_view(snapshot)
+    # Before the first snapshot there is nothing to say of nodes.
+    return view if job.progress is not None else {name: view[name] for name in _BEFORE_THE_FIRST}
 
 
-def snapshot_view(snapshot: dict[str, Any]) -> dict[str, Any]:
+def snapshot_view(snapshot: Progress) -> dict[str, Any]:
     """A progress snapshot as clients see it: with what it says in words, which the official SDK prints."""
-    node = snapshot.get("current_node_class") or snapshot.get("current_node")
-    step, steps = snapshot.get("step"), snapshot.get("steps")
-    if node is None or snapshot.get("value", 0.0) >= 1.0:
-        message = f"{snapshot.get('nodes_done', 0)}/{snapshot.get('nodes_total', 0)} nodes"
-    elif steps:
-        message = f"{node} {step}/{steps}"
+    node = snapshot.current_node_class or snapshot.current_node
+    if node is None or snapshot.value >= 1.0:
+        message = f"{snapshot.nodes_done}/{snapshot.nodes_total} nodes"
+    elif snapshot.steps:
+        message = f"{node} {snapshot.step}/{snapshot.steps}"
     else:
-        message = str(node)
-    return {**snapshot, "message": message}
+        message = node
+    return {**snapshot.to_json(), "message": message}
 
 
 def attempt_view(job: Job) -> dict[str, Any]:

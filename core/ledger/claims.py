@@ -10,7 +10,6 @@ import json
 import zlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from sqlalchemy import ColumnElement, and_, bindparam, func, insert, select, update
 
@@ -25,6 +24,7 @@ from core.ledger.secrets import ANY, RUN, end_run
 from core.ledger.transitions import transition
 from core.ledger.webhooks.outbox_writer import announce_progress
 from core.output import OutputFile
+from core.progress import Progress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +85,7 @@ class Claims:
           only_surplus: take a job only if more of them wait than there are idle healthy instances, so that a busy
             instance never takes what an idle one would start now. The job is then *on deck* until `begun`.
           worker: take nothing if another worker has the instance's name.
-        Requeue: the claim, or None when there is nothing to take.
+        Returns: the claim, or None when there is nothing to take.
         """
         with self._database.write() as transaction:
             if only_surplus and not is_surplus(transaction):
@@ -138,7 +138,7 @@ class Claims:
     def renew(self, claims: Collection[Claim]) -> dict[str, str]:
         """Prolong the leases.
 
-        Requeue: `{job_id: status}` of those still held (`running`, or `canceling`: interrupt it). A claim that is
+        Returns: `{job_id: status}` of those still held (`running`, or `canceling`: interrupt it). A claim that is
         missing was lost: stop working on it and write nothing.
         """
         held: dict[str, str] = {}
@@ -160,14 +160,14 @@ class Claims:
             began = {"on_deck": False, "started_at_ms": now_ms()}
             transaction.connection.execute(update(jobs).where(held_by(claim)).values(**began))
 
-    def progress(self, claim: Claim, snapshot: dict[str, Any]) -> None:
+    def progress(self, claim: Claim, snapshot: Progress) -> None:
         """Keep the newest progress of a running attempt, and tell its webhook if that wants to know.
 
         A stale attempt's is dropped.
         """
         with self._database.write() as transaction:
             row = transaction.connection.execute(
-                update(jobs).where(held_by(claim)).values(progress=snapshot).returning(*JOB_COLUMNS)
+                update(jobs).where(held_by(claim)).values(progress=snapshot.to_json()).returning(*JOB_COLUMNS)
             ).one_or_none()
             if row is not None:
                 transaction.changes.append(Change(job_id=claim.job_id, seq=row.last_seq, status=row.status))

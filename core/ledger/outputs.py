@@ -110,7 +110,7 @@ class Outputs:
     def succeed(
         self, job_id: str, attempt: int, stored: list[OutputFile], missing: Mapping[str, str] | None = None
     ) -> Job:
-        """Every file is in storage: record them, in order, and end the job. Requeue it as it now is.
+        """Record the files, which are all in storage now, in their order, and end the job; returns it as it now is.
 
         Parameters:
           missing: `{asset id: why}` of files that the instance reported and nobody can find.
@@ -133,7 +133,7 @@ class Outputs:
             return job_of(row)
 
     def count_loss(self, job_id: str, attempt: int) -> int:
-        """One more turn came to no end, or may; returns how many. Raises StaleAttempt as `pending`."""
+        """Count one more turn that came to no end, or may; returns how many. Raises StaleAttempt as `pending`."""
         with self._database.write() as transaction:
             lost = transaction.connection.execute(_COUNT_LOSS, {"job": job_id, "mine": attempt, "more": 1}).scalar()
         if lost is None:
@@ -141,12 +141,12 @@ class Outputs:
         return int(lost)
 
     def forgive_loss(self, job_id: str, attempt: int) -> None:
-        """A turn that was counted has ended after all."""
+        """Take back the count of a turn that has ended after all."""
         with self._database.write() as transaction:
             transaction.connection.execute(_COUNT_LOSS, {"job": job_id, "mine": attempt, "more": -1})
 
     def losses(self, job_id: str) -> int:
-        """How many turns came to no end."""
+        """Return how many turns came to no end."""
         query = select(jobs.c.delivery_losses).where(jobs.c.id == job_id)
         with self._database.read() as connection:
             return int(connection.execute(query).scalar() or 0)
@@ -163,13 +163,13 @@ class Outputs:
         return [str(row.id) for row in ended if row is not None]
 
     def fail(self, job_id: str, attempt: int, error: JobError) -> bool:
-        """The outputs cannot be stored: end the job as failed; False when the attempt is stale."""
+        """End a job as failed whose outputs cannot be stored; False when the attempt is stale."""
         with self._database.write() as transaction:
             held = and_(jobs.c.attempt == attempt, jobs.c.status == DELIVERING)
             return transition(transaction, job_id, FAILED, held, error=error.to_json()) is not None
 
     def overdue(self) -> list[tuple[str, int, str]]:
-        """`(job_id, attempt, instance)` of jobs whose files seem forgotten; each is returned once a while."""
+        """Return `(job_id, attempt, instance)` of jobs whose files seem forgotten; each one once in a while."""
         late = and_(jobs.c.status == DELIVERING, jobs.c.updated_at_ms < now_ms() - DELIVERING_MS)
         with self._database.write() as transaction:
             rows = transaction.connection.execute(
@@ -181,13 +181,13 @@ class Outputs:
         return [(row.id, row.attempt, row.instance) for row in rows]
 
     def unstored(self, instance: str) -> list[str]:
-        """Ids of the jobs whose files still lie where an instance left them."""
+        """Return the ids of the jobs whose files still lie where an instance left them."""
         query = select(jobs.c.id).where(jobs.c.status == DELIVERING, jobs.c.instance == instance)
         with self._database.read() as connection:
             return [str(job_id) for job_id in connection.execute(query).scalars()]
 
     def asset(self, asset_id: str) -> Output:
-        """One stored output. Raises NotFound."""
+        """Return a stored output. Raises NotFound."""
         query = _WITH_JOB.where(assets.c.id == asset_id, assets.c.storage_key.is_not(None))
         with self._database.read() as connection:
             row = connection.execute(query).one_or_none()
@@ -196,7 +196,7 @@ class Outputs:
         return output_of(row, is_expired=row.files_removed)
 
     def output_at(self, storage_key: str) -> Output:
-        """One stored output by its place, `<job id>/<name>`. Raises NotFound."""
+        """Return a stored output by its place, `<job id>/<name>`. Raises NotFound."""
         job_id = storage_key.partition("/")[0]
         query = _WITH_JOB.where(assets.c.job_id == job_id, assets.c.storage_key == storage_key)
         with self._database.read() as connection:

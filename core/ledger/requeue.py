@@ -61,7 +61,7 @@ class Requeue:
         Parameters:
           lost: counts as one of its `max_attempts`; False for a job that had not begun, or an orderly stop.
           code: what lost it.
-        Requeue: its new status (`queued`, `failed`, `canceled`), or None when the attempt is stale.
+        Returns: its new status (`queued`, `failed`, `canceled`), or None when the attempt is stale.
         """
         with self._database.write() as transaction:
             given_back = self._give_back(transaction, claim.job_id, held_by(claim), reason, lost=lost, code=code)

@@ -28,7 +28,7 @@ def transition(
     Parameters:
       data: what the event says beside the status.
       values: further columns to set in the same statement.
-    Requeue: the job's row as it is now, or None when nothing was changed.
+    Returns: the job's row as it is now, or None when nothing was changed.
     """
     now = now_ms()
     if status in TERMINAL:

@@ -109,7 +109,7 @@ def _sent(runtime: Runtime, job: Job, target: Target, files: Sequence[OutputFile
 
 
 def _judged(outcomes: Outcomes, passage: Passage) -> Outcomes:
-    """Tell what the outcomes say of the endpoint: a refusal is an answer, and nothing was asked of it for no files."""
+    """Note what the outcomes say of the endpoint: a refusal is an answer, and nothing was asked of it for no files."""
     if outcomes:
         passage.is_well = not all(isinstance(outcome, UploadFailed) for outcome in outcomes)
     return outcomes
@@ -129,7 +129,7 @@ def _host_of(urls: Sequence[str | None]) -> str:
 def _opened(
     runtime: Runtime, target: Target, sealed: dict[str, Any] | None, time_s: float, passage: Passage | None = None
 ) -> Bucket:
-    """The bucket, signed for by whom it belongs to; the guard is for addresses that clients name."""
+    """Open the bucket with the credentials of its owner; the guard is for addresses that clients name."""
     if target.origin == ENVIRONMENT:
         credentials, policy = environment_credentials(runtime.settings), Policy.of_operator(runtime.settings)
     else:

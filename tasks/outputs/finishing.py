@@ -62,7 +62,7 @@ def store_finished(
 def _recorded(
     record: Path, root: Path, files: list[OutputFile], missing: dict[str, str] | None
 ) -> list[OutputFile] | None:
-    """What an earlier turn has done and written down; None: nothing, or nothing that can be relied on."""
+    """Return what an earlier turn has done and written down; None: nothing, or nothing that can be relied on."""
     try:
         said = json.loads(record.read_text(encoding="utf-8"))
         # A list is what an earlier release wrote.
@@ -84,7 +84,7 @@ def _recorded(
 
 
 def discard_originals(root: Path, job_id: str) -> None:
-    """The job has ended: only the finished files are kept."""
+    """Remove the originals of a job that has ended: only the finished files are kept."""
     shutil.rmtree(root / job_id / ORIGINALS, ignore_errors=True)
 
 

@@ -54,7 +54,7 @@ def store(root: Path, files: list[OutputFile], missing: dict[str, str] | None = 
 
 @contextlib.contextmanager
 def _alone(folder: Path, root: Path) -> Iterator[None]:
-    """A doubled message must not find a file that its twin has just picked up and not yet put down."""
+    """Keep a doubled message from a file that its twin has just picked up and not yet put down."""
     make_folder(folder, root)
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -62,7 +62,11 @@ def _alone(folder: Path, root: Path) -> Iterator[None]:
 
 
 def _store_one(root: Path, file: OutputFile, name: str, brought: dict[str, Path]) -> OutputFile:
-    """Parameters: brought - where files of this job went already, by source: two nodes may report the same one."""
+    """Bring one file into storage under a name.
+
+    Parameters:
+      brought: where files of this job went already, by source: two nodes may report the same one.
+    """
     key = f"{file.job_id}/{name}"
     target = root / key
     make_folder(target.parent, root)
@@ -97,7 +101,7 @@ def _bring(file: OutputFile, target: Path) -> None:
 
 
 def _move(root: Path, source: Path, draft: Path, target: Path) -> None:
-    """At every moment the whole file has its old name or its new one: who is killed here leaves it to be found."""
+    """Move a file so that at every moment the whole of it has its old name or its new one, also if it ends here."""
     real = _real(root, source)
     if root.name == "input":
         # A node that shows an input file has not made it: others may want it yet.
@@ -117,7 +121,7 @@ def _move(root: Path, source: Path, draft: Path, target: Path) -> None:
 
 
 def _real(root: Path, source: Path) -> Path:
-    """Where a reported file really is. Raises OutputUnavailable."""
+    """Return where a reported file really is. Raises OutputUnavailable."""
     try:
         real = source.resolve()
         if not real.is_relative_to(root.resolve()):
@@ -155,7 +159,7 @@ def _download(url: str, draft: Path) -> None:
 
 
 def digest_of(path: Path) -> str:
-    """`blake3:<64 hex digits>` of a file."""
+    """Return the hash of a file, `blake3:<64 hex digits>`."""
     digest = blake3()
     with path.open("rb") as file:
         while chunk := file.read(CHUNK_BYTES):
@@ -164,7 +168,7 @@ def digest_of(path: Path) -> str:
 
 
 def free_name(name: str, taken: set[str]) -> str:
-    """The name, or `name (2).ext` when another output of the job has it: nothing is ever written over."""
+    """Return the name, or `name (2).ext` when another output of the job has it: nothing is ever written over."""
     name = os.path.basename(name).lstrip(".") or "output"  # noqa: PTH119 - a string, not a path of this machine
     stem, extension = os.path.splitext(name)  # noqa: PTH122
     candidate, number = name, 1

@@ -23,7 +23,7 @@ MAX_INLINE_CHARS = 64 * 1024
 
 
 def output_files(job_id: str, items: list[ReportedOutput], instance: InstanceRecord) -> list[OutputFile]:
-    """One record for each file or inline text, in the order of the job's nodes."""
+    """Make one record for each file or inline text, in the order of the job's nodes."""
     return [_output_file(job_id, item, number, instance) for number, item in enumerate(items)]
 
 
@@ -84,7 +84,7 @@ def _output_file(job_id: str, item: ReportedOutput, number: int, instance: Insta
 
 
 def _name(filename: str) -> str:
-    """How a file is called: its last name, as far as a database can keep it, with its extension in any case."""
+    """Return the last name of a file, as far as a database can keep it, with its extension in any case."""
     name = _printable(filename.replace("\\", "/").rstrip("/").rpartition("/")[2]) or "output"
     return name if len(name) <= MAX_NAME_CHARS else name[: MAX_NAME_CHARS - 12] + name[-12:]
 

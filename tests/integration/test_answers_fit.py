@@ -13,6 +13,7 @@ import requests
 
 from core.job_error import JobError
 from core.ledger.claims import Claim
+from core.progress import Progress
 from tests.integration.api_fixtures import GRAPH, Api, running_api, settings_for
 from tests.integration.test_api_assets import png
 from tests.schemas import Document, spoiled
@@ -81,9 +82,7 @@ class Mill:
 def end(api: Api, claim: Claim, number: int) -> None:
     """One of the ways in which jobs end."""
     claims = api.ledger.claims
-    claims.progress(
-        claim, {"value": 0.5, "nodes_done": 1, "nodes_total": 2, "current_node": "1", "step": 1, "steps": 2}
-    )
+    claims.progress(claim, Progress(value=0.5, nodes_done=1, nodes_total=2, current_node="1", step=1, steps=2))
     error = {"code": "node_execution_error", "message": "no", "node_id": "1", "class_type": "A", "traceback": "line"}
     ways: list[Callable[[], object]] = [
         lambda: api.worker.finish(claim, png(1), b"text", names=("a.png", "b.txt")),

@@ -12,9 +12,9 @@ import pytest
 from comfy.client.inputs import stage
 from comfy.client.outputs import ReportedOutput
 from comfy.prompts.event_socket import EventSocket
-from comfy.prompts.progress import Progress
 from comfy.prompts.session import ComfySession
 from core.errors import LedgerFault, OutputUnavailable, PromptRejected
+from core.progress import Progress
 from tests.comfy_target import (
     QUICK,
     Recorder,

@@ -12,6 +12,7 @@ from core.job import CANCELED, CANCELING, DELIVERING, FAILED, QUEUED, RUNNING, S
 from core.job_error import JobError
 from core.ledger import Ledger
 from core.ledger.claims import Claim
+from core.progress import Progress
 from core.settings.settings import Settings
 from tests.ledger_moves import (
     ERROR,
@@ -228,7 +229,7 @@ def test_an_attempt_of_the_past_writes_nothing(next_owner: str, ledger: Ledger) 
     before = _snapshot(ledger, stale.job_id)
 
     assert ledger.claims.renew([stale]) == {}
-    ledger.claims.progress(stale, {"value": 0.9})
+    ledger.claims.progress(stale, Progress(value=0.9))
     with pytest.raises(StaleAttempt):
         ledger.claims.generated(stale, [produced(stale)], outputs_reused=True)
     assert ledger.claims.fail(stale, JobError(code="x", message="stale")) is False
@@ -246,16 +247,16 @@ def test_an_attempt_of_the_past_writes_nothing(next_owner: str, ledger: Ledger) 
 def test_progress_of_the_running_attempt_is_kept(ledger: Ledger) -> None:
     claim = claimed(ledger)
 
-    ledger.claims.progress(claim, {"value": 0.25, "current_node": "3"})
+    ledger.claims.progress(claim, Progress(value=0.25, current_node="3"))
 
     job = ledger.jobs.get(claim.job_id)
-    assert job.progress == {"value": 0.25, "current_node": "3"}
+    assert job.progress == Progress(value=0.25, current_node="3")
     assert job.last_seq == 2
 
 
 def test_a_retry_begins_without_the_last_attempts_traces(ledger: Ledger) -> None:
     claim = claimed(ledger)
-    ledger.claims.progress(claim, {"value": 0.9})
+    ledger.claims.progress(claim, Progress(value=0.9))
 
     assert ledger.requeue.release(claim, reason="The instance was lost.") == QUEUED
 

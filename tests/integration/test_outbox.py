@@ -18,6 +18,7 @@ from core.ledger.database.tables import deliveries, delivery_attempts
 from core.ledger.webhooks import outbox_writer as announce
 from core.ledger.webhooks.outbox import Post, TryResult
 from core.output import BucketResult
+from core.progress import Progress
 from core.settings.settings import Settings
 from core.webhooks.events import EVENTS
 from tests.ledger_moves import (
@@ -144,7 +145,7 @@ def test_the_start_is_told_once_whatever_becomes_of_the_attempt(ledger_settings:
 
 
 def progress(ledger: Ledger, claim: Claim, value: float) -> None:
-    ledger.claims.progress(claim, {"value": value, "nodes_done": 0, "nodes_total": 1})
+    ledger.claims.progress(claim, Progress(value=value, nodes_total=1))
 
 
 def test_progress_is_told_now_and_then_the_newest_alone_and_not_after_the_end(

@@ -15,6 +15,7 @@ from core.job import CANCELED, DELIVERING, EXPIRED, FAILED, RUNNING, SUCCEEDED, 
 from core.job_error import JobError
 from core.links import Links
 from core.output import BucketResult, Output
+from core.progress import Progress
 from core.webhooks.events import COMPLETED, DEFAULT_EVENTS, END_EVENTS, EVENTS, FAILURE, PROGRESS
 
 WEBHOOK = {"url": "https://example.com/?token=t", "extra_params": {"n": 1}, "base_url": "https://api", "timeout_s": 5}
@@ -90,12 +91,12 @@ def test_a_finished_job() -> None:
 def test_a_job_that_failed_says_why_and_one_on_its_way_how_far_it_is() -> None:
     failed = event_body(job(FAILED, error=ERROR), FAILURE, seq=3, at_ms=0)["data"]
     running = event_body(
-        job(RUNNING, progress={"value": 0.4, "nodes_done": 1, "nodes_total": 3}, webhook=None), PROGRESS, seq=2, at_ms=0
+        job(RUNNING, progress=Progress(value=0.4, nodes_done=1, nodes_total=3), webhook=None), PROGRESS, seq=2, at_ms=0
     )["data"]
 
     assert (failed["error"], failed["outputs"]) == (ERROR.to_json(), [])
     assert (running["progress"], running["error"], "extra" in running) == (
-        {"value": 0.4, "nodes_done": 1, "nodes_total": 3, "message": "1/3 nodes"},
+        {**Progress(value=0.4, nodes_done=1, nodes_total=3).to_json(), "message": "1/3 nodes"},
         None,
         False,
     )

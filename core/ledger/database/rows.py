@@ -12,6 +12,7 @@ from core.job import Job
 from core.job_error import JobError, JobWarning, Loss
 from core.ledger.database.tables import assets, jobs
 from core.output import BucketResult, FileSource, Output, OutputFile
+from core.progress import Progress
 
 #: Every column of a job but its graph and the like, which can be large, and what only claims look at.
 JOB_COLUMNS = tuple(column for column in jobs.columns if column.name not in ("graph", "extra_pnginfo", "catalogues"))
@@ -55,7 +56,7 @@ def job_of(row: Row[Any], outputs: Iterable[Output] = ()) -> Job:
         expected_time_s=row.expected_time_s,
         webhook=row.webhook,
         timeout_s=row.timeout_s,
-        progress=row.progress,
+        progress=None if row.progress is None else Progress.from_json(row.progress),
         error=None if row.error is None else JobError.from_json(row.error),
         outputs_reused=row.outputs_reused,
         warnings=tuple(JobWarning.from_json(warning) for warning in row.warnings or ()),

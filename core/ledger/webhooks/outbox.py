@@ -168,7 +168,7 @@ class Outbox:
         self._hold_ms = round((limit_s + MARGIN_S) * 1000)
 
     def due(self, *, limit: int = 256, job_ids: Collection[str] = (), except_for: Collection[str] = ()) -> list[Due]:
-        """What may be tried now, the longest due first, and of one job in the order of its events.
+        """Return what may be tried now, the longest due first, and of one job in the order of its events.
 
         Parameters:
           job_ids: only of these jobs; empty means all.
@@ -184,7 +184,7 @@ class Outbox:
         return [Due(id=row.id, job_id=row.job_id, receiver=row.receiver) for row in rows]
 
     def jobs_due(self, *, limit: int = 50) -> list[str]:
-        """Ids of jobs with a delivery that may be tried now, the longest due first."""
+        """Return the ids of jobs with a delivery that may be tried now, the longest due first."""
         query = select(deliveries.c.job_id).where(_IS_DUE).order_by(deliveries.c.next_try_at_ms).limit(limit)
         with self._database.read() as connection:
             return list(dict.fromkeys(connection.execute(query, {"now": now_ms()}).scalars()))
@@ -219,7 +219,7 @@ class Outbox:
                 connection.execute(_LOG, [_line(post, result) for post, result in kept])
 
     def give_back(self, posts: Collection[Post]) -> None:
-        """What was taken was not sent: it is due again, and its schedule knows nothing of this try.
+        """Make what was taken and not sent due again; its schedule knows nothing of this try.
 
         The number of the try stays used up, so that nobody can take what comes later for it.
         """
@@ -229,7 +229,7 @@ class Outbox:
             )
 
     def put_off(self, receiver: str, *, until_ms: int) -> int:
-        """Let what waits for a receiver wait until then; uses up no try. Requeue how many deliveries."""
+        """Let what waits for a receiver wait until then; uses up no try. Returns how many deliveries."""
         waiting = and_(
             deliveries.c.receiver == receiver, deliveries.c.state == PENDING, deliveries.c.next_try_at_ms < until_ms
         )
@@ -247,7 +247,7 @@ class Outbox:
         limit: int = 50,
         after: tuple[int, str] | None = None,
     ) -> list[Delivery]:
-        """One page of deliveries with their logs, newest first.
+        """Return one page of deliveries with their logs, newest first.
 
         Parameters:
           ids: the first and the last id that are wanted.
@@ -270,7 +270,7 @@ class Outbox:
         return [_delivery(row, log) for row in rows]
 
     def get(self, delivery_id: str) -> Delivery:
-        """One delivery with its log. Raises NotFound."""
+        """Return a delivery with its log. Raises NotFound."""
         with self._database.read() as connection:
             row = connection.execute(select(*_LISTED).where(deliveries.c.id == delivery_id)).one_or_none()
             if row is None:
@@ -307,7 +307,7 @@ class Outbox:
             return transaction.connection.execute(delete(deliveries).where(old)).rowcount
 
     def open_count(self, job_id: str | None = None) -> int:
-        """How many deliveries have not ended: of one job, or of all."""
+        """Count the deliveries that have not ended: of one job, or of all."""
         query = select(func.count()).select_from(deliveries).where(deliveries.c.next_try_at_ms.is_not(None))
         if job_id is not None:
             query = query.where(deliveries.c.job_id == job_id)
@@ -315,7 +315,7 @@ class Outbox:
             return connection.execute(query).scalar_one()
 
     def _after(self, post: Post, result: TryResult, tries_made: int) -> dict[str, Any]:
-        """The row of a delivery after a try."""
+        """Return the row of a delivery after a try."""
         now, next_ms = now_ms(), None
         if result.error is not None and not result.is_final:
             next_ms = next_try_ms(self._pauses_s, tries_made, now_ms=now, retry_after_s=result.retry_after_s)
@@ -331,7 +331,7 @@ class Outbox:
 
 
 def _line(post: Post, result: TryResult) -> dict[str, Any]:
-    """A try in the log."""
+    """Return the row of a try in the log."""
     return {
         "delivery_id": post.id,
         "number": post.tries,
