@@ -7,8 +7,8 @@ from pathlib import Path
 
 from core.errors import ConfigurationError, InvalidRequest
 from core.outbound import Policy, check_url
+from core.settings import Settings, process_environment
 from core.settings.neighbours import is_loopback
-from core.settings.settings import Settings, process_environment
 
 #: In the environment of all that `comfyline up` and `comfyline gpu` start: whoever has it is told by them.
 SET_VARIABLE = "COMFYLINE_SET"

@@ -12,7 +12,7 @@ from celery.states import SUCCESS
 from core.job import DELIVERING
 from core.ledger import Change, Ledger
 from core.messaging.notices import Notice, NoticeSender
-from core.settings.settings import Settings
+from core.settings import Settings
 from core.storage.marker import StorageMarker
 from tasks.messaging.publish import BackgroundNotifier, Publisher
 

@@ -21,7 +21,7 @@ from comfy.process.spec import InstanceSpec
 from core.errors import ConfigurationError
 from core.ledger import Ledger
 from core.ledger.upgrade import migrate
-from core.settings.settings import Settings
+from core.settings import Settings
 from tasks import generate, notify, upload
 from tasks import reconcile as maintenance
 from tasks.instance import control

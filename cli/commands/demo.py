@@ -18,7 +18,7 @@ from cli.local.stack import Stack, addresses, first_key, free_ports
 from cli.output.terminal import Screen
 from cli.remote.client import Client, Job, RequestRefused
 from core.errors import NoHealthyInstance
-from core.settings.settings import Settings, load_settings
+from core.settings import Settings, load_settings
 from workflows.templates.samples import sample
 
 #: Time from the start of the processes to a fleet that can run jobs; a real ComfyUI loads for minutes.

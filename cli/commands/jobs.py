@@ -15,7 +15,7 @@ from cli.remote.client import TERMINAL, Client, Job, RequestRefused, file_names
 from cli.remote.job_ids import whole_id
 from cli.remote.list_filters import label_filters, moment
 from cli.remote.written_files import safe_name
-from core.settings.settings import load_settings
+from core.settings import load_settings
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

@@ -26,7 +26,7 @@ from core.ledger import Ledger
 from core.ledger.instances import HEALTHY
 from core.ledger.sealing import load_keys
 from core.outbound import Policy
-from core.settings.settings import Settings, load_settings
+from core.settings import Settings, load_settings
 from core.startup import check_api, data_dir_advice
 
 #: After this long without being ready, people are told where to look.

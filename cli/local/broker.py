@@ -16,7 +16,7 @@ from pathlib import Path
 from cli.local.data_dir import make_data_dir
 from cli.local.processes import ProcessSet, ProcessSpec, StopSignals, last_line
 from core.errors import BrokerUnavailable, ConfigurationError
-from core.settings.settings import Settings
+from core.settings import Settings
 from core.settings.socket_folder import make_socket_folder
 
 #: Redis 6.2 is the first release with everything our transport uses (BRPOP with fractions, GETDEL, ...).

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from core.errors import ConfigurationError
-from core.settings.settings import Settings
+from core.settings import Settings
 
 USER = "comfyline"
 

@@ -24,7 +24,7 @@ from cli.local.queue_lengths import queue_lengths
 from core.errors import BrokerUnavailable, ConfigurationError, LedgerUnavailable
 from core.ledger import Ledger
 from core.messaging.broker_guard import DATA_ERRORS
-from core.settings.settings import Settings
+from core.settings import Settings
 from tasks.messaging.app import make_app
 from tasks.messaging.names import GPU_QUEUE, IO_QUEUE, MAINTENANCE_QUEUE, io_queue_of
 

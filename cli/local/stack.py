@@ -17,7 +17,7 @@ from cli.local.startup_checks import broker_problem, settle_storage
 from comfy.process.spec import REPOSITORY_ROOT, InstanceSpec
 from core.errors import ConfigurationError
 from core.ledger.upgrade import migrate
-from core.settings.settings import Settings, process_environment
+from core.settings import Settings, process_environment
 from tasks.instance.plan import plan_instances
 
 #: A worker whose job was not done in its grace time gets this much more to give it back and to end its ComfyUI.

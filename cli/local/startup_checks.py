@@ -16,7 +16,7 @@ from cli.local import broker
 from core.errors import ConfigurationError, LedgerUnavailable
 from core.ledger import Ledger
 from core.ledger.upgrade import migrate
-from core.settings.settings import Settings
+from core.settings import Settings
 from core.storage.marker import StorageMarker
 
 PAUSE_S = 0.3

@@ -11,7 +11,7 @@ from typing import Literal
 
 from comfy.process.model_paths import FILE_NAME, write_model_paths
 from core.errors import ConfigurationError
-from core.settings.settings import process_environment
+from core.settings import process_environment
 
 #: The package `comfy` has the name of ComfyUI's own, so the simulator starts from the directory that holds ours.
 REPOSITORY_ROOT = Path(__file__).absolute().parent.parent.parent

@@ -21,7 +21,7 @@ from kombu.utils.uuid import uuid
 from core.background import Loop, failure_of
 from core.broker_kind import BrokerKind
 from core.messaging.broker_errors import broker_errors
-from core.settings.settings import Settings
+from core.settings import Settings
 
 log = logging.getLogger(__name__)
 

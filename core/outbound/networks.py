@@ -13,8 +13,8 @@ from ipaddress import (
 )
 from pathlib import Path
 
+from core.settings import Settings
 from core.settings.neighbours import serves_one_machine
-from core.settings.settings import Settings
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network

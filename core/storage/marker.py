@@ -17,7 +17,7 @@ from pathlib import Path
 
 from core.errors import ConfigurationError, LedgerUnavailable, StorageUnavailable
 from core.ledger.facts import FLEET, STORAGE, Facts
-from core.settings.settings import Settings
+from core.settings import Settings
 
 logger = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from core.background import Loop, failure_of, in_background, lives
 from core.errors import ComfylineError, ComfyUnavailable, LedgerUnavailable
 from core.ledger import Ledger
 from core.ledger.instances import QUARANTINED, STARTING, STOPPED, UNHEALTHY
-from core.settings.settings import Settings
+from core.settings import Settings
 from core.storage.marker import StorageMarker
 from tasks.instance.admission import Admission, Condition
 from tasks.instance.catalogue_watch import CatalogueWatch

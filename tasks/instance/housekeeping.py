@@ -10,7 +10,7 @@ from comfy.process.cleanup import free_bytes, remove_old_files
 from comfy.process.instance import Instance
 from core.clock import WallClock
 from core.errors import LedgerUnavailable
-from core.settings.settings import Settings
+from core.settings import Settings
 
 log = logging.getLogger(__name__)
 

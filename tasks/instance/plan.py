@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from comfy.process.discovery import Gpu, GpuSurvey, survey_gpus
 from comfy.process.spec import InstanceSpec
 from core.errors import ConfigurationError
-from core.settings.settings import Settings
+from core.settings import Settings
 
 logger = logging.getLogger(__name__)
 

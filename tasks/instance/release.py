@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from core.errors import LedgerUnavailable
-from core.settings.settings import Settings
+from core.settings import Settings
 from tasks.follow_up import go_on, take_back
 from tasks.messaging.app import make_app
 from tasks.runtime import Runtime

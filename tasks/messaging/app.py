@@ -15,7 +15,7 @@ from kombu import Exchange, Queue
 
 from core.broker_kind import BrokerKind, is_unix_socket
 from core.messaging import broker_guard
-from core.settings.settings import Settings
+from core.settings import Settings
 from tasks.messaging import redelivery
 from tasks.messaging.names import GPU_QUEUE, IO_QUEUE, MAINTENANCE_QUEUE, RECONCILE, UPLOAD, io_queue_of
 from tasks.messaging.ticks import Ticks

@@ -23,7 +23,7 @@ from core.ledger import Ledger
 from core.ledger.secrets import ADDRESS, WEBHOOK
 from core.ledger.webhooks.outbox import Due, Outcome, Post
 from core.outbound import Policy
-from core.settings.settings import Settings
+from core.settings import Settings
 from core.webhooks.keys import ENVIRONMENT, headers_of, secrets_for
 from core.webhooks.signing import headers_for, load_signing_key
 from core.webhooks.urls import has_sealed_query, whole_url

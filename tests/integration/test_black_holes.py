@@ -17,7 +17,7 @@ import pytest
 from core.buckets.target import MAX_CONNECT_ATTEMPTS, PUT_URLS, Target
 from core.job import DELIVERING, SUCCEEDED
 from core.ledger.claims import Claim
-from core.settings.settings import Settings
+from core.settings import Settings
 from tasks.messaging.app import make_app
 from tasks.outputs import bucket_upload as buckets
 from tasks.outputs import endpoints

@@ -19,7 +19,7 @@ from core.job import QUEUED, RUNNING
 from core.ledger import Ledger
 from core.ledger.database.tables import catalogues, deliveries, facts, instances, jobs
 from core.ledger.instances import HEALTHY, SILENCE_MS
-from core.settings.settings import Settings
+from core.settings import Settings
 from tasks.instance.housekeeping import Housekeeper
 from tasks.instance.plan import plan_instances
 from tasks.messaging.app import make_app

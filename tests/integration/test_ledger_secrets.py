@@ -23,7 +23,7 @@ from core.ledger.sealing import load_keys
 from core.ledger.secrets import BUCKET, RUN, WEBHOOK
 from core.ledger.upgrade import alembic_config, migrate
 from core.ledger.webhooks.outbox import Outcome
-from core.settings.settings import Settings
+from core.settings import Settings
 from tasks.messaging.app import make_app
 from tasks.runner.attempt_end import Failed
 from tasks.runner.recorder import Recorder

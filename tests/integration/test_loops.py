@@ -30,7 +30,7 @@ from core.messaging import notices
 from core.messaging.notices import Notice, NoticeListener, NoticeSender
 from core.outbound import deadline
 from core.outbound.deadline import Deadline
-from core.settings.settings import Settings
+from core.settings import Settings
 from tasks.instance.agent import InstanceAgent
 from tasks.instance.plan import plan_instances
 from tasks.instance.release import JobRelease

@@ -36,7 +36,7 @@ from core.outbound import Policy
 from core.outbound.fetch import Fetched, fetch
 from core.outbound.s3 import guard_s3_client
 from core.outbound.sessions import GuardedSession, KeptConnection
-from core.settings.settings import Settings
+from core.settings import Settings
 from tasks.webhooks.dispatcher import WebhookDispatcher
 from tests.fleet import ROOT
 from tests.ledger_moves import succeeded

@@ -14,7 +14,7 @@ from core.job import FAILED, QUEUED
 from core.ledger import Ledger
 from core.ledger.database.tables import instances, jobs
 from core.ledger.instances import FORGET_MS, STOPPED
-from core.settings.settings import Settings
+from core.settings import Settings
 from tasks.messaging.app import make_app
 from tasks.reconciling import pins
 from tasks.reconciling.pins import Review, follow_fleet

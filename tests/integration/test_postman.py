@@ -14,7 +14,7 @@ from sqlalchemy import update
 from core.ledger import Ledger
 from core.ledger.database.tables import deliveries, secrets
 from core.ledger.webhooks.outbox import Delivery
-from core.settings.settings import Settings
+from core.settings import Settings
 from tasks.webhooks import dispatcher as dispatcher
 from tasks.webhooks import posting
 from tasks.webhooks import receivers as limits

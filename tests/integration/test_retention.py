@@ -17,7 +17,7 @@ from core.errors import IdempotencyKeyReuse
 from core.job import TERMINAL
 from core.ledger import Ledger
 from core.ledger.database.tables import assets, deliveries, events, idempotency_keys, job_inputs, jobs
-from core.settings.settings import Settings
+from core.settings import Settings
 from core.storage.folders import FRESH_S, Storage
 from tasks.messaging.app import make_app
 from tasks.reconciling import retention

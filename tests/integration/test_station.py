@@ -20,7 +20,7 @@ from core.ledger import Ledger
 from core.ledger.claims import Claim
 from core.ledger.database.tables import instances
 from core.ledger.instances import UNHEALTHY, InstanceRecord
-from core.settings.settings import Settings
+from core.settings import Settings
 from tasks.instance.release import JobRelease
 from tasks.messaging.app import make_app
 from tasks.runner.attempt_end import Failed

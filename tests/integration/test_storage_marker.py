@@ -13,7 +13,7 @@ from core.errors import ConfigurationError
 from core.job import DELIVERING, SUCCEEDED
 from core.ledger import Ledger
 from core.ledger.upgrade import migrate
-from core.settings.settings import Settings
+from core.settings import Settings
 from core.storage import marker as storage_marker
 from core.storage.marker import NAME, StorageMarker
 from tasks.messaging.app import make_app

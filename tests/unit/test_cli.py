@@ -27,7 +27,7 @@ from cli.remote.sse import Event, read_events
 from cli.remote.task_values import local_image, names_for, parse_parameters, read_workflow
 from cli.remote.written_files import Draft, result_file
 from core.errors import ConfigurationError, InvalidRequest
-from core.settings.settings import Settings
+from core.settings import Settings
 from tests.services import make_settings
 
 

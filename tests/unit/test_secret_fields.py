@@ -14,7 +14,7 @@ from api.service.webhook_target import Webhook
 from core.buckets.target import Credentials
 from core.errors import ConfigurationError
 from core.job import NewJob
-from core.settings.settings import Settings, load_settings
+from core.settings import Settings, load_settings
 
 SECRET = "c4nary-7Yx"
 S3 = {"access_key_id": SECRET, "secret_access_key": SECRET, "session_token": SECRET, "bucket_name": "bucket"}
