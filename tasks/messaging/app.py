@@ -7,7 +7,7 @@ time, and brokers from piling up work behind a busy GPU.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from celery import Celery
 from celery.app.amqp import Queues
@@ -17,10 +17,9 @@ from core.broker_kind import BrokerKind, is_unix_socket
 from core.messaging import broker_guard
 from core.settings import Settings
 from tasks.messaging import redelivery
+from tasks.messaging.context import Role, attach_context
 from tasks.messaging.names import GPU_QUEUE, IO_QUEUE, MAINTENANCE_QUEUE, RECONCILE, UPLOAD, io_queue_of
 from tasks.messaging.ticks import Ticks
-
-Role = Literal["api", "gpu", "io", "beat", "flower"]
 
 #: Publishing from a request gives up this soon: the job stands in the ledger and is published later.
 API_TIMEOUT_S = 0.4
@@ -34,11 +33,13 @@ def make_app(settings: Settings, role: Role) -> Celery:
     broker_guard.install()
     if BrokerKind.of(settings.transport_url) is BrokerKind.REDIS:
         redelivery.install()
-    app.amqp.queues_cls = type("FleetQueues", (Queues,), {"new_missing": lambda _self, name: _queue(settings, name)})
+    app.amqp.queues_cls = type(
+        "ComfylineQueues", (Queues,), {"new_missing": lambda _self, name: _queue(settings, name)}
+    )
     app.conf.update(_common(settings))
     app.conf.update(_publishing(role))
     app.conf.broker_transport_options = _transport_options(settings, role)
-    app.fleet_role = role  # type: ignore[attr-defined]
+    attach_context(app, role)
     app.conf.worker_consumer = "tasks.messaging.consumer:ComfylineConsumer"
     app.conf.task_routes = (_Router(settings.host),)
     app.conf.beat_schedule = {

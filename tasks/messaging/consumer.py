@@ -17,6 +17,7 @@ from kombu import Message
 from redis.exceptions import RedisError, ResponseError
 
 from core.messaging.broker_guard import DATA_ERRORS
+from tasks.messaging.context import context_of
 from tasks.messaging.inbound import TASKS_OF, Refused, admit, admit_command
 from tasks.messaging.wrong_keys import is_wrong_type, mend_keys, said
 
@@ -42,7 +43,7 @@ class ComfylineConsumer(Consumer):
 
         def on_task_received(message: Message) -> None:
             try:
-                admit(message, lambda task: task in TASKS_OF[self.app.fleet_role] and task in self.strategies)
+                admit(message, lambda task: task in TASKS_OF[context_of(self.app).role] and task in self.strategies)
             except Refused as exc:
                 self._refuse(message, str(exc))
             else:
