@@ -87,7 +87,7 @@ def _run_instance(settings: Settings, spec: InstanceSpec) -> None:
 
     # Celery keeps weak references to signal handlers; these live as long as this function, which is long enough.
     def open_runner(**_kwargs: Any) -> None:
-        context.hold(JobRunner(equip(app, settings), agent.name, agent.line, worker=tenure.worker))
+        context.hold(JobRunner(equip(app, settings), agent.name, agent.condemn_pipe, worker=tenure.worker))
 
     def close_runner(**_kwargs: Any) -> None:
         if (runner := context.get(JobRunner)) is not None:

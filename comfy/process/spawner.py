@@ -25,7 +25,7 @@ from typing import IO
 
 from core.background import Loop
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 #: A start takes milliseconds; on a machine that swaps, seconds.
 START_LIMIT_S = 30.0
@@ -101,7 +101,7 @@ class _Gate:
     def close(self) -> None:
         self._own.is_closed = self._lock.acquire(timeout=FORK_PATIENCE_S)
         if not self._own.is_closed:
-            logger.warning("forking while a process is being started: that start may have to be given up")
+            log.warning("forking while a process is being started: that start may have to be given up")
 
     def open(self) -> None:
         if getattr(self._own, "is_closed", False):

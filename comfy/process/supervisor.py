@@ -19,7 +19,7 @@ from comfy.process.start_failures import Failures
 from core.background import FIRST_REST_S, LONGEST_REST_S, Loop, failure_of
 from core.errors import ComfylineError, ComfyUnavailable
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 State = Literal["starting", "healthy", "restarting", "quarantined", "stopped"]
 
@@ -195,7 +195,7 @@ class Supervisor:
         self._instance.start()
         self._instance.wait_ready(cancel=self._called_off, on_wait=self._say_waiting)
         self._enter("healthy")
-        logger.info("%s: answers at %s", self._instance.spec.name, self._instance.base_url)
+        log.info("%s: answers at %s", self._instance.spec.name, self._instance.base_url)
         healthy_since_s = time.monotonic()
         failure = self._watch()
         if time.monotonic() - healthy_since_s >= self._healthy_after_s:
@@ -239,14 +239,14 @@ class Supervisor:
         if not timed_out(problem):
             return "no longer answers"
         if not mute.lasts:
-            logger.warning("%s: does not answer; replaced if it does no work either", self._instance.spec.name)
+            log.warning("%s: does not answer; replaced if it does no work either", self._instance.spec.name)
             self._on_mute(True)
         return mute.look(silent_s=time.monotonic() - began_s) or ""
 
     def _say_waiting(self, reason: str) -> None:
         if self._waits_for != reason:
             self._waits_for = reason
-            logger.warning("waiting for %s", reason)
+            log.warning("waiting for %s", reason)
             name = self._instance.spec.name
             failure_of(lambda: self._on_wait(reason), f"{name}: is away, but saying so failed")
 
@@ -255,7 +255,7 @@ class Supervisor:
         name = self._instance.spec.name
         if failure is not None:
             self.last_error = failure
-            logger.warning("%s: down: %s", name, failure)
+            log.warning("%s: down: %s", name, failure)
         reason = f"{name} is restarted on request." if failure is None else failure
         failure_of(lambda: self._on_down(reason), f"{name}: is down, but saying so failed")
         self._end_instance(REPLACE_GRACE_S)
@@ -273,7 +273,7 @@ class Supervisor:
 
     def _sit_out(self, failure: str) -> None:
         until_s, end_s = time.time() + self._quarantine_s, time.monotonic() + self._quarantine_s
-        logger.error("%s: in quarantine for %g s: %s", self._instance.spec.name, self._quarantine_s, failure)
+        log.error("%s: in quarantine for %g s: %s", self._instance.spec.name, self._quarantine_s, failure)
         name = f"{self._instance.spec.name}: is in quarantine, but saying so failed"
         quarantined = _News(lambda: self._on_quarantine(failure, until_s), name)
         while not self._called_off.is_set() and (left_s := end_s - time.monotonic()) > 0:
@@ -310,7 +310,7 @@ class _News:
         except ComfylineError as exc:
             if self._said != str(exc):
                 self._said = str(exc)
-                logger.warning("%s: %s", self._name, exc)
+                log.warning("%s: %s", self._name, exc)
             return
         self.is_told = error is None
         if error is not None:

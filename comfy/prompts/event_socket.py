@@ -19,7 +19,7 @@ from comfy.prompts.frames import Event, Preview, decode_binary, decode_text
 from core.background import Loop, failure_of
 from core.errors import ComfyUnavailable
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 #: What websocket-client raises when the peer is gone, refuses, or breaks the protocol.
 _SOCKET_ERRORS = (websocket.WebSocketException, OSError)
@@ -146,7 +146,7 @@ class EventSocket:
                 self._retry_s = _FIRST_RETRY_S
                 self._read(connection)
         except _SOCKET_ERRORS as exc:
-            logger.debug("websocket %s ended: %s", self._url, exc)
+            log.debug("websocket %s ended: %s", self._url, exc)
             self._vain = None if live else _vain(exc)
         finally:
             self._publish(None)

@@ -19,7 +19,7 @@ from core.errors import ConfigurationError, LedgerUnavailable, StorageUnavailabl
 from core.ledger.facts import FLEET, STORAGE, Facts
 from core.settings import Settings
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 #: In the folder of outputs, which is the same on every machine also where only that one is shared.
 NAME = ".fleet-storage"
@@ -64,7 +64,7 @@ class StorageMarker:
                 before, self._problem = self._problem, self._current()
                 self._seen_at_s = time.monotonic()
                 if self._problem != before:
-                    logger.warning("%s", self._problem or "The storage is there again.")
+                    log.warning("%s", self._problem or "The storage is there again.")
             return self._problem
 
     def is_full(self) -> bool:

@@ -12,7 +12,7 @@ from comfy.process.spec import InstanceSpec
 from core.errors import ConfigurationError
 from core.settings import Settings
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,9 +72,7 @@ def _all(found: GpuSurvey) -> list[_Card]:
 def _named(names: tuple[str, ...], found: GpuSurvey) -> list[_Card]:
     """The cards COMFYLINE_GPUS names, numbered by their place in it; without those that cannot be read now."""
     if not found.gpus:
-        logger.warning(
-            "The NVIDIA driver (NVML) lists no GPU that could be compared with COMFYLINE_GPUS; taken as given."
-        )
+        log.warning("The NVIDIA driver (NVML) lists no GPU that could be compared with COMFYLINE_GPUS; taken as given.")
         return [_Card(number=number, device=name) for number, name in enumerate(names)]
     cards: list[_Card] = []
     named: dict[str, str] = {}
@@ -85,7 +83,7 @@ def _named(names: tuple[str, ...], found: GpuSurvey) -> list[_Card]:
             continue
         gpu = _find(name, found)
         if gpu is None:
-            logger.warning("COMFYLINE_GPUS: %s is left out, since not every GPU of this machine can be read.", name)
+            log.warning("COMFYLINE_GPUS: %s is left out, since not every GPU of this machine can be read.", name)
             continue
         if gpu.uuid in named:
             raise ConfigurationError(

@@ -11,7 +11,7 @@ from workflows.graphs.temporary_files import without_jobs_files
 
 
 @dataclass(frozen=True, kw_only=True)
-class Facts:
+class InstanceInfo:
     """Asked once for each start."""
 
     version: str
@@ -41,14 +41,14 @@ def read_catalogue(client: ComfyClient) -> dict[str, Any]:
     return object_info | replaced
 
 
-def read_facts(base_url: str) -> Facts:
+def read_info(base_url: str) -> InstanceInfo:
     """Ask an instance. Raises ComfyUnavailable."""
     with closing(ComfyClient(base_url)) as client:
         stats = client.system_stats()
         object_info = read_catalogue(client)
     devices = stats.get("devices") or [{}]
     name = devices[0].get("name")
-    return Facts(
+    return InstanceInfo(
         version=str(stats.get("system", {}).get("comfyui_version") or "unknown"),
         device=None if name is None else str(name),
         object_info=object_info,

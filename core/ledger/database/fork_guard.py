@@ -19,7 +19,7 @@ from weakref import WeakSet
 
 from sqlalchemy import Engine
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 #: A transaction takes milliseconds, and two seconds at most if it has to wait for a lock.
 PATIENCE_S = 10.0
@@ -55,7 +55,7 @@ class _Gate:
         with self._changed:
             self._forking = True
             if not self._changed.wait_for(lambda: self._users == 0, PATIENCE_S):
-                logger.warning("forking while the ledger is in use: the child may find it locked for ever")
+                log.warning("forking while the ledger is in use: the child may find it locked for ever")
 
     def open(self) -> None:
         with self._changed:
