@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import Flask
 
 from api.contracts.comfy_v2.assets import assets_blueprint
-from api.contracts.comfy_v2.jobs import v2_blueprint
+from api.contracts.comfy_v2.job_routes import v2_blueprint
 from api.contracts.deliveries import deliveries_blueprint
 from api.contracts.generate.routes import generate_blueprint
 from api.contracts.generate.stream import generate_stream_blueprint

@@ -14,8 +14,8 @@ from core.background import failure_of
 from core.settings.settings import Settings
 from tasks.follow_up import take_back
 from tasks.messaging.names import RECONCILE
-from tasks.reconciling.pins import follow_fleet
-from tasks.reconciling.retention import remove_expired, sweep
+from tasks.reconciling.expiry import remove_expired, sweep
+from tasks.reconciling.repinning import follow_fleet
 from tasks.runtime import ComfylineTask, Runtime
 
 log = logging.getLogger(__name__)

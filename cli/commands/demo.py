@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from cli.commands.jobs import DEFAULT_FOLDER, follow, open_client, save_outputs, server_option
+from cli.commands.shared import DEFAULT_FOLDER, follow, open_client, save_outputs, server_option
 from cli.exit_codes import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, exit_status_of
 from cli.local.processes import TICK_S, StopSignals, last_line
 from cli.local.stack import Stack, addresses, first_key, free_ports

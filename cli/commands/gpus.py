@@ -13,10 +13,10 @@ from urllib.parse import quote
 
 import click
 
-from cli.commands.jobs import Command, json_option, open_client, print_json, server_option
+from cli.commands.shared import Command, json_option, open_client, print_json, server_option
 from cli.exit_codes import EXIT_FAILED, EXIT_OK, EXIT_UNREACHABLE
-from cli.output.tables import Heading, print_table
 from cli.output.terminal import Screen, warn
+from cli.output.text_tables import Heading, print_table
 from cli.remote.client import Client, ServerUnreachable
 from core.errors import InvalidRequest
 

@@ -9,8 +9,8 @@ from urllib.parse import quote
 
 import click
 
-from cli.commands.jobs import DEFAULT_FOLDER, json_option, open_client, print_json, server_option
 from cli.commands.local_files import upload
+from cli.commands.shared import DEFAULT_FOLDER, json_option, open_client, print_json, server_option
 from cli.commands.submit import check_gpus, explained, see_through
 from cli.exit_codes import EXIT_OK, EXIT_USAGE
 from cli.output.terminal import Screen, warn

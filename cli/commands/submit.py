@@ -9,7 +9,8 @@ from typing import Any
 
 import click
 
-from cli.commands.jobs import (
+from cli.commands.local_files import with_uploads
+from cli.commands.shared import (
     DEFAULT_FOLDER,
     follow,
     json_option,
@@ -18,10 +19,9 @@ from cli.commands.jobs import (
     save_outputs,
     server_option,
 )
-from cli.commands.local_files import with_uploads
 from cli.exit_codes import EXIT_OK, exit_status_of
-from cli.output.tables import printable
 from cli.output.terminal import Screen, describe_refusal, warn
+from cli.output.text_tables import printable
 from cli.remote.client import Client, Job, RequestRefused, ServerUnreachable
 from cli.remote.task_client import TaskClient
 from cli.remote.task_values import (

@@ -17,8 +17,8 @@ from cli.local.log_watch import LogWatch
 from cli.local.processes import TICK_S, StopSignals
 from cli.local.stack import Stack, addresses, first_key
 from cli.local.startup_checks import broker_advice
-from cli.output.tables import printable
 from cli.output.terminal import Screen
+from cli.output.text_tables import printable
 from cli.remote.client import Client
 from comfy.process.spec import InstanceSpec
 from core.errors import ComfylineError

@@ -12,7 +12,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from core.object_keys import DEFAULT_TEMPLATE
 from core.settings.socket_folder import socket_folder
-from core.settings.values import (
+from core.settings.value_types import (
     AbsolutePath,
     BrokerUrl,
     CertificateFile,

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from core.errors import ConfigurationError
-from core.settings.checks import refuse_half_a_bucket, refuse_malformed_keys
+from core.settings.joint_checks import refuse_half_a_bucket, refuse_malformed_keys
 from core.settings.settings import PREFIX, Settings
 
 #: Of releases before the project took its name.
