@@ -1,4 +1,13 @@
-"""The HTTP API: one Flask application, one blueprint for each contract, one service under all of them."""
+"""The HTTP API: one Flask application, a blueprint for each contract, one service under all of them.
+
+contracts/       what clients send and get, one room for each contract
+server/          health, readiness, the documentation page
+service/         what all contracts do with the ledger
+schema/          bodies and answers as models; the OpenAPI document is made of them
+http/            what every route needs: keys, bodies, files, errors, time limits
+wsgi             makes the application of one process (gunicorn)
+gunicorn_config  gunicorn's settings (gunicorn, `comfyline api`)
+"""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ from core.settings import Settings, load_settings
 from core.startup import check_api, data_dir_advice
 
 #: After this long without being ready, people are told where to look.
-IMPATIENCE_S = 10.0
+SAID_AFTER_S = 10.0
 #: Seconds between questions whether it is ready.
 ASK_S = 0.5
 
@@ -78,9 +78,9 @@ def _watch(stack: Stack, screen: Screen, stop: StopSignals, credentials: str) ->
             if readiness is not None:
                 title = f"Comfyline is ready ({time.monotonic() - started_at:.0f} s)"
                 _show_panel(screen, title, [*_lines(stack, credentials, readiness), "", "Ctrl-C stops everything."])
-        if readiness is None and not is_late and time.monotonic() > started_at + IMPATIENCE_S:
+        if readiness is None and not is_late and time.monotonic() > started_at + SAID_AFTER_S:
             is_late = True
-            screen.line(f"Not ready after {IMPATIENCE_S:.0f} s; still trying. Logs: {stack.logs_dir}", style="yellow")
+            screen.line(f"Not ready after {SAID_AFTER_S:.0f} s; still trying. Logs: {stack.logs_dir}", style="yellow")
             for reason in _reasons(stack.settings):
                 screen.line(reason, style="yellow")
         time.sleep(TICK_S)

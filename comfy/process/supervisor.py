@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from comfy.client.transport import timed_out
-from comfy.liveness.muteness import Muteness, Patience
+from comfy.liveness.muteness import MuteLimits, Muteness
 from comfy.process.instance import Instance
 from comfy.process.start_failures import Failures
 from core.background import FIRST_REST_S, LONGEST_REST_S, Loop, failure_of
@@ -70,7 +70,7 @@ class Supervisor:
         on_quarantine: Callable[[str, float], None] = _say_nothing,
         probe_interval_s: float = 1.0,
         misses: int = 2,
-        patience: Patience | None = None,
+        mute_limits: MuteLimits | None = None,
         first_pause_s: float = 0.5,
         longest_pause_s: float = 30.0,
         healthy_after_s: float = 60.0,
@@ -80,7 +80,7 @@ class Supervisor:
     ) -> None:
         """Parameters:
         misses: probes in a row without an answer after which a process that still runs is replaced; if it took the
-          connections and was merely silent, no sooner than `patience` says.
+          connections and was merely silent, no sooner than `mute_limits` says.
         first_pause_s, longest_pause_s: the pause before a restart, doubled after each until the longest.
         healthy_after_s: an instance that lived this long starts again from the first pause.
         quarantine_after, quarantine_window_s: so many failures within so many seconds end in a quarantine.
@@ -90,7 +90,7 @@ class Supervisor:
         self._on_up, self._on_down, self._on_quarantine = on_up, on_down, on_quarantine
         self._on_wait, self._on_mute = on_wait, on_mute
         self._probe_interval_s, self._misses = probe_interval_s, misses
-        self._patience = patience or Patience()
+        self._mute_limits = mute_limits or MuteLimits()
         self._healthy_after_s, self._quarantine_s = healthy_after_s, quarantine_s
         self._failures = Failures(
             first_pause_s=first_pause_s,
@@ -210,7 +210,7 @@ class Supervisor:
         """
         misses = 0
         up = _News(self._on_up, f"{self._instance.spec.name}: is up, but saying so failed", passing=(InstanceUnfit,))
-        mute = Muteness(self._patience, self._instance.pid)
+        mute = Muteness(self._mute_limits, self._instance.pid)
         while not self._called_off.is_set():
             up.tell()
             self._wake.wait(min(SECOND_LOOK_S, self._probe_interval_s) if misses == 1 else self._probe_interval_s)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 
 from comfy.client.client import ComfyClient
-from comfy.liveness.muteness import Patience
+from comfy.liveness.muteness import MuteLimits
 from comfy.process.instance import Instance
 from comfy.process.spec import InstanceSpec
 from comfy.process.supervisor import InstanceUnfit, Supervisor
@@ -53,7 +53,7 @@ class InstanceAgent:
             on_wait=self._wait,
             on_mute=self._note_mute,
             on_quarantine=self._quarantine,
-            patience=Patience(idle_s=settings.mute_idle_s, busy_s=settings.mute_s),
+            mute_limits=MuteLimits(idle_s=settings.mute_idle_s, busy_s=settings.mute_s),
             quarantine_after=settings.quarantine_after,
             quarantine_s=settings.quarantine_s,
             # Starts that time out one after the other must count, too.
@@ -73,7 +73,7 @@ class InstanceAgent:
         self.condemn_pipe = CondemnPipe()
         #: gpu0@host: how the ledger and other machines call this instance.
         self.name = tenure.name
-        self._hand_back = JobRelease(settings, self.name)
+        self._release = JobRelease(settings, self.name)
         self._catalogue = CatalogueWatch(self.name, record=self._reporter.offers, tell=self._reporter.has_looked)
 
     @property
@@ -136,7 +136,7 @@ class InstanceAgent:
     def lose_jobs(self) -> None:
         """The pool process died: its jobs go to another worker now, not when their leases lapse."""
         if not self._admission.taken_by:
-            in_background("lose-jobs", self._hand_back.of_dead_process)
+            in_background("lose-jobs", self._release.of_dead_process)
 
     # Called by the supervisor, in its thread.
 
@@ -242,7 +242,7 @@ class InstanceAgent:
         if self._stopping.wait(self._settings.drain_grace_s):
             return
         if not self._admission.taken_by:
-            self._try("let go", lambda: self._hand_back.everything(self._interrupt))
+            self._try("let go", lambda: self._release.everything(self._interrupt))
         if self._stopping.wait(LEAVE_S if self._instance.is_attached else 0.0):
             return
         # Its pool process waits for a prompt that is nobody's any more; with the instance gone it stops waiting.
@@ -261,7 +261,7 @@ class InstanceAgent:
         self._reporter.tell()
         # Jobs are known by the instance's name, so those of a worker that has taken it look like ours.
         if not self._admission.taken_by:
-            self._hand_back.what_waits(self._interrupt)
+            self._release.what_waits(self._interrupt)
 
     def _turn_away_if_drained(self) -> None:
         # Tried again for as long as the ledger is away, by which time an operator may have changed his mind.
@@ -279,8 +279,8 @@ class InstanceAgent:
         self._supervisor.restart()
 
     def _have_it_idle(self) -> None:
-        if not self._hand_back.wait_until_idle(self._settings.drain_grace_s, self._stopping):
-            self._hand_back.everything(self._interrupt)
+        if not self._release.wait_until_idle(self._settings.drain_grace_s, self._stopping):
+            self._release.everything(self._interrupt)
 
     def _try(self, what: str, step: Callable[[], None]) -> None:
         """Something that must not keep what follows from being done."""

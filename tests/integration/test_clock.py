@@ -254,7 +254,7 @@ def test_a_wall_clock_that_was_set_is_noticed(move: Move) -> None:
 
 def test_files_of_a_running_prompt_do_not_become_old_at_once(sqlite_settings: Settings, move: Move) -> None:
     (spec,) = plan_instances(sqlite_settings.model_copy(update={"simulated_gpus": 1}))
-    house = Housekeeper(sqlite_settings, Instance(spec))
+    housekeeper = Housekeeper(sqlite_settings, Instance(spec))
     file = spec.data_dir / "input" / "a.png"
     file.parent.mkdir(parents=True)
     file.write_bytes(b"a")
@@ -262,7 +262,7 @@ def test_files_of_a_running_prompt_do_not_become_old_at_once(sqlite_settings: Se
     # How old a new file looks to a clock that is days ahead.
     begun_s = time.time() - DAYS_MS / 1000
     os.utime(file, (begun_s, begun_s))
-    house.keep(list)
+    housekeeper.keep(list)
     assert file.exists()
 
 

@@ -206,7 +206,7 @@ def test_many_jobs_take_several_runs_of_little_time(ledger: Ledger) -> None:
     runs = 0
     while ledger.pins.waiting(after="", limit=1):
         begun_s = time.monotonic()
-        review.go_on(patience_s=0.02)
+        review.go_on(time_limit_s=0.02)
         # One step more than the time allows; far below this on an idle machine.
         assert time.monotonic() - begun_s < 5.0
         runs += 1

@@ -22,7 +22,7 @@ from sqlalchemy import Engine
 log = logging.getLogger(__name__)
 
 #: A transaction takes milliseconds, and two seconds at most if it has to wait for a lock.
-PATIENCE_S = 10.0
+TIMEOUT_S = 10.0
 
 
 class _Gate:
@@ -54,7 +54,7 @@ class _Gate:
     def close(self) -> None:
         with self._changed:
             self._forking = True
-            if not self._changed.wait_for(lambda: self._users == 0, PATIENCE_S):
+            if not self._changed.wait_for(lambda: self._users == 0, TIMEOUT_S):
                 log.warning("forking while the ledger is in use: the child may find it locked for ever")
 
     def open(self) -> None:
