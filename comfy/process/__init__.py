@@ -10,6 +10,6 @@ start_failures   pauses and quarantine after failures (supervisor)
 discovery        the machine's NVIDIA GPUs (tasks.instance)
 ports            free loopback ports, and who listens (instance)
 log              the log file, rotated and quoted (instance)
-model_paths      models that all instances share (instance)
+model_paths      models that all instances share (spec)
 cleanup          old files and free room (tasks.instance)
 """

@@ -2,5 +2,5 @@
 
 folders          files by key below one directory (api, tasks)
 marker           whether the storage in sight is the fleet's (api, tasks)
-media            what a file holds, by its first bytes (api, tasks.outputs)
+media            what a file holds, by its first bytes (api)
 """

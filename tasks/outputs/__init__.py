@@ -1,7 +1,7 @@
 """A job's files after the GPU: finished, stored, put into buckets (tasks.upload).
 
 store            moved into storage, hashed, never half written
-finishing        converted and freed of metadata where wanted (store)
+finishing        converted and freed of metadata where wanted (tasks.upload)
 convert          WebP, JPEG or PNG (finishing)
 metadata/        embedded metadata taken out (finishing)
 bucket_upload    into the client's bucket, or the operator's

@@ -17,8 +17,8 @@ FOLDERS = sorted(
     # Migrations are found by their numbers.
     if path.parent.name != "versions"
 )
-#: A line of a map: `    name   what it is for`, a folder with a slash.
-ENTRY = re.compile(r"^    ([a-z_0-9]+/?) +\S", re.MULTILINE)
+#: A line of a map: `name   what it is for`, a folder with a slash.
+ENTRY = re.compile(r"^([a-z_0-9]+/?) {2,}\S", re.MULTILINE)
 
 
 def _docstring(path: Path) -> str:

@@ -1,6 +1,6 @@
 """From a submitted graph to its history entry.
 
-graph_validation the checks, to the letter of their replies (routes)
+graph_validation  the checks, to the letter of their replies (routes)
 replacements     classes of the past, replaced before the checks
 prompt_queue     waiting, running and finished prompts (routes)
 prompt_worker    the one thread that runs them

@@ -1,6 +1,6 @@
 """The node classes of the simulator.
 
-registry         all of them together (machine, execution)
+registry         all of them together (server)
 loaders          model files
 conditioning     texts and pictures that steer
 latent           latents
