@@ -65,7 +65,7 @@ class ComfylineTask(Task):  # type: ignore[type-arg]
         return result
 
     def report(self, text: str) -> None:
-        """What the task's line in the log is to say. A task that reports nothing has a line for debugging alone."""
+        """Set what the task's log line says. A task that reports nothing has a line for debugging alone."""
         self.request.update(reported=text)
 
     # The arguments of these two are Celery's.

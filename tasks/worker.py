@@ -47,13 +47,13 @@ log = logging.getLogger(__name__)
 
 
 def gpu_options(name: str) -> dict[str, Any]:
-    """How Celery runs the GPU worker of one instance."""
+    """Return how Celery runs the GPU worker of one instance."""
     # Prefork with one process: threads and solo break time limits, remote control or heartbeats.
     return _common_options(name) | {"pool_cls": "prefork", "concurrency": 1, "queues": [GPU_QUEUE]}
 
 
 def io_options(settings: Settings) -> dict[str, Any]:
-    """How Celery runs an io worker."""
+    """Return how Celery runs an io worker."""
     # Threads: all its work waits for disks and networks, and every call has its own time limit.
     queues = [IO_QUEUE, io_queue_of(settings.host), MAINTENANCE_QUEUE]
     return _common_options("io") | {"pool_cls": "threads", "concurrency": IO_THREADS, "queues": queues}
@@ -161,6 +161,6 @@ def _run(app: Celery, options: dict[str, Any], *words: str) -> None:
 
 
 def _quieten() -> None:
-    """Each task has one line, from its base class. Celery's say the same twice more, and beat's once for each tick."""
+    """Silence log lines that repeat: each task has one of its own, from its base class."""
     for name in ("celery.app.trace", "celery.worker.strategy", "celery.beat"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -28,7 +28,7 @@ def links_for(settings: Settings, ledger: Ledger) -> Links:
 
 
 def hang_up_check() -> Callable[[], bool]:
-    """A function that says whether the client of this request has closed its connection; always False if unknown."""
+    """Return a function that says whether this request's client has closed its connection; always False if unknown."""
     connection = request.environ.get("gunicorn.socket") or request.environ.get("werkzeug.socket")
     if connection is None or isinstance(connection, ssl.SSLSocket):
         return lambda: False

@@ -20,7 +20,7 @@ _PIECE_BYTES = 256 * 1024
 
 
 def read_json(settings: Settings) -> Any:
-    """The request's body as JSON.
+    """Return the request's body as JSON.
 
     Raises:
       UnsupportedMediaType: not declared as JSON, in another character set, or compressed.
@@ -33,7 +33,7 @@ def read_json(settings: Settings) -> Any:
 
 
 def has_body() -> bool:
-    """Whether the client announced a body."""
+    """Return whether the client announced a body."""
     return bool(request.content_length) or "chunked" in request.headers.get("Transfer-Encoding", "").lower()
 
 

@@ -175,11 +175,11 @@ def _each_job(client: Client, ids: Sequence[str], act: Callable[[str], Job]) -> 
 
 
 def _one_or_all(jobs: list[Job], ids: Sequence[str]) -> Any:
-    """What `--json` prints: the job, if one was asked for, else a list."""
+    """Return what `--json` prints: the job, if one was asked for, else a list."""
     return jobs[0] if len(ids) == 1 else jobs
 
 
 def _worst_of(jobs: Sequence[Job]) -> int:
-    """The exit status of several jobs: that of one that failed, else of one that was canceled."""
+    """Return the exit status of several jobs: that of one that failed, else of one that was canceled."""
     found = {exit_status_of(job["status"]) for job in jobs}
     return next((status for status in (EXIT_FAILED, EXIT_CANCELED) if status in found), EXIT_OK)

@@ -121,7 +121,7 @@ def migrate() -> None:
 
 
 def _ready_settings(*, uses_files: bool = False) -> Settings:
-    """The settings, once broker and ledger are there.
+    """Return the settings, once broker and ledger are there.
 
     Parameters:
       uses_files: the process puts files into storage, or takes some from there.

@@ -24,7 +24,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON a
 
 
 def open_client(server: str | None) -> Client:
-    """A client of the server that was named: at the command, before it (`comfyline -l URL`), or in the environment."""
+    """Return a client of the server that the command, `comfyline -l URL` before it, or the environment names."""
     settings = load_settings(**(click.get_current_context().obj or {}))
     return Client(server or settings.comfy_base_url, settings.comfy_api_key.get_secret_value())
 

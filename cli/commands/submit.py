@@ -178,7 +178,7 @@ def _queue_task(
 
 
 def _server_workflow(tasks: TaskClient, workflow: str, screen: Screen) -> str:
-    """The server's workflow that is meant where there is no such file."""
+    """Return the server's workflow that is meant where there is no such file."""
     there_are = tasks.workflow_names()
     for name in names_for(workflow):
         if name in there_are:

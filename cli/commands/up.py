@@ -87,7 +87,7 @@ def _watch(stack: Stack, screen: Screen, stop: StopSignals, credentials: str) ->
 
 
 def _reasons(settings: Settings) -> list[str]:
-    """What the ledger knows of instances that are not healthy yet."""
+    """Return what the ledger knows of instances that are not healthy yet."""
     try:
         instances = Ledger(settings).instances.all()
     except ComfylineError:
@@ -153,7 +153,7 @@ def _gpu_lines(stack: Stack, readiness: Mapping[str, Any]) -> list[str]:
 
 
 def _where(spec: InstanceSpec) -> str:
-    """What renders behind one name."""
+    """Return what renders behind one name."""
     if spec.kind == "simulator":
         return "no GPU"
     if spec.kind == "attached":

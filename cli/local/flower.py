@@ -148,7 +148,7 @@ class _Queues:
         self._ledger = Ledger(settings, pool_size=1)
 
     async def read(self) -> list[dict[str, Any]]:
-        """As `queue_lengths`. Raises: tornado's HTTPError 503 - the broker does not answer."""
+        """Return `queue_lengths`. Raises tornado's HTTPError 503: the broker does not answer."""
         try:
             return await IOLoop.current().run_in_executor(None, lambda: queue_lengths(self._app, self._names()))
         except BrokerUnavailable as exc:
@@ -175,7 +175,7 @@ class _BrokerPage(_OfQueues):
 
 
 class _QueueLengths(_OfQueues):
-    """The same as JSON."""
+    """Serve the page's figures as JSON."""
 
     async def get(self) -> None:
         self.write({"active_queues": await self._queues.read()})

@@ -16,12 +16,12 @@ from core.errors import ConfigurationError
 
 
 def safe_name(name: str) -> str:
-    """A server's file name, safe to write here: no folder, no leading dot, no odd characters."""
+    """Return a server's file name, safe to write here: no folder, no leading dot, no odd characters."""
     return re.sub(r"[^\w.\-]+", "_", name.replace("\\", "/").rpartition("/")[2]).lstrip(".") or "output"
 
 
 def is_file(path: Path) -> bool:
-    """Whether there is such a file; false too for what is too long for a name, or lies where we may not look."""
+    """Return whether there is such a file; false too for what is too long for a name, or lies where we may not look."""
     try:
         return path.is_file()
     except OSError:

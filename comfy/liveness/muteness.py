@@ -34,12 +34,12 @@ class Muteness:
         return self._since_s is not None
 
     def end(self) -> None:
-        """It has answered."""
+        """Note that the instance has answered."""
         self._since_s: float | None = None
         self._idleness = Idleness(Limits(idle_limit_s=self._limits.idle_s))
 
     def look(self, *, silent_s: float) -> str | None:
-        """It took a connection, or would have if its queue were not full, and gave no answer.
+        """Note a probe without an answer, by an instance whose port is open.
 
         Parameters:
           silent_s: how long the probe waited.

@@ -35,7 +35,7 @@ class GpuSurvey:
 
 
 def discover_gpus(nvml: Any = pynvml) -> list[Gpu]:
-    """The GPUs that can be used, in the order of the PCI bus; empty if there is no driver."""
+    """Return the GPUs that can be used, in the order of the PCI bus; empty if there is no driver."""
     return list(survey_gpus(nvml).gpus)
 
 

@@ -152,11 +152,11 @@ class Instance:
                 self.start()
 
     def probe(self) -> bool:
-        """Whether it is alive and answers `GET /prompt`; at most about `probe_timeout_s` (5 s)."""
+        """Return whether it is alive and answers `GET /prompt`; at most about `probe_timeout_s` (5 s)."""
         return self.problem() is None
 
     def problem(self) -> ComfyUnavailable | None:
-        """Why `probe` fails, or None if it does not; in the same time."""
+        """Return why `probe` fails, or None if it does not; in the same time."""
         base_url = self.base_url
         if base_url is None or not self.is_alive:
             return ComfyUnavailable(f"{self.spec.name} {self.how_it_ended()}.")

@@ -45,7 +45,7 @@ def rotate(path: Path) -> bool:
 
 
 def tail(path: Path, since_bytes: int) -> str:
-    """The last lines that were written after the first `since_bytes` bytes; empty if there are none.
+    """Return the last lines that were written after the first `since_bytes` bytes; empty if there are none.
 
     A log shorter than that was emptied meanwhile, so that all of it was written since.
     """

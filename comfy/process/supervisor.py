@@ -34,7 +34,7 @@ class InstanceUnfit(ComfyUnavailable):
 
 
 def _say_nothing(*_news: object) -> None:
-    """Stands in where nobody wants to know."""
+    """Stand in for a callback that was not given."""
 
 
 class Supervisor:
@@ -130,7 +130,7 @@ class Supervisor:
         self._wake.set()
 
     def replace(self, reason: str) -> None:
-        """What runs now is of no use, though it answers: end it and start it again. Counts as a failure.
+        """End the running instance, which is of no use though it answers, and start it again. Counts as a failure.
 
         Returns at once. Does nothing unless the instance is healthy. An attached one rests for a pause instead.
         """

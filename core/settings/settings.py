@@ -284,5 +284,5 @@ class Settings(BaseSettings):
         self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def gpu_dir(self, name: str) -> Path:
-        """The directory of one instance (`gpu0`): its outputs, inputs, logs."""
+        """Return the directory of one instance (`gpu0`): its outputs, inputs, logs."""
         return self.data_dir / "gpus" / name

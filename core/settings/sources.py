@@ -50,7 +50,7 @@ def load_settings(**overrides: Any) -> Settings:
 
 
 def process_environment() -> dict[str, str]:
-    """A copy of this process's environment, for children that need all of it (our own processes, never ComfyUI)."""
+    """Return a copy of this process's environment, for our own child processes; never for ComfyUI."""
     return dict(os.environ)
 
 

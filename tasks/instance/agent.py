@@ -90,7 +90,7 @@ class InstanceAgent:
         self._catalogue.start()
 
     def begin_to_stop(self) -> None:
-        """The worker was told to end: no more jobs, and the running one gets `drain_grace_s` to finish."""
+        """Take no more jobs, since the worker was told to end; the running one gets `drain_grace_s` to finish."""
         if not self._admission.is_stopping:
             self._admission.is_stopping = True
             in_background("let-go", self._let_go)
@@ -134,7 +134,7 @@ class InstanceAgent:
             in_background("restart", self._restart)
 
     def lose_jobs(self) -> None:
-        """The pool process died: its jobs go to another worker now, not when their leases lapse."""
+        """Give back the jobs of the pool process that died, now and not when their leases lapse."""
         if not self._admission.taken_by:
             in_background("lose-jobs", self._release.of_dead_process)
 
@@ -166,7 +166,7 @@ class InstanceAgent:
         self._catalogue.watch(base_url, info.object_info)
 
     def _look_at_queue(self, base_url: str) -> None:
-        """Raises ComfyUnavailable while it runs a prompt that made it useless; nobody but its owner can end that."""
+        """Raise ComfyUnavailable while the instance runs a prompt that made it useless; only its owner can end that."""
         if self._in_the_way == set():
             return
         with contextlib.closing(ComfyClient(base_url)) as client:
@@ -224,7 +224,7 @@ class InstanceAgent:
     # Threads of their own.
 
     def _replace(self, reason: str) -> None:
-        """The pool process says that the instance is of no use."""
+        """Have the instance replaced, which the pool process has found to be of no use."""
         if self._instance.is_attached:
             # It is not ours to end, so it will answer as before, with the same prompt in the way.
             self._in_the_way = self._running_prompts()
@@ -254,7 +254,7 @@ class InstanceAgent:
         self._supervisor.stop()
 
     def _turn_away(self) -> None:
-        """No more jobs: what waits behind the running one goes elsewhere now."""
+        """Take no more jobs, and have what waits behind the running one go elsewhere now."""
         if not self._reporter.is_open:
             return  # Told to end before it began.
         # The ledger first, or the pool process would put another job on deck.
@@ -283,7 +283,7 @@ class InstanceAgent:
             self._release.everything(self._interrupt)
 
     def _try(self, what: str, step: Callable[[], None]) -> None:
-        """Something that must not keep what follows from being done."""
+        """Do a step whose failure must not keep the next one from being done."""
         failure_of(step, f"{self.name}: {what}")
 
     def _interrupt(self, prompt_id: str) -> None:

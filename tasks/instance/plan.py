@@ -70,7 +70,7 @@ def _all(found: GpuSurvey) -> list[_Card]:
 
 
 def _named(names: tuple[str, ...], found: GpuSurvey) -> list[_Card]:
-    """The cards COMFYLINE_GPUS names, numbered by their place in it; without those that cannot be read now."""
+    """Return the cards COMFYLINE_GPUS names, numbered by their place in it; without those that cannot be read now."""
     if not found.gpus:
         log.warning("The NVIDIA driver (NVML) lists no GPU that could be compared with COMFYLINE_GPUS; taken as given.")
         return [_Card(number=number, device=name) for number, name in enumerate(names)]
@@ -95,7 +95,7 @@ def _named(names: tuple[str, ...], found: GpuSurvey) -> list[_Card]:
 
 
 def _find(name: str, found: GpuSurvey) -> Gpu | None:
-    """The card of that index, UUID, or beginning of a UUID; None if it is, or may be, one that cannot be read."""
+    """Return the card of that index or (beginning of a) UUID; None if it is, or may be, one that cannot be read."""
     if name.isdecimal():
         matches = [gpu for gpu in found.gpus if gpu.index == int(name)]
         is_unreadable = int(name) in found.unreadable

@@ -21,7 +21,9 @@ class InstanceInfo:
 
 
 def read_catalogue(client: ComfyClient) -> dict[str, Any]:
-    """What an instance takes: its `/object_info`, and classes of the past that it replaces. Raises ComfyUnavailable.
+    """Return what an instance takes: its `/object_info`, and classes of the past that it replaces.
+
+    Raises ComfyUnavailable.
 
     Files of single jobs are not in it: with them it would be another one whenever a job begins or ends.
     Of classes of the past it is known that they give what their successors give. Which inputs they take, only the
@@ -42,7 +44,7 @@ def read_catalogue(client: ComfyClient) -> dict[str, Any]:
 
 
 def read_info(base_url: str) -> InstanceInfo:
-    """Ask an instance. Raises ComfyUnavailable."""
+    """Ask an instance for its version, device and nodes. Raises ComfyUnavailable."""
     with closing(ComfyClient(base_url)) as client:
         stats = client.system_stats()
         object_info = read_catalogue(client)

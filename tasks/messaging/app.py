@@ -28,7 +28,7 @@ CONSUMER_TIMEOUT_MS = 48 * 3600 * 1000
 
 
 def make_app(settings: Settings, role: Role) -> Celery:
-    """A configured Celery app. It connects when first used, so that it may be made before a fork."""
+    """Return a configured Celery app. It connects when first used, so that it may be made before a fork."""
     app = Celery("comfyline", broker=settings.transport_url, set_as_current=role != "api")
     broker_guard.install()
     if BrokerKind.of(settings.transport_url) is BrokerKind.REDIS:

@@ -52,7 +52,7 @@ class ComfylineConsumer(Consumer):
         return on_task_received
 
     def on_decode_error(self, message: Message, exc: Exception) -> None:
-        """A message that could not even be unpacked."""
+        """Refuse a message that could not be unpacked."""
         self._refuse(message, f"it cannot be unpacked ({type(exc).__name__})")
 
     def on_connection_error_before_connected(self, exc: Exception) -> None:
@@ -61,7 +61,7 @@ class ComfylineConsumer(Consumer):
         self._rest()
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
-        """The connection is of no use any more; another one is made."""
+        """Replace a connection that is of no use any more."""
         super().on_connection_error_after_connected(self._mended(exc))
         self._rest()
 
@@ -74,7 +74,7 @@ class ComfylineConsumer(Consumer):
         return type(exc)(said(exc))
 
     def _rest(self) -> None:
-        """A broker that takes connections and refuses what we ask of them is not asked hundreds of times a second."""
+        """Pause, so that a broker that takes connections and refuses requests is not asked without an end."""
         if time.monotonic() - self._failed_at_s < SOON_S:
             time.sleep(REST_S)
         self._failed_at_s = time.monotonic()

@@ -1,4 +1,4 @@
-"""Removes what is past its time from storage and ledger, in small steps, and what nobody would find any more."""
+"""Removes what is past its time from storage and ledger, in small steps, and what nothing refers to any more."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _JOB = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 def remove_expired(runtime: Runtime) -> None:
-    """One run of the reconciler: jobs, files, uploads, keys."""
+    """Remove expired jobs, files, uploads and keys, as one run of the reconciler."""
     if runtime.storage.problem() is None:
         for step in (_remove_jobs, _remove_files, _remove_uploads):
             _in_steps(step, runtime)
@@ -41,7 +41,7 @@ def remove_expired(runtime: Runtime) -> None:
 
 
 def sweep(runtime: Runtime) -> None:
-    """Now and then: files that whoever made or removed them left behind when he died."""
+    """Remove, now and then, files that a process left behind when it died."""
     if runtime.storage.problem() is not None:
         return
     if _is_due(runtime.settings.outputs_dir):

@@ -108,7 +108,7 @@ _reviews: WeakKeyDictionary[Runtime, Review] = WeakKeyDictionary()
 
 
 def follow_fleet(runtime: Runtime) -> None:
-    """One run of the reconciler: jobs whose pins are those of nobody get others, or fail."""
+    """Give jobs that no instance suits any more other pins, or have them fail, as one run of the reconciler."""
     review = _reviews.setdefault(runtime, Review(runtime.ledger))
     for job_id in review.go_on():
         runtime.publisher.notify(job_id)

@@ -28,7 +28,7 @@ def produced_files(items: list[OutputItem], instance: InstanceRecord) -> list[Pr
 
 
 def written_down(files: list[ProducedFile], folder: Path) -> list[ProducedFile]:
-    """The same, with long texts as files in `folder`, the job's own: the ledger is no place for megabytes."""
+    """Return the files with long texts written into `folder`, the job's own: the ledger is no place for megabytes."""
     return [
         file if len(file.source.get("text", "")) <= MAX_INLINE_CHARS else _written_down(file, number, folder)
         for number, file in enumerate(files)

@@ -179,7 +179,7 @@ class WebhookDispatcher:
             self._has_more = True
 
     def _put_off(self) -> None:
-        """What waits for receivers that are left alone waits in the ledger, so that it is in nobody's way."""
+        """Put off posts to receivers that are left alone: they wait in the ledger, where they block no others."""
         while self._closed:
             # Taken out before anything can go wrong with it, and put back only if the ledger is away.
             receiver = self._closed.pop()
@@ -257,7 +257,7 @@ class WebhookDispatcher:
         thread.carry(functools.partial(self._deliver, hand, thread, until_s))
 
     def _deliver(self, hand: list[_Result], thread: ConnectionThread, until_s: float) -> None:
-        """The posts of a hand, in the thread of their thread.
+        """Send the posts of a batch, in the thread of their connection.
 
         Parameters:
           hand: becomes what is reported. What it is not the time for stays unsent in it.

@@ -1,4 +1,4 @@
-"""One receiver_state for each receiver: how many posts at once, and none for a while to one that keeps failing.
+"""The state of each receiver: how many posts at once, and none for a while to one that keeps failing.
 
 A receiver that has not answered yet gets one post at a time, and all such receivers together get no more than a share
 of the room: however many of them hang, those that answer find theirs. One that answers quickly gets batches of several
@@ -86,7 +86,7 @@ class ReceiverLimits:
         ]
 
     def closed_for_s(self, receiver: str, now_s: float) -> float:
-        """Seconds for which a receiver is left alone; 0 when it is not."""
+        """Return seconds for which a receiver is left alone; 0 when it is not."""
         receiver_state = self._receivers.get(receiver)
         return 0.0 if receiver_state is None else max(0.0, receiver_state.closed_until_s - now_s)
 
