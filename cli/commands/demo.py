@@ -16,7 +16,8 @@ from cli.exit_codes import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, exit_status_o
 from cli.local.processes import TICK_S, StopSignals, last_line
 from cli.local.stack import Stack, addresses, first_key, free_ports
 from cli.output.terminal import Screen
-from cli.remote.client import Client, Job, RequestRefused
+from cli.remote.answers import Job, RequestRefused
+from cli.remote.client import Client
 from core.errors import NoHealthyInstance
 from core.settings import Settings, load_settings
 from workflows.templates.samples import sample

@@ -17,7 +17,8 @@ from cli.commands.shared import Command, json_option, open_client, print_json, s
 from cli.exit_codes import EXIT_FAILED, EXIT_OK, EXIT_UNREACHABLE
 from cli.output.terminal import Screen, warn
 from cli.output.text_tables import Heading, print_table
-from cli.remote.client import Client, ServerUnreachable
+from cli.remote.answers import ServerUnreachable
+from cli.remote.client import Client
 from core.errors import InvalidRequest
 
 #: A GPU as the API shows it: `name`, `host`, `state`, `reason`, `job_id`, `up_since_ms`, ...

@@ -11,7 +11,8 @@ import click
 from cli.commands.shared import follow, json_option, open_client, print_json, save_outputs, server_option
 from cli.exit_codes import EXIT_CANCELED, EXIT_FAILED, EXIT_OK, EXIT_USAGE, exit_status_of
 from cli.output.terminal import Screen, describe_job, list_jobs, warn
-from cli.remote.client import TERMINAL, Client, Job, RequestRefused
+from cli.remote.answers import Job, RequestRefused
+from cli.remote.client import TERMINAL, Client
 from cli.remote.job_ids import whole_id
 from cli.remote.list_filters import label_filters, moment
 

@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 import click
 
 from cli.output.terminal import Screen, describe_error
-from cli.remote.client import Client, Job, file_names
-from cli.remote.written_files import safe_name
+from cli.remote.answers import Job
+from cli.remote.client import Client
+from cli.remote.written_files import file_names, safe_name
 from core.settings import load_settings
 
 Command = TypeVar("Command", bound=Callable[..., Any])

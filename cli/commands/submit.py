@@ -22,7 +22,8 @@ from cli.commands.shared import (
 from cli.exit_codes import EXIT_OK, exit_status_of
 from cli.output.terminal import Screen, describe_refusal, warn
 from cli.output.text_tables import printable
-from cli.remote.client import Client, Job, RequestRefused, ServerUnreachable
+from cli.remote.answers import Job, RequestRefused, ServerUnreachable
+from cli.remote.client import Client
 from cli.remote.task_client import TaskClient
 from cli.remote.task_values import (
     FLAGS,

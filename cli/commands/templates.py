@@ -14,7 +14,8 @@ from cli.commands.shared import json_option, open_client, server_option
 from cli.exit_codes import EXIT_FAILED, EXIT_OK
 from cli.output.terminal import warn
 from cli.output.text_tables import printable
-from cli.remote.client import Client, ServerUnreachable
+from cli.remote.answers import ServerUnreachable
+from cli.remote.client import Client
 from core.errors import ConfigurationError, InvalidBody, InvalidRequest
 from core.texts.strict_json import loads
 from workflows.graphs.graph import parse_graph

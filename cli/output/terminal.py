@@ -23,7 +23,7 @@ from rich.table import Column
 from rich.text import Text
 
 from cli.output.text_tables import Heading, print_table, printable
-from cli.remote.client import Job
+from cli.remote.answers import Job
 from cli.remote.download import OnBytes
 from cli.remote.sse import Event
 

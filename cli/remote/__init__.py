@@ -1,6 +1,7 @@
 """The client of a server: any that speaks Comfy API v2, ours for the rest.
 
 client           submit, follow, cancel, list, fetch (commands)
+answers          a job or an object from an answer, or its error (client)
 task_client      the PyWorker contract: tasks and their files (commands)
 sse              server-sent events as they come (client)
 error_answers    what an error answer says (client)

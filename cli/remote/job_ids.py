@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 
-from cli.remote.client import Client, RequestRefused
+from cli.remote.answers import RequestRefused
+from cli.remote.client import Client
 
 #: Fewer characters may mean one thing now and another in a minute.
 MIN_CHARS = 4

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 from urllib.parse import quote
 
-from cli.remote.client import GIVE_UP_AFTER_S, POLL_S, Client, ServerUnreachable
+from cli.remote.answers import ServerUnreachable
+from cli.remote.client import GIVE_UP_AFTER_S, POLL_S, Client
 from cli.remote.download import OnBytes
 from cli.remote.written_files import Draft, safe_name
 from core.errors import ConfigurationError, InvalidRequest

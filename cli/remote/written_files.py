@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
+from cli.remote.answers import Job
 from core.errors import ConfigurationError
 
 
@@ -143,3 +144,12 @@ def _explained(path: Path) -> Iterator[None]:
         yield
     except OSError as exc:
         raise ConfigurationError(f"{path} cannot be written: {exc.strerror}.") from exc
+
+
+def file_names(job: Job) -> list[str]:
+    """A name for each output of a job, safe to write here, and no two the same."""
+    names: list[str] = []
+    for output in job.get("outputs") or []:
+        numbered = numbered_names(safe_name(str(output["name"])))
+        names.append(next(str(name) for name in numbered if str(name) not in names))
+    return names
