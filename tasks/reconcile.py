@@ -12,11 +12,11 @@ from celery import shared_task
 
 from core.background import failure_of
 from core.job import DELIVERING, EXPIRED, FAILED
-from core.settings.settings import Settings
+from core.settings import Settings
 from tasks.messaging.follow_up import Moved, host_of, publish_follow_up
 from tasks.messaging.names import RECONCILE
-from tasks.reconciling.pins import follow_fleet
-from tasks.reconciling.retention import remove_expired, sweep
+from tasks.reconciling.expiry import remove_expired, sweep
+from tasks.reconciling.repinning import follow_fleet
 from tasks.runtime import ComfylineTask, Runtime
 from tasks.take_back import take_back
 

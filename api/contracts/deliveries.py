@@ -23,7 +23,7 @@ from core.ledger import Ledger
 from core.ledger.secrets import WEBHOOK
 from core.ledger.webhooks.outbox import ENDED, Delivery, Try
 from core.ledger.webhooks.outbox_writer import PENDING, SENDING
-from core.settings.settings import Settings
+from core.settings import Settings
 from core.webhooks.signing import load_signing_key, public_key_text
 from core.webhooks.target import ONE_SECRET
 

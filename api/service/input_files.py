@@ -25,7 +25,7 @@ from core.ledger import Ledger
 from core.ledger.input_files import InputFile
 from core.outbound import Policy
 from core.output import Output
-from core.settings.settings import Settings
+from core.settings import Settings
 from core.storage.backend import inputs_of, outputs_of
 from core.storage.folders import content_key, is_out_of_room
 from core.storage.job_files import is_id, owner_of

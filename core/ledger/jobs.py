@@ -24,7 +24,7 @@ from core.ledger.scheduling import comes_before, queue_order
 from core.ledger.secrets import Secrets
 from core.ledger.transitions import transition
 from core.ledger.webhooks.outbox_writer import record_event
-from core.settings.settings import Settings
+from core.settings import Settings
 from core.texts.stored_json import json_text
 
 #: Built once: the look-up on every client's path.

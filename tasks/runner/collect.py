@@ -67,7 +67,7 @@ class Collector:
         return result, {item.node_id for item in cached if not client.has(item)}
 
     def _without_foreign(self, result: PromptResult, job_id: str) -> PromptResult:
-        """A path that a graph put together while it ran must not bring an output of another job."""
+        """Leave out outputs of other jobs, to which a graph may have put a path together while it ran."""
         owners = [job_in_path(f"{item.subfolder}/{item.filename}") for item in result.outputs]
         others = {owner for owner in owners if owner is not None} - {job_id}
         known = persistently(lambda: self._ledger.jobs.states(list(others))) if others else {}

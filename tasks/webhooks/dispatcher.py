@@ -23,7 +23,7 @@ from core.ledger import Ledger
 from core.ledger.secrets import ADDRESS, WEBHOOK
 from core.ledger.webhooks.outbox import Due, Post, TryResult
 from core.outbound import Policy
-from core.settings.settings import Settings
+from core.settings import Settings
 from core.webhooks.keys import headers_of, secrets_for
 from core.webhooks.signing import headers_for, load_signing_key
 from core.webhooks.target import ENVIRONMENT
@@ -180,7 +180,7 @@ class WebhookDispatcher:
             self._has_more = True
 
     def _put_off(self) -> None:
-        """What waits for receivers that are left alone waits in the ledger, so that it is in nobody's way."""
+        """Put off posts to receivers that are left alone: they wait in the ledger, where they block no others."""
         while self._closed:
             # Taken out before anything can go wrong with it, and put back only if the ledger is away.
             receiver = self._closed.pop()
@@ -258,7 +258,7 @@ class WebhookDispatcher:
         thread.carry(functools.partial(self._deliver, hand, thread, until_s))
 
     def _deliver(self, hand: list[_Result], thread: ConnectionThread, until_s: float) -> None:
-        """The posts of a hand, in the thread of their thread.
+        """Send the posts of a batch, in the thread of their connection.
 
         Parameters:
           hand: becomes what is reported. What it is not the time for stays unsent in it.

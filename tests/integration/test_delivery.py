@@ -34,7 +34,7 @@ from core.ledger.upgrade import migrate
 from core.links import Links
 from core.output import BucketResult, FileSource
 from core.output_options import OutputOptions
-from core.settings.settings import Settings
+from core.settings import Settings
 from tasks.messaging.app import make_app
 from tasks.outputs import bucket_upload as buckets
 from tasks.outputs import endpoints

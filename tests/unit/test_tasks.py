@@ -16,13 +16,14 @@ from comfy.prompts.result import PromptResult
 from core.errors import ComfyUnavailable, ConfigurationError, OutputUnavailable, PromptFailed, PromptRejected
 from core.output import FileSource, OutputFile
 from core.storage.folders import LocalStorage
+from tasks.instance.agent import InstanceAgent
+from tasks.instance.bootsteps import GateStep
 from tasks.instance.plan import plan_instances
 from tasks.job_errors import job_error
 from tasks.messaging.app import make_app
 from tasks.messaging.names import GPU_QUEUE
 from tasks.outputs.store import store
 from tasks.runner.run_times import KEPT, Durations, gpu_seconds
-from tasks.worker import GateStep
 from tests.fleet import work
 from tests.services import make_settings
 from workflows.graphs.shape import shape_of
@@ -322,7 +323,7 @@ class Idle:
         self.later: list[Callable[[], None]] = []
         self.queues: list[str] = []
         self.timer = self.app = self.task_consumer = self
-        self.instance_agent = SimpleNamespace(takes_jobs=True)
+        self.process_context = {InstanceAgent: SimpleNamespace(takes_jobs=True)}
 
     def call_repeatedly(self, _every_s: float, call: Callable[..., None], arguments: tuple[Any, ...]) -> None:
         self.later.append(functools.partial(call, *arguments))

@@ -27,7 +27,7 @@ from core.ledger import Ledger
 from core.ledger.input_files import InputFile
 from core.links import EXPIRES, SIGNATURE
 from core.output import Output
-from core.settings.settings import Settings
+from core.settings import Settings
 from core.storage.backend import inputs_of, outputs_of
 
 LINK = tuple(

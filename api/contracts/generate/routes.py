@@ -35,7 +35,7 @@ from core.job import CANCELED, CANCELING, DELIVERING, EXPIRED, FAILED, QUEUED, R
 from core.ledger import Ledger
 from core.ledger.requeue import POISON
 from core.links import Links
-from core.settings.settings import Settings
+from core.settings import Settings
 from core.storage.backend import outputs_of
 from workflows.templates.library import Library
 

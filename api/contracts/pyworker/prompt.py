@@ -32,7 +32,7 @@ from core.job import SUCCEEDED, Job
 from core.job_request import JobRequest
 from core.ledger import Ledger
 from core.links import Links
-from core.settings.settings import Settings
+from core.settings import Settings
 from core.storage.backend import outputs_of
 from workflows.templates.library import Library
 from workflows.templates.modifiers import draw_between

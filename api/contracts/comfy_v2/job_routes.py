@@ -24,7 +24,7 @@ from core.errors import IdempotencyKeyReuse, InvalidWorkflow, LedgerUnavailable,
 from core.job import Job
 from core.job_request import JobRequest
 from core.ledger import Ledger
-from core.settings.settings import Settings
+from core.settings import Settings
 from workflows.graphs.misplaced import misplaced_graph
 
 LAST_EVENT_ID = Parameter(
