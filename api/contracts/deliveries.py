@@ -4,31 +4,35 @@ from __future__ import annotations
 
 import re
 from typing import Any
-from urllib.parse import urlsplit
 
 from flask import Blueprint, Response, request
 
+from api.contracts.delivery_views import (
+    STATES,
+    DeliveryPageView,
+    DeliveryView,
+    PublicKeyView,
+    PurgedView,
+    delivery_view,
+)
 from api.http.errors import BadParameter, InvalidCursor, json_response
 from api.http.json_body import has_body, read_json
 from api.http.time_limits import bounded, ledger_time_limit
-from api.schema import answers, fields
+from api.schema import fields
 from api.schema.bodies import ReplayBody
-from api.schema.openapi import JOBS, WEBHOOKS, Described, Parameter
+from api.schema.described import JOBS, WEBHOOKS, Described, Parameter
 from api.schema.validation import read
 from api.service.jobs import TurnPublisher, check_id
 from api.service.webhook_target import webhook_secrets
-from core.contracts.comfy_v2 import maybe_timestamp, timestamp
 from core.errors import InvalidRequest, LedgerUnavailable, NotFound, SecretUnreadable
 from core.ledger import Ledger
 from core.ledger.secrets import WEBHOOK
-from core.ledger.webhooks.outbox import ENDED, Attempt, Delivery
-from core.ledger.webhooks.outbox_writer import PENDING, SENDING
+from core.ledger.webhooks.outbox import ENDED
 from core.settings.settings import Settings
 from core.webhooks.signing import load_signing_key, public_key_text
 
 #: How a replay brings what was wiped.
 _SHAPES = {"secret": '"secret": "..."', "headers": '"headers": {"<name>": "<value>"}'}
-STATES = (PENDING, SENDING, *ENDED)
 _LIMIT = Parameter(
     name="limit",
     place="query",
@@ -72,7 +76,7 @@ def deliveries_blueprint(settings: Settings, ledger: Ledger, publisher: TurnPubl
     @Described(
         summary="List deliveries, the newest first",
         tag=WEBHOOKS,
-        answers={200: answers.DeliveryPage},
+        answers={200: DeliveryPageView},
         errors=(NotFound, InvalidCursor, LedgerUnavailable),
         parameters=(_STATE, _JOB, _ID_PREFIX, _LIMIT, _CURSOR),
         text="Each with its log of tries.",
@@ -87,7 +91,7 @@ def deliveries_blueprint(settings: Settings, ledger: Ledger, publisher: TurnPubl
     @Described(
         summary="The deliveries of a job's webhook, the newest first",
         tag=JOBS,
-        answers={200: answers.DeliveryPage},
+        answers={200: DeliveryPageView},
         errors=(NotFound, InvalidCursor, LedgerUnavailable),
         parameters=(_LIMIT, _CURSOR),
     )
@@ -99,7 +103,7 @@ def deliveries_blueprint(settings: Settings, ledger: Ledger, publisher: TurnPubl
     @Described(
         summary="A delivery with its log of tries",
         tag=WEBHOOKS,
-        answers={200: answers.Delivery},
+        answers={200: DeliveryView},
         errors=(NotFound, LedgerUnavailable),
     )
     @bounded
@@ -112,7 +116,7 @@ def deliveries_blueprint(settings: Settings, ledger: Ledger, publisher: TurnPubl
         tag=WEBHOOKS,
         body=ReplayBody,
         is_optional=True,
-        answers={202: answers.Delivery},
+        answers={202: DeliveryView},
         errors=(NotFound, LedgerUnavailable),
         text="With the same id and body, and from the beginning of its schedule. A secret or headers that came "
         "with the job are deleted after their last use, and must then come again.",
@@ -130,7 +134,7 @@ def deliveries_blueprint(settings: Settings, ledger: Ledger, publisher: TurnPubl
     @Described(
         summary="Forget deliveries that have ended",
         tag=WEBHOOKS,
-        answers={200: answers.Purged},
+        answers={200: PurgedView},
         errors=(LedgerUnavailable,),
         parameters=(_ENDED, _OLDER_THAN),
     )
@@ -139,54 +143,23 @@ def deliveries_blueprint(settings: Settings, ledger: Ledger, publisher: TurnPubl
         state = _state(ENDED)
         if state is None:
             raise BadParameter(f"state is missing: it must be one of {', '.join(ENDED)}.")
-        return json_response({"purged": ledger.outbox.purge(state, older_than_ms=_older_than_s() * 1000)})
+        view: PurgedView = {"purged": ledger.outbox.purge(state, older_than_ms=_older_than_s() * 1000)}
+        return json_response(view)
 
     @blueprint.get("/webhooks/public-key")
     @Described(
         summary="What receivers check v1a signatures with",
         tag=WEBHOOKS,
-        answers={200: answers.PublicKey},
+        answers={200: PublicKeyView},
         errors=(NotFound,),
     )
     def public_key() -> Response:
         if private_key is None:
             raise NotFound("This server has no key of its own for webhooks: its operator sets one.")
-        return json_response({"public_key": public_key_text(private_key)})
+        view: PublicKeyView = {"public_key": public_key_text(private_key)}
+        return json_response(view)
 
     return blueprint
-
-
-def delivery_view(delivery: Delivery) -> dict[str, Any]:
-    """The Delivery object."""
-    return {
-        "id": delivery.id,
-        "job_id": delivery.job_id,
-        "event": delivery.event,
-        "sequence": delivery.seq,
-        "state": delivery.state,
-        "url": shown_url(delivery.url),
-        "tries": delivery.tries,
-        "created_at": timestamp(delivery.created_at_ms),
-        "updated_at": timestamp(delivery.updated_at_ms),
-        "next_try_at": maybe_timestamp(delivery.next_try_at_ms) if delivery.state == PENDING else None,
-        "attempts": [_attempt_view(attempt) for attempt in delivery.attempts],
-    }
-
-
-def shown_url(url: str) -> str:
-    """Scheme, host and path of a URL: what else it holds may be somebody's secret."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-
-
-def _attempt_view(attempt: Attempt) -> dict[str, Any]:
-    return {
-        "number": attempt.number,
-        "at": timestamp(attempt.at_ms),
-        "duration_ms": attempt.duration_ms,
-        "status_code": attempt.status_code,
-        "error": attempt.error,
-    }
 
 
 def _renew_secrets(ledger: Ledger, job_id: str, given: dict[str, Any]) -> None:
@@ -226,7 +199,8 @@ def _page(ledger: Ledger, *, state: str | None, job_id: str | None, ids: tuple[s
     found = ledger.outbox.page(state=state, job_id=job_id, ids=ids, limit=limit + 1, after=after)
     shown, rest = found[:limit], found[limit:]
     cursor = fields.encode_cursor(shown[-1].created_at_ms, shown[-1].id) if rest else None
-    return json_response({"deliveries": [delivery_view(each) for each in shown], "next_cursor": cursor})
+    view: DeliveryPageView = {"deliveries": [delivery_view(each) for each in shown], "next_cursor": cursor}
+    return json_response(view)
 
 
 def _state(known: tuple[str, ...]) -> str | None:

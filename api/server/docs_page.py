@@ -16,9 +16,9 @@ from flask import Blueprint, Response, current_app
 from jinja2 import Environment, StrictUndefined
 
 from api.http.caller import base_url
-from api.schema.answers import OpenApi
-from api.schema.openapi import SERVER, Described, openapi_document
+from api.schema.described import SERVER, Described
 from api.schema.validation import allowed, properties
+from api.server.openapi_document import OpenApiView, openapi_document
 from core.settings.settings import Settings
 
 _TEMPLATE = (Path(__file__).parent / "docs_page.html").read_text(encoding="utf-8")
@@ -34,7 +34,7 @@ def docs_blueprint(settings: Settings) -> Blueprint:
     has_keys = bool(settings.api_keys)
 
     @cache
-    def document() -> dict[str, Any]:
+    def document() -> OpenApiView:
         return openapi_document(current_app, has_keys=has_keys)
 
     @cache
@@ -46,7 +46,7 @@ def docs_blueprint(settings: Settings) -> Blueprint:
         return render_page(document(), base)
 
     @blueprint.get("/openapi.json")
-    @Described(summary="This description, as OpenAPI 3.1", tag=SERVER, answers={200: OpenApi})
+    @Described(summary="This description, as OpenAPI 3.1", tag=SERVER, answers={200: OpenApiView})
     def openapi() -> Response:
         return Response(document_text(), content_type="application/json")
 

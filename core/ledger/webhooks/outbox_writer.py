@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -55,6 +55,7 @@ def announce(transaction: Transaction, row: Row[Any], event: str, *, seq: int, o
     now = now_ms()
     job = job_of(row, outputs)
     signer = transaction.signer
+    body: Mapping[str, object]
     if job.contract == GENERATE:
         body = webhook_body(job, signer=signer)
     else:
