@@ -7,7 +7,8 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,56 @@ _TEMPLATE = (Path(__file__).parent / "docs_page.html").read_text(encoding="utf-8
 _VARIABLES = {"path": "FILE_PATH"}
 #: Pages kept, one for each address that clients know us by.
 _PAGES = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Field:
+    """A row of a table of fields."""
+
+    #: Of inner objects and items of lists too: `outputs[].url`.
+    path: str
+    #: What it may be, in words.
+    allowed: str
+    is_needed: bool
+    description: str
+    default: Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Answer:
+    """What a route answers with one status."""
+
+    status: str
+    words: str
+    fields: Sequence[_Field]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Route:
+    """A method of a path, as the page shows it."""
+
+    id: str
+    method: str
+    path: str
+    summary: str
+    text: str
+    #: As the document has them, each with what is `allowed`.
+    parameters: Sequence[Mapping[str, Any]]
+    fields: Sequence[_Field]
+    is_enveloped: bool
+    examples: Sequence[str]
+    #: A line for a shell.
+    command: str
+    responses: Sequence[_Answer]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Group:
+    """The routes of one tag."""
+
+    id: str
+    name: str
+    routes: Sequence[_Route]
 
 
 def docs_blueprint(settings: Settings) -> Blueprint:
@@ -86,8 +137,8 @@ def render_page(document: Mapping[str, Any], base: str) -> str:
     )
 
 
-def _groups(document: Mapping[str, Any], base: str) -> Iterator[dict[str, Any]]:
-    """The routes by tag, as the template shows them."""
+def _groups(document: Mapping[str, Any], base: str) -> Iterator[_Group]:
+    """Yield the routes by tag."""
     for number, tag in enumerate(document["tags"], start=1):
         routes = [
             _route(document, base, path, method, operation)
@@ -95,28 +146,26 @@ def _groups(document: Mapping[str, Any], base: str) -> Iterator[dict[str, Any]]:
             for method, operation in operations.items()
             if tag["name"] in operation["tags"]
         ]
-        yield {"id": f"group-{number}", "name": tag["name"], "routes": routes}
+        yield _Group(id=f"group-{number}", name=tag["name"], routes=routes)
 
 
-def _route(
-    document: Mapping[str, Any], base: str, path: str, method: str, operation: Mapping[str, Any]
-) -> dict[str, Any]:
+def _route(document: Mapping[str, Any], base: str, path: str, method: str, operation: Mapping[str, Any]) -> _Route:
     schema, is_enveloped = _body_schema(document, operation)
     examples = schema.get("examples", [])
     needs_key = operation.get("security") != [] and {} not in document["security"]
-    return {
-        "id": operation["operationId"],
-        "method": method.upper(),
-        "path": path,
-        "summary": operation["summary"],
-        "text": operation.get("description", ""),
-        "parameters": [each | {"allowed": allowed(each["schema"])} for each in operation.get("parameters", [])],
-        "fields": list(_rows(document, schema)),
-        "is_enveloped": is_enveloped,
-        "examples": [json.dumps(example, indent=2) for example in examples],
-        "command": _command(document, base, path, method.upper(), operation, needs_key=needs_key),
-        "responses": [_answer(document, status, each) for status, each in operation["responses"].items()],
-    }
+    return _Route(
+        id=operation["operationId"],
+        method=method.upper(),
+        path=path,
+        summary=operation["summary"],
+        text=operation.get("description", ""),
+        parameters=[each | {"allowed": allowed(each["schema"])} for each in operation.get("parameters", [])],
+        fields=list(_rows(document, schema)),
+        is_enveloped=is_enveloped,
+        examples=[json.dumps(example, indent=2) for example in examples],
+        command=_command(document, base, path, method.upper(), operation, needs_key=needs_key),
+        responses=[_answer(document, status, each) for status, each in operation["responses"].items()],
+    )
 
 
 def _body_schema(document: Mapping[str, Any], operation: Mapping[str, Any]) -> tuple[Mapping[str, Any], bool]:
@@ -129,11 +178,11 @@ def _body_schema(document: Mapping[str, Any], operation: Mapping[str, Any]) -> t
     return {}, False
 
 
-def _answer(document: Mapping[str, Any], status: str, response: Mapping[str, Any]) -> dict[str, Any]:
+def _answer(document: Mapping[str, Any], status: str, response: Mapping[str, Any]) -> _Answer:
     schema = response.get("content", {}).get("application/json", {}).get("schema", {})
     # Errors have one shape, which the page shows once.
     rows = [] if int(status) >= 400 else list(_rows(document, _resolved(document, schema)))
-    return {"status": status, "words": response["description"].replace("`", ""), "fields": rows}
+    return _Answer(status=status, words=response["description"].replace("`", ""), fields=rows)
 
 
 def _resolved(document: Mapping[str, Any], schema: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -147,17 +196,17 @@ def _resolved(document: Mapping[str, Any], schema: Mapping[str, Any]) -> Mapping
     return {**inner, "description": schema.get("description") or inner.get("description", "")}
 
 
-def _rows(document: Mapping[str, Any], schema: Mapping[str, Any], before: str = "") -> Iterator[dict[str, Any]]:
+def _rows(document: Mapping[str, Any], schema: Mapping[str, Any], before: str = "") -> Iterator[_Field]:
     """The fields of an object, those of inner objects and of the items of lists below them, each with its path."""
     for name, field in properties(schema).items():
         resolved = _resolved(document, field)
-        yield {
-            "path": before + name,
-            "allowed": _kind(document, resolved),
-            "is_needed": name in schema.get("required", []),
-            "description": resolved["description"],
-            "default": field.get("default"),
-        }
+        yield _Field(
+            path=before + name,
+            allowed=_kind(document, resolved),
+            is_needed=name in schema.get("required", []),
+            description=resolved["description"],
+            default=field.get("default"),
+        )
         items = _resolved(document, resolved.get("items", {}))
         yield from _rows(document, items, f"{before}{name}[].")
         yield from _rows(document, resolved, f"{before}{name}.")
