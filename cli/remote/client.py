@@ -19,6 +19,7 @@ from cli.remote.multipart import FormFile
 from cli.remote.sse import Event, read_events
 from cli.remote.written_files import Draft, numbered_names, safe_name
 from core.errors import RequestError, TransientError
+from core.texts.json_types import JsonObject
 
 #: A job as the API answers it: `id`, `status`, `progress`, `outputs`, `error`, ...
 Job: TypeAlias = dict[str, Any]
@@ -96,7 +97,7 @@ class Client:
         # A proxy of the environment cannot reach this machine's own loopback.
         self._session.trust_env = not _is_loopback(parts.hostname)
 
-    def readiness(self) -> dict[str, Any] | None:
+    def readiness(self) -> JsonObject | None:
         """What `/ready` says when the server can run jobs: `{"instances": [{"name", "state", "kind", "device"}], ...}`.
 
         None when it cannot yet, or does not answer. Servers of other make may say nothing about instances.
@@ -131,7 +132,7 @@ class Client:
         """Queue a job from a workflow of the server, as `submit` does."""
         return _job(self._post(f"/workflows/{_path(name)}", {"parameters": parameters}, prefix="", has_key=True))
 
-    def upload_asset(self, file: BinaryIO, name: str, on_bytes: OnBytes | None = None) -> dict[str, Any]:
+    def upload_asset(self, file: BinaryIO, name: str, on_bytes: OnBytes | None = None) -> JsonObject:
         """Keep a file on the server; returns the asset, `{"id", "size_bytes", ...}`."""
         form = FormFile(file, name, {"file_path": name}, on_bytes)
         headers = {"Content-Type": form.content_type}
@@ -203,7 +204,7 @@ class Client:
             self.receive(path, draft, digest=digest if isinstance(digest, str) else None)
             return draft.keep_as(name)
 
-    def get(self, path: str) -> dict[str, Any]:
+    def get(self, path: str) -> JsonObject:
         """The JSON object at a path of the server, for what lies outside of Comfy API v2."""
         return _read(self._send("GET", path, prefix=""))
 
@@ -214,11 +215,11 @@ class Client:
         *,
         parameters: Mapping[str, str | int | None] | None = None,
         body: Mapping[str, Any] | None = None,
-    ) -> dict[str, Any]:
+    ) -> JsonObject:
         """Ask a path outside of Comfy API v2, once; parameters that are None are left out."""
         return _read(self._send(method, path, prefix="", params=parameters, json=body))
 
-    def post(self, path: str, body: Mapping[str, Any], *, has_key: bool) -> dict[str, Any]:
+    def post(self, path: str, body: Mapping[str, Any], *, has_key: bool) -> JsonObject:
         """Queue something at a path outside of Comfy API v2, as patiently as `submit`; returns the answer.
 
         Parameters:
@@ -226,7 +227,7 @@ class Client:
         """
         return _read(self._post(path, body, prefix="", has_key=has_key))
 
-    def upload(self, path: str, file: BinaryIO, name: str) -> dict[str, Any]:
+    def upload(self, path: str, file: BinaryIO, name: str) -> JsonObject:
         """Send a file as a form's `file`, with its `name` beside it; returns the answer."""
         return _read(self._send("POST", path, prefix="", files={"file": (name, file)}, data={"name": name}))
 
@@ -324,7 +325,7 @@ def _checked(job: Any, answer: requests.Response) -> Job:
     return job
 
 
-def _read(answer: requests.Response) -> dict[str, Any]:
+def _read(answer: requests.Response) -> JsonObject:
     if not answer.ok:
         _refuse(answer)
     try:
