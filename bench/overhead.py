@@ -17,6 +17,7 @@ import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import requests
 import websocket
@@ -24,7 +25,6 @@ import websocket
 from bench.report import Report
 from core.ledger import Ledger
 from core.settings.settings import Settings
-from core.texts.json_types import JsonObject
 from tests.fleet import ALL, Fleet
 
 ROUNDS = 5
@@ -35,7 +35,7 @@ BURST_S = 0.2
 _color = iter(range(1, 1 << 24))
 
 
-def graph(seconds: float, prefix: str) -> JsonObject:
+def graph(seconds: float, prefix: str) -> dict[str, Any]:
     """A prompt that ComfyUI's cache cannot answer, with one small picture as its output."""
     steps = 4 if seconds else 1
     return {

@@ -22,7 +22,6 @@ from typing import Any
 from bench.report import Report
 from core.ledger import Ledger
 from core.settings.settings import Settings
-from core.texts.json_types import JsonObject
 from tests.fleet import Fleet
 from tests.services import find_postgres, redis_broker
 
@@ -32,7 +31,7 @@ CLIENTS = 16
 SIZE_BYTES = 25_000
 
 
-def workflow() -> JsonObject:
+def workflow() -> dict[str, Any]:
     """A chain of model-free nodes that every ComfyUI has, 25 kB as JSON."""
     graph: dict[str, Any] = {
         "1": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 0}}

@@ -51,8 +51,6 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from core.texts.json_types import JsonObject
-
 NodeErrors = dict[str, Any]
 """`{node_id: {"errors": [{"type", "message", "details", "extra_info"}], "dependent_outputs": [...], "class_type"}}`."""
 
@@ -68,7 +66,7 @@ class ComfylineError(Exception):
         return str(self.args[0]) if self.args else type(self).__name__
 
     @property
-    def details(self) -> JsonObject | None:
+    def details(self) -> dict[str, Any] | None:
         """Machine-readable facts beside the message, safe to show to a client."""
         return None
 
@@ -122,7 +120,7 @@ class InvalidWorkflow(RequestError):
         self.node_errors: NodeErrors = node_errors or {}
 
     @property
-    def details(self) -> JsonObject | None:
+    def details(self) -> dict[str, Any] | None:
         return {"node_errors": self.node_errors}
 
 
@@ -148,7 +146,7 @@ class IdempotencyKeyReuse(RequestError):
         self.job_id = job_id
 
     @property
-    def details(self) -> JsonObject | None:
+    def details(self) -> dict[str, Any] | None:
         return None if self.job_id is None else {"job_id": self.job_id}
 
 
@@ -171,7 +169,7 @@ class RequestIdReuse(RequestError):
         )
 
     @property
-    def details(self) -> JsonObject | None:
+    def details(self) -> dict[str, Any] | None:
         return None if self.job_id is None else {"job_id": self.job_id}
 
 
@@ -336,7 +334,7 @@ class PromptRejected(PermanentError):
         self.node_errors: NodeErrors = node_errors or {}
 
     @property
-    def details(self) -> JsonObject | None:
+    def details(self) -> dict[str, Any] | None:
         return {"node_errors": self.node_errors}
 
 
