@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 
 from flask import Response
 
-from api.contracts.comfy_v2.views import StatusView, place_view
+from api.contracts.comfy_v2.views import StatusEventView, place_view
 from api.http.time_limits import ledger_time_limit
 from api.service.estimates import Estimates, Place
 from api.service.waiting import Hub, Watch
@@ -170,7 +170,7 @@ class EventStream:
     def _status(self, status: str, seq: int) -> str:
         self._shown_status = SHOWN[status]
         self._is_over = status in TERMINAL
-        data: StatusView = {"status": SHOWN[status]}
+        data: StatusEventView = {"status": SHOWN[status]}
         if (place := self._place(status)) is not None:
             self._shown_place, self._placed_at_s = place, time.monotonic()
             data = {"status": SHOWN[status], **place_view(place)}
@@ -192,7 +192,7 @@ class EventStream:
         if place is None or not _is_news(place, shown, age_s):
             return None
         self._shown_place, self._placed_at_s = place, time.monotonic()
-        data: StatusView = {"status": SHOWN[QUEUED], **place_view(place)}
+        data: StatusEventView = {"status": SHOWN[QUEUED], **place_view(place)}
         return frame("status", data)
 
     def _place(self, status: str) -> Place | None:

@@ -56,7 +56,7 @@ class PlaceView(TypedDict):
     ]
 
 
-class StatusView(TypedDict):
+class StatusEventView(TypedDict):
     """The data of a stream's status event; the place only while the job waits."""
 
     status: ShownStatus
