@@ -14,14 +14,14 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import Field
 from typing_extensions import NotRequired, TypedDict
 
-from core.job import CANCELED, CANCELING, DELIVERING, EXPIRED, FAILED, QUEUED, RUNNING, SUCCEEDED, Job, Output
+from core.job import CANCELED, CANCELING, DELIVERING, EXPIRED, FAILED, QUEUED, RUNNING, SUCCEEDED, Job, Output, Status
 from core.links import Links
 from core.texts.excerpts import MESSAGE_CHARS, TRACEBACK_CHARS, head_and_tail
 
 ShownStatus = Literal["queued", "running", "canceling", "succeeded", "failed", "canceled", "expired"]
 
 #: The API knows a closed set of words; storing outputs is part of running.
-SHOWN: Mapping[str, ShownStatus] = {
+SHOWN: Mapping[Status, ShownStatus] = {
     QUEUED: "queued",
     RUNNING: "running",
     CANCELING: "canceling",

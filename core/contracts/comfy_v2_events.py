@@ -27,6 +27,7 @@ from core.job import Job
 from core.links import Links, LinkSigner
 from core.texts.json_types import JsonObject
 from core.webhooks.events import EVENTS
+from core.webhooks.target import WebhookTarget
 
 #: Of a body as JSON text in ASCII.
 MAX_BODY_BYTES = 20_000
@@ -78,8 +79,8 @@ def event_body(job: Job, event: str, *, seq: int, at_ms: int, signer: LinkSigner
       at_ms: when it happened.
       signer: of the links to outputs.
     """
-    webhook = job.webhook or {}
-    links = Links(base_url=webhook.get("base_url", ""), signer=signer)
+    webhook = job.webhook or WebhookTarget(url="")
+    links = Links(base_url=webhook.base_url, signer=signer)
     data: EventDataView = {
         "id": job.id,
         "status": SHOWN[job.status],
@@ -97,8 +98,8 @@ def event_body(job: Job, event: str, *, seq: int, at_ms: int, signer: LinkSigner
         data["metadata"] = job.metadata
     if job.parameters:
         data["parameters"] = job.parameters
-    if extra := webhook.get("extra_params"):
-        data["extra"] = extra
+    if webhook.extra_params:
+        data["extra"] = webhook.extra_params
     body: EventView = {"type": event, "timestamp": timestamp(at_ms), "data": data}
     for shorten in (_shorten_error, _drop_parameters, _drop_outputs, _drop_metadata):
         if size_bytes(body) > MAX_BODY_BYTES:

@@ -21,17 +21,19 @@ from core.job import (
     SUCCEEDED,
     Job,
     Output,
+    Status,
     prompt_id_of,
 )
 from core.links import Links, LinkSigner
 from core.texts.excerpts import MESSAGE_CHARS, head_and_tail
 from core.texts.json_types import JsonObject
+from core.webhooks.target import WebhookTarget
 
 #: Of the message in a webhook's body that had to be cut.
 _MAX_MESSAGE_CHARS = 1_000
 
 ResultStatus = Literal["pending", "generating", "generated", "completed", "failed", "cancelled", "timeout"]
-STATUS_WORDS: Mapping[str, ResultStatus] = {
+STATUS_WORDS: Mapping[Status, ResultStatus] = {
     QUEUED: "pending",
     RUNNING: "generating",
     CANCELING: "generating",
@@ -154,15 +156,15 @@ def webhook_body(job: Job, *, signer: LinkSigner | None = None) -> GenerateEvent
     Parameters:
       signer: of the links to outputs.
     """
-    webhook = job.webhook or {}
-    result = generate_result(job, links=Links(base_url=webhook.get("base_url", ""), signer=signer))
+    webhook = job.webhook or WebhookTarget(url="")
+    result = generate_result(job, links=Links(base_url=webhook.base_url, signer=signer))
     body: GenerateEventView = {
         "id": result["id"],
         "status": result["status"],
         "message": result["message"],
         "output": result["output"],
         "timings": result["timings"],
-        "extra": webhook.get("extra_params", {}),
+        "extra": webhook.extra_params,
     }
     if "parameters" in result:
         body["parameters"] = result["parameters"]

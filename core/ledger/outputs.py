@@ -15,6 +15,7 @@ from core.ledger.database.rows import job_of, output_of
 from core.ledger.database.tables import assets, jobs
 from core.ledger.transitions import transition
 from core.ledger.webhooks.outbox_writer import record_event
+from core.output_options import OutputOptions
 
 #: A job that has been delivering for this long without an end is given another turn.
 DELIVERING_MS = 15_000
@@ -39,8 +40,7 @@ class Pending:
     """What an attempt still has to deliver."""
 
     files: list[PendingFile]
-    #: As in `NewJob`.
-    delivery: dict[str, Any] | None
+    output_options: OutputOptions
     generated_at_ms: int
 
 
@@ -139,7 +139,11 @@ class Outputs:
             )
             for row in rows
         ]
-        return Pending(files=files, delivery=held.delivery, generated_at_ms=held.generated_at_ms)
+        return Pending(
+            files=files,
+            output_options=OutputOptions.from_json(held.delivery or {}),
+            generated_at_ms=held.generated_at_ms,
+        )
 
     def succeed(
         self, job_id: str, attempt: int, stored: list[StoredFile], missing: Mapping[str, str] | None = None

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from core.contracts.generate import MESSAGES, STATUS_WORDS, generate_result, webhook_body
-from core.job import CANCELED, EXPIRED, FAILED, QUEUED, RUNNING, STATUSES, SUCCEEDED, Job, Output
+from core.job import CANCELED, EXPIRED, FAILED, QUEUED, RUNNING, STATUSES, SUCCEEDED, Job, Output, Status
 from core.links import Links
+from core.webhooks.target import WebhookTarget
 
 OUTPUT = Output(
     id="a1",
@@ -92,7 +93,7 @@ def test_times_that_have_not_come_are_null() -> None:
 
 
 @pytest.mark.parametrize("status", STATUSES)
-def test_every_status_has_a_word_and_a_message(status: str) -> None:
+def test_every_status_has_a_word_and_a_message(status: Status) -> None:
     result = generate_result(_job(status, error={"code": "c", "message": " m \n"}), links=Links(base_url=""))
 
     assert result["status"] == STATUS_WORDS[status]
@@ -123,7 +124,7 @@ def test_a_failure_without_a_record_still_says_so() -> None:
 
 
 def test_the_webhook_has_extra_and_no_comfyui_response() -> None:
-    webhook = {"url": "http://h", "extra_params": {"user": 7}, "timeout_s": 5.0, "base_url": "http://me"}
+    webhook = WebhookTarget(url="http://h", extra_params={"user": 7}, base_url="http://me")
 
     body = webhook_body(_job(SUCCEEDED, webhook=webhook, outputs=(OUTPUT,)))
 
