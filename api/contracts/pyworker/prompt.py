@@ -21,12 +21,14 @@ from api.service.job_requests import filled_request, with_output_fields
 from api.service.jobs import JobService
 from api.service.waiting import Hub
 from core.contracts.generate import ResultView, generate_result
+from core.contracts.registry import CONTRACT_GENERATE
 from core.errors import InvalidRequest, OutputUnavailable
 from core.job import SUCCEEDED, Job
 from core.job_request import JobRequest
 from core.ledger import Ledger
 from core.links import Links
 from core.settings.settings import Settings
+from core.storage.backend import outputs_of
 from workflows.templates.library import Library
 from workflows.templates.modifiers import draw_between
 from workflows.templates.template import Template
@@ -113,7 +115,7 @@ def _requested(template: Template, values: dict[str, Any], settings: Settings) -
         if name.lower() in template.parameters or name not in PromptBody.model_fields
     }
     filled = template.fill(wanted, draw=draw_between)
-    job = filled_request(filled, contract="generate", template=template.name)
+    job = filled_request(filled, contract=CONTRACT_GENERATE, template=template.name)
     return with_output_fields(job, OutputOptionsBody(), None, settings, base_url(settings), has_defaults=True)
 
 
@@ -140,5 +142,5 @@ def _images(job: Job, settings: Settings) -> list[str]:
     for output in job.outputs:
         if output.type == "image" and output.size_bytes <= room_bytes:
             room_bytes -= output.size_bytes
-            found.append(f"data:{output.content_type};base64,{read_base64(output, settings.outputs_dir)}")
+            found.append(f"data:{output.content_type};base64,{read_base64(output, outputs_of(settings))}")
     return found
