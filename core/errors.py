@@ -29,7 +29,7 @@
         ComfyOutOfMemory                 the GPU ran out of memory
         PromptTimeout                    a prompt ran longer than allowed
         PromptStuck                      a prompt shows no sign of life any more
-        DeliveryFailed                   an upload or webhook could not be delivered now
+        UploadFailed                     a file could not be put into a bucket now
       PermanentError                   trying again cannot help
         InputGone                        an input file of a job is no longer in storage
         PromptRejected                   ComfyUI refused the graph; carries `node_errors`
@@ -39,7 +39,7 @@
         LedgerFault                      the database does not understand us: a fault of ours
         StaleAttempt                     another attempt owns the job now: stop, write nothing
         AddressRefused                   a client's URL leads to where we do not connect
-        DeliveryRefused                  an upload will not be taken: wrong credentials, no such bucket
+        UploadRefused                    an upload will not be taken: wrong credentials, no such bucket
         SecretUnreadable                 a job's secrets do not open, or were deleted
         ConfigurationError               a setting is missing or wrong; names it
 
@@ -306,8 +306,8 @@ class PromptStuck(TransientError):
         self.node_class = node_class
 
 
-class DeliveryFailed(TransientError):
-    """An upload or a webhook could not be delivered now."""
+class UploadFailed(TransientError):
+    """A file could not be put into a bucket now, or not be stored."""
 
     code = "delivery_failed"
 
@@ -393,7 +393,7 @@ class AddressRefused(PermanentError):
     code = "address_refused"
 
 
-class DeliveryRefused(PermanentError):
+class UploadRefused(PermanentError):
     """A bucket does not take a file, and hardly will: wrong credentials, no such bucket."""
 
     code = "delivery_refused"

@@ -84,7 +84,7 @@ def publish_missing_turns(runtime: Runtime) -> None:
             return
 
 
-def resume_deliveries(runtime: Runtime) -> None:
+def resume_uploads(runtime: Runtime) -> None:
     """Files whose message was lost, or whose worker died; webhooks likewise, and those whose next try is due."""
     settings = runtime.settings
     for job_id in runtime.ledger.outputs.abandon(after_s=max(settings.retention_s, settings.upload_give_up_s)):
@@ -108,7 +108,7 @@ STEPS: tuple[Callable[[Runtime], None], ...] = (
     expire_waiting,
     follow_fleet,
     publish_missing_turns,
-    resume_deliveries,
+    resume_uploads,
     wipe_secrets,
     remove_expired,
     sweep,

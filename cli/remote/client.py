@@ -16,7 +16,7 @@ from requests.auth import AuthBase
 from cli.remote.download import DamagedDownload, Download, OnBytes
 from cli.remote.error_answers import body_of, code, envelope, reason, retry_after_s, words
 from cli.remote.multipart import FormFile
-from cli.remote.sse import Event, read_events
+from cli.remote.sse import SseEvent, read_events
 from cli.remote.written_files import Draft, numbered_names, safe_name
 from core.errors import RequestError, TransientError
 from core.texts.json_types import JsonObject
@@ -172,7 +172,7 @@ class Client:
             if cursor is None or len(found) >= limit:
                 return JobList(found[:limit], has_more=cursor is not None or len(found) > limit)
 
-    def follow(self, job_id: str, on_event: Callable[[Event], None]) -> Job:
+    def follow(self, job_id: str, on_event: Callable[[SseEvent], None]) -> Job:
         """Report the job's events until it has ended, and return it as it ended.
 
         Live while the server streams events, else by asking every second; `on_event` may hear a thing twice.
@@ -252,7 +252,7 @@ class Client:
         except requests.RequestException as exc:
             raise ServerUnreachable(f"{self.base_url} broke off while it sent {path}: {reason(exc)}.") from exc
 
-    def _stream(self, job_id: str, on_event: Callable[[Event], None]) -> bool:
+    def _stream(self, job_id: str, on_event: Callable[[SseEvent], None]) -> bool:
         """Follow one stream to its end. Returns whether asking for another makes sense."""
         headers = {"Accept": "text/event-stream", "Accept-Encoding": "identity"}
         path = f"/jobs/{_path(job_id)}/events"
@@ -307,12 +307,12 @@ def file_names(job: Job) -> list[str]:
     return names
 
 
-def _report(job: Job, on_event: Callable[[Event], None]) -> None:
+def _report(job: Job, on_event: Callable[[SseEvent], None]) -> None:
     """What a poll says, in the words of the stream."""
     if job["status"] not in TERMINAL and job.get("progress"):
-        on_event(Event(name="progress", data=job["progress"]))
+        on_event(SseEvent(name="progress", data=job["progress"]))
     place: dict[str, Any] = {key: job[key] for key in ("queue_position", "estimated_wait_ms") if key in job}
-    on_event(Event(name="status", data={"status": job["status"], **place}))
+    on_event(SseEvent(name="status", data={"status": job["status"], **place}))
 
 
 def _job(answer: requests.Response) -> Job:

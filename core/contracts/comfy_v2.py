@@ -8,14 +8,18 @@ be absent is `NotRequired`; one that may be null says so.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime, timezone
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Literal
 
 from pydantic import Field
 from typing_extensions import NotRequired, TypedDict
 
-from core.job import CANCELED, CANCELING, DELIVERING, EXPIRED, FAILED, QUEUED, RUNNING, SUCCEEDED, Job, Output, Status
+from core.job import CANCELED, CANCELING, DELIVERING, EXPIRED, FAILED, QUEUED, RUNNING, SUCCEEDED, Job, Status
+from core.job_error import JobError, JobWarning
 from core.links import Links
+from core.output import Kind, Output
+from core.progress import Progress
 from core.texts.excerpts import MESSAGE_CHARS, TRACEBACK_CHARS, head_and_tail
 
 ShownStatus = Literal["queued", "running", "canceling", "succeeded", "failed", "canceled", "expired"]
@@ -31,8 +35,6 @@ SHOWN: Mapping[Status, ShownStatus] = {
     CANCELED: "canceled",
     EXPIRED: "expired",
 }
-#: What an output can be.
-OUTPUT_KINDS = ("image", "video", "audio", "text", "file", "latent")
 _IN_PROGRESS = (RUNNING, CANCELING, DELIVERING)
 
 
@@ -102,7 +104,7 @@ class JobOutputView(TypedDict):
 
     node_id: str
     name: str
-    type: Annotated[str, Field(json_schema_extra={"enum": list(OUTPUT_KINDS)})]
+    type: Kind
     content_type: str
     size_bytes: int
     id: str
@@ -137,24 +139,40 @@ def progress_view(job: Job) -> ProgressView | None:
     """The last snapshot; zeros for a job that has just begun, everything for one whose GPU work is done."""
     if job.progress is None and job.status not in _IN_PROGRESS:
         return None
-    snapshot = job.progress or {"value": 0.0, "nodes_done": 0, "nodes_total": job.nodes_total}
+    snapshot = job.progress or Progress(nodes_total=job.nodes_total)
     if job.status in (DELIVERING, SUCCEEDED):
-        return snapshot_view({**snapshot, "value": 1.0, "nodes_done": snapshot.get("nodes_total", job.nodes_total)})
-    return snapshot_view(snapshot)
+        snapshot = replace(snapshot, value=1.0, nodes_done=snapshot.nodes_total)
+    if job.progress is not None:
+        return snapshot_view(snapshot)
+    # Before the first snapshot there is nothing to say of nodes.
+    return {
+        "value": snapshot.value,
+        "nodes_done": snapshot.nodes_done,
+        "nodes_total": snapshot.nodes_total,
+        "message": _progress_message(snapshot),
+    }
 
 
-def snapshot_view(snapshot: dict[str, Any]) -> ProgressView:
-    """A progress snapshot as clients see it: with what it says in words, which the official SDK prints."""
-    node = snapshot.get("current_node_class") or snapshot.get("current_node")
-    step, steps = snapshot.get("step"), snapshot.get("steps")
-    if node is None or snapshot.get("value", 0.0) >= 1.0:
-        message = f"{snapshot.get('nodes_done', 0)}/{snapshot.get('nodes_total', 0)} nodes"
-    elif steps:
-        message = f"{node} {step}/{steps}"
-    else:
-        message = str(node)
-    # What a snapshot does not have stays absent.
-    return cast("ProgressView", {**snapshot, "message": message})
+def snapshot_view(snapshot: Progress) -> ProgressView:
+    """Show a progress snapshot to clients, with what it says in words, which the official SDK prints."""
+    return {
+        "value": snapshot.value,
+        "nodes_done": snapshot.nodes_done,
+        "nodes_total": snapshot.nodes_total,
+        "current_node": snapshot.current_node,
+        "current_node_class": snapshot.current_node_class,
+        "step": snapshot.step,
+        "steps": snapshot.steps,
+        "remaining_s": snapshot.remaining_s,
+        "message": _progress_message(snapshot),
+    }
+
+
+def _progress_message(snapshot: Progress) -> str:
+    node = snapshot.current_node_class or snapshot.current_node
+    if node is None or snapshot.value >= 1.0:
+        return f"{snapshot.nodes_done}/{snapshot.nodes_total} nodes"
+    return f"{node} {snapshot.step}/{snapshot.steps}" if snapshot.steps else node
 
 
 def attempts_view(job: Job) -> AttemptsView:
@@ -166,11 +184,11 @@ def losses_view(job: Job) -> list[LossView]:
     """List the attempts that a job lost."""
     return [
         {
-            "attempt": loss.get("attempt"),
-            "code": loss.get("code"),
-            "instance": loss.get("instance"),
-            "gpu": loss.get("gpu"),
-            "at": maybe_timestamp(loss.get("at_ms")),
+            "attempt": loss.attempt,
+            "code": loss.code,
+            "instance": loss.instance,
+            "gpu": loss.gpu,
+            "at": maybe_timestamp(loss.at_ms),
         }
         for loss in job.losses
     ]
@@ -180,7 +198,7 @@ def error_view(job: Job) -> JobErrorView | None:
     """Say why a job failed; long texts are cut in their middle."""
     if job.status != FAILED:
         return None
-    view = whole_error_view(job.error or {})
+    view = whole_error_view(job.error or JobError())
     # Jobs of earlier versions kept whatever nodes said in their rows.
     view["message"] = head_and_tail(view["message"], 2 * MESSAGE_CHARS)
     if view["traceback"]:
@@ -188,24 +206,20 @@ def error_view(job: Job) -> JobErrorView | None:
     return view
 
 
-def whole_error_view(error: dict[str, Any]) -> JobErrorView:
+def whole_error_view(error: JobError) -> JobErrorView:
     """Say why a job failed, at full length."""
     return {
-        "code": error.get("code", "failed"),
-        "message": error.get("message", "The job failed."),
-        "node_id": error.get("node_id"),
-        "class_type": error.get("class_type"),
-        "traceback": error.get("traceback"),
+        "code": error.code,
+        "message": error.message,
+        "node_id": error.node_id,
+        "class_type": error.class_type,
+        "traceback": error.traceback,
     }
 
 
-def warning_view(warning: Mapping[str, Any]) -> JobWarningView:
+def warning_view(warning: JobWarning) -> JobWarningView:
     """Say what kept a part of a job from running."""
-    return {
-        "message": warning["message"],
-        "node_id": warning.get("node_id"),
-        "class_type": warning.get("class_type"),
-    }
+    return {"message": warning.message, "node_id": warning.node_id, "class_type": warning.class_type}
 
 
 def output_view(output: Output, links: Links, expires_at_ms: int) -> JobOutputView:
@@ -218,7 +232,7 @@ def output_view(output: Output, links: Links, expires_at_ms: int) -> JobOutputVi
     view: JobOutputView = {
         "node_id": output.node_id,
         "name": output.name,
-        "type": output.type,
+        "type": output.kind,
         "content_type": output.content_type,
         "size_bytes": output.size_bytes,
         "id": output.id,
@@ -227,11 +241,10 @@ def output_view(output: Output, links: Links, expires_at_ms: int) -> JobOutputVi
         "url_expires_at": timestamp(link.expires_at_ms),
         "job_id": output.job_id,
     }
-    said = output.upload or {}
-    if "url" in said or "error" in said:
-        view["upload"] = {"url": said.get("url"), "error": said.get("error")}
-    if "conversion_error" in said:
-        view["conversion_error"] = said["conversion_error"]
+    if output.bucket_result is not None:
+        view["upload"] = {"url": output.bucket_result.url, "error": output.bucket_result.error}
+    if output.conversion_error is not None:
+        view["conversion_error"] = output.conversion_error
     if output.is_expired:
         view["expired"] = True
     return view
@@ -239,4 +252,4 @@ def output_view(output: Output, links: Links, expires_at_ms: int) -> JobOutputVi
 
 def missing_view(output: Output) -> MissingOutputView:
     """A file that ComfyUI reported and nobody can find."""
-    return {"node_id": output.node_id, "name": output.name, "message": (output.upload or {}).get("missing", "")}
+    return {"node_id": output.node_id, "name": output.name, "message": output.missing_reason or ""}

@@ -259,7 +259,7 @@ class InstanceAgent:
                 self._regain()
         if self._is_unrecorded:
             self._record_again()
-        self._housekeeper.keep(self._undelivered)
+        self._housekeeper.keep(self._unstored)
 
     def _look_at_storage(self) -> None:
         self._admission.storage_problem = self._storage.problem()
@@ -314,9 +314,9 @@ class InstanceAgent:
             log.warning("%s: the ledger was not told that it is %s: %s", self.name, condition.state, exc)
             return True
 
-    def _undelivered(self) -> list[str]:
+    def _unstored(self) -> list[str]:
         assert self._ledger is not None
-        return self._ledger.outputs.undelivered(self.name)
+        return self._ledger.outputs.unstored(self.name)
 
     # Threads of their own.
 

@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary
 
 from core.errors import InvalidWorkflow
 from core.job import FAILED
+from core.job_error import JobError
 from core.ledger import Ledger
 from core.ledger.pins import Pinned
 from tasks.judging import Judge
@@ -116,13 +117,12 @@ def follow_fleet(runtime: Runtime) -> None:
         publish_follow_up(runtime.publisher, Moved(job_id=job_id, status=FAILED))
 
 
-def _error(refusal: InvalidWorkflow) -> dict[str, Any]:
+def _error(refusal: InvalidWorkflow) -> JobError:
     first = next(iter(refusal.node_errors.items()), None)
     node_id, entry = first or (None, dict[str, Any]())
-    return {
-        "code": refusal.code,
-        "message": f"No GPU of the fleet can run it any more. {refusal.message}",
-        "node_id": node_id,
-        "class_type": entry.get("class_type"),
-        "traceback": None,
-    }
+    return JobError(
+        code=refusal.code,
+        message=f"No GPU of the fleet can run it any more. {refusal.message}",
+        node_id=node_id,
+        class_type=entry.get("class_type"),
+    )

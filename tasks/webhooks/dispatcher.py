@@ -21,7 +21,7 @@ from core.clock import now_ms
 from core.errors import ComfylineError, LedgerUnavailable, SecretUnreadable, TransientError
 from core.ledger import Ledger
 from core.ledger.secrets import ADDRESS, WEBHOOK
-from core.ledger.webhooks.outbox import Due, Outcome, Post
+from core.ledger.webhooks.outbox import Due, Post, TryResult
 from core.outbound import Policy
 from core.settings.settings import Settings
 from core.webhooks.keys import headers_of, secrets_for
@@ -59,7 +59,7 @@ class _Result:
     #: What came with its job to sign with, or why it cannot be read.
     secrets: dict[str, Any] | SecretUnreadable = field(repr=False)
     #: None: it was not made.
-    outcome: Outcome | None = None
+    outcome: TryResult | None = None
     #: As in `ReceiverLimits.end`.
     is_well: bool | None = None
 
@@ -88,7 +88,7 @@ class WebhookDispatcher:
         self._loop = Loop("dispatcher", self._work, last=self._threads.close)
         # The rest belongs to its thread.
         self._called: set[str] = set()
-        self._results: list[tuple[Post, Outcome]] = []
+        self._results: list[tuple[Post, TryResult]] = []
         self._unsent: list[Post] = []
         self._closed: set[str] = set()
         self._has_more = False
@@ -332,11 +332,11 @@ def _is_written(write: Callable[[list[Item]], object], items: list[Item]) -> boo
     return error is None
 
 
-def _is_well(outcome: Outcome) -> bool:
+def _is_well(outcome: TryResult) -> bool:
     """Whether an outcome speaks for the receiver: a refusal of one event is an answer, silence and overload are not."""
     status_code = outcome.status_code
     return status_code is not None and status_code < SERVER_ERROR and status_code != TOO_MANY
 
 
-def _unsent(error: str, *, is_final: bool = False) -> Outcome:
-    return Outcome(at_ms=now_ms(), duration_ms=0, error=error, is_final=is_final)
+def _unsent(error: str, *, is_final: bool = False) -> TryResult:
+    return TryResult(at_ms=now_ms(), duration_ms=0, error=error, is_final=is_final)

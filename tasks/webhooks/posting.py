@@ -15,7 +15,7 @@ from urllib3.exceptions import HTTPError, LocationValueError, ReadTimeoutError, 
 from core.background import Loop
 from core.clock import now_ms
 from core.errors import AddressRefused
-from core.ledger.webhooks.outbox import Outcome, Post
+from core.ledger.webhooks.outbox import Post, TryResult
 from core.outbound import Policy
 from core.outbound.sessions import KeptConnection
 
@@ -134,7 +134,7 @@ class ConnectionThreads:
         thread.dismiss()
 
 
-def send(post: Post, headers: Mapping[str, str], connection: KeptConnection, *, limit_s: float) -> Outcome:
+def send(post: Post, headers: Mapping[str, str], connection: KeptConnection, *, limit_s: float) -> TryResult:
     """Post a delivery once; redirects are not followed.
 
     A receiver that closes a kept connection without an answer is sent the same again over a new one. It may get it
@@ -163,7 +163,7 @@ def send(post: Post, headers: Mapping[str, str], connection: KeptConnection, *, 
         error = _in_words(exc, is_late=time.monotonic() - begun_s >= limit_s, limit_s=limit_s)
     if status_code is not None:
         error = None if HTTPStatus.OK <= status_code < HTTPStatus.MULTIPLE_CHOICES else f"answered {status_code}"
-    return Outcome(
+    return TryResult(
         at_ms=at_ms,
         duration_ms=round((time.monotonic() - begun_s) * 1000),
         status_code=status_code,

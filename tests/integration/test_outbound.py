@@ -665,7 +665,7 @@ def deliver(ledger: Ledger, settings: Settings, url: str) -> Any:
     job_id = succeeded(ledger, webhook=WebhookTarget(url=url, timeout_s=2.0)).job_id
     dispatcher = WebhookDispatcher(settings, ledger)
     dispatcher.call(job_id)
-    assert eventually(lambda: ledger.outbox.page(job_id=job_id)[0].attempts)
+    assert eventually(lambda: ledger.outbox.page(job_id=job_id)[0].log)
     dispatcher.close()
     return ledger.outbox.page(job_id=job_id)[0]
 

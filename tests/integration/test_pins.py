@@ -105,10 +105,10 @@ def test_a_job_that_nothing_can_run_any_more_fails_with_the_reason(ledger: Ledge
     job = ledger.jobs.get(job_id)
     assert job.status == FAILED
     assert job.error is not None
-    assert job.error["code"] == "invalid_workflow"
-    assert job.error["node_id"] == "n"
-    assert job.error["class_type"] == "CheckpointLoaderSimple"
-    assert "ckpt_name: 'a' not in ['b']" in job.error["message"]
+    assert job.error.code == "invalid_workflow"
+    assert job.error.node_id == "n"
+    assert job.error.class_type == "CheckpointLoaderSimple"
+    assert "ckpt_name: 'a' not in ['b']" in job.error.message
     assert check_log(ledger, job_id) == [QUEUED, FAILED]
     assert ledger.outbox.jobs_due() == [job_id]
 

@@ -50,9 +50,9 @@ def job_for(ledger: Ledger, url: str, **fields: Any) -> str:
 
 def tried(ledger: Ledger, sender: WebhookDispatcher, job_id: str) -> Delivery:
     """Have a job's webhook tried; returns it after the try."""
-    before = len(ledger.outbox.page(job_id=job_id)[0].attempts)
+    before = len(ledger.outbox.page(job_id=job_id)[0].log)
     sender.call(job_id)
-    assert eventually(lambda: len(ledger.outbox.page(job_id=job_id)[0].attempts) > before)
+    assert eventually(lambda: len(ledger.outbox.page(job_id=job_id)[0].log) > before)
     return ledger.outbox.page(job_id=job_id)[0]
 
 
@@ -132,7 +132,7 @@ def test_a_receiver_may_ask_for_time(
 def test_dripping_does_not_keep_us_longer_than_the_limit(sender: WebhookDispatcher, sqlite_ledger: Ledger) -> None:
     drip: list[bytes | float] = [b"x", 0.1] * 40
     delivery, _received = sent(sender, sqlite_ledger, (500, {"Content-Length": "100"}, drip))
-    (attempt,) = delivery.attempts
+    (attempt,) = delivery.log
     assert 900 < attempt.duration_ms < 1500
     assert delivery.error == "answered 500"
 
@@ -140,7 +140,7 @@ def test_dripping_does_not_keep_us_longer_than_the_limit(sender: WebhookDispatch
 def test_an_answer_without_an_end_is_not_read_to_its_end(sender: WebhookDispatcher, sqlite_ledger: Ledger) -> None:
     endless: list[bytes | float] = [b"x" * 65536] * 200
     delivery, _received = sent(sender, sqlite_ledger, (200, {"Content-Length": str(65536 * 200)}, endless))
-    (attempt,) = delivery.attempts
+    (attempt,) = delivery.log
     assert (delivery.state, attempt.status_code) == ("delivered", 200)
     assert attempt.duration_ms < 900
 
@@ -253,7 +253,7 @@ def test_one_failure_among_many_sends_nothing_twice_and_loses_no_try(
     found = sqlite_ledger.outbox.page(limit=100)
     assert len({got.headers["webhook-id"] for got in receiver.received}) == 60
     assert [delivery.id for delivery in found if delivery.state == "pending"] == list(failing)
-    assert all(len(delivery.attempts) == 1 for delivery in found)
+    assert all(len(delivery.log) == 1 for delivery in found)
 
 
 def test_carriers_end_when_there_is_nothing_to_carry(

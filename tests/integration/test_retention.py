@@ -15,6 +15,7 @@ from sqlalchemy import func, insert, select, update
 from core.clock import now_ms
 from core.errors import IdempotencyKeyReuse
 from core.job import TERMINAL, InputRef
+from core.job_error import JobError
 from core.ledger import Ledger
 from core.ledger.database.tables import assets, deliveries, events, idempotency_keys, job_inputs, jobs
 from core.settings.settings import Settings
@@ -143,7 +144,7 @@ def test_a_job_may_have_a_time_of_its_own_counted_from_its_end(runtime: Runtime)
     set_columns(runtime.ledger, claim.job_id, created_at_ms=now_ms() - 5_000, expires_at_ms=now_ms() + 85_000)
     set_columns(runtime.ledger, claim.job_id, files_expire_at_ms=now_ms() + 85_000)
 
-    runtime.ledger.claims.fail(claim, {"code": "timeout", "message": "late"})
+    runtime.ledger.claims.fail(claim, JobError(code="timeout", message="late"))
 
     job = runtime.ledger.jobs.get(claim.job_id)
     assert job.completed_at_ms is not None

@@ -395,5 +395,6 @@ class TestRecorder:
         assert isinstance(outcome, Failed)
         job = runtime.ledger.jobs.get(claim.job_id)
         assert job.status == "failed"
-        assert (job.error or {})["code"] == "invalid_request"
+        assert job.error is not None
+        assert job.error.code == "invalid_request"
         runtime.close()

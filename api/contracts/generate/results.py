@@ -130,7 +130,7 @@ def rounded_s(seconds: float | None) -> float | None:
 
 def status_of_end(job: Job) -> int:
     """The HTTP status of an answer that waited for a job's end."""
-    if job.status == FAILED and (job.error or {}).get("code") in LOST:
+    if job.status == FAILED and job.error is not None and job.error.code in LOST:
         return LOST_INSTANCE
     return ENDS.get(job.status, 200)
 

@@ -140,7 +140,7 @@ def _images(job: Job, settings: Settings) -> list[str]:
     found: list[str] = []
     room_bytes = MAX_INLINE_BYTES
     for output in job.outputs:
-        if output.type == "image" and output.size_bytes <= room_bytes:
+        if output.kind == "image" and output.size_bytes <= room_bytes:
             room_bytes -= output.size_bytes
             found.append(f"data:{output.content_type};base64,{read_base64(output, outputs_of(settings))}")
     return found

@@ -119,7 +119,7 @@ class Database:
 
         Parameters:
           patience_ms: how long to wait for readers and writers, and writers for us.
-        Requeue: False when somebody read or wrote all that time; the log is as it was.
+        Returns: False when somebody read or wrote all that time; the log is as it was.
         """
         with self._in_use(), self.engine.connect() as connection:
             connection.exec_driver_sql(f"PRAGMA busy_timeout={patience_ms}")
