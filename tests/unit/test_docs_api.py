@@ -1,4 +1,4 @@
-"""docs/api.md and docs/webhooks.md list the routes, the error codes, the events and the refused classes there are."""
+"""The pages for clients list the routes, error codes, events, fields of blocks and refused classes that there are."""
 
 from __future__ import annotations
 
@@ -36,6 +36,10 @@ DOCS = Path(__file__).parents[2] / "docs"
 TEXT = (DOCS / "api.md").read_text(encoding="utf-8")
 WEBHOOKS = (DOCS / "webhooks.md").read_text(encoding="utf-8")
 S3 = (DOCS / "s3.md").read_text(encoding="utf-8")
+#: All pages that say which routes there are.
+CONTRACTS = "".join(
+    (DOCS / f"{page}.md").read_text(encoding="utf-8") for page in ("api", "files", "generate", "webhooks")
+)
 ERRORS = TEXT.partition("\n## Errors\n")[2]
 #: Errors that end a request, beside those of `RequestError`; all others end a job, or stay in a log.
 ANSWERED = (
@@ -92,7 +96,7 @@ def test_every_route_is_there_and_no_other(tmp_path: Path) -> None:
         for rule in app.url_map.iter_rules()
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
     }
-    assert set(re.findall(r"`((?:GET|POST|PUT|PATCH|DELETE) /[^`?]*)", TEXT + WEBHOOKS)) == served
+    assert set(re.findall(r"`((?:GET|POST|PUT|PATCH|DELETE) /[^`?]*)", CONTRACTS)) == served
 
 
 def test_every_event_of_a_webhook_is_there_in_the_order_of_a_jobs_life() -> None:

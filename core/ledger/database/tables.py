@@ -145,7 +145,7 @@ assets = Table(
     Column("comfy_type", String(16), nullable=False),
     Column("comfy_key", String(64), nullable=False),
     Column("subfolder", Text, nullable=False),
-    # Where the GPU host left the file: {"path"} on its disk, {"url"} of its instance, or {"text"} itself.
+    # Where the GPU host left the file: {"root", "path"} on its disk, {"url"} of its instance, or {"text"} itself.
     Column("source", JSON, nullable=False),
     Column("size_bytes", BigInteger, nullable=False),
     Column("hash", String(80)),
