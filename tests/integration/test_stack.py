@@ -256,7 +256,7 @@ def test_demo_makes_a_picture_and_leaves_nothing(tmp_path: Path) -> None:
     assert f"Saved {picture}" in running.output()
     assert "SIMULATED" in running.output()
     assert running.family() == []
-    assert not [path for path in temporary.iterdir() if path.name.startswith("fleet-demo-")]
+    assert not [path for path in temporary.iterdir() if path.name.startswith("comfyline-demo-")]
     assert not running.data_dir.exists()
 
 
