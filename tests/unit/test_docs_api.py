@@ -10,6 +10,7 @@ from pathlib import Path
 from api import create_app
 from api.http.errors import GENERATE_STATUS, STATUS, status_of
 from api.schema.blocks import S3Body, WebhookBody
+from api.schema.bodies import GenerateBody, GenerateInput, SubmitBody
 from api.service.waiting import Hub
 from core.errors import (
     BrokerUnavailable,
@@ -34,6 +35,7 @@ from workflows.graphs.checks import REFUSED_CLASSES
 
 DOCS = Path(__file__).parents[2] / "docs"
 TEXT = (DOCS / "api.md").read_text(encoding="utf-8")
+GENERATE = (DOCS / "generate.md").read_text(encoding="utf-8")
 WEBHOOKS = (DOCS / "webhooks.md").read_text(encoding="utf-8")
 S3 = (DOCS / "s3.md").read_text(encoding="utf-8")
 #: All pages that say which routes there are.
@@ -114,10 +116,17 @@ def test_every_field_of_a_block_is_there() -> None:
     assert fields_of(WEBHOOKS) == set(WebhookBody.model_fields)
 
 
-def fields_of(page: str) -> set[str]:
-    """What the first table of a page names in its first column."""
-    table = page.partition("| --- | --- |\n")[2].partition("\n\n")[0]
-    return {field for row in re.findall(r"^\| (.+?) \|", table, re.MULTILINE) for field in re.findall(r"`(\w+)`", row)}
+def test_every_field_of_a_submission_is_there() -> None:
+    assert fields_of(TEXT.partition("\n### Submit\n")[2]) == set(SubmitBody.model_fields)
+    in_input = {f"input.{field}" for field in GenerateInput.model_fields}
+    assert fields_of(GENERATE) == in_input | set(GenerateBody.model_fields) - {"input"}
+
+
+def fields_of(text: str) -> set[str]:
+    """What the first table of fields names in its first column."""
+    table = text.partition("| field | meaning |\n| --- | --- |\n")[2].partition("\n\n")[0]
+    cells = re.findall(r"^\| (.+?) \|", table, re.MULTILINE)
+    return {field for cell in cells for field in re.findall(r"`([\w.]+)`", cell)}
 
 
 def test_every_refused_class_is_there() -> None:
