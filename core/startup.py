@@ -10,9 +10,8 @@ from core.outbound import Policy, check_url
 from core.settings.neighbours import is_loopback
 from core.settings.settings import Settings, process_environment
 
-#: In the environment of all that `comfyline up` and `comfyline gpu` start: whoever has it is told by them. It is no
-#: setting, so its name must not begin as theirs do.
-SET_VARIABLE = "PART_OF_COMFYLINE"
+#: In the environment of all that `comfyline up` and `comfyline gpu` start: whoever has it is told by them.
+SET_VARIABLE = "PART_OF_COMFYLINE"  # No setting, so its name must not begin as theirs do.
 #: Shorter keys are found by trying.
 MIN_KEY_CHARS = 8
 
