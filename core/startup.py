@@ -10,8 +10,9 @@ from core.outbound import Policy, check_url
 from core.settings.neighbours import is_loopback
 from core.settings.settings import Settings, process_environment
 
-#: In the environment of all that `comfyline up` and `comfyline gpu` start: whoever has it is told by them.
-SET_VARIABLE = "PART_OF_COMFYLINE"  # No setting, so its name must not begin as theirs do.
+#: In the environment of all that `comfyline up` and `comfyline gpu` start, which have told the operator everything.
+#: It has no prefix of settings, or settings would refuse it.
+SET_VARIABLE = "UNDER_COMFYLINE"
 #: Shorter keys are found by trying.
 MIN_KEY_CHARS = 8
 
