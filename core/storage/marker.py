@@ -26,7 +26,7 @@ NAME = ".fleet-storage"
 #: How long what was seen holds.
 HOLDS_S = 2.0
 #: A network file system whose server is gone lets its readers wait for ever.
-GIVE_UP_AFTER_S = 5.0
+LOOK_TIMEOUT_S = 5.0
 
 
 class StorageMarker:
@@ -95,7 +95,7 @@ class StorageMarker:
                 return exc.message
         if self._look is None or self._look.is_over:
             self._look = _Look(self)
-        return self._look.result(GIVE_UP_AFTER_S, f"{self._place} does not answer.")
+        return self._look.result(LOOK_TIMEOUT_S, f"{self._place} does not answer.")
 
     def _what_is_wrong(self) -> str | None:
         try:
@@ -167,8 +167,8 @@ class _Look:
     def is_over(self) -> bool:
         return self._done.is_set()
 
-    def result(self, give_up_after_s: float, otherwise: str) -> str | None:
-        return self._problem if self._done.wait(give_up_after_s) else otherwise
+    def result(self, timeout_s: float, otherwise: str) -> str | None:
+        return self._problem if self._done.wait(timeout_s) else otherwise
 
     def _run(self, marker: StorageMarker) -> None:
         try:

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 #: Jobs, files or keys of one step, and with that of one transaction.
 BATCH = 100
 #: Time for the steps of one kind, in one run.
-STEPS_TIME_S = 1.0
+TIME_LIMIT_S = 1.0
 #: Between looks at storage for what nobody refers to. Others are spared the listing, by a mark in storage.
 SWEEP_EVERY_S = 600.0
 SWEPT = ".swept"
@@ -107,7 +107,7 @@ def _forget_keys(runtime: Runtime) -> int:
 
 def _in_steps(step: Callable[[Runtime], int], runtime: Runtime) -> None:
     """Repeat a step until there is less to do than it may do, or its time is over: the rest waits for the next run."""
-    ends_at_s = time.monotonic() + STEPS_TIME_S
+    ends_at_s = time.monotonic() + TIME_LIMIT_S
     while True:
         began_s = time.monotonic()
         done = step(runtime)
