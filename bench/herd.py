@@ -25,7 +25,7 @@ import requests
 
 from bench.report import Report
 from bench.waiting import BenchFleet, Usage
-from core.job import NewJob
+from core.job_request import AcceptedJob, JobRequest
 from core.ledger import Ledger
 from core.settings.settings import Settings
 from tests.fleet import until, work
@@ -85,7 +85,8 @@ def submit_jobs(ledger: Ledger) -> list[str]:
     """Jobs that wait, put there without the API."""
     ids = [str(uuid.uuid4()) for _ in range(CLIENTS)]
     for job_id in ids:
-        ledger.jobs.submit(NewJob(id=job_id, contract="v2", graph=json.dumps(work(0)), nodes_total=3))
+        request = JobRequest(contract="v2", graph=work(0))
+        ledger.jobs.submit(AcceptedJob(request=request, id=job_id, graph_text=json.dumps(work(0)), nodes_total=3))
     return ids
 
 

@@ -27,7 +27,7 @@ from botocore.config import Config
 
 from bench.report import Report
 from core.buckets.bucket import Bucket
-from core.buckets.target import Credentials, Target
+from core.buckets.target import BucketTarget, Credentials
 from core.outbound import Policy
 from tests.integration.api_fixtures import free_port
 
@@ -63,7 +63,7 @@ def main() -> int:
 
 def measured(plain: Any, url: str, paths: list[Path]) -> tuple[float, float]:
     """Seconds of a round each way, the median; the two take turns, so that a busy moment meets both."""
-    target = Target(endpoint_url=url, bucket_name=BUCKET, region="us-east-1", prefix="")
+    target = BucketTarget(endpoint_url=url, bucket_name=BUCKET, region="us-east-1", prefix="")
     policy = Policy(allowed=(ip_network("127.0.0.0/8"),))
     digests = {path: f"blake3:{blake3(path.read_bytes()).hexdigest()}" for path in paths}
     direct_s, ours_s = [], []

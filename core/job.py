@@ -3,31 +3,39 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Final, Literal, TypeAlias
 
 from core.job_error import JobError, JobWarning, Loss
 from core.output import Output
+from core.output_options import AS_THEY_ARE, OutputOptions
 from core.progress import Progress
+from core.texts.stored_json import known_fields
+from core.webhooks.target import WebhookTarget
 
-QUEUED = "queued"
-RUNNING = "running"
+#: Which HTTP contract took a job: decides the shape of its webhooks.
+Contract: TypeAlias = Literal["v2", "generate"]
+Status: TypeAlias = Literal[
+    "queued", "running", "canceling", "delivering", "succeeded", "failed", "canceled", "expired"
+]
+QUEUED: Final = "queued"
+RUNNING: Final = "running"
 #: An interrupt is under way.
-CANCELING = "canceling"
+CANCELING: Final = "canceling"
 #: The GPU is done; files and messages are on their way.
-DELIVERING = "delivering"
-SUCCEEDED = "succeeded"
-FAILED = "failed"
-CANCELED = "canceled"
-#: Ended without a result before anybody could run it, or kept no longer.
-EXPIRED = "expired"
+DELIVERING: Final = "delivering"
+SUCCEEDED: Final = "succeeded"
+FAILED: Final = "failed"
+CANCELED: Final = "canceled"
+#: Ended without a result before anybody could run it.
+EXPIRED: Final = "expired"
 
-TERMINAL = frozenset({SUCCEEDED, FAILED, CANCELED, EXPIRED})
+TERMINAL: frozenset[Status] = frozenset({SUCCEEDED, FAILED, CANCELED, EXPIRED})
 #: Statuses in which an attempt holds a lease on a GPU.
-LEASED = frozenset({RUNNING, CANCELING})
+LEASED: frozenset[Status] = frozenset({RUNNING, CANCELING})
 
 #: From each status, where a job may go. A terminal status never changes.
-TRANSITIONS: dict[str, frozenset[str]] = {
+TRANSITIONS: dict[Status, frozenset[Status]] = {
     QUEUED: frozenset({RUNNING, FAILED, CANCELED, EXPIRED}),
     RUNNING: frozenset({QUEUED, CANCELING, DELIVERING, FAILED, CANCELED}),
     CANCELING: frozenset({CANCELED, FAILED}),
@@ -43,8 +51,8 @@ STATUSES = tuple(TRANSITIONS)
 _PROMPT_NAMESPACE = uuid.UUID("7b6f2c1e-5d0a-4c0b-9a53-0f8f6d3f3a11")
 
 
-def predecessors(status: str) -> tuple[str, ...]:
-    """The statuses from which a job may enter `status`, in the order of the life cycle."""
+def predecessors(status: Status) -> tuple[Status, ...]:
+    """Return the statuses from which a job may enter `status`, in the order of the life cycle."""
     return tuple(before for before, after in TRANSITIONS.items() if status in after)
 
 
@@ -64,64 +72,60 @@ def second_prompt_id(prompt_id: str) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class NewJob:
-    """What a client asked for, checked and ready to be recorded."""
+class InputRef:
+    """A file to be there before a job runs."""
 
-    id: str
-    #: Which HTTP contract took it: `v2` or `generate`. Decides the shape of its webhooks.
-    contract: str
-    #: The filled graph, API format, as JSON text.
-    graph: str
-    #: How many nodes of the graph will run.
-    nodes_total: int
-    #: Digests of the /object_info that accept the graph; None when every instance of the fleet can run it.
-    catalogues: tuple[str, ...] | None = None
+    #: What its graph calls it.
+    name: str
+    #: Where storage has it.
+    key: str
+
+    def to_json(self) -> dict[str, str]:
+        """Return the reference as a job's row keeps it."""
+        return {"name": self.name, "key": self.key}
+
+    @classmethod
+    def from_json(cls, value: Any) -> InputRef:
+        """Read what `to_json` wrote, in this version or another. Raises TypeError - a part of it is missing."""
+        return cls(**known_fields(cls, value))
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobSpec:
+    """What a client asked for, as far as its job shows it for good: each field has its column in the ledger."""
+
+    contract: Contract
     #: Larger runs sooner.
     priority: int = 0
     #: Labels of the client, a map or one string; returned as given.
     metadata: Any = None
     #: Name of its template; None for a plain graph.
-    workflow: str | None = None
+    template: str | None = None
     #: The final values of its template's parameters, drawn seeds included; None for a plain graph.
     parameters: dict[str, Any] | None = None
-    #: What its duration is learned under: jobs of one shape take about as long.
-    shape: str | None = None
-    #: Files to be there before it runs, `[{"name", "key"}]`: what the graph calls them, and where storage has them.
-    inputs: list[dict[str, str]] | None = None
-    #: What is to be done with its outputs: `{"s3"?, "convert"?, "strip_metadata"?}`; never a secret.
-    delivery: dict[str, Any] | None = None
+    #: What is to be done with its outputs.
+    output_options: OutputOptions = AS_THEY_ARE
     #: Seconds the client expects the job to take on an RTX 4090 (`/generate` contract).
     expected_time_s: float | None = None
     #: The client's own id (`/generate` contract); unique among jobs that are kept.
     request_id: str | None = None
-    #: A strong hash of the request's body, where it has an id; kept only keyed.
-    request_digest: bytes | None = None
-    idempotency_key: str | None = None
-    #: `{"url", "events"?, "extra_params", "timeout_s", "base_url", "origin", "sealed"?}` or None; never a secret.
-    #: `origin` says whose it is: `core.webhooks.keys.REQUEST` or `ENVIRONMENT`; `sealed` names the secrets it came
-    #: with, where that is not `webhook_secret` alone.
-    webhook: dict[str, Any] | None = None
-    #: What ComfyUI gives to nodes that ask for it, and writes into files, as JSON text; kept like the graph.
-    extra_pnginfo: str | None = None
-    #: Seconds from its end for which it is kept with its files; None means the fleet's rule.
-    retention_s: float | None = None
-    #: Secrets, JSON-able, by their names in `core.ledger.secrets.PURPOSES`; sealed before they reach the database.
-    secrets: dict[str, Any] | None = field(default=None, repr=False)
+    #: Where its events are to be told, if anywhere.
+    webhook: WebhookTarget | None = None
+    #: Longest run of the prompt; None means the fleet's default.
     timeout_s: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class Job(JobSpec):
     """One row of the ledger, without its graph."""
 
     id: str
-    contract: str
-    status: str
+    status: Status
     #: Counts tries; the fencing token of every write a worker makes.
     attempt: int
     #: Number of the newest event in the job's log.
     last_seq: int
-    priority: int
+    #: How many nodes of the graph will run.
     nodes_total: int
     created_at_ms: int
     updated_at_ms: int
@@ -139,17 +143,10 @@ class Job:
     gpu: str | None = None
     #: Attempts lost with their instances, the oldest first.
     losses: tuple[Loss, ...] = ()
-    metadata: Any = None
-    # These five as in `NewJob`.
-    workflow: str | None = None
-    parameters: dict[str, Any] | None = None
+    #: What its duration is learned under: jobs of one shape take about as long.
     shape: str | None = None
-    inputs: list[dict[str, str]] | None = None
-    delivery: dict[str, Any] | None = None
-    request_id: str | None = None
-    expected_time_s: float | None = None
-    webhook: dict[str, Any] | None = None
-    timeout_s: float | None = None
+    #: Files to be there before it runs.
+    inputs: tuple[InputRef, ...] = ()
     #: The last snapshot.
     progress: Progress | None = None
     #: Of a failed job.

@@ -14,6 +14,7 @@ from core.errors import ComfylineError, LedgerUnavailable, NotFound, OutputUnava
 from core.job import SUCCEEDED, Job
 from core.ledger.outputs import Pending
 from core.output import OutputFile
+from core.output_options import AS_THEY_ARE
 from core.storage.folders import make_folder, remove_job
 from tasks.messaging.names import UPLOAD
 from tasks.outputs.bucket_upload import upload_files
@@ -62,11 +63,11 @@ def _bring_in(runtime: Runtime, job_id: str, attempt: int) -> Job:
             if missing and not stored:
                 tries.node_id = next(file.node_id for file in pending.files if file.id in missing)
                 raise OutputUnavailable(next(iter(missing.values())))
-            if (pending.delivery or {}).get("s3"):
+            if pending.output_options.bucket is not None:
                 asked = runtime.ledger.jobs.get(job_id)
                 stored = upload_files(runtime, asked, stored, give_up_at_ms=tries.give_up_at_ms)
             job = runtime.ledger.outputs.succeed(job_id, attempt, stored, missing)
-            if pending.delivery:
+            if pending.output_options != AS_THEY_ARE:
                 discard_originals(runtime.settings.outputs_dir, job_id)
             return job
     except StaleAttempt:
@@ -82,7 +83,7 @@ def _bring_in(runtime: Runtime, job_id: str, attempt: int) -> Job:
 def _store(runtime: Runtime, pending: Pending, missing: dict[str, str]) -> list[OutputFile]:
     """Store what is there; what is not there is told as missing."""
     root = runtime.settings.outputs_dir
-    wanted = Conversion.from_delivery(pending.delivery)
+    wanted = Conversion.from_options(pending.output_options)
     if wanted is None:
         return store(root, pending.files, missing)
     return store_finished(root, pending.files, wanted, missing)
@@ -91,7 +92,7 @@ def _store(runtime: Runtime, pending: Pending, missing: dict[str, str]) -> list[
 @contextlib.contextmanager
 def _alone(root: Path, job_id: str, pending: Pending) -> Iterator[None]:
     """A turn that finds another one at work on the same job ends at once: an upload may take longer than turns wait."""
-    if not pending.files and not pending.delivery:
+    if not pending.files and pending.output_options == AS_THEY_ARE:
         yield
         return
     folder = root / job_id

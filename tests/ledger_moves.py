@@ -7,30 +7,41 @@ import threading
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any, TypeVar
 
 from sqlalchemy import update
 
 from core.errors import ComfylineError
-from core.job import TERMINAL, TRANSITIONS, Job, NewJob, new_job_id
+from core.job import TERMINAL, TRANSITIONS, Job, Status, new_job_id
 from core.job_error import JobError
+from core.job_request import AcceptedJob, JobRequest
 from core.ledger import Ledger
 from core.ledger.claims import Claim
 from core.ledger.database.tables import jobs
 from core.ledger.secrets import PURPOSES
 from core.output import FileSource, OutputFile
+from core.webhooks.target import WebhookTarget
 
 Result = TypeVar("Result")
 
-WEBHOOK = {"url": "http://hooks.example/x", "timeout_s": 5.0, "extra_params": {"user": 7}}
+WEBHOOK = WebhookTarget(url="http://hooks.example/x", timeout_s=5.0, extra_params={"user": 7})
 ERROR = JobError(code="node_execution_error", message="boom", node_id="3", class_type="KSampler")
 
 
 def submit(ledger: Ledger, **fields: Any) -> Job:
-    """Record a job with an id of its own."""
-    values: dict[str, Any] = {"id": new_job_id(), "contract": "v2", "graph": '{"1":{}}', "nodes_total": 1}
-    return ledger.jobs.submit(NewJob(**{**values, **fields}))
+    """Record a job, see `accepted`."""
+    return ledger.jobs.submit(accepted(**fields))
+
+
+def accepted(**given: Any) -> AcceptedJob:
+    """A job with an id of its own, as the check lets it through; fields of its request among those of the record."""
+    asked: dict[str, Any] = {"contract": "v2", "graph": {"1": {}}}
+    added: dict[str, Any] = {"id": new_job_id(), "graph_text": '{"1":{}}', "nodes_total": 1}
+    own = {field.name for field in fields(AcceptedJob)}
+    for name, value in given.items():
+        (added if name in own else asked)[name] = value
+    return AcceptedJob(request=JobRequest(**asked), **added)
 
 
 def claimed(ledger: Ledger, instance: str = "gpu0@here", **fields: Any) -> Claim:
@@ -76,7 +87,7 @@ def stored(file: OutputFile) -> OutputFile:
 
 
 def secrets_of(ledger: Ledger, job_id: str) -> dict[str, Any]:
-    """All that can still be opened of what came with a job, by the names in `NewJob.secrets`."""
+    """All that can still be opened of what came with a job, by the names in `JobRequest.secrets`."""
     opened = [ledger.secrets.open(job_id, purpose) for purpose in sorted(set(PURPOSES.values()))]
     return {name: value for part in opened for name, value in part.items()}
 
@@ -125,12 +136,12 @@ def in_parallel(count: int, function: Callable[[int], Result]) -> list[Result | 
         return [future.result() for future in as_completed(pool.submit(run, number) for number in range(count))]
 
 
-def check_log(ledger: Ledger, job_id: str) -> list[str]:
+def check_log(ledger: Ledger, job_id: str) -> list[Status]:
     """The job's log has no gap, follows the life cycle and ends once; returns its statuses in order."""
     job = ledger.jobs.get(job_id)
     events = ledger.jobs.events(job_id)
     assert [event.seq for event in events] == list(range(1, job.last_seq + 1))
-    statuses = [str(event.data["status"]) for event in events if event.type == "status"]
+    statuses: list[Status] = [event.data["status"] for event in events if event.type == "status"]
     assert statuses[0] == "queued"
     assert statuses[-1] == job.status
     assert all(after in TRANSITIONS[before] for before, after in itertools.pairwise(statuses))

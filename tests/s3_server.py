@@ -15,7 +15,7 @@ import boto3
 from botocore.config import Config
 from moto.server import ThreadedMotoServer
 
-from core.buckets.target import Credentials, Target
+from core.buckets.target import BucketTarget, Credentials
 
 CREDENTIALS = Credentials(access_key_id="own-key", secret_access_key="own-secret")
 BUSY = b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
@@ -52,20 +52,20 @@ class S3Server:
             config=Config(s3={"addressing_style": "path"}, proxies={}),
         )
 
-    def new_target(self, url: str | None = None, **fields: Any) -> Target:
+    def new_target(self, url: str | None = None, **fields: Any) -> BucketTarget:
         """An empty bucket, at this server's address or at that of a front."""
         name = f"bucket-{uuid.uuid4()}"
         self.client.create_bucket(Bucket=name)
         values: dict[str, Any] = {"endpoint_url": url or self.url, "bucket_name": name, "region": None, "prefix": "p"}
-        return Target(**{**values, **fields})
+        return BucketTarget(**{**values, **fields})
 
-    def signed_put(self, target: Target, key: str, *, at: str | None = None) -> str:
+    def signed_put(self, target: BucketTarget, key: str, *, at: str | None = None) -> str:
         """A URL to put one object to; `at` a front of this server."""
         parameters = {"Bucket": target.bucket_name, "Key": key}
         url = str(self.client.generate_presigned_url("put_object", Params=parameters, ExpiresIn=600))
         return url.replace(self.url, at or self.url)
 
-    def content(self, target: Target) -> dict[str, bytes]:
+    def content(self, target: BucketTarget) -> dict[str, bytes]:
         """Every object of a bucket, by its key."""
         listed = self.client.list_objects_v2(Bucket=target.bucket_name).get("Contents", ())
         return {
@@ -73,7 +73,7 @@ class S3Server:
             for item in listed
         }
 
-    def unfinished(self, target: Target) -> list[str]:
+    def unfinished(self, target: BucketTarget) -> list[str]:
         """Keys of uploads in parts that were begun and neither ended nor aborted."""
         listed = self.client.list_multipart_uploads(Bucket=target.bucket_name).get("Uploads", ())
         return [item["Key"] for item in listed]

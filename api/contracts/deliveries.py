@@ -25,6 +25,7 @@ from core.ledger.webhooks.outbox import ENDED, Delivery, Try
 from core.ledger.webhooks.outbox_writer import PENDING, SENDING
 from core.settings.settings import Settings
 from core.webhooks.signing import load_signing_key, public_key_text
+from core.webhooks.target import ONE_SECRET
 
 #: How a replay brings what was wiped.
 _SHAPES = {"secret": '"secret": "..."', "headers": '"headers": {"<name>": "<value>"}'}
@@ -198,8 +199,9 @@ def _renew_secrets(ledger: Ledger, job_id: str, given: dict[str, Any]) -> None:
     try:
         kept = ledger.secrets.open(job_id, WEBHOOK)
     except SecretUnreadable as exc:
-        webhook = ledger.jobs.get(job_id).webhook or {}
-        missing = [name for name in webhook.get("sealed", ["webhook_secret"]) if name not in given]
+        webhook = ledger.jobs.get(job_id).webhook
+        needed = ONE_SECRET if webhook is None else webhook.sealed
+        missing = [name for name in needed if name not in given]
         if missing:
             raise InvalidRequest(_come_again(missing)) from exc
         kept = {}

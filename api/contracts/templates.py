@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from flask import Blueprint, Response, request
@@ -16,9 +17,10 @@ from api.schema.bodies import TemplateBody
 from api.schema.openapi import IDEMPOTENCY_KEY, SUBMIT_ERRORS, WORKFLOWS, Described
 from api.schema.validation import read
 from api.service.input_files import Intake
-from api.service.jobs import JobService, Order
-from api.service.order_fields import job_fields
+from api.service.job_requests import filled_request, with_job_fields
+from api.service.jobs import JobService
 from core.errors import IdempotencyKeyReuse, InvalidRequest, NotFound
+from core.job_request import JobRequest
 from core.ledger import Ledger
 from core.settings.settings import Settings
 from workflows.graphs.file_names import safe_name
@@ -75,7 +77,7 @@ def workflows_blueprint(
     def submit(name: str) -> Response:
         template = _found(library, name)
         is_form = request.mimetype == "multipart/form-data"
-        job = service.submit(_order_of_form(template, settings, intake) if is_form else _order(template, settings))
+        job = service.submit(_from_form(template, settings, intake) if is_form else _from_json(template, settings))
         return json_response(job_view(job, links_for(settings, ledger)), 201)
 
     return blueprint
@@ -87,22 +89,16 @@ def _found(library: Library, name: str) -> Template:
     return library.get(name)
 
 
-def _order(template: Template, settings: Settings) -> Order:
+def _from_json(template: Template, settings: Settings) -> JobRequest:
     key = fields.idempotency_key(request.headers.get("Idempotency-Key"))
     body = read(TemplateBody, read_json(settings))
     filled = template.fill(body.parameters, draw=draw_between)
-    return Order(
-        workflow=filled.graph,
-        template=template.name,
-        parameters=dict(filled.values),
-        files=filled.files,
-        idempotency_key=key,
-        **job_fields(body, settings, base_url(settings)),
-    )
+    job = filled_request(filled, contract="v2", template=template.name)
+    return with_job_fields(replace(job, idempotency_key=key), body, settings, base_url(settings))
 
 
-def _order_of_form(template: Template, settings: Settings, intake: Intake) -> Order:
-    """Each field of the form is a parameter, and each file a picture for one."""
+def _from_form(template: Template, settings: Settings, intake: Intake) -> JobRequest:
+    """Read a form: each field of the form is a parameter, and each file a picture for one."""
     key = fields.idempotency_key(request.headers.get("Idempotency-Key"))
     with upload_form(settings) as form:
         values = form.texts()
@@ -120,14 +116,7 @@ def _order_of_form(template: Template, settings: Settings, intake: Intake) -> Or
             values[name] = picture.id
     # Numbers come as text in a form.
     filled = template.fill(values, draw=draw_between, coerce=True)
-    return Order(
-        contract="v2",
-        workflow=filled.graph,
-        template=template.name,
-        parameters=dict(filled.values),
-        files=filled.files,
-        idempotency_key=key,
-    )
+    return replace(filled_request(filled, contract="v2", template=template.name), idempotency_key=key)
 
 
 def _summary(template: Template) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 from api.http.errors import BadParameter, InvalidCursor, InvalidMetadata, InvalidMetadataFilter
 from core.contracts.comfy_v2 import SHOWN
 from core.errors import InvalidRequest
+from core.job import Status
 
 MAX_METADATA_BYTES = 1024
 MAX_LABELS = 16
@@ -103,7 +104,7 @@ def event_number(value: str | None) -> int:
     return int(value)
 
 
-def statuses(value: str | None) -> list[str]:
+def statuses(value: str | None) -> list[Status]:
     """The ledger's statuses behind a comma-separated list of the API's; empty for all. Raises BadParameter."""
     if value is None:
         return []

@@ -20,6 +20,7 @@ from api.http.errors import NO_ROOM, HashMismatch
 from api.http.time_limits import ledger_time_limit
 from core.clock import now_ms
 from core.errors import BodyTooLarge, InputUnavailable, InvalidRequest, MissingAsset, NotFound, StorageFull
+from core.job import InputRef
 from core.ledger import Ledger
 from core.ledger.input_files import InputFile
 from core.outbound import Policy
@@ -114,11 +115,11 @@ class Intake:
             confirmed.append(reference)
         return confirmed
 
-    def bring(self, references: Sequence[Reference], job_id: str) -> list[dict[str, str]]:
-        """Have every file a graph refers to in storage, and write the names it will have into the graph.
+    def bring(self, references: Sequence[Reference], job_id: str) -> list[InputRef]:
+        """Have the file of each of a graph's references in storage.
 
-        Returns: `[{"name", "key"}]`, the names as `staged_name` makes them; each file once, unless loaders differ in
-          where they look for it.
+        Returns: for each reference its file, under the name it will have as `staged_name` makes it. Equal files have
+          one name, unless loaders differ in where they look for it.
         Raises:
           InvalidRequest, BodyTooLarge, InputUnavailable: a file cannot be had, or is not what its place takes.
           MissingAsset: there is no such asset.
@@ -126,12 +127,13 @@ class Intake:
         """
         self.require_storage()
         names: dict[tuple[str, str], str] = {}
+        brought = []
         for reference in references:
             upload = self._file(reference, job_id)
             name = staged_name(job_id, len(names), _with_extension(upload), reference.class_type, reference.folder)
             place = (upload.storage_key, folder_of(name))
-            reference.put(names.setdefault(place, name))
-        return [{"name": name, "key": key} for (key, _), name in names.items()]
+            brought.append(InputRef(name=names.setdefault(place, name), key=upload.storage_key))
+        return brought
 
     def known_asset(self, asset: str) -> InputFile | Output | None:
         """What an id, `<upload id>/<name>` or `<job id>/<name of an output>` stands for."""

@@ -48,7 +48,7 @@ def find_named(graph: Graph, found: Collection[Reference], ledger: Ledger, catal
     Parameters:
       found: references that are known already.
     """
-    known = {(id(reference.holder), reference.key) for reference in found}
+    known = {reference.path for reference in found}
     places = [
         Reference(
             node_id=node_id,
@@ -57,15 +57,13 @@ def find_named(graph: Graph, found: Collection[Reference], ledger: Ledger, catal
             kind=kind,
             asset=value,
             is_guess=True,
-            holder=inputs,
-            key=name,
+            path=(node_id, "inputs", name),
         )
         for node_id, node in graph.items()
-        for inputs in [node["inputs"]]
-        for name, value in inputs.items()
+        for name, value in node["inputs"].items()
         if isinstance(value, str)
         and value
-        and (id(inputs), name) not in known
+        and (node_id, "inputs", name) not in known
         and (kind := catalogues.file_kind(node["class_type"], name)) is not None
         and "/" not in value
         and not catalogues.lists_file(node["class_type"], name, value)

@@ -1,41 +1,31 @@
-"""Taking jobs in: check, record, publish. The one service under every HTTP contract."""
+"""Takes jobs in: checks, records and publishes them. The one service under every HTTP contract."""
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Protocol
-
-import orjson
+from dataclasses import dataclass
+from typing import Protocol
 
 from api.http.cached import CachedValue
 from api.http.errors import JobNotEnded
 from api.http.request_log import note_job
 from api.http.time_limits import ledger_time_limit
-from api.service.catalogues import Acceptance, Catalogues
+from api.service.catalogues import Catalogues
 from api.service.input_files import Intake
-from api.service.input_names import find_named, settle_name
+from api.service.input_names import settle_name
+from api.service.job_check import JobCheck
 from core.contracts.comfy_v2 import SHOWN
-from core.errors import InvalidRequest, NotFound, QueueFull, RequestIdReuse
-from core.job import CANCELED, CANCELING, QUEUED, Job, NewJob, new_job_id
+from core.errors import NotFound, QueueFull, RequestIdReuse
+from core.job import CANCELED, CANCELING, QUEUED, Job
+from core.job_request import JobRequest
 from core.ledger import Ledger
 from core.ledger.input_files import InputFile
 from core.settings.settings import Settings
 from core.storage.folders import remove_job
-from workflows.graphs.boundaries import absolute_paths, jobs_named
-from workflows.graphs.graph import Graph, parse_graph
-from workflows.graphs.references import ASSET_TAG, Reference, find_references
-from workflows.graphs.shape import shape_of
 
 #: How long one process trusts its count of waiting jobs.
 COUNT_AGE_S = 1.0
-#: Characters of a data URI that are kept among a job's parameters.
-MAX_RECORDED_URI = 64
 _ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 
 class TurnPublisher(Protocol):
@@ -54,37 +44,6 @@ class TurnPublisher(Protocol):
         """All GPU workers shall look for new files now; False when they could not be told."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Order:
-    """What a client asked for, in no contract's words; all but the workflow is checked already."""
-
-    contract: str
-    #: As it came in the body.
-    workflow: Any
-    priority: int = 0
-    #: Longest run of the prompt; None means the fleet's default.
-    timeout_s: float | None = None
-    metadata: Any = None
-    #: Name of the template that the workflow was made from.
-    template: str | None = None
-    #: What a template was filled with to make the workflow, and the files of its own that it names.
-    parameters: dict[str, Any] | None = None
-    files: Mapping[str, Path] = field(default_factory=dict)
-    expected_time_s: float | None = None
-    request_id: str | None = None
-    #: Of the body it came with, where it has a request_id.
-    request_digest: bytes | None = None
-    idempotency_key: str | None = None
-    webhook: dict[str, Any] | None = None
-    #: What is to be done with the outputs, as `NewJob.delivery`.
-    delivery: dict[str, Any] | None = None
-    #: What ComfyUI gives to nodes that ask for it, and writes into files: `{"workflow": the editor's format}` mostly.
-    extra_pnginfo: dict[str, Any] | None = None
-    #: Seconds from its end for which it is kept; None means the fleet's rule.
-    retention_s: float | None = None
-    secrets: dict[str, Any] | None = field(default=None, repr=False)
-
-
 def check_id(job_id: str) -> str:
     """An id as it may be looked up. Raises NotFound for what can be none: databases refuse some characters."""
     if not _ID.fullmatch(job_id):
@@ -101,9 +60,10 @@ class JobService:
         self._publisher = publisher
         self._intake = intake
         self._catalogues = Catalogues(ledger, publisher.look_again)
+        self._check = JobCheck(settings, ledger, self._catalogues, intake)
         self._waiting = CachedValue(lambda: _Count(ledger.jobs.count(QUEUED)), max_age_s=COUNT_AGE_S)
 
-    def submit(self, order: Order) -> Job:
+    def submit(self, request: JobRequest) -> Job:
         """Record a job and publish its turn. A request that comes again under its request_id gets the job it has.
 
         Raises:
@@ -111,39 +71,37 @@ class JobService:
           QueueFull, NoHealthyInstance: nothing was recorded; the same request may work later.
           LedgerUnavailable: nothing was recorded, or (rarely) the answer was lost on its way.
         """
-        job = self._joined_or_taken(order)
+        job = self._joined_or_taken(request)
         note_job(job.id)
         return job
 
-    def _joined_or_taken(self, order: Order) -> Job:
+    def _joined_or_taken(self, request: JobRequest) -> Job:
         # Before all else: what was taken once is not refused for a full queue, or for nodes that have left.
-        if (known := self._joined(order)) is not None:
+        if (known := self._joined(request)) is not None:
             return known
         try:
-            return self._taken(order)
+            return self._taken(request)
         except RequestIdReuse:
             # The same request may have come twice at once.
-            if (known := self._joined(order)) is not None:
+            if (known := self._joined(request)) is not None:
                 return known
             raise
 
-    def _joined(self, order: Order) -> Job | None:
-        if order.request_id is None or order.request_digest is None:
+    def _joined(self, request: JobRequest) -> Job | None:
+        if request.request_id is None or request.request_digest is None:
             return None
         with ledger_time_limit():
-            job_id = self._ledger.requests.join(order.request_id, order.request_digest)
+            job_id = self._ledger.requests.join(request.request_id, request.request_digest)
             return None if job_id is None else self._ledger.jobs.get(job_id)
 
-    def _taken(self, order: Order) -> Job:
+    def _taken(self, request: JobRequest) -> Job:
         with ledger_time_limit():
             waiting = self._waiting.get()
             if waiting.jobs >= self._settings.max_queued:
                 raise QueueFull(f"{self._settings.max_queued} jobs wait already. Try again in a moment.")
-        checked = self._checked(order)
-        # Files are fetched last: for a graph that can run, and outside of the time the ledger gets.
-        inputs = self._intake.bring(checked.references, checked.job_id) if checked.references else None
+        accepted = self._check.accept(request)
         with ledger_time_limit():
-            job = self._ledger.jobs.submit(_new_job(order, checked, inputs))
+            job = self._ledger.jobs.submit(accepted)
         waiting.jobs += 1
         # A broker that does not take it loses nothing: the reconciler finds the job in the ledger.
         self._publisher.turn(job.id)
@@ -184,113 +142,6 @@ class JobService:
         remove_job(self._settings.outputs_dir, job.id)
         with ledger_time_limit():
             self._ledger.removal.delete_job(job.id)
-
-    def _checked(self, order: Order) -> _Checked:
-        graph = parse_graph(order.workflow)
-        job_id = new_job_id()
-        text = _json_text(graph)
-        has_tags = f'"{ASSET_TAG}"' in text
-        with ledger_time_limit():
-            found = find_references(graph, self._catalogues.file_kind, order.files, has_tags=has_tags)
-            references = self._intake.confirm(found) if found else []
-            references += find_named(graph, references, self._ledger, self._catalogues)
-            for reference in references:
-                reference.folder = self._catalogues.listed_folder(reference.class_type, reference.input_name)
-        staged_files = [f"{job_id}/{number}" for number in range(len(references))]
-        for reference, name in zip(references, staged_files, strict=True):
-            reference.put(name)
-        self._refuse_foreign(graph, job_id)
-        accepted = self._catalogues.check(graph, staged_files)
-        if order.request_id:
-            with ledger_time_limit():
-                self._refuse_taken(order.request_id)
-        return _Checked(job_id=job_id, graph=graph, text=text, references=references, accepted=accepted)
-
-    def _refuse_foreign(self, graph: Graph, job_id: str) -> None:
-        """Nothing of another job is read: not by its place on a disk, and not from where the fleet keeps files.
-
-        Raises: InvalidRequest.
-        """
-        named = jobs_named(graph)
-        named.pop(job_id, None)
-        others: Collection[str] = ()
-        if named:
-            with ledger_time_limit():
-                others = self._ledger.jobs.states(list(named))
-        for other in others:
-            raise InvalidRequest(
-                f"Node {named[other][0]}, input {named[other][1]}: this path leads to files of another job. "
-                "To use one of its outputs, name that by its id."
-            )
-        settings = self._settings
-        kept = (settings.data_dir, settings.outputs_dir, settings.inputs_dir)
-        for node_id, input_name, path in absolute_paths(graph):
-            if any(path == place or place in path.parents or path in place.parents for place in kept):
-                raise InvalidRequest(f"Node {node_id}, input {input_name}: there lie the files of all jobs.")
-
-    def _refuse_taken(self, request_id: str) -> None:
-        # Results are found by either id, so nobody may call a job by the id of another one.
-        if _UUID.fullmatch(request_id) and self._ledger.jobs.states([request_id]):
-            raise RequestIdReuse.of(request_id, request_id)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Checked:
-    """A graph that some instance can run, once its files are there."""
-
-    job_id: str
-    graph: Graph
-    #: The same as it came.
-    text: str
-    references: list[Reference]
-    accepted: Acceptance
-
-
-def _new_job(order: Order, checked: _Checked, inputs: list[dict[str, str]] | None) -> NewJob:
-    return NewJob(
-        id=checked.job_id,
-        contract=order.contract,
-        # References have become names by now.
-        graph=_json_text(checked.graph) if checked.references else checked.text,
-        nodes_total=checked.accepted.nodes_total,
-        catalogues=checked.accepted.catalogues,
-        priority=order.priority,
-        timeout_s=order.timeout_s,
-        metadata=order.metadata,
-        workflow=order.template,
-        shape=shape_of(checked.graph),
-        parameters=_recorded(order.parameters),
-        inputs=inputs,
-        delivery=order.delivery,
-        expected_time_s=order.expected_time_s,
-        request_id=order.request_id,
-        request_digest=order.request_digest,
-        idempotency_key=order.idempotency_key,
-        webhook=order.webhook,
-        extra_pnginfo=_json_text(order.extra_pnginfo) if order.extra_pnginfo else None,
-        retention_s=order.retention_s,
-        secrets=order.secrets,
-    )
-
-
-def _recorded(parameters: dict[str, Any] | None) -> dict[str, Any] | None:
-    """The values as they are kept and shown: without the megabytes of a picture that came among them."""
-    if parameters is None:
-        return None
-    return {
-        name: f"{value[:MAX_RECORDED_URI]}..."
-        if isinstance(value, str) and value.startswith("data:") and len(value) > MAX_RECORDED_URI
-        else value
-        for name, value in parameters.items()
-    }
-
-
-def _json_text(graph: Any) -> str:
-    try:
-        return orjson.dumps(graph).decode()
-    except orjson.JSONEncodeError:
-        # Integers beyond 64 bits, which ComfyUI refuses or not as it likes.
-        return json.dumps(graph, separators=(",", ":"))
 
 
 @dataclass

@@ -17,7 +17,7 @@ from api.http.time_limits import ledger_time_limit
 from api.service.batched_lookup import CHUNK, Batched
 from core.background import Loop
 from core.errors import LedgerUnavailable, NotFound
-from core.job import TERMINAL, Job
+from core.job import TERMINAL, Job, Status
 from core.messaging.notices import Notice
 from core.progress import Progress
 
@@ -102,7 +102,7 @@ class Hub:
 
     def __init__(
         self,
-        states: Callable[[Collection[str]], dict[str, tuple[str, int]]],
+        states: Callable[[Collection[str]], dict[str, tuple[Status, int]]],
         many: Callable[[Collection[str]], Mapping[str, Job]],
         *,
         poll_s: float = POLL_S,

@@ -8,7 +8,7 @@ from typing import Any
 from api.schema.blocks import WebhookBody
 from core.outbound import Policy, check_url
 from core.settings.settings import Settings
-from core.webhooks.keys import ENVIRONMENT, REQUEST
+from core.webhooks.target import ENVIRONMENT, ONE_SECRET, REQUEST, WebhookOrigin, WebhookTarget
 from core.webhooks.urls import split_query
 
 
@@ -16,8 +16,7 @@ from core.webhooks.urls import split_query
 class Webhook:
     """Where the events of a job are to be told."""
 
-    #: `{"url", "events"?, "extra_params", "timeout_s", "base_url", "origin", "sealed"?}`, as the ledger keeps it.
-    target: dict[str, Any]
+    target: WebhookTarget
     #: By their names in the ledger. The operator's secret is not among a job's: it is read when it is needed.
     secrets: dict[str, Any] = field(repr=False)
 
@@ -29,7 +28,7 @@ def parse_webhook(block: WebhookBody | None, settings: Settings, base_url: str, 
       block: None, or a blank url, is no webhook of its own.
       base_url: scheme and host for links in the webhook's body.
     """
-    origin = REQUEST
+    origin: WebhookOrigin = REQUEST
     if block is None or not block.url:
         if not has_default or not settings.webhook_url:
             return None
@@ -39,16 +38,16 @@ def parse_webhook(block: WebhookBody | None, settings: Settings, base_url: str, 
     secrets = webhook_secrets(block.secret, block.headers)
     url = check_url(block.url, "webhook.url", Policy.for_webhook(block.url, settings))
     shown, query = split_query(url)
-    target = {
-        "url": shown,
-        "extra_params": block.extra_params or {},
-        "timeout_s": block.timeout or settings.webhook_timeout_s,
-        "base_url": base_url,
-        "origin": origin,
-        **({"events": block.events} if block.events else {}),
+    target = WebhookTarget(
+        url=shown,
+        events=tuple(block.events or ()),
+        extra_params=block.extra_params or {},
+        timeout_s=block.timeout or settings.webhook_timeout_s,
+        base_url=base_url,
+        origin=origin,
         # What has to come again when it is to be sent again and the sealed row has been wiped.
-        **({"sealed": sorted(secrets)} if "webhook_headers" in secrets else {}),
-    }
+        sealed=tuple(sorted(secrets)) if "webhook_headers" in secrets else ONE_SECRET,
+    )
     return Webhook(target=target, secrets=secrets | query)
 
 

@@ -27,7 +27,7 @@ from botocore.parsers import ResponseParserError
 from botocore.session import Session
 from s3transfer.manager import TransferConfig, TransferManager
 
-from core.buckets.target import Credentials, Target
+from core.buckets.target import BucketTarget, Credentials
 from core.errors import AddressRefused, UploadFailed, UploadRefused
 from core.outbound import Policy
 from core.outbound.deadline import Deadline
@@ -68,7 +68,7 @@ class Bucket:
 
     def __init__(
         self,
-        target: Target,
+        target: BucketTarget,
         credentials: Credentials,
         policy: Policy,
         *,
@@ -197,7 +197,7 @@ def _session() -> Session:
     return session
 
 
-def _client(target: Target, credentials: Credentials, connect_timeout_s: float) -> Any:
+def _client(target: BucketTarget, credentials: Credentials, connect_timeout_s: float) -> Any:
     config = Config(
         signature_version="s3v4",
         # Trailing checksums, sent by default, are refused by many servers that are not Amazon's.

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import requests
 from urllib3.exceptions import HTTPError
 
-from core.buckets.target import Target
+from core.buckets.target import BucketTarget
 from core.errors import UploadFailed, UploadRefused
 from core.outbound import Policy
 from core.outbound.sessions import GuardedSession
@@ -21,7 +21,7 @@ PAUSE_S = 0.5
 _PASSING_STATUSES = frozenset({408, 425, 429})
 
 
-def put(url: str, path: Path, *, content_type: str, target: Target, policy: Policy, limit_s: float) -> None:
+def put(url: str, path: Path, *, content_type: str, target: BucketTarget, policy: Policy, limit_s: float) -> None:
     """Send a file, streamed; whoever sends it again overwrites it with the same.
 
     Parameters:
@@ -45,7 +45,7 @@ def put(url: str, path: Path, *, content_type: str, target: Target, policy: Poli
                 return
 
 
-def public_link(url: str, target: Target) -> str | None:
+def public_link(url: str, target: BucketTarget) -> str | None:
     """Where anybody finds the object: its path below the public address; None: nobody told us one."""
     return None if target.public_url is None else f"{target.public_url}{urlsplit(url).path}"
 

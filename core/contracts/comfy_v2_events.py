@@ -17,6 +17,7 @@ from core.contracts.comfy_v2 import (
 )
 from core.job import Job
 from core.links import Links, LinkSigner
+from core.webhooks.target import WebhookTarget
 
 #: Of a body as JSON text in ASCII.
 MAX_BODY_BYTES = 20_000
@@ -41,8 +42,8 @@ def event_body(job: Job, event: str, *, seq: int, at_ms: int, signer: LinkSigner
       at_ms: when it happened.
       signer: of the links to outputs.
     """
-    webhook = job.webhook or {}
-    links = Links(base_url=webhook.get("base_url", ""), signer=signer)
+    webhook = job.webhook or WebhookTarget(url="")
+    links = Links(base_url=webhook.base_url, signer=signer)
     data: dict[str, Any] = {
         "id": job.id,
         "status": SHOWN[job.status],
@@ -59,7 +60,7 @@ def event_body(job: Job, event: str, *, seq: int, at_ms: int, signer: LinkSigner
         "missing_outputs": missing,
         "metadata": job.metadata,
         "parameters": job.parameters,
-        "extra": webhook.get("extra_params"),
+        "extra": webhook.extra_params,
     }
     data |= {name: value for name, value in optional.items() if value}
     body = {"type": event, "timestamp": timestamp(at_ms), "data": data}

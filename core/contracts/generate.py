@@ -21,6 +21,7 @@ from core.job import (
 from core.links import Links, LinkSigner
 from core.output import Output
 from core.texts.excerpts import MESSAGE_CHARS, head_and_tail
+from core.webhooks.target import WebhookTarget
 
 #: Of the message in a webhook's body that had to be cut.
 _MAX_MESSAGE_CHARS = 1_000
@@ -87,10 +88,10 @@ def webhook_body(job: Job, *, signer: LinkSigner | None = None) -> dict[str, Any
     Parameters:
       signer: of the links to outputs.
     """
-    webhook = job.webhook or {}
-    result = generate_result(job, links=Links(base_url=webhook.get("base_url", ""), signer=signer))
+    webhook = job.webhook or WebhookTarget(url="")
+    result = generate_result(job, links=Links(base_url=webhook.base_url, signer=signer))
     del result["comfyui_response"]
-    body = {**result, "extra": webhook.get("extra_params", {})}
+    body = {**result, "extra": webhook.extra_params}
     if size_bytes(body) > MAX_BODY_BYTES:
         body |= {"message": body["message"][:_MAX_MESSAGE_CHARS], "truncated": True}
     if size_bytes(body) > MAX_BODY_BYTES:

@@ -9,15 +9,16 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, and_, bindparam, func, insert, select, update
 
 from core.errors import StaleAttempt
-from core.job import CANCELED, DELIVERING, FAILED, LEASED, QUEUED, RUNNING, prompt_id_of
+from core.job import CANCELED, DELIVERING, FAILED, LEASED, QUEUED, RUNNING, InputRef, Status, prompt_id_of
 from core.job_error import JobError, JobWarning
 from core.ledger.database.connections import Change, Database, now_ms
 from core.ledger.database.rows import JOB_COLUMNS, asset_row
+from core.ledger.database.stored_fields import RowReader
 from core.ledger.database.tables import assets, instances, job_errors, jobs, secrets
 from core.ledger.scheduling import choose, is_surplus, missing_turns
 from core.ledger.secrets import ANY, RUN, end_run
@@ -36,25 +37,28 @@ class Claim:
     #: JSON text, API format.
     graph: str
     nodes_total: int
-    timeout_s: float | None
+    timeout_s: float | None = None
     has_webhook: bool
     #: There are some that the run needs.
     has_secrets: bool
-    #: What its duration is learned under, as in `NewJob`.
+    #: As in `Job`.
     shape: str | None = None
-    workflow: str | None = None
-    #: JSON text, as in `NewJob`.
+    template: str | None = None
+    #: JSON text: what ComfyUI gives to nodes that ask for it, and writes into files.
     extra_pnginfo: str | None = None
     #: Why an earlier attempt was lost: the code of the last one, or None.
     lost_code: str | None = None
-    #: Files to be there before the prompt is posted: `[{"name", "key"}]`.
-    inputs: list[dict[str, str]] = field(default_factory=list)
+    #: Files to be there before the prompt is posted.
+    inputs: tuple[InputRef, ...] = ()
 
     @property
     def prompt_id(self) -> str:
         """The id to post this attempt's prompt with."""
         return prompt_id_of(self.job_id, self.attempt)
 
+
+#: What a claim has of its job as it is; the rest is found out when it is made.
+_OF_THE_JOB = RowReader(Claim, without=("job_id", "graph", "extra_pnginfo", "has_webhook", "has_secrets"))
 
 # Statements on the path between two jobs of a GPU, built once: building one takes longer than running it.
 _HAS_SECRETS = (
@@ -112,17 +116,11 @@ class Claims:
             rest = transaction.connection.execute(_REST, {"wanted": job_id}).one()
         return Claim(
             job_id=job_id,
-            attempt=row.attempt,
             graph=rest.graph,
             extra_pnginfo=rest.extra_pnginfo,
-            nodes_total=row.nodes_total,
-            timeout_s=row.timeout_s,
             has_webhook=row.webhook is not None,
             has_secrets=rest.has_secrets,
-            shape=row.shape,
-            workflow=row.workflow,
-            lost_code=row.lost_code,
-            inputs=row.inputs or [],
+            **_OF_THE_JOB.fields(row),
         )
 
     def missing_turns(self) -> list[str]:
@@ -135,13 +133,13 @@ class Claims:
         with self._database.read() as connection:
             return connection.execute(_ANY_QUEUED).scalar() is not None
 
-    def renew(self, claims: Collection[Claim]) -> dict[str, str]:
+    def renew(self, claims: Collection[Claim]) -> dict[str, Status]:
         """Prolong the leases.
 
         Returns: `{job_id: status}` of those still held (`running`, or `canceling`: interrupt it). A claim that is
         missing was lost: stop working on it and write nothing.
         """
-        held: dict[str, str] = {}
+        held: dict[str, Status] = {}
         with self._database.write() as transaction:
             for claim in claims:
                 status = transaction.connection.execute(

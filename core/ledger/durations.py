@@ -30,15 +30,15 @@ class Lasting(Protocol):
 
     @property
     def shape(self) -> str | None:
-        """As in `NewJob`."""
+        """As in `Job`."""
 
     @property
-    def workflow(self) -> str | None:
-        """As in `NewJob`."""
+    def template(self) -> str | None:
+        """As in `Job`."""
 
     @property
     def expected_time_s(self) -> float | None:
-        """As in `NewJob`."""
+        """As in `Job`."""
 
 
 def gpu_kind(device: str | None, kind: str) -> str:
@@ -76,7 +76,7 @@ class Durations:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def learn(self, *, shape: str | None, workflow: str | None, gpu: str, seconds: float) -> None:
+    def learn(self, *, shape: str | None, template: str | None, gpu: str, seconds: float) -> None:
         """One job kept a GPU busy for so long.
 
         Parameters:
@@ -87,7 +87,7 @@ class Durations:
         # In one order everywhere: two workers that learn the same cannot block each other.
         rows = [
             {"what": what, "gpu": gpu, "average_s": seconds, "seen": 1, "updated_at_ms": now}
-            for what in _subjects(shape, workflow)
+            for what in _subjects(shape, template)
         ]
         if not rows:
             return
@@ -136,9 +136,9 @@ class Durations:
 
 def subjects(job: Lasting) -> list[str]:
     """What a job's duration is remembered under, the most telling first."""
-    return _subjects(job.shape, job.workflow)
+    return _subjects(job.shape, job.template)
 
 
-def _subjects(shape: str | None, workflow: str | None) -> list[str]:
-    named = {"shape": shape, "workflow": workflow}
+def _subjects(shape: str | None, template: str | None) -> list[str]:
+    named = {"shape": shape, "workflow": template}
     return [f"{kind}:{name}" for kind, name in named.items() if name]

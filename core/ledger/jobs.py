@@ -5,26 +5,33 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, and_, bindparam, func, insert, or_, select
 
 from core.errors import IdempotencyKeyReuse, NotFound, RequestIdReuse
-from core.job import CANCELED, CANCELING, DELIVERING, FAILED, QUEUED, RUNNING, Job, NewJob
+from core.job import CANCELED, CANCELING, DELIVERING, FAILED, QUEUED, RUNNING, Job, JobSpec, Status
 from core.job_error import JobError
+from core.job_request import AcceptedJob, JobRequest
 from core.ledger.database.connections import Database, Transaction, now_ms
 from core.ledger.database.error_map import Conflict
 from core.ledger.database.rows import JOB_COLUMNS, job_of, outputs_of
+from core.ledger.database.stored_fields import columns_from
 from core.ledger.database.tables import events, idempotency_keys, job_errors, job_inputs, jobs
 from core.ledger.requests import Requests
 from core.ledger.secrets import Secrets
 from core.ledger.transitions import transition
 from core.ledger.webhooks.outbox_writer import record_event
 from core.settings.settings import Settings
+from core.texts.stored_json import json_text
 
 #: Built once: the look-up on every client's path.
 _BY_ID = select(*JOB_COLUMNS).where(jobs.c.id == bindparam("wanted"))
+_INSERT = insert(jobs).returning(*JOB_COLUMNS)
+#: Fields that are columns as they are: what a client asked for, and what the check added.
+_ASKED = tuple(field.name for field in fields(JobSpec))
+_ADDED = ("id", "graph_text", "nodes_total", "shape", "inputs")
 #: The queue with the place of each job. Counting those before it is quicker for a few jobs, numbering all for many.
 FEW = 2
 _OTHERS = jobs.alias()
@@ -102,7 +109,7 @@ class Jobs:
         self._requests = requests
         self._retention = retention
 
-    def submit(self, new: NewJob) -> Job:
+    def submit(self, new: AcceptedJob) -> Job:
         """Record a job with its key, secrets and first event in one transaction.
 
         Raises:
@@ -114,14 +121,15 @@ class Jobs:
             with self._database.write() as transaction:
                 return self._record(transaction, new)
         except Conflict as exc:
-            if new.idempotency_key and (used_by := self._job_of_key(new.idempotency_key)):
+            key, request_id = new.request.idempotency_key, new.request.request_id
+            if key and (used_by := self._job_of_key(key)):
                 raise IdempotencyKeyReuse(
                     f"This Idempotency-Key was used before, for job {used_by}. A key is good for one submission: send "
                     "a new one.",
                     used_by,
                 ) from exc
-            if new.request_id:
-                raise RequestIdReuse.of(new.request_id) from exc
+            if request_id:
+                raise RequestIdReuse.of(request_id) from exc
             raise
 
     def get(self, job_id: str) -> Job:
@@ -163,7 +171,7 @@ class Jobs:
     def page(
         self,
         *,
-        statuses: Collection[str] = (),
+        statuses: Collection[Status] = (),
         labels: Mapping[str, str] | None = None,
         template: str | None = None,
         ids: tuple[str, str] | None = None,
@@ -216,13 +224,13 @@ class Jobs:
             rows = connection.execute(query).all()
         return [JobEvent(seq=row.seq, type=row.type, data=row.data, at_ms=row.at_ms) for row in rows]
 
-    def states(self, job_ids: Collection[str]) -> dict[str, tuple[str, int]]:
+    def states(self, job_ids: Collection[str]) -> dict[str, tuple[Status, int]]:
         """Status and newest event number of many jobs at once; unknown ids are left out."""
         query = select(jobs.c.id, jobs.c.status, jobs.c.last_seq).where(jobs.c.id.in_(list(job_ids)))
         with self._database.read() as connection:
             return {row.id: (row.status, row.last_seq) for row in connection.execute(query)}
 
-    def count(self, *statuses: str) -> int:
+    def count(self, *statuses: Status) -> int:
         """How many jobs have one of these statuses."""
         query = select(func.count()).select_from(jobs).where(jobs.c.status.in_(statuses))
         with self._database.read() as connection:
@@ -265,56 +273,36 @@ class Jobs:
                 return job_of(moved, outputs.get(job_id, ()))
         return self.get(job_id)
 
-    def _record(self, transaction: Transaction, new: NewJob) -> Job:
-        now = now_ms()
-        connection = transaction.connection
-        retention = self._retention.of(new.retention_s)
-        if new.idempotency_key:
+    def _record(self, transaction: Transaction, new: AcceptedJob) -> Job:
+        connection, request = transaction.connection, new.request
+        if request.idempotency_key:
             connection.execute(
-                insert(idempotency_keys).values(key=new.idempotency_key, job_id=new.id, created_at_ms=now)
+                insert(idempotency_keys).values(key=request.idempotency_key, job_id=new.id, created_at_ms=now_ms())
             )
-        values: dict[str, Any] = {
-            "id": new.id,
-            "contract": new.contract,
+        row = connection.execute(_INSERT, {**self._first_values(request), **_columns_of(new)}).one()
+        record_event(transaction, new.id, 1, "status", {"status": QUEUED}, QUEUED)
+        if new.inputs:
+            keys = sorted({file.key for file in new.inputs})
+            connection.execute(insert(job_inputs), [{"job_id": new.id, "storage_key": key} for key in keys])
+        if request.secrets:
+            self._secrets.record(connection, new.id, request.secrets)
+        return job_of(row)
+
+    def _first_values(self, request: JobRequest) -> dict[str, Any]:
+        """Return the columns that begin alike for every job, and those that are made of what comes with a request."""
+        now, retention = now_ms(), self._retention.of(request.retention_s)
+        return {
             "status": QUEUED,
             "attempt": 0,
             "lost_attempts": 0,
             "last_seq": 1,
-            "priority": new.priority,
-            "nodes_total": new.nodes_total,
-            "metadata": new.metadata,
-            "workflow": new.workflow,
-            "parameters": new.parameters,
-            "shape": new.shape,
-            "inputs": new.inputs,
-            "delivery": new.delivery,
-            "request_id": new.request_id,
-            "request_mark": self._requests.mark(new.request_digest) if new.request_digest else None,
-            "expected_time_s": new.expected_time_s,
-            "webhook": new.webhook,
-            "timeout_s": new.timeout_s,
             "created_at_ms": now,
             "updated_at_ms": now,
             "expires_at_ms": now + retention.job_ms,
             "files_expire_at_ms": now + retention.files_ms,
+            "request_mark": self._requests.mark(request.request_digest) if request.request_digest else None,
+            "extra_pnginfo": json_text(request.extra_pnginfo) if request.extra_pnginfo else None,
         }
-        connection.execute(
-            insert(jobs),
-            {
-                **values,
-                "graph": new.graph,
-                "extra_pnginfo": new.extra_pnginfo,
-                "catalogues": ",".join(new.catalogues) if new.catalogues else None,
-            },
-        )
-        record_event(transaction, new.id, 1, "status", {"status": QUEUED}, QUEUED)
-        if new.inputs:
-            keys = sorted({file["key"] for file in new.inputs})
-            connection.execute(insert(job_inputs), [{"job_id": new.id, "storage_key": key} for key in keys])
-        if new.secrets:
-            self._secrets.record(connection, new.id, new.secrets)
-        del values["lost_attempts"], values["request_mark"]
-        return Job(**values)
 
     def _one(self, condition: ColumnElement[bool], wanted: str) -> Job:
         with self._database.read() as connection:
@@ -331,3 +319,8 @@ class Jobs:
         with self._database.read() as connection:
             found: str | None = connection.execute(query).scalar()
         return found
+
+
+def _columns_of(new: AcceptedJob) -> dict[str, Any]:
+    pins = ",".join(new.catalogues) if new.catalogues else None
+    return {**columns_from(new.request, _ASKED), **columns_from(new, _ADDED), "catalogues": pins}

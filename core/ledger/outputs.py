@@ -17,6 +17,7 @@ from core.ledger.database.tables import assets, jobs
 from core.ledger.transitions import transition
 from core.ledger.webhooks.outbox_writer import record_event
 from core.output import Output, OutputFile
+from core.output_options import OutputOptions
 
 #: A job that has been delivering for this long without an end is given another turn.
 DELIVERING_MS = 15_000
@@ -29,8 +30,7 @@ class Pending:
     """What of an attempt is still to be stored."""
 
     files: list[OutputFile]
-    #: As in `NewJob`.
-    delivery: dict[str, Any] | None
+    output_options: OutputOptions
     generated_at_ms: int
 
 
@@ -105,7 +105,11 @@ class Outputs:
                 raise StaleAttempt(f"Job {job_id} attempt {attempt} has nothing left to store.")
             rows = connection.execute(_UNSTORED, mine).all()
         files = [output_file_of(row) for row in rows]
-        return Pending(files=files, delivery=held.delivery, generated_at_ms=held.generated_at_ms)
+        return Pending(
+            files=files,
+            output_options=OutputOptions.from_json(held.delivery or {}),
+            generated_at_ms=held.generated_at_ms,
+        )
 
     def succeed(
         self, job_id: str, attempt: int, stored: list[OutputFile], missing: Mapping[str, str] | None = None

@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Row, and_, select, update
 
 from core.background import failure_of
 from core.errors import LedgerUnavailable
-from core.job import CANCELED, CANCELING, EXPIRED, FAILED, LEASED, QUEUED, prompt_id_of
+from core.job import CANCELED, CANCELING, EXPIRED, FAILED, LEASED, QUEUED, Status, prompt_id_of
 from core.job_error import JobError, Loss
 from core.ledger.claims import Claim, held_by
 from core.ledger.database.connections import Database, Transaction, now_ms
@@ -45,7 +45,7 @@ class GivenBack:
     #: The prompt of the attempt that is over.
     prompt_id: str
     #: `queued`, or `failed` or `canceled` if it has ended.
-    status: str
+    status: Status
 
 
 class Requeue:
@@ -55,7 +55,7 @@ class Requeue:
         self._database = database
         self._max_attempts = max_attempts
 
-    def release(self, claim: Claim, *, reason: str, lost: bool = True, code: str = INSTANCE_LOST) -> str | None:
+    def release(self, claim: Claim, *, reason: str, lost: bool = True, code: str = INSTANCE_LOST) -> Status | None:
         """Give a job back because the instance or the worker failed under it, not because of the job.
 
         Parameters:
@@ -88,12 +88,12 @@ class Requeue:
                 .values(lease_until_ms=0)
             )
 
-    def take_back_lapsed(self) -> dict[str, str]:
+    def take_back_lapsed(self) -> dict[str, Status]:
         """Requeue, or end, every job whose lease has lapsed: `{job_id: new status}`.
 
         One whose row somebody holds locked is left for the next time: it must not keep the others waiting.
         """
-        taken: dict[str, str] = {}
+        taken: dict[str, Status] = {}
         with self._database.read() as connection:
             lapsed = and_(jobs.c.status.in_(list(LEASED)), jobs.c.lease_until_ms < now_ms())
             candidates = connection.execute(select(jobs.c.id, jobs.c.attempt).where(lapsed).limit(BATCH)).all()
@@ -104,7 +104,7 @@ class Requeue:
                 break
         return taken
 
-    def _take_back(self, job_id: str, attempt: int, taken: dict[str, str]) -> None:
+    def _take_back(self, job_id: str, attempt: int, taken: dict[str, Status]) -> None:
         with self._database.write() as transaction:
             still = and_(jobs.c.attempt == attempt, jobs.c.lease_until_ms < now_ms())
             reason = "The GPU worker was lost: its lease lapsed."
@@ -147,7 +147,7 @@ class Requeue:
             return None
         return GivenBack(job_id=job_id, prompt_id=prompt_id_of(job_id, row.attempt), status=status)
 
-    def _what_follows(self, row: Row[Any], reason: str, *, counts: bool, code: str) -> tuple[str, dict[str, Any]]:
+    def _what_follows(self, row: Row[Any], reason: str, *, counts: bool, code: str) -> tuple[Status, dict[str, Any]]:
         if row.status == CANCELING:
             return CANCELED, {}
         count = row.lost_attempts + int(counts)

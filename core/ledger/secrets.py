@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Row, and_, bindparam, delete, exists, insert, null, select, update
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 RUN, BUCKET, WEBHOOK, ADDRESS = "run", "bucket", "webhook", "address"
 #: Of rows of versions that kept all secrets of a job in one; they end with the job.
 ANY = "any"
-#: Which purpose a secret of `NewJob.secrets` has, by its name there.
+#: Which purpose a secret of `JobRequest.secrets` has, by its name there.
 PURPOSES = {
     "api_key_comfy_org": RUN,
     "s3": BUCKET,
@@ -65,8 +65,8 @@ class Secrets:
         self._sealer = sealer
         self._empty_log_at_s = 0.0
 
-    def record(self, connection: Connection, job_id: str, values: dict[str, Any]) -> None:
-        """Seal the secrets of a new job, as `NewJob.secrets` has them, within the transaction that records it."""
+    def record(self, connection: Connection, job_id: str, values: Mapping[str, Any]) -> None:
+        """Seal the secrets of a new job, as `JobRequest.secrets` has them, within the transaction that records it."""
         parts: dict[str, dict[str, Any]] = {}
         for name, value in values.items():
             parts.setdefault(PURPOSES[name], {})[name] = value
@@ -77,7 +77,7 @@ class Secrets:
         connection.execute(_INSERT, rows)
 
     def open(self, job_id: str, purpose: str) -> dict[str, Any]:
-        """The job's secrets for one purpose, by their names in `NewJob.secrets`; `{}` when it has none.
+        """The job's secrets for one purpose, by their names in `JobRequest.secrets`; `{}` when it has none.
 
         Raises:
           SecretUnreadable: it had some, which do not open or were wiped after their use. Trying again cannot help.

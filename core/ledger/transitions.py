@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Row, delete, update
 
-from core.job import QUEUED, RUNNING, SUCCEEDED, TERMINAL, predecessors
+from core.job import QUEUED, RUNNING, SUCCEEDED, TERMINAL, Status, predecessors
 from core.ledger.database.connections import Transaction, now_ms
 from core.ledger.database.rows import JOB_COLUMNS, outputs_of
 from core.ledger.database.tables import assets, jobs
@@ -18,7 +18,7 @@ from core.webhooks.events import END_EVENTS, PROGRESS, STARTED, UPLOAD_FAILURE
 def transition(
     transaction: Transaction,
     job_id: str,
-    status: str,
+    status: Status,
     *conditions: ColumnElement[bool],
     data: dict[str, Any] | None = None,
     **values: Any,

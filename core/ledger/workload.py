@@ -129,7 +129,7 @@ class WorkloadReader:
             gpus = connection.execute(_GPUS.where(is_alive())).all()
             running = connection.execute(_RUNNING).all()
             waiting = connection.execute(_WAITING).all()
-        kinds_of_job = {(row.shape, row.workflow): row for row in [*running, *waiting]}
+        kinds_of_job = {(row.shape, row.template): row for row in [*running, *waiting]}
         averages = self._durations.averages(kinds_of_job.values())
         loads = _Loads(averages, gpus)
         catalogues = {row.name: row.catalogue for row in gpus}
@@ -151,7 +151,7 @@ class WorkloadReader:
             return {row.status: row.jobs for row in connection.execute(_SIZES)}
 
 
-_LASTING = (jobs.c.shape, jobs.c.workflow, jobs.c.expected_time_s)
+_LASTING = (jobs.c.shape, jobs.c.workflow.label("template"), jobs.c.expected_time_s)
 _GPUS = select(instances.c.name, instances.c.kind, instances.c.device, instances.c.catalogue)
 _RUNNING = select(jobs.c.instance, jobs.c.started_at_ms, jobs.c.on_deck, *_LASTING).where(
     jobs.c.status.in_(sorted(LEASED))
@@ -178,7 +178,7 @@ class _Loads:
         self._known: dict[tuple[Any, ...], Load] = {}
 
     def of(self, row: Row[Any], accepted: Accepted) -> Load:
-        key = (row.shape, row.workflow, row.expected_time_s, accepted)
+        key = (row.shape, row.template, row.expected_time_s, accepted)
         if key not in self._known:
             kinds = [kind for catalogue, kind in self._gpus if accepted is None or catalogue in accepted]
             self._known[key] = Load(seconds=self._averages.expect(row, kinds), accepted=accepted)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
+
+import orjson
 
 
 def known_fields(kind: type[Any], value: Any) -> dict[str, Any]:
@@ -15,6 +18,15 @@ def known_fields(kind: type[Any], value: Any) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         raise TypeError(f"A stored {kind.__name__} is no object.")
     return {field.name: value[field.name] for field in fields(kind) if field.name in value}
+
+
+def json_text(value: Any) -> str:
+    """Return a value as JSON text with every digit of its integers."""
+    try:
+        return orjson.dumps(value).decode()
+    except orjson.JSONEncodeError:
+        # Integers beyond 64 bits, which ComfyUI refuses or not as it likes.
+        return json.dumps(value, separators=(",", ":"))
 
 
 def whole_text(text: str) -> str:

@@ -7,8 +7,8 @@ import binascii
 from collections.abc import Mapping
 from typing import Any
 
-#: Whose webhook it is: the request's own, with its own secret, or the operator's.
-REQUEST, ENVIRONMENT = "request", "environment"
+from core.webhooks.target import ENVIRONMENT, WebhookTarget
+
 SECRET_PREFIX, PRIVATE_PREFIX, PUBLIC_PREFIX = "whsec_", "whsk_", "whpk_"
 #: Of an ed25519 private key.
 SEED_BYTES = 32
@@ -45,23 +45,22 @@ def split_secrets(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def secrets_for(webhook: Mapping[str, Any], sealed: Mapping[str, Any], operators: str) -> tuple[str, ...]:
+def secrets_for(webhook: WebhookTarget, sealed: Mapping[str, Any], operators: str) -> tuple[str, ...]:
     """What the events of a job are signed with: never the operator's secret for a URL that a request named.
 
     Parameters:
-      webhook: as the job's row has it.
       sealed: the job's secrets, opened.
       operators: the setting WEBHOOK_SECRET.
     """
-    if webhook.get("origin") == ENVIRONMENT:
+    if webhook.origin == ENVIRONMENT:
         return split_secrets(operators)
     found = sealed.get("webhook_secret") or ()
     return (found,) if isinstance(found, str) else tuple(found)
 
 
-def headers_of(webhook: Mapping[str, Any], sealed: Mapping[str, Any]) -> dict[str, str]:
+def headers_of(webhook: WebhookTarget, sealed: Mapping[str, Any]) -> dict[str, str]:
     """The client's own headers for the events of a job. Parameters as of `secrets_for`."""
-    if webhook.get("origin") == ENVIRONMENT:
+    if webhook.origin == ENVIRONMENT:
         return {}
     return dict(sealed.get("webhook_headers") or {})
 

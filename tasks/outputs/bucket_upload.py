@@ -11,10 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
+from core.buckets.block import environment_credentials
 from core.buckets.bucket import LINK_S, PART_BYTES, SLOWEST_BYTES_PER_S, Bucket, limit_s
 from core.buckets.presigned import public_link, put
 from core.buckets.put_urls import PutUrls
-from core.buckets.target import ENVIRONMENT, PUT_URLS, Credentials, Target, environment_credentials
+from core.buckets.target import ENVIRONMENT, PUT_URLS, BucketTarget, Credentials
 from core.clock import now_ms
 from core.errors import (
     AddressRefused,
@@ -71,7 +72,8 @@ def upload_files(runtime: Runtime, job: Job, files: Sequence[OutputFile], *, giv
       LedgerUnavailable: the credentials cannot be read now.
       OSError: a file cannot be read.
     """
-    target = Target.from_json((job.delivery or {})["s3"])
+    target = job.output_options.bucket
+    assert target is not None, "else there is nothing to upload"
     try:
         outcomes = _sent(runtime, job, target, files)
     except (ConfigurationError, UploadRefused, SecretUnreadable) as exc:
@@ -89,7 +91,7 @@ def upload_files(runtime: Runtime, job: Job, files: Sequence[OutputFile], *, giv
     return [_noted(file, outcome) for file, outcome in zip(files, outcomes, strict=True)]
 
 
-def _sent(runtime: Runtime, job: Job, target: Target, files: Sequence[OutputFile]) -> Outcomes:
+def _sent(runtime: Runtime, job: Job, target: BucketTarget, files: Sequence[OutputFile]) -> Outcomes:
     time_s = limit_s(sum(file.size_bytes for file in files))
     secrets = {} if target.origin == ENVIRONMENT else runtime.ledger.secrets.open(job.id, BUCKET)
     sealed = secrets.get("s3")
@@ -115,7 +117,7 @@ def _judged(outcomes: Outcomes, passage: Passage) -> Outcomes:
     return outcomes
 
 
-def _endpoint_of(target: Target) -> str:
+def _endpoint_of(target: BucketTarget) -> str:
     if target.endpoint_url is None:
         # Amazon is one endpoint for everybody: what it holds apart are buckets.
         return f"aws:{target.region}:{target.bucket_name}"
@@ -127,7 +129,7 @@ def _host_of(urls: Sequence[str | None]) -> str:
 
 
 def _opened(
-    runtime: Runtime, target: Target, sealed: dict[str, Any] | None, time_s: float, passage: Passage | None = None
+    runtime: Runtime, target: BucketTarget, sealed: dict[str, Any] | None, time_s: float, passage: Passage | None = None
 ) -> Bucket:
     """Open the bucket with the credentials of its owner; the guard is for addresses that clients name."""
     if target.origin == ENVIRONMENT:
@@ -173,7 +175,7 @@ def _try(sender: Sender, job: Job, file: OutputFile) -> BucketResult | Comfyline
 class _BucketSender:
     """Signs by itself, and makes the keys."""
 
-    def __init__(self, bucket: Bucket, job: Job, target: Target, root: Path) -> None:
+    def __init__(self, bucket: Bucket, job: Job, target: BucketTarget, root: Path) -> None:
         self._bucket = bucket
         self._key = partial(_key, job, target)
         self._is_public = target.public_url is not None
@@ -193,7 +195,7 @@ class _PutSender:
     def __init__(
         self,
         runtime: Runtime,
-        target: Target,
+        target: BucketTarget,
         files: Sequence[OutputFile],
         urls: Sequence[str | None],
         passage: Passage,
@@ -228,7 +230,7 @@ class _PutSender:
         return BucketResult(url=public_link(url, self._target))
 
 
-def _key(job: Job, target: Target, file: OutputFile) -> str:
+def _key(job: Job, target: BucketTarget, file: OutputFile) -> str:
     submitted = datetime.fromtimestamp(job.created_at_ms // 1000, tz=timezone.utc)
     fields = KeyFields(
         prefix=target.prefix,
@@ -242,7 +244,7 @@ def _key(job: Job, target: Target, file: OutputFile) -> str:
     return object_key(target.key_template, fields)
 
 
-def _clean(runtime: Runtime, job: Job, target: Target, files: Sequence[OutputFile], outcomes: Outcomes) -> None:
+def _clean(runtime: Runtime, job: Job, target: BucketTarget, files: Sequence[OutputFile], outcomes: Outcomes) -> None:
     """Remove what a file in parts that did not arrive whole has left in the bucket."""
     broken = [
         file

@@ -17,6 +17,7 @@ from typing import Any
 from PIL import Image, ImageOps, PngImagePlugin
 
 from core.errors import InvalidRequest, OutputNotConvertible
+from core.output_options import OutputOptions
 
 #: Outputs may be large upscales; beyond this a picture is taken for a decompression bomb.
 MAX_PIXELS = 512_000_000
@@ -57,22 +58,22 @@ class Conversion:
     strip_metadata: bool
 
     @classmethod
-    def from_delivery(cls, delivery: dict[str, Any] | None) -> Conversion | None:
-        """Read `{"convert": {"format", "quality"?, "lossless"?}, "strip_metadata": bool}`; other keys are ignored.
+    def from_options(cls, options: OutputOptions) -> Conversion | None:
+        """Return what is to be done with each output; None: nothing.
 
-        Returns: None if there is nothing to do.
-        Raises:
-          InvalidRequest: a field is wrong; names it.
+        Raises: InvalidRequest - a newer version knows a format that this one does not.
         """
-        strip_metadata = (delivery or {}).get("strip_metadata") or False
-        if not isinstance(strip_metadata, bool):
-            raise InvalidRequest("strip_metadata must be true or false.")
-        wanted = (delivery or {}).get("convert")
+        wanted, strip_metadata = options.convert, options.strip_metadata
         if wanted is None:
             return cls(format=None, quality=0, lossless=False, strip_metadata=True) if strip_metadata else None
-        if not isinstance(wanted, dict):
-            raise InvalidRequest('convert must be an object, such as {"format": "webp", "quality": 80}.')
-        return cls(**_checked(wanted), strip_metadata=strip_metadata)
+        if wanted.format not in EXTENSIONS:
+            raise InvalidRequest(f"convert.format must be one of {', '.join(EXTENSIONS)}.")
+        return cls(
+            format=wanted.format,
+            quality=DEFAULT_QUALITY[wanted.format] if wanted.quality is None else wanted.quality,
+            lossless=bool(wanted.lossless),
+            strip_metadata=strip_metadata,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,27 +123,6 @@ def convert(source: Path, target: Path, content_type: str, wanted: Conversion) -
         return None
     target.write_bytes(data)
     return Converted(extension=EXTENSIONS[wanted.format], content_type=f"image/{wanted.format}", size_bytes=len(data))
-
-
-def _checked(wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of `convert`, complete."""
-    unknown = sorted(set(wanted) - {"format", "quality", "lossless"})
-    if unknown:
-        raise InvalidRequest(f"convert.{unknown[0]} is not known. Known: format, quality, lossless.")
-    name = wanted.get("format")
-    if not isinstance(name, str) or name not in EXTENSIONS:
-        raise InvalidRequest(f"convert.format must be one of {', '.join(EXTENSIONS)}.")
-    quality = wanted.get("quality")
-    if quality is None:
-        quality = DEFAULT_QUALITY[name]
-    if isinstance(quality, bool) or not isinstance(quality, int) or not 1 <= quality <= 100:
-        raise InvalidRequest("convert.quality must be a whole number from 1 to 100.")
-    lossless = wanted.get("lossless") or False
-    if not isinstance(lossless, bool):
-        raise InvalidRequest("convert.lossless must be true or false.")
-    if lossless and name != "webp":
-        raise InvalidRequest("convert.lossless is for webp only.")
-    return {"format": name, "quality": quality, "lossless": lossless}
 
 
 def _converted(source: Path, wanted: Conversion) -> bytes | None:

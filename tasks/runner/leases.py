@@ -9,7 +9,7 @@ import threading
 from comfy.prompts.session import PromptHandle
 from core.background import Loop, failure_of
 from core.errors import ComfyUnavailable, LedgerUnavailable
-from core.job import CANCELING
+from core.job import CANCELING, Status
 from core.ledger import Ledger
 from core.ledger.claims import Claim
 
@@ -89,7 +89,7 @@ class Leases:
             failure_of(functools.partial(_heed, lease, held.get(lease.claim.job_id)), "leases")
 
 
-def _heed(lease: Lease, status: str | None) -> None:
+def _heed(lease: Lease, status: Status | None) -> None:
     """Do what the status of its job asks for; None: the job is another's."""
     if status is None:
         log.warning("job %s attempt %s was taken from us", lease.claim.job_id, lease.claim.attempt)

@@ -51,11 +51,11 @@ class Teacher:
 
     def tell(self, claim: Claim, instance: InstanceRecord, seconds: float | None) -> None:
         """One prompt kept this instance's GPU busy for so long; None tells nothing."""
-        if seconds is None or self._was_told_lately(claim.shape or claim.workflow or ""):
+        if seconds is None or self._was_told_lately(claim.shape or claim.template or ""):
             return
         gpu = gpu_kind(instance.device, instance.kind)
         try:
-            self._durations.learn(shape=claim.shape, workflow=claim.workflow, gpu=gpu, seconds=seconds)
+            self._durations.learn(shape=claim.shape, template=claim.template, gpu=gpu, seconds=seconds)
         except LedgerUnavailable as exc:
             log.info("the ledger was not told how long job %s took: %s", claim.job_id, exc)
 

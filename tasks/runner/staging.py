@@ -29,11 +29,11 @@ def stage_inputs(claim: Claim, instance: InstanceRecord, client: ComfyClient, se
     storage = Storage(settings.inputs_dir)
     try:
         if instance.kind == "attached":
-            stage(client, {file["name"]: storage.path(file["key"]) for file in claim.inputs})
+            stage(client, {file.name: storage.path(file.key) for file in claim.inputs})
         else:
             folder = settings.gpu_dir(instance.gpu_name) / "input"
             for file in claim.inputs:
-                storage.copy(file["key"], folder / file["name"])
+                storage.copy(file.key, folder / file.name)
     except FileNotFoundError as exc:
         raise InputGone("An input file of this job is no longer in storage.") from exc
     except OSError as exc:
@@ -53,7 +53,7 @@ def remove_staged(claim: Claim, instance: InstanceRecord, client: ComfyClient, s
     for file in claim.inputs:
         if instance.kind == "attached":
             try:
-                stage(client, {file["name"]: b""})
+                stage(client, {file.name: b""})
             except PromptRejected as exc:
                 # A size that a proxy does not take, for one. The other files may go.
                 log.info("job %s: an input file stays on %s: %s", claim.job_id, instance.name, exc)
@@ -61,6 +61,6 @@ def remove_staged(claim: Claim, instance: InstanceRecord, client: ComfyClient, s
                 log.info("job %s: input files stay on %s: %s", claim.job_id, instance.name, exc)
                 return
         else:
-            (folder / file["name"]).unlink(missing_ok=True)
+            (folder / file.name).unlink(missing_ok=True)
     if instance.kind != "attached":
         shutil.rmtree(folder / claim.job_id, ignore_errors=True)

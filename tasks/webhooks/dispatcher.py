@@ -24,8 +24,9 @@ from core.ledger.secrets import ADDRESS, WEBHOOK
 from core.ledger.webhooks.outbox import Due, Post, TryResult
 from core.outbound import Policy
 from core.settings.settings import Settings
-from core.webhooks.keys import ENVIRONMENT, headers_of, secrets_for
+from core.webhooks.keys import headers_of, secrets_for
 from core.webhooks.signing import headers_for, load_signing_key
+from core.webhooks.target import ENVIRONMENT
 from core.webhooks.urls import has_sealed_query, whole_url
 from tasks.webhooks.posting import ConnectionThread, ConnectionThreads, send
 from tasks.webhooks.receivers import ReceiverLimits
@@ -286,7 +287,7 @@ class WebhookDispatcher:
 
     def _headers(self, unsent: _Result) -> dict[str, str]:
         post, sealed = unsent.post, unsent.secrets
-        if post.webhook.get("origin") == ENVIRONMENT:
+        if post.webhook.origin == ENVIRONMENT:
             sealed = {}
         if isinstance(sealed, SecretUnreadable):
             raise sealed

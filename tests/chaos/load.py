@@ -12,7 +12,7 @@ from typing import Any
 
 import requests
 
-from core.job import CANCELING, DELIVERING, QUEUED, RUNNING
+from core.job import CANCELING, DELIVERING, QUEUED, RUNNING, Status
 from core.ledger import Ledger
 from tests.chaos.orders import LABEL, V2, Order
 
@@ -20,7 +20,7 @@ CLIENTS = 3
 CANCELLERS = 4
 #: A client that hears nothing for this long has found a bug.
 ANSWER_S = 60.0
-OPEN = (QUEUED, RUNNING, CANCELING, DELIVERING)
+OPEN: tuple[Status, ...] = (QUEUED, RUNNING, CANCELING, DELIVERING)
 #: How `/cancel` words the statuses that matter here.
 CANCEL_WORDS = {"cancelled": CANCELING, "completed": "succeeded", "failed": "failed"}
 

@@ -11,7 +11,7 @@ import pytest
 import requests
 from sqlalchemy import update
 
-from core.buckets.target import Target
+from core.buckets.target import BucketTarget
 from core.clock import now_ms
 from core.ledger import Ledger
 from core.ledger.database.tables import deliveries
@@ -73,7 +73,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         yield fleet.start("broker", "api", "gpu0", "beat").ready(gpus=1)
 
 
-def submit(fleet: Fleet, target: Target, receiver: Receiver) -> str:
+def submit(fleet: Fleet, target: BucketTarget, receiver: Receiver) -> str:
     """A job of two pictures, whose files wait for an io worker when this returns."""
     graph = {
         "1": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 2, "color": 0}},

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import requests
 
-from core.job import NewJob, new_job_id
 from core.job_error import JobError
 from core.ledger import Ledger
 from tests.fleet import ALL, ROOT, Fleet, until, work
+from tests.ledger_moves import submit
 
 LIMITS = {
     "lease_s": "6",
@@ -324,7 +324,7 @@ def _withdraw_elsewhere(ledger: Ledger, job_id: str) -> None:
 
 def test_a_fault_of_ours_holds_no_gpu(fleet: Fleet, ledger: Ledger) -> None:
     """A graph that no API would accept: the worker stumbles over it outside of all classes."""
-    job_id = ledger.jobs.submit(NewJob(id=new_job_id(), contract="v2", graph='{"1": {}}', nodes_total=1)).id
+    job_id = submit(ledger).id
 
     until(lambda: ledger.jobs.get(job_id).attempt == 2, timeout_s=20, what="the second attempt")
 

@@ -178,10 +178,10 @@ def test_the_official_client_uploads_and_refers(api: Api, client: comfy_sdk.Comf
         "2": GRAPH["2"],
     }
     job = client.submit(client.workflows.from_json(graph))
-    (staged,) = api.ledger.jobs.get(job.id).inputs or []
-    assert staged["name"].startswith(f"{job.id}/0-my_photo")
-    assert job.get_workflow().graph["1"]["inputs"]["image"] == staged["name"]
-    assert (api.settings.inputs_dir / staged["key"]).read_bytes() == content
+    (staged,) = api.ledger.jobs.get(job.id).inputs
+    assert staged.name.startswith(f"{job.id}/0-my_photo")
+    assert job.get_workflow().graph["1"]["inputs"]["image"] == staged.name
+    assert (api.settings.inputs_dir / staged.key).read_bytes() == content
 
     again = client.assets.from_bytes(content, filename="b.png")
     assert again.commit() != asset.id

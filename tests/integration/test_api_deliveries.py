@@ -15,6 +15,7 @@ from cli.main import run
 from core.ledger import Ledger
 from core.ledger.secrets import RUN, WEBHOOK
 from core.ledger.webhooks.outbox import TryResult
+from core.webhooks.target import WebhookTarget
 from tests.integration.api_fixtures import Api, running_api, settings_for
 from tests.ledger_moves import submit
 
@@ -299,7 +300,7 @@ def test_the_command_line_forgets_only_what_it_is_told_to(api: Api, capsys: pyte
 
 def test_a_secret_that_comes_again_takes_the_place_of_its_own_purpose_alone(ledger: Ledger) -> None:
     secrets = {"api_key_comfy_org": "partner", "webhook_secret": "first"}
-    job_id = submit(ledger, secrets=secrets, webhook={"url": URL, "timeout_s": 5.0}).id
+    job_id = submit(ledger, secrets=secrets, webhook=WebhookTarget(url=URL, timeout_s=5.0)).id
 
     ledger.secrets.renew(job_id, {"webhook_secret": ["second", "first"]})
 

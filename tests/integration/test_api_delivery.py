@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from core.job import Job
+from core.output_options import AS_THEY_ARE, ConvertOptions
 from tests.integration.api_fixtures import GRAPH, Api, running_api, settings_for
 from tests.ledger_moves import secrets_of
 
@@ -57,11 +58,11 @@ def submitted(api: Api, contract: str, **fields: Any) -> Job:
 def test_wishes_are_recorded_and_their_secrets_sealed(api: Api, contract: str) -> None:
     job = submitted(api, contract, s3=S3, convert_output=CONVERT, strip_metadata=True)
 
-    assert job.delivery is not None
-    assert (job.delivery["convert"], job.delivery["strip_metadata"]) == (CONVERT, True)
-    target = job.delivery["s3"]
-    assert (target["bucket_name"], target["prefix"], target["origin"]) == ("bucket", "a/b", "request")
-    assert "secret-of-a-client" not in json.dumps(job.delivery)
+    options = job.output_options
+    assert (options.convert, options.strip_metadata) == (ConvertOptions.from_json(CONVERT), True)
+    assert options.bucket is not None
+    assert (options.bucket.bucket_name, options.bucket.prefix, options.bucket.origin) == ("bucket", "a/b", "request")
+    assert "secret-of-a-client" not in repr(job)
     assert secrets_of(api.ledger, job.id)["s3"]["secret_access_key"] == "secret-of-a-client"
     shown = api.get(f"/api/v2/jobs/{job.id}").text + api.get(f"/result/{job.id}").text
     assert "of-a-client" not in shown
@@ -78,15 +79,15 @@ def test_the_operators_blocks_are_not_for_jobs_of_the_other_contracts(
         api, contract, **{name: value for name, value in fields.items() if contract != "v2" or name == "s3"}
     )
 
-    assert (job.delivery, job.webhook) == (None, None)
+    assert (job.output_options, job.webhook) == (AS_THEY_ARE, None)
     assert secrets_of(api.ledger, job.id) == {}
 
 
 def test_a_prefix_alone_asks_for_the_operators_bucket(api: Api) -> None:
     job = submitted(api, "v2", s3={"prefix": "mine"})
 
-    assert job.delivery is not None
-    assert job.delivery["s3"]["bucket_name"] == "operators-bucket"
+    assert job.output_options.bucket is not None
+    assert job.output_options.bucket.bucket_name == "operators-bucket"
     assert secrets_of(api.ledger, job.id) == {}, "they are taken from the settings when they are needed"
 
 
@@ -94,14 +95,14 @@ def test_a_template_takes_a_webhook_of_its_own(api: Api) -> None:
     job = submitted(api, "workflows", webhook=WEBHOOK, extra_data={"api_key_comfy_org": "partner"}, s3=S3)
 
     assert job.webhook is not None
-    assert (job.webhook["url"], job.webhook["extra_params"], job.webhook["timeout_s"]) == (
+    assert (job.webhook.url, job.webhook.extra_params, job.webhook.timeout_s) == (
         WEBHOOK["url"],
         {"n": 1},
         5.0,
     )
     secrets = secrets_of(api.ledger, job.id)
     assert (secrets["webhook_secret"], secrets["api_key_comfy_org"], "s3" in secrets) == ("s3cret", "partner", True)
-    assert job.workflow == "tile"
+    assert job.template == "tile"
 
 
 def test_a_requests_webhook_never_has_the_operators_secret(api: Api) -> None:
@@ -110,7 +111,7 @@ def test_a_requests_webhook_never_has_the_operators_secret(api: Api) -> None:
 
     assert own.webhook is not None
     assert default.webhook is not None
-    assert (own.webhook["origin"], default.webhook["origin"]) == ("request", "environment")
+    assert (own.webhook.origin, default.webhook.origin) == ("request", "environment")
     for job in (own, default):
         # The operator's is taken from the settings when it is needed.
         assert "webhook_secret" not in secrets_of(api.ledger, job.id)
@@ -124,7 +125,7 @@ def test_a_webhook_may_choose_its_events_and_have_two_secrets(api: Api, contract
     job = submitted(api, contract, webhook={**WEBHOOK, "events": events, "secret": secrets})
 
     assert job.webhook is not None
-    assert job.webhook["events"] == ["job.started", "job.failed"]
+    assert job.webhook.events == ("job.started", "job.failed")
     assert secrets_of(api.ledger, job.id) == {"webhook_secret": secrets}
     shown = api.get(f"/api/v2/jobs/{job.id}").text + api.get(f"/result/{job.id}").text
     assert "whsec_" not in shown
@@ -137,7 +138,7 @@ def test_headers_of_a_webhook_are_sealed_with_its_secret(api: Api, contract: str
     job = submitted(api, contract, webhook={**WEBHOOK, "headers": headers})
 
     assert secrets_of(api.ledger, job.id) == {"webhook_secret": WEBHOOK["secret"], "webhook_headers": headers}
-    assert "of-a-gateway" not in json.dumps(job.webhook)
+    assert "of-a-gateway" not in repr(job)
 
 
 @pytest.mark.parametrize(

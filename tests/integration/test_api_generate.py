@@ -23,6 +23,7 @@ from api.service.waiting import CLIENT_CHECK_S
 from core.job import Job
 from core.job_error import JobError
 from core.ledger.database.tables import jobs
+from core.webhooks.target import WebhookTarget
 from tests.fleet import until
 from tests.integration.api_fixtures import GRAPH, Api, running_api, settings_for
 from tests.ledger_moves import secrets_of
@@ -330,13 +331,13 @@ def test_a_webhook_is_kept_and_its_secret_sealed(api: Api) -> None:
 
     assert answer.status_code == 202
     job = newest(api)
-    assert job.webhook == {
-        "url": "https://example.com/hook",
-        "extra_params": {"status": "mine"},
-        "timeout_s": 5.0,
-        "base_url": api.url,
-        "origin": "request",
-    }
+    assert job.webhook == WebhookTarget(
+        url="https://example.com/hook",
+        extra_params={"status": "mine"},
+        timeout_s=5.0,
+        base_url=api.url,
+        origin="request",
+    )
     assert secrets_of(api.ledger, job.id) == {"webhook_secret": "s3cret"}
     api.post(f"/cancel/{job.id}")
     assert api.publisher.notified[-1] == job.id, "the end of a cancelled job is told at once"
@@ -352,7 +353,7 @@ def test_the_operators_webhook_is_the_default(tmp_path_factory: pytest.TempPathF
             assert api.post("/generate", body(**fields)).status_code == 202
             webhook = newest(api).webhook
             assert webhook is not None
-            assert (webhook["url"], webhook["extra_params"], webhook["timeout_s"]) == (
+            assert (webhook.url, webhook.extra_params, webhook.timeout_s) == (
                 "https://operator.example/",
                 {},
                 9,

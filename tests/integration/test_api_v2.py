@@ -115,7 +115,7 @@ def test_how_long_a_job_will_wait(api: Api) -> None:
     shape = api.ledger.jobs.get(api.submit()).shape
     assert shape
     for _ in range(30):
-        api.ledger.durations.learn(shape=shape, workflow=None, gpu="cuda:0 SIMULATED", seconds=7.0)
+        api.ledger.durations.learn(shape=shape, template=None, gpu="cuda:0 SIMULATED", seconds=7.0)
     last = [api.submit() for _ in range(3)][-1]
     # A look at the queue serves for a second.
     time.sleep(1.1)

@@ -14,7 +14,8 @@ from typing import Any, TypeAlias
 
 import pytest
 
-from core.buckets.target import MAX_CONNECT_ATTEMPTS, PUT_URLS, Target
+from core.buckets.block import MAX_CONNECT_ATTEMPTS
+from core.buckets.target import PUT_URLS, BucketTarget
 from core.job import DELIVERING, SUCCEEDED
 from core.ledger.claims import Claim
 from core.settings.settings import Settings
@@ -161,7 +162,7 @@ def give_turn(runtime: Runtime, claim: Claim) -> str:
 
 
 def target_at(url: str, **patience: Any) -> dict[str, Any]:
-    return {"s3": Target(endpoint_url=url, bucket_name="bucket", region=None, prefix="", **patience).to_json()}
+    return {"s3": BucketTarget(endpoint_url=url, bucket_name="bucket", region=None, prefix="", **patience).to_json()}
 
 
 @pytest.mark.parametrize("kind", ["one endpoint", "many endpoints", "URLs to put to", *HOLE_OF, *PUT_HOLE_OF])
@@ -231,6 +232,6 @@ def _hole(settings: Settings, kind: str, url: str) -> Claim:
     files: dict[str, Any] = {"a_png": b"1", "b_png": b"2", "c_png": b"3"}
     if not kind.startswith("URLs"):
         return generated(settings, target_at(url, **patience), **files)
-    target = Target(endpoint_url=None, bucket_name="", region=None, prefix="", origin=PUT_URLS, **patience)
+    target = BucketTarget(endpoint_url=None, bucket_name="", region=None, prefix="", origin=PUT_URLS, **patience)
     secrets = {"s3": {"put_urls": [f"{url}/{name}?signature=1" for name in files]}}
     return generated(settings, {"s3": target.to_json()}, secrets=secrets, **files)

@@ -24,7 +24,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from core.buckets.put_urls import PutUrls
-from core.buckets.target import ENVIRONMENT, PUT_URLS, Target
+from core.buckets.target import ENVIRONMENT, PUT_URLS, BucketTarget
 from core.contracts.comfy_v2 import output_view
 from core.contracts.generate import generate_result
 from core.job import DELIVERING, FAILED, SUCCEEDED, Job
@@ -33,6 +33,7 @@ from core.ledger.claims import Claim
 from core.ledger.upgrade import migrate
 from core.links import Links
 from core.output import BucketResult, FileSource
+from core.output_options import OutputOptions
 from core.settings.settings import Settings
 from tasks.messaging.app import make_app
 from tasks.outputs import bucket_upload as buckets
@@ -75,10 +76,10 @@ def picture() -> bytes:
 def generated(
     settings: Settings, delivery: dict[str, Any], *, secrets: dict[str, Any] | None = None, **contents: bytes
 ) -> Claim:
-    """A job whose files lie where an instance left them. `a_png=b"..."` is `a.png`."""
+    """A job whose files lie where an instance left them. `a_png=b"..."` is `a.png`; `delivery` as its row keeps it."""
     ledger = Ledger(settings)
     sealed = secrets or {"s3": CREDENTIALS.to_json()}
-    claim = claimed(ledger, contract="generate", delivery=delivery, secrets=sealed)
+    claim = claimed(ledger, contract="generate", output_options=OutputOptions.from_json(delivery), secrets=sealed)
     folder = settings.gpu_dir("gpu0") / "output" / claim.job_id
     folder.mkdir(parents=True)
     files = []
@@ -208,7 +209,7 @@ def test_a_refusal_is_tried_twice_and_said_on_the_job(server: S3Server, sqlite_s
 
 
 def test_a_target_that_botocore_refuses_ends_the_job_too(sqlite_settings: Settings) -> None:
-    target = Target(endpoint_url="http://a_b", bucket_name="bucket", region=None, prefix="")
+    target = BucketTarget(endpoint_url="http://a_b", bucket_name="bucket", region=None, prefix="")
     claim = generated(sqlite_settings, {"s3": target.to_json()}, a_png=b"1")
 
     _, job = turn(sqlite_settings, claim)
@@ -266,7 +267,7 @@ def test_keys_by_a_template_and_links_by_a_public_address(server: S3Server, sqli
 def test_files_go_to_the_urls_that_their_client_has_signed(server: S3Server, sqlite_settings: Settings) -> None:
     bucket = server.new_target()
     urls = PutUrls(urls={"b.png": server.signed_put(bucket, "own/b.png"), "*": server.signed_put(bucket, "first.png")})
-    target = Target(endpoint_url=None, bucket_name="", region=None, prefix="", origin=PUT_URLS)
+    target = BucketTarget(endpoint_url=None, bucket_name="", region=None, prefix="", origin=PUT_URLS)
     delivery = {"s3": target.to_json()}
     claim = generated(sqlite_settings, delivery, secrets={"s3": urls.to_json()}, a_png=b"1", b_png=b"2", c_png=b"3")
 
@@ -373,7 +374,7 @@ def crash_everywhere(folder: str, target: str) -> None:
     """Deliver one job after another, each killed at a later step, and then again; prints how each ended."""
     template = make_settings(Path(folder) / "template")
     migrate(template)
-    delivery = {"s3": Target.from_json(json.loads(target)).to_json(), **CONVERSION}
+    delivery = {"s3": BucketTarget.from_json(json.loads(target)).to_json(), **CONVERSION}
     for step in itertools.count(1):
         settings = make_settings(Path(folder) / str(step))
         shutil.copytree(template.data_dir, settings.data_dir)

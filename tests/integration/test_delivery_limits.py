@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import update
 
 from comfy.client.outputs import ReportedOutput
-from core.buckets.target import Target
+from core.buckets.target import BucketTarget
 from core.clock import now_ms
 from core.contracts.comfy_v2 import output_view
 from core.contracts.generate import webhook_body
@@ -150,7 +150,11 @@ def test_a_target_of_another_version_is_read_as_far_as_it_is_known(sqlite_settin
     newer = {"s3": {**target.to_json(), "storage_class": "ICE"}, "watermark": {"text": "x"}}
     older = {"s3": {"endpoint_url": target.endpoint_url, "bucket_name": target.bucket_name, "origin": target.origin}}
     secrets = {"s3": {**CREDENTIALS.to_json(), "role": "x"}}
-    claims = [generated(sqlite_settings, delivery, secrets=secrets, a_png=b"1") for delivery in (newer, older)]
+    claims = [generated(sqlite_settings, {}, secrets=secrets, a_png=b"1") for _ in (newer, older)]
+    ledger = Ledger(sqlite_settings)
+    for claim, delivery in zip(claims, (newer, older), strict=True):
+        set_columns(ledger, claim.job_id, delivery=delivery)
+    ledger.close()
 
     jobs = [turn(sqlite_settings, claim)[1] for claim in claims]
     server.stop()
@@ -228,7 +232,7 @@ def test_half_a_surrogate_in_a_text_is_no_hindrance(ledger_settings: Settings) -
 def test_names_that_clients_chose_are_not_logged(
     sqlite_settings: Settings, caplog: pytest.LogCaptureFixture, fault: str
 ) -> None:
-    target = Target(endpoint_url="http://127.0.0.1:1", bucket_name="bucket", region=None, prefix="")
+    target = BucketTarget(endpoint_url="http://127.0.0.1:1", bucket_name="bucket", region=None, prefix="")
     claim = generated(sqlite_settings, {"s3": target.to_json()} if fault == "no bucket" else {}, lighthouse_png=b"1")
     if fault == "no room":
         (sqlite_settings.outputs_dir / claim.job_id / "lighthouse.png").mkdir(parents=True)

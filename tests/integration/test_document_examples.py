@@ -158,7 +158,7 @@ def test_raw_workflow_with_modifications_fills_the_default_workflow(api: Api) ->
     job = accepted(api, {"input": {"request_id": "landscape-1", **request}, "expected_time": 30.0})
 
     assert (job.request_id, job.expected_time_s) == ("landscape-1", 30.0)
-    assert (job.workflow, job.parameters) == ("house-style", LANDSCAPE)
+    assert (job.template, job.parameters) == ("house-style", LANDSCAPE)
     assert holds(graph_of(api, job), filled(LANDSCAPE))
     assert api.get("/result/landscape-1").json()["parameters"] == LANDSCAPE
 
@@ -218,14 +218,14 @@ def test_a_graph_that_links_to_missing_nodes_beside_an_output_names_each_link(ap
 def test_the_s3_block_becomes_a_target_and_a_sealed_secret(api: Api) -> None:
     job = accepted(api, {"input": {"modifier": "RawWorkflow", "modifications": LANDSCAPE, "s3": S3}})
 
-    assert job.delivery is not None
-    target = job.delivery["s3"]
-    assert (target["endpoint_url"], target["bucket_name"], target["region"]) == (
+    target = job.output_options.bucket
+    assert target is not None
+    assert (target.endpoint_url, target.bucket_name, target.region) == (
         S3["endpoint_url"],
         S3["bucket_name"],
         S3["region"],
     )
-    assert S3["secret_access_key"] not in json.dumps(job.delivery)
+    assert S3["secret_access_key"] not in repr(job)
     sealed = secrets_of(api.ledger, job.id)["s3"]
     assert (sealed["access_key_id"], sealed["secret_access_key"]) == (S3["access_key_id"], S3["secret_access_key"])
 
@@ -234,7 +234,7 @@ def test_the_webhook_block_is_kept(api: Api) -> None:
     job = accepted(api, {"input": {"modifier": "RawWorkflow", "modifications": LANDSCAPE, "webhook": WEBHOOK}})
 
     assert job.webhook is not None
-    assert (job.webhook["url"], job.webhook["extra_params"]) == (WEBHOOK["url"], WEBHOOK["extra_params"])
+    assert (job.webhook.url, job.webhook.extra_params) == (WEBHOOK["url"], WEBHOOK["extra_params"])
 
 
 def test_a_placeholder_of_a_document_is_no_webhook(api: Api) -> None:
@@ -305,17 +305,15 @@ def test_the_environments_blocks_count_where_a_request_brings_none(nodes: Any, t
         api.worker.come_up(object_info=nodes)
         for defaulted in (body, blank):
             job = accepted(api, defaulted)
-            assert job.delivery is not None
+            bucket = job.output_options.bucket
+            assert bucket is not None
             assert job.webhook is not None
-            assert (job.delivery["s3"]["bucket_name"], job.delivery["s3"]["origin"]) == (
-                "operators-bucket",
-                "environment",
-            )
-            assert job.webhook["url"] == "https://operator.example/"
-            assert job.webhook["origin"] == "environment"
+            assert (bucket.bucket_name, bucket.origin) == ("operators-bucket", "environment")
+            assert (job.webhook.url, job.webhook.origin) == ("https://operator.example/", "environment")
             assert secrets_of(api.ledger, job.id) == {}, "the operator's are taken from the settings when needed"
         mine = accepted(api, own)
-        assert mine.delivery is not None
-        assert (mine.delivery["s3"]["bucket_name"], mine.delivery["s3"]["origin"]) == ("your-bucket", "request")
+        bucket = mine.output_options.bucket
+        assert bucket is not None
+        assert (bucket.bucket_name, bucket.origin) == ("your-bucket", "request")
         assert "webhook_secret" not in secrets_of(api.ledger, mine.id), "nothing of the operator's is mixed in"
-        assert "operators" not in json.dumps([mine.delivery, mine.webhook, secrets_of(api.ledger, mine.id)])
+        assert "operators" not in f"{mine} {secrets_of(api.ledger, mine.id)}"

@@ -113,7 +113,7 @@ def test_the_job_that_ran_is_named_whichever_the_turn_was_for(
         # No turn but this one is about: while a job's own turn runs it, nothing has been published for the next.
         busy = fleet.submit(work(1.5))
         fleet.wait(busy, "running")
-        job = submit(ledger, graph=graph)
+        job = submit(ledger, graph_text=graph)
         assert publisher.turn("for-another")
 
         assert fleet.wait(job.id)["status"] == "succeeded"

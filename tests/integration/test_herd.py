@@ -16,7 +16,7 @@ import pytest
 import redis
 import requests
 
-from core.job import NewJob
+from core.job_request import AcceptedJob, JobRequest
 from core.ledger import Ledger
 from core.ledger.upgrade import migrate
 from core.settings.settings import Settings
@@ -90,7 +90,8 @@ def all_at_once(url: str, asked: Sequence[bytes], is_enough: Callable[[bytes], b
 def test_every_stream_of_a_herd_is_served(url: str, ledger: Ledger) -> None:
     ids = [str(uuid.uuid4()) for _ in range(STREAMS)]
     for job_id in ids:
-        ledger.jobs.submit(NewJob(id=job_id, contract="v2", graph=json.dumps(GRAPH), nodes_total=2))
+        request = JobRequest(contract="v2", graph=GRAPH)
+        ledger.jobs.submit(AcceptedJob(request=request, id=job_id, graph_text=json.dumps(GRAPH), nodes_total=2))
     for job_id in ids[:3]:
         assert ledger.claims.claim("gpu0@test", named=job_id) is not None
     head = "GET /api/v2/jobs/{}/events HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n{}\r\n"

@@ -60,8 +60,8 @@ def loading(*images: Any) -> dict[str, Any]:
 
 def staged(api: Api, job_id: str) -> dict[str, bytes]:
     """What the job will find in its input folder; the graph in the ledger names nothing else."""
-    inputs = api.ledger.jobs.get(job_id).inputs or []
-    found = {file["name"]: (api.settings.inputs_dir / file["key"]).read_bytes() for file in inputs}
+    inputs = api.ledger.jobs.get(job_id).inputs
+    found = {file.name: (api.settings.inputs_dir / file.key).read_bytes() for file in inputs}
     graph = api.get(f"/api/v2/jobs/{job_id}/workflow").json()["workflow"]
     named = {node["inputs"]["image"] for node in graph.values() if node["class_type"] == "LoadImage"}
     assert named == set(found)
@@ -90,7 +90,7 @@ def test_a_picture_may_be_named_as_its_upload_was_answered(api: Api) -> None:
             job_id = answer.json()["id"]
         assert set(staged(api, job_id).values()) == {png(20), png(21), png(22)}
     plain = api.submit(workflow={"1": loading("cat.png")["1"], "2": GRAPH["2"]})
-    assert api.ledger.jobs.get(plain).inputs is None, "a name that an instance lists means the instance's file"
+    assert api.ledger.jobs.get(plain).inputs == (), "a name that an instance lists means the instance's file"
     unknown = api.post("/api/v2/jobs", {"workflow": loading("nobody.png")})
     assert unknown.status_code == 422
 
@@ -165,7 +165,7 @@ def test_nothing_is_fetched_for_a_graph_that_cannot_run(api: Api, files: str) ->
 
 def test_a_url_in_a_text_is_a_text(api: Api) -> None:
     graph = {"1": GRAPH["1"], "2": {**GRAPH["2"], "inputs": {"images": ["1", 0], "filename_prefix": "http://x/y"}}}
-    assert api.ledger.jobs.get(api.submit(workflow=graph)).inputs is None
+    assert api.ledger.jobs.get(api.submit(workflow=graph)).inputs == ()
 
 
 def test_values_of_templates_bring_files_too(api: Api) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -36,11 +37,11 @@ def _count(ledger: Ledger, table: Any, job_id: str) -> int:
 
 def test_a_job_comes_back_as_it_was_submitted(ledger: Ledger) -> None:
     metadata = {"name": "\u00e9\U0001f600", "deep": [1, None, {"x": 0.1}]}
-    webhook = {**WEBHOOK, "base_url": "http://me"}
+    webhook = replace(WEBHOOK, base_url="http://me")
 
     job = submit(
         ledger, contract="generate", priority=-3, metadata=metadata, expected_time_s=2.5, request_id="mine",
-        webhook=webhook, timeout_s=90.0, graph='{"1":{"class_type":"\u00e9"}}', nodes_total=4,
+        webhook=webhook, timeout_s=90.0, graph_text='{"1":{"class_type":"\u00e9"}}', nodes_total=4,
     )  # fmt: skip
 
     assert ledger.jobs.get(job.id) == job
@@ -235,7 +236,7 @@ def test_cancel_races_a_job_that_is_given_back_and_taken_again(ledger: Ledger) -
 
 def test_a_webhook_that_cannot_be_recorded_undoes_the_end(ledger: Ledger) -> None:
     # One transaction: with a URL that is none the outbox row cannot be made, so the job must not end either.
-    job = submit(ledger, webhook={"url": 5}, secrets={"webhook_secret": "a"})
+    job = submit(ledger, webhook=replace(WEBHOOK, url=5), secrets={"webhook_secret": "a"})  # type: ignore[arg-type]
 
     with pytest.raises((AttributeError, TypeError)):
         ledger.jobs.cancel(job.id)

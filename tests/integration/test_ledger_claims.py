@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from core.errors import ComfylineError, StaleAttempt
-from core.job import CANCELED, CANCELING, DELIVERING, FAILED, QUEUED, RUNNING, SUCCEEDED, prompt_id_of
+from core.job import CANCELED, CANCELING, DELIVERING, FAILED, QUEUED, RUNNING, SUCCEEDED, Status, prompt_id_of
 from core.job_error import JobError
 from core.ledger import Ledger
 from core.ledger.claims import Claim
@@ -64,7 +64,7 @@ def test_twenty_workers_claim_a_hundred_jobs_once_each(named: bool, ledger_setti
 
 
 def test_a_claim_holds_what_the_worker_needs(ledger: Ledger) -> None:
-    job = submit(ledger, graph='{"7":{}}', nodes_total=1, timeout_s=12.5)
+    job = submit(ledger, graph_text='{"7":{}}', nodes_total=1, timeout_s=12.5)
 
     claim = ledger.claims.claim("gpu0@here")
 
@@ -195,7 +195,7 @@ def test_a_renewal_races_the_taking_back(ledger: Ledger) -> None:
         claim = claimed(ledger)
         lapse(ledger, claim.job_id)
 
-        def act(number: int, claim: Claim = claim) -> dict[str, str]:
+        def act(number: int, claim: Claim = claim) -> dict[str, Status]:
             return ledger.claims.renew([claim]) if number else ledger.requeue.take_back_lapsed()
 
         in_parallel(2, act)

@@ -25,8 +25,8 @@ def _rows(ledger: Ledger) -> dict[tuple[str, str], tuple[float, int]]:
         return {(row.what, row.gpu): (row.average_s, row.seen) for row in connection.execute(select(durations))}
 
 
-def _learn(ledger: Ledger, shape: str | None, seconds: float, *, workflow: str | None = None, gpu: str = GPU) -> None:
-    ledger.durations.learn(shape=shape, workflow=workflow, gpu=gpu, seconds=seconds)
+def _learn(ledger: Ledger, shape: str | None, seconds: float, *, template: str | None = None, gpu: str = GPU) -> None:
+    ledger.durations.learn(shape=shape, template=template, gpu=gpu, seconds=seconds)
 
 
 def _queued(ledger: Ledger, **fields: Any) -> Job:
@@ -56,8 +56,8 @@ def test_the_first_durations_are_averaged_and_then_the_newest_weigh_more(ledger:
 
 
 def test_a_template_is_learned_beside_the_shape_and_each_kind_of_gpu_by_itself(ledger: Ledger) -> None:
-    _learn(ledger, "a", 1.0, workflow="t", gpu="L4")
-    _learn(ledger, "b", 3.0, workflow="t", gpu="L4")
+    _learn(ledger, "a", 1.0, template="t", gpu="L4")
+    _learn(ledger, "b", 3.0, template="t", gpu="L4")
     _learn(ledger, "a", 0.5, gpu="H100")
     _learn(ledger, None, 9.0)
 
@@ -70,7 +70,7 @@ def test_a_template_is_learned_beside_the_shape_and_each_kind_of_gpu_by_itself(l
 
 
 def test_no_duration_is_lost_when_many_workers_learn_at_once(ledger: Ledger) -> None:
-    in_parallel(8, lambda number: _learn(ledger, "a", float(number), workflow="t"))
+    in_parallel(8, lambda number: _learn(ledger, "a", float(number), template="t"))
 
     assert {key: seen for key, (_, seen) in _rows(ledger).items()} == {("shape:a", GPU): 8, ("workflow:t", GPU): 8}
 
@@ -78,12 +78,12 @@ def test_no_duration_is_lost_when_many_workers_learn_at_once(ledger: Ledger) -> 
 @pytest.mark.parametrize(
     ("fields", "gpus", "expected_s"),
     [
-        ({"shape": "a", "workflow": "t", "expected_time_s": 7.0}, ["L4"], 1.0),
+        ({"shape": "a", "template": "t", "expected_time_s": 7.0}, ["L4"], 1.0),
         ({"shape": "a"}, ["L4", "H100"], 0.75),
         ({"shape": "a"}, ["A10"], 0.75),
         ({"shape": "a"}, [], 0.75),
-        ({"shape": "new", "workflow": "t", "expected_time_s": 7.0}, ["L4"], 2.0),
-        ({"shape": "new", "workflow": "t"}, ["H100"], 2.0),
+        ({"shape": "new", "template": "t", "expected_time_s": 7.0}, ["L4"], 2.0),
+        ({"shape": "new", "template": "t"}, ["H100"], 2.0),
         ({"shape": "new", "expected_time_s": 7.0}, ["L4"], 7.0),
         ({"shape": "new", "expected_time_s": 0.0}, ["L4"], 0.0),
         ({}, ["L4"], DEFAULT_S),
@@ -92,7 +92,7 @@ def test_no_duration_is_lost_when_many_workers_learn_at_once(ledger: Ledger) -> 
 def test_what_is_expected_of_a_job(ledger: Ledger, fields: dict[str, Any], gpus: list[str], expected_s: float) -> None:
     _learn(ledger, "a", 1.0, gpu="L4")
     _learn(ledger, "a", 0.5, gpu="H100")
-    _learn(ledger, None, 2.0, workflow="t", gpu="L4")
+    _learn(ledger, None, 2.0, template="t", gpu="L4")
 
     assert ledger.durations.expect(submit(ledger, **fields), gpus) == expected_s
 
@@ -207,7 +207,7 @@ def test_far_behind_jobs_are_taken_to_last_as_long_as_those_that_were_looked_at(
 def test_a_look_at_a_long_queue_is_quick(sqlite_settings: Any) -> None:
     ledger = Ledger(sqlite_settings)
     register(ledger, "gpu0@here")
-    submit(ledger, shape="a", graph='{"1":"' + "x" * 5_000 + '"}')
+    submit(ledger, shape="a", graph_text='{"1":"' + "x" * 5_000 + '"}')
     with ledger.database.write() as transaction:
         columns = [row[1] for row in transaction.connection.exec_driver_sql("PRAGMA table_info(jobs)")]
         values = ", ".join("hex(randomblob(16))" if name == "id" else name for name in columns)

@@ -134,7 +134,7 @@ def test_a_statement_of_ours_that_is_wrong_is_a_fault_of_ours(postgres_settings:
 def test_values_that_no_database_takes(ledger: Ledger) -> None:
     for value in ("half a surrogate \ud800", 2**80):
         with pytest.raises(UnstorableValue):
-            submit(ledger, priority=value) if isinstance(value, int) else submit(ledger, workflow=value)
+            submit(ledger, priority=value) if isinstance(value, int) else submit(ledger, template=value)
 
 
 def test_postgresql_takes_no_nul(postgres_settings: Settings) -> None:
@@ -201,7 +201,7 @@ def test_a_full_disk_is_said_to_be_away(sqlite_settings: Settings) -> None:
         connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
     graph = '{"1": "' + 1_000_000 * "x" + '"}'
     with pytest.raises(LedgerUnavailable):
-        submit(ledger, graph=graph)
+        submit(ledger, graph_text=graph)
     ledger.close()
 
 

@@ -31,6 +31,7 @@ from core.messaging.notices import Notice, NoticeListener, NoticeSender
 from core.outbound import deadline
 from core.outbound.deadline import Deadline
 from core.settings.settings import Settings
+from core.webhooks.target import WebhookTarget
 from tasks.instance.agent import InstanceAgent
 from tasks.instance.plan import plan_instances
 from tasks.instance.release import JobRelease
@@ -121,7 +122,7 @@ def test_the_backstop_of_waiting_clients(sqlite_ledger: Ledger) -> None:
 def test_the_postman(sqlite_settings: Settings, sqlite_ledger: Ledger, times: int) -> None:
     dispatcher = WebhookDispatcher(sqlite_settings, sqlite_ledger)
     with receiving() as receiver:
-        webhook = {"url": receiver.url, "timeout_s": 30.0, "extra_params": {}, "base_url": "", "origin": "request"}
+        webhook = WebhookTarget(url=receiver.url)
         job_id = succeeded(sqlite_ledger, webhook=webhook).job_id
         with stumbling(sqlite_ledger, times=times) as stumbles:
             dispatcher.call(job_id)
@@ -152,7 +153,7 @@ def test_the_postman_writes_what_can_be_written(
     monkeypatch.setattr(sqlite_ledger.outbox, "record", choosy)
     dispatcher = WebhookDispatcher(sqlite_settings, sqlite_ledger)
     with receiving() as receiver:
-        webhook = {"url": receiver.url, "timeout_s": 30.0, "extra_params": {}, "base_url": "", "origin": "request"}
+        webhook = WebhookTarget(url=receiver.url)
         ids = [succeeded(sqlite_ledger, webhook=webhook).job_id for _ in range(4)]
         refused.append(ids[1])
         for job_id in ids:

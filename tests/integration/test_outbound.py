@@ -37,6 +37,7 @@ from core.outbound.fetch import Fetched, fetch
 from core.outbound.s3 import guard_s3_client
 from core.outbound.sessions import GuardedSession, KeptConnection
 from core.settings.settings import Settings
+from core.webhooks.target import WebhookTarget
 from tasks.webhooks.dispatcher import WebhookDispatcher
 from tests.fleet import ROOT
 from tests.ledger_moves import succeeded
@@ -661,7 +662,7 @@ def test_proxies_of_the_environment_are_not_used(
 
 def deliver(ledger: Ledger, settings: Settings, url: str) -> Any:
     """End a job with a webhook, have it posted once, and return the row of the outbox."""
-    job_id = succeeded(ledger, webhook={"url": url, "timeout_s": 2.0, "extra_params": {}, "base_url": ""}).job_id
+    job_id = succeeded(ledger, webhook=WebhookTarget(url=url, timeout_s=2.0)).job_id
     dispatcher = WebhookDispatcher(settings, ledger)
     dispatcher.call(job_id)
     assert eventually(lambda: ledger.outbox.page(job_id=job_id)[0].log)

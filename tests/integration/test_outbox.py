@@ -35,7 +35,7 @@ from tests.ledger_moves import (
     succeeded,
 )
 
-ALL = {**WEBHOOK, "events": list(EVENTS)}
+ALL = replace(WEBHOOK, events=EVENTS)
 ARRIVED = TryResult(at_ms=5, duration_ms=7, status_code=204)
 BROKEN = TryResult(at_ms=5, duration_ms=7, status_code=500, error="answered 500")
 GONE = TryResult(at_ms=5, duration_ms=7, status_code=410, error="answered 410", is_final=True)
@@ -98,7 +98,7 @@ def test_each_end_is_told_once(end: str, event: str, contract: str, ledger: Ledg
     assert (post.event, post.contract, post.url, post.receiver) == (
         event,
         contract,
-        WEBHOOK["url"],
+        WEBHOOK.url,
         "http://hooks.example:80",
     )
     assert (post.timeout_s, post.tries, post.webhook) == (5.0, 1, WEBHOOK)
@@ -126,7 +126,7 @@ def test_what_the_reconciler_ends_is_told_too(ledger: Ledger) -> None:
 
 def test_only_what_is_wanted_is_told(ledger: Ledger) -> None:
     assert events_of(ledger, succeeded(ledger).job_id) == []
-    some = {**WEBHOOK, "events": ["job.started", "job.failed"]}
+    some = replace(WEBHOOK, events=("job.started", "job.failed"))
     assert events_of(ledger, succeeded(ledger, webhook=some).job_id) == ["job.started"]
 
 
@@ -151,7 +151,7 @@ def progress(ledger: Ledger, claim: Claim, value: float) -> None:
 def test_progress_is_told_now_and_then_the_newest_alone_and_not_after_the_end(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    claim = claimed(ledger, webhook={**WEBHOOK, "events": ["job.progress", "job.completed"]})
+    claim = claimed(ledger, webhook=replace(WEBHOOK, events=("job.progress", "job.completed")))
     for value in (0.01, 0.2, 0.9):
         progress(ledger, claim, value)
     (first,) = ledger.outbox.page(job_id=claim.job_id)
@@ -171,7 +171,7 @@ def test_progress_is_told_now_and_then_the_newest_alone_and_not_after_the_end(
 
 
 def test_progress_that_did_not_arrive_is_not_tried_again(ledger: Ledger) -> None:
-    claim = claimed(ledger, webhook={**WEBHOOK, "events": ["job.progress"]})
+    claim = claimed(ledger, webhook=replace(WEBHOOK, events=("job.progress",)))
     progress(ledger, claim, 0.5)
     (post,) = take(ledger, claim.job_id)
     ledger.outbox.record([(post, BROKEN)])
@@ -204,7 +204,7 @@ def test_files_that_are_not_in_the_bucket_are_told_beside_the_end(ledger: Ledger
 
 @pytest.mark.parametrize("contract", ["generate", "v2"])
 def test_a_body_is_never_longer_than_it_may_be(contract: str, ledger: Ledger) -> None:
-    claim = generated(ledger, files=200, contract=contract, webhook={**WEBHOOK, "base_url": "http://me.example"})
+    claim = generated(ledger, files=200, contract=contract, webhook=replace(WEBHOOK, base_url="http://me.example"))
     files = [stored(file) for file in ledger.outputs.pending(claim.job_id, claim.attempt).files]
     ledger.outputs.succeed(claim.job_id, claim.attempt, files)
 
@@ -318,7 +318,7 @@ def test_what_is_given_back_is_due_and_has_its_whole_schedule(ledger_settings: S
 
 
 def test_what_is_put_off_uses_up_no_try(ledger: Ledger) -> None:
-    near, far = {**WEBHOOK, "url": "https://near.example/a"}, {**WEBHOOK, "url": "https://far.example:8443/b"}
+    near, far = replace(WEBHOOK, url="https://near.example/a"), replace(WEBHOOK, url="https://far.example:8443/b")
     waiting = [succeeded(ledger, webhook=near).job_id for _ in range(3)]
     sending = take(ledger, waiting[0])
     other = succeeded(ledger, webhook=far).job_id

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import insert
 
-from core.job import FAILED, QUEUED
+from core.job import FAILED, QUEUED, InputRef
 from core.ledger import Ledger
 from core.ledger.database.tables import instances, jobs
 from core.ledger.instances import FORGET_MS, STOPPED
@@ -46,7 +46,7 @@ def digest_of(ledger: Ledger, name: str) -> str:
 
 
 def waiting(ledger: Ledger, graph: Nodes, *catalogues: str, **fields: Any) -> str:
-    return submit(ledger, graph=json.dumps(graph), catalogues=catalogues, **fields).id
+    return submit(ledger, graph_text=json.dumps(graph), catalogues=catalogues, **fields).id
 
 
 def pins_of(ledger: Ledger, job_id: str) -> str | None:
@@ -117,9 +117,9 @@ def test_the_files_that_a_job_brings_count(ledger: Ledger) -> None:
     register(ledger, HERE, CATALOGUE)
     job = submit(
         ledger,
-        graph=json.dumps(with_input("LoadImage", "image", "0f8fad5b-d9cb-469f-a165-70867728950e/0-a.png")),
+        graph_text=json.dumps(with_input("LoadImage", "image", "0f8fad5b-d9cb-469f-a165-70867728950e/0-a.png")),
         catalogues=("0" * 64,),
-        inputs=[{"name": "0f8fad5b-d9cb-469f-a165-70867728950e/0-a.png", "key": "k"}],
+        inputs=(InputRef(name="0f8fad5b-d9cb-469f-a165-70867728950e/0-a.png", key="k"),),
     )
 
     assert Review(ledger).go_on() == []
@@ -196,7 +196,7 @@ def test_a_job_pinned_to_what_was_true_a_moment_ago_is_found_by_the_second_look(
 def test_many_jobs_take_several_runs_of_little_time(ledger: Ledger) -> None:
     register(ledger, HERE, with_checkpoints("a"))
     graph = json.dumps(loading("a"))
-    template = submit(ledger, graph=graph, catalogues=("0" * 64,))
+    template = submit(ledger, graph_text=graph, catalogues=("0" * 64,))
     with ledger.database.write() as transaction:
         row = dict(transaction.connection.execute(jobs.select().where(jobs.c.id == template.id)).one()._mapping)
         rows = [row | {"id": f"00000000-0000-4000-8000-{n:012}", "request_id": None} for n in range(1_200)]

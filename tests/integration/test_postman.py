@@ -15,6 +15,7 @@ from core.ledger import Ledger
 from core.ledger.database.tables import deliveries, secrets
 from core.ledger.webhooks.outbox import Delivery
 from core.settings.settings import Settings
+from core.webhooks.target import WebhookTarget
 from tasks.webhooks import dispatcher as dispatcher
 from tasks.webhooks import posting
 from tasks.webhooks import receivers as limits
@@ -44,8 +45,7 @@ def sender(sqlite_settings: Settings, sqlite_ledger: Ledger) -> Iterator[Webhook
 
 def job_for(ledger: Ledger, url: str, **fields: Any) -> str:
     """A job that has ended, and whose webhook is due."""
-    webhook = {"url": url, "timeout_s": 30.0, "extra_params": {}, "base_url": "", "origin": "request"}
-    return succeeded(ledger, webhook=webhook, **fields).job_id
+    return succeeded(ledger, webhook=WebhookTarget(url=url), **fields).job_id
 
 
 def tried(ledger: Ledger, sender: WebhookDispatcher, job_id: str) -> Delivery:

@@ -12,14 +12,14 @@ import pytest
 
 from core.buckets import presigned
 from core.buckets.presigned import public_link, put
-from core.buckets.target import PUT_URLS, Target
+from core.buckets.target import PUT_URLS, BucketTarget
 from core.errors import AddressRefused, UploadFailed, UploadRefused
 from core.outbound import Policy
 from tests.s3_server import BUSY, HALF, REFUSED, RESET, STRICT, S3Server, dripping, fronted
 
 LOOPBACK = Policy(allowed=(ip_network("127.0.0.0/8"),))
 MIB = 1024 * 1024
-TARGET = Target(endpoint_url=None, bucket_name="", region=None, prefix="", origin=PUT_URLS)
+TARGET = BucketTarget(endpoint_url=None, bucket_name="", region=None, prefix="", origin=PUT_URLS)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,9 @@ def file_of(folder: Path, size_bytes: int) -> Path:
     return path
 
 
-def send(url: str, path: Path, *, target: Target = TARGET, policy: Policy = LOOPBACK, limit_s: float = 20.0) -> None:
+def send(
+    url: str, path: Path, *, target: BucketTarget = TARGET, policy: Policy = LOOPBACK, limit_s: float = 20.0
+) -> None:
     put(url, path, content_type="image/png", target=target, policy=policy, limit_s=limit_s)
 
 
@@ -110,7 +112,7 @@ def test_a_private_address_is_refused(server: S3Server, tmp_path: Path) -> None:
 
 def test_a_public_address_is_that_of_the_object() -> None:
     url = "https://bucket.example/x/a%20b.png?X-Amz-Signature=hush"
-    public = Target(**{**vars(TARGET), "public_url": "https://cdn.example/pictures"})
+    public = BucketTarget(**{**vars(TARGET), "public_url": "https://cdn.example/pictures"})
 
     assert public_link(url, public) == "https://cdn.example/pictures/x/a%20b.png"
     assert public_link(url, TARGET) is None

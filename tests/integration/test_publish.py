@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,10 +76,10 @@ def test_nothing_but_ids_is_on_the_wire(publisher: Publisher, sqlite_settings: S
     ledger = Ledger(sqlite_settings)
     job = submit(
         ledger,
-        graph='{"1":{"class_type":"PLAINTEXT"}}',
+        graph_text='{"1":{"class_type":"PLAINTEXT"}}',
         secrets={"s3": "PLAINTEXT"},
         metadata="PLAINTEXT",
-        webhook={**WEBHOOK, "url": "http://PLAINTEXT"},
+        webhook=replace(WEBHOOK, url="http://PLAINTEXT"),
         idempotency_key="PLAINTEXT",
     )
     ledger.close()

@@ -14,7 +14,7 @@ from sqlalchemy import func, insert, select, update
 
 from core.clock import now_ms
 from core.errors import IdempotencyKeyReuse
-from core.job import TERMINAL
+from core.job import TERMINAL, InputRef
 from core.job_error import JobError
 from core.ledger import Ledger
 from core.ledger.database.tables import assets, deliveries, events, idempotency_keys, job_inputs, jobs
@@ -86,7 +86,7 @@ def expire(ledger: Ledger, job_id: str) -> None:
 
 def test_only_ended_jobs_past_their_time_go_and_with_them_all_that_is_theirs(runtime: Runtime) -> None:
     ledger, settings = runtime.ledger, runtime.settings
-    old = succeeded(ledger, webhook=WEBHOOK, files=2, inputs=[{"name": "n", "key": "k"}]).job_id
+    old = succeeded(ledger, webhook=WEBHOOK, files=2, inputs=(InputRef(name="n", key="k"),)).job_id
     end_deliveries(ledger, "delivered")
     running = claimed(ledger, secrets={"s3": {}}).job_id
     delivering, young = generated(ledger).job_id, succeeded(ledger).job_id
@@ -223,8 +223,8 @@ def test_input_files_that_nothing_refers_to_are_found_later(runtime: Runtime) ->
         storage.put(key, draft)
         if name != "young":
             os.utime(storage.path(key), (time.time() - FRESH_S - 1,) * 2)
-    submit(runtime.ledger, inputs=[{"name": "n", "key": keys["needed"]}])
-    runtime.ledger.jobs.cancel(submit(runtime.ledger, inputs=[{"name": "n", "key": keys["ended"]}]).id)
+    submit(runtime.ledger, inputs=(InputRef(name="n", key=keys["needed"]),))
+    runtime.ledger.jobs.cancel(submit(runtime.ledger, inputs=(InputRef(name="n", key=keys["ended"]),)).id)
 
     assert sweep_inputs(runtime) == 2
 
@@ -380,7 +380,7 @@ def test_deleting(api: Api) -> None:
 
 def test_what_came_in_for_one_job_goes_with_it_and_what_was_uploaded_stays(api: Api) -> None:
     with_data = [api.submit(workflow=TAKES_A_FILE) for _ in range(2)]
-    ((key,),) = {tuple(file["key"] for file in api.ledger.jobs.get(job_id).inputs or ()) for job_id in with_data}
+    ((key,),) = {tuple(file.key for file in api.ledger.jobs.get(job_id).inputs) for job_id in with_data}
     blob = api.settings.inputs_dir / key
 
     def forget(job_id: str) -> None:

@@ -18,7 +18,7 @@ from blake3 import blake3
 
 from core.buckets import bucket as bucket_module
 from core.buckets.bucket import PART_BYTES, Bucket
-from core.buckets.target import Addressing, Credentials, Target
+from core.buckets.target import Addressing, BucketTarget, Credentials
 from core.errors import AddressRefused, UploadFailed, UploadRefused
 from core.outbound import Policy
 from tests.s3_server import BUSY, CREDENTIALS, HALF, REFUSED, RESET, SLOW, STRICT, S3Server, dripping, fronted
@@ -35,7 +35,7 @@ def server() -> Iterator[S3Server]:
     server.stop()
 
 
-def opened(target: Target, *, limit_s: float = 30.0, credentials: Credentials = CREDENTIALS) -> Bucket:
+def opened(target: BucketTarget, *, limit_s: float = 30.0, credentials: Credentials = CREDENTIALS) -> Bucket:
     return Bucket(target, credentials, LOOPBACK, limit_s=limit_s)
 
 
@@ -47,7 +47,7 @@ def made(folder: Path, size_bytes: int) -> Path:
     return path
 
 
-def put(bucket: Bucket, target: Target, path: Path) -> str:
+def put(bucket: Bucket, target: BucketTarget, path: Path) -> str:
     key = f"{target.prefix}/job/{path.name}"
     bucket.upload(key, path, content_type="image/png", digest=f"blake3:{blake3(path.read_bytes()).hexdigest()}")
     return key
@@ -109,7 +109,7 @@ def arrives(server: S3Server, path: Path, faults: list[bytes | None]) -> bool:
             with opened(target) as bucket:
                 key = put(bucket, target, path)
         except UploadFailed:
-            with opened(Target(**{**vars(target), "endpoint_url": server.url})) as bucket:
+            with opened(BucketTarget(**{**vars(target), "endpoint_url": server.url})) as bucket:
                 bucket.clean("p/job/picture.png")
             key = None
     assert server.unfinished(target) == []
@@ -154,7 +154,7 @@ def test_a_public_address_takes_the_place_of_a_presigned_link(server: S3Server, 
     ],
 )
 def test_how_a_bucket_is_addressed(endpoint_url: str | None, addressing: Addressing | None, link: str) -> None:
-    target = Target(
+    target = BucketTarget(
         endpoint_url=endpoint_url, bucket_name="bucket", region="eu-west-1", prefix="", addressing=addressing
     )
     with opened(target) as bucket:
@@ -189,7 +189,7 @@ def test_parts_that_break_do_not_stay(server: S3Server, tmp_path: Path) -> None:
             put(bucket, target, path)
     assert server.unfinished(target) == ["p/job/picture.png"]
 
-    direct = Target(**{**vars(target), "endpoint_url": server.url})
+    direct = BucketTarget(**{**vars(target), "endpoint_url": server.url})
     with opened(direct) as bucket:
         bucket.clean("p/job/picture.png")
     assert server.unfinished(target) == []
@@ -218,7 +218,7 @@ def test_a_refusal_is_no_passing_failure(server: S3Server, tmp_path: Path) -> No
 
 
 def test_a_bucket_that_is_not_there(server: S3Server, tmp_path: Path) -> None:
-    target = Target(endpoint_url=server.url, bucket_name="nowhere", region=None, prefix="")
+    target = BucketTarget(endpoint_url=server.url, bucket_name="nowhere", region=None, prefix="")
 
     with opened(target) as bucket, pytest.raises(UploadRefused, match="404 NoSuchBucket"):
         put(bucket, target, made(tmp_path, 9))
@@ -227,7 +227,7 @@ def test_a_bucket_that_is_not_there(server: S3Server, tmp_path: Path) -> None:
 @pytest.mark.parametrize("size_bytes", [9, PART_BYTES])
 def test_an_endpoint_that_drips_does_not_hold_us(tmp_path: Path, size_bytes: int) -> None:
     with dripping() as url:
-        target = Target(endpoint_url=url, bucket_name="bucket", region=None, prefix="")
+        target = BucketTarget(endpoint_url=url, bucket_name="bucket", region=None, prefix="")
         began_s = time.monotonic()
         with opened(target, limit_s=0.5) as bucket, pytest.raises(UploadFailed, match="too slow"):
             put(bucket, target, made(tmp_path, size_bytes))
@@ -247,7 +247,7 @@ def test_an_endpoint_that_drips_does_not_hold_us(tmp_path: Path, size_bytes: int
 )
 def test_what_is_no_s3_server_is_one_of_our_errors(server: S3Server, tmp_path: Path, answer: bytes) -> None:
     with fronted(server, [answer] * 50) as front:
-        target = Target(endpoint_url=front.url, bucket_name="bucket", region=None, prefix="", connect_attempts=1)
+        target = BucketTarget(endpoint_url=front.url, bucket_name="bucket", region=None, prefix="", connect_attempts=1)
         for size_bytes in (9, PART_BYTES):
             with opened(target, limit_s=5.0) as bucket, pytest.raises((UploadFailed, UploadRefused)) as caught:
                 put(bucket, target, made(tmp_path, size_bytes))
@@ -283,7 +283,7 @@ def test_headers_that_no_server_should_send_are_ignored_or_one_of_our_errors(
     listed += b"<Initiated>2026-02-31T00:00:00Z</Initiated></InputFile></ListMultipartUploadsResult>"
     answer = b"HTTP/1.1 " + status + b"\r\nETag: x\r\nConnection: close\r\n" + header + b"\r\n\r\n" + listed
     with fronted(server, [answer] * 50) as front:
-        target = Target(endpoint_url=front.url, bucket_name="bucket", region=None, prefix="p", connect_attempts=1)
+        target = BucketTarget(endpoint_url=front.url, bucket_name="bucket", region=None, prefix="p", connect_attempts=1)
         with opened(target, limit_s=5.0) as bucket:
             with contextlib.suppress(UploadFailed, UploadRefused):
                 put(bucket, target, made(tmp_path, 9))
@@ -292,7 +292,9 @@ def test_headers_that_no_server_should_send_are_ignored_or_one_of_our_errors(
 
 
 def test_nobody_there(tmp_path: Path) -> None:
-    target = Target(endpoint_url="http://127.0.0.1:1", bucket_name="bucket", region=None, prefix="", connect_attempts=1)
+    target = BucketTarget(
+        endpoint_url="http://127.0.0.1:1", bucket_name="bucket", region=None, prefix="", connect_attempts=1
+    )
 
     with opened(target) as bucket, pytest.raises(UploadFailed, match="does not answer"):
         put(bucket, target, made(tmp_path, 9))
@@ -331,7 +333,7 @@ def test_nothing_of_this_machine_goes_into_a_request(
         assert b"Credential=own-key/" in head
         assert b"/us-east-1/s3/" in head
         assert b"machines" not in head
-    amazons = Target(endpoint_url=None, bucket_name="bucket", region="eu-west-1", prefix="")
+    amazons = BucketTarget(endpoint_url=None, bucket_name="bucket", region="eu-west-1", prefix="")
     with opened(amazons) as bucket:
         assert bucket.link("k").startswith("https://bucket.s3.eu-west-1.amazonaws.com/k?")
     bucket_module._session.cache_clear()

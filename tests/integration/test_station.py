@@ -77,7 +77,7 @@ def runner(runtime: Runtime, simulator: SimulatorProcess) -> Iterator[JobRunner]
 
 def job(ledger: Ledger, seconds: float, seed: int) -> str:
     graph = work(seconds, seed=seed)
-    return submit(ledger, graph=json.dumps(graph), nodes_total=len(graph), shape="all alike").id
+    return submit(ledger, graph_text=json.dumps(graph), nodes_total=len(graph), shape="all alike").id
 
 
 def held(ledger: Ledger, *job_ids: str) -> list[str]:

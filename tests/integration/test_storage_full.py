@@ -15,6 +15,7 @@ import pytest
 from api.service.input_files import Intake
 from comfy.client.client import ComfyClient
 from core.errors import ComfyUnavailable, StorageFull
+from core.job import InputRef
 from core.ledger import Ledger
 from core.settings.settings import Settings
 from core.storage.folders import Storage
@@ -107,7 +108,7 @@ def test_a_gpu_machine_without_room_for_inputs_leaves_the_job_to_others(
     draft = storage.draft()
     draft.write_bytes(bytes(FILE_BYTES))
     storage.put("ab/cd", draft)
-    claim = claimed(ledger, inputs=[{"name": "job/0-a.png", "key": "ab/cd"}])
+    claim = claimed(ledger, inputs=(InputRef(name="job/0-a.png", key="ab/cd"),))
     [instance] = ledger.instances.all()
     ledger.close()
 

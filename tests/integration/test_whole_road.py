@@ -12,7 +12,7 @@ import pytest
 import requests
 from PIL import Image
 
-from core.buckets.target import Target
+from core.buckets.target import BucketTarget
 from core.ledger import Ledger
 from core.settings.settings import Settings
 from tests.fleet import Fleet, until
@@ -28,13 +28,13 @@ def s3() -> Iterator[S3Server]:
 
 
 @pytest.fixture(scope="module")
-def own_bucket(s3: S3Server) -> Target:
+def own_bucket(s3: S3Server) -> BucketTarget:
     """The operator's."""
     return s3.new_target()
 
 
 @pytest.fixture(scope="module")
-def fleet(s3: S3Server, own_bucket: Target, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+def fleet(s3: S3Server, own_bucket: BucketTarget, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     variables = {"S3_ACCESS_KEY_ID": "operator", "S3_SECRET_ACCESS_KEY": "operators-secret", "S3_ENDPOINT_URL": s3.url}
     variables |= {"S3_BUCKET_NAME": own_bucket.bucket_name, "S3_PREFIX": "ours"}
     root = tmp_path_factory.mktemp("road")
@@ -80,8 +80,8 @@ def test_a_job_whose_input_is_gone_says_so(fleet: Fleet, ledger: Ledger) -> None
     image = post(fleet, "/upload/image", files={"file": ("room.png", png(11))}).json()
     fleet.signal("gpu0", 19)
     job_id = fleet.submit(inverted(image["path"]))
-    (file,) = ledger.jobs.get(job_id).inputs or []
-    (fleet.data_dir / "inputs" / file["key"]).unlink()
+    (file,) = ledger.jobs.get(job_id).inputs
+    (fleet.data_dir / "inputs" / file.key).unlink()
     fleet.signal("gpu0", 18)
     job = fleet.wait(job_id, "failed")
     assert job["error"]["code"] == "input_gone"
@@ -154,7 +154,7 @@ def drawn(words: str) -> dict[str, Any]:
 
 
 class TestBuckets:
-    def test_the_requests_own(self, fleet: Fleet, s3: S3Server, own_bucket: Target) -> None:
+    def test_the_requests_own(self, fleet: Fleet, s3: S3Server, own_bucket: BucketTarget) -> None:
         target = s3.new_target()
         body = drawn("mine")
         body["input"]["s3"] = {
@@ -182,7 +182,7 @@ class TestBuckets:
         assert s3.content(own_bucket) == before
         assert "secret" not in answer.text
 
-    def test_the_operators(self, fleet: Fleet, s3: S3Server, own_bucket: Target) -> None:
+    def test_the_operators(self, fleet: Fleet, s3: S3Server, own_bucket: BucketTarget) -> None:
         answer = post(fleet, "/generate/sync", drawn("theirs"))
         job_id = answer.json()["id"]
         assert {key.rpartition("/")[0] for key in s3.content(own_bucket) if job_id in key} == {f"ours/{job_id}"}

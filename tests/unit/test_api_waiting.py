@@ -10,7 +10,7 @@ import pytest
 
 from api.service.waiting import Hub
 from core.errors import LedgerUnavailable, NotFound
-from core.job import QUEUED, RUNNING, SUCCEEDED, Job
+from core.job import QUEUED, RUNNING, SUCCEEDED, Job, Status
 from core.messaging.notices import Notice
 from core.progress import Progress
 
@@ -19,11 +19,11 @@ class Jobs:
     """A ledger of jobs that only have a status and an event number."""
 
     def __init__(self) -> None:
-        self.rows: dict[str, tuple[str, int]] = {"a": (QUEUED, 1), "b": (QUEUED, 1)}
+        self.rows: dict[str, tuple[Status, int]] = {"a": (QUEUED, 1), "b": (QUEUED, 1)}
         self.is_away = False
         self.queries = 0
 
-    def states(self, job_ids: Collection[str]) -> dict[str, tuple[str, int]]:
+    def states(self, job_ids: Collection[str]) -> dict[str, tuple[Status, int]]:
         self.queries += 1
         if self.is_away:
             raise LedgerUnavailable("away")

@@ -18,6 +18,7 @@ from core.job import (
     SUCCEEDED,
     TERMINAL,
     TRANSITIONS,
+    Status,
     new_job_id,
     predecessors,
     prompt_id_of,
@@ -25,7 +26,7 @@ from core.job import (
 
 
 @pytest.mark.parametrize("status", sorted(TERMINAL))
-def test_a_terminal_status_is_final(status: str) -> None:
+def test_a_terminal_status_is_final(status: Status) -> None:
     assert TRANSITIONS[status] == frozenset()
     assert all(status not in predecessors(other) for other in STATUSES)
 
@@ -36,7 +37,7 @@ def test_every_status_is_known_and_can_be_reached() -> None:
 
 
 @pytest.mark.parametrize("status", [status for status in STATUSES if status not in TERMINAL])
-def test_every_job_can_end_canceled_and_failed(status: str) -> None:
+def test_every_job_can_end_canceled_and_failed(status: Status) -> None:
     assert {CANCELED, FAILED} <= TRANSITIONS[status]
 
 
@@ -56,7 +57,7 @@ def test_a_canceled_job_never_comes_back() -> None:
         (CANCELED, (QUEUED, RUNNING, CANCELING, DELIVERING)),
     ],
 )
-def test_what_comes_before(status: str, before: tuple[str, ...]) -> None:
+def test_what_comes_before(status: Status, before: tuple[Status, ...]) -> None:
     assert predecessors(status) == before
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from core.errors import InvalidRequest, MissingAsset
-from workflows.graphs.references import MAX_REFERENCES, find_references
+from workflows.graphs.references import MAX_REFERENCES, find_references, put_all
 
 ID = "0b1c2d3e-4f50-4617-8293-a4b5c6d7e8f9"
 
@@ -38,8 +39,9 @@ def test_strings_in_file_inputs(value: str, field: str) -> None:
     assert getattr(found, field) == value
     assert (found.kind, found.place) == ("image", "node 7, input image")
 
-    found.put("job/0-a.png")
-    assert workflow["7"]["inputs"]["image"] == "job/0-a.png"
+    changed = found.put(workflow, "job/0-a.png")
+    assert changed["7"]["inputs"]["image"] == "job/0-a.png"
+    assert workflow == graph(value), "it may be somebody else's"
 
 
 @pytest.mark.parametrize("value", ["a.png", "room/a.png", "ftp://x/a", "data.png", "database:x", 5, ["4", 0], f"x{ID}"])
@@ -68,10 +70,11 @@ def test_tagged_objects_count_at_any_depth() -> None:
         ("x", "video", False),
         ("x", "", False),
     ]
-    for each in found:
-        each.put("f")
-    assert workflow["7"]["inputs"]["stack"] == {"deep": [1, "f"]}
-    assert workflow["8"]["inputs"]["file"] == workflow["8"]["_meta"]["title"] == "f"
+    before = copy.deepcopy(workflow)
+    changed = put_all(workflow, found, "fgh")
+    assert changed["7"]["inputs"]["stack"] == {"deep": [1, "f"]}
+    assert (changed["8"]["inputs"]["file"], changed["8"]["_meta"]["title"]) == ("g", "h")
+    assert workflow == before
 
 
 @pytest.mark.parametrize("info", [None, {}, {"id": ""}, {"id": 3}, "x"])
@@ -91,7 +94,6 @@ def test_several_files_of_one_input() -> None:
     workflow = graph({"__value__": ["room.png", ID, "https://example.com/a.png"]})
     first, second = find_references(workflow, file_kind)
     assert (first.asset, second.url) == (ID, "https://example.com/a.png")
-    first.put("job/0-a.png")
-    second.put("job/1-a.png")
-    assert workflow["7"]["inputs"]["image"] == {"__value__": ["room.png", "job/0-a.png", "job/1-a.png"]}
+    changed = second.put(first.put(workflow, "job/0-a.png"), "job/1-a.png")
+    assert changed["7"]["inputs"]["image"] == {"__value__": ["room.png", "job/0-a.png", "job/1-a.png"]}
     assert find_references(graph({"__value__": [ID]}, "CLIPTextEncode", "text"), file_kind) == []

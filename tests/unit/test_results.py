@@ -13,6 +13,7 @@ from core.job import CANCELED, EXPIRED, FAILED, QUEUED, RUNNING, STATUSES, SUCCE
 from core.job_error import JobError
 from core.links import Links
 from core.output import BucketResult, Output
+from core.webhooks.target import WebhookTarget
 
 OUTPUT = Output(
     id="a1",
@@ -125,7 +126,7 @@ def test_a_failure_without_a_record_still_says_so() -> None:
 
 
 def test_the_webhook_has_extra_and_no_comfyui_response() -> None:
-    webhook = {"url": "http://h", "extra_params": {"user": 7}, "timeout_s": 5.0, "base_url": "http://me"}
+    webhook = WebhookTarget(url="http://h", extra_params={"user": 7}, base_url="http://me")
 
     body = webhook_body(_job(SUCCEEDED, webhook=webhook, outputs=(OUTPUT,)))
 

@@ -8,16 +8,9 @@ from typing import Any
 
 import pytest
 
+from core.buckets.block import S3Block, environment_credentials, parse_s3
 from core.buckets.put_urls import PutUrls, parse_put_urls
-from core.buckets.target import (
-    ENVIRONMENT,
-    REQUEST,
-    Credentials,
-    S3Block,
-    Target,
-    environment_credentials,
-    parse_s3,
-)
+from core.buckets.target import ENVIRONMENT, REQUEST, BucketTarget, Credentials
 from core.errors import ConfigurationError, InvalidRequest
 from core.outbound import UNRESTRICTED
 from core.settings.settings import Settings, load_settings
@@ -60,7 +53,7 @@ def test_no_block_is_the_environments_or_none(block: Any, bare: Settings, equipp
 
     found = parsed(block, equipped)
     assert found.credentials is None
-    assert found.target == Target(
+    assert found.target == BucketTarget(
         endpoint_url="http://10.0.0.5:9000",
         bucket_name="operators-bucket",
         region="eu-north-1",
@@ -72,7 +65,7 @@ def test_no_block_is_the_environments_or_none(block: Any, bare: Settings, equipp
 def test_a_requests_block_takes_nothing_but_the_region_from_the_environment(equipped: Settings) -> None:
     found = parsed(OWN, equipped)
 
-    assert found.target == Target(
+    assert found.target == BucketTarget(
         endpoint_url=None, bucket_name="own-bucket", region="eu-north-1", prefix="", origin=REQUEST
     )
     assert found.credentials == Credentials(access_key_id="own-key", secret_access_key="own-secret", session_token=None)
@@ -92,7 +85,7 @@ def test_a_whole_block_of_a_request(bare: Settings) -> None:
         bare,
     )
 
-    assert found.target == Target(
+    assert found.target == BucketTarget(
         endpoint_url="https://s3.example.com/base",
         bucket_name="own-bucket",
         region="auto",
@@ -189,7 +182,7 @@ def test_what_a_job_keeps_holds_no_secret_and_comes_back(bare: Settings) -> None
 
     kept = json.dumps(found.target.to_json())
 
-    assert Target.from_json(json.loads(kept)) == found.target
+    assert BucketTarget.from_json(json.loads(kept)) == found.target
     assert Credentials.from_json(json.loads(json.dumps(found.credentials.to_json()))) == found.credentials
     for secret in ("own-key", "own-secret", "own-token"):
         assert secret not in kept + repr(found)
@@ -255,7 +248,7 @@ def test_a_bucket_of_ones_own_may_have_keys_and_links_of_its_own(bare: Settings)
     assert found.target.key_template == "{date}/{filename}"
     assert found.target.public_url == "https://cdn.example.com/pictures"
     assert found.target.addressing == "virtual"
-    assert Target.from_json(json.loads(json.dumps(found.target.to_json()))) == found.target
+    assert BucketTarget.from_json(json.loads(json.dumps(found.target.to_json()))) == found.target
 
 
 @pytest.mark.parametrize(

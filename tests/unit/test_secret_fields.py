@@ -9,12 +9,12 @@ from pydantic import SecretStr
 
 from api.schema.bodies import SubmitBody
 from api.schema.validation import read
-from api.service.jobs import Order
 from api.service.webhook_target import Webhook
 from core.buckets.target import Credentials
 from core.errors import ConfigurationError
-from core.job import NewJob
+from core.job_request import JobRequest
 from core.settings.settings import Settings, load_settings
+from core.webhooks.target import WebhookTarget
 
 SECRET = "c4nary-7Yx"
 S3 = {"access_key_id": SECRET, "secret_access_key": SECRET, "session_token": SECRET, "bucket_name": "bucket"}
@@ -34,10 +34,9 @@ SETTINGS: dict[str, Any] = {
     "holder",
     [
         Settings(**SETTINGS),
-        Order(contract="v2", workflow={}, secrets={"s3": S3}),
-        NewJob(id="1", contract="v2", graph="{}", nodes_total=1, secrets={"s3": S3}),
+        JobRequest(contract="v2", graph={}, secrets={"s3": S3}),
         Credentials(access_key_id=SECRET, secret_access_key=SECRET, session_token=SECRET),
-        Webhook(target={}, secrets={"webhook_secret": [SECRET]}),
+        Webhook(target=WebhookTarget(url=""), secrets={"webhook_secret": [SECRET]}),
         read(
             SubmitBody,
             {

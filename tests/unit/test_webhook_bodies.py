@@ -11,14 +11,15 @@ import pytest
 from core.contracts.comfy_v2 import error_view
 from core.contracts.comfy_v2_events import MAX_BODY_BYTES, MAX_EXTRA_BYTES, event_body, size_bytes
 from core.contracts.generate import generate_result
-from core.job import CANCELED, DELIVERING, EXPIRED, FAILED, RUNNING, SUCCEEDED, TERMINAL, Job
+from core.job import CANCELED, DELIVERING, EXPIRED, FAILED, RUNNING, SUCCEEDED, TERMINAL, Job, Status
 from core.job_error import JobError
 from core.links import Links
 from core.output import BucketResult, Output
 from core.progress import Progress
 from core.webhooks.events import COMPLETED, DEFAULT_EVENTS, END_EVENTS, EVENTS, FAILURE, PROGRESS
+from core.webhooks.target import WebhookTarget
 
-WEBHOOK = {"url": "https://example.com/?token=t", "extra_params": {"n": 1}, "base_url": "https://api", "timeout_s": 5}
+WEBHOOK = WebhookTarget(url="https://example.com/?token=t", extra_params={"n": 1}, base_url="https://api")
 OUTPUT = Output(
     id="a1",
     job_id="j1",
@@ -35,7 +36,7 @@ ERROR = JobError(code="node_execution_error", message="boom", node_id="3", class
 LABELS = {f"{number:040}": "\U0001f600" * 64 for number in range(16)}
 
 
-def job(status: str = SUCCEEDED, **fields: Any) -> Job:
+def job(status: Status = SUCCEEDED, **fields: Any) -> Job:
     return Job(
         id="j1",
         contract="v2",
@@ -155,7 +156,7 @@ def test_an_error_that_an_earlier_version_kept_whole_is_shown_in_part() -> None:
 
 
 @pytest.mark.parametrize("status", sorted(TERMINAL))
-def test_nothing_makes_it_longer_than_it_may_be(status: str) -> None:
+def test_nothing_makes_it_longer_than_it_may_be(status: Status) -> None:
     extra = {"k": "x" * (MAX_EXTRA_BYTES - 9)}
     error = JobError(code="c", message="😀" * 5000, node_id="1", traceback="😀" * 5000)
     worst = job(
@@ -164,7 +165,7 @@ def test_nothing_makes_it_longer_than_it_may_be(status: str) -> None:
         parameters={"p": "x" * 10**6},
         error=error,
         outputs=(OUTPUT,) * 300,
-        webhook={**WEBHOOK, "extra_params": extra},
+        webhook=replace(WEBHOOK, extra_params=extra),
     )
 
     body = event_body(worst, END_EVENTS[status], seq=4, at_ms=0)

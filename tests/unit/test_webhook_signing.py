@@ -16,8 +16,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 from core.errors import ConfigurationError
-from core.webhooks.keys import ENVIRONMENT, REQUEST, hmac_key, secrets_for, seed, split_secrets
+from core.webhooks.keys import hmac_key, secrets_for, seed, split_secrets
 from core.webhooks.signing import headers_for, load_signing_key, public_key_text
+from core.webhooks.target import ENVIRONMENT, REQUEST, WebhookOrigin, WebhookTarget
 
 BODY = b'{"type":"job.completed","data":{"name":"\xc3\xa9"}}'
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -154,19 +155,18 @@ def test_the_recipe_of_the_documentation_tells_genuine_from_forged(secret: str) 
 
 
 @pytest.mark.parametrize(
-    ("webhook", "sealed", "secrets"),
+    ("origin", "sealed", "secrets"),
     [
-        ({"origin": REQUEST}, {}, ()),
-        ({"origin": REQUEST}, {"webhook_secret": "a,b"}, ("a,b",)),
-        ({"origin": REQUEST}, {"webhook_secret": ["a", "b"]}, ("a", "b")),
-        ({"origin": ENVIRONMENT}, {"webhook_secret": "a"}, ("one", "two")),
-        ({}, {}, ()),
+        (REQUEST, {}, ()),
+        (REQUEST, {"webhook_secret": "a,b"}, ("a,b",)),
+        (REQUEST, {"webhook_secret": ["a", "b"]}, ("a", "b")),
+        (ENVIRONMENT, {"webhook_secret": "a"}, ("one", "two")),
     ],
 )
 def test_the_operators_secret_signs_nothing_for_others(
-    webhook: dict[str, Any], sealed: dict[str, Any], secrets: tuple[str, ...]
+    origin: WebhookOrigin, sealed: dict[str, Any], secrets: tuple[str, ...]
 ) -> None:
-    assert secrets_for(webhook, sealed, "one, two") == secrets
+    assert secrets_for(WebhookTarget(url="https://example.com/", origin=origin), sealed, "one, two") == secrets
 
 
 @pytest.mark.parametrize(("text", "secrets"), [("", ()), ("a", ("a",)), (" a , b ", ("a", "b")), (",", ())])

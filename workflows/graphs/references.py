@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ _DATA = re.compile(r"data:[a-z0-9.+-]+/[a-z0-9.+-]+[;,]|data:[;,]", re.IGNORECAS
 FileKind = Callable[[str, str], str | None]
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Reference:
     """One place in a graph that stands for a file. Exactly one of `asset`, `url`, `data`, `file` is set."""
 
@@ -45,18 +45,18 @@ class Reference:
     folder: str = ""
     #: What the place says is only meant as an asset if there is one: it may as well be a file's name.
     is_guess: bool = False
-    #: Where it stands: `holder[key]`.
-    holder: Any = field(repr=False)
-    key: Any
+    #: The keys and indexes that lead to it from the graph.
+    path: tuple[str | int, ...]
 
     @property
     def place(self) -> str:
         """For messages."""
         return f"node {self.node_id}, input {self.input_name}"
 
-    def put(self, name: str) -> None:
-        """Write the name of the file into the graph."""
-        self.holder[self.key] = name
+    def put(self, graph: Graph, name: str) -> Graph:
+        """Return the graph with the name of a file in this place; the graph given stays as it is."""
+        changed: Graph = _put(graph, self.path, name)
+        return changed
 
 
 def find_references(
@@ -79,7 +79,7 @@ def find_references(
         inputs = node["inputs"]
         for name, value in inputs.items():
             if type(value) is dict and isinstance(several := value.get("__value__"), list):
-                found += _listed(several, node_id, name, node["class_type"], file_kind, files or {})
+                found += _listed(several, (node_id, "inputs", name), node["class_type"], file_kind, files or {})
             # Most inputs are numbers, links and plain texts; this is on the path of every submission.
             meant = _meant(value, files or {}) if isinstance(value, str) else None
             if not meant and (not has_tags or not isinstance(value, (dict, list)) or is_link(value)):
@@ -87,37 +87,51 @@ def find_references(
             kind = file_kind(node["class_type"], name)
             place = {"node_id": node_id, "input_name": name, "class_type": node["class_type"], "kind": kind or ""}
             if not meant:
-                found += _tagged(value, inputs, name, place)
+                found += _tagged(value, (node_id, "inputs", name), place)
             elif kind is not None:
-                found.append(Reference(**place, holder=inputs, key=name, **meant))
+                found.append(Reference(**place, path=(node_id, "inputs", name), **meant))
         for key, value in node.items() if has_tags else ():
             if key not in ("inputs", "class_type"):
                 place = {"node_id": node_id, "input_name": key, "class_type": node["class_type"], "kind": ""}
-                found += _tagged(value, node, key, place)
+                found += _tagged(value, (node_id, key), place)
         if len(found) > MAX_REFERENCES:
             raise InvalidRequest(f"The workflow names more than {MAX_REFERENCES} files.")
     return found
 
 
+def put_all(graph: Graph, references: Iterable[Reference], names: Iterable[str]) -> Graph:
+    """Return the graph with the name of its file in the place of each reference; the graph given stays as it is."""
+    for reference, name in zip(references, names, strict=True):
+        graph = reference.put(graph, name)
+    return graph
+
+
 def _listed(
-    names: list[Any], node_id: str, input_name: str, class_type: str, file_kind: FileKind, files: Mapping[str, Path]
+    names: list[Any], path: tuple[str, str, str], class_type: str, file_kind: FileKind, files: Mapping[str, Path]
 ) -> Iterator[Reference]:
     """Several files for one input: a list, which must be wrapped to be no link."""
+    node_id, _inputs, input_name = path
     kind = file_kind(class_type, input_name)
     for index, name in enumerate(names) if kind is not None else ():
         meant = _meant(name, files) if isinstance(name, str) else None
         if meant:
             place: dict[str, Any] = {"node_id": node_id, "input_name": input_name, "class_type": class_type}
-            yield Reference(**place, kind=kind or "", holder=names, key=index, **meant)
+            yield Reference(**place, kind=kind or "", path=(*path, "__value__", index), **meant)
 
 
-def _tagged(value: Any, holder: Any, key: Any, place: dict[str, Any]) -> Iterator[Reference]:
+def _tagged(value: Any, path: tuple[str | int, ...], place: dict[str, Any]) -> Iterator[Reference]:
     """Objects tagged as assets, at any depth."""
     if isinstance(value, dict) and value.get("__type") == ASSET_TAG:
-        yield Reference(**place, holder=holder, key=key, asset=_asset_id(value, place))
+        yield Reference(**place, path=path, asset=_asset_id(value, place))
     elif isinstance(value, (dict, list)):
-        for inner, part in list(value.items() if isinstance(value, dict) else enumerate(value)):
-            yield from _tagged(part, value, inner, place)
+        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _tagged(part, (*path, key), place)
+
+
+def _put(holder: Any, path: tuple[str | int, ...], name: str) -> Any:
+    changed = holder.copy()
+    changed[path[0]] = _put(holder[path[0]], path[1:], name) if path[1:] else name
+    return changed
 
 
 def _meant(value: str, files: Mapping[str, Path]) -> dict[str, Any] | None:

@@ -15,7 +15,7 @@ from api.service.estimates import Estimates, Place
 from api.service.waiting import Hub, Watch
 from core.contracts.comfy_v2 import SHOWN, output_view, progress_view, snapshot_view
 from core.errors import LedgerUnavailable, NotFound
-from core.job import QUEUED, RUNNING, TERMINAL, Job
+from core.job import QUEUED, RUNNING, TERMINAL, Job, Status
 from core.ledger import Ledger
 from core.ledger.jobs import JobEvent
 from core.ledger.workload import LOOK
@@ -168,7 +168,7 @@ class EventStream:
         elif event.type == "status" and SHOWN[event.data["status"]] != self._shown_status:
             yield self._status(event.data["status"], event.seq)
 
-    def _status(self, status: str, seq: int) -> str:
+    def _status(self, status: Status, seq: int) -> str:
         self._shown_status = SHOWN[status]
         self._is_over = status in TERMINAL
         data: dict[str, Any] = {"status": self._shown_status}
@@ -195,7 +195,7 @@ class EventStream:
         self._shown_place, self._placed_at_s = place, time.monotonic()
         return frame("status", {"status": SHOWN[QUEUED], **place_view(place)})
 
-    def _place(self, status: str) -> Place | None:
+    def _place(self, status: Status) -> Place | None:
         if status != self._job.status:
             return None
         try:

@@ -17,11 +17,12 @@ from api.schema.bodies import SubmitBody
 from api.schema.openapi import IDEMPOTENCY_KEY, JOBS, SUBMIT_ERRORS, Described, Parameter
 from api.schema.validation import lacks_graph, read
 from api.service.estimates import Estimates
-from api.service.jobs import JobService, Order, check_id
-from api.service.order_fields import job_fields
+from api.service.job_requests import with_job_fields
+from api.service.jobs import JobService, check_id
 from api.service.waiting import Hub
 from core.errors import IdempotencyKeyReuse, InvalidWorkflow, LedgerUnavailable, NotFound
 from core.job import Job
+from core.job_request import JobRequest
 from core.ledger import Ledger
 from core.settings.settings import Settings
 from workflows.graphs.misplaced import misplaced_graph
@@ -100,7 +101,7 @@ def v2_blueprint(settings: Settings, ledger: Ledger, service: JobService, hub: H
         text="A 201 means that the job is recorded and can run.",
     )
     def submit() -> Response:
-        job = service.submit(_order(settings))
+        job = service.submit(_requested(settings))
         return json_response(job_view(job, links_for(settings, ledger)), 201)
 
     @blueprint.get("/jobs")
@@ -193,13 +194,14 @@ def v2_blueprint(settings: Settings, ledger: Ledger, service: JobService, hub: H
     return blueprint
 
 
-def _order(settings: Settings) -> Order:
+def _requested(settings: Settings) -> JobRequest:
     key = fields.idempotency_key(request.headers.get("Idempotency-Key"))
     value = read_json(settings)
     body = read(SubmitBody, value)
     if lacks_graph(SubmitBody, value) and (hint := misplaced_graph(value, "workflow")):
         raise InvalidWorkflow(hint)
-    return Order(workflow=body.workflow, idempotency_key=key, **job_fields(body, settings, base_url(settings)))
+    wanted = JobRequest(contract="v2", graph=body.workflow, idempotency_key=key)
+    return with_job_fields(wanted, body, settings, base_url(settings))
 
 
 def _page(settings: Settings, ledger: Ledger) -> Response:

@@ -51,8 +51,8 @@ def job_view(job: Job, links: Links, *, place: Place | None = None) -> dict[str,
     }
     if job.metadata is not None:
         view["metadata"] = job.metadata
-    if job.workflow is not None:
-        view["template"] = job.workflow
+    if job.template is not None:
+        view["template"] = job.template
     if job.parameters is not None:
         view["parameters"] = job.parameters
     if job.warnings:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
 
 from api.schema.bodies import NEITHER_MODE, GenerateBody, GenerateInput
 from api.schema.validation import read_enveloped, unwrapped
-from api.service.jobs import Order
-from api.service.order_fields import delivery_fields
+from api.service.job_requests import filled_request, with_extra_data, with_output_fields
 from core.errors import InvalidRequest
+from core.job_request import JobRequest
 from core.settings.settings import Settings
 from workflows.graphs.misplaced import misplaced_graph
 from workflows.templates.fill import with_random_integers
@@ -25,7 +25,7 @@ from workflows.templates.modifiers import build, draw_between, template_of
 class GenerateRequest:
     """One request of this contract."""
 
-    order: Order
+    job: JobRequest
     #: Outputs are wanted in the answer itself, as base64.
     is_inline: bool
 
@@ -45,21 +45,16 @@ def parse_generate(body: Any, settings: Settings, base_url: str, library: Librar
             raise InvalidRequest(hint) from exc
         raise
     wanted = read.input
-    extra = dict(wanted.extra_data or {})
-    delivery = delivery_fields(wanted, wanted.webhook, settings, base_url, has_defaults=True)
-    extra_pnginfo = extra.pop("extra_pnginfo", None) or None
-    delivery["secrets"] = {**extra, **(delivery["secrets"] or {})} or None
-    order = Order(
-        contract="generate",
-        extra_pnginfo=extra_pnginfo,
+    job = replace(
+        _work(wanted, library, settings.comfy_model or None),
         request_id=wanted.request_id,
         request_digest=_digest(unwrapped(GenerateBody, body)) if wanted.request_id else None,
         expected_time_s=read.expected_time,
         timeout_s=wanted.timeout,
-        **_work(wanted, library, settings.comfy_model or None),
-        **delivery,
     )
-    return GenerateRequest(order=order, is_inline=bool(wanted.return_outputs_as_base64))
+    job = with_extra_data(job, wanted.extra_data)
+    job = with_output_fields(job, wanted, wanted.webhook, settings, base_url, has_defaults=True)
+    return GenerateRequest(job=job, is_inline=bool(wanted.return_outputs_as_base64))
 
 
 def _digest(body: Any) -> bytes:
@@ -72,16 +67,11 @@ def _digest(body: Any) -> bytes:
     return hashlib.sha256(text).digest()
 
 
-def _work(wanted: GenerateInput, library: Library, default_workflow: str | None) -> dict[str, Any]:
-    """The graph; of a modifier also the template and what it was filled with."""
+def _work(wanted: GenerateInput, library: Library, default_workflow: str | None) -> JobRequest:
+    """Return a request for the graph; of a modifier with its template, and what that was filled with."""
     if not wanted.modifier:
-        return {"workflow": with_random_integers(wanted.workflow_json, draw=draw_between)}
+        return JobRequest(contract="generate", graph=with_random_integers(wanted.workflow_json, draw=draw_between))
     modifications = wanted.modifications or {}
     filled = build(wanted.modifier, modifications, library, default_workflow)
     template = template_of(wanted.modifier, modifications, default_workflow)
-    return {
-        "workflow": filled.graph,
-        "template": template,
-        "parameters": dict(filled.values),
-        "files": filled.files,
-    }
+    return filled_request(filled, contract="generate", template=template)

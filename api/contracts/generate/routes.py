@@ -103,7 +103,7 @@ def generate_blueprint(
         errors=(*SUBMIT_ERRORS, RequestIdReuse),
     )
     def generate() -> Response:
-        job = service.submit(parsed().order)
+        job = service.submit(parsed().job)
         return json_response(generate_result(job, links=links_for(settings, ledger)), 202)
 
     @blueprint.post("/generate/sync")
@@ -184,7 +184,7 @@ def wait_for_end(job: Job, service: JobService, hub: Hub, settings: Settings) ->
 
 def submitted(service: JobService, parsed: GenerateRequest) -> tuple[Job, Wanted]:
     """The job, and what its result is to hold."""
-    return service.submit(parsed.order), _wanted(is_inline=parsed.is_inline)
+    return service.submit(parsed.job), _wanted(is_inline=parsed.is_inline)
 
 
 def _wanted(*, is_inline: bool = False) -> Wanted:
@@ -197,7 +197,8 @@ def _asks_for(header: str) -> bool:
 
 def outlives_its_client(job: Job, settings: Settings) -> bool:
     """Whether the job goes on when its client hangs up: its result goes somewhere else too, or the operator says so."""
-    return not settings.cancel_on_hangup or bool(job.webhook) or "s3" in (job.delivery or {})
+    goes_elsewhere = job.webhook is not None or job.output_options.bucket is not None
+    return goes_elsewhere or not settings.cancel_on_hangup
 
 
 def queue_sizes(sizes: Mapping[str, int]) -> dict[str, int]:

@@ -22,12 +22,13 @@ from api.schema import answers
 from api.schema.bodies import OutputOptionsBody, PromptBody
 from api.schema.openapi import BODY_ERRORS, PYWORKER, SUBMIT_ERRORS, Described
 from api.schema.validation import read_enveloped
-from api.service.jobs import JobService, Order
-from api.service.order_fields import delivery_fields
+from api.service.job_requests import filled_request, with_output_fields
+from api.service.jobs import JobService
 from api.service.waiting import Hub
 from core.contracts.generate import generate_result
 from core.errors import ComfylineError, InvalidRequest, OutputUnavailable
 from core.job import SUCCEEDED, Job
+from core.job_request import JobRequest
 from core.ledger import Ledger
 from core.links import Links
 from core.settings.settings import Settings
@@ -59,7 +60,7 @@ def prompt_blueprint(settings: Settings, ledger: Ledger, service: JobService, hu
         values = _values(read_json(settings))
         if missing := _missing(template, values):
             return json_response(dict.fromkeys(missing, "missing parameter"), 422)
-        job = service.submit(_order(template, values, settings))
+        job = service.submit(_requested(template, values, settings))
         return _answer(wait_for_end(job, service, hub, settings), settings, links_for(settings, ledger))
 
     return blueprint
@@ -92,7 +93,7 @@ def _missing(template: Template, values: dict[str, Any]) -> list[str]:
     return [name for name in needed if name not in given]
 
 
-def _order(template: Template, values: dict[str, Any], settings: Settings) -> Order:
+def _requested(template: Template, values: dict[str, Any], settings: Settings) -> JobRequest:
     read_enveloped(PromptBody, values)
     # A workflow need not have a place for each of the contract's five values; any other must have one.
     wanted = {
@@ -101,14 +102,8 @@ def _order(template: Template, values: dict[str, Any], settings: Settings) -> Or
         if name.lower() in template.parameters or name not in PromptBody.model_fields
     }
     filled = template.fill(wanted, draw=draw_between)
-    return Order(
-        contract="generate",
-        workflow=filled.graph,
-        template=template.name,
-        parameters=dict(filled.values),
-        files=filled.files,
-        **delivery_fields(OutputOptionsBody(), None, settings, base_url(settings), has_defaults=True),
-    )
+    job = filled_request(filled, contract="generate", template=template.name)
+    return with_output_fields(job, OutputOptionsBody(), None, settings, base_url(settings), has_defaults=True)
 
 
 def _answer(job: Job, settings: Settings, links: Links) -> Response:

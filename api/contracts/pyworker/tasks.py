@@ -21,11 +21,12 @@ from api.schema.conditions import CONDITIONS
 from api.schema.openapi import ANY_TYPE, FORM_ERRORS, PYWORKER, SUBMIT_ERRORS, Described, form_of
 from api.schema.validation import read_enveloped
 from api.service.input_files import Intake
-from api.service.jobs import JobService, Order, check_id
-from api.service.order_fields import delivery_fields
+from api.service.job_requests import filled_request, with_output_fields
+from api.service.jobs import JobService, check_id
 from core.contracts.generate import generate_result
 from core.errors import ComfylineError, LedgerUnavailable, NotFound, OutputUnavailable, RangeNotSatisfiable
 from core.job import Job
+from core.job_request import JobRequest
 from core.ledger import Ledger
 from core.settings.settings import Settings
 from workflows.graphs.file_names import is_safe_file_name, safe_name
@@ -65,7 +66,7 @@ def pyworker_blueprint(settings: Settings, ledger: Ledger, service: JobService, 
         errors=SUBMIT_ERRORS,
     )
     def custom_workflow() -> Response:
-        job = service.submit(_order(read_json(settings), settings))
+        job = service.submit(_requested(read_json(settings), settings))
         return json_response(generate_result(job, links=links_for(settings, ledger)), 202)
 
     @blueprint.post("/upload/image")
@@ -147,19 +148,15 @@ def pyworker_blueprint(settings: Settings, ledger: Ledger, service: JobService, 
     return blueprint
 
 
-def _order(value: Any, settings: Settings) -> Order:
+def _requested(value: Any, settings: Settings) -> JobRequest:
     body = read_enveloped(CustomWorkflowBody, value)
     values = body.custom_fields or {}
     template = graph_template(body.workflow)
     # Clients send steps and sizes with every graph, for the router's estimate; most graphs have no place for them.
     wanted = {name: value for name, value in values.items() if name.lower() in template.parameters}
     filled = template.fill(wanted, draw=draw_between)
-    return Order(
-        contract="generate",
-        workflow=filled.graph,
-        parameters=dict(filled.values) or None,
-        **delivery_fields(body, body.webhook, settings, base_url(settings), has_defaults=True),
-    )
+    job = filled_request(filled, contract="generate", template=None)
+    return with_output_fields(job, body, body.webhook, settings, base_url(settings), has_defaults=True)
 
 
 def _job(ledger: Ledger, task_id: str) -> Job:

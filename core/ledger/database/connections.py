@@ -18,6 +18,7 @@ from core.background import failure_of
 from core.clock import ledger_clock
 from core.clock import now_ms as now_ms
 from core.errors import ConfigurationError
+from core.job import Status
 from core.ledger.database.error_map import in_our_words
 from core.ledger.database.fork_guard import close_at_fork, using_sqlite
 from core.links import LinkSigner
@@ -41,7 +42,7 @@ class Change:
     job_id: str
     #: Number of the event that tells what happened.
     seq: int
-    status: str
+    status: Status
     #: A webhook about it is due, of which nobody else will tell an io worker.
     is_posted: bool = False
 

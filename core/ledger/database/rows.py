@@ -9,14 +9,15 @@ from typing import Any
 from sqlalchemy import Connection, Row, bindparam, or_, select
 
 from core.job import Job
-from core.job_error import JobError, JobWarning, Loss
+from core.ledger.database.stored_fields import RowReader
 from core.ledger.database.tables import assets, jobs
 from core.output import BucketResult, FileSource, Output, OutputFile
-from core.progress import Progress
 
 #: Every column of a job but its graph and the like, which can be large, and what only claims look at.
 JOB_COLUMNS = tuple(column for column in jobs.columns if column.name not in ("graph", "extra_pnginfo", "catalogues"))
 
+#: Its outputs are rows of `assets`.
+_JOB = RowReader(Job, without=("outputs", "missing_outputs"))
 #: What is in storage, and what is known to be missing.
 _STORED = select(assets).where(or_(assets.c.storage_key.is_not(None), assets.c.upload.is_not(None)))
 #: The case on every client's path, built once.
@@ -24,42 +25,11 @@ _STORED_OF_ONE = _STORED.where(assets.c.job_id == bindparam("wanted")).order_by(
 
 
 def job_of(row: Row[Any], outputs: Iterable[Output] = ()) -> Job:
-    """A job record from a row that holds `JOB_COLUMNS`."""
+    """Return the job of a row that holds `JOB_COLUMNS`."""
     outputs = list(outputs)
     stored = [output for output in outputs if output.storage_key is not None]
     return Job(
-        id=row.id,
-        contract=row.contract,
-        status=row.status,
-        attempt=row.attempt,
-        last_seq=row.last_seq,
-        priority=row.priority,
-        nodes_total=row.nodes_total,
-        created_at_ms=row.created_at_ms,
-        updated_at_ms=row.updated_at_ms,
-        started_at_ms=row.started_at_ms,
-        generated_at_ms=row.generated_at_ms,
-        completed_at_ms=row.completed_at_ms,
-        expires_at_ms=row.expires_at_ms,
-        files_expire_at_ms=row.files_expire_at_ms,
-        files_removed=row.files_removed,
-        instance=row.instance,
-        gpu=row.gpu,
-        losses=tuple(Loss.from_json(loss) for loss in row.losses or ()),
-        metadata=row.metadata,
-        workflow=row.workflow,
-        parameters=row.parameters,
-        shape=row.shape,
-        inputs=row.inputs,
-        delivery=row.delivery,
-        request_id=row.request_id,
-        expected_time_s=row.expected_time_s,
-        webhook=row.webhook,
-        timeout_s=row.timeout_s,
-        progress=None if row.progress is None else Progress.from_json(row.progress),
-        error=None if row.error is None else JobError.from_json(row.error),
-        outputs_reused=row.outputs_reused,
-        warnings=tuple(JobWarning.from_json(warning) for warning in row.warnings or ()),
+        **_JOB.fields(row),
         outputs=tuple(replace(output, is_expired=True) if row.files_removed else output for output in stored),
         missing_outputs=tuple(output for output in outputs if output.storage_key is None),
     )

@@ -13,11 +13,14 @@ from typing import Any
 from sqlalchemy import Row, and_, bindparam, delete, func, insert, or_, select, update
 
 from core.errors import NotFound
+from core.job import Contract
 from core.ledger.database.connections import Database, now_ms
+from core.ledger.database.stored_fields import record_from
 from core.ledger.database.tables import deliveries, delivery_attempts, jobs
 from core.ledger.webhooks.outbox_writer import DEAD, DELIVERED, PENDING, SENDING
 from core.ledger.webhooks.retry_schedule import next_try_ms
 from core.webhooks.events import PROGRESS
+from core.webhooks.target import WebhookTarget
 
 #: Beyond the longest a try may take, a sender that has not reported is taken for dead after this.
 MARGIN_S = 15.0
@@ -41,7 +44,7 @@ class Post:
 
     id: str
     job_id: str
-    contract: str
+    contract: Contract
     event: str
     #: Number of the job's event it tells of.
     seq: int
@@ -51,8 +54,7 @@ class Post:
     timeout_s: float
     #: This one included; the fencing token of what is reported of it.
     tries: int
-    #: The block of its job, as in `NewJob`.
-    webhook: dict[str, Any]
+    webhook: WebhookTarget
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +90,7 @@ class Delivery:
 
     id: str
     job_id: str
-    contract: str
+    contract: Contract
     event: str
     seq: int
     url: str
@@ -196,7 +198,7 @@ class Outbox:
             connection = transaction.connection
             rows = connection.execute(_TAKE, {"wanted": list(ids), "now": now, "held_until": now + self._hold_ms}).all()
             found = connection.execute(_WEBHOOKS, {"wanted": list({row.job_id for row in rows})}).all() if rows else []
-        webhooks = {row.id: row.webhook for row in found}
+        webhooks = {row.id: record_from(WebhookTarget, row.webhook) or WebhookTarget(url="") for row in found}
         return [_post(row, webhooks[row.job_id]) for row in rows]
 
     def record(self, results: Sequence[tuple[Post, TryResult]]) -> None:
@@ -342,7 +344,7 @@ def _line(post: Post, result: TryResult) -> dict[str, Any]:
     }
 
 
-def _post(row: Row[Any], webhook: dict[str, Any]) -> Post:
+def _post(row: Row[Any], webhook: WebhookTarget) -> Post:
     return Post(
         id=row.id,
         job_id=row.job_id,

@@ -12,11 +12,14 @@ from sqlalchemy import Row, bindparam, delete, insert, select, update
 
 from core.contracts.comfy_v2_events import event_body
 from core.contracts.generate import webhook_body
+from core.job import Status
 from core.ledger.database.connections import Change, Transaction, now_ms
 from core.ledger.database.rows import JOB_COLUMNS, job_of
+from core.ledger.database.stored_fields import record_from
 from core.ledger.database.tables import deliveries, events, jobs
 from core.output import Output
 from core.webhooks.events import DEFAULT_EVENTS, PROGRESS, STARTED
+from core.webhooks.target import WebhookTarget
 
 #: States of a delivery: it waits, somebody sends it, it arrived, it was given up.
 PENDING, SENDING, DELIVERED, DEAD = "pending", "sending", "delivered", "dead"
@@ -27,8 +30,6 @@ PROGRESS_EVENT = "progress"
 #: Progress is told when so much time has passed since it was last told, and the job is so much further.
 PROGRESS_EVERY_MS = 5_000
 PROGRESS_STEP = 0.05
-#: Of a webhook that does not say how long a try may take; every version so far has written it down.
-TIMEOUT_S = 30.0
 
 # On the path of many jobs, so built once.
 _INSERT = insert(deliveries)
@@ -50,7 +51,8 @@ def announce(transaction: Transaction, row: Row[Any], event: str, *, seq: int, o
       event: one of `core.webhooks.events.EVENTS`.
       seq: the number of the job's event it tells of.
     """
-    if not is_wanted(row, event):
+    webhook = record_from(WebhookTarget, row.webhook)
+    if webhook is None or not _wants(webhook, event):
         return
     now = now_ms()
     job = job_of(row, outputs)
@@ -59,7 +61,6 @@ def announce(transaction: Transaction, row: Row[Any], event: str, *, seq: int, o
         body = webhook_body(job, signer=signer)
     else:
         body = event_body(job, event, seq=seq, at_ms=now, signer=signer)
-    url = row.webhook["url"]
     transaction.connection.execute(
         _INSERT,
         {
@@ -68,9 +69,9 @@ def announce(transaction: Transaction, row: Row[Any], event: str, *, seq: int, o
             "contract": row.contract,
             "event": event,
             "seq": seq,
-            "url": url,
-            "receiver": receiver_of(url),
-            "timeout_s": row.webhook.get("timeout_s", TIMEOUT_S),
+            "url": webhook.url,
+            "receiver": receiver_of(webhook.url),
+            "timeout_s": webhook.timeout_s,
             "body": json.dumps(body),
             "state": PENDING,
             "tries": 0,
@@ -87,7 +88,8 @@ def announce(transaction: Transaction, row: Row[Any], event: str, *, seq: int, o
 
 def is_wanted(row: Row[Any], event: str) -> bool:
     """Whether a job has a webhook that wants this event."""
-    return bool(row.webhook) and "url" in row.webhook and event in (row.webhook.get("events") or DEFAULT_EVENTS)
+    webhook = record_from(WebhookTarget, row.webhook)
+    return webhook is not None and _wants(webhook, event)
 
 
 def announce_progress(transaction: Transaction, row: Row[Any]) -> None:
@@ -119,7 +121,9 @@ def drop_progress(transaction: Transaction, job_id: str) -> None:
     )
 
 
-def record_event(transaction: Transaction, job_id: str, seq: int, kind: str, data: dict[str, Any], status: str) -> None:
+def record_event(
+    transaction: Transaction, job_id: str, seq: int, kind: str, data: dict[str, Any], status: Status
+) -> None:
     """Append one event to a job's log and make it known after the commit."""
     row = {"job_id": job_id, "seq": seq, "type": kind, "data": data, "at_ms": now_ms()}
     transaction.connection.execute(_INSERT_EVENT, row)
@@ -130,6 +134,10 @@ def receiver_of(url: str) -> str:
     """Scheme, host and port of a URL that was checked: `https://example.com:443`."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.hostname}:{parts.port or _PORTS.get(parts.scheme)}"[:255]
+
+
+def _wants(webhook: WebhookTarget, event: str) -> bool:
+    return bool(webhook.url) and event in (webhook.events or DEFAULT_EVENTS)
 
 
 def _is_further(transaction: Transaction, row: Row[Any], value: float) -> bool:

@@ -1,0 +1,105 @@
+"""Job requests from bodies: what a template was filled with, what is to become of the outputs, and whom to tell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from api.schema.blocks import WebhookBody
+from api.schema.bodies import ConvertOutput, JobBody, OutputOptionsBody
+from api.service.webhook_target import parse_webhook
+from core.buckets.block import S3Block, parse_s3
+from core.job import Contract
+from core.job_request import JobRequest
+from core.output_options import ConvertOptions, OutputOptions
+from core.settings.settings import Settings
+from workflows.templates.fill import Filled
+
+#: Characters of a data URI that are kept among a job's parameters.
+MAX_RECORDED_URI = 64
+
+
+def filled_request(filled: Filled, *, contract: Contract, template: str | None) -> JobRequest:
+    """Return the request for a filled template; without a name it is a graph of the client's own, with placeholders."""
+    parameters = _recorded(filled.values)
+    return JobRequest(
+        contract=contract,
+        graph=filled.graph,
+        files=filled.files,
+        template=template,
+        parameters=parameters if template else parameters or None,
+    )
+
+
+def with_job_fields(request: JobRequest, body: JobBody, settings: Settings, base_url: str) -> JobRequest:
+    """Return the request with all that a submission which is answered by a Job may say beside its workflow.
+
+    Raises:
+      InvalidRequest: a block is incomplete, or holds what cannot be used.
+    """
+    request = replace(request, priority=body.priority or 0, timeout_s=body.timeout, metadata=body.metadata)
+    request = with_extra_data(request, body.extra_data)
+    return with_output_fields(request, body, body.webhook, settings, base_url, has_defaults=False)
+
+
+def with_extra_data(request: JobRequest, extra_data: Mapping[str, Any] | None) -> JobRequest:
+    """Return the request with what ComfyUI is given beside the graph: all of it but `extra_pnginfo` is secret."""
+    secrets = dict(extra_data or {})
+    extra_pnginfo = secrets.pop("extra_pnginfo", None) or None
+    return replace(request, extra_pnginfo=extra_pnginfo, secrets={**request.secrets, **secrets})
+
+
+def with_output_fields(
+    request: JobRequest,
+    body: OutputOptionsBody,
+    webhook: WebhookBody | None,
+    settings: Settings,
+    base_url: str,
+    *,
+    has_defaults: bool,
+) -> JobRequest:
+    """Return the request with what is to become of its outputs, and with its webhook.
+
+    Parameters:
+      base_url: scheme and host for links in the webhook's body.
+      has_defaults: where the request names no bucket or no webhook, the operator's count, if there are any.
+    Raises:
+      InvalidRequest: a block is incomplete, or holds what cannot be used.
+    """
+    bucket = _bucket(body, settings, has_default=has_defaults)
+    hook = parse_webhook(webhook, settings, base_url, has_default=has_defaults)
+    options = OutputOptions(
+        bucket=bucket.target if bucket else None,
+        convert=_convert(body.convert_output),
+        strip_metadata=bool(body.strip_metadata),
+    )
+    sealed = {"s3": bucket.credentials.to_json()} if bucket and bucket.credentials else {}
+    return replace(
+        request,
+        output_options=options,
+        webhook=hook.target if hook else None,
+        retention_s=body.retention,
+        secrets={**request.secrets, **sealed, **(hook.secrets if hook else {})},
+    )
+
+
+def _bucket(body: OutputOptionsBody, settings: Settings, *, has_default: bool) -> S3Block | None:
+    block = None if body.s3 is None or body.s3.is_blank else body.s3.model_dump(exclude_none=True)
+    return parse_s3(block, settings) if block or has_default else None
+
+
+def _convert(wanted: ConvertOutput | None) -> ConvertOptions | None:
+    if wanted is None:
+        return None
+    return ConvertOptions(format=wanted.format, quality=wanted.quality, lossless=wanted.lossless)
+
+
+def _recorded(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values as they are kept and shown: without the megabytes of a picture that came among them."""
+    return {
+        name: f"{value[:MAX_RECORDED_URI]}..."
+        if isinstance(value, str) and value.startswith("data:") and len(value) > MAX_RECORDED_URI
+        else value
+        for name, value in parameters.items()
+    }
