@@ -15,11 +15,11 @@ from api.http.time_limits import ledger_time_limit
 from api.service.publishing import BackgroundPublisher
 from api.service.waiting import Hub
 from core.errors import LedgerUnavailable
-from core.job import QUEUED
 from core.ledger import Change, Ledger
 from core.log_format import LOG_FORMAT
 from core.messaging import broker_guard
 from core.messaging.notices import Notice, NoticeListener, NoticeSender
+from core.records.job import QUEUED
 from core.settings import Settings, load_settings
 from tasks.messaging.app import make_app
 from tasks.messaging.publish import Publisher

@@ -27,8 +27,8 @@ from botocore.config import Config
 
 from bench.report import Report
 from core.buckets.bucket import Bucket
-from core.buckets.target import BucketTarget, Credentials
 from core.outbound import Policy
+from core.records.bucket_target import BucketTarget, Credentials
 from tests.integration.api_fixtures import free_port
 
 #: Of plain boto3's speed.

@@ -16,7 +16,7 @@ from core.errors import (
     PromptStuck,
     PromptTimeout,
 )
-from core.job_error import JobError
+from core.records.job_error import JobError
 from core.settings import Settings
 from core.texts.discretion import tells_machines_apart, without_places
 from core.texts.excerpts import MESSAGE_CHARS, TRACEBACK_CHARS, WHOLE_CHARS, head_and_tail

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from celery import shared_task
 
 from core.background import failure_of
-from core.job import DELIVERING, EXPIRED, FAILED
+from core.records.job import DELIVERING, EXPIRED, FAILED
 from core.settings import Settings
 from tasks.messaging.follow_up import Moved, host_of, publish_follow_up
 from tasks.messaging.names import RECONCILE

@@ -9,9 +9,9 @@ from typing import Any
 from celery import Celery, Task
 from celery.states import SUCCESS
 
-from core.job import DELIVERING
 from core.ledger import Change, Ledger
 from core.messaging.notices import Notice, NoticeSender
+from core.records.job import DELIVERING
 from core.settings import Settings
 from core.storage.marker import StorageMarker
 from tasks.messaging.context import ProcessContext, context_of

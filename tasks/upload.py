@@ -11,13 +11,13 @@ from pathlib import Path
 from celery import shared_task
 
 from core.errors import ComfylineError, LedgerUnavailable, NotFound, OutputUnavailable, StaleAttempt, StorageUnavailable
-from core.job import SUCCEEDED, Job
+from core.job_files import job_folder
 from core.ledger.outputs import Pending
-from core.output import OutputFile
-from core.output_options import AS_THEY_ARE
+from core.records.job import SUCCEEDED, Job
+from core.records.output import OutputFile
+from core.records.output_options import AS_THEY_ARE
 from core.storage.backend import outputs_of
 from core.storage.folders import make_folder
-from core.storage.job_files import job_folder
 from tasks.messaging.follow_up import follow_up
 from tasks.messaging.names import UPLOAD
 from tasks.outputs.bucket_upload import upload_files

@@ -15,7 +15,7 @@ import pytest
 
 from comfy.client.timeouts import Pace
 from comfy.prompts.session import ComfySession
-from core.progress import Progress
+from core.records.progress import Progress
 from tests.simulator_process import SimulatorProcess, simulator
 
 Graph = dict[str, dict[str, Any]]

@@ -13,15 +13,15 @@ from typing import Any, TypeVar
 from sqlalchemy import update
 
 from core.errors import ComfylineError
-from core.job import TERMINAL, TRANSITIONS, Job, Status, new_job_id
-from core.job_error import JobError
-from core.job_request import AcceptedJob, JobRequest
 from core.ledger import Ledger
 from core.ledger.claims import Claim
 from core.ledger.database.tables import jobs
 from core.ledger.secrets import PURPOSES
-from core.output import FileSource, OutputFile
-from core.webhooks.target import WebhookTarget
+from core.records.job import TERMINAL, TRANSITIONS, Job, Status, new_job_id
+from core.records.job_error import JobError
+from core.records.job_request import AcceptedJob, JobRequest
+from core.records.output import FileSource, OutputFile
+from core.records.webhook_target import WebhookTarget
 
 Result = TypeVar("Result")
 

@@ -15,7 +15,7 @@ import boto3
 from botocore.config import Config
 from moto.server import ThreadedMotoServer
 
-from core.buckets.target import BucketTarget, Credentials
+from core.records.bucket_target import BucketTarget, Credentials
 
 CREDENTIALS = Credentials(access_key_id="own-key", secret_access_key="own-secret")
 BUSY = b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"

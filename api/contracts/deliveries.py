@@ -28,9 +28,9 @@ from core.errors import InvalidRequest, LedgerUnavailable, NotFound, SecretUnrea
 from core.ledger import Ledger
 from core.ledger.secrets import WEBHOOK
 from core.ledger.webhooks.outbox import ENDED
+from core.records.webhook_target import ONE_SECRET
 from core.settings import Settings
 from core.webhooks.signing import load_signing_key, public_key_text
-from core.webhooks.target import ONE_SECRET
 
 #: How a replay brings what was wiped.
 _SHAPES = {"secret": '"secret": "..."', "headers": '"headers": {"<name>": "<value>"}'}

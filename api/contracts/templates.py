@@ -23,8 +23,8 @@ from api.service.job_requests import filled_request, with_job_fields
 from api.service.jobs import JobService
 from core.contracts.registry import CONTRACT_V2
 from core.errors import IdempotencyKeyReuse, InvalidRequest, NotFound
-from core.job_request import JobRequest
 from core.ledger import Ledger
+from core.records.job_request import JobRequest
 from core.settings import Settings
 from core.texts.json_types import JsonObject
 from workflows.graphs.file_names import safe_name

@@ -10,8 +10,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, Wit
 from api.schema import fields
 from core.contracts.comfy_v2_events import MAX_EXTRA_BYTES, size_bytes
 from core.errors import InvalidRequest, InvalidWorkflow
-from core.storage.job_files import is_id
-from core.webhooks.events import EVENTS
+from core.job_files import is_id
+from core.records.webhook_events import EVENTS
 from core.webhooks.keys import hmac_key
 from core.webhooks.request_headers import MAX_HEADERS, MAX_VALUE_CHARS, check_headers
 from workflows.templates.parameters import shown

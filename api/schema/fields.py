@@ -12,7 +12,7 @@ from typing import Any
 from api.http.errors import BadParameter, InvalidCursor, InvalidMetadata, InvalidMetadataFilter
 from core.contracts.comfy_v2 import SHOWN
 from core.errors import InvalidRequest
-from core.job import Status
+from core.records.job import Status
 
 MAX_METADATA_BYTES = 1024
 MAX_LABELS = 16

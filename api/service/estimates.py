@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from api.http.cached import CachedValue
 from api.http.time_limits import ledger_time_limit
 from api.service.batched_lookup import Batched
-from core.job import QUEUED, Job
 from core.ledger import Ledger
 from core.ledger.workload import Workload
+from core.records.job import QUEUED, Job
 
 #: How long one process trusts its look at the queue.
 MAX_AGE_S = 1.0

@@ -11,11 +11,11 @@ from api.service.catalogues import Catalogues
 from api.service.input_files import Intake
 from api.service.input_names import find_named
 from core.errors import InvalidRequest, RequestIdReuse
-from core.job import new_job_id
-from core.job_request import AcceptedJob, JobRequest
+from core.job_files import is_job_id, staged_in_folder
 from core.ledger import Ledger
+from core.records.job import new_job_id
+from core.records.job_request import AcceptedJob, JobRequest
 from core.settings import Settings
-from core.storage.job_files import is_job_id, staged_in_folder
 from core.texts.stored_json import json_text
 from workflows.graphs.boundaries import absolute_paths, jobs_named
 from workflows.graphs.graph import Graph, parse_graph

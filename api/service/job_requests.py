@@ -10,9 +10,9 @@ from api.schema.blocks import WebhookBody
 from api.schema.bodies import ConvertOutput, JobBody, OutputOptionsBody
 from api.service.webhook_target import parse_webhook
 from core.buckets.block import S3Block, parse_s3
-from core.job import ContractName
-from core.job_request import JobRequest
-from core.output_options import ConvertOptions, OutputOptions
+from core.records.job import ContractName
+from core.records.job_request import JobRequest
+from core.records.output_options import ConvertOptions, OutputOptions
 from core.settings import Settings
 from workflows.templates.fill import Filled
 

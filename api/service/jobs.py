@@ -15,13 +15,13 @@ from api.service.input_names import settle_name
 from api.service.job_check import JobCheck
 from core.contracts.comfy_v2 import SHOWN
 from core.errors import NotFound, QueueFull, RequestIdReuse
-from core.job import CANCELED, CANCELING, QUEUED, Job
-from core.job_request import JobRequest
+from core.job_files import is_id
 from core.ledger import Ledger
 from core.ledger.input_files import InputFile
+from core.records.job import CANCELED, CANCELING, QUEUED, Job
+from core.records.job_request import JobRequest
 from core.settings import Settings
 from core.storage.backend import outputs_of
-from core.storage.job_files import is_id
 from tasks.messaging.follow_up import JobPublisher, Moved, publish_follow_up
 
 #: How long one process trusts its count of waiting jobs.

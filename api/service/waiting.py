@@ -17,9 +17,9 @@ from api.http.time_limits import ledger_time_limit
 from api.service.batched_lookup import CHUNK, Batched
 from core.background import Loop
 from core.errors import LedgerUnavailable, NotFound
-from core.job import TERMINAL, Job, Status
 from core.messaging.notices import Notice
-from core.progress import Progress
+from core.records.job import TERMINAL, Job, Status
+from core.records.progress import Progress
 
 log = logging.getLogger(__name__)
 

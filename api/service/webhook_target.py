@@ -7,8 +7,8 @@ from typing import Any
 
 from api.schema.blocks import WebhookBody
 from core.outbound import Policy, check_url
+from core.records.webhook_target import ENVIRONMENT, ONE_SECRET, REQUEST, WebhookOrigin, WebhookTarget
 from core.settings import Settings
-from core.webhooks.target import ENVIRONMENT, ONE_SECRET, REQUEST, WebhookOrigin, WebhookTarget
 from core.webhooks.urls import split_query
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from comfy.client.history import History
-from core.output import Folder, Kind
+from core.records.output import Folder, Kind
 
 _KIND_BY_KEY: dict[str, Kind] = {
     "images": "image",

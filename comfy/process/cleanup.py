@@ -10,7 +10,7 @@ import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from core.storage.job_files import RUN_FOLDERS, job_folder
+from core.job_files import RUN_FOLDERS, job_folder
 
 #: Directories that lie deeper inside each other are left alone: each level takes a file descriptor.
 DEEPEST = 64

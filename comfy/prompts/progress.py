@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from comfy.prompts.frames import Event
 from comfy.prompts.node_work import ExpectedWork, steps_of
-from core.progress import Progress
+from core.records.progress import Progress
 
 
 class PromptListener(Protocol):

@@ -19,7 +19,7 @@ from comfy.prompts.polling import Outage, PollClock, RunClock, final_history
 from comfy.prompts.progress import ProgressTracker, PromptListener
 from comfy.prompts.result import PromptResult, result_of
 from core.errors import ComfylineError, ComfyUnavailable, PromptInterrupted, PromptStuck, PromptTimeout
-from core.progress import Progress
+from core.records.progress import Progress
 
 
 class PromptHandle:

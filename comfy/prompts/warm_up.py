@@ -11,7 +11,7 @@ from typing import Any
 
 from comfy.prompts.session import ComfySession
 from core.errors import ComfylineError, ComfyOutOfMemory, ComfyUnavailable, ConfigurationError, PromptFailed
-from core.storage.job_files import is_prefix
+from core.job_files import is_prefix
 
 #: Where the files of a warm-up go, below the instance's output directory.
 FOLDER = "warmup"

@@ -12,7 +12,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from core.buckets.put_urls import PutUrls, parse_put_urls
-from core.buckets.target import (
+from core.errors import InvalidRequest
+from core.object_keys import DEFAULT_TEMPLATE, MAX_PREFIX_BYTES, check_template, is_safe_prefix
+from core.outbound import UNRESTRICTED, Policy, check_url
+from core.records.bucket_target import (
     CONNECT_ATTEMPTS,
     CONNECT_TIMEOUT_S,
     CREDENTIALS,
@@ -23,9 +26,6 @@ from core.buckets.target import (
     BucketTarget,
     Credentials,
 )
-from core.errors import InvalidRequest
-from core.object_keys import DEFAULT_TEMPLATE, MAX_PREFIX_BYTES, check_template, is_safe_prefix
-from core.outbound import UNRESTRICTED, Policy, check_url
 from core.settings import Settings
 
 MAX_CONNECT_TIMEOUT_S = 300.0

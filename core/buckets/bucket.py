@@ -27,11 +27,11 @@ from botocore.parsers import ResponseParserError
 from botocore.session import Session
 from s3transfer.manager import TransferConfig, TransferManager
 
-from core.buckets.target import BucketTarget, Credentials
 from core.errors import AddressRefused, UploadFailed, UploadRefused
 from core.outbound import Policy
 from core.outbound.deadline import Deadline
 from core.outbound.s3 import guard_s3_client
+from core.records.bucket_target import BucketTarget, Credentials
 
 DEFAULT_REGION = "us-east-1"
 READ_TIMEOUT_S = 60.0

@@ -9,10 +9,10 @@ from urllib.parse import urlsplit
 import requests
 from urllib3.exceptions import HTTPError
 
-from core.buckets.target import BucketTarget
 from core.errors import UploadFailed, UploadRefused
 from core.outbound import Policy
 from core.outbound.sessions import GuardedSession
+from core.records.bucket_target import BucketTarget
 
 READ_TIMEOUT_S = 60.0
 #: Before the second try; each further one waits for twice as long.

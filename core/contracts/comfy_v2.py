@@ -15,11 +15,11 @@ from typing import Annotated, Literal
 from pydantic import Field
 from typing_extensions import NotRequired, TypedDict
 
-from core.job import CANCELED, CANCELING, DELIVERING, EXPIRED, FAILED, QUEUED, RUNNING, SUCCEEDED, Job, Status
-from core.job_error import JobError, JobWarning
 from core.links import Links
-from core.output import Kind, Output
-from core.progress import Progress
+from core.records.job import CANCELED, CANCELING, DELIVERING, EXPIRED, FAILED, QUEUED, RUNNING, SUCCEEDED, Job, Status
+from core.records.job_error import JobError, JobWarning
+from core.records.output import Kind, Output
+from core.records.progress import Progress
 from core.texts.excerpts import MESSAGE_CHARS, TRACEBACK_CHARS, head_and_tail
 
 ShownStatus = Literal["queued", "running", "canceling", "succeeded", "failed", "canceled", "expired"]

@@ -12,7 +12,8 @@ from typing_extensions import NotRequired, TypedDict
 
 from core.contracts.comfy_v2 import timestamp
 from core.contracts.comfy_v2_events import MAX_BODY_BYTES, size_bytes
-from core.job import (
+from core.links import Links, LinkSigner
+from core.records.job import (
     CANCELED,
     CANCELING,
     DELIVERING,
@@ -25,11 +26,10 @@ from core.job import (
     Status,
     prompt_id_of,
 )
-from core.links import Links, LinkSigner
-from core.output import Output
+from core.records.output import Output
+from core.records.webhook_target import WebhookTarget
 from core.texts.excerpts import MESSAGE_CHARS, head_and_tail
 from core.texts.json_types import JsonObject
-from core.webhooks.target import WebhookTarget
 
 #: Of the message in a webhook's body that had to be cut.
 _MAX_MESSAGE_CHARS = 1_000

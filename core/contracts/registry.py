@@ -12,8 +12,8 @@ from typing import Final, Protocol
 
 from core.contracts.comfy_v2_events import EventView, event_body
 from core.contracts.generate import GenerateEventView, signature_headers, webhook_body
-from core.job import Job
 from core.links import LinkSigner
+from core.records.job import Job
 
 CONTRACT_V2: Final = "v2"
 CONTRACT_GENERATE: Final = "generate"

@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from sqlalchemy import ColumnElement, and_, bindparam, func, insert, select, update
 
 from core.errors import StaleAttempt
-from core.job import CANCELED, DELIVERING, FAILED, LEASED, QUEUED, RUNNING, InputRef, Status, prompt_id_of
-from core.job_error import JobError, JobWarning
 from core.ledger.database.connections import Change, Database, now_ms
 from core.ledger.database.rows import JOB_COLUMNS, asset_row
 from core.ledger.database.stored_fields import RowReader
@@ -24,8 +22,10 @@ from core.ledger.scheduling import choose, is_surplus, missing_turns
 from core.ledger.secrets import ANY, RUN, end_run
 from core.ledger.transitions import transition
 from core.ledger.webhooks.outbox_writer import announce_progress
-from core.output import OutputFile
-from core.progress import Progress
+from core.records.job import CANCELED, DELIVERING, FAILED, LEASED, QUEUED, RUNNING, InputRef, Status, prompt_id_of
+from core.records.job_error import JobError, JobWarning
+from core.records.output import OutputFile
+from core.records.progress import Progress
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,9 +9,9 @@ from typing import Any
 from sqlalchemy import Row, delete, exists, insert, select, update
 
 from core.errors import NotFound
-from core.job import TERMINAL
 from core.ledger.database.connections import Database, now_ms
 from core.ledger.database.tables import job_inputs, jobs, uploads
+from core.records.job import TERMINAL
 
 #: A job that has not ended takes the file in.
 _IS_NEEDED = exists().where(

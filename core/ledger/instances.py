@@ -11,10 +11,10 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Row, and_, delete, insert, or_, select, update
 
-from core.job import LEASED
 from core.ledger.database.connections import Database, now_ms
 from core.ledger.database.error_map import Conflict
 from core.ledger.database.tables import catalogues, instances, jobs
+from core.records.job import LEASED
 
 #: What an instance is, as far as jobs are concerned; only a healthy one takes any.
 STARTING, HEALTHY, UNHEALTHY, STOPPED = "starting", "healthy", "unhealthy", "stopped"

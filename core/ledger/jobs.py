@@ -11,9 +11,6 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Row, and_, bindparam, func, insert, or_, select
 
 from core.errors import IdempotencyKeyReuse, NotFound, RequestIdReuse
-from core.job import CANCELED, CANCELING, DELIVERING, FAILED, QUEUED, RUNNING, Job, JobSpec, Status
-from core.job_error import JobError
-from core.job_request import AcceptedJob, JobRequest
 from core.ledger.database.connections import Database, Transaction, now_ms
 from core.ledger.database.error_map import Conflict
 from core.ledger.database.rows import JOB_COLUMNS, job_of, outputs_of
@@ -24,6 +21,9 @@ from core.ledger.scheduling import comes_before, queue_order
 from core.ledger.secrets import Secrets
 from core.ledger.transitions import transition
 from core.ledger.webhooks.outbox_writer import record_event
+from core.records.job import CANCELED, CANCELING, DELIVERING, FAILED, QUEUED, RUNNING, Job, JobSpec, Status
+from core.records.job_error import JobError
+from core.records.job_request import AcceptedJob, JobRequest
 from core.settings import Settings
 from core.texts.stored_json import json_text
 

@@ -9,16 +9,16 @@ from typing import Any
 from sqlalchemy import Integer, and_, bindparam, select, update
 
 from core.errors import NotFound, StaleAttempt, UploadFailed
-from core.job import DELIVERING, FAILED, SUCCEEDED, Job
-from core.job_error import JobError
+from core.job_files import owner_of
 from core.ledger.database.connections import Database, now_ms
 from core.ledger.database.rows import job_of, output_file_of, output_of, upload_column
 from core.ledger.database.tables import assets, jobs
 from core.ledger.transitions import transition
 from core.ledger.webhooks.outbox_writer import record_event
-from core.output import Output, OutputFile
-from core.output_options import OutputOptions
-from core.storage.job_files import owner_of
+from core.records.job import DELIVERING, FAILED, SUCCEEDED, Job
+from core.records.job_error import JobError
+from core.records.output import Output, OutputFile
+from core.records.output_options import OutputOptions
 
 #: A job that has been delivering for this long without an end is given another turn.
 DELIVERING_MS = 15_000

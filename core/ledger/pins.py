@@ -8,12 +8,12 @@ from typing import Any
 
 from sqlalchemy import and_, literal_column, select, update
 
-from core.job import FAILED, QUEUED
-from core.job_error import JobError
 from core.ledger.claims import Claim, held_by
 from core.ledger.database.connections import Database
 from core.ledger.database.tables import jobs
 from core.ledger.transitions import transition
+from core.records.job import FAILED, QUEUED
+from core.records.job_error import JobError
 
 #: Spelled out: neither database matches a parameter with the condition of the index `jobs_pinned`.
 _QUEUED: Any = literal_column(f"'{QUEUED}'")

@@ -9,11 +9,11 @@ from __future__ import annotations
 from sqlalchemy import null, select, update
 
 from core.errors import RequestIdReuse
-from core.job import CANCELED, CANCELING, DELIVERING, QUEUED, RUNNING
 from core.ledger.database.connections import Database
 from core.ledger.database.tables import jobs
 from core.ledger.sealing import Sealer
 from core.ledger.transitions import transition
+from core.records.job import CANCELED, CANCELING, DELIVERING, QUEUED, RUNNING
 
 _GONE = (CANCELED, CANCELING)
 _IS_WAITED_FOR = jobs.c.status.in_([QUEUED, DELIVERING])

@@ -10,12 +10,12 @@ from sqlalchemy import ColumnElement, Row, and_, select, update
 
 from core.background import failure_of
 from core.errors import LedgerUnavailable
-from core.job import CANCELED, CANCELING, EXPIRED, FAILED, LEASED, QUEUED, Status, prompt_id_of
-from core.job_error import JobError, Loss
 from core.ledger.claims import Claim, held_by
 from core.ledger.database.connections import Database, Transaction, now_ms
 from core.ledger.database.tables import jobs
 from core.ledger.transitions import transition
+from core.records.job import CANCELED, CANCELING, EXPIRED, FAILED, LEASED, QUEUED, Status, prompt_id_of
+from core.records.job_error import JobError, Loss
 
 #: How many jobs one run of the reconciler takes back, or lets expire.
 BATCH = 500

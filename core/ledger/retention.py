@@ -10,10 +10,10 @@ from collections.abc import Collection
 
 from sqlalchemy import ColumnElement, Connection, and_, delete, exists, select, update
 
-from core.job import TERMINAL
 from core.ledger.database.connections import Database, now_ms
 from core.ledger.database.tables import deliveries, idempotency_keys, jobs, uploads
 from core.ledger.webhooks.outbox_writer import PENDING, SENDING
+from core.records.job import TERMINAL
 
 #: How long an Idempotency-Key stays used.
 KEY_LIFE_MS = 24 * 3600 * 1000

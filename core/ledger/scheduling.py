@@ -27,10 +27,10 @@ from sqlalchemy import (
     select,
 )
 
-from core.job import LEASED, QUEUED
 from core.ledger.database.connections import Transaction, now_ms
 from core.ledger.database.tables import instances, jobs
 from core.ledger.instances import HEALTHY, SILENCE_MS, is_alive
+from core.records.job import LEASED, QUEUED
 
 #: A job that was lost on one instance is left to others for this long; then any may have it.
 AVOID_MS = 60_000

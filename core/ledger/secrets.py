@@ -17,10 +17,10 @@ from typing import Any
 from sqlalchemy import Connection, Row, and_, bindparam, delete, exists, insert, null, select, update
 
 from core.errors import ConfigurationError, SecretUnreadable
-from core.job import TERMINAL
 from core.ledger.database.connections import Database
 from core.ledger.database.tables import deliveries, jobs, secrets
 from core.ledger.sealing import Sealer
+from core.records.job import TERMINAL
 
 log = logging.getLogger(__name__)
 

@@ -13,10 +13,10 @@ from typing import Any
 from sqlalchemy import case, update
 
 from core.clock import now_ms
-from core.job import DELIVERING, LEASED, QUEUED
 from core.ledger.database.connections import Database, Transaction
 from core.ledger.database.tables import deliveries, facts, instances, jobs
 from core.ledger.facts import CLOCK, Facts
+from core.records.job import DELIVERING, LEASED, QUEUED
 
 log = logging.getLogger(__name__)
 

@@ -6,13 +6,13 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Row, delete, update
 
-from core.job import QUEUED, RUNNING, SUCCEEDED, TERMINAL, Status, predecessors
 from core.ledger.database.connections import Transaction, now_ms
 from core.ledger.database.rows import JOB_COLUMNS, outputs_of
 from core.ledger.database.tables import assets, jobs
 from core.ledger.secrets import end_job
 from core.ledger.webhooks.outbox_writer import announce, drop_progress, is_wanted, record_event
-from core.webhooks.events import END_EVENTS, PROGRESS, STARTED, UPLOAD_FAILURE
+from core.records.job import QUEUED, RUNNING, SUCCEEDED, TERMINAL, Status, predecessors
+from core.records.webhook_events import END_EVENTS, PROGRESS, STARTED, UPLOAD_FAILURE
 
 
 def transition(

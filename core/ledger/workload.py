@@ -11,12 +11,12 @@ from typing import Any
 
 from sqlalchemy import Row, func, select
 
-from core.job import DELIVERING, LEASED, QUEUED, RUNNING, Job
 from core.ledger.database.connections import Database, now_ms
 from core.ledger.database.tables import instances, jobs
 from core.ledger.durations import Averages, Durations, gpu_kind
 from core.ledger.instances import is_alive
 from core.ledger.scheduling import Accepted, Rank, accepted_of, queue_order, rank_of, rank_of_new
+from core.records.job import DELIVERING, LEASED, QUEUED, RUNNING, Job
 
 #: Waiting jobs looked at one by one, the next to run first; those behind them are taken to last as long on average.
 LOOK = 500

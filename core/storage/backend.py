@@ -1,6 +1,6 @@
 """The storage seam: what keeps the files of a fleet, and what the rest of the system asks of it.
 
-There are two storages, of outputs (keys `<job id>/<name>`, see `core.storage.job_files`) and of input files (keys
+There are two storages, of outputs (keys `<job id>/<name>`, see `core.job_files`) and of input files (keys
 `<two digits>/<hash>`, see `content_key`). Both are folders that every machine sees; another kind of storage is a class
 with these methods, chosen in `outputs_of` and `inputs_of`.
 """

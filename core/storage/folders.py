@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from io import FileIO
 from pathlib import Path
 
-from core.storage.job_files import job_folder
+from core.job_files import job_folder
 
 #: A file that was put, or put again, within this time is not removed: somebody may be about to record it.
 FRESH_S = 3600.0

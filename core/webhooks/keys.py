@@ -7,7 +7,7 @@ import binascii
 from collections.abc import Mapping
 from typing import Any
 
-from core.webhooks.target import ENVIRONMENT, WebhookTarget
+from core.records.webhook_target import ENVIRONMENT, WebhookTarget
 
 SECRET_PREFIX, PRIVATE_PREFIX, PUBLIC_PREFIX = "whsec_", "whsk_", "whpk_"
 #: Of an ed25519 private key.

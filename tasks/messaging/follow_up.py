@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
-from core.job import CANCELING, DELIVERING, QUEUED, TERMINAL, Job
+from core.records.job import CANCELING, DELIVERING, QUEUED, TERMINAL, Job
 
 
 class FollowUp(Enum):

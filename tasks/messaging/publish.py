@@ -14,8 +14,8 @@ from celery import Celery
 
 from core.background import Loop, failure_of
 from core.errors import BrokerUnavailable
-from core.job import prompt_id_of
 from core.messaging.broker_errors import broker_errors
+from core.records.job import prompt_id_of
 from tasks.messaging.names import GENERATE, GPU_QUEUE, IO_QUEUE, NOTIFY, UPLOAD, io_queue_of
 
 log = logging.getLogger(__name__)

@@ -15,7 +15,6 @@ from core.buckets.block import environment_credentials
 from core.buckets.bucket import LINK_S, PART_BYTES, SLOWEST_BYTES_PER_S, Bucket, limit_s
 from core.buckets.presigned import public_link, put
 from core.buckets.put_urls import PutUrls
-from core.buckets.target import ENVIRONMENT, PUT_URLS, BucketTarget, Credentials
 from core.clock import now_ms
 from core.errors import (
     AddressRefused,
@@ -26,12 +25,13 @@ from core.errors import (
     UploadFailed,
     UploadRefused,
 )
-from core.job import Job
 from core.ledger.secrets import BUCKET
 from core.ledger.webhooks.outbox_writer import receiver_of
 from core.object_keys import KeyFields, object_key
 from core.outbound import Policy
-from core.output import BucketResult, OutputFile
+from core.records.bucket_target import ENVIRONMENT, PUT_URLS, BucketTarget, Credentials
+from core.records.job import Job
+from core.records.output import BucketResult, OutputFile
 from tasks.outputs.endpoints import EndpointRests, Endpoints, Passage
 from tasks.runtime import Runtime
 

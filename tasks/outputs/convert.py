@@ -17,7 +17,7 @@ from typing import Any
 from PIL import Image, ImageOps, PngImagePlugin
 
 from core.errors import InvalidRequest, OutputNotConvertible
-from core.output_options import OutputOptions
+from core.records.output_options import OutputOptions
 
 #: Outputs may be large upscales; beyond this a picture is taken for a decompression bomb.
 MAX_PIXELS = 512_000_000

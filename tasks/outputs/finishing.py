@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import OutputNotConvertible
-from core.output import OutputFile
+from core.job_files import job_folder, job_path
+from core.records.output import OutputFile
 from core.storage.folders import make_folder
-from core.storage.job_files import job_folder, job_path
 from tasks.outputs.convert import Conversion, convert
 from tasks.outputs.metadata.strip import strip
 from tasks.outputs.store import digest_of, free_name, store

@@ -14,9 +14,9 @@ import requests
 from blake3 import blake3
 
 from core.errors import ComfyUnavailable, OutputUnavailable
-from core.output import OutputFile
+from core.job_files import job_folder, job_path
+from core.records.output import OutputFile
 from core.storage.folders import copy_in, make_folder, move_in
-from core.storage.job_files import job_folder, job_path
 from core.texts.stored_json import whole_text
 
 CHUNK_BYTES = 1024 * 1024

@@ -9,8 +9,8 @@ from typing import NoReturn
 
 from core.clock import now_ms
 from core.errors import ComfylineError, LedgerUnavailable, OutputUnavailable, UploadFailed
-from core.job import FAILED
 from core.ledger.outputs import DELIVERING_MS
+from core.records.job import FAILED
 from tasks.job_errors import job_error
 from tasks.messaging.follow_up import Moved, publish_follow_up
 from tasks.runtime import Runtime

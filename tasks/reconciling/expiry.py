@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from core.job_files import is_job_id
 from core.storage.backend import inputs_of, outputs_of
 from core.storage.folders import age_s
-from core.storage.job_files import is_job_id
 from tasks.runtime import Runtime
 
 log = logging.getLogger(__name__)

@@ -13,10 +13,10 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from core.errors import InvalidWorkflow
-from core.job import FAILED
-from core.job_error import JobError
 from core.ledger import Ledger
 from core.ledger.pins import Pinned
+from core.records.job import FAILED
+from core.records.job_error import JobError
 from tasks.judging import Judge
 from tasks.messaging.follow_up import Moved, publish_follow_up
 from tasks.runtime import Runtime

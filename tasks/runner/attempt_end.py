@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from core.errors import ComfylineError
-from core.job import CANCELED, DELIVERING, FAILED, QUEUED
+from core.records.job import CANCELED, DELIVERING, FAILED, QUEUED
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,9 +9,9 @@ import threading
 from comfy.prompts.session import PromptHandle
 from core.background import Loop, failure_of
 from core.errors import ComfyUnavailable, LedgerUnavailable
-from core.job import CANCELING, Status
 from core.ledger import Ledger
 from core.ledger.claims import Claim
+from core.records.job import CANCELING, Status
 
 log = logging.getLogger(__name__)
 

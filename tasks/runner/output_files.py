@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 
 from comfy.client.outputs import ReportedOutput, local_path
 from core.ledger.instances import InstanceRecord
-from core.output import FileSource, OutputFile
+from core.records.output import FileSource, OutputFile
 from core.texts.stored_json import whole_text
 
 #: What the ledger's columns take.

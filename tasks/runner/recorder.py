@@ -24,12 +24,12 @@ from core.errors import (
     StorageUnavailable,
     UnstorableValue,
 )
-from core.job import CANCELED, CANCELING, QUEUED
-from core.job_error import JobWarning
+from core.job_files import job_folder
 from core.ledger.claims import Claim
 from core.ledger.instances import InstanceRecord
 from core.ledger.secrets import RUN
-from core.storage.job_files import job_folder
+from core.records.job import CANCELED, CANCELING, QUEUED
+from core.records.job_error import JobWarning
 from tasks.job_errors import discreet, job_error, machines_of, reason_of, shortened, whole_error
 from tasks.judging import pin_elsewhere
 from tasks.messaging.follow_up import Moved, publish_follow_up

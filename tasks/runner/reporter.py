@@ -10,7 +10,7 @@ from collections.abc import Callable
 from core.errors import LedgerUnavailable
 from core.ledger.claims import Claim
 from core.messaging.notices import Notice
-from core.progress import Progress
+from core.records.progress import Progress
 from tasks.runtime import Runtime
 from workflows.graphs.graph import Graph
 

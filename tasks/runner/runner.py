@@ -23,9 +23,9 @@ from comfy.prompts.node_work import NodeTimes
 from comfy.prompts.session import ComfySession, PromptHandle, PromptResult
 from core.background import failure_of
 from core.errors import ComfylineError, ComfyUnavailable, InputGone, LedgerUnavailable, TransientError
-from core.job import second_prompt_id
 from core.ledger.claims import Claim
 from core.ledger.instances import HEALTHY, InstanceRecord
+from core.records.job import second_prompt_id
 from tasks.runner.attempt_end import AttemptEnd, Finished, Requeued
 from tasks.runner.collect import Collector
 from tasks.runner.connection import Connection

@@ -8,12 +8,12 @@ import shutil
 from comfy.client.client import ComfyClient
 from comfy.client.inputs import stage
 from core.errors import ComfylineError, ComfyUnavailable, InputGone, PromptRejected
+from core.job_files import job_folder
 from core.ledger.claims import Claim
 from core.ledger.instances import InstanceRecord
 from core.settings import Settings
 from core.storage.backend import inputs_of
 from core.storage.folders import is_out_of_room
-from core.storage.job_files import job_folder
 
 log = logging.getLogger(__name__)
 

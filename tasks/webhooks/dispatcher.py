@@ -23,10 +23,10 @@ from core.ledger import Ledger
 from core.ledger.secrets import ADDRESS, WEBHOOK
 from core.ledger.webhooks.outbox import Due, Post, TryResult
 from core.outbound import Policy
+from core.records.webhook_target import ENVIRONMENT
 from core.settings import Settings
 from core.webhooks.keys import headers_of, secrets_for
 from core.webhooks.signing import headers_for, load_signing_key
-from core.webhooks.target import ENVIRONMENT
 from core.webhooks.urls import has_sealed_query, whole_url
 from tasks.webhooks.posting import ConnectionThread, ConnectionThreads, send
 from tasks.webhooks.receivers import ReceiverLimits

@@ -10,11 +10,11 @@ from typing import Any
 
 from sqlalchemy import select
 
-from core.job import CANCELED, CANCELING, FAILED, QUEUED, RUNNING, SUCCEEDED, TERMINAL, TRANSITIONS
 from core.ledger import Ledger
 from core.ledger.database.tables import deliveries, events, jobs
 from core.ledger.webhooks.outbox_writer import DELIVERED, SENDING
-from core.webhooks.events import END_EVENTS
+from core.records.job import CANCELED, CANCELING, FAILED, QUEUED, RUNNING, SUCCEEDED, TERMINAL, TRANSITIONS
+from core.records.webhook_events import END_EVENTS
 from tests.chaos.load import Accepted
 from tests.chaos.monkey import DISRUPTIVE, IO, Strike
 from tests.chaos.orders import LABEL, Order

@@ -12,8 +12,8 @@ from typing import Any
 
 import requests
 
-from core.job import CANCELING, DELIVERING, QUEUED, RUNNING, Status
 from core.ledger import Ledger
+from core.records.job import CANCELING, DELIVERING, QUEUED, RUNNING, Status
 from tests.chaos.orders import LABEL, V2, Order
 
 CLIENTS = 3

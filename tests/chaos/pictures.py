@@ -15,7 +15,7 @@ import requests
 from blake3 import blake3
 from PIL import Image
 
-from core.job import SUCCEEDED
+from core.records.job import SUCCEEDED
 from tests.chaos.books import Entry
 from tests.chaos.orders import SIZE_PX, Order
 

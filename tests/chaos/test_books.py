@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from core.job import CANCELED, CANCELING, DELIVERING, QUEUED, RUNNING, SUCCEEDED, TERMINAL
+from core.records.job import CANCELED, CANCELING, DELIVERING, QUEUED, RUNNING, SUCCEEDED, TERMINAL
 from tests.chaos.books import Books, Entry, Event
 from tests.chaos.load import Accepted
 from tests.chaos.monkey import API, WORKER, Strike

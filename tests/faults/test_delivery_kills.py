@@ -11,11 +11,11 @@ import pytest
 import requests
 from sqlalchemy import update
 
-from core.buckets.target import BucketTarget
 from core.clock import now_ms
 from core.ledger import Ledger
 from core.ledger.database.tables import deliveries
 from core.ledger.outputs import DELIVERING_MS
+from core.records.bucket_target import BucketTarget
 from core.settings import Settings
 from tests.fleet import ROOT, Fleet, until
 from tests.ledger_moves import set_columns

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from core.job import QUEUED
 from core.ledger import Ledger
 from core.ledger.database.tables import jobs
+from core.records.job import QUEUED
 from tests.fleet import ALL, Fleet, until, work
 
 GRACE_S = 1.5

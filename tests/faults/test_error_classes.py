@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import requests
 
-from core.job_error import JobError
 from core.ledger import Ledger
+from core.records.job_error import JobError
 from tests.fleet import ALL, ROOT, Fleet, until, work
 from tests.ledger_moves import submit
 

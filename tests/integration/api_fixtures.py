@@ -30,7 +30,7 @@ from core.ledger.claims import Claim
 from core.ledger.instances import InstanceRecord
 from core.ledger.upgrade import migrate
 from core.messaging.notices import Notice
-from core.output import FileSource, OutputFile
+from core.records.output import FileSource, OutputFile
 from core.settings import Settings
 from tests.services import missing
 from tests.unit.catalogue_literals import CATALOGUE

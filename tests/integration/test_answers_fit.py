@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import requests
 
-from core.job_error import JobError
 from core.ledger.claims import Claim
-from core.progress import Progress
+from core.records.job_error import JobError
+from core.records.progress import Progress
 from tests.integration.api_fixtures import GRAPH, Api, running_api, settings_for
 from tests.integration.test_api_assets import png
 from tests.schemas import Document, spoiled

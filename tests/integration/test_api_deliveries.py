@@ -15,7 +15,7 @@ from cli.main import run
 from core.ledger import Ledger
 from core.ledger.secrets import RUN, WEBHOOK
 from core.ledger.webhooks.outbox import TryResult
-from core.webhooks.target import WebhookTarget
+from core.records.webhook_target import WebhookTarget
 from tests.integration.api_fixtures import Api, running_api, settings_for
 from tests.ledger_moves import submit
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from core.job import Job
-from core.output_options import AS_THEY_ARE, ConvertOptions
+from core.records.job import Job
+from core.records.output_options import AS_THEY_ARE, ConvertOptions
 from tests.integration.api_fixtures import GRAPH, Api, running_api, settings_for
 from tests.ledger_moves import secrets_of
 

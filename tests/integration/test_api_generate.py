@@ -20,10 +20,10 @@ import requests
 from sqlalchemy import select
 
 from api.service.waiting import CLIENT_CHECK_S
-from core.job import Job
-from core.job_error import JobError
 from core.ledger.database.tables import jobs
-from core.webhooks.target import WebhookTarget
+from core.records.job import Job
+from core.records.job_error import JobError
+from core.records.webhook_target import WebhookTarget
 from tests.fleet import until
 from tests.integration.api_fixtures import GRAPH, Api, running_api, settings_for
 from tests.ledger_moves import secrets_of

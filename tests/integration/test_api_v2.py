@@ -15,8 +15,8 @@ import requests
 
 from api.contracts.comfy_v2 import events as streams
 from api.contracts.comfy_v2 import job_routes as v2
-from core.job_error import JobError
-from core.progress import Progress
+from core.records.job_error import JobError
+from core.records.progress import Progress
 from tests.integration.api_fixtures import (
     GRAPH,
     Api,

@@ -15,9 +15,9 @@ from typing import Any, TypeAlias
 import pytest
 
 from core.buckets.block import MAX_CONNECT_ATTEMPTS
-from core.buckets.target import PUT_URLS, BucketTarget
-from core.job import DELIVERING, SUCCEEDED
 from core.ledger.claims import Claim
+from core.records.bucket_target import PUT_URLS, BucketTarget
+from core.records.job import DELIVERING, SUCCEEDED
 from core.settings import Settings
 from tasks.messaging.app import make_app
 from tasks.outputs import bucket_upload as buckets

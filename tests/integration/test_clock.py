@@ -15,10 +15,10 @@ from comfy.process.instance import Instance
 from core import clock
 from core.clock import WallClock, ledger_clock, now_ms
 from core.errors import NotFound
-from core.job import QUEUED, RUNNING
 from core.ledger import Ledger
 from core.ledger.database.tables import catalogues, deliveries, facts, instances, jobs
 from core.ledger.instances import HEALTHY, SILENCE_MS
+from core.records.job import QUEUED, RUNNING
 from core.settings import Settings
 from tasks.instance.housekeeping import Housekeeper
 from tasks.instance.plan import plan_instances

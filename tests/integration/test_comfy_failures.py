@@ -13,7 +13,7 @@ from core.errors import (
     PromptFailed,
     PromptTimeout,
 )
-from core.progress import Progress
+from core.records.progress import Progress
 from tests.comfy_target import (
     QUICK,
     Recorder,

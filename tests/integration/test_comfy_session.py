@@ -14,7 +14,7 @@ from comfy.client.outputs import ReportedOutput
 from comfy.prompts.event_socket import EventSocket
 from comfy.prompts.session import ComfySession
 from core.errors import LedgerFault, OutputUnavailable, PromptRejected
-from core.progress import Progress
+from core.records.progress import Progress
 from tests.comfy_target import (
     QUICK,
     Recorder,

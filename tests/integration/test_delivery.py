@@ -24,16 +24,16 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from core.buckets.put_urls import PutUrls
-from core.buckets.target import ENVIRONMENT, PUT_URLS, BucketTarget
 from core.contracts.comfy_v2 import output_view
 from core.contracts.generate import ResultView, generate_result
-from core.job import DELIVERING, FAILED, SUCCEEDED, Job
 from core.ledger import Ledger
 from core.ledger.claims import Claim
 from core.ledger.upgrade import migrate
 from core.links import Links
-from core.output import BucketResult, FileSource
-from core.output_options import OutputOptions
+from core.records.bucket_target import ENVIRONMENT, PUT_URLS, BucketTarget
+from core.records.job import DELIVERING, FAILED, SUCCEEDED, Job
+from core.records.output import BucketResult, FileSource
+from core.records.output_options import OutputOptions
 from core.settings import Settings
 from tasks.messaging.app import make_app
 from tasks.outputs import bucket_upload as buckets

@@ -11,18 +11,18 @@ import pytest
 from sqlalchemy import update
 
 from comfy.client.outputs import ReportedOutput
-from core.buckets.target import BucketTarget
 from core.clock import now_ms
 from core.contracts.comfy_v2 import output_view
 from core.contracts.generate import webhook_body
-from core.job import DELIVERING, FAILED, SUCCEEDED, Job
-from core.job_error import JobError
 from core.ledger import Ledger
 from core.ledger.claims import Claim
 from core.ledger.database.tables import assets
 from core.ledger.outputs import DELIVERING_MS
 from core.links import Links
-from core.output import BucketResult, FileSource
+from core.records.bucket_target import BucketTarget
+from core.records.job import DELIVERING, FAILED, SUCCEEDED, Job
+from core.records.job_error import JobError
+from core.records.output import BucketResult, FileSource
 from core.settings import Settings
 from tasks import upload as upload_module
 from tasks.messaging.app import make_app

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import requests
 
-from core.job import Job
+from core.records.job import Job
 from tests.integration.api_fixtures import Api, running_api, settings_for
 from tests.ledger_moves import secrets_of
 from tests.simulator_process import simulator

@@ -17,9 +17,9 @@ import pytest
 import requests
 
 from api.contracts.generate import stream as generate_stream
-from core.job_error import JobError
 from core.messaging.notices import Notice
-from core.progress import Progress
+from core.records.job_error import JobError
+from core.records.progress import Progress
 from tests.fleet import ALL, Fleet, until, work
 from tests.integration.api_fixtures import GRAPH, Api, running_api, settings_for
 from tests.ledger_moves import set_columns

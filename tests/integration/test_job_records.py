@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
-from core.buckets.target import BucketTarget
-from core.job import InputRef, JobSpec
 from core.ledger import Ledger
-from core.output_options import AS_THEY_ARE, ConvertOptions, OutputOptions
-from core.webhooks.target import WebhookTarget
+from core.records.bucket_target import BucketTarget
+from core.records.job import InputRef, JobSpec
+from core.records.output_options import AS_THEY_ARE, ConvertOptions, OutputOptions
+from core.records.webhook_target import WebhookTarget
 from tests.ledger_moves import WEBHOOK, set_columns, submit
 
 BUCKET = BucketTarget(endpoint_url=None, bucket_name="b", region="eu-west-1", prefix="", origin="environment")

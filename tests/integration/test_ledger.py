@@ -9,10 +9,10 @@ import pytest
 from sqlalchemy import func, select
 
 from core.errors import IdempotencyKeyReuse, NotFound, RequestIdReuse, StaleAttempt
-from core.job import CANCELED, CANCELING, DELIVERING, QUEUED, RUNNING, SUCCEEDED, Job, new_job_id
 from core.ledger import Change, Ledger
 from core.ledger.claims import Claim
 from core.ledger.database.tables import deliveries, events, idempotency_keys, jobs, secrets
+from core.records.job import CANCELED, CANCELING, DELIVERING, QUEUED, RUNNING, SUCCEEDED, Job, new_job_id
 from core.settings import Settings
 from tests.ledger_moves import (
     ERROR,

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from core.errors import ComfylineError, StaleAttempt
-from core.job import CANCELED, CANCELING, DELIVERING, FAILED, QUEUED, RUNNING, SUCCEEDED, Status, prompt_id_of
-from core.job_error import JobError
 from core.ledger import Ledger
 from core.ledger.claims import Claim
-from core.progress import Progress
+from core.records.job import CANCELED, CANCELING, DELIVERING, FAILED, QUEUED, RUNNING, SUCCEEDED, Status, prompt_id_of
+from core.records.job_error import JobError
+from core.records.progress import Progress
 from core.settings import Settings
 from tests.ledger_moves import (
     ERROR,

@@ -9,13 +9,13 @@ import pytest
 from sqlalchemy import func, insert, select, update
 
 from core.clock import now_ms
-from core.job import Job
 from core.ledger import Ledger
 from core.ledger import durations as learned
 from core.ledger import workload as looking
 from core.ledger.database.tables import durations
 from core.ledger.durations import DEFAULT_S
 from core.ledger.scheduling import rank_of
+from core.records.job import Job
 from tests.ledger_moves import claimed, in_parallel, register, set_columns, submit
 
 GPU = "simulator"

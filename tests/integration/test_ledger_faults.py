@@ -16,10 +16,10 @@ from psycopg import sql
 from sqlalchemy import select, update
 
 from core.errors import ConfigurationError, LedgerUnavailable
-from core.job import CANCELED, QUEUED
 from core.ledger import Ledger
 from core.ledger.database.tables import jobs
 from core.ledger.upgrade import migrate
+from core.records.job import CANCELED, QUEUED
 from core.settings import Settings
 from tests.ledger_moves import check_log, claimed, in_parallel, lapse, submit
 from tests.own_servers import OwnPostgres

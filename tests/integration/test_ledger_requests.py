@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from core.errors import RequestIdReuse
-from core.job import CANCELED, QUEUED
 from core.ledger import Ledger
+from core.records.job import CANCELED, QUEUED
 from tests.ledger_moves import submit
 
 BODY, OTHER = (hashlib.sha256(text).digest() for text in (b"a body", b"another body"))

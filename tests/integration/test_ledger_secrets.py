@@ -15,7 +15,6 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from sqlalchemy import select, text, update
 
 from core.errors import PromptFailed, SecretUnreadable
-from core.job import CANCELED, FAILED, SUCCEEDED
 from core.ledger import Ledger
 from core.ledger.database.connections import Database, now_ms
 from core.ledger.database.tables import events, jobs, secrets
@@ -23,6 +22,7 @@ from core.ledger.sealing import load_keys
 from core.ledger.secrets import BUCKET, RUN, WEBHOOK
 from core.ledger.upgrade import alembic_config, migrate
 from core.ledger.webhooks.outbox import TryResult
+from core.records.job import CANCELED, FAILED, SUCCEEDED
 from core.settings import Settings
 from tasks.messaging.app import make_app
 from tasks.runner.attempt_end import Failed

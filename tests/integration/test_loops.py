@@ -29,8 +29,8 @@ from core.messaging import notices
 from core.messaging.notices import Notice, NoticeListener, NoticeSender
 from core.outbound import deadline
 from core.outbound.deadline import Deadline
+from core.records.webhook_target import WebhookTarget
 from core.settings import Settings
-from core.webhooks.target import WebhookTarget
 from tasks.instance.agent import InstanceAgent
 from tasks.instance.plan import plan_instances
 from tasks.instance.release import JobRelease

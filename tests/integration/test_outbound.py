@@ -36,8 +36,8 @@ from core.outbound import Policy
 from core.outbound.fetch import Fetched, fetch
 from core.outbound.s3 import guard_s3_client
 from core.outbound.sessions import GuardedSession, KeptConnection
+from core.records.webhook_target import WebhookTarget
 from core.settings import Settings
-from core.webhooks.target import WebhookTarget
 from tasks.webhooks.dispatcher import WebhookDispatcher
 from tests.fleet import ROOT
 from tests.ledger_moves import succeeded

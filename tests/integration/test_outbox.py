@@ -11,16 +11,16 @@ from sqlalchemy import select, update
 
 from core.contracts.comfy_v2_events import MAX_BODY_BYTES
 from core.errors import NotFound
-from core.job import CANCELED, EXPIRED, FAILED, SUCCEEDED
 from core.ledger import Change, Ledger
 from core.ledger.claims import Claim
 from core.ledger.database.tables import deliveries, delivery_attempts
 from core.ledger.webhooks import outbox_writer as announce
 from core.ledger.webhooks.outbox import Post, TryResult
-from core.output import BucketResult
-from core.progress import Progress
+from core.records.job import CANCELED, EXPIRED, FAILED, SUCCEEDED
+from core.records.output import BucketResult
+from core.records.progress import Progress
 from core.settings import Settings
-from core.webhooks.events import EVENTS
+from core.records.webhook_events import EVENTS
 from tests.ledger_moves import (
     ERROR,
     WEBHOOK,

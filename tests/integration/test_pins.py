@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from sqlalchemy import insert
 
-from core.job import FAILED, QUEUED, InputRef
 from core.ledger import Ledger
 from core.ledger.database.tables import instances, jobs
 from core.ledger.instances import FORGET_MS, STOPPED
+from core.records.job import FAILED, QUEUED, InputRef
 from core.settings import Settings
 from tasks.messaging.app import make_app
 from tasks.reconciling import repinning

@@ -14,8 +14,8 @@ from sqlalchemy import update
 from core.ledger import Ledger
 from core.ledger.database.tables import deliveries, secrets
 from core.ledger.webhooks.outbox import Delivery
+from core.records.webhook_target import WebhookTarget
 from core.settings import Settings
-from core.webhooks.target import WebhookTarget
 from tasks.webhooks import dispatcher as dispatcher
 from tasks.webhooks import posting
 from tasks.webhooks import receivers as limits

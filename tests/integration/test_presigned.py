@@ -12,9 +12,9 @@ import pytest
 
 from core.buckets import presigned
 from core.buckets.presigned import public_link, put
-from core.buckets.target import PUT_URLS, BucketTarget
 from core.errors import AddressRefused, UploadFailed, UploadRefused
 from core.outbound import Policy
+from core.records.bucket_target import PUT_URLS, BucketTarget
 from tests.s3_server import BUSY, HALF, REFUSED, RESET, STRICT, S3Server, dripping, fronted
 
 LOOPBACK = Policy(allowed=(ip_network("127.0.0.0/8"),))

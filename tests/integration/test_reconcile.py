@@ -11,8 +11,8 @@ import pytest
 from sqlalchemy import update
 
 from core.errors import LedgerUnavailable
-from core.job import QUEUED
 from core.ledger.database.tables import jobs
+from core.records.job import QUEUED
 from core.settings import Settings
 from tasks import reconcile as maintenance
 from tasks.messaging.app import make_app

@@ -14,10 +14,10 @@ from sqlalchemy import func, insert, select, update
 
 from core.clock import now_ms
 from core.errors import IdempotencyKeyReuse
-from core.job import TERMINAL, InputRef
-from core.job_error import JobError
 from core.ledger import Ledger
 from core.ledger.database.tables import assets, deliveries, events, idempotency_keys, job_inputs, jobs
+from core.records.job import TERMINAL, InputRef
+from core.records.job_error import JobError
 from core.settings import Settings
 from core.storage.folders import FRESH_S, LocalStorage
 from tasks.messaging.app import make_app

@@ -18,9 +18,9 @@ from blake3 import blake3
 
 from core.buckets import bucket as bucket_module
 from core.buckets.bucket import PART_BYTES, Bucket
-from core.buckets.target import Addressing, BucketTarget, Credentials
 from core.errors import AddressRefused, UploadFailed, UploadRefused
 from core.outbound import Policy
+from core.records.bucket_target import Addressing, BucketTarget, Credentials
 from tests.s3_server import BUSY, CREDENTIALS, HALF, REFUSED, RESET, SLOW, STRICT, S3Server, dripping, fronted
 
 LOOPBACK = Policy(allowed=(ip_network("127.0.0.0/8"),))

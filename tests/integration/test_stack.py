@@ -20,8 +20,8 @@ import requests
 from cli.local.stack import free_ports
 from comfy.liveness.procfs import with_variable
 from comfy.process.spec import REPOSITORY_ROOT
-from core.job import QUEUED, RUNNING
 from core.ledger import Ledger
+from core.records.job import QUEUED, RUNNING
 from core.settings import load_settings
 from tests.fleet import work
 from tests.services import eventually

@@ -15,11 +15,11 @@ from sqlalchemy import update
 from comfy.client.history import History
 from comfy.prompts.session import ComfySession, PromptHandle, PromptResult
 from core.errors import ComfyOutOfMemory, ComfyUnavailable, LedgerUnavailable, PromptStuck
-from core.job import CANCELING, DELIVERING, QUEUED, RUNNING
 from core.ledger import Ledger
 from core.ledger.claims import Claim
 from core.ledger.database.tables import instances
 from core.ledger.instances import UNHEALTHY, InstanceRecord
+from core.records.job import CANCELING, DELIVERING, QUEUED, RUNNING
 from core.settings import Settings
 from tasks.instance.release import JobRelease
 from tasks.messaging.app import make_app

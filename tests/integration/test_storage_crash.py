@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from core.output import FileSource, OutputFile
+from core.records.output import FileSource, OutputFile
 from tasks.outputs.store import store
 from tests.fleet import ROOT
 

@@ -15,8 +15,8 @@ import pytest
 from api.service.input_files import Intake
 from comfy.client.client import ComfyClient
 from core.errors import ComfyUnavailable, StorageFull
-from core.job import InputRef
 from core.ledger import Ledger
+from core.records.job import InputRef
 from core.settings import Settings
 from core.storage.folders import LocalStorage
 from core.storage.marker import StorageMarker

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from core.errors import ConfigurationError, StorageUnavailable
-from core.job import DELIVERING, SUCCEEDED
 from core.ledger import Ledger
 from core.ledger.upgrade import migrate
+from core.records.job import DELIVERING, SUCCEEDED
 from core.settings import Settings
 from core.storage import marker as storage_marker
 from core.storage.marker import NAME, StorageMarker

@@ -12,8 +12,8 @@ import pytest
 import requests
 from PIL import Image
 
-from core.buckets.target import BucketTarget
 from core.ledger import Ledger
+from core.records.bucket_target import BucketTarget
 from core.settings import Settings
 from tests.fleet import Fleet, until
 from tests.integration.test_api_assets import hash_of, png

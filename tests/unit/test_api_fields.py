@@ -17,9 +17,9 @@ from api.http.files import content_disposition
 from api.schema import fields
 from core.contracts.comfy_v2 import SHOWN, timestamp
 from core.errors import ComfylineError, InvalidRequest
-from core.job import STATUSES
 from core.outbound import check_url
-from core.output import Output
+from core.records.job import STATUSES
+from core.records.output import Output
 
 #: The words the contract's job object may use.
 CONTRACT_STATUSES = {"queued", "running", "succeeded", "canceling", "canceled", "failed", "expired"}

@@ -10,9 +10,9 @@ import pytest
 
 from api.service.waiting import Hub
 from core.errors import LedgerUnavailable, NotFound
-from core.job import QUEUED, RUNNING, SUCCEEDED, Job, Status
 from core.messaging.notices import Notice
-from core.progress import Progress
+from core.records.job import QUEUED, RUNNING, SUCCEEDED, Job, Status
+from core.records.progress import Progress
 
 
 class Jobs:

@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy.prompts.frames import Event
 from comfy.prompts.progress import ProgressTracker
-from core.progress import Progress
+from core.records.progress import Progress
 
 GRAPH = {
     "1": {"class_type": "EmptyImage", "inputs": {}},

@@ -18,7 +18,7 @@ from PIL import Image, ImageCms, PngImagePlugin
 
 from comfy.simulator.media.containers import safetensors, wav
 from core.errors import InvalidRequest, OutputNotConvertible
-from core.output_options import OutputOptions
+from core.records.output_options import OutputOptions
 from tasks.outputs.convert import Conversion, Converted, convert
 from tasks.outputs.metadata.strip import strip
 

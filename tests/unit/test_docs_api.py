@@ -26,7 +26,7 @@ from core.errors import (
 from core.ledger import Ledger
 from core.ledger.requeue import POISON, QUEUE_TIMEOUT
 from core.object_keys import NAMES
-from core.webhooks.events import EVENTS
+from core.records.webhook_events import EVENTS
 from tasks.messaging.app import make_app
 from tasks.messaging.publish import Publisher
 from tasks.messaging.remote_control import ask

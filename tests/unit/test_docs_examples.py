@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from core.job import TRANSITIONS
+from core.records.job import TRANSITIONS
 from core.texts.strict_json import loads
 from workflows.graphs.graph import Graph, parse_graph
 

@@ -6,7 +6,7 @@ import uuid
 
 import pytest
 
-from core.job import (
+from core.records.job import (
     CANCELED,
     CANCELING,
     DELIVERING,

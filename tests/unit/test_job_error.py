@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from core.job_error import JobError, JobWarning, Loss
+from core.records.job_error import JobError, JobWarning, Loss
 
 
 @pytest.mark.parametrize(

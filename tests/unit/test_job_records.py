@@ -7,15 +7,15 @@ from typing import Any, get_args
 
 import pytest
 
-from core.buckets.target import BucketTarget
-from core.job import STATUSES, TERMINAL, TRANSITIONS, InputRef, Job, JobSpec, Status
-from core.job_request import JobRequest
 from core.ledger.claims import Claim
 from core.ledger.database.rows import JOB_COLUMNS
 from core.ledger.database.stored_fields import column_of, columns_from, record_from
 from core.ledger.database.tables import jobs
-from core.output_options import AS_THEY_ARE, ConvertOptions, OutputOptions
-from core.webhooks.target import WebhookTarget
+from core.records.bucket_target import BucketTarget
+from core.records.job import STATUSES, TERMINAL, TRANSITIONS, InputRef, Job, JobSpec, Status
+from core.records.job_request import JobRequest
+from core.records.output_options import AS_THEY_ARE, ConvertOptions, OutputOptions
+from core.records.webhook_target import WebhookTarget
 
 #: What of a request its job's row does not keep under its name: it is used up, sealed, kept keyed, or large.
 USED_UP = {"graph", "files", "request_digest", "idempotency_key", "extra_pnginfo", "retention_s", "secrets"}

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from core.output import BucketResult, FileSource, OutputFile
+from core.records.output import BucketResult, FileSource, OutputFile
 
 PRODUCED = OutputFile(
     id="a",

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from core.contracts.generate import MESSAGES, STATUS_WORDS, generate_result, webhook_body
-from core.job import CANCELED, EXPIRED, FAILED, QUEUED, RUNNING, STATUSES, SUCCEEDED, Job, Status
-from core.job_error import JobError
 from core.links import Links
-from core.output import BucketResult, Output
-from core.webhooks.target import WebhookTarget
+from core.records.job import CANCELED, EXPIRED, FAILED, QUEUED, RUNNING, STATUSES, SUCCEEDED, Job, Status
+from core.records.job_error import JobError
+from core.records.output import BucketResult, Output
+from core.records.webhook_target import WebhookTarget
 
 OUTPUT = Output(
     id="a1",

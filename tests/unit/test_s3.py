@@ -10,9 +10,9 @@ import pytest
 
 from core.buckets.block import S3Block, environment_credentials, parse_s3
 from core.buckets.put_urls import PutUrls, parse_put_urls
-from core.buckets.target import ENVIRONMENT, REQUEST, BucketTarget, Credentials
 from core.errors import ConfigurationError, InvalidRequest
 from core.outbound import UNRESTRICTED
+from core.records.bucket_target import ENVIRONMENT, REQUEST, BucketTarget, Credentials
 from core.settings import Settings, load_settings
 from tests.services import make_settings
 

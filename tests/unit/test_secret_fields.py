@@ -10,11 +10,11 @@ from pydantic import SecretStr
 from api.schema.bodies import SubmitBody
 from api.schema.validation import read
 from api.service.webhook_target import Webhook
-from core.buckets.target import Credentials
 from core.errors import ConfigurationError
-from core.job_request import JobRequest
+from core.records.bucket_target import Credentials
+from core.records.job_request import JobRequest
+from core.records.webhook_target import WebhookTarget
 from core.settings import Settings, load_settings
-from core.webhooks.target import WebhookTarget
 
 SECRET = "c4nary-7Yx"
 S3 = {"access_key_id": SECRET, "secret_access_key": SECRET, "session_token": SECRET, "bucket_name": "bucket"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from core.output import BucketResult
+from core.records.output import BucketResult
 from core.texts.stored_json import known_fields, whole_text
 
 

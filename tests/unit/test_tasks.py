@@ -14,7 +14,7 @@ from comfy.client.history import History
 from comfy.process.discovery import Gpu, GpuSurvey
 from comfy.prompts.result import PromptResult
 from core.errors import ComfyUnavailable, ConfigurationError, OutputUnavailable, PromptFailed, PromptRejected
-from core.output import FileSource, OutputFile
+from core.records.output import FileSource, OutputFile
 from core.storage.folders import LocalStorage
 from tasks.instance.agent import InstanceAgent
 from tasks.instance.bootsteps import GateStep

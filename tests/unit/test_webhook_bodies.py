@@ -11,13 +11,13 @@ import pytest
 from core.contracts.comfy_v2 import error_view
 from core.contracts.comfy_v2_events import MAX_BODY_BYTES, MAX_EXTRA_BYTES, event_body, size_bytes
 from core.contracts.generate import generate_result
-from core.job import CANCELED, DELIVERING, EXPIRED, FAILED, RUNNING, SUCCEEDED, TERMINAL, Job, Status
-from core.job_error import JobError
 from core.links import Links
-from core.output import BucketResult, Output
-from core.progress import Progress
-from core.webhooks.events import COMPLETED, DEFAULT_EVENTS, END_EVENTS, EVENTS, FAILURE, PROGRESS
-from core.webhooks.target import WebhookTarget
+from core.records.job import CANCELED, DELIVERING, EXPIRED, FAILED, RUNNING, SUCCEEDED, TERMINAL, Job, Status
+from core.records.job_error import JobError
+from core.records.output import BucketResult, Output
+from core.records.progress import Progress
+from core.records.webhook_target import WebhookTarget
+from core.records.webhook_events import COMPLETED, DEFAULT_EVENTS, END_EVENTS, EVENTS, FAILURE, PROGRESS
 
 WEBHOOK = WebhookTarget(url="https://example.com/?token=t", extra_params={"n": 1}, base_url="https://api")
 OUTPUT = Output(

@@ -16,9 +16,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 from core.errors import ConfigurationError
+from core.records.webhook_target import ENVIRONMENT, REQUEST, WebhookOrigin, WebhookTarget
 from core.webhooks.keys import hmac_key, secrets_for, seed, split_secrets
 from core.webhooks.signing import headers_for, load_signing_key, public_key_text
-from core.webhooks.target import ENVIRONMENT, REQUEST, WebhookOrigin, WebhookTarget
 
 BODY = b'{"type":"job.completed","data":{"name":"\xc3\xa9"}}'
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"

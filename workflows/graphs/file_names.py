@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from core.storage.job_files import job_named_in, leads_to_a_job, staged_beside, staged_in_folder
+from core.job_files import job_named_in, leads_to_a_job, staged_beside, staged_in_folder
 from workflows.graphs.model_files import SUFFIXES
 
 _MAX_CHARS = 255

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from core.storage.job_files import is_id, is_job_id, is_prefix, job_path
+from core.job_files import is_id, is_job_id, is_prefix, job_path
 from workflows.graphs.graph import Graph, sources
 
 DEFAULT_PREFIX = "ComfyUI"

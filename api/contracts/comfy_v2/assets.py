@@ -25,7 +25,7 @@ from core.errors import InvalidRequest, LedgerUnavailable, NotFound, OutputUnava
 from core.ledger import Ledger
 from core.ledger.input_files import InputFile
 from core.links import EXPIRES, SIGNATURE
-from core.output import Output
+from core.records.output import Output
 from core.settings import Settings
 from core.storage.backend import inputs_of, outputs_of
 

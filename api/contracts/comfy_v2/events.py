@@ -14,11 +14,11 @@ from api.service.estimates import Estimates, Place
 from api.service.waiting import Hub, Watch
 from core.contracts.comfy_v2 import SHOWN, ProgressView, output_view, progress_view, snapshot_view
 from core.errors import LedgerUnavailable, NotFound
-from core.job import QUEUED, RUNNING, TERMINAL, Job, Status
 from core.ledger import Ledger
 from core.ledger.jobs import JobEvent
 from core.ledger.workload import LOOK
 from core.links import Links
+from core.records.job import QUEUED, RUNNING, TERMINAL, Job, Status
 
 #: Silence after which a comment is sent; the official SDK gives up after 45 s without a byte.
 KEEPALIVE_S = 15.0

@@ -30,9 +30,9 @@ from api.service.jobs import JobService, check_id
 from api.service.waiting import Hub
 from core.contracts.comfy_v2 import JobErrorView, whole_error_view
 from core.errors import IdempotencyKeyReuse, InvalidWorkflow, LedgerUnavailable, NotFound
-from core.job import Job
-from core.job_request import JobRequest
 from core.ledger import Ledger
+from core.records.job import Job
+from core.records.job_request import JobRequest
 from core.settings import Settings
 from workflows.graphs.misplaced import misplaced_graph
 

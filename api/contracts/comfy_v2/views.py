@@ -26,11 +26,11 @@ from core.contracts.comfy_v2 import (
     timestamp,
     warning_view,
 )
-from core.job import Job
 from core.ledger.input_files import InputFile
 from core.ledger.jobs import JobEvent
 from core.links import Links
-from core.output import Output
+from core.records.job import Job
+from core.records.output import Output
 from core.texts.json_types import JsonObject
 
 

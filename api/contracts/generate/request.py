@@ -14,7 +14,7 @@ from api.schema.validation import read_enveloped, unwrapped
 from api.service.job_requests import filled_request, with_extra_data, with_output_fields
 from core.contracts.registry import CONTRACT_GENERATE
 from core.errors import InvalidRequest
-from core.job_request import JobRequest
+from core.records.job_request import JobRequest
 from core.settings import Settings
 from workflows.graphs.misplaced import misplaced_graph
 from workflows.templates.fill import with_random_integers

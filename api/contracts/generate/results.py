@@ -14,9 +14,9 @@ from api.service.estimates import Place
 from core.contracts.comfy_v2 import AttemptsView, ProgressView, attempts_view
 from core.contracts.generate import QueuePositionView, ResultStatus, ResultView, comfyui_response, generate_result
 from core.errors import OutputUnavailable, PromptInterrupted, PromptStuck
-from core.job import CANCELED, CANCELING, DELIVERING, EXPIRED, FAILED, QUEUED, RUNNING, SUCCEEDED, Job
 from core.ledger.requeue import POISON
 from core.links import Links
+from core.records.job import CANCELED, CANCELING, DELIVERING, EXPIRED, FAILED, QUEUED, RUNNING, SUCCEEDED, Job
 from core.settings import Settings
 from core.storage.backend import outputs_of
 

@@ -29,8 +29,8 @@ from api.service.jobs import JobService, check_id
 from api.service.waiting import Hub
 from core.contracts.generate import STATUS_WORDS, ResultView, generate_result
 from core.errors import LedgerUnavailable, NotFound, RequestIdReuse
-from core.job import CANCELED, CANCELING, QUEUED, Job
 from core.ledger import Ledger
+from core.records.job import CANCELED, CANCELING, QUEUED, Job
 from core.settings import Settings
 from workflows.templates.library import Library
 

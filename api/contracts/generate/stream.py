@@ -42,10 +42,10 @@ from core.clock import now_ms
 from core.contracts.comfy_v2 import progress_view, timestamp
 from core.contracts.generate import generate_result
 from core.errors import LedgerUnavailable, NotFound, RequestIdReuse
-from core.job import QUEUED, RUNNING, Job
 from core.ledger import Ledger
 from core.ledger.workload import LOOK
 from core.links import Links
+from core.records.job import QUEUED, RUNNING, Job
 from core.settings import Settings
 from workflows.templates.library import Library
 

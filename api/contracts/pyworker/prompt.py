@@ -23,10 +23,10 @@ from api.service.waiting import Hub
 from core.contracts.generate import ResultView, generate_result
 from core.contracts.registry import CONTRACT_GENERATE
 from core.errors import InvalidRequest, OutputUnavailable
-from core.job import SUCCEEDED, Job
-from core.job_request import JobRequest
 from core.ledger import Ledger
 from core.links import Links
+from core.records.job import SUCCEEDED, Job
+from core.records.job_request import JobRequest
 from core.settings import Settings
 from core.storage.backend import outputs_of
 from workflows.templates.library import Library

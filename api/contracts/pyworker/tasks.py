@@ -27,9 +27,9 @@ from api.service.jobs import JobService, check_id
 from core.contracts.generate import ResultOutputView, ResultStatus, ResultView, generate_result
 from core.contracts.registry import CONTRACT_GENERATE
 from core.errors import LedgerUnavailable, NotFound, OutputUnavailable, RangeNotSatisfiable
-from core.job import Job
-from core.job_request import JobRequest
 from core.ledger import Ledger
+from core.records.job import Job
+from core.records.job_request import JobRequest
 from core.settings import Settings
 from core.storage.backend import outputs_of
 from workflows.graphs.file_names import is_safe_file_name, safe_name

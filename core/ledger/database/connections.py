@@ -18,10 +18,10 @@ from core.background import failure_of
 from core.clock import ledger_clock
 from core.clock import now_ms as now_ms
 from core.errors import ConfigurationError
-from core.job import Status
 from core.ledger.database.error_map import in_our_words
 from core.ledger.database.fork_guard import close_at_fork, using_sqlite
 from core.links import LinkSigner
+from core.records.job import Status
 
 #: Longest wait for a connection, for a lock and for a statement: a client gets its 503 within 3 s.
 TIMEOUT_S = 2.0

@@ -8,10 +8,10 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, or_, select
 
-from core.job import Job
 from core.ledger.database.stored_fields import RowReader
 from core.ledger.database.tables import assets, jobs
-from core.output import BucketResult, FileSource, Output, OutputFile
+from core.records.job import Job
+from core.records.output import BucketResult, FileSource, Output, OutputFile
 
 #: Every column of a job but its graph and the like, which can be large, and what only claims look at.
 JOB_COLUMNS = tuple(column for column in jobs.columns if column.name not in ("graph", "extra_pnginfo", "catalogues"))

@@ -13,14 +13,14 @@ from typing import Any
 from sqlalchemy import Row, and_, bindparam, delete, func, insert, or_, select, update
 
 from core.errors import NotFound
-from core.job import ContractName
 from core.ledger.database.connections import Database, now_ms
 from core.ledger.database.stored_fields import record_from
 from core.ledger.database.tables import deliveries, delivery_attempts, jobs
 from core.ledger.webhooks.outbox_writer import DEAD, DELIVERED, PENDING, SENDING
 from core.ledger.webhooks.retry_schedule import next_try_ms
-from core.webhooks.events import PROGRESS
-from core.webhooks.target import WebhookTarget
+from core.records.job import ContractName
+from core.records.webhook_target import WebhookTarget
+from core.records.webhook_events import PROGRESS
 
 #: Beyond the longest a try may take, a sender that has not reported is taken for dead after this.
 MARGIN_S = 15.0

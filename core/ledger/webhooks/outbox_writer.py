@@ -11,14 +11,14 @@ from urllib.parse import urlsplit
 from sqlalchemy import Row, bindparam, delete, insert, select, update
 
 from core.contracts.registry import contract_of
-from core.job import Status
 from core.ledger.database.connections import Change, Transaction, now_ms
 from core.ledger.database.rows import JOB_COLUMNS, job_of
 from core.ledger.database.stored_fields import record_from
 from core.ledger.database.tables import deliveries, events, jobs
-from core.output import Output
-from core.webhooks.events import DEFAULT_EVENTS, PROGRESS, STARTED
-from core.webhooks.target import WebhookTarget
+from core.records.job import Status
+from core.records.output import Output
+from core.records.webhook_target import WebhookTarget
+from core.records.webhook_events import DEFAULT_EVENTS, PROGRESS, STARTED
 
 #: States of a delivery: it waits, somebody sends it, it arrived, it was given up.
 PENDING, SENDING, DELIVERED, DEAD = "pending", "sending", "delivered", "dead"
@@ -45,7 +45,7 @@ def announce(transaction: Transaction, row: Row[Any], event: str, *, seq: int, o
 
     Parameters:
       row: the job as it is now, with all of `JOB_COLUMNS`.
-      event: one of `core.webhooks.events.EVENTS`.
+      event: one of `core.records.webhook_events.EVENTS`.
       seq: the number of the job's event it tells of.
     """
     webhook = record_from(WebhookTarget, row.webhook)

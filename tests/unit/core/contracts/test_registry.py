@@ -11,8 +11,8 @@ import pytest
 from core.contracts.comfy_v2_events import event_body
 from core.contracts.generate import webhook_body
 from core.contracts.registry import CONTRACT_GENERATE, CONTRACT_V2, CONTRACTS, contract_of
-from core.job import SUCCEEDED, Job
-from core.webhooks.events import COMPLETED
+from core.records.job import SUCCEEDED, Job
+from core.records.webhook_events import COMPLETED
 
 
 def ended() -> Job:

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from core.job import new_job_id
-from core.storage.job_files import (
+from core.job_files import (
     is_id,
     is_job_id,
     is_prefix,
@@ -19,6 +18,7 @@ from core.storage.job_files import (
     staged_beside,
     staged_in_folder,
 )
+from core.records.job import new_job_id
 
 JOB = "1b4e28ba-2fa1-4d2c-8a3f-0123456789ab"
 

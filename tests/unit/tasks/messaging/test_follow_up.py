@@ -6,8 +6,20 @@ from typing import Any
 
 import pytest
 
-from core.job import CANCELED, CANCELING, DELIVERING, EXPIRED, FAILED, QUEUED, RUNNING, STATUSES, SUCCEEDED, Job, Status
-from core.webhooks.target import WebhookTarget
+from core.records.job import (
+    CANCELED,
+    CANCELING,
+    DELIVERING,
+    EXPIRED,
+    FAILED,
+    QUEUED,
+    RUNNING,
+    STATUSES,
+    SUCCEEDED,
+    Job,
+    Status,
+)
+from core.records.webhook_target import WebhookTarget
 from tasks.messaging.follow_up import FollowUp, Moved, follow_up, host_of, publish_follow_up
 
 

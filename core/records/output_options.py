@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias
 
-from core.buckets.target import BucketTarget
+from core.records.bucket_target import BucketTarget
 from core.texts.stored_json import known_fields
 
 PictureFormat: TypeAlias = Literal["webp", "jpeg", "png"]

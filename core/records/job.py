@@ -6,12 +6,12 @@ import uuid
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
-from core.job_error import JobError, JobWarning, Loss
-from core.output import Output
-from core.output_options import AS_THEY_ARE, OutputOptions
-from core.progress import Progress
+from core.records.job_error import JobError, JobWarning, Loss
+from core.records.output import Output
+from core.records.output_options import AS_THEY_ARE, OutputOptions
+from core.records.progress import Progress
+from core.records.webhook_target import WebhookTarget
 from core.texts.stored_json import known_fields
-from core.webhooks.target import WebhookTarget
 
 #: Which HTTP contract took a job: decides the shape of its webhooks.
 ContractName: TypeAlias = Literal["v2", "generate"]

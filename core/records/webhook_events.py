@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from core.job import CANCELED, EXPIRED, FAILED, SUCCEEDED
+from core.records.job import CANCELED, EXPIRED, FAILED, SUCCEEDED
 
 STARTED = "job.started"
 PROGRESS = "job.progress"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from core.job import InputRef, JobSpec
+from core.records.job import InputRef, JobSpec
 
 
 @dataclass(frozen=True, kw_only=True)
