@@ -5,6 +5,7 @@ core.contracts.comfy_v2_events     event_body                        (an event o
 core.webhooks.keys       secrets and keys, from text to bytes
 core.webhooks.urls       split_query, whole_url            (what of a URL may be shown, and what is sealed)
 core.webhooks.signing    headers_for, load_signing_key     (the headers of one try)
+core.webhooks.target     WebhookTarget                     (the receiver, as the ledger keeps it)
 """
 
 from __future__ import annotations
