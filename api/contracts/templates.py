@@ -19,6 +19,7 @@ from api.schema.validation import read
 from api.service.input_files import Intake
 from api.service.job_requests import filled_request, with_job_fields
 from api.service.jobs import JobService
+from core.contracts.registry import CONTRACT_V2
 from core.errors import IdempotencyKeyReuse, InvalidRequest, NotFound
 from core.job_request import JobRequest
 from core.ledger import Ledger
@@ -93,7 +94,7 @@ def _from_json(template: Template, settings: Settings) -> JobRequest:
     key = fields.idempotency_key(request.headers.get("Idempotency-Key"))
     body = read(TemplateBody, read_json(settings))
     filled = template.fill(body.parameters, draw=draw_between)
-    job = filled_request(filled, contract="v2", template=template.name)
+    job = filled_request(filled, contract=CONTRACT_V2, template=template.name)
     return with_job_fields(replace(job, idempotency_key=key), body, settings, base_url(settings))
 
 
@@ -116,7 +117,7 @@ def _from_form(template: Template, settings: Settings, intake: Intake) -> JobReq
             values[name] = picture.id
     # Numbers come as text in a form.
     filled = template.fill(values, draw=draw_between, coerce=True)
-    return replace(filled_request(filled, contract="v2", template=template.name), idempotency_key=key)
+    return replace(filled_request(filled, contract=CONTRACT_V2, template=template.name), idempotency_key=key)
 
 
 def _summary(template: Template) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 from celery import Celery
 from kombu import Connection
 
+from core.broker_kind import BrokerKind
 from core.errors import BrokerUnavailable
 from core.messaging.broker_errors import broker_errors
 
@@ -22,15 +23,15 @@ def queue_lengths(app: Celery, names: Iterable[str]) -> list[dict[str, Any]]:
     """
     try:
         with app.connection_for_read() as connection:
-            return [_length(connection, name) for name in names]
+            is_redis = BrokerKind.of(app.conf.broker_url) is BrokerKind.REDIS
+            return [_length(connection, name, is_redis=is_redis) for name in names]
     except broker_errors(app.conf.broker_url) as exc:
         raise BrokerUnavailable(f"The broker does not answer ({type(exc).__name__}).") from exc
 
 
-def _length(connection: Connection, name: str) -> dict[str, Any]:
+def _length(connection: Connection, name: str, *, is_redis: bool) -> dict[str, Any]:
     # A channel for each: RabbitMQ closes the one on which somebody asks for a queue that is not there.
     channel: Any = connection.channel()
-    is_redis = connection.transport.driver_type == "redis"
     try:
         # Declaring makes nothing on Redis; asking only (kombu 5.7) looks for the queue without our prefix there.
         found = channel.queue_declare(queue=name, passive=not is_redis)

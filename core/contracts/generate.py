@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 from typing import Any
 
 from core.contracts.comfy_v2 import timestamp
@@ -99,6 +101,12 @@ def webhook_body(job: Job, *, signer: LinkSigner | None = None) -> dict[str, Any
     while body["output"] and size_bytes(body) > MAX_BODY_BYTES:
         body["output"] = body["output"][: len(body["output"]) * 3 // 4]
     return body
+
+
+def signature_headers(body: bytes, secret: str) -> dict[str, str]:
+    """Return the header in which older servers of this contract signed a body alone; it holds one signature."""
+    # The text itself is the key here, whatever it begins with: so its receivers compute it.
+    return {"X-Webhook-Signature": f"sha256={hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()}"}
 
 
 def _message(job: Job) -> str:

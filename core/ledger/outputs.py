@@ -16,6 +16,7 @@ from core.ledger.database.tables import assets, jobs
 from core.ledger.transitions import transition
 from core.ledger.webhooks.outbox_writer import record_event
 from core.output_options import OutputOptions
+from core.storage.job_files import owner_of
 
 #: A job that has been delivering for this long without an end is given another turn.
 DELIVERING_MS = 15_000
@@ -235,7 +236,7 @@ class Outputs:
 
     def output_at(self, storage_key: str) -> Output:
         """One stored output by its place, `<job id>/<name>`. Raises NotFound."""
-        job_id = storage_key.partition("/")[0]
+        job_id = owner_of(storage_key)
         query = _WITH_JOB.where(assets.c.job_id == job_id, assets.c.storage_key == storage_key)
         with self._database.read() as connection:
             row = connection.execute(query.limit(1)).one_or_none()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import threading
 import time
 import uuid
@@ -18,6 +17,7 @@ from pathlib import Path
 from core.errors import ConfigurationError, LedgerUnavailable, StorageUnavailable
 from core.ledger.facts import FLEET, STORAGE, Facts
 from core.settings.settings import Settings
+from core.storage.backend import outputs_of
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ class StorageMarker:
     def is_full(self) -> bool:
         """Whether a file of the largest size that clients may upload has no room."""
         try:
-            return shutil.disk_usage(self._path.parent).free < self._settings.max_upload_bytes
+            return outputs_of(self._settings).free_bytes() < self._settings.max_upload_bytes
         except OSError:
             return False
 

@@ -17,6 +17,7 @@ from typing import Any
 from core.errors import OutputNotConvertible
 from core.ledger.outputs import PendingFile, StoredFile
 from core.storage.folders import make_folder
+from core.storage.job_files import job_folder, job_path
 from core.texts.stored_json import known_fields
 from tasks.outputs.convert import Conversion, convert
 from tasks.outputs.metadata.strip import strip
@@ -41,7 +42,7 @@ def store_finished(
     """
     if not files:
         return []
-    folder = root / files[0].job_id
+    folder = job_folder(root, files[0].job_id)
     record = folder / ORIGINALS / RECORD
     recorded = _recorded(record, root, files, missing)
     if recorded is not None:
@@ -87,7 +88,7 @@ def _recorded(
 
 def discard_originals(root: Path, job_id: str) -> None:
     """The job has ended: only the finished files are kept."""
-    shutil.rmtree(root / job_id / ORIGINALS, ignore_errors=True)
+    shutil.rmtree(job_folder(root, job_id) / ORIGINALS, ignore_errors=True)
 
 
 def _finish(folder: Path, original: StoredFile, file: PendingFile, wanted: Conversion, taken: set[str]) -> StoredFile:
@@ -103,7 +104,7 @@ def _finish(folder: Path, original: StoredFile, file: PendingFile, wanted: Conve
     else:
         target.unlink(missing_ok=True)
         _link(source, target)
-    key, size_bytes = f"{file.job_id}/{name}", target.stat().st_size
+    key, size_bytes = job_path(file.job_id, name), target.stat().st_size
     return replace(original, storage_key=key, size_bytes=size_bytes, hash=digest_of(target), **changes)
 
 

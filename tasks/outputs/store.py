@@ -6,7 +6,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +14,8 @@ from blake3 import blake3
 
 from core.errors import ComfyUnavailable, OutputUnavailable
 from core.ledger.outputs import PendingFile, StoredFile
-from core.storage.folders import make_folder
+from core.storage.folders import copy_in, make_folder, move_in
+from core.storage.job_files import job_folder, job_path
 from core.texts.stored_json import whole_text
 
 CHUNK_BYTES = 1024 * 1024
@@ -40,7 +40,7 @@ def store(root: Path, files: list[PendingFile], missing: dict[str, str] | None =
     stored = []
     with contextlib.ExitStack() as stack:
         if files:
-            stack.enter_context(_alone(root / files[0].job_id, root))
+            stack.enter_context(_alone(job_folder(root, files[0].job_id), root))
         for file in files:
             try:
                 stored.append(_store_one(root, file, free_name(file.name, taken), brought))
@@ -62,13 +62,13 @@ def _alone(folder: Path, root: Path) -> Iterator[None]:
 
 def _store_one(root: Path, file: PendingFile, name: str, brought: dict[str, Path]) -> StoredFile:
     """Parameters: brought - where files of this job went already, by source: two nodes may report the same one."""
-    key = f"{file.job_id}/{name}"
+    key = job_path(file.job_id, name)
     target = root / key
     make_folder(target.parent, root)
     source = file.source.get("path") or file.source.get("url")
     if not target.exists() or "text" in file.source:
         if source in brought:
-            _copy(brought[source], target)
+            copy_in(brought[source], target)
         else:
             try:
                 _bring(file, target)
@@ -89,24 +89,17 @@ def _bring(file: PendingFile, target: Path) -> None:
         _download(file.source["url"], draft)
         draft.replace(target)
     else:
-        _move(Path(file.source["root"]), Path(file.source["path"]), draft, target)
+        _move(Path(file.source["root"]), Path(file.source["path"]), target)
 
 
-def _move(root: Path, source: Path, draft: Path, target: Path) -> None:
+def _move(root: Path, source: Path, target: Path) -> None:
     """At every moment the whole file has its old name or its new one: who is killed here leaves it to be found."""
     real = _real(root, source)
     if root.name == "input":
         # A node that shows an input file has not made it: others may want it yet.
-        shutil.copyfile(real, draft)
-        draft.replace(target)
+        copy_in(real, target)
         return
-    try:
-        real.replace(target)
-    except OSError:
-        # Another file system: copy, and only then remove.
-        shutil.copyfile(real, draft)
-        draft.replace(target)
-        real.unlink()
+    move_in(real, target)
     with contextlib.suppress(OSError):
         # The job's own folder, when this was its last file.
         source.parent.rmdir()
@@ -127,12 +120,6 @@ def _real(root: Path, source: Path) -> Path:
             raise
         raise OutputUnavailable("that cannot be the name of a file.") from exc
     raise OutputUnavailable("it is not there.")
-
-
-def _copy(source: Path, target: Path) -> None:
-    draft = target.with_name(".copy.part")
-    shutil.copyfile(source, draft)
-    draft.replace(target)
 
 
 def _download(url: str, draft: Path) -> None:

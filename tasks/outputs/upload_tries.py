@@ -8,8 +8,10 @@ from typing import NoReturn
 
 from core.clock import now_ms
 from core.errors import ComfylineError, DeliveryFailed, LedgerUnavailable, OutputUnavailable
+from core.job import FAILED
 from core.ledger.outputs import DELIVERING_MS
 from tasks.job_errors import job_error
+from tasks.messaging.follow_up import Moved, publish_follow_up
 from tasks.runtime import Runtime
 
 log = logging.getLogger(__name__)
@@ -90,5 +92,5 @@ class Tries:
         if self._deliveries.fail(self._job_id, self._attempt, error):
             # A file's name comes from its graph, which is its client's.
             log.warning("job %s failed (%s)%s", self._job_id, error["code"], "" if exc is not None else f": {message}")
-            self._publisher.notify(self._job_id)
+            publish_follow_up(self._publisher, Moved(job_id=self._job_id, status=FAILED))
         raise Unfinished(f"failed ({error['code']})")

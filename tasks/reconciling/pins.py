@@ -13,9 +13,11 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from core.errors import InvalidWorkflow
+from core.job import FAILED
 from core.ledger import Ledger
 from core.ledger.pins import Pinned
 from tasks.judging import Judge
+from tasks.messaging.follow_up import Moved, publish_follow_up
 from tasks.runtime import Runtime
 
 log = logging.getLogger(__name__)
@@ -111,7 +113,7 @@ def follow_fleet(runtime: Runtime) -> None:
     """One run of the reconciler: jobs whose pins are those of nobody get others, or fail."""
     review = _reviews.setdefault(runtime, Review(runtime.ledger))
     for job_id in review.go_on():
-        runtime.publisher.notify(job_id)
+        publish_follow_up(runtime.publisher, Moved(job_id=job_id, status=FAILED))
 
 
 def _error(refusal: InvalidWorkflow) -> dict[str, Any]:

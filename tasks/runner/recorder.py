@@ -28,8 +28,10 @@ from core.job import CANCELED, CANCELING, QUEUED
 from core.ledger.claims import Claim
 from core.ledger.instances import InstanceRecord
 from core.ledger.secrets import RUN
+from core.storage.job_files import job_folder
 from tasks.job_errors import discreet, job_error, machines_of, reason_of, shortened, whole_error
 from tasks.judging import pin_elsewhere
+from tasks.messaging.follow_up import Moved, publish_follow_up
 from tasks.runner.attempt_end import Dropped, Failed, Finished, Outcome, Requeued
 from tasks.runner.output_files import produced_files, sent_files, written_down
 from tasks.runtime import Runtime
@@ -74,7 +76,7 @@ class Recorder:
         key = self._keys.pop(claim.job_id, None)
         result = results[0]
         own_output = self._runtime.settings.gpu_dir(instance.gpu_name) / "output"
-        folder = own_output / claim.job_id
+        folder = job_folder(own_output, claim.job_id)
         files = written_down(produced_files(result.outputs, instance), folder) + sent_files(sent, folder)
         warnings = [self._warning(blocked, key) for blocked in result.blocked[:MAX_WARNINGS]]
         if more := len(result.blocked) - len(warnings):
@@ -125,13 +127,14 @@ class Recorder:
 
     def move_on(self, outcome: Outcome) -> None:
         """Publish what comes next for a job whose chain no task carries on."""
-        publisher = self._runtime.publisher
-        if isinstance(outcome, Finished):
-            publisher.delivery(outcome.job_id, outcome.attempt, self._runtime.settings.host)
-        elif isinstance(outcome, Requeued):
-            publisher.turn(outcome.job_id)
-        elif outcome.has_webhook:
-            publisher.notify(outcome.job_id)
+        moved = Moved(
+            job_id=outcome.job_id,
+            status=outcome.status,
+            attempt=outcome.attempt,
+            host=self._runtime.settings.host,
+            has_webhook=outcome.has_webhook,
+        )
+        publish_follow_up(self._runtime.publisher, moved)
 
     def extra_data(self, claim: Claim) -> dict[str, Any] | None:
         """What nodes are given beside their inputs: the client's `extra_pnginfo`, and a key that nobody else may know.

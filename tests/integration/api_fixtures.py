@@ -25,7 +25,6 @@ from werkzeug.serving import ThreadedWSGIServer, make_server
 from api import create_app
 from api.service.waiting import Hub
 from core.errors import InstanceUnreachable
-from core.job import Job
 from core.ledger import Change, Ledger
 from core.ledger.claims import Claim, ProducedFile
 from core.ledger.instances import InstanceRecord
@@ -67,8 +66,11 @@ class RecordingPublisher:
         self.notified.append(job_id)
         return True
 
-    def cancel(self, job: Job) -> None:
-        self.canceled.append(job.id)
+    def interrupt(self, job_id: str, attempt: int, instance: str) -> None:
+        self.canceled.append(job_id)
+
+    def store(self, job_id: str, attempt: int, host: str) -> bool:
+        raise AssertionError("the API has no job's files stored")
 
     def ask(self, command: str, instance: InstanceRecord) -> None:
         if instance.worker in self.mute:

@@ -176,7 +176,7 @@ def test_a_graph_that_fails_is_a_line_and_its_reason_goes_to_the_job_alone(fleet
 def test_queues_show_with_nobody_to_consume_them(fleet: Fleet, publisher: Publisher, settings: Settings) -> None:
     fleet.signal("io", signal.SIGSTOP)
     try:
-        assert publisher.delivery("nobody", 1, "a-host-that-is-away")
+        assert publisher.store("nobody", 1, "a-host-that-is-away")
         page, listed = get(fleet, "/broker"), get(fleet, "/api/queues/length")["active_queues"]
     finally:
         fleet.signal("io", signal.SIGCONT)
@@ -193,7 +193,7 @@ def test_lengths_are_known_on_each_broker(broker: str, request: pytest.FixtureRe
     settings = found.settings(tmp_path, host="lonely")
     app = make_app(settings, "api")
     for _ in range(3):
-        assert Publisher(app).delivery("nobody", 1, "lonely")
+        assert Publisher(app).store("nobody", 1, "lonely")
 
     queues = queue_lengths(app, [io_queue_of("lonely"), io_queue_of("not-there")])
 

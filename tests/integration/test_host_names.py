@@ -79,12 +79,15 @@ def is_untouched(ledger: Ledger, owner: Tenant) -> bool:
 def test_a_second_worker_of_a_machine_is_refused(
     machine: Fleet, books: Ledger, owner: Tenant, command: tuple[str, ...]
 ) -> None:
+    returns = machine.log("gpu0").count("is ours again")
+
     refused = machine.command(*command)
 
     assert refused.returncode == 2, refused
     assert f"process {machine.processes['gpu0'].pid} on " in refused.stderr
     assert "gpu0 is run by another worker already" in refused.stderr
     assert is_untouched(books, owner)
+    assert machine.log("gpu0").count("is ours again") == returns, "the name was taken for a moment"
 
 
 def test_a_second_machine_of_the_same_name_is_refused(

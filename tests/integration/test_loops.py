@@ -22,7 +22,6 @@ from api.service.waiting import Hub
 from comfy.process.spawner import Order, spawn_from_lasting_thread
 from core import background
 from core.background import Loop, lives
-from core.job import Job
 from core.ledger import Ledger
 from core.ledger.database.tables import catalogues, instances
 from core.ledger.instances import HEALTHY, UNHEALTHY, InstanceRecord
@@ -193,8 +192,11 @@ class Broken:
 
     notify = turn
 
-    def cancel(self, job: Job) -> None:
-        self.turn(job.id)
+    def interrupt(self, job_id: str, attempt: int, instance: str) -> None:
+        self.turn(job_id)
+
+    def store(self, job_id: str, attempt: int, host: str) -> bool:
+        return self.turn(job_id)
 
     def look_again(self) -> bool:
         return False

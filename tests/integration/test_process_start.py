@@ -9,13 +9,16 @@ import threading
 import time
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
 from comfy.liveness.procfs import with_variable
+from comfy.process import child as process
 from comfy.process.child import spawn
+from comfy.process.instance import Instance
 from comfy.process.spawner import Order, spawn_from_lasting_thread
+from comfy.process.spec import InstanceSpec
 from core.errors import ComfyUnavailable
 from tests.fleet import ROOT, until
 
@@ -85,3 +88,18 @@ def test_a_start_that_was_given_up_is_a_start_that_failed(tmp_path: Path) -> Non
 
     until(lambda: not with_variable(NAME, environment[NAME]), what="the end of what came of it")
     assert not (tmp_path / "pid").exists()
+
+
+def test_each_start_of_an_instance_has_half_a_minute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    limits: list[float] = []
+
+    def never_return(_order: Order, *, limit_s: float) -> NoReturn:
+        limits.append(limit_s)
+        raise TimeoutError("the start did not return")
+
+    monkeypatch.setattr(process, "spawn_from_lasting_thread", never_return)
+
+    with pytest.raises(ComfyUnavailable, match="the start did not return"):
+        Instance(InstanceSpec(name="gpu0", gpu=None, kind="simulator", data_dir=tmp_path)).start()
+
+    assert limits == [30.0]

@@ -85,7 +85,7 @@ def test_nothing_but_ids_is_on_the_wire(publisher: Publisher, sqlite_settings: S
     ledger.close()
 
     assert publisher.turn(job.id)
-    assert publisher.delivery(job.id, 1, HOST)
+    assert publisher.store(job.id, 1, HOST)
     assert publisher.notify(job.id)
 
     messages = [message for queue in (GPU_QUEUE, IO_QUEUE, io_queue_of(HOST)) for message in _take_all(settings, queue)]
@@ -121,7 +121,7 @@ def test_the_chain_moves_through_its_queues(publisher: Publisher, settings: Sett
 def test_the_rest_of_a_chain_goes_to_the_host_with_the_files(publisher: Publisher, settings: Settings) -> None:
     _take_all(settings, io_queue_of("right"))
 
-    assert publisher.delivery("j1", 2, "right")
+    assert publisher.store("j1", 2, "right")
 
     ((headers, (arguments, _, embed)),) = _take_all(settings, io_queue_of("right"))
     assert (headers["task"], arguments) == (UPLOAD, [["j1", 2]])
@@ -192,7 +192,7 @@ def test_a_wish_to_interrupt_is_not_held_up(
 
     for limit_s in (LIMIT_S, AT_ONCE_S):
         begun_s = time.monotonic()
-        publisher.cancel(job)
+        publisher.interrupt(job.id, job.attempt, str(job.instance))
         assert time.monotonic() - begun_s < limit_s
 
     (broker_line.back if trouble == "away" else broker_line.thaw)()
@@ -222,7 +222,7 @@ def test_every_key_on_a_redis_has_the_fleets_prefix(own_valkey: OwnValkey, tmp_p
     publisher = Publisher(app)
     try:
         assert publisher.turn("j1")
-        assert publisher.delivery("j1", 1, "right")
+        assert publisher.store("j1", 1, "right")
     finally:
         app.close()
 

@@ -18,7 +18,7 @@ from core.job import TERMINAL, InputRef
 from core.ledger import Ledger
 from core.ledger.database.tables import assets, deliveries, events, idempotency_keys, job_inputs, jobs
 from core.settings.settings import Settings
-from core.storage.folders import FRESH_S, Storage
+from core.storage.folders import FRESH_S, LocalStorage
 from tasks.messaging.app import make_app
 from tasks.reconciling import retention
 from tasks.reconciling.retention import remove_expired, sweep, sweep_inputs, sweep_outputs
@@ -214,7 +214,7 @@ def test_a_sweep_is_made_now_and_then(runtime: Runtime) -> None:
 
 
 def test_input_files_that_nothing_refers_to_are_found_later(runtime: Runtime) -> None:
-    storage = Storage(runtime.settings.inputs_dir)
+    storage = LocalStorage(runtime.settings.inputs_dir)
     keys = {name: f"{name[0]}/{name}" for name in ("lost", "needed", "young", "ended")}
     for name, key in keys.items():
         draft = storage.draft()

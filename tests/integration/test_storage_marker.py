@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from core.errors import ConfigurationError
+from core.errors import ConfigurationError, StorageUnavailable
 from core.job import DELIVERING, SUCCEEDED
 from core.ledger import Ledger
 from core.ledger.upgrade import migrate
@@ -133,6 +133,23 @@ def test_storage_of_another_fleet_is_refused(tmp_path: Path, machine: Machine) -
     with pytest.raises(ConfigurationError, match="belongs to another fleet"):
         StorageMarker(other, ledger.facts).settle()
     ledger.close()
+
+
+def test_storage_of_another_fleet_is_noticed_when_it_is_mounted_later(machine: Machine, tmp_path: Path) -> None:
+    marker = machine("a")
+    marker.settle()
+    path = tmp_path / "a" / "data" / "outputs" / NAME
+    own = path.read_text()
+
+    path.write_text("theirs\n")
+
+    assert "is another fleet's storage" in (marker.problem() or "")
+    with pytest.raises(StorageUnavailable):
+        marker.require()
+
+    path.write_text(own)
+
+    marker.require()
 
 
 def test_storage_that_does_not_answer_is_not_waited_for(

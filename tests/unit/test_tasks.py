@@ -15,7 +15,7 @@ from comfy.process.discovery import Gpu, GpuSurvey
 from comfy.prompts.result import PromptResult
 from core.errors import ComfyUnavailable, ConfigurationError, OutputUnavailable, PromptFailed, PromptRejected
 from core.ledger.outputs import PendingFile
-from core.storage.folders import remove_job
+from core.storage.folders import LocalStorage
 from tasks.instance.plan import plan_instances
 from tasks.job_errors import job_error
 from tasks.messaging.app import make_app
@@ -268,8 +268,8 @@ class TestStorage:
     def test_texts_become_files_and_a_job_can_be_removed(self, tmp_path: Path) -> None:
         [stored] = store(tmp_path / "outputs", [self.pending({"text": "Zürich"}, name="t.txt")])
         assert (tmp_path / "outputs" / stored.storage_key).read_text(encoding="utf-8") == "Zürich"
-        remove_job(tmp_path / "outputs", "job")
-        remove_job(tmp_path / "outputs", "job")
+        LocalStorage(tmp_path / "outputs").remove_folder("job")
+        LocalStorage(tmp_path / "outputs").remove_folder("job")
         assert list((tmp_path / "outputs").iterdir()) == []
 
 

@@ -28,6 +28,7 @@ from core.ledger import Ledger
 from core.ledger.input_files import InputFile
 from core.links import EXPIRES, SIGNATURE
 from core.settings.settings import Settings
+from core.storage.backend import inputs_of, outputs_of
 
 LINK = tuple(
     Parameter(name=name, place="query", description=f"Of a signed link: {words}.", schema=schema)
@@ -143,9 +144,9 @@ def assets_blueprint(settings: Settings, ledger: Ledger, intake: Intake, guard: 
         if guard.has_key() and _asks_for_a_link():
             link = links_for(settings, ledger).content(asset_id, until_ms=_kept_until_ms(found))
             return Response(status=302, headers={"Location": link.url, "Cache-Control": "no-store"})
-        root = settings.outputs_dir if isinstance(found, Output) else settings.inputs_dir
+        storage = outputs_of(settings) if isinstance(found, Output) else inputs_of(settings)
         kept = cache_control()
-        answer = content_response(found, root, cache_control=kept)
+        answer = content_response(found, storage, cache_control=kept)
         if kept is not None:
             # Pages that let nothing foreign in unless it says so may show what they have a link to.
             answer.headers["Cross-Origin-Resource-Policy"] = "cross-origin"

@@ -36,6 +36,7 @@ from core.ledger import Ledger
 from core.ledger.requeue import POISON
 from core.links import Links
 from core.settings.settings import Settings
+from core.storage.backend import outputs_of
 from workflows.templates.library import Library
 
 #: All files of one answer together, before base64.
@@ -250,7 +251,7 @@ def full_result(job: Job, settings: Settings, links: Links, wanted: Wanted) -> d
                 entry["error"] = "Too large to return inline; fetch it from url."
                 continue
             try:
-                entry["data"] = read_base64(output, settings.outputs_dir)
+                entry["data"] = read_base64(output, outputs_of(settings))
                 room_bytes -= output.size_bytes
             except OutputUnavailable as exc:
                 entry["error"] = exc.message

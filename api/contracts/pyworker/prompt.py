@@ -26,12 +26,14 @@ from api.service.job_requests import filled_request, with_output_fields
 from api.service.jobs import JobService
 from api.service.waiting import Hub
 from core.contracts.generate import generate_result
+from core.contracts.registry import CONTRACT_GENERATE
 from core.errors import ComfylineError, InvalidRequest, OutputUnavailable
 from core.job import SUCCEEDED, Job
 from core.job_request import JobRequest
 from core.ledger import Ledger
 from core.links import Links
 from core.settings.settings import Settings
+from core.storage.backend import outputs_of
 from workflows.templates.library import Library
 from workflows.templates.modifiers import draw_between
 from workflows.templates.template import Template
@@ -102,7 +104,7 @@ def _requested(template: Template, values: dict[str, Any], settings: Settings) -
         if name.lower() in template.parameters or name not in PromptBody.model_fields
     }
     filled = template.fill(wanted, draw=draw_between)
-    job = filled_request(filled, contract="generate", template=template.name)
+    job = filled_request(filled, contract=CONTRACT_GENERATE, template=template.name)
     return with_output_fields(job, OutputOptionsBody(), None, settings, base_url(settings), has_defaults=True)
 
 
@@ -116,7 +118,7 @@ def _answer(job: Job, settings: Settings, links: Links) -> Response:
     for output in job.outputs:
         if output.type == "image" and output.size_bytes <= room_bytes:
             room_bytes -= output.size_bytes
-            content = read_base64(output, settings.outputs_dir)
+            content = read_base64(output, outputs_of(settings))
             body["images"].append(f"data:{output.content_type};base64,{content}")
     if not body["images"]:
         return json_response(body | {"error": "workflow did not produce any images"}, 422)

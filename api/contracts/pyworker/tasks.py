@@ -24,11 +24,13 @@ from api.service.input_files import Intake
 from api.service.job_requests import filled_request, with_output_fields
 from api.service.jobs import JobService, check_id
 from core.contracts.generate import generate_result
+from core.contracts.registry import CONTRACT_GENERATE
 from core.errors import ComfylineError, LedgerUnavailable, NotFound, OutputUnavailable, RangeNotSatisfiable
 from core.job import Job
 from core.job_request import JobRequest
 from core.ledger import Ledger
 from core.settings.settings import Settings
+from core.storage.backend import outputs_of
 from workflows.graphs.file_names import is_safe_file_name, safe_name
 from workflows.templates.modifiers import draw_between, graph_template
 
@@ -155,7 +157,7 @@ def _requested(value: Any, settings: Settings) -> JobRequest:
     # Clients send steps and sizes with every graph, for the router's estimate; most graphs have no place for them.
     wanted = {name: value for name, value in values.items() if name.lower() in template.parameters}
     filled = template.fill(wanted, draw=draw_between)
-    job = filled_request(filled, contract="generate", template=None)
+    job = filled_request(filled, contract=CONTRACT_GENERATE, template=None)
     return with_output_fields(job, body, body.webhook, settings, base_url(settings), has_defaults=True)
 
 
@@ -170,7 +172,7 @@ def _file(ledger: Ledger, settings: Settings, parts: list[str]) -> Response:
     wanted = "/".join([job.id, *parts[1:]])
     for output in job.outputs:
         if output.storage_key == wanted:
-            return content_response(output, settings.outputs_dir)
+            return content_response(output, outputs_of(settings))
     raise NotFound("There is no such output.")
 
 
