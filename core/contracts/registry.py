@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 
 from core.contracts.comfy_v2_events import event_body
 from core.contracts.generate import signature_headers, webhook_body
-from core.job import Job
+from core.job import ContractName, Job
 from core.links import LinkSigner
 
 CONTRACT_V2: Final = "v2"
@@ -39,7 +39,7 @@ class SignatureHeaders(Protocol):
 class Contract:
     """What differs between the webhooks of two contracts."""
 
-    name: str
+    name: ContractName
     webhook_body: WebhookBody
     signature_headers: SignatureHeaders
 

@@ -8,7 +8,8 @@ from typing import Any, get_args
 import pytest
 
 from core.buckets.target import BucketTarget
-from core.job import STATUSES, TERMINAL, TRANSITIONS, InputRef, Job, JobSpec, Status
+from core.contracts.registry import CONTRACTS
+from core.job import STATUSES, TERMINAL, TRANSITIONS, ContractName, InputRef, Job, JobSpec, Status
 from core.job_request import JobRequest
 from core.ledger.claims import Claim
 from core.ledger.database.rows import JOB_COLUMNS
@@ -72,6 +73,10 @@ def test_statuses_are_those_of_their_type() -> None:
     assert get_args(Status) == STATUSES
     assert all(after <= set(STATUSES) for after in TRANSITIONS.values())
     assert set(STATUSES) > TERMINAL
+
+
+def test_contracts_are_those_of_their_type() -> None:
+    assert set(CONTRACTS) == set(get_args(ContractName))
 
 
 @pytest.mark.parametrize("record", RECORDS, ids=lambda record: type(record).__name__)
