@@ -6,7 +6,10 @@ import uuid
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
+from core.job_error import JobError, JobWarning, Loss
+from core.output import Output
 from core.output_options import AS_THEY_ARE, OutputOptions
+from core.progress import Progress
 from core.texts.stored_json import known_fields
 from core.webhooks.target import WebhookTarget
 
@@ -113,37 +116,6 @@ class JobSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Output:
-    """One file a job produced. An asset with its place in the job."""
-
-    #: Asset id, opaque.
-    id: str
-    job_id: str
-    #: The node of the submitted graph.
-    node_id: str
-    #: File name without a folder.
-    name: str
-    #: `image`, `video`, `audio`, `text`, `file` or `latent`.
-    type: str
-    content_type: str
-    size_bytes: int
-    #: `blake3:<64 hex digits>`; None until the file is in storage.
-    hash: str | None
-    #: Path below the storage root; None until the file is in storage.
-    storage_key: str | None
-    #: ComfyUI's own words: `output`, `temp` or `input`, and the key of the node's result.
-    comfy_type: str = "output"
-    comfy_key: str = "images"
-    subfolder: str = ""
-    created_at_ms: int = 0
-    #: How it fared on its way to a bucket: `{"url", "expires_at_ms", "key"}`, `{"error"}`, or None: there is none.
-    #: With `conversion_error` where it is not as the client wanted it. `{"missing"}`: it never was in storage.
-    upload: dict[str, Any] | None = None
-    #: Its time is over and its file was removed.
-    is_expired: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
 class Job(JobSpec):
     """One row of the ledger, without its graph."""
 
@@ -169,26 +141,25 @@ class Job(JobSpec):
     instance: str | None = None
     #: Its GPU, in the instance's words; its kind where it has none.
     gpu: str | None = None
-    #: Attempts lost with their instances, the oldest first: `{"attempt", "code", "instance", "gpu", "at_ms"}`.
-    losses: tuple[dict[str, Any], ...] = ()
+    #: Attempts lost with their instances, the oldest first.
+    losses: tuple[Loss, ...] = ()
     #: What its duration is learned under: jobs of one shape take about as long.
     shape: str | None = None
     #: Files to be there before it runs.
     inputs: tuple[InputRef, ...] = ()
-    #: The last snapshot: `{"value", "nodes_done", "nodes_total", "current_node", "current_node_class", "step",
-    #: "steps"}`.
-    progress: dict[str, Any] | None = None
-    #: `{"code", "message", "node_id", "class_type", "traceback"}` of a failed job.
-    error: dict[str, Any] | None = None
+    #: The last snapshot.
+    progress: Progress | None = None
+    #: Of a failed job.
+    error: JobError | None = None
     #: ComfyUI served nodes of this job from its cache.
     outputs_reused: bool | None = None
-    #: Branches that a node blocked with a message, `[{"message", "node_id", "class_type"}]`; the rest of it ran.
-    warnings: list[dict[str, Any]] | None = None
+    #: What of it did not run.
+    warnings: tuple[JobWarning, ...] = ()
     #: Its files were removed at `files_expire_at_ms`.
     files_removed: bool = False
     #: Files in storage.
     outputs: tuple[Output, ...] = ()
-    #: Files that ComfyUI reported and nobody can find: no hash, no place, and `{"missing": why}` in `upload`.
+    #: Files that ComfyUI reported and nobody can find: no hash, no place, and a `missing_reason`.
     missing_outputs: tuple[Output, ...] = ()
 
     @property

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from dataclasses import replace
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 from core.errors import (
@@ -15,15 +16,16 @@ from core.errors import (
     PromptStuck,
     PromptTimeout,
 )
-from core.settings.settings import Settings
+from core.job_error import JobError
+from core.settings import Settings
 from core.texts.discretion import tells_machines_apart, without_places
 from core.texts.excerpts import MESSAGE_CHARS, TRACEBACK_CHARS, WHOLE_CHARS, head_and_tail
 
 Error = TypeVar("Error", bound=ComfylineError)
 
 
-def job_error(exc: ComfylineError, *, job_id: str = "") -> dict[str, Any]:
-    """`{"code", "message", "node_id", "class_type", "traceback"}` as the client sees it, at bearable length.
+def job_error(exc: ComfylineError, *, job_id: str = "") -> JobError:
+    """Make the error as the client sees it, at bearable length.
 
     Parameters:
       job_id: where the whole error is to be had, if it is kept.
@@ -32,35 +34,36 @@ def job_error(exc: ComfylineError, *, job_id: str = "") -> dict[str, Any]:
     exc = discreet(exc, secret=None, machines=())
     hint = f"; GET /api/v2/jobs/{job_id}/error has them" if job_id else ""
     error = _facts(exc)
-    error["message"] = head_and_tail(exc.message, MESSAGE_CHARS, hint=hint)
-    if error["traceback"] is not None:
-        error["traceback"] = head_and_tail(error["traceback"], TRACEBACK_CHARS, hint=hint)
-    return error
+    traceback = error.traceback
+    return replace(
+        error,
+        message=head_and_tail(error.message, MESSAGE_CHARS, hint=hint),
+        traceback=None if traceback is None else head_and_tail(traceback, TRACEBACK_CHARS, hint=hint),
+    )
 
 
 def reason_of(exc: ComfylineError) -> str:
-    """Why an attempt was lost, in one text: the job's log says no more of it."""
+    """Say why an attempt was lost, in one text: the job's log says no more of it."""
     error = job_error(exc)
-    where = f" (node {error['node_id']}, {error['class_type']})" if error["node_id"] else ""
-    return f"{error['message']}{where}"
+    return f"{error.message}{error.place}"
 
 
-def whole_error(exc: ComfylineError) -> dict[str, Any] | None:
-    """The same uncut; None if `job_error` says it all."""
+def whole_error(exc: ComfylineError) -> JobError | None:
+    """Make the error uncut; None if `job_error` says it all."""
     error = _facts(exc)
-    is_cut = len(error["message"]) > MESSAGE_CHARS or len(error["traceback"] or "") > TRACEBACK_CHARS
+    is_cut = len(error.message) > MESSAGE_CHARS or len(error.traceback or "") > TRACEBACK_CHARS
     return error if is_cut else None
 
 
 def machines_of(settings: Settings) -> list[str]:
-    """Names under which this machine and the ones it is attached to may stand in what nodes raise."""
+    """Return the names under which this machine and the ones it is attached to may stand in what nodes raise."""
     places = [urlsplit(url) for url in settings.comfyui_urls]
     names = {settings.host, *(place.hostname or "" for place in places)}
     return sorted((name for name in names if tells_machines_apart(name)), key=len, reverse=True)
 
 
 def discreet(exc: Error, *, secret: str | None, machines: Iterable[str]) -> Error:
-    """The same error without a secret, without places, and without what is beyond all measure.
+    """Return the error without a secret, without places, and without what is beyond all measure.
 
     Parameters:
       secret: a node may repeat in what it raises what it was given.
@@ -69,7 +72,7 @@ def discreet(exc: Error, *, secret: str | None, machines: Iterable[str]) -> Erro
 
 
 def shortened(exc: Error) -> Error:
-    """The same error with no more text than a log line bears."""
+    """Return the error with no more text than a log line bears."""
     return _with_texts(exc, lambda text: head_and_tail(text, MESSAGE_CHARS))
 
 
@@ -91,13 +94,13 @@ def _discreet(text: str, secret: str | None, machines: Iterable[str]) -> str:
     return without_places(text, machines)
 
 
-def _facts(exc: ComfylineError) -> dict[str, Any]:
-    error = {"code": exc.code, "message": exc.message, "node_id": None, "class_type": None, "traceback": None}
+def _facts(exc: ComfylineError) -> JobError:
+    error = JobError(code=exc.code, message=exc.message)
     if isinstance(exc, (PromptFailed, ComfyOutOfMemory)):
-        error |= {"traceback": exc.traceback}
+        error = replace(error, traceback=exc.traceback)
     if isinstance(exc, (PromptFailed, ComfyOutOfMemory, PromptInterrupted, PromptTimeout, PromptStuck)):
-        error |= {"node_id": exc.node_id, "class_type": exc.node_class}
+        error = replace(error, node_id=exc.node_id, class_type=exc.node_class)
     if isinstance(exc, PromptRejected) and exc.node_errors:
         node_id, problem = next(iter(exc.node_errors.items()))
-        error |= {"node_id": node_id, "class_type": problem.get("class_type")}
+        error = replace(error, node_id=node_id, class_type=problem.get("class_type"))
     return error

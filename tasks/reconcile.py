@@ -12,11 +12,11 @@ from celery import shared_task
 
 from core.background import failure_of
 from core.job import DELIVERING, EXPIRED, FAILED
-from core.settings.settings import Settings
+from core.settings import Settings
 from tasks.messaging.follow_up import Moved, host_of, publish_follow_up
 from tasks.messaging.names import RECONCILE
-from tasks.reconciling.pins import follow_fleet
-from tasks.reconciling.retention import remove_expired, sweep
+from tasks.reconciling.expiry import remove_expired, sweep
+from tasks.reconciling.repinning import follow_fleet
 from tasks.runtime import ComfylineTask, Runtime
 from tasks.take_back import take_back
 
@@ -84,7 +84,7 @@ def publish_missing_turns(runtime: Runtime) -> None:
             return
 
 
-def resume_deliveries(runtime: Runtime) -> None:
+def resume_uploads(runtime: Runtime) -> None:
     """Files whose message was lost, or whose worker died; webhooks likewise, and those whose next try is due."""
     settings = runtime.settings
     for job_id in runtime.ledger.outputs.abandon(after_s=max(settings.retention_s, settings.upload_give_up_s)):
@@ -108,7 +108,7 @@ STEPS: tuple[Callable[[Runtime], None], ...] = (
     expire_waiting,
     follow_fleet,
     publish_missing_turns,
-    resume_deliveries,
+    resume_uploads,
     wipe_secrets,
     remove_expired,
     sweep,

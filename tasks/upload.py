@@ -1,4 +1,4 @@
-"""The task that stores a job's files and delivers them; runs on the host that holds them."""
+"""The task that stores a job's files, and puts them into a bucket; runs on the host that holds them."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from celery import shared_task
 
 from core.errors import ComfylineError, LedgerUnavailable, NotFound, OutputUnavailable, StaleAttempt, StorageUnavailable
 from core.job import SUCCEEDED, Job
-from core.ledger.outputs import Pending, StoredFile
+from core.ledger.outputs import Pending
+from core.output import OutputFile
 from core.output_options import AS_THEY_ARE
 from core.storage.backend import outputs_of
 from core.storage.folders import make_folder
 from core.storage.job_files import job_folder
 from tasks.messaging.follow_up import follow_up
 from tasks.messaging.names import UPLOAD
-from tasks.outputs.bucket_upload import Item, upload_files
+from tasks.outputs.bucket_upload import upload_files
 from tasks.outputs.convert import Conversion
 from tasks.outputs.finishing import discard_originals, store_finished
 from tasks.outputs.store import store
-from tasks.outputs.upload_tries import Tries, Unfinished
+from tasks.outputs.upload_tries import Unfinished, UploadTries
 from tasks.runtime import ComfylineTask, Runtime
 
 log = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ def upload(self: ComfylineTask, generated: list[str | int]) -> str:
     """Store the files of `[job_id, attempt, ...]`, upload them if that is wanted, and end the job; returns its id."""
     job_id, attempt = str(generated[0]), int(generated[1])
     try:
-        job = _deliver(self.runtime, job_id, attempt)
+        job = _bring_in(self.runtime, job_id, attempt)
     except StaleAttempt:
         _tidy(self.runtime, job_id)
         return self.end_chain(f"job {job_id}: nothing to do")
@@ -51,10 +52,10 @@ def upload(self: ComfylineTask, generated: list[str | int]) -> str:
     return job_id
 
 
-def _deliver(runtime: Runtime, job_id: str, attempt: int) -> Job:
+def _bring_in(runtime: Runtime, job_id: str, attempt: int) -> Job:
     # Else files would go where nobody finds them, and this would count as done.
     runtime.storage.require()
-    tries = Tries(runtime, job_id, attempt)
+    tries = UploadTries(runtime, job_id, attempt)
     missing: dict[str, str] = {}
     try:
         pending = runtime.ledger.outputs.pending(job_id, attempt)
@@ -63,10 +64,11 @@ def _deliver(runtime: Runtime, job_id: str, attempt: int) -> Job:
             tries.begin()
             stored = _store(runtime, pending, missing)
             if missing and not stored:
-                tries.node_id = next(file.node_id for file in pending.files if file.asset_id in missing)
+                tries.node_id = next(file.node_id for file in pending.files if file.id in missing)
                 raise OutputUnavailable(next(iter(missing.values())))
             if pending.output_options.bucket is not None:
-                stored = _upload(runtime, job_id, pending, stored, tries.give_up_at_ms)
+                asked = runtime.ledger.jobs.get(job_id)
+                stored = upload_files(runtime, asked, stored, give_up_at_ms=tries.give_up_at_ms)
             job = runtime.ledger.outputs.succeed(job_id, attempt, stored, missing)
             if pending.output_options != AS_THEY_ARE:
                 discard_originals(runtime.settings.outputs_dir, job_id)
@@ -81,30 +83,13 @@ def _deliver(runtime: Runtime, job_id: str, attempt: int) -> Job:
         tries.lose(exc)
 
 
-def _store(runtime: Runtime, pending: Pending, missing: dict[str, str]) -> list[StoredFile]:
+def _store(runtime: Runtime, pending: Pending, missing: dict[str, str]) -> list[OutputFile]:
     """Store what is there; what is not there is told as missing."""
     root = runtime.settings.outputs_dir
     wanted = Conversion.from_options(pending.output_options)
     if wanted is None:
         return store(root, pending.files, missing)
     return store_finished(root, pending.files, wanted, missing)
-
-
-def _upload(
-    runtime: Runtime, job_id: str, pending: Pending, stored: list[StoredFile], give_up_at_ms: int
-) -> list[StoredFile]:
-    by_id = {file.asset_id: file for file in stored}
-    items = [
-        Item(
-            file=by_id[produced.asset_id],
-            node_id=produced.node_id,
-            ordinal=ordinal,
-            content_type=by_id[produced.asset_id].content_type or produced.content_type or "application/octet-stream",
-        )
-        for ordinal, produced in enumerate(pending.files, start=1)
-        if produced.asset_id in by_id
-    ]
-    return upload_files(runtime, runtime.ledger.jobs.get(job_id), items, give_up_at_ms=give_up_at_ms)
 
 
 @contextlib.contextmanager

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from comfy.client.timeouts import Pace
-from comfy.prompts.progress import Progress
 from comfy.prompts.session import ComfySession
+from core.progress import Progress
 from tests.simulator_process import SimulatorProcess, simulator
 
 Graph = dict[str, dict[str, Any]]

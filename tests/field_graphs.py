@@ -14,7 +14,7 @@ from comfy.simulator.machine.machine import Machine
 from comfy.simulator.machine.node import object_info
 from comfy.simulator.machine.options import parse_options
 from comfy.simulator.machine.paths import Paths
-from comfy.simulator.machine.vram import Gpu
+from comfy.simulator.machine.vram import SimulatedGpu
 from comfy.simulator.nodes.registry import build_registry
 
 Nodes = dict[str, dict[str, Any]]
@@ -63,7 +63,7 @@ def simulated_catalogue(root: Path) -> dict[str, Any]:
     make_files(options.input_dir, options.output_dir)
     faults = Faults()
     machine = Machine(
-        options=options, paths=paths, gpu=Gpu(vram_bytes=1, load_s=0, speed=0), hub=Hub(faults), faults=faults
+        options=options, paths=paths, gpu=SimulatedGpu(vram_bytes=1, load_s=0, speed=0), hub=Hub(faults), faults=faults
     )
     classes = build_registry(test_nodes=True)
     simulated = {name: object_info(node, machine) for name, node in classes.items()}

@@ -7,25 +7,26 @@ import threading
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any, TypeVar
 
 from sqlalchemy import update
 
 from core.errors import ComfylineError
 from core.job import TERMINAL, TRANSITIONS, Job, Status, new_job_id
+from core.job_error import JobError
 from core.job_request import AcceptedJob, JobRequest
 from core.ledger import Ledger
-from core.ledger.claims import Claim, ProducedFile
+from core.ledger.claims import Claim
 from core.ledger.database.tables import jobs
-from core.ledger.outputs import StoredFile
 from core.ledger.secrets import PURPOSES
+from core.output import FileSource, OutputFile
 from core.webhooks.target import WebhookTarget
 
 Result = TypeVar("Result")
 
 WEBHOOK = WebhookTarget(url="http://hooks.example/x", timeout_s=5.0, extra_params={"user": 7})
-ERROR = {"code": "node_execution_error", "message": "boom", "node_id": "3", "class_type": "KSampler"}
+ERROR = JobError(code="node_execution_error", message="boom", node_id="3", class_type="KSampler")
 
 
 def submit(ledger: Ledger, **fields: Any) -> Job:
@@ -55,7 +56,7 @@ def claimed(ledger: Ledger, instance: str = "gpu0@here", **fields: Any) -> Claim
 def generated(ledger: Ledger, *, files: int = 1, **fields: Any) -> Claim:
     """Record a job and bring it to `delivering`."""
     claim = claimed(ledger, **fields)
-    ledger.claims.generated(claim, [produced(number) for number in range(files)], outputs_reused=False)
+    ledger.claims.generated(claim, [produced(claim, number) for number in range(files)], outputs_reused=False)
     return claim
 
 
@@ -63,28 +64,26 @@ def succeeded(ledger: Ledger, *, files: int = 1, **fields: Any) -> Claim:
     """Record a job and bring it to `succeeded`."""
     claim = generated(ledger, files=files, **fields)
     pending = ledger.outputs.pending(claim.job_id, claim.attempt).files
-    ledger.outputs.succeed(claim.job_id, claim.attempt, [stored(file.asset_id) for file in pending])
+    ledger.outputs.succeed(claim.job_id, claim.attempt, [stored(file) for file in pending])
     return claim
 
 
-def produced(number: int = 0) -> ProducedFile:
+def produced(claim: Claim, number: int = 0) -> OutputFile:
     """One output as an instance reports it."""
-    return ProducedFile(
-        asset_id=str(uuid.uuid4()),
+    return OutputFile(
+        id=str(uuid.uuid4()),
+        job_id=claim.job_id,
         node_id="9",
         name=f"out_{number:05}_.png",
-        type="image",
+        kind="image",
         content_type="image/png",
-        comfy_type="output",
-        comfy_key="images",
-        subfolder="",
-        source={"path": f"/gpu0/out_{number:05}_.png"},
+        source=FileSource(path=f"/gpu0/out_{number:05}_.png"),
     )
 
 
-def stored(asset_id: str) -> StoredFile:
-    """Where a file went."""
-    return StoredFile(asset_id=asset_id, storage_key=f"k/{asset_id}", size_bytes=10, hash="blake3:" + "0" * 64)
+def stored(file: OutputFile) -> OutputFile:
+    """The file as it is in storage."""
+    return replace(file, storage_key=f"k/{file.id}", size_bytes=10, hash="blake3:" + "0" * 64)
 
 
 def secrets_of(ledger: Ledger, job_id: str) -> dict[str, Any]:
@@ -122,7 +121,7 @@ def register(ledger: Ledger, name: str, object_info: dict[str, Any] | None = Non
 def in_parallel(count: int, function: Callable[[int], Result]) -> list[Result | ComfylineError]:
     """Run `function(0)` to `function(count - 1)` at the same moment.
 
-    Requeue: what they returned, in the order they ended; an error of ours is a result too. Other errors are raised.
+    Returns: what they returned, in the order they ended; an error of ours is a result too. Other errors are raised.
     """
     start = threading.Barrier(count)
 

@@ -21,9 +21,9 @@ from core.contracts.comfy_v2 import maybe_timestamp, timestamp
 from core.errors import InvalidRequest, LedgerUnavailable, NotFound, SecretUnreadable
 from core.ledger import Ledger
 from core.ledger.secrets import WEBHOOK
-from core.ledger.webhooks.outbox import ENDED, Attempt, Delivery
+from core.ledger.webhooks.outbox import ENDED, Delivery, Try
 from core.ledger.webhooks.outbox_writer import PENDING, SENDING
-from core.settings.settings import Settings
+from core.settings import Settings
 from core.webhooks.signing import load_signing_key, public_key_text
 from core.webhooks.target import ONE_SECRET
 
@@ -170,7 +170,7 @@ def delivery_view(delivery: Delivery) -> dict[str, Any]:
         "created_at": timestamp(delivery.created_at_ms),
         "updated_at": timestamp(delivery.updated_at_ms),
         "next_try_at": maybe_timestamp(delivery.next_try_at_ms) if delivery.state == PENDING else None,
-        "attempts": [_attempt_view(attempt) for attempt in delivery.attempts],
+        "attempts": [_try_view(each) for each in delivery.log],
     }
 
 
@@ -180,13 +180,13 @@ def shown_url(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
-def _attempt_view(attempt: Attempt) -> dict[str, Any]:
+def _try_view(each: Try) -> dict[str, Any]:
     return {
-        "number": attempt.number,
-        "at": timestamp(attempt.at_ms),
-        "duration_ms": attempt.duration_ms,
-        "status_code": attempt.status_code,
-        "error": attempt.error,
+        "number": each.number,
+        "at": timestamp(each.at_ms),
+        "duration_ms": each.duration_ms,
+        "status_code": each.status_code,
+        "error": each.error,
     }
 
 

@@ -23,7 +23,7 @@ from core.contracts.registry import CONTRACT_V2
 from core.errors import IdempotencyKeyReuse, InvalidRequest, NotFound
 from core.job_request import JobRequest
 from core.ledger import Ledger
-from core.settings.settings import Settings
+from core.settings import Settings
 from workflows.graphs.file_names import safe_name
 from workflows.templates.library import Library
 from workflows.templates.modifiers import draw_between

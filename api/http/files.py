@@ -14,8 +14,8 @@ from werkzeug.exceptions import RequestedRangeNotSatisfiable
 
 from api.http.errors import PreconditionFailed
 from core.errors import OutputUnavailable, RangeNotSatisfiable
-from core.job import Output
 from core.ledger.input_files import InputFile
+from core.output import Output
 from core.storage.backend import StorageBackend
 
 EXPIRED = "This file has expired: it was kept for its time, and then removed."

@@ -19,7 +19,7 @@ from api.http.caller import base_url
 from api.schema.answers import OpenApi
 from api.schema.openapi import SERVER, Described, openapi_document
 from api.schema.validation import allowed, properties
-from core.settings.settings import Settings
+from core.settings import Settings
 
 _TEMPLATE = (Path(__file__).parent / "docs_page.html").read_text(encoding="utf-8")
 #: What a shell has a use of its own for.

@@ -20,7 +20,7 @@ from core.errors import BrokerUnavailable, ComfylineError, LedgerUnavailable
 from core.ledger import Ledger
 from core.ledger.instances import HEALTHY, InstanceRecord
 from core.messaging.broker_errors import broker_errors
-from core.settings.settings import Settings
+from core.settings import Settings
 from core.storage.marker import StorageMarker
 
 #: Longest time for each of the checks.

@@ -20,11 +20,12 @@ from api.http.errors import NO_ROOM, HashMismatch
 from api.http.time_limits import ledger_time_limit
 from core.clock import now_ms
 from core.errors import BodyTooLarge, InputUnavailable, InvalidRequest, MissingAsset, NotFound, StorageFull
-from core.job import InputRef, Output
+from core.job import InputRef
 from core.ledger import Ledger
 from core.ledger.input_files import InputFile
 from core.outbound import Policy
-from core.settings.settings import Settings
+from core.output import Output
+from core.settings import Settings
 from core.storage.backend import inputs_of, outputs_of
 from core.storage.folders import content_key, is_out_of_room
 from core.storage.job_files import is_id, owner_of

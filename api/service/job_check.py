@@ -14,7 +14,7 @@ from core.errors import InvalidRequest, RequestIdReuse
 from core.job import new_job_id
 from core.job_request import AcceptedJob, JobRequest
 from core.ledger import Ledger
-from core.settings.settings import Settings
+from core.settings import Settings
 from core.storage.job_files import is_job_id, staged_in_folder
 from core.texts.stored_json import json_text
 from workflows.graphs.boundaries import absolute_paths, jobs_named

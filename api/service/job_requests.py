@@ -13,7 +13,7 @@ from core.buckets.block import S3Block, parse_s3
 from core.job import ContractName
 from core.job_request import JobRequest
 from core.output_options import ConvertOptions, OutputOptions
-from core.settings.settings import Settings
+from core.settings import Settings
 from workflows.templates.fill import Filled
 
 #: Characters of a data URI that are kept among a job's parameters.

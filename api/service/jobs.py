@@ -19,7 +19,7 @@ from core.job import CANCELED, CANCELING, QUEUED, Job
 from core.job_request import JobRequest
 from core.ledger import Ledger
 from core.ledger.input_files import InputFile
-from core.settings.settings import Settings
+from core.settings import Settings
 from core.storage.backend import outputs_of
 from core.storage.job_files import is_id
 from tasks.messaging.follow_up import JobPublisher, Moved, publish_follow_up

@@ -19,6 +19,7 @@ from core.background import Loop
 from core.errors import LedgerUnavailable, NotFound
 from core.job import TERMINAL, Job, Status
 from core.messaging.notices import Notice
+from core.progress import Progress
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ class Watch:
         self._live = live
         self._only_end = only_end
         self._event = threading.Event()
-        self._progress: dict[str, Any] | None = None
+        self._progress: Progress | None = None
         self._preview: dict[str, Any] | None = None
 
     def wait(self, timeout_s: float) -> bool:
@@ -56,7 +57,7 @@ class Watch:
         self._event.clear()
         return woken
 
-    def take_progress(self) -> dict[str, Any] | None:
+    def take_progress(self) -> Progress | None:
         """The newest progress snapshot, once."""
         progress, self._progress = self._progress, None
         return progress
@@ -75,7 +76,7 @@ class Watch:
                 self._event.set()
         if self._live and notice.data is not None and notice.kind in ("progress", "preview"):
             if notice.kind == "progress":
-                self._progress = notice.data
+                self._progress = Progress.from_json(notice.data)
             else:
                 self._preview = notice.data
             self._event.set()

@@ -11,14 +11,15 @@ from pathlib import Path
 
 import click
 
-from cli.commands.jobs import DEFAULT_FOLDER, follow, open_client, save_outputs, server_option
+from cli.commands.shared import DEFAULT_FOLDER, follow, open_client, save_outputs, server_option
 from cli.exit_codes import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, exit_status_of
 from cli.local.processes import TICK_S, StopSignals, last_line
 from cli.local.stack import Stack, addresses, first_key, free_ports
 from cli.output.terminal import Screen
-from cli.remote.client import Client, Job, RequestRefused
+from cli.remote.answers import Job, RequestRefused
+from cli.remote.client import Client
 from core.errors import NoHealthyInstance
-from core.settings.settings import Settings, load_settings
+from core.settings import Settings, load_settings
 from workflows.templates.samples import sample
 
 #: Time from the start of the processes to a fleet that can run jobs; a real ComfyUI loads for minutes.

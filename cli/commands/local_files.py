@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from cli.output.terminal import Screen
-from cli.remote.client import Client, RequestRefused
+from cli.remote.answers import RequestRefused
+from cli.remote.client import Client
 from cli.remote.written_files import is_file
 from core.errors import ConfigurationError
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import click
 
-from cli.commands.jobs import json_option, open_client, print_json, server_option
+from cli.commands.shared import json_option, open_client, print_json, server_option
 from cli.exit_codes import EXIT_FAILED, EXIT_OK
-from cli.output.tables import printable
 from cli.output.terminal import Screen, describe_task, warn
-from cli.remote.client import RequestRefused
+from cli.output.text_tables import printable
+from cli.remote.answers import RequestRefused
 from cli.remote.job_ids import whole_id, whole_path
 from cli.remote.task_client import ENDED, Task, TaskClient, file_paths
 from cli.remote.written_files import result_file

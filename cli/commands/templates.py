@@ -10,11 +10,12 @@ from urllib.parse import quote
 
 import click
 
-from cli.commands.jobs import json_option, open_client, server_option
+from cli.commands.shared import json_option, open_client, server_option
 from cli.exit_codes import EXIT_FAILED, EXIT_OK
-from cli.output.tables import printable
 from cli.output.terminal import warn
-from cli.remote.client import Client, ServerUnreachable
+from cli.output.text_tables import printable
+from cli.remote.answers import ServerUnreachable
+from cli.remote.client import Client
 from core.errors import ConfigurationError, InvalidBody, InvalidRequest
 from core.texts.strict_json import loads
 from workflows.graphs.graph import parse_graph

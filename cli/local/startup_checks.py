@@ -17,7 +17,7 @@ from core.broker_kind import BrokerKind
 from core.errors import ConfigurationError, LedgerUnavailable
 from core.ledger import Ledger
 from core.ledger.upgrade import migrate
-from core.settings.settings import Settings
+from core.settings import Settings
 from core.storage.marker import StorageMarker
 
 PAUSE_S = 0.3

@@ -22,10 +22,10 @@ from rich.progress import (
 from rich.table import Column
 from rich.text import Text
 
-from cli.output.tables import Heading, print_table, printable
-from cli.remote.client import Job
+from cli.output.text_tables import Heading, print_table, printable
+from cli.remote.answers import Job
 from cli.remote.download import OnBytes
-from cli.remote.sse import Event
+from cli.remote.sse import SseEvent
 
 #: A plain line is due when progress has moved this far, or the node or the status changed.
 PLAIN_STEP = 0.1
@@ -95,7 +95,7 @@ class JobProgress:
         if self._bar:
             self._bar.stop()
 
-    def __call__(self, event: Event) -> None:
+    def __call__(self, event: SseEvent) -> None:
         """Take one event of the job's stream."""
         if event.name == "status":
             self._on_status(str(event.data.get("status")), event.data)

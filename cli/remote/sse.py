@@ -13,7 +13,7 @@ READ_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, kw_only=True)
-class Event:
+class SseEvent:
     """One event of a job: `status`, `progress`, `preview`, `output` or `log`."""
 
     name: str
@@ -22,7 +22,7 @@ class Event:
     data: dict[str, Any]
 
 
-def read_events(raw: Any) -> Iterator[Event]:
+def read_events(raw: Any) -> Iterator[SseEvent]:
     """Yield events until the stream ends, breaks off or falls silent; the caller asks for the job's state then.
 
     Parameters:
@@ -58,9 +58,9 @@ def _lines(raw: Any) -> Iterator[str]:
             yield line.rstrip(b"\r").decode(errors="replace")
 
 
-def _event(name: str, data: str) -> Event | None:
+def _event(name: str, data: str) -> SseEvent | None:
     try:
         value = json.loads(data)
     except ValueError:
         return None
-    return Event(name=name, data=value) if isinstance(value, dict) else None
+    return SseEvent(name=name, data=value) if isinstance(value, dict) else None

@@ -15,7 +15,7 @@ import requests
 
 from comfy.client.capabilities import Capabilities, detect
 from comfy.client.history import History, parse_entry
-from comfy.client.outputs import OutputItem
+from comfy.client.outputs import ReportedOutput
 from comfy.client.rejection import rejected_graph, rejected_upload
 from comfy.client.transport import Transport, json_of, unexpected
 from core.errors import ComfyUnavailable, NodeErrors, OutputUnavailable
@@ -245,7 +245,7 @@ class ComfyClient:
             type=str(answer.get("type", folder_type)),
         )
 
-    def view(self, item: OutputItem) -> Iterator[bytes]:
+    def view(self, item: ReportedOutput) -> Iterator[bytes]:
         """The bytes of an output file, in chunks. The request is sent when the first chunk is asked for.
 
         Raises:
@@ -253,7 +253,7 @@ class ComfyClient:
         """
         if item.filename is None:
             raise OutputUnavailable(f"output of node {item.node_id} is not a file")
-        params = {"filename": item.filename, "subfolder": item.subfolder or "", "type": item.type or "output"}
+        params = {"filename": item.filename, "subfolder": item.subfolder or "", "type": item.folder or "output"}
         with self._http.get("/view", params=params, stream=True) as response:
             if 400 <= response.status_code < 500:
                 raise OutputUnavailable(f"ComfyUI reported {item.filename} but does not have it")
@@ -264,15 +264,15 @@ class ComfyClient:
             except requests.RequestException as exc:
                 raise ComfyUnavailable(f"ComfyUI broke off while sending {item.filename}") from exc
 
-    def has(self, item: OutputItem) -> bool:
+    def has(self, item: ReportedOutput) -> bool:
         """Whether the server would hand this output file out."""
-        params = {"filename": item.filename or "", "subfolder": item.subfolder or "", "type": item.type or "output"}
+        params = {"filename": item.filename or "", "subfolder": item.subfolder or "", "type": item.folder or "output"}
         with self._http.get("/view", params=params, stream=True) as response:
             if response.status_code >= requests.codes.server_error:
                 raise unexpected(response)
             return bool(response.status_code == requests.codes.ok)
 
-    def download(self, item: OutputItem, target: Path) -> int:
+    def download(self, item: ReportedOutput, target: Path) -> int:
         """Copy an output file to `target`, whole or not at all; returns its size in bytes. Raises as `view`."""
         partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
         try:

@@ -9,12 +9,10 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from comfy.client.history import History
-
-Kind = Literal["image", "video", "audio", "text", "file", "latent"]
-Folder = Literal["output", "temp", "input"]
+from core.output import Folder, Kind
 
 _KIND_BY_KEY: dict[str, Kind] = {
     "images": "image",
@@ -56,7 +54,7 @@ _JSON = "application/json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class OutputItem:
+class ReportedOutput:
     """One result of one node: a file on the instance, or a text, which may be a JSON value."""
 
     #: Id in the submitted graph, also for nodes inside an expansion.
@@ -66,8 +64,8 @@ class OutputItem:
     key: str
     filename: str | None = None
     subfolder: str | None = None
-    #: The folder the file is in; `temp` files are previews and vanish when the instance restarts.
-    type: Folder | None = None
+    #: ComfyUI's directory that the file is in; it calls it the `type`.
+    folder: Folder | None = None
     content_type: str = _OTHER
     #: Only texts, with `content_type` text/plain or application/json; then there is no file.
     text: str | None = None
@@ -81,7 +79,7 @@ def content_type_of(filename: str) -> str:
     return _CONTENT_TYPES.get(extension) or _STANDARD_TYPES.guess_type("x" + extension)[0] or _OTHER
 
 
-def outputs_of(history: History) -> list[OutputItem]:
+def outputs_of(history: History) -> list[ReportedOutput]:
     """All files, texts and values, in the order in which the nodes finished; a file that a node names twice, once.
 
     Results that came from ComfyUI's cache are included; they look like fresh ones. Nodes may return anything: strings,
@@ -89,20 +87,20 @@ def outputs_of(history: History) -> list[OutputItem]:
     another key one result together. Left out are null, what is empty, flags such as `animated: [true]`, unfinished
     batches of the VideoHelperSuite, and the camera data behind a 3D preview's path.
     """
-    items: list[OutputItem] = []
+    items: list[ReportedOutput] = []
     for node_id, results in history.outputs.items():
         owner = _graph_node(history, node_id)
         named = set()
         for key, values in results.items():
             for item in _items(owner, key, values):
-                place = (item.type, item.subfolder, item.filename)
+                place = (item.folder, item.subfolder, item.filename)
                 if item.filename is None or place not in named:
                     items.append(item)
                 named.add(place)
     return items
 
 
-def _items(node_id: str, key: str, values: object) -> Iterator[OutputItem]:
+def _items(node_id: str, key: str, values: object) -> Iterator[ReportedOutput]:
     values = values if isinstance(values, list) else [values]
     if key in _FLAGS:
         return
@@ -123,10 +121,10 @@ def _items(node_id: str, key: str, values: object) -> Iterator[OutputItem]:
         yield _value(node_id, key, rest[0] if len(rest) == 1 else rest)
 
 
-def _value(node_id: str, key: str, value: Any) -> OutputItem:
+def _value(node_id: str, key: str, value: Any) -> ReportedOutput:
     text = value if isinstance(value, str) else _json_text(value)
     content_type = _JSON if isinstance(value, (list, dict)) else "text/plain"
-    return OutputItem(node_id=node_id, kind="text", key=key, content_type=content_type, text=text)
+    return ReportedOutput(node_id=node_id, kind="text", key=key, content_type=content_type, text=text)
 
 
 def _json_text(value: Any) -> str:
@@ -137,20 +135,20 @@ def _json_text(value: Any) -> str:
         return json.dumps(json.loads(json.dumps(value), parse_constant=str))
 
 
-def local_path(item: OutputItem, data_dir: Path) -> Path | None:
+def local_path(item: ReportedOutput, data_dir: Path) -> Path | None:
     """Where the file of an output lies; None if it has none, or a name that leads out of its folder."""
     parts = [*(item.subfolder or "").replace("\\", "/").split("/"), *(item.filename or "").split("/")]
     if not item.filename or item.filename.startswith("/") or ".." in parts or any("\0" in part for part in parts):
         return None
-    return (data_dir / (item.type or "output")).joinpath(*(part for part in parts if part not in ("", ".")))
+    return (data_dir / (item.folder or "output")).joinpath(*(part for part in parts if part not in ("", ".")))
 
 
-def file_item(node_id: str, filename: str, subfolder: str) -> OutputItem:
+def file_item(node_id: str, filename: str, subfolder: str) -> ReportedOutput:
     """A file of the output folder that its node did not report."""
     return _file(node_id, "files", {"filename": filename, "subfolder": subfolder, "type": "output"})
 
 
-def _file(node_id: str, key: str, value: Mapping[str, Any]) -> OutputItem:
+def _file(node_id: str, key: str, value: Mapping[str, Any]) -> ReportedOutput:
     filename, subfolder, folder = value["filename"], str(value.get("subfolder") or ""), value.get("type")
     annotated = _ANNOTATED.match(filename)
     if annotated:
@@ -160,13 +158,13 @@ def _file(node_id: str, key: str, value: Mapping[str, Any]) -> OutputItem:
         inner, filename = posixpath.split(filename)
         subfolder = posixpath.join(subfolder, inner)
     content_type = content_type_of(filename)
-    return OutputItem(
+    return ReportedOutput(
         node_id=node_id,
         kind=_kind(key, content_type, filename),
         key=key,
         filename=filename,
         subfolder=subfolder,
-        type=folder if folder in ("output", "temp", "input") else "output",
+        folder=folder if folder in ("output", "temp", "input") else "output",
         content_type=content_type,
         extra={name: entry for name, entry in value.items() if name not in ("filename", "subfolder", "type")},
     )
@@ -188,7 +186,7 @@ def _kind(key: str, content_type: str, filename: str) -> Kind:
     return by_key
 
 
-def _result_path(node_id: str, values: list[Any]) -> OutputItem | None:
+def _result_path(node_id: str, values: list[Any]) -> ReportedOutput | None:
     """Preview3D returns `[path, camera]` with the path relative to the output folder and no file item at all."""
     path, folder = str(values[0]).replace("\\", "/"), "output"
     annotated = _ANNOTATED.match(path)

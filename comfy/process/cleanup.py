@@ -84,7 +84,7 @@ def _names(directory: int) -> list[str]:
 
 
 def _remove_old(directory: int, before_s: float, spare: Collection[str] = (), depth: int = 1) -> int:
-    """The same for one open directory, the directory itself excepted."""
+    """Remove old files below one open directory, but not the directory itself."""
     removed = 0
     for name in set(_names(directory)).difference(spare):
         with contextlib.suppress(OSError):  # Gone meanwhile, or not ours to remove.

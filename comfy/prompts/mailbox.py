@@ -7,8 +7,9 @@ import threading
 from collections import deque
 
 from comfy.prompts.frames import Preview
-from comfy.prompts.progress import Progress, PromptListener
+from comfy.prompts.progress import PromptListener
 from core.background import failure_of
+from core.progress import Progress
 
 #: What is logged with an error out of a listener.
 LISTENER = "news of a prompt"

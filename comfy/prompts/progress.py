@@ -4,28 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from comfy.prompts.frames import Event
 from comfy.prompts.node_work import ExpectedWork, steps_of
-
-
-@dataclass(frozen=True, kw_only=True)
-class Progress:
-    """A point in a run. `value` is the part of its work that is done, 0..1; what the cache serves is no work."""
-
-    value: float = 0.0
-    nodes_done: int = 0
-    nodes_total: int = 0
-    #: Id in the submitted graph, also while a node inside an expansion runs.
-    current_node: str | None = None
-    current_node_class: str | None = None
-    #: Position inside the current node (sampler steps, say); None for nodes that do not count.
-    step: int | None = None
-    steps: int | None = None
-    #: Seconds of work left, when nodes like all of these have run on this instance before.
-    remaining_s: float | None = None
+from core.progress import Progress
 
 
 class PromptListener(Protocol):

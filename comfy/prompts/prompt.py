@@ -16,9 +16,10 @@ from comfy.prompts.account import Account
 from comfy.prompts.frames import Event, Preview
 from comfy.prompts.mailbox import Mailbox
 from comfy.prompts.polling import Outage, PollClock, RunClock, final_history
-from comfy.prompts.progress import Progress, ProgressTracker, PromptListener
+from comfy.prompts.progress import ProgressTracker, PromptListener
 from comfy.prompts.result import PromptResult, result_of
 from core.errors import ComfylineError, ComfyUnavailable, PromptInterrupted, PromptStuck, PromptTimeout
+from core.progress import Progress
 
 
 class PromptHandle:

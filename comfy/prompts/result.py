@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from comfy.client.history import History
-from comfy.client.outputs import OutputItem, outputs_of
+from comfy.client.outputs import ReportedOutput, outputs_of
 from comfy.prompts.account import Account, Blocked
 
 
@@ -14,7 +14,7 @@ class PromptResult:
     """A prompt that ran whole."""
 
     prompt_id: str
-    outputs: list[OutputItem]
+    outputs: list[ReportedOutput]
     history: History
     #: Nodes served from ComfyUI's cache; empty for a run from scratch.
     cached_nodes: tuple[str, ...]

@@ -28,7 +28,7 @@ from botocore.session import Session
 from s3transfer.manager import TransferConfig, TransferManager
 
 from core.buckets.target import BucketTarget, Credentials
-from core.errors import AddressRefused, DeliveryFailed, DeliveryRefused
+from core.errors import AddressRefused, UploadFailed, UploadRefused
 from core.outbound import Policy
 from core.outbound.deadline import Deadline
 from core.outbound.s3 import guard_s3_client
@@ -63,7 +63,7 @@ class Bucket:
         None: as long as the whole.
       on_answer: called at the first answer, where there is a limit to it.
     Raises:
-      DeliveryRefused: botocore knows at once that this is no target.
+      UploadRefused: botocore knows at once that this is no target.
     """
 
     def __init__(
@@ -108,8 +108,8 @@ class Bucket:
         Parameters:
           digest: `blake3:<64 hex digits>` of the file, kept with the object.
         Raises:
-          DeliveryFailed: trying again may help.
-          DeliveryRefused, AddressRefused: it hardly will.
+          UploadFailed: trying again may help.
+          UploadRefused, AddressRefused: it hardly will.
           OSError: the file cannot be read.
         """
         size_bytes = path.stat().st_size
@@ -125,7 +125,7 @@ class Bucket:
 
     def clean(self, key: str) -> None:
         """Remove the parts of an upload that did not end, as far as the server lets us."""
-        with contextlib.suppress(DeliveryFailed, DeliveryRefused, AddressRefused), _translated():
+        with contextlib.suppress(UploadFailed, UploadRefused, AddressRefused), _translated():
             self._abort_parts(key)
 
     def link(self, key: str, *, expires_s: int = LINK_S) -> str:
@@ -149,7 +149,7 @@ class Bucket:
         # An answer that was cut looks like a short one.
         self._check_time()
         if "ETag" not in answer:
-            raise DeliveryRefused("what answers there is no S3 server")
+            raise UploadRefused("what answers there is no S3 server")
         return bool(answer.get("ContentLength") == size and answer.get("Metadata", {}).get("blake3") == _hex(digest))
 
     def _abort_parts(self, key: str) -> None:
@@ -176,7 +176,7 @@ class Bucket:
     def _check_time(self, **_event: object) -> None:
         if self._deadline.is_over:
             # Pauses before further tries may have used the time up.
-            raise DeliveryFailed(f"the S3 server {self._excuse or 'is too slow'}")
+            raise UploadFailed(f"the S3 server {self._excuse or 'is too slow'}")
 
 
 def limit_s(size_bytes: int) -> float:
@@ -231,15 +231,15 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except ClientError as exc:
-        kind = DeliveryFailed if _is_passing(exc) else DeliveryRefused
+        kind = UploadFailed if _is_passing(exc) else UploadRefused
         raise kind(f"the S3 server answered {_answer(exc)}") from exc
     except (NoConnection, HTTPClientError) as exc:
-        raise DeliveryFailed(f"the S3 server does not answer as it should ({type(exc).__name__})") from exc
+        raise UploadFailed(f"the S3 server does not answer as it should ({type(exc).__name__})") from exc
     except (ResponseParserError, IncompleteReadError, KeyError) as exc:
         # A field that every answer of S3 has: what answers is something else.
-        raise DeliveryFailed("the S3 server's answer is not S3") from exc
+        raise UploadFailed("the S3 server's answer is not S3") from exc
     except (BotoCoreError, ValueError) as exc:
-        raise DeliveryRefused(f"the S3 target cannot be used ({type(exc).__name__})") from exc
+        raise UploadRefused(f"the S3 target cannot be used ({type(exc).__name__})") from exc
 
 
 def _is_passing(exc: ClientError) -> bool:

@@ -10,7 +10,7 @@ import requests
 from urllib3.exceptions import HTTPError
 
 from core.buckets.target import BucketTarget
-from core.errors import DeliveryFailed, DeliveryRefused
+from core.errors import UploadFailed, UploadRefused
 from core.outbound import Policy
 from core.outbound.sessions import GuardedSession
 
@@ -28,15 +28,15 @@ def put(url: str, path: Path, *, content_type: str, target: BucketTarget, policy
       target: how patient to be.
       limit_s: seconds after which the exchange is cut, tries and all.
     Raises:
-      DeliveryFailed: trying again may help.
-      DeliveryRefused, AddressRefused: it hardly will.
+      UploadFailed: trying again may help.
+      UploadRefused, AddressRefused: it hardly will.
       OSError: the file cannot be read.
     """
     with GuardedSession(policy, limit_s=limit_s) as session:
         for tries_left in reversed(range(target.connect_attempts)):
             try:
                 _put(session, url, path, content_type, target.connect_timeout_s)
-            except DeliveryFailed:
+            except UploadFailed:
                 pause_s = PAUSE_S * 2 ** (target.connect_attempts - 1 - tries_left)
                 if not tries_left or session.deadline.left_s < pause_s:
                     raise
@@ -61,13 +61,13 @@ def _put(session: GuardedSession, url: str, path: Path, content_type: str, conne
                 status = answer.status_code
         except (requests.RequestException, HTTPError) as exc:
             if session.deadline.is_over:
-                raise DeliveryFailed("the server behind a put_url is too slow") from exc
-            raise DeliveryFailed(
+                raise UploadFailed("the server behind a put_url is too slow") from exc
+            raise UploadFailed(
                 f"the server behind a put_url does not answer as it should ({type(exc).__name__})"
             ) from exc
     if session.deadline.is_over:
-        raise DeliveryFailed("the server behind a put_url is too slow")
+        raise UploadFailed("the server behind a put_url is too slow")
     if status >= 500 or status in _PASSING_STATUSES:
-        raise DeliveryFailed(f"the server behind a put_url answered {status}")
+        raise UploadFailed(f"the server behind a put_url answered {status}")
     if not requests.codes.ok <= status < requests.codes.multiple_choices:
-        raise DeliveryRefused(f"the server behind a put_url answered {status}")
+        raise UploadRefused(f"the server behind a put_url answered {status}")

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any
 
-from core.job import CANCELING, DELIVERING, FAILED, RUNNING, STATUSES, SUCCEEDED, Job, Output
+from core.job import CANCELING, DELIVERING, FAILED, RUNNING, STATUSES, SUCCEEDED, Job
+from core.job_error import JobError
 from core.links import Links
+from core.output import Output
+from core.progress import Progress
 from core.texts.excerpts import MESSAGE_CHARS, TRACEBACK_CHARS, head_and_tail
 
 #: The API knows a closed set of words; storing outputs is part of running.
 SHOWN = {status: RUNNING if status == DELIVERING else status for status in STATUSES}
 _IN_PROGRESS = (RUNNING, CANCELING, DELIVERING)
+_BEFORE_THE_FIRST = ("value", "nodes_done", "nodes_total", "message")
 
 
 def timestamp(ms: int) -> str:
@@ -28,23 +33,24 @@ def progress_view(job: Job) -> dict[str, Any] | None:
     """The last snapshot; zeros for a job that has just begun, everything for one whose GPU work is done."""
     if job.progress is None and job.status not in _IN_PROGRESS:
         return None
-    snapshot = job.progress or {"value": 0.0, "nodes_done": 0, "nodes_total": job.nodes_total}
+    snapshot = job.progress or Progress(nodes_total=job.nodes_total)
     if job.status in (DELIVERING, SUCCEEDED):
-        return snapshot_view({**snapshot, "value": 1.0, "nodes_done": snapshot.get("nodes_total", job.nodes_total)})
-    return snapshot_view(snapshot)
+        snapshot = replace(snapshot, value=1.0, nodes_done=snapshot.nodes_total)
+    view = snapshot_view(snapshot)
+    # Before the first snapshot there is nothing to say of nodes.
+    return view if job.progress is not None else {name: view[name] for name in _BEFORE_THE_FIRST}
 
 
-def snapshot_view(snapshot: dict[str, Any]) -> dict[str, Any]:
+def snapshot_view(snapshot: Progress) -> dict[str, Any]:
     """A progress snapshot as clients see it: with what it says in words, which the official SDK prints."""
-    node = snapshot.get("current_node_class") or snapshot.get("current_node")
-    step, steps = snapshot.get("step"), snapshot.get("steps")
-    if node is None or snapshot.get("value", 0.0) >= 1.0:
-        message = f"{snapshot.get('nodes_done', 0)}/{snapshot.get('nodes_total', 0)} nodes"
-    elif steps:
-        message = f"{node} {step}/{steps}"
+    node = snapshot.current_node_class or snapshot.current_node
+    if node is None or snapshot.value >= 1.0:
+        message = f"{snapshot.nodes_done}/{snapshot.nodes_total} nodes"
+    elif snapshot.steps:
+        message = f"{node} {snapshot.step}/{snapshot.steps}"
     else:
-        message = str(node)
-    return {**snapshot, "message": message}
+        message = node
+    return {**snapshot.to_json(), "message": message}
 
 
 def attempt_view(job: Job) -> dict[str, Any]:
@@ -55,11 +61,11 @@ def attempt_view(job: Job) -> dict[str, Any]:
         "gpu": job.gpu,
         "losses": [
             {
-                "attempt": loss.get("attempt"),
-                "code": loss.get("code"),
-                "instance": loss.get("instance"),
-                "gpu": loss.get("gpu"),
-                "at": maybe_timestamp(loss.get("at_ms")),
+                "attempt": loss.attempt,
+                "code": loss.code,
+                "instance": loss.instance,
+                "gpu": loss.gpu,
+                "at": maybe_timestamp(loss.at_ms),
             }
             for loss in job.losses
         ],
@@ -70,23 +76,12 @@ def error_view(job: Job) -> dict[str, Any] | None:
     """`{"code", "message", "node_id", "class_type", "traceback"}` of a failed job."""
     if job.status != FAILED:
         return None
-    view = whole_error_view(job.error or {})
+    view = (job.error or JobError()).to_json()
     # Jobs of earlier versions kept whatever nodes said in their rows.
     view["message"] = head_and_tail(view["message"], 2 * MESSAGE_CHARS)
     if view["traceback"]:
         view["traceback"] = head_and_tail(view["traceback"], 2 * TRACEBACK_CHARS)
     return view
-
-
-def whole_error_view(error: dict[str, Any]) -> dict[str, Any]:
-    """The same for an error that may have any length."""
-    return {
-        "code": error.get("code", "failed"),
-        "message": error.get("message", "The job failed."),
-        "node_id": error.get("node_id"),
-        "class_type": error.get("class_type"),
-        "traceback": error.get("traceback"),
-    }
 
 
 def output_view(output: Output, links: Links, expires_at_ms: int) -> dict[str, Any]:
@@ -95,19 +90,18 @@ def output_view(output: Output, links: Links, expires_at_ms: int) -> dict[str, A
     Parameters:
       expires_at_ms: when its file is, or was, removed.
     """
-    said = output.upload or {}
     more: dict[str, Any] = {}
-    if "url" in said or "error" in said:
-        more["upload"] = {"url": said.get("url"), "error": said.get("error")}
-    if "conversion_error" in said:
-        more["conversion_error"] = said["conversion_error"]
+    if output.bucket_result is not None:
+        more["upload"] = {"url": output.bucket_result.url, "error": output.bucket_result.error}
+    if output.conversion_error is not None:
+        more["conversion_error"] = output.conversion_error
     if output.is_expired:
         more["expired"] = True
     link = links.content(output.id, until_ms=expires_at_ms)
     return {
         "node_id": output.node_id,
         "name": output.name,
-        "type": output.type,
+        "type": output.kind,
         "content_type": output.content_type,
         "size_bytes": output.size_bytes,
         "id": output.id,
@@ -121,4 +115,4 @@ def output_view(output: Output, links: Links, expires_at_ms: int) -> dict[str, A
 
 def missing_view(output: Output) -> dict[str, str]:
     """A file that ComfyUI reported and nobody can find."""
-    return {"node_id": output.node_id, "name": output.name, "message": (output.upload or {}).get("missing", "")}
+    return {"node_id": output.node_id, "name": output.name, "message": output.missing_reason or ""}

@@ -18,10 +18,10 @@ from core.job import (
     RUNNING,
     SUCCEEDED,
     Job,
-    Output,
     prompt_id_of,
 )
 from core.links import Links, LinkSigner
+from core.output import Output
 from core.texts.excerpts import MESSAGE_CHARS, head_and_tail
 from core.webhooks.target import WebhookTarget
 
@@ -73,7 +73,7 @@ def comfyui_response(job: Job) -> dict[str, Any]:
     """
     outputs: dict[str, dict[str, list[dict[str, str]]]] = {}
     for output in job.outputs:
-        file = {"filename": output.name, "subfolder": output.subfolder, "type": output.comfy_type}
+        file = {"filename": output.name, "subfolder": output.subfolder, "type": output.folder}
         outputs.setdefault(output.node_id, {}).setdefault(output.comfy_key, []).append(file)
     if not outputs:
         return {}
@@ -111,36 +111,35 @@ def signature_headers(body: bytes, secret: str) -> dict[str, str]:
 
 def _message(job: Job) -> str:
     if job.status == FAILED and job.error:
-        where = f" (node {job.error['node_id']}, {job.error['class_type']})" if job.error.get("node_id") else ""
-        return f"{head_and_tail(job.error['message'].strip(), 2 * MESSAGE_CHARS)}{where}"
-    problems = [output.upload["error"] for output in job.outputs if output.upload and "error" in output.upload]
+        return f"{head_and_tail(job.error.message.strip(), 2 * MESSAGE_CHARS)}{job.error.place}"
+    problems = [output.upload_error for output in job.outputs if output.upload_error is not None]
     if job.status == SUCCEEDED and job.warnings and not problems:
         first = job.warnings[0]
-        return f"Request completed in part: {first['message']} (node {first['node_id']}, {first['class_type']})"
+        return f"Request completed in part: {first.message} (node {first.node_id}, {first.class_type})"
     if job.status == SUCCEEDED and problems:
         return (
             f"Request completed, but {len(problems)} of {len(job.outputs)} files could not be uploaded: {problems[0]}"
         )
     if job.status == SUCCEEDED and job.missing_outputs:
-        reason = (job.missing_outputs[0].upload or {}).get("missing")
+        reason = job.missing_outputs[0].missing_reason
         return f"Request completed, but {len(job.missing_outputs)} reported files are not there: {reason}"
     return MESSAGES.get(job.status, "Request failed")
 
 
 def _output(job: Job, output: Output, links: Links) -> dict[str, Any]:
-    upload = output.upload or {}
-    error = upload.get("conversion_error")
-    if output.is_expired and not upload.get("url"):
+    bucket_url = None if output.bucket_result is None else output.bucket_result.url
+    error = output.conversion_error
+    if output.is_expired and not bucket_url:
         error = f"expired: the file was kept until {timestamp(job.files_expire_at_ms)}"
     return {
         "filename": output.name,
         "local_path": output.storage_key,
-        "type": output.comfy_type,
+        "type": output.folder,
         "subfolder": output.subfolder,
         "node_id": output.node_id,
         "output_type": output.comfy_key,
-        "url": upload.get("url") or links.content(output.id, until_ms=job.files_expire_at_ms).url,
-        "upload_error": upload.get("error"),
+        "url": bucket_url or links.content(output.id, until_ms=job.files_expire_at_ms).url,
+        "upload_error": output.upload_error,
         "data": None,
         "mimetype": output.content_type,
         "error": error,

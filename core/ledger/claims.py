@@ -10,20 +10,22 @@ import json
 import zlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from sqlalchemy import ColumnElement, and_, bindparam, func, insert, select, update
 
 from core.errors import StaleAttempt
 from core.job import CANCELED, DELIVERING, FAILED, LEASED, QUEUED, RUNNING, InputRef, Status, prompt_id_of
+from core.job_error import JobError, JobWarning
 from core.ledger.database.connections import Change, Database, now_ms
-from core.ledger.database.rows import JOB_COLUMNS
+from core.ledger.database.rows import JOB_COLUMNS, asset_row
 from core.ledger.database.stored_fields import RowReader
 from core.ledger.database.tables import assets, instances, job_errors, jobs, secrets
 from core.ledger.scheduling import choose, is_surplus, missing_turns
 from core.ledger.secrets import ANY, RUN, end_run
 from core.ledger.transitions import transition
 from core.ledger.webhooks.outbox_writer import announce_progress
+from core.output import OutputFile
+from core.progress import Progress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,22 +55,6 @@ class Claim:
     def prompt_id(self) -> str:
         """The id to post this attempt's prompt with."""
         return prompt_id_of(self.job_id, self.attempt)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProducedFile:
-    """One output as the instance reported it, before it is in storage."""
-
-    asset_id: str
-    node_id: str
-    name: str
-    type: str
-    content_type: str
-    comfy_type: str
-    comfy_key: str
-    subfolder: str
-    #: `{"path": str}` on the GPU host's disk, `{"url": str}` of its instance, or `{"text": str}`.
-    source: dict[str, str]
 
 
 #: What a claim has of its job as it is; the rest is found out when it is made.
@@ -103,7 +89,7 @@ class Claims:
           only_surplus: take a job only if more of them wait than there are idle healthy instances, so that a busy
             instance never takes what an idle one would start now. The job is then *on deck* until `begun`.
           worker: take nothing if another worker has the instance's name.
-        Requeue: the claim, or None when there is nothing to take.
+        Returns: the claim, or None when there is nothing to take.
         """
         with self._database.write() as transaction:
             if only_surplus and not is_surplus(transaction):
@@ -150,7 +136,7 @@ class Claims:
     def renew(self, claims: Collection[Claim]) -> dict[str, Status]:
         """Prolong the leases.
 
-        Requeue: `{job_id: status}` of those still held (`running`, or `canceling`: interrupt it). A claim that is
+        Returns: `{job_id: status}` of those still held (`running`, or `canceling`: interrupt it). A claim that is
         missing was lost: stop working on it and write nothing.
         """
         held: dict[str, Status] = {}
@@ -172,14 +158,14 @@ class Claims:
             began = {"on_deck": False, "started_at_ms": now_ms()}
             transaction.connection.execute(update(jobs).where(held_by(claim)).values(**began))
 
-    def progress(self, claim: Claim, snapshot: dict[str, Any]) -> None:
+    def progress(self, claim: Claim, snapshot: Progress) -> None:
         """Keep the newest progress of a running attempt, and tell its webhook if that wants to know.
 
         A stale attempt's is dropped.
         """
         with self._database.write() as transaction:
             row = transaction.connection.execute(
-                update(jobs).where(held_by(claim)).values(progress=snapshot).returning(*JOB_COLUMNS)
+                update(jobs).where(held_by(claim)).values(progress=snapshot.to_json()).returning(*JOB_COLUMNS)
             ).one_or_none()
             if row is not None:
                 transaction.changes.append(Change(job_id=claim.job_id, seq=row.last_seq, status=row.status))
@@ -189,15 +175,15 @@ class Claims:
     def generated(
         self,
         claim: Claim,
-        files: Sequence[ProducedFile],
+        files: Sequence[OutputFile],
         *,
         outputs_reused: bool,
-        warnings: Sequence[dict[str, Any]] = (),
+        warnings: Sequence[JobWarning] = (),
     ) -> None:
-        """The GPU is done: record what it made and hand the job to delivery.
+        """The GPU is done: record what it made, and hand the job to those who store it.
 
         Parameters:
-          warnings: what kept a part of it from running, `[{"message", "node_id", "class_type"}]`.
+          warnings: what kept a part of it from running.
         Raises: StaleAttempt - the job was cancelled meanwhile, or another attempt owns it.
         """
         with self._database.write() as transaction:
@@ -210,7 +196,7 @@ class Claims:
                 lease_until_ms=None,
                 generated_at_ms=now,
                 outputs_reused=outputs_reused,
-                warnings=list(warnings) or None,
+                warnings=[warning.to_json() for warning in warnings] or None,
             )
             if moved is None:
                 raise StaleAttempt(f"Job {claim.job_id} attempt {claim.attempt} was overtaken; its result is dropped.")
@@ -218,21 +204,24 @@ class Claims:
                 end_run(transaction.connection, claim.job_id)
             if files:
                 transaction.connection.execute(
-                    insert(assets), [_asset(claim, ordinal, file, now) for ordinal, file in enumerate(files)]
+                    insert(assets),
+                    [
+                        asset_row(file, attempt=claim.attempt, ordinal=ordinal, now=now)
+                        for ordinal, file in enumerate(files)
+                    ],
                 )
 
-    def fail(self, claim: Claim, error: dict[str, Any], *, whole: dict[str, Any] | None = None) -> bool:
+    def fail(self, claim: Claim, error: JobError, *, whole: JobError | None = None) -> bool:
         """End the job as failed; False when the attempt is stale.
 
         Parameters:
-          error: `{"code", "message", "node_id", "class_type", "traceback"}`.
           whole: the same at full length, where that is too much for everybody who looks at the job.
         """
         with self._database.write() as transaction:
-            if transition(transaction, claim.job_id, FAILED, held_by(claim), error=error) is None:
+            if transition(transaction, claim.job_id, FAILED, held_by(claim), error=error.to_json()) is None:
                 return False
             if whole is not None:
-                packed = zlib.compress(json.dumps(whole).encode())
+                packed = zlib.compress(json.dumps(whole.to_json()).encode())
                 transaction.connection.execute(insert(job_errors).values(job_id=claim.job_id, error=packed))
             return True
 
@@ -245,22 +234,3 @@ class Claims:
 def held_by(claim: Claim) -> ColumnElement[bool]:
     """The job is still this attempt's."""
     return and_(jobs.c.id == claim.job_id, jobs.c.attempt == claim.attempt, jobs.c.status.in_(sorted(LEASED)))
-
-
-def _asset(claim: Claim, ordinal: int, file: ProducedFile, now: int) -> dict[str, Any]:
-    return {
-        "id": file.asset_id,
-        "job_id": claim.job_id,
-        "attempt": claim.attempt,
-        "ordinal": ordinal,
-        "node_id": file.node_id,
-        "name": file.name,
-        "type": file.type,
-        "content_type": file.content_type,
-        "comfy_type": file.comfy_type,
-        "comfy_key": file.comfy_key,
-        "subfolder": file.subfolder,
-        "source": file.source,
-        "size_bytes": 0,
-        "created_at_ms": now,
-    }

@@ -119,7 +119,7 @@ class Instances:
         Parameters:
           place: names the directory that this worker holds, so that nobody else can live there.
           over: another worker that has fallen silent; it loses the row if it has not spoken since it was looked at.
-        Requeue: whether the instance is to be drained; None when the row is another worker's.
+        Returns: whether the instance is to be drained; None when the row is another worker's.
         """
         now = now_ms()
         values: dict[str, Any] = {"host": host, "worker": worker, "kind": kind, "gpu": gpu, "state": STARTING}
@@ -203,7 +203,7 @@ class Instances:
     ) -> bool:
         """The instance's worker is alive, and this is how the instance stands towards jobs.
 
-        Requeue: False when there is no row of this worker: it is another worker's now, or was forgotten.
+        Returns: False when there is no row of this worker: it is another worker's now, or was forgotten.
         """
         values: dict[str, Any] = {"state": state, "reason": reason, "is_drained": is_drained, "restarts": restarts}
         values |= {"quarantined_until_ms": quarantined_until_ms, "heartbeat_at_ms": now_ms()}

@@ -12,6 +12,7 @@ from sqlalchemy import ColumnElement, Connection, Row, and_, bindparam, func, in
 
 from core.errors import IdempotencyKeyReuse, NotFound, RequestIdReuse
 from core.job import CANCELED, CANCELING, DELIVERING, FAILED, QUEUED, RUNNING, Job, JobSpec, Status
+from core.job_error import JobError
 from core.job_request import AcceptedJob
 from core.ledger.database.connections import Database, Transaction, now_ms
 from core.ledger.database.error_map import Conflict
@@ -23,7 +24,7 @@ from core.ledger.scheduling import comes_before, queue_order
 from core.ledger.secrets import Secrets
 from core.ledger.transitions import transition
 from core.ledger.webhooks.outbox_writer import record_event
-from core.settings.settings import Settings
+from core.settings import Settings
 from core.texts.stored_json import json_text
 
 #: Built once: the look-up on every client's path.
@@ -143,7 +144,7 @@ class Jobs:
             raise NotFound(f"There is no job {job_id}.")
         return graph
 
-    def error(self, job_id: str) -> dict[str, Any]:
+    def error(self, job_id: str) -> JobError:
         """The error of a failed job at full length. Raises NotFound, also for one that has not failed."""
         query = select(jobs.c.status, jobs.c.error, job_errors.c.error.label("whole"))
         query = query.outerjoin(job_errors, job_errors.c.job_id == jobs.c.id).where(jobs.c.id == job_id)
@@ -153,7 +154,7 @@ class Jobs:
             raise NotFound(f"There is no job {job_id}.")
         if row.status != FAILED:
             raise NotFound(f"Job {job_id} has no error: it is {row.status}.")
-        return dict(row.error or {}) if row.whole is None else dict(json.loads(zlib.decompress(row.whole)))
+        return JobError.from_json((row.error or {}) if row.whole is None else json.loads(zlib.decompress(row.whole)))
 
     def page(
         self,

@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import and_, literal_column, select, update
 
 from core.job import FAILED, QUEUED
+from core.job_error import JobError
 from core.ledger.claims import Claim, held_by
 from core.ledger.database.connections import Database
 from core.ledger.database.tables import jobs
@@ -85,12 +86,8 @@ class Pins:
             )
         return done.rowcount > 0
 
-    def fail(self, pinned: Pinned, error: dict[str, Any]) -> bool:
-        """End a job that nothing can run; False if it waits no more, or has other pins by now.
-
-        Parameters:
-          error: `{"code", "message", "node_id", "class_type", "traceback"}`.
-        """
+    def fail(self, pinned: Pinned, error: JobError) -> bool:
+        """End a job that nothing can run; False if it waits no more, or has other pins by now."""
         with self._database.write() as transaction:
             as_it_was = and_(jobs.c.status == QUEUED, jobs.c.catalogues == ",".join(pinned.catalogues))
-            return transition(transaction, pinned.job_id, FAILED, as_it_was, error=error) is not None
+            return transition(transaction, pinned.job_id, FAILED, as_it_was, error=error.to_json()) is not None

@@ -11,6 +11,7 @@ from sqlalchemy import ColumnElement, Row, and_, select, update
 from core.background import failure_of
 from core.errors import LedgerUnavailable
 from core.job import CANCELED, CANCELING, EXPIRED, FAILED, LEASED, QUEUED, Status, prompt_id_of
+from core.job_error import JobError, Loss
 from core.ledger.claims import Claim, held_by
 from core.ledger.database.connections import Database, Transaction, now_ms
 from core.ledger.database.tables import jobs
@@ -60,7 +61,7 @@ class Requeue:
         Parameters:
           lost: counts as one of its `max_attempts`; False for a job that had not begun, or an orderly stop.
           code: what lost it.
-        Requeue: its new status (`queued`, `failed`, `canceled`), or None when the attempt is stale.
+        Returns: its new status (`queued`, `failed`, `canceled`), or None when the attempt is stale.
         """
         with self._database.write() as transaction:
             given_back = self._give_back(transaction, claim.job_id, held_by(claim), reason, lost=lost, code=code)
@@ -116,7 +117,7 @@ class Requeue:
         late = and_(
             jobs.c.status == QUEUED, jobs.c.attempt == 0, jobs.c.created_at_ms < now_ms() - int(timeout_s * 1000)
         )
-        error = {"code": QUEUE_TIMEOUT, "message": f"No GPU was free for it within {timeout_s:g} s."}
+        error = JobError(code=QUEUE_TIMEOUT, message=f"No GPU was free for it within {timeout_s:g} s.").to_json()
         with self._database.write() as transaction:
             waiting = transaction.connection.execute(select(jobs.c.id).where(late).limit(BATCH)).scalars().all()
             ended = [transition(transaction, job_id, EXPIRED, late, error=error) for job_id in waiting]
@@ -152,11 +153,12 @@ class Requeue:
         count = row.lost_attempts + int(counts)
         losses: dict[str, Any] = {"lost_attempts": count}
         if counts:
-            loss = {"attempt": row.attempt, "code": code, "instance": row.instance, "gpu": row.gpu, "at_ms": now_ms()}
-            losses |= {"lost_on": row.instance, "lost_code": code, "losses": [*(row.losses or []), loss][-MAX_LOSSES:]}
+            loss = Loss(attempt=row.attempt, code=code, instance=row.instance, gpu=row.gpu, at_ms=now_ms())
+            told = [*(row.losses or []), loss.to_json()][-MAX_LOSSES:]
+            losses |= {"lost_on": row.instance, "lost_code": code, "losses": told}
         if counts and count >= self._max_attempts:
             final = POISON if code == INSTANCE_LOST else code
-            error = {"code": final, "message": f"Given up after {count} lost attempts. {reason}"}
-            return FAILED, {"error": error, **losses}
+            error = JobError(code=final, message=f"Given up after {count} lost attempts. {reason}")
+            return FAILED, {"error": error.to_json(), **losses}
         data = {"reason": reason, "code": code} if counts else {"reason": reason}
         return QUEUED, {"data": data, "lease_until_ms": None, "progress": None, "on_deck": False, **losses}

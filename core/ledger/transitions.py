@@ -12,7 +12,7 @@ from core.ledger.database.rows import JOB_COLUMNS, outputs_of
 from core.ledger.database.tables import assets, jobs
 from core.ledger.secrets import end_job
 from core.ledger.webhooks.outbox_writer import announce, drop_progress, is_wanted, record_event
-from core.webhooks.events import DELIVERY_FAILED, END_EVENTS, PROGRESS, STARTED
+from core.webhooks.events import END_EVENTS, PROGRESS, STARTED, UPLOAD_FAILURE
 
 
 def transition(
@@ -28,7 +28,7 @@ def transition(
     Parameters:
       data: what the event says beside the status.
       values: further columns to set in the same statement.
-    Requeue: the job's row as it is now, or None when nothing was changed.
+    Returns: the job's row as it is now, or None when nothing was changed.
     """
     now = now_ms()
     if status in TERMINAL:
@@ -65,9 +65,9 @@ def _close(transaction: Transaction, row: Row[Any]) -> None:
             drop_progress(transaction, row.id)
         if row.status == SUCCEEDED:
             # Numbered as the first file that is not where it was to be: its event stands right before the end.
-            missing = [place for place, output in enumerate(outputs) if "error" in (output.upload or {})]
+            missing = [place for place, output in enumerate(outputs) if output.upload_error is not None]
             if missing:
                 seq = row.last_seq - len(outputs) + missing[0]
-                announce(transaction, row, DELIVERY_FAILED, seq=seq, outputs=outputs)
+                announce(transaction, row, UPLOAD_FAILURE, seq=seq, outputs=outputs)
         announce(transaction, row, END_EVENTS[row.status], seq=row.last_seq, outputs=outputs)
     end_job(connection, row.id)

@@ -12,7 +12,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Protocol
 
-from core.settings.settings import Settings
+from core.settings import Settings
 from core.storage.folders import LocalStorage
 
 

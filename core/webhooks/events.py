@@ -11,10 +11,10 @@ FAILURE = "job.failed"
 CANCELLATION = "job.canceled"
 EXPIRY = "job.expired"
 #: The job has succeeded, and some of its files are not in the client's bucket; told beside `job.completed`.
-DELIVERY_FAILED = "job.delivery_failed"
+UPLOAD_FAILURE = "job.delivery_failed"
 
 #: In the order of a job's life.
-EVENTS = (STARTED, PROGRESS, COMPLETED, FAILURE, CANCELLATION, EXPIRY, DELIVERY_FAILED)
-DEFAULT_EVENTS = (COMPLETED, FAILURE, CANCELLATION, EXPIRY, DELIVERY_FAILED)
+EVENTS = (STARTED, PROGRESS, COMPLETED, FAILURE, CANCELLATION, EXPIRY, UPLOAD_FAILURE)
+DEFAULT_EVENTS = (COMPLETED, FAILURE, CANCELLATION, EXPIRY, UPLOAD_FAILURE)
 #: The event of each way a job can end.
 END_EVENTS = {SUCCEEDED: COMPLETED, FAILED: FAILURE, CANCELED: CANCELLATION, EXPIRED: EXPIRY}

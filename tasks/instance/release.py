@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from core.errors import LedgerUnavailable
-from core.settings.settings import Settings
+from core.settings import Settings
 from tasks.messaging.app import make_app
 from tasks.messaging.follow_up import Moved, publish_follow_up
 from tasks.runtime import Runtime
@@ -42,7 +42,7 @@ class JobRelease:
         self._release(interrupt, "The GPU was taken out of use before the job was done.", only_on_deck=False)
 
     def of_dead_process(self) -> None:
-        """The process that ran the jobs is dead."""
+        """Give back the jobs of a pool process that died, without waiting for their leases to lapse."""
         with self._runtime() as runtime:
             runtime.ledger.requeue.expire_leases(self._instance)
             take_back(runtime)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
@@ -21,17 +21,17 @@ from core.errors import (
     AddressRefused,
     ComfylineError,
     ConfigurationError,
-    DeliveryFailed,
-    DeliveryRefused,
     PermanentError,
     SecretUnreadable,
+    UploadFailed,
+    UploadRefused,
 )
 from core.job import Job
-from core.ledger.outputs import StoredFile
 from core.ledger.secrets import BUCKET
 from core.ledger.webhooks.outbox_writer import receiver_of
 from core.object_keys import KeyFields, object_key
 from core.outbound import Policy
+from core.output import BucketResult, OutputFile
 from tasks.outputs.endpoints import EndpointRests, Endpoints, Passage
 from tasks.runtime import Runtime
 
@@ -44,93 +44,76 @@ CLEANING_S = 15.0
 #: An endpoint that nobody knows to answer is given up after this; to a URL to put to it answers only after the file.
 FIRST_ANSWER_S = 10.0
 
-#: For each file what its `upload` is to say, or what went wrong.
-Outcomes: TypeAlias = list[dict[str, Any] | ComfylineError]
+#: For each file where it is, or what went wrong.
+Outcomes: TypeAlias = list[BucketResult | ComfylineError]
 
 _endpoints = Endpoints()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Item:
-    """One file to be put into a bucket."""
-
-    file: StoredFile
-    node_id: str
-    #: Its place among the outputs of its job, from 1.
-    ordinal: int
-    content_type: str
-
-    @property
-    def name(self) -> str:
-        """Names within one job differ in storage, where those its nodes gave need not."""
-        return self.file.storage_key.partition("/")[2]
-
-
-class _NoUrl(DeliveryRefused):
+class _NoUrl(UploadRefused):
     """A client has signed no URL for a file."""
 
 
 class Sender(Protocol):
     """What puts files into one bucket."""
 
-    def send(self, item: Item) -> dict[str, Any]:
-        """Put one file there; returns what its `upload` is to say. Raises as `Bucket.upload`."""
+    def send(self, file: OutputFile) -> BucketResult:
+        """Put one file there; returns where it is. Raises as `Bucket.upload`."""
 
 
-def upload_files(runtime: Runtime, job: Job, items: Sequence[Item], *, give_up_at_ms: int) -> list[StoredFile]:
+def upload_files(runtime: Runtime, job: Job, files: Sequence[OutputFile], *, give_up_at_ms: int) -> list[OutputFile]:
     """Put each file into the bucket that the job names; one that is there already is not sent again.
 
     Parameters:
       give_up_at_ms: from then on a file that is not there stays out, and says why.
-    Returns: the files, each with `{"url", "expires_at_ms"?, "key"?}` or `{"error"}` in its `upload`. The url is None
-      where nobody but the client knows one.
+    Returns: the files, each with its `bucket_result`.
     Raises:
-      DeliveryFailed: a file is not there, or there is no room for it now; another turn may help.
+      UploadFailed: a file is not there, or there is no room for it now; another turn may help.
       LedgerUnavailable: the credentials cannot be read now.
       OSError: a file cannot be read.
     """
     target = job.output_options.bucket
     assert target is not None, "else there is nothing to upload"
     try:
-        outcomes = _sent(runtime, job, target, items)
-    except (ConfigurationError, DeliveryRefused, SecretUnreadable) as exc:
-        return [_noted(item.file, exc) for item in items]
+        outcomes = _sent(runtime, job, target, files)
+    except (ConfigurationError, UploadRefused, SecretUnreadable) as exc:
+        return [_noted(file, exc) for file in files]
     except EndpointRests as exc:
-        outcomes = [DeliveryFailed(str(exc)) for _ in items]
+        outcomes = [UploadFailed(str(exc)) for _ in files]
     for outcome in outcomes:
-        if isinstance(outcome, DeliveryFailed) and now_ms() < give_up_at_ms:
+        if isinstance(outcome, UploadFailed) and now_ms() < give_up_at_ms:
             raise outcome
     missing = sum(isinstance(outcome, ComfylineError) for outcome in outcomes)
     if missing:
-        log.warning("job %s: %d of %d files are not in the bucket", job.id, missing, len(items))
+        log.warning("job %s: %d of %d files are not in the bucket", job.id, missing, len(files))
         if target.origin != PUT_URLS:
-            _clean(runtime, job, target, items, outcomes)
-    return [_noted(item.file, outcome) for item, outcome in zip(items, outcomes, strict=True)]
+            _clean(runtime, job, target, files, outcomes)
+    return [_noted(file, outcome) for file, outcome in zip(files, outcomes, strict=True)]
 
 
-def _sent(runtime: Runtime, job: Job, target: BucketTarget, items: Sequence[Item]) -> Outcomes:
-    time_s = limit_s(sum(item.file.size_bytes for item in items))
+def _sent(runtime: Runtime, job: Job, target: BucketTarget, files: Sequence[OutputFile]) -> Outcomes:
+    time_s = limit_s(sum(file.size_bytes for file in files))
     secrets = {} if target.origin == ENVIRONMENT else runtime.ledger.secrets.open(job.id, BUCKET)
     sealed = secrets.get("s3")
     if target.origin == PUT_URLS:
         if not sealed:
             raise ConfigurationError("the server no longer has the URLs to put files to")
-        urls = PutUrls.from_json(sealed).for_files([item.name for item in items])
+        urls = PutUrls.from_json(sealed).for_files([file.stored_name for file in files])
         with _endpoints.passage(_host_of(urls)) as passage:
-            sender = _PutSender(runtime, target, items, urls, passage, time_s)
-            return _judged(_send_all(sender, job, items), passage)
+            sender = _PutSender(runtime, target, files, urls, passage, time_s)
+            return _judged(_send_all(sender, job, files), passage)
     with (
         _endpoints.passage(_endpoint_of(target)) as passage,
         _opened(runtime, target, sealed, time_s, passage) as bucket,
     ):
-        outcomes = _send_all(_BucketSender(bucket, job, target, runtime.settings.outputs_dir), job, items)
+        outcomes = _send_all(_BucketSender(bucket, job, target, runtime.settings.outputs_dir), job, files)
         return _judged(outcomes, passage)
 
 
 def _judged(outcomes: Outcomes, passage: Passage) -> Outcomes:
-    """Tell what the outcomes say of the endpoint: a refusal is an answer, and nothing was asked of it for no files."""
+    """Note what the outcomes say of the endpoint: a refusal is an answer, and nothing was asked of it for no files."""
     if outcomes:
-        passage.is_well = not all(isinstance(outcome, DeliveryFailed) for outcome in outcomes)
+        passage.is_well = not all(isinstance(outcome, UploadFailed) for outcome in outcomes)
     return outcomes
 
 
@@ -148,7 +131,7 @@ def _host_of(urls: Sequence[str | None]) -> str:
 def _opened(
     runtime: Runtime, target: BucketTarget, sealed: dict[str, Any] | None, time_s: float, passage: Passage | None = None
 ) -> Bucket:
-    """The bucket, signed for by whom it belongs to; the guard is for addresses that clients name."""
+    """Open the bucket with the credentials of its owner; the guard is for addresses that clients name."""
     if target.origin == ENVIRONMENT:
         credentials, policy = environment_credentials(runtime.settings), Policy.of_operator(runtime.settings)
     else:
@@ -166,26 +149,26 @@ def _opened(
     )
 
 
-def _send_all(sender: Sender, job: Job, items: Sequence[Item]) -> Outcomes:
-    """Send the files; for each what its `upload` is to say, or what went wrong. What was refused gets two tries."""
-    outcomes = [_try(sender, job, item) for item in items]
+def _send_all(sender: Sender, job: Job, files: Sequence[OutputFile]) -> Outcomes:
+    """Send the files; what was refused gets two tries."""
+    outcomes = [_try(sender, job, file) for file in files]
     refused = [number for number, outcome in enumerate(outcomes) if isinstance(outcome, PermanentError)]
     if refused:
         time.sleep(SECOND_TRY_S)
     for number in refused:
-        outcomes[number] = _try(sender, job, items[number])
+        outcomes[number] = _try(sender, job, files[number])
     return outcomes
 
 
-def _try(sender: Sender, job: Job, item: Item) -> dict[str, Any] | ComfylineError:
+def _try(sender: Sender, job: Job, file: OutputFile) -> BucketResult | ComfylineError:
     try:
-        return sender.send(item)
+        return sender.send(file)
     except _NoUrl as exc:
-        log.warning("job %s: output %d was not uploaded: there is no URL for it", job.id, item.ordinal)
+        log.warning("job %s: output %d was not uploaded: there is no URL for it", job.id, file.ordinal)
         return exc
-    except (AddressRefused, DeliveryFailed, DeliveryRefused) as exc:
+    except (AddressRefused, UploadFailed, UploadRefused) as exc:
         # Without the file's name: it comes from the graph, which is its client's.
-        log.warning("job %s: output %d was not uploaded: %s", job.id, item.ordinal, exc)
+        log.warning("job %s: output %d was not uploaded: %s", job.id, file.ordinal, exc)
         return exc
 
 
@@ -198,11 +181,12 @@ class _BucketSender:
         self._is_public = target.public_url is not None
         self._root = root
 
-    def send(self, item: Item) -> dict[str, Any]:
-        key, file = self._key(item), item.file
-        self._bucket.upload(key, self._root / file.storage_key, content_type=item.content_type, digest=file.hash)
-        ends = {} if self._is_public else {"expires_at_ms": now_ms() + LINK_S * 1000}
-        return {"url": self._bucket.link(key), "key": key, **ends}
+    def send(self, file: OutputFile) -> BucketResult:
+        key = self._key(file)
+        assert file.hash is not None, "it is in storage"
+        self._bucket.upload(key, file.path_below(self._root), content_type=file.content_type, digest=file.hash)
+        expires_at_ms = None if self._is_public else now_ms() + LINK_S * 1000
+        return BucketResult(url=self._bucket.link(key), key=key, expires_at_ms=expires_at_ms)
 
 
 class _PutSender:
@@ -212,12 +196,12 @@ class _PutSender:
         self,
         runtime: Runtime,
         target: BucketTarget,
-        items: Sequence[Item],
+        files: Sequence[OutputFile],
         urls: Sequence[str | None],
         passage: Passage,
         time_s: float,
     ) -> None:
-        self._urls = dict(zip((item.ordinal for item in items), urls, strict=True))
+        self._urls = dict(zip((file.ordinal for file in files), urls, strict=True))
         self._target = target
         self._root = runtime.settings.outputs_dir
         self._passage = passage
@@ -226,54 +210,54 @@ class _PutSender:
         self._policy = Policy.from_settings(runtime.settings)
         self._has_answered = not passage.is_doubtful
 
-    def send(self, item: Item) -> dict[str, Any]:
-        url = self._urls[item.ordinal]
+    def send(self, file: OutputFile) -> BucketResult:
+        url = self._urls[file.ordinal]
         if url is None:
-            raise _NoUrl(f"s3.put_urls has no URL for {item.name}")
+            raise _NoUrl(f"s3.put_urls has no URL for {file.stored_name}")
         left_s = self._left_s()
         if not self._has_answered:
-            left_s = min(left_s, FIRST_ANSWER_S + item.file.size_bytes / SLOWEST_BYTES_PER_S)
+            left_s = min(left_s, FIRST_ANSWER_S + file.size_bytes / SLOWEST_BYTES_PER_S)
         put(
             url,
-            self._root / item.file.storage_key,
-            content_type=item.content_type,
+            file.path_below(self._root),
+            content_type=file.content_type,
             target=self._target,
             policy=self._policy,
             limit_s=left_s,
         )
         self._has_answered = True
         self._passage.answered()
-        return {"url": public_link(url, self._target)}
+        return BucketResult(url=public_link(url, self._target))
 
 
-def _key(job: Job, target: BucketTarget, item: Item) -> str:
+def _key(job: Job, target: BucketTarget, file: OutputFile) -> str:
     submitted = datetime.fromtimestamp(job.created_at_ms // 1000, tz=timezone.utc)
     fields = KeyFields(
         prefix=target.prefix,
         job_id=job.id,
         request_id=job.request_id or job.id,
-        filename=item.name,
-        node_id=item.node_id,
-        ordinal=item.ordinal,
+        filename=file.stored_name,
+        node_id=file.node_id,
+        ordinal=file.ordinal,
         date=f"{submitted:%Y-%m-%d}",
     )
     return object_key(target.key_template, fields)
 
 
-def _clean(runtime: Runtime, job: Job, target: BucketTarget, items: Sequence[Item], outcomes: Outcomes) -> None:
+def _clean(runtime: Runtime, job: Job, target: BucketTarget, files: Sequence[OutputFile], outcomes: Outcomes) -> None:
     """Remove what a file in parts that did not arrive whole has left in the bucket."""
     broken = [
-        item
-        for item, outcome in zip(items, outcomes, strict=True)
-        if isinstance(outcome, ComfylineError) and item.file.size_bytes >= PART_BYTES
+        file
+        for file, outcome in zip(files, outcomes, strict=True)
+        if isinstance(outcome, ComfylineError) and file.size_bytes >= PART_BYTES
     ]
     if broken:
         secrets = {} if target.origin == ENVIRONMENT else runtime.ledger.secrets.open(job.id, BUCKET)
         with _opened(runtime, target, secrets.get("s3"), CLEANING_S) as bucket:
-            for item in broken:
-                bucket.clean(_key(job, target, item))
+            for file in broken:
+                bucket.clean(_key(job, target, file))
 
 
-def _noted(file: StoredFile, outcome: dict[str, Any] | ComfylineError) -> StoredFile:
-    said = {"error": outcome.message} if isinstance(outcome, ComfylineError) else outcome
-    return replace(file, upload={**(file.upload or {}), **said})
+def _noted(file: OutputFile, outcome: BucketResult | ComfylineError) -> OutputFile:
+    result = BucketResult(error=outcome.message) if isinstance(outcome, ComfylineError) else outcome
+    return replace(file, bucket_result=result)

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from core.errors import DeliveryFailed
+from core.errors import UploadFailed
 
 #: Uploads of one io worker at once, half as many as it has threads: buckets shall not hold those that post webhooks and
 #: move jobs on.
@@ -79,7 +79,7 @@ class Endpoints:
 
         Raises:
           EndpointRests: not now, because of this endpoint.
-          DeliveryFailed: not now, because of others.
+          UploadFailed: not now, because of others.
         """
         with self._changed:
             endpoint = self._admit(name)
@@ -103,7 +103,7 @@ class Endpoints:
         if not self._is_free(endpoint):
             raise EndpointRests("enough other uploads to the bucket's endpoint are under way")
         if not self._has_room(endpoint):
-            raise DeliveryFailed("enough other uploads are under way")
+            raise UploadFailed("enough other uploads are under way")
         return endpoint
 
     @staticmethod

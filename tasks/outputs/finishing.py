@@ -10,15 +10,14 @@ import json
 import logging
 import os
 import shutil
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from core.errors import OutputNotConvertible
-from core.ledger.outputs import PendingFile, StoredFile
+from core.output import OutputFile
 from core.storage.folders import make_folder
 from core.storage.job_files import job_folder, job_path
-from core.texts.stored_json import known_fields
 from tasks.outputs.convert import Conversion, convert
 from tasks.outputs.metadata.strip import strip
 from tasks.outputs.store import digest_of, free_name, store
@@ -31,11 +30,11 @@ NOT_STRIPPED = "The metadata of this file was not removed: it is of an unknown k
 
 
 def store_finished(
-    root: Path, files: list[PendingFile], wanted: Conversion, missing: dict[str, str] | None = None
-) -> list[StoredFile]:
+    root: Path, files: list[OutputFile], wanted: Conversion, missing: dict[str, str] | None = None
+) -> list[OutputFile]:
     """Bring a job's files into storage as the client wants them. Doing it again gives the same result.
 
-    A file that cannot be converted is stored as it is, with the reason as `conversion_error` in its `upload`.
+    A file that cannot be converted is stored as it is, with the reason as its `conversion_error`.
 
     Parameters: missing - as for `store`.
     Raises: as `store`.
@@ -51,11 +50,10 @@ def store_finished(
     unfound: dict[str, str] = {}
     originals = store(folder / ORIGINALS, files, None if missing is None else unfound)
     taken: set[str] = set()
-    by_id = {file.asset_id: file for file in files}
-    done = [_finish(folder, original, by_id[original.asset_id], wanted, taken) for original in originals]
+    done = [_finish(folder, original, wanted, taken) for original in originals]
     draft = record.with_name(f"{RECORD}.part")
     draft.parent.mkdir(parents=True, exist_ok=True)
-    draft.write_text(json.dumps({"done": [asdict(file) for file in done], "missing": unfound}), encoding="utf-8")
+    draft.write_text(json.dumps({"done": [file.stored_json() for file in done], "missing": unfound}), encoding="utf-8")
     draft.replace(record)
     if missing is not None:
         missing |= unfound
@@ -63,21 +61,21 @@ def store_finished(
 
 
 def _recorded(
-    record: Path, root: Path, files: list[PendingFile], missing: dict[str, str] | None
-) -> list[StoredFile] | None:
-    """What an earlier turn has done and written down; None: nothing, or nothing that can be relied on."""
+    record: Path, root: Path, files: list[OutputFile], missing: dict[str, str] | None
+) -> list[OutputFile] | None:
+    """Return what an earlier turn has done and written down; None: nothing, or nothing that can be relied on."""
     try:
         said = json.loads(record.read_text(encoding="utf-8"))
         # A list is what an earlier release wrote.
         done, unfound = (said, {}) if isinstance(said, list) else (said["done"], dict(said["missing"]))
-        found = [StoredFile(**known_fields(StoredFile, each)) for each in done]
-        wanted = [file.asset_id for file in files if file.asset_id not in unfound]
-        is_whole = [file.asset_id for file in found] == wanted and all(
-            (root / file.storage_key).stat().st_size == file.size_bytes for file in found
-        )
+        wanted = [file for file in files if file.id not in unfound]
+        if [each["asset_id"] for each in done] != [file.id for file in wanted]:
+            return None
+        found = [file.with_stored(each) for file, each in zip(wanted, done, strict=True)]
+        is_whole = all(file.path_below(root).stat().st_size == file.size_bytes for file in found)
     except FileNotFoundError:
         return None
-    except (OSError, LookupError, TypeError, ValueError, RecursionError) as exc:
+    except (OSError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as exc:
         # A power cut can leave it empty. The originals are there, so it is done again.
         log.warning("%s cannot be read, and its files are finished again (%s)", record, type(exc).__name__)
         return None
@@ -87,15 +85,15 @@ def _recorded(
 
 
 def discard_originals(root: Path, job_id: str) -> None:
-    """The job has ended: only the finished files are kept."""
+    """Remove the originals of a job that has ended: only the finished files are kept."""
     shutil.rmtree(job_folder(root, job_id) / ORIGINALS, ignore_errors=True)
 
 
-def _finish(folder: Path, original: StoredFile, file: PendingFile, wanted: Conversion, taken: set[str]) -> StoredFile:
-    source = folder / ORIGINALS / original.storage_key
+def _finish(folder: Path, original: OutputFile, wanted: Conversion, taken: set[str]) -> OutputFile:
+    source = original.path_below(folder / ORIGINALS)
     draft = folder / ".finish.part"
     draft.unlink(missing_ok=True)
-    changes = _rewrite(source, draft, file, wanted)
+    changes = _rewrite(source, draft, original, wanted)
     # Names of one job differ on disk, where in the ledger they need not.
     name = free_name(source.stem + Path(changes.get("name", source.name)).suffix, taken)
     target = folder / name
@@ -104,11 +102,11 @@ def _finish(folder: Path, original: StoredFile, file: PendingFile, wanted: Conve
     else:
         target.unlink(missing_ok=True)
         _link(source, target)
-    key, size_bytes = job_path(file.job_id, name), target.stat().st_size
+    key, size_bytes = job_path(original.job_id, name), target.stat().st_size
     return replace(original, storage_key=key, size_bytes=size_bytes, hash=digest_of(target), **changes)
 
 
-def _rewrite(source: Path, draft: Path, file: PendingFile, wanted: Conversion) -> dict[str, Any]:
+def _rewrite(source: Path, draft: Path, file: OutputFile, wanted: Conversion) -> dict[str, Any]:
     """Write the file as it is wanted; returns what is new about it. Without a draft it stays as it is."""
     try:
         converted = convert(source, draft, file.content_type, wanted)
@@ -118,9 +116,9 @@ def _rewrite(source: Path, draft: Path, file: PendingFile, wanted: Conversion) -
         is_unstripped = wanted.strip_metadata and not strip(source, draft, file.content_type)
     except OutputNotConvertible as exc:
         draft.unlink(missing_ok=True)
-        return {"upload": {"conversion_error": exc.message}}
+        return {"conversion_error": exc.message}
     if is_unstripped and not file.content_type.startswith("text/"):
-        return {"upload": {"conversion_error": NOT_STRIPPED}}
+        return {"conversion_error": NOT_STRIPPED}
     return {}
 
 

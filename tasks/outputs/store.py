@@ -7,13 +7,14 @@ import errno
 import fcntl
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import requests
 from blake3 import blake3
 
 from core.errors import ComfyUnavailable, OutputUnavailable
-from core.ledger.outputs import PendingFile, StoredFile
+from core.output import OutputFile
 from core.storage.folders import copy_in, make_folder, move_in
 from core.storage.job_files import job_folder, job_path
 from core.texts.stored_json import whole_text
@@ -25,7 +26,7 @@ FETCH_TIMEOUT_S = (2.0, 30.0)
 PASSING = (401, 407, 408, 425, 429)
 
 
-def store(root: Path, files: list[PendingFile], missing: dict[str, str] | None = None) -> list[StoredFile]:
+def store(root: Path, files: list[OutputFile], missing: dict[str, str] | None = None) -> list[OutputFile]:
     """Bring a job's files into storage. Doing it again after a crash gives the same result.
 
     Parameters:
@@ -47,26 +48,30 @@ def store(root: Path, files: list[PendingFile], missing: dict[str, str] | None =
             except OutputUnavailable as exc:
                 if missing is None:
                     raise
-                missing[file.asset_id] = exc.message
+                missing[file.id] = exc.message
     return stored
 
 
 @contextlib.contextmanager
 def _alone(folder: Path, root: Path) -> Iterator[None]:
-    """A doubled message must not find a file that its twin has just picked up and not yet put down."""
+    """Keep a doubled message from a file that its twin has just picked up and not yet put down."""
     make_folder(folder, root)
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
-def _store_one(root: Path, file: PendingFile, name: str, brought: dict[str, Path]) -> StoredFile:
-    """Parameters: brought - where files of this job went already, by source: two nodes may report the same one."""
+def _store_one(root: Path, file: OutputFile, name: str, brought: dict[str, Path]) -> OutputFile:
+    """Bring one file into storage under a name.
+
+    Parameters:
+      brought: where files of this job went already, by source: two nodes may report the same one.
+    """
     key = job_path(file.job_id, name)
     target = root / key
     make_folder(target.parent, root)
-    source = file.source.get("path") or file.source.get("url")
-    if not target.exists() or "text" in file.source:
+    source = file.source.path or file.source.url
+    if not target.exists() or file.source.text is not None:
         if source in brought:
             copy_in(brought[source], target)
         else:
@@ -76,24 +81,27 @@ def _store_one(root: Path, file: PendingFile, name: str, brought: dict[str, Path
                 raise OutputUnavailable(f"Node {file.node_id} reported the file {file.name}: {exc.message}") from exc
     if source is not None:
         brought.setdefault(source, target)
-    return StoredFile(asset_id=file.asset_id, storage_key=key, size_bytes=target.stat().st_size, hash=digest_of(target))
+    return replace(file, storage_key=key, size_bytes=target.stat().st_size, hash=digest_of(target))
 
 
-def _bring(file: PendingFile, target: Path) -> None:
+def _bring(file: OutputFile, target: Path) -> None:
     draft = target.with_name(f".{target.name}.part")
-    if "text" in file.source:
+    source = file.source
+    if source.text is not None:
         # Half a surrogate, which JSON can hold and UTF-8 cannot, was still written down by earlier versions.
-        draft.write_text(whole_text(file.source["text"]), encoding="utf-8")
+        draft.write_text(whole_text(source.text), encoding="utf-8")
         draft.replace(target)
-    elif "url" in file.source:
-        _download(file.source["url"], draft)
+    elif source.url is not None:
+        _download(source.url, draft)
         draft.replace(target)
     else:
-        _move(Path(file.source["root"]), Path(file.source["path"]), target)
+        assert source.root is not None
+        assert source.path is not None
+        _move(Path(source.root), Path(source.path), target)
 
 
 def _move(root: Path, source: Path, target: Path) -> None:
-    """At every moment the whole file has its old name or its new one: who is killed here leaves it to be found."""
+    """Move a file so that at every moment the whole of it has its old name or its new one, also if it ends here."""
     real = _real(root, source)
     if root.name == "input":
         # A node that shows an input file has not made it: others may want it yet.
@@ -106,7 +114,7 @@ def _move(root: Path, source: Path, target: Path) -> None:
 
 
 def _real(root: Path, source: Path) -> Path:
-    """Where a reported file really is. Raises OutputUnavailable."""
+    """Return where a reported file really is. Raises OutputUnavailable."""
     try:
         real = source.resolve()
         if not real.is_relative_to(root.resolve()):
@@ -138,7 +146,7 @@ def _download(url: str, draft: Path) -> None:
 
 
 def digest_of(path: Path) -> str:
-    """`blake3:<64 hex digits>` of a file."""
+    """Return the hash of a file, `blake3:<64 hex digits>`."""
     digest = blake3()
     with path.open("rb") as file:
         while chunk := file.read(CHUNK_BYTES):
@@ -147,7 +155,7 @@ def digest_of(path: Path) -> str:
 
 
 def free_name(name: str, taken: set[str]) -> str:
-    """The name, or `name (2).ext` when another output of the job has it: nothing is ever written over."""
+    """Return the name, or `name (2).ext` when another output of the job has it: nothing is ever written over."""
     name = os.path.basename(name).lstrip(".") or "output"  # noqa: PTH119 - a string, not a path of this machine
     stem, extension = os.path.splitext(name)  # noqa: PTH122
     candidate, number = name, 1

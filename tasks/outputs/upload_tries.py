@@ -1,13 +1,14 @@
-"""How often the delivery of a job's outputs is tried, and when it is given up: by time where the reason may pass, by
+"""How often a job's outputs are tried to be stored, and when they are given up: by time where the reason may pass, by
 number where it is a fault of ours or ends the process, as `COMFYLINE_MAX_ATTEMPTS` does for attempts on a GPU."""
 
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import NoReturn
 
 from core.clock import now_ms
-from core.errors import ComfylineError, DeliveryFailed, LedgerUnavailable, OutputUnavailable
+from core.errors import ComfylineError, LedgerUnavailable, OutputUnavailable, UploadFailed
 from core.job import FAILED
 from core.ledger.outputs import DELIVERING_MS
 from tasks.job_errors import job_error
@@ -23,14 +24,14 @@ FAULT = "an unexpected error on the server, whose log has it"
 
 
 class Unfinished(Exception):
-    """This turn has not brought the job's delivery to its good end; says in a few words how it stands with it."""
+    """This turn has not brought the job's outputs to their place; says in a few words how it stands with them."""
 
 
-class Tries:
-    """One turn's part in the tries of a job's delivery."""
+class UploadTries:
+    """One turn's part in the tries at a job's outputs."""
 
     def __init__(self, runtime: Runtime, job_id: str, attempt: int) -> None:
-        self._deliveries = runtime.ledger.outputs
+        self._outputs = runtime.ledger.outputs
         self._publisher = runtime.publisher
         self._most = runtime.settings.max_attempts
         self._give_up_ms = round(runtime.settings.upload_give_up_s * 1000)
@@ -57,7 +58,7 @@ class Tries:
         """
         if now_ms() - self.generated_at_ms < DELIVERING_MS:
             return
-        lost = self._deliveries.count_loss(self._job_id, self._attempt)
+        lost = self._outputs.count_loss(self._job_id, self._attempt)
         self._is_counted = True
         if lost > self._most:
             self._fail(f"Its outputs could not be delivered: given up after {lost - 1} turns that came to no end.")
@@ -65,12 +66,12 @@ class Tries:
     def put_off(self, exc: OSError | ComfylineError) -> NoReturn:
         """Something failed that may be otherwise next time. Raises Unfinished."""
         if self._is_counted:
-            self._deliveries.forgive_loss(self._job_id, self._attempt)
+            self._outputs.forgive_loss(self._job_id, self._attempt)
         if isinstance(exc, OutputUnavailable):
             self._fail(exc.message, exc)
         reason = exc.message if isinstance(exc, ComfylineError) else exc.strerror or type(exc).__name__
         # What puts files into buckets has looked at the clock itself, and that the ledger is away says nothing of them.
-        if now_ms() >= self.give_up_at_ms and not isinstance(exc, (DeliveryFailed, LedgerUnavailable)):
+        if now_ms() >= self.give_up_at_ms and not isinstance(exc, (UploadFailed, LedgerUnavailable)):
             self._fail(f"Its outputs could not be delivered: {reason}")
         # Not the error whole: it names a file, as the client's graph did.
         log.warning("job %s waits for another turn: %s", self._job_id, reason)
@@ -80,17 +81,17 @@ class Tries:
         """A fault of ours. Raises Unfinished."""
         log.error("job %s: its outputs were not delivered", self._job_id, exc_info=exc)
         if not self._is_counted:
-            lost = self._deliveries.count_loss(self._job_id, self._attempt)
+            lost = self._outputs.count_loss(self._job_id, self._attempt)
         else:
-            lost = self._deliveries.losses(self._job_id)
+            lost = self._outputs.losses(self._job_id)
         if lost >= self._most:
             self._fail(f"Its outputs could not be delivered: {FAULT}.")
         raise Unfinished(WAITS) from exc
 
     def _fail(self, message: str, exc: ComfylineError | None = None) -> NoReturn:
-        error = job_error(exc or DeliveryFailed(message)) | {"node_id": self.node_id}
-        if self._deliveries.fail(self._job_id, self._attempt, error):
+        error = replace(job_error(exc or UploadFailed(message)), node_id=self.node_id)
+        if self._outputs.fail(self._job_id, self._attempt, error):
             # A file's name comes from its graph, which is its client's.
-            log.warning("job %s failed (%s)%s", self._job_id, error["code"], "" if exc is not None else f": {message}")
+            log.warning("job %s failed (%s)%s", self._job_id, error.code, "" if exc is not None else f": {message}")
             publish_follow_up(self._publisher, Moved(job_id=self._job_id, status=FAILED))
-        raise Unfinished(f"failed ({error['code']})")
+        raise Unfinished(f"failed ({error.code})")

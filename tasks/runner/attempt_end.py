@@ -10,7 +10,7 @@ from core.job import CANCELED, DELIVERING, FAILED, QUEUED
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class AttemptEnd:
     """Base: which attempt it was."""
 
     #: The status in which it leaves its job.
@@ -22,14 +22,14 @@ class Outcome:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finished(Outcome):
+class Finished(AttemptEnd):
     """The prompt ran whole; its files wait to be stored."""
 
     status = DELIVERING
 
 
 @dataclass(frozen=True, kw_only=True)
-class Failed(Outcome):
+class Failed(AttemptEnd):
     """The job has ended as failed."""
 
     status = FAILED
@@ -37,14 +37,14 @@ class Failed(Outcome):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Requeued(Outcome):
+class Requeued(AttemptEnd):
     """The job came back without a result; it waits for another turn."""
 
     status = QUEUED
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dropped(Outcome):
+class Dropped(AttemptEnd):
     """The job was cancelled, or belongs to another attempt."""
 
     status = CANCELED

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from comfy.client.client import ComfyClient
-from comfy.client.outputs import OutputItem, file_item, local_path
+from comfy.client.outputs import ReportedOutput, file_item, local_path
 from comfy.prompts.session import PromptResult
 from core.ledger import Ledger
 from core.ledger.instances import InstanceRecord
@@ -67,7 +67,7 @@ class Collector:
         return result, {item.node_id for item in cached if not client.has(item)}
 
     def _without_foreign(self, result: PromptResult, job_id: str) -> PromptResult:
-        """A path that a graph put together while it ran must not bring an output of another job."""
+        """Leave out outputs of other jobs, to which a graph may have put a path together while it ran."""
         owners = [job_in_path(f"{item.subfolder}/{item.filename}") for item in result.outputs]
         others = {owner for owner in owners if owner is not None} - {job_id}
         known = persistently(lambda: self._ledger.jobs.states(list(others))) if others else {}
@@ -82,15 +82,15 @@ class Collector:
 
 
 def _secured(result: PromptResult, data_dir: Path, job_id: str) -> tuple[PromptResult, set[str]]:
-    moved: dict[Path, OutputItem] = {}
+    moved: dict[Path, ReportedOutput] = {}
     gone: set[str] = set()
     items = []
     for item in result.outputs:
         path = local_path(item, data_dir)
-        if path is None or item.type == "input":
+        if path is None or item.folder == "input":
             items.append(item)
             continue
-        root = data_dir / (item.type or "output")
+        root = data_dir / (item.folder or "output")
         if path not in moved:
             moved[path] = _moved(item, path, root, job_id)
             if moved[path] is item and item.node_id in result.cached_nodes and not _is_own_file(path, root):
@@ -155,7 +155,7 @@ def _counted(beginning: str, inputs: Mapping[str, Any], folder: str, client: Com
             yield f"{stem}{extension}"
 
 
-def _moved(item: OutputItem, path: Path, root: Path, job_id: str) -> OutputItem:
+def _moved(item: ReportedOutput, path: Path, root: Path, job_id: str) -> ReportedOutput:
     """The item as it is called in the job's folder; the very same one if it stays where it is."""
     folder = job_folder(root, job_id)
     if folder in path.parents or not _is_own_file(path, root):

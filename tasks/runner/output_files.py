@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from comfy.client.outputs import OutputItem, local_path
-from core.ledger.claims import ProducedFile
+from comfy.client.outputs import ReportedOutput, local_path
 from core.ledger.instances import InstanceRecord
+from core.output import FileSource, OutputFile
 from core.texts.stored_json import whole_text
 
 #: What the ledger's columns take.
@@ -22,27 +22,27 @@ MAX_KEY_CHARS = 64
 MAX_INLINE_CHARS = 64 * 1024
 
 
-def produced_files(items: list[OutputItem], instance: InstanceRecord) -> list[ProducedFile]:
-    """One record for each file or inline text, in the order of the job's nodes."""
-    return [_produced(item, number, instance) for number, item in enumerate(items)]
+def output_files(job_id: str, items: list[ReportedOutput], instance: InstanceRecord) -> list[OutputFile]:
+    """Make one record for each file or inline text, in the order of the job's nodes."""
+    return [_output_file(job_id, item, number, instance) for number, item in enumerate(items)]
 
 
-def written_down(files: list[ProducedFile], folder: Path) -> list[ProducedFile]:
-    """The same, with long texts as files in `folder`, the job's own: the ledger is no place for megabytes."""
-    return [
-        file if len(file.source.get("text", "")) <= MAX_INLINE_CHARS else _written_down(file, number, folder)
-        for number, file in enumerate(files)
-    ]
+def written_down(files: list[OutputFile], folder: Path) -> list[OutputFile]:
+    """Return the files with long texts written into `folder`, the job's own: the ledger is no place for megabytes."""
+    return [_written_down(file, number, folder) for number, file in enumerate(files)]
 
 
-def _written_down(file: ProducedFile, number: int, folder: Path) -> ProducedFile:
+def _written_down(file: OutputFile, number: int, folder: Path) -> OutputFile:
+    text = file.source.text
+    if text is None or len(text) <= MAX_INLINE_CHARS:
+        return file
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"long_text_{number:05}"
-    path.write_text(whole_text(file.source["text"]), encoding="utf-8")
-    return replace(file, source={"root": str(folder.parent), "path": str(path)})
+    path.write_text(whole_text(text), encoding="utf-8")
+    return replace(file, source=FileSource(root=str(folder.parent), path=str(path)))
 
 
-def sent_files(pictures: list[tuple[str, bytes]], folder: Path) -> list[ProducedFile]:
+def sent_files(job_id: str, pictures: list[tuple[str, bytes]], folder: Path) -> list[OutputFile]:
     """Write down the PNGs that nodes sent instead of saving; `folder` is the job's own, in the output directory."""
     if pictures:
         folder.mkdir(parents=True, exist_ok=True)
@@ -51,32 +51,32 @@ def sent_files(pictures: list[tuple[str, bytes]], folder: Path) -> list[Produced
         path = folder / f"websocket_{number:05}_.png"
         path.write_bytes(data)
         files.append(
-            ProducedFile(
-                asset_id=str(uuid.uuid4()),
+            OutputFile(
+                id=str(uuid.uuid4()),
+                job_id=job_id,
                 node_id=node_id,
                 name=path.name,
-                type="image",
+                kind="image",
                 content_type="image/png",
-                comfy_type="output",
-                comfy_key="images",
                 subfolder=folder.name,
-                source={"root": str(folder.parent), "path": str(path)},
+                source=FileSource(root=str(folder.parent), path=str(path)),
             )
         )
     return files
 
 
-def _produced(item: OutputItem, number: int, instance: InstanceRecord) -> ProducedFile:
+def _output_file(job_id: str, item: ReportedOutput, number: int, instance: InstanceRecord) -> OutputFile:
     extension = "json" if item.content_type == "application/json" else "txt"
-    return ProducedFile(
-        asset_id=str(uuid.uuid4()),
+    return OutputFile(
+        id=str(uuid.uuid4()),
+        job_id=job_id,
         node_id=item.node_id[:MAX_NODE_ID_CHARS],
         name=_name(item.filename)
         if item.filename
         else f"text_{item.node_id}_{number:05}.{extension}"[-MAX_NAME_CHARS:],
-        type=item.kind,
+        kind=item.kind,
         content_type=item.content_type,
-        comfy_type=item.type or "output",
+        folder=item.folder or "output",
         comfy_key=_printable(item.key)[:MAX_KEY_CHARS],
         subfolder=_printable(item.subfolder or ""),
         source=_source(item, instance),
@@ -84,7 +84,7 @@ def _produced(item: OutputItem, number: int, instance: InstanceRecord) -> Produc
 
 
 def _name(filename: str) -> str:
-    """How a file is called: its last name, as far as a database can keep it, with its extension in any case."""
+    """Return the last name of a file, as far as a database can keep it, with its extension in any case."""
     name = _printable(filename.replace("\\", "/").rstrip("/").rpartition("/")[2]) or "output"
     return name if len(name) <= MAX_NAME_CHARS else name[: MAX_NAME_CHARS - 12] + name[-12:]
 
@@ -94,15 +94,15 @@ def _printable(text: str) -> str:
     return "".join(char for char in text if unicodedata.category(char) not in ("Cc", "Cs"))
 
 
-def _source(item: OutputItem, instance: InstanceRecord) -> dict[str, str]:
+def _source(item: ReportedOutput, instance: InstanceRecord) -> FileSource:
     if item.filename is None:
-        return {"text": whole_text(item.text or "")}
+        return FileSource(text=whole_text(item.text or ""))
     # ComfyUI's word for the directory is also its name in the data directory of an instance of ours.
-    folder = item.type or "output"
+    folder = item.folder or "output"
     if instance.output_dir is not None:
         data_dir = Path(instance.output_dir).parent
         # A name that leads out of its folder is refused where it is stored, and told of there.
         path = local_path(item, data_dir) or data_dir / folder / (item.subfolder or "") / item.filename
-        return {"root": str(data_dir / folder), "path": str(path)}
+        return FileSource(root=str(data_dir / folder), path=str(path))
     query: dict[str, Any] = {"filename": item.filename, "subfolder": item.subfolder or "", "type": folder}
-    return {"url": f"{instance.url}/view?{urlencode(query, errors='replace')}"}
+    return FileSource(url=f"{instance.url}/view?{urlencode(query, errors='replace')}")

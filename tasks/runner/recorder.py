@@ -25,6 +25,7 @@ from core.errors import (
     UnstorableValue,
 )
 from core.job import CANCELED, CANCELING, QUEUED
+from core.job_error import JobWarning
 from core.ledger.claims import Claim
 from core.ledger.instances import InstanceRecord
 from core.ledger.secrets import RUN
@@ -32,8 +33,8 @@ from core.storage.job_files import job_folder
 from tasks.job_errors import discreet, job_error, machines_of, reason_of, shortened, whole_error
 from tasks.judging import pin_elsewhere
 from tasks.messaging.follow_up import Moved, publish_follow_up
-from tasks.runner.attempt_end import Dropped, Failed, Finished, Outcome, Requeued
-from tasks.runner.output_files import produced_files, sent_files, written_down
+from tasks.runner.attempt_end import AttemptEnd, Dropped, Failed, Finished, Requeued
+from tasks.runner.output_files import output_files, sent_files, written_down
 from tasks.runtime import Runtime
 
 log = logging.getLogger(__name__)
@@ -63,24 +64,25 @@ class Recorder:
         instance: InstanceRecord,
         wait: Callable[[], PromptResult],
         sent: list[tuple[str, bytes]],
-    ) -> Outcome:
+    ) -> AttemptEnd:
         """Wait for a prompt and write down how it ended.
 
         Parameters:
           sent: pictures that came over the websocket instead of being saved; complete when `wait` returns.
         """
         results: list[PromptResult] = []
-        outcome = self.guard(claim, lambda: results.append(wait()))
-        if outcome is not None:
-            return outcome
+        end = self.guard(claim, lambda: results.append(wait()))
+        if end is not None:
+            return end
         key = self._keys.pop(claim.job_id, None)
         result = results[0]
         own_output = self._runtime.settings.gpu_dir(instance.gpu_name) / "output"
         folder = job_folder(own_output, claim.job_id)
-        files = written_down(produced_files(result.outputs, instance), folder) + sent_files(sent, folder)
+        files = written_down(output_files(claim.job_id, result.outputs, instance), folder)
+        files += sent_files(claim.job_id, sent, folder)
         warnings = [self._warning(blocked, key) for blocked in result.blocked[:MAX_WARNINGS]]
         if more := len(result.blocked) - len(warnings):
-            warnings.append({"message": f"{more} further parts did not run.", "node_id": None, "class_type": None})
+            warnings.append(JobWarning(message=f"{more} further parts did not run."))
         if warnings and not files:
             # ComfyUI calls it a success; whoever waits for a picture wants to know why there is none.
             return persistently(lambda: self._ended_by(claim, _blocked(warnings[0])))
@@ -99,7 +101,7 @@ class Recorder:
             return persistently(lambda: self._ended_by(claim, unstorable))
         return Finished(**_identity(claim))
 
-    def guard(self, claim: Claim, step: Callable[[], None]) -> Outcome | None:
+    def guard(self, claim: Claim, step: Callable[[], None]) -> AttemptEnd | None:
         """Do one step of an attempt; if it ends the attempt, write down how. None means: go on."""
         try:
             step()
@@ -110,7 +112,7 @@ class Recorder:
             return None
         return persistently(lambda: self._ended_by(claim, reason))
 
-    def give_back(self, claim: Claim, exc: ComfylineError, *, lost: bool) -> Outcome:
+    def give_back(self, claim: Claim, exc: ComfylineError, *, lost: bool) -> AttemptEnd:
         """Queue the job again, unless it has had its chances."""
         status = self._returns.release(claim, reason=reason_of(exc), lost=lost, code=exc.code)
         if status == QUEUED:
@@ -120,19 +122,19 @@ class Recorder:
         return Failed(**_identity(claim), error=shortened(exc))
 
     @staticmethod
-    def report(outcome: Outcome) -> None:
+    def report(end: AttemptEnd) -> None:
         """Log the end of a job that no task's line tells of. Why it failed is for its client: it may hold prompts."""
-        if isinstance(outcome, Failed):
-            log.info("job %s attempt %s failed (%s)", outcome.job_id, outcome.attempt, outcome.error.code)
+        if isinstance(end, Failed):
+            log.info("job %s attempt %s failed (%s)", end.job_id, end.attempt, end.error.code)
 
-    def move_on(self, outcome: Outcome) -> None:
+    def move_on(self, end: AttemptEnd) -> None:
         """Publish what comes next for a job whose chain no task carries on."""
         moved = Moved(
-            job_id=outcome.job_id,
-            status=outcome.status,
-            attempt=outcome.attempt,
+            job_id=end.job_id,
+            status=end.status,
+            attempt=end.attempt,
             host=self._runtime.settings.host,
-            has_webhook=outcome.has_webhook,
+            has_webhook=end.has_webhook,
         )
         publish_follow_up(self._runtime.publisher, moved)
 
@@ -151,7 +153,7 @@ class Recorder:
             given["api_key_comfy_org"] = self._keys[claim.job_id] = key
         return given or None
 
-    def _ended_by(self, claim: Claim, exc: ComfylineError) -> Outcome:
+    def _ended_by(self, claim: Claim, exc: ComfylineError) -> AttemptEnd:
         status = self._claims.renew([claim]).get(claim.job_id)
         if status is None or status == CANCELING:
             return self._let_go(claim, exc)
@@ -167,12 +169,12 @@ class Recorder:
             return self._let_go(claim, exc)
         return Failed(**_identity(claim), error=shortened(exc))
 
-    def _warning(self, blocked: Blocked, key: str | None) -> dict[str, Any]:
+    def _warning(self, blocked: Blocked, key: str | None) -> JobWarning:
         failure = PromptFailed(blocked.message, blocked.node_id, blocked.node_class)
         error = job_error(discreet(failure, secret=key, machines=self._machines))
-        return {name: error[name] for name in ("message", "node_id", "class_type")}
+        return JobWarning(message=error.message, node_id=error.node_id, class_type=error.class_type)
 
-    def _let_go(self, claim: Claim, exc: ComfylineError) -> Outcome:
+    def _let_go(self, claim: Claim, exc: ComfylineError) -> AttemptEnd:
         """The job was to be cancelled, or is no longer ours; either way nothing of this attempt is kept."""
         if not self._claims.canceled(claim):
             log.info("job %s attempt %s is no longer ours (%s)", claim.job_id, claim.attempt, exc.code)
@@ -195,8 +197,8 @@ def _own_words(exc: ComfylineError) -> str:
     return "" if isinstance(exc, (ComfyOutOfMemory, PromptFailed, PromptRejected)) else f": {shortened(exc)}"
 
 
-def _blocked(warning: dict[str, Any]) -> PromptFailed:
-    return PromptFailed(warning["message"], warning["node_id"], warning["class_type"], BLOCKED)
+def _blocked(warning: JobWarning) -> PromptFailed:
+    return PromptFailed(warning.message, warning.node_id, warning.class_type, BLOCKED)
 
 
 def _identity(claim: Claim) -> dict[str, Any]:

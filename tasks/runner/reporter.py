@@ -1,4 +1,4 @@
-"""What a running prompt tells the world: progress into the ledger now and then, notices to whoever watches."""
+"""What a running prompt tells the world: progress into the ledger now and then, notices to those who watch."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import base64
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 
-from comfy.prompts.progress import Progress
 from core.errors import LedgerUnavailable
 from core.ledger.claims import Claim
 from core.messaging.notices import Notice
+from core.progress import Progress
 from tasks.runtime import Runtime
 from workflows.graphs.graph import Graph
 
@@ -52,7 +51,7 @@ class ProgressReporter:
         now_s = time.monotonic()
         if now_s - self._noticed_s >= NOTICE_EVERY_S:
             self._noticed_s = now_s
-            self._runtime.notices.send(Notice(job_id=self._claim.job_id, kind="progress", data=asdict(progress)))
+            self._runtime.notices.send(Notice(job_id=self._claim.job_id, kind="progress", data=progress.to_json()))
         if now_s - self._written_s >= LEDGER_EVERY_S:
             self._written_s = now_s
             self._write(progress)
@@ -71,6 +70,6 @@ class ProgressReporter:
 
     def _write(self, progress: Progress) -> None:
         try:
-            self._runtime.ledger.claims.progress(self._claim, asdict(progress))
+            self._runtime.ledger.claims.progress(self._claim, progress)
         except LedgerUnavailable as exc:
             log.info("progress of job %s not written: %s", self._claim.job_id, exc)

@@ -26,7 +26,7 @@ from core.errors import ComfylineError, ComfyUnavailable, InputGone, LedgerUnava
 from core.job import second_prompt_id
 from core.ledger.claims import Claim
 from core.ledger.instances import HEALTHY, InstanceRecord
-from tasks.runner.attempt_end import Finished, Outcome, Requeued
+from tasks.runner.attempt_end import AttemptEnd, Finished, Requeued
 from tasks.runner.collect import Collector
 from tasks.runner.connection import Connection
 from tasks.runner.distress import CondemnPipe
@@ -47,7 +47,7 @@ log = logging.getLogger(__name__)
 #: Runs at once: the one on the GPU, the one on deck, and the one whose result is being recorded.
 THREADS = 3
 #: How long a prompt that was served from the cache waits for the files of an earlier one to be secured.
-COLLECT_PATIENCE_S = 5.0
+COLLECT_TIMEOUT_S = 5.0
 #: A prompt that began so long after it was posted stood behind others, somebody else's if not ours: the ledger is told
 #: when it began.
 WAITED_S = 1.0
@@ -85,7 +85,7 @@ class Run:
     sent: list[tuple[str, bytes]] = field(default_factory=list)
     #: A Celery task waits for it and will move its chain on.
     is_attended: bool = False
-    future: Future[Outcome] = field(default_factory=Future)
+    future: Future[AttemptEnd] = field(default_factory=Future)
 
     def wait(self, timeout_s: float) -> PromptResult:
         """Block until ComfyUI has finished the prompt."""
@@ -125,7 +125,7 @@ class JobRunner:
         """gpu0@host: the instance it runs jobs on."""
         return self._name
 
-    def work(self, named: str) -> Outcome | None:
+    def work(self, named: str) -> AttemptEnd | None:
         """Use one turn: take up the job that nobody attends to, or else claim one, and wait for its end.
 
         Parameters:
@@ -172,14 +172,14 @@ class JobRunner:
                 self._pass_on_if_barred()
             return None
         try:
-            outcome = self._recorder.guard(run.claim, lambda: self._post(run, session))
+            end = self._recorder.guard(run.claim, lambda: self._post(run, session))
         except BaseException:
             self._forget(run)
             raise
-        if outcome is None:
+        if end is None:
             self._threads.submit(self._complete, run)
         else:
-            self._end(run, outcome)
+            self._end(run, end)
         return run
 
     def _claim(
@@ -251,24 +251,24 @@ class JobRunner:
         """Follow a prompt to its end and record it; runs in a thread of its own."""
         timeout_s = run.claim.timeout_s or self._runtime.settings.job_timeout_s
         try:
-            outcome = self._recorder.record(run.claim, run.instance, lambda: self._wait(run, timeout_s), run.sent)
+            end = self._recorder.record(run.claim, run.instance, lambda: self._wait(run, timeout_s), run.sent)
         except BaseException as exc:
             self._forget(run)
             run.future.set_exception(exc)
             raise
         # The job has ended, in the ledger too. What is learned from it must not keep whoever waits here from that.
         job = f"job {run.claim.job_id}"
-        failure_of(lambda: self._learn_duration(run, outcome), job)
-        self._end(run, outcome)
+        failure_of(lambda: self._learn_duration(run, end), job)
+        self._end(run, end)
         # After the end, which the next job may be waiting for.
-        failure_of(lambda: self._learn(run, outcome), job)
+        failure_of(lambda: self._learn(run, end), job)
 
-    def _learn_duration(self, run: Run, outcome: Outcome) -> None:
-        if isinstance(outcome, Finished) and run.started_s is not None:
+    def _learn_duration(self, run: Run, end: AttemptEnd) -> None:
+        if isinstance(end, Finished) and run.started_s is not None:
             self._durations.learn(run.shape, time.monotonic() - run.started_s)
 
-    def _learn(self, run: Run, outcome: Outcome) -> None:
-        if isinstance(outcome, Finished):
+    def _learn(self, run: Run, end: AttemptEnd) -> None:
+        if isinstance(end, Finished):
             self._teacher.tell(run.claim, run.instance, run.gpu_s)
             if run.handle is not None:
                 self._node_times.learn(run.graph, run.shape, run.handle.node_seconds)
@@ -312,20 +312,20 @@ class JobRunner:
             with self._lock:
                 earlier = list(itertools.takewhile(lambda other: other is not run, self._runs))
             for other in earlier:
-                other.collected.wait(COLLECT_PATIENCE_S)
+                other.collected.wait(COLLECT_TIMEOUT_S)
         assert run.session is not None
         return self._collector.collect(result, run.graph, run.instance, run.session.client, run.claim.job_id)
 
-    def _end(self, run: Run, outcome: Outcome) -> None:
+    def _end(self, run: Run, end: AttemptEnd) -> None:
         self._leases.drop(run.claim)
         with self._lock:
             self._runs.remove(run)
             is_attended = run.is_attended
-            run.future.set_result(outcome)
+            run.future.set_result(end)
         if not is_attended:
-            self._recorder.report(outcome)
-            self._recorder.move_on(outcome)
-        if not isinstance(outcome, (Finished, Requeued)):
+            self._recorder.report(end)
+            self._recorder.move_on(end)
+        if not isinstance(end, (Finished, Requeued)):
             self._recovery.remove_files(run.instance, run.claim.job_id)
         if run.claim.inputs and run.session is not None:
             remove_staged(run.claim, run.instance, run.session.client, self._runtime.settings)

@@ -21,9 +21,9 @@ from core.clock import now_ms
 from core.errors import ComfylineError, LedgerUnavailable, SecretUnreadable, TransientError
 from core.ledger import Ledger
 from core.ledger.secrets import ADDRESS, WEBHOOK
-from core.ledger.webhooks.outbox import Due, Outcome, Post
+from core.ledger.webhooks.outbox import Due, Post, TryResult
 from core.outbound import Policy
-from core.settings.settings import Settings
+from core.settings import Settings
 from core.webhooks.keys import headers_of, secrets_for
 from core.webhooks.signing import headers_for, load_signing_key
 from core.webhooks.target import ENVIRONMENT
@@ -59,7 +59,7 @@ class _Result:
     #: What came with its job to sign with, or why it cannot be read.
     secrets: dict[str, Any] | SecretUnreadable = field(repr=False)
     #: None: it was not made.
-    outcome: Outcome | None = None
+    outcome: TryResult | None = None
     #: As in `ReceiverLimits.end`.
     is_well: bool | None = None
 
@@ -88,7 +88,7 @@ class WebhookDispatcher:
         self._loop = Loop("dispatcher", self._work, last=self._threads.close)
         # The rest belongs to its thread.
         self._called: set[str] = set()
-        self._results: list[tuple[Post, Outcome]] = []
+        self._results: list[tuple[Post, TryResult]] = []
         self._unsent: list[Post] = []
         self._closed: set[str] = set()
         self._has_more = False
@@ -180,7 +180,7 @@ class WebhookDispatcher:
             self._has_more = True
 
     def _put_off(self) -> None:
-        """What waits for receivers that are left alone waits in the ledger, so that it is in nobody's way."""
+        """Put off posts to receivers that are left alone: they wait in the ledger, where they block no others."""
         while self._closed:
             # Taken out before anything can go wrong with it, and put back only if the ledger is away.
             receiver = self._closed.pop()
@@ -258,7 +258,7 @@ class WebhookDispatcher:
         thread.carry(functools.partial(self._deliver, hand, thread, until_s))
 
     def _deliver(self, hand: list[_Result], thread: ConnectionThread, until_s: float) -> None:
-        """The posts of a hand, in the thread of their thread.
+        """Send the posts of a batch, in the thread of their connection.
 
         Parameters:
           hand: becomes what is reported. What it is not the time for stays unsent in it.
@@ -332,11 +332,11 @@ def _is_written(write: Callable[[list[Item]], object], items: list[Item]) -> boo
     return error is None
 
 
-def _is_well(outcome: Outcome) -> bool:
+def _is_well(outcome: TryResult) -> bool:
     """Whether an outcome speaks for the receiver: a refusal of one event is an answer, silence and overload are not."""
     status_code = outcome.status_code
     return status_code is not None and status_code < SERVER_ERROR and status_code != TOO_MANY
 
 
-def _unsent(error: str, *, is_final: bool = False) -> Outcome:
-    return Outcome(at_ms=now_ms(), duration_ms=0, error=error, is_final=is_final)
+def _unsent(error: str, *, is_final: bool = False) -> TryResult:
+    return TryResult(at_ms=now_ms(), duration_ms=0, error=error, is_final=is_final)

@@ -15,7 +15,7 @@ from urllib3.exceptions import HTTPError, LocationValueError, ReadTimeoutError, 
 from core.background import Loop
 from core.clock import now_ms
 from core.errors import AddressRefused
-from core.ledger.webhooks.outbox import Outcome, Post
+from core.ledger.webhooks.outbox import Post, TryResult
 from core.outbound import Policy
 from core.outbound.sessions import KeptConnection
 
@@ -79,7 +79,7 @@ class ConnectionThread:
 
 
 class ConnectionThreads:
-    """Who posts to which receiver. Not for more than one thread."""
+    """The threads that post, by receiver. Used by one thread alone."""
 
     def __init__(self, on_idle: Callable[[ConnectionThread], None]) -> None:
         self._on_idle = on_idle
@@ -88,7 +88,7 @@ class ConnectionThreads:
         self._resting_count = 0
 
     def hire(self, receiver: str) -> ConnectionThread:
-        """One that is free, with a connection to the receiver if there is such."""
+        """Return a free thread, with a connection to the receiver if there is one."""
         resting = self._resting.get(receiver)
         if resting:
             # The last one back: its connection is the least likely to be closed by now.
@@ -100,7 +100,7 @@ class ConnectionThreads:
         return thread
 
     def rest(self, thread: ConnectionThread) -> None:
-        """It has done its work."""
+        """Keep a thread that has done its work for later posts, or end it if enough rest."""
         if self._resting_count >= MAX_RESTING:
             self._dismiss(thread)
         else:
@@ -108,17 +108,17 @@ class ConnectionThreads:
             self._resting_count += 1
 
     def release(self, thread: ConnectionThread) -> None:
-        """It has been idle for long; nothing happens if it has work again."""
+        """End a thread that has been idle for long; nothing happens if it has work again."""
         if thread in self._resting.get(thread.receiver, ()):
             self._take(thread)
             self._dismiss(thread)
 
     def dismiss(self, thread: ConnectionThread) -> None:
-        """It stumbled over its work: its connections may be in any state."""
+        """End a thread that stumbled over its work: its connections may be in any state."""
         self._dismiss(thread)
 
     def close(self) -> None:
-        """Let all end when they have done their work."""
+        """End each thread when it has done its work."""
         for thread in self._all:
             thread.dismiss()
 
@@ -134,7 +134,7 @@ class ConnectionThreads:
         thread.dismiss()
 
 
-def send(post: Post, headers: Mapping[str, str], connection: KeptConnection, *, limit_s: float) -> Outcome:
+def send(post: Post, headers: Mapping[str, str], connection: KeptConnection, *, limit_s: float) -> TryResult:
     """Post a delivery once; redirects are not followed.
 
     A receiver that closes a kept connection without an answer is sent the same again over a new one. It may get it
@@ -163,7 +163,7 @@ def send(post: Post, headers: Mapping[str, str], connection: KeptConnection, *, 
         error = _in_words(exc, is_late=time.monotonic() - begun_s >= limit_s, limit_s=limit_s)
     if status_code is not None:
         error = None if HTTPStatus.OK <= status_code < HTTPStatus.MULTIPLE_CHOICES else f"answered {status_code}"
-    return Outcome(
+    return TryResult(
         at_ms=at_ms,
         duration_ms=round((time.monotonic() - begun_s) * 1000),
         status_code=status_code,

@@ -99,9 +99,9 @@ def test_an_interrupt_by_somebody_else_is_tried_again_once(
 
     error = ledger.jobs.get(twice).error
     assert error is not None
-    assert error["code"] == "interrupted"
-    assert "somebody interrupted the prompt in ComfyUI" in error["message"]
-    assert (error["node_id"], error["class_type"]) == ("2", "SimulatedWork")
+    assert error.code == "interrupted"
+    assert "somebody interrupted the prompt in ComfyUI" in error.message
+    assert (error.node_id, error.class_type) == ("2", "SimulatedWork")
     codes = [event.data.get("code") for event in ledger.jobs.events(twice) if event.data.get("code")]
     assert codes == ["interrupted"]
 

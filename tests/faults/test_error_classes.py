@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import requests
 
+from core.job_error import JobError
 from core.ledger import Ledger
 from tests.fleet import ALL, ROOT, Fleet, until, work
 from tests.ledger_moves import submit
@@ -63,7 +64,7 @@ def losses_of(ledger: Ledger, job_id: str) -> list[str]:
     return [event.data["code"] for event in ledger.jobs.events(job_id) if event.data.get("code")]
 
 
-def error_of(ledger: Ledger, job_id: str) -> dict[str, Any]:
+def error_of(ledger: Ledger, job_id: str) -> JobError:
     error = ledger.jobs.get(job_id).error
     assert error is not None
     return error
@@ -78,9 +79,9 @@ def test_out_of_memory_is_tried_once_more_on_the_other_gpu(fleet: Fleet, ledger:
     assert losses_of(ledger, job_id) == ["out_of_memory"]
     assert sorted(runs_of(ledger, job_id)) == sorted(record.name for record in ledger.instances.all())
     error = error_of(ledger, job_id)
-    assert error["code"] == "out_of_memory"
-    assert error["class_type"] == "KSampler"
-    assert error["node_id"]
+    assert error.code == "out_of_memory"
+    assert error.class_type == "KSampler"
+    assert error.node_id
     # Where it runs out of memory once only, the second try succeeds.
     requests.post(f"{ledger.instances.all()[0].url}/simulator/faults", json={"oom": {}}, timeout=5)
     first, second = fleet.submit(sampled(2)), fleet.submit(sampled(3))
@@ -150,7 +151,7 @@ def test_a_prompt_over_its_time_that_is_deaf_to_interrupts_costs_the_process(fle
     _withdraw_elsewhere(ledger, job_id)
 
     error = error_of(ledger, job_id)
-    assert error["code"] == "timeout"
+    assert error.code == "timeout"
     assert len(runs_of(ledger, job_id)) == 1, "it is not tried again"
     # The other jobs find a GPU that works.
     fleet.ready(gpus=2)
@@ -186,8 +187,8 @@ def test_a_job_that_takes_its_instance_down_each_time_is_poison(fleet: Fleet, le
     runs = runs_of(ledger, job_id)
     assert runs[0] != runs[1], "the second try is made elsewhere"
     error = error_of(ledger, job_id)
-    assert error["code"] == "poison"
-    assert "3 lost attempts" in error["message"]
+    assert error.code == "poison"
+    assert "3 lost attempts" in error.message
 
 
 @pytest.mark.parametrize(
@@ -204,7 +205,7 @@ def test_what_no_other_gpu_would_do_better_fails_at_once(
     fleet.wait(job_id, "failed")
     _withdraw_elsewhere(ledger, job_id)
 
-    assert error_of(ledger, job_id)["code"] == code
+    assert error_of(ledger, job_id).code == code
     assert len(runs_of(ledger, job_id)) == 1
 
 
@@ -235,7 +236,7 @@ def test_an_error_of_any_length_is_bounded_and_can_be_had_whole(fleet: Fleet, le
     assert error["message"].startswith("begin x")
     assert error["message"].endswith(" end")
     assert f"characters left out; GET /api/v2/jobs/{job_id}/error has them" in error["message"]
-    assert len(json.dumps(error_of(ledger, job_id))) < 20_000
+    assert len(json.dumps(error_of(ledger, job_id).to_json())) < 20_000
     assert requests.get(f"{fleet.base_url}/api/v2/jobs", timeout=5).text.count("x") < 20_000
     whole = requests.get(f"{fleet.base_url}/api/v2/jobs/{job_id}/error", timeout=5).json()
     assert 900_000 < len(whole["message"]) < 1_100_000
@@ -304,9 +305,9 @@ def test_a_node_exception_is_told_whole_and_not_tried_again(fleet: Fleet, ledger
     fleet.wait(job_id, "failed")
 
     error = error_of(ledger, job_id)
-    assert (error["code"], error["node_id"], error["class_type"]) == ("node_execution_error", "2", "T_Err")
-    assert "boom" in error["message"]
-    assert "raise RuntimeError(" in error["traceback"]
+    assert (error.code, error.node_id, error.class_type) == ("node_execution_error", "2", "T_Err")
+    assert "boom" in error.message
+    assert "raise RuntimeError(" in (error.traceback or "")
     assert len(runs_of(ledger, job_id)) == 1
 
 
@@ -357,11 +358,11 @@ def test_what_only_the_server_can_refuse_fails_at_once_with_node_and_input(
         fleet.wait(job_id, "failed")
 
         error = error_of(ledger, job_id)
-        assert error["code"] == "invalid_workflow"
-        assert error["node_id"] == "own"
-        assert error["class_type"] == node["class_type"]
-        assert input_name in error["message"]
-        assert says in error["message"]
+        assert error.code == "invalid_workflow"
+        assert error.node_id == "own"
+        assert error.class_type == node["class_type"]
+        assert input_name in error.message
+        assert says in error.message
         job = ledger.jobs.get(job_id)
         assert job.started_at_ms is not None
         assert job.completed_at_ms is not None

@@ -12,7 +12,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,12 @@ from api import create_app
 from api.service.waiting import Hub
 from core.errors import InstanceUnreachable
 from core.ledger import Change, Ledger
-from core.ledger.claims import Claim, ProducedFile
+from core.ledger.claims import Claim
 from core.ledger.instances import InstanceRecord
-from core.ledger.outputs import StoredFile
 from core.ledger.upgrade import migrate
 from core.messaging.notices import Notice
-from core.settings.settings import Settings
+from core.output import FileSource, OutputFile
+from core.settings import Settings
 from tests.services import missing
 from tests.unit.catalogue_literals import CATALOGUE
 
@@ -110,21 +110,19 @@ class Worker:
 
     def finish(self, claim: Claim, *contents: bytes, names: tuple[str, ...] = ("a_00001_.png",)) -> None:
         files = [
-            ProducedFile(
-                asset_id=str(uuid.uuid4()),
+            OutputFile(
+                id=str(uuid.uuid4()),
+                job_id=claim.job_id,
                 node_id="2",
                 name=name,
-                type="image",
+                kind="image",
                 content_type="image/png",
-                comfy_type="output",
-                comfy_key="images",
-                subfolder="",
-                source={"text": ""},
+                source=FileSource(text=""),
             )
             for _, name in zip(contents, names, strict=True)
         ]
         self.ledger.claims.generated(claim, files, outputs_reused=False)
-        stored = [self._store(claim.job_id, *pair) for pair in zip(files, contents, strict=True)]
+        stored = [self._store(*pair) for pair in zip(files, contents, strict=True)]
         self.ledger.outputs.succeed(claim.job_id, claim.attempt, stored)
 
     def run(self, job_id: str, *contents: bytes) -> None:
@@ -141,13 +139,13 @@ class Worker:
             time.sleep(0.02)
         raise AssertionError("no job was queued")
 
-    def _store(self, job_id: str, file: ProducedFile, content: bytes) -> StoredFile:
-        key = f"{job_id}/{file.asset_id}/{file.name}"
+    def _store(self, file: OutputFile, content: bytes) -> OutputFile:
+        key = f"{file.job_id}/{file.id}/{file.name}"
         path = self.outputs_dir / key
         path.parent.mkdir(parents=True)
         path.write_bytes(content)
         digest = f"blake3:{blake3(content).hexdigest()}"
-        return StoredFile(asset_id=file.asset_id, storage_key=key, size_bytes=len(content), hash=digest)
+        return replace(file, storage_key=key, size_bytes=len(content), hash=digest)
 
 
 @dataclass

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 import requests
 
+from core.job_error import JobError
 from core.ledger.claims import Claim
+from core.progress import Progress
 from tests.integration.api_fixtures import GRAPH, Api, running_api, settings_for
 from tests.integration.test_api_assets import png
 from tests.schemas import Document, spoiled
@@ -80,14 +82,12 @@ class Mill:
 def end(api: Api, claim: Claim, number: int) -> None:
     """One of the ways in which jobs end."""
     claims = api.ledger.claims
-    claims.progress(
-        claim, {"value": 0.5, "nodes_done": 1, "nodes_total": 2, "current_node": "1", "step": 1, "steps": 2}
-    )
+    claims.progress(claim, Progress(value=0.5, nodes_done=1, nodes_total=2, current_node="1", step=1, steps=2))
     error = {"code": "node_execution_error", "message": "no", "node_id": "1", "class_type": "A", "traceback": "line"}
     ways: list[Callable[[], object]] = [
         lambda: api.worker.finish(claim, png(1), b"text", names=("a.png", "b.txt")),
-        lambda: claims.fail(claim, error),
-        lambda: claims.fail(claim, {"code": "poison", "message": "lost"}),
+        lambda: claims.fail(claim, JobError(**error)),
+        lambda: claims.fail(claim, JobError(code="poison", message="lost")),
         lambda: api.worker.finish(claim, names=()),
         lambda: claims.canceled(claim),
         lambda: api.ledger.requeue.release(claim, reason="lost", code="stuck"),

@@ -14,7 +14,7 @@ import pytest
 from cli.main import run
 from core.ledger import Ledger
 from core.ledger.secrets import RUN, WEBHOOK
-from core.ledger.webhooks.outbox import Outcome
+from core.ledger.webhooks.outbox import TryResult
 from core.webhooks.target import WebhookTarget
 from tests.integration.api_fixtures import Api, running_api, settings_for
 from tests.ledger_moves import submit
@@ -53,7 +53,7 @@ def tried(api: Api, job_id: str, error: str | None, *, is_final: bool = False) -
     """One try at the delivery of a job; returns the delivery's id."""
     (due,) = api.ledger.outbox.due(job_ids=[job_id])
     (post,) = api.ledger.outbox.take([due.id])
-    outcome = Outcome(
+    outcome = TryResult(
         at_ms=int(time.time() * 1000),
         duration_ms=12,
         status_code=500 if error else 204,

@@ -21,6 +21,7 @@ from sqlalchemy import select
 
 from api.service.waiting import CLIENT_CHECK_S
 from core.job import Job
+from core.job_error import JobError
 from core.ledger.database.tables import jobs
 from core.webhooks.target import WebhookTarget
 from tests.fleet import until
@@ -96,7 +97,7 @@ def _fail_next(api: Api, code: str) -> None:
     while time.monotonic() < deadline:
         claim = api.ledger.claims.claim("gpu0@test")
         if claim is not None:
-            assert api.ledger.claims.fail(claim, {"code": code, "message": "it broke"})
+            assert api.ledger.claims.fail(claim, JobError(code=code, message="it broke"))
             return
         time.sleep(0.02)
     raise AssertionError("no job was queued")

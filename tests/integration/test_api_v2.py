@@ -14,7 +14,9 @@ import pytest
 import requests
 
 from api.contracts.comfy_v2 import events as streams
-from api.contracts.comfy_v2 import jobs as v2
+from api.contracts.comfy_v2 import job_routes as v2
+from core.job_error import JobError
+from core.progress import Progress
 from tests.integration.api_fixtures import (
     GRAPH,
     Api,
@@ -93,9 +95,9 @@ def test_a_job_through_its_life(api: Api) -> None:
     assert (running["status"], running["queue_position"]) == ("running", None)
     assert "estimated_wait_ms" not in running
     assert running["progress"] == {"value": 0.0, "nodes_done": 0, "nodes_total": 2, "message": "0/2 nodes"}
-    snapshot = {"value": 0.5, "nodes_done": 1, "nodes_total": 2, "current_node": "2"}
+    snapshot = Progress(value=0.5, nodes_done=1, nodes_total=2, current_node="2")
     api.ledger.claims.progress(claim, snapshot)
-    assert api.get(f"/api/v2/jobs/{first}").json()["progress"] == snapshot | {"message": "2"}
+    assert api.get(f"/api/v2/jobs/{first}").json()["progress"] == snapshot.to_json() | {"message": "2"}
 
     api.ledger.claims.generated(claim, [], outputs_reused=True)
     assert api.get(f"/api/v2/jobs/{first}").json()["status"] == "running", "delivering is no word of the contract"
@@ -132,7 +134,7 @@ def test_a_failed_job_says_why(api: Api) -> None:
     claim = api.worker.claim(job_id)
     error = {"code": "node_execution_error", "message": "no", "node_id": "2", "class_type": "X", "traceback": "t"}
 
-    assert api.ledger.claims.fail(claim, error)
+    assert api.ledger.claims.fail(claim, JobError(**error))
 
     answer = api.get(f"/api/v2/jobs/{job_id}")
     assert answer.status_code == 200

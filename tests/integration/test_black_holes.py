@@ -18,7 +18,7 @@ from core.buckets.block import MAX_CONNECT_ATTEMPTS
 from core.buckets.target import PUT_URLS, BucketTarget
 from core.job import DELIVERING, SUCCEEDED
 from core.ledger.claims import Claim
-from core.settings.settings import Settings
+from core.settings import Settings
 from tasks.messaging.app import make_app
 from tasks.outputs import bucket_upload as buckets
 from tasks.outputs import endpoints
@@ -202,7 +202,7 @@ def test_what_waits_for_an_endpoint_that_is_left_alone_is_given_up_in_the_end(
         assert give_turn(runtime, claims[1]) == SUCCEEDED
 
     [output] = runtime.ledger.jobs.get(claims[1].job_id).outputs
-    assert output.upload == {"error": "the bucket's endpoint does not answer, and is left alone for a while"}
+    assert output.upload_error == "the bucket's endpoint does not answer, and is left alone for a while"
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ def test_what_an_endpoint_answers_for_ever_is_told_in_the_end(
         assert give_turn(runtime, claim) == SUCCEEDED
 
     job = runtime.ledger.jobs.get(claim.job_id)
-    assert [output.upload for output in job.outputs] == [{"error": said}] * 3
+    assert [output.upload_error for output in job.outputs] == [said] * 3
 
 
 def _hole(settings: Settings, kind: str, url: str) -> Claim:

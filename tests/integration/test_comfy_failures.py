@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from comfy.prompts.progress import Progress
 from comfy.prompts.session import ComfySession
 from core.errors import (
     ComfyOutOfMemory,
     PromptFailed,
     PromptTimeout,
 )
+from core.progress import Progress
 from tests.comfy_target import (
     QUICK,
     Recorder,

@@ -73,7 +73,7 @@ def test_progress_text_arrives_with_its_node(session: ComfySession) -> None:
 def test_an_expansion_reports_for_its_node(session: ComfySession) -> None:
     recorder = Recorder()
     result = session.submit(with_node("T_Expand"), prompt_id=new_id(), listener=recorder).wait(timeout_s=10)
-    assert [(item.node_id, item.type) for item in result.outputs] == [("2", "temp"), ("3", "output")]
+    assert [(item.node_id, item.folder) for item in result.outputs] == [("2", "temp"), ("3", "output")]
     assert {point.current_node for point in recorder.points} <= {None, "1", "2", "3"}
     assert recorder.points[-1].nodes_done == 3
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from comfy.client.inputs import stage
-from comfy.client.outputs import OutputItem
+from comfy.client.outputs import ReportedOutput
 from comfy.prompts.event_socket import EventSocket
-from comfy.prompts.progress import Progress
 from comfy.prompts.session import ComfySession
 from core.errors import LedgerFault, OutputUnavailable, PromptRejected
+from core.progress import Progress
 from tests.comfy_target import (
     QUICK,
     Recorder,
@@ -45,7 +45,7 @@ def anywhere(request: pytest.FixtureRequest) -> Iterator[ComfySession]:
 def test_a_prompt_runs_and_its_file_arrives(anywhere: ComfySession, tmp_path: Path) -> None:
     result = anywhere.submit(picture(), prompt_id=new_id()).wait(timeout_s=30)
     (item,) = result.outputs
-    assert (item.node_id, item.kind, item.type, item.content_type) == ("3", "image", "output", "image/png")
+    assert (item.node_id, item.kind, item.folder, item.content_type) == ("3", "image", "output", "image/png")
     assert result.cached_nodes == ()
     assert result.started_at_ms is not None
     assert result.finished_at_ms is not None
@@ -150,7 +150,7 @@ def test_staged_inputs_can_be_loaded(anywhere: ComfySession, tmp_path: Path) -> 
 
 
 def test_a_file_that_is_not_there_is_unavailable(anywhere: ComfySession, tmp_path: Path) -> None:
-    missing = OutputItem(node_id="3", kind="image", key="images", filename="no-such.png", type="output")
+    missing = ReportedOutput(node_id="3", kind="image", key="images", filename="no-such.png", folder="output")
     with pytest.raises(OutputUnavailable):
         anywhere.client.download(missing, tmp_path / "x.png")
     assert list(tmp_path.iterdir()) == []

@@ -32,8 +32,9 @@ from core.ledger import Ledger
 from core.ledger.claims import Claim
 from core.ledger.upgrade import migrate
 from core.links import Links
+from core.output import BucketResult, FileSource
 from core.output_options import OutputOptions
-from core.settings.settings import Settings
+from core.settings import Settings
 from tasks.messaging.app import make_app
 from tasks.outputs import bucket_upload as buckets
 from tasks.outputs import endpoints
@@ -85,9 +86,9 @@ def generated(
     for number, (word, content) in enumerate(contents.items()):
         name = word.replace("_", ".")
         (folder / name).write_bytes(content)
-        source = {"root": str(folder.parent), "path": str(folder / name)}
+        source = FileSource(root=str(folder.parent), path=str(folder / name))
         content_type = "image/png" if name.endswith(".png") else "text/plain"
-        files.append(replace(produced(number), name=name, content_type=content_type, source=source))
+        files.append(replace(produced(claim, number), name=name, content_type=content_type, source=source))
     ledger.claims.generated(claim, files, outputs_reused=False)
     ledger.close()
     return claim
@@ -136,8 +137,8 @@ def test_a_job_of_which_nothing_is_left_fails(sqlite_settings: Settings, deliver
     _, job = turn(sqlite_settings, claim)
 
     assert job.error is not None
-    assert (job.status, job.error["code"]) == (FAILED, "output_unavailable")
-    assert "a.png" in job.error["message"]
+    assert (job.status, job.error.code) == (FAILED, "output_unavailable")
+    assert "a.png" in job.error.message
 
 
 def test_files_go_into_the_bucket(server: S3Server, sqlite_settings: Settings) -> None:
@@ -153,11 +154,12 @@ def test_files_go_into_the_bucket(server: S3Server, sqlite_settings: Settings) -
     assert result["message"] == "Request completed successfully"
     assert [requests.get(output["url"], timeout=10).content for output in result["output"]] == [picture(), b""]
     assert [output["upload_error"] for output in result["output"]] == [None, None]
-    said = job.outputs[0].upload
+    said = job.outputs[0].bucket_result
     assert said is not None
-    assert 6 < (said["expires_at_ms"] / 1000 - time.time()) / 86400 < 7.01
+    assert said.expires_at_ms is not None
+    assert 6 < (said.expires_at_ms / 1000 - time.time()) / 86400 < 7.01
     view = output_view(job.outputs[0], Links(base_url="http://me"), job.expires_at_ms)
-    assert view["upload"] == {"url": said["url"], "error": None}
+    assert view["upload"] == {"url": said.url, "error": None}
     assert view["url"].startswith("http://me/")
     assert turn(sqlite_settings, claim)[0] == "SUCCESS"
 
@@ -173,9 +175,9 @@ def test_the_environments_credentials_are_not_kept_with_the_job(server: S3Server
     _, job = turn(settings, claim)
 
     assert server.content(target) == {f"p/{job.id}/a.png": b"1"}
-    said = job.outputs[0].upload
+    said = job.outputs[0].bucket_result
     assert said is not None
-    assert "operators-key" in said["url"]
+    assert "operators-key" in str(said.url)
 
 
 def test_a_private_endpoint_of_a_request_is_refused(server: S3Server, sqlite_settings: Settings) -> None:
@@ -185,7 +187,7 @@ def test_a_private_endpoint_of_a_request_is_refused(server: S3Server, sqlite_set
     _, job = turn(sqlite_settings.model_copy(update={"api_host": "0.0.0.0"}), claim)
 
     assert job.status == SUCCEEDED
-    assert job.outputs[0].upload == {"error": "refused: private address"}
+    assert job.outputs[0].bucket_result == BucketResult(error="refused: private address")
     assert server.content(target) == {}
 
 
@@ -212,10 +214,7 @@ def test_a_target_that_botocore_refuses_ends_the_job_too(sqlite_settings: Settin
 
     _, job = turn(sqlite_settings, claim)
 
-    assert (job.status, job.outputs[0].upload) == (
-        SUCCEEDED,
-        {"error": "the S3 target cannot be used (ValueError)"},
-    )
+    assert (job.status, job.outputs[0].upload_error) == (SUCCEEDED, "the S3 target cannot be used (ValueError)")
 
 
 def test_what_may_pass_gets_another_turn_and_what_was_sent_is_not_sent_again(
@@ -260,8 +259,8 @@ def test_keys_by_a_template_and_links_by_a_public_address(server: S3Server, sqli
     day = f"{datetime.fromtimestamp(job.created_at_ms / 1000, tz=timezone.utc):%Y-%m-%d}"
     keys = [f"p/{day}/9/1-a.png", f"p/{day}/9/2-b.png"]
     assert server.content(target) == {keys[0]: b"1", keys[1]: b"2"}
-    assert [output.upload for output in job.outputs] == [
-        {"url": f"https://cdn.example/{key}", "key": key} for key in keys
+    assert [output.bucket_result for output in job.outputs] == [
+        BucketResult(url=f"https://cdn.example/{key}", key=key) for key in keys
     ]
 
 
@@ -275,10 +274,10 @@ def test_files_go_to_the_urls_that_their_client_has_signed(server: S3Server, sql
     _, job = turn(sqlite_settings, claim)
 
     assert server.content(bucket) == {"own/b.png": b"2", "first.png": b"1"}
-    assert [output.upload for output in job.outputs] == [
-        {"url": None},
-        {"url": None},
-        {"error": "s3.put_urls has no URL for c.png"},
+    assert [output.bucket_result for output in job.outputs] == [
+        BucketResult(),
+        BucketResult(),
+        BucketResult(error="s3.put_urls has no URL for c.png"),
     ]
     result = result_of(job)
     assert [entry["upload_error"] for entry in result["output"]] == [None, None, "s3.put_urls has no URL for c.png"]

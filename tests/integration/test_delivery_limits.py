@@ -10,23 +10,25 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from comfy.client.outputs import OutputItem
+from comfy.client.outputs import ReportedOutput
 from core.buckets.target import BucketTarget
 from core.clock import now_ms
 from core.contracts.comfy_v2 import output_view
 from core.contracts.generate import webhook_body
 from core.job import DELIVERING, FAILED, SUCCEEDED, Job
+from core.job_error import JobError
 from core.ledger import Ledger
 from core.ledger.claims import Claim
 from core.ledger.database.tables import assets
 from core.ledger.outputs import DELIVERING_MS
 from core.links import Links
-from core.settings.settings import Settings
+from core.output import BucketResult, FileSource
+from core.settings import Settings
 from tasks import upload as upload_module
 from tasks.messaging.app import make_app
 from tasks.outputs.finishing import ORIGINALS, RECORD
-from tasks.reconcile import resume_deliveries
-from tasks.runner.output_files import produced_files
+from tasks.reconcile import resume_uploads
+from tasks.runner.output_files import output_files
 from tasks.runtime import equip
 from tasks.upload import upload
 from tests.integration.test_delivery import CONVERSION, generated, picture, stored, turn
@@ -66,9 +68,9 @@ def test_a_fault_of_ours_is_tried_as_often_as_attempts_are_and_then_told(
 
     assert [job.status for job in jobs] == [DELIVERING, DELIVERING, FAILED]
     assert jobs[-1].error is not None
-    assert jobs[-1].error["code"] == "delivery_failed"
-    assert "unexpected error on the server" in jobs[-1].error["message"]
-    assert "KeyError" not in jobs[-1].error["message"]
+    assert jobs[-1].error.code == "delivery_failed"
+    assert "unexpected error on the server" in jobs[-1].error.message
+    assert "KeyError" not in jobs[-1].error.message
     assert sum(record.exc_info is not None for record in caplog.records) == sqlite_settings.max_attempts
 
 
@@ -88,7 +90,7 @@ def test_turns_that_end_their_process_are_counted(sqlite_settings: Settings, mon
 
     assert job.status == FAILED
     assert job.error is not None
-    assert (job.error["code"], "3 turns" in job.error["message"]) == ("delivery_failed", True)
+    assert (job.error.code, "3 turns" in job.error.message) == ("delivery_failed", True)
 
 
 def test_what_may_pass_is_tried_until_the_clock_of_uploads_runs_out(sqlite_settings: Settings) -> None:
@@ -105,8 +107,8 @@ def test_what_may_pass_is_tried_until_the_clock_of_uploads_runs_out(sqlite_setti
 
     assert job.status == FAILED
     assert job.error is not None
-    assert job.error["code"] == "delivery_failed"
-    assert str(sqlite_settings.data_dir) not in job.error["message"]
+    assert job.error.code == "delivery_failed"
+    assert str(sqlite_settings.data_dir) not in job.error.message
 
 
 def test_the_ledger_being_away_is_nobodys_loss(sqlite_settings: Settings) -> None:
@@ -131,15 +133,15 @@ def test_files_that_nobody_comes_for_end_with_the_time_that_jobs_are_kept(sqlite
     make_late(sqlite_settings, fresh, by_s=sqlite_settings.retention_s - 60)
     runtime = equip(make_app(sqlite_settings, "io"), sqlite_settings)
 
-    resume_deliveries(runtime)
+    resume_uploads(runtime)
 
     jobs = [runtime.ledger.jobs.get(claim.job_id) for claim in (late, fresh)]
     runtime.close()
     assert [job.status for job in jobs] == [FAILED, DELIVERING]
-    assert jobs[0].error == {
-        "code": "delivery_failed",
-        "message": "Its outputs could not be delivered: nobody came for them where they lie (here).",
-    }
+    assert jobs[0].error == JobError(
+        code="delivery_failed",
+        message="Its outputs could not be delivered: nobody came for them where they lie (here).",
+    )
 
 
 def test_a_target_of_another_version_is_read_as_far_as_it_is_known(sqlite_settings: Settings) -> None:
@@ -158,7 +160,7 @@ def test_a_target_of_another_version_is_read_as_far_as_it_is_known(sqlite_settin
     server.stop()
 
     assert [job.status for job in jobs] == [SUCCEEDED, SUCCEEDED]
-    assert [("url" in (job.outputs[0].upload or {})) for job in jobs] == [True, True]
+    assert [(job.outputs[0].bucket_result or BucketResult()).url is not None for job in jobs] == [True, True]
 
 
 @pytest.mark.parametrize(
@@ -196,7 +198,7 @@ def test_a_record_of_a_newer_version_is_used(sqlite_settings: Settings) -> None:
     folder = sqlite_settings.outputs_dir / claim.job_id
     (folder / ORIGINALS).mkdir(parents=True)
     (folder / "a.webp").write_bytes(b"made by it")
-    said = {"asset_id": file.asset_id, "storage_key": f"{claim.job_id}/a.webp", "size_bytes": 10, "hash": "x"}
+    said = {"asset_id": file.id, "storage_key": f"{claim.job_id}/a.webp", "size_bytes": 10, "hash": "x"}
     (folder / ORIGINALS / RECORD).write_text(json.dumps([{**said, "name": "a.webp", "thumbnail": 7}]))
 
     _, job = turn(sqlite_settings, claim)
@@ -210,11 +212,11 @@ def test_half_a_surrogate_in_a_text_is_no_hindrance(ledger_settings: Settings) -
     claim = claimed(ledger, contract="generate", webhook=WEBHOOK, metadata={"note": HALF})
     instance = ledger.instances.get("gpu0@here")
     assert instance is not None
-    text = OutputItem(node_id="9", kind="text", content_type="text/plain; charset=utf-8", key="text", text=HALF)
-    ledger.claims.generated(claim, produced_files([text], instance), outputs_reused=False)
+    text = ReportedOutput(node_id="9", kind="text", content_type="text/plain; charset=utf-8", key="text", text=HALF)
+    ledger.claims.generated(claim, output_files(claim.job_id, [text], instance), outputs_reused=False)
     # What a worker of an earlier version writes down.
     old = claimed(ledger)
-    ledger.claims.generated(old, [replace(produced(), source={"text": HALF})], outputs_reused=False)
+    ledger.claims.generated(old, [replace(produced(old), source=FileSource(text=HALF))], outputs_reused=False)
 
     jobs = [turn(ledger_settings, each)[1] for each in (claim, old)]
 

@@ -16,7 +16,7 @@ import pytest
 from blake3 import blake3
 
 from core.clock import now_ms
-from core.ledger.webhooks.outbox import Outcome
+from core.ledger.webhooks.outbox import TryResult
 from tests.integration.api_fixtures import INSTANCE, Api, running_api, settings_for
 from tests.simulator_process import simulator
 
@@ -76,7 +76,7 @@ def values(api: Api, folder: Path) -> dict[str, str]:
     job_id = api.submit(webhook={"url": "http://127.0.0.1:9/hook"})
     api.worker.run(job_id, b"x")
     (post,) = api.ledger.outbox.take([due.id for due in api.ledger.outbox.due(job_ids=[job_id])])
-    api.ledger.outbox.record([(post, Outcome(at_ms=now_ms(), duration_ms=1, status_code=410, is_final=True))])
+    api.ledger.outbox.record([(post, TryResult(at_ms=now_ms(), duration_ms=1, status_code=410, is_final=True))])
     form: dict[str, Any] = {"files": {"file": ("a.png", PICTURE)}, "data": {"file_path": "a.png"}}
     asset = api.post("/api/v2/assets", **form).json()
     return {

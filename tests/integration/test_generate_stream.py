@@ -17,7 +17,9 @@ import pytest
 import requests
 
 from api.contracts.generate import stream as generate_stream
+from core.job_error import JobError
 from core.messaging.notices import Notice
+from core.progress import Progress
 from tests.fleet import ALL, Fleet, until, work
 from tests.integration.api_fixtures import GRAPH, Api, running_api, settings_for
 from tests.ledger_moves import set_columns
@@ -139,7 +141,7 @@ def test_outputs_inline(api: Api) -> None:
 
 
 def _fail(api: Api, job_id: str) -> None:
-    assert api.ledger.claims.fail(api.worker.claim(job_id), {"code": "node_execution_error", "message": "it broke"})
+    assert api.ledger.claims.fail(api.worker.claim(job_id), JobError(code="node_execution_error", message="it broke"))
 
 
 def _cancel(api: Api, job_id: str) -> None:
@@ -196,7 +198,7 @@ def test_progress_is_told_at_most_twice_a_second(api: Api) -> None:
         claim = api.worker.claim(_job_id(api, "progress"))
         begun_s = time.monotonic()
         for step in range(15):
-            api.ledger.claims.progress(claim, {"value": step / 15, "nodes_done": 0, "nodes_total": 2})
+            api.ledger.claims.progress(claim, Progress(value=step / 15, nodes_total=2))
             api.hub.notify(_progress(claim.job_id, step / 15))
             time.sleep(0.1)
         took_s = time.monotonic() - begun_s

@@ -9,9 +9,11 @@ import pytest
 
 from core.errors import ComfylineError, StaleAttempt
 from core.job import CANCELED, CANCELING, DELIVERING, FAILED, QUEUED, RUNNING, SUCCEEDED, Status, prompt_id_of
+from core.job_error import JobError
 from core.ledger import Ledger
 from core.ledger.claims import Claim
-from core.settings.settings import Settings
+from core.progress import Progress
+from core.settings import Settings
 from tests.ledger_moves import (
     ERROR,
     check_log,
@@ -168,8 +170,8 @@ def test_a_lapsed_lease_is_queued_again_until_the_tries_are_used_up(ledger_setti
         assert check_log(ledger, job_id) == [QUEUED, RUNNING, QUEUED, RUNNING, FAILED]
         error = ledger.jobs.get(job_id).error
         assert error is not None
-        assert error["code"] == "poison"
-        assert "2 lost attempts" in error["message"]
+        assert error.code == "poison"
+        assert "2 lost attempts" in error.message
         assert ledger.claims.claim("gpu0@here") is None
     finally:
         ledger.close()
@@ -227,10 +229,10 @@ def test_an_attempt_of_the_past_writes_nothing(next_owner: str, ledger: Ledger) 
     before = _snapshot(ledger, stale.job_id)
 
     assert ledger.claims.renew([stale]) == {}
-    ledger.claims.progress(stale, {"value": 0.9})
+    ledger.claims.progress(stale, Progress(value=0.9))
     with pytest.raises(StaleAttempt):
-        ledger.claims.generated(stale, [produced()], outputs_reused=True)
-    assert ledger.claims.fail(stale, {"code": "x", "message": "stale"}) is False
+        ledger.claims.generated(stale, [produced(stale)], outputs_reused=True)
+    assert ledger.claims.fail(stale, JobError(code="x", message="stale")) is False
     assert ledger.claims.canceled(stale) is False
     assert ledger.requeue.release(stale, reason="stale") is None
     with pytest.raises(StaleAttempt):
@@ -245,16 +247,16 @@ def test_an_attempt_of_the_past_writes_nothing(next_owner: str, ledger: Ledger) 
 def test_progress_of_the_running_attempt_is_kept(ledger: Ledger) -> None:
     claim = claimed(ledger)
 
-    ledger.claims.progress(claim, {"value": 0.25, "current_node": "3"})
+    ledger.claims.progress(claim, Progress(value=0.25, current_node="3"))
 
     job = ledger.jobs.get(claim.job_id)
-    assert job.progress == {"value": 0.25, "current_node": "3"}
+    assert job.progress == Progress(value=0.25, current_node="3")
     assert job.last_seq == 2
 
 
 def test_a_retry_begins_without_the_last_attempts_traces(ledger: Ledger) -> None:
     claim = claimed(ledger)
-    ledger.claims.progress(claim, {"value": 0.9})
+    ledger.claims.progress(claim, Progress(value=0.9))
 
     assert ledger.requeue.release(claim, reason="The instance was lost.") == QUEUED
 
@@ -289,7 +291,7 @@ def test_a_cancelled_job_is_not_generated(ledger: Ledger) -> None:
     ledger.jobs.cancel(claim.job_id)
 
     with pytest.raises(StaleAttempt):
-        ledger.claims.generated(claim, [produced()], outputs_reused=False)
+        ledger.claims.generated(claim, [produced(claim)], outputs_reused=False)
 
     assert ledger.claims.canceled(claim)
     assert check_log(ledger, claim.job_id) == [QUEUED, RUNNING, CANCELING, CANCELED]
@@ -297,31 +299,32 @@ def test_a_cancelled_job_is_not_generated(ledger: Ledger) -> None:
 
 def test_files_are_delivered_in_the_order_they_were_produced(ledger: Ledger) -> None:
     claim = claimed(ledger)
-    files = [produced(number) for number in range(12)]
+    files = [produced(claim, number) for number in range(12)]
     ledger.claims.generated(claim, files, outputs_reused=True)
 
     pending = ledger.outputs.pending(claim.job_id, claim.attempt).files
-    assert [(file.asset_id, file.name, file.source) for file in pending] == [
-        (file.asset_id, file.name, file.source) for file in files
+    assert [(file.id, file.name, file.source) for file in pending] == [
+        (file.id, file.name, file.source) for file in files
     ]
+    assert [file.ordinal for file in pending] == list(range(1, 13))
     # What is not in storage yet is no output.
     assert ledger.jobs.get(claim.job_id).outputs == ()
 
-    ledger.outputs.succeed(claim.job_id, claim.attempt, [stored(file.asset_id) for file in pending])
+    ledger.outputs.succeed(claim.job_id, claim.attempt, [stored(file) for file in pending])
 
     job = ledger.jobs.get(claim.job_id)
-    assert [output.id for output in job.outputs] == [file.asset_id for file in files]
+    assert [output.id for output in job.outputs] == [file.id for file in files]
     assert job.outputs_reused is True
-    assert ledger.outputs.asset(files[0].asset_id) == job.outputs[0]
+    assert ledger.outputs.asset(files[0].id) == job.outputs[0]
     log = ledger.jobs.events(job.id)
-    assert [event.data["asset_id"] for event in log if event.type == "output"] == [file.asset_id for file in files]
+    assert [event.data["asset_id"] for event in log if event.type == "output"] == [file.id for file in files]
     assert check_log(ledger, job.id) == [QUEUED, RUNNING, DELIVERING, SUCCEEDED]
     assert ledger.jobs.events(job.id, after_seq=14) == log[14:]
 
 
 def test_a_delivery_is_ended_once(ledger: Ledger) -> None:
     claim = generated(ledger, files=2)
-    pending = [stored(file.asset_id) for file in ledger.outputs.pending(claim.job_id, claim.attempt).files]
+    pending = [stored(file) for file in ledger.outputs.pending(claim.job_id, claim.attempt).files]
 
     results = in_parallel(5, lambda _number: ledger.outputs.succeed(claim.job_id, claim.attempt, pending))
 

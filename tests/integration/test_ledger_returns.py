@@ -110,7 +110,7 @@ def test_the_last_try_ends_with_a_code_that_says_why(code: str, final: str, ledg
     assert check_log(ledger, job_id)[-1] == FAILED
     error = ledger.jobs.get(job_id).error
     assert error is not None
-    assert error["code"] == final
+    assert error.code == final
 
 
 def test_everything_an_instance_holds_is_given_back_uncounted(ledger: Ledger) -> None:
@@ -138,7 +138,7 @@ def test_jobs_that_waited_too_long_for_their_first_gpu_expire(ledger: Ledger) ->
     assert check_log(ledger, late.id) == [QUEUED, EXPIRED]
     error = ledger.jobs.get(late.id).error
     assert error is not None
-    assert error["code"] == "queue_timeout"
+    assert error.code == "queue_timeout"
     assert {ledger.jobs.get(job_id).status for job_id in (retried.job_id, fresh.id)} == {QUEUED}
 
 

@@ -22,8 +22,8 @@ from core.ledger.database.tables import events, jobs, secrets
 from core.ledger.sealing import load_keys
 from core.ledger.secrets import BUCKET, RUN, WEBHOOK
 from core.ledger.upgrade import alembic_config, migrate
-from core.ledger.webhooks.outbox import Outcome
-from core.settings.settings import Settings
+from core.ledger.webhooks.outbox import TryResult
+from core.settings import Settings
 from tasks.messaging.app import make_app
 from tasks.runner.attempt_end import Failed
 from tasks.runner.recorder import Recorder
@@ -53,7 +53,7 @@ def left(ledger: Ledger, job_id: str) -> set[str]:
 
 def deliver(ledger: Ledger, job_id: str) -> None:
     posts = ledger.outbox.take([due.id for due in ledger.outbox.due(job_ids=[job_id])])
-    ledger.outbox.record([(post, Outcome(at_ms=now_ms(), duration_ms=1, status_code=200)) for post in posts])
+    ledger.outbox.record([(post, TryResult(at_ms=now_ms(), duration_ms=1, status_code=200)) for post in posts])
 
 
 def end(ledger: Ledger, status: str, **fields: Any) -> str:
@@ -65,7 +65,7 @@ def end(ledger: Ledger, status: str, **fields: Any) -> str:
         return claim.job_id
     claim = generated(ledger, **fields)
     pending = ledger.outputs.pending(claim.job_id, claim.attempt).files
-    ledger.outputs.succeed(claim.job_id, claim.attempt, [stored(file.asset_id) for file in pending])
+    ledger.outputs.succeed(claim.job_id, claim.attempt, [stored(file) for file in pending])
     return claim.job_id
 
 
@@ -125,7 +125,7 @@ def test_what_signs_webhooks_goes_when_none_is_open(ledger: Ledger) -> None:
     assert ledger.secrets.wipe() == 0
     assert ledger.secrets.open(ended, WEBHOOK) == {"webhook_secret": ["whsec-plain"]}
 
-    refused = Outcome(at_ms=now_ms(), duration_ms=1, status_code=500, error="answered 500")
+    refused = TryResult(at_ms=now_ms(), duration_ms=1, status_code=500, error="answered 500")
     ledger.outbox.record([(post, refused)])
     assert ledger.secrets.wipe() == 0
 
@@ -192,7 +192,7 @@ def test_sqlite_keeps_nothing_of_what_was_wiped(sqlite_settings: Settings) -> No
     kept = [submit(ledger, secrets=ALL, webhook=HOOK).id for _ in range(20)]
     sealed = [part for job_id in kept for part in rows(ledger, job_id).values() if part]
     # Pages of the database, and frames of its log, hold them now.
-    ledger.database.empty_log(patience_ms=1000)
+    ledger.database.empty_log(timeout_ms=1000)
     for job_id in kept:
         ledger.jobs.cancel(job_id)
         deliver(ledger, job_id)
@@ -211,9 +211,9 @@ def test_writers_and_readers_do_not_wait_for_the_log(sqlite_settings: Settings) 
         reader.exec_driver_sql("BEGIN")
         reader.execute(select(jobs.c.id)).all()
         submit(ledger)
-        assert not ledger.database.empty_log(patience_ms=50)
+        assert not ledger.database.empty_log(timeout_ms=50)
         reader.exec_driver_sql("ROLLBACK")
-    assert ledger.database.empty_log(patience_ms=50)
+    assert ledger.database.empty_log(timeout_ms=50)
     assert (sqlite_settings.data_dir / "ledger.db-wal").stat().st_size == 0
     ledger.close()
 
@@ -235,6 +235,6 @@ def test_a_node_that_repeats_its_key_does_not_tell_it(
     assert isinstance(outcome, Failed)
     error = runtime.ledger.jobs.get(claim.job_id).error
     assert error is not None
-    assert (error["message"], error["node_id"]) == ("401 for [secret]", "7")
+    assert (error.message, error.node_id) == ("401 for [secret]", "7")
     assert "plain" not in f"{outcome!r} {outcome.error!r} {error} {caplog.text}"
     runtime.close()

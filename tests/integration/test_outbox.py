@@ -15,10 +15,11 @@ from core.job import CANCELED, EXPIRED, FAILED, SUCCEEDED
 from core.ledger import Change, Ledger
 from core.ledger.claims import Claim
 from core.ledger.database.tables import deliveries, delivery_attempts
-from core.ledger.outputs import StoredFile
 from core.ledger.webhooks import outbox_writer as announce
-from core.ledger.webhooks.outbox import Outcome, Post
-from core.settings.settings import Settings
+from core.ledger.webhooks.outbox import Post, TryResult
+from core.output import BucketResult
+from core.progress import Progress
+from core.settings import Settings
 from core.webhooks.events import EVENTS
 from tests.ledger_moves import (
     ERROR,
@@ -35,9 +36,9 @@ from tests.ledger_moves import (
 )
 
 ALL = replace(WEBHOOK, events=EVENTS)
-ARRIVED = Outcome(at_ms=5, duration_ms=7, status_code=204)
-BROKEN = Outcome(at_ms=5, duration_ms=7, status_code=500, error="answered 500")
-GONE = Outcome(at_ms=5, duration_ms=7, status_code=410, error="answered 410", is_final=True)
+ARRIVED = TryResult(at_ms=5, duration_ms=7, status_code=204)
+BROKEN = TryResult(at_ms=5, duration_ms=7, status_code=500, error="answered 500")
+GONE = TryResult(at_ms=5, duration_ms=7, status_code=410, error="answered 410", is_final=True)
 
 
 def events_of(ledger: Ledger, job_id: str) -> list[str]:
@@ -144,7 +145,7 @@ def test_the_start_is_told_once_whatever_becomes_of_the_attempt(ledger_settings:
 
 
 def progress(ledger: Ledger, claim: Claim, value: float) -> None:
-    ledger.claims.progress(claim, {"value": value, "nodes_done": 0, "nodes_total": 1})
+    ledger.claims.progress(claim, Progress(value=value, nodes_total=1))
 
 
 def test_progress_is_told_now_and_then_the_newest_alone_and_not_after_the_end(
@@ -185,20 +186,14 @@ def test_a_job_whose_webhook_does_not_want_progress_has_no_such_events(ledger: L
 
 def test_files_that_are_not_in_the_bucket_are_told_beside_the_end(ledger: Ledger) -> None:
     claim = generated(ledger, files=3, webhook=ALL)
-    files = [stored(file.asset_id) for file in ledger.outputs.pending(claim.job_id, claim.attempt).files]
-    files[1] = StoredFile(
-        asset_id=files[1].asset_id,
-        storage_key=files[1].storage_key,
-        size_bytes=1,
-        hash="blake3:0",
-        upload={"error": "no such bucket"},
-    )
+    files = [stored(file) for file in ledger.outputs.pending(claim.job_id, claim.attempt).files]
+    files[1] = replace(files[1], bucket_result=BucketResult(error="no such bucket"))
     job = ledger.outputs.succeed(claim.job_id, claim.attempt, files)
 
     assert events_of(ledger, job.id) == ["job.started", "job.delivery_failed", "job.completed"]
     log = {event.seq: event for event in ledger.jobs.events(job.id)}
     found = {each.event: each.seq for each in ledger.outbox.page(job_id=job.id)}
-    assert log[found["job.delivery_failed"]].data == {"asset_id": files[1].asset_id}
+    assert log[found["job.delivery_failed"]].data == {"asset_id": files[1].id}
     assert found["job.completed"] == job.last_seq
     # All are due: in the order of their numbers.
     ids = {each.id: each.event for each in ledger.outbox.page(job_id=job.id)}
@@ -210,7 +205,7 @@ def test_files_that_are_not_in_the_bucket_are_told_beside_the_end(ledger: Ledger
 @pytest.mark.parametrize("contract", ["generate", "v2"])
 def test_a_body_is_never_longer_than_it_may_be(contract: str, ledger: Ledger) -> None:
     claim = generated(ledger, files=200, contract=contract, webhook=replace(WEBHOOK, base_url="http://me.example"))
-    files = [stored(file.asset_id) for file in ledger.outputs.pending(claim.job_id, claim.attempt).files]
+    files = [stored(file) for file in ledger.outputs.pending(claim.job_id, claim.attempt).files]
     ledger.outputs.succeed(claim.job_id, claim.attempt, files)
 
     (post,) = take(ledger, claim.job_id)
@@ -243,8 +238,8 @@ def test_what_arrived_has_ended(ledger: Ledger) -> None:
 
     assert (found.state, found.tries, found.status_code, found.error) == ("delivered", 1, 204, None)
     assert found.next_try_at_ms is None
-    (attempt,) = found.attempts
-    assert (attempt.number, attempt.at_ms, attempt.duration_ms, attempt.status_code, attempt.error) == (
+    (each,) = found.log
+    assert (each.number, each.at_ms, each.duration_ms, each.status_code, each.error) == (
         1,
         5,
         7,
@@ -277,7 +272,7 @@ def test_what_failed_is_tried_by_the_schedule_and_then_dead(ledger_settings: Set
 
     assert pauses == [pytest.approx(10, rel=0.1), pytest.approx(100, rel=0.1)]
     assert (found.state, found.tries, found.next_try_at_ms) == ("dead", 3, None)
-    assert [attempt.error for attempt in found.attempts] == ["answered 500"] * 3
+    assert [each.error for each in found.log] == ["answered 500"] * 3
 
 
 def test_gone_is_the_end(ledger: Ledger) -> None:
@@ -302,7 +297,7 @@ def test_a_webhook_whose_sender_died_is_taken_again(ledger: Ledger) -> None:
 
     found = ledger.outbox.get(first.id)
     assert (found.state, found.status_code) == ("delivered", 204)
-    assert [attempt.number for attempt in found.attempts] == [2]
+    assert [each.number for each in found.log] == [2]
 
 
 def test_what_is_given_back_is_due_and_has_its_whole_schedule(ledger_settings: Settings) -> None:
@@ -319,7 +314,7 @@ def test_what_is_given_back_is_due_and_has_its_whole_schedule(ledger_settings: S
     ledger.outbox.record([(second, BROKEN)])
     found = ledger.outbox.get(first.id)
     ledger.close()
-    assert (found.state, [attempt.number for attempt in found.attempts]) == ("pending", [2])
+    assert (found.state, [each.number for each in found.log]) == ("pending", [2])
 
 
 def test_what_is_put_off_uses_up_no_try(ledger: Ledger) -> None:
@@ -356,7 +351,7 @@ def test_a_replay_begins_anew_and_keeps_the_id_and_the_log(ledger_settings: Sett
     ledger.outbox.record([(again, BROKEN)])
     found = ledger.outbox.get(post.id)
     assert found.state == "pending", "it has a whole schedule again"
-    assert [attempt.number for attempt in found.attempts] == [1, 2, 3]
+    assert [each.number for each in found.log] == [1, 2, 3]
     ledger.outbox.replay(post.id)
     (last,) = take(ledger, job_id)
     ledger.outbox.record([(last, ARRIVED)])
@@ -381,7 +376,7 @@ def test_pages_and_purging(ledger: Ledger) -> None:
     first = ledger.outbox.page(limit=4)
     second = ledger.outbox.page(limit=4, after=(first[-1].created_at_ms, first[-1].id))
     assert len({found.id for found in [*first, *second]}) == 6
-    assert [len(found.attempts) for found in ledger.outbox.page(state="delivered")] == [1, 1]
+    assert [len(found.log) for found in ledger.outbox.page(state="delivered")] == [1, 1]
 
     assert ledger.outbox.purge("dead", older_than_ms=60_000) == 0
     assert ledger.outbox.purge("dead") == 3

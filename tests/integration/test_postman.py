@@ -14,7 +14,7 @@ from sqlalchemy import update
 from core.ledger import Ledger
 from core.ledger.database.tables import deliveries, secrets
 from core.ledger.webhooks.outbox import Delivery
-from core.settings.settings import Settings
+from core.settings import Settings
 from core.webhooks.target import WebhookTarget
 from tasks.webhooks import dispatcher as dispatcher
 from tasks.webhooks import posting
@@ -50,9 +50,9 @@ def job_for(ledger: Ledger, url: str, **fields: Any) -> str:
 
 def tried(ledger: Ledger, sender: WebhookDispatcher, job_id: str) -> Delivery:
     """Have a job's webhook tried; returns it after the try."""
-    before = len(ledger.outbox.page(job_id=job_id)[0].attempts)
+    before = len(ledger.outbox.page(job_id=job_id)[0].log)
     sender.call(job_id)
-    assert eventually(lambda: len(ledger.outbox.page(job_id=job_id)[0].attempts) > before)
+    assert eventually(lambda: len(ledger.outbox.page(job_id=job_id)[0].log) > before)
     return ledger.outbox.page(job_id=job_id)[0]
 
 
@@ -132,7 +132,7 @@ def test_a_receiver_may_ask_for_time(
 def test_dripping_does_not_keep_us_longer_than_the_limit(sender: WebhookDispatcher, sqlite_ledger: Ledger) -> None:
     drip: list[bytes | float] = [b"x", 0.1] * 40
     delivery, _received = sent(sender, sqlite_ledger, (500, {"Content-Length": "100"}, drip))
-    (attempt,) = delivery.attempts
+    (attempt,) = delivery.log
     assert 900 < attempt.duration_ms < 1500
     assert delivery.error == "answered 500"
 
@@ -140,7 +140,7 @@ def test_dripping_does_not_keep_us_longer_than_the_limit(sender: WebhookDispatch
 def test_an_answer_without_an_end_is_not_read_to_its_end(sender: WebhookDispatcher, sqlite_ledger: Ledger) -> None:
     endless: list[bytes | float] = [b"x" * 65536] * 200
     delivery, _received = sent(sender, sqlite_ledger, (200, {"Content-Length": str(65536 * 200)}, endless))
-    (attempt,) = delivery.attempts
+    (attempt,) = delivery.log
     assert (delivery.state, attempt.status_code) == ("delivered", 200)
     assert attempt.duration_ms < 900
 
@@ -253,23 +253,23 @@ def test_one_failure_among_many_sends_nothing_twice_and_loses_no_try(
     found = sqlite_ledger.outbox.page(limit=100)
     assert len({got.headers["webhook-id"] for got in receiver.received}) == 60
     assert [delivery.id for delivery in found if delivery.state == "pending"] == list(failing)
-    assert all(len(delivery.attempts) == 1 for delivery in found)
+    assert all(len(delivery.log) == 1 for delivery in found)
 
 
-def test_carriers_end_when_there_is_nothing_to_carry(
+def test_connection_threads_end_when_there_is_nothing_to_carry(
     sender: WebhookDispatcher, sqlite_ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(posting, "REST_S", 0.2)
     before = set(threading.enumerate())
 
-    def carriers() -> list[threading.Thread]:
+    def threads() -> list[threading.Thread]:
         return [found for found in threading.enumerate() if found not in before and found.name in ("post", "deadline")]
 
     with receiving() as receiver:
         for _ in range(2):
             tried(sqlite_ledger, sender, job_for(sqlite_ledger, receiver.url))
-            assert carriers()
-            assert eventually(lambda: not carriers())
+            assert threads()
+            assert eventually(lambda: not threads())
 
 
 def test_what_was_not_sent_stays_due(sqlite_settings: Settings, sqlite_ledger: Ledger) -> None:

@@ -13,7 +13,7 @@ import pytest
 from core.buckets import presigned
 from core.buckets.presigned import public_link, put
 from core.buckets.target import PUT_URLS, BucketTarget
-from core.errors import AddressRefused, DeliveryFailed, DeliveryRefused
+from core.errors import AddressRefused, UploadFailed, UploadRefused
 from core.outbound import Policy
 from tests.s3_server import BUSY, HALF, REFUSED, RESET, STRICT, S3Server, dripping, fronted
 
@@ -75,7 +75,7 @@ def test_what_passes_is_tried_again(server: S3Server, tmp_path: Path) -> None:
 
 
 def test_in_the_end_it_gives_up(server: S3Server, tmp_path: Path) -> None:
-    with fronted(server, [BUSY] * 9) as front, pytest.raises(DeliveryFailed, match="answered 503"):
+    with fronted(server, [BUSY] * 9) as front, pytest.raises(UploadFailed, match="answered 503"):
         send(f"{front.url}/bucket/a", file_of(tmp_path, 9))
     assert len(front.heads) == TARGET.connect_attempts
 
@@ -88,7 +88,7 @@ def test_in_the_end_it_gives_up(server: S3Server, tmp_path: Path) -> None:
     ],
 )
 def test_a_refusal_is_not_tried_again(server: S3Server, tmp_path: Path, answer: bytes, words: str) -> None:
-    with fronted(server, [answer] * 9) as front, pytest.raises(DeliveryRefused) as caught:
+    with fronted(server, [answer] * 9) as front, pytest.raises(UploadRefused) as caught:
         send(f"{front.url}/bucket/a?X-Amz-Signature=hush", file_of(tmp_path, 9))
 
     assert caught.value.message == f"the server behind a put_url {words}"
@@ -98,7 +98,7 @@ def test_a_refusal_is_not_tried_again(server: S3Server, tmp_path: Path, answer: 
 def test_a_server_that_drips_does_not_hold_us(tmp_path: Path) -> None:
     with dripping() as url:
         began_s = time.monotonic()
-        with pytest.raises(DeliveryFailed, match="too slow"):
+        with pytest.raises(UploadFailed, match="too slow"):
             send(url, file_of(tmp_path, 9), limit_s=0.5)
     assert time.monotonic() - began_s < 5
 

@@ -15,7 +15,7 @@ from celery import Celery
 from kombu import Connection, Exchange, Queue
 
 from core.ledger import Ledger
-from core.settings.settings import Settings
+from core.settings import Settings
 from tasks.messaging import publish
 from tasks.messaging.app import make_app
 from tasks.messaging.names import GENERATE, GPU_QUEUE, IO_QUEUE, MAINTENANCE_QUEUE, NOTIFY, UPLOAD, io_queue_of

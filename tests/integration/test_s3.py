@@ -19,7 +19,7 @@ from blake3 import blake3
 from core.buckets import bucket as bucket_module
 from core.buckets.bucket import PART_BYTES, Bucket
 from core.buckets.target import Addressing, BucketTarget, Credentials
-from core.errors import AddressRefused, DeliveryFailed, DeliveryRefused
+from core.errors import AddressRefused, UploadFailed, UploadRefused
 from core.outbound import Policy
 from tests.s3_server import BUSY, CREDENTIALS, HALF, REFUSED, RESET, SLOW, STRICT, S3Server, dripping, fronted
 
@@ -108,7 +108,7 @@ def arrives(server: S3Server, path: Path, faults: list[bytes | None]) -> bool:
         try:
             with opened(target) as bucket:
                 key = put(bucket, target, path)
-        except DeliveryFailed:
+        except UploadFailed:
             with opened(BucketTarget(**{**vars(target), "endpoint_url": server.url})) as bucket:
                 bucket.clean("p/job/picture.png")
             key = None
@@ -185,7 +185,7 @@ def test_parts_that_break_do_not_stay(server: S3Server, tmp_path: Path) -> None:
     path = made(tmp_path, 40 * MIB)
     with fronted(server, [None, None, None, *[HALF] * 20]) as front:
         target = server.new_target(front.url, connect_attempts=1)
-        with opened(target) as bucket, pytest.raises(DeliveryFailed):
+        with opened(target) as bucket, pytest.raises(UploadFailed):
             put(bucket, target, path)
     assert server.unfinished(target) == ["p/job/picture.png"]
 
@@ -211,7 +211,7 @@ def test_parts_of_a_killed_process_are_removed_by_the_next_try(server: S3Server,
 def test_a_refusal_is_no_passing_failure(server: S3Server, tmp_path: Path) -> None:
     with fronted(server, [REFUSED] * 20) as front:
         target = server.new_target(front.url)
-        with opened(target) as bucket, pytest.raises(DeliveryRefused) as caught:
+        with opened(target) as bucket, pytest.raises(UploadRefused) as caught:
             put(bucket, target, made(tmp_path, 9))
 
     assert caught.value.message == "the S3 server answered 403 InvalidAccessKeyId"
@@ -220,7 +220,7 @@ def test_a_refusal_is_no_passing_failure(server: S3Server, tmp_path: Path) -> No
 def test_a_bucket_that_is_not_there(server: S3Server, tmp_path: Path) -> None:
     target = BucketTarget(endpoint_url=server.url, bucket_name="nowhere", region=None, prefix="")
 
-    with opened(target) as bucket, pytest.raises(DeliveryRefused, match="404 NoSuchBucket"):
+    with opened(target) as bucket, pytest.raises(UploadRefused, match="404 NoSuchBucket"):
         put(bucket, target, made(tmp_path, 9))
 
 
@@ -229,7 +229,7 @@ def test_an_endpoint_that_drips_does_not_hold_us(tmp_path: Path, size_bytes: int
     with dripping() as url:
         target = BucketTarget(endpoint_url=url, bucket_name="bucket", region=None, prefix="")
         began_s = time.monotonic()
-        with opened(target, limit_s=0.5) as bucket, pytest.raises(DeliveryFailed, match="too slow"):
+        with opened(target, limit_s=0.5) as bucket, pytest.raises(UploadFailed, match="too slow"):
             put(bucket, target, made(tmp_path, size_bytes))
 
     assert time.monotonic() - began_s < 5
@@ -249,7 +249,7 @@ def test_what_is_no_s3_server_is_one_of_our_errors(server: S3Server, tmp_path: P
     with fronted(server, [answer] * 50) as front:
         target = BucketTarget(endpoint_url=front.url, bucket_name="bucket", region=None, prefix="", connect_attempts=1)
         for size_bytes in (9, PART_BYTES):
-            with opened(target, limit_s=5.0) as bucket, pytest.raises((DeliveryFailed, DeliveryRefused)) as caught:
+            with opened(target, limit_s=5.0) as bucket, pytest.raises((UploadFailed, UploadRefused)) as caught:
                 put(bucket, target, made(tmp_path, size_bytes))
             assert str(urlsplit(front.url).port) not in caught.value.message
 
@@ -285,7 +285,7 @@ def test_headers_that_no_server_should_send_are_ignored_or_one_of_our_errors(
     with fronted(server, [answer] * 50) as front:
         target = BucketTarget(endpoint_url=front.url, bucket_name="bucket", region=None, prefix="p", connect_attempts=1)
         with opened(target, limit_s=5.0) as bucket:
-            with contextlib.suppress(DeliveryFailed, DeliveryRefused):
+            with contextlib.suppress(UploadFailed, UploadRefused):
                 put(bucket, target, made(tmp_path, 9))
             bucket.clean("p/job/picture.png")
         assert front.heads
@@ -296,7 +296,7 @@ def test_nobody_there(tmp_path: Path) -> None:
         endpoint_url="http://127.0.0.1:1", bucket_name="bucket", region=None, prefix="", connect_attempts=1
     )
 
-    with opened(target) as bucket, pytest.raises(DeliveryFailed, match="does not answer"):
+    with opened(target) as bucket, pytest.raises(UploadFailed, match="does not answer"):
         put(bucket, target, made(tmp_path, 9))
 
 

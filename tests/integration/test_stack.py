@@ -22,7 +22,7 @@ from comfy.liveness.procfs import with_variable
 from comfy.process.spec import REPOSITORY_ROOT
 from core.job import QUEUED, RUNNING
 from core.ledger import Ledger
-from core.settings.settings import load_settings
+from core.settings import load_settings
 from tests.fleet import work
 from tests.services import eventually
 

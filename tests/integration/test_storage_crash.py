@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import json
+import pickle
 import subprocess
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
-from core.ledger.outputs import PendingFile
+from core.output import FileSource, OutputFile
 from tasks.outputs.store import store
 from tests.fleet import ROOT
 
 #: Ends the process just before its n-th change of a file's name or place, as SIGKILL would.
 CRASHING = """
-import json, os, sys
+import os, pickle, sys
 from pathlib import Path
-from core.ledger.outputs import PendingFile
 from tasks.outputs.store import store
 
 left = int(sys.argv[1])
@@ -31,7 +29,7 @@ def crash(event, arguments):
         if left == 0:
             os._exit(9)
 
-root, files = Path(sys.argv[2]), [PendingFile(**fields) for fields in json.loads(sys.argv[3])]
+root, files = Path(sys.argv[2]), pickle.loads(bytes.fromhex(sys.argv[3]))
 if len(sys.argv) > 4:
     # As if the two directories were on different file systems.
     os_rename = os.replace
@@ -53,15 +51,25 @@ def test_a_crash_at_any_step_is_made_good(tmp_path: Path, step: int, other_disk:
     files = []
     for number in range(2):
         (source / f"{number}.png").write_bytes(b"picture %d" % number)
-        place = {"root": str(tmp_path / "output"), "path": str(source / f"{number}.png")}
-        files.append(PendingFile(asset_id=str(number), job_id="job", name=f"{number}.png", source=place))
-    described = json.dumps([asdict(file) for file in files])
+        place = FileSource(root=str(tmp_path / "output"), path=str(source / f"{number}.png"))
+        files.append(
+            OutputFile(
+                id=str(number),
+                job_id="job",
+                node_id="9",
+                name=f"{number}.png",
+                kind="image",
+                content_type="image/png",
+                source=place,
+            )
+        )
+    described = pickle.dumps(files).hex()
     command = [sys.executable, "-c", CRASHING, str(step), str(root), described, *(["x"] if other_disk else [])]
     done = subprocess.run(command, cwd=ROOT, timeout=60, check=False)
     assert done.returncode in (0, 9)
 
     stored = store(root, files)
 
-    assert [(root / file.storage_key).read_bytes() for file in stored] == [b"picture 0", b"picture 1"]
+    assert [file.path_below(root).read_bytes() for file in stored] == [b"picture 0", b"picture 1"]
     # Twice the same, as a doubled message would have it.
     assert store(root, files) == stored

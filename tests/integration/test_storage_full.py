@@ -17,7 +17,7 @@ from comfy.client.client import ComfyClient
 from core.errors import ComfyUnavailable, StorageFull
 from core.job import InputRef
 from core.ledger import Ledger
-from core.settings.settings import Settings
+from core.settings import Settings
 from core.storage.folders import LocalStorage
 from core.storage.marker import StorageMarker
 from tasks.runner.staging import stage_inputs

@@ -13,11 +13,11 @@ from core.errors import ConfigurationError, StorageUnavailable
 from core.job import DELIVERING, SUCCEEDED
 from core.ledger import Ledger
 from core.ledger.upgrade import migrate
-from core.settings.settings import Settings
+from core.settings import Settings
 from core.storage import marker as storage_marker
 from core.storage.marker import NAME, StorageMarker
 from tasks.messaging.app import make_app
-from tasks.reconciling.retention import sweep_outputs
+from tasks.reconciling.expiry import sweep_outputs
 from tasks.runtime import equip
 from tests.fleet import Fleet, until
 from tests.integration.api_fixtures import Api, running_api

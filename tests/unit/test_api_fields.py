@@ -16,8 +16,9 @@ from api.http.files import content_disposition
 from api.schema import fields
 from core.contracts.comfy_v2 import SHOWN, timestamp
 from core.errors import ComfylineError, InvalidRequest
-from core.job import STATUSES, Output
+from core.job import STATUSES
 from core.outbound import check_url
+from core.output import Output
 
 #: The words the contract's job object may use.
 CONTRACT_STATUSES = {"queued", "running", "succeeded", "canceling", "canceled", "failed", "expired"}
@@ -104,11 +105,8 @@ def test_file_names_in_headers(name: str, content_type: str, expected: str) -> N
         job_id="j",
         node_id="1",
         name=name,
-        type="image",
+        kind="image",
         content_type=content_type,
-        size_bytes=1,
-        hash=None,
-        storage_key=None,
     )
 
     assert content_disposition(output) == expected

@@ -12,6 +12,7 @@ from api.service.waiting import Hub
 from core.errors import LedgerUnavailable, NotFound
 from core.job import QUEUED, RUNNING, SUCCEEDED, Job, Status
 from core.messaging.notices import Notice
+from core.progress import Progress
 
 
 class Jobs:
@@ -171,7 +172,7 @@ def test_progress_wakes_only_those_who_want_it(slow_hub: Hub) -> None:
         slow_hub.notify(Notice(job_id="a", kind="preview", data={"node_id": "1"}))
         slow_hub.notify(Notice(job_id="b", kind="status", seq=9))
         assert live.wait(1.0)
-        assert (live.take_progress(), live.take_progress()) == ({"value": 0.2}, None)
+        assert (live.take_progress(), live.take_progress()) == (Progress(value=0.2), None)
         assert live.take_preview() == {"node_id": "1"}
         assert not plain.wait(0.05)
 

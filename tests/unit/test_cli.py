@@ -20,14 +20,15 @@ from cli.local.log_watch import LogWatch
 from cli.local.processes import describe_end, last_line
 from cli.local.stack import addresses, check_ports, child_environment
 from cli.main import COMMANDS, comfyline, run
-from cli.output.tables import printable
 from cli.output.terminal import JobProgress, Screen, describe_job, describe_place, describe_progress, describe_refusal
-from cli.remote.client import Client, RequestRefused
-from cli.remote.sse import Event, read_events
+from cli.output.text_tables import printable
+from cli.remote.answers import RequestRefused
+from cli.remote.client import Client
+from cli.remote.sse import SseEvent, read_events
 from cli.remote.task_values import local_image, names_for, parse_parameters, read_workflow
 from cli.remote.written_files import Draft, result_file
 from core.errors import ConfigurationError, InvalidRequest
-from core.settings.settings import Settings
+from core.settings import Settings
 from tests.services import make_settings
 
 
@@ -222,8 +223,8 @@ class TestEventStream:
         for cut in range(len(stream)):
             events = list(read_events(_Answer(stream[:cut] or b":", stream[cut:])))
             assert events == [
-                Event(name="status", data={"status": "running"}),
-                Event(name="x", data={"a": 1}),
+                SseEvent(name="status", data={"status": "running"}),
+                SseEvent(name="x", data={"a": 1}),
             ]
 
     def test_half_an_event_and_no_json_are_nothing(self) -> None:
@@ -235,13 +236,13 @@ class TestPlainOutput:
         screen, text = _plain_screen()
         with screen.progress() as progress:
             assert isinstance(progress, JobProgress)
-            progress(Event(name="status", data={"status": "queued", "queue_position": 3}))
-            progress(Event(name="status", data={"status": "queued", "queue_position": 3}))
-            progress(Event(name="status", data={"status": "running"}))
+            progress(SseEvent(name="status", data={"status": "queued", "queue_position": 3}))
+            progress(SseEvent(name="status", data={"status": "queued", "queue_position": 3}))
+            progress(SseEvent(name="status", data={"status": "running"}))
             for step in range(1, 21):
                 data = {"value": step / 20, "current_node": "3", "current_node_class": "KSampler"}
-                progress(Event(name="progress", data={**data, "step": step, "steps": 20}))
-            progress(Event(name="status", data={"status": "succeeded"}))
+                progress(SseEvent(name="progress", data={**data, "step": step, "steps": 20}))
+            progress(SseEvent(name="status", data={"status": "succeeded"}))
         lines = text.getvalue().splitlines()
         assert lines[:2] == ["queued (place 3 in the queue)", "running"]
         assert lines[2] == "  5%  KSampler (node 3), step 1/20"

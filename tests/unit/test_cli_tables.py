@@ -11,9 +11,9 @@ from rich.console import Console
 
 import cli.commands.gpus
 import cli.commands.webhooks
-from cli.output.tables import Heading, print_table
 from cli.output.terminal import JOB_COLUMNS, Screen, list_jobs
-from cli.remote.sse import Event
+from cli.output.text_tables import Heading, print_table
+from cli.remote.sse import SseEvent
 
 JOB_ID = str(uuid.uuid4())
 WIDTHS = [20, 40, 60, 80, 100, 132, 250]
@@ -124,8 +124,8 @@ def test_a_bar_tells_state_share_and_time_left(width: int, ends: str) -> None:
     screen, text = terminal(width)
     work = {"current_node": "3", "current_node_class": "KSampler", "step": 9, "steps": 20, "nodes_total": 7}
     with screen.progress() as progress:
-        progress(Event(name="status", data={"status": "running"}))
-        progress(Event(name="progress", data={"value": 0.42, "nodes_done": 4, "remaining_s": 12.0, **work}))
+        progress(SseEvent(name="status", data={"status": "running"}))
+        progress(SseEvent(name="progress", data={"value": 0.42, "nodes_done": 4, "remaining_s": 12.0, **work}))
 
     line = last_line(text)
     assert "running" in line
@@ -137,7 +137,7 @@ def test_a_bar_tells_state_share_and_time_left(width: int, ends: str) -> None:
 def test_a_bar_tells_the_place_of_a_waiting_job_in_sixty_columns() -> None:
     screen, text = terminal(60)
     with screen.progress() as progress:
-        progress(Event(name="status", data={"status": "queued", "queue_position": 3, "estimated_wait_ms": 9000}))
+        progress(SseEvent(name="status", data={"status": "queued", "queue_position": 3, "estimated_wait_ms": 9000}))
 
     assert "queued" in last_line(text)
     assert "place 3 in the" in last_line(text)
@@ -146,8 +146,8 @@ def test_a_bar_tells_the_place_of_a_waiting_job_in_sixty_columns() -> None:
 def test_a_bar_forgets_the_place_when_the_job_runs() -> None:
     screen, text = terminal(60)
     with screen.progress() as progress:
-        progress(Event(name="status", data={"status": "queued", "queue_position": 3}))
-        progress(Event(name="status", data={"status": "running"}))
+        progress(SseEvent(name="status", data={"status": "queued", "queue_position": 3}))
+        progress(SseEvent(name="status", data={"status": "running"}))
 
     assert "running" in last_line(text)
     assert "place" not in last_line(text)

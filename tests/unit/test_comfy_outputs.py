@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from comfy.client.history import parse_entry
-from comfy.client.outputs import OutputItem, content_type_of, outputs_of
+from comfy.client.outputs import ReportedOutput, content_type_of, outputs_of
 
 GRAPH = {node: {"class_type": "Any", "inputs": {}} for node in ("2", "3", "4")}
 
 
-def _outputs(outputs: dict[str, Any], meta: dict[str, Any] | None = None) -> list[OutputItem]:
+def _outputs(outputs: dict[str, Any], meta: dict[str, Any] | None = None) -> list[ReportedOutput]:
     entry = {"prompt": [0, "p", GRAPH, {}, []], "outputs": outputs, "status": None, "meta": meta or {}}
     return outputs_of(parse_entry("p", entry))
 
@@ -46,7 +46,7 @@ def _item(filename: str, **more: Any) -> dict[str, Any]:
 def test_the_kind_follows_the_key_and_the_file(key: str, filename: str, kind: str, content_type: str) -> None:
     (item,) = _outputs({"3": {key: [_item(filename)]}})
     assert (item.kind, item.content_type, item.key) == (kind, content_type, key)
-    assert (item.node_id, item.filename, item.subfolder, item.type) == ("3", filename, "job", "output")
+    assert (item.node_id, item.filename, item.subfolder, item.folder) == ("3", filename, "job", "output")
 
 
 def test_a_batch_is_several_items_in_order() -> None:
@@ -79,7 +79,7 @@ def test_unknown_fields_are_kept() -> None:
 
 def test_a_preview_is_marked_as_temporary() -> None:
     (item,) = _outputs({"3": {"images": [{"filename": "t_00001_.png", "subfolder": "", "type": "temp"}]}})
-    assert (item.type, item.subfolder) == ("temp", "")
+    assert (item.folder, item.subfolder) == ("temp", "")
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_a_preview_is_marked_as_temporary() -> None:
 )
 def test_a_3d_preview_is_a_path(path: str, subfolder: str, filename: str, folder: str) -> None:
     (item,) = _outputs({"3": {"result": [path, {"position": 1}]}})
-    assert (item.kind, item.subfolder, item.filename, item.type) == ("file", subfolder, filename, folder)
+    assert (item.kind, item.subfolder, item.filename, item.folder) == ("file", subfolder, filename, folder)
 
 
 @pytest.mark.parametrize("value", ["/etc/passwd.txt", "../secret.png", "a/../../b.png", "just words", 3])
@@ -163,7 +163,7 @@ def test_a_node_that_names_a_file_twice_has_one() -> None:
 )
 def test_a_folder_in_a_files_name(filename: str, found: tuple[str, str, str]) -> None:
     (item,) = _outputs({"3": {"images": [_item(filename)]}})
-    assert (item.subfolder, item.filename, item.type) == found
+    assert (item.subfolder, item.filename, item.folder) == found
 
 
 def test_content_types_do_not_depend_on_the_machine() -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from comfy.prompts.frames import Event
-from comfy.prompts.progress import Progress, ProgressTracker
+from comfy.prompts.progress import ProgressTracker
+from core.progress import Progress
 
 GRAPH = {
     "1": {"class_type": "EmptyImage", "inputs": {}},

@@ -73,18 +73,18 @@ def failed(size: int) -> PromptFailed:
 
 def test_an_error_is_cut_and_says_where_the_rest_is() -> None:
     error = job_error(failed(50_000), job_id="some-job")
-    assert MESSAGE_CHARS < len(error["message"]) < MESSAGE_CHARS + 200
-    assert TRACEBACK_CHARS < len(error["traceback"]) < TRACEBACK_CHARS + 200
-    assert f"{50_000 - MESSAGE_CHARS} characters left out; GET /api/v2/jobs/some-job/error" in error["message"]
-    assert (error["node_id"], error["class_type"]) == ("7", "KSampler")
+    assert MESSAGE_CHARS < len(error.message) < MESSAGE_CHARS + 200
+    assert TRACEBACK_CHARS < len(error.traceback or "") < TRACEBACK_CHARS + 200
+    assert f"{50_000 - MESSAGE_CHARS} characters left out; GET /api/v2/jobs/some-job/error" in error.message
+    assert (error.node_id, error.class_type) == ("7", "KSampler")
     whole = whole_error(failed(50_000))
     assert whole is not None
-    assert (len(whole["message"]), len(whole["traceback"])) == (50_000, 50_000)
+    assert (len(whole.message), len(whole.traceback or "")) == (50_000, 50_000)
 
 
 def test_an_error_that_fits_has_no_more() -> None:
     assert whole_error(failed(100)) is None
-    assert job_error(failed(100), job_id="some-job")["message"] == "m" * 100
+    assert job_error(failed(100), job_id="some-job").message == "m" * 100
 
 
 def test_a_secret_is_gone_before_anything_is_cut() -> None:
@@ -106,10 +106,10 @@ def test_what_is_no_text_stays_as_it_is() -> None:
 
 def test_every_loss_says_at_which_node() -> None:
     assert reason_of(PromptStuck("no work", "7", "KSampler")) == "no work (node 7, KSampler)"
-    assert job_error(PromptTimeout("too long", True, "7", "KSampler"))["node_id"] == "7"
+    assert job_error(PromptTimeout("too long", True, "7", "KSampler")).node_id == "7"
     assert reason_of(ComfyUnavailable("gone")) == "gone"
 
 
 def test_an_error_of_ours_names_no_path_either() -> None:
     error = job_error(ComfyUnavailable("[Errno 28] No space left on device: '/data/outputs/a/b.png'"))
-    assert error["message"] == "[Errno 28] No space left on device: '.../b.png'"
+    assert error.message == "[Errno 28] No space left on device: '.../b.png'"

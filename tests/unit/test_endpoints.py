@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from core.errors import DeliveryFailed
+from core.errors import UploadFailed
 from tasks.outputs import endpoints
 from tasks.outputs.endpoints import BREAK_AFTER, DOUBTFUL_ROOM, FIRST_BREAK_S, ROOM, SHARE, EndpointRests, Endpoints
 
@@ -41,7 +41,7 @@ def fill(places: Endpoints, stack: contextlib.ExitStack, name: str) -> int:
     for number in range(ROOM + 1):
         try:
             stack.enter_context(places.passage(name))
-        except (EndpointRests, DeliveryFailed):
+        except (EndpointRests, UploadFailed):
             return number
     raise AssertionError("no limit")
 
@@ -69,7 +69,7 @@ def test_however_many_endpoints_hang_those_that_answer_find_room() -> None:
     with contextlib.ExitStack() as stack:
         for number in range(DOUBTFUL_ROOM):
             assert fill(places, stack, f"http://hole{number}") == 1
-        with pytest.raises(DeliveryFailed, match="enough other uploads are under way"):
+        with pytest.raises(UploadFailed, match="enough other uploads are under way"):
             use(places, "http://hole", is_well=None)
 
         assert fill(places, stack, "http://good") == ROOM - DOUBTFUL_ROOM
@@ -82,7 +82,7 @@ def test_endpoints_that_answer_and_take_nothing_leave_room() -> None:
     with contextlib.ExitStack() as stack:
         for number in range(DOUBTFUL_ROOM):
             stack.enter_context(places.passage(f"http://hole{number}")).answered()
-        with pytest.raises(DeliveryFailed, match="enough other uploads are under way"):
+        with pytest.raises(UploadFailed, match="enough other uploads are under way"):
             use(places, "http://hole", is_well=None)
 
         assert fill(places, stack, "http://good") == ROOM - DOUBTFUL_ROOM

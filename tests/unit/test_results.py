@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from core.contracts.generate import MESSAGES, STATUS_WORDS, generate_result, webhook_body
-from core.job import CANCELED, EXPIRED, FAILED, QUEUED, RUNNING, STATUSES, SUCCEEDED, Job, Output
+from core.job import CANCELED, EXPIRED, FAILED, QUEUED, RUNNING, STATUSES, SUCCEEDED, Job
+from core.job_error import JobError
 from core.links import Links
+from core.output import BucketResult, Output
 from core.webhooks.target import WebhookTarget
 
 OUTPUT = Output(
@@ -18,16 +20,16 @@ OUTPUT = Output(
     job_id="j1",
     node_id="9",
     name="out_00001_.png",
-    type="image",
+    kind="image",
     content_type="image/png",
     size_bytes=10,
     hash="blake3:" + "0" * 64,
     storage_key="j1/a1/out_00001_.png",
-    comfy_type="output",
-    comfy_key="images",
     subfolder="j1",
     created_at_ms=1_500,
 )
+THERE = BucketResult(url="https://bucket.example/a?signed", expires_at_ms=1, key="a")
+REFUSED = BucketResult(error="the S3 server answered 503")
 
 
 def _job(status: str, **fields: Any) -> Job:
@@ -94,7 +96,7 @@ def test_times_that_have_not_come_are_null() -> None:
 
 @pytest.mark.parametrize("status", STATUSES)
 def test_every_status_has_a_word_and_a_message(status: str) -> None:
-    result = generate_result(_job(status, error={"code": "c", "message": " m \n"}), links=Links(base_url=""))
+    result = generate_result(_job(status, error=JobError(code="c", message=" m \n")), links=Links(base_url=""))
 
     assert result["status"] == STATUS_WORDS[status]
     assert result["message"] == ("m" if status == FAILED else MESSAGES[status])
@@ -111,7 +113,7 @@ def test_the_final_words_are_those_of_the_contract() -> None:
 
 
 def test_a_failure_names_the_node() -> None:
-    error = {"code": "node_execution_error", "message": "out of range", "node_id": "3", "class_type": "KSampler"}
+    error = JobError(code="node_execution_error", message="out of range", node_id="3", class_type="KSampler")
 
     assert (
         generate_result(_job(FAILED, error=error), links=Links(base_url=""))["message"]
@@ -138,7 +140,7 @@ def test_a_webhook_without_extras() -> None:
 
 
 def test_a_file_in_a_bucket_is_fetched_from_there() -> None:
-    there = replace(OUTPUT, upload={"url": "https://bucket.example/a?signed", "expires_at_ms": 1, "key": "a"})
+    there = replace(OUTPUT, bucket_result=THERE)
 
     result = generate_result(_job(SUCCEEDED, outputs=(there,)), links=Links(base_url="http://me"))
 
@@ -150,8 +152,8 @@ def test_a_file_in_a_bucket_is_fetched_from_there() -> None:
 
 
 def test_a_file_that_is_in_no_bucket_is_fetched_from_us() -> None:
-    there = replace(OUTPUT, upload={"url": "https://bucket.example/a?signed", "expires_at_ms": 1, "key": "a"})
-    absent = replace(OUTPUT, upload={"error": "the S3 server answered 503", "conversion_error": "it is damaged"})
+    there = replace(OUTPUT, bucket_result=THERE)
+    absent = replace(OUTPUT, bucket_result=REFUSED, conversion_error="it is damaged")
 
     result = generate_result(_job(SUCCEEDED, outputs=(there, absent)), links=Links(base_url="http://me"))
 

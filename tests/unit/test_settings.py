@@ -12,7 +12,8 @@ from pydantic import ValidationError
 from cli.local.data_dir import make_data_dir
 from core.broker_kind import BrokerKind
 from core.errors import ConfigurationError
-from core.settings.settings import LONGEST_SOCKET_PATH, Settings, load_settings
+from core.settings import Settings, load_settings
+from core.settings.settings import LONGEST_SOCKET_PATH
 from core.settings.socket_folder import make_socket_folder
 from tests.services import make_settings
 

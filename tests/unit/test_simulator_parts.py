@@ -16,7 +16,7 @@ from comfy.simulator.machine.options import parse_options
 from comfy.simulator.machine.paths import Paths, is_inside
 from comfy.simulator.machine.running_graph import Graph
 from comfy.simulator.machine.versions import parse_release
-from comfy.simulator.machine.vram import Gpu, Weights
+from comfy.simulator.machine.vram import SimulatedGpu, Weights
 from comfy.simulator.media.drawing import Sketch, draw, main_colours
 from comfy.simulator.nodes.registry import build_registry
 
@@ -83,7 +83,7 @@ def test_lru_drops_whole_generations() -> None:
 
 
 def test_vram_evicts_what_was_unused_for_longest() -> None:
-    gpu = Gpu(vram_bytes=10_000, load_s=0.0, speed=1.0)
+    gpu = SimulatedGpu(vram_bytes=10_000, load_s=0.0, speed=1.0)
     one, two, three, huge = (
         Weights(folder="checkpoints", name=name, size_bytes=size)
         for name, size in (("one", 4000), ("two", 4000), ("three", 4000), ("huge", 90_000))

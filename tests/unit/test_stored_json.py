@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from core.ledger.outputs import StoredFile
+from core.output import BucketResult
 from core.texts.stored_json import known_fields, whole_text
 
 
 def test_only_what_is_known_is_taken() -> None:
-    assert known_fields(StoredFile, {"hash": "x", "thumbnail": 7}) == {"hash": "x"}
+    assert known_fields(BucketResult, {"url": "x", "thumbnail": 7}) == {"url": "x"}
 
 
 @pytest.mark.parametrize("value", [None, 5, [], "hash"])
 def test_what_is_no_object_is_no_record(value: object) -> None:
     with pytest.raises(TypeError):
-        known_fields(StoredFile, value)
+        known_fields(BucketResult, value)
 
 
 @pytest.mark.parametrize(

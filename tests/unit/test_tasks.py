@@ -14,15 +14,16 @@ from comfy.client.history import History
 from comfy.process.discovery import Gpu, GpuSurvey
 from comfy.prompts.result import PromptResult
 from core.errors import ComfyUnavailable, ConfigurationError, OutputUnavailable, PromptFailed, PromptRejected
-from core.ledger.outputs import PendingFile
+from core.output import FileSource, OutputFile
 from core.storage.folders import LocalStorage
+from tasks.instance.agent import InstanceAgent
+from tasks.instance.bootsteps import GateStep
 from tasks.instance.plan import plan_instances
 from tasks.job_errors import job_error
 from tasks.messaging.app import make_app
 from tasks.messaging.names import GPU_QUEUE
 from tasks.outputs.store import store
 from tasks.runner.run_times import KEPT, Durations, gpu_seconds
-from tasks.worker import GateStep
 from tests.fleet import work
 from tests.services import make_settings
 from workflows.graphs.shape import shape_of
@@ -197,8 +198,16 @@ class TestDurations:
 
 
 class TestStorage:
-    def pending(self, source: dict[str, str], name: str = "a.png", asset_id: str = "1") -> PendingFile:
-        return PendingFile(asset_id=asset_id, job_id="job", name=name, source=source, node_id="9")
+    def pending(self, source: dict[str, str], name: str = "a.png", asset_id: str = "1") -> OutputFile:
+        return OutputFile(
+            id=asset_id,
+            job_id="job",
+            name=name,
+            source=FileSource(**source),
+            node_id="9",
+            kind="image",
+            content_type="image/png",
+        )
 
     def saved(self, folder: Path, name: str, content: bytes = b"picture") -> dict[str, str]:
         folder.mkdir(parents=True, exist_ok=True)
@@ -209,8 +218,8 @@ class TestStorage:
         source = self.saved(tmp_path / "gpu", "a.png")
         [stored] = store(tmp_path / "outputs", [self.pending(source)])
         assert (stored.storage_key, stored.size_bytes) == ("job/a.png", 7)
-        assert stored.hash.startswith("blake3:")
-        assert (tmp_path / "outputs" / stored.storage_key).read_bytes() == b"picture"
+        assert str(stored.hash).startswith("blake3:")
+        assert stored.path_below(tmp_path / "outputs").read_bytes() == b"picture"
         assert not Path(source["path"]).exists()
 
     def test_doing_it_again_after_a_crash_gives_the_same(self, tmp_path: Path) -> None:
@@ -220,9 +229,9 @@ class TestStorage:
     def test_two_files_of_one_name_are_both_kept(self, tmp_path: Path) -> None:
         first = self.pending(self.saved(tmp_path / "gpu" / "x", "a.png", b"1"), asset_id="1")
         second = self.pending(self.saved(tmp_path / "gpu" / "y", "a.png", b"2"), asset_id="2")
-        keys = [stored.storage_key for stored in store(tmp_path / "outputs", [first, second])]
-        assert keys == ["job/a.png", "job/a (2).png"]
-        assert [(tmp_path / "outputs" / key).read_bytes() for key in keys] == [b"1", b"2"]
+        files = store(tmp_path / "outputs", [first, second])
+        assert [file.storage_key for file in files] == ["job/a.png", "job/a (2).png"]
+        assert [file.path_below(tmp_path / "outputs").read_bytes() for file in files] == [b"1", b"2"]
 
     @pytest.mark.parametrize("path", ["missing.png", "../secret.txt", "link.png"])
     def test_nothing_outside_the_instance_is_taken(self, tmp_path: Path, path: str) -> None:
@@ -242,7 +251,7 @@ class TestStorage:
         missing: dict[str, str] = {}
         files = [self.pending(bad, name="b.png", asset_id="1"), self.pending(good, asset_id="2")]
         stored = store(tmp_path / "outputs", files, missing)
-        assert [file.asset_id for file in stored] == ["2"]
+        assert [file.id for file in stored] == ["2"]
         assert list(missing) == ["1"]
         assert "Node 9" in missing["1"]
         assert "b.png" in missing["1"]
@@ -258,16 +267,16 @@ class TestStorage:
     def test_an_input_file_that_a_node_shows_stays_where_it_is(self, tmp_path: Path) -> None:
         source = self.saved(tmp_path / "gpu" / "input", "a.png")
         [stored] = store(tmp_path / "outputs", [self.pending(source)])
-        assert (tmp_path / "outputs" / stored.storage_key).read_bytes() == Path(source["path"]).read_bytes()
+        assert stored.path_below(tmp_path / "outputs").read_bytes() == Path(source["path"]).read_bytes()
 
     @pytest.mark.parametrize("name", ["../../x.png", "/etc/x.png", ".hidden", "a/b.png"])
     def test_a_name_never_leaves_the_jobs_folder(self, tmp_path: Path, name: str) -> None:
         [stored] = store(tmp_path / "outputs", [self.pending({"text": "words"}, name=name)])
-        assert (tmp_path / "outputs" / stored.storage_key).resolve().parent == tmp_path / "outputs" / "job"
+        assert stored.path_below(tmp_path / "outputs").resolve().parent == tmp_path / "outputs" / "job"
 
     def test_texts_become_files_and_a_job_can_be_removed(self, tmp_path: Path) -> None:
         [stored] = store(tmp_path / "outputs", [self.pending({"text": "Zürich"}, name="t.txt")])
-        assert (tmp_path / "outputs" / stored.storage_key).read_text(encoding="utf-8") == "Zürich"
+        assert stored.path_below(tmp_path / "outputs").read_text(encoding="utf-8") == "Zürich"
         LocalStorage(tmp_path / "outputs").remove_folder("job")
         LocalStorage(tmp_path / "outputs").remove_folder("job")
         assert list((tmp_path / "outputs").iterdir()) == []
@@ -276,7 +285,7 @@ class TestStorage:
 class TestErrors:
     def test_a_node_error_tells_where_it_happened(self) -> None:
         error = job_error(PromptFailed("boom", "7", "KSampler", "RuntimeError", "Traceback ..."))
-        assert error == {
+        assert error.to_json() == {
             "code": "node_execution_error",
             "message": "boom",
             "node_id": "7",
@@ -286,10 +295,10 @@ class TestErrors:
 
     def test_a_refusal_names_the_first_node(self) -> None:
         error = job_error(PromptRejected("refused", {"3": {"class_type": "LoadImage", "errors": []}}))
-        assert (error["code"], error["node_id"], error["class_type"]) == ("invalid_workflow", "3", "LoadImage")
+        assert (error.code, error.node_id, error.class_type) == ("invalid_workflow", "3", "LoadImage")
 
     def test_others_have_no_node(self) -> None:
-        assert job_error(ComfyUnavailable("gone"))["node_id"] is None
+        assert job_error(ComfyUnavailable("gone")).node_id is None
 
 
 class TestApp:
@@ -314,7 +323,7 @@ class Idle:
         self.later: list[Callable[[], None]] = []
         self.queues: list[str] = []
         self.timer = self.app = self.task_consumer = self
-        self.instance_agent = SimpleNamespace(takes_jobs=True)
+        self.process_context = {InstanceAgent: SimpleNamespace(takes_jobs=True)}
 
     def call_repeatedly(self, _every_s: float, call: Callable[..., None], arguments: tuple[Any, ...]) -> None:
         self.later.append(functools.partial(call, *arguments))

@@ -11,8 +11,11 @@ import pytest
 from core.contracts.comfy_v2 import error_view
 from core.contracts.comfy_v2_events import MAX_BODY_BYTES, MAX_EXTRA_BYTES, event_body, size_bytes
 from core.contracts.generate import generate_result
-from core.job import CANCELED, DELIVERING, EXPIRED, FAILED, RUNNING, SUCCEEDED, TERMINAL, Job, Output, Status
+from core.job import CANCELED, DELIVERING, EXPIRED, FAILED, RUNNING, SUCCEEDED, TERMINAL, Job, Status
+from core.job_error import JobError
 from core.links import Links
+from core.output import BucketResult, Output
+from core.progress import Progress
 from core.webhooks.events import COMPLETED, DEFAULT_EVENTS, END_EVENTS, EVENTS, FAILURE, PROGRESS
 from core.webhooks.target import WebhookTarget
 
@@ -22,13 +25,13 @@ OUTPUT = Output(
     job_id="j1",
     node_id="9",
     name="out.png",
-    type="image",
+    kind="image",
     content_type="image/png",
     size_bytes=10,
     hash="blake3:" + "0" * 64,
     storage_key="j1/out.png",
 )
-ERROR = {"code": "node_execution_error", "message": "boom", "node_id": "3", "class_type": "K", "traceback": "line 1"}
+ERROR = JobError(code="node_execution_error", message="boom", node_id="3", class_type="K", traceback="line 1")
 #: As many labels as a request may have, each as long as it may be, of characters that JSON in ASCII writes in twelve.
 LABELS = {f"{number:040}": "\U0001f600" * 64 for number in range(16)}
 
@@ -89,19 +92,19 @@ def test_a_finished_job() -> None:
 def test_a_job_that_failed_says_why_and_one_on_its_way_how_far_it_is() -> None:
     failed = event_body(job(FAILED, error=ERROR), FAILURE, seq=3, at_ms=0)["data"]
     running = event_body(
-        job(RUNNING, progress={"value": 0.4, "nodes_done": 1, "nodes_total": 3}, webhook=None), PROGRESS, seq=2, at_ms=0
+        job(RUNNING, progress=Progress(value=0.4, nodes_done=1, nodes_total=3), webhook=None), PROGRESS, seq=2, at_ms=0
     )["data"]
 
-    assert (failed["error"], failed["outputs"]) == (ERROR, [])
+    assert (failed["error"], failed["outputs"]) == (ERROR.to_json(), [])
     assert (running["progress"], running["error"], "extra" in running) == (
-        {"value": 0.4, "nodes_done": 1, "nodes_total": 3, "message": "1/3 nodes"},
+        {**Progress(value=0.4, nodes_done=1, nodes_total=3).to_json(), "message": "1/3 nodes"},
         None,
         False,
     )
 
 
 def test_a_file_that_did_not_reach_its_bucket_says_so() -> None:
-    lost = replace(OUTPUT, upload={"error": "no such bucket"})
+    lost = replace(OUTPUT, bucket_result=BucketResult(error="no such bucket"))
 
     (output,) = event_body(job(outputs=(lost,)), "job.delivery_failed", seq=4, at_ms=0)["data"]["outputs"]
 
@@ -141,7 +144,7 @@ def test_a_body_that_just_fits_is_whole() -> None:
 
 
 def test_an_error_that_an_earlier_version_kept_whole_is_shown_in_part() -> None:
-    failed = job(FAILED, error={**ERROR, "message": "begin " + "x" * 3_000_000 + " end", "traceback": "t" * 3_000_000})
+    failed = job(FAILED, error=replace(ERROR, message="begin " + "x" * 3_000_000 + " end", traceback="t" * 3_000_000))
 
     view = error_view(failed)
     assert view is not None
@@ -155,7 +158,7 @@ def test_an_error_that_an_earlier_version_kept_whole_is_shown_in_part() -> None:
 @pytest.mark.parametrize("status", sorted(TERMINAL))
 def test_nothing_makes_it_longer_than_it_may_be(status: Status) -> None:
     extra = {"k": "x" * (MAX_EXTRA_BYTES - 9)}
-    error = dict.fromkeys(("message", "traceback"), "😀" * 5000) | {"code": "c", "node_id": "1"}
+    error = JobError(code="c", message="😀" * 5000, node_id="1", traceback="😀" * 5000)
     worst = job(
         status,
         metadata=LABELS,

@@ -23,11 +23,11 @@ from api.schema.validation import read
 from api.service.input_files import Intake
 from api.service.jobs import check_id
 from core.errors import InvalidRequest, LedgerUnavailable, NotFound, OutputUnavailable, RangeNotSatisfiable
-from core.job import Output
 from core.ledger import Ledger
 from core.ledger.input_files import InputFile
 from core.links import EXPIRES, SIGNATURE
-from core.settings.settings import Settings
+from core.output import Output
+from core.settings import Settings
 from core.storage.backend import inputs_of, outputs_of
 
 LINK = tuple(

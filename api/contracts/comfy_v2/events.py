@@ -138,7 +138,7 @@ class EventStream:
                 if self._is_over:
                     return
         if (progress := watch.take_progress()) is not None:
-            yield self._progress(progress)
+            yield self._progress(snapshot_view(progress))
         if (preview := watch.take_preview()) is not None:
             yield frame("preview", preview)
 
@@ -204,8 +204,8 @@ class EventStream:
             return None
 
     def _progress(self, progress: dict[str, Any]) -> str:
-        self._shown_progress = snapshot_view(progress)
-        return frame("progress", self._shown_progress)
+        self._shown_progress = progress
+        return frame("progress", progress)
 
     def _progress_from_ledger(self) -> Iterator[str]:
         try:

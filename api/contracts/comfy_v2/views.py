@@ -15,10 +15,11 @@ from core.contracts.comfy_v2 import (
     progress_view,
     timestamp,
 )
-from core.job import Job, Output
+from core.job import Job
 from core.ledger.input_files import InputFile
 from core.ledger.jobs import JobEvent
 from core.links import Links
+from core.output import Output
 
 
 def job_view(job: Job, links: Links, *, place: Place | None = None) -> dict[str, Any]:
@@ -55,7 +56,7 @@ def job_view(job: Job, links: Links, *, place: Place | None = None) -> dict[str,
     if job.parameters is not None:
         view["parameters"] = job.parameters
     if job.warnings:
-        view["warnings"] = job.warnings
+        view["warnings"] = [warning.to_json() for warning in job.warnings]
     if job.outputs_reused is not None:
         view["outputs_reused"] = job.outputs_reused
     if job.missing_outputs:

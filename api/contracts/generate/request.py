@@ -15,7 +15,7 @@ from api.service.job_requests import filled_request, with_extra_data, with_outpu
 from core.contracts.registry import CONTRACT_GENERATE
 from core.errors import InvalidRequest
 from core.job_request import JobRequest
-from core.settings.settings import Settings
+from core.settings import Settings
 from workflows.graphs.misplaced import misplaced_graph
 from workflows.templates.fill import with_random_integers
 from workflows.templates.library import Library

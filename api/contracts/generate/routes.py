@@ -35,7 +35,7 @@ from core.job import CANCELED, CANCELING, DELIVERING, EXPIRED, FAILED, QUEUED, R
 from core.ledger import Ledger
 from core.ledger.requeue import POISON
 from core.links import Links
-from core.settings.settings import Settings
+from core.settings import Settings
 from core.storage.backend import outputs_of
 from workflows.templates.library import Library
 
@@ -230,7 +230,7 @@ def rounded_s(seconds: float | None) -> float | None:
 
 def status_of_end(job: Job) -> int:
     """The HTTP status of an answer that waited for a job's end."""
-    if job.status == FAILED and (job.error or {}).get("code") in LOST:
+    if job.status == FAILED and job.error is not None and job.error.code in LOST:
         return LOST_INSTANCE
     return ENDS.get(job.status, 200)
 

@@ -45,7 +45,7 @@ from core.job import QUEUED, RUNNING, Job
 from core.ledger import Ledger
 from core.ledger.workload import LOOK
 from core.links import Links
-from core.settings.settings import Settings
+from core.settings import Settings
 from workflows.templates.library import Library
 
 log = logging.getLogger(__name__)

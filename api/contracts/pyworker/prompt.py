@@ -32,7 +32,7 @@ from core.job import SUCCEEDED, Job
 from core.job_request import JobRequest
 from core.ledger import Ledger
 from core.links import Links
-from core.settings.settings import Settings
+from core.settings import Settings
 from core.storage.backend import outputs_of
 from workflows.templates.library import Library
 from workflows.templates.modifiers import draw_between
@@ -116,7 +116,7 @@ def _answer(job: Job, settings: Settings, links: Links) -> Response:
         return json_response(body | {"error": body["message"]}, status)
     room_bytes = MAX_INLINE_BYTES
     for output in job.outputs:
-        if output.type == "image" and output.size_bytes <= room_bytes:
+        if output.kind == "image" and output.size_bytes <= room_bytes:
             room_bytes -= output.size_bytes
             content = read_base64(output, outputs_of(settings))
             body["images"].append(f"data:{output.content_type};base64,{content}")

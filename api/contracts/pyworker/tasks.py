@@ -29,7 +29,7 @@ from core.errors import ComfylineError, LedgerUnavailable, NotFound, OutputUnava
 from core.job import Job
 from core.job_request import JobRequest
 from core.ledger import Ledger
-from core.settings.settings import Settings
+from core.settings import Settings
 from core.storage.backend import outputs_of
 from workflows.graphs.file_names import is_safe_file_name, safe_name
 from workflows.templates.modifiers import draw_between, graph_template

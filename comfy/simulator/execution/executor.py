@@ -12,10 +12,10 @@ from typing import Any
 from comfy.simulator.execution.cache import CacheEntry, NodeCache, Signatures
 from comfy.simulator.execution.prompt_queue import Item
 from comfy.simulator.execution.run_order import RunOrder
-from comfy.simulator.execution.run_result import NODE_FAILURES, Finished, describe_failure
+from comfy.simulator.execution.run_result import NODE_FAILURES, RunResult, describe_failure
 from comfy.simulator.machine.machine import Interrupted, Machine
 from comfy.simulator.machine.node import Blocker, NodeCall, NodeClass, NodeClasses, NodeResult
-from comfy.simulator.machine.node_progress import Progress
+from comfy.simulator.machine.node_progress import NodeProgress
 from comfy.simulator.machine.running_graph import Graph, as_link
 from comfy.simulator.machine.vram import OutOfVideoMemory
 
@@ -32,7 +32,7 @@ class Run:
         self._graph = Graph(prompt)
         self._signatures = Signatures(self._graph, classes, self._fingerprint)
         release = machine.options.release
-        self._progress = Progress(self._hub, self._graph, self._prompt_id, throttled=release.throttled_progress)
+        self._progress = NodeProgress(self._hub, self._graph, self._prompt_id, throttled=release.throttled_progress)
         self._order = RunOrder(
             self._graph,
             classes,
@@ -47,9 +47,9 @@ class Run:
         self._background_done: dict[str, NodeResult | BaseException] = {}
         self._background_count = 0
         self._executed: set[str] = set()
-        self._finished = Finished()
+        self._finished = RunResult()
 
-    def go(self) -> Finished:
+    def go(self) -> RunResult:
         """Run to the end. The caller writes the history and sends the end marker."""
         self._machine.interrupt.clear()
         client_id = self._extra_data.get("client_id")

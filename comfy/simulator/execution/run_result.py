@@ -31,7 +31,7 @@ _OUT_OF_MEMORY_TIPS = (
 
 
 @dataclasses.dataclass(kw_only=True)
-class Finished:
+class RunResult:
     """How a prompt ended."""
 
     success: bool = True

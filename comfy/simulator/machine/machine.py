@@ -15,7 +15,7 @@ from comfy.simulator.machine.faults import Faults
 from comfy.simulator.machine.hub import Hub
 from comfy.simulator.machine.options import Options
 from comfy.simulator.machine.paths import Paths
-from comfy.simulator.machine.vram import Gpu
+from comfy.simulator.machine.vram import SimulatedGpu
 
 #: ComfyUI keeps this many log entries for `/internal/logs`.
 _LOG_ENTRIES = 300
@@ -57,7 +57,7 @@ class Machine:
 
     options: Options
     paths: Paths
-    gpu: Gpu
+    gpu: SimulatedGpu
     hub: Hub
     faults: Faults
     interrupt: Interrupt = dataclasses.field(default_factory=Interrupt)
@@ -106,5 +106,5 @@ def build_machine(options: Options) -> Machine:
     paths = Paths(input_dir=options.input_dir, output_dir=options.output_dir, temp_dir=options.temp_dir)
     paths.prepare()
     faults = Faults()
-    gpu = Gpu(vram_bytes=options.vram_bytes, load_s=options.load_s, speed=options.speed)
+    gpu = SimulatedGpu(vram_bytes=options.vram_bytes, load_s=options.load_s, speed=options.speed)
     return Machine(options=options, paths=paths, gpu=gpu, hub=Hub(faults), faults=faults)

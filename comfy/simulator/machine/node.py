@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 from PIL import Image
 
 from comfy.simulator.machine.machine import Machine
-from comfy.simulator.machine.node_progress import Progress
+from comfy.simulator.machine.node_progress import NodeProgress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +54,7 @@ class NodeCall:
     #: The whole graph, for files that carry it.
     prompt: Mapping[str, Any]
     extra_data: Mapping[str, Any]
-    progress: Progress
+    progress: NodeProgress
 
     @property
     def previews(self) -> bool:

@@ -18,7 +18,7 @@ _MIN_INTERVAL_S = 0.1
 _MIN_SHARE = 0.005
 
 
-class Progress:
+class NodeProgress:
     """The progress of one prompt's nodes; every change goes out as a whole `progress_state`."""
 
     def __init__(self, hub: Hub, graph: Graph, prompt_id: str, *, throttled: bool) -> None:

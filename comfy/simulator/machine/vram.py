@@ -28,7 +28,7 @@ class OutOfVideoMemory(RuntimeError):
     """The simulated GPU has no room; reported under the name PyTorch gives it."""
 
 
-class Gpu:
+class SimulatedGpu:
     """One simulated GPU: a clock that can run fast, and a VRAM budget."""
 
     def __init__(self, *, vram_bytes: int, load_s: float, speed: float) -> None:

@@ -18,7 +18,7 @@ _PREVIEW_PX = 192
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Job:
+class Sampling:
     """One sampling."""
 
     model: Model
@@ -30,23 +30,23 @@ class Job:
     denoise: float = 1.0
 
 
-def sample(call: NodeCall, job: Job, latent: Latent) -> Latent:
+def sample(call: NodeCall, sampling: Sampling, latent: Latent) -> Latent:
     """Take the steps, and say in the latent what there is to see.
 
     Raises: Interrupted at a step, OutOfVideoMemory when that fault was ordered.
     """
     machine = call.machine
-    machine.gpu.use(*job.model.weights, *job.positive.extra_weights)
+    machine.gpu.use(*sampling.model.weights, *sampling.positive.extra_weights)
     if machine.faults.take("oom") is not None:
         raise OutOfVideoMemory("Allocation on device")
     sketch = Sketch(
-        prompt=job.positive.text,
-        negative=job.negative.text,
-        seed=job.seed,
-        model=job.model.caption,
-        steps=job.steps,
-        denoise=job.denoise,
-        palette=job.positive.palette,
+        prompt=sampling.positive.text,
+        negative=sampling.negative.text,
+        seed=sampling.seed,
+        model=sampling.model.caption,
+        steps=sampling.steps,
+        denoise=sampling.denoise,
+        palette=sampling.positive.palette,
     )
     _take_steps(call, sketch, latent)
     return dataclasses.replace(latent, sketch=sketch)

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from comfy.simulator.machine.node import NodeCall, NodeClass, Spec
-from comfy.simulator.media.sampling import Job, sample
+from comfy.simulator.media.sampling import Sampling, sample
 from comfy.simulator.media.stand_ins import Conditioning, Latent, Model
 
 _SAMPLERS = """
@@ -61,8 +61,8 @@ def ksampler(
     denoise: float = 1.0,
     **_settings: Any,
 ) -> tuple[Latent]:
-    job = Job(model=model, positive=positive, negative=negative, seed=seed, steps=steps, denoise=denoise)
-    return (sample(call, job, latent_image),)
+    sampling = Sampling(model=model, positive=positive, negative=negative, seed=seed, steps=steps, denoise=denoise)
+    return (sample(call, sampling, latent_image),)
 
 
 def ksampler_advanced(
@@ -79,8 +79,10 @@ def ksampler_advanced(
 ) -> tuple[Latent]:
     taken = max(0, min(end_at_step, steps) - start_at_step)
     denoise = taken / steps
-    job = Job(model=model, positive=positive, negative=negative, seed=noise_seed, steps=taken, denoise=denoise)
-    return (sample(call, job, latent_image),)
+    sampling = Sampling(
+        model=model, positive=positive, negative=negative, seed=noise_seed, steps=taken, denoise=denoise
+    )
+    return (sample(call, sampling, latent_image),)
 
 
 def sample_custom(
@@ -91,7 +93,7 @@ def sample_custom(
     latent_image: Latent,
     **_sampler: str,
 ) -> tuple[Latent, Latent]:
-    job = Job(
+    sampling = Sampling(
         model=guider.model,
         positive=guider.positive,
         negative=guider.negative,
@@ -99,7 +101,7 @@ def sample_custom(
         steps=sigmas.steps,
         denoise=sigmas.denoise,
     )
-    latent = sample(call, job, latent_image)
+    latent = sample(call, sampling, latent_image)
     return latent, latent
 
 

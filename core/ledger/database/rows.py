@@ -8,9 +8,10 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, or_, select
 
-from core.job import Job, Output
+from core.job import Job
 from core.ledger.database.stored_fields import RowReader
 from core.ledger.database.tables import assets, jobs
+from core.output import BucketResult, FileSource, Output, OutputFile
 
 #: Every column of a job but its graph and the like, which can be large, and what only claims look at.
 JOB_COLUMNS = tuple(column for column in jobs.columns if column.name not in ("graph", "extra_pnginfo", "catalogues"))
@@ -36,23 +37,59 @@ def job_of(row: Row[Any], outputs: Iterable[Output] = ()) -> Job:
 
 def output_of(row: Row[Any], *, is_expired: bool = False) -> Output:
     """An output record from a row of `assets`."""
+    said = row.upload or {}
     return Output(
         id=row.id,
         job_id=row.job_id,
         node_id=row.node_id,
         name=row.name,
-        type=row.type,
+        kind=row.type,
         content_type=row.content_type,
         size_bytes=row.size_bytes,
         hash=row.hash,
         storage_key=row.storage_key,
-        comfy_type=row.comfy_type,
+        folder=row.comfy_type,
         comfy_key=row.comfy_key,
         subfolder=row.subfolder,
         created_at_ms=row.created_at_ms,
-        upload=row.upload,
+        bucket_result=BucketResult.from_json(said) if said.keys() & {"url", "error"} else None,
+        conversion_error=said.get("conversion_error"),
+        missing_reason=said.get("missing"),
         is_expired=is_expired,
     )
+
+
+def output_file_of(row: Row[Any]) -> OutputFile:
+    """An output that is not in storage yet, from a row of `assets`."""
+    return OutputFile(**vars(output_of(row)), source=FileSource.from_json(row.source), ordinal=row.ordinal + 1)
+
+
+def asset_row(file: OutputFile, *, attempt: int, ordinal: int, now: int) -> dict[str, Any]:
+    """The row of an output that an attempt has made; `ordinal` counts from 0."""
+    return {
+        "id": file.id,
+        "job_id": file.job_id,
+        "attempt": attempt,
+        "ordinal": ordinal,
+        "node_id": file.node_id,
+        "name": file.name,
+        "type": file.kind,
+        "content_type": file.content_type,
+        "comfy_type": file.folder,
+        "comfy_key": file.comfy_key,
+        "subfolder": file.subfolder,
+        "source": file.source.to_json(),
+        "size_bytes": 0,
+        "created_at_ms": now,
+    }
+
+
+def upload_column(output: Output) -> dict[str, Any] | None:
+    """The column `upload` of an output that is in storage: how it fared in a bucket, and what is wrong with it."""
+    said = {} if output.bucket_result is None else output.bucket_result.to_json()
+    if output.conversion_error is not None:
+        said["conversion_error"] = output.conversion_error
+    return said or None
 
 
 def outputs_of(connection: Connection, job_ids: Sequence[str]) -> dict[str, list[Output]]:

@@ -145,12 +145,13 @@ assets = Table(
     Column("comfy_type", String(16), nullable=False),
     Column("comfy_key", String(64), nullable=False),
     Column("subfolder", Text, nullable=False),
-    # Where the GPU host left the file: {"path"} on its disk, {"url"} of its instance, or {"text"} itself.
+    # Where the GPU host left the file: {"root", "path"} on its disk, {"url"} of its instance, or {"text"} itself.
     Column("source", JSON, nullable=False),
     Column("size_bytes", BigInteger, nullable=False),
     Column("hash", String(80)),
     Column("storage_key", Text),
-    # How it fared on its way to the client's bucket: {"url", "expires_at_ms", "key"} or {"error"}.
+    # How it fared in a bucket: {"url", "expires_at_ms", "key"} or {"error"}; with {"conversion_error"} where it is not
+    # as the client wanted it. {"missing"}: it never was in storage.
     Column("upload", JSON(none_as_null=True)),
     Column("created_at_ms", BigInteger, nullable=False),
     Index("assets_by_job", "job_id", "ordinal"),

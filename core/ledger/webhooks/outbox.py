@@ -58,7 +58,7 @@ class Post:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class TryResult:
     """How one try ended."""
 
     at_ms: int
@@ -73,7 +73,7 @@ class Outcome:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Attempt:
+class Try:
     """One line of a delivery's log."""
 
     #: Counted from 1. A number that is missing belongs to a sender that died, or did not get to it.
@@ -104,11 +104,11 @@ class Delivery:
     next_try_at_ms: int | None
     created_at_ms: int
     updated_at_ms: int
-    attempts: tuple[Attempt, ...] = ()
+    log: tuple[Try, ...] = ()
 
 
 # On the path of every webhook, so built once.
-_LISTED = [getattr(deliveries.c, name) for name in Delivery.__dataclass_fields__ if name != "attempts"]
+_LISTED = [getattr(deliveries.c, name) for name in Delivery.__dataclass_fields__ if name != "log"]
 _IS_DUE = deliveries.c.next_try_at_ms <= bindparam("now")
 _DUE = select(deliveries.c.id, deliveries.c.job_id, deliveries.c.receiver).where(_IS_DUE)
 _IN_ORDER = (deliveries.c.next_try_at_ms, deliveries.c.seq)
@@ -170,7 +170,7 @@ class Outbox:
         self._hold_ms = round((limit_s + MARGIN_S) * 1000)
 
     def due(self, *, limit: int = 256, job_ids: Collection[str] = (), except_for: Collection[str] = ()) -> list[Due]:
-        """What may be tried now, the longest due first, and of one job in the order of its events.
+        """Return what may be tried now, the longest due first, and of one job in the order of its events.
 
         Parameters:
           job_ids: only of these jobs; empty means all.
@@ -186,7 +186,7 @@ class Outbox:
         return [Due(id=row.id, job_id=row.job_id, receiver=row.receiver) for row in rows]
 
     def jobs_due(self, *, limit: int = 50) -> list[str]:
-        """Ids of jobs with a delivery that may be tried now, the longest due first."""
+        """Return the ids of jobs with a delivery that may be tried now, the longest due first."""
         query = select(deliveries.c.job_id).where(_IS_DUE).order_by(deliveries.c.next_try_at_ms).limit(limit)
         with self._database.read() as connection:
             return list(dict.fromkeys(connection.execute(query, {"now": now_ms()}).scalars()))
@@ -201,27 +201,27 @@ class Outbox:
         webhooks = {row.id: record_from(WebhookTarget, row.webhook) or WebhookTarget(url="") for row in found}
         return [_post(row, webhooks[row.job_id]) for row in rows]
 
-    def record(self, results: Sequence[tuple[Post, Outcome]]) -> None:
+    def record(self, results: Sequence[tuple[Post, TryResult]]) -> None:
         """Keep how tries ended: in the log, and in when the next one is. What comes too late changes nothing."""
         with self._database.write() as transaction:
             connection = transaction.connection
-            rows = connection.execute(_UNDER_WAY, {"wanted": [post.id for post, _outcome in results]}).all()
+            rows = connection.execute(_UNDER_WAY, {"wanted": [post.id for post, _result in results]}).all()
             tries_made = {(row.id, row.tries): row.tries_made for row in rows}
-            own = [(post, outcome) for post, outcome in results if (post.id, post.tries) in tries_made]
+            own = [(post, result) for post, result in results if (post.id, post.tries) in tries_made]
             # By the time of another try at progress there is newer, or the job has ended.
-            stale = [post for post, outcome in own if outcome.error is not None and post.event == PROGRESS]
-            kept = [(post, outcome) for post, outcome in own if post not in stale]
+            stale = [post for post, result in own if result.error is not None and post.event == PROGRESS]
+            kept = [(post, result) for post, result in own if post not in stale]
             if stale:
                 connection.execute(_FORGET, [{"own_id": post.id} for post in stale])
             if kept:
                 connection.execute(
                     _RECORD,
-                    [self._after(post, outcome, tries_made[post.id, post.tries]) for post, outcome in kept],
+                    [self._after(post, result, tries_made[post.id, post.tries]) for post, result in kept],
                 )
-                connection.execute(_LOG, [_line(post, outcome) for post, outcome in kept])
+                connection.execute(_LOG, [_line(post, result) for post, result in kept])
 
     def give_back(self, posts: Collection[Post]) -> None:
-        """What was taken was not sent: it is due again, and its schedule knows nothing of this try.
+        """Make what was taken and not sent due again; its schedule knows nothing of this try.
 
         The number of the try stays used up, so that nobody can take what comes later for it.
         """
@@ -231,7 +231,7 @@ class Outbox:
             )
 
     def put_off(self, receiver: str, *, until_ms: int) -> int:
-        """Let what waits for a receiver wait until then; uses up no try. Requeue how many deliveries."""
+        """Let what waits for a receiver wait until then; uses up no try. Returns how many deliveries."""
         waiting = and_(
             deliveries.c.receiver == receiver, deliveries.c.state == PENDING, deliveries.c.next_try_at_ms < until_ms
         )
@@ -249,7 +249,7 @@ class Outbox:
         limit: int = 50,
         after: tuple[int, str] | None = None,
     ) -> list[Delivery]:
-        """One page of deliveries with their attempts, newest first.
+        """Return one page of deliveries with their logs, newest first.
 
         Parameters:
           ids: the first and the last id that are wanted.
@@ -272,7 +272,7 @@ class Outbox:
         return [_delivery(row, log) for row in rows]
 
     def get(self, delivery_id: str) -> Delivery:
-        """One delivery with its attempts. Raises NotFound."""
+        """Return a delivery with its log. Raises NotFound."""
         with self._database.read() as connection:
             row = connection.execute(select(*_LISTED).where(deliveries.c.id == delivery_id)).one_or_none()
             if row is None:
@@ -309,38 +309,38 @@ class Outbox:
             return transaction.connection.execute(delete(deliveries).where(old)).rowcount
 
     def open_count(self, job_id: str | None = None) -> int:
-        """How many deliveries have not ended: of one job, or of all."""
+        """Count the deliveries that have not ended: of one job, or of all."""
         query = select(func.count()).select_from(deliveries).where(deliveries.c.next_try_at_ms.is_not(None))
         if job_id is not None:
             query = query.where(deliveries.c.job_id == job_id)
         with self._database.read() as connection:
             return connection.execute(query).scalar_one()
 
-    def _after(self, post: Post, outcome: Outcome, tries_made: int) -> dict[str, Any]:
-        """The row of a delivery after a try."""
+    def _after(self, post: Post, result: TryResult, tries_made: int) -> dict[str, Any]:
+        """Return the row of a delivery after a try."""
         now, next_ms = now_ms(), None
-        if outcome.error is not None and not outcome.is_final:
-            next_ms = next_try_ms(self._pauses_s, tries_made, now_ms=now, retry_after_s=outcome.retry_after_s)
-        ended = DELIVERED if outcome.error is None else DEAD
+        if result.error is not None and not result.is_final:
+            next_ms = next_try_ms(self._pauses_s, tries_made, now_ms=now, retry_after_s=result.retry_after_s)
+        ended = DELIVERED if result.error is None else DEAD
         return {
             "own_id": post.id,
             "state": ended if next_ms is None else PENDING,
             "next_try_at_ms": next_ms,
             "updated_at_ms": now,
-            "status_code": outcome.status_code,
-            "error": outcome.error,
+            "status_code": result.status_code,
+            "error": result.error,
         }
 
 
-def _line(post: Post, outcome: Outcome) -> dict[str, Any]:
-    """A try in the log."""
+def _line(post: Post, result: TryResult) -> dict[str, Any]:
+    """Return the row of a try in the log."""
     return {
         "delivery_id": post.id,
         "number": post.tries,
-        "at_ms": outcome.at_ms,
-        "duration_ms": outcome.duration_ms,
-        "status_code": outcome.status_code,
-        "error": outcome.error,
+        "at_ms": result.at_ms,
+        "duration_ms": result.duration_ms,
+        "status_code": result.status_code,
+        "error": result.error,
     }
 
 
@@ -366,8 +366,8 @@ def _log_of(ids: Sequence[str]) -> Any:
 
 
 def _delivery(row: Row[Any], log: Iterable[Row[Any]]) -> Delivery:
-    attempts = tuple(
-        Attempt(
+    tries = tuple(
+        Try(
             number=line.number,
             at_ms=line.at_ms,
             duration_ms=line.duration_ms,
@@ -377,4 +377,4 @@ def _delivery(row: Row[Any], log: Iterable[Row[Any]]) -> Delivery:
         for line in log
         if line.delivery_id == row.id
     )
-    return Delivery(**row._mapping, attempts=attempts)
+    return Delivery(**row._mapping, log=tries)

@@ -11,11 +11,12 @@ from urllib.parse import urlsplit
 from sqlalchemy import Row, bindparam, delete, insert, select, update
 
 from core.contracts.registry import contract_of
-from core.job import Output, Status
+from core.job import Status
 from core.ledger.database.connections import Change, Transaction, now_ms
 from core.ledger.database.rows import JOB_COLUMNS, job_of
 from core.ledger.database.stored_fields import record_from
 from core.ledger.database.tables import deliveries, events, jobs
+from core.output import Output
 from core.webhooks.events import DEFAULT_EVENTS, PROGRESS, STARTED
 from core.webhooks.target import WebhookTarget
 

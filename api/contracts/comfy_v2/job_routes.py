@@ -20,12 +20,11 @@ from api.service.estimates import Estimates
 from api.service.job_requests import with_job_fields
 from api.service.jobs import JobService, check_id
 from api.service.waiting import Hub
-from core.contracts.comfy_v2 import whole_error_view
 from core.errors import IdempotencyKeyReuse, InvalidWorkflow, LedgerUnavailable, NotFound
 from core.job import Job
 from core.job_request import JobRequest
 from core.ledger import Ledger
-from core.settings.settings import Settings
+from core.settings import Settings
 from workflows.graphs.misplaced import misplaced_graph
 
 LAST_EVENT_ID = Parameter(
@@ -170,7 +169,7 @@ def v2_blueprint(settings: Settings, ledger: Ledger, service: JobService, hub: H
     )
     @bounded
     def error(job_id: str) -> Response:
-        return json_response(whole_error_view(ledger.jobs.error(check_id(job_id))))
+        return json_response(ledger.jobs.error(check_id(job_id)).to_json())
 
     @blueprint.get("/jobs/<job_id>/events")
     @Described(

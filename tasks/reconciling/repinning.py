@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary
 
 from core.errors import InvalidWorkflow
 from core.job import FAILED
+from core.job_error import JobError
 from core.ledger import Ledger
 from core.ledger.pins import Pinned
 from tasks.judging import Judge
@@ -26,7 +27,7 @@ log = logging.getLogger(__name__)
 BATCH = 500
 #: Jobs judged, and given other pins in one transaction, before the time is looked at.
 STEP = 50
-PATIENCE_S = 1.0
+TIME_LIMIT_S = 1.0
 #: Jobs may still be pinned to what was true a moment ago: the API asks once a second. So there is a second look.
 SECOND_LOOK_S = 10.0
 
@@ -44,10 +45,10 @@ class Review:
         self._last_id = ""
         self._judging = Judge(ledger)
 
-    def go_on(self, patience_s: float = PATIENCE_S) -> list[str]:
+    def go_on(self, time_limit_s: float = TIME_LIMIT_S) -> list[str]:
         """Judge on where the last run stopped, for at most about so long; returns the ids of jobs that failed."""
         self._notice_changes()
-        ends_at_s = time.monotonic() + patience_s
+        ends_at_s = time.monotonic() + time_limit_s
         failed: list[str] = []
         # With no instance there is nothing to judge by: jobs wait until there is one.
         while self._alive and self._looks_left and time.monotonic() >= self._next_look_s:
@@ -110,19 +111,18 @@ _reviews: WeakKeyDictionary[Runtime, Review] = WeakKeyDictionary()
 
 
 def follow_fleet(runtime: Runtime) -> None:
-    """One run of the reconciler: jobs whose pins are those of nobody get others, or fail."""
+    """Give jobs that no instance suits any more other pins, or have them fail, as one run of the reconciler."""
     review = _reviews.setdefault(runtime, Review(runtime.ledger))
     for job_id in review.go_on():
         publish_follow_up(runtime.publisher, Moved(job_id=job_id, status=FAILED))
 
 
-def _error(refusal: InvalidWorkflow) -> dict[str, Any]:
+def _error(refusal: InvalidWorkflow) -> JobError:
     first = next(iter(refusal.node_errors.items()), None)
     node_id, entry = first or (None, dict[str, Any]())
-    return {
-        "code": refusal.code,
-        "message": f"No GPU of the fleet can run it any more. {refusal.message}",
-        "node_id": node_id,
-        "class_type": entry.get("class_type"),
-        "traceback": None,
-    }
+    return JobError(
+        code=refusal.code,
+        message=f"No GPU of the fleet can run it any more. {refusal.message}",
+        node_id=node_id,
+        class_type=entry.get("class_type"),
+    )

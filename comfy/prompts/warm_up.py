@@ -69,7 +69,7 @@ def _is_node(value: object) -> bool:
 
 
 def _in_own_folder(graph: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy whose save nodes write into the folder `warmup`."""
+    """Return a copy whose save nodes write into the folder `warmup`."""
     return {node_id: {**node, "inputs": _inputs(node["inputs"])} for node_id, node in graph.items()}
 
 

@@ -1,4 +1,4 @@
-"""Removes what is past its time from storage and ledger, in small steps, and what nobody would find any more."""
+"""Removes what is past its time from storage and ledger, in small steps, and what nothing refers to any more."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 #: Jobs, files or keys of one step, and with that of one transaction.
 BATCH = 100
 #: Time for the steps of one kind, in one run.
-PATIENCE_S = 1.0
+TIME_LIMIT_S = 1.0
 #: Between looks at storage for what nobody refers to. Others are spared the listing, by a mark in storage.
 SWEEP_EVERY_S = 600.0
 SWEPT = ".swept"
@@ -30,7 +30,7 @@ ORPHAN_S = 24 * 3600.0
 
 
 def remove_expired(runtime: Runtime) -> None:
-    """One run of the reconciler: jobs, files, uploads, keys."""
+    """Remove expired jobs, files, uploads and keys, as one run of the reconciler."""
     if runtime.storage.problem() is None:
         for step in (_remove_jobs, _remove_files, _remove_uploads):
             _in_steps(step, runtime)
@@ -41,7 +41,7 @@ def remove_expired(runtime: Runtime) -> None:
 
 
 def sweep(runtime: Runtime) -> None:
-    """Now and then: files that whoever made or removed them left behind when he died."""
+    """Remove, now and then, files that a process left behind when it died."""
     if runtime.storage.problem() is not None:
         return
     if _is_due(runtime.settings.outputs_dir):
@@ -107,7 +107,7 @@ def _forget_keys(runtime: Runtime) -> int:
 
 def _in_steps(step: Callable[[Runtime], int], runtime: Runtime) -> None:
     """Repeat a step until there is less to do than it may do, or its time is over: the rest waits for the next run."""
-    ends_at_s = time.monotonic() + PATIENCE_S
+    ends_at_s = time.monotonic() + TIME_LIMIT_S
     while True:
         began_s = time.monotonic()
         done = step(runtime)

@@ -1,0 +1,35 @@
+"""How far a job is: one point of its run, as ComfyUI's events, the ledger and the streams know it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from core.texts.stored_json import known_fields
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """A point in a run. `value` is the part of its work that is done, 0..1; what the cache serves is no work."""
+
+    value: float = 0.0
+    nodes_done: int = 0
+    nodes_total: int = 0
+    #: Id in the submitted graph, also while a node inside an expansion runs.
+    current_node: str | None = None
+    current_node_class: str | None = None
+    #: Position inside the current node (sampler steps, say); None for nodes that do not count.
+    step: int | None = None
+    steps: int | None = None
+    #: Seconds of work left, when nodes like all of these have run on this instance before.
+    remaining_s: float | None = None
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Progress:
+        """Read what `to_json` made, of this version or another one."""
+        return cls(**known_fields(cls, value))
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields, by their names."""
+        return asdict(self)
