@@ -23,7 +23,7 @@ from api.contracts.pyworker.prompt import prompt_blueprint
 from api.contracts.pyworker.tasks import pyworker_blueprint
 from api.contracts.templates import workflows_blueprint
 from api.http.auth import Guard
-from api.http.errors import register_error_handlers, say_when_storage_is_away
+from api.http.error_handlers import register_error_handlers, say_when_storage_is_away
 from api.http.request_log import register_request_log
 from api.server.docs_page import docs_blueprint
 from api.server.health import health_blueprint

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -22,7 +21,7 @@ class JobError:
     traceback: str | None = None
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> JobError:
+    def from_json(cls, value: Any) -> JobError:
         """Read what `to_json` made, of this version or another one."""
         return cls(**known_fields(cls, value))
 
@@ -47,7 +46,7 @@ class Loss:
     at_ms: int | None = None
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Loss:
+    def from_json(cls, value: Any) -> Loss:
         """Read what `to_json` made, of this version or another one."""
         return cls(**known_fields(cls, value))
 
@@ -65,7 +64,7 @@ class JobWarning:
     class_type: str | None = None
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> JobWarning:
+    def from_json(cls, value: Any) -> JobWarning:
         """Read what `to_json` made, of this version or another one."""
         return cls(**known_fields(cls, value))
 

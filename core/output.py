@@ -27,7 +27,7 @@ class BucketResult:
     error: str | None = None
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> BucketResult:
+    def from_json(cls, value: Any) -> BucketResult:
         """Read what `to_json` made, of this version or a newer one."""
         return cls(**known_fields(cls, value))
 
@@ -50,7 +50,7 @@ class FileSource:
     text: str | None = None
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> FileSource:
+    def from_json(cls, value: Any) -> FileSource:
         """Read what `to_json` made, of this version or a newer one."""
         return cls(**known_fields(cls, value))
 

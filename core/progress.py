@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -26,7 +25,7 @@ class Progress:
     remaining_s: float | None = None
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Progress:
+    def from_json(cls, value: Any) -> Progress:
         """Read what `to_json` made, of this version or another one."""
         return cls(**known_fields(cls, value))
 

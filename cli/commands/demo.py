@@ -27,7 +27,7 @@ READY_TIMEOUT_S = 50.0
 ASK_S = 0.2
 NEXT = """\
 Next:
-  make up                                             run the stack, with Flower
+  make up                                                 run the stack, with Flower
   .venv/bin/comfyline submit workflows/demo.json          send it a workflow
   COMFYLINE_COMFYUI_DIR=~/ComfyUI make up                 draw on this machine's GPUs
   COMFYLINE_COMFYUI_URLS=http://127.0.0.1:8188 make up    use a ComfyUI that runs already\

@@ -19,6 +19,7 @@ from cli.remote.client import Client
 from cli.remote.task_values import parse_parameters
 from cli.remote.written_files import is_file
 from core.errors import ConfigurationError, InvalidRequest
+from core.texts.json_types import JsonObject
 
 
 @click.command()
@@ -100,9 +101,7 @@ def _schema(client: Client, template: str) -> Mapping[str, Any]:
     return properties
 
 
-def _with_uploads(
-    values: Mapping[str, Any], schema: Mapping[str, Any], client: Client, screen: Screen
-) -> dict[str, Any]:
+def _with_uploads(values: Mapping[str, Any], schema: Mapping[str, Any], client: Client, screen: Screen) -> JsonObject:
     """The values with every file of this machine uploaded that stands where the template takes a file."""
     found = dict(values)
     for name, value in values.items():

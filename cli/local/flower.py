@@ -20,7 +20,7 @@ from kombu import Consumer, Message
 from tornado.ioloop import IOLoop, PeriodicCallback
 
 from cli.local.credentials import flower_cookie_secret, flower_credentials
-from cli.local.queue_lengths import queue_lengths
+from cli.local.queue_lengths import QueueLength, queue_lengths
 from core.errors import BrokerUnavailable, ConfigurationError, LedgerUnavailable
 from core.ledger import Ledger
 from core.messaging.broker_guard import DATA_ERRORS
@@ -147,7 +147,7 @@ class _Queues:
         self._app = app
         self._ledger = Ledger(settings, pool_size=1)
 
-    async def read(self) -> list[dict[str, Any]]:
+    async def read(self) -> list[QueueLength]:
         """Return `queue_lengths`. Raises tornado's HTTPError 503: the broker does not answer."""
         try:
             return await IOLoop.current().run_in_executor(None, lambda: queue_lengths(self._app, self._names()))

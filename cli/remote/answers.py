@@ -10,6 +10,7 @@ import requests
 
 from cli.remote.error_answers import envelope, words
 from core.errors import RequestError, TransientError
+from core.texts.json_types import JsonObject
 
 #: A job as the API answers it: `id`, `status`, `progress`, `outputs`, `error`, ...
 Job: TypeAlias = dict[str, Any]
@@ -44,7 +45,7 @@ def checked_job(job: Any, answer: requests.Response) -> Job:
     return job
 
 
-def object_of(answer: requests.Response) -> dict[str, Any]:
+def object_of(answer: requests.Response) -> JsonObject:
     """Return the JSON object that was answered. Raises RequestRefused, ServerUnreachable."""
     if not answer.ok:
         refuse(answer)

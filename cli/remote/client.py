@@ -19,6 +19,7 @@ from cli.remote.error_answers import body_of, code, reason, retry_after_s, words
 from cli.remote.multipart import FormFile
 from cli.remote.sse import SseEvent, read_events
 from cli.remote.written_files import Draft
+from core.texts.json_types import JsonObject
 
 TERMINAL = frozenset({"succeeded", "failed", "canceled", "expired"})
 TIMEOUT_S = 30.0
@@ -76,7 +77,7 @@ class Client:
         # A proxy of the environment cannot reach this machine's own loopback.
         self._session.trust_env = not _is_loopback(parts.hostname)
 
-    def readiness(self) -> dict[str, Any] | None:
+    def readiness(self) -> JsonObject | None:
         """What `/ready` says when the server can run jobs: `{"instances": [{"name", "state", "kind", "device"}], ...}`.
 
         None when it cannot yet, or does not answer. Servers of other make may say nothing about instances.
@@ -111,7 +112,7 @@ class Client:
         """Queue a job from a workflow of the server, as `submit` does."""
         return job_of(self._post(f"/workflows/{_path(name)}", {"parameters": parameters}, prefix="", has_key=True))
 
-    def upload_asset(self, file: BinaryIO, name: str, on_bytes: OnBytes | None = None) -> dict[str, Any]:
+    def upload_asset(self, file: BinaryIO, name: str, on_bytes: OnBytes | None = None) -> JsonObject:
         """Keep a file on the server; returns the asset, `{"id", "size_bytes", ...}`."""
         form = FormFile(file, name, {"file_path": name}, on_bytes)
         headers = {"Content-Type": form.content_type}
@@ -183,7 +184,7 @@ class Client:
             self.receive(path, draft, digest=digest if isinstance(digest, str) else None)
             return draft.keep_as(name)
 
-    def get(self, path: str) -> dict[str, Any]:
+    def get(self, path: str) -> JsonObject:
         """The JSON object at a path of the server, for what lies outside of Comfy API v2."""
         return object_of(self._send("GET", path, prefix=""))
 
@@ -194,11 +195,11 @@ class Client:
         *,
         parameters: Mapping[str, str | int | None] | None = None,
         body: Mapping[str, Any] | None = None,
-    ) -> dict[str, Any]:
+    ) -> JsonObject:
         """Ask a path outside of Comfy API v2, once; parameters that are None are left out."""
         return object_of(self._send(method, path, prefix="", params=parameters, json=body))
 
-    def post(self, path: str, body: Mapping[str, Any], *, has_key: bool) -> dict[str, Any]:
+    def post(self, path: str, body: Mapping[str, Any], *, has_key: bool) -> JsonObject:
         """Queue something at a path outside of Comfy API v2, as patiently as `submit`; returns the answer.
 
         Parameters:
@@ -206,7 +207,7 @@ class Client:
         """
         return object_of(self._post(path, body, prefix="", has_key=has_key))
 
-    def upload(self, path: str, file: BinaryIO, name: str) -> dict[str, Any]:
+    def upload(self, path: str, file: BinaryIO, name: str) -> JsonObject:
         """Send a file as a form's `file`, with its `name` beside it; returns the answer."""
         return object_of(self._send("POST", path, prefix="", files={"file": (name, file)}, data={"name": name}))
 

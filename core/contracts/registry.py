@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
-from core.contracts.comfy_v2_events import event_body
-from core.contracts.generate import signature_headers, webhook_body
+from core.contracts.comfy_v2_events import EventView, event_body
+from core.contracts.generate import GenerateEventView, signature_headers, webhook_body
 from core.job import ContractName, Job
 from core.links import LinkSigner
 
@@ -24,7 +24,7 @@ class WebhookBody(Protocol):
 
     def __call__(
         self, job: Job, event: str, /, *, seq: int, at_ms: int, signer: LinkSigner | None = None
-    ) -> dict[str, Any]:
+    ) -> EventView | GenerateEventView:
         """Return the body that tells of an event of a job. Parameters as of `event_body`."""
 
 
@@ -44,7 +44,7 @@ class Contract:
     signature_headers: SignatureHeaders
 
 
-def _state_body(job: Job, _event: str, *, seq: int, at_ms: int, signer: LinkSigner | None = None) -> dict[str, Any]:
+def _state_body(job: Job, _event: str, *, seq: int, at_ms: int, signer: LinkSigner | None = None) -> GenerateEventView:
     # Tells how the job is, as its result does, and not what happened: which event it was stands in a header.
     del seq, at_ms
     return webhook_body(job, signer=signer)

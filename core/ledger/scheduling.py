@@ -127,7 +127,7 @@ _IS_OURS_TO_TRY = or_(
     jobs.c.updated_at_ms < bindparam("avoided_since_ms"),
     ~_SUITS_ANOTHER,
 )
-_FITS_OWN = and_(fits(_OWN_CATALOGUE), ~_IS_BARRED, _IS_OURS_TO_TRY)
+_FITS_OWN = and_(~_IS_BARRED, fits(_OWN_CATALOGUE), _IS_OURS_TO_TRY)
 _BEST = select(jobs.c.id, jobs.c.priority).where(_FITS_OWN).order_by(*queue_order()).limit(1)
 #: Which instances run or hold a job.
 _BUSY = select(jobs.c.instance).where(jobs.c.status.in_(sorted(LEASED)), jobs.c.instance.is_not(None))

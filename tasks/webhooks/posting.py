@@ -87,7 +87,7 @@ class ConnectionThreads:
         self._resting: dict[str, list[ConnectionThread]] = {}
         self._resting_count = 0
 
-    def hire(self, receiver: str) -> ConnectionThread:
+    def acquire(self, receiver: str) -> ConnectionThread:
         """Return a free thread, with a connection to the receiver if there is one."""
         resting = self._resting.get(receiver)
         if resting:

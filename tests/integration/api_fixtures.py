@@ -38,7 +38,7 @@ from tests.unit.catalogue_literals import CATALOGUE
 ROOT = Path(__file__).parent.parent.parent
 INSTANCE = "gpu0@test"
 POSTGRES_URL = os.environ.get("COMFYLINE_TEST_POSTGRES_URL", "postgresql://postgres@127.0.0.1:5432/postgres")
-REDIS_URL = os.environ.get("COMFYLINE_TEST_REDIS_URL", "redis://127.0.0.1:6379/9")
+REDIS_URL = os.environ.get("COMFYLINE_TEST_REDIS_URL", "redis://127.0.0.1:6379/0")
 
 GRAPH: dict[str, Any] = {
     "1": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 0}},

@@ -157,7 +157,7 @@ def test_storage_that_does_not_answer_is_not_waited_for(
 ) -> None:
     marker = machine("a")
     marker.settle()
-    monkeypatch.setattr(storage_marker, "GIVE_UP_AFTER_S", 0.2)
+    monkeypatch.setattr(storage_marker, "LOOK_TIMEOUT_S", 0.2)
     path = tmp_path / "a" / "data" / "outputs" / NAME
     text = path.read_text()
     path.unlink()
