@@ -1,26 +1,26 @@
 """The ledger: the database of jobs, and the only truth about them.
 
-jobs             ledger.jobs: submit, look up, list, cancel (API)
-requests         ledger.requests: requests that come again (API)
-claims           ledger.claims: claim, lease, progress, end of a prompt (GPU workers)
-requeue          ledger.requeue: give back, take back, expire (GPU workers, reconciler)
-pins             ledger.pins: which instances a waiting job may have (reconciler)
-outputs          ledger.outputs: files into storage (io workers)
-secrets          ledger.secrets: open for one purpose, wipe (workers, reconciler)
-instances        ledger.instances: the fleet's GPUs and their nodes (GPU workers, API)
-input_files      ledger.input_files: files that came in (API, reconciler)
-durations        ledger.durations: how long jobs take (GPU workers, API)
-workload         ledger.workload: what waits and runs, and for how long (API)
-facts            ledger.facts: what a fleet agrees on (all)
-retention        ledger.removal: what leaves the ledger (reconciler)
-timekeeping      ledger.timekeeping: whether the clock was set (reconciler)
-webhooks/        ledger.outbox: webhooks out, and what became of them (io workers, API)
-transitions      the one way a job changes its status (all of the above)
-scheduling       which job an instance runs next (claims)
-sealing          secrets at rest (secrets, requests)
-upgrade          the schema, brought to its newest version (every process at its start)
-migrations/      the steps of that
-database/        tables, connections, rows
+jobs         ledger.jobs: submit, look up, list, cancel (API)
+requests     ledger.requests: requests that come again (API)
+claims       ledger.claims: claim, lease, progress, end of a prompt (GPU workers)
+requeue      ledger.requeue: give back, take back, expire (GPU workers, reconciler)
+pins         ledger.pins: which instances a waiting job may have (reconciler)
+outputs      ledger.outputs: files into storage (io workers)
+secrets      ledger.secrets: open for one purpose, wipe (workers, reconciler)
+instances    ledger.instances: the fleet's GPUs and their nodes (GPU workers, API)
+input_files  ledger.input_files: files that came in (API, reconciler)
+durations    ledger.durations: how long jobs take (GPU workers, API)
+workload     ledger.workload: what waits and runs, and for how long (API)
+facts        ledger.facts: what a fleet agrees on (all)
+retention    ledger.removal: what leaves the ledger (reconciler)
+timekeeping  ledger.timekeeping: whether the clock was set (reconciler)
+webhooks/    ledger.outbox: webhooks out, and what became of them (io workers, API)
+transitions  the one way a job changes its status (all of the above)
+scheduling   which job an instance runs next (claims)
+sealing      secrets at rest (secrets, requests)
+upgrade      the schema, brought to its newest version (every process at its start)
+migrations/  the steps of that
+database/    tables, connections, rows
 
 Each change of a job is one transaction that also writes its event and the webhooks that tell of it.
 """

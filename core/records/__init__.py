@@ -1,0 +1,14 @@
+"""What is known of a job, typed and frozen: one record from the request's body to the ledger, and those it holds.
+
+They serialise themselves, and ignore what they do not know when they are read.
+
+job_request     JobRequest, what a client wants; AcceptedJob, with what the check adds (api, core.ledger)
+job             Job, the statuses, and which may follow which (all)
+job_error       JobError, Loss, JobWarning: what went wrong (tasks, core.ledger, core.contracts)
+output          OutputFile on its way, Output in storage, BucketResult (tasks, core.ledger, api)
+output_options  what is to become of the outputs (api, tasks.outputs)
+progress        Progress, the last snapshot of a run (tasks.runner, core.contracts)
+webhook_target  the receiver of a job's events (api, core.ledger, tasks.webhooks)
+webhook_events  the names of the events (api, core.ledger)
+bucket_target   where in which bucket, and with which credentials (api, core.buckets, tasks.outputs)
+"""
