@@ -1,11 +1,20 @@
-"""The HTTP API: one Flask application, one blueprint for each contract, one service under all of them."""
+"""The HTTP API: one Flask application, a blueprint for each contract, one service under all of them.
+
+contracts/       what clients send and get, one room for each contract
+server/          health, readiness, the documentation page
+service/         what all contracts do with the ledger
+schema/          bodies and answers as models; the OpenAPI document is made of them
+http/            what every route needs: keys, bodies, files, errors, time limits
+wsgi             makes the application of one process (gunicorn)
+gunicorn_config  gunicorn's settings (gunicorn, `comfyline api`)
+"""
 
 from __future__ import annotations
 
 from flask import Flask
 
 from api.contracts.comfy_v2.assets import assets_blueprint
-from api.contracts.comfy_v2.jobs import v2_blueprint
+from api.contracts.comfy_v2.job_routes import v2_blueprint
 from api.contracts.deliveries import deliveries_blueprint
 from api.contracts.generate.routes import generate_blueprint
 from api.contracts.generate.stream import generate_stream_blueprint
@@ -14,7 +23,7 @@ from api.contracts.pyworker.prompt import prompt_blueprint
 from api.contracts.pyworker.tasks import pyworker_blueprint
 from api.contracts.templates import workflows_blueprint
 from api.http.auth import Guard
-from api.http.errors import register_error_handlers, say_when_storage_is_away
+from api.http.error_handlers import register_error_handlers, say_when_storage_is_away
 from api.http.request_log import register_request_log
 from api.server.docs_page import docs_blueprint
 from api.server.health import health_blueprint
@@ -23,7 +32,7 @@ from api.service.input_files import Intake
 from api.service.jobs import JobService, TurnPublisher
 from api.service.waiting import Hub
 from core.ledger import Ledger
-from core.settings.settings import Settings
+from core.settings import Settings
 from core.storage.marker import StorageMarker
 from workflows.templates.library import SHIPPED, Library
 

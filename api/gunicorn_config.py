@@ -17,7 +17,7 @@ import gunicorn.util
 from gevent.baseserver import BaseServer
 
 from core.errors import ConfigurationError
-from core.settings.settings import Settings, load_settings
+from core.settings import Settings, load_settings
 from core.startup import check_api, is_told_already, open_api_advice, private_from_now_on
 
 

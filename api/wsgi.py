@@ -20,7 +20,7 @@ from core.ledger import Change, Ledger
 from core.log_format import LOG_FORMAT
 from core.messaging import broker_guard
 from core.messaging.notices import Notice, NoticeListener, NoticeSender
-from core.settings.settings import Settings, load_settings
+from core.settings import Settings, load_settings
 from tasks.messaging.app import make_app
 from tasks.messaging.publish import Publisher
 from tasks.messaging.remote_control import ask

@@ -27,7 +27,7 @@ from bench.report import Report
 from bench.waiting import BenchFleet, Usage
 from core.job_request import AcceptedJob, JobRequest
 from core.ledger import Ledger
-from core.settings.settings import Settings
+from core.settings import Settings
 from tests.fleet import until, work
 from tests.services import find_postgres, redis_broker
 

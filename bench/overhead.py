@@ -24,7 +24,7 @@ import websocket
 
 from bench.report import Report
 from core.ledger import Ledger
-from core.settings.settings import Settings
+from core.settings import Settings
 from tests.fleet import ALL, Fleet
 
 ROUNDS = 5

@@ -21,7 +21,7 @@ from typing import Any
 
 from bench.report import Report
 from core.ledger import Ledger
-from core.settings.settings import Settings
+from core.settings import Settings
 from tests.fleet import Fleet
 from tests.services import find_postgres, redis_broker
 

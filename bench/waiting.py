@@ -27,7 +27,7 @@ import requests
 
 from bench.report import Report
 from core.ledger import Ledger
-from core.settings.settings import Settings
+from core.settings import Settings
 from tests.fleet import Fleet, until, work
 
 CLIENTS = 1000

@@ -25,7 +25,7 @@ import requests
 from bench.report import Report
 from core.ledger import Ledger
 from core.ledger.upgrade import migrate
-from core.settings.settings import Settings
+from core.settings import Settings
 from tasks.webhooks.dispatcher import WebhookDispatcher
 from tests.ledger_moves import succeeded
 from tests.receivers import Answer, Received, receiving

@@ -1,0 +1,9 @@
+"""The command `comfyline`.
+
+main             finds the command, runs it, turns errors into one line
+commands/        one module for each command or family of commands
+local/           the processes of this machine: broker, Flower, the whole stack
+remote/          the client of a server, and what it needs
+output/          what a terminal shows
+exit_codes       exit statuses that scripts rely on
+"""

@@ -13,5 +13,5 @@ EXIT_INTERRUPTED = 130
 
 
 def exit_status_of(status: str) -> int:
-    """The exit status for a job's terminal status."""
+    """Return the exit status for a job's terminal status."""
     return {"succeeded": EXIT_OK, "canceled": EXIT_CANCELED}.get(status, EXIT_FAILED)

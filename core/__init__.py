@@ -1,0 +1,21 @@
+"""What all packages share: the ledger, settings, errors, records; imports nothing of the others.
+
+ledger/          the database of jobs, the only truth about them
+settings/        everything an operator can set
+contracts/       jobs in the words of each contract, for answers and webhooks
+webhooks/        what a webhook says and how it is signed
+messaging/       change notices, and the broker's errors
+outbound/        guarded HTTP to URLs of clients
+buckets/         S3 buckets and signed URLs
+storage/         files of the fleet
+texts/           texts of others: read, cut, cleaned
+job              the job record and its statuses
+errors           the tree of errors
+background       threads that outlive what is unforeseen
+broker_kind      which broker a URL names
+clock            what time it is
+links            signed links to files
+object_keys      keys of objects in a bucket
+log_format       how a log line looks
+startup          what is checked before a server starts
+"""

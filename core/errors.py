@@ -74,6 +74,39 @@ class ComfylineError(Exception):
         return self.message
 
 
+class _CarriesNodeErrors(Exception):
+    """What ComfyUI, or our check in its place, says of a graph's nodes."""
+
+    def __init__(self, message: str, node_errors: NodeErrors | None = None) -> None:
+        super().__init__(message, node_errors)
+        self.node_errors: NodeErrors = node_errors or {}
+
+    @property
+    def details(self) -> dict[str, Any] | None:
+        return {"node_errors": self.node_errors}
+
+
+class _NamesJob(Exception):
+    """The job that has what the request asks for anew."""
+
+    def __init__(self, message: str, job_id: str | None = None) -> None:
+        super().__init__(message, job_id)
+        self.job_id = job_id
+
+    @property
+    def details(self) -> dict[str, Any] | None:
+        return None if self.job_id is None else {"job_id": self.job_id}
+
+
+class _NamesNode(Exception):
+    """The node that ran, where one is known."""
+
+    def __init__(self, message: str, node_id: str | None = None, node_class: str | None = None) -> None:
+        super().__init__(message, node_id, node_class)
+        self.node_id = node_id
+        self.node_class = node_class
+
+
 class RequestError(ComfylineError):
     """The client must change the request."""
 
@@ -110,18 +143,10 @@ class InputUnavailable(InvalidRequest):
     code = "input_unavailable"
 
 
-class InvalidWorkflow(RequestError):
+class InvalidWorkflow(_CarriesNodeErrors, RequestError):
     """The graph cannot run."""
 
     code = "invalid_workflow"
-
-    def __init__(self, message: str, node_errors: NodeErrors | None = None) -> None:
-        super().__init__(message, node_errors)
-        self.node_errors: NodeErrors = node_errors or {}
-
-    @property
-    def details(self) -> dict[str, Any] | None:
-        return {"node_errors": self.node_errors}
 
 
 class EditorWorkflow(InvalidWorkflow):
@@ -136,28 +161,16 @@ class MissingAsset(RequestError):
     code = "missing_asset"
 
 
-class IdempotencyKeyReuse(RequestError):
+class IdempotencyKeyReuse(_NamesJob, RequestError):
     """The Idempotency-Key was used before: a key is good for one submission."""
 
     code = "idempotency_key_reuse"
 
-    def __init__(self, message: str, job_id: str | None = None) -> None:
-        super().__init__(message, job_id)
-        self.job_id = job_id
 
-    @property
-    def details(self) -> dict[str, Any] | None:
-        return None if self.job_id is None else {"job_id": self.job_id}
-
-
-class RequestIdReuse(RequestError):
+class RequestIdReuse(_NamesJob, RequestError):
     """The request_id belongs to a request with another body."""
 
     code = "request_id_reuse"
-
-    def __init__(self, message: str, job_id: str | None = None) -> None:
-        super().__init__(message, job_id)
-        self.job_id = job_id
 
     @classmethod
     def of(cls, request_id: str, job_id: str | None = None) -> RequestIdReuse:
@@ -167,10 +180,6 @@ class RequestIdReuse(RequestError):
             "the same body it would be the same request.",
             job_id,
         )
-
-    @property
-    def details(self) -> dict[str, Any] | None:
-        return None if self.job_id is None else {"job_id": self.job_id}
 
 
 class NotFound(RequestError):
@@ -264,11 +273,7 @@ class ComfyOutOfMemory(TransientError):
     code = "out_of_memory"
 
     def __init__(
-        self,
-        message: str,
-        node_id: str | None = None,
-        node_class: str | None = None,
-        traceback: str | None = None,
+        self, message: str, node_id: str | None = None, node_class: str | None = None, traceback: str | None = None
     ) -> None:
         super().__init__(message, node_id, node_class, traceback)
         self.node_id = node_id
@@ -282,11 +287,7 @@ class PromptTimeout(TransientError):
     code = "timeout"
 
     def __init__(
-        self,
-        message: str,
-        still_runs: bool = False,
-        node_id: str | None = None,
-        node_class: str | None = None,
+        self, message: str, still_runs: bool = False, node_id: str | None = None, node_class: str | None = None
     ) -> None:
         super().__init__(message, still_runs, node_id, node_class)
         #: It did not react to the interrupt: its instance is of no use until it is restarted.
@@ -295,15 +296,10 @@ class PromptTimeout(TransientError):
         self.node_class = node_class
 
 
-class PromptStuck(TransientError):
+class PromptStuck(_NamesNode, TransientError):
     """A prompt shows no sign of life, or does not react to an interrupt: its instance has to be restarted."""
 
     code = "stuck"
-
-    def __init__(self, message: str, node_id: str | None = None, node_class: str | None = None) -> None:
-        super().__init__(message, node_id, node_class)
-        self.node_id = node_id
-        self.node_class = node_class
 
 
 class UploadFailed(TransientError):
@@ -324,18 +320,10 @@ class InputGone(PermanentError):
     code = "input_gone"
 
 
-class PromptRejected(PermanentError):
+class PromptRejected(_CarriesNodeErrors, PermanentError):
     """ComfyUI refused the graph (HTTP 400), or dropped some of its outputs (HTTP 200 with `node_errors`)."""
 
     code = "invalid_workflow"
-
-    def __init__(self, message: str, node_errors: NodeErrors | None = None) -> None:
-        super().__init__(message, node_errors)
-        self.node_errors: NodeErrors = node_errors or {}
-
-    @property
-    def details(self) -> dict[str, Any] | None:
-        return {"node_errors": self.node_errors}
 
 
 class PromptFailed(PermanentError):
@@ -358,15 +346,10 @@ class PromptFailed(PermanentError):
         self.traceback = traceback
 
 
-class PromptInterrupted(PermanentError):
+class PromptInterrupted(_NamesNode, PermanentError):
     """Somebody interrupted the prompt."""
 
     code = "interrupted"
-
-    def __init__(self, message: str, node_id: str | None = None, node_class: str | None = None) -> None:
-        super().__init__(message, node_id, node_class)
-        self.node_id = node_id
-        self.node_class = node_class
 
 
 class OutputNotConvertible(PermanentError):

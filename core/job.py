@@ -14,7 +14,7 @@ from core.texts.stored_json import known_fields
 from core.webhooks.target import WebhookTarget
 
 #: Which HTTP contract took a job: decides the shape of its webhooks.
-Contract: TypeAlias = Literal["v2", "generate"]
+ContractName: TypeAlias = Literal["v2", "generate"]
 Status: TypeAlias = Literal[
     "queued", "running", "canceling", "delivering", "succeeded", "failed", "canceled", "expired"
 ]
@@ -94,7 +94,7 @@ class InputRef:
 class JobSpec:
     """What a client asked for, as far as its job shows it for good: each field has its column in the ledger."""
 
-    contract: Contract
+    contract: ContractName
     #: Larger runs sooner.
     priority: int = 0
     #: Labels of the client, a map or one string; returned as given.

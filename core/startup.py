@@ -7,11 +7,12 @@ from pathlib import Path
 
 from core.errors import ConfigurationError, InvalidRequest
 from core.outbound import Policy, check_url
+from core.settings import Settings, process_environment
 from core.settings.neighbours import is_loopback
-from core.settings.settings import Settings, process_environment
 
-#: In the environment of all that `comfyline up` and `comfyline gpu` start: whoever has it is told by them.
-SET_VARIABLE = "COMFYLINE_SET"
+#: In the environment of all that `comfyline up` and `comfyline gpu` start, which have told the operator everything.
+#: It has no prefix of settings, or settings would refuse it.
+SET_VARIABLE = "UNDER_COMFYLINE"
 #: Shorter keys are found by trying.
 MIN_KEY_CHARS = 8
 
@@ -22,8 +23,7 @@ def check_api(settings: Settings) -> None:
         if len(key) < MIN_KEY_CHARS:
             raise ConfigurationError(
                 f"COMFYLINE_API_KEYS: a key has {len(key)} characters, and at least {MIN_KEY_CHARS} are needed, or it "
-                f"is "
-                "soon found by trying. `openssl rand -hex 24` makes a good one."
+                "is soon found by trying. `openssl rand -hex 24` makes a good one."
             )
     if settings.webhook_url:
         try:
@@ -54,8 +54,7 @@ def data_dir_advice(settings: Settings) -> str | None:
         return None
     return (
         f"COMFYLINE_DATA_DIR={settings.data_dir} is open to other users of this machine (mode {mode:04o}). What is "
-        f"written "
-        f"there from now on is not, what is there may be: chmod -R go= {settings.data_dir}"
+        f"written there from now on is not, what is there may be: chmod -R go= {settings.data_dir}"
     )
 
 

@@ -21,20 +21,6 @@ log = logging.getLogger(__name__)
 #: one stops consuming as soon as its supervisor has noticed.
 REST_S = 1.0
 
-_runner: JobRunner | None = None
-
-
-def open_station(runner: JobRunner) -> None:
-    """Called in the pool's process, after the fork."""
-    global _runner
-    _runner = runner
-
-
-def close_station() -> None:
-    """Called when the pool's process ends in good order."""
-    if _runner is not None:
-        _runner.close()
-
 
 @shared_task(bind=True, base=ComfylineTask, name=GENERATE)
 def generate(self: ComfylineTask, job_id: str) -> list[str | int | float] | str:
@@ -43,16 +29,16 @@ def generate(self: ComfylineTask, job_id: str) -> list[str | int | float] | str:
     Returns: `[job_id, attempt, instance, seconds]` of the job that was run, which the next step of the chain takes, or
       in words why nothing follows. Flower shows either.
     """
-    assert _runner is not None, "only a GPU worker runs this task"
+    runner = self.context[JobRunner]
     started_s = time.monotonic()
     try:
         with spared_from_sigterm(self.runtime.settings.drain_grace_s):
-            end = _runner.work(job_id)
+            end = runner.work(job_id)
     except ComfyUnavailable as exc:
         log.warning("turn of job %s passed on: %s", job_id, exc)
         time.sleep(REST_S)
         self.runtime.publisher.turn(job_id)
-        return self.end_chain(f"passed on: {_runner.name} takes no jobs")
+        return self.end_chain(f"passed on: {runner.name} takes no jobs")
     except LedgerUnavailable as exc:
         log.warning("turn of job %s dropped: %s", job_id, exc)
         return self.end_chain("dropped: the ledger does not answer")
@@ -62,10 +48,10 @@ def generate(self: ComfylineTask, job_id: str) -> list[str | int | float] | str:
         raise ComfylineError(f"A fault of ours ({type(exc).__name__}); the worker's log has it.") from None
     if end is None:
         return self.end_chain("nothing to do")
-    who = f"job {end.job_id} attempt {end.attempt} on {_runner.name}"
+    who = f"job {end.job_id} attempt {end.attempt} on {runner.name}"
     if isinstance(end, Finished):
         self.report(who)
-        return [end.job_id, end.attempt, _runner.name, round(time.monotonic() - started_s, 3)]
+        return [end.job_id, end.attempt, runner.name, round(time.monotonic() - started_s, 3)]
     self.report(f"{who}: {_in_words(end)}")
     Recorder(self.runtime).move_on(end)
     return self.end_chain(f"{who}: {_in_words(end)}")

@@ -17,7 +17,7 @@ from core.errors import (
     PromptTimeout,
 )
 from core.job_error import JobError
-from core.settings.settings import Settings
+from core.settings import Settings
 from core.texts.discretion import tells_machines_apart, without_places
 from core.texts.excerpts import MESSAGE_CHARS, TRACEBACK_CHARS, WHOLE_CHARS, head_and_tail
 

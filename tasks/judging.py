@@ -21,7 +21,7 @@ class Judge:
         self._compiled: dict[str, CompiledCatalogue | None] = {}
 
     def accepting(self, wanted: PinnedGraph, digests: Iterable[str]) -> tuple[list[str], InvalidWorkflow | None]:
-        """Which of these catalogues accept a graph, and what the first of the others says against it."""
+        """Return which of these catalogues accept a graph, and what the first of the others says against it."""
         accepting: list[str] = []
         refusal: InvalidWorkflow | None = None
         graph = json.loads(wanted.graph)

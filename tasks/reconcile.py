@@ -11,12 +11,14 @@ from collections.abc import Callable
 from celery import shared_task
 
 from core.background import failure_of
-from core.settings.settings import Settings
-from tasks.follow_up import take_back
+from core.job import DELIVERING, EXPIRED, FAILED
+from core.settings import Settings
+from tasks.messaging.follow_up import Moved, host_of, publish_follow_up
 from tasks.messaging.names import RECONCILE
-from tasks.reconciling.pins import follow_fleet
-from tasks.reconciling.retention import remove_expired, sweep
+from tasks.reconciling.expiry import remove_expired, sweep
+from tasks.reconciling.repinning import follow_fleet
 from tasks.runtime import ComfylineTask, Runtime
+from tasks.take_back import take_back
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +71,7 @@ def expire_waiting(runtime: Runtime) -> None:
     if limit_s:
         for job_id in runtime.ledger.requeue.expire_waiting(timeout_s=limit_s):
             log.warning("job %s expired: it waited for longer than %g s", job_id, limit_s)
-            runtime.publisher.notify(job_id)
+            publish_follow_up(runtime.publisher, Moved(job_id=job_id, status=EXPIRED))
 
 
 def publish_missing_turns(runtime: Runtime) -> None:
@@ -87,10 +89,10 @@ def resume_uploads(runtime: Runtime) -> None:
     settings = runtime.settings
     for job_id in runtime.ledger.outputs.abandon(after_s=max(settings.retention_s, settings.upload_give_up_s)):
         log.warning("job %s failed: nobody came for its outputs where they lie", job_id)
-        runtime.publisher.notify(job_id)
+        publish_follow_up(runtime.publisher, Moved(job_id=job_id, status=FAILED))
     for job_id, attempt, instance in runtime.ledger.outputs.overdue():
-        host = (instance or "").partition("@")[2] or runtime.settings.host
-        runtime.publisher.store(job_id, attempt, host)
+        host = host_of(instance) or runtime.settings.host
+        publish_follow_up(runtime.publisher, Moved(job_id=job_id, status=DELIVERING, attempt=attempt, host=host))
     for job_id in runtime.ledger.outbox.jobs_due():
         runtime.publisher.notify(job_id)
 

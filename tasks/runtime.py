@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Any, cast
+from typing import Any
 
 from celery import Celery, Task
 from celery.states import SUCCESS
@@ -12,8 +12,9 @@ from celery.states import SUCCESS
 from core.job import DELIVERING
 from core.ledger import Change, Ledger
 from core.messaging.notices import Notice, NoticeSender
-from core.settings.settings import Settings
+from core.settings import Settings
 from core.storage.marker import StorageMarker
+from tasks.messaging.context import ProcessContext, context_of
 from tasks.messaging.publish import BackgroundNotifier, Publisher
 
 log = logging.getLogger("comfyline.tasks")
@@ -49,9 +50,14 @@ class ComfylineTask(Task):  # type: ignore[type-arg]
     """Base of every task: gives it the process's runtime, and logs its end with what it reports, and seconds."""
 
     @property
+    def context(self) -> ProcessContext:
+        """What this process holds."""
+        return context_of(self.app)
+
+    @property
     def runtime(self) -> Runtime:
         """The runtime of this process."""
-        return cast(Runtime, self.app.fleet_runtime)  # type: ignore[attr-defined]
+        return self.context[Runtime]
 
     def end_chain(self, result: str) -> str:
         """Let nothing follow this task; returns the result, which Flower shows."""
@@ -59,7 +65,7 @@ class ComfylineTask(Task):  # type: ignore[type-arg]
         return result
 
     def report(self, text: str) -> None:
-        """What the task's line in the log is to say. A task that reports nothing has a line for debugging alone."""
+        """Set what the task's log line says. A task that reports nothing has a line for debugging alone."""
         self.request.update(reported=text)
 
     # The arguments of these two are Celery's.
@@ -78,5 +84,5 @@ class ComfylineTask(Task):  # type: ignore[type-arg]
 def equip(app: Celery, settings: Settings) -> Runtime:
     """Give an app the runtime of the present process; replaces one that was inherited by a fork."""
     runtime = Runtime(settings, app)
-    app.fleet_runtime = runtime  # type: ignore[attr-defined]
+    context_of(app).hold(runtime)
     return runtime

@@ -15,7 +15,10 @@ from core.job import SUCCEEDED, Job
 from core.ledger.outputs import Pending
 from core.output import OutputFile
 from core.output_options import AS_THEY_ARE
-from core.storage.folders import make_folder, remove_job
+from core.storage.backend import outputs_of
+from core.storage.folders import make_folder
+from core.storage.job_files import job_folder
+from tasks.messaging.follow_up import follow_up
 from tasks.messaging.names import UPLOAD
 from tasks.outputs.bucket_upload import upload_files
 from tasks.outputs.convert import Conversion
@@ -43,7 +46,7 @@ def upload(self: ComfylineTask, generated: list[str | int]) -> str:
         log.warning("job %s waits for another turn: %s", job_id, exc)
         return self.end_chain(f"job {job_id}: {exc}")
     self.report(f"job {job_id} attempt {attempt}")
-    if job.webhook is None:
+    if follow_up(job.status, has_webhook=bool(job.webhook)) is None:
         # Nobody to tell: the chain ends here, and a message and a task are saved.
         self.end_chain(job_id)
     return job_id
@@ -95,7 +98,7 @@ def _alone(root: Path, job_id: str, pending: Pending) -> Iterator[None]:
     if not pending.files and pending.output_options == AS_THEY_ARE:
         yield
         return
-    folder = root / job_id
+    folder = job_folder(root, job_id)
     make_folder(folder, root)
     with (folder / ".delivery.lock").open("w") as lock:
         try:
@@ -115,4 +118,4 @@ def _tidy(runtime: Runtime, job_id: str) -> None:
     if job.status == SUCCEEDED:
         discard_originals(runtime.settings.outputs_dir, job_id)
     elif job.is_terminal:
-        remove_job(runtime.settings.outputs_dir, job_id)
+        outputs_of(runtime.settings).remove_folder(job_id)

@@ -13,7 +13,7 @@ import uuid
 from typing import Any
 
 import billiard.pool
-from celery import Celery, bootsteps, signals
+from celery import Celery, signals
 from celery.exceptions import WorkerLostError
 from celery.utils.nodenames import host_format
 
@@ -21,24 +21,24 @@ from comfy.process.spec import InstanceSpec
 from core.errors import ConfigurationError
 from core.ledger import Ledger
 from core.ledger.upgrade import migrate
-from core.settings.settings import Settings
-from tasks import generate, notify, upload
-from tasks import reconcile as maintenance
+from core.settings import Settings
+from tasks import generate, notify, reconcile, upload
 from tasks.instance import control
 from tasks.instance.agent import InstanceAgent
+from tasks.instance.bootsteps import GateStep, InstanceStep
 from tasks.instance.directory_lock import occupied
 from tasks.instance.plan import plan_instances
 from tasks.instance.tenure import Tenure, check_host_name, take_or_refuse
 from tasks.messaging import consumer
-from tasks.messaging.app import Role, make_app
+from tasks.messaging.app import make_app
+from tasks.messaging.context import Role, context_of
 from tasks.messaging.names import GPU_QUEUE, IO_QUEUE, MAINTENANCE_QUEUE, io_queue_of
 from tasks.runner.runner import JobRunner
 from tasks.runtime import equip
+from tasks.webhooks.dispatcher import WebhookDispatcher
 
 #: Modules whose import registers the tasks and the commands of remote control.
-TASK_MODULES = (control, generate, maintenance, notify, upload)
-#: Seconds between looks at whether this worker should consume.
-GATE_S = 0.2
+TASK_MODULES = (control, generate, notify, reconcile, upload)
 IO_THREADS = 32
 #: How often, ten times a second, an ending pool process looks whether its main process has read its last result.
 LAST_RESULT_LOOKS = 30
@@ -47,13 +47,13 @@ log = logging.getLogger(__name__)
 
 
 def gpu_options(name: str) -> dict[str, Any]:
-    """How Celery runs the GPU worker of one instance."""
+    """Return how Celery runs the GPU worker of one instance."""
     # Prefork with one process: threads and solo break time limits, remote control or heartbeats.
     return _common_options(name) | {"pool_cls": "prefork", "concurrency": 1, "queues": [GPU_QUEUE]}
 
 
 def io_options(settings: Settings) -> dict[str, Any]:
-    """How Celery runs an io worker."""
+    """Return how Celery runs an io worker."""
     # Threads: all its work waits for disks and networks, and every call has its own time limit.
     queues = [IO_QUEUE, io_queue_of(settings.host), MAINTENANCE_QUEUE]
     return _common_options("io") | {"pool_cls": "threads", "concurrency": IO_THREADS, "queues": queues}
@@ -80,16 +80,18 @@ def _run_instance(settings: Settings, spec: InstanceSpec) -> None:
         # Before anything is started, and closed before Celery forks.
         take_or_refuse(tenure, ledger)
     agent = InstanceAgent(settings, spec, tenure)
-    app.instance_agent = agent  # type: ignore[attr-defined]
+    context = context_of(app)
+    context.hold(agent)
     app.steps["worker"].add(InstanceStep)
     app.steps["consumer"].add(GateStep)
 
     # Celery keeps weak references to signal handlers; these live as long as this function, which is long enough.
-    def open_station(**_kwargs: Any) -> None:
-        generate.open_station(JobRunner(equip(app, settings), agent.name, agent.line, worker=tenure.worker))
+    def open_runner(**_kwargs: Any) -> None:
+        context.hold(JobRunner(equip(app, settings), agent.name, agent.condemn_pipe, worker=tenure.worker))
 
-    def close_station(**_kwargs: Any) -> None:
-        generate.close_station()
+    def close_runner(**_kwargs: Any) -> None:
+        if (runner := context.get(JobRunner)) is not None:
+            runner.close()
 
     def on_failure(exception: BaseException | None = None, **_kwargs: Any) -> None:
         if isinstance(exception, WorkerLostError):
@@ -101,9 +103,9 @@ def _run_instance(settings: Settings, spec: InstanceSpec) -> None:
     # A main process that ends may never read it, and billiard lets its child wait for that for 30 s. Unread means not
     # acknowledged, and a turn that comes back finds nothing to do.
     billiard.pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT = LAST_RESULT_LOOKS
-    signals.worker_process_init.connect(open_station)
+    signals.worker_process_init.connect(open_runner)
     signals.worker_shutting_down.connect(on_shutdown)
-    signals.worker_process_shutdown.connect(close_station)
+    signals.worker_process_shutdown.connect(close_runner)
     signals.task_failure.connect(on_failure)
     try:
         _run(app, options, "worker", spec.name)
@@ -117,11 +119,12 @@ def run_io_worker(settings: Settings) -> None:
     app = _prepare(settings, "io")
     with contextlib.closing(Ledger(settings, pool_size=1)) as ledger:
         check_host_name(settings, ledger)
-    notify.open_postman(equip(app, settings))
+    dispatcher = WebhookDispatcher(settings, equip(app, settings).ledger)
+    context_of(app).hold(dispatcher)
     try:
         _run(app, io_options(settings), "io")
     finally:
-        notify.close_postman()
+        dispatcher.close()
 
 
 def run_beat(settings: Settings) -> None:
@@ -129,37 +132,6 @@ def run_beat(settings: Settings) -> None:
     app = _prepare(settings, "beat")
     _quieten()
     app.Beat(loglevel="INFO").run()
-
-
-class InstanceStep(bootsteps.StartStopStep):
-    """Starts the instance with the worker. It ends after the worker, see `run_gpu_worker`."""
-
-    # After the pool: its process is forked before the supervisor's threads exist.
-    requires = ("celery.worker.components:Pool",)
-
-    def start(self, parent: Any) -> None:
-        parent.app.instance_agent.start()
-
-
-class GateStep(bootsteps.StartStopStep):
-    """Consumes turns only while the instance takes jobs; looked at by a timer in the consumer's own thread."""
-
-    requires = ("celery.worker.consumer.tasks:Tasks",)
-
-    def start(self, parent: Any) -> None:
-        # Not at once: until Celery's loop runs it has no place for messages, and one that comes then would end it.
-        self._timer = parent.timer.call_repeatedly(GATE_S, self._look, (parent,))
-
-    def stop(self, _parent: Any) -> None:
-        self._timer.cancel()
-
-    def _look(self, consumer: Any) -> None:
-        wanted = consumer.app.instance_agent.takes_jobs
-        consuming = consumer.task_consumer.consuming_from(GPU_QUEUE)
-        if wanted and not consuming:
-            consumer.add_task_queue(GPU_QUEUE)
-        elif consuming and not wanted:
-            consumer.cancel_task_queue(GPU_QUEUE)
 
 
 def _spec(settings: Settings, name: str) -> InstanceSpec:
@@ -189,6 +161,6 @@ def _run(app: Celery, options: dict[str, Any], *words: str) -> None:
 
 
 def _quieten() -> None:
-    """Each task has one line, from its base class. Celery's say the same twice more, and beat's once for each tick."""
+    """Silence log lines that repeat: each task has one of its own, from its base class."""
     for name in ("celery.app.trace", "celery.worker.strategy", "celery.beat"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit, urlunsplit
 
-from core.settings.settings import Settings
+from core.settings import Settings
 from tests.own_servers import OwnValkey
 from tests.services import Broker
 from tests.wire import Wire

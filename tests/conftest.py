@@ -20,7 +20,7 @@ import pytest_socket
 from comfy.liveness.procfs import ProcessIdentity, with_variable
 from core.ledger import Ledger
 from core.ledger.upgrade import migrate
-from core.settings.settings import Settings
+from core.settings import Settings
 from tests.broker_lines import BrokerLine, own_line, shared_line
 from tests.own_servers import OwnPostgres, OwnValkey, children_of
 from tests.services import (

@@ -17,7 +17,7 @@ import psycopg
 
 from cli.local.broker import answers, broker_spec
 from comfy.process import launch
-from core.settings.settings import process_environment
+from core.settings import process_environment
 from tests.services import eventually, make_settings, missing
 from tests.simulator_process import free_port
 

@@ -30,7 +30,7 @@ from amqp.exceptions import AMQPError
 from kombu import Connection
 from psycopg import sql
 
-from core.settings.settings import Settings
+from core.settings import Settings
 
 POSTGRES_VARIABLE = "COMFYLINE_TEST_POSTGRES_URL"
 REDIS_VARIABLE = "COMFYLINE_TEST_REDIS_URL"

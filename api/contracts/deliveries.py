@@ -4,32 +4,36 @@ from __future__ import annotations
 
 import re
 from typing import Any
-from urllib.parse import urlsplit
 
 from flask import Blueprint, Response, request
 
+from api.contracts.delivery_views import (
+    STATES,
+    DeliveryPageView,
+    DeliveryView,
+    PublicKeyView,
+    PurgedView,
+    delivery_view,
+)
 from api.http.errors import BadParameter, InvalidCursor, json_response
 from api.http.json_body import has_body, read_json
 from api.http.time_limits import bounded, ledger_time_limit
-from api.schema import answers, fields
+from api.schema import fields
 from api.schema.bodies import ReplayBody
-from api.schema.openapi import JOBS, WEBHOOKS, Described, Parameter
+from api.schema.described import JOBS, WEBHOOKS, Described, Parameter
 from api.schema.validation import read
 from api.service.jobs import TurnPublisher, check_id
 from api.service.webhook_target import webhook_secrets
-from core.contracts.comfy_v2 import maybe_timestamp, timestamp
 from core.errors import InvalidRequest, LedgerUnavailable, NotFound, SecretUnreadable
 from core.ledger import Ledger
 from core.ledger.secrets import WEBHOOK
-from core.ledger.webhooks.outbox import ENDED, Delivery, Try
-from core.ledger.webhooks.outbox_writer import PENDING, SENDING
-from core.settings.settings import Settings
+from core.ledger.webhooks.outbox import ENDED
+from core.settings import Settings
 from core.webhooks.signing import load_signing_key, public_key_text
 from core.webhooks.target import ONE_SECRET
 
 #: How a replay brings what was wiped.
 _SHAPES = {"secret": '"secret": "..."', "headers": '"headers": {"<name>": "<value>"}'}
-STATES = (PENDING, SENDING, *ENDED)
 _LIMIT = Parameter(
     name="limit",
     place="query",
@@ -73,7 +77,7 @@ def deliveries_blueprint(settings: Settings, ledger: Ledger, publisher: TurnPubl
     @Described(
         summary="List deliveries, the newest first",
         tag=WEBHOOKS,
-        answers={200: answers.DeliveryPage},
+        answers={200: DeliveryPageView},
         errors=(NotFound, InvalidCursor, LedgerUnavailable),
         parameters=(_STATE, _JOB, _ID_PREFIX, _LIMIT, _CURSOR),
         text="Each with its log of tries.",
@@ -88,7 +92,7 @@ def deliveries_blueprint(settings: Settings, ledger: Ledger, publisher: TurnPubl
     @Described(
         summary="The deliveries of a job's webhook, the newest first",
         tag=JOBS,
-        answers={200: answers.DeliveryPage},
+        answers={200: DeliveryPageView},
         errors=(NotFound, InvalidCursor, LedgerUnavailable),
         parameters=(_LIMIT, _CURSOR),
     )
@@ -100,7 +104,7 @@ def deliveries_blueprint(settings: Settings, ledger: Ledger, publisher: TurnPubl
     @Described(
         summary="A delivery with its log of tries",
         tag=WEBHOOKS,
-        answers={200: answers.Delivery},
+        answers={200: DeliveryView},
         errors=(NotFound, LedgerUnavailable),
     )
     @bounded
@@ -113,7 +117,7 @@ def deliveries_blueprint(settings: Settings, ledger: Ledger, publisher: TurnPubl
         tag=WEBHOOKS,
         body=ReplayBody,
         is_optional=True,
-        answers={202: answers.Delivery},
+        answers={202: DeliveryView},
         errors=(NotFound, LedgerUnavailable),
         text="With the same id and body, and from the beginning of its schedule. A secret or headers that came "
         "with the job are deleted after their last use, and must then come again.",
@@ -131,7 +135,7 @@ def deliveries_blueprint(settings: Settings, ledger: Ledger, publisher: TurnPubl
     @Described(
         summary="Forget deliveries that have ended",
         tag=WEBHOOKS,
-        answers={200: answers.Purged},
+        answers={200: PurgedView},
         errors=(LedgerUnavailable,),
         parameters=(_ENDED, _OLDER_THAN),
     )
@@ -140,54 +144,23 @@ def deliveries_blueprint(settings: Settings, ledger: Ledger, publisher: TurnPubl
         state = _state(ENDED)
         if state is None:
             raise BadParameter(f"state is missing: it must be one of {', '.join(ENDED)}.")
-        return json_response({"purged": ledger.outbox.purge(state, older_than_ms=_older_than_s() * 1000)})
+        view: PurgedView = {"purged": ledger.outbox.purge(state, older_than_ms=_older_than_s() * 1000)}
+        return json_response(view)
 
     @blueprint.get("/webhooks/public-key")
     @Described(
         summary="What receivers check v1a signatures with",
         tag=WEBHOOKS,
-        answers={200: answers.PublicKey},
+        answers={200: PublicKeyView},
         errors=(NotFound,),
     )
     def public_key() -> Response:
         if private_key is None:
             raise NotFound("This server has no key of its own for webhooks: its operator sets one.")
-        return json_response({"public_key": public_key_text(private_key)})
+        view: PublicKeyView = {"public_key": public_key_text(private_key)}
+        return json_response(view)
 
     return blueprint
-
-
-def delivery_view(delivery: Delivery) -> dict[str, Any]:
-    """The Delivery object."""
-    return {
-        "id": delivery.id,
-        "job_id": delivery.job_id,
-        "event": delivery.event,
-        "sequence": delivery.seq,
-        "state": delivery.state,
-        "url": shown_url(delivery.url),
-        "tries": delivery.tries,
-        "created_at": timestamp(delivery.created_at_ms),
-        "updated_at": timestamp(delivery.updated_at_ms),
-        "next_try_at": maybe_timestamp(delivery.next_try_at_ms) if delivery.state == PENDING else None,
-        "attempts": [_try_view(each) for each in delivery.log],
-    }
-
-
-def shown_url(url: str) -> str:
-    """Scheme, host and path of a URL: what else it holds may be somebody's secret."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-
-
-def _try_view(each: Try) -> dict[str, Any]:
-    return {
-        "number": each.number,
-        "at": timestamp(each.at_ms),
-        "duration_ms": each.duration_ms,
-        "status_code": each.status_code,
-        "error": each.error,
-    }
 
 
 def _renew_secrets(ledger: Ledger, job_id: str, given: dict[str, Any]) -> None:
@@ -228,7 +201,8 @@ def _page(ledger: Ledger, *, state: str | None, job_id: str | None, ids: tuple[s
     found = ledger.outbox.page(state=state, job_id=job_id, ids=ids, limit=limit + 1, after=after)
     shown, rest = found[:limit], found[limit:]
     cursor = fields.encode_cursor(shown[-1].created_at_ms, shown[-1].id) if rest else None
-    return json_response({"deliveries": [delivery_view(each) for each in shown], "next_cursor": cursor})
+    view: DeliveryPageView = {"deliveries": [delivery_view(each) for each in shown], "next_cursor": cursor}
+    return json_response(view)
 
 
 def _state(known: tuple[str, ...]) -> str | None:

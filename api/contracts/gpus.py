@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Annotated
 
 from flask import Blueprint, Response, request
+from pydantic import Field
+from typing_extensions import TypedDict
 
 from api.http.errors import json_response
 from api.http.time_limits import at_most, bounded, ledger_time_limit
-from api.schema import answers
-from api.schema.openapi import SERVER, Described, Parameter
+from api.schema.described import SERVER, Described, Parameter
 from core.errors import BrokerUnavailable, InstanceUnreachable, InvalidRequest, LedgerUnavailable, NotFound
 from core.ledger import Ledger
 from core.ledger.instances import InstanceRecord
@@ -26,6 +27,34 @@ HOST = Parameter(name="host", place="query", description="Only those of this hos
 HELD = "A name is gpu0@host, or gpu0 where only one host has that. The answer means that its worker has begun."
 
 
+class GpuView(TypedDict):
+    """A GPU with its ComfyUI, as operators see it."""
+
+    name: Annotated[str, Field(description="gpu0@host.")]
+    host: str
+    state: str
+    reason: Annotated[str | None, Field(description="Of its state.")]
+    kind: Annotated[str, Field(json_schema_extra={"enum": ["simulator", "comfyui", "attached"]})]
+    is_simulated: bool
+    gpu: str | None
+    device: str | None
+    version: str | None
+    job_id: Annotated[str | None, Field(description="The job it runs now.")]
+    models: Annotated[list[str], Field(description="Model files of the job that it ran last.")]
+    restarts: int
+    warmup_s: float | None
+    started_at_ms: int
+    up_since_ms: Annotated[
+        int | None, Field(description="When it answered first after its last start; null if it does not.")
+    ]
+    heartbeat_at_ms: int
+    quarantined_until_ms: int | None
+
+
+class GpusView(TypedDict):
+    gpus: list[GpuView]
+
+
 def gpus_blueprint(ledger: Ledger, ask: Ask) -> Blueprint:
     """Routes under /api/v2/gpus: an extension, for operators."""
     blueprint = Blueprint("gpus", __name__, url_prefix="/api/v2/gpus")
@@ -34,16 +63,16 @@ def gpus_blueprint(ledger: Ledger, ask: Ask) -> Blueprint:
     @Described(
         summary="The GPUs of the fleet",
         tag=SERVER,
-        answers={200: answers.Gpus},
+        answers={200: GpusView},
         errors=(LedgerUnavailable,),
         parameters=(HOST,),
     )
     @bounded
     def every() -> Response:
         host = request.args.get("host")
-        return json_response(
-            {"gpus": [gpu_view(record) for record in ledger.instances.all() if host in (None, record.host)]}
-        )
+        found = [record for record in ledger.instances.all() if host in (None, record.host)]
+        view: GpusView = {"gpus": [gpu_view(record) for record in found]}
+        return json_response(view)
 
     def tell(command: str, name: str) -> Response:
         with ledger_time_limit():
@@ -57,7 +86,7 @@ def gpus_blueprint(ledger: Ledger, ask: Ask) -> Blueprint:
     @Described(
         summary="Have a GPU finish its job and take no more",
         tag=SERVER,
-        answers={202: answers.Gpu},
+        answers={202: GpuView},
         errors=ERRORS,
         text=f"Until it is resumed, also when its worker is started anew. {HELD}",
     )
@@ -68,7 +97,7 @@ def gpus_blueprint(ledger: Ledger, ask: Ask) -> Blueprint:
     @Described(
         summary="Have a drained GPU take jobs again, or start a quarantined one",
         tag=SERVER,
-        answers={202: answers.Gpu},
+        answers={202: GpuView},
         errors=ERRORS,
         text=HELD,
     )
@@ -79,7 +108,7 @@ def gpus_blueprint(ledger: Ledger, ask: Ask) -> Blueprint:
     @Described(
         summary="Restart a GPU's ComfyUI when its job is done",
         tag=SERVER,
-        answers={202: answers.Gpu},
+        answers={202: GpuView},
         errors=ERRORS,
         text=f"A job that is not done within COMFYLINE_DRAIN_GRACE_S is given back, and goes on elsewhere. {HELD}",
     )
@@ -105,7 +134,7 @@ def find(records: Sequence[InstanceRecord], name: str) -> InstanceRecord:
     raise NotFound(f"There is no {name} in this fleet. It has: {known}.")
 
 
-def gpu_view(record: InstanceRecord) -> dict[str, Any]:
+def gpu_view(record: InstanceRecord) -> GpuView:
     """A GPU as operators see it; nothing of where its ComfyUI listens or keeps its files."""
     return {
         "name": record.name,

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Annotated
 
 from flask import Blueprint, Response, request
+from pydantic import Field
+from typing_extensions import TypedDict
 
-from api.contracts.comfy_v2.views import job_view
+from api.contracts.comfy_v2.views import JobView, job_view
 from api.http.caller import base_url, links_for
 from api.http.errors import InvalidMetadata, json_response
 from api.http.forms import upload_form
 from api.http.json_body import read_json
-from api.schema import answers, fields
+from api.schema import fields
 from api.schema.bodies import TemplateBody
-from api.schema.openapi import IDEMPOTENCY_KEY, SUBMIT_ERRORS, WORKFLOWS, Described
+from api.schema.described import IDEMPOTENCY_KEY, SUBMIT_ERRORS, WORKFLOWS, Described
 from api.schema.validation import read
 from api.service.input_files import Intake
 from api.service.job_requests import filled_request, with_job_fields
 from api.service.jobs import JobService
+from core.contracts.registry import CONTRACT_V2
 from core.errors import IdempotencyKeyReuse, InvalidRequest, NotFound
 from core.job_request import JobRequest
 from core.ledger import Ledger
-from core.settings.settings import Settings
+from core.settings import Settings
+from core.texts.json_types import JsonObject
 from workflows.graphs.file_names import safe_name
 from workflows.templates.library import Library
 from workflows.templates.modifiers import draw_between
@@ -36,6 +40,29 @@ FORM = {
 }
 
 
+class WorkflowSummaryView(TypedDict):
+    name: str
+    title: str
+    description: str
+
+
+class WorkflowProblemView(TypedDict):
+    file: str
+    line: int
+    reason: str
+
+
+class WorkflowsView(TypedDict):
+    """The templates, and what is wrong with files of the operator's directory."""
+
+    workflows: list[WorkflowSummaryView]
+    problems: list[WorkflowProblemView]
+
+
+class WorkflowView(WorkflowSummaryView):
+    parameters: Annotated[JsonObject, Field(description="JSON Schema of the values it takes.")]
+
+
 def workflows_blueprint(
     settings: Settings, ledger: Ledger, service: JobService, library: Library, intake: Intake
 ) -> Blueprint:
@@ -43,26 +70,28 @@ def workflows_blueprint(
     blueprint = Blueprint("workflows", __name__)
 
     @blueprint.get("/workflows")
-    @Described(summary="The templates there are", tag=WORKFLOWS, answers={200: answers.Workflows})
+    @Described(summary="The templates there are", tag=WORKFLOWS, answers={200: WorkflowsView})
     def every() -> Response:
         found = [_summary(library.get(name)) for name in library.names()]
         # Names of files only: where they lie is the operator's business.
-        problems = [
+        problems: list[WorkflowProblemView] = [
             {"file": problem.file.name, "line": problem.line, "reason": problem.reason}
             for problem in library.problems()
         ]
-        return json_response({"workflows": found, "problems": problems})
+        view: WorkflowsView = {"workflows": found, "problems": problems}
+        return json_response(view)
 
     @blueprint.get("/workflows/<name>")
     @Described(
         summary="A template, and the schema of its parameters",
         tag=WORKFLOWS,
-        answers={200: answers.Workflow},
+        answers={200: WorkflowView},
         errors=(NotFound,),
     )
     def one(name: str) -> Response:
         template = _found(library, name)
-        return json_response(_summary(template) | {"parameters": template.json_schema()})
+        view: WorkflowView = {**_summary(template), "parameters": template.json_schema()}
+        return json_response(view)
 
     @blueprint.post("/workflows/<name>")
     @Described(
@@ -70,7 +99,7 @@ def workflows_blueprint(
         tag=WORKFLOWS,
         body=TemplateBody,
         form={"multipart/form-data": FORM},
-        answers={201: answers.Job},
+        answers={201: JobView},
         errors=(NotFound, *SUBMIT_ERRORS, IdempotencyKeyReuse, InvalidMetadata),
         parameters=(IDEMPOTENCY_KEY,),
     )
@@ -93,7 +122,7 @@ def _from_json(template: Template, settings: Settings) -> JobRequest:
     key = fields.idempotency_key(request.headers.get("Idempotency-Key"))
     body = read(TemplateBody, read_json(settings))
     filled = template.fill(body.parameters, draw=draw_between)
-    job = filled_request(filled, contract="v2", template=template.name)
+    job = filled_request(filled, contract=CONTRACT_V2, template=template.name)
     return with_job_fields(replace(job, idempotency_key=key), body, settings, base_url(settings))
 
 
@@ -116,8 +145,8 @@ def _from_form(template: Template, settings: Settings, intake: Intake) -> JobReq
             values[name] = picture.id
     # Numbers come as text in a form.
     filled = template.fill(values, draw=draw_between, coerce=True)
-    return replace(filled_request(filled, contract="v2", template=template.name), idempotency_key=key)
+    return replace(filled_request(filled, contract=CONTRACT_V2, template=template.name), idempotency_key=key)
 
 
-def _summary(template: Template) -> dict[str, Any]:
+def _summary(template: Template) -> WorkflowSummaryView:
     return {"name": template.name, "title": template.title, "description": template.description}

@@ -12,7 +12,7 @@ from api.http.hosts import Hosts, host_of, is_loopback
 from api.http.signed_links import comes_by_link
 from core.errors import Unauthorized
 from core.links import LinkSigner
-from core.settings.settings import Settings
+from core.settings import Settings
 
 #: Asked by load balancers, supervisors and receivers of webhooks, which have no key, or the same for everybody.
 #: `/ready` says more to those who have one.
@@ -38,11 +38,11 @@ class Guard:
         app.before_request(self._check)
 
     def is_known(self) -> bool:
-        """Whether this request carries one of the keys; always true of an open server."""
+        """Return whether this request carries one of the keys; always true of an open server."""
         return not self._digests or self.has_key()
 
     def has_key(self) -> bool:
-        """Whether this request carries one of the keys; never true of an open server."""
+        """Return whether this request carries one of the keys; never true of an open server."""
         scheme, _, key = request.headers.get("Authorization", "").partition(" ")
         presented = _digest(key.strip())
         # Every key is compared, and digests rather than keys: how long it takes says nothing about any of them.
@@ -77,7 +77,7 @@ class Guard:
             return False
 
     def _check_origin(self) -> None:
-        """A page on the internet must not reach the API of its reader's machine; it may lead to our own page."""
+        """Refuse pages of other sites: they must not reach their reader's own API, but may lead to our page."""
         if request.path == DOCS and request.method == "GET" and request.headers.get("Sec-Fetch-Mode") == "navigate":
             return
         if request.headers.get("Sec-Fetch-Site", "").lower() == "cross-site":

@@ -24,9 +24,9 @@ class CachedValue(Generic[T]):
         self._stale_at_s = 0.0
 
     def get(self) -> T:
-        """The value, at most `max_age_s` old, or a little older while somebody else loads it. Raises what `load` does.
+        """Return the value, at most `max_age_s` old, or a little older while another caller loads it.
 
-        The first callers wait for each other: there is nothing older to use.
+        The first callers wait for each other: there is nothing older to use. Raises what `load` does.
         """
         kept = self._kept
         if kept is not None and time.monotonic() < self._stale_at_s:

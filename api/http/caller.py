@@ -11,7 +11,7 @@ from flask import request
 
 from core.ledger import Ledger
 from core.links import Links
-from core.settings.settings import Settings
+from core.settings import Settings
 
 
 def base_url(settings: Settings) -> str:
@@ -28,7 +28,7 @@ def links_for(settings: Settings, ledger: Ledger) -> Links:
 
 
 def hang_up_check() -> Callable[[], bool]:
-    """A function that says whether the client of this request has closed its connection; always False if unknown."""
+    """Return a function that says whether this request's client has closed its connection; always False if unknown."""
     connection = request.environ.get("gunicorn.socket") or request.environ.get("werkzeug.socket")
     if connection is None or isinstance(connection, ssl.SSLSocket):
         return lambda: False

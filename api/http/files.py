@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import base64
-import os
 import re
-import stat
 import time
 from collections.abc import Iterator
-from pathlib import Path
+from io import FileIO
 from urllib.parse import quote
 
 from flask import Response, request
@@ -18,6 +16,7 @@ from api.http.errors import PreconditionFailed
 from core.errors import OutputUnavailable, RangeNotSatisfiable
 from core.ledger.input_files import InputFile
 from core.output import Output
+from core.storage.backend import StorageBackend
 
 EXPIRED = "This file has expired: it was kept for its time, and then removed."
 _PIECE_BYTES = 128 * 1024
@@ -27,7 +26,9 @@ _INLINE = re.compile(r"(audio|video)/[a-z0-9.+-]+|image/(png|jpeg|webp|gif|avif|
 ASK_FIRST = "private, no-cache"
 
 
-def content_response(output: Output | InputFile, root: Path, *, cache_control: str | None = None) -> Response:
+def content_response(
+    output: Output | InputFile, storage: StorageBackend, *, cache_control: str | None = None
+) -> Response:
     """The bytes of a stored file: all of them, the one range that was asked for, or 304 without any.
 
     Its hash is its ETag, so a download that broke off goes on where it was, and what is known is not sent again.
@@ -37,7 +38,7 @@ def content_response(output: Output | InputFile, root: Path, *, cache_control: s
       RangeNotSatisfiable: several ranges, or one that lies outside.
       PreconditionFailed: another file was wanted.
     """
-    pieces = Pieces(open_output(output, root), output.size_bytes)
+    pieces = Pieces(open_output(output, storage), output.size_bytes)
     response = Response(pieces, content_type=output.content_type, direct_passthrough=True)
     response.content_length = output.size_bytes
     response.headers["Content-Disposition"] = content_disposition(output)
@@ -84,40 +85,18 @@ def _clipped(wanted: str, size_bytes: int) -> str:
     return "bytes=0-" if suffix and int(suffix[1]) > size_bytes else wanted
 
 
-def open_output(output: Output | InputFile, root: Path) -> int:
-    """A descriptor of a stored output; the caller closes it.
-
-    Each step of the path is opened by itself and links are not followed, so nothing outside the root can be meant.
-    Raises: OutputUnavailable.
-    """
-    is_expired = isinstance(output, Output) and output.is_expired
-    gone = OutputUnavailable(EXPIRED if is_expired else "The file of this asset is no longer there.")
-    parts = (output.storage_key or "").split("/")
-    if any(part in ("", ".", "..") or "\0" in part for part in parts):
-        raise gone
-    descriptor = -1
+def open_output(output: Output | InputFile, storage: StorageBackend) -> FileIO:
+    """Open a stored file; the caller closes it. Raises OutputUnavailable."""
     try:
-        descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        for number, part in enumerate(parts, start=1):
-            kind = os.O_DIRECTORY if number < len(parts) else os.O_NONBLOCK
-            inner = os.open(part, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | kind, dir_fd=descriptor)
-            os.close(descriptor)
-            descriptor = inner
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode) or found.st_size != output.size_bytes:
-            raise gone
+        return storage.open(output.storage_key or "", size_bytes=output.size_bytes)
     except OSError as exc:
-        _close(descriptor)
-        raise gone from exc
-    except OutputUnavailable:
-        _close(descriptor)
-        raise
-    return descriptor
+        is_expired = isinstance(output, Output) and output.is_expired
+        raise OutputUnavailable(EXPIRED if is_expired else "The file of this asset is no longer there.") from exc
 
 
-def read_base64(output: Output, root: Path) -> str:
+def read_base64(output: Output, storage: StorageBackend) -> str:
     """A whole output as base64 text. Raises OutputUnavailable."""
-    with os.fdopen(open_output(output, root), "rb") as file:
+    with open_output(output, storage) as file:
         return base64.b64encode(file.read()).decode("ascii")
 
 
@@ -132,8 +111,8 @@ def content_disposition(output: Output | InputFile) -> str:
 class Pieces(Iterator[bytes]):
     """An open file, piece by piece, from any place on; closes the file when the answer is over, or never began."""
 
-    def __init__(self, descriptor: int, size_bytes: int) -> None:
-        self._file = os.fdopen(descriptor, "rb", buffering=0)
+    def __init__(self, file: FileIO, size_bytes: int) -> None:
+        self._file = file
         self._size_bytes = size_bytes
 
     def __next__(self) -> bytes:
@@ -161,8 +140,3 @@ class Pieces(Iterator[bytes]):
     def close(self) -> None:
         """Called by the WSGI server at the end."""
         self._file.close()
-
-
-def _close(descriptor: int) -> None:
-    if descriptor >= 0:
-        os.close(descriptor)

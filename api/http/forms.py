@@ -16,7 +16,7 @@ from api.http.errors import NO_ROOM, RequestTimeout
 from api.http.json_body import check_codings, has_body
 from api.http.time_limits import at_most
 from core.errors import BodyTooLarge, InvalidBody, InvalidRequest, StorageFull, UnsupportedMediaType
-from core.settings.settings import Settings
+from core.settings import Settings
 from core.storage.folders import is_out_of_room
 from workflows.graphs.file_names import is_safe_file_name
 
@@ -32,26 +32,26 @@ class UploadForm:
     """The parts of a form that has arrived."""
 
     def text(self, name: str) -> str | None:
-        """A field; None when it is missing or blank."""
+        """Return a field; None when it is missing or blank."""
         return request.form.get(name) or None
 
     def texts(self) -> dict[str, str]:
-        """Every field. Raises InvalidRequest: one is given twice."""
+        """Return every field. Raises InvalidRequest: one is given twice."""
         for name, values in request.form.lists():
             if len(values) > 1 or name in request.files:
                 raise InvalidRequest(f"The form has the part {name[:60]!a} twice.")
         return request.form.to_dict()
 
     def files(self) -> dict[str, FileStorage]:
-        """Every file, by the name of its part."""
+        """Return every file, by the name of its part."""
         return request.files.to_dict()
 
     def optional_file(self, *names: str) -> FileStorage | None:
-        """The file of the first part with one of these names."""
+        """Return the file of the first part with one of these names."""
         return next((request.files[name] for name in names if name in request.files), None)
 
     def file(self, *names: str) -> FileStorage:
-        """The same. Raises InvalidRequest: there is none."""
+        """Return the file of the first part with one of these names. Raises InvalidRequest: there is none."""
         found = self.optional_file(*names)
         if found is None:
             raise InvalidRequest(f"The form needs a part {names[0]} that is a file.")
@@ -99,7 +99,7 @@ def upload_form(settings: Settings) -> Iterator[UploadForm]:
 
 
 def input_path(value: str) -> str:
-    """The path of an uploaded file below the input folder: `photo.png`, `rooms/photo.png`. Raises InvalidRequest."""
+    """Return an uploaded file's path below the input folder: `photo.png`, `rooms/photo.png`. Raises InvalidRequest."""
     path = value.removeprefix("input/")
     if path.partition("/")[0] in ("models", "output", "temp"):
         raise InvalidRequest("file_path: only input files can be uploaded, not models or outputs.")

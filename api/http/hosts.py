@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from flask import request
 
-from core.settings.settings import Settings
+from core.settings import Settings
 
 #: Names as they are compared: in small letters, addresses without brackets.
 _HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9_](?:[a-z0-9._-]*[a-z0-9_-])?))(?::[0-9]{1,5})?")
@@ -37,7 +37,7 @@ class Hosts:
         self._public = public
 
     def knows(self, header: str) -> bool:
-        """Whether a Host header names this server, in the one spelling that browsers and resolvers read alike."""
+        """Return whether a Host header names this server, in the spelling that browsers and resolvers read alike."""
         host = host_of(header)
         if host is None:
             return False
@@ -52,7 +52,7 @@ class Hosts:
         return address.is_loopback or address in self._addresses or address == _local_address()
 
     def is_own_page(self, origin: str, header: str) -> bool:
-        """Whether an Origin is a page of this server: of the name that it was asked by, or of its public one."""
+        """Return whether an Origin is a page of this server: of the name that it was asked by, or of its public one."""
         try:
             parts = urlsplit(origin)
             host, port, own_port = parts.hostname, parts.port, urlsplit(f"//{header}").port
@@ -66,13 +66,13 @@ class Hosts:
 
 
 def host_of(header: str) -> str | None:
-    """The host of a Host header in small letters, without port and brackets; None: it is malformed."""
+    """Return the host of a Host header in small letters, without port and brackets; None: it is malformed."""
     found = _HOST.fullmatch(header.lower())
     return None if found is None else found[1] or found[2]
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host is this machine's own, by name or address."""
+    """Return whether a host is this machine's own, by name or address."""
     address = _address(host)
     return host == "localhost" or host.endswith(".localhost") if address is None else address.is_loopback
 
@@ -90,7 +90,7 @@ def _mapped(address: Address) -> IPv4Address | None:
 
 
 def _local_address() -> Address | None:
-    """The address of ours that this request came in by."""
+    """Return the address of ours that this request came in by."""
     connection: Any = request.environ.get("gunicorn.socket") or request.environ.get("werkzeug.socket")
     try:
         address = ip_address(str(connection.getsockname()[0]).partition("%")[0])

@@ -11,7 +11,7 @@ from werkzeug.http import parse_options_header
 from api.http.errors import RequestTimeout
 from api.http.time_limits import at_most
 from core.errors import BodyTooLarge, InvalidBody, UnsupportedMediaType
-from core.settings.settings import Settings
+from core.settings import Settings
 from core.texts import strict_json
 
 #: Longest time a body may take to arrive.
@@ -20,7 +20,7 @@ _PIECE_BYTES = 256 * 1024
 
 
 def read_json(settings: Settings) -> Any:
-    """The request's body as JSON.
+    """Return the request's body as JSON.
 
     Raises:
       UnsupportedMediaType: not declared as JSON, in another character set, or compressed.
@@ -33,7 +33,7 @@ def read_json(settings: Settings) -> Any:
 
 
 def has_body() -> bool:
-    """Whether the client announced a body."""
+    """Return whether the client announced a body."""
     return bool(request.content_length) or "chunked" in request.headers.get("Transfer-Encoding", "").lower()
 
 

@@ -1,4 +1,4 @@
-"""LedgerSlots at the ledger: so many at once, and the others wait in line for as long as it answers anybody."""
+"""Slots at the ledger: so many requests use it at once, the others wait in line for as long as it answers any."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from core.errors import LedgerUnavailable
 class LedgerSlots:
     """A line of waiting requests, first come, first served.
 
-    A thousand clients that come at the same moment want more connections than a database has. None of them has to be
-    sent away for that; one is when nobody at all was answered for as long as it would have waited alone.
+    A thousand clients that come at the same moment want more connections than a database has. A request is refused
+    only when no request at all was answered for as long as it would have waited alone.
 
     Parameters:
-      places: how many at once.
-      silence_s: how long without any answer means that the ledger is away.
-      longest_s: nobody waits for longer, however well the ledger answers.
+      places: slots that may be held at once.
+      silence_s: time without any answer after which the ledger counts as away.
+      longest_s: longest wait of one request, however well the ledger answers.
     """
 
     def __init__(self, *, places: int, silence_s: float, longest_s: float) -> None:
@@ -33,18 +33,20 @@ class LedgerSlots:
         self._mine = threading.local()
 
     @contextmanager
-    def turn(self) -> Iterator[float]:
-        """Wait for a turn, and have it for the block; one who has it does not wait again inside. Yields how many
-        seconds the block may take.
+    def slot(self) -> Iterator[float]:
+        """Wait for a slot and hold it for the block; a block inside another one uses the outer one's slot.
 
-        Raises: LedgerUnavailable - from waiting, or as the block raised it.
+        Yields: how many seconds the block may take.
+
+        Raises:
+          LedgerUnavailable: no slot came free in time, or the block raised it.
         """
-        if self.has_turn():
+        if self.has_slot():
             yield self._silence_s
             return
         begun_s = time.monotonic()
         self._wait(begun_s)
-        self._mine.has_turn = True
+        self._mine.has_slot = True
         has_answered = True
         try:
             yield self._left_s(begun_s)
@@ -52,18 +54,21 @@ class LedgerSlots:
             has_answered = False
             raise
         finally:
-            self._mine.has_turn = False
+            self._mine.has_slot = False
             with self._lock:
                 if has_answered:
                     self._answered_s = time.monotonic()
                 self._pass_on()
 
-    def has_turn(self) -> bool:
-        """Whether the caller has its turn now."""
-        return getattr(self._mine, "has_turn", False)
+    def has_slot(self) -> bool:
+        """Return whether the calling thread holds a slot."""
+        return getattr(self._mine, "has_slot", False)
 
     def _left_s(self, begun_s: float) -> float:
-        """Whoever saw nobody answered while waiting has waited enough already; some moments are for everybody."""
+        """Return the time for the block: all of it if the ledger answered meanwhile, else what the wait has left.
+
+        A tenth is always left, so that the block may find out whether the ledger is back.
+        """
         if self._answered_s >= begun_s:
             return self._silence_s
         return max(self._silence_s / 10, self._silence_s - (time.monotonic() - begun_s))
@@ -84,7 +89,7 @@ class LedgerSlots:
                     raise LedgerUnavailable("The ledger is busy: others wait before this request.")
                 pause_s = self._silence_s - quiet_s
         except BaseException:
-            # Interrupted, or tired of waiting; the turn may have come at the same moment.
+            # Interrupted, or over its time; the slot may have come at the same moment.
             with self._lock:
                 if mine in self._line:
                     self._line.remove(mine)

@@ -46,12 +46,12 @@ def register_request_log(app: Flask, level: Level) -> None:
 
 
 def reference() -> str | None:
-    """The reference of the present request; None outside of one."""
+    """Return the reference of the present request; None outside of one."""
     return request.environ.get(_REFERENCE) if has_request_context() else None
 
 
 def note_job(job_id: str) -> None:
-    """The present request is about this job, which its path does not say."""
+    """Note the job of the present request where its path does not name it."""
     if has_request_context():
         request.environ[_JOB] = job_id
 

@@ -16,7 +16,7 @@ METHODS = ("GET", "HEAD")
 
 
 def comes_by_link(signer: LinkSigner) -> bool:
-    """Whether a signed link lets this request in: to one asset's bytes, until the link ends, and to nothing else.
+    """Return whether a signed link lets this request in: to one asset's bytes alone, until the link ends.
 
     Raises: LinkRefused - there is a link, and it has ended or was changed.
     """
@@ -34,7 +34,7 @@ def comes_by_link(signer: LinkSigner) -> bool:
 
 
 def cache_control() -> str | None:
-    """How long whoever came by a link may use its file without asking again: until the link ends. None: no link."""
+    """Return how long an answer may be kept that a link led to: until the link ends. None: there was no link."""
     end_ms: int | None = g.get("link_end_ms")
     if end_ms is None:
         return None

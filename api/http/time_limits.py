@@ -25,9 +25,11 @@ TICKS = 10
 
 
 @cache
-def _turns() -> LedgerSlots:
-    """Those of this process. Made at their first use: gunicorn's master loads this module too, before its workers let
-    gevent replace the locks and what is kept for each thread.
+def _slots() -> LedgerSlots:
+    """Return the slots of this process.
+
+    Made at their first use: gunicorn's master loads this module too, before its workers let gevent replace the locks
+    and what is kept for each thread.
     """
     return LedgerSlots(places=PLACES, silence_s=LEDGER_S, longest_s=LONGEST_WAIT_S)
 
@@ -94,20 +96,20 @@ def interrupt_after(seconds: float, error: Exception) -> Iterator[None]:
 
 @contextmanager
 def ledger_time_limit() -> Iterator[None]:
-    """Do ledger work in turn, and bound it: a database that was stopped answers nothing, and libpq has no read timeout.
+    """Hold a slot at the ledger and bound the work: a stopped database answers nothing, and libpq has no read timeout.
 
-    Waiting for a turn does not count while others are answered. Inside another such block nobody waits again.
+    Waiting for a slot does not count while other requests are answered. A block inside another one does not wait.
 
     The interruption is no `Exception`, so SQLAlchemy throws the connection away instead of giving it to the next
     request.
     """
-    with _turns().turn() as left_s, at_most(left_s, LedgerUnavailable("The ledger does not answer.")):
+    with _slots().slot() as left_s, at_most(left_s, LedgerUnavailable("The ledger does not answer.")):
         yield
 
 
-def is_in_turn() -> bool:
-    """Whether the caller is inside `ledger_time_limit`."""
-    return _turns().has_turn()
+def has_ledger_slot() -> bool:
+    """Return whether the caller is inside `ledger_time_limit`."""
+    return _slots().has_slot()
 
 
 def bounded(view: Callable[P, R]) -> Callable[P, R]:

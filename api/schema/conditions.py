@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from api.schema.openapi import Parameter
+from api.schema.described import Parameter
 
 CONDITIONS = (
     Parameter(

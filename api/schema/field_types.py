@@ -10,13 +10,13 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, Wit
 from api.schema import fields
 from core.contracts.comfy_v2_events import MAX_EXTRA_BYTES, size_bytes
 from core.errors import InvalidRequest, InvalidWorkflow
+from core.storage.job_files import is_id
 from core.webhooks.events import EVENTS
 from core.webhooks.keys import hmac_key
 from core.webhooks.request_headers import MAX_HEADERS, MAX_VALUE_CHARS, check_headers
 from workflows.templates.parameters import shown
 
 WEEK_S = 7 * 24 * 3600.0
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _SECRET = re.compile(r"[\x20-\x7e]{1,512}")
 MAX_SECRETS = 2
 
@@ -35,7 +35,7 @@ def _an_object(value: Any) -> Any:
 
 def _request_id(value: str | None) -> str | None:
     # Clients would resolve the last two before they ask for /result/..
-    if value and (not _REQUEST_ID.fullmatch(value) or value in (".", "..")):
+    if value and not is_id(value):
         raise ValueError("1 to 128 of A-Z a-z 0-9 . _ - and not . or ..")
     return value or None
 

@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any, ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic.json_schema import GenerateJsonSchema
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import ErrorDetails
 
 from core.errors import InvalidRequest
@@ -58,9 +58,21 @@ class Schema(GenerateJsonSchema):
     def sort(self, value: Any, parent_key: str | None = None) -> Any:  # noqa: ARG002 - pydantic's signature
         return value
 
-    def default_schema(self, schema: Any) -> dict[str, Any]:
+    def default_schema(self, schema: Any) -> JsonSchemaValue:
         found = super().default_schema(schema)
         return {key: value for key, value in found.items() if key != "default" or value is not None}
+
+    def typed_dict_schema(self, schema: Any) -> JsonSchemaValue:
+        found = super().typed_dict_schema(schema)
+        return {**found, "title": self.normalize_name(found["title"])}
+
+    def model_schema(self, schema: Any) -> JsonSchemaValue:
+        found = super().model_schema(schema)
+        return {**found, "title": self.normalize_name(found["title"])}
+
+    def normalize_name(self, name: str) -> str:
+        """Return the name of a model in the document: `Job` for the `JobView` that a job's answer is built from."""
+        return super().normalize_name(name).removesuffix("View")
 
 
 def read(model: type[B], value: Any) -> B:
@@ -146,11 +158,11 @@ def _plain_name(name: str) -> str:
 
 
 @cache
-def _schema(model: type[Body]) -> dict[str, Any]:
+def _schema(model: type[Body]) -> JsonSchemaValue:
     return model.model_json_schema(schema_generator=Schema)
 
 
-def _part(model: type[Body], path: Sequence[int | str]) -> dict[str, Any]:
+def _part(model: type[Body], path: Sequence[int | str]) -> JsonSchemaValue:
     """The schema of what a path leads to, as far as there is one."""
     whole = _schema(model)
     part = whole
@@ -159,14 +171,14 @@ def _part(model: type[Body], path: Sequence[int | str]) -> dict[str, Any]:
     return _resolved(part, whole)
 
 
-def _resolved(part: dict[str, Any], whole: dict[str, Any]) -> dict[str, Any]:
+def _resolved(part: JsonSchemaValue, whole: JsonSchemaValue) -> JsonSchemaValue:
     """Without the null of an optional field, and with the schema that a reference means."""
     options = [option for option in part.get("anyOf", []) if option.get("type") != "null"]
     part = options[0] if len(options) == 1 else part
     return whole["$defs"][part["$ref"].rpartition("/")[2]] if "$ref" in part else part
 
 
-def properties(schema: Mapping[str, Any]) -> dict[str, Any]:
+def properties(schema: Mapping[str, Any]) -> dict[str, JsonSchemaValue]:
     """The schemas of an object's fields by name, those first that must be there."""
     needed = schema.get("required", [])
     found = schema.get("properties", {})

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,66 @@ from flask import Blueprint, Response, current_app
 from jinja2 import Environment, StrictUndefined
 
 from api.http.caller import base_url
-from api.schema.answers import OpenApi
-from api.schema.openapi import SERVER, Described, openapi_document
+from api.schema.described import SERVER, Described
 from api.schema.validation import allowed, properties
-from core.settings.settings import Settings
+from api.server.document_parts import body_schema, resolved
+from api.server.openapi_document import OpenApiView, openapi_document
+from api.server.shell_commands import command
+from core.settings import Settings
 
 _TEMPLATE = (Path(__file__).parent / "docs_page.html").read_text(encoding="utf-8")
-#: What a shell has a use of its own for.
-_VARIABLES = {"path": "FILE_PATH"}
 #: Pages kept, one for each address that clients know us by.
 _PAGES = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Field:
+    """A row of a table of fields."""
+
+    #: Of inner objects and items of lists too: `outputs[].url`.
+    path: str
+    #: What it may be, in words.
+    allowed: str
+    is_needed: bool
+    description: str
+    default: Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Answer:
+    """What a route answers with one status."""
+
+    status: str
+    words: str
+    fields: Sequence[_Field]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Route:
+    """A method of a path, as the page shows it."""
+
+    id: str
+    method: str
+    path: str
+    summary: str
+    text: str
+    #: As the document has them, each with what is `allowed`.
+    parameters: Sequence[Mapping[str, Any]]
+    fields: Sequence[_Field]
+    is_enveloped: bool
+    examples: Sequence[str]
+    #: A line for a shell.
+    command: str
+    responses: Sequence[_Answer]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Group:
+    """The routes of one tag."""
+
+    id: str
+    name: str
+    routes: Sequence[_Route]
 
 
 def docs_blueprint(settings: Settings) -> Blueprint:
@@ -34,7 +84,7 @@ def docs_blueprint(settings: Settings) -> Blueprint:
     has_keys = bool(settings.api_keys)
 
     @cache
-    def document() -> dict[str, Any]:
+    def document() -> OpenApiView:
         return openapi_document(current_app, has_keys=has_keys)
 
     @cache
@@ -46,7 +96,7 @@ def docs_blueprint(settings: Settings) -> Blueprint:
         return render_page(document(), base)
 
     @blueprint.get("/openapi.json")
-    @Described(summary="This description, as OpenAPI 3.1", tag=SERVER, answers={200: OpenApi})
+    @Described(summary="This description, as OpenAPI 3.1", tag=SERVER, answers={200: OpenApiView})
     def openapi() -> Response:
         return Response(document_text(), content_type="application/json")
 
@@ -86,8 +136,8 @@ def render_page(document: Mapping[str, Any], base: str) -> str:
     )
 
 
-def _groups(document: Mapping[str, Any], base: str) -> Iterator[dict[str, Any]]:
-    """The routes by tag, as the template shows them."""
+def _groups(document: Mapping[str, Any], base: str) -> Iterator[_Group]:
+    """Yield the routes by tag."""
     for number, tag in enumerate(document["tags"], start=1):
         routes = [
             _route(document, base, path, method, operation)
@@ -95,115 +145,51 @@ def _groups(document: Mapping[str, Any], base: str) -> Iterator[dict[str, Any]]:
             for method, operation in operations.items()
             if tag["name"] in operation["tags"]
         ]
-        yield {"id": f"group-{number}", "name": tag["name"], "routes": routes}
+        yield _Group(id=f"group-{number}", name=tag["name"], routes=routes)
 
 
-def _route(
-    document: Mapping[str, Any], base: str, path: str, method: str, operation: Mapping[str, Any]
-) -> dict[str, Any]:
-    schema, is_enveloped = _body_schema(document, operation)
+def _route(document: Mapping[str, Any], base: str, path: str, method: str, operation: Mapping[str, Any]) -> _Route:
+    schema, is_enveloped = body_schema(document, operation)
     examples = schema.get("examples", [])
     needs_key = operation.get("security") != [] and {} not in document["security"]
-    return {
-        "id": operation["operationId"],
-        "method": method.upper(),
-        "path": path,
-        "summary": operation["summary"],
-        "text": operation.get("description", ""),
-        "parameters": [each | {"allowed": allowed(each["schema"])} for each in operation.get("parameters", [])],
-        "fields": list(_rows(document, schema)),
-        "is_enveloped": is_enveloped,
-        "examples": [json.dumps(example, indent=2) for example in examples],
-        "command": _command(document, base, path, method.upper(), operation, needs_key=needs_key),
-        "responses": [_answer(document, status, each) for status, each in operation["responses"].items()],
-    }
+    return _Route(
+        id=operation["operationId"],
+        method=method.upper(),
+        path=path,
+        summary=operation["summary"],
+        text=operation.get("description", ""),
+        parameters=[each | {"allowed": allowed(each["schema"])} for each in operation.get("parameters", [])],
+        fields=list(_rows(document, schema)),
+        is_enveloped=is_enveloped,
+        examples=[json.dumps(example, indent=2) for example in examples],
+        command=command(document, base, path, method.upper(), operation, needs_key=needs_key),
+        responses=[_answer(document, status, each) for status, each in operation["responses"].items()],
+    )
 
 
-def _body_schema(document: Mapping[str, Any], operation: Mapping[str, Any]) -> tuple[Mapping[str, Any], bool]:
-    """The schema of a JSON body, or of a form, and whether it may also come in an envelope."""
-    content = operation.get("requestBody", {}).get("content", {})
-    for media in content.values():
-        schema = media["schema"]
-        is_enveloped = "anyOf" in schema
-        return _resolved(document, schema["anyOf"][0] if is_enveloped else schema), is_enveloped
-    return {}, False
-
-
-def _answer(document: Mapping[str, Any], status: str, response: Mapping[str, Any]) -> dict[str, Any]:
+def _answer(document: Mapping[str, Any], status: str, response: Mapping[str, Any]) -> _Answer:
     schema = response.get("content", {}).get("application/json", {}).get("schema", {})
     # Errors have one shape, which the page shows once.
-    rows = [] if int(status) >= 400 else list(_rows(document, _resolved(document, schema)))
-    return {"status": status, "words": response["description"].replace("`", ""), "fields": rows}
+    rows = [] if int(status) >= 400 else list(_rows(document, resolved(document, schema)))
+    return _Answer(status=status, words=response["description"].replace("`", ""), fields=rows)
 
 
-def _resolved(document: Mapping[str, Any], schema: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Without the null of an optional field, and with the schema that a reference means."""
-    options = [option for option in schema.get("anyOf", []) if option.get("type") != "null"]
-    inner = options[0] if len(options) == 1 else schema
-    if "$ref" in inner:
-        name = inner["$ref"].rpartition("/")[2]
-        found: Mapping[str, Any] = document["components"]["schemas"][name]
-        return {**found, "description": schema.get("description") or found.get("description", "")}
-    return {**inner, "description": schema.get("description") or inner.get("description", "")}
-
-
-def _rows(document: Mapping[str, Any], schema: Mapping[str, Any], before: str = "") -> Iterator[dict[str, Any]]:
-    """The fields of an object, those of inner objects and of the items of lists below them, each with its path."""
+def _rows(document: Mapping[str, Any], schema: Mapping[str, Any], before: str = "") -> Iterator[_Field]:
+    """Yield the fields of an object, those of inner objects and of the items of lists below them."""
     for name, field in properties(schema).items():
-        resolved = _resolved(document, field)
-        yield {
-            "path": before + name,
-            "allowed": _kind(document, resolved),
-            "is_needed": name in schema.get("required", []),
-            "description": resolved["description"],
-            "default": field.get("default"),
-        }
-        items = _resolved(document, resolved.get("items", {}))
+        meant = resolved(document, field)
+        yield _Field(
+            path=before + name,
+            allowed=_kind(document, meant),
+            is_needed=name in schema.get("required", []),
+            description=meant["description"],
+            default=field.get("default"),
+        )
+        items = resolved(document, meant.get("items", {}))
         yield from _rows(document, items, f"{before}{name}[].")
-        yield from _rows(document, resolved, f"{before}{name}.")
+        yield from _rows(document, meant, f"{before}{name}.")
 
 
 def _kind(document: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
-    options = [_resolved(document, option) for option in schema.get("anyOf", [])]
+    options = [resolved(document, option) for option in schema.get("anyOf", [])]
     return " or ".join(allowed(option) for option in options) if options else allowed(schema)
-
-
-def _command(
-    document: Mapping[str, Any], base: str, path: str, method: str, operation: Mapping[str, Any], *, needs_key: bool
-) -> str:
-    """A line for a shell that works as it stands, once its variables are set: `$JOB_ID` for `{job_id}`."""
-    flags = {"GET": [], "HEAD": ["-I"]}.get(method, ["-X", method])
-    if "text/event-stream" in _media_types(operation):
-        # Else curl holds back what comes until there is much of it.
-        flags = ["-N", *flags]
-    needed = [each for each in operation.get("parameters", []) if each["in"] == "query" and each.get("required")]
-    query = "&".join(f"{each['name']}={each['schema']['enum'][0]}" for each in needed)
-    parts = ["curl", *flags, _quoted(f"{base}{path}" + (f"?{query}" if query else ""))]
-    if needs_key:
-        parts.append('-H "Authorization: Bearer $COMFY_API_KEY"')
-    return " ".join(parts + _sent(document, operation))
-
-
-def _sent(document: Mapping[str, Any], operation: Mapping[str, Any]) -> list[str]:
-    """What a command sends: the first example of a JSON body, or the parts that a form cannot do without."""
-    content = operation.get("requestBody", {}).get("content", {})
-    schema, _ = _body_schema(document, operation)
-    if "application/json" in content:
-        body = json.dumps(schema["examples"][0]).replace("'", "'\\''")
-        return [f"-H 'Content-Type: application/json' -d '{body}'"]
-    fields = properties(schema)
-    # curl reads a file where the value begins with an @.
-    signs = {name: "@" if "contentMediaType" in fields[name] else "" for name in schema.get("required", [])}
-    return [f'-F "{name}={sign}${name.upper()}"' for name, sign in signs.items()]
-
-
-def _media_types(operation: Mapping[str, Any]) -> set[str]:
-    return {media for response in operation["responses"].values() for media in response.get("content", {})}
-
-
-def _quoted(url: str) -> str:
-    """A URL for a shell, its places as variables; curl and shells would read `{`, `?` and `&` their own way."""
-    pieces = re.split(r"\{(\w+)\}", url)
-    literal = [re.sub(r'(["$`\\])', r"\\\1", piece) for piece in pieces[::2]]
-    names = [f"${_VARIABLES.get(name, name.upper())}" for name in pieces[1::2]]
-    return '"' + "".join(itertools.chain.from_iterable(itertools.zip_longest(literal, names, fillvalue=""))) + '"'

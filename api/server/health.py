@@ -2,49 +2,45 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Literal
 
 from flask import Blueprint, Response
-from kombu import Connection
+from typing_extensions import TypedDict
 
 from api.http.auth import Guard
 from api.http.cached import CachedValue
 from api.http.errors import json_response
-from api.http.time_limits import at_most
-from api.schema import answers
-from api.schema.openapi import SERVER, Described
-from core.background import Life, lives
-from core.broker_kind import BrokerKind
-from core.contracts.comfy_v2 import maybe_timestamp
-from core.errors import BrokerUnavailable, ComfylineError, LedgerUnavailable
+from api.schema.described import SERVER, Described
+from api.server.readiness import ReadinessView, readiness
 from core.ledger import Ledger
-from core.ledger.instances import HEALTHY, InstanceRecord
-from core.messaging.broker_errors import broker_errors
-from core.settings.settings import Settings
+from core.settings import Settings
 from core.storage.marker import StorageMarker
 
-#: Longest time for each of the checks.
-CHECK_S = 1.5
 #: Supervisors ask often; nothing behind us is asked more often than this.
 MAX_AGE_S = 1.0
+
+
+class HealthView(TypedDict):
+    status: Literal["healthy"]
 
 
 def health_blueprint(settings: Settings, ledger: Ledger, guard: Guard, marker: StorageMarker) -> Blueprint:
     """`/health`, `/api/v2/health` and `/ready`."""
     blueprint = Blueprint("health", __name__)
-    state = CachedValue(lambda: _state(settings, ledger, marker), max_age_s=MAX_AGE_S)
+    state = CachedValue(lambda: readiness(settings, ledger, marker), max_age_s=MAX_AGE_S)
 
     @blueprint.get("/health")
     @blueprint.get("/api/v2/health")
-    @Described(summary="Whether this process answers", tag=SERVER, answers={200: answers.Health})
+    @Described(summary="Whether this process answers", tag=SERVER, answers={200: HealthView})
     def health() -> Response:
-        return json_response({"status": "healthy"})
+        view: HealthView = {"status": "healthy"}
+        return json_response(view)
 
     @blueprint.get("/ready")
     @Described(
         summary="Whether jobs can run",
         tag=SERVER,
-        answers={200: answers.Readiness, 503: answers.Readiness},
+        answers={200: ReadinessView, 503: ReadinessView},
         text="With a key, or on a server without keys, every instance is listed.",
     )
     def ready() -> Response:
@@ -52,112 +48,7 @@ def health_blueprint(settings: Settings, ledger: Ledger, guard: Guard, marker: S
         status = 200 if body["ready"] else 503
         headers = None if body["ready"] else {"Retry-After": "2"}
         # Those without a key learn whether, not what: instance and host names are the operator's.
-        return json_response(body if guard.is_known() else {"ready": body["ready"]}, status, headers)
+        view: ReadinessView = body if guard.is_known() else {"ready": body["ready"]}
+        return json_response(view, status, headers)
 
     return blueprint
-
-
-def _state(settings: Settings, ledger: Ledger, marker: StorageMarker) -> dict[str, Any]:
-    records, ledger_reason = _instances(ledger)
-    ledger_reason = ledger_reason or _write_problem(ledger)
-    broker_reason = _broker_problem(settings)
-    storage = _storage(marker)
-    healthy = sum(record.state == HEALTHY for record in records)
-    loops = lives()
-    is_whole = ledger_reason is None and broker_reason is None and storage["ok"] and all(one.is_alive for one in loops)
-    return {
-        "ready": is_whole and healthy > 0,
-        "ledger": {"ok": ledger_reason is None, "reason": ledger_reason},
-        "broker": {"ok": broker_reason is None, "reason": broker_reason},
-        "storage": storage,
-        "loops": [_loop(life) for life in loops],
-        "healthy_instances": healthy,
-        "instances": [_instance(record) for record in records],
-    }
-
-
-def _instances(ledger: Ledger) -> tuple[list[InstanceRecord], str | None]:
-    try:
-        with at_most(CHECK_S, LedgerUnavailable("The ledger does not answer.")):
-            return ledger.instances.all(), None
-    except ComfylineError as exc:
-        return [], exc.message
-
-
-def _write_problem(ledger: Ledger) -> str | None:
-    """Reading is not enough: a server after a failover, or with a full disk, answers and takes no job."""
-    try:
-        with at_most(CHECK_S, LedgerUnavailable("The ledger does not take writes.")):
-            ledger.facts.try_write()
-    except ComfylineError as exc:
-        return exc.message
-    return None
-
-
-def _loop(life: Life) -> dict[str, Any]:
-    since_s = life.failing_since_s
-    return {
-        "name": life.name,
-        "alive": life.is_alive,
-        "failures": life.failures,
-        "last_error": life.last_error,
-        "failing_since": maybe_timestamp(None if since_s is None else round(since_s * 1000)),
-    }
-
-
-def _storage(marker: StorageMarker) -> dict[str, Any]:
-    """`{"ok", "state", "reason"}`: `ok`, `unavailable` or `disk_full`."""
-    if (reason := marker.problem()) is not None:
-        return {"ok": False, "state": "unavailable", "reason": reason}
-    if marker.is_full():
-        return {"ok": False, "state": "disk_full", "reason": "It has less room than COMFYLINE_MAX_UPLOAD_BYTES."}
-    return {"ok": True, "state": "ok", "reason": None}
-
-
-def _instance(record: InstanceRecord) -> dict[str, Any]:
-    return {
-        "name": record.name,
-        "state": record.state,
-        "kind": "SIMULATED" if record.is_simulated else "real",
-        "gpu": record.gpu,
-        "device": record.device,
-        "version": record.version,
-        "job_id": record.job_id,
-        "restarts": record.restarts,
-        "reason": record.reason,
-    }
-
-
-def _broker_problem(settings: Settings) -> str | None:
-    try:
-        with at_most(CHECK_S, BrokerUnavailable("The broker does not answer.")):
-            _connect_once(settings)
-    except ComfylineError as exc:
-        return exc.message
-    return None
-
-
-def _connect_once(settings: Settings) -> None:
-    url = settings.transport_url
-    options: dict[str, Any] = {"max_retries": 0}
-    if BrokerKind.of(url) is BrokerKind.REDIS:
-        options |= {"socket_connect_timeout": CHECK_S, "socket_timeout": CHECK_S}
-    else:
-        options |= {"connect_timeout": CHECK_S, "read_timeout": CHECK_S, "write_timeout": CHECK_S}
-    connection = Connection(url, connect_timeout=CHECK_S, transport_options=options)
-    errors = broker_errors(url)
-    try:
-        # Not `Connection.connect`, which tries twice with a pause; a Redis channel says PING when it is made.
-        transport = connection.transport
-        link = transport.establish_connection()
-        try:
-            if BrokerKind.of(url) is BrokerKind.REDIS:
-                # One that is a replica now, or whose memory or disk is full, answers and takes no message.
-                channel: Any = transport.create_channel(link)
-                channel.client.set(f"{settings.broker_namespace}:written", 1, ex=60)
-        finally:
-            transport.close_connection(link)
-    except errors as exc:
-        raise BrokerUnavailable(f"The broker does not answer ({type(exc).__name__}).") from exc
-    finally:
-        connection.release()

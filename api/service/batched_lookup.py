@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from api.http.time_limits import is_in_turn, ledger_time_limit
+from api.http.time_limits import has_ledger_slot, ledger_time_limit
 from core.errors import LedgerUnavailable
 
 T = TypeVar("T")
@@ -49,7 +49,7 @@ class Batched(Generic[T]):
 
         Raises: LedgerUnavailable - also if a look that began before this one's turn failed.
         """
-        if is_in_turn():
+        if has_ledger_slot():
             return self._load([key]).get(key)
         with self._lock:
             failures = self._failures

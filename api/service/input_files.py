@@ -25,8 +25,10 @@ from core.ledger import Ledger
 from core.ledger.input_files import InputFile
 from core.outbound import Policy
 from core.output import Output
-from core.settings.settings import Settings
-from core.storage.folders import Storage, content_key, is_out_of_room
+from core.settings import Settings
+from core.storage.backend import inputs_of, outputs_of
+from core.storage.folders import content_key, is_out_of_room
+from core.storage.job_files import is_id, owner_of
 from core.storage.marker import StorageMarker
 from core.storage.media import EXTENSIONS, HEAD_BYTES, UNKNOWN, check_picture, type_of
 from workflows.graphs.file_names import folder_of, safe_name, staged_name
@@ -36,7 +38,6 @@ from workflows.graphs.references import Reference
 FETCH_S = 30.0
 _PIECE_BYTES = 256 * 1024
 _DATA_URI = re.compile(r"data:([^;,]*)((?:;[^;,]*)*),", re.IGNORECASE)
-_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _MAX_NAME_CHARS = 255
 
 
@@ -47,8 +48,8 @@ class Intake:
         self._settings = settings
         self._marker = marker
         self._ledger = ledger
-        self._storage = Storage(settings.inputs_dir)
-        self._outputs = Storage(settings.outputs_dir)
+        self._storage = inputs_of(settings)
+        self._outputs = outputs_of(settings)
         self._policy = Policy.from_settings(settings)
 
     def receive(
@@ -137,8 +138,8 @@ class Intake:
 
     def known_asset(self, asset: str) -> InputFile | Output | None:
         """What an id, `<upload id>/<name>` or `<job id>/<name of an output>` stands for."""
-        first = asset.partition("/")[0]
-        if not _ID.fullmatch(first) or "\0" in asset:
+        first = owner_of(asset)
+        if not is_id(first) or "\0" in asset:
             return None
         with ledger_time_limit():
             try:

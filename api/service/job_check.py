@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,14 +14,13 @@ from core.errors import InvalidRequest, RequestIdReuse
 from core.job import new_job_id
 from core.job_request import AcceptedJob, JobRequest
 from core.ledger import Ledger
-from core.settings.settings import Settings
+from core.settings import Settings
+from core.storage.job_files import is_job_id, staged_in_folder
 from core.texts.stored_json import json_text
 from workflows.graphs.boundaries import absolute_paths, jobs_named
 from workflows.graphs.graph import Graph, parse_graph
 from workflows.graphs.references import ASSET_TAG, Reference, find_references, put_all
 from workflows.graphs.shape import shape_of
-
-_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 
 class JobCheck:
@@ -46,7 +44,7 @@ class JobCheck:
         text = json_text(graph)
         references = self._references(graph, request.files, has_tags=f'"{ASSET_TAG}"' in text)
         # What files are called is known once they are there; until then any names of this job's stand for them.
-        staged_files = [f"{job_id}/{number}" for number in range(len(references))]
+        staged_files = [staged_in_folder(job_id, str(number)) for number in range(len(references))]
         runnable = put_all(graph, references, staged_files)
         self._refuse_foreign(runnable, job_id)
         verdict = self._catalogues.check(runnable, staged_files)
@@ -102,5 +100,5 @@ class JobCheck:
 
     def _refuse_taken(self, request_id: str) -> None:
         # Results are found by either id, so nobody may call a job by the id of another one.
-        if _UUID.fullmatch(request_id) and self._ledger.jobs.states([request_id]):
+        if is_job_id(request_id) and self._ledger.jobs.states([request_id]):
             raise RequestIdReuse.of(request_id, request_id)

@@ -10,17 +10,17 @@ from api.schema.blocks import WebhookBody
 from api.schema.bodies import ConvertOutput, JobBody, OutputOptionsBody
 from api.service.webhook_target import parse_webhook
 from core.buckets.block import S3Block, parse_s3
-from core.job import Contract
+from core.job import ContractName
 from core.job_request import JobRequest
 from core.output_options import ConvertOptions, OutputOptions
-from core.settings.settings import Settings
+from core.settings import Settings
 from workflows.templates.fill import Filled
 
 #: Characters of a data URI that are kept among a job's parameters.
 MAX_RECORDED_URI = 64
 
 
-def filled_request(filled: Filled, *, contract: Contract, template: str | None) -> JobRequest:
+def filled_request(filled: Filled, *, contract: ContractName, template: str | None) -> JobRequest:
     """Return the request for a filled template; without a name it is a graph of the client's own, with placeholders."""
     parameters = _recorded(filled.values)
     return JobRequest(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,25 +19,17 @@ from core.job import CANCELED, CANCELING, QUEUED, Job
 from core.job_request import JobRequest
 from core.ledger import Ledger
 from core.ledger.input_files import InputFile
-from core.settings.settings import Settings
-from core.storage.folders import remove_job
+from core.settings import Settings
+from core.storage.backend import outputs_of
+from core.storage.job_files import is_id
+from tasks.messaging.follow_up import JobPublisher, Moved, publish_follow_up
 
 #: How long one process trusts its count of waiting jobs.
 COUNT_AGE_S = 1.0
-_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
-class TurnPublisher(Protocol):
+class TurnPublisher(JobPublisher, Protocol):
     """What the API asks of the broker. Nothing here raises or takes long."""
-
-    def turn(self, job_id: str) -> bool:
-        """One more job waits."""
-
-    def notify(self, job_id: str) -> bool:
-        """A job has webhooks to send."""
-
-    def cancel(self, job: Job) -> None:
-        """The worker that runs this job shall look at it now."""
 
     def look_again(self) -> bool:
         """All GPU workers shall look for new files now; False when they could not be told."""
@@ -46,7 +37,7 @@ class TurnPublisher(Protocol):
 
 def check_id(job_id: str) -> str:
     """An id as it may be looked up. Raises NotFound for what can be none: databases refuse some characters."""
-    if not _ID.fullmatch(job_id):
+    if not is_id(job_id):
         raise NotFound("There is no such thing.")
     return job_id
 
@@ -104,7 +95,7 @@ class JobService:
             job = self._ledger.jobs.submit(accepted)
         waiting.jobs += 1
         # A broker that does not take it loses nothing: the reconciler finds the job in the ledger.
-        self._publisher.turn(job.id)
+        publish_follow_up(self._publisher, Moved.of(job))
         return job
 
     def settle_name(self, upload: InputFile) -> InputFile:
@@ -125,10 +116,9 @@ class JobService:
         return self._told(job)
 
     def _told(self, job: Job) -> Job:
-        if job.status == CANCELING:
-            self._publisher.cancel(job)
-        elif job.status == CANCELED and job.webhook:
-            self._publisher.notify(job.id)
+        # In any other status the wish came too late, or somebody else still wants the job: it has not moved.
+        if job.status in (CANCELING, CANCELED):
+            publish_follow_up(self._publisher, Moved.of(job))
         return job
 
     def delete(self, job_id: str) -> None:
@@ -139,7 +129,7 @@ class JobService:
             raise JobNotEnded(f"The job is {SHOWN[job.status]}: cancel it, or wait for its end, then delete it.")
         self._intake.require_storage()
         # The files first: who is interrupted here finds the job, and may ask again.
-        remove_job(self._settings.outputs_dir, job.id)
+        outputs_of(self._settings).remove_folder(job.id)
         with ledger_time_limit():
             self._ledger.removal.delete_job(job.id)
 

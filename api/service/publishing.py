@@ -11,7 +11,6 @@ from api.http.time_limits import at_most, interrupt_after
 from api.service.jobs import TurnPublisher
 from core.background import Loop, failure_of
 from core.errors import BrokerUnavailable
-from core.job import Job
 
 log = logging.getLogger(__name__)
 
@@ -53,9 +52,13 @@ class BackgroundPublisher:
         """A job has webhooks to send; False when too many wait to be published."""
         return self._put(lambda: self._publisher.notify(job_id))
 
-    def cancel(self, job: Job) -> None:
-        """The worker that runs this job shall look at it now."""
-        self._put(lambda: self._publisher.cancel(job))
+    def interrupt(self, job_id: str, attempt: int, instance: str) -> None:
+        """The worker of this instance shall interrupt the job now."""
+        self._put(lambda: self._publisher.interrupt(job_id, attempt, instance))
+
+    def store(self, job_id: str, attempt: int, host: str) -> bool:
+        """A job's files lie on a host; False when too many messages wait to be published."""
+        return self._put(lambda: self._publisher.store(job_id, attempt, host))
 
     def look_again(self) -> bool:
         """All GPU workers shall look for new files now; False if the broker is not well: later, nobody waits for it."""

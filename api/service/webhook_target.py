@@ -7,7 +7,7 @@ from typing import Any
 
 from api.schema.blocks import WebhookBody
 from core.outbound import Policy, check_url
-from core.settings.settings import Settings
+from core.settings import Settings
 from core.webhooks.target import ENVIRONMENT, ONE_SECRET, REQUEST, WebhookOrigin, WebhookTarget
 from core.webhooks.urls import split_query
 

@@ -1,0 +1,16 @@
+"""The commands, one module each or for a family; `cli.main` finds them by name.
+
+up               the whole stack in the foreground
+services         one process each: api, worker, io, beat, flower
+demo             start, make one picture, stop
+submit           run a graph, or queue it as a task
+run              run a server's workflow by its name; upload a file
+job_commands     status, watch, cancel, delete, list
+task_files       query, download, download-all, download-from-json
+gpus             look at GPUs; drain, resume, restart
+webhooks         deliveries: which arrived, and sending again
+templates        check template files, propose a sidecar, list a server's
+version          the version
+shared           options and helpers of all that talk to a server
+local_files      files of this machine that a job needs (submit, run)
+"""

@@ -11,14 +11,15 @@ from pathlib import Path
 
 import click
 
-from cli.commands.jobs import DEFAULT_FOLDER, follow, open_client, save_outputs, server_option
+from cli.commands.shared import DEFAULT_FOLDER, follow, open_client, save_outputs, server_option
 from cli.exit_codes import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, exit_status_of
 from cli.local.processes import TICK_S, StopSignals, last_line
 from cli.local.stack import Stack, addresses, first_key, free_ports
 from cli.output.terminal import Screen
-from cli.remote.client import Client, Job, RequestRefused
+from cli.remote.answers import Job, RequestRefused
+from cli.remote.client import Client
 from core.errors import NoHealthyInstance
-from core.settings.settings import Settings, load_settings
+from core.settings import Settings, load_settings
 from workflows.templates.samples import sample
 
 #: Time from the start of the processes to a fleet that can run jobs; a real ComfyUI loads for minutes.
@@ -26,7 +27,7 @@ READY_TIMEOUT_S = 50.0
 ASK_S = 0.2
 NEXT = """\
 Next:
-  make up                                             run the stack, with Flower
+  make up                                                 run the stack, with Flower
   .venv/bin/comfyline submit workflows/demo.json          send it a workflow
   COMFYLINE_COMFYUI_DIR=~/ComfyUI make up                 draw on this machine's GPUs
   COMFYLINE_COMFYUI_URLS=http://127.0.0.1:8188 make up    use a ComfyUI that runs already\

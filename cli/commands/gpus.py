@@ -13,11 +13,12 @@ from urllib.parse import quote
 
 import click
 
-from cli.commands.jobs import Command, json_option, open_client, print_json, server_option
+from cli.commands.shared import Command, json_option, open_client, print_json, server_option
 from cli.exit_codes import EXIT_FAILED, EXIT_OK, EXIT_UNREACHABLE
-from cli.output.tables import Heading, print_table
 from cli.output.terminal import Screen, warn
-from cli.remote.client import Client, ServerUnreachable
+from cli.output.text_tables import Heading, print_table
+from cli.remote.answers import ServerUnreachable
+from cli.remote.client import Client
 from core.errors import InvalidRequest
 
 #: A GPU as the API shows it: `name`, `host`, `state`, `reason`, `job_id`, `up_since_ms`, ...
@@ -129,7 +130,7 @@ def restart(**options: Any) -> int:
 
 
 def chosen(found: Sequence[Gpu], names: Sequence[str], host: str | None, *, is_all: bool) -> list[Gpu]:
-    """The GPUs that a command line means: by their names, of a host, or all.
+    """Return the GPUs that a command line means: by their names, of a host, or all.
 
     Raises:
       InvalidRequest: a name means none or several, or the host has none.
@@ -148,7 +149,7 @@ def chosen(found: Sequence[Gpu], names: Sequence[str], host: str | None, *, is_a
 
 
 def find(found: Sequence[Gpu], name: str) -> Gpu:
-    """The GPU of that name, or the only one that is called so on any host.
+    """Return the GPU of that name, or the only one that is called so on any host.
 
     Raises:
       InvalidRequest: there is none, or more than one.
@@ -163,7 +164,7 @@ def find(found: Sequence[Gpu], name: str) -> Gpu:
 
 
 def uptime(up_since_ms: int | None) -> str:
-    """How long a GPU has answered: `3 d 4 h`, `12 min`, `40 s`; `-` if it does not."""
+    """Return how long a GPU has answered: `3 d 4 h`, `12 min`, `40 s`; `-` if it does not."""
     if up_since_ms is None:
         return "-"
     seconds = max(0, time.time_ns() // 1_000_000 - up_since_ms) // 1000
@@ -176,7 +177,7 @@ def uptime(up_since_ms: int | None) -> str:
 
 
 def card(device: str | None) -> str:
-    """The card in ComfyUI's name of a device, `cuda:0 NVIDIA L4 : cudaMallocAsync`."""
+    """Return the card in ComfyUI's name of a device, `cuda:0 NVIDIA L4 : cudaMallocAsync`."""
     return re.sub(r"^cuda:[0-9]+ ", "", device or "-").partition(" : ")[0]
 
 
@@ -246,7 +247,7 @@ def _is_healthy(_before: Gpu, now: Gpu) -> bool:
 
 
 def _is_back(before: Gpu, now: Gpu) -> bool:
-    """Whether it answers again since the command; one that an operator drained comes back as that."""
+    """Return whether it answers again since the command; one that an operator drained comes back as that."""
     is_another = now["up_since_ms"] is not None and now["up_since_ms"] != before["up_since_ms"]
     return is_another and now["state"] in ("healthy", "drained", "disk_full")
 

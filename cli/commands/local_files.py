@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from cli.output.terminal import Screen
-from cli.remote.client import Client, RequestRefused
+from cli.remote.answers import RequestRefused
+from cli.remote.client import Client
 from cli.remote.written_files import is_file
 from core.errors import ConfigurationError
+from core.texts.json_types import JsonObject
 
 #: A value is only taken for a file if it ends like one that people make: models and texts stay where they are.
 EXTENSIONS = frozenset(
@@ -27,7 +29,7 @@ EXTENSIONS = frozenset(
 ASSET_TAG = "core/ASSET"
 
 
-def upload(client: Client, file: Path, screen: Screen) -> dict[str, Any]:
+def upload(client: Client, file: Path, screen: Screen) -> JsonObject:
     """Send a file, with a bar on a terminal; returns its asset, `{"id", "size_bytes", ...}`.
 
     Raises:
@@ -43,7 +45,7 @@ def upload(client: Client, file: Path, screen: Screen) -> dict[str, Any]:
         raise RequestRefused(f"{file}: {exc}", exc.envelope) from exc
 
 
-def with_uploads(graph: Mapping[str, Any], folder: Path, client: Client, screen: Screen) -> dict[str, Any]:
+def with_uploads(graph: Mapping[str, Any], folder: Path, client: Client, screen: Screen) -> JsonObject:
     """The graph with every file of this machine uploaded that its loaders name; each file is sent once.
 
     Parameters:

@@ -9,15 +9,17 @@ from urllib.parse import quote
 
 import click
 
-from cli.commands.jobs import DEFAULT_FOLDER, json_option, open_client, print_json, server_option
 from cli.commands.local_files import upload
+from cli.commands.shared import DEFAULT_FOLDER, json_option, open_client, print_json, server_option
 from cli.commands.submit import check_gpus, explained, see_through
 from cli.exit_codes import EXIT_OK, EXIT_USAGE
 from cli.output.terminal import Screen, warn
-from cli.remote.client import Client, RequestRefused, ServerUnreachable
+from cli.remote.answers import RequestRefused, ServerUnreachable
+from cli.remote.client import Client
 from cli.remote.task_values import parse_parameters
 from cli.remote.written_files import is_file
 from core.errors import ConfigurationError, InvalidRequest
+from core.texts.json_types import JsonObject
 
 
 @click.command()
@@ -99,9 +101,7 @@ def _schema(client: Client, template: str) -> Mapping[str, Any]:
     return properties
 
 
-def _with_uploads(
-    values: Mapping[str, Any], schema: Mapping[str, Any], client: Client, screen: Screen
-) -> dict[str, Any]:
+def _with_uploads(values: Mapping[str, Any], schema: Mapping[str, Any], client: Client, screen: Screen) -> JsonObject:
     """The values with every file of this machine uploaded that stands where the template takes a file."""
     found = dict(values)
     for name, value in values.items():

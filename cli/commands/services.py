@@ -21,7 +21,7 @@ from comfy.process.spec import REPOSITORY_ROOT
 from core.ledger.upgrade import migrate as migrate_ledger
 from core.log_format import LOG_FORMAT
 from core.outbound import Policy
-from core.settings.settings import Settings, load_settings, process_environment
+from core.settings import Settings, load_settings, process_environment
 from core.startup import check_api, data_dir_advice, is_told_already
 from tasks.instance.directory_lock import occupied
 from tasks.instance.plan import plan_instances
@@ -121,7 +121,7 @@ def migrate() -> None:
 
 
 def _ready_settings(*, uses_files: bool = False) -> Settings:
-    """The settings, once broker and ledger are there.
+    """Return the settings, once broker and ledger are there.
 
     Parameters:
       uses_files: the process puts files into storage, or takes some from there.

@@ -9,7 +9,8 @@ from typing import Any
 
 import click
 
-from cli.commands.jobs import (
+from cli.commands.local_files import with_uploads
+from cli.commands.shared import (
     DEFAULT_FOLDER,
     follow,
     json_option,
@@ -18,11 +19,11 @@ from cli.commands.jobs import (
     save_outputs,
     server_option,
 )
-from cli.commands.local_files import with_uploads
 from cli.exit_codes import EXIT_OK, exit_status_of
-from cli.output.tables import printable
 from cli.output.terminal import Screen, describe_refusal, warn
-from cli.remote.client import Client, Job, RequestRefused, ServerUnreachable
+from cli.output.text_tables import printable
+from cli.remote.answers import Job, RequestRefused, ServerUnreachable
+from cli.remote.client import Client
 from cli.remote.task_client import TaskClient
 from cli.remote.task_values import (
     FLAGS,
@@ -178,7 +179,7 @@ def _queue_task(
 
 
 def _server_workflow(tasks: TaskClient, workflow: str, screen: Screen) -> str:
-    """The server's workflow that is meant where there is no such file."""
+    """Return the server's workflow that is meant where there is no such file."""
     there_are = tasks.workflow_names()
     for name in names_for(workflow):
         if name in there_are:

@@ -5,19 +5,19 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 
-from cli.commands.jobs import json_option, open_client, print_json, server_option
+from cli.commands.shared import json_option, open_client, print_json, server_option
 from cli.exit_codes import EXIT_FAILED, EXIT_OK
-from cli.output.tables import printable
 from cli.output.terminal import Screen, describe_task, warn
-from cli.remote.client import RequestRefused
+from cli.output.text_tables import printable
+from cli.remote.answers import RequestRefused
 from cli.remote.job_ids import whole_id, whole_path
 from cli.remote.task_client import ENDED, Task, TaskClient, file_paths
 from cli.remote.written_files import result_file
 from core.errors import InvalidBody, InvalidRequest
+from core.texts.json_types import JsonObject
 from core.texts.strict_json import loads
 
 task_option = click.option("--task_id", "--task-id", metavar="ID", required=True, help="What comfyline submit printed.")
@@ -115,7 +115,7 @@ def download_from_json(text: str | None, folder: Path, server: str | None) -> in
     return _save_all(TaskClient(open_client(server)), paths, folder, Screen(json_on_stdout=True))
 
 
-def _read_json(text: str | None) -> dict[str, Any]:
+def _read_json(text: str | None) -> JsonObject:
     """An object with `file_paths`, from the command line or stdin."""
     if text is None and sys.stdin.isatty():
         raise click.UsageError("Give --json TEXT, or pipe the output of comfyline query --json into this command.")

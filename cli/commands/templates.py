@@ -10,12 +10,14 @@ from urllib.parse import quote
 
 import click
 
-from cli.commands.jobs import json_option, open_client, server_option
+from cli.commands.shared import json_option, open_client, server_option
 from cli.exit_codes import EXIT_FAILED, EXIT_OK
-from cli.output.tables import printable
 from cli.output.terminal import warn
-from cli.remote.client import Client, ServerUnreachable
+from cli.output.text_tables import printable
+from cli.remote.answers import ServerUnreachable
+from cli.remote.client import Client
 from core.errors import ConfigurationError, InvalidBody, InvalidRequest
+from core.texts.json_types import JsonObject
 from core.texts.strict_json import loads
 from workflows.graphs.graph import parse_graph
 from workflows.templates.proposal import propose
@@ -106,7 +108,7 @@ def show(name: str, server: str | None) -> int:
     return EXIT_OK
 
 
-def _ask(client: Client, path: str, **shape: set[str]) -> dict[str, Any]:
+def _ask(client: Client, path: str, **shape: set[str]) -> JsonObject:
     """The JSON object at a path. `shape`: its fields, and what the object, or each of a list, in them must have."""
     value = client.get(path)
     if not all(_has(value.get(key), keys) for key, keys in shape.items()):

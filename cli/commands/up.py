@@ -17,8 +17,8 @@ from cli.local.log_watch import LogWatch
 from cli.local.processes import TICK_S, StopSignals
 from cli.local.stack import Stack, addresses, first_key
 from cli.local.startup_checks import broker_advice
-from cli.output.tables import printable
 from cli.output.terminal import Screen
+from cli.output.text_tables import printable
 from cli.remote.client import Client
 from comfy.process.spec import InstanceSpec
 from core.errors import ComfylineError
@@ -26,11 +26,11 @@ from core.ledger import Ledger
 from core.ledger.instances import HEALTHY
 from core.ledger.sealing import load_keys
 from core.outbound import Policy
-from core.settings.settings import Settings, load_settings
+from core.settings import Settings, load_settings
 from core.startup import check_api, data_dir_advice
 
 #: After this long without being ready, people are told where to look.
-IMPATIENCE_S = 10.0
+SAID_AFTER_S = 10.0
 #: Seconds between questions whether it is ready.
 ASK_S = 0.5
 
@@ -78,16 +78,16 @@ def _watch(stack: Stack, screen: Screen, stop: StopSignals, credentials: str) ->
             if readiness is not None:
                 title = f"Comfyline is ready ({time.monotonic() - started_at:.0f} s)"
                 _show_panel(screen, title, [*_lines(stack, credentials, readiness), "", "Ctrl-C stops everything."])
-        if readiness is None and not is_late and time.monotonic() > started_at + IMPATIENCE_S:
+        if readiness is None and not is_late and time.monotonic() > started_at + SAID_AFTER_S:
             is_late = True
-            screen.line(f"Not ready after {IMPATIENCE_S:.0f} s; still trying. Logs: {stack.logs_dir}", style="yellow")
+            screen.line(f"Not ready after {SAID_AFTER_S:.0f} s; still trying. Logs: {stack.logs_dir}", style="yellow")
             for reason in _reasons(stack.settings):
                 screen.line(reason, style="yellow")
         time.sleep(TICK_S)
 
 
 def _reasons(settings: Settings) -> list[str]:
-    """What the ledger knows of instances that are not healthy yet."""
+    """Return what the ledger knows of instances that are not healthy yet."""
     try:
         instances = Ledger(settings).instances.all()
     except ComfylineError:
@@ -153,7 +153,7 @@ def _gpu_lines(stack: Stack, readiness: Mapping[str, Any]) -> list[str]:
 
 
 def _where(spec: InstanceSpec) -> str:
-    """What renders behind one name."""
+    """Return what renders behind one name."""
     if spec.kind == "simulator":
         return "no GPU"
     if spec.kind == "attached":

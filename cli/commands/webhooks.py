@@ -9,11 +9,12 @@ from urllib.parse import quote
 
 import click
 
-from cli.commands.jobs import json_option, open_client, print_json, server_option
+from cli.commands.shared import json_option, open_client, print_json, server_option
 from cli.exit_codes import EXIT_OK, EXIT_USAGE
-from cli.output.tables import Heading, print_table, printable
 from cli.output.terminal import Screen, warn
-from cli.remote.client import Client, RequestRefused, ServerUnreachable
+from cli.output.text_tables import Heading, print_table, printable
+from cli.remote.answers import RequestRefused, ServerUnreachable
+from cli.remote.client import Client
 from cli.remote.job_ids import the_one, whole_id
 
 STYLES = {"delivered": "green", "dead": "red", "sending": "yellow", "pending": ""}

@@ -16,7 +16,7 @@ from pathlib import Path
 from cli.local.data_dir import make_data_dir
 from cli.local.processes import ProcessSet, ProcessSpec, StopSignals, last_line
 from core.errors import BrokerUnavailable, ConfigurationError
-from core.settings.settings import Settings
+from core.settings import Settings
 from core.settings.socket_folder import make_socket_folder
 
 #: Redis 6.2 is the first release with everything our transport uses (BRPOP with fractions, GETDEL, ...).
@@ -34,7 +34,7 @@ NO_SERVER = (
 
 
 def broker_spec(settings: Settings, environment: dict[str, str]) -> ProcessSpec:
-    """The server's command line. Raises: ConfigurationError - there is no server program to start, or no place."""
+    """Return the server's command line. Raises ConfigurationError: there is no server program, or no place."""
     folder = settings.data_dir / "broker"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -58,7 +58,7 @@ def broker_spec(settings: Settings, environment: dict[str, str]) -> ProcessSpec:
 
 
 def server_program() -> Path:
-    """A new enough server of the machine, else the one that was installed with us.
+    """Return a new enough server of the machine, else the one that was installed with us.
 
     Raises:
       ConfigurationError: there is neither.
@@ -96,7 +96,7 @@ def broker_lock(settings: Settings) -> Iterator[None]:
 
 
 def answers(settings: Settings) -> bool:
-    """Whether the embedded broker answers PING."""
+    """Return whether the embedded broker answers PING."""
     try:
         return ask(settings, "PING").startswith(b"+PONG")
     except OSError:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from core.errors import ConfigurationError
-from core.settings.settings import Settings
+from core.settings import Settings
 
 USER = "comfyline"
 
@@ -31,17 +31,17 @@ def flower_credentials(settings: Settings) -> str:
 
 
 def flower_credentials_file(settings: Settings) -> Path:
-    """Where generated credentials are kept, readable by the owner alone."""
+    """Return where generated credentials are kept, readable by the owner alone."""
     return settings.data_dir / "flower-credentials"
 
 
 def flower_cookie_secret(settings: Settings) -> str:
-    """What Flower signs cookies with: the same after a restart, so that nobody is thrown out."""
+    """Return the secret that Flower signs cookies with; it survives restarts, and so do sessions."""
     return _kept(settings.data_dir / "flower-cookie-secret", lambda: secrets.token_urlsafe(48))
 
 
 def _kept(path: Path, make: Callable[[], str]) -> str:
-    """What the file says; made and written (mode 0600) when it is not there."""
+    """Return what the file says; made and written (mode 0600) when it is not there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
         # Linked into place whole: of two processes that start at once, one wins and both read the same.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cli.output.terminal import warn
 from core.errors import ConfigurationError
-from core.settings.settings import Settings
+from core.settings import Settings
 from core.startup import private_from_now_on
 
 #: Where the data of a machine is, unless a setting says otherwise; and where releases before the new name had it.

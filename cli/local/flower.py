@@ -20,11 +20,11 @@ from kombu import Consumer, Message
 from tornado.ioloop import IOLoop, PeriodicCallback
 
 from cli.local.credentials import flower_cookie_secret, flower_credentials
-from cli.local.queue_lengths import queue_lengths
+from cli.local.queue_lengths import QueueLength, queue_lengths
 from core.errors import BrokerUnavailable, ConfigurationError, LedgerUnavailable
 from core.ledger import Ledger
 from core.messaging.broker_guard import DATA_ERRORS
-from core.settings.settings import Settings
+from core.settings import Settings
 from tasks.messaging.app import make_app
 from tasks.messaging.names import GPU_QUEUE, IO_QUEUE, MAINTENANCE_QUEUE, io_queue_of
 
@@ -147,8 +147,8 @@ class _Queues:
         self._app = app
         self._ledger = Ledger(settings, pool_size=1)
 
-    async def read(self) -> list[dict[str, Any]]:
-        """As `queue_lengths`. Raises: tornado's HTTPError 503 - the broker does not answer."""
+    async def read(self) -> list[QueueLength]:
+        """Return `queue_lengths`. Raises tornado's HTTPError 503: the broker does not answer."""
         try:
             return await IOLoop.current().run_in_executor(None, lambda: queue_lengths(self._app, self._names()))
         except BrokerUnavailable as exc:
@@ -175,7 +175,7 @@ class _BrokerPage(_OfQueues):
 
 
 class _QueueLengths(_OfQueues):
-    """The same as JSON."""
+    """Serve the page's figures as JSON."""
 
     async def get(self) -> None:
         self.write({"active_queues": await self._queues.read()})

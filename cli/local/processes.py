@@ -108,7 +108,7 @@ class ProcessSet:
                 self._restart(child, now_s)
 
     def is_running(self) -> bool:
-        """Whether anything runs or will run again."""
+        """Return whether anything runs or will run again."""
         return any(not child.is_over for child in self.children.values())
 
     def ask_to_end(self, names: Iterable[str]) -> None:
@@ -120,7 +120,7 @@ class ProcessSet:
                 child.popen.terminate()
 
     def alive(self, names: Iterable[str]) -> list[str]:
-        """Those of the named processes that still run."""
+        """Return those of the named processes that still run."""
         return [name for name in names if self.children[name].is_alive()]
 
     def wait(self, names: Iterable[str], *, until: Callable[[], bool]) -> list[str]:
@@ -173,7 +173,7 @@ class ProcessSet:
         self._say(f"{child.spec.name} runs again (process {child.popen.pid}).")
 
     def _pause_s(self, child: Child) -> float:
-        """How long to wait before the next start; longer each time."""
+        """Return how long to wait before the next start; longer each time."""
         pause_s: float = min(FIRST_PAUSE_S * 2**child.restarts_in_a_row, LONGEST_PAUSE_S)
         child.restarts_in_a_row += 1
         return pause_s
@@ -207,7 +207,7 @@ def describe_end(code: int) -> str:
 
 
 def last_line(log: Path) -> str:
-    """The last line of a log that says something, or nothing."""
+    """Return the last line of a log that says something, or nothing."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - 4096))
@@ -218,7 +218,7 @@ def last_line(log: Path) -> str:
 
 
 def cause(log: Path, offset_bytes: int = 0) -> str:
-    """Why a process ended, as far as its log tells: its last line that speaks of an error, else its last line.
+    """Return why a process ended, as far as its log tells: its last line that speaks of an error, else its last line.
 
     Parameters:
       offset_bytes: what stands before is of earlier starts.
@@ -236,7 +236,7 @@ def cause(log: Path, offset_bytes: int = 0) -> str:
 
 
 def _raised(lines: Sequence[str]) -> int | None:
-    """Where the last traceback names what was raised: the first line of it that is not indented."""
+    """Return where the last traceback names what was raised: the first line of it that is not indented."""
     begin = next((number for number in reversed(range(len(lines))) if lines[number].startswith(_TRACEBACK)), None)
     if begin is None:
         return None
@@ -251,7 +251,7 @@ def _last_words(child: Child) -> str:
 
 
 def _spawn(spec: ProcessSpec, marker: str) -> tuple[subprocess.Popen[bytes], int]:
-    """The process, and how long its log was before."""
+    """Return the process, and how long its log was before."""
     # Through the launcher, which asks the kernel to kill the program when we die: also by SIGKILL nothing is left.
     command = [sys.executable, "-I", "-S", str(LAUNCHER), str(os.getpid()), *spec.command]
     with contextlib.ExitStack() as files:

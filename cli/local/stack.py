@@ -17,7 +17,7 @@ from cli.local.startup_checks import broker_problem, settle_storage
 from comfy.process.spec import REPOSITORY_ROOT, InstanceSpec
 from core.errors import ConfigurationError
 from core.ledger.upgrade import migrate
-from core.settings.settings import Settings, process_environment
+from core.settings import Settings, process_environment
 from tasks.instance.plan import plan_instances
 
 #: A worker whose job was not done in its grace time gets this much more to give it back and to end its ComfyUI.
@@ -42,7 +42,7 @@ class Addresses:
 
 
 def addresses(settings: Settings) -> Addresses:
-    """The base URLs; a wildcard host is reached by loopback."""
+    """Return the base URLs; a wildcard host is reached by loopback."""
     return Addresses(
         api=f"http://{_reachable(settings.api_host)}:{settings.api_port}",
         flower=f"http://{_reachable(settings.flower_host)}:{settings.flower_port}",
@@ -50,7 +50,7 @@ def addresses(settings: Settings) -> Addresses:
 
 
 def first_key(settings: Settings) -> str:
-    """An API key that our own API accepts; empty when it asks for none."""
+    """Return an API key that our own API accepts; empty when it asks for none."""
     return settings.api_keys[0] if settings.api_keys else ""
 
 
@@ -69,7 +69,7 @@ def check_ports(settings: Settings) -> None:
 
 
 def child_environment(settings: Settings, overrides: Mapping[str, str]) -> dict[str, str]:
-    """The environment of our processes: ours, with paths that mean the same in another working directory."""
+    """Return the environment of our processes: ours, with paths that mean the same in another working directory."""
     ours = process_environment()
     # Secrets from files have been read; their paths may be relative to where we are.
     environment = {name: ours[name] for name in ours if not (name.endswith("_FILE") and name[:-5] in ours)}

@@ -13,10 +13,11 @@ from kombu.utils.url import maybe_sanitize_url
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
 from cli.local import broker
+from core.broker_kind import BrokerKind
 from core.errors import ConfigurationError, LedgerUnavailable
 from core.ledger import Ledger
 from core.ledger.upgrade import migrate
-from core.settings.settings import Settings
+from core.settings import Settings
 from core.storage.marker import StorageMarker
 
 PAUSE_S = 0.3
@@ -90,7 +91,7 @@ def broker_problem(settings: Settings) -> str | None:
 
 def broker_advice(settings: Settings) -> list[str]:
     """What the operator should know of a Redis that answers: a line for each setting with which it loses messages."""
-    if not settings.broker_url.startswith(("redis://", "rediss://")):
+    if not settings.broker_url or BrokerKind.of(settings.broker_url) is not BrokerKind.REDIS:
         return []
     try:
         with Connection(settings.broker_url, connect_timeout=CONNECT_TIMEOUT_S) as connection:

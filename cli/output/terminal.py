@@ -22,8 +22,8 @@ from rich.progress import (
 from rich.table import Column
 from rich.text import Text
 
-from cli.output.tables import Heading, print_table, printable
-from cli.remote.client import Job
+from cli.output.text_tables import Heading, print_table, printable
+from cli.remote.answers import Job
 from cli.remote.download import OnBytes
 from cli.remote.sse import SseEvent
 

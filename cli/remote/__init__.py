@@ -1,0 +1,14 @@
+"""The client of a server: any that speaks Comfy API v2, ours for the rest.
+
+client           submit, follow, cancel, list, fetch (commands)
+answers          a job or an object from an answer, or its error (client)
+task_client      the PyWorker contract: tasks and their files (commands)
+sse              server-sent events as they come (client)
+error_answers    what an error answer says (client)
+download         one file: resumed, checked by its hash (client)
+written_files    files written whole, inside their folder (client, commands)
+multipart        a form that is sent while it is read (client)
+job_ids          ids by their beginning (commands)
+list_filters     the filters of `comfyline list` (commands)
+task_values      the flags of `comfyline submit --workflow` (commands)
+"""

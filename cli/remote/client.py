@@ -7,21 +7,19 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn, TypeAlias
+from typing import Any, BinaryIO
 from urllib.parse import quote, urlsplit
 
 import requests
 from requests.auth import AuthBase
 
+from cli.remote.answers import Job, RequestRefused, ServerUnreachable, checked_job, job_of, object_of, refuse
 from cli.remote.download import DamagedDownload, Download, OnBytes
-from cli.remote.error_answers import body_of, code, envelope, reason, retry_after_s, words
+from cli.remote.error_answers import body_of, code, reason, retry_after_s, words
 from cli.remote.multipart import FormFile
 from cli.remote.sse import SseEvent, read_events
-from cli.remote.written_files import Draft, numbered_names, safe_name
-from core.errors import RequestError, TransientError
-
-#: A job as the API answers it: `id`, `status`, `progress`, `outputs`, `error`, ...
-Job: TypeAlias = dict[str, Any]
+from cli.remote.written_files import Draft
+from core.texts.json_types import JsonObject
 
 TERMINAL = frozenset({"succeeded", "failed", "canceled", "expired"})
 TIMEOUT_S = 30.0
@@ -42,29 +40,12 @@ HEALTHY = "healthy"
 PAGE = 100
 
 
-class RequestRefused(RequestError):
-    """The server understood, and said no. `envelope` is its answer: `{"error": {"code", "message", "details"}}`."""
-
-    def __init__(self, message: str, envelope: Mapping[str, Any] | None = None) -> None:
-        super().__init__(message, envelope)
-        self.envelope = envelope or {"error": {"code": self.code, "message": message, "details": None}}
-
-    @property
-    def server_code(self) -> str:
-        """The server's own word for it, for instance `invalid_workflow`."""
-        return str(self.envelope["error"].get("code"))
-
-
 class JobList(list[Job]):
     """Jobs, and whether the server has more than were asked for."""
 
     def __init__(self, jobs: Iterable[Job], *, has_more: bool) -> None:
         super().__init__(jobs)
         self.has_more = has_more
-
-
-class ServerUnreachable(TransientError):
-    """No answer, or an answer that says the server cannot work now."""
 
 
 class _Bearer(AuthBase):
@@ -96,7 +77,7 @@ class Client:
         # A proxy of the environment cannot reach this machine's own loopback.
         self._session.trust_env = not _is_loopback(parts.hostname)
 
-    def readiness(self) -> dict[str, Any] | None:
+    def readiness(self) -> JsonObject | None:
         """What `/ready` says when the server can run jobs: `{"instances": [{"name", "state", "kind", "device"}], ...}`.
 
         None when it cannot yet, or does not answer. Servers of other make may say nothing about instances.
@@ -125,34 +106,34 @@ class Client:
 
         Raises: ServerUnreachable - it has no GPU that is ready.
         """
-        return _job(self._post("/jobs", {"workflow": workflow}, prefix="/api/v2", has_key=True))
+        return job_of(self._post("/jobs", {"workflow": workflow}, prefix="/api/v2", has_key=True))
 
     def submit_template(self, name: str, parameters: Mapping[str, Any]) -> Job:
         """Queue a job from a workflow of the server, as `submit` does."""
-        return _job(self._post(f"/workflows/{_path(name)}", {"parameters": parameters}, prefix="", has_key=True))
+        return job_of(self._post(f"/workflows/{_path(name)}", {"parameters": parameters}, prefix="", has_key=True))
 
-    def upload_asset(self, file: BinaryIO, name: str, on_bytes: OnBytes | None = None) -> dict[str, Any]:
+    def upload_asset(self, file: BinaryIO, name: str, on_bytes: OnBytes | None = None) -> JsonObject:
         """Keep a file on the server; returns the asset, `{"id", "size_bytes", ...}`."""
         form = FormFile(file, name, {"file_path": name}, on_bytes)
         headers = {"Content-Type": form.content_type}
-        asset = _read(self._send("POST", "/assets", data=form, headers=headers, timeout=UPLOAD_TIMEOUT_S))
+        asset = object_of(self._send("POST", "/assets", data=form, headers=headers, timeout=UPLOAD_TIMEOUT_S))
         if not isinstance(asset.get("id"), str):
             raise ServerUnreachable(f"{self.base_url} answered something that is no asset: is it a Comfy API server?")
         return asset
 
     def job(self, job_id: str) -> Job:
         """The job as it stands."""
-        return _job(self._send("GET", f"/jobs/{_path(job_id)}"))
+        return job_of(self._send("GET", f"/jobs/{_path(job_id)}"))
 
     def cancel(self, job_id: str) -> Job:
         """Ask for its end; returns the job as it stands then. Safe to repeat."""
-        return _job(self._send("POST", f"/jobs/{_path(job_id)}/cancel"))
+        return job_of(self._send("POST", f"/jobs/{_path(job_id)}/cancel"))
 
     def delete(self, job_id: str) -> None:
         """Remove an ended job with its files."""
         answer = self._send("DELETE", f"/jobs/{_path(job_id)}")
         if not answer.ok:
-            _refuse(answer)
+            refuse(answer)
 
     def jobs(self, *, limit: int, **filters: str | None) -> JobList:
         """The newest jobs first, page after page up to `limit`.
@@ -165,8 +146,8 @@ class Client:
         while True:
             parameters = {**filters, "limit": min(PAGE, limit - len(found)), "cursor": cursor}
             answer = self._send("GET", "/jobs", params=parameters)
-            page = _read(answer)
-            found += [_checked(job, answer) for job in page.get("jobs") or []]
+            page = object_of(answer)
+            found += [checked_job(job, answer) for job in page.get("jobs") or []]
             cursor = page.get("next_cursor") or None
             if cursor is None or len(found) >= limit:
                 return JobList(found[:limit], has_more=cursor is not None or len(found) > limit)
@@ -203,9 +184,9 @@ class Client:
             self.receive(path, draft, digest=digest if isinstance(digest, str) else None)
             return draft.keep_as(name)
 
-    def get(self, path: str) -> dict[str, Any]:
+    def get(self, path: str) -> JsonObject:
         """The JSON object at a path of the server, for what lies outside of Comfy API v2."""
-        return _read(self._send("GET", path, prefix=""))
+        return object_of(self._send("GET", path, prefix=""))
 
     def ask(
         self,
@@ -214,21 +195,21 @@ class Client:
         *,
         parameters: Mapping[str, str | int | None] | None = None,
         body: Mapping[str, Any] | None = None,
-    ) -> dict[str, Any]:
+    ) -> JsonObject:
         """Ask a path outside of Comfy API v2, once; parameters that are None are left out."""
-        return _read(self._send(method, path, prefix="", params=parameters, json=body))
+        return object_of(self._send(method, path, prefix="", params=parameters, json=body))
 
-    def post(self, path: str, body: Mapping[str, Any], *, has_key: bool) -> dict[str, Any]:
+    def post(self, path: str, body: Mapping[str, Any], *, has_key: bool) -> JsonObject:
         """Queue something at a path outside of Comfy API v2, as patiently as `submit`; returns the answer.
 
         Parameters:
           has_key: whether the path honours an Idempotency-Key, so that any try may be repeated.
         """
-        return _read(self._post(path, body, prefix="", has_key=has_key))
+        return object_of(self._post(path, body, prefix="", has_key=has_key))
 
-    def upload(self, path: str, file: BinaryIO, name: str) -> dict[str, Any]:
+    def upload(self, path: str, file: BinaryIO, name: str) -> JsonObject:
         """Send a file as a form's `file`, with its `name` beside it; returns the answer."""
-        return _read(self._send("POST", path, prefix="", files={"file": (name, file)}, data={"name": name}))
+        return object_of(self._send("POST", path, prefix="", files={"file": (name, file)}, data={"name": name}))
 
     def receive(self, path: str, draft: Draft, on_bytes: OnBytes | None = None, *, digest: str | None = None) -> None:
         """Write the bytes at a path of the server into a draft; what breaks off goes on where it was.
@@ -241,7 +222,7 @@ class Client:
             answer = self._send("GET", path, prefix="", stream=True, headers=headers)
             if not answer.ok:
                 with answer:
-                    _refuse(answer)
+                    refuse(answer)
             return answer
 
         try:
@@ -258,7 +239,7 @@ class Client:
         answer = self._send("GET", path, headers=headers, stream=True, timeout=(10, STREAM_SILENCE_S))
         with answer:
             if answer.status_code in (401, 403, 404):
-                _refuse(answer)
+                refuse(answer)
             if not answer.ok:
                 return answer.status_code in (429, 503)
             for event in read_events(answer.raw):
@@ -297,53 +278,12 @@ class Client:
             ) from exc
 
 
-def file_names(job: Job) -> list[str]:
-    """A name for each output of a job, safe to write here, and no two the same."""
-    names: list[str] = []
-    for output in job.get("outputs") or []:
-        numbered = numbered_names(safe_name(str(output["name"])))
-        names.append(next(str(name) for name in numbered if str(name) not in names))
-    return names
-
-
 def _report(job: Job, on_event: Callable[[SseEvent], None]) -> None:
     """What a poll says, in the words of the stream."""
     if job["status"] not in TERMINAL and job.get("progress"):
         on_event(SseEvent(name="progress", data=job["progress"]))
     place: dict[str, Any] = {key: job[key] for key in ("queue_position", "estimated_wait_ms") if key in job}
     on_event(SseEvent(name="status", data={"status": job["status"], **place}))
-
-
-def _job(answer: requests.Response) -> Job:
-    return _checked(_read(answer), answer)
-
-
-def _checked(job: Any, answer: requests.Response) -> Job:
-    if not (isinstance(job, dict) and isinstance(job.get("id"), str) and isinstance(job.get("status"), str)):
-        raise ServerUnreachable(f"{answer.url} answered something that is no job: is it a Comfy API server?")
-    return job
-
-
-def _read(answer: requests.Response) -> dict[str, Any]:
-    if not answer.ok:
-        _refuse(answer)
-    try:
-        value = answer.json()
-    except ValueError as exc:
-        raise ServerUnreachable(f"{answer.url} answered, but not with JSON: is it a Comfy API server?") from exc
-    if not isinstance(value, dict):
-        raise ServerUnreachable(f"{answer.url} answered with JSON of another shape: is it a Comfy API server?")
-    return value
-
-
-def _refuse(answer: requests.Response) -> NoReturn:
-    """Raise what an error answer means."""
-    message = words(answer)
-    if answer.status_code >= 500:
-        raise ServerUnreachable(f"{urlsplit(answer.url).netloc} cannot do that now: {message}")
-    if answer.status_code == 401:
-        message += " Give the server's key by COMFY_API_KEY, or by comfyline --api-key."
-    raise RequestRefused(message, envelope(answer))
 
 
 def _path(segment: str) -> str:

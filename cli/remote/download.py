@@ -101,7 +101,7 @@ class Download:
 
 
 def _pieces(answer: requests.Response) -> Iterator[bytes]:
-    """All of an answer's bytes as they come. Raises: requests.RequestException - they end before they should."""
+    """Yield an answer's bytes as they come. Raises requests.RequestException: they end too early."""
     try:
         # read1 hands out what has come so far; of a buffer that is never filled the rest would be lost with a break.
         while piece := answer.raw.read1(CHUNK_BYTES):

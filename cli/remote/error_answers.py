@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import requests
 
+from core.texts.json_types import JsonObject
 
-def envelope(answer: requests.Response) -> dict[str, Any] | None:
+
+def envelope(answer: requests.Response) -> JsonObject | None:
     """`{"error": {"code", "message", "details"}}`, if that is what was answered."""
     found = body_of(answer)
     error = found.get("error")
@@ -43,7 +43,7 @@ def reason(exc: requests.RequestException) -> str:
     return getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
 
 
-def body_of(answer: requests.Response) -> dict[str, Any]:
+def body_of(answer: requests.Response) -> JsonObject:
     """The JSON object that was answered; `{}` if it is none."""
     try:
         body = answer.json()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 
-from cli.remote.client import Client, RequestRefused
+from cli.remote.answers import RequestRefused
+from cli.remote.client import Client
 
 #: Fewer characters may mean one thing now and another in a minute.
 MIN_CHARS = 4
@@ -15,12 +16,12 @@ _BEGINNING = re.compile(r"[0-9a-f]{1,8}|[0-9a-f]{8}(-[0-9a-f]{0,4}){1,3}|[0-9a-f
 
 
 def whole_id(client: Client, text: str) -> str:
-    """The id of the job that is meant. Raises what `the_one` does."""
+    """Return the id of the job that is meant. Raises what `the_one` does."""
     return the_one(text, lambda: (str(job["id"]) for job in client.jobs(limit=3, id_prefix=text)))
 
 
 def the_one(text: str, listed: Callable[[], Iterable[str]]) -> str:
-    """The id that is meant: what cannot be a beginning, or begins none, is taken as it is.
+    """Return the id that is meant: what cannot be a beginning, or begins none, is taken as it is.
 
     Parameters:
       listed: asks for ids that begin so; two of them are enough.
@@ -40,6 +41,6 @@ def the_one(text: str, listed: Callable[[], Iterable[str]]) -> str:
 
 
 def whole_path(client: Client, path: str) -> str:
-    """The path of a job's file, `<job id>/<name>`, with the id that is meant."""
+    """Return the path of a job's file, `<job id>/<name>`, with the id that is meant."""
     first, slash, rest = path.partition("/")
     return f"{whole_id(client, first)}{slash}{rest}" if slash else path

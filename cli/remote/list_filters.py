@@ -26,7 +26,7 @@ def label_filters(labels: Sequence[str]) -> dict[str, str | None]:
 
 
 def moment(text: str | None, now: datetime | None = None) -> str | None:
-    """A time in the API's form: `2h` is two hours ago; a time without a zone is one of this machine.
+    """Return a time in the API's form: `2h` is two hours ago; a time without a zone is one of this machine.
 
     Raises: InvalidRequest - it is no time.
     """

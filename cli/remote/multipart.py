@@ -43,6 +43,6 @@ class FormFile:
 
 
 def _part(boundary: str, field: RequestField) -> bytes:
-    """What stands before the content of a part."""
+    """Return what stands before the content of a part."""
     field.make_multipart()
     return f"--{boundary}\r\n{field.render_headers()}".encode()

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 from urllib.parse import quote
 
-from cli.remote.client import GIVE_UP_AFTER_S, POLL_S, Client, ServerUnreachable
+from cli.remote.answers import ServerUnreachable
+from cli.remote.client import GIVE_UP_AFTER_S, POLL_S, Client
 from cli.remote.download import OnBytes
 from cli.remote.written_files import Draft, safe_name
 from core.errors import ConfigurationError, InvalidRequest
@@ -26,7 +27,7 @@ class TaskClient:
         self._client = client
 
     def workflow_names(self) -> list[str]:
-        """The names of the server's workflows."""
+        """Return the names of the server's workflows."""
         found = self._client.get("/workflows").get("workflows")
         if not isinstance(found, list) or not all(isinstance(each, dict) and "name" in each for each in found):
             raise self._no_sense("list of workflows")
@@ -57,7 +58,7 @@ class TaskClient:
         return self._task(self._client.post(path, {"parameters": parameters}, has_key=True))
 
     def task(self, task_id: str) -> Task:
-        """The task as it stands."""
+        """Return the task as it stands."""
         return self._task(self._client.get(f"/task/{quote(task_id, safe='')}"))
 
     def wait(self, task_id: str, on_status: Callable[[str], None]) -> Task:
@@ -104,7 +105,7 @@ class TaskClient:
 
 
 def file_paths(task: Task) -> list[str]:
-    """The paths of a task's files, as `TaskClient.fetch` takes them."""
+    """Return the paths of a task's files, as `TaskClient.fetch` takes them."""
     outputs = task.get("output")
     found = [each.get("local_path") for each in outputs if isinstance(each, dict)] if isinstance(outputs, list) else []
     return [path for path in found if isinstance(path, str) and path]

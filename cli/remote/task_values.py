@@ -8,6 +8,7 @@ from typing import Any
 
 from cli.remote.written_files import is_file
 from core.errors import InvalidBody, InvalidRequest
+from core.texts.json_types import JsonObject
 from core.texts.strict_json import loads
 from workflows.graphs.graph import Graph, parse_graph
 from workflows.templates.fill import open_parts, placeholders
@@ -22,7 +23,7 @@ ROOMS = ("living_room", "dining_room", "bedroom", "bathroom", "balcony", "kitche
 VERSION_MARK = "_v"
 
 
-def read_workflow(body: bytes, name: str) -> dict[str, Any]:
+def read_workflow(body: bytes, name: str) -> JsonObject:
     """The graph in a file, also where it stands in a request body.
 
     A body is `{"workflow": graph}`, `{"prompt": graph}` or `{"input": {"workflow_json": graph}}`.
@@ -77,7 +78,7 @@ def local_image(value: str | None) -> Path | None:
     return image
 
 
-def parse_parameters(texts: Sequence[str], *, taken: Collection[str] = ()) -> dict[str, Any]:
+def parse_parameters(texts: Sequence[str], *, taken: Collection[str] = ()) -> JsonObject:
     """`NAME=VALUE` as parameters. A value is text, unless it is a JSON number, true, false or a text in quotes.
 
     Raises: InvalidRequest - one is no `NAME=VALUE`, or a name is given twice; `taken` are names that have a value.

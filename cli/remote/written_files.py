@@ -12,16 +12,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
+from cli.remote.answers import Job
 from core.errors import ConfigurationError
 
 
 def safe_name(name: str) -> str:
-    """A server's file name, safe to write here: no folder, no leading dot, no odd characters."""
+    """Return a server's file name, safe to write here: no folder, no leading dot, no odd characters."""
     return re.sub(r"[^\w.\-]+", "_", name.replace("\\", "/").rpartition("/")[2]).lstrip(".") or "output"
 
 
 def is_file(path: Path) -> bool:
-    """Whether there is such a file; false too for what is too long for a name, or lies where we may not look."""
+    """Return whether there is such a file; false too for what is too long for a name, or lies where we may not look."""
     try:
         return path.is_file()
     except OSError:
@@ -143,3 +144,12 @@ def _explained(path: Path) -> Iterator[None]:
         yield
     except OSError as exc:
         raise ConfigurationError(f"{path} cannot be written: {exc.strerror}.") from exc
+
+
+def file_names(job: Job) -> list[str]:
+    """A name for each output of a job, safe to write here, and no two the same."""
+    names: list[str] = []
+    for output in job.get("outputs") or []:
+        numbered = numbered_names(safe_name(str(output["name"])))
+        names.append(next(str(name) for name in numbered if str(name) not in names))
+    return names

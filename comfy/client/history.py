@@ -31,7 +31,7 @@ class History:
     outputs_to_execute: tuple[str, ...] = ()
 
     def message(self, event: str) -> Mapping[str, Any] | None:
-        """The data of the last message of that name, or None."""
+        """Return the data of the last message of that name, or None."""
         return next((data for name, data in reversed(self.messages) if name == event), None)
 
     def timestamp_ms(self, *events: str) -> int | None:
@@ -43,7 +43,7 @@ class History:
         return None
 
     def failure(self) -> ComfylineError | None:
-        """The error this entry stands for, or None if the prompt ran whole.
+        """Return the error this entry stands for, or None if the prompt ran whole.
 
         The messages are asked before the status: after a dependency cycle that shows only while running, ComfyUI up
         to 0.10.0 reports the error but leaves the status at "success".
@@ -59,7 +59,7 @@ class History:
 
 
 def is_verdict(event: str, data: Mapping[str, Any]) -> bool:
-    """Whether a message tells how its prompt ended; on the websocket, the end marker follows at once."""
+    """Return whether a message tells how its prompt ended; on the websocket, the end marker follows at once."""
     if event == "execution_error":
         return data.get("exception_type") != BLOCKED
     return event in ("execution_success", "execution_interrupted")
@@ -83,7 +83,7 @@ def parse_entry(prompt_id: str, entry: Mapping[str, Any]) -> History:
 
 
 def node_failure(data: Mapping[str, Any]) -> ComfylineError:
-    """The error for the data of an `execution_error` message."""
+    """Return the error for the data of an `execution_error` message."""
     kind = _text(data.get("exception_type"))
     message = (_text(data.get("exception_message")) or kind or "a node failed").strip()
     node_id, node_class = _text(data.get("node_id")), _text(data.get("node_type"))
@@ -95,7 +95,7 @@ def node_failure(data: Mapping[str, Any]) -> ComfylineError:
 
 
 def _interruption(data: Mapping[str, Any]) -> PromptInterrupted:
-    """Whoever waits for the prompt knows whether it was us; a node may also do it by itself."""
+    """Return the error of an interrupted prompt; the waiting side knows whether we interrupted it, or a node did."""
     node_id, node_class = _text(data.get("node_id")), _text(data.get("node_type"))
     return PromptInterrupted(f"somebody interrupted the prompt in ComfyUI, at node {node_id}", node_id, node_class)
 

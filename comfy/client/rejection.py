@@ -43,7 +43,7 @@ def rejected_upload(response: requests.Response, name: str) -> PromptRejected:
 
 
 def cleaned(node_errors: Mapping[str, Any]) -> NodeErrors:
-    """The same errors without Python tracebacks and class names, which show paths of the GPU machine to clients."""
+    """Return the errors without Python tracebacks and class names, which show paths of the GPU machine to clients."""
     result: NodeErrors = {}
     for node_id, entry in node_errors.items():
         if not isinstance(entry, dict):

@@ -1,4 +1,4 @@
-"""How patient we are with a ComfyUI server."""
+"""How long ComfyUI may take to answer."""
 
 from __future__ import annotations
 

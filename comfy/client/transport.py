@@ -114,7 +114,7 @@ class Transport:
 
 
 def _with_body(response: requests.Response, *, limit_s: float) -> requests.Response:
-    """The same, once its body is read: the timeouts of a socket begin anew with each byte.
+    """Return the response once its body is read: the timeouts of a socket begin anew with each byte.
 
     Raises:
       requests.RequestException: it does not come, or never ends.
@@ -136,7 +136,7 @@ def _with_body(response: requests.Response, *, limit_s: float) -> requests.Respo
 
 
 def json_of(response: requests.Response) -> Any:
-    """The JSON body of a 200 answer.
+    """Return the JSON body of a 200 answer.
 
     Raises:
       ComfyUnavailable: another status, or a body that is not JSON: a proxy's page, or no ComfyUI at all.
@@ -150,7 +150,7 @@ def json_of(response: requests.Response) -> Any:
 
 
 def unexpected(response: requests.Response) -> ComfyUnavailable:
-    """The error for a status that ComfyUI gives only when something is wrong with the instance, not with the job."""
+    """Return the error for a status that ComfyUI gives only when the instance is at fault, not the job."""
     hint = ""
     if response.status_code in (401, 403):
         hint = " (an access check stands between us and ComfyUI)"
@@ -159,7 +159,7 @@ def unexpected(response: requests.Response) -> ComfyUnavailable:
 
 
 def excerpt(response: requests.Response) -> str:
-    """The first words of an error body, on one line."""
+    """Return the first words of an error body, on one line."""
     return " ".join(response.text[: 4 * _EXCERPT_CHARS].split())[:_EXCERPT_CHARS]
 
 
@@ -181,7 +181,7 @@ def unanswered(error: ComfyUnavailable) -> bool:
 
 
 def unresolved(base_url: str, timeout_s: float) -> ComfyUnavailable | None:
-    """The error for a server whose name is not looked up in time; no request has a limit on that. None otherwise."""
+    """Return the error for a server name that was not looked up in time, else None; requests has no limit for that."""
     try:
         addresses(urlsplit(base_url).hostname or "", timeout_s)
     except TimeoutError:
@@ -205,7 +205,7 @@ def _what(response: requests.Response) -> str:
 
 
 def _plain(path: str) -> str:
-    """A path without its query. Messages may reach clients, and are to name neither hosts nor files."""
+    """Return a path without its query. Messages may reach clients, and are to name neither hosts nor files."""
     return path.partition("?")[0]
 
 
@@ -227,7 +227,7 @@ def _why(error: requests.RequestException) -> str:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An error and what caused it, the outermost first."""
+    """Yield an error and its causes, the outermost first."""
     seen: set[int] = set()
     waiting: list[object] = [error]
     while waiting:

@@ -28,8 +28,9 @@ class Vitals:
         self._process = ProcessIdentity.of(pid)
 
     def work(self) -> Work | None:
-        """What the family did since it was born; None where /proc does not tell: not Linux, another user's process, or
-        the process has ended.
+        """Return the work of the family since its start.
+
+        None where /proc does not tell: not Linux, another user's process, or the process has ended.
 
         Rises, except when a member ends that nobody waits for: what it did is then missing.
         """

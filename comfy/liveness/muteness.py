@@ -10,7 +10,7 @@ from comfy.liveness.watchdog import Idleness, Limits
 
 
 @dataclass(frozen=True, kw_only=True)
-class Patience:
+class MuteLimits:
     """How long an instance may give no answer."""
 
     #: While its processes do next to nothing, or nobody can tell: it is frozen, or waits for what never comes.
@@ -22,9 +22,9 @@ class Patience:
 class Muteness:
     """One life of an instance. Used by the supervisor's thread, which calls either method after each probe."""
 
-    def __init__(self, patience: Patience, pid: int | None) -> None:
+    def __init__(self, limits: MuteLimits, pid: int | None) -> None:
         """`pid`: ComfyUI's main process; None if it is not ours to look at."""
-        self._patience = patience
+        self._limits = limits
         self._vitals = None if pid is None else Vitals(pid)
         self.end()
 
@@ -34,12 +34,12 @@ class Muteness:
         return self._since_s is not None
 
     def end(self) -> None:
-        """It has answered."""
+        """Note that the instance has answered."""
         self._since_s: float | None = None
-        self._idleness = Idleness(Limits(idle_limit_s=self._patience.idle_s))
+        self._idleness = Idleness(Limits(idle_limit_s=self._limits.idle_s))
 
     def look(self, *, silent_s: float) -> str | None:
-        """It took a connection, or would have if its queue were not full, and gave no answer.
+        """Note a probe without an answer, by an instance whose port is open.
 
         Parameters:
           silent_s: how long the probe waited.
@@ -48,10 +48,10 @@ class Muteness:
         now_s = time.monotonic()
         self._since_s = self._since_s or now_s - silent_s
         mute_s = now_s - self._since_s
-        if mute_s >= self._patience.busy_s:
-            return f"has answered nothing for {self._patience.busy_s:g} s"
+        if mute_s >= self._limits.busy_s:
+            return f"has answered nothing for {self._limits.busy_s:g} s"
         work = None if self._vitals is None else self._vitals.work()
         is_idle = self._idleness.look(now_s, work)
         if work is None:
-            return f"has answered nothing for {self._patience.idle_s:g} s" if mute_s >= self._patience.idle_s else None
-        return f"has answered nothing and done no work for {self._patience.idle_s:g} s" if is_idle else None
+            return f"has answered nothing for {self._limits.idle_s:g} s" if mute_s >= self._limits.idle_s else None
+        return f"has answered nothing and done no work for {self._limits.idle_s:g} s" if is_idle else None

@@ -26,20 +26,20 @@ class ProcessIdentity:
 
     @classmethod
     def of(cls, pid: int) -> ProcessIdentity | None:
-        """The process that has this number now; None if there is none, or no /proc to ask."""
+        """Return the process that has this number now; None if there is none, or no /proc to ask."""
         fields = _stat(pid)
         if fields is None:
             return None
         return cls(pid=pid, start_ticks=int(fields[START_TIME]), boot_id=boot_id())
 
     def is_alive(self) -> bool:
-        """Whether this very process still runs; one that only waits for its parent to notice its end does not."""
+        """Return whether this very process still runs; one whose parent has yet to notice its end does not."""
         fields = _stat(self.pid)
         return fields is not None and fields[STATE] not in "ZX" and ProcessIdentity.of(self.pid) == self
 
 
 def group_members(group: int) -> Iterator[int]:
-    """The processes of a process group, as far as they can be seen."""
+    """Yield the processes of a process group, as far as they can be seen."""
     for pid in _all_pids():
         fields = _stat(pid)
         if fields is not None and int(fields[GROUP]) == group:
@@ -47,7 +47,7 @@ def group_members(group: int) -> Iterator[int]:
 
 
 def with_variable(name: str, value: str) -> list[int]:
-    """The processes that were started with `name=value` in their environment, and so all descendants of one start."""
+    """Return the processes with `name=value` in their environment: all descendants of one start."""
     wanted = f"{name}={value}".encode()
     return [pid for pid in _all_pids() if wanted in _environment(pid)]
 

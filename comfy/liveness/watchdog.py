@@ -44,13 +44,13 @@ class Judge:
         self._idleness = Idleness(limits)
 
     def pending(self, now_s: float, *, server_is_idle: bool) -> str | None:
-        """One look at a prompt that could run; returns why it is stuck, or None."""
+        """Look at a prompt that could run; return why it is stuck, or None."""
         if not self._pending.look(now_s, server_is_idle=server_is_idle):
             return None
         return f"the prompt is the next, and ComfyUI has run nothing for {self._limits.dead_worker_s:g} s"
 
     def silent(self, *, quiet_s: float, has_events: bool) -> str | None:
-        """One look at a prompt that runs; returns why it is stuck, or None.
+        """Look at a prompt that runs; return why it is stuck, or None.
 
         Parameters:
           quiet_s: how long nothing was heard of it.
@@ -61,7 +61,7 @@ class Judge:
         return None
 
     def lifeless(self, now_s: float, work: Work | None, *, quiet_s: float) -> str | None:
-        """One look at the family of a prompt that runs; returns why it is stuck, or None.
+        """Look at the processes of a running prompt; return why it is stuck, or None.
 
         Parameters:
           work: all that the family has done up to now; None if that is not known.
@@ -71,7 +71,7 @@ class Judge:
         return None
 
     def missed(self) -> None:
-        """The server did not answer: what it did meanwhile is not known."""
+        """Note that the server did not answer: what it did meanwhile is not known."""
         self._pending.forget()
 
 
@@ -138,7 +138,7 @@ class Watchdog:
         self._read_at_s = 0.0
 
     def see_pending(self, *, server_is_idle: bool) -> None:
-        """The prompt is pending though nothing of ours stands before it.
+        """Note that the prompt is pending though none of our prompts stands before it.
 
         Raises:
           PromptStuck: the server will never run it.
@@ -146,7 +146,7 @@ class Watchdog:
         _bark(self._judge.pending(time.monotonic(), server_is_idle=server_is_idle))
 
     def see_running(self, *, quiet_s: float, has_events: bool) -> None:
-        """The prompt runs; the parameters are those of `Judge.silent`.
+        """Note that the prompt runs; the parameters are those of `Judge.silent`.
 
         Raises:
           PromptStuck: it shows no sign of life.
@@ -159,7 +159,7 @@ class Watchdog:
             _bark(self._judge.lifeless(now_s, self._vitals.work(), quiet_s=quiet_s))
 
     def see_nothing(self) -> None:
-        """The server did not answer."""
+        """Note that the server did not answer."""
         self._judge.missed()
 
 

@@ -108,7 +108,7 @@ def spawn(
 
 
 def recorded_pid(pid_file: Path) -> int | None:
-    """The id of the living process that was noted in `pid_file`, for those who did not start it themselves."""
+    """Return the id of the living process that was noted in `pid_file`, for those who did not start it themselves."""
     try:
         process = _identity(json.loads(pid_file.read_text())["process"])
     except (OSError, ValueError, KeyError, TypeError):

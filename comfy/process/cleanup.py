@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import shutil
 import stat
 import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-#: Directories below an instance's own in which it keeps files of prompts.
-ROOTS = ("output", "input", "temp")
+from core.storage.job_files import RUN_FOLDERS, job_folder
+
 #: Directories that lie deeper inside each other are left alone: each level takes a file descriptor.
 DEEPEST = 64
-_JOB_ID = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,128}")
 #: The descriptor is of this very directory: what was put in its place meanwhile, or is a link, is not opened.
 _OPEN_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -32,7 +30,7 @@ def remove_old_files(data_dir: Path, *, older_than_s: float, spare: Collection[s
     """
     before_s = time.time() - older_than_s
     removed = 0
-    for root in ROOTS:
+    for root in RUN_FOLDERS:
         with _opened(str(data_dir / root)) as directory:
             removed += 0 if directory is None else _remove_old(directory, before_s, spare)
     return removed
@@ -44,12 +42,11 @@ def remove_job_files(data_dir: Path, job_id: str) -> None:
     Raises:
       ValueError: the job id cannot be the name of a folder; ours always can.
     """
-    if not _JOB_ID.fullmatch(job_id):
-        raise ValueError(f"not usable as a folder name: {job_id!r}")
-    for root in ROOTS:
-        if not (data_dir / root).is_symlink():
+    folders = [job_folder(data_dir / root, job_id) for root in RUN_FOLDERS]
+    for folder in folders:
+        if not folder.parent.is_symlink():
             # It goes into no links, and refuses a folder that is one itself.
-            shutil.rmtree(data_dir / root / job_id, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def free_bytes(path: Path) -> int:
@@ -87,7 +84,7 @@ def _names(directory: int) -> list[str]:
 
 
 def _remove_old(directory: int, before_s: float, spare: Collection[str] = (), depth: int = 1) -> int:
-    """The same for one open directory, the directory itself excepted."""
+    """Remove old files below one open directory, but not the directory itself."""
     removed = 0
     for name in set(_names(directory)).difference(spare):
         with contextlib.suppress(OSError):  # Gone meanwhile, or not ours to remove.

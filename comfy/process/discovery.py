@@ -9,7 +9,7 @@ from typing import Any
 
 import pynvml
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class GpuSurvey:
 
 
 def discover_gpus(nvml: Any = pynvml) -> list[Gpu]:
-    """The GPUs that can be used, in the order of the PCI bus; empty if there is no driver."""
+    """Return the GPUs that can be used, in the order of the PCI bus; empty if there is no driver."""
     return list(survey_gpus(nvml).gpus)
 
 
@@ -50,12 +50,12 @@ def survey_gpus(nvml: Any = pynvml) -> GpuSurvey:
     except nvml.NVMLError_LibraryNotFound:
         return GpuSurvey()  # A machine without an NVIDIA driver is nothing to warn about.
     except nvml.NVMLError as exc:
-        logger.warning("The NVIDIA driver does not answer, so no GPU is found: %s", exc)
+        log.warning("The NVIDIA driver does not answer, so no GPU is found: %s", exc)
         return GpuSurvey()
     try:
         return _survey(nvml)
     except nvml.NVMLError as exc:
-        logger.warning("The NVIDIA driver does not list its GPUs, so none is found: %s", exc)
+        log.warning("The NVIDIA driver does not list its GPUs, so none is found: %s", exc)
         return GpuSurvey()
     finally:
         # What was learned stays true when letting go of the driver fails.
@@ -69,7 +69,7 @@ def _survey(nvml: Any) -> GpuSurvey:
         try:
             gpus.append(_read(nvml, index))
         except nvml.NVMLError as exc:
-            logger.warning("GPU %d cannot be read, so it is left out: %s", index, exc)
+            log.warning("GPU %d cannot be read, so it is left out: %s", index, exc)
             unreadable.append(index)
     return GpuSurvey(gpus=tuple(gpus), unreadable=tuple(unreadable))
 

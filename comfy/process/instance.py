@@ -28,7 +28,7 @@ from core.errors import ComfyUnavailable
 
 __all__ = ["Instance", "InstanceSpec"]
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 #: ComfyUI's event loop also does blocking work (`/object_info`, hashing of uploads) and shares the interpreter lock
 #: with the nodes, so a healthy server may be silent for seconds while it loads a model.
@@ -120,7 +120,7 @@ class Instance:
                 self._run = self._spawn(self._choose_port())
             except OSError as exc:
                 raise ComfyUnavailable(f"Cannot start {self.spec.name}: {exc}") from exc
-            logger.info("%s: started %s as process %d", self.spec.name, self.spec.kind, self._run.child.pid)
+            log.info("%s: started %s as process %d", self.spec.name, self.spec.kind, self._run.child.pid)
 
     def wait_ready(
         self, cancel: threading.Event | None = None, *, on_wait: Callable[[str], None] | None = None
@@ -152,11 +152,11 @@ class Instance:
                 self.start()
 
     def probe(self) -> bool:
-        """Whether it is alive and answers `GET /prompt`; at most about `probe_timeout_s` (5 s)."""
+        """Return whether it is alive and answers `GET /prompt`; at most about `probe_timeout_s` (5 s)."""
         return self.problem() is None
 
     def problem(self) -> ComfyUnavailable | None:
-        """Why `probe` fails, or None if it does not; in the same time."""
+        """Return why `probe` fails, or None if it does not; in the same time."""
         base_url = self.base_url
         if base_url is None or not self.is_alive:
             return ComfyUnavailable(f"{self.spec.name} {self.how_it_ended()}.")
@@ -192,7 +192,7 @@ class Instance:
             if run is not None and run.child.is_ours() and rotate(self.log_path):
                 self._run = replace(run, log_offset_bytes=0)
         except OSError as exc:
-            logger.warning("%s: the log cannot be rotated: %s", self.spec.name, exc)
+            log.warning("%s: the log cannot be rotated: %s", self.spec.name, exc)
         finally:
             self._lock.release()
 
@@ -215,9 +215,11 @@ class Instance:
 
     def _spawn(self, port: int) -> _Run:
         command, cwd = command_line(self.spec, port), working_directory(self.spec)
-        with open_log(self.log_path) as log:
-            log_offset_bytes = log.tell()
-            child = spawn(command, cwd=cwd, environment=clean_environment(self.spec), log=log, pid_file=self._pid_file)
+        with open_log(self.log_path) as log_file:
+            log_offset_bytes = log_file.tell()
+            child = spawn(
+                command, cwd=cwd, environment=clean_environment(self.spec), log=log_file, pid_file=self._pid_file
+            )
         return _Run(child=child, port=port, log_offset_bytes=log_offset_bytes)
 
     def _is_ready(self) -> bool:

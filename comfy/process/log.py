@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import IO
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 #: Beyond this a log is copied to `<name>.1` and emptied; the `.1` before becomes `.2`, and that one is forgotten.
 ROTATE_SIZE_BYTES = 10 * 1024 * 1024
@@ -36,42 +36,42 @@ def rotate(path: Path) -> bool:
     try:
         if path.stat().st_size <= ROTATE_SIZE_BYTES:
             return False
-        with path.open("r+b") as log:
-            _copy(log, path)
-            log.truncate(0)
+        with path.open("r+b") as file:
+            _copy(file, path)
+            file.truncate(0)
     except FileNotFoundError:
         return False
     return True
 
 
 def tail(path: Path, since_bytes: int) -> str:
-    """The last lines that were written after the first `since_bytes` bytes; empty if there are none.
+    """Return the last lines that were written after the first `since_bytes` bytes; empty if there are none.
 
     A log shorter than that was emptied meanwhile, so that all of it was written since.
     """
     try:
-        with path.open("rb") as log:
-            end = log.seek(0, 2)
+        with path.open("rb") as file:
+            end = file.seek(0, 2)
             since_bytes = since_bytes if since_bytes <= end else 0
-            log.seek(max(since_bytes, end - TAIL_SIZE_BYTES))
-            text = log.read().decode(errors="replace")
+            file.seek(max(since_bytes, end - TAIL_SIZE_BYTES))
+            text = file.read().decode(errors="replace")
     except OSError:
         return ""
     return "\n".join(text.splitlines()[-TAIL_LINES:])
 
 
-def _copy(log: IO[bytes], path: Path) -> None:
+def _copy(file: IO[bytes], path: Path) -> None:
     older, oldest = path.with_name(f"{path.name}.1"), path.with_name(f"{path.name}.2")
     draft = path.with_name(f"{path.name}.new")
-    log.seek(max(0, log.seek(0, 2) - COPY_SIZE_BYTES))
+    file.seek(max(0, file.seek(0, 2) - COPY_SIZE_BYTES))
     try:
         with draft.open("wb") as copy:
-            shutil.copyfileobj(log, copy)
+            shutil.copyfileobj(file, copy)
         if older.exists():
             older.replace(oldest)
         draft.replace(older)
     except OSError as exc:
         # A full disk is the case in which the log has to give way.
-        logger.warning("%s is emptied without a copy: %s", path, exc)
+        log.warning("%s is emptied without a copy: %s", path, exc)
         with contextlib.suppress(OSError):
             draft.unlink()

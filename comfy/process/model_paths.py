@@ -37,7 +37,7 @@ def _kinds(folder: Path) -> list[str]:
 
 
 def _quoted(text: str) -> str:
-    """A double-quoted YAML scalar in ASCII: ComfyUI reads the file in the encoding of its locale."""
+    """Return a double-quoted YAML scalar in ASCII: ComfyUI reads the file in the encoding of its locale."""
     return '"' + "".join(_escaped(char) for char in text) + '"'
 
 

@@ -20,7 +20,7 @@ LISTENING = "0A"
 
 
 def free_port() -> int:
-    """A port on the loopback interface that nobody listens on now; the caller must still expect to lose it.
+    """Return a free port on the loopback interface; the caller must still expect to lose it.
 
     Raises:
       ComfyUnavailable: none was found.
@@ -33,7 +33,7 @@ def free_port() -> int:
 
 
 def is_free(port: int) -> bool:
-    """Whether a server could listen on the port now."""
+    """Return whether a server could listen on the port now."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         # As aiohttp does: connections of a former server that linger in TIME_WAIT do not count.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -46,7 +46,7 @@ def is_free(port: int) -> bool:
 
 
 def belongs_to(group: int, port: int) -> bool:
-    """Whether a process of the group is the one that listens on the port.
+    """Return whether a process of the group is the one that listens on the port.
 
     An answer alone does not prove that our instance gave it: another program may have taken the port first.
     Where /proc cannot tell (not Linux), the answer is taken to be ours.

@@ -25,12 +25,12 @@ from typing import IO
 
 from core.background import Loop
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 #: A start takes milliseconds; on a machine that swaps, seconds.
 START_LIMIT_S = 30.0
 #: How long a fork waits for a start.
-FORK_PATIENCE_S = 10.0
+FORK_TIMEOUT_S = 10.0
 LAUNCHER = Path(__file__).absolute().parent / "launch.py"
 
 
@@ -99,9 +99,9 @@ class _Gate:
             yield
 
     def close(self) -> None:
-        self._own.is_closed = self._lock.acquire(timeout=FORK_PATIENCE_S)
+        self._own.is_closed = self._lock.acquire(timeout=FORK_TIMEOUT_S)
         if not self._own.is_closed:
-            logger.warning("forking while a process is being started: that start may have to be given up")
+            log.warning("forking while a process is being started: that start may have to be given up")
 
     def open(self) -> None:
         if getattr(self._own, "is_closed", False):

@@ -11,7 +11,7 @@ from typing import Literal
 
 from comfy.process.model_paths import FILE_NAME, write_model_paths
 from core.errors import ConfigurationError
-from core.settings.settings import process_environment
+from core.settings import process_environment
 
 #: The package `comfy` has the name of ComfyUI's own, so the simulator starts from the directory that holds ours.
 REPOSITORY_ROOT = Path(__file__).absolute().parent.parent.parent
@@ -76,14 +76,14 @@ def write_files(spec: InstanceSpec) -> None:
 
 
 def working_directory(spec: InstanceSpec) -> Path:
-    """The directory the process starts in, which is also where its Python finds the right `comfy`."""
+    """Return the directory the process starts in, which is also where its Python finds the right `comfy`."""
     if spec.kind == "simulator":
         return REPOSITORY_ROOT
     return _checkout(spec)
 
 
 def command_line(spec: InstanceSpec, port: int) -> list[str]:
-    """The program and its arguments.
+    """Return the program and its arguments.
 
     Raises:
       ConfigurationError: the checkout or its interpreter is not there, or an extra argument would move the GPU.
@@ -99,7 +99,7 @@ def command_line(spec: InstanceSpec, port: int) -> list[str]:
 
 
 def clean_environment(spec: InstanceSpec) -> dict[str, str]:
-    """The environment of the instance: `PASSED_NAMES` of ours, the GPU it may use, and nothing else."""
+    """Return the environment of the instance: `PASSED_NAMES` of ours, the GPU it may use, and nothing else."""
     ours = process_environment()
     return {
         "PATH": os.defpath,

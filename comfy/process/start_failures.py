@@ -21,16 +21,16 @@ class Failures:
         self._times_s: deque[float] = deque(maxlen=limit)
 
     def add(self) -> None:
-        """One more, now."""
+        """Count a failure now."""
         self._times_s.append(time.monotonic())
 
     def are_too_many(self) -> bool:
-        """Whether the limit was reached within the window."""
+        """Return whether the limit was reached within the window."""
         times_s = self._times_s
         return len(times_s) == times_s.maxlen and times_s[-1] - times_s[0] <= self._window_s
 
     def next_pause_s(self) -> float:
-        """The pause that is due now; the one after it is longer."""
+        """Return the pause that is due now; the one after it is longer."""
         pause_s, self._pause_s = self._pause_s, min(self._pause_s * 2, self._longest_pause_s)
         return pause_s
 
@@ -39,6 +39,6 @@ class Failures:
         self._pause_s = self._first_pause_s
 
     def forget(self) -> None:
-        """A clean record."""
+        """Forget all failures."""
         self._times_s.clear()
         self.shorten_pauses()

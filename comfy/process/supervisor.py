@@ -13,13 +13,13 @@ from collections.abc import Callable
 from typing import Literal
 
 from comfy.client.transport import timed_out
-from comfy.liveness.muteness import Muteness, Patience
+from comfy.liveness.muteness import MuteLimits, Muteness
 from comfy.process.instance import Instance
 from comfy.process.start_failures import Failures
 from core.background import FIRST_REST_S, LONGEST_REST_S, Loop, failure_of
 from core.errors import ComfylineError, ComfyUnavailable
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 State = Literal["starting", "healthy", "restarting", "quarantined", "stopped"]
 
@@ -34,7 +34,7 @@ class InstanceUnfit(ComfyUnavailable):
 
 
 def _say_nothing(*_news: object) -> None:
-    """Stands in where nobody wants to know."""
+    """Stand in for a callback that was not given."""
 
 
 class Supervisor:
@@ -70,7 +70,7 @@ class Supervisor:
         on_quarantine: Callable[[str, float], None] = _say_nothing,
         probe_interval_s: float = 1.0,
         misses: int = 2,
-        patience: Patience | None = None,
+        mute_limits: MuteLimits | None = None,
         first_pause_s: float = 0.5,
         longest_pause_s: float = 30.0,
         healthy_after_s: float = 60.0,
@@ -80,7 +80,7 @@ class Supervisor:
     ) -> None:
         """Parameters:
         misses: probes in a row without an answer after which a process that still runs is replaced; if it took the
-          connections and was merely silent, no sooner than `patience` says.
+          connections and was merely silent, no sooner than `mute_limits` says.
         first_pause_s, longest_pause_s: the pause before a restart, doubled after each until the longest.
         healthy_after_s: an instance that lived this long starts again from the first pause.
         quarantine_after, quarantine_window_s: so many failures within so many seconds end in a quarantine.
@@ -90,7 +90,7 @@ class Supervisor:
         self._on_up, self._on_down, self._on_quarantine = on_up, on_down, on_quarantine
         self._on_wait, self._on_mute = on_wait, on_mute
         self._probe_interval_s, self._misses = probe_interval_s, misses
-        self._patience = patience or Patience()
+        self._mute_limits = mute_limits or MuteLimits()
         self._healthy_after_s, self._quarantine_s = healthy_after_s, quarantine_s
         self._failures = Failures(
             first_pause_s=first_pause_s,
@@ -130,7 +130,7 @@ class Supervisor:
         self._wake.set()
 
     def replace(self, reason: str) -> None:
-        """What runs now is of no use, though it answers: end it and start it again. Counts as a failure.
+        """End the running instance, which is of no use though it answers, and start it again. Counts as a failure.
 
         Returns at once. Does nothing unless the instance is healthy. An attached one rests for a pause instead.
         """
@@ -195,7 +195,7 @@ class Supervisor:
         self._instance.start()
         self._instance.wait_ready(cancel=self._called_off, on_wait=self._say_waiting)
         self._enter("healthy")
-        logger.info("%s: answers at %s", self._instance.spec.name, self._instance.base_url)
+        log.info("%s: answers at %s", self._instance.spec.name, self._instance.base_url)
         healthy_since_s = time.monotonic()
         failure = self._watch()
         if time.monotonic() - healthy_since_s >= self._healthy_after_s:
@@ -210,7 +210,7 @@ class Supervisor:
         """
         misses = 0
         up = _News(self._on_up, f"{self._instance.spec.name}: is up, but saying so failed", passing=(InstanceUnfit,))
-        mute = Muteness(self._patience, self._instance.pid)
+        mute = Muteness(self._mute_limits, self._instance.pid)
         while not self._called_off.is_set():
             up.tell()
             self._wake.wait(min(SECOND_LOOK_S, self._probe_interval_s) if misses == 1 else self._probe_interval_s)
@@ -239,14 +239,14 @@ class Supervisor:
         if not timed_out(problem):
             return "no longer answers"
         if not mute.lasts:
-            logger.warning("%s: does not answer; replaced if it does no work either", self._instance.spec.name)
+            log.warning("%s: does not answer; replaced if it does no work either", self._instance.spec.name)
             self._on_mute(True)
         return mute.look(silent_s=time.monotonic() - began_s) or ""
 
     def _say_waiting(self, reason: str) -> None:
         if self._waits_for != reason:
             self._waits_for = reason
-            logger.warning("waiting for %s", reason)
+            log.warning("waiting for %s", reason)
             name = self._instance.spec.name
             failure_of(lambda: self._on_wait(reason), f"{name}: is away, but saying so failed")
 
@@ -255,7 +255,7 @@ class Supervisor:
         name = self._instance.spec.name
         if failure is not None:
             self.last_error = failure
-            logger.warning("%s: down: %s", name, failure)
+            log.warning("%s: down: %s", name, failure)
         reason = f"{name} is restarted on request." if failure is None else failure
         failure_of(lambda: self._on_down(reason), f"{name}: is down, but saying so failed")
         self._end_instance(REPLACE_GRACE_S)
@@ -273,7 +273,7 @@ class Supervisor:
 
     def _sit_out(self, failure: str) -> None:
         until_s, end_s = time.time() + self._quarantine_s, time.monotonic() + self._quarantine_s
-        logger.error("%s: in quarantine for %g s: %s", self._instance.spec.name, self._quarantine_s, failure)
+        log.error("%s: in quarantine for %g s: %s", self._instance.spec.name, self._quarantine_s, failure)
         name = f"{self._instance.spec.name}: is in quarantine, but saying so failed"
         quarantined = _News(lambda: self._on_quarantine(failure, until_s), name)
         while not self._called_off.is_set() and (left_s := end_s - time.monotonic()) > 0:
@@ -310,7 +310,7 @@ class _News:
         except ComfylineError as exc:
             if self._said != str(exc):
                 self._said = str(exc)
-                logger.warning("%s: %s", self._name, exc)
+                log.warning("%s: %s", self._name, exc)
             return
         self.is_told = error is None
         if error is not None:

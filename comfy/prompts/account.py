@@ -58,7 +58,7 @@ class Account:
         self._is_whole = self._is_whole and self._has_verdict
 
     def history(self) -> History | None:
-        """What the history would say; None if too little is known."""
+        """Return what the history would say; None if too little is known."""
         if not self._has_verdict:
             return None
         succeeded = self._messages[-1][0] == "execution_success"

@@ -19,7 +19,7 @@ from comfy.prompts.frames import Event, Preview, decode_binary, decode_text
 from core.background import Loop, failure_of
 from core.errors import ComfyUnavailable
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 #: What websocket-client raises when the peer is gone, refuses, or breaks the protocol.
 _SOCKET_ERRORS = (websocket.WebSocketException, OSError)
@@ -32,7 +32,7 @@ _FEATURE_FLAGS = json.dumps({"type": "feature_flags", "data": {"supports_preview
 
 
 def problem_of(base_url: str) -> str | None:
-    """Why the server's websocket cannot be used, None if it can. Tries once, for some seconds at most."""
+    """Return why the server's websocket cannot be used, None if it can. Tries once, for some seconds at most."""
     events = EventSocket(base_url, on_frame=lambda _frame: None, on_lost=lambda _client_id: None)
     try:
         events.ensure_connected()
@@ -44,7 +44,7 @@ def problem_of(base_url: str) -> str | None:
 
 
 def _vain(error: Exception) -> str | None:
-    """Why there is no use in waiting for another attempt; None if that may well succeed: a server that restarts."""
+    """Return why another attempt is in vain; None if it may succeed, as with a server that restarts."""
     if isinstance(error, websocket.WebSocketTimeoutException):
         # One client that does not read stalls the events of all, for as long as it lives.
         return "its websocket accepts connections but sends nothing"
@@ -135,7 +135,7 @@ class EventSocket:
         self._loop.start()
 
     def _serve(self) -> None:
-        """One connection, from its beginning to its end."""
+        """Serve one connection to its end."""
         self._wanted.clear()
         client_id = str(uuid.uuid4())
         live = False
@@ -146,7 +146,7 @@ class EventSocket:
                 self._retry_s = _FIRST_RETRY_S
                 self._read(connection)
         except _SOCKET_ERRORS as exc:
-            logger.debug("websocket %s ended: %s", self._url, exc)
+            log.debug("websocket %s ended: %s", self._url, exc)
             self._vain = None if live else _vain(exc)
         finally:
             self._publish(None)

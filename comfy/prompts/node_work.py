@@ -37,7 +37,7 @@ class NodeTimes:
         self._by_class: OrderedDict[str, float] = OrderedDict()
 
     def expect(self, graph: Mapping[str, Any], shape: str) -> ExpectedWork:
-        """What the nodes of a graph should take: as in the last graph of its shape, else as others of their class."""
+        """Return what a graph's nodes should take: as in the last graph of its shape, else as others of their class."""
         same = self._by_shape.get(shape, {})
         seconds: dict[str, float] = {}
         is_learned = True
@@ -48,7 +48,7 @@ class NodeTimes:
         return ExpectedWork(seconds=seconds, is_learned=is_learned)
 
     def learn(self, graph: Mapping[str, Any], shape: str, seconds: Mapping[str, float]) -> None:
-        """A prompt ran whole, and its nodes took so long; those that the cache served are missing."""
+        """Learn from a prompt that ran whole how long its nodes took; those that the cache served are missing."""
         known = self._by_shape.pop(shape, {})
         steps = steps_of(graph)
         for node_id, took_s in seconds.items():

@@ -25,7 +25,7 @@ class PollClock:
         self.due_at = 0.0 if at_once else time.monotonic() + pace.heartbeat_s
 
     def begin(self) -> None:
-        """A poll begins now."""
+        """Note the beginning of a poll."""
         self._polled_at = time.monotonic()
 
     def hurry(self) -> None:
@@ -37,7 +37,7 @@ class PollClock:
         self.due_at = self._polled_at + self._pace.poll_least_s
 
     def plan_recheck(self) -> None:
-        """A second look at what was surprising."""
+        """Plan a second look at a surprising answer."""
         self.due_at = time.monotonic() + self._pace.recheck_s
 
     def plan_heartbeat(self) -> None:
@@ -70,7 +70,7 @@ class RunClock:
         self._vain_since = float("inf")
 
     def see_pending(self, *, server_is_idle: bool) -> None:
-        """The prompt is the next of ours, and has not been taken."""
+        """Note that the prompt is the next of ours and has not been taken."""
         self._vain_since = min(self._vain_since, time.monotonic()) if server_is_idle else float("inf")
 
 
@@ -92,7 +92,7 @@ class Outage:
         return self._pace.mute_answer_s if self._pace.mute_s in self._since else self._pace.answer_s
 
     def end(self) -> None:
-        """It has answered."""
+        """Note that the server has answered."""
         self._since.clear()
 
     def bear(self, exc: ComfyUnavailable) -> None:
@@ -109,7 +109,7 @@ class Outage:
 
 
 def was_taken(client: ComfyClient, prompt_id: str, pace: Pace, lost: ComfyUnavailable) -> bool:
-    """Whether the server has a prompt, of which the answer did not come; waits until it answers again.
+    """Return whether the server has a prompt, of which the answer did not come; waits until it answers again.
 
     Parameters:
       lost: how the answer did not come.

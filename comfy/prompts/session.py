@@ -119,7 +119,7 @@ class ComfySession:
         return handle
 
     def _client_id(self) -> str | None:
-        """The id of the live socket; None if there is no getting one: the prompt is then polled.
+        """Return the id of the live socket; None if there is no getting one: the prompt is then polled.
 
         A server that is gone refuses the POST as well, which gives the better error.
         """
@@ -203,7 +203,7 @@ class ComfySession:
             handle.receive(frame)
 
     def _running(self) -> PromptHandle | None:
-        """The prompt that a frame without a prompt id belongs to: the only one that runs."""
+        """Return the prompt that a frame without a prompt id belongs to: the only one that runs."""
         with self._lock:
             running = [handle for handle in self._handles.values() if handle.started.is_set()]
         return running[0] if len(running) == 1 else None
@@ -223,6 +223,6 @@ class ComfySession:
             handle.lose_events(client_id)
 
     def _replace_socket(self, client_id: str) -> None:
-        """A prompt went on without events: this connection is deaf."""
+        """Replace a deaf connection: a prompt went on without events."""
         if self._socket.client_id == client_id:
             self._socket.reconnect()

@@ -26,7 +26,7 @@ from core.buckets.target import (
 from core.errors import InvalidRequest
 from core.object_keys import DEFAULT_TEMPLATE, MAX_PREFIX_BYTES, check_template, is_safe_prefix
 from core.outbound import UNRESTRICTED, Policy, check_url
-from core.settings.settings import Settings
+from core.settings import Settings
 
 MAX_CONNECT_TIMEOUT_S = 300.0
 MAX_CONNECT_ATTEMPTS = 10

@@ -1,0 +1,6 @@
+"""A job in the words of each contract, for answers (api) and webhooks (ledger) alike.
+
+comfy_v2         status, progress, error, outputs of Comfy API v2
+comfy_v2_events  one event of Comfy API v2 as a webhook's body
+generate         the body of `/generate`
+"""

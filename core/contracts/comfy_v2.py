@@ -1,22 +1,128 @@
-"""What answers and webhooks share of Comfy API v2's words: the status, progress, error and outputs of a job."""
+"""What answers and webhooks share of Comfy API v2's words: the status, progress, error and outputs of a job.
+
+Each answer is a `TypedDict`, here and in all contracts: the type checker holds the code that builds it against its
+fields, the OpenAPI document is made from them, and at run time it is the plain dict that becomes JSON. A field that may
+be absent is `NotRequired`; one that may be null says so.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timezone
-from typing import Any
+from typing import Annotated, Literal
 
-from core.job import CANCELING, DELIVERING, FAILED, RUNNING, STATUSES, SUCCEEDED, Job
-from core.job_error import JobError
+from pydantic import Field
+from typing_extensions import NotRequired, TypedDict
+
+from core.job import CANCELED, CANCELING, DELIVERING, EXPIRED, FAILED, QUEUED, RUNNING, SUCCEEDED, Job, Status
+from core.job_error import JobError, JobWarning
 from core.links import Links
-from core.output import Output
+from core.output import Kind, Output
 from core.progress import Progress
 from core.texts.excerpts import MESSAGE_CHARS, TRACEBACK_CHARS, head_and_tail
 
+ShownStatus = Literal["queued", "running", "canceling", "succeeded", "failed", "canceled", "expired"]
+
 #: The API knows a closed set of words; storing outputs is part of running.
-SHOWN = {status: RUNNING if status == DELIVERING else status for status in STATUSES}
+SHOWN: Mapping[Status, ShownStatus] = {
+    QUEUED: "queued",
+    RUNNING: "running",
+    CANCELING: "canceling",
+    DELIVERING: "running",
+    SUCCEEDED: "succeeded",
+    FAILED: "failed",
+    CANCELED: "canceled",
+    EXPIRED: "expired",
+}
 _IN_PROGRESS = (RUNNING, CANCELING, DELIVERING)
-_BEFORE_THE_FIRST = ("value", "nodes_done", "nodes_total", "message")
+
+
+class ProgressView(TypedDict):
+    value: Annotated[float, Field(ge=0, le=1)]
+    nodes_done: int
+    nodes_total: int
+    current_node: NotRequired[str | None]
+    current_node_class: NotRequired[str | None]
+    step: NotRequired[int | None]
+    steps: NotRequired[int | None]
+    remaining_s: NotRequired[
+        Annotated[
+            float | None,
+            Field(ge=0, description="Seconds of work left; null until nodes like all of these have run on that GPU."),
+        ]
+    ]
+    message: Annotated[str, Field(description="The same in words, such as KSampler 7/20.")]
+
+
+class LossView(TypedDict):
+    """An attempt that was lost with its instance, or its worker."""
+
+    attempt: int | None
+    code: Annotated[str | None, Field(description="instance_lost, stuck or out_of_memory.")]
+    instance: str | None
+    gpu: str | None
+    at: str | None
+
+
+class AttemptsView(TypedDict):
+    """Which try at a job it is, where, and what became of those before."""
+
+    attempt: Annotated[int, Field(description="Counted from 1; 0 before a GPU took it.")]
+    instance: Annotated[str | None, Field(description="Of the newest attempt: gpu0@host.")]
+    gpu: Annotated[str | None, Field(description="What GPU that has, in its own words.")]
+    losses: Annotated[list[LossView], Field(description="The oldest first, the newest 20.")]
+
+
+class JobErrorView(TypedDict):
+    """Why a job failed."""
+
+    code: str
+    message: str
+    node_id: str | None
+    class_type: str | None
+    traceback: str | None
+
+
+class JobWarningView(TypedDict):
+    """A part of a job that did not run, because a node blocked it."""
+
+    message: str
+    node_id: str | None
+    class_type: str | None
+
+
+class OutputUploadView(TypedDict):
+    """How a file fared on its way to the client's bucket."""
+
+    url: str | None
+    error: str | None
+
+
+class JobOutputView(TypedDict):
+    """A file that a job produced."""
+
+    node_id: str
+    name: str
+    type: Kind
+    content_type: str
+    size_bytes: int
+    id: str
+    hash: str | None
+    url: str
+    url_expires_at: str
+    job_id: str
+    upload: NotRequired[OutputUploadView]
+    conversion_error: NotRequired[str]
+    expired: NotRequired[Annotated[bool, Field(description="True: its time is over, and its file was removed.")]]
+
+
+class MissingOutputView(TypedDict):
+    """A file that a node reported and that is not there, or lies where nobody may take it."""
+
+    node_id: str
+    name: str
+    message: str
 
 
 def timestamp(ms: int) -> str:
@@ -29,54 +135,70 @@ def maybe_timestamp(ms: int | None) -> str | None:
     return None if ms is None else timestamp(ms)
 
 
-def progress_view(job: Job) -> dict[str, Any] | None:
+def progress_view(job: Job) -> ProgressView | None:
     """The last snapshot; zeros for a job that has just begun, everything for one whose GPU work is done."""
     if job.progress is None and job.status not in _IN_PROGRESS:
         return None
     snapshot = job.progress or Progress(nodes_total=job.nodes_total)
     if job.status in (DELIVERING, SUCCEEDED):
         snapshot = replace(snapshot, value=1.0, nodes_done=snapshot.nodes_total)
-    view = snapshot_view(snapshot)
+    if job.progress is not None:
+        return snapshot_view(snapshot)
     # Before the first snapshot there is nothing to say of nodes.
-    return view if job.progress is not None else {name: view[name] for name in _BEFORE_THE_FIRST}
-
-
-def snapshot_view(snapshot: Progress) -> dict[str, Any]:
-    """A progress snapshot as clients see it: with what it says in words, which the official SDK prints."""
-    node = snapshot.current_node_class or snapshot.current_node
-    if node is None or snapshot.value >= 1.0:
-        message = f"{snapshot.nodes_done}/{snapshot.nodes_total} nodes"
-    elif snapshot.steps:
-        message = f"{node} {snapshot.step}/{snapshot.steps}"
-    else:
-        message = node
-    return {**snapshot.to_json(), "message": message}
-
-
-def attempt_view(job: Job) -> dict[str, Any]:
-    """`{"attempt", "instance", "gpu", "losses"}`: which try it is, where, and what became of those before."""
     return {
-        "attempt": job.attempt,
-        "instance": job.instance,
-        "gpu": job.gpu,
-        "losses": [
-            {
-                "attempt": loss.attempt,
-                "code": loss.code,
-                "instance": loss.instance,
-                "gpu": loss.gpu,
-                "at": maybe_timestamp(loss.at_ms),
-            }
-            for loss in job.losses
-        ],
+        "value": snapshot.value,
+        "nodes_done": snapshot.nodes_done,
+        "nodes_total": snapshot.nodes_total,
+        "message": _progress_message(snapshot),
     }
 
 
-def error_view(job: Job) -> dict[str, Any] | None:
-    """`{"code", "message", "node_id", "class_type", "traceback"}` of a failed job."""
+def snapshot_view(snapshot: Progress) -> ProgressView:
+    """Show a progress snapshot to clients, with what it says in words, which the official SDK prints."""
+    return {
+        "value": snapshot.value,
+        "nodes_done": snapshot.nodes_done,
+        "nodes_total": snapshot.nodes_total,
+        "current_node": snapshot.current_node,
+        "current_node_class": snapshot.current_node_class,
+        "step": snapshot.step,
+        "steps": snapshot.steps,
+        "remaining_s": snapshot.remaining_s,
+        "message": _progress_message(snapshot),
+    }
+
+
+def _progress_message(snapshot: Progress) -> str:
+    node = snapshot.current_node_class or snapshot.current_node
+    if node is None or snapshot.value >= 1.0:
+        return f"{snapshot.nodes_done}/{snapshot.nodes_total} nodes"
+    return f"{node} {snapshot.step}/{snapshot.steps}" if snapshot.steps else node
+
+
+def attempts_view(job: Job) -> AttemptsView:
+    """Say which try at a job it is, where, and what became of those before."""
+    return {"attempt": job.attempt, "instance": job.instance, "gpu": job.gpu, "losses": losses_view(job)}
+
+
+def losses_view(job: Job) -> list[LossView]:
+    """List the attempts that a job lost."""
+    return [
+        {
+            "attempt": loss.attempt,
+            "code": loss.code,
+            "instance": loss.instance,
+            "gpu": loss.gpu,
+            "at": maybe_timestamp(loss.at_ms),
+        }
+        for loss in job.losses
+    ]
+
+
+def error_view(job: Job) -> JobErrorView | None:
+    """Say why a job failed; long texts are cut in their middle."""
     if job.status != FAILED:
         return None
-    view = (job.error or JobError()).to_json()
+    view = whole_error_view(job.error or JobError())
     # Jobs of earlier versions kept whatever nodes said in their rows.
     view["message"] = head_and_tail(view["message"], 2 * MESSAGE_CHARS)
     if view["traceback"]:
@@ -84,21 +206,30 @@ def error_view(job: Job) -> dict[str, Any] | None:
     return view
 
 
-def output_view(output: Output, links: Links, expires_at_ms: int) -> dict[str, Any]:
+def whole_error_view(error: JobError) -> JobErrorView:
+    """Say why a job failed, at full length."""
+    return {
+        "code": error.code,
+        "message": error.message,
+        "node_id": error.node_id,
+        "class_type": error.class_type,
+        "traceback": error.traceback,
+    }
+
+
+def warning_view(warning: JobWarning) -> JobWarningView:
+    """Say what kept a part of a job from running."""
+    return {"message": warning.message, "node_id": warning.node_id, "class_type": warning.class_type}
+
+
+def output_view(output: Output, links: Links, expires_at_ms: int) -> JobOutputView:
     """The Output object; `upload`, `conversion_error` and `expired` only where there is something to say.
 
     Parameters:
       expires_at_ms: when its file is, or was, removed.
     """
-    more: dict[str, Any] = {}
-    if output.bucket_result is not None:
-        more["upload"] = {"url": output.bucket_result.url, "error": output.bucket_result.error}
-    if output.conversion_error is not None:
-        more["conversion_error"] = output.conversion_error
-    if output.is_expired:
-        more["expired"] = True
     link = links.content(output.id, until_ms=expires_at_ms)
-    return {
+    view: JobOutputView = {
         "node_id": output.node_id,
         "name": output.name,
         "type": output.kind,
@@ -109,10 +240,16 @@ def output_view(output: Output, links: Links, expires_at_ms: int) -> dict[str, A
         "url": link.url,
         "url_expires_at": timestamp(link.expires_at_ms),
         "job_id": output.job_id,
-        **more,
     }
+    if output.bucket_result is not None:
+        view["upload"] = {"url": output.bucket_result.url, "error": output.bucket_result.error}
+    if output.conversion_error is not None:
+        view["conversion_error"] = output.conversion_error
+    if output.is_expired:
+        view["expired"] = True
+    return view
 
 
-def missing_view(output: Output) -> dict[str, str]:
+def missing_view(output: Output) -> MissingOutputView:
     """A file that ComfyUI reported and nobody can find."""
     return {"node_id": output.node_id, "name": output.name, "message": output.missing_reason or ""}

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import json
 from itertools import accumulate
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
+from typing_extensions import NotRequired, TypedDict
 
 from core.contracts.comfy_v2 import (
     SHOWN,
+    JobErrorView,
+    JobOutputView,
+    MissingOutputView,
+    ProgressView,
+    ShownStatus,
     error_view,
     maybe_timestamp,
     missing_view,
@@ -17,6 +25,8 @@ from core.contracts.comfy_v2 import (
 )
 from core.job import Job
 from core.links import Links, LinkSigner
+from core.texts.json_types import JsonObject
+from core.webhooks.events import EVENTS
 from core.webhooks.target import WebhookTarget
 
 #: Of a body as JSON text in ASCII.
@@ -29,8 +39,35 @@ _MAX_MESSAGE_CHARS = 400
 _MAX_MISSING = 20
 
 
-def event_body(job: Job, event: str, *, seq: int, at_ms: int, signer: LinkSigner | None = None) -> dict[str, Any]:
-    """`{"type", "timestamp", "data": {"id", "status", "sequence", ..., "outputs"}}`, with no file and no secret in it.
+class EventDataView(TypedDict):
+    """A job as its webhook is told of it."""
+
+    id: str
+    status: ShownStatus
+    sequence: Annotated[int, Field(description="Rises from event to event of a job.")]
+    created_at: str
+    started_at: str | None
+    completed_at: str | None
+    progress: ProgressView | None
+    error: JobErrorView | None
+    outputs: list[JobOutputView]
+    missing_outputs: NotRequired[list[MissingOutputView]]
+    metadata: NotRequired[dict[str, str] | str]
+    parameters: NotRequired[JsonObject]
+    extra: NotRequired[Annotated[JsonObject, Field(description="The extra_params of the webhook.")]]
+    truncated: NotRequired[Annotated[bool, Field(description="It would have been too long; the job has the rest.")]]
+
+
+class EventView(TypedDict):
+    """What a webhook is sent of a job of Comfy API v2, or of a template."""
+
+    type: Annotated[str, Field(json_schema_extra={"enum": list(EVENTS)})]
+    timestamp: str
+    data: EventDataView
+
+
+def event_body(job: Job, event: str, *, seq: int, at_ms: int, signer: LinkSigner | None = None) -> EventView:
+    """Tell a webhook of an event, with no file and no secret in it.
 
     Its links to files need no key, where a `signer` signs them.
 
@@ -44,7 +81,7 @@ def event_body(job: Job, event: str, *, seq: int, at_ms: int, signer: LinkSigner
     """
     webhook = job.webhook or WebhookTarget(url="")
     links = Links(base_url=webhook.base_url, signer=signer)
-    data: dict[str, Any] = {
+    data: EventDataView = {
         "id": job.id,
         "status": SHOWN[job.status],
         "sequence": seq,
@@ -55,15 +92,15 @@ def event_body(job: Job, event: str, *, seq: int, at_ms: int, signer: LinkSigner
         "error": error_view(job),
         "outputs": [output_view(output, links, job.files_expire_at_ms) for output in job.outputs],
     }
-    missing = [missing_view(output) for output in job.missing_outputs[:_MAX_MISSING]]
-    optional = {
-        "missing_outputs": missing,
-        "metadata": job.metadata,
-        "parameters": job.parameters,
-        "extra": webhook.extra_params,
-    }
-    data |= {name: value for name, value in optional.items() if value}
-    body = {"type": event, "timestamp": timestamp(at_ms), "data": data}
+    if job.missing_outputs:
+        data["missing_outputs"] = [missing_view(output) for output in job.missing_outputs[:_MAX_MISSING]]
+    if job.metadata:
+        data["metadata"] = job.metadata
+    if job.parameters:
+        data["parameters"] = job.parameters
+    if webhook.extra_params:
+        data["extra"] = webhook.extra_params
+    body: EventView = {"type": event, "timestamp": timestamp(at_ms), "data": data}
     for shorten in (_shorten_error, _drop_parameters, _drop_outputs, _drop_metadata):
         if size_bytes(body) > MAX_BODY_BYTES:
             data["truncated"] = True
@@ -76,17 +113,17 @@ def size_bytes(value: Any) -> int:
     return len(json.dumps(value))
 
 
-def _shorten_error(data: dict[str, Any], _excess_bytes: int) -> None:
+def _shorten_error(data: EventDataView, _excess_bytes: int) -> None:
     if data["error"] is not None:
-        message = data["error"]["message"][:_MAX_MESSAGE_CHARS]
-        data["error"] |= {"message": message, "traceback": None}
+        data["error"]["message"] = data["error"]["message"][:_MAX_MESSAGE_CHARS]
+        data["error"]["traceback"] = None
 
 
-def _drop_parameters(data: dict[str, Any], _excess_bytes: int) -> None:
+def _drop_parameters(data: EventDataView, _excess_bytes: int) -> None:
     data.pop("parameters", None)
 
 
-def _drop_outputs(data: dict[str, Any], excess_bytes: int) -> None:
+def _drop_outputs(data: EventDataView, excess_bytes: int) -> None:
     """As many of the last ones as it takes."""
     # Each with the comma and the space between two.
     sizes = [size_bytes(output) + 2 for output in data["outputs"]]
@@ -94,5 +131,5 @@ def _drop_outputs(data: dict[str, Any], excess_bytes: int) -> None:
     data["outputs"] = data["outputs"][: sum(total <= room_bytes for total in accumulate(sizes))]
 
 
-def _drop_metadata(data: dict[str, Any], _excess_bytes: int) -> None:
+def _drop_metadata(data: EventDataView, _excess_bytes: int) -> None:
     data.pop("metadata", None)

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+import hashlib
+import hmac
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from pydantic import Field
+from typing_extensions import NotRequired, TypedDict
 
 from core.contracts.comfy_v2 import timestamp
 from core.contracts.comfy_v2_events import MAX_BODY_BYTES, size_bytes
@@ -16,17 +22,20 @@ from core.job import (
     RUNNING,
     SUCCEEDED,
     Job,
+    Status,
     prompt_id_of,
 )
 from core.links import Links, LinkSigner
 from core.output import Output
 from core.texts.excerpts import MESSAGE_CHARS, head_and_tail
+from core.texts.json_types import JsonObject
 from core.webhooks.target import WebhookTarget
 
 #: Of the message in a webhook's body that had to be cut.
 _MAX_MESSAGE_CHARS = 1_000
 
-STATUS_WORDS = {
+ResultStatus = Literal["pending", "generating", "generated", "completed", "failed", "cancelled", "timeout"]
+STATUS_WORDS: Mapping[Status, ResultStatus] = {
     QUEUED: "pending",
     RUNNING: "generating",
     CANCELING: "generating",
@@ -47,24 +56,85 @@ MESSAGES = {
 }
 
 
-def generate_result(job: Job, *, links: Links) -> dict[str, Any]:
-    """`{"id", "status", "message", "output": [...], "timings": {...}, "comfyui_response": {}}`.
+class ResultOutputView(TypedDict):
+    filename: str
+    local_path: Annotated[str | None, Field(description="For GET /download/{path}.")]
+    type: str
+    subfolder: str
+    node_id: str
+    output_type: str
+    url: str
+    upload_error: str | None
+    data: Annotated[str | None, Field(description="Base64, if it was asked for.")]
+    mimetype: str | None
+    error: str | None
+
+
+class TimingsView(TypedDict):
+    queued_at_ms: int
+    preprocess_ms: int | None
+    generation_ms: int | None
+    postprocess_ms: int | None
+    completed_at_ms: int | None
+    total_ms: int | None
+
+
+class QueuePositionView(TypedDict):
+    """Where a job stands."""
+
+    current_queue: str
+    position: int | None
+    queue_size: int
+    estimated_wait_time: float | None
+
+
+class _JobView(TypedDict):
+    """What a result and a webhook say of a job."""
+
+    id: str
+    status: ResultStatus
+    message: str
+    output: list[ResultOutputView]
+    timings: TimingsView
+    parameters: NotRequired[Annotated[JsonObject, Field(description="Of a template, with the seeds that were drawn.")]]
+
+
+class ResultView(_JobView):
+    """A job in the words of the `/generate` contract."""
+
+    comfyui_response: JsonObject
+    queue_position: NotRequired[
+        Annotated[QueuePositionView, Field(description="While it waits: its place, and for how long.")]
+    ]
+
+
+class GenerateEventView(_JobView):
+    """What a webhook is sent of a job of the `/generate` family."""
+
+    extra: Annotated[JsonObject, Field(description="The extra_params of the webhook.")]
+    truncated: NotRequired[Annotated[bool, Field(description="It would have been too long; the job has the rest.")]]
+
+
+def generate_result(job: Job, *, links: Links) -> ResultView:
+    """Return the result of a job as it stands.
 
     Parameters:
       links: of the address the client reaches us by.
     """
-    return {
+    view: ResultView = {
         "id": job.request_id or job.id,
         "status": STATUS_WORDS[job.status],
         "message": _message(job),
         "output": [_output(job, output, links) for output in job.outputs],
         "timings": _timings(job),
         "comfyui_response": {},
-        **({"parameters": job.parameters} if job.parameters else {}),
     }
+    if job.parameters:
+        view["parameters"] = job.parameters
+    return view
 
 
-def comfyui_response(job: Job) -> dict[str, Any]:
+def comfyui_response(job: Job) -> JsonObject:
     """What ComfyUI's `/history` said of the prompt, as far as it is kept: `{<prompt id>: {"outputs", "status"}}`.
 
     `{}` before the prompt has ended, and for one that made nothing.
@@ -79,8 +149,8 @@ def comfyui_response(job: Job) -> dict[str, Any]:
     return {prompt_id_of(job.id, job.attempt): {"outputs": outputs, "status": status}}
 
 
-def webhook_body(job: Job, *, signer: LinkSigner | None = None) -> dict[str, Any]:
-    """`{"id", "status", "message", "output", "timings", "extra"}` as posted to the webhook of a job.
+def webhook_body(job: Job, *, signer: LinkSigner | None = None) -> GenerateEventView:
+    """Tell the webhook of a job how it stands.
 
     At most `MAX_BODY_BYTES` long: the message, the parameters and the last outputs give way, in this order, and
     `"truncated": true` says so.
@@ -90,15 +160,30 @@ def webhook_body(job: Job, *, signer: LinkSigner | None = None) -> dict[str, Any
     """
     webhook = job.webhook or WebhookTarget(url="")
     result = generate_result(job, links=Links(base_url=webhook.base_url, signer=signer))
-    del result["comfyui_response"]
-    body = {**result, "extra": webhook.extra_params}
+    body: GenerateEventView = {
+        "id": result["id"],
+        "status": result["status"],
+        "message": result["message"],
+        "output": result["output"],
+        "timings": result["timings"],
+        "extra": webhook.extra_params,
+    }
+    if "parameters" in result:
+        body["parameters"] = result["parameters"]
     if size_bytes(body) > MAX_BODY_BYTES:
-        body |= {"message": body["message"][:_MAX_MESSAGE_CHARS], "truncated": True}
+        body["message"] = body["message"][:_MAX_MESSAGE_CHARS]
+        body["truncated"] = True
     if size_bytes(body) > MAX_BODY_BYTES:
         body.pop("parameters", None)
     while body["output"] and size_bytes(body) > MAX_BODY_BYTES:
         body["output"] = body["output"][: len(body["output"]) * 3 // 4]
     return body
+
+
+def signature_headers(body: bytes, secret: str) -> dict[str, str]:
+    """Return the header in which older servers of this contract signed a body alone; it holds one signature."""
+    # The text itself is the key here, whatever it begins with: so its receivers compute it.
+    return {"X-Webhook-Signature": f"sha256={hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()}"}
 
 
 def _message(job: Job) -> str:
@@ -118,7 +203,7 @@ def _message(job: Job) -> str:
     return MESSAGES.get(job.status, "Request failed")
 
 
-def _output(job: Job, output: Output, links: Links) -> dict[str, Any]:
+def _output(job: Job, output: Output, links: Links) -> ResultOutputView:
     bucket_url = None if output.bucket_result is None else output.bucket_result.url
     error = output.conversion_error
     if output.is_expired and not bucket_url:
@@ -138,7 +223,7 @@ def _output(job: Job, output: Output, links: Links) -> dict[str, Any]:
     }
 
 
-def _timings(job: Job) -> dict[str, Any]:
+def _timings(job: Job) -> TimingsView:
     def between(start: int | None, end: int | None) -> int | None:
         return None if start is None or end is None else end - start
 

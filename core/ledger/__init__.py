@@ -1,20 +1,26 @@
 """The ledger: the database of jobs, and the only truth about them.
 
-    ledger.jobs          submit, look up, list, cancel           (API, command line)
-    ledger.requests      requests that come again              (API)
-    ledger.claims        claim, lease, progress, generated, fail (GPU workers)
-    ledger.requeue       give back, take back, expire            (GPU workers, reconciler)
-    ledger.pins          which instances a waiting job may have (reconciler)
-    ledger.outputs    files into storage                      (io workers)
-    ledger.outbox        webhooks out, and what became of them   (io workers, API)
-    ledger.secrets       open for one purpose, wipe              (workers, reconciler)
-    ledger.instances     the fleet's GPUs and their nodes        (GPU workers, API)
-    ledger.input_files       files that came in                      (API, reconciler)
-    ledger.durations     how long jobs take                      (GPU workers, API)
-    ledger.workload      what waits and runs, and for how long   (API)
-    ledger.facts           what a fleet agrees on                  (all)
-    ledger.removal        retention                               (reconciler)
-    ledger.timekeeping   whether the clock was set               (reconciler)
+jobs             ledger.jobs: submit, look up, list, cancel (API)
+requests         ledger.requests: requests that come again (API)
+claims           ledger.claims: claim, lease, progress, end of a prompt (GPU workers)
+requeue          ledger.requeue: give back, take back, expire (GPU workers, reconciler)
+pins             ledger.pins: which instances a waiting job may have (reconciler)
+outputs          ledger.outputs: files into storage (io workers)
+secrets          ledger.secrets: open for one purpose, wipe (workers, reconciler)
+instances        ledger.instances: the fleet's GPUs and their nodes (GPU workers, API)
+input_files      ledger.input_files: files that came in (API, reconciler)
+durations        ledger.durations: how long jobs take (GPU workers, API)
+workload         ledger.workload: what waits and runs, and for how long (API)
+facts            ledger.facts: what a fleet agrees on (all)
+retention        ledger.removal: what leaves the ledger (reconciler)
+timekeeping      ledger.timekeeping: whether the clock was set (reconciler)
+webhooks/        ledger.outbox: webhooks out, and what became of them (io workers, API)
+transitions      the one way a job changes its status (all of the above)
+scheduling       which job an instance runs next (claims)
+sealing          secrets at rest (secrets, requests)
+upgrade          the schema, brought to its newest version (every process at its start)
+migrations/      the steps of that
+database/        tables, connections, rows
 
 Each change of a job is one transaction that also writes its event and the webhooks that tell of it.
 """
@@ -25,7 +31,6 @@ from collections.abc import Callable
 
 from core.ledger.claims import Claims
 from core.ledger.database.connections import Change, Database
-from core.ledger.database.timekeeping import Timekeeping
 from core.ledger.durations import Durations
 from core.ledger.facts import Facts
 from core.ledger.input_files import InputFiles
@@ -38,10 +43,11 @@ from core.ledger.requeue import Requeue
 from core.ledger.retention import Removal
 from core.ledger.sealing import Sealer, load_keys
 from core.ledger.secrets import Secrets
+from core.ledger.timekeeping import Timekeeping
 from core.ledger.webhooks.outbox import Outbox
 from core.ledger.workload import WorkloadReader
 from core.links import LinkSigner
-from core.settings.settings import Settings
+from core.settings import Settings
 
 
 class Ledger:

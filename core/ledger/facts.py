@@ -14,7 +14,7 @@ FLEET = "fleet"
 STORAGE = "storage"
 
 
-#: When the reconciler looked at the clock last, and when that was set, see core/ledger/database/timekeeping.py.
+#: When the reconciler looked at the clock last, and when that was set, see core/ledger/timekeeping.py.
 CLOCK = "clock"
 #: Written to see whether the ledger takes writes; says when that was.
 WRITTEN = "written"

@@ -20,10 +20,11 @@ from core.ledger.database.rows import JOB_COLUMNS, job_of, outputs_of
 from core.ledger.database.stored_fields import columns_from
 from core.ledger.database.tables import events, idempotency_keys, job_errors, job_inputs, jobs
 from core.ledger.requests import Requests
+from core.ledger.scheduling import comes_before, queue_order
 from core.ledger.secrets import Secrets
 from core.ledger.transitions import transition
 from core.ledger.webhooks.outbox_writer import record_event
-from core.settings.settings import Settings
+from core.settings import Settings
 from core.texts.stored_json import json_text
 
 #: Built once: the look-up on every client's path.
@@ -39,31 +40,14 @@ _COUNTED = (
     select(
         jobs.c.id,
         (
-            1
-            + select(func.count())
-            .where(
-                _OTHERS.c.status == QUEUED,
-                or_(
-                    _OTHERS.c.priority > jobs.c.priority,
-                    and_(_OTHERS.c.priority == jobs.c.priority, _OTHERS.c.created_at_ms < jobs.c.created_at_ms),
-                    and_(
-                        _OTHERS.c.priority == jobs.c.priority,
-                        _OTHERS.c.created_at_ms == jobs.c.created_at_ms,
-                        _OTHERS.c.id < jobs.c.id,
-                    ),
-                ),
-            )
-            .scalar_subquery()
+            1 + select(func.count()).where(_OTHERS.c.status == QUEUED, comes_before(jobs.c, _OTHERS)).scalar_subquery()
         ).label("place"),
     )
     .where(jobs.c.status == QUEUED)
     .subquery()
 )
 _NUMBERED = (
-    select(
-        jobs.c.id,
-        func.row_number().over(order_by=(jobs.c.priority.desc(), jobs.c.created_at_ms, jobs.c.id)).label("place"),
-    )
+    select(jobs.c.id, func.row_number().over(order_by=queue_order()).label("place"))
     .where(jobs.c.status == QUEUED)
     .subquery()
 )
@@ -240,12 +224,7 @@ class Jobs:
         """The place of a queued job, 1 being the next to run; None when it does not wait."""
         if job.status != QUEUED:
             return None
-        sooner = or_(
-            jobs.c.priority > job.priority,
-            and_(jobs.c.priority == job.priority, jobs.c.created_at_ms < job.created_at_ms),
-            and_(jobs.c.priority == job.priority, jobs.c.created_at_ms == job.created_at_ms, jobs.c.id < job.id),
-        )
-        query = select(func.count()).select_from(jobs).where(jobs.c.status == QUEUED, sooner)
+        query = select(func.count()).select_from(jobs).where(jobs.c.status == QUEUED, comes_before(job))
         with self._database.read() as connection:
             return 1 + connection.execute(query).scalar_one()
 

@@ -18,6 +18,7 @@ from core.ledger.transitions import transition
 from core.ledger.webhooks.outbox_writer import record_event
 from core.output import Output, OutputFile
 from core.output_options import OutputOptions
+from core.storage.job_files import owner_of
 
 #: A job that has been delivering for this long without an end is given another turn.
 DELIVERING_MS = 15_000
@@ -104,9 +105,8 @@ class Outputs:
             if held is None:
                 raise StaleAttempt(f"Job {job_id} attempt {attempt} has nothing left to store.")
             rows = connection.execute(_UNSTORED, mine).all()
-        files = [output_file_of(row) for row in rows]
         return Pending(
-            files=files,
+            files=[output_file_of(row) for row in rows],
             output_options=OutputOptions.from_json(held.delivery or {}),
             generated_at_ms=held.generated_at_ms,
         )
@@ -201,7 +201,7 @@ class Outputs:
 
     def output_at(self, storage_key: str) -> Output:
         """Return a stored output by its place, `<job id>/<name>`. Raises NotFound."""
-        job_id = storage_key.partition("/")[0]
+        job_id = owner_of(storage_key)
         query = _WITH_JOB.where(assets.c.job_id == job_id, assets.c.storage_key == storage_key)
         with self._database.read() as connection:
             row = connection.execute(query.limit(1)).one_or_none()

@@ -1,21 +1,26 @@
-"""Which waiting job an instance runs next."""
+"""The scheduling policy: the order of the queue, which waiting jobs fit an instance, and which of them it runs next.
+
+The one place for all three. Whatever asks about them elsewhere (a job's place in the queue, how long it has to wait,
+which turns are missing) asks with these functions; only the index `jobs_turn` of `core.ledger.database.tables` spells
+the order again, for databases want it so.
+"""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    FromClause,
     Row,
     ScalarSelect,
     Select,
     String,
     and_,
     bindparam,
-    false,
     func,
     literal,
     or_,
@@ -29,11 +34,70 @@ from core.ledger.instances import HEALTHY, SILENCE_MS, is_alive
 
 #: A job that was lost on one instance is left to others for this long; then any may have it.
 AVOID_MS = 60_000
+#: The priority of a job that asks for none.
+USUAL_PRIORITY = 0
+
+#: A job's place in the order of the queue; the smaller one runs sooner.
+Rank: TypeAlias = tuple[int, int, str]
+#: Digests of the catalogues of the instances a job may run on; None means any.
+Accepted: TypeAlias = frozenset[str] | None
+#: The digest of one instance's catalogue, in a statement.
+_Catalogue: TypeAlias = ColumnElement[Any] | ScalarSelect[Any]
 
 
-def _runs_on(catalogue: ColumnElement[Any] | ScalarSelect[Any]) -> ColumnElement[bool]:
-    """An instance with these nodes can run the job."""
-    return or_(jobs.c.catalogues.is_(None), jobs.c.catalogues.contains(catalogue))
+class Ranked(Protocol):
+    """What the order of the queue looks at: of a job, of a row, or (as columns) of a table."""
+
+    @property
+    def priority(self) -> Any: ...
+    @property
+    def created_at_ms(self) -> Any: ...
+    @property
+    def id(self) -> Any: ...
+
+
+def rank_of(job: Ranked) -> Rank:
+    """Return the rank of a job: the highest priority first, then the oldest, then by id."""
+    return (-job.priority, job.created_at_ms, job.id)
+
+
+def rank_of_new(now: int) -> Rank:
+    """Return the rank behind all jobs of the usual priority that have come by now (milliseconds since 1970)."""
+    return (-USUAL_PRIORITY, now + 1, "")
+
+
+def queue_order() -> tuple[ColumnElement[Any], ...]:
+    """Return what a statement sorts jobs by to have them in the order of `rank_of`."""
+    return (jobs.c.priority.desc(), jobs.c.created_at_ms, jobs.c.id)
+
+
+def comes_before(job: Ranked, queue: FromClause = jobs) -> ColumnElement[bool]:
+    """Return the condition that a row of the queue has a smaller rank than a job.
+
+    Parameters:
+      job: a job, or the columns of a table of jobs other than `queue`.
+    """
+    row = queue.c
+    return or_(
+        row.priority > job.priority,
+        and_(row.priority == job.priority, row.created_at_ms < job.created_at_ms),
+        and_(row.priority == job.priority, row.created_at_ms == job.created_at_ms, row.id < job.id),
+    )
+
+
+def accepted_of(catalogues: str | None) -> Accepted:
+    """Return which catalogues a job accepts, from its column `catalogues`."""
+    return None if catalogues is None else frozenset(catalogues.split(","))
+
+
+def runs_on(*catalogues: _Catalogue) -> ColumnElement[bool]:
+    """Return the condition that an instance with one of these catalogues can run a job."""
+    return or_(jobs.c.catalogues.is_(None), *(jobs.c.catalogues.contains(catalogue) for catalogue in catalogues))
+
+
+def fits(*catalogues: _Catalogue) -> ColumnElement[bool]:
+    """Return the condition that a job waits, and an instance with one of these catalogues can run it."""
+    return and_(jobs.c.status == QUEUED, runs_on(*catalogues))
 
 
 # Statements on the path between two jobs of a GPU, built once: building one takes longer than running it.
@@ -52,7 +116,7 @@ _SUITS_ANOTHER = (
         _other.c.name != bindparam("instance"),
         _other.c.state == HEALTHY,
         _other.c.heartbeat_at_ms > bindparam("heard_since_ms"),
-        _runs_on(_other.c.catalogue),
+        runs_on(_other.c.catalogue),
     )
     .correlate(jobs)
     .exists()
@@ -63,18 +127,12 @@ _IS_OURS_TO_TRY = or_(
     jobs.c.updated_at_ms < bindparam("avoided_since_ms"),
     ~_SUITS_ANOTHER,
 )
-_FITS = and_(
-    jobs.c.status == QUEUED,
-    ~_IS_BARRED,
-    _runs_on(_OWN_CATALOGUE),
-    _IS_OURS_TO_TRY,
-)
-_ORDER = (jobs.c.priority.desc(), jobs.c.created_at_ms, jobs.c.id)
-_BEST = select(jobs.c.id, jobs.c.priority).where(_FITS).order_by(*_ORDER).limit(1)
+_FITS_OWN = and_(~_IS_BARRED, fits(_OWN_CATALOGUE), _IS_OURS_TO_TRY)
+_BEST = select(jobs.c.id, jobs.c.priority).where(_FITS_OWN).order_by(*queue_order()).limit(1)
 #: Which instances run or hold a job.
 _BUSY = select(jobs.c.instance).where(jobs.c.status.in_(sorted(LEASED)), jobs.c.instance.is_not(None))
 _ALIVE = select(instances.c.name, instances.c.catalogue, instances.c.name.not_in(_BUSY).label("is_idle"))
-_NAMED = select(jobs.c.id).where(jobs.c.id == bindparam("wanted"), _FITS, jobs.c.priority >= bindparam("priority"))
+_NAMED = select(jobs.c.id).where(jobs.c.id == bindparam("wanted"), _FITS_OWN, jobs.c.priority >= bindparam("priority"))
 
 
 def choose(transaction: Transaction, instance: str, named: str | None, worker: str | None = None) -> str | None:
@@ -113,15 +171,17 @@ def missing_turns(connection: Connection) -> list[str]:
     """The job of each turn to be published for instances that are idle while jobs wait that they suit; may repeat one.
 
     As many as there are idle instances, for nobody can say which of them takes a turn up, or none at all. What suits
-    is `_FITS`, asked once for all instances and not for each: fleets have many of those and few catalogues.
+    is `_FITS_OWN`, asked once for all instances and not for each: fleets have many of those and few catalogues.
     """
     alive = connection.execute(_ALIVE.where(is_alive())).all()
     idle = [each for each in alive if each.is_idle]
     if not idle:
         return []
-    fitting = and_(jobs.c.status == QUEUED, or_(false(), *(_runs_on(literal(digest)) for digest in _catalogues(idle))))
+    fitting = fits(*(literal(digest) for digest in _catalogues(idle)))
     avoided = and_(jobs.c.lost_on.in_([each.name for each in idle]), jobs.c.updated_at_ms >= now_ms() - AVOID_MS)
-    query = select(jobs.c.id, jobs.c.lost_on, jobs.c.catalogues).where(fitting).order_by(*_ORDER).limit(len(idle))
+    query = (
+        select(jobs.c.id, jobs.c.lost_on, jobs.c.catalogues).where(fitting).order_by(*queue_order()).limit(len(idle))
+    )
     found = [row.id for row in connection.execute(query.where(or_(jobs.c.lost_on.is_(None), ~avoided)))]
     if not found:
         found = [row.id for row in connection.execute(query.where(avoided)) if _may_try(row, idle, alive)]
@@ -134,7 +194,8 @@ def _catalogues(instances_: Sequence[Row[Any]]) -> list[str]:
 
 def _may_try(job: Row[Any], idle: Sequence[Row[Any]], alive: Sequence[Row[Any]]) -> bool:
     """Whether an idle instance may have a job that one of them has just lost: another one, or the only one there is."""
-    able = [each.name for each in alive if job.catalogues is None or each.catalogue in job.catalogues.split(",")]
+    accepted = accepted_of(job.catalogues)
+    able = [each.name for each in alive if accepted is None or each.catalogue in accepted]
     others = [name for name in able if name != job.lost_on]
     return not others or any(each.name in others for each in idle)
 

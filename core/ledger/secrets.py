@@ -38,7 +38,7 @@ PURPOSES = {
 #: SQLite's log keeps what was overwritten in the database until it is emptied itself: at most this long.
 EMPTY_LOG_S = 20.0
 #: How long writers may have to wait for that, and it for them.
-LOG_PATIENCE_MS = 100
+LOG_TIMEOUT_MS = 100
 
 # On the path of many jobs, so built once.
 _INSERT = insert(secrets)
@@ -143,7 +143,7 @@ class Secrets:
     def _empty_log(self) -> None:
         if not self._database.is_sqlite or time.monotonic() < self._empty_log_at_s:
             return
-        if self._database.empty_log(patience_ms=LOG_PATIENCE_MS):
+        if self._database.empty_log(timeout_ms=LOG_TIMEOUT_MS):
             self._empty_log_at_s = time.monotonic() + EMPTY_LOG_S
 
 

@@ -19,7 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from core.errors import ComfylineError, ConfigurationError, LedgerUnavailable
 from core.ledger.database.connections import Database
 from core.ledger.database.error_map import in_our_words
-from core.settings.settings import Settings
+from core.settings import Settings
 
 #: Any number, the same in every process: the name of PostgreSQL's advisory lock.
 ADVISORY_LOCK = 7_263_451_009

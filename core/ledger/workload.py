@@ -16,19 +16,10 @@ from core.ledger.database.connections import Database, now_ms
 from core.ledger.database.tables import instances, jobs
 from core.ledger.durations import Averages, Durations, gpu_kind
 from core.ledger.instances import is_alive
+from core.ledger.scheduling import Accepted, Rank, accepted_of, queue_order, rank_of, rank_of_new
 
 #: Waiting jobs looked at one by one, the next to run first; those behind them are taken to last as long on average.
 LOOK = 500
-
-#: What decides about the order in the queue: priority, highest first, age, and the id.
-Rank = tuple[int, int, str]
-#: Digests of the catalogues a job may run on; None means any.
-Accepted = frozenset[str] | None
-
-
-def rank_of(job: Job) -> Rank:
-    """Jobs with a smaller rank run sooner."""
-    return (-job.priority, job.created_at_ms, job.id)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +77,7 @@ class Workload:
 
     def wait_of_new_s(self) -> float | None:
         """Seconds until a job would begin that is submitted now, with the usual priority, and runs on any GPU."""
-        place = bisect_left(self.ranks, (0, self.at_ms + 1, ""))
+        place = bisect_left(self.ranks, rank_of_new(self.at_ms))
         ahead = place if place < len(self.ranks) else self.sizes.get(QUEUED, 0)
         return self._wait_s(place, ahead, None, None)
 
@@ -141,8 +132,8 @@ class WorkloadReader:
             running=tuple(
                 loads.rest_of(row, catalogues[row.instance], now) for row in running if row.instance in catalogues
             ),
-            ranks=[(-row.priority, row.created_at_ms, row.id) for row in waiting],
-            waiting=[loads.of(row, _accepted(row.catalogues)) for row in waiting],
+            ranks=[rank_of(row) for row in waiting],
+            waiting=[loads.of(row, accepted_of(row.catalogues)) for row in waiting],
         )
 
     def sizes(self) -> dict[str, int]:
@@ -159,7 +150,7 @@ _RUNNING = select(jobs.c.instance, jobs.c.started_at_ms, jobs.c.on_deck, *_LASTI
 _WAITING = (
     select(jobs.c.priority, jobs.c.created_at_ms, jobs.c.id, jobs.c.catalogues, *_LASTING)
     .where(jobs.c.status == QUEUED)
-    .order_by(jobs.c.priority.desc(), jobs.c.created_at_ms, jobs.c.id)
+    .order_by(*queue_order())
     .limit(LOOK)
 )
 _SIZES = (
@@ -190,10 +181,6 @@ class _Loads:
         # A clock that was set back must not add days.
         passed_s = 0.0 if row.on_deck else max(0.0, (now - row.started_at_ms) / 1000)
         return Load(seconds=max(0.0, whole.seconds - passed_s), accepted=whole.accepted)
-
-
-def _accepted(digests: str | None) -> Accepted:
-    return None if digests is None else frozenset(digests.split(","))
 
 
 def _both(one: Accepted, other: frozenset[str]) -> frozenset[str]:

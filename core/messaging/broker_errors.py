@@ -7,7 +7,7 @@ from kombu.exceptions import KombuError
 
 
 def broker_errors(url: str) -> tuple[type[BaseException], ...]:
-    """The exceptions of one broker's transport, for an `except`; connects to nothing."""
+    """Return the exceptions of one broker's transport, for an `except`; connects to nothing."""
     connection = Connection(url)
     # Not the recoverable ones alone: a RabbitMQ that starts refuses its virtual hosts for good, in its own words.
     errors: tuple[type[BaseException], ...] = (*connection.connection_errors, *connection.channel_errors)

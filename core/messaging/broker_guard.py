@@ -109,7 +109,7 @@ class GuardedChannel(redis.Channel):
 
 
 class GuardedContent(amqp.basic_message.Message):
-    """A message on RabbitMQ; headers that cannot be read are left out, and then nobody takes it for one of ours."""
+    """Build a message of RabbitMQ; headers that cannot be read are left out, so that it is no message of ours."""
 
     def _load_properties(self, class_id: int, buf: Any, offset: int) -> int:
         try:
@@ -121,7 +121,7 @@ class GuardedContent(amqp.basic_message.Message):
 
 
 class GuardedAmqpMessage(pyamqp.Message):
-    """The same on its way into kombu, which would unpack whatever says that it is compressed."""
+    """Check a message on its way into kombu, which would unpack whatever says that it is compressed."""
 
     def __init__(self, msg: Any, channel: Any = None, **options: Any) -> None:
         if "compression" in (msg.properties.get("application_headers") or {}):
@@ -142,7 +142,7 @@ class _Lenient(bytes):
 
 
 def _loads_arguments(kinds: str, buf: Any, offset: int) -> Any:
-    """What amqp reads the arguments of a method with; others choose a message's routing key."""
+    """Return what amqp reads the arguments of a method with; others choose a message's routing key."""
     try:
         return serialization.loads(kinds, buf, offset)
     except UnicodeDecodeError:
@@ -157,7 +157,7 @@ def _loads(text: Any) -> Any:
 
 
 def _envelope_problem(payload: Any) -> str | None:
-    """What keeps this from being a message as kombu puts it on Redis; None: nothing."""
+    """Return what keeps this from being a message as kombu puts it on Redis; None: nothing."""
     if not isinstance(payload, dict):
         return "it is no object"
     properties, headers = payload.get("properties"), payload.get("headers")

@@ -1,4 +1,4 @@
-"""Change notices: small messages on one fanout exchange that wake whoever waits for a job.
+"""Change notices: small messages on one fanout exchange that wake those who wait for a job.
 
 A notice is a hint, never a fact: it may be lost, late or doubled. Who receives one reads the ledger; who receives none
 reads it a little later. Sending never blocks its caller and never fails it.
@@ -21,7 +21,7 @@ from kombu.utils.uuid import uuid
 from core.background import Loop, failure_of
 from core.broker_kind import BrokerKind
 from core.messaging.broker_errors import broker_errors
-from core.settings.settings import Settings
+from core.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -50,12 +50,12 @@ class Notice:
 
 
 def exchange(settings: Settings) -> Exchange:
-    """The fanout exchange of a fleet."""
+    """Return the fanout exchange of a fleet."""
     return Exchange(f"{settings.broker_namespace}.notices", type="fanout", durable=False, delivery_mode=1)
 
 
 def connect(settings: Settings) -> Connection:
-    """A broker connection with short time limits, for notices only."""
+    """Return a broker connection with short time limits, for notices only."""
     url = settings.transport_url
     options: dict[str, Any] = {"max_retries": 0}
     if BrokerKind.of(url) is BrokerKind.REDIS:
@@ -100,7 +100,7 @@ class NoticeSender:
                     self._queue.get_nowait()
 
     def _serve(self) -> None:
-        """One connection, from its beginning to its end."""
+        """Serve one connection to its end."""
         try:
             with connect(self._settings) as connection:
                 self._publish(connection)
@@ -163,7 +163,7 @@ class NoticeListener:
         self._loop.join(3.0)
 
     def _serve(self) -> None:
-        """One connection, from its beginning to its end."""
+        """Serve one connection to its end."""
         try:
             with connect(self._settings) as connection:
                 self._listen(connection)

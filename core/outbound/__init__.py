@@ -1,12 +1,15 @@
-"""Guarded outbound HTTP: whatever is sent to a URL that a client named goes through here.
+"""Guarded outbound HTTP: all that is sent to a URL that a client named goes through here.
 
-    core.outbound            check_url, Policy, UNRESTRICTED       (judging a URL; connects to nothing)
-    core.outbound.sessions   GuardedSession                        (requests, connecting where the policy permits)
-    core.outbound.s3         guard_s3_client                       (boto3, the same)
-    core.outbound.fetch      fetch, Fetched                        (a file from a URL, within limits)
+urls             check_url: a URL judged without connecting (api)
+networks         Policy, UNRESTRICTED: which addresses are permitted
+lookup           host names within a time limit
+sessions         GuardedSession: requests (tasks.webhooks, fetch)
+s3               guard_s3_client: boto3 (core.buckets)
+fetch            a file from a URL, within limits (api)
+deadline         a limit on a whole exchange (sessions)
 
-What loads an HTTP library stands in modules of its own: the API judges URLs, and is loaded before gevent patches the
-standard library, which must not happen to urllib3.
+What loads an HTTP library is not imported here: the API judges URLs, and is loaded before gevent patches the standard
+library, which must not happen to urllib3.
 """
 
 from __future__ import annotations

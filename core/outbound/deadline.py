@@ -39,7 +39,7 @@ class Deadline:
         return max(self._ends_at_s - time.monotonic(), 0.001)
 
     def begin(self, limit_s: float) -> None:
-        """An exchange begins, which may take so many seconds from now."""
+        """Begin an exchange that may take so many seconds from now."""
         with self._changed:
             self._ends_at_s = time.monotonic() + limit_s
             # A later end than the thread knows of can wait until it looks: most exchanges wake nobody.
@@ -47,7 +47,7 @@ class Deadline:
                 self._changed.notify()
 
     def rest(self) -> None:
-        """The exchange has ended; nothing is cut until the next one is over time."""
+        """End the exchange: nothing is cut until the next one is over time."""
         with self._changed:
             self._ends_at_s = math.inf
 

@@ -78,7 +78,7 @@ def _follow(session: GuardedSession, url: str, wish: _Wish) -> Fetched:
 
 
 def _next(url: str, location: str, wish: _Wish) -> str:
-    """Where a redirect leads to, judged like a URL of the client's own."""
+    """Return where a redirect leads to, judged like a URL of the client's own."""
     try:
         target = urldefrag(urljoin(url, location)).url
         check_url(target, wish.field, wish.policy)

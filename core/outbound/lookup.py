@@ -24,7 +24,7 @@ ways: list[Callable[[str], Answer]] = [ask]
 
 
 def addresses(name: str, timeout_s: float | None) -> list[str]:
-    """The addresses of a host, each once.
+    """Return the addresses of a host, each once.
 
     Raises:
       socket.gaierror, UnicodeError: there are none.

@@ -13,8 +13,8 @@ from ipaddress import (
 )
 from pathlib import Path
 
+from core.settings import Settings
 from core.settings.neighbours import serves_one_machine
-from core.settings.settings import Settings
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -81,7 +81,7 @@ class Policy:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Policy:
-        """What COMFYLINE_ALLOW_NETWORKS says; loopback too where the API serves this machine alone."""
+        """Return what COMFYLINE_ALLOW_NETWORKS says; loopback too where the API serves this machine alone."""
         words = [*settings.allow_networks, *(["loopback"] if serves_one_machine(settings) else [])]
         networks = [network for word in dict.fromkeys(words) for network in NAMED.get(word, (word,))]
         return cls(allowed=tuple(ip_network(network) for network in networks), ca_bundle=settings.ca_bundle)
@@ -93,11 +93,11 @@ class Policy:
 
     @classmethod
     def for_webhook(cls, url: str, settings: Settings) -> Policy:
-        """The policy for a webhook's URL, which may be the operator's own."""
+        """Return the policy for a webhook's URL, which may be the operator's own."""
         return cls.of_operator(settings) if url == settings.webhook_url else cls.from_settings(settings)
 
     def permits(self, address: str) -> bool:
-        """Whether this address, as the resolver writes it, may be connected to."""
+        """Return whether this address, as the resolver writes it, may be connected to."""
         return self._permits(ip_address(address.partition("%")[0]))
 
     def _permits(self, address: Address) -> bool:

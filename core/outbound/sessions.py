@@ -56,7 +56,7 @@ class GuardedSession(requests.Session):
             self.mount(scheme, GuardedAdapter(policy, self.deadline.watch))
 
     def get_redirect_target(self, resp: requests.Response) -> str | None:  # noqa: ARG002 - requests' signature
-        """None: whoever wants to follow has to look at the new URL first."""
+        """Return None: a redirect is followed only after its URL was judged."""
         return None
 
     def close(self) -> None:
@@ -83,7 +83,7 @@ class KeptConnection:
     def post(
         self, url: str, body: bytes, headers: Mapping[str, str], *, limit_s: float, connect_timeout_s: float
     ) -> Iterator[BaseHTTPResponse]:
-        """The answer to one post; the connection is kept if the answer was read to its end, and says nothing else.
+        """Post, and yield the answer; the connection is kept if the answer was read to its end and permits it.
 
         Parameters:
           limit_s: seconds after which the exchange is cut, wherever it is, what is done within the block included.
@@ -239,7 +239,7 @@ class _GuardedConnection(HTTPConnection):
 
 
 def _keeps(answer: BaseHTTPResponse) -> bool:
-    """Whether a host says that it keeps the connection: after HTTP/1.1, where it does not say otherwise."""
+    """Return whether a host says that it keeps the connection: after HTTP/1.1, where it does not say otherwise."""
     return answer.version >= 11 and "close" not in answer.headers.get("Connection", "").lower()
 
 

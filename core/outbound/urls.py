@@ -20,7 +20,7 @@ _NUMERIC = re.compile(r"(?:.*\.)?(?:[0-9]+|0[xX][0-9A-Fa-f]*)\.?")
 
 
 def check_url(url: str, field: str, policy: Policy | None = None, *, max_chars: int = MAX_URL_CHARS) -> str:
-    """The URL itself, if it names an http or https address in one way only. Raises InvalidRequest.
+    """Return the URL itself, if it names an http or https address in one way only. Raises InvalidRequest.
 
     Parameters:
       field: what the error calls it.
@@ -62,7 +62,7 @@ def _is_host(host: str, *, is_bracketed: bool) -> bool:
 
 
 def _address(host: str, field: str) -> str | None:
-    """The address that the host is; None for a name."""
+    """Return the address that the host is; None for a name."""
     if ":" in host:
         return host
     if _NUMERIC.fullmatch(host):

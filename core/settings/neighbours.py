@@ -23,7 +23,7 @@ LOCAL_FILE_SYSTEMS = frozenset(
 
 
 def serves_one_machine(settings: Settings) -> bool:
-    """Whether clients can only be programs of this machine, since nothing of the fleet is anywhere else.
+    """Return whether clients can only be programs of this machine, since nothing of the fleet is anywhere else.
 
     What a name in a URL, the environment of libpq or a service file lead to is looked up once in a process.
     """
@@ -35,7 +35,7 @@ def serves_one_machine(settings: Settings) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address to listen on is this machine's own; a name but `localhost` is not, wherever it leads."""
+    """Return whether an address to listen on is loopback; of names only `localhost` is, wherever others lead."""
     try:
         return host == "localhost" or ip_address(host).is_loopback
     except ValueError:
@@ -43,7 +43,7 @@ def is_loopback(host: str) -> bool:
 
 
 def _leads_here(host: str | None) -> bool:
-    """Whether a host is this machine by each of its addresses. Parameters: host - "" is a socket, None unknown."""
+    """Return whether a host is this machine by each of its addresses; "" is a socket, None is not known."""
     if host is None:
         return False
     if host in ("", "localhost"):
@@ -69,7 +69,7 @@ def _stays_here(ledger_url: str, broker_url: str, folders: tuple[Path, ...]) -> 
 
 
 def is_shared(folder: Path) -> bool:
-    """Whether a directory is on a file system that other machines may see: NFS and the like."""
+    """Return whether a directory is on a file system that other machines may see: NFS and the like."""
     mounts = _mounts()
     if not mounts:
         return False
@@ -82,7 +82,7 @@ def is_shared(folder: Path) -> bool:
 
 
 def _mounts() -> Mapping[Path, str]:
-    """The type of the file system at each place where one is mounted; see proc(5), "mountinfo"."""
+    """Return the type of the file system at each place where one is mounted; see proc(5), "mountinfo"."""
     try:
         lines = MOUNTS.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except OSError:
@@ -101,7 +101,7 @@ def _sqlite_folder(url: str) -> list[Path]:
 
 
 def _broker_hosts(url: str) -> list[str | None]:
-    """The hosts a broker's URL names: "" for a socket, None where it cannot be told."""
+    """Return the hosts a broker's URL names: "" for a socket, None where it cannot be told."""
     try:
         parts = urlsplit(url)
         if parts.scheme.endswith("+socket"):
@@ -115,7 +115,7 @@ def _broker_hosts(url: str) -> list[str | None]:
 
 
 def _ledger_hosts(url: str) -> list[str | None]:
-    """The hosts that libpq connects to, by the URL, PGHOST or a service; "" is a socket, None unknown."""
+    """Return the hosts that libpq connects to, by the URL, PGHOST or a service; "" is a socket, None unknown."""
     if url.startswith("sqlite"):
         return []
     # Imported late: the driver decides at its import whether gevent has patched the standard library.

@@ -15,7 +15,7 @@ RECORD = "broker.folder"
 
 
 def socket_folder(data_dir: Path) -> Path | None:
-    """The directory that was made for this data directory; None if there is none, or it is not ours alone."""
+    """Return the directory that was made for this data directory; None if there is none, or it is not ours alone."""
     try:
         folder = Path((data_dir / RECORD).read_text(encoding="utf-8").strip())
     except (OSError, UnicodeDecodeError):
@@ -35,7 +35,7 @@ def make_socket_folder(data_dir: Path) -> Path:
 
 
 def _made_again(data_dir: Path) -> Path | None:
-    """The directory by its old name, for processes that still know that: temporary directories are swept."""
+    """Return the directory by its old name, for processes that still know that: temporary directories are swept."""
     try:
         folder = Path((data_dir / RECORD).read_text(encoding="utf-8").strip())
         folder.mkdir(mode=0o700)

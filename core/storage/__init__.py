@@ -1,0 +1,6 @@
+"""Files of the fleet: what clients bring, what jobs make.
+
+folders          files by key below one directory (api, tasks)
+marker           whether the storage in sight is the fleet's (api, tasks)
+media            what a file holds, by its first bytes (api)
+"""

@@ -1,4 +1,4 @@
-"""Files by key, below one directory that every machine of the fleet sees: a local disk, or a shared file system."""
+"""The local storage: files by key, below one directory that every machine sees, on a disk or a shared file system."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ import errno
 import os
 import random
 import shutil
+import stat
 import time
 import uuid
 from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path
+
+from core.storage.job_files import job_folder
 
 #: A file that was put, or put again, within this time is not removed: somebody may be about to record it.
 FRESH_S = 3600.0
@@ -27,8 +31,25 @@ def make_folder(folder: Path, root: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
 
 
-class Storage:
-    """Whole files only: a key names all of a file's bytes, or nothing.
+def move_in(file: Path, target: Path) -> None:
+    """Bring a file to its place. At every moment it is whole, under its old name or under its new one."""
+    try:
+        file.replace(target)
+    except OSError:
+        # Another file system: copy, and only then remove.
+        copy_in(file, target)
+        file.unlink()
+
+
+def copy_in(file: Path, target: Path) -> None:
+    """Bring a copy of a file to its place, whole or not at all."""
+    draft = target.with_name(f".{target.name}.part")
+    shutil.copyfile(file, draft)
+    draft.replace(target)
+
+
+class LocalStorage:
+    """The `StorageBackend` of a directory.
 
     Parameters:
       root: the directory; made when the first file comes.
@@ -43,16 +64,39 @@ class Storage:
         make_folder(folder, self.root)
         return folder / uuid.uuid4().hex
 
-    def put(self, key: str, draft: Path) -> None:
-        """Bring a draft in. A file that is there already stays: equal keys mean equal bytes."""
+    def put(self, key: str, file: Path) -> None:
+        """Bring a file in. One that is there already stays: equal keys mean equal bytes."""
         target = self._path(key)
         try:
             # Whoever removes files looks at this time, see `discard`.
             os.utime(target)
-            draft.unlink()
+            file.unlink()
         except FileNotFoundError:
             make_folder(target.parent, self.root)
-            draft.replace(target)
+            move_in(file, target)
+
+    def open(self, key: str, *, size_bytes: int) -> FileIO:
+        """Open a file for reading at any place. Raises FileNotFoundError: there is none, or none of this size.
+
+        Each step of the path is opened by itself and links are not followed, so nothing outside the root can be meant.
+        """
+        parts = key.split("/")
+        if any(part in ("", ".", "..") or "\0" in part for part in parts):
+            raise FileNotFoundError(key)
+        descriptor = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            for number, part in enumerate(parts, start=1):
+                kind = os.O_DIRECTORY if number < len(parts) else os.O_NONBLOCK
+                inner = os.open(part, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | kind, dir_fd=descriptor)
+                os.close(descriptor)
+                descriptor = inner
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode) or found.st_size != size_bytes:
+                raise FileNotFoundError(key)
+            return FileIO(descriptor, "rb")
+        except BaseException:
+            os.close(descriptor)
+            raise
 
     def touch(self, key: str) -> None:
         """Keep a file from being removed for a while: it is about to be recorded. Raises FileNotFoundError."""
@@ -101,10 +145,26 @@ class Storage:
     def keys(self) -> Iterator[str]:
         """The key of every file, one folder after the other, in no order."""
         with contextlib.suppress(FileNotFoundError):
-            folders = [path for path in self.root.iterdir() if not path.name.startswith(".") and path.is_dir()]
+            folders = [self.root / name for name in self.folders() if (self.root / name).is_dir()]
             random.shuffle(folders)
             for folder in folders:
                 yield from (f"{folder.name}/{path.name}" for path in folder.iterdir() if not path.name.startswith("."))
+
+    def folders(self) -> Iterator[str]:
+        """The name of every folder, in no order. Raises FileNotFoundError: there is no storage yet."""
+        return (path.name for path in self.root.iterdir() if not path.name.startswith("."))
+
+    def folder_age_s(self, folder: str) -> float:
+        """Seconds since a folder was last changed; infinite where there is none."""
+        return age_s(self.root / folder)
+
+    def remove_folder(self, folder: str) -> None:
+        """Remove a folder with all files in it; nothing happens when there is none."""
+        shutil.rmtree(job_folder(self.root, folder), ignore_errors=True)
+
+    def free_bytes(self) -> int:
+        """The room that is left for users without privileges."""
+        return shutil.disk_usage(self.root).free
 
     def sweep_drafts(self) -> None:
         """Remove drafts that their makers left behind when they died."""
@@ -121,9 +181,12 @@ class Storage:
         return self.root.joinpath(*parts)
 
 
-def remove_job(outputs: Path, job_id: str) -> None:
-    """Delete a job's files below the outputs; nothing happens when there are none."""
-    shutil.rmtree(outputs / job_id, ignore_errors=True)
+def age_s(path: Path) -> float:
+    """Seconds since a file or a folder was last changed; infinite where there is none."""
+    try:
+        return time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return float("inf")
 
 
 def content_key(digest: str) -> str:

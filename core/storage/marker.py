@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import threading
 import time
 import uuid
@@ -17,16 +16,17 @@ from pathlib import Path
 
 from core.errors import ConfigurationError, LedgerUnavailable, StorageUnavailable
 from core.ledger.facts import FLEET, STORAGE, Facts
-from core.settings.settings import Settings
+from core.settings import Settings
+from core.storage.backend import outputs_of
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 #: In the folder of outputs, which is the same on every machine also where only that one is shared.
 NAME = ".fleet-storage"
 #: How long what was seen holds.
 HOLDS_S = 2.0
 #: A network file system whose server is gone lets its readers wait for ever.
-PATIENCE_S = 5.0
+LOOK_TIMEOUT_S = 5.0
 
 
 class StorageMarker:
@@ -64,13 +64,13 @@ class StorageMarker:
                 before, self._problem = self._problem, self._current()
                 self._seen_at_s = time.monotonic()
                 if self._problem != before:
-                    logger.warning("%s", self._problem or "The storage is there again.")
+                    log.warning("%s", self._problem or "The storage is there again.")
             return self._problem
 
     def is_full(self) -> bool:
         """Whether a file of the largest size that clients may upload has no room."""
         try:
-            return shutil.disk_usage(self._path.parent).free < self._settings.max_upload_bytes
+            return outputs_of(self._settings).free_bytes() < self._settings.max_upload_bytes
         except OSError:
             return False
 
@@ -95,7 +95,7 @@ class StorageMarker:
                 return exc.message
         if self._look is None or self._look.is_over:
             self._look = _Look(self)
-        return self._look.result(PATIENCE_S, f"{self._place} does not answer.")
+        return self._look.result(LOOK_TIMEOUT_S, f"{self._place} does not answer.")
 
     def _what_is_wrong(self) -> str | None:
         try:
@@ -167,8 +167,8 @@ class _Look:
     def is_over(self) -> bool:
         return self._done.is_set()
 
-    def result(self, patience_s: float, otherwise: str) -> str | None:
-        return self._problem if self._done.wait(patience_s) else otherwise
+    def result(self, timeout_s: float, otherwise: str) -> str | None:
+        return self._problem if self._done.wait(timeout_s) else otherwise
 
     def _run(self, marker: StorageMarker) -> None:
         try:

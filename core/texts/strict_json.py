@@ -8,6 +8,7 @@ import re
 from typing import Any
 
 from core.errors import InvalidBody
+from core.texts.json_types import JsonObject
 
 #: 2^64: ComfyUI's seeds run to 2^64 - 1. Larger integers would lose digits, or crash, somewhere behind us.
 MAX_INTEGER = 2**64
@@ -75,7 +76,7 @@ def _parse(text: str) -> Any:
         raise InvalidBody(f"The body is not JSON: {exc.msg} (line {exc.lineno}, column {exc.colno}).") from exc
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _object(pairs: list[tuple[str, Any]]) -> JsonObject:
     value = dict(pairs)
     if len(value) != len(pairs):
         seen: set[str] = set()

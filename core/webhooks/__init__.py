@@ -1,10 +1,10 @@
-"""What a webhook says and how it is signed, after the Standard Webhooks specification; nothing here sends anything.
+"""What a webhook says and how it is signed, after the Standard Webhooks specification; sends nothing.
 
-core.webhooks.events     the names of the events
-core.contracts.comfy_v2_events     event_body                        (an event of Comfy API v2 as JSON)
-core.webhooks.keys       secrets and keys, from text to bytes
-core.webhooks.urls       split_query, whole_url            (what of a URL may be shown, and what is sealed)
-core.webhooks.signing    headers_for, load_signing_key     (the headers of one try)
+events           names of the events (api, core.ledger)
+keys             secrets and keys, from text to bytes (core.settings, signing)
+urls             split_query, whole_url: what of a URL may be shown, and what is sealed
+request_headers  headers a client wants sent along (api)
+signing          headers_for, load_signing_key: the headers of one try (tasks.webhooks, api)
 """
 
 from __future__ import annotations

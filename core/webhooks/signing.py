@@ -12,11 +12,9 @@ from collections.abc import Sequence
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from core.contracts.registry import contract_of
 from core.errors import ConfigurationError
 from core.webhooks.keys import PUBLIC_PREFIX, hmac_key, seed
-
-#: The contract whose older servers signed the body alone, in a header of their own.
-GENERATE = "generate"
 
 
 def headers_for(
@@ -33,8 +31,8 @@ def headers_for(
     Parameters:
       message_id: the same for every try at one event; without a full stop, which separates what is signed.
       timestamp_s: when this try is made, in seconds since 1970.
-      secrets: each makes one signature; the first also the header of the `/generate` contract, which holds only one.
-      contract: `v2` or `generate`.
+      secrets: each makes one signature; the first also the headers that the contract has beside these.
+      contract: its name, see `core.contracts.registry`.
       private_key: the fleet's; adds a signature that anybody can check who has the public key.
     Returns: `webhook-id`, `webhook-timestamp`, and `webhook-signature` where there is anything to sign with.
     Raises:
@@ -47,9 +45,8 @@ def headers_for(
         signatures.append(f"v1a,{_base64(private_key.sign(signed))}")
     if signatures:
         headers["webhook-signature"] = " ".join(signatures)
-    if contract == GENERATE and secrets:
-        # The text itself is the key here, whatever it begins with: so its receivers compute it.
-        headers["X-Webhook-Signature"] = f"sha256={_hmac(secrets[0].encode(), body).hexdigest()}"
+    if secrets:
+        headers |= contract_of(contract).signature_headers(body, secrets[0])
     return headers
 
 

@@ -6,27 +6,24 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable
 
 from comfy.client.client import ComfyClient
-from comfy.liveness.muteness import Patience
+from comfy.liveness.muteness import MuteLimits
 from comfy.process.instance import Instance
 from comfy.process.spec import InstanceSpec
 from comfy.process.supervisor import InstanceUnfit, Supervisor
 from comfy.prompts.event_socket import problem_of
 from core.background import Loop, failure_of, in_background, lives
-from core.errors import ComfylineError, ComfyUnavailable, LedgerUnavailable
-from core.ledger import Ledger
-from core.ledger.instances import QUARANTINED, STARTING, STOPPED, UNHEALTHY
-from core.settings.settings import Settings
-from core.storage.marker import StorageMarker
+from core.errors import ComfylineError, ComfyUnavailable
+from core.ledger.instances import QUARANTINED, UNHEALTHY
+from core.settings import Settings
 from tasks.instance.admission import Admission, Condition
 from tasks.instance.catalogue_watch import CatalogueWatch
 from tasks.instance.housekeeping import Housekeeper
-from tasks.instance.probe import read_facts
+from tasks.instance.probe import read_info
 from tasks.instance.release import JobRelease
+from tasks.instance.reporting import StateReporter
 from tasks.instance.tenure import Tenure
 from tasks.instance.warmup import WarmUp
 from tasks.runner.distress import CondemnPipe
@@ -56,7 +53,7 @@ class InstanceAgent:
             on_wait=self._wait,
             on_mute=self._note_mute,
             on_quarantine=self._quarantine,
-            patience=Patience(idle_s=settings.mute_idle_s, busy_s=settings.mute_s),
+            mute_limits=MuteLimits(idle_s=settings.mute_idle_s, busy_s=settings.mute_s),
             quarantine_after=settings.quarantine_after,
             quarantine_s=settings.quarantine_s,
             # Starts that time out one after the other must count, too.
@@ -64,26 +61,20 @@ class InstanceAgent:
         )
         self._warmup = WarmUp(settings, self._instance)
         self._housekeeper = Housekeeper(settings, self._instance)
-        self._ledger: Ledger | None = None
-        self._tenure = tenure
-        self._worker = tenure.worker
-        #: The name was taken back, and what the instance is and offers has to be recorded again.
-        self._is_unrecorded = False
         self._stopping = threading.Event()
         self._heartbeat = Loop("heartbeat", self._beat, pause_s=settings.lease_renew_s)
         self._admission = Admission()
-        #: Held while the ledger is told how the instance is, so that what is told last is what is true.
-        self._telling = threading.Lock()
+        self._reporter = StateReporter(settings, tenure, self._admission, restarts=lambda: self._supervisor.restarts)
         #: Prompts that made an attached instance useless; None: it has to be asked which, as soon as it answers.
         self._in_the_way: set[str] | None = set()
         #: How long the warm-up took after the last start.
         self._warmup_s: float | None = None
-        #: What the pool process has to say: why the instance is to be replaced.
-        self.line = CondemnPipe()
+        #: Through which the pool process says why the instance is to be replaced.
+        self.condemn_pipe = CondemnPipe()
         #: gpu0@host: how the ledger and other machines call this instance.
         self.name = tenure.name
-        self._hand_back = JobRelease(settings, self.name)
-        self._catalogue = CatalogueWatch(self.name, record=self._offer, tell=self._has_looked)
+        self._release = JobRelease(settings, self.name)
+        self._catalogue = CatalogueWatch(self.name, record=self._reporter.offers, tell=self._reporter.has_looked)
 
     @property
     def takes_jobs(self) -> bool:
@@ -92,16 +83,14 @@ class InstanceAgent:
 
     def start(self) -> None:
         """Register in the ledger, start the instance, and keep both alive."""
-        self._ledger = Ledger(self._settings, pool_size=2)
-        self._storage = StorageMarker(self._settings, self._ledger.facts)
-        self._persist(self._register)
-        self.line.listen(self._replace)
+        self._reporter.open(self._stopping)
+        self.condemn_pipe.listen(self._replace)
         self._supervisor.start()
         self._heartbeat.start()
         self._catalogue.start()
 
     def begin_to_stop(self) -> None:
-        """The worker was told to end: no more jobs, and the running one gets `drain_grace_s` to finish."""
+        """Take no more jobs, since the worker was told to end; the running one gets `drain_grace_s` to finish."""
         if not self._admission.is_stopping:
             self._admission.is_stopping = True
             in_background("let-go", self._let_go)
@@ -115,10 +104,7 @@ class InstanceAgent:
         self._heartbeat.end()
         self._catalogue.end()
         self._end_instance()
-        if self._ledger is not None:
-            with self._telling:
-                self._say(Condition(state=STOPPED, reason="The worker stopped."))
-            self._ledger.close()
+        self._reporter.close()
 
     # What operators ask for, through Celery's remote control. None of these waits for anything.
 
@@ -148,9 +134,9 @@ class InstanceAgent:
             in_background("restart", self._restart)
 
     def lose_jobs(self) -> None:
-        """The pool process died: its jobs go to another worker now, not when their leases lapse."""
+        """Give back the jobs of the pool process that died, now and not when their leases lapse."""
         if not self._admission.taken_by:
-            in_background("lose-jobs", self._hand_back.of_dead_process)
+            in_background("lose-jobs", self._release.of_dead_process)
 
     # Called by the supervisor, in its thread.
 
@@ -165,7 +151,6 @@ class InstanceAgent:
             raise
 
     def _come_up(self) -> None:
-        assert self._ledger is not None
         assert self._instance.base_url is not None
         if self._instance.is_attached:
             self._look_at_queue(self._instance.base_url)
@@ -173,47 +158,15 @@ class InstanceAgent:
         self._record(self._instance.base_url)
 
     def _record(self, base_url: str) -> None:
-        assert self._ledger is not None
-        facts = read_facts(base_url)
-        note = _websocket_note(base_url) if self._instance.is_attached else None
-        output_dir = self._instance.output_dir
-        storage_problem = self._storage.problem()
-        with self._telling:
-            self._admission.is_up = True
-            self._admission.storage_problem = storage_problem
-            self._admission.disk_problem = self._housekeeper.disk_problem()
-            self._admission.note = note
-            condition = self._admission.condition
-            try:
-                self._ledger.instances.up(
-                    self.name,
-                    worker=self._worker,
-                    url=base_url,
-                    output_dir=None if output_dir is None else str(output_dir),
-                    version=facts.version,
-                    device=facts.device,
-                    object_info=facts.object_info,
-                    restarts=self._supervisor.restarts,
-                    warmup_s=self._warmup_s,
-                    state=condition.state,
-                    reason=condition.reason,
-                )
-            except BaseException:
-                self._admission.is_up = False
-                raise
-            self._is_unrecorded = False
-        self._catalogue.watch(base_url, facts.object_info)
-
-    def _offer(self, object_info: Mapping[str, Any]) -> None:
-        assert self._ledger is not None
-        self._ledger.instances.offers(self.name, worker=self._worker, object_info=object_info)
-
-    def _has_looked(self) -> None:
-        assert self._ledger is not None
-        self._ledger.instances.has_looked(self.name, worker=self._worker)
+        info = read_info(base_url)
+        self._admission.note = _websocket_note(base_url) if self._instance.is_attached else None
+        self._look_at_storage()
+        self._look_at_disk()
+        self._reporter.up(base_url, info, output_dir=self._instance.output_dir, warmup_s=self._warmup_s)
+        self._catalogue.watch(base_url, info.object_info)
 
     def _look_at_queue(self, base_url: str) -> None:
-        """Raises ComfyUnavailable while it runs a prompt that made it useless; nobody but its owner can end that."""
+        """Raise ComfyUnavailable while the instance runs a prompt that made it useless; only its owner can end that."""
         if self._in_the_way == set():
             return
         with contextlib.closing(ComfyClient(base_url)) as client:
@@ -243,10 +196,7 @@ class InstanceAgent:
 
     def _go_away(self, condition: Condition) -> None:
         self._catalogue.forget()
-        with self._telling:
-            self._admission.is_up = self._is_unrecorded = False
-            self._admission.away = condition
-            self._say(condition)
+        self._reporter.go_away(condition)
 
     # The heartbeat's thread.
 
@@ -254,42 +204,16 @@ class InstanceAgent:
         # Whatever is wrong with the disk or with another thread, the ledger hears that this worker lives.
         self._try("storage", self._look_at_storage)
         self._try("disk", self._look_at_disk)
-        with self._telling:
-            if not self._stopping.is_set() and not self._say(self._condition()):
-                self._regain()
-        if self._is_unrecorded:
+        self._reporter.beat(trouble=_trouble(), stopping=self._stopping)
+        if self._reporter.is_unrecorded:
             self._record_again()
-        self._housekeeper.keep(self._unstored)
+        self._housekeeper.keep(self._reporter.unstored)
 
     def _look_at_storage(self) -> None:
-        self._admission.storage_problem = self._storage.problem()
+        self._admission.storage_problem = self._reporter.storage_problem()
 
     def _look_at_disk(self) -> None:
         self._admission.disk_problem = self._housekeeper.disk_problem()
-
-    def _condition(self) -> Condition:
-        """How the instance stands towards jobs; one that takes them may still have something to be said of it."""
-        condition = self._admission.condition
-        return replace(condition, reason=condition.reason or _trouble())
-
-    def _regain(self) -> None:
-        """The row is another worker's, or was forgotten: take no jobs, and take it back when nobody lives there."""
-        assert self._ledger is not None
-        before = self._admission.taken_by
-        try:
-            self._register(self._ledger)
-        except LedgerUnavailable as exc:
-            log.warning("%s: the ledger was not asked who has this name: %s", self.name, exc)
-            return
-        if self._admission.taken_by:
-            if self._admission.taken_by != before:
-                log.error("%s This GPU takes no jobs until that worker is gone.", self._admission.taken_by)
-            return
-        log.warning("%s: the name is ours again.", self.name)
-        if self._admission.is_up:
-            self._is_unrecorded = True
-            self._admission.is_up = False
-            self._admission.away = Condition(state=STARTING, reason="Its name was taken, and is being taken back.")
 
     def _record_again(self) -> None:
         try:
@@ -297,31 +221,10 @@ class InstanceAgent:
         except ComfylineError as exc:
             log.warning("%s: is up, but saying so failed: %s", self.name, exc)
 
-    def _say(self, condition: Condition) -> bool:
-        """Tell the ledger; False when the row is not ours."""
-        assert self._ledger is not None
-        try:
-            return self._ledger.instances.heartbeat(
-                self.name,
-                worker=self._worker,
-                state=condition.state,
-                reason=condition.reason,
-                is_drained=self._admission.is_drained,
-                restarts=self._supervisor.restarts,
-                quarantined_until_ms=condition.quarantined_until_ms,
-            )
-        except LedgerUnavailable as exc:
-            log.warning("%s: the ledger was not told that it is %s: %s", self.name, condition.state, exc)
-            return True
-
-    def _unstored(self) -> list[str]:
-        assert self._ledger is not None
-        return self._ledger.outputs.unstored(self.name)
-
     # Threads of their own.
 
     def _replace(self, reason: str) -> None:
-        """The pool process says that the instance is of no use."""
+        """Have the instance replaced, which the pool process has found to be of no use."""
         if self._instance.is_attached:
             # It is not ours to end, so it will answer as before, with the same prompt in the way.
             self._in_the_way = self._running_prompts()
@@ -339,7 +242,7 @@ class InstanceAgent:
         if self._stopping.wait(self._settings.drain_grace_s):
             return
         if not self._admission.taken_by:
-            self._try("let go", lambda: self._hand_back.everything(self._interrupt))
+            self._try("let go", lambda: self._release.everything(self._interrupt))
         if self._stopping.wait(LEAVE_S if self._instance.is_attached else 0.0):
             return
         # Its pool process waits for a prompt that is nobody's any more; with the instance gone it stops waiting.
@@ -351,15 +254,14 @@ class InstanceAgent:
         self._supervisor.stop()
 
     def _turn_away(self) -> None:
-        """No more jobs: what waits behind the running one goes elsewhere now."""
-        if self._ledger is None:
+        """Take no more jobs, and have what waits behind the running one go elsewhere now."""
+        if not self._reporter.is_open:
             return  # Told to end before it began.
         # The ledger first, or the pool process would put another job on deck.
-        with self._telling:
-            self._say(self._admission.condition)
+        self._reporter.tell()
         # Jobs are known by the instance's name, so those of a worker that has taken it look like ours.
         if not self._admission.taken_by:
-            self._hand_back.what_waits(self._interrupt)
+            self._release.what_waits(self._interrupt)
 
     def _turn_away_if_drained(self) -> None:
         # Tried again for as long as the ledger is away, by which time an operator may have changed his mind.
@@ -377,11 +279,11 @@ class InstanceAgent:
         self._supervisor.restart()
 
     def _have_it_idle(self) -> None:
-        if not self._hand_back.wait_until_idle(self._settings.drain_grace_s, self._stopping):
-            self._hand_back.everything(self._interrupt)
+        if not self._release.wait_until_idle(self._settings.drain_grace_s, self._stopping):
+            self._release.everything(self._interrupt)
 
     def _try(self, what: str, step: Callable[[], None]) -> None:
-        """Something that must not keep what follows from being done."""
+        """Do a step whose failure must not keep the next one from being done."""
         failure_of(step, f"{self.name}: {what}")
 
     def _interrupt(self, prompt_id: str) -> None:
@@ -394,24 +296,6 @@ class InstanceAgent:
             log.warning("%s: interrupt of %s failed: %s", self.name, prompt_id, exc)
         finally:
             client.close()
-
-    def _register(self, ledger: Ledger) -> None:
-        is_drained = self._tenure.take(ledger)
-        self._admission.taken_by = self._tenure.problem if is_drained is None else None
-        self._admission.is_drained |= bool(is_drained)
-
-    def _persist(self, write: Callable[[Ledger], None]) -> None:
-        """Do a write that the worker cannot start without, for as long as it takes."""
-        assert self._ledger is not None
-        while True:
-            try:
-                write(self._ledger)
-            except LedgerUnavailable as exc:
-                log.warning("%s: waiting for the ledger: %s", self.name, exc)
-                if self._stopping.wait(1.0):
-                    return
-            else:
-                return
 
 
 def _trouble() -> str | None:

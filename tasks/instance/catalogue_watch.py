@@ -74,12 +74,12 @@ class CatalogueWatch:
         self._loop.end()
 
     def watch(self, base_url: str, object_info: Mapping[str, Any]) -> None:
-        """The instance is up, and offers this."""
+        """Watch an instance that is up and offers this catalogue."""
         self._sight = _Sight(base_url=base_url, witnesses=witnesses(object_info))
         self._not_before_s = 0.0
 
     def forget(self) -> None:
-        """The instance is away."""
+        """Stop watching an instance that is away."""
         self._sight = None
 
     def look_again(self) -> None:
@@ -137,7 +137,7 @@ def _has_changed(client: ComfyClient, sight: _Sight) -> bool:
 
 
 def _lists_of_files(class_type: str, info: Any) -> Iterator[str]:
-    """A key for each list of files among a class's inputs; equal ones are of the same folder."""
+    """Yield a key for each list of files among a class's inputs; equal ones are of the same folder."""
     declared = info.get("input") if isinstance(info, Mapping) else None
     for category in ("required", "optional"):
         inputs = declared.get(category) if isinstance(declared, Mapping) else None

@@ -6,24 +6,24 @@ Commands travel past the queues and reach a worker that is busy. An answer means
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from celery.worker.control import control_command
 
-if TYPE_CHECKING:
-    from tasks.instance.agent import InstanceAgent
+from tasks.instance.agent import InstanceAgent
+from tasks.messaging.context import context_of
 
 
 @control_command(args=[("instance", str), ("prompt_id", str)])
 def fleet_interrupt(state: Any, instance: str, prompt_id: str) -> dict[str, bool]:
     """Interrupt one prompt, if this worker owns the instance it runs on."""
-    return _have_keeper(state, instance, lambda agent: agent.interrupt(prompt_id))
+    return _have_agent(state, instance, lambda agent: agent.interrupt(prompt_id))
 
 
 @control_command()
 def fleet_look_again(state: Any) -> dict[str, bool]:
     """Look now for files that were added to the instance's folders."""
-    agent: InstanceAgent | None = getattr(state.app, "instance_agent", None)
+    agent = context_of(state.app).get(InstanceAgent)
     if agent is not None:
         agent.look_again()
     return {"ok": agent is not None}
@@ -32,24 +32,24 @@ def fleet_look_again(state: Any) -> dict[str, bool]:
 @control_command(args=[("instance", str)])
 def fleet_drain(state: Any, instance: str) -> dict[str, bool]:
     """Take no more jobs until told otherwise."""
-    return _have_keeper(state, instance, lambda agent: agent.drain())
+    return _have_agent(state, instance, lambda agent: agent.drain())
 
 
 @control_command(args=[("instance", str)])
 def fleet_resume(state: Any, instance: str) -> dict[str, bool]:
     """Take jobs again, and end a quarantine."""
-    return _have_keeper(state, instance, lambda agent: agent.resume())
+    return _have_agent(state, instance, lambda agent: agent.resume())
 
 
 @control_command(args=[("instance", str)])
 def fleet_restart(state: Any, instance: str) -> dict[str, bool]:
     """Start the instance anew when its job is done."""
-    return _have_keeper(state, instance, lambda agent: agent.restart())
+    return _have_agent(state, instance, lambda agent: agent.restart())
 
 
-def _have_keeper(state: Any, instance: str, act: Callable[[InstanceAgent], None]) -> dict[str, bool]:
-    """Let this worker's agent act, if it is the one of that instance."""
-    agent: InstanceAgent | None = getattr(state.app, "instance_agent", None)
+def _have_agent(state: Any, instance: str, act: Callable[[InstanceAgent], None]) -> dict[str, bool]:
+    """Let this worker's agent act if it owns the instance."""
+    agent = context_of(state.app).get(InstanceAgent)
     if agent is None or agent.name != instance:
         return {"ok": False}
     act(agent)

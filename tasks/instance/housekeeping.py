@@ -10,7 +10,7 @@ from comfy.process.cleanup import free_bytes, remove_old_files
 from comfy.process.instance import Instance
 from core.clock import WallClock
 from core.errors import LedgerUnavailable
-from core.settings.settings import Settings
+from core.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ class Housekeeper:
         self._clock = WallClock()
 
     def disk_problem(self) -> str | None:
-        """Why the disk has no room for the outputs of a job; None if it has."""
+        """Return why the disk has no room for the outputs of a job; None if it has."""
         wanted = self._settings.min_free_disk_bytes
         try:
             free = free_bytes(self._instance.spec.data_dir)
@@ -45,7 +45,7 @@ class Housekeeper:
         return f"{room}; COMFYLINE_MIN_FREE_DISK_BYTES asks for {wanted // MEBIBYTE} MiB."
 
     def keep(self, wanted: Callable[[], Collection[str]]) -> None:
-        """Rotate the log if it is large; now and then remove files nobody will ask for.
+        """Rotate the log if it is large; now and then remove files that no job needs.
 
         Parameters:
           wanted: tells the jobs whose outputs still have to be delivered from here; may raise LedgerUnavailable.

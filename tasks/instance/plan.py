@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from comfy.process.discovery import Gpu, GpuSurvey, survey_gpus
 from comfy.process.spec import InstanceSpec
 from core.errors import ConfigurationError
-from core.settings.settings import Settings
+from core.settings import Settings
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,11 +70,9 @@ def _all(found: GpuSurvey) -> list[_Card]:
 
 
 def _named(names: tuple[str, ...], found: GpuSurvey) -> list[_Card]:
-    """The cards COMFYLINE_GPUS names, numbered by their place in it; without those that cannot be read now."""
+    """Return the cards COMFYLINE_GPUS names, numbered by their place in it; without those that cannot be read now."""
     if not found.gpus:
-        logger.warning(
-            "The NVIDIA driver (NVML) lists no GPU that could be compared with COMFYLINE_GPUS; taken as given."
-        )
+        log.warning("The NVIDIA driver (NVML) lists no GPU that could be compared with COMFYLINE_GPUS; taken as given.")
         return [_Card(number=number, device=name) for number, name in enumerate(names)]
     cards: list[_Card] = []
     named: dict[str, str] = {}
@@ -85,7 +83,7 @@ def _named(names: tuple[str, ...], found: GpuSurvey) -> list[_Card]:
             continue
         gpu = _find(name, found)
         if gpu is None:
-            logger.warning("COMFYLINE_GPUS: %s is left out, since not every GPU of this machine can be read.", name)
+            log.warning("COMFYLINE_GPUS: %s is left out, since not every GPU of this machine can be read.", name)
             continue
         if gpu.uuid in named:
             raise ConfigurationError(
@@ -97,7 +95,7 @@ def _named(names: tuple[str, ...], found: GpuSurvey) -> list[_Card]:
 
 
 def _find(name: str, found: GpuSurvey) -> Gpu | None:
-    """The card of that index, UUID, or beginning of a UUID; None if it is, or may be, one that cannot be read."""
+    """Return the card of that index or (beginning of a) UUID; None if it is, or may be, one that cannot be read."""
     if name.isdecimal():
         matches = [gpu for gpu in found.gpus if gpu.index == int(name)]
         is_unreadable = int(name) in found.unreadable

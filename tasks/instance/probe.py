@@ -11,7 +11,7 @@ from workflows.graphs.temporary_files import without_jobs_files
 
 
 @dataclass(frozen=True, kw_only=True)
-class Facts:
+class InstanceInfo:
     """Asked once for each start."""
 
     version: str
@@ -21,7 +21,9 @@ class Facts:
 
 
 def read_catalogue(client: ComfyClient) -> dict[str, Any]:
-    """What an instance takes: its `/object_info`, and classes of the past that it replaces. Raises ComfyUnavailable.
+    """Return what an instance takes: its `/object_info`, and classes of the past that it replaces.
+
+    Raises ComfyUnavailable.
 
     Files of single jobs are not in it: with them it would be another one whenever a job begins or ends.
     Of classes of the past it is known that they give what their successors give. Which inputs they take, only the
@@ -41,14 +43,14 @@ def read_catalogue(client: ComfyClient) -> dict[str, Any]:
     return object_info | replaced
 
 
-def read_facts(base_url: str) -> Facts:
-    """Ask an instance. Raises ComfyUnavailable."""
+def read_info(base_url: str) -> InstanceInfo:
+    """Ask an instance for its version, device and nodes. Raises ComfyUnavailable."""
     with closing(ComfyClient(base_url)) as client:
         stats = client.system_stats()
         object_info = read_catalogue(client)
     devices = stats.get("devices") or [{}]
     name = devices[0].get("name")
-    return Facts(
+    return InstanceInfo(
         version=str(stats.get("system", {}).get("comfyui_version") or "unknown"),
         device=None if name is None else str(name),
         object_info=object_info,

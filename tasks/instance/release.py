@@ -12,10 +12,11 @@ import time
 from collections.abc import Callable, Iterator
 
 from core.errors import LedgerUnavailable
-from core.settings.settings import Settings
-from tasks.follow_up import go_on, take_back
+from core.settings import Settings
 from tasks.messaging.app import make_app
+from tasks.messaging.follow_up import Moved, publish_follow_up
 from tasks.runtime import Runtime
+from tasks.take_back import take_back
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ class JobRelease:
         self._release(interrupt, "The GPU was taken out of use before the job was done.", only_on_deck=False)
 
     def of_dead_process(self) -> None:
-        """The process that ran the jobs is dead."""
+        """Give back the jobs of a pool process that died, without waiting for their leases to lapse."""
         with self._runtime() as runtime:
             runtime.ledger.requeue.expire_leases(self._instance)
             take_back(runtime)
@@ -76,7 +77,7 @@ class JobRelease:
             for job in given_back:
                 log.info("job %s given back (%s): %s", job.job_id, job.status, reason)
                 interrupt(job.prompt_id)
-                go_on(runtime, job.job_id, job.status)
+                publish_follow_up(runtime.publisher, Moved(job_id=job.job_id, status=job.status))
 
     @contextlib.contextmanager
     def _runtime(self) -> Iterator[Runtime]:

@@ -18,7 +18,7 @@ from comfy.process.spec import InstanceSpec
 from core.errors import ConfigurationError, LedgerUnavailable
 from core.ledger import Ledger
 from core.ledger.instances import SILENCE_MS, Tenant
-from core.settings.settings import Settings
+from core.settings import Settings
 from tasks.instance.directory_lock import place_of
 
 log = logging.getLogger(__name__)

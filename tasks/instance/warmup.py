@@ -7,9 +7,9 @@ import logging
 
 from comfy.process.instance import Instance
 from comfy.process.supervisor import InstanceUnfit
-from comfy.prompts.warmup import load_workflow, warm_up
+from comfy.prompts.warm_up import load_workflow, warm_up
 from core.errors import ComfyUnavailable
-from core.settings.settings import Settings
+from core.settings import Settings
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ time, and brokers from piling up work behind a busy GPU.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from celery import Celery
 from celery.app.amqp import Queues
@@ -15,12 +15,11 @@ from kombu import Exchange, Queue
 
 from core.broker_kind import BrokerKind, is_unix_socket
 from core.messaging import broker_guard
-from core.settings.settings import Settings
+from core.settings import Settings
 from tasks.messaging import redelivery
+from tasks.messaging.context import Role, attach_context
 from tasks.messaging.names import GPU_QUEUE, IO_QUEUE, MAINTENANCE_QUEUE, RECONCILE, UPLOAD, io_queue_of
 from tasks.messaging.ticks import Ticks
-
-Role = Literal["api", "gpu", "io", "beat", "flower"]
 
 #: Publishing from a request gives up this soon: the job stands in the ledger and is published later.
 API_TIMEOUT_S = 0.4
@@ -29,16 +28,18 @@ CONSUMER_TIMEOUT_MS = 48 * 3600 * 1000
 
 
 def make_app(settings: Settings, role: Role) -> Celery:
-    """A configured Celery app. It connects when first used, so that it may be made before a fork."""
+    """Return a configured Celery app. It connects when first used, so that it may be made before a fork."""
     app = Celery("comfyline", broker=settings.transport_url, set_as_current=role != "api")
     broker_guard.install()
     if BrokerKind.of(settings.transport_url) is BrokerKind.REDIS:
         redelivery.install()
-    app.amqp.queues_cls = type("FleetQueues", (Queues,), {"new_missing": lambda _self, name: _queue(settings, name)})
+    app.amqp.queues_cls = type(
+        "ComfylineQueues", (Queues,), {"new_missing": lambda _self, name: _queue(settings, name)}
+    )
     app.conf.update(_common(settings))
     app.conf.update(_publishing(role))
     app.conf.broker_transport_options = _transport_options(settings, role)
-    app.fleet_role = role  # type: ignore[attr-defined]
+    attach_context(app, role)
     app.conf.worker_consumer = "tasks.messaging.consumer:ComfylineConsumer"
     app.conf.task_routes = (_Router(settings.host),)
     app.conf.beat_schedule = {

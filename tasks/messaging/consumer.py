@@ -17,6 +17,7 @@ from kombu import Message
 from redis.exceptions import RedisError, ResponseError
 
 from core.messaging.broker_guard import DATA_ERRORS
+from tasks.messaging.context import context_of
 from tasks.messaging.inbound import TASKS_OF, Refused, admit, admit_command
 from tasks.messaging.wrong_keys import is_wrong_type, mend_keys, said
 
@@ -42,7 +43,7 @@ class ComfylineConsumer(Consumer):
 
         def on_task_received(message: Message) -> None:
             try:
-                admit(message, lambda task: task in TASKS_OF[self.app.fleet_role] and task in self.strategies)
+                admit(message, lambda task: task in TASKS_OF[context_of(self.app).role] and task in self.strategies)
             except Refused as exc:
                 self._refuse(message, str(exc))
             else:
@@ -51,7 +52,7 @@ class ComfylineConsumer(Consumer):
         return on_task_received
 
     def on_decode_error(self, message: Message, exc: Exception) -> None:
-        """A message that could not even be unpacked."""
+        """Refuse a message that could not be unpacked."""
         self._refuse(message, f"it cannot be unpacked ({type(exc).__name__})")
 
     def on_connection_error_before_connected(self, exc: Exception) -> None:
@@ -60,7 +61,7 @@ class ComfylineConsumer(Consumer):
         self._rest()
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
-        """The connection is of no use any more; another one is made."""
+        """Replace a connection that is of no use any more."""
         super().on_connection_error_after_connected(self._mended(exc))
         self._rest()
 
@@ -73,7 +74,7 @@ class ComfylineConsumer(Consumer):
         return type(exc)(said(exc))
 
     def _rest(self) -> None:
-        """A broker that takes connections and refuses what we ask of them is not asked hundreds of times a second."""
+        """Pause, so that a broker that takes connections and refuses requests is not asked without an end."""
         if time.monotonic() - self._failed_at_s < SOON_S:
             time.sleep(REST_S)
         self._failed_at_s = time.monotonic()

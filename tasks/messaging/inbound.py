@@ -86,7 +86,7 @@ def _arguments(message: Message) -> list[Any]:
 
 
 def _shown(task: str, args: list[Any]) -> str:
-    """What Flower shows of the arguments. A turn's job need not be the one that is run: the result names that."""
+    """Return what Flower shows of the arguments; which job a turn ran is named by its result."""
     return f"a turn, published for {args[0]}" if task == GENERATE else repr(tuple(args))
 
 
@@ -95,7 +95,7 @@ def _is_id(value: Any) -> bool:
 
 
 def _is_step(step: Any) -> bool:
-    """Whether Celery can publish it: what else it could be told, ours never say."""
+    """Return whether Celery can publish it: what else it could be told, ours never say."""
     if not isinstance(step, dict) or not _is_id(step.get("task")):
         return False
     options = step.get("options")

@@ -16,5 +16,5 @@ RECONCILE = "fleet.reconcile"
 
 
 def io_queue_of(host: str) -> str:
-    """The queue of work on files that lie on one host."""
+    """Return the queue of work on files that lie on one host."""
     return f"{IO_QUEUE}.{host}"

@@ -14,7 +14,7 @@ from celery import Celery
 
 from core.background import Loop, failure_of
 from core.errors import BrokerUnavailable
-from core.job import Job, prompt_id_of
+from core.job import prompt_id_of
 from core.messaging.broker_errors import broker_errors
 from tasks.messaging.names import GENERATE, GPU_QUEUE, IO_QUEUE, NOTIFY, UPLOAD, io_queue_of
 
@@ -52,13 +52,11 @@ class Publisher:
         """Publish the sending of a job's webhooks."""
         return self._publish(NOTIFY, (job_id,), queue=IO_QUEUE)
 
-    def cancel(self, job: Job) -> None:
+    def interrupt(self, job_id: str, attempt: int, instance: str) -> None:
         """Tell the worker that runs a job to interrupt it now. Lost, it costs the time to the next lease renewal."""
-        if job.instance is None:
-            return
-        arguments = {"instance": job.instance, "prompt_id": prompt_id_of(job.id, job.attempt)}
+        arguments = {"instance": instance, "prompt_id": prompt_id_of(job_id, attempt)}
         broadcast = functools.partial(self._app.control.broadcast, "fleet_interrupt", arguments=arguments)
-        self._send(broadcast, f"the interrupt of job {job.id}")
+        self._send(broadcast, f"the interrupt of job {job_id}")
 
     def look_again(self) -> bool:
         """Tell every GPU worker to look for new files now; False when the broker did not take it."""

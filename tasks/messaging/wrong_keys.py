@@ -22,12 +22,12 @@ DEADLINES = "_kombu.binding_deadlines"
 
 
 def is_wrong_type(exc: ResponseError) -> bool:
-    """Whether a command was refused for the type of its key."""
+    """Return whether a command was refused for the type of its key."""
     return "WRONGTYPE" in str(exc)
 
 
 def said(exc: ResponseError) -> str:
-    """What the server said. In a pipeline's error its command comes first, with pieces of the message."""
+    """Return what the server said. In a pipeline's error its command comes first, with pieces of the message."""
     return str(exc).rpartition("caused error: ")[2]
 
 

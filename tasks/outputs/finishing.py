@@ -17,6 +17,7 @@ from typing import Any
 from core.errors import OutputNotConvertible
 from core.output import OutputFile
 from core.storage.folders import make_folder
+from core.storage.job_files import job_folder, job_path
 from tasks.outputs.convert import Conversion, convert
 from tasks.outputs.metadata.strip import strip
 from tasks.outputs.store import digest_of, free_name, store
@@ -40,7 +41,7 @@ def store_finished(
     """
     if not files:
         return []
-    folder = root / files[0].job_id
+    folder = job_folder(root, files[0].job_id)
     record = folder / ORIGINALS / RECORD
     recorded = _recorded(record, root, files, missing)
     if recorded is not None:
@@ -85,7 +86,7 @@ def _recorded(
 
 def discard_originals(root: Path, job_id: str) -> None:
     """Remove the originals of a job that has ended: only the finished files are kept."""
-    shutil.rmtree(root / job_id / ORIGINALS, ignore_errors=True)
+    shutil.rmtree(job_folder(root, job_id) / ORIGINALS, ignore_errors=True)
 
 
 def _finish(folder: Path, original: OutputFile, wanted: Conversion, taken: set[str]) -> OutputFile:
@@ -101,7 +102,7 @@ def _finish(folder: Path, original: OutputFile, wanted: Conversion, taken: set[s
     else:
         target.unlink(missing_ok=True)
         _link(source, target)
-    key, size_bytes = f"{original.job_id}/{name}", target.stat().st_size
+    key, size_bytes = job_path(original.job_id, name), target.stat().st_size
     return replace(original, storage_key=key, size_bytes=size_bytes, hash=digest_of(target), **changes)
 
 

@@ -6,7 +6,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,8 @@ from blake3 import blake3
 
 from core.errors import ComfyUnavailable, OutputUnavailable
 from core.output import OutputFile
-from core.storage.folders import make_folder
+from core.storage.folders import copy_in, make_folder, move_in
+from core.storage.job_files import job_folder, job_path
 from core.texts.stored_json import whole_text
 
 CHUNK_BYTES = 1024 * 1024
@@ -41,7 +41,7 @@ def store(root: Path, files: list[OutputFile], missing: dict[str, str] | None = 
     stored = []
     with contextlib.ExitStack() as stack:
         if files:
-            stack.enter_context(_alone(root / files[0].job_id, root))
+            stack.enter_context(_alone(job_folder(root, files[0].job_id), root))
         for file in files:
             try:
                 stored.append(_store_one(root, file, free_name(file.name, taken), brought))
@@ -67,13 +67,13 @@ def _store_one(root: Path, file: OutputFile, name: str, brought: dict[str, Path]
     Parameters:
       brought: where files of this job went already, by source: two nodes may report the same one.
     """
-    key = f"{file.job_id}/{name}"
+    key = job_path(file.job_id, name)
     target = root / key
     make_folder(target.parent, root)
     source = file.source.path or file.source.url
     if not target.exists() or file.source.text is not None:
         if source in brought:
-            _copy(brought[source], target)
+            copy_in(brought[source], target)
         else:
             try:
                 _bring(file, target)
@@ -97,24 +97,17 @@ def _bring(file: OutputFile, target: Path) -> None:
     else:
         assert source.root is not None
         assert source.path is not None
-        _move(Path(source.root), Path(source.path), draft, target)
+        _move(Path(source.root), Path(source.path), target)
 
 
-def _move(root: Path, source: Path, draft: Path, target: Path) -> None:
+def _move(root: Path, source: Path, target: Path) -> None:
     """Move a file so that at every moment the whole of it has its old name or its new one, also if it ends here."""
     real = _real(root, source)
     if root.name == "input":
         # A node that shows an input file has not made it: others may want it yet.
-        shutil.copyfile(real, draft)
-        draft.replace(target)
+        copy_in(real, target)
         return
-    try:
-        real.replace(target)
-    except OSError:
-        # Another file system: copy, and only then remove.
-        shutil.copyfile(real, draft)
-        draft.replace(target)
-        real.unlink()
+    move_in(real, target)
     with contextlib.suppress(OSError):
         # The job's own folder, when this was its last file.
         source.parent.rmdir()
@@ -135,12 +128,6 @@ def _real(root: Path, source: Path) -> Path:
             raise
         raise OutputUnavailable("that cannot be the name of a file.") from exc
     raise OutputUnavailable("it is not there.")
-
-
-def _copy(source: Path, target: Path) -> None:
-    draft = target.with_name(".copy.part")
-    shutil.copyfile(source, draft)
-    draft.replace(target)
 
 
 def _download(url: str, draft: Path) -> None:

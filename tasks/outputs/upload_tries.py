@@ -9,8 +9,10 @@ from typing import NoReturn
 
 from core.clock import now_ms
 from core.errors import ComfylineError, LedgerUnavailable, OutputUnavailable, UploadFailed
+from core.job import FAILED
 from core.ledger.outputs import DELIVERING_MS
 from tasks.job_errors import job_error
+from tasks.messaging.follow_up import Moved, publish_follow_up
 from tasks.runtime import Runtime
 
 log = logging.getLogger(__name__)
@@ -91,5 +93,5 @@ class UploadTries:
         if self._outputs.fail(self._job_id, self._attempt, error):
             # A file's name comes from its graph, which is its client's.
             log.warning("job %s failed (%s)%s", self._job_id, error.code, "" if exc is not None else f": {message}")
-            self._publisher.notify(self._job_id)
+            publish_follow_up(self._publisher, Moved(job_id=self._job_id, status=FAILED))
         raise Unfinished(f"failed ({error.code})")

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from core.errors import ComfylineError
+from core.job import CANCELED, DELIVERING, FAILED, QUEUED
 
 
 @dataclass(frozen=True, kw_only=True)
 class AttemptEnd:
     """Base: which attempt it was."""
+
+    #: The status in which it leaves its job.
+    status: ClassVar[str]
 
     job_id: str
     attempt: int
@@ -20,11 +25,14 @@ class AttemptEnd:
 class Finished(AttemptEnd):
     """The prompt ran whole; its files wait to be stored."""
 
+    status = DELIVERING
+
 
 @dataclass(frozen=True, kw_only=True)
 class Failed(AttemptEnd):
     """The job has ended as failed."""
 
+    status = FAILED
     error: ComfylineError
 
 
@@ -32,7 +40,11 @@ class Failed(AttemptEnd):
 class Requeued(AttemptEnd):
     """The job came back without a result; it waits for another turn."""
 
+    status = QUEUED
+
 
 @dataclass(frozen=True, kw_only=True)
 class Dropped(AttemptEnd):
     """The job was cancelled, or belongs to another attempt."""
+
+    status = CANCELED

@@ -12,6 +12,7 @@ from comfy.client.outputs import ReportedOutput, file_item, local_path
 from comfy.prompts.session import PromptResult
 from core.ledger import Ledger
 from core.ledger.instances import InstanceRecord
+from core.storage.job_files import PREFIX, job_folder
 from tasks.runner.recorder import persistently
 from workflows.graphs.file_names import job_in_path
 from workflows.graphs.graph import Graph
@@ -66,7 +67,7 @@ class Collector:
         return result, {item.node_id for item in cached if not client.has(item)}
 
     def _without_foreign(self, result: PromptResult, job_id: str) -> PromptResult:
-        """A path that a graph put together while it ran must not bring an output of another job."""
+        """Leave out outputs of other jobs, to which a graph may have put a path together while it ran."""
         owners = [job_in_path(f"{item.subfolder}/{item.filename}") for item in result.outputs]
         others = {owner for owner in owners if owner is not None} - {job_id}
         known = persistently(lambda: self._ledger.jobs.states(list(others))) if others else {}
@@ -114,7 +115,7 @@ def _with_unreported(
 
 def _saved_there(node: Mapping[str, Any], folder: str, instance: InstanceRecord, client: ComfyClient) -> list[str]:
     # Where the folder is the job's own, other nodes have saved there, too.
-    prefix = str(node["inputs"].get("filename_prefix"))
+    prefix = str(node["inputs"].get(PREFIX))
     beginning = f"{prefix.partition('/')[2]}_" if prefix.startswith(f"{folder}/") else ""
     if instance.output_dir is not None:
         try:
@@ -156,7 +157,7 @@ def _counted(beginning: str, inputs: Mapping[str, Any], folder: str, client: Com
 
 def _moved(item: ReportedOutput, path: Path, root: Path, job_id: str) -> ReportedOutput:
     """The item as it is called in the job's folder; the very same one if it stays where it is."""
-    folder = root / job_id
+    folder = job_folder(root, job_id)
     if folder in path.parents or not _is_own_file(path, root):
         return item
     try:

@@ -7,7 +7,7 @@ import threading
 from comfy.prompts.session import ComfySession, Pace
 from core.errors import ComfyUnavailable
 from core.ledger.instances import HEALTHY, InstanceRecord
-from core.settings.settings import Settings
+from core.settings import Settings
 from tasks.runtime import Runtime
 
 #: A main process that finds its instance mute for too long has replaced it after so many seconds more.
@@ -30,7 +30,7 @@ class Connection:
         self._is_closed = False
 
     def get(self) -> Connected:
-        """The instance, and a session that is connected with it.
+        """Return the instance, and a session that is connected with it.
 
         Raises: ComfyUnavailable - it is not healthy, or does not answer, or this worker ends.
         """
@@ -45,7 +45,7 @@ class Connection:
             return self._connected
 
     def lose(self) -> None:
-        """The instance is of no use any more: the next who wants it looks again which there is."""
+        """Forget the instance, which is of no use any more; the next call looks anew which one there is."""
         with self._changing:
             self._connected = None
 
@@ -72,8 +72,10 @@ class Connection:
 
 
 def _pace(settings: Settings, instance: InstanceRecord) -> Pace:
-    """How patient to be with an instance. One of ours is replaced by its main process when it has been mute for too
-    long, and then refuses connections; a machine elsewhere may be gone without a word.
+    """Return the time limits for an instance.
+
+    One of ours is replaced by its main process when it has been mute for too long, and then refuses connections; a
+    machine elsewhere may be gone without a word.
     """
     if instance.kind == "attached":
         return Pace(interrupt_grace_s=settings.interrupt_grace_s, mute_s=settings.mute_s)

@@ -18,7 +18,7 @@ class CondemnPipe:
         self._reader, self._writer = os.pipe()
 
     def say(self, what: str) -> None:
-        """Send one line of text; what is too long is cut. Nobody talks so much that the pipe would fill up."""
+        """Send one line of text; what is too long is cut. Reasons are too few to fill the pipe."""
         message = what.replace("\n", " ").encode(errors="replace")[:MAX_MESSAGE_BYTES]
         os.write(self._writer, message + b"\n")
 

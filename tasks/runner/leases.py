@@ -26,7 +26,7 @@ class Lease:
         self._lock = threading.Lock()
 
     def watch(self, handle: PromptHandle) -> None:
-        """The prompt is posted: from now on it can be interrupted."""
+        """Note the prompt that was posted: from now on it can be interrupted."""
         with self._lock:
             self._handle = handle
             must_stop = self._must_stop

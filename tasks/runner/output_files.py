@@ -28,7 +28,7 @@ def output_files(job_id: str, items: list[ReportedOutput], instance: InstanceRec
 
 
 def written_down(files: list[OutputFile], folder: Path) -> list[OutputFile]:
-    """Write long texts to files in `folder`, the job's own: the ledger is no place for megabytes."""
+    """Return the files with long texts written into `folder`, the job's own: the ledger is no place for megabytes."""
     return [_written_down(file, number, folder) for number, file in enumerate(files)]
 
 

@@ -29,8 +29,10 @@ from core.job_error import JobWarning
 from core.ledger.claims import Claim
 from core.ledger.instances import InstanceRecord
 from core.ledger.secrets import RUN
+from core.storage.job_files import job_folder
 from tasks.job_errors import discreet, job_error, machines_of, reason_of, shortened, whole_error
 from tasks.judging import pin_elsewhere
+from tasks.messaging.follow_up import Moved, publish_follow_up
 from tasks.runner.attempt_end import AttemptEnd, Dropped, Failed, Finished, Requeued
 from tasks.runner.output_files import output_files, sent_files, written_down
 from tasks.runtime import Runtime
@@ -75,7 +77,7 @@ class Recorder:
         key = self._keys.pop(claim.job_id, None)
         result = results[0]
         own_output = self._runtime.settings.gpu_dir(instance.gpu_name) / "output"
-        folder = own_output / claim.job_id
+        folder = job_folder(own_output, claim.job_id)
         files = written_down(output_files(claim.job_id, result.outputs, instance), folder)
         files += sent_files(claim.job_id, sent, folder)
         warnings = [self._warning(blocked, key) for blocked in result.blocked[:MAX_WARNINGS]]
@@ -127,13 +129,14 @@ class Recorder:
 
     def move_on(self, end: AttemptEnd) -> None:
         """Publish what comes next for a job whose chain no task carries on."""
-        publisher = self._runtime.publisher
-        if isinstance(end, Finished):
-            publisher.store(end.job_id, end.attempt, self._runtime.settings.host)
-        elif isinstance(end, Requeued):
-            publisher.turn(end.job_id)
-        elif end.has_webhook:
-            publisher.notify(end.job_id)
+        moved = Moved(
+            job_id=end.job_id,
+            status=end.status,
+            attempt=end.attempt,
+            host=self._runtime.settings.host,
+            has_webhook=end.has_webhook,
+        )
+        publish_follow_up(self._runtime.publisher, moved)
 
     def extra_data(self, claim: Claim) -> dict[str, Any] | None:
         """What nodes are given beside their inputs: the client's `extra_pnginfo`, and a key that nobody else may know.

@@ -42,14 +42,14 @@ class Recovery:
         self._process: tuple[int | None, int | None] = (None, None)
 
     def watchdog(self, instance: InstanceRecord) -> Watchdog:
-        """A watchdog for one prompt."""
+        """Return a watchdog for one prompt."""
         if self._process[0] != instance.up_since_ms:
             pid_file = self._runtime.settings.gpu_dir(instance.gpu_name) / "instance.pid"
             self._process = (instance.up_since_ms, None if instance.kind == "attached" else recorded_pid(pid_file))
         return Watchdog(self._limits, self._process[1])
 
     def after(self, exc: ComfylineError, instance: InstanceRecord) -> bool:
-        """A prompt ended badly: do what the instance needs. Returns whether it is of no use any more."""
+        """Do what the instance needs after a prompt that ended badly; return whether it is of no use any more."""
         if isinstance(exc, ComfyOutOfMemory):
             self._out_of_memory += 1
             self._free(instance)
@@ -62,7 +62,7 @@ class Recovery:
         return False
 
     def is_well(self) -> None:
-        """A prompt ran whole."""
+        """Note a prompt that ran whole."""
         self._out_of_memory = 0
 
     def remember_models(self, instance: InstanceRecord, models: Sequence[str]) -> None:
@@ -74,7 +74,7 @@ class Recovery:
             self._models = tuple(models)
 
     def remove_files(self, instance: InstanceRecord, job_id: str) -> None:
-        """A job has ended without a result: what it left in the instance's directories goes.
+        """Remove what a job that ended without a result left in the instance's directories.
 
         Not if another attempt may be writing there; then age will have it removed.
         """

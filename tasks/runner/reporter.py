@@ -1,4 +1,4 @@
-"""What a running prompt tells the world: progress into the ledger now and then, notices to whoever watches."""
+"""What a running prompt tells the world: progress into the ledger now and then, notices to those who watch."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ class Durations:
         self._average_s: OrderedDict[str, float] = OrderedDict()
 
     def learn(self, shape: str, seconds: float) -> None:
-        """One prompt of this shape took so long, from the moment ComfyUI took it up."""
+        """Learn how long one prompt of this shape took, from the moment ComfyUI took it up."""
         known = self._average_s.pop(shape, seconds)
         self._average_s[shape] = known + NEWEST * (seconds - known)
         while len(self._average_s) > KEPT:
@@ -50,7 +50,7 @@ class Teacher:
         self._told_at_s: OrderedDict[str, float] = OrderedDict()
 
     def tell(self, claim: Claim, instance: InstanceRecord, seconds: float | None) -> None:
-        """One prompt kept this instance's GPU busy for so long; None tells nothing."""
+        """Tell the ledger how long one prompt kept this instance's GPU busy; None tells nothing."""
         if seconds is None or self._was_told_lately(claim.shape or claim.template or ""):
             return
         gpu = gpu_kind(instance.device, instance.kind)

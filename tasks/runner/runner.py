@@ -47,7 +47,7 @@ log = logging.getLogger(__name__)
 #: Runs at once: the one on the GPU, the one on deck, and the one whose result is being recorded.
 THREADS = 3
 #: How long a prompt that was served from the cache waits for the files of an earlier one to be secured.
-COLLECT_PATIENCE_S = 5.0
+COLLECT_TIMEOUT_S = 5.0
 #: A prompt that began so long after it was posted stood behind others, somebody else's if not ours: the ledger is told
 #: when it began.
 WAITED_S = 1.0
@@ -312,7 +312,7 @@ class JobRunner:
             with self._lock:
                 earlier = list(itertools.takewhile(lambda other: other is not run, self._runs))
             for other in earlier:
-                other.collected.wait(COLLECT_PATIENCE_S)
+                other.collected.wait(COLLECT_TIMEOUT_S)
         assert run.session is not None
         return self._collector.collect(result, run.graph, run.instance, run.session.client, run.claim.job_id)
 

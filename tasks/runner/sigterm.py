@@ -20,7 +20,7 @@ IDLE_S = 5.0
 
 @contextlib.contextmanager
 def spared_from_sigterm(grace_s: float) -> Iterator[None]:
-    """A block that SIGTERM does not end. For the main thread of a pool process.
+    """Keep SIGTERM from ending the block. For the main thread of a pool process.
 
     Parameters:
       grace_s: what the main process grants the job.

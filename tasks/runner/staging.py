@@ -10,8 +10,10 @@ from comfy.client.inputs import stage
 from core.errors import ComfylineError, ComfyUnavailable, InputGone, PromptRejected
 from core.ledger.claims import Claim
 from core.ledger.instances import InstanceRecord
-from core.settings.settings import Settings
-from core.storage.folders import Storage, is_out_of_room
+from core.settings import Settings
+from core.storage.backend import inputs_of
+from core.storage.folders import is_out_of_room
+from core.storage.job_files import job_folder
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +28,7 @@ def stage_inputs(claim: Claim, instance: InstanceRecord, client: ComfyClient, se
     """
     if not claim.inputs:
         return
-    storage = Storage(settings.inputs_dir)
+    storage = inputs_of(settings)
     try:
         if instance.kind == "attached":
             stage(client, {file.name: storage.path(file.key) for file in claim.inputs})
@@ -63,4 +65,4 @@ def remove_staged(claim: Claim, instance: InstanceRecord, client: ComfyClient, s
         else:
             (folder / file.name).unlink(missing_ok=True)
     if instance.kind != "attached":
-        shutil.rmtree(folder / claim.job_id, ignore_errors=True)
+        shutil.rmtree(job_folder(folder, claim.job_id), ignore_errors=True)

@@ -23,7 +23,7 @@ from core.ledger import Ledger
 from core.ledger.secrets import ADDRESS, WEBHOOK
 from core.ledger.webhooks.outbox import Due, Post, TryResult
 from core.outbound import Policy
-from core.settings.settings import Settings
+from core.settings import Settings
 from core.webhooks.keys import headers_of, secrets_for
 from core.webhooks.signing import headers_for, load_signing_key
 from core.webhooks.target import ENVIRONMENT
@@ -44,8 +44,8 @@ LOOK_EVERY_S = 0.05
 RETRY_S = 1.0
 #: Posts under way get so long to end when the process stops. Those that do not are due again later, as after a crash.
 GOODBYE_S = 5.0
-#: The next post of a hand begins within this after the hand was taken, or is given back.
-HAND_S = 0.1
+#: The next post of a batch begins within this after the batch was taken, or is given back.
+BATCH_TIME_S = 0.1
 #: From here on an answer says that the receiver is not well.
 SERVER_ERROR, TOO_MANY = 500, 429
 
@@ -66,7 +66,7 @@ class _Result:
 
 @dataclass(frozen=True, kw_only=True)
 class _Report:
-    """A hand is done."""
+    """A batch is done."""
 
     thread: ConnectionThread
     results: list[_Result]
@@ -98,7 +98,7 @@ class WebhookDispatcher:
         self._stops_at_s: float | None = None
 
     def call(self, job_id: str) -> None:
-        """This job has something to send, and others may have; returns at once."""
+        """Note that this job, and maybe others, have something to send; return at once."""
         self._loop.start()
         self._inbox.put(job_id)
 
@@ -180,7 +180,7 @@ class WebhookDispatcher:
             self._has_more = True
 
     def _put_off(self) -> None:
-        """What waits for receivers that are left alone waits in the ledger, so that it is in nobody's way."""
+        """Put off posts to receivers that are left alone: they wait in the ledger, where they block no others."""
         while self._closed:
             # Taken out before anything can go wrong with it, and put back only if the ledger is away.
             receiver = self._closed.pop()
@@ -233,12 +233,12 @@ class WebhookDispatcher:
                 self._receivers.add(due)
 
     def _begin(self) -> None:
-        hands = self._receivers.begin(time.monotonic())
-        if not hands:
+        batches = self._receivers.begin(time.monotonic())
+        if not batches:
             return
         taken: dict[str, Post] = {}
-        until_s = time.monotonic() + HAND_S
-        dues = [due for hand in hands for due in hand]
+        until_s = time.monotonic() + BATCH_TIME_S
+        dues = [due for batch in batches for due in batch]
         try:
             opened = self._ledger.secrets.open_all({due.job_id for due in dues}, WEBHOOK, ADDRESS)
             taken = {post.id: post for post in self._ledger.outbox.take([due.id for due in dues])}
@@ -246,33 +246,35 @@ class WebhookDispatcher:
             for due in [due for due in dues if due.id not in taken]:
                 # Somebody else has it, or the ledger is away: either way it is not ours now.
                 self._receivers.end(due, is_answered=None, now_s=time.monotonic())
-        for hand in hands:
-            ours = [_Result(due=due, post=taken[due.id], secrets=opened[due.job_id]) for due in hand if due.id in taken]
+        for batch in batches:
+            ours = [
+                _Result(due=due, post=taken[due.id], secrets=opened[due.job_id]) for due in batch if due.id in taken
+            ]
             # A thread that cannot be started must not leave its receiver occupied for ever.
-            if ours and failure_of(functools.partial(self._hand_over, ours, until_s), "dispatcher") is not None:
+            if ours and failure_of(functools.partial(self._start, ours, until_s), "dispatcher") is not None:
                 for unsent in ours:
                     self._note_end(unsent)
 
-    def _hand_over(self, hand: list[_Result], until_s: float) -> None:
-        thread = self._threads.hire(hand[0].due.receiver)
-        thread.carry(functools.partial(self._deliver, hand, thread, until_s))
+    def _start(self, batch: list[_Result], until_s: float) -> None:
+        thread = self._threads.acquire(batch[0].due.receiver)
+        thread.carry(functools.partial(self._deliver, batch, thread, until_s))
 
-    def _deliver(self, hand: list[_Result], thread: ConnectionThread, until_s: float) -> None:
-        """The posts of a hand, in the thread of their thread.
+    def _deliver(self, batch: list[_Result], thread: ConnectionThread, until_s: float) -> None:
+        """Send the posts of a batch, in the thread of their connection.
 
         Parameters:
-          hand: becomes what is reported. What it is not the time for stays unsent in it.
+          batch: becomes what is reported; posts that come too late stay unsent in it.
         """
         is_free = False
         try:
-            for position, unsent in enumerate(hand):
-                hand[position] = replace(unsent, outcome=_unsent("not sent: internal error"))
-                hand[position] = tried = self._tried(unsent, thread)
+            for position, unsent in enumerate(batch):
+                batch[position] = replace(unsent, outcome=_unsent("not sent: internal error"))
+                batch[position] = tried = self._tried(unsent, thread)
                 if not tried.is_well or self._stops_at_s is not None or time.monotonic() >= until_s:
                     break
             is_free = True
         finally:
-            self._inbox.put(_Report(thread=thread, results=hand, is_free=is_free))
+            self._inbox.put(_Report(thread=thread, results=batch, is_free=is_free))
 
     def _tried(self, unsent: _Result, thread: ConnectionThread) -> _Result:
         settings = self._settings

@@ -79,7 +79,7 @@ class ConnectionThread:
 
 
 class ConnectionThreads:
-    """Who posts to which receiver. Not for more than one thread."""
+    """The threads that post, by receiver. Used by one thread alone."""
 
     def __init__(self, on_idle: Callable[[ConnectionThread], None]) -> None:
         self._on_idle = on_idle
@@ -87,8 +87,8 @@ class ConnectionThreads:
         self._resting: dict[str, list[ConnectionThread]] = {}
         self._resting_count = 0
 
-    def hire(self, receiver: str) -> ConnectionThread:
-        """One that is free, with a connection to the receiver if there is such."""
+    def acquire(self, receiver: str) -> ConnectionThread:
+        """Return a free thread, with a connection to the receiver if there is one."""
         resting = self._resting.get(receiver)
         if resting:
             # The last one back: its connection is the least likely to be closed by now.
@@ -100,7 +100,7 @@ class ConnectionThreads:
         return thread
 
     def rest(self, thread: ConnectionThread) -> None:
-        """It has done its work."""
+        """Keep a thread that has done its work for later posts, or end it if enough rest."""
         if self._resting_count >= MAX_RESTING:
             self._dismiss(thread)
         else:
@@ -108,17 +108,17 @@ class ConnectionThreads:
             self._resting_count += 1
 
     def release(self, thread: ConnectionThread) -> None:
-        """It has been idle for long; nothing happens if it has work again."""
+        """End a thread that has been idle for long; nothing happens if it has work again."""
         if thread in self._resting.get(thread.receiver, ()):
             self._take(thread)
             self._dismiss(thread)
 
     def dismiss(self, thread: ConnectionThread) -> None:
-        """It stumbled over its work: its connections may be in any state."""
+        """End a thread that stumbled over its work: its connections may be in any state."""
         self._dismiss(thread)
 
     def close(self) -> None:
-        """Let all end when they have done their work."""
+        """End each thread when it has done its work."""
         for thread in self._all:
             thread.dismiss()
 

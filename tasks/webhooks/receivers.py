@@ -1,4 +1,4 @@
-"""One receiver_state for each receiver: how many posts at once, and none for a while to one that keeps failing.
+"""The state of each receiver: how many posts at once, and none for a while to one that keeps failing.
 
 A receiver that has not answered yet gets one post at a time, and all such receivers together get no more than a share
 of the room: however many of them hang, those that answer find theirs. One that answers quickly gets batches of several
@@ -18,7 +18,7 @@ ROOM = 512
 #: Posts of one batch.
 LARGEST_BATCH = 16
 #: Of these, at most so many for receivers that have not answered, or not lately.
-DOUBTFUL_ROOM = 384
+UNPROVEN_ROOM = 384
 #: Failures in a row after which a receiver is left alone.
 BREAK_AFTER = 5
 #: A receiver that answers is brought more when only so much is left for it.
@@ -48,12 +48,13 @@ class _Receiver:
     closed_until_s: float = 0.0
 
     @property
-    def is_doubtful(self) -> bool:
+    def is_unproven(self) -> bool:
+        """Whether it has not answered yet, or not lately."""
         return not self.has_answered or self.failures > 0
 
 
 class ReceiverLimits:
-    """What waits for each receiver, and what is under way. Not for more than one thread."""
+    """What waits for each receiver, and what is under way. Used by one thread alone."""
 
     def __init__(self, *, per_host: int, break_s: float) -> None:
         """Parameters:
@@ -65,7 +66,7 @@ class ReceiverLimits:
         self._receivers: dict[str, _Receiver] = {}
         self._waiting_ids: set[str] = set()
         self._under_way = 0
-        self._doubtful = 0
+        self._unproven = 0
 
     @property
     def under_way(self) -> int:
@@ -81,14 +82,14 @@ class ReceiverLimits:
         """Receivers that enough waits for: more is not worth bringing from the ledger now."""
         return [
             receiver
-            for receiver, receiver_state in self._receivers.items()
-            if len(receiver_state.waiting) > (REFILL_AT if receiver_state.has_answered else 0)
+            for receiver, state in self._receivers.items()
+            if len(state.waiting) > (REFILL_AT if state.has_answered else 0)
         ]
 
     def closed_for_s(self, receiver: str, now_s: float) -> float:
-        """Seconds for which a receiver is left alone; 0 when it is not."""
-        receiver_state = self._receivers.get(receiver)
-        return 0.0 if receiver_state is None else max(0.0, receiver_state.closed_until_s - now_s)
+        """Return seconds for which a receiver is left alone; 0 when it is not."""
+        state = self._receivers.get(receiver)
+        return 0.0 if state is None else max(0.0, state.closed_until_s - now_s)
 
     def add(self, due: Due) -> None:
         """Let a delivery wait for its turn; nothing happens if it does already."""
@@ -106,10 +107,8 @@ class ReceiverLimits:
         found = True
         while found and self._under_way < ROOM:
             found = False
-            for receiver_state in [
-                receiver_state for receiver_state in self._receivers.values() if receiver_state.waiting
-            ]:
-                batch = self._next(receiver_state, now_s)
+            for state in [state for state in self._receivers.values() if state.waiting]:
+                batch = self._next(state, now_s)
                 if batch:
                     found = True
                     begun.append(batch)
@@ -118,71 +117,71 @@ class ReceiverLimits:
         return begun
 
     def end(self, due: Due, *, is_answered: bool | None, now_s: float) -> bool:
-        """A post has ended.
+        """Count a post that has ended.
 
         Parameters:
           is_answered: whether the receiver is well; None where nothing was learned of that.
         Returns: whether the receiver is to be left alone from now on, with all that waits for it.
         """
-        receiver_state = self._receivers[due.receiver]
-        batch = receiver_state.busy_jobs.pop(due.job_id)
+        state = self._receivers[due.receiver]
+        batch = state.busy_jobs.pop(due.job_id)
         batch.left -= 1
         batch.undone += int(is_answered is None)
         self._under_way -= 1
-        was_doubtful, is_closed = receiver_state.is_doubtful, False
+        was_unproven, is_closed = state.is_unproven, False
         if is_answered:
-            receiver_state.has_answered, receiver_state.failures = True, 0
+            state.has_answered, state.failures = True, 0
         elif is_answered is False:
-            receiver_state.failures += 1
-            if receiver_state.failures >= BREAK_AFTER:
+            state.failures += 1
+            if state.failures >= BREAK_AFTER:
                 is_closed = True
-                receiver_state.has_answered, receiver_state.closed_until_s = False, now_s + self._break_s
+                state.has_answered, state.closed_until_s = False, now_s + self._break_s
         if not batch.left:
-            _end_batch(receiver_state, batch)
-        self._recount(receiver_state, was_doubtful=was_doubtful)
+            _end_batch(state, batch)
+        self._recount(state, was_unproven=was_unproven)
         self._forget_idle()
         return is_closed
 
     def clear(self, receiver: str) -> None:
-        """Nothing waits for this receiver any more: the ledger has it for later."""
-        receiver_state = self._receivers.get(receiver)
-        if receiver_state is not None:
-            self._waiting_ids.difference_update(due.id for due in receiver_state.waiting)
-            receiver_state.waiting.clear()
+        """Forget what waits for a receiver: the ledger has it for later."""
+        state = self._receivers.get(receiver)
+        if state is not None:
+            self._waiting_ids.difference_update(due.id for due in state.waiting)
+            state.waiting.clear()
 
-    def _next(self, receiver_state: _Receiver, now_s: float) -> list[Due]:
-        free = (self._per_host if receiver_state.has_answered else 1) - receiver_state.batches
-        if now_s < receiver_state.closed_until_s or free <= 0:
+    def _next(self, state: _Receiver, now_s: float) -> list[Due]:
+        free = (self._per_host if state.has_answered else 1) - state.batches
+        if now_s < state.closed_until_s or free <= 0:
             return []
-        if receiver_state.is_doubtful and self._doubtful >= DOUBTFUL_ROOM:
+        if state.is_unproven and self._unproven >= UNPROVEN_ROOM:
             return []
         # What waits is shared out, so that no few of them queue in one batch while another is empty.
-        share = -(-len(receiver_state.waiting) // free)
-        most = 1 if receiver_state.is_doubtful else min(receiver_state.batch_size, share, ROOM - self._under_way)
+        share = -(-len(state.waiting) // free)
+        most = 1 if state.is_unproven else min(state.batch_size, share, ROOM - self._under_way)
         found: dict[str, Due] = {}
-        for due in receiver_state.waiting:
+        for due in state.waiting:
             if len(found) == most:
                 break
-            if due.job_id not in receiver_state.busy_jobs:
+            if due.job_id not in state.busy_jobs:
                 found.setdefault(due.job_id, due)
         if found:
-            self._take(receiver_state, list(found.values()))
+            self._take(state, list(found.values()))
         return list(found.values())
 
-    def _take(self, receiver_state: _Receiver, dues: list[Due]) -> None:
+    def _take(self, state: _Receiver, dues: list[Due]) -> None:
         batch = _Batch(size=len(dues), left=len(dues))
-        receiver_state.batches += 1
+        state.batches += 1
         for due in dues:
-            receiver_state.waiting.remove(due)
+            state.waiting.remove(due)
             self._waiting_ids.discard(due.id)
-            receiver_state.busy_jobs[due.job_id] = batch
+            state.busy_jobs[due.job_id] = batch
         self._under_way += len(dues)
-        self._doubtful += len(dues) * int(receiver_state.is_doubtful)
+        self._unproven += len(dues) * int(state.is_unproven)
 
-    def _recount(self, receiver_state: _Receiver, *, was_doubtful: bool) -> None:
-        """Keep the count of doubtful posts true: one has ended, and those still under way may count otherwise now."""
-        left = len(receiver_state.busy_jobs)
-        self._doubtful += left * int(receiver_state.is_doubtful) - (left + 1) * int(was_doubtful)
+    def _recount(self, state: _Receiver, *, was_unproven: bool) -> None:
+        """Keep the count of posts to unproven receivers true: one has ended, and the others may count otherwise now."""
+        left = len(state.busy_jobs)
+        self._unproven += left * int(state.is_unproven) - (left + 1) * int(was_unproven)
 
     def _forget_idle(self) -> None:
         if len(self._receivers) > REMEMBERED:
@@ -192,14 +191,14 @@ class ReceiverLimits:
     def _idle(self) -> Iterator[str]:
         return (
             receiver
-            for receiver, receiver_state in self._receivers.items()
-            if not (receiver_state.waiting or receiver_state.busy_jobs or receiver_state.failures)
+            for receiver, state in self._receivers.items()
+            if not (state.waiting or state.busy_jobs or state.failures)
         )
 
 
-def _end_batch(receiver_state: _Receiver, batch: _Batch) -> None:
-    receiver_state.batches -= 1
-    if batch.undone or receiver_state.is_doubtful:
-        receiver_state.batch_size = max(1, min(receiver_state.batch_size, batch.size - batch.undone))
-    elif batch.size == receiver_state.batch_size:
-        receiver_state.batch_size = min(LARGEST_BATCH, 2 * batch.size)
+def _end_batch(state: _Receiver, batch: _Batch) -> None:
+    state.batches -= 1
+    if batch.undone or state.is_unproven:
+        state.batch_size = max(1, min(state.batch_size, batch.size - batch.undone))
+    elif batch.size == state.batch_size:
+        state.batch_size = min(LARGEST_BATCH, 2 * batch.size)

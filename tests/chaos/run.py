@@ -14,7 +14,7 @@ from core.ledger import Ledger
 from core.ledger.instances import HEALTHY
 from core.ledger.webhooks.outbox import MARGIN_S
 from core.ledger.webhooks.outbox_writer import PENDING, SENDING
-from core.settings.settings import Settings
+from core.settings import Settings
 from tests.chaos.books import Books, Entry, read_entries
 from tests.chaos.load import OPEN, Accepted, Clients, Load
 from tests.chaos.monkey import Monkey, Strike

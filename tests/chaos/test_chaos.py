@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from core.settings.settings import Settings
+from core.settings import Settings
 from tests.chaos.load import Load
 from tests.chaos.monkey import BROKER, FORGET, ROUND, TERM, Monkey
 from tests.chaos.options import OVERHEAD_S, Options, long_options, short_options

@@ -18,7 +18,7 @@ import requests
 import standardwebhooks
 
 from core.ledger import Ledger
-from core.settings.settings import Settings
+from core.settings import Settings
 from tests.fleet import Fleet, until, work
 from tests.receivers import OK, Answer, Received, Receiver, receiving
 

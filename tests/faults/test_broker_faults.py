@@ -12,7 +12,7 @@ import pytest
 import redis
 import requests
 
-from core.settings.settings import Settings
+from core.settings import Settings
 from tests.fleet import ALL, Fleet, until, work
 
 

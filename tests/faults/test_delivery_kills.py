@@ -16,7 +16,7 @@ from core.clock import now_ms
 from core.ledger import Ledger
 from core.ledger.database.tables import deliveries
 from core.ledger.outputs import DELIVERING_MS
-from core.settings.settings import Settings
+from core.settings import Settings
 from tests.fleet import ROOT, Fleet, until
 from tests.ledger_moves import set_columns
 from tests.receivers import OK, Received, Receiver, receiving

@@ -14,7 +14,7 @@ import pytest
 import requests
 
 from core.ledger import Ledger
-from core.settings.settings import Settings
+from core.settings import Settings
 from tests.fleet import ALL, Fleet, until, work
 
 #: Shorter than the defaults, with the same proportions and the same rule: a job moves within its lease and two ticks.

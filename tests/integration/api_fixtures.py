@@ -25,21 +25,20 @@ from werkzeug.serving import ThreadedWSGIServer, make_server
 from api import create_app
 from api.service.waiting import Hub
 from core.errors import InstanceUnreachable
-from core.job import Job
 from core.ledger import Change, Ledger
 from core.ledger.claims import Claim
 from core.ledger.instances import InstanceRecord
 from core.ledger.upgrade import migrate
 from core.messaging.notices import Notice
 from core.output import FileSource, OutputFile
-from core.settings.settings import Settings
+from core.settings import Settings
 from tests.services import missing
 from tests.unit.catalogue_literals import CATALOGUE
 
 ROOT = Path(__file__).parent.parent.parent
 INSTANCE = "gpu0@test"
 POSTGRES_URL = os.environ.get("COMFYLINE_TEST_POSTGRES_URL", "postgresql://postgres@127.0.0.1:5432/postgres")
-REDIS_URL = os.environ.get("COMFYLINE_TEST_REDIS_URL", "redis://127.0.0.1:6379/9")
+REDIS_URL = os.environ.get("COMFYLINE_TEST_REDIS_URL", "redis://127.0.0.1:6379/0")
 
 GRAPH: dict[str, Any] = {
     "1": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 0}},
@@ -67,8 +66,11 @@ class RecordingPublisher:
         self.notified.append(job_id)
         return True
 
-    def cancel(self, job: Job) -> None:
-        self.canceled.append(job.id)
+    def interrupt(self, job_id: str, attempt: int, instance: str) -> None:
+        self.canceled.append(job_id)
+
+    def store(self, job_id: str, attempt: int, host: str) -> bool:
+        raise AssertionError("the API has no job's files stored")
 
     def ask(self, command: str, instance: InstanceRecord) -> None:
         if instance.worker in self.mute:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import Flask
 
 from api.wsgi import build
-from core.settings.settings import load_settings
+from core.settings import load_settings
 
 
 def create() -> Flask:

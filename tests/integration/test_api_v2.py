@@ -14,7 +14,7 @@ import pytest
 import requests
 
 from api.contracts.comfy_v2 import events as streams
-from api.contracts.comfy_v2 import jobs as v2
+from api.contracts.comfy_v2 import job_routes as v2
 from core.job_error import JobError
 from core.progress import Progress
 from tests.integration.api_fixtures import (

@@ -18,7 +18,7 @@ from core.buckets.block import MAX_CONNECT_ATTEMPTS
 from core.buckets.target import PUT_URLS, BucketTarget
 from core.job import DELIVERING, SUCCEEDED
 from core.ledger.claims import Claim
-from core.settings.settings import Settings
+from core.settings import Settings
 from tasks.messaging.app import make_app
 from tasks.outputs import bucket_upload as buckets
 from tasks.outputs import endpoints

@@ -16,7 +16,7 @@ import redis
 
 from cli.local.broker import answers, ask
 from comfy.process.spec import REPOSITORY_ROOT
-from core.settings.settings import Settings
+from core.settings import Settings
 from tests.own_servers import children_of
 from tests.services import eventually, make_settings
 

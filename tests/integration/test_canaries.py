@@ -31,7 +31,7 @@ from sqlalchemy import func, select
 
 from core.ledger import Ledger
 from core.ledger.database.tables import deliveries, jobs, secrets
-from core.settings.settings import Settings
+from core.settings import Settings
 from tests.canaries import Canary, Find, finds_in_files
 from tests.chaos.receiver import Receiver, receiving
 from tests.fleet import TERMINAL, Fleet, free_port, until

@@ -13,7 +13,7 @@ from comfy.client.client import ComfyClient
 from core.errors import LedgerUnavailable
 from tasks.instance import catalogue_watch
 from tasks.instance.catalogue_watch import CatalogueWatch
-from tasks.instance.probe import read_facts
+from tasks.instance.probe import read_info
 from tests.services import eventually
 from tests.simulator_process import SimulatorProcess, simulator
 
@@ -98,7 +98,7 @@ def test_files_of_jobs_are_no_change(watch: CatalogueWatch, server: SimulatorPro
     offered = json.dumps(records.offered[-1])
     assert "new.png" in offered
     assert job_id not in offered
-    assert job_id not in json.dumps(read_facts(server.base_url).object_info)
+    assert job_id not in json.dumps(read_info(server.base_url).object_info)
 
 
 @pytest.mark.parametrize("error", [LedgerUnavailable("The ledger does not answer."), AttributeError("of ours")])

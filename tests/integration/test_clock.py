@@ -19,7 +19,7 @@ from core.job import QUEUED, RUNNING
 from core.ledger import Ledger
 from core.ledger.database.tables import catalogues, deliveries, facts, instances, jobs
 from core.ledger.instances import HEALTHY, SILENCE_MS
-from core.settings.settings import Settings
+from core.settings import Settings
 from tasks.instance.housekeeping import Housekeeper
 from tasks.instance.plan import plan_instances
 from tasks.messaging.app import make_app
@@ -254,7 +254,7 @@ def test_a_wall_clock_that_was_set_is_noticed(move: Move) -> None:
 
 def test_files_of_a_running_prompt_do_not_become_old_at_once(sqlite_settings: Settings, move: Move) -> None:
     (spec,) = plan_instances(sqlite_settings.model_copy(update={"simulated_gpus": 1}))
-    house = Housekeeper(sqlite_settings, Instance(spec))
+    housekeeper = Housekeeper(sqlite_settings, Instance(spec))
     file = spec.data_dir / "input" / "a.png"
     file.parent.mkdir(parents=True)
     file.write_bytes(b"a")
@@ -262,7 +262,7 @@ def test_files_of_a_running_prompt_do_not_become_old_at_once(sqlite_settings: Se
     # How old a new file looks to a clock that is days ahead.
     begun_s = time.time() - DAYS_MS / 1000
     os.utime(file, (begun_s, begun_s))
-    house.keep(list)
+    housekeeper.keep(list)
     assert file.exists()
 
 

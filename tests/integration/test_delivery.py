@@ -26,7 +26,7 @@ from PIL.PngImagePlugin import PngInfo
 from core.buckets.put_urls import PutUrls
 from core.buckets.target import ENVIRONMENT, PUT_URLS, BucketTarget
 from core.contracts.comfy_v2 import output_view
-from core.contracts.generate import generate_result
+from core.contracts.generate import ResultView, generate_result
 from core.job import DELIVERING, FAILED, SUCCEEDED, Job
 from core.ledger import Ledger
 from core.ledger.claims import Claim
@@ -34,7 +34,7 @@ from core.ledger.upgrade import migrate
 from core.links import Links
 from core.output import BucketResult, FileSource
 from core.output_options import OutputOptions
-from core.settings.settings import Settings
+from core.settings import Settings
 from tasks.messaging.app import make_app
 from tasks.outputs import bucket_upload as buckets
 from tasks.outputs import endpoints
@@ -105,7 +105,7 @@ def turn(settings: Settings, claim: Claim) -> tuple[str, Job]:
         runtime.close()
 
 
-def result_of(job: Job) -> dict[str, Any]:
+def result_of(job: Job) -> ResultView:
     return generate_result(job, links=Links(base_url="http://me"))
 
 
@@ -336,7 +336,7 @@ def test_files_are_finished_before_anybody_sees_them(server: S3Server, sqlite_se
     assert server.content(target) == {f"p/{job.id}/{name}": content for name, content in files.items()}
     errors = [output["error"] for output in result_of(job)["output"]]
     assert errors[:2] == [None, None]
-    assert "b.png" in errors[2]
+    assert "b.png" in (errors[2] or "")
     assert sorted(path.name for path in (sqlite_settings.outputs_dir / job.id).glob("[!.]*")) == sorted(files)
     assert not (sqlite_settings.outputs_dir / job.id / ORIGINALS).exists()
 

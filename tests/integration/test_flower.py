@@ -15,7 +15,7 @@ import requests
 from cli.local.queue_lengths import queue_lengths
 from core.errors import BrokerUnavailable
 from core.ledger import Ledger
-from core.settings.settings import Settings
+from core.settings import Settings
 from tasks.messaging.app import make_app
 from tasks.messaging.names import GENERATE, GPU_QUEUE, RECONCILE, io_queue_of
 from tasks.messaging.publish import Publisher

@@ -19,7 +19,7 @@ import requests
 from core.job_request import AcceptedJob, JobRequest
 from core.ledger import Ledger
 from core.ledger.upgrade import migrate
-from core.settings.settings import Settings
+from core.settings import Settings
 from tests.integration.api_fixtures import GRAPH, REDIS_URL, Worker, gunicorn_api, postgres_database, settings_for
 from tests.services import missing
 

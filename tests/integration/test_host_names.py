@@ -16,7 +16,7 @@ from core.ledger import Ledger
 from core.ledger.database.tables import instances
 from core.ledger.instances import HEALTHY, STOPPED, Tenant
 from core.ledger.upgrade import migrate
-from core.settings.settings import Settings
+from core.settings import Settings
 from tasks.instance.tenure import Tenure, take_or_refuse
 from tests.fleet import Fleet, until
 from tests.ledger_moves import register, submit

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import requests
 
-from comfy.liveness.muteness import Patience
+from comfy.liveness.muteness import MuteLimits
 from comfy.process.instance import Instance, InstanceSpec
 from comfy.process.supervisor import InstanceUnfit, Supervisor
 from core.errors import LedgerUnavailable
@@ -126,7 +126,7 @@ def test_the_pause_starts_again_after_a_healthy_time(tmp_path: Path, watch: Watc
 
 
 def test_a_frozen_instance_is_replaced(tmp_path: Path, watch: Watch) -> None:
-    watched = watch(make_spec(tmp_path), probe_timeout_s=0.4, patience=Patience(idle_s=1.0))
+    watched = watch(make_spec(tmp_path), probe_timeout_s=0.4, mute_limits=MuteLimits(idle_s=1.0))
     assert watched.is_up_again(1)
     frozen = watched.instance.pid
     assert frozen is not None
@@ -141,7 +141,9 @@ def test_a_frozen_instance_is_replaced(tmp_path: Path, watch: Watch) -> None:
 
 def test_an_instance_that_is_busy_and_mute_is_left_alone(tmp_path: Path, watch: Watch) -> None:
     mute: list[bool] = []
-    watched = watch(simulator_spec(tmp_path), probe_timeout_s=0.3, patience=Patience(idle_s=1.0), on_mute=mute.append)
+    watched = watch(
+        simulator_spec(tmp_path), probe_timeout_s=0.3, mute_limits=MuteLimits(idle_s=1.0), on_mute=mute.append
+    )
     assert watched.is_up_again(1)
     pid = watched.instance.pid
 
@@ -158,7 +160,7 @@ def test_an_instance_that_is_busy_and_mute_is_left_alone(tmp_path: Path, watch: 
 
 def test_an_instance_that_is_mute_and_idle_for_a_moment_is_left_alone(tmp_path: Path, watch: Watch) -> None:
     # A call that holds the lock and waits for a driver or a disk looks dead from outside, for as long as it takes.
-    watched = watch(simulator_spec(tmp_path), probe_timeout_s=0.3, patience=Patience(idle_s=20.0))
+    watched = watch(simulator_spec(tmp_path), probe_timeout_s=0.3, mute_limits=MuteLimits(idle_s=20.0))
     assert watched.is_up_again(1)
 
     keep_mute(watched.instance, seconds=2.0, works=False)
@@ -169,7 +171,7 @@ def test_an_instance_that_is_mute_and_idle_for_a_moment_is_left_alone(tmp_path: 
 
 
 def test_the_patience_with_a_busy_and_mute_instance_ends(tmp_path: Path, watch: Watch) -> None:
-    watched = watch(simulator_spec(tmp_path), probe_timeout_s=0.3, patience=Patience(idle_s=1.0, busy_s=2.5))
+    watched = watch(simulator_spec(tmp_path), probe_timeout_s=0.3, mute_limits=MuteLimits(idle_s=1.0, busy_s=2.5))
     assert watched.is_up_again(1)
 
     keep_mute(watched.instance, seconds=60.0, works=True)
@@ -179,7 +181,7 @@ def test_the_patience_with_a_busy_and_mute_instance_ends(tmp_path: Path, watch: 
 
 
 def test_an_instance_that_refuses_connections_is_replaced_at_once(tmp_path: Path, watch: Watch) -> None:
-    watched = watch(make_spec(tmp_path), patience=Patience(idle_s=60.0))
+    watched = watch(make_spec(tmp_path), mute_limits=MuteLimits(idle_s=60.0))
     assert watched.is_up_again(1)
 
     requests.get(f"{watched.instance.base_url}/close", timeout=5)
@@ -385,7 +387,9 @@ def test_an_attached_instance_that_is_mute_is_away_once_and_comes_back(tmp_path:
     assert theirs.is_up_again(1)
     spec = make_spec(tmp_path, kind="attached", name="remote", url=theirs.instance.base_url, start_timeout_s=0.1)
     waits: list[str] = []
-    attached = watch(spec, probe_timeout_s=0.3, patience=Patience(idle_s=1.0), quarantine_after=2, on_wait=waits.append)
+    attached = watch(
+        spec, probe_timeout_s=0.3, mute_limits=MuteLimits(idle_s=1.0), quarantine_after=2, on_wait=waits.append
+    )
     assert attached.is_up_again(1)
 
     keep_mute(theirs.instance, seconds=4.0, works=True)

@@ -13,7 +13,7 @@ from core.job import CANCELED, CANCELING, DELIVERING, QUEUED, RUNNING, SUCCEEDED
 from core.ledger import Change, Ledger
 from core.ledger.claims import Claim
 from core.ledger.database.tables import deliveries, events, idempotency_keys, jobs, secrets
-from core.settings.settings import Settings
+from core.settings import Settings
 from tests.ledger_moves import (
     ERROR,
     WEBHOOK,

@@ -13,7 +13,7 @@ from core.job_error import JobError
 from core.ledger import Ledger
 from core.ledger.claims import Claim
 from core.progress import Progress
-from core.settings.settings import Settings
+from core.settings import Settings
 from tests.ledger_moves import (
     ERROR,
     check_log,

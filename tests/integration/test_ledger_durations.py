@@ -15,6 +15,7 @@ from core.ledger import durations as learned
 from core.ledger import workload as looking
 from core.ledger.database.tables import durations
 from core.ledger.durations import DEFAULT_S
+from core.ledger.scheduling import rank_of
 from tests.ledger_moves import claimed, in_parallel, register, set_columns, submit
 
 GPU = "simulator"
@@ -195,7 +196,7 @@ def test_far_behind_jobs_are_taken_to_last_as_long_as_those_that_were_looked_at(
     register(ledger, "gpu0@here")
     _learn(ledger, "a", 5.0)
     queued = [_queued(ledger, shape="a") for _ in range(5)]
-    in_order = sorted(queued, key=looking.rank_of)
+    in_order = sorted(queued, key=rank_of)
 
     workload = ledger.workload.read()
 

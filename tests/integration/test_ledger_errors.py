@@ -21,7 +21,7 @@ from core.ledger import Ledger
 from core.ledger.database.connections import Database
 from core.ledger.database.error_map import Conflict, in_our_words
 from core.ledger.upgrade import migrate
-from core.settings.settings import Settings
+from core.settings import Settings
 from tests.ledger_moves import submit
 from tests.services import PostgresServer, make_settings
 

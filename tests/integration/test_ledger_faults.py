@@ -20,7 +20,7 @@ from core.job import CANCELED, QUEUED
 from core.ledger import Ledger
 from core.ledger.database.tables import jobs
 from core.ledger.upgrade import migrate
-from core.settings.settings import Settings
+from core.settings import Settings
 from tests.ledger_moves import check_log, claimed, in_parallel, lapse, submit
 from tests.own_servers import OwnPostgres
 from tests.services import PostgresServer, eventually, make_settings

@@ -23,7 +23,7 @@ from core.ledger.sealing import load_keys
 from core.ledger.secrets import BUCKET, RUN, WEBHOOK
 from core.ledger.upgrade import alembic_config, migrate
 from core.ledger.webhooks.outbox import TryResult
-from core.settings.settings import Settings
+from core.settings import Settings
 from tasks.messaging.app import make_app
 from tasks.runner.attempt_end import Failed
 from tasks.runner.recorder import Recorder
@@ -192,7 +192,7 @@ def test_sqlite_keeps_nothing_of_what_was_wiped(sqlite_settings: Settings) -> No
     kept = [submit(ledger, secrets=ALL, webhook=HOOK).id for _ in range(20)]
     sealed = [part for job_id in kept for part in rows(ledger, job_id).values() if part]
     # Pages of the database, and frames of its log, hold them now.
-    ledger.database.empty_log(patience_ms=1000)
+    ledger.database.empty_log(timeout_ms=1000)
     for job_id in kept:
         ledger.jobs.cancel(job_id)
         deliver(ledger, job_id)
@@ -211,9 +211,9 @@ def test_writers_and_readers_do_not_wait_for_the_log(sqlite_settings: Settings) 
         reader.exec_driver_sql("BEGIN")
         reader.execute(select(jobs.c.id)).all()
         submit(ledger)
-        assert not ledger.database.empty_log(patience_ms=50)
+        assert not ledger.database.empty_log(timeout_ms=50)
         reader.exec_driver_sql("ROLLBACK")
-    assert ledger.database.empty_log(patience_ms=50)
+    assert ledger.database.empty_log(timeout_ms=50)
     assert (sqlite_settings.data_dir / "ledger.db-wal").stat().st_size == 0
     ledger.close()
 

@@ -22,7 +22,6 @@ from api.service.waiting import Hub
 from comfy.process.spawner import Order, spawn_from_lasting_thread
 from core import background
 from core.background import Loop, lives
-from core.job import Job
 from core.ledger import Ledger
 from core.ledger.database.tables import catalogues, instances
 from core.ledger.instances import HEALTHY, UNHEALTHY, InstanceRecord
@@ -30,7 +29,7 @@ from core.messaging import notices
 from core.messaging.notices import Notice, NoticeListener, NoticeSender
 from core.outbound import deadline
 from core.outbound.deadline import Deadline
-from core.settings.settings import Settings
+from core.settings import Settings
 from core.webhooks.target import WebhookTarget
 from tasks.instance.agent import InstanceAgent
 from tasks.instance.plan import plan_instances
@@ -119,7 +118,7 @@ def test_the_backstop_of_waiting_clients(sqlite_ledger: Ledger) -> None:
 
 
 @pytest.mark.parametrize("times", [1, 2, 3, 5])
-def test_the_postman(sqlite_settings: Settings, sqlite_ledger: Ledger, times: int) -> None:
+def test_the_dispatcher(sqlite_settings: Settings, sqlite_ledger: Ledger, times: int) -> None:
     dispatcher = WebhookDispatcher(sqlite_settings, sqlite_ledger)
     with receiving() as receiver:
         webhook = WebhookTarget(url=receiver.url)
@@ -138,7 +137,7 @@ def is_delivered(ledger: Ledger, job_id: str) -> bool:
     return ledger.outbox.page(job_id=job_id)[0].state == "delivered"
 
 
-def test_the_postman_writes_what_can_be_written(
+def test_the_dispatcher_writes_what_can_be_written(
     sqlite_settings: Settings, sqlite_ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One result that the ledger will never take does not keep those of others from it."""
@@ -162,14 +161,14 @@ def test_the_postman_writes_what_can_be_written(
     dispatcher.close()
 
 
-def test_a_carrier() -> None:
+def test_a_connection_thread() -> None:
     idle: list[ConnectionThread] = []
     done: list[str] = []
-    carrier = ConnectionThread("https://example.com:443", idle.append)
-    carrier.carry(stumble_once())
-    carrier.carry(lambda: done.append("next"))
+    thread = ConnectionThread("https://example.com:443", idle.append)
+    thread.carry(stumble_once())
+    thread.carry(lambda: done.append("next"))
     assert eventually(lambda: done == ["next"])
-    carrier.dismiss()
+    thread.dismiss()
 
 
 def stumble_once() -> Callable[[], None]:
@@ -193,8 +192,11 @@ class Broken:
 
     notify = turn
 
-    def cancel(self, job: Job) -> None:
-        self.turn(job.id)
+    def interrupt(self, job_id: str, attempt: int, instance: str) -> None:
+        self.turn(job_id)
+
+    def store(self, job_id: str, attempt: int, host: str) -> bool:
+        return self.turn(job_id)
 
     def look_again(self) -> bool:
         return False

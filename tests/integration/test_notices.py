@@ -12,7 +12,7 @@ from kombu import Producer
 
 from core.messaging import notices
 from core.messaging.notices import BACKLOG, Notice, NoticeListener, NoticeSender, connect, exchange
-from core.settings.settings import Settings
+from core.settings import Settings
 from tests.broker_lines import BrokerLine
 from tests.services import Broker, eventually
 

@@ -65,6 +65,22 @@ def test_it_is_an_openapi_document(document: dict[str, Any]) -> None:
     validate(document)
     names = [operation["operationId"] for _, _, operation in operations(document)]
     assert len(set(names)) == len(names)
+    # Models are called after the code that builds them, and shown without that word.
+    schemas = document["components"]["schemas"]
+    assert not [name for name in schemas if name.endswith("View")]
+    assert not [schema["title"] for schema in schemas.values() if schema.get("title", "").endswith("View")]
+
+
+def test_errors_have_the_shape_and_the_status_of_their_contract(document: dict[str, Any]) -> None:
+    of_paths = {
+        "/api/v2/jobs": ("Error", "429"),
+        "/generate": ("GenerateError", "503"),
+        "/prompt": ("GenerateError", "503"),
+    }
+    for path, (model, status) in of_paths.items():
+        response = document["paths"][path]["post"]["responses"][status]
+        assert "`queue_full`" in response["description"]
+        assert answer_schema(document, path, "post", int(status)) == {"$ref": f"#/components/schemas/{model}"}
 
 
 def test_every_route_is_described(api: Api, document: dict[str, Any]) -> None:

@@ -36,7 +36,7 @@ from core.outbound import Policy
 from core.outbound.fetch import Fetched, fetch
 from core.outbound.s3 import guard_s3_client
 from core.outbound.sessions import GuardedSession, KeptConnection
-from core.settings.settings import Settings
+from core.settings import Settings
 from core.webhooks.target import WebhookTarget
 from tasks.webhooks.dispatcher import WebhookDispatcher
 from tests.fleet import ROOT
@@ -513,7 +513,7 @@ KEPT = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n"
 class _Keeping(socketserver.BaseRequestHandler):
     """Answers one request after the other on a connection; what it does depends on the path."""
 
-    server: InstanceAgent
+    server: KeepingServer
 
     def handle(self) -> None:
         self.server.connections += 1
@@ -546,7 +546,7 @@ class _Keeping(socketserver.BaseRequestHandler):
         return path not in ("/closes", "/hangs-up")
 
 
-class InstanceAgent(socketserver.ThreadingTCPServer):
+class KeepingServer(socketserver.ThreadingTCPServer):
     """Keeps connections, as HTTP/1.1 has it."""
 
     daemon_threads = True
@@ -565,14 +565,14 @@ class InstanceAgent(socketserver.ThreadingTCPServer):
 
 
 @pytest.fixture
-def agent() -> Iterator[InstanceAgent]:
-    with InstanceAgent() as agent:
-        thread = threading.Thread(target=agent.serve_forever, kwargs={"poll_interval": 0.02})
+def keeping() -> Iterator[KeepingServer]:
+    with KeepingServer() as keeping:
+        thread = threading.Thread(target=keeping.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         try:
-            yield agent
+            yield keeping
         finally:
-            agent.shutdown()
+            keeping.shutdown()
             thread.join()
 
 
@@ -584,57 +584,59 @@ def kept() -> Iterator[KeptConnection]:
 
 class TestKept:
     def test_posts_follow_each_other_on_one_connection_and_share_nothing_else(
-        self, agent: InstanceAgent, kept: KeptConnection
+        self, keeping: KeepingServer, kept: KeptConnection
     ) -> None:
-        assert [post_over(kept, agent.url(path)) for path in ("/a", "/b", "/c")] == [200] * 3
-        assert agent.connections == 1
-        assert not any("cookie" in head.lower() for _path, head in agent.requests)
+        assert [post_over(kept, keeping.url(path)) for path in ("/a", "/b", "/c")] == [200] * 3
+        assert keeping.connections == 1
+        assert not any("cookie" in head.lower() for _path, head in keeping.requests)
 
     @pytest.mark.parametrize("path", ["/closes", "/hangs-up"])
     def test_one_that_was_closed_meanwhile_is_made_again(
-        self, agent: InstanceAgent, kept: KeptConnection, path: str
+        self, keeping: KeepingServer, kept: KeptConnection, path: str
     ) -> None:
-        assert [post_over(kept, agent.url(path)) for _ in range(3)] == [200] * 3
-        assert (agent.connections, len(agent.requests)) == (3, 3)
+        assert [post_over(kept, keeping.url(path)) for _ in range(3)] == [200] * 3
+        assert (keeping.connections, len(keeping.requests)) == (3, 3)
 
     def test_one_that_is_closed_instead_of_an_answer_is_made_again(
-        self, agent: InstanceAgent, kept: KeptConnection
+        self, keeping: KeepingServer, kept: KeptConnection
     ) -> None:
-        assert [post_over(kept, agent.url("/leaves-if-kept")) for _ in range(2)] == [200, 200]
-        assert (agent.connections, len(agent.requests)) == (2, 3)
+        assert [post_over(kept, keeping.url("/leaves-if-kept")) for _ in range(2)] == [200, 200]
+        assert (keeping.connections, len(keeping.requests)) == (2, 3)
 
     def test_a_new_one_that_is_closed_instead_of_an_answer_is_a_failure(
-        self, agent: InstanceAgent, kept: KeptConnection
+        self, keeping: KeepingServer, kept: KeptConnection
     ) -> None:
         with pytest.raises(ProtocolError):
-            post_over(kept, agent.url("/leaves"))
-        assert len(agent.requests) == 1
+            post_over(kept, keeping.url("/leaves"))
+        assert len(keeping.requests) == 1
 
-    def test_an_answer_that_has_begun_is_not_asked_for_again(self, agent: InstanceAgent, kept: KeptConnection) -> None:
-        post_over(kept, agent.url("/"))
+    def test_an_answer_that_has_begun_is_not_asked_for_again(
+        self, keeping: KeepingServer, kept: KeptConnection
+    ) -> None:
+        post_over(kept, keeping.url("/"))
         with pytest.raises(ProtocolError):
-            post_over(kept, agent.url("/half"))
-        assert len(agent.requests) == 2
+            post_over(kept, keeping.url("/half"))
+        assert len(keeping.requests) == 2
 
-    def test_each_post_has_the_whole_time_and_no_more(self, agent: InstanceAgent, kept: KeptConnection) -> None:
-        post_over(kept, agent.url("/"), limit_s=0.4)
+    def test_each_post_has_the_whole_time_and_no_more(self, keeping: KeepingServer, kept: KeptConnection) -> None:
+        post_over(kept, keeping.url("/"), limit_s=0.4)
         time.sleep(0.5)
-        post_over(kept, agent.url("/"), limit_s=LIMIT_S)
-        assert agent.connections == 1
+        post_over(kept, keeping.url("/"), limit_s=LIMIT_S)
+        assert keeping.connections == 1
         began_s = time.monotonic()
         with pytest.raises(HTTPError):
-            post_over(kept, agent.url("/drips"), limit_s=LIMIT_S)
+            post_over(kept, keeping.url("/drips"), limit_s=LIMIT_S)
         assert LIMIT_S - 0.1 < time.monotonic() - began_s < LIMIT_S + 0.5
-        assert len(agent.requests) == 3
-        assert post_over(kept, agent.url("/"), limit_s=LIMIT_S) == 200
+        assert len(keeping.requests) == 3
+        assert post_over(kept, keeping.url("/"), limit_s=LIMIT_S) == 200
 
     def test_every_new_connection_is_guarded(
-        self, agent: InstanceAgent, kept: KeptConnection, monkeypatch: pytest.MonkeyPatch
+        self, keeping: KeepingServer, kept: KeptConnection, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         Resolver(monkeypatch, {"moves.example": [["127.0.0.1"], ["10.0.0.1"]]})
-        assert post_over(kept, agent.url("/closes", "moves.example")) == 200
+        assert post_over(kept, keeping.url("/closes", "moves.example")) == 200
         with connections() as opened, pytest.raises(AddressRefused):
-            post_over(kept, agent.url("/", "moves.example"))
+            post_over(kept, keeping.url("/", "moves.example"))
         assert opened == []
 
     def test_a_long_answer_is_not_read_to_keep_the_connection(self, peer: Peer, kept: KeptConnection) -> None:

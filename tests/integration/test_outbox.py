@@ -19,7 +19,7 @@ from core.ledger.webhooks import outbox_writer as announce
 from core.ledger.webhooks.outbox import Post, TryResult
 from core.output import BucketResult
 from core.progress import Progress
-from core.settings.settings import Settings
+from core.settings import Settings
 from core.webhooks.events import EVENTS
 from tests.ledger_moves import (
     ERROR,

@@ -14,10 +14,10 @@ from core.job import FAILED, QUEUED, InputRef
 from core.ledger import Ledger
 from core.ledger.database.tables import instances, jobs
 from core.ledger.instances import FORGET_MS, STOPPED
-from core.settings.settings import Settings
+from core.settings import Settings
 from tasks.messaging.app import make_app
-from tasks.reconciling import pins
-from tasks.reconciling.pins import Review, follow_fleet
+from tasks.reconciling import repinning
+from tasks.reconciling.repinning import Review, follow_fleet
 from tasks.runtime import equip
 from tests.ledger_moves import WEBHOOK, check_log, register, submit
 from tests.unit.catalogue_literals import CATALOGUE, Nodes, with_input
@@ -27,7 +27,7 @@ HERE, THERE = "gpu0@here", "gpu1@here"
 
 @pytest.fixture(autouse=True)
 def _look_again_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pins, "SECOND_LOOK_S", 0.0)
+    monkeypatch.setattr(repinning, "SECOND_LOOK_S", 0.0)
 
 
 def with_checkpoints(*names: str) -> dict[str, Any]:
@@ -206,7 +206,7 @@ def test_many_jobs_take_several_runs_of_little_time(ledger: Ledger) -> None:
     runs = 0
     while ledger.pins.waiting(after="", limit=1):
         begun_s = time.monotonic()
-        review.go_on(patience_s=0.02)
+        review.go_on(time_limit_s=0.02)
         # One step more than the time allows; far below this on an idle machine.
         assert time.monotonic() - begun_s < 5.0
         runs += 1

@@ -14,7 +14,7 @@ from sqlalchemy import update
 from core.ledger import Ledger
 from core.ledger.database.tables import deliveries, secrets
 from core.ledger.webhooks.outbox import Delivery
-from core.settings.settings import Settings
+from core.settings import Settings
 from core.webhooks.target import WebhookTarget
 from tasks.webhooks import dispatcher as dispatcher
 from tasks.webhooks import posting
@@ -256,20 +256,20 @@ def test_one_failure_among_many_sends_nothing_twice_and_loses_no_try(
     assert all(len(delivery.log) == 1 for delivery in found)
 
 
-def test_carriers_end_when_there_is_nothing_to_carry(
+def test_connection_threads_end_when_there_is_nothing_to_carry(
     sender: WebhookDispatcher, sqlite_ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(posting, "REST_S", 0.2)
     before = set(threading.enumerate())
 
-    def carriers() -> list[threading.Thread]:
+    def threads() -> list[threading.Thread]:
         return [found for found in threading.enumerate() if found not in before and found.name in ("post", "deadline")]
 
     with receiving() as receiver:
         for _ in range(2):
             tried(sqlite_ledger, sender, job_for(sqlite_ledger, receiver.url))
-            assert carriers()
-            assert eventually(lambda: not carriers())
+            assert threads()
+            assert eventually(lambda: not threads())
 
 
 def test_what_was_not_sent_stays_due(sqlite_settings: Settings, sqlite_ledger: Ledger) -> None:

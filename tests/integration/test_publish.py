@@ -15,7 +15,7 @@ from celery import Celery
 from kombu import Connection, Exchange, Queue
 
 from core.ledger import Ledger
-from core.settings.settings import Settings
+from core.settings import Settings
 from tasks.messaging import publish
 from tasks.messaging.app import make_app
 from tasks.messaging.names import GENERATE, GPU_QUEUE, IO_QUEUE, MAINTENANCE_QUEUE, NOTIFY, UPLOAD, io_queue_of
@@ -192,7 +192,7 @@ def test_a_wish_to_interrupt_is_not_held_up(
 
     for limit_s in (LIMIT_S, AT_ONCE_S):
         begun_s = time.monotonic()
-        publisher.cancel(job)
+        publisher.interrupt(job.id, job.attempt, str(job.instance))
         assert time.monotonic() - begun_s < limit_s
 
     (broker_line.back if trouble == "away" else broker_line.thaw)()

@@ -13,7 +13,7 @@ from sqlalchemy import update
 from core.errors import LedgerUnavailable
 from core.job import QUEUED
 from core.ledger.database.tables import jobs
-from core.settings.settings import Settings
+from core.settings import Settings
 from tasks import reconcile as maintenance
 from tasks.messaging.app import make_app
 from tasks.reconcile import STEPS, reconcile, take_steps

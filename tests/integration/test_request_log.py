@@ -12,7 +12,7 @@ import requests
 
 from core.ledger import Ledger
 from core.ledger.upgrade import migrate
-from core.settings.settings import Settings
+from core.settings import Settings
 from tests.fleet import until, work
 from tests.integration.api_fixtures import gunicorn_api
 from tests.ledger_moves import register, set_columns, submit

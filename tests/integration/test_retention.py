@@ -18,11 +18,11 @@ from core.job import TERMINAL, InputRef
 from core.job_error import JobError
 from core.ledger import Ledger
 from core.ledger.database.tables import assets, deliveries, events, idempotency_keys, job_inputs, jobs
-from core.settings.settings import Settings
-from core.storage.folders import FRESH_S, Storage
+from core.settings import Settings
+from core.storage.folders import FRESH_S, LocalStorage
 from tasks.messaging.app import make_app
-from tasks.reconciling import retention
-from tasks.reconciling.retention import remove_expired, sweep, sweep_inputs, sweep_outputs
+from tasks.reconciling import expiry
+from tasks.reconciling.expiry import remove_expired, sweep, sweep_inputs, sweep_outputs
 from tasks.runtime import Runtime, equip
 from tests.integration.api_fixtures import GRAPH, Api, running_api, settings_for
 from tests.ledger_moves import WEBHOOK, claimed, generated, set_columns, submit, succeeded
@@ -153,7 +153,7 @@ def test_a_job_may_have_a_time_of_its_own_counted_from_its_end(runtime: Runtime)
 
 
 def test_removal_goes_in_steps_and_to_the_end(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retention, "BATCH", 3)
+    monkeypatch.setattr(expiry, "BATCH", 3)
     for _ in range(8):
         expire(runtime.ledger, runtime.ledger.jobs.cancel(submit(runtime.ledger).id).id)
     assert len(runtime.ledger.removal.expired_jobs(limit=3)) == 3
@@ -209,13 +209,13 @@ def test_a_sweep_is_made_now_and_then(runtime: Runtime) -> None:
     sweep(runtime)
     assert path.exists(), "the one before was a moment ago"
 
-    os.utime(runtime.settings.outputs_dir / retention.SWEPT, (time.time() - retention.SWEEP_EVERY_S - 1,) * 2)
+    os.utime(runtime.settings.outputs_dir / expiry.SWEPT, (time.time() - expiry.SWEEP_EVERY_S - 1,) * 2)
     sweep(runtime)
     assert not path.exists()
 
 
 def test_input_files_that_nothing_refers_to_are_found_later(runtime: Runtime) -> None:
-    storage = Storage(runtime.settings.inputs_dir)
+    storage = LocalStorage(runtime.settings.inputs_dir)
     keys = {name: f"{name[0]}/{name}" for name in ("lost", "needed", "young", "ended")}
     for name, key in keys.items():
         draft = storage.draft()
@@ -246,7 +246,7 @@ def test_a_key_is_good_again_after_a_day(runtime: Runtime) -> None:
 
 
 def test_much_that_is_over_does_not_hold_up_what_comes_in(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retention, "GIVE_UP_AFTER_S", 0.8)
+    monkeypatch.setattr(expiry, "TIME_LIMIT_S", 0.8)
     ledger, count = runtime.ledger, 5_000
     ended_jobs(ledger, count)
     over, waits_s = threading.Event(), []

@@ -17,7 +17,7 @@ from core.ledger import Ledger
 from core.ledger.database.connections import Database
 from core.ledger.database.tables import metadata
 from core.ledger.upgrade import alembic_config, migrate
-from core.settings.settings import Settings, process_environment
+from core.settings import Settings, process_environment
 from tests.ledger_moves import submit
 from tests.services import make_settings
 
@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 #: Imports everything, says so, waits for the word, and migrates.
 MIGRATE = """
 from core.ledger.upgrade import migrate
-from core.settings.settings import load_settings
+from core.settings import load_settings
 settings = load_settings()
 print("ready", flush=True)
 input()

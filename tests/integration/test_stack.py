@@ -22,7 +22,7 @@ from comfy.liveness.procfs import with_variable
 from comfy.process.spec import REPOSITORY_ROOT
 from core.job import QUEUED, RUNNING
 from core.ledger import Ledger
-from core.settings.settings import load_settings
+from core.settings import load_settings
 from tests.fleet import work
 from tests.services import eventually
 
@@ -256,7 +256,7 @@ def test_demo_makes_a_picture_and_leaves_nothing(tmp_path: Path) -> None:
     assert f"Saved {picture}" in running.output()
     assert "SIMULATED" in running.output()
     assert running.family() == []
-    assert not [path for path in temporary.iterdir() if path.name.startswith("fleet-demo-")]
+    assert not [path for path in temporary.iterdir() if path.name.startswith("comfyline-demo-")]
     assert not running.data_dir.exists()
 
 
@@ -278,7 +278,7 @@ def test_a_procfile_host_runs_it_in_any_order_and_stops_it(tmp_path: Path) -> No
 
 
 def test_a_procfile_host_that_kills_soon_loses_no_job_with_the_grace_that_is_documented(tmp_path: Path) -> None:
-    found = re.search(r"Set\n`COMFYLINE_DRAIN_GRACE_S=(\d+)` there", OPERATIONS.read_text())
+    found = re.search(r"Set\s`COMFYLINE_DRAIN_GRACE_S=(\d+)` there", OPERATIONS.read_text())
     assert found is not None
     command = (str(Path(sys.executable).parent / "honcho"), "start")
     running = Running(tmp_path, *command, COMFYLINE_SIMULATED_GPUS="1", COMFYLINE_DRAIN_GRACE_S=found[1])

@@ -1,4 +1,4 @@
-"""The heart of a GPU worker, piece by piece: claims and prompts on deck, its connection, leases, care, giving back."""
+"""The heart of a GPU worker, piece by piece: claims and prompts on deck, its connection, leases, recovery, release."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from core.ledger import Ledger
 from core.ledger.claims import Claim
 from core.ledger.database.tables import instances
 from core.ledger.instances import UNHEALTHY, InstanceRecord
-from core.settings.settings import Settings
+from core.settings import Settings
 from tasks.instance.release import JobRelease
 from tasks.messaging.app import make_app
 from tasks.runner.attempt_end import Failed
@@ -321,13 +321,13 @@ class TestCare:
         assert recovery.after(PromptStuck("It hangs."), instance)
 
 
-class TestHandBack:
+class TestJobRelease:
     @pytest.fixture
-    def hand_back(self, runtime: Runtime) -> JobRelease:
+    def release(self, runtime: Runtime) -> JobRelease:
         return JobRelease(runtime.settings, NAME)
 
     def test_a_ledger_that_is_away_is_not_taken_for_a_busy_instance(
-        self, hand_back: JobRelease, monkeypatch: pytest.MonkeyPatch
+        self, release: JobRelease, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         answers: list[bool | None] = [None, None, None, False]
 
@@ -338,22 +338,22 @@ class TestHandBack:
             return answer
 
         monkeypatch.setattr("core.ledger.instances.Instances.holds_jobs", holds_jobs)
-        assert hand_back.wait_until_idle(0.1, threading.Event()), "though it was away for longer than the limit"
+        assert release.wait_until_idle(0.1, threading.Event()), "though it was away for longer than the limit"
 
-    def test_a_busy_instance_is_waited_for_as_long_as_was_said(self, hand_back: JobRelease, ledger: Ledger) -> None:
+    def test_a_busy_instance_is_waited_for_as_long_as_was_said(self, release: JobRelease, ledger: Ledger) -> None:
         claim = claimed(ledger, NAME)
-        assert not hand_back.wait_until_idle(0.5, threading.Event())
+        assert not release.wait_until_idle(0.5, threading.Event())
         ledger.requeue.release(claim, reason="done")
-        assert hand_back.wait_until_idle(0.5, threading.Event())
+        assert release.wait_until_idle(0.5, threading.Event())
 
-    def test_waiting_can_be_called_off(self, hand_back: JobRelease, ledger: Ledger) -> None:
+    def test_waiting_can_be_called_off(self, release: JobRelease, ledger: Ledger) -> None:
         claimed(ledger, NAME)
         cancel = threading.Event()
         cancel.set()
-        assert not hand_back.wait_until_idle(3600, cancel)
+        assert not release.wait_until_idle(3600, cancel)
 
     def test_what_waits_is_given_back_alone(
-        self, hand_back: JobRelease, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+        self, release: JobRelease, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         running = claimed(ledger, NAME)
         submit(ledger)
@@ -361,20 +361,20 @@ class TestHandBack:
         waiting = ledger.claims.claim(NAME, only_surplus=True)
         assert waiting is not None
         interrupted: list[str] = []
-        hand_back.what_waits(interrupted.append)
+        release.what_waits(interrupted.append)
         assert ledger.jobs.get(waiting.job_id).status == QUEUED
         assert ledger.jobs.get(running.job_id).status == RUNNING
         assert interrupted == [waiting.prompt_id]
-        hand_back.everything(interrupted.append)
+        release.everything(interrupted.append)
         assert ledger.jobs.get(running.job_id).status == QUEUED
 
-    def test_a_ledger_that_is_away_is_said(self, hand_back: JobRelease, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_ledger_that_is_away_is_said(self, release: JobRelease, monkeypatch: pytest.MonkeyPatch) -> None:
         def release_all(*_arguments: Any, **_options: Any) -> None:
             raise LedgerUnavailable("away")
 
         monkeypatch.setattr("core.ledger.requeue.Requeue.release_all", release_all)
         with pytest.raises(LedgerUnavailable):
-            hand_back.what_waits(lambda _prompt_id: None)
+            release.what_waits(lambda _prompt_id: None)
 
 
 class TestRecorder:

@@ -17,8 +17,8 @@ from comfy.client.client import ComfyClient
 from core.errors import ComfyUnavailable, StorageFull
 from core.job import InputRef
 from core.ledger import Ledger
-from core.settings.settings import Settings
-from core.storage.folders import Storage
+from core.settings import Settings
+from core.storage.folders import LocalStorage
 from core.storage.marker import StorageMarker
 from tasks.runner.staging import stage_inputs
 from tests.fleet import until
@@ -104,7 +104,7 @@ def test_a_gpu_machine_without_room_for_inputs_leaves_the_job_to_others(
     folder = sqlite_settings.gpu_dir("gpu0")
     folder.mkdir(parents=True)
     (folder / "input").symlink_to(small_disk)
-    storage = Storage(sqlite_settings.inputs_dir)
+    storage = LocalStorage(sqlite_settings.inputs_dir)
     draft = storage.draft()
     draft.write_bytes(bytes(FILE_BYTES))
     storage.put("ab/cd", draft)

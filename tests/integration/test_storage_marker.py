@@ -13,11 +13,11 @@ from core.errors import ConfigurationError, StorageUnavailable
 from core.job import DELIVERING, SUCCEEDED
 from core.ledger import Ledger
 from core.ledger.upgrade import migrate
-from core.settings.settings import Settings
+from core.settings import Settings
 from core.storage import marker as storage_marker
 from core.storage.marker import NAME, StorageMarker
 from tasks.messaging.app import make_app
-from tasks.reconciling.retention import sweep_outputs
+from tasks.reconciling.expiry import sweep_outputs
 from tasks.runtime import equip
 from tests.fleet import Fleet, until
 from tests.integration.api_fixtures import Api, running_api
@@ -157,7 +157,7 @@ def test_storage_that_does_not_answer_is_not_waited_for(
 ) -> None:
     marker = machine("a")
     marker.settle()
-    monkeypatch.setattr(storage_marker, "GIVE_UP_AFTER_S", 0.2)
+    monkeypatch.setattr(storage_marker, "LOOK_TIMEOUT_S", 0.2)
     path = tmp_path / "a" / "data" / "outputs" / NAME
     text = path.read_text()
     path.unlink()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from comfy.prompts.warmup import load_workflow, warm_up
+from comfy.prompts.warm_up import load_workflow, warm_up
 from core.errors import ComfylineError, ComfyUnavailable, ConfigurationError
 from tests.comfy_target import eventually, picture, with_node, work
 from tests.comfy_target import server as server

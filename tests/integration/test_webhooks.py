@@ -18,7 +18,7 @@ from sqlalchemy import Row, select, update
 
 from core.ledger import Ledger
 from core.ledger.database.tables import deliveries
-from core.settings.settings import Settings
+from core.settings import Settings
 from tests.fleet import ALL, Fleet, until, work
 
 ANSWERS = {"/ok": 200, "/broken": 500, "/moved": 302}

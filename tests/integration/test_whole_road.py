@@ -14,7 +14,7 @@ from PIL import Image
 
 from core.buckets.target import BucketTarget
 from core.ledger import Ledger
-from core.settings.settings import Settings
+from core.settings import Settings
 from tests.fleet import Fleet, until
 from tests.integration.test_api_assets import hash_of, png
 from tests.s3_server import S3Server

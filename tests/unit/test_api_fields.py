@@ -11,6 +11,7 @@ import pytest
 import core.errors
 from api.http import errors
 from api.http.cached import CachedValue
+from api.http.error_shapes import COMFY_API, error_headers
 from api.http.errors import status_of
 from api.http.files import content_disposition
 from api.schema import fields
@@ -158,13 +159,13 @@ def test_every_error_has_a_status_an_envelope_and_survives_pickling(kind: type[C
 
     assert type(copy) is kind
     assert 400 <= status_of(error) < 600
-    body = errors.error_body(error)["error"]
+    body = COMFY_API.body(error)["error"]
     assert set(body) == {"code", "message", "details"}
     json.dumps(body)
     if status_of(error) == 500:
         assert "happened" not in body["message"], "what went wrong inside is for the log"
     if status_of(error) in (429, 503):
-        assert int(errors.error_headers(error)["Retry-After"]) >= 1
+        assert int(error_headers(error)["Retry-After"]) >= 1
 
 
 def test_client_errors_are_4xx_and_transient_ones_can_be_repeated() -> None:

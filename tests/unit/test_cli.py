@@ -20,14 +20,15 @@ from cli.local.log_watch import LogWatch
 from cli.local.processes import describe_end, last_line
 from cli.local.stack import addresses, check_ports, child_environment
 from cli.main import COMMANDS, comfyline, run
-from cli.output.tables import printable
 from cli.output.terminal import JobProgress, Screen, describe_job, describe_place, describe_progress, describe_refusal
-from cli.remote.client import Client, RequestRefused
+from cli.output.text_tables import printable
+from cli.remote.answers import RequestRefused
+from cli.remote.client import Client
 from cli.remote.sse import SseEvent, read_events
 from cli.remote.task_values import local_image, names_for, parse_parameters, read_workflow
 from cli.remote.written_files import Draft, result_file
 from core.errors import ConfigurationError, InvalidRequest
-from core.settings.settings import Settings
+from core.settings import Settings
 from tests.services import make_settings
 
 

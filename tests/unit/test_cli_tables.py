@@ -11,8 +11,8 @@ from rich.console import Console
 
 import cli.commands.gpus
 import cli.commands.webhooks
-from cli.output.tables import Heading, print_table
 from cli.output.terminal import JOB_COLUMNS, Screen, list_jobs
+from cli.output.text_tables import Heading, print_table
 from cli.remote.sse import SseEvent
 
 JOB_ID = str(uuid.uuid4())

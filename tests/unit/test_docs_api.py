@@ -1,4 +1,4 @@
-"""docs/api.md lists the routes, the error codes and the refused classes that there are."""
+"""The pages for clients list the routes, error codes, events, fields of blocks and refused classes that there are."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 
 from api import create_app
 from api.http.errors import GENERATE_STATUS, STATUS, status_of
+from api.schema.blocks import S3Body, WebhookBody
+from api.schema.bodies import GenerateBody, GenerateInput, SubmitBody
 from api.service.waiting import Hub
 from core.errors import (
     BrokerUnavailable,
@@ -23,13 +25,23 @@ from core.errors import (
 )
 from core.ledger import Ledger
 from core.ledger.requeue import POISON, QUEUE_TIMEOUT
+from core.object_keys import NAMES
+from core.webhooks.events import EVENTS
 from tasks.messaging.app import make_app
 from tasks.messaging.publish import Publisher
 from tasks.messaging.remote_control import ask
 from tests.services import make_settings
 from workflows.graphs.checks import REFUSED_CLASSES
 
-TEXT = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).parents[2] / "docs"
+TEXT = (DOCS / "api.md").read_text(encoding="utf-8")
+GENERATE = (DOCS / "generate.md").read_text(encoding="utf-8")
+WEBHOOKS = (DOCS / "webhooks.md").read_text(encoding="utf-8")
+S3 = (DOCS / "s3.md").read_text(encoding="utf-8")
+#: All pages that say which routes there are.
+CONTRACTS = "".join(
+    (DOCS / f"{page}.md").read_text(encoding="utf-8") for page in ("api", "files", "generate", "webhooks")
+)
 ERRORS = TEXT.partition("\n## Errors\n")[2]
 #: Errors that end a request, beside those of `RequestError`; all others end a job, or stay in a log.
 ANSWERED = (
@@ -86,7 +98,35 @@ def test_every_route_is_there_and_no_other(tmp_path: Path) -> None:
         for rule in app.url_map.iter_rules()
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
     }
-    assert set(re.findall(r"`((?:GET|POST|PUT|PATCH|DELETE) /[^`?]*)", TEXT)) == served
+    assert set(re.findall(r"`((?:GET|POST|PUT|PATCH|DELETE) /[^`?]*)", CONTRACTS)) == served
+
+
+def test_every_event_of_a_webhook_is_there_in_the_order_of_a_jobs_life() -> None:
+    assert re.findall(r"^\| `(job\.\w+)` \|", WEBHOOKS, re.MULTILINE) == list(EVENTS)
+
+
+def test_every_field_of_a_key_is_there() -> None:
+    rows = re.findall(r"^\| (`\{.+?) \|", S3, re.MULTILINE)
+
+    assert {field for row in rows for field in re.findall(r"\{(\w+)\}", row)} == set(NAMES)
+
+
+def test_every_field_of_a_block_is_there() -> None:
+    assert fields_of(S3) == set(S3Body.model_fields)
+    assert fields_of(WEBHOOKS) == set(WebhookBody.model_fields)
+
+
+def test_every_field_of_a_submission_is_there() -> None:
+    assert fields_of(TEXT.partition("\n### Submit\n")[2]) == set(SubmitBody.model_fields)
+    in_input = {f"input.{field}" for field in GenerateInput.model_fields}
+    assert fields_of(GENERATE) == in_input | set(GenerateBody.model_fields) - {"input"}
+
+
+def fields_of(text: str) -> set[str]:
+    """What the first table of fields names in its first column."""
+    table = text.partition("| field | meaning |\n| --- | --- |\n")[2].partition("\n\n")[0]
+    cells = re.findall(r"^\| (.+?) \|", table, re.MULTILINE)
+    return {field for cell in cells for field in re.findall(r"`([\w.]+)`", cell)}
 
 
 def test_every_refused_class_is_there() -> None:

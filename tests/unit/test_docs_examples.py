@@ -15,6 +15,8 @@ from workflows.graphs.graph import Graph, parse_graph
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+#: A file of tests, in whatever folder, and one of its tests, which may belong to a class.
+NAMED_TEST = re.compile(r"`(?:tests/)?((?:unit|integration|faults|chaos)/(?:\w+/)*test_\w+\.py)(?:::(?:\w+::)?(\w+))?`")
 #: Under these names a graph stands in a request.
 GRAPH_FIELDS = ("workflow", "workflow_json")
 
@@ -89,11 +91,19 @@ def test_links_lead_somewhere(document: Path) -> None:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
 def test_tests_that_are_named_exist(document: Path) -> None:
     text = document.read_text(encoding="utf-8")
-    for path, name in re.findall(r"`(?:tests/)?((?:unit|integration|faults)/test_\w+\.py)(?:::(\w+))?`", text):
+    for path, name in NAMED_TEST.findall(text):
         module = ROOT / "tests" / path
         assert module.is_file(), path
         if name:
             assert re.search(rf"^ *def {name}\(", module.read_text(encoding="utf-8"), re.MULTILINE), f"{path}::{name}"
+
+
+def test_each_fault_names_its_test() -> None:
+    text = (ROOT / "docs" / "faults.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (?!fault|what|variable|---|`COMFYLINE_)(.+) \|$", text, re.MULTILINE)
+
+    assert len(rows) > 100
+    assert [row for row in rows if not NAMED_TEST.search(row) and not re.search(r"\| none\b", row)] == []
 
 
 def test_the_table_of_statuses_is_that_of_the_code() -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from comfy.process.discovery import GpuSurvey
+from core.settings import load_settings
 from core.settings.neighbours import is_loopback
-from core.settings.settings import load_settings
 from tasks.instance.plan import plan_instances
 
 ROOT = Path(__file__).parents[2]

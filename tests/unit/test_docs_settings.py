@@ -9,7 +9,9 @@ from typing import Any
 from pydantic import AliasChoices, SecretStr
 from pydantic.fields import FieldInfo
 
-from core.settings.settings import PREFIX, SECRET_FIELDS, Settings
+from core.settings import Settings
+from core.settings.settings import PREFIX
+from core.settings.sources import SECRET_FIELDS
 
 TEXT = (Path(__file__).parents[2] / "docs" / "settings.md").read_text(encoding="utf-8")
 #: `{variable: default as the table shows it}`.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from core.ledger.webhooks.outbox import Due
-from tasks.webhooks.receivers import BREAK_AFTER, DOUBTFUL_ROOM, LARGEST_BATCH, REMEMBERED, ROOM, ReceiverLimits
+from tasks.webhooks.receivers import BREAK_AFTER, LARGEST_BATCH, REMEMBERED, ROOM, UNPROVEN_ROOM, ReceiverLimits
 
 BREAK_S = 30.0
 
@@ -14,8 +14,8 @@ def due(receiver: str, number: int, job: int | None = None) -> Due:
 
 
 def begin(limits: ReceiverLimits, now_s: float = 0.0) -> list[Due]:
-    """What begins, of all hands."""
-    return [begun for hand in limits.begin(now_s) for begun in hand]
+    """What begins, of all batches."""
+    return [begun for batch in limits.begin(now_s) for begun in batch]
 
 
 def add(limits: ReceiverLimits, receiver: str, count: int) -> None:
@@ -37,16 +37,16 @@ def test_a_receiver_gets_one_post_until_it_has_answered_and_then_four_hands() ->
     (first,) = begin(limits)
     assert begin(limits) == []
     limits.end(first, is_answered=True, now_s=0.0)
-    hands = limits.begin(0.0)
-    assert [[found.id for found in hand] for hand in hands] == [
+    batches = limits.begin(0.0)
+    assert [[found.id for found in batch] for batch in batches] == [
         ["a-1", "a-2"],
         ["a-3", "a-4"],
         ["a-5", "a-6"],
         ["a-7", "a-8"],
     ]
     assert (limits.under_way, limits.waiting) == (8, 11)
-    limits.end(hands[0][0], is_answered=True, now_s=0.0)
-    assert begin(limits) == [], "a hand ends with its last post"
+    limits.end(batches[0][0], is_answered=True, now_s=0.0)
+    assert begin(limits) == [], "a batch ends with its last post"
 
 
 def test_hands_grow_while_they_come_through_and_shrink_to_what_did() -> None:
@@ -54,12 +54,12 @@ def test_hands_grow_while_they_come_through_and_shrink_to_what_did() -> None:
     add(limits, "a", 100)
     sizes = []
     for _ in range(6):
-        (hand,) = limits.begin(0.0)
-        sizes.append(len(hand))
-        for found in hand:
+        (batch,) = limits.begin(0.0)
+        sizes.append(len(batch))
+        for found in batch:
             limits.end(found, is_answered=True, now_s=0.0)
-    (hand,) = limits.begin(0.0)
-    for number, found in enumerate(hand):
+    (batch,) = limits.begin(0.0)
+    for number, found in enumerate(batch):
         limits.end(found, is_answered=True if number < 3 else None, now_s=0.0)
     (short,) = limits.begin(0.0)
     assert sizes == [1, 2, 4, 8, LARGEST_BATCH, LARGEST_BATCH]
@@ -71,7 +71,7 @@ def test_a_few_posts_are_shared_out() -> None:
     for _ in range(5):
         answer(limits, "a")
     add(limits, "a", 6)
-    assert [len(hand) for hand in limits.begin(0.0)] == [2, 2, 1, 1]
+    assert [len(batch) for batch in limits.begin(0.0)] == [2, 2, 1, 1]
 
 
 def test_what_waits_already_is_not_added_again() -> None:
@@ -125,11 +125,11 @@ def test_however_many_receivers_hang_those_that_answer_find_room() -> None:
     answer(limits, "good")
     for number in range(2 * ROOM):
         add(limits, f"hanging-{number}", 2)
-    assert len(begin(limits)) == DOUBTFUL_ROOM
+    assert len(begin(limits)) == UNPROVEN_ROOM
     add(limits, "good", 9)
-    hands = limits.begin(0.0)
-    assert {found.receiver for hand in hands for found in hand} == {"good"}
-    assert len(hands) == 4
+    batches = limits.begin(0.0)
+    assert {found.receiver for batch in batches for found in batch} == {"good"}
+    assert len(batches) == 4
     assert "good" not in limits.occupied()
 
 
@@ -146,7 +146,7 @@ def test_the_share_of_the_doubtful_is_counted_right_whatever_happens() -> None:
     assert limits.under_way == 0
     for number in range(2 * ROOM):
         add(limits, f"new-{number}", 1)
-    assert len(begin(limits, 1e6)) == DOUBTFUL_ROOM
+    assert len(begin(limits, 1e6)) == UNPROVEN_ROOM
 
 
 def test_receivers_are_not_remembered_for_ever() -> None:

@@ -9,7 +9,8 @@ import pytest
 from celery import Celery
 
 from tasks.messaging import names
-from tasks.messaging.app import Role, make_app
+from tasks.messaging.app import make_app
+from tasks.messaging.context import Role
 from tests.services import make_settings
 
 ROLES: tuple[Role, ...] = ("api", "gpu", "io", "beat", "flower")

@@ -13,7 +13,7 @@ from api.service.webhook_target import parse_webhook
 from core.errors import ConfigurationError, InvalidRequest
 from core.outbound import UNRESTRICTED, Policy, check_url
 from core.outbound.networks import METADATA
-from core.settings.settings import load_settings
+from core.settings import load_settings
 from tests.refused_urls import REFUSED_NAMES, REFUSED_URLS
 from tests.services import make_settings
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from core.contracts.generate import MESSAGES, STATUS_WORDS, generate_result, webhook_body
-from core.job import CANCELED, EXPIRED, FAILED, QUEUED, RUNNING, STATUSES, SUCCEEDED, Job
+from core.job import CANCELED, EXPIRED, FAILED, QUEUED, RUNNING, STATUSES, SUCCEEDED, Job, Status
 from core.job_error import JobError
 from core.links import Links
 from core.output import BucketResult, Output
@@ -95,7 +95,7 @@ def test_times_that_have_not_come_are_null() -> None:
 
 
 @pytest.mark.parametrize("status", STATUSES)
-def test_every_status_has_a_word_and_a_message(status: str) -> None:
+def test_every_status_has_a_word_and_a_message(status: Status) -> None:
     result = generate_result(_job(status, error=JobError(code="c", message=" m \n")), links=Links(base_url=""))
 
     assert result["status"] == STATUS_WORDS[status]

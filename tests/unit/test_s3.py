@@ -13,7 +13,7 @@ from core.buckets.put_urls import PutUrls, parse_put_urls
 from core.buckets.target import ENVIRONMENT, REQUEST, BucketTarget, Credentials
 from core.errors import ConfigurationError, InvalidRequest
 from core.outbound import UNRESTRICTED
-from core.settings.settings import Settings, load_settings
+from core.settings import Settings, load_settings
 from tests.services import make_settings
 
 OWN = {"access_key_id": "own-key", "secret_access_key": "own-secret", "bucket_name": "own-bucket"}

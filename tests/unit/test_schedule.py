@@ -9,7 +9,7 @@ import pytest
 
 from core.errors import ConfigurationError
 from core.ledger.webhooks.retry_schedule import JITTER, MAX_RETRY_AFTER_S, next_try_ms
-from core.settings.settings import Settings, load_settings
+from core.settings import Settings, load_settings
 from tasks.webhooks.posting import parse_retry_after
 
 NOW_MS = 1_800_000_000_000

@@ -13,7 +13,7 @@ from api.service.webhook_target import Webhook
 from core.buckets.target import Credentials
 from core.errors import ConfigurationError
 from core.job_request import JobRequest
-from core.settings.settings import Settings, load_settings
+from core.settings import Settings, load_settings
 from core.webhooks.target import WebhookTarget
 
 SECRET = "c4nary-7Yx"

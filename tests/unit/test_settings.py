@@ -12,8 +12,10 @@ from pydantic import ValidationError
 from cli.local.data_dir import make_data_dir
 from core.broker_kind import BrokerKind
 from core.errors import ConfigurationError
-from core.settings.settings import LONGEST_SOCKET_PATH, Settings, load_settings
+from core.settings import Settings, load_settings
+from core.settings.settings import LONGEST_SOCKET_PATH
 from core.settings.socket_folder import make_socket_folder
+from core.startup import SET_VARIABLE
 from tests.services import make_settings
 
 
@@ -50,6 +52,12 @@ def test_names_and_addresses_for_the_host_header(monkeypatch: pytest.MonkeyPatch
 
 def test_names_of_the_test_suite_are_not_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COMFYLINE_TEST_ANYTHING", "1")
+
+    load_settings()
+
+
+def test_what_marks_the_processes_of_a_set_is_no_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SET_VARIABLE, "1")
 
     load_settings()
 

@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from core.storage.folders import FRESH_S, Storage, content_key
+from core.storage.folders import FRESH_S, LocalStorage, content_key
 
 KEY = content_key("ab" + "0" * 62)
 
 
 @pytest.fixture
-def storage(tmp_path: Path) -> Storage:
-    return Storage(tmp_path / "inputs")
+def storage(tmp_path: Path) -> LocalStorage:
+    return LocalStorage(tmp_path / "inputs")
 
 
-def put(storage: Storage, content: bytes) -> None:
+def put(storage: LocalStorage, content: bytes) -> None:
     draft = storage.draft()
     draft.write_bytes(content)
     storage.put(KEY, draft)
@@ -30,7 +30,7 @@ def age(path: Path) -> None:
     os.utime(path, (long_ago_s, long_ago_s))
 
 
-def test_what_is_put_can_be_copied_out(storage: Storage, tmp_path: Path) -> None:
+def test_what_is_put_can_be_copied_out(storage: LocalStorage, tmp_path: Path) -> None:
     put(storage, b"x" * 100)
     put(storage, b"x" * 100)
     storage.copy(KEY, tmp_path / "job" / "a.png")
@@ -41,13 +41,13 @@ def test_what_is_put_can_be_copied_out(storage: Storage, tmp_path: Path) -> None
 
 def test_what_the_storage_lies_in_is_never_made(tmp_path: Path) -> None:
     """It may be a mount that is missing."""
-    lost = Storage(tmp_path / "mount" / "inputs")
+    lost = LocalStorage(tmp_path / "mount" / "inputs")
     with pytest.raises(FileNotFoundError):
         lost.draft()
     assert not (tmp_path / "mount").exists()
 
 
-def test_what_is_not_there_is_said(storage: Storage, tmp_path: Path) -> None:
+def test_what_is_not_there_is_said(storage: LocalStorage, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         storage.copy(KEY, tmp_path / "a")
     with pytest.raises(FileNotFoundError):
@@ -58,7 +58,7 @@ def test_what_is_not_there_is_said(storage: Storage, tmp_path: Path) -> None:
     assert not (tmp_path / "a").exists()
 
 
-def test_only_old_files_are_discarded(storage: Storage) -> None:
+def test_only_old_files_are_discarded(storage: LocalStorage) -> None:
     put(storage, b"x")
     assert not storage.discard(KEY)
     age(storage.path(KEY))
@@ -74,7 +74,7 @@ def test_only_old_files_are_discarded(storage: Storage) -> None:
         storage.path(KEY)
 
 
-def test_drafts_of_the_dead_are_swept(storage: Storage) -> None:
+def test_drafts_of_the_dead_are_swept(storage: LocalStorage) -> None:
     storage.sweep_drafts()
     old, new = storage.draft(), storage.draft()
     old.write_bytes(b"")
@@ -85,6 +85,6 @@ def test_drafts_of_the_dead_are_swept(storage: Storage) -> None:
 
 
 @pytest.mark.parametrize("key", ["", "/etc/passwd", "../x", "a/../x", "a//b", ".drafts/x", "a/.hidden", "a\0b"])
-def test_keys_stay_inside(storage: Storage, key: str) -> None:
+def test_keys_stay_inside(storage: LocalStorage, key: str) -> None:
     with pytest.raises(ValueError, match="not a key"):
         storage.path(key)

@@ -15,14 +15,15 @@ from comfy.process.discovery import Gpu, GpuSurvey
 from comfy.prompts.result import PromptResult
 from core.errors import ComfyUnavailable, ConfigurationError, OutputUnavailable, PromptFailed, PromptRejected
 from core.output import FileSource, OutputFile
-from core.storage.folders import remove_job
+from core.storage.folders import LocalStorage
+from tasks.instance.agent import InstanceAgent
+from tasks.instance.bootsteps import GateStep
 from tasks.instance.plan import plan_instances
 from tasks.job_errors import job_error
 from tasks.messaging.app import make_app
 from tasks.messaging.names import GPU_QUEUE
 from tasks.outputs.store import store
 from tasks.runner.run_times import KEPT, Durations, gpu_seconds
-from tasks.worker import GateStep
 from tests.fleet import work
 from tests.services import make_settings
 from workflows.graphs.shape import shape_of
@@ -276,8 +277,8 @@ class TestStorage:
     def test_texts_become_files_and_a_job_can_be_removed(self, tmp_path: Path) -> None:
         [stored] = store(tmp_path / "outputs", [self.pending({"text": "Zürich"}, name="t.txt")])
         assert stored.path_below(tmp_path / "outputs").read_text(encoding="utf-8") == "Zürich"
-        remove_job(tmp_path / "outputs", "job")
-        remove_job(tmp_path / "outputs", "job")
+        LocalStorage(tmp_path / "outputs").remove_folder("job")
+        LocalStorage(tmp_path / "outputs").remove_folder("job")
         assert list((tmp_path / "outputs").iterdir()) == []
 
 
@@ -322,7 +323,7 @@ class Idle:
         self.later: list[Callable[[], None]] = []
         self.queues: list[str] = []
         self.timer = self.app = self.task_consumer = self
-        self.instance_agent = SimpleNamespace(takes_jobs=True)
+        self.process_context = {InstanceAgent: SimpleNamespace(takes_jobs=True)}
 
     def call_repeatedly(self, _every_s: float, call: Callable[..., None], arguments: tuple[Any, ...]) -> None:
         self.later.append(functools.partial(call, *arguments))

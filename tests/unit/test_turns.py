@@ -15,13 +15,13 @@ from core.errors import LedgerUnavailable
 
 
 def test_no_more_than_the_places_are_taken_and_everybody_has_a_turn() -> None:
-    turns = LedgerSlots(places=3, silence_s=10.0, longest_s=60.0)
+    slots = LedgerSlots(places=3, silence_s=10.0, longest_s=60.0)
     lock, inside, most = threading.Lock(), 0, 0
 
     def work(_number: int) -> None:
         nonlocal inside, most
         # Whoever has a turn has it inside, too.
-        with turns.turn(), turns.turn():
+        with slots.slot(), slots.slot():
             with lock:
                 inside += 1
                 most = max(most, inside)
@@ -36,10 +36,10 @@ def test_no_more_than_the_places_are_taken_and_everybody_has_a_turn() -> None:
 
 
 def test_waiting_goes_on_while_others_are_answered() -> None:
-    turns = LedgerSlots(places=1, silence_s=0.3, longest_s=60.0)
+    slots = LedgerSlots(places=1, silence_s=0.3, longest_s=60.0)
 
     def work(_number: int) -> None:
-        with turns.turn():
+        with slots.slot():
             time.sleep(0.05)
 
     began = time.monotonic()
@@ -51,11 +51,11 @@ def test_waiting_goes_on_while_others_are_answered() -> None:
 
 
 def test_nobody_waits_for_a_ledger_that_answers_no_one() -> None:
-    turns = LedgerSlots(places=1, silence_s=0.3, longest_s=60.0)
+    slots = LedgerSlots(places=1, silence_s=0.3, longest_s=60.0)
     released, taken = threading.Event(), threading.Event()
 
     def hang() -> None:
-        with suppress(LedgerUnavailable), turns.turn():
+        with suppress(LedgerUnavailable), slots.slot():
             taken.set()
             released.wait(30)
             raise LedgerUnavailable("frozen")
@@ -64,36 +64,36 @@ def test_nobody_waits_for_a_ledger_that_answers_no_one() -> None:
     holder.start()
     assert taken.wait(10)
     with ThreadPoolExecutor(10) as pool:
-        refused = [pool.submit(_tried, turns) for _ in range(10)]
+        refused = [pool.submit(_tried, slots) for _ in range(10)]
         assert all(each.result(timeout=20) for each in refused)
     released.set()
     holder.join()
     # Those who left gave up their place in line, and not the turn itself.
-    assert not _tried(turns)
+    assert not _tried(slots)
 
 
 def test_nobody_waits_for_ever_however_well_it_goes() -> None:
-    turns = LedgerSlots(places=1, silence_s=0.2, longest_s=0.5)
+    slots = LedgerSlots(places=1, silence_s=0.2, longest_s=0.5)
     with ThreadPoolExecutor(8) as pool:
-        tries = [pool.submit(_holding, turns, 0.15) for _ in range(8)]
+        tries = [pool.submit(_holding, slots, 0.15) for _ in range(8)]
         results = [each.result(timeout=30) for each in tries]
 
     assert True in results
     assert results.count(False) >= 2
 
 
-def _tried(turns: LedgerSlots) -> bool:
+def _tried(slots: LedgerSlots) -> bool:
     """Whether this caller was sent away."""
     try:
-        with turns.turn():
+        with slots.slot():
             return False
     except LedgerUnavailable:
         return True
 
 
-def _holding(turns: LedgerSlots, seconds: float) -> bool:
+def _holding(slots: LedgerSlots, seconds: float) -> bool:
     try:
-        with turns.turn():
+        with slots.slot():
             time.sleep(seconds)
             return False
     except LedgerUnavailable:

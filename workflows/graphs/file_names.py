@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from core.storage.job_files import job_named_in, leads_to_a_job, staged_beside, staged_in_folder
 from workflows.graphs.model_files import SUFFIXES
 
 _MAX_CHARS = 255
@@ -13,9 +14,6 @@ _ENCODED = re.compile(r"%(?:2e|2f|5c|00)", re.IGNORECASE)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _ENDING = re.compile(r"\.[A-Za-z][A-Za-z0-9]{1,9}$|\.3mf$")
 _DRIVE = re.compile(r"[A-Za-z]:")
-_UUID = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
-_JOBS_FILE = re.compile(rf"(?:^|[\\/])(?:{_UUID}(?:[\\/]|$)|fleet-{_UUID}-)", re.IGNORECASE)
-_JOB_IN_PATH = re.compile(rf"(?:^|[\\/])(?:fleet-)?({_UUID})[-\\/]", re.IGNORECASE)
 _INPUT_ANNOTATION = " [input]"
 MAX_PATH_CHARS = 1024
 #: Classes that load any file that exists below the input folder, listed or not.
@@ -63,15 +61,14 @@ def leads_elsewhere(name: str) -> bool:
 
 def names_a_jobs_file(name: str) -> bool:
     """Whether a name leads to where files are that were staged for a job: see `staged_name`."""
-    return _JOBS_FILE.search(without_annotation(name)) is not None
+    return leads_to_a_job(without_annotation(name))
 
 
 def job_in_path(text: str) -> str | None:
     """The id that a path leads to the files of, if it may be one of a job; None for a URL and for longer texts."""
     if len(text) > MAX_PATH_CHARS or "\n" in text or "://" in text:
         return None
-    found = _JOB_IN_PATH.search(text)
-    return found[1].lower() if found else None
+    return job_named_in(text)
 
 
 def staged_name(job_id: str, number: int, name: str, class_type: str, folder: str = "") -> str:
@@ -84,9 +81,9 @@ def staged_name(job_id: str, number: int, name: str, class_type: str, folder: st
       folder: the one that the class lists, as far as its list shows; see `listed_folder`.
     """
     if class_type in FIND_IN_FOLDERS:
-        return f"{job_id}/{number}-{name}"
+        return staged_in_folder(job_id, f"{number}-{name}")
     folder = folder or ("3d" if class_type.startswith("Load3D") else "")
-    return f"{folder}/fleet-{job_id}-{number}-{name}".lstrip("/")
+    return f"{folder}/{staged_beside(job_id, f'{number}-{name}')}".lstrip("/")
 
 
 def listed_folder(choices: list[Any]) -> str:

@@ -7,12 +7,12 @@ import unicodedata
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from core.storage.job_files import is_id, is_job_id, is_prefix, job_path
 from workflows.graphs.graph import Graph, sources
 
 DEFAULT_PREFIX = "ComfyUI"
 #: An input that no class has. ComfyUI keeps it from the node, but all literal inputs are part of its cache key.
 RUN_INPUT = "fleet_run"
-_INPUT = "filename_prefix"
 #: Beginnings of the classes whose files have random names, or that only send them.
 _PREVIEWS = ("Preview", "SaveImageWebsocket")
 #: Inputs that name a folder below the output folder, of nodes that have a prefix beside it. Such a prefix is a plain
@@ -37,9 +37,6 @@ _MAX_CHARS = 100
 _MAX_BYTES = 200
 #: What ComfyUI's `get_save_image_path` and the save nodes fill in: numbers, so nothing that could change the folder.
 _TOKEN = re.compile(r"%(?:width|height|year|month|day|hour|minute|second|batch_num)%")
-#: What an earlier run of the same graph has put in front.
-_JOB_FOLDER = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
-_JOB_ID = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,128}")
 #: Not allowed in file names on some system, or special to a shell that handles the files later.
 _SPECIAL = re.compile(r'[<>:"|?*~$`%]')
 
@@ -61,7 +58,7 @@ def for_job(graph: Graph, *, job_id: str, run_id: str | None = None, run_anew: C
     Raises:
       ValueError: the job id cannot be a folder name; ours always can.
     """
-    if not _JOB_ID.fullmatch(job_id):
+    if not is_id(job_id):
         raise ValueError(f"not usable as a folder name: {job_id!r}")
     rewritten = {
         node_id: {key: part for key, part in node.items() if key not in _NOTES} | {"inputs": _inputs(node, job_id)}
@@ -71,7 +68,7 @@ def for_job(graph: Graph, *, job_id: str, run_id: str | None = None, run_anew: C
         return rewritten
     read = {source for node_id in graph for source in sources(graph, node_id)}
     for node_id, node in rewritten.items():
-        if node_id in run_anew or (node_id not in read and not any(map(_is_prefix, node["inputs"]))):
+        if node_id in run_anew or (node_id not in read and not any(map(is_prefix, node["inputs"]))):
             node["inputs"][RUN_INPUT] = run_id
     return rewritten
 
@@ -83,9 +80,7 @@ def names_own_files(graph: Graph) -> bool:
     """
     read = {source for node_id in graph for source in sources(graph, node_id)}
     return any(
-        node_id not in read
-        and not any(map(_is_prefix, node["inputs"]))
-        and not node["class_type"].startswith(_PREVIEWS)
+        node_id not in read and not any(map(is_prefix, node["inputs"])) and not node["class_type"].startswith(_PREVIEWS)
         for node_id, node in graph.items()
     )
 
@@ -108,7 +103,7 @@ def folders_of(graph: Graph, *, job_id: str) -> dict[str, str]:
 
 def is_rewritten(inputs: Mapping[str, Any], name: str) -> bool:
     """Whether `for_job` puts something of its own into this input of a node."""
-    return _is_prefix(name) or name == RUN_INPUT or (name in _FOLDERS and name in _folder_inputs(inputs))
+    return is_prefix(name) or name == RUN_INPUT or (name in _FOLDERS and name in _folder_inputs(inputs))
 
 
 def _inputs(node: dict[str, Any], job_id: str) -> dict[str, Any]:
@@ -118,10 +113,10 @@ def _inputs(node: dict[str, Any], job_id: str) -> dict[str, Any]:
     rewritten = {}
     for name, value in inputs.items():
         if name in folders:
-            rewritten[name] = output_folder or "/".join([job_id, *clean_folder(value)])
-        elif _is_prefix(name):
+            rewritten[name] = output_folder or job_path(job_id, *clean_folder(value))
+        elif is_prefix(name):
             is_name = bool(folders) and not output_folder
-            rewritten[name] = clean_prefix(value) if is_name else f"{job_id}/{clean_prefix(value)}"
+            rewritten[name] = clean_prefix(value) if is_name else job_path(job_id, clean_prefix(value))
         else:
             rewritten[name] = value
     return rewritten
@@ -129,7 +124,7 @@ def _inputs(node: dict[str, Any], job_id: str) -> dict[str, Any]:
 
 def _folder_inputs(inputs: Mapping[str, Any]) -> set[str]:
     """Names of the inputs that say where a prefix is to be: a text, or a link that may bring one."""
-    if not any(map(_is_prefix, inputs)):
+    if not any(map(is_prefix, inputs)):
         return set()
     return {name for name in _FOLDERS.intersection(inputs) if isinstance(inputs[name], (str, list, dict))}
 
@@ -141,12 +136,9 @@ def clean_folder(value: Any) -> list[str]:
     if not isinstance(value, str):
         return []
     parts = [part for part in value.replace("\\", "/").split("/") if part.strip(" .~")]
-    parts = [part for part in parts if not _JOB_FOLDER.fullmatch(part)]
+    # What an earlier run of the same graph has put in front.
+    parts = [part for part in parts if not is_job_id(part)]
     return [clean_prefix(part) for part in parts[-_MAX_DEPTH:]]
-
-
-def _is_prefix(name: str) -> bool:
-    return name == _INPUT or name.endswith(f".{_INPUT}")
 
 
 def clean_prefix(value: Any) -> str:

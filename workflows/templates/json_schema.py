@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from core.texts.json_types import JsonObject
 from workflows.templates.parameters import ANY, Parameter
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 _TYPES: dict[str, Any] = {"image": "string", ANY: ["string", "number", "boolean"]}
 
 
-def json_schema(title: str, description: str, parameters: Iterable[Parameter]) -> dict[str, Any]:
+def json_schema(title: str, description: str, parameters: Iterable[Parameter]) -> JsonObject:
     """What a template takes: an object, each parameter one of its properties."""
     parameters = list(parameters)
     schema: dict[str, Any] = {"$schema": DRAFT, "title": title}
@@ -25,7 +26,7 @@ def json_schema(title: str, description: str, parameters: Iterable[Parameter]) -
     }
 
 
-def _property(parameter: Parameter) -> dict[str, Any]:
+def _property(parameter: Parameter) -> JsonObject:
     schema: dict[str, Any] = {}
     if parameter.type == "choice":
         schema["enum"] = [name for choice in parameter.choices for name in (choice.key, *choice.aliases)]

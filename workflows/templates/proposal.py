@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from core.texts.json_types import JsonObject
 from workflows.graphs.graph import Graph, is_link
 from workflows.templates.fill import has_placeholder
 from workflows.templates.parameters import MAX_SEED
@@ -42,7 +43,7 @@ _SAMPLES = ("latent_image", "model")
 _Found = tuple[str, dict[str, Any], str, str]
 
 
-def propose(graph: Graph) -> dict[str, Any]:
+def propose(graph: Graph) -> JsonObject:
     """A sidecar, as `json.dump` writes it, whose parameters are aimed at nodes, so that the graph stays as it is.
 
     Equal values under one name share a parameter, but for texts and pictures; other repetitions are numbered.

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import ConfigurationError, InvalidRequest, InvalidWorkflow
+from core.texts.json_types import JsonObject
 from workflows.graphs.graph import Graph, is_link, measure_depths, parse_graph
 from workflows.templates.fill import Draw, Filled, has_placeholder, open_parts, placeholders, substitute
 from workflows.templates.json_schema import json_schema
@@ -62,7 +63,7 @@ class Template:
         given = self._named(values)
         return [name for name, parameter in self.parameters.items() if parameter.required and name not in given]
 
-    def json_schema(self) -> dict[str, Any]:
+    def json_schema(self) -> JsonObject:
         """JSON Schema (draft 2020-12) of the values that `fill` takes."""
         return json_schema(self.title or self.name, self.description, self.parameters.values())
 

@@ -1,0 +1,7 @@
+"""Comfy API v2: jobs, assets and events over HTTP.
+
+job_routes       submit, list, look up, cancel, delete jobs
+assets           files that come in; metadata and bytes of all files
+events           a job's event log as server-sent events (job_routes)
+views            jobs, lists and assets as answers (all contracts)
+"""

@@ -6,7 +6,7 @@ import re
 
 from flask import Blueprint, Response, request
 
-from api.contracts.comfy_v2.views import asset_view
+from api.contracts.comfy_v2.views import AssetView, asset_view
 from api.http.auth import Guard
 from api.http.caller import links_for
 from api.http.errors import AssetInUse, BlobNotFound, HashMismatch, LinkRefused, PreconditionFailed, json_response
@@ -15,10 +15,9 @@ from api.http.forms import input_path, lifetime_s, upload_form
 from api.http.json_body import read_json
 from api.http.signed_links import cache_control
 from api.http.time_limits import bounded, ledger_time_limit
-from api.schema import answers
 from api.schema.bodies import FromHashBody
 from api.schema.conditions import CONDITIONS
-from api.schema.openapi import ANY_TYPE, ASSETS, FORM_ERRORS, Described, Parameter, form_of
+from api.schema.described import ANY_TYPE, ASSETS, FORM_ERRORS, Described, Parameter, form_of
 from api.schema.validation import read
 from api.service.input_files import Intake
 from api.service.jobs import check_id
@@ -27,7 +26,8 @@ from core.ledger import Ledger
 from core.ledger.input_files import InputFile
 from core.links import EXPIRES, SIGNATURE
 from core.output import Output
-from core.settings.settings import Settings
+from core.settings import Settings
+from core.storage.backend import inputs_of, outputs_of
 
 LINK = tuple(
     Parameter(name=name, place="query", description=f"Of a signed link: {words}.", schema=schema)
@@ -57,7 +57,7 @@ def assets_blueprint(settings: Settings, ledger: Ledger, intake: Intake, guard: 
             expected_hash="blake3:<64 hex digits>; another content is refused.",
             expires_in="Seconds for which it is kept, 60 to 604800.",
         ),
-        answers={200: answers.Asset, 201: answers.Asset},
+        answers={200: AssetView, 201: AssetView},
         errors=(*FORM_ERRORS, HashMismatch),
         text="201 for bytes that are new here, 200 for bytes that are known.",
     )
@@ -83,7 +83,7 @@ def assets_blueprint(settings: Settings, ledger: Ledger, intake: Intake, guard: 
         summary="An asset from bytes that are here already",
         tag=ASSETS,
         body=FromHashBody,
-        answers={200: answers.Asset},
+        answers={200: AssetView},
         errors=(BlobNotFound, LedgerUnavailable),
     )
     def from_hash() -> Response:
@@ -108,7 +108,7 @@ def assets_blueprint(settings: Settings, ledger: Ledger, intake: Intake, guard: 
 
     @blueprint.get("/<asset_id>")
     @Described(
-        summary="The metadata of a file", tag=ASSETS, answers={200: answers.Asset}, errors=(NotFound, LedgerUnavailable)
+        summary="The metadata of a file", tag=ASSETS, answers={200: AssetView}, errors=(NotFound, LedgerUnavailable)
     )
     def get(asset_id: str) -> Response:
         found = _found(intake, asset_id)
@@ -143,9 +143,9 @@ def assets_blueprint(settings: Settings, ledger: Ledger, intake: Intake, guard: 
         if guard.has_key() and _asks_for_a_link():
             link = links_for(settings, ledger).content(asset_id, until_ms=_kept_until_ms(found))
             return Response(status=302, headers={"Location": link.url, "Cache-Control": "no-store"})
-        root = settings.outputs_dir if isinstance(found, Output) else settings.inputs_dir
+        storage = outputs_of(settings) if isinstance(found, Output) else inputs_of(settings)
         kept = cache_control()
-        answer = content_response(found, root, cache_control=kept)
+        answer = content_response(found, storage, cache_control=kept)
         if kept is not None:
             # Pages that let nothing foreign in unless it says so may show what they have a link to.
             answer.headers["Cross-Origin-Resource-Policy"] = "cross-origin"
@@ -185,5 +185,6 @@ def _known(ledger: Ledger, digest: str) -> InputFile | None:
 
 
 def _created(upload: InputFile, settings: Settings, ledger: Ledger, *, is_new: bool) -> Response:
-    view = asset_view(upload, links_for(settings, ledger), upload.expires_at_ms) | {"created_new": is_new}
+    view = asset_view(upload, links_for(settings, ledger), upload.expires_at_ms)
+    view["created_new"] = is_new
     return json_response(view, 201 if is_new else 200)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 from flask import Response
 
-from api.contracts.comfy_v2.views import place_view
+from api.contracts.comfy_v2.views import StatusEventView, place_view
 from api.http.time_limits import ledger_time_limit
 from api.service.estimates import Estimates, Place
 from api.service.waiting import Hub, Watch
-from core.contracts.comfy_v2 import SHOWN, output_view, progress_view, snapshot_view
+from core.contracts.comfy_v2 import SHOWN, ProgressView, output_view, progress_view, snapshot_view
 from core.errors import LedgerUnavailable, NotFound
 from core.job import QUEUED, RUNNING, TERMINAL, Job, Status
 from core.ledger import Ledger
@@ -44,7 +43,7 @@ def event_stream_response(frames: Iterator[str]) -> Response:
     return Response(frames, content_type="text/event-stream", headers=_HEADERS)
 
 
-def frame(event: str | None, data: dict[str, Any], seq: int | None = None) -> str:
+def frame(event: str | None, data: Mapping[str, object], seq: int | None = None) -> str:
     """One event, named or not. `json.dumps` escapes all but ASCII: clients split lines at U+2028 and its like."""
     head = "" if seq is None else f"id: {seq}\n"
     name = "" if event is None else f"event: {event}\n"
@@ -77,7 +76,7 @@ class EventStream:
         self._is_resumed = after_seq is not None and after_seq <= job.last_seq
         self._seq = after_seq if after_seq is not None and self._is_resumed else job.last_seq
         self._shown_status = ""
-        self._shown_progress: dict[str, Any] | None = None
+        self._shown_progress: ProgressView | None = None
         self._sent_assets: set[str] = set()
         self._shown_place: Place | None = None
         self._placed_at_s = 0.0
@@ -171,10 +170,10 @@ class EventStream:
     def _status(self, status: Status, seq: int) -> str:
         self._shown_status = SHOWN[status]
         self._is_over = status in TERMINAL
-        data: dict[str, Any] = {"status": self._shown_status}
+        data: StatusEventView = {"status": SHOWN[status]}
         if (place := self._place(status)) is not None:
             self._shown_place, self._placed_at_s = place, time.monotonic()
-            data |= place_view(place)
+            data = {"status": SHOWN[status], **place_view(place)}
         return frame("status", data, seq)
 
     def _moved(self) -> str | None:
@@ -193,7 +192,8 @@ class EventStream:
         if place is None or not _is_news(place, shown, age_s):
             return None
         self._shown_place, self._placed_at_s = place, time.monotonic()
-        return frame("status", {"status": SHOWN[QUEUED], **place_view(place)})
+        data: StatusEventView = {"status": SHOWN[QUEUED], **place_view(place)}
+        return frame("status", data)
 
     def _place(self, status: Status) -> Place | None:
         if status != self._job.status:
@@ -203,7 +203,7 @@ class EventStream:
         except LedgerUnavailable:
             return None
 
-    def _progress(self, progress: dict[str, Any]) -> str:
+    def _progress(self, progress: ProgressView) -> str:
         self._shown_progress = progress
         return frame("progress", progress)
 

@@ -1,28 +1,155 @@
-"""Jobs, lists of them and assets in the words of Comfy API v2."""
+"""Jobs, lists of them and assets in the words of Comfy API v2: what each answer holds, and how it is built."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Literal
+
+from pydantic import Field
+from typing_extensions import NotRequired, TypedDict
 
 from api.service.estimates import Place
 from core.contracts.comfy_v2 import (
     SHOWN,
-    attempt_view,
+    AttemptsView,
+    JobErrorView,
+    JobOutputView,
+    JobWarningView,
+    MissingOutputView,
+    ProgressView,
+    ShownStatus,
     error_view,
+    losses_view,
     maybe_timestamp,
     missing_view,
     output_view,
     progress_view,
     timestamp,
+    warning_view,
 )
 from core.job import Job
 from core.ledger.input_files import InputFile
 from core.ledger.jobs import JobEvent
 from core.links import Links
 from core.output import Output
+from core.texts.json_types import JsonObject
 
 
-def job_view(job: Job, links: Links, *, place: Place | None = None) -> dict[str, Any]:
+class UrlsView(TypedDict):
+    self: str
+    events: str
+    cancel: str
+
+
+class MetricsView(TypedDict):
+    queue_ms: int | None
+    execution_ms: int | None
+
+
+class PlaceView(TypedDict):
+    """Where a job stands in the queue."""
+
+    queue_position: Annotated[int | None, Field(description="1 is the next to run; null when it does not wait.")]
+    estimated_wait_ms: NotRequired[
+        Annotated[
+            int | None,
+            Field(description="Only while it waits: until a GPU begins it, estimated; null while no healthy GPU can."),
+        ]
+    ]
+
+
+class StatusEventView(TypedDict):
+    """The data of a stream's status event; the place only while the job waits."""
+
+    status: ShownStatus
+    queue_position: NotRequired[int | None]
+    estimated_wait_ms: NotRequired[int | None]
+
+
+class JobView(AttemptsView, PlaceView):
+    """A job as it stands. Times are RFC 3339 in UTC."""
+
+    id: str
+    status: ShownStatus
+    created_at: str
+    started_at: str | None
+    completed_at: str | None
+    expires_at: str
+    progress: ProgressView | None
+    outputs: list[JobOutputView]
+    error: JobErrorView | None
+    urls: UrlsView
+    metrics: MetricsView
+    priority: int
+    metadata: NotRequired[dict[str, str] | str]
+    template: NotRequired[Annotated[str, Field(description="Name of the workflow template it was made from.")]]
+    parameters: NotRequired[Annotated[JsonObject, Field(description="Of a template, with the seeds that were drawn.")]]
+    warnings: NotRequired[Annotated[list[JobWarningView], Field(description="What kept a part of it from running.")]]
+    outputs_reused: NotRequired[bool]
+    missing_outputs: NotRequired[
+        Annotated[
+            list[MissingOutputView],
+            Field(description="Files that ComfyUI reported and does not have; only where there are any."),
+        ]
+    ]
+
+
+class ListedJobView(JobView):
+    create_time: str
+    update_time: str
+
+
+class JobPageView(TypedDict):
+    jobs: list[ListedJobView]
+    next_cursor: str | None
+    truncated: bool
+
+
+class JobEventView(TypedDict):
+    """One line of a job's log."""
+
+    seq: Annotated[int, Field(description="Its number, which is the id of the same event in the stream.")]
+    type: Annotated[str, Field(json_schema_extra={"enum": ["status", "output", "progress"]})]
+    at: str
+    data: Annotated[
+        JsonObject,
+        Field(
+            description="Of status: status, and where it says so instance, or the code of a loss. Of output: the id "
+            "of the asset. Of progress: value and attempt."
+        ),
+    ]
+
+
+class JobLogView(TypedDict):
+    """What has happened to a job, the oldest first."""
+
+    events: list[JobEventView]
+    next_after: Annotated[int | None, Field(description="The value of after for the rest; null when this is all.")]
+
+
+class SubmittedWorkflowView(TypedDict):
+    """The graph of a job as it was submitted."""
+
+    workflow: JsonObject
+    format: Literal["api"]
+
+
+class AssetView(TypedDict):
+    """A file with an id."""
+
+    id: str
+    hash: str | None
+    size_bytes: int
+    content_type: str
+    created_at: str
+    url: str
+    url_expires_at: str
+    expires_at: str | None
+    file_path: str | None
+    job_id: str | None
+    created_new: NotRequired[Annotated[bool, Field(description="In the answer to an upload.")]]
+
+
+def job_view(job: Job, links: Links, *, place: Place | None = None) -> JobView:
     """The Job object.
 
     Parameters:
@@ -30,14 +157,14 @@ def job_view(job: Job, links: Links, *, place: Place | None = None) -> dict[str,
       place: where it stands in the queue; None when it does not wait, or was not asked for.
     """
     path = f"{links.base_url}/api/v2/jobs/{job.id}"
-    view = {
+    view: JobView = {
         "id": job.id,
         "status": SHOWN[job.status],
         "created_at": timestamp(job.created_at_ms),
         "started_at": maybe_timestamp(job.started_at_ms),
         "completed_at": maybe_timestamp(job.completed_at_ms),
         "expires_at": timestamp(job.expires_at_ms),
-        **place_view(place),
+        "queue_position": None if place is None else place.position,
         "progress": progress_view(job),
         "outputs": [output_view(output, links, job.files_expire_at_ms) for output in job.outputs],
         "error": error_view(job),
@@ -47,8 +174,13 @@ def job_view(job: Job, links: Links, *, place: Place | None = None) -> dict[str,
             "execution_ms": _between(job.started_at_ms, job.generated_at_ms),
         },
         "priority": job.priority,
-        **attempt_view(job),
+        "attempt": job.attempt,
+        "instance": job.instance,
+        "gpu": job.gpu,
+        "losses": losses_view(job),
     }
+    if place is not None:
+        view["estimated_wait_ms"] = place.wait_ms
     if job.metadata is not None:
         view["metadata"] = job.metadata
     if job.template is not None:
@@ -56,7 +188,7 @@ def job_view(job: Job, links: Links, *, place: Place | None = None) -> dict[str,
     if job.parameters is not None:
         view["parameters"] = job.parameters
     if job.warnings:
-        view["warnings"] = [warning.to_json() for warning in job.warnings]
+        view["warnings"] = [warning_view(warning) for warning in job.warnings]
     if job.outputs_reused is not None:
         view["outputs_reused"] = job.outputs_reused
     if job.missing_outputs:
@@ -64,16 +196,19 @@ def job_view(job: Job, links: Links, *, place: Place | None = None) -> dict[str,
     return view
 
 
-def list_item(job: Job, links: Links) -> dict[str, Any]:
+def list_item(job: Job, links: Links) -> ListedJobView:
     """A job as a list shows it: the Job object, and its times by the names the SDK's list reads."""
-    times = {"create_time": timestamp(job.created_at_ms), "update_time": timestamp(job.updated_at_ms)}
-    return job_view(job, links) | times
+    return {
+        **job_view(job, links),
+        "create_time": timestamp(job.created_at_ms),
+        "update_time": timestamp(job.updated_at_ms),
+    }
 
 
-def event_view(event: JobEvent) -> dict[str, Any]:
+def event_view(event: JobEvent) -> JobEventView:
     """One line of a job's log, in the words of the API; why an instance lost it is told by a code alone."""
     data = event.data
-    told: dict[str, Any]
+    told: JsonObject
     if event.type == "status":
         told = {"status": SHOWN[data["status"]]}
         told |= {name: data[name] for name in ("instance", "code") if name in data}
@@ -84,14 +219,12 @@ def event_view(event: JobEvent) -> dict[str, Any]:
     return {"seq": event.seq, "type": event.type, "at": timestamp(event.at_ms), "data": told}
 
 
-def place_view(place: Place | None) -> dict[str, Any]:
-    """Its place in the queue; how long it will wait, only while it does."""
-    if place is None:
-        return {"queue_position": None}
+def place_view(place: Place) -> PlaceView:
+    """Where a job that waits stands in the queue, and for how long."""
     return {"queue_position": place.position, "estimated_wait_ms": place.wait_ms}
 
 
-def asset_view(output: Output | InputFile, links: Links, expires_at_ms: int) -> dict[str, Any]:
+def asset_view(output: Output | InputFile, links: Links, expires_at_ms: int) -> AssetView:
     """The Asset object of a job's output, or of an uploaded file."""
     link = links.content(output.id, until_ms=expires_at_ms)
     return {

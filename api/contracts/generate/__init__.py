@@ -1,0 +1,6 @@
+"""The `/generate` contract over HTTP.
+
+routes           submit, result, cancel, and `/generate/sync`
+stream           `/generate/stream`: one request that follows its job to the end
+request          the body of a request, read (routes, stream)
+"""

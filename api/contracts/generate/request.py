@@ -12,9 +12,10 @@ import orjson
 from api.schema.bodies import NEITHER_MODE, GenerateBody, GenerateInput
 from api.schema.validation import read_enveloped, unwrapped
 from api.service.job_requests import filled_request, with_extra_data, with_output_fields
+from core.contracts.registry import CONTRACT_GENERATE
 from core.errors import InvalidRequest
 from core.job_request import JobRequest
-from core.settings.settings import Settings
+from core.settings import Settings
 from workflows.graphs.misplaced import misplaced_graph
 from workflows.templates.fill import with_random_integers
 from workflows.templates.library import Library
@@ -70,8 +71,10 @@ def _digest(body: Any) -> bytes:
 def _work(wanted: GenerateInput, library: Library, default_workflow: str | None) -> JobRequest:
     """Return a request for the graph; of a modifier with its template, and what that was filled with."""
     if not wanted.modifier:
-        return JobRequest(contract="generate", graph=with_random_integers(wanted.workflow_json, draw=draw_between))
+        return JobRequest(
+            contract=CONTRACT_GENERATE, graph=with_random_integers(wanted.workflow_json, draw=draw_between)
+        )
     modifications = wanted.modifications or {}
     filled = build(wanted.modifier, modifications, library, default_workflow)
     template = template_of(wanted.modifier, modifications, default_workflow)
-    return filled_request(filled, contract="generate", template=template)
+    return filled_request(filled, contract=CONTRACT_GENERATE, template=template)

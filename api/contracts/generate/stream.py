@@ -20,32 +20,33 @@ from api.contracts.comfy_v2.events import (
     frame,
 )
 from api.contracts.generate.request import parse_generate
-from api.contracts.generate.routes import (
-    HEADERS,
+from api.contracts.generate.results import (
+    FinalEventView,
+    StatusView,
+    StreamEventView,
     full_result,
-    generate_error,
-    outlives_its_client,
     queue_position,
     queue_sizes,
-    submitted,
 )
+from api.contracts.generate.routes import HEADERS, outlives_its_client, submitted
 from api.http.caller import hang_up_check, links_for
+from api.http.error_shapes import GENERATE_FAMILY, ContractBlueprint
 from api.http.json_body import read_json
 from api.http.time_limits import ledger_time_limit
 from api.schema.bodies import GenerateBody
-from api.schema.openapi import GENERATE, SUBMIT_ERRORS, Described
+from api.schema.described import GENERATE, SUBMIT_ERRORS, Described
 from api.service.estimates import Estimates, Place
 from api.service.jobs import JobService
 from api.service.waiting import CLIENT_CHECK_S, Hub, Watch
 from core.clock import now_ms
 from core.contracts.comfy_v2 import progress_view, timestamp
 from core.contracts.generate import generate_result
-from core.errors import ComfylineError, LedgerUnavailable, NotFound, RequestIdReuse
+from core.errors import LedgerUnavailable, NotFound, RequestIdReuse
 from core.job import QUEUED, RUNNING, Job
 from core.ledger import Ledger
 from core.ledger.workload import LOOK
 from core.links import Links
-from core.settings.settings import Settings
+from core.settings import Settings
 from workflows.templates.library import Library
 
 log = logging.getLogger(__name__)
@@ -58,8 +59,7 @@ def generate_stream_blueprint(
     settings: Settings, ledger: Ledger, service: JobService, hub: Hub, library: Library, estimates: Estimates
 ) -> Blueprint:
     """The streaming route of the `/generate` contract."""
-    blueprint = Blueprint("generate_stream", __name__)
-    blueprint.register_error_handler(ComfylineError, generate_error)
+    blueprint = ContractBlueprint("generate_stream", __name__, errors=GENERATE_FAMILY)
 
     @blueprint.post("/generate/stream")
     @Described(
@@ -110,7 +110,7 @@ class GenerateStream:
         estimates: Estimates,
         links: Links,
         is_gone: Callable[[], bool],
-        result_of: Callable[[Job], dict[str, Any]],
+        result_of: Callable[[Job], StatusView],
         hang_up: Callable[[str], Job],
         outlives_client: bool,
     ) -> None:
@@ -204,20 +204,18 @@ class GenerateStream:
         job = self._job
         result = generate_result(job, links=self._links)
         sizes = self._sizes()
-        return frame(
-            None,
-            {
-                "request_id": result["id"],
-                "status": result["status"],
-                "message": result["message"],
-                "timestamp": timestamp(now_ms()),
-                "elapsed_time": self._elapsed_s(),
-                "queue_info": queue_sizes(sizes),
-                "queue_position": queue_position(job, self._place, sizes.get(job.status, 0)),
-                "output_count": len(job.outputs),
-                "progress": progress_view(job),
-            },
-        )
+        data: StreamEventView = {
+            "request_id": result["id"],
+            "status": result["status"],
+            "message": result["message"],
+            "timestamp": timestamp(now_ms()),
+            "elapsed_time": self._elapsed_s(),
+            "queue_info": queue_sizes(sizes),
+            "queue_position": queue_position(job, self._place, sizes.get(job.status, 0)),
+            "output_count": len(job.outputs),
+            "progress": progress_view(job),
+        }
+        return frame(None, data)
 
     def _sizes(self) -> dict[str, int]:
         try:
@@ -228,8 +226,13 @@ class GenerateStream:
 
     def _final(self) -> str:
         result = self._result_of(self._job)
-        data = {"request_id": result["id"], "status": "final_result", "result": result}
-        return frame(None, {**data, "elapsed_time": self._elapsed_s()})
+        data: FinalEventView = {
+            "request_id": result["id"],
+            "status": "final_result",
+            "result": result,
+            "elapsed_time": self._elapsed_s(),
+        }
+        return frame(None, data)
 
     def _elapsed_s(self) -> float:
         return round(time.monotonic() - self._begun_s, 3)

@@ -2,45 +2,61 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from flask import Blueprint, Response
+from pydantic import Field, RootModel
 
-from api.contracts.generate.routes import (
-    ENDS,
-    LOST_INSTANCE,
-    MAX_INLINE_BYTES,
-    generate_error,
-    status_of_end,
-    wait_for_end,
-)
+from api.contracts.generate.results import END_STATUSES, MAX_INLINE_BYTES, status_of_end
+from api.contracts.generate.routes import wait_for_end
 from api.http.caller import base_url, links_for
+from api.http.error_shapes import GENERATE_FAMILY, ContractBlueprint
 from api.http.errors import json_response
 from api.http.files import read_base64
 from api.http.json_body import read_json
-from api.schema import answers
 from api.schema.bodies import OutputOptionsBody, PromptBody
-from api.schema.openapi import BODY_ERRORS, PYWORKER, SUBMIT_ERRORS, Described
+from api.schema.described import BODY_ERRORS, PYWORKER, SUBMIT_ERRORS, Described
 from api.schema.validation import read_enveloped
 from api.service.job_requests import filled_request, with_output_fields
 from api.service.jobs import JobService
 from api.service.waiting import Hub
-from core.contracts.generate import generate_result
-from core.errors import ComfylineError, InvalidRequest, OutputUnavailable
+from core.contracts.generate import ResultView, generate_result
+from core.contracts.registry import CONTRACT_GENERATE
+from core.errors import InvalidRequest, OutputUnavailable
 from core.job import SUCCEEDED, Job
 from core.job_request import JobRequest
 from core.ledger import Ledger
 from core.links import Links
-from core.settings.settings import Settings
+from core.settings import Settings
+from core.storage.backend import outputs_of
 from workflows.templates.library import Library
 from workflows.templates.modifiers import draw_between
 from workflows.templates.template import Template
 
 
+class PicturesView(ResultView):
+    """What `/prompt` made."""
+
+    images: Annotated[list[str], Field(description="Each picture as a data URI.")]
+
+
+class FailedPicturesView(PicturesView):
+    """What `/prompt` answers where it made no picture."""
+
+    error: Annotated[str, Field(description="Why there are none.")]
+
+
+class MissingParametersView(RootModel[dict[str, str]]):
+    """`{"<name>": "missing parameter"}` for each value that is not there."""
+
+
+class NoPicturesView(RootModel[FailedPicturesView | MissingParametersView]):
+    """A value is missing, or the workflow ran and made no picture."""
+
+
 def prompt_blueprint(settings: Settings, ledger: Ledger, service: JobService, hub: Hub, library: Library) -> Blueprint:
     """`POST /prompt`."""
-    blueprint = Blueprint("prompt", __name__)
-    blueprint.register_error_handler(ComfylineError, generate_error)
+    blueprint = ContractBlueprint("prompt", __name__, errors=GENERATE_FAMILY)
 
     @blueprint.post("/prompt")
     @Described(
@@ -48,10 +64,7 @@ def prompt_blueprint(settings: Settings, ledger: Ledger, service: JobService, hu
         tag=PYWORKER,
         body=PromptBody,
         is_enveloped=True,
-        answers={
-            **dict.fromkeys(sorted({*ENDS.values(), LOST_INSTANCE}), answers.Pictures),
-            422: answers.NoPictures,
-        },
+        answers={**dict.fromkeys(END_STATUSES, FailedPicturesView), 200: PicturesView, 422: NoPicturesView},
         errors=(*BODY_ERRORS, *SUBMIT_ERRORS, OutputUnavailable),
         text="The default workflow is the one COMFY_MODEL names. A client that hangs up cancels its job.",
     )
@@ -102,22 +115,32 @@ def _requested(template: Template, values: dict[str, Any], settings: Settings) -
         if name.lower() in template.parameters or name not in PromptBody.model_fields
     }
     filled = template.fill(wanted, draw=draw_between)
-    job = filled_request(filled, contract="generate", template=template.name)
+    job = filled_request(filled, contract=CONTRACT_GENERATE, template=template.name)
     return with_output_fields(job, OutputOptionsBody(), None, settings, base_url(settings), has_defaults=True)
 
 
 def _answer(job: Job, settings: Settings, links: Links) -> Response:
-    body = generate_result(job, links=links)
-    body["images"] = []
-    status = status_of_end(job)
+    result, status = generate_result(job, links=links), status_of_end(job)
     if job.status != SUCCEEDED:
-        return json_response(body | {"error": body["message"]}, status)
+        return _no_pictures(result, result["message"], status)
+    images = _images(job, settings)
+    if not images:
+        return _no_pictures(result, "workflow did not produce any images", 422)
+    view: PicturesView = {**result, "images": images}
+    return json_response(view, status)
+
+
+def _no_pictures(result: ResultView, reason: str, status: int) -> Response:
+    view: FailedPicturesView = {**result, "images": [], "error": reason}
+    return json_response(view, status)
+
+
+def _images(job: Job, settings: Settings) -> list[str]:
+    """Return the pictures of a job as data URIs, as many as one answer has room for."""
+    found: list[str] = []
     room_bytes = MAX_INLINE_BYTES
     for output in job.outputs:
         if output.kind == "image" and output.size_bytes <= room_bytes:
             room_bytes -= output.size_bytes
-            content = read_base64(output, settings.outputs_dir)
-            body["images"].append(f"data:{output.content_type};base64,{content}")
-    if not body["images"]:
-        return json_response(body | {"error": "workflow did not produce any images"}, 422)
-    return json_response(body, status)
+            found.append(f"data:{output.content_type};base64,{read_base64(output, outputs_of(settings))}")
+    return found

@@ -3,38 +3,62 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Annotated, Any
 
 from flask import Blueprint, Response
+from pydantic import Field
+from typing_extensions import TypedDict
 from werkzeug.routing import PathConverter
 
-from api.contracts.generate.routes import generate_error
 from api.http.caller import base_url, links_for
+from api.http.error_shapes import GENERATE_FAMILY, ContractBlueprint
 from api.http.errors import PreconditionFailed, json_response
 from api.http.files import content_response
 from api.http.forms import upload_form
 from api.http.json_body import read_json
 from api.http.time_limits import ledger_time_limit
-from api.schema import answers
 from api.schema.bodies import CustomWorkflowBody
 from api.schema.conditions import CONDITIONS
-from api.schema.openapi import ANY_TYPE, FORM_ERRORS, PYWORKER, SUBMIT_ERRORS, Described, form_of
+from api.schema.described import ANY_TYPE, FORM_ERRORS, PYWORKER, SUBMIT_ERRORS, Described, form_of
 from api.schema.validation import read_enveloped
 from api.service.input_files import Intake
 from api.service.job_requests import filled_request, with_output_fields
 from api.service.jobs import JobService, check_id
-from core.contracts.generate import generate_result
-from core.errors import ComfylineError, LedgerUnavailable, NotFound, OutputUnavailable, RangeNotSatisfiable
+from core.contracts.generate import ResultOutputView, ResultStatus, ResultView, generate_result
+from core.contracts.registry import CONTRACT_GENERATE
+from core.errors import LedgerUnavailable, NotFound, OutputUnavailable, RangeNotSatisfiable
 from core.job import Job
 from core.job_request import JobRequest
 from core.ledger import Ledger
-from core.settings.settings import Settings
+from core.settings import Settings
+from core.storage.backend import outputs_of
 from workflows.graphs.file_names import is_safe_file_name, safe_name
 from workflows.templates.modifiers import draw_between, graph_template
 
 #: What no part of a path may be or hold, whatever encoding it came in.
 _BAD_PARTS = ("", ".", "..")
 _BAD_CHARACTERS = re.compile(r"[\x00-\x1f\x7f\\]")
+
+
+class TaskView(TypedDict):
+    id: str
+    message: str
+    status: ResultStatus
+    output: list[ResultOutputView]
+
+
+class UploadedImageView(TypedDict):
+    success: bool
+    filename: Annotated[
+        str, Field(description="What a graph may call the file. Another one than sent where that is taken.")
+    ]
+    path: Annotated[str, Field(description="The same, for good: what a graph or a parameter calls the file.")]
+
+
+class RefusedView(TypedDict):
+    """An error in the words of the PyWorker contract."""
+
+    error: str
 
 
 class _WholePath(PathConverter):
@@ -46,8 +70,7 @@ class _WholePath(PathConverter):
 
 def pyworker_blueprint(settings: Settings, ledger: Ledger, service: JobService, intake: Intake) -> Blueprint:
     """`/ping`, `/custom_workflow`, `/custom-workflow`, `/task/{id}`, `/download/{path}`."""
-    blueprint = Blueprint("pyworker", __name__)
-    blueprint.register_error_handler(ComfylineError, generate_error)
+    blueprint = ContractBlueprint("pyworker", __name__, errors=GENERATE_FAMILY)
     blueprint.record_once(lambda state: state.app.url_map.converters.update(whole_path=_WholePath))
 
     @blueprint.get("/ping")
@@ -62,7 +85,7 @@ def pyworker_blueprint(settings: Settings, ledger: Ledger, service: JobService, 
         tag=PYWORKER,
         body=CustomWorkflowBody,
         is_enveloped=True,
-        answers={202: answers.Result},
+        answers={202: ResultView},
         errors=SUBMIT_ERRORS,
     )
     def custom_workflow() -> Response:
@@ -74,7 +97,7 @@ def pyworker_blueprint(settings: Settings, ledger: Ledger, service: JobService, 
         summary="InputFile a picture",
         tag=PYWORKER,
         form=form_of("file", name="Its name. Default: that of the part."),
-        answers={200: answers.UploadedImage, 400: answers.Refused},
+        answers={200: UploadedImageView, 400: RefusedView},
         errors=FORM_ERRORS,
     )
     def upload_image() -> Response:
@@ -91,26 +114,31 @@ def pyworker_blueprint(settings: Settings, ledger: Ledger, service: JobService, 
             part.stream.seek(0)
             upload, _ = intake.receive(part.stream, name=safe_name(name), declared=part.mimetype, kind="image")
         named = service.settle_name(upload)
-        return json_response({"success": True, "filename": named.name, "path": f"{named.id}/{named.name}"})
+        view: UploadedImageView = {"success": True, "filename": named.name, "path": f"{named.id}/{named.name}"}
+        return json_response(view)
 
     @blueprint.get("/task/<task_id>")
     @Described(
         summary="A task as it stands",
         tag=PYWORKER,
-        answers={200: answers.Task, 404: answers.Task},
+        answers={200: TaskView, 404: TaskView},
         errors=(LedgerUnavailable,),
     )
     def task(task_id: str) -> Response:
         try:
             result = generate_result(_job(ledger, task_id), links=links_for(settings, ledger))
         except NotFound:
-            return json_response(
-                {"id": task_id, "status": "failed", "message": "Request ID not found", "output": []}, 404
-            )
-        return json_response({key: result[key] for key in ("id", "message", "status", "output")})
+            return json_response(_unknown_task(task_id), 404)
+        view: TaskView = {
+            "id": result["id"],
+            "message": result["message"],
+            "status": result["status"],
+            "output": result["output"],
+        }
+        return json_response(view)
 
     @blueprint.get("/download")
-    @Described(summary="Says that a path is missing", tag=PYWORKER, answers={400: answers.Refused})
+    @Described(summary="Says that a path is missing", tag=PYWORKER, answers={400: RefusedView})
     def no_path() -> Response:
         return _refused(400, "No path provided")
 
@@ -122,8 +150,8 @@ def pyworker_blueprint(settings: Settings, ledger: Ledger, service: JobService, 
             200: ANY_TYPE,
             206: ANY_TYPE,
             304: None,
-            400: answers.Refused,
-            404: answers.Refused,
+            400: RefusedView,
+            404: RefusedView,
         },
         errors=(RangeNotSatisfiable, PreconditionFailed, LedgerUnavailable),
         parameters=CONDITIONS,
@@ -155,7 +183,7 @@ def _requested(value: Any, settings: Settings) -> JobRequest:
     # Clients send steps and sizes with every graph, for the router's estimate; most graphs have no place for them.
     wanted = {name: value for name, value in values.items() if name.lower() in template.parameters}
     filled = template.fill(wanted, draw=draw_between)
-    job = filled_request(filled, contract="generate", template=None)
+    job = filled_request(filled, contract=CONTRACT_GENERATE, template=None)
     return with_output_fields(job, body, body.webhook, settings, base_url(settings), has_defaults=True)
 
 
@@ -170,9 +198,14 @@ def _file(ledger: Ledger, settings: Settings, parts: list[str]) -> Response:
     wanted = "/".join([job.id, *parts[1:]])
     for output in job.outputs:
         if output.storage_key == wanted:
-            return content_response(output, settings.outputs_dir)
+            return content_response(output, outputs_of(settings))
     raise NotFound("There is no such output.")
 
 
+def _unknown_task(task_id: str) -> TaskView:
+    return {"id": task_id, "status": "failed", "message": "Request ID not found", "output": []}
+
+
 def _refused(status: int, words: str) -> Response:
-    return json_response({"error": words}, status)
+    view: RefusedView = {"error": words}
+    return json_response(view, status)

@@ -1,0 +1,14 @@
+"""What the parts of one simulated server share.
+
+machine          everything below, in one object
+options          the command line
+versions         what the simulated release does differently
+node             a node class, and what its function gets and gives
+node_progress    how far each node is
+running_graph    the running graph, which nodes may extend
+vram             what model weights cost
+hub              the websockets
+faults           ordered faults, for tests
+paths            files in the input, output and temp folders
+model_list       the models it claims to have
+"""

@@ -1,0 +1,10 @@
+"""The simulator's HTTP side.
+
+prompt_routes    queue, interrupt, look up prompts
+job_routes       `/api/jobs` of newer releases
+file_routes      uploads and downloads
+info             the server, its nodes and models
+socket           the websocket
+screening        what stands before all handlers
+ordered_faults   `/simulator/faults`, which ComfyUI lacks
+"""

@@ -24,7 +24,7 @@ from core.ledger.database.fork_guard import close_at_fork, using_sqlite
 from core.links import LinkSigner
 
 #: Longest wait for a connection, for a lock and for a statement: a client gets its 503 within 3 s.
-PATIENCE_S = 2.0
+TIMEOUT_S = 2.0
 #: A transaction takes milliseconds; the server ends one that stood still for this long.
 FROZEN_S = 10.0
 #: PostgreSQL's clock, in milliseconds since 1970.
@@ -114,20 +114,20 @@ class Database:
         with self._in_use(), self.engine.connect() as connection:
             yield connection
 
-    def empty_log(self, *, patience_ms: int) -> bool:
+    def empty_log(self, *, timeout_ms: int) -> bool:
         """SQLite: move all that the write-ahead log holds into the database, and cut the log to nothing.
 
         Parameters:
-          patience_ms: how long to wait for readers and writers, and writers for us.
+          timeout_ms: how long to wait for readers and writers, and writers for us.
         Returns: False when somebody read or wrote all that time; the log is as it was.
         """
         with self._in_use(), self.engine.connect() as connection:
-            connection.exec_driver_sql(f"PRAGMA busy_timeout={patience_ms}")
+            connection.exec_driver_sql(f"PRAGMA busy_timeout={timeout_ms}")
             try:
                 busy, *_ = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()
                 return not busy
             finally:
-                connection.exec_driver_sql(f"PRAGMA busy_timeout={round(PATIENCE_S * 1000)}")
+                connection.exec_driver_sql(f"PRAGMA busy_timeout={round(TIMEOUT_S * 1000)}")
 
     def dispose(self) -> None:
         """Close every connection of this process."""
@@ -154,8 +154,8 @@ def _dumps(value: Any) -> str:
 def _sqlite(url: Any) -> Engine:
     engine = create_engine(
         url,
-        connect_args={"timeout": PATIENCE_S, "check_same_thread": False},
-        pool_timeout=PATIENCE_S,
+        connect_args={"timeout": TIMEOUT_S, "check_same_thread": False},
+        pool_timeout=TIMEOUT_S,
         pool_size=8,
         max_overflow=16,
         json_serializer=_dumps,
@@ -185,19 +185,19 @@ def _postgresql(url: Any, pool_size: int) -> Engine:
         url,
         pool_size=pool_size,
         max_overflow=pool_size,
-        pool_timeout=PATIENCE_S,
+        pool_timeout=TIMEOUT_S,
         pool_pre_ping=False,
         json_serializer=_dumps,
         hide_parameters=True,
         connect_args={
-            "connect_timeout": int(PATIENCE_S),
+            "connect_timeout": int(TIMEOUT_S),
             "options": (
-                f"-c statement_timeout={int(PATIENCE_S * 1000)} -c timezone=UTC "
+                f"-c statement_timeout={int(TIMEOUT_S * 1000)} -c timezone=UTC "
                 # A process that froze in mid-transaction must not keep a job's row locked until it wakes.
                 f"-c idle_in_transaction_session_timeout={int(FROZEN_S * 1000)}"
             ),
             # A peer that vanished without a word is noticed by the kernel, not after a quarter of an hour.
-            "tcp_user_timeout": int(PATIENCE_S * 1000),
+            "tcp_user_timeout": int(TIMEOUT_S * 1000),
             "keepalives_idle": 5,
             "keepalives_interval": 2,
             "keepalives_count": 2,

@@ -19,10 +19,10 @@ from weakref import WeakSet
 
 from sqlalchemy import Engine
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 #: A transaction takes milliseconds, and two seconds at most if it has to wait for a lock.
-PATIENCE_S = 10.0
+TIMEOUT_S = 10.0
 
 
 class _Gate:
@@ -54,8 +54,8 @@ class _Gate:
     def close(self) -> None:
         with self._changed:
             self._forking = True
-            if not self._changed.wait_for(lambda: self._users == 0, PATIENCE_S):
-                logger.warning("forking while the ledger is in use: the child may find it locked for ever")
+            if not self._changed.wait_for(lambda: self._users == 0, TIMEOUT_S):
+                log.warning("forking while the ledger is in use: the child may find it locked for ever")
 
     def open(self) -> None:
         with self._changed:

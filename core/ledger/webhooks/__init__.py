@@ -1,0 +1,6 @@
+"""Webhooks in the ledger: written with the change that they tell of, kept until they have arrived.
+
+outbox_writer    which webhooks a change brings (core.ledger)
+outbox           take, record, list, send again (tasks.webhooks, api)
+retry_schedule   when the next try is (outbox)
+"""

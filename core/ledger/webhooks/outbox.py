@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Row, and_, bindparam, delete, func, insert, or_, select, update
 
 from core.errors import NotFound
-from core.job import Contract
+from core.job import ContractName
 from core.ledger.database.connections import Database, now_ms
 from core.ledger.database.stored_fields import record_from
 from core.ledger.database.tables import deliveries, delivery_attempts, jobs
@@ -44,7 +44,7 @@ class Post:
 
     id: str
     job_id: str
-    contract: Contract
+    contract: ContractName
     event: str
     #: Number of the job's event it tells of.
     seq: int
@@ -90,7 +90,7 @@ class Delivery:
 
     id: str
     job_id: str
-    contract: Contract
+    contract: ContractName
     event: str
     seq: int
     url: str

@@ -10,8 +10,7 @@ from urllib.parse import urlsplit
 
 from sqlalchemy import Row, bindparam, delete, insert, select, update
 
-from core.contracts.comfy_v2_events import event_body
-from core.contracts.generate import webhook_body
+from core.contracts.registry import contract_of
 from core.job import Status
 from core.ledger.database.connections import Change, Transaction, now_ms
 from core.ledger.database.rows import JOB_COLUMNS, job_of
@@ -23,8 +22,6 @@ from core.webhooks.target import WebhookTarget
 
 #: States of a delivery: it waits, somebody sends it, it arrived, it was given up.
 PENDING, SENDING, DELIVERED, DEAD = "pending", "sending", "delivered", "dead"
-#: The contract with a body of its own; all others have that of Comfy API v2.
-GENERATE = "generate"
 #: The kind of a job's event that tells of progress. Only jobs whose webhook wants to know have such events.
 PROGRESS_EVENT = "progress"
 #: Progress is told when so much time has passed since it was last told, and the job is so much further.
@@ -55,12 +52,8 @@ def announce(transaction: Transaction, row: Row[Any], event: str, *, seq: int, o
     if webhook is None or not _wants(webhook, event):
         return
     now = now_ms()
-    job = job_of(row, outputs)
-    signer = transaction.signer
-    if job.contract == GENERATE:
-        body = webhook_body(job, signer=signer)
-    else:
-        body = event_body(job, event, seq=seq, at_ms=now, signer=signer)
+    write_body = contract_of(row.contract).webhook_body
+    body = write_body(job_of(row, outputs), event, seq=seq, at_ms=now, signer=transaction.signer)
     transaction.connection.execute(
         _INSERT,
         {

@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
+from cli.commands.shared import follow, json_option, open_client, print_json, save_outputs, server_option
 from cli.exit_codes import EXIT_CANCELED, EXIT_FAILED, EXIT_OK, EXIT_USAGE, exit_status_of
-from cli.output.terminal import Screen, describe_error, describe_job, list_jobs, warn
-from cli.remote.client import TERMINAL, Client, Job, RequestRefused, file_names
+from cli.output.terminal import Screen, describe_job, list_jobs, warn
+from cli.remote.answers import Job, RequestRefused
+from cli.remote.client import TERMINAL, Client
 from cli.remote.job_ids import whole_id
 from cli.remote.list_filters import label_filters, moment
-from cli.remote.written_files import safe_name
-from core.settings.settings import load_settings
 
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-SERVER_HELP = "The server; default: $COMFY_BASE_URL, else http://127.0.0.1:8000."
-DEFAULT_FOLDER = Path("comfyline-output")
-
-server_option = click.option("-l", "--server", metavar="URL", help=SERVER_HELP)
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON alone on stdout, all else on stderr.")
 output_help = "Folder for the files it makes."
-
-
 ids_argument = click.argument("ids", metavar="ID...", nargs=-1, required=True)
 
 
@@ -54,10 +44,10 @@ def status(ids: tuple[str, ...], server: str | None, wait: bool, folder: Path | 
         saved = save_outputs(client, job, folder, screen)
         return {**job, "saved": [str(path) for path in saved]}
 
-    jobs, exit_status = each_job(client, ids, show)
+    jobs, exit_status = _each_job(client, ids, show)
     if as_json:
-        print_json(one_or_all(jobs, ids))
-    return exit_status or (worst_of(jobs) if wait else EXIT_OK)
+        print_json(_one_or_all(jobs, ids))
+    return exit_status or (_worst_of(jobs) if wait else EXIT_OK)
 
 
 @click.command()
@@ -83,10 +73,10 @@ def watch(ids: tuple[str, ...], server: str | None, as_json: bool) -> int:
             describe_job(screen, job)
         return job
 
-    jobs, exit_status = each_job(client, ids, see)
+    jobs, exit_status = _each_job(client, ids, see)
     if as_json:
-        print_json(one_or_all(jobs, ids))
-    return exit_status or worst_of(jobs)
+        print_json(_one_or_all(jobs, ids))
+    return exit_status or _worst_of(jobs)
 
 
 @click.command()
@@ -108,9 +98,9 @@ def cancel(ids: tuple[str, ...], server: str | None, as_json: bool) -> int:
             screen.line(f"{job['id']} has ended already: {job['status']}")
         return job
 
-    jobs, exit_status = each_job(client, ids, end)
+    jobs, exit_status = _each_job(client, ids, end)
     if as_json:
-        print_json(one_or_all(jobs, ids))
+        print_json(_one_or_all(jobs, ids))
     return exit_status
 
 
@@ -129,9 +119,9 @@ def delete(ids: tuple[str, ...], server: str | None, as_json: bool) -> int:
             screen.line(f"{job_id}  deleted")
         return {"deleted": job_id}
 
-    deleted, exit_status = each_job(client, ids, remove)
+    deleted, exit_status = _each_job(client, ids, remove)
     if as_json:
-        print_json(one_or_all(deleted, ids))
+        print_json(_one_or_all(deleted, ids))
     return exit_status
 
 
@@ -167,36 +157,7 @@ def list_command(
     return EXIT_OK
 
 
-def open_client(server: str | None) -> Client:
-    """A client of the server that was named: at the command, before it (`comfyline -l URL`), or in the environment."""
-    settings = load_settings(**(click.get_current_context().obj or {}))
-    return Client(server or settings.comfy_base_url, settings.comfy_api_key.get_secret_value())
-
-
-def follow(client: Client, job: Job, screen: Screen) -> Job:
-    """Show a job's progress until its end. Ctrl-C lets go of it, and says how to come back."""
-    try:
-        with screen.progress() as progress:
-            return client.follow(job["id"], progress)
-    except KeyboardInterrupt:
-        screen.line(f"\nThe job goes on. See it: comfyline status {job['id']}   Stop it: comfyline cancel {job['id']}")
-        raise
-
-
-def save_outputs(client: Client, job: Job, folder: Path, screen: Screen) -> list[Path]:
-    """Fetch every file a job made into `<folder>/<job id>`, and say where each is; say why there is none."""
-    saved: list[Path] = []
-    folder = folder / safe_name(job["id"])
-    for name, output in zip(file_names(job), job.get("outputs") or [], strict=True):
-        path = client.fetch(output, folder, name)
-        screen.line(f"Saved {path}")
-        saved.append(path)
-    if job["status"] != "succeeded":
-        describe_error(screen, job)
-    return saved
-
-
-def each_job(client: Client, ids: Sequence[str], act: Callable[[str], Job]) -> tuple[list[Job], int]:
+def _each_job(client: Client, ids: Sequence[str], act: Callable[[str], Job]) -> tuple[list[Job], int]:
     """Do something with each job that is named, also when one of them cannot be had.
 
     Returns: what came of those that could, and the exit status for those that could not.
@@ -214,17 +175,12 @@ def each_job(client: Client, ids: Sequence[str], act: Callable[[str], Job]) -> t
     return found, exit_status
 
 
-def one_or_all(jobs: list[Job], ids: Sequence[str]) -> Any:
-    """What `--json` prints: the job, if one was asked for, else a list."""
+def _one_or_all(jobs: list[Job], ids: Sequence[str]) -> Any:
+    """Return what `--json` prints: the job, if one was asked for, else a list."""
     return jobs[0] if len(ids) == 1 else jobs
 
 
-def worst_of(jobs: Sequence[Job]) -> int:
-    """The exit status of several jobs: that of one that failed, else of one that was canceled."""
+def _worst_of(jobs: Sequence[Job]) -> int:
+    """Return the exit status of several jobs: that of one that failed, else of one that was canceled."""
     found = {exit_status_of(job["status"]) for job in jobs}
     return next((status for status in (EXIT_FAILED, EXIT_CANCELED) if status in found), EXIT_OK)
-
-
-def print_json(value: Any) -> None:
-    """Print a value as JSON, for programs."""
-    print(json.dumps(value, indent=2), flush=True)

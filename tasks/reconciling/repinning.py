@@ -13,10 +13,12 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from core.errors import InvalidWorkflow
+from core.job import FAILED
 from core.job_error import JobError
 from core.ledger import Ledger
 from core.ledger.pins import Pinned
 from tasks.judging import Judge
+from tasks.messaging.follow_up import Moved, publish_follow_up
 from tasks.runtime import Runtime
 
 log = logging.getLogger(__name__)
@@ -25,7 +27,7 @@ log = logging.getLogger(__name__)
 BATCH = 500
 #: Jobs judged, and given other pins in one transaction, before the time is looked at.
 STEP = 50
-PATIENCE_S = 1.0
+TIME_LIMIT_S = 1.0
 #: Jobs may still be pinned to what was true a moment ago: the API asks once a second. So there is a second look.
 SECOND_LOOK_S = 10.0
 
@@ -43,10 +45,10 @@ class Review:
         self._last_id = ""
         self._judging = Judge(ledger)
 
-    def go_on(self, patience_s: float = PATIENCE_S) -> list[str]:
+    def go_on(self, time_limit_s: float = TIME_LIMIT_S) -> list[str]:
         """Judge on where the last run stopped, for at most about so long; returns the ids of jobs that failed."""
         self._notice_changes()
-        ends_at_s = time.monotonic() + patience_s
+        ends_at_s = time.monotonic() + time_limit_s
         failed: list[str] = []
         # With no instance there is nothing to judge by: jobs wait until there is one.
         while self._alive and self._looks_left and time.monotonic() >= self._next_look_s:
@@ -109,10 +111,10 @@ _reviews: WeakKeyDictionary[Runtime, Review] = WeakKeyDictionary()
 
 
 def follow_fleet(runtime: Runtime) -> None:
-    """One run of the reconciler: jobs whose pins are those of nobody get others, or fail."""
+    """Give jobs that no instance suits any more other pins, or have them fail, as one run of the reconciler."""
     review = _reviews.setdefault(runtime, Review(runtime.ledger))
     for job_id in review.go_on():
-        runtime.publisher.notify(job_id)
+        publish_follow_up(runtime.publisher, Moved(job_id=job_id, status=FAILED))
 
 
 def _error(refusal: InvalidWorkflow) -> JobError:

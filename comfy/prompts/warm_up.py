@@ -11,10 +11,10 @@ from typing import Any
 
 from comfy.prompts.session import ComfySession
 from core.errors import ComfylineError, ComfyOutOfMemory, ComfyUnavailable, ConfigurationError, PromptFailed
+from core.storage.job_files import is_prefix
 
 #: Where the files of a warm-up go, below the instance's output directory.
 FOLDER = "warmup"
-_INPUT = "filename_prefix"
 
 
 def warm_up(base_url: str, graph: Mapping[str, Any], *, timeout_s: float) -> float:
@@ -69,15 +69,12 @@ def _is_node(value: object) -> bool:
 
 
 def _in_own_folder(graph: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy whose save nodes write into the folder `warmup`."""
+    """Return a copy whose save nodes write into the folder `warmup`."""
     return {node_id: {**node, "inputs": _inputs(node["inputs"])} for node_id, node in graph.items()}
 
 
 def _inputs(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: f"{FOLDER}/ComfyUI" if name == _INPUT or name.endswith(f".{_INPUT}") else value
-        for name, value in inputs.items()
-    }
+    return {name: f"{FOLDER}/ComfyUI" if is_prefix(name) else value for name, value in inputs.items()}
 
 
 def _reason(error: ComfylineError) -> str:

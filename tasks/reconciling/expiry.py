@@ -1,16 +1,17 @@
-"""Removes what is past its time from storage and ledger, in small steps, and what nobody would find any more."""
+"""Removes what is past its time from storage and ledger, in small steps, and what nothing refers to any more."""
 
 from __future__ import annotations
 
 import itertools
 import logging
 import random
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from core.storage.folders import Storage, remove_job
+from core.storage.backend import inputs_of, outputs_of
+from core.storage.folders import age_s
+from core.storage.job_files import is_job_id
 from tasks.runtime import Runtime
 
 log = logging.getLogger(__name__)
@@ -18,7 +19,7 @@ log = logging.getLogger(__name__)
 #: Jobs, files or keys of one step, and with that of one transaction.
 BATCH = 100
 #: Time for the steps of one kind, in one run.
-PATIENCE_S = 1.0
+TIME_LIMIT_S = 1.0
 #: Between looks at storage for what nobody refers to. Others are spared the listing, by a mark in storage.
 SWEEP_EVERY_S = 600.0
 SWEPT = ".swept"
@@ -26,22 +27,21 @@ SWEPT = ".swept"
 SWEEP_LIMIT = 5000
 #: Folders without a job stay for so long: their job may be on its way into the ledger, or be looked into by somebody.
 ORPHAN_S = 24 * 3600.0
-_JOB = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 def remove_expired(runtime: Runtime) -> None:
-    """One run of the reconciler: jobs, files, uploads, keys."""
+    """Remove expired jobs, files, uploads and keys, as one run of the reconciler."""
     if runtime.storage.problem() is None:
         for step in (_remove_jobs, _remove_files, _remove_uploads):
             _in_steps(step, runtime)
-        Storage(runtime.settings.inputs_dir).sweep_drafts()
+        inputs_of(runtime.settings).sweep_drafts()
     _in_steps(_forget_keys, runtime)
     runtime.ledger.instances.forget_silent()
     runtime.ledger.durations.forget()
 
 
 def sweep(runtime: Runtime) -> None:
-    """Now and then: files that whoever made or removed them left behind when he died."""
+    """Remove, now and then, files that a process left behind when it died."""
     if runtime.storage.problem() is not None:
         return
     if _is_due(runtime.settings.outputs_dir):
@@ -56,43 +56,45 @@ def sweep(runtime: Runtime) -> None:
 
 def sweep_outputs(runtime: Runtime) -> int:
     """Remove folders that have no job, and have had none for a day; returns how many."""
-    root = runtime.settings.outputs_dir
-    names = [path.name for path in root.iterdir() if _JOB.fullmatch(path.name)]
+    storage = outputs_of(runtime.settings)
+    names = [name for name in storage.folders() if is_job_id(name)]
     removed = 0
     for chunk in _chunks(random.sample(names, min(len(names), SWEEP_LIMIT))):
         known = runtime.ledger.jobs.states(chunk)
         for name in chunk:
-            if name not in known and _age_s(root / name) > ORPHAN_S:
-                remove_job(root, name)
+            if name not in known and storage.folder_age_s(name) > ORPHAN_S:
+                storage.remove_folder(name)
                 removed += 1
     return removed
 
 
 def sweep_inputs(runtime: Runtime) -> int:
     """Remove files that nothing in the ledger refers to, but those that were put lately; returns how many."""
-    storage = Storage(runtime.settings.inputs_dir)
+    storage = inputs_of(runtime.settings)
     found = itertools.islice(storage.keys(), SWEEP_LIMIT)
     return sum(storage.discard(key) for chunk in _chunks(found) for key in runtime.ledger.input_files.unknown(chunk))
 
 
 def _remove_jobs(runtime: Runtime) -> int:
     job_ids = runtime.ledger.removal.expired_jobs(limit=BATCH)
+    storage = outputs_of(runtime.settings)
     for job_id in job_ids:
-        remove_job(runtime.settings.outputs_dir, job_id)
+        storage.remove_folder(job_id)
     return runtime.ledger.removal.remove_jobs(job_ids) if job_ids else 0
 
 
 def _remove_files(runtime: Runtime) -> int:
     job_ids = runtime.ledger.removal.expired_files(limit=BATCH)
+    storage = outputs_of(runtime.settings)
     for job_id in job_ids:
-        remove_job(runtime.settings.outputs_dir, job_id)
+        storage.remove_folder(job_id)
     if job_ids:
         runtime.ledger.removal.files_removed(job_ids)
     return len(job_ids)
 
 
 def _remove_uploads(runtime: Runtime) -> int:
-    storage = Storage(runtime.settings.inputs_dir)
+    storage = inputs_of(runtime.settings)
     keys = runtime.ledger.input_files.remove_expired(limit=BATCH)
     for key in keys:
         storage.discard(key)
@@ -105,7 +107,7 @@ def _forget_keys(runtime: Runtime) -> int:
 
 def _in_steps(step: Callable[[Runtime], int], runtime: Runtime) -> None:
     """Repeat a step until there is less to do than it may do, or its time is over: the rest waits for the next run."""
-    ends_at_s = time.monotonic() + PATIENCE_S
+    ends_at_s = time.monotonic() + TIME_LIMIT_S
     while True:
         began_s = time.monotonic()
         done = step(runtime)
@@ -119,17 +121,10 @@ def _in_steps(step: Callable[[Runtime], int], runtime: Runtime) -> None:
 def _is_due(root: Path) -> bool:
     mark = root / SWEPT
     # A mark from the future is one from before the clock was set back.
-    if not root.is_dir() or 0 <= _age_s(mark) < SWEEP_EVERY_S:
+    if not root.is_dir() or 0 <= age_s(mark) < SWEEP_EVERY_S:
         return False
     mark.touch()
     return True
-
-
-def _age_s(path: Path) -> float:
-    try:
-        return time.time() - path.stat().st_mtime
-    except FileNotFoundError:
-        return float("inf")
 
 
 def _chunks(names: Iterable[str]) -> Iterator[list[str]]:

@@ -7,24 +7,33 @@ import re
 from flask import Blueprint, Response, request
 
 from api.contracts.comfy_v2.events import EventStream, event_stream_response
-from api.contracts.comfy_v2.views import event_view, job_view, list_item
+from api.contracts.comfy_v2.views import (
+    JobLogView,
+    JobPageView,
+    JobView,
+    SubmittedWorkflowView,
+    event_view,
+    job_view,
+    list_item,
+)
 from api.http.caller import base_url, links_for
 from api.http.errors import InvalidCursor, InvalidMetadata, InvalidMetadataFilter, JobNotEnded, json_response
 from api.http.json_body import read_json
 from api.http.time_limits import bounded, ledger_time_limit
-from api.schema import answers, fields
+from api.schema import fields
 from api.schema.bodies import SubmitBody
-from api.schema.openapi import IDEMPOTENCY_KEY, JOBS, SUBMIT_ERRORS, Described, Parameter
+from api.schema.described import IDEMPOTENCY_KEY, JOBS, SUBMIT_ERRORS, Described, Parameter
 from api.schema.validation import lacks_graph, read
 from api.service.estimates import Estimates
 from api.service.job_requests import with_job_fields
 from api.service.jobs import JobService, check_id
 from api.service.waiting import Hub
+from core.contracts.comfy_v2 import JobErrorView, whole_error_view
 from core.errors import IdempotencyKeyReuse, InvalidWorkflow, LedgerUnavailable, NotFound
 from core.job import Job
 from core.job_request import JobRequest
 from core.ledger import Ledger
-from core.settings.settings import Settings
+from core.settings import Settings
 from workflows.graphs.misplaced import misplaced_graph
 
 LAST_EVENT_ID = Parameter(
@@ -95,7 +104,7 @@ def v2_blueprint(settings: Settings, ledger: Ledger, service: JobService, hub: H
         summary="Submit a job",
         tag=JOBS,
         body=SubmitBody,
-        answers={201: answers.Job},
+        answers={201: JobView},
         errors=(*SUBMIT_ERRORS, IdempotencyKeyReuse, InvalidMetadata),
         parameters=(IDEMPOTENCY_KEY,),
         text="A 201 means that the job is recorded and can run.",
@@ -108,7 +117,7 @@ def v2_blueprint(settings: Settings, ledger: Ledger, service: JobService, hub: H
     @Described(
         summary="List jobs, the newest first",
         tag=JOBS,
-        answers={200: answers.JobPage},
+        answers={200: JobPageView},
         errors=(InvalidCursor, InvalidMetadataFilter, LedgerUnavailable),
         parameters=LIST_PARAMETERS,
     )
@@ -117,7 +126,7 @@ def v2_blueprint(settings: Settings, ledger: Ledger, service: JobService, hub: H
         return _page(settings, ledger)
 
     @blueprint.get("/jobs/<job_id>")
-    @Described(summary="A job as it stands", tag=JOBS, answers={200: answers.Job}, errors=(NotFound, LedgerUnavailable))
+    @Described(summary="A job as it stands", tag=JOBS, answers={200: JobView}, errors=(NotFound, LedgerUnavailable))
     @bounded
     def get(job_id: str) -> Response:
         job = ledger.jobs.get(check_id(job_id))
@@ -127,7 +136,7 @@ def v2_blueprint(settings: Settings, ledger: Ledger, service: JobService, hub: H
     @Described(
         summary="Ask for a job's end",
         tag=JOBS,
-        answers={200: answers.Job},
+        answers={200: JobView},
         errors=(NotFound, LedgerUnavailable),
         text="Safe to repeat, in every status. A job that has ended stays as it is.",
     )
@@ -150,7 +159,7 @@ def v2_blueprint(settings: Settings, ledger: Ledger, service: JobService, hub: H
     @Described(
         summary="The graph as it was submitted",
         tag=JOBS,
-        answers={200: answers.SubmittedWorkflow},
+        answers={200: SubmittedWorkflowView},
         errors=(NotFound, LedgerUnavailable),
     )
     @bounded
@@ -163,19 +172,19 @@ def v2_blueprint(settings: Settings, ledger: Ledger, service: JobService, hub: H
     @Described(
         summary="The error of a failed job at full length",
         tag=JOBS,
-        answers={200: answers.JobError},
+        answers={200: JobErrorView},
         errors=(NotFound, LedgerUnavailable),
         text="Message and traceback of up to a million characters each; the job itself shows their ends. An extension.",
     )
     @bounded
     def error(job_id: str) -> Response:
-        return json_response(ledger.jobs.error(check_id(job_id)).to_json())
+        return json_response(whole_error_view(ledger.jobs.error(check_id(job_id))))
 
     @blueprint.get("/jobs/<job_id>/events")
     @Described(
         summary="Server-sent events until the job's end",
         tag=JOBS,
-        answers={200: ("text/event-stream", answers.JobLog)},
+        answers={200: ("text/event-stream", JobLogView)},
         errors=(NotFound, LedgerUnavailable),
         parameters=(LAST_EVENT_ID, AFTER),
         text="Events status, progress, preview and output. The data of each is JSON. With Accept: application/json the "
@@ -220,9 +229,8 @@ def _page(settings: Settings, ledger: Ledger) -> Response:
     shown, rest = page[:limit], page[limit:]
     cursor = fields.encode_cursor(shown[-1].created_at_ms, shown[-1].id) if rest else None
     links = links_for(settings, ledger)
-    return json_response(
-        {"jobs": [list_item(job, links) for job in shown], "next_cursor": cursor, "truncated": False},
-    )
+    view: JobPageView = {"jobs": [list_item(job, links) for job in shown], "next_cursor": cursor, "truncated": False}
+    return json_response(view)
 
 
 def _wants_json() -> bool:
@@ -236,9 +244,11 @@ def _log(ledger: Ledger, job: Job) -> Response:
     # One more than is shown tells whether there are further ones.
     found = ledger.jobs.events(job.id, after_seq=after, limit=MAX_EVENTS + 1)
     shown, rest = found[:MAX_EVENTS], found[MAX_EVENTS:]
-    return json_response(
-        {"events": [event_view(event) for event in shown], "next_after": shown[-1].seq if rest else None}
-    )
+    view: JobLogView = {
+        "events": [event_view(event) for event in shown],
+        "next_after": shown[-1].seq if rest else None,
+    }
+    return json_response(view)
 
 
 def _last_event_id() -> int | None:

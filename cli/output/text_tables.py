@@ -68,7 +68,7 @@ def _fitted(cell: str, width: int) -> str:
 
 
 def _shown(headings: Sequence[Heading], widths: Sequence[int], room: int) -> list[int]:
-    """Which columns there is room for."""
+    """Return which columns there is room for."""
     shown = list(range(len(headings)))
     while sum(widths[at] + GAP for at in shown) - GAP > room:
         last = max(shown, key=lambda at: headings[at].gives_way)

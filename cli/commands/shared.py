@@ -1,0 +1,58 @@
+"""What the commands that talk to a server share: their options, the client, following a job, saving its outputs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from cli.output.terminal import Screen, describe_error
+from cli.remote.answers import Job
+from cli.remote.client import Client
+from cli.remote.written_files import file_names, safe_name
+from core.settings import load_settings
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+SERVER_HELP = "The server; default: $COMFY_BASE_URL, else http://127.0.0.1:8000."
+DEFAULT_FOLDER = Path("comfyline-output")
+
+server_option = click.option("-l", "--server", metavar="URL", help=SERVER_HELP)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON alone on stdout, all else on stderr.")
+
+
+def open_client(server: str | None) -> Client:
+    """Return a client of the server that the command, `comfyline -l URL` before it, or the environment names."""
+    settings = load_settings(**(click.get_current_context().obj or {}))
+    return Client(server or settings.comfy_base_url, settings.comfy_api_key.get_secret_value())
+
+
+def follow(client: Client, job: Job, screen: Screen) -> Job:
+    """Show a job's progress until its end. Ctrl-C lets go of it, and says how to come back."""
+    try:
+        with screen.progress() as progress:
+            return client.follow(job["id"], progress)
+    except KeyboardInterrupt:
+        screen.line(f"\nThe job goes on. See it: comfyline status {job['id']}   Stop it: comfyline cancel {job['id']}")
+        raise
+
+
+def save_outputs(client: Client, job: Job, folder: Path, screen: Screen) -> list[Path]:
+    """Fetch every file a job made into `<folder>/<job id>`, and say where each is; say why there is none."""
+    saved: list[Path] = []
+    folder = folder / safe_name(job["id"])
+    for name, output in zip(file_names(job), job.get("outputs") or [], strict=True):
+        path = client.fetch(output, folder, name)
+        screen.line(f"Saved {path}")
+        saved.append(path)
+    if job["status"] != "succeeded":
+        describe_error(screen, job)
+    return saved
+
+
+def print_json(value: Any) -> None:
+    """Print a value as JSON, for programs."""
+    print(json.dumps(value, indent=2), flush=True)

@@ -1,0 +1,41 @@
+"""Checks of settings that belong together; pydantic's validators would put the secrets beside them into the message."""
+
+from __future__ import annotations
+
+from core.errors import ConfigurationError
+from core.object_keys import DEFAULT_TEMPLATE
+from core.settings.settings import Settings
+from core.webhooks.keys import hmac_key, seed, split_secrets
+
+
+def refuse_half_a_bucket(settings: Settings) -> None:
+    """Raise ConfigurationError where a bucket is named in part."""
+    needed = {
+        "S3_ACCESS_KEY_ID": settings.s3_access_key_id,
+        "S3_SECRET_ACCESS_KEY": settings.s3_secret_access_key.get_secret_value(),
+        "S3_BUCKET_NAME": settings.s3_bucket_name,
+    }
+    others = (
+        settings.s3_endpoint_url,
+        settings.s3_session_token.get_secret_value(),
+        settings.s3_prefix,
+        settings.s3_key_template != DEFAULT_TEMPLATE,
+        settings.s3_public_url,
+        settings.s3_addressing,
+    )
+    absent = [name for name, value in needed.items() if not value]
+    if absent and (len(absent) < len(needed) or any(others)):
+        raise ConfigurationError(f"{', '.join(absent)} missing: set all of {', '.join(needed)}, or no S3_ variable.")
+
+
+def refuse_malformed_keys(settings: Settings) -> None:
+    """Raise ConfigurationError for a signing secret or key that cannot be read."""
+    try:
+        name = "WEBHOOK_SECRET"
+        for secret in split_secrets(settings.webhook_secret.get_secret_value()):
+            hmac_key(secret)
+        name = "COMFYLINE_WEBHOOK_SIGNING_KEY"
+        if signing_key := settings.webhook_signing_key.get_secret_value():
+            seed(signing_key)
+    except ValueError as exc:
+        raise ConfigurationError(f"{name} {exc}.") from exc

@@ -1,0 +1,92 @@
+"""The only module that reads the environment: once, at the start of a process.
+
+A name that starts with `COMFYLINE_` and is not known, or a value that cannot be read, stops the start with that name.
+Secrets may be given as `NAME_FILE=/path` instead, so that they need not stand in the environment.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from core.errors import ConfigurationError
+from core.settings.joint_checks import refuse_half_a_bucket, refuse_malformed_keys
+from core.settings.settings import PREFIX, Settings
+
+#: Of releases before the project took its name.
+FORMER_PREFIX = "FLEET_"
+#: Names with our prefix that are not settings of the running system: the test suite finds its services by them.
+FOREIGN_PREFIXES = ("COMFYLINE_TEST_",)
+#: Settings that may stand in a file named by `NAME_FILE`: secrets, and URLs that hold one.
+SECRET_FIELDS = (
+    "api_keys",
+    "flower_basic_auth",
+    "secret_key",
+    "webhook_signing_key",
+    "database_url",
+    "broker_url",
+)
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Read the settings from the environment.
+
+    Parameters:
+      overrides: field values that win over the environment (command-line flags).
+    Raises:
+      ConfigurationError: names the variable that is unknown, missing or malformed.
+    """
+    _refuse_unknown_names()
+    try:
+        settings = Settings(**{**_read_secret_files(), **overrides})
+    except ValidationError as exc:
+        raise ConfigurationError(_explain(exc)) from exc
+    refuse_half_a_bucket(settings)
+    refuse_malformed_keys(settings)
+    return settings
+
+
+def process_environment() -> dict[str, str]:
+    """Return a copy of this process's environment, for our own child processes; never for ComfyUI."""
+    return dict(os.environ)
+
+
+def _read_secret_files() -> dict[str, str]:
+    # Handed over as values and not written back into the environment, where child processes would inherit them.
+    found = {}
+    for field in SECRET_FIELDS:
+        name = f"{PREFIX}{field.upper()}_FILE"
+        path = os.environ.get(name)
+        if path is None:
+            continue
+        try:
+            found[field] = Path(path).read_text().strip()
+        except OSError as exc:
+            raise ConfigurationError(f"{name}={path} cannot be read: {exc.strerror}") from exc
+    return found
+
+
+def _refuse_unknown_names() -> None:
+    known = {PREFIX + name.upper() for name, field in Settings.model_fields.items() if field.validation_alias is None}
+    known |= {f"{PREFIX}{field.upper()}_FILE" for field in SECRET_FIELDS}
+    for name in os.environ:
+        if name.startswith(FORMER_PREFIX):
+            called = PREFIX + name.removeprefix(FORMER_PREFIX)
+            raise ConfigurationError(f"{name} is now called {called}: the project has taken another name.")
+        if name.startswith(PREFIX) and not name.startswith(FOREIGN_PREFIXES) and name not in known:
+            raise ConfigurationError(f"{name} is not a setting of Comfyline; see docs/settings.md for the list.")
+
+
+def _explain(error: ValidationError) -> str:
+    lines = []
+    for problem in error.errors():
+        field = str(problem["loc"][0]) if problem["loc"] else "?"
+        name = field if field.isupper() else PREFIX + field.upper()
+        known = Settings.model_fields.get(field)
+        # A URL that cannot be read may hold a password all the same.
+        got = f" (got {problem.get('input')!r})" if known is None or known.repr else ""
+        lines.append(f"{name}: {problem['msg'].removeprefix('Value error, ')}{got}")
+    return "; ".join(lines)
