@@ -5,5 +5,6 @@ generate/        the `/generate` family
 pyworker/        the PyWorker contract, which also answers in words of `/generate`
 templates        the workflow templates, and a job from one
 deliveries       webhook deliveries: list, send again, forget
+delivery_views   what those answer (deliveries)
 gpus             the fleet's GPUs for operators: list, drain, resume, restart
 """

@@ -7,7 +7,9 @@ request_log      one log line for each request, and its reference
 json_body        a body's type, size, time and JSON (contracts)
 forms            multipart forms, written to disk while they arrive (contracts)
 files            bytes of stored files: whole, a range, not modified (contracts)
-errors           errors as answers: status codes and the envelope
+errors           errors that only a request can meet, and the status of every error
+error_shapes     how each contract tells of an error (contracts, server)
+error_handlers   every error of the application as an answer
 time_limits      bounds on work that a frozen peer could hold up (all rooms)
 ledger_slots     how many requests use the ledger at once (time_limits)
 cached           a value that is loaded anew about once a second (service)

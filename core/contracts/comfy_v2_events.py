@@ -25,9 +25,9 @@ from core.contracts.comfy_v2 import (
 )
 from core.links import Links, LinkSigner
 from core.records.job import Job
+from core.records.webhook_events import EVENTS
 from core.records.webhook_target import WebhookTarget
 from core.texts.json_types import JsonObject
-from core.records.webhook_events import EVENTS
 
 #: Of a body as JSON text in ASCII.
 MAX_BODY_BYTES = 20_000

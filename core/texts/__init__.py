@@ -1,5 +1,6 @@
 """Texts and JSON that others wrote.
 
+json_types       names for values whose fields are not ours to say
 strict_json      a request body as JSON with one meaning (api, cli, workflows)
 stored_json      records that other versions wrote (core.buckets, tasks)
 excerpts         texts cut to a bearable length (core.contracts, tasks)

@@ -19,8 +19,8 @@ from core.ledger.webhooks.outbox import Post, TryResult
 from core.records.job import CANCELED, EXPIRED, FAILED, SUCCEEDED
 from core.records.output import BucketResult
 from core.records.progress import Progress
-from core.settings import Settings
 from core.records.webhook_events import EVENTS
+from core.settings import Settings
 from tests.ledger_moves import (
     ERROR,
     WEBHOOK,

@@ -16,8 +16,8 @@ from core.records.job import CANCELED, DELIVERING, EXPIRED, FAILED, RUNNING, SUC
 from core.records.job_error import JobError
 from core.records.output import BucketResult, Output
 from core.records.progress import Progress
-from core.records.webhook_target import WebhookTarget
 from core.records.webhook_events import COMPLETED, DEFAULT_EVENTS, END_EVENTS, EVENTS, FAILURE, PROGRESS
+from core.records.webhook_target import WebhookTarget
 
 WEBHOOK = WebhookTarget(url="https://example.com/?token=t", extra_params={"n": 1}, base_url="https://api")
 OUTPUT = Output(

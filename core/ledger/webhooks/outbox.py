@@ -19,8 +19,8 @@ from core.ledger.database.tables import deliveries, delivery_attempts, jobs
 from core.ledger.webhooks.outbox_writer import DEAD, DELIVERED, PENDING, SENDING
 from core.ledger.webhooks.retry_schedule import next_try_ms
 from core.records.job import ContractName
-from core.records.webhook_target import WebhookTarget
 from core.records.webhook_events import PROGRESS
+from core.records.webhook_target import WebhookTarget
 
 #: Beyond the longest a try may take, a sender that has not reported is taken for dead after this.
 MARGIN_S = 15.0

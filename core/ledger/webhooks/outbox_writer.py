@@ -17,8 +17,8 @@ from core.ledger.database.stored_fields import record_from
 from core.ledger.database.tables import deliveries, events, jobs
 from core.records.job import Status
 from core.records.output import Output
-from core.records.webhook_target import WebhookTarget
 from core.records.webhook_events import DEFAULT_EVENTS, PROGRESS, STARTED
+from core.records.webhook_target import WebhookTarget
 
 #: States of a delivery: it waits, somebody sends it, it arrived, it was given up.
 PENDING, SENDING, DELIVERED, DEAD = "pending", "sending", "delivered", "dead"
