@@ -13,7 +13,7 @@ from typing import Final, Protocol
 from core.contracts.comfy_v2_events import EventView, event_body
 from core.contracts.generate import GenerateEventView, signature_headers, webhook_body
 from core.links import LinkSigner
-from core.records.job import Job
+from core.records.job import ContractName, Job
 
 CONTRACT_V2: Final = "v2"
 CONTRACT_GENERATE: Final = "generate"
@@ -39,7 +39,7 @@ class SignatureHeaders(Protocol):
 class Contract:
     """What differs between the webhooks of two contracts."""
 
-    name: str
+    name: ContractName
     webhook_body: WebhookBody
     signature_headers: SignatureHeaders
 

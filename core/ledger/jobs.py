@@ -23,16 +23,20 @@ from core.ledger.transitions import transition
 from core.ledger.webhooks.outbox_writer import record_event
 from core.records.job import CANCELED, CANCELING, DELIVERING, FAILED, QUEUED, RUNNING, Job, JobSpec, Status
 from core.records.job_error import JobError
-from core.records.job_request import AcceptedJob, JobRequest
+from core.records.job_request import AcceptedJob
 from core.settings import Settings
 from core.texts.stored_json import json_text
 
 #: Built once: the look-up on every client's path.
 _BY_ID = select(*JOB_COLUMNS).where(jobs.c.id == bindparam("wanted"))
-_INSERT = insert(jobs).returning(*JOB_COLUMNS)
-#: Fields that are columns as they are: what a client asked for, and what the check added.
+_INSERT = insert(jobs)
+#: Fields that every job has from its beginning: what its client asked for, what the check added, and where it stands.
 _ASKED = tuple(field.name for field in fields(JobSpec))
-_ADDED = ("id", "graph_text", "nodes_total", "shape", "inputs")
+_BEGUN = (
+    *_ASKED,
+    *("id", "status", "attempt", "last_seq", "nodes_total", "shape", "inputs"),
+    *("created_at_ms", "updated_at_ms", "expires_at_ms", "files_expire_at_ms"),
+)
 #: The queue with the place of each job. Counting those before it is quicker for a few jobs, numbering all for many.
 FEW = 2
 _OTHERS = jobs.alias()
@@ -254,31 +258,29 @@ class Jobs:
 
     def _record(self, transaction: Transaction, new: AcceptedJob) -> Job:
         connection, request = transaction.connection, new.request
+        job = _begun(new, self._retention.of(request.retention_s))
         if request.idempotency_key:
             connection.execute(
-                insert(idempotency_keys).values(key=request.idempotency_key, job_id=new.id, created_at_ms=now_ms())
+                insert(idempotency_keys).values(
+                    key=request.idempotency_key, job_id=job.id, created_at_ms=job.created_at_ms
+                )
             )
-        row = connection.execute(_INSERT, {**self._first_values(request), **_columns_of(new)}).one()
-        record_event(transaction, new.id, 1, "status", {"status": QUEUED}, QUEUED)
+        connection.execute(_INSERT, {**columns_from(job, _BEGUN), **self._hidden_columns(new)})
+        record_event(transaction, job.id, 1, "status", {"status": QUEUED}, QUEUED)
         if new.inputs:
             keys = sorted({file.key for file in new.inputs})
-            connection.execute(insert(job_inputs), [{"job_id": new.id, "storage_key": key} for key in keys])
+            connection.execute(insert(job_inputs), [{"job_id": job.id, "storage_key": key} for key in keys])
         if request.secrets:
-            self._secrets.record(connection, new.id, request.secrets)
-        return job_of(row)
+            self._secrets.record(connection, job.id, request.secrets)
+        return job
 
-    def _first_values(self, request: JobRequest) -> dict[str, Any]:
-        """Return the columns that begin alike for every job, and those that are made of what comes with a request."""
-        now, retention = now_ms(), self._retention.of(request.retention_s)
+    def _hidden_columns(self, new: AcceptedJob) -> dict[str, Any]:
+        """Return the columns of a new job that look-ups leave out."""
+        request = new.request
         return {
-            "status": QUEUED,
-            "attempt": 0,
             "lost_attempts": 0,
-            "last_seq": 1,
-            "created_at_ms": now,
-            "updated_at_ms": now,
-            "expires_at_ms": now + retention.job_ms,
-            "files_expire_at_ms": now + retention.files_ms,
+            "graph": new.graph_text,
+            "catalogues": ",".join(new.catalogues) if new.catalogues else None,
             "request_mark": self._requests.mark(request.request_digest) if request.request_digest else None,
             "extra_pnginfo": json_text(request.extra_pnginfo) if request.extra_pnginfo else None,
         }
@@ -300,6 +302,20 @@ class Jobs:
         return found
 
 
-def _columns_of(new: AcceptedJob) -> dict[str, Any]:
-    pins = ",".join(new.catalogues) if new.catalogues else None
-    return {**columns_from(new.request, _ASKED), **columns_from(new, _ADDED), "catalogues": pins}
+def _begun(new: AcceptedJob, retention: Retention) -> Job:
+    """Return the job of a request as it begins."""
+    now = now_ms()
+    return Job(
+        **{name: getattr(new.request, name) for name in _ASKED},
+        id=new.id,
+        status=QUEUED,
+        attempt=0,
+        last_seq=1,
+        nodes_total=new.nodes_total,
+        shape=new.shape,
+        inputs=new.inputs,
+        created_at_ms=now,
+        updated_at_ms=now,
+        expires_at_ms=now + retention.job_ms,
+        files_expire_at_ms=now + retention.files_ms,
+    )

@@ -17,7 +17,7 @@ from sqlalchemy import Row
 log = logging.getLogger(__name__)
 
 #: Columns that keep a name which their fields had in earlier versions.
-COLUMN_NAMES = {"template": "workflow", "output_options": "delivery", "graph_text": "graph"}
+COLUMN_NAMES = {"template": "workflow", "output_options": "delivery"}
 
 Record = TypeVar("Record", bound="StoredRecord")
 

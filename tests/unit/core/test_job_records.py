@@ -7,12 +7,13 @@ from typing import Any, get_args
 
 import pytest
 
+from core.contracts.registry import CONTRACTS
 from core.ledger.claims import Claim
 from core.ledger.database.rows import JOB_COLUMNS
 from core.ledger.database.stored_fields import column_of, columns_from, record_from
 from core.ledger.database.tables import jobs
 from core.records.bucket_target import BucketTarget
-from core.records.job import STATUSES, TERMINAL, TRANSITIONS, InputRef, Job, JobSpec, Status
+from core.records.job import STATUSES, TERMINAL, TRANSITIONS, ContractName, InputRef, Job, JobSpec, Status
 from core.records.job_request import JobRequest
 from core.records.output_options import AS_THEY_ARE, ConvertOptions, OutputOptions
 from core.records.webhook_target import WebhookTarget
@@ -72,6 +73,10 @@ def test_statuses_are_those_of_their_type() -> None:
     assert get_args(Status) == STATUSES
     assert all(after <= set(STATUSES) for after in TRANSITIONS.values())
     assert set(STATUSES) > TERMINAL
+
+
+def test_contracts_are_those_of_their_type() -> None:
+    assert set(CONTRACTS) == set(get_args(ContractName))
 
 
 @pytest.mark.parametrize("record", RECORDS, ids=lambda record: type(record).__name__)
