@@ -1,10 +1,10 @@
 """The HTTP contracts: blueprints that translate between requests and the service, and do nothing else.
 
-comfy_v2/       Comfy API v2: jobs, assets, events; the base of the others
-generate/       the `/generate` family
-pyworker/       the PyWorker contract, which also answers in words of `/generate`
-templates       the workflow templates, and a job from one
-deliveries      webhook deliveries: list, send again, forget
-gpus            the fleet's GPUs for operators: list, drain, resume, restart
-delivery_views  what operators and clients see of webhook deliveries (deliveries)
+comfy_v2/        Comfy API v2: jobs, assets, events; the base of the others
+generate/        the `/generate` family
+pyworker/        the PyWorker contract, which also answers in words of `/generate`
+templates        the workflow templates, and a job from one
+deliveries       webhook deliveries: list, send again, forget
+delivery_views   what those answer (deliveries)
+gpus             the fleet's GPUs for operators: list, drain, resume, restart
 """

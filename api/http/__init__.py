@@ -1,18 +1,18 @@
 """What every route needs, whatever its contract.
 
-auth            API keys, and no pages of other sites (before each request)
-hosts           names and addresses that an open server answers to (auth)
-signed_links    requests that come by a signed link (auth, contracts)
-request_log     one log line for each request, and its reference
-json_body       a body's type, size, time and JSON (contracts)
-forms           multipart forms, written to disk while they arrive (contracts)
-files           bytes of stored files: whole, a range, not modified (contracts)
-errors          errors as answers: status codes and the envelope
-time_limits     bounds on work that a frozen peer could hold up (all rooms)
-ledger_slots    how many requests use the ledger at once (time_limits)
-cached          a value that is loaded anew about once a second (service)
-lookups         host names looked up in real threads, outside gevent (wsgi)
-caller          the client's idea of our address, and whether it is still there
-error_handlers  every error as an answer (api)
-error_shapes    each contract's shape of an error (error_handlers, server)
+auth             API keys, and no pages of other sites (before each request)
+hosts            names and addresses that an open server answers to (auth)
+signed_links     requests that come by a signed link (auth, contracts)
+request_log      one log line for each request, and its reference
+json_body        a body's type, size, time and JSON (contracts)
+forms            multipart forms, written to disk while they arrive (contracts)
+files            bytes of stored files: whole, a range, not modified (contracts)
+errors           errors that only a request can meet, and the status of every error
+error_shapes     how each contract tells of an error (contracts, server)
+error_handlers   every error of the application as an answer
+time_limits      bounds on work that a frozen peer could hold up (all rooms)
+ledger_slots     how many requests use the ledger at once (time_limits)
+cached           a value that is loaded anew about once a second (service)
+lookups          host names looked up in real threads, outside gevent (wsgi)
+caller           the client's idea of our address, and whether it is still there
 """

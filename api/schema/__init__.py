@@ -1,10 +1,10 @@
-"""Request bodies and answers as models, and the OpenAPI document that is made of them.
+"""Request bodies as models, and what each route says of itself. Answers stand beside the code that builds them.
 
-bodies       one model for each request body (contracts)
-blocks       blocks within bodies, such as a bucket or a webhook
-field_types  types of fields that carry a rule of their own
-fields       rules that no schema can say (contracts)
-validation   bodies against models; pydantic's findings as our errors (contracts)
-conditions   conditional and range headers, as routes describe them
-described    what a route says of itself, beside its view (contracts, server)
+bodies           one model for each request body (contracts)
+blocks           blocks within bodies, such as a bucket or a webhook
+field_types      types of fields that carry a rule of their own
+fields           rules that no schema can say (contracts)
+validation       bodies against models; pydantic's findings as our errors (contracts)
+conditions       conditional and range headers, as routes describe them
+described        routes in their own words, for the OpenAPI document (contracts, server)
 """

@@ -3,5 +3,5 @@
 comfy_v2         status, progress, error, outputs of Comfy API v2
 comfy_v2_events  one event of Comfy API v2 as a webhook's body
 generate         the body of `/generate`
-registry         the contracts by name: webhook bodies and headers (core.ledger, core.webhooks)
+registry         the contracts by name: bodies and headers of their webhooks (ledger, webhooks)
 """

@@ -14,13 +14,13 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("api", "bench", "cli", "comfy", "core", "tasks", "workflows")
 MAX_LINES = 400
 #: To be split.
-STILL_LONG = {"api.schema.answers"}
+STILL_LONG: set[str] = set()
 #: Reached today; the goal is 100.
 MEDIAN_LINES = 110
 MODULES_IN_A_FOLDER = 14
 MAX_NAMESAKES = 2
-#: Of all functions, in percent, those that return `dict[str, Any]`. Reached today; the goal is 3.
-UNTYPED_ANSWERS = 4.5
+#: Of all functions, in percent, those that return `dict[str, Any]`.
+UNTYPED_ANSWERS = 3.0
 
 
 def _modules() -> dict[str, Path]:
