@@ -32,7 +32,7 @@ from core.ledger.instances import InstanceRecord
 from core.ledger.outputs import StoredFile
 from core.ledger.upgrade import migrate
 from core.messaging.notices import Notice
-from core.settings import Settings
+from core.settings.settings import Settings
 from tests.services import missing
 from tests.unit.catalogue_literals import CATALOGUE
 

@@ -32,7 +32,7 @@ from core.ledger import Ledger
 from core.ledger.claims import Claim
 from core.ledger.upgrade import migrate
 from core.links import Links
-from core.settings import Settings
+from core.settings.settings import Settings
 from tasks.messaging.app import make_app
 from tasks.outputs import bucket_upload as buckets
 from tasks.outputs import endpoints

@@ -21,7 +21,7 @@ from core.ledger.claims import Claim
 from core.ledger.database.tables import assets
 from core.ledger.outputs import DELIVERING_MS
 from core.links import Links
-from core.settings import Settings
+from core.settings.settings import Settings
 from tasks import upload as upload_module
 from tasks.messaging.app import make_app
 from tasks.outputs.finishing import ORIGINALS, RECORD

@@ -11,7 +11,7 @@ from core.errors import ComfylineError, StaleAttempt
 from core.job import CANCELED, CANCELING, DELIVERING, FAILED, QUEUED, RUNNING, SUCCEEDED, prompt_id_of
 from core.ledger import Ledger
 from core.ledger.claims import Claim
-from core.settings import Settings
+from core.settings.settings import Settings
 from tests.ledger_moves import (
     ERROR,
     check_log,

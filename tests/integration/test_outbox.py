@@ -17,7 +17,7 @@ from core.ledger.database.tables import deliveries, delivery_attempts
 from core.ledger.outputs import StoredFile
 from core.ledger.webhooks import outbox_writer as announce
 from core.ledger.webhooks.outbox import Outcome, Post
-from core.settings import Settings
+from core.settings.settings import Settings
 from core.webhooks.events import EVENTS
 from tests.ledger_moves import (
     ERROR,

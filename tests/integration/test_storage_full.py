@@ -16,7 +16,7 @@ from api.service.input_files import Intake
 from comfy.client.client import ComfyClient
 from core.errors import ComfyUnavailable, StorageFull
 from core.ledger import Ledger
-from core.settings import Settings
+from core.settings.settings import Settings
 from core.storage.folders import Storage
 from core.storage.marker import StorageMarker
 from tasks.runner.staging import stage_inputs
