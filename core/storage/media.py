@@ -70,12 +70,6 @@ def type_of(head: bytes) -> str:
     return UNKNOWN
 
 
-def type_of_file(path: Path) -> str:
-    """The same for a file."""
-    with path.open("rb") as file:
-        return type_of(file.read(HEAD_BYTES))
-
-
 def check_picture(path: Path, *, max_pixels: int, subject: str) -> None:
     """Refuse what is no picture, or would take too much memory to decode. Nothing is decoded here.
 
