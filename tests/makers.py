@@ -108,6 +108,11 @@ class BrokerlessRuntime(Runtime):
         self.ledger = Ledger(settings)
         self.storage = StorageMarker(settings, self.ledger.facts)
         self.publisher = self.published = PublishedMessages()
+        self.is_closed = False
+
+    def close(self) -> None:
+        super().close()
+        self.is_closed = True
 
 
 def come_up(ledger: Ledger, name: str = NAME, **fields: Any) -> InstanceRecord:
