@@ -192,6 +192,15 @@ class Prompt:
         assert self._listener is not None
         self._listener.on_progress(Progress(value=0.5))
 
+    def preview(self, node_id: str, data: bytes) -> None:
+        """A picture comes over the websocket."""
+        assert self._listener is not None
+        self._listener.on_preview(node_id, "image/png", data)
+
+    @property
+    def is_over(self) -> bool:
+        return self._ended.done()
+
     def end(self, **fields: Any) -> None:
         """It ran whole."""
         self._ended.set_result(result_of(self.prompt_id, **fields))

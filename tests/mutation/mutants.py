@@ -36,19 +36,26 @@ class Mutant:
 
     path: str
     line: int
-    #: The statement or expression as it was, and as it is.
+    #: The statement it is in.
+    statement: str
+    #: The expression or statement as it was, and as it is.
     before: str
     after: str
     source: str = field(repr=False)
 
     def __str__(self) -> str:
-        return f"{self.path}: {_one_line(self.before)} -> {_one_line(self.after)}"
+        before, after = _one_line(self.before), _one_line(self.after)
+        place = "" if before == self.statement else f"{self.statement}: "
+        return f"{self.path}: {place}{before} -> {after}"
 
 
 def mutants_of(source: str, path: str) -> Iterator[Mutant]:
     """Every mutant of a module, in the order of its text."""
     tree = ast.parse(source)
+    statement = ""
     for number, node in enumerate(_walk(tree)):
+        if isinstance(node, ast.stmt):
+            statement = _one_line(ast.unparse(node))
         for replacement in _faults(node):
             faulty = copy.deepcopy(tree)
             target = list(_walk(faulty))[number]
@@ -56,6 +63,7 @@ def mutants_of(source: str, path: str) -> Iterator[Mutant]:
             yield Mutant(
                 path=path,
                 line=getattr(node, "lineno", 0),
+                statement=statement,
                 before=ast.unparse(node),
                 after=ast.unparse(ast.fix_missing_locations(replacement)),
                 source=ast.unparse(ast.fix_missing_locations(faulty)),

@@ -84,10 +84,13 @@ def main() -> int:
         sys.exit("no module with unit tests is called that")
     for library in LIBRARIES:
         importlib.import_module(library)
+    for module in dict.fromkeys(module for module, _ in chosen):
+        if _notices(module, module.path.read_text()):
+            sys.exit(f"the tests of {module.name} fail without a fault: {[str(path) for path in module.tests]}")
     survivors: list[Mutant] = []
     begun_s = time.monotonic()
     for number, (module, mutant) in enumerate(chosen, start=1):
-        is_dead = _is_killed(module, mutant)
+        is_dead = _notices(module, mutant.source)
         if not is_dead:
             survivors.append(mutant)
         print(f"[{number}/{len(chosen)}] {'killed  ' if is_dead else 'SURVIVED'} {mutant}", flush=True)
@@ -134,7 +137,7 @@ def _tests_of(name: str, mirrored: Path) -> tuple[Path, ...]:
     words = (f"from {name} import", f"from {parent} import {leaf}\n", f"from {parent} import {leaf} as")
     naming = [path for path in sorted(UNIT.rglob("test_*.py")) if any(word in path.read_text() for word in words)]
     first = [mirrored] if mirrored.exists() else []
-    return tuple([*first, *(path for path in naming if path != mirrored)])
+    return (*first, *(path for path in naming if path != mirrored))
 
 
 def _sample(modules: Sequence[Module], count: int, seed: int) -> list[tuple[Module, Mutant]]:
@@ -145,16 +148,17 @@ def _sample(modules: Sequence[Module], count: int, seed: int) -> list[tuple[Modu
     ]
     if not count or count >= len(every):
         return every
-    chosen = random.Random(seed).sample(range(len(every)), count)  # noqa: S311 - to repeat it, not to hide it
+    chosen = random.Random(seed).sample(range(len(every)), count)
     return [every[number] for number in sorted(chosen)]
 
 
-def _is_killed(module: Module, mutant: Mutant) -> bool:
+def _notices(module: Module, source: str) -> bool:
+    """Whether the tests of a module fail, or hang, if this is its text."""
     sys.stdout.flush()
     child = os.fork()
     if child == 0:
         os.setsid()
-        _run_tests(module, mutant)
+        _run_tests(module, source)
     ends_s = time.monotonic() + LIMIT_S
     while time.monotonic() < ends_s:
         pid, status = os.waitpid(child, os.WNOHANG)
@@ -166,13 +170,13 @@ def _is_killed(module: Module, mutant: Mutant) -> bool:
     return True
 
 
-def _run_tests(module: Module, mutant: Mutant) -> None:
-    """In a child: run the tests of a module that has a fault, and end with 0 if none of them noticed."""
+def _run_tests(module: Module, source: str) -> None:
+    """In a child: run the tests of a module that has another text, and end with 0 if none of them noticed."""
     with Path(os.devnull).open("w") as nowhere:
         os.dup2(nowhere.fileno(), 1)
         os.dup2(nowhere.fileno(), 2)
     os.chdir(ROOT)
-    sys.meta_path.insert(0, _Faulty(module, mutant.source))
+    sys.meta_path.insert(0, _Faulty(module, source))
     with tempfile.TemporaryDirectory(prefix="mutant-") as folder:
         options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", "--basetemp", f"{folder}/tests"]
         code = pytest.main([*options, *(str(path) for path in module.tests)])

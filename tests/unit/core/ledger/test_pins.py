@@ -42,7 +42,9 @@ def test_what_a_job_is_judged_by(ledger: Ledger) -> None:
 def test_pins_change_for_those_that_are_as_they_were(ledger: Ledger) -> None:
     fewer, none, another = (submit(ledger, catalogues=("a", "b")).id for _ in range(3))
     stale = Pinned(job_id=another, catalogues=("a",))
-    changes = {Pinned(job_id=job_id, catalogues=("a", "b")): pins for job_id, pins in ((fewer, ["b", "c"]), (none, None))}
+    changes = {
+        Pinned(job_id=job_id, catalogues=("a", "b")): pins for job_id, pins in ((fewer, ["b", "c"]), (none, None))
+    }
     ledger.pins.change({**changes, stale: ["z"]})
     assert pinned(ledger) == {fewer: ("b", "c"), another: ("a", "b")}
 

@@ -15,7 +15,10 @@ from core.ledger.transitions import transition
 from tests.ledger_moves import WEBHOOK, claimed, generated, secrets_of, set_columns, stored, submit, succeeded
 from tests.makers import StoppedClock
 
-EVERYTHING = {**WEBHOOK, "events": ["job.started", "job.progress", "job.completed", "job.failed", "job.delivery_failed"]}
+EVERYTHING = {
+    **WEBHOOK,
+    "events": ["job.started", "job.progress", "job.completed", "job.failed", "job.delivery_failed"],
+}
 
 
 def move(ledger: Ledger, job_id: str, status: str, *conditions: Any, **values: Any) -> Any:
@@ -132,4 +135,3 @@ class TestWebhooks:
         job = submit(ledger, secrets={"api_key_comfy_org": "key"})
         move(ledger, job.id, CANCELED)
         assert not secrets_of(ledger, job.id)
-

@@ -28,7 +28,8 @@ def app() -> Iterator[Celery]:
 
 class TestDue:
     @pytest.mark.parametrize(
-        ("since_s", "expected"), [(0.0, (False, 15.0)), (14.0, (False, 1.0)), (15.0, (True, 15.0)), (99.0, (True, 15.0))]
+        ("since_s", "expected"),
+        [(0.0, (False, 15.0)), (14.0, (False, 1.0)), (15.0, (True, 15.0)), (99.0, (True, 15.0))],
     )
     def test_after_the_interval(self, app: Celery, since_s: float, expected: tuple[bool, float]) -> None:
         tick = Ticks(15.0, nowfun=lambda: NOW, app=app)

@@ -72,7 +72,7 @@ class TestWhole:
     def test_pictures_that_were_sent_are_written_down(self, recorder: Recorder, runtime: BrokerlessRuntime) -> None:
         claim = claimed(runtime.ledger)
         record(recorder, claim, runtime, outputs=[saved_file()], sent=[("3", PNG)])
-        saved, sent = runtime.ledger.outputs.pending(claim.job_id, 1).files
+        _saved, sent = runtime.ledger.outputs.pending(claim.job_id, 1).files
         folder = runtime.settings.gpu_dir("gpu0") / "output" / claim.job_id
         assert Path(sent.source["path"]).read_bytes() == PNG
         assert Path(sent.source["path"]).parent == folder
@@ -328,16 +328,3 @@ class TestPersistence:
             persistently(self.away_for(1_000))
         assert LEDGER_PATIENCE_S < sum(watch.slept_s) <= LEDGER_PATIENCE_S + 5.0
         assert LEDGER_PATIENCE_S == 600.0
-
-    def test_up_to_the_last_moment(self, watch: Stopwatch) -> None:
-        def write() -> str:
-            if watch.now_s < 1_000.0 + LEDGER_PATIENCE_S:
-                watch.now_s = 1_000.0 + LEDGER_PATIENCE_S - 0.2 if not watch.slept_s else watch.now_s
-                raise LedgerUnavailable("away")
-            if len(watch.slept_s) == 1:
-                raise LedgerUnavailable("away")
-            return "written"
-
-        assert persistently(write) == "written"
-
-

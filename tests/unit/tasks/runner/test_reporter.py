@@ -137,5 +137,3 @@ class TestPreviews:
 
 def test_limits_are_what_was_measured() -> None:
     assert (NOTICE_EVERY_S, LEDGER_EVERY_S, PREVIEW_EVERY_S, PREVIEW_MAX_BYTES) == (0.25, 1.0, 1.0, 262_144)
-
-
