@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
+from typing import Any
 
 import pytest
 from sqlalchemy import select
@@ -18,7 +19,7 @@ from core.settings.settings import Settings
 from tests.ledger_moves import ERROR, WEBHOOK, check_log, claimed, produced, secrets_of, submit
 from tests.makers import NAME, WORKER, StoppedClock, come_up
 
-PINS = {"shape": "s" * 8, "workflow": "portrait", "extra_pnginfo": '{"workflow":{}}', "timeout_s": 7.5}
+NAMED: dict[str, Any] = {"shape": "s" * 8, "workflow": "portrait", "extra_pnginfo": '{"workflow":{}}', "timeout_s": 7.5}
 INPUTS = [{"name": "a.png", "key": "k/a"}]
 
 
@@ -32,7 +33,7 @@ def test_a_claim_holds_all_that_the_run_needs(ledger: Ledger, clock: StoppedCloc
     come_up(ledger, device="RTX")
     graph = '{"7":{}}'
     secrets = {"api_key_comfy_org": "key"}
-    claim = claimed(ledger, graph=graph, nodes_total=3, webhook=WEBHOOK, inputs=INPUTS, secrets=secrets, **PINS)
+    claim = claimed(ledger, graph=graph, nodes_total=3, webhook=WEBHOOK, inputs=INPUTS, secrets=secrets, **NAMED)
     assert claim == Claim(
         job_id=claim.job_id,
         attempt=1,
@@ -42,7 +43,7 @@ def test_a_claim_holds_all_that_the_run_needs(ledger: Ledger, clock: StoppedCloc
         has_secrets=True,
         lost_code=None,
         inputs=INPUTS,
-        **PINS,  # type: ignore[arg-type]
+        **NAMED,
     )
     assert claim.prompt_id == prompt_id_of(claim.job_id, 1)
     job = ledger.jobs.get(claim.job_id)

@@ -13,7 +13,8 @@ from tests.ledger_moves import claimed, set_columns, submit
 from tests.makers import NAME, WORKER, StoppedClock, come_up
 
 OTHER = "gpu1@here"
-KSAMPLER, UPSCALER = {"KSampler": {}}, {"Upscale": {}}
+KSAMPLER: dict[str, Any] = {"KSampler": {}}
+UPSCALER: dict[str, Any] = {"Upscale": {}}
 
 
 def digest(ledger: Ledger, name: str) -> str:

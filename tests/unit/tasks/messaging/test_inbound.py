@@ -23,7 +23,7 @@ def message(task: Any = GENERATE, args: Any = (JOB,), *, body: bytes | None = No
     content = json.dumps([list(args) if isinstance(args, tuple) else args, kwargs, embedded]).encode()
     headers = {"task": task, "id": JOB, "lang": "py", "root_id": JOB, "parent_id": None, "retries": 3, "group": "g"}
     return Message(
-        body=content if body is None else body,
+        body=cast(str, content if body is None else body),
         content_type="application/json",
         content_encoding="utf-8",
         headers={**headers, **changes},
@@ -153,7 +153,7 @@ def test_embedded_is_a_table() -> None:
 
 class TestCommands:
     def admit(self, body: Any, headers: Any = None) -> tuple[dict[str, Any], dict[str, Any]]:
-        found = Message(body=b"", headers=headers)
+        found = Message(body="", headers=headers)
         return admit_command(body, found, {"ping"}), cast(dict[str, Any], found.headers)
 
     def test_what_it_says_is_kept(self) -> None:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from celery import Celery
@@ -43,7 +43,7 @@ class TestDue:
 class TestScheduler:
     @pytest.fixture
     def scheduler(self, app: Celery) -> TickScheduler:
-        return cast(TickScheduler, TickScheduler.__new__(TickScheduler))
+        return TickScheduler.__new__(TickScheduler)
 
     def test_the_next_look_is_by_a_clock_that_cannot_be_set(
         self, scheduler: TickScheduler, monkeypatch: pytest.MonkeyPatch

@@ -30,7 +30,7 @@ class Listening:
             return self.files[-1]
 
         with monkeypatch.context() as patch:
-            patch.setattr(distress.os, "fdopen", opened)
+            patch.setattr("tasks.runner.distress.os.fdopen", opened)
             self.pipe.listen(self._heard.put)
 
     def heard(self) -> str:

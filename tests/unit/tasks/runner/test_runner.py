@@ -172,16 +172,20 @@ class TestTurn:
         turned.result(WAIT_S)
         runner._threads.shutdown(wait=True)
         with runtime.ledger.database.read() as connection:
-            assert connection.exec_driver_sql("SELECT what, average_s FROM durations").all() == [
-                (f"shape:{SHAPE}", 1.0)
-            ]
+            (learned,) = connection.exec_driver_sql("SELECT what, average_s FROM durations").all()
+        assert tuple(learned) == (f"shape:{SHAPE}", 1.0)
         assert runner._node_times.expect(GRAPH, SHAPE).seconds["1"] == 0.25
 
     def test_a_prompt_that_waited_behind_others_is_said_to_begin_when_it_does(
-        self, runner: JobRunner, comfyui: FakeComfyUI, runtime: BrokerlessRuntime, watch: Stopwatch
+        self,
+        runner: JobRunner,
+        comfyui: FakeComfyUI,
+        runtime: BrokerlessRuntime,
+        watch: Stopwatch,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         begun: list[str] = []
-        runtime.ledger.claims.begun = lambda claim: begun.append(claim.job_id)  # type: ignore[method-assign]
+        monkeypatch.setattr(runtime.ledger.claims, "begun", lambda claim: begun.append(claim.job_id))
         turns = []
         for waited_s in (0.99, 1.0):
             job_id = job(runtime.ledger)
@@ -195,12 +199,17 @@ class TestTurn:
         assert begun == [job_id]
 
     def test_a_ledger_that_is_not_told_so_ends_no_prompt(
-        self, runner: JobRunner, comfyui: FakeComfyUI, runtime: BrokerlessRuntime, watch: Stopwatch
+        self,
+        runner: JobRunner,
+        comfyui: FakeComfyUI,
+        runtime: BrokerlessRuntime,
+        watch: Stopwatch,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         def away(_claim: object) -> None:
             raise LedgerUnavailable("away")
 
-        runtime.ledger.claims.begun = away  # type: ignore[method-assign]
+        monkeypatch.setattr(runtime.ledger.claims, "begun", away)
         turned = turn(runner, job(runtime.ledger))
         prompt = comfyui.prompt(0)
         watch.now_s += 5.0
@@ -404,10 +413,10 @@ class TestBadEnds:
         assert runner._runs == []
 
     def test_what_a_job_made_stays_if_it_goes_on(
-        self, runner: JobRunner, comfyui: FakeComfyUI, runtime: BrokerlessRuntime
+        self, runner: JobRunner, comfyui: FakeComfyUI, runtime: BrokerlessRuntime, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         removed: list[str] = []
-        runner._recovery.remove_files = lambda _instance, job_id: removed.append(job_id)  # type: ignore[method-assign]
+        monkeypatch.setattr(runner._recovery, "remove_files", lambda _instance, job_id: removed.append(job_id))
         ends: list[Callable[[Prompt], None]] = [
             lambda prompt: prompt.end(outputs=[saved_file()]),
             lambda prompt: prompt.fail(ComfyUnavailable("gone")),

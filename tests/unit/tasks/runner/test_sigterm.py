@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
-from tasks.runner import sigterm
 from tasks.runner.sigterm import IDLE_S, SPARE_S, spared_from_sigterm
 
 
@@ -34,7 +34,7 @@ def timers(monkeypatch: pytest.MonkeyPatch) -> list[Timer]:
         made.append(Timer(seconds, function, args))
         return made[-1]
 
-    monkeypatch.setattr(sigterm.threading, "Timer", make)
+    monkeypatch.setattr("tasks.runner.sigterm.threading.Timer", make)
     return made
 
 
@@ -45,7 +45,7 @@ def test_it_waits_for_what_the_main_process_grants(timers: list[Timer]) -> None:
         assert [timer.seconds for timer in timers] == [10.0 + SPARE_S], "once"
     assert [timer.seconds for timer in timers] == [10.0 + SPARE_S, IDLE_S]
     for timer in timers:
-        assert (timer.function, timer.args) == (sigterm.os._exit, (1,))
+        assert (timer.function, timer.args) == (os._exit, (1,))
         assert timer.daemon
         assert timer.is_started
 

@@ -336,12 +336,12 @@ class TestTrouble:
         assert [delivery(ledger, job_id).state for job_id in jobs] == ["delivered", "sending", "delivered"]
 
     def test_what_somebody_else_has_taken_is_not_ours(
-        self, dispatcher: WebhookDispatcher, ledger: Ledger, web: Web
+        self, dispatcher: WebhookDispatcher, ledger: Ledger, web: Web, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         job_id = job_for(ledger)
         dispatcher.call(job_id)
         due = ledger.outbox.due
-        ledger.outbox.due = lambda **options: _taken_meanwhile(ledger, due(**options))  # type: ignore[method-assign]
+        monkeypatch.setattr(ledger.outbox, "due", lambda **options: _taken_meanwhile(ledger, due(**options)))
         steps(dispatcher, 1)
         assert web.got == []
         assert dispatcher._receivers.under_way == 0
