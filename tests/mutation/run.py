@@ -45,7 +45,7 @@ LIMIT_S = 60.0
 LIBRARIES = (
     *("sqlalchemy.dialects.sqlite", "alembic.command", "celery.app.amqp", "celery.beat", "kombu.transport.redis"),
     *("celery.worker", "pydantic_settings", "requests", "urllib3", "redis", "psycopg", "boto3", "flask", "PIL.Image"),
-    *("cryptography.fernet", "blake3", "orjson", "pytest_socket", "xdist", "pytest_timeout", "psycopg.sql"),
+    *("cryptography.fernet", "blake3", "orjson", "psycopg.sql", "alembic.autogenerate"),
 )
 
 
@@ -178,7 +178,7 @@ def _run_tests(module: Module, source: str) -> None:
     os.chdir(ROOT)
     sys.meta_path.insert(0, _Faulty(module, source))
     with tempfile.TemporaryDirectory(prefix="mutant-") as folder:
-        options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", "--basetemp", f"{folder}/tests"]
+        options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--basetemp", f"{folder}/tests"]
         code = pytest.main([*options, *(str(path) for path in module.tests)])
     os._exit(int(code))
 
