@@ -372,7 +372,7 @@ class TestHandBack:
         def release_all(*_arguments: Any, **_options: Any) -> None:
             raise LedgerUnavailable("away")
 
-        monkeypatch.setattr("core.ledger.requeue.Returns.release_all", release_all)
+        monkeypatch.setattr("core.ledger.requeue.Requeue.release_all", release_all)
         with pytest.raises(LedgerUnavailable):
             hand_back.what_waits(lambda _prompt_id: None)
 

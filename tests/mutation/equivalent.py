@@ -2,4 +2,16 @@
 
 from __future__ import annotations
 
-EQUIVALENT: dict[str, str] = {}
+_EXPIRE = (
+    "transaction.connection.execute(update(jobs).where(jobs.c.instance == instance, "
+    "jobs.c.status.in_(sorted(LEASED))).values(lease_until_ms=0))"
+)
+
+EQUIVALENT: dict[str, str] = {
+    f"core/ledger/requeue.py: {_EXPIRE}: 0 -> 1": "any time in the past has lapsed",
+    f"core/ledger/requeue.py: {_EXPIRE}: 0 -> -1": "any time in the past has lapsed",
+    "tasks/runner/runner.py: was_on_deck: bool = False: False -> True": "each `Run` is made with a value",
+    "tasks/runner/runner.py: is_attended: bool = False: False -> True": "each `Run` is made with a value",
+    "tasks/runner/runner.py: posted_s: float = 0.0: 0.0 -> 1.0": "read only after the prompt was posted",
+    "tasks/runner/runner.py: posted_s: float = 0.0: 0.0 -> -1.0": "read only after the prompt was posted",
+}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 #: What each comparison becomes: its boundary moves, or it says the opposite.
 _COMPARISONS: dict[type[ast.cmpop], tuple[type[ast.cmpop], ...]] = {
@@ -35,13 +35,13 @@ class Mutant:
     """One fault in one module."""
 
     path: str
-    line: int
     #: The statement it is in.
     statement: str
     #: The expression or statement as it was, and as it is.
     before: str
     after: str
-    source: str = field(repr=False)
+    #: Which node of the module, in the order of its text, and which of the faults it may have.
+    place: tuple[int, int]
 
     def __str__(self) -> str:
         before, after = _one_line(self.before), _one_line(self.after)
@@ -56,18 +56,23 @@ def mutants_of(source: str, path: str) -> Iterator[Mutant]:
     for number, node in enumerate(_walk(tree)):
         if isinstance(node, ast.stmt):
             statement = _one_line(ast.unparse(node))
-        for replacement in _faults(node):
-            faulty = copy.deepcopy(tree)
-            target = list(_walk(faulty))[number]
-            _replace(faulty, target, replacement)
+        for which, replacement in enumerate(_faults(node)):
             yield Mutant(
                 path=path,
-                line=getattr(node, "lineno", 0),
                 statement=statement,
                 before=ast.unparse(node),
                 after=ast.unparse(ast.fix_missing_locations(replacement)),
-                source=ast.unparse(ast.fix_missing_locations(faulty)),
+                place=(number, which),
             )
+
+
+def with_fault(source: str, mutant: Mutant) -> str:
+    """The text of a module with the fault of one of its mutants."""
+    tree = ast.parse(source)
+    number, which = mutant.place
+    node = list(_walk(tree))[number]
+    _replace(tree, node, list(_faults(node))[which])
+    return ast.unparse(ast.fix_missing_locations(tree))
 
 
 def _walk(tree: ast.AST) -> Iterator[ast.AST]:

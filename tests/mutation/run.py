@@ -30,7 +30,7 @@ from types import ModuleType
 import pytest
 
 from tests.mutation.equivalent import EQUIVALENT
-from tests.mutation.mutants import Mutant, mutants_of
+from tests.mutation.mutants import Mutant, mutants_of, with_fault
 
 ROOT = Path(__file__).absolute().parent.parent.parent
 UNIT = ROOT / "tests" / "unit"
@@ -39,8 +39,8 @@ PLACES = ("tasks", "core/ledger")
 COUNT, SEED = 100, 10
 #: The share that has to die.
 GOAL = 0.9
-#: Tests that take longer hang: the mutant is dead.
-LIMIT_S = 60.0
+#: Tests that take so many times as long as without a fault hang: the mutant is dead.
+PATIENCE, LEAST_LIMIT_S = 5, 20.0
 #: Loaded once, before the first fork: they take longer than the tests.
 LIBRARIES = (
     *("sqlalchemy.dialects.sqlite", "alembic.command", "celery.app.amqp", "celery.beat", "kombu.transport.redis"),
@@ -84,13 +84,11 @@ def main() -> int:
         sys.exit("no module with unit tests is called that")
     for library in LIBRARIES:
         importlib.import_module(library)
-    for module in dict.fromkeys(module for module, _ in chosen):
-        if _notices(module, module.path.read_text()):
-            sys.exit(f"the tests of {module.name} fail without a fault: {[str(path) for path in module.tests]}")
-    survivors: list[Mutant] = []
     begun_s = time.monotonic()
+    limits_s = {module: _limit_s(module) for module in dict.fromkeys(module for module, _ in chosen)}
+    survivors: list[Mutant] = []
     for number, (module, mutant) in enumerate(chosen, start=1):
-        is_dead = _notices(module, mutant.source)
+        is_dead = _notices(module, with_fault(module.path.read_text(), mutant), limits_s[module])
         if not is_dead:
             survivors.append(mutant)
         print(f"[{number}/{len(chosen)}] {'killed  ' if is_dead else 'SURVIVED'} {mutant}", flush=True)
@@ -152,14 +150,22 @@ def _sample(modules: Sequence[Module], count: int, seed: int) -> list[tuple[Modu
     return [every[number] for number in sorted(chosen)]
 
 
-def _notices(module: Module, source: str) -> bool:
+def _limit_s(module: Module) -> float:
+    """How long the tests of a module may take; they have to pass without a fault."""
+    begun_s = time.monotonic()
+    if _notices(module, module.path.read_text(), float("inf")):
+        sys.exit(f"the tests of {module.name} fail without a fault: {[str(path) for path in module.tests]}")
+    return max(LEAST_LIMIT_S, PATIENCE * (time.monotonic() - begun_s))
+
+
+def _notices(module: Module, source: str, limit_s: float) -> bool:
     """Whether the tests of a module fail, or hang, if this is its text."""
     sys.stdout.flush()
     child = os.fork()
     if child == 0:
         os.setsid()
         _run_tests(module, source)
-    ends_s = time.monotonic() + LIMIT_S
+    ends_s = time.monotonic() + limit_s
     while time.monotonic() < ends_s:
         pid, status = os.waitpid(child, os.WNOHANG)
         if pid:

@@ -116,6 +116,11 @@ class TestWaiting:
         assert not release.wait_until_idle(2 * LOOK_EVERY_S, Cancel(watch))
         assert watch.slept_s == [LOOK_EVERY_S] * 3
 
+    def test_up_to_the_last_moment(self, release: JobRelease, ledger: Ledger, watch: Stopwatch) -> None:
+        claimed(ledger)
+        assert not release.wait_until_idle(0.0, Cancel(watch))
+        assert watch.slept_s == [LOOK_EVERY_S]
+
     def test_one_that_becomes_idle(
         self, release: JobRelease, watch: Stopwatch, monkeypatch: pytest.MonkeyPatch
     ) -> None:

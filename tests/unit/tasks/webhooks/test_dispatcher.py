@@ -422,6 +422,78 @@ def test_it_waits_for_news_unless_there_is_more_to_do(dispatcher: WebhookDispatc
     assert inbox.waited_s[1:] == [0.0] * 5
 
 
+def test_limits_are_what_was_measured() -> None:
+    limits = (dispatcher_module.BATCH, dispatcher_module.MAX_WAITING, dispatcher_module.LOOK_EVERY_S)
+    assert limits == (256, 20_000, 0.05)
+    assert (dispatcher_module.RETRY_S, dispatcher_module.GOODBYE_S, dispatcher_module.HAND_S) == (1.0, 5.0, 0.1)
+
+
+class TestLook:
+    @pytest.fixture
+    def asked(self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+        """What the ledger was asked for."""
+        asked: list[dict[str, Any]] = []
+        due = ledger.outbox.due
+
+        def asking(**options: Any) -> Any:
+            asked.append(options)
+            return due(**options)
+
+        monkeypatch.setattr(ledger.outbox, "due", asking)
+        return asked
+
+    def test_for_all_and_for_whoever_called(self, dispatcher: WebhookDispatcher, asked: list[dict[str, Any]]) -> None:
+        dispatcher.call("j")
+        dispatcher._work()
+        assert asked == [{"limit": 256, "except_for": []}, {"limit": 256, "job_ids": {"j"}}]
+
+    def test_once_if_nobody_called(self, dispatcher: WebhookDispatcher, asked: list[dict[str, Any]]) -> None:
+        dispatcher._has_more = True
+        dispatcher._work()
+        assert asked == [{"limit": 256, "except_for": []}]
+        dispatcher._work()
+        assert len(asked) == 1, "there was no more"
+
+    def test_again_while_a_look_is_full(
+        self,
+        dispatcher: WebhookDispatcher,
+        ledger: Ledger,
+        asked: list[dict[str, Any]],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(dispatcher_module, "BATCH", 1)
+        jobs = [job_for(ledger, url=f"http://r{number}.example/") for number in range(2)]
+        for job_id in jobs:
+            dispatcher.call(job_id)
+        dispatcher._work()
+        assert len(asked) == 1, "more have called than one look brings"
+        assert dispatcher._has_more
+        steps(dispatcher, 4)
+        assert [delivery(ledger, job_id).state for job_id in jobs] == ["delivered"] * 2
+
+    def test_not_too_often(
+        self,
+        dispatcher: WebhookDispatcher,
+        asked: list[dict[str, Any]],
+        watch: Stopwatch,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(dispatcher_module, "LOOK_EVERY_S", 0.5)
+        for step_s in (0.0, 0.25, 0.25):
+            watch.now_s += step_s
+            dispatcher._has_more = True
+            dispatcher._work()
+        assert len(asked) == 2
+
+    def test_not_while_very_much_waits(
+        self, dispatcher: WebhookDispatcher, asked: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(dispatcher_module, "MAX_WAITING", 0)
+        dispatcher._has_more = True
+        dispatcher._work()
+        assert asked == []
+
+
 def test_a_job_without_webhooks_costs_a_look(dispatcher: WebhookDispatcher, web: Web) -> None:
     dispatcher.call("nobody")
     steps(dispatcher, 1)
