@@ -286,6 +286,7 @@ class TestTrouble:
         untried = [each for each in waiting if not each.tries]
         break_ms = round(dispatcher._settings.webhook_break_s * 1000)
         assert [each.next_try_at_ms for each in untried] == [clock.now_ms + break_ms] * 2
+        assert dispatcher._receivers.waiting == 0, "they wait in the ledger, in nobody's way"
         assert "fail; 7 more wait for 30 s" in caplog.text
 
     def test_a_ledger_that_is_away_is_waited_for(
