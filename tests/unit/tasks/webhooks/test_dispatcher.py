@@ -391,6 +391,12 @@ class TestEnd:
         dispatcher._work()
         assert dispatcher._loop.is_ending
 
+    def test_closing_waits_for_it(self, dispatcher: WebhookDispatcher, monkeypatch: pytest.MonkeyPatch) -> None:
+        waited_s: list[float] = []
+        monkeypatch.setattr(dispatcher._loop, "join", waited_s.append)
+        dispatcher.close()
+        assert waited_s == [10.0]
+
     def test_but_not_for_ever(self, dispatcher: WebhookDispatcher, watch: Stopwatch) -> None:
         dispatcher._receivers._under_way = 1
         dispatcher.close()
