@@ -14,11 +14,11 @@ from comfy.client.outputs import OutputItem
 from comfy.prompts.progress import Progress, PromptListener
 from comfy.prompts.session import PromptHandle, PromptResult
 from core.clock import ledger_clock
-from core.job import Job
 from core.ledger import Ledger
 from core.ledger.instances import InstanceRecord
 from core.messaging.notices import Notice, NoticeSender
-from core.settings.settings import Settings
+from core.records.job import Job
+from core.settings import Settings
 from core.storage.marker import StorageMarker
 from tasks.messaging.publish import Publisher
 from tasks.runtime import Runtime

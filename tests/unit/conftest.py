@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from core.ledger import Ledger
-from core.settings.settings import Settings
+from core.settings import Settings
 from tests.makers import BrokerlessRuntime, StoppedClock
 
 

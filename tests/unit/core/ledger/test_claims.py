@@ -10,12 +10,12 @@ import pytest
 from sqlalchemy import select
 
 from core.errors import StaleAttempt
-from core.job import CANCELED, CANCELING, DELIVERING, FAILED, QUEUED, RUNNING, prompt_id_of
 from core.ledger import Ledger
 from core.ledger.claims import Claim
 from core.ledger.database.tables import assets, job_errors, jobs
 from core.ledger.instances import UNHEALTHY
-from core.settings.settings import Settings
+from core.records.job import CANCELED, CANCELING, DELIVERING, FAILED, QUEUED, RUNNING, prompt_id_of
+from core.settings import Settings
 from tests.ledger_moves import ERROR, WEBHOOK, check_log, claimed, produced, secrets_of, submit
 from tests.makers import NAME, WORKER, StoppedClock, come_up
 

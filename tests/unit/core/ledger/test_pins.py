@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from core.job import FAILED, QUEUED
 from core.ledger import Ledger
 from core.ledger.pins import Pinned, PinnedGraph
+from core.records.job import FAILED, QUEUED
 from tests.ledger_moves import ERROR, claimed, submit
 
 

@@ -6,12 +6,12 @@ import pytest
 from sqlalchemy import select
 
 from core.errors import LedgerUnavailable
-from core.job import CANCELED, EXPIRED, FAILED, QUEUED, RUNNING, prompt_id_of
 from core.ledger import Ledger
 from core.ledger import requeue as requeue_module
 from core.ledger.claims import Claim
 from core.ledger.database.tables import assets, jobs
 from core.ledger.requeue import INSTANCE_LOST, MAX_LOSSES, POISON, QUEUE_TIMEOUT, GivenBack, Requeue
+from core.records.job import CANCELED, EXPIRED, FAILED, QUEUED, RUNNING, prompt_id_of
 from tests.ledger_moves import check_log, claimed, lapse, set_columns, submit
 from tests.makers import NAME, StoppedClock, come_up
 

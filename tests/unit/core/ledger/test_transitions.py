@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from core.job import CANCELED, FAILED, QUEUED, RUNNING, STATUSES, SUCCEEDED, TERMINAL, TRANSITIONS
 from core.ledger import Ledger
 from core.ledger.database.tables import assets, deliveries, jobs
 from core.ledger.transitions import transition
+from core.records.job import CANCELED, FAILED, QUEUED, RUNNING, STATUSES, SUCCEEDED, TERMINAL, TRANSITIONS
 from tests.ledger_moves import WEBHOOK, claimed, generated, secrets_of, set_columns, stored, submit, succeeded
 from tests.makers import StoppedClock
 

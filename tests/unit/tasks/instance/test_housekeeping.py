@@ -13,7 +13,7 @@ from comfy.process.instance import Instance
 from comfy.process.spec import InstanceSpec
 from core.clock import ledger_clock
 from core.errors import LedgerUnavailable
-from core.settings.settings import Settings
+from core.settings import Settings
 from tasks.instance import housekeeping
 from tasks.instance.housekeeping import MEBIBYTE, ROOM_AGAIN, TIDY_EVERY_S, Housekeeper
 from tests.makers import Stopwatch

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from core.errors import LedgerUnavailable
-from core.job import CANCELED, QUEUED, RUNNING
 from core.ledger import Ledger
 from core.ledger.instances import Instances
 from core.ledger.requeue import Requeue
-from core.settings.settings import Settings
+from core.records.job import CANCELED, QUEUED, RUNNING
+from core.settings import Settings
 from tasks.instance import release as release_module
 from tasks.instance.release import LOOK_EVERY_S, JobRelease
 from tests.ledger_moves import claimed, submit

@@ -10,7 +10,7 @@ import pytest
 from comfy.process.spec import InstanceSpec
 from core.errors import ConfigurationError, LedgerUnavailable
 from core.ledger import Ledger
-from core.settings.settings import Settings
+from core.settings import Settings
 from tasks.instance import tenure as tenure_module
 from tasks.instance.directory_lock import place_of
 from tasks.instance.tenure import LOOK_S, Tenure, check_host_name, take_or_refuse

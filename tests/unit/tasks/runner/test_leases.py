@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import pytest
 
 from core.errors import ComfyUnavailable, LedgerUnavailable
-from core.job import QUEUED, RUNNING
 from core.ledger import Ledger
 from core.ledger.claims import Claim
+from core.records.job import QUEUED, RUNNING
 from tasks.runner.leases import Leases
 from tests.ledger_moves import claimed
 from tests.makers import NAME, Prompt, StoppedClock

@@ -23,8 +23,8 @@ from core.errors import (
     StorageUnavailable,
     UnstorableValue,
 )
-from core.job import CANCELED, DELIVERING, FAILED, QUEUED
 from core.ledger.claims import Claim
+from core.records.job import CANCELED, DELIVERING, FAILED, QUEUED
 from tasks.runner import recorder as recorder_module
 from tasks.runner.attempt_end import Dropped, Failed, Finished, Requeued
 from tasks.runner.recorder import LEDGER_PATIENCE_S, MAX_WARNINGS, Recorder, persistently

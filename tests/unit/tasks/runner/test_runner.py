@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from core.errors import ComfyUnavailable, InputGone, LedgerUnavailable, PromptFailed, PromptRejected, PromptStuck
-from core.job import CANCELED, CANCELING, DELIVERING, FAILED, QUEUED, RUNNING, second_prompt_id
 from core.ledger import Ledger
 from core.ledger.instances import UNHEALTHY
+from core.records.job import CANCELED, CANCELING, DELIVERING, FAILED, QUEUED, RUNNING, second_prompt_id
 from tasks.runner import runner as runner_module
 from tasks.runner.attempt_end import Dropped, Failed, Finished, Requeued
 from tasks.runner.distress import CondemnPipe
