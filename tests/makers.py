@@ -10,14 +10,14 @@ from typing import Any, cast
 import pytest
 
 from comfy.client.history import History
-from comfy.client.outputs import OutputItem
-from comfy.prompts.progress import Progress, PromptListener
+from comfy.client.outputs import ReportedOutput
+from comfy.prompts.progress import PromptListener
 from comfy.prompts.session import PromptHandle, PromptResult
 from core.clock import ledger_clock
 from core.ledger import Ledger
 from core.ledger.instances import InstanceRecord
 from core.messaging.notices import Notice, NoticeSender
-from core.records.job import Job
+from core.records.progress import Progress
 from core.settings import Settings
 from core.storage.marker import StorageMarker
 from tasks.messaging.publish import Publisher
@@ -72,14 +72,17 @@ class PublishedMessages(Publisher):
     def turn(self, job_id: str) -> bool:
         return self._keep("turn", job_id)
 
-    def delivery(self, job_id: str, attempt: int, host: str) -> bool:
-        return self._keep("delivery", job_id, attempt, host)
+    def store(self, job_id: str, attempt: int, host: str) -> bool:
+        return self._keep("store", job_id, attempt, host)
 
     def notify(self, job_id: str) -> bool:
         return self._keep("notify", job_id)
 
-    def cancel(self, job: Job) -> None:
-        self._keep("cancel", job.id)
+    def interrupt(self, job_id: str, attempt: int, instance: str) -> None:
+        self._keep("interrupt", job_id, attempt, instance)
+
+    def look_again(self) -> bool:
+        return self._keep("look_again")
 
     def _keep(self, *message: Any) -> bool:
         self.sent.append(message)
@@ -144,11 +147,11 @@ def result_of(prompt_id: str, **fields: Any) -> PromptResult:
     return PromptResult(**{**values, **fields})
 
 
-def saved_file(name: str = "picture_00001_.png", node_id: str = "2", **fields: Any) -> OutputItem:
+def saved_file(name: str = "picture_00001_.png", node_id: str = "2", **fields: Any) -> ReportedOutput:
     """One file as ComfyUI's history tells of it."""
     values: dict[str, Any] = {"node_id": node_id, "key": "images", "kind": "image", "filename": name}
-    values |= {"subfolder": "", "type": "output"}
-    return OutputItem(**{**values, **fields})
+    values |= {"subfolder": "", "folder": "output"}
+    return ReportedOutput(**{**values, **fields})
 
 
 class Prompt:
@@ -222,7 +225,7 @@ class FakeClient:
     def clear(self) -> None:
         self.cleared += 1
 
-    def has(self, item: OutputItem) -> bool:
+    def has(self, item: ReportedOutput) -> bool:
         return item.filename in self.has_files
 
 

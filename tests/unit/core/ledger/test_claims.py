@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,13 +15,15 @@ from core.ledger import Ledger
 from core.ledger.claims import Claim
 from core.ledger.database.tables import assets, job_errors, jobs
 from core.ledger.instances import UNHEALTHY
-from core.records.job import CANCELED, CANCELING, DELIVERING, FAILED, QUEUED, RUNNING, prompt_id_of
+from core.records.job import CANCELED, CANCELING, DELIVERING, FAILED, QUEUED, RUNNING, InputRef, prompt_id_of
+from core.records.job_error import JobWarning
+from core.records.progress import Progress
 from core.settings import Settings
 from tests.ledger_moves import ERROR, WEBHOOK, check_log, claimed, produced, secrets_of, submit
 from tests.makers import NAME, WORKER, StoppedClock, come_up
 
-NAMED: dict[str, Any] = {"shape": "s" * 8, "workflow": "portrait", "extra_pnginfo": '{"workflow":{}}', "timeout_s": 7.5}
-INPUTS = [{"name": "a.png", "key": "k/a"}]
+NAMED: dict[str, Any] = {"shape": "s" * 8, "template": "portrait", "timeout_s": 7.5}
+INPUTS = (InputRef(name="a.png", key="k/a"),)
 
 
 def column(ledger: Ledger, job_id: str, name: str) -> object:
@@ -33,7 +36,8 @@ def test_a_claim_holds_all_that_the_run_needs(ledger: Ledger, clock: StoppedCloc
     come_up(ledger, device="RTX")
     graph = '{"7":{}}'
     secrets = {"api_key_comfy_org": "key"}
-    claim = claimed(ledger, graph=graph, nodes_total=3, webhook=WEBHOOK, inputs=INPUTS, secrets=secrets, **NAMED)
+    told: dict[str, Any] = {"webhook": WEBHOOK, "extra_pnginfo": {"workflow": {}}, "secrets": secrets}
+    claim = claimed(ledger, graph_text=graph, nodes_total=3, inputs=INPUTS, **told, **NAMED)
     assert claim == Claim(
         job_id=claim.job_id,
         attempt=1,
@@ -43,6 +47,7 @@ def test_a_claim_holds_all_that_the_run_needs(ledger: Ledger, clock: StoppedCloc
         has_secrets=True,
         lost_code=None,
         inputs=INPUTS,
+        extra_pnginfo='{"workflow":{}}',
         **NAMED,
     )
     assert claim.prompt_id == prompt_id_of(claim.job_id, 1)
@@ -55,7 +60,7 @@ def test_a_claim_holds_all_that_the_run_needs(ledger: Ledger, clock: StoppedCloc
 
 def test_a_plain_job_comes_without(ledger: Ledger) -> None:
     claim = claimed(ledger)
-    assert (claim.has_webhook, claim.has_secrets, claim.inputs, claim.timeout_s) == (False, False, [], None)
+    assert (claim.has_webhook, claim.has_secrets, claim.inputs, claim.timeout_s) == (False, False, (), None)
     assert not column(ledger, claim.job_id, "on_deck")
 
 
@@ -149,22 +154,22 @@ class TestProgress:
     def test_only_the_present_attempt_tells(self, ledger: Ledger) -> None:
         old = claimed(ledger)
         ledger.requeue.release(old, reason="gone")
-        ledger.claims.progress(old, {"value": 0.9})
+        ledger.claims.progress(old, Progress(value=0.9))
         assert ledger.jobs.get(old.job_id).progress is None
         new = ledger.claims.claim("gpu1@here")
         assert new is not None
-        ledger.claims.progress(old, {"value": 0.9})
-        ledger.claims.progress(new, {"value": 0.1})
-        assert ledger.jobs.get(new.job_id).progress == {"value": 0.1}
+        ledger.claims.progress(old, Progress(value=0.9))
+        ledger.claims.progress(new, Progress(value=0.1))
+        assert ledger.jobs.get(new.job_id).progress == Progress(value=0.1)
 
     def test_a_webhook_hears_of_it_while_the_job_runs(self, ledger: Ledger) -> None:
-        wants = {**WEBHOOK, "events": ["job.progress"]}
+        wants = replace(WEBHOOK, events=("job.progress",))
         claim = claimed(ledger, webhook=wants)
-        ledger.claims.progress(claim, {"value": 0.5})
+        ledger.claims.progress(claim, Progress(value=0.5))
         assert ledger.outbox.open_count(claim.job_id) == 1
         other = claimed(ledger, "gpu1@here", webhook=wants)
         ledger.jobs.cancel(other.job_id)
-        ledger.claims.progress(other, {"value": 0.5})
+        ledger.claims.progress(other, Progress(value=0.5))
         assert ledger.outbox.open_count(other.job_id) == 0
 
     def test_whoever_watches_is_woken(self, sqlite_settings: Settings) -> None:
@@ -172,7 +177,7 @@ class TestProgress:
         ledger = Ledger(sqlite_settings, on_change=lambda change: changes.append(change.job_id))
         claim = claimed(ledger)
         changes.clear()
-        ledger.claims.progress(claim, {"value": 0.5})
+        ledger.claims.progress(claim, Progress(value=0.5))
         assert changes == [claim.job_id]
         ledger.close()
 
@@ -180,11 +185,11 @@ class TestProgress:
 class TestGenerated:
     def test_files_are_recorded_in_their_order(self, ledger: Ledger, clock: StoppedClock) -> None:
         claim = claimed(ledger)
-        files = [produced(number) for number in range(3)]
+        files = [produced(claim, number) for number in range(3)]
         clock.pass_ms(9)
-        ledger.claims.generated(claim, files, outputs_reused=True, warnings=[{"message": "m"}])
+        ledger.claims.generated(claim, files, outputs_reused=True, warnings=[JobWarning(message="m")])
         job = ledger.jobs.get(claim.job_id)
-        assert (job.status, job.outputs_reused, job.warnings) == (DELIVERING, True, [{"message": "m"}])
+        assert (job.status, job.outputs_reused, job.warnings) == (DELIVERING, True, (JobWarning(message="m"),))
         assert job.generated_at_ms == clock.now_ms
         assert column(ledger, job.id, "lease_until_ms") is None
         with ledger.database.read() as connection:
@@ -192,7 +197,7 @@ class TestGenerated:
         assert [row["ordinal"] for row in rows] == [0, 1, 2]
         first = dict(rows[0])
         assert first == {
-            "id": files[0].asset_id,
+            "id": files[0].id,
             "job_id": job.id,
             "attempt": 1,
             "ordinal": 0,
@@ -216,7 +221,7 @@ class TestGenerated:
         claim = claimed(ledger)
         ledger.claims.generated(claim, [], outputs_reused=False)
         job = ledger.jobs.get(claim.job_id)
-        assert (job.status, job.outputs_reused, job.warnings) == (DELIVERING, False, None)
+        assert (job.status, job.outputs_reused, job.warnings) == (DELIVERING, False, ())
 
     def test_what_the_run_alone_needed_is_wiped(self, ledger: Ledger) -> None:
         secrets = {"api_key_comfy_org": "key", "webhook_secret": "whsec_x"}
@@ -232,7 +237,7 @@ class TestGenerated:
         else:
             ledger.requeue.release(claim, reason="taken")
         with pytest.raises(StaleAttempt, match=f"{claim.job_id} attempt 1"):
-            ledger.claims.generated(claim, [produced()], outputs_reused=False)
+            ledger.claims.generated(claim, [produced(claim)], outputs_reused=False)
         with ledger.database.read() as connection:
             assert connection.execute(select(assets.c.id)).all() == []
 
@@ -240,13 +245,13 @@ class TestGenerated:
 class TestFailure:
     def test_the_whole_error_is_kept_beside_the_short_one(self, ledger: Ledger) -> None:
         claim = claimed(ledger)
-        whole = {**ERROR, "message": "boom" * 1000}
+        whole = replace(ERROR, message="boom" * 1000)
         assert ledger.claims.fail(claim, ERROR, whole=whole)
         job = ledger.jobs.get(claim.job_id)
         assert (job.status, job.error) == (FAILED, ERROR)
         with ledger.database.read() as connection:
             packed = connection.execute(select(job_errors.c.error)).scalar_one()
-        assert json.loads(zlib.decompress(packed)) == whole
+        assert json.loads(zlib.decompress(packed)) == whole.to_json()
 
     def test_a_short_one_stands_alone(self, ledger: Ledger) -> None:
         assert ledger.claims.fail(claimed(ledger), ERROR)

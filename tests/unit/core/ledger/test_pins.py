@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from core.ledger import Ledger
 from core.ledger.pins import Pinned, PinnedGraph
-from core.records.job import FAILED, QUEUED
+from core.records.job import FAILED, QUEUED, InputRef
 from tests.ledger_moves import ERROR, claimed, submit
 
 
@@ -31,8 +31,8 @@ def test_one_that_runs_is_not_waiting(ledger: Ledger) -> None:
 
 
 def test_what_a_job_is_judged_by(ledger: Ledger) -> None:
-    plain = submit(ledger, graph='{"1":{}}')
-    with_files = submit(ledger, inputs=[{"name": "a.png", "key": "k"}, {"name": "b.png", "key": "k"}])
+    plain = submit(ledger, graph_text='{"1":{}}')
+    with_files = submit(ledger, inputs=(InputRef(name="a.png", key="k"), InputRef(name="b.png", key="k")))
     assert ledger.pins.graphs([plain.id, with_files.id, "gone"]) == {
         plain.id: PinnedGraph(graph='{"1":{}}', staged_files=frozenset()),
         with_files.id: PinnedGraph(graph='{"1":{}}', staged_files=frozenset({"a.png", "b.png"})),

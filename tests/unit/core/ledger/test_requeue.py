@@ -11,7 +11,9 @@ from core.ledger import requeue as requeue_module
 from core.ledger.claims import Claim
 from core.ledger.database.tables import assets, jobs
 from core.ledger.requeue import INSTANCE_LOST, MAX_LOSSES, POISON, QUEUE_TIMEOUT, GivenBack, Requeue
-from core.records.job import CANCELED, EXPIRED, FAILED, QUEUED, RUNNING, prompt_id_of
+from core.records.job import CANCELED, EXPIRED, FAILED, QUEUED, RUNNING, Status, prompt_id_of
+from core.records.job_error import JobError, Loss
+from core.records.progress import Progress
 from tests.ledger_moves import check_log, claimed, lapse, set_columns, submit
 from tests.makers import NAME, StoppedClock, come_up
 
@@ -35,11 +37,11 @@ class TestRelease:
     def test_a_lost_attempt_is_told_of(self, ledger: Ledger, clock: StoppedClock) -> None:
         come_up(ledger, device="RTX")
         claim = claimed(ledger)
-        ledger.claims.progress(claim, {"value": 0.5})
+        ledger.claims.progress(claim, Progress(value=0.5))
         clock.pass_ms(3)
         assert ledger.requeue.release(claim, reason="It went away.", code="stuck") == QUEUED
         job = ledger.jobs.get(claim.job_id)
-        loss = {"attempt": 1, "code": "stuck", "instance": NAME, "gpu": "RTX", "at_ms": clock.now_ms}
+        loss = Loss(attempt=1, code="stuck", instance=NAME, gpu="RTX", at_ms=clock.now_ms)
         assert (job.status, job.progress, job.losses) == (QUEUED, None, (loss,))
         assert ledger.jobs.events(job.id)[-1].data == {
             "status": QUEUED,
@@ -75,8 +77,8 @@ class TestRelease:
         second = again(ledger, first.job_id, "gpu1@here")
         assert requeue.release(second, reason="Gone.", code=code) == FAILED
         job = ledger.jobs.get(first.job_id)
-        assert job.error == {"code": final, "message": "Given up after 2 lost attempts. Gone."}
-        assert [loss["attempt"] for loss in job.losses] == [1, 2]
+        assert job.error == JobError(code=final, message="Given up after 2 lost attempts. Gone.")
+        assert [loss.attempt for loss in job.losses] == [1, 2]
 
     def test_a_job_with_all_its_losses_may_be_given_back_uncounted(self, ledger: Ledger) -> None:
         requeue = Requeue(ledger.database, max_attempts=1)
@@ -86,12 +88,12 @@ class TestRelease:
 
     def test_the_newest_losses_are_kept(self, ledger: Ledger) -> None:
         claim = claimed(ledger)
-        losses = [{"attempt": -number} for number in range(MAX_LOSSES)]
-        set_columns(ledger, claim.job_id, losses=losses)
+        losses = [Loss(attempt=-number) for number in range(MAX_LOSSES)]
+        set_columns(ledger, claim.job_id, losses=[loss.to_json() for loss in losses])
         ledger.requeue.release(claim, reason="gone")
         found = ledger.jobs.get(claim.job_id).losses
         assert len(found) == MAX_LOSSES
-        assert (found[0], found[-1]["attempt"]) == (losses[1], 1)
+        assert (found[0], found[-1].attempt) == (losses[1], 1)
 
     def test_one_on_deck_had_no_part_in_it(self, ledger: Ledger) -> None:
         claimed(ledger)
@@ -141,7 +143,7 @@ class TestTakingBack:
         assert ledger.requeue.take_back_lapsed() == {mine.job_id: QUEUED, canceling.job_id: CANCELED}
         assert ledger.jobs.get(other.job_id).status == RUNNING
         (loss,) = ledger.jobs.get(mine.job_id).losses
-        assert loss["code"] == INSTANCE_LOST
+        assert loss.code == INSTANCE_LOST
         assert "lease lapsed" in ledger.jobs.events(mine.job_id)[-1].data["reason"]
 
     def test_one_that_cannot_be_taken_back_keeps_no_other_waiting(
@@ -159,7 +161,7 @@ class TestTakingBack:
         lapse(ledger, claim.job_id)
         take_back = ledger.requeue._take_back
 
-        def renewed_meanwhile(job_id: str, attempt: int, taken: dict[str, str]) -> None:
+        def renewed_meanwhile(job_id: str, attempt: int, taken: dict[str, Status]) -> None:
             ledger.claims.renew([claim])
             take_back(job_id, attempt, taken)
 
@@ -172,7 +174,7 @@ class TestTakingBack:
         lapse(ledger, claim.job_id)
         take_back = ledger.requeue._take_back
 
-        def overtaken(job_id: str, attempt: int, taken: dict[str, str]) -> None:
+        def overtaken(job_id: str, attempt: int, taken: dict[str, Status]) -> None:
             take_back(job_id, attempt - 1, taken)
 
         monkeypatch.setattr(ledger.requeue, "_take_back", overtaken)
@@ -196,7 +198,7 @@ class TestExpiry:
         assert ledger.requeue.expire_waiting(timeout_s=2.0) == [late.id]
         job = ledger.jobs.get(late.id)
         assert job.status == EXPIRED
-        assert job.error == {"code": QUEUE_TIMEOUT, "message": "No GPU was free for it within 2 s."}
+        assert job.error == JobError(code=QUEUE_TIMEOUT, message="No GPU was free for it within 2 s.")
         assert ledger.jobs.get(tried.job_id).status == QUEUED, "it had its turn"
 
     def test_it_goes_in_batches(self, ledger: Ledger, clock: StoppedClock, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,7 +223,7 @@ def taken_back(ledger: Ledger, monkeypatch: pytest.MonkeyPatch, error: Exception
         lapse(ledger, job_id)
     take_back, errors = ledger.requeue._take_back, [error]
 
-    def stumble(job_id: str, attempt: int, taken: dict[str, str]) -> None:
+    def stumble(job_id: str, attempt: int, taken: dict[str, Status]) -> None:
         if errors:
             raise errors.pop()
         take_back(job_id, attempt, taken)

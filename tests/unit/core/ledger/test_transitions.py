@@ -11,17 +11,19 @@ from sqlalchemy import select
 from core.ledger import Ledger
 from core.ledger.database.tables import assets, deliveries, jobs
 from core.ledger.transitions import transition
-from core.records.job import CANCELED, FAILED, QUEUED, RUNNING, STATUSES, SUCCEEDED, TERMINAL, TRANSITIONS
+from core.records.job import CANCELED, FAILED, QUEUED, RUNNING, STATUSES, SUCCEEDED, TERMINAL, TRANSITIONS, Status
+from core.records.job_error import JobError
+from core.records.output import BucketResult
+from core.records.progress import Progress
 from tests.ledger_moves import WEBHOOK, claimed, generated, secrets_of, set_columns, stored, submit, succeeded
 from tests.makers import StoppedClock
 
-EVERYTHING = {
-    **WEBHOOK,
-    "events": ["job.started", "job.progress", "job.completed", "job.failed", "job.delivery_failed"],
-}
+EVERYTHING = replace(
+    WEBHOOK, events=("job.started", "job.progress", "job.completed", "job.failed", "job.delivery_failed")
+)
 
 
-def move(ledger: Ledger, job_id: str, status: str, *conditions: Any, **values: Any) -> Any:
+def move(ledger: Ledger, job_id: str, status: Status, *conditions: Any, **values: Any) -> Any:
     with ledger.database.write() as transaction:
         return transition(transaction, job_id, status, *conditions, **values)
 
@@ -34,7 +36,7 @@ def posts(ledger: Ledger, job_id: str) -> list[tuple[str, int]]:
 
 
 @pytest.mark.parametrize("before", STATUSES)
-def test_only_moves_of_the_life_cycle_are_made(ledger: Ledger, before: str) -> None:
+def test_only_moves_of_the_life_cycle_are_made(ledger: Ledger, before: Status) -> None:
     for after in STATUSES:
         job = submit(ledger)
         set_columns(ledger, job.id, status=before)
@@ -60,7 +62,7 @@ def test_every_condition_has_to_hold(ledger: Ledger) -> None:
 
 
 @pytest.mark.parametrize("status", sorted(TERMINAL))
-def test_an_end_starts_retention_and_frees_the_lease(ledger: Ledger, clock: StoppedClock, status: str) -> None:
+def test_an_end_starts_retention_and_frees_the_lease(ledger: Ledger, clock: StoppedClock, status: Status) -> None:
     job = submit(ledger)
     before = ledger.jobs.get(job.id)
     set_columns(ledger, job.id, status="delivering" if status == SUCCEEDED else QUEUED, lease_until_ms=9)
@@ -105,17 +107,17 @@ class TestWebhooks:
 
     def test_progress_that_was_not_told_is_news_no_more(self, ledger: Ledger) -> None:
         claim = claimed(ledger, webhook=EVERYTHING)
-        ledger.claims.progress(claim, {"value": 0.5})
+        ledger.claims.progress(claim, Progress(value=0.5))
         assert "job.progress" in dict(posts(ledger, claim.job_id))
-        ledger.claims.fail(claim, {"code": "x", "message": "m"})
+        ledger.claims.fail(claim, JobError(code="x", message="m"))
         assert [event for event, _ in posts(ledger, claim.job_id)] == ["job.started", "job.failed"]
 
     @pytest.mark.parametrize("missing", [0, 1, None])
     def test_a_file_that_did_not_arrive_is_told_before_the_end(self, ledger: Ledger, missing: int | None) -> None:
         claim = generated(ledger, files=2, webhook=EVERYTHING)
         files = ledger.outputs.pending(claim.job_id, claim.attempt).files
-        values = [{"error": {"code": "x"}} if number == missing else {"url": "u"} for number in range(2)]
-        found = [replace(stored(file.asset_id), upload=value) for file, value in zip(files, values, strict=True)]
+        results = [BucketResult(error="x") if number == missing else BucketResult(url="u") for number in range(2)]
+        found = [replace(stored(file), bucket_result=each) for file, each in zip(files, results, strict=True)]
         ledger.outputs.succeed(claim.job_id, claim.attempt, found)
         told = posts(ledger, claim.job_id)
         last = ledger.jobs.get(claim.job_id).last_seq
@@ -126,8 +128,8 @@ class TestWebhooks:
         claim = generated(ledger, files=1, webhook=EVERYTHING)
         (file,) = ledger.outputs.pending(claim.job_id, claim.attempt).files
         with ledger.database.write() as transaction:
-            its_file = assets.update().where(assets.c.id == file.asset_id)
-            transaction.connection.execute(its_file.values(upload={"error": {"code": "x"}}))
+            its_file = assets.update().where(assets.c.id == file.id)
+            transaction.connection.execute(its_file.values(upload={"error": "x"}))
         move(ledger, claim.job_id, FAILED)
         assert [event for event, _ in posts(ledger, claim.job_id)] == ["job.started", "job.failed"]
 

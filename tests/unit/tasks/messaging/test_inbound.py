@@ -137,7 +137,6 @@ class TestOurs:
         message(embedded={"errbacks": [STEP]}),
         message(embedded={"chord": STEP}),
     ],
-    ids=str,
 )
 def test_what_is_not_ours_is_refused(found: Message) -> None:
     refuse(found)

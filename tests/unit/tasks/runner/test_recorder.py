@@ -25,6 +25,7 @@ from core.errors import (
 )
 from core.ledger.claims import Claim
 from core.records.job import CANCELED, DELIVERING, FAILED, QUEUED
+from core.records.job_error import JobError, JobWarning
 from tasks.runner import recorder as recorder_module
 from tasks.runner.attempt_end import Dropped, Failed, Finished, Requeued
 from tasks.runner.recorder import LEDGER_PATIENCE_S, MAX_WARNINGS, Recorder, persistently
@@ -54,13 +55,20 @@ def fail(recorder: Recorder, claim: Claim, error: ComfylineError) -> Any:
     return recorder.guard(claim, step)
 
 
+def error_of(runtime: BrokerlessRuntime, claim: Claim) -> JobError:
+    """The error of a job that has failed."""
+    error = runtime.ledger.jobs.get(claim.job_id).error
+    assert error is not None
+    return error
+
+
 class TestWhole:
     def test_files_go_to_delivery(self, recorder: Recorder, runtime: BrokerlessRuntime) -> None:
         claim = claimed(runtime.ledger)
         end = record(recorder, claim, runtime, outputs=[saved_file()])
         assert end == Finished(job_id=claim.job_id, attempt=1, has_webhook=False)
         job = runtime.ledger.jobs.get(claim.job_id)
-        assert (job.status, job.outputs_reused, job.warnings) == (DELIVERING, False, None)
+        assert (job.status, job.outputs_reused, job.warnings) == (DELIVERING, False, ())
         (file,) = runtime.ledger.outputs.pending(claim.job_id, 1).files
         assert file.name == "picture_00001_.png"
 
@@ -74,8 +82,9 @@ class TestWhole:
         record(recorder, claim, runtime, outputs=[saved_file()], sent=[("3", PNG)])
         _saved, sent = runtime.ledger.outputs.pending(claim.job_id, 1).files
         folder = runtime.settings.gpu_dir("gpu0") / "output" / claim.job_id
-        assert Path(sent.source["path"]).read_bytes() == PNG
-        assert Path(sent.source["path"]).parent == folder
+        assert sent.source.path is not None
+        assert Path(sent.source.path).read_bytes() == PNG
+        assert Path(sent.source.path).parent == folder
 
     def test_one_that_was_overtaken_is_dropped(self, recorder: Recorder, runtime: BrokerlessRuntime) -> None:
         claim = claimed(runtime.ledger)
@@ -111,22 +120,22 @@ class TestBlockedParts:
     def test_each_is_told_of_beside_the_files(self, recorder: Recorder, runtime: BrokerlessRuntime) -> None:
         claim = claimed(runtime.ledger)
         record(recorder, claim, runtime, outputs=[saved_file()], blocked=self.blocked(MAX_WARNINGS))
-        warnings = runtime.ledger.jobs.get(claim.job_id).warnings or []
-        assert warnings[1] == {"message": "m1", "node_id": "1", "class_type": "Switch"}
+        warnings = runtime.ledger.jobs.get(claim.job_id).warnings
+        assert warnings[1] == JobWarning(message="m1", node_id="1", class_type="Switch")
         assert len(warnings) == MAX_WARNINGS
 
     def test_of_very_many_only_the_number(self, recorder: Recorder, runtime: BrokerlessRuntime) -> None:
         claim = claimed(runtime.ledger)
         record(recorder, claim, runtime, outputs=[saved_file()], blocked=self.blocked(MAX_WARNINGS + 3))
-        warnings = runtime.ledger.jobs.get(claim.job_id).warnings or []
+        warnings = runtime.ledger.jobs.get(claim.job_id).warnings
         assert len(warnings) == MAX_WARNINGS + 1
-        assert warnings[-1] == {"message": "3 further parts did not run.", "node_id": None, "class_type": None}
+        assert warnings[-1] == JobWarning(message="3 further parts did not run.")
 
     def test_without_a_file_it_is_a_failure(self, recorder: Recorder, runtime: BrokerlessRuntime) -> None:
         claim = claimed(runtime.ledger)
         assert isinstance(record(recorder, claim, runtime, blocked=self.blocked(1)), Failed)
-        error = runtime.ledger.jobs.get(claim.job_id).error or {}
-        assert (error["code"], error["message"], error["node_id"]) == ("node_execution_error", "m0", "0")
+        error = runtime.ledger.jobs.get(claim.job_id).error
+        assert error == JobError(code="node_execution_error", message="m0", node_id="0", class_type="Switch")
 
     def test_twenty_are_told_of(self) -> None:
         assert MAX_WARNINGS == 20
@@ -154,11 +163,11 @@ class TestErrors:
         job = runtime.ledger.jobs.get(claim.job_id)
         if again:
             assert end == Requeued(job_id=claim.job_id, attempt=1, has_webhook=False)
-            assert (job.status, job.losses[0]["code"]) == (QUEUED, error.code)
+            assert (job.status, [loss.code for loss in job.losses]) == (QUEUED, [error.code])
         else:
             assert isinstance(end, Failed)
             assert end.error.code == error.code
-            assert (job.status, (job.error or {})["code"]) == (FAILED, error.code)
+            assert (job.status, error_of(runtime, claim).code) == (FAILED, error.code)
 
     @pytest.mark.parametrize("error", [ComfyOutOfMemory("memory"), PromptInterrupted("interrupted")])
     def test_once_more_and_not_twice(
@@ -203,14 +212,14 @@ class TestErrors:
     def test_a_long_error_is_kept_whole_beside_the_short(self, recorder: Recorder, runtime: BrokerlessRuntime) -> None:
         claim = claimed(runtime.ledger)
         fail(recorder, claim, PromptFailed("x" * 100_000))
-        message = (runtime.ledger.jobs.get(claim.job_id).error or {})["message"]
+        message = error_of(runtime, claim).message
         assert f"/api/v2/jobs/{claim.job_id}/error" in message
         assert len(message) < 100_000
 
     def test_a_short_one_refers_to_nothing(self, recorder: Recorder, runtime: BrokerlessRuntime) -> None:
         claim = claimed(runtime.ledger)
         fail(recorder, claim, PromptFailed("boom"))
-        assert (runtime.ledger.jobs.get(claim.job_id).error or {})["message"] == "boom"
+        assert error_of(runtime, claim).message == "boom"
 
     def test_a_graph_that_another_kind_accepts_goes_there(
         self, recorder: Recorder, runtime: BrokerlessRuntime, monkeypatch: pytest.MonkeyPatch
@@ -227,7 +236,7 @@ class TestSecrets:
     KEY = "comfyui-0123456789abcdef"
 
     def test_a_key_and_pnginfo_go_to_the_nodes(self, recorder: Recorder, runtime: BrokerlessRuntime) -> None:
-        claim = claimed(runtime.ledger, secrets={"api_key_comfy_org": self.KEY}, extra_pnginfo='{"workflow":{}}')
+        claim = claimed(runtime.ledger, secrets={"api_key_comfy_org": self.KEY}, extra_pnginfo={"workflow": {}})
         assert recorder.extra_data(claim) == {
             "extra_pnginfo": {"workflow": {}},
             "api_key_comfy_org": self.KEY,
@@ -240,7 +249,7 @@ class TestSecrets:
         claim = claimed(runtime.ledger, secrets={"api_key_comfy_org": self.KEY})
         recorder.extra_data(claim)
         fail(recorder, claim, PromptFailed(f"bad key {self.KEY}"))
-        assert (runtime.ledger.jobs.get(claim.job_id).error or {})["message"] == "bad key [secret]"
+        assert error_of(runtime, claim).message == "bad key [secret]"
         assert recorder._keys == {}
 
     def test_nor_one_that_blocks_a_part(self, recorder: Recorder, runtime: BrokerlessRuntime) -> None:
@@ -248,8 +257,8 @@ class TestSecrets:
         recorder.extra_data(claim)
         blocked = (Blocked(node_id="1", node_class="Switch", message=f"bad key {self.KEY}"),)
         record(recorder, claim, runtime, outputs=[saved_file()], blocked=blocked)
-        (warning,) = runtime.ledger.jobs.get(claim.job_id).warnings or []
-        assert warning["message"] == "bad key [secret]"
+        (warning,) = runtime.ledger.jobs.get(claim.job_id).warnings
+        assert warning == JobWarning(message="bad key [secret]", node_id="1", class_type="Switch")
         assert recorder._keys == {}
 
 
@@ -285,8 +294,8 @@ class TestMovingOn:
             for end in (Finished(**named), Requeued(**named), Dropped(**named)):
                 recorder.move_on(end)
             recorder.move_on(Failed(**named, error=PromptFailed("x")))
-        delivery, turn, notify = ("delivery", "j", 2, "here"), ("turn", "j"), ("notify", "j")
-        assert runtime.published.sent == [delivery, turn, delivery, turn, notify, notify]
+        store, turn, notify = ("store", "j", 2, "here"), ("turn", "j"), ("notify", "j")
+        assert runtime.published.sent == [store, turn, store, turn, notify, notify]
 
     def test_only_a_failure_is_reported(self, recorder: Recorder, caplog: pytest.LogCaptureFixture) -> None:
         caplog.set_level(logging.INFO)

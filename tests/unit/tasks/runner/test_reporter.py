@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from comfy.prompts.progress import Progress
 from core.errors import LedgerUnavailable
 from core.ledger.claims import Claim
+from core.records.progress import Progress
 from tasks.runner import reporter as reporter_module
 from tasks.runner.reporter import (
     LEDGER_EVERY_S,
@@ -82,15 +82,12 @@ def test_notices_now_and_then(
 def test_the_ledger_now_and_then(
     reporter: ProgressReporter, runtime: BrokerlessRuntime, watch: Stopwatch, claim: Claim
 ) -> None:
-    def written() -> Any:
-        return (runtime.ledger.jobs.get(claim.job_id).progress or {}).get("value")
-
     found = []
     for value in (0.1, 0.2, 0.3):
         watch.now_s += LEDGER_EVERY_S / 2
         reporter.on_progress(Progress(value=value))
-        found.append(written())
-    assert found == [None, 0.2, 0.2]
+        found.append(runtime.ledger.jobs.get(claim.job_id).progress)
+    assert found == [None, Progress(value=0.2), Progress(value=0.2)]
 
 
 def test_a_ledger_that_is_away_ends_no_prompt(

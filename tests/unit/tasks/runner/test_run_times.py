@@ -58,9 +58,9 @@ class TestDurations:
 class TestTeacher:
     def test_the_ledger_is_told(self, ledger: Ledger, watch: Stopwatch) -> None:
         pupil = Pupil()
-        claim = claimed(ledger, shape="s", workflow="w")
+        claim = claimed(ledger, shape="s", template="w")
         Teacher(pupil).tell(claim, come_up(ledger, device="RTX"), 3.5)  # type: ignore[arg-type]
-        assert pupil.learned == [{"shape": "s", "workflow": "w", "gpu": "RTX", "seconds": 3.5}]
+        assert pupil.learned == [{"shape": "s", "template": "w", "gpu": "RTX", "seconds": 3.5}]
 
     def test_not_more_often_than_now_and_then_of_each_shape(self, ledger: Ledger, watch: Stopwatch) -> None:
         pupil = Pupil()
@@ -85,9 +85,9 @@ class TestTeacher:
     def test_templates_of_no_shape_are_kept_apart(self, ledger: Ledger, watch: Stopwatch) -> None:
         pupil = Pupil()
         teacher, instance = Teacher(pupil), come_up(ledger)  # type: ignore[arg-type]
-        for workflow in ("a", "b"):
-            teacher.tell(claimed(ledger, workflow=workflow), instance, 1.0)
-        assert [lesson["workflow"] for lesson in pupil.learned] == ["a", "b"]
+        for template in ("a", "b"):
+            teacher.tell(claimed(ledger, template=template), instance, 1.0)
+        assert [lesson["template"] for lesson in pupil.learned] == ["a", "b"]
 
     def test_a_ledger_that_is_away_is_not_told(self, ledger: Ledger, watch: Stopwatch) -> None:
         Teacher(Pupil(is_away=True)).tell(claimed(ledger), come_up(ledger), 1.0)  # type: ignore[arg-type]

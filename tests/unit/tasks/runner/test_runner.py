@@ -14,7 +14,7 @@ import pytest
 from core.errors import ComfyUnavailable, InputGone, LedgerUnavailable, PromptFailed, PromptRejected, PromptStuck
 from core.ledger import Ledger
 from core.ledger.instances import UNHEALTHY
-from core.records.job import CANCELED, CANCELING, DELIVERING, FAILED, QUEUED, RUNNING, second_prompt_id
+from core.records.job import CANCELED, CANCELING, DELIVERING, FAILED, QUEUED, RUNNING, InputRef, second_prompt_id
 from tasks.runner import runner as runner_module
 from tasks.runner.attempt_end import Dropped, Failed, Finished, Requeued
 from tasks.runner.distress import CondemnPipe
@@ -70,7 +70,7 @@ def runner(runtime: BrokerlessRuntime, comfyui: FakeComfyUI, watch: Stopwatch) -
 
 def job(ledger: Ledger, **fields: Any) -> str:
     """A job with a graph of its own."""
-    values: dict[str, Any] = {"graph": json.dumps(GRAPH), "nodes_total": 2, "shape": SHAPE}
+    values: dict[str, Any] = {"graph_text": json.dumps(GRAPH), "nodes_total": 2, "shape": SHAPE}
     return submit(ledger, **{**values, **fields}).id
 
 
@@ -157,7 +157,7 @@ class TestTurn:
 
     def test_models_are_remembered(self, runner: JobRunner, comfyui: FakeComfyUI, runtime: BrokerlessRuntime) -> None:
         graph = {**GRAPH, "5": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "sd.safetensors"}}}
-        turned = turn(runner, job(runtime.ledger, graph=json.dumps(graph)))
+        turned = turn(runner, job(runtime.ledger, graph_text=json.dumps(graph)))
         comfyui.prompt(0).end(outputs=[saved_file()])
         turned.result(WAIT_S)
         runner._threads.shutdown(wait=True)
@@ -298,7 +298,7 @@ class TestOnDeck:
         self.turned.result(WAIT_S)
         runner._threads.shutdown(wait=True)
         assert status(runtime.ledger, self.jobs[1]) == [DELIVERING]
-        assert runtime.published.sent == [("delivery", self.jobs[1], 1, "here")]
+        assert runtime.published.sent == [("store", self.jobs[1], 1, "here")]
 
     def test_not_while_an_idle_instance_could_start_it(
         self, running: Prompt, comfyui: FakeComfyUI, runtime: BrokerlessRuntime, watch: Stopwatch
@@ -544,7 +544,7 @@ class TestInputs:
         moves: list[str] = []
         monkeypatch.setattr(runner_module, "stage_inputs", lambda *_arguments: moves.append("in"))
         monkeypatch.setattr(runner_module, "remove_staged", lambda *_arguments: moves.append("out"))
-        turned = turn(runner, job(runtime.ledger, inputs=[{"name": "a.png", "key": "k"}]))
+        turned = turn(runner, job(runtime.ledger, inputs=(InputRef(name="a.png", key="k"),)))
         comfyui.prompt(0).end(outputs=[saved_file()])
         turned.result(WAIT_S)
         runner._threads.shutdown(wait=True)
@@ -566,11 +566,13 @@ class TestInputs:
     ) -> None:
         if is_away:
             monkeypatch.setattr(runtime.storage, "_what_is_wrong", lambda: "It is not mounted.")
-        job_id = job(runtime.ledger, inputs=[{"name": "a.png", "key": "k/none"}])
+        job_id = job(runtime.ledger, inputs=(InputRef(name="a.png", key="k/none"),))
         end = runner.work(job_id)
         assert isinstance(end, Requeued if is_away else Failed)
         if not is_away:
-            assert (runtime.ledger.jobs.get(job_id).error or {})["code"] == InputGone.code
+            error = runtime.ledger.jobs.get(job_id).error
+            assert error is not None
+            assert error.code == InputGone.code
 
 
 class TestCache:
@@ -643,7 +645,7 @@ class TestSentPictures:
         in_part: bool,
         is_lost: bool,
     ) -> None:
-        turned = turn(runner, job(runtime.ledger, graph=json.dumps(SENDS)))
+        turned = turn(runner, job(runtime.ledger, graph_text=json.dumps(SENDS)))
         prompt = comfyui.prompt(0)
         if arrived:
             prompt.preview("3", b"\x89PNG\r\n\x1a\n")

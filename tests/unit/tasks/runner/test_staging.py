@@ -12,7 +12,8 @@ from comfy.client.client import ComfyClient, UploadedFile
 from core.errors import ComfylineError, ComfyUnavailable, InputGone, PromptRejected
 from core.ledger.claims import Claim
 from core.ledger.instances import InstanceRecord
-from core.storage.folders import Storage
+from core.records.job import InputRef
+from core.storage.folders import LocalStorage
 from tasks.runner.staging import remove_staged, stage_inputs
 from tests.ledger_moves import claimed
 from tests.makers import BrokerlessRuntime, come_up
@@ -40,12 +41,12 @@ def server() -> Server:
 @pytest.fixture
 def claim(runtime: BrokerlessRuntime) -> Claim:
     """A job with two input files, which are in storage."""
-    storage = Storage(runtime.settings.inputs_dir)
+    storage = LocalStorage(runtime.settings.inputs_dir)
     for key in ("a", "b"):
         draft = storage.draft()
         draft.write_text(key)
         storage.put(f"k/{key}", draft)
-    return claimed(runtime.ledger, inputs=[{"name": f"job/{key}.png", "key": f"k/{key}"} for key in "ab"])
+    return claimed(runtime.ledger, inputs=tuple(InputRef(name=f"job/{key}.png", key=f"k/{key}") for key in "ab"))
 
 
 def staged(runtime: BrokerlessRuntime) -> Path:
@@ -102,7 +103,7 @@ class TestOfOurs:
         def fail(*_arguments: object) -> None:
             raise OSError(number, "x")
 
-        monkeypatch.setattr(Storage, "copy", fail)
+        monkeypatch.setattr(LocalStorage, "copy", fail)
         with pytest.raises(ComfyUnavailable if kind == "full" else OSError, match="no room" if kind == "full" else "x"):
             stage(runtime, claim, come_up(runtime.ledger), server)
 

@@ -13,8 +13,8 @@ from core.background import failure_of
 from core.errors import AddressRefused, LedgerUnavailable
 from core.ledger import Ledger
 from core.ledger.database.tables import secrets
-from core.ledger.webhooks.outbox import Delivery, Outcome, Post
-from core.webhooks.keys import ENVIRONMENT
+from core.ledger.webhooks.outbox import Delivery, Post, TryResult
+from core.records.webhook_target import ENVIRONMENT, WebhookOrigin, WebhookTarget
 from tasks.webhooks import dispatcher as dispatcher_module
 from tasks.webhooks.dispatcher import WebhookDispatcher
 from tasks.webhooks.posting import ConnectionThread
@@ -25,15 +25,15 @@ from tests.makers import BrokerlessRuntime, StoppedClock, Stopwatch
 URL = "http://hooks.example/x"
 
 
-class Hand:
+class Thread:
     """Stands for a thread that posts, and does its work at once."""
 
-    def __init__(self, threads: Hands) -> None:
+    def __init__(self, threads: Threads) -> None:
         self._threads = threads
 
     def carry(self, work: Callable[[], None]) -> None:
         self._threads.carried += 1
-        failure_of(work, "hand")
+        failure_of(work, "thread")
 
     def connection(self, _policy: object) -> object:
         return self
@@ -52,19 +52,19 @@ class Inbox(queue.SimpleQueue[Any]):
         return super().get(block=False)
 
 
-class Hands:
+class Threads:
     """Stands for the threads that post."""
 
     def __init__(self) -> None:
         self.carried = self.rested = self.dismissed = 0
         self.released: list[object] = []
-        #: What hiring the next ones raises.
+        #: What acquiring the next ones raises.
         self.errors: list[Exception] = []
 
-    def hire(self, _receiver: str) -> Hand:
+    def acquire(self, _receiver: str) -> Thread:
         if self.errors:
             raise self.errors.pop()
-        return Hand(self)
+        return Thread(self)
 
     def rest(self, _thread: object) -> None:
         self.rested += 1
@@ -90,14 +90,14 @@ class Web:
         self._clock = clock
         self._watch = watch
 
-    def send(self, post: Post, headers: dict[str, str], _connection: object, *, limit_s: float) -> Outcome:
+    def send(self, post: Post, headers: dict[str, str], _connection: object, *, limit_s: float) -> TryResult:
         self.got.append((post, headers, limit_s))
         self._watch.now_s += self.takes_s
         answer = self.answers.pop(0) if self.answers else 200
         if isinstance(answer, Exception):
             raise answer
         error = None if answer == 200 else f"answered {answer}"
-        return Outcome(at_ms=self._clock.now_ms, duration_ms=1, status_code=answer, error=error)
+        return TryResult(at_ms=self._clock.now_ms, duration_ms=1, status_code=answer, error=error)
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def web(clock: StoppedClock, watch: Stopwatch, monkeypatch: pytest.MonkeyPatch) 
 @pytest.fixture
 def dispatcher(runtime: BrokerlessRuntime, web: Web, monkeypatch: pytest.MonkeyPatch) -> WebhookDispatcher:
     """One whose steps the test takes, and whose posts are made at once."""
-    monkeypatch.setattr(dispatcher_module, "ConnectionThreads", lambda _on_idle: Hands())
+    monkeypatch.setattr(dispatcher_module, "ConnectionThreads", lambda _on_idle: Threads())
     monkeypatch.setattr(dispatcher_module, "LOOK_EVERY_S", 0.0)
     dispatcher = WebhookDispatcher(runtime.settings, runtime.ledger)
     monkeypatch.setattr(dispatcher._loop, "start", lambda: None)
@@ -125,15 +125,15 @@ def dispatcher(runtime: BrokerlessRuntime, web: Web, monkeypatch: pytest.MonkeyP
     return dispatcher
 
 
-def hands(dispatcher: WebhookDispatcher) -> Hands:
+def threads(dispatcher: WebhookDispatcher) -> Threads:
     found = dispatcher._threads
-    assert isinstance(found, Hands)
+    assert isinstance(found, Threads)
     return found
 
 
-def job_for(ledger: Ledger, url: str = URL, origin: str = "request", **fields: Any) -> str:
+def job_for(ledger: Ledger, url: str = URL, origin: WebhookOrigin = "request", **fields: Any) -> str:
     """A job that has ended, and whose webhook is due."""
-    webhook = {"url": url, "timeout_s": 7.0, "extra_params": {}, "base_url": "", "origin": origin}
+    webhook = WebhookTarget(url=url, timeout_s=7.0, origin=origin)
     return succeeded(ledger, webhook=webhook, **fields).job_id
 
 
@@ -165,7 +165,7 @@ class TestTry:
         assert headers["webhook-id"] == found.id
         assert headers["webhook-timestamp"] == "1000"
         assert (headers["X-Webhook-Event"], headers["X-Webhook-Sequence"]) == ("job.completed", str(found.seq))
-        assert (hands(dispatcher).rested, hands(dispatcher).dismissed) == (1, 0)
+        assert (threads(dispatcher).rested, threads(dispatcher).dismissed) == (1, 0)
 
     @pytest.mark.parametrize(
         ("answer", "is_well"),
@@ -194,7 +194,7 @@ class TestTry:
         web.answers = [AttributeError("of ours")]
         found = sent(dispatcher, ledger)
         assert (found.state, found.error) == ("pending", "not sent: internal error")
-        assert (hands(dispatcher).rested, hands(dispatcher).dismissed) == (0, 1)
+        assert (threads(dispatcher).rested, threads(dispatcher).dismissed) == (0, 1)
 
     def test_the_fleets_limit_holds_for_long_ones(
         self, runtime: BrokerlessRuntime, dispatcher: WebhookDispatcher, ledger: Ledger, web: Web
@@ -249,7 +249,7 @@ class TestBatches:
         known.call(jobs[0])
         steps(known, 2)
         assert {delivery(ledger, job_id).state for job_id in jobs} == {"delivered"}
-        assert hands(known).carried == 2
+        assert threads(known).carried == 2
 
     @pytest.mark.parametrize("why", ["it fails", "it takes long"])
     def test_the_rest_is_given_back(self, known: WebhookDispatcher, ledger: Ledger, web: Web, why: str) -> None:
@@ -264,7 +264,7 @@ class TestBatches:
         known._stops_at_s = 10.0**9
         known._work()
         found = [delivery(ledger, job_id) for job_id in jobs]
-        assert sum(each.state == "pending" and not each.attempts for each in found) == 2
+        assert sum(each.state == "pending" and not each.log for each in found) == 2
         assert known._has_more
 
 
@@ -313,7 +313,7 @@ class TestTrouble:
     def test_a_thread_that_cannot_be_started_leaves_nothing_behind(
         self, dispatcher: WebhookDispatcher, ledger: Ledger, web: Web
     ) -> None:
-        hands(dispatcher).errors = [RuntimeError("can't start new thread")]
+        threads(dispatcher).errors = [RuntimeError("can't start new thread")]
         job_id = job_for(ledger)
         dispatcher.call(job_id)
         steps(dispatcher, 3)
@@ -326,7 +326,7 @@ class TestTrouble:
         jobs = [job_for(ledger, url=f"http://r{number}.example/") for number in range(3)]
         record = ledger.outbox.record
 
-        def stumble(results: list[tuple[Post, Outcome]]) -> None:
+        def stumble(results: list[tuple[Post, TryResult]]) -> None:
             if any(post.job_id == jobs[1] for post, _ in results):
                 raise AttributeError("of ours")
             record(results)
@@ -432,7 +432,7 @@ def test_it_waits_for_news_unless_there_is_more_to_do(dispatcher: WebhookDispatc
 def test_limits_are_what_was_measured() -> None:
     limits = (dispatcher_module.BATCH, dispatcher_module.MAX_WAITING, dispatcher_module.LOOK_EVERY_S)
     assert limits == (256, 20_000, 0.05)
-    assert (dispatcher_module.RETRY_S, dispatcher_module.GOODBYE_S, dispatcher_module.HAND_S) == (1.0, 5.0, 0.1)
+    assert (dispatcher_module.RETRY_S, dispatcher_module.GOODBYE_S, dispatcher_module.BATCH_TIME_S) == (1.0, 5.0, 0.1)
 
 
 class TestLook:
@@ -513,4 +513,4 @@ def test_a_thread_that_is_idle_for_long_is_released(dispatcher: WebhookDispatche
     thread = ConnectionThread.__new__(ConnectionThread)
     dispatcher._inbox.put(thread)
     dispatcher._work()
-    assert hands(dispatcher).released == [thread]
+    assert threads(dispatcher).released == [thread]

@@ -8,11 +8,11 @@ from core.ledger.webhooks.outbox import Due
 from tasks.webhooks import receivers
 from tasks.webhooks.receivers import (
     BREAK_AFTER,
-    DOUBTFUL_ROOM,
     LARGEST_BATCH,
     REFILL_AT,
     REMEMBERED,
     ROOM,
+    UNPROVEN_ROOM,
     ReceiverLimits,
 )
 
@@ -121,40 +121,40 @@ class TestBatches:
         assert len(limits.begin(0.0)) == 1
 
 
-class TestDoubt:
-    def test_doubtful_receivers_share_a_part_of_the_room(
+class TestUnproven:
+    def test_unproven_receivers_share_a_part_of_the_room(
         self, limits: ReceiverLimits, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(receivers, "DOUBTFUL_ROOM", 2)
+        monkeypatch.setattr(receivers, "UNPROVEN_ROOM", 2)
         for number in range(4):
             add(limits, f"r{number}", 2)
         first, second = (each for batch in limits.begin(0.0) for each in batch)
         assert limits.begin(0.0) == []
         end(limits, first)
         begun = [each.receiver for batch in limits.begin(0.0) for each in batch]
-        assert begun == ["r0", "r2"], "one that has answered is in doubt no more"
+        assert begun == ["r0", "r2"], "one that has answered is unproven no more"
         end(limits, second, well=False)
         assert [each.receiver for batch in limits.begin(0.0) for each in batch] == ["r1"]
 
-    def test_one_failure_brings_the_doubt_back(self, answering: ReceiverLimits) -> None:
+    def test_one_failure_makes_it_unproven_again(self, answering: ReceiverLimits) -> None:
         add(answering, "a", 9)
         (one, two), (three, four) = answering.begin(0.0)
         end(answering, one, two, three, four, well=False)
         assert [len(batch) for batch in answering.begin(0.0)] == [1, 1]
-        assert answering._doubtful == 2
+        assert answering._unproven == 2
 
-    def test_the_count_of_doubtful_posts_stays_true(self, answering: ReceiverLimits) -> None:
+    def test_the_count_of_unproven_posts_stays_true(self, answering: ReceiverLimits) -> None:
         add(answering, "a", 9)
         (one, two), (three, four) = answering.begin(0.0)
-        assert answering._doubtful == 0
+        assert answering._unproven == 0
         end(answering, one, well=False)
-        assert answering._doubtful == 3
+        assert answering._unproven == 3
         end(answering, two, well=None)
-        assert answering._doubtful == 2
+        assert answering._unproven == 2
         end(answering, three)
-        assert answering._doubtful == 0
+        assert answering._unproven == 0
         end(answering, four)
-        assert answering._doubtful == 0
+        assert answering._unproven == 0
 
 
 class TestBreak:
@@ -217,4 +217,4 @@ class TestMemory:
 
 
 def test_limits_are_what_was_measured() -> None:
-    assert (ROOM, LARGEST_BATCH, DOUBTFUL_ROOM, BREAK_AFTER, REFILL_AT, REMEMBERED) == (512, 16, 384, 5, 32, 4096)
+    assert (ROOM, LARGEST_BATCH, UNPROVEN_ROOM, BREAK_AFTER, REFILL_AT, REMEMBERED) == (512, 16, 384, 5, 32, 4096)
