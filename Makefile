@@ -8,7 +8,7 @@ PIP    := $(BIN)/python -m pip install --disable-pip-version-check --no-input
 PYTEST := $(BIN)/python -m pytest --numprocesses 3 --dist loadfile $(TESTS)
 QUICK  := $(if $(TESTS),,-m "not slow")
 
-.PHONY: help setup demo up test check chaos bench clean
+.PHONY: help setup demo up test check mutants chaos bench clean
 help:            ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -46,6 +46,9 @@ check: setup     ## what CI runs: lint, types, import rules, all tests
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(PYTEST)
+
+mutants: setup   ## seeded faults in the GPU worker's heart and the ledger, each of which a unit test has to notice
+	@$(BIN)/python -m tests.mutation.run
 
 chaos: setup     ## long runs in which a fleet under load is taken apart; COMFYLINE_TEST_CHAOS_SEED repeats one
 	@$(BIN)/python -m pytest -s -m chaos tests/chaos

@@ -61,9 +61,11 @@ class Teacher:
 
     def _was_told_lately(self, what: str) -> bool:
         now_s = time.monotonic()
-        if now_s - self._told_at_s.pop(what, -PAUSE_S) < PAUSE_S:
+        told_at_s = self._told_at_s.get(what)
+        if told_at_s is not None and now_s - told_at_s < PAUSE_S:
             return True
         self._told_at_s[what] = now_s
+        self._told_at_s.move_to_end(what)
         while len(self._told_at_s) > KEPT:
             self._told_at_s.popitem(last=False)
         return False

@@ -120,6 +120,8 @@ class WebhookDispatcher:
                 self._begin()
         except LedgerUnavailable as exc:
             log.warning("webhooks wait for the ledger: %s", exc)
+            # What could not be taken is not in memory any more.
+            self._has_more = True
             self._loop.rest(RETRY_S)
         except BaseException:
             # What this was about is not in memory any more, but in the ledger it is still due.

@@ -1,0 +1,20 @@
+"""Mutants that no test can notice, as the mutation run prints them, each with the reason why."""
+
+from __future__ import annotations
+
+_EXPIRE = (
+    "transaction.connection.execute(update(jobs).where(jobs.c.instance == instance, "
+    "jobs.c.status.in_(sorted(LEASED))).values(lease_until_ms=0))"
+)
+
+_CLOCK = "headers: dict[str, Any] = {'clock': clock if type(clock) is int and 0 <= clock < _MAX_CLOCK else 0}"
+
+EQUIVALENT: dict[str, str] = {
+    f"tasks/messaging/inbound.py: {_CLOCK}: 0 -> 1": "a clock of 0 stays 0, whether it is taken over or replaced",
+    f"core/ledger/requeue.py: {_EXPIRE}: 0 -> 1": "any time in the past has lapsed",
+    f"core/ledger/requeue.py: {_EXPIRE}: 0 -> -1": "any time in the past has lapsed",
+    "tasks/runner/runner.py: was_on_deck: bool = False: False -> True": "each `Run` is made with a value",
+    "tasks/runner/runner.py: is_attended: bool = False: False -> True": "each `Run` is made with a value",
+    "tasks/runner/runner.py: posted_s: float = 0.0: 0.0 -> 1.0": "read only after the prompt was posted",
+    "tasks/runner/runner.py: posted_s: float = 0.0: 0.0 -> -1.0": "read only after the prompt was posted",
+}

@@ -1,0 +1,202 @@
+"""Which waiting job an instance runs next, what is a surplus, and which turns are missing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from core.ledger import Ledger
+from core.ledger.instances import SILENCE_MS
+from core.ledger.scheduling import AVOID_MS, is_surplus
+from tests.ledger_moves import claimed, set_columns, submit
+from tests.makers import NAME, WORKER, StoppedClock, come_up
+
+OTHER = "gpu1@here"
+KSAMPLER: dict[str, Any] = {"KSampler": {}}
+UPSCALER: dict[str, Any] = {"Upscale": {}}
+
+
+def digest(ledger: Ledger, name: str) -> str:
+    """The digest of an instance's catalogue."""
+    return next(found for found, names in ledger.instances.catalogues().items() if name in names)
+
+
+def next_job(ledger: Ledger, instance: str = NAME, **options: Any) -> str | None:
+    """Which job an instance claims."""
+    claim = ledger.claims.claim(instance, **options)
+    return None if claim is None else claim.job_id
+
+
+def surplus(ledger: Ledger) -> bool:
+    with ledger.database.write() as transaction:
+        return is_surplus(transaction)
+
+
+class TestOrder:
+    def test_priority_then_age_then_id(self, ledger: Ledger, clock: StoppedClock) -> None:
+        old, young = submit(ledger), submit(ledger)
+        set_columns(ledger, young.id, created_at_ms=clock.now_ms + 1)
+        urgent = submit(ledger, priority=5)
+        twins = sorted(submit(ledger, priority=-1).id for _ in range(2))
+        assert [next_job(ledger) for _ in range(6)] == [urgent.id, old.id, young.id, *twins, None]
+
+    def test_the_named_one_goes_before_those_as_urgent(self, ledger: Ledger) -> None:
+        submit(ledger)
+        named = submit(ledger)
+        assert next_job(ledger, named=named.id) == named.id
+
+    def test_a_more_urgent_one_goes_before_the_named(self, ledger: Ledger) -> None:
+        named, urgent = submit(ledger), submit(ledger, priority=1)
+        assert next_job(ledger, named=named.id) == urgent.id
+        assert next_job(ledger, named=named.id) == named.id
+
+    def test_a_named_one_that_is_gone_costs_no_turn(self, ledger: Ledger) -> None:
+        waiting = submit(ledger)
+        assert next_job(ledger, named="nobody") == waiting.id
+
+
+class TestFit:
+    def test_pins_say_which_instances_may_have_it(self, ledger: Ledger) -> None:
+        come_up(ledger, object_info=KSAMPLER)
+        come_up(ledger, OTHER, object_info=UPSCALER)
+        job = submit(ledger, catalogues=(digest(ledger, OTHER),))
+        assert next_job(ledger) is None
+        assert next_job(ledger, named=job.id) is None
+        assert next_job(ledger, OTHER) == job.id
+
+    def test_one_of_several_pins_is_enough(self, ledger: Ledger) -> None:
+        come_up(ledger, object_info=KSAMPLER)
+        job = submit(ledger, catalogues=("f" * 64, digest(ledger, NAME)))
+        assert next_job(ledger) == job.id
+
+
+class TestAvoidance:
+    """A job that was lost on one instance is left to others for a minute."""
+
+    @pytest.fixture
+    def lost(self, ledger: Ledger, clock: StoppedClock) -> str:
+        come_up(ledger, object_info=KSAMPLER)
+        claim = claimed(ledger)
+        ledger.requeue.release(claim, reason="gone")
+        return claim.job_id
+
+    def test_the_only_one_tries_again(self, ledger: Ledger, lost: str) -> None:
+        assert next_job(ledger) == lost
+
+    def test_another_has_it_first(self, ledger: Ledger, lost: str) -> None:
+        come_up(ledger, OTHER)
+        assert next_job(ledger) is None
+        assert next_job(ledger, OTHER) == lost
+
+    def test_for_a_minute(self, ledger: Ledger, lost: str, clock: StoppedClock) -> None:
+        clock.pass_ms(AVOID_MS)
+        come_up(ledger, OTHER)
+        assert next_job(ledger) is None
+        clock.pass_ms(1)
+        assert next_job(ledger) == lost
+
+    def test_one_that_is_silent_or_down_is_no_other(self, ledger: Ledger, lost: str, clock: StoppedClock) -> None:
+        come_up(ledger, OTHER)
+        clock.pass_ms(SILENCE_MS - 1)
+        assert next_job(ledger) is None
+        clock.pass_ms(1)
+        assert next_job(ledger) == lost
+
+    def test_one_that_is_not_healthy_is_no_other(self, ledger: Ledger, lost: str) -> None:
+        come_up(ledger, OTHER)
+        ledger.instances.down(OTHER, worker=WORKER, state="unhealthy", reason="x")
+        assert next_job(ledger) == lost
+
+    def test_one_that_does_not_suit_is_no_other(self, ledger: Ledger, lost: str) -> None:
+        set_columns(ledger, lost, catalogues=digest(ledger, NAME))
+        come_up(ledger, OTHER, object_info=UPSCALER)
+        assert next_job(ledger) == lost
+
+
+class TestSurplus:
+    def test_more_must_wait_than_are_idle(self, ledger: Ledger) -> None:
+        assert not surplus(ledger), "nothing waits"
+        submit(ledger)
+        assert surplus(ledger)
+        come_up(ledger)
+        assert not surplus(ledger)
+        submit(ledger)
+        assert surplus(ledger)
+
+    def test_a_busy_instance_is_not_idle(self, ledger: Ledger) -> None:
+        come_up(ledger)
+        claimed(ledger)
+        submit(ledger)
+        assert surplus(ledger)
+
+    def test_large_queues_are_not_counted_whole(self, ledger: Ledger) -> None:
+        for number in range(65):
+            come_up(ledger, f"gpu{number}@here")
+            submit(ledger)
+        submit(ledger)
+        assert not surplus(ledger), "65 are counted"
+        ledger.instances.down(NAME, worker=WORKER, state="unhealthy", reason="x")
+        assert surplus(ledger)
+
+
+class TestMissingTurns:
+    def test_one_for_each_idle_instance(self, ledger: Ledger) -> None:
+        come_up(ledger)
+        assert ledger.claims.missing_turns() == []
+        first = submit(ledger)
+        come_up(ledger, OTHER)
+        assert ledger.claims.missing_turns() == [first.id, first.id]
+        urgent = submit(ledger, priority=1)
+        assert ledger.claims.missing_turns() == [urgent.id, first.id]
+        submit(ledger)
+        assert len(ledger.claims.missing_turns()) == 2
+
+    def test_none_for_the_busy(self, ledger: Ledger) -> None:
+        come_up(ledger)
+        claimed(ledger)
+        submit(ledger)
+        assert ledger.claims.missing_turns() == []
+
+    def test_none_for_jobs_that_suit_nobody_idle(self, ledger: Ledger) -> None:
+        come_up(ledger, object_info=KSAMPLER)
+        submit(ledger, catalogues=("f" * 64,))
+        assert ledger.claims.missing_turns() == []
+        job = submit(ledger, catalogues=(digest(ledger, NAME),))
+        assert ledger.claims.missing_turns() == [job.id]
+
+    @pytest.mark.parametrize(
+        ("others", "expected"),
+        [("none", True), ("idle", True), ("busy", False), ("unsuited", True)],
+    )
+    def test_a_job_just_lost(self, ledger: Ledger, clock: StoppedClock, others: str, expected: bool) -> None:
+        """It has a turn if an idle instance may try it: another one, or the only one there is."""
+        come_up(ledger, object_info=KSAMPLER)
+        claim = claimed(ledger)
+        ledger.requeue.release(claim, reason="gone")
+        if others == "unsuited":
+            set_columns(ledger, claim.job_id, catalogues=f"{digest(ledger, NAME)},{'f' * 64}")
+        if others != "none":
+            come_up(ledger, OTHER, object_info=UPSCALER)
+        if others == "busy":
+            claimed(ledger, OTHER, priority=9)
+        assert (claim.job_id in ledger.claims.missing_turns()) is expected
+
+    def test_a_job_lost_a_minute_ago_has_a_turn_like_any_other(self, ledger: Ledger, clock: StoppedClock) -> None:
+        come_up(ledger)
+        claim = claimed(ledger)
+        ledger.requeue.release(claim, reason="gone")
+        clock.pass_ms(AVOID_MS)
+        come_up(ledger)
+        come_up(ledger, OTHER)
+        claimed(ledger, OTHER, priority=9)
+        assert ledger.claims.missing_turns() == []
+        clock.pass_ms(1)
+        assert ledger.claims.missing_turns() == [claim.job_id]
+
+    def test_a_fresh_job_goes_before_one_just_lost(self, ledger: Ledger) -> None:
+        come_up(ledger)
+        claim = claimed(ledger)
+        ledger.requeue.release(claim, reason="gone")
+        fresh = submit(ledger)
+        assert ledger.claims.missing_turns() == [fresh.id]

@@ -1,0 +1,339 @@
+"""The end of an attempt in the ledger, by the kind of its end, and what follows."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from comfy.prompts.account import Blocked
+from core.errors import (
+    ComfylineError,
+    ComfyOutOfMemory,
+    ComfyUnavailable,
+    LedgerUnavailable,
+    PromptFailed,
+    PromptInterrupted,
+    PromptRejected,
+    PromptStuck,
+    PromptTimeout,
+    StorageUnavailable,
+    UnstorableValue,
+)
+from core.ledger.claims import Claim
+from core.records.job import CANCELED, DELIVERING, FAILED, QUEUED
+from core.records.job_error import JobError, JobWarning
+from tasks.runner import recorder as recorder_module
+from tasks.runner.attempt_end import Dropped, Failed, Finished, Requeued
+from tasks.runner.recorder import LEDGER_PATIENCE_S, MAX_WARNINGS, Recorder, persistently
+from tests.ledger_moves import WEBHOOK, claimed
+from tests.makers import BrokerlessRuntime, Stopwatch, come_up, result_of, saved_file
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.fixture
+def recorder(runtime: BrokerlessRuntime) -> Recorder:
+    return Recorder(runtime)
+
+
+def record(recorder: Recorder, claim: Claim, runtime: BrokerlessRuntime, **fields: Any) -> Any:
+    """Record a prompt that ran whole."""
+    sent = fields.pop("sent", [])
+    return recorder.record(claim, come_up(runtime.ledger), lambda: result_of(claim.prompt_id, **fields), sent)
+
+
+def fail(recorder: Recorder, claim: Claim, error: ComfylineError) -> Any:
+    """Record a step that ends an attempt."""
+
+    def step() -> None:
+        raise error
+
+    return recorder.guard(claim, step)
+
+
+def error_of(runtime: BrokerlessRuntime, claim: Claim) -> JobError:
+    """The error of a job that has failed."""
+    error = runtime.ledger.jobs.get(claim.job_id).error
+    assert error is not None
+    return error
+
+
+class TestWhole:
+    def test_files_go_to_delivery(self, recorder: Recorder, runtime: BrokerlessRuntime) -> None:
+        claim = claimed(runtime.ledger)
+        end = record(recorder, claim, runtime, outputs=[saved_file()])
+        assert end == Finished(job_id=claim.job_id, attempt=1, has_webhook=False)
+        job = runtime.ledger.jobs.get(claim.job_id)
+        assert (job.status, job.outputs_reused, job.warnings) == (DELIVERING, False, ())
+        (file,) = runtime.ledger.outputs.pending(claim.job_id, 1).files
+        assert file.name == "picture_00001_.png"
+
+    def test_what_the_cache_gave_is_said(self, recorder: Recorder, runtime: BrokerlessRuntime) -> None:
+        claim = claimed(runtime.ledger)
+        record(recorder, claim, runtime, outputs=[saved_file()], cached_nodes=("1",))
+        assert runtime.ledger.jobs.get(claim.job_id).outputs_reused
+
+    def test_pictures_that_were_sent_are_written_down(self, recorder: Recorder, runtime: BrokerlessRuntime) -> None:
+        claim = claimed(runtime.ledger)
+        record(recorder, claim, runtime, outputs=[saved_file()], sent=[("3", PNG)])
+        _saved, sent = runtime.ledger.outputs.pending(claim.job_id, 1).files
+        folder = runtime.settings.gpu_dir("gpu0") / "output" / claim.job_id
+        assert sent.source.path is not None
+        assert Path(sent.source.path).read_bytes() == PNG
+        assert Path(sent.source.path).parent == folder
+
+    def test_one_that_was_overtaken_is_dropped(self, recorder: Recorder, runtime: BrokerlessRuntime) -> None:
+        claim = claimed(runtime.ledger)
+        runtime.ledger.requeue.release(claim, reason="taken")
+        assert isinstance(record(recorder, claim, runtime), Dropped)
+        assert runtime.ledger.jobs.get(claim.job_id).status == QUEUED
+
+    def test_one_that_was_cancelled_ends_so(self, recorder: Recorder, runtime: BrokerlessRuntime) -> None:
+        claim = claimed(runtime.ledger)
+        runtime.ledger.jobs.cancel(claim.job_id)
+        assert isinstance(record(recorder, claim, runtime), Dropped)
+        assert runtime.ledger.jobs.get(claim.job_id).status == CANCELED
+
+    def test_what_cannot_be_written_down_ends_its_job(
+        self, recorder: Recorder, runtime: BrokerlessRuntime, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Tried again, it would end likewise."""
+
+        def refuse(*_arguments: object, **_options: object) -> None:
+            raise UnstorableValue("too long")
+
+        claim = claimed(runtime.ledger)
+        monkeypatch.setattr(runtime.ledger.claims, "generated", refuse)
+        end = record(recorder, claim, runtime)
+        assert isinstance(end, Failed)
+        assert runtime.ledger.jobs.get(claim.job_id).status == FAILED
+
+
+class TestBlockedParts:
+    def blocked(self, count: int) -> tuple[Blocked, ...]:
+        return tuple(Blocked(node_id=str(number), node_class="Switch", message=f"m{number}") for number in range(count))
+
+    def test_each_is_told_of_beside_the_files(self, recorder: Recorder, runtime: BrokerlessRuntime) -> None:
+        claim = claimed(runtime.ledger)
+        record(recorder, claim, runtime, outputs=[saved_file()], blocked=self.blocked(MAX_WARNINGS))
+        warnings = runtime.ledger.jobs.get(claim.job_id).warnings
+        assert warnings[1] == JobWarning(message="m1", node_id="1", class_type="Switch")
+        assert len(warnings) == MAX_WARNINGS
+
+    def test_of_very_many_only_the_number(self, recorder: Recorder, runtime: BrokerlessRuntime) -> None:
+        claim = claimed(runtime.ledger)
+        record(recorder, claim, runtime, outputs=[saved_file()], blocked=self.blocked(MAX_WARNINGS + 3))
+        warnings = runtime.ledger.jobs.get(claim.job_id).warnings
+        assert len(warnings) == MAX_WARNINGS + 1
+        assert warnings[-1] == JobWarning(message="3 further parts did not run.")
+
+    def test_without_a_file_it_is_a_failure(self, recorder: Recorder, runtime: BrokerlessRuntime) -> None:
+        claim = claimed(runtime.ledger)
+        assert isinstance(record(recorder, claim, runtime, blocked=self.blocked(1)), Failed)
+        error = runtime.ledger.jobs.get(claim.job_id).error
+        assert error == JobError(code="node_execution_error", message="m0", node_id="0", class_type="Switch")
+
+    def test_twenty_are_told_of(self) -> None:
+        assert MAX_WARNINGS == 20
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        ("error", "again"),
+        [
+            (ComfyUnavailable("gone"), True),
+            (PromptStuck("hangs"), True),
+            (StorageUnavailable("away"), True),
+            (ComfyOutOfMemory("memory"), True),
+            (PromptInterrupted("interrupted"), True),
+            (PromptFailed("boom", "3", "KSampler"), False),
+            (PromptTimeout("late"), False),
+            (PromptRejected("no"), False),
+        ],
+    )
+    def test_whether_the_instance_may_be_to_blame(
+        self, recorder: Recorder, runtime: BrokerlessRuntime, error: ComfylineError, again: bool
+    ) -> None:
+        claim = claimed(runtime.ledger)
+        end = fail(recorder, claim, error)
+        job = runtime.ledger.jobs.get(claim.job_id)
+        if again:
+            assert end == Requeued(job_id=claim.job_id, attempt=1, has_webhook=False)
+            assert (job.status, [loss.code for loss in job.losses]) == (QUEUED, [error.code])
+        else:
+            assert isinstance(end, Failed)
+            assert end.error.code == error.code
+            assert (job.status, error_of(runtime, claim).code) == (FAILED, error.code)
+
+    @pytest.mark.parametrize("error", [ComfyOutOfMemory("memory"), PromptInterrupted("interrupted")])
+    def test_once_more_and_not_twice(
+        self, recorder: Recorder, runtime: BrokerlessRuntime, error: ComfylineError
+    ) -> None:
+        claim = claimed(runtime.ledger)
+        assert isinstance(fail(recorder, claim, error), Requeued)
+        second = runtime.ledger.claims.claim("gpu1@here", named=claim.job_id)
+        assert second is not None
+        assert isinstance(fail(recorder, second, error), Failed)
+
+    def test_a_step_that_went_well_ends_nothing(self, recorder: Recorder, runtime: BrokerlessRuntime) -> None:
+        assert recorder.guard(claimed(runtime.ledger), lambda: None) is None
+
+    def test_what_is_unforeseen_is_not_taken_for_an_end(self, recorder: Recorder, runtime: BrokerlessRuntime) -> None:
+        def stumble() -> None:
+            raise AttributeError("of ours")
+
+        with pytest.raises(AttributeError):
+            recorder.guard(claimed(runtime.ledger), stumble)
+
+    @pytest.mark.parametrize("is_cancelled", [True, False])
+    def test_one_that_is_no_longer_ours(
+        self, recorder: Recorder, runtime: BrokerlessRuntime, is_cancelled: bool
+    ) -> None:
+        claim = claimed(runtime.ledger, webhook=WEBHOOK)
+        if is_cancelled:
+            runtime.ledger.jobs.cancel(claim.job_id)
+        else:
+            runtime.ledger.requeue.release(claim, reason="taken")
+        end = fail(recorder, claim, PromptFailed("boom"))
+        assert end == Dropped(job_id=claim.job_id, attempt=1, has_webhook=True)
+        assert runtime.ledger.jobs.get(claim.job_id).status == (CANCELED if is_cancelled else QUEUED)
+
+    def test_one_that_is_taken_in_the_last_moment(
+        self, recorder: Recorder, runtime: BrokerlessRuntime, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        claim = claimed(runtime.ledger)
+        monkeypatch.setattr(runtime.ledger.claims, "fail", lambda *_arguments, **_options: False)
+        assert isinstance(fail(recorder, claim, PromptFailed("boom")), Dropped)
+
+    def test_a_long_error_is_kept_whole_beside_the_short(self, recorder: Recorder, runtime: BrokerlessRuntime) -> None:
+        claim = claimed(runtime.ledger)
+        fail(recorder, claim, PromptFailed("x" * 100_000))
+        message = error_of(runtime, claim).message
+        assert f"/api/v2/jobs/{claim.job_id}/error" in message
+        assert len(message) < 100_000
+
+    def test_a_short_one_refers_to_nothing(self, recorder: Recorder, runtime: BrokerlessRuntime) -> None:
+        claim = claimed(runtime.ledger)
+        fail(recorder, claim, PromptFailed("boom"))
+        assert error_of(runtime, claim).message == "boom"
+
+    def test_a_graph_that_another_kind_accepts_goes_there(
+        self, recorder: Recorder, runtime: BrokerlessRuntime, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(recorder_module, "pin_elsewhere", lambda _ledger, _claim: True)
+        claim = claimed(runtime.ledger)
+        assert isinstance(fail(recorder, claim, PromptRejected("no")), Requeued)
+        assert runtime.ledger.jobs.get(claim.job_id).losses == ()
+        other = claimed(runtime.ledger, "gpu1@here")
+        assert isinstance(fail(recorder, other, PromptFailed("boom")), Failed), "it was not refused"
+
+
+class TestSecrets:
+    KEY = "comfyui-0123456789abcdef"
+
+    def test_a_key_and_pnginfo_go_to_the_nodes(self, recorder: Recorder, runtime: BrokerlessRuntime) -> None:
+        claim = claimed(runtime.ledger, secrets={"api_key_comfy_org": self.KEY}, extra_pnginfo={"workflow": {}})
+        assert recorder.extra_data(claim) == {
+            "extra_pnginfo": {"workflow": {}},
+            "api_key_comfy_org": self.KEY,
+        }
+
+    def test_most_jobs_have_neither(self, recorder: Recorder, runtime: BrokerlessRuntime) -> None:
+        assert recorder.extra_data(claimed(runtime.ledger)) is None
+
+    def test_a_node_that_repeats_the_key_tells_nobody(self, recorder: Recorder, runtime: BrokerlessRuntime) -> None:
+        claim = claimed(runtime.ledger, secrets={"api_key_comfy_org": self.KEY})
+        recorder.extra_data(claim)
+        fail(recorder, claim, PromptFailed(f"bad key {self.KEY}"))
+        assert error_of(runtime, claim).message == "bad key [secret]"
+        assert recorder._keys == {}
+
+    def test_nor_one_that_blocks_a_part(self, recorder: Recorder, runtime: BrokerlessRuntime) -> None:
+        claim = claimed(runtime.ledger, secrets={"api_key_comfy_org": self.KEY})
+        recorder.extra_data(claim)
+        blocked = (Blocked(node_id="1", node_class="Switch", message=f"bad key {self.KEY}"),)
+        record(recorder, claim, runtime, outputs=[saved_file()], blocked=blocked)
+        (warning,) = runtime.ledger.jobs.get(claim.job_id).warnings
+        assert warning == JobWarning(message="bad key [secret]", node_id="1", class_type="Switch")
+        assert recorder._keys == {}
+
+
+class TestGivingBack:
+    @pytest.mark.parametrize("lost", [True, False])
+    def test_whether_it_counts(self, recorder: Recorder, runtime: BrokerlessRuntime, lost: bool) -> None:
+        claim = claimed(runtime.ledger)
+        assert isinstance(recorder.give_back(claim, ComfyUnavailable("stopped"), lost=lost), Requeued)
+        assert len(runtime.ledger.jobs.get(claim.job_id).losses) == int(lost)
+        assert runtime.ledger.jobs.events(claim.job_id)[-1].data["reason"] == "stopped"
+
+    def test_by_what_became_of_it(self, recorder: Recorder, runtime: BrokerlessRuntime) -> None:
+        stale, canceled = claimed(runtime.ledger), claimed(runtime.ledger, "gpu1@here")
+        runtime.ledger.requeue.release(stale, reason="taken")
+        runtime.ledger.jobs.cancel(canceled.job_id)
+        for claim in (stale, canceled):
+            assert isinstance(recorder.give_back(claim, ComfyUnavailable("x"), lost=True), Dropped)
+
+    def test_the_last_chance_is_over(self, recorder: Recorder, runtime: BrokerlessRuntime) -> None:
+        claim = claimed(runtime.ledger)
+        with runtime.ledger.database.write() as transaction:
+            transaction.connection.exec_driver_sql("UPDATE jobs SET lost_attempts = 99")
+        end = recorder.give_back(claim, ComfyUnavailable("x"), lost=True)
+        assert isinstance(end, Failed)
+        assert end.error.code == ComfyUnavailable.code
+
+
+class TestMovingOn:
+    def test_what_follows(self, recorder: Recorder, runtime: BrokerlessRuntime) -> None:
+        names: dict[str, Any] = {"job_id": "j", "attempt": 2}
+        for has_webhook in (False, True):
+            named = {**names, "has_webhook": has_webhook}
+            for end in (Finished(**named), Requeued(**named), Dropped(**named)):
+                recorder.move_on(end)
+            recorder.move_on(Failed(**named, error=PromptFailed("x")))
+        store, turn, notify = ("store", "j", 2, "here"), ("turn", "j"), ("notify", "j")
+        assert runtime.published.sent == [store, turn, store, turn, notify, notify]
+
+    def test_only_a_failure_is_reported(self, recorder: Recorder, caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level(logging.INFO)
+        names: dict[str, Any] = {"job_id": "j", "attempt": 2, "has_webhook": False}
+        recorder.report(Finished(**names))
+        assert caplog.text == ""
+        recorder.report(Failed(**names, error=PromptFailed("a secret prompt")))
+        assert "job j attempt 2 failed (node_execution_error)" in caplog.text
+        assert "secret" not in caplog.text
+
+
+class TestPersistence:
+    @pytest.fixture
+    def watch(self, monkeypatch: pytest.MonkeyPatch) -> Stopwatch:
+        watch = Stopwatch()
+        monkeypatch.setattr(recorder_module, "time", watch)
+        return watch
+
+    def away_for(self, count: int) -> Callable[[], str]:
+        left = [LedgerUnavailable("away")] * count
+
+        def write() -> str:
+            if left:
+                raise left.pop()
+            return "written"
+
+        return write
+
+    def test_a_write_is_repeated_with_growing_pauses(self, watch: Stopwatch) -> None:
+        assert persistently(self.away_for(7)) == "written"
+        assert watch.slept_s == [0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
+
+    def test_at_once_if_all_is_well(self, watch: Stopwatch) -> None:
+        assert persistently(self.away_for(0)) == "written"
+        assert watch.slept_s == []
+
+    def test_not_for_ever(self, watch: Stopwatch) -> None:
+        with pytest.raises(LedgerUnavailable):
+            persistently(self.away_for(1_000))
+        assert LEDGER_PATIENCE_S < sum(watch.slept_s) <= LEDGER_PATIENCE_S + 5.0
+        assert LEDGER_PATIENCE_S == 600.0
