@@ -11,7 +11,7 @@ import requests
 from core.ledger import Ledger
 from core.ledger.instances import HEALTHY
 from tests.fleet import Fleet, until, work
-from tests.integration.test_api_assets import png
+from tests.integration.api.comfy_v2.test_assets import png
 from tests.simulator_process import SimulatorProcess, simulator
 
 

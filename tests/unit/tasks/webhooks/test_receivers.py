@@ -1,4 +1,4 @@
-"""Limits of each receiver, at their edges; how they work together is told by `tests/unit/test_lanes.py`."""
+"""Limits of each receiver, at their edges; `test_receiver_limits.py` tells how they work together."""
 
 from __future__ import annotations
 
