@@ -105,17 +105,6 @@ class Intake:
             self._ledger.input_files.add(upload)
         return upload
 
-    def confirm(self, references: Sequence[Reference]) -> list[Reference]:
-        """The references without those that only looked like one. Raises MissingAsset."""
-        confirmed = []
-        for reference in references:
-            if reference.asset is not None and self.known_asset(reference.asset) is None:
-                if reference.is_guess:
-                    continue
-                raise MissingAsset(f"{reference.place.capitalize()}: there is no asset {reference.asset[:60]!a}.")
-            confirmed.append(reference)
-        return confirmed
-
     def bring(self, references: Sequence[Reference], job_id: str) -> list[InputRef]:
         """Have the file of each of a graph's references in storage.
 

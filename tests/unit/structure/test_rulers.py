@@ -35,7 +35,7 @@ TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MOD
 PLAIN = {name: path for name, path in MODULES.items() if path.name != "__init__.py"}
 
 
-def _imports(tree: ast.Module) -> Iterator[str]:
+def imports(tree: ast.Module) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -91,7 +91,7 @@ def test_few_functions_return_a_dict_of_anything() -> None:
 
 
 def test_no_module_imports_itself_by_way_of_others() -> None:
-    assert _circle({name: set(_imports(tree)) for name, tree in TREES.items()}) == []
+    assert _circle({name: set(imports(tree)) for name, tree in TREES.items()}) == []
 
 
 @pytest.mark.parametrize("package", sorted({name.rpartition(".")[0] for name in PLAIN if "." in name}))
@@ -105,7 +105,7 @@ def test_rooms_of_a_package_have_no_circle(package: str) -> None:
     arrows: dict[str, set[str]] = {}
     for name, tree in TREES.items():
         if (source := member(name)) is not None:
-            arrows.setdefault(source, set()).update(filter(None, map(member, _imports(tree))))
+            arrows.setdefault(source, set()).update(filter(None, map(member, imports(tree))))
 
     assert _circle(arrows) == []
 

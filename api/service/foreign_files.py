@@ -1,0 +1,40 @@
+"""Refuses graphs that reach for what is not their job's."""
+
+from __future__ import annotations
+
+from api.http.time_limits import ledger_time_limit
+from core.errors import InvalidRequest
+from core.ledger import Ledger
+from core.settings import Settings
+from workflows.graphs.boundaries import absolute_paths, jobs_named
+from workflows.graphs.graph import Graph
+
+
+def refuse_foreign(graph: Graph, job_id: str, settings: Settings, ledger: Ledger) -> None:
+    """Refuse a graph that reads of another job: by its place on a disk, or from where the fleet keeps files.
+
+    Raises: InvalidRequest, LedgerUnavailable.
+    """
+    _refuse_other_jobs(graph, job_id, ledger)
+    _refuse_kept_folders(graph, settings)
+
+
+def _refuse_other_jobs(graph: Graph, job_id: str, ledger: Ledger) -> None:
+    named = jobs_named(graph)
+    named.pop(job_id, None)
+    if not named:
+        return
+    with ledger_time_limit():
+        others = ledger.jobs.states(list(named))
+    for other in others:
+        raise InvalidRequest(
+            f"Node {named[other][0]}, input {named[other][1]}: this path leads to files of another job. "
+            "To use one of its outputs, name that by its id."
+        )
+
+
+def _refuse_kept_folders(graph: Graph, settings: Settings) -> None:
+    kept = (settings.data_dir, settings.outputs_dir, settings.inputs_dir)
+    for node_id, input_name, path in absolute_paths(graph):
+        if any(path == place or place in path.parents or path in place.parents for place in kept):
+            raise InvalidRequest(f"Node {node_id}, input {input_name}: there lie the files of all jobs.")
