@@ -156,7 +156,7 @@ class Bucket:
         # Those of an upload whose process was killed: the key is this job's alone. Some credentials may only write.
         with contextlib.suppress(ClientError):
             listed = self._client.list_multipart_uploads(Bucket=self._name, Prefix=key)
-            for begun in listed.get("InputFiles", ()):
+            for begun in listed.get("Uploads", ()):
                 if begun["Key"] == key:
                     self._client.abort_multipart_upload(Bucket=self._name, Key=key, UploadId=begun["UploadId"])
 

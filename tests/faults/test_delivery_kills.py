@@ -43,7 +43,7 @@ sys.exit(run(["io"]))
 Step = tuple[str, str, int]
 #: In the order in which a job with two files, a bucket and a webhook comes to them: just before this call.
 STEPS: dict[str, Step] = {
-    "before anything": ("tasks/upload.py", "_deliver", 1),
+    "before anything": ("tasks/upload.py", "_bring_in", 1),
     "between two files on their way into storage": ("tasks/outputs/store.py", "_store_one", 2),
     "before the upload": ("tasks/outputs/bucket_upload.py", "_try", 1),
     "between two files on their way into the bucket": ("tasks/outputs/bucket_upload.py", "_try", 2),

@@ -251,7 +251,7 @@ def test_an_error_names_no_place_inside_the_fleet(fleet: Fleet) -> None:
     expected = "POST [address]/upload: no such file: '.../a b.safetensors', .../c.pt"
     assert error["message"].strip() == expected
     assert str(ROOT) not in error["traceback"]
-    assert 'File ".../nodes_test.py"' in error["traceback"]
+    assert 'File ".../misbehaving.py"' in error["traceback"]
 
 
 def test_an_error_that_is_no_text_is_made_one(fleet: Fleet) -> None:

@@ -47,7 +47,7 @@ def assets_blueprint(settings: Settings, ledger: Ledger, intake: Intake, guard: 
 
     @blueprint.post("")
     @Described(
-        summary="InputFile a file",
+        summary="Upload a file",
         tag=ASSETS,
         form=form_of(
             "file",

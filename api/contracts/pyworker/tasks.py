@@ -94,7 +94,7 @@ def pyworker_blueprint(settings: Settings, ledger: Ledger, service: JobService, 
 
     @blueprint.post("/upload/image")
     @Described(
-        summary="InputFile a picture",
+        summary="Upload a picture",
         tag=PYWORKER,
         form=form_of("file", name="Its name. Default: that of the part."),
         answers={200: UploadedImageView, 400: RefusedView},

@@ -20,7 +20,7 @@ from tests.services import make_settings
 
 SECRET = "a-lighthouse-nobody-may-know-of"
 LINE = re.compile(
-    r"(?P<level>[A-Z]+) fleet\.requests: (?P<said>[A-Z]+ \S+ \d+) \d+ ms(?P<job> job=\S+)? ref=(?P<ref>\w+)$"
+    r"(?P<level>[A-Z]+) comfyline\.requests: (?P<said>[A-Z]+ \S+ \d+) \d+ ms(?P<job> job=\S+)? ref=(?P<ref>\w+)$"
 )
 
 

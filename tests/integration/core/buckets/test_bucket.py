@@ -54,7 +54,7 @@ def put(bucket: Bucket, target: BucketTarget, path: Path) -> str:
 
 
 def attempts(server: S3Server, path: Path, faults: list[bytes | None], **fields: Any) -> list[bytes]:
-    """InputFile through a front that fails; returns what each connection sent first."""
+    """Upload through a front that fails; returns what each connection sent first."""
     with fronted(server, faults) as front:
         target = server.new_target(front.url, **fields)
         with opened(target) as bucket:
@@ -279,8 +279,8 @@ ODD_HEADERS = [
 def test_headers_that_no_server_should_send_are_ignored_or_one_of_our_errors(
     server: S3Server, tmp_path: Path, status: bytes, header: bytes
 ) -> None:
-    listed = b"<ListMultipartUploadsResult><InputFile><Key>p/job/picture.png</Key><UploadId>1</UploadId>"
-    listed += b"<Initiated>2026-02-31T00:00:00Z</Initiated></InputFile></ListMultipartUploadsResult>"
+    listed = b"<ListMultipartUploadsResult><Upload><Key>p/job/picture.png</Key><UploadId>1</UploadId>"
+    listed += b"<Initiated>2026-02-31T00:00:00Z</Initiated></Upload></ListMultipartUploadsResult>"
     answer = b"HTTP/1.1 " + status + b"\r\nETag: x\r\nConnection: close\r\n" + header + b"\r\n\r\n" + listed
     with fronted(server, [answer] * 50) as front:
         target = BucketTarget(endpoint_url=front.url, bucket_name="bucket", region=None, prefix="p", connect_attempts=1)

@@ -140,8 +140,8 @@ def test_padding_may_be_left_out() -> None:
 
 @pytest.mark.parametrize("secret", [SECRET, "shared-secret"])
 def test_the_recipe_of_the_documentation_tells_genuine_from_forged(secret: str) -> None:
-    text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
-    code = re.search(r"^```python\n(.*?)^```$", text.partition("\n### Signatures\n")[2], re.MULTILINE | re.DOTALL)
+    text = (ROOT / "docs" / "webhooks.md").read_text(encoding="utf-8")
+    code = re.search(r"^```python\n(.*?)^```$", text.partition("\n## Signatures\n")[2], re.MULTILINE | re.DOTALL)
     assert code is not None
     names: dict[str, Any] = {}
     exec(code[1], names)

@@ -15,7 +15,7 @@ from functools import cache
 
 import pytest
 
-from tests.unit.test_rulers import TREES, imports
+from tests.unit.structure.test_rulers import TREES, imports
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 #: A class or function: its module, and its name there.
