@@ -76,7 +76,7 @@ class InstanceRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tenant:
+class NameOwner:
     """The worker that has an instance's name, as it was when somebody looked."""
 
     worker: str
@@ -112,7 +112,7 @@ class Instances:
         gpu: str | None,
         place: str | None = None,
         pid: int | None = None,
-        over: Tenant | None = None,
+        over: NameOwner | None = None,
     ) -> bool | None:
         """A worker takes the row of this name: one that is free, its own, or that of its predecessor in its place.
 
@@ -145,20 +145,20 @@ class Instances:
             return None
         return False
 
-    def tenants_of(self, host: str) -> list[Tenant]:
+    def owners_on(self, host: str) -> list[NameOwner]:
         """The workers of a host that were heard of lately."""
         wanted = (instances.c.worker, instances.c.pid, instances.c.place, instances.c.heartbeat_at_ms)
         speaks = and_(instances.c.state != STOPPED, instances.c.heartbeat_at_ms > now_ms() - SILENCE_MS)
         with self._database.read() as connection:
             rows = connection.execute(select(*wanted).where(instances.c.host == host, speaks)).all()
-        return [Tenant(**row._mapping) for row in rows]
+        return [NameOwner(**row._mapping) for row in rows]
 
-    def tenant(self, name: str) -> Tenant | None:
+    def owner_of(self, name: str) -> NameOwner | None:
         """The worker that has this name now; None if nobody has."""
         wanted = (instances.c.worker, instances.c.pid, instances.c.place, instances.c.heartbeat_at_ms)
         with self._database.read() as connection:
             row = connection.execute(select(*wanted).where(instances.c.name == name)).one_or_none()
-        return None if row is None else Tenant(**row._mapping)
+        return None if row is None else NameOwner(**row._mapping)
 
     def up(
         self,
@@ -310,7 +310,7 @@ class Instances:
         return digest
 
 
-def _is_free_for(worker: str, place: str | None, over: Tenant | None) -> ColumnElement[bool]:
+def _is_free_for(worker: str, place: str | None, over: NameOwner | None) -> ColumnElement[bool]:
     ways: list[ColumnElement[bool]] = [instances.c.worker == worker, instances.c.state == STOPPED]
     if place is not None:
         ways.append(instances.c.place == place)

@@ -17,7 +17,7 @@ from comfy.liveness.procfs import boot_id
 from comfy.process.spec import InstanceSpec
 from core.errors import ConfigurationError, LedgerUnavailable
 from core.ledger import Ledger
-from core.ledger.instances import SILENCE_MS, Tenant
+from core.ledger.instances import SILENCE_MS, NameOwner
 from core.settings import Settings
 from tasks.instance.directory_lock import place_of
 
@@ -40,7 +40,7 @@ class Tenure:
         self.name = f"{spec.name}@{settings.host}"
         self.worker = worker
         #: Whoever has the name instead of us; None while it is ours.
-        self.rival: Tenant | None = None
+        self.rival: NameOwner | None = None
         #: Whether the rival has shown life since we saw it first.
         self.rival_lives = False
         self._settings = settings
@@ -81,11 +81,11 @@ class Tenure:
         return self.rival is not None and time.monotonic() - self._seen_at_s > self._silence_s
 
     def _look(self, ledger: Ledger) -> None:
-        tenant = ledger.instances.tenant(self.name)
-        if tenant == self.rival:
+        found = ledger.instances.owner_of(self.name)
+        if found == self.rival:
             return
-        self.rival_lives = tenant is not None and self.rival is not None and tenant.worker == self.rival.worker
-        self.rival, self._seen_at_s = tenant, time.monotonic()
+        self.rival_lives = found is not None and self.rival is not None and found.worker == self.rival.worker
+        self.rival, self._seen_at_s = found, time.monotonic()
 
 
 def check_host_name(settings: Settings, ledger: Ledger) -> None:
@@ -96,12 +96,12 @@ def check_host_name(settings: Settings, ledger: Ledger) -> None:
       LedgerUnavailable: the ledger does not answer.
     """
     ours = boot_id()
-    for tenant in ledger.instances.tenants_of(settings.host) if ours else ():
-        machine = (tenant.place or "").partition(" ")[0]
+    for found in ledger.instances.owners_on(settings.host) if ours else ():
+        machine = (found.place or "").partition(" ")[0]
         # Other than a boot id, a host name stands there where a sandbox hides it.
         if len(machine) == len(ours) and machine != ours:
             raise ConfigurationError(
-                f"The name {settings.host} belongs to another machine, which runs {tenant}. Two machines of one fleet "
+                f"The name {settings.host} belongs to another machine, which runs {found}. Two machines of one fleet "
                 f"must not have the same name; set COMFYLINE_HOST (now {settings.host}) to another one on one of them."
             )
 

@@ -14,7 +14,7 @@ from comfy.process.spec import InstanceSpec
 from core.errors import ConfigurationError
 from core.ledger import Ledger
 from core.ledger.database.tables import instances
-from core.ledger.instances import HEALTHY, STOPPED, Tenant
+from core.ledger.instances import HEALTHY, STOPPED, NameOwner
 from core.ledger.upgrade import migrate
 from core.settings import Settings
 from tasks.instance.tenure import Tenure, take_or_refuse
@@ -61,23 +61,23 @@ def books(machine: Fleet, common: dict[str, str]) -> Iterator[Ledger]:
 
 
 @pytest.fixture
-def owner(books: Ledger) -> Tenant:
+def owner(books: Ledger) -> NameOwner:
     """The healthy worker that has the name."""
     until(lambda: [record.state for record in books.instances.all()] == [HEALTHY], what="a healthy GPU")
-    tenant = books.instances.tenant(NAME)
-    assert tenant is not None
-    return tenant
+    found = books.instances.owner_of(NAME)
+    assert found is not None
+    return found
 
 
-def is_untouched(ledger: Ledger, owner: Tenant) -> bool:
-    tenant = ledger.instances.tenant(NAME)
-    assert tenant is not None
-    return tenant.worker == owner.worker and ledger.instances.all()[0].state == HEALTHY
+def is_untouched(ledger: Ledger, owner: NameOwner) -> bool:
+    found = ledger.instances.owner_of(NAME)
+    assert found is not None
+    return found.worker == owner.worker and ledger.instances.all()[0].state == HEALTHY
 
 
 @pytest.mark.parametrize("command", [("gpu",), ("worker", "gpu0")])
 def test_a_second_worker_of_a_machine_is_refused(
-    machine: Fleet, books: Ledger, owner: Tenant, command: tuple[str, ...]
+    machine: Fleet, books: Ledger, owner: NameOwner, command: tuple[str, ...]
 ) -> None:
     returns = machine.log("gpu0").count("is ours again")
 
@@ -91,7 +91,7 @@ def test_a_second_worker_of_a_machine_is_refused(
 
 
 def test_a_second_machine_of_the_same_name_is_refused(
-    tmp_path: Path, common: dict[str, str], machine: Fleet, books: Ledger, owner: Tenant
+    tmp_path: Path, common: dict[str, str], machine: Fleet, books: Ledger, owner: NameOwner
 ) -> None:
     refused = Fleet(tmp_path, **common).command("worker", "gpu0")
 
@@ -104,7 +104,7 @@ def test_a_second_machine_of_the_same_name_is_refused(
 
 
 def test_an_io_worker_of_a_second_machine_of_the_same_name_is_refused(
-    tmp_path: Path, common: dict[str, str], books: Ledger, owner: Tenant
+    tmp_path: Path, common: dict[str, str], books: Ledger, owner: NameOwner
 ) -> None:
     # It would be sent to store files that lie on the other one.
     other: dict[str, Any] = {
@@ -122,7 +122,7 @@ def test_an_io_worker_of_a_second_machine_of_the_same_name_is_refused(
     assert fleet.stop("io") == 0
 
     books.instances.register(
-        **{**other, "worker": "w2"}, place=f"{uuid.uuid4()} 1:1", over=books.instances.tenant("gpu0@elsewhere")
+        **{**other, "worker": "w2"}, place=f"{uuid.uuid4()} 1:1", over=books.instances.owner_of("gpu0@elsewhere")
     )
     refused = fleet.command("io")
     with books.database.write() as transaction:
@@ -132,10 +132,12 @@ def test_an_io_worker_of_a_second_machine_of_the_same_name_is_refused(
     assert "COMFYLINE_HOST (now elsewhere)" in refused.stderr.splitlines()[-1]
 
 
-def test_a_worker_whose_name_was_taken_says_so_and_takes_it_back(machine: Fleet, books: Ledger, owner: Tenant) -> None:
+def test_a_worker_whose_name_was_taken_says_so_and_takes_it_back(
+    machine: Fleet, books: Ledger, owner: NameOwner
+) -> None:
     # As if it had been cut off for a while.
     def take() -> bool:
-        return books.instances.register(**THIEF, over=books.instances.tenant(NAME)) is False
+        return books.instances.register(**THIEF, over=books.instances.owner_of(NAME)) is False
 
     until(take, what="the row")
     until(lambda: "belongs to another worker" in machine.log("gpu0"), what="a word about it")
@@ -150,7 +152,7 @@ def test_a_worker_whose_name_was_taken_says_so_and_takes_it_back(machine: Fleet,
     assert books.instances.catalogues(), "its nodes are recorded again"
 
 
-def test_a_worker_whose_row_was_forgotten_registers_again(books: Ledger, owner: Tenant) -> None:
+def test_a_worker_whose_row_was_forgotten_registers_again(books: Ledger, owner: NameOwner) -> None:
     with books.database.write() as transaction:
         transaction.connection.execute(delete(instances))
 
@@ -171,7 +173,7 @@ def test_a_silent_owner_loses_the_name(ledger: Ledger, ledger_settings: Settings
     # Returns without an error: nobody said a word for the time that silence may last.
     take_or_refuse(tenure(other_machine, "new"), ledger)
 
-    newest = ledger.instances.tenant(f"gpu0@{ledger_settings.host}")
+    newest = ledger.instances.owner_of(f"gpu0@{ledger_settings.host}")
     assert newest is not None
     assert newest.worker == "new"
 

@@ -242,7 +242,7 @@ def test_what_is_blank_or_beside_the_blocks_is_ignored(model: type[Body], body: 
     "headers",
     [
         {"Authorization": "Basic dTpw"},
-        {"X-Api-Key": "k" * 4096, "X-Tenant": "a b\tc"},
+        {"X-Api-Key": "k" * 4096, "X-NameOwner": "a b\tc"},
         {f"X-{number}": "v" for number in range(20)},
     ],
 )

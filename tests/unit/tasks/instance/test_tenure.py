@@ -61,9 +61,9 @@ def speak(ledger: Ledger, clock: StoppedClock, worker: str = "other") -> None:
 class TestTaking:
     def test_a_free_name(self, tenure: Tenure, ledger: Ledger, tmp_path: Path) -> None:
         assert tenure.take(ledger) is False
-        tenant = ledger.instances.tenant(NAME)
-        assert tenant is not None
-        assert (tenant.worker, tenant.pid, tenant.place) == ("me", os.getpid(), place_of(tmp_path / "mine"))
+        found = ledger.instances.owner_of(NAME)
+        assert found is not None
+        assert (found.worker, found.pid, found.place) == ("me", os.getpid(), place_of(tmp_path / "mine"))
         assert tenure.name == NAME
         assert tenure.rival is None
 
@@ -74,7 +74,7 @@ class TestTaking:
 
     def test_one_that_another_has(self, tenure: Tenure, other: Tenure, ledger: Ledger) -> None:
         assert tenure.take(ledger) is None
-        assert tenure.rival == ledger.instances.tenant(NAME)
+        assert tenure.rival == ledger.instances.owner_of(NAME)
         assert not tenure.rival_lives, "that is seen with the next heartbeat"
         assert f"worker other, process {os.getpid()}" in tenure.problem
         assert "COMFYLINE_HOST (now here)" in tenure.problem
