@@ -18,8 +18,8 @@ from comfy.process.spawner import START_LIMIT_S, Order, spawn_from_lasting_threa
 from core.errors import ComfyUnavailable
 
 #: Set to a new value for each start, and inherited by whatever a custom node starts: so the whole family is found
-#: again, also where a member moved to a session of its own.
-MARKER_NAME = "COMFYLINE_INSTANCE"
+#: again, also where a member moved to a session of its own. It has no prefix of settings: a node may run our command.
+MARKER_NAME = "UNDER_COMFYLINE_INSTANCE"
 #: How long a killed process may take to vanish; a GPU driver can hold it for seconds while it frees memory.
 KILL_TIMEOUT_S = 15.0
 

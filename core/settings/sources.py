@@ -72,12 +72,22 @@ def _read_secret_files() -> dict[str, str]:
 def _refuse_unknown_names() -> None:
     known = {PREFIX + name.upper() for name, field in Settings.model_fields.items() if field.validation_alias is None}
     known |= {f"{PREFIX}{field.upper()}_FILE" for field in SECRET_FIELDS}
+    if former := sorted(name for name in os.environ if name.startswith(FORMER_PREFIX)):
+        raise ConfigurationError(f"{_renamed(former, known)} The project has taken another name.")
     for name in os.environ:
-        if name.startswith(FORMER_PREFIX):
-            called = PREFIX + name.removeprefix(FORMER_PREFIX)
-            raise ConfigurationError(f"{name} is now called {called}: the project has taken another name.")
         if name.startswith(PREFIX) and not name.startswith(FOREIGN_PREFIXES) and name not in known:
             raise ConfigurationError(f"{name} is not a setting of Comfyline; see docs/settings.md for the list.")
+
+
+def _renamed(former: list[str], known: set[str]) -> str:
+    """Return what became of settings of former names, all at once; a name that was none gets no new one."""
+    called = {name: PREFIX + name.removeprefix(FORMER_PREFIX) for name in former}
+    return " ".join(
+        f"{name} is now called {new}."
+        if new in known or new.startswith(FOREIGN_PREFIXES)
+        else f"{name} is not a setting of Comfyline, whose settings begin with {PREFIX}; see docs/settings.md."
+        for name, new in called.items()
+    )
 
 
 def _explain(error: ValidationError) -> str:

@@ -29,6 +29,18 @@ class Ticks(schedule):
 class TickScheduler(PersistentScheduler):
     """Celery's scheduler, with a clock that cannot be set for when to look next."""
 
+    _store: Any
+
+    def setup_schedule(self) -> None:
+        """Open the file of the run before. It names classes by module, and another release may have them elsewhere."""
+        try:
+            super().setup_schedule()
+        except (ImportError, AttributeError) as exc:
+            log.info("the schedule of another release is made anew (%s)", exc)
+            self._store["entries"] = {}
+            self._store.close()
+            super().setup_schedule()
+
     def apply_entry(self, entry: Any, producer: Any = None) -> None:
         """Publish a tick. A broker that does not take it costs a line: Celery would log the stack, each time."""
         try:

@@ -324,6 +324,21 @@ def test_a_setting_by_its_former_name_is_refused_with_the_new_one(monkeypatch: p
         load_settings()
 
 
+def test_all_former_names_are_said_at_once_and_what_was_none_gets_no_new_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("FLEET_SECRET_KEY_FILE", "FLEET_API_PORT", "FLEET_URL"):
+        monkeypatch.setenv(name, "x")
+
+    with pytest.raises(ConfigurationError) as refused:
+        load_settings()
+
+    assert str(refused.value) == (
+        "FLEET_API_PORT is now called COMFYLINE_API_PORT. "
+        "FLEET_SECRET_KEY_FILE is now called COMFYLINE_SECRET_KEY_FILE. "
+        "FLEET_URL is not a setting of Comfyline, whose settings begin with COMFYLINE_; see docs/settings.md. "
+        "The project has taken another name."
+    )
+
+
 def test_the_data_of_a_release_of_the_former_name_is_not_passed_over(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import shelve
+import sys
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
-from types import SimpleNamespace
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -38,6 +41,40 @@ class TestDue:
     def test_a_last_time_in_the_future_is_no_reason_to_wait(self, app: Celery) -> None:
         tick = Ticks(15.0, nowfun=lambda: NOW, app=app)
         assert tuple(tick.is_due(NOW + timedelta(days=3))) == (True, 15.0)
+
+
+class TestFile:
+    """The file in which beat keeps when it last published."""
+
+    def scheduler(self, app: Celery, path: Path, schedule: Any) -> TickScheduler:
+        app.conf.beat_schedule = {"reconcile": {"task": "reconcile", "schedule": schedule}}
+        return TickScheduler(app=app, schedule_filename=str(path))
+
+    def test_of_a_release_whose_classes_are_elsewhere_is_made_anew(
+        self, app: Celery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = tmp_path / "beat-schedule"
+        former = ModuleType("tasks.former_ticks")
+        former.Ticks = type("Ticks", (Ticks,), {"__module__": former.__name__})  # type: ignore[attr-defined]
+        with monkeypatch.context() as then:
+            then.setitem(sys.modules, former.__name__, former)
+            self.scheduler(app, path, former.Ticks(5.0)).close()
+        with shelve.open(str(path)) as kept, pytest.raises(ModuleNotFoundError):
+            kept["entries"]
+
+        for _start in range(2):
+            scheduler = self.scheduler(app, path, Ticks(5.0))
+            assert type(scheduler.schedule["reconcile"].schedule) is Ticks
+            scheduler.close()
+
+    def test_of_the_run_before_is_kept(self, app: Celery, tmp_path: Path) -> None:
+        first = self.scheduler(app, tmp_path / "beat-schedule", Ticks(5.0))
+        first.schedule["reconcile"].last_run_at = NOW
+        first.close()
+
+        second = self.scheduler(app, tmp_path / "beat-schedule", Ticks(5.0))
+        assert second.schedule["reconcile"].last_run_at == NOW
+        second.close()
 
 
 class TestScheduler:
