@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import random
 import threading
-import time
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -88,16 +87,6 @@ def server(shared: SimulatorProcess) -> Iterator[SimulatorProcess]:
 def session(server: SimulatorProcess) -> Iterator[ComfySession]:
     with ComfySession(server.base_url, pace=QUICK) as session:
         yield session
-
-
-def eventually(condition: Callable[[], bool], timeout_s: float = 5.0) -> bool:
-    """Whether the condition comes true in time."""
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-        time.sleep(0.02)
-    return condition()
 
 
 class Recorder:

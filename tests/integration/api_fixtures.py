@@ -32,6 +32,7 @@ from core.ledger.upgrade import migrate
 from core.messaging.notices import Notice
 from core.records.output import FileSource, OutputFile
 from core.settings import Settings
+from tests.ports import free_port
 from tests.services import missing
 from tests.unit.catalogue_literals import CATALOGUE
 
@@ -213,12 +214,6 @@ def running_api(settings: Settings, *, host: str = "127.0.0.1") -> Iterator[Api]
         server.server_close()
         hub.close()
         ledger.close()
-
-
-def free_port() -> int:
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

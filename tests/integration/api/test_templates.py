@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.integration.api_fixtures import GRAPH, Api, running_api, settings_for
-from tests.services import eventually
+from tests.waiting import eventually
 
 PARAMETERS: dict[str, Any] = {
     "width": {"type": "integer", "default": 64, "minimum": 16, "maximum": 256},

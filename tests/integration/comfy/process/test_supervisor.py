@@ -20,7 +20,8 @@ from comfy.process.instance import Instance, InstanceSpec
 from comfy.process.supervisor import InstanceUnfit, Supervisor
 from core.errors import LedgerUnavailable
 from tests.comfy_target import with_node
-from tests.fake_comfyui import eventually, is_running, kill, make_spec, whoami
+from tests.fake_comfyui import is_running, kill, make_spec, whoami
+from tests.waiting import eventually
 
 
 class Watched:

@@ -15,18 +15,13 @@ from core.errors import (
     OutputUnavailable,
     PromptRejected,
 )
-from tests.comfy_target import (
-    QUICK,
-    Recorder,
-    eventually,
-    new_id,
-    picture,
-    work,
-)
+from tests.comfy_target import QUICK, Recorder, new_id, picture, work
 from tests.comfy_target import server as server
 from tests.comfy_target import session as session
 from tests.comfy_target import shared as shared
-from tests.simulator_process import SimulatorProcess, free_port, simulator
+from tests.ports import free_port
+from tests.simulator_process import SimulatorProcess, simulator
+from tests.waiting import eventually
 
 
 def test_a_dropped_socket_costs_events_not_the_prompt(server: SimulatorProcess, session: ComfySession) -> None:

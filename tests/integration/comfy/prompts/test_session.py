@@ -25,8 +25,8 @@ from tests.comfy_target import (
 from tests.comfy_target import server as server
 from tests.comfy_target import session as session
 from tests.comfy_target import shared as shared
-from tests.services import eventually
 from tests.simulator_process import SimulatorProcess
+from tests.waiting import eventually
 
 
 @pytest.fixture(params=["simulator", "comfyui"])

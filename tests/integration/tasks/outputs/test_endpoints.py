@@ -26,9 +26,9 @@ from tasks.outputs.endpoints import Endpoints
 from tasks.runtime import Runtime, equip
 from tasks.upload import upload
 from tasks.worker import IO_THREADS
-from tests.fleet import until
 from tests.integration.tasks.outputs.test_upload import generated
 from tests.s3_server import S3Server
+from tests.waiting import until
 
 pytestmark = pytest.mark.slow
 
