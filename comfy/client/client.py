@@ -200,10 +200,6 @@ class ComfyClient:
             # one is hit. Newer servers close the gap.
             self._command("/interrupt", {}, read_timeout_s)
 
-    def delete_queued(self, prompt_id: str) -> None:
-        """Remove a pending prompt; one that runs or is unknown is left alone without a word."""
-        self._command("/queue", {"delete": [prompt_id]})
-
     def clear(self) -> None:
         """Stop everything: empty the queue and interrupt whatever runs. For an instance nobody else uses."""
         self._command("/queue", {"clear": True})

@@ -197,4 +197,3 @@ def test_unknown_ids_are_nowhere(anywhere: ComfySession) -> None:
     assert anywhere.client.find(prompt_id) is None
     assert anywhere.client.history(prompt_id) is None
     anywhere.client.interrupt(prompt_id)
-    anywhere.client.delete_queued(prompt_id)
