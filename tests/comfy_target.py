@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import requests
 
+from comfy.client.outputs import ReportedOutput
 from comfy.client.timeouts import Pace
 from comfy.prompts.session import ComfySession
 from core.records.progress import Progress
@@ -87,6 +89,14 @@ def server(shared: SimulatorProcess) -> Iterator[SimulatorProcess]:
 def session(server: SimulatorProcess) -> Iterator[ComfySession]:
     with ComfySession(server.base_url, pace=QUICK) as session:
         yield session
+
+
+def bytes_of(session: ComfySession, item: ReportedOutput) -> bytes:
+    """Return what the instance has in an output file, as it hands it out."""
+    params = {"filename": item.filename, "subfolder": item.subfolder, "type": item.folder}
+    answer = requests.get(f"{session.client.base_url}/view", params=params, timeout=10)
+    answer.raise_for_status()
+    return answer.content
 
 
 class Recorder:
