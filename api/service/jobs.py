@@ -98,9 +98,9 @@ class JobService:
         publish_follow_up(self._publisher, Moved.of(job))
         return job
 
-    def settle_name(self, upload: InputFile) -> InputFile:
+    def settle_name(self, file: InputFile) -> InputFile:
         """An upload under a name that may stand in graphs, see `api.service.input_names`."""
-        return settle_name(upload, self._ledger, self._catalogues)
+        return settle_name(file, self._ledger, self._catalogues)
 
     def cancel(self, job_id: str) -> Job:
         """Ask for a job's end; harmless when repeated or too late. Raises NotFound."""
