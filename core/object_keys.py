@@ -68,7 +68,7 @@ def check_template(template: str, prefix: str = "") -> None:
 
 
 def is_safe_prefix(prefix: str) -> bool:
-    """Whether a prefix, empty or not, is a relative path that nobody who decodes it reads as another one."""
+    """Return whether a prefix, empty or not, is a relative path that every decoder reads alike."""
     if len(prefix.encode(errors="replace")) > MAX_PREFIX_BYTES:
         return False
     for _ in range(_DECODINGS):

@@ -75,7 +75,7 @@ def expire_waiting(runtime: Runtime) -> None:
 
 
 def publish_missing_turns(runtime: Runtime) -> None:
-    """One more turn for each idle instance while jobs wait that suit one of them, whatever became of the earlier ones.
+    """Publish a turn for each idle instance that suits a waiting job, whatever became of earlier turns.
 
     Also when fewer jobs wait than instances are idle: a turn may reach an instance that must not run the job.
     """

@@ -135,7 +135,7 @@ def find(records: Sequence[InstanceRecord], name: str) -> InstanceRecord:
 
 
 def gpu_view(record: InstanceRecord) -> GpuView:
-    """A GPU as operators see it; nothing of where its ComfyUI listens or keeps its files."""
+    """Return a GPU as operators see it, without the address of its ComfyUI and the paths of its files."""
     return {
         "name": record.name,
         "host": record.host,

@@ -65,7 +65,7 @@ def _label_problem(key: str, value: Any) -> str | None:
 
 
 def extra_data(value: Any) -> dict[str, Any] | None:
-    """`extra_data`: nothing, `api_key_comfy_org`, which is a secret, or `extra_pnginfo`. Raises BadParameter."""
+    """Check `extra_data`: `api_key_comfy_org`, which is a secret, and `extra_pnginfo`. Raises BadParameter."""
     if value is None or value == {}:
         return None
     if not isinstance(value, dict) or not set(value) <= {"api_key_comfy_org", "extra_pnginfo"}:

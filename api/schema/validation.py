@@ -186,7 +186,7 @@ def properties(schema: Mapping[str, Any]) -> dict[str, JsonSchemaValue]:
 
 
 def allowed(schema: Mapping[str, Any]) -> str:
-    """What a schema allows, in words: `an integer from 1 to 100`."""
+    """Return in words what a schema allows: `an integer from 1 to 100`."""
     if "enum" in schema:
         return f"one of {', '.join(map(str, schema['enum']))}"
     kind = schema.get("type")

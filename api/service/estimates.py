@@ -26,7 +26,7 @@ class Place:
 
     @property
     def wait_ms(self) -> int | None:
-        """The same in milliseconds."""
+        """The estimated wait in milliseconds."""
         return None if self.wait_s is None else round(self.wait_s * 1000)
 
 

@@ -1,4 +1,4 @@
-"""Uploads by their file names: what `/upload/image` answers as `filename` may stand in a graph as it is.
+"""Input files by their file names: what `/upload/image` answers as `filename` may stand in a graph as it is.
 
 As in ComfyUI's own input folder a name means one content: who uploads something else under a name that is taken gets
 another name in the answer.
@@ -24,7 +24,7 @@ _LISTING = ("LoadImage", "image")
 
 
 def settle_name(file: InputFile, ledger: Ledger, catalogues: Catalogues) -> InputFile:
-    """The upload under a name that means it and nothing else: `room.png`, else `room_1.png` and so on."""
+    """Return the file under a name that means it and nothing else: `room.png`, else `room_1.png` and so on."""
     name = safe_name(file.name)
     stem, dot, extension = name.rpartition(".") if "." in name else (name, "", "")
     tries = [name, *(f"{stem}_{number}{dot}{extension}" for number in range(1, MAX_TRIES))]
@@ -43,7 +43,7 @@ def settle_name(file: InputFile, ledger: Ledger, catalogues: Catalogues) -> Inpu
 
 
 def find_named(graph: Graph, found: Collection[Reference], ledger: Ledger, catalogues: Catalogues) -> list[Reference]:
-    """Places of a graph that name an upload by its file name, where no instance has a file of that name.
+    """Return the places of a graph that name an input file, where no instance has a file of that name.
 
     Parameters:
       found: references that are known already.
@@ -71,5 +71,5 @@ def find_named(graph: Graph, found: Collection[Reference], ledger: Ledger, catal
     if not places:
         return []
     with ledger_time_limit():
-        uploads = ledger.input_files.named({place.asset or "" for place in places})
-    return [replace(place, asset=uploads[place.asset].id) for place in places if place.asset in uploads]
+        named = ledger.input_files.named({place.asset or "" for place in places})
+    return [replace(place, asset=named[place.asset].id) for place in places if place.asset in named]

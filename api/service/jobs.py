@@ -29,7 +29,7 @@ COUNT_AGE_S = 1.0
 
 
 class TurnPublisher(JobPublisher, Protocol):
-    """What the API asks of the broker. Nothing here raises or takes long."""
+    """What the API publishes to the broker. Its methods neither raise nor take long."""
 
     def look_again(self) -> bool:
         """All GPU workers shall look for new files now; False when they could not be told."""
@@ -99,7 +99,7 @@ class JobService:
         return job
 
     def settle_name(self, file: InputFile) -> InputFile:
-        """An upload under a name that may stand in graphs, see `api.service.input_names`."""
+        """Return an input file under a name that may stand in graphs, see `api.service.input_names`."""
         return settle_name(file, self._ledger, self._catalogues)
 
     def cancel(self, job_id: str) -> Job:

@@ -45,7 +45,7 @@ class BackgroundPublisher:
         self._loop = Loop("publisher", self._publish_left, pause_s=None)
 
     def turn(self, job_id: str) -> bool:
-        """One more job waits; False when too many wait to be published."""
+        """Have a turn published; False when too many wait to be published."""
         return self._put(lambda: self._publisher.turn(job_id))
 
     def notify(self, job_id: str) -> bool:
@@ -61,7 +61,7 @@ class BackgroundPublisher:
         return self._put(lambda: self._publisher.store(job_id, attempt, host))
 
     def look_again(self) -> bool:
-        """All GPU workers shall look for new files now; False if the broker is not well: later, nobody waits for it."""
+        """Ask all GPU workers to look for new files now; False, without a second try, if the broker is not well."""
         if self._left or not self._under_way.acquire(blocking=False):
             return False
         try:

@@ -32,7 +32,7 @@ CLIENT_CHECK_S = 1.0
 
 
 class Watch:
-    """One waiter's view of a job: hints only, what is so stands in the ledger."""
+    """One waiter's view of a job. Holds hints only; the ledger has the facts."""
 
     def __init__(self, job_id: str, *, live: bool, only_end: bool) -> None:
         self.job_id = job_id
@@ -92,7 +92,7 @@ class Watch:
 
 
 class Hub:
-    """Where the waiters of one process stand.
+    """Wakes those who wait for jobs in one process.
 
     Parameters:
       states: newest status and event number of jobs, as `ledger.jobs.states`.
@@ -118,11 +118,11 @@ class Hub:
         self._before_moves: Callable[[], None] = lambda: None
 
     def before_moves(self, look: Callable[[], None]) -> None:
-        """What is to be done before waiters hear that the queue has moved; may raise LedgerUnavailable."""
+        """Set what is called before waiters hear that the queue has moved; it may raise LedgerUnavailable."""
         self._before_moves = look
 
     def look(self, job_id: str) -> Job:
-        """The job as it is now: one look at the ledger for all who ask at about this moment.
+        """Return the job as it is now; one look at the ledger serves all who ask at about this moment.
 
         Raises: NotFound, LedgerUnavailable.
         """

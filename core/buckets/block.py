@@ -86,7 +86,7 @@ def parse_s3(block: Any, settings: Settings) -> S3Block | None:
 
 
 def environment_credentials(settings: Settings) -> Credentials | None:
-    """What the operator set, if there is such a block."""
+    """Return the credentials of the operator's bucket; None if there is none."""
     if not settings.s3_bucket_name:
         return None
     return Credentials(

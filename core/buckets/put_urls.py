@@ -18,13 +18,13 @@ MAX_URL_CHARS = 8192
 
 @dataclass(frozen=True, kw_only=True)
 class PutUrls:
-    """Whoever has one of them may write: they are kept sealed, like credentials."""
+    """URLs that anybody can write to, so they are kept sealed, like credentials."""
 
     #: In the order of the outputs, or by file name.
     urls: tuple[str, ...] | dict[str, str] = field(repr=False)
 
     def to_json(self) -> dict[str, Any]:
-        """As a job's sealed secrets keep it, under `s3`."""
+        """Return the form that a job's sealed secrets keep, under `s3`."""
         return {"put_urls": self.urls}
 
     @classmethod

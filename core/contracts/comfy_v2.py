@@ -251,5 +251,5 @@ def output_view(output: Output, links: Links, expires_at_ms: int) -> JobOutputVi
 
 
 def missing_view(output: Output) -> MissingOutputView:
-    """A file that ComfyUI reported and nobody can find."""
+    """Return the view of a file that ComfyUI reported and that cannot be found."""
     return {"node_id": output.node_id, "name": output.name, "message": output.missing_reason or ""}

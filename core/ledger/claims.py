@@ -180,7 +180,7 @@ class Claims:
         outputs_reused: bool,
         warnings: Sequence[JobWarning] = (),
     ) -> None:
-        """The GPU is done: record what it made, and hand the job to those who store it.
+        """Record what the GPU made, and leave the job to the io workers that store outputs.
 
         Parameters:
           warnings: what kept a part of it from running.

@@ -55,7 +55,7 @@ class InputFiles:
             transaction.connection.execute(insert(uploads), [_values(file) for file in new])
 
     def get(self, file_id: str) -> InputFile:
-        """One file. Raises NotFound, also when it has expired."""
+        """Return one file. Raises NotFound, also when it has expired."""
         query = select(uploads).where(uploads.c.id == file_id, uploads.c.expires_at_ms > now_ms())
         with self._database.read() as connection:
             row = connection.execute(query).one_or_none()
@@ -64,14 +64,14 @@ class InputFiles:
         return _input_file(row)
 
     def by_hash(self, digest: str) -> InputFile | None:
-        """The newest file with these bytes, `blake3:...`."""
+        """Return the newest file with these bytes, `blake3:...`; None if there is none."""
         query = select(uploads).where(uploads.c.hash == digest, uploads.c.expires_at_ms > now_ms())
         with self._database.read() as connection:
             row = connection.execute(query.order_by(uploads.c.expires_at_ms.desc()).limit(1)).one_or_none()
         return None if row is None else _input_file(row)
 
     def named(self, names: Collection[str]) -> dict[str, InputFile]:
-        """What clients uploaded under these names, each name's oldest; what is not there is left out."""
+        """Return what clients uploaded under these names, each name's oldest; names without a file are left out."""
         query = select(uploads).where(
             uploads.c.name.in_(list(names)), uploads.c.job_id.is_(None), uploads.c.expires_at_ms > now_ms()
         )
@@ -110,7 +110,7 @@ class InputFiles:
             return sorted(keys - set(shared))
 
     def unknown(self, keys: Collection[str]) -> set[str]:
-        """Those of the storage keys that nothing in the ledger refers to."""
+        """Return those of the storage keys that nothing in the ledger refers to."""
         recorded = select(uploads.c.storage_key).where(uploads.c.storage_key.in_(keys))
         needed = select(job_inputs.c.storage_key).join(jobs, jobs.c.id == job_inputs.c.job_id)
         needed = needed.where(job_inputs.c.storage_key.in_(keys), jobs.c.status.not_in(sorted(TERMINAL)))

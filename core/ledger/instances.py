@@ -154,7 +154,7 @@ class Instances:
         return [Tenant(**row._mapping) for row in rows]
 
     def tenant(self, name: str) -> Tenant | None:
-        """The worker that has this name now; None if nobody has."""
+        """Return the worker that has this name now; None if there is none."""
         wanted = (instances.c.worker, instances.c.pid, instances.c.place, instances.c.heartbeat_at_ms)
         with self._database.read() as connection:
             row = connection.execute(select(*wanted).where(instances.c.name == name)).one_or_none()
@@ -230,7 +230,7 @@ class Instances:
         self._set(name, worker, {"models": list(models)})
 
     def get(self, name: str) -> InstanceRecord | None:
-        """One instance, or None."""
+        """Return one instance, or None."""
         with self._database.read() as connection:
             row = connection.execute(select(instances).where(instances.c.name == name)).one_or_none()
         return None if row is None else _record(row, None)
@@ -267,7 +267,7 @@ class Instances:
             return [str(digest) for digest in connection.execute(query.order_by(instances.c.catalogue)).scalars()]
 
     def catalogue(self, digest: str) -> dict[str, Any]:
-        """One recorded /object_info; `{}` when it is gone."""
+        """Return a recorded `/object_info`; `{}` when it is gone."""
         with self._database.read() as connection:
             packed = connection.execute(select(catalogues.c.object_info).where(catalogues.c.digest == digest)).scalar()
         return {} if packed is None else dict(json.loads(zlib.decompress(packed)))

@@ -168,7 +168,7 @@ class Jobs:
         limit: int = 50,
         after: tuple[int, str] | None = None,
     ) -> list[Job]:
-        """One page of jobs, newest first.
+        """Return one page of jobs, newest first.
 
         Parameters:
           statuses: only these; empty means all.

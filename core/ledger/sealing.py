@@ -62,7 +62,7 @@ class Sealer:
         )
 
     def mark(self, digest: bytes) -> str:
-        """What tells later whether something is the same, and tells those without the keys nothing: key id and HMAC."""
+        """Return a key id and an HMAC that recognise a value later, and say nothing of it without the key."""
         return f"{self._first.hex()}:{_mark(self._keys[self._first], digest)}"
 
     def is_mark(self, digest: bytes, mark: str) -> bool:

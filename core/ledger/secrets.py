@@ -89,7 +89,7 @@ class Secrets:
         return opened
 
     def open_all(self, job_ids: Collection[str], *purposes: str) -> dict[str, dict[str, Any] | SecretUnreadable]:
-        """As `open`, for many jobs and any of these purposes: for each its secrets, or why they cannot be read.
+        """Open the secrets of many jobs for any of these purposes: for each its secrets, or why they cannot be read.
 
         Raises: LedgerUnavailable.
         """
@@ -148,7 +148,7 @@ class Secrets:
 
 
 def end_run(connection: Connection, job_id: str) -> None:
-    """The GPU is done: nobody needs the key of partner nodes any more."""
+    """Wipe the key of partner nodes: the GPU is done with the job."""
     connection.execute(_END_RUN, {"ended": job_id})
 
 

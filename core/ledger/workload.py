@@ -176,7 +176,7 @@ class _Loads:
         return self._known[key]
 
     def rest_of(self, row: Row[Any], catalogue: str, now: int) -> Load:
-        """What a running job still needs; one on deck has not begun, one that takes too long may end at any moment."""
+        """Return what a running job still needs: all of it while on deck, nothing of it when it is overdue."""
         whole = self.of(row, frozenset({catalogue}))
         # A clock that was set back must not add days.
         passed_s = 0.0 if row.on_deck else max(0.0, (now - row.started_at_ms) / 1000)

@@ -57,7 +57,7 @@ def predecessors(status: Status) -> tuple[Status, ...]:
 
 
 def new_job_id() -> str:
-    """A random UUID: nobody can guess a neighbour's."""
+    """Return a random UUID, so that job ids cannot be guessed."""
     return str(uuid.uuid4())
 
 

@@ -114,14 +114,14 @@ class LocalStorage:
             draft.unlink(missing_ok=True)
 
     def path(self, key: str) -> Path:
-        """Where a file is. Raises FileNotFoundError."""
+        """Return the path of a file. Raises FileNotFoundError."""
         path = self._path(key)
         if not path.is_file():
             raise FileNotFoundError(key)
         return path
 
     def discard(self, key: str) -> bool:
-        """Remove a file that nobody refers to, unless it was put again lately; whether it went.
+        """Remove a file that is not referred to, unless it was put again lately; returns whether it went.
 
         It is set aside first: a `put` that comes later finds nothing and brings its own bytes, one that came before
         has left its time on the file.

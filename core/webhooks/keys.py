@@ -46,7 +46,7 @@ def split_secrets(text: str) -> tuple[str, ...]:
 
 
 def secrets_for(webhook: WebhookTarget, sealed: Mapping[str, Any], operators: str) -> tuple[str, ...]:
-    """What the events of a job are signed with: never the operator's secret for a URL that a request named.
+    """Return what a job's events are signed with: never the operator's secret for a URL that a request named.
 
     Parameters:
       sealed: the job's secrets, opened.

@@ -139,7 +139,7 @@ class Recorder:
         publish_follow_up(self._runtime.publisher, moved)
 
     def extra_data(self, claim: Claim) -> dict[str, Any] | None:
-        """What nodes are given beside their inputs: the client's `extra_pnginfo`, and a key that nobody else may know.
+        """Return what nodes get beside their inputs: the client's `extra_pnginfo`, and its key for partner nodes.
 
         Raises: SecretUnreadable.
         """

@@ -50,7 +50,7 @@ class Teacher:
         self._told_at_s: OrderedDict[str, float] = OrderedDict()
 
     def tell(self, claim: Claim, instance: InstanceRecord, seconds: float | None) -> None:
-        """Tell the ledger how long one prompt kept this instance's GPU busy; None tells nothing."""
+        """Tell the ledger how long one prompt kept this instance's GPU busy; None is not told."""
         if seconds is None or self._was_told_lately(claim.shape or claim.template or ""):
             return
         gpu = gpu_kind(instance.device, instance.kind)

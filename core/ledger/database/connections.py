@@ -93,7 +93,7 @@ class Database:
 
     @contextmanager
     def write(self) -> Iterator[Transaction]:
-        """One transaction that may write; commits at the end of the block, rolls back on any error.
+        """Open a transaction that may write; commits at the end of the block, rolls back on any error.
 
         SQLite takes its write lock at the start: a transaction that read first and wants to write later would be
         refused at once when another wrote in between. After the commit, `on_change` hears of each job that changed.

@@ -9,7 +9,7 @@ import pytest
 
 from core.errors import UploadFailed
 from tasks.outputs import endpoints
-from tasks.outputs.endpoints import BREAK_AFTER, UNPROVEN_ROOM, FIRST_BREAK_S, ROOM, SHARE, EndpointRests, Endpoints
+from tasks.outputs.endpoints import BREAK_AFTER, FIRST_BREAK_S, ROOM, SHARE, UNPROVEN_ROOM, EndpointRests, Endpoints
 
 
 class Clock:
