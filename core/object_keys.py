@@ -42,7 +42,7 @@ _SAMPLE = KeyFields(
 
 
 def object_key(template: str, values: KeyFields) -> str:
-    """The key of one file. What is empty leaves no empty folder behind."""
+    """Return the key of one file. What is empty leaves no empty folder behind."""
     # Node ids are any text; a file's name has been made safe when it was stored.
     node_id = re.sub(r"[^A-Za-z0-9_-]", "_", values.node_id)
     key = template.format(**{**asdict(values), "node_id": node_id})

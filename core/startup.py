@@ -35,7 +35,7 @@ def check_api(settings: Settings) -> None:
 
 
 def is_told_already() -> bool:
-    """Whether this process was started by one of ours, which has told the operator all that can be told."""
+    """Return whether this process was started by one of ours, which has told the operator all that can be told."""
     return SET_VARIABLE in process_environment()
 
 

@@ -119,7 +119,7 @@ def gpus_blueprint(ledger: Ledger, ask: Ask) -> Blueprint:
 
 
 def find(records: Sequence[InstanceRecord], name: str) -> InstanceRecord:
-    """The instance of that name, or the only one that is called so on any host.
+    """Return the instance of that name, or the only one that is called so on any host.
 
     Raises:
       NotFound: there is none.

@@ -15,7 +15,7 @@ from core.settings import Settings
 
 
 def base_url(settings: Settings) -> str:
-    """Scheme and host the client reached us by, without a closing slash.
+    """Return scheme and host the client reached us by, without a closing slash.
 
     The official SDK sends its key only to the origin it was configured with, so links must name that one.
     """

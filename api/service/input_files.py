@@ -94,7 +94,7 @@ class Intake:
         return file, is_new
 
     def again(self, known: InputFile, *, name: str, lifetime_s: float | None = None) -> InputFile:
-        """A new record for bytes that are here already. Raises NotFound, StorageUnavailable."""
+        """Return a new record for bytes that are here already. Raises NotFound, StorageUnavailable."""
         self.require_storage()
         try:
             self._storage.touch(known.storage_key)
@@ -126,7 +126,7 @@ class Intake:
         return brought
 
     def known_asset(self, asset: str) -> InputFile | Output | None:
-        """What an id, `<input file id>/<name>` or `<job id>/<name of an output>` stands for."""
+        """Return what an id, `<input file id>/<name>` or `<job id>/<name of an output>` stands for."""
         first = owner_of(asset)
         if not is_id(first) or "\0" in asset:
             return None

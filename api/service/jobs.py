@@ -32,11 +32,11 @@ class TurnPublisher(JobPublisher, Protocol):
     """What the API publishes to the broker. Its methods neither raise nor take long."""
 
     def look_again(self) -> bool:
-        """All GPU workers shall look for new files now; False when they could not be told."""
+        """Ask all GPU workers to look for new files now; False when they could not be told."""
 
 
 def check_id(job_id: str) -> str:
-    """An id as it may be looked up. Raises NotFound for what can be none: databases refuse some characters."""
+    """Return an id as it may be looked up. Raises NotFound for what can be none: databases refuse some characters."""
     if not is_id(job_id):
         raise NotFound("There is no such thing.")
     return job_id
@@ -109,7 +109,7 @@ class JobService:
         return self._told(job)
 
     def hang_up(self, job_id: str) -> Job:
-        """A caller of this job is gone; with the last one the job is cancelled. Raises NotFound."""
+        """Note that a caller of this job is gone; with the last one the job is cancelled. Raises NotFound."""
         with ledger_time_limit():
             self._ledger.requests.leave(job_id)
             job = self._ledger.jobs.get(job_id)

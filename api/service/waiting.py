@@ -58,12 +58,12 @@ class Watch:
         return woken
 
     def take_progress(self) -> Progress | None:
-        """The newest progress snapshot, once."""
+        """Return the newest progress snapshot, once."""
         progress, self._progress = self._progress, None
         return progress
 
     def take_preview(self) -> dict[str, Any] | None:
-        """The newest preview, once."""
+        """Return the newest preview, once."""
         preview, self._preview = self._preview, None
         return preview
 
@@ -82,11 +82,11 @@ class Watch:
             self._event.set()
 
     def tell_moved(self) -> None:
-        """The queue has moved; the job may have another place."""
+        """Note that the queue has moved; the job may have another place."""
         self._event.set()
 
     def tell_gone(self) -> None:
-        """The job is in the ledger no more."""
+        """Note that the job is in the ledger no more."""
         self.is_gone = True
         self._event.set()
 
@@ -132,7 +132,7 @@ class Hub:
         return job
 
     def notify(self, notice: Notice) -> None:
-        """Pass a notice to those who wait for its job; what has another status moves the queue for the others."""
+        """Pass a notice to those who wait for its job; a new status of it moves the queue for the others."""
         self._has_moved = self._has_moved or notice.kind == "status"
         self._pass_on(notice)
 

@@ -52,7 +52,7 @@ class S3Block:
 
 
 def parse_s3(block: Any, settings: Settings) -> S3Block | None:
-    """The request's block, else the environment's, else None.
+    """Return the request's block, else the environment's, else None.
 
     A block without credentials, bucket and endpoint asks for the environment's bucket; its `prefix` then names a folder
     below `S3_PREFIX`. A block whose texts are all blank is no block.

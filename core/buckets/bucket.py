@@ -129,7 +129,7 @@ class Bucket:
             self._abort_parts(key)
 
     def link(self, key: str, *, expires_s: int = LINK_S) -> str:
-        """A URL at which anybody may fetch the object: for so many seconds, or below the bucket's public address."""
+        """Make a URL at which anybody may fetch the object: for some time, or below the bucket's public address."""
         if self._public_url is not None:
             return f"{self._public_url}/{quote(key)}"
         parameters = {"Bucket": self._name, "Key": key}
@@ -180,7 +180,7 @@ class Bucket:
 
 
 def limit_s(size_bytes: int) -> float:
-    """How long an exchange may take that sends so much."""
+    """Return how long an exchange may take that sends so much."""
     return ANSWER_TIMEOUT_S + size_bytes / SLOWEST_BYTES_PER_S
 
 

@@ -29,12 +29,12 @@ class PutUrls:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> PutUrls:
-        """The URLs that `to_json` wrote."""
+        """Return the URLs that `to_json` wrote."""
         urls = value.get("put_urls", ())
         return cls(urls=urls if isinstance(urls, dict) else tuple(urls))
 
     def for_files(self, names: Sequence[str]) -> list[str | None]:
-        """The URL of each file, in the order of the outputs; None: there is none left. None serves two files."""
+        """Return the URL of each file, in the order of the outputs; None: there is none left. None serves two files."""
         if not isinstance(self.urls, dict):
             return [self.urls[number] if number < len(self.urls) else None for number in range(len(names))]
         others = iter([self.urls[ANY]] if ANY in self.urls else [])
@@ -42,7 +42,7 @@ class PutUrls:
 
 
 def parse_put_urls(value: Any, policy: Policy) -> PutUrls:
-    """A list of URLs in the order of the outputs, or a map of file names (and `*`) to URLs. Raises InvalidRequest."""
+    """Read a list of URLs in the order of outputs, or a map of names (and `*`) to URLs. Raises InvalidRequest."""
     named = isinstance(value, dict)
     if not named and not isinstance(value, (list, tuple)):
         raise InvalidRequest("s3.put_urls must be a list of URLs in the order of the outputs, or a map by file name.")

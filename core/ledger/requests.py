@@ -31,7 +31,7 @@ class Requests:
         return self._sealer.mark(digest)
 
     def join(self, request_id: str, digest: bytes) -> str | None:
-        """The id of the job that this request has already, with one more caller; None: it is to be made.
+        """Return the id of the job that this request has already, with one more caller; None: it is to be made.
 
         A job that was cancelled because all its callers had hung up gives its request id away: who asks again wants it.
 

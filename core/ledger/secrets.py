@@ -77,7 +77,7 @@ class Secrets:
         connection.execute(_INSERT, rows)
 
     def open(self, job_id: str, purpose: str) -> dict[str, Any]:
-        """The job's secrets for one purpose, by their names in `JobRequest.secrets`; `{}` when it has none.
+        """Return the job's secrets for one purpose, by their names in `JobRequest.secrets`; `{}` when it has none.
 
         Raises:
           SecretUnreadable: it had some, which do not open or were wiped after their use. Trying again cannot help.
@@ -153,7 +153,7 @@ def end_run(connection: Connection, job_id: str) -> None:
 
 
 def end_job(connection: Connection, job_id: str) -> None:
-    """The job has ended: all that is still needed is what its webhooks need."""
+    """Wipe the secrets of a job that has ended, except what its webhooks need."""
     connection.execute(_END_JOB, {"ended": job_id})
 
 

@@ -59,7 +59,7 @@ class Workload:
         return self.sizes.get(QUEUED, 0) <= len(self.ranks)
 
     def position(self, job: Job) -> int | None:
-        """The place of a queued job, 1 being the next to run; None when it lies behind those looked at."""
+        """Return the place of a queued job, 1 being the next to run; None when it lies behind those looked at."""
         place = bisect_left(self.ranks, rank_of(job))
         return place + 1 if self.is_whole or place < len(self.ranks) else None
 
@@ -114,7 +114,7 @@ class WorkloadReader:
         self._durations = durations
 
     def read(self) -> Workload:
-        """The workload now."""
+        """Return the workload now."""
         now = now_ms()
         with self._database.read() as connection:
             gpus = connection.execute(_GPUS.where(is_alive())).all()
@@ -137,7 +137,7 @@ class WorkloadReader:
         )
 
     def sizes(self) -> dict[str, int]:
-        """How many jobs wait, run, and store their outputs: `{status: count}`."""
+        """Return how many jobs wait, run, and store their outputs: `{status: count}`."""
         with self._database.read() as connection:
             return {row.status: row.jobs for row in connection.execute(_SIZES)}
 

@@ -68,7 +68,7 @@ class StorageMarker:
             return self._problem
 
     def is_full(self) -> bool:
-        """Whether a file of the largest size that clients may upload has no room."""
+        """Return whether a file of the largest size that clients may upload has no room."""
         try:
             return outputs_of(self._settings).free_bytes() < self._settings.max_upload_bytes
         except OSError:

@@ -36,7 +36,7 @@ def without_places(text: str, machines: Iterable[str] = ()) -> str:
 
 
 def tells_machines_apart(name: str) -> bool:
-    """Whether a host's name is one that would not stand in a text for another reason."""
+    """Return whether a host's name is one that would not stand in a text for another reason."""
     return re.search(r"[0-9.-]", name) is not None
 
 

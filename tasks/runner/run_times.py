@@ -72,7 +72,7 @@ class Teacher:
 
 
 def gpu_seconds(result: PromptResult, graph: Graph) -> float | None:
-    """How long ComfyUI worked on a prompt, by its own clock.
+    """Return how long ComfyUI worked on a prompt, by its own clock.
 
     None when it did not say, or when nothing but last nodes had to run, as when a job is submitted a second time: what
     the cache saved would be taken for speed.

@@ -32,6 +32,7 @@ from core.ledger.upgrade import migrate
 from core.messaging.notices import Notice
 from core.records.output import FileSource, OutputFile
 from core.settings import Settings
+from tests.makers import GRAPH
 from tests.ports import free_port
 from tests.services import missing
 from tests.unit.catalogue_literals import CATALOGUE
@@ -40,11 +41,6 @@ ROOT = Path(__file__).parent.parent.parent
 INSTANCE = "gpu0@test"
 POSTGRES_URL = os.environ.get("COMFYLINE_TEST_POSTGRES_URL", "postgresql://postgres@127.0.0.1:5432/postgres")
 REDIS_URL = os.environ.get("COMFYLINE_TEST_REDIS_URL", "redis://127.0.0.1:6379/0")
-
-GRAPH: dict[str, Any] = {
-    "1": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 0}},
-    "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "a"}},
-}
 
 
 class RecordingPublisher:

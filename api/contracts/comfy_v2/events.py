@@ -39,7 +39,7 @@ _HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 
 def event_stream_response(frames: Iterator[str]) -> Response:
-    """An answer that is sent frame by frame."""
+    """Return an answer that is sent frame by frame."""
     return Response(frames, content_type="text/event-stream", headers=_HEADERS)
 
 

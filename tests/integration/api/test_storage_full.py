@@ -21,8 +21,9 @@ from core.settings import Settings
 from core.storage.folders import LocalStorage
 from core.storage.marker import StorageMarker
 from tasks.runner.staging import stage_inputs
-from tests.integration.api_fixtures import GRAPH, Api, running_api
+from tests.integration.api_fixtures import Api, running_api
 from tests.ledger_moves import claimed, register
+from tests.makers import GRAPH
 from tests.services import make_settings
 from tests.waiting import until
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.integration.api_fixtures import GRAPH, Api, running_api, settings_for
+from tests.integration.api_fixtures import Api, running_api, settings_for
+from tests.makers import GRAPH
 from tests.waiting import eventually
 
 PARAMETERS: dict[str, Any] = {

@@ -21,8 +21,9 @@ from core.messaging.notices import Notice
 from core.records.job_error import JobError
 from core.records.progress import Progress
 from tests.fleet import ALL, Fleet, work
-from tests.integration.api_fixtures import GRAPH, Api, running_api, settings_for
+from tests.integration.api_fixtures import Api, running_api, settings_for
 from tests.ledger_moves import set_columns
+from tests.makers import GRAPH
 from tests.waiting import until
 
 EVENT_KEYS = {
