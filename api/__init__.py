@@ -38,7 +38,7 @@ from workflows.templates.library import SHIPPED, Library
 
 
 def create_app(settings: Settings, *, ledger: Ledger, publisher: TurnPublisher, hub: Hub, ask: Ask) -> Flask:
-    """The application of one process.
+    """Return the application of one process.
 
     Parameters:
       hub: its `notify` should hear of every change notice, from the broker and from this process's own ledger.

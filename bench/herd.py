@@ -28,8 +28,9 @@ from bench.waiting import BenchFleet, Usage
 from core.ledger import Ledger
 from core.records.job_request import AcceptedJob, JobRequest
 from core.settings import Settings
-from tests.fleet import until, work
+from tests.fleet import work
 from tests.services import find_postgres, redis_broker
+from tests.waiting import until
 
 CLIENTS = 2000
 GOAL_KB = 200

@@ -29,7 +29,7 @@ from bench.report import Report
 from core.buckets.bucket import Bucket
 from core.outbound import Policy
 from core.records.bucket_target import BucketTarget, Credentials
-from tests.integration.api_fixtures import free_port
+from tests.ports import free_port
 
 #: Of plain boto3's speed.
 GOAL = 0.8

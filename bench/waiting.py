@@ -28,7 +28,8 @@ import requests
 from bench.report import Report
 from core.ledger import Ledger
 from core.settings import Settings
-from tests.fleet import Fleet, until, work
+from tests.fleet import Fleet, work
+from tests.waiting import until
 
 CLIENTS = 1000
 #: Clients that come at the same moment: this is about waiting, `bench.submit` is about coming in.

@@ -96,7 +96,7 @@ class Loop:
         self._woken.set()
 
     def end(self) -> None:
-        """No more steps. One that is under way goes on; if it waits, it should look at `is_ending`, or be told."""
+        """End after the step under way, if any; a step that waits should look at `is_ending`, or be told."""
         self._ending.set()
         self._woken.set()
         self._sign_off()
@@ -203,7 +203,7 @@ def in_background(name: str, work: Callable[[], object]) -> Loop:
 
 
 def lives() -> list[Life]:
-    """How each loop of this process is that was started and has not ended."""
+    """Return the state of each loop of this process that was started and has not ended."""
     with _registry.lock:
         started = list(_registry.started)
     return sorted((loop.life for loop in started), key=lambda life: life.name)

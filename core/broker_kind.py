@@ -13,7 +13,7 @@ class BrokerKind(Enum):
 
     @classmethod
     def of(cls, url: str) -> BrokerKind:
-        """The kind of broker at a URL whose scheme stands in `SCHEMES`. Raises KeyError for any other."""
+        """Return the kind of broker at a URL whose scheme stands in `SCHEMES`. Raises KeyError for any other."""
         return SCHEMES[url.partition("://")[0]]
 
 
@@ -29,5 +29,5 @@ SCHEMES = {
 
 
 def is_unix_socket(url: str) -> bool:
-    """Whether the broker is reached through a unix socket of this machine."""
+    """Return whether the broker is reached through a unix socket of this machine."""
     return url.startswith("redis+socket://")

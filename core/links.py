@@ -43,7 +43,7 @@ class LinkSigner:
         self._lifetime_ms = int(lifetime_s * 1000)
 
     def end_of(self, until_ms: int) -> int:
-        """When a link that is made now ends, in milliseconds since 1970.
+        """Return when a link that is made now ends, in milliseconds since 1970.
 
         Parameters:
           until_ms: when its file is removed; no link is good for longer.
@@ -53,7 +53,7 @@ class LinkSigner:
         return min(until_ms, -(-wanted_ms // step_ms) * step_ms)
 
     def sign(self, asset_id: str, expires_at_ms: int) -> str:
-        """The signature of one asset and one end, as text for a URL."""
+        """Return the signature of one asset and one end, as text for a URL."""
         return _signature(self._keys[0], asset_id, str(expires_at_ms))
 
     def is_genuine(self, asset_id: str, expires: str, signature: str) -> bool:
@@ -79,7 +79,7 @@ class Links:
     signer: LinkSigner | None = None
 
     def content(self, asset_id: str, *, until_ms: int) -> Link:
-        """The link to an asset's bytes.
+        """Return the link to an asset's bytes.
 
         Parameters:
           until_ms: when its file is, or was, removed.

@@ -42,7 +42,7 @@ _SAMPLE = KeyFields(
 
 
 def object_key(template: str, values: KeyFields) -> str:
-    """The key of one file. What is empty leaves no empty folder behind."""
+    """Return the key of one file. What is empty leaves no empty folder behind."""
     # Node ids are any text; a file's name has been made safe when it was stored.
     node_id = re.sub(r"[^A-Za-z0-9_-]", "_", values.node_id)
     key = template.format(**{**asdict(values), "node_id": node_id})
@@ -68,7 +68,7 @@ def check_template(template: str, prefix: str = "") -> None:
 
 
 def is_safe_prefix(prefix: str) -> bool:
-    """Whether a prefix, empty or not, is a relative path that nobody who decodes it reads as another one."""
+    """Return whether a prefix, empty or not, is a relative path that every decoder reads alike."""
     if len(prefix.encode(errors="replace")) > MAX_PREFIX_BYTES:
         return False
     for _ in range(_DECODINGS):

@@ -18,7 +18,7 @@ MIN_KEY_CHARS = 8
 
 
 def check_api(settings: Settings) -> None:
-    """What the API cannot work with. Raises ConfigurationError: names the setting."""
+    """Refuse settings that the API cannot work with. Raises ConfigurationError: names the setting."""
     for key in settings.api_keys:
         if len(key) < MIN_KEY_CHARS:
             raise ConfigurationError(
@@ -35,7 +35,7 @@ def check_api(settings: Settings) -> None:
 
 
 def is_told_already() -> bool:
-    """Whether this process was started by one of ours, which has told the operator all that can be told."""
+    """Return whether this process was started by one of ours, which has told the operator all that can be told."""
     return SET_VARIABLE in process_environment()
 
 
@@ -45,7 +45,7 @@ def private_from_now_on() -> None:
 
 
 def data_dir_advice(settings: Settings) -> str | None:
-    """What the operator should know of a data directory that others can look into; None if all is well."""
+    """Return advice on a data directory that others can look into; None if all is well."""
     try:
         mode = settings.data_dir.stat().st_mode & 0o777
     except OSError:
@@ -59,7 +59,7 @@ def data_dir_advice(settings: Settings) -> str | None:
 
 
 def open_api_advice(settings: Settings) -> str | None:
-    """What the operator should know of an API that asks for no key; None if all is well."""
+    """Return advice on an API that asks for no key; None if all is well."""
     if settings.api_keys or is_loopback(settings.api_host):
         return None
     return f"The API is OPEN to everybody who reaches {settings.api_host}: set COMFYLINE_API_KEYS to ask for a key."

@@ -54,7 +54,7 @@ def reconcile(self: ComfylineTask) -> None:
 
 
 def take_steps(runtime: Runtime) -> None:
-    """Each step by itself: what one stumbles over, every time perhaps, must not keep the others from being done."""
+    """Take each step by itself: one that stumbles, every time perhaps, must not keep the others from being done."""
     looks: list[float] = []
     failure_of(lambda: looks.append(runtime.ledger.timekeeping.look()), "reconcile, clock")
     # A ledger that cannot even say that is no ledger to remove anything from.
@@ -66,7 +66,7 @@ def take_steps(runtime: Runtime) -> None:
 
 
 def expire_waiting(runtime: Runtime) -> None:
-    """Jobs that waited too long, where the operator set a limit."""
+    """End jobs that waited too long, where the operator set a limit."""
     limit_s = runtime.settings.queue_timeout_s
     if limit_s:
         for job_id in runtime.ledger.requeue.expire_waiting(timeout_s=limit_s):
@@ -75,7 +75,7 @@ def expire_waiting(runtime: Runtime) -> None:
 
 
 def publish_missing_turns(runtime: Runtime) -> None:
-    """One more turn for each idle instance while jobs wait that suit one of them, whatever became of the earlier ones.
+    """Publish a turn for each idle instance that suits a waiting job, whatever became of earlier turns.
 
     Also when fewer jobs wait than instances are idle: a turn may reach an instance that must not run the job.
     """
@@ -85,7 +85,7 @@ def publish_missing_turns(runtime: Runtime) -> None:
 
 
 def resume_uploads(runtime: Runtime) -> None:
-    """Files whose message was lost, or whose worker died; webhooks likewise, and those whose next try is due."""
+    """Publish what was lost with a message or a worker, of files and webhooks, and webhooks whose next try is due."""
     settings = runtime.settings
     for job_id in runtime.ledger.outputs.abandon(after_s=max(settings.retention_s, settings.upload_give_up_s)):
         log.warning("job %s failed: nobody came for its outputs where they lie", job_id)

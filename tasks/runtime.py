@@ -51,7 +51,7 @@ class ComfylineTask(Task):  # type: ignore[type-arg]
 
     @property
     def context(self) -> ProcessContext:
-        """What this process holds."""
+        """Return the context of this process."""
         return context_of(self.app)
 
     @property
@@ -60,7 +60,7 @@ class ComfylineTask(Task):  # type: ignore[type-arg]
         return self.context[Runtime]
 
     def end_chain(self, result: str) -> str:
-        """Let nothing follow this task; returns the result, which Flower shows."""
+        """Cut off the tasks that would follow this one; returns the result, which Flower shows."""
         self.request.chain = None
         return result
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import random
 import threading
-import time
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import requests
 
+from comfy.client.outputs import ReportedOutput
 from comfy.client.timeouts import Pace
 from comfy.prompts.session import ComfySession
 from core.records.progress import Progress
@@ -90,14 +91,12 @@ def session(server: SimulatorProcess) -> Iterator[ComfySession]:
         yield session
 
 
-def eventually(condition: Callable[[], bool], timeout_s: float = 5.0) -> bool:
-    """Whether the condition comes true in time."""
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-        time.sleep(0.02)
-    return condition()
+def bytes_of(session: ComfySession, item: ReportedOutput) -> bytes:
+    """Return what the instance has in an output file, as it hands it out."""
+    params = {"filename": item.filename, "subfolder": item.subfolder, "type": item.folder}
+    answer = requests.get(f"{session.client.base_url}/view", params=params, timeout=10)
+    answer.raise_for_status()
+    return answer.content
 
 
 class Recorder:

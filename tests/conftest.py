@@ -23,15 +23,8 @@ from core.ledger.upgrade import migrate
 from core.settings import Settings
 from tests.broker_lines import BrokerLine, own_line, shared_line
 from tests.own_servers import OwnPostgres, OwnValkey, children_of
-from tests.services import (
-    Broker,
-    PostgresServer,
-    eventually,
-    find_postgres,
-    make_settings,
-    rabbitmq_broker,
-    redis_broker,
-)
+from tests.services import Broker, PostgresServer, find_postgres, make_settings, rabbitmq_broker, redis_broker
+from tests.waiting import eventually
 
 #: In the environment of everything a test run starts, so that its processes are found wherever they moved. Without our
 #: prefix: helpers start fleets whose environment has no `COMFYLINE_` name but those they choose.

@@ -7,8 +7,6 @@ import json
 import os
 import signal
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -103,16 +101,6 @@ def is_running(pid: int) -> bool:
     """Whether there is such a process, other than one that only waits to be noticed."""
     process = ProcessIdentity.of(pid)
     return process is not None and process.is_alive()
-
-
-def eventually(condition: Callable[[], object], timeout_s: float = 10.0) -> bool:
-    """Whether the condition comes true in time."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 def kill(pid: int) -> None:

@@ -5,40 +5,21 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import requests
 
 from comfy.process.child import recorded_pid
+from tests.ports import free_port
+from tests.waiting import until
 
 ROOT = Path(__file__).parent.parent
 TERMINAL = ("succeeded", "failed", "canceled", "expired")
 ALL = ("broker", "api", "gpu0", "gpu1", "io", "beat")
-
-
-def free_port() -> int:
-    """A port of the loopback interface that nobody uses at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def until(condition: Callable[[], Any], *, timeout_s: float = 30.0, what: str = "condition") -> Any:
-    """Wait for a true value and return it; an AssertionError that says what did not come otherwise."""
-    deadline_s = time.monotonic() + timeout_s
-    while True:
-        value = condition()
-        if value:
-            return value
-        assert time.monotonic() < deadline_s, f"{what} did not come true within {timeout_s} s"
-        time.sleep(0.05)
 
 
 def work(seconds: float, *, steps: int = 10, seed: int = 0, prefix: str = "picture") -> dict[str, Any]:

@@ -18,8 +18,9 @@ import psycopg
 from cli.local.broker import answers, broker_spec
 from comfy.process import launch
 from core.settings import process_environment
-from tests.services import eventually, make_settings, missing
-from tests.simulator_process import free_port
+from tests.ports import free_port
+from tests.services import make_settings, missing
+from tests.waiting import eventually
 
 START_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 20.0

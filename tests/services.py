@@ -14,9 +14,8 @@ import contextlib
 import os
 import shutil
 import subprocess
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -47,16 +46,6 @@ def make_settings(folder: Path, **overrides: Any) -> Settings:
     `broker_url=""` means the embedded broker of that data directory.
     """
     return Settings(**{"data_dir": folder / "data", "broker_url": NO_BROKER, **overrides})
-
-
-def eventually(condition: Callable[[], object], timeout_s: float = 10.0) -> bool:
-    """Whether the condition comes true in time."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 def missing(problem: str) -> NoReturn:

@@ -69,7 +69,7 @@ _OLDER_THAN = Parameter(
 
 
 def deliveries_blueprint(settings: Settings, ledger: Ledger, publisher: TurnPublisher) -> Blueprint:
-    """`/webhooks/...`, and the deliveries of one job under /api/v2. Raises ConfigurationError: the key is malformed."""
+    """Return the blueprint of `/webhooks/...` and of a job's deliveries. Raises ConfigurationError: a malformed key."""
     blueprint = Blueprint("deliveries", __name__)
     private_key = load_signing_key(settings.webhook_signing_key.get_secret_value())
 

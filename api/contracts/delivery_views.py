@@ -55,7 +55,7 @@ class PublicKeyView(TypedDict):
 
 
 def delivery_view(delivery: Delivery) -> DeliveryView:
-    """The Delivery object."""
+    """Return the Delivery object."""
     return {
         "id": delivery.id,
         "job_id": delivery.job_id,
@@ -72,7 +72,7 @@ def delivery_view(delivery: Delivery) -> DeliveryView:
 
 
 def shown_url(url: str) -> str:
-    """Scheme, host and path of a URL: what else it holds may be somebody's secret."""
+    """Return scheme, host and path of a URL: what else it holds may be somebody's secret."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 

@@ -119,7 +119,7 @@ def gpus_blueprint(ledger: Ledger, ask: Ask) -> Blueprint:
 
 
 def find(records: Sequence[InstanceRecord], name: str) -> InstanceRecord:
-    """The instance of that name, or the only one that is called so on any host.
+    """Return the instance of that name, or the only one that is called so on any host.
 
     Raises:
       NotFound: there is none.
@@ -135,7 +135,7 @@ def find(records: Sequence[InstanceRecord], name: str) -> InstanceRecord:
 
 
 def gpu_view(record: InstanceRecord) -> GpuView:
-    """A GPU as operators see it; nothing of where its ComfyUI listens or keeps its files."""
+    """Return a GPU as operators see it, without the address of its ComfyUI and the paths of its files."""
     return {
         "name": record.name,
         "host": record.host,

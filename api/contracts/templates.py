@@ -66,7 +66,7 @@ class WorkflowView(WorkflowSummaryView):
 def workflows_blueprint(
     settings: Settings, ledger: Ledger, service: JobService, library: Library, intake: Intake
 ) -> Blueprint:
-    """`/workflows` and `/workflows/{name}`."""
+    """Return the blueprint of `/workflows` and `/workflows/{name}`."""
     blueprint = Blueprint("workflows", __name__)
 
     @blueprint.get("/workflows")

@@ -15,7 +15,7 @@ from core.settings import Settings
 
 
 def base_url(settings: Settings) -> str:
-    """Scheme and host the client reached us by, without a closing slash.
+    """Return scheme and host the client reached us by, without a closing slash.
 
     The official SDK sends its key only to the origin it was configured with, so links must name that one.
     """
@@ -37,13 +37,13 @@ def hang_up_check() -> Callable[[], bool]:
 
 def _is_closed(connection: Any) -> bool:
     try:
-        patience = connection.gettimeout()
+        timeout_s = connection.gettimeout()
         connection.settimeout(0.0)
         try:
             # Looked at, not taken: it may be the client's next request.
             return not connection.recv(1, socket.MSG_PEEK)
         finally:
-            connection.settimeout(patience)
+            connection.settimeout(timeout_s)
     except BlockingIOError:
         return False
     except OSError:

@@ -30,7 +30,7 @@ def register_error_handlers(app: Flask) -> None:
 
 
 def say_when_storage_is_away(app: Flask, marker: StorageMarker) -> None:
-    """A file that is not there because the storage is not is not gone."""
+    """Have missing files answered as storage that is away, where it is: they are not gone."""
 
     def not_there(error: OutputUnavailable) -> Response:
         marker.forget()

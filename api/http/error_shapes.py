@@ -23,20 +23,20 @@ class ErrorBodyView(TypedDict):
 
 
 class ErrorView(TypedDict):
-    """What every 4xx and 5xx holds."""
+    """The body of every 4xx and 5xx answer."""
 
     error: ErrorBodyView
 
 
 class GenerateErrorView(ErrorView):
-    """The same, with the message once more, as older servers of this contract answer it."""
+    """An `ErrorView` with the message once more, as older servers of this contract answer it."""
 
     detail: NotRequired[str]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ErrorShape:
-    """What a contract answers where something went wrong. Its routes answer so, and the document says so."""
+    """How one contract answers errors; its routes and the OpenAPI document both use it."""
 
     #: The status of each kind of error; the most specific class decides.
     statuses: Mapping[type[ComfylineError], int]

@@ -148,5 +148,5 @@ def status_of(error: ComfylineError, table: Mapping[type[ComfylineError], int] =
 
 
 def json_response(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """A JSON answer; ASCII only, so that no reader trips over a line separator in a string."""
+    """Return a JSON answer; ASCII only, so that no reader trips over a line separator in a string."""
     return Response(json.dumps(body), status=status, headers=headers, content_type="application/json")

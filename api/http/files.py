@@ -29,7 +29,7 @@ ASK_FIRST = "private, no-cache"
 def content_response(
     output: Output | InputFile, storage: StorageBackend, *, cache_control: str | None = None
 ) -> Response:
-    """The bytes of a stored file: all of them, the one range that was asked for, or 304 without any.
+    """Return the bytes of a stored file: all of them, the one range that was asked for, or 304 without any.
 
     Its hash is its ETag, so a download that broke off goes on where it was, and what is known is not sent again.
 
@@ -95,7 +95,7 @@ def open_output(output: Output | InputFile, storage: StorageBackend) -> FileIO:
 
 
 def read_base64(output: Output, storage: StorageBackend) -> str:
-    """A whole output as base64 text. Raises OutputUnavailable."""
+    """Return a whole output as base64 text. Raises OutputUnavailable."""
     with open_output(output, storage) as file:
         return base64.b64encode(file.read()).decode("ascii")
 

@@ -109,7 +109,7 @@ def input_path(value: str) -> str:
 
 
 def lifetime_s(value: Any) -> float | None:
-    """`expires_in`, as text or as a number; None when absent. Raises InvalidRequest."""
+    """Return `expires_in`, as text or as a number; None when absent. Raises InvalidRequest."""
     if value is None:
         return None
     text = str(value)

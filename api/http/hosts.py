@@ -24,7 +24,7 @@ Address = IPv4Address | IPv6Address
 
 
 class Hosts:
-    """What an open server calls itself. One with keys takes any name: no browser sends a key along by itself."""
+    """The names and addresses of an open server. A server with keys takes any name: browsers send no key."""
 
     def __init__(self, settings: Settings) -> None:
         public = urlsplit(settings.public_url).hostname

@@ -72,7 +72,7 @@ class Block(Named):
 
 
 def is_blank(value: Any) -> bool:
-    """Whether a value says nothing."""
+    """Return whether a value says nothing."""
     return value in (None, [], {}) or (isinstance(value, str) and not value.strip())
 
 

@@ -65,7 +65,7 @@ def _label_problem(key: str, value: Any) -> str | None:
 
 
 def extra_data(value: Any) -> dict[str, Any] | None:
-    """`extra_data`: nothing, `api_key_comfy_org`, which is a secret, or `extra_pnginfo`. Raises BadParameter."""
+    """Check `extra_data`: `api_key_comfy_org`, which is a secret, and `extra_pnginfo`. Raises BadParameter."""
     if value is None or value == {}:
         return None
     if not isinstance(value, dict) or not set(value) <= {"api_key_comfy_org", "extra_pnginfo"}:
@@ -78,7 +78,7 @@ def extra_data(value: Any) -> dict[str, Any] | None:
 
 
 def idempotency_key(value: str | None) -> str | None:
-    """The header as sent, if it is 1 to 255 printable ASCII characters. Raises BadParameter."""
+    """Return the header as sent, if it is 1 to 255 printable ASCII characters. Raises BadParameter."""
     if value is None:
         return None
     if len(value) > MAX_KEY_CHARS or not _PRINTABLE_ASCII.fullmatch(value):
@@ -87,7 +87,7 @@ def idempotency_key(value: str | None) -> str | None:
 
 
 def limit(value: str | None) -> int:
-    """The size of a page. Raises BadParameter."""
+    """Return the size of a page. Raises BadParameter."""
     if value is None:
         return DEFAULT_LIMIT
     if not re.fullmatch(r"[0-9]{1,3}", value, re.ASCII) or not 1 <= int(value) <= MAX_LIMIT:
@@ -96,7 +96,7 @@ def limit(value: str | None) -> int:
 
 
 def event_number(value: str | None) -> int:
-    """The number of an event; 0 when it is not said. Raises BadParameter."""
+    """Return the number of an event; 0 when it is not said. Raises BadParameter."""
     if value is None:
         return 0
     if not re.fullmatch(r"[0-9]{1,9}", value, re.ASCII):
@@ -105,7 +105,7 @@ def event_number(value: str | None) -> int:
 
 
 def statuses(value: str | None) -> list[Status]:
-    """The ledger's statuses behind a comma-separated list of the API's; empty for all. Raises BadParameter."""
+    """Return the ledger's statuses behind a comma-separated list of the API's; empty for all. Raises BadParameter."""
     if value is None:
         return []
     wanted = set(value.split(","))
@@ -115,7 +115,7 @@ def statuses(value: str | None) -> list[Status]:
 
 
 def label_filters(parameters: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """`metadata[key]=value` parameters, all of which must match. Raises InvalidMetadataFilter."""
+    """Return `metadata[key]=value` parameters, all of which must match. Raises InvalidMetadataFilter."""
     filters: dict[str, str] = {}
     for name, value in parameters:
         match = _FILTER.fullmatch(name)
@@ -133,7 +133,7 @@ def label_filters(parameters: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 
 def moment(name: str, value: str | None) -> int | None:
-    """An RFC 3339 time as milliseconds since 1970; None where none is given. Raises BadParameter."""
+    """Return an RFC 3339 time as milliseconds since 1970; None where none is given. Raises BadParameter."""
     if value is None:
         return None
     # A plus sign that was not encoded arrives as a space.
@@ -149,14 +149,14 @@ def moment(name: str, value: str | None) -> int | None:
 
 
 def template_name(value: str | None) -> str | None:
-    """A name to look for; whether there is such a template does not matter. Raises BadParameter."""
+    """Return a name to look for; whether there is such a template does not matter. Raises BadParameter."""
     if value is not None and not _PRINTABLE.fullmatch(value):
         raise BadParameter("template must be the name of a workflow template.")
     return value
 
 
 def id_bounds(beginning: str | None) -> tuple[str, str] | None:
-    """The first and the last id that begin so; None where no beginning is given. Raises BadParameter."""
+    """Return the first and the last id that begin so; None where no beginning is given. Raises BadParameter."""
     if beginning is None:
         return None
     shape = _UUID_SHAPE[: len(beginning)]
@@ -167,12 +167,12 @@ def id_bounds(beginning: str | None) -> tuple[str, str] | None:
 
 
 def encode_cursor(created_at_ms: int, job_id: str) -> str:
-    """An opaque, URL-safe name for the place after a job in the list."""
+    """Return an opaque, URL-safe name for the place after a job in the list."""
     return base64.urlsafe_b64encode(f"{created_at_ms}:{job_id}".encode()).decode().rstrip("=")
 
 
 def decode_cursor(cursor: str | None) -> tuple[int, str] | None:
-    """`(created_at_ms, job id)`; None at the beginning. Raises InvalidCursor."""
+    """Return `(created_at_ms, job id)`; None at the beginning. Raises InvalidCursor."""
     if cursor is None:
         return None
     try:

@@ -76,7 +76,7 @@ class Schema(GenerateJsonSchema):
 
 
 def read(model: type[B], value: Any) -> B:
-    """A parsed JSON value as a body. Values of type `Any`, graphs among them, are neither checked nor copied.
+    """Read a parsed JSON value as a body. Values of type `Any`, graphs among them, are neither checked nor copied.
 
     Raises:
       InvalidRequest: a field is missing or wrong; it is named by its path, with what is allowed. Models raise further
@@ -91,14 +91,14 @@ def read(model: type[B], value: Any) -> B:
 
 
 def lacks_graph(model: type[Body], value: Any) -> bool:
-    """Whether the field for the graph is empty, or not there."""
+    """Return whether the field for the graph is empty, or not there."""
     for name in (model.graph_field or "").split("."):
         value = value.get(name) if isinstance(value, dict) else None
     return model.graph_field is not None and not value
 
 
 def read_enveloped(model: type[B], value: Any) -> B:
-    """A body, bare or as the `payload` of an envelope. Raises as `read`."""
+    """Return a body, bare or as the `payload` of an envelope. Raises as `read`."""
     if unwrapped(model, value) is not value:
         # A model's class made at run time is beyond what the type checker can follow.
         return read(Envelope[model], value).payload  # type: ignore[valid-type]
@@ -106,7 +106,7 @@ def read_enveloped(model: type[B], value: Any) -> B:
 
 
 def unwrapped(model: type[Body], value: Any) -> Any:
-    """The `payload` of an envelope; anything else as it is."""
+    """Return the `payload` of an envelope; anything else as it is."""
     if isinstance(value, dict) and isinstance(value.get("payload"), dict) and not _needed(model) & value.keys():
         return value["payload"]
     return value
@@ -179,14 +179,14 @@ def _resolved(part: JsonSchemaValue, whole: JsonSchemaValue) -> JsonSchemaValue:
 
 
 def properties(schema: Mapping[str, Any]) -> dict[str, JsonSchemaValue]:
-    """The schemas of an object's fields by name, those first that must be there."""
+    """Return the schemas of an object's fields by name, those first that must be there."""
     needed = schema.get("required", [])
     found = schema.get("properties", {})
     return {name: found[name] for name in sorted(found, key=lambda name: name not in needed)}
 
 
 def allowed(schema: Mapping[str, Any]) -> str:
-    """What a schema allows, in words: `an integer from 1 to 100`."""
+    """Return in words what a schema allows: `an integer from 1 to 100`."""
     if "enum" in schema:
         return f"one of {', '.join(map(str, schema['enum']))}"
     kind = schema.get("type")

@@ -79,7 +79,7 @@ class _Group:
 
 
 def docs_blueprint(settings: Settings) -> Blueprint:
-    """`/openapi.json` and `/docs`. Both say nothing that the project's own documents do not, and need no key."""
+    """Return the blueprint of `/openapi.json` and `/docs`, which need no key and tell only what is public."""
     blueprint = Blueprint("docs", __name__)
     has_keys = bool(settings.api_keys)
 
@@ -125,7 +125,7 @@ def _source(tag: str) -> str:
 
 
 def render_page(document: Mapping[str, Any], base: str) -> str:
-    """The page of a document.
+    """Return the page of a document.
 
     Parameters:
       base: scheme and host for the commands it shows.

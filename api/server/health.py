@@ -25,7 +25,7 @@ class HealthView(TypedDict):
 
 
 def health_blueprint(settings: Settings, ledger: Ledger, guard: Guard, marker: StorageMarker) -> Blueprint:
-    """`/health`, `/api/v2/health` and `/ready`."""
+    """Return the blueprint of `/health`, `/api/v2/health` and `/ready`."""
     blueprint = Blueprint("health", __name__)
     state = CachedValue(lambda: readiness(settings, ledger, marker), max_age_s=MAX_AGE_S)
 

@@ -45,7 +45,7 @@ class Batched(Generic[T]):
         self._failures = 0
 
     def get(self, key: str) -> T | None:
-        """What is there now, as of a look that began after this call; None if there is nothing.
+        """Return what is there now, as of a look that began after this call; None if there is nothing.
 
         Raises: LedgerUnavailable - also if a look that began before this one's turn failed.
         """

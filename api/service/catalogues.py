@@ -62,7 +62,7 @@ class Catalogues:
         return "" if lists_names else None
 
     def lists_file(self, class_type: str, input_name: str, name: str) -> bool:
-        """Whether any instance offers a file of this name there."""
+        """Return whether any instance offers a file of this name there."""
         for catalogue in self._in_use.get().values():
             node = catalogue.node(class_type)
             spec = node.by_name.get(input_name) if node else None

@@ -26,7 +26,7 @@ class Place:
 
     @property
     def wait_ms(self) -> int | None:
-        """The same in milliseconds."""
+        """The estimated wait in milliseconds."""
         return None if self.wait_s is None else round(self.wait_s * 1000)
 
 
@@ -39,7 +39,7 @@ class Estimates:
         self._positions = Batched(ledger.jobs.queue_positions)
 
     def workload(self) -> Workload:
-        """The fleet's work as it was at most about a second ago. Raises LedgerUnavailable."""
+        """Return the fleet's work as it was at most about a second ago. Raises LedgerUnavailable."""
         return self._workload.get()
 
     def renew(self) -> None:
@@ -47,7 +47,7 @@ class Estimates:
         self._workload.renew()
 
     def place(self, job: Job) -> Place | None:
-        """The job's place as it is now; None when it does not wait. Raises LedgerUnavailable."""
+        """Return the job's place as it is now; None when it does not wait. Raises LedgerUnavailable."""
         position = self._ledger.jobs.queue_position(job)
         return None if position is None else self._at(job, position)
 
@@ -69,7 +69,7 @@ class Estimates:
             return self._at(job, position)
 
     def sizes(self, job: Job) -> dict[str, int]:
-        """Jobs by status as of about a second ago, but never from before this job came. Raises LedgerUnavailable."""
+        """Count jobs by status of about a second ago, never from before this job came. Raises LedgerUnavailable."""
         workload = self.workload()
         return workload.sizes if workload.at_ms > job.created_at_ms else self._ledger.workload.sizes()
 

@@ -88,22 +88,22 @@ class Intake:
             with ledger_time_limit():
                 is_new = self._ledger.input_files.by_hash(f"blake3:{digest}") is None
             self._storage.put(key, draft)
-        upload = self._upload(f"blake3:{digest}", size_bytes, content_type, name, key, lifetime_s, job_id)
+        file = self._input_file(f"blake3:{digest}", size_bytes, content_type, name, key, lifetime_s, job_id)
         with ledger_time_limit():
-            self._ledger.input_files.add(upload)
-        return upload, is_new
+            self._ledger.input_files.add(file)
+        return file, is_new
 
     def again(self, known: InputFile, *, name: str, lifetime_s: float | None = None) -> InputFile:
-        """A new record for bytes that are here already. Raises NotFound, StorageUnavailable."""
+        """Return a new record for bytes that are here already. Raises NotFound, StorageUnavailable."""
         self.require_storage()
         try:
             self._storage.touch(known.storage_key)
         except FileNotFoundError as exc:
             raise NotFound("There is no file with this hash.") from exc
-        upload = self._upload(known.hash, known.size_bytes, known.content_type, name, known.storage_key, lifetime_s)
+        file = self._input_file(known.hash, known.size_bytes, known.content_type, name, known.storage_key, lifetime_s)
         with ledger_time_limit():
-            self._ledger.input_files.add(upload)
-        return upload
+            self._ledger.input_files.add(file)
+        return file
 
     def bring(self, references: Sequence[Reference], job_id: str) -> list[InputRef]:
         """Have the file of each of a graph's references in storage.
@@ -119,14 +119,14 @@ class Intake:
         names: dict[tuple[str, str], str] = {}
         brought = []
         for reference in references:
-            upload = self._file(reference, job_id)
-            name = staged_name(job_id, len(names), _with_extension(upload), reference.class_type, reference.folder)
-            place = (upload.storage_key, folder_of(name))
-            brought.append(InputRef(name=names.setdefault(place, name), key=upload.storage_key))
+            file = self._file(reference, job_id)
+            name = staged_name(job_id, len(names), _with_extension(file), reference.class_type, reference.folder)
+            place = (file.storage_key, folder_of(name))
+            brought.append(InputRef(name=names.setdefault(place, name), key=file.storage_key))
         return brought
 
     def known_asset(self, asset: str) -> InputFile | Output | None:
-        """What an id, `<upload id>/<name>` or `<job id>/<name of an output>` stands for."""
+        """Return what an id, `<input file id>/<name>` or `<job id>/<name of an output>` stands for."""
         first = owner_of(asset)
         if not is_id(first) or "\0" in asset:
             return None
@@ -253,7 +253,7 @@ class Intake:
         elif kind in ("video", "audio") and main not in {"video": ("video",), "audio": ("audio", "video")}[kind]:
             raise InvalidRequest(f"{subject} holds no {kind}.")
 
-    def _upload(
+    def _input_file(
         self,
         digest: str,
         size_bytes: int,
@@ -285,10 +285,10 @@ def _content_type(head: bytes, declared: str) -> str:
     return found
 
 
-def _with_extension(upload: InputFile) -> str:
+def _with_extension(file: InputFile) -> str:
     """A safe file name whose extension says what the file is: some nodes go by it."""
-    name = safe_name(upload.name)
-    wanted = EXTENSIONS.get(upload.content_type)
+    name = safe_name(file.name)
+    wanted = EXTENSIONS.get(file.content_type)
     if wanted is None or name.lower().endswith((wanted, {".jpg": ".jpeg", ".tiff": ".tif"}.get(wanted, wanted))):
         return name
     return f"{name.rpartition('.')[0] or name}{wanted}"

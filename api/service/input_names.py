@@ -1,4 +1,4 @@
-"""Uploads by their file names: what `/upload/image` answers as `filename` may stand in a graph as it is.
+"""Input files by their file names: what `/upload/image` answers as `filename` may stand in a graph as it is.
 
 As in ComfyUI's own input folder a name means one content: who uploads something else under a name that is taken gets
 another name in the answer.
@@ -17,33 +17,33 @@ from workflows.graphs.file_names import safe_name
 from workflows.graphs.graph import Graph
 from workflows.graphs.references import Reference
 
-#: Names that are tried before one is made of the upload's id, which nobody else has.
+#: Names that are tried before one is made of the id of the file, which nobody else has.
 MAX_TRIES = 50
 #: A file that an instance lists here is in its input folder, under a name that any of its nodes may take.
 _LISTING = ("LoadImage", "image")
 
 
-def settle_name(upload: InputFile, ledger: Ledger, catalogues: Catalogues) -> InputFile:
-    """The upload under a name that means it and nothing else: `room.png`, else `room_1.png` and so on."""
-    name = safe_name(upload.name)
+def settle_name(file: InputFile, ledger: Ledger, catalogues: Catalogues) -> InputFile:
+    """Return the file under a name that means it and nothing else: `room.png`, else `room_1.png` and so on."""
+    name = safe_name(file.name)
     stem, dot, extension = name.rpartition(".") if "." in name else (name, "", "")
     tries = [name, *(f"{stem}_{number}{dot}{extension}" for number in range(1, MAX_TRIES))]
-    current = upload
+    current = file
     with ledger_time_limit():
-        for candidate in [*tries, f"{stem}_{upload.id[:8]}{dot}{extension}"]:
+        for candidate in [*tries, f"{stem}_{file.id[:8]}{dot}{extension}"]:
             if catalogues.lists_file(*_LISTING, candidate):
                 continue
             if current.name != candidate:
-                ledger.input_files.rename(upload.id, candidate)
+                ledger.input_files.rename(file.id, candidate)
                 current = replace(current, name=candidate)
             # Asked after it was written: of two that take one name at once, both see both, and the younger goes on.
-            if ledger.input_files.named([candidate])[candidate].hash == upload.hash:
+            if ledger.input_files.named([candidate])[candidate].hash == file.hash:
                 break
     return current
 
 
 def find_named(graph: Graph, found: Collection[Reference], ledger: Ledger, catalogues: Catalogues) -> list[Reference]:
-    """Places of a graph that name an upload by its file name, where no instance has a file of that name.
+    """Return the places of a graph that name an input file, where no instance has a file of that name.
 
     Parameters:
       found: references that are known already.
@@ -71,5 +71,5 @@ def find_named(graph: Graph, found: Collection[Reference], ledger: Ledger, catal
     if not places:
         return []
     with ledger_time_limit():
-        uploads = ledger.input_files.named({place.asset or "" for place in places})
-    return [replace(place, asset=uploads[place.asset].id) for place in places if place.asset in uploads]
+        named = ledger.input_files.named({place.asset or "" for place in places})
+    return [replace(place, asset=named[place.asset].id) for place in places if place.asset in named]

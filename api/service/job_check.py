@@ -19,7 +19,7 @@ from workflows.graphs.shape import shape_of
 
 
 class JobCheck:
-    """What stands between a client's request and the ledger."""
+    """Checks and completes a client's request before it is recorded."""
 
     def __init__(self, settings: Settings, ledger: Ledger, catalogues: Catalogues, intake: Intake) -> None:
         self._settings = settings

@@ -29,14 +29,14 @@ COUNT_AGE_S = 1.0
 
 
 class TurnPublisher(JobPublisher, Protocol):
-    """What the API asks of the broker. Nothing here raises or takes long."""
+    """What the API publishes to the broker. Its methods neither raise nor take long."""
 
     def look_again(self) -> bool:
-        """All GPU workers shall look for new files now; False when they could not be told."""
+        """Ask all GPU workers to look for new files now; False when they could not be told."""
 
 
 def check_id(job_id: str) -> str:
-    """An id as it may be looked up. Raises NotFound for what can be none: databases refuse some characters."""
+    """Return an id as it may be looked up. Raises NotFound for what can be none: databases refuse some characters."""
     if not is_id(job_id):
         raise NotFound("There is no such thing.")
     return job_id
@@ -98,9 +98,9 @@ class JobService:
         publish_follow_up(self._publisher, Moved.of(job))
         return job
 
-    def settle_name(self, upload: InputFile) -> InputFile:
-        """An upload under a name that may stand in graphs, see `api.service.input_names`."""
-        return settle_name(upload, self._ledger, self._catalogues)
+    def settle_name(self, file: InputFile) -> InputFile:
+        """Return an input file under a name that may stand in graphs, see `api.service.input_names`."""
+        return settle_name(file, self._ledger, self._catalogues)
 
     def cancel(self, job_id: str) -> Job:
         """Ask for a job's end; harmless when repeated or too late. Raises NotFound."""
@@ -109,7 +109,7 @@ class JobService:
         return self._told(job)
 
     def hang_up(self, job_id: str) -> Job:
-        """A caller of this job is gone; with the last one the job is cancelled. Raises NotFound."""
+        """Note that a caller of this job is gone; with the last one the job is cancelled. Raises NotFound."""
         with ledger_time_limit():
             self._ledger.requests.leave(job_id)
             job = self._ledger.jobs.get(job_id)

@@ -45,23 +45,23 @@ class BackgroundPublisher:
         self._loop = Loop("publisher", self._publish_left, pause_s=None)
 
     def turn(self, job_id: str) -> bool:
-        """One more job waits; False when too many wait to be published."""
+        """Have a turn published; False when too many wait to be published."""
         return self._put(lambda: self._publisher.turn(job_id))
 
     def notify(self, job_id: str) -> bool:
-        """A job has webhooks to send; False when too many wait to be published."""
+        """Have the sending of a job's webhooks published; False when too many messages wait to be published."""
         return self._put(lambda: self._publisher.notify(job_id))
 
     def interrupt(self, job_id: str, attempt: int, instance: str) -> None:
-        """The worker of this instance shall interrupt the job now."""
+        """Have the worker of this instance told to interrupt the job now."""
         self._put(lambda: self._publisher.interrupt(job_id, attempt, instance))
 
     def store(self, job_id: str, attempt: int, host: str) -> bool:
-        """A job's files lie on a host; False when too many messages wait to be published."""
+        """Have a job's files fetched from their host; False when too many messages wait to be published."""
         return self._put(lambda: self._publisher.store(job_id, attempt, host))
 
     def look_again(self) -> bool:
-        """All GPU workers shall look for new files now; False if the broker is not well: later, nobody waits for it."""
+        """Ask all GPU workers to look for new files now; False, without a second try, if the broker is not well."""
         if self._left or not self._under_way.acquire(blocking=False):
             return False
         try:

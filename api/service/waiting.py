@@ -32,7 +32,7 @@ CLIENT_CHECK_S = 1.0
 
 
 class Watch:
-    """One waiter's view of a job: hints only, what is so stands in the ledger."""
+    """One waiter's view of a job. Holds hints only; the ledger has the facts."""
 
     def __init__(self, job_id: str, *, live: bool, only_end: bool) -> None:
         self.job_id = job_id
@@ -58,12 +58,12 @@ class Watch:
         return woken
 
     def take_progress(self) -> Progress | None:
-        """The newest progress snapshot, once."""
+        """Return the newest progress snapshot, once."""
         progress, self._progress = self._progress, None
         return progress
 
     def take_preview(self) -> dict[str, Any] | None:
-        """The newest preview, once."""
+        """Return the newest preview, once."""
         preview, self._preview = self._preview, None
         return preview
 
@@ -82,17 +82,17 @@ class Watch:
             self._event.set()
 
     def tell_moved(self) -> None:
-        """The queue has moved; the job may have another place."""
+        """Note that the queue has moved; the job may have another place."""
         self._event.set()
 
     def tell_gone(self) -> None:
-        """The job is in the ledger no more."""
+        """Note that the job is in the ledger no more."""
         self.is_gone = True
         self._event.set()
 
 
 class Hub:
-    """Where the waiters of one process stand.
+    """Wakes those who wait for jobs in one process.
 
     Parameters:
       states: newest status and event number of jobs, as `ledger.jobs.states`.
@@ -118,11 +118,11 @@ class Hub:
         self._before_moves: Callable[[], None] = lambda: None
 
     def before_moves(self, look: Callable[[], None]) -> None:
-        """What is to be done before waiters hear that the queue has moved; may raise LedgerUnavailable."""
+        """Set what is called before waiters hear that the queue has moved; it may raise LedgerUnavailable."""
         self._before_moves = look
 
     def look(self, job_id: str) -> Job:
-        """The job as it is now: one look at the ledger for all who ask at about this moment.
+        """Return the job as it is now; one look at the ledger serves all who ask at about this moment.
 
         Raises: NotFound, LedgerUnavailable.
         """
@@ -132,7 +132,7 @@ class Hub:
         return job
 
     def notify(self, notice: Notice) -> None:
-        """Pass a notice to those who wait for its job; what has another status moves the queue for the others."""
+        """Pass a notice to those who wait for its job; a new status of it moves the queue for the others."""
         self._has_moved = self._has_moved or notice.kind == "status"
         self._pass_on(notice)
 

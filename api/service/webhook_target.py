@@ -22,7 +22,7 @@ class Webhook:
 
 
 def parse_webhook(block: WebhookBody | None, settings: Settings, base_url: str, *, has_default: bool) -> Webhook | None:
-    """The request's webhook, else the operator's if that is the default, else None. Raises InvalidRequest.
+    """Return the request's webhook, else the operator's if that is the default, else None. Raises InvalidRequest.
 
     Parameters:
       block: None, or a blank url, is no webhook of its own.

@@ -30,11 +30,6 @@ class Capabilities:
     cancel_api: bool = False
 
     @property
-    def preview_metadata(self) -> bool:
-        """Previews name their prompt and node, if asked for by a `feature_flags` message."""
-        return self.features.get("supports_preview_metadata") is True
-
-    @property
     def max_upload_bytes(self) -> int | None:
         """The limit of any request body, `/prompt` included, in bytes; None if the server does not say."""
         limit = self.features.get("max_upload_size")

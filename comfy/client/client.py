@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -18,7 +18,7 @@ from comfy.client.history import History, parse_entry
 from comfy.client.outputs import ReportedOutput
 from comfy.client.rejection import rejected_graph, rejected_upload
 from comfy.client.transport import Transport, json_of, unexpected
-from core.errors import ComfyUnavailable, NodeErrors, OutputUnavailable
+from core.errors import ComfyUnavailable, NodeErrors
 
 Place = Literal["pending", "running", "finished"]
 
@@ -29,7 +29,6 @@ _JOB_PLACES: dict[str, Place] = {
     "failed": "finished",
     "cancelled": "finished",
 }
-_CHUNK_BYTES = 256 * 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,10 +199,6 @@ class ComfyClient:
             # one is hit. Newer servers close the gap.
             self._command("/interrupt", {}, read_timeout_s)
 
-    def delete_queued(self, prompt_id: str) -> None:
-        """Remove a pending prompt; one that runs or is unknown is left alone without a word."""
-        self._command("/queue", {"delete": [prompt_id]})
-
     def clear(self) -> None:
         """Stop everything: empty the queue and interrupt whatever runs. For an instance nobody else uses."""
         self._command("/queue", {"clear": True})
@@ -245,25 +240,6 @@ class ComfyClient:
             type=str(answer.get("type", folder_type)),
         )
 
-    def view(self, item: ReportedOutput) -> Iterator[bytes]:
-        """The bytes of an output file, in chunks. The request is sent when the first chunk is asked for.
-
-        Raises:
-          OutputUnavailable: ComfyUI reported the file, but it is not there (any more).
-        """
-        if item.filename is None:
-            raise OutputUnavailable(f"output of node {item.node_id} is not a file")
-        params = {"filename": item.filename, "subfolder": item.subfolder or "", "type": item.folder or "output"}
-        with self._http.get("/view", params=params, stream=True) as response:
-            if 400 <= response.status_code < 500:
-                raise OutputUnavailable(f"ComfyUI reported {item.filename} but does not have it")
-            if response.status_code != requests.codes.ok:
-                raise unexpected(response)
-            try:
-                yield from response.iter_content(_CHUNK_BYTES)
-            except requests.RequestException as exc:
-                raise ComfyUnavailable(f"ComfyUI broke off while sending {item.filename}") from exc
-
     def has(self, item: ReportedOutput) -> bool:
         """Whether the server would hand this output file out."""
         params = {"filename": item.filename or "", "subfolder": item.subfolder or "", "type": item.folder or "output"}
@@ -271,17 +247,6 @@ class ComfyClient:
             if response.status_code >= requests.codes.server_error:
                 raise unexpected(response)
             return bool(response.status_code == requests.codes.ok)
-
-    def download(self, item: ReportedOutput, target: Path) -> int:
-        """Copy an output file to `target`, whole or not at all; returns its size in bytes. Raises as `view`."""
-        partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
-        try:
-            with partial.open("wb") as file:
-                size_bytes = sum(file.write(chunk) for chunk in self.view(item))
-            partial.replace(target)
-        finally:
-            partial.unlink(missing_ok=True)
-        return size_bytes
 
     def _command(self, path: str, payload: Mapping[str, Any], read_timeout_s: float | None = None) -> None:
         """POST something that answers 200 whether or not it had any effect."""

@@ -27,8 +27,6 @@ class History:
     meta: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     #: The graph as it ran.
     graph: Mapping[str, Any] = field(default_factory=dict)
-    #: Ids of the output nodes that ran; fewer than the graph has if validation dropped some.
-    outputs_to_execute: tuple[str, ...] = ()
 
     def message(self, event: str) -> Mapping[str, Any] | None:
         """Return the data of the last message of that name, or None."""
@@ -70,7 +68,6 @@ def parse_entry(prompt_id: str, entry: Mapping[str, Any]) -> History:
     status = _mapping(entry.get("status"))
     prompt = entry.get("prompt")
     prompt = prompt if isinstance(prompt, list) else []
-    targets = prompt[4] if len(prompt) > 4 and isinstance(prompt[4], list) else []
     return History(
         prompt_id=prompt_id,
         status=str(status.get("status_str") or "success"),
@@ -78,7 +75,6 @@ def parse_entry(prompt_id: str, entry: Mapping[str, Any]) -> History:
         outputs={str(node): ui for node, ui in _mapping(entry.get("outputs")).items() if isinstance(ui, Mapping)},
         meta={str(node): value for node, value in _mapping(entry.get("meta")).items() if isinstance(value, Mapping)},
         graph=_mapping(prompt[2]) if len(prompt) > 2 else {},
-        outputs_to_execute=tuple(str(node) for node in targets),
     )
 
 

@@ -34,11 +34,6 @@ class GpuSurvey:
     unreadable: tuple[int, ...] = ()
 
 
-def discover_gpus(nvml: Any = pynvml) -> list[Gpu]:
-    """Return the GPUs that can be used, in the order of the PCI bus; empty if there is no driver."""
-    return list(survey_gpus(nvml).gpus)
-
-
 def survey_gpus(nvml: Any = pynvml) -> GpuSurvey:
     """Ask the driver for its GPUs. A driver that does not work and a card that cannot be read are logged.
 

@@ -125,10 +125,6 @@ class Supervisor:
         self._loop.join()
         self._enter("stopped")
 
-    def report_lost(self) -> None:
-        """Probe now: a job saw its connection to the instance end."""
-        self._wake.set()
-
     def replace(self, reason: str) -> None:
         """End the running instance, which is of no use though it answers, and start it again. Counts as a failure.
 

@@ -52,7 +52,7 @@ class S3Block:
 
 
 def parse_s3(block: Any, settings: Settings) -> S3Block | None:
-    """The request's block, else the environment's, else None.
+    """Return the request's block, else the environment's, else None.
 
     A block without credentials, bucket and endpoint asks for the environment's bucket; its `prefix` then names a folder
     below `S3_PREFIX`. A block whose texts are all blank is no block.
@@ -67,16 +67,16 @@ def parse_s3(block: Any, settings: Settings) -> S3Block | None:
     if block is not None and not isinstance(block, dict):
         raise InvalidRequest("s3 must be an object.")
     texts = {name: _text(block or {}, name) for name in _TEXTS}
-    patience = {
+    time_limits = {
         "connect_timeout_s": _connect_timeout_s((block or {}).get("connect_timeout")),
         "connect_attempts": _connect_attempts((block or {}).get("connect_attempts")),
     }
     if (block or {}).get("put_urls"):
-        return _of_put_urls((block or {})["put_urls"], texts, settings, patience)
+        return _of_put_urls((block or {})["put_urls"], texts, settings, time_limits)
     if any(texts[name] for name in (*CREDENTIALS, "endpoint_url", "bucket_name")):
-        return _of_request(texts, settings, patience)
+        return _of_request(texts, settings, time_limits)
     if settings.s3_bucket_name:
-        return _of_environment(texts, settings, patience)
+        return _of_environment(texts, settings, time_limits)
     if any(texts.values()):
         raise InvalidRequest(
             "s3.access_key_id is missing: this server has no bucket of its own, so the block needs access_key_id, "
@@ -86,7 +86,7 @@ def parse_s3(block: Any, settings: Settings) -> S3Block | None:
 
 
 def environment_credentials(settings: Settings) -> Credentials | None:
-    """What the operator set, if there is such a block."""
+    """Return the credentials of the operator's bucket; None if there is none."""
     if not settings.s3_bucket_name:
         return None
     return Credentials(
@@ -96,7 +96,7 @@ def environment_credentials(settings: Settings) -> Credentials | None:
     )
 
 
-def _of_request(texts: dict[str, str], settings: Settings, patience: dict[str, Any]) -> S3Block:
+def _of_request(texts: dict[str, str], settings: Settings, time_limits: dict[str, Any]) -> S3Block:
     for name in _NEEDED:
         if not texts[name]:
             raise InvalidRequest(
@@ -117,7 +117,7 @@ def _of_request(texts: dict[str, str], settings: Settings, patience: dict[str, A
         public_url=_public_url(texts["public_url"]),
         addressing=_addressing(texts["addressing"]),
         origin=REQUEST,
-        **patience,
+        **time_limits,
     )
     credentials = Credentials(
         access_key_id=texts["access_key_id"],
@@ -127,7 +127,7 @@ def _of_request(texts: dict[str, str], settings: Settings, patience: dict[str, A
     return S3Block(target=target, credentials=credentials)
 
 
-def _of_put_urls(value: Any, texts: dict[str, str], settings: Settings, patience: dict[str, Any]) -> S3Block:
+def _of_put_urls(value: Any, texts: dict[str, str], settings: Settings, time_limits: dict[str, Any]) -> S3Block:
     for name, text in texts.items():
         if text and name != "public_url":
             raise InvalidRequest(f"s3.put_urls stands in place of s3.{name}: give one or the other.")
@@ -138,12 +138,12 @@ def _of_put_urls(value: Any, texts: dict[str, str], settings: Settings, patience
         prefix="",
         public_url=_public_url(texts["public_url"]),
         origin=PUT_URLS,
-        **patience,
+        **time_limits,
     )
     return S3Block(target=target, credentials=parse_put_urls(value, Policy.from_settings(settings)))
 
 
-def _of_environment(texts: dict[str, str], settings: Settings, patience: dict[str, Any]) -> S3Block:
+def _of_environment(texts: dict[str, str], settings: Settings, time_limits: dict[str, Any]) -> S3Block:
     for name in _OWN:
         if texts[name]:
             # It is shared: nobody may choose keys outside of the folder, or where everybody is sent to.
@@ -159,7 +159,7 @@ def _of_environment(texts: dict[str, str], settings: Settings, patience: dict[st
         public_url=settings.s3_public_url.rstrip("/") or None,
         addressing=settings.s3_addressing or None,
         origin=ENVIRONMENT,
-        **patience,
+        **time_limits,
     )
     return S3Block(target=target, credentials=None)
 

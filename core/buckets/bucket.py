@@ -36,7 +36,7 @@ from core.records.bucket_target import BucketTarget, Credentials
 DEFAULT_REGION = "us-east-1"
 READ_TIMEOUT_S = 60.0
 #: An exchange may take this long, and longer by its size at the slowest speed that is worth waiting for.
-PATIENCE_S = 120.0
+ANSWER_TIMEOUT_S = 120.0
 SLOWEST_BYTES_PER_S = 128 * 1024
 PART_BYTES = 16 * 1024 * 1024
 LINK_S = 7 * 24 * 3600
@@ -86,7 +86,7 @@ class Bucket:
             connect_timeout_s = min(target.connect_timeout_s, limit_s, first_answer_s or limit_s)
             self._client = _client(target, credentials, connect_timeout_s)
         self._ends_at_s = time.monotonic() + limit_s
-        self._next_answer_s = limit_s - PATIENCE_S + (first_answer_s or PATIENCE_S)
+        self._next_answer_s = limit_s - ANSWER_TIMEOUT_S + (first_answer_s or ANSWER_TIMEOUT_S)
         self._on_answer = on_answer
         self._deadline = Deadline(limit_s if first_answer_s is None else min(limit_s, first_answer_s))
         if first_answer_s is not None:
@@ -129,7 +129,7 @@ class Bucket:
             self._abort_parts(key)
 
     def link(self, key: str, *, expires_s: int = LINK_S) -> str:
-        """A URL at which anybody may fetch the object: for so many seconds, or below the bucket's public address."""
+        """Make a URL at which anybody may fetch the object: for some time, or below the bucket's public address."""
         if self._public_url is not None:
             return f"{self._public_url}/{quote(key)}"
         parameters = {"Bucket": self._name, "Key": key}
@@ -180,8 +180,8 @@ class Bucket:
 
 
 def limit_s(size_bytes: int) -> float:
-    """How long an exchange may take that sends so much."""
-    return PATIENCE_S + size_bytes / SLOWEST_BYTES_PER_S
+    """Return how long an exchange may take that sends so much."""
+    return ANSWER_TIMEOUT_S + size_bytes / SLOWEST_BYTES_PER_S
 
 
 @lru_cache(maxsize=1)

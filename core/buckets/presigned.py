@@ -22,7 +22,7 @@ _PASSING_STATUSES = frozenset({408, 425, 429})
 
 
 def put(url: str, path: Path, *, content_type: str, target: BucketTarget, policy: Policy, limit_s: float) -> None:
-    """Send a file, streamed; whoever sends it again overwrites it with the same.
+    """Send a file, streamed. Sending it again overwrites it with the same bytes.
 
     Parameters:
       target: how patient to be.
@@ -46,7 +46,7 @@ def put(url: str, path: Path, *, content_type: str, target: BucketTarget, policy
 
 
 def public_link(url: str, target: BucketTarget) -> str | None:
-    """Where anybody finds the object: its path below the public address; None: nobody told us one."""
+    """Return the object's link below the public address; None if no such address is known."""
     return None if target.public_url is None else f"{target.public_url}{urlsplit(url).path}"
 
 

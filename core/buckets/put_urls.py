@@ -18,23 +18,23 @@ MAX_URL_CHARS = 8192
 
 @dataclass(frozen=True, kw_only=True)
 class PutUrls:
-    """Whoever has one of them may write: they are kept sealed, like credentials."""
+    """URLs that anybody can write to, so they are kept sealed, like credentials."""
 
     #: In the order of the outputs, or by file name.
     urls: tuple[str, ...] | dict[str, str] = field(repr=False)
 
     def to_json(self) -> dict[str, Any]:
-        """As a job's sealed secrets keep it, under `s3`."""
+        """Return the form that a job's sealed secrets keep, under `s3`."""
         return {"put_urls": self.urls}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> PutUrls:
-        """The URLs that `to_json` wrote."""
+        """Return the URLs that `to_json` wrote."""
         urls = value.get("put_urls", ())
         return cls(urls=urls if isinstance(urls, dict) else tuple(urls))
 
     def for_files(self, names: Sequence[str]) -> list[str | None]:
-        """The URL of each file, in the order of the outputs; None: there is none left. None serves two files."""
+        """Return the URL of each file, in the order of the outputs; None: there is none left. None serves two files."""
         if not isinstance(self.urls, dict):
             return [self.urls[number] if number < len(self.urls) else None for number in range(len(names))]
         others = iter([self.urls[ANY]] if ANY in self.urls else [])
@@ -42,7 +42,7 @@ class PutUrls:
 
 
 def parse_put_urls(value: Any, policy: Policy) -> PutUrls:
-    """A list of URLs in the order of the outputs, or a map of file names (and `*`) to URLs. Raises InvalidRequest."""
+    """Read a list of URLs in the order of outputs, or a map of names (and `*`) to URLs. Raises InvalidRequest."""
     named = isinstance(value, dict)
     if not named and not isinstance(value, (list, tuple)):
         raise InvalidRequest("s3.put_urls must be a list of URLs in the order of the outputs, or a map by file name.")

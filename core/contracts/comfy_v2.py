@@ -126,7 +126,7 @@ class MissingOutputView(TypedDict):
 
 
 def timestamp(ms: int) -> str:
-    """RFC 3339 with milliseconds, UTC."""
+    """Return a time as RFC 3339 with milliseconds, UTC."""
     moment = datetime.fromtimestamp(ms // 1000, tz=timezone.utc)
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{ms % 1000:03d}Z"
 
@@ -136,7 +136,7 @@ def maybe_timestamp(ms: int | None) -> str | None:
 
 
 def progress_view(job: Job) -> ProgressView | None:
-    """The last snapshot; zeros for a job that has just begun, everything for one whose GPU work is done."""
+    """Return the last snapshot; zeros for a job that has just begun, everything for one whose GPU work is done."""
     if job.progress is None and job.status not in _IN_PROGRESS:
         return None
     snapshot = job.progress or Progress(nodes_total=job.nodes_total)
@@ -223,7 +223,7 @@ def warning_view(warning: JobWarning) -> JobWarningView:
 
 
 def output_view(output: Output, links: Links, expires_at_ms: int) -> JobOutputView:
-    """The Output object; `upload`, `conversion_error` and `expired` only where there is something to say.
+    """Return the Output object; `upload`, `conversion_error` and `expired` only where there is something to say.
 
     Parameters:
       expires_at_ms: when its file is, or was, removed.
@@ -251,5 +251,5 @@ def output_view(output: Output, links: Links, expires_at_ms: int) -> JobOutputVi
 
 
 def missing_view(output: Output) -> MissingOutputView:
-    """A file that ComfyUI reported and nobody can find."""
+    """Return the view of a file that ComfyUI reported and that cannot be found."""
     return {"node_id": output.node_id, "name": output.name, "message": output.missing_reason or ""}

@@ -109,7 +109,7 @@ def event_body(job: Job, event: str, *, seq: int, at_ms: int, signer: LinkSigner
 
 
 def size_bytes(value: Any) -> int:
-    """How long a value is as JSON text in ASCII."""
+    """Return how long a value is as JSON text in ASCII."""
     return len(json.dumps(value))
 
 

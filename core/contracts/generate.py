@@ -135,7 +135,7 @@ def generate_result(job: Job, *, links: Links) -> ResultView:
 
 
 def comfyui_response(job: Job) -> JsonObject:
-    """What ComfyUI's `/history` said of the prompt, as far as it is kept: `{<prompt id>: {"outputs", "status"}}`.
+    """Return what is kept of ComfyUI's `/history` of the prompt: `{<prompt id>: {"outputs", "status"}}`.
 
     `{}` before the prompt has ended, and for one that made nothing.
     """

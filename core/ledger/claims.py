@@ -124,12 +124,12 @@ class Claims:
         )
 
     def missing_turns(self) -> list[str]:
-        """The job of each turn that idle instances lack, see `core.ledger.scheduling.missing_turns`."""
+        """Return the job of each turn that idle instances lack, see `core.ledger.scheduling.missing_turns`."""
         with self._database.read() as connection:
             return missing_turns(connection)
 
     def anything_waits(self) -> bool:
-        """Whether a claim is worth trying; much cheaper than one."""
+        """Return whether a claim is worth trying; much cheaper than one."""
         with self._database.read() as connection:
             return connection.execute(_ANY_QUEUED).scalar() is not None
 
@@ -153,7 +153,7 @@ class Claims:
         return held
 
     def begun(self, claim: Claim) -> None:
-        """A job that waited in ComfyUI's queue runs now: what happens to the instance from here on, happens to it."""
+        """Note that a job on deck runs now: what happens to the instance from here on, happens to it."""
         with self._database.write() as transaction:
             began = {"on_deck": False, "started_at_ms": now_ms()}
             transaction.connection.execute(update(jobs).where(held_by(claim)).values(**began))
@@ -180,7 +180,7 @@ class Claims:
         outputs_reused: bool,
         warnings: Sequence[JobWarning] = (),
     ) -> None:
-        """The GPU is done: record what it made, and hand the job to those who store it.
+        """Record what the GPU made, and leave the job to the io workers that store outputs.
 
         Parameters:
           warnings: what kept a part of it from running.
@@ -226,7 +226,7 @@ class Claims:
             return True
 
     def canceled(self, claim: Claim) -> bool:
-        """The GPU has let go of a job that was to be cancelled; False when the attempt is stale."""
+        """Record that the GPU has let go of a job that was to be cancelled; False when the attempt is stale."""
         with self._database.write() as transaction:
             return transition(transaction, claim.job_id, CANCELED, held_by(claim)) is not None
 

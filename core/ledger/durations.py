@@ -42,7 +42,7 @@ class Lasting(Protocol):
 
 
 def gpu_kind(device: str | None, kind: str) -> str:
-    """What GPUs that are equally fast have in common: the instance's words for its device, else its own kind."""
+    """Return what equally fast GPUs share: the instance's words for its device, else its own kind."""
     return (device or kind)[:_GPU_CHARS]
 
 
@@ -77,7 +77,7 @@ class Durations:
         self._database = database
 
     def learn(self, *, shape: str | None, template: str | None, gpu: str, seconds: float) -> None:
-        """One job kept a GPU busy for so long.
+        """Record how long one job kept a GPU busy.
 
         Parameters:
           gpu: its kind, see `gpu_kind`.
@@ -110,7 +110,7 @@ class Durations:
         return self.averages([job]).expect(job, gpus)
 
     def averages(self, jobs: Iterable[Lasting]) -> Averages:
-        """What is known of these jobs' shapes and templates."""
+        """Return what is known of the durations of these jobs' shapes and templates."""
         wanted = sorted({what for job in jobs for what in subjects(job)})
         seconds: dict[str, dict[str, float]] = {}
         with self._database.read() as connection:
@@ -135,7 +135,7 @@ class Durations:
 
 
 def subjects(job: Lasting) -> list[str]:
-    """What a job's duration is remembered under, the most telling first."""
+    """Return the keys that a job's duration is remembered under, the most telling first."""
     return _subjects(job.shape, job.template)
 
 

@@ -27,7 +27,7 @@ class Facts:
         self._database = database
 
     def get(self, name: str) -> str | None:
-        """A fact, or None."""
+        """Return a fact, or None."""
         with self._database.read() as connection:
             return connection.execute(select(facts.c.value).where(facts.c.name == name)).scalar()
 

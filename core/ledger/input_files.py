@@ -52,49 +52,49 @@ class InputFiles:
         if not new:
             return
         with self._database.write() as transaction:
-            transaction.connection.execute(insert(uploads), [_values(upload) for upload in new])
+            transaction.connection.execute(insert(uploads), [_values(file) for file in new])
 
-    def get(self, upload_id: str) -> InputFile:
-        """One file. Raises NotFound, also when it has expired."""
-        query = select(uploads).where(uploads.c.id == upload_id, uploads.c.expires_at_ms > now_ms())
+    def get(self, file_id: str) -> InputFile:
+        """Return one file. Raises NotFound, also when it has expired."""
+        query = select(uploads).where(uploads.c.id == file_id, uploads.c.expires_at_ms > now_ms())
         with self._database.read() as connection:
             row = connection.execute(query).one_or_none()
         if row is None:
-            raise NotFound(f"There is no asset {upload_id}.")
-        return _upload(row)
+            raise NotFound(f"There is no asset {file_id}.")
+        return _input_file(row)
 
     def by_hash(self, digest: str) -> InputFile | None:
-        """The newest file with these bytes, `blake3:...`."""
+        """Return the newest file with these bytes, `blake3:...`; None if there is none."""
         query = select(uploads).where(uploads.c.hash == digest, uploads.c.expires_at_ms > now_ms())
         with self._database.read() as connection:
             row = connection.execute(query.order_by(uploads.c.expires_at_ms.desc()).limit(1)).one_or_none()
-        return None if row is None else _upload(row)
+        return None if row is None else _input_file(row)
 
     def named(self, names: Collection[str]) -> dict[str, InputFile]:
-        """What clients uploaded under these names, each name's oldest; what is not there is left out."""
+        """Return what clients uploaded under these names, each name's oldest; names without a file are left out."""
         query = select(uploads).where(
             uploads.c.name.in_(list(names)), uploads.c.job_id.is_(None), uploads.c.expires_at_ms > now_ms()
         )
         with self._database.read() as connection:
             rows = connection.execute(query.order_by(uploads.c.created_at_ms.desc(), uploads.c.id.desc())).all()
-        return {row.name: _upload(row) for row in rows}
+        return {row.name: _input_file(row) for row in rows}
 
-    def rename(self, upload_id: str, name: str) -> None:
+    def rename(self, file_id: str, name: str) -> None:
         """Call a file by another name."""
         with self._database.write() as transaction:
-            transaction.connection.execute(update(uploads).where(uploads.c.id == upload_id).values(name=name))
+            transaction.connection.execute(update(uploads).where(uploads.c.id == file_id).values(name=name))
 
-    def remove(self, upload_id: str) -> None:
+    def remove(self, file_id: str) -> None:
         """Forget one file; its bytes go when nobody shares them any more. Raises NotFound."""
         with self._database.write() as transaction:
             # Expired and not deleted: the reconciler then looks after the bytes.
             done = transaction.connection.execute(
                 uploads.update()
-                .where(uploads.c.id == upload_id, uploads.c.expires_at_ms > now_ms())
+                .where(uploads.c.id == file_id, uploads.c.expires_at_ms > now_ms())
                 .values(expires_at_ms=0)
             )
         if done.rowcount == 0:
-            raise NotFound(f"There is no asset {upload_id}.")
+            raise NotFound(f"There is no asset {file_id}.")
 
     def remove_expired(self, *, limit: int = 1000) -> list[str]:
         """Delete what has expired; returns the storage keys that nothing in the ledger refers to any more."""
@@ -110,7 +110,7 @@ class InputFiles:
             return sorted(keys - set(shared))
 
     def unknown(self, keys: Collection[str]) -> set[str]:
-        """Those of the storage keys that nothing in the ledger refers to."""
+        """Return those of the storage keys that nothing in the ledger refers to."""
         recorded = select(uploads.c.storage_key).where(uploads.c.storage_key.in_(keys))
         needed = select(job_inputs.c.storage_key).join(jobs, jobs.c.id == job_inputs.c.job_id)
         needed = needed.where(job_inputs.c.storage_key.in_(keys), jobs.c.status.not_in(sorted(TERMINAL)))
@@ -119,21 +119,21 @@ class InputFiles:
             return set(keys) - set(known)
 
 
-def _values(upload: InputFile) -> dict[str, Any]:
+def _values(file: InputFile) -> dict[str, Any]:
     return {
-        "id": upload.id,
-        "hash": upload.hash,
-        "name": upload.name,
-        "content_type": upload.content_type,
-        "size_bytes": upload.size_bytes,
-        "storage_key": upload.storage_key,
-        "created_at_ms": upload.created_at_ms,
-        "expires_at_ms": upload.expires_at_ms,
-        "job_id": upload.job_id,
+        "id": file.id,
+        "hash": file.hash,
+        "name": file.name,
+        "content_type": file.content_type,
+        "size_bytes": file.size_bytes,
+        "storage_key": file.storage_key,
+        "created_at_ms": file.created_at_ms,
+        "expires_at_ms": file.expires_at_ms,
+        "job_id": file.job_id,
     }
 
 
-def _upload(row: Row[Any]) -> InputFile:
+def _input_file(row: Row[Any]) -> InputFile:
     return InputFile(
         id=row.id,
         hash=row.hash,

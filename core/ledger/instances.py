@@ -114,7 +114,7 @@ class Instances:
         pid: int | None = None,
         over: NameOwner | None = None,
     ) -> bool | None:
-        """A worker takes the row of this name: one that is free, its own, or that of its predecessor in its place.
+        """Give a worker the row of this name: one that is free, its own, or that of its predecessor in its place.
 
         Parameters:
           place: names the directory that this worker holds, so that nobody else can live there.
@@ -146,7 +146,7 @@ class Instances:
         return False
 
     def owners_on(self, host: str) -> list[NameOwner]:
-        """The workers of a host that were heard of lately."""
+        """Return the workers of a host that were heard of lately."""
         wanted = (instances.c.worker, instances.c.pid, instances.c.place, instances.c.heartbeat_at_ms)
         speaks = and_(instances.c.state != STOPPED, instances.c.heartbeat_at_ms > now_ms() - SILENCE_MS)
         with self._database.read() as connection:
@@ -154,7 +154,7 @@ class Instances:
         return [NameOwner(**row._mapping) for row in rows]
 
     def owner_of(self, name: str) -> NameOwner | None:
-        """The worker that has this name now; None if nobody has."""
+        """Return the worker that has this name now; None if there is none."""
         wanted = (instances.c.worker, instances.c.pid, instances.c.place, instances.c.heartbeat_at_ms)
         with self._database.read() as connection:
             row = connection.execute(select(*wanted).where(instances.c.name == name)).one_or_none()
@@ -175,7 +175,7 @@ class Instances:
         state: str = HEALTHY,
         reason: str | None = None,
     ) -> None:
-        """An instance answers: record where it is and which nodes it offers."""
+        """Record that an instance answers, where it is, and which nodes it offers."""
         digest = self._keep_catalogue(object_info)
         now = now_ms()
         values: dict[str, Any] = {"state": state, "reason": reason, "url": url, "output_dir": output_dir}
@@ -186,7 +186,7 @@ class Instances:
         self._set(name, worker, values)
 
     def down(self, name: str, *, worker: str, state: str, reason: str) -> None:
-        """An instance is not usable (`unhealthy`), or its worker goes (`stopped`)."""
+        """Record that an instance is not usable (`unhealthy`), or that its worker goes (`stopped`)."""
         values: dict[str, Any] = {"state": state, "reason": reason, "up_since_ms": None}
         self._set(name, worker, values | {"heartbeat_at_ms": now_ms()})
 
@@ -201,7 +201,7 @@ class Instances:
         restarts: int,
         quarantined_until_ms: int | None = None,
     ) -> bool:
-        """The instance's worker is alive, and this is how the instance stands towards jobs.
+        """Record that the instance's worker is alive, and how the instance stands towards jobs.
 
         Returns: False when there is no row of this worker: it is another worker's now, or was forgotten.
         """
@@ -212,31 +212,31 @@ class Instances:
         return self._set(name, worker, values)
 
     def offers(self, name: str, *, worker: str, object_info: Mapping[str, Any]) -> None:
-        """An instance that is up offers other nodes or files than before."""
+        """Record that an instance that is up offers other nodes or files than before."""
         self._set(name, worker, {"catalogue": self._keep_catalogue(object_info)})
 
     def has_looked(self, name: str, *, worker: str) -> None:
-        """Its worker looked for new files because somebody asked; what it found is recorded."""
+        """Note that its worker looked for new files because it was asked to; what it found is recorded."""
         self._set(name, worker, {"looks": instances.c.looks + 1})
 
     def looks(self) -> dict[str, int]:
-        """How often the worker of each healthy instance looked because somebody asked."""
+        """Return how often the worker of each healthy instance looked because it was asked to."""
         with self._database.read() as connection:
             rows = connection.execute(select(instances.c.name, instances.c.looks).where(is_alive())).all()
         return {row.name: row.looks for row in rows}
 
     def remember_models(self, name: str, *, worker: str, models: Sequence[str]) -> None:
-        """The model files of the job that just ran: they are likely to be in memory still."""
+        """Note the model files of the job that just ran: they are likely to be in memory still."""
         self._set(name, worker, {"models": list(models)})
 
     def get(self, name: str) -> InstanceRecord | None:
-        """One instance, or None."""
+        """Return one instance, or None."""
         with self._database.read() as connection:
             row = connection.execute(select(instances).where(instances.c.name == name)).one_or_none()
         return None if row is None else _record(row, None)
 
     def all(self) -> list[InstanceRecord]:
-        """Every instance lately heard of, by name, with the job each runs."""
+        """Return every instance lately heard of, by name, with the job each runs."""
         running = select(jobs.c.instance, jobs.c.id).where(jobs.c.status.in_(sorted(LEASED)))
         with self._database.read() as connection:
             rows = connection.execute(select(instances).order_by(instances.c.name)).all()
@@ -244,13 +244,13 @@ class Instances:
         return [_record(row, job_ids.get(row.name)) for row in rows]
 
     def holds_jobs(self, name: str) -> bool:
-        """Whether an instance runs a job, or has one on deck."""
+        """Return whether an instance runs a job, or has one on deck."""
         held = select(jobs.c.id).where(jobs.c.instance == name, jobs.c.status.in_(sorted(LEASED))).limit(1)
         with self._database.read() as connection:
             return connection.execute(held).scalar() is not None
 
     def catalogues(self) -> dict[str, list[str]]:
-        """`{digest: [instance, ...]}` of the healthy instances."""
+        """Return `{digest: [instance, ...]}` of the healthy instances."""
         with self._database.read() as connection:
             rows = connection.execute(
                 select(instances.c.catalogue, instances.c.name).where(is_alive()).order_by(instances.c.name)
@@ -267,7 +267,7 @@ class Instances:
             return [str(digest) for digest in connection.execute(query.order_by(instances.c.catalogue)).scalars()]
 
     def catalogue(self, digest: str) -> dict[str, Any]:
-        """One recorded /object_info; `{}` when it is gone."""
+        """Return a recorded `/object_info`; `{}` when it is gone."""
         with self._database.read() as connection:
             packed = connection.execute(select(catalogues.c.object_info).where(catalogues.c.digest == digest)).scalar()
         return {} if packed is None else dict(json.loads(zlib.decompress(packed)))

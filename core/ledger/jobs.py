@@ -121,7 +121,7 @@ class Jobs:
             raise
 
     def get(self, job_id: str) -> Job:
-        """The job with its stored outputs. Raises NotFound."""
+        """Return the job with its stored outputs. Raises NotFound."""
         with self._database.read() as connection:
             return self._found(connection, connection.execute(_BY_ID, {"wanted": job_id}).first(), job_id)
 
@@ -133,11 +133,11 @@ class Jobs:
         return {row.id: job_of(row, outputs.get(row.id, ())) for row in rows}
 
     def get_by_request_id(self, request_id: str) -> Job:
-        """The job a `/generate` client knows by its own id, or by ours. Raises NotFound."""
+        """Return the job a `/generate` client knows by its own id, or by ours. Raises NotFound."""
         return self._one(or_(jobs.c.request_id == request_id, jobs.c.id == request_id), request_id)
 
     def graph(self, job_id: str) -> str:
-        """The job's graph as JSON text. Raises NotFound."""
+        """Return the job's graph as JSON text. Raises NotFound."""
         with self._database.read() as connection:
             graph: str | None = connection.execute(select(jobs.c.graph).where(jobs.c.id == job_id)).scalar()
         if graph is None:
@@ -145,7 +145,7 @@ class Jobs:
         return graph
 
     def error(self, job_id: str) -> JobError:
-        """The error of a failed job at full length. Raises NotFound, also for one that has not failed."""
+        """Return the error of a failed job at full length. Raises NotFound, also for one that has not failed."""
         query = select(jobs.c.status, jobs.c.error, job_errors.c.error.label("whole"))
         query = query.outerjoin(job_errors, job_errors.c.job_id == jobs.c.id).where(jobs.c.id == job_id)
         with self._database.read() as connection:
@@ -168,7 +168,7 @@ class Jobs:
         limit: int = 50,
         after: tuple[int, str] | None = None,
     ) -> list[Job]:
-        """One page of jobs, newest first.
+        """Return one page of jobs, newest first.
 
         Parameters:
           statuses: only these; empty means all.
@@ -205,7 +205,7 @@ class Jobs:
         return [job_of(row, outputs.get(row.id, ())) for row in rows]
 
     def events(self, job_id: str, *, after_seq: int = 0, limit: int | None = None) -> list[JobEvent]:
-        """The job's log after an event number, oldest first."""
+        """Return the job's log after an event number, oldest first."""
         query = select(events).where(events.c.job_id == job_id, events.c.seq > after_seq).order_by(events.c.seq)
         query = query.limit(limit)
         with self._database.read() as connection:
@@ -219,13 +219,13 @@ class Jobs:
             return {row.id: (row.status, row.last_seq) for row in connection.execute(query)}
 
     def count(self, *statuses: Status) -> int:
-        """How many jobs have one of these statuses."""
+        """Return how many jobs have one of these statuses."""
         query = select(func.count()).select_from(jobs).where(jobs.c.status.in_(statuses))
         with self._database.read() as connection:
             return connection.execute(query).scalar_one()
 
     def queue_position(self, job: Job) -> int | None:
-        """The place of a queued job, 1 being the next to run; None when it does not wait."""
+        """Return the place of a queued job, 1 being the next to run; None when it does not wait."""
         if job.status != QUEUED:
             return None
         query = select(func.count()).select_from(jobs).where(jobs.c.status == QUEUED, comes_before(job))
@@ -233,7 +233,7 @@ class Jobs:
             return 1 + connection.execute(query).scalar_one()
 
     def queue_positions(self, job_ids: Collection[str]) -> dict[str, int]:
-        """The places of several queued jobs at once; those that do not wait are left out."""
+        """Return the places of several queued jobs at once; those that do not wait are left out."""
         line = _COUNTED if len(job_ids) <= FEW else _NUMBERED
         with self._database.read() as connection:
             found = connection.execute(select(line).where(line.c.id.in_(list(job_ids))))

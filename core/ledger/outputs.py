@@ -156,7 +156,7 @@ class Outputs:
             return int(connection.execute(query).scalar() or 0)
 
     def abandon(self, *, after_s: float) -> list[str]:
-        """End jobs whose files nobody came for in so long, for their host is gone; returns their ids."""
+        """End jobs whose files were not fetched in so long, because their host is gone; returns their ids."""
         old = and_(jobs.c.status == DELIVERING, jobs.c.generated_at_ms < now_ms() - round(after_s * 1000))
         query = select(jobs.c.id, jobs.c.instance).where(old).limit(BATCH)
         with self._database.write() as transaction:

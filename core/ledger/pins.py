@@ -56,7 +56,7 @@ class Pins:
         return [Pinned(job_id=row.id, catalogues=tuple(row.catalogues.split(","))) for row in rows]
 
     def graphs(self, job_ids: Sequence[str]) -> dict[str, PinnedGraph]:
-        """What jobs want to run, by their ids; those that are gone are left out."""
+        """Return the graphs of jobs by their ids; jobs that are gone are left out."""
         query = select(jobs.c.id, jobs.c.graph, jobs.c.inputs).where(jobs.c.id.in_(list(job_ids)))
         with self._database.read() as connection:
             rows = connection.execute(query).all()
@@ -87,7 +87,7 @@ class Pins:
         return done.rowcount > 0
 
     def fail(self, pinned: Pinned, error: JobError) -> bool:
-        """End a job that nothing can run; False if it waits no more, or has other pins by now."""
+        """End a job that no instance can run; False if it waits no more, or has other pins by now."""
         with self._database.write() as transaction:
             as_it_was = and_(jobs.c.status == QUEUED, jobs.c.catalogues == ",".join(pinned.catalogues))
             return transition(transaction, pinned.job_id, FAILED, as_it_was, error=error.to_json()) is not None

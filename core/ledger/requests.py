@@ -27,11 +27,11 @@ class Requests:
         self._sealer = sealer
 
     def mark(self, digest: bytes) -> str:
-        """What a job keeps of the digest of its request. Nobody without the fleet's key can try bodies against it."""
+        """Return what a job keeps of its request's digest; bodies are compared with it by the fleet's key alone."""
         return self._sealer.mark(digest)
 
     def join(self, request_id: str, digest: bytes) -> str | None:
-        """The id of the job that this request has already, with one more caller; None: it is to be made.
+        """Return the id of the job that this request has already, with one more caller; None: it is to be made.
 
         A job that was cancelled because all its callers had hung up gives its request id away: who asks again wants it.
 
@@ -55,7 +55,7 @@ class Requests:
         return found.id if joined.rowcount else self.join(request_id, digest)
 
     def leave(self, job_id: str) -> None:
-        """One caller has hung up; with the last one the job is cancelled, and its request id is to be had again."""
+        """Note that a caller has hung up; with the last one the job is cancelled, and its request id is free again."""
         with self._database.write() as transaction:
             connection = transaction.connection
             # Locked first, so that nobody joins between the look and the end.

@@ -80,7 +80,7 @@ class Requeue:
         return [found for found in given_back if found is not None]
 
     def expire_leases(self, instance: str) -> None:
-        """The worker process that held an instance's jobs is known to be dead: nobody need wait for the leases."""
+        """Let the leases of an instance's jobs lapse now: the worker process that held them is known to be dead."""
         with self._database.write() as transaction:
             transaction.connection.execute(
                 update(jobs)

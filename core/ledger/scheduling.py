@@ -136,7 +136,7 @@ _NAMED = select(jobs.c.id).where(jobs.c.id == bindparam("wanted"), _FITS_OWN, jo
 
 
 def choose(transaction: Transaction, instance: str, named: str | None, worker: str | None = None) -> str | None:
-    """The next job for an instance, locked: the highest priority, then `named`, then the oldest.
+    """Return the next job for an instance, locked: the highest priority, then `named`, then the oldest.
 
     Nothing for a worker that has lost the instance's name. Left out are jobs its nodes do not fit, and for a minute
     those it lost itself, if another instance could run them.
@@ -159,7 +159,7 @@ def choose(transaction: Transaction, instance: str, named: str | None, worker: s
 
 
 def is_surplus(transaction: Transaction) -> bool:
-    """Whether more jobs wait than there are idle healthy instances."""
+    """Return whether more jobs wait than there are idle healthy instances."""
     waiting = select(jobs.c.id).where(jobs.c.status == QUEUED).limit(65).subquery()
     idle = select(func.count()).select_from(instances).where(is_alive(), instances.c.name.not_in(_BUSY))
     connection = transaction.connection

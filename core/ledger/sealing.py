@@ -45,7 +45,7 @@ class Sealer:
         return self._first + nonce + cipher.encrypt(nonce, json.dumps(value).encode(), bound_to.encode())
 
     def open(self, sealed: bytes, *, bound_to: str) -> dict[str, Any]:
-        """The value. Raises ConfigurationError when its key is not in the ring, or the row was changed or moved."""
+        """Open a value. Raises ConfigurationError when its key is not in the ring, or the row was changed or moved."""
         named = self._ciphers.get(sealed[:KEY_ID_BYTES])
         tries = [(named, sealed[KEY_ID_BYTES:])] if named else []
         # Rows of versions before key ids begin with their nonce, which may look like anything.
@@ -62,23 +62,23 @@ class Sealer:
         )
 
     def mark(self, digest: bytes) -> str:
-        """What tells later whether something is the same, and tells those without the keys nothing: key id and HMAC."""
+        """Return a key id and an HMAC that recognise a value later, and say nothing of it without the key."""
         return f"{self._first.hex()}:{_mark(self._keys[self._first], digest)}"
 
     def is_mark(self, digest: bytes, mark: str) -> bool:
-        """Whether `mark` was made of this digest; False as well when its key is not in the ring any more."""
+        """Return whether `mark` was made of this digest; False as well when its key is not in the ring any more."""
         name, _, made = mark.partition(":")
         key = next((key for known, key in self._keys.items() if known.hex() == name), None)
         return key is not None and hmac.compare_digest(made, _mark(key, digest))
 
 
 def key_id(key: bytes) -> bytes:
-    """The name of a key in what it sealed, and in messages."""
+    """Return the name of a key in what it sealed, and in messages."""
     return hashlib.sha256(key).digest()[:KEY_ID_BYTES]
 
 
 def load_keys(configured: str, data_dir: Path) -> list[bytes]:
-    """The keys of the setting, else those kept in the data directory, where one is made at first use.
+    """Return the keys of the setting, else those kept in the data directory, where one is made at first use.
 
     Parameters:
       configured: keys in base64, the one that seals first; commas or white space stand between them.

@@ -77,7 +77,7 @@ class Secrets:
         connection.execute(_INSERT, rows)
 
     def open(self, job_id: str, purpose: str) -> dict[str, Any]:
-        """The job's secrets for one purpose, by their names in `JobRequest.secrets`; `{}` when it has none.
+        """Return the job's secrets for one purpose, by their names in `JobRequest.secrets`; `{}` when it has none.
 
         Raises:
           SecretUnreadable: it had some, which do not open or were wiped after their use. Trying again cannot help.
@@ -89,7 +89,7 @@ class Secrets:
         return opened
 
     def open_all(self, job_ids: Collection[str], *purposes: str) -> dict[str, dict[str, Any] | SecretUnreadable]:
-        """As `open`, for many jobs and any of these purposes: for each its secrets, or why they cannot be read.
+        """Open the secrets of many jobs for any of these purposes: for each its secrets, or why they cannot be read.
 
         Raises: LedgerUnavailable.
         """
@@ -148,12 +148,12 @@ class Secrets:
 
 
 def end_run(connection: Connection, job_id: str) -> None:
-    """The GPU is done: nobody needs the key of partner nodes any more."""
+    """Wipe the key of partner nodes: the GPU is done with the job."""
     connection.execute(_END_RUN, {"ended": job_id})
 
 
 def end_job(connection: Connection, job_id: str) -> None:
-    """The job has ended: all that is still needed is what its webhooks need."""
+    """Wipe the secrets of a job that has ended, except what its webhooks need."""
     connection.execute(_END_JOB, {"ended": job_id})
 
 

@@ -59,7 +59,7 @@ class Workload:
         return self.sizes.get(QUEUED, 0) <= len(self.ranks)
 
     def position(self, job: Job) -> int | None:
-        """The place of a queued job, 1 being the next to run; None when it lies behind those looked at."""
+        """Return the place of a queued job, 1 being the next to run; None when it lies behind those looked at."""
         place = bisect_left(self.ranks, rank_of(job))
         return place + 1 if self.is_whole or place < len(self.ranks) else None
 
@@ -114,7 +114,7 @@ class WorkloadReader:
         self._durations = durations
 
     def read(self) -> Workload:
-        """The workload now."""
+        """Return the workload now."""
         now = now_ms()
         with self._database.read() as connection:
             gpus = connection.execute(_GPUS.where(is_alive())).all()
@@ -137,7 +137,7 @@ class WorkloadReader:
         )
 
     def sizes(self) -> dict[str, int]:
-        """How many jobs wait, run, and store their outputs: `{status: count}`."""
+        """Return how many jobs wait, run, and store their outputs: `{status: count}`."""
         with self._database.read() as connection:
             return {row.status: row.jobs for row in connection.execute(_SIZES)}
 
@@ -176,7 +176,7 @@ class _Loads:
         return self._known[key]
 
     def rest_of(self, row: Row[Any], catalogue: str, now: int) -> Load:
-        """What a running job still needs; one on deck has not begun, one that takes too long may end at any moment."""
+        """Return what a running job still needs: all of it while on deck, nothing of it when it is overdue."""
         whole = self.of(row, frozenset({catalogue}))
         # A clock that was set back must not add days.
         passed_s = 0.0 if row.on_deck else max(0.0, (now - row.started_at_ms) / 1000)

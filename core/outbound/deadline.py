@@ -47,7 +47,7 @@ class Deadline:
                 self._changed.notify()
 
     def rest(self) -> None:
-        """End the exchange: nothing is cut until the next one is over time."""
+        """End the exchange; connections are cut again only when the next one is over time."""
         with self._changed:
             self._ends_at_s = math.inf
 
@@ -68,7 +68,7 @@ class Deadline:
             self._sockets.clear()
 
     def close(self) -> None:
-        """No more exchanges; nothing is cut any more."""
+        """End the watch for good; connections are cut no more."""
         self._loop.end()
         with self._changed:
             self._changed.notify()

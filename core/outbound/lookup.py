@@ -31,7 +31,7 @@ def addresses(name: str, timeout_s: float | None) -> list[str]:
       TimeoutError: nobody said so in time.
     """
     found: list[Answer] = []
-    # A thread that is left behind ends with the resolver's own patience.
+    # A thread that is left behind ends with the resolver's own time limit.
     thread = threading.Thread(target=lambda: found.append(ways[-1](name)), name="resolve", daemon=True)
     thread.start()
     thread.join(timeout_s)

@@ -57,17 +57,17 @@ def predecessors(status: Status) -> tuple[Status, ...]:
 
 
 def new_job_id() -> str:
-    """A random UUID: nobody can guess a neighbour's."""
+    """Return a random UUID, so that job ids cannot be guessed."""
     return str(uuid.uuid4())
 
 
 def prompt_id_of(job_id: str, attempt: int) -> str:
-    """The ComfyUI prompt id of one attempt: a canonical lower-case UUID, the same whenever it is asked for."""
+    """Return the ComfyUI prompt id of one attempt: a canonical lower-case UUID, the same whenever it is asked for."""
     return str(uuid.uuid5(_PROMPT_NAMESPACE, f"{job_id}:{attempt}"))
 
 
 def second_prompt_id(prompt_id: str) -> str:
-    """The id under which an attempt posts its graph a second time: ComfyUI knows the first one as finished."""
+    """Return the id under which an attempt posts its graph a second time: ComfyUI knows the first one as finished."""
     return str(uuid.uuid5(_PROMPT_NAMESPACE, f"{prompt_id}:again"))
 
 

@@ -26,7 +26,7 @@ class JobError:
         return cls(**known_fields(cls, value))
 
     def to_json(self) -> dict[str, Any]:
-        """`{"code", "message", "node_id", "class_type", "traceback"}`."""
+        """Return `{"code", "message", "node_id", "class_type", "traceback"}`."""
         return asdict(self)
 
     @property
@@ -51,7 +51,7 @@ class Loss:
         return cls(**known_fields(cls, value))
 
     def to_json(self) -> dict[str, Any]:
-        """`{"attempt", "code", "instance", "gpu", "at_ms"}`."""
+        """Return `{"attempt", "code", "instance", "gpu", "at_ms"}`."""
         return asdict(self)
 
 
@@ -69,5 +69,5 @@ class JobWarning:
         return cls(**known_fields(cls, value))
 
     def to_json(self) -> dict[str, Any]:
-        """`{"message", "node_id", "class_type"}`."""
+        """Return `{"message", "node_id", "class_type"}`."""
         return asdict(self)

@@ -32,7 +32,7 @@ class BucketResult:
         return cls(**known_fields(cls, value))
 
     def to_json(self) -> dict[str, Any]:
-        """`{"url", "key"?, "expires_at_ms"?}` or `{"error"}`."""
+        """Return `{"url", "key"?, "expires_at_ms"?}` or `{"error"}`."""
         if self.error is not None:
             return {"error": self.error}
         more = {"key": self.key, "expires_at_ms": self.expires_at_ms}
@@ -55,7 +55,7 @@ class FileSource:
         return cls(**known_fields(cls, value))
 
     def to_json(self) -> dict[str, str]:
-        """`{"root", "path"}`, `{"url"}` or `{"text"}`."""
+        """Return `{"root", "path"}`, `{"url"}` or `{"text"}`."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 

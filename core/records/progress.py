@@ -30,5 +30,5 @@ class Progress:
         return cls(**known_fields(cls, value))
 
     def to_json(self) -> dict[str, Any]:
-        """All fields, by their names."""
+        """Return all fields, by their names."""
         return asdict(self)

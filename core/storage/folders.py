@@ -21,7 +21,7 @@ FRESH_S = 3600.0
 
 
 def is_out_of_room(error: BaseException) -> bool:
-    """Whether the system refused a write because a disk, or a quota, is used up."""
+    """Return whether the system refused a write because a disk, or a quota, is used up."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -59,7 +59,7 @@ class LocalStorage:
         self.root = root
 
     def draft(self) -> Path:
-        """A new path in the storage's own file system, for a file that is to be `put`; the caller removes it."""
+        """Return a new path in the storage's own file system, for a file that is to be `put`; the caller removes it."""
         folder = self.root / ".drafts"
         make_folder(folder, self.root)
         return folder / uuid.uuid4().hex
@@ -114,14 +114,14 @@ class LocalStorage:
             draft.unlink(missing_ok=True)
 
     def path(self, key: str) -> Path:
-        """Where a file is. Raises FileNotFoundError."""
+        """Return the path of a file. Raises FileNotFoundError."""
         path = self._path(key)
         if not path.is_file():
             raise FileNotFoundError(key)
         return path
 
     def discard(self, key: str) -> bool:
-        """Remove a file that nobody refers to, unless it was put again lately; whether it went.
+        """Remove a file that is not referred to, unless it was put again lately; returns whether it went.
 
         It is set aside first: a `put` that comes later finds nothing and brings its own bytes, one that came before
         has left its time on the file.
@@ -151,7 +151,7 @@ class LocalStorage:
                 yield from (f"{folder.name}/{path.name}" for path in folder.iterdir() if not path.name.startswith("."))
 
     def folders(self) -> Iterator[str]:
-        """The name of every folder, in no order. Raises FileNotFoundError: there is no storage yet."""
+        """Return the name of every folder, in no order. Raises FileNotFoundError: there is no storage yet."""
         return (path.name for path in self.root.iterdir() if not path.name.startswith("."))
 
     def folder_age_s(self, folder: str) -> float:
@@ -163,7 +163,7 @@ class LocalStorage:
         shutil.rmtree(job_folder(self.root, folder), ignore_errors=True)
 
     def free_bytes(self) -> int:
-        """The room that is left for users without privileges."""
+        """Return the room that is left for users without privileges."""
         return shutil.disk_usage(self.root).free
 
     def sweep_drafts(self) -> None:
@@ -190,5 +190,5 @@ def age_s(path: Path) -> float:
 
 
 def content_key(digest: str) -> str:
-    """The key of a file by its hash (64 hex digits): equal files are kept once."""
+    """Return the key of a file by its hash (64 hex digits): equal files are kept once."""
     return f"{digest[:2]}/{digest}"

@@ -58,7 +58,7 @@ class StorageMarker:
             raise ConfigurationError(problem)
 
     def problem(self) -> str | None:
-        """What is wrong with the storage now; None if it is the fleet's, as far as can be told."""
+        """Return what is wrong with the storage now; None if it is the fleet's, as far as can be told."""
         with self._lock:
             if time.monotonic() - self._seen_at_s > HOLDS_S:
                 before, self._problem = self._problem, self._current()
@@ -68,14 +68,14 @@ class StorageMarker:
             return self._problem
 
     def is_full(self) -> bool:
-        """Whether a file of the largest size that clients may upload has no room."""
+        """Return whether a file of the largest size that clients may upload has no room."""
         try:
             return outputs_of(self._settings).free_bytes() < self._settings.max_upload_bytes
         except OSError:
             return False
 
     def require(self) -> None:
-        """Raises StorageUnavailable: what is in sight is not the fleet's storage. Says nothing of this host's paths."""
+        """Raise StorageUnavailable, without paths of this host, unless the storage in sight is the fleet's."""
         if self.problem() is not None:
             raise StorageUnavailable("The storage of files is not available now; /ready tells the operator why.")
 

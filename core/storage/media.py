@@ -57,7 +57,7 @@ _PICTURES = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "AVIF")
 
 
 def type_of(head: bytes) -> str:
-    """The content type that the first bytes of a file mean; `application/octet-stream` if they mean none."""
+    """Return the content type that the first bytes of a file mean; `application/octet-stream` if they mean none."""
     for signature, content_type in _SIGNATURES:
         if head.startswith(signature):
             return content_type

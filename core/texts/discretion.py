@@ -22,7 +22,7 @@ _KEPT_FROM = ("custom_nodes", "site-packages", "dist-packages")
 
 
 def without_places(text: str, machines: Iterable[str] = ()) -> str:
-    """The same text with `[address]` for addresses, and paths reduced to what does not depend on the machine.
+    """Replace addresses by `[address]`, and cut paths to what does not depend on the machine.
 
     Parameters:
       machines: names, or names with ports, that are also to be hidden.
@@ -36,7 +36,7 @@ def without_places(text: str, machines: Iterable[str] = ()) -> str:
 
 
 def tells_machines_apart(name: str) -> bool:
-    """Whether a host's name is one that would not stand in a text for another reason."""
+    """Return whether a host's name is one that would not stand in a text for another reason."""
     return re.search(r"[0-9.-]", name) is not None
 
 

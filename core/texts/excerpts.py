@@ -10,7 +10,7 @@ WHOLE_CHARS = 1_000_000
 
 
 def head_and_tail(text: str, limit: int, *, hint: str = "") -> str:
-    """The text, or its two ends with a line between them that says how much is missing.
+    """Return the text, or its two ends with a line between them that says how much is missing.
 
     Parameters:
       limit: characters of the text that stay.

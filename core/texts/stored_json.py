@@ -11,7 +11,7 @@ import orjson
 
 
 def known_fields(kind: type[Any], value: Any) -> dict[str, Any]:
-    """Of a stored object, what a dataclass has a field for: a newer version may have written more.
+    """Return those values of a stored object that a dataclass has fields for: a newer version may have written more.
 
     Raises: TypeError - it is no object.
     """

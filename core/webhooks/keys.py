@@ -15,7 +15,7 @@ SEED_BYTES = 32
 
 
 def hmac_key(secret: str) -> bytes:
-    """The HMAC key of a secret: what `whsec_<base64>` encodes; any other text is the key itself.
+    """Return the HMAC key of a secret: what `whsec_<base64>` encodes; any other text is the key itself.
 
     Raises:
       ValueError: what stands behind `whsec_` is empty or not base64. The message does not repeat the secret.
@@ -29,7 +29,7 @@ def hmac_key(secret: str) -> bytes:
 
 
 def seed(text: str) -> bytes:
-    """The ed25519 seed of a private key, 32 bytes from `whsk_<base64>` or the base64 alone.
+    """Return the ed25519 seed of a private key, 32 bytes from `whsk_<base64>` or the base64 alone.
 
     Raises:
       ValueError: it is not base64 of 32 bytes. The message does not repeat the key.
@@ -46,7 +46,7 @@ def split_secrets(text: str) -> tuple[str, ...]:
 
 
 def secrets_for(webhook: WebhookTarget, sealed: Mapping[str, Any], operators: str) -> tuple[str, ...]:
-    """What the events of a job are signed with: never the operator's secret for a URL that a request named.
+    """Return what a job's events are signed with: never the operator's secret for a URL that a request named.
 
     Parameters:
       sealed: the job's secrets, opened.
@@ -59,7 +59,7 @@ def secrets_for(webhook: WebhookTarget, sealed: Mapping[str, Any], operators: st
 
 
 def headers_of(webhook: WebhookTarget, sealed: Mapping[str, Any]) -> dict[str, str]:
-    """The client's own headers for the events of a job. Parameters as of `secrets_for`."""
+    """Return the client's own headers for the events of a job. Parameters as of `secrets_for`."""
     if webhook.origin == ENVIRONMENT:
         return {}
     return dict(sealed.get("webhook_headers") or {})

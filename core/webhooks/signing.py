@@ -26,7 +26,7 @@ def headers_for(
     contract: str,
     private_key: Ed25519PrivateKey | None = None,
 ) -> dict[str, str]:
-    """The headers that identify and sign a body, exactly as it is sent.
+    """Return the headers that identify and sign a body, exactly as it is sent.
 
     Parameters:
       message_id: the same for every try at one event; without a full stop, which separates what is signed.
@@ -61,7 +61,7 @@ def load_signing_key(text: str) -> Ed25519PrivateKey | None:
 
 
 def public_key_text(private_key: Ed25519PrivateKey) -> str:
-    """`whpk_<base64>`: what receivers check `v1a` signatures with."""
+    """Return `whpk_<base64>`: what receivers check `v1a` signatures with."""
     return PUBLIC_PREFIX + _base64(private_key.public_key().public_bytes_raw())
 
 

@@ -10,16 +10,16 @@ QUERY = "webhook_query"
 
 
 def split_query(url: str) -> tuple[str, dict[str, str]]:
-    """The URL up to its question mark, which stays, and what is to be sealed of it."""
+    """Return the URL up to its question mark, which stays, and what is to be sealed of it."""
     shown, mark, query = url.partition("?")
     return shown + mark, {QUERY: query} if query else {}
 
 
 def whole_url(shown: str, sealed: Mapping[str, Any]) -> str:
-    """The URL to post to. Parameters: sealed - the job's secrets, opened."""
+    """Return the URL to post to. Parameters: sealed - the job's secrets, opened."""
     return shown + sealed.get(QUERY, "") if has_sealed_query(shown) else shown
 
 
 def has_sealed_query(shown: str) -> bool:
-    """Whether the rest of a URL may be among the secrets; one of an earlier version stands there as a whole."""
+    """Return whether the rest of a URL may be among the secrets; one of an earlier version stands there as a whole."""
     return shown.endswith("?")

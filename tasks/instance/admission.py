@@ -47,7 +47,7 @@ class Admission:
 
     @property
     def condition(self) -> Condition:
-        """What the ledger shows."""
+        """Return the condition that the ledger shows."""
         if not self.is_up:
             return self.away
         if self.taken_by:

@@ -27,7 +27,7 @@ class _Card:
 
 
 def plan_instances(settings: Settings, *, survey: Callable[[], GpuSurvey] = survey_gpus) -> list[InstanceSpec]:
-    """One spec for each instance of this machine, named gpu0, gpu1, ...
+    """Return one spec for each instance of this machine, named gpu0, gpu1, ...
 
     COMFYLINE_COMFYUI_URLS attaches to running instances; COMFYLINE_COMFYUI_DIR starts one for each GPU; with neither,
     simulators stand in, and say so everywhere.

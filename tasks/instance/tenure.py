@@ -71,7 +71,7 @@ class Tenure:
 
     @property
     def problem(self) -> str:
-        """For people: who has the name, and what to do."""
+        """Return, for people, which worker has the name, and what to do."""
         return (
             f"{self.name} belongs to another worker that is alive: {self.rival}. Two machines of one fleet must not "
             f"have the same name; set COMFYLINE_HOST (now {self._settings.host}) to another one on one of them."

@@ -144,7 +144,7 @@ def _opened(
         credentials,
         policy,
         limit_s=time_s,
-        first_answer_s=FIRST_ANSWER_S if passage is not None and passage.is_doubtful else None,
+        first_answer_s=FIRST_ANSWER_S if passage is not None and passage.is_unproven else None,
         on_answer=None if passage is None else passage.answered,
     )
 
@@ -208,7 +208,7 @@ class _PutSender:
         ends_at_s = time.monotonic() + time_s
         self._left_s: Callable[[], float] = lambda: max(ends_at_s - time.monotonic(), 0.001)
         self._policy = Policy.from_settings(runtime.settings)
-        self._has_answered = not passage.is_doubtful
+        self._has_answered = not passage.is_unproven
 
     def send(self, file: OutputFile) -> BucketResult:
         url = self._urls[file.ordinal]

@@ -20,7 +20,7 @@ from core.errors import UploadFailed
 #: move jobs on.
 ROOM = 16
 #: Of these, at most so many to endpoints that have taken no files, or not lately.
-DOUBTFUL_ROOM = 12
+UNPROVEN_ROOM = 12
 #: At most so many to one endpoint that answers.
 SHARE = 6
 #: How long another one waits for its turn. Short, for it holds a thread too; the reconciler gives it a further one.
@@ -47,7 +47,7 @@ class _Endpoint:
     closed_until_s: float = 0.0
 
     @property
-    def is_doubtful(self) -> bool:
+    def is_unproven(self) -> bool:
         return not self.has_taken or self.failures > 0
 
     @property
@@ -60,7 +60,7 @@ class Passage:
     """One upload's leave to use an endpoint."""
 
     #: It has not taken files yet: give it little time for each answer, and call `answered` at the first.
-    is_doubtful: bool
+    is_unproven: bool
     answered: Callable[[], None]
     #: How it went; None: nothing was learned of the endpoint.
     is_well: bool | None = None
@@ -84,7 +84,7 @@ class Endpoints:
         with self._changed:
             endpoint = self._admit(name)
             endpoint.under_way += 1
-            passage = Passage(is_doubtful=endpoint.is_doubtful, answered=lambda: self._answered(endpoint))
+            passage = Passage(is_unproven=endpoint.is_unproven, answered=lambda: self._answered(endpoint))
         try:
             yield passage
         finally:
@@ -112,8 +112,8 @@ class Endpoints:
 
     def _has_room(self, endpoint: _Endpoint) -> bool:
         under_way = sum(each.under_way for each in self._endpoints.values())
-        doubtful = sum(each.under_way for each in self._endpoints.values() if each.is_doubtful)
-        return under_way < ROOM and (not endpoint.is_doubtful or doubtful < DOUBTFUL_ROOM)
+        unproven = sum(each.under_way for each in self._endpoints.values() if each.is_unproven)
+        return under_way < ROOM and (not endpoint.is_unproven or unproven < UNPROVEN_ROOM)
 
     def _answered(self, endpoint: _Endpoint) -> None:
         with self._changed:

@@ -78,7 +78,7 @@ class UploadTries:
         raise Unfinished(WAITS) from exc
 
     def lose(self, exc: Exception) -> NoReturn:
-        """A fault of ours. Raises Unfinished."""
+        """Count a turn that a fault of ours has ended. Raises Unfinished."""
         log.error("job %s: its outputs were not delivered", self._job_id, exc_info=exc)
         if not self._is_counted:
             lost = self._outputs.count_loss(self._job_id, self._attempt)

@@ -69,7 +69,7 @@ def sweep_outputs(runtime: Runtime) -> int:
 
 
 def sweep_inputs(runtime: Runtime) -> int:
-    """Remove files that nothing in the ledger refers to, but those that were put lately; returns how many."""
+    """Remove files that the ledger does not refer to, except those put lately; returns how many."""
     storage = inputs_of(runtime.settings)
     found = itertools.islice(storage.keys(), SWEEP_LIMIT)
     return sum(storage.discard(key) for chunk in _chunks(found) for key in runtime.ledger.input_files.unknown(chunk))

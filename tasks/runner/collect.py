@@ -36,7 +36,7 @@ class Collector:
         self._to_run: set[str] = set()
 
     def nodes_to_run(self, graph: Graph) -> list[str]:
-        """The nodes of a graph that ComfyUI's cache must not spare, as far as earlier prompts have shown."""
+        """Return the nodes of a graph that ComfyUI's cache must not spare, as far as earlier prompts have shown."""
         return [node_id for node_id, node in graph.items() if node["class_type"] in self._to_run]
 
     def collect(

@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 Value = TypeVar("Value")
 
 #: A finished picture is worth waiting this long for a ledger that is away.
-LEDGER_PATIENCE_S = 600.0
+LEDGER_TIMEOUT_S = 600.0
 #: Parts of a job that did not run, of which each is told; a graph may have a thousand.
 MAX_WARNINGS = 20
 
@@ -139,7 +139,7 @@ class Recorder:
         publish_follow_up(self._runtime.publisher, moved)
 
     def extra_data(self, claim: Claim) -> dict[str, Any] | None:
-        """What nodes are given beside their inputs: the client's `extra_pnginfo`, and a key that nobody else may know.
+        """Return what nodes get beside their inputs: the client's `extra_pnginfo`, and its key for partner nodes.
 
         Raises: SecretUnreadable.
         """
@@ -207,7 +207,7 @@ def _identity(claim: Claim) -> dict[str, Any]:
 
 def persistently(write: Callable[[], Value]) -> Value:
     """Repeat a write while the ledger is away: what the GPU made is not thrown away for a database's restart."""
-    give_up_s = time.monotonic() + LEDGER_PATIENCE_S
+    give_up_s = time.monotonic() + LEDGER_TIMEOUT_S
     pause_s = 0.2
     while True:
         try:

@@ -50,7 +50,7 @@ class Teacher:
         self._told_at_s: OrderedDict[str, float] = OrderedDict()
 
     def tell(self, claim: Claim, instance: InstanceRecord, seconds: float | None) -> None:
-        """Tell the ledger how long one prompt kept this instance's GPU busy; None tells nothing."""
+        """Tell the ledger how long one prompt kept this instance's GPU busy; None is not told."""
         if seconds is None or self._was_told_lately(claim.shape or claim.template or ""):
             return
         gpu = gpu_kind(instance.device, instance.kind)
@@ -72,7 +72,7 @@ class Teacher:
 
 
 def gpu_seconds(result: PromptResult, graph: Graph) -> float | None:
-    """How long ComfyUI worked on a prompt, by its own clock.
+    """Return how long ComfyUI worked on a prompt, by its own clock.
 
     None when it did not say, or when nothing but last nodes had to run, as when a job is submitted a second time: what
     the cache saved would be taken for speed.

@@ -46,7 +46,7 @@ def stage_inputs(claim: Claim, instance: InstanceRecord, client: ComfyClient, se
 
 
 def remove_staged(claim: Claim, instance: InstanceRecord, client: ComfyClient, settings: Settings) -> None:
-    """The attempt has ended: its input files leave the instance.
+    """Remove an attempt's input files from the instance, now that it has ended.
 
     ComfyUI has no way to delete a file over HTTP. On an attached instance each is written over with nothing: its name
     stays, what it held does not. What cannot be reached is passed over.

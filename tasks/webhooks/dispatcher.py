@@ -103,7 +103,7 @@ class WebhookDispatcher:
         self._inbox.put(job_id)
 
     def close(self) -> None:
-        """Begin nothing more, and give what is under way a moment to end."""
+        """Begin no more posts, and wait a moment for those under way."""
         self._inbox.put(None)
         self._loop.join(2 * GOODBYE_S)
 

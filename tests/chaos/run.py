@@ -21,8 +21,8 @@ from tests.chaos.monkey import Monkey, Strike
 from tests.chaos.orders import Order
 from tests.chaos.pictures import wrong_pictures
 from tests.chaos.receiver import Receiver, receiving
-from tests.fleet import Fleet, until
-from tests.services import eventually
+from tests.fleet import Fleet
+from tests.waiting import eventually, until
 
 LEASE_S, RENEW_S, RECONCILE_S = 3.0, 1.0, 1.0
 #: Longer than a lease and two ticks of the reconciler: whoever sleeps so long has lost its jobs.

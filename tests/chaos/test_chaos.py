@@ -15,8 +15,8 @@ from tests.chaos.monkey import BROKER, FORGET, ROUND, TERM, Monkey
 from tests.chaos.options import OVERHEAD_S, Options, long_options, short_options
 from tests.chaos.orders import make_orders, plain_orders
 from tests.chaos.run import FROZEN_S, Arena, Plan, arena, check, settle, take_apart
-from tests.fleet import until
 from tests.services import Broker
+from tests.waiting import until
 
 #: Some twenty seconds, unless the machine is very busy, or something is broken and is waited for and then described.
 SHORT_TIMEOUT_S = 300

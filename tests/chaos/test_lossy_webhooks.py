@@ -19,8 +19,9 @@ import standardwebhooks
 
 from core.ledger import Ledger
 from core.settings import Settings
-from tests.fleet import Fleet, until, work
+from tests.fleet import Fleet, work
 from tests.receivers import OK, Answer, Received, Receiver, receiving
+from tests.waiting import until
 
 SECRETS = ("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLw==", "whsec_c2Vjb25kIHNlY3JldCBvZiBhIHJvdGF0aW9u")
 EVENTS = ("job.started", "job.completed", "job.failed")

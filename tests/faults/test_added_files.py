@@ -17,7 +17,8 @@ from PIL import Image
 
 from api.service.catalogues import MAX_AGE_S
 from core.ledger import Ledger
-from tests.fleet import ALL, Fleet, until, work
+from tests.fleet import ALL, Fleet, work
+from tests.waiting import until
 
 #: From the moment a file is there to that in which a job that needs it is recorded.
 SOON_S = 5.0

@@ -10,9 +10,10 @@ import requests
 
 from core.ledger import Ledger
 from core.ledger.instances import HEALTHY
-from tests.fleet import Fleet, until, work
+from tests.fleet import Fleet, work
 from tests.integration.api.comfy_v2.test_assets import png
 from tests.simulator_process import SimulatorProcess, simulator
+from tests.waiting import until
 
 
 @pytest.fixture(scope="module")

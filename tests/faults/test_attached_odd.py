@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from core.ledger.instances import HEALTHY, UNHEALTHY
-from tests.fleet import Fleet, until, work
-from tests.simulator_process import SimulatorProcess, free_port, simulator
+from tests.fleet import Fleet, work
+from tests.ports import free_port
+from tests.simulator_process import SimulatorProcess, simulator
 from tests.slow_resolver import SLOW_S, slow_resolver
+from tests.waiting import until
 
 LATER_PORT = free_port()
 

@@ -13,7 +13,8 @@ import redis
 import requests
 
 from core.settings import Settings
-from tests.fleet import ALL, Fleet, until, work
+from tests.fleet import ALL, Fleet, work
+from tests.waiting import until
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.fleet import ALL, Fleet, until, work
+from tests.fleet import ALL, Fleet, work
+from tests.waiting import until
 
 
 @pytest.fixture(scope="module")

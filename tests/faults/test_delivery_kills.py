@@ -17,10 +17,11 @@ from core.ledger.database.tables import deliveries
 from core.ledger.outputs import DELIVERING_MS
 from core.records.bucket_target import BucketTarget
 from core.settings import Settings
-from tests.fleet import ROOT, Fleet, until
+from tests.fleet import ROOT, Fleet
 from tests.ledger_moves import set_columns
 from tests.receivers import OK, Received, Receiver, receiving
 from tests.s3_server import CREDENTIALS, S3Server
+from tests.waiting import until
 
 #: An io worker that kills itself with SIGKILL when it calls a function for the n-th time.
 DYING = """

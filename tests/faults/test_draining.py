@@ -14,7 +14,8 @@ from sqlalchemy import select
 from core.ledger import Ledger
 from core.ledger.database.tables import jobs
 from core.records.job import QUEUED
-from tests.fleet import ALL, Fleet, until, work
+from tests.fleet import ALL, Fleet, work
+from tests.waiting import until
 
 GRACE_S = 1.5
 

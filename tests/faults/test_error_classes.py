@@ -13,8 +13,9 @@ import requests
 
 from core.ledger import Ledger
 from core.records.job_error import JobError
-from tests.fleet import ALL, ROOT, Fleet, until, work
+from tests.fleet import ALL, ROOT, Fleet, work
 from tests.ledger_moves import submit
+from tests.waiting import until
 
 LIMITS = {
     "lease_s": "6",

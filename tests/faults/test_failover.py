@@ -10,9 +10,10 @@ import pytest
 import requests
 from psycopg import sql
 
-from tests.fleet import ALL, Fleet, until, work
+from tests.fleet import ALL, Fleet, work
 from tests.receivers import Receiver, receiving
 from tests.services import PostgresServer
+from tests.waiting import until
 
 #: Longer than a lease, so that every thread meets it, some more than once.
 READ_ONLY_S = 6.0

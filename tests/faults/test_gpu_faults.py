@@ -15,7 +15,8 @@ import requests
 
 from core.ledger import Ledger
 from core.settings import Settings
-from tests.fleet import ALL, Fleet, until, work
+from tests.fleet import ALL, Fleet, work
+from tests.waiting import until
 
 #: Shorter than the defaults, with the same proportions and the same rule: a job moves within its lease and two ticks.
 LEASE_S, RENEW_S, RECONCILE_S = 6.0, 1.5, 1.5

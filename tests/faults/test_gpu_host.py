@@ -12,7 +12,8 @@ import pytest
 
 from core.ledger import Ledger
 from core.ledger.instances import DISK_FULL, HEALTHY, QUARANTINED, UNHEALTHY, InstanceRecord
-from tests.fleet import ROOT, Fleet, until, work
+from tests.fleet import ROOT, Fleet, work
+from tests.waiting import until
 
 WARM_UP = ROOT / "workflows" / "demo.json"
 

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 import pytest
 import requests
 
-from tests.fleet import ALL, Fleet, until, work
+from tests.fleet import ALL, Fleet, work
 from tests.own_servers import OwnPostgres
+from tests.waiting import until
 
 
 @pytest.fixture(scope="module")

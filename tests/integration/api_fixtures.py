@@ -32,6 +32,8 @@ from core.ledger.upgrade import migrate
 from core.messaging.notices import Notice
 from core.records.output import FileSource, OutputFile
 from core.settings import Settings
+from tests.makers import GRAPH
+from tests.ports import free_port
 from tests.services import missing
 from tests.unit.catalogue_literals import CATALOGUE
 
@@ -39,11 +41,6 @@ ROOT = Path(__file__).parent.parent.parent
 INSTANCE = "gpu0@test"
 POSTGRES_URL = os.environ.get("COMFYLINE_TEST_POSTGRES_URL", "postgresql://postgres@127.0.0.1:5432/postgres")
 REDIS_URL = os.environ.get("COMFYLINE_TEST_REDIS_URL", "redis://127.0.0.1:6379/0")
-
-GRAPH: dict[str, Any] = {
-    "1": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 0}},
-    "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "a"}},
-}
 
 
 class RecordingPublisher:
@@ -213,12 +210,6 @@ def running_api(settings: Settings, *, host: str = "127.0.0.1") -> Iterator[Api]
         server.server_close()
         hub.close()
         ledger.close()
-
-
-def free_port() -> int:
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

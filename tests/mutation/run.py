@@ -40,7 +40,7 @@ COUNT, SEED = 100, 10
 #: The share that has to die.
 GOAL = 0.9
 #: Tests that take so many times as long as without a fault hang: the mutant is dead.
-PATIENCE, LEAST_LIMIT_S = 5, 20.0
+HANG_FACTOR, LEAST_LIMIT_S = 5, 20.0
 #: Loaded once, before the first fork: they take longer than the tests.
 LIBRARIES = (
     *("sqlalchemy.dialects.sqlite", "alembic.command", "celery.app.amqp", "celery.beat", "kombu.transport.redis"),
@@ -157,7 +157,7 @@ def _limit_s(module: Module) -> float:
     begun_s = time.monotonic()
     if _notices(module, module.path.read_text(), float("inf")):
         sys.exit(f"the tests of {module.name} fail without a fault: {[str(path) for path in module.tests]}")
-    return max(LEAST_LIMIT_S, PATIENCE * (time.monotonic() - begun_s))
+    return max(LEAST_LIMIT_S, HANG_FACTOR * (time.monotonic() - begun_s))
 
 
 def _notices(module: Module, source: str, limit_s: float) -> bool:

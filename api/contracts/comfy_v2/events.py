@@ -39,12 +39,12 @@ _HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 
 def event_stream_response(frames: Iterator[str]) -> Response:
-    """An answer that is sent frame by frame."""
+    """Return an answer that is sent frame by frame."""
     return Response(frames, content_type="text/event-stream", headers=_HEADERS)
 
 
 def frame(event: str | None, data: Mapping[str, object], seq: int | None = None) -> str:
-    """One event, named or not. `json.dumps` escapes all but ASCII: clients split lines at U+2028 and its like."""
+    """Return one event of a stream, named or not. `json.dumps` escapes all but ASCII: clients split lines at U+2028."""
     head = "" if seq is None else f"id: {seq}\n"
     name = "" if event is None else f"event: {event}\n"
     return f"{head}{name}data: {json.dumps(data)}\n\n"
@@ -87,7 +87,7 @@ class EventStream:
         self._is_behind = True
 
     def frames(self) -> Iterator[str]:
-        """Status first, outputs before the terminal status, nothing after it. A ledger that is away is waited for."""
+        """Yield the status first, then outputs, last the terminal status. Waits for a ledger that is away."""
         with self._hub.watch(self._job.id, live=True) as watch:
             yield from self._beginning()
             spoke_at_s = read_at_s = time.monotonic()

@@ -150,7 +150,7 @@ class AssetView(TypedDict):
 
 
 def job_view(job: Job, links: Links, *, place: Place | None = None) -> JobView:
-    """The Job object.
+    """Return the Job object.
 
     Parameters:
       links: of the address the client reaches us by.
@@ -197,7 +197,7 @@ def job_view(job: Job, links: Links, *, place: Place | None = None) -> JobView:
 
 
 def list_item(job: Job, links: Links) -> ListedJobView:
-    """A job as a list shows it: the Job object, and its times by the names the SDK's list reads."""
+    """Return a job as a list shows it: the Job object, and its times by the names the SDK's list reads."""
     return {
         **job_view(job, links),
         "create_time": timestamp(job.created_at_ms),
@@ -206,7 +206,7 @@ def list_item(job: Job, links: Links) -> ListedJobView:
 
 
 def event_view(event: JobEvent) -> JobEventView:
-    """One line of a job's log, in the words of the API; why an instance lost it is told by a code alone."""
+    """Return one line of a job's log, in the words of the API; why an instance lost it is told by a code alone."""
     data = event.data
     told: JsonObject
     if event.type == "status":
@@ -220,12 +220,12 @@ def event_view(event: JobEvent) -> JobEventView:
 
 
 def place_view(place: Place) -> PlaceView:
-    """Where a job that waits stands in the queue, and for how long."""
+    """Return where a job that waits stands in the queue, and for how long."""
     return {"queue_position": place.position, "estimated_wait_ms": place.wait_ms}
 
 
 def asset_view(output: Output | InputFile, links: Links, expires_at_ms: int) -> AssetView:
-    """The Asset object of a job's output, or of an uploaded file."""
+    """Return the Asset object of a job's output, or of an uploaded file."""
     link = links.content(output.id, until_ms=expires_at_ms)
     return {
         "id": output.id,

@@ -108,7 +108,7 @@ def queue_sizes(sizes: Mapping[str, int]) -> QueueSizesView:
 
 
 def queue_position(job: Job, place: Place | None, queue_size: int) -> QueuePositionView:
-    """Where a job stands; one that is being worked on waits for nothing.
+    """Return the place of a job in its queue; position 0 when it does not wait.
 
     Parameters:
       place: of a job that waits; None when the ledger does not say.
@@ -129,14 +129,14 @@ def rounded_s(seconds: float | None) -> float | None:
 
 
 def status_of_end(job: Job) -> int:
-    """The HTTP status of an answer that waited for a job's end."""
+    """Return the HTTP status of an answer that waited for a job's end."""
     if job.status == FAILED and job.error is not None and job.error.code in LOST:
         return LOST_INSTANCE
     return ENDS.get(job.status, 200)
 
 
 def full_result(job: Job, settings: Settings, links: Links, wanted: Wanted) -> StatusView:
-    """The result of a job, with the bytes of its outputs in it if they are wanted.
+    """Return the result of a job, with the bytes of its outputs in it if they are wanted.
 
     Parameters:
       links: of the address the client reaches us by.

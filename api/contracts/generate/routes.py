@@ -150,7 +150,7 @@ def generate_blueprint(
 
 
 def wait_for_end(job: Job, service: JobService, hub: Hub, settings: Settings) -> Job:
-    """The job when it has ended; it is cancelled when its last caller hangs up and nobody else wants it."""
+    """Return the job when it has ended; cancels it when its last caller hangs up, unless it outlives its client."""
     is_gone = hang_up_check()
     is_wanted = outlives_its_client(job, settings)
     ended = hub.until_done(lambda: hub.look(job.id), job, is_abandoned=lambda: not is_wanted and is_gone())
@@ -158,7 +158,7 @@ def wait_for_end(job: Job, service: JobService, hub: Hub, settings: Settings) ->
 
 
 def submitted(service: JobService, parsed: GenerateRequest) -> tuple[Job, Wanted]:
-    """The job, and what its result is to hold."""
+    """Return the job, and what its result is to hold."""
     return service.submit(parsed.job), _wanted(is_inline=parsed.is_inline)
 
 

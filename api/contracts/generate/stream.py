@@ -58,7 +58,7 @@ PAUSE_S = 0.5
 def generate_stream_blueprint(
     settings: Settings, ledger: Ledger, service: JobService, hub: Hub, library: Library, estimates: Estimates
 ) -> Blueprint:
-    """The streaming route of the `/generate` contract."""
+    """Return the blueprint of the streaming route of the `/generate` contract."""
     blueprint = ContractBlueprint("generate_stream", __name__, errors=GENERATE_FAMILY)
 
     @blueprint.post("/generate/stream")
@@ -132,7 +132,7 @@ class GenerateStream:
         self._has_moved = True
 
     def frames(self) -> Iterator[str]:
-        """An event at once, one at each change, the result last. A client that leaves takes its job with it."""
+        """Yield an event at once, one at each change, the result last. A client that leaves takes its job with it."""
         try:
             with self._hub.watch(self._job.id, live=True) as watch:
                 yield from self._until_end(watch)

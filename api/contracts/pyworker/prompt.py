@@ -55,7 +55,7 @@ class NoPicturesView(RootModel[FailedPicturesView | MissingParametersView]):
 
 
 def prompt_blueprint(settings: Settings, ledger: Ledger, service: JobService, hub: Hub, library: Library) -> Blueprint:
-    """`POST /prompt`."""
+    """Return the blueprint of `POST /prompt`."""
     blueprint = ContractBlueprint("prompt", __name__, errors=GENERATE_FAMILY)
 
     @blueprint.post("/prompt")

@@ -69,7 +69,7 @@ class _WholePath(PathConverter):
 
 
 def pyworker_blueprint(settings: Settings, ledger: Ledger, service: JobService, intake: Intake) -> Blueprint:
-    """`/ping`, `/custom_workflow`, `/custom-workflow`, `/task/{id}`, `/download/{path}`."""
+    """Return the blueprint of `/ping`, `/custom_workflow`, `/custom-workflow`, `/task/{id}`, `/download/{path}`."""
     blueprint = ContractBlueprint("pyworker", __name__, errors=GENERATE_FAMILY)
     blueprint.record_once(lambda state: state.app.url_map.converters.update(whole_path=_WholePath))
 

@@ -93,7 +93,7 @@ class Database:
 
     @contextmanager
     def write(self) -> Iterator[Transaction]:
-        """One transaction that may write; commits at the end of the block, rolls back on any error.
+        """Open a transaction that may write; commits at the end of the block, rolls back on any error.
 
         SQLite takes its write lock at the start: a transaction that read first and wants to write later would be
         refused at once when another wrote in between. After the commit, `on_change` hears of each job that changed.
@@ -110,12 +110,12 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """A connection for reading; each statement sees what is committed when it begins."""
+        """Open a connection for reading; each statement sees what is committed when it begins."""
         with self._in_use(), self.engine.connect() as connection:
             yield connection
 
     def empty_log(self, *, timeout_ms: int) -> bool:
-        """SQLite: move all that the write-ahead log holds into the database, and cut the log to nothing.
+        """Move all that SQLite's write-ahead log holds into the database, and cut the log to nothing.
 
         Parameters:
           timeout_ms: how long to wait for readers and writers, and writers for us.
@@ -140,7 +140,7 @@ class Database:
 
     @contextmanager
     def mapped_errors(self) -> Iterator[None]:
-        """A block out of which no error of the database comes but in our words."""
+        """Turn every error of the database that leaves the block into one of ours."""
         try:
             yield
         except (SQLAlchemyError, self._driver_error, UnicodeError, OverflowError) as exc:

@@ -37,7 +37,7 @@ class Conflict(LedgerFault):
 
 
 def in_our_words(exc: Exception) -> ComfylineError:
-    """What an error of SQLAlchemy, of a driver, or of the conversion of a value for it, means to whoever asked."""
+    """Return our error for one of SQLAlchemy, of a driver, or of the conversion of a value."""
     if isinstance(exc, PoolTimeout):
         return LedgerUnavailable("The ledger is busy: no free database connection.")
     if isinstance(exc, DBAPIError):

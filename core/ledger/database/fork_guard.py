@@ -68,7 +68,7 @@ _engines: WeakSet[Engine] = WeakSet()
 
 
 def using_sqlite() -> AbstractContextManager[None]:
-    """A block in which SQLite is used: no fork happens meanwhile."""
+    """Keep forks off while the block uses SQLite."""
     return _gate.using()
 
 

@@ -36,7 +36,7 @@ def job_of(row: Row[Any], outputs: Iterable[Output] = ()) -> Job:
 
 
 def output_of(row: Row[Any], *, is_expired: bool = False) -> Output:
-    """An output record from a row of `assets`."""
+    """Return an output record from a row of `assets`."""
     said = row.upload or {}
     return Output(
         id=row.id,
@@ -60,12 +60,12 @@ def output_of(row: Row[Any], *, is_expired: bool = False) -> Output:
 
 
 def output_file_of(row: Row[Any]) -> OutputFile:
-    """An output that is not in storage yet, from a row of `assets`."""
+    """Return an output that is not in storage yet, from a row of `assets`."""
     return OutputFile(**vars(output_of(row)), source=FileSource.from_json(row.source), ordinal=row.ordinal + 1)
 
 
 def asset_row(file: OutputFile, *, attempt: int, ordinal: int, now: int) -> dict[str, Any]:
-    """The row of an output that an attempt has made; `ordinal` counts from 0."""
+    """Return the row of an output that an attempt has made; `ordinal` counts from 0."""
     return {
         "id": file.id,
         "job_id": file.job_id,
@@ -93,7 +93,7 @@ def upload_column(output: Output) -> dict[str, Any] | None:
 
 
 def outputs_of(connection: Connection, job_ids: Sequence[str]) -> dict[str, list[Output]]:
-    """The outputs of each job that are stored, or missing for good, in the order the job produced them."""
+    """Return the outputs of each job that are stored, or missing for good, in the order the job produced them."""
     found: dict[str, list[Output]] = {}
     if len(job_ids) == 1:
         rows = connection.execute(_STORED_OF_ONE, {"wanted": job_ids[0]})

@@ -192,7 +192,7 @@ class Outbox:
             return list(dict.fromkeys(connection.execute(query, {"now": now_ms()}).scalars()))
 
     def take(self, ids: Collection[str]) -> list[Post]:
-        """Begin a try at each of these that is due and that nobody else takes."""
+        """Begin a try at each of these deliveries that is due and not taken by another sender."""
         now = now_ms()
         with self._database.write() as transaction:
             connection = transaction.connection
@@ -202,7 +202,7 @@ class Outbox:
         return [_post(row, webhooks[row.job_id]) for row in rows]
 
     def record(self, results: Sequence[tuple[Post, TryResult]]) -> None:
-        """Keep how tries ended: in the log, and in when the next one is. What comes too late changes nothing."""
+        """Record how tries ended, and when the next one is. A result that comes too late changes nothing."""
         with self._database.write() as transaction:
             connection = transaction.connection
             rows = connection.execute(_UNDER_WAY, {"wanted": [post.id for post, _result in results]}).all()
@@ -221,7 +221,7 @@ class Outbox:
                 connection.execute(_LOG, [_line(post, result) for post, result in kept])
 
     def give_back(self, posts: Collection[Post]) -> None:
-        """Make what was taken and not sent due again; its schedule knows nothing of this try.
+        """Make deliveries that were taken and not sent due again; this try does not count in their schedule.
 
         The number of the try stays used up, so that nobody can take what comes later for it.
         """

@@ -80,7 +80,7 @@ def announce(transaction: Transaction, row: Row[Any], event: str, *, seq: int, o
 
 
 def is_wanted(row: Row[Any], event: str) -> bool:
-    """Whether a job has a webhook that wants this event."""
+    """Return whether a job has a webhook that wants this event."""
     webhook = record_from(WebhookTarget, row.webhook)
     return webhook is not None and _wants(webhook, event)
 
@@ -124,7 +124,7 @@ def record_event(
 
 
 def receiver_of(url: str) -> str:
-    """Scheme, host and port of a URL that was checked: `https://example.com:443`."""
+    """Return scheme, host and port of a URL that was checked: `https://example.com:443`."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.hostname}:{parts.port or _PORTS.get(parts.scheme)}"[:255]
 

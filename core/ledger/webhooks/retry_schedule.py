@@ -14,7 +14,7 @@ MAX_RETRY_AFTER_S = 3600.0
 def next_try_ms(
     pauses_s: Sequence[float], tries: int, *, now_ms: int, retry_after_s: float | None = None
 ) -> int | None:
-    """The time of the next try, in milliseconds since 1970, or None when there is none.
+    """Return the time of the next try, in milliseconds since 1970, or None when there is none.
 
     Parameters:
       pauses_s: between the tries; one try more than there are pauses is made.

@@ -18,7 +18,7 @@ MAX_HEADER_BYTES = 32 * 1024 * 1024
 
 
 def is_safetensors(data: mmap) -> bool:
-    """Whether the file may be one: it has no signature, only the length of a header, and the header."""
+    """Return whether the file may be one: it has no signature, only the length of a header, and the header."""
     length = int.from_bytes(data[:8], "little")
     return length <= min(len(data) - 8, MAX_HEADER_BYTES) and data[8:9] == b"{"
 

@@ -22,7 +22,7 @@ WAV_KEPT = frozenset((b"fmt ", b"fact", b"data", b"cue ", b"smpl"))
 
 
 def id3(data: mmap) -> Iterator[Piece]:
-    """What begins with an ID3 tag: mostly MP3, sometimes FLAC."""
+    """Strip a file that begins with an ID3 tag: mostly MP3, sometimes FLAC."""
     at = _after_id3(data)
     return (flac if data[at : at + 4] == b"fLaC" else mp3)(data)
 
@@ -85,7 +85,7 @@ def wav(data: mmap) -> Iterator[Piece]:
 
 
 def is_known_ogg(data: mmap) -> bool:
-    """Whether the first stream of an Ogg file is one whose comments we know."""
+    """Return whether the first stream of an Ogg file is one whose comments we know."""
     # The page's header, and one byte for the length of its only packet.
     return data[28:36].startswith(tuple(OGG_COMMENTS))
 

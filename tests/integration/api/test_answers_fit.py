@@ -15,7 +15,8 @@ from core.ledger.claims import Claim
 from core.records.job_error import JobError
 from core.records.progress import Progress
 from tests.integration.api.comfy_v2.test_assets import png
-from tests.integration.api_fixtures import GRAPH, Api, running_api, settings_for
+from tests.integration.api_fixtures import Api, running_api, settings_for
+from tests.makers import GRAPH
 from tests.schemas import Document, spoiled
 from tests.simulator_process import simulator
 

@@ -15,7 +15,8 @@ import pytest
 import requests
 
 from core.ledger.upgrade import migrate
-from tests.integration.api_fixtures import GRAPH, Api, gunicorn_api, running_api, settings_for
+from tests.integration.api_fixtures import Api, gunicorn_api, running_api, settings_for
+from tests.makers import GRAPH
 
 KEY = "the-key-of-a-client"
 JSON = {"Content-Type": "application/json"}

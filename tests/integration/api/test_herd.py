@@ -20,7 +20,8 @@ from core.ledger import Ledger
 from core.ledger.upgrade import migrate
 from core.records.job_request import AcceptedJob, JobRequest
 from core.settings import Settings
-from tests.integration.api_fixtures import GRAPH, REDIS_URL, Worker, gunicorn_api, postgres_database, settings_for
+from tests.integration.api_fixtures import REDIS_URL, Worker, gunicorn_api, postgres_database, settings_for
+from tests.makers import GRAPH
 from tests.services import missing
 
 pytestmark = pytest.mark.slow

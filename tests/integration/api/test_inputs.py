@@ -12,7 +12,8 @@ import pytest
 import requests
 
 from tests.integration.api.comfy_v2.test_assets import png
-from tests.integration.api_fixtures import GRAPH, Api, running_api, settings_for
+from tests.integration.api_fixtures import Api, running_api, settings_for
+from tests.makers import GRAPH
 from tests.unit.core.storage.test_media import png_of
 
 SECRET = png(200)

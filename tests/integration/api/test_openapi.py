@@ -15,7 +15,8 @@ from openapi_schema_validator import OAS31Validator
 from openapi_spec_validator import validate
 
 from api import create_app
-from tests.integration.api_fixtures import GRAPH, Api, running_api, settings_for
+from tests.integration.api_fixtures import Api, running_api, settings_for
+from tests.makers import GRAPH
 from tests.simulator_process import simulator
 
 KEY = {"Authorization": "Bearer a-key"}

@@ -11,8 +11,9 @@ import pytest
 
 from core.records.job import Job
 from core.records.output_options import AS_THEY_ARE, ConvertOptions
-from tests.integration.api_fixtures import GRAPH, Api, running_api, settings_for
+from tests.integration.api_fixtures import Api, running_api, settings_for
 from tests.ledger_moves import secrets_of
+from tests.makers import GRAPH
 
 S3 = {
     "access_key_id": "key-of-a-client",

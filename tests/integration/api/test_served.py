@@ -22,7 +22,6 @@ from core.ledger import Change, Ledger
 from core.ledger.upgrade import migrate
 from core.messaging.notices import Notice, NoticeSender
 from tests.integration.api_fixtures import (
-    GRAPH,
     REDIS_URL,
     FreezableProxy,
     Worker,
@@ -31,6 +30,7 @@ from tests.integration.api_fixtures import (
     settings_for,
     sse_frames,
 )
+from tests.makers import GRAPH
 from tests.services import missing
 
 BODY = {"input": {"workflow_json": GRAPH}}

@@ -21,10 +21,11 @@ from core.settings import Settings
 from core.storage.folders import LocalStorage
 from core.storage.marker import StorageMarker
 from tasks.runner.staging import stage_inputs
-from tests.fleet import until
-from tests.integration.api_fixtures import GRAPH, Api, running_api
+from tests.integration.api_fixtures import Api, running_api
 from tests.ledger_moves import claimed, register
+from tests.makers import GRAPH
 from tests.services import make_settings
+from tests.waiting import until
 
 ROOM_BYTES = 4 * 1024 * 1024
 FILE_BYTES = 1_500_000

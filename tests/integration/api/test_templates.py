@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from tests.integration.api_fixtures import GRAPH, Api, running_api, settings_for
-from tests.services import eventually
+from tests.integration.api_fixtures import Api, running_api, settings_for
+from tests.makers import GRAPH
+from tests.waiting import eventually
 
 PARAMETERS: dict[str, Any] = {
     "width": {"type": "integer", "default": 64, "minimum": 16, "maximum": 256},

@@ -15,8 +15,10 @@ import redis
 
 from cli.local.broker import server_program
 from core.startup import MIN_KEY_CHARS
-from tests.fleet import ROOT, Fleet, free_port, until
+from tests.fleet import ROOT, Fleet
+from tests.ports import free_port
 from tests.services import Broker
+from tests.waiting import until
 
 
 def refused(fleet: Fleet, *command: str) -> str:

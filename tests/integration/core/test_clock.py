@@ -27,7 +27,7 @@ from tasks.messaging.ticks import Ticks, TickScheduler
 from tasks.reconcile import SETTLED_S, take_steps
 from tasks.runtime import Runtime, equip
 from tests.ledger_moves import WEBHOOK, claimed, generated, submit, succeeded
-from tests.services import eventually
+from tests.waiting import eventually
 
 DAYS_MS = 3 * 24 * 3600 * 1000
 NAME = "gpu0@here"

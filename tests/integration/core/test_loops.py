@@ -45,7 +45,8 @@ from tests.integration.api_fixtures import running_api
 from tests.ledger_moves import claimed, submit, succeeded
 from tests.own_servers import OwnValkey
 from tests.receivers import receiving
-from tests.services import Broker, eventually, make_settings
+from tests.services import Broker, make_settings
+from tests.waiting import eventually
 
 
 @pytest.fixture(autouse=True)

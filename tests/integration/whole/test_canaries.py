@@ -34,8 +34,10 @@ from core.ledger.database.tables import deliveries, jobs, secrets
 from core.settings import Settings
 from tests.canaries import Canary, Find, finds_in_files
 from tests.chaos.receiver import Receiver, receiving
-from tests.fleet import TERMINAL, Fleet, free_port, until
+from tests.fleet import TERMINAL, Fleet
+from tests.ports import free_port
 from tests.s3_server import Front, S3Server
+from tests.waiting import until
 
 pytestmark = pytest.mark.slow
 

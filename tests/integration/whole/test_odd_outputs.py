@@ -16,8 +16,9 @@ import requests
 from PIL import Image
 
 from api.service.catalogues import MAX_AGE_S
-from tests.fleet import Fleet, until
+from tests.fleet import Fleet
 from tests.simulator_process import SimulatorProcess, simulator
+from tests.waiting import until
 
 pytestmark = pytest.mark.slow
 

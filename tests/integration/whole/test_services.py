@@ -11,8 +11,9 @@ import requests
 from comfy_sdk import Comfy
 from PIL import Image
 
-from tests.fleet import ALL, Fleet, until, work
+from tests.fleet import ALL, Fleet, work
 from tests.services import Broker
+from tests.waiting import until
 
 pytestmark = pytest.mark.slow
 

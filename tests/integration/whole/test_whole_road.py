@@ -15,9 +15,10 @@ from PIL import Image
 from core.ledger import Ledger
 from core.records.bucket_target import BucketTarget
 from core.settings import Settings
-from tests.fleet import Fleet, until
+from tests.fleet import Fleet
 from tests.integration.api.comfy_v2.test_assets import hash_of, png
 from tests.s3_server import S3Server
+from tests.waiting import until
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from comfy.prompts.session import ComfySession
-from tests.comfy_target import QUICK, new_id, real_comfyui_url
+from tests.comfy_target import QUICK, bytes_of, new_id, real_comfyui_url
 from tests.simulator_process import simulator
 from workflows.graphs.checks import cacheable_catalogue, check_graph
 from workflows.graphs.graph import Catalogue
@@ -68,7 +68,7 @@ def run(session: ComfySession, graph: dict[str, Any]) -> tuple[str, Image.Image]
     result = session.submit(graph, prompt_id=new_id()).wait(timeout_s=60)
     (item,) = [item for item in result.outputs if item.filename]
     assert item.filename is not None
-    return item.filename, Image.open(io.BytesIO(b"".join(session.client.view(item))))
+    return item.filename, Image.open(io.BytesIO(bytes_of(session, item)))
 
 
 def staged(session: ComfySession, filled: Filled) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import pytest
 from core import background
 from core.background import Life, Loop, failure_of, in_background, lives
 from core.errors import ComfyUnavailable, LedgerUnavailable
-from tests.services import eventually
+from tests.waiting import eventually
 
 
 @pytest.fixture(autouse=True)

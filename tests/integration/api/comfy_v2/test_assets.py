@@ -16,7 +16,8 @@ from blake3 import blake3
 from PIL import Image
 
 from core.storage.folders import FRESH_S
-from tests.integration.api_fixtures import GRAPH, Api, running_api, settings_for
+from tests.integration.api_fixtures import Api, running_api, settings_for
+from tests.makers import GRAPH
 
 HEX = "0" * 64
 

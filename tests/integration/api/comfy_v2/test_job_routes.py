@@ -17,15 +17,9 @@ from api.contracts.comfy_v2 import events as streams
 from api.contracts.comfy_v2 import job_routes as v2
 from core.records.job_error import JobError
 from core.records.progress import Progress
-from tests.integration.api_fixtures import (
-    GRAPH,
-    Api,
-    postgres_database,
-    running_api,
-    settings_for,
-    sse_frames,
-)
+from tests.integration.api_fixtures import Api, postgres_database, running_api, settings_for, sse_frames
 from tests.ledger_moves import secrets_of
+from tests.makers import GRAPH
 
 JOB_KEYS: dict[str, Any] = {
     "id": str,

@@ -12,8 +12,9 @@ import pytest
 from comfy_sdk.events import OutputReady, Progress, StatusChange
 
 from core.messaging.notices import Notice
-from tests.integration.api_fixtures import GRAPH, Api, running_api, settings_for
+from tests.integration.api_fixtures import Api, running_api, settings_for
 from tests.ledger_moves import secrets_of
+from tests.makers import GRAPH
 
 KEY = "sdk-key"
 

@@ -24,9 +24,10 @@ from core.ledger.database.tables import jobs
 from core.records.job import Job
 from core.records.job_error import JobError
 from core.records.webhook_target import WebhookTarget
-from tests.fleet import until
-from tests.integration.api_fixtures import GRAPH, Api, running_api, settings_for
+from tests.integration.api_fixtures import Api, running_api, settings_for
 from tests.ledger_moves import secrets_of
+from tests.makers import GRAPH
+from tests.waiting import until
 
 JSON = {"Content-Type": "application/json"}
 

@@ -20,9 +20,11 @@ from api.contracts.generate import stream as generate_stream
 from core.messaging.notices import Notice
 from core.records.job_error import JobError
 from core.records.progress import Progress
-from tests.fleet import ALL, Fleet, until, work
-from tests.integration.api_fixtures import GRAPH, Api, running_api, settings_for
+from tests.fleet import ALL, Fleet, work
+from tests.integration.api_fixtures import Api, running_api, settings_for
 from tests.ledger_moves import set_columns
+from tests.makers import GRAPH
+from tests.waiting import until
 
 EVENT_KEYS = {
     *("request_id", "status", "message", "timestamp", "elapsed_time", "queue_info", "queue_position", "output_count"),

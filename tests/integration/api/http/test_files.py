@@ -15,7 +15,8 @@ import pytest
 import requests
 
 from core.links import EXPIRES, SIGNATURE
-from tests.integration.api_fixtures import GRAPH, Api, running_api, settings_for
+from tests.integration.api_fixtures import Api, running_api, settings_for
+from tests.makers import GRAPH
 
 KEY = "k-files"
 CONTENT = bytes(range(256)) * 2000

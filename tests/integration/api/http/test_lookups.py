@@ -16,7 +16,8 @@ from core.ledger import Ledger
 from core.ledger.upgrade import migrate
 from tests.integration.api.test_inputs import files as files
 from tests.integration.api.test_inputs import loading
-from tests.integration.api_fixtures import GRAPH, Worker, gunicorn_api, settings_for
+from tests.integration.api_fixtures import Worker, gunicorn_api, settings_for
+from tests.makers import GRAPH
 from tests.services import Broker
 from tests.slow_resolver import SLOW_S, slow_resolver
 

@@ -13,10 +13,11 @@ import requests
 from core.ledger import Ledger
 from core.ledger.upgrade import migrate
 from core.settings import Settings
-from tests.fleet import until, work
+from tests.fleet import work
 from tests.integration.api_fixtures import gunicorn_api
 from tests.ledger_moves import register, set_columns, submit
 from tests.services import make_settings
+from tests.waiting import until
 
 SECRET = "a-lighthouse-nobody-may-know-of"
 LINE = re.compile(

@@ -13,7 +13,8 @@ from PIL import Image
 import cli.remote.client
 import cli.remote.job_ids
 from cli.main import run
-from tests.integration.api_fixtures import GRAPH, INSTANCE, Api, running_api, settings_for
+from tests.integration.api_fixtures import INSTANCE, Api, running_api, settings_for
+from tests.makers import GRAPH
 from workflows.templates.template_files import SIDECAR_SUFFIX
 
 TILE = {

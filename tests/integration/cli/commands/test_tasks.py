@@ -18,7 +18,8 @@ from PIL import Image
 
 import cli.remote.task_client
 from cli.main import run
-from tests.integration.api_fixtures import GRAPH, ROOT, Api, running_api, settings_for
+from tests.integration.api_fixtures import ROOT, Api, running_api, settings_for
+from tests.makers import GRAPH
 
 OPEN = {
     "1": {"class_type": "EmptyImage", "inputs": {"width": "{{SIZE}}", "height": 64, "batch_size": 1, "color": 0}},

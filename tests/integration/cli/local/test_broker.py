@@ -18,7 +18,8 @@ from cli.local.broker import answers, ask
 from comfy.process.spec import REPOSITORY_ROOT
 from core.settings import Settings
 from tests.own_servers import children_of
-from tests.services import eventually, make_settings
+from tests.services import make_settings
+from tests.waiting import eventually
 
 
 class BrokerProcess:

@@ -19,9 +19,11 @@ from core.settings import Settings
 from tasks.messaging.app import make_app
 from tasks.messaging.names import GENERATE, GPU_QUEUE, RECONCILE, io_queue_of
 from tasks.messaging.publish import Publisher
-from tests.fleet import Fleet, free_port, until, work
+from tests.fleet import Fleet, work
 from tests.ledger_moves import submit
+from tests.ports import free_port
 from tests.services import Broker, make_settings
+from tests.waiting import until
 
 pytestmark = pytest.mark.slow
 

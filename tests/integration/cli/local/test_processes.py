@@ -15,7 +15,7 @@ import pytest
 import cli.local.processes
 from cli.local.processes import ProcessSet, ProcessSpec
 from core.errors import ConfigurationError
-from tests.services import eventually
+from tests.waiting import eventually
 
 #: Says in a file what happens to it, and lets a child of its own, in the same process group, do the same.
 PARENT_AND_CHILD = """

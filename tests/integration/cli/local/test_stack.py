@@ -24,7 +24,7 @@ from core.ledger import Ledger
 from core.records.job import QUEUED, RUNNING
 from core.settings import load_settings
 from tests.fleet import work
-from tests.services import eventually
+from tests.waiting import eventually
 
 READY_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 40.0

@@ -15,9 +15,11 @@ from comfy.client.transport import timed_out
 from comfy.prompts.event_socket import EventSocket
 from comfy.prompts.session import ComfySession
 from core.errors import ComfyUnavailable
-from tests.comfy_target import QUICK, eventually, new_id, picture
+from tests.comfy_target import QUICK, new_id, picture
+from tests.ports import free_port
 from tests.s3_server import dripping
-from tests.simulator_process import SimulatorProcess, free_port, simulator
+from tests.simulator_process import SimulatorProcess, simulator
+from tests.waiting import eventually
 
 
 class Wire:

@@ -37,7 +37,6 @@ def test_every_version_is_recognised(any_version: SimulatorProcess) -> None:
     index = VERSIONS.index(str(capabilities.version_text))
     found = (capabilities.interrupt_by_id, capabilities.jobs_api, capabilities.cancel_api)
     assert found == (index >= 1, index >= 2, index >= 3)
-    assert capabilities.preview_metadata
     assert client.capabilities() is capabilities
     client.close()
 

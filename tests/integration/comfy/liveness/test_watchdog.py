@@ -13,8 +13,9 @@ from comfy.client.timeouts import Pace
 from comfy.liveness.watchdog import Limits, Watchdog
 from comfy.prompts.session import ComfySession
 from core.errors import PromptInterrupted, PromptStuck, PromptTimeout
-from tests.comfy_target import Graph, eventually, new_id, picture, with_node, work
+from tests.comfy_target import Graph, new_id, picture, with_node, work
 from tests.simulator_process import SimulatorProcess, simulator
+from tests.waiting import eventually
 
 PACE = Pace(heartbeat_s=0.3, poll_last_s=0.3, refused_s=0.4, interrupt_grace_s=0.8)
 #: Polls cost some CPU time, and here they come ten times as often as in production.

@@ -20,8 +20,9 @@ from comfy.process import log
 from comfy.process.instance import Instance, InstanceSpec
 from comfy.process.ports import belongs_to, free_port, is_free
 from core.errors import ComfyUnavailable
-from tests.fake_comfyui import eventually, is_running, kill, load_pid_file, make_spec, whoami
+from tests.fake_comfyui import is_running, kill, load_pid_file, make_spec, whoami
 from tests.paths import ROOT
+from tests.waiting import eventually
 
 Launch = Callable[..., Instance]
 

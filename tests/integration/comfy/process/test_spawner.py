@@ -20,7 +20,8 @@ from comfy.process.instance import Instance
 from comfy.process.spawner import Order, spawn_from_lasting_thread
 from comfy.process.spec import InstanceSpec
 from core.errors import ComfyUnavailable
-from tests.fleet import ROOT, until
+from tests.fleet import ROOT
+from tests.waiting import until
 
 NAME = "COMFYLINE_TEST_START"
 

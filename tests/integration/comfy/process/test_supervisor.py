@@ -20,7 +20,8 @@ from comfy.process.instance import Instance, InstanceSpec
 from comfy.process.supervisor import InstanceUnfit, Supervisor
 from core.errors import LedgerUnavailable
 from tests.comfy_target import with_node
-from tests.fake_comfyui import eventually, is_running, kill, make_spec, whoami
+from tests.fake_comfyui import is_running, kill, make_spec, whoami
+from tests.waiting import eventually
 
 
 class Watched:
@@ -203,27 +204,6 @@ def test_one_missed_probe_is_forgiven(tmp_path: Path, watch: Watch) -> None:
 
     assert watched.said == ["up"]
     assert watched.instance.pid == pid
-
-
-def test_a_reported_loss_is_looked_at_at_once(tmp_path: Path, watch: Watch) -> None:
-    watched = watch(make_spec(tmp_path), probe_interval_s=30.0)
-    assert watched.is_up_again(1)
-    watched.kill_instance()
-    assert eventually(lambda: not watched.instance.is_alive)
-    time.sleep(0.3)
-    assert watched.said == ["up"], "nobody looked yet"
-
-    watched.supervisor.report_lost()
-
-    assert watched.is_up_again(2)
-
-
-def test_a_false_report_changes_nothing(tmp_path: Path, watch: Watch) -> None:
-    watched = watch(make_spec(tmp_path), probe_interval_s=30.0)
-    assert watched.is_up_again(1)
-    watched.supervisor.report_lost()
-    time.sleep(0.5)
-    assert watched.said == ["up"]
 
 
 def test_an_instance_that_a_job_stopped_is_replaced(tmp_path: Path, watch: Watch) -> None:

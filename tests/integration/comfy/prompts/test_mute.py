@@ -16,8 +16,9 @@ from comfy.liveness.watchdog import Limits, Watchdog
 from comfy.prompts.result import PromptResult
 from comfy.prompts.session import ComfySession, PromptHandle
 from core.errors import ComfyUnavailable, PromptStuck, PromptTimeout
-from tests.comfy_target import Graph, eventually, new_id, picture, with_node
+from tests.comfy_target import Graph, new_id, picture, with_node
 from tests.simulator_process import SimulatorProcess, simulator
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.slow
 

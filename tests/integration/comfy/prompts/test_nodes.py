@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from comfy.prompts.session import ComfySession
-from tests.comfy_target import QUICK, Recorder, new_id, picture, with_node
+from tests.comfy_target import QUICK, Recorder, bytes_of, new_id, picture, with_node
 from tests.simulator_process import simulator
 from workflows.graphs.checks import check_graph
 
@@ -165,7 +165,7 @@ def test_every_kind_of_file_is_listed_and_can_be_fetched(
     (item,) = session.submit(graph, prompt_id=new_id()).wait(timeout_s=10).outputs
     assert (item.node_id, item.key, item.kind, item.content_type) == ("out", key, kind, content_type)
     assert item.subfolder == "zoo"
-    assert b"".join(session.client.view(item))
+    assert bytes_of(session, item)
 
 
 def test_a_3d_preview_is_a_file_and_a_text_is_a_text(session: ComfySession) -> None:
@@ -174,7 +174,7 @@ def test_a_3d_preview_is_a_file_and_a_text_is_a_text(session: ComfySession) -> N
     graph = _saved("Preview3D", model_file=f"{mesh.subfolder}/{mesh.filename}")
     (preview,) = session.submit(graph, prompt_id=new_id()).wait(timeout_s=10).outputs
     assert (preview.key, preview.kind) == ("result", "file")
-    assert b"".join(session.client.view(preview)) == b"".join(session.client.view(mesh))
+    assert bytes_of(session, preview) == bytes_of(session, mesh)
 
 
 def test_an_inline_text_larger_than_any_frame_limit_arrives(session: ComfySession) -> None:

@@ -13,11 +13,12 @@ from comfy.client.inputs import stage
 from comfy.client.outputs import ReportedOutput
 from comfy.prompts.event_socket import EventSocket
 from comfy.prompts.session import ComfySession
-from core.errors import LedgerFault, OutputUnavailable, PromptRejected
+from core.errors import LedgerFault, PromptRejected
 from core.records.progress import Progress
 from tests.comfy_target import (
     QUICK,
     Recorder,
+    bytes_of,
     new_id,
     picture,
     real_comfyui_url,
@@ -25,8 +26,8 @@ from tests.comfy_target import (
 from tests.comfy_target import server as server
 from tests.comfy_target import session as session
 from tests.comfy_target import shared as shared
-from tests.services import eventually
 from tests.simulator_process import SimulatorProcess
+from tests.waiting import eventually
 
 
 @pytest.fixture(params=["simulator", "comfyui"])
@@ -42,7 +43,7 @@ def anywhere(request: pytest.FixtureRequest) -> Iterator[ComfySession]:
         yield session
 
 
-def test_a_prompt_runs_and_its_file_arrives(anywhere: ComfySession, tmp_path: Path) -> None:
+def test_a_prompt_runs_and_its_file_arrives(anywhere: ComfySession) -> None:
     result = anywhere.submit(picture(), prompt_id=new_id()).wait(timeout_s=30)
     (item,) = result.outputs
     assert (item.node_id, item.kind, item.folder, item.content_type) == ("3", "image", "output", "image/png")
@@ -50,11 +51,8 @@ def test_a_prompt_runs_and_its_file_arrives(anywhere: ComfySession, tmp_path: Pa
     assert result.started_at_ms is not None
     assert result.finished_at_ms is not None
     assert result.started_at_ms <= result.finished_at_ms
-    target = tmp_path / "out.png"
-    size_bytes = anywhere.client.download(item, target)
-    assert target.read_bytes().startswith(b"\x89PNG")
-    assert size_bytes == target.stat().st_size
-    assert [path.name for path in tmp_path.iterdir()] == ["out.png"]
+    assert anywhere.client.has(item)
+    assert bytes_of(anywhere, item).startswith(b"\x89PNG")
 
 
 def test_progress_rises_to_one_in_the_waiting_thread(anywhere: ComfySession) -> None:
@@ -140,7 +138,7 @@ def test_a_graph_of_which_only_a_part_is_valid_does_not_run(anywhere: ComfySessi
 def test_staged_inputs_can_be_loaded(anywhere: ComfySession, tmp_path: Path) -> None:
     made = anywhere.submit(picture(), prompt_id=new_id()).wait(timeout_s=30).outputs[0]
     source = tmp_path / "my photo.png"
-    anywhere.client.download(made, source)
+    source.write_bytes(bytes_of(anywhere, made))
     job_id = new_id()
     for _ in range(2):
         stage(anywhere.client, {f"{job_id}/0-a.png": source, f"{job_id}/1-b.png": source.read_bytes()})
@@ -149,11 +147,9 @@ def test_staged_inputs_can_be_loaded(anywhere: ComfySession, tmp_path: Path) -> 
     assert len(anywhere.submit(graph, prompt_id=new_id()).wait(timeout_s=30).outputs) == 1
 
 
-def test_a_file_that_is_not_there_is_unavailable(anywhere: ComfySession, tmp_path: Path) -> None:
+def test_a_file_that_is_not_there_is_told_from_one_that_is(anywhere: ComfySession) -> None:
     missing = ReportedOutput(node_id="3", kind="image", key="images", filename="no-such.png", folder="output")
-    with pytest.raises(OutputUnavailable):
-        anywhere.client.download(missing, tmp_path / "x.png")
-    assert list(tmp_path.iterdir()) == []
+    assert not anywhere.client.has(missing)
 
 
 def test_a_finished_prompt_is_taken_up_again(anywhere: ComfySession) -> None:
@@ -197,4 +193,3 @@ def test_unknown_ids_are_nowhere(anywhere: ComfySession) -> None:
     assert anywhere.client.find(prompt_id) is None
     assert anywhere.client.history(prompt_id) is None
     anywhere.client.interrupt(prompt_id)
-    anywhere.client.delete_queued(prompt_id)

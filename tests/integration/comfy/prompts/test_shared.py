@@ -8,11 +8,12 @@ import requests
 from comfy.liveness.watchdog import Limits, Watchdog
 from comfy.prompts.session import ComfySession
 from core.errors import ComfyUnavailable, PromptFailed, PromptInterrupted
-from tests.comfy_target import eventually, new_id, picture, with_node, work
+from tests.comfy_target import new_id, picture, with_node, work
 from tests.comfy_target import server as server
 from tests.comfy_target import session as session
 from tests.comfy_target import shared as shared
 from tests.simulator_process import SimulatorProcess
+from tests.waiting import eventually
 
 
 def post_as_somebody_else(server: SimulatorProcess, seconds: float) -> None:

@@ -14,7 +14,8 @@ from core.messaging import notices
 from core.messaging.notices import BACKLOG, Notice, NoticeListener, NoticeSender, connect, exchange
 from core.settings import Settings
 from tests.broker_lines import BrokerLine
-from tests.services import Broker, eventually
+from tests.services import Broker
+from tests.waiting import eventually
 
 #: Sending must never be felt by a worker or a request.
 SEND_LIMIT_S = 0.05

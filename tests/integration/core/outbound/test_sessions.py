@@ -42,7 +42,8 @@ from tasks.webhooks.dispatcher import WebhookDispatcher
 from tests.fleet import ROOT
 from tests.ledger_moves import succeeded
 from tests.refused_urls import REFUSED_URLS, Resolver, connections
-from tests.services import eventually, make_settings
+from tests.services import make_settings
+from tests.waiting import eventually
 
 STRICT = Policy()
 #: Only one address of the loopback network: 127.0.0.2, on the same machine, is forbidden.

@@ -19,10 +19,11 @@ from core.storage.marker import NAME, StorageMarker
 from tasks.messaging.app import make_app
 from tasks.reconciling.expiry import sweep_outputs
 from tasks.runtime import equip
-from tests.fleet import Fleet, until
+from tests.fleet import Fleet
 from tests.integration.api_fixtures import Api, running_api
 from tests.integration.tasks.outputs.test_upload import generated, picture, turn
 from tests.services import Broker, make_settings
+from tests.waiting import until
 
 pytestmark = pytest.mark.slow
 

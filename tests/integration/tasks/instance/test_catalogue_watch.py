@@ -14,8 +14,8 @@ from core.errors import LedgerUnavailable
 from tasks.instance import catalogue_watch
 from tasks.instance.catalogue_watch import CatalogueWatch
 from tasks.instance.probe import read_info
-from tests.services import eventually
 from tests.simulator_process import SimulatorProcess, simulator
+from tests.waiting import eventually
 
 
 class Records:

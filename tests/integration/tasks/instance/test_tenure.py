@@ -18,9 +18,10 @@ from core.ledger.instances import HEALTHY, STOPPED, NameOwner
 from core.ledger.upgrade import migrate
 from core.settings import Settings
 from tasks.instance.tenure import Tenure, take_or_refuse
-from tests.fleet import Fleet, until
+from tests.fleet import Fleet
 from tests.ledger_moves import register, submit
 from tests.services import Broker, make_settings
+from tests.waiting import until
 
 pytestmark = pytest.mark.slow
 

@@ -12,10 +12,12 @@ import pytest
 
 from comfy.prompts.warm_up import load_workflow, warm_up
 from core.errors import ComfylineError, ComfyUnavailable, ConfigurationError
-from tests.comfy_target import eventually, picture, with_node, work
+from tests.comfy_target import picture, with_node, work
 from tests.comfy_target import server as server
 from tests.comfy_target import shared as shared
-from tests.simulator_process import SimulatorProcess, free_port, simulator
+from tests.ports import free_port
+from tests.simulator_process import SimulatorProcess, simulator
+from tests.waiting import eventually
 
 FAILED = "The warm-up workflow failed: "
 

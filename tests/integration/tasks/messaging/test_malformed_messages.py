@@ -17,8 +17,10 @@ import requests
 from kombu import Connection
 
 from tasks.messaging.names import GENERATE, NOTIFY, RECONCILE, UPLOAD, io_queue_of
-from tests.fleet import Fleet, free_port, until, work
+from tests.fleet import Fleet, work
+from tests.ports import free_port
 from tests.services import Broker, rabbitmq_broker, redis_broker
+from tests.waiting import until
 
 pytestmark = pytest.mark.slow
 

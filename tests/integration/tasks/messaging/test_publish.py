@@ -23,7 +23,8 @@ from tasks.messaging.publish import Publisher
 from tests.broker_lines import BrokerLine
 from tests.ledger_moves import WEBHOOK, claimed, in_parallel, submit
 from tests.own_servers import OwnValkey
-from tests.services import Broker, eventually
+from tests.services import Broker
+from tests.waiting import eventually
 
 #: What a request may lose to a broker that is away.
 LIMIT_S = 2.0

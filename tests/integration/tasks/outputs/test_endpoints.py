@@ -26,9 +26,9 @@ from tasks.outputs.endpoints import Endpoints
 from tasks.runtime import Runtime, equip
 from tasks.upload import upload
 from tasks.worker import IO_THREADS
-from tests.fleet import until
 from tests.integration.tasks.outputs.test_upload import generated
 from tests.s3_server import S3Server
+from tests.waiting import until
 
 pytestmark = pytest.mark.slow
 
@@ -161,8 +161,8 @@ def give_turn(runtime: Runtime, claim: Claim) -> str:
     return runtime.ledger.jobs.get(claim.job_id).status
 
 
-def target_at(url: str, **patience: Any) -> dict[str, Any]:
-    return {"s3": BucketTarget(endpoint_url=url, bucket_name="bucket", region=None, prefix="", **patience).to_json()}
+def target_at(url: str, **time_limits: Any) -> dict[str, Any]:
+    return {"s3": BucketTarget(endpoint_url=url, bucket_name="bucket", region=None, prefix="", **time_limits).to_json()}
 
 
 @pytest.mark.parametrize("kind", ["one endpoint", "many endpoints", "URLs to put to", *HOLE_OF, *PUT_HOLE_OF])
@@ -227,11 +227,11 @@ def test_what_an_endpoint_answers_for_ever_is_told_in_the_end(
 
 
 def _hole(settings: Settings, kind: str, url: str) -> Claim:
-    """A job of three files that wants all the patience that one may ask for."""
-    patience: dict[str, Any] = {"connect_attempts": MAX_CONNECT_ATTEMPTS}
+    """A job of three files that wants all the time that one may ask for."""
+    time_limits: dict[str, Any] = {"connect_attempts": MAX_CONNECT_ATTEMPTS}
     files: dict[str, Any] = {"a_png": b"1", "b_png": b"2", "c_png": b"3"}
     if not kind.startswith("URLs"):
-        return generated(settings, target_at(url, **patience), **files)
-    target = BucketTarget(endpoint_url=None, bucket_name="", region=None, prefix="", origin=PUT_URLS, **patience)
+        return generated(settings, target_at(url, **time_limits), **files)
+    target = BucketTarget(endpoint_url=None, bucket_name="", region=None, prefix="", origin=PUT_URLS, **time_limits)
     secrets = {"s3": {"put_urls": [f"{url}/{name}?signature=1" for name in files]}}
     return generated(settings, {"s3": target.to_json()}, secrets=secrets, **files)

@@ -24,8 +24,9 @@ from tasks.messaging.app import make_app
 from tasks.reconciling import expiry
 from tasks.reconciling.expiry import remove_expired, sweep, sweep_inputs, sweep_outputs
 from tasks.runtime import Runtime, equip
-from tests.integration.api_fixtures import GRAPH, Api, running_api, settings_for
+from tests.integration.api_fixtures import Api, running_api, settings_for
 from tests.ledger_moves import WEBHOOK, claimed, generated, set_columns, submit, succeeded
+from tests.makers import GRAPH
 
 DAY_S = 24 * 3600
 #: A picture that a request brings along.

@@ -34,8 +34,8 @@ from tasks.runtime import Runtime
 from tests import simulator_process
 from tests.fleet import work
 from tests.ledger_moves import claimed, submit
-from tests.services import eventually
 from tests.simulator_process import SimulatorProcess
+from tests.waiting import eventually
 
 NAME = "gpu0@here"
 

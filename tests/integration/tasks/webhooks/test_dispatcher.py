@@ -22,7 +22,7 @@ from tasks.webhooks import receivers as limits
 from tasks.webhooks.dispatcher import WebhookDispatcher
 from tests.ledger_moves import succeeded
 from tests.receivers import Answer, Received, Receiver, hanging, receiving
-from tests.services import eventually
+from tests.waiting import eventually
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLw=="
 

@@ -19,7 +19,8 @@ from sqlalchemy import Row, select, update
 from core.ledger import Ledger
 from core.ledger.database.tables import deliveries
 from core.settings import Settings
-from tests.fleet import ALL, Fleet, until, work
+from tests.fleet import ALL, Fleet, work
+from tests.waiting import until
 
 ANSWERS = {"/ok": 200, "/broken": 500, "/moved": 302}
 BODY_KEYS = {"id", "status", "message", "output", "timings", "extra"}

@@ -51,6 +51,6 @@ def test_a_fork_without_a_version_is_judged_by_its_routes() -> None:
 
 def test_features_are_optional_and_typed() -> None:
     known = detect(version_text="0.3.64", features=FEATURES, jobs_api=False, cancel_api=False)
-    assert (known.preview_metadata, known.max_upload_bytes) == (True, 104857600)
+    assert known.max_upload_bytes == 104857600
     older = detect(version_text="0.3.40", features=None, jobs_api=False, cancel_api=False)
-    assert (older.preview_metadata, older.max_upload_bytes) == (False, None)
+    assert older.max_upload_bytes is None

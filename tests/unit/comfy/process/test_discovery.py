@@ -10,7 +10,7 @@ from typing import Any, cast
 import pynvml
 import pytest
 
-from comfy.process.discovery import Gpu, GpuSurvey, discover_gpus, survey_gpus
+from comfy.process.discovery import Gpu, GpuSurvey, survey_gpus
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,20 +70,20 @@ def given(value: Any) -> Any:
 
 def test_cards_are_read_in_the_drivers_order() -> None:
     driver = Driver(Card(), Card(uuid="GPU-6", name="NVIDIA H200", memory=141 * 1024**3))
-    assert discover_gpus(driver) == [
+    assert survey_gpus(driver).gpus == (
         Gpu(index=0, uuid="GPU-11111111-2222-3333-4444-555555555555", name="NVIDIA L4", memory_bytes=24 * 1024**3),
         Gpu(index=1, uuid="GPU-6", name="NVIDIA H200", memory_bytes=141 * 1024**3),
-    ]
+    )
     assert driver.users == 0
 
 
 def test_an_older_module_returns_bytes() -> None:
-    [gpu] = discover_gpus(Driver(Card(uuid=b"GPU-6", name=b"NVIDIA L4")))
+    [gpu] = survey_gpus(Driver(Card(uuid=b"GPU-6", name=b"NVIDIA L4"))).gpus
     assert (gpu.uuid, gpu.name) == ("GPU-6", "NVIDIA L4")
 
 
 def test_a_card_that_shares_memory_has_no_size_of_its_own() -> None:
-    [gpu] = discover_gpus(Driver(Card(name="NVIDIA GB10", memory=pynvml.NVMLError_NotSupported())))
+    [gpu] = survey_gpus(Driver(Card(name="NVIDIA GB10", memory=pynvml.NVMLError_NotSupported()))).gpus
     assert (gpu.name, gpu.memory_bytes) == ("NVIDIA GB10", 0)
 
 
@@ -95,13 +95,13 @@ def test_no_driver_library_means_no_gpu_and_no_word(caplog: pytest.LogCaptureFix
 
 @pytest.mark.parametrize("error", [pynvml.NVMLError_DriverNotLoaded, pynvml.NVMLError_LibRmVersionMismatch])
 def test_a_driver_that_does_not_work_is_logged(error: type[Exception], caplog: pytest.LogCaptureFixture) -> None:
-    assert discover_gpus(Driver(Card(), on_init=error())) == []
+    assert survey_gpus(Driver(Card(), on_init=error())) == GpuSurvey()
     assert str(error()) in caplog.text
 
 
 def test_a_driver_that_lists_nothing_is_logged_and_let_go(caplog: pytest.LogCaptureFixture) -> None:
     driver = Driver(Card(), on_count=pynvml.NVMLError_Unknown())
-    assert discover_gpus(driver) == []
+    assert survey_gpus(driver) == GpuSurvey()
     assert str(pynvml.NVMLError_Unknown()) in caplog.text
     assert driver.users == 0
 
@@ -119,4 +119,4 @@ def test_a_lost_card_is_left_out_and_the_others_keep_their_numbers(
 
 
 def test_what_was_learned_outlives_a_failing_goodbye() -> None:
-    assert len(discover_gpus(Driver(Card(), on_shutdown=pynvml.NVMLError_Unknown()))) == 1
+    assert len(survey_gpus(Driver(Card(), on_shutdown=pynvml.NVMLError_Unknown())).gpus) == 1

@@ -61,7 +61,7 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Stopwatch:
 
 
 @pytest.fixture
-def keeper(settings: Settings, tenement: Tenement, watch: Stopwatch) -> Housekeeper:
+def housekeeper(settings: Settings, tenement: Tenement, watch: Stopwatch) -> Housekeeper:
     return Housekeeper(settings, cast(Instance, tenement))
 
 
@@ -80,20 +80,20 @@ class TestRoom:
         monkeypatch.setattr(housekeeping, "free_bytes", free_bytes)
         return answers
 
-    def test_enough_is_enough(self, keeper: Housekeeper, free: list[Any]) -> None:
+    def test_enough_is_enough(self, housekeeper: Housekeeper, free: list[Any]) -> None:
         free += [WANTED, WANTED - 1]
-        assert keeper.disk_problem() is None
-        assert keeper.disk_problem() == (
+        assert housekeeper.disk_problem() is None
+        assert housekeeper.disk_problem() == (
             "The disk of its outputs has 99 MiB left; COMFYLINE_MIN_FREE_DISK_BYTES asks for 100 MiB."
         )
 
-    def test_a_full_one_needs_some_more_before_jobs_come_again(self, keeper: Housekeeper, free: list[Any]) -> None:
+    def test_a_full_one_needs_some_more_before_jobs_come_again(self, housekeeper: Housekeeper, free: list[Any]) -> None:
         free += [WANTED - 1, WANTED, WANTED * ROOM_AGAIN - 1, WANTED * ROOM_AGAIN + 1, WANTED]
-        assert [keeper.disk_problem() is None for _ in range(5)] == [False, False, False, True, True]
+        assert [housekeeper.disk_problem() is None for _ in range(5)] == [False, False, False, True, True]
 
-    def test_one_that_cannot_be_looked_at(self, keeper: Housekeeper, free: list[Any]) -> None:
+    def test_one_that_cannot_be_looked_at(self, housekeeper: Housekeeper, free: list[Any]) -> None:
         free += [OSError(5, "Input/output error")]
-        assert keeper.disk_problem() == "The disk of its outputs cannot be looked at: Input/output error."
+        assert housekeeper.disk_problem() == "The disk of its outputs cannot be looked at: Input/output error."
 
     def test_a_tenth_more(self) -> None:
         assert (ROOM_AGAIN, MEBIBYTE, TIDY_EVERY_S) == (1.1, 1_048_576, 600.0)
@@ -101,36 +101,36 @@ class TestRoom:
 
 class TestKeeping:
     def test_old_files_go_now_and_then_and_the_log_always(
-        self, keeper: Housekeeper, tenement: Tenement, watch: Stopwatch
+        self, housekeeper: Housekeeper, tenement: Tenement, watch: Stopwatch
     ) -> None:
         for step_s in (0.0, TIDY_EVERY_S - 1, 1.0):
             watch.now_s += step_s
-            keeper.keep(lambda: ["wanted"])
+            housekeeper.keep(lambda: ["wanted"])
         assert tenement.rotated == 3
         assert tenement.removed == [(tenement.spec.data_dir, 7_200, ["wanted"])] * 2
 
-    def test_of_an_attached_one_nothing_is_removed(self, keeper: Housekeeper, tenement: Tenement) -> None:
+    def test_of_an_attached_one_nothing_is_removed(self, housekeeper: Housekeeper, tenement: Tenement) -> None:
         tenement.is_attached = True
-        keeper.keep(list)
+        housekeeper.keep(list)
         assert (tenement.rotated, tenement.removed) == (1, [])
 
     def test_while_the_clock_was_set_lately_files_have_no_age(
-        self, keeper: Housekeeper, tenement: Tenement, monkeypatch: pytest.MonkeyPatch
+        self, housekeeper: Housekeeper, tenement: Tenement, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(ledger_clock, "shift_ms", 3 * 24 * 3_600_000)
-        keeper.keep(list)
+        housekeeper.keep(list)
         assert (tenement.rotated, tenement.removed) == (1, [])
 
-    def test_a_ledger_that_is_away_spares_all(self, keeper: Housekeeper, tenement: Tenement) -> None:
+    def test_a_ledger_that_is_away_spares_all(self, housekeeper: Housekeeper, tenement: Tenement) -> None:
         def away() -> Collection[str]:
             raise LedgerUnavailable("away")
 
-        keeper.keep(away)
+        housekeeper.keep(away)
         assert tenement.removed == []
 
     def test_only_what_was_removed_is_logged(
-        self, keeper: Housekeeper, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+        self, housekeeper: Housekeeper, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         caplog.set_level("INFO")
-        keeper.keep(list)
+        housekeeper.keep(list)
         assert "gpu0: removed 3 old files" in caplog.text

@@ -9,7 +9,7 @@ import pytest
 
 from core.errors import UploadFailed
 from tasks.outputs import endpoints
-from tasks.outputs.endpoints import BREAK_AFTER, DOUBTFUL_ROOM, FIRST_BREAK_S, ROOM, SHARE, EndpointRests, Endpoints
+from tasks.outputs.endpoints import BREAK_AFTER, FIRST_BREAK_S, ROOM, SHARE, UNPROVEN_ROOM, EndpointRests, Endpoints
 
 
 class Clock:
@@ -30,10 +30,10 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def use(places: Endpoints, name: str, *, is_well: bool | None) -> bool:
-    """One upload from beginning to end; returns whether its endpoint was doubtful."""
+    """One upload from beginning to end; returns whether its endpoint was unproven."""
     with places.passage(name) as passage:
         passage.is_well = is_well
-        return passage.is_doubtful
+        return passage.is_unproven
 
 
 def fill(places: Endpoints, stack: contextlib.ExitStack, name: str) -> int:
@@ -51,7 +51,7 @@ def test_an_endpoint_that_has_not_answered_gets_one_upload_and_then_its_share() 
     places = Endpoints()
     with contextlib.ExitStack() as stack:
         passage = stack.enter_context(places.passage("http://new"))
-        assert passage.is_doubtful
+        assert passage.is_unproven
         with pytest.raises(EndpointRests, match="enough other uploads to the bucket's endpoint"):
             use(places, "http://new", is_well=True)
 
@@ -67,12 +67,12 @@ def test_however_many_endpoints_hang_those_that_answer_find_room() -> None:
     places = Endpoints()
     assert use(places, "http://good", is_well=True)
     with contextlib.ExitStack() as stack:
-        for number in range(DOUBTFUL_ROOM):
+        for number in range(UNPROVEN_ROOM):
             assert fill(places, stack, f"http://hole{number}") == 1
         with pytest.raises(UploadFailed, match="enough other uploads are under way"):
             use(places, "http://hole", is_well=None)
 
-        assert fill(places, stack, "http://good") == ROOM - DOUBTFUL_ROOM
+        assert fill(places, stack, "http://good") == ROOM - UNPROVEN_ROOM
 
 
 @pytest.mark.usefixtures("clock")
@@ -80,12 +80,12 @@ def test_endpoints_that_answer_and_take_nothing_leave_room() -> None:
     places = Endpoints()
     assert use(places, "http://good", is_well=True)
     with contextlib.ExitStack() as stack:
-        for number in range(DOUBTFUL_ROOM):
+        for number in range(UNPROVEN_ROOM):
             stack.enter_context(places.passage(f"http://hole{number}")).answered()
         with pytest.raises(UploadFailed, match="enough other uploads are under way"):
             use(places, "http://hole", is_well=None)
 
-        assert fill(places, stack, "http://good") == ROOM - DOUBTFUL_ROOM
+        assert fill(places, stack, "http://good") == ROOM - UNPROVEN_ROOM
 
 
 def test_one_that_never_answered_is_left_alone_at_once_and_for_longer_each_time(clock: Clock) -> None:

@@ -28,7 +28,7 @@ from core.records.job import CANCELED, DELIVERING, FAILED, QUEUED
 from core.records.job_error import JobError, JobWarning
 from tasks.runner import recorder as recorder_module
 from tasks.runner.attempt_end import Dropped, Failed, Finished, Requeued
-from tasks.runner.recorder import LEDGER_PATIENCE_S, MAX_WARNINGS, Recorder, persistently
+from tasks.runner.recorder import LEDGER_TIMEOUT_S, MAX_WARNINGS, Recorder, persistently
 from tests.ledger_moves import WEBHOOK, claimed
 from tests.makers import BrokerlessRuntime, Stopwatch, come_up, result_of, saved_file
 
@@ -335,5 +335,5 @@ class TestPersistence:
     def test_not_for_ever(self, watch: Stopwatch) -> None:
         with pytest.raises(LedgerUnavailable):
             persistently(self.away_for(1_000))
-        assert LEDGER_PATIENCE_S < sum(watch.slept_s) <= LEDGER_PATIENCE_S + 5.0
-        assert LEDGER_PATIENCE_S == 600.0
+        assert LEDGER_TIMEOUT_S < sum(watch.slept_s) <= LEDGER_TIMEOUT_S + 5.0
+        assert LEDGER_TIMEOUT_S == 600.0

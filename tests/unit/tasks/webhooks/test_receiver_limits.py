@@ -133,7 +133,7 @@ def test_however_many_receivers_hang_those_that_answer_find_room() -> None:
     assert "good" not in limits.occupied()
 
 
-def test_the_share_of_the_doubtful_is_counted_right_whatever_happens() -> None:
+def test_the_share_of_the_unproven_is_counted_right_whatever_happens() -> None:
     limits = ReceiverLimits(per_host=4, break_s=BREAK_S)
     for turn in range(6):
         for number in range(50):

@@ -23,7 +23,8 @@ from core.records.job import CANCELED, QUEUED
 from core.settings import Settings
 from tests.ledger_moves import check_log, claimed, in_parallel, lapse, submit
 from tests.own_servers import OwnPostgres
-from tests.services import PostgresServer, eventually, make_settings
+from tests.services import PostgresServer, make_settings
+from tests.waiting import eventually
 
 Result = TypeVar("Result")
 

@@ -1,0 +1,28 @@
+"""Waiting for what comes by itself, within a limit."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+
+def eventually(condition: Callable[[], object], timeout_s: float = 10.0) -> bool:
+    """Return whether the condition comes true in time."""
+    deadline_s = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline_s:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def until(condition: Callable[[], Any], *, timeout_s: float = 30.0, what: str = "condition") -> Any:
+    """Wait for a true value and return it; an AssertionError that says what did not come otherwise."""
+    deadline_s = time.monotonic() + timeout_s
+    while True:
+        value = condition()
+        if value:
+            return value
+        assert time.monotonic() < deadline_s, f"{what} did not come true within {timeout_s} s"
+        time.sleep(0.05)
