@@ -17,6 +17,7 @@ from core.clock import ledger_clock
 from core.ledger import Ledger
 from core.ledger.instances import InstanceRecord
 from core.messaging.notices import Notice, NoticeSender
+from core.records.job import SUCCEEDED, Job, Status
 from core.records.progress import Progress
 from core.settings import Settings
 from core.storage.marker import StorageMarker
@@ -116,6 +117,14 @@ class BrokerlessRuntime(Runtime):
     def close(self) -> None:
         super().close()
         self.is_closed = True
+
+
+def job_record(status: Status = SUCCEEDED, **fields: Any) -> Job:
+    """Return a job as the ledger has it, of Comfy API v2 and in its first attempt, but for what `fields` say."""
+    values: dict[str, Any] = {"id": "j1", "contract": "v2", "attempt": 1, "last_seq": 4, "priority": 0}
+    values |= {"nodes_total": 2, "created_at_ms": 1_000, "updated_at_ms": 1_000}
+    values |= {"expires_at_ms": 9_500, "files_expire_at_ms": 9_000}
+    return Job(status=status, **{**values, **fields})
 
 
 def come_up(ledger: Ledger, name: str = NAME, **fields: Any) -> InstanceRecord:

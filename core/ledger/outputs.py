@@ -74,7 +74,7 @@ _COUNT_LOSS = (
 
 
 def _abandoned(instance: str | None) -> JobError:
-    message = "Its outputs could not be delivered: nobody came for them where they lie"
+    message = "Its outputs could not be stored: nobody came for them where they lie"
     host = (instance or "").partition("@")[2]
     return JobError(code=UploadFailed.code, message=f"{message} ({host})." if host else f"{message}.")
 

@@ -48,7 +48,7 @@ class Housekeeper:
         """Rotate the log if it is large; now and then remove files that no job needs.
 
         Parameters:
-          wanted: tells the jobs whose outputs still have to be delivered from here; may raise LedgerUnavailable.
+          wanted: tells the jobs whose outputs still have to be stored from here; may raise LedgerUnavailable.
         """
         self._instance.rotate_log()
         # Files are old by the wall clock, which may be days ahead of the prompt that reads them.

@@ -61,7 +61,7 @@ class UploadTries:
         lost = self._outputs.count_loss(self._job_id, self._attempt)
         self._is_counted = True
         if lost > self._most:
-            self._fail(f"Its outputs could not be delivered: given up after {lost - 1} turns that came to no end.")
+            self._fail(f"Its outputs could not be stored: given up after {lost - 1} turns that came to no end.")
 
     def put_off(self, exc: OSError | ComfylineError) -> NoReturn:
         """Something failed that may be otherwise next time. Raises Unfinished."""
@@ -72,20 +72,20 @@ class UploadTries:
         reason = exc.message if isinstance(exc, ComfylineError) else exc.strerror or type(exc).__name__
         # What puts files into buckets has looked at the clock itself, and that the ledger is away says nothing of them.
         if now_ms() >= self.give_up_at_ms and not isinstance(exc, (UploadFailed, LedgerUnavailable)):
-            self._fail(f"Its outputs could not be delivered: {reason}")
+            self._fail(f"Its outputs could not be stored: {reason}")
         # Not the error whole: it names a file, as the client's graph did.
         log.warning("job %s waits for another turn: %s", self._job_id, reason)
         raise Unfinished(WAITS) from exc
 
     def lose(self, exc: Exception) -> NoReturn:
         """Count a turn that a fault of ours has ended. Raises Unfinished."""
-        log.error("job %s: its outputs were not delivered", self._job_id, exc_info=exc)
+        log.error("job %s: its outputs were not stored", self._job_id, exc_info=exc)
         if not self._is_counted:
             lost = self._outputs.count_loss(self._job_id, self._attempt)
         else:
             lost = self._outputs.losses(self._job_id)
         if lost >= self._most:
-            self._fail(f"Its outputs could not be delivered: {FAULT}.")
+            self._fail(f"Its outputs could not be stored: {FAULT}.")
         raise Unfinished(WAITS) from exc
 
     def _fail(self, message: str, exc: ComfylineError | None = None) -> NoReturn:

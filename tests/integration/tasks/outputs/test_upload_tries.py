@@ -140,7 +140,7 @@ def test_files_that_nobody_comes_for_end_with_the_time_that_jobs_are_kept(sqlite
     assert [job.status for job in jobs] == [FAILED, DELIVERING]
     assert jobs[0].error == JobError(
         code="delivery_failed",
-        message="Its outputs could not be delivered: nobody came for them where they lie (here).",
+        message="Its outputs could not be stored: nobody came for them where they lie (here).",
     )
 
 

@@ -13,6 +13,7 @@ from core.errors import LedgerUnavailable, NotFound
 from core.messaging.notices import Notice
 from core.records.job import QUEUED, RUNNING, SUCCEEDED, Job, Status
 from core.records.progress import Progress
+from tests.makers import job_record
 
 
 class Jobs:
@@ -38,19 +39,7 @@ class Jobs:
         if job_id not in self.rows:
             raise NotFound(job_id)
         status, seq = self.rows[job_id]
-        return Job(
-            id=job_id,
-            contract="v2",
-            status=status,
-            attempt=0,
-            last_seq=seq,
-            priority=0,
-            nodes_total=1,
-            created_at_ms=0,
-            updated_at_ms=0,
-            expires_at_ms=0,
-            files_expire_at_ms=0,
-        )
+        return job_record(status, id=job_id, last_seq=seq)
 
 
 @pytest.fixture

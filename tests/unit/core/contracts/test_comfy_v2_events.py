@@ -18,6 +18,7 @@ from core.records.output import BucketResult, Output
 from core.records.progress import Progress
 from core.records.webhook_events import COMPLETED, DEFAULT_EVENTS, END_EVENTS, EVENTS, FAILURE, PROGRESS
 from core.records.webhook_target import WebhookTarget
+from tests.makers import job_record
 
 WEBHOOK = WebhookTarget(url="https://example.com/?token=t", extra_params={"n": 1}, base_url="https://api")
 OUTPUT = Output(
@@ -37,20 +38,7 @@ LABELS = {f"{number:040}": "\U0001f600" * 64 for number in range(16)}
 
 
 def job(status: Status = SUCCEEDED, **fields: Any) -> Job:
-    return Job(
-        id="j1",
-        contract="v2",
-        status=status,
-        attempt=1,
-        last_seq=4,
-        priority=0,
-        nodes_total=2,
-        created_at_ms=1_000,
-        updated_at_ms=1_000,
-        expires_at_ms=9_500,
-        files_expire_at_ms=9_000,
-        **{"webhook": WEBHOOK, **fields},
-    )
+    return job_record(status, **{"webhook": WEBHOOK, **fields})
 
 
 def test_a_finished_job() -> None:

@@ -14,6 +14,7 @@ from core.records.job import CANCELED, EXPIRED, FAILED, QUEUED, RUNNING, STATUSE
 from core.records.job_error import JobError
 from core.records.output import BucketResult, Output
 from core.records.webhook_target import WebhookTarget
+from tests.makers import job_record
 
 OUTPUT = Output(
     id="a1",
@@ -32,21 +33,8 @@ THERE = BucketResult(url="https://bucket.example/a?signed", expires_at_ms=1, key
 REFUSED = BucketResult(error="the S3 server answered 503")
 
 
-def _job(status: str, **fields: Any) -> Job:
-    values: dict[str, Any] = {
-        "id": "j1",
-        "contract": "generate",
-        "status": status,
-        "attempt": 1,
-        "last_seq": 3,
-        "priority": 0,
-        "nodes_total": 2,
-        "created_at_ms": 1_000,
-        "updated_at_ms": 1_000,
-        "expires_at_ms": 9_000,
-        "files_expire_at_ms": 9_000,
-    }
-    return Job(**{**values, **fields})
+def _job(status: Status, **fields: Any) -> Job:
+    return job_record(status, **{"contract": "generate", "last_seq": 3, "expires_at_ms": 9_000, **fields})
 
 
 def test_a_finished_job() -> None:

@@ -4,21 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from typing import Any
 
 import pytest
 
 from core.contracts.comfy_v2_events import event_body
 from core.contracts.generate import webhook_body
 from core.contracts.registry import CONTRACT_GENERATE, CONTRACT_V2, CONTRACTS, contract_of
-from core.records.job import SUCCEEDED, Job
 from core.records.webhook_events import COMPLETED
-
-
-def ended() -> Job:
-    numbers = dict.fromkeys(("last_seq", "priority", "nodes_total", "created_at_ms", "updated_at_ms"), 1)
-    values: dict[str, Any] = {"attempt": 1, "expires_at_ms": 2, "files_expire_at_ms": 2, **numbers}
-    return Job(id="j", contract=CONTRACT_V2, status=SUCCEEDED, **values)
+from tests.makers import job_record
 
 
 def test_names_are_those_in_the_ledger() -> None:
@@ -29,12 +22,14 @@ def test_names_are_those_in_the_ledger() -> None:
 @pytest.mark.parametrize("name", [CONTRACT_V2, "of-a-newer-release"])
 def test_v2_tells_of_events_and_signs_by_the_standard_alone(name: str) -> None:
     contract = contract_of(name)
-    assert contract.webhook_body(ended(), COMPLETED, seq=4, at_ms=5) == event_body(ended(), COMPLETED, seq=4, at_ms=5)
+    assert contract.webhook_body(job_record(), COMPLETED, seq=4, at_ms=5) == event_body(
+        job_record(), COMPLETED, seq=4, at_ms=5
+    )
     assert contract.signature_headers(b"{}", "secret") == {}
 
 
 def test_generate_tells_of_the_result_and_signs_the_body_alone_too() -> None:
     contract = contract_of(CONTRACT_GENERATE)
-    assert contract.webhook_body(ended(), COMPLETED, seq=4, at_ms=5) == webhook_body(ended())
+    assert contract.webhook_body(job_record(), COMPLETED, seq=4, at_ms=5) == webhook_body(job_record())
     expected = hmac.new(b"whsec_text", b"{}", hashlib.sha256).hexdigest()
     assert contract.signature_headers(b"{}", "whsec_text") == {"X-Webhook-Signature": f"sha256={expected}"}

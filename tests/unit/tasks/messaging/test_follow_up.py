@@ -21,6 +21,7 @@ from core.records.job import (
 )
 from core.records.webhook_target import WebhookTarget
 from tasks.messaging.follow_up import FollowUp, Moved, follow_up, host_of, publish_follow_up
+from tests.makers import job_record
 
 
 class Sent:
@@ -46,10 +47,7 @@ class Sent:
 
 
 def job_in(status: Status, **fields: Any) -> Job:
-    numbers = dict.fromkeys(("last_seq", "priority", "nodes_total", "created_at_ms", "updated_at_ms"), 0)
-    times = {"expires_at_ms": 0, "files_expire_at_ms": 0}
-    values: dict[str, Any] = {"attempt": 2, "instance": "gpu0@here", **numbers, **times, **fields}
-    return Job(id="j", contract="v2", status=status, **values)
+    return job_record(status, id="j", **{"attempt": 2, "instance": "gpu0@here", **fields})
 
 
 @pytest.mark.parametrize("status", STATUSES)
