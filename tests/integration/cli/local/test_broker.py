@@ -37,7 +37,9 @@ class BrokerProcess:
         )
 
     def wait_until_up(self) -> None:
-        assert eventually(lambda: answers(self.settings)), self.popen.poll()
+        if not eventually(lambda: answers(self.settings), 30.0):
+            self.popen.kill()
+            pytest.fail(f"the broker does not answer: {self.popen.communicate()[0]}")
 
     def server_pid(self) -> int:
         (pid,) = children_of(self.popen.pid)
