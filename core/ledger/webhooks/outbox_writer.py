@@ -15,9 +15,9 @@ from core.ledger.database.connections import Change, Transaction, now_ms
 from core.ledger.database.rows import JOB_COLUMNS, job_of
 from core.ledger.database.stored_fields import record_from
 from core.ledger.database.tables import deliveries, events, jobs
-from core.records.job import Status
+from core.records.job import TERMINAL, Status
 from core.records.output import Output
-from core.records.webhook_events import DEFAULT_EVENTS, PROGRESS, STARTED
+from core.records.webhook_events import DEFAULT_EVENTS, PROGRESS
 from core.records.webhook_target import WebhookTarget
 
 #: States of a delivery: it waits, somebody sends it, it arrived, it was given up.
@@ -74,8 +74,8 @@ def announce(transaction: Transaction, row: Row[Any], event: str, *, seq: int, o
             "updated_at_ms": now,
         },
     )
-    if event in (STARTED, PROGRESS):
-        # Whoever ends a job publishes what follows; here nobody else would.
+    if row.status not in TERMINAL:
+        # What ends a job publishes what follows; here nothing else would.
         transaction.changes.append(Change(job_id=row.id, seq=seq, status=row.status, is_posted=True))
 
 
