@@ -118,7 +118,7 @@ def test_stays_for_a_moment_for_those_who_still_talk_to_it(broker: BrokerProcess
         broker.popen.terminate()
         time.sleep(0.5)
         assert client.ping()
-    assert broker.popen.wait(2) == 0
+    assert broker.popen.wait(20) == 0
 
 
 def test_one_data_directory_holds_one_broker(broker: BrokerProcess) -> None:
