@@ -1,4 +1,4 @@
-"""The application with hardly any connections to its ledger: 400 clients are to them what 2,000 are to the usual."""
+"""The application with hardly any connections to its ledger, so that a herd waits for each."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ from tests.services import missing
 
 pytestmark = pytest.mark.slow
 
-STREAMS = 400
+STREAMS = 2000
 REQUESTS = 200
 GIVE_UP_AFTER_S = 60.0
 
