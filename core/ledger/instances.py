@@ -6,7 +6,7 @@ import hashlib
 import json
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from sqlalchemy import ColumnElement, Row, and_, delete, insert, or_, select, update
@@ -96,6 +96,9 @@ def is_alive() -> ColumnElement[bool]:
     return and_(instances.c.state == HEALTHY, instances.c.heartbeat_at_ms > now_ms() - SILENCE_MS)
 
 
+_OWNERS = select(*(getattr(instances.c, field.name) for field in fields(NameOwner)))
+
+
 class Instances:
     """The fleet's GPUs."""
 
@@ -147,17 +150,15 @@ class Instances:
 
     def owners_on(self, host: str) -> list[NameOwner]:
         """Return the workers of a host that were heard of lately."""
-        wanted = (instances.c.worker, instances.c.pid, instances.c.place, instances.c.heartbeat_at_ms)
         speaks = and_(instances.c.state != STOPPED, instances.c.heartbeat_at_ms > now_ms() - SILENCE_MS)
         with self._database.read() as connection:
-            rows = connection.execute(select(*wanted).where(instances.c.host == host, speaks)).all()
+            rows = connection.execute(_OWNERS.where(instances.c.host == host, speaks)).all()
         return [NameOwner(**row._mapping) for row in rows]
 
     def owner_of(self, name: str) -> NameOwner | None:
         """Return the worker that has this name now; None if there is none."""
-        wanted = (instances.c.worker, instances.c.pid, instances.c.place, instances.c.heartbeat_at_ms)
         with self._database.read() as connection:
-            row = connection.execute(select(*wanted).where(instances.c.name == name)).one_or_none()
+            row = connection.execute(_OWNERS.where(instances.c.name == name)).one_or_none()
         return None if row is None else NameOwner(**row._mapping)
 
     def up(
