@@ -2,6 +2,7 @@
 
 ledger/      the database of jobs, the only truth about them
 settings/    everything an operator can set
+scheduling/  what an idle GPU takes next (core.ledger)
 contracts/   jobs in the words of each contract, for answers and webhooks
 webhooks/    what a webhook says and how it is signed
 messaging/   change notices, and the broker's errors

@@ -1,0 +1,157 @@
+"""The backlog rule: what a GPU takes next.
+
+A GPU keeps to the models it holds, as long as that costs nobody too much. Jobs whose models it lacks are worth a load
+only if those that hold them would need much longer for what waits: their *backlog* is the seconds until they are
+free, plus the work that waits for them, divided by their number. If the load is not worth it, the GPU rather stays
+idle.
+
+How much longer depends on how scarce idle GPUs are: with all of them idle a load costs nothing but its time, with all
+at work it takes the GPU from others. So a backlog has to exceed `1 + busy share` loads.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
+
+from core.scheduling.lines import Decision, Fleet, Gpu, Holders, Line, ModelSet
+from core.scheduling.shares import in_turn
+
+#: To leave a model for which jobs wait, the backlog of the others has to exceed so many loads more.
+LEAVING = 1.0
+#: A model that a GPU leaves has to be worked off by the others within so many loads.
+IN_TIME = 2.0
+
+_NOBODY = Holders(gpus=0)
+
+
+def decide(
+    gpu: Gpu, lines: Iterable[Line], fleet: Fleet, *, now_s: float, used_s: Mapping[str, float] | None = None
+) -> Decision | None:
+    """Return what a GPU takes next; None if nothing waits, or if it rather stays idle.
+
+    Levels of priority are gone through from the highest. A lower one has its turn only where each line of the higher
+    ones is left to GPUs that will have begun it sooner than this one could.
+
+    Parameters:
+      lines: those that this GPU can run.
+      used_s: of each tenant, see `core.scheduling.shares.in_turn`.
+    """
+    work_s: dict[ModelSet, float] = {}
+    by_level = sorted(lines, key=_priority, reverse=True)
+    for _, level in groupby(by_level, key=_priority):
+        together = list(level)
+        for line in together:
+            work_s[line.models] = work_s.get(line.models, 0.0) + line.waiting * line.run_s
+        look = _Look(gpu, fleet, work_s, now_s)
+        for group in _by_turn(gpu, together, used_s):
+            decision = look.choose(group)
+            if decision is not None:
+                return decision
+    return None
+
+
+def _priority(line: Line) -> int:
+    return line.priority
+
+
+def _by_turn(gpu: Gpu, lines: list[Line], used_s: Mapping[str, float] | None) -> Iterable[list[Line]]:
+    """Yield the lines of the tenants whose turn it is, then the others'."""
+    tenants = {line.tenant for line in lines}
+    if used_s is None or len(tenants) < 2:
+        yield lines
+        return
+    quantum_s = max(max(line.run_s, gpu.load_s_of(line)) for line in lines)
+    first = in_turn(tenants, used_s, quantum_s)
+    yield [line for line in lines if line.tenant in first]
+    yield [line for line in lines if line.tenant not in first]
+
+
+class _Look:
+    """One look of one GPU at the lines of one level."""
+
+    def __init__(self, gpu: Gpu, fleet: Fleet, work_s: Mapping[ModelSet, float], now_s: float) -> None:
+        self._gpu = gpu
+        self._holders = fleet.holders
+        self._work_s = work_s
+        self._now_s = now_s
+        self._worth = 1.0 + fleet.busy_share
+
+    def choose(self, lines: Sequence[Line]) -> Decision | None:
+        urgent: list[Line] = []
+        warm: Line | None = None
+        cold: list[tuple[Line, float]] = []
+        held = self._gpu.holds
+        for line in lines:
+            if line.start_by_s is not None and self._is_urgent(line):
+                urgent.append(line)
+            if not line.models or line.models in held:
+                if warm is None or line.since_s < warm.since_s:
+                    warm = line
+            else:
+                backlog_s = self._backlog_s(line)
+                if backlog_s > self._worth * self._gpu.load_s_of(line):
+                    cold.append((line, backlog_s))
+        if urgent:
+            return self._taken(min(urgent, key=lambda line: (line.start_by_s, line.id)), is_urgent=True)
+        if warm is not None:
+            leaving = self._worth + LEAVING
+            better = [each for each in cold if each[1] > leaving * self._gpu.load_s_of(each[0])]
+            if not better or not self._may_leave(lines):
+                return self._taken(warm)
+            cold = better
+        if not cold:
+            return None
+        return self._taken(max(cold, key=self._need)[0])
+
+    def _taken(self, line: Line, *, is_urgent: bool = False) -> Decision:
+        is_warm = self._gpu.holds_models_of(line)
+        is_held = self._holders.get(line.models, _NOBODY).gpus > 0
+        return Decision(
+            line=line,
+            why="deadline" if is_urgent else "warm" if is_warm else "relief" if is_held else "unheld",
+            takes_nearest_deadline=is_urgent or self._would_miss(line),
+            load_s=self._gpu.load_s_of(line),
+        )
+
+    def _need(self, each: tuple[Line, float]) -> tuple[float, int]:
+        """How much a line needs one more GPU: by the age of its head, and the work each of its GPUs would have."""
+        line, _ = each
+        gpus = self._holders.get(line.models, _NOBODY).gpus
+        return self._now_s - line.since_s + self._work_s.get(line.models, 0.0) / (gpus + 1), -line.id
+
+    def _backlog_s(self, line: Line) -> float:
+        """Until those that hold a line's models have done what waits for them; infinite when nobody holds them."""
+        holders = self._holders.get(line.models, _NOBODY)
+        if holders.gpus < 1:
+            return math.inf
+        return (holders.free_s + self._work_s.get(line.models, 0.0)) / holders.gpus
+
+    def _may_leave(self, lines: Iterable[Line]) -> bool:
+        """Whether others hold, and work off in time, each model that jobs wait for here or that a load pushes out."""
+        gpu = self._gpu
+        wanted = {line.models for line in lines if line.models in gpu.holds}
+        return all(self._is_worked_off_by_others(models, gpu) for models in wanted | gpu.at_risk if models)
+
+    def _is_worked_off_by_others(self, models: ModelSet, gpu: Gpu) -> bool:
+        holders = self._holders.get(models, _NOBODY)
+        others = holders.gpus - 1
+        if others < 1:
+            return False
+        work_s = holders.free_s - gpu.free_s + self._work_s.get(models, 0.0)
+        return work_s / others <= IN_TIME * gpu.load_s.get(models, gpu.usual_load_s)
+
+    def _is_urgent(self, line: Line) -> bool:
+        """Whether its nearest deadline would pass, were this GPU to do something else first."""
+        assert line.start_by_s is not None
+        holders = self._holders.get(line.models, _NOBODY)
+        until_free_s = holders.free_s / holders.gpus if holders.gpus else 0.0
+        return line.start_by_s - self._now_s <= until_free_s + line.run_s + self._gpu.load_s_of(line)
+
+    def _would_miss(self, line: Line) -> bool:
+        """Whether its nearest deadline would pass, were its jobs taken one after the other."""
+        if line.start_by_s is None:
+            return False
+        backlog_s = line.waiting * line.run_s if line.models not in self._holders else self._backlog_s(line)
+        return line.start_by_s - self._now_s <= backlog_s
