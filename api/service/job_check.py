@@ -14,6 +14,7 @@ from core.records.job import new_job_id
 from core.records.job_request import AcceptedJob, JobRequest
 from core.settings import Settings
 from core.texts.stored_json import json_text
+from workflows.graphs.model_files import models_of
 from workflows.graphs.references import put_all
 from workflows.graphs.shape import shape_of
 
@@ -50,6 +51,7 @@ class JobCheck:
             nodes_total=verdict.nodes_total,
             catalogues=verdict.catalogues,
             shape=shape_of(final),
+            models=tuple(models_of(final)),
             inputs=tuple(dict.fromkeys(inputs)),
         )
 

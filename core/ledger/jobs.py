@@ -17,7 +17,8 @@ from core.ledger.database.rows import JOB_COLUMNS, job_of, outputs_of
 from core.ledger.database.stored_fields import columns_from
 from core.ledger.database.tables import events, idempotency_keys, job_errors, job_inputs, jobs
 from core.ledger.requests import Requests
-from core.ledger.scheduling import comes_before, queue_order
+from core.ledger.scheduling.lines import LineKind, Lines
+from core.ledger.scheduling.queue_order import comes_before, queue_order
 from core.ledger.secrets import Secrets
 from core.ledger.transitions import transition
 from core.ledger.webhooks.outbox_writer import record_event
@@ -91,8 +92,11 @@ class Retention:
 class Jobs:
     """Everything that is asked about jobs, or by their clients."""
 
-    def __init__(self, database: Database, secrets: Secrets, requests: Requests, retention: Retention) -> None:
+    def __init__(
+        self, database: Database, lines: Lines, secrets: Secrets, requests: Requests, retention: Retention
+    ) -> None:
         self._database = database
+        self._lines = lines
         self._secrets = secrets
         self._requests = requests
         self._retention = retention
@@ -105,9 +109,10 @@ class Jobs:
           RequestIdReuse: the request id belongs to a job already; `Requests.join` tells whether it is of the same.
           LedgerUnavailable: nothing was recorded, or (rarely) the answer was lost on its way.
         """
+        line_id = self._lines.id_of(line_of(new))
         try:
             with self._database.write() as transaction:
-                return self._record(transaction, new)
+                return self._record(transaction, new, line_id)
         except Conflict as exc:
             key, request_id = new.request.idempotency_key, new.request.request_id
             if key and (used_by := self._job_of_key(key)):
@@ -256,7 +261,7 @@ class Jobs:
                 return job_of(moved, outputs.get(job_id, ()))
         return self.get(job_id)
 
-    def _record(self, transaction: Transaction, new: AcceptedJob) -> Job:
+    def _record(self, transaction: Transaction, new: AcceptedJob, line_id: int) -> Job:
         connection, request = transaction.connection, new.request
         job = _begun(new, self._retention.of(request.retention_s))
         if request.idempotency_key:
@@ -265,7 +270,9 @@ class Jobs:
                     key=request.idempotency_key, job_id=job.id, created_at_ms=job.created_at_ms
                 )
             )
-        connection.execute(_INSERT, {**columns_from(job, _BEGUN), **self._hidden_columns(new)})
+        hidden = self._hidden_columns(new) | {"line": line_id, "start_by_ms": _start_by_ms(job)}
+        connection.execute(_INSERT, {**columns_from(job, _BEGUN), **hidden})
+        transaction.joins_line(line_id)
         record_event(transaction, job.id, 1, "status", {"status": QUEUED}, QUEUED)
         if new.inputs:
             keys = sorted({file.key for file in new.inputs})
@@ -280,7 +287,7 @@ class Jobs:
         return {
             "lost_attempts": 0,
             "graph": new.graph_text,
-            "catalogues": ",".join(new.catalogues) if new.catalogues else None,
+            "catalogues": _catalogues_column(new),
             "request_mark": self._requests.mark(request.request_digest) if request.request_digest else None,
             "extra_pnginfo": json_text(request.extra_pnginfo) if request.extra_pnginfo else None,
         }
@@ -300,6 +307,24 @@ class Jobs:
         with self._database.read() as connection:
             found: str | None = connection.execute(query).scalar()
         return found
+
+
+def line_of(new: AcceptedJob) -> LineKind:
+    """Return the line that a new job joins."""
+    return LineKind(
+        priority=new.request.priority,
+        files=new.models,
+        catalogues=_catalogues_column(new),
+        requires=new.request.requires,
+    )
+
+
+def _catalogues_column(new: AcceptedJob) -> str | None:
+    return ",".join(new.catalogues) if new.catalogues else None
+
+
+def _start_by_ms(job: Job) -> int | None:
+    return None if job.start_within_s is None else job.created_at_ms + int(job.start_within_s * 1000)
 
 
 def _begun(new: AcceptedJob, retention: Retention) -> Job:

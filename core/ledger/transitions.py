@@ -37,12 +37,19 @@ def transition(
         values |= {"completed_at_ms": now, "lease_until_ms": None}
         values |= {"expires_at_ms": jobs.c.expires_at_ms + waited}
         values |= {"files_expire_at_ms": jobs.c.files_expire_at_ms + waited}
-    row = transaction.connection.execute(
-        update(jobs)
-        .where(jobs.c.id == job_id, jobs.c.status.in_(predecessors(status)), *conditions)
-        .values(status=status, last_seq=jobs.c.last_seq + 1, updated_at_ms=now, **values)
-        .returning(*JOB_COLUMNS)
-    ).one_or_none()
+    values |= {"status": status, "last_seq": jobs.c.last_seq + 1, "updated_at_ms": now}
+    row = None
+    for before in _by_waiting(status):
+        row = transaction.connection.execute(
+            update(jobs)
+            .where(jobs.c.id == job_id, jobs.c.status.in_(before), *conditions)
+            .values(**values)
+            .returning(*JOB_COLUMNS)
+        ).one_or_none()
+        if row is not None:
+            if QUEUED in before:
+                transaction.leaves_line(row.line)
+            break
     if row is None:
         return None
     record_event(transaction, job_id, row.last_seq, "status", {"status": status, **(data or {})}, row.status)
@@ -51,9 +58,17 @@ def transition(
     elif status == RUNNING and row.attempt == 1:
         announce(transaction, row, STARTED, seq=row.last_seq)
     elif status == QUEUED:
+        transaction.joins_line(row.line)
         # Files of an attempt that is over are nobody's; the next attempt brings its own.
         transaction.connection.execute(delete(assets).where(assets.c.job_id == job_id))
     return row
+
+
+def _by_waiting(status: Status) -> list[list[Status]]:
+    """Return the statuses before this one, those apart in which a job stands in a line."""
+    before = predecessors(status)
+    groups = [[each for each in before if each == QUEUED], [each for each in before if each != QUEUED]]
+    return [group for group in groups if group]
 
 
 def _close(transaction: Transaction, row: Row[Any]) -> None:

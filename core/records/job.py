@@ -10,6 +10,7 @@ from core.records.job_error import JobError, JobWarning, Loss
 from core.records.output import Output
 from core.records.output_options import AS_THEY_ARE, OutputOptions
 from core.records.progress import Progress
+from core.records.requirements import Requirements
 from core.records.webhook_target import WebhookTarget
 from core.texts.stored_json import known_fields
 
@@ -113,6 +114,10 @@ class JobSpec:
     webhook: WebhookTarget | None = None
     #: Longest run of the prompt; None means the fleet's default.
     timeout_s: float | None = None
+    #: What the GPU must be; None means any.
+    requires: Requirements | None = None
+    #: How long it may wait for its first GPU; then it expires. None means for ever.
+    start_within_s: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,4 +43,6 @@ class AcceptedJob:
     catalogues: tuple[str, ...] | None = None
     #: What its duration is learned under: jobs of one shape take about as long.
     shape: str | None = None
+    #: Names of the model files that its graph loads, sorted.
+    models: tuple[str, ...] = ()
     inputs: tuple[InputRef, ...] = ()

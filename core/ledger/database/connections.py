@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from core.clock import now_ms as now_ms
 from core.errors import ConfigurationError
 from core.ledger.database.error_map import in_our_words
 from core.ledger.database.fork_guard import close_at_fork, using_sqlite
+from core.ledger.database.line_counts import write_counts
 from core.links import LinkSigner
 from core.records.job import Status
 
@@ -56,6 +58,18 @@ class Transaction:
     #: Signs the links of the webhooks it writes.
     signer: LinkSigner | None = None
     changes: list[Change] = field(default_factory=list)
+    #: By line, how many more jobs wait in it than before.
+    line_changes: Counter[int] = field(default_factory=Counter)
+
+    def joins_line(self, line_id: int | None) -> None:
+        """Note that a job waits in a line from now on; None is that of a job of an earlier version."""
+        if line_id is not None:
+            self.line_changes[line_id] += 1
+
+    def leaves_line(self, line_id: int | None) -> None:
+        """Note that a job waits in a line no more."""
+        if line_id is not None:
+            self.line_changes[line_id] -= 1
 
 
 class Database:
@@ -103,6 +117,7 @@ class Database:
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
             transaction = Transaction(connection=connection, is_sqlite=self.is_sqlite, signer=self._signer)
             yield transaction
+            write_counts(connection, transaction.line_changes)
         # Who hears of a job's newest event reads all that came before it too.
         for change in {change.job_id: change for change in transaction.changes}.values():
             # It is recorded: nobody may take it for failed because the news of it did not get out.

@@ -22,7 +22,9 @@ from sqlalchemy import (
 
 metadata = MetaData()
 
+_IS_WAITING = text("status = 'queued'")
 _IS_PINNED = text("status = 'queued' AND catalogues IS NOT NULL")
+_HAS_DEADLINE = text("status = 'queued' AND start_by_ms IS NOT NULL")
 
 jobs = Table(
     "jobs",
@@ -52,6 +54,13 @@ jobs = Table(
     Column("extra_pnginfo", Text),
     # Digests of the catalogues it may run on, joined by commas; NULL means any.
     Column("catalogues", Text),
+    # The line it stands in while it waits; NULL of earlier versions.
+    Column("line", Integer),
+    # What a GPU must be to run it: {"pool", "vram_gb"}.
+    Column("requires", JSON(none_as_null=True)),
+    # How long it may wait for its first GPU, and until when that is.
+    Column("start_within_s", Float),
+    Column("start_by_ms", BigInteger),
     Column("metadata", JSON),
     # The template it was filled from, and the final values of its parameters, drawn seeds included.
     Column("workflow", String(64)),
@@ -102,6 +111,31 @@ jobs = Table(
     ),
     # Waiting jobs that only some instances may run, however many others wait.
     Index("jobs_pinned", "id", sqlite_where=_IS_PINNED, postgresql_where=_IS_PINNED),
+    # The oldest job of a line, and the one with the nearest deadline.
+    Index("jobs_line", "line", "created_at_ms", "id", sqlite_where=_IS_WAITING, postgresql_where=_IS_WAITING),
+    Index("jobs_deadline", "line", "start_by_ms", sqlite_where=_HAS_DEADLINE, postgresql_where=_HAS_DEADLINE),
+)
+
+# Waiting jobs that the scheduling policy need not tell apart. What a line is never changes, only what stands in it.
+lines = Table(
+    "lines",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    # SHA-256 of what makes the line.
+    Column("digest", String(64), nullable=False, unique=True),
+    Column("priority", Integer, nullable=False),
+    Column("tenant", String(64), nullable=False),
+    # Names the set of model files; empty without any.
+    Column("models", String(64), nullable=False),
+    Column("files", JSON, nullable=False),
+    # As in jobs.
+    Column("catalogues", Text),
+    Column("requires", JSON(none_as_null=True)),
+    # How many jobs wait, when the oldest of them came, and the nearest time by which one has to begin.
+    Column("waiting", Integer, nullable=False, server_default="0"),
+    Column("head_ms", BigInteger),
+    Column("start_by_ms", BigInteger),
+    Column("updated_at_ms", BigInteger, nullable=False),
 )
 
 # The errors of failed jobs that are too long for their rows, as compressed JSON, shaped as `error` there.
@@ -308,10 +342,32 @@ instances = Table(
     Column("looks", Integer, nullable=False, server_default="0"),
     # Model files of the job it ran last.
     Column("models", JSON),
+    # Those it is likely to hold, the most recently used first: [[name, bytes]]; and how many bytes it can hold.
+    Column("held", JSON(none_as_null=True)),
+    Column("memory_bytes", BigInteger),
+    # When it will have done all it has claimed, as expected at the last claim.
+    Column("free_at_ms", BigInteger),
+    # Loads of models that jobs waited for, and how long they took, on one day (counted from 1970).
+    Column("loads", Integer, nullable=False, server_default="0"),
+    Column("loading_s", Float, nullable=False, server_default="0"),
+    Column("loads_day", Integer, nullable=False, server_default="0"),
+    # What jobs may require.
+    Column("pool", String(64)),
+    Column("vram_bytes", BigInteger),
+    # Whether its worker listens to a queue of its own; those of earlier versions do not.
+    Column("has_queue", Boolean, nullable=False, server_default=false()),
     Column("warmup_s", Float),
     Column("restarts", Integer, nullable=False),
     Column("started_at_ms", BigInteger, nullable=False),
     # When the instance answered for the first time after its last start.
     Column("up_since_ms", BigInteger),
     Column("heartbeat_at_ms", BigInteger, nullable=False),
+)
+
+# Which sets of model files an instance holds, all of them: `held` of its row, where it can be asked for.
+residents = Table(
+    "residents",
+    metadata,
+    Column("instance", String(255), ForeignKey("instances.name", ondelete="CASCADE"), primary_key=True),
+    Column("models", String(64), primary_key=True),
 )

@@ -1,0 +1,172 @@
+"""Which job an instance runs next: the scheduling policy, asked inside of the transaction that claims."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Row, Select, bindparam, insert, or_, select, update
+from sqlalchemy import delete as delete_from
+
+from core.clock import now_ms
+from core.ledger.database.connections import Transaction
+from core.ledger.database.line_counts import IS_QUEUED
+from core.ledger.database.tables import instances, jobs, residents
+from core.ledger.instances import HEALTHY, SILENCE_MS
+from core.ledger.scheduling.learned import LearnedCosts
+from core.ledger.scheduling.lines import Lines
+from core.ledger.scheduling.picture import GPU_COLUMNS, Picture, residency_of
+from core.ledger.scheduling.turns import IDLE, play_idle
+from core.scheduling.lines import Decision
+from core.scheduling.residency import Residency
+
+#: A job that was lost on one instance is left to others for this long; then any may have it.
+AVOID_MS = 60_000
+DAY_MS = 24 * 3600 * 1000
+#: Idle instances that are asked first, before one that works takes a job ahead of time.
+ASKED_FIRST = 64
+
+# Statements on the path between two jobs of a GPU, built once: building one takes longer than running it.
+_ASKING = select(*GPU_COLUMNS).where(instances.c.name == bindparam("instance"))
+_other = instances.alias("other")
+_SUITS_ANOTHER = (
+    select(_other.c.name)
+    .where(
+        _other.c.name != bindparam("instance"),
+        _other.c.state == HEALTHY,
+        _other.c.heartbeat_at_ms > bindparam("heard_since_ms"),
+        or_(jobs.c.catalogues.is_(None), jobs.c.catalogues.contains(_other.c.catalogue)),
+    )
+    .correlate(jobs)
+    .exists()
+)
+_IS_OURS_TO_TRY = or_(
+    jobs.c.lost_on.is_(None),
+    jobs.c.lost_on != bindparam("instance"),
+    jobs.c.updated_at_ms < bindparam("avoided_since_ms"),
+    ~_SUITS_ANOTHER,
+)
+_IS_IN_TIME = or_(jobs.c.start_by_ms.is_(None), jobs.c.start_by_ms >= bindparam("now"))
+_OF_THE_LINE = select(jobs.c.id).where(jobs.c.line == bindparam("wanted_line"), IS_QUEUED, _IS_OURS_TO_TRY, _IS_IN_TIME)
+_HEAD = _OF_THE_LINE.order_by(jobs.c.created_at_ms, jobs.c.id).limit(1)
+_NEAREST = _OF_THE_LINE.where(jobs.c.start_by_ms.is_not(None)).order_by(jobs.c.start_by_ms, jobs.c.id).limit(1)
+_IDLE_NOW = (
+    update(instances)
+    .where(instances.c.name == bindparam("instance"), instances.c.free_at_ms > bindparam("now"))
+    .values(free_at_ms=bindparam("now"))
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """A job for an instance, locked, and what follows for the instance once it has it."""
+
+    job_id: str
+    decision: Decision
+    #: Names of the model files that it loads or holds for this job.
+    files: tuple[str, ...]
+    #: The row of the instance, with `GPU_COLUMNS`.
+    gpu: Row[Any]
+    #: How long it runs where its models are held, expected.
+    run_s: float
+
+
+class Chooser:
+    """Chooses for the instances of one process."""
+
+    def __init__(self, lines: Lines, learned: LearnedCosts) -> None:
+        self._lines = lines
+        self._learned = learned
+
+    def choose(self, transaction: Transaction, instance: str, worker: str | None, *, ahead: bool) -> Choice | None:
+        """Return the next job for an instance, locked; None when there is none for it.
+
+        Nothing for one that is not healthy, nor for a worker that has lost the instance's name. Left out are jobs its
+        nodes do not fit, and for a minute those it lost itself, if another instance could run them.
+
+        Parameters:
+          ahead: it is at work still: what an idle instance would take is left to that.
+        """
+        connection, now = transaction.connection, now_ms()
+        who = {"instance": instance, "now": now, "heard_since_ms": now - SILENCE_MS, "avoided_since_ms": now - AVOID_MS}
+        row = connection.execute(_ASKING, who).one_or_none()
+        if row is not None and (row.state != HEALTHY or (worker is not None and row.worker != worker)):
+            return None
+        waiting = self._lines.waiting(connection)
+        choice = None
+        if waiting and row is not None:
+            picture = Picture(connection, self._lines, self._learned, waiting)
+            if ahead:
+                play_idle(picture, connection.execute(IDLE.limit(ASKED_FIRST), who).all())
+            choice = self._chosen(transaction, picture, row, who, ahead=ahead)
+        if choice is None and row is not None and not ahead and (row.free_at_ms or 0) > now:
+            connection.execute(_IDLE_NOW, who)
+        return choice
+
+    def _chosen(
+        self, transaction: Transaction, picture: Picture, row: Row[Any], who: dict[str, Any], *, ahead: bool
+    ) -> Choice | None:
+        left_s = max(0.0, ((row.free_at_ms or 0) - who["now"]) / 1000) if ahead else 0.0
+        gpu = picture.gpu(row, free_s=left_s)
+        able = {line.id: line for line in picture.lines_for(row)}
+        while able:
+            decision = picture.decide(row, gpu, able.values())
+            if decision is None:
+                return None
+            line = decision.line
+            job_id = _taken(transaction, decision, who)
+            if job_id is not None:
+                files = picture.kinds[line.id].files
+                return Choice(job_id=job_id, decision=decision, files=files, gpu=row, run_s=line.run_s)
+            # Others have its jobs, or they are not for this instance.
+            del able[line.id]
+        return None
+
+    def note(self, transaction: Transaction, choice: Choice, *, ahead: bool) -> None:
+        """Write into the row of the instance what it holds from now on, and until when it is at work."""
+        row, now = choice.gpu, now_ms()
+        begins_ms = max(now, row.free_at_ms or 0) if ahead else now
+        load_s = choice.decision.load_s
+        values: dict[str, Any] = {"free_at_ms": begins_ms + int((load_s + choice.run_s) * 1000)}
+        before = residency_of(row)
+        after = (
+            before.after(choice.files, {file.name: file.size_bytes for file in before.files})
+            if choice.files
+            else before
+        )
+        if after.files != before.files:
+            values["held"] = [[file.name, file.size_bytes] for file in after.files]
+        if load_s:
+            today = now // DAY_MS
+            same_day = row.loads_day == today
+            values |= {
+                "loads": (row.loads if same_day else 0) + 1,
+                "loading_s": (row.loading_s if same_day else 0.0) + load_s,
+                "loads_day": today,
+            }
+        transaction.connection.execute(update(instances).where(instances.c.name == row.name).values(**values))
+        if after.names != before.names:
+            self._keep_residents(transaction, row.name, after)
+
+    def _keep_residents(self, transaction: Transaction, instance: str, held: Residency) -> None:
+        names = held.names
+        sets = sorted({kind.models for kind in self._lines.kinds() if kind.files and names.issuperset(kind.files)})
+        transaction.connection.execute(delete_from(residents).where(residents.c.instance == instance))
+        if sets:
+            transaction.connection.execute(
+                insert(residents), [{"instance": instance, "models": models} for models in sets]
+            )
+
+
+def _taken(transaction: Transaction, decision: Decision, who: dict[str, Any]) -> str | None:
+    wanted = who | {"wanted_line": decision.line.id}
+    for query in (_NEAREST, _HEAD) if decision.takes_nearest_deadline else (_HEAD,):
+        job_id: str | None = transaction.connection.execute(_locked(transaction, query), wanted).scalar()
+        if job_id is not None:
+            return job_id
+    return None
+
+
+def _locked(transaction: Transaction, query: Select[Any]) -> Select[Any]:
+    """Lock the row found, passing over those another claim holds. SQLite has one writer at a time anyway."""
+    return query if transaction.is_sqlite else query.with_for_update(of=jobs, skip_locked=True)

@@ -1,0 +1,197 @@
+"""Lines of waiting jobs in the ledger: which line a job stands in, and which lines have jobs.
+
+What a line is never changes, so each process reads it once. How many jobs stand in it changes with every job, in the
+transaction that moves the job (`core.ledger.database.line_counts`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import time
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from sqlalchemy import Connection, Row, delete, insert, select
+
+from core.clock import now_ms
+from core.ledger.database.connections import Database
+from core.ledger.database.error_map import Conflict
+from core.ledger.database.stored_fields import record_from
+from core.ledger.database.tables import lines
+from core.records.requirements import Requirements
+from core.scheduling.lines import NO_MODELS, ModelSet
+
+#: How long a process goes by what it knows of a line's id, and after how long without a job a line is removed.
+KNOWN_S, UNUSED_MS = 3600.0, 7 * 24 * 3600 * 1000
+
+_WAITING = select(lines.c.id, lines.c.waiting, lines.c.head_ms, lines.c.start_by_ms).where(lines.c.waiting > 0)
+_WHAT_IT_IS = select(
+    *(lines.c[name] for name in ("id", "digest", "priority", "tenant", "models", "files", "catalogues", "requires"))
+)
+
+
+def model_set_of(files: Collection[str]) -> ModelSet:
+    """Return the name of a set of model files; `NO_MODELS` for none."""
+    if not files:
+        return NO_MODELS
+    return hashlib.sha256("\n".join(sorted(files)).encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LineKind:
+    """What the jobs of a line have in common."""
+
+    priority: int
+    #: Model files that their graphs load.
+    files: tuple[str, ...] = ()
+    #: Digests of the catalogues they may run on, joined by commas; None means any.
+    catalogues: str | None = None
+    requires: Requirements | None = None
+    tenant: str = ""
+
+    @cached_property
+    def digest(self) -> str:
+        """A hash of all of it."""
+        requires = (self.requires.to_json() if self.requires else None) or None
+        what = [self.priority, self.tenant, list(self.files), self.catalogues, requires]
+        return hashlib.sha256(json.dumps(what, separators=(",", ":")).encode()).hexdigest()
+
+    @cached_property
+    def models(self) -> ModelSet:
+        """The name of its set of model files."""
+        return model_set_of(self.files)
+
+    @cached_property
+    def accepted(self) -> frozenset[str] | None:
+        """Digests of the catalogues its jobs may run on; None means any."""
+        return None if self.catalogues is None else frozenset(self.catalogues.split(","))
+
+    @cached_property
+    def work(self) -> ModelSet:
+        """Names its models together with the GPUs that may have them: those which others hold are of no use to it."""
+        if not self.files or (self.catalogues is None and self.requires is None):
+            return self.models
+        where = json.dumps([self.catalogues, self.requires.to_json() if self.requires else None])
+        return f"{self.models}:{hashlib.sha256(where.encode()).hexdigest()[:16]}"
+
+    def runs_on(self, *, catalogue: str | None, pool: str | None, vram_bytes: int | None) -> bool:
+        """Return whether an instance can run its jobs."""
+        if self.accepted is not None and catalogue not in self.accepted:
+            return False
+        return self.requires is None or self.requires.are_met_by(pool=pool, vram_bytes=vram_bytes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WaitingLine:
+    """A line that has jobs."""
+
+    id: int
+    kind: LineKind
+    waiting: int
+    head_ms: int
+    #: The nearest time by which one of its jobs has to begin.
+    start_by_ms: int | None
+
+
+class Lines:
+    """The lines of a fleet, as one process knows them."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._lock = threading.Lock()
+        self._kinds: dict[int, LineKind] = {}
+        #: By digest: the line's id, and since when it is known.
+        self._ids: dict[str, tuple[int, float]] = {}
+
+    def id_of(self, kind: LineKind) -> int:
+        """Return the line of a kind, made if there is none; in a transaction of its own, for it outlives any other.
+
+        Raises: LedgerUnavailable.
+        """
+        known = self._ids.get(kind.digest)
+        if known is not None and time.monotonic() - known[1] < KNOWN_S:
+            return known[0]
+        line_id = self._found(kind)
+        if line_id is None:
+            try:
+                line_id = self._made(kind)
+            except Conflict:
+                # Another process made it in the same moment.
+                line_id = self._found(kind)
+        assert line_id is not None
+        with self._lock:
+            self._ids[kind.digest] = (line_id, time.monotonic())
+            self._kinds[line_id] = kind
+        return line_id
+
+    def kind_of(self, connection: Connection, line_id: int) -> LineKind | None:
+        """Return what a line is; None if it is not there."""
+        self._learn(connection, [line_id])
+        return self._kinds.get(line_id)
+
+    def kinds(self) -> list[LineKind]:
+        """Return the kinds of the lines that this process knows."""
+        return list(self._kinds.values())
+
+    def waiting(self, connection: Connection) -> list[WaitingLine]:
+        """Return the lines that have jobs."""
+        rows = connection.execute(_WAITING).all()
+        self._learn(connection, [row[0] for row in rows if row[0] not in self._kinds])
+        kinds = self._kinds
+        return [
+            WaitingLine(id=line_id, kind=kinds[line_id], waiting=waiting, head_ms=head_ms or 0, start_by_ms=start_by_ms)
+            for line_id, waiting, head_ms, start_by_ms in rows
+            if line_id in kinds
+        ]
+
+    def forget_unused(self) -> None:
+        """Remove lines in which nobody stood for a week."""
+        unused = (lines.c.waiting <= 0, lines.c.updated_at_ms < now_ms() - UNUSED_MS)
+        with self._database.write() as transaction:
+            transaction.connection.execute(delete(lines).where(*unused))
+
+    def _found(self, kind: LineKind) -> int | None:
+        with self._database.read() as connection:
+            return connection.execute(select(lines.c.id).where(lines.c.digest == kind.digest)).scalar()
+
+    def _made(self, kind: LineKind) -> int:
+        values = {
+            "digest": kind.digest,
+            "priority": kind.priority,
+            "tenant": kind.tenant,
+            "models": kind.models,
+            "files": list(kind.files),
+            "catalogues": kind.catalogues,
+            "requires": (kind.requires.to_json() if kind.requires else None) or None,
+            "waiting": 0,
+            "updated_at_ms": now_ms(),
+        }
+        with self._database.write() as transaction:
+            made: int = transaction.connection.execute(
+                insert(lines).values(**values).returning(lines.c.id)
+            ).scalar_one()
+        return made
+
+    def _learn(self, connection: Connection, line_ids: Sequence[int]) -> None:
+        missing = [line_id for line_id in line_ids if line_id not in self._kinds]
+        if not missing:
+            return
+        found = _kinds_of(connection.execute(_WHAT_IT_IS.where(lines.c.id.in_(missing))))
+        with self._lock:
+            self._kinds.update(found)
+
+
+def _kinds_of(rows: Iterable[Row[tuple[object, ...]]]) -> dict[int, LineKind]:
+    return {
+        row.id: LineKind(
+            priority=row.priority,
+            tenant=row.tenant,
+            files=tuple(row.files or ()),
+            catalogues=row.catalogues,
+            requires=record_from(Requirements, row.requires),
+        )
+        for row in rows
+    }
