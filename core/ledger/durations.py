@@ -9,7 +9,8 @@ from typing import Protocol
 from sqlalchemy import case, delete, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from core.ledger.database.connections import Database, now_ms
+from core.clock import now_ms
+from core.ledger.database.connections import Database
 from core.ledger.database.tables import durations
 
 #: Weight of the newest duration, once there are enough of them for a plain mean to be slow to follow.

@@ -10,8 +10,9 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, and_, bindparam, func, insert, or_, select
 
+from core.clock import now_ms
 from core.errors import IdempotencyKeyReuse, NotFound, RequestIdReuse
-from core.ledger.database.connections import Database, Transaction, now_ms
+from core.ledger.database.connections import Database, Transaction
 from core.ledger.database.error_map import Conflict
 from core.ledger.database.rows import JOB_COLUMNS, job_of, outputs_of
 from core.ledger.database.stored_fields import columns_from

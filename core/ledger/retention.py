@@ -10,7 +10,8 @@ from collections.abc import Collection
 
 from sqlalchemy import ColumnElement, Connection, and_, delete, exists, select, update
 
-from core.ledger.database.connections import Database, now_ms
+from core.clock import now_ms
+from core.ledger.database.connections import Database
 from core.ledger.database.tables import deliveries, idempotency_keys, jobs, uploads
 from core.ledger.webhooks.outbox_writer import PENDING, SENDING
 from core.records.job import TERMINAL

@@ -27,7 +27,8 @@ from sqlalchemy import (
     select,
 )
 
-from core.ledger.database.connections import Transaction, now_ms
+from core.clock import now_ms
+from core.ledger.database.connections import Transaction
 from core.ledger.database.tables import instances, jobs
 from core.ledger.instances import HEALTHY, SILENCE_MS, is_alive
 from core.records.job import LEASED, QUEUED

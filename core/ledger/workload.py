@@ -11,7 +11,8 @@ from typing import Any
 
 from sqlalchemy import Row, func, select
 
-from core.ledger.database.connections import Database, now_ms
+from core.clock import now_ms
+from core.ledger.database.connections import Database
 from core.ledger.database.tables import instances, jobs
 from core.ledger.durations import Averages, Durations, gpu_kind
 from core.ledger.instances import is_alive

@@ -12,8 +12,9 @@ from typing import Any
 
 from sqlalchemy import Row, and_, bindparam, delete, func, insert, or_, select, update
 
+from core.clock import now_ms
 from core.errors import NotFound
-from core.ledger.database.connections import Database, now_ms
+from core.ledger.database.connections import Database
 from core.ledger.database.stored_fields import record_from
 from core.ledger.database.tables import deliveries, delivery_attempts, jobs
 from core.ledger.webhooks.outbox_writer import DEAD, DELIVERED, PENDING, SENDING

@@ -10,8 +10,9 @@ from urllib.parse import urlsplit
 
 from sqlalchemy import Row, bindparam, delete, insert, select, update
 
+from core.clock import now_ms
 from core.contracts.registry import contract_of
-from core.ledger.database.connections import Change, Transaction, now_ms
+from core.ledger.database.connections import Change, Transaction
 from core.ledger.database.rows import JOB_COLUMNS, job_of
 from core.ledger.database.stored_fields import record_from
 from core.ledger.database.tables import deliveries, events, jobs
