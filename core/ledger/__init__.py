@@ -12,7 +12,7 @@ input_files  ledger.input_files: files that came in (API, reconciler)
 durations    ledger.durations: how long jobs take (GPU workers, API)
 workload     ledger.workload: what waits and runs, and for how long (API)
 facts        ledger.facts: what a fleet agrees on (all)
-retention    ledger.removal: what leaves the ledger (reconciler)
+removal      ledger.removal: what leaves the ledger (reconciler)
 timekeeping  ledger.timekeeping: whether the clock was set (reconciler)
 webhooks/    ledger.outbox: webhooks out, and what became of them (io workers, API)
 transitions  the one way a job changes its status (all of the above)
@@ -38,9 +38,9 @@ from core.ledger.instances import Instances
 from core.ledger.jobs import Jobs, Retention
 from core.ledger.outputs import Outputs
 from core.ledger.pins import Pins
+from core.ledger.removal import Removal
 from core.ledger.requests import Requests
 from core.ledger.requeue import Requeue
-from core.ledger.retention import Removal
 from core.ledger.sealing import Sealer, load_keys
 from core.ledger.secrets import Secrets
 from core.ledger.timekeeping import Timekeeping

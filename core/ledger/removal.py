@@ -1,4 +1,4 @@
-"""Retention: what is kept no longer leaves the ledger, and its files the storage.
+"""Removal: what is kept no longer leaves the ledger, and its files the storage.
 
 Whoever removes takes the files away first and tells the ledger then: one who is killed in between leaves a row that is
 still due, and nothing that nobody would find.
