@@ -174,7 +174,7 @@ class RequestIdReuse(_NamesJob, RequestError):
 
     @classmethod
     def of(cls, request_id: str, job_id: str | None = None) -> RequestIdReuse:
-        """Parameters: job_id - the job that has the request id."""
+        """Return the error for a request id. Parameters: job_id - the job that has it."""
         return cls(
             f"request_id {request_id!r} is already used by a job that was made from another body: send a new one. With "
             "the same body it would be the same request.",

@@ -143,7 +143,7 @@ class Intake:
                 return None
 
     def require_storage(self) -> None:
-        """Raises StorageUnavailable: what is in sight is not the fleet's storage."""
+        """Raise StorageUnavailable where what is in sight is not the fleet's storage."""
         self._marker.require()
 
     def _file(self, reference: Reference, job_id: str) -> InputFile:

@@ -233,5 +233,5 @@ class Claims:
 
 
 def held_by(claim: Claim) -> ColumnElement[bool]:
-    """The job is still this attempt's."""
+    """Return the condition that the job is still this attempt's."""
     return and_(jobs.c.id == claim.job_id, jobs.c.attempt == claim.attempt, jobs.c.status.in_(sorted(LEASED)))

@@ -58,7 +58,7 @@ class Averages:
         self._seconds = seconds
 
     def expect(self, job: Lasting, gpus: Iterable[str]) -> float:
-        """Seconds of GPU time a job will take: as its shape did, else as its template did, else as its client says.
+        """Return the seconds of GPU time a job will take: as its shape did, else its template, else as its client says.
 
         Parameters:
           gpus: the kind of each GPU it may run on. Where it ran on none of them, those it did run on have to do.
@@ -107,7 +107,7 @@ class Durations:
             transaction.connection.execute(learn, rows)
 
     def expect(self, job: Lasting, gpus: Iterable[str]) -> float:
-        """Seconds of GPU time one job will take, see `Averages.expect`."""
+        """Return the seconds of GPU time one job will take, see `Averages.expect`."""
         return self.averages([job]).expect(job, gpus)
 
     def averages(self, jobs: Iterable[Lasting]) -> Averages:

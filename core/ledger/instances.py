@@ -93,7 +93,7 @@ class NameOwner:
 
 
 def is_alive() -> ColumnElement[bool]:
-    """Healthy, and its worker was heard of lately."""
+    """Return the condition that an instance is healthy, and its worker was heard of lately."""
     return and_(instances.c.state == HEALTHY, instances.c.heartbeat_at_ms > now_ms() - SILENCE_MS)
 
 
@@ -263,7 +263,7 @@ class Instances:
         return found
 
     def known_catalogues(self) -> list[str]:
-        """Digests of every instance that ever answered, healthy now or not."""
+        """Return the digests of every instance that ever answered, healthy now or not."""
         query = select(instances.c.catalogue).where(instances.c.catalogue.is_not(None)).distinct()
         with self._database.read() as connection:
             return [str(digest) for digest in connection.execute(query.order_by(instances.c.catalogue)).scalars()]

@@ -52,7 +52,7 @@ class Pins:
         self._database = database
 
     def waiting(self, *, after: str, limit: int) -> list[Pinned]:
-        """Waiting jobs with pins, by id; those after one of them."""
+        """Return waiting jobs with pins, by id; those after one of them."""
         query = (
             select(jobs.c.id, jobs.c.catalogues)
             .where(jobs.c.status == _QUEUED, jobs.c.catalogues.is_not(None), jobs.c.id > after)

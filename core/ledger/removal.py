@@ -31,11 +31,11 @@ class Removal:
         self._database = database
 
     def expired_jobs(self, *, limit: int) -> list[str]:
-        """Ids of jobs past their retention: ended, and with no webhook on its way."""
+        """Return the ids of jobs past their retention: ended, and with no webhook on its way."""
         return self._ids(_is_expired(), jobs.c.expires_at_ms, limit)
 
     def expired_files(self, *, limit: int) -> list[str]:
-        """Ids of jobs whose files are past theirs and not removed."""
+        """Return the ids of jobs whose files are past theirs and not removed."""
         due = and_(jobs.c.files_removed.is_(False), jobs.c.files_expire_at_ms < now_ms(), _HAS_ENDED, ~_IS_AWAITED)
         return self._ids(due, jobs.c.files_expire_at_ms, limit)
 

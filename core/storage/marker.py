@@ -44,7 +44,7 @@ class StorageMarker:
         self._look: _Look | None = None
 
     def settle(self) -> None:
-        """At a process's start: make the marker if the fleet has none yet, and see that it is there.
+        """Make the marker if the fleet has none yet, and see that it is there. Called at a process's start.
 
         Raises:
           ConfigurationError: this is not the fleet's storage.

@@ -42,7 +42,7 @@ _HASH = re.compile(r"blake3:[0-9a-f]{64}")
 
 
 def assets_blueprint(settings: Settings, ledger: Ledger, intake: Intake, guard: Guard) -> Blueprint:
-    """Routes of assets under /api/v2."""
+    """Return the routes of assets under /api/v2."""
     blueprint = Blueprint("assets", __name__, url_prefix="/api/v2/assets")
 
     @blueprint.post("")

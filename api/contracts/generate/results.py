@@ -124,7 +124,7 @@ def queue_position(job: Job, place: Place | None, queue_size: int) -> QueuePosit
 
 
 def rounded_s(seconds: float | None) -> float | None:
-    """Seconds as they are shown."""
+    """Return seconds as they are shown."""
     return None if seconds is None else round(seconds, 3)
 
 

@@ -107,7 +107,7 @@ def announce_progress(transaction: Transaction, row: Row[Any]) -> None:
 
 
 def drop_progress(transaction: Transaction, job_id: str) -> None:
-    """Progress that was not told is news no more: there is newer, or the job has ended."""
+    """Drop progress that was not told: there is newer, or the job has ended."""
     transaction.connection.execute(
         delete(deliveries).where(
             deliveries.c.job_id == job_id, deliveries.c.event == PROGRESS, deliveries.c.next_try_at_ms.is_not(None)
