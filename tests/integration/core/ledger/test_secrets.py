@@ -130,7 +130,7 @@ def test_what_signs_webhooks_goes_when_none_is_open(ledger: Ledger) -> None:
     ledger.outbox.record([(post, refused)])
     assert ledger.secrets.wipe() == 0
 
-    ledger.outbox.replay(post.id)
+    ledger.deliveries.replay(post.id)
     deliver(ledger, ended)
     assert ledger.secrets.wipe() == 1
     assert ledger.secrets.wipe() == 0
