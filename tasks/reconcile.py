@@ -98,7 +98,7 @@ def resume_uploads(runtime: Runtime) -> None:
 
 
 def wipe_secrets(runtime: Runtime) -> None:
-    """Secrets that have served, and were not wiped with the last change of their job."""
+    """Wipe secrets that have served, and were not wiped with the last change of their job."""
     runtime.ledger.secrets.wipe()
 
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, and_, bindparam, func, insert, select, update
 
+from core.clock import now_ms
 from core.errors import StaleAttempt
-from core.ledger.database.connections import Change, Database, now_ms
+from core.ledger.database.connections import Change, Database
 from core.ledger.database.rows import JOB_COLUMNS, asset_row
 from core.ledger.database.stored_fields import RowReader
 from core.ledger.database.tables import assets, instances, job_errors, jobs, secrets
@@ -232,5 +233,5 @@ class Claims:
 
 
 def held_by(claim: Claim) -> ColumnElement[bool]:
-    """The job is still this attempt's."""
+    """Return the condition that the job is still this attempt's."""
     return and_(jobs.c.id == claim.job_id, jobs.c.attempt == claim.attempt, jobs.c.status.in_(sorted(LEASED)))

@@ -11,7 +11,8 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Row, and_, delete, insert, or_, select, update
 
-from core.ledger.database.connections import Database, now_ms
+from core.clock import now_ms
+from core.ledger.database.connections import Database
 from core.ledger.database.error_map import Conflict
 from core.ledger.database.tables import catalogues, instances, jobs
 from core.records.job import LEASED
@@ -92,7 +93,7 @@ class NameOwner:
 
 
 def is_alive() -> ColumnElement[bool]:
-    """Healthy, and its worker was heard of lately."""
+    """Return the condition that an instance is healthy, and its worker was heard of lately."""
     return and_(instances.c.state == HEALTHY, instances.c.heartbeat_at_ms > now_ms() - SILENCE_MS)
 
 
@@ -262,7 +263,7 @@ class Instances:
         return found
 
     def known_catalogues(self) -> list[str]:
-        """Digests of every instance that ever answered, healthy now or not."""
+        """Return the digests of every instance that ever answered, healthy now or not."""
         query = select(instances.c.catalogue).where(instances.c.catalogue.is_not(None)).distinct()
         with self._database.read() as connection:
             return [str(digest) for digest in connection.execute(query.order_by(instances.c.catalogue)).scalars()]

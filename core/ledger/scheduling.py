@@ -27,7 +27,8 @@ from sqlalchemy import (
     select,
 )
 
-from core.ledger.database.connections import Transaction, now_ms
+from core.clock import now_ms
+from core.ledger.database.connections import Transaction
 from core.ledger.database.tables import instances, jobs
 from core.ledger.instances import HEALTHY, SILENCE_MS, is_alive
 from core.records.job import LEASED, QUEUED
@@ -168,7 +169,7 @@ def is_surplus(transaction: Transaction) -> bool:
 
 
 def missing_turns(connection: Connection) -> list[str]:
-    """The job of each turn to be published for instances that are idle while jobs wait that they suit; may repeat one.
+    """Return the job of each turn to be published for idle instances that suit waiting jobs; may repeat one.
 
     As many as there are idle instances, for nobody can say which of them takes a turn up, or none at all. What suits
     is `_FITS_OWN`, asked once for all instances and not for each: fleets have many of those and few catalogues.

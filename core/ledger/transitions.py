@@ -6,7 +6,8 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Row, delete, update
 
-from core.ledger.database.connections import Transaction, now_ms
+from core.clock import now_ms
+from core.ledger.database.connections import Transaction
 from core.ledger.database.rows import JOB_COLUMNS, outputs_of
 from core.ledger.database.tables import assets, jobs
 from core.ledger.secrets import end_job

@@ -166,11 +166,11 @@ class TestProgress:
         wants = replace(WEBHOOK, events=("job.progress",))
         claim = claimed(ledger, webhook=wants)
         ledger.claims.progress(claim, Progress(value=0.5))
-        assert ledger.outbox.open_count(claim.job_id) == 1
+        assert ledger.deliveries.open_count(claim.job_id) == 1
         other = claimed(ledger, "gpu1@here", webhook=wants)
         ledger.jobs.cancel(other.job_id)
         ledger.claims.progress(other, Progress(value=0.5))
-        assert ledger.outbox.open_count(other.job_id) == 0
+        assert ledger.deliveries.open_count(other.job_id) == 0
 
     def test_whoever_watches_is_woken(self, sqlite_settings: Settings) -> None:
         changes: list[str] = []
