@@ -70,5 +70,5 @@ def build(settings: Settings, *, pool_size: int = POOL_SIZE) -> Flask:
 
     atexit.register(close)
     celery = make_app(settings, "api")
-    publisher = BackgroundPublisher(Publisher(celery))
+    publisher = BackgroundPublisher(Publisher(celery, ledger.turns.of))
     return create_app(settings, ledger=ledger, publisher=publisher, hub=hub, ask=partial(ask, celery))

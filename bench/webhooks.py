@@ -79,11 +79,11 @@ def ours(settings: Settings, ledger: Ledger, url: str, count: int) -> float:
     dispatcher = WebhookDispatcher(settings, ledger)
     begun_s = time.perf_counter()
     dispatcher.call(jobs[0])
-    while ledger.outbox.open_count():
+    while ledger.deliveries.open_count():
         time.sleep(0.02)
     elapsed_s = time.perf_counter() - begun_s
     dispatcher.close()
-    assert ledger.outbox.purge("delivered") == count, "some were not delivered"
+    assert ledger.deliveries.purge("delivered") == count, "some were not delivered"
     return count / elapsed_s
 
 

@@ -10,7 +10,7 @@ outbound/    guarded HTTP to URLs of clients
 buckets/     S3 buckets and signed URLs
 storage/     files of the fleet
 texts/       texts of others: read, cut, cleaned
-errors       the tree of errors
+errors/      the tree of errors
 background   threads that outlive what is unforeseen
 broker_kind  which broker a URL names
 clock        what time it is

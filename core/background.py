@@ -108,7 +108,7 @@ class Loop:
             thread.join(timeout_s)
 
     def rest(self, seconds: float) -> bool:
-        """For a step: wait; True as soon as the loop is to end."""
+        """Wait, within a step; return True as soon as the loop is to end."""
         return self._ending.wait(seconds)
 
     @property

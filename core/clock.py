@@ -33,7 +33,7 @@ class _Clock:
         return wall_ms + self.shift_ms
 
     def follow(self, server_ms: int) -> None:
-        """The server says that it is now this late."""
+        """Take the server's word that it is now this late."""
         self._base_ms = server_ms - _since_start_ms()
         self._told_at_s = time.monotonic()
 
@@ -48,7 +48,7 @@ ledger_clock = _Clock()
 
 
 def now_ms() -> int:
-    """Milliseconds since 1970, UTC: every time in the ledger."""
+    """Return the milliseconds since 1970, UTC, by which every time in the ledger is measured."""
     return ledger_clock.now_ms()
 
 
@@ -60,7 +60,7 @@ class WallClock:
         self._set_at_s = float("-inf")
 
     def was_set_within(self, seconds: float) -> bool:
-        """Whether it was set, since this object was made and within so many seconds. To be asked now and then."""
+        """Return whether it was set since this object was made, within so many seconds. To be asked now and then."""
         ahead_s = _ahead_s()
         moved_s, self._ahead_s = ahead_s - self._ahead_s, ahead_s
         if abs(moved_s) > SET_BY_S:

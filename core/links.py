@@ -57,7 +57,7 @@ class LinkSigner:
         return _signature(self._keys[0], asset_id, str(expires_at_ms))
 
     def is_genuine(self, asset_id: str, expires: str, signature: str) -> bool:
-        """Whether we made this signature for this asset and this end, both as they came; it may be over by now."""
+        """Tell whether we made this signature for this asset and this end, both as they came; it may be over by now."""
         presented = signature.encode("utf-8", "surrogateescape")
         # Every key is tried, and each comparison takes its time: neither tells anything of the keys.
         matches = [

@@ -75,12 +75,9 @@ def expire_waiting(runtime: Runtime) -> None:
 
 
 def publish_missing_turns(runtime: Runtime) -> None:
-    """Publish a turn for each idle instance that suits a waiting job, whatever became of earlier turns.
-
-    Also when fewer jobs wait than instances are idle: a turn may reach an instance that must not run the job.
-    """
-    for job_id in runtime.ledger.claims.missing_turns():
-        if not runtime.publisher.turn(job_id):
+    """Publish a turn for each idle instance that would take a waiting job, whatever became of earlier turns."""
+    for turn in runtime.ledger.turns.missing():
+        if not runtime.publisher.turn_for(turn):
             return
 
 
@@ -98,7 +95,7 @@ def resume_uploads(runtime: Runtime) -> None:
 
 
 def wipe_secrets(runtime: Runtime) -> None:
-    """Secrets that have served, and were not wiped with the last change of their job."""
+    """Wipe secrets that have served, and were not wiped with the last change of their job."""
     runtime.ledger.secrets.wipe()
 
 

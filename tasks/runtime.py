@@ -15,7 +15,7 @@ from core.records.job import DELIVERING
 from core.settings import Settings
 from core.storage.marker import StorageMarker
 from tasks.messaging.context import ProcessContext, context_of
-from tasks.messaging.publish import BackgroundNotifier, Publisher
+from tasks.messaging.publish import BackgroundSender, Publisher
 
 log = logging.getLogger("comfyline.tasks")
 
@@ -29,8 +29,8 @@ class Runtime:
         self.notices = NoticeSender(settings)
         self.ledger = Ledger(settings, on_change=self._announce)
         self.storage = StorageMarker(settings, self.ledger.facts)
-        self.publisher = Publisher(app)
-        self._notifier = BackgroundNotifier(self.publisher)
+        self.publisher = Publisher(app, self.ledger.turns.of)
+        self.sender = BackgroundSender(self.publisher)
 
     def close(self) -> None:
         """Send the last notices and close every connection."""
@@ -39,7 +39,7 @@ class Runtime:
 
     def _announce(self, change: Change) -> None:
         if change.is_posted:
-            self._notifier.notify(change.job_id)
+            self.sender.notify(change.job_id)
         if change.status == DELIVERING:
             # Clients see no difference to `running`; what they wait for follows within milliseconds.
             return

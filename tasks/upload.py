@@ -16,7 +16,7 @@ from core.ledger.outputs import Pending
 from core.records.job import SUCCEEDED, Job
 from core.records.output import OutputFile
 from core.records.output_options import AS_THEY_ARE
-from core.storage.backend import outputs_of
+from core.storage.backend import output_storage
 from core.storage.folders import make_folder
 from tasks.messaging.follow_up import follow_up
 from tasks.messaging.names import UPLOAD
@@ -118,4 +118,4 @@ def _tidy(runtime: Runtime, job_id: str) -> None:
     if job.status == SUCCEEDED:
         discard_originals(runtime.settings.outputs_dir, job_id)
     elif job.is_terminal:
-        outputs_of(runtime.settings).remove_folder(job_id)
+        output_storage(runtime.settings).remove_folder(job_id)

@@ -32,7 +32,7 @@ from tasks.instance.tenure import Tenure, check_host_name, take_or_refuse
 from tasks.messaging import consumer
 from tasks.messaging.app import make_app
 from tasks.messaging.context import Role, context_of
-from tasks.messaging.names import GPU_QUEUE, IO_QUEUE, MAINTENANCE_QUEUE, io_queue_of
+from tasks.messaging.names import GPU_QUEUE, IO_QUEUE, MAINTENANCE_QUEUE, gpu_queue_of, io_queue_of
 from tasks.runner.runner import JobRunner
 from tasks.runtime import equip
 from tasks.webhooks.dispatcher import WebhookDispatcher
@@ -46,10 +46,14 @@ LAST_RESULT_LOOKS = 30
 log = logging.getLogger(__name__)
 
 
-def gpu_options(name: str) -> dict[str, Any]:
-    """Return how Celery runs the GPU worker of one instance."""
+def gpu_options(name: str, instance: str) -> dict[str, Any]:
+    """Return how Celery runs the GPU worker of one instance, `gpu0` and `gpu0@host`."""
     # Prefork with one process: threads and solo break time limits, remote control or heartbeats.
-    return _common_options(name) | {"pool_cls": "prefork", "concurrency": 1, "queues": [GPU_QUEUE]}
+    return _common_options(name) | {
+        "pool_cls": "prefork",
+        "concurrency": 1,
+        "queues": [GPU_QUEUE, gpu_queue_of(instance)],
+    }
 
 
 def io_options(settings: Settings) -> dict[str, Any]:
@@ -74,7 +78,7 @@ def run_gpu_worker(settings: Settings, name: str) -> None:
 
 def _run_instance(settings: Settings, spec: InstanceSpec) -> None:
     app = _prepare(settings, "gpu")
-    options = gpu_options(spec.name)
+    options = gpu_options(spec.name, f"{spec.name}@{settings.host}")
     tenure = Tenure(settings, spec, worker=options["hostname"])
     with contextlib.closing(Ledger(settings, pool_size=1)) as ledger:
         # Before anything is started, and closed before Celery forks.

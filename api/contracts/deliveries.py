@@ -27,7 +27,7 @@ from api.service.webhook_target import webhook_secrets
 from core.errors import InvalidRequest, LedgerUnavailable, NotFound, SecretUnreadable
 from core.ledger import Ledger
 from core.ledger.secrets import WEBHOOK
-from core.ledger.webhooks.outbox import ENDED
+from core.ledger.webhooks.deliveries import ENDED
 from core.records.webhook_target import ONE_SECRET
 from core.settings import Settings
 from core.webhooks.signing import load_signing_key, public_key_text
@@ -109,7 +109,7 @@ def deliveries_blueprint(settings: Settings, ledger: Ledger, publisher: TurnPubl
     )
     @bounded
     def one(delivery_id: str) -> Response:
-        return json_response(delivery_view(ledger.outbox.get(check_id(delivery_id))))
+        return json_response(delivery_view(ledger.deliveries.get(check_id(delivery_id))))
 
     @blueprint.post("/webhooks/deliveries/<delivery_id>/replay")
     @Described(
@@ -125,9 +125,9 @@ def deliveries_blueprint(settings: Settings, ledger: Ledger, publisher: TurnPubl
     def replay(delivery_id: str) -> Response:
         body = read(ReplayBody, read_json(settings)) if has_body() else ReplayBody()
         with ledger_time_limit():
-            job_id = ledger.outbox.get(check_id(delivery_id)).job_id
+            job_id = ledger.deliveries.get(check_id(delivery_id)).job_id
             _renew_secrets(ledger, job_id, webhook_secrets(body.secret, body.headers))
-            replayed = ledger.outbox.replay(delivery_id)
+            replayed = ledger.deliveries.replay(delivery_id)
         publisher.notify(job_id)
         return json_response(delivery_view(replayed), 202)
 
@@ -144,7 +144,7 @@ def deliveries_blueprint(settings: Settings, ledger: Ledger, publisher: TurnPubl
         state = _state(ENDED)
         if state is None:
             raise BadParameter(f"state is missing: it must be one of {', '.join(ENDED)}.")
-        view: PurgedView = {"purged": ledger.outbox.purge(state, older_than_ms=_older_than_s() * 1000)}
+        view: PurgedView = {"purged": ledger.deliveries.purge(state, older_than_ms=_older_than_s() * 1000)}
         return json_response(view)
 
     @blueprint.get("/webhooks/public-key")
@@ -198,7 +198,7 @@ def _page(ledger: Ledger, *, state: str | None, job_id: str | None, ids: tuple[s
     limit = fields.limit(request.args.get("limit"))
     after = fields.decode_cursor(request.args.get("cursor"))
     # One more than is shown tells whether there is a next page.
-    found = ledger.outbox.page(state=state, job_id=job_id, ids=ids, limit=limit + 1, after=after)
+    found = ledger.deliveries.page(state=state, job_id=job_id, ids=ids, limit=limit + 1, after=after)
     shown, rest = found[:limit], found[limit:]
     cursor = fields.encode_cursor(shown[-1].created_at_ms, shown[-1].id) if rest else None
     view: DeliveryPageView = {"deliveries": [delivery_view(each) for each in shown], "next_cursor": cursor}

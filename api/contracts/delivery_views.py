@@ -9,7 +9,7 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from core.contracts.comfy_v2 import maybe_timestamp, timestamp
-from core.ledger.webhooks.outbox import ENDED, Delivery, Try
+from core.ledger.webhooks.deliveries import ENDED, Delivery, Try
 from core.ledger.webhooks.outbox_writer import PENDING, SENDING
 
 STATES = (PENDING, SENDING, *ENDED)

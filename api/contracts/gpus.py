@@ -56,7 +56,7 @@ class GpusView(TypedDict):
 
 
 def gpus_blueprint(ledger: Ledger, ask: Ask) -> Blueprint:
-    """Routes under /api/v2/gpus: an extension, for operators."""
+    """Return the routes under /api/v2/gpus: an extension, for operators."""
     blueprint = Blueprint("gpus", __name__, url_prefix="/api/v2/gpus")
 
     @blueprint.get("")

@@ -23,7 +23,7 @@ def base_url(settings: Settings) -> str:
 
 
 def links_for(settings: Settings, ledger: Ledger) -> Links:
-    """Links that begin with the address the client reached us by."""
+    """Return links that begin with the address the client reached us by."""
     return Links(base_url=base_url(settings), signer=ledger.links)
 
 

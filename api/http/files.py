@@ -101,7 +101,7 @@ def read_base64(output: Output, storage: StorageBackend) -> str:
 
 
 def content_disposition(output: Output | InputFile) -> str:
-    """`inline` or `attachment` with the file's name, by RFC 6266: an ASCII name for old readers, and the true one."""
+    """Return `inline` or `attachment` with the file's name, by RFC 6266: in ASCII for old readers, and as it is."""
     kind = "inline" if _INLINE.fullmatch(output.content_type) else "attachment"
     name = output.name.rpartition("/")[2]
     plain = re.sub(r'[^\x20-\x7e]|["\\%]', "_", name)
@@ -128,7 +128,7 @@ class Pieces(Iterator[bytes]):
         return piece
 
     def seekable(self) -> bool:
-        """Werkzeug goes to the beginning of a range by this, and does not read up to it."""
+        """Let Werkzeug go to the beginning of a range, and not read up to it."""
         return True
 
     def seek(self, offset: int) -> int:
@@ -138,5 +138,5 @@ class Pieces(Iterator[bytes]):
         return self._file.tell()
 
     def close(self) -> None:
-        """Called by the WSGI server at the end."""
+        """Close the file; the WSGI server calls it at the end."""
         self._file.close()

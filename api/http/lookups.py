@@ -16,7 +16,10 @@ LOOKUPS = 256
 
 
 def look_up_apart() -> None:
-    """Once in each process, after gevent has patched the standard library; where it has not, there is no such limit."""
+    """Look names up in threads of their own, so many at once. Called once in each process, when gevent has patched.
+
+    Where it has not patched the standard library there is no such limit.
+    """
     if not monkey.is_module_patched("socket"):
         return
     pool, getaddrinfo = ThreadPool(LOOKUPS), monkey.get_original("socket", "getaddrinfo")

@@ -33,7 +33,7 @@ _UUID_SHAPE = "00000000-0000-0000-0000-000000000000"
 
 
 def metadata(value: Any) -> Any:
-    """Labels (a map of strings), one string of at most 1 KiB, or None. Raises InvalidRequest, InvalidMetadata."""
+    """Return labels (a map of strings), a string of at most 1 KiB, or None. Raises InvalidRequest, InvalidMetadata."""
     if value is None:
         return None
     if isinstance(value, str):

@@ -111,7 +111,7 @@ def docs_blueprint(settings: Settings) -> Blueprint:
 
 @cache
 def content_security_policy() -> str:
-    """Nothing but the page's own style and script, which are named by their hashes."""
+    """Return a policy that permits nothing but the page's own style and script, named by their hashes."""
     return (
         f"default-src 'none'; style-src {_source('style')}; script-src {_source('script')}; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"

@@ -48,7 +48,7 @@ class Catalogues:
         self._in_use = CachedValue(self._load, max_age_s=MAX_AGE_S)
 
     def file_kind(self, class_type: str, input_name: str) -> str | None:
-        """What kind of file an input of a node takes by name, if it does on any instance; see `InputSpec.file_kind`.
+        """Return what kind of file an input takes by name, if it does on any instance; see `InputSpec.file_kind`.
 
         Loaders without an upload button only list files: "" for a list that holds names with endings, or nothing yet.
         """
@@ -71,7 +71,7 @@ class Catalogues:
         return False
 
     def listed_folder(self, class_type: str, input_name: str) -> str:
-        """The folder below the input folder that all files are in that a loader lists; "" for the top, or many."""
+        """Return the folder, below the input folder, of all files that a loader lists; "" for the top, or many."""
         for catalogue in self._in_use.get().values():
             node = catalogue.node(class_type)
             spec = node.by_name.get(input_name) if node else None

@@ -52,7 +52,7 @@ class Estimates:
         return None if position is None else self._at(job, position)
 
     def recent_place(self, job: Job) -> Place | None:
-        """The job's place of about a second ago; those that are far behind, or just came, are looked up together.
+        """Return the job's place of about a second ago; jobs that are far behind, or just came, are looked up together.
 
         Raises: LedgerUnavailable.
         """

@@ -27,7 +27,7 @@ from core.outbound import Policy
 from core.records.job import InputRef
 from core.records.output import Output
 from core.settings import Settings
-from core.storage.backend import inputs_of, outputs_of
+from core.storage.backend import input_storage, output_storage
 from core.storage.folders import content_key, is_out_of_room
 from core.storage.marker import StorageMarker
 from core.storage.media import EXTENSIONS, HEAD_BYTES, UNKNOWN, check_picture, type_of
@@ -48,8 +48,8 @@ class Intake:
         self._settings = settings
         self._marker = marker
         self._ledger = ledger
-        self._storage = inputs_of(settings)
-        self._outputs = outputs_of(settings)
+        self._storage = input_storage(settings)
+        self._outputs = output_storage(settings)
         self._policy = Policy.from_settings(settings)
 
     def receive(
@@ -143,7 +143,7 @@ class Intake:
                 return None
 
     def require_storage(self) -> None:
-        """Raises StorageUnavailable: what is in sight is not the fleet's storage."""
+        """Raise StorageUnavailable where what is in sight is not the fleet's storage."""
         self._marker.require()
 
     def _file(self, reference: Reference, job_id: str) -> InputFile:

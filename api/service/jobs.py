@@ -21,7 +21,7 @@ from core.ledger.input_files import InputFile
 from core.records.job import CANCELED, CANCELING, QUEUED, Job
 from core.records.job_request import JobRequest
 from core.settings import Settings
-from core.storage.backend import outputs_of
+from core.storage.backend import output_storage
 from tasks.messaging.follow_up import JobPublisher, Moved, publish_follow_up
 
 #: How long one process trusts its count of waiting jobs.
@@ -129,7 +129,7 @@ class JobService:
             raise JobNotEnded(f"The job is {SHOWN[job.status]}: cancel it, or wait for its end, then delete it.")
         self._intake.require_storage()
         # The files first: who is interrupted here finds the job, and may ask again.
-        outputs_of(self._settings).remove_folder(job.id)
+        output_storage(self._settings).remove_folder(job.id)
         with ledger_time_limit():
             self._ledger.removal.delete_job(job.id)
 

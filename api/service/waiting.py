@@ -144,7 +144,7 @@ class Hub:
 
     @contextmanager
     def watch(self, job_id: str, *, live: bool = False, only_end: bool = False) -> Iterator[Watch]:
-        """Stand in line for a job's news. Read the ledger inside the block: what happens from then on wakes.
+        """Wait in line for a job's news. Read the ledger inside the block: what happens from then on wakes.
 
         Parameters:
           live: progress and previews wake as well.

@@ -52,7 +52,7 @@ def parse_webhook(block: WebhookBody | None, settings: Settings, base_url: str, 
 
 
 def webhook_secrets(secret: str | list[str] | None, headers: dict[str, str] | None) -> dict[str, Any]:
-    """What is sealed of a webhook, by its names in the ledger; a secret is one, or two while they are rotated."""
+    """Return what is sealed of a webhook, by its names in the ledger; a secret is one, or two while it is rotated."""
     return {
         **({"webhook_secret": secret} if secret else {}),
         **({"webhook_headers": headers} if headers else {}),

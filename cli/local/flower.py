@@ -26,7 +26,7 @@ from core.ledger import Ledger
 from core.messaging.broker_guard import DATA_ERRORS
 from core.settings import Settings
 from tasks.messaging.app import make_app
-from tasks.messaging.names import GPU_QUEUE, IO_QUEUE, MAINTENANCE_QUEUE, io_queue_of
+from tasks.messaging.names import GPU_QUEUE, IO_QUEUE, MAINTENANCE_QUEUE, gpu_queue_of, io_queue_of
 
 #: Flower keeps 100,000 tasks unless told otherwise, which is hundreds of megabytes.
 MAX_TASKS = 10_000
@@ -155,11 +155,19 @@ class _Queues:
             raise tornado.web.HTTPError(503, exc.message) from exc
 
     def _names(self) -> list[str]:
-        hosts = {self._settings.host}
+        hosts, gpus = {self._settings.host}, set[str]()
         # Files wait for their own host, also while its io worker is away. Without the ledger we know of our own.
         with contextlib.suppress(LedgerUnavailable):
-            hosts |= {instance.host for instance in self._ledger.instances.all()}
-        return [GPU_QUEUE, IO_QUEUE, *map(io_queue_of, sorted(hosts)), MAINTENANCE_QUEUE]
+            for instance in self._ledger.instances.all():
+                hosts.add(instance.host)
+                gpus.add(instance.name)
+        return [
+            GPU_QUEUE,
+            *map(gpu_queue_of, sorted(gpus)),
+            IO_QUEUE,
+            *map(io_queue_of, sorted(hosts)),
+            MAINTENANCE_QUEUE,
+        ]
 
 
 class _OfQueues(_Guarded):

@@ -12,11 +12,11 @@ input_files  ledger.input_files: files that came in (API, reconciler)
 durations    ledger.durations: how long jobs take (GPU workers, API)
 workload     ledger.workload: what waits and runs, and for how long (API)
 facts        ledger.facts: what a fleet agrees on (all)
-retention    ledger.removal: what leaves the ledger (reconciler)
+removal      ledger.removal: what leaves the ledger (reconciler)
 timekeeping  ledger.timekeeping: whether the clock was set (reconciler)
-webhooks/    ledger.outbox: webhooks out, and what became of them (io workers, API)
+webhooks/    ledger.outbox: webhooks out (io workers), and ledger.deliveries: what became of them (API)
 transitions  the one way a job changes its status (all of the above)
-scheduling   which job an instance runs next (claims)
+scheduling/  which job an instance runs next: ledger.turns, ledger.lines (claims, reconciler)
 sealing      secrets at rest (secrets, requests)
 upgrade      the schema, brought to its newest version (every process at its start)
 migrations/  the steps of that
@@ -38,12 +38,17 @@ from core.ledger.instances import Instances
 from core.ledger.jobs import Jobs, Retention
 from core.ledger.outputs import Outputs
 from core.ledger.pins import Pins
+from core.ledger.removal import Removal
 from core.ledger.requests import Requests
 from core.ledger.requeue import Requeue
-from core.ledger.retention import Removal
+from core.ledger.scheduling.choice import Chooser
+from core.ledger.scheduling.learned import LearnedCosts
+from core.ledger.scheduling.lines import Lines
+from core.ledger.scheduling.turns import Turns
 from core.ledger.sealing import Sealer, load_keys
 from core.ledger.secrets import Secrets
 from core.ledger.timekeeping import Timekeeping
+from core.ledger.webhooks.deliveries import Deliveries
 from core.ledger.webhooks.outbox import Outbox
 from core.ledger.workload import WorkloadReader
 from core.links import LinkSigner
@@ -63,12 +68,16 @@ class Ledger:
         self.database = Database(settings.ledger_url, pool_size=pool_size, on_change=on_change, signer=self.links)
         self.secrets = Secrets(self.database, sealer)
         self.requests = Requests(self.database, sealer)
-        self.jobs = Jobs(self.database, self.secrets, self.requests, Retention.from_settings(settings))
-        self.claims = Claims(self.database, lease_s=settings.lease_s)
+        learned = LearnedCosts()
+        self.lines = Lines(self.database)
+        self.turns = Turns(self.database, self.lines, learned)
+        self.jobs = Jobs(self.database, self.lines, self.secrets, self.requests, Retention.from_settings(settings))
+        self.claims = Claims(self.database, Chooser(self.lines, learned), lease_s=settings.lease_s)
         self.requeue = Requeue(self.database, max_attempts=settings.max_attempts)
-        self.pins = Pins(self.database)
+        self.pins = Pins(self.database, self.lines)
         self.outputs = Outputs(self.database)
         self.outbox = Outbox(self.database, pauses_s=settings.webhook_schedule_s, limit_s=settings.webhook_limit_s)
+        self.deliveries = Deliveries(self.database)
         self.instances = Instances(self.database)
         self.input_files = InputFiles(self.database)
         self.durations = Durations(self.database)

@@ -11,14 +11,15 @@ import zlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, and_, bindparam, func, insert, select, update
+from sqlalchemy import ColumnElement, and_, bindparam, insert, select, update
 
+from core.clock import now_ms
 from core.errors import StaleAttempt
-from core.ledger.database.connections import Change, Database, now_ms
+from core.ledger.database.connections import Change, Database
 from core.ledger.database.rows import JOB_COLUMNS, asset_row
 from core.ledger.database.stored_fields import RowReader
-from core.ledger.database.tables import assets, instances, job_errors, jobs, secrets
-from core.ledger.scheduling import choose, is_surplus, missing_turns
+from core.ledger.database.tables import assets, job_errors, jobs, secrets
+from core.ledger.scheduling.choice import Chooser
 from core.ledger.secrets import ANY, RUN, end_run
 from core.ledger.transitions import transition
 from core.ledger.webhooks.outbox_writer import announce_progress
@@ -50,6 +51,9 @@ class Claim:
     lost_code: str | None = None
     #: Files to be there before the prompt is posted.
     inputs: tuple[InputRef, ...] = ()
+    #: How long the instance is expected to load models for it, 0 if it is taken to hold them, and then to run it.
+    load_s: float = 0.0
+    run_s: float = 0.0
 
     @property
     def prompt_id(self) -> str:
@@ -58,7 +62,9 @@ class Claim:
 
 
 #: What a claim has of its job as it is; the rest is found out when it is made.
-_OF_THE_JOB = RowReader(Claim, without=("job_id", "graph", "extra_pnginfo", "has_webhook", "has_secrets"))
+_OF_THE_JOB = RowReader(
+    Claim, without=("job_id", "graph", "extra_pnginfo", "has_webhook", "has_secrets", "load_s", "run_s")
+)
 
 # Statements on the path between two jobs of a GPU, built once: building one takes longer than running it.
 _HAS_SECRETS = (
@@ -67,66 +73,62 @@ _HAS_SECRETS = (
 _REST = select(jobs.c.graph, jobs.c.extra_pnginfo, _HAS_SECRETS.label("has_secrets")).where(
     jobs.c.id == bindparam("wanted")
 )
-_GPU = select(func.coalesce(instances.c.device, instances.c.kind)).where(instances.c.name == bindparam("of_instance"))
 _ANY_QUEUED = select(jobs.c.id).where(jobs.c.status == QUEUED).limit(1)
 
 
 class Claims:
     """What GPU workers, and the reconciler in their stead, do to jobs."""
 
-    def __init__(self, database: Database, *, lease_s: float) -> None:
+    def __init__(self, database: Database, chooser: Chooser, *, lease_s: float) -> None:
         self._database = database
+        self._chooser = chooser
         self._lease_ms = int(lease_s * 1000)
 
     def claim(
-        self, instance: str, *, named: str | None = None, only_surplus: bool = False, worker: str | None = None
+        self, instance: str, *, named: str | None = None, ahead: bool = False, worker: str | None = None
     ) -> Claim | None:
-        """Take the next job for an instance, see `choose`; nothing for one that is not healthy.
+        """Take the next job for an instance, see `Chooser.choose`; nothing for one that is not healthy.
 
         Parameters:
           instance: who claims, `gpu0@host`.
           named: the job the turn was published for.
-          only_surplus: take a job only if more of them wait than there are idle healthy instances, so that a busy
-            instance never takes what an idle one would start now. The job is then *on deck* until `begun`.
+          ahead: it is at work still. It takes nothing that an idle instance would start now, and the job is then *on
+            deck* until `begun`.
           worker: take nothing if another worker has the instance's name.
-        Returns: the claim, or None when there is nothing to take.
+        Returns: the claim, or None when there is nothing to take, or nothing worth a load.
         """
         with self._database.write() as transaction:
-            if only_surplus and not is_surplus(transaction):
-                return None
-            job_id = choose(transaction, instance, named, worker)
-            if job_id is None:
+            choice = self._chooser.choose(transaction, instance, named=named, worker=worker, ahead=ahead)
+            if choice is None:
                 return None
             now = now_ms()
             row = transition(
                 transaction,
-                job_id,
+                choice.job_id,
                 RUNNING,
                 data={"instance": instance},
                 attempt=jobs.c.attempt + 1,
                 instance=instance,
-                gpu=transaction.connection.execute(_GPU, {"of_instance": instance}).scalar(),
+                gpu=choice.gpu.device if choice.gpu.device is not None else choice.gpu.kind,
                 lease_until_ms=now + self._lease_ms,
                 started_at_ms=now,
                 progress=None,
-                on_deck=only_surplus,
+                on_deck=ahead,
             )
             if row is None:
                 return None
-            rest = transaction.connection.execute(_REST, {"wanted": job_id}).one()
+            self._chooser.note(transaction, choice, ahead=ahead)
+            rest = transaction.connection.execute(_REST, {"wanted": choice.job_id}).one()
         return Claim(
-            job_id=job_id,
+            job_id=choice.job_id,
             graph=rest.graph,
             extra_pnginfo=rest.extra_pnginfo,
             has_webhook=row.webhook is not None,
             has_secrets=rest.has_secrets,
+            load_s=choice.decision.load_s,
+            run_s=choice.run_s,
             **_OF_THE_JOB.fields(row),
         )
-
-    def missing_turns(self) -> list[str]:
-        """Return the job of each turn that idle instances lack, see `core.ledger.scheduling.missing_turns`."""
-        with self._database.read() as connection:
-            return missing_turns(connection)
 
     def anything_waits(self) -> bool:
         """Return whether a claim is worth trying; much cheaper than one."""
@@ -232,5 +234,5 @@ class Claims:
 
 
 def held_by(claim: Claim) -> ColumnElement[bool]:
-    """The job is still this attempt's."""
+    """Return the condition that the job is still this attempt's."""
     return and_(jobs.c.id == claim.job_id, jobs.c.attempt == claim.attempt, jobs.c.status.in_(sorted(LEASED)))

@@ -9,7 +9,8 @@ from typing import Protocol
 from sqlalchemy import case, delete, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from core.ledger.database.connections import Database, now_ms
+from core.clock import now_ms
+from core.ledger.database.connections import Database
 from core.ledger.database.tables import durations
 
 #: Weight of the newest duration, once there are enough of them for a plain mean to be slow to follow.
@@ -57,7 +58,7 @@ class Averages:
         self._seconds = seconds
 
     def expect(self, job: Lasting, gpus: Iterable[str]) -> float:
-        """Seconds of GPU time a job will take: as its shape did, else as its template did, else as its client says.
+        """Return the seconds of GPU time a job will take: as its shape did, else its template, else as its client says.
 
         Parameters:
           gpus: the kind of each GPU it may run on. Where it ran on none of them, those it did run on have to do.
@@ -106,7 +107,7 @@ class Durations:
             transaction.connection.execute(learn, rows)
 
     def expect(self, job: Lasting, gpus: Iterable[str]) -> float:
-        """Seconds of GPU time one job will take, see `Averages.expect`."""
+        """Return the seconds of GPU time one job will take, see `Averages.expect`."""
         return self.averages([job]).expect(job, gpus)
 
     def averages(self, jobs: Iterable[Lasting]) -> Averages:

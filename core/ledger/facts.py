@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from sqlalchemy import insert, select, update
 
-from core.ledger.database.connections import Database, now_ms
+from core.clock import now_ms
+from core.ledger.database.connections import Database
 from core.ledger.database.error_map import Conflict
 from core.ledger.database.tables import facts
 

@@ -8,8 +8,9 @@ from typing import Any
 
 from sqlalchemy import Row, delete, exists, insert, select, update
 
+from core.clock import now_ms
 from core.errors import NotFound
-from core.ledger.database.connections import Database, now_ms
+from core.ledger.database.connections import Database
 from core.ledger.database.tables import job_inputs, jobs, uploads
 from core.records.job import TERMINAL
 

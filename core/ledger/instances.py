@@ -11,9 +11,10 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Row, and_, delete, insert, or_, select, update
 
-from core.ledger.database.connections import Database, now_ms
+from core.clock import now_ms
+from core.ledger.database.connections import Database
 from core.ledger.database.error_map import Conflict
-from core.ledger.database.tables import catalogues, instances, jobs
+from core.ledger.database.tables import catalogues, instances, jobs, residents
 from core.records.job import LEASED
 
 #: What an instance is, as far as jobs are concerned; only a healthy one takes any.
@@ -92,7 +93,7 @@ class NameOwner:
 
 
 def is_alive() -> ColumnElement[bool]:
-    """Healthy, and its worker was heard of lately."""
+    """Return the condition that an instance is healthy, and its worker was heard of lately."""
     return and_(instances.c.state == HEALTHY, instances.c.heartbeat_at_ms > now_ms() - SILENCE_MS)
 
 
@@ -128,6 +129,7 @@ class Instances:
         values: dict[str, Any] = {"host": host, "worker": worker, "kind": kind, "gpu": gpu, "state": STARTING}
         values |= {"restarts": 0, "reason": None, "url": None, "started_at_ms": now, "heartbeat_at_ms": now}
         values |= {"up_since_ms": None, "quarantined_until_ms": None, "place": place, "pid": pid}
+        values |= {"has_queue": True, "free_at_ms": None}
         is_ours = _is_free_for(worker, place, over)
         try:
             with self._database.write() as transaction:
@@ -183,8 +185,9 @@ class Instances:
         values |= {"version": version, "device": device, "catalogue": digest, "restarts": restarts}
         values |= {"warmup_s": warmup_s, "quarantined_until_ms": None, "up_since_ms": now, "heartbeat_at_ms": now}
         # Another process now answers, with nothing in its memory.
-        values |= {"models": None}
-        self._set(name, worker, values)
+        values |= {"models": None, "held": None, "free_at_ms": None}
+        if self._set(name, worker, values):
+            self._forget_residents(name)
 
     def down(self, name: str, *, worker: str, state: str, reason: str) -> None:
         """Record that an instance is not usable (`unhealthy`), or that its worker goes (`stopped`)."""
@@ -262,7 +265,7 @@ class Instances:
         return found
 
     def known_catalogues(self) -> list[str]:
-        """Digests of every instance that ever answered, healthy now or not."""
+        """Return the digests of every instance that ever answered, healthy now or not."""
         query = select(instances.c.catalogue).where(instances.c.catalogue.is_not(None)).distinct()
         with self._database.read() as connection:
             return [str(digest) for digest in connection.execute(query.order_by(instances.c.catalogue)).scalars()]
@@ -292,6 +295,15 @@ class Instances:
                 update(instances).where(instances.c.name == name, instances.c.worker == worker).values(**values)
             )
         return changed.rowcount > 0
+
+    def forget_models(self, name: str, *, worker: str) -> None:
+        """Note that an instance holds no models any more: it freed its memory, or ran out of it."""
+        if self._set(name, worker, {"models": None, "held": None}):
+            self._forget_residents(name)
+
+    def _forget_residents(self, name: str) -> None:
+        with self._database.write() as transaction:
+            transaction.connection.execute(delete(residents).where(residents.c.instance == name))
 
     def _keep_catalogue(self, object_info: Mapping[str, Any]) -> str:
         text = json.dumps(object_info, sort_keys=True, separators=(",", ":")).encode()

@@ -10,8 +10,9 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, and_, bindparam, func, insert, or_, select
 
+from core.clock import now_ms
 from core.errors import IdempotencyKeyReuse, NotFound, RequestIdReuse
-from core.ledger.database.connections import Database, Transaction, now_ms
+from core.ledger.database.connections import Database, Transaction
 from core.ledger.database.error_map import Conflict
 from core.ledger.database.rows import JOB_COLUMNS, job_of, outputs_of
 from core.ledger.database.stored_fields import columns_from
@@ -78,12 +79,12 @@ class Retention:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Retention:
-        """What the operator set."""
+        """Return the times that the operator set."""
         files_s = settings.output_retention_s or settings.retention_s
         return cls(job_ms=int(settings.retention_s * 1000), files_ms=int(files_s * 1000))
 
     def of(self, retention_s: float | None) -> Retention:
-        """That of one job, which may have a time of its own."""
+        """Return the times of one job, which may ask for one of its own."""
         if retention_s is None:
             return self
         return Retention(job_ms=int(retention_s * 1000), files_ms=int(retention_s * 1000))
@@ -131,7 +132,7 @@ class Jobs:
             return self._found(connection, connection.execute(_BY_ID, {"wanted": job_id}).first(), job_id)
 
     def many(self, job_ids: Collection[str]) -> dict[str, Job]:
-        """Several jobs at once, with their stored outputs; unknown ids are left out."""
+        """Return several jobs at once, with their stored outputs; unknown ids are left out."""
         with self._database.read() as connection:
             rows = connection.execute(select(*JOB_COLUMNS).where(jobs.c.id.in_(list(job_ids)))).all()
             outputs = outputs_of(connection, [row.id for row in rows]) if rows else {}
@@ -218,7 +219,7 @@ class Jobs:
         return [JobEvent(seq=row.seq, type=row.type, data=row.data, at_ms=row.at_ms) for row in rows]
 
     def states(self, job_ids: Collection[str]) -> dict[str, tuple[Status, int]]:
-        """Status and newest event number of many jobs at once; unknown ids are left out."""
+        """Return status and newest event number of many jobs at once; unknown ids are left out."""
         query = select(jobs.c.id, jobs.c.status, jobs.c.last_seq).where(jobs.c.id.in_(list(job_ids)))
         with self._database.read() as connection:
             return {row.id: (row.status, row.last_seq) for row in connection.execute(query)}

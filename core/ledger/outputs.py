@@ -8,9 +8,10 @@ from typing import Any
 
 from sqlalchemy import Integer, and_, bindparam, select, update
 
+from core.clock import now_ms
 from core.errors import NotFound, StaleAttempt, UploadFailed
 from core.job_files import owner_of
-from core.ledger.database.connections import Database, now_ms
+from core.ledger.database.connections import Database
 from core.ledger.database.rows import job_of, output_file_of, output_of, upload_column
 from core.ledger.database.tables import assets, jobs
 from core.ledger.transitions import transition

@@ -10,10 +10,11 @@ from sqlalchemy import and_, select, update
 from core.ledger.claims import Claim, held_by
 from core.ledger.database.connections import Database
 from core.ledger.database.line_counts import IS_QUEUED
+from core.ledger.database.stored_fields import RowReader
 from core.ledger.database.tables import jobs
 from core.ledger.scheduling.lines import Lines
 from core.ledger.transitions import transition
-from core.records.job import FAILED, QUEUED
+from core.records.job import FAILED, QUEUED, InputRef
 from core.records.job_error import JobError
 
 
@@ -31,8 +32,15 @@ class PinnedGraph:
 
     #: JSON text, API format.
     graph: str
-    #: Names in the input folder of the files that are brought there before it runs.
-    staged_files: frozenset[str]
+    inputs: tuple[InputRef, ...] = ()
+
+    @property
+    def staged_files(self) -> frozenset[str]:
+        """Return the names in the input folder of the files that are brought there before it runs."""
+        return frozenset(file.name for file in self.inputs)
+
+
+_JUDGED = RowReader(PinnedGraph)
 
 
 class Pins:
@@ -43,7 +51,7 @@ class Pins:
         self._lines = lines
 
     def waiting(self, *, after: str, limit: int) -> list[Pinned]:
-        """Waiting jobs with pins, by id; those after one of them."""
+        """Return waiting jobs with pins, by id; those after one of them."""
         query = (
             select(jobs.c.id, jobs.c.catalogues)
             .where(IS_QUEUED, jobs.c.catalogues.is_not(None), jobs.c.id > after)
@@ -59,10 +67,7 @@ class Pins:
         query = select(jobs.c.id, jobs.c.graph, jobs.c.inputs).where(jobs.c.id.in_(list(job_ids)))
         with self._database.read() as connection:
             rows = connection.execute(query).all()
-        return {
-            row.id: PinnedGraph(graph=row.graph, staged_files=frozenset(file["name"] for file in row.inputs or ()))
-            for row in rows
-        }
+        return {row.id: PinnedGraph(**_JUDGED.fields(row)) for row in rows}
 
     def change(self, changes: Mapping[Pinned, Sequence[str] | None]) -> None:
         """Give jobs other pins, None for none. One that waits no more, or has other pins by now, keeps what it has."""

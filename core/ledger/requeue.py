@@ -9,9 +9,10 @@ from typing import Any
 from sqlalchemy import ColumnElement, Row, and_, select, update
 
 from core.background import failure_of
+from core.clock import now_ms
 from core.errors import LedgerUnavailable
 from core.ledger.claims import Claim, held_by
-from core.ledger.database.connections import Database, Transaction, now_ms
+from core.ledger.database.connections import Database, Transaction
 from core.ledger.database.tables import jobs
 from core.ledger.transitions import transition
 from core.records.job import CANCELED, CANCELING, EXPIRED, FAILED, LEASED, QUEUED, Status, prompt_id_of

@@ -39,7 +39,7 @@ class Sealer:
         self._first = key_id(keys[0])
 
     def seal(self, value: dict[str, Any], *, bound_to: str) -> bytes:
-        """Key id, nonce and ciphertext. It opens only with the same `bound_to`."""
+        """Return key id, nonce and ciphertext. It opens only with the same `bound_to`."""
         nonce = os.urandom(NONCE_BYTES)
         cipher = self._ciphers[self._first]
         return self._first + nonce + cipher.encrypt(nonce, json.dumps(value).encode(), bound_to.encode())

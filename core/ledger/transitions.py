@@ -6,7 +6,8 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Row, delete, update
 
-from core.ledger.database.connections import Transaction, now_ms
+from core.clock import now_ms
+from core.ledger.database.connections import Transaction
 from core.ledger.database.rows import JOB_COLUMNS, outputs_of
 from core.ledger.database.tables import assets, jobs
 from core.ledger.secrets import end_job
@@ -67,8 +68,9 @@ def transition(
 def _by_waiting(status: Status) -> list[list[Status]]:
     """Return the statuses before this one, those apart in which a job stands in a line."""
     before = predecessors(status)
-    groups = [[each for each in before if each == QUEUED], [each for each in before if each != QUEUED]]
-    return [group for group in groups if group]
+    waiting: list[Status] = [each for each in before if each == QUEUED]
+    others: list[Status] = [each for each in before if each != QUEUED]
+    return [group for group in (waiting, others) if group]
 
 
 def _close(transaction: Transaction, row: Row[Any]) -> None:

@@ -28,7 +28,7 @@ _MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 def alembic_config(connection: Connection | None = None) -> Config:
-    """Alembic's configuration for this package's migrations."""
+    """Return Alembic's configuration for this package's migrations."""
     config = Config()
     config.set_main_option("script_location", str(_MIGRATIONS))
     config.set_main_option("path_separator", "os")

@@ -11,11 +11,12 @@ from typing import Any
 
 from sqlalchemy import Row, func, select
 
-from core.ledger.database.connections import Database, now_ms
+from core.clock import now_ms
+from core.ledger.database.connections import Database
 from core.ledger.database.tables import instances, jobs
 from core.ledger.durations import Averages, Durations, gpu_kind
 from core.ledger.instances import is_alive
-from core.ledger.scheduling import Accepted, Rank, accepted_of, queue_order, rank_of, rank_of_new
+from core.ledger.scheduling.queue_order import Accepted, Rank, accepted_of, queue_order, rank_of, rank_of_new
 from core.records.job import DELIVERING, LEASED, QUEUED, RUNNING, Job
 
 #: Waiting jobs looked at one by one, the next to run first; those behind them are taken to last as long on average.
@@ -64,7 +65,7 @@ class Workload:
         return place + 1 if self.is_whole or place < len(self.ranks) else None
 
     def wait_s(self, job: Job, position: int, *, typical_s: float | None = None) -> float | None:
-        """Seconds until a queued job at this position begins; None while no healthy GPU can run it.
+        """Return the seconds until a queued job at this position begins; None while no healthy GPU can run it.
 
         Parameters:
           typical_s: how long those ahead last that were not looked at; None means as long as those that were.
@@ -76,7 +77,7 @@ class Workload:
         return self._wait_s(place, position - 1, accepted, typical_s)
 
     def wait_of_new_s(self) -> float | None:
-        """Seconds until a job would begin that is submitted now, with the usual priority, and runs on any GPU."""
+        """Return the seconds until a job would begin that is submitted now, with the usual priority, for any GPU."""
         place = bisect_left(self.ranks, rank_of_new(self.at_ms))
         ahead = place if place < len(self.ranks) else self.sizes.get(QUEUED, 0)
         return self._wait_s(place, ahead, None, None)

@@ -52,7 +52,7 @@ class Deadline:
             self._ends_at_s = math.inf
 
     def watch(self, connected: socket.socket) -> None:
-        """Cut this one, too."""
+        """Cut this connection, too, when the time is over."""
         # A copy, since TLS takes the socket itself over. It keeps the connection open until `unwatch`.
         own = connected.dup()
         with self._changed:

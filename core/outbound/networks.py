@@ -88,7 +88,7 @@ class Policy:
 
     @classmethod
     def of_operator(cls, settings: Settings) -> Policy:
-        """For URLs that the operator has set himself: any address but those of metadata services."""
+        """Return the policy for URLs that the operator has set: any address but those of metadata services."""
         return replace(UNRESTRICTED, ca_bundle=settings.ca_bundle)
 
     @classmethod

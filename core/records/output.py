@@ -117,7 +117,10 @@ class OutputFile(Output):
     ordinal: int = 0
 
     def stored_json(self) -> dict[str, Any]:
-        """`{"asset_id", "storage_key", "size_bytes", "hash", "name", "content_type", "upload"}`, for `with_stored`."""
+        """Return what `with_stored` reads.
+
+        Returns: `{"asset_id", "storage_key", "size_bytes", "hash", "name", "content_type", "upload"}`.
+        """
         problem = {"conversion_error": self.conversion_error}
         return {
             "asset_id": self.id,

@@ -2,7 +2,7 @@
 
 There are two storages, of outputs (keys `<job id>/<name>`, see `core.job_files`) and of input files (keys
 `<two digits>/<hash>`, see `content_key`). Both are folders that every machine sees; another kind of storage is a class
-with these methods, chosen in `outputs_of` and `inputs_of`.
+with these methods, chosen in `output_storage` and `input_storage`.
 """
 
 from __future__ import annotations
@@ -62,11 +62,11 @@ class StorageBackend(Protocol):
         """Return how much room is left."""
 
 
-def outputs_of(settings: Settings) -> StorageBackend:
+def output_storage(settings: Settings) -> StorageBackend:
     """Return the storage of finished outputs."""
     return LocalStorage(settings.outputs_dir)
 
 
-def inputs_of(settings: Settings) -> StorageBackend:
+def input_storage(settings: Settings) -> StorageBackend:
     """Return the storage of files that clients brought."""
     return LocalStorage(settings.inputs_dir)

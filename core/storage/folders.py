@@ -143,7 +143,7 @@ class LocalStorage:
         return True
 
     def keys(self) -> Iterator[str]:
-        """The key of every file, one folder after the other, in no order."""
+        """Yield the key of every file, one folder after the other, in no order."""
         with contextlib.suppress(FileNotFoundError):
             folders = [self.root / name for name in self.folders() if (self.root / name).is_dir()]
             random.shuffle(folders)
@@ -155,7 +155,7 @@ class LocalStorage:
         return (path.name for path in self.root.iterdir() if not path.name.startswith("."))
 
     def folder_age_s(self, folder: str) -> float:
-        """Seconds since a folder was last changed; infinite where there is none."""
+        """Return the seconds since a folder was last changed; infinite where there is none."""
         return age_s(self.root / folder)
 
     def remove_folder(self, folder: str) -> None:
@@ -182,7 +182,7 @@ class LocalStorage:
 
 
 def age_s(path: Path) -> float:
-    """Seconds since a file or a folder was last changed; infinite where there is none."""
+    """Return the seconds since a file or a folder was last changed; infinite where there is none."""
     try:
         return time.time() - path.stat().st_mtime
     except FileNotFoundError:

@@ -17,7 +17,7 @@ from pathlib import Path
 from core.errors import ConfigurationError, LedgerUnavailable, StorageUnavailable
 from core.ledger.facts import FLEET, STORAGE, Facts
 from core.settings import Settings
-from core.storage.backend import outputs_of
+from core.storage.backend import output_storage
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class StorageMarker:
         self._look: _Look | None = None
 
     def settle(self) -> None:
-        """At a process's start: make the marker if the fleet has none yet, and see that it is there.
+        """Make the marker if the fleet has none yet, and see that it is there. Called at a process's start.
 
         Raises:
           ConfigurationError: this is not the fleet's storage.
@@ -70,7 +70,7 @@ class StorageMarker:
     def is_full(self) -> bool:
         """Return whether a file of the largest size that clients may upload has no room."""
         try:
-            return outputs_of(self._settings).free_bytes() < self._settings.max_upload_bytes
+            return output_storage(self._settings).free_bytes() < self._settings.max_upload_bytes
         except OSError:
             return False
 

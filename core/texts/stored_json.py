@@ -30,8 +30,11 @@ def json_text(value: Any) -> str:
 
 
 def whole_text(text: str) -> str:
-    """The text as UTF-8 can hold it: two halves of a surrogate that belong together become their character, and a half
-    that stands alone becomes U+FFFD, the sign for what could not be read."""
+    """Return the text as UTF-8 can hold it.
+
+    Two halves of a surrogate that belong together become their character, and a half that stands alone becomes U+FFFD,
+    the sign for what could not be read.
+    """
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -41,7 +41,7 @@ def seed(text: str) -> bytes:
 
 
 def split_secrets(text: str) -> tuple[str, ...]:
-    """The secrets of an operator's setting: none, one, or two that are separated by a comma while they are rotated."""
+    """Return the secrets of an operator's setting: none, one, or two, separated by a comma, while they are rotated."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 

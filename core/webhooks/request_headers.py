@@ -36,7 +36,7 @@ _OUR_PREFIXES = ("content-", "proxy-", "webhook-")
 
 
 def check_headers(value: Any) -> dict[str, str]:
-    """Headers as they are sealed and sent. Raises ValueError: what is allowed; the message repeats no value."""
+    """Return headers as they are sealed and sent. Raises ValueError: what is allowed; the message repeats no value."""
     if not isinstance(value, dict) or len(value) > MAX_HEADERS:
         raise ValueError(f"an object of at most {MAX_HEADERS} header names and their values")
     names = [name.lower() for name in value]

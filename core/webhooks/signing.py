@@ -51,7 +51,7 @@ def headers_for(
 
 
 def load_signing_key(text: str) -> Ed25519PrivateKey | None:
-    """The fleet's private key of COMFYLINE_WEBHOOK_SIGNING_KEY; None where it is empty. Raises ConfigurationError."""
+    """Return the key of COMFYLINE_WEBHOOK_SIGNING_KEY; None where it is empty. Raises ConfigurationError."""
     if not text:
         return None
     try:

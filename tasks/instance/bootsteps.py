@@ -8,7 +8,7 @@ from celery import bootsteps
 
 from tasks.instance.agent import InstanceAgent
 from tasks.messaging.context import context_of
-from tasks.messaging.names import GPU_QUEUE
+from tasks.messaging.names import GPU_QUEUE, gpu_queue_of
 
 #: Seconds between looks at whether this worker should consume.
 GATE_S = 0.2
@@ -37,9 +37,10 @@ class GateStep(bootsteps.StartStopStep):
         self._timer.cancel()
 
     def _look(self, consumer: Any) -> None:
-        wanted = context_of(consumer.app)[InstanceAgent].takes_jobs
-        consuming = consumer.task_consumer.consuming_from(GPU_QUEUE)
-        if wanted and not consuming:
-            consumer.add_task_queue(GPU_QUEUE)
-        elif consuming and not wanted:
-            consumer.cancel_task_queue(GPU_QUEUE)
+        agent = context_of(consumer.app)[InstanceAgent]
+        for queue in (GPU_QUEUE, gpu_queue_of(agent.name)):
+            consuming = consumer.task_consumer.consuming_from(queue)
+            if agent.takes_jobs and not consuming:
+                consumer.add_task_queue(queue)
+            elif consuming and not agent.takes_jobs:
+                consumer.cancel_task_queue(queue)

@@ -116,7 +116,7 @@ class CatalogueWatch:
 
 
 def witnesses(object_info: Mapping[str, Any]) -> dict[str, str]:
-    """Classes that together show every list of files, ComfyUI's own first, each with a hash of its inputs."""
+    """Return classes that together show every list of files, ComfyUI's own first, each with a hash of its inputs."""
     chosen: dict[str, str] = {}
     seen: set[str] = set()
     for class_type in sorted(object_info, key=lambda name: (_is_of_pack(object_info[name]), name)):

@@ -40,7 +40,7 @@ def occupied(folder: Path) -> Iterator[None]:
 
 
 def place_of(folder: Path) -> str:
-    """Names a directory of a running machine: equal for two workers only if they come to hold the same directory.
+    """Name a directory of a running machine: equal for two workers only if they come to hold the same directory.
 
     Other than a host's name or a path, it differs between machines, clones of one, and containers with the same names.
     """

@@ -56,7 +56,7 @@ class ComfylineConsumer(Consumer):
         self._refuse(message, f"it cannot be unpacked ({type(exc).__name__})")
 
     def on_connection_error_before_connected(self, exc: Exception) -> None:
-        """No connection could be made; it is tried again."""
+        """Rest after a connection that could not be made; Celery tries again."""
         super().on_connection_error_before_connected(self._mended(exc))
         self._rest()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-#: Turns: each message says that one more job waits for a GPU.
+#: Turns for whichever GPU worker takes them: of API processes and for workers of earlier versions.
 GPU_QUEUE = "gpu"
 #: Work that any machine can do: webhooks.
 IO_QUEUE = "io"
@@ -13,6 +13,11 @@ GENERATE = "fleet.generate"
 UPLOAD = "fleet.upload"
 NOTIFY = "fleet.notify"
 RECONCILE = "fleet.reconcile"
+
+
+def gpu_queue_of(instance: str) -> str:
+    """Return the queue of turns for one instance, `gpu0@host`: each says that a job waits which it would take."""
+    return f"{GPU_QUEUE}.{instance}"
 
 
 def io_queue_of(host: str) -> str:

@@ -13,10 +13,11 @@ from typing import Any
 from celery import Celery
 
 from core.background import Loop, failure_of
-from core.errors import BrokerUnavailable
+from core.errors import BrokerUnavailable, LedgerUnavailable
+from core.ledger.scheduling.turns import Turn
 from core.messaging.broker_errors import broker_errors
 from core.records.job import prompt_id_of
-from tasks.messaging.names import GENERATE, GPU_QUEUE, IO_QUEUE, NOTIFY, UPLOAD, io_queue_of
+from tasks.messaging.names import GENERATE, GPU_QUEUE, IO_QUEUE, NOTIFY, UPLOAD, gpu_queue_of, io_queue_of
 
 log = logging.getLogger(__name__)
 
@@ -29,8 +30,12 @@ BACKLOG = 1_000
 class Publisher:
     """Publishes for one process. Nothing it does can fail its caller: the reconciler mends what did not get through."""
 
-    def __init__(self, app: Celery) -> None:
+    def __init__(self, app: Celery, turn_of: Callable[[str], Turn | None] | None = None) -> None:
+        """Parameters:
+        turn_of: says which instance a job's turn is for; without it, turns are for whichever worker takes them.
+        """
         self._app = app
+        self._turn_of = turn_of
         self._errors = broker_errors(app.conf.broker_url)
         self._closed_until_s = 0.0
         # What a chain is on the wire, made once: a worker that ends a task pops the last step and publishes it. The
@@ -39,9 +44,31 @@ class Publisher:
         self._notify_step = dict(app.signature(NOTIFY, queue=IO_QUEUE))
 
     def turn(self, job_id: str) -> bool:
-        """Publish a job's turn, the chain generate, upload, notify; False when the broker did not take it."""
+        """Publish a job's turn for the idle instance that would take it; False when the broker did not take it.
+
+        Nothing is published if no idle instance would: one that is at work looks for itself before it ends.
+        """
+        if self._turn_of is None:
+            return self._publish_turn(job_id, GPU_QUEUE)
+        try:
+            turn = self._turn_of(job_id)
+        except LedgerUnavailable as exc:
+            log.info("the turn of job %s is left to the reconciler: %s", job_id, exc)
+            return True
+        return turn is None or self.turn_for(turn)
+
+    def turn_for(self, turn: Turn) -> bool:
+        """Publish a turn for its instance; False when the broker did not take it."""
+        return self._publish_turn(turn.job_id, gpu_queue_of(turn.instance) if turn.has_queue else GPU_QUEUE)
+
+    def own_turn(self, job_id: str, instance: str) -> bool:
+        """Publish the turn of a job that an instance has claimed already; False when the broker did not take it."""
+        return self._publish_turn(job_id, gpu_queue_of(instance))
+
+    def _publish_turn(self, job_id: str, queue: str) -> bool:
+        """Publish the chain generate, upload, notify."""
         return self._publish(
-            GENERATE, (job_id,), queue=GPU_QUEUE, task_id=job_id, chain=[self._notify_step, self._upload_step]
+            GENERATE, (job_id,), queue=queue, task_id=job_id, chain=[self._notify_step, self._upload_step]
         )
 
     def store(self, job_id: str, attempt: int, host: str) -> bool:
@@ -82,19 +109,26 @@ class Publisher:
             raise BrokerUnavailable(f"The broker did not take {what}; it will be published later ({exc}).") from exc
 
 
-class BackgroundNotifier:
-    """Publishes the sending of webhooks for those who cannot wait for a broker, from a thread of its own."""
+class BackgroundSender:
+    """Publishes for those who cannot wait for a broker, from a thread of its own."""
 
     def __init__(self, publisher: Publisher) -> None:
         self._publisher = publisher
-        self._queue: queue.Queue[str] = queue.Queue(BACKLOG)
-        self._loop = Loop("notifier", self._publish_next)
+        self._queue: queue.Queue[Callable[[], object]] = queue.Queue(BACKLOG)
+        self._loop = Loop("sender", self._publish_next)
 
     def notify(self, job_id: str) -> None:
-        """Publish soon. What finds too much waiting is left to the reconciler."""
+        """Publish the sending of a job's webhooks soon. What finds too much waiting is left to the reconciler."""
+        self._put(lambda: self._publisher.notify(job_id))
+
+    def own_turn(self, job_id: str, instance: str) -> None:
+        """Publish the turn of a job that an instance has claimed already. Without it the job runs all the same."""
+        self._put(lambda: self._publisher.own_turn(job_id, instance))
+
+    def _put(self, publish: Callable[[], object]) -> None:
         self._loop.start()
         with contextlib.suppress(queue.Full):
-            self._queue.put_nowait(job_id)
+            self._queue.put_nowait(publish)
 
     def _publish_next(self) -> None:
-        self._publisher.notify(self._queue.get())
+        self._queue.get()()

@@ -64,7 +64,7 @@ class UploadTries:
             self._fail(f"Its outputs could not be stored: given up after {lost - 1} turns that came to no end.")
 
     def put_off(self, exc: OSError | ComfylineError) -> NoReturn:
-        """Something failed that may be otherwise next time. Raises Unfinished."""
+        """End this turn over what may go well the next time. Raises Unfinished."""
         if self._is_counted:
             self._outputs.forgive_loss(self._job_id, self._attempt)
         if isinstance(exc, OutputUnavailable):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from core.job_files import is_job_id
-from core.storage.backend import inputs_of, outputs_of
+from core.storage.backend import input_storage, output_storage
 from core.storage.folders import age_s
 from tasks.runtime import Runtime
 
@@ -34,7 +34,7 @@ def remove_expired(runtime: Runtime) -> None:
     if runtime.storage.problem() is None:
         for step in (_remove_jobs, _remove_files, _remove_uploads):
             _in_steps(step, runtime)
-        inputs_of(runtime.settings).sweep_drafts()
+        input_storage(runtime.settings).sweep_drafts()
     _in_steps(_forget_keys, runtime)
     runtime.ledger.instances.forget_silent()
     runtime.ledger.durations.forget()
@@ -56,7 +56,7 @@ def sweep(runtime: Runtime) -> None:
 
 def sweep_outputs(runtime: Runtime) -> int:
     """Remove folders that have no job, and have had none for a day; returns how many."""
-    storage = outputs_of(runtime.settings)
+    storage = output_storage(runtime.settings)
     names = [name for name in storage.folders() if is_job_id(name)]
     removed = 0
     for chunk in _chunks(random.sample(names, min(len(names), SWEEP_LIMIT))):
@@ -70,14 +70,14 @@ def sweep_outputs(runtime: Runtime) -> int:
 
 def sweep_inputs(runtime: Runtime) -> int:
     """Remove files that the ledger does not refer to, except those put lately; returns how many."""
-    storage = inputs_of(runtime.settings)
+    storage = input_storage(runtime.settings)
     found = itertools.islice(storage.keys(), SWEEP_LIMIT)
     return sum(storage.discard(key) for chunk in _chunks(found) for key in runtime.ledger.input_files.unknown(chunk))
 
 
 def _remove_jobs(runtime: Runtime) -> int:
     job_ids = runtime.ledger.removal.expired_jobs(limit=BATCH)
-    storage = outputs_of(runtime.settings)
+    storage = output_storage(runtime.settings)
     for job_id in job_ids:
         storage.remove_folder(job_id)
     return runtime.ledger.removal.remove_jobs(job_ids) if job_ids else 0
@@ -85,7 +85,7 @@ def _remove_jobs(runtime: Runtime) -> int:
 
 def _remove_files(runtime: Runtime) -> int:
     job_ids = runtime.ledger.removal.expired_files(limit=BATCH)
-    storage = outputs_of(runtime.settings)
+    storage = output_storage(runtime.settings)
     for job_id in job_ids:
         storage.remove_folder(job_id)
     if job_ids:
@@ -94,7 +94,7 @@ def _remove_files(runtime: Runtime) -> int:
 
 
 def _remove_uploads(runtime: Runtime) -> int:
-    storage = inputs_of(runtime.settings)
+    storage = input_storage(runtime.settings)
     keys = runtime.ledger.input_files.remove_expired(limit=BATCH)
     for key in keys:
         storage.discard(key)

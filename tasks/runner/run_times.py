@@ -38,7 +38,7 @@ class Durations:
             self._average_s.popitem(last=False)
 
     def expect(self, shape: str) -> float | None:
-        """Seconds a prompt of this shape will take, or None when none was seen yet."""
+        """Return the seconds a prompt of this shape will take, or None when none was seen yet."""
         return self._average_s.get(shape)
 
 

@@ -133,7 +133,7 @@ class JobRunner:
         Returns: how the job ended on this GPU, or None when there was nothing to run.
         Raises: ComfyUnavailable - the instance is away; nothing was claimed.
         """
-        run = self._take_unattended() or self._begin(named=named)
+        run = self._take_unattended() or self._begin(named=named, is_attended=True)
         return None if run is None else run.future.result()
 
     def close(self) -> None:
@@ -163,10 +163,17 @@ class JobRunner:
                     return run
         return None
 
-    def _begin(self, *, named: str | None = None, only_surplus: bool = False) -> Run | None:
-        """Claim a job and post its prompt. A job that could not be posted comes back as a run that has ended."""
+    def _begin(self, *, named: str | None = None, ahead: bool = False, is_attended: bool = False) -> Run | None:
+        """Claim a job and post its prompt. A job that could not be posted comes back as a run that has ended.
+
+        Parameters:
+          is_attended: a turn waits for its end. If a job was claimed meanwhile that nobody attends to, it is that one.
+        """
         instance, session = self._connection.get()
-        run = self._claim(instance, session, named=named, only_surplus=only_surplus)
+        with self._claiming:
+            if is_attended and (claimed := self._take_unattended()) is not None:
+                return claimed
+            run = self._claim(instance, session, named=named, ahead=ahead, is_attended=is_attended)
         if run is None:
             if named is not None:
                 self._pass_on_if_barred()
@@ -183,21 +190,21 @@ class JobRunner:
         return run
 
     def _claim(
-        self, instance: InstanceRecord, session: ComfySession, *, named: str | None, only_surplus: bool
+        self, instance: InstanceRecord, session: ComfySession, *, named: str | None, ahead: bool, is_attended: bool
     ) -> Run | None:
-        with self._claiming:
-            if self._closing or (only_surplus and self._has_next()):
-                return None
-            claim = self._runtime.ledger.claims.claim(
-                instance.name, named=named, only_surplus=only_surplus, worker=self._worker
-            )
-            if claim is None:
-                return None
-            run = Run(claim=claim, instance=instance, is_attended=not only_surplus, was_on_deck=only_surplus)
-            run.session, run.lease = session, self._leases.hold(claim)
-            with self._lock:
-                self._runs.append(run)
-            return run
+        if self._closing or (ahead and self._has_next()):
+            return None
+        claim = self._runtime.ledger.claims.claim(instance.name, named=named, ahead=ahead, worker=self._worker)
+        if claim is None:
+            return None
+        run = Run(claim=claim, instance=instance, is_attended=is_attended, was_on_deck=ahead)
+        run.session, run.lease = session, self._leases.hold(claim)
+        with self._lock:
+            self._runs.append(run)
+        if not is_attended:
+            # So that a task attends to it, which Flower shows.
+            self._runtime.sender.own_turn(claim.job_id, self._name)
+        return run
 
     def _has_next(self) -> bool:
         """Whether a run waits for the one on the GPU to end; it may still be on its way to ComfyUI."""
@@ -260,8 +267,20 @@ class JobRunner:
         job = f"job {run.claim.job_id}"
         failure_of(lambda: self._learn_duration(run, end), job)
         self._end(run, end)
+        failure_of(self._look_for_next, "the next job")
         # After the end, which the next job may be waiting for.
         failure_of(lambda: self._learn(run, end), job)
+
+    def _look_for_next(self) -> None:
+        """Claim a job, if there is none here: no turns are published for instances that are at work."""
+        with self._lock:
+            if self._runs or self._closing:
+                return
+        try:
+            if self._runtime.ledger.claims.anything_waits():
+                self._begin()
+        except TransientError as exc:
+            log.info("no next job was claimed; the next turn will do: %s", exc)
 
     def _learn_duration(self, run: Run, end: AttemptEnd) -> None:
         if isinstance(end, Finished) and run.started_s is not None:
@@ -355,7 +374,7 @@ class JobRunner:
             return
         try:
             if self._runtime.ledger.claims.anything_waits():
-                self._begin(only_surplus=True)
+                self._begin(ahead=True)
         except TransientError as exc:
             log.info("looking ahead failed; the next turn will do: %s", exc)
 

@@ -12,7 +12,7 @@ from core.job_files import job_folder
 from core.ledger.claims import Claim
 from core.ledger.instances import InstanceRecord
 from core.settings import Settings
-from core.storage.backend import inputs_of
+from core.storage.backend import input_storage
 from core.storage.folders import is_out_of_room
 
 log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ def stage_inputs(claim: Claim, instance: InstanceRecord, client: ComfyClient, se
     """
     if not claim.inputs:
         return
-    storage = inputs_of(settings)
+    storage = input_storage(settings)
     try:
         if instance.kind == "attached":
             stage(client, {file.name: storage.path(file.key) for file in claim.inputs})

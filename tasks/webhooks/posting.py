@@ -53,7 +53,7 @@ class ConnectionThread:
         self._inbox.put(None)
 
     def connection(self, policy: Policy) -> KeptConnection:
-        """For work of its thread: the connection that was made under this policy."""
+        """Return the connection that was made under this policy; for work of its thread."""
         if policy not in self._connections:
             self._connections[policy] = KeptConnection(policy)
         return self._connections[policy]
@@ -174,7 +174,7 @@ def send(post: Post, headers: Mapping[str, str], connection: KeptConnection, *, 
 
 
 def parse_retry_after(value: str | None) -> float | None:
-    """Seconds from now that a `Retry-After` header asks for, in either of its forms; None for anything else."""
+    """Return the seconds from now that a `Retry-After` header asks for, in either form; None for anything else."""
     if value is None:
         return None
     text = value.strip()[:MAX_RETRY_AFTER_CHARS]

@@ -79,7 +79,7 @@ class ReceiverLimits:
         return len(self._waiting_ids)
 
     def occupied(self) -> list[str]:
-        """Receivers that enough waits for: more is not worth bringing from the ledger now."""
+        """Return the receivers that enough waits for: more is not worth bringing from the ledger now."""
         return [
             receiver
             for receiver, state in self._receivers.items()

@@ -68,7 +68,7 @@ def run(root: Path, *, jobs: int, down_s: float, timeout_s: float) -> None:
         flaky.is_down.clear()
         ledger = Ledger(Settings(data_dir=fleet.data_dir))
         until(lambda: ledger.jobs.count("queued", "running", "delivering") == 0, timeout_s=timeout_s, what="the ends")
-        until(lambda: ledger.outbox.open_count() == 0, timeout_s=timeout_s, what="the last webhook")
+        until(lambda: ledger.deliveries.open_count() == 0, timeout_s=timeout_s, what="the last webhook")
         check(ledger, flaky, receiver, job_ids)
         ledger.close()
 
@@ -88,7 +88,7 @@ def submit(fleet: Fleet, receiver: Receiver, number: int) -> str:
 
 def check(ledger: Ledger, flaky: Flaky, receiver: Receiver, job_ids: Sequence[str]) -> None:
     """All arrived, once each, under one id, with one body, signed every time, and numbered as they happened."""
-    lost = [found for found in ledger.outbox.page(limit=10 * len(job_ids)) if found.state != "delivered"]
+    lost = [found for found in ledger.deliveries.page(limit=10 * len(job_ids)) if found.state != "delivered"]
     assert not lost, f"{len(lost)} did not arrive; of the first: {lost[0]}"
     bodies: dict[str, set[bytes]] = defaultdict(set)
     for received in list(receiver.received):

@@ -128,7 +128,7 @@ def test_a_job_ends_whose_io_worker_is_killed_at_any_step_of_its_delivery(
     fleet.start("io")
 
     fleet.wait(job_id, "succeeded")
-    until(lambda: ledger.outbox.open_count(job_id) == 0, what="the webhook")
+    until(lambda: ledger.deliveries.open_count(job_id) == 0, what="the webhook")
     fleet.kill("io")
     folder = Settings(data_dir=fleet.data_dir).outputs_dir / job_id
     assert [output.name for output in ledger.jobs.get(job_id).outputs] == ["mine_00001_.png", "mine_00002_.png"]

@@ -77,7 +77,7 @@ def test_an_instance_that_fails_too_often_rests_until_it_is_resumed(fleet: Fleet
     assert instance(ledger).quarantined_until_ms is None
 
 
-def test_the_patience_with_a_busy_and_mute_instance_is_a_setting(fleet: Fleet, ledger: Ledger) -> None:
+def test_how_long_a_busy_instance_may_be_mute_is_a_setting(fleet: Fleet, ledger: Ledger) -> None:
     restart_worker(fleet, mute_s="1")
     wait_for(ledger, HEALTHY)
     graph = work(0.1, seed=2)
@@ -85,7 +85,7 @@ def test_the_patience_with_a_busy_and_mute_instance_is_a_setting(fleet: Fleet, l
     graph["3"]["inputs"]["images"] = ["4", 0]
     job_id = fleet.submit(graph)
 
-    until(lambda: "has answered nothing for 1 s" in fleet.log("gpu0"), what="the end of patience")
+    until(lambda: "has answered nothing for 1 s" in fleet.log("gpu0"), what="the end of its limit")
 
     fleet.cancel(job_id)
     fleet.wait(job_id, "canceled")

@@ -27,7 +27,7 @@ from core.ledger.input_files import InputFile
 from core.links import EXPIRES, SIGNATURE
 from core.records.output import Output
 from core.settings import Settings
-from core.storage.backend import inputs_of, outputs_of
+from core.storage.backend import input_storage, output_storage
 
 LINK = tuple(
     Parameter(name=name, place="query", description=f"Of a signed link: {words}.", schema=schema)
@@ -42,7 +42,7 @@ _HASH = re.compile(r"blake3:[0-9a-f]{64}")
 
 
 def assets_blueprint(settings: Settings, ledger: Ledger, intake: Intake, guard: Guard) -> Blueprint:
-    """Routes of assets under /api/v2."""
+    """Return the routes of assets under /api/v2."""
     blueprint = Blueprint("assets", __name__, url_prefix="/api/v2/assets")
 
     @blueprint.post("")
@@ -143,7 +143,7 @@ def assets_blueprint(settings: Settings, ledger: Ledger, intake: Intake, guard: 
         if guard.has_key() and _asks_for_a_link():
             link = links_for(settings, ledger).content(asset_id, until_ms=_kept_until_ms(found))
             return Response(status=302, headers={"Location": link.url, "Cache-Control": "no-store"})
-        storage = outputs_of(settings) if isinstance(found, Output) else inputs_of(settings)
+        storage = output_storage(settings) if isinstance(found, Output) else input_storage(settings)
         kept = cache_control()
         answer = content_response(found, storage, cache_control=kept)
         if kept is not None:

@@ -96,7 +96,7 @@ LIST_PARAMETERS = (
 
 
 def v2_blueprint(settings: Settings, ledger: Ledger, service: JobService, hub: Hub, estimates: Estimates) -> Blueprint:
-    """Routes of jobs under /api/v2."""
+    """Return the routes of jobs under /api/v2."""
     blueprint = Blueprint("v2", __name__, url_prefix="/api/v2")
 
     @blueprint.post("/jobs")

@@ -18,7 +18,7 @@ from core.ledger.requeue import POISON
 from core.links import Links
 from core.records.job import CANCELED, CANCELING, DELIVERING, EXPIRED, FAILED, QUEUED, RUNNING, SUCCEEDED, Job
 from core.settings import Settings
-from core.storage.backend import outputs_of
+from core.storage.backend import output_storage
 
 #: All files of one answer together, before base64.
 MAX_INLINE_BYTES = 32 * 1024 * 1024
@@ -124,7 +124,7 @@ def queue_position(job: Job, place: Place | None, queue_size: int) -> QueuePosit
 
 
 def rounded_s(seconds: float | None) -> float | None:
-    """Seconds as they are shown."""
+    """Return seconds as they are shown."""
     return None if seconds is None else round(seconds, 3)
 
 
@@ -151,7 +151,7 @@ def full_result(job: Job, settings: Settings, links: Links, wanted: Wanted) -> S
                 entry["error"] = "Too large to return inline; fetch it from url."
                 continue
             try:
-                entry["data"] = read_base64(output, outputs_of(settings))
+                entry["data"] = read_base64(output, output_storage(settings))
                 room_bytes -= output.size_bytes
             except OutputUnavailable as exc:
                 entry["error"] = exc.message

@@ -57,7 +57,7 @@ HEADERS = (
 def generate_blueprint(
     settings: Settings, ledger: Ledger, service: JobService, hub: Hub, library: Library, estimates: Estimates
 ) -> Blueprint:
-    """Routes of the `/generate` contract."""
+    """Return the routes of the `/generate` contract."""
     blueprint = ContractBlueprint("generate", __name__, errors=GENERATE_FAMILY)
 
     def parsed() -> GenerateRequest:
@@ -171,7 +171,7 @@ def _asks_for(header: str) -> bool:
 
 
 def outlives_its_client(job: Job, settings: Settings) -> bool:
-    """Whether the job goes on when its client hangs up: its result goes somewhere else too, or the operator says so."""
+    """Tell whether a job goes on when its client hangs up: its result also goes elsewhere, or the operator says so."""
     goes_elsewhere = job.webhook is not None or job.output_options.bucket is not None
     return goes_elsewhere or not settings.cancel_on_hangup
 

@@ -28,7 +28,7 @@ from core.links import Links
 from core.records.job import SUCCEEDED, Job
 from core.records.job_request import JobRequest
 from core.settings import Settings
-from core.storage.backend import outputs_of
+from core.storage.backend import output_storage
 from workflows.templates.library import Library
 from workflows.templates.modifiers import draw_between
 from workflows.templates.template import Template
@@ -142,5 +142,5 @@ def _images(job: Job, settings: Settings) -> list[str]:
     for output in job.outputs:
         if output.kind == "image" and output.size_bytes <= room_bytes:
             room_bytes -= output.size_bytes
-            found.append(f"data:{output.content_type};base64,{read_base64(output, outputs_of(settings))}")
+            found.append(f"data:{output.content_type};base64,{read_base64(output, output_storage(settings))}")
     return found

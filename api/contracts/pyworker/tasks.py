@@ -31,7 +31,7 @@ from core.ledger import Ledger
 from core.records.job import Job
 from core.records.job_request import JobRequest
 from core.settings import Settings
-from core.storage.backend import outputs_of
+from core.storage.backend import output_storage
 from workflows.graphs.file_names import is_safe_file_name, safe_name
 from workflows.templates.modifiers import draw_between, graph_template
 
@@ -198,7 +198,7 @@ def _file(ledger: Ledger, settings: Settings, parts: list[str]) -> Response:
     wanted = "/".join([job.id, *parts[1:]])
     for output in job.outputs:
         if output.storage_key == wanted:
-            return content_response(output, outputs_of(settings))
+            return content_response(output, output_storage(settings))
     raise NotFound("There is no such output.")
 
 

@@ -17,7 +17,6 @@ from sqlalchemy.exc import DisconnectionError, SQLAlchemyError
 
 from core.background import failure_of
 from core.clock import ledger_clock
-from core.clock import now_ms as now_ms
 from core.errors import ConfigurationError
 from core.ledger.database.error_map import in_our_words
 from core.ledger.database.fork_guard import close_at_fork, using_sqlite

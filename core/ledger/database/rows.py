@@ -85,7 +85,7 @@ def asset_row(file: OutputFile, *, attempt: int, ordinal: int, now: int) -> dict
 
 
 def upload_column(output: Output) -> dict[str, Any] | None:
-    """The column `upload` of an output that is in storage: how it fared in a bucket, and what is wrong with it."""
+    """Return the column `upload` of an output in storage: how it fared in a bucket, and what is wrong with it."""
     said = {} if output.bucket_result is None else output.bucket_result.to_json()
     if output.conversion_error is not None:
         said["conversion_error"] = output.conversion_error

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Row, Select, bindparam, insert, or_, select, update
+from sqlalchemy import Select, bindparam, insert, or_, select, update
 from sqlalchemy import delete as delete_from
 
 from core.clock import now_ms
@@ -15,8 +15,8 @@ from core.ledger.database.tables import instances, jobs, residents
 from core.ledger.instances import HEALTHY, SILENCE_MS
 from core.ledger.scheduling.learned import LearnedCosts
 from core.ledger.scheduling.lines import Lines
-from core.ledger.scheduling.picture import GPU_COLUMNS, Picture, residency_of
-from core.ledger.scheduling.turns import IDLE, play_idle
+from core.ledger.scheduling.picture import GPU_COLUMNS, GpuRow, Picture
+from core.ledger.scheduling.turns import idle_instances, play_idle
 from core.scheduling.lines import Decision
 from core.scheduling.residency import Residency
 
@@ -49,6 +49,7 @@ _IS_OURS_TO_TRY = or_(
 _IS_IN_TIME = or_(jobs.c.start_by_ms.is_(None), jobs.c.start_by_ms >= bindparam("now"))
 _OF_THE_LINE = select(jobs.c.id).where(jobs.c.line == bindparam("wanted_line"), IS_QUEUED, _IS_OURS_TO_TRY, _IS_IN_TIME)
 _HEAD = _OF_THE_LINE.order_by(jobs.c.created_at_ms, jobs.c.id).limit(1)
+_NAMED = _OF_THE_LINE.where(jobs.c.id == bindparam("wanted"))
 _NEAREST = _OF_THE_LINE.where(jobs.c.start_by_ms.is_not(None)).order_by(jobs.c.start_by_ms, jobs.c.id).limit(1)
 _IDLE_NOW = (
     update(instances)
@@ -65,8 +66,7 @@ class Choice:
     decision: Decision
     #: Names of the model files that it loads or holds for this job.
     files: tuple[str, ...]
-    #: The row of the instance, with `GPU_COLUMNS`.
-    gpu: Row[Any]
+    gpu: GpuRow
     #: How long it runs where its models are held, expected.
     run_s: float
 
@@ -78,39 +78,51 @@ class Chooser:
         self._lines = lines
         self._learned = learned
 
-    def choose(self, transaction: Transaction, instance: str, worker: str | None, *, ahead: bool) -> Choice | None:
+    def choose(
+        self,
+        transaction: Transaction,
+        instance: str,
+        *,
+        named: str | None = None,
+        worker: str | None = None,
+        ahead: bool = False,
+    ) -> Choice | None:
         """Return the next job for an instance, locked; None when there is none for it.
 
         Nothing for one that is not healthy, nor for a worker that has lost the instance's name. Left out are jobs its
         nodes do not fit, and for a minute those it lost itself, if another instance could run them.
 
         Parameters:
+          named: a job that is taken before others of its line, unless one would miss its deadline.
+          worker: take nothing if another worker has the instance's name.
           ahead: it is at work still: what an idle instance would take is left to that.
         """
         connection, now = transaction.connection, now_ms()
-        who = {"instance": instance, "now": now, "heard_since_ms": now - SILENCE_MS, "avoided_since_ms": now - AVOID_MS}
-        row = connection.execute(_ASKING, who).one_or_none()
-        if row is not None and (row.state != HEALTHY or (worker is not None and row.worker != worker)):
+        who: dict[str, Any] = {"instance": instance, "wanted": named, "now": now}
+        who |= {"heard_since_ms": now - SILENCE_MS, "avoided_since_ms": now - AVOID_MS}
+        found = connection.execute(_ASKING, who).one_or_none()
+        row = GpuRow(name=instance) if found is None else GpuRow(**found._mapping)
+        if row.state != HEALTHY or (worker is not None and row.worker not in (worker, None)):
             return None
         waiting = self._lines.waiting(connection)
         choice = None
-        if waiting and row is not None:
+        if waiting:
             picture = Picture(connection, self._lines, self._learned, waiting)
             if ahead:
-                play_idle(picture, connection.execute(IDLE.limit(ASKED_FIRST), who).all())
+                play_idle(picture, idle_instances(connection, ASKED_FIRST))
             choice = self._chosen(transaction, picture, row, who, ahead=ahead)
-        if choice is None and row is not None and not ahead and (row.free_at_ms or 0) > now:
+        if choice is None and not ahead and (row.free_at_ms or 0) > now:
             connection.execute(_IDLE_NOW, who)
         return choice
 
     def _chosen(
-        self, transaction: Transaction, picture: Picture, row: Row[Any], who: dict[str, Any], *, ahead: bool
+        self, transaction: Transaction, picture: Picture, row: GpuRow, who: dict[str, Any], *, ahead: bool
     ) -> Choice | None:
         left_s = max(0.0, ((row.free_at_ms or 0) - who["now"]) / 1000) if ahead else 0.0
         gpu = picture.gpu(row, free_s=left_s)
         able = {line.id: line for line in picture.lines_for(row)}
         while able:
-            decision = picture.decide(row, gpu, able.values())
+            decision = picture.decide(gpu, able.values())
             if decision is None:
                 return None
             line = decision.line
@@ -128,7 +140,7 @@ class Chooser:
         begins_ms = max(now, row.free_at_ms or 0) if ahead else now
         load_s = choice.decision.load_s
         values: dict[str, Any] = {"free_at_ms": begins_ms + int((load_s + choice.run_s) * 1000)}
-        before = residency_of(row)
+        before = row.residency
         after = (
             before.after(choice.files, {file.name: file.size_bytes for file in before.files})
             if choice.files
@@ -160,7 +172,8 @@ class Chooser:
 
 def _taken(transaction: Transaction, decision: Decision, who: dict[str, Any]) -> str | None:
     wanted = who | {"wanted_line": decision.line.id}
-    for query in (_NEAREST, _HEAD) if decision.takes_nearest_deadline else (_HEAD,):
+    first = _NEAREST if decision.takes_nearest_deadline else _NAMED if who["wanted"] is not None else None
+    for query in (_HEAD,) if first is None else (first, _HEAD):
         job_id: str | None = transaction.connection.execute(_locked(transaction, query), wanted).scalar()
         if job_id is not None:
             return job_id

@@ -50,7 +50,7 @@ class Costs:
         found = self.seconds.get(subject)
         if not found:
             return usual_s
-        return found[gpu] if gpu in found else fmean(found.values())
+        return found[gpu] if gpu is not None and gpu in found else fmean(found.values())
 
 
 class LearnedCosts:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 from sqlalchemy import Connection, Row, and_, bindparam, case, func, literal, null, select, union_all
@@ -13,19 +14,45 @@ from core.ledger.database.tables import instances, residents
 from core.ledger.durations import gpu_kind
 from core.ledger.instances import HEALTHY, SILENCE_MS
 from core.ledger.scheduling.learned import USUAL_LOAD_S, LearnedCosts
-from core.ledger.scheduling.lines import Lines, WaitingLine
-from core.scheduling.lines import NO_MODELS, Decision, Fleet, Gpu, Holders, Line, ModelSet
+from core.ledger.scheduling.lines import LineKind, Lines, WaitingLine
+from core.scheduling.lines import Decision, Fleet, Gpu, Holders, Line, ModelSet
 from core.scheduling.policy import decide
 from core.scheduling.residency import USUAL_BYTES, ModelFile, Residency
 
-#: What the policy has to know of an instance.
-GPU_COLUMNS = tuple(
-    instances.c[name]
-    for name in (
-        *("name", "worker", "state", "kind", "device", "catalogue", "pool", "vram_bytes", "memory_bytes", "held"),
-        *("free_at_ms", "has_queue", "loads", "loading_s", "loads_day"),
-    )
-)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuRow:
+    """An instance, as far as the policy looks at it. One that is not registered may be anything."""
+
+    name: str
+    worker: str | None = None
+    state: str = HEALTHY
+    kind: str = ""
+    device: str | None = None
+    catalogue: str | None = None
+    pool: str | None = None
+    vram_bytes: int | None = None
+    memory_bytes: int | None = None
+    #: `[[name, bytes], ...]` of the model files it holds, the most recently used first.
+    held: Sequence[tuple[str, int]] | None = None
+    free_at_ms: int | None = None
+    has_queue: bool = False
+    loads: int = 0
+    loading_s: float = 0.0
+    loads_day: int = 0
+
+    @property
+    def residency(self) -> Residency:
+        """The model files that it is likely to hold."""
+        files = tuple(ModelFile(name=name, size_bytes=size) for name, size in self.held or ())
+        return Residency(files=files, budget_bytes=self.memory_bytes or USUAL_BYTES)
+
+    def may_run(self, line: LineKind) -> bool:
+        """Return whether it can run the jobs of a line."""
+        return line.runs_on(catalogue=self.catalogue, pool=self.pool, vram_bytes=self.vram_bytes)
+
+
+GPU_COLUMNS = tuple(instances.c[field.name] for field in fields(GpuRow))
 #: What makes instances alike for a line.
 _SORT = (instances.c.catalogue, instances.c.pool, instances.c.vram_bytes)
 _IS_ALIVE = and_(instances.c.state == HEALTHY, instances.c.heartbeat_at_ms > bindparam("heard_since_ms"))
@@ -63,13 +90,13 @@ class Picture:
         """Whether nothing waits any more."""
         return not self._lines
 
-    def gpu(self, row: Row[Any], *, free_s: float = 0.0) -> Gpu:
+    def gpu(self, row: GpuRow, *, free_s: float = 0.0) -> Gpu:
         """Return an instance as the policy sees it.
 
         Parameters:
-          row: with `GPU_COLUMNS`.
+          free_s: until it has done what it has claimed.
         """
-        held = residency_of(row)
+        held = row.residency
         names = held.names
         kind = gpu_kind(row.device, row.kind)
         risky = held.at_risk()
@@ -92,12 +119,11 @@ class Picture:
             free_s=free_s,
         )
 
-    def lines_for(self, row: Row[Any]) -> list[Line]:
+    def lines_for(self, row: GpuRow) -> list[Line]:
         """Return the lines that an instance can run."""
-        what = {"catalogue": row.catalogue, "pool": row.pool, "vram_bytes": row.vram_bytes}
-        return [line for line in self._lines.values() if self.kinds[line.id].runs_on(**what)]
+        return [line for line in self._lines.values() if row.may_run(self.kinds[line.id])]
 
-    def decide(self, row: Row[Any], gpu: Gpu, lines: Iterable[Line]) -> Decision | None:
+    def decide(self, gpu: Gpu, lines: Iterable[Line]) -> Decision | None:
         """Return what an instance takes next; None for nothing."""
         return decide(gpu, lines, self.fleet, now_s=self.now_s)
 
@@ -175,14 +201,3 @@ class Picture:
     def _fleet(self) -> Fleet:
         holders = {models: Holders(gpus=gpus, free_s=free_s) for models, (gpus, free_s) in self._holders.items()}
         return Fleet(holders=holders, gpus=max(1, self._gpus), busy=self._busy)
-
-
-def residency_of(row: Row[Any]) -> Residency:
-    """Return the model files that an instance is likely to hold, from its row."""
-    files = tuple(ModelFile(name=name, size_bytes=size) for name, size in row.held or ())
-    return Residency(files=files, budget_bytes=row.memory_bytes or USUAL_BYTES)
-
-
-def is_without_models(models: ModelSet) -> bool:
-    """Return whether every GPU holds them."""
-    return models == NO_MODELS

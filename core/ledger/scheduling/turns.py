@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, select
+from sqlalchemy import Connection, bindparam, select
 
 from core.clock import now_ms
 from core.ledger.database.connections import Database
@@ -16,7 +16,7 @@ from core.ledger.database.tables import instances, jobs
 from core.ledger.instances import HEALTHY, SILENCE_MS
 from core.ledger.scheduling.learned import LearnedCosts
 from core.ledger.scheduling.lines import Lines
-from core.ledger.scheduling.picture import GPU_COLUMNS, Picture
+from core.ledger.scheduling.picture import GPU_COLUMNS, GpuRow, Picture
 from core.records.job import LEASED
 from core.scheduling.lines import Decision
 
@@ -25,7 +25,7 @@ LOOKED_AT = 64
 
 _BUSY = select(jobs.c.instance).where(jobs.c.status.in_(sorted(LEASED)), jobs.c.instance.is_not(None))
 #: Instances that could begin a job now, in one order.
-IDLE = (
+_IDLE = (
     select(*GPU_COLUMNS)
     .where(
         instances.c.state == HEALTHY,
@@ -78,14 +78,14 @@ class Turns:
         return found[0] if found else None
 
     def _turns(self, connection: Connection, limit: int | None) -> list[Turn]:
-        idle = connection.execute(IDLE.limit(limit), {"heard_since_ms": now_ms() - SILENCE_MS}).all()
+        idle = idle_instances(connection, limit)
         if not idle:
             return []
         waiting = self._lines.waiting(connection)
         if not waiting:
             return []
         played = play_idle(Picture(connection, self._lines, self._learned, waiting), idle)
-        takers: dict[int, list[Row[Any]]] = defaultdict(list)
+        takers: dict[int, list[GpuRow]] = defaultdict(list)
         for row, decision in played:
             takers[decision.line.id].append(row)
         turns = []
@@ -98,9 +98,15 @@ class Turns:
         return turns
 
 
-def play_idle(picture: Picture, idle: Sequence[Row[Any]]) -> list[tuple[Row[Any], Decision]]:
+def idle_instances(connection: Connection, limit: int | None = None) -> list[GpuRow]:
+    """Return healthy instances that have no job, by name."""
+    rows = connection.execute(_IDLE.limit(limit), {"heard_since_ms": now_ms() - SILENCE_MS})
+    return [GpuRow(**row._mapping) for row in rows]
+
+
+def play_idle(picture: Picture, idle: Sequence[GpuRow]) -> list[tuple[GpuRow, Decision]]:
     """Let idle instances take what they would take, one after the other; return those that take something."""
-    played: list[tuple[Row[Any], Decision]] = []
+    played: list[tuple[GpuRow, Decision]] = []
     #: Instances of which one takes nothing; the others like it would not either, until something changes.
     content: set[tuple[Any, ...]] = set()
     for row in idle:
@@ -109,7 +115,7 @@ def play_idle(picture: Picture, idle: Sequence[Row[Any]]) -> list[tuple[Row[Any]
         alike = _sort_of(row)
         if alike in content:
             continue
-        decision = picture.decide(row, picture.gpu(row), picture.lines_for(row))
+        decision = picture.decide(picture.gpu(row), picture.lines_for(row))
         if decision is None:
             content.add(alike)
             continue
@@ -119,6 +125,6 @@ def play_idle(picture: Picture, idle: Sequence[Row[Any]]) -> list[tuple[Row[Any]
     return played
 
 
-def _sort_of(row: Row[Any]) -> tuple[Any, ...]:
+def _sort_of(row: GpuRow) -> tuple[Any, ...]:
     held = tuple(name for name, _ in row.held or ())
     return row.catalogue, row.pool, row.vram_bytes, row.memory_bytes, row.device, row.kind, held

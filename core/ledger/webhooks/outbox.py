@@ -6,14 +6,14 @@ reports counts only for the try it took. A sender that died holds what it took f
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Row, and_, bindparam, delete, func, insert, or_, select, update
+from sqlalchemy import Row, and_, bindparam, delete, insert, select, update
 
-from core.errors import NotFound
-from core.ledger.database.connections import Database, now_ms
+from core.clock import now_ms
+from core.ledger.database.connections import Database
 from core.ledger.database.stored_fields import record_from
 from core.ledger.database.tables import deliveries, delivery_attempts, jobs
 from core.ledger.webhooks.outbox_writer import DEAD, DELIVERED, PENDING, SENDING
@@ -24,8 +24,6 @@ from core.records.webhook_target import WebhookTarget
 
 #: Beyond the longest a try may take, a sender that has not reported is taken for dead after this.
 MARGIN_S = 15.0
-#: Tries that ended one way or the other, and are over.
-ENDED = (DELIVERED, DEAD)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,43 +70,7 @@ class TryResult:
     is_final: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class Try:
-    """One line of a delivery's log."""
-
-    #: Counted from 1. A number that is missing belongs to a sender that died, or did not get to it.
-    number: int
-    at_ms: int
-    duration_ms: int
-    status_code: int | None
-    error: str | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Delivery:
-    """A delivery as operators and clients see it."""
-
-    id: str
-    job_id: str
-    contract: ContractName
-    event: str
-    seq: int
-    url: str
-    #: `pending`, `sending`, `delivered` or `dead`.
-    state: str
-    tries: int
-    #: Of the last try.
-    status_code: int | None
-    error: str | None
-    #: None once it has ended.
-    next_try_at_ms: int | None
-    created_at_ms: int
-    updated_at_ms: int
-    log: tuple[Try, ...] = ()
-
-
 # On the path of every webhook, so built once.
-_LISTED = [getattr(deliveries.c, name) for name in Delivery.__dataclass_fields__ if name != "log"]
 _IS_DUE = deliveries.c.next_try_at_ms <= bindparam("now")
 _DUE = select(deliveries.c.id, deliveries.c.job_id, deliveries.c.receiver).where(_IS_DUE)
 _IN_ORDER = (deliveries.c.next_try_at_ms, deliveries.c.seq)
@@ -158,7 +120,7 @@ _LOG = insert(delivery_attempts)
 
 
 class Outbox:
-    """What io workers do to webhooks, and operators."""
+    """What io workers do to webhooks."""
 
     def __init__(self, database: Database, *, pauses_s: Sequence[float], limit_s: float) -> None:
         """Parameters:
@@ -240,82 +202,6 @@ class Outbox:
                 update(deliveries).where(waiting).values(next_try_at_ms=until_ms)
             ).rowcount
 
-    def page(
-        self,
-        *,
-        state: str | None = None,
-        job_id: str | None = None,
-        ids: tuple[str, str] | None = None,
-        limit: int = 50,
-        after: tuple[int, str] | None = None,
-    ) -> list[Delivery]:
-        """Return one page of deliveries with their logs, newest first.
-
-        Parameters:
-          ids: the first and the last id that are wanted.
-          after: `(created_at_ms, id)` of the last one of the page before.
-        """
-        query = select(*_LISTED).order_by(deliveries.c.created_at_ms.desc(), deliveries.c.id.desc()).limit(limit)
-        if state is not None:
-            query = query.where(deliveries.c.state == state)
-        if job_id is not None:
-            query = query.where(deliveries.c.job_id == job_id)
-        if ids is not None:
-            query = query.where(deliveries.c.id.between(*ids))
-        if after is not None:
-            created_at_ms, delivery_id = after
-            same_time = and_(deliveries.c.created_at_ms == created_at_ms, deliveries.c.id < delivery_id)
-            query = query.where(or_(deliveries.c.created_at_ms < created_at_ms, same_time))
-        with self._database.read() as connection:
-            rows = connection.execute(query).all()
-            log = connection.execute(_log_of([row.id for row in rows])).all() if rows else []
-        return [_delivery(row, log) for row in rows]
-
-    def get(self, delivery_id: str) -> Delivery:
-        """Return a delivery with its log. Raises NotFound."""
-        with self._database.read() as connection:
-            row = connection.execute(select(*_LISTED).where(deliveries.c.id == delivery_id)).one_or_none()
-            if row is None:
-                raise NotFound(f"There is no delivery {delivery_id}.")
-            return _delivery(row, connection.execute(_log_of([delivery_id])).all())
-
-    def replay(self, delivery_id: str) -> Delivery:
-        """Make a delivery due now, whether it was given up, has arrived, or waits; its schedule begins anew.
-
-        It keeps its id, its body and its log. One that is being sent is left alone. Raises NotFound.
-        """
-        with self._database.write() as transaction:
-            transaction.connection.execute(
-                update(deliveries)
-                .where(deliveries.c.id == delivery_id, deliveries.c.state != SENDING)
-                .values(
-                    state=PENDING,
-                    tries_before=deliveries.c.tries,
-                    next_try_at_ms=now_ms(),
-                    updated_at_ms=now_ms(),
-                )
-            )
-        return self.get(delivery_id)
-
-    def purge(self, state: str, *, older_than_ms: int = 0) -> int:
-        """Delete deliveries that ended in `state` (`delivered` or `dead`) so long ago; returns how many.
-
-        Raises: ValueError - deliveries in that state have not ended.
-        """
-        if state not in ENDED:
-            raise ValueError(f"only {' and '.join(ENDED)} deliveries can be deleted, not {state!r}")
-        old = and_(deliveries.c.state == state, deliveries.c.updated_at_ms <= now_ms() - older_than_ms)
-        with self._database.write() as transaction:
-            return transaction.connection.execute(delete(deliveries).where(old)).rowcount
-
-    def open_count(self, job_id: str | None = None) -> int:
-        """Count the deliveries that have not ended: of one job, or of all."""
-        query = select(func.count()).select_from(deliveries).where(deliveries.c.next_try_at_ms.is_not(None))
-        if job_id is not None:
-            query = query.where(deliveries.c.job_id == job_id)
-        with self._database.read() as connection:
-            return connection.execute(query).scalar_one()
-
     def _after(self, post: Post, result: TryResult, tries_made: int) -> dict[str, Any]:
         """Return the row of a delivery after a try."""
         now, next_ms = now_ms(), None
@@ -358,23 +244,3 @@ def _post(row: Row[Any], webhook: WebhookTarget) -> Post:
         tries=row.tries,
         webhook=webhook,
     )
-
-
-def _log_of(ids: Sequence[str]) -> Any:
-    wanted = delivery_attempts.c.delivery_id.in_(ids)
-    return select(delivery_attempts).where(wanted).order_by(delivery_attempts.c.number)
-
-
-def _delivery(row: Row[Any], log: Iterable[Row[Any]]) -> Delivery:
-    tries = tuple(
-        Try(
-            number=line.number,
-            at_ms=line.at_ms,
-            duration_ms=line.duration_ms,
-            status_code=line.status_code,
-            error=line.error,
-        )
-        for line in log
-        if line.delivery_id == row.id
-    )
-    return Delivery(**row._mapping, log=tries)

@@ -10,8 +10,9 @@ from urllib.parse import urlsplit
 
 from sqlalchemy import Row, bindparam, delete, insert, select, update
 
+from core.clock import now_ms
 from core.contracts.registry import contract_of
-from core.ledger.database.connections import Change, Transaction, now_ms
+from core.ledger.database.connections import Change, Transaction
 from core.ledger.database.rows import JOB_COLUMNS, job_of
 from core.ledger.database.stored_fields import record_from
 from core.ledger.database.tables import deliveries, events, jobs
@@ -106,7 +107,7 @@ def announce_progress(transaction: Transaction, row: Row[Any]) -> None:
 
 
 def drop_progress(transaction: Transaction, job_id: str) -> None:
-    """Progress that was not told is news no more: there is newer, or the job has ended."""
+    """Drop progress that was not told: there is newer, or the job has ended."""
     transaction.connection.execute(
         delete(deliveries).where(
             deliveries.c.job_id == job_id, deliveries.c.event == PROGRESS, deliveries.c.next_try_at_ms.is_not(None)

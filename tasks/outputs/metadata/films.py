@@ -26,7 +26,7 @@ MATROSKA_METADATA = frozenset((TAGS, TITLE, CHECKSUM, VOID))
 
 
 def mp4(data: mmap) -> Iterator[Piece]:
-    """MP4, MOV and their relatives."""
+    """Strip MP4, MOV and their relatives."""
     yield from _boxes(data, 0, len(data))
 
 
@@ -52,7 +52,7 @@ def _boxes(data: mmap, at: int, end: int) -> Iterator[Piece]:
 
 
 def matroska(data: mmap) -> Iterator[Piece]:
-    """Matroska and WebM.
+    """Strip Matroska and WebM.
 
     The tree is walked flat: what holds metadata, or does not say where it ends, is stepped into.
     """

@@ -34,7 +34,7 @@ GIF_KEPT = frozenset((b"NETSCAPE2.0", b"ANIMEXTS1.0", b"ICCRGBG1012"))
 
 
 def png(data: mmap) -> Iterator[Piece]:
-    """PNG and APNG."""
+    """Strip PNG and APNG."""
     yield range(8)
     at, kind = 8, b""
     while kind != b"IEND":
@@ -47,7 +47,7 @@ def png(data: mmap) -> Iterator[Piece]:
 
 
 def jpeg(data: mmap) -> Iterator[Piece]:
-    """JPEG; what lies behind its end goes as well."""
+    """Strip JPEG; what lies behind its end goes as well."""
     yield range(2)
     at, turn = 2, b""
     while (marker := _jpeg_marker(data, at)) != EOI:
@@ -90,7 +90,7 @@ def _belongs_to_jpeg(marker: int, beginning: bytes) -> bool:
 
 
 def webp(data: mmap) -> Iterator[Piece]:
-    """WebP, still or animated."""
+    """Strip WebP, still or animated."""
     chunks = list(riff_chunks(data))
     exif = next((data[at + 8 : end] for kind, at, end in chunks if kind == b"EXIF"), b"")
     turn = _turn(exif.removeprefix(EXIF_LABEL))
@@ -134,7 +134,7 @@ def _orientation(tiff: bytes) -> int:
 
 
 def gif(data: mmap) -> Iterator[Piece]:
-    """GIF, still or animated."""
+    """Strip GIF, still or animated."""
     at = 13 + _gif_palette(data[10])
     yield range(at)
     while (kind := data[at]) != GIF_END:

@@ -24,7 +24,7 @@ def is_safetensors(data: mmap) -> bool:
 
 
 def safetensors(data: mmap) -> Iterator[Piece]:
-    """Takes out `__metadata__`."""
+    """Take out `__metadata__`."""
     length = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + length])
     header.pop("__metadata__", None)
@@ -34,7 +34,7 @@ def safetensors(data: mmap) -> Iterator[Piece]:
 
 
 def glb(data: mmap) -> Iterator[Piece]:
-    """Takes out `asset.extras`, where ComfyUI puts the graph."""
+    """Take out `asset.extras`, where ComfyUI puts the graph."""
     length, kind = struct.unpack_from("<I4s", data, 12)
     need(kind == b"JSON" and 20 + length <= len(data))
     scene = json.loads(data[20 : 20 + length])

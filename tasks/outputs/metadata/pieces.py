@@ -27,7 +27,7 @@ def need(holds: bool) -> None:
 
 
 def riff_chunks(data: mmap) -> Iterator[tuple[bytes, int, int]]:
-    """Each chunk of a RIFF file: its kind, where it begins, and where it ends, without its padding."""
+    """Yield each chunk of a RIFF file: its kind, where it begins, and where it ends, without its padding."""
     need(data[:4] == b"RIFF")
     (size,) = struct.unpack_from("<I", data, 4)
     at = 12
@@ -40,7 +40,7 @@ def riff_chunks(data: mmap) -> Iterator[tuple[bytes, int, int]]:
 
 
 def riff_file(form: bytes, chunks: list[Piece]) -> Iterator[Piece]:
-    """A RIFF file of these chunks. Each is padded to an even length; some writers forget that at the end."""
+    """Yield a RIFF file of these chunks. Each is padded to an even length; some writers forget that at the end."""
     need(bool(chunks))
     yield struct.pack("<4sI4s", b"RIFF", 4 + sum(len(chunk) + len(chunk) % 2 for chunk in chunks), form)
     for chunk in chunks:

@@ -28,14 +28,14 @@ def id3(data: mmap) -> Iterator[Piece]:
 
 
 def mp3(data: mmap) -> Iterator[Piece]:
-    """MP3, with or without tags."""
+    """Strip MP3, with or without tags."""
     start, end = _after_id3(data), _before_tags(data)
     need(start + 4 <= end and data[start] == 0xFF and data[start + 1] >= 0xE0)
     yield range(start, end)
 
 
 def flac(data: mmap) -> Iterator[Piece]:
-    """FLAC, with or without an ID3 tag before it."""
+    """Strip FLAC, with or without an ID3 tag before it."""
     at = _after_id3(data)
     need(data[at : at + 4] == b"fLaC")
     at += 4
@@ -80,7 +80,7 @@ def _before_tags(data: mmap) -> int:
 
 
 def wav(data: mmap) -> Iterator[Piece]:
-    """WAV."""
+    """Strip WAV."""
     yield from riff_file(b"WAVE", [range(at, end) for kind, at, end in riff_chunks(data) if kind in WAV_KEPT])
 
 
@@ -91,7 +91,7 @@ def is_known_ogg(data: mmap) -> bool:
 
 
 def ogg(data: mmap) -> Iterator[Piece]:
-    """Ogg, as long as each of its streams is Opus or Vorbis."""
+    """Strip Ogg, as long as each of its streams is Opus or Vorbis."""
     streams: dict[int, _OggStream] = {}
     at = 0
     while at < len(data):

@@ -320,7 +320,7 @@ def test_ends_that_are_waited_for(ask: Asker, api: Api) -> None:
 
 
 def test_deliveries(ask: Asker, api: Api, jobs: dict[str, str]) -> None:
-    for delivery in api.ledger.outbox.page(limit=10):
+    for delivery in api.ledger.deliveries.page(limit=10):
         ask("GET", f"/webhooks/deliveries/{delivery.id}")
         ask("POST", f"/webhooks/deliveries/{delivery.id}/replay")
         ask("POST", f"/webhooks/deliveries/{delivery.id}/replay", json={"secret": 5})

@@ -37,7 +37,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
 def api(server: Api, monkeypatch: pytest.MonkeyPatch) -> Api:
     """A server without deliveries, which the command line talks to."""
     for state in ("dead", "delivered"):
-        server.ledger.outbox.purge(state)
+        server.ledger.deliveries.purge(state)
     monkeypatch.setenv("COMFY_BASE_URL", server.url)
     return server
 

@@ -135,7 +135,7 @@ def test_the_dispatcher(sqlite_settings: Settings, sqlite_ledger: Ledger, times:
 
 
 def is_delivered(ledger: Ledger, job_id: str) -> bool:
-    return ledger.outbox.page(job_id=job_id)[0].state == "delivered"
+    return ledger.deliveries.page(job_id=job_id)[0].state == "delivered"
 
 
 def test_the_dispatcher_writes_what_can_be_written(

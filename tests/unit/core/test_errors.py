@@ -42,7 +42,7 @@ def _parent(kind: type[ComfylineError]) -> str | None:
     return next((base.__name__ for base in kind.__bases__ if issubclass(base, ComfylineError)), None)
 
 
-CLASSES = [found for found in _tree() if found.__module__ == errors.__name__]
+CLASSES = [found for found in _tree() if found.__module__.startswith(f"{errors.__name__}.")]
 
 
 def _example(kind: type[ComfylineError]) -> ComfylineError:
@@ -91,6 +91,11 @@ def test_the_docstring_shows_the_tree_as_it_is() -> None:
         shown[name] = parents.get(depth - 1)
 
     assert shown == {kind.__name__: _parent(kind) for kind in CLASSES}
+
+
+def test_the_package_hands_out_the_whole_tree() -> None:
+    assert {kind.__name__ for kind in CLASSES} | {"NodeErrors"} == set(errors.__all__)
+    assert all(getattr(errors, kind.__name__) is kind for kind in CLASSES)
 
 
 def test_a_code_means_one_thing() -> None:

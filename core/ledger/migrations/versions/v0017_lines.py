@@ -14,7 +14,6 @@ branch_labels = None
 depends_on = None
 
 _IS_WAITING = sa.text("status = 'queued'")
-_MAY_WAIT = "status IN ('queued', 'running', 'canceling')"
 _HAS_DEADLINE = sa.text("status = 'queued' AND start_by_ms IS NOT NULL")
 
 
@@ -66,7 +65,7 @@ def _put_in_line() -> None:
         sa.text(
             "SELECT priority, catalogues, SUM(CASE WHEN status = 'queued' THEN 1 ELSE 0 END) AS waiting, "
             "MIN(CASE WHEN status = 'queued' THEN created_at_ms END) AS head_ms FROM jobs "
-            f"WHERE {_MAY_WAIT} GROUP BY priority, catalogues"
+            "WHERE status IN ('queued', 'running', 'canceling') GROUP BY priority, catalogues"
         )
     ).all()
     for number, group in enumerate(groups, start=1):
@@ -85,8 +84,9 @@ def _put_in_line() -> None:
         )
         connection.execute(
             sa.text(
-                f"UPDATE jobs SET line = :line WHERE {_MAY_WAIT} AND priority = :priority AND "
-                "(catalogues = :catalogues OR (catalogues IS NULL AND :catalogues IS NULL))"
+                "UPDATE jobs SET line = :line WHERE status IN ('queued', 'running', 'canceling') "
+                "AND priority = :priority AND (catalogues = :catalogues "
+                "OR (catalogues IS NULL AND :catalogues IS NULL))"
             ),
             {"line": number, "priority": group.priority, "catalogues": group.catalogues},
         )

@@ -171,7 +171,7 @@ def test_an_instance_that_is_mute_and_idle_for_a_moment_is_left_alone(tmp_path: 
     assert watched.said == ["up"]
 
 
-def test_the_patience_with_a_busy_and_mute_instance_ends(tmp_path: Path, watch: Watch) -> None:
+def test_a_busy_instance_that_is_mute_for_too_long_is_replaced(tmp_path: Path, watch: Watch) -> None:
     watched = watch(simulator_spec(tmp_path), probe_timeout_s=0.3, mute_limits=MuteLimits(idle_s=1.0, busy_s=2.5))
     assert watched.is_up_again(1)
 

@@ -132,7 +132,7 @@ def test_a_prompt_over_its_time_that_keeps_the_server_mute_still_runs(session: C
     assert caught.value.still_runs
 
 
-def test_patience_with_a_mute_server_ends(server: SimulatorProcess) -> None:
+def test_a_server_that_is_mute_for_too_long_is_given_up(server: SimulatorProcess) -> None:
     pace = Pace(heartbeat_s=0.3, poll_last_s=0.2, answer_s=0.2, mute_answer_s=0.3, mute_s=1.0)
     with ComfySession(server.base_url, pace=pace) as session:
         handle = session.submit(mute(20.0), prompt_id=new_id())

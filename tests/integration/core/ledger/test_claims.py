@@ -117,21 +117,21 @@ def test_only_a_surplus_is_taken_by_a_busy_instance(ledger: Ledger) -> None:
     submit(ledger)
     submit(ledger)
     # Two wait, two are idle: each of them will start one now.
-    assert ledger.claims.claim("gpu0@here", only_surplus=True) is None
+    assert ledger.claims.claim("gpu0@here", ahead=True) is None
 
     third = submit(ledger)
-    assert ledger.claims.claim("gpu0@here", only_surplus=True, named=third.id) is not None
-    assert ledger.claims.claim("gpu0@here", only_surplus=True) is None
+    assert ledger.claims.claim("gpu0@here", ahead=True, named=third.id) is not None
+    assert ledger.claims.claim("gpu0@here", ahead=True) is None
 
     # An instance that is not healthy, or has fallen silent, starts nothing.
     ledger.instances.down("gpu1@here", worker="w-gpu1@here", state="unhealthy", reason="no answer")
-    assert ledger.claims.claim("gpu0@here", only_surplus=True) is not None
+    assert ledger.claims.claim("gpu0@here", ahead=True) is not None
 
 
 def test_a_surplus_needs_somebody_who_waits(ledger: Ledger) -> None:
-    assert ledger.claims.claim("gpu0@here", only_surplus=True) is None
+    assert ledger.claims.claim("gpu0@here", ahead=True) is None
     submit(ledger)
-    assert ledger.claims.claim("gpu0@here", only_surplus=True) is not None
+    assert ledger.claims.claim("gpu0@here", ahead=True) is not None
 
 
 def test_a_renewed_lease_does_not_lapse(ledger: Ledger) -> None:

@@ -274,4 +274,4 @@ def test_a_lease_that_lapsed_under_a_cancel_ends_canceled(ledger: Ledger) -> Non
 
     assert ledger.requeue.take_back_lapsed() == {claim.job_id: CANCELED}
     assert check_log(ledger, claim.job_id) == [QUEUED, RUNNING, CANCELING, CANCELED]
-    assert [found.event for found in ledger.outbox.page(job_id=claim.job_id)] == ["job.canceled"]
+    assert [found.event for found in ledger.deliveries.page(job_id=claim.job_id)] == ["job.canceled"]

@@ -58,25 +58,25 @@ def test_an_instance_that_is_not_healthy_claims_nothing(state: str, ledger: Ledg
     job = submit(ledger)
 
     assert ledger.claims.claim("gpu0@here", named=job.id) is None
-    assert ledger.claims.claim("gpu0@here", only_surplus=True) is None
+    assert ledger.claims.claim("gpu0@here", ahead=True) is None
     assert ledger.claims.claim("gpu1@here") is not None
 
 
 def test_a_job_on_deck_has_no_part_in_the_loss_of_its_instance(ledger: Ledger) -> None:
     submit(ledger)
-    claim = ledger.claims.claim("gpu0@here", only_surplus=True)
+    claim = ledger.claims.claim("gpu0@here", ahead=True)
     assert claim is not None
 
     for _ in range(5):
         assert ledger.requeue.release(claim, reason="lost") == QUEUED
-        claim = ledger.claims.claim("gpu0@here", only_surplus=True)
+        claim = ledger.claims.claim("gpu0@here", ahead=True)
         assert claim is not None
         assert claim.lost_code is None
 
 
 def test_a_job_on_deck_that_has_begun_counts_like_any_other(ledger: Ledger) -> None:
     submit(ledger)
-    claim = ledger.claims.claim("gpu0@here", only_surplus=True)
+    claim = ledger.claims.claim("gpu0@here", ahead=True)
     assert claim is not None
     ledger.claims.begun(claim)
 

@@ -14,9 +14,10 @@ from alembic import command
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from sqlalchemy import select, text, update
 
+from core.clock import now_ms
 from core.errors import PromptFailed, SecretUnreadable
 from core.ledger import Ledger
-from core.ledger.database.connections import Database, now_ms
+from core.ledger.database.connections import Database
 from core.ledger.database.tables import events, jobs, secrets
 from core.ledger.sealing import load_keys
 from core.ledger.secrets import BUCKET, RUN, WEBHOOK
@@ -129,7 +130,7 @@ def test_what_signs_webhooks_goes_when_none_is_open(ledger: Ledger) -> None:
     ledger.outbox.record([(post, refused)])
     assert ledger.secrets.wipe() == 0
 
-    ledger.outbox.replay(post.id)
+    ledger.deliveries.replay(post.id)
     deliver(ledger, ended)
     assert ledger.secrets.wipe() == 1
     assert ledger.secrets.wipe() == 0

@@ -668,9 +668,9 @@ def deliver(ledger: Ledger, settings: Settings, url: str) -> Any:
     job_id = succeeded(ledger, webhook=WebhookTarget(url=url, timeout_s=2.0)).job_id
     dispatcher = WebhookDispatcher(settings, ledger)
     dispatcher.call(job_id)
-    assert eventually(lambda: ledger.outbox.page(job_id=job_id)[0].log)
+    assert eventually(lambda: ledger.deliveries.page(job_id=job_id)[0].log)
     dispatcher.close()
-    return ledger.outbox.page(job_id=job_id)[0]
+    return ledger.deliveries.page(job_id=job_id)[0]
 
 
 @pytest.mark.parametrize("url", ["http://10.0.0.1/", "http://inside.example/", "http://169.254.169.254/latest/"])

@@ -141,7 +141,7 @@ class TestOnDeck:
 
         monkeypatch.setattr(ledger.claims, "claim", slow_claim)
         monkeypatch.setattr("core.ledger.claims.is_surplus", lambda _transaction: True)
-        ahead = threading.Thread(target=lambda: runner._begin(only_surplus=True))
+        ahead = threading.Thread(target=lambda: runner._begin(ahead=True))
         ahead.start()
         assert claiming.wait(10)
         closing = threading.Thread(target=runner.close)
@@ -358,7 +358,7 @@ class TestJobRelease:
         running = claimed(ledger, NAME)
         submit(ledger)
         monkeypatch.setattr("core.ledger.claims.is_surplus", lambda _transaction: True)
-        waiting = ledger.claims.claim(NAME, only_surplus=True)
+        waiting = ledger.claims.claim(NAME, ahead=True)
         assert waiting is not None
         interrupted: list[str] = []
         release.what_waits(interrupted.append)

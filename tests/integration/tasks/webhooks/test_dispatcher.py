@@ -13,7 +13,7 @@ from sqlalchemy import update
 
 from core.ledger import Ledger
 from core.ledger.database.tables import deliveries, secrets
-from core.ledger.webhooks.outbox import Delivery
+from core.ledger.webhooks.deliveries import Delivery
 from core.records.webhook_target import WebhookTarget
 from core.settings import Settings
 from tasks.webhooks import dispatcher as dispatcher
@@ -50,10 +50,10 @@ def job_for(ledger: Ledger, url: str, **fields: Any) -> str:
 
 def tried(ledger: Ledger, sender: WebhookDispatcher, job_id: str) -> Delivery:
     """Have a job's webhook tried; returns it after the try."""
-    before = len(ledger.outbox.page(job_id=job_id)[0].log)
+    before = len(ledger.deliveries.page(job_id=job_id)[0].log)
     sender.call(job_id)
-    assert eventually(lambda: len(ledger.outbox.page(job_id=job_id)[0].log) > before)
-    return ledger.outbox.page(job_id=job_id)[0]
+    assert eventually(lambda: len(ledger.deliveries.page(job_id=job_id)[0].log) > before)
+    return ledger.deliveries.page(job_id=job_id)[0]
 
 
 def sent(sender: WebhookDispatcher, ledger: Ledger, answer: Answer) -> tuple[Delivery, list[Received]]:
@@ -91,7 +91,7 @@ def test_a_clients_own_headers_go_with_every_try(sender: WebhookDispatcher, sqli
     with receiving(lambda _received: (500, {}, [])) as receiver:
         job_id = job_for(sqlite_ledger, receiver.url, secrets=sealed)
         delivery = tried(sqlite_ledger, sender, job_id)
-        sqlite_ledger.outbox.replay(delivery.id)
+        sqlite_ledger.deliveries.replay(delivery.id)
         tried(sqlite_ledger, sender, job_id)
     for got in receiver.received:
         assert {name: got.headers[name.lower()] for name in own} == own
@@ -170,7 +170,7 @@ def test_200_receivers_that_hang_do_not_slow_a_good_one(sqlite_settings: Setting
         stuck = [job_for(sqlite_ledger, f"http://127.0.1.{number % 200 + 1}:{port}/") for number in range(400)]
         for job_id in stuck:
             sender.call(job_id)
-        assert eventually(lambda: len(sqlite_ledger.outbox.page(state="sending", limit=500)) == 200)
+        assert eventually(lambda: len(sqlite_ledger.deliveries.page(state="sending", limit=500)) == 200)
         waits_s = []
         for _ in range(20):
             job_id = job_for(sqlite_ledger, receiver.url)
@@ -179,7 +179,7 @@ def test_200_receivers_that_hang_do_not_slow_a_good_one(sqlite_settings: Setting
             waits_s.append(time.monotonic() - begun_s)
         assert max(waits_s) < 2.0, waits_s
         assert len(receiver.received) == 20
-        assert len(sqlite_ledger.outbox.page(state="sending", limit=500)) == 200, "they still hang"
+        assert len(sqlite_ledger.deliveries.page(state="sending", limit=500)) == 200, "they still hang"
     sender.close()
 
 
@@ -193,7 +193,7 @@ def test_a_receiver_that_keeps_failing_is_left_alone_and_loses_no_try(
         assert eventually(lambda: len(receiver.received) == limits.BREAK_AFTER)
         assert eventually(lambda: not sqlite_ledger.outbox.due())
         late = tried_later(sqlite_ledger, sender, receiver)
-    found = sqlite_ledger.outbox.page()
+    found = sqlite_ledger.deliveries.page()
     assert len(receiver.received) == limits.BREAK_AFTER
     assert sorted(delivery.tries for delivery in found) == [0] * 16 + [1] * limits.BREAK_AFTER
     (waiting,) = [delivery for delivery in found if delivery.job_id == late]
@@ -216,7 +216,7 @@ def test_a_backlog_is_sent_without_further_calls(
     with receiving() as receiver:
         job_ids = [job_for(sqlite_ledger, receiver.url) for _ in range(count)]
         sender.call(job_ids[0])
-        assert eventually(lambda: sqlite_ledger.outbox.open_count() == 0, timeout_s=20)
+        assert eventually(lambda: sqlite_ledger.deliveries.open_count() == 0, timeout_s=20)
     assert len({got.headers["webhook-id"] for got in receiver.received}) == len(receiver.received) == count
 
 
@@ -236,7 +236,7 @@ def test_no_more_than_four_at_once_to_one_receiver(sender: WebhookDispatcher, sq
         sender.call(job_for(sqlite_ledger, receiver.url))
         for _ in range(30):
             sender.call(job_for(sqlite_ledger, receiver.url))
-        assert eventually(lambda: sqlite_ledger.outbox.open_count() == 0)
+        assert eventually(lambda: sqlite_ledger.deliveries.open_count() == 0)
     assert (max(counts), len(counts)) == (4, 31)
 
 
@@ -246,11 +246,11 @@ def test_one_failure_among_many_sends_nothing_twice_and_loses_no_try(
     failing = set()
     with receiving(lambda got: (500 if got.headers["webhook-id"] in failing else 200, {}, [])) as receiver:
         jobs = [job_for(sqlite_ledger, receiver.url) for _ in range(60)]
-        failing.add(sqlite_ledger.outbox.page(job_id=jobs[30])[0].id)
+        failing.add(sqlite_ledger.deliveries.page(job_id=jobs[30])[0].id)
         sender.call(jobs[0])
-        assert eventually(lambda: sqlite_ledger.outbox.open_count() == 1)
+        assert eventually(lambda: sqlite_ledger.deliveries.open_count() == 1)
         assert eventually(lambda: len(receiver.received) == 60)
-    found = sqlite_ledger.outbox.page(limit=100)
+    found = sqlite_ledger.deliveries.page(limit=100)
     assert len({got.headers["webhook-id"] for got in receiver.received}) == 60
     assert [delivery.id for delivery in found if delivery.state == "pending"] == list(failing)
     assert all(len(delivery.log) == 1 for delivery in found)
@@ -281,7 +281,7 @@ def test_what_was_not_sent_stays_due(sqlite_settings: Settings, sqlite_ledger: L
         begun_s = time.monotonic()
         sender.close()
         assert time.monotonic() - begun_s < dispatcher.GOODBYE_S
-    states = sorted(delivery.state for delivery in sqlite_ledger.outbox.page())
+    states = sorted(delivery.state for delivery in sqlite_ledger.deliveries.page())
     assert states == ["delivered", "pending", "pending"]
     assert len(sqlite_ledger.outbox.due()) == 2
 
@@ -294,7 +294,7 @@ def test_two_processes_share_the_work_and_send_nothing_twice(sqlite_settings: Se
         for job_id in job_ids:
             for sender in senders:
                 sender.call(job_id)
-        assert eventually(lambda: sqlite_ledger.outbox.open_count() == 0, timeout_s=20)
+        assert eventually(lambda: sqlite_ledger.deliveries.open_count() == 0, timeout_s=20)
     for sender, ledger in zip(senders, ledgers, strict=True):
         sender.close()
         ledger.close()

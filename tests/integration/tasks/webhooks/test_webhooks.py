@@ -284,7 +284,7 @@ def test_the_start_and_progress_are_posted_when_they_are_wanted(
     until(started, timeout_s=5, what="the start")
     assert fleet.job(job_id)["status"] == "running", "it is told while it is news"
     fleet.wait(job_id, "succeeded")
-    until(lambda: ledger.outbox.open_count(job_id) == 0, what="the last webhook")
+    until(lambda: ledger.deliveries.open_count(job_id) == 0, what="the last webhook")
     posts = [post for post in receiver.posts if post.body.get("data", {}).get("id") == job_id]
     assert [post.body["type"] for post in posts][:2] == events[:2]
     assert [post.body["type"] for post in posts][-1] == "job.completed"

@@ -147,7 +147,7 @@ def test_timestamps_have_an_offset_and_milliseconds() -> None:
 
 
 def _every_error(kind: type[ComfylineError] = ComfylineError) -> list[type[ComfylineError]]:
-    own = [kind] if kind.__module__ in (core.errors.__name__, errors.__name__) else []
+    own = [kind] if kind.__module__.startswith(("core.errors.", errors.__name__)) else []
     return own + [found for child in kind.__subclasses__() for found in _every_error(child)]
 
 

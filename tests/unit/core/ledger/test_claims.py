@@ -105,7 +105,7 @@ def test_what_is_claimed_ahead_is_on_deck_until_it_begins(ledger: Ledger, clock:
     claimed(ledger)
     waiting = submit(ledger)
     clock.pass_ms(5)
-    ahead = ledger.claims.claim(NAME, only_surplus=True)
+    ahead = ledger.claims.claim(NAME, ahead=True)
     assert ahead is not None
     assert ahead.job_id == waiting.id
     assert column(ledger, waiting.id, "on_deck")
@@ -120,9 +120,9 @@ def test_a_busy_instance_takes_nothing_that_an_idle_one_would(ledger: Ledger) ->
     claimed(ledger)
     come_up(ledger, "gpu1@here")
     submit(ledger)
-    assert ledger.claims.claim(NAME, only_surplus=True) is None
+    assert ledger.claims.claim(NAME, ahead=True) is None
     submit(ledger)
-    assert ledger.claims.claim(NAME, only_surplus=True) is not None
+    assert ledger.claims.claim(NAME, ahead=True) is not None
 
 
 class TestRenewal:
@@ -166,11 +166,11 @@ class TestProgress:
         wants = replace(WEBHOOK, events=("job.progress",))
         claim = claimed(ledger, webhook=wants)
         ledger.claims.progress(claim, Progress(value=0.5))
-        assert ledger.outbox.open_count(claim.job_id) == 1
+        assert ledger.deliveries.open_count(claim.job_id) == 1
         other = claimed(ledger, "gpu1@here", webhook=wants)
         ledger.jobs.cancel(other.job_id)
         ledger.claims.progress(other, Progress(value=0.5))
-        assert ledger.outbox.open_count(other.job_id) == 0
+        assert ledger.deliveries.open_count(other.job_id) == 0
 
     def test_whoever_watches_is_woken(self, sqlite_settings: Settings) -> None:
         changes: list[str] = []

@@ -32,11 +32,15 @@ def test_one_that_runs_is_not_waiting(ledger: Ledger) -> None:
 
 def test_what_a_job_is_judged_by(ledger: Ledger) -> None:
     plain = submit(ledger, graph_text='{"1":{}}')
-    with_files = submit(ledger, inputs=(InputRef(name="a.png", key="k"), InputRef(name="b.png", key="k")))
-    assert ledger.pins.graphs([plain.id, with_files.id, "gone"]) == {
-        plain.id: PinnedGraph(graph='{"1":{}}', staged_files=frozenset()),
-        with_files.id: PinnedGraph(graph='{"1":{}}', staged_files=frozenset({"a.png", "b.png"})),
+    inputs = (InputRef(name="a.png", key="k"), InputRef(name="b.png", key="k"))
+    with_files = submit(ledger, inputs=inputs)
+    graphs = ledger.pins.graphs([plain.id, with_files.id, "gone"])
+    assert graphs == {
+        plain.id: PinnedGraph(graph='{"1":{}}'),
+        with_files.id: PinnedGraph(graph='{"1":{}}', inputs=inputs),
     }
+    assert graphs[plain.id].staged_files == frozenset()
+    assert graphs[with_files.id].staged_files == {"a.png", "b.png"}
 
 
 def test_pins_change_for_those_that_are_as_they_were(ledger: Ledger) -> None:

@@ -28,7 +28,7 @@ def again(ledger: Ledger, job_id: str, instance: str) -> Claim:
 def on_deck(ledger: Ledger) -> Claim:
     """A job that waits behind a running one of the same instance."""
     submit(ledger)
-    ahead = ledger.claims.claim(NAME, only_surplus=True)
+    ahead = ledger.claims.claim(NAME, ahead=True)
     assert ahead is not None
     return ahead
 

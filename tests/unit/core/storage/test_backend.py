@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from core.storage.backend import StorageBackend, inputs_of, outputs_of
+from core.storage.backend import StorageBackend, input_storage, output_storage
 from core.storage.folders import LocalStorage, copy_in, move_in
 from tests.services import make_settings
 
@@ -107,6 +107,6 @@ def test_outputs_and_inputs_lie_apart(tmp_path: Path) -> None:
     draft = tmp_path / "draft"
     draft.write_bytes(b"x")
     settings.data_dir.mkdir(exist_ok=True)
-    inputs_of(settings).put("ab/cd", draft)
+    input_storage(settings).put("ab/cd", draft)
     assert (settings.inputs_dir / "ab" / "cd").exists()
-    assert not list(outputs_of(settings).keys())
+    assert not list(output_storage(settings).keys())

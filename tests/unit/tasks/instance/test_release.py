@@ -61,7 +61,7 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Stopwatch:
 
 def on_deck(ledger: Ledger, **fields: Any) -> Any:
     submit(ledger, **fields)
-    return ledger.claims.claim(NAME, only_surplus=True)
+    return ledger.claims.claim(NAME, ahead=True)
 
 
 class TestGivingBack:

@@ -667,7 +667,7 @@ class TestClosing:
 
         monkeypatch.setattr(runtime.ledger.claims, "claim", slow_claim)
         monkeypatch.setattr("core.ledger.claims.is_surplus", lambda _transaction: True)
-        ahead = threading.Thread(target=lambda: runner._begin(only_surplus=True))
+        ahead = threading.Thread(target=lambda: runner._begin(ahead=True))
         ahead.start()
         assert claiming.wait(WAIT_S)
         closing = threading.Thread(target=runner.close)
@@ -697,7 +697,7 @@ class TestClosing:
         monkeypatch.setattr("core.ledger.claims.is_surplus", lambda _transaction: True)
         jobs = [job(runtime.ledger) for _ in range(2)]
         for _ in jobs:
-            run = runner._begin(only_surplus=True)
+            run = runner._begin(ahead=True)
             assert run is not None
             run.started_s = 1.0
         release, errors = runtime.ledger.requeue.release, [AttributeError("of ours")]

@@ -13,7 +13,8 @@ from core.background import failure_of
 from core.errors import AddressRefused, LedgerUnavailable
 from core.ledger import Ledger
 from core.ledger.database.tables import secrets
-from core.ledger.webhooks.outbox import Delivery, Post, TryResult
+from core.ledger.webhooks.deliveries import Delivery
+from core.ledger.webhooks.outbox import Post, TryResult
 from core.records.webhook_target import ENVIRONMENT, WebhookOrigin, WebhookTarget
 from tasks.webhooks import dispatcher as dispatcher_module
 from tasks.webhooks.dispatcher import WebhookDispatcher
@@ -143,7 +144,7 @@ def steps(dispatcher: WebhookDispatcher, count: int = 2) -> None:
 
 
 def delivery(ledger: Ledger, job_id: str) -> Delivery:
-    (found,) = ledger.outbox.page(job_id=job_id)
+    (found,) = ledger.deliveries.page(job_id=job_id)
     return found
 
 

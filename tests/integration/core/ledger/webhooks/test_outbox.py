@@ -43,7 +43,7 @@ GONE = TryResult(at_ms=5, duration_ms=7, status_code=410, error="answered 410", 
 
 def events_of(ledger: Ledger, job_id: str) -> list[str]:
     """What a job's webhook is told, in the order of the numbers."""
-    return [found.event for found in sorted(ledger.outbox.page(job_id=job_id), key=lambda found: found.seq)]
+    return [found.event for found in sorted(ledger.deliveries.page(job_id=job_id), key=lambda found: found.seq)]
 
 
 def body_of(ledger: Ledger, delivery_id: str) -> Any:
@@ -119,7 +119,7 @@ def test_what_the_reconciler_ends_is_told_too(ledger: Ledger) -> None:
 
     assert ledger.requeue.take_back_lapsed() == {claim.job_id: FAILED}
 
-    (found,) = ledger.outbox.page(job_id=claim.job_id)
+    (found,) = ledger.deliveries.page(job_id=claim.job_id)
     assert found.event == "job.failed"
     assert "Given up after 3" in body_of(ledger, found.id)["data"]["error"]["message"]
 
@@ -138,7 +138,7 @@ def test_the_start_is_told_once_whatever_becomes_of_the_attempt(ledger_settings:
     ledger.requeue.release(claim, reason="lost")
     assert ledger.claims.claim("gpu1@here", named=claim.job_id) is not None
 
-    (found,) = ledger.outbox.page(job_id=claim.job_id)
+    (found,) = ledger.deliveries.page(job_id=claim.job_id)
     ledger.close()
 
     assert (found.event, found.seq) == ("job.started", 2)
@@ -154,13 +154,13 @@ def test_progress_is_told_now_and_then_the_newest_alone_and_not_after_the_end(
     claim = claimed(ledger, webhook=replace(WEBHOOK, events=("job.progress", "job.completed")))
     for value in (0.01, 0.2, 0.9):
         progress(ledger, claim, value)
-    (first,) = ledger.outbox.page(job_id=claim.job_id)
+    (first,) = ledger.deliveries.page(job_id=claim.job_id)
     assert body_of(ledger, first.id)["data"]["progress"]["value"] == 0.2, "the first, and 5 s have not passed"
 
     monkeypatch.setattr(announce, "PROGRESS_EVERY_MS", 0)
     progress(ledger, claim, 0.22)
     progress(ledger, claim, 0.3)
-    (newest,) = ledger.outbox.page(job_id=claim.job_id)
+    (newest,) = ledger.deliveries.page(job_id=claim.job_id)
     assert body_of(ledger, newest.id)["data"]["progress"]["value"] == 0.3
     assert newest.seq > first.seq
 
@@ -175,7 +175,7 @@ def test_progress_that_did_not_arrive_is_not_tried_again(ledger: Ledger) -> None
     progress(ledger, claim, 0.5)
     (post,) = take(ledger, claim.job_id)
     ledger.outbox.record([(post, BROKEN)])
-    assert ledger.outbox.page(job_id=claim.job_id) == []
+    assert ledger.deliveries.page(job_id=claim.job_id) == []
 
 
 def test_a_job_whose_webhook_does_not_want_progress_has_no_such_events(ledger: Ledger) -> None:
@@ -192,11 +192,11 @@ def test_files_that_are_not_in_the_bucket_are_told_beside_the_end(ledger: Ledger
 
     assert events_of(ledger, job.id) == ["job.started", "job.delivery_failed", "job.completed"]
     log = {event.seq: event for event in ledger.jobs.events(job.id)}
-    found = {each.event: each.seq for each in ledger.outbox.page(job_id=job.id)}
+    found = {each.event: each.seq for each in ledger.deliveries.page(job_id=job.id)}
     assert log[found["job.delivery_failed"]].data == {"asset_id": files[1].id}
     assert found["job.completed"] == job.last_seq
     # All are due: in the order of their numbers.
-    ids = {each.id: each.event for each in ledger.outbox.page(job_id=job.id)}
+    ids = {each.id: each.event for each in ledger.deliveries.page(job_id=job.id)}
     make_due(ledger)
     due = ledger.outbox.due(job_ids=[job.id])
     assert [ids[found.id] for found in due] == ["job.started", "job.delivery_failed", "job.completed"]
@@ -224,17 +224,17 @@ def test_ten_senders_send_a_webhook_once(ledger: Ledger) -> None:
 
     assert len(taken) == 1
     assert ledger.outbox.due() == []
-    assert ledger.outbox.get(taken[0][0].id).state == "sending"  # type: ignore[index]
+    assert ledger.deliveries.get(taken[0][0].id).state == "sending"  # type: ignore[index]
 
 
 def test_what_arrived_has_ended(ledger: Ledger) -> None:
     job_id = succeeded(ledger, webhook=WEBHOOK).job_id
-    assert (ledger.outbox.jobs_due(), ledger.outbox.open_count(job_id)) == ([job_id], 1)
+    assert (ledger.outbox.jobs_due(), ledger.deliveries.open_count(job_id)) == ([job_id], 1)
     (post,) = take(ledger, job_id)
-    assert (ledger.outbox.jobs_due(), ledger.outbox.open_count()) == ([], 1)
+    assert (ledger.outbox.jobs_due(), ledger.deliveries.open_count()) == ([], 1)
     ledger.outbox.record([(post, ARRIVED)])
 
-    found = ledger.outbox.get(post.id)
+    found = ledger.deliveries.get(post.id)
 
     assert (found.state, found.tries, found.status_code, found.error) == ("delivered", 1, 204, None)
     assert found.next_try_at_ms is None
@@ -246,7 +246,7 @@ def test_what_arrived_has_ended(ledger: Ledger) -> None:
         204,
         None,
     )
-    assert ledger.outbox.open_count() == 0
+    assert ledger.deliveries.open_count() == 0
     make_due(ledger)
     assert take(ledger, job_id) == []
 
@@ -258,7 +258,7 @@ def test_what_failed_is_tried_by_the_schedule_and_then_dead(ledger_settings: Set
     for _ in range(2):
         (post,) = take(ledger, job_id)
         ledger.outbox.record([(post, BROKEN)])
-        found = ledger.outbox.get(post.id)
+        found = ledger.deliveries.get(post.id)
         assert found.state == "pending"
         assert found.next_try_at_ms is not None
         pauses.append((found.next_try_at_ms - found.updated_at_ms) / 1000)
@@ -267,7 +267,7 @@ def test_what_failed_is_tried_by_the_schedule_and_then_dead(ledger_settings: Set
     (post,) = take(ledger, job_id)
     ledger.outbox.record([(post, BROKEN)])
 
-    found = ledger.outbox.get(post.id)
+    found = ledger.deliveries.get(post.id)
     ledger.close()
 
     assert pauses == [pytest.approx(10, rel=0.1), pytest.approx(100, rel=0.1)]
@@ -279,7 +279,7 @@ def test_gone_is_the_end(ledger: Ledger) -> None:
     job_id = succeeded(ledger, webhook=WEBHOOK).job_id
     (post,) = take(ledger, job_id)
     ledger.outbox.record([(post, GONE)])
-    assert ledger.outbox.get(post.id).state == "dead"
+    assert ledger.deliveries.get(post.id).state == "dead"
 
 
 def test_a_webhook_whose_sender_died_is_taken_again(ledger: Ledger) -> None:
@@ -291,11 +291,11 @@ def test_a_webhook_whose_sender_died_is_taken_again(ledger: Ledger) -> None:
 
     # The first sender was only slow: its word counts neither before nor after the second one's.
     ledger.outbox.record([(first, BROKEN)])
-    assert ledger.outbox.get(first.id).state == "sending"
+    assert ledger.deliveries.get(first.id).state == "sending"
     ledger.outbox.record([(second, ARRIVED)])
     ledger.outbox.record([(first, BROKEN)])
 
-    found = ledger.outbox.get(first.id)
+    found = ledger.deliveries.get(first.id)
     assert (found.state, found.status_code) == ("delivered", 204)
     assert [each.number for each in found.log] == [2]
 
@@ -310,9 +310,9 @@ def test_what_is_given_back_is_due_and_has_its_whole_schedule(ledger_settings: S
     # What is over counts no more.
     ledger.outbox.give_back([first])
     ledger.outbox.record([(first, ARRIVED)])
-    assert ledger.outbox.get(first.id).state == "sending"
+    assert ledger.deliveries.get(first.id).state == "sending"
     ledger.outbox.record([(second, BROKEN)])
-    found = ledger.outbox.get(first.id)
+    found = ledger.deliveries.get(first.id)
     ledger.close()
     assert (found.state, [each.number for each in found.log]) == ("pending", [2])
 
@@ -329,10 +329,10 @@ def test_what_is_put_off_uses_up_no_try(ledger: Ledger) -> None:
     assert [due.receiver for due in ledger.outbox.due()] == ["https://far.example:8443"]
     assert ledger.outbox.due(except_for=["https://far.example:8443"]) == []
     assert ledger.outbox.jobs_due() == [other]
-    found = ledger.outbox.page(job_id=waiting[1])[0]
+    found = ledger.deliveries.page(job_id=waiting[1])[0]
     assert (found.state, found.tries, found.next_try_at_ms) == ("pending", 0, until_ms)
     ledger.outbox.record([(sending[0], ARRIVED)])
-    assert ledger.outbox.get(sending[0].id).state == "delivered"
+    assert ledger.deliveries.get(sending[0].id).state == "delivered"
 
 
 def test_a_replay_begins_anew_and_keeps_the_id_and_the_log(ledger_settings: Settings) -> None:
@@ -342,25 +342,25 @@ def test_a_replay_begins_anew_and_keeps_the_id_and_the_log(ledger_settings: Sett
         (post,) = take(ledger, job_id)
         ledger.outbox.record([(post, BROKEN)])
         make_due(ledger)
-    assert ledger.outbox.get(post.id).state == "dead"
+    assert ledger.deliveries.get(post.id).state == "dead"
 
-    assert ledger.outbox.replay(post.id).state == "pending"
+    assert ledger.deliveries.replay(post.id).state == "pending"
     (again,) = take(ledger, job_id)
     assert (again.id, again.body, again.tries) == (post.id, post.body, 3)
-    assert ledger.outbox.replay(post.id).state == "sending", "it is on its way already"
+    assert ledger.deliveries.replay(post.id).state == "sending", "it is on its way already"
     ledger.outbox.record([(again, BROKEN)])
-    found = ledger.outbox.get(post.id)
+    found = ledger.deliveries.get(post.id)
     assert found.state == "pending", "it has a whole schedule again"
     assert [each.number for each in found.log] == [1, 2, 3]
-    ledger.outbox.replay(post.id)
+    ledger.deliveries.replay(post.id)
     (last,) = take(ledger, job_id)
     ledger.outbox.record([(last, ARRIVED)])
-    assert ledger.outbox.replay(post.id).state == "pending", "also what has arrived"
+    assert ledger.deliveries.replay(post.id).state == "pending", "also what has arrived"
     ledger.close()
 
 
 def test_what_is_not_there_cannot_be_shown_or_replayed(ledger: Ledger) -> None:
-    for ask in (ledger.outbox.get, ledger.outbox.replay):
+    for ask in (ledger.deliveries.get, ledger.deliveries.replay):
         with pytest.raises(NotFound, match="no delivery nobody"):
             ask("nobody")
 
@@ -371,18 +371,18 @@ def test_pages_and_purging(ledger: Ledger) -> None:
         (post,) = take(ledger, job_id)
         if number < 5:
             ledger.outbox.record([(post, GONE if number < 3 else ARRIVED)])
-    assert {found.job_id for found in ledger.outbox.page(state="dead")} == set(jobs[:3])
-    assert [found.state for found in ledger.outbox.page(job_id=jobs[5])] == ["sending"]
-    first = ledger.outbox.page(limit=4)
-    second = ledger.outbox.page(limit=4, after=(first[-1].created_at_ms, first[-1].id))
+    assert {found.job_id for found in ledger.deliveries.page(state="dead")} == set(jobs[:3])
+    assert [found.state for found in ledger.deliveries.page(job_id=jobs[5])] == ["sending"]
+    first = ledger.deliveries.page(limit=4)
+    second = ledger.deliveries.page(limit=4, after=(first[-1].created_at_ms, first[-1].id))
     assert len({found.id for found in [*first, *second]}) == 6
-    assert [len(found.log) for found in ledger.outbox.page(state="delivered")] == [1, 1]
+    assert [len(found.log) for found in ledger.deliveries.page(state="delivered")] == [1, 1]
 
-    assert ledger.outbox.purge("dead", older_than_ms=60_000) == 0
-    assert ledger.outbox.purge("dead") == 3
+    assert ledger.deliveries.purge("dead", older_than_ms=60_000) == 0
+    assert ledger.deliveries.purge("dead") == 3
     with pytest.raises(ValueError, match="sending"):
-        ledger.outbox.purge("sending")
-    assert len(ledger.outbox.page()) == 3
+        ledger.deliveries.purge("sending")
+    assert len(ledger.deliveries.page()) == 3
     with ledger.database.read() as connection:
         assert len(connection.execute(select(delivery_attempts)).all()) == 2
 

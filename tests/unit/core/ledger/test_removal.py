@@ -7,7 +7,7 @@ from sqlalchemy import insert, select, update
 
 from core.ledger import Ledger
 from core.ledger.database.tables import deliveries, idempotency_keys, jobs, uploads
-from core.ledger.retention import KEY_LIFE_MS
+from core.ledger.removal import KEY_LIFE_MS
 from tests.ledger_moves import WEBHOOK, claimed, set_columns, submit, succeeded
 from tests.makers import StoppedClock
 

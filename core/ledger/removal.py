@@ -1,4 +1,4 @@
-"""Retention: what is kept no longer leaves the ledger, and its files the storage.
+"""Removal: what is kept no longer leaves the ledger, and its files the storage.
 
 Whoever removes takes the files away first and tells the ledger then: one who is killed in between leaves a row that is
 still due, and nothing that nobody would find.
@@ -10,7 +10,8 @@ from collections.abc import Collection
 
 from sqlalchemy import ColumnElement, Connection, and_, delete, exists, select, update
 
-from core.ledger.database.connections import Database, now_ms
+from core.clock import now_ms
+from core.ledger.database.connections import Database
 from core.ledger.database.tables import deliveries, idempotency_keys, jobs, uploads
 from core.ledger.webhooks.outbox_writer import PENDING, SENDING
 from core.records.job import TERMINAL
@@ -30,11 +31,11 @@ class Removal:
         self._database = database
 
     def expired_jobs(self, *, limit: int) -> list[str]:
-        """Ids of jobs past their retention: ended, and with no webhook on its way."""
+        """Return the ids of jobs past their retention: ended, and with no webhook on its way."""
         return self._ids(_is_expired(), jobs.c.expires_at_ms, limit)
 
     def expired_files(self, *, limit: int) -> list[str]:
-        """Ids of jobs whose files are past theirs and not removed."""
+        """Return the ids of jobs whose files are past theirs and not removed."""
         due = and_(jobs.c.files_removed.is_(False), jobs.c.files_expire_at_ms < now_ms(), _HAS_ENDED, ~_IS_AWAITED)
         return self._ids(due, jobs.c.files_expire_at_ms, limit)
 
