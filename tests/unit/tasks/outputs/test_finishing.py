@@ -105,6 +105,7 @@ class TestFinishing:
         (root / "job" / "a.bin").write_bytes(b"older")
         [done] = store_finished(root, [pending(saved(gpu, "a.bin", b"new"), "a.bin", content_type="x/y")], WEBP)
         assert done.path_below(root).read_bytes() == b"new"
+        assert done.path_below(root).stat().st_nlink == 2, "the one that was in the way was taken away first"
 
     def test_what_is_kept_takes_no_room_of_its_own(
         self, root: Path, gpu: Path, monkeypatch: pytest.MonkeyPatch
