@@ -146,6 +146,13 @@ class TestStorage:
         with pytest.raises(OutputUnavailable):
             store(tmp_path / "outputs", [file])
 
+    @pytest.mark.parametrize("name", ["a\0b.png", "x" * 5000])
+    def test_what_cannot_be_a_name_is_said_to_be_none(self, tmp_path: Path, name: str) -> None:
+        (tmp_path / "gpu").mkdir()
+        file = pending({"root": str(tmp_path / "gpu"), "path": str(tmp_path / "gpu" / name)})
+        with pytest.raises(OutputUnavailable, match="that cannot be the name of a file"):
+            store(tmp_path / "outputs", [file])
+
     def test_the_hash_is_that_of_the_whole_file(self, tmp_path: Path) -> None:
         content = b"0123456789abcdef" * 70_000
         (tmp_path / "a").write_bytes(content)
