@@ -99,7 +99,7 @@ class TestPinning:
         register(ledger, HERE, with_checkpoints("a", "b"))
         register(ledger, THERE, with_checkpoints("b"))
         claim = self.refused(ledger, loading("b"))
-        assert not pin_elsewhere(ledger, claim)
+        assert pin_elsewhere(ledger, claim) is False
         assert self.pins_of(ledger, claim) is None
 
     def test_not_where_no_other_does(self, ledger: Ledger) -> None:
@@ -114,5 +114,5 @@ class TestPinning:
         for name in names:
             register(ledger, name, with_checkpoints("a" if len(names) > 1 or name == HERE else "b"))
         claim = self.refused(ledger, loading("b"))
-        assert not pin_elsewhere(ledger, claim)
+        assert pin_elsewhere(ledger, claim) is False
         assert self.pins_of(ledger, claim) is None

@@ -13,6 +13,7 @@ from comfy.process.spec import InstanceSpec
 from core.errors import LedgerUnavailable
 from core.ledger import Ledger
 from core.ledger.instances import DRAINED, HEALTHY, QUARANTINED, STARTING, STOPPED, UNHEALTHY, Instances
+from core.storage.marker import StorageMarker
 from tasks.instance.admission import Admission, Condition
 from tasks.instance.probe import InstanceInfo
 from tasks.instance.reporting import RETRY_S, StateReporter
@@ -94,6 +95,12 @@ class TestOpening:
         assert (admission.taken_by, admission.is_drained) == (None, False)
         assert reporter.storage_problem() is None
 
+    def test_what_is_wrong_with_the_storage_is_said(
+        self, opened: StateReporter, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(StorageMarker, "problem", lambda _self: "It is not the fleet's.")
+        assert opened.storage_problem() == "It is not the fleet's."
+
     def test_a_drain_outlasts_a_restart(self, reporter: StateReporter, ledger: Ledger, admission: Admission) -> None:
         ledger.instances.register(name=NAME, host="here", worker="old", kind="simulator", gpu="0")
         ledger.instances.heartbeat(NAME, worker="old", state=STOPPED, reason=None, is_drained=True, restarts=0)
@@ -124,8 +131,14 @@ class TestOpening:
         reporter.open(stopping)
         assert len(stopping.waited_s) == 2
 
-    def test_closing_says_that_the_worker_stopped(self, up: StateReporter, ledger: Ledger) -> None:
+    def test_closing_says_that_the_worker_stopped(
+        self, up: StateReporter, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        closed: list[Ledger] = []
+        monkeypatch.setattr(Ledger, "close", lambda self: closed.append(self))
         up.close()
+        monkeypatch.undo()
+        assert len(closed) == 1
         assert (record_of(ledger).state, record_of(ledger).reason) == (STOPPED, "The worker stopped.")
 
     def test_one_that_was_never_opened_has_nothing_to_close(self, reporter: StateReporter, ledger: Ledger) -> None:
