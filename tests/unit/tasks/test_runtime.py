@@ -120,6 +120,10 @@ class TestLogLine:
         task.after_return(SUCCESS, None, "id", (), {}, None)
         assert "seconds=0.000" in caplog.text
 
+    def test_a_task_finds_the_runtime_of_its_process(self, task: Any, runtime: BrokerlessRuntime) -> None:
+        context_of(task.app)._held[Runtime] = runtime
+        assert task.runtime is runtime
+
     def test_a_chain_can_be_cut_off(self, task: Any) -> None:
         assert task.request.chain
         assert task.end_chain("why") == "why"

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from core.records.output import FileSource, OutputFile
 
 
-def pending(source: dict[str, str], name: str = "a.png", asset_id: str = "1", **fields: str) -> OutputFile:
+def pending(source: dict[str, str], name: str = "a.png", asset_id: str = "1", **fields: Any) -> OutputFile:
     """One output of the job `job` on its way into storage.
 
     Parameters:
       source: the fields of its `FileSource`.
     """
-    described = {"node_id": "9", "content_type": "image/png", **fields}
+    described: dict[str, Any] = {"node_id": "9", "content_type": "image/png", **fields}
     return OutputFile(id=asset_id, job_id="job", name=name, source=FileSource(**source), kind="image", **described)
 
 
