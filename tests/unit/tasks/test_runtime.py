@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from types import SimpleNamespace
 from typing import Any
@@ -64,11 +65,12 @@ class TestEquipping:
         assert announced == [job.id]
         closed: list[str] = []
         for name in ("notices", "ledger"):
-            part = getattr(runtime, name)
-            monkeypatch.setattr(part, "close", lambda name=name, close=part.close: (closed.append(name), close()))
+            monkeypatch.setattr(getattr(runtime, name), "close", functools.partial(closed.append, name))
+        runtime.close()
+        monkeypatch.undo()
+        assert closed == ["notices", "ledger"]
         runtime.close()
         inherited.close()
-        assert closed == ["notices", "ledger"]
 
 
 class TestLogLine:

@@ -42,8 +42,7 @@ def made(
     **fields: Any,
 ) -> Claim:
     """A job whose files are to be stored; by default one text."""
-    given = {} if options is None else {"output_options": options}
-    claim = claimed(runtime.ledger, **given, **fields)
+    claim = claimed(runtime.ledger, output_options=options or OutputOptions(), **fields)
     runtime.ledger.claims.generated(claim, [make(claim) for make in files or (text_file,)], outputs_reused=False)
     return claim
 

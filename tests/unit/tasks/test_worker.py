@@ -18,6 +18,7 @@ from core.settings import Settings
 from tasks import worker as worker_module
 from tasks.instance.agent import InstanceAgent
 from tasks.instance.bootsteps import GateStep, InstanceStep
+from tasks.messaging import consumer
 from tasks.messaging.context import ProcessContext
 from tasks.webhooks.dispatcher import WebhookDispatcher
 from tasks.worker import gpu_options, io_options, run_beat, run_gpu_worker, run_io_worker
@@ -98,7 +99,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
         "WebhookDispatcher": dispatcher,
         "equip": lambda _app, _settings: SimpleNamespace(ledger="its ledger"),
     }
-    monkeypatch.setattr(worker_module.consumer, "install", note("install the door"))
+    monkeypatch.setattr(consumer, "install", note("install the door"))
     for name, stand_in in stand_ins.items():
         monkeypatch.setattr(worker_module, name, stand_in)
     for name in ("worker_process_init", "worker_shutting_down", "worker_process_shutdown", "task_failure"):
@@ -161,7 +162,7 @@ class TestGpu:
             signals.worker_process_shutdown.send(None)
             assert "close runner" not in world.done, "it had none yet"
             signals.worker_process_init.send(None)
-            runner: Any = world.apps[0].process_context[worker_module.JobRunner]
+            runner: Any = world.apps[0].process_context[vars(worker_module)["JobRunner"]]
             assert runner.made_with == ("gpu0@here", "pipe", "gpu0")
             signals.worker_process_shutdown.send(None)
             assert world.done[-1] == "close runner"
@@ -176,12 +177,12 @@ class TestGpu:
     def test_jobs_of_a_process_that_died_are_given_back(
         self, world: World, settings: Settings, error: Exception | None, is_lost: bool
     ) -> None:
-        world.act = lambda: signals.task_failure.send(None, exception=error)  # type: ignore[assignment,return-value]
+        world.act = lambda: signals.task_failure.send(None, exception=error)  # type: ignore[assignment]
         run_gpu_worker(settings, "gpu0")
         assert ("lose_jobs" in world.done) is is_lost
 
     def test_told_to_end_it_takes_no_more_jobs(self, world: World, settings: Settings) -> None:
-        world.act = lambda: signals.worker_shutting_down.send(None)  # type: ignore[assignment,return-value]
+        world.act = lambda: signals.worker_shutting_down.send(None)  # type: ignore[assignment]
         run_gpu_worker(settings, "gpu0")
         assert world.done[-2:] == ["begin_to_stop", "stop"]
 

@@ -156,5 +156,5 @@ def test_channels_to_redis_are_calm(tmp_path: Path, url: str, is_calm: bool, mon
 
 @pytest.mark.parametrize(("role", "is_current"), [("api", False), ("io", True)])
 def test_the_api_leaves_the_current_app_alone(tmp_path: Path, role: Role, is_current: bool) -> None:
-    app = make_app(make_settings(tmp_path, broker_url=REDIS), role)
+    app: Any = make_app(make_settings(tmp_path, broker_url=REDIS), role)
     assert (app.set_as_current is True) is is_current

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -38,9 +39,10 @@ def noted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
 
 @pytest.fixture
 def qos() -> CalmQoS:
-    made = CalmQoS.__new__(CalmQoS)
+    made: Any = CalmQoS.__new__(CalmQoS)
     made.channel = SimpleNamespace(name="channel")
     made._delivered = {}
+    assert isinstance(made, CalmQoS)
     return made
 
 
@@ -154,7 +156,7 @@ class TestGivingBack:
         self, qos: CalmQoS, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
     ) -> None:
         fail(monkeypatch, "restore_unacked_once", error)
-        qos._delivered = {"1": "a", "2": "b"}
+        qos._delivered = OrderedDict({"1": "a", "2": "b"})
         qos.restore_unacked_once()
         assert qos._delivered == {}
         assert "2 messages were not given back" in caplog.text

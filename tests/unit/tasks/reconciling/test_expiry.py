@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -99,7 +98,12 @@ class TestRemoval:
     ) -> None:
         foreign(monkeypatch)
         forgotten: list[str] = []
-        monkeypatch.setattr(Removal, "forget_keys", lambda _self, *, limit: forgotten.append(f"keys {limit}") or 0)
+
+        def forget_keys(_self: Removal, *, limit: int) -> int:
+            forgotten.append(f"keys {limit}")
+            return 0
+
+        monkeypatch.setattr(Removal, "forget_keys", forget_keys)
         monkeypatch.setattr(Instances, "forget_silent", lambda _self: forgotten.append("instances"))
         monkeypatch.setattr(Durations, "forget", lambda _self: forgotten.append("durations"))
         job_id = succeeded(runtime.ledger).job_id
@@ -145,8 +149,16 @@ class TestSweeping:
     @pytest.fixture
     def swept(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         swept: list[str] = []
-        monkeypatch.setattr(expiry, "sweep_outputs", lambda _runtime: swept.append("outputs") or 2)
-        monkeypatch.setattr(expiry, "sweep_inputs", lambda _runtime: swept.append("inputs") or 0)
+
+        def stand_in(what: str, removed: int) -> Callable[[object], int]:
+            def note(_runtime: object) -> int:
+                swept.append(what)
+                return removed
+
+            return note
+
+        monkeypatch.setattr(expiry, "sweep_outputs", stand_in("outputs", 2))
+        monkeypatch.setattr(expiry, "sweep_inputs", stand_in("inputs", 0))
         return swept
 
     @pytest.fixture
@@ -264,8 +276,13 @@ class TestOrphans:
             while True:
                 yield "aa/" + "aa" * 32
 
-        asked: list[Any] = []
+        asked: list[str] = []
+
+        def unknown(_self: InputFiles, keys: list[str]) -> list[str]:
+            asked.extend(keys)
+            return []
+
         monkeypatch.setattr(LocalStorage, "keys", endless)
-        monkeypatch.setattr(InputFiles, "unknown", lambda _self, keys: asked.extend(keys) or [])
+        monkeypatch.setattr(InputFiles, "unknown", unknown)
         assert sweep_inputs(runtime) == 0
         assert len(asked) == 5_000

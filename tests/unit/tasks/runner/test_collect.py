@@ -175,7 +175,12 @@ class TestGone:
 
 class TestExpansions:
     def test_what_gives_a_graph_in_its_place_has_to_run(self, collector: Collector, ours: InstanceRecord) -> None:
-        meta = {"1.0.5": {"parent_node": 1}, "2": {"parent_node": "1"}, "9": {"parent_node": "8"}, "7": {}}
+        meta: dict[str, dict[str, Any]] = {
+            "1.0.5": {"parent_node": 1},
+            "2": {"parent_node": "1"},
+            "9": {"parent_node": "8"},
+            "7": {},
+        }
         history = History(prompt_id="p", status="success", meta=meta)
         collect(collector, ours, history=history)
         assert collector.nodes_to_run(GRAPH) == ["1"]
