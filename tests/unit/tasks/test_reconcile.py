@@ -104,6 +104,14 @@ class TestSteps:
             assert done == steps, seconds
         assert SETTLED_S == 3600.0
 
+    def test_a_ledger_that_cannot_tell_may_have_been_set_just_now(
+        self, runtime: BrokerlessRuntime, done: list[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        runtime.settings = runtime.settings.model_copy(update={"lease_s": 0.5})
+        set_ago(monkeypatch, None)
+        take_steps(runtime)
+        assert done == HARMLESS
+
 
 class TestTicks:
     def test_of_ticks_that_have_piled_up_the_first_does_it(

@@ -106,6 +106,13 @@ def test_what_it_takes_is_left_to_kombu(
     assert noted == []
 
 
+def test_what_is_rejected_is_dropped_unless_it_is_wanted_back(qos: CalmQoS, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(redis.QoS, "reject", lambda _self, *arguments: asked.append(arguments))
+    qos.reject("tag")
+    assert asked == [("tag", False)]
+
+
 class TestGivingBack:
     @pytest.fixture
     def removed(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:

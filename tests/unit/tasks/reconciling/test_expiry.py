@@ -201,6 +201,20 @@ class TestSweeping:
         assert len(swept) <= 2, "and it is set anew"
         assert SWEEP_EVERY_S == 600.0
 
+    @pytest.mark.parametrize(("age_s", "is_due"), [(SWEEP_EVERY_S, True), (0.0, False)])
+    def test_to_the_second(
+        self,
+        runtime: BrokerlessRuntime,
+        swept: list[str],
+        places: tuple[Path, Path],
+        monkeypatch: pytest.MonkeyPatch,
+        age_s: float,
+        is_due: bool,
+    ) -> None:
+        monkeypatch.setattr(expiry, "age_s", lambda _mark: age_s)
+        sweep(runtime)
+        assert bool(swept) is is_due
+
     def test_where_no_file_has_come_yet_there_is_nothing_to_sweep(
         self, runtime: BrokerlessRuntime, swept: list[str]
     ) -> None:

@@ -208,7 +208,7 @@ class TestLooks:
         register(ledger, THERE, with_checkpoints("c"))
         review.go_on()
         assert len(judged) == 9, "at once"
-        assert (SECOND_LOOK_S, TIME_LIMIT_S) == (10.0, 1.0)
+        assert (SECOND_LOOK_S, TIME_LIMIT_S, repinning.BATCH, repinning.STEP) == (10.0, 1.0, 500, 50)
 
     def test_a_change_of_what_is_known_is_one(
         self, review: Review, fleet: Callable[[int], None], judged: list[str], watch: Stopwatch, ledger: Ledger

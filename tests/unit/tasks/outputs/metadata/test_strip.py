@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,7 @@ class TestWriting:
 
     @pytest.mark.parametrize(
         "piece",
-        [range(8, 11), range(5, 4), ValueError(), IndexError(), strip_module.struct.error(), RecursionError()],
+        [range(8, 11), range(5, 4), ValueError(), IndexError(), struct.error(), RecursionError()],
     )
     def test_nothing_is_left_of_one_that_is_damaged(
         self, source: Path, monkeypatch: pytest.MonkeyPatch, piece: Piece | Exception
