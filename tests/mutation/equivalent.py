@@ -9,6 +9,16 @@ _EXPIRE = (
 
 _CLOCK = "headers: dict[str, Any] = {'clock': clock if type(clock) is int and 0 <= clock < _MAX_CLOCK else 0}"
 
+_ALONE = "stack.enter_context(_alone(job_folder(root, files[0].job_id), root))"
+_REFUSED = "if 400 <= answer.status_code < 500 and answer.status_code not in PASSING: ..."
+_PAIRED = "found = [file.with_stored(each) for file, each in zip(wanted, done, strict=True)]"
+_BROKEN = (
+    "broken = [file for file, outcome in zip(files, outcomes, strict=True) "
+    "if isinstance(outcome, ComfylineError) and file.size_bytes >= PART_BYTES]"
+)
+_HOLDER = "record = json.loads(os.pread(descriptor, 4096, 0))"
+_LENGTH = "return name if len(name) <= MAX_NAME_CHARS else name[:MAX_NAME_CHARS - 12] + name[-12:]"
+
 EQUIVALENT: dict[str, str] = {
     f"tasks/messaging/inbound.py: {_CLOCK}: 0 -> 1": "a clock of 0 stays 0, whether it is taken over or replaced",
     f"core/ledger/requeue.py: {_EXPIRE}: 0 -> 1": "any time in the past has lapsed",
@@ -17,4 +27,27 @@ EQUIVALENT: dict[str, str] = {
     "tasks/runner/runner.py: is_attended: bool = False: False -> True": "each `Run` is made with a value",
     "tasks/runner/runner.py: posted_s: float = 0.0: 0.0 -> 1.0": "read only after the prompt was posted",
     "tasks/runner/runner.py: posted_s: float = 0.0: 0.0 -> -1.0": "read only after the prompt was posted",
+    f"tasks/outputs/store.py: {_ALONE}: 0 -> -1": "all files are of one job",
+    "tasks/outputs/store.py: make_folder(target.parent, root) -> pass": "whoever holds the lock in it has made it",
+    f"tasks/outputs/store.py: {_REFUSED}: 400 -> 399": "nobody answers 399",
+    "tasks/outputs/finishing.py: folder = job_folder(root, files[0].job_id): 0 -> -1": "all files are of one job",
+    "tasks/outputs/finishing.py: draft.parent.mkdir(parents=True, exist_ok=True) -> pass": "the originals are in it",
+    "tasks/outputs/finishing.py: draft.parent.mkdir(parents=True, exist_ok=True): True -> False": (
+        "for `parents`: the originals are in it"
+    ),
+    f"tasks/outputs/finishing.py: {_PAIRED}: True -> False": "the ids were compared, so there are as many",
+    f"tasks/outputs/bucket_upload.py: {_BROKEN}: True -> False": "each file has an outcome",
+    "tasks/instance/plan.py: return matches[0]: 0 -> -1": "there is one",
+    "tasks/instance/directory_lock.py: os.ftruncate(descriptor, 0): 0 -> 1": "what is written over it is longer",
+    f"tasks/instance/directory_lock.py: {_HOLDER}: 4096 -> 4097": "what it reads is far shorter",
+    f"tasks/instance/directory_lock.py: {_HOLDER}: 4096 -> 4095": "what it reads is far shorter",
+    "tasks/reconcile.py: set_ago_s = looks[0] if looks else 0.0: 0 -> -1": "there is one",
+    "tasks/reconciling/repinning.py: self._next_look_s = 0.0: 0.0 -> 1.0": "set anew before the first look",
+    "tasks/reconciling/repinning.py: self._next_look_s = 0.0: 0.0 -> -1.0": "set anew before the first look",
+    "tasks/messaging/publish.py: self._closed_until_s = 0.0: 0.0 -> -1.0": "either is past",
+    "tasks/messaging/publish.py: self._closed_until_s = 0.0: 0.0 -> 1.0": "either is past",
+    "tasks/runner/collect.py: return False -> return None": "asked only whether it holds",
+    f"tasks/runner/output_files.py: {_LENGTH}: len(name) <= MAX_NAME_CHARS -> len(name) < MAX_NAME_CHARS": (
+        "188 characters and the last 12 are all of 200"
+    ),
 }
