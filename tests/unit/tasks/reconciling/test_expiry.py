@@ -12,7 +12,7 @@ import pytest
 from core.ledger.durations import Durations
 from core.ledger.input_files import InputFiles
 from core.ledger.instances import Instances
-from core.ledger.retention import Removal
+from core.ledger.removal import Removal
 from core.records.job import new_job_id
 from core.storage.folders import FRESH_S, LocalStorage
 from core.storage.marker import StorageMarker
