@@ -92,8 +92,8 @@ class TestSuccess:
 
     def test_what_storage_says_of_a_file(self, ledger: Ledger) -> None:
         claim = generated(ledger, files=2)
-        known = {"size_bytes": 77, "name": "x.webp", "content_type": "image/webp", "hash": "h"}
-        said = {"bucket_result": BucketResult(url="u"), "conversion_error": "damaged"}
+        known: dict[str, Any] = {"size_bytes": 77, "name": "x.webp", "content_type": "image/webp", "hash": "h"}
+        said: dict[str, Any] = {"bucket_result": BucketResult(url="u"), "conversion_error": "damaged"}
         files = pending(ledger, claim)
         first = replace(stored(files[0]), **known, **said)
         ledger.outputs.succeed(claim.job_id, claim.attempt, [first, stored(files[1])])

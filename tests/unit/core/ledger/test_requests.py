@@ -23,7 +23,7 @@ def asked(ledger: Ledger, **fields: Any) -> Job:
 
 def callers(ledger: Ledger, job_id: str) -> int:
     with ledger.database.read() as connection:
-        return connection.execute(select(jobs.c.callers).where(jobs.c.id == job_id)).scalar_one()
+        return int(connection.execute(select(jobs.c.callers).where(jobs.c.id == job_id)).scalar_one())
 
 
 def status(ledger: Ledger, job_id: str) -> str:
