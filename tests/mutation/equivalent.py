@@ -9,6 +9,10 @@ _EXPIRE = (
 
 _CLOCK = "headers: dict[str, Any] = {'clock': clock if type(clock) is int and 0 <= clock < _MAX_CLOCK else 0}"
 
+_LINE = "line = _COUNTED if len(job_ids) <= FEW else _NUMBERED"
+
+_READER = "return partial(record_from, records[0]) if records else None"
+
 EQUIVALENT: dict[str, str] = {
     f"tasks/messaging/inbound.py: {_CLOCK}: 0 -> 1": "a clock of 0 stays 0, whether it is taken over or replaced",
     f"core/ledger/requeue.py: {_EXPIRE}: 0 -> 1": "any time in the past has lapsed",
@@ -17,4 +21,9 @@ EQUIVALENT: dict[str, str] = {
     "tasks/runner/runner.py: is_attended: bool = False: False -> True": "each `Run` is made with a value",
     "tasks/runner/runner.py: posted_s: float = 0.0: 0.0 -> 1.0": "read only after the prompt was posted",
     "tasks/runner/runner.py: posted_s: float = 0.0: 0.0 -> -1.0": "read only after the prompt was posted",
+    "core/ledger/jobs.py: FEW = 2: 2 -> 3": "both ways to number the queue give the same places; one is quicker",
+    "core/ledger/jobs.py: FEW = 2: 2 -> 1": "both ways to number the queue give the same places; one is quicker",
+    f"core/ledger/jobs.py: {_LINE}: len(job_ids) <= FEW -> len(job_ids) < FEW": "both give the same places",
+    f"core/ledger/jobs.py: {_LINE}: len(job_ids) <= FEW -> len(job_ids) > FEW": "both give the same places",
+    f"core/ledger/database/stored_fields.py: {_READER}: 0 -> -1": "no field may hold records of two kinds",
 }

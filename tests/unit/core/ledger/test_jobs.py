@@ -6,7 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import event, select
+from sqlalchemy.dialects import postgresql
 
 from core.errors import IdempotencyKeyReuse, NotFound, RequestIdReuse
 from core.ledger import Ledger
@@ -20,6 +21,7 @@ from core.settings import Settings
 from tests.ledger_moves import ERROR, accepted, claimed, generated, secrets_of, set_columns, submit, succeeded
 from tests.makers import StoppedClock
 
+POSTGRESQL: Any = postgresql.dialect
 IDEMPOTENCY_KEY, REQUEST_ID = "key", "r"
 
 
@@ -312,3 +314,13 @@ class TestCancel:
     def test_there_is_none(self, ledger: Ledger) -> None:
         with pytest.raises(NotFound, match="no job x"):
             ledger.jobs.cancel("x")
+
+    def test_the_row_is_locked_before_it_is_looked_at(self, ledger: Ledger) -> None:
+        job, said = submit(ledger), []
+
+        @event.listens_for(ledger.database.engine, "before_execute")
+        def _note(_connection: Any, statement: Any, *_more: Any) -> None:
+            said.append(str(statement.compile(dialect=POSTGRESQL())))
+
+        ledger.jobs.cancel(job.id)
+        assert said[0].endswith("FOR UPDATE")

@@ -7,15 +7,18 @@ from typing import Any
 
 import pytest
 from sqlalchemy import insert, select, update
+from sqlalchemy.dialects import postgresql
 
 from core.errors import NotFound
 from core.ledger import Ledger
 from core.ledger.database.tables import deliveries, delivery_attempts, jobs
+from core.ledger.webhooks import outbox as module
 from core.ledger.webhooks.outbox import Delivery, Due, Outbox, Post, Try, TryResult
 from core.ledger.webhooks.retry_schedule import JITTER
 from tests.ledger_moves import WEBHOOK, submit
 from tests.makers import StoppedClock
 
+POSTGRESQL: Any = postgresql.dialect
 ARRIVED = TryResult(at_ms=5, duration_ms=7, status_code=204)
 BROKEN = TryResult(at_ms=6, duration_ms=8, status_code=500, error="answered 500")
 RECEIVER, OTHER_RECEIVER = "http://hooks.example:80", "http://other.example:80"
@@ -135,6 +138,10 @@ class TestTaking:
 
     def test_nothing_to_take(self, outbox: Outbox) -> None:
         assert outbox.take(["gone"]) == []
+
+    def test_senders_on_postgresql_do_not_wait_for_each_other(self) -> None:
+        statement = str(module._TAKE.compile(dialect=POSTGRESQL()))
+        assert "FOR UPDATE SKIP LOCKED" in statement
 
     def test_several_of_one_job(self, ledger: Ledger, outbox: Outbox) -> None:
         job_id = add(ledger, "a")

@@ -1,0 +1,79 @@
+"""The schema is made by one process at a time, in our words where that goes wrong."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import sqlite3
+import threading
+
+import pytest
+from alembic import command
+from sqlalchemy.exc import DataError, OperationalError, ProgrammingError
+
+from core.errors import ConfigurationError, LedgerFault, LedgerUnavailable, UnstorableValue
+from core.ledger import Ledger
+from core.ledger.upgrade import _in_our_words, migrate
+from core.settings import Settings
+from tests.ledger_moves import submit
+
+#: What is to happen happens within this time, and what is not to happen has not within the other.
+SOON_S, A_WHILE_S = 20.0, 0.1
+
+
+def test_an_empty_database_has_its_tables_then(settings: Settings) -> None:
+    migrate(settings)
+    ledger = Ledger(settings)
+    assert submit(ledger).status == "queued"
+    ledger.close()
+    assert logging.getLogger("alembic").level == logging.WARNING
+
+
+def test_one_that_is_as_new_is_left_alone(sqlite_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "upgrade", lambda *_arguments: pytest.fail("there is nothing to do"))
+    migrate(sqlite_settings)
+
+
+def test_one_of_a_newer_version_is_refused(sqlite_settings: Settings) -> None:
+    with sqlite3.connect(sqlite_settings.data_dir / "ledger.db") as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    connection.close()
+    with pytest.raises(ConfigurationError, match="COMFYLINE_DATABASE_URL: the ledger was made by a newer version"):
+        migrate(sqlite_settings)
+
+
+def test_a_file_that_is_none_is_said_to_be_away(sqlite_settings: Settings) -> None:
+    (sqlite_settings.data_dir / "ledger.db").write_bytes(b"nothing of the kind" * 1000)
+    with pytest.raises(LedgerUnavailable, match=r"COMFYLINE_DATABASE_URL: the database does not answer \(.*not a data"):
+        migrate(sqlite_settings)
+
+
+def test_it_waits_for_another_that_makes_it(sqlite_settings: Settings) -> None:
+    done = threading.Event()
+
+    def run() -> None:
+        migrate(sqlite_settings)
+        done.set()
+
+    thread = threading.Thread(target=run, daemon=True)
+    with (sqlite_settings.data_dir / "ledger.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        thread.start()
+        assert not done.wait(A_WHILE_S)
+    assert done.wait(SOON_S)
+    thread.join(SOON_S)
+
+
+@pytest.mark.parametrize(
+    ("kind", "meant", "words"),
+    [
+        (OperationalError, LedgerUnavailable, "COMFYLINE_DATABASE_URL: the database does not answer (cause)."),
+        (ProgrammingError, LedgerFault, "COMFYLINE_DATABASE_URL: the tables cannot be made (cause)."),
+        (DataError, UnstorableValue, "COMFYLINE_DATABASE_URL: the tables cannot be made (cause)."),
+    ],
+)
+def test_whoever_starts_a_process_may_read_the_cause(
+    kind: type[OperationalError], meant: type[Exception], words: str
+) -> None:
+    found = _in_our_words(kind("SELECT 1", {}, Exception(" cause\n")))
+    assert (type(found), str(found)) == (meant, words)
