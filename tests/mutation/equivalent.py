@@ -11,6 +11,30 @@ _CLOCK = "headers: dict[str, Any] = {'clock': clock if type(clock) is int and 0 
 
 _LINE = "line = _COUNTED if len(job_ids) <= FEW else _NUMBERED"
 
+_SEALED = (
+    "_SEALED = select(secrets.c.job_id, secrets.c.purpose, secrets.c.sealed).where("
+    "secrets.c.job_id.in_(bindparam('wanted', expanding=True)), "
+    "secrets.c.purpose.in_(bindparam('uses', expanding=True)))"
+)
+
+_WEBHOOKS = "_WEBHOOKS = select(jobs.c.id, jobs.c.webhook).where(jobs.c.id.in_(bindparam('wanted', expanding=True)))"
+
+_TAKE = (
+    "_TAKE = update(deliveries).where(deliveries.c.id.in_(select(deliveries.c.id).where("
+    "deliveries.c.id.in_(bindparam('wanted', expanding=True)), _IS_DUE).with_for_update(skip_locked=True)))"
+    ".values(state=SENDING, tries=deliveries.c.tries + 1, next_try_at_ms=bindparam('held_until'), "
+    "updated_at_ms=bindparam('now')).returning(deliveries)"
+)
+
+_UNDER_WAY = (
+    "_UNDER_WAY = select(deliveries.c.id, deliveries.c.tries, "
+    "(deliveries.c.tries - deliveries.c.tries_before).label('tries_made')).where("
+    "deliveries.c.id.in_(bindparam('wanted', expanding=True)), deliveries.c.state == SENDING)"
+    ".order_by(deliveries.c.id).with_for_update()"
+)
+
+_EXPANDS = "SQLAlchemy expands any parameter of `in_`, whether it says so or not"
+
 _READER = "return partial(record_from, records[0]) if records else None"
 
 EQUIVALENT: dict[str, str] = {
@@ -25,5 +49,11 @@ EQUIVALENT: dict[str, str] = {
     "core/ledger/jobs.py: FEW = 2: 2 -> 1": "both ways to number the queue give the same places; one is quicker",
     f"core/ledger/jobs.py: {_LINE}: len(job_ids) <= FEW -> len(job_ids) < FEW": "both give the same places",
     f"core/ledger/jobs.py: {_LINE}: len(job_ids) <= FEW -> len(job_ids) > FEW": "both give the same places",
+    f"core/ledger/secrets.py: {_SEALED}: True -> False": _EXPANDS,
+    f"core/ledger/webhooks/outbox.py: {_WEBHOOKS}: True -> False": _EXPANDS,
+    f"core/ledger/webhooks/outbox.py: {_TAKE}: True -> False": _EXPANDS,
+    f"core/ledger/webhooks/outbox.py: {_UNDER_WAY}: True -> False": _EXPANDS,
+    "core/ledger/secrets.py: self._empty_log_at_s = 0.0: 0.0 -> -1.0": "any time of the monotonic clock is later",
+    "core/ledger/database/connections.py: cursor.close() -> pass": "it is closed when nobody refers to it any more",
     f"core/ledger/database/stored_fields.py: {_READER}: 0 -> -1": "no field may hold records of two kinds",
 }

@@ -100,8 +100,8 @@ class TestSqlite:
     @pytest.mark.parametrize("way", ["read", "write"])
     def test_forks_are_kept_off_while_it_is_used(self, database: Database, way: str) -> None:
         with getattr(database, way)():
-            assert fork_guard._gate._users == 1
-        assert fork_guard._gate._users == 0
+            assert fork_guard._gate._own.depth == 1
+        assert fork_guard._gate._own.depth == 0
 
     def test_a_locked_file_can_be_read(self, database: Database, sqlite_settings: Settings) -> None:
         other = sqlite3.connect(sqlite_settings.data_dir / "ledger.db", isolation_level=None)
@@ -276,7 +276,7 @@ class TestPostgresql:
 
     def test_forks_are_none_of_its_business(self, postgres: Database) -> None:
         with postgres._in_use():
-            assert fork_guard._gate._users == 0
+            assert getattr(fork_guard._gate._own, "depth", 0) == 0
 
     def test_json_is_written_in_the_same_way(self, postgres: Database) -> None:
         assert postgres.engine.dialect._json_serializer({"a": 1}) == '{"a":1}'  # type: ignore[attr-defined]
