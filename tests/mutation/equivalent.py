@@ -35,6 +35,10 @@ _UNDER_WAY = (
 
 _EXPANDS = "SQLAlchemy expands any parameter of `in_`, whether it says so or not"
 
+_UNREADABLE = "at, set_at = (0, 0)"
+
+_INSIDE = "is_inside = getattr(self._own, 'depth', 0) > 0"
+
 _READER = "return partial(record_from, records[0]) if records else None"
 
 EQUIVALENT: dict[str, str] = {
@@ -54,6 +58,11 @@ EQUIVALENT: dict[str, str] = {
     f"core/ledger/webhooks/outbox.py: {_TAKE}: True -> False": _EXPANDS,
     f"core/ledger/webhooks/outbox.py: {_UNDER_WAY}: True -> False": _EXPANDS,
     "core/ledger/secrets.py: self._empty_log_at_s = 0.0: 0.0 -> -1.0": "any time of the monotonic clock is later",
+    f"core/ledger/timekeeping.py: {_UNREADABLE}: 0 -> 1": "a look so long ago means that the clock was set",
+    f"core/ledger/timekeeping.py: {_UNREADABLE}: 0 -> -1": "a look so long ago means that the clock was set",
+    f"core/ledger/database/fork_guard.py: {_INSIDE}: 0 -> -1": "one who was never inside has no depth above 0",
+    "core/ledger/upgrade.py: ADVISORY_LOCK = 7263451009: 7263451009 -> 7263451010": "any number will do",
+    "core/ledger/upgrade.py: ADVISORY_LOCK = 7263451009: 7263451009 -> 7263451008": "any number will do",
     "core/ledger/database/connections.py: cursor.close() -> pass": "it is closed when nobody refers to it any more",
     f"core/ledger/database/stored_fields.py: {_READER}: 0 -> -1": "no field may hold records of two kinds",
 }

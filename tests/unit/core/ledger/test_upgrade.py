@@ -6,6 +6,11 @@ import fcntl
 import logging
 import sqlite3
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from alembic import command
@@ -13,7 +18,7 @@ from sqlalchemy.exc import DataError, OperationalError, ProgrammingError
 
 from core.errors import ConfigurationError, LedgerFault, LedgerUnavailable, UnstorableValue
 from core.ledger import Ledger
-from core.ledger.upgrade import _in_our_words, migrate
+from core.ledger.upgrade import ADVISORY_LOCK, _exclusive, _in_our_words, migrate
 from core.settings import Settings
 from tests.ledger_moves import submit
 
@@ -62,6 +67,26 @@ def test_it_waits_for_another_that_makes_it(sqlite_settings: Settings) -> None:
         assert not done.wait(A_WHILE_S)
     assert done.wait(SOON_S)
     thread.join(SOON_S)
+
+
+def test_on_postgresql_a_lock_of_the_server_is_held_meanwhile(tmp_path: Path) -> None:
+    said: list[tuple[str, Any]] = []
+
+    @contextmanager
+    def connect() -> Iterator[Any]:
+        yield SimpleNamespace(execute=lambda statement, values=None: said.append((str(statement), values)))
+
+    database: Any = SimpleNamespace(is_sqlite=False, engine=SimpleNamespace(connect=connect))
+    with _exclusive(database, tmp_path):
+        said.append(("meanwhile", None))
+    name = {"name": ADVISORY_LOCK}
+    assert said == [
+        ("SET statement_timeout = 0", None),
+        ("SELECT pg_advisory_lock(:name)", name),
+        ("meanwhile", None),
+        ("SELECT pg_advisory_unlock(:name)", name),
+    ]
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
