@@ -35,6 +35,10 @@ _UNDER_WAY = (
 
 _EXPANDS = "SQLAlchemy expands any parameter of `in_`, whether it says so or not"
 
+_FEW_SEEN = "durations.c.seen + 1"
+
+_WEIGHT = f"weight = case(({_FEW_SEEN} < 1 / NEWEST, 1.0 / ({_FEW_SEEN})), else_=NEWEST)"
+
 _UNREADABLE = "at, set_at = (0, 0)"
 
 _INSIDE = "is_inside = getattr(self._own, 'depth', 0) > 0"
@@ -58,6 +62,9 @@ EQUIVALENT: dict[str, str] = {
     f"core/ledger/webhooks/outbox.py: {_TAKE}: True -> False": _EXPANDS,
     f"core/ledger/webhooks/outbox.py: {_UNDER_WAY}: True -> False": _EXPANDS,
     "core/ledger/secrets.py: self._empty_log_at_s = 0.0: 0.0 -> -1.0": "any time of the monotonic clock is later",
+    f"core/ledger/durations.py: {_WEIGHT}: {_FEW_SEEN} < 1 / NEWEST -> {_FEW_SEEN} <= 1 / NEWEST": (
+        "1 / NEWEST is no whole number, and what is compared with it always is"
+    ),
     f"core/ledger/timekeeping.py: {_UNREADABLE}: 0 -> 1": "a look so long ago means that the clock was set",
     f"core/ledger/timekeeping.py: {_UNREADABLE}: 0 -> -1": "a look so long ago means that the clock was set",
     f"core/ledger/database/fork_guard.py: {_INSIDE}: 0 -> -1": "one who was never inside has no depth above 0",

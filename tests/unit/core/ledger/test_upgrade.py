@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 from alembic import command
+from sqlalchemy import create_engine, text
 from sqlalchemy.exc import DataError, OperationalError, ProgrammingError
 
 from core.errors import ConfigurationError, LedgerFault, LedgerUnavailable, UnstorableValue
-from core.ledger import Ledger
+from core.ledger import Ledger, upgrade
 from core.ledger.upgrade import ADVISORY_LOCK, _exclusive, _in_our_words, migrate
 from core.settings import Settings
 from tests.ledger_moves import submit
@@ -87,6 +88,27 @@ def test_on_postgresql_a_lock_of_the_server_is_held_meanwhile(tmp_path: Path) ->
         ("SELECT pg_advisory_unlock(:name)", name),
     ]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_on_postgresql_it_may_take_its_time_and_is_committed(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+
+    def said_instead(statement: str) -> Any:
+        said.append(statement)
+        return text("SELECT 1")
+
+    # SQLite in the part of a server, which has to be told when a transaction ends.
+    engine = create_engine(f"sqlite:///{settings.data_dir}/other.db")
+    server = SimpleNamespace(is_sqlite=False, engine=engine, dispose=engine.dispose)
+    monkeypatch.setattr(upgrade, "Database", lambda _url: server)
+    monkeypatch.setattr(upgrade, "text", said_instead)
+    migrate(settings)
+    assert said.count("SET statement_timeout = 0") == 2, "for the lock, and for the steps"
+    with engine.connect() as connection:
+        assert connection.execute(text("SELECT count(*) FROM alembic_version")).scalar_one() == 1
+    engine.dispose()
 
 
 @pytest.mark.parametrize(
