@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import logging
 import sqlite3
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,12 +18,10 @@ from sqlalchemy.exc import DataError, OperationalError, ProgrammingError
 
 from core.errors import ConfigurationError, LedgerFault, LedgerUnavailable, UnstorableValue
 from core.ledger import Ledger, upgrade
+from core.ledger.database.connections import Database
 from core.ledger.upgrade import ADVISORY_LOCK, _exclusive, _in_our_words, migrate
 from core.settings import Settings
 from tests.ledger_moves import submit
-
-#: What is to happen happens within this time, and what is not to happen has not within the other.
-SOON_S, A_WHILE_S = 20.0, 0.1
 
 
 def test_an_empty_database_has_its_tables_then(settings: Settings) -> None:
@@ -54,20 +51,12 @@ def test_a_file_that_is_none_is_said_to_be_away(sqlite_settings: Settings) -> No
         migrate(sqlite_settings)
 
 
-def test_it_waits_for_another_that_makes_it(sqlite_settings: Settings) -> None:
-    done = threading.Event()
-
-    def run() -> None:
-        migrate(sqlite_settings)
-        done.set()
-
-    thread = threading.Thread(target=run, daemon=True)
+def test_nobody_else_makes_it_meanwhile(sqlite_settings: Settings) -> None:
+    database = Database(sqlite_settings.ledger_url)
     with (sqlite_settings.data_dir / "ledger.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        thread.start()
-        assert not done.wait(A_WHILE_S)
-    assert done.wait(SOON_S)
-    thread.join(SOON_S)
+        with _exclusive(database, sqlite_settings.data_dir), pytest.raises(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def test_on_postgresql_a_lock_of_the_server_is_held_meanwhile(tmp_path: Path) -> None:

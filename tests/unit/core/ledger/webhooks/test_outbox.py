@@ -332,6 +332,7 @@ class TestPurge:
         assert outbox.purge(state, older_than_ms=10) == 1
         assert set(names(outbox.page())) == {*others, "young"}
         add(ledger, "now", state=state, updated_at_ms=clock.now_ms)
+        add(ledger, "later", state=state, updated_at_ms=clock.now_ms + 1)
         assert outbox.purge(state) == 2
 
     @pytest.mark.parametrize("state", ["pending", "sending", "x"])
