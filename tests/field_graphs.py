@@ -62,9 +62,8 @@ def simulated_catalogue(root: Path) -> dict[str, Any]:
     paths.prepare()
     make_files(options.input_dir, options.output_dir)
     faults = Faults()
-    machine = Machine(
-        options=options, paths=paths, gpu=SimulatedGpu(vram_bytes=1, load_s=0, speed=0), hub=Hub(faults), faults=faults
-    )
+    gpu = SimulatedGpu(room=options.room, costs=options.load_costs, speed=0)
+    machine = Machine(options=options, paths=paths, gpu=gpu, hub=Hub(faults), faults=faults)
     classes = build_registry(test_nodes=True)
     simulated = {name: object_info(node, machine) for name, node in classes.items()}
     catalogue: dict[str, Any] = _FURTHER | json.loads(json.dumps(simulated)) | _NEWER

@@ -16,6 +16,7 @@ from comfy.simulator.nodes.registry import build_registry
 from comfy.simulator.routes.file_routes import FileRoutes
 from comfy.simulator.routes.info import InfoRoutes
 from comfy.simulator.routes.job_routes import JobRoutes
+from comfy.simulator.routes.model_routes import ModelRoutes
 from comfy.simulator.routes.ordered_faults import FaultRoutes, arm
 from comfy.simulator.routes.prompt_routes import PromptRoutes
 from comfy.simulator.routes.screening import screen
@@ -53,11 +54,13 @@ def build_app(machine: Machine, classes: NodeClasses, prompts: PromptQueue) -> w
     """The aiohttp application, without its socket."""
     app = web.Application(client_max_size=machine.options.max_body_bytes, middlewares=screen(machine))
     info = InfoRoutes(machine, classes)
+    models = ModelRoutes(machine)
     routes = [
         *SocketRoute(machine, prompts, info.features()).routes(),
         *PromptRoutes(machine, classes, prompts).routes(),
         *FileRoutes(machine.paths, machine.options.release).routes(),
         *info.routes(),
+        *models.routes(),
     ]
     # Every plain route exists a second time below /api; these are the exceptions.
     app.add_routes(routes)
@@ -65,6 +68,7 @@ def build_app(machine: Machine, classes: NodeClasses, prompts: PromptQueue) -> w
     app.add_routes(JobRoutes(machine, prompts).routes())
     app.add_routes(info.internal_routes())
     app.add_routes(FaultRoutes(machine).routes())
+    app.add_routes(models.simulator_routes())
     app.router.add_get("/{tail:.*}", _no_such_file)
     return app
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from comfy.simulator.machine.node import NodeClasses
 from comfy.simulator.machine.running_graph import Graph, as_link
+from comfy.simulator.media.stand_ins import Model
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,12 +25,13 @@ class NodeCache:
     """Results by signature.
 
     classic keeps only what the latest prompt has too; lru drops whole generations while there are too many
-    entries; ram keeps everything (memory never runs short here); none keeps nothing.
+    entries; ram drops what the running prompt lacks while less RAM than its headroom is free; none keeps nothing.
     """
 
-    def __init__(self, mode: str, max_entries: int) -> None:
+    def __init__(self, mode: str, max_entries: int, *, headroom_bytes: int = 0) -> None:
         self._mode = mode
         self._max_entries = max_entries
+        self._headroom_bytes = headroom_bytes
         self._entries: dict[str, CacheEntry] = {}
         self._generation = 0
         self._last_used: dict[str, int] = {}
@@ -37,12 +39,32 @@ class NodeCache:
     def begin(self, signatures: set[str]) -> None:
         """A prompt with these nodes starts: drop what the rule no longer keeps."""
         self._generation += 1
+        for key in signatures & self._entries.keys():
+            self._last_used[key] = self._generation
         if self._mode == "none":
             self._entries.clear()
         elif self._mode == "classic":
             self._entries = {key: entry for key, entry in self._entries.items() if key in signatures}
         elif self._mode == "lru":
-            self._drop_old_generations(signatures)
+            self._drop_old_generations()
+
+    def relieve(self, available_bytes: Callable[[], int]) -> None:
+        """A node is through: make RAM free, if the rule says so. What the running prompt has is kept.
+
+        `available_bytes` is asked again after each entry that goes. Models go first, then what is longest unused.
+        """
+        if self._mode != "ram" or available_bytes() >= self._headroom_bytes:
+            return
+        idle = [key for key in self._entries if self._last_used[key] < self._generation]
+        for key in sorted(idle, key=lambda key: (not _holds_model(self._entries[key]), self._last_used[key])):
+            del self._entries[key], self._last_used[key]
+            if available_bytes() >= self._headroom_bytes:
+                return
+
+    def end(self) -> None:
+        """The prompt is over."""
+        if self._mode == "none":
+            self.clear()
 
     def get(self, signature: str | None) -> CacheEntry | None:
         return None if signature is None else self._entries.get(signature)
@@ -56,9 +78,7 @@ class NodeCache:
         self._entries.clear()
         self._last_used.clear()
 
-    def _drop_old_generations(self, signatures: set[str]) -> None:
-        for key in signatures & self._entries.keys():
-            self._last_used[key] = self._generation
+    def _drop_old_generations(self) -> None:
         while len(self._entries) > self._max_entries:
             oldest = min(self._last_used[key] for key in self._entries)
             if oldest >= self._generation:
@@ -66,6 +86,10 @@ class NodeCache:
             kept = {key: entry for key, entry in self._entries.items() if self._last_used[key] > oldest}
             self._entries = kept
             self._last_used = {key: self._last_used[key] for key in kept}
+
+
+def _holds_model(entry: CacheEntry) -> bool:
+    return any(isinstance(value, Model) for value in entry.values)
 
 
 class Signatures:

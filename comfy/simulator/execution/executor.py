@@ -64,6 +64,7 @@ class Run:
         if self._run_nodes():
             self._message("execution_success", {"prompt_id": self._prompt_id})
         self._hub.last_node_id = None
+        self._entries.clear()  # They hold weights, and this object lives until the garbage collector comes.
         return self._finished
 
     def _run_nodes(self) -> bool:
@@ -74,6 +75,7 @@ class Run:
                 continue
             try:
                 self._visit(node_id)
+                self._cache.relieve(self._machine.gpu.ram_available_bytes)
             except Interrupted:
                 self._fail(node_id, None)
                 return False

@@ -19,7 +19,8 @@ class Worker:
         self._machine = machine
         self._classes = classes
         self._prompts = prompts
-        self._cache = NodeCache(machine.options.cache_mode, machine.options.cache_entries)
+        options = machine.options
+        self._cache = NodeCache(options.cache_mode, options.cache_entries, headroom_bytes=options.idle_headroom_bytes)
         self._thread = threading.Thread(target=self._run, name="prompt-worker", daemon=True)
 
     def start(self) -> None:
@@ -41,6 +42,9 @@ class Worker:
         started_s = time.perf_counter()
         prompt_id = item[1]
         finished = Run(machine, self._classes, self._cache, item).go()
+        self._cache.end()
+        if not machine.options.room.is_smart:
+            machine.gpu.unload_all()
         late = machine.faults.take("late_history")
         if late is not None:
             time.sleep(float(late["seconds"]))

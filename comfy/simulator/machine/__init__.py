@@ -6,7 +6,9 @@ versions       what the simulated release does differently
 node           a node class, and what its function gets and gives
 node_progress  how far each node is
 running_graph  the running graph, which nodes may extend
-vram           what model weights cost
+vram           the GPU: its clock, and what loading costs
+model_store    where weights are: disk, RAM, VRAM
+load_costs     how long loading takes, and how often it happened
 hub            the websockets
 faults         ordered faults, for tests
 paths          files in the input, output and temp folders

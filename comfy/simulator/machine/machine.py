@@ -9,6 +9,7 @@ import datetime
 import os
 import sys
 import threading
+from pathlib import Path
 
 from comfy.simulator.machine import model_list as catalogue
 from comfy.simulator.machine.faults import Faults
@@ -77,6 +78,25 @@ class Machine:
         extra = [name for kind, name in self.options.extra_models if kind == folder]
         return sorted({*catalogue.names(folder), *extra, *self._found(folder)})
 
+    def model_size_bytes(self, folder: str, name: str) -> int:
+        """How large a model file is: as told on the command line, as it lies there, or as published."""
+        told = self.options.extra_models.get((folder, name))
+        if told is not None:
+            return told
+        path = self.model_path(folder, name)
+        return catalogue.size_bytes(folder, name) if path is None else path.stat().st_size
+
+    def model_path(self, folder: str, name: str) -> Path | None:
+        """Where a model file lies; None for those that are only claimed."""
+        if self.options.models_dir is None:
+            return None
+        path = self.model_folder(folder) / name
+        return path if path.is_file() else None
+
+    def model_folder(self, folder: str) -> Path:
+        """Where ComfyUI would look for the model files of one kind; it need not exist."""
+        return (self.options.models_dir or self.options.user_dir.parent / "models") / folder
+
     def _found(self, folder: str) -> list[str]:
         """Files that lie in a model folder at this moment."""
         root = self.options.models_dir
@@ -106,5 +126,5 @@ def build_machine(options: Options) -> Machine:
     paths = Paths(input_dir=options.input_dir, output_dir=options.output_dir, temp_dir=options.temp_dir)
     paths.prepare()
     faults = Faults()
-    gpu = SimulatedGpu(vram_bytes=options.vram_bytes, load_s=options.load_s, speed=options.speed)
+    gpu = SimulatedGpu(room=options.room, costs=options.load_costs, speed=options.speed)
     return Machine(options=options, paths=paths, gpu=gpu, hub=Hub(faults), faults=faults)

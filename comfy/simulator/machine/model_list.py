@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from comfy.simulator.machine.versions import Release
+
 _GB = 1_000_000_000
 
 #: The model folders of ComfyUI, in the order of `GET /models`.
@@ -82,8 +84,16 @@ _FILES: dict[str, dict[str, float]] = {
     "style_models": {"flux1-redux-dev.safetensors": 0.13, "t2iadapter_style_sd14v1.pth": 0.15},
 }
 
-#: For names added on the command line, whose size nobody knows.
+#: For names added on the command line without a size.
 _DEFAULT_GB = 4.0
+
+#: What ComfyUI takes for model files; others in the same folders are not listed with their sizes.
+SUFFIXES = (".bin", ".ckpt", ".pkl", ".pt", ".pt2", ".pth", ".safetensors", ".sft")
+
+
+def folders(release: Release) -> list[str]:
+    """The model folders of a release."""
+    return [*FOLDERS, *(["latent_upscale_models"] if release.names_platform else [])]
 
 
 def names(folder: str) -> list[str]:

@@ -5,10 +5,16 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from comfy.simulator.machine.load_costs import LoadCosts
+from comfy.simulator.machine.model_store import Room
 from comfy.simulator.machine.versions import Release, parse_release
+
+_GIB = 1024**3
+#: VRAM that ComfyUI leaves to what is computed, beside `--reserve-vram`.
+_WORKING_GIB = 0.8
 
 #: Flags of ComfyUI that take one value and change nothing a client can see; accepted so that one
 #: command line starts either server.
@@ -17,7 +23,6 @@ _IGNORED_WITH_VALUE = (
     "--front-end-version",
     "--front-end-root",
     "--default-device",
-    "--reserve-vram",
     "--tls-keyfile",
     "--tls-certfile",
     "--verbose",
@@ -31,12 +36,12 @@ _IGNORED_SWITCHES = (
     "--disable-all-custom-nodes",
     "--disable-api-nodes",
     "--disable-assets",
-    "--disable-smart-memory",
     "--disable-xformers",
     "--disable-cuda-malloc",
     "--cuda-malloc",
     "--deterministic",
     "--dont-print-server",
+    "--enable-dynamic-vram",
     "--cpu",
     "--gpu-only",
     "--highvram",
@@ -78,17 +83,19 @@ class Options:
     cache_mode: str
     #: How many node outputs `lru` keeps.
     cache_entries: int
+    #: `ram` drops results of earlier prompts, and the weights they hold, while less RAM than this is free.
+    idle_headroom_bytes: int
     release: Release
-    vram_bytes: int
-    load_s: float
+    room: Room
+    load_costs: LoadCosts
     step_s: float
     #: Every simulated duration is divided by this; 0 means that nothing takes any time.
     speed: float
     test_nodes: bool
     #: Whether closing an old socket also forgets the newer one of the same client id, as ComfyUI does.
     socket_bug: bool
-    #: Model files beside the built-in ones, as `(folder, file name)`.
-    extra_models: tuple[tuple[str, str], ...]
+    #: Model files beside the built-in ones, or in place of some: `(folder, file name)` -> bytes, None if not told.
+    extra_models: Mapping[tuple[str, str], int | None]
     #: Faults armed from the start, as `NAME` or `NAME=VALUE`.
     faults: tuple[str, ...]
 
@@ -100,7 +107,7 @@ def parse_options(argv: Sequence[str]) -> Options:
     base = Path(given.base_directory or Path(tempfile.gettempdir()) / f"comfyui-simulator-{given.port}").absolute()
     try:
         release = parse_release(given.simulate_version)
-        extra_models = tuple(_parse_model(text) for text in given.simulate_model)
+        extra_models = dict(_parse_model(text) for text in given.simulate_model)
     except ValueError as exc:
         parser.error(str(exc))
     cache_mode = _cache_mode(given, release)
@@ -121,9 +128,14 @@ def parse_options(argv: Sequence[str]) -> Options:
         cuda_device=given.cuda_device,
         cache_mode=cache_mode,
         cache_entries=given.cache_lru,
+        idle_headroom_bytes=_idle_headroom_bytes(given, release),
         release=release,
-        vram_bytes=round(given.simulate_vram_gb * 1024**3),
-        load_s=given.simulate_load_seconds,
+        room=_room(given, release),
+        load_costs=LoadCosts(
+            disk_bytes_s=given.simulate_disk_speed * 1e9,
+            bus_bytes_s=given.simulate_bus_speed * 1e9,
+            checkpoint_s=given.simulate_load_seconds,
+        ),
         step_s=given.simulate_step_seconds,
         speed=given.simulate_speed,
         test_nodes=given.simulate_test_nodes,
@@ -158,6 +170,9 @@ def _add_comfyui_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--disable-metadata", action="store_true")
     group.add_argument("--preview-method", choices=("none", "auto", "latent2rgb", "taesd"), default="none")
     group.add_argument("--cuda-device", default=None)
+    group.add_argument("--disable-smart-memory", action="store_true", help="weights leave VRAM after each prompt")
+    group.add_argument("--disable-dynamic-vram", action="store_true", help="unloaded weights move to RAM")
+    group.add_argument("--reserve-vram", type=_not_negative, default=0.4, metavar="GB")
     cache = group.add_mutually_exclusive_group()
     cache.add_argument("--cache-classic", action="store_true")
     cache.add_argument("--cache-lru", type=int, default=0, metavar="N")
@@ -176,14 +191,27 @@ def _add_simulator_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("flags of the simulator")
     group.add_argument("--simulate-version", default="0.10.0", help="the ComfyUI release to behave like")
     group.add_argument("--simulate-vram-gb", type=_not_negative, default=24.0)
+    group.add_argument("--simulate-ram-gb", type=_not_negative, default=64.0)
+    group.add_argument("--simulate-disk-speed", type=_not_negative, default=3.0, metavar="GB/S", help="0: no time")
     group.add_argument(
-        "--simulate-load-seconds", type=_not_negative, default=1.0, help="to read one checkpoint from disk"
+        "--simulate-bus-speed", type=_not_negative, default=12.0, metavar="GB/S", help="RAM to VRAM; 0: no time"
+    )
+    group.add_argument(
+        "--simulate-load-seconds",
+        type=_not_negative,
+        default=None,
+        help="to read one checkpoint from disk, whatever its size, in place of the speeds",
+    )
+    group.add_argument(
+        "--simulate-no-file-cache",
+        action="store_true",
+        help="files leave RAM with the last node output that holds them",
     )
     group.add_argument("--simulate-step-seconds", type=_not_negative, default=0.05, help="for one sampling step")
     group.add_argument("--simulate-speed", type=_not_negative, default=1.0, help="divides simulated durations; 0: none")
     group.add_argument("--simulate-test-nodes", action="store_true", help="offer nodes that fail, block, expand, ...")
     group.add_argument("--simulate-no-socket-bug", action="store_true", help="keep the newer of two sockets of one id")
-    group.add_argument("--simulate-model", action="append", default=[], metavar="FOLDER/FILE")
+    group.add_argument("--simulate-model", action="append", default=[], metavar="FOLDER/FILE[=GB]")
     group.add_argument("--simulate-fault", action="append", default=[], metavar="NAME[=VALUE]")
 
 
@@ -195,6 +223,29 @@ def _cache_mode(given: argparse.Namespace, release: Release) -> str:
     if given.cache_classic or given.high_ram:
         return "classic"
     return "ram" if given.cache_ram is not None or release.ram_cache_default else "classic"
+
+
+def _idle_headroom_bytes(given: argparse.Namespace, release: Release) -> int:
+    thresholds_gb: list[float] = given.cache_ram or []
+    if release.drops_idle_results:
+        # The first threshold is for the running prompt. Unasked, the second is all the RAM of most machines.
+        idle_gb = thresholds_gb[1] if len(thresholds_gb) > 1 else min(128.0, float(given.simulate_ram_gb))
+    else:
+        idle_gb = thresholds_gb[0] if thresholds_gb else 4.0
+    return round(idle_gb * _GIB)
+
+
+def _room(given: argparse.Namespace, release: Release) -> Room:
+    ram_bytes = round(given.simulate_ram_gb * _GIB)
+    return Room(
+        vram_bytes=round(given.simulate_vram_gb * _GIB),
+        working_bytes=round((_WORKING_GIB + given.reserve_vram) * _GIB),
+        ram_bytes=ram_bytes,
+        system_bytes=ram_bytes // 16,
+        keeps_files=not given.simulate_no_file_cache,
+        is_smart=not given.disable_smart_memory,
+        unloads_ram=release.dynamic_vram and not given.disable_dynamic_vram,
+    )
 
 
 def _folder(given: str | None, default: Path) -> Path:
@@ -214,8 +265,12 @@ def _not_negative(text: str) -> float:
     return value
 
 
-def _parse_model(text: str) -> tuple[str, str]:
-    folder, slash, name = text.partition("/")
+def _parse_model(text: str) -> tuple[tuple[str, str], int | None]:
+    path, _, size_gb = text.partition("=")
+    folder, slash, name = path.partition("/")
     if not (folder and slash and name):
-        raise ValueError(f"--simulate-model takes FOLDER/FILE, not {text!r}")
-    return folder, name
+        raise ValueError(f"--simulate-model takes FOLDER/FILE or FOLDER/FILE=GB, not {text!r}")
+    size_bytes = round(float(size_gb) * 1e9) if size_gb else None
+    if size_bytes is not None and size_bytes < 0:
+        raise ValueError(f"a model file cannot have {size_gb} GB")
+    return (folder, name), size_bytes

@@ -80,11 +80,21 @@ class Release:
         return self.since(0, 15)
 
     @property
+    def dynamic_vram(self) -> bool:
+        """DynamicVRAM is on by default: what is unloaded on request loses the process's copy in RAM as well."""
+        return self.since(0, 17)
+
+    @property
     def refuses_cross_site(self) -> bool:
         return self.since(0, 18)
 
     @property
     def ram_cache_default(self) -> bool:
+        return self.since(0, 22)
+
+    @property
+    def drops_idle_results(self) -> bool:
+        """The RAM cache keeps results of earlier prompts only while very much RAM is free (upstream #14089)."""
         return self.since(0, 22)
 
     @property

@@ -1,27 +1,12 @@
-"""Imitates what model weights cost: time to read, time to move, room in VRAM with eviction."""
+"""Imitates what model weights cost: time to read, time to move, room in RAM and VRAM."""
 
 from __future__ import annotations
 
-import dataclasses
 import threading
 import time
-import weakref
 
-#: What reading a file takes, as a share of reading a checkpoint. Text encoders and VAEs are smaller.
-_READ_SHARE = {"text_encoders": 0.25, "vae": 0.05, "loras": 0.05, "upscale_models": 0.1, "controlnet": 0.2}
-#: Moving weights from RAM to VRAM is much faster than reading them from disk.
-_MOVE_SHARE = 0.1
-#: ComfyUI asks for a tenth more room than the weights take.
-_HEADROOM = 1.1
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Weights:
-    """The weights read from one file. They live as long as something holds this object: the node cache does."""
-
-    folder: str
-    name: str
-    size_bytes: int
+from comfy.simulator.machine.load_costs import LoadCosts, LoadCount
+from comfy.simulator.machine.model_store import HeldFile, ModelStore, Room, Weights
 
 
 class OutOfVideoMemory(RuntimeError):
@@ -29,15 +14,15 @@ class OutOfVideoMemory(RuntimeError):
 
 
 class SimulatedGpu:
-    """One simulated GPU: a clock that can run fast, and a VRAM budget."""
+    """One simulated GPU: a clock that can run fast, and the memory it loads models into. Safe from any thread."""
 
-    def __init__(self, *, vram_bytes: int, load_s: float, speed: float) -> None:
-        self.vram_bytes = vram_bytes
-        self._load_s = load_s
+    def __init__(self, *, room: Room, costs: LoadCosts, speed: float) -> None:
+        self.room = room
+        self._costs = costs
         self._speed = speed
         self._lock = threading.Lock()
-        # Oldest use first. Weak: weights that the cache dropped free their room by themselves.
-        self._resident: list[weakref.ref[Weights]] = []
+        self._store = ModelStore(room)
+        self._count = LoadCount()
 
     def sleep(self, seconds: float) -> None:
         """Let simulated time pass."""
@@ -50,57 +35,69 @@ class SimulatedGpu:
 
     def read(self, weights: Weights) -> Weights:
         """Spend the time of reading a file into RAM."""
-        self.sleep(self._load_s * _READ_SHARE.get(weights.folder, 1.0))
+        with self._lock:
+            move = self._store.read(weights)
+            seconds = self._costs.seconds(move)
+            self._count.add(move, seconds)
+        self.sleep(seconds)
         return weights
 
-    def use(self, *wanted: Weights) -> None:
-        """Bring weights into VRAM, evicting those unused for longest.
+    def use(self, *wanted: Weights, passes: int = 1) -> float:
+        """Spend the time of bringing weights into VRAM, where those unused for longest make room.
 
-        Weights larger than the whole VRAM are offloaded in part, as ComfyUI does: they evict all else, and run.
+        Weights that do not fit are no error: ComfyUI leaves the rest in RAM and moves it in each pass.
+        Returns: the simulated seconds that this costs each pass, which the caller spends; of `passes`, for the count.
         """
-        for weights in wanted:
-            if self._touch(weights):
-                continue
-            self._make_room(round(weights.size_bytes * _HEADROOM), keep=wanted)
-            self.sleep(self._load_s * _READ_SHARE.get(weights.folder, 1.0) * _MOVE_SHARE)
-            with self._lock:
-                self._resident.append(weakref.ref(weights))
+        spent_s = stream_s = 0.0
+        with self._lock:
+            for move in self._store.use(wanted):
+                seconds = self._costs.seconds(move)
+                if move.leg == "stream":
+                    stream_s += seconds
+                    self._count.add(move, seconds, passes)
+                else:
+                    spent_s += seconds
+                    self._count.add(move, seconds)
+        self.sleep(spent_s)
+        return stream_s
 
     def used_bytes(self) -> int:
         """VRAM taken by weights now."""
         with self._lock:
-            return min(self.vram_bytes, sum(weights.size_bytes for weights in self._alive()))
+            return self._store.vram_used_bytes()
+
+    def ram_available_bytes(self) -> int:
+        """RAM that is free, or would be if it were asked for."""
+        with self._lock:
+            return self._store.ram_available_bytes()
 
     def resident_names(self) -> list[str]:
-        """File names of the weights in VRAM, the longest unused first."""
+        """File names of the weights that are wholly in VRAM, the longest unused first."""
         with self._lock:
-            return [weights.name for weights in self._alive()]
+            return self._store.resident_names()
+
+    def files(self) -> list[HeldFile]:
+        """The files in RAM or VRAM."""
+        with self._lock:
+            return self._store.listing()
+
+    def loads(self) -> dict[str, dict[str, float]]:
+        """What was loaded from `disk`, from the file cache (`ram`), into `vram`, and in each pass anew (`stream`)."""
+        with self._lock:
+            return self._count.summary()
+
+    def evictions(self) -> dict[str, int]:
+        """How often weights left `vram` or `ram` for others."""
+        with self._lock:
+            return dict(self._store.evicted)
+
+    def forget_counts(self) -> None:
+        """Count loads and evictions from nothing."""
+        with self._lock:
+            self._count.clear()
+            self._store.evicted = {"vram": 0, "ram": 0}
 
     def unload_all(self) -> None:
         """Move everything out of VRAM."""
         with self._lock:
-            self._resident.clear()
-
-    def _touch(self, weights: Weights) -> bool:
-        with self._lock:
-            alive = self._alive()
-            if not any(other is weights for other in alive):
-                return False
-            alive = [other for other in alive if other is not weights] + [weights]
-            self._resident = [weakref.ref(other) for other in alive]
-            return True
-
-    def _make_room(self, needed_bytes: int, keep: tuple[Weights, ...]) -> None:
-        with self._lock:
-            alive = self._alive()
-            # What this very step uses goes last: it is evicted only when nothing else is left to evict.
-            victims = [w for w in alive if w not in keep] + [w for w in alive if w in keep]
-            free_bytes = self.vram_bytes - sum(w.size_bytes for w in alive)
-            while free_bytes < needed_bytes and victims:
-                victim = victims.pop(0)
-                free_bytes += victim.size_bytes
-                alive.remove(victim)
-            self._resident = [weakref.ref(other) for other in alive]
-
-    def _alive(self) -> list[Weights]:
-        return [weights for ref in self._resident if (weights := ref()) is not None]
+            self._store.unload_all()

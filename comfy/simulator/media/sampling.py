@@ -36,7 +36,8 @@ def sample(call: NodeCall, sampling: Sampling, latent: Latent) -> Latent:
     Raises: Interrupted at a step, OutOfVideoMemory when that fault was ordered.
     """
     machine = call.machine
-    machine.gpu.use(*sampling.model.weights, *sampling.positive.extra_weights)
+    weights = (*sampling.model.weights, *sampling.positive.extra_weights)
+    stream_s = machine.gpu.use(*weights, passes=sampling.steps)
     if machine.faults.take("oom") is not None:
         raise OutOfVideoMemory("Allocation on device")
     sketch = Sketch(
@@ -48,15 +49,15 @@ def sample(call: NodeCall, sampling: Sampling, latent: Latent) -> Latent:
         denoise=sampling.denoise,
         palette=sampling.positive.palette,
     )
-    _take_steps(call, sketch, latent)
+    _take_steps(call, sketch, latent, machine.options.step_s + stream_s)
     return dataclasses.replace(latent, sketch=sketch)
 
 
-def _take_steps(call: NodeCall, sketch: Sketch, latent: Latent) -> None:
+def _take_steps(call: NodeCall, sketch: Sketch, latent: Latent, each_s: float) -> None:
     machine = call.machine
     preview = _preview(sketch, latent) if call.previews else None
     started_s = time.perf_counter()
-    step_s = machine.gpu.scaled(machine.options.step_s)
+    step_s = machine.gpu.scaled(each_s)
     for step in range(1, sketch.steps + 1):
         call.hang_if_ordered()
         _exit_if_ordered(call, step)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from comfy.simulator.machine import model_list as catalogue
+from comfy.simulator.machine.model_store import Weights
 from comfy.simulator.machine.node import NodeCall
-from comfy.simulator.machine.vram import Weights
 from comfy.simulator.media.drawing import Colour, Sketch
 from comfy.simulator.media.images import Pixels
 
@@ -53,4 +52,6 @@ class Latent:
 
 def read_weights(call: NodeCall, folder: str, name: str) -> Weights:
     """Read one file, which takes its time."""
-    return call.machine.gpu.read(Weights(folder=folder, name=name, size_bytes=catalogue.size_bytes(folder, name)))
+    return call.machine.gpu.read(
+        Weights(folder=folder, name=name, size_bytes=call.machine.model_size_bytes(folder, name))
+    )

@@ -18,12 +18,12 @@ _SHARE: Spec = ("FLOAT", {"default": 1.0, "min": 0.0, "max": 1.0, "step": 0.001}
 
 
 def encode_text(call: NodeCall, text: str, clip: Model) -> tuple[Conditioning]:
-    call.machine.gpu.use(*clip.weights)
+    call.machine.gpu.sleep(call.machine.gpu.use(*clip.weights))
     return (Conditioning(text=text),)
 
 
 def encode_text_flux(call: NodeCall, clip: Model, clip_l: str, t5xxl: str, guidance: float) -> tuple[Conditioning]:  # noqa: ARG001
-    call.machine.gpu.use(*clip.weights)
+    call.machine.gpu.sleep(call.machine.gpu.use(*clip.weights))
     return (Conditioning(text=t5xxl or clip_l),)
 
 
@@ -51,7 +51,7 @@ def apply_control_net(
 
 
 def encode_vision(call: NodeCall, clip_vision: Model, image: Pixels, crop: str) -> tuple[Pixels]:  # noqa: ARG001
-    call.machine.gpu.use(*clip_vision.weights)
+    call.machine.gpu.sleep(call.machine.gpu.use(*clip_vision.weights))
     return (image,)
 
 

@@ -26,8 +26,7 @@ def empty_video(_call: NodeCall, width: int, height: int, length: int, batch_siz
 
 def decode(call: NodeCall, samples: Latent, vae: Model) -> tuple[Pixels]:
     """Takes as long as one sampling step. The frames of videos come one video after the other."""
-    call.machine.gpu.use(*vae.weights)
-    call.machine.gpu.sleep(call.machine.options.step_s)
+    call.machine.gpu.sleep(call.machine.gpu.use(*vae.weights) + call.machine.options.step_s)
     make_room(samples.count * samples.frames, samples.width_px, samples.height_px)
     frames = range(samples.frames)
     return (from_pillow([picture(samples, index, frame) for index in range(samples.count) for frame in frames]),)
@@ -35,8 +34,7 @@ def decode(call: NodeCall, samples: Latent, vae: Model) -> tuple[Pixels]:
 
 def encode(call: NodeCall, pixels: Pixels, vae: Model) -> tuple[Latent]:
     """Takes as long as one sampling step."""
-    call.machine.gpu.use(*vae.weights)
-    call.machine.gpu.sleep(call.machine.options.step_s)
+    call.machine.gpu.sleep(call.machine.gpu.use(*vae.weights) + call.machine.options.step_s)
     count, height, width, _ = pixels.shape
     return (Latent(width_px=width // 8 * 8, height_px=height // 8 * 8, count=count, source=pixels),)
 
@@ -54,9 +52,9 @@ def upscale_latent(_call: NodeCall, samples: Latent, width: int, height: int, **
 
 def upscale_with_model(call: NodeCall, upscale_model: Model, image: Pixels) -> tuple[Pixels]:
     """Four times as large, and one step of time for each picture."""
-    call.machine.gpu.use(*upscale_model.weights)
+    each_s = call.machine.gpu.use(*upscale_model.weights, passes=len(image)) + call.machine.options.step_s
     for index in range(len(image)):
-        call.machine.gpu.sleep(call.machine.options.step_s)
+        call.machine.gpu.sleep(each_s)
         call.step(index + 1, len(image))
     return (resize(image, image.shape[2] * 4, image.shape[1] * 4, "lanczos"),)
 

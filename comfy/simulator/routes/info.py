@@ -1,4 +1,4 @@
-"""Serves what a client may ask about the server itself, its nodes and its models."""
+"""Serves what a client may ask about the server itself and its nodes."""
 
 from __future__ import annotations
 
@@ -30,8 +30,6 @@ class InfoRoutes:
             web.get("/object_info", self.all_nodes),
             web.get("/object_info/{name}", self.one_node),
             *([web.get("/node_replacements", self.replacements)] if self._release.assets_flag else []),
-            web.get("/models", self.model_folders),
-            web.get("/models/{folder}", self.models),
             web.get("/embeddings", self.nothing),
             web.get("/extensions", self.nothing),
         ]
@@ -62,11 +60,11 @@ class InfoRoutes:
         return web.json_response(self.features())
 
     async def system_stats(self, _request: web.Request) -> web.Response:
-        page_bytes = os.sysconf("SC_PAGE_SIZE")
+        gpu = self._machine.gpu
         system = {
             "os": sys.platform if self._release.names_platform else os.name,
-            "ram_total": page_bytes * os.sysconf("SC_PHYS_PAGES"),
-            "ram_free": page_bytes * os.sysconf("SC_AVPHYS_PAGES"),
+            "ram_total": gpu.room.ram_bytes,
+            "ram_free": gpu.ram_available_bytes(),
             "comfyui_version": self._release.text,
             "required_frontend_version": None,
             "installed_templates_version": None,
@@ -87,8 +85,8 @@ class InfoRoutes:
             "type": "cuda",
             # Whatever the physical card: a process started with --cuda-device sees only that one, as number 0.
             "index": 0,
-            "vram_total": gpu.vram_bytes,
-            "vram_free": gpu.vram_bytes - used_bytes,
+            "vram_total": gpu.room.vram_bytes,
+            "vram_free": gpu.room.vram_bytes - used_bytes,
             "torch_vram_total": used_bytes,
             "torch_vram_free": 0,
             "simulated_resident_models": gpu.resident_names(),
@@ -105,19 +103,6 @@ class InfoRoutes:
     async def replacements(self, _request: web.Request) -> web.Response:
         return web.json_response({each["old_node_id"]: [each] for each in REPLACEMENTS})
 
-    async def model_folders(self, _request: web.Request) -> web.Response:
-        return web.json_response(self._folders())
-
-    async def models(self, request: web.Request) -> web.Response:
-        folder = request.match_info["folder"]
-        if folder not in self._folders():
-            return web.Response(status=404)
-        return web.json_response(self._machine.names(folder))
-
-    def _folders(self) -> list[str]:
-        newer = ["latent_upscale_models"] if self._release.names_platform else []
-        return [*catalogue.FOLDERS, *newer]
-
     async def nothing(self, _request: web.Request) -> web.Response:
         return web.json_response([])
 
@@ -133,8 +118,8 @@ class InfoRoutes:
         return web.Response(status=200)
 
     async def folder_paths(self, _request: web.Request) -> web.Response:
-        models = self._machine.options.user_dir.parent / "models"
-        return web.json_response({folder: [str(models / folder)] for folder in self._folders()})
+        folders = catalogue.folders(self._release)
+        return web.json_response({folder: [str(self._machine.model_folder(folder))] for folder in folders})
 
     async def files(self, request: web.Request) -> web.Response:
         """The names lying directly in one folder, the newest first."""

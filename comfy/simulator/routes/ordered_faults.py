@@ -24,13 +24,13 @@ class FaultRoutes:
         return [web.get(path, self.listing), web.post(path, self.order), web.delete(path, self.clear)]
 
     async def listing(self, request: web.Request) -> web.Response:
-        _require_loopback(request)
+        require_loopback(request)
         known = {name: {"about": kind.about, "options": dict(kind.options)} for name, kind in KINDS.items()}
         return web.json_response({"active": self._machine.faults.listing(), "known": known})
 
     async def order(self, request: web.Request) -> web.Response:
         """Body: `{"name": {option: value}, ...}`; all or none are armed."""
-        _require_loopback(request)
+        require_loopback(request)
         body = await request.json()
         try:
             for name, options in body.items():
@@ -41,7 +41,7 @@ class FaultRoutes:
 
     async def clear(self, request: web.Request) -> web.Response:
         """All of them, or `?name=` one."""
-        _require_loopback(request)
+        require_loopback(request)
         self._machine.faults.clear(request.query.get("name"))
         return web.json_response({"active": self._machine.faults.listing()})
 
@@ -69,6 +69,7 @@ def _exit(machine: Machine) -> None:
         machine.end_process(int(order["code"]))
 
 
-def _require_loopback(request: web.Request) -> None:
+def require_loopback(request: web.Request) -> None:
+    """Refuse other machines: for what ComfyUI does not have. Raises HTTPForbidden."""
     if not ipaddress.ip_address(request.remote or "0.0.0.0").is_loopback:
         raise web.HTTPForbidden

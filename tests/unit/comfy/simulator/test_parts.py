@@ -1,4 +1,4 @@
-"""The parts of the simulator that can be judged without a process: releases, faults, cache, VRAM, names, options."""
+"""The parts of the simulator that can be judged without a process: releases, faults, cache, names, options."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from comfy.simulator.machine.options import parse_options
 from comfy.simulator.machine.paths import Paths, is_inside
 from comfy.simulator.machine.running_graph import Graph
 from comfy.simulator.machine.versions import parse_release
-from comfy.simulator.machine.vram import SimulatedGpu, Weights
 from comfy.simulator.media.drawing import Sketch, draw, main_colours
 from comfy.simulator.nodes.registry import build_registry
 
@@ -80,23 +79,6 @@ def test_lru_drops_whole_generations() -> None:
     cache.begin({"a", "e"})
     # "a" was wanted again and counts as new; "b" goes, and that makes too little room, so "c" and "d" go too.
     assert [key for key in "abcd" if cache.get(key)] == ["a"]
-
-
-def test_vram_evicts_what_was_unused_for_longest() -> None:
-    gpu = SimulatedGpu(vram_bytes=10_000, load_s=0.0, speed=1.0)
-    one, two, three, huge = (
-        Weights(folder="checkpoints", name=name, size_bytes=size)
-        for name, size in (("one", 4000), ("two", 4000), ("three", 4000), ("huge", 90_000))
-    )
-    gpu.use(one)
-    gpu.use(two)
-    gpu.use(one)
-    gpu.use(three)
-    assert gpu.resident_names() == ["one", "three"]
-    gpu.use(huge)
-    assert (gpu.resident_names(), gpu.used_bytes()) == (["huge"], 10_000)
-    del huge
-    assert gpu.resident_names() == []
 
 
 def test_a_video_moves_visibly_and_loops() -> None:
