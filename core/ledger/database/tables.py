@@ -24,6 +24,7 @@ metadata = MetaData()
 
 _IS_WAITING = text("status = 'queued'")
 _IS_PINNED = text("status = 'queued' AND catalogues IS NOT NULL")
+_IS_LOST = text("status = 'queued' AND lost_on IS NOT NULL")
 _HAS_DEADLINE = text("status = 'queued' AND start_by_ms IS NOT NULL")
 
 jobs = Table(
@@ -113,6 +114,8 @@ jobs = Table(
     Index("jobs_pinned", "id", sqlite_where=_IS_PINNED, postgresql_where=_IS_PINNED),
     # The oldest job of a line, and the one with the nearest deadline.
     Index("jobs_line", "line", "created_at_ms", "id", sqlite_where=_IS_WAITING, postgresql_where=_IS_WAITING),
+    # Those that an instance lost.
+    Index("jobs_lost", "lost_on", sqlite_where=_IS_LOST, postgresql_where=_IS_LOST),
     Index("jobs_deadline", "line", "start_by_ms", sqlite_where=_HAS_DEADLINE, postgresql_where=_HAS_DEADLINE),
 )
 

@@ -16,12 +16,10 @@ from core.ledger.instances import HEALTHY, SILENCE_MS
 from core.ledger.scheduling.learned import LearnedCosts
 from core.ledger.scheduling.lines import Lines
 from core.ledger.scheduling.picture import GPU_COLUMNS, GpuRow, Picture
-from core.ledger.scheduling.turns import idle_instances, play_idle
+from core.ledger.scheduling.turns import AVOID_MS, idle_instances, play_idle
 from core.scheduling.lines import Decision
 from core.scheduling.residency import Residency
 
-#: A job that was lost on one instance is left to others for this long; then any may have it.
-AVOID_MS = 60_000
 DAY_MS = 24 * 3600 * 1000
 #: Idle instances that are asked first, before one that works takes a job ahead of time.
 ASKED_FIRST = 64

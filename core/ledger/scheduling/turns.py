@@ -17,9 +17,14 @@ from core.ledger.instances import HEALTHY, SILENCE_MS
 from core.ledger.scheduling.learned import LearnedCosts
 from core.ledger.scheduling.lines import Lines
 from core.ledger.scheduling.picture import GPU_COLUMNS, GpuRow, Picture
+from core.ledger.scheduling.queue_order import accepted_of
 from core.records.job import LEASED
 from core.scheduling.lines import Decision
 
+#: A job that was lost on one instance is left to others for this long; then any may have it.
+AVOID_MS = 60_000
+#: A turn is taken up within this time, unless its worker is gone.
+LATE_MS = 2_000
 #: Idle instances that are looked at when one job has come.
 LOOKED_AT = 64
 
@@ -36,9 +41,16 @@ _IDLE = (
 )
 _LINE_OF = select(jobs.c.line).where(jobs.c.id == bindparam("wanted"), IS_QUEUED)
 _FIRST = (
-    select(jobs.c.id)
+    select(jobs.c.id, jobs.c.updated_at_ms)
     .where(jobs.c.line == bindparam("wanted_line"), IS_QUEUED)
     .order_by(jobs.c.created_at_ms, jobs.c.id)
+)
+#: Jobs that idle instances lost a short while ago, and which others had better try.
+_AVOIDED = select(jobs.c.id, jobs.c.lost_on, jobs.c.catalogues).where(
+    IS_QUEUED, jobs.c.lost_on.is_not(None), jobs.c.updated_at_ms >= bindparam("avoided_since_ms")
+)
+_ALIVE = select(instances.c.name, instances.c.catalogue).where(
+    instances.c.state == HEALTHY, instances.c.heartbeat_at_ms > bindparam("heard_since_ms")
 )
 
 
@@ -50,6 +62,8 @@ class Turn:
     instance: str
     #: Whether its worker listens to a queue of its own.
     has_queue: bool
+    #: When the job came, or came back.
+    waits_since_ms: int
 
 
 class Turns:
@@ -61,9 +75,20 @@ class Turns:
         self._learned = learned
 
     def missing(self) -> list[Turn]:
-        """Return a turn for each idle instance that would take a job now, whatever became of earlier turns."""
+        """Return a turn for each idle instance that would take a job now, whatever became of earlier turns.
+
+        A job that has waited for longer than a turn takes has one more, for another instance: the first one may be
+        dead, without anybody knowing yet.
+        """
         with self._database.read() as connection:
-            return self._turns(connection, None)
+            idle = idle_instances(connection)
+            first = self._turns(connection, idle)
+            late = {turn.job_id for turn in first if turn.waits_since_ms < now_ms() - LATE_MS}
+            if not late:
+                return first
+            asked = {turn.instance for turn in first}
+            others = self._turns(connection, [row for row in idle if row.name not in asked])
+            return [*first, *(turn for turn in others if turn.job_id in late)]
 
     def of(self, job_id: str) -> Turn | None:
         """Return the turn of a job that has just come; None when no idle instance would take it now.
@@ -71,31 +96,53 @@ class Turns:
         Then one that is at work will, when it looks for its next job.
         """
         with self._database.read() as connection:
-            line_id = connection.execute(_LINE_OF, {"wanted": job_id}).scalar()
-            if line_id is None:
+            if connection.execute(_LINE_OF, {"wanted": job_id}).scalar() is None:
                 return None
-            found = [turn for turn in self._turns(connection, LOOKED_AT) if turn.job_id == job_id]
-        return found[0] if found else None
+            found = self._turns(connection, idle_instances(connection, LOOKED_AT))
+        return next((turn for turn in found if turn.job_id == job_id), None)
 
-    def _turns(self, connection: Connection, limit: int | None) -> list[Turn]:
-        idle = idle_instances(connection, limit)
-        if not idle:
-            return []
-        waiting = self._lines.waiting(connection)
+    def _turns(self, connection: Connection, idle: Sequence[GpuRow]) -> list[Turn]:
+        waiting = self._lines.waiting(connection) if idle else []
         if not waiting:
             return []
-        played = play_idle(Picture(connection, self._lines, self._learned, waiting), idle)
+        avoided = _avoided(connection)
+        losers = {instance for _, instance in avoided}
+        # Those that lost a job come last: the others have it first.
+        by_choice = sorted(idle, key=lambda row: row.name in losers)
         takers: dict[int, list[GpuRow]] = defaultdict(list)
-        for row, decision in played:
+        for row, decision in play_idle(Picture(connection, self._lines, self._learned, waiting), by_choice):
             takers[decision.line.id].append(row)
         turns = []
         for line_id, rows in takers.items():
-            heads = connection.execute(_FIRST.limit(len(rows)), {"wanted_line": line_id}).scalars().all()
-            turns += [
-                Turn(job_id=job_id, instance=row.name, has_queue=row.has_queue)
-                for job_id, row in zip(heads, rows, strict=False)
-            ]
+            heads = connection.execute(_FIRST.limit(len(rows) + len(avoided)), {"wanted_line": line_id}).all()
+            for row in rows:
+                head = next((each for each in heads if (each.id, row.name) not in avoided), None)
+                if head is not None:
+                    heads.remove(head)
+                    turns.append(
+                        Turn(
+                            job_id=head.id,
+                            instance=row.name,
+                            has_queue=row.has_queue,
+                            waits_since_ms=head.updated_at_ms,
+                        )
+                    )
         return turns
+
+
+def _avoided(connection: Connection) -> set[tuple[str, str]]:
+    """Return jobs and the instances that lost them, where another instance could run them."""
+    now = now_ms()
+    lost = connection.execute(_AVOIDED, {"avoided_since_ms": now - AVOID_MS}).all()
+    if not lost:
+        return set()
+    alive = connection.execute(_ALIVE, {"heard_since_ms": now - SILENCE_MS}).all()
+    avoided = set()
+    for job in lost:
+        accepted = accepted_of(job.catalogues)
+        if any(each.name != job.lost_on and (accepted is None or each.catalogue in accepted) for each in alive):
+            avoided.add((str(job.id), str(job.lost_on)))
+    return avoided
 
 
 def idle_instances(connection: Connection, limit: int | None = None) -> list[GpuRow]:

@@ -36,7 +36,7 @@ from tasks.instance.plan import plan_instances
 from tasks.instance.release import JobRelease
 from tasks.instance.tenure import Tenure
 from tasks.messaging.app import make_app
-from tasks.messaging.publish import BackgroundNotifier, Publisher
+from tasks.messaging.publish import BackgroundSender, Publisher
 from tasks.runner.distress import CondemnPipe
 from tasks.runner.leases import Leases
 from tasks.webhooks.dispatcher import WebhookDispatcher
@@ -214,11 +214,11 @@ def test_publishing_in_the_api(times: int) -> None:
     assert eventually(lambda: broken.published[-2:] == ["b", "c"])
 
 
-def test_the_notifier(sqlite_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_thesender(sqlite_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     publisher = Publisher(make_app(sqlite_settings, "io"))
     broken = Broken(1)
     monkeypatch.setattr(publisher, "notify", broken.notify)
-    notifier = BackgroundNotifier(publisher)
+    notifier = BackgroundSender(publisher)
     for job_id in ("a", "b"):
         notifier.notify(job_id)
     assert eventually(lambda: broken.published == ["b"])

@@ -34,7 +34,7 @@ class TestAnnouncing:
     def told(self, runtime: BrokerlessRuntime) -> list[str]:
         """Jobs whose webhooks are to be sent."""
         told: list[str] = []
-        runtime._notifier = SimpleNamespace(notify=told.append)  # type: ignore[assignment]
+        runtime.sender = SimpleNamespace(notify=told.append)  # type: ignore[assignment]
         return told
 
     def test_a_change_is_noticed(self, runtime: BrokerlessRuntime, told: list[str]) -> None:

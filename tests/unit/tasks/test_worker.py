@@ -116,18 +116,20 @@ def settings(sqlite_settings: Settings) -> Settings:
 
 class TestOptions:
     def test_of_a_gpu(self) -> None:
-        options = gpu_options("gpu0")
+        options = gpu_options("gpu0", "gpu0@here")
         name, _, host = options.pop("hostname").partition("@")
         assert (name[:5], len(name), bool(host)) == ("gpu0.", 13, True)
         assert options == {
             "pool_cls": "prefork",
             "concurrency": 1,
-            "queues": ["gpu"],
+            "queues": ["gpu", "gpu.gpu0@here"],
             "without_gossip": True,
             "without_mingle": True,
             "loglevel": "INFO",
         }
-        assert gpu_options("gpu0")["hostname"] != gpu_options("gpu0")["hostname"], "new at each start"
+        assert gpu_options("gpu0", "gpu0@here")["hostname"] != gpu_options("gpu0", "gpu0@here")["hostname"], (
+            "new at each start"
+        )
 
     def test_of_an_io_worker(self, settings: Settings) -> None:
         options = io_options(settings)

@@ -14,6 +14,7 @@ branch_labels = None
 depends_on = None
 
 _IS_WAITING = sa.text("status = 'queued'")
+_IS_LOST = sa.text("status = 'queued' AND lost_on IS NOT NULL")
 _HAS_DEADLINE = sa.text("status = 'queued' AND start_by_ms IS NOT NULL")
 
 
@@ -53,6 +54,7 @@ def upgrade() -> None:
     op.add_column("instances", sa.Column("has_queue", sa.Boolean(), nullable=False, server_default=sa.false()))
     columns = ["line", "created_at_ms", "id"]
     op.create_index("jobs_line", "jobs", columns, sqlite_where=_IS_WAITING, postgresql_where=_IS_WAITING)
+    op.create_index("jobs_lost", "jobs", ["lost_on"], sqlite_where=_IS_LOST, postgresql_where=_IS_LOST)
     columns = ["line", "start_by_ms"]
     op.create_index("jobs_deadline", "jobs", columns, sqlite_where=_HAS_DEADLINE, postgresql_where=_HAS_DEADLINE)
     _put_in_line()
@@ -96,6 +98,7 @@ def _put_in_line() -> None:
 
 def downgrade() -> None:
     op.drop_index("jobs_deadline", "jobs")
+    op.drop_index("jobs_lost", "jobs")
     op.drop_index("jobs_line", "jobs")
     for column in ("has_queue", "loads_day", "loading_s", "loads", "free_at_ms", "held", "memory_bytes"):
         op.drop_column("instances", column)

@@ -14,7 +14,7 @@ from core.ledger import durations as learned
 from core.ledger import workload as looking
 from core.ledger.database.tables import durations
 from core.ledger.durations import DEFAULT_S
-from core.ledger.scheduling import rank_of
+from core.ledger.scheduling.queue_order import rank_of
 from core.records.job import Job
 from tests.ledger_moves import claimed, in_parallel, register, set_columns, submit
 

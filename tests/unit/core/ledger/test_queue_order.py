@@ -10,7 +10,15 @@ import pytest
 from sqlalchemy import Connection, create_engine, insert, literal, select
 
 from core.ledger.database.tables import jobs
-from core.ledger.scheduling import accepted_of, comes_before, fits, queue_order, rank_of, rank_of_new, runs_on
+from core.ledger.scheduling.queue_order import (
+    accepted_of,
+    comes_before,
+    fits,
+    queue_order,
+    rank_of,
+    rank_of_new,
+    runs_on,
+)
 
 
 @dataclass(frozen=True, kw_only=True)

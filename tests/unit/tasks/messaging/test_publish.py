@@ -12,7 +12,7 @@ from celery import Celery
 from core.records.job import prompt_id_of
 from tasks.messaging import publish
 from tasks.messaging.names import GENERATE, GPU_QUEUE, IO_QUEUE, NOTIFY, UPLOAD
-from tasks.messaging.publish import BACKLOG, BREAK_S, BackgroundNotifier, Publisher
+from tasks.messaging.publish import BACKLOG, BREAK_S, BackgroundSender, Publisher
 from tests.makers import Stopwatch
 
 
@@ -123,7 +123,7 @@ class TestBackground:
             sent.append(job_id)
             return True
 
-        notifier = BackgroundNotifier(SimpleNamespace(notify=notify))  # type: ignore[arg-type]
+        notifier = BackgroundSender(SimpleNamespace(notify=notify))  # type: ignore[arg-type]
         notifier.notify("0")
         assert begun.wait(10)
         for number in range(1, BACKLOG + 5):
