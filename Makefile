@@ -3,9 +3,12 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --disable-pip-version-check --no-input
-# Most tests wait for processes, so they run side by side; a file's tests share fixtures and stay together. TESTS= takes
-# a path, or any option of pytest, and then nothing is left out.
-PYTEST := $(BIN)/python -m pytest --numprocesses 3 --dist loadfile $(TESTS)
+# Most tests wait for processes, so they run side by side; a file's tests share fixtures and stay together. In the order
+# of the files, for then the small ones of tests/unit come last, and nobody waits for one long file at the end. Hundreds
+# of processes are started, and each would compile what it imports, where the environment forbids to keep bytecode.
+# TESTS= takes a path, or any option of pytest, and then nothing is left out.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder \
+	$(TESTS)
 QUICK  := $(if $(TESTS),,-m "not slow")
 
 .PHONY: help setup demo up test check mutants chaos bench clean

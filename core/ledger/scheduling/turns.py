@@ -114,7 +114,7 @@ class Turns:
             takers[decision.line.id].append(row)
         turns = []
         for line_id, rows in takers.items():
-            heads = connection.execute(_FIRST.limit(len(rows) + len(avoided)), {"wanted_line": line_id}).all()
+            heads = list(connection.execute(_FIRST.limit(len(rows) + len(avoided)), {"wanted_line": line_id}))
             for row in rows:
                 head = next((each for each in heads if (each.id, row.name) not in avoided), None)
                 if head is not None:

@@ -414,11 +414,12 @@ def test_a_body_of_millions_of_values_is_refused_before_it_is_parsed(api: Api) -
     # Parsing it would keep the process, and every client of it, waiting for seconds.
     body = b'{"workflow":[' + b"[]," * 300_000 + b"[]]}"
 
-    begun_s = time.monotonic()
+    # The server is in this process: what it computes counts, and not what others on this machine do.
+    begun_s = time.process_time()
     error = refused(api.post("/api/v2/jobs", data=body, headers=JSON), 400)
 
     assert "values" in error["message"]
-    assert time.monotonic() - begun_s < 1.0
+    assert time.process_time() - begun_s < 1.0
 
 
 @pytest.mark.parametrize("request_id", [".", ".."])

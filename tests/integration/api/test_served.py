@@ -162,7 +162,7 @@ def test_a_notice_wakes_a_stream_of_another_process_at_once(served: Served) -> N
 
     reader = threading.Thread(target=read)
     reader.start()
-    assert opened.wait(5)
+    assert opened.wait(15)
     # Longer than the reader takes to stand in line, shorter than the backstop poll.
     time.sleep(0.2)
     began = time.monotonic()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import pytest
@@ -32,7 +33,12 @@ def refused(fleet: Fleet, *command: str) -> str:
     return lines[0]
 
 
-@pytest.mark.parametrize("command", ["beat", "gpu"])
+def first_quick(*cases: object) -> list[Any]:
+    """The cases of a parameter; each starts a process, so all but the first are slow."""
+    return [cases[0], *(pytest.param(case, marks=pytest.mark.slow) for case in cases[1:])]
+
+
+@pytest.mark.parametrize("command", first_quick("gpu", "beat"))
 @pytest.mark.parametrize(
     ("user_info", "path", "words"),
     [("guest:wr0ngpassw0rd", "/", "ACCESS_REFUSED"), ("guest:guest", "/nowhere", "vhost nowhere not found")],
@@ -64,18 +70,21 @@ def test_the_whole_stack_does_not_start_on_a_broker_that_refuses_it(tmp_path: Pa
     assert not list((tmp_path / "data" / "logs").glob("*")), "no process was started"
 
 
-@pytest.mark.parametrize("url", ["amqp://guest:guest@127.0.0.1:port//", "redis://[::1", "redis://127.0.0.1:99999/0"])
+@pytest.mark.parametrize(
+    "url", first_quick("amqp://guest:guest@127.0.0.1:port//", "redis://[::1", "redis://127.0.0.1:99999/0")
+)
 def test_a_malformed_broker_url_is_refused(tmp_path: Path, url: str) -> None:
     assert "COMFYLINE_BROKER_URL" in refused(Fleet(tmp_path, broker_url=url), "io")
 
 
+@pytest.mark.slow
 def test_a_redis_database_that_is_not_there_is_named(tmp_path: Path, shared_redis: Broker) -> None:
     url = urlunsplit(urlsplit(shared_redis.url)._replace(path="/9999"))
 
     assert "COMFYLINE_BROKER_URL=redis://" in refused(Fleet(tmp_path, broker_url=url), "io")
 
 
-@pytest.mark.parametrize("command", ["api", "up"])
+@pytest.mark.parametrize("command", first_quick("api", "up"))
 def test_a_short_key_is_refused(tmp_path: Path, command: str) -> None:
     line = refused(Fleet(tmp_path, api_keys="long-enough-key,k"), command)
 
@@ -83,12 +92,14 @@ def test_a_short_key_is_refused(tmp_path: Path, command: str) -> None:
     assert str(MIN_KEY_CHARS) in line
 
 
-@pytest.mark.parametrize("url", ["example.com/hook", "ftp://example.com/", "http://", "http://user:pw@example.com/"])
+@pytest.mark.parametrize(
+    "url", first_quick("example.com/hook", "ftp://example.com/", "http://", "http://user:pw@example.com/")
+)
 def test_a_malformed_webhook_url_is_refused(tmp_path: Path, url: str) -> None:
     assert "WEBHOOK_URL" in refused(Fleet(tmp_path).with_variables(WEBHOOK_URL=url), "api")
 
 
-@pytest.mark.parametrize("command", ["api", "up"])
+@pytest.mark.parametrize("command", first_quick("up", "api"))
 def test_a_directory_of_templates_that_is_not_there_is_refused(tmp_path: Path, command: str) -> None:
     missing = tmp_path / "templates"
 

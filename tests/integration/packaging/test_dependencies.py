@@ -51,9 +51,10 @@ def installed_with(name: str) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize(
-    "module", ["cli.commands.services", "cli.local.flower", "cli.commands.up", "api.wsgi", "comfy.simulator.server"]
-)
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("cli.local.flower", "cli.commands.up")]
+
+
+@pytest.mark.parametrize("module", ["cli.commands.services", "api.wsgi", "comfy.simulator.server", *SLOW])
 def test_every_import_is_a_dependency(module: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", LISTING.format(module=module)],

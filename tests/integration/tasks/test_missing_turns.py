@@ -13,6 +13,7 @@ from core.ledger.database.tables import instances, jobs
 from core.ledger.instances import HEALTHY
 from core.ledger.scheduling.turns import AVOID_MS
 from tests.ledger_moves import claimed, register, set_columns, submit
+from tests.waiting import quickest
 
 
 def digest_of(ledger: Ledger, name: str) -> str:
@@ -121,7 +122,10 @@ def test_it_is_cheap_in_a_large_fleet(ledger: Ledger) -> None:
         waiting = [{**row, "id": f"job{number}"} for number in range(5_000)]
         transaction.connection.execute(insert(jobs), waiting)
 
-    begun_s = time.monotonic()
-    assert missing(ledger) == []
+    def took_s() -> float:
+        begun_s = time.monotonic()
+        assert missing(ledger) == []
+        return time.monotonic() - begun_s
+
     # Some 20 ms; what asks for each instance takes minutes.
-    assert time.monotonic() - begun_s < 2
+    assert quickest(took_s, limit_s=2, tries=3) < 2

@@ -12,6 +12,8 @@ from blake3 import blake3
 
 from tests.fleet import ALL, Fleet
 
+pytestmark = pytest.mark.slow
+
 #: What the output nodes of these tests take as their input.
 SOURCES: dict[str, dict[str, Any]] = {
     "1": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 2, "color": 255}},

@@ -350,7 +350,7 @@ def test_events_as_they_happen(api: Api) -> None:
 
     reader = threading.Thread(target=read)
     reader.start()
-    assert first.wait(5)
+    assert first.wait(30)
     claim = api.worker.claim(job_id)
     api.worker.finish(claim, b"abc")
     reader.join(5)

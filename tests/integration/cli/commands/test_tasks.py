@@ -20,6 +20,7 @@ import cli.remote.task_client
 from cli.main import run
 from tests.integration.api_fixtures import ROOT, Api, running_api, settings_for
 from tests.makers import GRAPH
+from tests.waiting import until
 
 OPEN = {
     "1": {"class_type": "EmptyImage", "inputs": {"width": "{{SIZE}}", "height": 64, "batch_size": 1, "color": 0}},
@@ -307,13 +308,20 @@ class TestDownloadFromJson:
 
 
 class TestWatch:
-    def test_it_ends_with_the_job(self, api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_it_ends_with_the_job(self, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+        shown = io.StringIO()
+        monkeypatch.setattr(sys, "stdout", shown)
         job_id = api.submit()
-        worker = threading.Timer(0.2, api.worker.run, (job_id, b"x"))
+
+        def run_what_is_shown() -> None:
+            until(lambda: "queued" in shown.getvalue(), what="its first line")
+            api.worker.run(job_id, b"x")
+
+        worker = threading.Thread(target=run_what_is_shown)
         worker.start()
         assert run(["watch", job_id]) == 0
         worker.join()
-        lines = capsys.readouterr().out.splitlines()
+        lines = shown.getvalue().splitlines()
         assert lines[0].startswith("queued")
         assert f"{job_id}  succeeded" in lines
 

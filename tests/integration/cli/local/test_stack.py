@@ -207,6 +207,7 @@ class TestUp:
         assert "Traceback" not in stack.output()
 
 
+@pytest.mark.slow
 def test_nothing_is_left_when_it_is_killed(tmp_path: Path) -> None:
     running = _up(tmp_path, COMFYLINE_SIMULATED_GPUS="1")
     running.wait_until_ready(1)
@@ -239,6 +240,7 @@ def test_a_directory_that_cannot_be_written_is_one_clear_line(tmp_path: Path) ->
     assert "Traceback" not in running.output()
 
 
+@pytest.mark.slow
 def test_demo_makes_a_picture_and_leaves_nothing(tmp_path: Path) -> None:
     # Another fleet's broker and database in the environment must not be touched: they would not even answer.
     elsewhere = {
@@ -260,6 +262,7 @@ def test_demo_makes_a_picture_and_leaves_nothing(tmp_path: Path) -> None:
     assert not running.data_dir.exists()
 
 
+@pytest.mark.slow
 def test_a_procfile_host_runs_it_in_any_order_and_stops_it(tmp_path: Path) -> None:
     honcho = shutil.which("honcho", path=str(Path(sys.executable).parent))
     assert honcho is not None, "honcho is among the development packages"
@@ -277,6 +280,7 @@ def test_a_procfile_host_runs_it_in_any_order_and_stops_it(tmp_path: Path) -> No
     assert "SIGKILL" not in running.output()
 
 
+@pytest.mark.slow
 def test_a_procfile_host_that_kills_soon_loses_no_job_with_the_grace_that_is_documented(tmp_path: Path) -> None:
     found = re.search(r"Set\s`COMFYLINE_DRAIN_GRACE_S=(\d+)` there", OPERATIONS.read_text())
     assert found is not None

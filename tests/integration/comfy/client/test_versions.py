@@ -44,7 +44,7 @@ def test_every_version_is_recognised(any_version: SimulatorProcess) -> None:
 def test_a_prompt_is_found_wherever_it_is(any_version: SimulatorProcess) -> None:
     with ComfySession(any_version.base_url, pace=QUICK) as session:
         first, second = (session.submit(work(0.25), prompt_id=new_id()) for _ in range(2))
-        assert first.started.wait(5)
+        assert first.started.wait(30)
         assert [session.client.find(handle.prompt_id) for handle in (first, second)] == ["running", "pending"]
         assert first.wait(timeout_s=5).outputs
         assert session.client.find(first.prompt_id) == "finished"
@@ -55,12 +55,12 @@ def test_interrupting_hits_the_running_prompt_and_no_other(any_version: Simulato
     with ComfySession(any_version.base_url, pace=QUICK) as session:
         first = session.submit(work(20, steps=400), prompt_id=new_id())
         second = session.submit(work(0.2), prompt_id=new_id())
-        assert first.started.wait(5)
+        assert first.started.wait(30)
         first.interrupt()
         started_at = time.monotonic()
         with pytest.raises(PromptInterrupted):
             first.wait(timeout_s=10)
-        assert time.monotonic() - started_at < 3
+        assert time.monotonic() - started_at < 10, "it would have run for 20 s"
         assert second.wait(timeout_s=10).outputs
 
 
@@ -68,7 +68,7 @@ def test_interrupting_removes_a_pending_prompt_and_no_other(any_version: Simulat
     with ComfySession(any_version.base_url, pace=QUICK) as session:
         first = session.submit(work(0.4), prompt_id=new_id())
         second = session.submit(work(5), prompt_id=new_id())
-        assert first.started.wait(5)
+        assert first.started.wait(30)
         second.interrupt()
         with pytest.raises(PromptInterrupted):
             second.wait(timeout_s=10)

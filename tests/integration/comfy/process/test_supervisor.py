@@ -238,7 +238,7 @@ def test_stop_does_not_wait_for_a_slow_start(tmp_path: Path, watch: Watch) -> No
 
     watched.supervisor.stop()
 
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 15
     assert not is_running(pid)
 
 
@@ -581,7 +581,7 @@ def test_stop_does_not_wait_for_the_end_of_a_quarantine(tmp_path: Path, watch: W
     assert watched.is_quarantined()
     began = time.monotonic()
     watched.supervisor.stop()
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 15
     assert watched.supervisor.state == "stopped"
     assert len(watched.said) == 2
 

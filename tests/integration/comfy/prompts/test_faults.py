@@ -26,7 +26,7 @@ from tests.waiting import eventually
 def test_a_dropped_socket_costs_events_not_the_prompt(server: SimulatorProcess, session: ComfySession) -> None:
     recorder = Recorder()
     handle = session.submit(work(1.0), prompt_id=new_id(), listener=recorder)
-    assert handle.started.wait(5)
+    assert handle.started.wait(30)
     server.fault(socket_drop={})
     assert handle.wait(timeout_s=10).outputs
     assert recorder.points[-1].value == 1.0
@@ -63,7 +63,7 @@ def test_a_silent_socket_is_noticed_by_polling(server: SimulatorProcess, session
 def test_an_unfinished_prompt_is_taken_up_by_another_session(server: SimulatorProcess) -> None:
     prompt_id, graph = new_id(), work(0.6)
     with ComfySession(server.base_url, pace=QUICK) as first:
-        assert first.submit(graph, prompt_id=prompt_id).started.wait(5)
+        assert first.submit(graph, prompt_id=prompt_id).started.wait(30)
     with ComfySession(server.base_url, pace=QUICK) as second:
         result = second.submit(graph, prompt_id=prompt_id, resume=True).wait(timeout_s=10)
         assert result.prompt_id == prompt_id
@@ -96,12 +96,12 @@ def test_a_server_killed_by_its_own_output_is_gone(tmp_path: Path) -> None:
 def test_a_killed_server_is_noticed_within_seconds(tmp_path: Path) -> None:
     with simulator(tmp_path) as server, ComfySession(server.base_url, pace=QUICK) as session:
         handle = session.submit(work(30), prompt_id=new_id())
-        assert handle.started.wait(5)
+        assert handle.started.wait(30)
         server.kill()
         started_at = time.monotonic()
         with pytest.raises(ComfyUnavailable):
             handle.wait(timeout_s=60)
-        assert time.monotonic() - started_at < 3
+        assert time.monotonic() - started_at < 10, "the prompt would have run for 30 s"
         with pytest.raises(ComfyUnavailable):
             session.submit(picture(), prompt_id=new_id())
 
@@ -110,7 +110,7 @@ def test_a_restarted_server_has_lost_the_prompt_and_takes_new_ones(tmp_path: Pat
     port = free_port()
     with simulator(tmp_path / "a", port=port) as server, ComfySession(server.base_url) as session:
         handle = session.submit(work(30), prompt_id=new_id())
-        assert handle.started.wait(5)
+        assert handle.started.wait(30)
         errors: list[Exception] = []
 
         def wait() -> None:

@@ -63,7 +63,7 @@ def test_what_the_socket_told_of_a_failure_counts(server: SimulatorProcess, sess
 
 def test_what_was_told_in_part_does_not_count(server: SimulatorProcess, session: ComfySession) -> None:
     handle = session.submit(work(1.0), prompt_id=new_id())
-    assert handle.started.wait(5)
+    assert handle.started.wait(30)
     server.fault(socket_drop={}, history_cleared={})
     with pytest.raises(ComfyUnavailable, match="lost the prompt"):
         handle.wait(timeout_s=10)
@@ -74,7 +74,7 @@ def test_what_was_told_in_part_does_not_count(server: SimulatorProcess, session:
 
 def test_an_interrupt_by_somebody_else_says_where(server: SimulatorProcess, session: ComfySession) -> None:
     handle = session.submit(work(20, steps=400), prompt_id=new_id())
-    assert handle.started.wait(5)
+    assert handle.started.wait(30)
     assert eventually(lambda: handle.progress.current_node == "2")
     requests.post(f"{server.base_url}/interrupt", timeout=5)
     with pytest.raises(PromptInterrupted, match="somebody") as caught:

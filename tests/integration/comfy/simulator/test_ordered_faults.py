@@ -226,12 +226,12 @@ def test_socket_drop_has_no_close_frame(server: SimulatorProcess) -> None:
 
 def test_socket_stall(server: SimulatorProcess) -> None:
     with listening(server, "c") as socket:
-        server.fault(socket_stall={"seconds": 0.5})
+        server.fault(socket_stall={"seconds": 1.5})
         started = time.monotonic()
         assert finish(server, image_graph(), client_id="c")["status"]["completed"] is True
-        assert time.monotonic() - started < 0.4
+        assert time.monotonic() - started < 1.4
         socket.recv()
-        assert time.monotonic() - started >= 0.4
+        assert time.monotonic() - started >= 1.4
 
 
 def test_a_socket_that_is_not_read_stalls_the_others(server: SimulatorProcess) -> None:
@@ -268,10 +268,10 @@ def test_output_that_is_not_json(server: SimulatorProcess) -> None:
 
 def test_sigterm_kills_at_once_and_temp_stays(doomed: SimulatorProcess) -> None:
     (doomed.temp_dir / "left.png").write_bytes(b"x")
-    post(doomed, sampler_graph(steps=500))
+    post(doomed, sampler_graph(steps=5000))
     started = time.monotonic()
     doomed.stop()
-    assert time.monotonic() - started < 1.0
+    assert time.monotonic() - started < 5.0
     assert doomed.popen.returncode == -15
     assert (doomed.temp_dir / "left.png").exists()
     with simulator(doomed.root):

@@ -96,6 +96,7 @@ def test_bytes_are_equal_or_the_failure_is_clean(server: S3Server, tmp_path: Pat
 
 
 @pytest.mark.parametrize("kind", SERVERS)
+@pytest.mark.slow
 def test_100_megabytes(server: S3Server, tmp_path: Path, kind: str) -> None:
     # Parts go over several connections: with luck none of them is met by more refusals than it has tries.
     assert arrives(server, made(tmp_path, 100_000_000), SERVERS[kind]) or kind in ("busy", "resetting")

@@ -86,6 +86,7 @@ def test_the_way_back_leaves_no_table(empty_settings: Settings) -> None:
     database.dispose()
 
 
+@pytest.mark.slow
 def test_five_processes_start_at_once(empty_settings: Settings) -> None:
     environment = {
         **process_environment(),

@@ -19,6 +19,9 @@ from tests.waiting import eventually
 
 #: Sending must never be felt by a worker or a request.
 SEND_LIMIT_S = 0.05
+#: A busy machine takes the processor away now and then, from few of many; what waits for a broker waits longer.
+FEW = 0.02
+PREEMPTED_S = 0.5
 
 
 class Ear:
@@ -107,11 +110,11 @@ def test_a_lost_broker_holds_nobody_up_and_everybody_finds_it_again(
 
     broker_line.away()
     assert eventually(lambda: not listening.listener.connected.is_set())
-    slowest_s = _slowest_send(sender, 3 * BACKLOG)
+    send_times_s = _send_times_s(sender, 3 * BACKLOG)
     sender.send(Notice(job_id="newest", kind="status"))
     broker_line.back()
 
-    assert slowest_s < SEND_LIMIT_S
+    assert_not_felt(send_times_s)
     assert listening.listener.connected.wait(10)
     sender.send(Notice(job_id="after", kind="status"))
     assert eventually(lambda: listening.has_heard("after"))
@@ -125,7 +128,7 @@ def test_what_was_said_last_survives_the_loss(
     broker_line.away()
     sender.send(Notice(job_id="first", kind="status"))
     time.sleep(0.2)
-    _slowest_send(sender, 2 * BACKLOG)
+    _send_times_s(sender, 2 * BACKLOG)
     sender.send(Notice(job_id="newest", kind="status"))
     broker_line.back()
     listening = ear(broker_line.settings(tmp_path))
@@ -145,17 +148,17 @@ def test_a_frozen_broker_holds_nobody_up(
     assert eventually(lambda: listening.has_heard("before"))
 
     broker_line.freeze()
-    slowest_s = _slowest_send(sender, 200)
+    send_times_s = _send_times_s(sender, 200)
     broker_line.thaw()
     sender.send(Notice(job_id="after", kind="status"))
 
-    assert slowest_s < SEND_LIMIT_S
+    assert_not_felt(send_times_s)
     assert eventually(lambda: listening.has_heard("after"))
 
 
 def test_closing_does_not_wait_for_a_broker_that_is_away(broker_line: BrokerLine, sender: NoticeSender) -> None:
     broker_line.away()
-    _slowest_send(sender, 2 * BACKLOG)
+    _send_times_s(sender, 2 * BACKLOG)
 
     begun_s = time.monotonic()
     sender.close()
@@ -194,6 +197,7 @@ def test_messages_of_another_version_or_program_do_not_end_the_listening(
     assert listening.listener.connected.is_set()
 
 
+@pytest.mark.slow
 def test_rabbitmq_keeps_connections_that_are_idle_or_only_listen(
     shared_rabbitmq: Broker,
     ear: Make,
@@ -219,7 +223,7 @@ def test_rabbitmq_keeps_connections_that_are_idle_or_only_listen(
             assert listening.listener.connected.is_set()
         idle.send(Notice(job_id="last", kind="status"))
 
-        assert eventually(lambda: listening.has_heard("last"), 2.0)
+        assert eventually(lambda: listening.has_heard("last"), 15.0)
         assert len(listening.heard) == said + 2
         # Nobody had to connect again.
         assert [record for record in caplog.records if record.name == "core.messaging.notices"] == []
@@ -228,10 +232,16 @@ def test_rabbitmq_keeps_connections_that_are_idle_or_only_listen(
         busy.close()
 
 
-def _slowest_send(sender: NoticeSender, count: int) -> float:
-    slowest_s = 0.0
+def assert_not_felt(send_times_s: list[float]) -> None:
+    few = int(FEW * len(send_times_s))
+    assert sorted(send_times_s, reverse=True)[few] < SEND_LIMIT_S
+    assert max(send_times_s) < PREEMPTED_S
+
+
+def _send_times_s(sender: NoticeSender, count: int) -> list[float]:
+    taken_s: list[float] = []
     for number in range(count):
         begun_s = time.monotonic()
         sender.send(Notice(job_id="flood", kind="progress", seq=number))
-        slowest_s = max(slowest_s, time.monotonic() - begun_s)
-    return slowest_s
+        taken_s.append(time.monotonic() - begun_s)
+    return taken_s

@@ -50,6 +50,8 @@ STRICT = Policy()
 ONE = Policy(allowed=(ip_network("127.0.0.1/32"),))
 LOOPBACK = Policy(allowed=(ip_network("127.0.0.0/8"),))
 LIMIT_S = 0.5
+#: How long a peer sends drop after drop, if nobody hangs up on it.
+DRIPPING_S = 9.0
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\n"
 
 #: One for all clients, because it reads megabytes of descriptions.
@@ -60,8 +62,8 @@ Piece = bytes | float
 
 
 def drip(piece: bytes, *, gap_s: float = 0.1) -> list[Piece]:
-    """The same again and again, for nine seconds."""
-    return [piece, gap_s] * int(9 / gap_s)
+    """The same again and again, for `DRIPPING_S`."""
+    return [piece, gap_s] * int(DRIPPING_S / gap_s)
 
 
 class Peer(socketserver.ThreadingTCPServer):
@@ -255,8 +257,8 @@ class TestNames:
             Resolver(monkeypatch, {"two.example": [["127.0.0.2", "127.0.0.1"]]})
             url = f"http://two.example:{peer.port}/a"
             begun_s = time.monotonic()
-            assert get(url, LOOPBACK, timeout_s=1.5)[1] == b"hello"
-            assert time.monotonic() - begun_s < 1.2
+            assert get(url, LOOPBACK, timeout_s=3.0)[1] == b"hello"
+            assert time.monotonic() - begun_s < 2.7
             for each in waiting:
                 each.close()
 
@@ -388,7 +390,7 @@ class TestLimits:
             with pytest.raises(OSError, match="Connection"):
                 session.post(url, data=b"{}", timeout=2)
             assert session.deadline.is_over
-        assert time.monotonic() - begun_s < LIMIT_S + 0.5
+        assert time.monotonic() - begun_s < DRIPPING_S / 2
 
     def test_a_full_disk_is_not_the_hosts_fault(self, peer: Peer) -> None:
         with Path("/dev/full").open("wb", buffering=0) as full, pytest.raises(OSError, match="No space left"):
@@ -399,7 +401,7 @@ def assert_too_slow(url: str) -> None:
     begun_s = time.monotonic()
     with pytest.raises(InputUnavailable, match=rf"took longer than {LIMIT_S:g} s"):
         get(url, timeout_s=LIMIT_S)
-    assert LIMIT_S - 0.1 < time.monotonic() - begun_s < LIMIT_S + 0.5
+    assert LIMIT_S - 0.1 < time.monotonic() - begun_s < DRIPPING_S / 2
 
 
 class TestTls:
@@ -627,7 +629,7 @@ class TestKept:
         began_s = time.monotonic()
         with pytest.raises(HTTPError):
             post_over(kept, keeping.url("/drips"), limit_s=LIMIT_S)
-        assert LIMIT_S - 0.1 < time.monotonic() - began_s < LIMIT_S + 0.5
+        assert LIMIT_S - 0.1 < time.monotonic() - began_s < DRIPPING_S / 2
         assert len(keeping.requests) == 3
         assert post_over(kept, keeping.url("/"), limit_s=LIMIT_S) == 200
 
@@ -645,7 +647,7 @@ class TestKept:
         began_s = time.monotonic()
         with kept.post(url, b"{}", {}, limit_s=5, connect_timeout_s=2) as answer:
             assert len(answer.read(1000)) == 1000
-        assert time.monotonic() - began_s < 1
+        assert time.monotonic() - began_s < 4, "the rest takes five seconds"
 
 
 @pytest.mark.parametrize("send", [get, post, post_kept, list_buckets])
@@ -718,7 +720,7 @@ def tick():
 def take(url):
     target = io.BytesIO()
     try:
-        fetch(url, policy=policy, limit_bytes=1000, timeout_s=0.6, target=target)
+        fetch(url, policy=policy, limit_bytes=1000, timeout_s=1.5, target=target)
     except InvalidRequest as exc:
         return str(exc)
     return target.getvalue().decode()
@@ -727,15 +729,15 @@ begun = time.monotonic()
 jobs = [gevent.spawn(take, url) for url in [good, drip, drip, drip, "http://127.0.0.2:1/"]]
 gevent.joinall(jobs)
 print([job.value.partition(": its ")[2] or job.value for job in jobs])
-print(time.monotonic() - begun < 1.5, max(gaps) < 0.4)
+print(time.monotonic() - begun < 3.0, max(gaps) < 1.0)
 """
 
 
 def test_under_gevent_nobody_waits_for_another(peer: Peer) -> None:
     urls = [peer.says("/", OK, b"\r\nhello"), peer.says("/drip", OK, b"\r\n", *drip(b"x"))]
     command = [sys.executable, "-W", "error", "-c", GEVENT, *urls]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
-    slow = "host took longer than 0.6 s."
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+    slow = "host took longer than 1.5 s."
     refused = "url: 127.0.0.2 is a private address, which this server does not connect to."
     assert done.stdout.splitlines() == [str(["hello", slow, slow, slow, refused]), "True True"], done.stderr
 

@@ -24,7 +24,7 @@ from tests.broker_lines import BrokerLine
 from tests.ledger_moves import WEBHOOK, claimed, in_parallel, submit
 from tests.own_servers import OwnValkey
 from tests.services import Broker
-from tests.waiting import eventually
+from tests.waiting import eventually, quickest
 
 #: What a request may lose to a broker that is away.
 LIMIT_S = 2.0
@@ -32,9 +32,31 @@ AT_ONCE_S = 0.02
 HOST = "left"
 
 
+class Clock:
+    """The publisher's clock. The time for which it leaves a broker alone ends when a test says so, and never before."""
+
+    def __init__(self) -> None:
+        self._ahead_s = 0.0
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self._ahead_s
+
+    def pass_the_break(self) -> None:
+        self._ahead_s += publish.BREAK_S
+
+
 @pytest.fixture(autouse=True)
-def _quicker(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(publish, "BREAK_S", 0.5)
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(publish, "BREAK_S", 3600.0)
+    monkeypatch.setattr(publish, "time", clock)
+    return clock
+
+
+def is_published_again(publisher: Publisher, clock: Clock) -> bool:
+    """Whether the broker takes a message after the break."""
+    clock.pass_the_break()
+    return publisher.turn("after")
 
 
 @pytest.fixture
@@ -140,7 +162,7 @@ def test_messages_keep_their_order(publisher: Publisher, settings: Settings) -> 
 @pytest.mark.parametrize("is_connected", [False, True])
 @pytest.mark.parametrize("trouble", ["away", "frozen"])
 def test_a_broker_that_does_not_answer_costs_little_time(
-    trouble: str, is_connected: bool, broker_line: BrokerLine, publisher: Publisher, settings: Settings
+    trouble: str, is_connected: bool, broker_line: BrokerLine, publisher: Publisher, settings: Settings, clock: Clock
 ) -> None:
     if is_connected:
         assert publisher.turn("before")
@@ -148,20 +170,25 @@ def test_a_broker_that_does_not_answer_costs_little_time(
 
     # Without confirms a frozen RabbitMQ would look like success: the message lies in a socket's buffer.
     assert _timed(publisher, "lost") == (False, True)
-    for _ in range(3):
+
+    def refused_s() -> float:
         begun_s = time.monotonic()
         assert not publisher.turn("refused")
-        assert time.monotonic() - begun_s < AT_ONCE_S
+        return time.monotonic() - begun_s
+
+    assert quickest(refused_s, limit_s=AT_ONCE_S) < AT_ONCE_S
 
     (broker_line.back if trouble == "away" else broker_line.thaw)()
     # One more failure may come from a connection that the broker's loss left in the pool.
-    assert eventually(lambda: publisher.turn("after"), 10)
+    assert eventually(lambda: is_published_again(publisher, clock), 30)
     published = [headers["id"] for headers, _ in _take_all(settings, GPU_QUEUE)]
     assert published[-1] == "after"
     assert "refused" not in published
 
 
-def test_a_frozen_broker_under_many_requests(broker_line: BrokerLine, publisher: Publisher, settings: Settings) -> None:
+def test_a_frozen_broker_under_many_requests(
+    broker_line: BrokerLine, publisher: Publisher, settings: Settings, clock: Clock
+) -> None:
     in_parallel(8, lambda number: publisher.turn(f"before{number}"))
     broker_line.freeze()
 
@@ -169,7 +196,7 @@ def test_a_frozen_broker_under_many_requests(broker_line: BrokerLine, publisher:
 
     assert results == [(False, True)] * 8
     broker_line.thaw()
-    assert eventually(lambda: publisher.turn("after"), 10)
+    assert eventually(lambda: is_published_again(publisher, clock), 30)
 
 
 def test_a_restarted_broker_is_not_felt(broker_line: BrokerLine, publisher: Publisher, settings: Settings) -> None:
@@ -191,10 +218,13 @@ def test_a_wish_to_interrupt_is_not_held_up(
     ledger.close()
     (broker_line.away if trouble == "away" else broker_line.freeze)()
 
-    for limit_s in (LIMIT_S, AT_ONCE_S):
+    def interrupting_s() -> float:
         begun_s = time.monotonic()
         publisher.interrupt(job.id, job.attempt, str(job.instance))
-        assert time.monotonic() - begun_s < limit_s
+        return time.monotonic() - begun_s
+
+    assert interrupting_s() < LIMIT_S
+    assert quickest(interrupting_s, limit_s=AT_ONCE_S) < AT_ONCE_S
 
     (broker_line.back if trouble == "away" else broker_line.thaw)()
 

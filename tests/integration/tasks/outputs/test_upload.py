@@ -350,6 +350,7 @@ def test_names_that_become_the_same_stay_apart(sqlite_settings: Settings) -> Non
     assert (sqlite_settings.outputs_dir / job.id / "a (2).webp").read_bytes() == b"no picture"
 
 
+@pytest.mark.slow
 def test_a_crash_at_any_step_is_made_good(server: S3Server, tmp_path: Path) -> None:
     target = server.new_target()
     code = f"import sys; from {__name__} import crash_everywhere; crash_everywhere(*sys.argv[1:])"

@@ -246,6 +246,7 @@ def test_a_key_is_good_again_after_a_day(runtime: Runtime) -> None:
     submit(ledger, idempotency_key="day")
 
 
+@pytest.mark.slow
 def test_much_that_is_over_does_not_hold_up_what_comes_in(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(expiry, "TIME_LIMIT_S", 0.8)
     ledger, count = runtime.ledger, 5_000

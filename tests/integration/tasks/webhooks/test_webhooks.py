@@ -6,7 +6,6 @@ import http.server
 import json
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +22,8 @@ from tests.fleet import ALL, Fleet, work
 from tests.waiting import until
 
 ANSWERS = {"/ok": 200, "/broken": 500, "/moved": 302}
+#: No test waits for so long.
+LIMIT_S = 30
 BODY_KEYS = {"id", "status", "message", "output", "timings", "extra"}
 
 
@@ -85,7 +86,9 @@ def receiver() -> Iterator[Receiver]:
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     settings = {"simulated_gpus": "1", "simulator_args": "--simulate-test-nodes", "reconcile_s": "1"}
-    settings |= {"webhook_limit_s": "3", "webhook_schedule_s": "1,300"}
+    settings |= {"webhook_limit_s": str(LIMIT_S), "webhook_schedule_s": "1,300"}
+    # One receiver serves all tests, and what fails in one is not to keep the next waiting.
+    settings |= {"webhook_break_s": "0"}
     with Fleet(tmp_path_factory.mktemp("webhooks"), **settings) as fleet:
         yield fleet.start(*(name for name in ALL if name != "gpu1")).ready(gpus=1)
 
@@ -222,18 +225,27 @@ def test_a_receiver_that_is_not_there_is_recorded(fleet: Fleet, ledger: Ledger) 
 
 
 def test_a_receiver_that_never_answers_delays_no_other_job(fleet: Fleet, receiver: Receiver, ledger: Ledger) -> None:
-    job_id = generate(fleet, work(0.05, seed=7), f"{receiver.url}/hang", timeout=1)
+    job_id = generate(fleet, work(0.05, seed=7), f"{receiver.url}/hang", timeout=LIMIT_S)
     until(lambda: receiver.posts_of(job_id), what="the webhook that hangs")
-    begun_s = time.monotonic()
     other = fleet.submit(work(0, seed=8))
     fleet.wait(other, "succeeded")
     assert outbox(ledger, job_id).state == "sending", "the other job was stored meanwhile"
-    assert time.monotonic() - begun_s < 1.0
+    receiver.release.set()
+    # The next try comes in five minutes.
+    tried(ledger, job_id, 2)
+    receiver.release.clear()
+
+
+def test_a_receiver_that_never_answers_is_waited_for_as_long_as_its_client_wants(
+    fleet: Fleet, receiver: Receiver, ledger: Ledger
+) -> None:
+    job_id = generate(fleet, work(0.05, seed=11), f"{receiver.url}/hang", timeout=1)
+    fleet.wait(job_id, "succeeded")
     row = tried(ledger, job_id, 1)
-    assert time.monotonic() - begun_s < 2.5
     assert (row.state, row.status_code, row.error) == ("pending", None, "no answer within 1 s")
 
 
+@pytest.mark.slow
 def test_a_webhook_outlives_the_io_worker_that_was_to_send_it(fleet: Fleet, receiver: Receiver, ledger: Ledger) -> None:
     fleet.signal("io", signal.SIGSTOP)
     # A failure is written by the GPU worker: the job ends while nobody can post its webhook.
@@ -249,15 +261,16 @@ def test_a_webhook_outlives_the_io_worker_that_was_to_send_it(fleet: Fleet, rece
     assert post.body["status"] == "failed"
 
 
+@pytest.mark.slow
 def test_a_webhook_is_sent_again_under_the_same_id_when_the_io_worker_is_killed_in_mid_post(
     fleet: Fleet, receiver: Receiver, ledger: Ledger
 ) -> None:
     receiver.release.clear()
-    job_id = generate(fleet, work(0.05, seed=9), f"{receiver.url}/hang", timeout=3)
+    job_id = generate(fleet, work(0.05, seed=9), f"{receiver.url}/hang", timeout=LIMIT_S)
     until(lambda: receiver.posts_of(job_id), what="the webhook that hangs")
     fleet.kill("io")
     assert outbox(ledger, job_id).state == "sending"
-    # As if the hold of the sender that died, 18 s here, had lapsed.
+    # As if the hold of the sender that died had lapsed.
     with ledger.database.write() as transaction:
         transaction.connection.execute(
             update(deliveries).where(deliveries.c.job_id == job_id).values(next_try_at_ms=1, url=f"{receiver.url}/ok")

@@ -40,7 +40,7 @@ publisher = BackgroundPublisher(broker)
 began = time.monotonic()
 assert all(publisher.turn(name) for name in "abc")
 # The first pays for finding out, the others do not wait.
-assert time.monotonic() - began < SILENCE_S + 0.3
+assert time.monotonic() - began < 2 * SILENCE_S
 assert broker.tried[0] == "a" and broker.taken == [], broker.tried
 broker.frozen = False
 give_up = time.monotonic() + 2 * (PUBLISH_S + RETRY_S)
@@ -81,7 +81,7 @@ print("ok")
 
 
 def test_limits_in_greenlets() -> None:
-    done = subprocess.run([sys.executable, "-c", SCRIPT], cwd=ROOT, capture_output=True, text=True, timeout=30)
+    done = subprocess.run([sys.executable, "-c", SCRIPT], cwd=ROOT, capture_output=True, text=True, timeout=90)
 
     assert (done.returncode, done.stdout.strip()) == (0, "ok"), done.stderr
 

@@ -96,7 +96,7 @@ def test_brackets_in_strings_do_not_count() -> None:
 
 
 def test_a_million_digits_cost_nothing() -> None:
-    started = time.monotonic()
+    started_s = time.thread_time()
     with pytest.raises(InvalidBody, match="1000000 characters"):
         strict_json.loads(b'{"seed": ' + b"9" * 1_000_000 + b"}")
-    assert time.monotonic() - started < 1
+    assert time.thread_time() - started_s < 1

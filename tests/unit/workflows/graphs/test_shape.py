@@ -135,10 +135,10 @@ def test_a_ring_of_1999_nodes_gets_a_short_answer() -> None:
 
 
 def test_2000_broken_nodes_get_a_short_answer_soon() -> None:
-    started = time.monotonic()
+    started_s = time.thread_time()
     graph: Nodes = {str(n): {"class_type": "SaveImage", "inputs": {}} for n in range(MAX_NODES)}
     assert len(refused(graph)) == 100
-    assert time.monotonic() - started < 2
+    assert time.thread_time() - started_s < 2
 
 
 def test_the_compiled_catalogue_reads_like_the_raw_one() -> None:

@@ -92,6 +92,7 @@ def test_a_locked_file_is_refused_in_time_and_can_still_be_read(sqlite_settings:
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+@pytest.mark.slow
 def test_a_child_forked_beside_threads_that_write_can_write(sqlite_settings: Settings) -> None:
     with opened(sqlite_settings) as ledger:
         submit(ledger)  # So that tables and connections are there.

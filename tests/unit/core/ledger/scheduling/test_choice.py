@@ -8,11 +8,12 @@ import pytest
 
 from core.ledger import Ledger
 from core.ledger.instances import SILENCE_MS
-from core.ledger.scheduling import AVOID_MS
+from core.ledger.scheduling.turns import AVOID_MS
 from tests.ledger_moves import claimed, set_columns, submit
 from tests.makers import NAME, WORKER, StoppedClock, come_up
 
 OTHER = "gpu1@here"
+BUSY = "gpu9@here"
 KSAMPLER: dict[str, Any] = {"KSampler": {}}
 UPSCALER: dict[str, Any] = {"Upscale": {}}
 
@@ -28,13 +29,11 @@ def next_job(ledger: Ledger, instance: str = NAME, **options: Any) -> str | None
     return None if claim is None else claim.job_id
 
 
-def surplus(ledger: Ledger) -> bool:
+def takes_ahead(ledger: Ledger) -> bool:
     """Whether an instance that is at work would take a job ahead of time; it does not keep it."""
-    come_up(ledger, "busy@here")
-    claim = ledger.claims.claim("busy@here", ahead=True)
+    claim = ledger.claims.claim(BUSY, ahead=True)
     if claim is not None:
         ledger.requeue.release(claim, reason="only asked", lost=False)
-    ledger.instances.down("busy@here", worker=WORKER, state="unhealthy", reason="x")
     return claim is not None
 
 
@@ -124,39 +123,40 @@ class TestAvoidance:
         assert next_job(ledger) == lost
 
 
-class TestSurplus:
-    def test_more_must_wait_than_are_idle(self, ledger: Ledger) -> None:
-        assert not surplus(ledger), "nothing waits"
-        submit(ledger)
-        assert surplus(ledger)
-        come_up(ledger)
-        assert not surplus(ledger)
-        submit(ledger)
-        assert surplus(ledger)
+class TestAhead:
+    @pytest.fixture(autouse=True)
+    def _busy(self, ledger: Ledger) -> None:
+        come_up(ledger, BUSY)
+        claimed(ledger, BUSY)
 
-    def test_a_busy_instance_is_not_idle(self, ledger: Ledger) -> None:
+    def test_what_the_idle_would_take_is_left_to_them(self, ledger: Ledger) -> None:
+        assert not takes_ahead(ledger), "nothing waits"
+        submit(ledger)
+        assert takes_ahead(ledger)
+        come_up(ledger)
+        assert not takes_ahead(ledger)
+        submit(ledger)
+        assert takes_ahead(ledger)
+
+    def test_others_at_work_are_not_idle(self, ledger: Ledger) -> None:
         come_up(ledger)
         claimed(ledger)
         submit(ledger)
-        assert surplus(ledger)
+        assert takes_ahead(ledger)
 
-    def test_large_queues_are_not_counted_whole(self, ledger: Ledger) -> None:
-        for number in range(65):
-            come_up(ledger, f"gpu{number}@here")
-            submit(ledger)
-        submit(ledger)
-        assert not surplus(ledger), "65 are counted"
-        ledger.instances.down(NAME, worker=WORKER, state="unhealthy", reason="x")
-        assert surplus(ledger)
+    def test_what_no_idle_instance_suits_is_taken(self, ledger: Ledger) -> None:
+        come_up(ledger, object_info=UPSCALER)
+        submit(ledger, catalogues=(digest(ledger, BUSY),))
+        assert takes_ahead(ledger)
 
 
 class TestMissingTurns:
-    def test_one_for_each_idle_instance(self, ledger: Ledger) -> None:
+    def test_one_for_each_job_that_an_idle_instance_would_take(self, ledger: Ledger) -> None:
         come_up(ledger)
         assert missing(ledger) == []
         first = submit(ledger)
         come_up(ledger, OTHER)
-        assert missing(ledger) == [first.id, first.id]
+        assert missing(ledger) == [first.id]
         urgent = submit(ledger, priority=1)
         assert missing(ledger) == [urgent.id, first.id]
         submit(ledger)
@@ -204,9 +204,9 @@ class TestMissingTurns:
         clock.pass_ms(1)
         assert missing(ledger) == [claim.job_id]
 
-    def test_a_fresh_job_goes_before_one_just_lost(self, ledger: Ledger) -> None:
+    def test_those_that_lost_a_job_are_asked_last(self, ledger: Ledger) -> None:
         come_up(ledger)
         claim = claimed(ledger)
         ledger.requeue.release(claim, reason="gone")
-        fresh = submit(ledger)
-        assert missing(ledger) == [fresh.id]
+        come_up(ledger, OTHER)
+        assert [turn.instance for turn in ledger.turns.missing()] == [OTHER]

@@ -7,17 +7,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
-from sqlalchemy import Connection, create_engine, insert, literal, select
+from sqlalchemy import Connection, create_engine, insert, select
 
 from core.ledger.database.tables import jobs
 from core.ledger.scheduling.queue_order import (
     accepted_of,
     comes_before,
-    fits,
     queue_order,
     rank_of,
     rank_of_new,
-    runs_on,
 )
 
 
@@ -86,23 +84,6 @@ def test_a_new_job_stands_behind_those_of_its_priority_and_before_lower_ones() -
     assert [job_id for job_id in IN_ORDER if job_id.split("-", 1)[1].startswith("-")] == [
         job.id for job in sorted(QUEUE, key=rank_of) if rank_of(job) > new
     ]
-
-
-@pytest.mark.parametrize(
-    ("catalogues", "expected"),
-    [((), {"any"}), (("x",), {"any", "x", "x,y"}), (("y", "z"), {"any", "x,y"})],
-)
-def test_a_job_fits_where_its_graph_is_accepted(
-    connection: Connection, catalogues: tuple[str, ...], expected: set[str]
-) -> None:
-    connection.execute(jobs.delete())
-    for pins in (None, "x", "x,y"):
-        connection.execute(insert(jobs).values(_row(pins or "any", catalogues=pins)))
-    connection.execute(insert(jobs).values(_row("runs", status="running")))
-    found = connection.execute(select(jobs.c.id).where(fits(*map(literal, catalogues)))).scalars()
-    assert set(found) == expected
-    able = connection.execute(select(jobs.c.id).where(runs_on(*map(literal, catalogues)))).scalars()
-    assert set(able) == expected | {"runs"}
 
 
 def test_pins_are_read_as_a_set() -> None:
