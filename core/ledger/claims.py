@@ -54,6 +54,10 @@ class Claim:
     #: How long the instance is expected to load models for it, 0 if it is taken to hold them, and then to run it.
     load_s: float = 0.0
     run_s: float = 0.0
+    #: How long the instance would have loaded models for it, did it hold none of them.
+    cold_load_s: float = 0.0
+    #: The model files that its graph loads.
+    models: tuple[str, ...] = ()
 
     @property
     def prompt_id(self) -> str:
@@ -63,7 +67,7 @@ class Claim:
 
 #: What a claim has of its job as it is; the rest is found out when it is made.
 _OF_THE_JOB = RowReader(
-    Claim, without=("job_id", "graph", "extra_pnginfo", "has_webhook", "has_secrets", "load_s", "run_s")
+    Claim, without=("job_id", "graph", "extra_pnginfo", "has_webhook", "has_secrets", "load_s", "run_s", "cold_load_s", "models")
 )
 
 # Statements on the path between two jobs of a GPU, built once: building one takes longer than running it.
@@ -127,6 +131,8 @@ class Claims:
             has_secrets=rest.has_secrets,
             load_s=choice.decision.load_s,
             run_s=choice.run_s,
+            cold_load_s=choice.cold_load_s,
+            models=choice.files,
             **_OF_THE_JOB.fields(row),
         )
 

@@ -78,17 +78,21 @@ class Durations:
         self._database = database
 
     def learn(self, *, shape: str | None, template: str | None, gpu: str, seconds: float) -> None:
-        """Record how long one job kept a GPU busy.
+        """Record how long one job kept a GPU busy, see `learn_all`."""
+        self.learn_all(dict.fromkeys(subjects_of(shape, template), seconds), gpu=gpu)
+
+    def learn_all(self, seconds: Mapping[str, float], *, gpu: str) -> None:
+        """Record how long something took on a kind of GPU.
 
         Parameters:
-          gpu: its kind, see `gpu_kind`.
-          seconds: ComfyUI's work on it alone, without any waiting.
+          seconds: by what took so long, ComfyUI's work on it alone, without any waiting.
+          gpu: see `gpu_kind`.
         """
         now = now_ms()
         # In one order everywhere: two workers that learn the same cannot block each other.
         rows = [
-            {"what": what, "gpu": gpu, "average_s": seconds, "seen": 1, "updated_at_ms": now}
-            for what in _subjects(shape, template)
+            {"what": what, "gpu": gpu, "average_s": took_s, "seen": 1, "updated_at_ms": now}
+            for what, took_s in sorted(seconds.items())
         ]
         if not rows:
             return
@@ -109,6 +113,14 @@ class Durations:
     def expect(self, job: Lasting, gpus: Iterable[str]) -> float:
         """Return the seconds of GPU time one job will take, see `Averages.expect`."""
         return self.averages([job]).expect(job, gpus)
+
+    def known(self, subjects_: Iterable[str], *, gpu: str) -> dict[str, float]:
+        """Return the averages on a kind of GPU of those subjects that have one there."""
+        query = select(durations.c.what, durations.c.average_s).where(
+            durations.c.what.in_(sorted(subjects_)), durations.c.gpu == gpu
+        )
+        with self._database.read() as connection:
+            return {row.what: row.average_s for row in connection.execute(query)}
 
     def averages(self, jobs: Iterable[Lasting]) -> Averages:
         """Return what is known of the durations of these jobs' shapes and templates."""
@@ -137,9 +149,10 @@ class Durations:
 
 def subjects(job: Lasting) -> list[str]:
     """Return the keys that a job's duration is remembered under, the most telling first."""
-    return _subjects(job.shape, job.template)
+    return subjects_of(job.shape, job.template)
 
 
-def _subjects(shape: str | None, template: str | None) -> list[str]:
+def subjects_of(shape: str | None, template: str | None) -> list[str]:
+    """Return the keys of a shape and of a template, as far as there are any."""
     named = {"shape": shape, "workflow": template}
     return [f"{kind}:{name}" for kind, name in named.items() if name]

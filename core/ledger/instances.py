@@ -15,6 +15,7 @@ from core.clock import now_ms
 from core.ledger.database.connections import Database
 from core.ledger.database.error_map import Conflict
 from core.ledger.database.tables import catalogues, instances, jobs, residents
+from core.ledger.model_sets import model_set_of
 from core.records.job import LEASED
 
 #: What an instance is, as far as jobs are concerned; only a healthy one takes any.
@@ -177,8 +178,16 @@ class Instances:
         warmup_s: float | None = None,
         state: str = HEALTHY,
         reason: str | None = None,
+        pool: str | None = None,
+        vram_bytes: int | None = None,
+        memory_bytes: int = 0,
     ) -> None:
-        """Record that an instance answers, where it is, and which nodes it offers."""
+        """Record that an instance answers, where it is, and which nodes it offers.
+
+        Parameters:
+          pool, vram_bytes: what jobs may require.
+          memory_bytes: how many bytes of models it keeps beside those of its last prompt.
+        """
         digest = self._keep_catalogue(object_info)
         now = now_ms()
         values: dict[str, Any] = {"state": state, "reason": reason, "url": url, "output_dir": output_dir}
@@ -186,6 +195,7 @@ class Instances:
         values |= {"warmup_s": warmup_s, "quarantined_until_ms": None, "up_since_ms": now, "heartbeat_at_ms": now}
         # Another process now answers, with nothing in its memory.
         values |= {"models": None, "held": None, "free_at_ms": None}
+        values |= {"pool": pool, "vram_bytes": vram_bytes, "memory_bytes": memory_bytes}
         if self._set(name, worker, values):
             self._forget_residents(name)
 
@@ -296,14 +306,25 @@ class Instances:
             )
         return changed.rowcount > 0
 
+    def doubt_models(self, name: str, *, worker: str, models: Sequence[str]) -> None:
+        """Note that an instance had to load models that it was taken to hold: it keeps fewer than was thought."""
+        query = select(instances.c.held).where(instances.c.name == name, instances.c.worker == worker)
+        with self._database.read() as connection:
+            held = connection.execute(query).scalar() or ()
+        # Its last prompt used them, so it holds these now and nothing of before.
+        kept = [file for file in held if file[0] in models]
+        if len(kept) < len(held) and self._set(name, worker, {"held": kept}):
+            self._forget_residents(name, model_set_of(models))
+
     def forget_models(self, name: str, *, worker: str) -> None:
         """Note that an instance holds no models any more: it freed its memory, or ran out of it."""
         if self._set(name, worker, {"models": None, "held": None}):
             self._forget_residents(name)
 
-    def _forget_residents(self, name: str) -> None:
+    def _forget_residents(self, name: str, but: str = "") -> None:
         with self._database.write() as transaction:
-            transaction.connection.execute(delete(residents).where(residents.c.instance == name))
+            gone = and_(residents.c.instance == name, residents.c.models != but)
+            transaction.connection.execute(delete(residents).where(gone))
 
     def _keep_catalogue(self, object_info: Mapping[str, Any]) -> str:
         text = json.dumps(object_info, sort_keys=True, separators=(",", ":")).encode()

@@ -94,6 +94,10 @@ class Settings(BaseSettings):
     # --- GPUs and ComfyUI -------------------------------------------------------------------------------------------
     #: CUDA indices or UUIDs; empty means every GPU that the driver lists.
     gpus: DistinctNames = ()
+    #: Label of this machine's GPUs, which jobs may require; empty: none.
+    pool: str = Field("", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$|^$")
+    #: Models that an instance keeps in memory beside those of its last prompt, in GB (10^9 bytes).
+    model_memory_gb: float = Field(0.0, ge=0, le=4096)
     #: How many simulated GPUs to start where there is neither a GPU nor a ComfyUI.
     simulated_gpus: int = Field(2, ge=1, le=64)
     #: Command-line arguments for each simulator, for instance `--simulate-speed 0`.

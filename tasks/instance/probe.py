@@ -17,6 +17,8 @@ class InstanceInfo:
     version: str
     #: ComfyUI's name of its device, for instance `cuda:0 NVIDIA L4 : cudaMallocAsync`.
     device: str | None
+    #: The memory of its GPU, as it says.
+    vram_bytes: int | None
     object_info: dict[str, Any]
 
 
@@ -50,8 +52,10 @@ def read_info(base_url: str) -> InstanceInfo:
         object_info = read_catalogue(client)
     devices = stats.get("devices") or [{}]
     name = devices[0].get("name")
+    vram = devices[0].get("vram_total")
     return InstanceInfo(
         version=str(stats.get("system", {}).get("comfyui_version") or "unknown"),
         device=None if name is None else str(name),
+        vram_bytes=vram if isinstance(vram, int) else None,
         object_info=object_info,
     )

@@ -89,6 +89,8 @@ class Recovery:
         with contextlib.closing(client):
             try:
                 client.free(unload_models=True, free_memory=True)
+                with contextlib.suppress(LedgerUnavailable):
+                    self._runtime.ledger.instances.forget_models(instance.name, worker=instance.worker)
             except ComfyUnavailable as exc:
                 log.warning("%s: memory not freed: %s", instance.name, exc)
 

@@ -8,10 +8,11 @@ from collections import OrderedDict
 
 from comfy.prompts.result import PromptResult
 from core.errors import LedgerUnavailable
+from core.ledger import Ledger
 from core.ledger.claims import Claim
-from core.ledger.durations import Durations as LearnedDurations
-from core.ledger.durations import gpu_kind
+from core.ledger.durations import gpu_kind, subjects_of
 from core.ledger.instances import InstanceRecord
+from core.ledger.model_sets import load_subject, model_set_of, run_subject
 from workflows.graphs.graph import Graph, sources
 
 log = logging.getLogger(__name__)
@@ -22,6 +23,9 @@ KEPT = 256
 NEWEST = 0.5
 #: The ledger is told of one shape this often at most: an average of many short prompts needs no more.
 PAUSE_S = 1.0
+#: A prompt loaded its models, although they were taken to be held, if it took longer than usual by such a share of a
+#: load, and by such a ratio; loads that are shorter cannot be told from other reasons.
+LOADED_SHARE, LOADED_RATIO, LEAST_LOAD_S = 0.6, 1.5, 1.0
 
 
 class Durations:
@@ -43,21 +47,47 @@ class Durations:
 
 
 class Teacher:
-    """Tells the ledger how long prompts took, so that waits can be estimated anywhere in the fleet."""
+    """Tells the ledger how long prompts took, so that waits can be estimated, and loads avoided, in the whole fleet."""
 
-    def __init__(self, durations: LearnedDurations) -> None:
-        self._durations = durations
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
         self._told_at_s: OrderedDict[str, float] = OrderedDict()
 
     def tell(self, claim: Claim, instance: InstanceRecord, seconds: float | None) -> None:
         """Tell the ledger how long one prompt kept this instance's GPU busy; None is not told."""
-        if seconds is None or self._was_told_lately(claim.shape or claim.template or ""):
+        if seconds is None:
+            return
+        was_cold = claim.load_s > 0
+        if was_held_in_vain(claim, seconds):
+            was_cold = True
+            self._doubt(claim, instance)
+        if self._was_told_lately(f"{claim.shape or claim.template or ''} {was_cold}"):
             return
         gpu = gpu_kind(instance.device, instance.kind)
         try:
-            self._durations.learn(shape=claim.shape, template=claim.template, gpu=gpu, seconds=seconds)
+            self._ledger.durations.learn_all(self._lessons(claim, gpu, seconds, was_cold=was_cold), gpu=gpu)
         except LedgerUnavailable as exc:
             log.info("the ledger was not told how long job %s took: %s", claim.job_id, exc)
+
+    def _lessons(self, claim: Claim, gpu: str, seconds: float, *, was_cold: bool) -> dict[str, float]:
+        """Return what a run teaches: how long such jobs run, or how long their models load beside that."""
+        models = model_set_of(claim.models)
+        runs = [*subjects_of(claim.shape, claim.template), run_subject(models)]
+        if not was_cold:
+            return dict.fromkeys(runs, seconds)
+        known = self._ledger.durations.known(runs, gpu=gpu)
+        usual_s = next((known[what] for what in runs if what in known), None)
+        if usual_s is None:
+            # Nothing better is known yet: what it took with its load. Runs without one will correct it.
+            return dict.fromkeys(runs, seconds)
+        return {load_subject(models): max(0.0, seconds - usual_s)}
+
+    def _doubt(self, claim: Claim, instance: InstanceRecord) -> None:
+        log.info("%s had to load models for job %s that it was taken to hold", instance.name, claim.job_id)
+        try:
+            self._ledger.instances.doubt_models(instance.name, worker=instance.worker, models=claim.models)
+        except LedgerUnavailable as exc:
+            log.info("the ledger was not told what %s holds: %s", instance.name, exc)
 
     def _was_told_lately(self, what: str) -> bool:
         now_s = time.monotonic()
@@ -69,6 +99,13 @@ class Teacher:
         while len(self._told_at_s) > KEPT:
             self._told_at_s.popitem(last=False)
         return False
+
+
+def was_held_in_vain(claim: Claim, seconds: float) -> bool:
+    """Return whether a run took about as long as if its models had been loaded, which were taken to be held."""
+    if claim.load_s > 0 or claim.cold_load_s < LEAST_LOAD_S:
+        return False
+    return seconds > claim.run_s + LOADED_SHARE * claim.cold_load_s and seconds > LOADED_RATIO * claim.run_s
 
 
 def gpu_seconds(result: PromptResult, graph: Graph) -> float | None:

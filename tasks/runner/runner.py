@@ -109,7 +109,7 @@ class JobRunner:
         self._leases = Leases(runtime.ledger, renew_s=runtime.settings.lease_renew_s)
         self._durations = Durations()
         self._node_times = NodeTimes()
-        self._teacher = Teacher(runtime.ledger.durations)
+        self._teacher = Teacher(runtime.ledger)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="run")
         self._connection = Connection(runtime, instance_name)
         self._lock = threading.Lock()

@@ -345,7 +345,7 @@ instances = Table(
     Column("looks", Integer, nullable=False, server_default="0"),
     # Model files of the job it ran last.
     Column("models", JSON),
-    # Those it is likely to hold, the most recently used first: [[name, bytes]]; and how many bytes it can hold.
+    # Those it is likely to hold, the most recently used first: [[name, bytes]]; and how many bytes it keeps.
     Column("held", JSON(none_as_null=True)),
     Column("memory_bytes", BigInteger),
     # When it will have done all it has claimed, as expected at the last claim.

@@ -65,8 +65,9 @@ class Choice:
     #: Names of the model files that it loads or holds for this job.
     files: tuple[str, ...]
     gpu: GpuRow
-    #: How long it runs where its models are held, expected.
+    #: How long it runs where its models are held, and how long a load of them takes here, expected.
     run_s: float
+    cold_load_s: float
 
 
 class Chooser:
@@ -127,7 +128,15 @@ class Chooser:
             job_id = _taken(transaction, decision, who)
             if job_id is not None:
                 files = picture.kinds[line.id].files
-                return Choice(job_id=job_id, decision=decision, files=files, gpu=row, run_s=line.run_s)
+                cold_load_s = gpu.load_s.get(line.models, 0.0) if files else 0.0
+                return Choice(
+                    job_id=job_id,
+                    decision=decision,
+                    files=files,
+                    gpu=row,
+                    run_s=line.run_s,
+                    cold_load_s=cold_load_s,
+                )
             # Others have its jobs, or they are not for this instance.
             del able[line.id]
         return None

@@ -12,24 +12,13 @@ from sqlalchemy import Connection, select
 
 from core.ledger.database.tables import durations
 from core.ledger.durations import CHUNK
+from core.ledger.model_sets import load_subject, run_subject
 from core.scheduling.lines import ModelSet
 
 #: What nobody has seen yet is taken to last so long.
 USUAL_RUN_S, USUAL_LOAD_S = 10.0, 10.0
 #: How long a process goes by what it has read.
 KNOWN_S = 3.0
-
-RUN, LOAD = "models", "load"
-
-
-def run_subject(models: ModelSet) -> str:
-    """Return what the runs of jobs with these models are remembered under."""
-    return f"{RUN}:{models}"
-
-
-def load_subject(models: ModelSet) -> str:
-    """Return what loads of these models are remembered under."""
-    return f"{LOAD}:{models}"
 
 
 @dataclass(frozen=True, kw_only=True)

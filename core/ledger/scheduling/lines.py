@@ -10,7 +10,7 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -21,8 +21,9 @@ from core.ledger.database.connections import Database
 from core.ledger.database.error_map import Conflict
 from core.ledger.database.stored_fields import record_from
 from core.ledger.database.tables import lines
+from core.ledger.model_sets import model_set_of
 from core.records.requirements import Requirements
-from core.scheduling.lines import NO_MODELS, ModelSet
+from core.scheduling.lines import ModelSet
 
 #: How long a process goes by what it knows of a line's id, and after how long without a job a line is removed.
 KNOWN_S, UNUSED_MS = 3600.0, 7 * 24 * 3600 * 1000
@@ -31,13 +32,6 @@ _WAITING = select(lines.c.id, lines.c.waiting, lines.c.head_ms, lines.c.start_by
 _WHAT_IT_IS = select(
     *(lines.c[name] for name in ("id", "digest", "priority", "tenant", "models", "files", "catalogues", "requires"))
 )
-
-
-def model_set_of(files: Collection[str]) -> ModelSet:
-    """Return the name of a set of model files; `NO_MODELS` for none."""
-    if not files:
-        return NO_MODELS
-    return hashlib.sha256("\n".join(sorted(files)).encode()).hexdigest()[:32]
 
 
 @dataclass(frozen=True, kw_only=True)

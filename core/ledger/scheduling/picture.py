@@ -17,7 +17,7 @@ from core.ledger.scheduling.learned import USUAL_LOAD_S, LearnedCosts
 from core.ledger.scheduling.lines import LineKind, Lines, WaitingLine
 from core.scheduling.lines import Decision, Fleet, Gpu, Holders, Line, ModelSet
 from core.scheduling.policy import decide
-from core.scheduling.residency import USUAL_BYTES, ModelFile, Residency
+from core.scheduling.residency import ModelFile, Residency
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +45,7 @@ class GpuRow:
     def residency(self) -> Residency:
         """The model files that it is likely to hold."""
         files = tuple(ModelFile(name=name, size_bytes=size) for name, size in self.held or ())
-        return Residency(files=files, budget_bytes=self.memory_bytes or USUAL_BYTES)
+        return Residency(files=files, budget_bytes=self.memory_bytes or 0)
 
     def may_run(self, line: LineKind) -> bool:
         """Return whether it can run the jobs of a line."""
