@@ -184,7 +184,9 @@ class _Run:
 
     def _decision(self, gpu: _GpuAhead) -> tuple[Decision, Collection[str] | None] | None:
         fleet = Fleet(holders=self._holding.at(self._now_s), gpus=len(self._gpus), busy=self._busy)
-        for level in self._levels.of(gpu.can_run):
+        levels, looks = self._levels.of(gpu.can_run)
+        self._looks -= looks
+        for level in levels:
             for tenants, is_turn in self._turns(gpu, level):
                 lines = level.deciding(tenants)
                 self._looks -= len(lines)
@@ -229,7 +231,7 @@ class _Run:
         self._occupied_s += took_s
         self._charge(decision.line.tenant, took_s)
         before = self._counted(gpu)
-        self._holding.remove(before, None)
+        self._holding.remove_idle(before)
         gpu.use(decision.line.models)
         gpu.busy = True
         gpu.free_at_s = self._now_s + took_s

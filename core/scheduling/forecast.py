@@ -19,8 +19,8 @@ from core.scheduling.reasons import Reason, reason_of_head, sentence
 
 #: How many jobs a forecast lets begin, one after the other.
 STEPS = 500
-#: How many lines it looks at, over all decisions: about 0.1 s of work.
-LOOKS = 200_000
+#: How many lines it looks at, over all decisions: a bound on the time it takes.
+LOOKS = 60_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,34 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 
 from core.scheduling.lines import Holders, ModelSet
 
 
-class Holding(Mapping[ModelSet, Holders]):
-    """The holders of each model set at one moment, made where they are asked for."""
+class Holding:
+    """The holders of each model set, while GPUs take jobs and become free."""
 
     def __init__(self) -> None:
         #: GPUs, how many of them are busy, and the sum of when those will be free.
         self._sums: dict[ModelSet, tuple[int, int, float]] = {}
-        self._made: dict[ModelSet, Holders] = {}
+        self._holders: dict[ModelSet, Holders] = {}
+        self._out_of_date: set[ModelSet] = set()
         self._now_s = 0.0
 
-    def at(self, now_s: float) -> Holding:
-        """Return itself, as of another moment."""
+    def at(self, now_s: float) -> Mapping[ModelSet, Holders]:
+        """Return the holders as of a moment; what was returned before changes with it."""
         if now_s != self._now_s:
             self._now_s = now_s
-            self._made.clear()
-        return self
+            self._out_of_date.update(self._sums)
+        for models in self._out_of_date:
+            gpus, busy, free_at_s = self._sums.get(models, (0, 0, 0.0))
+            if gpus:
+                self._holders[models] = Holders(gpus=gpus, free_s=free_at_s - busy * now_s if busy else 0.0)
+            else:
+                self._holders.pop(models, None)
+        self._out_of_date.clear()
+        return self._holders
 
     def add(self, held: Iterable[ModelSet], free_at_s: float | None) -> None:
         """Count a GPU that holds these; one that is idle has no time at which it will be free."""
         self._change(held, 1, 0 if free_at_s is None else 1, free_at_s or 0.0)
 
-    def remove(self, held: Iterable[ModelSet], free_at_s: float | None) -> None:
-        """Count a GPU no more, as it was counted."""
-        self._change(held, -1, 0 if free_at_s is None else -1, -(free_at_s or 0.0))
+    def remove_idle(self, held: Iterable[ModelSet]) -> None:
+        """Count an idle GPU no more."""
+        self._change(held, -1, 0, 0.0)
 
     def free(self, held: Iterable[ModelSet], free_at_s: float) -> None:
         """Count a GPU as idle that was busy until then."""
@@ -38,26 +46,9 @@ class Holding(Mapping[ModelSet, Holders]):
     def _change(self, held: Iterable[ModelSet], gpus: int, busy: int, free_at_s: float) -> None:
         for models in held:
             old = self._sums.get(models, (0, 0, 0.0))
-            self._made.pop(models, None)
+            self._out_of_date.add(models)
             new = old[0] + gpus, old[1] + busy, old[2] + free_at_s
             if new[0]:
                 self._sums[models] = new
             else:
                 del self._sums[models]
-
-    def __getitem__(self, models: ModelSet) -> Holders:
-        made = self._made.get(models)
-        if made is None:
-            gpus, busy, free_at_s = self._sums[models]
-            made = Holders(gpus=gpus, free_s=free_at_s - busy * self._now_s if busy else 0.0)
-            self._made[models] = made
-        return made
-
-    def __contains__(self, models: object) -> bool:
-        return models in self._sums
-
-    def __iter__(self) -> Iterator[ModelSet]:
-        return iter(self._sums)
-
-    def __len__(self) -> int:
-        return len(self._sums)

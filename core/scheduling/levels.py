@@ -148,12 +148,13 @@ class Levels:
         self._models_of: dict[frozenset[int] | None, frozenset[ModelSet]] = {}
         self._named = frozenset(self._jobs)
 
-    def of(self, can_run: frozenset[int] | None) -> list[Level]:
-        """Return the levels of the lines that a GPU can run, the highest first."""
+    def of(self, can_run: frozenset[int] | None) -> tuple[list[Level], int]:
+        """Return the levels of the lines that a GPU can run, the highest first, and how many lines were looked at."""
         levels = self._made.get(can_run)
-        if levels is None:
-            levels = self._made[can_run] = self._make(can_run)
-        return levels
+        if levels is not None:
+            return levels, 0
+        levels = self._made[can_run] = self._make(can_run)
+        return levels, len(self._lines)
 
     def changed(self, line: LineAhead, *, jobs: int) -> None:
         """Count so many jobs less in a line."""

@@ -7,6 +7,14 @@ from dataclasses import dataclass, field
 
 from core.scheduling.lines import Gpu, Line, ModelSet
 
+#: What takes longer than expected is expected to take at least so much longer, as a share of what was expected.
+OVERRUN = 0.25
+
+
+def left_s(expected_s: float, passed_s: float) -> float:
+    """Return how long something that runs takes on, in seconds: it is never as good as done."""
+    return max(expected_s - passed_s, OVERRUN * expected_s)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WaitingLine:

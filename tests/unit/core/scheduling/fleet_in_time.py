@@ -26,13 +26,15 @@ class RealGpu:
     #: When it is free as far as one expects, and indeed.
     expected_at_s: float = 0.0
     free_at_s: float = 0.0
+    #: What a job takes at least from any moment on, where jobs take longer than expected.
+    least_s: float = 0.0
 
     def gpu(self, now_s: float) -> Gpu:
         return Gpu(
             holds=frozenset(self.held),
             at_risk=frozenset(self.held[self.room - 1 :]),
             usual_load_s=self.load_s,
-            free_s=max(0.0, self.expected_at_s - now_s) if self.busy else 0.0,
+            free_s=max(self.least_s, self.expected_at_s - now_s) if self.busy else 0.0,
         )
 
 
