@@ -67,6 +67,25 @@ def test_an_idle_gpu_takes_it_now() -> None:
     )
 
 
+def test_an_idle_gpu_thinks_again_when_fewer_are_at_work() -> None:
+    """With two of three at work a load is not worth 24 s of backlog; with one of three it is worth 22 s."""
+    gpus = [_gpu("gpu0@a", "a", free_s=20.0), _gpu("gpu1@a", "b"), _gpu("gpu2@a", "c", free_s=2.0, can_run=frozenset())]
+    told = _forecast([_line(1)], gpus)
+
+    assert told.reason(1).gpu == "gpu1@a"
+    assert told.place(1).taken_in_s == 2.0
+
+
+def test_an_idle_gpu_thinks_again_when_a_deadline_has_become_pressing() -> None:
+    """What holds the models begins something longer first, so that the deadline could not be kept after it."""
+    idle = FleetGpu(name="gpu1@a", gpu=Gpu(usual_load_s=40.0))
+    lines = [_line(1, run_s=30.0), _line(2, since_s=50.0, start_by_s=150.0)]
+    told = _forecast(lines, [_gpu("gpu0@a", "a", free_s=1.0), idle])
+
+    assert told.reason(2).gpu == "gpu1@a"
+    assert told.place(2).taken_in_s == 1.0
+
+
 def test_jobs_without_models_wait_for_any_gpu() -> None:
     told = _forecast([_line(1, "")], [_gpu("gpu0@a", "a", free_s=75.0), _gpu("gpu1@a", "b", free_s=130.0)])
 
@@ -110,16 +129,36 @@ def test_a_job_whose_deadline_passes_is_not_promised_a_begin() -> None:
     assert told.sentence(1) == "Its deadline passes first, in about 2 s."
 
 
+def test_in_its_line_a_job_with_a_near_deadline_goes_first() -> None:
+    line = WaitingLine(line=Line(id=1, models="a", waiting=3, run_s=4.0, start_by_s=103.0), start_by_s={1: 103.0})
+    told = _forecast([line], [_gpu("gpu0@a", "a", free_s=2.0)])
+
+    assert [told.place(1, index).position for index in range(3)] == [2, 1, 3]
+
+
 def test_a_load_pushes_out_what_was_used_longest_ago() -> None:
-    """One GPU for three model sets, with room for two: `a` goes, and has to be loaded again."""
+    """One GPU for three model sets, with room for two: first `a` goes, then `b`."""
     gpu = FleetGpu(
         name="gpu0@a",
         gpu=Gpu(holds=frozenset({"a", "b"}), at_risk=frozenset({"a"}), usual_load_s=15.0),
         recent=("b", "a"),
     )
-    told = _forecast([_line(1, "c", priority=3), _line(2, "a", priority=2), _line(3, "c", priority=1)], [gpu])
+    lines = [_line(number, models, priority=-number) for number, models in enumerate("cacb")]
+    told = _forecast(lines, [gpu])
 
-    assert [told.place(line_id).starts_in_s for line_id in (1, 2, 3)] == [15.0, 34.0, 38.0]
+    assert [told.place(line_id).starts_in_s for line_id in range(4)] == [15.0, 34.0, 38.0, 57.0]
+
+
+def test_a_load_pushes_out_all_that_is_at_risk() -> None:
+    gpu = FleetGpu(
+        name="gpu0@a",
+        gpu=Gpu(holds=frozenset({"a", "b", "d"}), at_risk=frozenset({"a", "b"}), usual_load_s=15.0),
+        recent=("d", "b", "a"),
+    )
+    lines = [_line(number, models, priority=-number) for number, models in enumerate("cdb")]
+    told = _forecast(lines, [gpu])
+
+    assert [told.place(line_id).starts_in_s for line_id in range(3)] == [15.0, 19.0, 38.0]
 
 
 def test_beyond_what_the_forecast_saw_the_pace_goes_on() -> None:
