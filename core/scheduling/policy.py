@@ -44,12 +44,23 @@ def decide(
         together = list(level)
         for line in together:
             work_s[line.models] = work_s.get(line.models, 0.0) + line.waiting * line.run_s
-        look = _Look(gpu, fleet, work_s, now_s)
         for group in _by_turn(gpu, together, used_s):
-            decision = look.choose(group)
+            decision = decide_among(group, gpu, fleet, work_s, now_s=now_s)
             if decision is not None:
                 return decision
     return None
+
+
+def decide_among(
+    lines: Sequence[Line], gpu: Gpu, fleet: Fleet, work_s: Mapping[ModelSet, float], *, now_s: float
+) -> Decision | None:
+    """Return what a GPU takes of lines of one priority whose tenants have their turn; None: it leaves them to others.
+
+    Parameters:
+      lines: of those with the same models, the one with the oldest head and those with deadlines suffice.
+      work_s: the work that waits for each model set, at this priority and above, of all lines that the GPU can run.
+    """
+    return _Look(gpu, fleet, work_s, now_s).choose(lines)
 
 
 def _priority(line: Line) -> int:
@@ -87,7 +98,7 @@ class _Look:
             if line.start_by_s is not None and self._is_urgent(line):
                 urgent.append(line)
             if not line.models or line.models in held:
-                if warm is None or line.since_s < warm.since_s:
+                if warm is None or (line.since_s, line.id) < (warm.since_s, warm.id):
                     warm = line
             else:
                 backlog_s = self._backlog_s(line)

@@ -1,0 +1,275 @@
+"""The policy run forward: which GPU takes a job of which line, one after the other.
+
+Every expectation comes true here: jobs and loads take as long as they are expected to, no GPU comes or goes, no job
+comes, and a GPU holds the model sets it used last, as many as it has room for. A job whose deadline passes leaves its
+line. A tenant has used what its jobs take from the moment they are taken.
+
+It asks the policy itself, of as few lines as decide the matter, and asks an idle GPU again only if its answer can have
+changed.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
+
+from core.scheduling.holding import Holding
+from core.scheduling.levels import Level, Levels, LineAhead
+from core.scheduling.lines import Decision, Fleet, Gpu, ModelSet, Why
+from core.scheduling.picture import FleetGpu, Picture
+from core.scheduling.policy import decide_among
+from core.scheduling.shares import decayed, in_turn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """A job that a GPU takes, in the forecast."""
+
+    #: Counted over all lines: 1 is the next job to be taken.
+    rank: int
+    line_id: int
+    #: Of the job in its line, as it stands now: the head is 0.
+    index: int
+    gpu: str
+    why: Why
+    #: From now until it is taken, and until its own work begins: models are loaded between.
+    taken_in_s: float
+    starts_in_s: float
+    #: When the head of its line had come.
+    since_s: float
+    #: Whether the GPU lacks its models then.
+    loads: bool
+    #: The tenants whose turn it was; None: everybody's.
+    in_turn: Collection[str] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ahead:
+    """What a run forward saw."""
+
+    starts: tuple[Start, ...]
+    #: Jobs whose deadline passes first: line, index in it, and in how many seconds.
+    expiries: tuple[tuple[int, int, float], ...]
+    #: How far it looked.
+    horizon_s: float
+    #: Whether it looked until nothing was left that a GPU takes.
+    to_the_end: bool
+    #: How long a job occupied its GPU, on average, with its load.
+    mean_s: float
+
+
+def run_ahead(picture: Picture, *, steps: int, looks: int) -> Ahead:
+    """Return which jobs GPUs take next.
+
+    Parameters:
+      steps: how many jobs at most.
+      looks: how many lines may be looked at, over all decisions: a bound on the time this takes.
+    """
+    return _Run(picture, steps, looks).run()
+
+
+class _GpuAhead:
+    """A GPU in the forecast."""
+
+    def __init__(self, place: int, of: FleetGpu, now_s: float) -> None:
+        gpu = of.gpu
+        self.place = place
+        self.name = of.name
+        self.can_run = of.can_run
+        self.busy = of.busy
+        self.free_at_s = now_s + max(0.0, gpu.free_s) if of.busy else now_s
+        self.gpu = gpu if not gpu.free_s else replace(gpu, free_s=0.0)
+        self.alike: int = -1
+        named = [models for models in of.recent if models in gpu.holds]
+        left = sorted(gpu.holds.difference(named), key=lambda models: (models in gpu.at_risk, models))
+        self._recent = [*named, *left]
+        self._room = max(1, of.room if of.room is not None else len(gpu.holds) + (not gpu.at_risk))
+
+    def use(self, models: ModelSet) -> None:
+        """Hold a model set, and lose what does not fit beside it."""
+        if not models:
+            return
+        before = self.gpu
+        if models in before.holds:
+            self._recent.remove(models)
+        else:
+            self._recent = [each for each in self._recent if each not in before.at_risk]
+        self._recent.insert(0, models)
+        del self._recent[self._room :]
+        self.gpu = Gpu(
+            holds=frozenset(self._recent),
+            at_risk=frozenset(self._recent[self._room - 1 :]),
+            load_s=before.load_s,
+            usual_load_s=before.usual_load_s,
+        )
+
+
+class _Run:
+    def __init__(self, picture: Picture, steps: int, looks: int) -> None:
+        self._picture = picture
+        self._now_s = picture.now_s
+        self._steps = steps
+        self._looks = looks
+        self._lines = [LineAhead(each) for each in picture.lines if each.line.waiting > 0]
+        self._levels = Levels(self._lines, by_tenant=picture.used_s is not None)
+        self._gpus = [_GpuAhead(place, each, picture.now_s) for place, each in enumerate(picture.gpus)]
+        self._kinds: dict[tuple[object, ...], int] = {}
+        self._holding = Holding()
+        for each in self._gpus:
+            self._know(each)
+            self._holding.add(self._counted(each), each.free_at_s if each.busy else None)
+        self._busy = sum(each.busy for each in self._gpus)
+        self._used = {tenant: (used_s, picture.now_s) for tenant, used_s in (picture.used_s or {}).items()}
+        self._freed = [(each.free_at_s, each.place) for each in self._gpus if each.busy]
+        heapq.heapify(self._freed)
+        self._deadlines = [each for line in self._lines for each in line.deadlines]
+        heapq.heapify(self._deadlines)
+        self._by_id = {line.id: line for line in self._lines}
+        #: Kinds of idle GPUs that took nothing, when so many or fewer were busy. As long as no fewer are, and nobody
+        #: lost models that are waited for, they would not take anything now.
+        self._refused: set[int] = set()
+        self._refused_busy = -1
+        self._waiting = sum(line.waiting for line in self._lines)
+        self._starts: list[Start] = []
+        self._expiries: list[tuple[int, int, float]] = []
+        self._occupied_s = 0.0
+
+    def run(self) -> Ahead:
+        self._ask_idle()
+        while self._freed and self._waiting and not self._is_over():
+            self._now_s, place = heapq.heappop(self._freed)
+            self._expire()
+            gpu = self._gpus[place]
+            gpu.busy = False
+            self._busy -= 1
+            self._holding.free(self._counted(gpu), gpu.free_at_s)
+            self._ask(gpu)
+            self._ask_idle()
+        count = len(self._starts)
+        return Ahead(
+            starts=tuple(self._starts),
+            expiries=tuple(self._expiries),
+            horizon_s=self._now_s - self._picture.now_s,
+            to_the_end=not self._is_over(),
+            mean_s=self._occupied_s / count if count else 0.0,
+        )
+
+    def _is_over(self) -> bool:
+        return bool(self._waiting) and (len(self._starts) >= self._steps or self._looks <= 0)
+
+    def _ask_idle(self) -> None:
+        """Ask the idle GPUs, again and again, until none takes anything."""
+        moved = self._busy < len(self._gpus)
+        while moved and self._waiting and not self._is_over():
+            if self._busy < self._refused_busy or self._deadlines:
+                self._ask_all_again()
+            moved = False
+            for gpu in self._gpus:
+                if not gpu.busy and gpu.alike not in self._refused and not self._is_over():
+                    moved = self._ask(gpu) or moved
+
+    def _ask(self, gpu: _GpuAhead) -> bool:
+        decided = self._decision(gpu)
+        if decided is None:
+            self._refused.add(gpu.alike)
+            self._refused_busy = max(self._refused_busy, self._busy)
+            return False
+        self._take(gpu, *decided)
+        return True
+
+    def _ask_all_again(self) -> None:
+        self._refused.clear()
+        self._refused_busy = -1
+
+    def _decision(self, gpu: _GpuAhead) -> tuple[Decision, Collection[str] | None] | None:
+        fleet = Fleet(holders=self._holding.at(self._now_s), gpus=len(self._gpus), busy=self._busy)
+        levels, looks = self._levels.of(gpu.can_run)
+        self._looks -= looks
+        for level in levels:
+            for tenants, is_turn in self._turns(gpu, level):
+                lines = level.deciding(tenants)
+                self._looks -= len(lines)
+                decision = decide_among(lines, gpu.gpu, fleet, level.work_s, now_s=self._now_s)
+                if decision is not None:
+                    return decision, tenants if is_turn else None
+        return None
+
+    def _turns(self, gpu: _GpuAhead, level: Level) -> Iterator[tuple[Collection[str], bool]]:
+        """Yield the tenants whose turn it is, then the others; whether only some have it."""
+        tenants = level.tenants
+        if len(tenants) < 2:
+            yield tenants, False
+            return
+        first = in_turn(tenants, self._used_now(), level.quantum_s(gpu.gpu))
+        yield first, len(first) < len(tenants)
+        if len(first) < len(tenants):
+            yield [tenant for tenant in tenants if tenant not in first], False
+
+    def _take(self, gpu: _GpuAhead, decision: Decision, turn: Collection[str] | None) -> None:
+        line = self._by_id[decision.line.id]
+        since_s = line.line.since_s
+        index = line.take(nearest_deadline=decision.takes_nearest_deadline)
+        self._levels.changed(line, jobs=1)
+        self._waiting -= 1
+        took_s = decision.load_s + decision.line.run_s
+        taken_in_s = self._now_s - self._picture.now_s
+        self._starts.append(
+            Start(
+                rank=len(self._starts) + 1,
+                line_id=line.id,
+                index=index,
+                gpu=gpu.name,
+                why=decision.why,
+                taken_in_s=taken_in_s,
+                starts_in_s=taken_in_s + decision.load_s,
+                since_s=since_s,
+                loads=not gpu.gpu.holds_models_of(decision.line),
+                in_turn=turn,
+            )
+        )
+        self._occupied_s += took_s
+        self._charge(decision.line.tenant, took_s)
+        before = self._counted(gpu)
+        self._holding.remove_idle(before)
+        gpu.use(decision.line.models)
+        gpu.busy = True
+        gpu.free_at_s = self._now_s + took_s
+        self._busy += 1
+        self._know(gpu)
+        after = self._counted(gpu)
+        self._holding.add(after, gpu.free_at_s)
+        heapq.heappush(self._freed, (gpu.free_at_s, gpu.place))
+        # Others of its models are held by fewer now, or by one that is busy for longer: worth a load, perhaps.
+        others = before.union(after).difference((decision.line.models,))
+        if any(self._levels.waits_for(models) for models in others):
+            self._ask_all_again()
+
+    def _charge(self, tenant: str, took_s: float) -> None:
+        if self._picture.used_s is None:
+            return
+        used_s, at_s = self._used.get(tenant, (0.0, self._now_s))
+        more_s = took_s / self._picture.weights.get(tenant, 1.0)
+        self._used[tenant] = decayed(used_s, self._now_s - at_s) + more_s, self._now_s
+
+    def _used_now(self) -> dict[str, float]:
+        now_s = self._now_s
+        return {tenant: decayed(used_s, now_s - at_s) for tenant, (used_s, at_s) in self._used.items()}
+
+    def _expire(self) -> None:
+        while self._deadlines and self._deadlines[0][0] < self._now_s:
+            start_by_s, line_id, index = heapq.heappop(self._deadlines)
+            line = self._by_id[line_id]
+            if line.drop(index):
+                self._expiries.append((line_id, index, max(0.0, start_by_s - self._picture.now_s)))
+                self._levels.changed(line, jobs=1)
+                self._waiting -= 1
+
+    def _know(self, gpu: _GpuAhead) -> None:
+        """Number the GPU's kind: those of one number answer alike."""
+        kind = gpu.can_run, gpu.gpu.holds, gpu.gpu.at_risk, id(gpu.gpu.load_s), gpu.gpu.usual_load_s
+        gpu.alike = self._kinds.setdefault(kind, len(self._kinds))
+
+    def _counted(self, gpu: _GpuAhead) -> frozenset[ModelSet]:
+        """The model sets it holds, but for those of which it can run none of the lines that wait."""
+        return self._levels.counted(gpu.can_run, gpu.gpu.holds)
