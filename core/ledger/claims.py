@@ -67,7 +67,18 @@ class Claim:
 
 #: What a claim has of its job as it is; the rest is found out when it is made.
 _OF_THE_JOB = RowReader(
-    Claim, without=("job_id", "graph", "extra_pnginfo", "has_webhook", "has_secrets", "load_s", "run_s", "cold_load_s", "models")
+    Claim,
+    without=(
+        "job_id",
+        "graph",
+        "extra_pnginfo",
+        "has_webhook",
+        "has_secrets",
+        "load_s",
+        "run_s",
+        "cold_load_s",
+        "models",
+    ),
 )
 
 # Statements on the path between two jobs of a GPU, built once: building one takes longer than running it.

@@ -17,9 +17,9 @@ class InstanceInfo:
     version: str
     #: ComfyUI's name of its device, for instance `cuda:0 NVIDIA L4 : cudaMallocAsync`.
     device: str | None
-    #: The memory of its GPU, as it says.
-    vram_bytes: int | None
     object_info: dict[str, Any]
+    #: The memory of its GPU, as it says.
+    vram_bytes: int | None = None
 
 
 def read_catalogue(client: ComfyClient) -> dict[str, Any]:
