@@ -5,5 +5,6 @@ learned      how long jobs run and models load
 picture      the fleet at one moment, for the policy
 choice       which job an instance takes, inside of its claim
 turns        which turns are to be published
+mending      lines made right after processes of an earlier version
 queue_order  the order of jobs by priority and age, for lists and estimates
 """

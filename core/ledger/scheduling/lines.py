@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from sqlalchemy import Connection, Row, delete, insert, select
+from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from core.clock import now_ms
 from core.ledger.database.connections import Database
@@ -27,6 +27,8 @@ from core.scheduling.lines import ModelSet
 
 #: How long a process goes by what it knows of a line's id, and after how long without a job a line is removed.
 KNOWN_S, UNUSED_MS = 3600.0, 7 * 24 * 3600 * 1000
+#: One that is found is noted as used, unless it was used so lately.
+TOUCHED_MS = 24 * 3600 * 1000
 
 _WAITING = select(lines.c.id, lines.c.waiting, lines.c.head_ms, lines.c.start_by_ms).where(lines.c.waiting > 0)
 _WHAT_IT_IS = select(
@@ -148,8 +150,18 @@ class Lines:
             transaction.connection.execute(delete(lines).where(*unused))
 
     def _found(self, kind: LineKind) -> int | None:
+        query = select(lines.c.id, lines.c.updated_at_ms).where(lines.c.digest == kind.digest)
         with self._database.read() as connection:
-            return connection.execute(select(lines.c.id).where(lines.c.digest == kind.digest)).scalar()
+            found = connection.execute(query).one_or_none()
+        if found is None:
+            return None
+        if found.updated_at_ms < now_ms() - TOUCHED_MS:
+            # So that nobody removes it while this process goes by its id.
+            with self._database.write() as transaction:
+                touched = update(lines).where(lines.c.id == found.id).values(updated_at_ms=now_ms())
+                if not transaction.connection.execute(touched).rowcount:
+                    return None
+        return int(found.id)
 
     def _made(self, kind: LineKind) -> int:
         values = {
