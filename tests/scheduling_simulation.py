@@ -1,0 +1,388 @@
+"""A fleet that takes jobs by some rule of scheduling, in simulated time: events, no processes, no database.
+
+One GPU works on one job at a time and keeps the model sets that it used last. GPUs that idle are asked when a job
+comes, when one ends, and every `TICK_S`, as the reconciler does.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+import random
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from core.scheduling.lines import Decision, Fleet, Gpu, Holders, Line
+from core.scheduling.shares import decayed
+
+#: How often idle GPUs are asked although nothing has happened.
+TICK_S = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimulatedJob:
+    """A job of a trace: when it comes, and what it takes."""
+
+    at_s: float
+    models: str
+    run_s: float
+    #: What the rule is told it takes.
+    expected_s: float
+    priority: int = 0
+    tenant: str = ""
+    start_by_s: float | None = None
+    #: The GPUs that can run it; None means any.
+    gpus: frozenset[int] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """What became of a job."""
+
+    job: SimulatedJob
+    gpu: int
+    taken_s: float
+    #: When its own work began: after the load, if there was one.
+    begun_s: float
+    decision: Decision
+
+
+class Rule(Protocol):
+    """What decides, called as `core.scheduling.policy.decide` is."""
+
+    def __call__(
+        self, gpu: Gpu, lines: Sequence[Line], fleet: Fleet, *, now_s: float, used_s: Mapping[str, float] | None = None
+    ) -> Decision | None: ...
+
+
+def trace(
+    *, jobs: int, gpus: int, models: int, offered: float, seed: int, mean_s: float = 4.0, sigma: float = 0.5
+) -> list[SimulatedJob]:
+    """Return jobs that come at random, of lognormal duration, their models by a 1/rank popularity.
+
+    Parameters:
+      offered: seconds of work that come for each second of a GPU, loads not counted.
+    """
+    rng = random.Random(seed)
+    names = [f"model{rank}" for rank in range(models)]
+    weights = [1 / (rank + 1) for rank in range(models)]
+    at_s, mu = 0.0, math.log(mean_s) - sigma * sigma / 2
+    made = []
+    for _ in range(jobs):
+        at_s += rng.expovariate(offered * gpus / mean_s)
+        name = rng.choices(names, weights)[0]
+        made.append(SimulatedJob(at_s=at_s, models=name, run_s=rng.lognormvariate(mu, sigma), expected_s=mean_s))
+    return made
+
+
+class _Queue:
+    """The jobs of one line, and the line as the rule sees it."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+        self._jobs: deque[SimulatedJob] = deque()
+        self._line: Line | None = None
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def add(self, job: SimulatedJob) -> None:
+        self._jobs.append(job)
+        self._line = None
+
+    def take(self, *, nearest_deadline: bool) -> SimulatedJob:
+        self._line = None
+        if not nearest_deadline:
+            return self._jobs.popleft()
+        job = min(self._jobs, key=lambda each: math.inf if each.start_by_s is None else each.start_by_s)
+        self._jobs.remove(job)
+        return job
+
+    @property
+    def gpus(self) -> frozenset[int] | None:
+        return self._jobs[0].gpus
+
+    @property
+    def line(self) -> Line:
+        if self._line is None:
+            head = self._jobs[0]
+            start_by_s = None
+            if head.start_by_s is not None:
+                start_by_s = min(job.start_by_s for job in self._jobs if job.start_by_s is not None)
+            self._line = Line(
+                id=self._number,
+                priority=head.priority,
+                tenant=head.tenant,
+                models=head.models,
+                waiting=len(self._jobs),
+                since_s=head.at_s,
+                run_s=head.expected_s,
+                start_by_s=start_by_s,
+            )
+        return self._line
+
+
+class _Gpu:
+    """One GPU: what it holds, the most recently used first, and until when it is expected to work."""
+
+    def __init__(self, number: int, believed_load_s: float) -> None:
+        self.number = number
+        self.held: list[str] = []
+        self.is_busy = False
+        self.free_at_s: float | None = None
+        self.runs = 0
+        self._load_s = believed_load_s
+        self.asks = Gpu(usual_load_s=believed_load_s)
+
+    def holds_now(self, held: list[str], resident: int) -> None:
+        self.held = held
+        at_risk = frozenset(held[resident - 1 :])
+        self.asks = Gpu(holds=frozenset(held), at_risk=at_risk, usual_load_s=self._load_s)
+
+
+class _HoldersNow(Mapping[str, Holders]):
+    """The holders of each model set, kept up to date event by event."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+        self._gpus: dict[str, int] = {}
+        self._working: dict[str, int] = {}
+        self._free_at_s: dict[str, float] = {}
+
+    def __getitem__(self, models: str) -> Holders:
+        working = self._working.get(models, 0)
+        free_s = max(0.0, self._free_at_s[models] - working * self.now_s) if working else 0.0
+        return Holders(gpus=self._gpus[models], free_s=free_s)
+
+    def get(self, models: str, default: Any = None) -> Any:
+        return self[models] if models in self._gpus else default
+
+    def __contains__(self, models: object) -> bool:
+        return models in self._gpus
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._gpus)
+
+    def __len__(self) -> int:
+        return len(self._gpus)
+
+    def hold(self, models: str, by: int) -> None:
+        count = self._gpus.get(models, 0) + by
+        if count:
+            self._gpus[models] = count
+        else:
+            del self._gpus[models]
+
+    def work(self, held: list[str], free_at_s: float, by: int) -> None:
+        for models in held:
+            self._working[models] = self._working.get(models, 0) + by
+            self._free_at_s[models] = self._free_at_s.get(models, 0.0) + by * free_at_s if self._working[models] else 0
+
+
+class _Idle:
+    """The GPUs that idle, to pick from in any order."""
+
+    def __init__(self, numbers: int, rng: random.Random) -> None:
+        self._all = list(range(numbers))
+        self._place = {number: number for number in range(numbers)}
+        self._rng = rng
+        self.holding: dict[str, dict[int, None]] = {}
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def any(self) -> int:
+        return self._all[self._rng.randrange(len(self._all))]
+
+    def shuffled(self) -> list[int]:
+        return self._rng.sample(self._all, len(self._all))
+
+    def add(self, gpu: _Gpu) -> None:
+        self._place[gpu.number] = len(self._all)
+        self._all.append(gpu.number)
+        for models in gpu.held:
+            self.holding.setdefault(models, {})[gpu.number] = None
+
+    def remove(self, gpu: _Gpu) -> None:
+        place, last = self._place.pop(gpu.number), self._all.pop()
+        if last != gpu.number:
+            self._all[place] = last
+            self._place[last] = place
+        for models in gpu.held:
+            del self.holding[models][gpu.number]
+
+
+class Simulation:
+    """One run of a trace.
+
+    Parameters:
+      resident: how many model sets a GPU holds.
+      believed_load_s: what the rule is told that a load takes.
+      warm_asked_first: a job that comes is shown to idle GPUs that hold its models first.
+      is_uniform: every GPU can run every job, all of one level and tenant: then of the GPUs that idle only one of a
+        kind need be asked, which makes thousands of them affordable.
+      tenant_weights: none means that tenants are not told apart.
+    """
+
+    def __init__(
+        self,
+        rule: Rule,
+        *,
+        gpus: int,
+        resident: int,
+        load_s: float,
+        believed_load_s: float | None = None,
+        warm_asked_first: bool = True,
+        is_uniform: bool = False,
+        tenant_weights: Mapping[str, float] | None = None,
+        seed: int = 0,
+    ) -> None:
+        self._rule = rule
+        self._resident = resident
+        self._load_s = load_s
+        self._believed_load_s = load_s if believed_load_s is None else believed_load_s
+        self._warm_asked_first = warm_asked_first
+        self._is_uniform = is_uniform
+        self._gpus = [_Gpu(number, self._believed_load_s) for number in range(gpus)]
+        self._idle = _Idle(gpus, random.Random(seed))
+        self._holders = _HoldersNow()
+        self._queues: dict[tuple[Any, ...], _Queue] = {}
+        self._numbers = 0
+        self._weights = tenant_weights
+        self._used: dict[str, tuple[float, float]] = {}
+        self._events: list[tuple[float, int, str, _Gpu | None, int]] = []
+        self._sequence = 0
+        self._now_s = 0.0
+        self.taken: list[Taken] = []
+        #: When the last job ended.
+        self.ended_s = 0.0
+
+    def run(self, jobs: Sequence[SimulatedJob]) -> list[Taken]:
+        """Return what became of each job, in the order in which they were taken."""
+        coming, ticks_at_s = 0, math.inf
+        while coming < len(jobs) or self._events or (self._queues and ticks_at_s < math.inf):
+            next_s = min(
+                jobs[coming].at_s if coming < len(jobs) else math.inf,
+                self._events[0][0] if self._events else math.inf,
+                ticks_at_s,
+            )
+            self._now_s = self._holders.now_s = next_s
+            if coming < len(jobs) and jobs[coming].at_s == next_s:
+                self._come(jobs[coming])
+                coming += 1
+            elif self._events and self._events[0][0] == next_s:
+                self._happen()
+            else:
+                self._settle(None)
+                ticks_at_s = math.inf
+            if not (self._queues and len(self._idle)):
+                ticks_at_s = math.inf
+            elif ticks_at_s == math.inf:
+                ticks_at_s = self._now_s + TICK_S
+        return self.taken
+
+    def _come(self, job: SimulatedJob) -> None:
+        key = (job.priority, job.tenant, job.models, job.gpus)
+        queue = self._queues.get(key)
+        if queue is None:
+            self._numbers += 1
+            queue = self._queues[key] = _Queue(self._numbers)
+        queue.add(job)
+        self._settle(job.models)
+
+    def _happen(self) -> None:
+        _, _, what, gpu, run = heapq.heappop(self._events)
+        assert gpu is not None
+        if gpu.runs != run:
+            return
+        if gpu.free_at_s is not None:
+            self._holders.work(gpu.held, gpu.free_at_s, -1)
+            gpu.free_at_s = None
+        if what == "overdue":
+            return
+        gpu.runs += 1
+        gpu.is_busy = False
+        self._idle.add(gpu)
+        self.ended_s = self._now_s
+        if self._queues:
+            self._ask(gpu)
+        self._settle(None)
+
+    def _settle(self, models: str | None) -> None:
+        """Ask idle GPUs until none takes anything."""
+        while self._queues and len(self._idle):
+            if not self._is_uniform:
+                if not any([self._ask(self._gpus[number]) for number in self._in_order(models)]):
+                    return
+                continue
+            warm = self._idle.holding.get(models) if models is not None and self._warm_asked_first else None
+            if warm and self._ask(self._gpus[next(iter(warm))]):
+                continue
+            if not self._ask(self._gpus[self._idle.any()]):
+                return
+
+    def _in_order(self, models: str | None) -> list[int]:
+        numbers = self._idle.shuffled()
+        if models is not None and self._warm_asked_first:
+            numbers.sort(key=lambda number: models not in self._gpus[number].held)
+        return numbers
+
+    def _ask(self, gpu: _Gpu) -> bool:
+        queues = self._queues
+        lines = (
+            {queue.line.id: key for key, queue in queues.items() if queue.gpus is None or gpu.number in queue.gpus}
+            if not self._is_uniform
+            else None
+        )
+        offered = (
+            [queue.line for queue in queues.values()] if lines is None else [queues[key].line for key in lines.values()]
+        )
+        if not offered:
+            return False
+        fleet = Fleet(holders=self._holders, gpus=len(self._gpus), busy=len(self._gpus) - len(self._idle))
+        decision = self._rule(gpu.asks, offered, fleet, now_s=self._now_s, used_s=self._used_s())
+        if decision is None:
+            return False
+        self._take(gpu, decision)
+        return True
+
+    def _used_s(self) -> dict[str, float] | None:
+        if self._weights is None:
+            return None
+        return {
+            tenant: decayed(used_s, self._now_s - at_s) / self._weights[tenant]
+            for tenant, (used_s, at_s) in self._used.items()
+        }
+
+    def _take(self, gpu: _Gpu, decision: Decision) -> None:
+        line = decision.line
+        key = next(key for key, queue in self._queues.items() if queue.line.id == line.id)
+        queue = self._queues[key]
+        job = queue.take(nearest_deadline=decision.takes_nearest_deadline)
+        if not len(queue):
+            del self._queues[key]
+        self._idle.remove(gpu)
+        is_warm = job.models in gpu.held
+        held = [job.models, *(each for each in gpu.held if each != job.models)][: self._resident]
+        for models in set(gpu.held) - set(held):
+            self._holders.hold(models, -1)
+        if not is_warm:
+            self._holders.hold(job.models, 1)
+        gpu.holds_now(held, self._resident)
+        begun_s = self._now_s + (0.0 if is_warm else self._load_s)
+        gpu.is_busy = True
+        expected_s = (0.0 if is_warm else self._believed_load_s) + job.expected_s
+        gpu.free_at_s = self._now_s + expected_s
+        self._holders.work(held, gpu.free_at_s, 1)
+        self._push(gpu.free_at_s, "overdue", gpu)
+        self._push(begun_s + job.run_s, "end", gpu)
+        if self._weights is not None:
+            used_s, at_s = self._used.get(job.tenant, (0.0, self._now_s))
+            self._used[job.tenant] = (decayed(used_s, self._now_s - at_s) + expected_s, self._now_s)
+        self.taken.append(Taken(job=job, gpu=gpu.number, taken_s=self._now_s, begun_s=begun_s, decision=decision))
+
+    def _push(self, at_s: float, what: str, gpu: _Gpu) -> None:
+        self._sequence += 1
+        heapq.heappush(self._events, (at_s, self._sequence, what, gpu, gpu.runs))
