@@ -249,6 +249,7 @@ class Simulation:
         self._idle = _Idle(gpus, random.Random(seed))
         self._holders = _HoldersNow()
         self._queues: dict[tuple[Any, ...], _Queue] = {}
+        self._needs: dict[int, frozenset[int] | None] = {}
         self._numbers = 0
         self._weights = tenant_weights
         self._used: dict[str, tuple[float, float]] = {}
@@ -289,6 +290,7 @@ class Simulation:
         if queue is None:
             self._numbers += 1
             queue = self._queues[key] = _Queue(self._numbers)
+            self._needs[self._numbers] = job.gpus
         queue.add(job)
         self._settle(job.models)
 
@@ -311,17 +313,19 @@ class Simulation:
         self._settle(None)
 
     def _settle(self, models: str | None) -> None:
-        """Ask idle GPUs until none takes anything."""
+        """Ask idle GPUs until none takes anything; `models` are those of the job that came, if one did."""
         while self._queues and len(self._idle):
-            if not self._is_uniform:
-                if not any([self._ask(self._gpus[number]) for number in self._in_order(models)]):
-                    return
-                continue
-            warm = self._idle.holding.get(models) if models is not None and self._warm_asked_first else None
-            if warm and self._ask(self._gpus[next(iter(warm))]):
-                continue
-            if not self._ask(self._gpus[self._idle.any()]):
+            numbers = self._one_of_a_kind(models) if self._is_uniform else self._in_order(models)
+            if not any(self._ask(self._gpus[number]) for number in numbers):
                 return
+
+    def _one_of_a_kind(self, models: str | None) -> list[int]:
+        """One that holds the models, if there is one, and any."""
+        some = [self._idle.any()]
+        holding = self._idle.holding.get(models) if models is not None else None
+        if holding:
+            some.insert(0 if self._warm_asked_first else 1, next(iter(holding)))
+        return some
 
     def _in_order(self, models: str | None) -> list[int]:
         numbers = self._idle.shuffled()
@@ -330,23 +334,14 @@ class Simulation:
         return numbers
 
     def _ask(self, gpu: _Gpu) -> bool:
-        queues = self._queues
-        lines = (
-            {queue.line.id: key for key, queue in queues.items() if queue.gpus is None or gpu.number in queue.gpus}
-            if not self._is_uniform
-            else None
-        )
-        offered = (
-            [queue.line for queue in queues.values()] if lines is None else [queues[key].line for key in lines.values()]
-        )
-        if not offered:
+        lines = [queue.line for queue in self._queues.values() if queue.gpus is None or gpu.number in queue.gpus]
+        if not lines:
             return False
         fleet = Fleet(holders=self._holders, gpus=len(self._gpus), busy=len(self._gpus) - len(self._idle))
-        decision = self._rule(gpu.asks, offered, fleet, now_s=self._now_s, used_s=self._used_s())
-        if decision is None:
-            return False
-        self._take(gpu, decision)
-        return True
+        decision = self._rule(gpu.asks, lines, fleet, now_s=self._now_s, used_s=self._used_s())
+        if decision is not None:
+            self._take(gpu, decision)
+        return decision is not None
 
     def _used_s(self) -> dict[str, float] | None:
         if self._weights is None:
@@ -358,7 +353,7 @@ class Simulation:
 
     def _take(self, gpu: _Gpu, decision: Decision) -> None:
         line = decision.line
-        key = next(key for key, queue in self._queues.items() if queue.line.id == line.id)
+        key = (line.priority, line.tenant, line.models, self._needs[line.id])
         queue = self._queues[key]
         job = queue.take(nearest_deadline=decision.takes_nearest_deadline)
         if not len(queue):

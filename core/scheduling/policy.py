@@ -83,7 +83,7 @@ class _Look:
         self._worth = 1.0 + fleet.busy_share
 
     def choose(self, lines: Sequence[Line]) -> Decision | None:
-        gpu, held, usual_load_s, load_s = self._gpu, self._gpu.holds, self._gpu.usual_load_s, self._gpu.load_s
+        held, usual_load_s, load_s = self._gpu.holds, self._gpu.usual_load_s, self._gpu.load_s
         holders_of, work_s, worth = self._holders.get, self._work_s, self._worth
         urgent: list[Line] = []
         warm: Line | None = None
