@@ -62,7 +62,7 @@ def decide(
 
 def _by_turn(gpu: Gpu, lines: list[Line], used_s: Mapping[str, float] | None) -> Iterable[list[Line]]:
     """Yield the lines of the tenants whose turn it is, then the others'."""
-    tenants = {line.tenant for line in lines}
+    tenants = set() if used_s is None else {line.tenant for line in lines}
     if used_s is None or len(tenants) < 2:
         yield lines
         return
@@ -83,12 +83,15 @@ class _Look:
         self._worth = 1.0 + fleet.busy_share
 
     def choose(self, lines: Sequence[Line]) -> Decision | None:
-        held, usual_load_s, load_s = self._gpu.holds, self._gpu.usual_load_s, self._gpu.load_s
-        holders_of, work_s, worth = self._holders.get, self._work_s, self._worth
-        urgent: list[Line] = []
+        # One pass, and as little as can be for each line: there may be thousands.
+        held, usual_load_s, load_s_of = self._gpu.holds, self._gpu.usual_load_s, self._gpu.load_s.get
+        holders_of, work_s_of, now_s = self._holders.get, self._work_s, self._now_s
+        worth, worth_leaving = self._worth, self._worth + LEAVING
         warm: Line | None = None
-        oldest: Line | None = None
-        cold: list[tuple[Line, float]] = []
+        oldest_cold: Line | None = None
+        needs_most: tuple[float, int, Line] | None = None
+        needs_most_leaving: tuple[float, int, Line] | None = None
+        urgent: list[Line] = []
         for line in lines:
             models = line.models
             if line.start_by_s is not None and self._is_urgent(line):
@@ -97,33 +100,29 @@ class _Look:
                 if warm is None or line.since_s < warm.since_s:
                     warm = line
                 continue
-            if oldest is None or line.since_s < oldest.since_s:
-                oldest = line
-            holders = holders_of(models, _NOBODY)
-            backlog_s = (holders.free_s + work_s[models]) / holders.gpus if holders.gpus else math.inf
-            if backlog_s > worth * load_s.get(models, usual_load_s):
-                cold.append((line, backlog_s))
+            if oldest_cold is None or line.since_s < oldest_cold.since_s:
+                oldest_cold = line
+            holders, work_s = holders_of(models, _NOBODY), work_s_of[models]
+            backlog_s = (holders.free_s + work_s) / holders.gpus if holders.gpus else math.inf
+            load_s = load_s_of(models, usual_load_s)
+            if backlog_s > worth * load_s:
+                # How much a line needs one more GPU: the age of its head, and the work that each of them would have.
+                need = (now_s - line.since_s + work_s / (holders.gpus + 1), -line.id, line)
+                if needs_most is None or need > needs_most:
+                    needs_most = need
+                if backlog_s > worth_leaving * load_s and (needs_most_leaving is None or need > needs_most_leaving):
+                    needs_most_leaving = need
         if urgent:
             return self._taken(min(urgent, key=lambda line: (line.start_by_s, line.id)), is_urgent=True)
-        chosen = self._kept_or_left(warm, cold, lines)
-        if oldest is not None and self._is_overtaken(oldest, by=chosen):
-            return self._taken(oldest)
-        if warm is not None and self._is_overtaken(warm, by=chosen):
-            return self._taken(warm)
+        chosen = warm
+        if warm is None:
+            chosen = needs_most[-1] if needs_most else None
+        elif needs_most_leaving and self._may_leave(lines):
+            chosen = needs_most_leaving[-1]
+        for passed in (oldest_cold, warm):
+            if passed is not None and self._is_overtaken(passed, by=chosen):
+                return self._taken(passed)
         return None if chosen is None else self._taken(chosen)
-
-    def _kept_or_left(self, warm: Line | None, cold: list[tuple[Line, float]], lines: Sequence[Line]) -> Line | None:
-        """Return the warm line, or the cold one that is worth leaving it for.
-
-        Parameters:
-          cold: those worth a load, were the GPU idle else, with their backlogs.
-        """
-        if warm is not None:
-            leaving = self._worth + LEAVING
-            cold = [each for each in cold if each[1] > leaving * self._gpu.load_s_of(each[0])]
-            if not cold or not self._may_leave(lines):
-                return warm
-        return max(cold, key=self._need)[0] if cold else None
 
     def _is_overtaken(self, line: Line, *, by: Line | None) -> bool:
         """Whether a line would be passed over for one that came long after; None: for one that may come now."""
@@ -139,12 +138,6 @@ class _Look:
             takes_nearest_deadline=is_urgent or self._would_miss(line),
             load_s=self._gpu.load_s_of(line),
         )
-
-    def _need(self, each: tuple[Line, float]) -> tuple[float, int]:
-        """How much a line needs one more GPU: by the age of its head, and the work each of its GPUs would have."""
-        line, _ = each
-        gpus = self._holders.get(line.models, _NOBODY).gpus
-        return self._now_s - line.since_s + self._work_s.get(line.models, 0.0) / (gpus + 1), -line.id
 
     def _backlog_s(self, line: Line) -> float:
         """Until those that hold a line's models have done what waits for them; infinite when nobody holds them."""

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from tests.scheduling_simulation import Rule, SimulatedJob, Simulation, Taken
+from tests.scheduling_simulation import Rule, Simulation, Taken
+from tests.simulated_fleet import SimulatedJob
 
 #: In CI the same examples each time.
 QUICK = settings(max_examples=20, deadline=None, database=None, derandomize=bool(os.environ.get("CI")))

@@ -10,7 +10,8 @@ from hypothesis import given
 
 from core.scheduling.lines import Decision, Fleet, Gpu, Holders, Line
 from core.scheduling.policy import OVERTAKING, decide
-from tests.scheduling_simulation import TICK_S, SimulatedJob, Simulation, Taken
+from tests.scheduling_simulation import TICK_S, Simulation, Taken
+from tests.simulated_fleet import SimulatedJob
 from tests.unit.core.scheduling.random_fleets import QUICK, RandomFleet, fleets
 
 #: Exact in binary floating point, as all times of the traces are.
