@@ -22,8 +22,10 @@ from core.ledger.database.error_map import Conflict
 from core.ledger.database.stored_fields import record_from
 from core.ledger.database.tables import lines
 from core.ledger.model_sets import model_set_of
+from core.ledger.scheduling.learned import Costs
+from core.ledger.scheduling.reach import Reach
 from core.records.requirements import Requirements
-from core.scheduling.lines import ModelSet
+from core.scheduling.lines import Line, ModelSet
 
 #: How long a process goes by what it knows of a line's id, and after how long without a job a line is removed.
 KNOWN_S, UNUSED_MS = 3600.0, 7 * 24 * 3600 * 1000
@@ -91,6 +93,23 @@ class WaitingLine:
     #: The nearest time by which one of its jobs has to begin.
     start_by_ms: int | None
 
+    def drawn(self, run_s: float) -> Line:
+        """Return it as the policy sees it.
+
+        Parameters:
+          run_s: how long one of its jobs runs where its models are held.
+        """
+        return Line(
+            id=self.id,
+            priority=self.kind.priority,
+            tenant=self.kind.tenant,
+            models=self.kind.work,
+            waiting=self.waiting,
+            since_s=self.head_ms / 1000,
+            run_s=run_s,
+            start_by_s=None if self.start_by_ms is None else self.start_by_ms / 1000,
+        )
+
 
 class Lines:
     """The lines of a fleet, as one process knows them."""
@@ -101,6 +120,10 @@ class Lines:
         self._kinds: dict[int, LineKind] = {}
         #: By digest: the line's id, and since when it is known.
         self._ids: dict[str, tuple[int, float]] = {}
+        #: As they were when last read: most are the same the next time.
+        self._last: dict[int, WaitingLine] = {}
+        self._drawn: dict[int, tuple[WaitingLine, Costs, Line]] = {}
+        self._reach = Reach({})
 
     def id_of(self, kind: LineKind) -> int:
         """Return the line of a kind, made if there is none; in a transaction of its own, for it outlives any other.
@@ -136,12 +159,48 @@ class Lines:
         """Return the lines that have jobs."""
         rows = connection.execute(_WAITING).all()
         self._learn(connection, [row[0] for row in rows if row[0] not in self._kinds])
-        kinds = self._kinds
-        return [
-            WaitingLine(id=line_id, kind=kinds[line_id], waiting=waiting, head_ms=head_ms or 0, start_by_ms=start_by_ms)
-            for line_id, waiting, head_ms, start_by_ms in rows
-            if line_id in kinds
-        ]
+        kinds, last = self._kinds, self._last
+        found: dict[int, WaitingLine] = {}
+        for line_id, waiting, head_ms, start_by_ms in rows:
+            line = last.get(line_id)
+            if (
+                line is None
+                or line.waiting != waiting
+                or line.head_ms != (head_ms or 0)
+                or line.start_by_ms != start_by_ms
+            ):
+                kind = kinds.get(line_id)
+                if kind is None:
+                    continue
+                line = WaitingLine(
+                    id=line_id, kind=kind, waiting=waiting, head_ms=head_ms or 0, start_by_ms=start_by_ms
+                )
+            found[line_id] = line
+        self._last = found
+        return list(found.values())
+
+    @property
+    def reach(self) -> Reach:
+        """What follows from the kinds of the lines that this process knows."""
+        if self._reach.size != len(self._kinds):
+            with self._lock:
+                self._reach = Reach(self._kinds)
+        return self._reach
+
+    def drawn(self, waiting: Iterable[WaitingLine], costs: Costs) -> dict[int, Line]:
+        """Return lines as the policy sees them, by id."""
+        before, drawn = self._drawn, {}
+        for each in waiting:
+            known = before.get(each.id)
+            if known is None or known[0] is not each or known[1] is not costs:
+                run_s = costs.run_s(each.kind.models)
+                if known is not None and known[0] is each and known[2].run_s == run_s:
+                    known = (each, costs, known[2])
+                else:
+                    known = (each, costs, each.drawn(run_s))
+            drawn[each.id] = known
+        self._drawn = drawn
+        return {line_id: known[2] for line_id, known in drawn.items()}
 
     def forget_unused(self) -> None:
         """Remove lines in which nobody stood for a week."""
