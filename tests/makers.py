@@ -89,6 +89,9 @@ class PublishedMessages(Publisher):
     def turn_for(self, turn: Turn) -> bool:
         return self._keep("turn", turn.job_id)
 
+    def wake(self) -> None:
+        """Nobody is idle."""
+
     def own_turn(self, job_id: str, instance: str) -> bool:
         return self._keep("own_turn", job_id, instance)
 

@@ -205,6 +205,7 @@ class JobRunner:
             # So that a task attends to it, which Flower shows.
             own_turn = functools.partial(self._runtime.sender.own_turn, claim.job_id, self._name)
             failure_of(own_turn, f"the turn of job {claim.job_id}")
+        failure_of(self._runtime.sender.wake, "waking idle instances")
         return run
 
     def _has_next(self) -> bool:
