@@ -109,6 +109,11 @@ class TestLeaving:
         assert taken(asks, self.SHORT, self.COLD, among=fleet(sdxl=(2, 5), wan=(1, 0))) == (1, "warm")
         assert taken(asks, self.SHORT, self.COLD, among=fleet(sdxl=(2, 5), wan=(2, 5))) == (2, "unheld")
 
+    def test_its_own_work_is_not_theirs(self) -> None:
+        among = fleet(sdxl=(2, 16))
+        assert taken(gpu(SDXL), self.SHORT, self.COLD, among=among) == (1, "warm")
+        assert taken(gpu(SDXL, free_s=10.0), self.SHORT, self.COLD, among=among) == (2, "unheld")
+
     def test_takes_a_backlog_of_one_load_more(self) -> None:
         assert taken(gpu(SDXL), self.SHORT, self.COLD, among=fleet(sdxl=(2, 5), flux=(1, 16))) == (1, "warm")
         assert taken(gpu(SDXL), self.SHORT, self.COLD, among=fleet(sdxl=(2, 5), flux=(1, 17))) == (2, "relief")
@@ -129,6 +134,11 @@ class TestOvertaking:
     def test_a_line_is_not_left_for_ever_to_others_that_should_have_been_free(self) -> None:
         assert taken(gpu(), line(FLUX, age_s=self.LONG_S), among=fleet(flux=(1, 0))) is None
         assert taken(gpu(), line(FLUX, age_s=self.LONG_S + 1), among=fleet(flux=(1, 0))) == (1, "relief")
+
+    def test_nor_does_it_leave_a_head_that_came_long_before(self) -> None:
+        cold = line(FLUX, number=2, age_s=1)
+        assert taken(gpu(SDXL), line(SDXL, age_s=self.LONG_S + 1), cold, among=fleet(sdxl=(2, 5))) == (2, "unheld")
+        assert taken(gpu(SDXL), line(SDXL, age_s=self.LONG_S + 2), cold, among=fleet(sdxl=(2, 5))) == (1, "warm")
 
     def test_it_goes_before_more_work_that_came_later(self) -> None:
         many = line(SDXL, number=1, age_s=1, waiting=1_000)
@@ -211,6 +221,17 @@ class TestDeadlines:
         warm, cold = line(SDXL, number=1, age_s=50), line(FLUX, number=2, start_by_s=NOW_S + 14)
         assert taken(gpu(SDXL), warm, cold) == (2, "deadline")
         assert taken(gpu(SDXL, load_s={FLUX: 5.0}), warm, cold) == (1, "warm")
+
+    def test_so_is_the_time_until_those_that_hold_its_models_are_free(self) -> None:
+        old, near = line(SDXL, number=1, age_s=50), line(FLUX, number=2, start_by_s=NOW_S + 20)
+        asks = gpu(SDXL, FLUX)
+        assert taken(asks, old, near, among=fleet(flux=(2, 31))) == (1, "warm")
+        assert taken(asks, old, near, among=fleet(flux=(2, 32))) == (2, "deadline")
+
+    def test_the_job_itself_is_taken_and_not_the_head(self) -> None:
+        near = line(FLUX, start_by_s=NOW_S + 13)
+        decision = decide(gpu(), [near], fleet(), now_s=NOW_S)
+        assert decision == Decision(line=near, why="deadline", takes_nearest_deadline=True, load_s=LOAD_S)
 
     def test_inside_a_line_the_job_that_would_miss_its_own_otherwise(self) -> None:
         def takes_it(start_by_s: float) -> bool:
