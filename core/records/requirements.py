@@ -1,4 +1,4 @@
-"""What a job requires of the GPU that runs it."""
+"""What a job requires of the GPU that runs it, and what it may find."""
 
 from __future__ import annotations
 
@@ -48,3 +48,15 @@ class Requirements:
         if self.vram_gb is not None:
             words.append(f"at least {self.vram_gb:g} GB of GPU memory")
         return " and ".join(words) or "nothing"
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownGpu:
+    """What a job may ask of an instance, healthy now or not."""
+
+    #: Digest of what it offers; None if it never answered.
+    catalogue: str | None
+    pool: str | None
+    #: None if it does not say.
+    vram_bytes: int | None
+    is_alive: bool

@@ -64,7 +64,8 @@ class Sidecar:
         faults = [(("requires", key), reason) for key, reason in _requirement_faults(value)]
         self.faults += faults
         if value and not faults:
-            self.requires = Requirements(**value)
+            numbers = {"vram_gb": float(value["vram_gb"])} if "vram_gb" in value else {}
+            self.requires = Requirements(**{**value, **numbers})
 
     def _read_parameters(self, value: Any) -> None:
         if not isinstance(value, dict):

@@ -95,7 +95,7 @@ class TestSetAhead:
         job_id = submit(ledger).id
         set_columns(ledger, job_id, status=DELIVERING, generated_at_ms=5000)
         ledger.facts.settle(CLOCK, "1 0")
-        ledger.timekeeping._set("another note", GAP_MS, clock.now_ms)
+        ledger.timekeeping._set("another note", GAP_MS, clock.now_ms, exact_ms=GAP_MS)
         assert times_of(ledger, job_id)["generated_at_ms"] == 5000
         assert ledger.facts.get(CLOCK) == "1 0"
 
