@@ -62,4 +62,5 @@ class StartDeadlines:
         # A clock that was set makes all of them look late: then they are moved first, and believed a little later.
         if ledger.timekeeping.look() >= self._runtime.settings.lease_s:
             expire_late(self._runtime)
-        return SHORTEST_S if ledger.requeue.nearest_deadline_ms() != nearest_ms else LOOK_S
+        # There may be more than go into one transaction; or it could not be ended now.
+        return LOOK_S if ledger.requeue.nearest_deadline_ms() in (None, nearest_ms) else SHORTEST_S
