@@ -181,7 +181,8 @@ class TestOrder:
 
 def start_by(ledger: Ledger, job_id: str) -> int | None:
     with ledger.database.read() as connection:
-        return connection.execute(select(jobs.c.start_by_ms).where(jobs.c.id == job_id)).scalar_one()
+        found: int | None = connection.execute(select(jobs.c.start_by_ms).where(jobs.c.id == job_id)).scalar_one()
+    return found
 
 
 def order(ledger: Ledger) -> list[str]:
