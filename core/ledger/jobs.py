@@ -151,7 +151,7 @@ class Jobs:
         return graph
 
     def error(self, job_id: str) -> JobError:
-        """Return the error of a job that failed or expired at full length. Raises NotFound, also where there is none."""
+        """Return the error of a job that failed or expired, at full length. Raises NotFound, also where it has none."""
         query = select(jobs.c.status, jobs.c.error, job_errors.c.error.label("whole"))
         query = query.outerjoin(job_errors, job_errors.c.job_id == jobs.c.id).where(jobs.c.id == job_id)
         with self._database.read() as connection:
