@@ -15,6 +15,7 @@ from core.records.job import DELIVERING, EXPIRED, FAILED
 from core.settings import Settings
 from tasks.messaging.follow_up import Moved, host_of, publish_follow_up
 from tasks.messaging.names import RECONCILE
+from tasks.reconciling.deadlines import expire_late
 from tasks.reconciling.expiry import remove_expired, sweep
 from tasks.reconciling.repinning import follow_fleet
 from tasks.runtime import ComfylineTask, Runtime
@@ -108,6 +109,7 @@ def wipe_secrets(runtime: Runtime) -> None:
 STEPS: tuple[Callable[[Runtime], None], ...] = (
     take_back,
     expire_waiting,
+    expire_late,
     follow_fleet,
     mend_lines,
     publish_missing_turns,
@@ -121,6 +123,8 @@ STEPS: tuple[Callable[[Runtime], None], ...] = (
 AFTER_SET_S: dict[Callable[[Runtime], None], Callable[[Settings], float]] = {
     take_back: lambda settings: settings.lease_s,
     expire_waiting: lambda _settings: SETTLED_S,
+    # Deadlines are moved when the clock was set.
+    expire_late: lambda settings: settings.lease_s,
     remove_expired: lambda _settings: SETTLED_S,
     sweep: lambda _settings: SETTLED_S,
 }

@@ -33,6 +33,7 @@ from tasks.messaging import consumer
 from tasks.messaging.app import make_app
 from tasks.messaging.context import Role, context_of
 from tasks.messaging.names import GPU_QUEUE, IO_QUEUE, MAINTENANCE_QUEUE, gpu_queue_of, io_queue_of
+from tasks.reconciling.deadlines import StartDeadlines
 from tasks.runner.runner import JobRunner
 from tasks.runtime import equip
 from tasks.webhooks.dispatcher import WebhookDispatcher
@@ -123,11 +124,15 @@ def run_io_worker(settings: Settings) -> None:
     app = _prepare(settings, "io")
     with contextlib.closing(Ledger(settings, pool_size=1)) as ledger:
         check_host_name(settings, ledger)
-    dispatcher = WebhookDispatcher(settings, equip(app, settings).ledger)
+    runtime = equip(app, settings)
+    dispatcher = WebhookDispatcher(settings, runtime.ledger)
     context_of(app).hold(dispatcher)
+    deadlines = StartDeadlines(runtime)
+    deadlines.start()
     try:
         _run(app, io_options(settings), "io")
     finally:
+        deadlines.close()
         dispatcher.close()
 
 

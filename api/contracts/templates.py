@@ -7,19 +7,19 @@ from typing import Annotated
 
 from flask import Blueprint, Response, request
 from pydantic import Field
-from typing_extensions import TypedDict
+from typing_extensions import NotRequired, TypedDict
 
-from api.contracts.comfy_v2.views import JobView, job_view
+from api.contracts.comfy_v2.views import JobView, RequirementsView, job_view, requirements_view
 from api.http.caller import base_url, links_for
 from api.http.errors import InvalidMetadata, json_response
 from api.http.forms import upload_form
 from api.http.json_body import read_json
 from api.schema import fields
-from api.schema.bodies import TemplateBody
+from api.schema.bodies import PlacementBody, TemplateBody
 from api.schema.described import IDEMPOTENCY_KEY, SUBMIT_ERRORS, WORKFLOWS, Described
 from api.schema.validation import read
 from api.service.input_files import Intake
-from api.service.job_requests import filled_request, with_job_fields
+from api.service.job_requests import filled_request, with_job_fields, with_placement
 from api.service.jobs import JobService
 from core.contracts.registry import CONTRACT_V2
 from core.errors import IdempotencyKeyReuse, InvalidRequest, NotFound
@@ -44,6 +44,7 @@ class WorkflowSummaryView(TypedDict):
     name: str
     title: str
     description: str
+    requires: NotRequired[Annotated[RequirementsView, Field(description="What its jobs require of a GPU.")]]
 
 
 class WorkflowProblemView(TypedDict):
@@ -145,8 +146,16 @@ def _from_form(template: Template, settings: Settings, intake: Intake) -> JobReq
             values[name] = picture.id
     # Numbers come as text in a form.
     filled = template.fill(values, draw=draw_between, coerce=True)
-    return replace(filled_request(filled, contract=CONTRACT_V2, template=template.name), idempotency_key=key)
+    job = filled_request(filled, contract=CONTRACT_V2, template=template.name)
+    return with_placement(replace(job, idempotency_key=key), PlacementBody(), settings)
 
 
 def _summary(template: Template) -> WorkflowSummaryView:
-    return {"name": template.name, "title": template.title, "description": template.description}
+    view: WorkflowSummaryView = {
+        "name": template.name,
+        "title": template.title,
+        "description": template.description,
+    }
+    if template.requires is not None:
+        view["requires"] = requirements_view(template.requires)
+    return view

@@ -27,6 +27,11 @@ def links_for(settings: Settings, ledger: Ledger) -> Links:
     return Links(base_url=base_url(settings), signer=ledger.links)
 
 
+def highest_priority(settings: Settings) -> int:
+    """Return the highest priority that the key of this request may use: the same for all keys."""
+    return settings.max_priority
+
+
 def hang_up_check() -> Callable[[], bool]:
     """Return a function that says whether this request's client has closed its connection; always False if unknown."""
     connection = request.environ.get("gunicorn.socket") or request.environ.get("werkzeug.socket")

@@ -8,9 +8,10 @@ from typing import Any, ClassVar, Literal
 from pydantic import ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from api.schema.field_types import ExtraParams, PutUrls, WebhookEvents, WebhookHeaders, WebhookSecret
+from api.schema.field_types import ExtraParams, PoolName, PutUrls, WebhookEvents, WebhookHeaders, WebhookSecret
 from api.schema.validation import OTHER_NAME, Body
 from core.object_keys import DEFAULT_TEMPLATE
+from core.records.requirements import MAX_VRAM_GB
 
 MAX_URL_CHARS = 2048
 MAX_TEMPLATE_CHARS = 512
@@ -139,6 +140,19 @@ class S3Body(Block):
     def is_blank(self) -> bool:
         """Whether no bucket is meant; the time limits alone mean none."""
         return not self.model_fields_set - {"connect_timeout", "connect_attempts"}
+
+
+class RequiresBody(Block):
+    """What the GPU must be that runs the job: all that is said has to hold."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"pool": "h100", "vram_gb": 24}]})
+    other_names: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(("pools", "gpupool", "poolname", "label", "tag"), "pool"),
+        **dict.fromkeys(("vram", "minvram", "minvramgb", "gpumemory", "memorygb", "gpuram", "gpuramgb"), "vram_gb"),
+    }
+
+    pool: PoolName = None
+    vram_gb: float | None = Field(None, ge=0, le=MAX_VRAM_GB, description="Its memory, at least, in GB of 10^9 bytes.")
 
 
 class WebhookBody(Block):

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import ConfigDict, Field, model_validator
 
 from api.http.forms import LONGEST_LIFE_S, SHORTEST_LIFE_S
-from api.schema.blocks import WEBHOOK_EXAMPLE, Block, Named, S3Body, WebhookBody
+from api.schema.blocks import WEBHOOK_EXAMPLE, Block, Named, RequiresBody, S3Body, WebhookBody
 from api.schema.field_types import (
     WEEK_S,
     ExtraData,
@@ -17,6 +17,7 @@ from api.schema.field_types import (
     Metadata,
     RequestId,
     Reserved,
+    StartWithinS,
     TimeoutS,
     WebhookHeaders,
     WebhookSecret,
@@ -54,6 +55,10 @@ _FLAT_NAMES = {
     **{f"webhook{name.replace('_', '')}": f"webhook.{name}" for name in WebhookBody.model_fields if name != "url"},
     **dict.fromkeys(("webhookv2", "webhookconfig"), "webhook"),
     "convert": "convert_output",
+    **dict.fromkeys(("requirements", "require", "constraints"), "requires"),
+    **dict.fromkeys(("pool", "gpupool"), "requires.pool"),
+    **dict.fromkeys(("vramgb", "minvram", "minvramgb"), "requires.vram_gb"),
+    **dict.fromkeys(("startwithin", "startwithinseconds"), "start_within_s"),
 }
 
 
@@ -103,10 +108,24 @@ class OutputOptionsBody(Named):
     )
 
 
-class JobBody(OutputOptionsBody):
+class PlacementBody(Body):
+    """When, and on which GPU, a job is to begin: in the body of every submission, whatever its contract."""
+
+    priority: int | None = Field(
+        None,
+        ge=-MAX_PRIORITY,
+        le=MAX_PRIORITY,
+        description="Larger runs sooner. Default: 0. The highest that a key may use: COMFYLINE_MAX_PRIORITY.",
+    )
+    requires: RequiresBody | None = Field(
+        None, description="What the GPU must be. What a template requires counts where this says nothing."
+    )
+    start_within_s: StartWithinS = None
+
+
+class JobBody(OutputOptionsBody, PlacementBody):
     """What every submission that is answered by a Job may say beside its workflow."""
 
-    priority: int | None = Field(None, ge=-MAX_PRIORITY, le=MAX_PRIORITY, description="Larger runs sooner. Default: 0.")
     timeout: TimeoutS = None
     metadata: Metadata = None
     extra_data: ExtraData = Field(None, repr=False)
@@ -142,7 +161,7 @@ class TemplateBody(JobBody):
     parameters: dict[str, Any] = Field(description="As the schema of GET /workflows/{name} says.")
 
 
-class GenerateInput(OutputOptionsBody):
+class GenerateInput(OutputOptionsBody, PlacementBody):
     """The work itself: a graph, or a modifier and its modifications."""
 
     request_id: RequestId = Field(
@@ -177,7 +196,10 @@ class GenerateBody(Named):
         **{name: f"input.{ours}" for name, ours in GenerateInput.other_names.items()},
         **{
             name.replace("_", ""): f"input.{name}"
-            for name in ("request_id", "s3", "webhook", "convert_output", "strip_metadata", "retention")
+            for name in (
+                *("request_id", "s3", "webhook", "convert_output", "strip_metadata", "retention"),
+                *PlacementBody.model_fields,
+            )
         },
     }
 
@@ -221,7 +243,7 @@ class FromHashBody(Body):
     )
 
 
-class CustomWorkflowBody(OutputOptionsBody):
+class CustomWorkflowBody(OutputOptionsBody, PlacementBody):
     """A graph of the client's own, with values for its placeholders."""
 
     graph_field: ClassVar[str | None] = "workflow"
@@ -237,8 +259,9 @@ class CustomWorkflowBody(OutputOptionsBody):
     webhook: WebhookBody | None = Field(None, description="An extension. Default: the server's WEBHOOK_URL.")
 
 
-class PromptBody(Body):
-    """Values for the default workflow. Any further name fills the placeholder of that name."""
+class PromptBody(PlacementBody):
+    """Values for the default workflow. Any further name fills the placeholder of that name, and so do those of the
+    placement, if the workflow has one of that name."""
 
     model_config = ConfigDict(
         extra="allow",

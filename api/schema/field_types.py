@@ -11,6 +11,7 @@ from api.schema import fields
 from core.contracts.comfy_v2_events import MAX_EXTRA_BYTES, size_bytes
 from core.errors import InvalidRequest, InvalidWorkflow
 from core.job_files import is_id
+from core.records.requirements import POOL
 from core.records.webhook_events import EVENTS
 from core.webhooks.keys import hmac_key
 from core.webhooks.request_headers import MAX_HEADERS, MAX_VALUE_CHARS, check_headers
@@ -38,6 +39,12 @@ def _request_id(value: str | None) -> str | None:
     if value and not is_id(value):
         raise ValueError("1 to 128 of A-Z a-z 0-9 . _ - and not . or ..")
     return value or None
+
+
+def _pool_name(value: str | None) -> str | None:
+    if value is not None and not re.fullmatch(POOL, value):
+        raise ValueError("1 to 64 of A-Z a-z 0-9 . _ -, the first a letter or a digit")
+    return value
 
 
 def _webhook_secret(value: Any) -> Any:
@@ -107,6 +114,26 @@ TimeoutS = Annotated[
         le=WEEK_S,
         description="Longest run of the prompt in seconds, at most a week; waiting does not count. "
         "Default: COMFYLINE_JOB_TIMEOUT_S.",
+    ),
+]
+#: No longer than a run may last: who means for ever leaves it out.
+StartWithinS = Annotated[
+    float | None,
+    Field(
+        gt=0,
+        le=WEEK_S,
+        description="Seconds within which a GPU is to begin the job, at most a week; else it ends as expired. Of jobs "
+        "of one priority, those with nearer deadlines come first. Default: it waits for as long as it takes.",
+    ),
+]
+PoolName = Annotated[
+    str | None,
+    AfterValidator(_pool_name),
+    WithJsonSchema(
+        {
+            "description": "The label that its operator gave to the GPU's machine (COMFYLINE_POOL).",
+            "anyOf": [{"type": "string", "pattern": POOL, "maxLength": 64}, {"type": "null"}],
+        }
     ),
 ]
 Metadata = Annotated[

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from api.http.cached import CachedValue
 from api.http.time_limits import ledger_time_limit
-from core.errors import InvalidWorkflow, NoHealthyInstance
+from core.errors import InvalidWorkflow, NoHealthyInstance, RequirementsUnmet
 from core.ledger import Ledger
+from core.records.requirements import KnownGpu, Requirements
 from workflows.graphs.catalogue import CompiledCatalogue
 from workflows.graphs.checks import cacheable_catalogue, check_graph
 from workflows.graphs.file_names import listed_folder
@@ -21,6 +23,8 @@ from workflows.graphs.temporary_files import lacks_only_files
 MAX_AGE_S = 1.0
 #: Longest time a request waits for the GPU workers to look for a file that it names, and how often it looks for them.
 LOOK_S, LOOK_PAUSE_S = 3.0, 0.1
+#: Kinds of GPUs that a refusal names.
+MAX_SHOWN = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +35,14 @@ class Acceptance:
     nodes_total: int
     #: Digests of the catalogues it is valid for; None when every instance can run it.
     catalogues: tuple[str, ...] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Fleet:
+    """The GPUs that are known, and the catalogues by which graphs are judged that may run on any of them."""
+
+    gpus: tuple[KnownGpu, ...]
+    catalogues: dict[str, CompiledCatalogue]
 
 
 class Catalogues:
@@ -45,7 +57,7 @@ class Catalogues:
         self._looking = threading.Lock()
         self._looked_at_s = 0.0
         self._compiled: dict[str, CompiledCatalogue] = {}
-        self._in_use = CachedValue(self._load, max_age_s=MAX_AGE_S)
+        self._fleet = CachedValue(self._load, max_age_s=MAX_AGE_S)
 
     def file_kind(self, class_type: str, input_name: str) -> str | None:
         """Return what kind of file an input takes by name, if it does on any instance; see `InputSpec.file_kind`.
@@ -53,7 +65,7 @@ class Catalogues:
         Loaders without an upload button only list files: "" for a list that holds names with endings, or nothing yet.
         """
         lists_names = False
-        for catalogue in self._in_use.get().values():
+        for catalogue in self._fleet.get().catalogues.values():
             node = catalogue.node(class_type)
             spec = node.by_name.get(input_name) if node else None
             if spec is not None and spec.file_kind is not None:
@@ -63,7 +75,7 @@ class Catalogues:
 
     def lists_file(self, class_type: str, input_name: str, name: str) -> bool:
         """Return whether any instance offers a file of this name there."""
-        for catalogue in self._in_use.get().values():
+        for catalogue in self._fleet.get().catalogues.values():
             node = catalogue.node(class_type)
             spec = node.by_name.get(input_name) if node else None
             if spec is not None and name in (spec.choice_set or spec.choices or ()):
@@ -72,34 +84,38 @@ class Catalogues:
 
     def listed_folder(self, class_type: str, input_name: str) -> str:
         """Return the folder, below the input folder, of all files that a loader lists; "" for the top, or many."""
-        for catalogue in self._in_use.get().values():
+        for catalogue in self._fleet.get().catalogues.values():
             node = catalogue.node(class_type)
             spec = node.by_name.get(input_name) if node else None
             if spec is not None and (folder := listed_folder(spec.choices or [])):
                 return folder
         return ""
 
-    def check(self, graph: Graph, staged_files: Collection[str] = ()) -> Acceptance:
+    def check(
+        self, graph: Graph, staged_files: Collection[str] = (), *, requires: Requirements | None = None
+    ) -> Acceptance:
         """Accept a graph that at least one kind of instance can run.
 
         If all that keeps it from that are files that are not there, the instances are asked to look again, once.
 
         Parameters:
           staged_files: names of input files that will be there before the job runs.
+          requires: only instances count that are like this.
         Raises:
+          RequirementsUnmet: there is none that is as required, and none that is only away.
           InvalidWorkflow: no instance can; what the one said that comes nearest to it.
           NoHealthyInstance: no instance has ever said which nodes it has.
         """
         came_at_s = time.monotonic()
         with ledger_time_limit():
-            catalogues = self._in_use.get()
+            catalogues = self._suiting(self._fleet.get(), requires)
         try:
             return _judge(graph, catalogues, staged_files)
         except InvalidWorkflow as exc:
             if not lacks_only_files(graph, exc.node_errors) or not self._look_again(came_at_s):
                 raise
         with ledger_time_limit():
-            catalogues = self._load()
+            catalogues = self._suiting(self._load(), requires)
         return _judge(graph, catalogues, staged_files)
 
     def _look_again(self, came_at_s: float) -> bool:
@@ -124,15 +140,30 @@ class Catalogues:
                     break
             return True
 
-    def _load(self) -> dict[str, CompiledCatalogue]:
-        digests = list(self._instances.catalogues()) or self._instances.known_catalogues()
+    def _load(self) -> _Fleet:
+        gpus = tuple(self._instances.known_gpus())
+        # Those that no instance has any more go: a real one takes some ten megabytes.
+        known = {gpu.catalogue for gpu in gpus}
+        self._compiled = {digest: found for digest, found in self._compiled.items() if digest in known}
+        return _Fleet(gpus=gpus, catalogues=self._of(gpus))
+
+    def _suiting(self, fleet: _Fleet, requires: Requirements | None) -> dict[str, CompiledCatalogue]:
+        """Return the catalogues by which a graph is judged. Raises RequirementsUnmet."""
+        if requires is None or not fleet.gpus:
+            return fleet.catalogues
+        suiting = [gpu for gpu in fleet.gpus if requires.are_met_by(pool=gpu.pool, vram_bytes=gpu.vram_bytes)]
+        if not suiting:
+            raise RequirementsUnmet(f"No GPU of this fleet has {requires}. There are: {_shown_gpus(fleet.gpus)}.")
+        return self._of(suiting)
+
+    def _of(self, gpus: Collection[KnownGpu]) -> dict[str, CompiledCatalogue]:
+        """Return the catalogues of the healthy ones among these instances; of all of them, if none is."""
+        alive = [gpu for gpu in gpus if gpu.is_alive] or gpus
         found: dict[str, CompiledCatalogue] = {}
-        for digest in digests:
+        for digest in dict.fromkeys(gpu.catalogue for gpu in alive if gpu.catalogue is not None):
             compiled = self._compiled.get(digest) or self._compile(digest)
             if compiled is not None:
-                found[digest] = compiled
-        # Those that no instance has any more go: a real one takes some ten megabytes.
-        self._compiled = found
+                found[digest] = self._compiled[digest] = compiled
         return found
 
     def _compile(self, digest: str) -> CompiledCatalogue | None:
@@ -156,3 +187,19 @@ def _judge(graph: Graph, catalogues: dict[str, CompiledCatalogue], staged_files:
     if not accepting:
         raise next((one for one in refusals if lacks_only_files(graph, one.node_errors)), refusals[0])
     return Acceptance(nodes_total=nodes_total, catalogues=tuple(accepting) if refusals else None)
+
+
+def _shown_gpus(gpus: Collection[KnownGpu]) -> str:
+    """Say in words which GPUs there are: `2 in pool a100 with 85 GB, 1 in no pool with 24 GB`."""
+    kinds = Counter((gpu.pool, gpu.vram_bytes) for gpu in gpus)
+    known = sorted(kinds.items(), key=lambda item: (item[0][0] or "", item[0][1] or 0))
+    words = [
+        f"{count} in {f'pool {pool}' if pool else 'no pool'} with {_shown_size(vram_bytes)}"
+        for (pool, vram_bytes), count in known[:MAX_SHOWN]
+    ]
+    return ", ".join([*words, *(["..."] if len(known) > MAX_SHOWN else [])])
+
+
+def _shown_size(size_bytes: int | None) -> str:
+    # Rounded down: what is shown can be required.
+    return "an unknown amount" if size_bytes is None else f"{size_bytes // 10**8 / 10:g} GB"

@@ -33,13 +33,14 @@ class JobCheck:
         """Check a request and have its files in storage; the request's own graph stays as it is.
 
         Raises:
-          InvalidWorkflow, MissingAsset, InvalidRequest, RequestIdReuse: the client must change the request.
+          InvalidWorkflow, MissingAsset, InvalidRequest, RequirementsUnmet, RequestIdReuse: the client must change the
+            request.
           NoHealthyInstance, InputUnavailable, StorageUnavailable, LedgerUnavailable: it may work later.
         """
         job_id = new_job_id()
         draft = self._drafts.draft(request, job_id)
         refuse_foreign(draft.runnable, job_id, self._settings, self._ledger)
-        verdict = self._catalogues.check(draft.runnable, draft.staged_files)
+        verdict = self._catalogues.check(draft.runnable, draft.staged_files, requires=request.requires)
         self._refuse_taken(request.request_id)
         # Files are fetched last: for a graph that can run, and outside of the time the ledger gets.
         inputs = self._intake.bring(draft.references, job_id) if draft.references else []

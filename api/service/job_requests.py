@@ -6,13 +6,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from api.http.caller import highest_priority
 from api.schema.blocks import WebhookBody
-from api.schema.bodies import ConvertOutput, JobBody, OutputOptionsBody
+from api.schema.bodies import ConvertOutput, JobBody, OutputOptionsBody, PlacementBody
 from api.service.webhook_target import parse_webhook
 from core.buckets.block import S3Block, parse_s3
+from core.errors import InvalidRequest
 from core.records.job import ContractName
 from core.records.job_request import JobRequest
 from core.records.output_options import ConvertOptions, OutputOptions
+from core.records.requirements import Requirements
 from core.settings import Settings
 from workflows.templates.fill import Filled
 
@@ -29,6 +32,7 @@ def filled_request(filled: Filled, *, contract: ContractName, template: str | No
         files=filled.files,
         template=template,
         parameters=parameters if template else parameters or None,
+        requires=filled.requires,
     )
 
 
@@ -38,9 +42,32 @@ def with_job_fields(request: JobRequest, body: JobBody, settings: Settings, base
     Raises:
       InvalidRequest: a block is incomplete, or holds what cannot be used.
     """
-    request = replace(request, priority=body.priority or 0, timeout_s=body.timeout, metadata=body.metadata)
+    request = with_placement(request, body, settings)
+    request = replace(request, timeout_s=body.timeout, metadata=body.metadata)
     request = with_extra_data(request, body.extra_data)
     return with_output_fields(request, body, body.webhook, settings, base_url, has_defaults=False)
+
+
+def with_placement(request: JobRequest, body: PlacementBody, settings: Settings) -> JobRequest:
+    """Return the request with its place in the queue, and what it requires beside what its template does.
+
+    Raises: InvalidRequest - its priority is above what its caller may use.
+    """
+    priority, highest = body.priority or 0, highest_priority(settings)
+    if body.priority is not None and priority > highest:
+        raise InvalidRequest(
+            f"priority must be at most {highest}, not {priority}: COMFYLINE_MAX_PRIORITY is the limit here."
+        )
+    requires = request.requires
+    if body.requires is not None:
+        requires = Requirements(**body.requires.model_dump()).over(requires)
+    return replace(
+        request,
+        # Who says nothing is not above the limit either.
+        priority=min(priority, highest),
+        requires=requires if requires is not None and requires.to_json() else None,
+        start_within_s=body.start_within_s,
+    )
 
 
 def with_extra_data(request: JobRequest, extra_data: Mapping[str, Any] | None) -> JobRequest:

@@ -10,12 +10,13 @@ from urllib.parse import quote
 import click
 
 from cli.commands.local_files import upload
-from cli.commands.shared import DEFAULT_FOLDER, json_option, open_client, print_json, server_option
+from cli.commands.shared import DEFAULT_FOLDER, json_option, open_client, placement_options, print_json, server_option
 from cli.commands.submit import check_gpus, explained, see_through
 from cli.exit_codes import EXIT_OK, EXIT_USAGE
 from cli.output.terminal import Screen, warn
 from cli.remote.answers import RequestRefused, ServerUnreachable
 from cli.remote.client import Client
+from cli.remote.placement import placement
 from cli.remote.task_values import parse_parameters
 from cli.remote.written_files import is_file
 from core.errors import ConfigurationError, InvalidRequest
@@ -33,9 +34,20 @@ from core.texts.json_types import JsonObject
     show_default=True, help="Folder for the files it makes; they stand in it under the job's id.",
 )  # fmt: skip
 @click.option("--wait/--no-wait", default=True, help="Follow it to its end (default), or return when it is queued.")
+@placement_options
 @server_option
 @json_option
-def run(template: str, parameters: tuple[str, ...], folder: Path, wait: bool, server: str | None, as_json: bool) -> int:
+def run(
+    template: str,
+    parameters: tuple[str, ...],
+    folder: Path,
+    wait: bool,
+    requires: str | None,
+    start_within: float | None,
+    priority: int | None,
+    server: str | None,
+    as_json: bool,
+) -> int:
     """Run a workflow of the server, and save what it makes.
 
     \b
@@ -48,13 +60,13 @@ def run(template: str, parameters: tuple[str, ...], folder: Path, wait: bool, se
     3 canceled, 4 no server, or no GPU that is ready.
     """
     screen = Screen(json_on_stdout=as_json)
-    values = parse_parameters(parameters)
+    values, placed = parse_parameters(parameters), placement(requires, start_within, priority)
     client = open_client(server)
     schema = _schema(client, template)
     check_gpus(client, wait=wait)
     values = _with_uploads(values, schema, client, screen)
     with explained(screen, as_json=as_json):
-        job = client.submit_template(template, values)
+        job = client.submit_template(template, values, placed)
     return see_through(client, job, folder, screen, wait=wait, as_json=as_json)
 
 

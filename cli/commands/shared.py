@@ -21,7 +21,23 @@ SERVER_HELP = "The server; default: $COMFY_BASE_URL, else http://127.0.0.1:8000.
 DEFAULT_FOLDER = Path("comfyline-output")
 
 server_option = click.option("-l", "--server", metavar="URL", help=SERVER_HELP)
+_PLACEMENT = (
+    click.option(
+        "--requires", metavar="NAME=VALUE,...", help="What the GPU must be: pool=h100,vram_gb=24, or one of the two."
+    ),
+    click.option(
+        "--start-within", metavar="SECONDS", type=float, help="It ends as expired if no GPU has begun it by then."
+    ),
+    click.option("--priority", metavar="N", type=int, help="Larger runs sooner; default: 0."),
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON alone on stdout, all else on stderr.")
+
+
+def placement_options(command: Command) -> Command:
+    """Give a command the options that say when, and on which GPU, its job is to begin; see `placement`."""
+    for option in reversed(_PLACEMENT):
+        command = option(command)
+    return command
 
 
 def open_client(server: str | None) -> Client:

@@ -15,6 +15,7 @@ from cli.commands.shared import (
     follow,
     json_option,
     open_client,
+    placement_options,
     print_json,
     save_outputs,
     server_option,
@@ -24,6 +25,7 @@ from cli.output.terminal import Screen, describe_refusal, warn
 from cli.output.text_tables import printable
 from cli.remote.answers import Job, RequestRefused, ServerUnreachable
 from cli.remote.client import Client
+from cli.remote.placement import placement
 from cli.remote.task_client import TaskClient
 from cli.remote.task_values import (
     FLAGS,
@@ -59,6 +61,7 @@ from core.errors import InvalidRequest
     "--wait/--no-wait", default=None, help="FILE: follow it to its end (default), or return when it is queued."
 )
 @click.option("--upload/--no-upload", default=True, help="Upload files of this machine that loaders name (default).")
+@placement_options
 @server_option
 @json_option
 def submit(
@@ -67,6 +70,9 @@ def submit(
     output: Path | None,
     wait: bool | None,
     upload: bool,
+    requires: str | None,
+    start_within: float | None,
+    priority: int | None,
     server: str | None,
     as_json: bool,
     **given: Any,
@@ -86,23 +92,34 @@ def submit(
     Exit status: 0 succeeded (or queued), 1 failed, 2 refused or misused,
     3 canceled, 4 no server.
     """
+    placed = placement(requires, start_within, priority)
     if workflow is None:
         if file is None:
             raise click.UsageError("Name a FILE to run, or a task's --workflow.")
         if stray := [name for name, value in given.items() if value]:
             raise click.UsageError(f"--{stray[0].removesuffix('s')} belongs to a task: name its graph by --workflow.")
         is_waited_for = wait is not False
-        return _run_graph(file, output or DEFAULT_FOLDER, server, wait=is_waited_for, upload=upload, as_json=as_json)
+        folder = output or DEFAULT_FOLDER
+        return _run_graph(file, folder, server, placed, wait=is_waited_for, upload=upload, as_json=as_json)
     if file is not None:
         raise click.UsageError("Name a FILE to run, or a task's --workflow, not both.")
     if wait:
         raise click.UsageError("A task is not waited for: use comfyline watch ID, or comfyline download-all.")
     if output is None:
         raise click.UsageError("A task needs --output RESULT.json, the file that its answer is written to.")
-    return _queue_task(workflow, output, server, given, upload=upload, as_json=as_json)
+    return _queue_task(workflow, output, server, given, placed, upload=upload, as_json=as_json)
 
 
-def _run_graph(file: Any, folder: Path, server: str | None, *, wait: bool, upload: bool, as_json: bool) -> int:
+def _run_graph(
+    file: Any,
+    folder: Path,
+    server: str | None,
+    placed: Mapping[str, Any],
+    *,
+    wait: bool,
+    upload: bool,
+    as_json: bool,
+) -> int:
     if is_file(folder):
         raise click.BadParameter(f"Directory '{folder}' is a file.", param_hint="'--output'")
     screen = Screen(json_on_stdout=as_json)
@@ -112,7 +129,7 @@ def _run_graph(file: Any, folder: Path, server: str | None, *, wait: bool, uploa
     if upload:
         workflow = with_uploads(workflow, Path(file.name).parent, client, screen)
     with explained(screen, as_json=as_json):
-        job = client.submit(workflow)
+        job = client.submit(workflow, placed)
     return see_through(client, job, folder, screen, wait=wait, as_json=as_json)
 
 
@@ -145,7 +162,14 @@ def see_through(client: Client, job: Job, folder: Path, screen: Screen, *, wait:
 
 
 def _queue_task(
-    workflow: str, output: Path, server: str | None, given: Mapping[str, Any], *, upload: bool, as_json: bool
+    workflow: str,
+    output: Path,
+    server: str | None,
+    given: Mapping[str, Any],
+    placed: Mapping[str, Any],
+    *,
+    upload: bool,
+    as_json: bool,
 ) -> int:
     # On stdout stands the id and nothing else.
     screen = Screen(json_on_stdout=True)
@@ -168,7 +192,10 @@ def _queue_task(
             flags["user_img"] = tasks.upload(image)
             screen.line(f"Uploaded {image}")
         values = {**flags, **others}
-        task = tasks.submit_workflow(name, values) if graph is None else tasks.submit_graph(graph, values)
+        if graph is None:
+            task = tasks.submit_workflow(name, values, placed)
+        else:
+            task = tasks.submit_graph(graph, values, placed)
         # Before the file is written: should the disk be full, the task can still be found.
         if as_json:
             print_json(task)

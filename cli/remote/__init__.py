@@ -1,5 +1,6 @@
 """The client of a server: any that speaks Comfy API v2, ours for the rest.
 
+placement      the flags that say when and where a job begins (commands)
 client         submit, follow, cancel, list, fetch (commands)
 answers        a job or an object from an answer, or its error (client)
 task_client    the PyWorker contract: tasks and their files (commands)

@@ -101,16 +101,20 @@ class Client:
             return ""
         return ", ".join(f"{gpu.get('name')} is {gpu.get('state')}" for gpu in gpus)
 
-    def submit(self, workflow: Mapping[str, Any]) -> Job:
+    def submit(self, workflow: Mapping[str, Any], placement: Mapping[str, Any] | None = None) -> Job:
         """Queue a graph in the API format. A full server is asked again for up to `GIVE_UP_AFTER_S`.
 
+        Parameters: placement - fields of the body beside it, such as `priority`.
         Raises: ServerUnreachable - it has no GPU that is ready.
         """
-        return job_of(self._post("/jobs", {"workflow": workflow}, prefix="/api/v2", has_key=True))
+        return job_of(self._post("/jobs", {"workflow": workflow, **(placement or {})}, prefix="/api/v2", has_key=True))
 
-    def submit_template(self, name: str, parameters: Mapping[str, Any]) -> Job:
+    def submit_template(
+        self, name: str, parameters: Mapping[str, Any], placement: Mapping[str, Any] | None = None
+    ) -> Job:
         """Queue a job from a workflow of the server, as `submit` does."""
-        return job_of(self._post(f"/workflows/{_path(name)}", {"parameters": parameters}, prefix="", has_key=True))
+        body = {"parameters": parameters, **(placement or {})}
+        return job_of(self._post(f"/workflows/{_path(name)}", body, prefix="", has_key=True))
 
     def upload_asset(self, file: BinaryIO, name: str, on_bytes: OnBytes | None = None) -> JsonObject:
         """Keep a file on the server; returns the asset, `{"id", "size_bytes", ...}`."""

@@ -47,15 +47,15 @@ class TaskClient:
             raise self._no_sense("answer to an upload")
         return str(answer["path"])
 
-    def submit_graph(self, graph: Mapping[str, Any], fields: Mapping[str, Any]) -> Task:
-        """Queue a graph of one's own; the fields fill its placeholders."""
-        body = {"workflow": graph, "custom_fields": fields}
+    def submit_graph(self, graph: Mapping[str, Any], fields: Mapping[str, Any], placement: Mapping[str, Any]) -> Task:
+        """Queue a graph of one's own; the fields fill its placeholders, the placement stands beside them."""
+        body = {"workflow": graph, "custom_fields": fields, **placement}
         return self._task(self._client.post("/custom_workflow", body, has_key=False))
 
-    def submit_workflow(self, name: str, parameters: Mapping[str, Any]) -> Task:
+    def submit_workflow(self, name: str, parameters: Mapping[str, Any], placement: Mapping[str, Any]) -> Task:
         """Queue a workflow of the server; the answer is a job of Comfy API v2."""
         path = f"/workflows/{quote(name, safe='')}"
-        return self._task(self._client.post(path, {"parameters": parameters}, has_key=True))
+        return self._task(self._client.post(path, {"parameters": parameters, **placement}, has_key=True))
 
     def task(self, task_id: str) -> Task:
         """Return the task as it stands."""

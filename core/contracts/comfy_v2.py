@@ -195,8 +195,8 @@ def losses_view(job: Job) -> list[LossView]:
 
 
 def error_view(job: Job) -> JobErrorView | None:
-    """Say why a job failed; long texts are cut in their middle."""
-    if job.status != FAILED:
+    """Say why a job failed, or expired; long texts are cut in their middle."""
+    if job.status != FAILED and not (job.status == EXPIRED and job.error):
         return None
     view = whole_error_view(job.error or JobError())
     # Jobs of earlier versions kept whatever nodes said in their rows.

@@ -7,6 +7,7 @@
         UnsupportedMediaType             not application/json
         InvalidRequest                   well-formed, but a field is wrong
           UnstorableValue                a text or a number that the database cannot hold
+          RequirementsUnmet              no GPU of the fleet is what the job requires
           InputUnavailable               a file to be fetched from the client's URL cannot be had
         InvalidWorkflow                  the graph cannot run; carries ComfyUI's own `node_errors`
           EditorWorkflow                 the editor's format, not the API format
@@ -83,6 +84,7 @@ from core.errors.request import (
     RangeNotSatisfiable,
     RequestError,
     RequestIdReuse,
+    RequirementsUnmet,
     Unauthorized,
     UnstorableValue,
     UnsupportedMediaType,
@@ -137,6 +139,7 @@ __all__ = [
     "RangeNotSatisfiable",
     "RequestError",
     "RequestIdReuse",
+    "RequirementsUnmet",
     "SecretUnreadable",
     "StaleAttempt",
     "StorageFull",

@@ -41,6 +41,12 @@ class InputUnavailable(InvalidRequest):
     code = "input_unavailable"
 
 
+class RequirementsUnmet(InvalidRequest):
+    """No GPU of the fleet is what the job requires; says which there are."""
+
+    code = "requirements_unmet"
+
+
 class InvalidWorkflow(CarriesNodeErrors, RequestError):
     """The graph cannot run."""
 

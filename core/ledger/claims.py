@@ -110,6 +110,8 @@ class Claims:
             if choice is None:
                 return None
             now = now_ms()
+            # Its deadline is met; on deck it has not begun, and may come back as it was.
+            met: dict[str, None] = {} if ahead else {"start_by_ms": None}
             row = transition(
                 transaction,
                 choice.job_id,
@@ -122,6 +124,7 @@ class Claims:
                 started_at_ms=now,
                 progress=None,
                 on_deck=ahead,
+                **met,
             )
             if row is None:
                 return None
@@ -166,7 +169,7 @@ class Claims:
     def begun(self, claim: Claim) -> None:
         """Note that a job on deck runs now: what happens to the instance from here on, happens to it."""
         with self._database.write() as transaction:
-            began = {"on_deck": False, "started_at_ms": now_ms()}
+            began = {"on_deck": False, "started_at_ms": now_ms(), "start_by_ms": None}
             transaction.connection.execute(update(jobs).where(held_by(claim)).values(**began))
 
     def progress(self, claim: Claim, snapshot: Progress) -> None:

@@ -17,6 +17,7 @@ from core.ledger.database.error_map import Conflict
 from core.ledger.database.tables import catalogues, instances, jobs, residents
 from core.ledger.model_sets import model_set_of
 from core.records.job import LEASED
+from core.records.requirements import KnownGpu
 
 #: What an instance is, as far as jobs are concerned; only a healthy one takes any.
 STARTING, HEALTHY, UNHEALTHY, STOPPED = "starting", "healthy", "unhealthy", "stopped"
@@ -118,11 +119,13 @@ class Instances:
         place: str | None = None,
         pid: int | None = None,
         over: NameOwner | None = None,
+        pool: str | None = None,
     ) -> bool | None:
         """Give a worker the row of this name: one that is free, its own, or that of its predecessor in its place.
 
         Parameters:
           place: names the directory that this worker holds, so that nobody else can live there.
+          pool: jobs may require it, and wait for the instance to come up.
           over: another worker that has fallen silent; it loses the row if it has not spoken since it was looked at.
         Returns: whether the instance is to be drained; None when the row is another worker's.
         """
@@ -130,7 +133,7 @@ class Instances:
         values: dict[str, Any] = {"host": host, "worker": worker, "kind": kind, "gpu": gpu, "state": STARTING}
         values |= {"restarts": 0, "reason": None, "url": None, "started_at_ms": now, "heartbeat_at_ms": now}
         values |= {"up_since_ms": None, "quarantined_until_ms": None, "place": place, "pid": pid}
-        values |= {"has_queue": True, "free_at_ms": None}
+        values |= {"has_queue": True, "free_at_ms": None, "pool": pool}
         is_ours = _is_free_for(worker, place, over)
         try:
             with self._database.write() as transaction:
@@ -279,6 +282,13 @@ class Instances:
         query = select(instances.c.catalogue).where(instances.c.catalogue.is_not(None)).distinct()
         with self._database.read() as connection:
             return [str(digest) for digest in connection.execute(query.order_by(instances.c.catalogue)).scalars()]
+
+    def known_gpus(self) -> list[KnownGpu]:
+        """Return what there is to be had of each instance that is known, healthy now or not."""
+        columns = (instances.c.catalogue, instances.c.pool, instances.c.vram_bytes, is_alive().label("is_alive"))
+        with self._database.read() as connection:
+            rows = connection.execute(select(*columns).order_by(instances.c.name)).all()
+        return [KnownGpu(**{**row._mapping, "is_alive": bool(row.is_alive)}) for row in rows]
 
     def catalogue(self, digest: str) -> dict[str, Any]:
         """Return a recorded `/object_info`; `{}` when it is gone."""

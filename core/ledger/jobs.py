@@ -23,7 +23,7 @@ from core.ledger.scheduling.queue_order import comes_before, queue_order
 from core.ledger.secrets import Secrets
 from core.ledger.transitions import transition
 from core.ledger.webhooks.outbox_writer import record_event
-from core.records.job import CANCELED, CANCELING, DELIVERING, FAILED, QUEUED, RUNNING, Job, JobSpec, Status
+from core.records.job import CANCELED, CANCELING, DELIVERING, EXPIRED, FAILED, QUEUED, RUNNING, Job, JobSpec, Status
 from core.records.job_error import JobError
 from core.records.job_request import AcceptedJob
 from core.settings import Settings
@@ -151,14 +151,14 @@ class Jobs:
         return graph
 
     def error(self, job_id: str) -> JobError:
-        """Return the error of a failed job at full length. Raises NotFound, also for one that has not failed."""
+        """Return the error of a job that failed or expired, at full length. Raises NotFound, also where it has none."""
         query = select(jobs.c.status, jobs.c.error, job_errors.c.error.label("whole"))
         query = query.outerjoin(job_errors, job_errors.c.job_id == jobs.c.id).where(jobs.c.id == job_id)
         with self._database.read() as connection:
             row = connection.execute(query).one_or_none()
         if row is None:
             raise NotFound(f"There is no job {job_id}.")
-        if row.status != FAILED:
+        if row.status not in (FAILED, EXPIRED):
             raise NotFound(f"Job {job_id} has no error: it is {row.status}.")
         return JobError.from_json((row.error or {}) if row.whole is None else json.loads(zlib.decompress(row.whole)))
 

@@ -6,13 +6,14 @@ import functools
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, and_, select, update
+from sqlalchemy import ColumnElement, Row, and_, func, select, update
 
 from core.background import failure_of
 from core.clock import now_ms
 from core.errors import LedgerUnavailable
 from core.ledger.claims import Claim, held_by
 from core.ledger.database.connections import Database, Transaction
+from core.ledger.database.line_counts import IS_QUEUED
 from core.ledger.database.tables import jobs
 from core.ledger.transitions import transition
 from core.records.job import CANCELED, CANCELING, EXPIRED, FAILED, LEASED, QUEUED, Status, prompt_id_of
@@ -26,6 +27,8 @@ INSTANCE_LOST, POISON = "instance_lost", "poison"
 MAX_LOSSES = 20
 #: Code of a job that nobody could run in time.
 QUEUE_TIMEOUT = "queue_timeout"
+#: Code of one that nobody had begun by its own deadline.
+START_TIMEOUT = "start_timeout"
 
 _LOST = (
     jobs.c.status,
@@ -36,6 +39,10 @@ _LOST = (
     jobs.c.gpu,
     jobs.c.on_deck,
 )
+
+#: Spelled out, for the partial index.
+_HAS_DEADLINE = and_(IS_QUEUED, jobs.c.start_by_ms.is_not(None))
+_NEAREST_DEADLINE = select(func.min(jobs.c.start_by_ms)).where(_HAS_DEADLINE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +130,24 @@ class Requeue:
             waiting = transaction.connection.execute(select(jobs.c.id).where(late).limit(BATCH)).scalars().all()
             ended = [transition(transaction, job_id, EXPIRED, late, error=error) for job_id in waiting]
         return [str(row.id) for row in ended if row is not None]
+
+    def nearest_deadline_ms(self) -> int | None:
+        """Return when the first job has to have begun that waits, in milliseconds since 1970; None if none has to."""
+        with self._database.read() as connection:
+            found: int | None = connection.execute(_NEAREST_DEADLINE).scalar()
+        return found
+
+    def expire_late(self) -> list[str]:
+        """End jobs that have not begun by the deadlines they brought; returns their ids."""
+        late = and_(_HAS_DEADLINE, jobs.c.start_by_ms < now_ms())
+        query = select(jobs.c.id, jobs.c.start_within_s).where(late).order_by(jobs.c.start_by_ms).limit(BATCH)
+        expired: list[str] = []
+        with self._database.write() as transaction:
+            for row in transaction.connection.execute(query).all():
+                error = JobError(code=START_TIMEOUT, message=f"No GPU began it within {row.start_within_s:g} s.")
+                if transition(transaction, row.id, EXPIRED, late, error=error.to_json()) is not None:
+                    expired.append(row.id)
+        return expired
 
     def _give_back(
         self,

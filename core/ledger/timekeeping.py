@@ -8,13 +8,15 @@ moved. A fleet that was switched off for a while cannot be told from a clock set
 from __future__ import annotations
 
 import logging
+import time
 from typing import Any
 
-from sqlalchemy import case, update
+from sqlalchemy import BigInteger, ColumnElement, and_, case, cast, or_, select, update
 
 from core.clock import now_ms
 from core.ledger.database.connections import Database, Transaction
-from core.ledger.database.tables import deliveries, facts, instances, jobs
+from core.ledger.database.line_counts import IS_QUEUED, write_counts
+from core.ledger.database.tables import deliveries, facts, instances, jobs, lines
 from core.ledger.facts import CLOCK, Facts
 from core.records.job import DELIVERING, LEASED, QUEUED
 
@@ -26,6 +28,8 @@ APART_MS = 60_000
 GAP_MS = 600_000
 #: How often a look is written down.
 NOTE_EVERY_MS = 60_000
+#: The reconciler looks more often than that.
+LATE_LOOK_MS = 10_000
 #: Never set, as far as anybody knows.
 NEVER_S = float("inf")
 
@@ -37,10 +41,13 @@ class Timekeeping:
         self._database = database
         self._facts = known
         self._lease_ms = int(lease_s * 1000)
+        #: The ledger's time at the last look, and the monotonic one.
+        self._seen: tuple[int, float] | None = None
 
     def look(self) -> float:
         """Look at the clock, every few seconds; returns how many seconds ago it was set, by its own account."""
         now, noted = now_ms(), self._facts.get(CLOCK)
+        seen, self._seen = self._seen, (now, time.monotonic())
         if noted is None:
             self._facts.settle(CLOCK, _note(now, 0))
             return NEVER_S
@@ -50,22 +57,31 @@ class Timekeeping:
             # Not ours to read: as if the clock had just been set.
             at, set_at = 0, 0
         if not -APART_MS <= now - at <= GAP_MS:
-            self._set(noted, now - at, now)
+            self._set(noted, now - at, now, exact_ms=_set_by_ms(now, at, seen))
             return 0.0
         if now - at > NOTE_EVERY_MS:
             with self._database.write() as transaction:
                 _replace(transaction, noted, _note(now, set_at))
         return max(0.0, (now - set_at) / 1000) if set_at else NEVER_S
 
-    def _set(self, noted: str, by_ms: int, now: int) -> None:
+    def _set(self, noted: str, by_ms: int, now: int, *, exact_ms: int) -> None:
+        """Put right what a clock has spoiled that was set.
+
+        Parameters:
+          by_ms: by how much, with the time since somebody looked last.
+          exact_ms: without that time, where this process can tell.
+        """
         with self._database.write() as transaction:
             # Only one of those who notice puts things right, or they would be moved twice.
             if not _replace(transaction, noted, _note(now, now)):
                 return
+            self._move_deadlines(transaction, exact_ms, now)
             if by_ms < 0:
                 self._bring_back(transaction, by_ms, now)
+                self._keep_order(transaction, exact_ms, now)
             else:
                 self._give_time(transaction, by_ms)
+            self._count_lines(transaction)
         log.warning("the ledger's clock was set by %.0f s, or nobody has looked at it for so long", by_ms / 1000)
 
     def _give_time(self, transaction: Transaction, by_ms: int) -> None:
@@ -88,6 +104,40 @@ class Timekeeping:
         moved: Any = deliveries.c.next_try_at_ms + by_ms
         next_try = case((moved > now, moved), else_=now)
         connection.execute(update(deliveries).where(deliveries.c.next_try_at_ms > now).values(next_try_at_ms=next_try))
+
+    def _keep_order(self, transaction: Transaction, by_ms: int, now: int) -> None:
+        """Jobs that came before do not stand behind those that come from now on."""
+        times = (jobs.c.created_at_ms, jobs.c.expires_at_ms, jobs.c.files_expire_at_ms)
+        # A second more than that: so exact is it.
+        earlier: dict[Any, Any] = {column: column + by_ms - 1000 for column in times}
+        came_before = and_(jobs.c.status == QUEUED, _came_before(now))
+        transaction.connection.execute(update(jobs).where(came_before).values(earlier))
+
+    def _move_deadlines(self, transaction: Transaction, by_ms: int, now: int) -> None:
+        """A job has as long to begin as it had before, and never longer than it asked for."""
+        moved = jobs.c.start_by_ms + by_ms
+        latest = now + cast(jobs.c.start_within_s * 1000, BigInteger)
+        has_deadline = and_(IS_QUEUED, jobs.c.start_by_ms.is_not(None), _came_before(now))
+        start_by = case((moved < latest, moved), else_=latest)
+        transaction.connection.execute(update(jobs).where(has_deadline).values(start_by_ms=start_by))
+
+    def _count_lines(self, transaction: Transaction) -> None:
+        """What is known of lines follows their jobs."""
+        waiting = transaction.connection.execute(select(lines.c.id).where(lines.c.waiting > 0)).scalars().all()
+        write_counts(transaction.connection, dict.fromkeys(waiting, 0))
+
+
+def _came_before(now: int) -> ColumnElement[bool]:
+    """Return the condition that a job came by the clock as it was: those of the last moments came by the new one."""
+    return or_(jobs.c.created_at_ms > now, jobs.c.created_at_ms < now - LATE_LOOK_MS)
+
+
+def _set_by_ms(now: int, noted: int, seen: tuple[int, float] | None) -> int:
+    """Return by how much the clock was set: to the second, if this process looked before."""
+    if seen is not None:
+        at, at_s = seen
+        return now - at - int(time.monotonic() - at_s) * 1000
+    return now - noted if noted else 0
 
 
 def _note(at_ms: int, set_at_ms: int) -> str:

@@ -9,6 +9,7 @@ output          OutputFile on its way, Output in storage, BucketResult (tasks, c
 output_options  what is to become of the outputs (api, tasks.outputs)
 requirements    what a job requires of its GPU (api, core.ledger)
 progress        Progress, the last snapshot of a run (tasks.runner, core.contracts)
+requirements    Requirements of a GPU, and KnownGpu, what a job may find (api, core.ledger, workflows)
 webhook_target  the receiver of a job's events (api, core.ledger, tasks.webhooks)
 webhook_events  the names of the events (api, core.ledger)
 bucket_target   where in which bucket, and with which credentials (api, core.buckets, tasks.outputs)

@@ -1,11 +1,16 @@
-"""What a job requires of the GPU that runs it."""
+"""What a job requires of the GPU that runs it, and what it may find."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from core.texts.stored_json import known_fields
+
+#: What a label of machines may be, as in the settings.
+POOL = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+#: The largest amount of memory that may be required.
+MAX_VRAM_GB = 4096.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +31,10 @@ class Requirements:
         """Read what `to_json` wrote, in this version or another. Raises TypeError - it is no map."""
         return cls(**known_fields(cls, value))
 
+    def over(self, others: Requirements | None) -> Requirements:
+        """Return these together with those of the others that these say nothing of."""
+        return self if others is None else replace(others, **self.to_json())
+
     def are_met_by(self, *, pool: str | None, vram_bytes: int | None) -> bool:
         """Return whether a GPU has what is required; one of unknown size has any size."""
         if self.pool is not None and self.pool != pool:
@@ -39,3 +48,15 @@ class Requirements:
         if self.vram_gb is not None:
             words.append(f"at least {self.vram_gb:g} GB of GPU memory")
         return " and ".join(words) or "nothing"
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownGpu:
+    """What a job may ask of an instance, healthy now or not."""
+
+    #: Digest of what it offers; None if it never answered.
+    catalogue: str | None
+    pool: str | None
+    #: None if it does not say.
+    vram_bytes: int | None
+    is_alive: bool

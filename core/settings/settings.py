@@ -84,6 +84,8 @@ class Settings(BaseSettings):
     cancel_on_hangup: bool = True
     #: Jobs that may wait at once; one more is refused with `queue_full`.
     max_queued: int = Field(100_000, ge=1)
+    #: The highest priority that a job may have.
+    max_priority: int = Field(1_000_000, ge=-1_000_000, le=1_000_000)
 
     # --- Flower -----------------------------------------------------------------------------------------------------
     flower_host: str = "127.0.0.1"

@@ -62,6 +62,7 @@ class Tenure:
             place=place_of(self._spec.data_dir),
             pid=os.getpid(),
             over=self.rival if self._has_been_silent() else None,
+            pool=self._settings.pool or None,
         )
         if is_drained is None:
             self._look(ledger)

@@ -85,7 +85,9 @@ class Worker:
         self.ledger = ledger
         self.outputs_dir = outputs_dir
 
-    def come_up(self, name: str = INSTANCE, object_info: dict[str, Any] | None = None) -> None:
+    def come_up(
+        self, name: str = INSTANCE, object_info: dict[str, Any] | None = None, *, pool: str | None = None
+    ) -> None:
         instances = self.ledger.instances
         instances.register(name=name, host="test", worker="w", kind="simulator", gpu="0")
         instances.up(
@@ -97,6 +99,7 @@ class Worker:
             device="cuda:0 SIMULATED",
             object_info=object_info or CATALOGUE,
             restarts=0,
+            pool=pool,
         )
 
     def claim(self, job_id: str) -> Claim:

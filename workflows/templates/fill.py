@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import InvalidRequest
+from core.records.requirements import Requirements
 from workflows.graphs.graph import Graph
 from workflows.templates.parameters import RANDOM_INT, Scalar, as_text
 
@@ -33,6 +34,8 @@ class Filled:
     values: dict[str, Scalar]
     #: The template's own files that the graph names, by those names.
     files: Mapping[str, Path] = field(default_factory=dict)
+    #: What the template requires of a GPU.
+    requires: Requirements | None = None
 
 
 def placeholders(value: Any) -> Iterator[str]:

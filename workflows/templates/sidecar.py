@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from core.errors import InvalidRequest
+from core.records.requirements import MAX_VRAM_GB, POOL, Requirements
 from workflows.templates.fill import NAME
 from workflows.templates.parameters import ANY, DEFAULT_MAX_CHARS, MAX_SEED, TYPES, Choice, Parameter, Scalar, shown
 
@@ -23,6 +24,7 @@ WELL_KNOWN: Mapping[str, Mapping[str, Any]] = {
 }
 _NUMERIC = ("integer", "number")
 _TEXTS = ("string", "image")
+_KEYS = ("title", "description", "requires", "parameters")
 _CHOICE_KEYS = ("aliases", "value", "values")
 
 #: What is wrong: the keys that lead there, and why it is wrong.
@@ -36,14 +38,16 @@ class Sidecar:
         self.faults: list[Fault] = []
         self.title = ""
         self.description = ""
+        self.requires: Requirements | None = None
         self.parameters: dict[str, Parameter] = {}
         if not isinstance(value, dict):
-            self.faults.append(((), "it must be an object: title, description, parameters"))
+            self.faults.append(((), f"it must be an object: {', '.join(_KEYS)}"))
             return
-        for key in sorted(value.keys() - {"title", "description", "parameters"}):
-            self.faults.append(((key,), f"{shown(key)} is no field; there are: title, description, parameters"))
+        for key in sorted(value.keys() - set(_KEYS)):
+            self.faults.append(((key,), f"{shown(key)} is no field; there are: {', '.join(_KEYS)}"))
         self.title = self._text(value, "title")
         self.description = self._text(value, "description")
+        self._read_requires(value.get("requires", {}))
         self._read_parameters(value.get("parameters", {}))
 
     def _text(self, value: Mapping[str, Any], key: str) -> str:
@@ -52,6 +56,16 @@ class Sidecar:
             return text
         self.faults.append(((key,), f"{key} must be text"))
         return ""
+
+    def _read_requires(self, value: Any) -> None:
+        if not isinstance(value, dict):
+            self.faults.append((("requires",), "requires must be an object: pool, vram_gb"))
+            return
+        faults = [(("requires", key), reason) for key, reason in _requirement_faults(value)]
+        self.faults += faults
+        if value and not faults:
+            numbers = {"vram_gb": float(value["vram_gb"])} if "vram_gb" in value else {}
+            self.requires = Requirements(**{**value, **numbers})
 
     def _read_parameters(self, value: Any) -> None:
         if not isinstance(value, dict):
@@ -160,6 +174,16 @@ def _parameter_faults(described: Mapping[str, Any]) -> Iterator[tuple[str, str]]
         yield "random", "what is drawn can have no default and no multiple_of, and is never required"
     if described.get("random") and any(type(bound) is float for bound in (low, high)):
         yield "random", "the range of what is drawn must have integers as its ends"
+
+
+def _requirement_faults(value: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for key in sorted(value.keys() - {"pool", "vram_gb"}):
+        yield key, f"{shown(key)} is no field of requires; there are: pool, vram_gb"
+    pool, vram_gb = value.get("pool", "any"), value.get("vram_gb", 0)
+    if not isinstance(pool, str) or not re.fullmatch(POOL, pool):
+        yield "pool", "pool must be 1 to 64 of A-Z a-z 0-9 . _ -, the first a letter or a digit"
+    if not _is_number(vram_gb) or not 0 <= vram_gb <= MAX_VRAM_GB:
+        yield "vram_gb", f"vram_gb must be a number from 0 to {MAX_VRAM_GB:.0f}"
 
 
 def _is_number(value: Any) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import ConfigurationError, InvalidRequest, InvalidWorkflow
+from core.records.requirements import Requirements
 from core.texts.json_types import JsonObject
 from workflows.graphs.graph import Graph, is_link, measure_depths, parse_graph
 from workflows.templates.fill import Draw, Filled, has_placeholder, open_parts, placeholders, substitute
@@ -32,6 +33,8 @@ class Template:
     parameters: Mapping[str, Parameter]
     #: Files it brings along, by name. They are read when they are needed, and may be gone by then.
     files: Mapping[str, Path] = field(default_factory=dict)
+    #: What its jobs require of a GPU, where they do not say themselves.
+    requires: Requirements | None = None
 
     def fill(self, values: Mapping[str, Any], *, draw: Draw, coerce: bool = False) -> Filled:
         """Check the values, and put them into a copy of the graph.
@@ -56,7 +59,7 @@ class Template:
         for name in final:
             for node_id, input_name in self.parameters[name].targets:
                 graph[node_id]["inputs"][input_name] = filling[name]
-        return Filled(graph=graph, values=final, files=self._files_of(graph, final))
+        return Filled(graph=graph, values=final, files=self._files_of(graph, final), requires=self.requires)
 
     def missing(self, values: Mapping[str, Any]) -> list[str]:
         """The required parameters that are not among the values. Raises as `fill` does for unknown names."""
@@ -147,6 +150,7 @@ def assemble(name: str, graph: Graph, sidecar: Sidecar | None, files: Mapping[st
         graph=graph,
         parameters=sidecar.parameters if sidecar else undescribed(name for name, _ in _names(graph)),
         files=files or {},
+        requires=sidecar.requires if sidecar else None,
     )
 
 

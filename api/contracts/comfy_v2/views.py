@@ -31,6 +31,7 @@ from core.ledger.jobs import JobEvent
 from core.links import Links
 from core.records.job import Job
 from core.records.output import Output
+from core.records.requirements import Requirements
 from core.texts.json_types import JsonObject
 
 
@@ -65,6 +66,13 @@ class StatusEventView(TypedDict):
     estimated_wait_ms: NotRequired[int | None]
 
 
+class RequirementsView(TypedDict):
+    """What the GPU must be."""
+
+    pool: NotRequired[str]
+    vram_gb: NotRequired[float]
+
+
 class JobView(AttemptsView, PlaceView):
     """A job as it stands. Times are RFC 3339 in UTC."""
 
@@ -80,6 +88,8 @@ class JobView(AttemptsView, PlaceView):
     urls: UrlsView
     metrics: MetricsView
     priority: int
+    requires: NotRequired[Annotated[RequirementsView, Field(description="Its own, and its template's.")]]
+    start_within_s: NotRequired[Annotated[float, Field(description="Not begun by then, it ends as expired.")]]
     metadata: NotRequired[dict[str, str] | str]
     template: NotRequired[Annotated[str, Field(description="Name of the workflow template it was made from.")]]
     parameters: NotRequired[Annotated[JsonObject, Field(description="Of a template, with the seeds that were drawn.")]]
@@ -181,6 +191,10 @@ def job_view(job: Job, links: Links, *, place: Place | None = None) -> JobView:
     }
     if place is not None:
         view["estimated_wait_ms"] = place.wait_ms
+    if job.requires is not None:
+        view["requires"] = requirements_view(job.requires)
+    if job.start_within_s is not None:
+        view["start_within_s"] = job.start_within_s
     if job.metadata is not None:
         view["metadata"] = job.metadata
     if job.template is not None:
@@ -193,6 +207,16 @@ def job_view(job: Job, links: Links, *, place: Place | None = None) -> JobView:
         view["outputs_reused"] = job.outputs_reused
     if job.missing_outputs:
         view["missing_outputs"] = [missing_view(output) for output in job.missing_outputs]
+    return view
+
+
+def requirements_view(requires: Requirements) -> RequirementsView:
+    """Return what is required; what is not said is left out."""
+    view: RequirementsView = {}
+    if requires.pool is not None:
+        view["pool"] = requires.pool
+    if requires.vram_gb is not None:
+        view["vram_gb"] = requires.vram_gb
     return view
 
 

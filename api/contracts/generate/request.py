@@ -11,7 +11,7 @@ import orjson
 
 from api.schema.bodies import NEITHER_MODE, GenerateBody, GenerateInput
 from api.schema.validation import read_enveloped, unwrapped
-from api.service.job_requests import filled_request, with_extra_data, with_output_fields
+from api.service.job_requests import filled_request, with_extra_data, with_output_fields, with_placement
 from core.contracts.registry import CONTRACT_GENERATE
 from core.errors import InvalidRequest
 from core.records.job_request import JobRequest
@@ -53,6 +53,7 @@ def parse_generate(body: Any, settings: Settings, base_url: str, library: Librar
         expected_time_s=read.expected_time,
         timeout_s=wanted.timeout,
     )
+    job = with_placement(job, wanted, settings)
     job = with_extra_data(job, wanted.extra_data)
     job = with_output_fields(job, wanted, wanted.webhook, settings, base_url, has_defaults=True)
     return GenerateRequest(job=job, is_inline=bool(wanted.return_outputs_as_base64))

@@ -14,10 +14,10 @@ from api.http.error_shapes import GENERATE_FAMILY, ContractBlueprint
 from api.http.errors import json_response
 from api.http.files import read_base64
 from api.http.json_body import read_json
-from api.schema.bodies import OutputOptionsBody, PromptBody
+from api.schema.bodies import OutputOptionsBody, PlacementBody, PromptBody
 from api.schema.described import BODY_ERRORS, PYWORKER, SUBMIT_ERRORS, Described
 from api.schema.validation import read_enveloped
-from api.service.job_requests import filled_request, with_output_fields
+from api.service.job_requests import filled_request, with_output_fields, with_placement
 from api.service.jobs import JobService
 from api.service.waiting import Hub
 from core.contracts.generate import ResultView, generate_result
@@ -107,7 +107,9 @@ def _missing(template: Template, values: dict[str, Any]) -> list[str]:
 
 
 def _requested(template: Template, values: dict[str, Any], settings: Settings) -> JobRequest:
-    read_enveloped(PromptBody, values)
+    # A workflow's own parameter keeps its name.
+    own = {name for name in PlacementBody.model_fields if name in template.parameters}
+    body = read_enveloped(PromptBody, {name: value for name, value in values.items() if name not in own})
     # A workflow need not have a place for each of the contract's five values; any other must have one.
     wanted = {
         name: value
@@ -116,6 +118,7 @@ def _requested(template: Template, values: dict[str, Any], settings: Settings) -
     }
     filled = template.fill(wanted, draw=draw_between)
     job = filled_request(filled, contract=CONTRACT_GENERATE, template=template.name)
+    job = with_placement(job, body, settings)
     return with_output_fields(job, OutputOptionsBody(), None, settings, base_url(settings), has_defaults=True)
 
 

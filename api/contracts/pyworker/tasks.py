@@ -22,7 +22,7 @@ from api.schema.conditions import CONDITIONS
 from api.schema.described import ANY_TYPE, FORM_ERRORS, PYWORKER, SUBMIT_ERRORS, Described, form_of
 from api.schema.validation import read_enveloped
 from api.service.input_files import Intake
-from api.service.job_requests import filled_request, with_output_fields
+from api.service.job_requests import filled_request, with_output_fields, with_placement
 from api.service.jobs import JobService, check_id
 from core.contracts.generate import ResultOutputView, ResultStatus, ResultView, generate_result
 from core.contracts.registry import CONTRACT_GENERATE
@@ -184,6 +184,7 @@ def _requested(value: Any, settings: Settings) -> JobRequest:
     wanted = {name: value for name, value in values.items() if name.lower() in template.parameters}
     filled = template.fill(wanted, draw=draw_between)
     job = filled_request(filled, contract=CONTRACT_GENERATE, template=None)
+    job = with_placement(job, body, settings)
     return with_output_fields(job, body, body.webhook, settings, base_url(settings), has_defaults=True)
 
 

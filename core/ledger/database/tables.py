@@ -59,7 +59,7 @@ jobs = Table(
     Column("line", Integer),
     # What a GPU must be to run it: {"pool", "vram_gb"}.
     Column("requires", JSON(none_as_null=True)),
-    # How long it may wait for its first GPU, and until when that is.
+    # How long it may wait for its first GPU, and until when that is: NULL once it has begun.
     Column("start_within_s", Float),
     Column("start_by_ms", BigInteger),
     Column("metadata", JSON),
@@ -117,6 +117,8 @@ jobs = Table(
     # Those that an instance lost.
     Index("jobs_lost", "lost_on", sqlite_where=_IS_LOST, postgresql_where=_IS_LOST),
     Index("jobs_deadline", "line", "start_by_ms", sqlite_where=_HAS_DEADLINE, postgresql_where=_HAS_DEADLINE),
+    # The one of all lines that has to begin first.
+    Index("jobs_start_by", "start_by_ms", sqlite_where=_HAS_DEADLINE, postgresql_where=_HAS_DEADLINE),
 )
 
 # Waiting jobs that the scheduling policy need not tell apart. What a line is never changes, only what stands in it.

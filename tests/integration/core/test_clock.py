@@ -132,6 +132,32 @@ def test_set_ahead_no_waiting_job_expires(ledger_settings: Settings, runtime: Ru
     assert runtime.ledger.jobs.get(job_id).status == QUEUED
 
 
+def test_set_no_deadline_comes_sooner_or_later(runtime: Runtime, move: Move) -> None:
+    job_id = submit(runtime.ledger, start_within_s=120.0).id
+    for by_ms in (DAYS_MS, -2 * DAYS_MS):
+        move(by_ms)
+        take_steps(runtime)
+        pass_time(runtime, move, 40)
+        assert runtime.ledger.jobs.get(job_id).status == QUEUED
+        left_s = ((runtime.ledger.requeue.nearest_deadline_ms() or 0) - now_ms()) / 1000
+        assert 0 < left_s < 121
+    pass_time(runtime, move, 50)
+    assert runtime.ledger.jobs.get(job_id).status == "expired", "in the end it comes"
+
+
+def test_set_back_no_job_is_overtaken(runtime: Runtime, move: Move) -> None:
+    come_up(runtime.ledger)
+    first = submit(runtime.ledger).id
+    move(1000)
+    second = submit(runtime.ledger).id
+    move(-DAYS_MS)
+    third = submit(runtime.ledger).id
+    take_steps(runtime)
+    heartbeat(runtime.ledger)
+    claims = [runtime.ledger.claims.claim(NAME) for _ in range(3)]
+    assert [claim.job_id for claim in claims if claim is not None] == [first, second, third]
+
+
 def test_set_ahead_a_delivery_has_the_time_it_had(runtime: Runtime, move: Move) -> None:
     delivering, ended = generated(runtime.ledger), succeeded(runtime.ledger)
     (before, ended_before) = (generated_at(runtime, claim.job_id) for claim in (delivering, ended))

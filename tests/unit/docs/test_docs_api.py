@@ -24,7 +24,7 @@ from core.errors import (
     StorageUnavailable,
 )
 from core.ledger import Ledger
-from core.ledger.requeue import POISON, QUEUE_TIMEOUT
+from core.ledger.requeue import POISON, QUEUE_TIMEOUT, START_TIMEOUT
 from core.object_keys import NAMES
 from core.records.webhook_events import EVENTS
 from tasks.messaging.app import make_app
@@ -58,7 +58,7 @@ ANSWERED = (
 #: Codes that come from the web framework, and no class of ours has.
 FRAMEWORK = {"method_not_allowed": {405}, "upstream_error": {500}}
 #: Ends that the ledger itself gives to a job; nothing is raised then.
-ENDS = {POISON, QUEUE_TIMEOUT}
+ENDS = {POISON, QUEUE_TIMEOUT, START_TIMEOUT}
 
 
 def tree(base: type[ComfylineError] = ComfylineError) -> Iterator[type[ComfylineError]]:

@@ -68,6 +68,7 @@ def set_ago(monkeypatch: pytest.MonkeyPatch, seconds: float | None) -> None:
 ALL = [
     "take_back",
     "expire_waiting",
+    "expire_late",
     "follow_fleet",
     "mend_lines",
     "publish_missing_turns",
@@ -95,8 +96,8 @@ class TestSteps:
             (None, HARMLESS),
             (0.0, HARMLESS),
             (lease_s - 0.1, HARMLESS),
-            (lease_s, ["take_back", *HARMLESS]),
-            (SETTLED_S - 0.1, ["take_back", *HARMLESS]),
+            (lease_s, ["take_back", "expire_late", *HARMLESS]),
+            (SETTLED_S - 0.1, ["take_back", "expire_late", *HARMLESS]),
             (SETTLED_S, ALL),
         ]:
             done.clear()

@@ -57,6 +57,8 @@ def upgrade() -> None:
     op.create_index("jobs_lost", "jobs", ["lost_on"], sqlite_where=_IS_LOST, postgresql_where=_IS_LOST)
     columns = ["line", "start_by_ms"]
     op.create_index("jobs_deadline", "jobs", columns, sqlite_where=_HAS_DEADLINE, postgresql_where=_HAS_DEADLINE)
+    columns = ["start_by_ms"]
+    op.create_index("jobs_start_by", "jobs", columns, sqlite_where=_HAS_DEADLINE, postgresql_where=_HAS_DEADLINE)
     _put_in_line()
 
 
@@ -97,6 +99,7 @@ def _put_in_line() -> None:
 
 
 def downgrade() -> None:
+    op.drop_index("jobs_start_by", "jobs")
     op.drop_index("jobs_deadline", "jobs")
     op.drop_index("jobs_lost", "jobs")
     op.drop_index("jobs_line", "jobs")

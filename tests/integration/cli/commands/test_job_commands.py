@@ -13,6 +13,7 @@ from PIL import Image
 import cli.remote.client
 import cli.remote.job_ids
 from cli.main import run
+from core.records.requirements import Requirements
 from tests.integration.api_fixtures import INSTANCE, Api, running_api, settings_for
 from tests.makers import GRAPH
 from workflows.templates.template_files import SIDECAR_SUFFIX
@@ -64,6 +65,44 @@ def test_run_uploads_the_picture_and_fills_the_template(api: Api, capsys: pytest
     assert job["parameters"]["name"] == "mine"
     graph = graph_of(api, job["id"])
     assert graph["1"]["inputs"]["image"].startswith(job["id"]), "its own copy, staged for the job"
+
+
+PLACED = ["--requires", "pool=big, vram_gb=24", "--start-within", "60", "--priority", "3"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["submit", "graph.json", "--no-wait", "--json"],
+        ["submit", "--workflow", "graph.json", "--output", "task.json", "--json"],
+        ["submit", "--workflow", "tile", "-p", "picture=http://127.0.0.1:1/", "--output", "task.json", "--json"],
+        ["run", "tile", "-p", "picture=photo.png", "--no-wait", "--json"],
+    ],
+)
+def test_what_a_job_requires_goes_with_it(api: Api, capsys: pytest.CaptureFixture[str], command: list[str]) -> None:
+    if "picture=http://127.0.0.1:1/" in command:
+        assert run(["upload", "photo.png"]) == 0
+        command[command.index("picture=http://127.0.0.1:1/")] = f"picture={capsys.readouterr().out.strip()}"
+    api.worker.come_up(pool="big")
+    assert run([*command, *PLACED]) == 0
+    job = api.ledger.jobs.get(answered(capsys)["id"])
+    assert (job.priority, job.start_within_s) == (3, 60.0)
+    assert job.requires == Requirements(pool="big", vram_gb=24.0)
+
+
+@pytest.mark.parametrize(
+    ("requires", "words"),
+    [
+        ("big", "it is NAME=VALUE,..., for instance pool=h100,vram_gb=24."),
+        ("pool=big,pool=small", "pool is given twice."),
+        ("vram_gb=much", "much is no number."),
+        ("pool=nowhere", "No GPU of this fleet has pool nowhere."),
+        ("vram=24", "it is called requires.vram_gb here"),
+    ],
+)
+def test_what_is_wrong_with_it_is_said(api: Api, capsys: pytest.CaptureFixture[str], requires: str, words: str) -> None:
+    assert run(["submit", "graph.json", "--no-wait", "--requires", requires]) == 2
+    assert words in capsys.readouterr().err
 
 
 def test_run_waits_and_saves(api: Api, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

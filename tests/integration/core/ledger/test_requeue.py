@@ -158,3 +158,23 @@ def test_a_drain_outlives_the_worker_and_is_over_when_the_job_is(ledger: Ledger)
     ledger.instances.heartbeat("gpu0@here", worker="w2", state=HEALTHY, reason=None, is_drained=False, restarts=0)
     ledger.instances.down("gpu0@here", worker="w2", state=STOPPED, reason="")
     assert ledger.instances.register(name="gpu0@here", host="here", worker="w3", kind="simulator", gpu=None) is False
+
+
+def test_jobs_that_nobody_began_by_their_deadlines_expire(ledger: Ledger) -> None:
+    register(ledger, "gpu0@here")
+    late, patient, begun = submit(ledger, start_within_s=60.0), submit(ledger), claimed(ledger, start_within_s=60.0)
+    ledger.requeue.release(begun, reason="lost")
+    assert ledger.requeue.nearest_deadline_ms() == late.created_at_ms + 60_000, "one that was begun has none any more"
+    assert ledger.requeue.expire_late() == []
+    set_columns(ledger, late.id, start_by_ms=now_ms() - 1)
+
+    assert ledger.claims.claim("gpu0@here", named=late.id) is not None, "another one"
+    assert ledger.jobs.get(late.id).status == QUEUED, "nobody takes it when it is too late"
+    assert ledger.requeue.expire_late() == [late.id]
+
+    assert check_log(ledger, late.id) == [QUEUED, EXPIRED]
+    error = ledger.jobs.get(late.id).error
+    assert error is not None
+    assert (error.code, error.message) == ("start_timeout", "No GPU began it within 60 s.")
+    assert ledger.requeue.nearest_deadline_ms() is None
+    assert {ledger.jobs.get(each).status for each in (patient.id, begun.job_id)} == {QUEUED, "running"}

@@ -10,7 +10,7 @@ from core.ledger import Ledger
 from core.ledger import requeue as requeue_module
 from core.ledger.claims import Claim
 from core.ledger.database.tables import assets, jobs
-from core.ledger.requeue import INSTANCE_LOST, MAX_LOSSES, POISON, QUEUE_TIMEOUT, GivenBack, Requeue
+from core.ledger.requeue import INSTANCE_LOST, MAX_LOSSES, POISON, QUEUE_TIMEOUT, START_TIMEOUT, GivenBack, Requeue
 from core.records.job import CANCELED, EXPIRED, FAILED, QUEUED, RUNNING, Status, prompt_id_of
 from core.records.job_error import JobError, Loss
 from core.records.progress import Progress
@@ -207,6 +207,61 @@ class TestExpiry:
             submit(ledger)
         clock.pass_ms(2_000)
         assert [len(ledger.requeue.expire_waiting(timeout_s=1.0)) for _ in range(3)] == [2, 1, 0]
+
+
+class TestDeadlines:
+    def test_who_was_not_begun_in_time(self, ledger: Ledger, clock: StoppedClock) -> None:
+        later, sooner, patient = submit(ledger, start_within_s=3.0), submit(ledger, start_within_s=2.0), submit(ledger)
+        assert ledger.requeue.nearest_deadline_ms() == clock.now_ms + 2_000
+        clock.pass_ms(2_000)
+        assert ledger.requeue.expire_late() == []
+        clock.pass_ms(1)
+        assert ledger.requeue.expire_late() == [sooner.id]
+        job = ledger.jobs.get(sooner.id)
+        assert job.status == EXPIRED
+        assert job.error == JobError(code=START_TIMEOUT, message="No GPU began it within 2 s.")
+        assert [ledger.jobs.get(each.id).status for each in (later, patient)] == [QUEUED, QUEUED]
+        assert ledger.requeue.nearest_deadline_ms() == clock.now_ms - 1 + 1_000
+
+    def test_nobody_waits_for_a_deadline_that_is_none(self, ledger: Ledger) -> None:
+        submit(ledger)
+        assert ledger.requeue.nearest_deadline_ms() is None
+
+    def test_it_counts_until_the_first_begin_alone(self, ledger: Ledger, clock: StoppedClock) -> None:
+        claim = claimed(ledger, start_within_s=2.0)
+        assert ledger.requeue.nearest_deadline_ms() is None
+        ledger.requeue.release(claim, reason="gone")
+        clock.pass_ms(60_000)
+        assert ledger.requeue.nearest_deadline_ms() is None
+        assert ledger.requeue.expire_late() == []
+        again(ledger, claim.job_id, "gpu1@here")
+
+    def test_a_job_that_never_left_the_deck_has_not_begun(self, ledger: Ledger, clock: StoppedClock) -> None:
+        job = submit(ledger, start_within_s=2.0)
+        claim = ledger.claims.claim(NAME, ahead=True)
+        assert claim is not None
+        clock.pass_ms(2_001)
+        assert ledger.requeue.expire_late() == [], "it is the instance's now"
+        ledger.requeue.release(claim, reason="stopped", lost=False)
+        assert ledger.requeue.expire_late() == [job.id]
+
+    def test_one_that_has_left_it_has(self, ledger: Ledger, clock: StoppedClock) -> None:
+        submit(ledger, start_within_s=2.0)
+        claim = ledger.claims.claim(NAME, ahead=True)
+        assert claim is not None
+        ledger.claims.begun(claim)
+        ledger.requeue.release(claim, reason="gone")
+        clock.pass_ms(2_001)
+        assert ledger.requeue.expire_late() == []
+
+    def test_it_goes_in_batches_the_latest_first(
+        self, ledger: Ledger, clock: StoppedClock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(requeue_module, "BATCH", 2)
+        jobs_by_seconds = {seconds: submit(ledger, start_within_s=seconds).id for seconds in (3.0, 1.0, 2.0)}
+        clock.pass_ms(4_000)
+        assert ledger.requeue.expire_late() == [jobs_by_seconds[1.0], jobs_by_seconds[2.0]]
+        assert ledger.requeue.expire_late() == [jobs_by_seconds[3.0]]
 
 
 def row(ledger: Ledger, job_id: str) -> tuple[object, ...]:

@@ -8,11 +8,12 @@ import pytest
 from sqlalchemy import select, update
 
 from core.ledger import Ledger
-from core.ledger.database.tables import deliveries, instances, jobs
+from core.ledger import timekeeping as timekeeping_module
+from core.ledger.database.tables import deliveries, instances, jobs, lines
 from core.ledger.facts import CLOCK
 from core.records.job import DELIVERING, QUEUED, RUNNING, SUCCEEDED, TERMINAL
 from tests.ledger_moves import WEBHOOK, claimed, set_columns, submit
-from tests.makers import StoppedClock, come_up, record_of
+from tests.makers import StoppedClock, Stopwatch, come_up, record_of
 
 NEVER_S = float("inf")
 #: The clocks of hosts may be apart by so much, and somebody looks at least so often.
@@ -95,9 +96,99 @@ class TestSetAhead:
         job_id = submit(ledger).id
         set_columns(ledger, job_id, status=DELIVERING, generated_at_ms=5000)
         ledger.facts.settle(CLOCK, "1 0")
-        ledger.timekeeping._set("another note", GAP_MS, clock.now_ms)
+        ledger.timekeeping._set("another note", GAP_MS, clock.now_ms, exact_ms=GAP_MS)
         assert times_of(ledger, job_id)["generated_at_ms"] == 5000
         assert ledger.facts.get(CLOCK) == "1 0"
+
+
+class TestDeadlines:
+    """Of jobs that are to begin by a certain time."""
+
+    @pytest.mark.parametrize("by_ms", [24 * 3_600_000, -24 * 3_600_000])
+    def test_a_job_has_as_long_to_begin_as_it_had(self, ledger: Ledger, clock: StoppedClock, by_ms: int) -> None:
+        look(ledger)
+        job_id = submit(ledger, start_within_s=60.0).id
+        clock.pass_ms(20_000)
+        clock.pass_ms(by_ms)
+        # By the new clock already.
+        newer = submit(ledger, start_within_s=90.0).id
+        look(ledger)
+        look(ledger)
+        found = {each: start_by(ledger, each) for each in (job_id, newer)}
+        # How long ago somebody looked is known to the second here, and no time has passed by that clock.
+        assert found[newer] == clock.now_ms + 90_000
+        assert found[job_id] == clock.now_ms + 60_000, "no more than it asked for"
+        with ledger.database.read() as connection:
+            assert connection.execute(select(lines.c.start_by_ms)).scalars().all() == [clock.now_ms + 60_000]
+
+    def test_time_that_passed_is_not_given_back(self, ledger: Ledger, clock: StoppedClock) -> None:
+        job_id = submit(ledger, start_within_s=60.0).id
+        clock.pass_ms(20_000)
+        look(ledger)
+        clock.pass_ms(24 * 3_600_000)
+        look(ledger)
+        assert start_by(ledger, job_id) == clock.now_ms + 40_000
+
+    def test_nor_is_it_where_nobody_looked_meanwhile(
+        self, ledger: Ledger, clock: StoppedClock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The process was frozen, or its ledger away: by its other clock it knows that no clock was set."""
+        watch = Stopwatch()
+        monkeypatch.setattr(timekeeping_module, "time", watch)
+        look(ledger)
+        job_id = submit(ledger, start_within_s=60.0).id
+        before_ms = start_by(ledger, job_id)
+        clock.pass_ms(3_600_000)
+        watch.now_s += 3_600
+        assert look(ledger) == 0.0
+        assert start_by(ledger, job_id) == before_ms
+
+
+class TestOrder:
+    def test_set_back_nobody_stands_before_those_who_came_earlier(self, ledger: Ledger, clock: StoppedClock) -> None:
+        look(ledger)
+        came = []
+        for _ in range(3):
+            came.append(submit(ledger).id)
+            clock.pass_ms(7_000)
+        look(ledger)
+        clock.pass_ms(-10_000_000)
+        came.append(submit(ledger).id)
+        clock.pass_ms(2_000)
+        look(ledger)
+        came.append(submit(ledger).id)
+        assert order(ledger) == came
+        with ledger.database.read() as connection:
+            head = connection.execute(select(lines.c.head_ms)).scalar_one()
+        assert head == ledger.jobs.get(came[0]).created_at_ms
+
+    def test_set_ahead_nobody_is_moved(self, ledger: Ledger, clock: StoppedClock) -> None:
+        look(ledger)
+        job = submit(ledger)
+        clock.pass_ms(10_000_000)
+        look(ledger)
+        assert ledger.jobs.get(job.id).created_at_ms == job.created_at_ms
+
+    def test_what_is_kept_is_kept_as_long(self, ledger: Ledger, clock: StoppedClock) -> None:
+        look(ledger)
+        job = submit(ledger)
+        clock.pass_ms(-10_000_000)
+        look(ledger)
+        moved = ledger.jobs.get(job.id)
+        assert moved.expires_at_ms - moved.created_at_ms == job.expires_at_ms - job.created_at_ms
+        assert moved.files_expire_at_ms - moved.created_at_ms == job.files_expire_at_ms - job.created_at_ms
+
+
+def start_by(ledger: Ledger, job_id: str) -> int | None:
+    with ledger.database.read() as connection:
+        found: int | None = connection.execute(select(jobs.c.start_by_ms).where(jobs.c.id == job_id)).scalar_one()
+    return found
+
+
+def order(ledger: Ledger) -> list[str]:
+    query = select(jobs.c.id).where(jobs.c.status == QUEUED).order_by(jobs.c.created_at_ms, jobs.c.id)
+    with ledger.database.read() as connection:
+        return list(connection.execute(query).scalars())
 
 
 class TestSetBack:

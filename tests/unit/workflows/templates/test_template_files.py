@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from core.errors import InvalidRequest
+from core.records.requirements import Requirements
 from workflows.templates.library import SHIPPED, Library
 from workflows.templates.template_files import check_file
 
@@ -101,6 +102,46 @@ def test_what_is_wrong_with_a_parameter(tmp_path: Path, described: str, line: in
 
     assert (file, found_line) == ("t.params.json", line)
     assert reason in found_reason
+
+
+@pytest.mark.parametrize(
+    ("requires", "line", "reason"),
+    [
+        ("[]", 3, "requires must be an object: pool, vram_gb"),
+        ('{\n"pool": ""}', 4, "pool must be 1 to 64 of A-Z a-z 0-9 . _ -"),
+        ('{\n"pool": null}', 4, "pool must be 1 to 64"),
+        ('{\n"vram_gb": "24"}', 4, "vram_gb must be a number from 0 to 4096"),
+        ('{\n"vram_gb": 5000}', 4, "vram_gb must be a number from 0 to 4096"),
+        ('{\n"pool": "a",\n"gpus": 2}', 5, "'gpus' is no field of requires; there are: pool, vram_gb"),
+    ],
+)
+def test_what_is_wrong_with_its_requirements(tmp_path: Path, requires: str, line: int, reason: str) -> None:
+    path = template(tmp_path)
+    write(
+        tmp_path / "t.params.json", f'{{\n"parameters": {{"prompt": {{"type": "string"}}}},\n"requires": {requires}}}'
+    )
+    ((file, found_line, found_reason),) = found(path)
+    assert (file, found_line) == ("t.params.json", line)
+    assert reason in found_reason
+
+
+@pytest.mark.parametrize(
+    ("requires", "read"),
+    [
+        ({}, None),
+        ({"pool": "a"}, Requirements(pool="a")),
+        ({"pool": "a", "vram_gb": 24}, Requirements(pool="a", vram_gb=24.0)),
+    ],
+)
+def test_its_requirements_go_with_each_graph(
+    tmp_path: Path, requires: dict[str, object], read: Requirements | None
+) -> None:
+    sidecar = {"parameters": {"prompt": {"type": "string"}}, "requires": requires}
+    write(template(tmp_path).with_name("t.params.json"), sidecar)
+    filled = Library([tmp_path]).get("t").fill({"prompt": "a"}, draw=lambda low, _high: low)
+    assert filled.requires == read
+    # 24 and 24.0 are one line of waiting jobs, not two.
+    assert filled.requires is None or not isinstance(filled.requires.vram_gb, int)
 
 
 def test_what_is_wrong_with_a_sidecar(tmp_path: Path) -> None:
