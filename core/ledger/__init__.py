@@ -45,6 +45,7 @@ from core.ledger.requeue import Requeue
 from core.ledger.scheduling.choice import Chooser
 from core.ledger.scheduling.learned import LearnedCosts
 from core.ledger.scheduling.lines import Lines
+from core.ledger.scheduling.outlook import OutlookReader
 from core.ledger.scheduling.turns import Turns
 from core.ledger.sealing import Sealer, load_keys
 from core.ledger.secrets import Secrets
@@ -83,6 +84,7 @@ class Ledger:
         self.input_files = InputFiles(self.database)
         self.durations = Durations(self.database)
         self.workload = WorkloadReader(self.database, self.durations)
+        self.outlook = OutlookReader(self.database, self.lines, learned, self.durations)
         self.facts = Facts(self.database)
         self.removal = Removal(self.database)
         self.timekeeping = Timekeeping(self.database, self.facts, lease_s=settings.lease_s)

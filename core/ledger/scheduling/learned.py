@@ -31,6 +31,13 @@ class Costs:
         """Return how long a job with these models runs where they are held, on a kind of GPU or on any."""
         return self._of(run_subject(models), gpu, USUAL_RUN_S)
 
+    def known_run_s(self, models: ModelSet, gpus: Collection[str]) -> float | None:
+        """Return the same over some kinds of GPU; None where no job with these models has run anywhere."""
+        found = self.seconds.get(run_subject(models))
+        if not found:
+            return None
+        return fmean([found[gpu] for gpu in gpus if gpu in found] or found.values())
+
     def load_s(self, models: ModelSet, gpu: str | None = None) -> float:
         """Return how long it takes to make these models resident."""
         return self._of(load_subject(models), gpu, USUAL_LOAD_S) if models else 0.0

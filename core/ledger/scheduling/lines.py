@@ -10,7 +10,7 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -126,6 +126,11 @@ class Lines:
         self._learn(connection, [line_id])
         return self._kinds.get(line_id)
 
+    def kinds_of(self, connection: Connection, line_ids: Collection[int]) -> dict[int, LineKind]:
+        """Return what several lines are; those that are not there are left out."""
+        self._learn(connection, line_ids)
+        return {line_id: self._kinds[line_id] for line_id in line_ids if line_id in self._kinds}
+
     def kinds(self) -> list[LineKind]:
         """Return the kinds of the lines that this process knows."""
         return list(self._kinds.values())
@@ -169,7 +174,7 @@ class Lines:
             ).scalar_one()
         return made
 
-    def _learn(self, connection: Connection, line_ids: Sequence[int]) -> None:
+    def _learn(self, connection: Connection, line_ids: Collection[int]) -> None:
         missing = [line_id for line_id in line_ids if line_id not in self._kinds]
         if not missing:
             return
