@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, and_, bindparam, func, lateral, or_, select, true
+from sqlalchemy import Connection, and_, bindparam, func, lateral, literal_column, or_, select, true
 
 from core.ledger.database.line_counts import IS_QUEUED
 from core.ledger.database.tables import jobs, lines
 from core.ledger.durations import CHUNK
+from core.records.job import QUEUED
 
 #: Jobs looked at one by one, over all lines, and of one line.
-LOOK, LOOK_OF_LINE = 1_000, 100
+LOOK, LOOK_OF_LINE = 1_000, 500
 #: Places in one line that are counted one by one; beyond so many, all jobs of the line are numbered.
 FEW = 8
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HeadJob:
+class HeadJob(NamedTuple):
     """One of the jobs that are next in their line."""
 
     line: int
@@ -36,25 +36,20 @@ def _column(name: str) -> Any:
     return jobs.c.workflow.label("template") if name == "template" else jobs.c[name]
 
 
-_COLUMNS = tuple(_column(field.name) for field in fields(HeadJob))
+_COLUMNS = tuple(_column(name) for name in HeadJob._fields)
 _IN_ORDER = (jobs.c.created_at_ms, jobs.c.id)
-_inner = jobs.alias("inner_jobs")
-_NEXT = (
-    select(*_COLUMNS)
-    .where(jobs.c.line == lines.c.id, IS_QUEUED)
-    .order_by(*_IN_ORDER)
+_others = jobs.alias("others")
+_IDS = (
+    select(_others.c.id)
+    .where(_others.c.line == lines.c.id, _others.c.status == literal_column(f"'{QUEUED}'"))
+    .order_by(_others.c.created_at_ms, _others.c.id)
     .limit(bindparam("of_line"))
     .correlate(lines)
 )
-_next = lateral(_NEXT, "next_jobs")
-_HEADS = select(*_next.c).select_from(lines.join(_next, true())).where(lines.c.waiting > 0)
-#: SQLite has no lateral joins: line by line, prepared once.
-_HEADS_OF_ONE = (
-    select(*_COLUMNS)
-    .where(jobs.c.line == bindparam("wanted_line"), IS_QUEUED)
-    .order_by(*_IN_ORDER)
-    .limit(bindparam("of_line"))
-)
+_next = lateral(_IDS, "next_jobs")
+#: PostgreSQL looks into each line by itself only if it is told to, and SQLite does without.
+_HEADS = select(*_COLUMNS).select_from(lines.join(_next, true()).join(jobs, jobs.c.id == _next.c.id))
+_HEADS_OF_SQLITE = select(*_COLUMNS).select_from(lines.join(jobs, jobs.c.id.in_(_IDS)))
 _NEWEST = select(
     lines.c.id,
     select(func.max(jobs.c.created_at_ms))
@@ -94,28 +89,12 @@ def read_heads(connection: Connection, line_ids: Sequence[int]) -> Heads:
         return Heads(jobs={}, newest_ms={})
     of_line = max(1, min(LOOK_OF_LINE, LOOK // len(line_ids)))
     found: dict[int, list[HeadJob]] = defaultdict(list)
-    for row in _rows(connection, line_ids, of_line):
-        found[row[0]].append(
-            HeadJob(
-                line=row[0],
-                id=row[1],
-                created_at_ms=row[2],
-                start_by_ms=row[3],
-                shape=row[4],
-                template=row[5],
-                expected_time_s=row[6],
-            )
-        )
+    heads = _HEADS_OF_SQLITE if connection.dialect.name == "sqlite" else _HEADS
+    rows = connection.execute(heads.where(lines.c.waiting > 0), {"of_line": of_line})
+    for row in sorted(rows, key=lambda row: (row[2], row[1])):
+        found[row[0]].append(HeadJob(*row))
     newest = {line: newest_ms for line, newest_ms in connection.execute(_NEWEST) if newest_ms is not None}
     return Heads(jobs=found, newest_ms=newest)
-
-
-def _rows(connection: Connection, line_ids: Sequence[int], of_line: int) -> Iterable[Any]:
-    if connection.dialect.name != "sqlite":
-        yield from connection.execute(_HEADS, {"of_line": of_line})
-        return
-    for line_id in line_ids:
-        yield from connection.execute(_HEADS_OF_ONE, {"wanted_line": line_id, "of_line": of_line})
 
 
 def read_indexes(connection: Connection, job_ids: Collection[str]) -> dict[str, tuple[int, int]]:

@@ -61,7 +61,7 @@ class LineKind:
     @cached_property
     def accepted(self) -> frozenset[str] | None:
         """Digests of the catalogues its jobs may run on; None means any."""
-        return None if self.catalogues is None else frozenset(self.catalogues.split(","))
+        return accepted_of(self.catalogues)
 
     @cached_property
     def work(self) -> ModelSet:
@@ -181,6 +181,11 @@ class Lines:
         found = _kinds_of(connection.execute(_WHAT_IT_IS.where(lines.c.id.in_(missing))))
         with self._lock:
             self._kinds.update(found)
+
+
+def accepted_of(catalogues: str | None) -> frozenset[str] | None:
+    """Return which catalogues a job accepts, from its column `catalogues`; None means any."""
+    return None if catalogues is None else frozenset(catalogues.split(","))
 
 
 def _kinds_of(rows: Iterable[Row[tuple[object, ...]]]) -> dict[int, LineKind]:

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, func, select
 
 from core.clock import now_ms
 from core.ledger.database.connections import Database
-from core.ledger.database.tables import jobs
+from core.ledger.database.tables import jobs, lines
 from core.ledger.durations import DEFAULT_S, Averages, Durations, Lasting, gpu_kind
 from core.ledger.scheduling.fleet import FleetView, RunningJob, read_gpus, read_running
 from core.ledger.scheduling.heads import HeadJob, Heads, read_heads, read_indexes
@@ -21,26 +21,28 @@ from core.ledger.scheduling.lines import LineKind, Lines, WaitingLine
 from core.ledger.scheduling.picture import GpuRow
 from core.records.job import DELIVERING, QUEUED, RUNNING
 from core.scheduling import picture as pure
-from core.scheduling.forecast import Forecast, forecast
+from core.scheduling.forecast import Forecast, Place, forecast
 from core.scheduling.lines import Line, ModelSet
 
-#: Bounds the time that a forecast takes: some 50 ms with a thousand GPUs and a thousand lines.
-LOOKS = 30_000
+#: Bounds the time that a forecast takes, to some 50 ms with a thousand GPUs and a thousand lines.
+LOOKS = 15_000
 #: The id of the line of a job that does not exist: one that is submitted now.
 NEW_LINE = -1
 #: The priority of a job that asks for none.
 USUAL_PRIORITY = 0
 
+#: Those that wait are counted in their lines already.
+_WAITING = select(func.coalesce(func.sum(lines.c.waiting), 0))
 _SIZES = (
     select(jobs.c.status, func.count().label("jobs"))
-    .where(jobs.c.status.in_([QUEUED, RUNNING, DELIVERING]))
+    .where(jobs.c.status.in_([RUNNING, DELIVERING]))
     .group_by(jobs.c.status)
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outlook:
-    """The fleet's work at one moment, and what becomes of it."""
+    """The fleet's work at one moment, and what becomes of it: which jobs begin when, and why the others wait."""
 
     #: Read at this time.
     at_ms: int
@@ -55,6 +57,26 @@ class Outlook:
     #: Line and index in it of the jobs that are next in their lines.
     indexes: Mapping[str, tuple[int, int]] = field(repr=False)
 
+    def place(self, line_id: int, index: int) -> Place:
+        """Return where a job stands, see `Forecast.place`; one that came after this was read stands behind the others.
+
+        Raises:
+          KeyError: no job waited in this line.
+        """
+        place = self.forecast.place(line_id, index)
+        line = self.forecast.lines[line_id].line
+        newer = index - line.waiting + 1
+        if newer <= 0 or place.position is None or place.taken_in_s is None or place.starts_in_s is None:
+            return place
+        able = sum(gpu.can_run is None or line_id in gpu.can_run for gpu in self.picture.gpus)
+        later_s = newer * line.run_s / max(1, able)
+        return replace(
+            place,
+            position=place.position + newer,
+            taken_in_s=place.taken_in_s + later_s,
+            starts_in_s=place.starts_in_s + later_s,
+        )
+
     @cached_property
     def wait_of_new_s(self) -> float | None:
         """Until a job would begin that is submitted now, with the usual priority, for any GPU; None without any."""
@@ -64,16 +86,16 @@ class Outlook:
         gpus = tuple(
             gpu if gpu.can_run is None else replace(gpu, can_run=gpu.can_run | {NEW_LINE}) for gpu in self.picture.gpus
         )
-        lines = (*self.picture.lines, pure.WaitingLine(line=newcomer))
-        return forecast(replace(self.picture, lines=lines, gpus=gpus), looks=LOOKS).place(NEW_LINE).starts_in_s
+        with_it = replace(self.picture, lines=(*self.picture.lines, pure.WaitingLine(line=newcomer)), gpus=gpus)
+        return forecast(with_it, looks=LOOKS).place(NEW_LINE).starts_in_s
 
 
 class OutlookReader:
     """Reads the outlook from the ledger: some ten short queries, however many jobs wait."""
 
-    def __init__(self, database: Database, lines: Lines, learned: LearnedCosts, durations: Durations) -> None:
+    def __init__(self, database: Database, known_lines: Lines, learned: LearnedCosts, durations: Durations) -> None:
         self._database = database
-        self._lines = lines
+        self._lines = known_lines
         self._learned = learned
         self._durations = durations
 
@@ -118,7 +140,9 @@ class OutlookReader:
 
 
 def _read_sizes(connection: Connection) -> dict[str, int]:
-    return {row.status: row.jobs for row in connection.execute(_SIZES)}
+    waiting = int(connection.execute(_WAITING).scalar_one())
+    sizes = {row.status: row.jobs for row in connection.execute(_SIZES)}
+    return {QUEUED: waiting, **sizes} if waiting else sizes
 
 
 class _Expected:
@@ -197,10 +221,9 @@ def _picture(
 ) -> pure.Picture:
     fleet = tuple(view.gpu(row, left_s=left.get(row.name)) for row in gpus)
     able = _kinds_for(gpus, fleet)
-    lines = tuple(_line(line, heads, able, expected) for line in waiting if heads.jobs.get(line.id))
     return pure.Picture(
         now_s=now / 1000,
-        lines=lines,
+        lines=tuple(_line(line, heads, able, expected) for line in waiting if heads.jobs.get(line.id)),
         gpus=fleet,
         files={line.kind.work: line.kind.files for line in waiting},
     )
