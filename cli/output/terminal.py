@@ -38,7 +38,7 @@ JOB_COLUMNS = (
     Heading("progress", gives_way=1),
     Heading("outputs", gives_way=4),
     Heading("template", gives_way=3),
-    Heading("waits", gives_way=5),
+    Heading("place", gives_way=5),
 )
 #: Characters of a terminal from which on a bar may be long.
 WIDE = 100
@@ -254,12 +254,19 @@ def list_jobs(screen: Screen, jobs: list[Job]) -> None:
     rows = [_row(job) for job in jobs]
     if not screen.is_terminal:
         # Not through rich, which would turn tabs into spaces.
-        for row in rows:
-            print("\t".join(printable(cell) for cell in row))
+        for row, job in zip(rows, jobs, strict=True):
+            print("\t".join(printable(cell) for cell in (*row, why_it_waits(job) or "-")))
         return
     # To the second, so that there is room for it in 80 columns.
     seen = [(*row[:2], row[2][:19].replace("T", " "), *row[3:]) for row in rows]
-    print_table(screen.console, JOB_COLUMNS, seen, style=lambda row: COLORS.get(row[1], ""))
+    reasons = {str(job["id"]): why_it_waits(job) for job in jobs}
+    print_table(
+        screen.console,
+        JOB_COLUMNS,
+        seen,
+        style=lambda row: COLORS.get(row[1], ""),
+        note=lambda row: reasons.get(row[0], ""),
+    )
 
 
 def _row(job: Job) -> tuple[str, ...]:
@@ -270,8 +277,16 @@ def _row(job: Job) -> tuple[str, ...]:
         percent = "100%"
     created = str(job.get("created_at") or job.get("create_time") or "-")
     count = str(len(job.get("outputs") or []))
-    waits = describe_wait(job) or "-"
-    return str(job["id"]), str(job["status"]), created, percent, count, str(job.get("template") or "-"), waits
+    template = str(job.get("template") or "-")
+    return str(job["id"]), str(job["status"]), created, percent, count, template, _short_place(job)
+
+
+def _short_place(job: Job) -> str:
+    """For a list: `3, in 2 min`."""
+    position, wait_ms = job.get("queue_position"), job.get("estimated_wait_ms")
+    if not position:
+        return "-"
+    return f"{position}, in {about(wait_ms / 1000)}" if isinstance(wait_ms, (int, float)) else str(position)
 
 
 def _bar(console: Console) -> Progress:

@@ -247,6 +247,7 @@ def _line(
     kind, found = waiting.kind, heads.jobs[waiting.id]
     kinds = able.get(None, frozenset()) | able.get(waiting.id, frozenset())
     came_s = [job.created_at_ms / 1000 for job in found[1:]]
+    run_s = tuple(expected.run_s(job, kind.models, kinds) for job in found)
     # A job may have come or gone between two of the reads.
     count = max(waiting.waiting, len(found))
     if count > len(found):
@@ -258,10 +259,12 @@ def _line(
         models=kind.work,
         waiting=count,
         since_s=found[0].created_at_ms / 1000,
-        run_s=fmean(expected.run_s(job, kind.models, kinds) for job in found),
+        run_s=fmean(run_s),
         start_by_s=None if waiting.start_by_ms is None else waiting.start_by_ms / 1000,
     )
-    return pure.WaitingLine(line=line, came_s=tuple(came_s), start_by_s=_deadlines(waiting, found), needs=_needs(kind))
+    return pure.WaitingLine(
+        line=line, came_s=tuple(came_s), start_by_s=_deadlines(waiting, found), run_s=run_s, needs=_needs(kind)
+    )
 
 
 def _deadlines(waiting: WaitingLine, found: Iterable[HeadJob]) -> dict[int, float]:
