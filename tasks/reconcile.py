@@ -74,6 +74,11 @@ def expire_waiting(runtime: Runtime) -> None:
             publish_follow_up(runtime.publisher, Moved(job_id=job_id, status=EXPIRED))
 
 
+def mend_lines(runtime: Runtime) -> None:
+    """Put waiting jobs in line that are in none."""
+    runtime.ledger.line_mender.mend()
+
+
 def publish_missing_turns(runtime: Runtime) -> None:
     """Publish a turn for each idle instance that would take a waiting job, whatever became of earlier turns."""
     for turn in runtime.ledger.turns.missing():
@@ -104,6 +109,7 @@ STEPS: tuple[Callable[[Runtime], None], ...] = (
     take_back,
     expire_waiting,
     follow_fleet,
+    mend_lines,
     publish_missing_turns,
     resume_uploads,
     wipe_secrets,

@@ -29,7 +29,7 @@ class Runtime:
         self.notices = NoticeSender(settings)
         self.ledger = Ledger(settings, on_change=self._announce)
         self.storage = StorageMarker(settings, self.ledger.facts)
-        self.publisher = Publisher(app, self.ledger.turns.of)
+        self.publisher = Publisher(app, self.ledger.turns.of, self.ledger.turns.woken)
         self.sender = BackgroundSender(self.publisher)
 
     def close(self) -> None:

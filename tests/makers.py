@@ -16,12 +16,13 @@ from comfy.prompts.session import PromptHandle, PromptResult
 from core.clock import ledger_clock
 from core.ledger import Ledger
 from core.ledger.instances import InstanceRecord
+from core.ledger.scheduling.turns import Turn
 from core.messaging.notices import Notice, NoticeSender
 from core.records.job import SUCCEEDED, Job, Status
 from core.records.progress import Progress
 from core.settings import Settings
 from core.storage.marker import StorageMarker
-from tasks.messaging.publish import Publisher
+from tasks.messaging.publish import BackgroundSender, Publisher
 from tasks.runtime import Runtime
 
 #: The instance that is meant where none is named, and its worker.
@@ -85,6 +86,15 @@ class PublishedMessages(Publisher):
     def look_again(self) -> bool:
         return self._keep("look_again")
 
+    def turn_for(self, turn: Turn) -> bool:
+        return self._keep("turn", turn.job_id)
+
+    def wake(self) -> None:
+        """Nobody is idle."""
+
+    def own_turn(self, job_id: str, instance: str) -> bool:
+        return self._keep("own_turn", job_id, instance)
+
     def _keep(self, *message: Any) -> bool:
         self.sent.append(message)
         return True
@@ -112,6 +122,7 @@ class BrokerlessRuntime(Runtime):
         self.ledger = Ledger(settings)
         self.storage = StorageMarker(settings, self.ledger.facts)
         self.publisher = self.published = PublishedMessages()
+        self.sender = cast(BackgroundSender, self.published)
         self.is_closed = False
 
     def close(self) -> None:

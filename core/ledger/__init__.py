@@ -45,6 +45,7 @@ from core.ledger.requeue import Requeue
 from core.ledger.scheduling.choice import Chooser
 from core.ledger.scheduling.learned import LearnedCosts
 from core.ledger.scheduling.lines import Lines
+from core.ledger.scheduling.mending import LineMender
 from core.ledger.scheduling.outlook import OutlookReader
 from core.ledger.scheduling.turns import Turns
 from core.ledger.sealing import Sealer, load_keys
@@ -71,6 +72,7 @@ class Ledger:
         self.requests = Requests(self.database, sealer)
         learned = LearnedCosts()
         self.lines = Lines(self.database)
+        self.line_mender = LineMender(self.database, self.lines)
         self.turns = Turns(self.database, self.lines, learned)
         self.jobs = Jobs(self.database, self.lines, self.secrets, self.requests, Retention.from_settings(settings))
         self.claims = Claims(self.database, Chooser(self.lines, learned), lease_s=settings.lease_s)

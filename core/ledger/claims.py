@@ -11,16 +11,16 @@ import zlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, and_, bindparam, insert, select, update
+from sqlalchemy import ColumnElement, and_, insert, select, update
 
 from core.clock import now_ms
 from core.errors import StaleAttempt
 from core.ledger.database.connections import Change, Database
 from core.ledger.database.rows import JOB_COLUMNS, asset_row
 from core.ledger.database.stored_fields import RowReader
-from core.ledger.database.tables import assets, instances, job_errors, jobs, secrets
+from core.ledger.database.tables import assets, instances, job_errors, jobs
 from core.ledger.scheduling.choice import Chooser
-from core.ledger.secrets import ANY, RUN, end_run
+from core.ledger.secrets import end_run
 from core.ledger.transitions import transition
 from core.ledger.webhooks.outbox_writer import announce_progress
 from core.records.job import CANCELED, DELIVERING, FAILED, LEASED, QUEUED, RUNNING, InputRef, Status, prompt_id_of
@@ -81,13 +81,6 @@ _OF_THE_JOB = RowReader(
     ),
 )
 
-# Statements on the path between two jobs of a GPU, built once: building one takes longer than running it.
-_HAS_SECRETS = (
-    select(secrets.c.job_id).where(secrets.c.job_id == bindparam("wanted"), secrets.c.purpose.in_((RUN, ANY))).exists()
-)
-_REST = select(jobs.c.graph, jobs.c.extra_pnginfo, _HAS_SECRETS.label("has_secrets")).where(
-    jobs.c.id == bindparam("wanted")
-)
 _ANY_QUEUED = select(jobs.c.id).where(jobs.c.status == QUEUED).limit(1)
 
 
@@ -133,13 +126,12 @@ class Claims:
             if row is None:
                 return None
             self._chooser.note(transaction, choice, ahead=ahead)
-            rest = transaction.connection.execute(_REST, {"wanted": choice.job_id}).one()
         return Claim(
             job_id=choice.job_id,
-            graph=rest.graph,
-            extra_pnginfo=rest.extra_pnginfo,
+            graph=choice.graph,
+            extra_pnginfo=choice.extra_pnginfo,
             has_webhook=row.webhook is not None,
-            has_secrets=rest.has_secrets,
+            has_secrets=choice.has_secrets,
             load_s=choice.decision.load_s,
             run_s=choice.run_s,
             cold_load_s=choice.cold_load_s,

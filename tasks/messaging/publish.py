@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 #: After a failure nothing is tried for this long, so that a dead broker costs one request its timeout, not each.
 BREAK_S = 2.0
+#: One process looks for idle instances to be woken this often at most.
+WAKE_S = 0.5
 #: Messages that may wait for a broker that is slow.
 BACKLOG = 1_000
 
@@ -30,10 +32,17 @@ BACKLOG = 1_000
 class Publisher:
     """Publishes for one process. Nothing it does can fail its caller: the reconciler mends what did not get through."""
 
-    def __init__(self, app: Celery, turn_of: Callable[[str], Turn | None] | None = None) -> None:
+    def __init__(
+        self,
+        app: Celery,
+        turn_of: Callable[[str], Turn | None] | None = None,
+        woken: Callable[[], list[Turn]] | None = None,
+    ) -> None:
         """Parameters:
         turn_of: says which instance a job's turn is for; without it, turns are for whichever worker takes them.
+        woken: says which turns are for instances that rather stayed idle until now.
         """
+        self._woken = woken
         self._app = app
         self._turn_of = turn_of
         self._errors = broker_errors(app.conf.broker_url)
@@ -60,6 +69,18 @@ class Publisher:
     def turn_for(self, turn: Turn) -> bool:
         """Publish a turn for its instance; False when the broker did not take it."""
         return self._publish_turn(turn.job_id, gpu_queue_of(turn.instance) if turn.has_queue else GPU_QUEUE)
+
+    def wake(self) -> None:
+        """Publish turns for instances that stayed idle rather than load models, and would not any more."""
+        if self._woken is None:
+            return
+        try:
+            turns = self._woken()
+        except LedgerUnavailable as exc:
+            log.info("idle instances are left to the reconciler: %s", exc)
+            return
+        for turn in turns:
+            self.turn_for(turn)
 
     def own_turn(self, job_id: str, instance: str) -> bool:
         """Publish the turn of a job that an instance has claimed already; False when the broker did not take it."""
@@ -116,6 +137,7 @@ class BackgroundSender:
         self._publisher = publisher
         self._queue: queue.Queue[Callable[[], object]] = queue.Queue(BACKLOG)
         self._loop = Loop("sender", self._publish_next)
+        self._woken_at_s = float("-inf")
 
     def notify(self, job_id: str) -> None:
         """Publish the sending of a job's webhooks soon. What finds too much waiting is left to the reconciler."""
@@ -124,6 +146,13 @@ class BackgroundSender:
     def own_turn(self, job_id: str, instance: str) -> None:
         """Publish the turn of a job that an instance has claimed already. Without it the job runs all the same."""
         self._put(lambda: self._publisher.own_turn(job_id, instance))
+
+    def wake(self) -> None:
+        """Wake idle instances soon, see `Publisher.wake`; at most so often."""
+        now_s = time.monotonic()
+        if now_s - self._woken_at_s >= WAKE_S:
+            self._woken_at_s = now_s
+            self._put(self._publisher.wake)
 
     def _put(self, publish: Callable[[], object]) -> None:
         self._loop.start()

@@ -203,7 +203,9 @@ class JobRunner:
             self._runs.append(run)
         if not is_attended:
             # So that a task attends to it, which Flower shows.
-            self._runtime.sender.own_turn(claim.job_id, self._name)
+            own_turn = functools.partial(self._runtime.sender.own_turn, claim.job_id, self._name)
+            failure_of(own_turn, f"the turn of job {claim.job_id}")
+        failure_of(self._runtime.sender.wake, "waking idle instances")
         return run
 
     def _has_next(self) -> bool:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Select, bindparam, insert, or_, select, update
+from sqlalchemy import Row, Select, Update, bindparam, insert, or_, select, update
 from sqlalchemy import delete as delete_from
 
 from core.clock import now_ms
 from core.ledger.database.connections import Transaction
 from core.ledger.database.line_counts import IS_QUEUED
-from core.ledger.database.tables import instances, jobs, residents
+from core.ledger.database.tables import instances, jobs, residents, secrets
 from core.ledger.instances import HEALTHY, SILENCE_MS
 from core.ledger.scheduling.learned import LearnedCosts
 from core.ledger.scheduling.lines import Lines
 from core.ledger.scheduling.picture import GPU_COLUMNS, GpuRow, Picture
 from core.ledger.scheduling.turns import AVOID_MS, idle_instances, play_idle
+from core.ledger.secrets import ANY, RUN
 from core.scheduling.lines import Decision
 from core.scheduling.residency import Residency
 
@@ -45,10 +47,14 @@ _IS_OURS_TO_TRY = or_(
     ~_SUITS_ANOTHER,
 )
 _IS_IN_TIME = or_(jobs.c.start_by_ms.is_(None), jobs.c.start_by_ms >= bindparam("now"))
-_OF_THE_LINE = select(jobs.c.id).where(jobs.c.line == bindparam("wanted_line"), IS_QUEUED, _IS_OURS_TO_TRY, _IS_IN_TIME)
+_HAS_SECRETS = select(secrets.c.job_id).where(secrets.c.job_id == jobs.c.id, secrets.c.purpose.in_((RUN, ANY))).exists()
+_OF_THE_LINE = select(jobs.c.id, jobs.c.graph, jobs.c.extra_pnginfo, _HAS_SECRETS.label("has_secrets")).where(
+    jobs.c.line == bindparam("wanted_line"), IS_QUEUED, _IS_OURS_TO_TRY, _IS_IN_TIME
+)
 _HEAD = _OF_THE_LINE.order_by(jobs.c.created_at_ms, jobs.c.id).limit(1)
 _NAMED = _OF_THE_LINE.where(jobs.c.id == bindparam("wanted"))
 _NEAREST = _OF_THE_LINE.where(jobs.c.start_by_ms.is_not(None)).order_by(jobs.c.start_by_ms, jobs.c.id).limit(1)
+_LOCKED = {query: query.with_for_update(of=jobs, skip_locked=True) for query in (_HEAD, _NAMED, _NEAREST)}
 _IDLE_NOW = (
     update(instances)
     .where(instances.c.name == bindparam("instance"), instances.c.free_at_ms > bindparam("now"))
@@ -68,6 +74,11 @@ class Choice:
     #: How long it runs where its models are held, and how long a load of them takes here, expected.
     run_s: float
     cold_load_s: float
+    #: Of the job's row, as they are: JSON texts.
+    graph: str
+    extra_pnginfo: str | None
+    #: There are some that its run needs.
+    has_secrets: bool
 
 
 class Chooser:
@@ -125,12 +136,15 @@ class Chooser:
             if decision is None:
                 return None
             line = decision.line
-            job_id = _taken(transaction, decision, who)
-            if job_id is not None:
+            job = _taken(transaction, decision, who)
+            if job is not None:
                 files = picture.kinds[line.id].files
                 cold_load_s = gpu.load_s.get(line.models, 0.0) if files else 0.0
                 return Choice(
-                    job_id=job_id,
+                    job_id=job.id,
+                    graph=job.graph,
+                    extra_pnginfo=job.extra_pnginfo,
+                    has_secrets=job.has_secrets,
                     decision=decision,
                     files=files,
                     gpu=row,
@@ -163,13 +177,13 @@ class Chooser:
                 "loading_s": (row.loading_s if same_day else 0.0) + load_s,
                 "loads_day": today,
             }
-        transaction.connection.execute(update(instances).where(instances.c.name == row.name).values(**values))
+        written = {"instance": row.name, **{f"new_{name}": value for name, value in values.items()}}
+        transaction.connection.execute(_noting(tuple(values)), written)
         if after.names != before.names:
             self._keep_residents(transaction, row.name, after)
 
     def _keep_residents(self, transaction: Transaction, instance: str, held: Residency) -> None:
-        names = held.names
-        sets = sorted({kind.models for kind in self._lines.kinds() if kind.files and names.issuperset(kind.files)})
+        sets = sorted(self._lines.reach.sets(held.names))
         transaction.connection.execute(delete_from(residents).where(residents.c.instance == instance))
         if sets:
             transaction.connection.execute(
@@ -177,16 +191,23 @@ class Chooser:
             )
 
 
-def _taken(transaction: Transaction, decision: Decision, who: dict[str, Any]) -> str | None:
+@lru_cache(maxsize=16)
+def _noting(names: tuple[str, ...]) -> Update:
+    """Return the statement that writes these columns of an instance."""
+    values: dict[str, Any] = {name: bindparam(f"new_{name}") for name in names}
+    return update(instances).where(instances.c.name == bindparam("instance")).values(**values)
+
+
+def _taken(transaction: Transaction, decision: Decision, who: dict[str, Any]) -> Row[Any] | None:
     wanted = who | {"wanted_line": decision.line.id}
     first = _NEAREST if decision.takes_nearest_deadline else _NAMED if who["wanted"] is not None else None
     for query in (_HEAD,) if first is None else (first, _HEAD):
-        job_id: str | None = transaction.connection.execute(_locked(transaction, query), wanted).scalar()
-        if job_id is not None:
-            return job_id
+        job = transaction.connection.execute(_locked(transaction, query), wanted).one_or_none()
+        if job is not None:
+            return job
     return None
 
 
 def _locked(transaction: Transaction, query: Select[Any]) -> Select[Any]:
     """Lock the row found, passing over those another claim holds. SQLite has one writer at a time anyway."""
-    return query if transaction.is_sqlite else query.with_for_update(of=jobs, skip_locked=True)
+    return query if transaction.is_sqlite else _LOCKED[query]

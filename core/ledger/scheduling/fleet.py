@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +13,7 @@ from core.ledger.instances import HEALTHY, SILENCE_MS
 from core.ledger.scheduling.learned import USUAL_LOAD_S, Costs
 from core.ledger.scheduling.lines import LineKind
 from core.ledger.scheduling.picture import GPU_COLUMNS, GpuRow
+from core.ledger.scheduling.reach import Reach, Sort
 from core.records.job import LEASED
 from core.scheduling.lines import Gpu, ModelSet
 from core.scheduling.picture import FleetGpu
@@ -66,23 +66,18 @@ class FleetView:
     Parameters:
       waiting: the lines that have jobs, by their id.
       known: the kinds of all lines known: what is held for those without jobs is pushed out, too.
+      reach: what follows from all these.
       costs: of the models that are waited for.
     """
 
-    def __init__(self, waiting: Mapping[int, LineKind], known: Iterable[LineKind], costs: Costs) -> None:
+    def __init__(self, waiting: Mapping[int, LineKind], known: Iterable[LineKind], reach: Reach, costs: Costs) -> None:
         self._waiting = waiting
+        self._reach = reach
         self._costs = costs
-        self._can_run: dict[tuple[str | None, str | None, int | None], frozenset[int] | None] = {}
+        self._files = {kind.work: kind.files for kind in known}
+        self._can_run: dict[Sort, frozenset[int] | None] = {}
         self._load_s: dict[str, dict[ModelSet, float]] = {}
         self._gpus: dict[tuple[object, ...], tuple[Gpu, tuple[ModelSet, ...], int]] = {}
-        #: Model sets and their files, by the first of these: what is not held for that one file is not looked at.
-        self._by_file: dict[str, dict[ModelSet, tuple[str, ...]]] = defaultdict(dict)
-        for kind in known:
-            if kind.files:
-                self._by_file[kind.files[0]][kind.models] = kind.files
-        for kind in waiting.values():
-            if kind.files:
-                self._by_file[kind.files[0]][kind.work] = kind.files
 
     def gpu(self, row: GpuRow, *, left_s: float | None) -> FleetGpu:
         """Return an instance.
@@ -105,9 +100,9 @@ class FleetView:
 
     def can_run(self, row: GpuRow) -> frozenset[int] | None:
         """Return the waiting lines that an instance can run; None for all of them."""
-        sort = row.catalogue, row.pool, row.vram_bytes
+        sort = Sort(row.catalogue, row.pool, row.vram_bytes)
         if sort not in self._can_run:
-            able = frozenset(line_id for line_id, kind in self._waiting.items() if row.may_run(kind))
+            able = self._reach.able(sort).intersection(self._waiting)
             self._can_run[sort] = None if len(able) == len(self._waiting) else able
         return self._can_run[sort]
 
@@ -120,18 +115,13 @@ class FleetView:
 
     def _made(self, row: GpuRow, kind: str) -> tuple[Gpu, tuple[ModelSet, ...], int]:
         residency = row.residency
-        names, risky = residency.names, residency.at_risk()
-        held = {
-            models: files
-            for name in names
-            for models, files in self._by_file.get(name, {}).items()
-            if names.issuperset(files)
-        }
+        holds, at_risk = self._reach.held(residency.names, residency.at_risk())
+        held = {work: self._files[work] for work in holds if self._files.get(work)}
         age = {file.name: place for place, file in enumerate(residency.files)}
-        recent = tuple(sorted(held, key=lambda models: (max(age[name] for name in held[models]), models)))
+        recent = tuple(sorted(held, key=lambda work: (max(age[name] for name in held[work]), work)))
         gpu = Gpu(
             holds=frozenset(held),
-            at_risk=frozenset(models for models, files in held.items() if risky.intersection(files)),
+            at_risk=frozenset(work for work in held if self._reach.models_of[work] in at_risk),
             load_s=self._loads(kind),
             usual_load_s=USUAL_LOAD_S,
         )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
 from statistics import fmean
+from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, Select, bindparam, select
 
+from core.clock import now_ms
 from core.ledger.database.tables import durations
 from core.ledger.durations import CHUNK
 from core.ledger.model_sets import load_subject, run_subject
@@ -19,17 +20,30 @@ from core.scheduling.lines import ModelSet
 USUAL_RUN_S, USUAL_LOAD_S = 10.0, 10.0
 #: How long a process goes by what it has read.
 KNOWN_S = 3.0
+#: How long until it reads all of it: what the ledger has forgotten is not used for ever.
+FORGOTTEN_S = 3600.0
+#: Longer than a write may take from its time stamp to its commit.
+OVERLAP_MS = 20_000
+
+_COSTS = select(durations.c.what, durations.c.gpu, durations.c.average_s, durations.c.updated_at_ms)
+_NEWER = _COSTS.where(durations.c.updated_at_ms >= bindparam("since_ms"))
 
 
-@dataclass(frozen=True, kw_only=True)
 class Costs:
     """Seconds by subject and kind of GPU."""
 
-    seconds: Mapping[str, Mapping[str, float]]
+    def __init__(self, seconds: Mapping[str, Mapping[str, float]]) -> None:
+        self.seconds = seconds
+        #: Answers given before: a claim asks for those of all lines.
+        self._runs: dict[tuple[ModelSet, str | None], float] = {}
+        self._loads: dict[tuple[ModelSet, str | None], float] = {}
 
     def run_s(self, models: ModelSet, gpu: str | None = None) -> float:
         """Return how long a job with these models runs where they are held, on a kind of GPU or on any."""
-        return self._of(run_subject(models), gpu, USUAL_RUN_S)
+        found = self._runs.get((models, gpu))
+        if found is None:
+            found = self._runs[models, gpu] = self._of(run_subject(models), gpu, USUAL_RUN_S)
+        return found
 
     def known_run_s(self, models: ModelSet, gpus: Collection[str]) -> float | None:
         """Return the same over some kinds of GPU; None where no job with these models has run anywhere."""
@@ -40,7 +54,21 @@ class Costs:
 
     def load_s(self, models: ModelSet, gpu: str | None = None) -> float:
         """Return how long it takes to make these models resident."""
-        return self._of(load_subject(models), gpu, USUAL_LOAD_S) if models else 0.0
+        found = self._loads.get((models, gpu))
+        if found is None:
+            found = self._of(load_subject(models), gpu, USUAL_LOAD_S) if models else 0.0
+            self._loads[models, gpu] = found
+        return found
+
+    def with_newer(self, seconds: Mapping[str, Mapping[str, float]]) -> Costs:
+        """Return the costs with some subjects anew; these themselves, if that changes nothing."""
+        changed = {subject: found for subject, found in seconds.items() if self.seconds.get(subject) != found}
+        if not changed:
+            return self
+        newer = Costs({**self.seconds, **changed})
+        newer._runs = {key: value for key, value in self._runs.items() if run_subject(key[0]) not in changed}
+        newer._loads = {key: value for key, value in self._loads.items() if load_subject(key[0]) not in changed}
+        return newer
 
     def _of(self, subject: str, gpu: str | None, usual_s: float) -> float:
         found = self.seconds.get(subject)
@@ -50,33 +78,54 @@ class Costs:
 
 
 class LearnedCosts:
-    """The costs of the model sets in use; each process reads them anew every few seconds."""
+    """The costs of the model sets in use; each process reads every few seconds what is new of them."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._costs = Costs(seconds={})
+        self._costs = Costs({})
         self._known: frozenset[ModelSet] = frozenset()
-        self._read_at_s = float("-inf")
+        #: When it was last read, and when all of it was.
+        self._read_at_s = self._all_read_at_s = float("-inf")
+        self._newest_ms = 0
 
     def of(self, connection: Connection, models: Collection[ModelSet]) -> Costs:
         """Return the costs of these model sets, as they were a few seconds ago at most."""
-        wanted = frozenset(models)
-        if wanted <= self._known and time.monotonic() - self._read_at_s < KNOWN_S:
+        known, now_s = self._known, time.monotonic()
+        is_known = all(each in known for each in models)
+        if is_known and now_s - self._read_at_s < KNOWN_S:
             return self._costs
         with self._lock:
-            everything = wanted | (self._known if time.monotonic() - self._read_at_s < KNOWN_S else frozenset())
-            self._costs = Costs(seconds=_read(connection, everything))
-            self._known, self._read_at_s = everything, time.monotonic()
+            if now_s - self._all_read_at_s > FORGOTTEN_S:
+                self._costs, self._known, self._newest_ms = Costs({}), frozenset(), 0
+                self._all_read_at_s = now_s
+            elif now_s - self._read_at_s >= KNOWN_S:
+                self._read_newer(connection)
+            missing = frozenset(models) - self._known
+            if missing:
+                self._costs = self._costs.with_newer(self._noted(connection.execute(each) for each in _of(missing)))
+                self._known |= missing
+            self._read_at_s = now_s
             return self._costs
 
+    def _read_newer(self, connection: Connection) -> None:
+        """Read what was learned since, and a little before: who learned it then may have written it later."""
+        since_ms = min(self._newest_ms, now_ms()) - OVERLAP_MS
+        newer = self._noted([connection.execute(_NEWER, {"since_ms": since_ms})])
+        known = {subject(each) for each in self._known for subject in (run_subject, load_subject)} if newer else ()
+        merged = {what: {**self._costs.seconds.get(what, {}), **newer[what]} for what in newer if what in known}
+        self._costs = self._costs.with_newer(merged)
 
-def _read(connection: Connection, models: Collection[ModelSet]) -> dict[str, dict[str, float]]:
+    def _noted(self, results: Iterable[Iterable[Any]]) -> dict[str, dict[str, float]]:
+        seconds: dict[str, dict[str, float]] = {}
+        for result in results:
+            for what, gpu, average_s, updated_at_ms in result:
+                seconds.setdefault(what, {})[gpu] = average_s
+                self._newest_ms = max(self._newest_ms, updated_at_ms)
+        return seconds
+
+
+def _of(models: Collection[ModelSet]) -> Iterable[Select[Any]]:
+    """Yield the statements that read the costs of these model sets."""
     subjects = sorted(subject(each) for each in models for subject in (run_subject, load_subject))
-    seconds: dict[str, dict[str, float]] = {}
     for start in range(0, len(subjects), CHUNK):
-        query = select(durations.c.what, durations.c.gpu, durations.c.average_s)
-        for what, gpu, average_s in connection.execute(
-            query.where(durations.c.what.in_(subjects[start : start + CHUNK]))
-        ):
-            seconds.setdefault(what, {})[gpu] = average_s
-    return seconds
+        yield _COSTS.where(durations.c.what.in_(subjects[start : start + CHUNK]))

@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
-from sqlalchemy import Connection, Row, delete, insert, select
+from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from core.clock import now_ms
 from core.ledger.database.connections import Database
@@ -22,11 +22,15 @@ from core.ledger.database.error_map import Conflict
 from core.ledger.database.stored_fields import record_from
 from core.ledger.database.tables import lines
 from core.ledger.model_sets import model_set_of
+from core.ledger.scheduling.learned import Costs
+from core.ledger.scheduling.reach import Reach
 from core.records.requirements import Requirements
-from core.scheduling.lines import ModelSet
+from core.scheduling.lines import Line, ModelSet
 
 #: How long a process goes by what it knows of a line's id, and after how long without a job a line is removed.
 KNOWN_S, UNUSED_MS = 3600.0, 7 * 24 * 3600 * 1000
+#: One that is found is noted as used, unless it was used so lately.
+TOUCHED_MS = 24 * 3600 * 1000
 
 _WAITING = select(lines.c.id, lines.c.waiting, lines.c.head_ms, lines.c.start_by_ms).where(lines.c.waiting > 0)
 _WHAT_IT_IS = select(
@@ -89,6 +93,23 @@ class WaitingLine:
     #: The nearest time by which one of its jobs has to begin.
     start_by_ms: int | None
 
+    def drawn(self, run_s: float) -> Line:
+        """Return it as the policy sees it.
+
+        Parameters:
+          run_s: how long one of its jobs runs where its models are held.
+        """
+        return Line(
+            id=self.id,
+            priority=self.kind.priority,
+            tenant=self.kind.tenant,
+            models=self.kind.work,
+            waiting=self.waiting,
+            since_s=self.head_ms / 1000,
+            run_s=run_s,
+            start_by_s=None if self.start_by_ms is None else self.start_by_ms / 1000,
+        )
+
 
 class Lines:
     """The lines of a fleet, as one process knows them."""
@@ -99,6 +120,10 @@ class Lines:
         self._kinds: dict[int, LineKind] = {}
         #: By digest: the line's id, and since when it is known.
         self._ids: dict[str, tuple[int, float]] = {}
+        #: As they were when last read: most are the same the next time.
+        self._last: dict[int, WaitingLine] = {}
+        self._drawn: dict[int, tuple[WaitingLine, Costs, Line]] = {}
+        self._reach = Reach({})
 
     def id_of(self, kind: LineKind) -> int:
         """Return the line of a kind, made if there is none; in a transaction of its own, for it outlives any other.
@@ -139,12 +164,48 @@ class Lines:
         """Return the lines that have jobs."""
         rows = connection.execute(_WAITING).all()
         self._learn(connection, [row[0] for row in rows if row[0] not in self._kinds])
-        kinds = self._kinds
-        return [
-            WaitingLine(id=line_id, kind=kinds[line_id], waiting=waiting, head_ms=head_ms or 0, start_by_ms=start_by_ms)
-            for line_id, waiting, head_ms, start_by_ms in rows
-            if line_id in kinds
-        ]
+        kinds, last = self._kinds, self._last
+        found: dict[int, WaitingLine] = {}
+        for line_id, waiting, head_ms, start_by_ms in rows:
+            line = last.get(line_id)
+            if (
+                line is None
+                or line.waiting != waiting
+                or line.head_ms != (head_ms or 0)
+                or line.start_by_ms != start_by_ms
+            ):
+                kind = kinds.get(line_id)
+                if kind is None:
+                    continue
+                line = WaitingLine(
+                    id=line_id, kind=kind, waiting=waiting, head_ms=head_ms or 0, start_by_ms=start_by_ms
+                )
+            found[line_id] = line
+        self._last = found
+        return list(found.values())
+
+    @property
+    def reach(self) -> Reach:
+        """What follows from the kinds of the lines that this process knows."""
+        if self._reach.size != len(self._kinds):
+            with self._lock:
+                self._reach = Reach(self._kinds)
+        return self._reach
+
+    def drawn(self, waiting: Iterable[WaitingLine], costs: Costs) -> dict[int, Line]:
+        """Return lines as the policy sees them, by id."""
+        before, drawn = self._drawn, {}
+        for each in waiting:
+            known = before.get(each.id)
+            if known is None or known[0] is not each or known[1] is not costs:
+                run_s = costs.run_s(each.kind.models)
+                if known is not None and known[0] is each and known[2].run_s == run_s:
+                    known = (each, costs, known[2])
+                else:
+                    known = (each, costs, each.drawn(run_s))
+            drawn[each.id] = known
+        self._drawn = drawn
+        return {line_id: known[2] for line_id, known in drawn.items()}
 
     def forget_unused(self) -> None:
         """Remove lines in which nobody stood for a week."""
@@ -153,8 +214,18 @@ class Lines:
             transaction.connection.execute(delete(lines).where(*unused))
 
     def _found(self, kind: LineKind) -> int | None:
+        query = select(lines.c.id, lines.c.updated_at_ms).where(lines.c.digest == kind.digest)
         with self._database.read() as connection:
-            return connection.execute(select(lines.c.id).where(lines.c.digest == kind.digest)).scalar()
+            found = connection.execute(query).one_or_none()
+        if found is None:
+            return None
+        if found.updated_at_ms < now_ms() - TOUCHED_MS:
+            # So that nobody removes it while this process goes by its id.
+            with self._database.write() as transaction:
+                touched = update(lines).where(lines.c.id == found.id).values(updated_at_ms=now_ms())
+                if not transaction.connection.execute(touched).rowcount:
+                    return None
+        return int(found.id)
 
     def _made(self, kind: LineKind) -> int:
         values = {

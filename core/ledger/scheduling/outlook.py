@@ -114,7 +114,7 @@ class OutlookReader:
             costs = self._learned.of(connection, in_use)
         next_jobs = [job for found in heads.jobs.values() for job in found]
         expected = _Expected(self._durations.averages([*next_jobs, *running]), costs)
-        view = FleetView(kinds, self._lines.kinds(), costs)
+        view = FleetView(kinds, self._lines.kinds(), self._lines.reach, costs)
         picture = _picture(
             now, waiting, heads, gpus, _left(running, kinds_of_running, gpus, expected, now), view, expected
         )

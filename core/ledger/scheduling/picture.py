@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, bindparam, case, func, literal, null, select, union_all
+from sqlalchemy import Connection, and_, bindparam, case, func, literal, null, select, union_all
 
 from core.clock import now_ms
 from core.ledger.database.tables import instances, residents
 from core.ledger.durations import gpu_kind
 from core.ledger.instances import HEALTHY, SILENCE_MS
-from core.ledger.scheduling.learned import USUAL_LOAD_S, LearnedCosts
+from core.ledger.scheduling.learned import USUAL_LOAD_S, Costs, LearnedCosts
 from core.ledger.scheduling.lines import LineKind, Lines, WaitingLine
+from core.ledger.scheduling.reach import Sort
 from core.scheduling.lines import Decision, Fleet, Gpu, Holders, Line, ModelSet
 from core.scheduling.policy import decide
 from core.scheduling.residency import ModelFile, Residency
@@ -47,6 +47,11 @@ class GpuRow:
         files = tuple(ModelFile(name=name, size_bytes=size) for name, size in self.held or ())
         return Residency(files=files, budget_bytes=self.memory_bytes or 0)
 
+    @property
+    def sort(self) -> Sort:
+        """What makes it able to run a line or not."""
+        return Sort(self.catalogue, self.pool, self.vram_bytes)
+
     def may_run(self, line: LineKind) -> bool:
         """Return whether it can run the jobs of a line."""
         return line.runs_on(catalogue=self.catalogue, pool=self.pool, vram_bytes=self.vram_bytes)
@@ -71,24 +76,60 @@ _EVERYBODY = select(
     func.sum(case((_IS_BUSY, 1), else_=0)).label("left_ms"),
 ).where(_IS_ALIVE)
 _FLEET = union_all(_HOLDERS, _EVERYBODY)
+#: For a decision that does not depend on others.
+NO_FLEET = Fleet()
+
+
+class Loads(Mapping[ModelSet, float]):
+    """How long each set of models takes to load on one kind of GPU, looked up when it is asked for."""
+
+    def __init__(self, costs: Costs, kind: str, models_of: Mapping[ModelSet, ModelSet]) -> None:
+        self._load_s = costs.load_s
+        self._kind = kind
+        self._models_of = models_of
+
+    def __getitem__(self, work: ModelSet) -> float:
+        return self._load_s(self._models_of[work], self._kind)
+
+    def get(self, work: ModelSet, default: Any = None) -> Any:
+        """Return the seconds, or the default for models that no line needs."""
+        models = self._models_of.get(work)
+        return default if models is None else self._load_s(models, self._kind)
+
+    def __iter__(self) -> Iterator[ModelSet]:
+        return iter(self._models_of)
+
+    def __len__(self) -> int:
+        return len(self._models_of)
 
 
 class Picture:
-    """Lines and GPUs at one moment. It may be played forward: `take` is what a decision changes."""
+    """Lines and GPUs at one moment. It may be played forward: `take` is what a decision changes.
+
+    The fleet is read when a decision first depends on it: not where all that an instance can run is warm there.
+    """
 
     def __init__(self, connection: Connection, lines: Lines, learned: LearnedCosts, waiting: Sequence[WaitingLine]):
-        now = now_ms()
-        self.now_s = now / 1000
+        self._connection = connection
+        self._now_ms = now_ms()
+        self.now_s = self._now_ms / 1000
         self.kinds = {line.id: line.kind for line in waiting}
-        self._known_kinds = lines.kinds()
+        self._reach = lines.reach
         self._costs = learned.of(connection, {line.kind.models for line in waiting})
-        self._lines = {line.id: self._line(line) for line in waiting}
-        self._read_fleet(connection, now)
+        self._lines = lines.drawn(waiting, self._costs)
+        self._fleet: Fleet | None = None
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing waits any more."""
         return not self._lines
+
+    @property
+    def fleet(self) -> Fleet:
+        """Who holds what, and how many work."""
+        if self._fleet is None:
+            self._fleet = self._read_fleet()
+        return self._fleet
 
     def gpu(self, row: GpuRow, *, free_s: float = 0.0) -> Gpu:
         """Return an instance as the policy sees it.
@@ -97,45 +138,37 @@ class Picture:
           free_s: until it has done what it has claimed.
         """
         held = row.residency
-        names = held.names
-        kind = gpu_kind(row.device, row.kind)
-        risky = held.at_risk()
-        at_risk = (
-            {
-                each.models
-                for each in self._known_kinds
-                if each.files and names.issuperset(each.files) and risky & set(each.files)
-            }
-            if risky
-            else set()
-        )
-        load_s = {each.work: self._costs.load_s(each.models, kind) for each in self.kinds.values() if each.files}
-        load_s |= {models: self._costs.load_s(models, kind) for models in at_risk}
+        holds, at_risk = self._reach.held(held.names, held.at_risk())
         return Gpu(
-            holds=frozenset(each.work for each in self.kinds.values() if names.issuperset(each.files)),
-            at_risk=frozenset(at_risk),
-            load_s=load_s,
+            holds=holds,
+            at_risk=at_risk,
+            load_s=Loads(self._costs, gpu_kind(row.device, row.kind), self._reach.models_of),
             usual_load_s=USUAL_LOAD_S,
             free_s=free_s,
         )
 
     def lines_for(self, row: GpuRow) -> list[Line]:
         """Return the lines that an instance can run."""
-        return [line for line in self._lines.values() if row.may_run(self.kinds[line.id])]
+        able = self._reach.able(row.sort)
+        return [line for line in self._lines.values() if line.id in able]
 
     def decide(self, gpu: Gpu, lines: Iterable[Line]) -> Decision | None:
         """Return what an instance takes next; None for nothing."""
-        return decide(gpu, lines, self.fleet, now_s=self.now_s)
+        lines = list(lines)
+        held = gpu.holds
+        is_told = all(line.models in held and line.start_by_s is None for line in lines)
+        return decide(gpu, lines, NO_FLEET if is_told else self.fleet, now_s=self.now_s)
 
     def take(self, decision: Decision) -> None:
         """Play a decision: one job fewer waits, and one GPU more is at work."""
-        line = decision.line
+        line, before = decision.line, self.fleet
         self._put(line, line.waiting - 1)
-        gpus, free_s = self._holders.get(line.models, (0, 0.0))
+        held_by = before.holders.get(line.models, Holders(gpus=0))
         is_new = decision.why != "warm" and decision.load_s > 0
-        self._holders[line.models] = (gpus + is_new, free_s + decision.load_s + line.run_s)
-        self._busy += 1
-        self.fleet = self._fleet()
+        now_held_by = Holders(gpus=held_by.gpus + is_new, free_s=held_by.free_s + decision.load_s + line.run_s)
+        self._fleet = Fleet(
+            holders={**before.holders, line.models: now_held_by}, gpus=before.gpus, busy=before.busy + 1
+        )
 
     def drop(self, line: Line) -> None:
         """Leave a line out: none of its jobs could be had."""
@@ -160,44 +193,21 @@ class Picture:
             start_by_s=line.start_by_s,
         )
 
-    def _line(self, waiting: WaitingLine) -> Line:
-        kind = waiting.kind
-        return Line(
-            id=waiting.id,
-            priority=kind.priority,
-            tenant=kind.tenant,
-            models=kind.work,
-            waiting=waiting.waiting,
-            since_s=waiting.head_ms / 1000,
-            run_s=self._costs.run_s(kind.models),
-            start_by_s=None if waiting.start_by_ms is None else waiting.start_by_ms / 1000,
-        )
-
-    def _read_fleet(self, connection: Connection, now: int) -> None:
-        rows = connection.execute(_FLEET, {"now": now, "heard_since_ms": now - SILENCE_MS}).all()
-        self._gpus, self._busy = 0, 0
-        by_models: dict[ModelSet, list[Row[Any]]] = defaultdict(list)
-        for row in rows:
-            if row.models == "*":
-                self._gpus, self._busy = row.gpus, int(row.left_ms or 0)
-            else:
-                by_models[row.models].append(row)
-        self._holders: dict[ModelSet, tuple[int, float]] = {
-            models: (sum(row.gpus for row in found), sum(int(row.left_ms) for row in found) / 1000)
-            for models, found in by_models.items()
-        }
-        for kind in self.kinds.values():
-            if kind.work == kind.models or kind.work in self._holders:
+    def _read_fleet(self) -> Fleet:
+        now = self._now_ms
+        rows = self._connection.execute(_FLEET, {"now": now, "heard_since_ms": now - SILENCE_MS})
+        holders: dict[ModelSet, tuple[int, float]] = {}
+        everybody = (0, 0)
+        works = self._reach.works
+        for models, catalogue, pool, vram_bytes, gpus, left_ms in rows:
+            if models == "*":
+                everybody = (gpus, int(left_ms or 0))
                 continue
-            able = [
-                row
-                for row in by_models.get(kind.models, ())
-                if kind.runs_on(catalogue=row.catalogue, pool=row.pool, vram_bytes=row.vram_bytes)
-            ]
-            if able:
-                self._holders[kind.work] = (sum(row.gpus for row in able), sum(int(row.left_ms) for row in able) / 1000)
-        self.fleet = self._fleet()
-
-    def _fleet(self) -> Fleet:
-        holders = {models: Holders(gpus=gpus, free_s=free_s) for models, (gpus, free_s) in self._holders.items()}
-        return Fleet(holders=holders, gpus=max(1, self._gpus), busy=self._busy)
+            for work in works(models, Sort(catalogue, pool, vram_bytes)):
+                before = holders.get(work, (0, 0.0))
+                holders[work] = (before[0] + gpus, before[1] + int(left_ms) / 1000)
+        return Fleet(
+            holders={work: Holders(gpus=gpus, free_s=free_s) for work, (gpus, free_s) in holders.items()},
+            gpus=max(1, everybody[0]),
+            busy=everybody[1],
+        )

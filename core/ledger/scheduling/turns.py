@@ -18,7 +18,7 @@ from core.ledger.scheduling.learned import LearnedCosts
 from core.ledger.scheduling.lines import Lines, accepted_of
 from core.ledger.scheduling.picture import GPU_COLUMNS, GpuRow, Picture
 from core.records.job import LEASED
-from core.scheduling.lines import Decision
+from core.scheduling.lines import Decision, Why
 
 #: A job that was lost on one instance is left to others for this long; then any may have it.
 AVOID_MS = 60_000
@@ -63,6 +63,10 @@ class Turn:
     has_queue: bool
     #: When the job came, or came back.
     waits_since_ms: int
+    #: The line it stands in.
+    line_id: int = 0
+    #: Why the instance would take it.
+    why: Why = "warm"
 
 
 class Turns:
@@ -92,13 +96,24 @@ class Turns:
     def of(self, job_id: str) -> Turn | None:
         """Return the turn of a job that has just come; None when no idle instance would take it now.
 
-        Then one that is at work will, when it looks for its next job.
+        Then one that is at work will, when it looks for its next job. It may be the turn of an older job of its line:
+        with the new one there is enough work for an idle instance to load the models.
         """
         with self._database.read() as connection:
-            if connection.execute(_LINE_OF, {"wanted": job_id}).scalar() is None:
+            line_id = connection.execute(_LINE_OF, {"wanted": job_id}).scalar()
+            if line_id is None:
                 return None
             found = self._turns(connection, idle_instances(connection, LOOKED_AT))
-        return next((turn for turn in found if turn.job_id == job_id), None)
+        own = next((turn for turn in found if turn.job_id == job_id), None)
+        return own or next((turn for turn in reversed(found) if turn.line_id == line_id and turn.why != "warm"), None)
+
+    def woken(self) -> list[Turn]:
+        """Return turns for idle instances that stayed idle rather than load models, and would not any more.
+
+        Asked when an instance has claimed a job: what waits has fewer GPUs from then on.
+        """
+        with self._database.read() as connection:
+            return [turn for turn in self._turns(connection, idle_instances(connection)) if turn.why != "warm"]
 
     def _turns(self, connection: Connection, idle: Sequence[GpuRow]) -> list[Turn]:
         waiting = self._lines.waiting(connection) if idle else []
@@ -108,13 +123,13 @@ class Turns:
         losers = {instance for _, instance in avoided}
         # Those that lost a job come last: the others have it first.
         by_choice = sorted(idle, key=lambda row: row.name in losers)
-        takers: dict[int, list[GpuRow]] = defaultdict(list)
+        takers: dict[int, list[tuple[GpuRow, Why]]] = defaultdict(list)
         for row, decision in play_idle(Picture(connection, self._lines, self._learned, waiting), by_choice):
-            takers[decision.line.id].append(row)
+            takers[decision.line.id].append((row, decision.why))
         turns = []
         for line_id, rows in takers.items():
             heads = list(connection.execute(_FIRST.limit(len(rows) + len(avoided)), {"wanted_line": line_id}))
-            for row in rows:
+            for row, why in rows:
                 head = next((each for each in heads if (each.id, row.name) not in avoided), None)
                 if head is not None:
                     heads.remove(head)
@@ -124,6 +139,8 @@ class Turns:
                             instance=row.name,
                             has_queue=row.has_queue,
                             waits_since_ms=head.updated_at_ms,
+                            line_id=line_id,
+                            why=why,
                         )
                     )
         return turns

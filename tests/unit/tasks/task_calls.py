@@ -33,7 +33,9 @@ def call(
 ) -> Called:
     """Call a task in a process that has this runtime, and of each class in `held` that object."""
     app = make_app(runtime.settings, role)
-    context_of(app)._held |= {Runtime: runtime, **held}
+    there: dict[type[Any], Any] = {Runtime: runtime}
+    there.update(held)
+    context_of(app)._held.update(there)
     task = app.tasks[task.name]
     task.push_request(chain=["the next step"], args=arguments)
     try:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from core.errors import LedgerUnavailable
-from core.ledger.claims import Claims
+from core.ledger.scheduling.turns import Turn, Turns
 from core.ledger.secrets import Secrets
 from core.ledger.timekeeping import Timekeeping
 from core.ledger.webhooks.outbox import Outbox
@@ -69,13 +69,14 @@ ALL = [
     "take_back",
     "expire_waiting",
     "follow_fleet",
+    "mend_lines",
     "publish_missing_turns",
     "resume_uploads",
     "wipe_secrets",
     "remove_expired",
     "sweep",
 ]
-HARMLESS = ["follow_fleet", "publish_missing_turns", "resume_uploads", "wipe_secrets"]
+HARMLESS = ["follow_fleet", "mend_lines", "publish_missing_turns", "resume_uploads", "wipe_secrets"]
 
 
 class TestSteps:
@@ -189,12 +190,13 @@ class TestMissingTurns:
     ) -> None:
         asked: list[str] = []
 
-        def turn(job_id: str) -> bool:
-            asked.append(job_id)
+        def turn_for(turn: Turn) -> bool:
+            asked.append(turn.job_id)
             return len(asked) < 2
 
-        monkeypatch.setattr(Claims, "missing_turns", lambda _self: ["a", "b", "c"])
-        monkeypatch.setattr(runtime.publisher, "turn", turn)
+        turns = [Turn(job_id=job_id, instance="gpu0@here", has_queue=True, waits_since_ms=0) for job_id in "abc"]
+        monkeypatch.setattr(Turns, "missing", lambda _self: turns)
+        monkeypatch.setattr(runtime.publisher, "turn_for", turn_for)
         publish_missing_turns(runtime)
         assert asked == ["a", "b"]
 

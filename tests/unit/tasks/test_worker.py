@@ -146,7 +146,7 @@ class TestGpu:
         assert app.process_context.role == "gpu"
         assert app.process_context[InstanceAgent].name == "gpu0@here"
         assert app.steps == {"worker": {InstanceStep}, "consumer": {GateStep}}
-        assert app.options["queues"] == ["gpu"]
+        assert app.options["queues"] == ["gpu", "gpu.gpu0@here"]
         assert sys.argv == ["-m", "cli.main", "worker", "gpu0"]
         assert billiard.pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT == 30
 

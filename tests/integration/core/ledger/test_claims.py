@@ -11,6 +11,7 @@ from core.errors import ComfylineError, StaleAttempt
 from core.ledger import Ledger
 from core.ledger.claims import Claim
 from core.ledger.database import connections
+from core.ledger.scheduling.learned import USUAL_RUN_S
 from core.records.job import CANCELED, CANCELING, DELIVERING, FAILED, QUEUED, RUNNING, SUCCEEDED, Status, prompt_id_of
 from core.records.job_error import JobError
 from core.records.progress import Progress
@@ -81,6 +82,7 @@ def test_a_claim_holds_what_the_worker_needs(ledger: Ledger) -> None:
         timeout_s=12.5,
         has_webhook=False,
         has_secrets=False,
+        run_s=USUAL_RUN_S,
     )
     assert claim.prompt_id == prompt_id_of(job.id, 1)
     running = ledger.jobs.get(job.id)

@@ -140,7 +140,7 @@ class TestOnDeck:
             return claim(*arguments, **options)
 
         monkeypatch.setattr(ledger.claims, "claim", slow_claim)
-        monkeypatch.setattr("core.ledger.claims.is_surplus", lambda _transaction: True)
+        monkeypatch.setattr("core.ledger.scheduling.choice.idle_instances", lambda *_: [])
         ahead = threading.Thread(target=lambda: runner._begin(ahead=True))
         ahead.start()
         assert claiming.wait(10)
@@ -357,7 +357,7 @@ class TestJobRelease:
     ) -> None:
         running = claimed(ledger, NAME)
         submit(ledger)
-        monkeypatch.setattr("core.ledger.claims.is_surplus", lambda _transaction: True)
+        monkeypatch.setattr("core.ledger.scheduling.choice.idle_instances", lambda *_: [])
         waiting = ledger.claims.claim(NAME, ahead=True)
         assert waiting is not None
         interrupted: list[str] = []

@@ -74,7 +74,7 @@ def test_a_list_says_below_a_waiting_job_why_it_waits() -> None:
 
     lines = text.getvalue().splitlines()
     assert lines[0].endswith("place")
-    assert lines[1].endswith("3, in 2 min")
+    assert lines[1].rstrip().endswith("3, in 2 min")
     assert lines[2] == "  2 jobs like it go first."
     assert lines[3].startswith(JOB_ID)
 

@@ -10,6 +10,8 @@ from tasks.instance.agent import InstanceAgent
 from tasks.instance.bootsteps import GateStep, InstanceStep
 from tasks.messaging.names import GPU_QUEUE
 
+QUEUES = [GPU_QUEUE, "gpu.gpu0@here"]
+
 
 class Consumer:
     """Celery's consumer. Before its loop runs it knows no place yet for a message that comes."""
@@ -21,7 +23,7 @@ class Consumer:
         self.queues: list[str] = []
         #: How often a queue was begun with or left.
         self.changes = 0
-        self.agent = SimpleNamespace(takes_jobs=True, started=0, start=self._start)
+        self.agent = SimpleNamespace(takes_jobs=True, name="gpu0@here", started=0, start=self._start)
         self.timer = self.app = self.task_consumer = self
         self.process_context = {InstanceAgent: self.agent}
 
@@ -66,7 +68,7 @@ def test_turns_are_taken_no_sooner_than_celery_has_a_place_for_them() -> None:
 
     consumer.pass_time()
 
-    assert consumer.queues == [GPU_QUEUE]
+    assert consumer.queues == QUEUES
 
 
 def test_turns_are_taken_while_the_instance_takes_jobs() -> None:
@@ -75,10 +77,10 @@ def test_turns_are_taken_while_the_instance_takes_jobs() -> None:
     step.start(consumer)
     for takes_jobs, queues, changes in [
         (False, [], 0),
-        (True, [GPU_QUEUE], 1),
-        (True, [GPU_QUEUE], 1),
-        (False, [], 2),
-        (False, [], 2),
+        (True, QUEUES, 2),
+        (True, QUEUES, 2),
+        (False, [], 4),
+        (False, [], 4),
     ]:
         consumer.agent.takes_jobs = takes_jobs
         consumer.pass_time()

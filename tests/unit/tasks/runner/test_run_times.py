@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from core.errors import LedgerUnavailable
 from core.ledger import Ledger
+from core.ledger.claims import Claim
+from core.ledger.database.tables import durations
+from core.ledger.instances import InstanceRecord
+from core.ledger.model_sets import load_subject, model_set_of, run_subject
 from tasks.runner import run_times
-from tasks.runner.run_times import KEPT, PAUSE_S, Durations, Teacher, gpu_seconds
-from tests.ledger_moves import claimed
+from tasks.runner.run_times import KEPT, PAUSE_S, Durations, Teacher, gpu_seconds, was_held_in_vain
+from tests.ledger_moves import ERROR, claimed
 from tests.makers import GRAPH, Stopwatch, come_up, result_of
 
 
-@dataclass
-class Pupil:
-    """Stands for the ledger's durations."""
+def learned(ledger: Ledger, gpu: str = "RTX") -> dict[str, float]:
+    """What the ledger knows: seconds by what took them."""
+    with ledger.database.read() as connection:
+        rows = connection.execute(select(durations.c.what, durations.c.average_s).where(durations.c.gpu == gpu))
+        return {row.what: row.average_s for row in rows}
 
-    learned: list[dict[str, Any]] = field(default_factory=list)
-    is_away: bool = False
 
-    def learn(self, **lesson: Any) -> None:
-        if self.is_away:
-            raise LedgerUnavailable("away")
-        self.learned.append(lesson)
+def cold(claim: Claim, load_s: float = 10.0) -> Claim:
+    """The same, of an instance that had to load its models."""
+    return replace(claim, load_s=load_s)
 
 
 @pytest.fixture
@@ -56,52 +60,107 @@ class TestDurations:
 
 
 class TestTeacher:
-    def test_the_ledger_is_told(self, ledger: Ledger, watch: Stopwatch) -> None:
-        pupil = Pupil()
-        claim = claimed(ledger, shape="s", template="w")
-        Teacher(pupil).tell(claim, come_up(ledger, device="RTX"), 3.5)  # type: ignore[arg-type]
-        assert pupil.learned == [{"shape": "s", "template": "w", "gpu": "RTX", "seconds": 3.5}]
+    @pytest.fixture
+    def teacher(self, ledger: Ledger, watch: Stopwatch) -> Teacher:
+        return Teacher(ledger)
 
-    def test_not_more_often_than_now_and_then_of_each_shape(self, ledger: Ledger, watch: Stopwatch) -> None:
-        pupil = Pupil()
-        teacher, instance = Teacher(pupil), come_up(ledger)  # type: ignore[arg-type]
+    @pytest.fixture
+    def instance(self, ledger: Ledger) -> InstanceRecord:
+        return come_up(ledger, device="RTX")
+
+    def test_a_run_teaches_what_such_jobs_take(
+        self, ledger: Ledger, teacher: Teacher, instance: InstanceRecord
+    ) -> None:
+        models = ("a.pt", "b.pt")
+        teacher.tell(claimed(ledger, shape="s", template="w", models=models), instance, 3.5)
+        assert learned(ledger) == {"shape:s": 3.5, "workflow:w": 3.5, run_subject(model_set_of(models)): 3.5}
+
+    def test_a_run_with_a_load_teaches_the_load_alone(
+        self, ledger: Ledger, teacher: Teacher, instance: InstanceRecord
+    ) -> None:
+        claim = claimed(ledger, shape="s", models=("a.pt",))
+        teacher.tell(replace(claim, load_s=0.0), instance, 4.0)
+        teacher.tell(cold(claim), instance, 16.5)
+        loads = load_subject(model_set_of(("a.pt",)))
+        assert learned(ledger)["shape:s"] == 4.0
+        assert learned(ledger)[loads] == 12.5
+
+    def test_the_first_run_teaches_its_whole_time(
+        self, ledger: Ledger, teacher: Teacher, instance: InstanceRecord
+    ) -> None:
+        teacher.tell(cold(claimed(ledger, shape="s", models=("a.pt",))), instance, 16.0)
+        assert learned(ledger)["shape:s"] == 16.0
+        assert load_subject(model_set_of(("a.pt",))) not in learned(ledger)
+
+    @pytest.mark.parametrize(
+        ("seconds", "cold_load_s", "in_vain"),
+        [(10.0, 10.0, False), (10.1, 10.0, True), (6.0, 2.5, False), (6.1, 2.5, True), (50.0, 0.9, False)],
+    )
+    def test_held_in_vain(self, ledger: Ledger, seconds: float, cold_load_s: float, in_vain: bool) -> None:
+        claim = replace(claimed(ledger), load_s=0.0, run_s=4.0, cold_load_s=cold_load_s)
+        assert was_held_in_vain(claim, seconds) is in_vain
+        assert not was_held_in_vain(cold(claim), seconds), "it was known to load"
+
+    def test_what_was_held_in_vain_is_doubted_and_was_a_load(
+        self, ledger: Ledger, teacher: Teacher, instance: InstanceRecord
+    ) -> None:
+        for models in (("b.pt",), ("a.pt",)):
+            claim = claimed(ledger, instance.name, models=models, shape="s")
+            ledger.claims.fail(claim, ERROR)
+        teacher.tell(replace(claim, load_s=0.0), instance, 4.0)
+        teacher.tell(replace(claim, load_s=0.0, run_s=4.0, cold_load_s=10.0), instance, 15.0)
+        assert learned(ledger)["shape:s"] == 4.0
+        assert learned(ledger)[load_subject(model_set_of(("a.pt",)))] == 11.0
+
+    def test_not_more_often_than_now_and_then_of_each_shape(
+        self, ledger: Ledger, teacher: Teacher, instance: InstanceRecord, watch: Stopwatch
+    ) -> None:
         first, other = claimed(ledger, shape="s"), claimed(ledger, "gpu1@here", shape="t")
         for step_s in (0.0, 0.25, PAUSE_S - 0.5):
             watch.now_s += step_s
-            teacher.tell(first, instance, 1.0)
-            teacher.tell(other, instance, 1.0)
-        assert [lesson["shape"] for lesson in pupil.learned] == ["s", "t"]
+            teacher.tell(first, instance, 1.0 + step_s)
+            teacher.tell(other, instance, 1.0 + step_s)
+        assert (learned(ledger)["shape:s"], learned(ledger)["shape:t"]) == (1.0, 1.0)
         watch.now_s += 0.25
-        teacher.tell(first, instance, 1.0)
-        assert len(pupil.learned) == 3
+        teacher.tell(first, instance, 3.0)
+        assert learned(ledger)["shape:s"] == 2.0
 
-    def test_what_is_not_known_is_not_told(self, ledger: Ledger, watch: Stopwatch) -> None:
-        pupil = Pupil()
-        teacher, claim, instance = Teacher(pupil), claimed(ledger), come_up(ledger)  # type: ignore[arg-type]
+    def test_what_is_not_known_is_not_told(self, ledger: Ledger, teacher: Teacher, instance: InstanceRecord) -> None:
+        claim = claimed(ledger, shape="s")
         teacher.tell(claim, instance, None)
+        assert learned(ledger) == {}
         teacher.tell(claim, instance, 0.0)
-        assert [lesson["seconds"] for lesson in pupil.learned] == [0.0]
+        assert learned(ledger)["shape:s"] == 0.0
 
-    def test_templates_of_no_shape_are_kept_apart(self, ledger: Ledger, watch: Stopwatch) -> None:
-        pupil = Pupil()
-        teacher, instance = Teacher(pupil), come_up(ledger)  # type: ignore[arg-type]
+    def test_templates_of_no_shape_are_kept_apart(
+        self, ledger: Ledger, teacher: Teacher, instance: InstanceRecord
+    ) -> None:
         for template in ("a", "b"):
             teacher.tell(claimed(ledger, template=template), instance, 1.0)
-        assert [lesson["template"] for lesson in pupil.learned] == ["a", "b"]
+        assert {"workflow:a", "workflow:b"} <= learned(ledger).keys()
 
-    def test_a_ledger_that_is_away_is_not_told(self, ledger: Ledger, watch: Stopwatch) -> None:
-        Teacher(Pupil(is_away=True)).tell(claimed(ledger), come_up(ledger), 1.0)  # type: ignore[arg-type]
+    def test_a_ledger_that_is_away_is_not_told(
+        self, ledger: Ledger, teacher: Teacher, instance: InstanceRecord, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        claim = claimed(ledger)
+
+        def away(*_: Any, **__: Any) -> None:
+            raise LedgerUnavailable("away")
+
+        monkeypatch.setattr(ledger.durations, "learn_all", away)
+        monkeypatch.setattr(ledger.instances, "doubt_models", away)
+        teacher.tell(replace(claim, run_s=1.0, cold_load_s=5.0), instance, 9.0)
 
     def test_it_remembers_no_more_than_so_many(self, ledger: Ledger, watch: Stopwatch) -> None:
-        teacher = Teacher(Pupil())  # type: ignore[arg-type]
+        teacher = Teacher(ledger)
         found = [teacher._was_told_lately(str(number)) for number in range(KEPT + 1)]
         assert not any(found)
         assert len(teacher._told_at_s) == KEPT
         assert teacher._was_told_lately("1")
         assert not teacher._was_told_lately("0"), "the first was forgotten"
 
-    def test_the_least_recently_told_is_forgotten_first(self, watch: Stopwatch) -> None:
-        teacher = Teacher(Pupil())  # type: ignore[arg-type]
+    def test_the_least_recently_told_is_forgotten_first(self, ledger: Ledger, watch: Stopwatch) -> None:
+        teacher = Teacher(ledger)
         teacher._was_told_lately("again")
         for number in range(KEPT - 1):
             teacher._was_told_lately(str(number))

@@ -7,6 +7,7 @@ from core.ledger.scheduling.fleet import FleetView
 from core.ledger.scheduling.learned import USUAL_LOAD_S, Costs
 from core.ledger.scheduling.lines import LineKind
 from core.ledger.scheduling.picture import GpuRow
+from core.ledger.scheduling.reach import Reach
 from core.records.requirements import Requirements
 
 GB = 1_000_000_000
@@ -15,12 +16,13 @@ WITH_LORA = LineKind(priority=0, files=("lora", "sdxl"))
 FLUX = LineKind(priority=0, files=("flux",))
 PINNED = LineKind(priority=0, files=("sdxl",), catalogues="a")
 LARGE = LineKind(priority=0, requires=Requirements(vram_gb=40))
-COSTS = Costs(seconds={load_subject(model_set_of(["sdxl"])): {"L4": 12.0}})
+COSTS = Costs({load_subject(model_set_of(["sdxl"])): {"L4": 12.0}})
 
 
 def view(*waiting: LineKind, known: tuple[LineKind, ...] = ()) -> FleetView:
     """Lines with the ids 0, 1, ..."""
-    return FleetView(dict(enumerate(waiting)), known, COSTS)
+    lines = dict(enumerate((*waiting, *known)))
+    return FleetView(dict(enumerate(waiting)), lines.values(), Reach(lines), COSTS)
 
 
 def row(*held: str, memory_gb: int = 14, **fields: object) -> GpuRow:
@@ -43,7 +45,7 @@ def test_the_most_recently_used_set_comes_first_and_the_last_ones_are_at_risk() 
 
 
 def test_what_is_held_counts_although_nobody_waits_for_it() -> None:
-    gpu = view(FLUX, known=(SDXL, FLUX)).gpu(row("sdxl", memory_gb=6), left_s=None)
+    gpu = view(FLUX, known=(SDXL,)).gpu(row("sdxl", memory_gb=6), left_s=None)
     assert gpu.gpu.holds == gpu.gpu.at_risk == {SDXL.models}
     assert gpu.room == 1
 
@@ -62,7 +64,7 @@ def test_unknown_loads_take_as_long_as_usual() -> None:
 def test_those_that_can_run_the_same_share_one_set_and_all_lines_are_none() -> None:
     fleet = view(SDXL, LARGE, PINNED)
     small = [fleet.gpu(row(vram_bytes=24 * GB, name=name), left_s=None) for name in ("a", "b")]
-    assert small[0].can_run == {0}
+    assert small[0].can_run == frozenset({0})
     assert small[0].can_run is small[1].can_run
     assert fleet.gpu(row(vram_bytes=80 * GB, catalogue="a"), left_s=None).can_run is None
 

@@ -1,0 +1,107 @@
+"""Turns: for which idle instance, and when one that rather stayed idle is woken."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from core.ledger import Ledger
+from core.ledger.model_sets import load_subject, model_set_of, run_subject
+from tests.ledger_moves import claimed, submit
+from tests.makers import NAME, StoppedClock, come_up
+
+OTHER = "gpu1@here"
+MODELS = ("a.safetensors",)
+
+
+def taught(ledger: Ledger, run_s: float = 4.0, load_s: float = 15.0) -> None:
+    """Let it be known how long jobs of `MODELS` run, and how long these load."""
+    models = model_set_of(MODELS)
+    ledger.durations.learn_all({run_subject(models): run_s, load_subject(models): load_s}, gpu="RTX")
+
+
+def fleet(ledger: Ledger) -> Any:
+    """Two equal GPUs, of which the first runs a job and so holds the models."""
+    taught(ledger)
+    for name in (NAME, OTHER):
+        come_up(ledger, name, device="RTX")
+    return claimed(ledger, NAME, models=MODELS)
+
+
+def test_a_job_is_for_the_idle_instance_that_would_take_it(ledger: Ledger) -> None:
+    come_up(ledger)
+    come_up(ledger, OTHER)
+    claimed(ledger, NAME)
+    job = submit(ledger)
+    turn = ledger.turns.of(job.id)
+    assert turn is not None
+    assert (turn.instance, turn.job_id, turn.has_queue) == (OTHER, job.id, True)
+
+
+def test_no_turn_for_a_job_that_has_begun_or_is_unknown(ledger: Ledger) -> None:
+    come_up(ledger)
+    come_up(ledger, OTHER)
+    claim = claimed(ledger)
+    assert ledger.turns.of(claim.job_id) is None
+    assert ledger.turns.of("nobody") is None
+
+
+def test_an_instance_rather_stays_idle_and_is_woken_when_enough_waits(ledger: Ledger) -> None:
+    fleet(ledger)
+    turns = [ledger.turns.of(submit(ledger, models=MODELS).id) for _ in range(6)]
+    # The first is busy for 19 s; a load of 15 s is worth it beyond 1.5 times that: 22.5 s.
+    assert turns[0] is not None or turns[1] is not None
+    woken = [turn for turn in turns if turn is not None]
+    assert {turn.instance for turn in woken} == {OTHER}
+    assert {turn.why for turn in woken} == {"relief"}
+
+
+def test_nobody_is_woken_while_those_that_hold_the_models_will_have_done_it_sooner(ledger: Ledger) -> None:
+    taught(ledger, load_s=60.0)
+    for name in (NAME, OTHER):
+        come_up(ledger, name, device="RTX")
+    claimed(ledger, NAME, models=MODELS)
+    job = submit(ledger, models=MODELS)
+    assert ledger.turns.of(job.id) is None
+    assert ledger.turns.missing() == []
+    assert ledger.turns.woken() == []
+    assert ledger.claims.claim(OTHER) is None
+
+
+def test_an_instance_is_woken_when_the_only_holder_is_gone(ledger: Ledger) -> None:
+    taught(ledger, load_s=600.0)
+    for name in (NAME, OTHER):
+        come_up(ledger, name, device="RTX")
+    claimed(ledger, NAME, models=MODELS)
+    job = submit(ledger, models=MODELS)
+    assert ledger.turns.of(job.id) is None
+    ledger.instances.down(NAME, worker="w1", state="unhealthy", reason="x")
+    come_down(ledger)
+    [turn] = ledger.turns.woken()
+    assert (turn.instance, turn.job_id, turn.why) == (OTHER, job.id, "unheld")
+
+
+def come_down(ledger: Ledger) -> None:
+    """Have the first instance replaced: it holds nothing, and its job is given back and cancelled."""
+    for given in ledger.requeue.release_all(NAME, reason="x"):
+        ledger.jobs.cancel(given.job_id)
+    record = ledger.instances.get(NAME)
+    assert record is not None
+    ledger.instances.down(NAME, worker=record.worker, state="unhealthy", reason="x")
+
+
+def test_a_job_that_was_not_taken_up_is_offered_to_another(ledger: Ledger, clock: StoppedClock) -> None:
+    come_up(ledger)
+    come_up(ledger, OTHER)
+    job = submit(ledger)
+    assert [turn.instance for turn in ledger.turns.missing()] == [NAME]
+    clock.pass_ms(2001)
+    assert [(turn.instance, turn.job_id) for turn in ledger.turns.missing()] == [(NAME, job.id), (OTHER, job.id)]
+
+
+def test_workers_of_earlier_versions_have_no_queue_of_their_own(ledger: Ledger) -> None:
+    come_up(ledger)
+    with ledger.database.write() as transaction:
+        transaction.connection.exec_driver_sql("UPDATE instances SET has_queue = 0")
+    turn = ledger.turns.of(submit(ledger).id)
+    assert turn is not None
+    assert not turn.has_queue
