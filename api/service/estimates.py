@@ -1,82 +1,119 @@
-"""Where jobs stand in the queue and how long they will wait; one look at the queue serves a whole process."""
+"""Where waiting jobs stand, when they begin, and why they wait; one look at the fleet serves a whole process."""
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from api.http.cached import CachedValue
 from api.http.time_limits import ledger_time_limit
 from api.service.batched_lookup import Batched
 from core.ledger import Ledger
-from core.ledger.workload import Workload
+from core.ledger.scheduling.outlook import Outlook
 from core.records.job import QUEUED, Job
+from core.scheduling.reasons import Reason
 
-#: How long one process trusts its look at the queue.
+#: How long one process trusts its look at the fleet.
 MAX_AGE_S = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where a job stands in the queue."""
+    """Where a waiting job stands."""
 
-    #: 1 for the next one to run.
-    position: int
-    #: Seconds until it begins, estimated; None while no healthy GPU can run it.
-    wait_s: float | None
+    #: 1 for the next one to run; None while no GPU would take it.
+    position: int | None
+    #: Seconds until its own work begins, estimated; None while no GPU would take it.
+    starts_in_s: float | None
+    #: Why it waits.
+    reason: Reason
+    #: The same in plain English. It names times, so it changes with them.
+    sentence: str
+    #: It is so far behind that asking where it stands costs a query.
+    is_far: bool = False
 
     @property
     def wait_ms(self) -> int | None:
         """The estimated wait in milliseconds."""
-        return None if self.wait_s is None else round(self.wait_s * 1000)
+        return None if self.starts_in_s is None else round(self.starts_in_s * 1000)
 
 
 class Estimates:
-    """Places and waits of queued jobs, for all blueprints of one process."""
+    """Places of waiting jobs, for all blueprints of one process."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._workload = CachedValue(ledger.workload.read, max_age_s=MAX_AGE_S)
-        self._positions = Batched(ledger.jobs.queue_positions)
+        self._outlook = CachedValue(ledger.outlook.read, max_age_s=MAX_AGE_S)
+        self._indexes = Batched(ledger.outlook.indexes)
+        self._renewing = threading.Lock()
 
-    def workload(self) -> Workload:
-        """Return the fleet's work as it was at most about a second ago. Raises LedgerUnavailable."""
-        return self._workload.get()
+    def outlook(self) -> Outlook:
+        """Return what becomes of the fleet's work as it was at most about a second ago. Raises LedgerUnavailable."""
+        with ledger_time_limit():
+            return self._outlook.get()
 
     def renew(self) -> None:
-        """Look again: the queue has moved. Raises LedgerUnavailable."""
-        self._workload.renew()
+        """Look again: something has moved. Raises LedgerUnavailable."""
+        self._outlook.renew()
 
     def place(self, job: Job) -> Place | None:
-        """Return the job's place as it is now; None when it does not wait. Raises LedgerUnavailable."""
-        position = self._ledger.jobs.queue_position(job)
-        return None if position is None else self._at(job, position)
+        """Return the job's place of at most about a second ago; None when it does not wait. Raises LedgerUnavailable.
 
-    def recent_place(self, job: Job) -> Place | None:
-        """Return the job's place of about a second ago; jobs that are far behind, or just came, are looked up together.
-
-        Raises: LedgerUnavailable.
+        One that is far behind, or just came, is looked up together with the others of which that is true.
         """
         if job.status != QUEUED:
             return None
-        with ledger_time_limit():
-            workload = self.workload()
-        position = workload.position(job) if workload.at_ms > job.created_at_ms else None
-        if position is None:
-            position = self._positions.get(job.id)
-        if position is None:
-            return None
-        with ledger_time_limit():
-            return self._at(job, position)
+        outlook = self.outlook()
+        found = outlook.indexes.get(job.id)
+        if found is not None:
+            return _place(outlook, *found)
+        found = self._indexes.get(job.id)
+        return None if found is None else self._far_place(outlook, job, *found)
+
+    def places(self, jobs: Iterable[Job]) -> dict[str, Place]:
+        """Return the places of several jobs; those that do not wait are left out. Raises LedgerUnavailable."""
+        waiting = {job.id: job for job in jobs if job.status == QUEUED}
+        if not waiting:
+            return {}
+        outlook = self.outlook()
+        near = {job_id: found for job_id in waiting if (found := outlook.indexes.get(job_id)) is not None}
+        places = {job_id: _place(outlook, *found) for job_id, found in near.items()}
+        far = waiting.keys() - near.keys()
+        if far:
+            with ledger_time_limit():
+                indexes = self._ledger.outlook.indexes(far)
+            for job_id, found in indexes.items():
+                place = self._far_place(outlook, waiting[job_id], *found)
+                if place is not None:
+                    places[job_id] = place
+        return places
 
     def sizes(self, job: Job) -> dict[str, int]:
         """Count jobs by status of about a second ago, never from before this job came. Raises LedgerUnavailable."""
-        workload = self.workload()
-        return workload.sizes if workload.at_ms > job.created_at_ms else self._ledger.workload.sizes()
+        outlook = self.outlook()
+        return dict(outlook.sizes) if outlook.at_ms > job.created_at_ms else self._ledger.outlook.sizes()
 
-    def _at(self, job: Job, position: int) -> Place:
-        workload = self.workload()
-        typical_s = None
-        if position > 1 and workload.at_ms <= job.created_at_ms:
-            # Those ahead may be just as new; a client's jobs are often alike.
-            typical_s = self._ledger.durations.expect(job, workload.kinds)
-        return Place(position=position, wait_s=workload.wait_s(job, position, typical_s=typical_s))
+    def _far_place(self, outlook: Outlook, job: Job, line: int, index: int) -> Place | None:
+        if line not in outlook.forecast.lines:
+            outlook = self._since(job.updated_at_ms)
+        return _place(outlook, line, index, is_far=True) if line in outlook.forecast.lines else None
+
+    def _since(self, moment_ms: int) -> Outlook:
+        """Return a look from after a moment: nobody waited in this line before. Those who want one share it."""
+        # The slot first: who has one must not wait for somebody who waits for one.
+        with ledger_time_limit(), self._renewing:
+            if self._outlook.get().at_ms <= moment_ms:
+                self._outlook.renew()
+            return self._outlook.get()
+
+
+def _place(outlook: Outlook, line: int, index: int, *, is_far: bool = False) -> Place:
+    place = outlook.place(line, index)
+    return Place(
+        position=place.position,
+        starts_in_s=place.starts_in_s,
+        reason=outlook.forecast.reason(line, index),
+        sentence=outlook.forecast.sentence(line, index),
+        is_far=is_far,
+    )

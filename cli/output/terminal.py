@@ -38,6 +38,7 @@ JOB_COLUMNS = (
     Heading("progress", gives_way=1),
     Heading("outputs", gives_way=4),
     Heading("template", gives_way=3),
+    Heading("place", gives_way=5),
 )
 #: Characters of a terminal from which on a bar may be long.
 WIDE = 100
@@ -82,7 +83,7 @@ class JobProgress:
         self._screen = screen
         self._bar = _bar(screen.console) if screen.is_terminal else None
         self._task = self._bar.add_task("queued", total=1.0, detail="") if self._bar else None
-        self._said: tuple[str, Any] = ("", None)
+        self._said: tuple[Any, ...] = ("",)
         self._node = ""
         self._said_value = 0.0
 
@@ -103,7 +104,8 @@ class JobProgress:
             self._on_progress(event.data)
 
     def _on_status(self, status: str, data: Mapping[str, Any]) -> None:
-        place = describe_place(data) if status == "queued" else ""
+        place = describe_wait(data) if status == "queued" else ""
+        news = status, data.get("queue_position"), _queue(data).get("reason_code")
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, description=printable(status))
             if status == "queued":
@@ -112,9 +114,9 @@ class JobProgress:
                 self._bar.update(self._task, completed=1.0, detail="")
             elif self._said[0] == "queued":
                 self._bar.update(self._task, detail="")
-        elif (status, data.get("queue_position")) != self._said:
+        elif news != self._said:
             self._screen.line(f"{status} ({place})" if place else status)
-        self._said = (status, data.get("queue_position"))
+        self._said = news
 
     def _on_progress(self, data: Mapping[str, Any]) -> None:
         value, node = float(data.get("value") or 0), str(data.get("current_node"))
@@ -137,6 +139,21 @@ def describe_place(data: Mapping[str, Any]) -> str:
     # Null, and not merely left out as by other servers: none that could run it is healthy.
     is_stranded = "estimated_wait_ms" in data and wait_ms is None
     return f"place {position} in the queue{', no GPU is ready for it' if is_stranded else wait}"
+
+
+def describe_wait(data: Mapping[str, Any]) -> str:
+    """For people: the place, and why it waits: `place 3 in the queue, begins in about 2 min: 2 jobs go first.`"""
+    return ": ".join(filter(None, (describe_place(data), why_it_waits(data))))
+
+
+def why_it_waits(data: Mapping[str, Any]) -> str:
+    """The reason in a sentence; empty where nothing is said about it."""
+    return str(_queue(data).get("reason") or "")
+
+
+def _queue(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    queue = data.get("queue")
+    return queue if isinstance(queue, dict) else {}
 
 
 def about(seconds: float) -> str:
@@ -177,6 +194,8 @@ def describe_job(screen: Screen, job: Job) -> None:
             screen.line(f"  {word.removesuffix('_at'):10} {job[word]}")
     if place := describe_place(job):
         screen.line(f"  waits      {place}")
+    if reason := why_it_waits(job):
+        screen.line(f"  because    {reason}")
     if job["status"] == "running" and job.get("progress"):
         progress = job["progress"]
         screen.line(f"  progress   {float(progress.get('value') or 0):.0%}  {describe_progress(progress)}")
@@ -235,12 +254,19 @@ def list_jobs(screen: Screen, jobs: list[Job]) -> None:
     rows = [_row(job) for job in jobs]
     if not screen.is_terminal:
         # Not through rich, which would turn tabs into spaces.
-        for row in rows:
-            print("\t".join(printable(cell) for cell in row))
+        for row, job in zip(rows, jobs, strict=True):
+            print("\t".join(printable(cell) for cell in (*row, why_it_waits(job) or "-")))
         return
     # To the second, so that there is room for it in 80 columns.
     seen = [(*row[:2], row[2][:19].replace("T", " "), *row[3:]) for row in rows]
-    print_table(screen.console, JOB_COLUMNS, seen, style=lambda row: COLORS.get(row[1], ""))
+    reasons = {str(job["id"]): why_it_waits(job) for job in jobs}
+    print_table(
+        screen.console,
+        JOB_COLUMNS,
+        seen,
+        style=lambda row: COLORS.get(row[1], ""),
+        note=lambda row: reasons.get(row[0], ""),
+    )
 
 
 def _row(job: Job) -> tuple[str, ...]:
@@ -251,7 +277,16 @@ def _row(job: Job) -> tuple[str, ...]:
         percent = "100%"
     created = str(job.get("created_at") or job.get("create_time") or "-")
     count = str(len(job.get("outputs") or []))
-    return str(job["id"]), str(job["status"]), created, percent, count, str(job.get("template") or "-")
+    template = str(job.get("template") or "-")
+    return str(job["id"]), str(job["status"]), created, percent, count, template, _short_place(job)
+
+
+def _short_place(job: Job) -> str:
+    """For a list: `3, in 2 min`."""
+    position, wait_ms = job.get("queue_position"), job.get("estimated_wait_ms")
+    if not position:
+        return "-"
+    return f"{position}, in {about(wait_ms / 1000)}" if isinstance(wait_ms, (int, float)) else str(position)
 
 
 def _bar(console: Console) -> Progress:

@@ -286,7 +286,7 @@ def _report(job: Job, on_event: Callable[[SseEvent], None]) -> None:
     """What a poll says, in the words of the stream."""
     if job["status"] not in TERMINAL and job.get("progress"):
         on_event(SseEvent(name="progress", data=job["progress"]))
-    place: dict[str, Any] = {key: job[key] for key in ("queue_position", "estimated_wait_ms") if key in job}
+    place: dict[str, Any] = {key: job[key] for key in ("queue_position", "estimated_wait_ms", "queue") if key in job}
     on_event(SseEvent(name="status", data={"status": job["status"], **place}))
 
 

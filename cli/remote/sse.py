@@ -17,8 +17,8 @@ class SseEvent:
     """One event of a job: `status`, `progress`, `preview`, `output` or `log`."""
 
     name: str
-    #: `status`: `{"status", "queue_position"?}`; `progress`: `{"value", "nodes_done", "nodes_total", "current_node"?,
-    #: "current_node_class"?, "step"?, "steps"?}`, value from 0 to 1.
+    #: `status`: `{"status", "queue_position"?, "queue"?}`; `progress`: `{"value", "nodes_done", "nodes_total",
+    #: "current_node"?, "current_node_class"?, "step"?, "steps"?}`, value from 0 to 1.
     data: dict[str, Any]
 
 

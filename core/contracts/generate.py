@@ -86,6 +86,7 @@ class QueuePositionView(TypedDict):
     position: int | None
     queue_size: int
     estimated_wait_time: float | None
+    reason: NotRequired[Annotated[str, Field(description="Only while it waits: why, in plain English.")]]
 
 
 class _JobView(TypedDict):

@@ -10,14 +10,14 @@ secrets      ledger.secrets: open for one purpose, wipe (workers, reconciler)
 instances    ledger.instances: the fleet's GPUs and their nodes (GPU workers, API)
 input_files  ledger.input_files: files that came in (API, reconciler)
 durations    ledger.durations: how long jobs take (GPU workers, API)
-workload     ledger.workload: what waits and runs, and for how long (API)
 facts        ledger.facts: what a fleet agrees on (all)
 removal      ledger.removal: what leaves the ledger (reconciler)
 timekeeping  ledger.timekeeping: whether the clock was set (reconciler)
 webhooks/    ledger.outbox: webhooks out (io workers), and ledger.deliveries: what became of them (API)
 transitions  the one way a job changes its status (all of the above)
 model_sets   names of sets of model files (durations, scheduling)
-scheduling/  which job an instance runs next: ledger.turns, ledger.lines (claims, reconciler)
+scheduling/  which job an instance runs next: ledger.turns, ledger.lines (claims, reconciler), and what comes of that:
+             ledger.outlook (API)
 sealing      secrets at rest (secrets, requests)
 upgrade      the schema, brought to its newest version (every process at its start)
 migrations/  the steps of that
@@ -46,13 +46,13 @@ from core.ledger.scheduling.choice import Chooser
 from core.ledger.scheduling.learned import LearnedCosts
 from core.ledger.scheduling.lines import Lines
 from core.ledger.scheduling.mending import LineMender
+from core.ledger.scheduling.outlook import OutlookReader
 from core.ledger.scheduling.turns import Turns
 from core.ledger.sealing import Sealer, load_keys
 from core.ledger.secrets import Secrets
 from core.ledger.timekeeping import Timekeeping
 from core.ledger.webhooks.deliveries import Deliveries
 from core.ledger.webhooks.outbox import Outbox
-from core.ledger.workload import WorkloadReader
 from core.links import LinkSigner
 from core.settings import Settings
 
@@ -84,7 +84,7 @@ class Ledger:
         self.instances = Instances(self.database)
         self.input_files = InputFiles(self.database)
         self.durations = Durations(self.database)
-        self.workload = WorkloadReader(self.database, self.durations)
+        self.outlook = OutlookReader(self.database, self.lines, learned, self.durations)
         self.facts = Facts(self.database)
         self.removal = Removal(self.database)
         self.timekeeping = Timekeeping(self.database, self.facts, lease_s=settings.lease_s)

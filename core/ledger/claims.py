@@ -18,7 +18,7 @@ from core.errors import StaleAttempt
 from core.ledger.database.connections import Change, Database
 from core.ledger.database.rows import JOB_COLUMNS, asset_row
 from core.ledger.database.stored_fields import RowReader
-from core.ledger.database.tables import assets, job_errors, jobs
+from core.ledger.database.tables import assets, instances, job_errors, jobs
 from core.ledger.scheduling.choice import Chooser
 from core.ledger.secrets import end_run
 from core.ledger.transitions import transition
@@ -169,8 +169,15 @@ class Claims:
     def begun(self, claim: Claim) -> None:
         """Note that a job on deck runs now: what happens to the instance from here on, happens to it."""
         with self._database.write() as transaction:
-            began = {"on_deck": False, "started_at_ms": now_ms(), "start_by_ms": None}
-            transaction.connection.execute(update(jobs).where(held_by(claim)).values(**began))
+            now = now_ms()
+            began = update(jobs).where(held_by(claim)).values(on_deck=False, started_at_ms=now, start_by_ms=None)
+            instance = transaction.connection.execute(began.returning(jobs.c.instance)).scalar()
+            if instance is not None:
+                # When it would begin was expected when it was claimed, and is known now.
+                free_at_ms = now + int((claim.load_s + claim.run_s) * 1000)
+                transaction.connection.execute(
+                    update(instances).where(instances.c.name == instance).values(free_at_ms=free_at_ms)
+                )
 
     def progress(self, claim: Claim, snapshot: Progress) -> None:
         """Keep the newest progress of a running attempt, and tell its webhook if that wants to know.

@@ -57,17 +57,20 @@ class Averages:
     def __init__(self, seconds: Mapping[str, Mapping[str, float]]) -> None:
         self._seconds = seconds
 
-    def expect(self, job: Lasting, gpus: Iterable[str]) -> float:
+    def expect(self, job: Lasting, gpus: Iterable[str], *, otherwise_s: float | None = None) -> float:
         """Return the seconds of GPU time a job will take: as its shape did, else its template, else as its client says.
 
         Parameters:
           gpus: the kind of each GPU it may run on. Where it ran on none of them, those it did run on have to do.
+          otherwise_s: how long jobs like it take that have another shape and template; goes before what a client says.
         """
         kinds = list(gpus)
         for what in subjects(job):
             found = self._seconds.get(what)
             if found:
                 return fmean([found[kind] for kind in kinds if kind in found] or found.values())
+        if otherwise_s is not None:
+            return otherwise_s
         return DEFAULT_S if job.expected_time_s is None else job.expected_time_s
 
 

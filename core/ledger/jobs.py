@@ -19,7 +19,6 @@ from core.ledger.database.stored_fields import columns_from
 from core.ledger.database.tables import events, idempotency_keys, job_errors, job_inputs, jobs
 from core.ledger.requests import Requests
 from core.ledger.scheduling.lines import LineKind, Lines
-from core.ledger.scheduling.queue_order import comes_before, queue_order
 from core.ledger.secrets import Secrets
 from core.ledger.transitions import transition
 from core.ledger.webhooks.outbox_writer import record_event
@@ -38,24 +37,6 @@ _BEGUN = (
     *_ASKED,
     *("id", "status", "attempt", "last_seq", "nodes_total", "shape", "inputs"),
     *("created_at_ms", "updated_at_ms", "expires_at_ms", "files_expire_at_ms"),
-)
-#: The queue with the place of each job. Counting those before it is quicker for a few jobs, numbering all for many.
-FEW = 2
-_OTHERS = jobs.alias()
-_COUNTED = (
-    select(
-        jobs.c.id,
-        (
-            1 + select(func.count()).where(_OTHERS.c.status == QUEUED, comes_before(jobs.c, _OTHERS)).scalar_subquery()
-        ).label("place"),
-    )
-    .where(jobs.c.status == QUEUED)
-    .subquery()
-)
-_NUMBERED = (
-    select(jobs.c.id, func.row_number().over(order_by=queue_order()).label("place"))
-    .where(jobs.c.status == QUEUED)
-    .subquery()
 )
 
 
@@ -229,21 +210,6 @@ class Jobs:
         query = select(func.count()).select_from(jobs).where(jobs.c.status.in_(statuses))
         with self._database.read() as connection:
             return connection.execute(query).scalar_one()
-
-    def queue_position(self, job: Job) -> int | None:
-        """Return the place of a queued job, 1 being the next to run; None when it does not wait."""
-        if job.status != QUEUED:
-            return None
-        query = select(func.count()).select_from(jobs).where(jobs.c.status == QUEUED, comes_before(job))
-        with self._database.read() as connection:
-            return 1 + connection.execute(query).scalar_one()
-
-    def queue_positions(self, job_ids: Collection[str]) -> dict[str, int]:
-        """Return the places of several queued jobs at once; those that do not wait are left out."""
-        line = _COUNTED if len(job_ids) <= FEW else _NUMBERED
-        with self._database.read() as connection:
-            found = connection.execute(select(line).where(line.c.id.in_(list(job_ids))))
-            return {row.id: row.place for row in found}
 
     def cancel(self, job_id: str) -> Job:
         """Ask for an end, whatever the job is doing; asking twice is harmless.

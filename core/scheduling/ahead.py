@@ -212,7 +212,7 @@ class _Run:
         index = line.take(nearest_deadline=decision.takes_nearest_deadline)
         self._levels.changed(line, jobs=1)
         self._waiting -= 1
-        took_s = decision.load_s + decision.line.run_s
+        took_s = decision.load_s + line.run_s_of(index)
         taken_in_s = self._now_s - self._picture.now_s
         self._starts.append(
             Start(

@@ -31,6 +31,10 @@ class LineAhead:
         if self.deadlines:
             self.line = replace(of.line, start_by_s=self.deadlines[0][0])
 
+    def run_s_of(self, index: int) -> float:
+        """Return how long one of its jobs takes."""
+        return self._of.run_s_of(index)
+
     def take(self, *, nearest_deadline: bool) -> int:
         """Take its head, or the job with the nearest deadline, and return the job's index."""
         has_any = self._nearest < len(self.deadlines)

@@ -27,8 +27,14 @@ class WaitingLine:
     #: By which time jobs have to have begun that have a deadline, by their index in the line (the head is 0). Where it
     #: is empty, the line's `start_by_s` is its head's.
     start_by_s: Mapping[int, float] = field(default_factory=dict)
+    #: How long each of the first jobs takes, as far as that is known; the others take as long as the line says.
+    run_s: tuple[float, ...] = ()
     #: What its jobs ask of a GPU, for a sentence: "they need ...". Empty where it cannot be said.
     needs: str = ""
+
+    def run_s_of(self, index: int) -> float:
+        """Return how long one of its jobs takes, in seconds; the head has index 0."""
+        return self.run_s[index] if index < len(self.run_s) else self.line.run_s
 
     def came(self, index: int) -> float:
         """Return when one of its jobs came, in seconds; the head has index 0."""

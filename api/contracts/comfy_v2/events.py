@@ -16,7 +16,6 @@ from core.contracts.comfy_v2 import SHOWN, ProgressView, output_view, progress_v
 from core.errors import LedgerUnavailable, NotFound
 from core.ledger import Ledger
 from core.ledger.jobs import JobEvent
-from core.ledger.workload import LOOK
 from core.links import Links
 from core.records.job import QUEUED, RUNNING, TERMINAL, Job, Status
 
@@ -181,12 +180,12 @@ class EventStream:
         if self._job.status != QUEUED or self._shown_status != QUEUED:
             return None
         shown, age_s = self._shown_place, time.monotonic() - self._placed_at_s
-        is_far = shown is not None and shown.position > LOOK
+        is_far = shown is not None and shown.is_far
         self._is_held_back = age_s < PLACE_S
         if self._is_held_back or (is_far and age_s < FAR_PLACE_S):
             return None
         try:
-            place = self._estimates.recent_place(self._job)
+            place = self._estimates.place(self._job)
         except LedgerUnavailable:
             return None
         if place is None or not _is_news(place, shown, age_s):
@@ -199,7 +198,7 @@ class EventStream:
         if status != self._job.status:
             return None
         try:
-            return self._estimates.recent_place(self._job)
+            return self._estimates.place(self._job)
         except LedgerUnavailable:
             return None
 
@@ -225,9 +224,14 @@ class EventStream:
 
 def _is_news(place: Place, shown: Place | None, age_s: float) -> bool:
     """Whether a place says more than the one that was shown so long ago: a reader counts the wait down by itself."""
-    if shown is None or place.position != shown.position or (place.wait_s is None) != (shown.wait_s is None):
+    if shown is None or place.position != shown.position or _cause(place) != _cause(shown):
         return True
-    if place.wait_s is None or shown.wait_s is None:
-        return False
-    expected_s = max(0.0, shown.wait_s - age_s)
-    return abs(place.wait_s - expected_s) > max(WAIT_NEWS_S, WAIT_NEWS_SHARE * expected_s)
+    if place.starts_in_s is None or shown.starts_in_s is None:
+        return place.starts_in_s is not shown.starts_in_s
+    expected_s = max(0.0, shown.starts_in_s - age_s)
+    return abs(place.starts_in_s - expected_s) > max(WAIT_NEWS_S, WAIT_NEWS_SHARE * expected_s)
+
+
+def _cause(place: Place) -> tuple[str, str | None]:
+    """What it waits for, apart from how long: the sentence changes with the time alone."""
+    return place.reason.code, place.reason.gpu

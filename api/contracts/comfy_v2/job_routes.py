@@ -123,7 +123,7 @@ def v2_blueprint(settings: Settings, ledger: Ledger, service: JobService, hub: H
     )
     @bounded
     def list_jobs() -> Response:
-        return _page(settings, ledger)
+        return _page(settings, ledger, estimates)
 
     @blueprint.get("/jobs/<job_id>")
     @Described(summary="A job as it stands", tag=JOBS, answers={200: JobView}, errors=(NotFound, LedgerUnavailable))
@@ -213,7 +213,7 @@ def _requested(settings: Settings) -> JobRequest:
     return with_job_fields(wanted, body, settings, base_url(settings))
 
 
-def _page(settings: Settings, ledger: Ledger) -> Response:
+def _page(settings: Settings, ledger: Ledger, estimates: Estimates) -> Response:
     limit = fields.limit(request.args.get("limit"))
     page: list[Job] = ledger.jobs.page(
         statuses=fields.statuses(request.args.get("status")),
@@ -229,7 +229,12 @@ def _page(settings: Settings, ledger: Ledger) -> Response:
     shown, rest = page[:limit], page[limit:]
     cursor = fields.encode_cursor(shown[-1].created_at_ms, shown[-1].id) if rest else None
     links = links_for(settings, ledger)
-    view: JobPageView = {"jobs": [list_item(job, links) for job in shown], "next_cursor": cursor, "truncated": False}
+    places = estimates.places(shown)
+    view: JobPageView = {
+        "jobs": [list_item(job, links, place=places.get(job.id)) for job in shown],
+        "next_cursor": cursor,
+        "truncated": False,
+    }
     return json_response(view)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 from typing_extensions import NotRequired, TypedDict
@@ -32,7 +32,11 @@ from core.links import Links
 from core.records.job import Job
 from core.records.output import Output
 from core.records.requirements import Requirements
+from core.scheduling.reasons import Code
 from core.texts.json_types import JsonObject
+
+#: Every word that says why a job waits.
+REASON_CODES = list(get_args(Code))
 
 
 class UrlsView(TypedDict):
@@ -46,16 +50,34 @@ class MetricsView(TypedDict):
     execution_ms: int | None
 
 
+class QueueView(TypedDict):
+    """Where a waiting job stands, when it will begin, and why it waits."""
+
+    position: Annotated[int | None, Field(description="1 is the next to run; null while no GPU would take it.")]
+    starts_in_s: Annotated[
+        float | None,
+        Field(description="Until its own work begins, its models loaded; estimated. Null while no GPU would take it."),
+    ]
+    reason: Annotated[str, Field(description="Why it waits, in plain English.")]
+    reason_code: Annotated[str, Field(description="The same as a word.", json_schema_extra={"enum": REASON_CODES})]
+
+
 class PlaceView(TypedDict):
     """Where a job stands in the queue."""
 
-    queue_position: Annotated[int | None, Field(description="1 is the next to run; null when it does not wait.")]
+    queue_position: Annotated[
+        int | None,
+        Field(description="1 is the next to run; null when it does not wait, and while no GPU would take it."),
+    ]
     estimated_wait_ms: NotRequired[
         Annotated[
             int | None,
-            Field(description="Only while it waits: until a GPU begins it, estimated; null while no healthy GPU can."),
+            Field(
+                description="Only while it waits: until its work begins, estimated; null while no GPU would take it."
+            ),
         ]
     ]
+    queue: NotRequired[Annotated[QueueView, Field(description="Only while it waits.")]]
 
 
 class StatusEventView(TypedDict):
@@ -64,6 +86,7 @@ class StatusEventView(TypedDict):
     status: ShownStatus
     queue_position: NotRequired[int | None]
     estimated_wait_ms: NotRequired[int | None]
+    queue: NotRequired[QueueView]
 
 
 class RequirementsView(TypedDict):
@@ -174,7 +197,7 @@ def job_view(job: Job, links: Links, *, place: Place | None = None) -> JobView:
         "started_at": maybe_timestamp(job.started_at_ms),
         "completed_at": maybe_timestamp(job.completed_at_ms),
         "expires_at": timestamp(job.expires_at_ms),
-        "queue_position": None if place is None else place.position,
+        "queue_position": None,
         "progress": progress_view(job),
         "outputs": [output_view(output, links, job.files_expire_at_ms) for output in job.outputs],
         "error": error_view(job),
@@ -190,7 +213,10 @@ def job_view(job: Job, links: Links, *, place: Place | None = None) -> JobView:
         "losses": losses_view(job),
     }
     if place is not None:
-        view["estimated_wait_ms"] = place.wait_ms
+        shown = place_view(place)
+        view["queue_position"] = shown["queue_position"]
+        view["estimated_wait_ms"] = shown["estimated_wait_ms"]
+        view["queue"] = shown["queue"]
     if job.requires is not None:
         view["requires"] = requirements_view(job.requires)
     if job.start_within_s is not None:
@@ -220,10 +246,10 @@ def requirements_view(requires: Requirements) -> RequirementsView:
     return view
 
 
-def list_item(job: Job, links: Links) -> ListedJobView:
+def list_item(job: Job, links: Links, *, place: Place | None = None) -> ListedJobView:
     """Return a job as a list shows it: the Job object, and its times by the names the SDK's list reads."""
     return {
-        **job_view(job, links),
+        **job_view(job, links, place=place),
         "create_time": timestamp(job.created_at_ms),
         "update_time": timestamp(job.updated_at_ms),
     }
@@ -244,8 +270,17 @@ def event_view(event: JobEvent) -> JobEventView:
 
 
 def place_view(place: Place) -> PlaceView:
-    """Return where a job that waits stands in the queue, and for how long."""
-    return {"queue_position": place.position, "estimated_wait_ms": place.wait_ms}
+    """Return where a job that waits stands in the queue, for how long, and why."""
+    return {
+        "queue_position": place.position,
+        "estimated_wait_ms": place.wait_ms,
+        "queue": {
+            "position": place.position,
+            "starts_in_s": None if place.starts_in_s is None else round(place.starts_in_s, 3),
+            "reason": place.sentence,
+            "reason_code": place.reason.code,
+        },
+    }
 
 
 def asset_view(output: Output | InputFile, links: Links, expires_at_ms: int) -> AssetView:

@@ -115,12 +115,15 @@ def queue_position(job: Job, place: Place | None, queue_size: int) -> QueuePosit
       queue_size: how many jobs have its status.
     """
     is_queued = job.status == QUEUED
-    return {
+    view: QueuePositionView = {
         "current_queue": QUEUE_WORDS[job.status],
         "position": place.position if place else None if is_queued else 0,
         "queue_size": queue_size,
-        "estimated_wait_time": rounded_s(place.wait_s if place else None) if is_queued else 0.0,
+        "estimated_wait_time": rounded_s(place.starts_in_s if place else None) if is_queued else 0.0,
     }
+    if place is not None and is_queued:
+        view["reason"] = place.sentence
+    return view
 
 
 def rounded_s(seconds: float | None) -> float | None:

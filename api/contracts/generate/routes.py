@@ -138,11 +138,11 @@ def generate_blueprint(
     )
     @bounded
     def queue_info() -> Response:
-        workload = estimates.workload()
+        outlook = estimates.outlook()
         view: QueueInfoView = {
-            **queue_sizes(ledger.workload.sizes()),
-            "estimated_wait_time": rounded_s(workload.wait_of_new_s()),
-            "gpus": workload.gpus.total(),
+            **queue_sizes(ledger.outlook.sizes()),
+            "estimated_wait_time": rounded_s(outlook.wait_of_new_s),
+            "gpus": len(outlook.gpus),
         }
         return json_response(view)
 

@@ -43,7 +43,6 @@ from core.contracts.comfy_v2 import progress_view, timestamp
 from core.contracts.generate import generate_result
 from core.errors import LedgerUnavailable, NotFound, RequestIdReuse
 from core.ledger import Ledger
-from core.ledger.workload import LOOK
 from core.links import Links
 from core.records.job import QUEUED, RUNNING, Job
 from core.settings import Settings
@@ -187,18 +186,19 @@ class GenerateStream:
         if self._job.status != QUEUED:
             self._place = None
             return
-        is_far = self._place is not None and self._place.position > LOOK
+        is_far = self._place is not None and self._place.is_far
         age_s = now_s - self._placed_at_s
         # Notices of moves may be lost, so it is looked up now and then without one.
         is_due = age_s >= (FAR_PLACE_S if is_far else PLACE_S) and (self._has_moved or age_s >= REREAD_S)
         if self._place is None or is_due:
             self._placed_at_s, self._has_moved = now_s, False
-            self._place = self._estimates.recent_place(self._job)
+            self._place = self._estimates.place(self._job)
 
     def _news(self) -> tuple[Any, ...]:
         """What an event is worth sending for."""
-        position = None if self._place is None else self._place.position
-        return (self._job.status, position, self._job.progress, len(self._job.outputs))
+        place = self._place
+        why = None if place is None else (place.position, place.reason.code, place.reason.gpu)
+        return (self._job.status, why, self._job.progress, len(self._job.outputs))
 
     def _event(self) -> str:
         job = self._job

@@ -97,7 +97,7 @@ jobs = Table(
     # The same for its files, which may go earlier; and whether they have gone.
     Column("files_expire_at_ms", BigInteger, nullable=False, server_default="0"),
     Column("files_removed", Boolean, nullable=False, server_default=false()),
-    # The next job to run, and every look-up by status.
+    # Every look-up by status.
     Index("jobs_turn", "status", text("priority DESC"), "created_at_ms", "id"),
     Index("jobs_newest", "created_at_ms", "id"),
     Index("jobs_expiry", "expires_at_ms"),

@@ -45,6 +45,13 @@ class Costs:
             found = self._runs[models, gpu] = self._of(run_subject(models), gpu, USUAL_RUN_S)
         return found
 
+    def known_run_s(self, models: ModelSet, gpus: Collection[str]) -> float | None:
+        """Return the same over some kinds of GPU; None where no job with these models has run anywhere."""
+        found = self.seconds.get(run_subject(models))
+        if not found:
+            return None
+        return fmean([found[gpu] for gpu in gpus if gpu in found] or found.values())
+
     def load_s(self, models: ModelSet, gpu: str | None = None) -> float:
         """Return how long it takes to make these models resident."""
         found = self._loads.get((models, gpu))

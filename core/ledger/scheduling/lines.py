@@ -10,7 +10,7 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -65,7 +65,7 @@ class LineKind:
     @cached_property
     def accepted(self) -> frozenset[str] | None:
         """Digests of the catalogues its jobs may run on; None means any."""
-        return None if self.catalogues is None else frozenset(self.catalogues.split(","))
+        return accepted_of(self.catalogues)
 
     @cached_property
     def work(self) -> ModelSet:
@@ -150,6 +150,11 @@ class Lines:
         """Return what a line is; None if it is not there."""
         self._learn(connection, [line_id])
         return self._kinds.get(line_id)
+
+    def kinds_of(self, connection: Connection, line_ids: Collection[int]) -> dict[int, LineKind]:
+        """Return what several lines are; those that are not there are left out."""
+        self._learn(connection, line_ids)
+        return {line_id: self._kinds[line_id] for line_id in line_ids if line_id in self._kinds}
 
     def kinds(self) -> list[LineKind]:
         """Return the kinds of the lines that this process knows."""
@@ -240,13 +245,18 @@ class Lines:
             ).scalar_one()
         return made
 
-    def _learn(self, connection: Connection, line_ids: Sequence[int]) -> None:
+    def _learn(self, connection: Connection, line_ids: Collection[int]) -> None:
         missing = [line_id for line_id in line_ids if line_id not in self._kinds]
         if not missing:
             return
         found = _kinds_of(connection.execute(_WHAT_IT_IS.where(lines.c.id.in_(missing))))
         with self._lock:
             self._kinds.update(found)
+
+
+def accepted_of(catalogues: str | None) -> frozenset[str] | None:
+    """Return which catalogues a job accepts, from its column `catalogues`; None means any."""
+    return None if catalogues is None else frozenset(catalogues.split(","))
 
 
 def _kinds_of(rows: Iterable[Row[tuple[object, ...]]]) -> dict[int, LineKind]:

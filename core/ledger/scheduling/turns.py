@@ -15,9 +15,8 @@ from core.ledger.database.line_counts import IS_QUEUED
 from core.ledger.database.tables import instances, jobs
 from core.ledger.instances import HEALTHY, SILENCE_MS
 from core.ledger.scheduling.learned import LearnedCosts
-from core.ledger.scheduling.lines import Lines
+from core.ledger.scheduling.lines import Lines, accepted_of
 from core.ledger.scheduling.picture import GPU_COLUMNS, GpuRow, Picture
-from core.ledger.scheduling.queue_order import accepted_of
 from core.records.job import LEASED
 from core.scheduling.lines import Decision, Why
 

@@ -20,7 +20,15 @@ from cli.local.log_watch import LogWatch
 from cli.local.processes import describe_end, last_line
 from cli.local.stack import addresses, check_ports, child_environment
 from cli.main import COMMANDS, comfyline, run
-from cli.output.terminal import JobProgress, Screen, describe_job, describe_place, describe_progress, describe_refusal
+from cli.output.terminal import (
+    JobProgress,
+    Screen,
+    describe_job,
+    describe_place,
+    describe_progress,
+    describe_refusal,
+    describe_wait,
+)
 from cli.output.text_tables import printable
 from cli.remote.answers import RequestRefused
 from cli.remote.client import Client
@@ -249,6 +257,27 @@ class TestPlainOutput:
         assert lines[2] == "  5%  KSampler (node 3), step 1/20"
         assert lines[-1] == "succeeded"
         assert 10 <= len(lines) <= 14
+
+    def test_a_waiting_job_says_why_and_says_it_again_only_if_that_changes(self) -> None:
+        screen, text = _plain_screen()
+        place = {"status": "queued", "queue_position": 1, "estimated_wait_ms": 9000}
+        held = {"position": 1, "starts_in_s": 9.0, "reason": "Waits for gpu0@a.", "reason_code": "held"}
+        with screen.progress() as progress:
+            progress(SseEvent(name="status", data=place | {"queue": held}))
+            progress(SseEvent(name="status", data=place | {"queue": held | {"reason": "Waits for gpu0@a, still."}}))
+            loads = {"reason": "gpu0@a will load it.", "reason_code": "load"}
+            progress(SseEvent(name="status", data=place | {"queue": held | loads}))
+        assert text.getvalue().splitlines() == [
+            "queued (place 1 in the queue, begins in about 9 s: Waits for gpu0@a.)",
+            "queued (place 1 in the queue, begins in about 9 s: gpu0@a will load it.)",
+        ]
+
+    def test_a_job_that_no_gpu_takes_has_a_reason_alone(self) -> None:
+        queue = {"position": None, "starts_in_s": None, "reason": "No GPU can run it.", "reason_code": "no_gpu"}
+        assert (
+            describe_wait({"queue_position": None, "estimated_wait_ms": None, "queue": queue}) == "No GPU can run it."
+        )
+        assert describe_wait({"queue_position": 2, "queue": None}) == "place 2 in the queue", "another server"
 
     def test_progress_tells_node_step_and_share(self) -> None:
         data = {"current_node": "3", "current_node_class": "KSampler", "step": 9, "steps": 20}

@@ -357,7 +357,7 @@ def test_events_as_they_happen(api: Api) -> None:
 
     frames = sse_frames("".join(received))
     assert [name for name, _ in frames] == ["status", "status", "output", "status"]
-    assert set(frames[0][1]) == {"status", "queue_position", "estimated_wait_ms"}
+    assert set(frames[0][1]) == {"status", "queue_position", "estimated_wait_ms", "queue"}
     assert (frames[0][1]["status"], frames[0][1]["queue_position"]) == ("queued", 1)
     assert [data["status"] for name, data in frames if name == "status"] == ["queued", "running", "succeeded"]
     assert all(ord(character) < 128 for character in "".join(received))
@@ -455,7 +455,7 @@ def test_a_waiting_job_hears_when_its_place_moves(api: Api, monkeypatch: pytest.
     assert {name for name, _ in seen} == {"status"}
     positions = [data["queue_position"] for _, data in seen]
     assert sorted(set(positions), reverse=True) == list(dict.fromkeys(positions)) == [4, 3, 2, 1]
-    assert all(set(data) == {"status", "queue_position", "estimated_wait_ms"} for _, data in seen)
+    assert all(set(data) == {"status", "queue_position", "estimated_wait_ms", "queue"} for _, data in seen)
     assert {data["status"] for _, data in seen} == {"queued"}
     assert sse_frames(rest)[-1] == ("status", {"status": "canceled"})
 

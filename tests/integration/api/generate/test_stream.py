@@ -30,7 +30,7 @@ EVENT_KEYS = {
     *("request_id", "status", "message", "timestamp", "elapsed_time", "queue_info", "queue_position", "output_count"),
     "progress",
 }
-PLACE_KEYS = {"current_queue", "position", "queue_size", "estimated_wait_time"}
+PLACE_KEYS = {"current_queue", "position", "queue_size", "estimated_wait_time", "reason"}
 SIZE_KEYS = {"preprocess_queue_size", "generation_queue_size", "postprocess_queue_size"}
 
 
@@ -190,7 +190,8 @@ def test_without_a_healthy_gpu_nobody_knows_how_long_it_takes(api: Api) -> None:
         _cancel(api, "unknown")
         client.all()
 
-    assert (place["position"], place["estimated_wait_time"]) == (1, None)
+    assert (place["position"], place["estimated_wait_time"]) == (None, None)
+    assert place["reason"] == "No GPU of the fleet can run it now."
     assert (info["gpus"], info["estimated_wait_time"], info["preprocess_queue_size"]) == (0, None, 1)
 
 

@@ -130,20 +130,6 @@ def test_states_of_many_jobs_at_once(ledger: Ledger) -> None:
     assert ledger.jobs.count(QUEUED, RUNNING) == 2
 
 
-def test_queue_positions_are_the_order_of_claims(ledger: Ledger) -> None:
-    waiting = [submit(ledger, priority=priority) for priority in (0, 5, 0, -1, 5)]
-    for job in waiting[:3]:
-        set_columns(ledger, job.id, created_at_ms=7_000)
-
-    fresh = [ledger.jobs.get(job.id) for job in waiting]
-    positions = {ledger.jobs.queue_position(job): job.id for job in fresh}
-    announced = [job_id for _priority, _created_at_ms, job_id in ledger.workload.read().ranks]
-    taken = [claim.job_id for claim in iter(lambda: ledger.claims.claim("gpu0@here"), None)]
-
-    assert [positions[number] for number in range(1, 6)] == announced == taken
-    assert ledger.jobs.queue_position(ledger.jobs.get(waiting[0].id)) is None
-
-
 def test_cancel_in_every_status(ledger: Ledger) -> None:
     queued = submit(ledger).id
     running = claimed(ledger).job_id

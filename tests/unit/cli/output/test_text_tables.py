@@ -63,6 +63,31 @@ def test_a_list_leaves_out_columns_and_cuts_none() -> None:
     assert " ".join(titles[132]) == " ".join(heading.title for heading in JOB_COLUMNS)
 
 
+def waiting() -> dict[str, object]:
+    queue = {"position": 3, "starts_in_s": 130.0, "reason": "2 jobs like it go first.", "reason_code": "behind"}
+    return job("queued") | {"queue_position": 3, "estimated_wait_ms": 130_000, "queue": queue}
+
+
+def test_a_list_says_below_a_waiting_job_why_it_waits() -> None:
+    screen, text = terminal(132)
+    list_jobs(screen, [waiting(), job("succeeded")])
+
+    lines = text.getvalue().splitlines()
+    assert lines[0].endswith("place")
+    assert lines[1].rstrip().endswith("3, in 2 min")
+    assert lines[2] == "  2 jobs like it go first."
+    assert lines[3].startswith(JOB_ID)
+
+
+def test_elsewhere_place_and_reason_are_the_last_of_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    list_jobs(Screen(), [waiting(), job("succeeded")])
+
+    first, second = (line.split("\t") for line in capsys.readouterr().out.splitlines())
+    assert first[-2:] == ["3, in 2 min", "2 jobs like it go first."]
+    assert second[-2:] == ["-", "-"]
+    assert len(first) == len(second) == 8
+
+
 @pytest.mark.parametrize("width", WIDTHS)
 def test_gpus_have_names_states_and_jobs_whole_or_not(width: int) -> None:
     screen, text = terminal(width)

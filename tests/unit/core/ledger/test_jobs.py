@@ -257,35 +257,6 @@ class TestLog:
         assert (ledger.jobs.count(QUEUED), ledger.jobs.count(QUEUED, RUNNING), ledger.jobs.count(FAILED)) == (2, 3, 0)
 
 
-class TestPlace:
-    def test_of_one_that_waits(self, ledger: Ledger, clock: StoppedClock) -> None:
-        first = submit(ledger)
-        clock.pass_ms(1)
-        second, urgent = submit(ledger), submit(ledger, priority=1)
-        places = {job.id: ledger.jobs.queue_position(job) for job in (first, second, urgent)}
-        assert places == {urgent.id: 1, first.id: 2, second.id: 3}
-
-    def test_those_that_run_are_not_in_line(self, ledger: Ledger) -> None:
-        claim = claimed(ledger, priority=9)
-        job = submit(ledger)
-        assert ledger.jobs.queue_position(ledger.jobs.get(claim.job_id)) is None
-        assert ledger.jobs.queue_position(job) == 1
-        assert ledger.jobs.queue_positions([claim.job_id, job.id]) == {job.id: 1}
-
-    @pytest.mark.parametrize("count", [1, 2, 3, 5])
-    def test_of_few_and_many(self, ledger: Ledger, clock: StoppedClock, count: int) -> None:
-        claim = claimed(ledger, priority=9)
-        line = []
-        for _ in range(5):
-            line.append(submit(ledger).id)
-            clock.pass_ms(1)
-        line.insert(0, submit(ledger, priority=1).id)
-        wanted = line[-count:]
-        expected = {job_id: line.index(job_id) + 1 for job_id in wanted}
-        assert ledger.jobs.queue_positions(wanted) == expected
-        assert ledger.jobs.queue_positions([*wanted, claim.job_id, "gone"]) == expected
-
-
 class TestCancel:
     def test_one_that_waits_never_runs(self, ledger: Ledger) -> None:
         job = submit(ledger)

@@ -1,0 +1,143 @@
+"""The GPUs of a fleet as a forecast looks at them: what they can run and hold, and how long they are at work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, bindparam, select
+
+from core.ledger.database.tables import instances, jobs
+from core.ledger.durations import gpu_kind
+from core.ledger.instances import HEALTHY, SILENCE_MS
+from core.ledger.scheduling.learned import USUAL_LOAD_S, Costs
+from core.ledger.scheduling.lines import LineKind
+from core.ledger.scheduling.picture import GPU_COLUMNS, GpuRow
+from core.ledger.scheduling.reach import Reach, Sort
+from core.records.job import LEASED
+from core.scheduling.lines import Gpu, ModelSet
+from core.scheduling.picture import FleetGpu
+from core.scheduling.residency import USUAL_BYTES
+
+_ALIVE = (
+    select(*GPU_COLUMNS)
+    .where(instances.c.state == HEALTHY, instances.c.heartbeat_at_ms > bindparam("heard_since_ms"))
+    .order_by(instances.c.name)
+)
+_RUNNING = select(
+    jobs.c.instance,
+    jobs.c.line,
+    jobs.c.started_at_ms,
+    jobs.c.on_deck,
+    jobs.c.shape,
+    jobs.c.workflow.label("template"),
+    jobs.c.expected_time_s,
+).where(jobs.c.status.in_(sorted(LEASED)), jobs.c.instance.is_not(None))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunningJob:
+    """A job that an instance has claimed."""
+
+    instance: str
+    line: int | None
+    started_at_ms: int
+    #: It stands behind another one, and has not begun.
+    on_deck: bool
+    shape: str | None
+    template: str | None
+    expected_time_s: float | None
+
+
+def read_gpus(connection: Connection, now: int) -> list[GpuRow]:
+    """Return the healthy instances, by name."""
+    rows = connection.execute(_ALIVE, {"heard_since_ms": now - SILENCE_MS})
+    return [GpuRow(**row._mapping) for row in rows]
+
+
+def read_running(connection: Connection) -> list[RunningJob]:
+    """Return the jobs that instances have claimed."""
+    return [RunningJob(**row._mapping) for row in connection.execute(_RUNNING)]
+
+
+class FleetView:
+    """Makes the forecast's GPUs; what many have in common is made once.
+
+    Parameters:
+      waiting: the lines that have jobs, by their id.
+      known: the kinds of all lines known: what is held for those without jobs is pushed out, too.
+      reach: what follows from all these.
+      costs: of the models that are waited for.
+    """
+
+    def __init__(self, waiting: Mapping[int, LineKind], known: Iterable[LineKind], reach: Reach, costs: Costs) -> None:
+        self._waiting = waiting
+        self._reach = reach
+        self._costs = costs
+        self._files = {kind.work: kind.files for kind in known}
+        self._can_run: dict[Sort, frozenset[int] | None] = {}
+        self._load_s: dict[str, dict[ModelSet, float]] = {}
+        self._gpus: dict[tuple[object, ...], tuple[Gpu, tuple[ModelSet, ...], int]] = {}
+
+    def gpu(self, row: GpuRow, *, left_s: float | None) -> FleetGpu:
+        """Return an instance.
+
+        Parameters:
+          left_s: until it has done what it has claimed; None: it is idle.
+        """
+        gpu, recent, room = self._alike(row)
+        if left_s:
+            gpu = Gpu(
+                holds=gpu.holds,
+                at_risk=gpu.at_risk,
+                load_s=gpu.load_s,
+                usual_load_s=gpu.usual_load_s,
+                free_s=left_s,
+            )
+        return FleetGpu(
+            name=row.name, gpu=gpu, busy=left_s is not None, can_run=self.can_run(row), recent=recent, room=room
+        )
+
+    def can_run(self, row: GpuRow) -> frozenset[int] | None:
+        """Return the waiting lines that an instance can run; None for all of them."""
+        sort = Sort(row.catalogue, row.pool, row.vram_bytes)
+        if sort not in self._can_run:
+            able = self._reach.able(sort).intersection(self._waiting)
+            self._can_run[sort] = None if len(able) == len(self._waiting) else able
+        return self._can_run[sort]
+
+    def _alike(self, row: GpuRow) -> tuple[Gpu, tuple[ModelSet, ...], int]:
+        kind = gpu_kind(row.device, row.kind)
+        key = kind, row.memory_bytes, tuple((name, size) for name, size in row.held or ())
+        if key not in self._gpus:
+            self._gpus[key] = self._made(row, kind)
+        return self._gpus[key]
+
+    def _made(self, row: GpuRow, kind: str) -> tuple[Gpu, tuple[ModelSet, ...], int]:
+        residency = row.residency
+        holds, at_risk = self._reach.held(residency.names, residency.at_risk())
+        held = {work: self._files[work] for work in holds if self._files.get(work)}
+        age = {file.name: place for place, file in enumerate(residency.files)}
+        recent = tuple(sorted(held, key=lambda work: (max(age[name] for name in held[work]), work)))
+        gpu = Gpu(
+            holds=frozenset(held),
+            at_risk=frozenset(work for work in held if self._reach.models_of[work] in at_risk),
+            load_s=self._loads(kind),
+            usual_load_s=USUAL_LOAD_S,
+        )
+        return gpu, recent, _room(row, list(held.values()))
+
+    def _loads(self, kind: str) -> dict[ModelSet, float]:
+        """How long each model set loads on a kind of GPU."""
+        if kind not in self._load_s:
+            self._load_s[kind] = {
+                each.work: self._costs.load_s(each.models, kind) for each in self._waiting.values() if each.files
+            }
+        return self._load_s[kind]
+
+
+def _room(row: GpuRow, held: Sequence[tuple[str, ...]]) -> int:
+    """How many model sets find room on an instance, if the others are as large as those that it holds."""
+    sizes = dict(row.held or ())
+    largest = max((sum(sizes[name] for name in files) for files in held), default=USUAL_BYTES)
+    return max(1, (row.memory_bytes or 0) // max(1, largest))

@@ -1,0 +1,280 @@
+"""The policy run forward from what the ledger holds: where jobs stand, when they begin, and why they wait."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from statistics import fmean
+
+from sqlalchemy import Connection, func, select
+
+from core.clock import now_ms
+from core.ledger.database.connections import Database
+from core.ledger.database.tables import jobs, lines
+from core.ledger.durations import DEFAULT_S, Averages, Durations, Lasting, gpu_kind
+from core.ledger.scheduling.fleet import FleetView, RunningJob, read_gpus, read_running
+from core.ledger.scheduling.heads import HeadJob, Heads, read_heads, read_indexes
+from core.ledger.scheduling.learned import Costs, LearnedCosts
+from core.ledger.scheduling.lines import LineKind, Lines, WaitingLine
+from core.ledger.scheduling.picture import GpuRow
+from core.records.job import DELIVERING, QUEUED, RUNNING
+from core.scheduling import picture as pure
+from core.scheduling.forecast import Forecast, Place, forecast
+from core.scheduling.lines import Line, ModelSet
+
+#: Bounds the time that a forecast takes, to some 50 ms with a thousand GPUs and a thousand lines.
+LOOKS = 15_000
+#: The id of the line of a job that does not exist: one that is submitted now.
+NEW_LINE = -1
+#: The priority of a job that asks for none.
+USUAL_PRIORITY = 0
+
+#: Those that wait are counted in their lines already.
+_WAITING = select(func.coalesce(func.sum(lines.c.waiting), 0))
+_SIZES = (
+    select(jobs.c.status, func.count().label("jobs"))
+    .where(jobs.c.status.in_([RUNNING, DELIVERING]))
+    .group_by(jobs.c.status)
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outlook:
+    """The fleet's work at one moment, and what becomes of it: which jobs begin when, and why the others wait."""
+
+    #: Read at this time.
+    at_ms: int
+    #: Jobs by status.
+    sizes: Mapping[str, int]
+    #: The healthy instances, by name.
+    gpus: tuple[GpuRow, ...]
+    #: What the lines are in which jobs wait.
+    kinds: Mapping[int, LineKind]
+    picture: pure.Picture
+    forecast: Forecast
+    #: Line and index in it of the jobs that are next in their lines.
+    indexes: Mapping[str, tuple[int, int]] = field(repr=False)
+
+    def place(self, line_id: int, index: int) -> Place:
+        """Return where a job stands, see `Forecast.place`; one that came after this was read stands behind the others.
+
+        Raises:
+          KeyError: no job waited in this line.
+        """
+        place = self.forecast.place(line_id, index)
+        line = self.forecast.lines[line_id].line
+        newer = index - line.waiting + 1
+        if newer <= 0 or place.position is None or place.taken_in_s is None or place.starts_in_s is None:
+            return place
+        able = sum(gpu.can_run is None or line_id in gpu.can_run for gpu in self.picture.gpus)
+        later_s = newer * line.run_s / max(1, able)
+        return replace(
+            place,
+            position=place.position + newer,
+            taken_in_s=place.taken_in_s + later_s,
+            starts_in_s=place.starts_in_s + later_s,
+        )
+
+    @cached_property
+    def wait_of_new_s(self) -> float | None:
+        """Until a job would begin that is submitted now, with the usual priority, for any GPU; None without any."""
+        if not self.picture.gpus:
+            return None
+        newcomer = Line(id=NEW_LINE, priority=USUAL_PRIORITY, since_s=self.picture.now_s + 0.001, run_s=DEFAULT_S)
+        gpus = tuple(
+            gpu if gpu.can_run is None else replace(gpu, can_run=gpu.can_run | {NEW_LINE}) for gpu in self.picture.gpus
+        )
+        with_it = replace(self.picture, lines=(*self.picture.lines, pure.WaitingLine(line=newcomer)), gpus=gpus)
+        return forecast(with_it, looks=LOOKS).place(NEW_LINE).starts_in_s
+
+
+class OutlookReader:
+    """Reads the outlook from the ledger: some ten short queries, however many jobs wait."""
+
+    def __init__(self, database: Database, known_lines: Lines, learned: LearnedCosts, durations: Durations) -> None:
+        self._database = database
+        self._lines = known_lines
+        self._learned = learned
+        self._durations = durations
+
+    def read(self) -> Outlook:
+        """Return the outlook as it is now. Raises LedgerUnavailable."""
+        now = now_ms()
+        with self._database.read() as connection:
+            waiting = self._lines.waiting(connection)
+            heads = read_heads(connection, [line.id for line in waiting])
+            gpus = read_gpus(connection, now)
+            running = read_running(connection)
+            kinds_of_running = self._lines.kinds_of(connection, {job.line for job in running if job.line is not None})
+            sizes = _read_sizes(connection)
+            kinds = {line.id: line.kind for line in waiting}
+            in_use = {kind.models for kind in (*kinds.values(), *kinds_of_running.values())}
+            costs = self._learned.of(connection, in_use)
+        next_jobs = [job for found in heads.jobs.values() for job in found]
+        expected = _Expected(self._durations.averages([*next_jobs, *running]), costs)
+        view = FleetView(kinds, self._lines.kinds(), self._lines.reach, costs)
+        picture = _picture(
+            now, waiting, heads, gpus, _left(running, kinds_of_running, gpus, expected, now), view, expected
+        )
+        return Outlook(
+            at_ms=now,
+            sizes=sizes,
+            gpus=tuple(gpus),
+            kinds=kinds,
+            picture=picture,
+            forecast=forecast(picture, looks=LOOKS),
+            indexes={job.id: (line, index) for line, found in heads.jobs.items() for index, job in enumerate(found)},
+        )
+
+    def sizes(self) -> dict[str, int]:
+        """Return how many jobs wait, run, and store their outputs: `{status: count}`."""
+        with self._database.read() as connection:
+            return _read_sizes(connection)
+
+    def indexes(self, job_ids: Collection[str]) -> dict[str, tuple[int, int]]:
+        """Return line and index of waiting jobs, the head of a line having index 0; others are left out."""
+        with self._database.read() as connection:
+            return read_indexes(connection, job_ids)
+
+
+def _read_sizes(connection: Connection) -> dict[str, int]:
+    waiting = int(connection.execute(_WAITING).scalar_one())
+    sizes = {row.status: row.jobs for row in connection.execute(_SIZES)}
+    return {QUEUED: waiting, **sizes} if waiting else sizes
+
+
+class _Expected:
+    """How long jobs run; most jobs are alike, so each sort is worked out once."""
+
+    def __init__(self, averages: Averages, costs: Costs) -> None:
+        self._averages = averages
+        self._costs = costs
+        self._known: dict[tuple[object, ...], float] = {}
+
+    def run_s(self, job: Lasting, models: ModelSet, kinds: frozenset[str]) -> float:
+        """Return the seconds a job takes on these kinds of GPU: as its shape did, else its template, else its models.
+
+        Where none of them has run, as its client says.
+        """
+        key = job.shape, job.template, job.expected_time_s, models, kinds
+        if key not in self._known:
+            self._known[key] = self._averages.expect(job, kinds, otherwise_s=self._costs.known_run_s(models, kinds))
+        return self._known[key]
+
+    def load_s(self, models: ModelSet, kind: str) -> float:
+        """Return how long models load on a kind of GPU."""
+        return self._costs.load_s(models, kind)
+
+
+def _left(
+    running: Iterable[RunningJob],
+    kinds: Mapping[int, LineKind],
+    gpus: Iterable[GpuRow],
+    expected: _Expected,
+    now: int,
+) -> dict[str, float]:
+    """Return the seconds for which each instance at work is expected to take on."""
+    rows = {row.name: row for row in gpus}
+    claimed: dict[str, list[RunningJob]] = defaultdict(list)
+    for job in running:
+        if job.instance in rows:
+            claimed[job.instance].append(job)
+    return {name: _left_of(rows[name], found, kinds, expected, now) for name, found in claimed.items()}
+
+
+def _left_of(
+    row: GpuRow, claimed: list[RunningJob], kinds: Mapping[int, LineKind], expected: _Expected, now: int
+) -> float:
+    gpu = gpu_kind(row.device, row.kind)
+    begun_s = on_deck_s = load_s = 0.0
+    began_ms: int | None = None
+    for job in claimed:
+        kind = kinds.get(job.line) if job.line is not None else None
+        models = kind.models if kind is not None else ""
+        run_s = expected.run_s(job, models, frozenset({gpu}))
+        load_s += expected.load_s(models, gpu)
+        if job.on_deck:
+            on_deck_s += run_s
+        else:
+            begun_s += run_s
+            began_ms = job.started_at_ms if began_ms is None else min(began_ms, job.started_at_ms)
+    if began_ms is None:
+        return on_deck_s
+    # What the claim expected beyond the run itself is a load, and a load is never longer than one.
+    planned_s = ((row.free_at_ms or 0) - began_ms) / 1000
+    loading_s = min(max(0.0, planned_s - begun_s - on_deck_s), load_s)
+    # A clock that was set back must not add days.
+    passed_s = max(0.0, (now - began_ms) / 1000)
+    return pure.left_s(begun_s + loading_s, passed_s) + on_deck_s
+
+
+def _picture(
+    now: int,
+    waiting: Iterable[WaitingLine],
+    heads: Heads,
+    gpus: Iterable[GpuRow],
+    left: Mapping[str, float],
+    view: FleetView,
+    expected: _Expected,
+) -> pure.Picture:
+    fleet = tuple(view.gpu(row, left_s=left.get(row.name)) for row in gpus)
+    able = _kinds_for(gpus, fleet)
+    return pure.Picture(
+        now_s=now / 1000,
+        lines=tuple(_line(line, heads, able, expected) for line in waiting if heads.jobs.get(line.id)),
+        gpus=fleet,
+        files={line.kind.work: line.kind.files for line in waiting},
+    )
+
+
+def _kinds_for(gpus: Iterable[GpuRow], fleet: Iterable[pure.FleetGpu]) -> dict[int | None, frozenset[str]]:
+    """Return the kinds of GPU that can run each line; under None those that can run all of them."""
+    by_set: dict[frozenset[int] | None, set[str]] = defaultdict(set)
+    for row, gpu in zip(gpus, fleet, strict=True):
+        by_set[gpu.can_run].add(gpu_kind(row.device, row.kind))
+    able: dict[int | None, set[str]] = defaultdict(set)
+    for can_run, kinds in by_set.items():
+        for line_id in (None,) if can_run is None else can_run:
+            able[line_id] |= kinds
+    return {line_id: frozenset(kinds) for line_id, kinds in able.items()}
+
+
+def _line(
+    waiting: WaitingLine, heads: Heads, able: Mapping[int | None, frozenset[str]], expected: _Expected
+) -> pure.WaitingLine:
+    kind, found = waiting.kind, heads.jobs[waiting.id]
+    kinds = able.get(None, frozenset()) | able.get(waiting.id, frozenset())
+    came_s = [job.created_at_ms / 1000 for job in found[1:]]
+    run_s = tuple(expected.run_s(job, kind.models, kinds) for job in found)
+    # A job may have come or gone between two of the reads.
+    count = max(waiting.waiting, len(found))
+    if count > len(found):
+        came_s.append(max(heads.newest_ms.get(waiting.id, 0), found[-1].created_at_ms) / 1000)
+    line = Line(
+        id=waiting.id,
+        priority=kind.priority,
+        tenant=kind.tenant,
+        models=kind.work,
+        waiting=count,
+        since_s=found[0].created_at_ms / 1000,
+        run_s=fmean(run_s),
+        start_by_s=None if waiting.start_by_ms is None else waiting.start_by_ms / 1000,
+    )
+    return pure.WaitingLine(
+        line=line, came_s=tuple(came_s), start_by_s=_deadlines(waiting, found), run_s=run_s, needs=_needs(kind)
+    )
+
+
+def _deadlines(waiting: WaitingLine, found: Iterable[HeadJob]) -> dict[int, float]:
+    if waiting.start_by_ms is None:
+        return {}
+    return {index: job.start_by_ms / 1000 for index, job in enumerate(found) if job.start_by_ms is not None}
+
+
+def _needs(kind: LineKind) -> str:
+    parts = [str(kind.requires)] if kind.requires is not None else []
+    if kind.accepted is not None:
+        parts.append("the nodes and files of its graph")
+    return ", and ".join(parts)

@@ -1,0 +1,147 @@
+"""The outlook as the ledger gives it, on SQLite and on PostgreSQL: places, waits and reasons of real rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from sqlalchemy import update
+
+from core.clock import now_ms
+from core.ledger import Ledger
+from core.ledger.database.tables import instances
+from core.ledger.model_sets import load_subject, model_set_of, run_subject
+from core.ledger.scheduling import heads
+from core.records.job import Job
+from core.records.requirements import Requirements
+from tests.ledger_moves import claimed, register, set_columns, submit
+
+GPU, OTHER = "gpu0@here", "gpu1@here"
+SDXL, FLUX = "sdxl.safetensors", "flux.safetensors"
+
+
+def _learn(ledger: Ledger, file: str, *, run_s: float, load_s: float) -> None:
+    models = model_set_of([file])
+    ledger.durations.learn_all({run_subject(models): run_s, load_subject(models): load_s}, gpu="simulator")
+
+
+def _set_instance(ledger: Ledger, name: str, **values: Any) -> None:
+    with ledger.database.write() as transaction:
+        transaction.connection.execute(update(instances).where(instances.c.name == name).values(**values))
+
+
+def _told(ledger: Ledger, job: Job) -> tuple[int | None, float | None, str]:
+    """Position, wait and reason of a job."""
+    outlook = ledger.outlook.read()
+    line, index = ledger.outlook.indexes([job.id])[job.id]
+    place = outlook.place(line, index)
+    return place.position, place.starts_in_s, outlook.forecast.sentence(line, index)
+
+
+def test_an_idle_gpu_loads_for_what_waits_and_names_the_file(ledger: Ledger) -> None:
+    register(ledger, GPU)
+    _learn(ledger, SDXL, run_s=2.0, load_s=7.0)
+    job = submit(ledger, models=(SDXL,))
+
+    position, starts_in_s, sentence = _told(ledger, job)
+
+    assert (position, starts_in_s) == (1, 7.0)
+    assert sentence == f"{GPU} takes it now, and loads {SDXL} first, which takes about 7 s."
+
+
+def test_a_busy_gpu_that_holds_the_models_is_waited_for(ledger: Ledger) -> None:
+    register(ledger, GPU)
+    _set_instance(ledger, GPU, memory_bytes=10_000_000_000)
+    _learn(ledger, SDXL, run_s=30.0, load_s=5.0)
+    running = claimed(ledger, models=(SDXL,))
+    set_columns(ledger, running.job_id, started_at_ms=now_ms() - 10_000)
+    _set_instance(ledger, GPU, free_at_ms=now_ms() + 20_000)
+    first, second = submit(ledger, models=(SDXL,)), submit(ledger, models=(SDXL,))
+
+    told = [_told(ledger, job) for job in (first, second)]
+
+    assert [position for position, _, _ in told] == [1, 2]
+    assert [wait_s for _, wait_s, _ in told] == [pytest.approx(20.0, abs=1.0), pytest.approx(50.0, abs=1.0)]
+    assert told[0][2] == f"Waits for {GPU}, which holds {SDXL} and is free in about 20 s."
+    assert told[1][2] == "1 job like it goes first."
+
+
+def test_a_gpu_that_loads_is_at_work_for_as_long_as_the_load_and_the_run_take(ledger: Ledger) -> None:
+    register(ledger, GPU)
+    _learn(ledger, SDXL, run_s=10.0, load_s=40.0)
+    claimed(ledger, models=(SDXL,))
+    waiting = submit(ledger, models=(SDXL,))
+
+    _, wait_s, _ = _told(ledger, waiting)
+
+    assert wait_s == pytest.approx(50.0, abs=1.0)
+
+
+def test_what_no_gpu_can_run_has_neither_place_nor_wait(ledger: Ledger) -> None:
+    register(ledger, GPU)
+    submit(ledger)
+    job = submit(ledger, requires=Requirements(pool="big"))
+
+    assert _told(ledger, job) == (None, None, "No GPU of the fleet can run it now: it needs pool big.")
+
+
+def test_where_jobs_stand_is_read_from_the_heads_or_counted(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    register(ledger, GPU)
+    sdxl = [submit(ledger, models=(SDXL,)) for _ in range(5)]
+    flux = [submit(ledger, models=(FLUX,)) for _ in range(3)]
+    for number, job in enumerate([*sdxl, *flux]):
+        set_columns(ledger, job.id, created_at_ms=now_ms() - 60_000 + number)
+    monkeypatch.setattr(heads, "LOOK", 4)
+    expected = {job.id: index for jobs in (sdxl, flux) for index, job in enumerate(jobs)}
+
+    near = ledger.outlook.read().indexes
+    few = ledger.outlook.indexes(expected)
+    monkeypatch.setattr(heads, "FEW", 0)
+    many = ledger.outlook.indexes([*expected, "gone"])
+
+    assert {job_id: index for job_id, (_, index) in near.items()} == {
+        job.id: index for jobs in (sdxl, flux) for index, job in enumerate(jobs[:2])
+    }
+    assert few == many
+    assert {job_id: index for job_id, (_, index) in many.items()} == expected
+    assert len({line for line, _ in many.values()}) == 2
+
+
+def test_one_that_came_after_the_look_stands_behind_the_others(ledger: Ledger) -> None:
+    register(ledger, GPU)
+    _learn(ledger, SDXL, run_s=10.0, load_s=5.0)
+    submit(ledger, models=(SDXL,))
+    outlook = ledger.outlook.read()
+    newer = submit(ledger, models=(SDXL,))
+
+    line, index = ledger.outlook.indexes([newer.id])[newer.id]
+
+    assert index == 1
+    assert (outlook.place(line, 0).position, outlook.place(line, 0).starts_in_s) == (1, 5.0)
+    assert (outlook.place(line, index).position, outlook.place(line, index).starts_in_s) == (2, 15.0)
+
+
+def test_jobs_that_wait_run_and_are_stored_are_counted(ledger: Ledger) -> None:
+    register(ledger, GPU)
+    assert ledger.outlook.sizes() == {}
+    claimed(ledger)
+    submit(ledger, models=(SDXL,))
+    submit(ledger)
+
+    assert ledger.outlook.sizes() == ledger.outlook.read().sizes == {"queued": 2, "running": 1}
+
+
+def test_the_job_on_deck_begins_when_it_does_and_not_when_that_was_expected(ledger: Ledger) -> None:
+    register(ledger, GPU)
+    _learn(ledger, SDXL, run_s=10.0, load_s=30.0)
+    ended = claimed(ledger, models=(SDXL,))
+    submit(ledger, models=(SDXL,))
+    on_deck = ledger.claims.claim(GPU, ahead=True)
+    assert on_deck is not None
+    ledger.claims.generated(ended, [], outputs_reused=False)
+    ledger.claims.begun(on_deck)
+    waiting = submit(ledger, models=(SDXL,))
+
+    _, wait_s, _ = _told(ledger, waiting)
+
+    assert wait_s == pytest.approx(10.0, abs=1.0)
