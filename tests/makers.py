@@ -15,9 +15,9 @@ from comfy.prompts.progress import PromptListener
 from comfy.prompts.session import PromptHandle, PromptResult
 from core.clock import ledger_clock
 from core.ledger import Ledger
-from core.ledger.instances import InstanceRecord
 from core.ledger.scheduling.turns import Turn
 from core.messaging.notices import Notice, NoticeSender
+from core.records.instance import InstanceRecord
 from core.records.job import SUCCEEDED, Job, Status
 from core.records.progress import Progress
 from core.settings import Settings

@@ -14,7 +14,7 @@ from api.http.time_limits import at_most, bounded, ledger_time_limit
 from api.schema.described import SERVER, Described, Parameter
 from core.errors import BrokerUnavailable, InstanceUnreachable, InvalidRequest, LedgerUnavailable, NotFound
 from core.ledger import Ledger
-from core.ledger.instances import InstanceRecord
+from core.records.instance import InstanceRecord
 from tasks.messaging.remote_control import ANSWER_S, DRAIN, RESTART, RESUME
 
 #: Has a command done by the worker of an instance, as `tasks.messaging.remote_control.ask` does; raises what it does.

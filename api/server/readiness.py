@@ -14,8 +14,9 @@ from core.broker_kind import BrokerKind
 from core.contracts.comfy_v2 import maybe_timestamp
 from core.errors import BrokerUnavailable, ComfylineError, LedgerUnavailable
 from core.ledger import Ledger
-from core.ledger.instances import HEALTHY, InstanceRecord
+from core.ledger.instances import HEALTHY
 from core.messaging.broker_errors import broker_errors
+from core.records.instance import InstanceRecord
 from core.settings import Settings
 from core.storage.marker import StorageMarker
 

@@ -105,6 +105,20 @@ class ComfyClient:
         firsts = {old: each[0] for old, each in found.items() if isinstance(each, list) and each}
         return {old: str(one["new_node_id"]) for old, one in firsts.items() if "new_node_id" in one}
 
+    def model_sizes(self) -> dict[str, int]:
+        """`{name: bytes}` of the files in all model folders; `{}` from servers that do not tell.
+
+        Names are as graphs have them. Of files of one name in several folders the largest counts.
+        Source: ComfyUI `app/model_manager.py` (`/experiment/models`), which tells sizes since 2025.
+        """
+        sizes: dict[str, int] = {}
+        for folder in self._listed("/experiment/models"):
+            for file in self._listed(f"/experiment/models/{quote(str(folder.get('name')), safe='')}"):
+                name, size = file.get("name"), file.get("size")
+                if isinstance(name, str) and isinstance(size, int):
+                    sizes[name] = max(size, sizes.get(name, 0))
+        return sizes
+
     def capabilities(self, *, read_timeout_s: float | None = None) -> Capabilities:
         """What this server can do. Asked once, with four requests, until `forget_capabilities`."""
         with self._capabilities_lock:
@@ -247,6 +261,15 @@ class ComfyClient:
             if response.status_code >= requests.codes.server_error:
                 raise unexpected(response)
             return bool(response.status_code == requests.codes.ok)
+
+    def _listed(self, path: str) -> list[dict[str, Any]]:
+        """The objects of a list; none where a server has no such route, or something else answers in its place."""
+        response = self._http.get(path)
+        try:
+            found = json_of(response) if response.status_code == requests.codes.ok else []
+        except ComfyUnavailable:
+            return []
+        return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
 
     def _command(self, path: str, payload: Mapping[str, Any], read_timeout_s: float | None = None) -> None:
         """POST something that answers 200 whether or not it had any effect."""

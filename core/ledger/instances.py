@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -12,10 +9,13 @@ from typing import Any
 from sqlalchemy import ColumnElement, Row, and_, delete, insert, or_, select, update
 
 from core.clock import now_ms
+from core.ledger.catalogues import keep_catalogue, read_catalogue
 from core.ledger.database.connections import Database
 from core.ledger.database.error_map import Conflict
-from core.ledger.database.tables import catalogues, instances, jobs, residents
+from core.ledger.database.tables import catalogues, instances, jobs
 from core.ledger.model_sets import model_set_of
+from core.ledger.resident_sets import keep_only, put_sets, sets_within
+from core.records.instance import HeldModel, InstanceRecord
 from core.records.job import LEASED
 from core.records.requirements import KnownGpu
 
@@ -31,51 +31,10 @@ DISK_FULL = "disk_full"
 ANSWERING = frozenset({HEALTHY, DRAINING, DISK_FULL})
 #: An instance not heard of for this long is not counted on; its worker speaks every `lease_renew_s`.
 SILENCE_MS = 20_000
+#: Loads are counted by the day, in UTC.
+DAY_MS = 24 * 3600 * 1000
 #: Rows of instances that have been silent for this long are removed.
-FORGET_MS = 24 * 3600 * 1000
-
-
-@dataclass(frozen=True, kw_only=True)
-class InstanceRecord:
-    """One instance and its worker."""
-
-    #: gpu0@host
-    name: str
-    host: str
-    #: Celery node name of its worker, for remote control.
-    worker: str
-    #: `simulator`, `comfyui` or `attached`.
-    kind: str
-    gpu: str | None
-    #: One of the words above, or `lost` when its worker fell silent.
-    state: str
-    reason: str | None
-    url: str | None
-    output_dir: str | None
-    version: str | None
-    device: str | None
-    #: Model files of the job it ran last.
-    models: tuple[str, ...]
-    #: How long its warm-up took after its last start; None without one.
-    warmup_s: float | None
-    quarantined_until_ms: int | None
-    restarts: int
-    started_at_ms: int
-    #: When it answered first after its last start.
-    up_since_ms: int | None
-    heartbeat_at_ms: int
-    #: The job it runs now.
-    job_id: str | None = None
-
-    @property
-    def gpu_name(self) -> str:
-        """Its name within its host, for instance `gpu0`."""
-        return self.name.partition("@")[0]
-
-    @property
-    def is_simulated(self) -> bool:
-        """Whether its pictures are made up."""
-        return self.kind == "simulator" or "SIMULATED" in (self.device or "")
+FORGET_MS = DAY_MS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,23 +143,27 @@ class Instances:
         pool: str | None = None,
         vram_bytes: int | None = None,
         memory_bytes: int = 0,
+        model_sizes: Mapping[str, int] | None = None,
+        held: Sequence[str] = (),
     ) -> None:
         """Record that an instance answers, where it is, and which nodes it offers.
 
         Parameters:
           pool, vram_bytes: what jobs may require.
           memory_bytes: how many bytes of models it keeps beside those of its last prompt.
+          model_sizes: `{name: bytes}` of its model files, where it tells.
+          held: model files that its warm-up has loaded.
         """
-        digest = self._keep_catalogue(object_info)
+        sizes = model_sizes or {}
+        digest = keep_catalogue(self._database, object_info, sizes)
         now = now_ms()
         values: dict[str, Any] = {"state": state, "reason": reason, "url": url, "output_dir": output_dir}
         values |= {"version": version, "device": device, "catalogue": digest, "restarts": restarts}
         values |= {"warmup_s": warmup_s, "quarantined_until_ms": None, "up_since_ms": now, "heartbeat_at_ms": now}
-        # Another process now answers, with nothing in its memory.
-        values |= {"models": None, "held": None, "free_at_ms": None}
-        values |= {"pool": pool, "vram_bytes": vram_bytes, "memory_bytes": memory_bytes}
-        if self._set(name, worker, values):
-            self._forget_residents(name)
+        # Another process now answers, with nothing else in its memory.
+        values |= {"models": None, "held": [[file, sizes.get(file)] for file in sorted(set(held))] or None}
+        values |= {"pool": pool, "vram_bytes": vram_bytes, "memory_bytes": memory_bytes, "free_at_ms": None}
+        self._set(name, worker, values, holds=held)
 
     def down(self, name: str, *, worker: str, state: str, reason: str) -> None:
         """Record that an instance is not usable (`unhealthy`), or that its worker goes (`stopped`)."""
@@ -228,9 +191,16 @@ class Instances:
             values["up_since_ms"] = None
         return self._set(name, worker, values)
 
-    def offers(self, name: str, *, worker: str, object_info: Mapping[str, Any]) -> None:
+    def offers(
+        self,
+        name: str,
+        *,
+        worker: str,
+        object_info: Mapping[str, Any],
+        model_sizes: Mapping[str, int] | None = None,
+    ) -> None:
         """Record that an instance that is up offers other nodes or files than before."""
-        self._set(name, worker, {"catalogue": self._keep_catalogue(object_info)})
+        self._set(name, worker, {"catalogue": keep_catalogue(self._database, object_info, model_sizes or {})})
 
     def has_looked(self, name: str, *, worker: str) -> None:
         """Note that its worker looked for new files because it was asked to; what it found is recorded."""
@@ -293,8 +263,7 @@ class Instances:
     def catalogue(self, digest: str) -> dict[str, Any]:
         """Return a recorded `/object_info`; `{}` when it is gone."""
         with self._database.read() as connection:
-            packed = connection.execute(select(catalogues.c.object_info).where(catalogues.c.digest == digest)).scalar()
-        return {} if packed is None else dict(json.loads(zlib.decompress(packed)))
+            return read_catalogue(connection, digest)
 
     def forget_silent(self) -> None:
         """Remove instances not heard of for a day, unless an operator drained them, and catalogues nobody uses."""
@@ -308,14 +277,6 @@ class Instances:
                 )
             )
 
-    def _set(self, name: str, worker: str, values: dict[str, Any]) -> bool:
-        # Only the worker that registered last may speak for the row: one that was replaced changes nothing.
-        with self._database.write() as transaction:
-            changed = transaction.connection.execute(
-                update(instances).where(instances.c.name == name, instances.c.worker == worker).values(**values)
-            )
-        return changed.rowcount > 0
-
     def doubt_models(self, name: str, *, worker: str, models: Sequence[str]) -> None:
         """Note that an instance had to load models that it was taken to hold: it keeps fewer than was thought."""
         query = select(instances.c.held).where(instances.c.name == name, instances.c.worker == worker)
@@ -324,34 +285,28 @@ class Instances:
         # Its last prompt used them, so it holds these now and nothing of before.
         kept = [file for file in held if file[0] in models]
         if len(kept) < len(held) and self._set(name, worker, {"held": kept}):
-            self._forget_residents(name, model_set_of(models))
+            with self._database.write() as transaction:
+                keep_only(transaction.connection, name, model_set_of(models))
 
     def forget_models(self, name: str, *, worker: str) -> None:
         """Note that an instance holds no models any more: it freed its memory, or ran out of it."""
-        if self._set(name, worker, {"models": None, "held": None}):
-            self._forget_residents(name)
+        self._set(name, worker, {"models": None, "held": None}, holds=())
 
-    def _forget_residents(self, name: str, but: str = "") -> None:
+    def _set(self, name: str, worker: str, values: dict[str, Any], *, holds: Sequence[str] | None = None) -> bool:
+        """Write into a row.
+
+        Parameters:
+          holds: the model files that the instance holds now, and no others; None: as before.
+        """
+        # Only the worker that registered last may speak for the row: one that was replaced changes nothing.
         with self._database.write() as transaction:
-            gone = and_(residents.c.instance == name, residents.c.models != but)
-            transaction.connection.execute(delete(residents).where(gone))
-
-    def _keep_catalogue(self, object_info: Mapping[str, Any]) -> str:
-        text = json.dumps(object_info, sort_keys=True, separators=(",", ":")).encode()
-        digest = hashlib.sha256(text).hexdigest()
-        try:
-            with self._database.write() as transaction:
-                known = select(catalogues.c.digest).where(catalogues.c.digest == digest)
-                if transaction.connection.execute(known).scalar() is None:
-                    transaction.connection.execute(
-                        insert(catalogues).values(
-                            digest=digest, object_info=zlib.compress(text), created_at_ms=now_ms()
-                        )
-                    )
-        except Conflict:
-            # Another instance recorded the same catalogue at the same moment, which is as good.
-            return digest
-        return digest
+            connection = transaction.connection
+            changed = connection.execute(
+                update(instances).where(instances.c.name == name, instances.c.worker == worker).values(**values)
+            )
+            if changed.rowcount > 0 and holds is not None:
+                put_sets(connection, name, sets_within(connection, holds))
+        return changed.rowcount > 0
 
 
 def _is_free_for(worker: str, place: str | None, over: NameOwner | None) -> ColumnElement[bool]:
@@ -365,6 +320,7 @@ def _is_free_for(worker: str, place: str | None, over: NameOwner | None) -> Colu
 
 def _record(row: Row[Any], job_id: str | None) -> InstanceRecord:
     silent = row.heartbeat_at_ms < now_ms() - SILENCE_MS
+    is_today = row.loads_day == now_ms() // DAY_MS
     lost = silent and row.state != STOPPED
     state = DRAINED if row.state == DRAINING and job_id is None else row.state
     return InstanceRecord(
@@ -386,5 +342,10 @@ def _record(row: Row[Any], job_id: str | None) -> InstanceRecord:
         started_at_ms=row.started_at_ms,
         up_since_ms=None if lost else row.up_since_ms,
         heartbeat_at_ms=row.heartbeat_at_ms,
+        pool=row.pool,
+        vram_bytes=row.vram_bytes,
+        held=tuple(HeldModel(name=name, size_bytes=size) for name, size in row.held or ()),
+        loads=row.loads if is_today else 0,
+        loading_s=row.loading_s if is_today else 0.0,
         job_id=job_id,
     )

@@ -162,7 +162,14 @@ class InstanceAgent:
         self._admission.note = _websocket_note(base_url) if self._instance.is_attached else None
         self._look_at_storage()
         self._look_at_disk()
-        self._reporter.up(base_url, info, output_dir=self._instance.output_dir, warmup_s=self._warmup_s)
+        self._reporter.up(
+            base_url,
+            info,
+            output_dir=self._instance.output_dir,
+            warmup_s=self._warmup_s,
+            held=self._warmup.loaded,
+        )
+        self._warmup.is_recorded()
         self._catalogue.watch(base_url, info.object_info)
 
     def _look_at_queue(self, base_url: str) -> None:

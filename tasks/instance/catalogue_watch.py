@@ -22,7 +22,7 @@ from typing import Any
 from comfy.client.client import ComfyClient
 from core.background import Loop
 from core.errors import ComfyUnavailable
-from tasks.instance.probe import read_catalogue
+from tasks.instance.probe import read_catalogue, read_model_sizes
 from workflows.graphs.temporary_files import without_jobs_files
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ MAX_WITNESSES = 64
 _MANY = 4
 _FILE = re.compile(r".+\.[A-Za-z0-9]*[A-Za-z][A-Za-z0-9]*")
 
-Record = Callable[[Mapping[str, Any]], None]
+Record = Callable[[Mapping[str, Any], Mapping[str, int]], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,8 @@ class CatalogueWatch:
 
     def __init__(self, name: str, *, record: Record, tell: Callable[[], None]) -> None:
         """Parameters:
-        record: keeps an `/object_info` that has changed. May raise LedgerUnavailable: it is tried again.
+        record: keeps an `/object_info` that has changed, and the sizes of model files. May raise LedgerUnavailable: it
+          is tried again.
         tell: called after a look that `look_again` asked for.
         """
         self._name = name
@@ -108,9 +109,10 @@ class CatalogueWatch:
             if not _has_changed(client, sight):
                 return
             object_info = read_catalogue(client)
+            model_sizes = read_model_sizes(client)
         # A start in the meantime has recorded what it offers by itself.
         if self._sight is sight:
-            self._record(object_info)
+            self._record(object_info, model_sizes)
             self._sight = _Sight(base_url=sight.base_url, witnesses=witnesses(object_info))
             log.info("%s: its files have changed, and its catalogue was read again", self._name)
 

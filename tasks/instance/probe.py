@@ -1,13 +1,18 @@
-"""What an instance says of itself after a start: its version, its device, its nodes."""
+"""What an instance says of itself after a start: its version, its device, its nodes, its model files."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from comfy.client.client import ComfyClient
+from core.errors import ComfyUnavailable
 from workflows.graphs.temporary_files import without_jobs_files
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +25,8 @@ class InstanceInfo:
     object_info: dict[str, Any]
     #: The memory of its GPU, as it says.
     vram_bytes: int | None = None
+    #: Of the files in its model folders, by name, in bytes.
+    model_sizes: Mapping[str, int] = field(default_factory=dict)
 
 
 def read_catalogue(client: ComfyClient) -> dict[str, Any]:
@@ -45,11 +52,21 @@ def read_catalogue(client: ComfyClient) -> dict[str, Any]:
     return object_info | replaced
 
 
+def read_model_sizes(client: ComfyClient) -> dict[str, int]:
+    """Return `{name: bytes}` of an instance's model files; `{}` if it does not tell: nobody waits for that."""
+    try:
+        return client.model_sizes()
+    except ComfyUnavailable as exc:
+        log.info("the sizes of its model files were not read: %s", exc)
+        return {}
+
+
 def read_info(base_url: str) -> InstanceInfo:
-    """Ask an instance for its version, device and nodes. Raises ComfyUnavailable."""
+    """Ask an instance for its version, device, nodes and model files. Raises ComfyUnavailable."""
     with closing(ComfyClient(base_url)) as client:
         stats = client.system_stats()
         object_info = read_catalogue(client)
+        model_sizes = read_model_sizes(client)
     devices = stats.get("devices") or [{}]
     name = devices[0].get("name")
     vram = devices[0].get("vram_total")
@@ -58,4 +75,5 @@ def read_info(base_url: str) -> InstanceInfo:
         device=None if name is None else str(name),
         vram_bytes=vram if isinstance(vram, int) else None,
         object_info=object_info,
+        model_sizes=model_sizes,
     )

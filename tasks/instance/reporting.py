@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -74,8 +74,20 @@ class StateReporter:
         """Return what is wrong with the fleet's storage as this machine sees it, if anything."""
         return self._storage.problem()
 
-    def up(self, base_url: str, info: InstanceInfo, *, output_dir: Path | None, warmup_s: float | None) -> None:
-        """Record that the instance answers, what it is and what it offers; it takes jobs from now on."""
+    def up(
+        self,
+        base_url: str,
+        info: InstanceInfo,
+        *,
+        output_dir: Path | None,
+        warmup_s: float | None,
+        held: Sequence[str] = (),
+    ) -> None:
+        """Record that the instance answers, what it is and what it offers; it takes jobs from now on.
+
+        Parameters:
+          held: model files that it has loaded already.
+        """
         with self._telling:
             self._admission.is_up = True
             condition = self._admission.condition
@@ -91,6 +103,8 @@ class StateReporter:
                     memory_bytes=int(self._settings.model_memory_gb * 1e9),
                     pool=self._settings.pool or None,
                     object_info=info.object_info,
+                    model_sizes=info.model_sizes,
+                    held=held,
                     restarts=self._restarts(),
                     warmup_s=warmup_s,
                     state=condition.state,
@@ -124,9 +138,9 @@ class StateReporter:
             if not stopping.is_set() and not self._say(replace(condition, reason=condition.reason or trouble)):
                 self._regain()
 
-    def offers(self, object_info: Mapping[str, Any]) -> None:
+    def offers(self, object_info: Mapping[str, Any], model_sizes: Mapping[str, int]) -> None:
         """Record a catalogue that has changed."""
-        self._ledger.instances.offers(self._name, worker=self._worker, object_info=object_info)
+        self._ledger.instances.offers(self._name, worker=self._worker, object_info=object_info, model_sizes=model_sizes)
 
     def has_looked(self) -> None:
         """Record that a look for new files, which a client asked for, is over."""

@@ -10,6 +10,7 @@ from comfy.process.supervisor import InstanceUnfit
 from comfy.prompts.warm_up import load_workflow, warm_up
 from core.errors import ComfyUnavailable
 from core.settings import Settings
+from workflows.graphs.model_files import models_of
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +28,17 @@ class WarmUp:
         #: The process that was warmed up, and how long that took.
         self._done: tuple[int | None, float] | None = None
         self._is_running = False
+        #: Model files that it has loaded, until the ledger knows.
+        self._loaded: tuple[str, ...] = ()
+
+    @property
+    def loaded(self) -> tuple[str, ...]:
+        """The model files that the last run loaded; empty once `is_recorded` was called, for jobs then load others."""
+        return self._loaded
+
+    def is_recorded(self) -> None:
+        """Note that the ledger knows what the last run loaded."""
+        self._loaded = ()
 
     def run(self, base_url: str) -> float | None:
         """Warm the instance up, if that was not done yet; returns the seconds it took, None without a workflow.
@@ -46,6 +58,7 @@ class WarmUp:
                 self._is_running = False
             log.info("%s: warmed up in %.1f s", self._instance.spec.name, seconds)
             self._done = (self._instance.pid, seconds)
+            self._loaded = tuple(models_of(self._graph))
         return self._done[1]
 
     def call_off(self) -> None:

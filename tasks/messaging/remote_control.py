@@ -5,8 +5,8 @@ from __future__ import annotations
 from celery import Celery
 
 from core.errors import BrokerUnavailable, InstanceUnreachable
-from core.ledger.instances import InstanceRecord
 from core.messaging.broker_errors import broker_errors
+from core.records.instance import InstanceRecord
 
 #: How long a worker gets to answer; it does within milliseconds, also while it runs a job.
 ANSWER_S = 5.0

@@ -12,7 +12,7 @@ from comfy.client.outputs import ReportedOutput, file_item, local_path
 from comfy.prompts.session import PromptResult
 from core.job_files import PREFIX, job_folder
 from core.ledger import Ledger
-from core.ledger.instances import InstanceRecord
+from core.records.instance import InstanceRecord
 from tasks.runner.recorder import persistently
 from workflows.graphs.file_names import job_in_path
 from workflows.graphs.graph import Graph

@@ -6,7 +6,8 @@ import threading
 
 from comfy.prompts.session import ComfySession, Pace
 from core.errors import ComfyUnavailable
-from core.ledger.instances import HEALTHY, InstanceRecord
+from core.ledger.instances import HEALTHY
+from core.records.instance import InstanceRecord
 from core.settings import Settings
 from tasks.runtime import Runtime
 

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from comfy.client.outputs import ReportedOutput, local_path
-from core.ledger.instances import InstanceRecord
+from core.records.instance import InstanceRecord
 from core.records.output import FileSource, OutputFile
 from core.texts.stored_json import whole_text
 

@@ -26,8 +26,8 @@ from core.errors import (
 )
 from core.job_files import job_folder
 from core.ledger.claims import Claim
-from core.ledger.instances import InstanceRecord
 from core.ledger.secrets import RUN
+from core.records.instance import InstanceRecord
 from core.records.job import CANCELED, CANCELING, QUEUED
 from core.records.job_error import JobWarning
 from tasks.job_errors import discreet, job_error, machines_of, reason_of, shortened, whole_error

@@ -18,7 +18,8 @@ from core.errors import (
     PromptStuck,
     PromptTimeout,
 )
-from core.ledger.instances import UNHEALTHY, InstanceRecord
+from core.ledger.instances import UNHEALTHY
+from core.records.instance import InstanceRecord
 from tasks.runner.distress import CondemnPipe
 from tasks.runtime import Runtime
 

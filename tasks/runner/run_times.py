@@ -11,8 +11,8 @@ from core.errors import LedgerUnavailable
 from core.ledger import Ledger
 from core.ledger.claims import Claim
 from core.ledger.durations import gpu_kind, subjects_of
-from core.ledger.instances import InstanceRecord
 from core.ledger.model_sets import load_subject, model_set_of, run_subject
+from core.records.instance import InstanceRecord
 from workflows.graphs.graph import Graph, sources
 
 log = logging.getLogger(__name__)

@@ -24,7 +24,8 @@ from comfy.prompts.session import ComfySession, PromptHandle, PromptResult
 from core.background import failure_of
 from core.errors import ComfylineError, ComfyUnavailable, InputGone, LedgerUnavailable, TransientError
 from core.ledger.claims import Claim
-from core.ledger.instances import HEALTHY, InstanceRecord
+from core.ledger.instances import HEALTHY
+from core.records.instance import InstanceRecord
 from core.records.job import second_prompt_id
 from tasks.runner.attempt_end import AttemptEnd, Finished, Requeued
 from tasks.runner.collect import Collector

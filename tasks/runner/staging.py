@@ -10,7 +10,7 @@ from comfy.client.inputs import stage
 from core.errors import ComfylineError, ComfyUnavailable, InputGone, PromptRejected
 from core.job_files import job_folder
 from core.ledger.claims import Claim
-from core.ledger.instances import InstanceRecord
+from core.records.instance import InstanceRecord
 from core.settings import Settings
 from core.storage.backend import input_storage
 from core.storage.folders import is_out_of_room

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from core.ledger import Ledger
-from core.ledger.instances import DISK_FULL, HEALTHY, QUARANTINED, UNHEALTHY, InstanceRecord
+from core.ledger.instances import DISK_FULL, HEALTHY, QUARANTINED, UNHEALTHY
+from core.records.instance import InstanceRecord
 from tests.fleet import ROOT, Fleet, work
 from tests.waiting import until
 

@@ -27,9 +27,9 @@ from api.service.waiting import Hub
 from core.errors import InstanceUnreachable
 from core.ledger import Change, Ledger
 from core.ledger.claims import Claim
-from core.ledger.instances import InstanceRecord
 from core.ledger.upgrade import migrate
 from core.messaging.notices import Notice
+from core.records.instance import InstanceRecord
 from core.records.output import FileSource, OutputFile
 from core.settings import Settings
 from tests.makers import GRAPH

@@ -305,6 +305,8 @@ catalogues = Table(
     Column("digest", String(64), primary_key=True),
     # zlib-compressed JSON: the real one is several megabytes of repeated words.
     Column("object_info", LargeBinary, nullable=False),
+    # The same of {name: bytes} of the model files; NULL where instances do not tell.
+    Column("model_sizes", LargeBinary),
     Column("created_at_ms", BigInteger, nullable=False),
 )
 
@@ -347,7 +349,7 @@ instances = Table(
     Column("looks", Integer, nullable=False, server_default="0"),
     # Model files of the job it ran last.
     Column("models", JSON),
-    # Those it is likely to hold, the most recently used first: [[name, bytes]]; and how many bytes it keeps.
+    # Those it is likely to hold, the most recently used first: [[name, bytes or null]]; and how many bytes it keeps.
     Column("held", JSON(none_as_null=True)),
     Column("memory_bytes", BigInteger),
     # When it will have done all it has claimed, as expected at the last claim.

@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Row, Select, Update, bindparam, insert, or_, select, update
-from sqlalchemy import delete as delete_from
+from sqlalchemy import Row, Select, Update, bindparam, or_, select, update
 
 from core.clock import now_ms
+from core.ledger.catalogues import ModelSizes
 from core.ledger.database.connections import Transaction
 from core.ledger.database.line_counts import IS_QUEUED
-from core.ledger.database.tables import instances, jobs, residents, secrets
-from core.ledger.instances import HEALTHY, SILENCE_MS
+from core.ledger.database.tables import instances, jobs, secrets
+from core.ledger.instances import DAY_MS, HEALTHY, SILENCE_MS
+from core.ledger.resident_sets import put_sets
 from core.ledger.scheduling.learned import LearnedCosts
 from core.ledger.scheduling.lines import Lines
 from core.ledger.scheduling.picture import GPU_COLUMNS, GpuRow, Picture
@@ -22,7 +23,6 @@ from core.ledger.secrets import ANY, RUN
 from core.scheduling.lines import Decision
 from core.scheduling.residency import Residency
 
-DAY_MS = 24 * 3600 * 1000
 #: Idle instances that are asked first, before one that works takes a job ahead of time.
 ASKED_FIRST = 64
 
@@ -87,6 +87,7 @@ class Chooser:
     def __init__(self, lines: Lines, learned: LearnedCosts) -> None:
         self._lines = lines
         self._learned = learned
+        self._sizes = ModelSizes()
 
     def choose(
         self,
@@ -161,14 +162,14 @@ class Chooser:
         begins_ms = max(now, row.free_at_ms or 0) if ahead else now
         load_s = choice.decision.load_s
         values: dict[str, Any] = {"free_at_ms": begins_ms + int((load_s + choice.run_s) * 1000)}
-        before = row.residency
-        after = (
-            before.after(choice.files, {file.name: file.size_bytes for file in before.files})
-            if choice.files
-            else before
-        )
-        if after.files != before.files:
-            values["held"] = [[file.name, file.size_bytes] for file in after.files]
+        before = after = row.residency
+        if choice.files:
+            sizes = row.sizes
+            if not before.holds(choice.files):
+                sizes = {**self._sizes.of(transaction.connection, row.catalogue), **sizes}
+            after = before.after(choice.files, sizes)
+            if after.files != before.files:
+                values["held"] = [[file.name, sizes.get(file.name)] for file in after.files]
         if load_s:
             today = now // DAY_MS
             same_day = row.loads_day == today
@@ -183,12 +184,7 @@ class Chooser:
             self._keep_residents(transaction, row.name, after)
 
     def _keep_residents(self, transaction: Transaction, instance: str, held: Residency) -> None:
-        sets = sorted(self._lines.reach.sets(held.names))
-        transaction.connection.execute(delete_from(residents).where(residents.c.instance == instance))
-        if sets:
-            transaction.connection.execute(
-                insert(residents), [{"instance": instance, "models": models} for models in sets]
-            )
+        put_sets(transaction.connection, instance, set(self._lines.reach.sets(held.names)))
 
 
 @lru_cache(maxsize=16)

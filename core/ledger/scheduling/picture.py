@@ -17,7 +17,7 @@ from core.ledger.scheduling.lines import LineKind, Lines, WaitingLine
 from core.ledger.scheduling.reach import Sort
 from core.scheduling.lines import Decision, Fleet, Gpu, Holders, Line, ModelSet
 from core.scheduling.policy import decide
-from core.scheduling.residency import ModelFile, Residency
+from core.scheduling.residency import USUAL_BYTES, ModelFile, Residency
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,8 +33,8 @@ class GpuRow:
     pool: str | None = None
     vram_bytes: int | None = None
     memory_bytes: int | None = None
-    #: `[[name, bytes], ...]` of the model files it holds, the most recently used first.
-    held: Sequence[tuple[str, int]] | None = None
+    #: `[[name, bytes or null], ...]` of the model files it holds, the most recently used first.
+    held: Sequence[tuple[str, int | None]] | None = None
     free_at_ms: int | None = None
     has_queue: bool = False
     loads: int = 0
@@ -44,13 +44,18 @@ class GpuRow:
     @property
     def residency(self) -> Residency:
         """The model files that it is likely to hold."""
-        files = tuple(ModelFile(name=name, size_bytes=size) for name, size in self.held or ())
+        files = tuple(ModelFile(name=name, size_bytes=size or USUAL_BYTES) for name, size in self.held or ())
         return Residency(files=files, budget_bytes=self.memory_bytes or 0)
 
     @property
     def sort(self) -> Sort:
         """What makes it able to run a line or not."""
         return Sort(self.catalogue, self.pool, self.vram_bytes)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The sizes of those files, where they are known."""
+        return {name: size for name, size in self.held or () if size is not None}
 
     def may_run(self, line: LineKind) -> bool:
         """Return whether it can run the jobs of a line."""

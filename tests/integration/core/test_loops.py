@@ -24,11 +24,12 @@ from core import background
 from core.background import Loop, lives
 from core.ledger import Ledger
 from core.ledger.database.tables import catalogues, instances
-from core.ledger.instances import HEALTHY, UNHEALTHY, InstanceRecord
+from core.ledger.instances import HEALTHY, UNHEALTHY
 from core.messaging import notices
 from core.messaging.notices import Notice, NoticeListener, NoticeSender
 from core.outbound import deadline
 from core.outbound.deadline import Deadline
+from core.records.instance import InstanceRecord
 from core.records.webhook_target import WebhookTarget
 from core.settings import Settings
 from tasks.instance.agent import InstanceAgent

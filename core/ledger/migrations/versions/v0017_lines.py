@@ -52,6 +52,7 @@ def upgrade() -> None:
     op.add_column("instances", sa.Column("loading_s", sa.Float(), nullable=False, server_default="0"))
     op.add_column("instances", sa.Column("loads_day", sa.Integer(), nullable=False, server_default="0"))
     op.add_column("instances", sa.Column("has_queue", sa.Boolean(), nullable=False, server_default=sa.false()))
+    op.add_column("catalogues", sa.Column("model_sizes", sa.LargeBinary(), nullable=True))
     columns = ["line", "created_at_ms", "id"]
     op.create_index("jobs_line", "jobs", columns, sqlite_where=_IS_WAITING, postgresql_where=_IS_WAITING)
     op.create_index("jobs_lost", "jobs", ["lost_on"], sqlite_where=_IS_LOST, postgresql_where=_IS_LOST)
@@ -103,6 +104,7 @@ def downgrade() -> None:
     op.drop_index("jobs_deadline", "jobs")
     op.drop_index("jobs_lost", "jobs")
     op.drop_index("jobs_line", "jobs")
+    op.drop_column("catalogues", "model_sizes")
     for column in ("has_queue", "loads_day", "loading_s", "loads", "free_at_ms", "held", "memory_bytes"):
         op.drop_column("instances", column)
     for column in ("vram_bytes", "pool"):

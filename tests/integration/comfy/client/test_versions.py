@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 
@@ -83,3 +84,12 @@ def test_interrupting_a_finished_prompt_changes_nothing(any_version: SimulatorPr
         handle.interrupt()
         assert handle.wait(timeout_s=10).outputs
         assert session.submit(picture(), prompt_id=new_id()).wait(timeout_s=10).outputs
+
+
+def test_the_sizes_of_model_files(any_version: SimulatorProcess) -> None:
+    with closing(ComfyClient(any_version.base_url)) as client:
+        sizes = client.model_sizes()
+    assert sizes["sd_xl_base_1.0.safetensors"] == 6_900_000_000
+    assert sizes["ae.safetensors"] == 340_000_000
+    # It is in two folders, with 11.9 GB in the other.
+    assert sizes["flux1-dev-fp8.safetensors"] == 17_200_000_000

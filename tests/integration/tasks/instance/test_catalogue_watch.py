@@ -27,7 +27,8 @@ class Records:
         #: What the next records meet with.
         self.errors: list[Exception] = []
 
-    def record(self, object_info: Mapping[str, Any]) -> None:
+    def record(self, object_info: Mapping[str, Any], model_sizes: Mapping[str, int]) -> None:
+        self.model_sizes = model_sizes
         if self.errors:
             raise self.errors.pop()
         self.offered.append(object_info)

@@ -18,7 +18,8 @@ from core.errors import ComfyOutOfMemory, ComfyUnavailable, LedgerUnavailable, P
 from core.ledger import Ledger
 from core.ledger.claims import Claim
 from core.ledger.database.tables import instances
-from core.ledger.instances import UNHEALTHY, InstanceRecord
+from core.ledger.instances import UNHEALTHY
+from core.records.instance import InstanceRecord
 from core.records.job import CANCELING, DELIVERING, QUEUED, RUNNING
 from core.settings import Settings
 from tasks.instance.release import JobRelease

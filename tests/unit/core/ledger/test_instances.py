@@ -11,9 +11,10 @@ import pytest
 from sqlalchemy import select, update
 
 from core.ledger import Ledger
+from core.ledger.catalogues import keep_catalogue
 from core.ledger.database.connections import Transaction
 from core.ledger.database.error_map import Conflict
-from core.ledger.database.tables import catalogues, instances
+from core.ledger.database.tables import catalogues, instances, residents
 from core.ledger.instances import (
     DISK_FULL,
     DRAINED,
@@ -25,6 +26,8 @@ from core.ledger.instances import (
     UNHEALTHY,
     NameOwner,
 )
+from core.ledger.model_sets import model_set_of
+from core.records.instance import HeldModel
 from tests.ledger_moves import claimed, submit
 from tests.makers import NAME, WORKER, StoppedClock, come_up, record_of
 
@@ -46,6 +49,12 @@ def set_row(ledger: Ledger, name: str = NAME, **values: Any) -> None:
 def row_of(ledger: Ledger, name: str = NAME) -> Any:
     with ledger.database.read() as connection:
         return connection.execute(select(instances).where(instances.c.name == name)).one()
+
+
+def residents_of(ledger: Ledger, name: str = NAME) -> set[str]:
+    """The sets of model files that an instance holds."""
+    with ledger.database.read() as connection:
+        return set(connection.execute(select(residents.c.models).where(residents.c.instance == name)).scalars())
 
 
 def beat(ledger: Ledger, state: str = HEALTHY, worker: str = WORKER, **fields: Any) -> bool:
@@ -183,6 +192,41 @@ class TestReports:
         assert record_of(ledger).models == ("a", "b")
         assert come_up(ledger, state=DISK_FULL, reason="full").models == ()
         assert (record_of(ledger).state, record_of(ledger).reason) == (DISK_FULL, "full")
+
+    def test_what_a_warm_up_loaded_is_held(self, ledger: Ledger) -> None:
+        submit(ledger, models=("b",))
+        submit(ledger, models=("b", "c"))
+        found = come_up(ledger, held=("b", "a", "b"), model_sizes={"a": 7, "c": 9})
+        assert found.held == (HeldModel(name="a", size_bytes=7), HeldModel(name="b", size_bytes=None))
+        assert residents_of(ledger) == {model_set_of(("b",)), model_set_of(("a", "b"))}
+        come_up(ledger)
+        assert (record_of(ledger).held, residents_of(ledger)) == ((), set())
+
+    def test_one_that_freed_its_memory_holds_nothing(self, ledger: Ledger) -> None:
+        come_up(ledger, held=("a",))
+        ledger.instances.forget_models(NAME, worker="other")
+        assert (len(record_of(ledger).held), len(residents_of(ledger))) == (1, 1)
+        ledger.instances.forget_models(NAME, worker=WORKER)
+        assert (record_of(ledger).held, residents_of(ledger)) == ((), set())
+
+    def test_what_was_held_in_vain_is_not_held(self, ledger: Ledger) -> None:
+        submit(ledger, models=("a",))
+        come_up(ledger, held=("a", "b"))
+        ledger.instances.doubt_models(NAME, worker=WORKER, models=("a",))
+        assert [model.name for model in record_of(ledger).held] == ["a"]
+        assert residents_of(ledger) == {model_set_of(("a",))}
+
+    def test_what_it_is_for_jobs(self, ledger: Ledger) -> None:
+        found = come_up(ledger, pool="fast", vram_bytes=24)
+        assert (found.pool, found.vram_bytes) == ("fast", 24)
+
+    def test_loads_count_for_the_day(self, ledger: Ledger, clock: StoppedClock) -> None:
+        come_up(ledger)
+        today = clock.now_ms // DAY_MS
+        set_row(ledger, loads=3, loading_s=4.5, loads_day=today)
+        assert (record_of(ledger).loads, record_of(ledger).loading_s) == (3, 4.5)
+        set_row(ledger, loads_day=today - 1)
+        assert (record_of(ledger).loads, record_of(ledger).loading_s) == (0, 0.0)
 
     def test_it_is_down(self, ledger: Ledger, clock: StoppedClock) -> None:
         come_up(ledger)
@@ -343,7 +387,7 @@ class TestCatalogues:
 
     @pytest.mark.usefixtures("rival")
     def test_one_that_another_instance_recorded_in_this_moment_is_as_good(self, ledger: Ledger) -> None:
-        assert ledger.instances._keep_catalogue({"A": {}}) == ledger.instances._keep_catalogue({"A": {}})
+        assert keep_catalogue(ledger.database, {"A": {}}, {}) == keep_catalogue(ledger.database, {"A": {}}, {})
         assert len(digests(ledger)) == 1
 
 

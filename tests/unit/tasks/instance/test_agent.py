@@ -14,9 +14,9 @@ import pytest
 from comfy.liveness.muteness import MuteLimits
 from comfy.process.spec import InstanceSpec
 from comfy.process.supervisor import InstanceUnfit
-from core.errors import ComfyUnavailable
+from core.errors import ComfyUnavailable, LedgerUnavailable
 from core.ledger import Ledger
-from core.ledger.instances import DISK_FULL, DRAINED, HEALTHY, QUARANTINED, STARTING, STOPPED, UNHEALTHY
+from core.ledger.instances import DISK_FULL, DRAINED, HEALTHY, QUARANTINED, STARTING, STOPPED, UNHEALTHY, Instances
 from core.settings import Settings
 from tasks.instance import agent as agent_module
 from tasks.instance.admission import MUTE
@@ -68,6 +68,8 @@ class World:
         self.is_idle = True
         self.info: InstanceInfo | Exception = INFO
         self.warmup: float | Exception | None = 2.5
+        #: Model files that the warm-up has loaded, until they are recorded.
+        self.loaded: tuple[str, ...] = ("a.sft",)
         self.disk: str | Exception | None = None
         self.storage: str | Exception | None = None
         #: Prompts that ComfyUI runs.
@@ -117,6 +119,12 @@ class World:
     def warm_up(self, *_arguments: object) -> SimpleNamespace:
         made = self.note_all("warmup", "call_off")
         made.run = lambda _base_url: value_of(self.warmup)
+        made.loaded = self.loaded
+
+        def is_recorded() -> None:
+            made.loaded = ()
+
+        made.is_recorded = is_recorded
         return made
 
     def housekeeper(self, *_arguments: object) -> SimpleNamespace:
@@ -435,6 +443,18 @@ class TestComingUp:
         assert record.warmup_s == 2.5
         assert world.done == [f"catalogue.watch {URL} {INFO.object_info}"]
         assert world.clients == [], "its queue is its own"
+
+    def test_it_holds_what_the_warm_up_loaded_until_it_comes_up_again(
+        self, agent: InstanceAgent, world: World, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(Instances, "up", lambda *_arguments, **_options: value_of(LedgerUnavailable("away")))
+            with pytest.raises(LedgerUnavailable):
+                world.callbacks["on_up"]()
+        world.callbacks["on_up"]()
+        assert [model.name for model in record_of(ledger).held] == ["a.sft"]
+        world.callbacks["on_up"]()
+        assert record_of(ledger).held == (), "jobs may have run in the meantime"
 
     def test_one_that_is_unfit_is_not_waited_for(self, agent: InstanceAgent, world: World, ledger: Ledger) -> None:
         world.warmup = InstanceUnfit("the warm-up failed")

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from core.errors import ComfyUnavailable
 from tasks.instance import probe
 from tasks.instance.probe import InstanceInfo, read_catalogue, read_info
 
@@ -19,7 +20,13 @@ class Client:
         self.base_url = base_url
         self.stats: dict[str, Any] = {}
         self.replacements: dict[str, str] = {}
+        self.sizes: dict[str, int] | ComfyUnavailable = {}
         self.is_closed = False
+
+    def model_sizes(self) -> dict[str, int]:
+        if isinstance(self.sizes, ComfyUnavailable):
+            raise self.sizes
+        return self.sizes
 
     def system_stats(self) -> dict[str, Any]:
         return self.stats
@@ -62,6 +69,16 @@ def test_what_it_does_not_say_is_unknown(
     monkeypatch.setattr(probe, "ComfyClient", connect)
     assert read_info("http://i") == InstanceInfo(version=version, device=device, object_info=NODES)
     assert (client.base_url, client.is_closed) == ("http://i", True)
+
+
+@pytest.mark.parametrize(("sizes", "known"), [({"a.sft": 7}, {"a.sft": 7}), (ComfyUnavailable("silent"), {})])
+def test_sizes_of_model_files_keep_nobody_waiting(
+    monkeypatch: pytest.MonkeyPatch, sizes: dict[str, int] | ComfyUnavailable, known: dict[str, int]
+) -> None:
+    client = Client()
+    client.sizes = sizes
+    monkeypatch.setattr(probe, "ComfyClient", lambda _base_url: client)
+    assert read_info("http://i").model_sizes == known
 
 
 def test_classes_of_the_past_give_what_their_successors_give() -> None:

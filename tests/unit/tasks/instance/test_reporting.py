@@ -199,7 +199,7 @@ class TestTelling:
 
     def test_a_new_catalogue(self, up: StateReporter, ledger: Ledger) -> None:
         before = set(ledger.instances.catalogues())
-        up.offers({"Other": {}})
+        up.offers({"Other": {}}, {"a.sft": 7})
         assert set(ledger.instances.catalogues()) != before
 
     def test_what_lies_there_still(self, up: StateReporter, ledger: Ledger) -> None:

@@ -74,6 +74,23 @@ def test_each_process_is_warmed_up_once(warmup: WarmUp, instance: Instance, ran:
     assert warmup.run("http://j") == 3.0
 
 
+@pytest.mark.usefixtures("ran")
+def test_what_it_loaded_is_told_once(tmp_path: Path, instance: Instance) -> None:
+    loader = {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "a.sft"}}
+    (tmp_path / "warm.json").write_text(json.dumps({**GRAPH, "3": loader}))
+    settings = make_settings(tmp_path, warmup_workflow=tmp_path / "warm.json")
+    warmup = WarmUp(settings, instance)  # type: ignore[arg-type]
+    assert not warmup.loaded
+    warmup.run("http://i")
+    assert warmup.loaded == ("a.sft",)
+    warmup.is_recorded()
+    warmup.run("http://i")
+    assert not warmup.loaded, "it has not run again"
+    instance.pid = 8
+    warmup.run("http://i")
+    assert warmup.loaded == ("a.sft",)
+
+
 def test_an_attached_one_has_no_process_and_is_warmed_up_once(
     warmup: WarmUp, instance: Instance, ran: list[tuple[Any, ...]]
 ) -> None:

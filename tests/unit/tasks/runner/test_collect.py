@@ -12,7 +12,7 @@ from comfy.client.history import History
 from comfy.client.outputs import ReportedOutput
 from comfy.prompts.session import PromptResult
 from core.ledger import Ledger
-from core.ledger.instances import InstanceRecord
+from core.records.instance import InstanceRecord
 from core.records.job import new_job_id
 from tasks.runner import collect as collect_module
 from tasks.runner.collect import Collector

@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from core.ledger import Ledger
-from core.ledger.instances import InstanceRecord
+from core.records.instance import InstanceRecord
 from core.records.output import FileSource
 from tasks.runner.output_files import MAX_INLINE_CHARS, output_files, sent_files, written_down
 from tests.makers import come_up, saved_file

@@ -11,7 +11,7 @@ import pytest
 from comfy.client.client import ComfyClient, UploadedFile
 from core.errors import ComfylineError, ComfyUnavailable, InputGone, PromptRejected
 from core.ledger.claims import Claim
-from core.ledger.instances import InstanceRecord
+from core.records.instance import InstanceRecord
 from core.records.job import InputRef
 from core.storage.folders import LocalStorage
 from tasks.runner.staging import remove_staged, stage_inputs

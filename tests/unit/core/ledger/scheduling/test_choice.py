@@ -9,8 +9,9 @@ import pytest
 from core.ledger import Ledger
 from core.ledger.instances import SILENCE_MS
 from core.ledger.scheduling.turns import AVOID_MS
+from core.scheduling.residency import USUAL_BYTES
 from tests.ledger_moves import claimed, set_columns, submit
-from tests.makers import NAME, WORKER, StoppedClock, come_up
+from tests.makers import NAME, WORKER, StoppedClock, come_up, record_of
 
 OTHER = "gpu1@here"
 BUSY = "gpu9@here"
@@ -210,3 +211,35 @@ class TestMissingTurns:
         ledger.requeue.release(claim, reason="gone")
         come_up(ledger, OTHER)
         assert [turn.instance for turn in ledger.turns.missing()] == [OTHER]
+
+
+class TestHeldModels:
+    """What the row of an instance says it holds, once it has claimed a job."""
+
+    def test_with_the_sizes_that_the_instance_told(self, ledger: Ledger) -> None:
+        come_up(ledger, object_info=KSAMPLER, model_sizes={"a": 7}, memory_bytes=100 * 10**9)
+        claimed(ledger, models=("a", "b"))
+        assert held(ledger) == [("a", 7), ("b", None)]
+        ledger.instances.offers(NAME, worker=WORKER, object_info=UPSCALER, model_sizes={"a": 8, "b": 9, "c": 10})
+        claimed(ledger, models=("b",))
+        assert held(ledger) == [("b", None), ("a", 7)], "nothing was loaded, so nobody looked"
+        claimed(ledger, models=("b", "c"))
+        assert held(ledger) == [("b", 9), ("c", 10), ("a", 7)]
+
+    def test_their_sizes_say_what_fits(self, ledger: Ledger) -> None:
+        come_up(ledger, model_sizes={"a": 6, "b": 4, "c": 1}, memory_bytes=10)
+        for name in ("a", "b", "c"):
+            claimed(ledger, models=(name,))
+        assert held(ledger) == [("c", 1), ("b", 4)]
+        claimed(ledger, models=("a",))
+        assert held(ledger) == [("a", 6), ("c", 1)]
+
+    def test_one_of_unknown_size_is_taken_to_be_of_the_usual(self, ledger: Ledger) -> None:
+        come_up(ledger, memory_bytes=2 * USUAL_BYTES - 1)
+        claimed(ledger, models=("a",))
+        claimed(ledger, models=("b",))
+        assert held(ledger) == [("b", None)]
+
+
+def held(ledger: Ledger) -> list[tuple[str, int | None]]:
+    return [(model.name, model.size_bytes) for model in record_of(ledger).held]
