@@ -138,6 +138,6 @@ class FleetView:
 
 def _room(row: GpuRow, held: Sequence[tuple[str, ...]]) -> int:
     """How many model sets find room on an instance, if the others are as large as those that it holds."""
-    sizes = dict(row.held or ())
+    sizes = {file.name: file.size_bytes for file in row.residency.files}
     largest = max((sum(sizes[name] for name in files) for files in held), default=USUAL_BYTES)
     return max(1, (row.memory_bytes or 0) // max(1, largest))
