@@ -66,7 +66,7 @@ def create_app(settings: Settings, *, ledger: Ledger, publisher: TurnPublisher, 
     app.register_blueprint(pyworker_blueprint(settings, ledger, service, intake))
     app.register_blueprint(workflows_blueprint(settings, ledger, service, library, intake))
     app.register_blueprint(deliveries_blueprint(settings, ledger, publisher))
-    app.register_blueprint(gpus_blueprint(ledger, ask))
+    app.register_blueprint(gpus_blueprint(ledger, ask, estimates))
     app.register_blueprint(health_blueprint(settings, ledger, guard, marker))
     app.register_blueprint(docs_blueprint(settings))
     return app

@@ -6,5 +6,6 @@ pyworker/        the PyWorker contract, which also answers in words of `/generat
 templates        the workflow templates, and a job from one
 deliveries       webhook deliveries: list, send again, forget
 delivery_views   what those answer (deliveries)
+gpu_views        how a GPU is shown (gpus)
 gpus             the fleet's GPUs for operators: list, drain, resume, restart
 """

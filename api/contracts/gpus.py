@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Annotated
 
 from flask import Blueprint, Response, request
-from pydantic import Field
-from typing_extensions import TypedDict
 
+from api.contracts.gpu_views import GpusView, GpuView, GpuViews
 from api.http.errors import json_response
 from api.http.time_limits import at_most, bounded, ledger_time_limit
 from api.schema.described import SERVER, Described, Parameter
+from api.service.estimates import Estimates
 from core.errors import BrokerUnavailable, InstanceUnreachable, InvalidRequest, LedgerUnavailable, NotFound
 from core.ledger import Ledger
 from core.records.instance import InstanceRecord
@@ -27,37 +26,17 @@ HOST = Parameter(name="host", place="query", description="Only those of this hos
 HELD = "A name is gpu0@host, or gpu0 where only one host has that. The answer means that its worker has begun."
 
 
-class GpuView(TypedDict):
-    """A GPU with its ComfyUI, as operators see it."""
-
-    name: Annotated[str, Field(description="gpu0@host.")]
-    host: str
-    state: str
-    reason: Annotated[str | None, Field(description="Of its state.")]
-    kind: Annotated[str, Field(json_schema_extra={"enum": ["simulator", "comfyui", "attached"]})]
-    is_simulated: bool
-    gpu: str | None
-    device: str | None
-    version: str | None
-    job_id: Annotated[str | None, Field(description="The job it runs now.")]
-    models: Annotated[list[str], Field(description="Model files of the job that it ran last.")]
-    restarts: int
-    warmup_s: float | None
-    started_at_ms: int
-    up_since_ms: Annotated[
-        int | None, Field(description="When it answered first after its last start; null if it does not.")
-    ]
-    heartbeat_at_ms: int
-    quarantined_until_ms: int | None
-
-
-class GpusView(TypedDict):
-    gpus: list[GpuView]
-
-
-def gpus_blueprint(ledger: Ledger, ask: Ask) -> Blueprint:
+def gpus_blueprint(ledger: Ledger, ask: Ask, estimates: Estimates) -> Blueprint:
     """Return the routes under /api/v2/gpus: an extension, for operators."""
     blueprint = Blueprint("gpus", __name__, url_prefix="/api/v2/gpus")
+
+    def seen(records: Sequence[InstanceRecord]) -> GpuViews:
+        """Look at what waits, anew if a GPU has come since the last look."""
+        views = GpuViews(estimates.outlook())
+        if all(views.knows(record) for record in records):
+            return views
+        estimates.renew()
+        return GpuViews(estimates.outlook())
 
     @blueprint.get("")
     @Described(
@@ -71,7 +50,8 @@ def gpus_blueprint(ledger: Ledger, ask: Ask) -> Blueprint:
     def every() -> Response:
         host = request.args.get("host")
         found = [record for record in ledger.instances.all() if host in (None, record.host)]
-        view: GpusView = {"gpus": [gpu_view(record) for record in found]}
+        views = seen(found)
+        view: GpusView = {"gpus": [views.view(record) for record in found]}
         return json_response(view)
 
     def tell(command: str, name: str) -> Response:
@@ -80,7 +60,8 @@ def gpus_blueprint(ledger: Ledger, ask: Ask) -> Blueprint:
         with at_most(ANSWER_S + REACH_S, BrokerUnavailable("The broker does not answer.")):
             ask(command, record)
         with ledger_time_limit():
-            return json_response(gpu_view(find(ledger.instances.all(), record.name)), 202)
+            now = find(ledger.instances.all(), record.name)
+            return json_response(seen([now]).view(now), 202)
 
     @blueprint.post("/<name>/drain")
     @Described(
@@ -132,26 +113,3 @@ def find(records: Sequence[InstanceRecord], name: str) -> InstanceRecord:
     if found:
         raise InvalidRequest(f"{name} is on several hosts; name one of {known}.")
     raise NotFound(f"There is no {name} in this fleet. It has: {known}.")
-
-
-def gpu_view(record: InstanceRecord) -> GpuView:
-    """Return a GPU as operators see it, without the address of its ComfyUI and the paths of its files."""
-    return {
-        "name": record.name,
-        "host": record.host,
-        "state": record.state,
-        "reason": record.reason,
-        "kind": record.kind,
-        "is_simulated": record.is_simulated,
-        "gpu": record.gpu,
-        "device": record.device,
-        "version": record.version,
-        "job_id": record.job_id,
-        "models": list(record.models),
-        "restarts": record.restarts,
-        "warmup_s": record.warmup_s,
-        "started_at_ms": record.started_at_ms,
-        "up_since_ms": record.up_since_ms,
-        "heartbeat_at_ms": record.heartbeat_at_ms,
-        "quarantined_until_ms": record.quarantined_until_ms,
-    }

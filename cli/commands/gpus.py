@@ -20,6 +20,7 @@ from cli.output.text_tables import Heading, print_table
 from cli.remote.answers import ServerUnreachable
 from cli.remote.client import Client
 from core.errors import InvalidRequest
+from core.scheduling.reasons import about
 
 #: A GPU as the API shows it: `name`, `host`, `state`, `reason`, `job_id`, `up_since_ms`, ...
 Gpu: TypeAlias = dict[str, Any]
@@ -29,10 +30,12 @@ COLUMNS = (
     Heading("GPU"),
     Heading("state"),
     Heading("kind", gives_way=5),
+    Heading("pool", gives_way=7),
     Heading("device", gives_way=4, is_cut=True),
     # Whole, or not there: half an id is of no use.
     Heading("job", gives_way=1),
-    Heading("models", gives_way=6, is_cut=True),
+    Heading("holds", gives_way=6, is_cut=True),
+    Heading("loads", gives_way=8),
     Heading("up", gives_way=2),
     Heading("restarts", gives_way=3),
 )
@@ -66,7 +69,10 @@ def selection(command: Command) -> Command:
 @json_option
 @server_option
 def gpus(host: str | None, as_json: bool, server: str | None) -> int:
-    """List the GPUs of the fleet."""
+    """List the GPUs of the fleet: how each stands, what it holds, and what it takes next.
+
+    Loads are those of today (UTC), with the seconds they took. All that is known: --json.
+    """
     found = _listed(open_client(server), host)
     screen = Screen(json_on_stdout=as_json)
     if as_json:
@@ -75,17 +81,17 @@ def gpus(host: str | None, as_json: bool, server: str | None) -> int:
         where = f"on {host}" if host else "in this fleet"
         screen.line(f"No GPU worker has registered {where}. Start one: comfyline up, or comfyline gpu.")
     elif screen.is_terminal:
-        reasons = {gpu["name"]: gpu["reason"] or "" for gpu in found}
+        remarks = {gpu["name"]: remark(gpu) for gpu in found}
         print_table(
             screen.console,
             COLUMNS,
             [_cells(gpu) for gpu in found],
             style=lambda row: STYLES.get(row[1], "red"),
-            note=lambda row: reasons[row[0]],
+            note=lambda row: remarks[row[0]],
         )
     else:
         for gpu in found:
-            screen.line("  ".join([*_cells(gpu), gpu["reason"] or ""]).rstrip())
+            screen.line("  ".join([*_cells(gpu), remark(gpu)]).rstrip())
     return EXIT_OK
 
 
@@ -176,9 +182,38 @@ def uptime(up_since_ms: int | None) -> str:
     return f"{minutes} min" if minutes else f"{seconds} s"
 
 
-def card(device: str | None) -> str:
-    """Return the card in ComfyUI's name of a device, `cuda:0 NVIDIA L4 : cudaMallocAsync`."""
-    return re.sub(r"^cuda:[0-9]+ ", "", device or "-").partition(" : ")[0]
+def card(device: str | None, vram_bytes: int | None = None) -> str:
+    """Return the card in ComfyUI's name of a device, `cuda:0 NVIDIA L4 : cudaMallocAsync`, with its memory."""
+    name = re.sub(r"^cuda:[0-9]+ ", "", device or "-").partition(" : ")[0]
+    return name if vram_bytes is None else f"{name} {gigabytes(vram_bytes)}"
+
+
+def gigabytes(size_bytes: int) -> str:
+    """Return a size as `6.9 GB`, `24 GB`, `0.04 GB`."""
+    size = size_bytes / 1e9
+    return f"{size:.0f} GB" if size >= 20 else f"{size:.1f} GB" if size >= 0.1 else f"{size:.2f} GB"
+
+
+def holdings(models: Sequence[dict[str, Any]]) -> str:
+    """Return the models that a GPU holds: `a.safetensors 6.9 GB, b.safetensors`; `-` for none."""
+    shown = (
+        model["name"] if model["size_bytes"] is None else f"{model['name']} {gigabytes(model['size_bytes'])}"
+        for model in models
+    )
+    return ", ".join(shown) or "-"
+
+
+def remark(gpu: Gpu) -> str:
+    """Return why a GPU is in its state, and what it takes next: what there is to say of it beside its cells."""
+    parts = [gpu["reason"] or ""]
+    coming = gpu["next"]
+    if coming["in_s"] is not None:
+        job = f"job {coming['job_id']}" if coming["job_id"] else "a job"
+        when = "now" if coming["in_s"] < 1 else f"in {about(coming['in_s'])}"
+        parts.append(f"Takes {job} {when}: {coming['reason']}")
+    elif gpu["lines_count"]:
+        parts.append(f"Takes none of the jobs that wait: {coming['reason']}")
+    return " ".join(part for part in parts if part)
 
 
 def _listed(client: Client, host: str | None = None) -> list[Gpu]:
@@ -266,9 +301,11 @@ def _cells(gpu: Gpu) -> list[str]:
         gpu["name"],
         gpu["state"],
         "SIMULATED" if gpu["is_simulated"] else gpu["kind"],
-        card(gpu["device"]),
+        gpu["pool"] or "-",
+        card(gpu["device"], gpu["vram_bytes"]),
         gpu["job_id"] or "-",
-        ",".join(gpu["models"]) or "-",
+        holdings(gpu["models"]),
+        f"{gpu['loads_today']}, {gpu['loading_s_today']:.0f} s" if gpu["loads_today"] else "0",
         uptime(gpu["up_since_ms"]),
         str(gpu["restarts"]),
     ]

@@ -5,7 +5,8 @@ policy     the decision, with its reason
 picture    the whole fleet at one moment: its GPUs, and all that waits
 ahead      the policy run forward from such a picture, as far as is worth while
 forecast   what comes of that for a waiting job: its position, and when it begins
-reasons    why it waits, as a record and in a sentence
+next_jobs  what comes of it for a GPU: what that takes next, and why
+reasons    why a job waits, as a record and in a sentence
 levels     what waits, arranged so that a decision looks at few lines
 holding    how many GPUs hold each model set, kept up to date
 shares     whose turn it is among tenants

@@ -100,7 +100,7 @@ def sentence(reason: Reason, files: Mapping[ModelSet, Sequence[str]]) -> str:
       files: of each model set; one that is missing is called the job's models.
     """
     code, gpu = reason.code, reason.gpu or "a GPU"
-    models = _named(files.get(reason.models, ()))
+    models = named(files.get(reason.models, ()))
     when = about(reason.in_s or 0.0)
     if code in _WHO_GOES_FIRST:
         return f"{_WHO_GOES_FIRST[code].format(gpu=gpu)}; {gpu} takes it in {when}."
@@ -111,9 +111,9 @@ def sentence(reason: Reason, files: Mapping[ModelSet, Sequence[str]]) -> str:
         "held": f"Waits for {gpu}, which holds {models} and is free in {when}.",
         "busy": f"All GPUs that can run it are busy; {gpu} is free in {when}.",
         "load": f"{gpu} will load {models} for it in {when}.",
-        "behind": f"{_counted(reason.before)} like it {'goes' if reason.before == 1 else 'go'} first.",
+        "behind": f"{counted(reason.before)} like it {'goes' if reason.before == 1 else 'go'} first.",
         "expires": f"Its deadline passes first, in {when}.",
-        "far": f"More than {_counted(reason.before)} begin before it.",
+        "far": f"More than {counted(reason.before)} begin before it.",
         "held_back": "GPUs could run it, but none takes it as things stand.",
     }
     return texts[code]
@@ -132,7 +132,8 @@ def about(seconds: float) -> str:
     return f"about {round(seconds / 3600)} h"
 
 
-def _named(names: Sequence[str]) -> str:
+def named(names: Sequence[str]) -> str:
+    """Return model files as a sentence names them."""
     if not names:
         return "its models"
     if len(names) < 3:
@@ -140,5 +141,6 @@ def _named(names: Sequence[str]) -> str:
     return f"{names[0]} and {len(names) - 1} more files"
 
 
-def _counted(jobs: int) -> str:
+def counted(jobs: int) -> str:
+    """Return `1 job`, `1,234 jobs`."""
     return "1 job" if jobs == 1 else f"{jobs:,} jobs"
