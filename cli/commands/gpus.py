@@ -29,15 +29,15 @@ STYLES = {"healthy": "green", "starting": "", "draining": "yellow", "drained": "
 COLUMNS = (
     Heading("GPU"),
     Heading("state"),
-    Heading("kind", gives_way=5),
+    Heading("kind", gives_way=6),
     Heading("pool", gives_way=7),
-    Heading("device", gives_way=4, is_cut=True),
+    Heading("device", gives_way=3, is_cut=True),
     # Whole, or not there: half an id is of no use.
     Heading("job", gives_way=1),
-    Heading("holds", gives_way=6, is_cut=True),
+    Heading("holds", gives_way=2, is_cut=True),
     Heading("loads", gives_way=8),
-    Heading("up", gives_way=2),
-    Heading("restarts", gives_way=3),
+    Heading("up", gives_way=4),
+    Heading("restarts", gives_way=5),
 )
 #: States of a GPU that runs nothing, and begins nothing by itself before it has answered again.
 AT_REST = ("drained", "stopped", "unhealthy", "quarantined", "lost")

@@ -8,7 +8,7 @@ from typing import Any
 import click
 import pytest
 
-from cli.commands.gpus import card, chosen, find, uptime
+from cli.commands.gpus import card, chosen, find, gigabytes, holdings, remark, uptime
 from core.errors import InvalidRequest
 
 FLEET: list[dict[str, Any]] = [{"name": name, "host": name[-1]} for name in ("gpu0@a", "gpu1@a", "gpu0@b")]
@@ -72,3 +72,44 @@ def test_a_gpu_that_does_not_answer_has_no_uptime() -> None:
 )
 def test_the_card_in_the_name_of_a_device(device: str | None, shown: str) -> None:
     assert card(device) == shown
+
+
+def test_a_card_has_its_memory() -> None:
+    assert card("cuda:0 NVIDIA L4 : cudaMallocAsync", 23_500_000_000) == "NVIDIA L4 24 GB"
+
+
+@pytest.mark.parametrize(
+    ("size_bytes", "shown"),
+    [(40_000_000, "0.04 GB"), (340_000_000, "0.3 GB"), (6_900_000_000, "6.9 GB"), (23_800_000_000, "24 GB")],
+)
+def test_sizes(size_bytes: int, shown: str) -> None:
+    assert gigabytes(size_bytes) == shown
+
+
+def test_what_a_gpu_holds() -> None:
+    models = [{"name": "a.sft", "size_bytes": 6_900_000_000}, {"name": "b.sft", "size_bytes": None}]
+    assert holdings(models) == "a.sft 6.9 GB, b.sft"
+    assert holdings([]) == "-"
+
+
+def gpu(reason: str | None = None, lines_count: int = 1, **coming: Any) -> dict[str, Any]:
+    return {
+        "reason": reason,
+        "lines_count": lines_count,
+        "next": {"job_id": None, "in_s": None, "reason": "Because.", **coming},
+    }
+
+
+@pytest.mark.parametrize(
+    ("of", "words"),
+    [
+        (gpu(job_id="j1", in_s=4.2), "Takes job j1 in about 4 s: Because."),
+        (gpu(in_s=0.0), "Takes a job now: Because."),
+        (gpu("Hot.", job_id="j1", in_s=70.0), "Hot. Takes job j1 in about 1 min: Because."),
+        (gpu(), "Takes none of the jobs that wait: Because."),
+        (gpu(lines_count=0), ""),
+        (gpu("Drained.", lines_count=0), "Drained."),
+    ],
+)
+def test_what_there_is_to_say_of_a_gpu(of: dict[str, Any], words: str) -> None:
+    assert remark(of) == words

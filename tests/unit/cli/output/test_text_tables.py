@@ -38,7 +38,8 @@ def job(status: str) -> dict[str, object]:
 
 
 def gpu_row(name: str) -> tuple[str, ...]:
-    return (name, "quarantined", "SIMULATED", "NVIDIA RTX 6000 Ada Generation", JOB_ID, "a" * 90, "3 d 4 h", "12")
+    card = "NVIDIA RTX 6000 Ada Generation 48 GB"
+    return (name, "quarantined", "SIMULATED", "fast", card, JOB_ID, "a" * 90, "12, 140 s", "3 d 4 h", "12")
 
 
 @pytest.mark.parametrize("width", WIDTHS)
