@@ -12,8 +12,8 @@ from core.errors import LedgerUnavailable
 from core.ledger import Ledger
 from core.ledger.claims import Claim
 from core.ledger.database.tables import durations
-from core.ledger.instances import InstanceRecord
 from core.ledger.model_sets import load_subject, model_set_of, run_subject
+from core.records.instance import InstanceRecord
 from tasks.runner import run_times
 from tasks.runner.run_times import KEPT, PAUSE_S, Durations, Teacher, gpu_seconds, was_held_in_vain
 from tests.ledger_moves import ERROR, claimed
