@@ -78,6 +78,7 @@ def test_a_claim_holds_what_the_worker_needs(ledger: Ledger) -> None:
         attempt=1,
         graph='{"7":{}}',
         nodes_total=1,
+        run_s=10.0,
         timeout_s=12.5,
         has_webhook=False,
         has_secrets=False,
