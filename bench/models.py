@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import statistics
 import sys
@@ -20,7 +21,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,7 +34,8 @@ from bench.policy import Waits
 from bench.policy_rules import OURS, RULES, NamedRule
 from bench.report import Report
 from core.ledger import Ledger
-from core.ledger.database.tables import jobs
+from core.ledger.database.tables import durations, jobs
+from core.ledger.model_sets import load_subject, model_set_of, run_subject
 from core.settings import Settings
 from tests.fleet import Fleet
 from tests.scheduling_simulation import Simulation, trace
@@ -66,7 +68,8 @@ class Figures:
     loaded_share: float
 
     def __str__(self) -> str:
-        return f"{self.done_per_s:.2f}/s  begun {self.until_begun}  taken {self.until_taken}  {self.loaded_share:.0%} loaded"
+        waits = f"begun {self.until_begun}  taken {self.until_taken}"
+        return f"{self.done_per_s:.2f}/s  {waits}  {self.loaded_share:.0%} loaded"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,7 +174,8 @@ class Product:
         """Run every model a few times, so that what it takes is known, and let all come to their ends."""
         for number in range(3 * MODELS):
             self.submit(SimulatedJob(at_s=0.0, models=f"model{number % MODELS}", run_s=4.0, expected_s=4.0), number)
-        self.wait_for_all()
+            if number % MODELS == MODELS - 1:
+                self.wait_for_all()
 
     def submit(self, job: SimulatedJob, seed: int) -> tuple[str, float | None]:
         """Submit a job; returns its id, and in how many simulated seconds it is to begin, if that was said."""
@@ -211,6 +215,20 @@ class Product:
             ended.set()
             watcher.join()
             progress.update(bar, completed=2 * len(told))
+
+    def learned(self) -> str:
+        """What the fleet has learned of runs and loads: from the least to the most, in simulated seconds."""
+        names = [f"model{number}.safetensors" for number in range(MODELS)]
+        words = []
+        for what, subject in (("runs", run_subject), ("loads", load_subject)):
+            wanted = durations.c.what.in_([subject(model_set_of([name])) for name in names])
+            with self._ledger.database.read() as connection:
+                found = [
+                    each * self._scale
+                    for each in connection.execute(select(durations.c.average_s).where(wanted)).scalars()
+                ]
+            words.append(f"{what} {min(found):.1f} to {max(found):.1f} s" if found else f"{what} unknown")
+        return ", ".join(words)
 
     def wait_for_all(self) -> None:
         """Wait until nothing waits or runs."""
@@ -298,6 +316,7 @@ def main() -> int:
     parser.add_argument("--scale", type=float, default=4.0, help="how much faster simulated time passes")
     parser.add_argument("--database", choices=("sqlite", "postgresql"), default="sqlite")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--json", type=Path, help="write what became of each job into this file")
     asked = parser.parse_args()
     if asked.quick:
         asked.offered, asked.jobs = asked.offered[-1:] if asked.offered != [0.5, 0.7, 0.9] else [0.7], 150
@@ -320,13 +339,17 @@ def main() -> int:
         learning = progress.add_task(f"learning {MODELS} models", total=1)
         product.learn()
         progress.update(learning, completed=1)
+        report.line("learned at first", product.learned())
         for offered in asked.offered:
             coming = trace(jobs=asked.jobs, gpus=GPUS, models=MODELS, offered=offered, seed=asked.seed)
             load_before = os.getloadavg()[0]
             ran = product.play(coming, progress)
+            if asked.json:
+                asked.json.write_text(json.dumps([asdict(each) for each in ran], indent=1) + "\n", encoding="utf-8")
             name = f"offered {offered:g}"
             report.line(name, f"{asked.jobs} jobs, {asked.scale:g} times faster, {asked.database}")
             report.line(f"{name}, load of the machine", f"{load_before:.1f} before, {os.getloadavg()[0]:.1f} after")
+            report.line(f"{name}, learned by then", product.learned())
             report_waits(report, offered, figures_of(ran), coming)
             report_forecast(report, name, ran)
     return report.print()
