@@ -15,7 +15,6 @@ import multiprocessing
 import sys
 import time
 import uuid
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,8 +30,6 @@ from core.records.job_request import AcceptedJob, JobRequest
 from core.settings import Settings
 
 FITS, FITS_NOBODY = "a" * 64, "b" * 64
-ROWS = 5000
-#: A GPU that ends a job has done so within this time; what the claim is worth is then written by nobody.
 DONE = JobError(code="node_execution_error", message="the bench lets every job fail")
 
 
@@ -67,7 +64,7 @@ def files_of(number: int) -> tuple[str, ...]:
     return (f"model-{number}.safetensors",)
 
 
-def new_job(number: int, case: Case) -> AcceptedJob:
+def new_job(number: int) -> AcceptedJob:
     """A job of one of the lines that fit."""
     graph = {"1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": files_of(number)[0]}}}
     request = JobRequest(contract="v2", graph=graph)
@@ -93,44 +90,44 @@ def fill(case: Case) -> None:
 
 
 def put_jobs(connection: sa.Connection, case: Case) -> None:
-    """Jobs that came one after the other, each in one of the lines in turn."""
+    """Jobs that came within a minute, each in one of the lines in turn; made by the database, for they are many."""
     misfits = round(case.waiting * case.misfits)
-    rows = iter(job_rows(case, case.waiting - misfits, case.fitting_lines, FITS, first_line=1))
     others = max(1, case.lines - case.fitting_lines)
-    rows = itertools.chain(
-        rows, job_rows(case, misfits, others, FITS_NOBODY, first_line=case.fitting_lines + 1) if misfits else ()
-    )
-    insert = sa.insert(tables.jobs)
-    while hand := list(itertools.islice(rows, ROWS)):
-        connection.execute(insert, hand)
+    _put(connection, case.waiting - misfits, case.fitting_lines, FITS, first_line=1)
+    if misfits:
+        _put(connection, misfits, others, FITS_NOBODY, first_line=case.fitting_lines + 1)
     if hasattr(tables, "lines"):
         put_lines(connection)
 
 
-def job_rows(case: Case, jobs: int, lines: int, catalogue: str, *, first_line: int) -> Iterator[dict[str, Any]]:
-    """The rows of some jobs that wait."""
-    began = now_ms() - 3_600_000
-    has_lines = "line" in tables.jobs.c
-    job = new_job(0, case)
-    same = {
-        "contract": "v2",
-        "status": "queued",
-        "attempt": 0,
-        "lost_attempts": 0,
-        "last_seq": 1,
-        "priority": 0,
-        "nodes_total": 1,
-        "graph": job.graph_text,
-        "catalogues": catalogue,
-        "expires_at_ms": began + 10**9,
-        "files_expire_at_ms": began + 10**9,
+def _put(connection: sa.Connection, jobs: int, lines: int, catalogue: str, *, first_line: int) -> None:
+    began = now_ms() - 90_000
+    new_id = "gen_random_uuid()" if connection.dialect.name == "postgresql" else "lower(hex(randomblob(16)))"
+    came = f"{began} + CAST(n AS BIGINT) * 60000 / {jobs}"
+    columns = {
+        "id": new_id,
+        "contract": "'v2'",
+        "status": "'queued'",
+        "attempt": "0",
+        "lost_attempts": "0",
+        "last_seq": "1",
+        "priority": "0",
+        "nodes_total": "1",
+        "graph": f"'{new_job(0).graph_text}'",
+        "catalogues": f"'{catalogue}'",
+        "created_at_ms": came,
+        "updated_at_ms": came,
+        "expires_at_ms": str(began + 10**9),
+        "files_expire_at_ms": str(began + 10**9),
     }
-    for number in range(jobs):
-        came = began + number * 3_000_000 // max(jobs, 1)
-        row = {**same, "id": str(uuid.uuid4()), "created_at_ms": came, "updated_at_ms": came}
-        if has_lines:
-            row["line"] = first_line + number % lines
-        yield row
+    if "line" in tables.jobs.c:
+        columns["line"] = f"{first_line} + n - n / {lines} * {lines}"
+    numbers = f"WITH RECURSIVE numbers(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM numbers WHERE n + 1 < {jobs}) "
+    rows = f"SELECT {', '.join(columns.values())} FROM numbers"
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(f"INSERT INTO jobs ({', '.join(columns)}) {numbers}{rows}")
+    else:
+        connection.exec_driver_sql(f"{numbers}INSERT INTO jobs ({', '.join(columns)}) {rows}")
 
 
 def put_lines(connection: sa.Connection) -> None:
@@ -166,9 +163,11 @@ def put_lines(connection: sa.Connection) -> None:
 
 
 def put_fleet(connection: sa.Connection, case: Case) -> None:
-    """GPUs that never fall silent, each with the model of one of the lines that fit; what loads and jobs take is known."""
+    """GPUs that never fall silent, each with the model of one of the lines that fit; and what loads and jobs take."""
     far = now_ms() + 10**9
-    instances, residents, durations = [], [], []
+    instances: list[dict[str, Any]] = []
+    residents: list[dict[str, Any]] = []
+    durations: list[dict[str, Any]] = []
     has_lines = hasattr(tables, "lines")
     if has_lines:
         from core.ledger.model_sets import load_subject, model_set_of, run_subject
@@ -182,7 +181,13 @@ def put_fleet(connection: sa.Connection, case: Case) -> None:
             ]
     for number in range(case.gpus):
         name, files = gpu_name(number), files_of(number % case.fitting_lines)
-        row = {"name": name, "host": "bench", "worker": "bench", "kind": "simulator", "state": "healthy"}
+        row: dict[str, Any] = {
+            "name": name,
+            "host": "bench",
+            "worker": "bench",
+            "kind": "simulator",
+            "state": "healthy",
+        }
         row |= {"catalogue": FITS, "restarts": 0, "started_at_ms": now_ms(), "heartbeat_at_ms": far}
         if has_lines:
             row |= {"held": [[files[0], 6_000_000_000]], "memory_bytes": 6_000_000_000}
@@ -202,28 +207,33 @@ def gpu_name(number: int) -> str:
 def claim_on(case: Case, claimer: int) -> dict[str, Any]:
     """Claim, let the job fail, submit another one in its stead, for some seconds; the claims are timed.
 
-    Returns: `{"ms": [each claim], "nothing": how many of them found nothing, "jobs_s": seconds for all of it}`.
+    Returns: `{"ms": [each claim], "nothing": claims that found nothing, "loads": claims with a load, "cpu_s": processor
+    time of this process for all claims, "jobs_s": the time that they were watched}`.
     """
     ledger = Ledger(case.settings)
     mine = [number for number in range(case.gpus) if number % case.claimers == claimer] or [claimer % case.gpus]
     gpus = itertools.cycle(mine)
     times: list[float] = []
-    nothing = 0
+    nothing = loads = 0
+    cpu_s = 0.0
     began_s = time.perf_counter()
     warm_until_s, ends_s = began_s + min(1.0, case.seconds / 4), began_s + case.seconds
     while (now_s := time.perf_counter()) < ends_s:
         number = next(gpus)
+        before_s = time.process_time()
         claim = ledger.claims.claim(gpu_name(number))
         took_s = time.perf_counter() - now_s
         if now_s > warm_until_s:
             times.append(took_s * 1000)
+            cpu_s += time.process_time() - before_s
             nothing += claim is None
+            loads += getattr(claim, "load_s", 0) > 0
         if claim is not None:
             ledger.claims.fail(claim, DONE)
             line = number % case.fitting_lines
-            ledger.jobs.submit(new_job(line, case))
+            ledger.jobs.submit(new_job(line))
     ledger.close()
-    return {"ms": times, "nothing": nothing, "jobs_s": ends_s - warm_until_s}
+    return {"ms": times, "nothing": nothing, "loads": loads, "cpu_s": cpu_s, "jobs_s": ends_s - warm_until_s}
 
 
 def _claim_in_process(case: Case, claimer: int, answers: Any) -> None:
@@ -244,11 +254,13 @@ def measure(case: Case) -> dict[str, Any]:
             claimer.start()
         found = [answers.get(timeout=120) for _ in claimers]
         for claimer in claimers:
-            claimer.join()
+            claimer.join(timeout=10)
     times = sorted(ms for each in found for ms in each["ms"])
     return {
         "claims": len(times),
         "nothing": sum(each["nothing"] for each in found),
+        "loads": sum(each["loads"] for each in found),
+        "cpu_ms": 1000 * sum(each["cpu_s"] for each in found) / max(1, len(times)),
         "median_ms": times[len(times) // 2],
         "p99_ms": times[min(len(times) - 1, int(len(times) * 0.99))],
         "per_s": len(times) / found[0]["jobs_s"],

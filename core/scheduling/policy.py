@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from core.scheduling.lines import Decision, Fleet, Gpu, Holders, Line, ModelSet
+from core.scheduling.lines import Decision, Fleet, Gpu, Holders, Line, ModelSet, Why
 from core.scheduling.shares import in_turn
 
 #: To leave a model for which jobs wait, the backlog of the others has to exceed so many loads more.
@@ -95,14 +95,11 @@ class _Look:
         self._worth = 1.0 + fleet.busy_share
 
     def choose(self, lines: Sequence[Line]) -> Decision | None:
-        # One pass, and as little as can be for each line: there may be thousands.
-        held, usual_load_s, load_s_of = self._gpu.holds, self._gpu.usual_load_s, self._gpu.load_s.get
-        holders_of, work_s_of, now_s = self._holders.get, self._work_s, self._now_s
-        worth, worth_leaving = self._worth, self._worth + LEAVING
+        # As little as can be for each line: there may be thousands.
+        held = self._gpu.holds
         warm: Line | None = None
         oldest_cold: Line | None = None
-        needs_most: tuple[float, int, Line] | None = None
-        needs_most_leaving: tuple[float, int, Line] | None = None
+        cold: list[Line] = []
         urgent: list[Line] = []
         for line in lines:
             models = line.models
@@ -112,29 +109,36 @@ class _Look:
                 if warm is None or (line.since_s, line.id) < (warm.since_s, warm.id):
                     warm = line
                 continue
+            cold.append(line)
             if oldest_cold is None or line.since_s < oldest_cold.since_s:
                 oldest_cold = line
-            holders, work_s = holders_of(models, _NOBODY), work_s_of[models]
-            backlog_s = (holders.free_s + work_s) / holders.gpus if holders.gpus else math.inf
-            load_s = load_s_of(models, usual_load_s)
-            if backlog_s > worth * load_s:
-                # How much a line needs one more GPU: the age of its head, and the work that each of them would have.
-                need = (now_s - line.since_s + work_s / (holders.gpus + 1), -line.id, line)
-                if needs_most is None or need > needs_most:
-                    needs_most = need
-                if backlog_s > worth_leaving * load_s and (needs_most_leaving is None or need > needs_most_leaving):
-                    needs_most_leaving = need
         if urgent:
             return self._taken(min(urgent, key=lambda line: (line.start_by_s, line.id)), is_urgent=True)
         chosen = warm
         if warm is None:
-            chosen = needs_most[-1] if needs_most else None
-        elif needs_most_leaving and self._may_leave(lines):
-            chosen = needs_most_leaving[-1]
+            chosen = self._most_in_need(cold, self._worth)
+        elif cold and self._may_leave(lines):
+            chosen = self._most_in_need(cold, self._worth + LEAVING) or warm
         for passed in (oldest_cold, warm):
             if passed is not None and self._is_overtaken(passed, by=chosen):
                 return self._taken(passed)
         return None if chosen is None else self._taken(chosen)
+
+    def _most_in_need(self, cold: Iterable[Line], worth: float) -> Line | None:
+        """Return the line that needs one more GPU most, of those whose backlog exceeds so many loads."""
+        usual_load_s, load_s_of = self._gpu.usual_load_s, self._gpu.load_s.get
+        holders_of, work_s_of, now_s = self._holders.get, self._work_s, self._now_s
+        most: tuple[float, int, Line] | None = None
+        for line in cold:
+            models = line.models
+            holders, work_s = holders_of(models, _NOBODY), work_s_of[models]
+            backlog_s = (holders.free_s + work_s) / holders.gpus if holders.gpus else math.inf
+            if backlog_s > worth * load_s_of(models, usual_load_s):
+                # How much it needs one: the age of its head, and the work that each of them would have.
+                need = (now_s - line.since_s + work_s / (holders.gpus + 1), -line.id, line)
+                if most is None or need > most:
+                    most = need
+        return None if most is None else most[-1]
 
     def _is_overtaken(self, line: Line, *, by: Line | None) -> bool:
         """Whether a line would be passed over for one that came long after; None: for one that may come now."""
@@ -143,10 +147,12 @@ class _Look:
 
     def _taken(self, line: Line, *, is_urgent: bool = False) -> Decision:
         is_warm = self._gpu.holds_models_of(line)
-        is_held = self._holders.get(line.models, _NOBODY).gpus > 0
+        why: Why = "deadline" if is_urgent else "warm"
+        if not is_urgent and not is_warm:
+            why = "relief" if self._holders.get(line.models, _NOBODY).gpus else "unheld"
         return Decision(
             line=line,
-            why="deadline" if is_urgent else "warm" if is_warm else "relief" if is_held else "unheld",
+            why=why,
             takes_nearest_deadline=is_urgent or self._would_miss(line),
             load_s=self._gpu.load_s_of(line),
         )

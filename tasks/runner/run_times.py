@@ -72,14 +72,14 @@ class Teacher:
     def _lessons(self, claim: Claim, gpu: str, seconds: float, *, was_cold: bool) -> dict[str, float]:
         """Return what a run teaches: how long such jobs run, or how long their models load beside that."""
         models = model_set_of(claim.models)
-        runs = [*subjects_of(claim.shape, claim.template), run_subject(models)]
+        shapes = subjects_of(claim.shape, claim.template)
         if not was_cold:
-            return dict.fromkeys(runs, seconds)
-        known = self._ledger.durations.known(runs, gpu=gpu)
-        usual_s = next((known[what] for what in runs if what in known), None)
+            return dict.fromkeys([*shapes, run_subject(models)], seconds)
+        # Only runs that found their models held count here: a load would be taken for the run, and the next one for
+        # no load at all.
+        usual_s = self._ledger.durations.known([run_subject(models)], gpu=gpu).get(run_subject(models))
         if usual_s is None:
-            # Nothing better is known yet: what it took with its load. Runs without one will correct it.
-            return dict.fromkeys(runs, seconds)
+            return dict.fromkeys(shapes, seconds)
         return {load_subject(models): max(0.0, seconds - usual_s)}
 
     def _doubt(self, claim: Claim, instance: InstanceRecord) -> None:

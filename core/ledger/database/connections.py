@@ -127,6 +127,8 @@ class Database:
         """Open a connection for reading; each statement sees what is committed when it begins."""
         with self._in_use(), self.engine.connect() as connection:
             yield connection
+            # A rollback would make psycopg forget the statements it has prepared on this connection.
+            connection.commit()
 
     def empty_log(self, *, timeout_ms: int) -> bool:
         """Move all that SQLite's write-ahead log holds into the database, and cut the log to nothing.
@@ -242,7 +244,7 @@ def _postgresql(url: Any, pool_size: int) -> Engine:
         if time.monotonic() - record.info.get("used_s", time.monotonic()) > RESTED_S or not ledger_clock.is_told:
             try:
                 (server_ms,) = connection.execute(CLOCK).fetchone()
-                connection.rollback()
+                connection.commit()
             except driver.Error as exc:
                 raise DisconnectionError from exc
             ledger_clock.follow(server_ms)

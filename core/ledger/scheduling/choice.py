@@ -133,13 +133,13 @@ class Chooser:
         gpu = picture.gpu(row, free_s=left_s)
         able = {line.id: line for line in picture.lines_for(row)}
         while able:
-            decision = picture.decide(gpu, able.values())
+            decision = picture.decide_for(row, gpu, able.values())
             if decision is None:
                 return None
             line = decision.line
             job = _taken(transaction, decision, who)
             if job is not None:
-                files = picture.kinds[line.id].files
+                files = picture.files_of(line)
                 cold_load_s = gpu.load_s.get(line.models, 0.0) if files else 0.0
                 return Choice(
                     job_id=job.id,

@@ -87,12 +87,12 @@ class LearnedCosts:
         #: When it was last read, and when all of it was.
         self._read_at_s = self._all_read_at_s = float("-inf")
         self._newest_ms = 0
+        self._last_asked: Collection[ModelSet] = ()
 
     def of(self, connection: Connection, models: Collection[ModelSet]) -> Costs:
         """Return the costs of these model sets, as they were a few seconds ago at most."""
-        known, now_s = self._known, time.monotonic()
-        is_known = all(each in known for each in models)
-        if is_known and now_s - self._read_at_s < KNOWN_S:
+        now_s = time.monotonic()
+        if now_s - self._read_at_s < KNOWN_S and (models is self._last_asked or self._known.issuperset(models)):
             return self._costs
         with self._lock:
             if now_s - self._all_read_at_s > FORGOTTEN_S:
@@ -104,7 +104,7 @@ class LearnedCosts:
             if missing:
                 self._costs = self._costs.with_newer(self._noted(connection.execute(each) for each in _of(missing)))
                 self._known |= missing
-            self._read_at_s = now_s
+            self._read_at_s, self._last_asked = now_s, models
             return self._costs
 
     def _read_newer(self, connection: Connection) -> None:

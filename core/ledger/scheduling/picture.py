@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from sqlalchemy import Connection, and_, bindparam, case, func, literal, null, select, union_all
+from sqlalchemy import CompoundSelect, Connection, and_, bindparam, case, func, literal, null, select, union_all
 
 from core.clock import now_ms
 from core.ledger.database.tables import instances, residents
@@ -81,6 +81,12 @@ _EVERYBODY = select(
     func.sum(case((_IS_BUSY, 1), else_=0)).label("left_ms"),
 ).where(_IS_ALIVE)
 _FLEET = union_all(_HOLDERS, _EVERYBODY)
+_mine = residents.alias("mine")
+#: The same of what one instance holds.
+_AROUND_ONE = union_all(
+    _HOLDERS.where(residents.c.models.in_(select(_mine.c.models).where(_mine.c.instance == bindparam("instance")))),
+    _EVERYBODY,
+)
 #: For a decision that does not depend on others.
 NO_FLEET = Fleet()
 
@@ -108,6 +114,40 @@ class Loads(Mapping[ModelSet, float]):
         return len(self._models_of)
 
 
+class HoldersAroundOne(Mapping[ModelSet, Holders]):
+    """Who holds what, where at first one GPU asks for what it holds itself: only that is read, until it asks for more.
+
+    Parameters:
+      known: the holders of `mine`.
+      read_all: called at most once.
+    """
+
+    def __init__(
+        self, known: Mapping[ModelSet, Holders], mine: Set[ModelSet], read_all: Callable[[], Mapping[ModelSet, Holders]]
+    ) -> None:
+        self._known = known
+        self._mine: Set[ModelSet] | None = mine
+        self._read_all = read_all
+
+    def get(self, models: ModelSet, default: Any = None) -> Any:
+        """Return the holders of a model set, or the default where there are none."""
+        if self._mine is not None and models not in self._mine:
+            self._known, self._mine = self._read_all(), None
+        return self._known.get(models, default)
+
+    def __getitem__(self, models: ModelSet) -> Holders:
+        found: Holders | None = self.get(models)
+        if found is None:
+            raise KeyError(models)
+        return found
+
+    def __iter__(self) -> Iterator[ModelSet]:
+        return iter(self._read_all())
+
+    def __len__(self) -> int:
+        return len(self._read_all())
+
+
 class Picture:
     """Lines and GPUs at one moment. It may be played forward: `take` is what a decision changes.
 
@@ -118,9 +158,8 @@ class Picture:
         self._connection = connection
         self._now_ms = now_ms()
         self.now_s = self._now_ms / 1000
-        self.kinds = {line.id: line.kind for line in waiting}
         self._reach = lines.reach
-        self._costs = learned.of(connection, {line.kind.models for line in waiting})
+        self._costs = learned.of(connection, self._reach.model_sets)
         self._lines = lines.drawn(waiting, self._costs)
         self._fleet: Fleet | None = None
 
@@ -133,8 +172,12 @@ class Picture:
     def fleet(self) -> Fleet:
         """Who holds what, and how many work."""
         if self._fleet is None:
-            self._fleet = self._read_fleet()
+            self._fleet = self._read(_FLEET)
         return self._fleet
+
+    def files_of(self, line: Line) -> tuple[str, ...]:
+        """Return the model files that the jobs of a line load."""
+        return self._reach.files_of(line.id)
 
     def gpu(self, row: GpuRow, *, free_s: float = 0.0) -> Gpu:
         """Return an instance as the policy sees it.
@@ -159,10 +202,18 @@ class Picture:
 
     def decide(self, gpu: Gpu, lines: Iterable[Line]) -> Decision | None:
         """Return what an instance takes next; None for nothing."""
-        lines = list(lines)
+        return decide(gpu, lines, self.fleet, now_s=self.now_s)
+
+    def decide_for(self, row: GpuRow, gpu: Gpu, lines: Collection[Line]) -> Decision | None:
+        """Return what one instance takes next, and read no more of the fleet than that depends on."""
+        if self._fleet is not None:
+            return self.decide(gpu, lines)
         held = gpu.holds
-        is_told = all(line.models in held and line.start_by_s is None for line in lines)
-        return decide(gpu, lines, NO_FLEET if is_told else self.fleet, now_s=self.now_s)
+        if all(line.models in held and line.start_by_s is None for line in lines):
+            return decide(gpu, lines, NO_FLEET, now_s=self.now_s)
+        near = self._read(_AROUND_ONE, instance=row.name)
+        around = HoldersAroundOne(near.holders, held | gpu.at_risk, lambda: self.fleet.holders)
+        return decide(gpu, lines, replace(near, holders=around), now_s=self.now_s)
 
     def take(self, decision: Decision) -> None:
         """Play a decision: one job fewer waits, and one GPU more is at work."""
@@ -198,10 +249,10 @@ class Picture:
             start_by_s=line.start_by_s,
         )
 
-    def _read_fleet(self) -> Fleet:
+    def _read(self, query: CompoundSelect[Any], **more: str) -> Fleet:
         now = self._now_ms
-        rows = self._connection.execute(_FLEET, {"now": now, "heard_since_ms": now - SILENCE_MS})
-        holders: dict[ModelSet, tuple[int, float]] = {}
+        rows = self._connection.execute(query, {"now": now, "heard_since_ms": now - SILENCE_MS, **more}).all()
+        holders: dict[ModelSet, Holders] = {}
         everybody = (0, 0)
         works = self._reach.works
         for models, catalogue, pool, vram_bytes, gpus, left_ms in rows:
@@ -209,10 +260,10 @@ class Picture:
                 everybody = (gpus, int(left_ms or 0))
                 continue
             for work in works(models, Sort(catalogue, pool, vram_bytes)):
-                before = holders.get(work, (0, 0.0))
-                holders[work] = (before[0] + gpus, before[1] + int(left_ms) / 1000)
-        return Fleet(
-            holders={work: Holders(gpus=gpus, free_s=free_s) for work, (gpus, free_s) in holders.items()},
-            gpus=max(1, everybody[0]),
-            busy=everybody[1],
-        )
+                before = holders.get(work)
+                holders[work] = (
+                    Holders(gpus=gpus, free_s=int(left_ms) / 1000)
+                    if before is None
+                    else Holders(gpus=before.gpus + gpus, free_s=before.free_s + int(left_ms) / 1000)
+                )
+        return Fleet(holders=holders, gpus=max(1, everybody[0]), busy=everybody[1])

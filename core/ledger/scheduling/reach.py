@@ -49,9 +49,14 @@ class Reach:
             self._by_models.setdefault(kind.models, {}).setdefault(kind.work, kind)
             for file in kind.files:
                 self._by_file.setdefault(file, []).append(kind)
+        self.model_sets = frozenset(self.models_of.values())
         self._able: dict[Sort, frozenset[int]] = {}
         self._works: dict[tuple[ModelSet, Sort], tuple[ModelSet, ...]] = {}
         self._held: dict[tuple[Files, Files], tuple[frozenset[ModelSet], frozenset[ModelSet]]] = {}
+
+    def files_of(self, line_id: int) -> tuple[str, ...]:
+        """Return the model files that the jobs of a line load."""
+        return self._kinds[line_id].files
 
     def able(self, sort: Sort) -> frozenset[int]:
         """Return the lines that instances of a sort can run."""

@@ -11,7 +11,6 @@ from core.errors import ComfylineError, StaleAttempt
 from core.ledger import Ledger
 from core.ledger.claims import Claim
 from core.ledger.database import connections
-from core.ledger.scheduling.learned import USUAL_RUN_S
 from core.records.job import CANCELED, CANCELING, DELIVERING, FAILED, QUEUED, RUNNING, SUCCEEDED, Status, prompt_id_of
 from core.records.job_error import JobError
 from core.records.progress import Progress
@@ -79,10 +78,10 @@ def test_a_claim_holds_what_the_worker_needs(ledger: Ledger) -> None:
         attempt=1,
         graph='{"7":{}}',
         nodes_total=1,
+        run_s=10.0,
         timeout_s=12.5,
         has_webhook=False,
         has_secrets=False,
-        run_s=USUAL_RUN_S,
     )
     assert claim.prompt_id == prompt_id_of(job.id, 1)
     running = ledger.jobs.get(job.id)

@@ -187,3 +187,23 @@ class TestGpuSeconds:
         longer["4"] = {"class_type": "SaveImage", "inputs": {"images": ["3", 0]}}
         assert gpu_seconds(result_of("p", cached_nodes=("1",)), longer) == 1.0
         assert gpu_seconds(result_of("p", cached_nodes=("1", "3")), longer) is None
+
+
+class TestLoads:
+    """What is learned of model sets: `models:` is what runs take where they are held, `load:` what comes on top."""
+
+    RUN, LOAD = run_subject(model_set_of(["sdxl"])), load_subject(model_set_of(["sdxl"]))
+
+    def known(self, ledger: Ledger, *lessons: tuple[float, float]) -> dict[str, float]:
+        """What is known after runs, of each its expected load and the seconds it took."""
+        instance = come_up(ledger, device="RTX")
+        for load_s, seconds in lessons:
+            claim = replace(claimed(ledger, models=("sdxl",)), load_s=load_s)
+            Teacher(ledger).tell(claim, instance, seconds)
+        return ledger.durations.known([self.RUN, self.LOAD], gpu="RTX")
+
+    def test_a_run_with_its_load_is_not_taken_for_a_run(self, ledger: Ledger) -> None:
+        assert self.known(ledger, (10.0, 19.0), (10.0, 19.0)) == {}
+
+    def test_a_load_is_what_a_run_takes_longer_than_those_that_loaded_nothing(self, ledger: Ledger) -> None:
+        assert self.known(ledger, (10.0, 19.0), (0.0, 4.0), (10.0, 19.0)) == {self.RUN: 4.0, self.LOAD: 15.0}

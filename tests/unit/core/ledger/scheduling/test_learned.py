@@ -1,0 +1,60 @@
+"""What a process knows of runs and loads, and how it hears of what is new."""
+
+from __future__ import annotations
+
+import pytest
+
+from core.ledger import Ledger
+from core.ledger.model_sets import load_subject, run_subject
+from core.ledger.scheduling import learned
+from core.ledger.scheduling.learned import KNOWN_S, USUAL_LOAD_S, USUAL_RUN_S, Costs, LearnedCosts
+from tests.makers import Stopwatch
+
+
+@pytest.fixture
+def watch(monkeypatch: pytest.MonkeyPatch) -> Stopwatch:
+    watch = Stopwatch()
+    monkeypatch.setattr(learned, "time", watch)
+    return watch
+
+
+def costs_of(ledger: Ledger, known: LearnedCosts, *models: str) -> Costs:
+    with ledger.database.read() as connection:
+        return known.of(connection, models)
+
+
+def test_what_is_new_is_heard_of_after_a_while(ledger: Ledger, watch: Stopwatch) -> None:
+    known = LearnedCosts()
+    ledger.durations.learn_all({run_subject("a"): 4.0}, gpu="RTX")
+    assert costs_of(ledger, known, "a").run_s("a") == 4.0
+    ledger.durations.learn_all({run_subject("a"): 6.0, load_subject("a"): 9.0}, gpu="RTX")
+    assert costs_of(ledger, known, "a").run_s("a") == 4.0
+    watch.now_s += KNOWN_S
+    costs = costs_of(ledger, known, "a")
+    assert (costs.run_s("a"), costs.load_s("a"), costs.load_s("a", "RTX")) == (5.0, 9.0, 9.0)
+
+
+def test_another_kind_of_gpu_joins_those_that_are_known(ledger: Ledger, watch: Stopwatch) -> None:
+    known = LearnedCosts()
+    ledger.durations.learn_all({run_subject("a"): 4.0}, gpu="RTX")
+    costs_of(ledger, known, "a")
+    ledger.durations.learn_all({run_subject("a"): 8.0}, gpu="GTX")
+    watch.now_s += KNOWN_S
+    costs = costs_of(ledger, known, "a")
+    assert (costs.run_s("a", "RTX"), costs.run_s("a", "GTX"), costs.run_s("a")) == (4.0, 8.0, 6.0)
+
+
+def test_a_model_set_that_is_new_is_read_at_once(ledger: Ledger, watch: Stopwatch) -> None:
+    known = LearnedCosts()
+    ledger.durations.learn_all({run_subject("b"): 3.0}, gpu="RTX")
+    assert costs_of(ledger, known, "a").run_s("a") == USUAL_RUN_S
+    costs = costs_of(ledger, known, "a", "b")
+    assert (costs.run_s("b"), costs.load_s("b")) == (3.0, USUAL_LOAD_S)
+
+
+def test_what_has_not_changed_changes_nothing(ledger: Ledger, watch: Stopwatch) -> None:
+    known = LearnedCosts()
+    ledger.durations.learn_all({run_subject("a"): 4.0}, gpu="RTX")
+    before = costs_of(ledger, known, "a")
+    watch.now_s += KNOWN_S
+    assert costs_of(ledger, known, "a") is before
