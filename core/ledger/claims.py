@@ -26,6 +26,7 @@ from core.ledger.webhooks.outbox_writer import announce_progress
 from core.records.job import CANCELED, DELIVERING, FAILED, LEASED, QUEUED, RUNNING, InputRef, Status, prompt_id_of
 from core.records.job_error import JobError, JobWarning
 from core.records.output import OutputFile
+from core.records.output_options import AS_THEY_ARE, OutputOptions
 from core.records.progress import Progress
 
 
@@ -47,6 +48,8 @@ class Claim:
     template: str | None = None
     #: JSON text: what ComfyUI gives to nodes that ask for it, and writes into files.
     extra_pnginfo: str | None = None
+    #: What is to be done with its outputs.
+    output_options: OutputOptions = AS_THEY_ARE
     #: Why an earlier attempt was lost: the code of the last one, or None.
     lost_code: str | None = None
     #: Files to be there before the prompt is posted.

@@ -22,12 +22,14 @@ def transition(
     status: Status,
     *conditions: ColumnElement[bool],
     data: dict[str, Any] | None = None,
+    after: int = 0,
     **values: Any,
 ) -> Row[Any] | None:
     """Move a job to `status` if its present status allows that and every condition holds.
 
     Parameters:
       data: what the event says beside the status.
+      after: how many events were recorded in this transaction that have no number in the job's row yet.
       values: further columns to set in the same statement.
     Returns: the job's row as it is now, or None when nothing was changed.
     """
@@ -38,7 +40,7 @@ def transition(
         values |= {"completed_at_ms": now, "lease_until_ms": None}
         values |= {"expires_at_ms": jobs.c.expires_at_ms + waited}
         values |= {"files_expire_at_ms": jobs.c.files_expire_at_ms + waited}
-    values |= {"status": status, "last_seq": jobs.c.last_seq + 1, "updated_at_ms": now}
+    values |= {"status": status, "last_seq": jobs.c.last_seq + after + 1, "updated_at_ms": now}
     row = None
     for before in _by_waiting(status):
         row = transaction.connection.execute(
