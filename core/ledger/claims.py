@@ -91,6 +91,7 @@ _HAS_SECRETS = (
 _REST = select(jobs.c.graph, jobs.c.extra_pnginfo, _HAS_SECRETS.label("has_secrets")).where(
     jobs.c.id == bindparam("wanted")
 )
+_NEXT_ATTEMPT = jobs.c.attempt + 1
 _ANY_QUEUED = select(jobs.c.id).where(jobs.c.status == QUEUED).limit(1)
 
 
@@ -125,7 +126,7 @@ class Claims:
                 choice.job_id,
                 RUNNING,
                 data={"instance": instance},
-                attempt=jobs.c.attempt + 1,
+                attempt=_NEXT_ATTEMPT,
                 instance=instance,
                 gpu=choice.gpu.device if choice.gpu.device is not None else choice.gpu.kind,
                 lease_until_ms=now + self._lease_ms,
@@ -214,7 +215,7 @@ class Claims:
                 transaction,
                 claim.job_id,
                 DELIVERING,
-                held_by(claim),
+                of_attempt=claim.attempt,
                 lease_until_ms=None,
                 generated_at_ms=now,
                 outputs_reused=outputs_reused,
@@ -240,7 +241,7 @@ class Claims:
           whole: the same at full length, where that is too much for everybody who looks at the job.
         """
         with self._database.write() as transaction:
-            if transition(transaction, claim.job_id, FAILED, held_by(claim), error=error.to_json()) is None:
+            if transition(transaction, claim.job_id, FAILED, of_attempt=claim.attempt, error=error.to_json()) is None:
                 return False
             if whole is not None:
                 packed = zlib.compress(json.dumps(whole.to_json()).encode())
@@ -250,7 +251,7 @@ class Claims:
     def canceled(self, claim: Claim) -> bool:
         """Record that the GPU has let go of a job that was to be cancelled; False when the attempt is stale."""
         with self._database.write() as transaction:
-            return transition(transaction, claim.job_id, CANCELED, held_by(claim)) is not None
+            return transition(transaction, claim.job_id, CANCELED, of_attempt=claim.attempt) is not None
 
 
 def held_by(claim: Claim) -> ColumnElement[bool]:

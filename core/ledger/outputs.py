@@ -11,7 +11,7 @@ from sqlalchemy import Integer, and_, bindparam, insert, select, update
 from core.clock import now_ms
 from core.errors import NotFound, StaleAttempt, UploadFailed
 from core.job_files import owner_of
-from core.ledger.claims import Claim, held_by
+from core.ledger.claims import Claim
 from core.ledger.database.connections import Database
 from core.ledger.database.rows import asset_row, job_of, output_file_of, output_of, upload_column
 from core.ledger.database.tables import assets, jobs
@@ -158,7 +158,7 @@ class Outputs:
                 transaction,
                 claim.job_id,
                 DELIVERING,
-                held_by(claim),
+                of_attempt=claim.attempt,
                 generated_at_ms=now,
                 outputs_reused=outputs_reused,
                 warnings=[warning.to_json() for warning in warnings] or None,
