@@ -96,5 +96,5 @@ def test_a_job_ends_once_and_whole_whose_worker_is_killed_at_any_step_of_the_sho
     for output in job.outputs:
         path = folder / output.stored_name
         assert (path.stat().st_size, digest_of(path)) == (output.size_bytes, output.hash)
-    posts = [received for received in receiver.received if received.body["id"] == job_id]
-    assert len(posts) == 1
+    told = [post.body["data"] for post in receiver.received]
+    assert [data["status"] for data in told if data["id"] == job_id] == ["succeeded"]
