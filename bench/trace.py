@@ -8,7 +8,6 @@ Jobs of 0 s, one after the other, on one simulated GPU, SQLite and the embedded 
 
 from __future__ import annotations
 
-import json
 import statistics
 import sys
 import tempfile
@@ -20,7 +19,7 @@ from pathlib import Path
 
 import requests
 
-from bench.overhead import graph
+from bench.overhead import follow_job
 from bench.report import Report
 from bench.stamps import FILE, write_hook
 from tests.fleet import ALL, ROOT, Fleet
@@ -51,20 +50,6 @@ class Job:
     begun_ns: int
     accepted_ns: int
     ended_ns: int
-
-
-def run_job(session: requests.Session, base_url: str) -> Job:
-    """Submit one job and follow its stream to the end."""
-    body = {"workflow": graph(0, "x")}
-    begun_ns = time.monotonic_ns()
-    answer = session.post(f"{base_url}/api/v2/jobs", json=body, timeout=30)
-    accepted_ns = time.monotonic_ns()
-    job_id = answer.json()["id"]
-    with session.get(f"{base_url}/api/v2/jobs/{job_id}/events", stream=True, timeout=30) as stream:
-        for line in stream.iter_lines(chunk_size=1):
-            if line.startswith(b"data:") and json.loads(line[5:]).get("status") == "succeeded":
-                return Job(begun_ns=begun_ns, accepted_ns=accepted_ns, ended_ns=time.monotonic_ns())
-    raise AssertionError(f"{job_id} did not succeed")
 
 
 class Stamps:
@@ -145,11 +130,12 @@ def measure(fleet: Fleet, stamps: Path) -> Report:
     """Run the jobs, then read what the processes have stamped."""
     session = requests.Session()
     for _ in range(WARM_UP):
-        run_job(session, fleet.base_url)
+        follow_job(session, fleet.base_url)
     jobs = []
     for _ in range(JOBS):
         time.sleep(PAUSE_S)
-        jobs.append(run_job(session, fleet.base_url))
+        begun_ns, accepted_ns, ended_ns = follow_job(session, fleet.base_url)
+        jobs.append(Job(begun_ns=begun_ns, accepted_ns=accepted_ns, ended_ns=ended_ns))
     time.sleep(PAUSE_S)
     pids = {process.pid: name for name, process in fleet.processes.items()}
     with stamps.open(encoding="utf-8") as file:

@@ -44,6 +44,8 @@ class DirectStore:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
+        #: Storage is on the file system that instances write to: should that hang, there is nothing to be stored.
+        self._is_near = False
         #: A storage that answers no more keeps its thread for as long as it likes.
         self._late: Future[list[OutputFile] | None] | None = None
 
@@ -55,13 +57,8 @@ class DirectStore:
             return []
         if self._late is not None and not self._late.done():
             return None
-        answer: Future[list[OutputFile] | None] = Future()
-        threading.Thread(target=self._answer, args=(answer, claim, files), name="store", daemon=True).start()
         try:
-            return answer.result(LIMIT_S)
-        except FutureTimeout:
-            self._late = answer
-            log.warning("job %s: storage is slow, its files are left to the io worker", claim.job_id)
+            return self._stored(claim, files) if self._is_near else self._stored_in_time(claim, files)
         except (OSError, ComfylineError) as exc:
             log.info("job %s: its files are left to the io worker (%s)", claim.job_id, type(exc).__name__)
         return None
@@ -84,6 +81,16 @@ class DirectStore:
             if job.is_terminal and job.status != SUCCEEDED:
                 output_storage(self._runtime.settings).remove_folder(job_id)
 
+    def _stored_in_time(self, claim: Claim, files: Sequence[OutputFile]) -> list[OutputFile] | None:
+        answer: Future[list[OutputFile] | None] = Future()
+        threading.Thread(target=self._answer, args=(answer, claim, files), name="store", daemon=True).start()
+        try:
+            return answer.result(LIMIT_S)
+        except FutureTimeout:
+            self._late = answer
+            log.warning("job %s: storage is slow, its files are left to the io worker", claim.job_id)
+            return None
+
     def _answer(self, answer: Future[list[OutputFile] | None], claim: Claim, files: Sequence[OutputFile]) -> None:
         try:
             answer.set_result(self._stored(claim, files))
@@ -101,6 +108,8 @@ class DirectStore:
             return None
         root = self._runtime.settings.outputs_dir
         make_folder(job_folder(root, claim.job_id), root)
+        devices = {real.stat().st_dev for real in reals if real is not None}
+        self._is_near = devices == {root.stat().st_dev}
         taken: set[str] = set()
         stored = []
         for file, real in zip(files, reals, strict=True):

@@ -162,6 +162,20 @@ def test_a_storage_that_is_slow_holds_nobody_up(
     assert eventually(lambda: store.store(claim, [other]) is not None), "once it has answered, it is"
 
 
+@pytest.mark.parametrize("is_near", [True, False])
+def test_a_storage_on_the_disk_of_the_instances_costs_no_thread(
+    store: DirectStore, runtime: BrokerlessRuntime, claim: Claim, monkeypatch: pytest.MonkeyPatch, is_near: bool
+) -> None:
+    asked_by: list[str] = []
+    monkeypatch.setattr(runtime.storage, "require", lambda: asked_by.append(threading.current_thread().name))
+    assert store.store(claim, [made(runtime, claim)]) is not None
+    if not is_near:
+        assert store._is_near
+        store._is_near = False
+    assert store.store(claim, [made(runtime, claim, "b.png")]) is not None
+    assert asked_by == ["store", threading.current_thread().name if is_near else "store"]
+
+
 class TestTidy:
     def test_a_job_that_ended_without_it_leaves_nothing(
         self, store: DirectStore, runtime: BrokerlessRuntime, claim: Claim
