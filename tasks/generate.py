@@ -9,7 +9,7 @@ from celery import shared_task
 
 from core.errors import ComfylineError, ComfyUnavailable, LedgerUnavailable
 from tasks.messaging.names import GENERATE
-from tasks.runner.attempt_end import AttemptEnd, Dropped, Failed, Finished
+from tasks.runner.attempt_end import AttemptEnd, Dropped, Failed, Finished, Stored
 from tasks.runner.recorder import Recorder
 from tasks.runner.runner import JobRunner
 from tasks.runner.sigterm import spared_from_sigterm
@@ -51,6 +51,10 @@ def generate(self: ComfylineTask, job_id: str) -> list[str | int | float] | str:
     who = f"job {end.job_id} attempt {end.attempt} on {runner.name}"
     if isinstance(end, Finished):
         self.report(who)
+        if isinstance(end, Stored):
+            # Nothing is left to be stored: whom to tell is told now, and the chain ends here.
+            Recorder(self.runtime).move_on(end)
+            self.end_chain(who)
         return [end.job_id, end.attempt, runner.name, round(time.monotonic() - started_s, 3)]
     self.report(f"{who}: {_in_words(end)}")
     Recorder(self.runtime).move_on(end)

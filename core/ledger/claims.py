@@ -10,6 +10,7 @@ import json
 import zlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import ColumnElement, and_, insert, select, update
 
@@ -26,6 +27,7 @@ from core.ledger.webhooks.outbox_writer import announce_progress
 from core.records.job import CANCELED, DELIVERING, FAILED, LEASED, QUEUED, RUNNING, InputRef, Status, prompt_id_of
 from core.records.job_error import JobError, JobWarning
 from core.records.output import OutputFile
+from core.records.output_options import AS_THEY_ARE, OutputOptions
 from core.records.progress import Progress
 
 
@@ -47,6 +49,8 @@ class Claim:
     template: str | None = None
     #: JSON text: what ComfyUI gives to nodes that ask for it, and writes into files.
     extra_pnginfo: str | None = None
+    #: What is to be done with its outputs.
+    output_options: OutputOptions = AS_THEY_ARE
     #: Why an earlier attempt was lost: the code of the last one, or None.
     lost_code: str | None = None
     #: Files to be there before the prompt is posted.
@@ -81,6 +85,7 @@ _OF_THE_JOB = RowReader(
     ),
 )
 
+_NEXT_ATTEMPT = jobs.c.attempt + 1
 _ANY_QUEUED = select(jobs.c.id).where(jobs.c.status == QUEUED).limit(1)
 
 
@@ -111,13 +116,13 @@ class Claims:
                 return None
             now = now_ms()
             # Its deadline is met; on deck it has not begun, and may come back as it was.
-            met: dict[str, None] = {} if ahead else {"start_by_ms": None}
+            met: dict[str, Any] = {} if ahead else {"start_by_ms": None}
             row = transition(
                 transaction,
                 choice.job_id,
                 RUNNING,
                 data={"instance": instance},
-                attempt=jobs.c.attempt + 1,
+                attempt=_NEXT_ATTEMPT,
                 instance=instance,
                 gpu=choice.gpu.device if choice.gpu.device is not None else choice.gpu.kind,
                 lease_until_ms=now + self._lease_ms,
@@ -213,7 +218,7 @@ class Claims:
                 transaction,
                 claim.job_id,
                 DELIVERING,
-                held_by(claim),
+                of_attempt=claim.attempt,
                 lease_until_ms=None,
                 generated_at_ms=now,
                 outputs_reused=outputs_reused,
@@ -239,7 +244,7 @@ class Claims:
           whole: the same at full length, where that is too much for everybody who looks at the job.
         """
         with self._database.write() as transaction:
-            if transition(transaction, claim.job_id, FAILED, held_by(claim), error=error.to_json()) is None:
+            if transition(transaction, claim.job_id, FAILED, of_attempt=claim.attempt, error=error.to_json()) is None:
                 return False
             if whole is not None:
                 packed = zlib.compress(json.dumps(whole.to_json()).encode())
@@ -249,7 +254,7 @@ class Claims:
     def canceled(self, claim: Claim) -> bool:
         """Record that the GPU has let go of a job that was to be cancelled; False when the attempt is stale."""
         with self._database.write() as transaction:
-            return transition(transaction, claim.job_id, CANCELED, held_by(claim)) is not None
+            return transition(transaction, claim.job_id, CANCELED, of_attempt=claim.attempt) is not None
 
 
 def held_by(claim: Claim) -> ColumnElement[bool]:

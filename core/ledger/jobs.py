@@ -30,6 +30,10 @@ from core.texts.stored_json import json_text
 
 #: Built once: the look-up on every client's path.
 _BY_ID = select(*JOB_COLUMNS).where(jobs.c.id == bindparam("wanted"))
+_MANY = select(*JOB_COLUMNS).where(jobs.c.id.in_(bindparam("wanted", expanding=True)))
+_LOG = (
+    select(events).where(events.c.job_id == bindparam("of"), events.c.seq > bindparam("after")).order_by(events.c.seq)
+)
 _INSERT = insert(jobs)
 #: Fields that every job has from its beginning: what its client asked for, what the check added, and where it stands.
 _ASKED = tuple(field.name for field in fields(JobSpec))
@@ -115,7 +119,7 @@ class Jobs:
     def many(self, job_ids: Collection[str]) -> dict[str, Job]:
         """Return several jobs at once, with their stored outputs; unknown ids are left out."""
         with self._database.read() as connection:
-            rows = connection.execute(select(*JOB_COLUMNS).where(jobs.c.id.in_(list(job_ids)))).all()
+            rows = connection.execute(_MANY, {"wanted": list(job_ids)}).all()
             outputs = outputs_of(connection, [row.id for row in rows]) if rows else {}
         return {row.id: job_of(row, outputs.get(row.id, ())) for row in rows}
 
@@ -193,10 +197,9 @@ class Jobs:
 
     def events(self, job_id: str, *, after_seq: int = 0, limit: int | None = None) -> list[JobEvent]:
         """Return the job's log after an event number, oldest first."""
-        query = select(events).where(events.c.job_id == job_id, events.c.seq > after_seq).order_by(events.c.seq)
-        query = query.limit(limit)
+        query = _LOG if limit is None else _LOG.limit(limit)
         with self._database.read() as connection:
-            rows = connection.execute(query).all()
+            rows = connection.execute(query, {"of": job_id, "after": after_seq}).all()
         return [JobEvent(seq=row.seq, type=row.type, data=row.data, at_ms=row.at_ms) for row in rows]
 
     def states(self, job_ids: Collection[str]) -> dict[str, tuple[Status, int]]:

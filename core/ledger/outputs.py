@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Integer, and_, bindparam, select, update
+from sqlalchemy import Integer, and_, bindparam, insert, select, update
 
 from core.clock import now_ms
 from core.errors import NotFound, StaleAttempt, UploadFailed
 from core.job_files import owner_of
+from core.ledger.claims import Claim
 from core.ledger.database.connections import Database
-from core.ledger.database.rows import job_of, output_file_of, output_of, upload_column
+from core.ledger.database.rows import asset_row, job_of, output_file_of, output_of, upload_column
 from core.ledger.database.tables import assets, jobs
 from core.ledger.transitions import transition
 from core.ledger.webhooks.outbox_writer import record_event
 from core.records.job import DELIVERING, FAILED, SUCCEEDED, Job
-from core.records.job_error import JobError
+from core.records.job_error import JobError, JobWarning
 from core.records.output import Output, OutputFile
 from core.records.output_options import OutputOptions
 
@@ -66,6 +67,7 @@ _STORE = (
 _MISS = (
     update(assets).where(assets.c.id == bindparam("asset")).values(upload=bindparam("said", type_=assets.c.upload.type))
 )
+_RECORD = insert(assets)
 _COUNT_LOSS = (
     update(jobs)
     .where(_MINE)
@@ -93,7 +95,7 @@ def _place(file: OutputFile) -> dict[str, Any]:
 
 
 class Outputs:
-    """What io workers do to jobs."""
+    """What io workers do to jobs, and GPU workers in their stead."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -136,6 +138,44 @@ class Outputs:
             row = transition(transaction, job_id, SUCCEEDED)
             assert row is not None, "the row is ours since the first statement"
             return job_of(row)
+
+    def succeed_at_once(
+        self,
+        claim: Claim,
+        stored: Sequence[OutputFile],
+        *,
+        outputs_reused: bool,
+        warnings: Sequence[JobWarning] = (),
+    ) -> None:
+        """End a job whose prompt has just ended, and whose files are all in storage: its log tells of the same steps.
+
+        Parameters: as for `Claims.generated`, which this is together with `succeed`.
+        Raises: StaleAttempt - the job was cancelled meanwhile, or another attempt owns it; nothing was written.
+        """
+        with self._database.write() as transaction:
+            now = now_ms()
+            moved = transition(
+                transaction,
+                claim.job_id,
+                DELIVERING,
+                of_attempt=claim.attempt,
+                generated_at_ms=now,
+                outputs_reused=outputs_reused,
+                warnings=[warning.to_json() for warning in warnings] or None,
+            )
+            if moved is None:
+                raise StaleAttempt(f"Job {claim.job_id} attempt {claim.attempt} was overtaken; its result is dropped.")
+            if stored:
+                transaction.connection.execute(
+                    _RECORD,
+                    [
+                        asset_row(file, attempt=claim.attempt, ordinal=ordinal, now=now)
+                        for ordinal, file in enumerate(stored)
+                    ],
+                )
+            for number, file in enumerate(stored, start=moved.last_seq + 1):
+                record_event(transaction, claim.job_id, number, "output", {"asset_id": file.id}, DELIVERING)
+            transition(transaction, claim.job_id, SUCCEEDED, after=len(stored))
 
     def count_loss(self, job_id: str, attempt: int) -> int:
         """Count one more turn that came to no end, or may; returns how many. Raises StaleAttempt as `pending`."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import cache, lru_cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, delete, update
+from sqlalchemy import BigInteger, ClauseElement, ColumnElement, Row, bindparam, delete, null, update
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from core.clock import now_ms
 from core.ledger.database.connections import Transaction
@@ -12,8 +14,19 @@ from core.ledger.database.rows import JOB_COLUMNS, outputs_of
 from core.ledger.database.tables import assets, jobs
 from core.ledger.secrets import end_job
 from core.ledger.webhooks.outbox_writer import announce, drop_progress, is_wanted, record_event
-from core.records.job import QUEUED, RUNNING, SUCCEEDED, TERMINAL, Status, predecessors
+from core.records.job import LEASED, QUEUED, RUNNING, SUCCEEDED, TERMINAL, Status, predecessors
 from core.records.webhook_events import END_EVENTS, PROGRESS, STARTED, UPLOAD_FAILURE
+
+#: What a job's row gets beside what is said, where it ends: retention counts from the end, however long it had to wait.
+_WAITED = bindparam("now", type_=BigInteger) - jobs.c.created_at_ms
+_AT_THE_END: dict[str, Any] = {
+    "completed_at_ms": bindparam("now", type_=BigInteger),
+    "lease_until_ms": null(),
+    "expires_at_ms": jobs.c.expires_at_ms + _WAITED,
+    "files_expire_at_ms": jobs.c.files_expire_at_ms + _WAITED,
+}
+#: Shapes of statements that are kept: there are some ten.
+KEPT = 64
 
 
 def transition(
@@ -21,31 +34,33 @@ def transition(
     job_id: str,
     status: Status,
     *conditions: ColumnElement[bool],
+    of_attempt: int | None = None,
     data: dict[str, Any] | None = None,
+    after: int = 0,
     **values: Any,
 ) -> Row[Any] | None:
     """Move a job to `status` if its present status allows that and every condition holds.
 
     Parameters:
+      of_attempt: only if this attempt holds it, running or about to be cancelled.
       data: what the event says beside the status.
+      after: how many events were recorded in this transaction that have no number in the job's row yet.
       values: further columns to set in the same statement.
     Returns: the job's row as it is now, or None when nothing was changed.
     """
-    now = now_ms()
-    if status in TERMINAL:
-        # Retention counts from the end, however long the job had to wait.
-        waited = now - jobs.c.created_at_ms
-        values |= {"completed_at_ms": now, "lease_until_ms": None}
-        values |= {"expires_at_ms": jobs.c.expires_at_ms + waited}
-        values |= {"files_expire_at_ms": jobs.c.files_expire_at_ms + waited}
-    values |= {"status": status, "last_seq": jobs.c.last_seq + 1, "updated_at_ms": now}
+    given = {f"new_{name}": value for name, value in values.items() if not isinstance(value, ClauseElement)}
+    given |= {"job": job_id, "now": now_ms(), "status": status, "more": after + 1}
+    if of_attempt is not None:
+        given["mine"] = of_attempt
+    # What is worked out from columns is part of the statement; a plain value is not.
+    columns = tuple((name, None if f"new_{name}" in given else value) for name, value in values.items())
+    # Statements with conditions of their own are rare, and none is like another.
+    build = _statement.__wrapped__ if conditions else _statement
     row = None
     for before in _by_waiting(status):
+        statement = build(before, columns, is_end=status in TERMINAL, is_fenced=of_attempt is not None)
         row = transaction.connection.execute(
-            update(jobs)
-            .where(jobs.c.id == job_id, jobs.c.status.in_(before), *conditions)
-            .values(**values)
-            .returning(*JOB_COLUMNS)
+            statement.where(*conditions) if conditions else statement, given
         ).one_or_none()
         if row is not None:
             if QUEUED in before:
@@ -65,12 +80,35 @@ def transition(
     return row
 
 
-def _by_waiting(status: Status) -> list[list[Status]]:
+@lru_cache(KEPT)
+def _statement(
+    before: tuple[Status, ...], columns: tuple[tuple[str, Any], ...], *, is_end: bool, is_fenced: bool
+) -> ReturningUpdate[Any]:
+    """Return the UPDATE of a move. On the path of every job, and building one takes longer than running it.
+
+    Parameters:
+      columns: names of those to set, each with what it is worked out from, or None for a parameter `new_<name>`.
+    """
+    values = dict(_AT_THE_END) if is_end else {}
+    for name, worked_out in columns:
+        parameter = bindparam(f"new_{name}", type_=jobs.c[name].type)
+        values[name] = parameter if worked_out is None else worked_out
+    values["status"] = bindparam("status", type_=jobs.c.status.type)
+    values["last_seq"] = jobs.c.last_seq + bindparam("more", type_=BigInteger)
+    values["updated_at_ms"] = bindparam("now", type_=BigInteger)
+    statement = update(jobs).where(jobs.c.id == bindparam("job"), jobs.c.status.in_(before))
+    if is_fenced:
+        statement = statement.where(jobs.c.attempt == bindparam("mine"), jobs.c.status.in_(sorted(LEASED)))
+    return statement.values(**values).returning(*JOB_COLUMNS)
+
+
+@cache
+def _by_waiting(status: Status) -> tuple[tuple[Status, ...], ...]:
     """Return the statuses before this one, those apart in which a job stands in a line."""
     before = predecessors(status)
-    waiting: list[Status] = [each for each in before if each == QUEUED]
-    others: list[Status] = [each for each in before if each != QUEUED]
-    return [group for group in (waiting, others) if group]
+    waiting = tuple(each for each in before if each == QUEUED)
+    others = tuple(each for each in before if each != QUEUED)
+    return tuple(group for group in (waiting, others) if group)
 
 
 def _close(transaction: Transaction, row: Row[Any]) -> None:

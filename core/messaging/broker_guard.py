@@ -80,6 +80,15 @@ class GuardedChannel(redis.Channel):
     """A channel to Redis that drops what is no message, from lists and from subscriptions."""
 
     Message = GuardedMessage
+    _kept: Any = None
+
+    def _create_client(self, asynchronous: bool = False) -> Any:
+        """Return the client of the channel's pool: kombu makes one for each command, which takes longer than that."""
+        if asynchronous:
+            return super()._create_client(asynchronous=True)  # type: ignore[misc]
+        if self._kept is None or self._kept.connection_pool is not self.pool:
+            self._kept = super()._create_client()  # type: ignore[misc]
+        return self._kept
 
     def _brpop_read(self, **options: Any) -> Any:
         try:

@@ -18,9 +18,10 @@ from core.errors import OutputNotConvertible
 from core.job_files import job_folder, job_path
 from core.records.output import OutputFile
 from core.storage.folders import make_folder
+from core.storage.placing import digest_of, free_name
 from tasks.outputs.convert import Conversion, convert
 from tasks.outputs.metadata.strip import strip
-from tasks.outputs.store import digest_of, free_name, store
+from tasks.outputs.store import store
 
 log = logging.getLogger(__name__)
 

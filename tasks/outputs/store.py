@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import requests
-from blake3 import blake3
 
 from core.errors import ComfyUnavailable, OutputUnavailable
 from core.job_files import job_folder, job_path
 from core.records.output import OutputFile
 from core.storage.folders import copy_in, make_folder, move_in
+from core.storage.placing import CHUNK_BYTES, digest_of, free_name, real_file
 from core.texts.stored_json import whole_text
 
-CHUNK_BYTES = 1024 * 1024
 #: Connect and read time limits for files of instances that are not on this machine.
 FETCH_TIMEOUT_S = (2.0, 30.0)
 #: Refusals that are not about the file, and may be over the next time. ComfyUI's own 400, 403 and 404 never are.
@@ -71,7 +68,9 @@ def _store_one(root: Path, file: OutputFile, name: str, brought: dict[str, Path]
     target = root / key
     make_folder(target.parent, root)
     source = file.source.path or file.source.url
-    if not target.exists() or file.source.text is not None:
+    # A file that lies at its source is this attempt's. One that is in its place already may be that of an attempt
+    # before, whose worker was killed on the short road (`tasks.runner.direct_store`).
+    if not target.exists() or file.source.text is not None or _lies_at_its_source(file, brought):
         if source in brought:
             copy_in(brought[source], target)
         else:
@@ -82,6 +81,15 @@ def _store_one(root: Path, file: OutputFile, name: str, brought: dict[str, Path]
     if source is not None:
         brought.setdefault(source, target)
     return replace(file, storage_key=key, size_bytes=target.stat().st_size, hash=digest_of(target))
+
+
+def _lies_at_its_source(file: OutputFile, brought: dict[str, Path]) -> bool:
+    path = file.source.path
+    try:
+        return path is not None and path not in brought and Path(path).is_file()
+    except (OSError, ValueError):
+        # Whoever brings it finds out what is wrong with it.
+        return False
 
 
 def _bring(file: OutputFile, target: Path) -> None:
@@ -102,7 +110,7 @@ def _bring(file: OutputFile, target: Path) -> None:
 
 def _move(root: Path, source: Path, target: Path) -> None:
     """Move a file so that at every moment the whole of it has its old name or its new one, also if it ends here."""
-    real = _real(root, source)
+    real = real_file(root, source)
     if root.name == "input":
         # A node that shows an input file has not made it: others may want it yet.
         copy_in(real, target)
@@ -111,23 +119,6 @@ def _move(root: Path, source: Path, target: Path) -> None:
     with contextlib.suppress(OSError):
         # The job's own folder, when this was its last file.
         source.parent.rmdir()
-
-
-def _real(root: Path, source: Path) -> Path:
-    """Return where a reported file really is. Raises OutputUnavailable."""
-    try:
-        real = source.resolve()
-        if not real.is_relative_to(root.resolve()):
-            raise OutputUnavailable("it lies outside of ComfyUI's folders, or its name says so.")
-        if real.is_file():
-            return real
-    except (ValueError, RuntimeError) as exc:
-        raise OutputUnavailable("that cannot be the name of a file.") from exc
-    except OSError as exc:
-        if exc.errno not in (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL):
-            raise
-        raise OutputUnavailable("that cannot be the name of a file.") from exc
-    raise OutputUnavailable("it is not there.")
 
 
 def _download(url: str, draft: Path) -> None:
@@ -143,24 +134,3 @@ def _download(url: str, draft: Path) -> None:
                     file.write(chunk)
     except requests.RequestException as exc:
         raise ComfyUnavailable("The instance that holds an output does not answer.") from exc
-
-
-def digest_of(path: Path) -> str:
-    """Return the hash of a file, `blake3:<64 hex digits>`."""
-    digest = blake3()
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
-    return f"blake3:{digest.hexdigest()}"
-
-
-def free_name(name: str, taken: set[str]) -> str:
-    """Return the name, or `name (2).ext` when another output of the job has it: nothing is ever written over."""
-    name = os.path.basename(name).lstrip(".") or "output"  # noqa: PTH119 - a string, not a path of this machine
-    stem, extension = os.path.splitext(name)  # noqa: PTH122
-    candidate, number = name, 1
-    while candidate in taken:
-        number += 1
-        candidate = f"{stem} ({number}){extension}"
-    taken.add(candidate)
-    return candidate

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from core.errors import ComfylineError
-from core.records.job import CANCELED, DELIVERING, FAILED, QUEUED
+from core.records.job import CANCELED, DELIVERING, FAILED, QUEUED, SUCCEEDED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +26,13 @@ class Finished(AttemptEnd):
     """The prompt ran whole; its files wait to be stored."""
 
     status = DELIVERING
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stored(Finished):
+    """The prompt ran whole, and the job has ended as succeeded: its files are in storage."""
+
+    status = SUCCEEDED
 
 
 @dataclass(frozen=True, kw_only=True)

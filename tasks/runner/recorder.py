@@ -30,10 +30,12 @@ from core.ledger.secrets import RUN
 from core.records.instance import InstanceRecord
 from core.records.job import CANCELED, CANCELING, QUEUED
 from core.records.job_error import JobWarning
+from core.records.output import OutputFile
 from tasks.job_errors import discreet, job_error, machines_of, reason_of, shortened, whole_error
 from tasks.judging import pin_elsewhere
 from tasks.messaging.follow_up import Moved, publish_follow_up
-from tasks.runner.attempt_end import AttemptEnd, Dropped, Failed, Finished, Requeued
+from tasks.runner.attempt_end import AttemptEnd, Dropped, Failed, Finished, Requeued, Stored
+from tasks.runner.direct_store import DirectStore
 from tasks.runner.output_files import output_files, sent_files, written_down
 from tasks.runtime import Runtime
 
@@ -53,7 +55,9 @@ class Recorder:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._claims = runtime.ledger.claims
+        self._outputs = runtime.ledger.outputs
         self._returns = runtime.ledger.requeue
+        self._store = DirectStore(runtime)
         self._machines = machines_of(runtime.settings)
         #: Keys of partner nodes that the instance has now, by job.
         self._keys: dict[str, str] = {}
@@ -86,20 +90,32 @@ class Recorder:
         if warnings and not files:
             # ComfyUI calls it a success; whoever waits for a picture wants to know why there is none.
             return persistently(lambda: self._ended_by(claim, _blocked(warnings[0])))
+        return self._ended_well(claim, files, warnings, outputs_reused=bool(result.cached_nodes))
+
+    def _ended_well(
+        self, claim: Claim, files: list[OutputFile], warnings: list[JobWarning], *, outputs_reused: bool
+    ) -> AttemptEnd:
+        """Store what the GPU made, if that is done at once, and write down how far the job is with it."""
+        stored = self._store.store(claim, files)
+        generated, succeed = self._claims.generated, self._outputs.succeed_at_once
         try:
-            persistently(
-                lambda: self._claims.generated(
-                    claim, files, outputs_reused=bool(result.cached_nodes), warnings=warnings
-                ),
-            )
+            if stored is None:
+                persistently(lambda: generated(claim, files, outputs_reused=outputs_reused, warnings=warnings))
+                return Finished(**_identity(claim))
+            persistently(lambda: succeed(claim, stored, outputs_reused=outputs_reused, warnings=warnings))
         except StaleAttempt as exc:
             log.info("%s", exc)
-            return self._let_go(claim, exc)
+            end: AttemptEnd = self._let_go(claim, exc)
         except UnstorableValue as exc:
             # Such as the id of a node that is longer than a page. Another try would end likewise.
             unstorable = exc
-            return persistently(lambda: self._ended_by(claim, unstorable))
-        return Finished(**_identity(claim))
+            end = persistently(lambda: self._ended_by(claim, unstorable))
+        else:
+            self._store.leave_sources(stored)
+            return Stored(**_identity(claim))
+        if stored:
+            self._store.tidy(claim.job_id)
+        return end
 
     def guard(self, claim: Claim, step: Callable[[], None]) -> AttemptEnd | None:
         """Do one step of an attempt; if it ends the attempt, write down how. None means: go on."""

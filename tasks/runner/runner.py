@@ -52,6 +52,9 @@ COLLECT_TIMEOUT_S = 5.0
 #: A prompt that began so long after it was posted stood behind others, somebody else's if not ours: the ledger is told
 #: when it began.
 WAITED_S = 1.0
+#: A running prompt has the ledger asked at most so often whether another job waits; a prompt may give a sign of life
+#: every millisecond.
+LOOK_EVERY_S = 0.02
 
 
 @dataclass(kw_only=True)
@@ -120,6 +123,7 @@ class JobRunner:
         self._runs: list[Run] = []
         self._collector = Collector(runtime.ledger)
         self._closing = False
+        self._looked_at_s = float("-inf")
 
     @property
     def name(self) -> str:
@@ -373,8 +377,9 @@ class JobRunner:
         if expected_s - (time.monotonic() - run.started_s) > self._runtime.settings.look_ahead_s:
             return
         # One prompt behind the running one is all that helps.
-        if self._has_next() or self._closing:
+        if self._has_next() or self._closing or time.monotonic() - self._looked_at_s < LOOK_EVERY_S:
             return
+        self._looked_at_s = time.monotonic()
         try:
             if self._runtime.ledger.claims.anything_waits():
                 self._begin(ahead=True)

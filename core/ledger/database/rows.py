@@ -65,7 +65,7 @@ def output_file_of(row: Row[Any]) -> OutputFile:
 
 
 def asset_row(file: OutputFile, *, attempt: int, ordinal: int, now: int) -> dict[str, Any]:
-    """Return the row of an output that an attempt has made; `ordinal` counts from 0."""
+    """Return the row of an output that an attempt has made, stored or not; `ordinal` counts from 0."""
     return {
         "id": file.id,
         "job_id": file.job_id,
@@ -79,7 +79,9 @@ def asset_row(file: OutputFile, *, attempt: int, ordinal: int, now: int) -> dict
         "comfy_key": file.comfy_key,
         "subfolder": file.subfolder,
         "source": file.source.to_json(),
-        "size_bytes": 0,
+        "size_bytes": file.size_bytes,
+        "hash": file.hash,
+        "storage_key": file.storage_key,
         "created_at_ms": now,
     }
 

@@ -10,7 +10,7 @@ import pytest
 from core.errors import ComfylineError, ComfyUnavailable, LedgerUnavailable, PromptFailed
 from tasks import generate as generate_module
 from tasks.generate import REST_S, generate
-from tasks.runner.attempt_end import AttemptEnd, Dropped, Failed, Finished, Requeued
+from tasks.runner.attempt_end import AttemptEnd, Dropped, Failed, Finished, Requeued, Stored
 from tasks.runner.runner import JobRunner
 from tests.makers import NAME, BrokerlessRuntime, Stopwatch
 from tests.unit.tasks.task_calls import Called, call
@@ -64,6 +64,18 @@ def test_what_ran_whole_goes_on_to_be_stored(runtime: BrokerlessRuntime, runner:
     assert called.goes_on
     assert called.reported == f"job j2 attempt 3 on {NAME}"
     assert runtime.published.sent == []
+
+
+@pytest.mark.parametrize(("has_webhook", "sent"), [(True, [("notify", "j2")]), (False, [])])
+def test_what_is_stored_already_ends_its_chain_and_is_told(
+    runtime: BrokerlessRuntime, runner: Runner, has_webhook: bool, sent: list[Any]
+) -> None:
+    runner.end = Stored(**{**WHICH, "has_webhook": has_webhook})
+    called = turn(runtime, runner)
+    assert called.result == ["j2", 3, NAME, 1.235]
+    assert not called.goes_on
+    assert called.reported == f"job j2 attempt 3 on {NAME}"
+    assert runtime.published.sent == sent
 
 
 @pytest.mark.parametrize(

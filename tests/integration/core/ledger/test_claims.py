@@ -12,7 +12,7 @@ from core.ledger import Ledger
 from core.ledger.claims import Claim
 from core.ledger.database import connections
 from core.records.job import CANCELED, CANCELING, DELIVERING, FAILED, QUEUED, RUNNING, SUCCEEDED, Status, prompt_id_of
-from core.records.job_error import JobError
+from core.records.job_error import JobError, JobWarning
 from core.records.progress import Progress
 from core.settings import Settings
 from tests.ledger_moves import (
@@ -326,6 +326,40 @@ def test_files_are_delivered_in_the_order_they_were_produced(ledger: Ledger) -> 
     assert [event.data["asset_id"] for event in log if event.type == "output"] == [file.id for file in files]
     assert check_log(ledger, job.id) == [QUEUED, RUNNING, DELIVERING, SUCCEEDED]
     assert ledger.jobs.events(job.id, after_seq=14) == log[14:]
+
+
+def test_what_is_stored_already_ends_its_job_in_the_same_steps(ledger: Ledger) -> None:
+    claim = claimed(ledger)
+    files = [stored(produced(claim, number)) for number in range(3)]
+
+    ledger.outputs.succeed_at_once(claim, files, outputs_reused=True, warnings=[JobWarning(message="a part")])
+
+    job = ledger.jobs.get(claim.job_id)
+    assert [(output.id, output.storage_key) for output in job.outputs] == [
+        (file.id, file.storage_key) for file in files
+    ]
+    assert (job.outputs_reused, job.warnings) == (True, (JobWarning(message="a part"),))
+    log = ledger.jobs.events(job.id)
+    assert [event.seq for event in log] == list(range(1, 8))
+    assert [event.data["asset_id"] for event in log if event.type == "output"] == [file.id for file in files]
+    assert job.last_seq == 7
+    assert check_log(ledger, job.id) == [QUEUED, RUNNING, DELIVERING, SUCCEEDED]
+
+
+@pytest.mark.parametrize("owner", ["a client who cancels", "another attempt"])
+def test_what_is_stored_already_is_not_recorded_for_a_job_that_is_lost(owner: str, ledger: Ledger) -> None:
+    claim = claimed(ledger)
+    if owner == "another attempt":
+        ledger.requeue.release(claim, reason="lost")
+        assert ledger.claims.claim("gpu1@here", named=claim.job_id) is not None
+    else:
+        ledger.jobs.cancel(claim.job_id)
+    before = _snapshot(ledger, claim.job_id)
+
+    with pytest.raises(StaleAttempt):
+        ledger.outputs.succeed_at_once(claim, [stored(produced(claim))], outputs_reused=False)
+
+    assert _snapshot(ledger, claim.job_id) == before
 
 
 def test_a_delivery_is_ended_once(ledger: Ledger) -> None:

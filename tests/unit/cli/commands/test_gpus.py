@@ -87,7 +87,10 @@ def test_sizes(size_bytes: int, shown: str) -> None:
 
 
 def test_what_a_gpu_holds() -> None:
-    models = [{"name": "a.sft", "size_bytes": 6_900_000_000}, {"name": "b.sft", "size_bytes": None}]
+    models: list[dict[str, Any]] = [
+        {"name": "a.sft", "size_bytes": 6_900_000_000},
+        {"name": "b.sft", "size_bytes": None},
+    ]
     assert holdings(models) == "a.sft 6.9 GB, b.sft"
     assert holdings([]) == "-"
 

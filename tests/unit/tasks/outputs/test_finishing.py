@@ -12,10 +12,10 @@ from PIL import Image
 
 from core.errors import OutputNotConvertible, OutputUnavailable
 from core.records.output import OutputFile
+from core.storage.placing import digest_of
 from tasks.outputs import finishing
 from tasks.outputs.convert import Conversion
 from tasks.outputs.finishing import NOT_STRIPPED, ORIGINALS, RECORD, discard_originals, store_finished
-from tasks.outputs.store import digest_of
 from tests.unit.tasks.outputs.reported import pending, saved
 
 WEBP = Conversion(format="webp", quality=80, lossless=False, strip_metadata=False)

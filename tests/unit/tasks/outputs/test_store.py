@@ -14,8 +14,9 @@ from requests.adapters import HTTPAdapter
 
 from core.errors import ComfyUnavailable, OutputUnavailable
 from core.storage.folders import LocalStorage
+from core.storage.placing import digest_of, free_name
 from tasks.outputs import store as store_module
-from tasks.outputs.store import digest_of, free_name, store
+from tasks.outputs.store import store
 from tests.unit.tasks.outputs.reported import pending, saved
 
 
@@ -31,6 +32,12 @@ class TestStorage:
     def test_doing_it_again_after_a_crash_gives_the_same(self, tmp_path: Path) -> None:
         files = [pending(saved(tmp_path / "gpu", "a.png"))]
         assert store(tmp_path / "outputs", files) == store(tmp_path / "outputs", files)
+
+    def test_a_file_at_its_source_goes_before_one_that_an_earlier_attempt_has_left(self, tmp_path: Path) -> None:
+        saved(tmp_path / "outputs" / "job", "a.png", b"of an attempt before")
+        [stored] = store(tmp_path / "outputs", [pending(saved(tmp_path / "gpu", "a.png"))])
+        assert stored.path_below(tmp_path / "outputs").read_bytes() == b"picture"
+        assert stored.size_bytes == 7
 
     def test_two_files_of_one_name_are_both_kept(self, tmp_path: Path) -> None:
         first = pending(saved(tmp_path / "gpu" / "x", "a.png", b"1"), asset_id="1")

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from comfy.client.outputs import ReportedOutput
 from comfy.prompts.account import Blocked
 from core.errors import (
     ComfylineError,
@@ -24,10 +25,10 @@ from core.errors import (
     UnstorableValue,
 )
 from core.ledger.claims import Claim
-from core.records.job import CANCELED, DELIVERING, FAILED, QUEUED
+from core.records.job import CANCELED, DELIVERING, FAILED, QUEUED, SUCCEEDED
 from core.records.job_error import JobError, JobWarning
 from tasks.runner import recorder as recorder_module
-from tasks.runner.attempt_end import Dropped, Failed, Finished, Requeued
+from tasks.runner.attempt_end import Dropped, Failed, Finished, Requeued, Stored
 from tasks.runner.recorder import LEDGER_TIMEOUT_S, MAX_WARNINGS, Recorder, persistently
 from tests.ledger_moves import WEBHOOK, claimed
 from tests.makers import BrokerlessRuntime, Stopwatch, come_up, result_of, saved_file
@@ -98,8 +99,13 @@ class TestWhole:
         assert isinstance(record(recorder, claim, runtime), Dropped)
         assert runtime.ledger.jobs.get(claim.job_id).status == CANCELED
 
+    @pytest.mark.parametrize("outputs", [[], [saved_file()]])
     def test_what_cannot_be_written_down_ends_its_job(
-        self, recorder: Recorder, runtime: BrokerlessRuntime, monkeypatch: pytest.MonkeyPatch
+        self,
+        recorder: Recorder,
+        runtime: BrokerlessRuntime,
+        monkeypatch: pytest.MonkeyPatch,
+        outputs: list[ReportedOutput],
     ) -> None:
         """Tried again, it would end likewise."""
 
@@ -108,9 +114,69 @@ class TestWhole:
 
         claim = claimed(runtime.ledger)
         monkeypatch.setattr(runtime.ledger.claims, "generated", refuse)
-        end = record(recorder, claim, runtime)
+        monkeypatch.setattr(runtime.ledger.outputs, "succeed_at_once", refuse)
+        end = record(recorder, claim, runtime, outputs=outputs)
         assert isinstance(end, Failed)
         assert runtime.ledger.jobs.get(claim.job_id).status == FAILED
+
+
+class TestShortRoad:
+    """The instance is of this host, and what it made is small."""
+
+    def record(self, recorder: Recorder, claim: Claim, runtime: BrokerlessRuntime) -> Any:
+        output = runtime.settings.gpu_dir("gpu0") / "output"
+        folder = output / claim.job_id
+        folder.mkdir(parents=True)
+        (folder / "picture_00001_.png").write_bytes(PNG)
+        instance = come_up(runtime.ledger, output_dir=str(output))
+        result = result_of(claim.prompt_id, outputs=[saved_file(subfolder=claim.job_id)])
+        return recorder.record(claim, instance, lambda: result, [])
+
+    def place(self, runtime: BrokerlessRuntime, claim: Claim) -> Path:
+        return runtime.settings.outputs_dir / claim.job_id / "picture_00001_.png"
+
+    def test_its_job_has_ended(self, recorder: Recorder, runtime: BrokerlessRuntime) -> None:
+        claim = claimed(runtime.ledger, webhook=WEBHOOK)
+        end = self.record(recorder, claim, runtime)
+        assert end == Stored(job_id=claim.job_id, attempt=1, has_webhook=True)
+        job = runtime.ledger.jobs.get(claim.job_id)
+        assert (job.status, [output.name for output in job.outputs]) == (SUCCEEDED, ["picture_00001_.png"])
+        assert self.place(runtime, claim).read_bytes() == PNG
+        assert not (runtime.settings.gpu_dir("gpu0") / "output" / claim.job_id).exists()
+        recorder.move_on(end)
+        assert runtime.published.sent == [("notify", claim.job_id)]
+
+    def test_a_place_that_is_taken_leaves_it_to_the_io_worker(
+        self, recorder: Recorder, runtime: BrokerlessRuntime
+    ) -> None:
+        claim = claimed(runtime.ledger)
+        self.place(runtime, claim).parent.mkdir(parents=True)
+        self.place(runtime, claim).write_bytes(b"of an attempt before")
+        assert self.record(recorder, claim, runtime) == Finished(job_id=claim.job_id, attempt=1, has_webhook=False)
+        assert runtime.ledger.jobs.get(claim.job_id).status == DELIVERING
+
+    def test_of_one_that_was_cancelled_nothing_stays(self, recorder: Recorder, runtime: BrokerlessRuntime) -> None:
+        claim = claimed(runtime.ledger)
+        runtime.ledger.jobs.cancel(claim.job_id)
+        assert isinstance(self.record(recorder, claim, runtime), Dropped)
+        assert runtime.ledger.jobs.get(claim.job_id).status == CANCELED
+        assert not self.place(runtime, claim).parent.exists()
+
+    def test_one_whose_success_was_recorded_though_nobody_heard_of_it_keeps_its_files(
+        self, recorder: Recorder, runtime: BrokerlessRuntime, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        succeed = runtime.ledger.outputs.succeed_at_once
+
+        def lose_the_answer(*arguments: Any, **options: Any) -> None:
+            succeed(*arguments, **options)
+            raise LedgerUnavailable("the answer is lost")
+
+        monkeypatch.setattr(runtime.ledger.outputs, "succeed_at_once", lose_the_answer)
+        monkeypatch.setattr(recorder_module, "time", Stopwatch())
+        claim = claimed(runtime.ledger)
+        self.record(recorder, claim, runtime)
+        assert runtime.ledger.jobs.get(claim.job_id).status == SUCCEEDED
+        assert self.place(runtime, claim).read_bytes() == PNG
 
 
 class TestBlockedParts:
