@@ -287,23 +287,6 @@ class TestWhatEachOneTakes:
         come_up(fleet, "gpu2@a", pool="new")
         assert gpus_of(fleet, is_new=False)[2]["next"]["why"] == "no_models"
 
-    def test_who_asks_often_has_the_fleet_looked_at_once_a_second(
-        self, fleet: Api, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        looks: list[Outlook] = []
-        read = OutlookReader.read
-
-        def count(reader: OutlookReader) -> Outlook:
-            looks.append(read(reader))
-            return looks[-1]
-
-        monkeypatch.setattr(OutlookReader, "read", count)
-        began_s = time.monotonic()
-        for _ in range(20):
-            gpus_of(fleet, is_new=False)
-        assert looks
-        assert len(looks) <= 1 + (time.monotonic() - began_s) / MAX_AGE_S
-
     def test_a_table_for_people(
         self, fleet: Api, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -325,3 +308,20 @@ def gpus_of(api: Api, *, is_new: bool = True) -> list[dict[str, Any]]:
     assert answer.status_code == 200, answer.text
     found: list[dict[str, Any]] = answer.json()["gpus"]
     return found
+
+
+def test_who_asks_often_has_the_fleet_looked_at_once_a_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[Outlook] = []
+    read = OutlookReader.read
+
+    def count(reader: OutlookReader) -> Outlook:
+        looks.append(read(reader))
+        return looks[-1]
+
+    monkeypatch.setattr(OutlookReader, "read", count)
+    with running_api(settings_for(tmp_path)) as api:
+        come_up(api, "gpu0@a")
+        began_s = time.monotonic()
+        for _ in range(20):
+            gpus_of(api, is_new=False)
+        assert 1 <= len(looks) <= 1 + (time.monotonic() - began_s) / MAX_AGE_S
