@@ -109,7 +109,7 @@ class ComfyClient:
         """`{name: bytes}` of the files in all model folders; `{}` from servers that do not tell.
 
         Names are as graphs have them. Of files of one name in several folders the largest counts.
-        Source: ComfyUI `app/model_manager.py` (`/experiment/models`), which tells sizes since 2025.
+        Source: ComfyUI `app/model_manager.py` (`/experiment/models`); older versions list names alone.
         """
         sizes: dict[str, int] = {}
         for folder in self._listed("/experiment/models"):
