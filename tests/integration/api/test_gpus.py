@@ -275,8 +275,9 @@ class TestWhatEachOneTakes:
 
     def test_one_that_is_drained_takes_nothing(self, fleet: Api) -> None:
         submit(fleet.ledger)
+        assert gpus_of(fleet)[1]["next"]["why"] == "no_models"
         turn(fleet, "gpu1@a", DRAINED)
-        gpu = gpus_of(fleet)[1]
+        gpu = gpus_of(fleet, is_new=False)[1]
         assert (gpu["next"]["why"], gpu["free_in_s"], gpu["lines"]) == ("takes_none", None, [])
         turn(fleet, "gpu1@a", HEALTHY)
         assert gpus_of(fleet)[1]["next"]["why"] == "no_models"
