@@ -122,8 +122,8 @@ StartWithinS = Annotated[
     Field(
         gt=0,
         le=WEEK_S,
-        description="Seconds within which a GPU is to begin the job, at most a week; else it ends as expired. Of jobs "
-        "of one priority, those with nearer deadlines come first. Default: it waits for as long as it takes.",
+        description="Seconds within which a GPU is to begin the job, at most a week; else it ends as expired. Where "
+        "that comes near, it goes before others of its priority. Default: it waits for as long as it takes.",
     ),
 ]
 PoolName = Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from core.ledger import timekeeping as timekeeping_module
 from core.ledger.database.tables import deliveries, instances, jobs, lines
 from core.ledger.facts import CLOCK
 from core.records.job import DELIVERING, QUEUED, RUNNING, SUCCEEDED, TERMINAL
+from core.settings import Settings
 from tests.ledger_moves import WEBHOOK, claimed, set_columns, submit
 from tests.makers import StoppedClock, Stopwatch, come_up, record_of
 
@@ -142,6 +144,18 @@ class TestDeadlines:
         watch.now_s += 3_600
         assert look(ledger) == 0.0
         assert start_by(ledger, job_id) == before_ms
+
+    def test_a_job_that_came_while_nobody_looked_gets_no_more_than_it_asked_for(
+        self, ledger: Ledger, clock: StoppedClock, sqlite_settings: Settings
+    ) -> None:
+        """A fleet whose io workers were off for two hours, which a process that begins cannot tell from a jump."""
+        look(ledger)
+        clock.pass_ms(3_600_000)
+        job_id = submit(ledger, start_within_s=60.0).id
+        clock.pass_ms(3_600_000)
+        with closing(Ledger(sqlite_settings)) as another:
+            assert look(another) == 0.0
+        assert start_by(ledger, job_id) == clock.now_ms + 60_000
 
 
 class TestOrder:
