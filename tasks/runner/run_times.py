@@ -12,7 +12,7 @@ from core.ledger import Ledger
 from core.ledger.claims import Claim
 from core.ledger.durations import gpu_kind, subjects_of
 from core.ledger.model_sets import load_subject, model_set_of, run_subject
-from core.records.instance import InstanceRecord
+from core.ledger.scheduling.learned import USUAL_LOAD_S
 from workflows.graphs.graph import Graph, sources
 
 log = logging.getLogger(__name__)
@@ -65,22 +65,26 @@ class Teacher:
             return
         gpu = gpu_kind(instance.device, instance.kind)
         try:
-            self._ledger.durations.learn_all(self._lessons(claim, gpu, seconds, was_cold=was_cold), gpu=gpu)
+            self._teach(claim, gpu, seconds, was_cold=was_cold)
         except LedgerUnavailable as exc:
             log.info("the ledger was not told how long job %s took: %s", claim.job_id, exc)
 
-    def _lessons(self, claim: Claim, gpu: str, seconds: float, *, was_cold: bool) -> dict[str, float]:
-        """Return what a run teaches: how long such jobs run, or how long their models load beside that."""
-        models = model_set_of(claim.models)
-        shapes = subjects_of(claim.shape, claim.template)
+    def _teach(self, claim: Claim, gpu: str, seconds: float, *, was_cold: bool) -> None:
+        """Record what a run teaches: how long such jobs run, or how long their models load beside that."""
+        durations, models = self._ledger.durations, model_set_of(claim.models)
+        runs, load = [*subjects_of(claim.shape, claim.template), run_subject(models)], load_subject(models)
         if not was_cold:
-            return dict.fromkeys([*shapes, run_subject(models)], seconds)
-        # Only runs that found their models held count here: a load would be taken for the run, and the next one for
-        # no load at all.
-        usual_s = self._ledger.durations.known([run_subject(models)], gpu=gpu).get(run_subject(models))
-        if usual_s is None:
-            return dict.fromkeys(shapes, seconds)
-        return {load_subject(models): max(0.0, seconds - usual_s)}
+            durations.learn_all(dict.fromkeys(runs, seconds), gpu=gpu)
+            return
+        known = durations.known([*runs, load], gpu=gpu)
+        usual_s = next((known[what] for what in runs if what in known), None)
+        if usual_s is not None:
+            durations.learn_all({load: max(0.0, seconds - usual_s)}, gpu=gpu)
+            return
+        # Which part of it was the load is not known before such jobs have run without one.
+        load_s = min(known.get(load, USUAL_LOAD_S), seconds / 2)
+        guesses = {**dict.fromkeys(runs, seconds - load_s), load: load_s}
+        durations.learn_all(guesses, gpu=gpu, is_guess=True)
 
     def _doubt(self, claim: Claim, instance: InstanceRecord) -> None:
         log.info("%s had to load models for job %s that it was taken to hold", instance.name, claim.job_id)
