@@ -31,8 +31,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from sqlalchemy import select
 
 from bench.policy import Waits
-from bench.policy_rules import OURS, RULES, NamedRule
 from bench.report import Report
+from bench.scheduling.rules import OURS, RULES, NamedRule
 from core.ledger import Ledger
 from core.ledger.database.tables import durations, jobs
 from core.ledger.model_sets import load_subject, model_set_of, run_subject

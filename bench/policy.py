@@ -22,9 +22,9 @@ from typing import Final
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from bench.policy_picture import Curve, picture
-from bench.policy_rules import FIRST_IN, OURS, RULES, WARM, NamedRule
 from bench.report import Report
+from bench.scheduling.drawing import Curve, picture
+from bench.scheduling.rules import FIRST_IN, OURS, RULES, WARM, NamedRule
 from core.scheduling.lines import Fleet, Gpu, Holders, Line
 from core.scheduling.policy import decide
 from tests.scheduling_simulation import Simulation, Taken, trace

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,12 @@ from typing import Any
 from comfy.client.client import ComfyClient
 from comfy.client.outputs import ReportedOutput, file_item, local_path
 from comfy.prompts.session import PromptResult
+from core.errors import ComfyUnavailable
 from core.job_files import PREFIX, job_folder
 from core.ledger import Ledger
 from core.records.instance import InstanceRecord
 from tasks.runner.recorder import persistently
+from tasks.runner.reporter import SENDING_CLASS
 from workflows.graphs.file_names import job_in_path
 from workflows.graphs.graph import Graph
 from workflows.graphs.rewrite import folders_of
@@ -185,3 +187,11 @@ def _free(name: str, folder: Path) -> str:
         number += 1
         candidate = f"{number}_{name}"
     return candidate
+
+
+def require_sent_pictures(graph: Graph, sent: Sequence[tuple[str, bytes]], result: PromptResult) -> None:
+    """Raise ComfyUnavailable if pictures that a node sent over the websocket were lost with it: they exist nowhere."""
+    arrived = {node_id for node_id, _ in sent}
+    senders = {node_id for node_id, node in graph.items() if node["class_type"] == SENDING_CLASS}
+    if result.is_heard_in_part and not senders <= arrived:
+        raise ComfyUnavailable(f"ComfyUI's websocket was away, and with it what {SENDING_CLASS} sent")

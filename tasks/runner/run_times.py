@@ -13,6 +13,7 @@ from core.ledger.claims import Claim
 from core.ledger.durations import gpu_kind, subjects_of
 from core.ledger.model_sets import load_subject, model_set_of, run_subject
 from core.ledger.scheduling.learned import USUAL_LOAD_S
+from core.records.instance import InstanceRecord
 from workflows.graphs.graph import Graph, sources
 
 log = logging.getLogger(__name__)

@@ -28,13 +28,13 @@ from core.ledger.instances import HEALTHY
 from core.records.instance import InstanceRecord
 from core.records.job import second_prompt_id
 from tasks.runner.attempt_end import AttemptEnd, Finished, Requeued
-from tasks.runner.collect import Collector
+from tasks.runner.collect import Collector, require_sent_pictures
 from tasks.runner.connection import Connection
 from tasks.runner.distress import CondemnPipe
 from tasks.runner.leases import Lease, Leases
 from tasks.runner.recorder import Recorder
 from tasks.runner.recovery import Recovery
-from tasks.runner.reporter import SENDING_CLASS, ProgressReporter
+from tasks.runner.reporter import ProgressReporter
 from tasks.runner.run_times import Durations, Teacher, gpu_seconds
 from tasks.runner.staging import remove_staged, stage_inputs
 from tasks.runtime import Runtime
@@ -318,7 +318,7 @@ class JobRunner:
                 self._submit(run, second_prompt_id(run.claim.prompt_id), gone)
                 result, _ = self._collect(run, run.wait(timeout_s))
                 run.gpu_s = None
-            _require_sent_pictures(run, result)
+            require_sent_pictures(run.graph, run.sent, result)
         except ComfylineError as exc:
             if self._recovery.after(exc, run.instance):
                 self._connection.lose()
@@ -385,14 +385,6 @@ class JobRunner:
                 self._begin(ahead=True)
         except TransientError as exc:
             log.info("looking ahead failed; the next turn will do: %s", exc)
-
-
-def _require_sent_pictures(run: Run, result: PromptResult) -> None:
-    """Raises ComfyUnavailable: pictures that a node sent over the websocket were lost with it, and exist nowhere."""
-    arrived = {node_id for node_id, _ in run.sent}
-    senders = {node_id for node_id, node in run.graph.items() if node["class_type"] == SENDING_CLASS}
-    if result.is_heard_in_part and not senders <= arrived:
-        raise ComfyUnavailable(f"ComfyUI's websocket was away, and with it what {SENDING_CLASS} sent")
 
 
 def _quietly_interrupt(run: Run) -> None:

@@ -14,6 +14,7 @@ from core.ledger.claims import Claim
 from core.ledger.database.tables import durations
 from core.ledger.model_sets import load_subject, model_set_of, run_subject
 from core.ledger.scheduling.learned import USUAL_LOAD_S
+from core.records.instance import InstanceRecord
 from tasks.runner import run_times
 from tasks.runner.run_times import KEPT, PAUSE_S, Durations, Teacher, gpu_seconds, was_held_in_vain
 from tests.ledger_moves import ERROR, claimed
