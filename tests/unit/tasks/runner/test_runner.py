@@ -342,7 +342,7 @@ class TestOnDeck:
             watch.now_s += 9.0
             running.progress()
         assert len(comfyui.prompts) == 1
-        watch.now_s += runner_module.LOOK_EVERY_S
+        watch.now_s += 2 * runner_module.LOOK_EVERY_S
         running.progress()
         comfyui.prompt(1)
 
