@@ -119,8 +119,12 @@ class Lines:
         #: By digest: the line's id, and since when it is known.
         self._ids: dict[str, tuple[int, float]] = {}
         #: As they were when last read: most are the same the next time.
-        self._last: dict[int, WaitingLine] = {}
-        self._drawn: dict[int, tuple[WaitingLine, Costs, Line]] = {}
+        self._last: tuple[frozenset[Row[tuple[int, int, int | None, int | None]]], dict[int, WaitingLine]] = (
+            frozenset(),
+            {},
+        )
+        #: As the policy last saw them, of which lines, and by which costs.
+        self._drawn: tuple[dict[int, Line], dict[int, WaitingLine], Costs | None] = ({}, {}, None)
         self._reach = Reach({})
 
     def id_of(self, kind: LineKind) -> int:
@@ -155,26 +159,20 @@ class Lines:
 
     def waiting(self, connection: Connection) -> list[WaitingLine]:
         """Return the lines that have jobs."""
-        rows = connection.execute(_WAITING).all()
-        self._learn(connection, [row[0] for row in rows if row[0] not in self._kinds])
-        kinds, last = self._kinds, self._last
-        found: dict[int, WaitingLine] = {}
-        for line_id, waiting, head_ms, start_by_ms in rows:
-            line = last.get(line_id)
-            if (
-                line is None
-                or line.waiting != waiting
-                or line.head_ms != (head_ms or 0)
-                or line.start_by_ms != start_by_ms
-            ):
-                kind = kinds.get(line_id)
-                if kind is None:
-                    continue
-                line = WaitingLine(
-                    id=line_id, kind=kind, waiting=waiting, head_ms=head_ms or 0, start_by_ms=start_by_ms
+        rows = frozenset(connection.execute(_WAITING).all())
+        seen, last = self._last
+        # Few of a thousand have changed since.
+        changed = rows - seen
+        self._learn(connection, [row.id for row in changed])
+        kinds, found = self._kinds, dict(last)
+        for row in seen - rows:
+            found.pop(row.id, None)
+        for line_id, waiting, head_ms, start_by_ms in changed:
+            if line_id in kinds:
+                found[line_id] = WaitingLine(
+                    id=line_id, kind=kinds[line_id], waiting=waiting, head_ms=head_ms or 0, start_by_ms=start_by_ms
                 )
-            found[line_id] = line
-        self._last = found
+        self._last = rows, found
         return list(found.values())
 
     @property
@@ -187,18 +185,19 @@ class Lines:
 
     def drawn(self, waiting: Iterable[WaitingLine], costs: Costs) -> dict[int, Line]:
         """Return lines as the policy sees them, by id."""
-        before, drawn = self._drawn, {}
-        for each in waiting:
-            known = before.get(each.id)
-            if known is None or known[0] is not each or known[1] is not costs:
-                run_s = costs.run_s(each.kind.models)
-                if known is not None and known[0] is each and known[2].run_s == run_s:
-                    known = (each, costs, known[2])
-                else:
-                    known = (each, costs, each.drawn(run_s))
-            drawn[each.id] = known
-        self._drawn = drawn
-        return {line_id: known[2] for line_id, known in drawn.items()}
+        drawn, before, by_costs = self._drawn
+        found = {each.id: each for each in waiting}
+        if by_costs is costs:
+            changed = [each for each in found.values() if before.get(each.id) is not each]
+            drawn = drawn.copy()
+        else:
+            changed, drawn = list(found.values()), {}
+        for each in changed:
+            drawn[each.id] = each.drawn(costs.run_s(each.kind.models))
+        if len(drawn) > len(found):
+            drawn = {line_id: line for line_id, line in drawn.items() if line_id in found}
+        self._drawn = drawn, found, costs
+        return drawn.copy()
 
     def forget_unused(self) -> None:
         """Remove lines in which nobody stood for a week."""

@@ -36,7 +36,7 @@ def test_holders_are_of_use_to_the_work_that_they_can_run(reach: Reach) -> None:
 
 
 def test_only_whole_sets_are_held(reach: Reach) -> None:
-    assert reach.held(frozenset({"sdxl"}), frozenset()) == ({NO_MODELS}, frozenset())
+    assert reach.held(frozenset({"sdxl"}), frozenset()) == (frozenset({NO_MODELS}), frozenset())
     holds, at_risk = reach.held(frozenset({"sdxl", "vae", "flux"}), frozenset({"vae"}))
     assert holds == {NO_MODELS, SDXL.models, PINNED.work, POOLED.work}
     assert at_risk == {SDXL.models}
