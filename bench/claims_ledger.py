@@ -208,8 +208,8 @@ def gpu_name(number: int) -> str:
 def claim_on(case: Case, claimer: int) -> dict[str, Any]:
     """Claim, let the job fail, submit another one in its stead, for some seconds; the claims are timed.
 
-    Returns: `{"ms": [each claim], "nothing": claims that found nothing, "refused": ..., "loads": claims with a load, "cpu_s": processor
-    time of this process for all claims, "jobs_s": the time that they were watched}`.
+    Returns: `{"ms": [each claim], "nothing": claims that found nothing, "refused": those that met a busy database,
+    "loads": claims with a load, "cpu_s": processor time of this process for all of them, "jobs_s": seconds watched}`.
     """
     ledger = Ledger(case.settings)
     mine = [number for number in range(case.gpus) if number % case.claimers == claimer] or [claimer % case.gpus]
