@@ -46,6 +46,7 @@ CROWDS: list[dict[str, Any]] = [
     {"waiting": 1_000_000, "lines": 1000, "gpus": 1000, "misfits": 0.9},
 ]
 QUICK = 100_000
+ODD = {"nothing": "got nothing", "refused": "were refused by a busy database", "loads": "came with a load"}
 
 
 def name_of(case: dict[str, Any]) -> str:
@@ -81,8 +82,9 @@ class Bench:
     def _say(self, name: str, figures: dict[str, Any], claimers: int, *, has_goal: bool) -> None:
         values = f"median {figures['median_ms']:.1f} ms, p99 {figures['p99_ms']:.1f} ms"
         values += f", own processor time {figures['cpu_ms']:.1f} ms, load {os.getloadavg()[0]:.1f}"
-        if figures["nothing"] or figures["loads"]:
-            values += f" (of {figures['claims']} claims {figures['nothing']} got nothing, {figures['loads']} a load)"
+        odd = [f"{figures[what]} {said}" for what, said in ODD.items() if figures[what]]
+        if odd:
+            values += f" (of {figures['claims']} claims {', '.join(odd)})"
         if claimers > 1:
             met = figures["p99_ms"] < GOAL_CROWD_P99_MS
             goal = f"p99 under {GOAL_CROWD_P99_MS:.0f} ms"

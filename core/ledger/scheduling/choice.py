@@ -47,7 +47,8 @@ _IS_OURS_TO_TRY = or_(
     ~_SUITS_ANOTHER,
 )
 _IS_IN_TIME = or_(jobs.c.start_by_ms.is_(None), jobs.c.start_by_ms >= bindparam("now"))
-_HAS_SECRETS = select(secrets.c.job_id).where(secrets.c.job_id == jobs.c.id, secrets.c.purpose.in_((RUN, ANY))).exists()
+_IS_FOR_A_RUN = or_(secrets.c.purpose == RUN, secrets.c.purpose == ANY)
+_HAS_SECRETS = select(secrets.c.job_id).where(secrets.c.job_id == jobs.c.id, _IS_FOR_A_RUN).exists()
 _OF_THE_LINE = select(jobs.c.id, jobs.c.graph, jobs.c.extra_pnginfo, _HAS_SECRETS.label("has_secrets")).where(
     jobs.c.line == bindparam("wanted_line"), IS_QUEUED, _IS_OURS_TO_TRY, _IS_IN_TIME
 )
