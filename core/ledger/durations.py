@@ -84,17 +84,18 @@ class Durations:
         """Record how long one job kept a GPU busy, see `learn_all`."""
         self.learn_all(dict.fromkeys(subjects_of(shape, template), seconds), gpu=gpu)
 
-    def learn_all(self, seconds: Mapping[str, float], *, gpu: str) -> None:
+    def learn_all(self, seconds: Mapping[str, float], *, gpu: str, is_guess: bool = False) -> None:
         """Record how long something took on a kind of GPU.
 
         Parameters:
           seconds: by what took so long, ComfyUI's work on it alone, without any waiting.
           gpu: see `gpu_kind`.
+          is_guess: it is only likely. Nothing that is known changes, and what is known next takes its place.
         """
         now = now_ms()
         # In one order everywhere: two workers that learn the same cannot block each other.
         rows = [
-            {"what": what, "gpu": gpu, "average_s": took_s, "seen": 1, "updated_at_ms": now}
+            {"what": what, "gpu": gpu, "average_s": took_s, "seen": 0 if is_guess else 1, "updated_at_ms": now}
             for what, took_s in sorted(seconds.items())
         ]
         if not rows:
@@ -111,16 +112,16 @@ class Durations:
                     "updated_at_ms": newer.updated_at_ms,
                 },
             )
-            transaction.connection.execute(learn, rows)
+            transaction.connection.execute(insert.on_conflict_do_nothing() if is_guess else learn, rows)
 
     def expect(self, job: Lasting, gpus: Iterable[str]) -> float:
         """Return the seconds of GPU time one job will take, see `Averages.expect`."""
         return self.averages([job]).expect(job, gpus)
 
     def known(self, subjects_: Iterable[str], *, gpu: str) -> dict[str, float]:
-        """Return the averages on a kind of GPU of those subjects that have one there."""
+        """Return the averages on a kind of GPU of those subjects that have one there; guesses are none."""
         query = select(durations.c.what, durations.c.average_s).where(
-            durations.c.what.in_(sorted(subjects_)), durations.c.gpu == gpu
+            durations.c.what.in_(sorted(subjects_)), durations.c.gpu == gpu, durations.c.seen > 0
         )
         with self._database.read() as connection:
             return {row.what: row.average_s for row in connection.execute(query)}

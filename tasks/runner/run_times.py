@@ -13,6 +13,7 @@ from core.ledger.claims import Claim
 from core.ledger.durations import gpu_kind, subjects_of
 from core.ledger.instances import InstanceRecord
 from core.ledger.model_sets import load_subject, model_set_of, run_subject
+from core.ledger.scheduling.learned import USUAL_LOAD_S
 from workflows.graphs.graph import Graph, sources
 
 log = logging.getLogger(__name__)
@@ -65,22 +66,26 @@ class Teacher:
             return
         gpu = gpu_kind(instance.device, instance.kind)
         try:
-            self._ledger.durations.learn_all(self._lessons(claim, gpu, seconds, was_cold=was_cold), gpu=gpu)
+            self._teach(claim, gpu, seconds, was_cold=was_cold)
         except LedgerUnavailable as exc:
             log.info("the ledger was not told how long job %s took: %s", claim.job_id, exc)
 
-    def _lessons(self, claim: Claim, gpu: str, seconds: float, *, was_cold: bool) -> dict[str, float]:
-        """Return what a run teaches: how long such jobs run, or how long their models load beside that."""
-        models = model_set_of(claim.models)
-        runs = [*subjects_of(claim.shape, claim.template), run_subject(models)]
+    def _teach(self, claim: Claim, gpu: str, seconds: float, *, was_cold: bool) -> None:
+        """Record what a run teaches: how long such jobs run, or how long their models load beside that."""
+        durations, models = self._ledger.durations, model_set_of(claim.models)
+        runs, load = [*subjects_of(claim.shape, claim.template), run_subject(models)], load_subject(models)
         if not was_cold:
-            return dict.fromkeys(runs, seconds)
-        known = self._ledger.durations.known(runs, gpu=gpu)
+            durations.learn_all(dict.fromkeys(runs, seconds), gpu=gpu)
+            return
+        known = durations.known([*runs, load], gpu=gpu)
         usual_s = next((known[what] for what in runs if what in known), None)
-        if usual_s is None:
-            # Nothing better is known yet: what it took with its load. Runs without one will correct it.
-            return dict.fromkeys(runs, seconds)
-        return {load_subject(models): max(0.0, seconds - usual_s)}
+        if usual_s is not None:
+            durations.learn_all({load: max(0.0, seconds - usual_s)}, gpu=gpu)
+            return
+        # Which part of it was the load is not known before such jobs have run without one.
+        load_s = min(known.get(load, USUAL_LOAD_S), seconds / 2)
+        guesses = {**dict.fromkeys(runs, seconds - load_s), load: load_s}
+        durations.learn_all(guesses, gpu=gpu, is_guess=True)
 
     def _doubt(self, claim: Claim, instance: InstanceRecord) -> None:
         log.info("%s had to load models for job %s that it was taken to hold", instance.name, claim.job_id)

@@ -48,7 +48,8 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Stopwatch:
 
 
 @pytest.fixture
-def estimates(ledger: Ledger) -> Estimates:
+def estimates(ledger: Ledger, clock: StoppedClock, looks: Counted, counts: Counted) -> Estimates:
+    # After those two: it keeps the methods that they count.
     come_up(ledger)
     return Estimates(ledger)
 

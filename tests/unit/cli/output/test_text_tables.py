@@ -15,7 +15,7 @@ from cli.output.terminal import JOB_COLUMNS, Screen, list_jobs
 from cli.output.text_tables import Heading, print_table
 from cli.remote.sse import SseEvent
 
-JOB_ID = str(uuid.uuid4())
+JOB_ID, WAITING_ID = str(uuid.uuid4()), str(uuid.uuid4())
 WIDTHS = [20, 40, 60, 80, 100, 132, 250]
 
 
@@ -65,7 +65,7 @@ def test_a_list_leaves_out_columns_and_cuts_none() -> None:
 
 def waiting() -> dict[str, object]:
     queue = {"position": 3, "starts_in_s": 130.0, "reason": "2 jobs like it go first.", "reason_code": "behind"}
-    return job("queued") | {"queue_position": 3, "estimated_wait_ms": 130_000, "queue": queue}
+    return job("queued") | {"id": WAITING_ID, "queue_position": 3, "estimated_wait_ms": 130_000, "queue": queue}
 
 
 def test_a_list_says_below_a_waiting_job_why_it_waits() -> None:

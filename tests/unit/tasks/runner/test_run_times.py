@@ -14,6 +14,7 @@ from core.ledger.claims import Claim
 from core.ledger.database.tables import durations
 from core.ledger.instances import InstanceRecord
 from core.ledger.model_sets import load_subject, model_set_of, run_subject
+from core.ledger.scheduling.learned import USUAL_LOAD_S
 from tasks.runner import run_times
 from tasks.runner.run_times import KEPT, PAUSE_S, Durations, Teacher, gpu_seconds, was_held_in_vain
 from tests.ledger_moves import ERROR, claimed
@@ -72,7 +73,8 @@ class TestTeacher:
         self, ledger: Ledger, teacher: Teacher, instance: InstanceRecord
     ) -> None:
         models = ("a.pt", "b.pt")
-        teacher.tell(claimed(ledger, shape="s", template="w", models=models), instance, 3.5)
+        claim = claimed(ledger, shape="s", template="w", models=models)
+        teacher.tell(replace(claim, load_s=0.0), instance, 3.5)
         assert learned(ledger) == {"shape:s": 3.5, "workflow:w": 3.5, run_subject(model_set_of(models)): 3.5}
 
     def test_a_run_with_a_load_teaches_the_load_alone(
@@ -85,12 +87,36 @@ class TestTeacher:
         assert learned(ledger)["shape:s"] == 4.0
         assert learned(ledger)[loads] == 12.5
 
-    def test_the_first_run_teaches_its_whole_time(
+    @pytest.mark.parametrize(("seconds", "run_s", "load_s"), [(16.0, 8.0, 8.0), (60.0, 50.0, USUAL_LOAD_S)])
+    def test_of_a_first_run_with_a_load_both_parts_are_guessed(
+        self,
+        ledger: Ledger,
+        teacher: Teacher,
+        instance: InstanceRecord,
+        watch: Stopwatch,
+        seconds: float,
+        run_s: float,
+        load_s: float,
+    ) -> None:
+        claim, models = claimed(ledger, shape="s", models=("a.pt",)), model_set_of(("a.pt",))
+        teacher.tell(cold(claim), instance, seconds)
+        guessed = {"shape:s": run_s, run_subject(models): run_s, load_subject(models): load_s}
+        assert learned(ledger) == guessed
+        watch.now_s += PAUSE_S
+        teacher.tell(cold(claim), instance, 2 * seconds)
+        assert learned(ledger) == guessed, "another one of these tells no more"
+        teacher.tell(replace(claim, load_s=0.0), instance, 3.0)
+        watch.now_s += PAUSE_S
+        teacher.tell(cold(claim), instance, 15.0)
+        assert learned(ledger) == {"shape:s": 3.0, run_subject(models): 3.0, load_subject(models): 12.0}
+
+    def test_a_load_that_is_known_is_no_part_of_a_new_run(
         self, ledger: Ledger, teacher: Teacher, instance: InstanceRecord
     ) -> None:
-        teacher.tell(cold(claimed(ledger, shape="s", models=("a.pt",))), instance, 16.0)
-        assert learned(ledger)["shape:s"] == 16.0
-        assert load_subject(model_set_of(("a.pt",))) not in learned(ledger)
+        models = model_set_of(("a.pt",))
+        ledger.durations.learn_all({load_subject(models): 4.0}, gpu="RTX")
+        teacher.tell(cold(claimed(ledger, shape="s", models=("a.pt",))), instance, 10.0)
+        assert learned(ledger) == {"shape:s": 6.0, run_subject(models): 6.0, load_subject(models): 4.0}
 
     @pytest.mark.parametrize(
         ("seconds", "cold_load_s", "in_vain"),
