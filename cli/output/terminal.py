@@ -23,6 +23,7 @@ from rich.table import Column
 from rich.text import Text
 
 from cli.output.text_tables import Heading, print_table, printable
+from cli.output.waits import about, describe_place, describe_wait, reason_code, short_place, why_it_waits
 from cli.remote.answers import Job
 from cli.remote.download import OnBytes
 from cli.remote.sse import SseEvent
@@ -105,7 +106,7 @@ class JobProgress:
 
     def _on_status(self, status: str, data: Mapping[str, Any]) -> None:
         place = describe_wait(data) if status == "queued" else ""
-        news = status, data.get("queue_position"), _queue(data).get("reason_code")
+        news = status, data.get("queue_position"), reason_code(data)
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, description=printable(status))
             if status == "queued":
@@ -128,41 +129,6 @@ class JobProgress:
             self._screen.line(f"{value:4.0%}  {describe_progress(data)}")
             self._said_value = value
             self._node = node
-
-
-def describe_place(data: Mapping[str, Any]) -> str:
-    """For people: `place 3 in the queue, begins in about 2 min`; empty where nothing is said about it."""
-    position, wait_ms = data.get("queue_position"), data.get("estimated_wait_ms")
-    if not position:
-        return ""
-    wait = f", begins in about {about(wait_ms / 1000)}" if isinstance(wait_ms, (int, float)) else ""
-    # Null, and not merely left out as by other servers: none that could run it is healthy.
-    is_stranded = "estimated_wait_ms" in data and wait_ms is None
-    return f"place {position} in the queue{', no GPU is ready for it' if is_stranded else wait}"
-
-
-def describe_wait(data: Mapping[str, Any]) -> str:
-    """For people: the place, and why it waits: `place 3 in the queue, begins in about 2 min: 2 jobs go first.`"""
-    return ": ".join(filter(None, (describe_place(data), why_it_waits(data))))
-
-
-def why_it_waits(data: Mapping[str, Any]) -> str:
-    """The reason in a sentence; empty where nothing is said about it."""
-    return str(_queue(data).get("reason") or "")
-
-
-def _queue(data: Mapping[str, Any]) -> Mapping[str, Any]:
-    queue = data.get("queue")
-    return queue if isinstance(queue, dict) else {}
-
-
-def about(seconds: float) -> str:
-    """A time as people say it: `12 s`, `4 min`, `2.5 h`."""
-    if seconds < 99.5:
-        return f"{max(1, round(seconds))} s"
-    if seconds < 99.5 * 60:
-        return f"{round(seconds / 60)} min"
-    return f"{seconds / 3600:.1f} h"
 
 
 def describe_progress(data: Mapping[str, Any]) -> str:
@@ -278,15 +244,7 @@ def _row(job: Job) -> tuple[str, ...]:
     created = str(job.get("created_at") or job.get("create_time") or "-")
     count = str(len(job.get("outputs") or []))
     template = str(job.get("template") or "-")
-    return str(job["id"]), str(job["status"]), created, percent, count, template, _short_place(job)
-
-
-def _short_place(job: Job) -> str:
-    """For a list: `3, in 2 min`."""
-    position, wait_ms = job.get("queue_position"), job.get("estimated_wait_ms")
-    if not position:
-        return "-"
-    return f"{position}, in {about(wait_ms / 1000)}" if isinstance(wait_ms, (int, float)) else str(position)
+    return str(job["id"]), str(job["status"]), created, percent, count, template, short_place(job)
 
 
 def _bar(console: Console) -> Progress:

@@ -24,12 +24,11 @@ from cli.output.terminal import (
     JobProgress,
     Screen,
     describe_job,
-    describe_place,
     describe_progress,
     describe_refusal,
-    describe_wait,
 )
 from cli.output.text_tables import printable
+from cli.output.waits import describe_place, describe_wait
 from cli.remote.answers import RequestRefused
 from cli.remote.client import Client
 from cli.remote.sse import SseEvent, read_events
