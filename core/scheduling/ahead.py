@@ -190,7 +190,8 @@ class _Run:
             for tenants, is_turn in self._turns(gpu, level):
                 lines = level.deciding(tenants)
                 self._looks -= len(lines)
-                decision = decide_among(lines, gpu.gpu, fleet, level.work_s, now_s=self._now_s)
+                work_s = level.work_s_of(tenants) if is_turn else level.work_s
+                decision = decide_among(lines, gpu.gpu, fleet, work_s, now_s=self._now_s)
                 if decision is not None:
                     return decision, tenants if is_turn else None
         return None

@@ -77,6 +77,8 @@ class Level:
         self.priority = priority
         #: The work that waits for each model set, here and on the levels above.
         self.work_s: dict[ModelSet, float] = {}
+        #: The part of it on this level, by tenant.
+        self.own_s: dict[str, dict[ModelSet, float]] = {}
         self._by_tenant = by_tenant
         self._alike: dict[str, dict[ModelSet, list[LineAhead]]] = {}
         self._deciding: dict[str, dict[ModelSet, list[Line]]] = {}
@@ -107,6 +109,25 @@ class Level:
     def tenants(self) -> Collection[str]:
         """Those that have jobs waiting; a single one where they take no turns."""
         return self._deciding.keys()
+
+    def count(self, line: LineAhead, work_s: float) -> None:
+        """Count so much more work, or less, of a line that stands here or on a level above."""
+        models = line.line.models
+        self.work_s[models] = self.work_s.get(models, 0.0) + work_s
+        if line.line.priority == self.priority:
+            own_s = self.own_s.setdefault(self._tenant(line), {})
+            own_s[models] = own_s.get(models, 0.0) + work_s
+
+    def work_s_of(self, tenants: Collection[str]) -> dict[ModelSet, float]:
+        """Return the work that waits for each model set, on the levels above and, of these tenants, here."""
+        others = [tenant for tenant in self.own_s if tenant not in tenants]
+        if not others:
+            return self.work_s
+        work_s = dict(self.work_s)
+        for tenant in others:
+            for models, own_s in self.own_s[tenant].items():
+                work_s[models] -= own_s
+        return work_s
 
     def deciding(self, tenants: Iterable[str]) -> list[Line]:
         """Return the lines of some tenants on which a decision depends."""
@@ -168,7 +189,7 @@ class Levels:
         for levels in self._with_line[line.id]:
             for level in levels:
                 if level.priority <= priority:
-                    level.work_s[models] -= less_s
+                    level.count(line, -less_s)
                 if level.priority == priority:
                     level.changed(line)
 
@@ -200,5 +221,5 @@ class Levels:
             work_s = line.waiting * line.line.run_s
             for level in levels:
                 if level.priority <= line.line.priority:
-                    level.work_s[line.line.models] = level.work_s.get(line.line.models, 0.0) + work_s
+                    level.count(line, work_s)
         return levels
