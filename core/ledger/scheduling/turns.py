@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from core.ledger.database.line_counts import IS_QUEUED
 from core.ledger.database.tables import instances, jobs
 from core.ledger.instances import HEALTHY, SILENCE_MS
 from core.ledger.scheduling.learned import LearnedCosts
-from core.ledger.scheduling.lines import Lines, accepted_of
+from core.ledger.scheduling.lines import Lines, WaitingLine, accepted_of
 from core.ledger.scheduling.picture import GPU_COLUMNS, GpuRow, Picture
 from core.records.job import LEASED
 from core.scheduling.lines import Decision, Why
@@ -24,6 +24,8 @@ from core.scheduling.lines import Decision, Why
 AVOID_MS = 60_000
 #: A turn is taken up within this time, unless its worker is gone.
 LATE_MS = 2_000
+#: How often the fleet is looked at anew where it changes meanwhile.
+LOOKS = 3
 #: Idle instances that are looked at when one job has come.
 LOOKED_AT = 64
 
@@ -84,13 +86,12 @@ class Turns:
         dead, without anybody knowing yet.
         """
         with self._database.read() as connection:
-            idle = idle_instances(connection)
-            first = self._turns(connection, idle)
+            first = self._turns(connection)
             late = {turn.job_id for turn in first if turn.waits_since_ms < now_ms() - LATE_MS}
             if not late:
                 return first
             asked = {turn.instance for turn in first}
-            others = self._turns(connection, [row for row in idle if row.name not in asked])
+            others = self._turns(connection, without=asked)
             return [*first, *(turn for turn in others if turn.job_id in late)]
 
     def of(self, job_id: str) -> Turn | None:
@@ -103,7 +104,7 @@ class Turns:
             line_id = connection.execute(_LINE_OF, {"wanted": job_id}).scalar()
             if line_id is None:
                 return None
-            found = self._turns(connection, idle_instances(connection, LOOKED_AT))
+            found = self._turns(connection, limit=LOOKED_AT)
         own = next((turn for turn in found if turn.job_id == job_id), None)
         return own or next((turn for turn in reversed(found) if turn.line_id == line_id and turn.why != "warm"), None)
 
@@ -113,12 +114,29 @@ class Turns:
         Asked when an instance has claimed a job: what waits has fewer GPUs from then on.
         """
         with self._database.read() as connection:
-            return [turn for turn in self._turns(connection, idle_instances(connection)) if turn.why != "warm"]
+            return [turn for turn in self._turns(connection) if turn.why != "warm"]
 
-    def _turns(self, connection: Connection, idle: Sequence[GpuRow]) -> list[Turn]:
-        waiting = self._lines.waiting(connection) if idle else []
-        if not waiting:
-            return []
+    def _turns(self, connection: Connection, *, limit: int | None = None, without: Collection[str] = ()) -> list[Turn]:
+        """Return the turns that are to be published now.
+
+        The lines are read before the idle instances: who claims in between is not taken for idle. Who claims after both
+        leaves fewer jobs in a line than were given away, and then all of it is looked at anew.
+        """
+        turns: list[Turn] = []
+        for _ in range(LOOKS):
+            waiting = self._lines.waiting(connection)
+            idle = [row for row in idle_instances(connection, limit) if row.name not in without] if waiting else []
+            if not idle:
+                return []
+            turns, is_stale = self._look(connection, waiting, idle)
+            if not is_stale:
+                break
+        return turns
+
+    def _look(
+        self, connection: Connection, waiting: Sequence[WaitingLine], idle: Sequence[GpuRow]
+    ) -> tuple[list[Turn], bool]:
+        """Return turns, and whether a line had fewer jobs than it was taken to have."""
         avoided = _avoided(connection)
         losers = {instance for _, instance in avoided}
         # Those that lost a job come last: the others have it first.
@@ -126,9 +144,10 @@ class Turns:
         takers: dict[int, list[tuple[GpuRow, Why]]] = defaultdict(list)
         for row, decision in play_idle(Picture(connection, self._lines, self._learned, waiting), by_choice):
             takers[decision.line.id].append((row, decision.why))
-        turns = []
+        turns, is_stale = [], False
         for line_id, rows in takers.items():
             heads = list(connection.execute(_FIRST.limit(len(rows) + len(avoided)), {"wanted_line": line_id}))
+            is_stale = is_stale or len(heads) < len(rows)
             for row, why in rows:
                 head = next((each for each in heads if (each.id, row.name) not in avoided), None)
                 if head is not None:
@@ -143,7 +162,7 @@ class Turns:
                             why=why,
                         )
                     )
-        return turns
+        return turns, is_stale
 
 
 def _avoided(connection: Connection) -> set[tuple[str, str]]:
