@@ -15,6 +15,7 @@ import requests
 from cli.local.queue_lengths import queue_lengths
 from core.errors import BrokerUnavailable
 from core.ledger import Ledger
+from core.records.output_options import OutputOptions
 from core.settings import Settings
 from tasks.messaging.app import make_app
 from tasks.messaging.names import GENERATE, GPU_QUEUE, RECONCILE, io_queue_of
@@ -115,7 +116,7 @@ def test_the_job_that_ran_is_named_whichever_the_turn_was_for(
         # No turn but this one is about: while a job's own turn runs it, nothing has been published for the next.
         busy = fleet.submit(work(1.5))
         fleet.wait(busy, "running")
-        job = submit(ledger, graph_text=graph)
+        job = submit(ledger, graph_text=graph, output_options=OutputOptions(strip_metadata=True))
         assert publisher.turn("for-another")
 
         assert fleet.wait(job.id)["status"] == "succeeded"
@@ -183,7 +184,7 @@ def test_queues_show_with_nobody_to_consume_them(fleet: Fleet, publisher: Publis
         page, listed = get(fleet, "/broker"), get(fleet, "/api/queues/length")["active_queues"]
     finally:
         fleet.signal("io", signal.SIGCONT)
-    names = {"gpu", "io", io_queue_of(settings.host), "maintenance"}
+    names = {"gpu", f"gpu.gpu0@{settings.host}", "io", io_queue_of(settings.host), "maintenance"}
     assert {queue["name"] for queue in listed} == names
     assert all(name in page for name in names)
     assert "No queue data" not in page

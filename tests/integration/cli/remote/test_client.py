@@ -392,8 +392,8 @@ def test_list_is_tab_separated_off_a_terminal(server: Script, capsys: pytest.Cap
     assert run(["list", "--status", "queued,succeeded", "--limit", "2"]) == 0
     assert server.requests[0][0] == "GET /api/v2/jobs?status=queued%2Csucceeded&limit=2"
     assert capsys.readouterr().out.splitlines() == [
-        "job-12345678\tsucceeded\t2026-01-01T00:00:00Z\t100%\t1\t-",
-        "job-12345678\tqueued\t2026-01-01T00:00:00Z\t-\t0\ttile",
+        "job-12345678\tsucceeded\t2026-01-01T00:00:00Z\t100%\t1\t-\t-\t-",
+        "job-12345678\tqueued\t2026-01-01T00:00:00Z\t-\t0\ttile\t-\t-",
     ]
 
 
