@@ -123,6 +123,7 @@ class JobRunner:
         self._runs: list[Run] = []
         self._collector = Collector(runtime.ledger)
         self._closing = False
+        #: When nothing was found to wait, while a prompt was about to end.
         self._looked_at_s = float("-inf")
 
     @property
@@ -379,10 +380,11 @@ class JobRunner:
         # One prompt behind the running one is all that helps.
         if self._has_next() or self._closing or time.monotonic() - self._looked_at_s < LOOK_EVERY_S:
             return
-        self._looked_at_s = time.monotonic()
         try:
             if self._runtime.ledger.claims.anything_waits():
                 self._begin(ahead=True)
+            else:
+                self._looked_at_s = time.monotonic()
         except TransientError as exc:
             log.info("looking ahead failed; the next turn will do: %s", exc)
 
