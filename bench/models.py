@@ -343,7 +343,12 @@ def main() -> int:
         for offered in asked.offered:
             coming = trace(jobs=asked.jobs, gpus=GPUS, models=MODELS, offered=offered, seed=asked.seed)
             load_before = os.getloadavg()[0]
-            ran = product.play(coming, progress)
+            try:
+                ran = product.play(coming, progress)
+            except (requests.RequestException, AssertionError):
+                # What it said last is all that is left of it.
+                print(product.fleet.log("api")[-3000:], file=sys.stderr)
+                raise
             if asked.json:
                 asked.json.write_text(json.dumps([asdict(each) for each in ran], indent=1) + "\n", encoding="utf-8")
             name = f"offered {offered:g}"
