@@ -9,6 +9,7 @@ from core.ledger import Ledger
 from core.records.bucket_target import BucketTarget
 from core.records.job import InputRef, JobSpec
 from core.records.output_options import AS_THEY_ARE, ConvertOptions, OutputOptions
+from core.records.requirements import Requirements
 from core.records.webhook_target import WebhookTarget
 from tests.ledger_moves import WEBHOOK, set_columns, submit
 
@@ -25,6 +26,8 @@ ASKED: dict[str, Any] = {
     "request_id": "mine",
     "webhook": WebhookTarget(url="https://a.example/", events=("job.failed",), sealed=("webhook_headers",)),
     "timeout_s": 90.0,
+    "requires": Requirements(vram_gb=24.0),
+    "start_within_s": 60.0,
 }
 ADDED: dict[str, Any] = {"nodes_total": 4, "shape": "s" * 64, "inputs": (InputRef(name="n", key="k"),)}
 
