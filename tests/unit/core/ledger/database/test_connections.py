@@ -312,7 +312,7 @@ class TestRestedConnection:
             asked.append(statement)
             return SimpleNamespace(fetchone=lambda: (77,))
 
-        connection = SimpleNamespace(execute=execute, rollback=lambda: asked.append("rollback"))
+        connection = SimpleNamespace(execute=execute, commit=lambda: asked.append("commit"))
         for listener in database.engine.pool.dispatch.checkout:
             listener(connection, record, None)
         return asked
@@ -324,7 +324,7 @@ class TestRestedConnection:
         record = SimpleNamespace(info={})
         self.give_back(postgres, record)
         watch.now_s += rested_s
-        assert self.take(postgres, record) == ([connections.CLOCK, "rollback"] if is_asked else [])
+        assert self.take(postgres, record) == ([connections.CLOCK, "commit"] if is_asked else [])
         assert clock.told == ([77] if is_asked else [])
 
     @pytest.mark.usefixtures("watch")
