@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -67,7 +68,8 @@ def finds_in_files(canaries: Iterable[Canary], root: Path, *, but: frozenset[str
       but: names of files that are not looked into.
     """
     found: list[Find] = []
-    for path in root.rglob("*"):
+    # os.walk passes over folders that go while it looks; Path.rglob does not.
+    for path in (Path(folder) / name for folder, _, names in os.walk(root) for name in names):
         if path.name in but or path.is_symlink() or not path.is_file():
             continue
         try:

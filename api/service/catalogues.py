@@ -108,7 +108,7 @@ class Catalogues:
         """
         came_at_s = time.monotonic()
         with ledger_time_limit():
-            catalogues = self._suiting(self._fleet.get(), requires)
+            catalogues = self._recently_suiting(requires)
         try:
             return _judge(graph, catalogues, staged_files)
         except InvalidWorkflow as exc:
@@ -139,6 +139,14 @@ class Catalogues:
                 if all(now[name] != looks for name, looks in before.items() if name in now):
                     break
             return True
+
+    def _recently_suiting(self, requires: Requirements | None) -> dict[str, CompiledCatalogue]:
+        """Go by the last look; nobody is refused for a GPU that came after it."""
+        try:
+            return self._suiting(self._fleet.get(), requires)
+        except RequirementsUnmet:
+            self._fleet.renew()
+            return self._suiting(self._fleet.get(), requires)
 
     def _load(self) -> _Fleet:
         gpus = tuple(self._instances.known_gpus())

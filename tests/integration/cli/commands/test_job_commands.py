@@ -88,6 +88,7 @@ def test_what_a_job_requires_goes_with_it(api: Api, capsys: pytest.CaptureFixtur
     job = api.ledger.jobs.get(answered(capsys)["id"])
     assert (job.priority, job.start_within_s) == (3, 60.0)
     assert job.requires == Requirements(pool="big", vram_gb=24.0)
+    api.ledger.jobs.cancel(job.id)
 
 
 @pytest.mark.parametrize(
