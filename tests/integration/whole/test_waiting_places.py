@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +52,12 @@ def test_a_waiting_stream_sees_its_place_move_and_hears_which_gpu_and_model_it_w
         fleet.wait(submit(fleet, SD15, seed), "succeeded", timeout_s=60)
     ahead = [submit(fleet, SD15, seed) for seed in range(10, 14)]
     waiting = submit(fleet, SDXL, 20)
-    listed: list[dict[str, Any]] = until(lambda: queue_of(fleet), what="a list from 1 on")
-    shown = fleet.command("status", waiting)
+    with ThreadPoolExecutor(1) as beside:
+        hearing = beside.submit(lambda: list(heard(fleet, waiting)))
+        listed: list[dict[str, Any]] = until(lambda: queue_of(fleet), what="a list from 1 on")
+        shown = fleet.command("status", waiting)
 
-    told = list(heard(fleet, waiting))
+        told = hearing.result()
 
     places = [data for _, data in told if data["status"] == "queued"]
     positions = [data["queue_position"] for data in places]
