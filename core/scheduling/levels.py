@@ -53,15 +53,10 @@ class LineAhead:
         while self._nearest < len(self.deadlines) and self._has_left(self.deadlines[self._nearest][2]):
             self._nearest += 1
         self.waiting -= 1
-        old = self._of.line
-        self.line = Line(
-            id=old.id,
-            priority=old.priority,
-            tenant=old.tenant,
-            models=old.models,
+        self.line = replace(
+            self._of.line,
             waiting=self.waiting,
             since_s=self._of.came(self._head),
-            run_s=old.run_s,
             start_by_s=self.deadlines[self._nearest][0] if self._nearest < len(self.deadlines) else None,
         )
         return True

@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from sqlalchemy import Connection, bindparam, select
+from sqlalchemy import Connection, select
 
 from core.ledger.database.tables import instances, jobs
 from core.ledger.durations import gpu_kind
-from core.ledger.instances import HEALTHY, SILENCE_MS
+from core.ledger.instances import SILENCE_MS
 from core.ledger.scheduling.learned import USUAL_LOAD_S, Costs
 from core.ledger.scheduling.lines import LineKind
-from core.ledger.scheduling.picture import GPU_COLUMNS, GpuRow
+from core.ledger.scheduling.picture import GPU_COLUMNS, IS_ALIVE, GpuRow
 from core.ledger.scheduling.reach import Reach, Sort
 from core.records.job import LEASED
 from core.scheduling.lines import Gpu, ModelSet
 from core.scheduling.picture import FleetGpu
 from core.scheduling.residency import USUAL_BYTES
 
-_ALIVE = (
-    select(*GPU_COLUMNS)
-    .where(instances.c.state == HEALTHY, instances.c.heartbeat_at_ms > bindparam("heard_since_ms"))
-    .order_by(instances.c.name)
-)
+_ALIVE = select(*GPU_COLUMNS).where(IS_ALIVE).order_by(instances.c.name)
 _RUNNING = select(
     jobs.c.instance,
     jobs.c.line,
@@ -87,20 +83,14 @@ class FleetView:
         """
         gpu, recent, room = self._alike(row)
         if left_s:
-            gpu = Gpu(
-                holds=gpu.holds,
-                at_risk=gpu.at_risk,
-                load_s=gpu.load_s,
-                usual_load_s=gpu.usual_load_s,
-                free_s=left_s,
-            )
+            gpu = replace(gpu, free_s=left_s)
         return FleetGpu(
             name=row.name, gpu=gpu, busy=left_s is not None, can_run=self.can_run(row), recent=recent, room=room
         )
 
     def can_run(self, row: GpuRow) -> frozenset[int] | None:
         """Return the waiting lines that an instance can run; None for all of them."""
-        sort = Sort(row.catalogue, row.pool, row.vram_bytes)
+        sort = row.sort
         if sort not in self._can_run:
             able = self._reach.able(sort).intersection(self._waiting)
             self._can_run[sort] = None if len(able) == len(self._waiting) else able

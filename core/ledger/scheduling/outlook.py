@@ -252,16 +252,7 @@ def _line(
     count = max(waiting.waiting, len(found))
     if count > len(found):
         came_s.append(max(heads.newest_ms.get(waiting.id, 0), found[-1].created_at_ms) / 1000)
-    line = Line(
-        id=waiting.id,
-        priority=kind.priority,
-        tenant=kind.tenant,
-        models=kind.work,
-        waiting=count,
-        since_s=found[0].created_at_ms / 1000,
-        run_s=fmean(run_s),
-        start_by_s=None if waiting.start_by_ms is None else waiting.start_by_ms / 1000,
-    )
+    line = replace(waiting.drawn(fmean(run_s)), waiting=count, since_s=found[0].created_at_ms / 1000)
     return pure.WaitingLine(
         line=line, came_s=tuple(came_s), start_by_s=_deadlines(waiting, found), run_s=run_s, needs=_needs(kind)
     )

@@ -65,13 +65,14 @@ class GpuRow:
 GPU_COLUMNS = tuple(instances.c[field.name] for field in fields(GpuRow))
 #: What makes instances alike for a line.
 _SORT = (instances.c.catalogue, instances.c.pool, instances.c.vram_bytes)
-_IS_ALIVE = and_(instances.c.state == HEALTHY, instances.c.heartbeat_at_ms > bindparam("heard_since_ms"))
+#: An instance that is healthy and was heard of lately, in statements that are built once.
+IS_ALIVE = and_(instances.c.state == HEALTHY, instances.c.heartbeat_at_ms > bindparam("heard_since_ms"))
 _IS_BUSY = instances.c.free_at_ms > bindparam("now")
 _LEFT_MS = case((_IS_BUSY, instances.c.free_at_ms - bindparam("now")), else_=0)
 _HOLDERS = (
     select(residents.c.models, *_SORT, func.count().label("gpus"), func.sum(_LEFT_MS).label("left_ms"))
     .select_from(residents.join(instances, residents.c.instance == instances.c.name))
-    .where(_IS_ALIVE)
+    .where(IS_ALIVE)
     .group_by(residents.c.models, *_SORT)
 )
 _EVERYBODY = select(
@@ -79,7 +80,7 @@ _EVERYBODY = select(
     *(null().label(column.name) for column in _SORT),
     func.count().label("gpus"),
     func.sum(case((_IS_BUSY, 1), else_=0)).label("left_ms"),
-).where(_IS_ALIVE)
+).where(IS_ALIVE)
 _FLEET = union_all(_HOLDERS, _EVERYBODY)
 _mine = residents.alias("mine")
 #: The same of what one instance holds.
@@ -218,35 +219,15 @@ class Picture:
     def take(self, decision: Decision) -> None:
         """Play a decision: one job fewer waits, and one GPU more is at work."""
         line, before = decision.line, self.fleet
-        self._put(line, line.waiting - 1)
+        if line.waiting > 1:
+            self._lines[line.id] = replace(line, waiting=line.waiting - 1)
+        else:
+            self._lines.pop(line.id, None)
         held_by = before.holders.get(line.models, Holders(gpus=0))
         is_new = decision.why != "warm" and decision.load_s > 0
         now_held_by = Holders(gpus=held_by.gpus + is_new, free_s=held_by.free_s + decision.load_s + line.run_s)
         self._fleet = Fleet(
             holders={**before.holders, line.models: now_held_by}, gpus=before.gpus, busy=before.busy + 1
-        )
-
-    def drop(self, line: Line) -> None:
-        """Leave a line out: none of its jobs could be had."""
-        self._put(line, 0)
-
-    def seconds_of(self, decision: Decision) -> float:
-        """Return how long a GPU will be at work on what it takes, expected."""
-        return decision.load_s + decision.line.run_s
-
-    def _put(self, line: Line, waiting: int) -> None:
-        if waiting < 1:
-            self._lines.pop(line.id, None)
-            return
-        self._lines[line.id] = Line(
-            id=line.id,
-            priority=line.priority,
-            tenant=line.tenant,
-            models=line.models,
-            waiting=waiting,
-            since_s=line.since_s,
-            run_s=line.run_s,
-            start_by_s=line.start_by_s,
         )
 
     def _read(self, query: CompoundSelect[Any], **more: str) -> Fleet:

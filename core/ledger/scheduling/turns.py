@@ -13,10 +13,10 @@ from core.clock import now_ms
 from core.ledger.database.connections import Database
 from core.ledger.database.line_counts import IS_QUEUED
 from core.ledger.database.tables import instances, jobs
-from core.ledger.instances import HEALTHY, SILENCE_MS
+from core.ledger.instances import SILENCE_MS
 from core.ledger.scheduling.learned import LearnedCosts
 from core.ledger.scheduling.lines import Lines, WaitingLine, accepted_of
-from core.ledger.scheduling.picture import GPU_COLUMNS, GpuRow, Picture
+from core.ledger.scheduling.picture import GPU_COLUMNS, IS_ALIVE, GpuRow, Picture
 from core.records.job import LEASED
 from core.scheduling.lines import Decision, Why
 
@@ -31,15 +31,7 @@ LOOKED_AT = 64
 
 _BUSY = select(jobs.c.instance).where(jobs.c.status.in_(sorted(LEASED)), jobs.c.instance.is_not(None))
 #: Instances that could begin a job now, in one order.
-_IDLE = (
-    select(*GPU_COLUMNS)
-    .where(
-        instances.c.state == HEALTHY,
-        instances.c.heartbeat_at_ms > bindparam("heard_since_ms"),
-        instances.c.name.not_in(_BUSY),
-    )
-    .order_by(instances.c.name)
-)
+_IDLE = select(*GPU_COLUMNS).where(IS_ALIVE, instances.c.name.not_in(_BUSY)).order_by(instances.c.name)
 _LINE_OF = select(jobs.c.line).where(jobs.c.id == bindparam("wanted"), IS_QUEUED)
 _FIRST = (
     select(jobs.c.id, jobs.c.updated_at_ms)
@@ -50,9 +42,7 @@ _FIRST = (
 _AVOIDED = select(jobs.c.id, jobs.c.lost_on, jobs.c.catalogues).where(
     IS_QUEUED, jobs.c.lost_on.is_not(None), jobs.c.updated_at_ms >= bindparam("avoided_since_ms")
 )
-_ALIVE = select(instances.c.name, instances.c.catalogue).where(
-    instances.c.state == HEALTHY, instances.c.heartbeat_at_ms > bindparam("heard_since_ms")
-)
+_ALIVE = select(instances.c.name, instances.c.catalogue).where(IS_ALIVE)
 
 
 @dataclass(frozen=True, kw_only=True)
