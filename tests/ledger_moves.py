@@ -44,6 +44,12 @@ def accepted(**given: Any) -> AcceptedJob:
     return AcceptedJob(request=JobRequest(**asked), **added)
 
 
+def digest_of(ledger: Ledger, name: str) -> str:
+    """The catalogue of an instance."""
+    [digest] = [digest for digest, names in ledger.instances.catalogues().items() if name in names]
+    return digest
+
+
 def claimed(ledger: Ledger, instance: str = "gpu0@here", **fields: Any) -> Claim:
     """Record a job and claim it."""
     job = submit(ledger, **fields)

@@ -207,3 +207,15 @@ def chain(length: int) -> Nodes:
         graph[str(n)] = {"class_type": "ImageInvert", "inputs": {"image": ["1" if n == 3 else str(n - 1), 0]}}
     graph["2"]["inputs"]["images"] = [str(length), 0]
     return graph
+
+
+def with_checkpoints(*names: str) -> dict[str, Any]:
+    """The catalogue of an instance that has these checkpoints."""
+    catalogue: dict[str, Any] = copy.deepcopy(CATALOGUE)
+    catalogue["CheckpointLoaderSimple"]["input"]["required"]["ckpt_name"][0] = list(names)
+    return catalogue
+
+
+def loading(name: str) -> Nodes:
+    """A graph that loads a checkpoint."""
+    return with_input("CheckpointLoaderSimple", "ckpt_name", name)

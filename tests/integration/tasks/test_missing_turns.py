@@ -12,14 +12,8 @@ from core.ledger import Ledger
 from core.ledger.database.tables import instances, jobs
 from core.ledger.instances import HEALTHY
 from core.ledger.scheduling.turns import AVOID_MS
-from tests.ledger_moves import claimed, register, set_columns, submit
+from tests.ledger_moves import claimed, digest_of, register, set_columns, submit
 from tests.waiting import quickest
-
-
-def digest_of(ledger: Ledger, name: str) -> str:
-    """The catalogue of an instance."""
-    [digest] = [digest for digest, names in ledger.instances.catalogues().items() if name in names]
-    return digest
 
 
 def missing(ledger: Ledger) -> list[str]:

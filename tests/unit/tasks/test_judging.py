@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from typing import Any
 
@@ -14,25 +13,10 @@ from core.ledger.database.tables import jobs
 from core.ledger.instances import Instances
 from core.ledger.pins import PinnedGraph
 from tasks.judging import Judge, pin_elsewhere
-from tests.ledger_moves import claimed, register, submit
-from tests.unit.catalogue_literals import CATALOGUE, Nodes, with_input
+from tests.ledger_moves import claimed, digest_of, register, submit
+from tests.unit.catalogue_literals import Nodes, loading, with_checkpoints
 
 HERE, THERE, ELSEWHERE = "gpu0@here", "gpu1@here", "gpu2@here"
-
-
-def with_checkpoints(*names: str) -> dict[str, Any]:
-    catalogue: dict[str, Any] = copy.deepcopy(CATALOGUE)
-    catalogue["CheckpointLoaderSimple"]["input"]["required"]["ckpt_name"][0] = list(names)
-    return catalogue
-
-
-def loading(name: str) -> Nodes:
-    return with_input("CheckpointLoaderSimple", "ckpt_name", name)
-
-
-def digest_of(ledger: Ledger, name: str) -> str:
-    [digest] = [digest for digest, names in ledger.instances.catalogues().items() if name in names]
-    return digest
 
 
 def wanted(ledger: Ledger, graph: Nodes) -> PinnedGraph:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import time
 from typing import Any
@@ -19,8 +18,8 @@ from tasks.messaging.app import make_app
 from tasks.reconciling import repinning
 from tasks.reconciling.repinning import Review, follow_fleet
 from tasks.runtime import equip
-from tests.ledger_moves import WEBHOOK, check_log, register, submit
-from tests.unit.catalogue_literals import CATALOGUE, Nodes, with_input
+from tests.ledger_moves import WEBHOOK, check_log, digest_of, register, submit
+from tests.unit.catalogue_literals import CATALOGUE, Nodes, loading, with_checkpoints, with_input
 
 HERE, THERE = "gpu0@here", "gpu1@here"
 
@@ -28,21 +27,6 @@ HERE, THERE = "gpu0@here", "gpu1@here"
 @pytest.fixture(autouse=True)
 def _look_again_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(repinning, "SECOND_LOOK_S", 0.0)
-
-
-def with_checkpoints(*names: str) -> dict[str, Any]:
-    catalogue: dict[str, Any] = copy.deepcopy(CATALOGUE)
-    catalogue["CheckpointLoaderSimple"]["input"]["required"]["ckpt_name"][0] = list(names)
-    return catalogue
-
-
-def loading(name: str) -> Nodes:
-    return with_input("CheckpointLoaderSimple", "ckpt_name", name)
-
-
-def digest_of(ledger: Ledger, name: str) -> str:
-    [digest] = [digest for digest, names in ledger.instances.catalogues().items() if name in names]
-    return digest
 
 
 def waiting(ledger: Ledger, graph: Nodes, *catalogues: str, **fields: Any) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Callable
 from typing import Any
@@ -17,9 +16,9 @@ from core.records.job import FAILED, QUEUED
 from tasks.judging import Judge
 from tasks.reconciling import repinning
 from tasks.reconciling.repinning import SECOND_LOOK_S, TIME_LIMIT_S, Review, follow_fleet
-from tests.ledger_moves import WEBHOOK, register, submit
+from tests.ledger_moves import WEBHOOK, digest_of, register, submit
 from tests.makers import BrokerlessRuntime, Stopwatch
-from tests.unit.catalogue_literals import CATALOGUE, Nodes, with_input
+from tests.unit.catalogue_literals import Nodes, loading, with_checkpoints
 
 HERE, THERE = "gpu0@here", "gpu1@here"
 
@@ -34,21 +33,6 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Stopwatch:
 @pytest.fixture
 def review(ledger: Ledger, watch: Stopwatch) -> Review:
     return Review(ledger)
-
-
-def with_checkpoints(*names: str) -> dict[str, Any]:
-    catalogue: dict[str, Any] = copy.deepcopy(CATALOGUE)
-    catalogue["CheckpointLoaderSimple"]["input"]["required"]["ckpt_name"][0] = list(names)
-    return catalogue
-
-
-def loading(name: str) -> Nodes:
-    return with_input("CheckpointLoaderSimple", "ckpt_name", name)
-
-
-def digest_of(ledger: Ledger, name: str) -> str:
-    [digest] = [digest for digest, names in ledger.instances.catalogues().items() if name in names]
-    return digest
 
 
 def waiting(ledger: Ledger, graph: Nodes, *catalogues: str, **fields: Any) -> str:
