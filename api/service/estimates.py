@@ -97,7 +97,10 @@ class Estimates:
     def _far_place(self, outlook: Outlook, job: Job, line: int, index: int) -> Place | None:
         if line not in outlook.forecast.lines:
             outlook = self._since(job.updated_at_ms)
-        return _place(outlook, line, index, is_far=True) if line in outlook.forecast.lines else None
+        if line not in outlook.forecast.lines:
+            return None
+        # One that just came is not far behind: the next look has it.
+        return _place(outlook, line, index, is_far=job.updated_at_ms < outlook.at_ms)
 
     def _since(self, moment_ms: int) -> Outlook:
         """Return a look from after a moment: nobody waited in this line before. Those who want one share it."""

@@ -84,6 +84,7 @@ class Worker:
     def __init__(self, ledger: Ledger, outputs_dir: Path) -> None:
         self.ledger = ledger
         self.outputs_dir = outputs_dir
+        self._known: set[str] = set()
 
     def come_up(
         self, name: str = INSTANCE, object_info: dict[str, Any] | None = None, *, pool: str | None = None
@@ -101,6 +102,21 @@ class Worker:
             restarts=0,
             pool=pool,
         )
+        self._known.add(name)
+
+    def beat(self) -> None:
+        """Be heard of, as a worker is every few seconds: a module's tests may take longer than one may be silent."""
+        for name in self._known:
+            record = self.ledger.instances.get(name)
+            if record is not None and record.state == "healthy":
+                self.ledger.instances.heartbeat(
+                    name,
+                    worker="w",
+                    state=record.state,
+                    reason=record.reason,
+                    is_drained=False,
+                    restarts=record.restarts,
+                )
 
     def claim(self, job_id: str) -> Claim:
         claim = self.ledger.claims.claim(INSTANCE, named=job_id)
@@ -169,6 +185,7 @@ class Api:
         return self.session.post(self.url + path, timeout=20, **kwargs)
 
     def submit(self, **fields: Any) -> str:
+        self.worker.beat()
         answer = self.post("/api/v2/jobs", {"workflow": GRAPH, **fields})
         assert answer.status_code == 201, answer.text
         return str(answer.json()["id"])

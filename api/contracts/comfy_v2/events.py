@@ -88,6 +88,8 @@ class EventStream:
     def frames(self) -> Iterator[str]:
         """Yield the status first, then outputs, last the terminal status. Waits for a ledger that is away."""
         with self._hub.watch(self._job.id, live=True) as watch:
+            # Before the first place is read: what moves from then on is heard.
+            watch.is_in_line = self._job.status == QUEUED
             yield from self._beginning()
             spoke_at_s = read_at_s = time.monotonic()
             while not self._is_over:

@@ -144,6 +144,8 @@ class GenerateStream:
         shown: tuple[Any, ...] = ()
         spoke_at_s = float("-inf")
         while not watch.is_gone:
+            # Before its place is read: what moves from then on is heard.
+            watch.is_in_line = self._job.status == QUEUED
             self._look(watch)
             if self._job.is_terminal:
                 yield self._final()
@@ -157,7 +159,6 @@ class GenerateStream:
                 spoke_at_s = now_s
                 yield KEEPALIVE
             is_held_back = news != shown
-            watch.is_in_line = self._job.status == QUEUED
             woken = watch.wait(max(0.0, spoke_at_s + PAUSE_S - now_s) if is_held_back else CLIENT_CHECK_S)
             self._has_moved = self._has_moved or woken
             if self._is_gone():

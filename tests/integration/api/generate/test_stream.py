@@ -267,6 +267,7 @@ def _hung_up(api: Api, path: str, request_id: str, **fields: Any) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_what_a_fleet_has_learned_tells_how_long_a_queue_takes(tmp_path: Path) -> None:
     with Fleet(tmp_path, simulated_gpus="1") as fleet:
         fleet.start(*(name for name in ALL if name != "gpu1")).ready(gpus=1)

@@ -6,6 +6,8 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 from api.http.time_limits import at_most
 from core.errors import LedgerUnavailable
 from tests.paths import ROOT
@@ -80,6 +82,7 @@ print("ok")
 """
 
 
+@pytest.mark.slow
 def test_limits_in_greenlets() -> None:
     done = subprocess.run([sys.executable, "-c", SCRIPT], cwd=ROOT, capture_output=True, text=True, timeout=90)
 

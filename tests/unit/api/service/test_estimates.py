@@ -92,7 +92,7 @@ class TestPlace:
         newer = submit(ledger)
         place = estimates.place(newer)
         assert place is not None
-        assert (place.position, place.is_far) == (2, True)
+        assert (place.position, place.is_far) == (2, False)
         assert (len(looks.calls), len(counts.calls)) == (1, 1)
 
     def test_of_one_that_just_came_to_a_line_of_its_own_is_worth_a_look(

@@ -57,6 +57,7 @@ def test_a_busy_gpu_that_holds_the_models_is_waited_for(ledger: Ledger) -> None:
     set_columns(ledger, running.job_id, started_at_ms=now_ms() - 10_000)
     _set_instance(ledger, GPU, free_at_ms=now_ms() + 20_000)
     first, second = submit(ledger, models=(SDXL,)), submit(ledger, models=(SDXL,))
+    set_columns(ledger, first.id, created_at_ms=first.created_at_ms - 1)
 
     told = [_told(ledger, job) for job in (first, second)]
 
