@@ -182,9 +182,11 @@ class Product:
         body = {"workflow": graph(job.models, job.run_s, seed)}
         answer = self._http.post(f"{self.fleet.base_url}/api/v2/jobs", json=body, timeout=60)
         assert answer.status_code == 201, answer.text
-        told = answer.json()
+        job_id = answer.json()["id"]
+        # It may have begun already.
+        told = self._http.get(f"{self.fleet.base_url}/api/v2/jobs/{job_id}", timeout=60).json()
         starts_in_s = (told.get("queue") or {}).get("starts_in_s")
-        return told["id"], None if starts_in_s is None else starts_in_s * self._scale
+        return job_id, None if starts_in_s is None else starts_in_s * self._scale
 
     def play(self, coming: Sequence[SimulatedJob], progress: Progress) -> list[Ran]:
         """Submit each job in its time, wait for the last, and return what became of them."""
@@ -277,7 +279,7 @@ def report_forecast(report: Report, name: str, ran: Sequence[Ran]) -> None:
         if each.forecast_s is not None and each.job.at_s >= BEGIN_S
     ]
     if not told:
-        report.line(f"{name}, starts_in_s", "the API does not say it")
+        report.line(f"{name}, starts_in_s", "nothing waited")
         return
     shares = [abs(said_s - was_s) / was_s for said_s, was_s in told if was_s >= SHORT_S]
     missed_s = statistics.median(abs(said_s - was_s) for said_s, was_s in told)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from statistics import fmean
 from typing import Protocol
 
-from sqlalchemy import case, delete, func, select
+from sqlalchemy import ColumnElement, case, delete, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from core.clock import now_ms
@@ -120,8 +120,15 @@ class Durations:
 
     def known(self, subjects_: Iterable[str], *, gpu: str) -> dict[str, float]:
         """Return the averages on a kind of GPU of those subjects that have one there; guesses are none."""
+        return self._on(gpu, subjects_, durations.c.seen > 0)
+
+    def guessed(self, subjects_: Iterable[str], *, gpu: str) -> dict[str, float]:
+        """Return the guesses on a kind of GPU of those subjects of which there is nothing better."""
+        return self._on(gpu, subjects_, durations.c.seen == 0)
+
+    def _on(self, gpu: str, subjects_: Iterable[str], condition: ColumnElement[bool]) -> dict[str, float]:
         query = select(durations.c.what, durations.c.average_s).where(
-            durations.c.what.in_(sorted(subjects_)), durations.c.gpu == gpu, durations.c.seen > 0
+            durations.c.what.in_(sorted(subjects_)), durations.c.gpu == gpu, condition
         )
         with self._database.read() as connection:
             return {row.what: row.average_s for row in connection.execute(query)}

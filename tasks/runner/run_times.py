@@ -62,21 +62,31 @@ class Teacher:
         if was_held_in_vain(claim, seconds):
             was_cold = True
             self._doubt(claim, instance)
-        if self._was_told_lately(f"{claim.shape or claim.template or ''} {was_cold}"):
+        what = f"{claim.shape or claim.template or ''} {was_cold}"
+        is_first = what not in self._told_at_s
+        if self._was_told_lately(what):
             return
         gpu = gpu_kind(instance.device, instance.kind)
         try:
-            self._teach(claim, gpu, seconds, was_cold=was_cold)
+            if was_cold:
+                self._teach_load(claim, gpu, seconds)
+            else:
+                self._teach_run(claim, gpu, seconds, is_first=is_first)
         except LedgerUnavailable as exc:
             log.info("the ledger was not told how long job %s took: %s", claim.job_id, exc)
 
-    def _teach(self, claim: Claim, gpu: str, seconds: float, *, was_cold: bool) -> None:
-        """Record what a run teaches: how long such jobs run, or how long their models load beside that."""
-        durations, models = self._ledger.durations, model_set_of(claim.models)
-        runs, load = [*subjects_of(claim.shape, claim.template), run_subject(models)], load_subject(models)
-        if not was_cold:
-            durations.learn_all(dict.fromkeys(runs, seconds), gpu=gpu)
-            return
+    def _teach_run(self, claim: Claim, gpu: str, seconds: float, *, is_first: bool) -> None:
+        """Record how long such jobs run, and with the first of them how much of the run with a load was the load."""
+        durations, (runs, load) = self._ledger.durations, _subjects(claim)
+        lessons = dict.fromkeys(runs, seconds)
+        guessed = durations.guessed([runs[0], load], gpu=gpu) if is_first else {}
+        if len(guessed) == 2:
+            lessons[load] = max(0.0, sum(guessed.values()) - seconds)
+        durations.learn_all(lessons, gpu=gpu)
+
+    def _teach_load(self, claim: Claim, gpu: str, seconds: float) -> None:
+        """Record how long the models of such jobs load beside what the jobs run."""
+        durations, (runs, load) = self._ledger.durations, _subjects(claim)
         known = durations.known([*runs, load], gpu=gpu)
         usual_s = next((known[what] for what in runs if what in known), None)
         if usual_s is not None:
@@ -104,6 +114,12 @@ class Teacher:
         while len(self._told_at_s) > KEPT:
             self._told_at_s.popitem(last=False)
         return False
+
+
+def _subjects(claim: Claim) -> tuple[list[str], str]:
+    """Return under what a claim's run is remembered, the most telling first, and under what the load of its models."""
+    models = model_set_of(claim.models)
+    return [*subjects_of(claim.shape, claim.template), run_subject(models)], load_subject(models)
 
 
 def was_held_in_vain(claim: Claim, seconds: float) -> bool:

@@ -106,9 +106,20 @@ class TestTeacher:
         teacher.tell(cold(claim), instance, 2 * seconds)
         assert learned(ledger) == guessed, "another one of these tells no more"
         teacher.tell(replace(claim, load_s=0.0), instance, 3.0)
+        first = {"shape:s": 3.0, run_subject(models): 3.0, load_subject(models): run_s + load_s - 3.0}
+        assert learned(ledger) == first, "one without a load tells what the load was"
         watch.now_s += PAUSE_S
         teacher.tell(cold(claim), instance, 15.0)
-        assert learned(ledger) == {"shape:s": 3.0, run_subject(models): 3.0, load_subject(models): 12.0}
+        loads_s = (first[load_subject(models)] + 12.0) / 2
+        assert learned(ledger) == first | {load_subject(models): pytest.approx(loads_s)}
+
+    def test_a_run_of_another_shape_does_not_tell_what_the_load_was(
+        self, ledger: Ledger, teacher: Teacher, instance: InstanceRecord
+    ) -> None:
+        long, short = (claimed(ledger, shape=shape, models=("a.pt",)) for shape in ("long", "short"))
+        teacher.tell(cold(long), instance, 60.0)
+        teacher.tell(replace(short, load_s=0.0), instance, 2.0)
+        assert learned(ledger)[load_subject(model_set_of(("a.pt",)))] == USUAL_LOAD_S
 
     def test_a_load_that_is_known_is_no_part_of_a_new_run(
         self, ledger: Ledger, teacher: Teacher, instance: InstanceRecord
