@@ -6,5 +6,6 @@ line_counts    how many jobs wait in each line, written with what moves them (co
 rows           rows as records
 error_map      what a database raises, as our errors (connections)
 fork_guard     no fork while SQLite is open (connections)
+write_lock     SQLite's write lock, in the order of those who wait (connections)
 stored_fields  fields of records as columns (rows, core.ledger)
 """

@@ -21,6 +21,7 @@ from core.errors import ConfigurationError
 from core.ledger.database.error_map import in_our_words
 from core.ledger.database.fork_guard import close_at_fork, using_sqlite
 from core.ledger.database.line_counts import write_counts
+from core.ledger.database.write_lock import begin_writing
 from core.links import LinkSigner
 from core.records.job import Status
 
@@ -113,7 +114,7 @@ class Database:
         """
         with self._in_use(), self.engine.begin() as connection:
             if self.is_sqlite:
-                connection.exec_driver_sql("BEGIN IMMEDIATE")
+                begin_writing(connection, timeout_s=TIMEOUT_S)
             transaction = Transaction(connection=connection, is_sqlite=self.is_sqlite, signer=self._signer)
             yield transaction
             write_counts(connection, transaction.line_changes)
