@@ -56,7 +56,7 @@ def create_app(settings: Settings, *, ledger: Ledger, publisher: TurnPublisher, 
     intake = Intake(settings, ledger, marker)
     service = JobService(settings, ledger, publisher, intake)
     estimates = Estimates(ledger)
-    hub.before_moves(estimates.renew)
+    hub.before_moves(estimates.look_at_moves)
     app.register_blueprint(v2_blueprint(settings, ledger, service, hub, estimates))
     app.register_blueprint(assets_blueprint(settings, ledger, intake, guard))
     library = Library([SHIPPED] if settings.workflows_dir is None else [SHIPPED, settings.workflows_dir])

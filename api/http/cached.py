@@ -9,9 +9,14 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
+#: No more than this share of the time goes into loading a value: one that takes long is used for longer.
+LOADING_SHARE = 0.1
+#: But not for longer than this because of that.
+LONGEST_S = 5.0
+
 
 class CachedValue(Generic[T]):
-    """Keeps what `load` returned for `max_age_s`.
+    """Keeps what `load` returned for `max_age_s`, or longer where loading takes more than a tenth of that.
 
     Many requests want the same small facts (how many jobs wait, which catalogues there are). Each would cost a query.
     """
@@ -22,9 +27,11 @@ class CachedValue(Generic[T]):
         self._lock = threading.Lock()
         self._kept: tuple[T] | None = None
         self._stale_at_s = 0.0
+        #: Until then loading it again would take too much of the time.
+        self._rests_until_s = 0.0
 
     def get(self) -> T:
-        """Return the value, at most `max_age_s` old, or a little older while another caller loads it.
+        """Return the value, at most as old as said above, or a little older while another caller loads it.
 
         The first callers wait for each other: there is nothing older to use. Raises what `load` does.
         """
@@ -46,8 +53,19 @@ class CachedValue(Generic[T]):
         with self._lock:
             self._renewed()
 
+    def renew_if_due(self) -> bool:
+        """Load it now unless that would take too much of the time; return whether it did. Raises what `load` does."""
+        if time.monotonic() < self._rests_until_s:
+            return False
+        self.renew()
+        return True
+
     def _renewed(self) -> T:
+        began_s = time.monotonic()
         value = self._load()
+        loaded_s = time.monotonic()
+        rest_s = min(LONGEST_S, (loaded_s - began_s) / LOADING_SHARE)
         self._kept = (value,)
-        self._stale_at_s = time.monotonic() + self._max_age_s
+        self._rests_until_s = loaded_s + rest_s
+        self._stale_at_s = loaded_s + max(self._max_age_s, rest_s)
         return value

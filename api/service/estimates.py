@@ -49,13 +49,23 @@ class Estimates:
         self._renewing = threading.Lock()
 
     def outlook(self) -> Outlook:
-        """Return what becomes of the fleet's work as it was at most about a second ago. Raises LedgerUnavailable."""
+        """Return what becomes of the fleet's work as it was about a second ago, in a very large fleet some seconds.
+
+        Raises LedgerUnavailable.
+        """
         with ledger_time_limit():
             return self._outlook.get()
 
     def renew(self) -> None:
-        """Look again: something has moved. Raises LedgerUnavailable."""
+        """Look again. Raises LedgerUnavailable."""
         self._outlook.renew()
+
+    def look_at_moves(self) -> bool:
+        """Look again, for something has moved; False: the last look was too dear to have another one so soon.
+
+        Raises LedgerUnavailable.
+        """
+        return self._outlook.renew_if_due()
 
     def place(self, job: Job) -> Place | None:
         """Return the job's place of at most about a second ago; None when it does not wait. Raises LedgerUnavailable.

@@ -115,10 +115,14 @@ class Hub:
         self._polled_at_s = time.monotonic()
         self._loop = Loop("backstop", self._look, pause_s=min(poll_s, MOVES_S))
         self._has_moved = False
-        self._before_moves: Callable[[], None] = lambda: None
+        self._before_moves: Callable[[], bool] = lambda: True
 
-    def before_moves(self, look: Callable[[], None]) -> None:
-        """Set what is called before waiters hear that the queue has moved; it may raise LedgerUnavailable."""
+    def before_moves(self, look: Callable[[], bool]) -> None:
+        """Set what is called before waiters hear that the queue has moved.
+
+        Parameters:
+          look: returns False when they are to hear of it later; may raise LedgerUnavailable.
+        """
         self._before_moves = look
 
     def look(self, job_id: str) -> Job:
@@ -212,10 +216,13 @@ class Hub:
             return
         try:
             with ledger_time_limit():
-                self._before_moves()
+                has_looked = self._before_moves()
         except LedgerUnavailable:
             self._has_moved = True
             raise
+        if not has_looked:
+            self._has_moved = True
+            return
         for watch in in_line:
             watch.tell_moved()
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Iterator
 
 import pytest
 
 import core.errors
 from api.http import errors
-from api.http.cached import CachedValue
 from api.http.error_shapes import COMFY_API, error_headers
 from api.http.errors import status_of
 from api.http.files import content_disposition
@@ -173,30 +171,3 @@ def test_client_errors_are_4xx_and_transient_ones_can_be_repeated() -> None:
         assert status_of(kind("x")) < 500
     for kind in _every_error(core.errors.TransientError):
         assert status_of(kind("x")) in (429, 503, 507)
-
-
-def test_a_fresh_value_is_loaded_again_when_it_is_old() -> None:
-    loads: list[int] = []
-
-    def load() -> int:
-        loads.append(1)
-        return len(loads)
-
-    kept, always = CachedValue(load, max_age_s=60.0), CachedValue(load, max_age_s=0.0)
-    assert [kept.get(), kept.get()] == [1, 1]
-    assert [always.get(), always.get()] == [2, 3]
-
-
-def test_a_fresh_value_that_cannot_be_loaded_is_tried_again() -> None:
-    answers: Iterator[LookupError | str] = iter([LookupError("away"), "here"])
-
-    def load() -> str:
-        answer = next(answers)
-        if isinstance(answer, LookupError):
-            raise answer
-        return answer
-
-    value = CachedValue(load, max_age_s=60.0)
-    with pytest.raises(LookupError):
-        value.get()
-    assert value.get() == "here"

@@ -168,7 +168,12 @@ def test_progress_wakes_only_those_who_want_it(slow_hub: Hub) -> None:
 
 def test_who_stands_in_line_is_told_once_a_second_that_the_queue_has_moved(hub: Hub) -> None:
     looks: list[float] = []
-    hub.before_moves(lambda: looks.append(time.monotonic()))
+
+    def look_at() -> bool:
+        looks.append(time.monotonic())
+        return True
+
+    hub.before_moves(look_at)
     with hub.watch("a", live=True) as waiting, hub.watch("b", live=True) as running:
         assert waiting.wait(5), "the backstop says once what it found"
         assert running.wait(5)
@@ -188,9 +193,10 @@ def test_a_move_is_told_when_the_ledger_is_back(hub: Hub) -> None:
     is_away = threading.Event()
     is_away.set()
 
-    def look() -> None:
+    def look() -> bool:
         if is_away.is_set():
             raise LedgerUnavailable("away")
+        return True
 
     hub.before_moves(look)
     with hub.watch("a", live=True) as waiting:
@@ -199,4 +205,16 @@ def test_a_move_is_told_when_the_ledger_is_back(hub: Hub) -> None:
         hub.notify(Notice(job_id="other", kind="status", seq=2, status=RUNNING))
         assert not waiting.wait(0.6)
         is_away.clear()
+        assert waiting.wait(5)
+
+
+def test_a_move_is_told_later_when_another_look_would_be_too_dear(hub: Hub) -> None:
+    is_due = threading.Event()
+    hub.before_moves(is_due.is_set)
+    with hub.watch("a", live=True) as waiting:
+        assert waiting.wait(5), "the backstop says once what it found"
+        waiting.is_in_line = True
+        hub.notify(Notice(job_id="other", kind="status", seq=2, status=RUNNING))
+        assert not waiting.wait(0.6)
+        is_due.set()
         assert waiting.wait(5)
