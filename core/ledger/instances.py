@@ -161,7 +161,7 @@ class Instances:
         values |= {"version": version, "device": device, "catalogue": digest, "restarts": restarts}
         values |= {"warmup_s": warmup_s, "quarantined_until_ms": None, "up_since_ms": now, "heartbeat_at_ms": now}
         # Another process now answers, with nothing else in its memory.
-        values |= {"models": None, "held": [[file, sizes.get(file)] for file in sorted(set(held))] or None}
+        values |= {"held": [[file, sizes.get(file)] for file in sorted(set(held))] or None}
         values |= {"pool": pool, "vram_bytes": vram_bytes, "memory_bytes": memory_bytes, "free_at_ms": None}
         self._set(name, worker, values, holds=held)
 
@@ -211,10 +211,6 @@ class Instances:
         with self._database.read() as connection:
             rows = connection.execute(select(instances.c.name, instances.c.looks).where(is_alive())).all()
         return {row.name: row.looks for row in rows}
-
-    def remember_models(self, name: str, *, worker: str, models: Sequence[str]) -> None:
-        """Note the model files of the job that just ran: they are likely to be in memory still."""
-        self._set(name, worker, {"models": list(models)})
 
     def get(self, name: str) -> InstanceRecord | None:
         """Return one instance, or None."""
@@ -290,7 +286,7 @@ class Instances:
 
     def forget_models(self, name: str, *, worker: str) -> None:
         """Note that an instance holds no models any more: it freed its memory, or ran out of it."""
-        self._set(name, worker, {"models": None, "held": None}, holds=())
+        self._set(name, worker, {"held": None}, holds=())
 
     def _set(self, name: str, worker: str, values: dict[str, Any], *, holds: Sequence[str] | None = None) -> bool:
         """Write into a row.
@@ -335,7 +331,6 @@ def _record(row: Row[Any], job_id: str | None) -> InstanceRecord:
         output_dir=row.output_dir,
         version=row.version,
         device=row.device,
-        models=tuple(row.models or ()),
         warmup_s=row.warmup_s,
         quarantined_until_ms=row.quarantined_until_ms,
         restarts=row.restarts,

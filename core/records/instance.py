@@ -33,8 +33,6 @@ class InstanceRecord:
     output_dir: str | None
     version: str | None
     device: str | None
-    #: Model files of the job it ran last.
-    models: tuple[str, ...]
     #: How long its warm-up took after its last start; None without one.
     warmup_s: float | None
     quarantined_until_ms: int | None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Sequence
 
 from comfy.client.client import ComfyClient
 from comfy.liveness.watchdog import Limits, Watchdog
@@ -36,7 +35,6 @@ class Recovery:
         self._runtime = runtime
         self._line = pipe
         self._out_of_memory = 0
-        self._models: tuple[str, ...] = ()
         settings = runtime.settings
         self._limits = Limits(idle_limit_s=settings.stuck_idle_s, silence_limit_s=settings.stuck_s)
         #: When the instance came up, and its process id: new together at each start.
@@ -65,14 +63,6 @@ class Recovery:
     def is_well(self) -> None:
         """Note a prompt that ran whole."""
         self._out_of_memory = 0
-
-    def remember_models(self, instance: InstanceRecord, models: Sequence[str]) -> None:
-        """Note in the ledger which models the instance has most likely in memory."""
-        if tuple(models) == self._models:
-            return
-        with contextlib.suppress(LedgerUnavailable):
-            self._runtime.ledger.instances.remember_models(instance.name, worker=instance.worker, models=models)
-            self._models = tuple(models)
 
     def remove_files(self, instance: InstanceRecord, job_id: str) -> None:
         """Remove what a job that ended without a result left in the instance's directories.

@@ -39,7 +39,6 @@ from tasks.runner.run_times import Durations, Teacher, gpu_seconds
 from tasks.runner.staging import remove_staged, stage_inputs
 from tasks.runtime import Runtime
 from workflows.graphs.graph import Graph
-from workflows.graphs.model_files import models_of
 from workflows.graphs.rewrite import for_job, names_own_files
 from workflows.graphs.shape import shape_of
 
@@ -69,7 +68,6 @@ class Run:
     #: What its duration is remembered under.
     shape: str = ""
     #: Model files it loads.
-    models: list[str] = field(default_factory=list)
     posted_s: float = 0.0
     started_s: float | None = None
     #: The graph as it was submitted.
@@ -229,7 +227,6 @@ class JobRunner:
         self._stage(run, session)
         run.given = graph = json.loads(run.claim.graph)
         run.shape = run.claim.shape or shape_of(graph)
-        run.models = models_of(graph)
         run.names_own_files = names_own_files(graph)
         run.reports = ProgressReporter(self._runtime, run.claim, graph, on_life=lambda: self._show_life(run))
         run.sent = run.reports.sent
@@ -299,7 +296,6 @@ class JobRunner:
             self._teacher.tell(run.claim, run.instance, run.gpu_s)
             if run.handle is not None:
                 self._node_times.learn(run.graph, run.shape, run.handle.node_seconds)
-        self._recovery.remember_models(run.instance, run.models)
 
     def _forget(self, run: Run) -> None:
         """A fault of ours: with its lease the job would hold this GPU for ever, without it the reconciler finds it."""

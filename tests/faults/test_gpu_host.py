@@ -53,8 +53,9 @@ def test_a_warm_up_comes_first_and_its_time_is_kept(fleet: Fleet, ledger: Ledger
     # The model is in memory: the first job that needs it does not load it.
     job_id = fleet.submit(json.loads(WARM_UP.read_text()))
     fleet.wait(job_id, "succeeded")
-    until(lambda: instance(ledger).models, what="the models of the job")
-    assert all(name.endswith(".safetensors") for name in instance(ledger).models)
+    held = [file.name for file in instance(ledger).held]
+    assert held
+    assert all(name.endswith(".safetensors") for name in held)
     job = ledger.jobs.get(job_id)
     assert job.outputs_reused, "the loader's output was in the cache"
 

@@ -347,7 +347,7 @@ instances = Table(
     Column("catalogue", String(64)),
     # How often its worker looked for new files because somebody asked.
     Column("looks", Integer, nullable=False, server_default="0"),
-    # Model files of the job it ran last.
+    # Not read: workers of earlier versions write model files of the job they ran last.
     Column("models", JSON),
     # Those it is likely to hold, the most recently used first: [[name, bytes or null]]; and how many bytes it keeps.
     Column("held", JSON(none_as_null=True)),

@@ -176,21 +176,19 @@ class TestOwners:
 class TestReports:
     def test_it_answers(self, ledger: Ledger, clock: StoppedClock) -> None:
         register(ledger)
-        ledger.instances.remember_models(NAME, worker=WORKER, models=["m"])
         beat(ledger, QUARANTINED, quarantined_until_ms=9)
         clock.pass_ms(5)
         found = come_up(ledger, url="u", output_dir="/o", restarts=2, warmup_s=1.5, object_info={"A": {}})
         assert (found.state, found.reason, found.url, found.output_dir) == (HEALTHY, None, "u", "/o")
         assert (found.version, found.device, found.restarts, found.warmup_s) == ("1", "d", 2, 1.5)
         assert found.up_since_ms == found.heartbeat_at_ms == clock.now_ms
-        assert (found.quarantined_until_ms, found.models) == (None, ())
+        assert found.quarantined_until_ms is None
         assert ledger.instances.catalogue(row_of(ledger).catalogue) == {"A": {}}
 
     def test_another_process_has_nothing_in_its_memory(self, ledger: Ledger) -> None:
-        come_up(ledger)
-        ledger.instances.remember_models(NAME, worker=WORKER, models=("a", "b"))
-        assert record_of(ledger).models == ("a", "b")
-        assert come_up(ledger, state=DISK_FULL, reason="full").models == ()
+        come_up(ledger, held=["a", "b"])
+        assert [file.name for file in record_of(ledger).held] == ["a", "b"]
+        assert come_up(ledger, state=DISK_FULL, reason="full").held == ()
         assert (record_of(ledger).state, record_of(ledger).reason) == (DISK_FULL, "full")
 
     def test_what_a_warm_up_loaded_is_held(self, ledger: Ledger) -> None:
@@ -261,7 +259,7 @@ class TestReports:
         assert record_of(ledger).up_since_ms is None
 
     def test_only_the_worker_of_the_row_may_speak_for_it(self, ledger: Ledger, clock: StoppedClock) -> None:
-        come_up(ledger)
+        come_up(ledger, held=["a"])
         come_up(ledger, "gpu1@here")
         before = row_of(ledger)
         clock.pass_ms(1)
@@ -269,7 +267,7 @@ class TestReports:
         ledger.instances.down(NAME, worker="other", state=STOPPED, reason="r")
         ledger.instances.offers(NAME, worker="other", object_info={"B": {}})
         ledger.instances.has_looked(NAME, worker="other")
-        ledger.instances.remember_models(NAME, worker="other", models=["m"])
+        ledger.instances.forget_models(NAME, worker="other")
         ledger.instances.down("gpu1@here", worker=WORKER, state=UNHEALTHY, reason="r")
         assert row_of(ledger) == before
 

@@ -131,33 +131,6 @@ def test_it_is_replaced_although_the_ledger_is_away(
     assert said(pipe) == "It hangs.\n"
 
 
-class TestModels:
-    def test_a_change_is_noted_once(
-        self, recovery: Recovery, runtime: BrokerlessRuntime, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        instance = come_up(runtime.ledger)
-        recovery.remember_models(instance, ["a", "b"])
-        assert record_of(runtime.ledger).models == ("a", "b")
-        come_up(runtime.ledger)
-        recovery.remember_models(instance, ["a", "b"])
-        assert record_of(runtime.ledger).models == (), "it was noted before"
-        recovery.remember_models(instance, ["b"])
-        assert record_of(runtime.ledger).models == ("b",)
-
-    def test_what_could_not_be_noted_is_noted_next_time(
-        self, recovery: Recovery, runtime: BrokerlessRuntime, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        def away(*_arguments: object, **_options: object) -> None:
-            raise LedgerUnavailable("away")
-
-        instance = come_up(runtime.ledger)
-        with monkeypatch.context() as patch:
-            patch.setattr(runtime.ledger.instances, "remember_models", away)
-            recovery.remember_models(instance, ["a"])
-        recovery.remember_models(instance, ["a"])
-        assert record_of(runtime.ledger).models == ("a",)
-
-
 class TestFiles:
     @pytest.fixture
     def left(self, runtime: BrokerlessRuntime) -> tuple[str, Path]:

@@ -155,14 +155,6 @@ class TestTurn:
         assert runner.work(job_id) is None
         assert status(runtime.ledger, job_id) == [QUEUED]
 
-    def test_models_are_remembered(self, runner: JobRunner, comfyui: FakeComfyUI, runtime: BrokerlessRuntime) -> None:
-        graph = {**GRAPH, "5": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "sd.safetensors"}}}
-        turned = turn(runner, job(runtime.ledger, graph_text=json.dumps(graph)))
-        comfyui.prompt(0).end(outputs=[saved_file()])
-        turned.result(WAIT_S)
-        runner._threads.shutdown(wait=True)
-        assert record_of(runtime.ledger).models == ("sd.safetensors",)
-
     def test_the_ledger_learns_how_long_it_took(
         self, runner: JobRunner, comfyui: FakeComfyUI, runtime: BrokerlessRuntime
     ) -> None:
