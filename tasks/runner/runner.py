@@ -67,7 +67,6 @@ class Run:
     was_on_deck: bool = False
     #: What its duration is remembered under.
     shape: str = ""
-    #: Model files it loads.
     posted_s: float = 0.0
     started_s: float | None = None
     #: The graph as it was submitted.
