@@ -19,7 +19,7 @@ from core.scheduling.levels import Level, Levels, LineAhead
 from core.scheduling.lines import Decision, Fleet, Gpu, ModelSet, Why
 from core.scheduling.picture import FleetGpu, Picture
 from core.scheduling.policy import decide_among
-from core.scheduling.shares import decayed, in_turn
+from core.scheduling.shares import by_turn, decayed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,7 +187,9 @@ class _Run:
         levels, looks = self._levels.of(gpu.can_run)
         self._looks -= looks
         for level in levels:
-            for tenants, is_turn in self._turns(gpu, level):
+            for number, tenants in enumerate(self._by_turn(gpu, level)):
+                # Whether only some of those that wait have their turn.
+                is_turn = number == 0 and len(tenants) < len(level.tenants)
                 lines = level.deciding(tenants)
                 self._looks -= len(lines)
                 work_s = level.work_s_of(tenants) if is_turn else level.work_s
@@ -196,16 +198,9 @@ class _Run:
                     return decision, tenants if is_turn else None
         return None
 
-    def _turns(self, gpu: _GpuAhead, level: Level) -> Iterator[tuple[Collection[str], bool]]:
-        """Yield the tenants whose turn it is, then the others; whether only some have it."""
-        tenants = level.tenants
-        if len(tenants) < 2:
-            yield tenants, False
-            return
-        first = in_turn(tenants, self._used_now(), level.quantum_s(gpu.gpu))
-        yield first, len(first) < len(tenants)
-        if len(first) < len(tenants):
-            yield [tenant for tenant in tenants if tenant not in first], False
+    def _by_turn(self, gpu: _GpuAhead, level: Level) -> Iterator[Collection[str]]:
+        used_s = self._used_now() if len(level.tenants) > 1 else None
+        return by_turn(level.tenants, used_s, lambda: level.quantum_s(gpu.gpu))
 
     def _take(self, gpu: _GpuAhead, decision: Decision, turn: Collection[str] | None) -> None:
         line = self._by_id[decision.line.id]

@@ -38,7 +38,7 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outlook:
+class LineOutlook:
     """What the forecast saw of a line."""
 
     line: Line
@@ -61,7 +61,7 @@ class Outlook:
 class Forecast:
     """What becomes of the jobs that wait."""
 
-    lines: Mapping[int, Outlook]
+    lines: Mapping[int, LineOutlook]
     #: The jobs that are taken, in their order, as far as the forecast went.
     starts: tuple[Start, ...]
     horizon_s: float
@@ -116,14 +116,14 @@ def forecast(picture: Picture, *, steps: int = STEPS, looks: int = LOOKS) -> For
     """
     ahead = run_ahead(picture, steps=steps, looks=looks)
     return Forecast(
-        lines=_Outlooks(picture, ahead).all(),
+        lines=_LineOutlooks(picture, ahead).all(),
         starts=ahead.starts,
         horizon_s=ahead.horizon_s,
         files=picture.files,
     )
 
 
-class _Outlooks:
+class _LineOutlooks:
     """The outlooks of all lines, out of what a run forward saw."""
 
     def __init__(self, picture: Picture, ahead: Ahead) -> None:
@@ -150,10 +150,10 @@ class _Outlooks:
         self._seen_s = max(ahead.horizon_s, len(ahead.starts) * ahead.mean_s / gpus, 1e-9)
         self._work_before_s = self._count_work()
 
-    def all(self) -> dict[int, Outlook]:
+    def all(self) -> dict[int, LineOutlook]:
         return {each.line.id: self._outlook(each) for each in self._picture.lines if each.line.id in self._lines}
 
-    def _outlook(self, of: WaitingLine) -> Outlook:
+    def _outlook(self, of: WaitingLine) -> LineOutlook:
         line, ahead = of.line, self._ahead
         starts, expiries = self._starts[line.id], self._expiries[line.id]
         goes_on_in_s: float | None = None
@@ -164,7 +164,7 @@ class _Outlooks:
                 gap_s = self._seen_s / len(starts)
             else:
                 goes_on_in_s += self._work_before_s[line.id] / len(self._picture.gpus)
-        return Outlook(
+        return LineOutlook(
             line=line,
             starts=starts,
             reason=self._reason(of),

@@ -21,7 +21,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from core.scheduling.lines import Decision, Fleet, Gpu, Holders, Line, ModelSet, Why
-from core.scheduling.shares import in_turn
+from core.scheduling.shares import by_turn
 
 #: To leave a model for which jobs wait, the backlog of the others has to exceed so many loads more.
 LEAVING = 1.0
@@ -75,13 +75,11 @@ def decide_among(
 def _by_turn(gpu: Gpu, lines: list[Line], used_s: Mapping[str, float] | None) -> Iterable[list[Line]]:
     """Yield the lines of the tenants whose turn it is, then the others'."""
     tenants = set() if used_s is None else {line.tenant for line in lines}
-    if used_s is None or len(tenants) < 2:
+    if len(tenants) < 2:
         yield lines
         return
-    quantum_s = max(max(line.run_s, gpu.load_s_of(line)) for line in lines)
-    first = in_turn(tenants, used_s, quantum_s)
-    yield [line for line in lines if line.tenant in first]
-    yield [line for line in lines if line.tenant not in first]
+    for group in by_turn(tenants, used_s, lambda: max(max(line.run_s, gpu.load_s_of(line)) for line in lines)):
+        yield [line for line in lines if line.tenant in group]
 
 
 class _Look:

@@ -6,7 +6,7 @@ What a tenant used decays, so that a week of nights does not make up for one bus
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 #: After so many seconds a used second counts half.
 HALF_LIFE_S = 300.0
@@ -15,6 +15,22 @@ HALF_LIFE_S = 300.0
 def decayed(used_s: float, passed_s: float) -> float:
     """Return what used GPU seconds count after some time; a clock that was set back changes nothing."""
     return used_s * math.pow(0.5, max(0.0, passed_s) / HALF_LIFE_S)
+
+
+def by_turn(
+    tenants: Collection[str], used_s: Mapping[str, float] | None, quantum_s: Callable[[], float]
+) -> Iterator[Collection[str]]:
+    """Yield the tenants whose turn it is, then the others; all at once where they take no turns.
+
+    Parameters: see `in_turn`; without `used_s` they take no turns.
+    """
+    if used_s is None or len(tenants) < 2:
+        yield tenants
+        return
+    first = in_turn(tenants, used_s, quantum_s())
+    yield first
+    if len(first) < len(tenants):
+        yield [tenant for tenant in tenants if tenant not in first]
 
 
 def in_turn(tenants: Collection[str], used_s: Mapping[str, float], quantum_s: float) -> frozenset[str]:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.scheduling.shares import HALF_LIFE_S, decayed, in_turn
+from core.scheduling.shares import HALF_LIFE_S, by_turn, decayed, in_turn
 from tests.unit.core.scheduling.random_fleets import QUICK
 
 USED_S = st.dictionaries(st.sampled_from("abcd"), st.floats(0, 1e6), max_size=4)
@@ -46,3 +46,19 @@ class TestDecay:
 
     def test_a_clock_that_was_set_back_changes_nothing(self) -> None:
         assert decayed(8.0, -1_000.0) == 8.0
+
+
+class TestByTurn:
+    def test_those_whose_turn_it_is_come_first(self) -> None:
+        groups = [set(group) for group in by_turn("abc", {"a": 10.0, "b": 15.0, "c": 15.1}, lambda: 5.0)]
+        assert groups == [{"a", "b"}, {"c"}]
+
+    def test_all_have_it_at_once(self) -> None:
+        assert [set(group) for group in by_turn("ab", {"a": 1.0, "b": 2.0}, lambda: 5.0)] == [{"a", "b"}]
+
+    def test_where_they_take_none_nobody_asks_what_a_quantum_is(self) -> None:
+        def never() -> float:
+            raise AssertionError("nobody has to know")
+
+        assert list(by_turn("ab", None, never)) == ["ab"]
+        assert list(by_turn("a", {"a": 1.0}, never)) == ["a"]
