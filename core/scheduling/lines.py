@@ -68,6 +68,10 @@ class Gpu:
         return 0.0 if self.holds_models_of(line) else self.load_s.get(line.models, self.usual_load_s)
 
 
+#: Of more idle GPUs than so many, one that loads is hardly missed, however many others work.
+PLENTY = 4
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fleet:
     """The healthy GPUs at one moment, the one that asks included."""
@@ -78,9 +82,11 @@ class Fleet:
     busy: int = 0
 
     @property
-    def busy_share(self) -> float:
-        """From 0, all idle, to 1, all at work."""
-        return min(1.0, self.busy / self.gpus) if self.gpus else 0.0
+    def scarcity(self) -> float:
+        """How scarce idle GPUs are: 1 where all work, and 0 where all idle; nearly that too where very many idle."""
+        if self.busy >= self.gpus:
+            return 1.0
+        return self.busy / self.gpus * min(1.0, PLENTY / (self.gpus - self.busy))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,8 @@ free, plus the work that waits for them, divided by their number. If the load is
 idle.
 
 How much longer depends on how scarce idle GPUs are: with all of them idle a load costs nothing but its time, with all
-at work it takes the GPU from others. So a backlog has to exceed `1 + busy share` loads.
+at work it takes the GPU from others. So a backlog has to exceed `1 + scarcity` loads. Scarcity is the share of GPUs at
+work; where more than a few idle it is less, for in a large fleet one tenth is many.
 
 Expectations can be wrong, and a model that is always in demand could keep its GPUs for ever. So no line is passed over
 for jobs that came `OVERTAKING` loads after its head, nor left to others for longer: whatever is expected, a job that
@@ -90,7 +91,7 @@ class _Look:
         self._holders = fleet.holders
         self._work_s = work_s
         self._now_s = now_s
-        self._worth = 1.0 + fleet.busy_share
+        self._worth = 1.0 + fleet.scarcity
 
     def choose(self, lines: Sequence[Line]) -> Decision | None:
         # As little as can be for each line: there may be thousands.

@@ -71,6 +71,18 @@ class TestCold:
     def test_within_two_when_all_others_work(self, free_s: float, expected: Any) -> None:
         assert taken(gpu(), line(FLUX), among=fleet(gpus=8, busy=8, flux=(1, free_s))) == expected
 
+    @pytest.mark.parametrize(
+        ("gpus", "busy", "scarcity"),
+        [(0, 0, 1.0), (8, 0, 0.0), (8, 2, 0.25 * 4 / 6), (8, 4, 0.5), (8, 7, 0.875), (8, 9, 1.0), (1000, 900, 0.036)],
+    )
+    def test_idle_gpus_are_scarce_by_their_share_and_their_number(self, gpus: int, busy: int, scarcity: float) -> None:
+        assert Fleet(gpus=gpus, busy=busy).scarcity == pytest.approx(scarcity)
+
+    def test_in_a_large_fleet_a_tenth_that_idles_is_plenty(self) -> None:
+        waits = line(FLUX), fleet(gpus=8, busy=7, flux=(1, 8.0)), fleet(gpus=1000, busy=900, flux=(1, 8.0))
+        assert taken(gpu(), waits[0], among=waits[1]) is None
+        assert taken(gpu(), waits[0], among=waits[2]) == (1, "relief")
+
     def test_all_that_waits_for_the_models_is_their_backlog(self) -> None:
         both = line(FLUX, number=1), line(FLUX, number=2, waiting=2)
         assert taken(gpu(), both[0], among=fleet(flux=(1, 0))) is None
