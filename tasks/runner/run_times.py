@@ -14,6 +14,7 @@ from core.ledger.durations import gpu_kind, subjects_of
 from core.ledger.model_sets import load_subject, model_set_of, run_subject
 from core.ledger.scheduling.learned import USUAL_LOAD_S
 from core.records.instance import InstanceRecord
+from core.scheduling.lines import ModelSet
 from workflows.graphs.graph import Graph, sources
 
 log = logging.getLogger(__name__)
@@ -53,13 +54,19 @@ class Teacher:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._told_at_s: OrderedDict[str, float] = OrderedDict()
+        #: The models of the prompt that ran before, which the instance holds in any case.
+        self._ran_last: ModelSet | None = None
 
     def tell(self, claim: Claim, instance: InstanceRecord, seconds: float | None) -> None:
         """Tell the ledger how long one prompt kept this instance's GPU busy; None is not told."""
+        models = model_set_of(claim.models)
+        held_for_sure = models == self._ran_last
+        self._ran_last = None if seconds is None else models
         if seconds is None:
             return
         was_cold = claim.load_s > 0
-        if was_held_in_vain(claim, seconds):
+        # Right behind its own models a long run is a long run: taken for a load, it would never be learned.
+        if not held_for_sure and was_held_in_vain(claim, seconds):
             was_cold = True
             self._doubt(claim, instance)
         if self._was_told_lately(f"{claim.shape or claim.template or ''} {was_cold}"):

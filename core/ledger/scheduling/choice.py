@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Row, Select, Update, bindparam, or_, select, update
+from sqlalchemy import Row, Select, Update, and_, bindparam, or_, select, update
 
 from core.clock import now_ms
 from core.ledger.catalogues import ModelSizes
@@ -29,6 +29,15 @@ ASKED_FIRST = 64
 # Statements on the path between two jobs of a GPU, built once: building one takes longer than running it.
 _ASKING = select(*GPU_COLUMNS).where(instances.c.name == bindparam("instance"))
 _other = instances.alias("other")
+_POOL, _VRAM_GB = jobs.c.requires["pool"].as_string(), jobs.c.requires["vram_gb"].as_float()
+#: As `Requirements.are_met_by`.
+_MEETS_WHAT_IS_REQUIRED = or_(
+    jobs.c.requires.is_(None),
+    and_(
+        or_(_POOL.is_(None), _other.c.pool == _POOL),
+        or_(_VRAM_GB.is_(None), _other.c.vram_bytes.is_(None), _other.c.vram_bytes >= _VRAM_GB * 1e9),
+    ),
+)
 _SUITS_ANOTHER = (
     select(_other.c.name)
     .where(
@@ -36,6 +45,7 @@ _SUITS_ANOTHER = (
         _other.c.state == HEALTHY,
         _other.c.heartbeat_at_ms > bindparam("heard_since_ms"),
         or_(jobs.c.catalogues.is_(None), jobs.c.catalogues.contains(_other.c.catalogue)),
+        _MEETS_WHAT_IS_REQUIRED,
     )
     .correlate(jobs)
     .exists()
