@@ -14,6 +14,7 @@ from core.ledger.durations import gpu_kind, subjects_of
 from core.ledger.model_sets import load_subject, model_set_of, run_subject
 from core.ledger.scheduling.learned import USUAL_LOAD_S
 from core.records.instance import InstanceRecord
+from core.scheduling.lines import ModelSet
 from workflows.graphs.graph import Graph, sources
 
 log = logging.getLogger(__name__)
@@ -27,6 +28,8 @@ PAUSE_S = 1.0
 #: A prompt loaded its models, although they were taken to be held, if it took longer than usual by such a share of a
 #: load, and by such a ratio; loads that are shorter cannot be told from other reasons.
 LOADED_SHARE, LOADED_RATIO, LEAST_LOAD_S = 0.6, 1.5, 1.0
+#: An instance that is idle so much sooner than expected is worth a word to the ledger: others may wait for it, or not.
+EARLY_S = 0.5
 
 
 class Durations:
@@ -53,13 +56,19 @@ class Teacher:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._told_at_s: OrderedDict[str, float] = OrderedDict()
+        #: The models of the prompt that ran before, which the instance holds in any case.
+        self._ran_last: ModelSet | None = None
 
     def tell(self, claim: Claim, instance: InstanceRecord, seconds: float | None) -> None:
         """Tell the ledger how long one prompt kept this instance's GPU busy; None is not told."""
+        models = model_set_of(claim.models)
+        held_for_sure = models == self._ran_last
+        self._ran_last = None if seconds is None else models
         if seconds is None:
             return
         was_cold = claim.load_s > 0
-        if was_held_in_vain(claim, seconds):
+        # Right behind its own models a long run is a long run: taken for a load, it would never be learned.
+        if not held_for_sure and was_held_in_vain(claim, seconds):
             was_cold = True
             self._doubt(claim, instance)
         what = f"{claim.shape or claim.template or ''} {was_cold}"
@@ -127,6 +136,11 @@ def was_held_in_vain(claim: Claim, seconds: float) -> bool:
     if claim.load_s > 0 or claim.cold_load_s < LEAST_LOAD_S:
         return False
     return seconds > claim.run_s + LOADED_SHARE * claim.cold_load_s and seconds > LOADED_RATIO * claim.run_s
+
+
+def ended_early(claim: Claim, took_s: float) -> bool:
+    """Return whether a run is over noticeably sooner than its claim made others believe."""
+    return claim.load_s + claim.run_s - took_s > EARLY_S
 
 
 def gpu_seconds(result: PromptResult, graph: Graph) -> float | None:

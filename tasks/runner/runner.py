@@ -35,7 +35,7 @@ from tasks.runner.leases import Lease, Leases
 from tasks.runner.recorder import Recorder
 from tasks.runner.recovery import Recovery
 from tasks.runner.reporter import ProgressReporter
-from tasks.runner.run_times import Durations, Teacher, gpu_seconds
+from tasks.runner.run_times import Durations, Teacher, ended_early, gpu_seconds
 from tasks.runner.staging import remove_staged, stage_inputs
 from tasks.runtime import Runtime
 from workflows.graphs.graph import Graph
@@ -271,17 +271,19 @@ class JobRunner:
         job = f"job {run.claim.job_id}"
         failure_of(lambda: self._learn_duration(run, end), job)
         self._end(run, end)
-        failure_of(self._look_for_next, "the next job")
+        failure_of(lambda: self._look_for_next(run), "the next job")
         # After the end, which the next job may be waiting for.
         failure_of(lambda: self._learn(run, end), job)
 
-    def _look_for_next(self) -> None:
+    def _look_for_next(self, after: Run) -> None:
         """Claim a job, if there is none here: no turns are published for instances that are at work."""
         with self._lock:
             if self._runs or self._closing:
                 return
         try:
-            if self._runtime.ledger.claims.anything_waits():
+            # Where nothing waits, a claim notes that the instance is idle: others go by when it was to be free.
+            took_s = time.monotonic() - (after.started_s or after.posted_s)
+            if ended_early(after.claim, took_s) or self._runtime.ledger.claims.anything_waits():
                 self._begin()
         except TransientError as exc:
             log.info("no next job was claimed; the next turn will do: %s", exc)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Row, Select, Update, bindparam, or_, select, update
+from sqlalchemy import Row, Select, Update, and_, bindparam, func, or_, select, update
 
 from core.clock import now_ms
 from core.ledger.catalogues import ModelSizes
@@ -29,6 +29,15 @@ ASKED_FIRST = 64
 # Statements on the path between two jobs of a GPU, built once: building one takes longer than running it.
 _ASKING = select(*GPU_COLUMNS).where(instances.c.name == bindparam("instance"))
 _other = instances.alias("other")
+_POOL, _VRAM_GB = jobs.c.requires["pool"].as_string(), jobs.c.requires["vram_gb"].as_float()
+#: As `Requirements.are_met_by`.
+_MEETS_WHAT_IS_REQUIRED = or_(
+    jobs.c.requires.is_(None),
+    and_(
+        or_(_POOL.is_(None), _other.c.pool == _POOL),
+        or_(_VRAM_GB.is_(None), _other.c.vram_bytes.is_(None), _other.c.vram_bytes >= _VRAM_GB * 1e9),
+    ),
+)
 _SUITS_ANOTHER = (
     select(_other.c.name)
     .where(
@@ -36,6 +45,7 @@ _SUITS_ANOTHER = (
         _other.c.state == HEALTHY,
         _other.c.heartbeat_at_ms > bindparam("heard_since_ms"),
         or_(jobs.c.catalogues.is_(None), jobs.c.catalogues.contains(_other.c.catalogue)),
+        _MEETS_WHAT_IS_REQUIRED,
     )
     .correlate(jobs)
     .exists()
@@ -56,6 +66,8 @@ _HEAD = _OF_THE_LINE.order_by(jobs.c.created_at_ms, jobs.c.id).limit(1)
 _NAMED = _OF_THE_LINE.where(jobs.c.id == bindparam("wanted"))
 _NEAREST = _OF_THE_LINE.where(jobs.c.start_by_ms.is_not(None)).order_by(jobs.c.start_by_ms, jobs.c.id).limit(1)
 _LOCKED = {query: query.with_for_update(of=jobs, skip_locked=True) for query in (_HEAD, _NAMED, _NEAREST)}
+#: Until the end of the transaction. Taken before any row is locked, so that nobody waits in a circle.
+_ONE_LOADS = select(func.pg_advisory_xact_lock(0x10AD))
 _IDLE_NOW = (
     update(instances)
     .where(instances.c.name == bindparam("instance"), instances.c.free_at_ms > bindparam("now"))
@@ -116,20 +128,26 @@ class Chooser:
         row = GpuRow(name=instance) if found is None else GpuRow(**found._mapping)
         if row.state != HEALTHY or (worker is not None and row.worker not in (worker, None)):
             return None
-        waiting = self._lines.waiting(connection)
-        choice = None
-        if waiting:
-            picture = Picture(connection, self._lines, self._learned, waiting)
-            if ahead:
-                play_idle(picture, idle_instances(connection, ASKED_FIRST))
-            choice = self._chosen(transaction, picture, row, who, ahead=ahead)
+        choice = self._look(transaction, row, who, ahead=ahead, is_alone=transaction.is_sqlite)
         if choice is None and not ahead and (row.free_at_ms or 0) > now:
             connection.execute(_IDLE_NOW, who)
         return choice
 
-    def _chosen(
-        self, transaction: Transaction, picture: Picture, row: GpuRow, who: dict[str, Any], *, ahead: bool
+    def _look(
+        self, transaction: Transaction, row: GpuRow, who: dict[str, Any], *, ahead: bool, is_alone: bool
     ) -> Choice | None:
+        """Look at what waits, and choose.
+
+        Parameters:
+          is_alone: nobody else chooses what to load models for until this transaction has ended.
+        """
+        connection = transaction.connection
+        waiting = self._lines.waiting(connection)
+        if not waiting:
+            return None
+        picture = Picture(connection, self._lines, self._learned, waiting)
+        if ahead:
+            play_idle(picture, idle_instances(connection, ASKED_FIRST))
         left_s = max(0.0, ((row.free_at_ms or 0) - who["now"]) / 1000) if ahead else 0.0
         gpu = picture.gpu(row, free_s=left_s)
         able = {line.id: line for line in picture.lines_for(row)}
@@ -137,6 +155,10 @@ class Chooser:
             decision = picture.decide_for(row, gpu, able.values())
             if decision is None:
                 return None
+            if decision.load_s and not is_alone:
+                # Two that look at once would both load what nobody holds. Who comes second looks anew.
+                connection.execute(_ONE_LOADS)
+                return self._look(transaction, row, who, ahead=ahead, is_alone=True)
             line = decision.line
             job = _taken(transaction, decision, who)
             if job is not None:

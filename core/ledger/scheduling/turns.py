@@ -12,12 +12,14 @@ from sqlalchemy import Connection, bindparam, select
 from core.clock import now_ms
 from core.ledger.database.connections import Database
 from core.ledger.database.line_counts import IS_QUEUED
+from core.ledger.database.stored_fields import record_from
 from core.ledger.database.tables import instances, jobs
 from core.ledger.instances import SILENCE_MS
 from core.ledger.scheduling.learned import LearnedCosts
-from core.ledger.scheduling.lines import Lines, WaitingLine, accepted_of
+from core.ledger.scheduling.lines import LineKind, Lines, WaitingLine
 from core.ledger.scheduling.picture import GPU_COLUMNS, IS_ALIVE, GpuRow, Picture
 from core.records.job import LEASED
+from core.records.requirements import Requirements
 from core.scheduling.lines import Decision, Why
 
 #: A job that was lost on one instance is left to others for this long; then any may have it.
@@ -39,10 +41,10 @@ _FIRST = (
     .order_by(jobs.c.created_at_ms, jobs.c.id)
 )
 #: Jobs that idle instances lost a short while ago, and which others had better try.
-_AVOIDED = select(jobs.c.id, jobs.c.lost_on, jobs.c.catalogues).where(
+_AVOIDED = select(jobs.c.id, jobs.c.lost_on, jobs.c.catalogues, jobs.c.requires).where(
     IS_QUEUED, jobs.c.lost_on.is_not(None), jobs.c.updated_at_ms >= bindparam("avoided_since_ms")
 )
-_ALIVE = select(instances.c.name, instances.c.catalogue).where(IS_ALIVE)
+_ALIVE = select(instances.c.name, instances.c.catalogue, instances.c.pool, instances.c.vram_bytes).where(IS_ALIVE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,8 +166,12 @@ def _avoided(connection: Connection) -> set[tuple[str, str]]:
     alive = connection.execute(_ALIVE, {"heard_since_ms": now - SILENCE_MS}).all()
     avoided = set()
     for job in lost:
-        accepted = accepted_of(job.catalogues)
-        if any(each.name != job.lost_on and (accepted is None or each.catalogue in accepted) for each in alive):
+        kind = LineKind(priority=0, catalogues=job.catalogues, requires=record_from(Requirements, job.requires))
+        if any(
+            each.name != job.lost_on
+            and kind.runs_on(catalogue=each.catalogue, pool=each.pool, vram_bytes=each.vram_bytes)
+            for each in alive
+        ):
             avoided.add((str(job.id), str(job.lost_on)))
     return avoided
 

@@ -68,6 +68,29 @@ def test_twenty_workers_claim_a_hundred_jobs_once_each(
         ledger.close()
 
 
+def test_gpus_that_ask_at_once_do_not_all_load_the_same_models(ledger_settings: Settings) -> None:
+    """As when a fleet starts, or several are idle: each claim sees what the one before it loads."""
+    gpus = 6
+    ledgers = [Ledger(ledger_settings) for _ in range(gpus)]
+    for number in range(gpus):
+        register(ledgers[0], f"gpu{number}@here")
+    for number in range(3 * gpus):
+        submit(ledgers[0], models=(f"model{number % gpus}",))
+    at_once = threading.Barrier(gpus)
+
+    def work(number: int) -> Claim | None:
+        at_once.wait()
+        return ledgers[number].claims.claim(f"gpu{number}@here")
+
+    try:
+        claims = in_parallel(gpus, work)
+        loaded = [claim.models for claim in claims if isinstance(claim, Claim)]
+        assert sorted(loaded) == [(f"model{number}",) for number in range(gpus)]
+    finally:
+        for ledger in ledgers:
+            ledger.close()
+
+
 def test_a_claim_holds_what_the_worker_needs(ledger: Ledger) -> None:
     job = submit(ledger, graph_text='{"7":{}}', nodes_total=1, timeout_s=12.5)
 

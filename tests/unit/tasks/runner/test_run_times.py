@@ -145,9 +145,22 @@ class TestTeacher:
             claim = claimed(ledger, instance.name, models=models, shape="s")
             ledger.claims.fail(claim, ERROR)
         teacher.tell(replace(claim, load_s=0.0), instance, 4.0)
+        teacher.tell(replace(claim, load_s=0.0, models=("b.pt",), shape="t"), instance, 4.0)
         teacher.tell(replace(claim, load_s=0.0, run_s=4.0, cold_load_s=10.0), instance, 15.0)
         assert learned(ledger)["shape:s"] == 4.0
         assert learned(ledger)[load_subject(model_set_of(("a.pt",)))] == 11.0
+
+    def test_what_runs_right_behind_its_own_models_loads_nothing_however_long_it_takes(
+        self, ledger: Ledger, teacher: Teacher, instance: InstanceRecord, watch: Stopwatch
+    ) -> None:
+        """A model that takes ten times as long as learned: taken for loads, its runs would never be learned."""
+        claim = replace(claimed(ledger, shape="s", models=("a.pt",)), load_s=0.0, run_s=4.0, cold_load_s=10.0)
+        for seconds in (4.0, *[40.0] * 6):
+            watch.now_s += PAUSE_S
+            teacher.tell(claim, instance, seconds)
+        models = model_set_of(("a.pt",))
+        assert learned(ledger)[run_subject(models)] == learned(ledger)["shape:s"] > 30.0
+        assert load_subject(models) not in learned(ledger)
 
     def test_not_more_often_than_now_and_then_of_each_shape(
         self, ledger: Ledger, teacher: Teacher, instance: InstanceRecord, watch: Stopwatch

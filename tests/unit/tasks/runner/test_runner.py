@@ -10,9 +10,12 @@ from concurrent.futures import Future
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
+from core.clock import now_ms
 from core.errors import ComfyUnavailable, InputGone, LedgerUnavailable, PromptFailed, PromptRejected, PromptStuck
 from core.ledger import Ledger
+from core.ledger.database.tables import instances
 from core.ledger.instances import UNHEALTHY
 from core.records.job import CANCELED, CANCELING, DELIVERING, FAILED, QUEUED, RUNNING, InputRef, second_prompt_id
 from tasks.runner import runner as runner_module
@@ -97,7 +100,33 @@ def status(ledger: Ledger, *job_ids: str) -> list[str]:
     return [ledger.jobs.get(job_id).status for job_id in job_ids]
 
 
+def free_at_ms(ledger: Ledger) -> int:
+    """When others expect the instance to be free."""
+    with ledger.database.read() as connection:
+        return int(connection.execute(select(instances.c.free_at_ms)).scalar_one())
+
+
 class TestTurn:
+    @pytest.mark.parametrize(("took_s", "is_told"), [(1.0, True), (9.4, True), (9.6, False)])
+    def test_it_is_known_to_be_idle_when_it_ends_sooner_than_expected(
+        self,
+        runner: JobRunner,
+        comfyui: FakeComfyUI,
+        runtime: BrokerlessRuntime,
+        watch: Stopwatch,
+        took_s: float,
+        is_told: bool,
+    ) -> None:
+        """Others would load its models, rather than leave a job to a GPU that they take for busy."""
+        turned = turn(runner, job(runtime.ledger))
+        prompt = comfyui.prompt(0)
+        prompt.begin()
+        watch.now_s += took_s
+        prompt.end(outputs=[saved_file()])
+        turned.result(WAIT_S)
+        runner._threads.shutdown(wait=True)
+        assert (free_at_ms(runtime.ledger) <= now_ms()) is is_told
+
     def test_it_runs_the_job_to_its_end(
         self, runner: JobRunner, comfyui: FakeComfyUI, runtime: BrokerlessRuntime, watch: Stopwatch
     ) -> None:

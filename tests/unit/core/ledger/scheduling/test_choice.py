@@ -9,6 +9,7 @@ import pytest
 from core.ledger import Ledger
 from core.ledger.instances import SILENCE_MS
 from core.ledger.scheduling.turns import AVOID_MS
+from core.records.requirements import Requirements
 from core.scheduling.residency import USUAL_BYTES
 from tests.ledger_moves import claimed, set_columns, submit
 from tests.makers import NAME, WORKER, StoppedClock, come_up, record_of
@@ -98,6 +99,26 @@ class TestAvoidance:
         come_up(ledger, OTHER)
         assert next_job(ledger) is None
         assert next_job(ledger, OTHER) == lost
+
+    @pytest.mark.parametrize(
+        ("required", "is_left"),
+        [
+            ({"pool": "a"}, False),
+            ({"vram_gb": 24.0}, False),
+            ({"vram_gb": 8.0}, True),
+            ({"pool": "a", "vram_gb": 8.0}, False),
+            (None, True),
+        ],
+    )
+    def test_one_that_has_not_what_is_required_is_no_other(
+        self, ledger: Ledger, required: dict[str, Any] | None, is_left: bool
+    ) -> None:
+        come_up(ledger, pool="a", vram_bytes=24_000_000_000)
+        come_up(ledger, OTHER, pool="b", vram_bytes=8_000_000_000)
+        claim = claimed(ledger, requires=None if required is None else Requirements(**required))
+        ledger.requeue.release(claim, reason="gone")
+        assert [turn.instance for turn in ledger.turns.missing()] == [OTHER if is_left else NAME]
+        assert next_job(ledger) == (None if is_left else claim.job_id)
 
     def test_for_a_minute(self, ledger: Ledger, lost: str, clock: StoppedClock) -> None:
         clock.pass_ms(AVOID_MS)
