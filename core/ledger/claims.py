@@ -12,11 +12,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, insert, select, update
+from sqlalchemy import ColumnElement, Row, and_, insert, select, update
 
 from core.clock import now_ms
 from core.errors import StaleAttempt
-from core.ledger.database.connections import Change, Database
+from core.ledger.database.connections import Change, Database, Transaction
 from core.ledger.database.rows import JOB_COLUMNS, asset_row
 from core.ledger.database.stored_fields import RowReader
 from core.ledger.database.tables import assets, instances, job_errors, jobs
@@ -159,16 +159,18 @@ class Claims:
         missing was lost: stop working on it and write nothing.
         """
         held: dict[str, Status] = {}
+        now = now_ms()
         with self._database.write() as transaction:
             for claim in claims:
-                status = transaction.connection.execute(
+                row = transaction.connection.execute(
                     update(jobs)
                     .where(held_by(claim))
-                    .values(lease_until_ms=now_ms() + self._lease_ms)
-                    .returning(jobs.c.status)
-                ).scalar()
-                if status is not None:
-                    held[claim.job_id] = status
+                    .values(lease_until_ms=now + self._lease_ms)
+                    .returning(jobs.c.status, jobs.c.on_deck, jobs.c.started_at_ms, jobs.c.instance)
+                ).one_or_none()
+                if row is not None:
+                    held[claim.job_id] = row.status
+                    _note_overdue(transaction, claim, row, now)
         return held
 
     def begun(self, claim: Claim) -> None:
@@ -255,6 +257,16 @@ class Claims:
         """Record that the GPU has let go of a job that was to be cancelled; False when the attempt is stale."""
         with self._database.write() as transaction:
             return transition(transaction, claim.job_id, CANCELED, of_attempt=claim.attempt) is not None
+
+
+def _note_overdue(transaction: Transaction, claim: Claim, row: Row[Any], now: int) -> None:
+    """Let nobody wait for an instance as if it were free any moment: what is overdue takes as long again."""
+    if row.on_deck or row.started_at_ms is None:
+        return
+    late_ms = now - row.started_at_ms - int((claim.load_s + claim.run_s) * 1000)
+    if late_ms > 0:
+        overdue = and_(instances.c.name == row.instance, instances.c.free_at_ms < now + late_ms)
+        transaction.connection.execute(update(instances).where(overdue).values(free_at_ms=now + late_ms))
 
 
 def held_by(claim: Claim) -> ColumnElement[bool]:

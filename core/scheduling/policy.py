@@ -13,7 +13,8 @@ Expectations can be wrong, and a model that is always in demand could keep its G
 for jobs that came `OVERTAKING` loads after its head, nor left to others for longer: whatever is expected, a job that
 some GPU can run waits for those that came before it or within that time, and for no others. It is the distance to what
 is taken instead that counts, not the age alone: an age at which a line is served in any case makes first in, first out
-of a full fleet, just when each load takes most from it.
+of a full fleet, just when each load takes most from it. Deadlines that are near go first; where they never end, a head
+that has waited for as long takes turns with them.
 """
 
 from __future__ import annotations
@@ -112,7 +113,9 @@ class _Look:
             if oldest_cold is None or line.since_s < oldest_cold.since_s:
                 oldest_cold = line
         if urgent:
-            return self._taken(min(urgent, key=lambda line: (line.start_by_s, line.id)), is_urgent=True)
+            due = next((line for line in (oldest_cold, warm) if line is not None and self._head_is_due(line)), None)
+            nearest = min(urgent, key=lambda line: (line.start_by_s, line.id))
+            return self._taken(nearest, is_urgent=True) if due is None else self._taken(due)
         chosen = warm
         if warm is None:
             chosen = self._most_in_need(cold, self._worth)
@@ -144,6 +147,15 @@ class _Look:
         instead_s = self._now_s if by is None else by.since_s
         return instead_s - line.since_s > OVERTAKING * self._gpu.load_s.get(line.models, self._gpu.usual_load_s)
 
+    def _head_is_due(self, line: Line) -> bool:
+        """Whether a head that waited for so long has its turn before deadlines: every second time, as chance has it.
+
+        A function of its age alone, so that the forecast comes to the same.
+        """
+        age_s = self._now_s - line.since_s
+        waited_long = age_s > OVERTAKING * self._gpu.load_s.get(line.models, self._gpu.usual_load_s)
+        return waited_long and round(age_s * 1000) % 2 == 0
+
     def _taken(self, line: Line, *, is_urgent: bool = False) -> Decision:
         is_warm = self._gpu.holds_models_of(line)
         why: Why = "deadline" if is_urgent else "warm"
@@ -152,7 +164,7 @@ class _Look:
         return Decision(
             line=line,
             why=why,
-            takes_nearest_deadline=is_urgent or self._would_miss(line),
+            takes_nearest_deadline=(is_urgent or self._would_miss(line)) and not self._head_is_due(line),
             load_s=self._gpu.load_s_of(line),
         )
 
@@ -180,6 +192,9 @@ class _Look:
     def _is_urgent(self, line: Line) -> bool:
         """Whether its nearest deadline would pass, were this GPU to do something else first."""
         assert line.start_by_s is not None
+        if line.start_by_s < self._now_s:
+            # It has passed: its job ends, and begins no more.
+            return False
         holders = self._holders.get(line.models, _NOBODY)
         until_free_s = holders.free_s / holders.gpus if holders.gpus else 0.0
         return line.start_by_s - self._now_s <= until_free_s + line.run_s + self._gpu.load_s_of(line)
