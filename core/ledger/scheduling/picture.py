@@ -13,8 +13,9 @@ from core.ledger.database.tables import instances, residents
 from core.ledger.durations import gpu_kind
 from core.ledger.instances import HEALTHY, SILENCE_MS
 from core.ledger.scheduling.learned import USUAL_LOAD_S, Costs, LearnedCosts
-from core.ledger.scheduling.lines import LineKind, Lines, WaitingLine
-from core.ledger.scheduling.reach import Sort
+from core.ledger.scheduling.lines import Lines, WaitingLine
+from core.ledger.scheduling.presence import read_sorts
+from core.ledger.scheduling.reach import NONE, Sort
 from core.scheduling.lines import Decision, Fleet, Gpu, Holders, Line, ModelSet
 from core.scheduling.policy import decide
 from core.scheduling.residency import USUAL_BYTES, ModelFile, Residency
@@ -50,21 +51,17 @@ class GpuRow:
     @property
     def sort(self) -> Sort:
         """What makes it able to run a line or not."""
-        return Sort(self.catalogue, self.pool, self.vram_bytes)
+        return Sort(self.catalogue, self.pool, self.vram_bytes, gpu_kind(self.device, self.kind))
 
     @property
     def sizes(self) -> dict[str, int]:
         """The sizes of those files, where they are known."""
         return {name: size for name, size in self.held or () if size is not None}
 
-    def may_run(self, line: LineKind) -> bool:
-        """Return whether it can run the jobs of a line."""
-        return line.runs_on(catalogue=self.catalogue, pool=self.pool, vram_bytes=self.vram_bytes)
-
 
 GPU_COLUMNS = tuple(instances.c[field.name] for field in fields(GpuRow))
 #: What makes instances alike for a line.
-_SORT = (instances.c.catalogue, instances.c.pool, instances.c.vram_bytes)
+_SORT = (instances.c.catalogue, instances.c.pool, instances.c.vram_bytes, instances.c.device, instances.c.kind)
 #: An instance that is healthy and was heard of lately, in statements that are built once.
 IS_ALIVE = and_(instances.c.state == HEALTHY, instances.c.heartbeat_at_ms > bindparam("heard_since_ms"))
 _IS_BUSY = instances.c.free_at_ms > bindparam("now")
@@ -163,6 +160,7 @@ class Picture:
         self._costs = learned.of(connection, self._reach.model_sets)
         self._lines = lines.drawn(waiting, self._costs)
         self._fleet: Fleet | None = None
+        self._forced: frozenset[int] | None = None if self._reach.is_wary else NONE
 
     @property
     def is_empty(self) -> bool:
@@ -199,7 +197,17 @@ class Picture:
     def lines_for(self, row: GpuRow) -> list[Line]:
         """Return the lines that an instance can run."""
         able = self._reach.able(row.sort)
+        off = self._reach.kept_off(row.sort)
+        if off and not off.isdisjoint(self._lines):
+            able -= off - self._without_choice
         return [line for line in self._lines.values() if line.id in able]
+
+    @property
+    def _without_choice(self) -> frozenset[int]:
+        """The lines that are kept off nothing, because no other GPUs could run them."""
+        if self._forced is None:
+            self._forced = self._reach.without_choice(read_sorts(self._connection, self._now_ms))
+        return self._forced
 
     def decide(self, gpu: Gpu, lines: Iterable[Line]) -> Decision | None:
         """Return what an instance takes next; None for nothing."""
@@ -236,11 +244,11 @@ class Picture:
         holders: dict[ModelSet, Holders] = {}
         everybody = (0, 0)
         works = self._reach.works
-        for models, catalogue, pool, vram_bytes, gpus, left_ms in rows:
+        for models, catalogue, pool, vram_bytes, device, kind, gpus, left_ms in rows:
             if models == "*":
                 everybody = (gpus, int(left_ms or 0))
                 continue
-            for work in works(models, Sort(catalogue, pool, vram_bytes)):
+            for work in works(models, Sort(catalogue, pool, vram_bytes, gpu_kind(device, kind)), self._without_choice):
                 before = holders.get(work)
                 holders[work] = (
                     Holders(gpus=gpus, free_s=int(left_ms) / 1000)
