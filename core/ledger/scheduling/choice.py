@@ -13,6 +13,7 @@ from core.ledger.catalogues import ModelSizes
 from core.ledger.database.connections import Transaction
 from core.ledger.database.line_counts import IS_QUEUED
 from core.ledger.database.tables import instances, jobs, secrets
+from core.ledger.durations import LEARNED_S, gpu_kind
 from core.ledger.instances import DAY_MS, HEALTHY, SILENCE_MS
 from core.ledger.resident_sets import put_sets
 from core.ledger.scheduling.learned import LearnedCosts
@@ -49,9 +50,11 @@ _IS_OURS_TO_TRY = or_(
 _IS_IN_TIME = or_(jobs.c.start_by_ms.is_(None), jobs.c.start_by_ms >= bindparam("now"))
 _IS_FOR_A_RUN = or_(secrets.c.purpose == RUN, secrets.c.purpose == ANY)
 _HAS_SECRETS = select(secrets.c.job_id).where(secrets.c.job_id == jobs.c.id, _IS_FOR_A_RUN).exists()
-_OF_THE_LINE = select(jobs.c.id, jobs.c.graph, jobs.c.extra_pnginfo, _HAS_SECRETS.label("has_secrets")).where(
-    jobs.c.line == bindparam("wanted_line"), IS_QUEUED, _IS_OURS_TO_TRY, _IS_IN_TIME
-)
+_OF_THE_LINE = select(
+    *(jobs.c.id, jobs.c.graph, jobs.c.extra_pnginfo, jobs.c.expected_time_s),
+    _HAS_SECRETS.label("has_secrets"),
+    LEARNED_S.label("known_s"),
+).where(jobs.c.line == bindparam("wanted_line"), IS_QUEUED, _IS_OURS_TO_TRY, _IS_IN_TIME)
 _HEAD = _OF_THE_LINE.order_by(jobs.c.created_at_ms, jobs.c.id).limit(1)
 _NAMED = _OF_THE_LINE.where(jobs.c.id == bindparam("wanted"))
 _NEAREST = _OF_THE_LINE.where(jobs.c.start_by_ms.is_not(None)).order_by(jobs.c.start_by_ms, jobs.c.id).limit(1)
@@ -72,7 +75,7 @@ class Choice:
     #: Names of the model files that it loads or holds for this job.
     files: tuple[str, ...]
     gpu: GpuRow
-    #: How long it runs where its models are held, and how long a load of them takes here, expected.
+    #: How long this job runs where its models are held, and how long a load of them takes here, expected.
     run_s: float
     cold_load_s: float
     #: Of the job's row, as they are: JSON texts.
@@ -114,6 +117,7 @@ class Chooser:
         who |= {"heard_since_ms": now - SILENCE_MS, "avoided_since_ms": now - AVOID_MS}
         found = connection.execute(_ASKING, who).one_or_none()
         row = GpuRow(name=instance) if found is None else GpuRow(**found._mapping)
+        who["gpu_kind"] = gpu_kind(row.device, row.kind)
         if row.state != HEALTHY or (worker is not None and row.worker not in (worker, None)):
             return None
         waiting = self._lines.waiting(connection)
@@ -150,7 +154,7 @@ class Chooser:
                     decision=decision,
                     files=files,
                     gpu=row,
-                    run_s=line.run_s,
+                    run_s=picture.run_s_of(line, who["gpu_kind"], known_s=job.known_s, told_s=job.expected_time_s),
                     cold_load_s=cold_load_s,
                 )
             # Others have its jobs, or they are not for this instance.

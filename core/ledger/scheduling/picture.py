@@ -10,7 +10,7 @@ from sqlalchemy import CompoundSelect, Connection, and_, bindparam, case, func, 
 
 from core.clock import now_ms
 from core.ledger.database.tables import instances, residents
-from core.ledger.durations import gpu_kind
+from core.ledger.durations import DEFAULT_S, gpu_kind
 from core.ledger.instances import HEALTHY, SILENCE_MS
 from core.ledger.scheduling.learned import USUAL_LOAD_S, Costs, LearnedCosts
 from core.ledger.scheduling.lines import Lines, WaitingLine
@@ -177,6 +177,19 @@ class Picture:
     def files_of(self, line: Line) -> tuple[str, ...]:
         """Return the model files that the jobs of a line load."""
         return self._reach.files_of(line.id)
+
+    def run_s_of(self, line: Line, kind: str, *, known_s: float | None, told_s: float | None) -> float:
+        """Return how long one job of a line runs on a kind of GPU, as `Averages.expect` does.
+
+        Parameters:
+          known_s: how long those of its shape do, or of its template.
+          told_s: what its client said.
+        """
+        if known_s is None:
+            known_s = self._costs.known_run_s(self._reach.models_of[line.models], (kind,))
+        if known_s is None:
+            known_s = told_s
+        return DEFAULT_S if known_s is None else known_s
 
     def gpu(self, row: GpuRow, *, free_s: float = 0.0) -> Gpu:
         """Return an instance as the policy sees it.
