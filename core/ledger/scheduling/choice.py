@@ -29,23 +29,10 @@ ASKED_FIRST = 64
 
 # Statements on the path between two jobs of a GPU, built once: building one takes longer than running it.
 _ASKING = select(*GPU_COLUMNS).where(instances.c.name == bindparam("instance"))
-_other = instances.alias("other")
-_SUITS_ANOTHER = (
-    select(_other.c.name)
-    .where(
-        _other.c.name != bindparam("instance"),
-        _other.c.state == HEALTHY,
-        _other.c.heartbeat_at_ms > bindparam("heard_since_ms"),
-        or_(jobs.c.catalogues.is_(None), jobs.c.catalogues.contains(_other.c.catalogue)),
-    )
-    .correlate(jobs)
-    .exists()
-)
-_IS_OURS_TO_TRY = or_(
+_IS_NOT_LOST_HERE = or_(
     jobs.c.lost_on.is_(None),
     jobs.c.lost_on != bindparam("instance"),
     jobs.c.updated_at_ms < bindparam("avoided_since_ms"),
-    ~_SUITS_ANOTHER,
 )
 _IS_IN_TIME = or_(jobs.c.start_by_ms.is_(None), jobs.c.start_by_ms >= bindparam("now"))
 _IS_FOR_A_RUN = or_(secrets.c.purpose == RUN, secrets.c.purpose == ANY)
@@ -54,11 +41,16 @@ _OF_THE_LINE = select(
     *(jobs.c.id, jobs.c.graph, jobs.c.extra_pnginfo, jobs.c.expected_time_s),
     _HAS_SECRETS.label("has_secrets"),
     LEARNED_S.label("known_s"),
-).where(jobs.c.line == bindparam("wanted_line"), IS_QUEUED, _IS_OURS_TO_TRY, _IS_IN_TIME)
+    _IS_NOT_LOST_HERE.label("is_not_lost_here"),
+).where(jobs.c.line == bindparam("wanted_line"), IS_QUEUED, _IS_IN_TIME)
 _HEAD = _OF_THE_LINE.order_by(jobs.c.created_at_ms, jobs.c.id).limit(1)
 _NAMED = _OF_THE_LINE.where(jobs.c.id == bindparam("wanted"))
 _NEAREST = _OF_THE_LINE.where(jobs.c.start_by_ms.is_not(None)).order_by(jobs.c.start_by_ms, jobs.c.id).limit(1)
-_LOCKED = {query: query.with_for_update(of=jobs, skip_locked=True) for query in (_HEAD, _NAMED, _NEAREST)}
+#: The same without what it lost a moment ago.
+_LEFT = {query: query.where(_IS_NOT_LOST_HERE) for query in (_HEAD, _NAMED, _NEAREST)}
+_LOCKED = {
+    query: query.with_for_update(of=jobs, skip_locked=True) for query in (_HEAD, _NAMED, _NEAREST, *_LEFT.values())
+}
 _IDLE_NOW = (
     update(instances)
     .where(instances.c.name == bindparam("instance"), instances.c.free_at_ms > bindparam("now"))
@@ -143,6 +135,8 @@ class Chooser:
                 return None
             line = decision.line
             job = _taken(transaction, decision, who)
+            if job is not None and not job.is_not_lost_here and picture.suits_another(line.id, row.name):
+                job = _taken(transaction, decision, who, but_for_lost=True)
             if job is not None:
                 files = picture.files_of(line)
                 cold_load_s = gpu.load_s.get(line.models, 0.0) if files else 0.0
@@ -199,11 +193,14 @@ def _noting(names: tuple[str, ...]) -> Update:
     return update(instances).where(instances.c.name == bindparam("instance")).values(**values)
 
 
-def _taken(transaction: Transaction, decision: Decision, who: dict[str, Any]) -> Row[Any] | None:
+def _taken(
+    transaction: Transaction, decision: Decision, who: dict[str, Any], *, but_for_lost: bool = False
+) -> Row[Any] | None:
     wanted = who | {"wanted_line": decision.line.id}
     first = _NEAREST if decision.takes_nearest_deadline else _NAMED if who["wanted"] is not None else None
     for query in (_HEAD,) if first is None else (first, _HEAD):
-        job = transaction.connection.execute(_locked(transaction, query), wanted).one_or_none()
+        asked = _locked(transaction, _LEFT[query] if but_for_lost else query)
+        job = transaction.connection.execute(asked, wanted).one_or_none()
         if job is not None:
             return job
     return None

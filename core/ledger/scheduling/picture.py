@@ -64,6 +64,7 @@ GPU_COLUMNS = tuple(instances.c[field.name] for field in fields(GpuRow))
 _SORT = (instances.c.catalogue, instances.c.pool, instances.c.vram_bytes, instances.c.device, instances.c.kind)
 #: An instance that is healthy and was heard of lately, in statements that are built once.
 IS_ALIVE = and_(instances.c.state == HEALTHY, instances.c.heartbeat_at_ms > bindparam("heard_since_ms"))
+_ALIVE = select(instances.c.name, *_SORT).where(IS_ALIVE)
 _IS_BUSY = instances.c.free_at_ms > bindparam("now")
 _LEFT_MS = case((_IS_BUSY, instances.c.free_at_ms - bindparam("now")), else_=0)
 _HOLDERS = (
@@ -160,6 +161,9 @@ class Picture:
         self._costs = learned.of(connection, self._reach.model_sets)
         self._lines = lines.drawn(waiting, self._costs)
         self._fleet: Fleet | None = None
+        self._heard = {"heard_since_ms": self._now_ms - SILENCE_MS}
+        #: The names of the healthy instances of each sort.
+        self._alive: dict[Sort, list[str]] | None = None
         self._forced: frozenset[int] | None = None if self._reach.is_wary else NONE
 
     @property
@@ -209,8 +213,8 @@ class Picture:
 
     def lines_for(self, row: GpuRow) -> list[Line]:
         """Return the lines that an instance can run."""
-        able = self._reach.able(row.sort)
-        off = self._reach.kept_off(row.sort)
+        sort = row.sort
+        able, off = self._reach.able(sort), self._reach.kept_off(sort)
         if off and not off.isdisjoint(self._lines):
             able -= off - self._without_choice
         return [line for line in self._lines.values() if line.id in able]
@@ -221,6 +225,18 @@ class Picture:
         if self._forced is None:
             self._forced = self._reach.without_choice(read_sorts(self._connection, self._now_ms))
         return self._forced
+
+    def suits_another(self, line_id: int, instance: str) -> bool:
+        """Return whether a healthy instance beside this one may run a line."""
+        if self._alive is None:
+            self._alive = {}
+            for name, catalogue, pool, vram_bytes, device, kind in self._connection.execute(_ALIVE, self._heard):
+                self._alive.setdefault(Sort(catalogue, pool, vram_bytes, gpu_kind(device, kind)), []).append(name)
+        return any(
+            line_id in self._reach.able(sort) - (self._reach.kept_off(sort) - self._without_choice)
+            for sort, names in self._alive.items()
+            if names != [instance]
+        )
 
     def decide(self, gpu: Gpu, lines: Iterable[Line]) -> Decision | None:
         """Return what an instance takes next; None for nothing."""
@@ -253,7 +269,7 @@ class Picture:
 
     def _read(self, query: CompoundSelect[Any], **more: str) -> Fleet:
         now = self._now_ms
-        rows = self._connection.execute(query, {"now": now, "heard_since_ms": now - SILENCE_MS, **more}).all()
+        rows = self._connection.execute(query, {"now": now, **self._heard, **more}).all()
         holders: dict[ModelSet, Holders] = {}
         everybody = (0, 0)
         works = self._reach.works

@@ -9,6 +9,7 @@ import pytest
 from core.ledger import Ledger
 from core.ledger.instances import SILENCE_MS
 from core.ledger.scheduling.turns import AVOID_MS
+from core.records.requirements import Requirements
 from core.scheduling.residency import USUAL_BYTES
 from tests.ledger_moves import claimed, set_columns, submit
 from tests.makers import NAME, WORKER, StoppedClock, come_up, record_of
@@ -118,10 +119,21 @@ class TestAvoidance:
         ledger.instances.down(OTHER, worker=WORKER, state="unhealthy", reason="x")
         assert next_job(ledger) == lost
 
-    def test_one_that_does_not_suit_is_no_other(self, ledger: Ledger, lost: str) -> None:
-        set_columns(ledger, lost, catalogues=digest(ledger, NAME))
+    @pytest.mark.parametrize("by", ["nodes", "pool"])
+    def test_one_that_does_not_suit_is_no_other(self, ledger: Ledger, by: str) -> None:
+        come_up(ledger, object_info=KSAMPLER, pool="p")
         come_up(ledger, OTHER, object_info=UPSCALER)
-        assert next_job(ledger) == lost
+        needs: dict[str, Any] = {"catalogues": (digest(ledger, NAME),)}
+        claim = claimed(ledger, **needs if by == "nodes" else {"requires": Requirements(pool="p")})
+        ledger.requeue.release(claim, reason="gone")
+        assert missing(ledger) == [claim.job_id]
+        assert next_job(ledger) == claim.job_id
+
+    def test_what_it_did_not_lose_it_takes_meanwhile(self, ledger: Ledger, lost: str) -> None:
+        come_up(ledger, OTHER)
+        job = submit(ledger)
+        assert next_job(ledger, named=lost) == job.id
+        assert next_job(ledger) is None
 
 
 class TestAhead:
