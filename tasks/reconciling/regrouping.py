@@ -15,7 +15,7 @@ from tasks.runtime import Runtime
 
 #: What one run of the reconciler gives to them, however many wait.
 TIME_LIMIT_S = 1.0
-#: Jobs may still come into the lines of a moment ago: who submits asks every few seconds. So there is a second look.
+#: Jobs may still come into the lines of a moment ago: who submits asks once a second. So there is a second look.
 SECOND_LOOK_S = 10.0
 
 

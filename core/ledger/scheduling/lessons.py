@@ -30,7 +30,7 @@ COUNTS_MS, KEPT_MS = 7 * 24 * 3600 * 1000, 8 * 24 * 3600 * 1000
 #: Rows kept, those learned last.
 KEPT = 1_000
 #: How long a process goes by what it has read.
-KNOWN_S = 3.0
+KNOWN_S = 1.0
 #: Jobs led into another line in one transaction.
 BATCH = 500
 #: Code of the loss of a job that ran out of memory.
