@@ -180,7 +180,7 @@ class Recorder:
             log.info("job %s goes to another kind of instance (%s)", claim.job_id, exc.code)
             return self.give_back(claim, exc, lost=False)
         # Learned before the job is given back: whoever dies in between has it taken back into the right line.
-        has_other_kind = isinstance(exc, ComfyOutOfMemory) and self._lessons.learn(claim)
+        has_other_kind = isinstance(exc, ComfyOutOfMemory) and self._lessons.learn(claim.job_id, claim.attempt)
         if has_other_kind or _is_worth_another_try(claim, exc):
             log.warning("job %s attempt %s is lost (%s)%s", claim.job_id, claim.attempt, exc.code, _own_words(exc))
             return self.give_back(claim, exc, lost=True)

@@ -15,7 +15,6 @@ from sqlalchemy import and_, bindparam, delete, func, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from core.clock import now_ms
-from core.ledger.claims import Claim, held_by
 from core.ledger.database.connections import Database
 from core.ledger.database.line_counts import IS_QUEUED
 from core.ledger.database.tables import instances, jobs, lessons, lines
@@ -38,7 +37,9 @@ OUT_OF_MEMORY = "out_of_memory"
 
 _ALL = select(lessons).order_by(lessons.c.learned_at_ms.desc()).limit(KEPT)
 _ATTEMPT = select(jobs.c.shape, jobs.c.line, instances.c.device, instances.c.kind, instances.c.vram_bytes)
-_ATTEMPT = _ATTEMPT.join_from(jobs, instances, jobs.c.instance == instances.c.name)
+_ATTEMPT = _ATTEMPT.join_from(jobs, instances, jobs.c.instance == instances.c.name).where(
+    jobs.c.id == bindparam("job"), jobs.c.attempt == bindparam("attempt"), jobs.c.status.in_(sorted(LEASED))
+)
 _IS_ITS = jobs.c.shape == bindparam("wanted")
 _LINES_WITH = select(lines.c.id).where(
     lines.c.waiting > 0,
@@ -80,7 +81,7 @@ class Lessons:
         avoids = self._known.by_shape.get(shape or "", ())
         return avoids if avoids and self._known.have_another(avoids) else ()
 
-    def learn(self, claim: Claim) -> bool:
+    def learn(self, job_id: str, attempt: int) -> bool:
         """Learn that an attempt ran out of memory; it may be told more than once.
 
         The job itself, and a batch of those of its shape that wait, stand in the lines of other GPUs then.
@@ -88,16 +89,16 @@ class Lessons:
         Returns: whether there are other GPUs, of a kind on which its shape did not run out of memory, that can run it.
         """
         with self._database.read() as connection:
-            attempt = connection.execute(_ATTEMPT.where(held_by(claim))).one_or_none()
-            kind = None if attempt is None or attempt.line is None else self._lines.kind_of(connection, attempt.line)
-        if attempt is None or attempt.shape is None:
+            found = connection.execute(_ATTEMPT, {"job": job_id, "attempt": attempt}).one_or_none()
+            kind = None if found is None or found.line is None else self._lines.kind_of(connection, found.line)
+        if found is None or found.shape is None:
             return False
-        self._write(attempt.shape, Outgrown(gpu_kind(attempt.device, attempt.kind), attempt.vram_bytes))
+        self._write(found.shape, Outgrown(gpu_kind(found.device, found.kind), found.vram_bytes))
         known = self._read()
-        avoids = known.by_shape.get(attempt.shape, ())
+        avoids = known.by_shape.get(found.shape, ())
         if kind is None or not known.have_another(avoids):
             return False
-        self.lead(attempt.shape, avoids, first=attempt.line)
+        self.lead(found.shape, avoids, first=found.line)
         there = replace(kind, avoids=avoids)
         return any(there.runs_on(sort) and not there.is_kept_off(sort) for sort in known.sorts)
 

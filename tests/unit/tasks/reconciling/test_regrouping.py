@@ -43,7 +43,7 @@ def leads(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def learn(ledger: Ledger, shape: str = "s") -> None:
     claim = claimed(ledger, SMALL, shape=shape, priority=1)
-    assert ledger.lessons.learn(claim)
+    assert ledger.lessons.learn(claim.job_id, claim.attempt)
     ledger.claims.canceled(claim)
 
 

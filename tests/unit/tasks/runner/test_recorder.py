@@ -291,10 +291,10 @@ class TestErrors:
         claim = claimed(runtime.ledger, shape="s")
         learn, refusals = runtime.ledger.lessons.learn, [LedgerUnavailable("away")]
 
-        def reluctant(claim: Claim) -> bool:
+        def reluctant(job_id: str, attempt: int) -> bool:
             if refusals:
                 raise refusals.pop()
-            return learn(claim)
+            return learn(job_id, attempt)
 
         monkeypatch.setattr(runtime.ledger.lessons, "learn", reluctant)
         assert isinstance(fail(recorder, claim, ComfyOutOfMemory("memory")), Requeued)

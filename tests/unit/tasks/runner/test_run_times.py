@@ -123,7 +123,7 @@ class TestTeacher:
     ) -> None:
         come_up(ledger, "gpu1@here", device="GTX")
         claim = claimed(ledger, instance.name, shape="s")
-        ledger.lessons.learn(claim)
+        ledger.lessons.learn(claim.job_id, claim.attempt)
         teacher.tell(claim, instance, None)
         assert ledger.lessons.wanted()["s"], "what came from the cache needed none"
         teacher.tell(claim, instance, 3.0)

@@ -55,7 +55,7 @@ def run_out(ledger: Ledger, name: str, shape: str = "s", **fields: object) -> tu
 
 
 def given_back(ledger: Ledger, claim: Claim) -> bool:
-    can_elsewhere = ledger.lessons.learn(claim)
+    can_elsewhere = ledger.lessons.learn(claim.job_id, claim.attempt)
     ledger.requeue.release(claim, reason="memory", code=OUT_OF_MEMORY)
     return can_elsewhere
 
@@ -287,10 +287,11 @@ class TestLed:
         come(ledger, SMALL, BIG)
         claim = claimed(ledger, SMALL, shape="s")
         ledger.requeue.release(claim, reason="gone")
-        assert not ledger.lessons.learn(claim)
+        assert not ledger.lessons.learn(claim.job_id, claim.attempt)
         assert ledger.lessons.wanted() == {}
 
     def test_a_job_without_a_shape_teaches_nothing(self, ledger: Ledger) -> None:
         come(ledger, SMALL, BIG)
-        assert not ledger.lessons.learn(claimed(ledger, SMALL, shape=None))
+        claim = claimed(ledger, SMALL, shape=None)
+        assert not ledger.lessons.learn(claim.job_id, claim.attempt)
         assert ledger.lessons.wanted() == {}
