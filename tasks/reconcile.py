@@ -17,6 +17,7 @@ from tasks.messaging.follow_up import Moved, host_of, publish_follow_up
 from tasks.messaging.names import RECONCILE
 from tasks.reconciling.deadlines import expire_late
 from tasks.reconciling.expiry import remove_expired, sweep
+from tasks.reconciling.regrouping import follow_lessons
 from tasks.reconciling.repinning import follow_fleet
 from tasks.runtime import ComfylineTask, Runtime
 from tasks.take_back import take_back
@@ -111,6 +112,7 @@ STEPS: tuple[Callable[[Runtime], None], ...] = (
     expire_waiting,
     expire_late,
     follow_fleet,
+    follow_lessons,
     mend_lines,
     publish_missing_turns,
     resume_uploads,

@@ -5,7 +5,6 @@ They need a server and its key, and nothing of the fleet itself: no ledger, no b
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
@@ -21,6 +20,7 @@ from cli.remote.answers import ServerUnreachable
 from cli.remote.client import Client
 from core.errors import InvalidRequest
 from core.scheduling.reasons import about
+from core.texts.cards import card_name, gigabytes
 
 #: A GPU as the API shows it: `name`, `host`, `state`, `reason`, `job_id`, `up_since_ms`, ...
 Gpu: TypeAlias = dict[str, Any]
@@ -184,14 +184,8 @@ def uptime(up_since_ms: int | None) -> str:
 
 def card(device: str | None, vram_bytes: int | None = None) -> str:
     """Return the card in ComfyUI's name of a device, `cuda:0 NVIDIA L4 : cudaMallocAsync`, with its memory."""
-    name = re.sub(r"^cuda:[0-9]+ ", "", device or "-").partition(" : ")[0]
+    name = card_name(device or "-")
     return name if vram_bytes is None else f"{name} {gigabytes(vram_bytes)}"
-
-
-def gigabytes(size_bytes: int) -> str:
-    """Return a size as `6.9 GB`, `24 GB`, `0.04 GB`."""
-    size = size_bytes / 1e9
-    return f"{size:.0f} GB" if size >= 20 else f"{size:.1f} GB" if size >= 0.1 else f"{size:.2f} GB"
 
 
 def holdings(models: Sequence[dict[str, Any]]) -> str:

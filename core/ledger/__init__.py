@@ -19,7 +19,7 @@ catalogues   what instances offer (instances, scheduling)
 model_sets   names of sets of model files (durations, scheduling)
 resident_sets  which of them instances hold (instances, scheduling)
 scheduling/  which job an instance runs next: ledger.turns, ledger.lines (claims, reconciler), and what comes of that:
-             ledger.outlook (API)
+             ledger.outlook (API), and what running out of memory teaches: ledger.lessons (GPU workers, reconciler)
 sealing      secrets at rest (secrets, requests)
 upgrade      the schema, brought to its newest version (every process at its start)
 migrations/  the steps of that
@@ -46,6 +46,7 @@ from core.ledger.requests import Requests
 from core.ledger.requeue import Requeue
 from core.ledger.scheduling.choice import Chooser
 from core.ledger.scheduling.learned import LearnedCosts
+from core.ledger.scheduling.lessons import Lessons
 from core.ledger.scheduling.lines import Lines
 from core.ledger.scheduling.mending import LineMender
 from core.ledger.scheduling.outlook import OutlookReader
@@ -76,7 +77,10 @@ class Ledger:
         self.lines = Lines(self.database)
         self.line_mender = LineMender(self.database, self.lines)
         self.turns = Turns(self.database, self.lines, learned)
-        self.jobs = Jobs(self.database, self.lines, self.secrets, self.requests, Retention.from_settings(settings))
+        self.lessons = Lessons(self.database, self.lines)
+        self.jobs = Jobs(
+            self.database, self.lines, self.lessons, self.secrets, self.requests, Retention.from_settings(settings)
+        )
         self.claims = Claims(self.database, Chooser(self.lines, learned), lease_s=settings.lease_s)
         self.requeue = Requeue(self.database, max_attempts=settings.max_attempts)
         self.pins = Pins(self.database, self.lines)

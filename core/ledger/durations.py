@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from statistics import fmean
-from typing import Protocol
+from typing import Any, Protocol
 
-from sqlalchemy import ColumnElement, case, delete, func, select
+from sqlalchemy import ColumnElement, bindparam, case, delete, func, literal, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from core.clock import now_ms
 from core.ledger.database.connections import Database
-from core.ledger.database.tables import durations
+from core.ledger.database.tables import durations, jobs
 
 #: Weight of the newest duration, once there are enough of them for a plain mean to be slow to follow.
 NEWEST = 0.3
@@ -74,6 +74,19 @@ class Averages:
         return DEFAULT_S if job.expected_time_s is None else job.expected_time_s
 
 
+def _averages_of(kind: str, name: ColumnElement[Any]) -> tuple[ColumnElement[Any], ...]:
+    """On that kind of GPU, and on those where it ran."""
+    average = select(durations.c.average_s).where(durations.c.what == literal(f"{kind}:").concat(name))
+    everywhere = average.with_only_columns(func.avg(durations.c.average_s))
+    return average.where(durations.c.gpu == bindparam("gpu_kind")).scalar_subquery(), everywhere.scalar_subquery()
+
+
+#: In a query of jobs: what `Averages.expect` knows of each on the kind of GPU `gpu_kind`; NULL for nothing.
+LEARNED_S: ColumnElement[Any] = func.coalesce(
+    *_averages_of("shape", jobs.c.shape), *_averages_of("workflow", jobs.c.workflow)
+)
+
+
 class Durations:
     """The learned durations of a fleet."""
 
@@ -133,9 +146,9 @@ class Durations:
         with self._database.read() as connection:
             return {row.what: row.average_s for row in connection.execute(query)}
 
-    def averages(self, jobs: Iterable[Lasting]) -> Averages:
+    def averages(self, of: Iterable[Lasting]) -> Averages:
         """Return what is known of the durations of these jobs' shapes and templates."""
-        wanted = sorted({what for job in jobs for what in subjects(job)})
+        wanted = sorted({what for job in of for what in subjects(job)})
         seconds: dict[str, dict[str, float]] = {}
         with self._database.read() as connection:
             for start in range(0, len(wanted), CHUNK):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, and_, bindparam, func, insert, or_, select
@@ -18,6 +18,7 @@ from core.ledger.database.rows import JOB_COLUMNS, job_of, outputs_of
 from core.ledger.database.stored_fields import columns_from
 from core.ledger.database.tables import events, idempotency_keys, job_errors, job_inputs, jobs
 from core.ledger.requests import Requests
+from core.ledger.scheduling.lessons import Lessons
 from core.ledger.scheduling.lines import LineKind, Lines
 from core.ledger.secrets import Secrets
 from core.ledger.transitions import transition
@@ -79,10 +80,17 @@ class Jobs:
     """Everything that is asked about jobs, or by their clients."""
 
     def __init__(
-        self, database: Database, lines: Lines, secrets: Secrets, requests: Requests, retention: Retention
+        self,
+        database: Database,
+        lines: Lines,
+        lessons: Lessons,
+        secrets: Secrets,
+        requests: Requests,
+        retention: Retention,
     ) -> None:
         self._database = database
         self._lines = lines
+        self._lessons = lessons
         self._secrets = secrets
         self._requests = requests
         self._retention = retention
@@ -95,7 +103,7 @@ class Jobs:
           RequestIdReuse: the request id belongs to a job already; `Requests.join` tells whether it is of the same.
           LedgerUnavailable: nothing was recorded, or (rarely) the answer was lost on its way.
         """
-        line_id = self._lines.id_of(line_of(new))
+        line_id = self._lines.id_of(replace(line_of(new), avoids=self._lessons.avoided_by(new.shape)))
         try:
             with self._database.write() as transaction:
                 return self._record(transaction, new, line_id)

@@ -63,16 +63,27 @@ class Requeue:
         self._database = database
         self._max_attempts = max_attempts
 
-    def release(self, claim: Claim, *, reason: str, lost: bool = True, code: str = INSTANCE_LOST) -> Status | None:
+    def release(
+        self,
+        claim: Claim,
+        *,
+        reason: str,
+        lost: bool = True,
+        code: str = INSTANCE_LOST,
+        error: JobError | None = None,
+    ) -> Status | None:
         """Give a job back because the instance or the worker failed under it, not because of the job.
 
         Parameters:
           lost: counts as one of its `max_attempts`; False for a job that had not begun, or an orderly stop.
           code: what lost it.
+          error: what it fails with if that was the last of its `max_attempts`; None: a few words made from the others.
         Returns: its new status (`queued`, `failed`, `canceled`), or None when the attempt is stale.
         """
         with self._database.write() as transaction:
-            given_back = self._give_back(transaction, claim.job_id, held_by(claim), reason, lost=lost, code=code)
+            given_back = self._give_back(
+                transaction, claim.job_id, held_by(claim), reason, lost=lost, code=code, error=error
+            )
         return None if given_back is None else given_back.status
 
     def release_all(self, instance: str, *, reason: str, only_on_deck: bool = False) -> list[GivenBack]:
@@ -158,6 +169,7 @@ class Requeue:
         *,
         lost: bool,
         code: str,
+        error: JobError | None = None,
         skip_locked: bool = False,
     ) -> GivenBack | None:
         row = transaction.connection.execute(
@@ -167,13 +179,15 @@ class Requeue:
             return None
         # What stood behind another prompt had no part in the loss.
         counts = lost and not row.on_deck
-        status, values = self._what_follows(row, reason, counts=counts, code=code)
+        status, values = self._what_follows(row, reason, counts=counts, code=code, error=error)
         moved = transition(transaction, job_id, status, condition, **values)
         if moved is None:
             return None
         return GivenBack(job_id=job_id, prompt_id=prompt_id_of(job_id, row.attempt), status=status)
 
-    def _what_follows(self, row: Row[Any], reason: str, *, counts: bool, code: str) -> tuple[Status, dict[str, Any]]:
+    def _what_follows(
+        self, row: Row[Any], reason: str, *, counts: bool, code: str, error: JobError | None
+    ) -> tuple[Status, dict[str, Any]]:
         if row.status == CANCELING:
             return CANCELED, {}
         count = row.lost_attempts + int(counts)
@@ -184,7 +198,7 @@ class Requeue:
             losses |= {"lost_on": row.instance, "lost_code": code, "losses": told}
         if counts and count >= self._max_attempts:
             final = POISON if code == INSTANCE_LOST else code
-            error = JobError(code=final, message=f"Given up after {count} lost attempts. {reason}")
+            error = error or JobError(code=final, message=f"Given up after {count} lost attempts. {reason}")
             return FAILED, {"error": error.to_json(), **losses}
         data = {"reason": reason, "code": code} if counts else {"reason": reason}
         return QUEUED, {"data": data, "lease_until_ms": None, "progress": None, "on_deck": False, **losses}

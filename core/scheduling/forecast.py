@@ -55,6 +55,8 @@ class LineOutlook:
     #: Beyond the horizon: how many jobs of other lines wait, and how many of them are taken in a second.
     others: int = 0
     others_pace: float = 0.0
+    #: As in `WaitingLine`.
+    outgrown: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,8 +105,10 @@ class Forecast:
         return Reason(code="behind", models=line.line.models, in_s=self.place(line_id, index).taken_in_s, before=index)
 
     def sentence(self, line_id: int, index: int = 0) -> str:
-        """Return the same in plain English."""
-        return sentence(self.reason(line_id, index), self.files)
+        """Return the same in plain English, and first which GPUs are not waited for, although they could run it."""
+        why = sentence(self.reason(line_id, index), self.files)
+        outgrown = self.lines[line_id].outgrown
+        return f"Ran out of memory on {outgrown}, waits for another kind of GPU. {why}" if outgrown else why
 
 
 def forecast(picture: Picture, *, steps: int = STEPS, looks: int = LOOKS) -> Forecast:
@@ -174,6 +178,7 @@ class _LineOutlooks:
             gap_s=gap_s,
             others=self._all_left - self._left.get(line.id, 0),
             others_pace=(len(ahead.starts) - len(starts)) / self._seen_s,
+            outgrown=of.outgrown,
         )
 
     def _reason(self, of: WaitingLine) -> Reason:

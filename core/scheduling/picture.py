@@ -31,6 +31,8 @@ class WaitingLine:
     run_s: tuple[float, ...] = ()
     #: What its jobs ask of a GPU, for a sentence: "they need ...". Empty where it cannot be said.
     needs: str = ""
+    #: GPUs whose memory did not suffice, for a sentence, while its jobs wait for others. Empty where there are none.
+    outgrown: str = ""
 
     def run_s_of(self, index: int) -> float:
         """Return how long one of its jobs takes, in seconds; the head has index 0."""

@@ -39,6 +39,7 @@ def remove_expired(runtime: Runtime) -> None:
     runtime.ledger.instances.forget_silent()
     runtime.ledger.lines.forget_unused()
     runtime.ledger.durations.forget()
+    runtime.ledger.lessons.forget()
 
 
 def sweep(runtime: Runtime) -> None:

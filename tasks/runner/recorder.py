@@ -57,6 +57,7 @@ class Recorder:
         self._claims = runtime.ledger.claims
         self._outputs = runtime.ledger.outputs
         self._returns = runtime.ledger.requeue
+        self._lessons = runtime.ledger.lessons
         self._store = DirectStore(runtime)
         self._machines = machines_of(runtime.settings)
         #: Keys of partner nodes that the instance has now, by job.
@@ -130,7 +131,9 @@ class Recorder:
 
     def give_back(self, claim: Claim, exc: ComfylineError, *, lost: bool) -> AttemptEnd:
         """Queue the job again, unless it has had its chances."""
-        status = self._returns.release(claim, reason=reason_of(exc), lost=lost, code=exc.code)
+        # Of memory that did not suffice the client learns as much after many tries as after two.
+        error = job_error(exc) if isinstance(exc, ComfyOutOfMemory) else None
+        status = self._returns.release(claim, reason=reason_of(exc), lost=lost, code=exc.code, error=error)
         if status == QUEUED:
             return Requeued(**_identity(claim))
         if status is None or status == CANCELED:
@@ -176,7 +179,9 @@ class Recorder:
         if isinstance(exc, PromptRejected) and pin_elsewhere(self._runtime.ledger, claim):
             log.info("job %s goes to another kind of instance (%s)", claim.job_id, exc.code)
             return self.give_back(claim, exc, lost=False)
-        if _is_worth_another_try(claim, exc):
+        # Learned before the job is given back: whoever dies in between has it taken back into the right line.
+        has_other_kind = isinstance(exc, ComfyOutOfMemory) and self._lessons.learn(claim.job_id, claim.attempt)
+        if has_other_kind or _is_worth_another_try(claim, exc):
             log.warning("job %s attempt %s is lost (%s)%s", claim.job_id, claim.attempt, exc.code, _own_words(exc))
             return self.give_back(claim, exc, lost=True)
         whole = whole_error(exc)
@@ -200,8 +205,8 @@ class Recorder:
 def _is_worth_another_try(claim: Claim, exc: ComfylineError) -> bool:
     """Whether the instance may be to blame.
 
-    Memory gets one more try, for another GPU may have more of it. So does an interrupt that was none of ours: whoever
-    uses the same ComfyUI may have meant another prompt.
+    Memory gets one more try, for what others left there is freed first. So does an interrupt that was none of ours:
+    whoever uses the same ComfyUI may have meant another prompt.
     """
     if isinstance(exc, (ComfyOutOfMemory, PromptInterrupted)):
         return claim.lost_code != exc.code

@@ -66,6 +66,7 @@ class Teacher:
         self._ran_last = None if seconds is None else models
         if seconds is None:
             return
+        self._refute(claim, instance)
         was_cold = claim.load_s > 0
         # Right behind its own models a long run is a long run: taken for a load, it would never be learned.
         if not held_for_sure and was_held_in_vain(claim, seconds):
@@ -105,6 +106,12 @@ class Teacher:
         load_s = min(known.get(load, USUAL_LOAD_S), seconds / 2)
         guesses = {**dict.fromkeys(runs, seconds - load_s), load: load_s}
         durations.learn_all(guesses, gpu=gpu, is_guess=True)
+
+    def _refute(self, claim: Claim, instance: InstanceRecord) -> None:
+        try:
+            self._ledger.lessons.refute(claim.shape, gpu_kind(instance.device, instance.kind))
+        except LedgerUnavailable as exc:
+            log.info("the ledger was not told that job %s had memory enough: %s", claim.job_id, exc)
 
     def _doubt(self, claim: Claim, instance: InstanceRecord) -> None:
         log.info("%s had to load models for job %s that it was taken to hold", instance.name, claim.job_id)

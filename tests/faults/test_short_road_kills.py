@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
 
 import pytest
@@ -11,29 +9,11 @@ import pytest
 from core.ledger import Ledger
 from core.settings import Settings
 from core.storage.placing import digest_of
-from tests.fleet import ROOT, Fleet
+from tests.dying_workers import start_dying
+from tests.fleet import Fleet
 from tests.receivers import OK, Receiver, receiving
 from tests.waiting import until
 
-#: A GPU worker one of whose processes kills itself with SIGKILL, once, when it calls a function for the n-th time.
-DYING = """
-import os, signal, sys, threading
-
-path, function, left, mark = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
-
-def watch(frame, event, _argument):
-    global left
-    if event == "call" and frame.f_code.co_name == function and frame.f_code.co_filename.endswith(path):
-        left -= 1
-        if left == 0 and not os.path.exists(mark):
-            open(mark, "w").close()
-            os.kill(os.getpid(), signal.SIGKILL)
-
-threading.setprofile(watch)
-from cli.main import run
-
-sys.exit(run(["worker", "gpu0"]))
-"""
 #: In the order in which a job with two files comes to them: just before this call. And which attempt it ends with.
 STEPS: dict[str, tuple[str, str, int, int]] = {
     "before anything is stored": ("tasks/runner/direct_store.py", "_stored", 1, 2),
@@ -58,25 +38,12 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         yield fleet.start("broker", "api", "io", "beat")
 
 
-def start_dying(fleet: Fleet, step: tuple[str, str, int, int], mark: str) -> None:
-    path, function, count, _ = step
-    with (fleet.root / "gpu0.log").open("ab") as log:
-        fleet.processes["gpu0"] = subprocess.Popen(
-            [sys.executable, "-c", DYING, path, function, str(count), mark],
-            cwd=ROOT,
-            env=dict(fleet.environment()),
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-
-
 @pytest.mark.parametrize("step", STEPS)
 def test_a_job_ends_once_and_whole_whose_worker_is_killed_at_any_step_of_the_short_road(
     step: str, fleet: Fleet, ledger: Ledger, receiver: Receiver
 ) -> None:
     mark = fleet.root / f"killed at {step}"
-    start_dying(fleet, STEPS[step], str(mark))
+    start_dying(fleet, "gpu0", at=STEPS[step][:3], mark=mark)
     fleet.ready(gpus=1, timeout_s=60)
     graph = {
         "1": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 2, "color": 0}},

@@ -79,6 +79,8 @@ class Options:
     write_metadata: bool
     preview_method: str
     cuda_device: str | None
+    #: The name of its card.
+    card: str
     #: One of classic, lru, ram, none.
     cache_mode: str
     #: How many node outputs `lru` keeps.
@@ -126,6 +128,7 @@ def parse_options(argv: Sequence[str]) -> Options:
         write_metadata=not given.disable_metadata,
         preview_method=given.preview_method,
         cuda_device=given.cuda_device,
+        card=given.simulate_card,
         cache_mode=cache_mode,
         cache_entries=given.cache_lru,
         idle_headroom_bytes=_idle_headroom_bytes(given, release),
@@ -190,6 +193,7 @@ def _add_comfyui_flags(parser: argparse.ArgumentParser) -> None:
 def _add_simulator_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("flags of the simulator")
     group.add_argument("--simulate-version", default="0.10.0", help="the ComfyUI release to behave like")
+    group.add_argument("--simulate-card", default="SIMULATED GPU", metavar="NAME", help="what it calls its GPU")
     group.add_argument("--simulate-vram-gb", type=_not_negative, default=24.0)
     group.add_argument("--simulate-ram-gb", type=_not_negative, default=64.0)
     group.add_argument("--simulate-disk-speed", type=_not_negative, default=3.0, metavar="GB/S", help="0: no time")

@@ -81,7 +81,7 @@ class InfoRoutes:
         gpu = self._machine.gpu
         used_bytes = gpu.used_bytes()
         return {
-            "name": "cuda:0 SIMULATED GPU : simulated",
+            "name": f"cuda:0 {self._machine.options.card} : simulated",
             "type": "cuda",
             # Whatever the physical card: a process started with --cuda-device sees only that one, as number 0.
             "index": 0,

@@ -114,6 +114,8 @@ jobs = Table(
     Index("jobs_pinned", "id", sqlite_where=_IS_PINNED, postgresql_where=_IS_PINNED),
     # The oldest job of a line, and the one with the nearest deadline.
     Index("jobs_line", "line", "created_at_ms", "id", sqlite_where=_IS_WAITING, postgresql_where=_IS_WAITING),
+    # Those of a shape, in each line.
+    Index("jobs_shape", "shape", "line", sqlite_where=_IS_WAITING, postgresql_where=_IS_WAITING),
     # Those that an instance lost.
     Index("jobs_lost", "lost_on", sqlite_where=_IS_LOST, postgresql_where=_IS_LOST),
     Index("jobs_deadline", "line", "start_by_ms", sqlite_where=_HAS_DEADLINE, postgresql_where=_HAS_DEADLINE),
@@ -136,6 +138,8 @@ lines = Table(
     # As in jobs.
     Column("catalogues", Text),
     Column("requires", JSON(none_as_null=True)),
+    # Kinds of GPU that its jobs are kept off: [[kind, bytes of memory or null]].
+    Column("avoids", JSON(none_as_null=True)),
     # How many jobs wait, when the oldest of them came, and the nearest time by which one has to begin.
     Column("waiting", Integer, nullable=False, server_default="0"),
     Column("head_ms", BigInteger),
@@ -228,6 +232,19 @@ durations = Table(
     Column("average_s", Float, nullable=False),
     Column("seen", Integer, nullable=False),
     Column("updated_at_ms", BigInteger, nullable=False),
+)
+
+# Shapes that ran out of memory on a kind of GPU.
+lessons = Table(
+    "lessons",
+    metadata,
+    Column("shape", String(64), primary_key=True),
+    # The kind of GPU, as in durations, and its memory as it says.
+    Column("gpu", String(255), primary_key=True),
+    Column("vram_bytes", BigInteger),
+    Column("learned_at_ms", BigInteger, nullable=False),
+    # When a job of this shape ran there after all; the row stays for a while, for those that wait elsewhere.
+    Column("refuted_at_ms", BigInteger),
 )
 
 idempotency_keys = Table(

@@ -2,6 +2,8 @@
 
 lines    lines of waiting jobs, and which of them have any
 reach    which lines instances can run, and whose models they hold
+lessons  what running out of memory teaches: which kinds of GPU jobs are kept off
+presence  which sorts of GPUs there are for them
 learned  how long jobs run and models load
 picture  the fleet at one moment, for the policy
 choice   which job an instance takes, inside of its claim

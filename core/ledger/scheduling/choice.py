@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Row, Select, Update, and_, bindparam, func, or_, select, update
+from sqlalchemy import Row, Select, Update, bindparam, func, or_, select, update
 
 from core.clock import now_ms
 from core.ledger.catalogues import ModelSizes
 from core.ledger.database.connections import Transaction
 from core.ledger.database.line_counts import IS_QUEUED
 from core.ledger.database.tables import instances, jobs, secrets
+from core.ledger.durations import LEARNED_S, gpu_kind
 from core.ledger.instances import DAY_MS, HEALTHY, SILENCE_MS
 from core.ledger.resident_sets import put_sets
 from core.ledger.scheduling.learned import LearnedCosts
@@ -28,44 +29,28 @@ ASKED_FIRST = 64
 
 # Statements on the path between two jobs of a GPU, built once: building one takes longer than running it.
 _ASKING = select(*GPU_COLUMNS).where(instances.c.name == bindparam("instance"))
-_other = instances.alias("other")
-_POOL, _VRAM_GB = jobs.c.requires["pool"].as_string(), jobs.c.requires["vram_gb"].as_float()
-#: As `Requirements.are_met_by`.
-_MEETS_WHAT_IS_REQUIRED = or_(
-    jobs.c.requires.is_(None),
-    and_(
-        or_(_POOL.is_(None), _other.c.pool == _POOL),
-        or_(_VRAM_GB.is_(None), _other.c.vram_bytes.is_(None), _other.c.vram_bytes >= _VRAM_GB * 1e9),
-    ),
-)
-_SUITS_ANOTHER = (
-    select(_other.c.name)
-    .where(
-        _other.c.name != bindparam("instance"),
-        _other.c.state == HEALTHY,
-        _other.c.heartbeat_at_ms > bindparam("heard_since_ms"),
-        or_(jobs.c.catalogues.is_(None), jobs.c.catalogues.contains(_other.c.catalogue)),
-        _MEETS_WHAT_IS_REQUIRED,
-    )
-    .correlate(jobs)
-    .exists()
-)
-_IS_OURS_TO_TRY = or_(
+_IS_NOT_LOST_HERE = or_(
     jobs.c.lost_on.is_(None),
     jobs.c.lost_on != bindparam("instance"),
     jobs.c.updated_at_ms < bindparam("avoided_since_ms"),
-    ~_SUITS_ANOTHER,
 )
 _IS_IN_TIME = or_(jobs.c.start_by_ms.is_(None), jobs.c.start_by_ms >= bindparam("now"))
 _IS_FOR_A_RUN = or_(secrets.c.purpose == RUN, secrets.c.purpose == ANY)
 _HAS_SECRETS = select(secrets.c.job_id).where(secrets.c.job_id == jobs.c.id, _IS_FOR_A_RUN).exists()
-_OF_THE_LINE = select(jobs.c.id, jobs.c.graph, jobs.c.extra_pnginfo, _HAS_SECRETS.label("has_secrets")).where(
-    jobs.c.line == bindparam("wanted_line"), IS_QUEUED, _IS_OURS_TO_TRY, _IS_IN_TIME
-)
+_OF_THE_LINE = select(
+    *(jobs.c.id, jobs.c.graph, jobs.c.extra_pnginfo, jobs.c.expected_time_s),
+    _HAS_SECRETS.label("has_secrets"),
+    LEARNED_S.label("known_s"),
+    _IS_NOT_LOST_HERE.label("is_not_lost_here"),
+).where(jobs.c.line == bindparam("wanted_line"), IS_QUEUED, _IS_IN_TIME)
 _HEAD = _OF_THE_LINE.order_by(jobs.c.created_at_ms, jobs.c.id).limit(1)
 _NAMED = _OF_THE_LINE.where(jobs.c.id == bindparam("wanted"))
 _NEAREST = _OF_THE_LINE.where(jobs.c.start_by_ms.is_not(None)).order_by(jobs.c.start_by_ms, jobs.c.id).limit(1)
-_LOCKED = {query: query.with_for_update(of=jobs, skip_locked=True) for query in (_HEAD, _NAMED, _NEAREST)}
+#: The same without what it lost a moment ago.
+_LEFT = {query: query.where(_IS_NOT_LOST_HERE) for query in (_HEAD, _NAMED, _NEAREST)}
+_LOCKED = {
+    query: query.with_for_update(of=jobs, skip_locked=True) for query in (_HEAD, _NAMED, _NEAREST, *_LEFT.values())
+}
 #: Until the end of the transaction. Taken before any row is locked, so that nobody waits in a circle.
 _ONE_LOADS = select(func.pg_advisory_xact_lock(0x10AD))
 _IDLE_NOW = (
@@ -84,7 +69,7 @@ class Choice:
     #: Names of the model files that it loads or holds for this job.
     files: tuple[str, ...]
     gpu: GpuRow
-    #: How long it runs where its models are held, and how long a load of them takes here, expected.
+    #: How long this job runs where its models are held, and how long a load of them takes here, expected.
     run_s: float
     cold_load_s: float
     #: Of the job's row, as they are: JSON texts.
@@ -126,6 +111,7 @@ class Chooser:
         who |= {"heard_since_ms": now - SILENCE_MS, "avoided_since_ms": now - AVOID_MS}
         found = connection.execute(_ASKING, who).one_or_none()
         row = GpuRow(name=instance) if found is None else GpuRow(**found._mapping)
+        who["gpu_kind"] = gpu_kind(row.device, row.kind)
         if row.state != HEALTHY or (worker is not None and row.worker not in (worker, None)):
             return None
         choice = self._look(transaction, row, who, ahead=ahead, is_alone=transaction.is_sqlite)
@@ -161,6 +147,8 @@ class Chooser:
                 return self._look(transaction, row, who, ahead=ahead, is_alone=True)
             line = decision.line
             job = _taken(transaction, decision, who)
+            if job is not None and not job.is_not_lost_here and picture.suits_another(line.id, row.name):
+                job = _taken(transaction, decision, who, but_for_lost=True)
             if job is not None:
                 files = picture.files_of(line)
                 cold_load_s = gpu.load_s.get(line.models, 0.0) if files else 0.0
@@ -172,7 +160,7 @@ class Chooser:
                     decision=decision,
                     files=files,
                     gpu=row,
-                    run_s=line.run_s,
+                    run_s=picture.run_s_of(line, who["gpu_kind"], known_s=job.known_s, told_s=job.expected_time_s),
                     cold_load_s=cold_load_s,
                 )
             # Others have its jobs, or they are not for this instance.
@@ -217,11 +205,14 @@ def _noting(names: tuple[str, ...]) -> Update:
     return update(instances).where(instances.c.name == bindparam("instance")).values(**values)
 
 
-def _taken(transaction: Transaction, decision: Decision, who: dict[str, Any]) -> Row[Any] | None:
+def _taken(
+    transaction: Transaction, decision: Decision, who: dict[str, Any], *, but_for_lost: bool = False
+) -> Row[Any] | None:
     wanted = who | {"wanted_line": decision.line.id}
     first = _NEAREST if decision.takes_nearest_deadline else _NAMED if who["wanted"] is not None else None
     for query in (_HEAD,) if first is None else (first, _HEAD):
-        job = transaction.connection.execute(_locked(transaction, query), wanted).one_or_none()
+        asked = _locked(transaction, _LEFT[query] if but_for_lost else query)
+        job = transaction.connection.execute(asked, wanted).one_or_none()
         if job is not None:
             return job
     return None

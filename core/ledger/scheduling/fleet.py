@@ -13,7 +13,7 @@ from core.ledger.instances import SILENCE_MS
 from core.ledger.scheduling.learned import USUAL_LOAD_S, Costs
 from core.ledger.scheduling.lines import LineKind
 from core.ledger.scheduling.picture import GPU_COLUMNS, IS_ALIVE, GpuRow
-from core.ledger.scheduling.reach import Reach, Sort
+from core.ledger.scheduling.reach import NONE, Reach, Sort
 from core.records.job import LEASED
 from core.scheduling.lines import Gpu, ModelSet
 from core.scheduling.picture import FleetGpu
@@ -64,10 +64,19 @@ class FleetView:
       known: the kinds of all lines known: what is held for those without jobs is pushed out, too.
       reach: what follows from all these.
       costs: of the models that are waited for.
+      without_choice: lines that are not kept off any GPU, because no other could run them.
     """
 
-    def __init__(self, waiting: Mapping[int, LineKind], known: Iterable[LineKind], reach: Reach, costs: Costs) -> None:
+    def __init__(
+        self,
+        waiting: Mapping[int, LineKind],
+        known: Iterable[LineKind],
+        reach: Reach,
+        costs: Costs,
+        without_choice: frozenset[int] = NONE,
+    ) -> None:
         self._waiting = waiting
+        self._without_choice = without_choice
         self._reach = reach
         self._costs = costs
         self._files = {kind.work: kind.files for kind in known}
@@ -92,9 +101,13 @@ class FleetView:
         """Return the waiting lines that an instance can run; None for all of them."""
         sort = row.sort
         if sort not in self._can_run:
-            able = self._reach.able(sort).intersection(self._waiting)
+            able = self._reach.able(sort).intersection(self._waiting) - self.kept_off(row)
             self._can_run[sort] = None if len(able) == len(self._waiting) else able
         return self._can_run[sort]
+
+    def kept_off(self, row: GpuRow) -> frozenset[int]:
+        """Return the lines whose jobs would run out of memory on an instance, and that others can run."""
+        return self._reach.kept_off(row.sort) - self._without_choice
 
     def _alike(self, row: GpuRow) -> tuple[Gpu, tuple[ModelSet, ...], int]:
         kind = gpu_kind(row.device, row.kind)

@@ -12,12 +12,12 @@ from sqlalchemy import Connection, Select, bindparam, select
 
 from core.clock import now_ms
 from core.ledger.database.tables import durations
-from core.ledger.durations import CHUNK
+from core.ledger.durations import CHUNK, DEFAULT_S
 from core.ledger.model_sets import load_subject, run_subject
 from core.scheduling.lines import ModelSet
 
-#: What nobody has seen yet is taken to last so long.
-USUAL_RUN_S, USUAL_LOAD_S = 10.0, 10.0
+#: A load that nobody has seen yet is taken to last so long.
+USUAL_LOAD_S = 10.0
 #: How long a process goes by what it has read.
 KNOWN_S = 3.0
 #: How long until it reads all of it: what the ledger has forgotten is not used for ever.
@@ -42,7 +42,7 @@ class Costs:
         """Return how long a job with these models runs where they are held, on a kind of GPU or on any."""
         found = self._runs.get((models, gpu))
         if found is None:
-            found = self._runs[models, gpu] = self._of(run_subject(models), gpu, USUAL_RUN_S)
+            found = self._runs[models, gpu] = self._of(run_subject(models), gpu, DEFAULT_S)
         return found
 
     def known_run_s(self, models: ModelSet, gpus: Collection[str]) -> float | None:

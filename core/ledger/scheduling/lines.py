@@ -23,7 +23,7 @@ from core.ledger.database.stored_fields import record_from
 from core.ledger.database.tables import lines
 from core.ledger.model_sets import model_set_of
 from core.ledger.scheduling.learned import Costs
-from core.ledger.scheduling.reach import Reach
+from core.ledger.scheduling.reach import Outgrown, Reach, Sort
 from core.records.requirements import Requirements
 from core.scheduling.lines import Line, ModelSet
 
@@ -34,7 +34,7 @@ TOUCHED_MS = 24 * 3600 * 1000
 
 _WAITING = select(lines.c.id, lines.c.waiting, lines.c.head_ms, lines.c.start_by_ms).where(lines.c.waiting > 0)
 _WHAT_IT_IS = select(
-    *(lines.c[name] for name in ("id", "digest", "priority", "tenant", "models", "files", "catalogues", "requires"))
+    *(lines.c[name] for name in ("id", "priority", "tenant", "files", "catalogues", "requires", "avoids"))
 )
 
 
@@ -49,12 +49,16 @@ class LineKind:
     catalogues: str | None = None
     requires: Requirements | None = None
     tenant: str = ""
+    #: Kinds of GPU whose memory did not suffice: its jobs are kept off them, as long as others can run them.
+    avoids: tuple[Outgrown, ...] = ()
 
     @cached_property
     def digest(self) -> str:
         """A hash of all of it."""
         requires = (self.requires.to_json() if self.requires else None) or None
-        what = [self.priority, self.tenant, list(self.files), self.catalogues, requires]
+        what: list[object] = [self.priority, self.tenant, list(self.files), self.catalogues, requires]
+        if self.avoids:
+            what.append(self.avoids)
         return hashlib.sha256(json.dumps(what, separators=(",", ":")).encode()).hexdigest()
 
     @cached_property
@@ -70,16 +74,23 @@ class LineKind:
     @cached_property
     def work(self) -> ModelSet:
         """Names its models together with the GPUs that may have them: those which others hold are of no use to it."""
-        if not self.files or (self.catalogues is None and self.requires is None):
+        if not self.files or (self.catalogues is None and self.requires is None and not self.avoids):
             return self.models
-        where = json.dumps([self.catalogues, self.requires.to_json() if self.requires else None])
+        places: list[object] = [self.catalogues, self.requires.to_json() if self.requires else None]
+        if self.avoids:
+            places.append(self.avoids)
+        where = json.dumps(places)
         return f"{self.models}:{hashlib.sha256(where.encode()).hexdigest()[:16]}"
 
-    def runs_on(self, *, catalogue: str | None, pool: str | None, vram_bytes: int | None) -> bool:
-        """Return whether an instance can run its jobs."""
-        if self.accepted is not None and catalogue not in self.accepted:
+    def runs_on(self, sort: Sort) -> bool:
+        """Return whether instances of a sort have what its jobs need; memory they may still run out of."""
+        if self.accepted is not None and sort.catalogue not in self.accepted:
             return False
-        return self.requires is None or self.requires.are_met_by(pool=pool, vram_bytes=vram_bytes)
+        return self.requires is None or self.requires.are_met_by(pool=sort.pool, vram_bytes=sort.vram_bytes)
+
+    def is_kept_off(self, sort: Sort) -> bool:
+        """Return whether its jobs would run out of memory on instances of a sort."""
+        return any(each.is_no_smaller_than(sort) for each in self.avoids)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -232,6 +243,7 @@ class Lines:
             "files": list(kind.files),
             "catalogues": kind.catalogues,
             "requires": (kind.requires.to_json() if kind.requires else None) or None,
+            "avoids": list(kind.avoids) or None,
             "waiting": 0,
             "updated_at_ms": now_ms(),
         }
@@ -273,6 +285,7 @@ def _kinds_of(rows: Iterable[Row[tuple[object, ...]]]) -> dict[int, LineKind]:
             files=tuple(row.files or ()),
             catalogues=row.catalogues,
             requires=record_from(Requirements, row.requires),
+            avoids=tuple(Outgrown(*each) for each in row.avoids or ()),
         )
         for row in rows
     }

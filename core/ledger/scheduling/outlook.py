@@ -19,10 +19,13 @@ from core.ledger.scheduling.heads import HeadJob, Heads, read_heads, read_indexe
 from core.ledger.scheduling.learned import Costs, LearnedCosts
 from core.ledger.scheduling.lines import LineKind, Lines, WaitingLine
 from core.ledger.scheduling.picture import GpuRow
+from core.ledger.scheduling.presence import read_sorts
+from core.ledger.scheduling.reach import NONE
 from core.records.job import DELIVERING, QUEUED, RUNNING
 from core.scheduling import picture as pure
 from core.scheduling.forecast import Forecast, Place, forecast
 from core.scheduling.lines import Line, ModelSet
+from core.texts.cards import card_name, gigabytes
 
 #: Bounds the time that a forecast takes, to some 50 ms with a thousand GPUs and a thousand lines.
 LOOKS = 15_000
@@ -112,9 +115,11 @@ class OutlookReader:
             kinds = {line.id: line.kind for line in waiting}
             in_use = {kind.models for kind in (*kinds.values(), *kinds_of_running.values())}
             costs = self._learned.of(connection, in_use)
+            reach = self._lines.reach
+            forced = reach.without_choice(read_sorts(connection, now)) if reach.is_wary else NONE
         next_jobs = [job for found in heads.jobs.values() for job in found]
         expected = _Expected(self._durations.averages([*next_jobs, *running]), costs)
-        view = FleetView(kinds, self._lines.kinds(), self._lines.reach, costs)
+        view = FleetView(kinds, self._lines.kinds(), reach, costs, forced)
         picture = _picture(
             now, waiting, heads, gpus, _left(running, kinds_of_running, gpus, expected, now), view, expected
         )
@@ -221,9 +226,14 @@ def _picture(
 ) -> pure.Picture:
     fleet = tuple(view.gpu(row, left_s=left.get(row.name)) for row in gpus)
     able = _kinds_for(gpus, fleet)
+    off = frozenset[int]().union(*(view.kept_off(row) for row in gpus))
     return pure.Picture(
         now_s=now / 1000,
-        lines=tuple(_line(line, heads, able, expected) for line in waiting if heads.jobs.get(line.id)),
+        lines=tuple(
+            replace(_line(line, heads, able, expected), outgrown=_outgrown(line.kind) if line.id in off else "")
+            for line in waiting
+            if heads.jobs.get(line.id)
+        ),
         gpus=fleet,
         files={line.kind.work: line.kind.files for line in waiting},
     )
@@ -262,6 +272,14 @@ def _deadlines(waiting: WaitingLine, found: Iterable[HeadJob]) -> dict[int, floa
     if waiting.start_by_ms is None:
         return {}
     return {index: job.start_by_ms / 1000 for index, job in enumerate(found) if job.start_by_ms is not None}
+
+
+def _outgrown(kind: LineKind) -> str:
+    names = [
+        card_name(each.gpu) if each.vram_bytes is None else f"{card_name(each.gpu)} ({gigabytes(each.vram_bytes)})"
+        for each in kind.avoids
+    ]
+    return " and ".join(names)
 
 
 def _needs(kind: LineKind) -> str:

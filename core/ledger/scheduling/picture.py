@@ -10,11 +10,12 @@ from sqlalchemy import CompoundSelect, Connection, and_, bindparam, case, func, 
 
 from core.clock import now_ms
 from core.ledger.database.tables import instances, residents
-from core.ledger.durations import gpu_kind
+from core.ledger.durations import DEFAULT_S, gpu_kind
 from core.ledger.instances import HEALTHY, SILENCE_MS
 from core.ledger.scheduling.learned import USUAL_LOAD_S, Costs, LearnedCosts
-from core.ledger.scheduling.lines import LineKind, Lines, WaitingLine
-from core.ledger.scheduling.reach import Sort
+from core.ledger.scheduling.lines import Lines, WaitingLine
+from core.ledger.scheduling.presence import read_sorts
+from core.ledger.scheduling.reach import NONE, Sort
 from core.scheduling.lines import Decision, Fleet, Gpu, Holders, Line, ModelSet
 from core.scheduling.policy import decide
 from core.scheduling.residency import USUAL_BYTES, ModelFile, Residency
@@ -50,23 +51,20 @@ class GpuRow:
     @property
     def sort(self) -> Sort:
         """What makes it able to run a line or not."""
-        return Sort(self.catalogue, self.pool, self.vram_bytes)
+        return Sort(self.catalogue, self.pool, self.vram_bytes, gpu_kind(self.device, self.kind))
 
     @property
     def sizes(self) -> dict[str, int]:
         """The sizes of those files, where they are known."""
         return {name: size for name, size in self.held or () if size is not None}
 
-    def may_run(self, line: LineKind) -> bool:
-        """Return whether it can run the jobs of a line."""
-        return line.runs_on(catalogue=self.catalogue, pool=self.pool, vram_bytes=self.vram_bytes)
-
 
 GPU_COLUMNS = tuple(instances.c[field.name] for field in fields(GpuRow))
 #: What makes instances alike for a line.
-_SORT = (instances.c.catalogue, instances.c.pool, instances.c.vram_bytes)
+_SORT = (instances.c.catalogue, instances.c.pool, instances.c.vram_bytes, instances.c.device, instances.c.kind)
 #: An instance that is healthy and was heard of lately, in statements that are built once.
 IS_ALIVE = and_(instances.c.state == HEALTHY, instances.c.heartbeat_at_ms > bindparam("heard_since_ms"))
+_ALIVE = select(instances.c.name, *_SORT).where(IS_ALIVE)
 _IS_BUSY = instances.c.free_at_ms > bindparam("now")
 _LEFT_MS = case((_IS_BUSY, instances.c.free_at_ms - bindparam("now")), else_=0)
 _HOLDERS = (
@@ -163,6 +161,10 @@ class Picture:
         self._costs = learned.of(connection, self._reach.model_sets)
         self._lines = lines.drawn(waiting, self._costs)
         self._fleet: Fleet | None = None
+        self._heard = {"heard_since_ms": self._now_ms - SILENCE_MS}
+        #: The names of the healthy instances of each sort.
+        self._alive: dict[Sort, list[str]] | None = None
+        self._forced: frozenset[int] | None = None if self._reach.is_wary else NONE
 
     @property
     def is_empty(self) -> bool:
@@ -179,6 +181,19 @@ class Picture:
     def files_of(self, line: Line) -> tuple[str, ...]:
         """Return the model files that the jobs of a line load."""
         return self._reach.files_of(line.id)
+
+    def run_s_of(self, line: Line, kind: str, *, known_s: float | None, told_s: float | None) -> float:
+        """Return how long one job of a line runs on a kind of GPU, as `Averages.expect` does.
+
+        Parameters:
+          known_s: how long those of its shape do, or of its template.
+          told_s: what its client said.
+        """
+        if known_s is None:
+            known_s = self._costs.known_run_s(self._reach.models_of[line.models], (kind,))
+        if known_s is None:
+            known_s = told_s
+        return DEFAULT_S if known_s is None else known_s
 
     def gpu(self, row: GpuRow, *, free_s: float = 0.0) -> Gpu:
         """Return an instance as the policy sees it.
@@ -198,8 +213,30 @@ class Picture:
 
     def lines_for(self, row: GpuRow) -> list[Line]:
         """Return the lines that an instance can run."""
-        able = self._reach.able(row.sort)
+        sort = row.sort
+        able, off = self._reach.able(sort), self._reach.kept_off(sort)
+        if off and not off.isdisjoint(self._lines):
+            able -= off - self._without_choice
         return [line for line in self._lines.values() if line.id in able]
+
+    @property
+    def _without_choice(self) -> frozenset[int]:
+        """The lines that are kept off nothing, because no other GPUs could run them."""
+        if self._forced is None:
+            self._forced = self._reach.without_choice(read_sorts(self._connection, self._now_ms))
+        return self._forced
+
+    def suits_another(self, line_id: int, instance: str) -> bool:
+        """Return whether a healthy instance beside this one may run a line."""
+        if self._alive is None:
+            self._alive = {}
+            for name, catalogue, pool, vram_bytes, device, kind in self._connection.execute(_ALIVE, self._heard):
+                self._alive.setdefault(Sort(catalogue, pool, vram_bytes, gpu_kind(device, kind)), []).append(name)
+        return any(
+            line_id in self._reach.able(sort) - (self._reach.kept_off(sort) - self._without_choice)
+            for sort, names in self._alive.items()
+            if names != [instance]
+        )
 
     def decide(self, gpu: Gpu, lines: Iterable[Line]) -> Decision | None:
         """Return what an instance takes next; None for nothing."""
@@ -232,15 +269,15 @@ class Picture:
 
     def _read(self, query: CompoundSelect[Any], **more: str) -> Fleet:
         now = self._now_ms
-        rows = self._connection.execute(query, {"now": now, "heard_since_ms": now - SILENCE_MS, **more}).all()
+        rows = self._connection.execute(query, {"now": now, **self._heard, **more}).all()
         holders: dict[ModelSet, Holders] = {}
         everybody = (0, 0)
         works = self._reach.works
-        for models, catalogue, pool, vram_bytes, gpus, left_ms in rows:
+        for models, catalogue, pool, vram_bytes, device, kind, gpus, left_ms in rows:
             if models == "*":
                 everybody = (gpus, int(left_ms or 0))
                 continue
-            for work in works(models, Sort(catalogue, pool, vram_bytes)):
+            for work in works(models, Sort(catalogue, pool, vram_bytes, gpu_kind(device, kind)), self._without_choice):
                 before = holders.get(work)
                 holders[work] = (
                     Holders(gpus=gpus, free_s=int(left_ms) / 1000)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
 from core.scheduling.lines import NO_MODELS, ModelSet
 
 #: So many answers of each kind are kept; a fleet of a thousand GPUs asks fewer questions.
 KEPT = 4096
+#: No lines.
+NONE: Final = frozenset[int]()
 
 Files: TypeAlias = frozenset[str]
 
@@ -19,6 +21,22 @@ class Sort(NamedTuple):
     catalogue: str | None
     pool: str | None
     vram_bytes: int | None
+    #: Its kind of GPU, see `core.ledger.durations.gpu_kind`.
+    gpu: str = ""
+
+
+class Outgrown(NamedTuple):
+    """A kind of GPU whose memory did not suffice for some jobs."""
+
+    gpu: str
+    #: None where it does not tell.
+    vram_bytes: int | None = None
+
+    def is_no_smaller_than(self, sort: Sort) -> bool:
+        """Return whether what ran out of memory on this kind would on such instances: of this kind, or with less."""
+        if sort.gpu == self.gpu:
+            return True
+        return sort.vram_bytes is not None and self.vram_bytes is not None and sort.vram_bytes < self.vram_bytes
 
 
 class Kind(Protocol):
@@ -30,7 +48,10 @@ class Kind(Protocol):
     def models(self) -> ModelSet: ...
     @property
     def work(self) -> ModelSet: ...
-    def runs_on(self, *, catalogue: str | None, pool: str | None, vram_bytes: int | None) -> bool: ...
+    @property
+    def avoids(self) -> tuple[Outgrown, ...]: ...
+    def runs_on(self, sort: Sort) -> bool: ...
+    def is_kept_off(self, sort: Sort) -> bool: ...
 
 
 class Reach:
@@ -50,30 +71,65 @@ class Reach:
             for file in kind.files:
                 self._by_file.setdefault(file, []).append(kind)
         self.model_sets = frozenset(self.models_of.values())
+        #: Lines that are kept off some GPUs; few, and mostly none.
+        self._wary = frozenset(line_id for line_id, kind in self._kinds.items() if kind.avoids)
         self._able: dict[Sort, frozenset[int]] = {}
-        self._works: dict[tuple[ModelSet, Sort], tuple[ModelSet, ...]] = {}
+        self._kept_off: dict[Sort, frozenset[int]] = {}
+        self._works: dict[tuple[ModelSet, Sort, frozenset[int]], tuple[ModelSet, ...]] = {}
         self._held: dict[tuple[Files, Files], tuple[frozenset[ModelSet], frozenset[ModelSet]]] = {}
+
+    @property
+    def is_wary(self) -> bool:
+        """Whether any line is kept off some GPUs."""
+        return bool(self._wary)
 
     def files_of(self, line_id: int) -> tuple[str, ...]:
         """Return the model files that the jobs of a line load."""
         return self._kinds[line_id].files
 
     def able(self, sort: Sort) -> frozenset[int]:
-        """Return the lines that instances of a sort can run."""
+        """Return the lines that instances of a sort can run, those that are kept off them included."""
         found = self._able.get(sort)
         if found is None:
-            found = frozenset(line_id for line_id, kind in self._kinds.items() if kind.runs_on(**sort._asdict()))
+            found = frozenset(line_id for line_id, kind in self._kinds.items() if kind.runs_on(sort))
             _keep(self._able, sort, found)
         return found
 
-    def works(self, models: ModelSet, sort: Sort) -> Sequence[ModelSet]:
-        """Return the names of all work that instances of a sort are of use to while they hold these models."""
-        found = self._works.get((models, sort))
+    def kept_off(self, sort: Sort) -> frozenset[int]:
+        """Return the lines whose jobs would run out of memory on instances of a sort."""
+        if not self._wary:
+            return self._wary
+        found = self._kept_off.get(sort)
         if found is None:
+            found = frozenset(line_id for line_id in self._wary if self._kinds[line_id].is_kept_off(sort))
+            _keep(self._kept_off, sort, found)
+        return found
+
+    def without_choice(self, sorts: Collection[Sort]) -> frozenset[int]:
+        """Return the lines that are kept off some GPUs and that none of the others can run.
+
+        Parameters:
+          sorts: of the instances that there are.
+        """
+        return frozenset(
+            line_id
+            for line_id in self._wary
+            if not any(line_id in self.able(sort) and line_id not in self.kept_off(sort) for sort in sorts)
+        )
+
+    def works(self, models: ModelSet, sort: Sort, without_choice: frozenset[int] = NONE) -> Sequence[ModelSet]:
+        """Return the names of all work that instances of a sort are of use to while they hold these models.
+
+        Parameters:
+          without_choice: lines that are not kept off anything.
+        """
+        found = self._works.get((models, sort, without_choice))
+        if found is None:
+            off = {self._kinds[line_id].work for line_id in self.kept_off(sort) - without_choice}
             kinds = self._by_models.get(models, {})
-            apart = [work for work, kind in kinds.items() if work != models and kind.runs_on(**sort._asdict())]
+            apart = [work for work, kind in kinds.items() if work not in off and work != models and kind.runs_on(sort)]
             found = (models, *apart)
-            _keep(self._works, (models, sort), found)
+            _keep(self._works, (models, sort, without_choice), found)
         return found
 
     def held(self, files: Files, risky: Files) -> tuple[frozenset[ModelSet], frozenset[ModelSet]]:

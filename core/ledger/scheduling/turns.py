@@ -12,14 +12,12 @@ from sqlalchemy import Connection, bindparam, select
 from core.clock import now_ms
 from core.ledger.database.connections import Database
 from core.ledger.database.line_counts import IS_QUEUED
-from core.ledger.database.stored_fields import record_from
 from core.ledger.database.tables import instances, jobs
 from core.ledger.instances import SILENCE_MS
 from core.ledger.scheduling.learned import LearnedCosts
-from core.ledger.scheduling.lines import LineKind, Lines, WaitingLine
+from core.ledger.scheduling.lines import Lines, WaitingLine
 from core.ledger.scheduling.picture import GPU_COLUMNS, IS_ALIVE, GpuRow, Picture
 from core.records.job import LEASED
-from core.records.requirements import Requirements
 from core.scheduling.lines import Decision, Why
 
 #: A job that was lost on one instance is left to others for this long; then any may have it.
@@ -41,10 +39,9 @@ _FIRST = (
     .order_by(jobs.c.created_at_ms, jobs.c.id)
 )
 #: Jobs that idle instances lost a short while ago, and which others had better try.
-_AVOIDED = select(jobs.c.id, jobs.c.lost_on, jobs.c.catalogues, jobs.c.requires).where(
+_AVOIDED = select(jobs.c.id, jobs.c.lost_on, jobs.c.line).where(
     IS_QUEUED, jobs.c.lost_on.is_not(None), jobs.c.updated_at_ms >= bindparam("avoided_since_ms")
 )
-_ALIVE = select(instances.c.name, instances.c.catalogue, instances.c.pool, instances.c.vram_bytes).where(IS_ALIVE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,12 +126,13 @@ class Turns:
         self, connection: Connection, waiting: Sequence[WaitingLine], idle: Sequence[GpuRow]
     ) -> tuple[list[Turn], bool]:
         """Return turns, and whether a line had fewer jobs than it was taken to have."""
-        avoided = _avoided(connection)
+        picture = Picture(connection, self._lines, self._learned, waiting)
+        avoided = _avoided(connection, picture)
         losers = {instance for _, instance in avoided}
         # Those that lost a job come last: the others have it first.
         by_choice = sorted(idle, key=lambda row: row.name in losers)
         takers: dict[int, list[tuple[GpuRow, Why]]] = defaultdict(list)
-        for row, decision in play_idle(Picture(connection, self._lines, self._learned, waiting), by_choice):
+        for row, decision in play_idle(picture, by_choice):
             takers[decision.line.id].append((row, decision.why))
         turns, is_stale = [], False
         for line_id, rows in takers.items():
@@ -157,23 +155,10 @@ class Turns:
         return turns, is_stale
 
 
-def _avoided(connection: Connection) -> set[tuple[str, str]]:
+def _avoided(connection: Connection, picture: Picture) -> set[tuple[str, str]]:
     """Return jobs and the instances that lost them, where another instance could run them."""
-    now = now_ms()
-    lost = connection.execute(_AVOIDED, {"avoided_since_ms": now - AVOID_MS}).all()
-    if not lost:
-        return set()
-    alive = connection.execute(_ALIVE, {"heard_since_ms": now - SILENCE_MS}).all()
-    avoided = set()
-    for job in lost:
-        kind = LineKind(priority=0, catalogues=job.catalogues, requires=record_from(Requirements, job.requires))
-        if any(
-            each.name != job.lost_on
-            and kind.runs_on(catalogue=each.catalogue, pool=each.pool, vram_bytes=each.vram_bytes)
-            for each in alive
-        ):
-            avoided.add((str(job.id), str(job.lost_on)))
-    return avoided
+    lost = connection.execute(_AVOIDED, {"avoided_since_ms": now_ms() - AVOID_MS}).all()
+    return {(str(job.id), str(job.lost_on)) for job in lost if picture.suits_another(job.line, job.lost_on)}
 
 
 def idle_instances(connection: Connection, limit: int | None = None) -> list[GpuRow]:

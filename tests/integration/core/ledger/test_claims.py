@@ -11,6 +11,7 @@ from core.errors import ComfylineError, StaleAttempt
 from core.ledger import Ledger
 from core.ledger.claims import Claim
 from core.ledger.database import connections
+from core.ledger.durations import DEFAULT_S
 from core.records.job import CANCELED, CANCELING, DELIVERING, FAILED, QUEUED, RUNNING, SUCCEEDED, Status, prompt_id_of
 from core.records.job_error import JobError, JobWarning
 from core.records.progress import Progress
@@ -101,7 +102,7 @@ def test_a_claim_holds_what_the_worker_needs(ledger: Ledger) -> None:
         attempt=1,
         graph='{"7":{}}',
         nodes_total=1,
-        run_s=10.0,
+        run_s=DEFAULT_S,
         timeout_s=12.5,
         has_webhook=False,
         has_secrets=False,

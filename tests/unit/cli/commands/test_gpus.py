@@ -8,7 +8,7 @@ from typing import Any
 import click
 import pytest
 
-from cli.commands.gpus import card, chosen, find, gigabytes, holdings, remark, uptime
+from cli.commands.gpus import card, chosen, find, holdings, remark, uptime
 from core.errors import InvalidRequest
 
 FLEET: list[dict[str, Any]] = [{"name": name, "host": name[-1]} for name in ("gpu0@a", "gpu1@a", "gpu0@b")]
@@ -76,14 +76,6 @@ def test_the_card_in_the_name_of_a_device(device: str | None, shown: str) -> Non
 
 def test_a_card_has_its_memory() -> None:
     assert card("cuda:0 NVIDIA L4 : cudaMallocAsync", 23_500_000_000) == "NVIDIA L4 24 GB"
-
-
-@pytest.mark.parametrize(
-    ("size_bytes", "shown"),
-    [(40_000_000, "0.04 GB"), (340_000_000, "0.3 GB"), (6_900_000_000, "6.9 GB"), (23_800_000_000, "24 GB")],
-)
-def test_sizes(size_bytes: int, shown: str) -> None:
-    assert gigabytes(size_bytes) == shown
 
 
 def test_what_a_gpu_holds() -> None:

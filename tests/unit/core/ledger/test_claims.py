@@ -14,8 +14,8 @@ from core.errors import StaleAttempt
 from core.ledger import Ledger
 from core.ledger.claims import Claim
 from core.ledger.database.tables import assets, job_errors, jobs
+from core.ledger.durations import DEFAULT_S
 from core.ledger.instances import UNHEALTHY
-from core.ledger.scheduling.learned import USUAL_RUN_S
 from core.records.job import CANCELED, CANCELING, DELIVERING, FAILED, QUEUED, RUNNING, InputRef, prompt_id_of
 from core.records.job_error import JobWarning
 from core.records.progress import Progress
@@ -49,7 +49,7 @@ def test_a_claim_holds_all_that_the_run_needs(ledger: Ledger, clock: StoppedCloc
         lost_code=None,
         inputs=INPUTS,
         extra_pnginfo='{"workflow":{}}',
-        run_s=USUAL_RUN_S,
+        run_s=DEFAULT_S,
         **NAMED,
     )
     assert claim.prompt_id == prompt_id_of(claim.job_id, 1)

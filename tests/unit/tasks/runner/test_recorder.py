@@ -245,6 +245,61 @@ class TestErrors:
         assert second is not None
         assert isinstance(fail(recorder, second, error), Failed)
 
+    def test_memory_is_tried_on_each_kind_of_gpu_and_no_further(
+        self, recorder: Recorder, runtime: BrokerlessRuntime
+    ) -> None:
+        """With as many tries left as one likes: each teaches one kind."""
+        kinds = [f"gpu{number}@here" for number in range(2)]
+        for name in kinds:
+            come_up(runtime.ledger, name, device=name)
+        come_up(runtime.ledger, "gpu9@here", device=kinds[0])
+        error = ComfyOutOfMemory("Allocation on device", "3", "KSampler")
+        first = claimed(runtime.ledger, kinds[0], shape="s")
+        assert isinstance(fail(recorder, first, error), Requeued)
+        assert runtime.ledger.claims.claim("gpu9@here") is None
+        second = runtime.ledger.claims.claim(kinds[1])
+        assert second is not None
+        end = fail(recorder, second, error)
+        assert isinstance(end, Failed)
+        told = error_of(runtime, second)
+        assert (told.code, told.node_id, told.message) == ("out_of_memory", "3", "Allocation on device")
+        assert [loss.gpu for loss in runtime.ledger.jobs.get(first.job_id).losses] == [kinds[0]]
+
+    def test_however_many_kinds_there_are_its_tries_are_counted(
+        self, recorder: Recorder, runtime: BrokerlessRuntime
+    ) -> None:
+        kinds = [f"gpu{number}@here" for number in range(runtime.settings.max_attempts + 1)]
+        for name in kinds:
+            come_up(runtime.ledger, name, device=name)
+        error = ComfyOutOfMemory("Allocation on device", "3", "KSampler")
+        ends = []
+        claim = claimed(runtime.ledger, kinds[0], shape="s")
+        for name in kinds[1:]:
+            ends.append(type(fail(recorder, claim, error)))
+            found = runtime.ledger.claims.claim(name)
+            claim = found or claim
+        assert ends == [Requeued] * (runtime.settings.max_attempts - 1) + [Failed]
+        told = error_of(runtime, claim)
+        assert (told.code, told.node_id, told.message) == ("out_of_memory", "3", "Allocation on device")
+
+    def test_a_ledger_that_is_away_learns_it_later(
+        self, recorder: Recorder, runtime: BrokerlessRuntime, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(recorder_module, "time", Stopwatch())
+        for number in range(2):
+            come_up(runtime.ledger, f"gpu{number}@here", device=str(number))
+        claim = claimed(runtime.ledger, shape="s")
+        learn, refusals = runtime.ledger.lessons.learn, [LedgerUnavailable("away")]
+
+        def reluctant(job_id: str, attempt: int) -> bool:
+            if refusals:
+                raise refusals.pop()
+            return learn(job_id, attempt)
+
+        monkeypatch.setattr(runtime.ledger.lessons, "learn", reluctant)
+        assert isinstance(fail(recorder, claim, ComfyOutOfMemory("memory")), Requeued)
+        assert runtime.ledger.lessons.wanted().keys() == {"s"}
+
     def test_a_step_that_went_well_ends_nothing(self, recorder: Recorder, runtime: BrokerlessRuntime) -> None:
         assert recorder.guard(claimed(runtime.ledger), lambda: None) is None
 

@@ -129,6 +129,17 @@ class TestTeacher:
         teacher.tell(cold(claimed(ledger, shape="s", models=("a.pt",))), instance, 10.0)
         assert learned(ledger) == {"shape:s": 6.0, run_subject(models): 6.0, load_subject(models): 4.0}
 
+    def test_a_run_disproves_that_its_shape_needs_more_memory(
+        self, ledger: Ledger, teacher: Teacher, instance: InstanceRecord
+    ) -> None:
+        come_up(ledger, "gpu1@here", device="GTX")
+        claim = claimed(ledger, instance.name, shape="s")
+        ledger.lessons.learn(claim.job_id, claim.attempt)
+        teacher.tell(claim, instance, None)
+        assert ledger.lessons.wanted()["s"], "what came from the cache needed none"
+        teacher.tell(claim, instance, 3.0)
+        assert ledger.lessons.wanted() == {"s": ()}
+
     @pytest.mark.parametrize(
         ("seconds", "cold_load_s", "in_vain"),
         [(10.0, 10.0, False), (10.1, 10.0, True), (6.0, 2.5, False), (6.1, 2.5, True), (50.0, 0.9, False)],

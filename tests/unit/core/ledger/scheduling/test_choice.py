@@ -5,12 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from core.ledger import Ledger
+from core.ledger.database.tables import instances
+from core.ledger.durations import DEFAULT_S
 from core.ledger.instances import SILENCE_MS
+from core.ledger.model_sets import load_subject, model_set_of, run_subject
 from core.ledger.scheduling.turns import AVOID_MS
 from core.records.requirements import Requirements
 from core.scheduling.residency import USUAL_BYTES
+from tasks.runner.run_times import was_held_in_vain
 from tests.ledger_moves import claimed, set_columns, submit
 from tests.makers import NAME, WORKER, StoppedClock, come_up, record_of
 
@@ -18,6 +23,8 @@ OTHER = "gpu1@here"
 BUSY = "gpu9@here"
 KSAMPLER: dict[str, Any] = {"KSampler": {}}
 UPSCALER: dict[str, Any] = {"Upscale": {}}
+#: What is learned of the model file `a`.
+RUNS, LOADS = run_subject(model_set_of(["a"])), load_subject(model_set_of(["a"]))
 
 
 def digest(ledger: Ledger, name: str) -> str:
@@ -139,10 +146,21 @@ class TestAvoidance:
         ledger.instances.down(OTHER, worker=WORKER, state="unhealthy", reason="x")
         assert next_job(ledger) == lost
 
-    def test_one_that_does_not_suit_is_no_other(self, ledger: Ledger, lost: str) -> None:
-        set_columns(ledger, lost, catalogues=digest(ledger, NAME))
+    @pytest.mark.parametrize("by", ["nodes", "pool"])
+    def test_one_that_does_not_suit_is_no_other(self, ledger: Ledger, by: str) -> None:
+        come_up(ledger, object_info=KSAMPLER, pool="p")
         come_up(ledger, OTHER, object_info=UPSCALER)
-        assert next_job(ledger) == lost
+        needs: dict[str, Any] = {"catalogues": (digest(ledger, NAME),)}
+        claim = claimed(ledger, **needs if by == "nodes" else {"requires": Requirements(pool="p")})
+        ledger.requeue.release(claim, reason="gone")
+        assert missing(ledger) == [claim.job_id]
+        assert next_job(ledger) == claim.job_id
+
+    def test_what_it_did_not_lose_it_takes_meanwhile(self, ledger: Ledger, lost: str) -> None:
+        come_up(ledger, OTHER)
+        job = submit(ledger)
+        assert next_job(ledger, named=lost) == job.id
+        assert next_job(ledger) is None
 
 
 class TestAhead:
@@ -232,6 +250,57 @@ class TestMissingTurns:
         ledger.requeue.release(claim, reason="gone")
         come_up(ledger, OTHER)
         assert [turn.instance for turn in ledger.turns.missing()] == [OTHER]
+
+
+class TestExpectation:
+    """How long a claimed job is expected to run: its own shape, not what else stands in its line."""
+
+    @pytest.mark.parametrize(
+        ("learned", "told_s", "expected_s"),
+        [
+            ({("shape:s", "here"): 60.0, ("shape:s", "there"): 9.0, ("workflow:w", "here"): 8.0}, 7.0, 60.0),
+            ({("shape:s", "there"): 9.0, ("shape:s", "far"): 11.0, ("workflow:w", "here"): 8.0}, 7.0, 10.0),
+            ({("workflow:w", "here"): 8.0, ("workflow:w", "there"): 80.0, (RUNS, "here"): 3.0}, 7.0, 8.0),
+            ({("workflow:w", "there"): 80.0, (RUNS, "here"): 3.0}, 7.0, 80.0),
+            ({(RUNS, "here"): 3.0, (RUNS, "there"): 30.0}, 7.0, 3.0),
+            ({(RUNS, "there"): 30.0}, 7.0, 30.0),
+            ({("shape:other", "here"): 5.0}, 7.0, 7.0),
+            ({}, None, DEFAULT_S),
+        ],
+    )
+    def test_as_the_outlook_has_it(
+        self, ledger: Ledger, learned: dict[tuple[str, str], float], told_s: float | None, expected_s: float
+    ) -> None:
+        for (what, gpu), seconds in learned.items():
+            ledger.durations.learn_all({what: seconds}, gpu=gpu)
+        come_up(ledger, device="here", memory_bytes=10**10)
+        asked: dict[str, Any] = {"shape": "s", "template": "w", "models": ("a",), "expected_time_s": told_s}
+        submit(ledger, **asked)
+        [foreseen] = ledger.outlook.read().picture.lines
+        claim = ledger.claims.claim(NAME)
+        assert claim is not None
+        assert (claim.run_s, foreseen.run_s) == (expected_s, (expected_s,))
+
+    def test_that_is_when_the_instance_will_be_free(self, ledger: Ledger, clock: StoppedClock) -> None:
+        """Not by the mean of its line, where jobs of two seconds and of a minute use one model."""
+        come_up(ledger, device="here", memory_bytes=10**10)
+        ledger.durations.learn_all({"shape:short": 2.0, "shape:long": 60.0, RUNS: 31.0, LOADS: 5.0}, gpu="here")
+        claimed(ledger, shape="short", models=("a",))
+        assert free_in_s(ledger, clock) == 7.0
+        claimed(ledger, shape="long", models=("a",))
+        assert free_in_s(ledger, clock) == 60.0
+
+    def test_a_long_job_is_no_sign_of_a_load(self, ledger: Ledger) -> None:
+        come_up(ledger, device="here", memory_bytes=10**10)
+        ledger.durations.learn_all({"shape:long": 60.0, RUNS: 31.0, LOADS: 12.0}, gpu="here")
+        claimed(ledger, shape="long", models=("a",))
+        assert not was_held_in_vain(claimed(ledger, shape="long", models=("a",)), 61.0)
+
+
+def free_in_s(ledger: Ledger, clock: StoppedClock) -> float:
+    with ledger.database.read() as connection:
+        free_at_ms: int = connection.execute(select(instances.c.free_at_ms)).scalar_one()
+    return (free_at_ms - clock.now_ms) / 1000
 
 
 class TestHeldModels:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from core.ledger import Ledger
+from core.ledger.durations import DEFAULT_S
 from core.ledger.model_sets import load_subject, run_subject
 from core.ledger.scheduling import learned
-from core.ledger.scheduling.learned import KNOWN_S, USUAL_LOAD_S, USUAL_RUN_S, Costs, LearnedCosts
+from core.ledger.scheduling.learned import KNOWN_S, USUAL_LOAD_S, Costs, LearnedCosts
 from tests.makers import Stopwatch
 
 
@@ -47,7 +48,7 @@ def test_another_kind_of_gpu_joins_those_that_are_known(ledger: Ledger, watch: S
 def test_a_model_set_that_is_new_is_read_at_once(ledger: Ledger, watch: Stopwatch) -> None:
     known = LearnedCosts()
     ledger.durations.learn_all({run_subject("b"): 3.0}, gpu="RTX")
-    assert costs_of(ledger, known, "a").run_s("a") == USUAL_RUN_S
+    assert costs_of(ledger, known, "a").run_s("a") == DEFAULT_S
     costs = costs_of(ledger, known, "a", "b")
     assert (costs.run_s("b"), costs.load_s("b")) == (3.0, USUAL_LOAD_S)
 

@@ -1,0 +1,27 @@
+"""Names of cards, and sizes."""
+
+from __future__ import annotations
+
+import pytest
+
+from core.texts.cards import card_name, gigabytes
+
+
+@pytest.mark.parametrize(
+    ("device", "name"),
+    [
+        ("cuda:0 NVIDIA L4 : cudaMallocAsync", "NVIDIA L4"),
+        ("cuda:11 NVIDIA L4 : native", "NVIDIA L4"),
+        ("cpu", "cpu"),
+    ],
+)
+def test_the_card_in_the_name_of_a_device(device: str, name: str) -> None:
+    assert card_name(device) == name
+
+
+@pytest.mark.parametrize(
+    ("size_bytes", "shown"),
+    [(40_000_000, "0.04 GB"), (340_000_000, "0.3 GB"), (6_900_000_000, "6.9 GB"), (23_800_000_000, "24 GB")],
+)
+def test_sizes(size_bytes: int, shown: str) -> None:
+    assert gigabytes(size_bytes) == shown
