@@ -28,8 +28,8 @@ PAUSE_S = 1.0
 #: A prompt loaded its models, although they were taken to be held, if it took longer than usual by such a share of a
 #: load, and by such a ratio; loads that are shorter cannot be told from other reasons.
 LOADED_SHARE, LOADED_RATIO, LEAST_LOAD_S = 0.6, 1.5, 1.0
-#: An instance that is idle so much sooner than expected is worth a word to the ledger: others may wait for it, or not.
-EARLY_S = 0.5
+#: An instance that is idle so much sooner or later than expected is worth a word to the ledger: others go by that.
+NOTICED_S = 0.5
 
 
 class Durations:
@@ -145,9 +145,9 @@ def was_held_in_vain(claim: Claim, seconds: float) -> bool:
     return seconds > claim.run_s + LOADED_SHARE * claim.cold_load_s and seconds > LOADED_RATIO * claim.run_s
 
 
-def ended_early(claim: Claim, took_s: float) -> bool:
-    """Return whether a run is over noticeably sooner than its claim made others believe."""
-    return claim.load_s + claim.run_s - took_s > EARLY_S
+def was_misjudged(claim: Claim, took_s: float) -> bool:
+    """Return whether a run is over noticeably sooner, or later, than its claim made others believe."""
+    return abs(claim.load_s + claim.run_s - took_s) > NOTICED_S
 
 
 def gpu_seconds(result: PromptResult, graph: Graph) -> float | None:

@@ -35,7 +35,7 @@ from tasks.runner.leases import Lease, Leases
 from tasks.runner.recorder import Recorder
 from tasks.runner.recovery import Recovery
 from tasks.runner.reporter import ProgressReporter
-from tasks.runner.run_times import Durations, Teacher, ended_early, gpu_seconds
+from tasks.runner.run_times import Durations, Teacher, gpu_seconds, was_misjudged
 from tasks.runner.staging import remove_staged, stage_inputs
 from tasks.runtime import Runtime
 from workflows.graphs.graph import Graph
@@ -283,7 +283,7 @@ class JobRunner:
         try:
             # Where nothing waits, a claim notes that the instance is idle: others go by when it was to be free.
             took_s = time.monotonic() - (after.started_s or after.posted_s)
-            if ended_early(after.claim, took_s) or self._runtime.ledger.claims.anything_waits():
+            if was_misjudged(after.claim, took_s) or self._runtime.ledger.claims.anything_waits():
                 self._begin()
         except TransientError as exc:
             log.info("no next job was claimed; the next turn will do: %s", exc)

@@ -6,6 +6,7 @@ lessons  what running out of memory teaches: which kinds of GPU jobs are kept of
 presence  which sorts of GPUs there are for them
 learned  how long jobs run and models load
 picture  the fleet at one moment, for the policy
+avoidance  what an instance lost lately is left to others (turns, choice)
 choice   which job an instance takes, inside of its claim
 turns    which turns are to be published
 mending  lines made right after processes of an earlier version

@@ -16,10 +16,11 @@ from core.ledger.database.tables import instances, jobs, secrets
 from core.ledger.durations import LEARNED_S, gpu_kind
 from core.ledger.instances import DAY_MS, HEALTHY, SILENCE_MS
 from core.ledger.resident_sets import put_sets
+from core.ledger.scheduling.avoidance import AVOID_MS, left_to_others
 from core.ledger.scheduling.learned import LearnedCosts
 from core.ledger.scheduling.lines import Lines
 from core.ledger.scheduling.picture import GPU_COLUMNS, GpuRow, Picture
-from core.ledger.scheduling.turns import AVOID_MS, idle_instances, play_idle
+from core.ledger.scheduling.turns import idle_instances, play_idle
 from core.ledger.secrets import ANY, RUN
 from core.scheduling.lines import Decision
 from core.scheduling.residency import Residency
@@ -139,6 +140,9 @@ class Chooser:
         able = {line.id: line for line in picture.lines_for(row)}
         while able:
             decision = picture.decide_for(row, gpu, able.values())
+            if decision is None and not picture.is_told_of_losses and left_to_others(connection, picture):
+                # Perhaps it left them to the one that lost them.
+                continue
             if decision is None:
                 return None
             if decision.load_s and not is_alone:

@@ -73,6 +73,11 @@ _HOLDERS = (
     .where(IS_ALIVE)
     .group_by(residents.c.models, *_SORT)
 )
+_HELD_BY = (
+    select(instances.c.name, residents.c.models, *_SORT)
+    .select_from(residents.join(instances, residents.c.instance == instances.c.name))
+    .where(IS_ALIVE, instances.c.name.in_(bindparam("names", expanding=True)))
+)
 _EVERYBODY = select(
     literal("*").label("models"),
     *(null().label(column.name) for column in _SORT),
@@ -162,6 +167,8 @@ class Picture:
         self._lines = lines.drawn(waiting, self._costs)
         self._fleet: Fleet | None = None
         self._heard = {"heard_since_ms": self._now_ms - SILENCE_MS}
+        #: Whether instances that lost what waits were left out, see `count_without`.
+        self.is_told_of_losses = False
         #: The names of the healthy instances of each sort.
         self._alive: dict[Sort, list[str]] | None = None
         self._forced: frozenset[int] | None = None if self._reach.is_wary else NONE
@@ -237,6 +244,24 @@ class Picture:
             for sort, names in self._alive.items()
             if names != [instance]
         )
+
+    def waiting_in(self, line_id: int) -> int:
+        """Return how many jobs wait in a line."""
+        return self._lines[line_id].waiting if line_id in self._lines else 0
+
+    def count_without(self, of_no_use: Mapping[str, Collection[int]]) -> None:
+        """Count instances no more among those that hold the models of some lines, by their names."""
+        self.is_told_of_losses = True
+        if not of_no_use:
+            return
+        held = self._connection.execute(_HELD_BY, {**self._heard, "names": list(of_no_use)})
+        holders = dict(self.fleet.holders)
+        for name, models, catalogue, pool, vram_bytes, device, kind in held:
+            works = set(self._reach.works(models, Sort(catalogue, pool, vram_bytes, gpu_kind(device, kind))))
+            wanted = {self._lines[line_id].models for line_id in of_no_use[name] if line_id in self._lines}
+            for work in works & wanted & holders.keys():
+                holders[work] = replace(holders[work], gpus=max(0, holders[work].gpus - 1))
+        self._fleet = replace(self.fleet, holders=holders)
 
     def decide(self, gpu: Gpu, lines: Iterable[Line]) -> Decision | None:
         """Return what an instance takes next; None for nothing."""

@@ -14,14 +14,13 @@ from core.ledger.database.connections import Database
 from core.ledger.database.line_counts import IS_QUEUED
 from core.ledger.database.tables import instances, jobs
 from core.ledger.instances import SILENCE_MS
+from core.ledger.scheduling.avoidance import left_to_others
 from core.ledger.scheduling.learned import LearnedCosts
 from core.ledger.scheduling.lines import Lines, WaitingLine
 from core.ledger.scheduling.picture import GPU_COLUMNS, IS_ALIVE, GpuRow, Picture
 from core.records.job import LEASED
 from core.scheduling.lines import Decision, Why
 
-#: A job that was lost on one instance is left to others for this long; then any may have it.
-AVOID_MS = 60_000
 #: A turn is taken up within this time, unless its worker is gone.
 LATE_MS = 2_000
 #: How often the fleet is looked at anew where it changes meanwhile.
@@ -37,10 +36,6 @@ _FIRST = (
     select(jobs.c.id, jobs.c.updated_at_ms)
     .where(jobs.c.line == bindparam("wanted_line"), IS_QUEUED)
     .order_by(jobs.c.created_at_ms, jobs.c.id)
-)
-#: Jobs that idle instances lost a short while ago, and which others had better try.
-_AVOIDED = select(jobs.c.id, jobs.c.lost_on, jobs.c.line).where(
-    IS_QUEUED, jobs.c.lost_on.is_not(None), jobs.c.updated_at_ms >= bindparam("avoided_since_ms")
 )
 
 
@@ -127,8 +122,9 @@ class Turns:
     ) -> tuple[list[Turn], bool]:
         """Return turns, and whether a line had fewer jobs than it was taken to have."""
         picture = Picture(connection, self._lines, self._learned, waiting)
-        avoided = _avoided(connection, picture)
-        losers = {instance for _, instance in avoided}
+        left = left_to_others(connection, picture)
+        avoided = {(job.job_id, job.instance) for job in left}
+        losers = {job.instance for job in left}
         # Those that lost a job come last: the others have it first.
         by_choice = sorted(idle, key=lambda row: row.name in losers)
         takers: dict[int, list[tuple[GpuRow, Why]]] = defaultdict(list)
@@ -153,12 +149,6 @@ class Turns:
                         )
                     )
         return turns, is_stale
-
-
-def _avoided(connection: Connection, picture: Picture) -> set[tuple[str, str]]:
-    """Return jobs and the instances that lost them, where another instance could run them."""
-    lost = connection.execute(_AVOIDED, {"avoided_since_ms": now_ms() - AVOID_MS}).all()
-    return {(str(job.id), str(job.lost_on)) for job in lost if picture.suits_another(job.line, job.lost_on)}
 
 
 def idle_instances(connection: Connection, limit: int | None = None) -> list[GpuRow]:

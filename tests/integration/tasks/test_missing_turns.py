@@ -11,7 +11,7 @@ from core.clock import now_ms
 from core.ledger import Ledger
 from core.ledger.database.tables import instances, jobs
 from core.ledger.instances import HEALTHY
-from core.ledger.scheduling.turns import AVOID_MS
+from core.ledger.scheduling.avoidance import AVOID_MS
 from tests.ledger_moves import claimed, digest_of, register, set_columns, submit
 from tests.waiting import quickest
 

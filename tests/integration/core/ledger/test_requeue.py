@@ -7,7 +7,7 @@ import pytest
 from core.clock import now_ms
 from core.ledger import Ledger
 from core.ledger.instances import DISK_FULL, DRAINED, DRAINING, HEALTHY, QUARANTINED, STOPPED, UNHEALTHY
-from core.ledger.scheduling.turns import AVOID_MS
+from core.ledger.scheduling.avoidance import AVOID_MS
 from core.records.job import CANCELED, EXPIRED, FAILED, QUEUED, prompt_id_of
 from tests.ledger_moves import check_log, claimed, register, set_columns, submit
 

@@ -13,7 +13,7 @@ from sqlalchemy import select
 from core.errors import StaleAttempt
 from core.ledger import Ledger
 from core.ledger.claims import Claim
-from core.ledger.database.tables import assets, job_errors, jobs
+from core.ledger.database.tables import assets, instances, job_errors, jobs
 from core.ledger.durations import DEFAULT_S
 from core.ledger.instances import UNHEALTHY
 from core.records.job import CANCELED, CANCELING, DELIVERING, FAILED, QUEUED, RUNNING, InputRef, prompt_id_of
@@ -31,6 +31,12 @@ def column(ledger: Ledger, job_id: str, name: str) -> object:
     """One column of a job's row."""
     with ledger.database.read() as connection:
         return connection.execute(select(jobs.c[name]).where(jobs.c.id == job_id)).scalar_one()
+
+
+def free_at_ms(ledger: Ledger) -> object:
+    """When the instance is expected to be free."""
+    with ledger.database.read() as connection:
+        return connection.execute(select(instances.c.free_at_ms).where(instances.c.name == NAME)).scalar_one()
 
 
 def test_a_claim_holds_all_that_the_run_needs(ledger: Ledger, clock: StoppedClock) -> None:
@@ -141,6 +147,31 @@ class TestRenewal:
         assert ledger.requeue.take_back_lapsed() == {}, "it has not lapsed at its last moment"
         clock.pass_ms(1)
         assert ledger.requeue.take_back_lapsed() == {claim.job_id: QUEUED}
+
+    def test_what_is_overdue_is_expected_to_take_as_long_again(self, ledger: Ledger, clock: StoppedClock) -> None:
+        come_up(ledger)
+        claim = claimed(ledger)
+        planned_ms = int((claim.load_s + claim.run_s) * 1000)
+        began_ms = clock.now_ms
+        clock.pass_ms(planned_ms)
+        ledger.claims.renew([claim])
+        assert free_at_ms(ledger) == began_ms + planned_ms, "it is in time so far"
+        clock.pass_ms(7_000)
+        ledger.claims.renew([claim])
+        assert free_at_ms(ledger) == clock.now_ms + 7_000
+        clock.pass_ms(1_000)
+        ledger.claims.renew([claim])
+        assert free_at_ms(ledger) == clock.now_ms + 8_000
+
+    def test_on_deck_nothing_is_overdue(self, ledger: Ledger, clock: StoppedClock) -> None:
+        come_up(ledger)
+        claimed(ledger)
+        claim = ledger.claims.claim(NAME, named=submit(ledger).id, ahead=True)
+        assert claim is not None
+        planned_ms = free_at_ms(ledger)
+        clock.pass_ms(1_000_000)
+        ledger.claims.renew([claim])
+        assert free_at_ms(ledger) == planned_ms
 
     def test_it_tells_what_became_of_each(self, ledger: Ledger) -> None:
         running, canceling, lost = (claimed(ledger, f"gpu{number}@here") for number in range(3))

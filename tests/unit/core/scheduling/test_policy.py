@@ -256,6 +256,32 @@ class TestDeadlines:
         assert takes_it(40)
         assert not takes_it(41)
 
+    def test_one_that_has_passed_is_none(self) -> None:
+        old, late = line(SDXL, number=1, age_s=50), line(SDXL, number=2, start_by_s=NOW_S - 0.001)
+        assert taken(gpu(SDXL), old, late) == (1, "warm")
+
+    @pytest.mark.parametrize("models", [SDXL, FLUX])
+    def test_where_they_never_end_a_head_that_waits_for_long_takes_turns_with_them(self, models: str) -> None:
+        """Half of the moments are its own, by its age in milliseconds."""
+
+        def takes_head(age_s: float) -> bool:
+            old = line(models, number=1, age_s=age_s)
+            near = line(SDXL, number=2, start_by_s=NOW_S + 3)
+            return taken(gpu(SDXL), old, near, among=fleet(sdxl=(1, 0))) != (2, "deadline")
+
+        long_s = OVERTAKING * LOAD_S
+        assert [takes_head(long_s - each / 1000) for each in range(4)] == [False] * 4
+        assert [takes_head(long_s + each / 1000) for each in range(1, 5)] == [False, True, False, True]
+
+    def test_so_does_the_head_of_their_own_line(self) -> None:
+        def takes_nearest(age_s: float) -> bool:
+            decision = decide(gpu(SDXL), [line(SDXL, age_s=age_s, start_by_s=NOW_S + 3)], fleet(), now_s=NOW_S)
+            assert decision is not None
+            return decision.takes_nearest_deadline
+
+        long_s = OVERTAKING * LOAD_S
+        assert [takes_nearest(long_s + each / 1000) for each in range(1, 5)] == [True, False, True, False]
+
     def test_a_lower_level_does_not_go_first_for_one(self) -> None:
         lines = line(SDXL, number=1, priority=1), line(SDXL, number=2, start_by_s=NOW_S)
         assert taken(gpu(SDXL), *lines) == (1, "warm")

@@ -12,7 +12,7 @@ from core.ledger.database.tables import instances
 from core.ledger.durations import DEFAULT_S
 from core.ledger.instances import SILENCE_MS
 from core.ledger.model_sets import load_subject, model_set_of, run_subject
-from core.ledger.scheduling.turns import AVOID_MS
+from core.ledger.scheduling.avoidance import AVOID_MS
 from core.records.requirements import Requirements
 from core.scheduling.residency import USUAL_BYTES
 from tasks.runner.run_times import was_held_in_vain
@@ -126,6 +126,33 @@ class TestAvoidance:
         ledger.requeue.release(claim, reason="gone")
         assert [turn.instance for turn in ledger.turns.missing()] == [OTHER if is_left else NAME]
         assert next_job(ledger) == (None if is_left else claim.job_id)
+
+    @pytest.mark.parametrize("asks_by", ["turn", "claim"])
+    def test_others_load_what_is_left_to_them(self, ledger: Ledger, asks_by: str) -> None:
+        """The one that lost it holds the models and is idle: they would leave it the job that it leaves to them."""
+        models = model_set_of(("sdxl",))
+        ledger.durations.learn_all({run_subject(models): 1.0, load_subject(models): 20.0}, gpu="d")
+        come_up(ledger)
+        come_up(ledger, OTHER)
+        claim = claimed(ledger, models=("sdxl",))
+        assert next_job(ledger, OTHER) is None
+        ledger.requeue.release(claim, reason="gone")
+        if asks_by == "turn":
+            assert [turn.instance for turn in ledger.turns.missing()] == [OTHER]
+        else:
+            assert next_job(ledger) is None
+            assert next_job(ledger, OTHER) == claim.job_id
+
+    def test_what_else_waits_is_still_for_the_one_that_holds_the_models(self, ledger: Ledger) -> None:
+        models = model_set_of(("sdxl",))
+        ledger.durations.learn_all({run_subject(models): 1.0, load_subject(models): 20.0}, gpu="d")
+        come_up(ledger)
+        come_up(ledger, OTHER)
+        claim = claimed(ledger, models=("sdxl",))
+        ledger.requeue.release(claim, reason="gone")
+        another = submit(ledger, models=("sdxl",))
+        assert next_job(ledger, OTHER) is None
+        assert next_job(ledger) == another.id
 
     def test_for_a_minute(self, ledger: Ledger, lost: str, clock: StoppedClock) -> None:
         clock.pass_ms(AVOID_MS)
