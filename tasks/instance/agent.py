@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import threading
 import time
@@ -20,6 +21,7 @@ from core.ledger.instances import QUARANTINED, UNHEALTHY
 from core.settings import Settings
 from tasks.instance.admission import Admission, Condition
 from tasks.instance.catalogue_watch import CatalogueWatch
+from tasks.instance.first_turn import publish_first_turn
 from tasks.instance.housekeeping import Housekeeper
 from tasks.instance.probe import read_info
 from tasks.instance.release import JobRelease
@@ -67,6 +69,8 @@ class InstanceAgent:
         self._reporter = StateReporter(settings, tenure, self._admission, restarts=lambda: self._supervisor.restarts)
         #: Prompts that made an attached instance useless; None: it has to be asked which, as soon as it answers.
         self._in_the_way: set[str] | None = set()
+        #: Whether it took jobs when the ledger was told last.
+        self._took_jobs = False
         #: How long the warm-up took after the last start.
         self._warmup_s: float | None = None
         #: Through which the pool process says why the instance is to be replaced.
@@ -171,6 +175,7 @@ class InstanceAgent:
         )
         self._warmup.is_recorded()
         self._catalogue.watch(base_url, info.object_info)
+        self._begin_to_take()
 
     def _look_at_queue(self, base_url: str) -> None:
         """Raise ComfyUnavailable while the instance runs a prompt that made it useless; only its owner can end that."""
@@ -214,7 +219,16 @@ class InstanceAgent:
         self._reporter.beat(trouble=_trouble(), stopping=self._stopping)
         if self._reporter.is_unrecorded:
             self._record_again()
+        self._begin_to_take()
         self._housekeeper.keep(self._reporter.unstored)
+
+    def _begin_to_take(self) -> None:
+        """Have a first turn published where the ledger has just been told that the instance takes jobs."""
+        has_begun = self.takes_jobs and not self._took_jobs
+        self._took_jobs = self.takes_jobs
+        if has_begun:
+            publish = functools.partial(publish_first_turn, self._settings, self.name)
+            in_background("first-turn", lambda: self._try("first turn", publish))
 
     def _look_at_storage(self) -> None:
         self._admission.storage_problem = self._reporter.storage_problem()

@@ -63,6 +63,8 @@ class World:
         self.pause_s = 0.0
         #: Work for threads, by name, until `work` does it.
         self.background: list[tuple[str, Callable[[], None]]] = []
+        #: How often a first turn was to be published.
+        self.first_turns = 0
         self.stopping = Stopping()
         self.instance = SimpleNamespace(base_url=URL, is_attached=False, output_dir=Path("/gpu0/output"))
         self.is_idle = True
@@ -97,7 +99,10 @@ class World:
             self.background.pop(0)[1]()
 
     def in_background(self, name: str, work: Callable[[], None]) -> None:
-        self.background.append((name, work))
+        if name == "first-turn":
+            self.first_turns += 1
+        else:
+            self.background.append((name, work))
 
     def supervisor(self, _instance: object, **options: Any) -> SimpleNamespace:
         self.callbacks = options
@@ -383,6 +388,15 @@ class TestOperators:
         world.work()
         assert healthy.takes_jobs
         assert world.done == ["heartbeat.wake", "supervisor.release"]
+
+    def test_each_time_it_takes_jobs_again_there_is_a_first_turn(self, healthy: InstanceAgent, world: World) -> None:
+        told = [world.first_turns]
+        for change in (None, healthy.drain, healthy.resume, None):
+            if change is not None:
+                change()
+            world.beat()
+            told.append(world.first_turns)
+        assert told == [1, 1, 1, 2, 2]
 
     def test_a_restart(self, healthy: InstanceAgent, world: World, ledger: Ledger, settings: Settings) -> None:
         healthy.restart()
