@@ -15,7 +15,7 @@ from core.records.job import DELIVERING, EXPIRED, FAILED
 from core.settings import Settings
 from tasks.messaging.follow_up import Moved, host_of, publish_follow_up
 from tasks.messaging.names import RECONCILE
-from tasks.reconciling.deadlines import expire_late
+from tasks.reconciling.deadlines import expire_late, release_stalled
 from tasks.reconciling.expiry import remove_expired, sweep
 from tasks.reconciling.regrouping import follow_lessons
 from tasks.reconciling.repinning import follow_fleet
@@ -110,6 +110,7 @@ def wipe_secrets(runtime: Runtime) -> None:
 STEPS: tuple[Callable[[Runtime], None], ...] = (
     take_back,
     expire_waiting,
+    release_stalled,
     expire_late,
     follow_fleet,
     follow_lessons,
@@ -127,6 +128,7 @@ AFTER_SET_S: dict[Callable[[Runtime], None], Callable[[Settings], float]] = {
     expire_waiting: lambda _settings: SETTLED_S,
     # Deadlines are moved when the clock was set.
     expire_late: lambda settings: settings.lease_s,
+    release_stalled: lambda settings: settings.lease_s,
     remove_expired: lambda _settings: SETTLED_S,
     sweep: lambda _settings: SETTLED_S,
 }

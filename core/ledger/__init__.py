@@ -82,7 +82,7 @@ class Ledger:
             self.database, self.lines, self.lessons, self.secrets, self.requests, Retention.from_settings(settings)
         )
         self.claims = Claims(self.database, Chooser(self.lines, learned), lease_s=settings.lease_s)
-        self.requeue = Requeue(self.database, max_attempts=settings.max_attempts)
+        self.requeue = Requeue(self.database, self.lines, max_attempts=settings.max_attempts)
         self.pins = Pins(self.database, self.lines)
         self.outputs = Outputs(self.database)
         self.outbox = Outbox(self.database, pauses_s=settings.webhook_schedule_s, limit_s=settings.webhook_limit_s)

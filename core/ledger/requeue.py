@@ -15,8 +15,10 @@ from core.ledger.claims import Claim, held_by
 from core.ledger.database.connections import Database, Transaction
 from core.ledger.database.line_counts import IS_QUEUED
 from core.ledger.database.tables import jobs
+from core.ledger.scheduling.lines import Lines
+from core.ledger.scheduling.turns import LOOKED_AT, idle_instances
 from core.ledger.transitions import transition
-from core.records.job import CANCELED, CANCELING, EXPIRED, FAILED, LEASED, QUEUED, Status, prompt_id_of
+from core.records.job import CANCELED, CANCELING, EXPIRED, FAILED, LEASED, QUEUED, RUNNING, Status, prompt_id_of
 from core.records.job_error import JobError, Loss
 
 #: How many jobs one run of the reconciler takes back, or lets expire.
@@ -29,6 +31,12 @@ MAX_LOSSES = 20
 QUEUE_TIMEOUT = "queue_timeout"
 #: Code of one that nobody had begun by its own deadline.
 START_TIMEOUT = "start_timeout"
+
+#: What stands behind another prompt for so long was claimed in a wrong belief.
+STALLED_MS = 20_000
+_ON_DECK = select(jobs.c.id, jobs.c.attempt, jobs.c.line, jobs.c.started_at_ms, jobs.c.start_by_ms).where(
+    jobs.c.status == RUNNING, jobs.c.on_deck
+)
 
 _LOST = (
     jobs.c.status,
@@ -54,13 +62,17 @@ class GivenBack:
     prompt_id: str
     #: `queued`, or `failed` or `canceled` if it has ended.
     status: Status
+    #: The attempt, and the instance that had it.
+    attempt: int
+    instance: str
 
 
 class Requeue:
     """What workers, and the reconciler in their stead, do to jobs that did not come to their end."""
 
-    def __init__(self, database: Database, *, max_attempts: int) -> None:
+    def __init__(self, database: Database, lines: Lines, *, max_attempts: int) -> None:
         self._database = database
+        self._lines = lines
         self._max_attempts = max_attempts
 
     def release(
@@ -96,6 +108,33 @@ class Requeue:
             given_back = [
                 self._give_back(transaction, job_id, mine, reason, lost=False, code=INSTANCE_LOST) for job_id in held
             ]
+        return [found for found in given_back if found is not None]
+
+    def release_stalled(self) -> list[GivenBack]:
+        """Give back jobs on deck behind a prompt that does not end: others could begin them, or their deadline passes.
+
+        They were claimed in the belief that it would end in a moment. It counts as no try.
+        """
+        now, reason = now_ms(), "The prompt before it takes longer than expected."
+        with self._database.read() as connection:
+            on_deck = connection.execute(_ON_DECK).all()
+            late = [row for row in on_deck if row.start_by_ms is not None and row.start_by_ms < now]
+            stalled = [row for row in on_deck if row not in late and row.started_at_ms < now - STALLED_MS]
+            idle = idle_instances(connection, LOOKED_AT) if stalled else []
+            kinds = self._lines.kinds_of(connection, {row.line for row in stalled if row.line is not None})
+        for row in stalled:
+            kind = kinds.get(row.line)
+            if kind is not None and any(kind.runs_on(gpu.sort) and not kind.is_kept_off(gpu.sort) for gpu in idle):
+                late.append(row)
+        given_back = []
+        for row in late:
+            still = and_(jobs.c.on_deck, jobs.c.status == RUNNING, jobs.c.attempt == row.attempt)
+            with self._database.write() as transaction:
+                given_back.append(
+                    self._give_back(
+                        transaction, row.id, still, reason, lost=False, code=INSTANCE_LOST, skip_locked=True
+                    )
+                )
         return [found for found in given_back if found is not None]
 
     def expire_leases(self, instance: str) -> None:
@@ -183,7 +222,8 @@ class Requeue:
         moved = transition(transaction, job_id, status, condition, **values)
         if moved is None:
             return None
-        return GivenBack(job_id=job_id, prompt_id=prompt_id_of(job_id, row.attempt), status=status)
+        prompt_id = prompt_id_of(job_id, row.attempt)
+        return GivenBack(job_id=job_id, prompt_id=prompt_id, status=status, attempt=row.attempt, instance=row.instance)
 
     def _what_follows(
         self, row: Row[Any], reason: str, *, counts: bool, code: str, error: JobError | None

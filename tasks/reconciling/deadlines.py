@@ -28,6 +28,15 @@ def expire_late(runtime: Runtime) -> None:
         publish_follow_up(runtime.publisher, Moved(job_id=job_id, status=EXPIRED))
 
 
+def release_stalled(runtime: Runtime) -> None:
+    """Give back jobs on deck behind prompts that do not end, to GPUs that could begin them or to their deadlines."""
+    for job in runtime.ledger.requeue.release_stalled():
+        log.warning("job %s was given back by %s, where the prompt before it does not end", job.job_id, job.instance)
+        # It stands in ComfyUI's queue still.
+        runtime.publisher.interrupt(job.job_id, job.attempt, job.instance)
+        publish_follow_up(runtime.publisher, Moved(job_id=job.job_id, status=job.status))
+
+
 class StartDeadlines:
     """One process's watch over the deadlines of waiting jobs, from `start` until `close`."""
 

@@ -68,8 +68,10 @@ def set_ago(monkeypatch: pytest.MonkeyPatch, seconds: float | None) -> None:
 ALL = [
     "take_back",
     "expire_waiting",
+    "release_stalled",
     "expire_late",
     "follow_fleet",
+    "follow_lessons",
     "mend_lines",
     "publish_missing_turns",
     "resume_uploads",
@@ -77,7 +79,7 @@ ALL = [
     "remove_expired",
     "sweep",
 ]
-HARMLESS = ["follow_fleet", "mend_lines", "publish_missing_turns", "resume_uploads", "wipe_secrets"]
+HARMLESS = ["follow_fleet", "follow_lessons", "mend_lines", "publish_missing_turns", "resume_uploads", "wipe_secrets"]
 
 
 class TestSteps:
@@ -96,8 +98,8 @@ class TestSteps:
             (None, HARMLESS),
             (0.0, HARMLESS),
             (lease_s - 0.1, HARMLESS),
-            (lease_s, ["take_back", "expire_late", *HARMLESS]),
-            (SETTLED_S - 0.1, ["take_back", "expire_late", *HARMLESS]),
+            (lease_s, ["take_back", "release_stalled", "expire_late", *HARMLESS]),
+            (SETTLED_S - 0.1, ["take_back", "release_stalled", "expire_late", *HARMLESS]),
             (SETTLED_S, ALL),
         ]:
             done.clear()

@@ -10,7 +10,17 @@ from core.ledger import Ledger
 from core.ledger import requeue as requeue_module
 from core.ledger.claims import Claim
 from core.ledger.database.tables import assets, jobs
-from core.ledger.requeue import INSTANCE_LOST, MAX_LOSSES, POISON, QUEUE_TIMEOUT, START_TIMEOUT, GivenBack, Requeue
+from core.ledger.requeue import (
+    INSTANCE_LOST,
+    MAX_LOSSES,
+    POISON,
+    QUEUE_TIMEOUT,
+    STALLED_MS,
+    START_TIMEOUT,
+    GivenBack,
+    Requeue,
+)
+from core.ledger.scheduling.lines import LineKind
 from core.records.job import CANCELED, EXPIRED, FAILED, QUEUED, RUNNING, Status, prompt_id_of
 from core.records.job_error import JobError, Loss
 from core.records.progress import Progress
@@ -71,7 +81,7 @@ class TestRelease:
 
     @pytest.mark.parametrize(("code", "final"), [(INSTANCE_LOST, POISON), ("stuck", "stuck")])
     def test_the_last_try_ends_it(self, ledger: Ledger, code: str, final: str) -> None:
-        requeue = Requeue(ledger.database, max_attempts=2)
+        requeue = Requeue(ledger.database, ledger.lines, max_attempts=2)
         first = claimed(ledger, "gpu0@here")
         assert requeue.release(first, reason="Gone.", code=code) == QUEUED
         second = again(ledger, first.job_id, "gpu1@here")
@@ -81,7 +91,7 @@ class TestRelease:
         assert [loss.attempt for loss in job.losses] == [1, 2]
 
     def test_a_job_with_all_its_losses_may_be_given_back_uncounted(self, ledger: Ledger) -> None:
-        requeue = Requeue(ledger.database, max_attempts=1)
+        requeue = Requeue(ledger.database, ledger.lines, max_attempts=1)
         claim = claimed(ledger)
         set_columns(ledger, claim.job_id, lost_attempts=1)
         assert requeue.release(claim, reason="stopped", lost=False) == QUEUED
@@ -131,8 +141,67 @@ class TestReleaseAll:
         running = claimed(ledger)
         ahead = on_deck(ledger)
         given_back = ledger.requeue.release_all(NAME, reason="drained", only_on_deck=True)
-        assert given_back == [GivenBack(job_id=ahead.job_id, prompt_id=ahead.prompt_id, status=QUEUED)]
+        assert given_back == [
+            GivenBack(
+                job_id=ahead.job_id,
+                prompt_id=ahead.prompt_id,
+                status=QUEUED,
+                attempt=ahead.attempt,
+                instance=NAME,
+            )
+        ]
         assert ledger.jobs.get(running.job_id).status == RUNNING
+
+
+class TestStalled:
+    """What stands behind a prompt that does not end."""
+
+    @pytest.fixture
+    def waits(self, ledger: Ledger, clock: StoppedClock) -> Claim:
+        come_up(ledger)
+        claimed(ledger)
+        waits = on_deck(ledger)
+        clock.pass_ms(STALLED_MS + 1)
+        return waits
+
+    def test_goes_to_a_gpu_that_could_begin_it(self, ledger: Ledger, waits: Claim) -> None:
+        come_up(ledger, "gpu1@here")
+        [given_back] = ledger.requeue.release_stalled()
+        assert (given_back.job_id, given_back.status, given_back.attempt) == (waits.job_id, QUEUED, waits.attempt)
+        assert (given_back.instance, given_back.prompt_id) == (NAME, waits.prompt_id)
+        assert ledger.requeue.release_stalled() == []
+        job = ledger.jobs.get(waits.job_id)
+        assert (job.status, job.losses) == (QUEUED, ())
+
+    def test_stays_where_no_other_could(self, ledger: Ledger, waits: Claim) -> None:
+        assert ledger.requeue.release_stalled() == [], "there is none"
+        come_up(ledger, "gpu1@here", object_info={"Other": {}})
+        set_columns(ledger, waits.job_id, line=ledger.lines.id_of(LineKind(priority=0, catalogues="f" * 64)))
+        assert ledger.requeue.release_stalled() == [], "it could not run it"
+
+    def test_not_before_its_time(self, ledger: Ledger, clock: StoppedClock) -> None:
+        come_up(ledger)
+        claimed(ledger)
+        on_deck(ledger)
+        come_up(ledger, "gpu1@here")
+        clock.pass_ms(STALLED_MS)
+        assert ledger.requeue.release_stalled() == []
+
+    def test_what_runs_is_not_stalled(self, ledger: Ledger, waits: Claim) -> None:
+        come_up(ledger, "gpu1@here")
+        ledger.claims.begun(waits)
+        assert ledger.requeue.release_stalled() == []
+
+    def test_its_deadline_passes_also_where_no_other_could_begin_it(self, ledger: Ledger, clock: StoppedClock) -> None:
+        come_up(ledger)
+        claimed(ledger)
+        waits = on_deck(ledger)
+        set_columns(ledger, waits.job_id, start_by_ms=clock.now_ms + 1_000, start_within_s=1.0)
+        clock.pass_ms(1_000)
+        assert ledger.requeue.release_stalled() == [], "it is its last moment"
+        clock.pass_ms(1)
+        assert [found.job_id for found in ledger.requeue.release_stalled()] == [waits.job_id]
+        assert ledger.requeue.expire_late() == [waits.job_id]
 
 
 class TestTakingBack:
