@@ -60,11 +60,12 @@ def find_named(graph: Graph, found: Collection[Reference], ledger: Ledger, catal
             path=(node_id, "inputs", name),
         )
         for node_id, node in graph.items()
+        if (kinds := catalogues.file_kinds(node["class_type"]))
         for name, value in node["inputs"].items()
-        if isinstance(value, str)
+        if (kind := kinds.get(name)) is not None
+        and isinstance(value, str)
         and value
         and (node_id, "inputs", name) not in known
-        and (kind := catalogues.file_kind(node["class_type"], name)) is not None
         and "/" not in value
         and not catalogues.lists_file(node["class_type"], name, value)
     ]

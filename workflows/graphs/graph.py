@@ -127,8 +127,10 @@ def measure_depths(graph: Graph, roots: Iterable[str], depths: dict[str, int]) -
         while stack:
             node_id, rest = stack[-1]
             for source in rest:
-                if source in depths:
-                    path[node_id] = max(path[node_id], depths[source])
+                depth = depths.get(source)
+                if depth is not None:
+                    if depth > path[node_id]:
+                        path[node_id] = depth
                 elif source not in path:
                     path[source] = 0
                     stack.append((source, iter(sources(graph, source))))
@@ -138,7 +140,7 @@ def measure_depths(graph: Graph, roots: Iterable[str], depths: dict[str, int]) -
                     cycle = on_path[on_path.index(source) :]
             else:
                 stack.pop()
-                depths[node_id] = path.pop(node_id) + 1
-                if stack:
-                    path[stack[-1][0]] = max(path[stack[-1][0]], depths[node_id])
+                depth = depths[node_id] = path.pop(node_id) + 1
+                if stack and depth > path[stack[-1][0]]:
+                    path[stack[-1][0]] = depth
     return cycle

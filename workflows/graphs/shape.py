@@ -25,8 +25,10 @@ def shape_of(graph: Graph) -> str:
 
 def _weighty(inputs: dict[str, Any]) -> list[str]:
     return sorted(
-        f"{name}={value!r}"
-        for name, value in inputs.items()
-        if (name in WEIGHTY_NUMBERS and isinstance(value, (int, float)))
-        or (isinstance(value, str) and name.endswith("_name"))
+        [
+            f"{name}={value!r}"
+            for name, value in inputs.items()
+            if (name in WEIGHTY_NUMBERS and isinstance(value, (int, float)))
+            or (isinstance(value, str) and name.endswith("_name"))
+        ]
     )

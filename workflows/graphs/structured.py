@@ -6,10 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from workflows.graphs.catalogue import InputSpec, NodeSpec, input_spec
-
-#: A choice whose options have inputs of their own.
-DYNAMIC_COMBO = "COMFY_DYNAMICCOMBO_V3"
+from workflows.graphs.catalogue import DYNAMIC_COMBO, InputSpec, NodeSpec, input_spec
 
 
 def nested_spec(node: NodeSpec, inputs: Mapping[str, Any], name: str) -> InputSpec | None:
@@ -42,9 +39,8 @@ def nested_spec(node: NodeSpec, inputs: Mapping[str, Any], name: str) -> InputSp
 
 def missing_parts(node: NodeSpec, inputs: Mapping[str, Any]) -> Iterator[str]:
     """The inputs that the chosen option of a choice needs, and that are not there."""
-    for spec in node.inputs:
-        if spec.type == DYNAMIC_COMBO:
-            yield from _missing_of(spec, inputs)
+    for spec in node.dynamic_choices:
+        yield from _missing_of(spec, inputs)
 
 
 def _missing_of(spec: InputSpec, inputs: Mapping[str, Any]) -> Iterator[str]:

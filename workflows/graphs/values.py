@@ -47,6 +47,15 @@ def literal_error(spec: InputSpec, value: Any, staged_files: Collection[str]) ->
     ComfyUI converts numbers whatever the class; range and options are looked at only where it does that itself. Names
     of files that lead elsewhere are refused by us.
     """
+    # Nearly all literals are of the types that they are for, and there are many of them in each submission.
+    literal = type(value)
+    if literal is str:
+        if spec.takes_all_texts or value in spec.sure_choices:
+            return None
+    elif literal is spec.number_type:
+        low, high = spec.limits
+        if low <= value <= high:
+            return None
     if type(value) is dict and "__value__" in value:
         value = value["__value__"]
     if spec.file_kind is not None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from core.errors import InvalidWorkflow
-from workflows.graphs.boundaries import absolute_paths, jobs_named
+from workflows.graphs.boundaries import absolute_paths, jobs_named, possible_paths
 from workflows.graphs.checks import check_graph
 from workflows.graphs.file_names import listed_folder, may_list_files, staged_name
 
@@ -119,17 +119,17 @@ def test_what_is_the_servers_or_the_operators_business_is_accepted(class_type: s
 )
 def test_paths_to_files_of_jobs(text: str, is_path: bool) -> None:
     graph = {"7": {"class_type": "Text", "inputs": {"text": {"a": [text]}}}}
-    assert jobs_named(graph) == ({JOB: ("7", "text")} if is_path else {})
+    assert jobs_named(possible_paths(graph)) == ({JOB: ("7", "text")} if is_path else {})
 
 
 def test_what_is_rewritten_may_name_an_earlier_job() -> None:
     inputs = {"filename_prefix": f"{JOB}/x", "output_path": f"{JOB}/ds", "fleet_run": f"{JOB}/"}
-    assert jobs_named({"7": {"class_type": "SaveInto", "inputs": inputs}}) == {}
+    assert jobs_named(possible_paths({"7": {"class_type": "SaveInto", "inputs": inputs}})) == {}
 
 
 def test_absolute_paths() -> None:
     inputs = {"text": "/imagine a cat", "other": "/", "path": "/", "file": "/srv/../srv/x/a.png"}
-    found = list(absolute_paths({"7": {"class_type": "Text", "inputs": inputs}}))
+    found = list(absolute_paths(possible_paths({"7": {"class_type": "Text", "inputs": inputs}})))
     assert found == [("7", "path", Path("/")), ("7", "file", Path("/srv/x/a.png"))]
 
 
