@@ -14,7 +14,6 @@ from core.records.job import new_job_id
 from core.records.job_request import AcceptedJob, JobRequest
 from core.settings import Settings
 from core.texts.stored_json import json_text
-from workflows.graphs.boundaries import possible_paths
 from workflows.graphs.model_files import models_of
 from workflows.graphs.references import put_all
 from workflows.graphs.shape import shape_of
@@ -40,9 +39,10 @@ class JobCheck:
         """
         job_id = new_job_id()
         draft = self._drafts.draft(request, job_id)
-        paths = possible_paths(draft.runnable)
-        refuse_foreign(paths, job_id, self._settings, self._ledger)
-        verdict = self._catalogues.check(draft.runnable, draft.staged_files, requires=request.requires, paths=paths)
+        refuse_foreign(draft.paths, job_id, self._settings, self._ledger)
+        verdict = self._catalogues.check(
+            draft.runnable, draft.staged_files, requires=request.requires, paths=draft.paths
+        )
         self._refuse_taken(request.request_id)
         # Files are fetched last: for a graph that can run, and outside of the time the ledger gets.
         inputs = self._intake.bring(draft.references, job_id) if draft.references else []
