@@ -49,6 +49,8 @@ def find_named(graph: Graph, found: Collection[Reference], ledger: Ledger, catal
       found: references that are known already.
     """
     known = {reference.path for reference in found}
+    classes = {node["class_type"] for node in graph.values()}
+    file_kinds = {class_type: catalogues.file_kinds(class_type) for class_type in classes}
     places = [
         Reference(
             node_id=node_id,
@@ -60,7 +62,7 @@ def find_named(graph: Graph, found: Collection[Reference], ledger: Ledger, catal
             path=(node_id, "inputs", name),
         )
         for node_id, node in graph.items()
-        if (kinds := catalogues.file_kinds(node["class_type"]))
+        if (kinds := file_kinds[node["class_type"]])
         for name, value in node["inputs"].items()
         if (kind := kinds.get(name)) is not None
         and isinstance(value, str)

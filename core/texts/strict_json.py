@@ -21,10 +21,10 @@ _MAX_INTEGER_CHARS = len(str(MAX_INTEGER)) + 1
 MAX_VALUES = 200_000
 _BOM = b"\xef\xbb\xbf"
 #: Few bodies have one of these, mostly within a text.
-_CONSTANTS = (b"NaN", b"Infinity")
-#: Every integer that is out of range has as many digits as `MAX_INTEGER`; in a body with all its digits made zeros they
-#: are found at once.
-_MANY_DIGITS = b"0" * len(str(MAX_INTEGER))
+_CONSTANT = re.compile(rb"NaN|Infinity")
+#: Integers of so many digits may be out of range, or beyond the 64 bits of a fast parser. In a body with all its digits
+#: made zeros they are found at once.
+_MANY_DIGITS = b"0" * 19
 _DIGITS_ONLY = bytes(ord("0") if chr(byte).isdecimal() else ord(" ") for byte in range(256))
 #: What a node of a ComfyUI graph is made of. The rest are notes, such as the `is_changed` ComfyUI writes into files.
 _NODE_FIELDS = frozenset({"class_type", "inputs", "_meta"})
@@ -47,16 +47,17 @@ def loads(body: bytes, *, max_depth: int = 64) -> Any:
     # A short body cannot hold so many.
     if len(body) > MAX_VALUES and sum(body.count(mark) for mark in (b",", b"[", b"{")) > MAX_VALUES:
         raise InvalidBody(f"The body holds more than {MAX_VALUES} values.")
+    value = _parse_plain(body)
+    if value is not None:
+        _check_depth(value, max_depth)
+        return value
     try:
-        text = _decode(body)
-        value = _parse_plain(body, text)
-        if value is None:
-            value = _parse(text)
+        value = _parse(_decode(body))
     except RecursionError as exc:
         # The parser recurses in C and gives up near 1,000 levels; a body of brackets only must not be a server error.
         raise _too_deep(max_depth) from exc
     _check_depth(value, max_depth)
-    if any(constant in body for constant in _CONSTANTS):
+    if _CONSTANT.search(body):
         _leave_out_not_finite(value)
     if _SURROGATE_ESCAPE.search(body):
         _check_surrogates(value)
@@ -72,18 +73,18 @@ def _decode(body: bytes) -> str:
         raise InvalidBody(f"The body is not UTF-8: bad byte at offset {exc.start}.") from exc
 
 
-def _parse_plain(body: bytes, text: str) -> Any:
-    """Parse a body in which nothing is wrong, as nearly all are; None for one that `_parse` has to look at closely.
+def _parse_plain(body: bytes) -> Any:
+    """Parse a body in which nothing but its depth can be wrong, as most are; None for one to be looked at more closely.
 
-    Looking at each object and each integer takes twice as long as parsing does.
+    That would take three times as long, for every object and every integer in it.
     """
     if b"\\u" in body or _MANY_DIGITS in body.translate(_DIGITS_ONLY):
         return None
     try:
-        value = _PLAIN.decode(text)
+        value = orjson.loads(body)
         # Of a key that stands twice one is gone, with its colon. Without escapes, all others are still there.
         is_whole = orjson.dumps(value).count(b":") == body.count(b":")
-    except (ValueError, InvalidBody, RecursionError, orjson.JSONEncodeError):
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError):
         return None
     return value if is_whole else None
 
@@ -92,7 +93,12 @@ def _parse(text: str) -> Any:
     if not text.strip():
         raise InvalidBody("The body is empty; a JSON document is needed.")
     try:
-        return _STRICT.decode(text)
+        return json.loads(
+            text,
+            object_pairs_hook=_object,
+            parse_int=_integer,
+            parse_float=_finite,
+        )
     except json.JSONDecodeError as exc:
         raise InvalidBody(f"The body is not JSON: {exc.msg} (line {exc.lineno}, column {exc.colno}).") from exc
 
@@ -120,11 +126,6 @@ def _finite(text: str) -> float:
     if value in (float("inf"), float("-inf")):
         raise InvalidBody(f"The number {_short(text)} is out of range.")
     return value
-
-
-#: What `_finite` refuses, `_parse` refuses in its turn: there may be something else before it.
-_PLAIN = json.JSONDecoder(parse_float=_finite)
-_STRICT = json.JSONDecoder(object_pairs_hook=_object, parse_int=_integer, parse_float=_finite)
 
 
 def _leave_out_not_finite(value: Any) -> None:

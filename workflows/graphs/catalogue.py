@@ -102,9 +102,9 @@ class NodeSpec:
     runs_as: str
 
     @cached_property
-    def needed(self) -> tuple[str, ...]:
+    def needed(self) -> frozenset[str]:
         """Names of the inputs that must be given."""
-        return tuple(spec.name for spec in self.inputs if spec.required and not spec.structured)
+        return frozenset(spec.name for spec in self.inputs if spec.required and not spec.structured)
 
     @cached_property
     def dynamic_choices(self) -> tuple[InputSpec, ...]:

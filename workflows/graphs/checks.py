@@ -11,7 +11,7 @@ from workflows.graphs.boundaries import OPENED, Paths, boundary_errors, possible
 from workflows.graphs.catalogue import InputSpec, NodeSpec, cacheable_catalogue
 from workflows.graphs.graph import Catalogue, Graph, ancestors, is_link, measure_depths
 from workflows.graphs.node_errors import Error
-from workflows.graphs.structured import missing_parts, nested_spec
+from workflows.graphs.structured import missing_inputs, nested_spec
 from workflows.graphs.values import accepts_type, is_risky_literal, literal_error
 
 __all__ = ["REFUSED_CLASSES", "cacheable_catalogue", "check_graph"]
@@ -90,14 +90,17 @@ def check_graph(
     outputs = [node_id for node_id, spec in specs.items() if spec is not None and spec.output_node]
     if not outputs:
         # ComfyUI looks no further; what is wrong beside that helps all the same.
-        _add(found, _problems(graph, graph, graph, specs, paths, staged_files))
+        _add(found, _problems(graph, graph, _undeclaring(graph, graph, specs), specs, paths, staged_files))
         lack = "" if None in specs.values() else _NO_OUTPUTS
         _raise_found(graph, found, outputs=[], lack=lack)
         raise InvalidWorkflow(_NO_OUTPUTS)
     depths: dict[str, int] = {}
     cycle = measure_depths(graph, outputs, depths)
     will_run = set(depths)
-    _add(found, _problems(graph, will_run, _validated(graph, will_run, outputs, specs), specs, paths, staged_files))
+    undeclaring = _undeclaring(graph, will_run, specs)
+    validated = _validated(graph, outputs, specs) if undeclaring else will_run
+    followed = undeclaring | (will_run - validated)
+    _add(found, _problems(graph, validated, followed, specs, paths, staged_files))
     _add(found, {node_id: [errors.cycle(node_id, cycle, graph)] for node_id in cycle[:_MAX_REPORTED_NODES]})
     if len(graph) > MAX_CHAIN_NODES:
         _add(found, _chain_error(graph, depths))
@@ -134,10 +137,21 @@ def _chain_error(graph: Graph, depths: dict[str, int]) -> _Found:
     return {deepest: [errors.chain_too_long(deepest, depths[deepest], MAX_CHAIN_NODES)]}
 
 
-def _validated(graph: Graph, will_run: set[str], outputs: Iterable[str], specs: _Specs) -> set[str]:
+def _undeclaring(graph: Graph, node_ids: Iterable[str], specs: _Specs) -> set[str]:
+    """Those of the nodes that have inputs of names that their class does not declare, parts of structured ones or not.
+
+    Where there are none, ComfyUI validates all that it runs.
+    """
+    found = set()
+    for node_id in node_ids:
+        spec = specs[node_id]
+        if spec is not None and not graph[node_id]["inputs"].keys() <= spec.by_name.keys():
+            found.add(node_id)
+    return found
+
+
+def _validated(graph: Graph, outputs: Iterable[str], specs: _Specs) -> set[str]:
     """The nodes that ComfyUI validates: those that the outputs reach by inputs that their classes declare."""
-    if all(_declares_all(specs[node_id], graph[node_id]) for node_id in will_run):
-        return will_run
     found = set(outputs)
     pending = list(found)
     while pending:
@@ -152,20 +166,20 @@ def _validated(graph: Graph, will_run: set[str], outputs: Iterable[str], specs: 
     return found
 
 
-def _declares_all(spec: NodeSpec | None, node: Mapping[str, Any]) -> bool:
-    """Whether a class declares all inputs of a node by their names; parts of structured ones it does not."""
-    return spec is None or node["inputs"].keys() <= spec.by_name.keys()
-
-
 def _problems(
     graph: Graph,
-    will_run: Collection[str],
     validated: Collection[str],
+    followed: Collection[str],
     specs: _Specs,
     paths: Paths,
     staged_files: Collection[str],
 ) -> _Found:
-    """What is wrong with each node of a known class, as far as it matters for its part in the graph."""
+    """What is wrong with each node of a known class, as far as it matters for its part in the graph.
+
+    Parameters:
+      validated: nodes that ComfyUI validates.
+      followed: nodes of which ComfyUI follows links that it does not validate.
+    """
     found: _Found = {}
     for node_id, node in graph.items():
         spec = specs[node_id]
@@ -178,7 +192,7 @@ def _problems(
             for problem in boundary_errors(node, spec, staged_files):
                 if problem["extra_info"]["input_name"] not in told:
                     problems.append(problem)
-        if node_id in will_run and not (is_validated and _declares_all(spec, node)):
+        if node_id in followed:
             problems += _undeclared_problems(node, spec, specs, is_validated=is_validated)
         if problems:
             found[node_id] = problems
@@ -202,10 +216,10 @@ def _node_problems(
 ) -> list[Error]:
     """Of a node that ComfyUI validates: what is missing, and what is wrong with the inputs that are declared."""
     inputs = node["inputs"]
-    problems = [errors.required_input_missing(name) for name in spec.needed if name not in inputs]
-    problems += [errors.required_input_missing(name) for name in missing_parts(spec, inputs)]
+    problems = [errors.required_input_missing(name) for name in missing_inputs(spec, inputs)]
+    declarations = spec.by_name
     for name, value in inputs.items():
-        declared = spec.by_name.get(name) or _declaration(spec, inputs, name)
+        declared = declarations.get(name) or _declaration(spec, inputs, name)
         if declared is None:
             continue
         if type(value) is list:

@@ -82,11 +82,11 @@ def is_link(value: Any) -> bool:
 
 def sources(graph: Graph, node_id: str) -> list[str]:
     """The nodes a node takes inputs from, as far as they exist; declared inputs or not, as ComfyUI's scheduler does."""
-    return [
-        value[0]
-        for value in graph[node_id]["inputs"].values()
-        if type(value) is list and is_link(value) and value[0] in graph
-    ]
+    found = []
+    for value in graph[node_id]["inputs"].values():
+        if type(value) is list and is_link(value) and value[0] in graph:
+            found.append(value[0])  # noqa: PERF401 - faster: up to Python 3.11, a comprehension is one more call
+    return found
 
 
 def output_nodes(graph: Graph, catalogue: Catalogue) -> list[str]:

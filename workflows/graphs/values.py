@@ -25,11 +25,13 @@ def accepts_type(received: Any, wanted: Any) -> bool:
     options match only an equal list, or (newer versions) a `COMBO`. Versions before 0.3.68 leave `*` to the node class;
     what its class then refuses, ComfyUI refuses.
     """
+    if received == wanted:
+        return True
     if isinstance(received, str) and isinstance(wanted, str):
-        return received == wanted or _overlap(received, wanted)
+        return _overlap(received, wanted)
     if ANY_TYPE in (received, wanted) or is_structured(received) or is_structured(wanted):
         return True
-    return bool(received == wanted) or (isinstance(received, list) and wanted == COMBO)
+    return isinstance(received, list) and bool(wanted == COMBO)
 
 
 @lru_cache(maxsize=4096)
