@@ -78,7 +78,9 @@ def _parse_plain(body: bytes) -> Any:
 
     That would take three times as long, for every object and every integer in it.
     """
-    if b"\\u" in body or _MANY_DIGITS in body.translate(_DIGITS_ONLY):
+    # One byte is found ten times as fast as two.
+    has_escapes = b"\\" in body and b"\\u" in body
+    if has_escapes or _MANY_DIGITS in body.translate(_DIGITS_ONLY):
         return None
     try:
         value = orjson.loads(body)
@@ -166,7 +168,7 @@ def _check_depth(value: Any, max_depth: int) -> None:
             part
             for container in level
             for part in (container.values() if type(container) is dict else container)
-            if type(part) is dict or type(part) is list
+            if (kind := type(part)) is dict or kind is list
         ]
 
 

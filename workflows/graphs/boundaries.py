@@ -55,14 +55,12 @@ def possible_paths(graph: Graph) -> Paths:
     for node_id, node in graph.items():
         inputs = node["inputs"]
         for name, value in inputs.items():
-            if type(value) is str:
-                texts = [value] if _is_possible_path(value) else []
-            elif type(value) in _WITHOUT_TEXTS:
+            if type(value) in _WITHOUT_TEXTS:
                 continue
-            else:
-                texts = [text for text in _texts(value) if _is_possible_path(text)]
-            if texts and not is_rewritten(inputs, name):
-                found.setdefault(node_id, []).extend((name, text) for text in texts)
+            for text in (value,) if type(value) is str else _texts(value):
+                is_path = len(text) >= _ID_CHARS or _has_path_mark(text)
+                if is_path and not is_rewritten(inputs, name):
+                    found.setdefault(node_id, []).append((name, text))
     return found
 
 
@@ -138,10 +136,6 @@ def _may_be_path(text: str) -> bool:
 def _is_shared(opened: str | None, text: str) -> bool:
     # Some file systems do not tell large letters from small ones.
     return opened == "folder" and posixpath.normpath(text.strip().strip("/")).lower() in _SHARED_FOLDERS
-
-
-def _is_possible_path(text: str) -> bool:
-    return len(text) >= _ID_CHARS or _has_path_mark(text)
 
 
 @lru_cache(maxsize=4096)
