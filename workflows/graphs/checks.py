@@ -138,7 +138,7 @@ def _chain_error(graph: Graph, depths: dict[str, int]) -> _Found:
 
 
 def _undeclaring(graph: Graph, node_ids: Iterable[str], specs: _Specs) -> set[str]:
-    """Those of the nodes that have inputs of names that their class does not declare, parts of structured ones or not.
+    """The nodes with inputs that their class does not declare by name: undeclared ones, and parts of structured ones.
 
     Where there are none, ComfyUI validates all that it runs.
     """

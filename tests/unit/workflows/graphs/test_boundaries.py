@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,14 @@ import pytest
 from core.errors import InvalidWorkflow
 from workflows.graphs.boundaries import absolute_paths, jobs_named, possible_paths
 from workflows.graphs.checks import check_graph
-from workflows.graphs.file_names import listed_folder, may_list_files, staged_name
+from workflows.graphs.file_names import (
+    job_in_path,
+    leads_elsewhere,
+    listed_folder,
+    may_list_files,
+    names_a_jobs_file,
+    staged_name,
+)
 
 JOB = "3f2c0a52-2a0b-4d0e-9d5c-0f6a1f0f8a11"
 
@@ -125,6 +133,15 @@ def test_paths_to_files_of_jobs(text: str, is_path: bool) -> None:
 def test_what_is_rewritten_may_name_an_earlier_job() -> None:
     inputs = {"filename_prefix": f"{JOB}/x", "output_path": f"{JOB}/ds", "fleet_run": f"{JOB}/"}
     assert jobs_named(possible_paths({"7": {"class_type": "SaveInto", "inputs": inputs}})) == {}
+
+
+def test_no_text_that_a_rule_about_paths_refuses_is_passed_over() -> None:
+    pieces = ["..", ".", "/", "\\", "~", "C:", "\0", "[temp]", " [input]", "a", "-", "fleet-", JOB]
+    texts = {"".join(some) for length in (1, 2, 3) for some in itertools.product(pieces, repeat=length)}
+    looked_at = possible_paths({text: {"class_type": "Text", "inputs": {"text": text}} for text in texts})
+
+    refused = {text for text in texts if leads_elsewhere(text) or names_a_jobs_file(text) or job_in_path(text)}
+    assert refused <= looked_at.keys() < texts
 
 
 def test_absolute_paths() -> None:
