@@ -67,6 +67,7 @@ def check(class_type: str, **inputs: Any) -> None:
         ("Scene", {"image": {"image": "a.png", "mask": "x.png [output]"}}),
         ("Listed", {"folder": JOB}),
         ("Saver", {"output_path": "/srv/www"}),
+        ("Saver", {"output_path": "~me"}),
         ("Saver", {"output_path": "~/x"}),
         ("Saver", {"output_path": "a/../../x"}),
         ("Reader", {"directory": "../output"}),
