@@ -5,14 +5,15 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 
 from api.http.cached import CachedValue
 from api.http.time_limits import ledger_time_limit
 from core.errors import InvalidWorkflow, NoHealthyInstance, RequirementsUnmet
 from core.ledger import Ledger
 from core.records.requirements import KnownGpu, Requirements
+from workflows.graphs.boundaries import Paths
 from workflows.graphs.catalogue import CompiledCatalogue
 from workflows.graphs.checks import cacheable_catalogue, check_graph
 from workflows.graphs.file_names import listed_folder
@@ -43,6 +44,8 @@ class _Fleet:
 
     gpus: tuple[KnownGpu, ...]
     catalogues: dict[str, CompiledCatalogue]
+    #: What `Catalogues.file_kinds` has found, by class.
+    file_kinds: dict[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 class Catalogues:
@@ -60,18 +63,27 @@ class Catalogues:
         self._fleet = CachedValue(self._load, max_age_s=MAX_AGE_S)
 
     def file_kind(self, class_type: str, input_name: str) -> str | None:
-        """Return what kind of file an input takes by name, if it does on any instance; see `InputSpec.file_kind`.
+        """Return what kind of file an input takes by name, if it does on any instance; see `file_kinds`."""
+        return self.file_kinds(class_type).get(input_name)
+
+    def file_kinds(self, class_type: str) -> Mapping[str, str]:
+        """Return the inputs of a class that take a file by name on any instance, and its `InputSpec.file_kind`.
 
         Loaders without an upload button only list files: "" for a list that holds names with endings, or nothing yet.
         """
-        lists_names = False
-        for catalogue in self._fleet.get().catalogues.values():
-            node = catalogue.node(class_type)
-            spec = node.by_name.get(input_name) if node else None
-            if spec is not None and spec.file_kind is not None:
-                return spec.file_kind
-            lists_names = lists_names or (spec is not None and spec.may_list_files)
-        return "" if lists_names else None
+        fleet = self._fleet.get()
+        known = fleet.file_kinds.get(class_type)
+        if known is None:
+            nodes = [catalogue.node(class_type) for catalogue in fleet.catalogues.values()]
+            specs = [spec for node in nodes if node for spec in node.inputs]
+            listing = {spec.name: "" for spec in specs if spec.may_list_files}
+            # Of several instances the first that says a kind counts.
+            said = {spec.name: spec.file_kind for spec in reversed(specs) if spec.file_kind is not None}
+            known = listing | said
+            if any(nodes):
+                # Names that a client made up are not kept.
+                fleet.file_kinds[class_type] = known
+        return known
 
     def lists_file(self, class_type: str, input_name: str, name: str) -> bool:
         """Return whether any instance offers a file of this name there."""
@@ -92,7 +104,12 @@ class Catalogues:
         return ""
 
     def check(
-        self, graph: Graph, staged_files: Collection[str] = (), *, requires: Requirements | None = None
+        self,
+        graph: Graph,
+        staged_files: Collection[str] = (),
+        *,
+        requires: Requirements | None = None,
+        paths: Paths | None = None,
     ) -> Acceptance:
         """Accept a graph that at least one kind of instance can run.
 
@@ -101,6 +118,7 @@ class Catalogues:
         Parameters:
           staged_files: names of input files that will be there before the job runs.
           requires: only instances count that are like this.
+          paths: what `possible_paths` found in the graph, if the caller has it.
         Raises:
           RequirementsUnmet: there is none that is as required, and none that is only away.
           InvalidWorkflow: no instance can; what the one said that comes nearest to it.
@@ -110,13 +128,13 @@ class Catalogues:
         with ledger_time_limit():
             catalogues = self._recently_suiting(requires)
         try:
-            return _judge(graph, catalogues, staged_files)
+            return _judge(graph, catalogues, staged_files, paths)
         except InvalidWorkflow as exc:
             if not lacks_only_files(graph, exc.node_errors) or not self._look_again(came_at_s):
                 raise
         with ledger_time_limit():
             catalogues = self._suiting(self._load(), requires)
-        return _judge(graph, catalogues, staged_files)
+        return _judge(graph, catalogues, staged_files, paths)
 
     def _look_again(self, came_at_s: float) -> bool:
         """Have every healthy instance look for new files, and wait for it; False when they could not be told.
@@ -179,7 +197,9 @@ class Catalogues:
         return cacheable_catalogue(object_info) if object_info else None
 
 
-def _judge(graph: Graph, catalogues: dict[str, CompiledCatalogue], staged_files: Collection[str]) -> Acceptance:
+def _judge(
+    graph: Graph, catalogues: dict[str, CompiledCatalogue], staged_files: Collection[str], paths: Paths | None
+) -> Acceptance:
     if not catalogues:
         raise NoHealthyInstance("No GPU is ready yet, so the workflow cannot be checked. Try again in a moment.")
     refusals: list[InvalidWorkflow] = []
@@ -187,7 +207,7 @@ def _judge(graph: Graph, catalogues: dict[str, CompiledCatalogue], staged_files:
     nodes_total = 0
     for digest, catalogue in catalogues.items():
         try:
-            nodes_total = len(check_graph(graph, catalogue, staged_files=staged_files))
+            nodes_total = len(check_graph(graph, catalogue, staged_files=staged_files, paths=paths))
         except InvalidWorkflow as exc:
             refusals.append(exc)
         else:

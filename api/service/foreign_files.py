@@ -6,21 +6,23 @@ from api.http.time_limits import ledger_time_limit
 from core.errors import InvalidRequest
 from core.ledger import Ledger
 from core.settings import Settings
-from workflows.graphs.boundaries import absolute_paths, jobs_named
-from workflows.graphs.graph import Graph
+from workflows.graphs.boundaries import Paths, absolute_paths, jobs_named
 
 
-def refuse_foreign(graph: Graph, job_id: str, settings: Settings, ledger: Ledger) -> None:
+def refuse_foreign(paths: Paths, job_id: str, settings: Settings, ledger: Ledger) -> None:
     """Refuse a graph that reads of another job: by its place on a disk, or from where the fleet keeps files.
 
-    Raises: InvalidRequest, LedgerUnavailable.
+    Parameters:
+      paths: what `possible_paths` found in the graph.
+    Raises:
+      InvalidRequest, LedgerUnavailable.
     """
-    _refuse_other_jobs(graph, job_id, ledger)
-    _refuse_kept_folders(graph, settings)
+    _refuse_other_jobs(paths, job_id, ledger)
+    _refuse_kept_folders(paths, settings)
 
 
-def _refuse_other_jobs(graph: Graph, job_id: str, ledger: Ledger) -> None:
-    named = jobs_named(graph)
+def _refuse_other_jobs(paths: Paths, job_id: str, ledger: Ledger) -> None:
+    named = jobs_named(paths)
     named.pop(job_id, None)
     if not named:
         return
@@ -33,8 +35,8 @@ def _refuse_other_jobs(graph: Graph, job_id: str, ledger: Ledger) -> None:
         )
 
 
-def _refuse_kept_folders(graph: Graph, settings: Settings) -> None:
+def _refuse_kept_folders(paths: Paths, settings: Settings) -> None:
     kept = (settings.data_dir, settings.outputs_dir, settings.inputs_dir)
-    for node_id, input_name, path in absolute_paths(graph):
+    for node_id, input_name, path in absolute_paths(paths):
         if any(path == place or place in path.parents or path in place.parents for place in kept):
             raise InvalidRequest(f"Node {node_id}, input {input_name}: there lie the files of all jobs.")

@@ -49,6 +49,8 @@ def find_named(graph: Graph, found: Collection[Reference], ledger: Ledger, catal
       found: references that are known already.
     """
     known = {reference.path for reference in found}
+    classes = {node["class_type"] for node in graph.values()}
+    file_kinds = {class_type: catalogues.file_kinds(class_type) for class_type in classes}
     places = [
         Reference(
             node_id=node_id,
@@ -60,11 +62,12 @@ def find_named(graph: Graph, found: Collection[Reference], ledger: Ledger, catal
             path=(node_id, "inputs", name),
         )
         for node_id, node in graph.items()
+        if (kinds := file_kinds[node["class_type"]])
         for name, value in node["inputs"].items()
-        if isinstance(value, str)
+        if (kind := kinds.get(name)) is not None
+        and isinstance(value, str)
         and value
         and (node_id, "inputs", name) not in known
-        and (kind := catalogues.file_kind(node["class_type"], name)) is not None
         and "/" not in value
         and not catalogues.lists_file(node["class_type"], name, value)
     ]

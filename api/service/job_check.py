@@ -39,8 +39,10 @@ class JobCheck:
         """
         job_id = new_job_id()
         draft = self._drafts.draft(request, job_id)
-        refuse_foreign(draft.runnable, job_id, self._settings, self._ledger)
-        verdict = self._catalogues.check(draft.runnable, draft.staged_files, requires=request.requires)
+        refuse_foreign(draft.paths, job_id, self._settings, self._ledger)
+        verdict = self._catalogues.check(
+            draft.runnable, draft.staged_files, requires=request.requires, paths=draft.paths
+        )
         self._refuse_taken(request.request_id)
         # Files are fetched last: for a graph that can run, and outside of the time the ledger gets.
         inputs = self._intake.bring(draft.references, job_id) if draft.references else []

@@ -15,6 +15,7 @@ from core.job_files import staged_in_folder
 from core.ledger import Ledger
 from core.records.job_request import JobRequest
 from core.texts.stored_json import json_text
+from workflows.graphs.boundaries import Paths, possible_paths
 from workflows.graphs.graph import Graph, parse_graph
 from workflows.graphs.references import ASSET_TAG, Reference, find_references, put_all
 
@@ -31,6 +32,8 @@ class JobDraft:
     staged_files: Sequence[str]
     #: The graph with these names in it.
     runnable: Graph
+    #: Its texts that may be paths.
+    paths: Paths
 
 
 class JobDrafts:
@@ -50,12 +53,14 @@ class JobDrafts:
         text = json_text(graph)
         references = self._references(graph, request.files, has_tags=f'"{ASSET_TAG}"' in text)
         staged_files = [staged_in_folder(job_id, str(number)) for number in range(len(references))]
+        runnable = put_all(graph, references, staged_files)
         return JobDraft(
             graph=graph,
             text=text,
             references=references,
             staged_files=staged_files,
-            runnable=put_all(graph, references, staged_files),
+            runnable=runnable,
+            paths=possible_paths(runnable),
         )
 
     def _references(self, graph: Graph, files: Mapping[str, Path], *, has_tags: bool) -> list[Reference]:

@@ -42,10 +42,11 @@ def with_job_fields(request: JobRequest, body: JobBody, settings: Settings, base
     Raises:
       InvalidRequest: a block is incomplete, or holds what cannot be used.
     """
-    request = with_placement(request, body, settings)
-    request = replace(request, timeout_s=body.timeout, metadata=body.metadata)
-    request = with_extra_data(request, body.extra_data)
-    return with_output_fields(request, body, body.webhook, settings, base_url, has_defaults=False)
+    # One copy in all: this is on the path of every submission, and a request has many fields.
+    placement = _placement(request.requires, body, settings)
+    extra = _extra_data(request.secrets, body.extra_data)
+    outputs = _output_fields(extra["secrets"], body, body.webhook, settings, base_url, has_defaults=False)
+    return replace(request, timeout_s=body.timeout, metadata=body.metadata, **placement, **(extra | outputs))
 
 
 def with_placement(request: JobRequest, body: PlacementBody, settings: Settings) -> JobRequest:
@@ -53,28 +54,36 @@ def with_placement(request: JobRequest, body: PlacementBody, settings: Settings)
 
     Raises: InvalidRequest - its priority is above what its caller may use.
     """
+    return replace(request, **_placement(request.requires, body, settings))
+
+
+def _placement(requires: Requirements | None, body: PlacementBody, settings: Settings) -> dict[str, Any]:
+    """The fields of a request that `with_placement` sets. Parameters: requires - what its template does."""
     priority, highest = body.priority or 0, highest_priority(settings)
     if body.priority is not None and priority > highest:
         raise InvalidRequest(
             f"priority must be at most {highest}, not {priority}: COMFYLINE_MAX_PRIORITY is the limit here."
         )
-    requires = request.requires
     if body.requires is not None:
         requires = Requirements(**body.requires.model_dump()).over(requires)
-    return replace(
-        request,
+    return {
         # Who says nothing is not above the limit either.
-        priority=min(priority, highest),
-        requires=requires if requires is not None and requires.to_json() else None,
-        start_within_s=body.start_within_s,
-    )
+        "priority": min(priority, highest),
+        "requires": requires if requires is not None and requires.to_json() else None,
+        "start_within_s": body.start_within_s,
+    }
 
 
 def with_extra_data(request: JobRequest, extra_data: Mapping[str, Any] | None) -> JobRequest:
     """Return the request with what ComfyUI is given beside the graph: all of it but `extra_pnginfo` is secret."""
-    secrets = dict(extra_data or {})
-    extra_pnginfo = secrets.pop("extra_pnginfo", None) or None
-    return replace(request, extra_pnginfo=extra_pnginfo, secrets={**request.secrets, **secrets})
+    return replace(request, **_extra_data(request.secrets, extra_data))
+
+
+def _extra_data(secrets: Mapping[str, Any], extra_data: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The fields of a request that `with_extra_data` sets. Parameters: secrets - those it has already."""
+    added = dict(extra_data or {})
+    extra_pnginfo = added.pop("extra_pnginfo", None) or None
+    return {"extra_pnginfo": extra_pnginfo, "secrets": {**secrets, **added}}
 
 
 def with_output_fields(
@@ -94,6 +103,20 @@ def with_output_fields(
     Raises:
       InvalidRequest: a block is incomplete, or holds what cannot be used.
     """
+    fields = _output_fields(request.secrets, body, webhook, settings, base_url, has_defaults=has_defaults)
+    return replace(request, **fields)
+
+
+def _output_fields(
+    secrets: Mapping[str, Any],
+    body: OutputOptionsBody,
+    webhook: WebhookBody | None,
+    settings: Settings,
+    base_url: str,
+    *,
+    has_defaults: bool,
+) -> dict[str, Any]:
+    """The fields of a request that `with_output_fields` sets. Parameters: secrets - those it has already."""
     bucket = _bucket(body, settings, has_default=has_defaults)
     hook = parse_webhook(webhook, settings, base_url, has_default=has_defaults)
     options = OutputOptions(
@@ -102,13 +125,12 @@ def with_output_fields(
         strip_metadata=bool(body.strip_metadata),
     )
     sealed = {"s3": bucket.credentials.to_json()} if bucket and bucket.credentials else {}
-    return replace(
-        request,
-        output_options=options,
-        webhook=hook.target if hook else None,
-        retention_s=body.retention,
-        secrets={**request.secrets, **sealed, **(hook.secrets if hook else {})},
-    )
+    return {
+        "output_options": options,
+        "webhook": hook.target if hook else None,
+        "retention_s": body.retention,
+        "secrets": {**secrets, **sealed, **(hook.secrets if hook else {})},
+    }
 
 
 def _bucket(body: OutputOptionsBody, settings: Settings, *, has_default: bool) -> S3Block | None:

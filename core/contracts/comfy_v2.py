@@ -127,8 +127,8 @@ class MissingOutputView(TypedDict):
 
 def timestamp(ms: int) -> str:
     """Return a time as RFC 3339 with milliseconds, UTC."""
-    moment = datetime.fromtimestamp(ms // 1000, tz=timezone.utc)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{ms % 1000:03d}Z"
+    moment = datetime.fromtimestamp(ms // 1000, tz=timezone.utc).isoformat()
+    return f"{moment.removesuffix('+00:00')}.{ms % 1000:03d}Z"
 
 
 def maybe_timestamp(ms: int | None) -> str | None:

@@ -7,6 +7,8 @@ import math
 import re
 from typing import Any
 
+import orjson
+
 from core.errors import InvalidBody
 from core.texts.json_types import JsonObject
 
@@ -20,6 +22,10 @@ MAX_VALUES = 200_000
 _BOM = b"\xef\xbb\xbf"
 #: Few bodies have one of these, mostly within a text.
 _CONSTANT = re.compile(rb"NaN|Infinity")
+#: Integers of so many digits may be out of range, or beyond the 64 bits of a fast parser. In a body with all its digits
+#: made zeros they are found at once.
+_MANY_DIGITS = b"0" * 19
+_DIGITS_ONLY = bytes(ord("0") if chr(byte).isdecimal() else ord(" ") for byte in range(256))
 #: What a node of a ComfyUI graph is made of. The rest are notes, such as the `is_changed` ComfyUI writes into files.
 _NODE_FIELDS = frozenset({"class_type", "inputs", "_meta"})
 #: A surrogate can only come in through an escape: raw ones are not valid UTF-8. Most bodies have none.
@@ -38,8 +44,13 @@ def loads(body: bytes, *, max_depth: int = 64) -> Any:
         nodes, which are left out), a number out of range, a key twice in one object (named), half a surrogate pair,
         too much nesting, or too many values.
     """
-    if sum(body.count(mark) for mark in (b",", b"[", b"{")) > MAX_VALUES:
+    # A short body cannot hold so many.
+    if len(body) > MAX_VALUES and sum(body.count(mark) for mark in (b",", b"[", b"{")) > MAX_VALUES:
         raise InvalidBody(f"The body holds more than {MAX_VALUES} values.")
+    value = _parse_plain(body)
+    if value is not None:
+        _check_depth(value, max_depth)
+        return value
     try:
         value = _parse(_decode(body))
     except RecursionError as exc:
@@ -60,6 +71,24 @@ def _decode(body: bytes) -> str:
         return body.decode("utf-8")
     except UnicodeDecodeError as exc:
         raise InvalidBody(f"The body is not UTF-8: bad byte at offset {exc.start}.") from exc
+
+
+def _parse_plain(body: bytes) -> Any:
+    """Parse a body in which nothing but its depth can be wrong, as most are; None for one to be looked at more closely.
+
+    That would take three times as long, for every object and every integer in it.
+    """
+    # One byte is found ten times as fast as two.
+    has_escapes = b"\\" in body and b"\\u" in body
+    if has_escapes or _MANY_DIGITS in body.translate(_DIGITS_ONLY):
+        return None
+    try:
+        value = orjson.loads(body)
+        # Of a key that stands twice one is gone, with its colon. Without escapes, all others are still there.
+        is_whole = orjson.dumps(value).count(b":") == body.count(b":")
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError):
+        return None
+    return value if is_whole else None
 
 
 def _parse(text: str) -> Any:
@@ -135,10 +164,12 @@ def _check_depth(value: Any, max_depth: int) -> None:
         depth += 1
         if depth > max_depth:
             raise _too_deep(max_depth)
-        children: list[Any] = []
-        for container in level:
-            children += container.values() if type(container) is dict else container
-        level = [child for child in children if type(child) is dict or type(child) is list]
+        level = [
+            part
+            for container in level
+            for part in (container.values() if type(container) is dict else container)
+            if (kind := type(part)) is dict or kind is list
+        ]
 
 
 def _check_surrogates(value: Any) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Collection, Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from workflows.graphs import node_errors as errors
 from workflows.graphs.catalogue import ANY_TYPE, InputSpec, NodeSpec, is_structured
@@ -16,7 +17,7 @@ from workflows.graphs.node_errors import Error
 from workflows.graphs.rewrite import is_rewritten
 
 #: Inputs that name a file or a folder of the input folder without an upload button, which the server opens as they are.
-_OPENED = {
+OPENED = {
     "LoadLatent": "latent",
     "OpenAIInputFiles": "file",
     "GeminiInputFiles": "file",
@@ -36,6 +37,31 @@ _PATH_WORD = re.compile(r"(?:^|[_.])(?:path|dir|directory|folder|subfolder|folde
 #: ComfyUI's own address of a file, no path of any.
 _VIEW = re.compile(r"/(?:api/)?view\?")
 _ABSOLUTE = re.compile(r"[\\/~]|[A-Za-z]:[\\/]")
+#: A text with none of these is no path out of a folder, and one shorter than an id leads to no job's files.
+_PATH_MARKS, _ID_CHARS = ("/", "\\", "~", "..", "]", "\0"), 36
+#: A list is a link, or meant as one.
+_WITHOUT_TEXTS = frozenset({int, float, bool, list})
+
+#: By node id, input names and texts in them.
+Paths: TypeAlias = Mapping[str, list[tuple[str, str]]]
+
+
+def possible_paths(graph: Graph) -> Paths:
+    """The texts of a graph that any rule about paths has to look at: few, and in most graphs none.
+
+    What `for_job` replaces is not among them, and no part of what may be a link.
+    """
+    found: dict[str, list[tuple[str, str]]] = {}
+    for node_id, node in graph.items():
+        inputs = node["inputs"]
+        for name, value in inputs.items():
+            if type(value) in _WITHOUT_TEXTS:
+                continue
+            for text in (value,) if type(value) is str else _texts(value):
+                is_path = len(text) >= _ID_CHARS or _has_path_mark(text)
+                if is_path and not is_rewritten(inputs, name):
+                    found.setdefault(node_id, []).append((name, text))
+    return found
 
 
 def boundary_errors(node: Mapping[str, Any], spec: NodeSpec, staged_files: Collection[str]) -> list[Error]:
@@ -45,7 +71,7 @@ def boundary_errors(node: Mapping[str, Any], spec: NodeSpec, staged_files: Colle
       staged_files: names of the job's own input files.
     """
     inputs, problems = node["inputs"], []
-    opened = _OPENED.get(spec.class_type)
+    opened = OPENED.get(spec.class_type)
     for name, value in inputs.items():
         if is_rewritten(inputs, name):
             continue
@@ -66,30 +92,25 @@ def boundary_errors(node: Mapping[str, Any], spec: NodeSpec, staged_files: Colle
     return problems
 
 
-def jobs_named(graph: Graph) -> dict[str, tuple[str, str]]:
+def jobs_named(paths: Paths) -> dict[str, tuple[str, str]]:
     """Ids that paths in a graph lead to the files of, if they are jobs: `{id: (node id, input name)}`."""
     found: dict[str, tuple[str, str]] = {}
-    for node_id, node in graph.items():
-        for name, value in node["inputs"].items():
-            if type(value) is not list and not is_rewritten(node["inputs"], name):
-                for text in _texts(value):
-                    if job_id := job_in_path(text):
-                        found.setdefault(job_id, (node_id, name))
+    for node_id, texts in paths.items():
+        for name, text in texts:
+            if job_id := job_in_path(text):
+                found.setdefault(job_id, (node_id, name))
     return found
 
 
-def absolute_paths(graph: Graph) -> Iterator[tuple[str, str, Path]]:
+def absolute_paths(paths: Paths) -> Iterator[tuple[str, str, Path]]:
     """`(node id, input name, path)` for each literal that may be an absolute path of the GPU machine."""
-    for node_id, node in graph.items():
-        for name, value in node["inputs"].items():
-            if type(value) is list or is_rewritten(node["inputs"], name):
-                continue
-            for text in _texts(value):
-                # A text that is short, one line, and not just a slash in a field that takes no path.
-                if text.startswith("/") and len(text) <= MAX_PATH_CHARS and "\n" not in text and "\0" not in text:
-                    path = Path(posixpath.normpath(text))
-                    if len(path.parts) > 2 or _PATH_WORD.search(name):
-                        yield node_id, name, path
+    for node_id, texts in paths.items():
+        for name, text in texts:
+            # A text that is short, one line, and not just a slash in a field that takes no path.
+            if text.startswith("/") and len(text) <= MAX_PATH_CHARS and "\n" not in text and "\0" not in text:
+                path = Path(posixpath.normpath(text))
+                if len(path.parts) > 2 or _PATH_WORD.search(name):
+                    yield node_id, name, path
 
 
 def _is_foreign(spec: NodeSpec, declared: InputSpec | None, name: str, text: str) -> bool:
@@ -115,6 +136,12 @@ def _may_be_path(text: str) -> bool:
 def _is_shared(opened: str | None, text: str) -> bool:
     # Some file systems do not tell large letters from small ones.
     return opened == "folder" and posixpath.normpath(text.strip().strip("/")).lower() in _SHARED_FOLDERS
+
+
+@lru_cache(maxsize=4096)
+def _has_path_mark(short_text: str) -> bool:
+    """Kept, since the short texts of most graphs are the same few names of options."""
+    return any(mark in short_text for mark in _PATH_MARKS)
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from math import inf
 from typing import Any
 
 from workflows.graphs.certainty import has_plain_values, is_built_in, lists_files
@@ -15,8 +17,12 @@ from workflows.graphs.node_errors import MAX_SHOWN_OPTIONS
 _STRUCTURED_PREFIX, _STRUCTURED_SUFFIX = "COMFY_", "_V3"
 #: The one of them that is a plain socket: it takes what the template's other sockets take; only the editor checks that.
 MATCH_TYPE = "COMFY_MATCHTYPE_V3"
+#: One of them that is a choice whose options have inputs of their own.
+DYNAMIC_COMBO = "COMFY_DYNAMICCOMBO_V3"
 ANY_TYPE = "*"
 COMBO = "COMBO"
+#: What a literal of these types is, if nothing has to be converted.
+_PLAIN_LITERALS: Mapping[str, type] = {"INT": int, "FLOAT": float, "BOOLEAN": bool}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,10 +49,40 @@ class InputSpec:
     #: Whether `choices` are all files of the usual kinds that lie directly in the input folder.
     lists_files: bool = False
 
-    @property
+    @cached_property
     def structured(self) -> bool:
         """Whether the input stands for a family of inputs `name.…`, so that itself it need not be given."""
         return is_structured(self.type) and self.type != MATCH_TYPE
+
+    # What follows is for most literals all there is to know; each is found once for all graphs.
+
+    @cached_property
+    def number_type(self) -> type | None:
+        """The type of literals of which only `limits` are asked; None where there is more to it."""
+        known = _PLAIN_LITERALS.get(self.type) if isinstance(self.type, str) else None
+        return known if all(type(limit) in (int, float) for limit in self.limits) else None
+
+    @cached_property
+    def limits(self) -> tuple[Any, Any]:
+        """The least and the largest number that are accepted; infinite where ComfyUI does not compare."""
+        low, high = (self.options.get(name) if self.is_plain else None for name in ("min", "max"))
+        return -inf if low is None else low, inf if high is None else high
+
+    @cached_property
+    def takes_all_texts(self) -> bool:
+        """Whether any text is accepted as it is."""
+        return self.choices is None and self.file_kind is None and not self._asks_more_of_texts
+
+    @cached_property
+    def sure_choices(self) -> frozenset[Any]:
+        """Those of the options that are accepted without a further look."""
+        asks_more = self.choice_set is None or self.file_kind is not None or self._asks_more_of_texts
+        return frozenset() if asks_more else self.choice_set or frozenset()
+
+    @property
+    def _asks_more_of_texts(self) -> bool:
+        has_limits = "min" in self.options or "max" in self.options
+        return self.type in ("INT", "FLOAT") or (self.is_plain and has_limits)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +98,18 @@ class NodeSpec:
     by_name: Mapping[str, InputSpec] = field(repr=False)
     #: The type of each output, in slot order; a type may be a list of options.
     outputs: tuple[Any, ...]
+    #: The class that the server puts in its place; mostly itself.
+    runs_as: str
+
+    @cached_property
+    def needed(self) -> frozenset[str]:
+        """Names of the inputs that must be given."""
+        return frozenset(spec.name for spec in self.inputs if spec.required and not spec.structured)
+
+    @cached_property
+    def dynamic_choices(self) -> tuple[InputSpec, ...]:
+        """The inputs whose options have inputs of their own."""
+        return tuple(spec for spec in self.inputs if spec.type == DYNAMIC_COMBO)
 
 
 class CompiledCatalogue(Mapping[str, Mapping[str, Any]]):
@@ -118,6 +166,7 @@ def _node_spec(class_type: str, info: Mapping[str, Any]) -> NodeSpec:
         inputs=inputs,
         by_name={spec.name: spec for spec in inputs},
         outputs=tuple(outputs) if isinstance(outputs, (list, tuple)) else (),
+        runs_as=info.get("replaced_by", class_type),
     )
 
 

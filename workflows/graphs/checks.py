@@ -7,11 +7,11 @@ from typing import Any
 
 from core.errors import InvalidWorkflow
 from workflows.graphs import node_errors as errors
-from workflows.graphs.boundaries import boundary_errors
-from workflows.graphs.catalogue import CompiledCatalogue, InputSpec, NodeSpec, cacheable_catalogue
-from workflows.graphs.graph import Catalogue, Graph, ancestors, is_link, measure_depths, output_nodes
+from workflows.graphs.boundaries import OPENED, Paths, boundary_errors, possible_paths
+from workflows.graphs.catalogue import InputSpec, NodeSpec, cacheable_catalogue
+from workflows.graphs.graph import Catalogue, Graph, ancestors, is_link, measure_depths
 from workflows.graphs.node_errors import Error
-from workflows.graphs.structured import missing_parts, nested_spec
+from workflows.graphs.structured import missing_inputs, nested_spec
 from workflows.graphs.values import accepts_type, is_risky_literal, literal_error
 
 __all__ = ["REFUSED_CLASSES", "cacheable_catalogue", "check_graph"]
@@ -50,6 +50,8 @@ _MAX_NODE_VISITS = 50_000
 _NO_OUTPUTS = "The workflow has no output node (such as SaveImage), so it would produce nothing."
 
 _Found = dict[str, list[Error]]
+#: The class of each node of a graph; None where the instance has no such class.
+_Specs = Mapping[str, NodeSpec | None]
 
 
 def check_graph(
@@ -58,6 +60,7 @@ def check_graph(
     *,
     refused_classes: Collection[str] = REFUSED_CLASSES,
     staged_files: Collection[str] = (),
+    paths: Paths | None = None,
 ) -> set[str]:
     """Check a graph against one instance's catalogue: refuse what its server surely refuses, with all reasons at once.
 
@@ -73,29 +76,34 @@ def check_graph(
       catalogue: `/object_info`; give what `cacheable_catalogue` made of it when checking more than one graph.
       refused_classes: classes no job may contain; if it is a mapping, the values are the reasons shown.
       staged_files: names, relative to the input folder, that will be there before the job runs (uploaded assets).
+      paths: what `possible_paths` found in the graph, for callers that check it more than once.
     Returns: the ids of the nodes that will run: the output nodes and all they depend on.
     Raises:
       InvalidWorkflow: `node_errors` is `{node_id: {"errors": [...], "dependent_outputs": [...], "class_type"}}` in
         ComfyUI's words; empty only if the graph has no output node.
     """
     compiled = cacheable_catalogue(catalogue)
-    found = _class_errors(graph, compiled, refused_classes)
-    outputs = output_nodes(graph, compiled)
+    specs = {node_id: compiled.node(node["class_type"]) for node_id, node in graph.items()}
+    if paths is None:
+        paths = possible_paths(graph)
+    found = _class_errors(graph, specs, refused_classes)
+    outputs = [node_id for node_id, spec in specs.items() if spec is not None and spec.output_node]
     if not outputs:
         # ComfyUI looks no further; what is wrong beside that helps all the same.
-        _add(found, _problems(graph, graph, graph, compiled, staged_files))
-        lack = "" if _has_unknown_classes(graph, compiled) else _NO_OUTPUTS
+        _add(found, _problems(graph, graph, _undeclaring(graph, graph, specs), specs, paths, staged_files))
+        lack = "" if None in specs.values() else _NO_OUTPUTS
         _raise_found(graph, found, outputs=[], lack=lack)
         raise InvalidWorkflow(_NO_OUTPUTS)
     depths: dict[str, int] = {}
     cycle = measure_depths(graph, outputs, depths)
     will_run = set(depths)
-    measure_depths(graph, graph, depths)
-    _add(found, _problems(graph, will_run, _validated(graph, outputs, compiled), compiled, staged_files))
+    undeclaring = _undeclaring(graph, will_run, specs)
+    validated = _validated(graph, outputs, specs) if undeclaring else will_run
+    followed = undeclaring | (will_run - validated)
+    _add(found, _problems(graph, validated, followed, specs, paths, staged_files))
     _add(found, {node_id: [errors.cycle(node_id, cycle, graph)] for node_id in cycle[:_MAX_REPORTED_NODES]})
-    deepest = max(depths, key=depths.__getitem__)
-    if depths[deepest] > MAX_CHAIN_NODES:
-        _add(found, {deepest: [errors.chain_too_long(deepest, depths[deepest], MAX_CHAIN_NODES)]})
+    if len(graph) > MAX_CHAIN_NODES:
+        _add(found, _chain_error(graph, depths))
     _raise_found(graph, found, outputs=outputs)
     return will_run
 
@@ -105,32 +113,50 @@ def _add(found: _Found, more: _Found) -> None:
         found.setdefault(node_id, []).extend(problems)
 
 
-def _has_unknown_classes(graph: Graph, compiled: CompiledCatalogue) -> bool:
-    """Any of them may be the output node that is missed."""
-    return any(node["class_type"] not in compiled for node in graph.values())
-
-
-def _class_errors(graph: Graph, compiled: CompiledCatalogue, refused_classes: Collection[str]) -> _Found:
+def _class_errors(graph: Graph, specs: _Specs, refused_classes: Collection[str]) -> _Found:
     """Unknown and refused classes, anywhere in the graph: ComfyUI looks at every node here, connected or not."""
     found: _Found = {}
-    for node_id, node in graph.items():
+    for node_id, spec in specs.items():
         # A class that the server replaces is what it is replaced by.
-        class_type = compiled.get(node["class_type"], {}).get("replaced_by", node["class_type"])
+        class_type = graph[node_id]["class_type"] if spec is None else spec.runs_as
         if class_type in refused_classes:
             reasons = refused_classes if isinstance(refused_classes, Mapping) else {}
-            found[node_id] = [errors.refused_class(node_id, node, reasons.get(class_type, "it is switched off"))]
-        elif node["class_type"] not in compiled:
-            found[node_id] = [errors.unknown_class(node_id, node)]
+            reason = reasons.get(class_type, "it is switched off")
+            found[node_id] = [errors.refused_class(node_id, graph[node_id], reason)]
+        elif spec is None:
+            found[node_id] = [errors.unknown_class(node_id, graph[node_id])]
     return found
 
 
-def _validated(graph: Graph, outputs: Iterable[str], compiled: CompiledCatalogue) -> set[str]:
+def _chain_error(graph: Graph, depths: dict[str, int]) -> _Found:
+    """The longest chain of the graph, if it is too long. Parameters: depths - those of the nodes that will run."""
+    measure_depths(graph, graph, depths)
+    deepest = max(depths, key=depths.__getitem__)
+    if depths[deepest] <= MAX_CHAIN_NODES:
+        return {}
+    return {deepest: [errors.chain_too_long(deepest, depths[deepest], MAX_CHAIN_NODES)]}
+
+
+def _undeclaring(graph: Graph, node_ids: Iterable[str], specs: _Specs) -> set[str]:
+    """The nodes with inputs that their class does not declare by name: undeclared ones, and parts of structured ones.
+
+    Where there are none, ComfyUI validates all that it runs.
+    """
+    found = set()
+    for node_id in node_ids:
+        spec = specs[node_id]
+        if spec is not None and not graph[node_id]["inputs"].keys() <= spec.by_name.keys():
+            found.add(node_id)
+    return found
+
+
+def _validated(graph: Graph, outputs: Iterable[str], specs: _Specs) -> set[str]:
     """The nodes that ComfyUI validates: those that the outputs reach by inputs that their classes declare."""
     found = set(outputs)
     pending = list(found)
     while pending:
-        node = graph[pending.pop()]
-        spec = compiled.node(node["class_type"])
+        node_id = pending.pop()
+        node, spec = graph[node_id], specs[node_id]
         for name, value in node["inputs"].items():
             if type(value) is not list or not is_link(value) or value[0] not in graph or value[0] in found:
                 continue
@@ -142,28 +168,32 @@ def _validated(graph: Graph, outputs: Iterable[str], compiled: CompiledCatalogue
 
 def _problems(
     graph: Graph,
-    will_run: Collection[str],
     validated: Collection[str],
-    compiled: CompiledCatalogue,
+    followed: Collection[str],
+    specs: _Specs,
+    paths: Paths,
     staged_files: Collection[str],
 ) -> _Found:
-    """What is wrong with each node of a known class, as far as it matters for its part in the graph."""
+    """What is wrong with each node of a known class, as far as it matters for its part in the graph.
+
+    Parameters:
+      validated: nodes that ComfyUI validates.
+      followed: nodes of which ComfyUI follows links that it does not validate.
+    """
     found: _Found = {}
     for node_id, node in graph.items():
-        spec = compiled.node(node["class_type"])
+        spec = specs[node_id]
         if spec is None:
             continue
-        problems: list[Error] = []
-        if node_id in validated:
-            problems = _node_problems(node, spec, graph, compiled, staged_files)
-        else:
-            problems = _file_problems(node, spec)
-        told = {problem["extra_info"].get("input_name") for problem in problems}
-        for problem in boundary_errors(node, spec, staged_files):
-            if problem["extra_info"]["input_name"] not in told:
-                problems.append(problem)
-        if node_id in will_run:
-            problems += _undeclared_problems(node, spec, graph, compiled, is_validated=node_id in validated)
+        is_validated = node_id in validated
+        problems = _node_problems(node, spec, specs, staged_files) if is_validated else _file_problems(node, spec)
+        if node_id in paths or spec.class_type in OPENED:
+            told = {problem["extra_info"].get("input_name") for problem in problems}
+            for problem in boundary_errors(node, spec, staged_files):
+                if problem["extra_info"]["input_name"] not in told:
+                    problems.append(problem)
+        if node_id in followed:
+            problems += _undeclared_problems(node, spec, specs, is_validated=is_validated)
         if problems:
             found[node_id] = problems
     return found
@@ -181,24 +211,19 @@ def _declaration(spec: NodeSpec, inputs: Mapping[str, Any], name: str) -> InputS
 def _node_problems(
     node: Mapping[str, Any],
     spec: NodeSpec,
-    graph: Graph,
-    compiled: CompiledCatalogue,
+    specs: _Specs,
     staged_files: Collection[str],
 ) -> list[Error]:
     """Of a node that ComfyUI validates: what is missing, and what is wrong with the inputs that are declared."""
     inputs = node["inputs"]
-    problems = [
-        errors.required_input_missing(wanted.name)
-        for wanted in spec.inputs
-        if wanted.required and not wanted.structured and wanted.name not in inputs
-    ]
-    problems += [errors.required_input_missing(name) for name in missing_parts(spec, inputs)]
+    problems = [errors.required_input_missing(name) for name in missing_inputs(spec, inputs)]
+    declarations = spec.by_name
     for name, value in inputs.items():
-        declared = _declaration(spec, inputs, name)
+        declared = declarations.get(name) or _declaration(spec, inputs, name)
         if declared is None:
             continue
         if type(value) is list:
-            problem = _link_error(declared, value, graph, compiled, takes_plain_types=spec.is_built_in)
+            problem = _link_error(declared, value, specs, takes_plain_types=spec.is_built_in)
         else:
             problem = literal_error(declared, value, staged_files)
         if problem is not None:
@@ -206,16 +231,14 @@ def _node_problems(
     return problems
 
 
-def _link_error(
-    spec: InputSpec, link: list[Any], graph: Graph, compiled: CompiledCatalogue, *, takes_plain_types: bool
-) -> Error | None:
-    problem = _link_problem(link, graph, compiled)
+def _link_error(spec: InputSpec, link: list[Any], specs: _Specs, *, takes_plain_types: bool) -> Error | None:
+    problem = _link_problem(link, specs)
     if problem is not None:
         return errors.bad_link(spec.name, spec.config, link, problem)
     if spec.file_kind is not None:
         # What a link brings is known only while the graph runs, when nobody checks it any more.
         return errors.bad_link(spec.name, spec.config, link, "a file name must be given here, it cannot be linked")
-    source = compiled.node(graph[link[0]]["class_type"])
+    source = specs[link[0]]
     if source is None or not (takes_plain_types and source.is_built_in):
         return None
     received_type = source.outputs[link[1]]
@@ -224,18 +247,18 @@ def _link_error(
     return errors.type_mismatch(spec.name, spec.config, received_type, spec.type, link)
 
 
-def _link_problem(link: list[Any], graph: Graph, compiled: CompiledCatalogue) -> str | None:
+def _link_problem(link: list[Any], specs: _Specs) -> str | None:
     """What is wrong with a link, whatever it links to; "" if it is no pair at all."""
     if len(link) != 2:
         return ""
     source, index = link
     if not isinstance(source, str):
         return "the node id must be a string"
-    if source not in graph:
+    if source not in specs:
         return f"node {errors.shown(repr(source))} does not exist"
     if not isinstance(index, int):
         return "the slot index must be an integer"
-    spec = compiled.node(graph[source]["class_type"])
+    spec = specs[source]
     # Python counts from the end, too; the outputs of a pack's class may answer any index.
     if spec is not None and spec.is_built_in and not -len(spec.outputs) <= index < len(spec.outputs):
         return f"node {errors.shown(repr(source))} ({spec.class_type}) has {len(spec.outputs)} outputs, counted from 0"
@@ -245,8 +268,7 @@ def _link_problem(link: list[Any], graph: Graph, compiled: CompiledCatalogue) ->
 def _undeclared_problems(
     node: Mapping[str, Any],
     spec: NodeSpec,
-    graph: Graph,
-    compiled: CompiledCatalogue,
+    specs: _Specs,
     *,
     is_validated: bool,
 ) -> list[Error]:
@@ -257,7 +279,7 @@ def _undeclared_problems(
             continue
         if is_validated and _declaration(spec, node["inputs"], name) is not None:
             continue
-        reason = _link_problem(value, graph, compiled)
+        reason = _link_problem(value, specs)
         if reason is not None:
             problems.append(errors.bad_link(name, None, value, reason))
     return problems

@@ -82,11 +82,11 @@ def is_link(value: Any) -> bool:
 
 def sources(graph: Graph, node_id: str) -> list[str]:
     """The nodes a node takes inputs from, as far as they exist; declared inputs or not, as ComfyUI's scheduler does."""
-    return [
-        value[0]
-        for value in graph[node_id]["inputs"].values()
-        if type(value) is list and is_link(value) and value[0] in graph
-    ]
+    found = []
+    for value in graph[node_id]["inputs"].values():
+        if type(value) is list and is_link(value) and value[0] in graph:
+            found.append(value[0])  # noqa: PERF401 - faster: up to Python 3.11, a comprehension is one more call
+    return found
 
 
 def output_nodes(graph: Graph, catalogue: Catalogue) -> list[str]:
@@ -127,8 +127,10 @@ def measure_depths(graph: Graph, roots: Iterable[str], depths: dict[str, int]) -
         while stack:
             node_id, rest = stack[-1]
             for source in rest:
-                if source in depths:
-                    path[node_id] = max(path[node_id], depths[source])
+                depth = depths.get(source)
+                if depth is not None:
+                    if depth > path[node_id]:
+                        path[node_id] = depth
                 elif source not in path:
                     path[source] = 0
                     stack.append((source, iter(sources(graph, source))))
@@ -138,7 +140,7 @@ def measure_depths(graph: Graph, roots: Iterable[str], depths: dict[str, int]) -
                     cycle = on_path[on_path.index(source) :]
             else:
                 stack.pop()
-                depths[node_id] = path.pop(node_id) + 1
-                if stack:
-                    path[stack[-1][0]] = max(path[stack[-1][0]], depths[node_id])
+                depth = depths[node_id] = path.pop(node_id) + 1
+                if stack and depth > path[stack[-1][0]]:
+                    path[stack[-1][0]] = depth
     return cycle

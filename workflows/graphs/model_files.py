@@ -10,5 +10,12 @@ SUFFIXES = (".safetensors", ".sft", ".ckpt", ".pt", ".pt2", ".pth", ".bin", ".gg
 
 def models_of(graph: Graph) -> list[str]:
     """Names of the model files in the graph's literal inputs, each once, in the order of the alphabet."""
-    values = (value for node in graph.values() for value in node["inputs"].values())
-    return sorted({value for value in values if isinstance(value, str) and value.lower().endswith(SUFFIXES)})
+    return sorted(
+        {
+            value
+            for node in graph.values()
+            for value in node["inputs"].values()
+            # Most texts have no dot at all.
+            if isinstance(value, str) and "." in value and value.lower().endswith(SUFFIXES)
+        }
+    )

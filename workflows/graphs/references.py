@@ -22,6 +22,10 @@ _URL = re.compile(r"https?://", re.IGNORECASE)
 _MAYBE = re.compile(r"(?i:https?:|data:)|[0-9a-f]{8}-")
 _DATA = re.compile(r"data:[a-z0-9.+-]+/[a-z0-9.+-]+[;,]|data:[;,]", re.IGNORECASE)
 
+#: A shorter text is no id; then only one with a colon may be any of them.
+_ID_CHARS = 36
+_PLAIN = frozenset({int, float, bool})
+
 #: `(class_type, input name)` -> "image", "video", "audio" or "" (any file), or None when the input takes no file.
 FileKind = Callable[[str, str], str | None]
 
@@ -76,11 +80,15 @@ def find_references(
     found: list[Reference] = []
     place: dict[str, Any]
     for node_id, node in graph.items():
-        inputs = node["inputs"]
-        for name, value in inputs.items():
+        for name, value in node["inputs"].items():
+            # Most inputs are numbers, links and plain texts; this is on the path of every submission.
+            if type(value) is str:
+                if not files and len(value) < _ID_CHARS and ":" not in value:
+                    continue
+            elif type(value) in _PLAIN or (type(value) is list and not has_tags):
+                continue
             if type(value) is dict and isinstance(several := value.get("__value__"), list):
                 found += _listed(several, (node_id, "inputs", name), node["class_type"], file_kind, files or {})
-            # Most inputs are numbers, links and plain texts; this is on the path of every submission.
             meant = _meant(value, files or {}) if isinstance(value, str) else None
             if not meant and (not has_tags or not isinstance(value, (dict, list)) or is_link(value)):
                 continue

@@ -19,14 +19,19 @@ WEIGHTY_NUMBERS = frozenset(
 def shape_of(graph: Graph) -> str:
     """A digest of a graph's classes, sizes, step counts and models; not of its seeds, colours and texts."""
     # As text, since it is on the path of every submission, and values of one name need not be comparable.
-    parts = sorted(f"{node['class_type']}{_weighty(node['inputs'])}" for node in graph.values())
+    parts = sorted([f"{node['class_type']}{_weighty(node['inputs'])}" for node in graph.values()])
     return hashlib.sha256("\n".join(parts).encode(errors="replace")).hexdigest()
 
 
 def _weighty(inputs: dict[str, Any]) -> list[str]:
-    return sorted(
-        f"{name}={value!r}"
-        for name, value in inputs.items()
-        if (name in WEIGHTY_NUMBERS and isinstance(value, (int, float)))
-        or (isinstance(value, str) and name.endswith("_name"))
-    )
+    found = []
+    for name, value in inputs.items():
+        # No name is of both kinds.
+        if name in WEIGHTY_NUMBERS:
+            is_weighty = isinstance(value, (int, float))
+        else:
+            is_weighty = isinstance(value, str) and name.endswith("_name")
+        if is_weighty:
+            found.append(f"{name}={value!r}")
+    found.sort()
+    return found

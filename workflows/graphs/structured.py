@@ -6,10 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from workflows.graphs.catalogue import InputSpec, NodeSpec, input_spec
-
-#: A choice whose options have inputs of their own.
-DYNAMIC_COMBO = "COMFY_DYNAMICCOMBO_V3"
+from workflows.graphs.catalogue import DYNAMIC_COMBO, InputSpec, NodeSpec, input_spec
 
 
 def nested_spec(node: NodeSpec, inputs: Mapping[str, Any], name: str) -> InputSpec | None:
@@ -40,11 +37,14 @@ def nested_spec(node: NodeSpec, inputs: Mapping[str, Any], name: str) -> InputSp
     return replace(input_spec(name, [spec.type, spec.options], required=False), is_plain=root.is_plain)
 
 
-def missing_parts(node: NodeSpec, inputs: Mapping[str, Any]) -> Iterator[str]:
-    """The inputs that the chosen option of a choice needs, and that are not there."""
-    for spec in node.inputs:
-        if spec.type == DYNAMIC_COMBO:
-            yield from _missing_of(spec, inputs)
+def missing_inputs(node: NodeSpec, inputs: Mapping[str, Any]) -> list[str]:
+    """The inputs that a class needs and that are not there, those of a chosen option among them."""
+    missing = []
+    if not inputs.keys() >= node.needed:
+        missing = [spec.name for spec in node.inputs if spec.name in node.needed and spec.name not in inputs]
+    for spec in node.dynamic_choices:
+        missing += _missing_of(spec, inputs)
+    return missing
 
 
 def _missing_of(spec: InputSpec, inputs: Mapping[str, Any]) -> Iterator[str]:

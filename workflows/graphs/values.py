@@ -25,11 +25,13 @@ def accepts_type(received: Any, wanted: Any) -> bool:
     options match only an equal list, or (newer versions) a `COMBO`. Versions before 0.3.68 leave `*` to the node class;
     what its class then refuses, ComfyUI refuses.
     """
+    if received == wanted:
+        return True
     if isinstance(received, str) and isinstance(wanted, str):
-        return received == wanted or _overlap(received, wanted)
+        return _overlap(received, wanted)
     if ANY_TYPE in (received, wanted) or is_structured(received) or is_structured(wanted):
         return True
-    return bool(received == wanted) or (isinstance(received, list) and wanted == COMBO)
+    return isinstance(received, list) and bool(wanted == COMBO)
 
 
 @lru_cache(maxsize=4096)
@@ -47,6 +49,15 @@ def literal_error(spec: InputSpec, value: Any, staged_files: Collection[str]) ->
     ComfyUI converts numbers whatever the class; range and options are looked at only where it does that itself. Names
     of files that lead elsewhere are refused by us.
     """
+    # Nearly all literals are of the types that they are for, and there are many of them in each submission.
+    literal = type(value)
+    if literal is str:
+        if spec.takes_all_texts or value in spec.sure_choices:
+            return None
+    elif literal is spec.number_type:
+        low, high = spec.limits
+        if low <= value <= high:
+            return None
     if type(value) is dict and "__value__" in value:
         value = value["__value__"]
     if spec.file_kind is not None:

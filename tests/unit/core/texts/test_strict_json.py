@@ -45,6 +45,10 @@ from core.texts import strict_json
         (b'{"a": 01}', "line 1"),
         (b'{"a": "x\ny"}', "line 1"),
         (b'{"a": 1, "b": {"key": 1, "key": 2}}', "'key'"),
+        # What would make up for the colon of the lost key, and what comes after it.
+        (b'{"a": 1, "a": 2, "b": "\\u003a"}', "'a'"),
+        (b'{"a": 1, "a": ":::"}', "'a'"),
+        (b'{"o": {"a": 1, "a": 2}, "b": 1e999, "c": }', "'a'"),
     ],
     ids=lambda value: repr(value[:24]) if isinstance(value, bytes) else "",
 )

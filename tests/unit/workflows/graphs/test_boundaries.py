@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from core.errors import InvalidWorkflow
-from workflows.graphs.boundaries import absolute_paths, jobs_named
+from workflows.graphs.boundaries import absolute_paths, jobs_named, possible_paths
 from workflows.graphs.checks import check_graph
-from workflows.graphs.file_names import listed_folder, may_list_files, staged_name
+from workflows.graphs.file_names import (
+    job_in_path,
+    leads_elsewhere,
+    listed_folder,
+    may_list_files,
+    names_a_jobs_file,
+    staged_name,
+)
 
 JOB = "3f2c0a52-2a0b-4d0e-9d5c-0f6a1f0f8a11"
 
@@ -59,6 +67,7 @@ def check(class_type: str, **inputs: Any) -> None:
         ("Scene", {"image": {"image": "a.png", "mask": "x.png [output]"}}),
         ("Listed", {"folder": JOB}),
         ("Saver", {"output_path": "/srv/www"}),
+        ("Saver", {"output_path": "~me"}),
         ("Saver", {"output_path": "~/x"}),
         ("Saver", {"output_path": "a/../../x"}),
         ("Reader", {"directory": "../output"}),
@@ -119,17 +128,26 @@ def test_what_is_the_servers_or_the_operators_business_is_accepted(class_type: s
 )
 def test_paths_to_files_of_jobs(text: str, is_path: bool) -> None:
     graph = {"7": {"class_type": "Text", "inputs": {"text": {"a": [text]}}}}
-    assert jobs_named(graph) == ({JOB: ("7", "text")} if is_path else {})
+    assert jobs_named(possible_paths(graph)) == ({JOB: ("7", "text")} if is_path else {})
 
 
 def test_what_is_rewritten_may_name_an_earlier_job() -> None:
     inputs = {"filename_prefix": f"{JOB}/x", "output_path": f"{JOB}/ds", "fleet_run": f"{JOB}/"}
-    assert jobs_named({"7": {"class_type": "SaveInto", "inputs": inputs}}) == {}
+    assert jobs_named(possible_paths({"7": {"class_type": "SaveInto", "inputs": inputs}})) == {}
+
+
+def test_no_text_that_a_rule_about_paths_refuses_is_passed_over() -> None:
+    pieces = ["..", ".", "/", "\\", "~", "C:", "\0", "[temp]", " [input]", "a", "-", "fleet-", JOB]
+    texts = {"".join(some) for length in (1, 2, 3) for some in itertools.product(pieces, repeat=length)}
+    looked_at = possible_paths({text: {"class_type": "Text", "inputs": {"text": text}} for text in texts})
+
+    refused = {text for text in texts if leads_elsewhere(text) or names_a_jobs_file(text) or job_in_path(text)}
+    assert refused <= looked_at.keys() < texts
 
 
 def test_absolute_paths() -> None:
     inputs = {"text": "/imagine a cat", "other": "/", "path": "/", "file": "/srv/../srv/x/a.png"}
-    found = list(absolute_paths({"7": {"class_type": "Text", "inputs": inputs}}))
+    found = list(absolute_paths(possible_paths({"7": {"class_type": "Text", "inputs": inputs}})))
     assert found == [("7", "path", Path("/")), ("7", "file", Path("/srv/x/a.png"))]
 
 
