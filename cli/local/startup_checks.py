@@ -17,6 +17,7 @@ from core.broker_kind import BrokerKind
 from core.errors import ConfigurationError, LedgerUnavailable
 from core.ledger import Ledger
 from core.ledger.upgrade import migrate
+from core.messaging.broker_tls import refused_certificate, tls_options
 from core.settings import Settings
 from core.storage.marker import StorageMarker
 
@@ -77,9 +78,14 @@ def broker_problem(settings: Settings) -> str | None:
             return None
         return f"Waiting for the embedded broker (`comfyline broker`) on {settings.embedded_broker_socket}."
     try:
-        with Connection(settings.broker_url, connect_timeout=CONNECT_TIMEOUT_S) as connection:
+        with _connection(settings) as connection:
             connection.ensure_connection(max_retries=1, interval_start=0, timeout=CONNECT_TIMEOUT_S)
     except (OperationalError, AMQPError, OSError) as exc:
+        if (refused := refused_certificate(exc)) is not None:
+            raise ConfigurationError(
+                f"{_broker(settings)}: the broker's certificate is not trusted ({refused.verify_message}). "
+                f"{_authority(settings)}"
+            ) from exc
         if isinstance(exc, _REFUSALS) or isinstance(exc.__cause__, _REFUSALS):
             raise ConfigurationError(
                 f"{_broker(settings)}: the broker refuses us ({_words(exc)}). Check the user, the password, and what "
@@ -94,7 +100,7 @@ def broker_advice(settings: Settings) -> list[str]:
     if not settings.broker_url or BrokerKind.of(settings.broker_url) is not BrokerKind.REDIS:
         return []
     try:
-        with Connection(settings.broker_url, connect_timeout=CONNECT_TIMEOUT_S) as connection:
+        with _connection(settings) as connection:
             client: Any = connection.default_channel.client  # type: ignore[attr-defined]
             said = {**client.info("persistence"), **client.info("memory")}
     except (OperationalError, RedisError, OSError):
@@ -116,6 +122,16 @@ def broker_advice(settings: Settings) -> list[str]:
 
 def _broker(settings: Settings) -> str:
     return f"COMFYLINE_BROKER_URL={maybe_sanitize_url(settings.broker_url)}"
+
+
+def _connection(settings: Settings) -> Connection:
+    return Connection(settings.broker_url, connect_timeout=CONNECT_TIMEOUT_S, ssl=tls_options(settings))
+
+
+def _authority(settings: Settings) -> str:
+    if settings.broker_ca is None:
+        return "COMFYLINE_BROKER_CA names a PEM file of the authority that made it; now the system's are asked."
+    return f"COMFYLINE_BROKER_CA={settings.broker_ca} has to hold the authority that made it, for the host in the URL."
 
 
 def _words(exc: Exception) -> str:

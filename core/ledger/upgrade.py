@@ -68,7 +68,8 @@ def migrate(settings: Settings) -> None:
 def _in_our_words(exc: SQLAlchemyError) -> ComfylineError:
     """As elsewhere, with the setting and the words of the server: whoever starts a process may read both."""
     meant = in_our_words(exc)
-    cause = str(getattr(exc, "orig", None) or exc).strip()
+    # One line: libpq has one for each address that it tried.
+    cause = " ".join(str(getattr(exc, "orig", None) or exc).split())
     if isinstance(meant, LedgerUnavailable):
         return LedgerUnavailable(f"COMFYLINE_DATABASE_URL: the database does not answer ({cause}).")
     return type(meant)(f"COMFYLINE_DATABASE_URL: the tables cannot be made ({cause}).")
