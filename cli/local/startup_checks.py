@@ -83,15 +83,15 @@ def broker_problem(settings: Settings) -> str | None:
     except (OperationalError, AMQPError, OSError) as exc:
         if (refused := refused_certificate(exc)) is not None:
             raise ConfigurationError(
-                f"{_broker(settings)}: the broker's certificate is not trusted ({refused.verify_message}). "
+                f"{broker_address(settings)}: the broker's certificate is not trusted ({refused.verify_message}). "
                 f"{_authority(settings)}"
             ) from exc
         if isinstance(exc, _REFUSALS) or isinstance(exc.__cause__, _REFUSALS):
             raise ConfigurationError(
-                f"{_broker(settings)}: the broker refuses us ({_words(exc)}). Check the user, the password, and what "
-                "stands behind the last slash: the virtual host, or the number of a Redis database."
+                f"{broker_address(settings)}: the broker refuses us ({_words(exc)}). Check the user, the password, "
+                "and what stands behind the last slash: the virtual host, or the number of a Redis database."
             ) from exc
-        return f"Waiting for the broker at {_broker(settings)}: {exc}"
+        return f"Waiting for the broker at {broker_address(settings)}: {exc}"
     return None
 
 
@@ -109,19 +109,23 @@ def broker_advice(settings: Settings) -> list[str]:
     lines = []
     if str(said.get("aof_enabled")) == "0":
         lines.append(
-            f"{_broker(settings)}: the broker keeps nothing over a restart (appendonly no). No job is lost by that, "
-            "but those that wait start later. Set appendonly yes."
+            f"{broker_address(settings)}: the broker keeps nothing over a restart (appendonly no). No job is lost by "
+            "that, but those that wait start later. Set appendonly yes."
         )
     if str(said.get("maxmemory_policy", "noeviction")) != "noeviction":
         lines.append(
-            f"{_broker(settings)}: the broker throws messages away when its memory is full (maxmemory-policy "
+            f"{broker_address(settings)}: the broker throws messages away when its memory is full (maxmemory-policy "
             f"{said['maxmemory_policy']}). Set maxmemory-policy noeviction."
         )
     return lines
 
 
-def _broker(settings: Settings) -> str:
-    return f"COMFYLINE_BROKER_URL={maybe_sanitize_url(settings.broker_url)}"
+def broker_address(settings: Settings) -> str:
+    """Return, for people, the setting and where it leads, without passwords."""
+    if settings.has_embedded_broker:
+        return f"The embedded broker on {settings.embedded_broker_socket}"
+    # Each by itself: taken as one, the second's password would be a part of the first's path.
+    return f"COMFYLINE_BROKER_URL={';'.join(map(maybe_sanitize_url, settings.broker_url.split(';')))}"
 
 
 def _connection(settings: Settings) -> Connection:

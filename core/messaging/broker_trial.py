@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import uuid
 from typing import Any
 
+from amqp import Message
+from amqp.exceptions import AccessRefused
 from kombu import Connection
+from redis.exceptions import ResponseError
 
 from core.broker_kind import BrokerKind
 from core.errors import BrokerUnavailable
@@ -13,11 +18,12 @@ from core.messaging.broker_tls import tls_options
 from core.settings import Settings
 
 
-def try_broker(settings: Settings, *, timeout_s: float) -> int | None:
-    """Connect once, and write where the kind of broker lets one write and leave nothing.
+def try_broker(settings: Settings, *, timeout_s: float, publishes: bool = False) -> int | None:
+    """Connect once, and write where that leaves nothing: always on Redis.
 
     Parameters:
       timeout_s: for each step; under gevent the caller needs a limit of its own, for py-amqp has none there.
+      publishes: have RabbitMQ confirm a message to nobody; one that is short of memory or disk never does.
     Returns: the broker's clock, in milliseconds since 1970; None: RabbitMQ does not tell.
     Raises:
       BrokerUnavailable: it does not answer, or takes no message.
@@ -37,15 +43,31 @@ def try_broker(settings: Settings, *, timeout_s: float) -> int | None:
         link = transport.establish_connection()
         try:
             if BrokerKind.of(url) is not BrokerKind.REDIS:
+                if publishes:
+                    _publish_to_nobody(link)
                 return None
             # One that is a replica now, or whose memory or disk is full, answers and takes no message.
             channel: Any = transport.create_channel(link)
             channel.client.set(f"{settings.broker_namespace}:written", 1, ex=60)
-            seconds, micros = channel.client.time()
-            return int(seconds) * 1000 + int(micros) // 1000
+            return _time_of(channel.client)
         finally:
             transport.close_connection(link)
     except errors as exc:
         raise BrokerUnavailable(f"The broker does not answer ({type(exc).__name__}).") from exc
     finally:
         connection.release()
+
+
+def _time_of(client: Any) -> int | None:
+    try:
+        seconds, micros = client.time()
+    except ResponseError:
+        # Its user may not ask.
+        return None
+    return int(seconds) * 1000 + int(micros) // 1000
+
+
+def _publish_to_nobody(link: Any) -> None:
+    # A user that may publish to our own exchange alone is enough.
+    with contextlib.suppress(AccessRefused):
+        link.channel().basic_publish_confirm(Message(b""), exchange="", routing_key=f"nobody.{uuid.uuid4().hex}")
