@@ -95,8 +95,8 @@ def _broker(settings: Settings) -> Iterator[Said]:
     problem = broker_problem(settings)
     if problem is not None and settings.has_embedded_broker:
         yield wrong(
-            f"COMFYLINE_BROKER_URL is not set, and no embedded broker answers on {settings.embedded_broker_socket}: comfyline up starts "
-            "it with all the rest, comfyline broker alone."
+            "COMFYLINE_BROKER_URL is not set, and no embedded broker answers on "
+            f"{settings.embedded_broker_socket}: comfyline up starts it with all the rest, comfyline broker alone."
         )
         return
     if problem is not None:
