@@ -132,7 +132,11 @@ class TlsRedis(OwnServer):
 class TlsRabbit(OwnServer):
     """A RabbitMQ node that listens for TLS alone; skips the test where the program is not there."""
 
-    def __init__(self, folder: Path, authority: Authority) -> None:
+    #: Erlang takes its time on a busy machine.
+    start_timeout_s = 90.0
+
+    def __init__(self, folder: Path, authority: Authority, *, options: str = "") -> None:
+        """Parameters: options - further lines of its configuration."""
         super().__init__()
         program = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
         if not program.exists():
@@ -151,6 +155,7 @@ class TlsRabbit(OwnServer):
             f"ssl_options.keyfile = {key}\n"
             "ssl_options.verify = verify_none\n"
             "ssl_options.fail_if_no_peer_cert = false\n"
+            f"{options}"
         )
 
     @property

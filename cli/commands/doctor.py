@@ -33,7 +33,8 @@ def doctor(*, as_json: bool) -> int:
     logging.basicConfig(level=logging.CRITICAL)
     private_from_now_on()
     try:
-        found = whole_round(load_settings())
+        # `comfyline -l URL -k KEY` names the API that is asked.
+        found = whole_round(load_settings(**(click.get_current_context().obj or {})))
     except ConfigurationError as exc:
         found = [Finding(subject="settings", mark="wrong", text=exc.message)]
     is_well = all(each.mark != "wrong" for each in found)

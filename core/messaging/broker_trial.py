@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import uuid
 from typing import Any
 
@@ -23,7 +22,7 @@ def try_broker(settings: Settings, *, timeout_s: float, publishes: bool = False)
 
     Parameters:
       timeout_s: for each step; under gevent the caller needs a limit of its own, for py-amqp has none there.
-      publishes: have RabbitMQ confirm a message to nobody; one that is short of memory or disk never does.
+      publishes: have RabbitMQ confirm messages to nobody; one that is short of memory or disk never does.
     Returns: the broker's clock, in milliseconds since 1970; None: RabbitMQ does not tell.
     Raises:
       BrokerUnavailable: it does not answer, or takes no message.
@@ -68,6 +67,17 @@ def _time_of(client: Any) -> int | None:
 
 
 def _publish_to_nobody(link: Any) -> None:
-    # A user that may publish to our own exchange alone is enough.
-    with contextlib.suppress(AccessRefused):
-        link.channel().basic_publish_confirm(Message(b""), exchange="", routing_key=f"nobody.{uuid.uuid4().hex}")
+    channel = link.channel()
+    try:
+        # Two: one that is short of memory or disk takes the first of a connection, and then reads no more from it.
+        for _ in range(2):
+            channel.basic_publish_confirm(Message(b""), exchange="", routing_key=f"nobody.{uuid.uuid4().hex}")
+    except AccessRefused:
+        # A user that may publish to our own exchange alone is enough.
+        return
+    except TimeoutError as exc:
+        # It would not read our farewell either.
+        link.collect()
+        raise BrokerUnavailable(
+            "RabbitMQ answers and takes no messages: it is short of memory or disk (rabbitmqctl status)."
+        ) from exc

@@ -305,10 +305,12 @@ class TestFleet:
 
 
 def test_an_attached_comfyui_that_does_not_answer_keeps_no_host_from_its_start(sqlite_settings: Settings) -> None:
-    url = f"http://127.0.0.1:{free_port()}"
-    settings = sqlite_settings.model_copy(update={"comfyui_urls": (url,), "broker_url": ""})
+    address = f"127.0.0.1:{free_port()}"
+    urls = (f"http://user:passw0rd@{address}",)
+    settings = sqlite_settings.model_copy(update={"comfyui_urls": urls, "broker_url": ""})
 
     found = host_round(settings, plan_instances(settings))
 
-    assert f"COMFYLINE_COMFYUI_URLS: no ComfyUI answers at {url}" in wrong(found, "ComfyUI gpu0")
+    assert f"COMFYLINE_COMFYUI_URLS: no ComfyUI answers at http://{address}" in wrong(found, "ComfyUI gpu0")
+    assert "passw0rd" not in "".join(each.text for each in found)
     assert not any(each.refuses for each in found)
