@@ -23,6 +23,8 @@ from tasks.messaging.names import IO_QUEUE, io_queue_of
 ANSWER_S = 1.5
 #: Outputs that are on their way for longer than this are told of; a further turn at them comes every 15 s or so.
 LATE_MS = 60_000
+#: Of the lines of jobs that no GPU can run, so many are told one by one.
+LINES_TOLD = 5
 #: States of a GPU that somebody wants, and that end.
 _WANTED = frozenset({HEALTHY, STARTING, DRAINING, DRAINED, STOPPED})
 
@@ -61,15 +63,16 @@ def _instances(ledger: Ledger) -> Iterator[Said]:
 def _jobs(settings: Settings, ledger: Ledger) -> Iterator[Said]:
     outlook = ledger.outlook.read()
     heads = {line: job_id for job_id, (line, index) in outlook.indexes.items() if index == 0}
-    is_well = True
-    for line_id, known in outlook.forecast.lines.items():
-        if line_id in heads and outlook.forecast.reason(line_id, 0).code == "no_gpu":
-            is_well = False
-            why = outlook.forecast.sentence(line_id, 0)
-            yield wrong(
-                f"{counted(known.line.waiting)}, of which {heads[line_id]} is first, cannot run: {why} Bring up a GPU "
-                "that can, or cancel them.",
-            )
+    forecast = outlook.forecast
+    stuck = [line for line in forecast.lines if line in heads and forecast.reason(line, 0).code == "no_gpu"]
+    for line in stuck[:LINES_TOLD]:
+        yield wrong(
+            f"{counted(forecast.lines[line].line.waiting)}, of which {heads[line]} is first, cannot run: "
+            f"{forecast.sentence(line, 0)} Bring up a GPU that can, or cancel them."
+        )
+    if len(stuck) > LINES_TOLD:
+        yield wrong(f"Jobs of {len(stuck) - LINES_TOLD} more kinds cannot run either: see comfyline list.")
+    is_well = not stuck
     if late := ledger.outputs.late(older_than_ms=LATE_MS):
         is_well = False
         at_least = "100 or more jobs" if len(late) == 100 else counted(len(late))
