@@ -2,6 +2,7 @@
 
 main        finds the command, runs it, turns errors into one line
 commands/   one module for each command or family of commands
+doctor/     checks of this machine and of the fleet
 local/      the processes of this machine: broker, Flower, the whole stack
 remote/     the client of a server, and what it needs
 output/     what a terminal shows

@@ -43,6 +43,9 @@ def children_of(pid: int) -> list[int]:
 class OwnServer:
     """A server process that can be ended and started again on the same files, and stopped in its tracks."""
 
+    #: How long a start may take.
+    start_timeout_s = START_TIMEOUT_S
+
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -52,7 +55,7 @@ class OwnServer:
             self._process = subprocess.Popen(
                 self._command(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
             )
-        assert eventually(self.is_answering, START_TIMEOUT_S), f"{type(self).__name__} does not start"
+        assert eventually(self.is_answering, self.start_timeout_s), f"{type(self).__name__} does not start"
 
     def stop(self) -> None:
         """End it in good order."""

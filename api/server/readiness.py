@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from kombu import Connection
 from pydantic import Field
 from typing_extensions import NotRequired, TypedDict
 
 from api.http.time_limits import at_most
 from core.background import Life, lives
-from core.broker_kind import BrokerKind
 from core.contracts.comfy_v2 import maybe_timestamp
 from core.errors import BrokerUnavailable, ComfylineError, LedgerUnavailable
 from core.ledger import Ledger
 from core.ledger.instances import HEALTHY
-from core.messaging.broker_errors import broker_errors
+from core.messaging.broker_trial import try_broker
 from core.records.instance import InstanceRecord
 from core.settings import Settings
 from core.storage.marker import StorageMarker
@@ -141,33 +139,7 @@ def _instance(record: InstanceRecord) -> InstanceView:
 def _broker_problem(settings: Settings) -> str | None:
     try:
         with at_most(CHECK_S, BrokerUnavailable("The broker does not answer.")):
-            _connect_once(settings)
+            try_broker(settings, timeout_s=CHECK_S)
     except ComfylineError as exc:
         return exc.message
     return None
-
-
-def _connect_once(settings: Settings) -> None:
-    url = settings.transport_url
-    options: dict[str, Any] = {"max_retries": 0}
-    if BrokerKind.of(url) is BrokerKind.REDIS:
-        options |= {"socket_connect_timeout": CHECK_S, "socket_timeout": CHECK_S}
-    else:
-        options |= {"connect_timeout": CHECK_S, "read_timeout": CHECK_S, "write_timeout": CHECK_S}
-    connection = Connection(url, connect_timeout=CHECK_S, transport_options=options)
-    errors = broker_errors(url)
-    try:
-        # Not `Connection.connect`, which tries twice with a pause; a Redis channel says PING when it is made.
-        transport = connection.transport
-        link = transport.establish_connection()
-        try:
-            if BrokerKind.of(url) is BrokerKind.REDIS:
-                # One that is a replica now, or whose memory or disk is full, answers and takes no message.
-                channel: Any = transport.create_channel(link)
-                channel.client.set(f"{settings.broker_namespace}:written", 1, ex=60)
-        finally:
-            transport.close_connection(link)
-    except errors as exc:
-        raise BrokerUnavailable(f"The broker does not answer ({type(exc).__name__}).") from exc
-    finally:
-        connection.release()

@@ -2,6 +2,7 @@
 
 up            the whole stack in the foreground
 services      one process each: api, worker, io, beat, flower
+doctor        what is wrong here, or in the fleet
 demo          start, make one picture, stop
 submit        run a graph, or queue it as a task
 run           run a server's workflow by its name; upload a file

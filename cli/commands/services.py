@@ -8,16 +8,20 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Sequence
 
 import click
 
+from cli.doctor.rounds import host_round
 from cli.local.broker import run_broker
 from cli.local.data_dir import make_data_dir
 from cli.local.processes import TICK_S, ProcessSet, StopSignals
 from cli.local.stack import HINT_AFTER_S, child_environment, fleet_process
-from cli.local.startup_checks import broker_advice, broker_problem, settle_storage, wait_for_needs
+from cli.local.startup_checks import broker_advice, settle_storage, wait_for_needs
+from cli.output.findings import finding_line
 from cli.output.terminal import warn
-from comfy.process.spec import REPOSITORY_ROOT
+from comfy.process.spec import REPOSITORY_ROOT, InstanceSpec
+from core.errors import ConfigurationError
 from core.ledger.upgrade import migrate as migrate_ledger
 from core.log_format import LOG_FORMAT
 from core.outbound import Policy
@@ -58,8 +62,7 @@ def gpu() -> int:
         # Said once and here, as what follows, before workers are started that would find out one by one.
         for spec in specs:
             stack.enter_context(occupied(spec.data_dir))
-    if not settings.has_embedded_broker and (problem := broker_problem(settings)):
-        warn(problem)
+    _look_around(settings, specs)
     stop = StopSignals()
     processes = ProcessSet(report=warn, restart_clean_ends=False)
     environment = child_environment(settings, {})
@@ -118,6 +121,19 @@ def migrate() -> None:
     make_data_dir(settings)
     migrate_ledger(settings)
     warn("the ledger has the tables of this version.")
+
+
+def _look_around(settings: Settings, specs: Sequence[InstanceSpec]) -> None:
+    """Say how this machine and what it needs are. What is wrong may pass, and is waited for.
+
+    Raises:
+      ConfigurationError: with this no worker can start.
+    """
+    found = host_round(settings, specs)
+    if (refusal := next((each for each in found if each.refuses), None)) is not None:
+        raise ConfigurationError(refusal.text)
+    for each in found:
+        print(finding_line(each.subject, each.mark, each.text, stream=sys.stderr), file=sys.stderr, flush=True)
 
 
 def _ready_settings(*, uses_files: bool = False) -> Settings:

@@ -28,12 +28,24 @@ def make_data_dir(settings: Settings) -> None:
     try:
         is_new = not settings.data_dir.exists()
         settings.make_data_dir()
-        with tempfile.TemporaryFile(dir=settings.data_dir):
-            pass
     except OSError as exc:
-        raise ConfigurationError(f"COMFYLINE_DATA_DIR={settings.data_dir} cannot be written: {exc.strerror}.") from exc
+        raise ConfigurationError(_cannot_be_written(settings, exc)) from exc
+    try_data_dir(settings)
     if is_new and "data_dir" in settings.model_fields_set:
         # Somebody named it, and may know it with a ledger in it: on a mount that is missing, say.
         warn(
             f"COMFYLINE_DATA_DIR={settings.data_dir} was not there and has been made: this machine begins with nothing."
         )
+
+
+def try_data_dir(settings: Settings) -> None:
+    """Write into the data directory, and leave nothing there. Raises: ConfigurationError - it cannot be written."""
+    try:
+        with tempfile.TemporaryFile(dir=settings.data_dir):
+            pass
+    except OSError as exc:
+        raise ConfigurationError(_cannot_be_written(settings, exc)) from exc
+
+
+def _cannot_be_written(settings: Settings, exc: OSError) -> str:
+    return f"COMFYLINE_DATA_DIR={settings.data_dir} cannot be written: {exc.strerror}."

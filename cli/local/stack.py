@@ -26,7 +26,7 @@ GIVE_BACK_S = 15.0
 HINT_AFTER_S = 3.0
 #: Settings that name a file or directory, which may be given relative to where we are.
 PATHS = (
-    *("storage_dir", "workflows_dir", "models_dir", "warmup_workflow", "ca_bundle"),
+    *("storage_dir", "workflows_dir", "models_dir", "warmup_workflow", "ca_bundle", "broker_ca"),
     *("comfyui_dir", "comfyui_python"),
 )
 WILDCARDS = ("0.0.0.0", "::")

@@ -17,6 +17,7 @@ from core.broker_kind import BrokerKind
 from core.errors import ConfigurationError, LedgerUnavailable
 from core.ledger import Ledger
 from core.ledger.upgrade import migrate
+from core.messaging.broker_tls import refused_certificate, tls_options
 from core.settings import Settings
 from core.storage.marker import StorageMarker
 
@@ -77,15 +78,20 @@ def broker_problem(settings: Settings) -> str | None:
             return None
         return f"Waiting for the embedded broker (`comfyline broker`) on {settings.embedded_broker_socket}."
     try:
-        with Connection(settings.broker_url, connect_timeout=CONNECT_TIMEOUT_S) as connection:
+        with _connection(settings) as connection:
             connection.ensure_connection(max_retries=1, interval_start=0, timeout=CONNECT_TIMEOUT_S)
     except (OperationalError, AMQPError, OSError) as exc:
+        if (refused := refused_certificate(exc)) is not None:
+            raise ConfigurationError(
+                f"{broker_address(settings)}: the broker's certificate is not trusted ({refused.verify_message}). "
+                f"{_authority(settings)}"
+            ) from exc
         if isinstance(exc, _REFUSALS) or isinstance(exc.__cause__, _REFUSALS):
             raise ConfigurationError(
-                f"{_broker(settings)}: the broker refuses us ({_words(exc)}). Check the user, the password, and what "
-                "stands behind the last slash: the virtual host, or the number of a Redis database."
+                f"{broker_address(settings)}: the broker refuses us ({_words(exc)}). Check the user, the password, "
+                "and what stands behind the last slash: the virtual host, or the number of a Redis database."
             ) from exc
-        return f"Waiting for the broker at {_broker(settings)}: {exc}"
+        return f"Waiting for the broker at {broker_address(settings)}: {exc}"
     return None
 
 
@@ -94,7 +100,7 @@ def broker_advice(settings: Settings) -> list[str]:
     if not settings.broker_url or BrokerKind.of(settings.broker_url) is not BrokerKind.REDIS:
         return []
     try:
-        with Connection(settings.broker_url, connect_timeout=CONNECT_TIMEOUT_S) as connection:
+        with _connection(settings) as connection:
             client: Any = connection.default_channel.client  # type: ignore[attr-defined]
             said = {**client.info("persistence"), **client.info("memory")}
     except (OperationalError, RedisError, OSError):
@@ -103,19 +109,33 @@ def broker_advice(settings: Settings) -> list[str]:
     lines = []
     if str(said.get("aof_enabled")) == "0":
         lines.append(
-            f"{_broker(settings)}: the broker keeps nothing over a restart (appendonly no). No job is lost by that, "
-            "but those that wait start later. Set appendonly yes."
+            f"{broker_address(settings)}: the broker keeps nothing over a restart (appendonly no). No job is lost by "
+            "that, but those that wait start later. Set appendonly yes."
         )
     if str(said.get("maxmemory_policy", "noeviction")) != "noeviction":
         lines.append(
-            f"{_broker(settings)}: the broker throws messages away when its memory is full (maxmemory-policy "
+            f"{broker_address(settings)}: the broker throws messages away when its memory is full (maxmemory-policy "
             f"{said['maxmemory_policy']}). Set maxmemory-policy noeviction."
         )
     return lines
 
 
-def _broker(settings: Settings) -> str:
-    return f"COMFYLINE_BROKER_URL={maybe_sanitize_url(settings.broker_url)}"
+def broker_address(settings: Settings) -> str:
+    """Return, for people, the setting and where it leads, without passwords."""
+    if settings.has_embedded_broker:
+        return f"The embedded broker on {settings.embedded_broker_socket}"
+    # Each by itself: taken as one, the second's password would be a part of the first's path.
+    return f"COMFYLINE_BROKER_URL={';'.join(map(maybe_sanitize_url, settings.broker_url.split(';')))}"
+
+
+def _connection(settings: Settings) -> Connection:
+    return Connection(settings.broker_url, connect_timeout=CONNECT_TIMEOUT_S, ssl=tls_options(settings))
+
+
+def _authority(settings: Settings) -> str:
+    if settings.broker_ca is None:
+        return "COMFYLINE_BROKER_CA names a PEM file of the authority that made it; now the system's are asked."
+    return f"COMFYLINE_BROKER_CA={settings.broker_ca} has to hold the authority that made it, for the host in the URL."
 
 
 def _words(exc: Exception) -> str:

@@ -82,12 +82,20 @@ class Client:
 
         None when it cannot yet, or does not answer. Servers of other make may say nothing about instances.
         """
+        is_ready, said = self._ready()
+        return said if is_ready else None
+
+    def condition(self) -> JsonObject | None:
+        """What `/ready` says, whether the server can run jobs or not; None when it does not answer."""
+        return self._ready()[1]
+
+    def _ready(self) -> tuple[bool, JsonObject | None]:
         try:
             answer = self._session.get(f"{self.base_url}/ready", timeout=READY_TIMEOUT_S)
-            value = answer.json() if answer.ok else None
+            value = answer.json()
         except (requests.RequestException, ValueError):
-            return None
-        return value if isinstance(value, dict) else None
+            return False, None
+        return answer.ok, value if isinstance(value, dict) else None
 
     def unready_gpus(self) -> str:
         """For people: the states of the server's GPUs where none is healthy; empty where one is, or none is listed."""

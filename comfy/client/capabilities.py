@@ -9,6 +9,8 @@ from typing import Any
 
 Version = tuple[int, int, int]
 
+#: Older ones ignore the id of a prompt.
+OLDEST: Version = (0, 3, 45)
 #: `POST /interrupt` honours `prompt_id` from this version on; before, it stops whatever runs.
 _INTERRUPT_BY_ID: Version = (0, 3, 57)
 

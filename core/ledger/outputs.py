@@ -114,6 +114,17 @@ class Outputs:
             generated_at_ms=held.generated_at_ms,
         )
 
+    def late(self, *, older_than_ms: int) -> list[str]:
+        """Return jobs whose outputs have been on their way for so long, the oldest first, a hundred at most."""
+        query = (
+            select(jobs.c.id)
+            .where(jobs.c.status == DELIVERING, jobs.c.generated_at_ms < now_ms() - older_than_ms)
+            .order_by(jobs.c.generated_at_ms)
+            .limit(100)
+        )
+        with self._database.read() as connection:
+            return [str(job_id) for job_id in connection.execute(query).scalars()]
+
     def succeed(
         self, job_id: str, attempt: int, stored: list[OutputFile], missing: Mapping[str, str] | None = None
     ) -> Job:

@@ -89,8 +89,13 @@ def load_keys(configured: str, data_dir: Path) -> list[bytes]:
         return _decode(configured, "COMFYLINE_SECRET_KEY")
     path = data_dir / "secret.key"
     if not path.exists():
-        _create_once(path, base64.b64encode(os.urandom(KEY_BYTES)))
+        _create_once(path, make_key().encode())
     return _decode(path.read_text(), str(path))
+
+
+def make_key() -> str:
+    """Return a new key in the form of the setting."""
+    return base64.b64encode(os.urandom(KEY_BYTES)).decode()
 
 
 def _mark(key: bytes, digest: bytes) -> str:

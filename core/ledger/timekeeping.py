@@ -64,6 +64,17 @@ class Timekeeping:
                 _replace(transaction, noted, _note(now, set_at))
         return max(0.0, (now - set_at) / 1000) if set_at else NEVER_S
 
+    def looked_s_ago(self) -> float | None:
+        """Return how long ago the reconciler last noted its look, to a minute; None: it never did."""
+        noted = self._facts.get(CLOCK)
+        at = (noted or "").partition(" ")[0]
+        return max(0.0, (now_ms() - int(at)) / 1000) if at.isdecimal() else None
+
+    def ahead_s(self) -> float | None:
+        """Return by how much this machine's clock is ahead of the database's; None on SQLite, which has none."""
+        server_ms = self._database.server_ms()
+        return None if server_ms is None else time.time() - server_ms / 1000
+
     def _set(self, noted: str, by_ms: int, now: int, *, exact_ms: int) -> None:
         """Put right what a clock has spoiled that was set.
 

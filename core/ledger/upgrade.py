@@ -6,6 +6,7 @@ import fcntl
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from alembic import command
@@ -36,6 +37,42 @@ def alembic_config(connection: Connection | None = None) -> Config:
     return config
 
 
+@dataclass(frozen=True, kw_only=True)
+class Schema:
+    """What a database is, and how its tables stand to this version."""
+
+    #: For people: `PostgreSQL 15.14 on db.internal`, or the path of the file.
+    server: str
+    #: The last migration that its tables have seen; None: it has none of ours.
+    revision: str | None
+    #: The last one that there is.
+    newest: str
+
+    @property
+    def is_current(self) -> bool:
+        return self.revision == self.newest
+
+
+def read_schema(settings: Settings) -> Schema:
+    """Look at the database as `migrate` does, and change nothing; a file that is not there is not made.
+
+    Raises: as `migrate`.
+    """
+    database = Database(settings.ledger_url)
+    scripts = ScriptDirectory.from_config(alembic_config())
+    newest = str(scripts.get_current_head())
+    try:
+        if database.is_sqlite and not Path(database.url.database or "").exists():
+            return Schema(server=str(database.url.database), revision=None, newest=newest)
+        with _told(), database.engine.connect() as connection:
+            revision = MigrationContext.configure(connection).get_current_revision()
+            if revision is not None:
+                scripts.get_revision(revision)
+            return Schema(server=_server(database, connection), revision=revision, newest=newest)
+    finally:
+        database.dispose()
+
+
 def migrate(settings: Settings) -> None:
     """Create the ledger's tables, or bring them to this version. Several processes may call it at once.
 
@@ -47,7 +84,7 @@ def migrate(settings: Settings) -> None:
     settings.make_data_dir()
     logging.getLogger("alembic").setLevel(logging.WARNING)
     try:
-        with _exclusive(database, settings.data_dir), database.engine.connect() as connection:
+        with _told(), _exclusive(database, settings.data_dir), database.engine.connect() as connection:
             newest = ScriptDirectory.from_config(alembic_config()).get_current_head()
             if MigrationContext.configure(connection).get_current_revision() == newest:
                 return
@@ -55,20 +92,36 @@ def migrate(settings: Settings) -> None:
                 connection.execute(text("SET statement_timeout = 0"))
             command.upgrade(alembic_config(connection), "head")
             connection.commit()
+    finally:
+        database.dispose()
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Raise what the database or Alembic raises in our words."""
+    try:
+        yield
     except SQLAlchemyError as exc:
         raise _in_our_words(exc) from exc
     except CommandError as exc:
         raise ConfigurationError(
             f"COMFYLINE_DATABASE_URL: the ledger was made by a newer version of Comfyline; run that one ({exc})."
         ) from exc
-    finally:
-        database.dispose()
+
+
+def _server(database: Database, connection: Connection) -> str:
+    # Piece by piece: anywhere else in the URL there may be a password.
+    if database.is_sqlite:
+        return str(database.url.database)
+    version = str(connection.execute(text("SHOW server_version")).scalar()).partition(" ")[0]
+    return f"PostgreSQL {version} on {database.url.host or 'a host that libpq knows'}"
 
 
 def _in_our_words(exc: SQLAlchemyError) -> ComfylineError:
     """As elsewhere, with the setting and the words of the server: whoever starts a process may read both."""
     meant = in_our_words(exc)
-    cause = str(getattr(exc, "orig", None) or exc).strip()
+    # One line: libpq has one for each address that it tried.
+    cause = " ".join(str(getattr(exc, "orig", None) or exc).split())
     if isinstance(meant, LedgerUnavailable):
         return LedgerUnavailable(f"COMFYLINE_DATABASE_URL: the database does not answer ({cause}).")
     return type(meant)(f"COMFYLINE_DATABASE_URL: the tables cannot be made ({cause}).")

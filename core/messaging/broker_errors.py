@@ -8,7 +8,8 @@ from kombu.exceptions import KombuError
 
 def broker_errors(url: str) -> tuple[type[BaseException], ...]:
     """Return the exceptions of one broker's transport, for an `except`; connects to nothing."""
-    connection = Connection(url)
+    # Nothing is connected to; without a word on TLS kombu would warn of that each time.
+    connection = Connection(url, ssl=True)
     # Not the recoverable ones alone: a RabbitMQ that starts refuses its virtual hosts for good, in its own words.
     errors: tuple[type[BaseException], ...] = (*connection.connection_errors, *connection.channel_errors)
     return (KombuError, OSError, *errors)

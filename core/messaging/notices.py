@@ -21,6 +21,7 @@ from kombu.utils.uuid import uuid
 from core.background import Loop, failure_of
 from core.broker_kind import BrokerKind
 from core.messaging.broker_errors import broker_errors
+from core.messaging.broker_tls import tls_options
 from core.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -63,7 +64,8 @@ def connect(settings: Settings) -> Connection:
         options |= {"global_keyprefix": f"{settings.broker_namespace}:"}
     else:
         options |= {"connect_timeout": 2.0, "write_timeout": 2.0}
-    return Connection(url, connect_timeout=2.0, heartbeat=HEARTBEAT_S, transport_options=options)
+    tls = tls_options(settings)
+    return Connection(url, connect_timeout=2.0, heartbeat=HEARTBEAT_S, transport_options=options, ssl=tls)
 
 
 class NoticeSender:

@@ -27,8 +27,11 @@ def serves_one_machine(settings: Settings) -> bool:
 
     What a name in a URL, the environment of libpq or a service file lead to is looked up once in a process.
     """
-    if settings.public_url or not is_loopback(settings.api_host):
-        return False
+    return not settings.public_url and is_loopback(settings.api_host) and is_one_machine(settings)
+
+
+def is_one_machine(settings: Settings) -> bool:
+    """Return whether ledger, broker and files are all of this machine, so that no other can be of the fleet."""
     # Each by itself: any of them may be a mount, or a link to one.
     folders = (settings.data_dir, settings.outputs_dir, settings.inputs_dir)
     return _stays_here(settings.ledger_url, settings.transport_url, folders)

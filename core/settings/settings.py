@@ -51,6 +51,8 @@ class Settings(BaseSettings):
     database_url: str = Field("", repr=False)
     #: kombu URL of the broker (redis://, amqp://); empty means the embedded one in the data directory.
     broker_url: BrokerUrl = Field("", repr=False)
+    #: A PEM file of the authorities that a broker's TLS certificate is by (rediss://, amqps://); None: the system's.
+    broker_ca: CertificateFile | None = None
     #: Prefix of every key on a shared Redis, and of our exchanges. On a shared RabbitMQ use a virtual host of its own.
     broker_namespace: str = "comfyline"
 

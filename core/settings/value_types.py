@@ -7,7 +7,7 @@ import ssl
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import NoDecode
@@ -79,8 +79,11 @@ def _check_broker(value: str) -> str:
         raise ValueError(f"must begin with one of {', '.join(f'{scheme}://' for scheme in BROKER_SCHEMES)}")
     # Several are kombu's way to name a broker's stand-ins.
     for url in value.split(";"):
+        parts = urlsplit(url)
         # Raises ValueError: the port is no number, or an address in brackets is not closed.
-        _ = urlsplit(url).port
+        _ = parts.port
+        if parts.scheme == "amqps" and any(name.startswith("ssl_") for name in parse_qs(parts.query)):
+            raise ValueError("has ssl_ parameters, which are for rediss:// alone; set COMFYLINE_BROKER_CA instead")
     return value
 
 

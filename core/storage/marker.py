@@ -57,6 +57,10 @@ class StorageMarker:
         if (problem := self._what_is_wrong()) is not None:
             raise ConfigurationError(problem)
 
+    def is_chosen(self) -> bool:
+        """Return whether the fleet has a storage yet: without one, the first process takes what it sees."""
+        return self._facts.get(STORAGE) is not None
+
     def problem(self) -> str | None:
         """Return what is wrong with the storage now; None if it is the fleet's, as far as can be told."""
         with self._lock:
@@ -136,11 +140,7 @@ class StorageMarker:
             _create_whole(self._path, f"{uuid.uuid4().hex} {fleet}\n")
             found = self._path.read_text(encoding="utf-8").split()
         except FileNotFoundError as exc:
-            raise ConfigurationError(
-                f"COMFYLINE_STORAGE_DIR={self._settings.storage_dir} is not there. Mount it, or make it; it is never "
-                f"made "
-                "by itself, for it may be a mount that is missing."
-            ) from exc
+            raise ConfigurationError(absence(self._settings)) from exc
         except (OSError, UnicodeDecodeError) as exc:
             reason = getattr(exc, "strerror", None) or "its marker is damaged"
             raise ConfigurationError(f"{self._place} cannot be used: {reason}.") from exc
@@ -153,6 +153,14 @@ class StorageMarker:
                 f"files: choose another directory, or if that fleet is gone remove {self._path}."
             )
         return found[0]
+
+
+def absence(settings: Settings) -> str:
+    """Return what there is to say where the directory of the storage does not exist."""
+    return (
+        f"COMFYLINE_STORAGE_DIR={settings.storage_dir} is not there. Mount it, or make it; it is never made by itself, "
+        "for it may be a mount that is missing."
+    )
 
 
 class _Look:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection
+from pathlib import Path
 
 from comfy.process.cleanup import free_bytes, remove_old_files
 from comfy.process.instance import Instance
@@ -33,16 +34,12 @@ class Housekeeper:
 
     def disk_problem(self) -> str | None:
         """Return why the disk has no room for the outputs of a job; None if it has."""
-        wanted = self._settings.min_free_disk_bytes
         try:
-            free = free_bytes(self._instance.spec.data_dir)
+            problem = want_of_room(self._settings, self._instance.spec.data_dir, was_full=self._was_full)
         except OSError as exc:
             return f"The disk of its outputs cannot be looked at: {exc.strerror}."
-        self._was_full = free < (wanted * ROOM_AGAIN if self._was_full else wanted)
-        if not self._was_full:
-            return None
-        room = f"The disk of its outputs has {free // MEBIBYTE} MiB left"
-        return f"{room}; COMFYLINE_MIN_FREE_DISK_BYTES asks for {wanted // MEBIBYTE} MiB."
+        self._was_full = problem is not None
+        return problem
 
     def keep(self, wanted: Callable[[], Collection[str]]) -> None:
         """Rotate the log if it is large; now and then remove files that no job needs.
@@ -63,3 +60,16 @@ class Housekeeper:
             return
         if removed:
             log.info("%s: removed %d old files", spec.name, removed)
+
+
+def want_of_room(settings: Settings, folder: Path, *, was_full: bool = False) -> str | None:
+    """Return that the disk of an instance's directory has too little room for the outputs of a job; None: it has.
+
+    Raises:
+      OSError: the file system does not say.
+    """
+    wanted, free = settings.min_free_disk_bytes, free_bytes(folder)
+    if free >= (wanted * ROOM_AGAIN if was_full else wanted):
+        return None
+    room = f"The disk of its outputs has {free // MEBIBYTE} MiB left"
+    return f"{room}; COMFYLINE_MIN_FREE_DISK_BYTES asks for {wanted // MEBIBYTE} MiB."

@@ -15,6 +15,7 @@ from kombu import Exchange, Queue
 
 from core.broker_kind import BrokerKind, is_unix_socket
 from core.messaging import broker_guard
+from core.messaging.broker_tls import tls_options
 from core.settings import Settings
 from tasks.messaging import redelivery
 from tasks.messaging.context import Role, attach_context
@@ -39,6 +40,7 @@ def make_app(settings: Settings, role: Role) -> Celery:
     app.conf.update(_common(settings))
     app.conf.update(_publishing(role))
     app.conf.broker_transport_options = _transport_options(settings, role)
+    app.conf.broker_use_ssl = tls_options(settings)
     attach_context(app, role)
     app.conf.worker_consumer = "tasks.messaging.consumer:ComfylineConsumer"
     app.conf.task_routes = (_Router(settings.host),)

@@ -146,6 +146,13 @@ class Database:
             finally:
                 connection.exec_driver_sql(f"PRAGMA busy_timeout={round(TIMEOUT_S * 1000)}")
 
+    def server_ms(self) -> int | None:
+        """Return what time the server says it is, in milliseconds since 1970; None on SQLite."""
+        if self.is_sqlite:
+            return None
+        with self.read() as connection:
+            return int(connection.exec_driver_sql(CLOCK).scalar_one())
+
     def dispose(self) -> None:
         """Close every connection of this process."""
         self.engine.dispose()

@@ -131,6 +131,16 @@ class Deliveries:
         with self._database.write() as transaction:
             return transaction.connection.execute(delete(deliveries).where(old)).rowcount
 
+    def counts(self) -> tuple[int, int]:
+        """Count the deliveries that were given up, and those that failed at least once and are tried again."""
+        failed = and_(deliveries.c.state == PENDING, deliveries.c.error.is_not(None))
+        query = select(func.count().filter(deliveries.c.state == DEAD), func.count().filter(failed)).select_from(
+            deliveries
+        )
+        with self._database.read() as connection:
+            dead, retried = connection.execute(query).one()
+        return int(dead), int(retried)
+
     def open_count(self, job_id: str | None = None) -> int:
         """Count the deliveries that have not ended: of one job, or of all."""
         query = select(func.count()).select_from(deliveries).where(deliveries.c.next_try_at_ms.is_not(None))

@@ -14,7 +14,7 @@ from core.settings.neighbours import is_loopback
 from tasks.instance.plan import plan_instances
 from tests.paths import ROOT
 
-README, OPERATIONS = ROOT / "README.md", ROOT / "docs" / "operations.md"
+README, OPERATIONS, HOSTS = (ROOT / name for name in ("README.md", "docs/operations.md", "docs/hosts.md"))
 
 
 def section(document: Path, heading: str) -> str:
@@ -65,3 +65,14 @@ def test_instances_without_a_gpu_are_those_that_are_shown(tmp_path: Path, monkey
 
     assert [(spec.name, spec.extra_args) for spec in plan] == [("gpu0", ("--cpu",)), ("gpu1", ("--cpu",))]
     assert 'COMFYLINE_COMFYUI_ARGS="--preview-method auto"' in text
+
+
+def test_each_thing_that_doctor_looks_at_is_told_and_nothing_else() -> None:
+    sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "cli" / "doctor").glob("*.py"))
+    looked_at = {name.partition(" ")[0] if "{" in name else name for name in re.findall(r'subject=f?"(.+?)"', sources)}
+    told = re.search(r"^\| subject \|.*?\n\n", HOSTS.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    assert told is not None
+
+    cells = re.findall(r"^\| ([^|]+) \|", told[0], re.MULTILINE)[2:]
+
+    assert {name for cell in cells for name in cell.split(", ")} == looked_at
