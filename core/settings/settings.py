@@ -116,6 +116,9 @@ class Settings(BaseSettings):
     comfyui_start_timeout_s: float = Field(180.0, gt=0, allow_inf_nan=False)
     #: A folder of models shared by all instances, beside those of the checkout.
     models_dir: AbsolutePath | None = None
+    #: Whether the manifest may name sources by http://, and files of formats that can run code.
+    models_allow_http: bool = False
+    models_allow_code: bool = False
     #: A workflow that each instance runs after its start, before it takes jobs.
     warmup_workflow: Path | None = None
     #: Seconds a warm-up may take.

@@ -1,0 +1,30 @@
+"""The manifest of model files, and what hosts have of it."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0018"
+down_revision = "0017"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.create_table(
+        "model_files",
+        sa.Column("path", sa.String(512), primary_key=True),
+        sa.Column("source", sa.Text(), nullable=False),
+        sa.Column("sha256", sa.String(64), nullable=True),
+        sa.Column("size_bytes", sa.BigInteger(), nullable=True),
+        sa.Column("tags", sa.JSON(), nullable=False),
+        sa.Column("pools", sa.JSON(), nullable=False),
+        sa.Column("token", sa.String(64), nullable=True),
+        sa.Column("created_at_ms", sa.BigInteger(), nullable=False),
+        sa.Column("updated_at_ms", sa.BigInteger(), nullable=False),
+    )
+
+
+def downgrade() -> None:
+    op.drop_table("model_files")
