@@ -106,11 +106,12 @@ def model_server() -> Iterator[ModelServer]:
             if file.redirect is not None:
                 self._head(302, {"Location": file.redirect, "Content-Length": "0", **file.headers})
                 return
-            start, end, status, headers = 0, len(file.body), file.status, dict(file.headers)
+            body = file.body
+            start, end, status, headers = 0, len(body), file.status, dict(file.headers)
             found = re.fullmatch(r"bytes=(\d+)-(\d+)", wanted or "")
             if found and file.has_ranges and self.headers.get("If-Range", file.etag) == file.etag:
-                start, end, status = int(found[1]), min(int(found[2]) + 1, len(file.body)), 206
-                headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(file.body)}"
+                start, end, status = int(found[1]), min(int(found[2]) + 1, len(body)), 206
+                headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(body)}"
             headers["Content-Type"] = file.content_type
             if file.etag is not None:
                 headers["ETag"] = file.etag
@@ -119,15 +120,15 @@ def model_server() -> Iterator[ModelServer]:
             else:
                 headers["Connection"] = "close"
             self._head(status, headers)
-            self._body(path, file, start, end)
+            self._body(path, file, body[start:end])
 
-        def _body(self, path: str, file: Served, start: int, end: int) -> None:
-            is_cut = file.cut_bytes is not None and file.cuts > 0 and end - start > file.cut_bytes
+        def _body(self, path: str, file: Served, body: bytes) -> None:
+            is_cut = file.cut_bytes is not None and file.cuts > 0 and len(body) > file.cut_bytes
             if is_cut:
                 file.cuts -= 1
-                end = start + (file.cut_bytes or 0)
-            for offset in range(start, end, PIECE):
-                piece = file.body[offset : min(offset + PIECE, end)]
+                body = body[: file.cut_bytes]
+            for offset in range(0, len(body), PIECE):
+                piece = body[offset : offset + PIECE]
                 self.wfile.write(piece)
                 with state.lock:
                     state.sent[path] = state.sent.get(path, 0) + len(piece)

@@ -18,8 +18,17 @@ from core.contracts.comfy_v2 import timestamp
 from core.errors import InvalidRequest, LedgerUnavailable, NotFound
 from core.ledger import Ledger
 from core.model_files.entries import MAX_PATH_CHARS, Rules, check_entry
-from core.records.model_file import ModelFile
+from core.records.model_file import ModelCopy, ModelFile
 from core.settings import Settings
+
+
+class ModelCopyView(TypedDict):
+    """What a host has of a model file."""
+
+    host: str
+    state: Annotated[str, Field(json_schema_extra={"enum": ["fetching", "ready", "failed"]})]
+    done_bytes: int
+    error: Annotated[str | None, Field(description="Why it failed; it is tried again.")]
 
 
 class ModelFileView(TypedDict):
@@ -34,6 +43,7 @@ class ModelFileView(TypedDict):
     token: Annotated[str | None, Field(description="The name of a token, never the token.")]
     created_at: str
     updated_at: str
+    copies: Annotated[list[ModelCopyView], Field(description="What hosts have of it.")]
 
 
 class ModelFilesView(TypedDict):
@@ -58,7 +68,7 @@ def model_files_blueprint(settings: Settings, ledger: Ledger) -> Blueprint:
     )
     @bounded
     def every() -> Response:
-        return _listed(ledger.manifest.all())
+        return _listed(ledger.manifest.all(), ledger.copies.all())
 
     @blueprint.post("")
     @Described(
@@ -76,7 +86,7 @@ def model_files_blueprint(settings: Settings, ledger: Ledger) -> Blueprint:
             check_entry(entry, rules)
         _refuse_twice(entries)
         with ledger_time_limit():
-            return _listed(ledger.manifest.put(entries))
+            return _listed(ledger.manifest.put(entries), ledger.copies.all())
 
     @blueprint.get("/<path:model_path>")
     @Described(
@@ -87,7 +97,7 @@ def model_files_blueprint(settings: Settings, ledger: Ledger) -> Blueprint:
     )
     @bounded
     def one(model_path: str) -> Response:
-        return json_response(_view(ledger.manifest.get(_checked(model_path))))
+        return json_response(_view(ledger.manifest.get(_checked(model_path)), ledger.copies.all()))
 
     @blueprint.delete("/<path:model_path>")
     @Described(
@@ -120,12 +130,15 @@ def _refuse_twice(entries: list[ModelFile]) -> None:
         raise InvalidRequest(f"{twice!a} is there twice; which of the two is meant?")
 
 
-def _listed(entries: list[ModelFile]) -> Response:
-    view: ModelFilesView = {"model_files": [_view(entry) for entry in entries]}
+def _listed(entries: list[ModelFile], copies: list[ModelCopy]) -> Response:
+    by_path: dict[str, list[ModelCopy]] = {}
+    for copy in copies:
+        by_path.setdefault(copy.path, []).append(copy)
+    view: ModelFilesView = {"model_files": [_view(entry, by_path.get(entry.path, [])) for entry in entries]}
     return json_response(view)
 
 
-def _view(entry: ModelFile) -> ModelFileView:
+def _view(entry: ModelFile, copies: list[ModelCopy]) -> ModelFileView:
     return {
         "path": entry.path,
         "source": entry.source,
@@ -136,4 +149,9 @@ def _view(entry: ModelFile) -> ModelFileView:
         "token": entry.token,
         "created_at": timestamp(entry.created_at_ms),
         "updated_at": timestamp(entry.updated_at_ms),
+        "copies": [
+            {"host": copy.host, "state": copy.state, "done_bytes": copy.done_bytes, "error": copy.error}
+            for copy in copies
+            if copy.path == entry.path
+        ],
     }

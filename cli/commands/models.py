@@ -188,3 +188,6 @@ def _describe(screen: Screen, entry: Entry) -> None:
         value = entry.get(word)
         if value not in (None, []):
             screen.line(f"  {word:12} {', '.join(value) if isinstance(value, list) else value}")
+    for copy in entry.get("copies") or ():
+        error = f": {copy['error']}" if copy.get("error") else ""
+        screen.line(f"  on {copy.get('host'):9} {copy.get('state')}{error}")

@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,11 +127,13 @@ class ModelCache:
         except OSError as exc:
             raise ModelUnavailable(f"{self.folder} cannot be looked at: {exc.strerror}.") from exc
 
-    def note_use(self, names: Iterator[str] | list[str]) -> None:
+    def note_use(self, names: Iterable[str]) -> None:
         """Note that a job loads files, by the names that graphs have for them. Costs some microseconds each."""
         with contextlib.suppress(OSError):
+            if not (self._own / "files").is_dir():
+                return  # Nothing was ever fetched, and nothing will be sent away.
             folder = self._own / "used"
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(exist_ok=True)
             for name in names:
                 if time.time() - self._used_s(name) > USED_EVERY_S:
                     (folder / _key(name)).touch()

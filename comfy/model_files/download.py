@@ -51,17 +51,20 @@ class Download:
         *,
         tell: Callable[[int, int | None], None] = lambda _done, _size: None,
         goes_on: Callable[[], bool] = lambda: True,
+        make_room: Callable[[int], None] = lambda _size: None,
         block_bytes: int = BLOCK_BYTES,
     ) -> None:
         """Parameters:
         tell: is told about twice a second how many bytes are there, and how many there will be.
         goes_on: asked as often; False ends the fetch, and leaves what is there for the next one.
+        make_room: sees to it that there is room for so many bytes. May raise ModelUnavailable.
         """
         self._address = address
         self._part = part
         self._wanted = wanted
         self._tell = tell
         self._goes_on = goes_on
+        self._make_room = make_room
         self._block_bytes = block_bytes
 
     @property
@@ -121,6 +124,7 @@ class Download:
     def _in_one(self, remote: Remote, size: int | None) -> Fetched | None:
         """Fetch a file whose source gives no parts: from its beginning, each time."""
         self._journal.unlink(missing_ok=True)
+        self._make_room(size or self._wanted.size_bytes or 0)
         digest, done = hashlib.sha256(), 0
         with self._part.open("wb") as file:
             for piece in remote.whole():
@@ -144,6 +148,7 @@ class Download:
         if not self._part.is_file() or self._part.stat().st_size != size:
             self.throw_away()
         with closing(Journal(self._journal, head)) as journal, self._part.open("ab") as file:
+            self._make_room(size - len(journal.done) * self._block_bytes)
             if journal.is_new:
                 file.truncate(0)
             file.truncate(size)

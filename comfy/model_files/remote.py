@@ -146,7 +146,8 @@ class Remote:
         left = size
         try:
             while left is None or left > 0:
-                piece = answer.raw.read(PIECE_BYTES if left is None else min(PIECE_BYTES, left))
+                # What has come, and not only once so much of it has come: a slow source has progress, too.
+                piece = answer.raw.read1(PIECE_BYTES if left is None else min(PIECE_BYTES, left))
                 if not piece:
                     return
                 if left is not None:

@@ -17,6 +17,15 @@ def left_s(expected_s: float, passed_s: float) -> float:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Fetching:
+    """How model files come along that jobs wait for."""
+
+    sentence: str
+    #: Until the first of them is there; None where that is not known.
+    left_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WaitingLine:
     """A line, and what is known of the jobs behind its head."""
 
@@ -31,6 +40,8 @@ class WaitingLine:
     run_s: tuple[float, ...] = ()
     #: What its jobs ask of a GPU, for a sentence: "they need ...". Empty where it cannot be said.
     needs: str = ""
+    #: Of jobs whose model files no GPU has yet.
+    fetching: Fetching | None = None
 
     def run_s_of(self, index: int) -> float:
         """Return how long one of its jobs takes, in seconds; the head has index 0."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import JSON, BigInteger, Column, String, Table, Text
+from sqlalchemy import JSON, BigInteger, Column, Float, String, Table, Text
 
 from core.ledger.database.tables import metadata
 
@@ -20,5 +20,20 @@ model_files = Table(
     # The name of one, never the token.
     Column("token", String(64)),
     Column("created_at_ms", BigInteger, nullable=False),
+    Column("updated_at_ms", BigInteger, nullable=False),
+)
+
+# What hosts have of them, see ModelCopy there.
+model_copies = Table(
+    "model_copies",
+    metadata,
+    Column("host", String(255), primary_key=True),
+    Column("path", String(512), primary_key=True),
+    # fetching, ready, failed
+    Column("state", String(16), nullable=False),
+    Column("size_bytes", BigInteger),
+    Column("done_bytes", BigInteger, nullable=False),
+    Column("bytes_s", Float, nullable=False),
+    Column("error", Text),
     Column("updated_at_ms", BigInteger, nullable=False),
 )

@@ -24,7 +24,21 @@ def upgrade() -> None:
         sa.Column("created_at_ms", sa.BigInteger(), nullable=False),
         sa.Column("updated_at_ms", sa.BigInteger(), nullable=False),
     )
+    op.create_table(
+        "model_copies",
+        sa.Column("host", sa.String(255), primary_key=True),
+        sa.Column("path", sa.String(512), primary_key=True),
+        sa.Column("state", sa.String(16), nullable=False),
+        sa.Column("size_bytes", sa.BigInteger(), nullable=True),
+        sa.Column("done_bytes", sa.BigInteger(), nullable=False),
+        sa.Column("bytes_s", sa.Float(), nullable=False),
+        sa.Column("error", sa.Text(), nullable=True),
+        sa.Column("updated_at_ms", sa.BigInteger(), nullable=False),
+    )
+    op.add_column("instances", sa.Column("fetches_models", sa.Boolean(), nullable=False, server_default=sa.false()))
 
 
 def downgrade() -> None:
+    op.drop_column("instances", "fetches_models")
+    op.drop_table("model_copies")
     op.drop_table("model_files")

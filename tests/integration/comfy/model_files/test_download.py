@@ -137,7 +137,10 @@ def test_a_server_without_ranges_gives_all_in_one(server: ModelServer, part: Pat
     assert part.read_bytes() == BODY
 
 
-def test_a_file_that_changes_meanwhile_is_begun_anew(server: ModelServer, part: Path) -> None:
+def test_a_file_that_changes_meanwhile_is_begun_anew(
+    server: ModelServer, part: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "SPAN_BLOCKS", 1)
     file = server.serve("/x", BODY, bytes_s=300e3)
     journal = part.with_suffix(".journal")
 
