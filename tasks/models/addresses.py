@@ -51,7 +51,7 @@ def _signed(entry: ModelFile, source: Source, settings: Settings) -> Address:
     addressing: dict[str, str] = {} if endpoint is None else {"addressing_style": "path"}
     try:
         # Credentials and region by the usual chain: environment, profile, the machine's role.
-        client = boto3.client(
+        client = boto3.Session().client(
             "s3",
             endpoint_url=endpoint,
             config=Config(signature_version="s3v4", s3=addressing),  # type: ignore[arg-type]
