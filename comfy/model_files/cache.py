@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ from core.errors import ModelRefused, ModelUnavailable
 OWN_FOLDER = ".comfyline"
 #: A file is noted as used at most so often.
 USED_EVERY_S = 60.0
+#: A part of a file that nobody wants any more is removed after so long.
+PART_S = 24 * 3600.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +121,19 @@ class ModelCache:
             self._record_path(path).unlink(missing_ok=True)
         except OSError as exc:
             raise ModelUnavailable(f"{path} cannot be removed: {exc.strerror}.") from exc
+
+    def remove_parts(self, *, spare: Collection[str]) -> None:
+        """Remove parts that nobody has added to for a day.
+
+        Parameters:
+          spare: paths of files that may yet be wanted.
+        """
+        for part in self.folder.glob("*/**/.*.part"):
+            path = part.with_name(part.name.removeprefix(".").removesuffix(".part")).relative_to(self.folder)
+            with contextlib.suppress(OSError):
+                if path.as_posix() not in spare and time.time() - part.stat().st_mtime > PART_S:
+                    part.unlink()
+                    part.with_suffix(".journal").unlink(missing_ok=True)
 
     def free_bytes(self) -> int:
         """Return how much room the disk has. Raises ModelUnavailable."""

@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 #: Seconds between looks at what is wanted; a job that waits for a file has it looked for at once.
 LOOK_S = 5.0
+#: How often what is left of files that nobody wants is looked for.
+TIDY_EVERY_S = 3600.0
 #: How often the ledger is told how a file comes along.
 TELL_S = 1.0
 #: What counts as "of late" in the speed, in seconds.
@@ -69,7 +71,7 @@ class ModelFetcher:
         self._is_ours = False
         self._ledger: Ledger | None = None
         self._failures: dict[str, _Failure] = {}
-        self._looked_s = 0.0
+        self._looked_s = self._tidy_at_s = 0.0
         self._woken = threading.Event()
         self._loop = Loop("model-files", self._step, pause_s=LOOK_S, last=self._close)
 
@@ -99,6 +101,9 @@ class ModelFetcher:
         self._woken.clear()
         fleet, manifest, wants = self._look()
         self._tell_what_is_there(fleet, manifest)
+        if time.monotonic() >= self._tidy_at_s:
+            self._tidy_at_s = time.monotonic() + TIDY_EVERY_S
+            self._cache.remove_parts(spare={entry.path for entry in manifest})
         for entry in wants.all:
             if self._is_due(entry) and not self._is_there(entry) and self._fetch(entry):
                 # Whatever became of it, the world may have changed meanwhile.

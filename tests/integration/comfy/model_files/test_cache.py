@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -123,3 +124,17 @@ def test_one_process_holds_a_lock_until_it_is_killed(cache: ModelCache, tmp_path
         holder.communicate()
     with cache.locked("one") as is_ours:
         assert is_ours
+
+
+def test_parts_that_nobody_wants_any_more_go_after_a_day(cache: ModelCache) -> None:
+    wanted, old, young = (cache.part_of(f"checkpoints/sub/{name}.sft") for name in ("wanted", "old", "young"))
+    old.parent.mkdir(parents=True)
+    for part in (wanted, old, young):
+        part.touch()
+        part.with_suffix(".journal").touch()
+        if part is not young:
+            os.utime(part, (0, 0))
+    cache.remove_parts(spare={"checkpoints/sub/wanted.sft"})
+    assert sorted(path.name for path in old.parent.iterdir()) == [
+        *(".wanted.sft.journal", ".wanted.sft.part", ".young.sft.journal", ".young.sft.part")
+    ]
