@@ -169,7 +169,10 @@ def _check(answer: requests.Response, address: Address) -> None:
         raise ModelRefused(f"{shown} answered {status}: it asks for a token, or for another one.")
     if status not in (requests.codes.ok, requests.codes.partial_content):
         raise ModelRefused(f"{shown} answered {status}: there is no such file.")
-    if answer.headers.get("Content-Type", "").partition(";")[0].strip().lower() in ("text/html", "application/xhtml"):
+    if answer.headers.get("Content-Type", "").partition(";")[0].strip().lower() in (
+        "text/html",
+        "application/xhtml+xml",
+    ):
         raise ModelRefused(f"{shown} answered with a web page, not with a file: is the address right?")
 
 

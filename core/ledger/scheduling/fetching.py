@@ -8,14 +8,14 @@ from sqlalchemy import Connection
 
 from core.ledger.models.copies import read_copies
 from core.ledger.scheduling.lines import WaitingLine
-from core.records.model_file import AWAITS_FILES, ModelCopy
+from core.records.model_file import ModelCopy
 from core.scheduling.picture import Fetching
 from core.scheduling.reasons import about, named
 
 
 def read_fetching(connection: Connection, waiting: Iterable[WaitingLine]) -> dict[int, Fetching]:
     """Return how the files come along of each line that waits for some, by its id."""
-    held_up = [line for line in waiting if line.kind.catalogues == AWAITS_FILES]
+    held_up = [line for line in waiting if line.kind.awaits_files]
     if not held_up:
         return {}
     copies: dict[str, list[ModelCopy]] = {}

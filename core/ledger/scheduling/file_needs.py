@@ -14,7 +14,6 @@ from core.ledger.models.copies import read_copies
 from core.ledger.scheduling.fleet import read_running
 from core.ledger.scheduling.lines import Lines
 from core.model_files.needs import FetchHost, FleetNeeds, HostGpu, Need
-from core.records.model_file import AWAITS_FILES
 
 _GPUS = select(
     instances.c.host, instances.c.pool, instances.c.vram_bytes, instances.c.catalogue, instances.c.fetches_models
@@ -33,11 +32,13 @@ class FileNeeds:
         """Return the needs as they are now. Raises LedgerUnavailable."""
         gpus: dict[str, list[HostGpu]] = defaultdict(list)
         running: dict[str, set[str]] = defaultdict(set)
+        alive: set[str | None] = set()
         with self._database.read() as connection:
             waiting = self._lines.waiting(connection)
             jobs = [job for job in read_running(connection) if job.line is not None]
             kinds = self._lines.kinds_of(connection, {job.line for job in jobs if job.line is not None})
             for row in connection.execute(_GPUS.where(is_alive())):
+                alive.add(row.catalogue)
                 if row.fetches_models:
                     names = frozenset(self._sizes.of(connection, row.catalogue))
                     gpus[row.host].append(HostGpu(pool=row.pool, vram_bytes=row.vram_bytes, names=names))
@@ -52,7 +53,8 @@ class FileNeeds:
                     files=line.kind.files,
                     requires=line.kind.requires,
                     since_ms=line.head_ms,
-                    is_held_up=line.kind.catalogues == AWAITS_FILES,
+                    # It may wait for an instance that is away, too, and that may be back.
+                    is_held_up=line.kind.awaits_files and alive.isdisjoint(line.kind.accepted or ()),
                 )
                 for line in waiting
                 if line.kind.files

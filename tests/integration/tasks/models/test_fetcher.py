@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 from core.ledger import Ledger
+from core.ledger.instances import STOPPED
 from core.records.model_file import AWAITS_FILES, ModelFile
 from core.records.requirements import Requirements
 from core.settings import Settings
 from tasks.models import fetcher
 from tasks.models.fetcher import ModelFetcher, fetches_models
-from tests.ledger_moves import claimed, submit
+from tests.ledger_moves import claimed, digest_of, register, submit
 from tests.model_server import ModelServer, content, model_server
 from tests.waiting import until
 
@@ -175,3 +176,18 @@ def test_a_folder_that_cannot_be_written_is_only_read(settings: Settings, tmp_pa
     assert fetches_models(settings) is False
     assert fetches_models(settings.model_copy(update={"models_dir": tmp_path})) is True
     assert fetches_models(settings.model_copy(update={"models_dir": Path("/proc/self")})) is False
+
+
+def test_a_job_whose_only_gpu_with_the_file_is_gone_has_it_fetched_elsewhere(
+    ledger_settings: Settings, ledger: Ledger, server: ModelServer
+) -> None:
+    entry = enter(ledger, server, "checkpoints/a.sft")
+    register(ledger, "gpu0@gone", {"UNETLoader": {}})
+    pins = (AWAITS_FILES, digest_of(ledger, "gpu0@gone"))
+    with host(ledger_settings, ledger, "one") as one:
+        job_id = submit(ledger, catalogues=pins, models=("a.sft",)).id
+        needs = ledger.file_needs.read().needs
+        assert [need.is_held_up for need in needs] == [False], "that GPU is there"
+        ledger.instances.down("gpu0@gone", worker="w-gpu0@gone", state=STOPPED, reason="gone")
+        until(lambda: files_in(one) == {entry.path}, what="the file")
+        assert ledger.jobs.get(job_id).status == "queued"
