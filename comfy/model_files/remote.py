@@ -25,6 +25,7 @@ _PASSING_STATUSES = frozenset({408, 425, 429})
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 #: How the Hugging Face hub tells the hash and the size of a large file, at the redirect to it.
 _HUB_HASH, _HUB_SIZE = "X-Linked-Etag", "X-Linked-Size"
+_PAGES = ("text/html", "application/xhtml+xml")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -169,10 +170,7 @@ def _check(answer: requests.Response, address: Address) -> None:
         raise ModelRefused(f"{shown} answered {status}: it asks for a token, or for another one.")
     if status not in (requests.codes.ok, requests.codes.partial_content):
         raise ModelRefused(f"{shown} answered {status}: there is no such file.")
-    if answer.headers.get("Content-Type", "").partition(";")[0].strip().lower() in (
-        "text/html",
-        "application/xhtml+xml",
-    ):
+    if answer.headers.get("Content-Type", "").partition(";")[0].strip().lower() in _PAGES:
         raise ModelRefused(f"{shown} answered with a web page, not with a file: is the address right?")
 
 
