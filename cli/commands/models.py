@@ -31,6 +31,7 @@ COLUMNS = (
     Heading("path"),
     Heading("size", gives_way=2),
     Heading("kept by", gives_way=3),
+    Heading("hosts", gives_way=4, is_cut=True),
     Heading("source", gives_way=1, is_cut=True),
 )
 
@@ -179,7 +180,18 @@ def _told(entered: list[Entry], *, as_json: bool) -> None:
 def _row(entry: Entry) -> tuple[str, ...]:
     size = entry.get("size_bytes")
     kept = [*(f"pool {pool}" for pool in entry["pools"]), *(f"tag {tag}" for tag in entry["tags"])]
-    return entry["path"], "-" if size is None else gigabytes(size), ", ".join(kept) or "-", entry["source"]
+    size_text = "-" if size is None else gigabytes(size)
+    return entry["path"], size_text, ", ".join(kept) or "-", _hosts(entry), entry["source"]
+
+
+def _hosts(entry: Entry) -> str:
+    """Return which hosts have a file: `a, b, fetching on c`; `-` for none."""
+    copies = entry.get("copies") or ()
+    ready = [str(copy["host"]) for copy in copies if copy["state"] == "ready"]
+    return (
+        ", ".join([*ready, *(f"{copy['state']} on {copy['host']}" for copy in copies if copy["state"] != "ready")])
+        or "-"
+    )
 
 
 def _describe(screen: Screen, entry: Entry) -> None:

@@ -11,6 +11,7 @@ import pytest
 import requests
 
 from cli.main import run
+from core.records.model_file import ModelCopy
 from tests.integration.api_fixtures import Api, running_api, settings_for
 
 KEY = "operator-key"
@@ -118,10 +119,13 @@ def test_the_command_line_goes_the_whole_way(api: Api, tmp_path: Path, capsys: p
         "checkpoints/a.safetensors  entered",
         "loras/b.safetensors  entered",
     ]
+    lora = "loras/b.safetensors"
+    api.ledger.copies.put(ModelCopy(host="one", path=lora, state="ready"))
+    api.ledger.copies.put(ModelCopy(host="two", path=lora, state="fetching"))
     assert run(["models", "list"]) == 0
     assert [line.split("\t") for line in capsys.readouterr().out.splitlines()] == [
-        ["checkpoints/a.safetensors", "6.9 GB", "pool h100", "https://models.example/a"],
-        ["loras/b.safetensors", "-", "tag style", "hf://owner/name@main/b.safetensors"],
+        ["checkpoints/a.safetensors", "6.9 GB", "pool h100", "-", "https://models.example/a"],
+        ["loras/b.safetensors", "-", "tag style", "one, fetching on two", "hf://owner/name@main/b.safetensors"],
     ]
     added = ["models", "add", "vae/c.sft", "s3://bucket/c", "--sha256", HASH, "--size", "7", "--tag", "t", "--json"]
     assert run(added) == 0
