@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,9 +20,19 @@ from tasks.models import fetcher
 from tasks.models.fetcher import ModelFetcher, fetches_models
 from tests.ledger_moves import claimed, digest_of, register, submit
 from tests.model_server import ModelServer, content, model_server
+from tests.paths import ROOT
 from tests.waiting import until
 
 SIZE = 1_000_000
+#: Holds a lock of a folder, as another host does that shares it.
+HOLD = """
+import sys
+from pathlib import Path
+from comfy.model_files.cache import ModelCache
+with ModelCache(Path(sys.argv[1])).locked(sys.argv[2]) as is_ours:
+    print(is_ours, flush=True)
+    sys.stdin.read()
+"""
 Host = Callable[..., Path]
 
 
@@ -191,3 +203,26 @@ def test_a_job_whose_only_gpu_with_the_file_is_gone_has_it_fetched_elsewhere(
         ledger.instances.down("gpu0@gone", worker="w-gpu0@gone", state=STOPPED, reason="gone")
         until(lambda: files_in(one) == {entry.path}, what="the file")
         assert ledger.jobs.get(job_id).status == "queued"
+
+
+def test_hosts_that_share_a_folder_do_not_fetch_the_same_file_at_once(
+    ledger_settings: Settings, ledger: Ledger, server: ModelServer
+) -> None:
+    entry = enter(ledger, server, "checkpoints/a.sft", pools=("p",))
+    other = enter(ledger, server, "checkpoints/b.sft", seed=1, pools=("p",))
+    folder = ledger_settings.data_dir / "shared"
+    folder.mkdir()
+    command = [sys.executable, "-c", HOLD, str(folder), f"file {entry.path}"]
+    holder = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "True\n"
+        with host(ledger_settings, ledger, "one", pool="p", models_dir=folder):
+            until(lambda: files_in(folder) == {other.path}, what="the other file")
+            assert entry.path not in {copy.path for copy in ledger.copies.all()}
+            holder.kill()
+            until(lambda: files_in(folder) == {entry.path, other.path}, what="the file of the host that was killed")
+    finally:
+        holder.kill()
+        holder.communicate()
+    assert server.sent["/checkpoints-a.sft"] == SIZE + 1
