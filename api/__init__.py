@@ -19,6 +19,7 @@ from api.contracts.deliveries import deliveries_blueprint
 from api.contracts.generate.routes import generate_blueprint
 from api.contracts.generate.stream import generate_stream_blueprint
 from api.contracts.gpus import Ask, gpus_blueprint
+from api.contracts.model_files import model_files_blueprint
 from api.contracts.pyworker.prompt import prompt_blueprint
 from api.contracts.pyworker.tasks import pyworker_blueprint
 from api.contracts.templates import workflows_blueprint
@@ -67,6 +68,7 @@ def create_app(settings: Settings, *, ledger: Ledger, publisher: TurnPublisher, 
     app.register_blueprint(workflows_blueprint(settings, ledger, service, library, intake))
     app.register_blueprint(deliveries_blueprint(settings, ledger, publisher))
     app.register_blueprint(gpus_blueprint(ledger, ask, estimates))
+    app.register_blueprint(model_files_blueprint(settings, ledger))
     app.register_blueprint(health_blueprint(settings, ledger, guard, marker))
     app.register_blueprint(docs_blueprint(settings))
     return app

@@ -31,6 +31,7 @@ COMMANDS = {
     "upload": ("cli.commands.run:upload_command", "Give the server files, for graphs to name."),
     "workflows": ("cli.commands.templates:workflows", "Check templates, make them, and see which there are."),
     "webhooks": ("cli.commands.webhooks:webhooks", "List webhook deliveries, send them again, forget them."),
+    "models": ("cli.commands.models:models", "The model files that the fleet fetches."),
     "gpus": ("cli.commands.gpus:gpus", "List the fleet's GPUs: state, job, models, uptime."),
     "drain": ("cli.commands.gpus:drain", "Have a GPU finish its job and take no more."),
     "resume": ("cli.commands.gpus:resume", "Have a drained or quarantined GPU take jobs again."),

@@ -8,6 +8,7 @@ webhooks/    what a webhook says and how it is signed
 messaging/   change notices, and the broker's errors
 outbound/    guarded HTTP to URLs of clients
 buckets/     S3 buckets and signed URLs
+model_files/  what may stand in the manifest of model files
 storage/     files of the fleet
 texts/       texts of others: read, cut, cleaned
 errors/      the tree of errors

@@ -10,6 +10,7 @@ runner/       a GPU worker's pool process: runs jobs
 outputs/      files: converted, stored, uploaded
 webhooks/     posts
 reconciling/  the longer steps of reconcile
+models/       the model files of a host: fetched and sent away (instance, runner)
 judging       graphs judged against the present catalogues (runner, reconciling)
 job_errors    a failed job's error in the ledger (runner, outputs)
 runtime       what the tasks of one process share

@@ -156,8 +156,8 @@ def _close(schema: Any) -> None:
 
 
 def _pattern(path: str) -> re.Pattern[str]:
-    # The last place of /download/{path} holds slashes too.
-    last = ".*" if path.startswith("/download") else "[^/]*"
+    # The last place of these holds slashes too.
+    last = ".*" if path.startswith(("/download", "/api/v2/model-files")) else "[^/]*"
     parts = re.split(r"\{[^}]*\}", path)
     return re.compile(last.join(map(re.escape, parts)), re.DOTALL)
 

@@ -14,6 +14,7 @@ from core.ledger.durations import gpu_kind
 from core.ledger.instances import HEALTHY
 from core.ledger.scheduling.outlook import Outlook
 from core.records.instance import InstanceRecord
+from core.records.model_file import ModelCopy
 from core.scheduling.next_jobs import TAKES_NONE, Next, NextCode, next_of_each, next_sentence
 from core.scheduling.picture import FleetGpu, WaitingLine
 
@@ -49,6 +50,18 @@ class NextView(TypedDict):
     reason: Annotated[str, Field(description="The same in plain English.")]
 
 
+class FileOnItsWayView(TypedDict):
+    """A model file that a GPU's host fetches, or could not fetch."""
+
+    path: Annotated[str, Field(description="As ComfyUI sees it.")]
+    state: Annotated[str, Field(json_schema_extra={"enum": ["fetching", "failed"]})]
+    size_bytes: Annotated[int | None, Field(description="Of the whole file; null as long as nobody knows.")]
+    done_bytes: Annotated[int, Field(description="How much of it is there.")]
+    bytes_per_s: Annotated[float, Field(description="How fast it comes, of late.")]
+    left_s: Annotated[float | None, Field(description="Until it is there; null where that cannot be told.")]
+    error: Annotated[str | None, Field(description="Why it failed; it is tried again.")]
+
+
 class GpuView(TypedDict):
     """A GPU with its ComfyUI, as operators see it."""
 
@@ -70,6 +83,9 @@ class GpuView(TypedDict):
         Field(description="Until it has done all it has claimed, expected; 0 if it is idle, null if it takes no jobs."),
     ]
     models: Annotated[list[HeldModelView], Field(description="Those it holds, the most recently used first.")]
+    model_files: Annotated[
+        list[FileOnItsWayView], Field(description="Of the manifest, those that its host fetches or could not fetch.")
+    ]
     loads_today: Annotated[int, Field(description="Loads of models that jobs waited for, since midnight UTC.")]
     loading_s_today: Annotated[float, Field(description="How long those took, as expected when the jobs were taken.")]
     lines: Annotated[
@@ -95,8 +111,15 @@ class GpusView(TypedDict):
 class GpuViews:
     """Makes the views of a fleet's GPUs from one look at what waits; what many have in common is made once."""
 
-    def __init__(self, outlook: Outlook) -> None:
+    def __init__(self, outlook: Outlook, copies: Iterable[ModelCopy] = ()) -> None:
+        """Parameters:
+        copies: what hosts have of the manifest's files.
+        """
         self._outlook = outlook
+        self._on_their_way: dict[str, list[FileOnItsWayView]] = {}
+        for copy in copies:
+            if copy.state != "ready":
+                self._on_their_way.setdefault(copy.host, []).append(_on_its_way(copy))
         self._waited_ms = now_ms() - outlook.at_ms
         self._gpus = {gpu.name: gpu for gpu in outlook.picture.gpus}
         self._lines = {each.line.id: each for each in outlook.picture.lines}
@@ -130,6 +153,7 @@ class GpuViews:
             "job_id": record.job_id,
             "free_in_s": None if gpu is None else self._since_then(gpu.gpu.free_s),
             "models": [{"name": model.name, "size_bytes": model.size_bytes} for model in record.held],
+            "model_files": self._on_their_way.get(record.host, []),
             "loads_today": record.loads,
             "loading_s_today": round(record.loading_s, 3),
             "lines": [self._line(line, record) for line in first],
@@ -179,6 +203,18 @@ class GpuViews:
     def _able(self, gpu: FleetGpu) -> list[WaitingLine]:
         wanted: Iterable[int] = self._lines if gpu.can_run is None else gpu.can_run
         return [self._lines[line_id] for line_id in wanted if line_id in self._lines]
+
+
+def _on_its_way(copy: ModelCopy) -> FileOnItsWayView:
+    return {
+        "path": copy.path,
+        "state": copy.state,
+        "size_bytes": copy.size_bytes,
+        "done_bytes": copy.done_bytes,
+        "bytes_per_s": round(copy.bytes_s, 1),
+        "left_s": None if copy.left_s is None else round(copy.left_s, 3),
+        "error": copy.error,
+    }
 
 
 def _urgency(line: WaitingLine) -> tuple[int, float, int]:

@@ -32,11 +32,12 @@ def gpus_blueprint(ledger: Ledger, ask: Ask, estimates: Estimates) -> Blueprint:
 
     def seen(records: Sequence[InstanceRecord]) -> GpuViews:
         """Look at what waits, anew if a GPU has come since the last look."""
-        views = GpuViews(estimates.outlook())
+        copies = ledger.copies.all()
+        views = GpuViews(estimates.outlook(), copies)
         if all(views.knows(record) for record in records):
             return views
         estimates.renew()
-        return GpuViews(estimates.outlook())
+        return GpuViews(estimates.outlook(), copies)
 
     @blueprint.get("")
     @Described(

@@ -12,10 +12,12 @@ from api.http.cached import CachedValue
 from api.http.time_limits import ledger_time_limit
 from core.errors import InvalidWorkflow, NoHealthyInstance, RequirementsUnmet
 from core.ledger import Ledger
+from core.records.model_file import AWAITS_FILES
 from core.records.requirements import KnownGpu, Requirements
 from workflows.graphs.boundaries import Paths
 from workflows.graphs.catalogue import CompiledCatalogue
 from workflows.graphs.checks import cacheable_catalogue, check_graph
+from workflows.graphs.fetchable import Folders, fetchable_files, folders_of, nearest_names
 from workflows.graphs.file_names import listed_folder
 from workflows.graphs.graph import Graph
 from workflows.graphs.temporary_files import lacks_only_files
@@ -48,6 +50,13 @@ class _Fleet:
     file_kinds: dict[str, Mapping[str, str]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class _Manifest:
+    """The model files that can be fetched."""
+
+    folders: Folders
+
+
 class Catalogues:
     """The catalogues of the fleet, compiled, and kept as long as an instance has them."""
 
@@ -56,6 +65,7 @@ class Catalogues:
         ask_to_look: tells all GPU workers to look for new files; False when they could not be told.
         """
         self._instances = ledger.instances
+        self._manifest = CachedValue(lambda: _Manifest(folders_of(ledger.manifest.all())), max_age_s=MAX_AGE_S)
         self._ask_to_look = ask_to_look
         self._looking = threading.Lock()
         self._looked_at_s = 0.0
@@ -113,7 +123,8 @@ class Catalogues:
     ) -> Acceptance:
         """Accept a graph that at least one kind of instance can run.
 
-        If all that keeps it from that are files that are not there, the instances are asked to look again, once.
+        If all that keeps it from that are files that are not there, the instances are asked to look again, once; unless
+        the files are in the manifest: then the graph is accepted for when they have been fetched.
 
         Parameters:
           staged_files: names of input files that will be there before the job runs.
@@ -130,11 +141,67 @@ class Catalogues:
         try:
             return _judge(graph, catalogues, staged_files, paths)
         except InvalidWorkflow as exc:
-            if not lacks_only_files(graph, exc.node_errors) or not self._look_again(came_at_s):
+            if not lacks_only_files(graph, exc.node_errors):
                 raise
+            if (acceptance := self._once_fetched(graph, catalogues, staged_files, requires)) is not None:
+                return acceptance
+            if not self._look_again(came_at_s):
+                raise self._with_names(graph, exc, catalogues) from exc
         with ledger_time_limit():
             catalogues = self._suiting(self._load(), requires)
-        return _judge(graph, catalogues, staged_files, paths)
+        try:
+            return _judge(graph, catalogues, staged_files, paths)
+        except InvalidWorkflow as exc:
+            raise self._with_names(graph, exc, catalogues) from exc
+
+    def _once_fetched(
+        self,
+        graph: Graph,
+        catalogues: Mapping[str, CompiledCatalogue],
+        staged_files: Collection[str],
+        requires: Requirements | None,
+    ) -> Acceptance | None:
+        """Accept a graph that can run when model files of the manifest have been fetched; None if it is none."""
+        with ledger_time_limit():
+            gpus = self._fleet.get().gpus
+        if not any(gpu.fetches_models and _suits(gpu, requires) for gpu in gpus):
+            return None
+        if (found := self._lacking_files(graph, catalogues, staged_files)) is not None:
+            return found
+        # Nobody is refused for a file that was entered a moment ago.
+        with ledger_time_limit():
+            self._manifest.renew()
+        return self._lacking_files(graph, catalogues, staged_files)
+
+    def _lacking_files(
+        self, graph: Graph, catalogues: Mapping[str, CompiledCatalogue], staged_files: Collection[str]
+    ) -> Acceptance | None:
+        with ledger_time_limit():
+            folders = self._manifest.get().folders
+        for catalogue in catalogues.values():
+            files: frozenset[str] = frozenset()
+            try:
+                check_graph(graph, catalogue, staged_files=staged_files)
+            except InvalidWorkflow as exc:
+                files = fetchable_files(graph, exc.node_errors, folders)
+            if files:
+                will_run = check_graph(graph, catalogue, staged_files={*staged_files, *files})
+                return Acceptance(nodes_total=len(will_run), catalogues=(AWAITS_FILES,))
+        return None
+
+    def _with_names(
+        self, graph: Graph, refusal: InvalidWorkflow, catalogues: Mapping[str, CompiledCatalogue]
+    ) -> InvalidWorkflow:
+        """Return a refusal for a file that is not there, with the names most like it that there are."""
+        if not lacks_only_files(graph, refusal.node_errors):
+            return refusal
+        with ledger_time_limit():
+            folders = self._manifest.get().folders
+        found = nearest_names(graph, refusal.node_errors, next(iter(catalogues.values())), folders)
+        if found is None:
+            return refusal
+        message = f"{refusal.message} Most like {found[0]!a} are: {', '.join(found[1])}."
+        return InvalidWorkflow(message, refusal.node_errors)
 
     def _look_again(self, came_at_s: float) -> bool:
         """Have every healthy instance look for new files, and wait for it; False when they could not be told.
@@ -177,7 +244,7 @@ class Catalogues:
         """Return the catalogues by which a graph is judged. Raises RequirementsUnmet."""
         if requires is None or not fleet.gpus:
             return fleet.catalogues
-        suiting = [gpu for gpu in fleet.gpus if requires.are_met_by(pool=gpu.pool, vram_bytes=gpu.vram_bytes)]
+        suiting = [gpu for gpu in fleet.gpus if _suits(gpu, requires)]
         if not suiting:
             raise RequirementsUnmet(f"No GPU of this fleet has {requires}. There are: {_shown_gpus(fleet.gpus)}.")
         return self._of(suiting)
@@ -215,6 +282,10 @@ def _judge(
     if not accepting:
         raise next((one for one in refusals if lacks_only_files(graph, one.node_errors)), refusals[0])
     return Acceptance(nodes_total=nodes_total, catalogues=tuple(accepting) if refusals else None)
+
+
+def _suits(gpu: KnownGpu, requires: Requirements | None) -> bool:
+    return requires is None or requires.are_met_by(pool=gpu.pool, vram_bytes=gpu.vram_bytes)
 
 
 def _shown_gpus(gpus: Collection[KnownGpu]) -> str:

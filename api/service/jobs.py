@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,6 +21,7 @@ from core.ledger import Ledger
 from core.ledger.input_files import InputFile
 from core.records.job import CANCELED, CANCELING, QUEUED, Job
 from core.records.job_request import JobRequest
+from core.records.model_file import AWAITS_FILES
 from core.settings import Settings
 from core.storage.backend import output_storage
 from tasks.messaging.follow_up import JobPublisher, Moved, publish_follow_up
@@ -52,6 +54,7 @@ class JobService:
         self._intake = intake
         self._catalogues = Catalogues(ledger, publisher.look_again)
         self._check = JobCheck(settings, ledger, self._catalogues, intake)
+        self._fetch_asked_s = -COUNT_AGE_S
         self._waiting = CachedValue(lambda: _Count(ledger.jobs.count(QUEUED)), max_age_s=COUNT_AGE_S)
 
     def submit(self, request: JobRequest) -> Job:
@@ -96,7 +99,15 @@ class JobService:
         waiting.jobs += 1
         # A broker that does not take it loses nothing: the reconciler finds the job in the ledger.
         publish_follow_up(self._publisher, Moved.of(job))
+        if accepted.catalogues == (AWAITS_FILES,):
+            self._have_files_fetched()
         return job
+
+    def _have_files_fetched(self) -> None:
+        # Of many jobs for one file the first one is enough, and hosts look by themselves every few seconds.
+        if time.monotonic() - self._fetch_asked_s >= COUNT_AGE_S:
+            self._fetch_asked_s = time.monotonic()
+            self._publisher.look_again()
 
     def settle_name(self, file: InputFile) -> InputFile:
         """Return an input file under a name that may stand in graphs, see `api.service.input_names`."""

@@ -9,6 +9,7 @@ run           run a server's workflow by its name; upload a file
 job_commands  status, watch, cancel, delete, list
 task_files    query, download, download-all, download-from-json
 gpus          look at GPUs; drain, resume, restart
+models        the manifest of model files: list, add, remove, import
 webhooks      deliveries: which arrived, and sending again
 templates     check template files, propose a sidecar, list a server's
 version       the version

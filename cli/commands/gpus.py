@@ -199,7 +199,7 @@ def holdings(models: Sequence[dict[str, Any]]) -> str:
 
 def remark(gpu: Gpu) -> str:
     """Return why a GPU is in its state, and what it takes next: what there is to say of it beside its cells."""
-    parts = [gpu["reason"] or ""]
+    parts = [gpu["reason"] or "", *map(on_its_way, gpu.get("model_files", ()))]
     coming = gpu["next"]
     if coming["in_s"] is not None:
         job = f"job {coming['job_id']}" if coming["job_id"] else "a job"
@@ -208,6 +208,17 @@ def remark(gpu: Gpu) -> str:
     elif gpu["lines_count"]:
         parts.append(f"Takes none of the jobs that wait: {coming['reason']}")
     return " ".join(part for part in parts if part)
+
+
+def on_its_way(file: dict[str, Any]) -> str:
+    """Return how a model file comes along: `Fetches checkpoints/x.safetensors: 42 %, 118 MB/s, about 70 s.`"""
+    if file["state"] == "failed":
+        return f"Could not fetch {file['path']}: {file['error']}"
+    size, done = file["size_bytes"], file["done_bytes"]
+    parts = [f"{100 * done // size} %" if size else gigabytes(done), f"{file['bytes_per_s'] / 1e6:.3g} MB/s"]
+    if file["left_s"] is not None:
+        parts.append(about(file["left_s"]))
+    return f"Fetches {file['path']}: {', '.join(parts)}."
 
 
 def _listed(client: Client, host: str | None = None) -> list[Gpu]:

@@ -6,13 +6,22 @@ from pathlib import Path
 
 FILE_NAME = "extra_model_paths.yaml"
 _SECTION = "comfyline"
+#: Kinds of models of ComfyUI's own: named whether their folders are there or not, for files may come to them later, and
+#: ComfyUI looks again only into folders that it was told of.
+KINDS = (
+    *("checkpoints", "loras", "vae", "text_encoders", "diffusion_models", "clip_vision", "style_models", "embeddings"),
+    *("diffusers", "vae_approx", "controlnet", "gligen", "upscale_models", "hypernetworks", "photomaker"),
+    *("classifiers", "model_patches", "audio_encoders", "latent_upscale_models"),
+)
 #: Not kinds of models: the first is a folder of programs that ComfyUI would run, the others mean something else in
 #: the file.
 _NOT_MODELS = ("custom_nodes", "base_path", "is_default")
 
 
 def write_model_paths(data_dir: Path, models_dir: Path) -> Path:
-    """Write `<data_dir>/extra_model_paths.yaml`, which names each sub-folder of `models_dir`, and return its path.
+    """Write `<data_dir>/extra_model_paths.yaml`, which names the folders below `models_dir`, and return its path.
+
+    They are those of ComfyUI's own kinds, there or not, and all others that are there.
 
     A sub-folder counts under its own name (`checkpoints`, `loras`, ...). Hidden ones are left out, and so is
     `custom_nodes`: models are shared, programs are not.
@@ -33,7 +42,8 @@ def write_model_paths(data_dir: Path, models_dir: Path) -> Path:
 def _kinds(folder: Path) -> list[str]:
     names = (entry.name for entry in folder.iterdir() if entry.is_dir())
     # ComfyUI takes each line of a value for a folder of its own, so a name with a line break cannot be said.
-    return sorted(name for name in names if not name.startswith(".") and "\n" not in name and name not in _NOT_MODELS)
+    others = (name for name in names if not name.startswith(".") and "\n" not in name and name not in _NOT_MODELS)
+    return sorted({*KINDS, *others})
 
 
 def _quoted(text: str) -> str:

@@ -51,7 +51,7 @@ class InstanceSpec:
     #: Its interpreter; None means the checkout's own virtual environment, else `python3`.
     comfyui_python: Path | None = None
     extra_args: tuple[str, ...] = ()
-    #: Models it reads beside the checkout's own: a folder with `checkpoints`, `loras` and so on. Only for a ComfyUI.
+    #: Models it reads beside its own: a folder with `checkpoints`, `loras` and so on. Not for one that is attached.
     models_dir: Path | None = None
     #: The card's name, for people.
     gpu_name: str | None = None
@@ -71,7 +71,7 @@ def write_files(spec: InstanceSpec) -> None:
     Raises:
       OSError: the models' folder cannot be read, or the instance's own not written.
     """
-    if spec.kind == "comfyui" and spec.models_dir is not None:
+    if spec.kind != "attached" and spec.models_dir is not None:
         write_model_paths(spec.data_dir, spec.models_dir)
 
 
@@ -116,7 +116,7 @@ def clean_environment(spec: InstanceSpec) -> dict[str, str]:
 
 def _model_arguments(spec: InstanceSpec) -> list[str]:
     # The option adds up, so that files among the extra arguments are read as well.
-    if spec.kind != "comfyui" or spec.models_dir is None:
+    if spec.kind == "attached" or spec.models_dir is None:
         return []
     return ["--extra-model-paths-config", str(spec.data_dir.absolute() / FILE_NAME)]
 

@@ -30,6 +30,7 @@
         ComfyOutOfMemory                 the GPU ran out of memory
         PromptTimeout                    a prompt ran longer than allowed
         PromptStuck                      a prompt shows no sign of life any more
+        ModelUnavailable                 a model file cannot be fetched now
         UploadFailed                     a file could not be put into a bucket now
       PermanentError                   trying again cannot help
         InputGone                        an input file of a job is no longer in storage
@@ -40,6 +41,7 @@
         LedgerFault                      the database does not understand us: a fault of ours
         StaleAttempt                     another attempt owns the job now: stop, write nothing
         AddressRefused                   a client's URL leads to where we do not connect
+        ModelRefused                     a source does not give a model file, or gives another one
         UploadRefused                    an upload will not be taken: wrong credentials, no such bucket
         SecretUnreadable                 a job's secrets do not open, or were deleted
         ConfigurationError               a setting is missing or wrong; names it
@@ -61,6 +63,7 @@ from core.errors.permanent import (
     ConfigurationError,
     InputGone,
     LedgerFault,
+    ModelRefused,
     OutputNotConvertible,
     PermanentError,
     PromptFailed,
@@ -95,6 +98,7 @@ from core.errors.transient import (
     ComfyUnavailable,
     InstanceUnreachable,
     LedgerUnavailable,
+    ModelUnavailable,
     NoHealthyInstance,
     PromptStuck,
     PromptTimeout,
@@ -124,6 +128,8 @@ __all__ = [
     "LedgerFault",
     "LedgerUnavailable",
     "MissingAsset",
+    "ModelRefused",
+    "ModelUnavailable",
     "NoHealthyInstance",
     "NodeErrors",
     "NotFound",

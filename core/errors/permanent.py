@@ -79,6 +79,12 @@ class UploadRefused(PermanentError):
     code = "delivery_refused"
 
 
+class ModelRefused(PermanentError):
+    """A source does not give a model file, or gives another than the manifest says."""
+
+    code = "model_refused"
+
+
 class SecretUnreadable(PermanentError):
     """The secrets that came with a job do not open any more, or were deleted after their use."""
 

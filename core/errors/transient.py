@@ -97,6 +97,12 @@ class PromptStuck(NamesNode, TransientError):
     code = "stuck"
 
 
+class ModelUnavailable(TransientError):
+    """A model file cannot be fetched now: its source does not answer as it should, or there is no room for it."""
+
+    code = "model_unavailable"
+
+
 class UploadFailed(TransientError):
     """A file could not be put into a bucket now, or not be stored."""
 

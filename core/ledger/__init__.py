@@ -13,6 +13,7 @@ durations    ledger.durations: how long jobs take (GPU workers, API)
 facts        ledger.facts: what a fleet agrees on (all)
 removal      ledger.removal: what leaves the ledger (reconciler)
 timekeeping  ledger.timekeeping: whether the clock was set (reconciler)
+models/      ledger.manifest and ledger.copies: model files that can be fetched, and have been (API, GPU workers)
 webhooks/    ledger.outbox: webhooks out (io workers), and ledger.deliveries: what became of them (API)
 transitions  the one way a job changes its status (all of the above)
 catalogues   what instances offer (instances, scheduling)
@@ -39,12 +40,15 @@ from core.ledger.facts import Facts
 from core.ledger.input_files import InputFiles
 from core.ledger.instances import Instances
 from core.ledger.jobs import Jobs, Retention
+from core.ledger.models.copies import Copies
+from core.ledger.models.manifest import Manifest
 from core.ledger.outputs import Outputs
 from core.ledger.pins import Pins
 from core.ledger.removal import Removal
 from core.ledger.requests import Requests
 from core.ledger.requeue import Requeue
 from core.ledger.scheduling.choice import Chooser
+from core.ledger.scheduling.file_needs import FileNeeds
 from core.ledger.scheduling.learned import LearnedCosts
 from core.ledger.scheduling.lessons import Lessons
 from core.ledger.scheduling.lines import Lines
@@ -92,6 +96,9 @@ class Ledger:
         self.durations = Durations(self.database)
         self.outlook = OutlookReader(self.database, self.lines, learned, self.durations)
         self.facts = Facts(self.database)
+        self.manifest = Manifest(self.database)
+        self.copies = Copies(self.database)
+        self.file_needs = FileNeeds(self.database, self.lines)
         self.removal = Removal(self.database)
         self.timekeeping = Timekeeping(self.database, self.facts, lease_s=settings.lease_s)
 

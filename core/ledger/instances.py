@@ -145,6 +145,7 @@ class Instances:
         memory_bytes: int = 0,
         model_sizes: Mapping[str, int] | None = None,
         held: Sequence[str] = (),
+        fetches_models: bool = False,
     ) -> None:
         """Record that an instance answers, where it is, and which nodes it offers.
 
@@ -153,6 +154,7 @@ class Instances:
           memory_bytes: how many bytes of models it keeps beside those of its last prompt.
           model_sizes: `{name: bytes}` of its model files, where it tells.
           held: model files that its warm-up has loaded.
+          fetches_models: whether its host fetches model files of the manifest.
         """
         sizes = model_sizes or {}
         digest = keep_catalogue(self._database, object_info, sizes)
@@ -163,6 +165,7 @@ class Instances:
         # Another process now answers, with nothing else in its memory.
         values |= {"held": [[file, sizes.get(file)] for file in sorted(set(held))] or None}
         values |= {"pool": pool, "vram_bytes": vram_bytes, "memory_bytes": memory_bytes, "free_at_ms": None}
+        values["fetches_models"] = fetches_models
         self._set(name, worker, values, holds=held)
 
     def down(self, name: str, *, worker: str, state: str, reason: str) -> None:
@@ -251,7 +254,8 @@ class Instances:
 
     def known_gpus(self) -> list[KnownGpu]:
         """Return what there is to be had of each instance that is known, healthy now or not."""
-        columns = (instances.c.catalogue, instances.c.pool, instances.c.vram_bytes, is_alive().label("is_alive"))
+        what = (instances.c.catalogue, instances.c.pool, instances.c.vram_bytes, instances.c.fetches_models)
+        columns = (*what, is_alive().label("is_alive"))
         with self._database.read() as connection:
             rows = connection.execute(select(*columns).order_by(instances.c.name)).all()
         return [KnownGpu(**{**row._mapping, "is_alive": bool(row.is_alive)}) for row in rows]

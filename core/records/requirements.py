@@ -60,3 +60,5 @@ class KnownGpu:
     #: None if it does not say.
     vram_bytes: int | None
     is_alive: bool
+    #: Whether its host fetches model files of the manifest.
+    fetches_models: bool = False

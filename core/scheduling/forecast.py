@@ -98,7 +98,7 @@ class Forecast:
           KeyError: there is no such line.
         """
         line = self.lines[line_id]
-        if index == 0 or line.reason.code in ("no_gpu", "held_back"):
+        if index == 0 or line.reason.code in ("no_gpu", "fetching", "held_back"):
             return line.reason
         if index in line.expiries:
             return Reason(code="expires", models=line.line.models, in_s=line.expiries[index])
@@ -184,6 +184,8 @@ class _LineOutlooks:
     def _reason(self, of: WaitingLine) -> Reason:
         line = of.line
         if not self._can_run[line.id]:
+            if of.fetching is not None:
+                return Reason(code="fetching", models=line.models, needs=of.fetching.sentence, in_s=of.fetching.left_s)
             return Reason(code="no_gpu", models=line.models, needs=of.needs)
         start = self._starts[line.id].get(0)
         if start is not None:

@@ -17,6 +17,15 @@ def left_s(expected_s: float, passed_s: float) -> float:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Fetching:
+    """How model files come along that jobs wait for."""
+
+    sentence: str
+    #: Until the first of them is there; None where that is not known.
+    left_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WaitingLine:
     """A line, and what is known of the jobs behind its head."""
 
@@ -33,6 +42,8 @@ class WaitingLine:
     needs: str = ""
     #: GPUs whose memory did not suffice, for a sentence, while its jobs wait for others. Empty where there are none.
     outgrown: str = ""
+    #: Of jobs whose model files no GPU has yet.
+    fetching: Fetching | None = None
 
     def run_s_of(self, index: int) -> float:
         """Return how long one of its jobs takes, in seconds; the head has index 0."""

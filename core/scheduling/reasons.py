@@ -12,6 +12,7 @@ from core.scheduling.lines import Line, ModelSet
 
 Code: TypeAlias = Literal[
     "no_gpu",  # No GPU of the fleet can run it.
+    "fetching",  # Its model files are on their way to a GPU.
     "now",  # An idle GPU takes it at once.
     "held",  # The GPU that takes it holds its models, and is busy.
     "busy",  # It needs no models, and every GPU that can run it is busy.
@@ -54,7 +55,7 @@ class Reason:
     load_s: float = 0.0
     #: How many jobs go first: of its line (`behind`), of all (`far`), else on that GPU after what it runs now.
     before: int = 0
-    #: What it asks of a GPU.
+    #: What it asks of a GPU; of one whose files are fetched, the whole sentence.
     needs: str = ""
 
 
@@ -106,6 +107,7 @@ def sentence(reason: Reason, files: Mapping[ModelSet, Sequence[str]]) -> str:
         return f"{_WHO_GOES_FIRST[code].format(gpu=gpu)}; {gpu} takes it in {when}."
     texts: dict[Code, str] = {
         "no_gpu": f"No GPU of the fleet can run it now{': it needs ' + reason.needs if reason.needs else ''}.",
+        "fetching": reason.needs,
         "now": f"{gpu} takes it now"
         + (f", and loads {models} first, which takes {about(reason.load_s)}." if reason.load_s else "."),
         "held": f"Waits for {gpu}, which holds {models} and is free in {when}.",

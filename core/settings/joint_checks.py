@@ -39,3 +39,10 @@ def refuse_malformed_keys(settings: Settings) -> None:
             seed(signing_key)
     except ValueError as exc:
         raise ConfigurationError(f"{name} {exc}.") from exc
+
+
+def refuse_malformed_tokens(settings: Settings) -> None:
+    """Raise ConfigurationError for tokens without a name, or names without a token."""
+    for name, token in settings.named_tokens.items():
+        if not name or not token or not (token.isascii() and token.isprintable()):
+            raise ConfigurationError("COMFYLINE_MODELS_TOKENS must be name=token, several of them separated by commas.")

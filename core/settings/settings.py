@@ -118,6 +118,18 @@ class Settings(BaseSettings):
     comfyui_start_timeout_s: float = Field(180.0, gt=0, allow_inf_nan=False)
     #: A folder of models shared by all instances, beside those of the checkout.
     models_dir: AbsolutePath | None = None
+    #: Files of the manifest with one of these tags are kept in it.
+    models_tags: CommaList = ()
+    #: How much of it may be filled with fetched files; None: as much as the disk has.
+    models_max_bytes: int | None = Field(None, ge=1)
+    #: `name=token`, separated by commas: what the manifest names and does not say.
+    models_tokens: SecretStr = SecretStr("")
+    #: Where `hf://` and `s3://` lead; an empty endpoint means Amazon's own.
+    models_hub_url: str = "https://huggingface.co"
+    models_s3_endpoint_url: str = ""
+    #: Whether the manifest may name sources by http://, and files of formats that can run code.
+    models_allow_http: bool = False
+    models_allow_code: bool = False
     #: A workflow that each instance runs after its start, before it takes jobs.
     warmup_workflow: Path | None = None
     #: Seconds a warm-up may take.
@@ -286,6 +298,12 @@ class Settings(BaseSettings):
     def inputs_dir(self) -> Path:
         """Storage of files that clients brought."""
         return (self.storage_dir or self.data_dir) / "inputs"
+
+    @property
+    def named_tokens(self) -> dict[str, str]:
+        """The tokens for sources of model files, by the names that the manifest has for them."""
+        pairs = (part.partition("=") for part in self.models_tokens.get_secret_value().split(",") if part.strip())
+        return {name.strip(): token.strip() for name, _, token in pairs}
 
     def make_data_dir(self) -> None:
         """Create the data directory, for this user alone: prompts, pictures and keys lie in it."""

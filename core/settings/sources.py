@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from core.errors import ConfigurationError
-from core.settings.joint_checks import refuse_half_a_bucket, refuse_malformed_keys
+from core.settings.joint_checks import refuse_half_a_bucket, refuse_malformed_keys, refuse_malformed_tokens
 from core.settings.settings import PREFIX, Settings
 
 #: Of releases before the project took its name.
@@ -28,6 +28,7 @@ SECRET_FIELDS = (
     "webhook_signing_key",
     "database_url",
     "broker_url",
+    "models_tokens",
 )
 
 
@@ -46,6 +47,7 @@ def load_settings(**overrides: Any) -> Settings:
         raise ConfigurationError(_explain(exc)) from exc
     refuse_half_a_bucket(settings)
     refuse_malformed_keys(settings)
+    refuse_malformed_tokens(settings)
     return settings
 
 

@@ -28,6 +28,7 @@ from tasks.instance.release import JobRelease
 from tasks.instance.reporting import StateReporter
 from tasks.instance.tenure import Tenure
 from tasks.instance.warmup import WarmUp
+from tasks.models.fetcher import ModelFetcher, fetches_models
 from tasks.runner.distress import CondemnPipe
 
 log = logging.getLogger(__name__)
@@ -79,6 +80,8 @@ class InstanceAgent:
         self.name = tenure.name
         self._release = JobRelease(settings, self.name)
         self._catalogue = CatalogueWatch(self.name, record=self._reporter.offers, tell=self._reporter.has_looked)
+        has_models = fetches_models(settings)
+        self._models = ModelFetcher(settings, arrived=self._catalogue.look_again) if has_models else None
 
     @property
     def takes_jobs(self) -> bool:
@@ -92,6 +95,8 @@ class InstanceAgent:
         self._supervisor.start()
         self._heartbeat.start()
         self._catalogue.start()
+        if self._models is not None:
+            self._models.start()
 
     def begin_to_stop(self) -> None:
         """Take no more jobs, since the worker was told to end; the running one gets `drain_grace_s` to finish."""
@@ -107,6 +112,8 @@ class InstanceAgent:
         self._admission.is_stopping = True
         self._heartbeat.end()
         self._catalogue.end()
+        if self._models is not None:
+            self._models.end()
         self._end_instance()
         self._reporter.close()
 
@@ -117,8 +124,10 @@ class InstanceAgent:
         in_background("interrupt", lambda: self._try("interrupt", lambda: self._interrupt(prompt_id)))
 
     def look_again(self) -> None:
-        """Look for files that were added to the instance's folders."""
+        """Look for files that were added to the instance's folders, and for model files that jobs wait for."""
         self._catalogue.look_again()
+        if self._models is not None:
+            self._models.wake()
 
     def drain(self) -> None:
         """Take no more jobs until `resume`, also after a restart of the worker; the running job goes on."""

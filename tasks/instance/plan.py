@@ -38,6 +38,8 @@ def plan_instances(settings: Settings, *, survey: Callable[[], GpuSurvey] = surv
       ConfigurationError: COMFYLINE_COMFYUI_DIR is no checkout, COMFYLINE_GPUS names a GPU that is not there or one
         twice, there is no GPU to run on, or COMFYLINE_MODELS_DIR is no folder.
     """
+    if settings.models_dir is not None and not settings.models_dir.expanduser().is_dir():
+        raise ConfigurationError(f"COMFYLINE_MODELS_DIR={settings.models_dir} is not a folder that can be reached.")
     if settings.comfyui_urls:
         return [_attached(settings, number, url) for number, url in enumerate(settings.comfyui_urls)]
     if settings.comfyui_dir is None:
@@ -50,8 +52,6 @@ def plan_instances(settings: Settings, *, survey: Callable[[], GpuSurvey] = surv
         raise ConfigurationError(
             f"COMFYLINE_COMFYUI_DIR={settings.comfyui_dir} is no ComfyUI checkout: it has no main.py."
         )
-    if settings.models_dir is not None and not settings.models_dir.expanduser().is_dir():
-        raise ConfigurationError(f"COMFYLINE_MODELS_DIR={settings.models_dir} is not a folder that can be reached.")
     found = survey()
     cards = _named(settings.gpus, found) if settings.gpus else _all(found)
     if not cards:
@@ -137,7 +137,14 @@ def _attached(settings: Settings, number: int, url: str) -> InstanceSpec:
 def _simulated(settings: Settings, number: int) -> InstanceSpec:
     name = f"gpu{number}"
     arguments = tuple(shlex.split(settings.simulator_args))
-    return InstanceSpec(name=name, gpu=None, kind="simulator", data_dir=settings.gpu_dir(name), extra_args=arguments)
+    return InstanceSpec(
+        name=name,
+        gpu=None,
+        kind="simulator",
+        data_dir=settings.gpu_dir(name),
+        models_dir=settings.models_dir,
+        extra_args=arguments,
+    )
 
 
 def _own(settings: Settings, card: _Card) -> InstanceSpec:

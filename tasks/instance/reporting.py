@@ -17,6 +17,7 @@ from core.storage.marker import StorageMarker
 from tasks.instance.admission import Admission, Condition
 from tasks.instance.probe import InstanceInfo
 from tasks.instance.tenure import Tenure
+from tasks.models.fetcher import fetches_models
 
 log = logging.getLogger(__name__)
 
@@ -105,6 +106,7 @@ class StateReporter:
                     object_info=info.object_info,
                     model_sizes=info.model_sizes,
                     held=held,
+                    fetches_models=fetches_models(self._settings),
                     restarts=self._restarts(),
                     warmup_s=warmup_s,
                     state=condition.state,

@@ -37,6 +37,7 @@ def remove_expired(runtime: Runtime) -> None:
         input_storage(runtime.settings).sweep_drafts()
     _in_steps(_forget_keys, runtime)
     runtime.ledger.instances.forget_silent()
+    runtime.ledger.copies.forget_silent()
     runtime.ledger.lines.forget_unused()
     runtime.ledger.durations.forget()
     runtime.ledger.lessons.forget()

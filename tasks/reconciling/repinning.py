@@ -17,6 +17,7 @@ from core.ledger import Ledger
 from core.ledger.pins import Pinned
 from core.records.job import FAILED
 from core.records.job_error import JobError
+from core.records.model_file import AWAITS_FILES
 from tasks.judging import Judge
 from tasks.messaging.follow_up import Moved, publish_follow_up
 from tasks.runtime import Runtime
@@ -37,9 +38,10 @@ class Review:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        #: Catalogues of the healthy instances, and of all that are known, at the last look.
+        #: Catalogues of the healthy instances, and of all that are known, and the manifest's files, at the last look.
         self._alive: list[str] = []
         self._known: list[str] = []
+        self._manifest: list[str] = []
         self._looks_left = 0
         self._next_look_s = 0.0
         self._last_id = ""
@@ -71,8 +73,9 @@ class Review:
     def _notice_changes(self) -> None:
         alive = sorted(self._ledger.instances.catalogues())
         known = sorted({*self._ledger.instances.known_catalogues(), *alive})
-        if (alive, known) != (self._alive, self._known):
-            self._alive, self._known = alive, known
+        manifest = [entry.path for entry in self._ledger.manifest.all()]
+        if (alive, known, manifest) != (self._alive, self._known, self._manifest):
+            self._alive, self._known, self._manifest = alive, known, manifest
             self._looks_left, self._next_look_s, self._last_id = 2, 0.0, ""
 
     def _end_look(self) -> None:
@@ -91,13 +94,17 @@ class Review:
             accepting, refusal = self._judging.accepting(wanted[pinned.job_id], self._alive)
             # An instance that is away may come back as it was.
             away = [digest for digest in pinned.catalogues if digest in self._known]
+            if refusal is not None and not accepting and self._judging.awaits_files(wanted[pinned.job_id], self._alive):
+                # It waits for what can be fetched, here or on an instance that comes back.
+                accepting = [AWAITS_FILES]
             if refusal is not None and not accepting and not away:
                 others = [digest for digest in self._known if digest not in self._alive]
                 accepting, _ = self._judging.accepting(wanted[pinned.job_id], others)
                 if not accepting and self._fail(pinned, refusal):
                     failed.append(pinned.job_id)
-            if accepting:
-                changes[pinned] = accepting + away if refusal is not None else None
+            pins = accepting + away if refusal is not None else None
+            if accepting and pins != list(pinned.catalogues):
+                changes[pinned] = pins
         if changes:
             self._ledger.pins.change(changes)
         return failed

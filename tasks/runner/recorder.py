@@ -176,7 +176,7 @@ class Recorder:
         status = self._claims.renew([claim]).get(claim.job_id)
         if status is None or status == CANCELING:
             return self._let_go(claim, exc)
-        if isinstance(exc, PromptRejected) and pin_elsewhere(self._runtime.ledger, claim):
+        if isinstance(exc, PromptRejected) and pin_elsewhere(self._runtime.ledger, claim, exc.node_errors):
             log.info("job %s goes to another kind of instance (%s)", claim.job_id, exc.code)
             return self.give_back(claim, exc, lost=False)
         # Learned before the job is given back: whoever dies in between has it taken back into the right line.

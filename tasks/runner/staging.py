@@ -1,4 +1,4 @@
-"""A job's input files, brought from storage to the instance that is about to run it."""
+"""A job's files: its inputs are brought to the instance that is about to run it, and its models noted as used."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from core.records.instance import InstanceRecord
 from core.settings import Settings
 from core.storage.backend import input_storage
 from core.storage.folders import is_out_of_room
+from tasks.models.uses import note_uses
 
 log = logging.getLogger(__name__)
 
@@ -21,11 +22,14 @@ log = logging.getLogger(__name__)
 def stage_inputs(claim: Claim, instance: InstanceRecord, client: ComfyClient, settings: Settings) -> None:
     """Put every input file of a claimed job where its graph names it; doing it again does no harm.
 
+    Its model files, which lie there already, count as used from now on.
+
     Raises:
       InputGone: storage has it no more.
       PromptRejected: an attached instance refuses it.
       ComfyUnavailable: an attached instance does not answer, or the disk of another has no room.
     """
+    note_uses(settings, claim.models)
     if not claim.inputs:
         return
     storage = input_storage(settings)

@@ -8,6 +8,7 @@ node_progress  how far each node is
 running_graph  the running graph, which nodes may extend
 vram           the GPU: its clock, and what loading costs
 model_store    where weights are: disk, RAM, VRAM
+extra_paths  folders of models that a file names (options)
 load_costs     how long loading takes, and how often it happened
 hub            the websockets
 faults         ordered faults, for tests

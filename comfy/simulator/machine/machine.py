@@ -88,10 +88,8 @@ class Machine:
 
     def model_path(self, folder: str, name: str) -> Path | None:
         """Where a model file lies; None for those that are only claimed."""
-        if self.options.models_dir is None:
-            return None
-        path = self.model_folder(folder) / name
-        return path if path.is_file() else None
+        paths = (root / name for root in self._roots(folder))
+        return next((path for path in paths if path.is_file()), None)
 
     def model_folder(self, folder: str) -> Path:
         """Where ComfyUI would look for the model files of one kind; it need not exist."""
@@ -99,10 +97,18 @@ class Machine:
 
     def _found(self, folder: str) -> list[str]:
         """Files that lie in a model folder at this moment."""
-        root = self.options.models_dir
-        if root is None or not (root / folder).is_dir():
-            return []
-        return [path.relative_to(root / folder).as_posix() for path in (root / folder).rglob("*") if path.is_file()]
+        return [
+            path.relative_to(root).as_posix()
+            for root in self._roots(folder)
+            for path in root.rglob("*")
+            # Those that some pack may list; not what is beside them.
+            if path.suffix.lower() in (*catalogue.SUFFIXES, ".gguf") and path.is_file()
+        ]
+
+    def _roots(self, folder: str) -> list[Path]:
+        """The folders with model files of one kind that are told of; one that is not there holds nothing."""
+        own = [] if self.options.models_dir is None else [self.options.models_dir / folder]
+        return [*own, *(path for kind, path in self.options.extra_paths if kind == folder)]
 
     def log(self, line: str) -> None:
         """Print a line and keep it for `/internal/logs`."""

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from comfy.simulator.machine.extra_paths import read_extra_paths
 from comfy.simulator.machine.load_costs import LoadCosts
 from comfy.simulator.machine.model_store import Room
 from comfy.simulator.machine.versions import Release, parse_release
@@ -29,7 +30,7 @@ _IGNORED_WITH_VALUE = (
     "--preview-size",
     "--cuda-malloc-size",
 )
-_IGNORED_WITH_VALUES = ("--extra-model-paths-config", "--whitelist-custom-nodes", "--fast", "--feature-flag")
+_IGNORED_WITH_VALUES = ("--whitelist-custom-nodes", "--fast", "--feature-flag")
 _IGNORED_SWITCHES = (
     "--auto-launch",
     "--disable-auto-launch",
@@ -75,6 +76,8 @@ class Options:
     user_dir: Path
     #: Model files that lie here, in a folder for each kind, are offered beside the built-in ones.
     models_dir: Path | None
+    #: Further folders of models: `(kind, folder)`.
+    extra_paths: tuple[tuple[str, Path], ...]
     cors_origin: str | None
     write_metadata: bool
     preview_method: str
@@ -110,7 +113,9 @@ def parse_options(argv: Sequence[str]) -> Options:
     try:
         release = parse_release(given.simulate_version)
         extra_models = dict(_parse_model(text) for text in given.simulate_model)
-    except ValueError as exc:
+        files = [Path(file) for some in given.extra_model_paths_config for file in some]
+        extra_paths = tuple(pair for file in files for pair in read_extra_paths(file))
+    except (ValueError, OSError) as exc:
         parser.error(str(exc))
     cache_mode = _cache_mode(given, release)
     return Options(
@@ -124,6 +129,7 @@ def parse_options(argv: Sequence[str]) -> Options:
         temp_dir=_folder(given.temp_directory, base) / "temp",
         user_dir=_folder(given.user_directory, base / "user"),
         models_dir=Path(given.models_directory).absolute() if given.models_directory else None,
+        extra_paths=extra_paths,
         cors_origin=given.enable_cors_header,
         write_metadata=not given.disable_metadata,
         preview_method=given.preview_method,
@@ -168,6 +174,7 @@ def _add_comfyui_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--temp-directory", help="its subfolder `temp` is wiped at start")
     group.add_argument("--user-directory", type=_existing_folder, help="must exist")
     group.add_argument("--models-directory")
+    group.add_argument("--extra-model-paths-config", nargs="+", action="append", default=[], metavar="FILE")
     group.add_argument("--max-upload-size", type=float, default=100, help="MB, for every kind of request")
     group.add_argument("--enable-cors-header", nargs="?", default=None, const="*")
     group.add_argument("--disable-metadata", action="store_true")

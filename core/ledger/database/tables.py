@@ -378,6 +378,8 @@ instances = Table(
     # What jobs may require.
     Column("pool", String(64)),
     Column("vram_bytes", BigInteger),
+    # Whether its host fetches model files.
+    Column("fetches_models", Boolean, nullable=False, server_default=false()),
     # Whether its worker listens to a queue of its own; those of earlier versions do not.
     Column("has_queue", Boolean, nullable=False, server_default=false()),
     Column("warmup_s", Float),

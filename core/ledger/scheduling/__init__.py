@@ -1,16 +1,18 @@
 """The scheduling policy with the ledger under it: what it looks at is read here, and what it decides is written.
 
-lines    lines of waiting jobs, and which of them have any
-reach    which lines instances can run, and whose models they hold
-lessons  what running out of memory teaches: which kinds of GPU jobs are kept off
-presence  which sorts of GPUs there are for them
-learned  how long jobs run and models load
-picture  the fleet at one moment, for the policy
-avoidance  what an instance lost lately is left to others (turns, choice)
-choice   which job an instance takes, inside of its claim
-turns    which turns are to be published
-mending  lines made right after processes of an earlier version
-outlook  the policy run forward: where jobs stand, when they begin, and why they wait
-heads    the jobs that are next in each line, and where in its line a job stands (outlook)
-fleet    the GPUs as a forecast looks at them (outlook)
+lines       lines of waiting jobs, and which of them have any
+reach       which lines instances can run, and whose models they hold
+lessons     what running out of memory teaches: which kinds of GPU jobs are kept off
+presence    which sorts of GPUs there are for them
+learned     how long jobs run and models load
+picture     the fleet at one moment, for the policy
+avoidance   what an instance lost lately is left to others (turns, choice)
+choice      which job an instance takes, inside of its claim
+file_needs  which model files are waited for, and where they could be fetched
+turns       which turns are to be published
+mending     lines made right after processes of an earlier version
+outlook     the policy run forward: where jobs stand, when they begin, and why they wait
+heads       the jobs that are next in each line, and where in its line a job stands (outlook)
+fetching    how model files come along that jobs wait for (outlook)
+fleet       the GPUs as a forecast looks at them (outlook)
 """

@@ -24,6 +24,7 @@ from core.ledger.database.tables import lines
 from core.ledger.model_sets import model_set_of
 from core.ledger.scheduling.learned import Costs
 from core.ledger.scheduling.reach import Outgrown, Reach, Sort
+from core.records.model_file import AWAITS_FILES
 from core.records.requirements import Requirements
 from core.scheduling.lines import Line, ModelSet
 
@@ -70,6 +71,11 @@ class LineKind:
     def accepted(self) -> frozenset[str] | None:
         """Digests of the catalogues its jobs may run on; None means any."""
         return accepted_of(self.catalogues)
+
+    @property
+    def awaits_files(self) -> bool:
+        """Whether its jobs wait for model files that can be fetched."""
+        return self.accepted is not None and AWAITS_FILES in self.accepted
 
     @cached_property
     def work(self) -> ModelSet:

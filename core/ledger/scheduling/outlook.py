@@ -14,6 +14,7 @@ from core.clock import now_ms
 from core.ledger.database.connections import Database
 from core.ledger.database.tables import jobs, lines
 from core.ledger.durations import DEFAULT_S, Averages, Durations, Lasting, gpu_kind
+from core.ledger.scheduling.fetching import read_fetching
 from core.ledger.scheduling.fleet import FleetView, RunningJob, read_gpus, read_running
 from core.ledger.scheduling.heads import HeadJob, Heads, read_heads, read_indexes
 from core.ledger.scheduling.learned import Costs, LearnedCosts
@@ -107,6 +108,7 @@ class OutlookReader:
         now = now_ms()
         with self._database.read() as connection:
             waiting = self._lines.waiting(connection)
+            fetching = read_fetching(connection, waiting)
             heads = read_heads(connection, [line.id for line in waiting])
             gpus = read_gpus(connection, now)
             running = read_running(connection)
@@ -123,6 +125,9 @@ class OutlookReader:
         picture = _picture(
             now, waiting, heads, gpus, _left(running, kinds_of_running, gpus, expected, now), view, expected
         )
+        if fetching:
+            told = (replace(each, fetching=fetching.get(each.line.id)) for each in picture.lines)
+            picture = replace(picture, lines=tuple(told))
         return Outlook(
             at_ms=now,
             sizes=sizes,

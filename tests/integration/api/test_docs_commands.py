@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from blake3 import blake3
 
+from api.schema.model_bodies import ENTRY_EXAMPLE
 from core.clock import now_ms
 from core.ledger.webhooks.outbox import TryResult
 from tests.integration.api_fixtures import INSTANCE, Api, running_api, settings_for
@@ -90,6 +91,7 @@ def values(api: Api, folder: Path) -> dict[str, str]:
         "FILE": str(file),
         "FILE_PATH": str(api.ledger.jobs.get(job_id).outputs[0].storage_key),
         "NAME": INSTANCE,
+        "MODEL_PATH": ENTRY_EXAMPLE["path"],
     }
 
 

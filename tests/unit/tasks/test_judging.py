@@ -7,14 +7,17 @@ from typing import Any
 
 import pytest
 
+from core.errors import InvalidWorkflow, NodeErrors
 from core.ledger import Ledger
 from core.ledger.claims import Claim
 from core.ledger.database.tables import jobs
 from core.ledger.instances import Instances
 from core.ledger.pins import PinnedGraph
+from core.records.model_file import AWAITS_FILES, ModelFile
 from tasks.judging import Judge, pin_elsewhere
 from tests.ledger_moves import claimed, digest_of, register, submit
 from tests.unit.catalogue_literals import Nodes, loading, with_checkpoints
+from workflows.graphs.checks import check_graph
 
 HERE, THERE, ELSEWHERE = "gpu0@here", "gpu1@here", "gpu2@here"
 
@@ -76,21 +79,21 @@ class TestPinning:
         register(ledger, THERE, with_checkpoints("b"))
         register(ledger, ELSEWHERE, with_checkpoints("c"))
         claim = self.refused(ledger, loading("b"))
-        assert pin_elsewhere(ledger, claim)
+        assert pin_elsewhere(ledger, claim, {})
         assert self.pins_of(ledger, claim) == digest_of(ledger, THERE)
 
     def test_not_where_its_own_accepts_it(self, ledger: Ledger) -> None:
         register(ledger, HERE, with_checkpoints("a", "b"))
         register(ledger, THERE, with_checkpoints("b"))
         claim = self.refused(ledger, loading("b"))
-        assert pin_elsewhere(ledger, claim) is False
+        assert pin_elsewhere(ledger, claim, {}) is False
         assert self.pins_of(ledger, claim) is None
 
     def test_not_where_no_other_does(self, ledger: Ledger) -> None:
         register(ledger, HERE, with_checkpoints("a"))
         register(ledger, THERE, with_checkpoints("b"))
         claim = self.refused(ledger, loading("c"))
-        assert pin_elsewhere(ledger, claim) is False
+        assert pin_elsewhere(ledger, claim, {}) is False
         assert self.pins_of(ledger, claim) is None
 
     @pytest.mark.parametrize("names", [(HERE,), (THERE,), (HERE, THERE)])
@@ -98,5 +101,44 @@ class TestPinning:
         for name in names:
             register(ledger, name, with_checkpoints("a" if len(names) > 1 or name == HERE else "b"))
         claim = self.refused(ledger, loading("b"))
-        assert pin_elsewhere(ledger, claim) is False
+        assert pin_elsewhere(ledger, claim, {}) is False
         assert self.pins_of(ledger, claim) is None
+
+
+def enter(ledger: Ledger, *paths: str) -> None:
+    """Have the manifest hold files."""
+    source = "https://models.example/x"
+    ledger.manifest.put([ModelFile(path=path, source=source, sha256="0" * 64) for path in paths])
+
+
+def lacking(graph: Nodes) -> NodeErrors:
+    """What an instance with another checkpoint says against a graph."""
+    with pytest.raises(InvalidWorkflow) as caught:
+        check_graph(graph, with_checkpoints("other.safetensors"))
+    return caught.value.node_errors
+
+
+def test_a_graph_awaits_files_that_the_manifest_has_for_its_loader(ledger: Ledger) -> None:
+    register(ledger, HERE, with_checkpoints("other.safetensors"))
+    digests = [digest_of(ledger, HERE)]
+    graph = wanted(ledger, loading("a.safetensors"))
+    assert Judge(ledger).awaits_files(graph, digests) is False
+    enter(ledger, "loras/a.safetensors", "checkpoints/b.safetensors")
+    assert Judge(ledger).awaits_files(graph, digests) is False
+    enter(ledger, "checkpoints/a.safetensors")
+    assert Judge(ledger).awaits_files(graph, digests) is True
+    wrong = wanted(ledger, {**loading("a.safetensors"), "x": {"class_type": "Nope", "inputs": {}}})
+    assert Judge(ledger).awaits_files(wrong, digests) is False
+
+
+def test_a_job_whose_file_has_just_gone_waits_for_it(ledger: Ledger) -> None:
+    """What the instance offers is known from before the file was sent away to make room."""
+    register(ledger, HERE, with_checkpoints("a.safetensors"))
+    graph = loading("a.safetensors")
+    claim = claimed(ledger, HERE, graph_text=json.dumps(graph))
+    assert pin_elsewhere(ledger, claim, lacking(graph)) is False
+    enter(ledger, "checkpoints/a.safetensors")
+    assert pin_elsewhere(ledger, claim, lacking(graph)) is True
+    with ledger.database.read() as connection:
+        pins = connection.execute(jobs.select().where(jobs.c.id == claim.job_id)).one().catalogues
+    assert pins == AWAITS_FILES

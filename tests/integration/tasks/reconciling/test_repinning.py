@@ -13,6 +13,7 @@ from core.ledger import Ledger
 from core.ledger.database.tables import instances, jobs
 from core.ledger.instances import FORGET_MS, STOPPED
 from core.records.job import FAILED, QUEUED, InputRef
+from core.records.model_file import AWAITS_FILES, ModelFile
 from core.settings import Settings
 from tasks.messaging.app import make_app
 from tasks.reconciling import repinning
@@ -211,3 +212,26 @@ def test_a_client_is_told_of_the_failure(ledger_settings: Settings, monkeypatch:
     assert runtime.ledger.jobs.get(job_id).status == FAILED
     assert job_id in notified
     runtime.close()
+
+
+def test_a_job_waits_for_files_that_can_be_fetched_and_follows_them(ledger: Ledger) -> None:
+    entry = ModelFile(path="checkpoints/a.safetensors", source="https://models.example/a", sha256="0" * 64)
+    ledger.manifest.put([entry])
+    register(ledger, HERE, with_checkpoints("other.safetensors"))
+    review = Review(ledger)
+    job_id = waiting(ledger, loading("a.safetensors"), "0" * 64)
+    assert review.go_on() == []
+    assert pins_of(ledger, job_id) == AWAITS_FILES
+    assert ledger.claims.claim(HERE, named=job_id) is None
+
+    register(ledger, HERE, with_checkpoints("a.safetensors", "other.safetensors"))
+    assert review.go_on() == []
+    assert pins_of(ledger, job_id) is None
+    # It goes away again, and then out of the manifest.
+    register(ledger, HERE, with_checkpoints("other.safetensors"))
+    again = waiting(ledger, loading("a.safetensors"), AWAITS_FILES)
+    assert review.go_on() == []
+    assert pins_of(ledger, again) == AWAITS_FILES
+    ledger.manifest.remove(entry.path)
+    assert review.go_on() == [again]
+    assert ledger.jobs.get(again).status == FAILED

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from comfy.process.model_paths import write_model_paths
+from comfy.process.model_paths import KINDS, write_model_paths
+from comfy.simulator.machine.extra_paths import read_extra_paths
 
 
 def read_back(path: Path) -> dict[str, str]:
@@ -25,6 +26,11 @@ def read_back(path: Path) -> dict[str, str]:
 
 def scalar(text: str) -> str:
     return text[1:-1].encode("ascii").decode("unicode_escape") if text.startswith('"') else text
+
+
+def others(section: dict[str, str]) -> set[str]:
+    """The folders that are named beside ComfyUI's own kinds."""
+    return set(section) - {"base_path", *KINDS}
 
 
 @pytest.fixture
@@ -47,38 +53,49 @@ def test_each_folder_of_models_is_named(models: Path, data_dir: Path) -> None:
     (models / "README.md").touch()
     path = write_model_paths(data_dir, models)
     assert path == data_dir / "extra_model_paths.yaml"
-    assert path.read_text() == (
-        f'comfyline:\n  base_path: "{models}"\n  "checkpoints": "checkpoints"\n  "loras": "loras"\n'
-    )
+    head, first, second, *_ = path.read_text().splitlines()
+    assert (head, first, second) == ("comfyline:", f'  base_path: "{models}"', '  "audio_encoders": "audio_encoders"')
+    assert '  "loras": "loras"' in path.read_text().splitlines()
     assert [entry.name for entry in data_dir.iterdir()] == ["extra_model_paths.yaml"]
 
 
 def test_a_folder_that_is_a_link_counts(models: Path, data_dir: Path, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
-    (models / "vae").symlink_to(tmp_path / "elsewhere")
-    (models / "clip").symlink_to(tmp_path / "nowhere")
-    assert set(read_back(write_model_paths(data_dir, models))) == {"base_path", "vae"}
+    (models / "ipadapter").symlink_to(tmp_path / "elsewhere")
+    (models / "insightface").symlink_to(tmp_path / "nowhere")
+    assert others(read_back(write_model_paths(data_dir, models))) == {"ipadapter"}
 
 
 def test_the_file_says_what_is_there_at_the_time(models: Path, data_dir: Path) -> None:
-    (models / "loras").mkdir()
+    (models / "ipadapter").mkdir()
     write_model_paths(data_dir, models)
-    (models / "loras").rmdir()
-    (models / "vae").mkdir()
-    assert set(read_back(write_model_paths(data_dir, models))) == {"base_path", "vae"}
+    (models / "ipadapter").rmdir()
+    (models / "insightface").mkdir()
+    assert others(read_back(write_model_paths(data_dir, models))) == {"insightface"}
+
+
+def test_kinds_of_comfyuis_own_are_named_before_they_are_there(models: Path, data_dir: Path) -> None:
+    """ComfyUI never looks into a folder that it was not told of at its start, and files may be fetched later."""
+    section = read_back(write_model_paths(data_dir, models))
+    assert section == {"base_path": str(models)} | {kind: kind for kind in KINDS}
+    assert {"checkpoints", "diffusion_models", "text_encoders", "loras", "vae"} <= set(KINDS)
 
 
 def test_programs_and_words_of_the_format_are_no_models(models: Path, data_dir: Path) -> None:
-    for name in ("custom_nodes", "base_path", "is_default", ".cache", "two\nlines", "vae"):
+    for name in ("custom_nodes", "base_path", "is_default", ".cache", "two\nlines", "ipadapter"):
         (models / name).mkdir()
-    assert read_back(write_model_paths(data_dir, models)) == {"base_path": str(models), "vae": "vae"}
+    section = read_back(write_model_paths(data_dir, models))
+    assert (section["base_path"], others(section)) == (str(models), {"ipadapter"})
 
 
 @pytest.mark.parametrize("name", ["no", "123", "a: b #c", 'say "x"', "back\\slash", "tab\tbed", "Modèle", "模型", "🎨"])
 def test_any_name_survives(name: str, tmp_path: Path, data_dir: Path) -> None:
     models = tmp_path / f"models {name}"
     (models / name).mkdir(parents=True)
-    assert read_back(write_model_paths(data_dir, models)) == {"base_path": str(models), name: name}
+    section = read_back(write_model_paths(data_dir, models))
+    assert (section["base_path"], section[name], others(section)) == (str(models), name, {name})
+    # The simulator reads it as ComfyUI does.
+    assert (name, models / name) in read_extra_paths(data_dir / "extra_model_paths.yaml")
 
 
 def test_a_relative_folder_does_not_depend_on_where_comfyui_starts(

@@ -159,11 +159,10 @@ def test_shared_models_are_named_to_a_comfyui(spec: InstanceSpec, tmp_path: Path
     assert '"vae": "vae"' in (spec.data_dir / "extra_model_paths.yaml").read_text()
 
 
-def test_a_simulator_has_no_use_for_shared_models(spec: InstanceSpec, tmp_path: Path) -> None:
-    simulator = dataclasses.replace(spec, kind="simulator", models_dir=tmp_path / "models")
-    make_directories(simulator)
-    write_files(simulator)
-    assert "--extra-model-paths-config" not in command_line(simulator, 1)
+def test_who_is_attached_reads_what_its_owner_says(spec: InstanceSpec, tmp_path: Path) -> None:
+    attached = dataclasses.replace(spec, kind="attached", models_dir=tmp_path / "models")
+    make_directories(attached)
+    write_files(attached)
     assert not (spec.data_dir / "extra_model_paths.yaml").exists()
 
 

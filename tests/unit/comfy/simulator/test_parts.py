@@ -135,10 +135,19 @@ def test_interrupt_strikes_once() -> None:
 
 
 def test_command_line_of_a_real_comfyui_is_accepted(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").touch()
     argv = ["--listen", "127.0.0.1", "--port", "1", "--disable-auto-launch", "--cuda-device", "3", "--preview-method"]
     argv += ["auto", "--database-url", "sqlite:///x", "--temp-directory", str(tmp_path), "--user-directory"]
-    argv += [str(tmp_path), "--extra-model-paths-config", "a.yaml", "--cache-lru", "10", "--disable-metadata"]
-    options = parse_options([*argv, "--max-upload-size", "0.5", "--disable-all-custom-nodes", "--fast"])
+    argv += [
+        str(tmp_path),
+        "--extra-model-paths-config",
+        str(tmp_path / "a.yaml"),
+        "--cache-lru",
+        "10",
+        "--disable-metadata",
+    ]
+    argv += ["--disable-metadata", "--max-upload-size", "0.5", "--disable-all-custom-nodes", "--fast"]
+    options = parse_options(argv)
     assert options.temp_dir == tmp_path / "temp"
     assert (options.cache_mode, options.cache_entries, options.preview_method) == ("lru", 10, "auto")
     assert (options.max_body_bytes, options.write_metadata, options.cuda_device) == (524288, False, "3")

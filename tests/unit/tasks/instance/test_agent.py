@@ -142,6 +142,9 @@ class World:
     def catalogue(self, _name: str, **_options: object) -> SimpleNamespace:
         return self.note_all("catalogue", "start", "end", "watch", "forget", "look_again")
 
+    def models(self, _settings: Settings, **_options: object) -> SimpleNamespace:
+        return self.note_all("models", "start", "end", "wake")
+
     def release(self, _settings: Settings, name: str) -> SimpleNamespace:
         def give_back(what: str) -> Callable[..., None]:
             def act(interrupt: Callable[[str], None] | None = None) -> None:
@@ -205,6 +208,7 @@ def world(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> World:
         "Housekeeper": world.housekeeper,
         "CatalogueWatch": world.catalogue,
         "JobRelease": world.release,
+        "ModelFetcher": world.models,
         "in_background": world.in_background,
         "read_info": lambda _base_url: value_of(world.info),
         "problem_of": lambda _base_url: None,
@@ -375,6 +379,16 @@ class TestOperators:
     def test_another_look(self, healthy: InstanceAgent, world: World) -> None:
         healthy.look_again()
         assert world.done == ["catalogue.look_again"]
+
+    def test_another_look_is_one_for_model_files_too(self, world: World, settings: Settings, tmp_path: Path) -> None:
+        (tmp_path / "models").mkdir()
+        agent = make_agent(settings.model_copy(update={"models_dir": tmp_path / "models"}), tmp_path)
+        agent.start()
+        agent.look_again()
+        agent.stop()
+        assert [done for done in world.done if str(done).startswith("models.")] == [
+            *("models.start", "models.wake", "models.end")
+        ]
 
     def test_a_drain(self, healthy: InstanceAgent, world: World, ledger: Ledger) -> None:
         healthy.drain()

@@ -345,7 +345,7 @@ class TestErrors:
     def test_a_graph_that_another_kind_accepts_goes_there(
         self, recorder: Recorder, runtime: BrokerlessRuntime, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(recorder_module, "pin_elsewhere", lambda _ledger, _claim: True)
+        monkeypatch.setattr(recorder_module, "pin_elsewhere", lambda _ledger, _claim, _errors: True)
         claim = claimed(runtime.ledger)
         assert isinstance(fail(recorder, claim, PromptRejected("no")), Requeued)
         assert runtime.ledger.jobs.get(claim.job_id).losses == ()

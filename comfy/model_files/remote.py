@@ -1,0 +1,184 @@
+"""What a source of model files answers: how large a file is, whether it gives parts of it, and its bytes."""
+
+from __future__ import annotations
+
+import re
+import ssl
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import requests
+from requests.adapters import HTTPAdapter
+from requests.auth import AuthBase
+from urllib3.exceptions import HTTPError
+
+from core.errors import ModelRefused, ModelUnavailable
+
+#: To connect, and between two pieces.
+TIMEOUTS_S = (10.0, 60.0)
+PIECE_BYTES = 1024 * 1024
+#: Answers of the 4xx kind that may be others next time.
+_PASSING_STATUSES = frozenset({408, 425, 429})
+_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+#: How the Hugging Face hub tells the hash and the size of a large file, at the redirect to it.
+_HUB_HASH, _HUB_SIZE = "X-Linked-Etag", "X-Linked-Size"
+_PAGES = ("text/html", "application/xhtml+xml")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Address:
+    """Where a file is got, and how."""
+
+    #: Makes the URL anew for each request: a signed one has an end.
+    url: Callable[[], str] = field(repr=False)
+    #: For people: without what is secret.
+    shown: str
+    token: str | None = field(default=None, repr=False)
+    #: It may be got, or lead on, without TLS.
+    allow_http: bool = False
+    ca_bundle: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Offer:
+    """What a source says of a file."""
+
+    size_bytes: int | None
+    #: Whether it gives parts of the file.
+    has_ranges: bool
+    #: Tells one version of the file from another; None where it cannot be told.
+    validator: str | None
+    #: As the hub says.
+    sha256: str | None = None
+
+
+class _Bearer(AuthBase):
+    # As `auth` and not as a header: requests would replace a header by what a ~/.netrc says.
+    def __init__(self, token: str | None) -> None:
+        self._token = token
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        if self._token is not None:
+            request.headers["Authorization"] = f"Bearer {self._token}"
+        return request
+
+
+class _OwnAuthorities(HTTPAdapter):
+    """Trusts the authorities of a file beside the usual ones."""
+
+    def __init__(self, bundle: Path) -> None:
+        self._context = ssl.create_default_context()
+        self._context.load_verify_locations(cafile=str(bundle))
+        super().__init__()
+
+    def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
+        super().init_poolmanager(*arguments, **options, ssl_context=self._context)
+
+
+class Remote:
+    """A file at its source, for one thread."""
+
+    def __init__(self, address: Address) -> None:
+        self._address = address
+        self._session = requests.Session()
+        self._session.auth = _Bearer(address.token)
+        # What is compressed on its way has other bytes, and no ranges of the file's own.
+        self._session.headers["Accept-Encoding"] = "identity"
+        self._session.headers["User-Agent"] = "Comfyline"
+        if address.ca_bundle is not None:
+            self._session.mount("https://", _OwnAuthorities(address.ca_bundle))
+
+    def close(self) -> None:
+        self._session.close()
+
+    def offer(self) -> Offer:
+        """Ask what there is. Raises ModelUnavailable, ModelRefused."""
+        with self._answer({"Range": "bytes=0-0"}) as answer:
+            told = {name: _header(answer, name) for name in (_HUB_HASH, _HUB_SIZE)}
+            sha256 = (told[_HUB_HASH] or "").strip('"').lower()
+            found = _RANGE.fullmatch(answer.headers.get("Content-Range", ""))
+            has_ranges = answer.status_code == requests.codes.partial_content and found is not None
+            size = found[3] if found is not None else answer.headers.get("Content-Length") or told[_HUB_SIZE]
+            return Offer(
+                size_bytes=int(size) if size is not None and size.isdecimal() else None,
+                has_ranges=has_ranges,
+                validator=_validator(answer.headers),
+                sha256=sha256 if _SHA256.fullmatch(sha256) else None,
+            )
+
+    def part(self, start: int, end: int, offer: Offer) -> Iterator[bytes]:
+        """Yield the bytes from `start` up to and without `end`, in pieces; fewer if the source breaks off.
+
+        Raises:
+          ModelUnavailable: it does not answer now, or the file has changed meanwhile.
+          ModelRefused: it will not give it.
+        """
+        headers = {"Range": f"bytes={start}-{end - 1}"}
+        if offer.validator is not None:
+            headers["If-Range"] = offer.validator
+        with self._answer(headers) as answer:
+            found = _RANGE.fullmatch(answer.headers.get("Content-Range", ""))
+            wanted = (str(start), str(end - 1), str(offer.size_bytes))
+            if answer.status_code != requests.codes.partial_content or found is None or found.groups() != wanted:
+                raise ModelUnavailable(f"{self._address.shown} changed while it was fetched; it is begun anew.")
+            yield from self._pieces(answer, end - start)
+
+    def whole(self) -> Iterator[bytes]:
+        """Yield all bytes, in pieces. Raises ModelUnavailable, ModelRefused."""
+        with self._answer({}) as answer:
+            yield from self._pieces(answer, None)
+
+    @contextmanager
+    def _answer(self, headers: Mapping[str, str]) -> Iterator[requests.Response]:
+        shown = self._address.shown
+        try:
+            answer = self._session.get(self._address.url(), headers=headers, stream=True, timeout=TIMEOUTS_S)
+        except (requests.RequestException, HTTPError) as exc:
+            raise ModelUnavailable(f"{shown} does not answer ({type(exc).__name__}).") from exc
+        with answer:
+            _check(answer, self._address)
+            yield answer
+
+    def _pieces(self, answer: requests.Response, size: int | None) -> Iterator[bytes]:
+        left = size
+        try:
+            while left is None or left > 0:
+                # What has come, and not only once so much of it has come: a slow source has progress, too.
+                piece = answer.raw.read1(PIECE_BYTES if left is None else min(PIECE_BYTES, left))
+                if not piece:
+                    return
+                if left is not None:
+                    left -= len(piece)
+                yield piece
+        except (HTTPError, OSError) as exc:
+            raise ModelUnavailable(f"{self._address.shown} broke off ({type(exc).__name__}).") from exc
+
+
+def _check(answer: requests.Response, address: Address) -> None:
+    """Refuse what is no file. Raises ModelUnavailable, ModelRefused."""
+    shown, status = address.shown, answer.status_code
+    hops = [each.url for each in (*answer.history[1:], answer)] if answer.history else []
+    if not address.allow_http and any(url.startswith("http://") for url in hops):
+        raise ModelRefused(f"{shown} leads on to an address without TLS, which COMFYLINE_MODELS_ALLOW_HTTP allows.")
+    if status >= requests.codes.internal_server_error or status in _PASSING_STATUSES:
+        raise ModelUnavailable(f"{shown} answered {status}.")
+    if status in (requests.codes.unauthorized, requests.codes.forbidden):
+        raise ModelRefused(f"{shown} answered {status}: it asks for a token, or for another one.")
+    if status not in (requests.codes.ok, requests.codes.partial_content):
+        raise ModelRefused(f"{shown} answered {status}: there is no such file.")
+    if answer.headers.get("Content-Type", "").partition(";")[0].strip().lower() in _PAGES:
+        raise ModelRefused(f"{shown} answered with a web page, not with a file: is the address right?")
+
+
+def _header(answer: requests.Response, name: str) -> str | None:
+    return next((each.headers[name] for each in (*answer.history, answer) if name in each.headers), None)
+
+
+def _validator(headers: Mapping[str, str]) -> str | None:
+    etag = headers.get("ETag", "")
+    # A weak one does not promise the same bytes.
+    return etag if etag.startswith('"') else headers.get("Last-Modified")

@@ -1,0 +1,7 @@
+"""The model files of a GPU host: one of its workers fetches what its pool keeps and what waiting jobs need.
+
+fetcher    decides what comes next, and tells the ledger how it goes (instance)
+room       makes room for a file: the longest unused go first (fetcher)
+addresses  where a source is got, and with which token (fetcher)
+uses       notes which files jobs load (runner)
+"""

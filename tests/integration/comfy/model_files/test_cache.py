@@ -1,0 +1,140 @@
+"""The folder of models of a host: what was fetched, what is the operator's, and locks between processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from comfy.model_files.cache import ModelCache
+from core.errors import ModelRefused, ModelUnavailable
+from tests.paths import ROOT
+
+PATH = "checkpoints/sub/x.safetensors"
+SHA = "0" * 64
+LOCK = """
+import sys
+from pathlib import Path
+from comfy.model_files.cache import ModelCache
+with ModelCache(Path(sys.argv[1])).locked("one") as is_ours:
+    print(is_ours, flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> ModelCache:
+    return ModelCache(tmp_path)
+
+
+def fetched(cache: ModelCache, path: str = PATH, body: bytes = b"weights", sha256: str = SHA) -> Path:
+    part = cache.part_of(path)
+    part.parent.mkdir(parents=True, exist_ok=True)
+    part.write_bytes(body)
+    cache.keep(path, sha256=sha256, size_bytes=len(body))
+    return cache.place_of(path)
+
+
+def test_what_was_fetched_is_there(cache: ModelCache) -> None:
+    assert cache.holds(PATH, sha256=SHA, size_bytes=7) is None
+    place = fetched(cache)
+    assert place.read_bytes() == b"weights"
+    assert not cache.part_of(PATH).exists()
+    assert cache.holds(PATH, sha256=SHA, size_bytes=7) == cache.holds(PATH, sha256=None, size_bytes=None) == 7
+    assert [(file.path, file.name, file.size_bytes) for file in cache.files()] == [(PATH, "sub/x.safetensors", 7)]
+
+
+def test_another_hash_means_another_file(cache: ModelCache) -> None:
+    fetched(cache)
+    assert cache.holds(PATH, sha256="1" * 64, size_bytes=None) is None
+    fetched(cache, body=b"newer", sha256="1" * 64)
+    assert cache.holds(PATH, sha256="1" * 64, size_bytes=5) == 5
+    assert len(cache.files()) == 1
+
+
+def test_what_an_operator_put_there_stays_his(cache: ModelCache) -> None:
+    place = cache.place_of(PATH)
+    place.parent.mkdir(parents=True)
+    place.write_bytes(b"his own")
+    assert cache.holds(PATH, sha256=SHA, size_bytes=7) == cache.holds(PATH, sha256=SHA, size_bytes=None) == 7
+    assert cache.files() == []
+    with pytest.raises(ModelRefused, match=f"{PATH} is another file, of 7 bytes"):
+        cache.holds(PATH, sha256=SHA, size_bytes=8)
+
+
+def test_a_fetched_file_that_somebody_replaced_is_ours_no_more(cache: ModelCache) -> None:
+    place = fetched(cache)
+    place.unlink()
+    assert (cache.files(), cache.holds(PATH, sha256=SHA, size_bytes=7)) == ([], None)
+    place.write_bytes(b"another one")
+    assert cache.files() == []
+
+
+def test_a_kill_between_the_record_and_the_move_is_made_good(
+    cache: ModelCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = fetched(cache, body=b"old")
+    part = cache.part_of(PATH)
+    part.write_bytes(b"newer")
+    # As `keep` does, up to the move.
+    other = ModelCache(tmp_path)
+    monkeypatch.setattr(other, "place_of", lambda _path: tmp_path / "away" / "x")
+    monkeypatch.setattr(other, "part_of", lambda _path: part)
+    with pytest.raises(ModelUnavailable, match="cannot be put into its place"):
+        other.keep(PATH, sha256="1" * 64, size_bytes=5)
+    assert place.read_bytes() == b"old"
+
+    assert cache.holds(PATH, sha256="1" * 64, size_bytes=5) == 5
+
+    assert place.read_bytes() == b"newer"
+
+
+def test_use_makes_a_file_younger(cache: ModelCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache.note_use(["sub/x.safetensors"])
+    assert not (cache.folder / ".comfyline").exists(), "where nothing is fetched, nothing is noted"
+    now_s = time.time()
+    monkeypatch.setattr(time, "time", lambda: now_s - 3600)
+    fetched(cache)
+    assert cache.files()[0].used_s == now_s - 3600
+    cache.note_use(["sub/x.safetensors", "unknown"])
+    assert cache.files()[0].used_s >= now_s - 5
+
+
+def test_what_is_removed_is_gone(cache: ModelCache) -> None:
+    fetched(cache)
+    cache.remove(PATH)
+    cache.remove(PATH)
+    assert (cache.files(), cache.place_of(PATH).exists()) == ([], False)
+
+
+def test_one_process_holds_a_lock_until_it_is_killed(cache: ModelCache, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", LOCK, str(tmp_path)]
+    holder = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "True\n"
+        with cache.locked("one") as is_ours, cache.locked("two") as is_other:
+            assert (is_ours, is_other) == (False, True)
+    finally:
+        holder.kill()
+        holder.communicate()
+    with cache.locked("one") as is_ours:
+        assert is_ours
+
+
+def test_parts_that_nobody_wants_any_more_go_after_a_day(cache: ModelCache) -> None:
+    wanted, old, young = (cache.part_of(f"checkpoints/sub/{name}.sft") for name in ("wanted", "old", "young"))
+    old.parent.mkdir(parents=True)
+    for part in (wanted, old, young):
+        part.touch()
+        part.with_suffix(".journal").touch()
+        if part is not young:
+            os.utime(part, (0, 0))
+    cache.remove_parts(spare={"checkpoints/sub/wanted.sft"})
+    assert sorted(path.name for path in old.parent.iterdir()) == [
+        *(".wanted.sft.journal", ".wanted.sft.part", ".young.sft.journal", ".young.sft.part")
+    ]

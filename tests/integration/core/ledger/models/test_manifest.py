@@ -1,0 +1,42 @@
+"""The manifest in both databases: entered, replaced, forgotten."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from core.errors import NotFound
+from core.ledger import Ledger
+from core.records.model_file import ModelFile
+from tests.makers import StoppedClock
+
+ENTRY = ModelFile(
+    path="checkpoints/x.safetensors", source="https://a.example/x", sha256="0" * 64, size_bytes=2**40, pools=("p",)
+)
+
+
+def test_entries_take_the_place_of_those_with_their_path(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = StoppedClock(monkeypatch)
+    other = replace(ENTRY, path="loras/y.safetensors", tags=("t",), token="hub", sha256=None)
+    begun_ms = clock.now_ms
+    ledger.manifest.put([other, ENTRY])
+    assert ledger.manifest.all() == [
+        replace(entry, created_at_ms=begun_ms, updated_at_ms=begun_ms) for entry in (ENTRY, other)
+    ]
+
+    clock.pass_ms(1000)
+    [unchanged] = ledger.manifest.put([ENTRY])
+    assert unchanged.updated_at_ms == begun_ms
+    [changed] = ledger.manifest.put([replace(ENTRY, pools=())])
+    assert (changed.pools, changed.created_at_ms, changed.updated_at_ms) == ((), begun_ms, begun_ms + 1000)
+    assert ledger.manifest.get(ENTRY.path) == changed
+
+
+def test_what_is_removed_is_unknown(ledger: Ledger) -> None:
+    ledger.manifest.put([ENTRY])
+    ledger.manifest.remove(ENTRY.path)
+    assert ledger.manifest.all() == []
+    for step in (ledger.manifest.get, ledger.manifest.remove):
+        with pytest.raises(NotFound, match=ENTRY.path):
+            step(ENTRY.path)

@@ -1,0 +1,228 @@
+"""Hosts that fetch model files, by what the ledger says to them: who fetches what, and what makes room for it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core.ledger import Ledger
+from core.ledger.instances import STOPPED
+from core.records.model_file import AWAITS_FILES, ModelFile
+from core.records.requirements import Requirements
+from core.settings import Settings
+from tasks.models import fetcher
+from tasks.models.fetcher import ModelFetcher, fetches_models
+from tests.ledger_moves import claimed, digest_of, register, submit
+from tests.model_server import ModelServer, content, model_server
+from tests.paths import ROOT
+from tests.waiting import until
+
+SIZE = 1_000_000
+#: Holds a lock of a folder, as another host does that shares it.
+HOLD = """
+import sys
+from pathlib import Path
+from comfy.model_files.cache import ModelCache
+with ModelCache(Path(sys.argv[1])).locked(sys.argv[2]) as is_ours:
+    print(is_ours, flush=True)
+    sys.stdin.read()
+"""
+Host = Callable[..., Path]
+
+
+@pytest.fixture
+def server() -> Iterator[ModelServer]:
+    with model_server() as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pauses that a test can wait for."""
+    monkeypatch.setattr(fetcher, "LOOK_S", 0.2)
+    monkeypatch.setattr(fetcher, "FIRST_PAUSE_S", 0.2)
+
+
+@contextmanager
+def host(settings: Settings, ledger: Ledger, name: str, **fields: Any) -> Iterator[Path]:
+    """A host with a GPU, which fetches to a folder of its own; yields the folder."""
+    folder = settings.data_dir / f"models-{name}"
+    folder.mkdir(parents=True)
+    pool = fields.get("pool")
+    come_up(ledger, name, pool=pool)
+    own = {"models_dir": folder, "models_allow_http": True, "min_free_disk_bytes": 0, "host": name, **fields}
+    running = ModelFetcher(settings.model_copy(update=own), arrived=lambda: None)
+    running.start()
+    try:
+        yield folder
+    finally:
+        running.end()
+        running._loop.join(10)
+
+
+def come_up(ledger: Ledger, name: str, pool: str | None = None) -> None:
+    known: dict[str, Any] = {"worker": f"w-{name}", "pool": pool}
+    ledger.instances.register(name=f"gpu0@{name}", host=name, kind="simulator", gpu=None, **known)
+    ledger.instances.up(
+        f"gpu0@{name}",
+        url="http://127.0.0.1:1",
+        output_dir=None,
+        version=None,
+        device=None,
+        object_info={"KSampler": {}},
+        restarts=0,
+        fetches_models=True,
+        **known,
+    )
+
+
+def enter(ledger: Ledger, server: ModelServer, path: str, *, seed: int = 0, **fields: Any) -> ModelFile:
+    name = path.replace("/", "-")
+    served = server.serve(f"/{name}", content(SIZE, seed))
+    [entry] = ledger.manifest.put([ModelFile(path=path, source=f"{server.url}/{name}", sha256=served.sha256, **fields)])
+    return entry
+
+
+def wait_for(ledger: Ledger, *names: str, **fields: Any) -> str:
+    """A job that waits for files."""
+    return submit(ledger, catalogues=(AWAITS_FILES,), models=names, **fields).id
+
+
+def files_in(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.glob("*/**/*.sft")}
+
+
+def test_all_files_of_a_job_come_to_one_host_that_suits(
+    ledger_settings: Settings, ledger: Ledger, server: ModelServer
+) -> None:
+    a, b = enter(ledger, server, "checkpoints/a.sft"), enter(ledger, server, "loras/b.sft", seed=1)
+    with (
+        host(ledger_settings, ledger, "one", pool="p") as one,
+        host(ledger_settings, ledger, "two", pool="p") as two,
+        host(ledger_settings, ledger, "three") as three,
+    ):
+        wait_for(ledger, "a.sft", "b.sft", requires=Requirements(pool="p"))
+        until(lambda: {a.path, b.path} in (files_in(one), files_in(two)), what="both files on one host")
+        until(lambda: [copy.state for copy in ledger.copies.all()] == ["ready"] * 2, what="their copies")
+        assert files_in(one) | files_in(two) == {a.path, b.path}
+        assert not (files_in(one) and files_in(two))
+        assert files_in(three) == set()
+    assert server.sent == {"/checkpoints-a.sft": SIZE + 1, "/loras-b.sft": SIZE + 1}
+
+
+def test_each_host_keeps_what_is_pinned_to_it(ledger_settings: Settings, ledger: Ledger, server: ModelServer) -> None:
+    pool = enter(ledger, server, "checkpoints/pool.sft", pools=("p",))
+    tag = enter(ledger, server, "checkpoints/tag.sft", seed=1, tags=("t",))
+    enter(ledger, server, "checkpoints/none.sft", seed=2)
+    with (
+        host(ledger_settings, ledger, "one", pool="p") as one,
+        host(ledger_settings, ledger, "two", pool="q", models_tags=("t", "u")) as two,
+    ):
+        until(lambda: (files_in(one), files_in(two)) == ({pool.path}, {tag.path}), what="the pinned files")
+
+
+def test_what_runs_stays_and_the_longest_unused_goes(
+    ledger_settings: Settings, ledger: Ledger, server: ModelServer
+) -> None:
+    first, second, third = (
+        enter(ledger, server, f"checkpoints/{name}.sft", seed=seed) for seed, name in enumerate("abc")
+    )
+    with host(ledger_settings, ledger, "one", models_max_bytes=2 * SIZE) as one:
+        for name, entry in (("a.sft", first), ("b.sft", second)):
+            job_id = wait_for(ledger, name)
+            until(lambda path=entry.path: path in files_in(one), what=name)  # type: ignore[misc]
+            ledger.jobs.cancel(job_id)
+        # The first one came first, and a job runs with it.
+        claimed(ledger, "gpu0@one", models=("a.sft",))
+        job_id = wait_for(ledger, "c.sft")
+        until(lambda: third.path in files_in(one), what="the third file")
+        assert files_in(one) == {first.path, third.path}
+        # Both are in use now.
+        wait_for(ledger, "b.sft")
+        [copy] = until(lambda: [each for each in ledger.copies.all() if each.state == "failed"], what="the failure")
+        assert copy.path == second.path
+        assert f"There is no room for {second.path}, {SIZE} bytes: {2 * SIZE} bytes of fetched files" in str(copy.error)
+        assert files_in(one) == {first.path, third.path}
+        ledger.jobs.cancel(job_id)
+        until(lambda: second.path in files_in(one), what="the second one again")
+        assert files_in(one) == {first.path, second.path}
+
+
+def test_an_operators_own_file_is_there_and_stays(
+    ledger_settings: Settings, ledger: Ledger, server: ModelServer
+) -> None:
+    entry = enter(ledger, server, "checkpoints/a.sft", size_bytes=SIZE, pools=("p",))
+    other = enter(ledger, server, "checkpoints/b.sft", seed=1, size_bytes=SIZE, pools=("p",))
+    folder = ledger_settings.data_dir / "own"
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / entry.path).write_bytes(content(SIZE, 7))
+    (folder / other.path).write_bytes(b"something else")
+    with host(ledger_settings, ledger, "one", pool="p", models_dir=folder):
+        until(lambda: len(ledger.copies.all()) == 2, what="both copies")
+        found = {copy.path: (copy.state, copy.error) for copy in ledger.copies.all()}
+    assert found[entry.path] == ("ready", None)
+    assert found[other.path][0] == "failed"
+    assert "is another file, of 14 bytes, which was not fetched by us" in str(found[other.path][1])
+    assert (folder / other.path).read_bytes() == b"something else"
+    assert server.sent == {}
+
+
+def test_a_file_that_changes_in_the_manifest_is_fetched_anew(
+    ledger_settings: Settings, ledger: Ledger, server: ModelServer
+) -> None:
+    entry = enter(ledger, server, "checkpoints/a.sft", pools=("p",))
+    with host(ledger_settings, ledger, "one", pool="p") as one:
+        place = one / entry.path
+        until(lambda: place.exists() and place.read_bytes() == content(SIZE), what="the file")
+        enter(ledger, server, "checkpoints/a.sft", seed=9, pools=("p",))
+        until(lambda: place.read_bytes() == content(SIZE, 9), what="the newer file")
+
+
+def test_a_folder_that_cannot_be_written_is_only_read(settings: Settings, tmp_path: Path) -> None:
+    assert fetches_models(settings) is False
+    assert fetches_models(settings.model_copy(update={"models_dir": tmp_path})) is True
+    assert fetches_models(settings.model_copy(update={"models_dir": Path("/proc/self")})) is False
+
+
+def test_a_job_whose_only_gpu_with_the_file_is_gone_has_it_fetched_elsewhere(
+    ledger_settings: Settings, ledger: Ledger, server: ModelServer
+) -> None:
+    entry = enter(ledger, server, "checkpoints/a.sft")
+    register(ledger, "gpu0@gone", {"UNETLoader": {}})
+    pins = (AWAITS_FILES, digest_of(ledger, "gpu0@gone"))
+    with host(ledger_settings, ledger, "one") as one:
+        job_id = submit(ledger, catalogues=pins, models=("a.sft",)).id
+        needs = ledger.file_needs.read().needs
+        assert [need.is_held_up for need in needs] == [False], "that GPU is there"
+        ledger.instances.down("gpu0@gone", worker="w-gpu0@gone", state=STOPPED, reason="gone")
+        until(lambda: files_in(one) == {entry.path}, what="the file")
+        assert ledger.jobs.get(job_id).status == "queued"
+
+
+def test_hosts_that_share_a_folder_do_not_fetch_the_same_file_at_once(
+    ledger_settings: Settings, ledger: Ledger, server: ModelServer
+) -> None:
+    entry = enter(ledger, server, "checkpoints/a.sft", pools=("p",))
+    other = enter(ledger, server, "checkpoints/b.sft", seed=1, pools=("p",))
+    folder = ledger_settings.data_dir / "shared"
+    folder.mkdir()
+    command = [sys.executable, "-c", HOLD, str(folder), f"file {entry.path}"]
+    holder = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "True\n"
+        with host(ledger_settings, ledger, "one", pool="p", models_dir=folder):
+            until(lambda: files_in(folder) == {other.path}, what="the other file")
+            assert entry.path not in {copy.path for copy in ledger.copies.all()}
+            holder.kill()
+            until(lambda: files_in(folder) == {entry.path, other.path}, what="the file of the host that was killed")
+    finally:
+        holder.kill()
+        holder.communicate()
+    assert server.sent["/checkpoints-a.sft"] == SIZE + 1
