@@ -14,5 +14,4 @@ webhooks      deliveries: which arrived, and sending again
 templates     check template files, propose a sidecar, list a server's
 version       the version
 shared        options and helpers of all that talk to a server
-local_files   files of this machine that a job needs (submit, run)
 """

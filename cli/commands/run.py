@@ -9,13 +9,13 @@ from urllib.parse import quote
 
 import click
 
-from cli.commands.local_files import upload
 from cli.commands.shared import DEFAULT_FOLDER, json_option, open_client, placement_options, print_json, server_option
 from cli.commands.submit import check_gpus, explained, see_through
 from cli.exit_codes import EXIT_OK, EXIT_USAGE
 from cli.output.terminal import Screen, warn
 from cli.remote.answers import RequestRefused, ServerUnreachable
 from cli.remote.client import Client
+from cli.remote.local_files import upload
 from cli.remote.placement import placement
 from cli.remote.task_values import parse_parameters
 from cli.remote.written_files import is_file

@@ -9,7 +9,6 @@ from typing import Any
 
 import click
 
-from cli.commands.local_files import with_uploads
 from cli.commands.shared import (
     DEFAULT_FOLDER,
     follow,
@@ -25,6 +24,7 @@ from cli.output.terminal import Screen, describe_refusal, warn
 from cli.output.text_tables import printable
 from cli.remote.answers import Job, RequestRefused, ServerUnreachable
 from cli.remote.client import Client
+from cli.remote.local_files import with_uploads
 from cli.remote.placement import placement
 from cli.remote.task_client import TaskClient
 from cli.remote.task_values import (
