@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from cli.output.terminal import Screen
 from cli.remote.answers import RequestRefused
 from cli.remote.client import Client
+from cli.remote.download import OnBytes
 from cli.remote.written_files import is_file
 from core.errors import ConfigurationError
 from core.texts.json_types import JsonObject
@@ -29,7 +29,17 @@ EXTENSIONS = frozenset(
 ASSET_TAG = "core/ASSET"
 
 
-def upload(client: Client, file: Path, screen: Screen) -> JsonObject:
+class Shown(Protocol):
+    """Where what becomes of the files is shown."""
+
+    def transfer(self, name: str) -> AbstractContextManager[OnBytes | None]:
+        """Show how much of a file has gone while the block lasts."""
+
+    def line(self, text: str) -> None:
+        """Show a line."""
+
+
+def upload(client: Client, file: Path, shown: Shown) -> JsonObject:
     """Send a file, with a bar on a terminal; returns its asset, `{"id", "size_bytes", ...}`.
 
     Raises:
@@ -37,7 +47,7 @@ def upload(client: Client, file: Path, screen: Screen) -> JsonObject:
       RequestRefused: the server does not take it; the message names the file.
     """
     try:
-        with file.open("rb") as source, screen.transfer(file.name) as on_bytes:
+        with file.open("rb") as source, shown.transfer(file.name) as on_bytes:
             return client.upload_asset(source, file.name, on_bytes)
     except OSError as exc:
         raise ConfigurationError(f"{file} cannot be read: {exc.strerror}.") from exc
@@ -45,7 +55,7 @@ def upload(client: Client, file: Path, screen: Screen) -> JsonObject:
         raise RequestRefused(f"{file}: {exc}", exc.envelope) from exc
 
 
-def with_uploads(graph: Mapping[str, Any], folder: Path, client: Client, screen: Screen) -> JsonObject:
+def with_uploads(graph: Mapping[str, Any], folder: Path, client: Client, shown: Shown) -> JsonObject:
     """The graph with every file of this machine uploaded that its loaders name; each file is sent once.
 
     Parameters:
@@ -57,8 +67,8 @@ def with_uploads(graph: Mapping[str, Any], folder: Path, client: Client, screen:
         # Behind a link's name too it is the same file, unless a loader would see another ending.
         same = (file.resolve(), file.suffix.lower())
         if same not in assets:
-            assets[same] = str(upload(client, file, screen)["id"])
-            screen.line(f"Uploaded {file} for node {node_id} ({graph[node_id]['class_type']}.{name})")
+            assets[same] = str(upload(client, file, shown)["id"])
+            shown.line(f"Uploaded {file} for node {node_id} ({graph[node_id]['class_type']}.{name})")
         tagged = {"__type": ASSET_TAG, "info": {"id": assets[same]}}
         node = nodes[node_id]
         nodes[node_id] = {**node, "inputs": {**node["inputs"], name: tagged}}
