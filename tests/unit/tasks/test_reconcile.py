@@ -70,6 +70,7 @@ ALL = [
     "expire_waiting",
     "expire_late",
     "follow_fleet",
+    "follow_lessons",
     "mend_lines",
     "publish_missing_turns",
     "resume_uploads",
@@ -77,7 +78,9 @@ ALL = [
     "remove_expired",
     "sweep",
 ]
-HARMLESS = ["follow_fleet", "mend_lines", "publish_missing_turns", "resume_uploads", "wipe_secrets"]
+HARMLESS = [
+    *("follow_fleet", "follow_lessons", "mend_lines", "publish_missing_turns", "resume_uploads", "wipe_secrets"),
+]
 
 
 class TestSteps:
