@@ -166,6 +166,7 @@ class Picture:
         self._alive: dict[Sort, list[str]] | None = None
         #: Lines that are kept off nothing, because no other GPUs could run them.
         self._without_choice: frozenset[int] | None = None
+        self._off: dict[Sort, frozenset[int]] = {}
 
     @property
     def is_empty(self) -> bool:
@@ -225,9 +226,12 @@ class Picture:
         off = self._reach.kept_off(sort)
         if not off or off.isdisjoint(self._lines):
             return off
-        if self._without_choice is None:
-            self._without_choice = self._reach.without_choice(read_sorts(self._connection, self._now_ms))
-        return off - self._without_choice
+        known = self._off.get(sort)
+        if known is None:
+            if self._without_choice is None:
+                self._without_choice = self._reach.without_choice(read_sorts(self._connection, self._now_ms))
+            known = self._off[sort] = off - self._without_choice
+        return known
 
     def suits_another(self, line_id: int, instance: str) -> bool:
         """Return whether a healthy instance beside this one may run a line."""
