@@ -135,7 +135,11 @@ def test_the_worker_that_ran_out_of_memory_is_killed(step: str, fleet: Fleet, le
 
 
 def test_the_other_kind_is_waited_for_when_its_worker_is_killed(fleet: Fleet, ledger: Ledger) -> None:
+    busy = occupy_big(fleet, ledger, seed=130)
     job_id = fleet.submit(sampled(1, steps=300))
+    until(lambda: losses_of(ledger, job_id), what="the first loss")
+    fleet.cancel(busy)
+    fleet.wait(busy, "canceled")
     until(lambda: runs_of(ledger, job_id) == [SMALL, BIG], what="the second try")
     fleet.kill("gpu1")
     until(lambda: losses_of(ledger, job_id) == ["out_of_memory", "instance_lost"], what="the second loss")

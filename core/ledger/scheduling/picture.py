@@ -15,7 +15,7 @@ from core.ledger.instances import HEALTHY, SILENCE_MS
 from core.ledger.scheduling.learned import USUAL_LOAD_S, Costs, LearnedCosts
 from core.ledger.scheduling.lines import Lines, WaitingLine
 from core.ledger.scheduling.presence import read_sorts
-from core.ledger.scheduling.reach import NONE, Sort
+from core.ledger.scheduling.reach import Sort
 from core.scheduling.lines import Decision, Fleet, Gpu, Holders, Line, ModelSet
 from core.scheduling.policy import decide
 from core.scheduling.residency import USUAL_BYTES, ModelFile, Residency
@@ -171,7 +171,9 @@ class Picture:
         self.is_told_of_losses = False
         #: The names of the healthy instances of each sort.
         self._alive: dict[Sort, list[str]] | None = None
-        self._forced: frozenset[int] | None = None if self._reach.is_wary else NONE
+        #: Lines that are kept off nothing, because no other GPUs could run them.
+        self._without_choice: frozenset[int] | None = None
+        self._off: dict[Sort, frozenset[int]] = {}
 
     @property
     def is_empty(self) -> bool:
@@ -221,17 +223,22 @@ class Picture:
     def lines_for(self, row: GpuRow) -> list[Line]:
         """Return the lines that an instance can run."""
         sort = row.sort
-        able, off = self._reach.able(sort), self._reach.kept_off(sort)
-        if off and not off.isdisjoint(self._lines):
-            able -= off - self._without_choice
+        able, off = self._reach.able(sort), self._kept_off(sort)
+        if off:
+            able -= off
         return [line for line in self._lines.values() if line.id in able]
 
-    @property
-    def _without_choice(self) -> frozenset[int]:
-        """The lines that are kept off nothing, because no other GPUs could run them."""
-        if self._forced is None:
-            self._forced = self._reach.without_choice(read_sorts(self._connection, self._now_ms))
-        return self._forced
+    def _kept_off(self, sort: Sort) -> frozenset[int]:
+        """The lines that leave instances of a sort to others; there are others for those of them that wait."""
+        off = self._reach.kept_off(sort)
+        if not off or off.isdisjoint(self._lines):
+            return off
+        known = self._off.get(sort)
+        if known is None:
+            if self._without_choice is None:
+                self._without_choice = self._reach.without_choice(read_sorts(self._connection, self._now_ms))
+            known = self._off[sort] = off - self._without_choice
+        return known
 
     def suits_another(self, line_id: int, instance: str) -> bool:
         """Return whether a healthy instance beside this one may run a line."""
@@ -240,7 +247,7 @@ class Picture:
             for name, catalogue, pool, vram_bytes, device, kind in self._connection.execute(_ALIVE, self._heard):
                 self._alive.setdefault(Sort(catalogue, pool, vram_bytes, gpu_kind(device, kind)), []).append(name)
         return any(
-            line_id in self._reach.able(sort) - (self._reach.kept_off(sort) - self._without_choice)
+            line_id in self._reach.able(sort) - self._kept_off(sort)
             for sort, names in self._alive.items()
             if names != [instance]
         )
@@ -302,7 +309,8 @@ class Picture:
             if models == "*":
                 everybody = (gpus, int(left_ms or 0))
                 continue
-            for work in works(models, Sort(catalogue, pool, vram_bytes, gpu_kind(device, kind)), self._without_choice):
+            sort = Sort(catalogue, pool, vram_bytes, gpu_kind(device, kind))
+            for work in works(models, sort, self._kept_off(sort)):
                 before = holders.get(work)
                 holders[work] = (
                     Holders(gpus=gpus, free_s=int(left_ms) / 1000)

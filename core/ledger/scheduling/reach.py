@@ -117,19 +117,19 @@ class Reach:
             if not any(line_id in self.able(sort) and line_id not in self.kept_off(sort) for sort in sorts)
         )
 
-    def works(self, models: ModelSet, sort: Sort, without_choice: frozenset[int] = NONE) -> Sequence[ModelSet]:
+    def works(self, models: ModelSet, sort: Sort, kept_off: frozenset[int] = NONE) -> Sequence[ModelSet]:
         """Return the names of all work that instances of a sort are of use to while they hold these models.
 
         Parameters:
-          without_choice: lines that are not kept off anything.
+          kept_off: lines that leave them to others.
         """
-        found = self._works.get((models, sort, without_choice))
+        found = self._works.get((models, sort, kept_off))
         if found is None:
-            off = {self._kinds[line_id].work for line_id in self.kept_off(sort) - without_choice}
+            off = {self._kinds[line_id].work for line_id in kept_off}
             kinds = self._by_models.get(models, {})
             apart = [work for work, kind in kinds.items() if work not in off and work != models and kind.runs_on(sort)]
             found = (models, *apart)
-            _keep(self._works, (models, sort, without_choice), found)
+            _keep(self._works, (models, sort, kept_off), found)
         return found
 
     def held(self, files: Files, risky: Files) -> tuple[frozenset[ModelSet], frozenset[ModelSet]]:

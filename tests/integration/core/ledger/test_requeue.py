@@ -162,9 +162,9 @@ def test_a_drain_outlives_the_worker_and_is_over_when_the_job_is(ledger: Ledger)
 
 def test_jobs_that_nobody_began_by_their_deadlines_expire(ledger: Ledger) -> None:
     register(ledger, "gpu0@here")
-    late, patient, begun = submit(ledger, start_within_s=60.0), submit(ledger), claimed(ledger, start_within_s=60.0)
+    late, patient, begun = submit(ledger, start_within_s=600.0), submit(ledger), claimed(ledger, start_within_s=600.0)
     ledger.requeue.release(begun, reason="lost")
-    assert ledger.requeue.nearest_deadline_ms() == late.created_at_ms + 60_000, "one that was begun has none any more"
+    assert ledger.requeue.nearest_deadline_ms() == late.created_at_ms + 600_000, "one that was begun has none any more"
     assert ledger.requeue.expire_late() == []
     set_columns(ledger, late.id, start_by_ms=now_ms() - 1)
 
@@ -175,6 +175,6 @@ def test_jobs_that_nobody_began_by_their_deadlines_expire(ledger: Ledger) -> Non
     assert check_log(ledger, late.id) == [QUEUED, EXPIRED]
     error = ledger.jobs.get(late.id).error
     assert error is not None
-    assert (error.code, error.message) == ("start_timeout", "No GPU began it within 60 s.")
+    assert (error.code, error.message) == ("start_timeout", "No GPU began it within 600 s.")
     assert ledger.requeue.nearest_deadline_ms() is None
     assert {ledger.jobs.get(each).status for each in (patient.id, begun.job_id)} == {QUEUED, "running"}
