@@ -48,15 +48,18 @@ def with_job_fields(request: JobRequest, body: JobBody, settings: Settings, base
     return with_output_fields(request, body, body.webhook, settings, base_url, has_defaults=False)
 
 
-def with_placement(request: JobRequest, body: PlacementBody, settings: Settings) -> JobRequest:
+def with_placement(request: JobRequest, body: PlacementBody, settings: Settings, *, within: str = "") -> JobRequest:
     """Return the request with its place in the queue, and what it requires beside what its template does.
 
-    Raises: InvalidRequest - its priority is above what its caller may use.
+    Parameters:
+      within: where its fields stand in the request's body, `input.`, for what an error calls them.
+    Raises:
+      InvalidRequest: its priority is above what its caller may use.
     """
     priority, highest = body.priority or 0, highest_priority(settings)
     if body.priority is not None and priority > highest:
         raise InvalidRequest(
-            f"priority must be at most {highest}, not {priority}: COMFYLINE_MAX_PRIORITY is the limit here."
+            f"{within}priority must be at most {highest}, not {priority}: COMFYLINE_MAX_PRIORITY is the limit here."
         )
     requires = request.requires
     if body.requires is not None:

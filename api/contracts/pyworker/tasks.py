@@ -20,7 +20,7 @@ from api.http.time_limits import ledger_time_limit
 from api.schema.bodies import CustomWorkflowBody
 from api.schema.conditions import CONDITIONS
 from api.schema.described import ANY_TYPE, FORM_ERRORS, PYWORKER, SUBMIT_ERRORS, Described, form_of
-from api.schema.validation import read_enveloped
+from api.schema.validation import place_of, read_enveloped
 from api.service.input_files import Intake
 from api.service.job_requests import filled_request, with_output_fields, with_placement
 from api.service.jobs import JobService, check_id
@@ -184,7 +184,7 @@ def _requested(value: Any, settings: Settings) -> JobRequest:
     wanted = {name: value for name, value in values.items() if name.lower() in template.parameters}
     filled = template.fill(wanted, draw=draw_between)
     job = filled_request(filled, contract=CONTRACT_GENERATE, template=None)
-    job = with_placement(job, body, settings)
+    job = with_placement(job, body, settings, within=place_of(CustomWorkflowBody, value))
     return with_output_fields(job, body, body.webhook, settings, base_url(settings), has_defaults=True)
 
 

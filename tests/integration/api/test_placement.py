@@ -19,6 +19,8 @@ from tests.unit.catalogue_literals import CATALOGUE
 BIG, SMALL = 80_000_000_000, 24_500_000_000
 PROMPT = {"prompt": "a", "width": 64, "height": 64, "steps": 1, "seed": 0}
 CONTRACTS = ["v2", "workflows", "generate", "custom_workflow"]
+#: The same, and those that take it in the envelope of Vast's router too.
+WAYS = [*((contract, False) for contract in CONTRACTS), ("generate", True), ("custom_workflow", True)]
 
 
 def come_up(api: Api, name: str, object_info: dict[str, Any] | None = None, **fields: Any) -> None:
@@ -52,7 +54,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
         yield running
 
 
-def post(api: Api, contract: str, template: str = "plain", **fields: Any) -> Any:
+def post(api: Api, contract: str, template: str = "plain", *, is_wrapped: bool = False, **fields: Any) -> Any:
     """The answer to a request with these fields, by one of the ways to say them."""
     path, body = {
         "v2": ("/api/v2/jobs", {"workflow": GRAPH, **fields}),
@@ -60,7 +62,7 @@ def post(api: Api, contract: str, template: str = "plain", **fields: Any) -> Any
         "generate": ("/generate", {"input": {"workflow_json": GRAPH, **fields}}),
         "custom_workflow": ("/custom_workflow", {"workflow": GRAPH, **fields}),
     }[contract]
-    return api.post(path, body)
+    return api.post(path, {"auth_data": {}, "payload": body} if is_wrapped else body)
 
 
 def submitted(api: Api, contract: str, template: str = "plain", **fields: Any) -> Job:
@@ -119,6 +121,28 @@ def test_what_is_wrong_is_named(api: Api, fields: dict[str, Any], words: str) ->
     answer = post(api, "v2", **fields)
     assert (answer.status_code, answer.json()["error"]["code"]) == (422, "invalid_request")
     assert words in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(("contract", "is_wrapped"), WAYS)
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"priority": 101}, "priority must be at most 100, not 101"),
+        ({"priority": 1_000_001}, "priority must be an integer from"),
+        ({"start_within_s": 0}, "start_within_s must be a number above 0"),
+        ({"requires": "big"}, "requires must be an object"),
+        ({"requires": {"vram_gb": -1}}, "requires.vram_gb must be a number from"),
+        ({"requires": {"vram": 1}}, "Unknown field 'requires.vram': it is called"),
+    ],
+)
+def test_an_error_names_the_place_in_the_contracts_body(
+    api: Api, contract: str, fields: dict[str, Any], words: str, is_wrapped: bool
+) -> None:
+    answer = post(api, contract, is_wrapped=is_wrapped, **fields)
+    name = ("payload." if is_wrapped else "") + ("input." if contract == "generate" else "")
+    before, field = ("Unknown field '", words[15:]) if words.startswith("Unknown") else ("", words)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (422, "invalid_request")
+    assert answer.json()["error"]["message"].startswith(f"{before}{name}{field}")
 
 
 def test_the_highest_priority_may_be_used(api: Api) -> None:
