@@ -154,6 +154,37 @@ def test_beside_the_input_it_is_told_where_it_belongs(api: Api) -> None:
     assert "it is called input.requires here" in answer.text
 
 
+@pytest.mark.parametrize("is_wrapped", [False, True])
+@pytest.mark.parametrize(
+    ("name", "value", "place"),
+    [
+        ("priority", 5, "priority"),
+        ("requires", {"pool": "big"}, "requires"),
+        ("requires", "nonsense", "requires"),
+        ("start_within_s", 60, "start_within_s"),
+        ("startWithin", 60, "start_within_s"),
+        ("pool", "big", "requires.pool"),
+        ("s3", {"prefix": "a"}, "s3"),
+        ("webhook_url", "https://example.com/", "webhook.url"),
+    ],
+)
+def test_among_custom_fields_it_is_told_where_it_belongs(
+    api: Api, name: str, value: Any, place: str, is_wrapped: bool
+) -> None:
+    answer = post(api, "custom_workflow", custom_fields={"steps": 20, name: value}, is_wrapped=is_wrapped)
+    within = "payload." if is_wrapped else ""
+    assert (answer.status_code, answer.json()["error"]["code"]) == (422, "invalid_request")
+    words = f"Unknown field '{within}custom_fields.{name}': it is called {within}{place} here."
+    assert answer.json()["error"]["message"] == words
+
+
+def test_a_custom_field_of_that_name_fills_its_placeholder(api: Api) -> None:
+    graph = json.loads(json.dumps(GRAPH).replace('"filename_prefix": "', '"filename_prefix": "{{PRIORITY}}'))
+    assert graph != GRAPH
+    job = submitted(api, "custom_workflow", workflow=graph, custom_fields={"priority": 5, "requires": "", "steps": 1})
+    assert (job.priority, job.requires) == (0, None)
+
+
 @pytest.mark.parametrize(
     ("own", "together"),
     [
