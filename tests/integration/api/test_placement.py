@@ -45,6 +45,9 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     (folder / "large.json").write_text(json.dumps(GRAPH))
     (folder / "large.params.json").write_text(json.dumps(sidecar))
     (folder / "plain.json").write_text(json.dumps(GRAPH))
+    ranked = {"title": "Ranked", "parameters": {"priority": width}}
+    (folder / "ranked.json").write_text(json.dumps(GRAPH))
+    (folder / "ranked.params.json").write_text(json.dumps(ranked))
     settings = settings_for(
         tmp_path_factory.mktemp("api"), workflows_dir=folder, comfy_model="plain", max_priority=100, host="test"
     )
@@ -206,6 +209,50 @@ def test_a_form_has_its_templates_requirements(api: Api) -> None:
     answer = api.post("/workflows/large", files={"width": (None, "64")})
     assert answer.status_code == 201, answer.text
     assert answer.json()["requires"] == {"pool": "big", "vram_gb": 40.0}
+
+
+def form(**fields: str) -> dict[str, tuple[None, str]]:
+    return {name: (None, text) for name, text in fields.items()}
+
+
+def test_a_form_takes_all_of_it(api: Api) -> None:
+    fields = form(width="64", priority="7", requires='{"vram_gb": 60}', start_within_s="90.5")
+    answer = api.post("/workflows/large", files=fields)
+    assert answer.status_code == 201, answer.text
+    job = api.ledger.jobs.get(answer.json()["id"])
+    assert (job.priority, job.start_within_s) == (7, 90.5)
+    assert job.requires == Requirements(pool="big", vram_gb=60.0)
+    assert job.parameters == {"width": 64}
+
+
+def test_a_blank_field_of_a_form_says_nothing(api: Api) -> None:
+    answer = api.post("/workflows/plain", files=form(priority="", requires=" ", start_within_s=""))
+    job = api.ledger.jobs.get(answer.json()["id"])
+    assert (job.priority, job.requires, job.start_within_s) == (0, None, None)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"priority": "high"}, "priority must be an integer from -1000000 to 1000000, not 'high'."),
+        ({"priority": "101"}, "priority must be at most 100, not 101"),
+        ({"requires": "pool=big"}, "requires must be an object, not 'pool=big'."),
+        ({"requires": '{"pool": "big"'}, "requires must be an object, not '{"),
+        ({"requires": '{"vram": 24}'}, "Unknown field 'requires.vram': it is called requires.vram_gb here."),
+        ({"start_within_s": "nan"}, "start_within_s must be a number above 0 and at most 604800, not 'nan'."),
+        ({"start_within_s": "0"}, "start_within_s must be a number above 0 and at most 604800, not 0."),
+    ],
+)
+def test_what_is_wrong_in_a_form_is_named(api: Api, fields: dict[str, str], words: str) -> None:
+    answer = api.post("/workflows/plain", files=form(**fields))
+    assert (answer.status_code, answer.json()["error"]["code"]) == (422, "invalid_request")
+    assert answer.json()["error"]["message"].startswith(words)
+
+
+def test_a_field_of_a_form_is_the_templates_own_parameter_first(api: Api) -> None:
+    answer = api.post("/workflows/ranked", files=form(priority="64"))
+    job = api.ledger.jobs.get(answer.json()["id"])
+    assert (job.priority, job.parameters) == (0, {"priority": 64})
 
 
 @pytest.mark.parametrize(
