@@ -319,6 +319,9 @@ def _record(row: Row[Any], job_id: str | None) -> InstanceRecord:
     is_today = row.loads_day == now_ms() // DAY_MS
     lost = silent and row.state != STOPPED
     state = DRAINED if row.state == DRAINING and job_id is None else row.state
+    up_since_ms = None if lost else row.up_since_ms
+    # The row keeps what it says of a process that answers no more until the next one is up, which begins with nothing.
+    held = row.held if up_since_ms is not None else None
     return InstanceRecord(
         name=row.name,
         host=row.host,
@@ -335,11 +338,11 @@ def _record(row: Row[Any], job_id: str | None) -> InstanceRecord:
         quarantined_until_ms=row.quarantined_until_ms,
         restarts=row.restarts,
         started_at_ms=row.started_at_ms,
-        up_since_ms=None if lost else row.up_since_ms,
+        up_since_ms=up_since_ms,
         heartbeat_at_ms=row.heartbeat_at_ms,
         pool=row.pool,
         vram_bytes=row.vram_bytes,
-        held=tuple(HeldModel(name=name, size_bytes=size) for name, size in row.held or ()),
+        held=tuple(HeldModel(name=name, size_bytes=size) for name, size in held or ()),
         loads=row.loads if is_today else 0,
         loading_s=row.loading_s if is_today else 0.0,
         job_id=job_id,
