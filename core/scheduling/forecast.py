@@ -184,7 +184,7 @@ class _LineOutlooks:
     def _reason(self, of: WaitingLine) -> Reason:
         line = of.line
         if not self._can_run[line.id]:
-            return Reason(code="no_gpu", models=line.models, needs=of.needs)
+            return Reason(code="no_gpu", models=line.models, needs=of.needs, away=of.away)
         start = self._starts[line.id].get(0)
         if start is not None:
             before = [each for each in self._on_gpu[start.gpu] if each.rank < start.rank]
