@@ -18,6 +18,7 @@ from tasks.messaging.names import RECONCILE
 from tasks.reconciling.deadlines import expire_late, release_stalled
 from tasks.reconciling.expiry import remove_expired, sweep
 from tasks.reconciling.regrouping import follow_lessons
+from tasks.reconciling.relining import mend_lines
 from tasks.reconciling.repinning import follow_fleet
 from tasks.runtime import ComfylineTask, Runtime
 from tasks.take_back import take_back
@@ -74,11 +75,6 @@ def expire_waiting(runtime: Runtime) -> None:
         for job_id in runtime.ledger.requeue.expire_waiting(timeout_s=limit_s):
             log.warning("job %s expired: it waited for longer than %g s", job_id, limit_s)
             publish_follow_up(runtime.publisher, Moved(job_id=job_id, status=EXPIRED))
-
-
-def mend_lines(runtime: Runtime) -> None:
-    """Put waiting jobs in line that are in none."""
-    runtime.ledger.line_mender.mend()
 
 
 def publish_missing_turns(runtime: Runtime) -> None:

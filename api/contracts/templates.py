@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Any
 
 from flask import Blueprint, Response, request
 from pydantic import Field
@@ -22,11 +22,12 @@ from api.service.input_files import Intake
 from api.service.job_requests import filled_request, with_job_fields, with_placement
 from api.service.jobs import JobService
 from core.contracts.registry import CONTRACT_V2
-from core.errors import IdempotencyKeyReuse, InvalidRequest, NotFound
+from core.errors import IdempotencyKeyReuse, InvalidBody, InvalidRequest, NotFound
 from core.ledger import Ledger
 from core.records.job_request import JobRequest
 from core.settings import Settings
 from core.texts.json_types import JsonObject
+from core.texts.strict_json import loads
 from workflows.graphs.file_names import safe_name
 from workflows.templates.library import Library
 from workflows.templates.modifiers import draw_between
@@ -35,7 +36,13 @@ from workflows.templates.template import Template
 #: The same job from a form: what a browser or curl sends without any code.
 FORM = {
     "type": "object",
-    "description": "Each field is a parameter, as text; each file a picture for one.",
+    "description": "Each field is a parameter, as text; each file a picture for one. Where a field that says when and "
+    "where the job runs has the name of a parameter, it is that parameter.",
+    "properties": {
+        "priority": {"type": "string", "pattern": "^-?[0-9]+$", "description": "An integer."},
+        "requires": {"type": "string", "description": 'JSON, such as {"pool": "h100", "vram_gb": 24}.'},
+        "start_within_s": {"type": "string", "description": "Seconds."},
+    },
     "additionalProperties": {"type": "string"},
 }
 
@@ -128,10 +135,12 @@ def _from_json(template: Template, settings: Settings) -> JobRequest:
 
 
 def _from_form(template: Template, settings: Settings, intake: Intake) -> JobRequest:
-    """Read a form: each field of the form is a parameter, and each file a picture for one."""
+    """Read a form: each field is a parameter or says of the placement, and each file is a picture for one."""
     key = fields.idempotency_key(request.headers.get("Idempotency-Key"))
     with upload_form(settings) as form:
         values = form.texts()
+        own = [name for name in PlacementBody.model_fields if name in values and name not in template.parameters]
+        placement = read(PlacementBody, {name: _json_of(values.pop(name)) for name in own})
         for name, file in form.files().items():
             parameter = template.parameters.get(name.lower())
             if parameter is None or parameter.type != "image":
@@ -147,7 +156,17 @@ def _from_form(template: Template, settings: Settings, intake: Intake) -> JobReq
     # Numbers come as text in a form.
     filled = template.fill(values, draw=draw_between, coerce=True)
     job = filled_request(filled, contract=CONTRACT_V2, template=template.name)
-    return with_placement(replace(job, idempotency_key=key), PlacementBody(), settings)
+    return with_placement(replace(job, idempotency_key=key), placement, settings)
+
+
+def _json_of(text: str) -> Any:
+    """Return what a form's field says in a JSON body: nothing if it is blank, and text if it is no JSON."""
+    if not text.strip():
+        return None
+    try:
+        return loads(text.encode())
+    except InvalidBody:
+        return text
 
 
 def _summary(template: Template) -> WorkflowSummaryView:

@@ -45,13 +45,14 @@ class Named(Body):
         if not isinstance(value, dict):
             return value
         unknown = [name for name, inner in value.items() if name not in cls.model_fields and not is_blank(inner)]
-        names = {name: ours for name in unknown if (ours := cls._our_name(name)) is not None}
+        names = {name: ours for name in unknown if (ours := cls.our_name(name)) is not None}
         if names:
             raise PydanticCustomError(OTHER_NAME, "other names", {"names": names})
         return value
 
     @classmethod
-    def _our_name(cls, name: str) -> str | None:
+    def our_name(cls, name: str) -> str | None:
+        """Return the name, or the place, of the field that is meant by one of its own or another system's names."""
         by_spelling = {_plain(field): field for field in cls.model_fields}
         return cls.other_names.get(_plain(name)) or by_spelling.get(_plain(name))
 

@@ -112,6 +112,27 @@ def unwrapped(model: type[Body], value: Any) -> Any:
     return value
 
 
+def other_names(block: Sequence[int | str], names: Mapping[str, str]) -> InvalidRequest:
+    """Return the error about fields that we know by other names, or in other places.
+
+    Parameters:
+      block: where the fields stand.
+      names: as they came, and what each is called here, both within the block.
+    """
+    came, ours = (
+        ", ".join(".".join([*map(str, block), name]) for name in some)
+        for some in (map(_plain_name, names), names.values())
+    )
+    if len(names) == 1:
+        return InvalidRequest(f"Unknown field '{came}': it is called {ours} here.")
+    return InvalidRequest(f"Unknown fields {came}: they are called {ours} here.")
+
+
+def place_of(model: type[Body], value: Any) -> str:
+    """Return what stands before the names of fields in errors about a body: `payload.` if it came in an envelope."""
+    return "payload." if unwrapped(model, value) is not value else ""
+
+
 def _needed(model: type[Body]) -> set[str]:
     return {name for name, field in model.model_fields.items() if field.is_required()}
 
@@ -122,7 +143,7 @@ def _error(model: type[Body], problems: list[ErrorDetails]) -> InvalidRequest:
     problem = min(problems, key=lambda each: first.get(each["type"], 2))
     path, found = ".".join(map(str, problem["loc"])), problem["type"]
     if found == OTHER_NAME:
-        return _other_names(problem["loc"], problem["ctx"]["names"])
+        return other_names(problem["loc"], problem["ctx"]["names"])
     if not path:
         return InvalidRequest(" with ".join(["The body must be an object", *sorted(_needed(model))[:1]]) + ".")
     if found == "missing":
@@ -139,17 +160,6 @@ def _error(model: type[Body], problems: list[ErrorDetails]) -> InvalidRequest:
     )
     but = "" if is_secret else f", not {shown(value)}"
     return InvalidRequest(f"{path} must be {wanted}{but}.")
-
-
-def _other_names(block: Sequence[int | str], names: Mapping[str, str]) -> InvalidRequest:
-    """Parameters: names - fields of the block as they came, and what each is called here."""
-    came, ours = (
-        ", ".join(".".join([*map(str, block), name]) for name in some)
-        for some in (map(_plain_name, names), names.values())
-    )
-    if len(names) == 1:
-        return InvalidRequest(f"Unknown field '{came}': it is called {ours} here.")
-    return InvalidRequest(f"Unknown fields {came}: they are called {ours} here.")
 
 
 def _plain_name(name: str) -> str:

@@ -14,6 +14,7 @@ from core.errors import InvalidWorkflow, NoHealthyInstance, RequirementsUnmet
 from core.ledger import Ledger
 from core.records.model_file import AWAITS_FILES
 from core.records.requirements import KnownGpu, Requirements
+from core.texts.cards import gigabytes
 from workflows.graphs.boundaries import Paths
 from workflows.graphs.catalogue import CompiledCatalogue
 from workflows.graphs.checks import cacheable_catalogue, check_graph
@@ -300,5 +301,4 @@ def _shown_gpus(gpus: Collection[KnownGpu]) -> str:
 
 
 def _shown_size(size_bytes: int | None) -> str:
-    # Rounded down: what is shown can be required.
-    return "an unknown amount" if size_bytes is None else f"{size_bytes // 10**8 / 10:g} GB"
+    return "an unknown amount" if size_bytes is None else gigabytes(size_bytes)

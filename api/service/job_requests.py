@@ -49,20 +49,25 @@ def with_job_fields(request: JobRequest, body: JobBody, settings: Settings, base
     return replace(request, timeout_s=body.timeout, metadata=body.metadata, **placement, **(extra | outputs))
 
 
-def with_placement(request: JobRequest, body: PlacementBody, settings: Settings) -> JobRequest:
+def with_placement(request: JobRequest, body: PlacementBody, settings: Settings, *, within: str = "") -> JobRequest:
     """Return the request with its place in the queue, and what it requires beside what its template does.
 
-    Raises: InvalidRequest - its priority is above what its caller may use.
+    Parameters:
+      within: where its fields stand in the request's body, `input.`, for what an error calls them.
+    Raises:
+      InvalidRequest: its priority is above what its caller may use.
     """
-    return replace(request, **_placement(request.requires, body, settings))
+    return replace(request, **_placement(request.requires, body, settings, within))
 
 
-def _placement(requires: Requirements | None, body: PlacementBody, settings: Settings) -> dict[str, Any]:
+def _placement(
+    requires: Requirements | None, body: PlacementBody, settings: Settings, within: str = ""
+) -> dict[str, Any]:
     """The fields of a request that `with_placement` sets. Parameters: requires - what its template does."""
     priority, highest = body.priority or 0, highest_priority(settings)
     if body.priority is not None and priority > highest:
         raise InvalidRequest(
-            f"priority must be at most {highest}, not {priority}: COMFYLINE_MAX_PRIORITY is the limit here."
+            f"{within}priority must be at most {highest}, not {priority}: COMFYLINE_MAX_PRIORITY is the limit here."
         )
     if body.requires is not None:
         requires = Requirements(**body.requires.model_dump()).over(requires)

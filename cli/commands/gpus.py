@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import click
 
-from cli.commands.shared import Command, json_option, open_client, print_json, server_option
+from cli.commands.shared import Command, Seconds, json_option, open_client, print_json, server_option
 from cli.exit_codes import EXIT_FAILED, EXIT_OK, EXIT_UNREACHABLE
 from cli.output.terminal import Screen, warn
 from cli.output.text_tables import Heading, print_table
@@ -54,7 +54,7 @@ def selection(command: Command) -> Command:
         click.option("--host", metavar="HOST", help="Every GPU of this host."),
         click.option("--wait", "is_awaited", is_flag=True, help="Return when it is done, and exit by the outcome."),
         click.option(
-            "--timeout", "wait_s", metavar="SECONDS", type=click.FloatRange(min=0, min_open=True), default=WAIT_S,
+            "--timeout", "wait_s", metavar="SECONDS", type=Seconds(), default=WAIT_S,
             show_default=True, help="How long --wait waits.",
         ),
         server_option,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,13 +21,28 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 SERVER_HELP = "The server; default: $COMFY_BASE_URL, else http://127.0.0.1:8000."
 DEFAULT_FOLDER = Path("comfyline-output")
 
+
+class Seconds(click.FloatRange):
+    """An option's seconds: more than none, and no NaN or infinity: JSON has neither, and no wait with such ends."""
+
+    def __init__(self) -> None:
+        super().__init__(min=0, min_open=True)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the number. Raises click's BadParameter."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value} is no number of seconds; give one such as 60.", param, ctx)
+        return number
+
+
 server_option = click.option("-l", "--server", metavar="URL", help=SERVER_HELP)
 _PLACEMENT = (
     click.option(
         "--requires", metavar="NAME=VALUE,...", help="What the GPU must be: pool=h100,vram_gb=24, or one of the two."
     ),
     click.option(
-        "--start-within", metavar="SECONDS", type=float, help="It ends as expired if no GPU has begun it by then."
+        "--start-within", metavar="SECONDS", type=Seconds(), help="It ends as expired if no GPU has begun it by then."
     ),
     click.option("--priority", metavar="N", type=int, help="Larger runs sooner; default: 0."),
 )

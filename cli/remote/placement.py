@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from core.errors import InvalidRequest
 from core.texts.json_types import JsonObject
 
@@ -38,6 +40,10 @@ def _requirements(text: str) -> JsonObject:
 
 def _number(text: str, value: str) -> float:
     try:
-        return float(value)
+        number = float(value)
     except ValueError:
-        raise InvalidRequest(f"--requires {text}: {value} is no number.") from None
+        number = math.nan
+    # JSON has no NaN and no infinity: a request with one could not be sent.
+    if not math.isfinite(number):
+        raise InvalidRequest(f"--requires {text}: {value} is no number.")
+    return number

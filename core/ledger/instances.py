@@ -27,6 +27,8 @@ QUARANTINED = "quarantined"
 DRAINING, DRAINED = "draining", "drained"
 #: It answers, but its disk has too little room for outputs.
 DISK_FULL = "disk_full"
+#: Its worker has fallen silent.
+LOST = "lost"
 #: States in which it answers.
 ANSWERING = frozenset({HEALTHY, DRAINING, DISK_FULL})
 #: An instance not heard of for this long is not counted on; its worker speaks every `lease_renew_s`.
@@ -318,18 +320,28 @@ def _is_free_for(worker: str, place: str | None, over: NameOwner | None) -> Colu
     return or_(*ways)
 
 
+def listed_state(state: str, *, is_silent: bool, is_at_work: bool) -> str:
+    """Return the state in which an instance is listed, from that which its worker wrote."""
+    if is_silent and state != STOPPED:
+        return LOST
+    return DRAINED if state == DRAINING and not is_at_work else state
+
+
 def _record(row: Row[Any], job_id: str | None) -> InstanceRecord:
-    silent = row.heartbeat_at_ms < now_ms() - SILENCE_MS
+    is_silent = row.heartbeat_at_ms < now_ms() - SILENCE_MS
     is_today = row.loads_day == now_ms() // DAY_MS
-    lost = silent and row.state != STOPPED
-    state = DRAINED if row.state == DRAINING and job_id is None else row.state
+    state = listed_state(row.state, is_silent=is_silent, is_at_work=job_id is not None)
+    lost = state == LOST
+    up_since_ms = None if lost else row.up_since_ms
+    # The row keeps what it says of a process that answers no more until the next one is up, which begins with nothing.
+    held = row.held if up_since_ms is not None else None
     return InstanceRecord(
         name=row.name,
         host=row.host,
         worker=row.worker,
         kind=row.kind,
         gpu=row.gpu,
-        state="lost" if lost else state,
+        state=state,
         reason="Its worker has fallen silent." if lost else row.reason,
         url=row.url,
         output_dir=row.output_dir,
@@ -339,11 +351,11 @@ def _record(row: Row[Any], job_id: str | None) -> InstanceRecord:
         quarantined_until_ms=row.quarantined_until_ms,
         restarts=row.restarts,
         started_at_ms=row.started_at_ms,
-        up_since_ms=None if lost else row.up_since_ms,
+        up_since_ms=up_since_ms,
         heartbeat_at_ms=row.heartbeat_at_ms,
         pool=row.pool,
         vram_bytes=row.vram_bytes,
-        held=tuple(HeldModel(name=name, size_bytes=size) for name, size in row.held or ()),
+        held=tuple(HeldModel(name=name, size_bytes=size) for name, size in held or ()),
         loads=row.loads if is_today else 0,
         loading_s=row.loading_s if is_today else 0.0,
         job_id=job_id,

@@ -186,7 +186,7 @@ class _LineOutlooks:
         if not self._can_run[line.id]:
             if of.fetching is not None:
                 return Reason(code="fetching", models=line.models, needs=of.fetching.sentence, in_s=of.fetching.left_s)
-            return Reason(code="no_gpu", models=line.models, needs=of.needs)
+            return Reason(code="no_gpu", models=line.models, needs=of.needs, away=of.away)
         start = self._starts[line.id].get(0)
         if start is not None:
             before = [each for each in self._on_gpu[start.gpu] if each.rank < start.rank]

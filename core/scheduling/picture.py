@@ -40,6 +40,8 @@ class WaitingLine:
     run_s: tuple[float, ...] = ()
     #: What its jobs ask of a GPU, for a sentence: "they need ...". Empty where it cannot be said.
     needs: str = ""
+    #: GPUs that could run its jobs and take none, by their states: `{"drained": 3}`. Known where no other could.
+    away: Mapping[str, int] = field(default_factory=dict)
     #: GPUs whose memory did not suffice, for a sentence, while its jobs wait for others. Empty where there are none.
     outgrown: str = ""
     #: Of jobs whose model files no GPU has yet.

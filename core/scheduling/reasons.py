@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
 
 from core.scheduling.ahead import Start
@@ -39,6 +39,8 @@ _WHO_GOES_FIRST: Final[Mapping[Code, str]] = {
     "needier": "Jobs whose models are scarcer go first",
     "earlier": "Earlier jobs go first",
 }
+#: States of GPUs that are no words.
+_STATES: Final[Mapping[str, str]] = {"disk_full": "out of disk space"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +59,8 @@ class Reason:
     before: int = 0
     #: What it asks of a GPU; of one whose files are fetched, the whole sentence.
     needs: str = ""
+    #: The GPUs that could run it and take nothing now, by their states.
+    away: Mapping[str, int] = field(default_factory=dict)
 
 
 def reason_of_head(line: Line, start: Start, before: Sequence[Start], lines: Mapping[int, Line]) -> Reason:
@@ -106,7 +110,7 @@ def sentence(reason: Reason, files: Mapping[ModelSet, Sequence[str]]) -> str:
     if code in _WHO_GOES_FIRST:
         return f"{_WHO_GOES_FIRST[code].format(gpu=gpu)}; {gpu} takes it in {when}."
     texts: dict[Code, str] = {
-        "no_gpu": f"No GPU of the fleet can run it now{': it needs ' + reason.needs if reason.needs else ''}.",
+        "no_gpu": _no_gpu(reason),
         "fetching": reason.needs,
         "now": f"{gpu} takes it now"
         + (f", and loads {models} first, which takes {about(reason.load_s)}." if reason.load_s else "."),
@@ -119,6 +123,24 @@ def sentence(reason: Reason, files: Mapping[ModelSet, Sequence[str]]) -> str:
         "held_back": "GPUs could run it, but none takes it as things stand.",
     }
     return texts[code]
+
+
+def _no_gpu(reason: Reason) -> str:
+    parts = [f"it needs {reason.needs}"] if reason.needs else []
+    if reason.away:
+        parts.append(_away(reason.away, " that could" if reason.needs else ""))
+    return f"No GPU of the fleet can run it now{': ' if parts else ''}{'; '.join(parts)}."
+
+
+def _away(states: Mapping[str, int], which: str) -> str:
+    """Return in which states GPUs are: `all 4 GPUs are drained`, `of 4 GPUs 3 are drained and 1 is starting`."""
+    count = sum(states.values())
+    by_count = sorted(states.items(), key=lambda each: (-each[1], each[0]))
+    words = [(number, _STATES.get(state, state)) for state, number in by_count]
+    if len(words) == 1:
+        return f"the only GPU{which} is {words[0][1]}" if count == 1 else f"all {count} GPUs{which} are {words[0][1]}"
+    shown = [f"{number} {'is' if number == 1 else 'are'} {state}" for number, state in words]
+    return f"of {count} GPUs{which} {', '.join(shown[:-1])} and {shown[-1]}"
 
 
 def about(seconds: float) -> str:

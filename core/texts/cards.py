@@ -11,6 +11,6 @@ def card_name(device: str) -> str:
 
 
 def gigabytes(size_bytes: int) -> str:
-    """Return a size as `6.9 GB`, `24 GB`, `0.04 GB`."""
-    size = size_bytes / 1e9
-    return f"{size:.0f} GB" if size >= 20 else f"{size:.1f} GB" if size >= 0.1 else f"{size:.2f} GB"
+    """Return a size as `6.9 GB`, `24 GB`, `0.04 GB`: rounded down, so that what is shown of a card can be required."""
+    step, per_gb = (10**8, 10) if size_bytes >= 10**8 else (10**7, 100)
+    return f"{size_bytes // step / per_gb:g} GB"

@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from api.schema.bodies import NEITHER_MODE, GenerateBody, GenerateInput
-from api.schema.validation import read_enveloped, unwrapped
+from api.schema.validation import place_of, read_enveloped, unwrapped
 from api.service.job_requests import filled_request, with_extra_data, with_output_fields, with_placement
 from core.contracts.registry import CONTRACT_GENERATE
 from core.errors import InvalidRequest
@@ -53,7 +53,7 @@ def parse_generate(body: Any, settings: Settings, base_url: str, library: Librar
         expected_time_s=read.expected_time,
         timeout_s=wanted.timeout,
     )
-    job = with_placement(job, wanted, settings)
+    job = with_placement(job, wanted, settings, within=f"{place_of(GenerateBody, body)}input.")
     job = with_extra_data(job, wanted.extra_data)
     job = with_output_fields(job, wanted, wanted.webhook, settings, base_url, has_defaults=True)
     return GenerateRequest(job=job, is_inline=bool(wanted.return_outputs_as_base64))

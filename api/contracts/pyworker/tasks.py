@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from flask import Blueprint, Response
@@ -17,10 +18,11 @@ from api.http.files import content_response
 from api.http.forms import upload_form
 from api.http.json_body import read_json
 from api.http.time_limits import ledger_time_limit
+from api.schema.blocks import is_blank
 from api.schema.bodies import CustomWorkflowBody
 from api.schema.conditions import CONDITIONS
 from api.schema.described import ANY_TYPE, FORM_ERRORS, PYWORKER, SUBMIT_ERRORS, Described, form_of
-from api.schema.validation import read_enveloped
+from api.schema.validation import other_names, place_of, read_enveloped
 from api.service.input_files import Intake
 from api.service.job_requests import filled_request, with_output_fields, with_placement
 from api.service.jobs import JobService, check_id
@@ -182,10 +184,27 @@ def _requested(value: Any, settings: Settings) -> JobRequest:
     template = graph_template(body.workflow)
     # Clients send steps and sizes with every graph, for the router's estimate; most graphs have no place for them.
     wanted = {name: value for name, value in values.items() if name.lower() in template.parameters}
+    within = place_of(CustomWorkflowBody, value)
+    _refuse_misplaced({name: value for name, value in values.items() if name not in wanted}, within)
     filled = template.fill(wanted, draw=draw_between)
     job = filled_request(filled, contract=CONTRACT_GENERATE, template=None)
-    job = with_placement(job, body, settings)
+    job = with_placement(job, body, settings, within=within)
     return with_output_fields(job, body, body.webhook, settings, base_url(settings), has_defaults=True)
+
+
+def _refuse_misplaced(values: Mapping[str, Any], within: str) -> None:
+    """Refuse values that fill no placeholder and belong beside the others: ignored, what they ask for would be lost.
+
+    Raises: InvalidRequest - such as a priority; it says where that belongs.
+    """
+    names = {name: CustomWorkflowBody.our_name(name) for name, value in values.items() if not is_blank(value)}
+    misplaced = {
+        f"{within}custom_fields.{name}": f"{within}{ours}"
+        for name, ours in names.items()
+        if ours is not None and ours not in ("workflow", "custom_fields")
+    }
+    if misplaced:
+        raise other_names((), misplaced)
 
 
 def _job(ledger: Ledger, task_id: str) -> Job:

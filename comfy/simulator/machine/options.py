@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -271,8 +272,8 @@ def _existing_folder(text: str) -> str:
 
 def _not_negative(text: str) -> float:
     value = float(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError("must not be negative")
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError("must be a number, and not negative")
     return value
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, not_, select
 
 from core.ledger.database.tables import instances, jobs
 from core.ledger.durations import gpu_kind
-from core.ledger.instances import SILENCE_MS
+from core.ledger.instances import SILENCE_MS, listed_state
 from core.ledger.scheduling.learned import USUAL_LOAD_S, Costs
 from core.ledger.scheduling.lines import LineKind
 from core.ledger.scheduling.picture import GPU_COLUMNS, IS_ALIVE, GpuRow
@@ -31,6 +32,9 @@ _RUNNING = select(
 ).where(jobs.c.status.in_(sorted(LEASED)), jobs.c.instance.is_not(None))
 
 
+_AWAY = select(*GPU_COLUMNS, instances.c.heartbeat_at_ms).where(not_(IS_ALIVE))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunningJob:
     """A job that an instance has claimed."""
@@ -49,6 +53,21 @@ def read_gpus(connection: Connection, now: int) -> list[GpuRow]:
     """Return the healthy instances, by name."""
     rows = connection.execute(_ALIVE, {"heard_since_ms": now - SILENCE_MS})
     return [GpuRow(**row._mapping) for row in rows]
+
+
+def read_away(connection: Connection, now: int, at_work: Collection[str]) -> list[GpuRow]:
+    """Return the instances that take no jobs, each in the state that it is listed in.
+
+    Parameters:
+      at_work: the names of those that run jobs.
+    """
+    found = []
+    for row in connection.execute(_AWAY, {"heard_since_ms": now - SILENCE_MS}):
+        values = dict(row._mapping)
+        is_silent = values.pop("heartbeat_at_ms") <= now - SILENCE_MS
+        state = listed_state(row.state, is_silent=is_silent, is_at_work=row.name in at_work)
+        found.append(GpuRow(**{**values, "state": state}))
+    return found
 
 
 def read_running(connection: Connection) -> list[RunningJob]:
@@ -104,6 +123,18 @@ class FleetView:
             able = self._reach.able(sort).intersection(self._waiting) - self.kept_off(row)
             self._can_run[sort] = None if len(able) == len(self._waiting) else able
         return self._can_run[sort]
+
+    def states_of(self, away: Mapping[tuple[Sort, str], int], line_id: int) -> Counter[str]:
+        """Return how many of the instances that take no jobs could run a line, by their states.
+
+        Parameters:
+          away: how many there are of each sort in each state.
+        """
+        states: Counter[str] = Counter()
+        for (sort, state), count in away.items():
+            if line_id in self._reach.able(sort) - (self._reach.kept_off(sort) - self._without_choice):
+                states[state] += count
+        return states
 
     def kept_off(self, row: GpuRow) -> frozenset[int]:
         """Return the lines whose jobs would run out of memory on an instance, and that others can run."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -15,7 +15,7 @@ from core.ledger.database.connections import Database
 from core.ledger.database.tables import jobs, lines
 from core.ledger.durations import DEFAULT_S, Averages, Durations, Lasting, gpu_kind
 from core.ledger.scheduling.fetching import read_fetching
-from core.ledger.scheduling.fleet import FleetView, RunningJob, read_gpus, read_running
+from core.ledger.scheduling.fleet import FleetView, RunningJob, read_away, read_gpus, read_running
 from core.ledger.scheduling.heads import HeadJob, Heads, read_heads, read_indexes
 from core.ledger.scheduling.learned import Costs, LearnedCosts
 from core.ledger.scheduling.lines import LineKind, Lines, WaitingLine
@@ -112,6 +112,7 @@ class OutlookReader:
             heads = read_heads(connection, [line.id for line in waiting])
             gpus = read_gpus(connection, now)
             running = read_running(connection)
+            away = read_away(connection, now, {job.instance for job in running})
             kinds_of_running = self._lines.kinds_of(connection, {job.line for job in running if job.line is not None})
             sizes = _read_sizes(connection)
             kinds = {line.id: line.kind for line in waiting}
@@ -122,9 +123,8 @@ class OutlookReader:
         next_jobs = [job for found in heads.jobs.values() for job in found]
         expected = _Expected(self._durations.averages([*next_jobs, *running]), costs)
         view = FleetView(kinds, self._lines.kinds(), reach, costs, forced)
-        picture = _picture(
-            now, waiting, heads, gpus, _left(running, kinds_of_running, gpus, expected, now), view, expected
-        )
+        left = _left(running, kinds_of_running, gpus, expected, now)
+        picture = _picture(now, waiting, heads, gpus, away, left, view, expected)
         if fetching:
             told = (replace(each, fetching=fetching.get(each.line.id)) for each in picture.lines)
             picture = replace(picture, lines=tuple(told))
@@ -225,6 +225,7 @@ def _picture(
     waiting: Iterable[WaitingLine],
     heads: Heads,
     gpus: Iterable[GpuRow],
+    away: Iterable[GpuRow],
     left: Mapping[str, float],
     view: FleetView,
     expected: _Expected,
@@ -232,10 +233,21 @@ def _picture(
     fleet = tuple(view.gpu(row, left_s=left.get(row.name)) for row in gpus)
     able = _kinds_for(gpus, fleet)
     off = frozenset[int]().union(*(view.kept_off(row) for row in gpus))
+
+    # Most of them are alike, and so many lines as there may be ask.
+    sorts = Counter((row.sort, row.state) for row in away)
+
+    def states(line_id: int) -> Mapping[str, int]:
+        return {} if None in able or line_id in able else view.states_of(sorts, line_id)
+
     return pure.Picture(
         now_s=now / 1000,
         lines=tuple(
-            replace(_line(line, heads, able, expected), outgrown=_outgrown(line.kind) if line.id in off else "")
+            replace(
+                _line(line, heads, able, expected),
+                outgrown=_outgrown(line.kind) if line.id in off else "",
+                away=states(line.id),
+            )
             for line in waiting
             if heads.jobs.get(line.id)
         ),

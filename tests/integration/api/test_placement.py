@@ -19,6 +19,8 @@ from tests.unit.catalogue_literals import CATALOGUE
 BIG, SMALL = 80_000_000_000, 24_500_000_000
 PROMPT = {"prompt": "a", "width": 64, "height": 64, "steps": 1, "seed": 0}
 CONTRACTS = ["v2", "workflows", "generate", "custom_workflow"]
+#: The same, and those that take it in the envelope of Vast's router too.
+WAYS = [*((contract, False) for contract in CONTRACTS), ("generate", True), ("custom_workflow", True)]
 
 
 def come_up(api: Api, name: str, object_info: dict[str, Any] | None = None, **fields: Any) -> None:
@@ -43,6 +45,9 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     (folder / "large.json").write_text(json.dumps(GRAPH))
     (folder / "large.params.json").write_text(json.dumps(sidecar))
     (folder / "plain.json").write_text(json.dumps(GRAPH))
+    ranked = {"title": "Ranked", "parameters": {"priority": width}}
+    (folder / "ranked.json").write_text(json.dumps(GRAPH))
+    (folder / "ranked.params.json").write_text(json.dumps(ranked))
     settings = settings_for(
         tmp_path_factory.mktemp("api"), workflows_dir=folder, comfy_model="plain", max_priority=100, host="test"
     )
@@ -52,7 +57,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
         yield running
 
 
-def post(api: Api, contract: str, template: str = "plain", **fields: Any) -> Any:
+def post(api: Api, contract: str, template: str = "plain", *, is_wrapped: bool = False, **fields: Any) -> Any:
     """The answer to a request with these fields, by one of the ways to say them."""
     path, body = {
         "v2": ("/api/v2/jobs", {"workflow": GRAPH, **fields}),
@@ -60,7 +65,7 @@ def post(api: Api, contract: str, template: str = "plain", **fields: Any) -> Any
         "generate": ("/generate", {"input": {"workflow_json": GRAPH, **fields}}),
         "custom_workflow": ("/custom_workflow", {"workflow": GRAPH, **fields}),
     }[contract]
-    return api.post(path, body)
+    return api.post(path, {"auth_data": {}, "payload": body} if is_wrapped else body)
 
 
 def submitted(api: Api, contract: str, template: str = "plain", **fields: Any) -> Job:
@@ -121,6 +126,28 @@ def test_what_is_wrong_is_named(api: Api, fields: dict[str, Any], words: str) ->
     assert words in answer.json()["error"]["message"]
 
 
+@pytest.mark.parametrize(("contract", "is_wrapped"), WAYS)
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"priority": 101}, "priority must be at most 100, not 101"),
+        ({"priority": 1_000_001}, "priority must be an integer from"),
+        ({"start_within_s": 0}, "start_within_s must be a number above 0"),
+        ({"requires": "big"}, "requires must be an object"),
+        ({"requires": {"vram_gb": -1}}, "requires.vram_gb must be a number from"),
+        ({"requires": {"vram": 1}}, "Unknown field 'requires.vram': it is called"),
+    ],
+)
+def test_an_error_names_the_place_in_the_contracts_body(
+    api: Api, contract: str, fields: dict[str, Any], words: str, is_wrapped: bool
+) -> None:
+    answer = post(api, contract, is_wrapped=is_wrapped, **fields)
+    name = ("payload." if is_wrapped else "") + ("input." if contract == "generate" else "")
+    before, field = ("Unknown field '", words[15:]) if words.startswith("Unknown") else ("", words)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (422, "invalid_request")
+    assert answer.json()["error"]["message"].startswith(f"{before}{name}{field}")
+
+
 def test_the_highest_priority_may_be_used(api: Api) -> None:
     assert submitted(api, "v2", priority=100).priority == 100
 
@@ -128,6 +155,37 @@ def test_the_highest_priority_may_be_used(api: Api) -> None:
 def test_beside_the_input_it_is_told_where_it_belongs(api: Api) -> None:
     answer = api.post("/generate", {"input": {"workflow_json": GRAPH}, "requires": {"pool": "big"}})
     assert "it is called input.requires here" in answer.text
+
+
+@pytest.mark.parametrize("is_wrapped", [False, True])
+@pytest.mark.parametrize(
+    ("name", "value", "place"),
+    [
+        ("priority", 5, "priority"),
+        ("requires", {"pool": "big"}, "requires"),
+        ("requires", "nonsense", "requires"),
+        ("start_within_s", 60, "start_within_s"),
+        ("startWithin", 60, "start_within_s"),
+        ("pool", "big", "requires.pool"),
+        ("s3", {"prefix": "a"}, "s3"),
+        ("webhook_url", "https://example.com/", "webhook.url"),
+    ],
+)
+def test_among_custom_fields_it_is_told_where_it_belongs(
+    api: Api, name: str, value: Any, place: str, is_wrapped: bool
+) -> None:
+    answer = post(api, "custom_workflow", custom_fields={"steps": 20, name: value}, is_wrapped=is_wrapped)
+    within = "payload." if is_wrapped else ""
+    assert (answer.status_code, answer.json()["error"]["code"]) == (422, "invalid_request")
+    words = f"Unknown field '{within}custom_fields.{name}': it is called {within}{place} here."
+    assert answer.json()["error"]["message"] == words
+
+
+def test_a_custom_field_of_that_name_fills_its_placeholder(api: Api) -> None:
+    graph = json.loads(json.dumps(GRAPH).replace('"filename_prefix": "', '"filename_prefix": "{{PRIORITY}}'))
+    assert graph != GRAPH
+    job = submitted(api, "custom_workflow", workflow=graph, custom_fields={"priority": 5, "requires": "", "steps": 1})
+    assert (job.priority, job.requires) == (0, None)
 
 
 @pytest.mark.parametrize(
@@ -151,6 +209,50 @@ def test_a_form_has_its_templates_requirements(api: Api) -> None:
     answer = api.post("/workflows/large", files={"width": (None, "64")})
     assert answer.status_code == 201, answer.text
     assert answer.json()["requires"] == {"pool": "big", "vram_gb": 40.0}
+
+
+def form(**fields: str) -> dict[str, tuple[None, str]]:
+    return {name: (None, text) for name, text in fields.items()}
+
+
+def test_a_form_takes_all_of_it(api: Api) -> None:
+    fields = form(width="64", priority="7", requires='{"vram_gb": 60}', start_within_s="90.5")
+    answer = api.post("/workflows/large", files=fields)
+    assert answer.status_code == 201, answer.text
+    job = api.ledger.jobs.get(answer.json()["id"])
+    assert (job.priority, job.start_within_s) == (7, 90.5)
+    assert job.requires == Requirements(pool="big", vram_gb=60.0)
+    assert job.parameters == {"width": 64}
+
+
+def test_a_blank_field_of_a_form_says_nothing(api: Api) -> None:
+    answer = api.post("/workflows/plain", files=form(priority="", requires=" ", start_within_s=""))
+    job = api.ledger.jobs.get(answer.json()["id"])
+    assert (job.priority, job.requires, job.start_within_s) == (0, None, None)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"priority": "high"}, "priority must be an integer from -1000000 to 1000000, not 'high'."),
+        ({"priority": "101"}, "priority must be at most 100, not 101"),
+        ({"requires": "pool=big"}, "requires must be an object, not 'pool=big'."),
+        ({"requires": '{"pool": "big"'}, "requires must be an object, not '{"),
+        ({"requires": '{"vram": 24}'}, "Unknown field 'requires.vram': it is called requires.vram_gb here."),
+        ({"start_within_s": "nan"}, "start_within_s must be a number above 0 and at most 604800, not 'nan'."),
+        ({"start_within_s": "0"}, "start_within_s must be a number above 0 and at most 604800, not 0."),
+    ],
+)
+def test_what_is_wrong_in_a_form_is_named(api: Api, fields: dict[str, str], words: str) -> None:
+    answer = api.post("/workflows/plain", files=form(**fields))
+    assert (answer.status_code, answer.json()["error"]["code"]) == (422, "invalid_request")
+    assert answer.json()["error"]["message"].startswith(words)
+
+
+def test_a_field_of_a_form_is_the_templates_own_parameter_first(api: Api) -> None:
+    answer = api.post("/workflows/ranked", files=form(priority="64"))
+    job = api.ledger.jobs.get(answer.json()["id"])
+    assert (job.priority, job.parameters) == (0, {"priority": 64})
 
 
 @pytest.mark.parametrize(

@@ -191,7 +191,7 @@ def test_without_a_healthy_gpu_nobody_knows_how_long_it_takes(api: Api) -> None:
         client.all()
 
     assert (place["position"], place["estimated_wait_time"]) == (None, None)
-    assert place["reason"] == "No GPU of the fleet can run it now."
+    assert place["reason"] == "No GPU of the fleet can run it now: the only GPU is unhealthy."
     assert (info["gpus"], info["estimated_wait_time"], info["preprocess_queue_size"]) == (0, None, 1)
 
 

@@ -97,6 +97,8 @@ def test_what_a_job_requires_goes_with_it(api: Api, capsys: pytest.CaptureFixtur
         ("big", "it is NAME=VALUE,..., for instance pool=h100,vram_gb=24."),
         ("pool=big,pool=small", "pool is given twice."),
         ("vram_gb=much", "much is no number."),
+        ("vram_gb=nan", "nan is no number."),
+        ("vram_gb=inf", "inf is no number."),
         ("pool=nowhere", "No GPU of this fleet has pool nowhere."),
         ("vram=24", "it is called requires.vram_gb here"),
     ],

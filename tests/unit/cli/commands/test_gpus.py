@@ -75,7 +75,7 @@ def test_the_card_in_the_name_of_a_device(device: str | None, shown: str) -> Non
 
 
 def test_a_card_has_its_memory() -> None:
-    assert card("cuda:0 NVIDIA L4 : cudaMallocAsync", 23_500_000_000) == "NVIDIA L4 24 GB"
+    assert card("cuda:0 NVIDIA L4 : cudaMallocAsync", 23_500_000_000) == "NVIDIA L4 23.5 GB"
 
 
 def test_what_a_gpu_holds() -> None:

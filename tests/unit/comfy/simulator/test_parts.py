@@ -153,3 +153,10 @@ def test_command_line_of_a_real_comfyui_is_accepted(tmp_path: Path) -> None:
     assert (options.max_body_bytes, options.write_metadata, options.cuda_device) == (524288, False, "3")
     with pytest.raises(SystemExit):
         parse_options(["--cache-lru", "3", "--cache-none"])
+
+
+@pytest.mark.parametrize("speed", ["nan", "inf", "-1"])
+def test_a_speed_is_a_number_that_is_not_negative(speed: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_options(["--simulate-speed", speed])
+    assert "argument --simulate-speed: must be a number, and not negative" in capsys.readouterr().err

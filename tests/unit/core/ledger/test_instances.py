@@ -207,6 +207,22 @@ class TestReports:
         ledger.instances.forget_models(NAME, worker=WORKER)
         assert (record_of(ledger).held, residents_of(ledger)) == ((), set())
 
+    @pytest.mark.parametrize("state", [STARTING, UNHEALTHY, STOPPED, QUARANTINED])
+    def test_without_its_process_it_holds_nothing(self, ledger: Ledger, state: str) -> None:
+        assert len(come_up(ledger, held=["a"]).held) == 1
+        if state == STARTING:
+            register(ledger)
+        elif state == QUARANTINED:
+            beat(ledger, state)
+        else:
+            ledger.instances.down(NAME, worker=WORKER, state=state, reason="Gone.")
+        assert (record_of(ledger).state, record_of(ledger).held) == (state, ())
+
+    def test_one_that_is_lost_is_not_said_to_hold_anything(self, ledger: Ledger, clock: StoppedClock) -> None:
+        come_up(ledger, held=["a"])
+        clock.pass_ms(SILENCE_MS + 1)
+        assert (record_of(ledger).state, record_of(ledger).held) == ("lost", ())
+
     def test_what_was_held_in_vain_is_not_held(self, ledger: Ledger) -> None:
         submit(ledger, models=("a",))
         come_up(ledger, held=("a", "b"))

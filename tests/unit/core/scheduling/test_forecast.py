@@ -104,6 +104,30 @@ def test_a_job_that_no_gpu_can_run_never_begins() -> None:
 
 
 @pytest.mark.parametrize(
+    ("away", "needs", "says"),
+    [
+        ({}, "", "."),
+        ({"drained": 1}, "", ": the only GPU is drained."),
+        ({"drained": 4}, "", ": all 4 GPUs are drained."),
+        ({"starting": 1, "drained": 3}, "", ": of 4 GPUs 3 are drained and 1 is starting."),
+        (
+            {"lost": 1, "disk_full": 2, "drained": 3},
+            "",
+            ": of 6 GPUs 3 are drained, 2 are out of disk space and 1 is lost.",
+        ),
+        ({"drained": 1}, "pool big", ": it needs pool big; the only GPU that could is drained."),
+        ({"drained": 2}, "pool big", ": it needs pool big; all 2 GPUs that could are drained."),
+        ({"lost": 1, "drained": 1}, "pool a", ": it needs pool a; of 2 GPUs that could 1 is drained and 1 is lost."),
+    ],
+)
+def test_where_gpus_could_and_take_nothing_their_states_are_said(away: dict[str, int], needs: str, says: str) -> None:
+    told = _forecast([WaitingLine(line=Line(id=1), needs=needs, away=away)], [])
+
+    assert told.reason(1).code == "no_gpu"
+    assert told.sentence(1) == f"No GPU of the fleet can run it now{says}"
+
+
+@pytest.mark.parametrize(
     ("first", "more", "says"),
     [
         (_line(1, since_s=50.0, priority=1, waiting=2), {}, "Jobs of higher priority go first"),

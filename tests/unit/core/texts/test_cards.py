@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from core.records.requirements import Requirements
 from core.texts.cards import card_name, gigabytes
 
 
@@ -21,7 +22,21 @@ def test_the_card_in_the_name_of_a_device(device: str, name: str) -> None:
 
 @pytest.mark.parametrize(
     ("size_bytes", "shown"),
-    [(40_000_000, "0.04 GB"), (340_000_000, "0.3 GB"), (6_900_000_000, "6.9 GB"), (23_800_000_000, "24 GB")],
+    [
+        (40_000_000, "0.04 GB"),
+        (340_000_000, "0.3 GB"),
+        (6_900_000_000, "6.9 GB"),
+        (8_589_934_592, "8.5 GB"),
+        (23_800_000_000, "23.8 GB"),
+        (24_000_000_000, "24 GB"),
+    ],
 )
 def test_sizes(size_bytes: int, shown: str) -> None:
     assert gigabytes(size_bytes) == shown
+
+
+@pytest.mark.parametrize("size_bytes", [8_589_934_592, 23_999_999_999, 85_899_345_920, 1_000_000_000])
+def test_what_is_shown_of_a_card_can_be_required_and_little_more(size_bytes: int) -> None:
+    shown_gb = float(gigabytes(size_bytes).removesuffix(" GB"))
+    assert Requirements(vram_gb=shown_gb).are_met_by(pool=None, vram_bytes=size_bytes)
+    assert not Requirements(vram_gb=shown_gb + 0.1).are_met_by(pool=None, vram_bytes=size_bytes)

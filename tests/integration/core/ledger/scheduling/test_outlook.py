@@ -10,6 +10,7 @@ from sqlalchemy import update
 from core.clock import now_ms
 from core.ledger import Ledger
 from core.ledger.database.tables import instances
+from core.ledger.instances import DRAINED, DRAINING, LOST, SILENCE_MS, STARTING, UNHEALTHY
 from core.ledger.model_sets import load_subject, model_set_of, run_subject
 from core.ledger.scheduling import heads
 from core.records.job import Job
@@ -84,6 +85,46 @@ def test_what_no_gpu_can_run_has_neither_place_nor_wait(ledger: Ledger) -> None:
     job = submit(ledger, requires=Requirements(pool="big"))
 
     assert _told(ledger, job) == (None, None, "No GPU of the fleet can run it now: it needs pool big.")
+
+
+def _turn(ledger: Ledger, name: str, state: str) -> None:
+    ledger.instances.heartbeat(name, worker=f"w-{name}", state=state, reason=None, is_drained=False, restarts=0)
+
+
+def test_what_could_run_a_job_and_takes_none_is_told_with_its_state(ledger: Ledger) -> None:
+    for name in (GPU, OTHER, "gpu2@here", "gpu3@here"):
+        register(ledger, name)
+    _set_instance(ledger, OTHER, pool="big")
+    running, job = claimed(ledger, GPU), submit(ledger)
+    pinned = submit(ledger, requires=Requirements(pool="big"))
+    _turn(ledger, OTHER, DRAINING)
+
+    assert _told(ledger, job)[0] == 1
+    assert _told(ledger, pinned)[2].endswith(": it needs pool big; the only GPU that could is drained.")
+
+    for name in (GPU, "gpu2@here"):
+        _turn(ledger, name, DRAINING)
+    _set_instance(ledger, "gpu3@here", heartbeat_at_ms=now_ms() - SILENCE_MS - 1000)
+
+    assert _told(ledger, job)[2].endswith("now: of 4 GPUs 2 are drained, 1 is draining and 1 is lost.")
+    assert {gpu.name: gpu.state for gpu in ledger.instances.all()} == {
+        GPU: DRAINING,
+        OTHER: DRAINED,
+        "gpu2@here": DRAINED,
+        "gpu3@here": LOST,
+    }
+    assert ledger.jobs.get(running.job_id).instance == GPU
+
+
+def test_one_that_could_not_run_it_does_not_count(ledger: Ledger) -> None:
+    register(ledger, GPU)
+    register(ledger, OTHER)
+    _set_instance(ledger, GPU, vram_bytes=8_000_000_000, state=STARTING)
+    _set_instance(ledger, OTHER, vram_bytes=24_000_000_000, state=UNHEALTHY)
+    job = submit(ledger, requires=Requirements(vram_gb=16))
+
+    assert _told(ledger, job)[2].endswith("; the only GPU that could is unhealthy.")
+    assert _told(ledger, submit(ledger))[2].endswith("now: of 2 GPUs 1 is starting and 1 is unhealthy.")
 
 
 def test_where_jobs_stand_is_read_from_the_heads_or_counted(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -141,7 +141,7 @@ class TestKeptOff:
         claimed(ledger, BIG, priority=1)
         job_id, _ = run_out(ledger, SMALL)
         assert reason_of(ledger, job_id).startswith(
-            "Ran out of memory on GTX 12 (12.0 GB), waits for another kind of GPU. gpu3@here will load"
+            "Ran out of memory on GTX 12 (12 GB), waits for another kind of GPU. gpu3@here will load"
         )
         go(ledger, BIG)
         assert reason_of(ledger, job_id).startswith("gpu0@here takes it now")
