@@ -6,7 +6,7 @@ import base64
 import re
 import time
 from collections.abc import Iterator
-from io import FileIO
+from io import RawIOBase
 from urllib.parse import quote
 
 from flask import Response, request
@@ -17,6 +17,7 @@ from core.errors import OutputUnavailable, RangeNotSatisfiable
 from core.ledger.input_files import InputFile
 from core.records.output import Output
 from core.storage.backend import StorageBackend
+from core.storage.folders import BucketFault
 
 EXPIRED = "This file has expired: it was kept for its time, and then removed."
 _PIECE_BYTES = 128 * 1024
@@ -85,10 +86,12 @@ def _clipped(wanted: str, size_bytes: int) -> str:
     return "bytes=0-" if suffix and int(suffix[1]) > size_bytes else wanted
 
 
-def open_output(output: Output | InputFile, storage: StorageBackend) -> FileIO:
-    """Open a stored file; the caller closes it. Raises OutputUnavailable."""
+def open_output(output: Output | InputFile, storage: StorageBackend) -> RawIOBase:
+    """Open a stored file; the caller closes it. Raises OutputUnavailable; BucketFault: nobody can tell now."""
     try:
         return storage.open(output.storage_key or "", size_bytes=output.size_bytes)
+    except BucketFault:
+        raise
     except OSError as exc:
         is_expired = isinstance(output, Output) and output.is_expired
         raise OutputUnavailable(EXPIRED if is_expired else "The file of this asset is no longer there.") from exc
@@ -111,7 +114,7 @@ def content_disposition(output: Output | InputFile) -> str:
 class Pieces(Iterator[bytes]):
     """An open file, piece by piece, from any place on; closes the file when the answer is over, or never began."""
 
-    def __init__(self, file: FileIO, size_bytes: int) -> None:
+    def __init__(self, file: RawIOBase, size_bytes: int) -> None:
         self._file = file
         self._size_bytes = size_bytes
 

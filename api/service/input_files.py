@@ -167,13 +167,14 @@ class Intake:
             raise MissingAsset(f"{subject}: this asset has just gone.")
         try:
             if isinstance(found, Output):
-                with self._outputs.path(found.storage_key or "").open("rb") as file:
-                    return self._brought(file, found.name, reference.kind, subject, job_id)
+                raw = self._outputs.open(found.storage_key or "", size_bytes=found.size_bytes)
+                with io.BufferedReader(raw) as source:
+                    return self._brought(source, found.name, reference.kind, subject, job_id)
             self._storage.touch(found.storage_key)
-            path = self._storage.path(found.storage_key)
+            with self._storage.local(found.storage_key) as path:
+                self._check(path, found.content_type, reference.kind, subject)
         except (FileNotFoundError, ValueError) as exc:
             raise MissingAsset(f"{subject}: the bytes of this asset are gone.") from exc
-        self._check(path, found.content_type, reference.kind, subject)
         return found
 
     def _fetched(self, url: str, reference: Reference, subject: str, job_id: str) -> InputFile:

@@ -58,7 +58,9 @@ def settle_storage(settings: Settings, report: Callable[[str], None]) -> None:
 def _storage_problem(settings: Settings) -> str | None:
     ledger = Ledger(settings, pool_size=1)
     try:
-        StorageMarker(settings, ledger.facts).settle()
+        marker = StorageMarker(settings, ledger.facts)
+        marker.settle()
+        marker.check_rights()
     except LedgerUnavailable as exc:
         return f"Waiting for the ledger. {exc}"
     finally:

@@ -23,6 +23,9 @@ class Progress:
     steps: int | None = None
     #: Seconds of work left, when nodes like all of these have run on this instance before.
     remaining_s: float | None = None
+    #: Of a job whose GPU work is done: why its files are not stored yet, in plain English, and when that was found.
+    note: str | None = None
+    noted_at_ms: int = 0
 
     @classmethod
     def from_json(cls, value: Any) -> Progress:

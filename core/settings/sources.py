@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from core.errors import ConfigurationError
-from core.settings.joint_checks import refuse_half_a_bucket, refuse_malformed_keys
+from core.settings.joint_checks import refuse_half_a_bucket, refuse_half_a_storage, refuse_malformed_keys
 from core.settings.settings import PREFIX, Settings
 
 #: Of releases before the project took its name.
@@ -28,6 +28,7 @@ SECRET_FIELDS = (
     "webhook_signing_key",
     "database_url",
     "broker_url",
+    "storage_secret_access_key",
 )
 
 
@@ -45,6 +46,7 @@ def load_settings(**overrides: Any) -> Settings:
     except ValidationError as exc:
         raise ConfigurationError(_explain(exc)) from exc
     refuse_half_a_bucket(settings)
+    refuse_half_a_storage(settings)
     refuse_malformed_keys(settings)
     return settings
 
