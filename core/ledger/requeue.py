@@ -223,11 +223,6 @@ class Requeue:
             error = JobError(code=final, message=f"Given up after {count} lost attempts. {reason}")
             return FAILED, {"error": error.to_json(), **losses}
         data = {"reason": reason, "code": code} if counts else {"reason": reason}
-        anew = {
-            "lease_until_ms": None,
-            "progress": None,
-            "on_deck": False,
-            "delivery_losses": 0,
-            "generated_at_ms": None,
-        }
+        anew = {"lease_until_ms": None, "generated_at_ms": None, "progress": None, "on_deck": False}
+        losses["delivery_losses"] = 0
         return QUEUED, {"data": data, **anew, **losses}

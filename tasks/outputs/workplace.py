@@ -33,7 +33,7 @@ def open_workplace(runtime: Runtime) -> None:
         log.warning("what earlier workers left in %s stays for now: %s", storage.workplace, exc)
         return
     for job_id in found:
-        if states.get(job_id) != DELIVERING:
+        if job_id not in states or states[job_id][0] != DELIVERING:
             storage.clear_workplace(job_id)
 
 

@@ -10,7 +10,7 @@ from api.contracts.comfy_v2.views import AssetView, asset_view
 from api.http.auth import Guard
 from api.http.caller import links_for
 from api.http.errors import AssetInUse, BlobNotFound, HashMismatch, LinkRefused, PreconditionFailed, json_response
-from api.http.files import content_response
+from api.http.files import content_response, link_to_bucket
 from api.http.forms import input_path, lifetime_s, upload_form
 from api.http.json_body import read_json
 from api.http.signed_links import cache_control
@@ -136,7 +136,8 @@ def assets_blueprint(settings: Settings, ledger: Ledger, intake: Intake, guard: 
         errors=(NotFound, OutputUnavailable, RangeNotSatisfiable, PreconditionFailed, LinkRefused, LedgerUnavailable),
         parameters=(*LINK, *CONDITIONS),
         text="The url of an output or an asset is this route with a signature: it needs no key until url_expires_at. "
-        "The official SDK, where it has a key, is sent on to such a link (302): it asks so for one to hand on.",
+        "The official SDK, where it has a key, is sent on to such a link (302): it asks so for one to hand on. "
+        "A server whose storage is a bucket may send links on to that.",
     )
     def content(asset_id: str) -> Response:
         found = _found(intake, asset_id)
@@ -145,6 +146,8 @@ def assets_blueprint(settings: Settings, ledger: Ledger, intake: Intake, guard: 
             return Response(status=302, headers={"Location": link.url, "Cache-Control": "no-store"})
         storage = output_storage(settings) if isinstance(found, Output) else input_storage(settings)
         kept = cache_control()
+        if kept is not None and settings.storage_redirect and (url := link_to_bucket(found, storage)) is not None:
+            return Response(status=302, headers={"Location": url, "Cache-Control": "no-store"})
         answer = content_response(found, storage, cache_control=kept)
         if kept is not None:
             # Pages that let nothing foreign in unless it says so may show what they have a link to.
