@@ -68,12 +68,13 @@ class S3Storage:
         #: Where files of this machine wait that are on their way: a job's below `<job id>/`.
         self.workplace = settings.data_dir / "outgoing"
         self._drafts = settings.data_dir / "drafts"
-        self._swept_at_s = -math.inf
+        self._swept_at_s = self._looked_at_s = -math.inf
 
     def draft(self) -> Path:
         """Return a new local path to write a file to that is to be `put`; the caller removes it."""
         self._settings.make_data_dir()
         self._drafts.mkdir(exist_ok=True)
+        self._sweep_local()
         return self._drafts / uuid.uuid4().hex
 
     def put(self, key: str, file: Path) -> None:
@@ -194,14 +195,10 @@ class S3Storage:
         shutil.rmtree(job_folder(self.workplace, folder), ignore_errors=True)
 
     def sweep_drafts(self) -> None:
-        """Remove, now and then, drafts and parts of uploads that their makers left behind when they died."""
+        """Remove, now and then, parts of uploads that their makers left behind when they died."""
         if time.monotonic() - self._swept_at_s < SWEEP_EVERY_S:
             return
         self._swept_at_s = time.monotonic()
-        with contextlib.suppress(FileNotFoundError):
-            for draft in self._drafts.iterdir():
-                if age_s(draft) > FRESH_S:
-                    draft.unlink(missing_ok=True)
         self._abort_parts(lambda begun: time.time() - begun["Initiated"].timestamp() > UNFINISHED_S, self._name(""))
 
     def is_due(self, work: str, *, every_s: float) -> bool:
@@ -231,6 +228,16 @@ class S3Storage:
     @property
     def _client(self) -> Any:
         return storage_client(self._settings)
+
+    def _sweep_local(self) -> None:
+        # Drafts lie on each machine, and only one at a time sweeps the bucket.
+        if time.monotonic() - self._looked_at_s < SWEEP_EVERY_S:
+            return
+        self._looked_at_s = time.monotonic()
+        for draft in self._drafts.iterdir():
+            with contextlib.suppress(OSError):
+                if age_s(draft) > FRESH_S:
+                    draft.unlink()
 
     def _name(self, key: str) -> str:
         if key and not _is_key(key):

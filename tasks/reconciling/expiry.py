@@ -35,7 +35,8 @@ def remove_expired(runtime: Runtime) -> None:
         for step in (_remove_jobs, _remove_files, _remove_uploads):
             # A bucket that lets nobody remove anything must not keep the rest from being done.
             failure_of(functools.partial(_in_steps, step, runtime), f"expiry, {step.__name__}")
-        failure_of(input_storage(runtime.settings).sweep_drafts, "expiry, drafts")
+        for storage in (input_storage(runtime.settings), output_storage(runtime.settings)):
+            failure_of(storage.sweep_drafts, "expiry, drafts")
     _in_steps(_forget_keys, runtime)
     runtime.ledger.instances.forget_silent()
     runtime.ledger.lines.forget_unused()
