@@ -35,6 +35,7 @@ COMMANDS = {
     "drain": ("cli.commands.gpus:drain", "Have a GPU finish its job and take no more."),
     "resume": ("cli.commands.gpus:resume", "Have a drained or quarantined GPU take jobs again."),
     "restart": ("cli.commands.gpus:restart", "Restart a GPU's ComfyUI when its job is done."),
+    "storage": ("cli.commands.storage:storage", "Copy the files of a directory into a bucket."),
     "broker": ("cli.commands.services:broker", "Run the embedded broker alone."),
     "api": ("cli.commands.services:api", "Run the HTTP API alone."),
     "gpu": ("cli.commands.services:gpu", "Run one worker for each GPU of this machine."),

@@ -10,6 +10,7 @@ task_files    query, download, download-all, download-from-json
 gpus          look at GPUs; drain, resume, restart
 webhooks      deliveries: which arrived, and sending again
 templates     check template files, propose a sidecar, list a server's
+storage       the files of a directory into a bucket
 version       the version
 shared        options and helpers of all that talk to a server
 local_files   files of this machine that a job needs (submit, run)

@@ -47,7 +47,7 @@ def ledger_problem(settings: Settings) -> str | None:
 
 
 def settle_storage(settings: Settings, report: Callable[[str], None]) -> None:
-    """See that the storage in sight is the fleet's, once the ledger can say which is.
+    """See that the storage in sight is the fleet's, and may be used, once it and the ledger can say so.
 
     Raises:
       ConfigurationError: it is not.
@@ -59,6 +59,8 @@ def _storage_problem(settings: Settings) -> str | None:
     ledger = Ledger(settings, pool_size=1)
     try:
         marker = StorageMarker(settings, ledger.facts)
+        if (why := marker.away()) is not None:
+            return f"Waiting for the storage. {why}"
         marker.settle()
         marker.check_rights()
     except LedgerUnavailable as exc:

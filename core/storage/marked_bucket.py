@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import uuid
 from typing import Any
 
@@ -13,6 +14,8 @@ from core.storage.object_client import storage_client, translated
 NAME = "fleet-storage"
 #: Of a marker, whatever else may lie at its key.
 MOST_BYTES = 1024
+#: Numbers of faults that may be over soon; at the others somebody has to change something.
+PASSING = (errno.ETIMEDOUT, errno.ECONNREFUSED, errno.EIO)
 
 
 class MarkedBucket:
@@ -27,6 +30,14 @@ class MarkedBucket:
 
     def __str__(self) -> str:
         return f"COMFYLINE_STORAGE_URL={self._url}"
+
+    def away(self) -> str | None:
+        """Return why nobody can tell now what is there, where that may pass; None: it can be told, or is refused."""
+        try:
+            self._read()
+        except OSError as exc:
+            return exc.strerror if exc.errno in PASSING else None
+        return None
 
     def problem(self, known: str) -> str | None:
         """Return what is wrong where the id `known` should be; None: it is there."""
@@ -59,11 +70,13 @@ class MarkedBucket:
         if not found:
             raise ConfigurationError(f"{self._key} in {self._url} is empty; remove it.")
         if found[1:] != [fleet]:
-            raise ConfigurationError(
-                f"{self} belongs to another fleet, with another ledger. Two fleets would remove each other's files: "
-                f"choose another folder of the bucket, or if that fleet is gone remove {self._key}."
-            )
+            raise ConfigurationError(self._is_foreign)
         return found[0]
+
+    def foreign(self, fleet: str) -> str | None:
+        """Return what to do about the marker of another fleet; None: it is this fleet's, or there is none."""
+        found = self._read()
+        return None if found is None or found[1:] == [fleet] else self._is_foreign
 
     def mark(self, marker_id: str, fleet: str) -> None:
         """Write the marker. Raises OSError."""
@@ -86,6 +99,13 @@ class MarkedBucket:
         except OSError as exc:
             return f"The storage cannot be used. {exc.strerror or exc}."
         return None if found == words else f"{self} does not give back what was put there."
+
+    @property
+    def _is_foreign(self) -> str:
+        return (
+            f"{self} belongs to another fleet, with another ledger. Two fleets would remove each other's files: "
+            f"choose another folder of the bucket, or if that fleet is gone remove {self._key}."
+        )
 
     def _read(self) -> list[str] | None:
         with contextlib.suppress(FileNotFoundError), translated(self._url):

@@ -25,6 +25,10 @@ class MarkedDirectory:
             return f"The storage in {self._settings.data_dir} (COMFYLINE_STORAGE_DIR is not set)"
         return f"COMFYLINE_STORAGE_DIR={self._settings.storage_dir}"
 
+    def away(self) -> str | None:
+        """Return None: a mount that is missing at a process's start is not waited for."""
+        return None
+
     def problem(self, known: str) -> str | None:
         """Return what is wrong where the id `known` should be; None: it is there."""
         try:

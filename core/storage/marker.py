@@ -37,6 +37,9 @@ LOOK_TIMEOUT_S = 5.0
 class MarkedPlace(Protocol):
     """A storage as far as its marker goes."""
 
+    def away(self) -> str | None:
+        """Return why nobody can tell now what is there, where that may pass; None: it can be told, or is refused."""
+
     def problem(self, known: str) -> str | None:
         """Return what is wrong where the id `known` should be; None: it is there."""
 
@@ -76,6 +79,10 @@ class StorageMarker:
         self._id = known
         if (problem := self._place.problem(known)) is not None:
             raise ConfigurationError(problem)
+
+    def away(self) -> str | None:
+        """Return why the storage cannot be looked at now, where waiting may help; None: it can, or nothing helps."""
+        return self._place.away()
 
     def check_rights(self) -> None:
         """See that files can be written, read and removed. Raises ConfigurationError."""

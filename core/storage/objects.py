@@ -83,7 +83,7 @@ class S3Storage:
         Several processes may do this with one key at once, and one may be about to remove it.
         """
         digest = digest_of(file)
-        if not self._has(key, file.stat().st_size, digest) or not self._is_kept(key, file.stat().st_size, digest):
+        if not self.has(key, file.stat().st_size, digest) or not self._is_kept(key, file.stat().st_size, digest):
             self._upload(key, file, digest, "application/octet-stream")
         file.unlink()
 
@@ -94,11 +94,20 @@ class S3Storage:
           digest: `blake3:<64 hex digits>` of the file.
         """
         size_bytes = file.stat().st_size
-        if self._has(key, size_bytes, digest):
+        if self.has(key, size_bytes, digest):
             return
         if size_bytes >= PART_BYTES:
             self._abort_parts(lambda begun: begun["Key"] == self._name(key), self._name(key))
         self._upload(key, file, digest, content_type)
+
+    def has(self, key: str, size_bytes: int, digest: str) -> bool:
+        """Return whether a file is there whole, by its size and the hash that was written with it."""
+        found = self._head(self._name(key))
+        return (
+            found is not None
+            and found["ContentLength"] == size_bytes
+            and found["Metadata"].get("blake3") == digest.partition(":")[2]
+        )
 
     def open(self, key: str, *, size_bytes: int) -> RawIOBase:
         """Open a file for reading at any place. Raises FileNotFoundError: there is none, or none of this size."""
@@ -268,14 +277,6 @@ class S3Storage:
                 self._client.list_objects_v2(Bucket=self._bucket, Prefix=name, MaxKeys=1)
         return found
 
-    def _has(self, key: str, size_bytes: int, digest: str) -> bool:
-        found = self._head(self._name(key))
-        return (
-            found is not None
-            and found["ContentLength"] == size_bytes
-            and found["Metadata"].get("blake3") == digest.partition(":")[2]
-        )
-
     def _is_kept(self, key: str, size_bytes: int | None = None, digest: str = "") -> bool:
         """Mark an object as wanted; False where somebody had begun to remove it and has done so."""
         self._write(self._mark("touched", key))
@@ -289,7 +290,7 @@ class S3Storage:
             time.sleep(REMOVER_PAUSE_S)
         if not was_announced:
             return True
-        return self._head(self._name(key)) is not None if size_bytes is None else self._has(key, size_bytes, digest)
+        return self._head(self._name(key)) is not None if size_bytes is None else self.has(key, size_bytes, digest)
 
     def _is_old(self, key: str) -> bool:
         found, touched = self._head(self._name(key)), self._head(self._mark("touched", key))
@@ -300,7 +301,7 @@ class S3Storage:
         size_bytes = file.stat().st_size
         with translated(self._url), TransferManager(self._client, _TRANSFER) as manager:
             manager.upload(str(file), self._bucket, self._name(key), extra_args=extra).result()
-        if size_bytes >= PART_BYTES and not self._has(key, size_bytes, digest):
+        if size_bytes >= PART_BYTES and not self.has(key, size_bytes, digest):
             raise BucketFault(errno.EIO, f"{self._url}: the S3 server has not kept an object that it took")
 
     def _reader(self, key: str, found: Any) -> ObjectReader:

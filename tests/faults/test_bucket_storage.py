@@ -11,12 +11,16 @@ import pytest
 import requests
 from PIL import Image
 
+from core.clock import now_ms
 from core.records.job import DELIVERING
 from tests.bucket_fleet import BUCKET, Machines, machines
 from tests.fleet import Fleet, work
 from tests.ledger_moves import set_columns
 from tests.services import Broker, PostgresServer
 from tests.waiting import until
+
+#: Longer than uploads are tried elsewhere, and than a machine may be silent; shorter than jobs are kept.
+LONG_MS = 3_600_000
 
 
 @pytest.fixture(scope="module")
@@ -81,8 +85,8 @@ def test_outputs_go_into_the_bucket_and_no_machine_keeps_any(whole: Machines) ->
 
 
 def test_an_upload_and_a_url_come_down_to_the_gpu(whole: Machines) -> None:
-    form = {"file": ("a.png", picture(7)), "file_path": (None, "a.png")}
-    asset = requests.post(f"{whole.api.base_url}/api/v2/assets", files=form, timeout=20).json()
+    files, form = {"file": ("a.png", picture(7))}, {"file_path": "a.png"}
+    asset = requests.post(f"{whole.api.base_url}/api/v2/assets", files=files, data=form, timeout=20).json()
     whole.s3.client.put_object(Bucket=BUCKET, Key="elsewhere/b.png", Body=picture(9))
     place = {"Bucket": BUCKET, "Key": "elsewhere/b.png"}
     url = whole.s3.client.generate_presigned_url("get_object", Params=place, ExpiresIn=600)
@@ -114,7 +118,7 @@ def test_a_bucket_that_is_away_for_a_while_loses_nothing(whole: Machines) -> Non
 
     assert "s3://fleet/files" in until(why_unready, what="an API that is not ready", timeout_s=40)
     # However long that takes: it is given up by nobody.
-    set_columns(whole.ledger, job_id, generated_at_ms=1, updated_at_ms=1)
+    set_columns(whole.ledger, job_id, generated_at_ms=now_ms() - LONG_MS, updated_at_ms=1)
     until(lambda: host.log("io").count("waits for another turn") > 1, what="another try", timeout_s=60)
     whole.gate.open()
     set_columns(whole.ledger, job_id, updated_at_ms=1)
@@ -134,7 +138,7 @@ def test_a_machine_that_dies_with_unstored_files_has_its_job_run_again(whole: Ma
     dead.kill("gpu0")
     other.start("io")
     # As if it were silent for long enough already.
-    set_columns(whole.ledger, job_id, generated_at_ms=1)
+    set_columns(whole.ledger, job_id, generated_at_ms=now_ms() - LONG_MS)
 
     job = whole.api.wait(job_id, "succeeded", timeout_s=90)
 

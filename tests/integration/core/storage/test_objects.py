@@ -49,7 +49,8 @@ def bucket(s3: S3Server) -> Iterator[S3Server]:
 
 
 def storage_at(url: str, folder: Path, area: str = "inputs", **more: str) -> S3Storage:
-    return S3Storage(Settings(data_dir=folder / "data", **{**bucket_settings(url), **more}), area)
+    values: dict[str, Any] = {**bucket_settings(url), **more}
+    return S3Storage(Settings(data_dir=folder / "data", **values), area)
 
 
 @pytest.fixture
@@ -253,17 +254,18 @@ def _interrupted(storage: S3Storage, key: str, stop_at: int, again: str) -> bool
             threads[0].join(0.5)
 
     def stepping(step: Callable[[str], Any]) -> Callable[[str], Any]:
-        def stepped(name: str) -> Any:
+        def after(name: str) -> Any:
             before()
             return step(name)
 
-        return stepped
+        return after
 
-    storage._head, storage._write, storage._delete = stepping(head), stepping(write), stepping(delete)  # type: ignore[method-assign]
+    stepped: Any = storage
+    stepped._head, stepped._write, stepped._delete = stepping(head), stepping(write), stepping(delete)
     try:
         storage.discard(key)
     finally:
-        storage._head, storage._write, storage._delete = head, write, delete  # type: ignore[method-assign]
+        stepped._head, stepped._write, stepped._delete = head, write, delete
     for thread in threads:
         thread.join(10)
         assert not thread.is_alive()
@@ -421,7 +423,7 @@ def error(status: int, code: str, more: str = "") -> bytes:
 def test_a_bucket_that_is_not_there(s3: S3Server, tmp_path: Path) -> None:
     storage = storage_at(s3.url, tmp_path, storage_url="s3://nowhere")
     for fault in failing(storage, tmp_path):
-        assert fault.strerror.startswith("s3://nowhere: there is no such bucket")
+        assert str(fault.strerror).startswith("s3://nowhere: there is no such bucket")
 
 
 @pytest.mark.parametrize(
@@ -445,7 +447,7 @@ def test_what_is_refused_is_said_in_words(
         with pytest.raises(BucketFault) as caught:
             storage.keep("ab/a", draft, digest="blake3:0", content_type="a/b")
 
-    assert words in caught.value.strerror
+    assert words in str(caught.value.strerror)
     assert is_out_of_room(caught.value) is (b"507" in answer)
 
 
@@ -454,7 +456,7 @@ def test_a_server_that_is_away_is_given_up_soon(bucket: S3Server, tmp_path: Path
     gate.close()
     began_s = time.monotonic()
     for fault in failing(storage_at(gate.url, tmp_path), tmp_path):
-        assert "S3 server" in fault.strerror
+        assert "S3 server" in str(fault.strerror)
     assert time.monotonic() - began_s < 60
 
 
