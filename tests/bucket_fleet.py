@@ -50,7 +50,7 @@ class Machines:
 def machines(folder: Path, broker: Broker, database_url: str, **more: str) -> Iterator[Machines]:
     """Start the machines; the GPU workers and io workers of both GPU hosts are up when this returns."""
     s3 = S3Server()
-    s3.client.create_bucket(Bucket=BUCKET)
+    s3.empty(BUCKET)
     gate = Gate(s3.port)
     common = {
         "database_url": database_url,

@@ -59,6 +59,14 @@ class S3Server:
         values: dict[str, Any] = {"endpoint_url": url or self.url, "bucket_name": name, "region": None, "prefix": "p"}
         return BucketTarget(**{**values, **fields})
 
+    def empty(self, name: str) -> None:
+        """Have an empty bucket of this name: what these servers hold outlives them, for it belongs to the process."""
+        self.client.create_bucket(Bucket=name)
+        for item in self.client.list_objects_v2(Bucket=name).get("Contents", ()):
+            self.client.delete_object(Bucket=name, Key=item["Key"])
+        for begun in self.client.list_multipart_uploads(Bucket=name).get("Uploads", ()):
+            self.client.abort_multipart_upload(Bucket=name, Key=begun["Key"], UploadId=begun["UploadId"])
+
     def signed_put(self, target: BucketTarget, key: str, *, at: str | None = None) -> str:
         """A URL to put one object to; `at` a front of this server."""
         parameters = {"Bucket": target.bucket_name, "Key": key}

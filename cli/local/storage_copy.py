@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from blake3 import blake3
@@ -68,7 +69,7 @@ class StorageCopy:
 
     def total_bytes(self) -> int:
         """Return how much the files of the directory hold together, as far as they are there yet."""
-        return sum(_size_of(local, key) for local, *_ in self._areas for key in local.keys())
+        return sum(sum(map(partial(_size_of, local), local.keys())) for local, *_ in self._areas)
 
     def run(self, on_bytes: Callable[[int], None]) -> Copied:
         """Copy what is not there yet; done again, it goes on where it was. The bucket is the fleet's at the end.

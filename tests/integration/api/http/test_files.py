@@ -28,7 +28,7 @@ CROSS_SITE = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors", "Sec-
 @pytest.fixture(scope="module")
 def s3() -> Iterator[S3Server]:
     server = S3Server()
-    server.client.create_bucket(Bucket=BUCKET)
+    server.empty(BUCKET)
     yield server
     server.stop()
 

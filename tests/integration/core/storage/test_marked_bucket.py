@@ -24,7 +24,7 @@ from tests.s3_server import Gate, S3Server, fronted
 @pytest.fixture(scope="module")
 def s3() -> Iterator[S3Server]:
     server = S3Server()
-    server.client.create_bucket(Bucket=BUCKET)
+    server.empty(BUCKET)
     yield server
     server.stop()
 

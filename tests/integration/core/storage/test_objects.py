@@ -37,15 +37,10 @@ def s3() -> Iterator[S3Server]:
 
 
 @pytest.fixture
-def bucket(s3: S3Server) -> Iterator[S3Server]:
+def bucket(s3: S3Server) -> S3Server:
     """The server with an empty bucket."""
-    s3.client.create_bucket(Bucket=BUCKET)
-    yield s3
-    for item in s3.client.list_objects_v2(Bucket=BUCKET).get("Contents", ()):
-        s3.client.delete_object(Bucket=BUCKET, Key=item["Key"])
-    for begun in s3.client.list_multipart_uploads(Bucket=BUCKET).get("Uploads", ()):
-        s3.client.abort_multipart_upload(Bucket=BUCKET, Key=begun["Key"], UploadId=begun["UploadId"])
-    s3.client.delete_bucket(Bucket=BUCKET)
+    s3.empty(BUCKET)
+    return s3
 
 
 def storage_at(url: str, folder: Path, area: str = "inputs", **more: str) -> S3Storage:
