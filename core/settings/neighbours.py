@@ -27,7 +27,7 @@ def serves_one_machine(settings: Settings) -> bool:
 
     What a name in a URL, the environment of libpq or a service file lead to is looked up once in a process.
     """
-    if settings.public_url or not is_loopback(settings.api_host):
+    if settings.public_url or settings.storage_url or not is_loopback(settings.api_host):
         return False
     # Each by itself: any of them may be a mount, or a link to one.
     folders = (settings.data_dir, settings.outputs_dir, settings.inputs_dir)
