@@ -33,5 +33,8 @@ class Progress:
         return cls(**known_fields(cls, value))
 
     def to_json(self) -> dict[str, Any]:
-        """Return all fields, by their names."""
-        return asdict(self)
+        """Return all fields, by their names; of notes only where there is one."""
+        fields = asdict(self)
+        if self.note is None:
+            del fields["note"], fields["noted_at_ms"]
+        return fields
