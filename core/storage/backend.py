@@ -12,10 +12,13 @@ from contextlib import AbstractContextManager
 from functools import lru_cache
 from io import RawIOBase
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from core.settings import Settings
 from core.storage.folders import LocalStorage
+
+if TYPE_CHECKING:
+    from core.storage.direct_uploads import DirectUploads
 
 
 class StorageBackend(Protocol):
@@ -91,6 +94,15 @@ def output_storage(settings: Settings) -> StorageBackend:
 def input_storage(settings: Settings) -> StorageBackend:
     """Return the storage of files that clients brought."""
     return _objects(settings, "inputs") if settings.storage_url else LocalStorage(settings.inputs_dir)
+
+
+def direct_uploads(settings: Settings) -> DirectUploads | None:
+    """Return where clients may send files without us; None: storage is a directory."""
+    if not settings.storage_url:
+        return None
+    from core.storage.direct_uploads import DirectUploads
+
+    return DirectUploads(settings)
 
 
 @lru_cache(maxsize=8)

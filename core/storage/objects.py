@@ -29,7 +29,7 @@ from core.job_files import is_id, job_folder
 from core.settings import Settings
 from core.storage.folders import FRESH_S, BucketFault, age_s
 from core.storage.object_client import storage_client, translated
-from core.storage.object_reader import ObjectReader
+from core.storage.object_reader import ObjectReader, PartOf
 from core.storage.placing import CHUNK_BYTES, digest_of
 
 PART_BYTES = 16 * 1024 * 1024
@@ -86,6 +86,23 @@ class S3Storage:
         if not self.has(key, file.stat().st_size, digest) or not self._is_kept(key, file.stat().st_size, digest):
             self._upload(key, file, digest, "application/octet-stream")
         file.unlink()
+
+    def adopt(self, name: str, etag: str, key: str, size_bytes: int, digest: str) -> None:
+        """Bring in a file that lies elsewhere in the bucket, as `put`; it stays there, too.
+
+        Parameters:
+          etag: of the bytes that are meant; others are refused.
+        """
+        if self.has(key, size_bytes, digest) and self._is_kept(key, size_bytes, digest):
+            return
+        source = {"Bucket": self._bucket, "Key": name}
+        extra = {
+            "CopySourceIfMatch": etag,
+            "MetadataDirective": "REPLACE",
+            "Metadata": {"blake3": digest.partition(":")[2]},
+        }
+        with translated(self._url), TransferManager(self._client, _TRANSFER) as manager:
+            manager.copy(source, self._bucket, self._name(key), extra_args=extra).result()
 
     def keep(self, key: str, file: Path, *, digest: str, content_type: str) -> None:
         """Bring in a copy of a local file, under a key that is the caller's alone; one that is there is not sent again.
@@ -305,16 +322,7 @@ class S3Storage:
             raise BucketFault(errno.EIO, f"{self._url}: the S3 server has not kept an object that it took")
 
     def _reader(self, key: str, found: Any) -> ObjectReader:
-        name, etag = self._name(key), found["ETag"]
-
-        def part_of(first: int, last: int) -> Any:
-            with translated(self._url):
-                answer = self._client.get_object(
-                    Bucket=self._bucket, Key=name, Range=f"bytes={first}-{last}", IfMatch=etag
-                )
-            return answer["Body"]
-
-        return ObjectReader(part_of, found["ContentLength"])
+        return ObjectReader(object_reader(self._settings, self._name(key), found["ETag"]), found["ContentLength"])
 
     def _write(self, name: str) -> None:
         with translated(self._url):
@@ -335,6 +343,20 @@ class S3Storage:
             pages = self._client.get_paginator("list_multipart_uploads").paginate(Bucket=self._bucket, Prefix=beginning)
             for begun in [begun for page in pages for begun in page.get("Uploads", ()) if is_left(begun)]:
                 self._client.abort_multipart_upload(Bucket=self._bucket, Key=begun["Key"], UploadId=begun["UploadId"])
+
+
+def object_reader(settings: Settings, name: str, etag: str) -> PartOf:
+    """Return what reads parts of one object of the bucket, as long as it is the same."""
+    bucket = settings.storage_url.removeprefix("s3://").partition("/")[0]
+
+    def part_of(first: int, last: int) -> Any:
+        with translated(settings.storage_url):
+            answer = storage_client(settings).get_object(
+                Bucket=bucket, Key=name, Range=f"bytes={first}-{last}", IfMatch=etag
+            )
+        return answer["Body"]
+
+    return part_of
 
 
 def _is_key(key: str) -> bool:

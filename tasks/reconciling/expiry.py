@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from core.background import failure_of
 from core.job_files import is_job_id
-from core.storage.backend import input_storage, output_storage
+from core.storage.backend import direct_uploads, input_storage, output_storage
 from tasks.runtime import Runtime
 
 log = logging.getLogger(__name__)
@@ -55,6 +55,8 @@ def sweep(runtime: Runtime) -> None:
         removed = sweep_inputs(runtime)
         if removed:
             log.warning("%d input files that nothing refers to were removed", removed)
+        if (uploads := direct_uploads(runtime.settings)) is not None:
+            uploads.sweep()
 
 
 def sweep_outputs(runtime: Runtime) -> int:

@@ -35,6 +35,9 @@ OTHERWISE = {
     "GET /download": 400,
     # The hash in its body is nobody's.
     "POST /api/v2/assets/from-hash": 404,
+    # Its storage is no bucket.
+    "POST /api/v2/assets/uploads": 422,
+    "POST /api/v2/assets/uploads/{upload_id}/finish": 422,
     # The fleet has no key, the job no error, and no broker runs.
     "GET /webhooks/public-key": 404,
     "GET /api/v2/jobs/{job_id}/error": 404,
