@@ -25,16 +25,17 @@ class ObjectReader(io.RawIOBase):
 
     Parameters:
       size_bytes: of the whole object.
+      body: all of it, on its way already.
     """
 
-    def __init__(self, part_of: PartOf, size_bytes: int) -> None:
+    def __init__(self, part_of: PartOf, size_bytes: int, body: Any = None) -> None:
         super().__init__()
         self._part_of = part_of
         self._size_bytes = size_bytes
         self._at = 0
-        self._body: Any = None
+        self._body = body
         #: How much of the part that is being read is still to come.
-        self._left = 0
+        self._left = size_bytes if body is not None else 0
 
     def readable(self) -> bool:
         return True

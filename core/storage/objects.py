@@ -147,14 +147,14 @@ class S3Storage:
 
     def copy(self, key: str, target: Path) -> None:
         """Copy a file out, whole or not at all. Raises FileNotFoundError; OSError also where its hash is another."""
-        found = self._sure_head(self._name(key))
-        if found is None:
-            raise FileNotFoundError(errno.ENOENT, f"{self._url}: it has no such object")
+        with translated(self._url):
+            # All of it in one request, if nothing breaks: a GPU may be waiting.
+            found = self._client.get_object(Bucket=self._bucket, Key=self._name(key))
         target.parent.mkdir(parents=True, exist_ok=True)
         draft = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.part")
         digest = blake3()
         try:
-            with self._reader(key, found) as source, draft.open("wb") as file:
+            with self._reader(key, found, found["Body"]) as source, draft.open("wb") as file:
                 while piece := source.read(CHUNK_BYTES):
                     digest.update(piece)
                     file.write(piece)
@@ -321,8 +321,9 @@ class S3Storage:
         if size_bytes >= PART_BYTES and not self.has(key, size_bytes, digest):
             raise BucketFault(errno.EIO, f"{self._url}: the S3 server has not kept an object that it took")
 
-    def _reader(self, key: str, found: Any) -> ObjectReader:
-        return ObjectReader(object_reader(self._settings, self._name(key), found["ETag"]), found["ContentLength"])
+    def _reader(self, key: str, found: Any, body: Any = None) -> ObjectReader:
+        part_of = object_reader(self._settings, self._name(key), found["ETag"])
+        return ObjectReader(part_of, found["ContentLength"], body)
 
     def _write(self, name: str) -> None:
         with translated(self._url):
