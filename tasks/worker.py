@@ -128,7 +128,7 @@ def run_io_worker(settings: Settings) -> None:
     runtime = equip(app, settings)
     dispatcher = WebhookDispatcher(settings, runtime.ledger)
     context_of(app).hold(dispatcher)
-    open_workplace(runtime)
+    open_workplace(settings, runtime.ledger)
     deadlines = StartDeadlines(runtime)
     deadlines.start()
     try:

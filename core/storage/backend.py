@@ -100,6 +100,7 @@ def direct_uploads(settings: Settings) -> DirectUploads | None:
     """Return where clients may send files without us; None: storage is a directory."""
     if not settings.storage_url:
         return None
+    # Imported late, as below.
     from core.storage.direct_uploads import DirectUploads
 
     return DirectUploads(settings)

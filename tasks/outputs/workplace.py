@@ -8,9 +8,10 @@ from pathlib import Path
 
 from core.errors import LedgerUnavailable
 from core.job_files import is_job_id
+from core.ledger import Ledger
 from core.records.job import DELIVERING
+from core.settings import Settings
 from core.storage.backend import output_storage
-from tasks.runtime import Runtime
 
 log = logging.getLogger(__name__)
 
@@ -18,9 +19,9 @@ log = logging.getLogger(__name__)
 SINCE = ".since"
 
 
-def open_workplace(runtime: Runtime) -> None:
+def open_workplace(settings: Settings, ledger: Ledger) -> None:
     """Make the folder, and remove from it what no job waits for any more. Called at an io worker's start."""
-    storage = output_storage(runtime.settings)
+    storage = output_storage(settings)
     if not storage.is_remote:
         return
     storage.workplace.mkdir(parents=True, exist_ok=True)
@@ -28,7 +29,7 @@ def open_workplace(runtime: Runtime) -> None:
         (storage.workplace / SINCE).touch(exist_ok=False)
     found = [path.name for path in storage.workplace.iterdir() if is_job_id(path.name)]
     try:
-        states = runtime.ledger.jobs.states(found) if found else {}
+        states = ledger.jobs.states(found) if found else {}
     except LedgerUnavailable as exc:
         log.warning("what earlier workers left in %s stays for now: %s", storage.workplace, exc)
         return
