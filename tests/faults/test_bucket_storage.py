@@ -14,6 +14,7 @@ from PIL import Image
 from core.clock import now_ms
 from core.records.job import DELIVERING
 from tests.bucket_fleet import BUCKET, Machines, machines
+from tests.faults.test_delivery_kills import Step, die
 from tests.fleet import Fleet, work
 from tests.ledger_moves import set_columns
 from tests.services import Broker, PostgresServer
@@ -166,6 +167,39 @@ def test_files_that_went_with_a_disk_are_made_again(whole: Machines) -> None:
 
     assert job["attempt"] == 2
     assert whole.api.picture(job).startswith(b"\x89PNG")
+
+
+#: In the order in which a job with two files comes to them: just before this call.
+STEPS: dict[str, Step] = {
+    "before anything": ("tasks/upload.py", "_bring_in", 1),
+    "between two files that are made ready": ("tasks/outputs/store.py", "_store_one", 2),
+    "before the first file goes up": ("core/storage/objects.py", "_upload", 1),
+    "between two files on their way up": ("tasks/upload.py", "_kept", 2),
+    "after the last file and before the record": ("core/ledger/outputs.py", "succeed", 1),
+    "after the record": ("core/storage/objects.py", "clear_workplace", 1),
+}
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_job_ends_once_whose_io_worker_is_killed_at_any_step(whole: Machines, step: str) -> None:
+    for each in (whole.one, whole.two):
+        each.stop("io")
+    graph = work(0.1, seed=100 + list(STEPS).index(step))
+    graph["1"]["inputs"]["batch_size"] = 2
+    job_id = whole.api.submit(graph)
+    delivering(whole, job_id)
+    host = host_of(whole, job_id)
+    die(host, STEPS[step])
+    set_columns(whole.ledger, job_id, updated_at_ms=1)
+
+    host.start("io")
+
+    job = whole.api.wait(job_id, "succeeded", timeout_s=60)
+    assert job["attempt"] == 1
+    stored = {key: size for key, size in whole.objects("outputs").items() if key.startswith(job_id)}
+    assert stored == {f"{job_id}/{output['name']}": output["size_bytes"] for output in job["outputs"]}
+    assert len(stored) == 2
+    until(lambda: not (host.data_dir / "outgoing" / job_id).exists(), what="the folder to go")
 
 
 def test_what_is_deleted_leaves_the_bucket(whole: Machines) -> None:

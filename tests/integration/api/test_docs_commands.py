@@ -89,6 +89,7 @@ def values(api: Api, folder: Path) -> dict[str, str]:
         "DIGEST": f"blake3:{blake3(PICTURE).hexdigest()}",
         "REQUEST_ID": job_id,
         "TASK_ID": job_id,
+        "UPLOAD_ID": job_id,
         "DELIVERY_ID": post.id,
         "FILE": str(file),
         "FILE_PATH": str(api.ledger.jobs.get(job_id).outputs[0].storage_key),
