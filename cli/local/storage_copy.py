@@ -10,7 +10,7 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from core.errors import ConfigurationError, NotFound
+from core.errors import ConfigurationError, NotFound, StorageUnavailable
 from core.ledger import Ledger
 from core.ledger.facts import FLEET, STORAGE
 from core.settings import Settings
@@ -48,6 +48,7 @@ class StorageCopy:
       source: the directory that has `outputs` and `inputs`.
     Raises:
       ConfigurationError: the directory, or the bucket, is not this fleet's.
+      StorageUnavailable: the bucket does not answer.
     """
 
     def __init__(self, settings: Settings, source: Path, ledger: Ledger) -> None:
@@ -60,6 +61,8 @@ class StorageCopy:
         if (problem := MarkedDirectory(directory).problem(known)) is not None:
             raise ConfigurationError(problem)
         self._marker = known, ledger.facts.get(FLEET) or ""
+        if (why := self._bucket.away()) is not None:
+            raise StorageUnavailable(f"{why}. Run the command again when it answers.")
         if (problem := self._bucket.check_rights() or self._bucket.foreign(self._marker[1])) is not None:
             raise ConfigurationError(problem)
         self._areas = [

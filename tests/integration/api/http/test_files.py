@@ -36,8 +36,10 @@ def s3() -> Iterator[S3Server]:
 @pytest.fixture(scope="module", params=["directory", "bucket"])
 def api(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, s3: S3Server) -> Iterator[Api]:
     """Wherever the files are, clients see no difference."""
-    storage = bucket_settings(s3.url) if request.param == "bucket" else {}
-    with running_api(settings_for(tmp_path_factory.mktemp("api"), api_keys=(KEY,), **storage)) as running:
+    storage: dict[str, Any] = bucket_settings(s3.url) if request.param == "bucket" else {}
+    # A fleet with a bucket is not on one machine alone, whose own addresses anybody may name.
+    settings = settings_for(tmp_path_factory.mktemp("api"), api_keys=(KEY,), allow_networks=("loopback",), **storage)
+    with running_api(settings) as running:
         running.worker.come_up()
         running.session.headers["Authorization"] = f"Bearer {KEY}"
         yield running
