@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import math
+import re
 import shutil
 import time
 import uuid
@@ -40,6 +41,7 @@ _TRANSFER = TransferConfig(
     max_submission_concurrency=1,
     max_io_queue_size=1,
 )
+_HASH = re.compile("[0-9a-f]{64}")
 #: A removal that was announced is done within this time, or not at all.
 REMOVAL_S = 30.0
 #: A process that announced one and was killed is waited for no longer than this.
@@ -69,6 +71,8 @@ class S3Storage:
         self.workplace = settings.data_dir / "outgoing"
         self._drafts = settings.data_dir / "drafts"
         self._swept_at_s = self._looked_at_s = -math.inf
+        #: Uploads in parts that were under way at the last look, and since when they are known here.
+        self._unfinished: dict[str, float] = {}
 
     def draft(self) -> Path:
         """Return a new local path to write a file to that is to be `put`; the caller removes it."""
@@ -82,7 +86,9 @@ class S3Storage:
 
         Several processes may do this with one key at once, and one may be about to remove it.
         """
-        digest = digest_of(file)
+        # A content key is the hash; reading so much again would keep other requests of an API process waiting.
+        name = key.rpartition("/")[2]
+        digest = f"blake3:{name}" if _HASH.fullmatch(name) else digest_of(file)
         if not self.has(key, file.stat().st_size, digest) or not self._is_kept(key, file.stat().st_size, digest):
             self._upload(key, file, digest, "application/octet-stream")
         file.unlink()
@@ -225,7 +231,8 @@ class S3Storage:
         if time.monotonic() - self._swept_at_s < SWEEP_EVERY_S:
             return
         self._swept_at_s = time.monotonic()
-        self._abort_parts(lambda begun: time.time() - begun["Initiated"].timestamp() > UNFINISHED_S, self._name(""))
+        before, self._unfinished = self._unfinished, {}
+        self._abort_parts(lambda begun: self._is_left(begun, before), self._name(""))
 
     def is_due(self, work: str, *, every_s: float) -> bool:
         """Return whether nobody in the fleet has begun a piece of work for so long, and note that it begins now."""
@@ -254,6 +261,13 @@ class S3Storage:
     @property
     def _client(self) -> Any:
         return storage_client(self._settings)
+
+    def _is_left(self, begun: Any, before: dict[str, float]) -> bool:
+        # Some servers tell nonsense of when it began, so it has to have been seen for a while as well.
+        upload_id = str(begun["UploadId"])
+        seen_at_s = self._unfinished[upload_id] = before.get(upload_id, time.monotonic())
+        is_old = time.time() - begun["Initiated"].timestamp() > UNFINISHED_S
+        return is_old and time.monotonic() - seen_at_s >= FRESH_S
 
     def _sweep_local(self) -> None:
         # Drafts lie on each machine, and only one at a time sweeps the bucket.

@@ -353,6 +353,10 @@ def test_what_killed_uploads_left_is_swept_when_it_is_old(
     os.utime(draft, (time.time() - FRESH_S - 1,) * 2)
     monkeypatch.setattr(objects, "UNFINISHED_S", 3600.0)
     monkeypatch.setattr(objects, "SWEEP_EVERY_S", 0.0)
+    storage.sweep_drafts()
+    assert len(bucket.client.list_multipart_uploads(Bucket=BUCKET)["Uploads"]) == 2, "seen for a moment only"
+    now_s = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now_s + FRESH_S + 10)
 
     storage.sweep_drafts()
     storage.draft()
