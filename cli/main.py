@@ -37,6 +37,7 @@ COMMANDS = {
     "resume": ("cli.commands.gpus:resume", "Have a drained or quarantined GPU take jobs again."),
     "restart": ("cli.commands.gpus:restart", "Restart a GPU's ComfyUI when its job is done."),
     "doctor": ("cli.commands.doctor:doctor", "Say what is wrong here or in the fleet, and what to change."),
+    "storage": ("cli.commands.storage:storage", "Copy the files of a directory into a bucket."),
     "broker": ("cli.commands.services:broker", "Run the embedded broker alone."),
     "api": ("cli.commands.services:api", "Run the HTTP API alone."),
     "gpu": ("cli.commands.services:gpu", "Run one worker for each GPU of this machine."),

@@ -21,7 +21,7 @@ from tasks.reconciling.regrouping import follow_lessons
 from tasks.reconciling.relining import mend_lines
 from tasks.reconciling.repinning import follow_fleet
 from tasks.runtime import ComfylineTask, Runtime
-from tasks.take_back import take_back
+from tasks.take_back import take_back, take_back_unstored
 
 log = logging.getLogger(__name__)
 
@@ -105,6 +105,7 @@ def wipe_secrets(runtime: Runtime) -> None:
 #: What one tick does, in this order.
 STEPS: tuple[Callable[[Runtime], None], ...] = (
     take_back,
+    take_back_unstored,
     expire_waiting,
     release_stalled,
     expire_late,
@@ -121,6 +122,7 @@ STEPS: tuple[Callable[[Runtime], None], ...] = (
 #: renewed their leases, and until somebody could have noticed that a clock is wrong, since what is removed is gone.
 AFTER_SET_S: dict[Callable[[Runtime], None], Callable[[Settings], float]] = {
     take_back: lambda settings: settings.lease_s,
+    take_back_unstored: lambda settings: settings.host_lost_s,
     expire_waiting: lambda _settings: SETTLED_S,
     # Deadlines are moved when the clock was set.
     expire_late: lambda settings: settings.lease_s,

@@ -6,25 +6,28 @@ import contextlib
 import fcntl
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 from celery import shared_task
 
 from core.errors import ComfylineError, LedgerUnavailable, NotFound, OutputUnavailable, StaleAttempt, StorageUnavailable
-from core.job_files import job_folder
+from core.job_files import job_folder, job_path
 from core.ledger.outputs import Pending
 from core.records.job import SUCCEEDED, Job
 from core.records.output import OutputFile
 from core.records.output_options import AS_THEY_ARE
-from core.storage.backend import output_storage
+from core.storage.backend import StorageBackend, output_storage
 from core.storage.folders import make_folder
-from tasks.messaging.follow_up import follow_up
+from tasks.messaging.follow_up import Moved, follow_up, publish_follow_up
 from tasks.messaging.names import UPLOAD
 from tasks.outputs.bucket_upload import upload_files
 from tasks.outputs.convert import Conversion
 from tasks.outputs.finishing import discard_originals, store_finished
 from tasks.outputs.store import store
-from tasks.outputs.upload_tries import Unfinished, UploadTries
+from tasks.outputs.upload_tries import AWAY, Unfinished, UploadTries
+from tasks.outputs.workplace import is_younger
 from tasks.runtime import ComfylineTask, Runtime
 
 log = logging.getLogger(__name__)
@@ -53,25 +56,32 @@ def upload(self: ComfylineTask, generated: list[str | int]) -> str:
 
 
 def _bring_in(runtime: Runtime, job_id: str, attempt: int) -> Job:
-    # Else files would go where nobody finds them, and this would count as done.
-    runtime.storage.require()
     tries = UploadTries(runtime, job_id, attempt)
+    # Else files would go where nobody finds them, and this would count as done.
+    if runtime.storage.problem() is not None:
+        tries.tell(AWAY)
+    runtime.storage.require()
     missing: dict[str, str] = {}
     try:
         pending = runtime.ledger.outputs.pending(job_id, attempt)
         tries.generated_at_ms = pending.generated_at_ms
-        with _alone(runtime.settings.outputs_dir, job_id, pending):
+        storage = output_storage(runtime.settings)
+        with _alone(storage.workplace, job_id, pending):
             tries.begin()
             stored = _store(runtime, pending, missing)
             if missing and not stored:
+                if storage.is_remote and is_younger(storage.workplace, pending.generated_at_ms):
+                    _lose_files(runtime, job_id, attempt)
                 tries.node_id = next(file.node_id for file in pending.files if file.id in missing)
                 raise OutputUnavailable(next(iter(missing.values())))
             if pending.output_options.bucket is not None:
                 asked = runtime.ledger.jobs.get(job_id)
                 stored = upload_files(runtime, asked, stored, give_up_at_ms=tries.give_up_at_ms)
-            job = runtime.ledger.outputs.succeed(job_id, attempt, stored, missing)
+            kept = [_kept(storage, file, attempt) for file in stored]
+            job = runtime.ledger.outputs.succeed(job_id, attempt, kept, missing)
             if pending.output_options != AS_THEY_ARE:
-                discard_originals(runtime.settings.outputs_dir, job_id)
+                discard_originals(storage.workplace, job_id)
+            storage.clear_workplace(job_id)
             return job
     except StaleAttempt:
         raise
@@ -83,13 +93,35 @@ def _bring_in(runtime: Runtime, job_id: str, attempt: int) -> Job:
         tries.lose(exc)
 
 
+def _lose_files(runtime: Runtime, job_id: str, attempt: int) -> NoReturn:
+    """Have a job run again whose files went with a disk. Raises Unfinished, StaleAttempt."""
+    status = runtime.ledger.requeue.lose_files(job_id, attempt)
+    if status is None:
+        raise StaleAttempt(f"Job {job_id} attempt {attempt} has nothing left to store.")
+    log.warning("job %s: its files went with this machine's disk: %s", job_id, status)
+    publish_follow_up(runtime.publisher, Moved(job_id=job_id, status=status))
+    raise Unfinished("its files went with this machine's disk")
+
+
 def _store(runtime: Runtime, pending: Pending, missing: dict[str, str]) -> list[OutputFile]:
-    """Store what is there; what is not there is told as missing."""
-    root = runtime.settings.outputs_dir
+    """Make ready what is there; what is not there is told as missing."""
+    root = output_storage(runtime.settings).workplace
     wanted = Conversion.from_options(pending.output_options)
     if wanted is None:
         return store(root, pending.files, missing)
     return store_finished(root, pending.files, wanted, missing)
+
+
+def _kept(storage: StorageBackend, file: OutputFile, attempt: int) -> OutputFile:
+    """Bring a file that is ready into storage. Raises OSError."""
+    assert file.storage_key is not None
+    assert file.hash is not None
+    path = file.path_below(storage.workplace)
+    if storage.is_remote and attempt > 1:
+        # The machine of an attempt before may only have been cut off, and may yet write what it made under its key.
+        file = replace(file, storage_key=job_path(file.job_id, str(attempt), file.stored_name))
+    storage.keep(file.storage_key or "", path, digest=file.hash or "", content_type=file.content_type)
+    return file
 
 
 @contextlib.contextmanager
@@ -115,7 +147,11 @@ def _tidy(runtime: Runtime, job_id: str) -> None:
     except (NotFound, LedgerUnavailable):
         # Retention took the files with it, or will.
         return
+    storage = output_storage(runtime.settings)
     if job.status == SUCCEEDED:
-        discard_originals(runtime.settings.outputs_dir, job_id)
+        discard_originals(storage.workplace, job_id)
+        storage.clear_workplace(job_id)
     elif job.is_terminal:
-        output_storage(runtime.settings).remove_folder(job_id)
+        # What is left then is found when nobody refers to it.
+        with contextlib.suppress(OSError):
+            storage.remove_folder(job_id)

@@ -33,6 +33,7 @@ from tasks.messaging import consumer
 from tasks.messaging.app import make_app
 from tasks.messaging.context import Role, context_of
 from tasks.messaging.names import GPU_QUEUE, IO_QUEUE, MAINTENANCE_QUEUE, gpu_queue_of, io_queue_of
+from tasks.outputs.workplace import open_workplace
 from tasks.reconciling.deadlines import StartDeadlines
 from tasks.runner.runner import JobRunner
 from tasks.runtime import equip
@@ -127,6 +128,7 @@ def run_io_worker(settings: Settings) -> None:
     runtime = equip(app, settings)
     dispatcher = WebhookDispatcher(settings, runtime.ledger)
     context_of(app).hold(dispatcher)
+    open_workplace(settings, runtime.ledger)
     deadlines = StartDeadlines(runtime)
     deadlines.start()
     try:

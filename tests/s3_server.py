@@ -59,6 +59,14 @@ class S3Server:
         values: dict[str, Any] = {"endpoint_url": url or self.url, "bucket_name": name, "region": None, "prefix": "p"}
         return BucketTarget(**{**values, **fields})
 
+    def empty(self, name: str) -> None:
+        """Have an empty bucket of this name: what these servers hold outlives them, for it belongs to the process."""
+        self.client.create_bucket(Bucket=name)
+        for item in self.client.list_objects_v2(Bucket=name).get("Contents", ()):
+            self.client.delete_object(Bucket=name, Key=item["Key"])
+        for begun in self.client.list_multipart_uploads(Bucket=name).get("Uploads", ()):
+            self.client.abort_multipart_upload(Bucket=name, Key=begun["Key"], UploadId=begun["UploadId"])
+
     def signed_put(self, target: BucketTarget, key: str, *, at: str | None = None) -> str:
         """A URL to put one object to; `at` a front of this server."""
         parameters = {"Bucket": target.bucket_name, "Key": key}
@@ -135,6 +143,57 @@ class Front:
             back.start()
             _copy(connection, server, head, fault)
             back.join()
+
+
+class Gate:
+    """Stands before a server: passes everything through, late if it is told so, or nothing at all."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._is_open = True
+        #: For which each connection waits before anything of it is passed on.
+        self.delay_s = 0.0
+        self._sockets: set[socket.socket] = set()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def shut(self) -> None:
+        """Cut every connection, and take no more."""
+        self._is_open = False
+        for each in list(self._sockets):
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
+    def open(self) -> None:
+        """Pass everything through again."""
+        self._is_open = True
+
+    def close(self) -> None:
+        """End it."""
+        self.shut()
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._listener.accept()
+                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            if not self._is_open:
+                return
+            self._sockets.add(connection)
+            time.sleep(self.delay_s)
+            with socket.create_connection(("127.0.0.1", self._port)) as server:
+                back = threading.Thread(target=_copy, args=(server, connection), daemon=True)
+                back.start()
+                _copy(connection, server)
+                back.join()
+            self._sockets.discard(connection)
 
 
 def _copy(source: socket.socket, target: socket.socket, data: bytes = b"", fault: bytes | None = None) -> None:

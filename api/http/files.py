@@ -6,7 +6,7 @@ import base64
 import re
 import time
 from collections.abc import Iterator
-from io import FileIO
+from io import RawIOBase
 from urllib.parse import quote
 
 from flask import Response, request
@@ -17,11 +17,15 @@ from core.errors import OutputUnavailable, RangeNotSatisfiable
 from core.ledger.input_files import InputFile
 from core.records.output import Output
 from core.storage.backend import StorageBackend
+from core.storage.folders import BucketFault
 
 EXPIRED = "This file has expired: it was kept for its time, and then removed."
 _PIECE_BYTES = 128 * 1024
 #: Shown by a browser in its place; everything else is offered as a download, since it could hold scripts.
 _INLINE = re.compile(r"(audio|video)/[a-z0-9.+-]+|image/(png|jpeg|webp|gif|avif|bmp|tiff)|text/plain")
+#: A link to the bucket is made anew for each request; a download that has begun may last longer.
+BUCKET_LINK_S = 3600
+_ANSWERED_HERE = ("Authorization", "X-API-Key", "If-None-Match", "If-Match", "If-Modified-Since", "If-Unmodified-Since")
 #: A file may be deleted before its time, so whoever kept a copy asks whether it is still there; the answer is short.
 ASK_FIRST = "private, no-cache"
 
@@ -52,6 +56,20 @@ def content_response(
     except (RangeNotSatisfiable, PreconditionFailed):
         pieces.close()
         raise
+
+
+def link_to_bucket(output: Output | InputFile, storage: StorageBackend) -> str | None:
+    """Return where in a bucket the file of this request can be fetched; None where we have to send its bytes.
+
+    A client that sends a key with every request may send it there as well, and S3 refuses one that is signed twice.
+    What the client knows already is told here. Ranges are the bucket's to answer.
+    """
+    is_asked_more = any(name in request.headers for name in _ANSWERED_HERE)
+    if request.method != "GET" or is_asked_more or (isinstance(output, Output) and output.is_expired):
+        return None
+    disposition, content_type = content_disposition(output), output.content_type
+    key = output.storage_key or ""
+    return storage.link(key, content_type=content_type, disposition=disposition, expires_s=BUCKET_LINK_S)
 
 
 def _conditional(response: Response, size_bytes: int) -> Response:
@@ -85,10 +103,12 @@ def _clipped(wanted: str, size_bytes: int) -> str:
     return "bytes=0-" if suffix and int(suffix[1]) > size_bytes else wanted
 
 
-def open_output(output: Output | InputFile, storage: StorageBackend) -> FileIO:
-    """Open a stored file; the caller closes it. Raises OutputUnavailable."""
+def open_output(output: Output | InputFile, storage: StorageBackend) -> RawIOBase:
+    """Open a stored file; the caller closes it. Raises OutputUnavailable; BucketFault: nobody can tell now."""
     try:
         return storage.open(output.storage_key or "", size_bytes=output.size_bytes)
+    except BucketFault:
+        raise
     except OSError as exc:
         is_expired = isinstance(output, Output) and output.is_expired
         raise OutputUnavailable(EXPIRED if is_expired else "The file of this asset is no longer there.") from exc
@@ -111,7 +131,7 @@ def content_disposition(output: Output | InputFile) -> str:
 class Pieces(Iterator[bytes]):
     """An open file, piece by piece, from any place on; closes the file when the answer is over, or never began."""
 
-    def __init__(self, file: FileIO, size_bytes: int) -> None:
+    def __init__(self, file: RawIOBase, size_bytes: int) -> None:
         self._file = file
         self._size_bytes = size_bytes
 

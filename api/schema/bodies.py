@@ -243,6 +243,29 @@ class FromHashBody(Body):
     )
 
 
+class DirectUploadBody(Body):
+    """A file that is about to be sent straight into the bucket."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"size_bytes": 5_000_000}]})
+
+    size_bytes: int = Field(ge=1, description="Exactly as many as will be sent.")
+
+
+class FinishUploadBody(Body):
+    """A file that has been sent into the bucket."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"hash": f"blake3:{'0' * 64}", "file_path": "photo.png"}]}
+    )
+
+    hash: str = Field(description="blake3:<64 hex digits> of what was sent.")
+    file_path: str = Field(description="Its path below the input folder, such as rooms/photo.png.")
+    content_type: str = Field("", description="Counts only where the bytes tell nothing.")
+    expires_in: int | None = Field(
+        None, ge=SHORTEST_LIFE_S, le=LONGEST_LIFE_S, description="Seconds for which it is kept."
+    )
+
+
 class CustomWorkflowBody(OutputOptionsBody, PlacementBody):
     """A graph of the client's own, with values for its placeholders."""
 

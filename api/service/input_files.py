@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from blake3 import blake3
@@ -27,15 +27,21 @@ from core.outbound import Policy
 from core.records.job import InputRef
 from core.records.output import Output
 from core.settings import Settings
-from core.storage.backend import input_storage, output_storage
+from core.storage.backend import direct_uploads, input_storage, output_storage
 from core.storage.folders import content_key, is_out_of_room
 from core.storage.marker import StorageMarker
 from core.storage.media import EXTENSIONS, HEAD_BYTES, UNKNOWN, check_picture, type_of
 from workflows.graphs.file_names import folder_of, safe_name, staged_name
 from workflows.graphs.references import Reference
 
+if TYPE_CHECKING:
+    # It loads an HTTP library, see `core.storage.backend`.
+    from core.storage.direct_uploads import DirectUploads
+
 #: Longest time one file may take to be fetched, and all files of one job together.
 FETCH_S = 30.0
+#: How long a client may begin to send a file into the bucket, see `core.storage.direct_uploads`.
+DIRECT_S = 3600
 _PIECE_BYTES = 256 * 1024
 _DATA_URI = re.compile(r"data:([^;,]*)((?:;[^;,]*)*),", re.IGNORECASE)
 _MAX_NAME_CHARS = 255
@@ -92,6 +98,59 @@ class Intake:
         with ledger_time_limit():
             self._ledger.input_files.add(file)
         return file, is_new
+
+    def begin_direct(self, *, size_bytes: int) -> tuple[str, str, int]:
+        """Let a client send a file straight into the bucket.
+
+        Returns: the upload's id, the URL to put the bytes to, and until when, in milliseconds since 1970.
+        Raises: InvalidRequest, BodyTooLarge, StorageUnavailable.
+        """
+        uploads = self._direct_uploads()
+        if size_bytes > self._settings.max_upload_bytes:
+            raise BodyTooLarge(f"The file is over the limit of {self._settings.max_upload_bytes} bytes.")
+        upload_id = str(uuid.uuid4())
+        ends_at_ms = now_ms() + 1000 * DIRECT_S
+        return upload_id, uploads.link(upload_id, size_bytes=size_bytes), ends_at_ms
+
+    def finish_direct(
+        self, upload_id: str, *, expected_hash: str, name: str, declared: str = "", lifetime_s: float | None = None
+    ) -> tuple[InputFile, bool]:
+        """Keep and record a file that a client has sent into the bucket. Its bytes are read here, and moved there.
+
+        Returns, raises: as `receive`; NotFound - nothing has been sent under this id.
+        """
+        uploads = self._direct_uploads()
+        try:
+            sent = uploads.find(upload_id)
+        except FileNotFoundError as exc:
+            raise NotFound("Nothing has been uploaded under this id, or it was finished already.") from exc
+        if sent.size_bytes > self._settings.max_upload_bytes:
+            uploads.discard(upload_id)
+            raise BodyTooLarge(f"The file is over the limit of {self._settings.max_upload_bytes} bytes.")
+        digest, head = blake3(), b""
+        with uploads.open(upload_id, sent) as source:
+            while piece := source.read(_PIECE_BYTES):
+                head = head or piece[:HEAD_BYTES]
+                digest.update(piece)
+        found = f"blake3:{digest.hexdigest()}"
+        if expected_hash.lower() != found:
+            uploads.discard(upload_id)
+            raise HashMismatch(f"The file has the hash {found}, not the expected one.")
+        key = content_key(digest.hexdigest())
+        with ledger_time_limit():
+            is_new = self._ledger.input_files.by_hash(found) is None
+        uploads.accept(upload_id, sent, key, found)
+        file = self._input_file(found, sent.size_bytes, _content_type(head, declared), name, key, lifetime_s)
+        with ledger_time_limit():
+            self._ledger.input_files.add(file)
+        return file, is_new
+
+    def _direct_uploads(self) -> DirectUploads:
+        uploads = direct_uploads(self._settings)
+        if uploads is None:
+            raise InvalidRequest("This server takes files itself, for it keeps them in no bucket: POST /api/v2/assets.")
+        self.require_storage()
+        return uploads
 
     def again(self, known: InputFile, *, name: str, lifetime_s: float | None = None) -> InputFile:
         """Return a new record for bytes that are here already. Raises NotFound, StorageUnavailable."""
@@ -167,13 +226,14 @@ class Intake:
             raise MissingAsset(f"{subject}: this asset has just gone.")
         try:
             if isinstance(found, Output):
-                with self._outputs.path(found.storage_key or "").open("rb") as file:
-                    return self._brought(file, found.name, reference.kind, subject, job_id)
+                raw = self._outputs.open(found.storage_key or "", size_bytes=found.size_bytes)
+                with io.BufferedReader(raw) as source:
+                    return self._brought(source, found.name, reference.kind, subject, job_id)
             self._storage.touch(found.storage_key)
-            path = self._storage.path(found.storage_key)
+            with self._storage.local(found.storage_key) as path:
+                self._check(path, found.content_type, reference.kind, subject)
         except (FileNotFoundError, ValueError) as exc:
             raise MissingAsset(f"{subject}: the bytes of this asset are gone.") from exc
-        self._check(path, found.content_type, reference.kind, subject)
         return found
 
     def _fetched(self, url: str, reference: Reference, subject: str, job_id: str) -> InputFile:

@@ -12,6 +12,7 @@ gpus          look at GPUs; drain, resume, restart
 models        the manifest of model files: list, add, remove, import
 webhooks      deliveries: which arrived, and sending again
 templates     check template files, propose a sidecar, list a server's
+storage       the files of a directory into a bucket
 version       the version
 shared        options and helpers of all that talk to a server
 """

@@ -19,7 +19,8 @@ from core.ledger.upgrade import read_schema
 from core.messaging.broker_trial import try_broker
 from core.settings import Settings
 from core.storage.backend import StorageBackend, input_storage, output_storage
-from core.storage.marker import StorageMarker, absence
+from core.storage.marked_directory import absence
+from core.storage.marker import StorageMarker
 from core.storage.trial import try_storage
 
 #: For each step of a look at the broker.
@@ -116,8 +117,11 @@ def _broker(settings: Settings) -> Iterator[Said]:
             yield advice(text)
 
 
+_OWNER = " Our processes have to run as one user id on all machines, and that user has to own it."
+
+
 def _storage(settings: Settings, ledger: Ledger) -> Iterator[Said]:
-    place = settings.storage_dir or settings.data_dir
+    place = settings.storage_url or settings.storage_dir or settings.data_dir
     marker = StorageMarker(settings, ledger.facts)
     try:
         if read_schema(settings).revision is None or not marker.is_chosen():
@@ -131,20 +135,21 @@ def _storage(settings: Settings, ledger: Ledger) -> Iterator[Said]:
         return
     for name, storage in (("outputs", output_storage(settings)), ("inputs", input_storage(settings))):
         if (problem := _trial(storage)) is not None:
-            yield wrong(
-                f"COMFYLINE_STORAGE_DIR: {place}/{name} does not keep files: {problem}. Our processes have to run as "
-                "one user id on all machines, and that user has to own it.",
+            setting, help_ = (
+                ("COMFYLINE_STORAGE_URL", "") if settings.storage_url else ("COMFYLINE_STORAGE_DIR", _OWNER)
             )
+            yield wrong(f"{setting}: {place}/{name} does not keep files: {problem}.{help_}")
             return
-    free = decimal(output_storage(settings).free_bytes())
+    free_bytes = output_storage(settings).free_bytes()
+    free = "" if free_bytes is None else f"; {decimal(free_bytes)} left"
     if marker.is_full():
-        yield wrong(f"{place} has {free} left, less than COMFYLINE_MAX_UPLOAD_BYTES: make room.")
+        yield wrong(f"{place} has less room than COMFYLINE_MAX_UPLOAD_BYTES{free}: make room.")
         return
-    yield ok(f"{place} is the fleet's; a file was written, read and removed in each part; {free} left.")
+    yield ok(f"{place} is the fleet's; a file was written, read and removed in each part{free}.")
 
 
 def _unchosen(settings: Settings) -> Iterator[Said]:
-    if settings.storage_dir is not None and not settings.storage_dir.is_dir():
+    if not settings.storage_url and settings.storage_dir is not None and not settings.storage_dir.is_dir():
         yield wrong(absence(settings))
         return
     yield unknown("The fleet has no storage yet; its first process takes the one that it sees.")

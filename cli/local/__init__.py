@@ -8,5 +8,6 @@ credentials     Flower's password, kept in the data directory (up, flower)
 data_dir        the data directory, made and tried (up, services)
 startup_checks  waits for broker and ledger (services)
 log_watch       warnings of all logs on the screen (up)
+storage_copy    the files of a directory into a bucket (storage)
 queue_lengths   what waits in the broker's queues (flower)
 """

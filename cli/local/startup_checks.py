@@ -48,7 +48,7 @@ def ledger_problem(settings: Settings) -> str | None:
 
 
 def settle_storage(settings: Settings, report: Callable[[str], None]) -> None:
-    """See that the storage in sight is the fleet's, once the ledger can say which is.
+    """See that the storage in sight is the fleet's, and may be used, once it and the ledger can say so.
 
     Raises:
       ConfigurationError: it is not.
@@ -59,7 +59,11 @@ def settle_storage(settings: Settings, report: Callable[[str], None]) -> None:
 def _storage_problem(settings: Settings) -> str | None:
     ledger = Ledger(settings, pool_size=1)
     try:
-        StorageMarker(settings, ledger.facts).settle()
+        marker = StorageMarker(settings, ledger.facts)
+        if (why := marker.away()) is not None:
+            return f"Waiting for the storage. {why}"
+        marker.settle()
+        marker.check_rights()
     except LedgerUnavailable as exc:
         return f"Waiting for the ledger. {exc}"
     finally:

@@ -141,7 +141,8 @@ def progress_view(job: Job) -> ProgressView | None:
         return None
     snapshot = job.progress or Progress(nodes_total=job.nodes_total)
     if job.status in (DELIVERING, SUCCEEDED):
-        snapshot = replace(snapshot, value=1.0, nodes_done=snapshot.nodes_total)
+        note = snapshot.note if job.status == DELIVERING else None
+        snapshot = replace(snapshot, value=1.0, nodes_done=snapshot.nodes_total, note=note)
     if job.progress is not None:
         return snapshot_view(snapshot)
     # Before the first snapshot there is nothing to say of nodes.
@@ -169,6 +170,8 @@ def snapshot_view(snapshot: Progress) -> ProgressView:
 
 
 def _progress_message(snapshot: Progress) -> str:
+    if snapshot.note is not None:
+        return snapshot.note
     node = snapshot.current_node_class or snapshot.current_node
     if node is None or snapshot.value >= 1.0:
         return f"{snapshot.nodes_done}/{snapshot.nodes_total} nodes"

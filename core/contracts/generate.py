@@ -201,6 +201,8 @@ def _message(job: Job) -> str:
     if job.status == SUCCEEDED and job.missing_outputs:
         reason = job.missing_outputs[0].missing_reason
         return f"Request completed, but {len(job.missing_outputs)} reported files are not there: {reason}"
+    if job.status == DELIVERING and job.progress is not None and job.progress.note is not None:
+        return job.progress.note
     return MESSAGES.get(job.status, "Request failed")
 
 

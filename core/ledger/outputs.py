@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Integer, and_, bindparam, insert, select, update
+from sqlalchemy import Integer, String, and_, bindparam, cast, insert, literal, or_, select, update
 
 from core.clock import now_ms
 from core.errors import NotFound, StaleAttempt, UploadFailed
-from core.job_files import owner_of
 from core.ledger.claims import Claim
 from core.ledger.database.connections import Database
 from core.ledger.database.rows import asset_row, job_of, output_file_of, output_of, upload_column
@@ -21,6 +20,7 @@ from core.records.job import DELIVERING, FAILED, SUCCEEDED, Job
 from core.records.job_error import JobError, JobWarning
 from core.records.output import Output, OutputFile
 from core.records.output_options import OutputOptions
+from core.records.progress import Progress
 
 #: A job that has been delivering for this long without an end is given another turn.
 DELIVERING_MS = 15_000
@@ -196,6 +196,17 @@ class Outputs:
             raise StaleAttempt(f"Job {job_id} attempt {attempt} has nothing left to store.")
         return int(lost)
 
+    def note_delay(self, job_id: str, attempt: int, reason: str) -> None:
+        """Tell on a job why its files are not stored yet; that is also a sign that somebody has them."""
+        with self._database.write() as transaction:
+            mine = and_(jobs.c.id == job_id, jobs.c.attempt == attempt, jobs.c.status == DELIVERING)
+            query = select(jobs.c.progress, jobs.c.nodes_total).where(mine).with_for_update()
+            found = transaction.connection.execute(query).one_or_none()
+            if found is not None:
+                known = found.progress or Progress(nodes_total=found.nodes_total).to_json()
+                told = {**known, "note": reason, "noted_at_ms": now_ms()}
+                transaction.connection.execute(update(jobs).where(mine).values(progress=told))
+
     def forgive_loss(self, job_id: str, attempt: int) -> None:
         """Take back the count of a turn that has ended after all."""
         with self._database.write() as transaction:
@@ -252,9 +263,12 @@ class Outputs:
         return output_of(row, is_expired=row.files_removed)
 
     def output_at(self, storage_key: str) -> Output:
-        """Return a stored output by its place, `<job id>/<name>`. Raises NotFound."""
-        job_id = owner_of(storage_key)
-        query = _WITH_JOB.where(assets.c.job_id == job_id, assets.c.storage_key == storage_key)
+        """Return a stored output by its place, `<job id>/<name>`, whichever attempt made it. Raises NotFound."""
+        job_id, _, name = storage_key.partition("/")
+        # Between them is the number of a later attempt, see `tasks.upload`.
+        of_attempt = literal(f"{job_id}/") + cast(assets.c.attempt, String) + literal(f"/{name}")
+        is_there = or_(assets.c.storage_key == storage_key, assets.c.storage_key == of_attempt)
+        query = _WITH_JOB.where(assets.c.job_id == job_id, is_there)
         with self._database.read() as connection:
             row = connection.execute(query.limit(1)).one_or_none()
         if row is None:

@@ -6,7 +6,7 @@ import functools
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, and_, func, select, update
+from sqlalchemy import ColumnElement, Row, and_, exists, func, select, update
 
 from core.background import failure_of
 from core.clock import now_ms
@@ -14,17 +14,31 @@ from core.errors import LedgerUnavailable
 from core.ledger.claims import Claim, held_by
 from core.ledger.database.connections import Database, Transaction
 from core.ledger.database.line_counts import IS_QUEUED
-from core.ledger.database.tables import jobs
+from core.ledger.database.tables import instances, jobs
 from core.ledger.scheduling.lines import Lines
 from core.ledger.scheduling.turns import LOOKED_AT, idle_instances
 from core.ledger.transitions import transition
-from core.records.job import CANCELED, CANCELING, EXPIRED, FAILED, LEASED, QUEUED, RUNNING, Status, prompt_id_of
+from core.records.job import (
+    CANCELED,
+    CANCELING,
+    DELIVERING,
+    EXPIRED,
+    FAILED,
+    LEASED,
+    QUEUED,
+    RUNNING,
+    Status,
+    prompt_id_of,
+)
 from core.records.job_error import JobError, Loss
 
 #: How many jobs one run of the reconciler takes back, or lets expire.
 BATCH = 500
 #: Code of the loss of an instance or a worker. A job that causes too many of them fails as `POISON`.
 INSTANCE_LOST, POISON = "instance_lost", "poison"
+#: Why a job runs again whose prompt had ended well.
+HOST_LOST = "Its machine was lost before its files were stored."
+FILES_LOST = "Its machine lost its disk before its files were stored."
 #: The newest losses that a job tells of.
 MAX_LOSSES = 20
 #: Code of a job that nobody could run in time.
@@ -170,6 +184,39 @@ class Requeue:
         if found is not None:
             taken[job_id] = found.status
 
+    def take_back_unstored(self, *, silent_s: float) -> dict[str, Status]:
+        """Requeue, or end, every job whose files lie unstored on a machine that nobody has heard of for so long.
+
+        Returns: `{job_id: new status}`.
+        """
+        before_ms = now_ms() - round(silent_s * 1000)
+        is_heard = exists().where(instances.c.name == jobs.c.instance, instances.c.heartbeat_at_ms > before_ms)
+        lost = and_(jobs.c.status == DELIVERING, jobs.c.generated_at_ms < before_ms, ~is_heard)
+        with self._database.read() as connection:
+            query = select(jobs.c.id, jobs.c.attempt, jobs.c.progress).where(lost).limit(BATCH)
+            # Where only the GPU's worker has ended, the io worker beside it goes on and says so.
+            silent = [
+                row
+                for row in connection.execute(query).all()
+                if int((row.progress or {}).get("noted_at_ms") or 0) < before_ms
+            ]
+        taken: dict[str, Status] = {}
+        for row in silent:
+            mine = and_(lost, jobs.c.attempt == row.attempt)
+            if (found := self._give_up_files(row.id, mine, HOST_LOST)) is not None:
+                taken[row.id] = found
+        return taken
+
+    def lose_files(self, job_id: str, attempt: int) -> Status | None:
+        """Requeue, or end, a job whose files went with a disk; returns its new status, None: the attempt is stale."""
+        mine = and_(jobs.c.status == DELIVERING, jobs.c.attempt == attempt)
+        return self._give_up_files(job_id, mine, FILES_LOST)
+
+    def _give_up_files(self, job_id: str, condition: ColumnElement[bool], reason: str) -> Status | None:
+        with self._database.write() as transaction:
+            found = self._give_back(transaction, job_id, condition, reason, lost=True, code=INSTANCE_LOST)
+        return None if found is None else found.status
+
     def expire_waiting(self, *, timeout_s: float) -> list[str]:
         """End jobs that have waited for their first GPU for too long; returns their ids."""
         late = and_(
@@ -241,4 +288,6 @@ class Requeue:
             error = error or JobError(code=final, message=f"Given up after {count} lost attempts. {reason}")
             return FAILED, {"error": error.to_json(), **losses}
         data = {"reason": reason, "code": code} if counts else {"reason": reason}
-        return QUEUED, {"data": data, "lease_until_ms": None, "progress": None, "on_deck": False, **losses}
+        anew = {"lease_until_ms": None, "generated_at_ms": None, "progress": None, "on_deck": False}
+        losses["delivery_losses"] = 0
+        return QUEUED, {"data": data, **anew, **losses}

@@ -40,7 +40,7 @@ TRANSITIONS: dict[Status, frozenset[Status]] = {
     QUEUED: frozenset({RUNNING, FAILED, CANCELED, EXPIRED}),
     RUNNING: frozenset({QUEUED, CANCELING, DELIVERING, FAILED, CANCELED}),
     CANCELING: frozenset({CANCELED, FAILED}),
-    DELIVERING: frozenset({SUCCEEDED, FAILED, CANCELED}),
+    DELIVERING: frozenset({QUEUED, SUCCEEDED, FAILED, CANCELED}),
     SUCCEEDED: frozenset(),
     FAILED: frozenset(),
     CANCELED: frozenset(),

@@ -76,7 +76,7 @@ class Output:
     size_bytes: int = 0
     #: `blake3:<64 hex digits>`; None until the file is in storage.
     hash: str | None = None
-    #: Path below the storage root; None until the file is in storage.
+    #: `<job id>/<name>`, in a bucket from the second attempt on `<job id>/<attempt>/<name>`; None until it is there.
     storage_key: str | None = None
     folder: Folder = "output"
     #: ComfyUI's own word: the key of the node's result.
@@ -100,7 +100,7 @@ class Output:
     @property
     def stored_name(self) -> str:
         """The name it has in storage, where names within one job differ, which those its nodes gave need not."""
-        return (self.storage_key or "").partition("/")[2]
+        return (self.storage_key or "").rpartition("/")[2]
 
     def path_below(self, root: Path) -> Path:
         """Return the path of its file, which is in storage."""

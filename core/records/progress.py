@@ -23,6 +23,9 @@ class Progress:
     steps: int | None = None
     #: Seconds of work left, when nodes like all of these have run on this instance before.
     remaining_s: float | None = None
+    #: Of a job whose GPU work is done: why its files are not stored yet, in plain English, and when that was found.
+    note: str | None = None
+    noted_at_ms: int = 0
 
     @classmethod
     def from_json(cls, value: Any) -> Progress:
@@ -30,5 +33,8 @@ class Progress:
         return cls(**known_fields(cls, value))
 
     def to_json(self) -> dict[str, Any]:
-        """Return all fields, by their names."""
-        return asdict(self)
+        """Return all fields, by their names; of notes only where there is one."""
+        fields = asdict(self)
+        if self.note is None:
+            del fields["note"], fields["noted_at_ms"]
+        return fields

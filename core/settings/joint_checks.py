@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import urlsplit
+
 from core.errors import ConfigurationError
 from core.object_keys import DEFAULT_TEMPLATE
 from core.settings.settings import Settings
@@ -26,6 +28,28 @@ def refuse_half_a_bucket(settings: Settings) -> None:
     absent = [name for name, value in needed.items() if not value]
     if absent and (len(absent) < len(needed) or any(others)):
         raise ConfigurationError(f"{', '.join(absent)} missing: set all of {', '.join(needed)}, or no S3_ variable.")
+
+
+def refuse_half_a_storage(settings: Settings) -> None:
+    """Raise ConfigurationError where one half of the storage's credentials is missing, or they are for no bucket."""
+    halves = {
+        "COMFYLINE_STORAGE_ACCESS_KEY_ID": settings.storage_access_key_id,
+        "COMFYLINE_STORAGE_SECRET_ACCESS_KEY": settings.storage_secret_access_key.get_secret_value(),
+    }
+    absent = [name for name, value in halves.items() if not value]
+    if len(absent) == 1:
+        raise ConfigurationError(f"{absent[0]} missing: set both of {' and '.join(halves)}, or neither.")
+    others = {
+        **halves,
+        "COMFYLINE_STORAGE_ENDPOINT_URL": settings.storage_endpoint_url,
+        "COMFYLINE_STORAGE_REGION": settings.storage_region,
+        "COMFYLINE_STORAGE_ADDRESSING": settings.storage_addressing,
+    }
+    given = [name for name, value in others.items() if value]
+    if given and not settings.storage_url:
+        raise ConfigurationError(f"COMFYLINE_STORAGE_URL missing: {given[0]} is for a bucket, s3://bucket/prefix.")
+    if settings.storage_endpoint_url and urlsplit(settings.storage_endpoint_url).scheme not in ("http", "https"):
+        raise ConfigurationError("COMFYLINE_STORAGE_ENDPOINT_URL must begin with http:// or https://.")
 
 
 def refuse_malformed_keys(settings: Settings) -> None:

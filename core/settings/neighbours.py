@@ -32,6 +32,8 @@ def serves_one_machine(settings: Settings) -> bool:
 
 def is_one_machine(settings: Settings) -> bool:
     """Return whether ledger, broker and files are all of this machine, so that no other can be of the fleet."""
+    if settings.storage_url:
+        return False
     # Each by itself: any of them may be a mount, or a link to one.
     folders = (settings.data_dir, settings.outputs_dir, settings.inputs_dir)
     return _stays_here(settings.ledger_url, settings.transport_url, folders)

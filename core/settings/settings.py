@@ -23,6 +23,7 @@ from core.settings.value_types import (
     KeyTemplate,
     Networks,
     Pauses,
+    StorageUrl,
 )
 
 PREFIX = "COMFYLINE_"
@@ -47,6 +48,21 @@ class Settings(BaseSettings):
     data_dir: AbsolutePath = Path(".comfyline")
     #: Outputs and uploads, on a file system that every machine of the fleet sees; empty means the data directory.
     storage_dir: AbsolutePath | None = None
+    #: `s3://bucket/prefix`: outputs and uploads in a bucket, in place of a directory; nothing is shared then.
+    storage_url: StorageUrl = ""
+    #: Of that bucket; empty means Amazon's own for the region.
+    storage_endpoint_url: str = ""
+    #: Empty means what boto3 finds in the environment or a profile, else us-east-1.
+    storage_region: str = ""
+    #: Both or none: then boto3 looks for credentials where it always does.
+    storage_access_key_id: str = Field("", repr=False)
+    storage_secret_access_key: SecretStr = SecretStr("")
+    #: Empty means by path where there is an endpoint, else virtual.
+    storage_addressing: Literal["", "path", "virtual"] = ""
+    #: Whether signed links to files lead on to the bucket, which clients then have to reach.
+    storage_redirect: bool = False
+    #: Seconds of silence of a GPU's worker after which files that are not in the bucket yet are given up as lost.
+    host_lost_s: float = Field(300.0, ge=30, allow_inf_nan=False)
     #: SQLAlchemy URL of the ledger; empty means SQLite in the data directory.
     database_url: str = Field("", repr=False)
     #: kombu URL of the broker (redis://, amqp://); empty means the embedded one in the data directory.

@@ -13,7 +13,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from core.errors import ConfigurationError
-from core.settings.joint_checks import refuse_half_a_bucket, refuse_malformed_keys, refuse_malformed_tokens
+from core.settings.joint_checks import (
+    refuse_half_a_bucket,
+    refuse_half_a_storage,
+    refuse_malformed_keys,
+    refuse_malformed_tokens,
+)
 from core.settings.settings import PREFIX, Settings
 
 #: Of releases before the project took its name.
@@ -29,6 +34,7 @@ SECRET_FIELDS = (
     "database_url",
     "broker_url",
     "models_tokens",
+    "storage_secret_access_key",
 )
 
 
@@ -46,6 +52,7 @@ def load_settings(**overrides: Any) -> Settings:
     except ValidationError as exc:
         raise ConfigurationError(_explain(exc)) from exc
     refuse_half_a_bucket(settings)
+    refuse_half_a_storage(settings)
     refuse_malformed_keys(settings)
     refuse_malformed_tokens(settings)
     return settings

@@ -13,11 +13,13 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import NoDecode
 
 from core.broker_kind import SCHEMES as BROKER_SCHEMES
-from core.object_keys import check_template
+from core.object_keys import check_template, is_safe_prefix
 
 #: Words that stand for networks in COMFYLINE_ALLOW_NETWORKS.
 NETWORK_WORDS = ("loopback", "private")
 
+#: Looser than Amazon's rules: other servers have capitals and underscores.
+_BUCKET_NAME = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]")
 _HOST_NAME = re.compile(r"[a-z0-9_](?:[a-z0-9._-]*[a-z0-9_-])?")
 
 
@@ -87,6 +89,16 @@ def _check_broker(value: str) -> str:
     return value
 
 
+def _check_storage_url(value: str) -> str:
+    scheme, _, rest = value.partition("://")
+    bucket, _, prefix = rest.partition("/")
+    if value and (scheme != "s3" or not _BUCKET_NAME.fullmatch(bucket)):
+        raise ValueError("must be a bucket, with a folder of it or without: s3://bucket/prefix")
+    if prefix and not is_safe_prefix(prefix):
+        raise ValueError("must have a relative path behind the bucket, without .. and empty folders")
+    return value.rstrip("/")
+
+
 def _check_certificates(value: Path) -> Path:
     try:
         ssl.create_default_context(cafile=value)
@@ -112,6 +124,7 @@ HostNames = Annotated[CommaList, AfterValidator(_check_host_names)]
 Networks = Annotated[CommaList, AfterValidator(_check_networks)]
 Pauses = Annotated[tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...], NoDecode, BeforeValidator(_split)]
 BrokerUrl = Annotated[str, AfterValidator(_check_broker)]
+StorageUrl = Annotated[str, AfterValidator(_check_storage_url)]
 KeyTemplate = Annotated[str, AfterValidator(_check_template)]
 CertificateFile = Annotated[Path, AfterValidator(_check_certificates)]
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]

@@ -1,9 +1,15 @@
 """Files of the fleet: what clients bring, what jobs make.
 
-folders  files by key below one directory (api, tasks)
-placing  where output files are, and how they come to their places (tasks)
-marker   whether the storage in sight is the fleet's (api, tasks)
-trial    whether a storage takes a file and gives it back (cli)
-media    what a file holds, by its first bytes (api)
-backend  the storage seam and what it asks of a backend (api, tasks)
+backend           the storage seam and what it asks of a backend (api, tasks)
+folders           files by key below one directory (backend)
+objects           files by key in a bucket (backend)
+object_client     its connections, and its errors in words (objects)
+object_reader     an object as an open file (objects)
+direct_uploads    files that clients put into the bucket themselves (api)
+placing           where output files are, and how they come to their places (tasks)
+media             what a file holds, by its first bytes (api)
+marker            whether the storage in sight is the fleet's (api, tasks)
+marked_directory  the marker in a directory (marker)
+marked_bucket     the marker in a bucket (marker)
+trial             whether a storage takes a file and gives it back (cli)
 """

@@ -1,19 +1,24 @@
 """The storage seam: what keeps the files of a fleet, and what the rest of the system asks of it.
 
 There are two storages, of outputs (keys `<job id>/<name>`, see `core.job_files`) and of input files (keys
-`<two digits>/<hash>`, see `content_key`). Both are folders that every machine sees; another kind of storage is a class
-with these methods, chosen in `output_storage` and `input_storage`.
+`<two digits>/<hash>`, see `content_key`). Both are folders that every machine sees, or parts of a bucket; another kind
+of storage is a class with these methods, chosen in `output_storage` and `input_storage`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from io import FileIO
+from contextlib import AbstractContextManager
+from functools import lru_cache
+from io import RawIOBase
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from core.settings import Settings
 from core.storage.folders import LocalStorage
+
+if TYPE_CHECKING:
+    from core.storage.direct_uploads import DirectUploads
 
 
 class StorageBackend(Protocol):
@@ -22,17 +27,27 @@ class StorageBackend(Protocol):
     What is refused by a disk or a network is raised as OSError.
     """
 
+    #: Bringing a file in takes a network: nothing that a GPU waits for.
+    is_remote: bool
+
+    @property
+    def workplace(self) -> Path:
+        """Where files of this machine are made ready to be kept, a job's below `<job id>/`."""
+
     def draft(self) -> Path:
         """Return a new local path to write a file to that is to be `put`; the caller removes it."""
 
     def put(self, key: str, file: Path) -> None:
         """Bring a local file in, which leaves its place. One that is there already stays: it has the same bytes."""
 
-    def open(self, key: str, *, size_bytes: int) -> FileIO:
+    def keep(self, key: str, file: Path, *, digest: str, content_type: str) -> None:
+        """Bring in a copy of a local file, under a key that is the caller's alone; doing it again does no harm."""
+
+    def open(self, key: str, *, size_bytes: int) -> RawIOBase:
         """Open a file for reading at any place. Raises FileNotFoundError: there is none, or none of this size."""
 
-    def path(self, key: str) -> Path:
-        """Return a local path to read a file at. Raises FileNotFoundError."""
+    def local(self, key: str) -> AbstractContextManager[Path]:
+        """Give a local path to read a file at, for the time of the block. Raises FileNotFoundError."""
 
     def copy(self, key: str, target: Path) -> None:
         """Copy a file out, whole or not at all. Raises FileNotFoundError."""
@@ -55,18 +70,45 @@ class StorageBackend(Protocol):
     def remove_folder(self, folder: str) -> None:
         """Remove all files of a folder, as far as they can be removed; nothing happens when there are none."""
 
+    def clear_workplace(self, folder: str) -> None:
+        """Remove what this machine has made ready of a folder and nobody needs any more."""
+
     def sweep_drafts(self) -> None:
         """Remove drafts that their makers left behind when they died."""
 
-    def free_bytes(self) -> int:
-        """Return how much room is left."""
+    def is_due(self, work: str, *, every_s: float) -> bool:
+        """Return whether nobody in the fleet has begun a piece of work for so long, and note that it begins now."""
+
+    def link(self, key: str, *, content_type: str, disposition: str, expires_s: int) -> str | None:
+        """Return a URL at which anybody may fetch a file for some time; None: there is no such thing."""
+
+    def free_bytes(self) -> int | None:
+        """Return how much room is left; None: nobody can tell."""
 
 
 def output_storage(settings: Settings) -> StorageBackend:
     """Return the storage of finished outputs."""
-    return LocalStorage(settings.outputs_dir)
+    return _objects(settings, "outputs") if settings.storage_url else LocalStorage(settings.outputs_dir)
 
 
 def input_storage(settings: Settings) -> StorageBackend:
     """Return the storage of files that clients brought."""
-    return LocalStorage(settings.inputs_dir)
+    return _objects(settings, "inputs") if settings.storage_url else LocalStorage(settings.inputs_dir)
+
+
+def direct_uploads(settings: Settings) -> DirectUploads | None:
+    """Return where clients may send files without us; None: storage is a directory."""
+    if not settings.storage_url:
+        return None
+    # Imported late, as below.
+    from core.storage.direct_uploads import DirectUploads
+
+    return DirectUploads(settings)
+
+
+@lru_cache(maxsize=8)
+def _objects(settings: Settings, area: str) -> StorageBackend:
+    # Imported late: it loads an HTTP library, which must not happen before gevent has patched the standard library.
+    from core.storage.objects import S3Storage
+
+    return S3Storage(settings, area)

@@ -20,6 +20,10 @@ from core.job_files import job_folder
 FRESH_S = 3600.0
 
 
+class BucketFault(OSError):
+    """A bucket that is the storage does not answer, or refuses: not the file is at fault, and what it says is why."""
+
+
 def is_out_of_room(error: BaseException) -> bool:
     """Return whether the system refused a write because a disk, or a quota, is used up."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
@@ -55,8 +59,12 @@ class LocalStorage:
       root: the directory; made when the first file comes.
     """
 
+    is_remote = False
+
     def __init__(self, root: Path) -> None:
         self.root = root
+        #: A job's files are made ready where they stay.
+        self.workplace = root
 
     def draft(self) -> Path:
         """Return a new path in the storage's own file system, for a file that is to be `put`; the caller removes it."""
@@ -74,6 +82,13 @@ class LocalStorage:
         except FileNotFoundError:
             make_folder(target.parent, self.root)
             move_in(file, target)
+
+    def keep(self, key: str, file: Path, *, digest: str, content_type: str) -> None:  # noqa: ARG002 - for other storages
+        """Bring in a copy of a file; nothing is to be done where it lies in its place."""
+        target = self._path(key)
+        if file != target:
+            make_folder(target.parent, self.root)
+            copy_in(file, target)
 
     def open(self, key: str, *, size_bytes: int) -> FileIO:
         """Open a file for reading at any place. Raises FileNotFoundError: there is none, or none of this size.
@@ -112,6 +127,11 @@ class LocalStorage:
             draft.replace(target)
         finally:
             draft.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def local(self, key: str) -> Iterator[Path]:
+        """Give the path of a file. Raises FileNotFoundError."""
+        yield self.path(key)
 
     def path(self, key: str) -> Path:
         """Return the path of a file. Raises FileNotFoundError."""
@@ -162,7 +182,23 @@ class LocalStorage:
         """Remove a folder with all files in it; nothing happens when there is none."""
         shutil.rmtree(job_folder(self.root, folder), ignore_errors=True)
 
-    def free_bytes(self) -> int:
+    def clear_workplace(self, folder: str) -> None:
+        """Do nothing: the files lie where they stay."""
+
+    def is_due(self, work: str, *, every_s: float) -> bool:
+        """Return whether nobody in the fleet has begun a piece of work for so long, and note that it begins now."""
+        mark = self.root / work
+        # A mark from the future is one from before the clock was set back.
+        if not self.root.is_dir() or 0 <= age_s(mark) < every_s:
+            return False
+        mark.touch()
+        return True
+
+    def link(self, key: str, *, content_type: str, disposition: str, expires_s: int) -> str | None:  # noqa: ARG002
+        """Return None: a directory hands nothing out."""
+        return None
+
+    def free_bytes(self) -> int | None:
         """Return the room that is left for users without privileges."""
         return shutil.disk_usage(self.root).free
 

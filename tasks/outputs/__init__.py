@@ -6,5 +6,6 @@ convert        WebP, JPEG or PNG (finishing)
 metadata/      embedded metadata taken out (finishing)
 bucket_upload  into the client's bucket, or the operator's
 endpoints      threads that each bucket endpoint may hold (bucket_upload)
+workplace      what waits on this machine for a bucket that is the storage
 upload_tries   how often, and when it is given up
 """

@@ -32,6 +32,7 @@ from core.outbound import Policy
 from core.records.bucket_target import ENVIRONMENT, PUT_URLS, BucketTarget, Credentials
 from core.records.job import Job
 from core.records.output import BucketResult, OutputFile
+from core.storage.backend import output_storage
 from tasks.outputs.endpoints import EndpointRests, Endpoints, Passage
 from tasks.runtime import Runtime
 
@@ -106,7 +107,7 @@ def _sent(runtime: Runtime, job: Job, target: BucketTarget, files: Sequence[Outp
         _endpoints.passage(_endpoint_of(target)) as passage,
         _opened(runtime, target, sealed, time_s, passage) as bucket,
     ):
-        outcomes = _send_all(_BucketSender(bucket, job, target, runtime.settings.outputs_dir), job, files)
+        outcomes = _send_all(_BucketSender(bucket, job, target, output_storage(runtime.settings).workplace), job, files)
         return _judged(outcomes, passage)
 
 
@@ -203,7 +204,7 @@ class _PutSender:
     ) -> None:
         self._urls = dict(zip((file.ordinal for file in files), urls, strict=True))
         self._target = target
-        self._root = runtime.settings.outputs_dir
+        self._root = output_storage(runtime.settings).workplace
         self._passage = passage
         ends_at_s = time.monotonic() + time_s
         self._left_s: Callable[[], float] = lambda: max(ends_at_s - time.monotonic(), 0.001)

@@ -3,6 +3,7 @@ number where it is a fault of ours or ends the process, as `COMFYLINE_MAX_ATTEMP
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from dataclasses import replace
 from typing import NoReturn
@@ -11,6 +12,7 @@ from core.clock import now_ms
 from core.errors import ComfylineError, LedgerUnavailable, OutputUnavailable, UploadFailed
 from core.ledger.outputs import DELIVERING_MS
 from core.records.job import FAILED
+from core.storage.folders import BucketFault
 from tasks.job_errors import job_error
 from tasks.messaging.follow_up import Moved, publish_follow_up
 from tasks.runtime import Runtime
@@ -19,6 +21,10 @@ log = logging.getLogger(__name__)
 
 #: What Flower shows of a turn after which another one comes; why is in the log.
 WAITS = "waits for another turn"
+#: How it begins what a client reads of outputs that wait.
+NOTE = "Generated. Its outputs wait to be stored:"
+#: What is wrong with the storage is the operator's to know, in the log and in /ready.
+AWAY = "the storage of files does not take them now."
 #: What a client learns of a fault of ours.
 FAULT = "an unexpected error on the server, whose log has it"
 
@@ -71,11 +77,18 @@ class UploadTries:
             self._fail(exc.message, exc)
         reason = exc.message if isinstance(exc, ComfylineError) else exc.strerror or type(exc).__name__
         # What puts files into buckets has looked at the clock itself, and that the ledger is away says nothing of them.
-        if now_ms() >= self.give_up_at_ms and not isinstance(exc, (UploadFailed, LedgerUnavailable)):
+        # Nor does a storage that is away: its files are safe where they are, and nobody else has them.
+        if now_ms() >= self.give_up_at_ms and not isinstance(exc, (UploadFailed, LedgerUnavailable, BucketFault)):
             self._fail(f"Its outputs could not be stored: {reason}")
         # Not the error whole: it names a file, as the client's graph did.
         log.warning("job %s waits for another turn: %s", self._job_id, reason)
+        self.tell(AWAY if isinstance(exc, OSError) else reason)
         raise Unfinished(WAITS) from exc
+
+    def tell(self, reason: str) -> None:
+        """Say on the job why its files are not stored yet."""
+        with contextlib.suppress(LedgerUnavailable):
+            self._outputs.note_delay(self._job_id, self._attempt, f"{NOTE} {reason}")
 
     def lose(self, exc: Exception) -> NoReturn:
         """Count a turn that a fault of ours has ended. Raises Unfinished."""

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 
+from core.background import failure_of
 from core.job_files import is_job_id
-from core.storage.backend import input_storage, output_storage
-from core.storage.folders import age_s
+from core.storage.backend import direct_uploads, input_storage, output_storage
 from tasks.runtime import Runtime
 
 log = logging.getLogger(__name__)
@@ -33,8 +33,10 @@ def remove_expired(runtime: Runtime) -> None:
     """Remove expired jobs, files, uploads and keys, as one run of the reconciler."""
     if runtime.storage.problem() is None:
         for step in (_remove_jobs, _remove_files, _remove_uploads):
-            _in_steps(step, runtime)
-        input_storage(runtime.settings).sweep_drafts()
+            # A bucket that lets nobody remove anything must not keep the rest from being done.
+            failure_of(functools.partial(_in_steps, step, runtime), f"expiry, {step.__name__}")
+        for storage in (input_storage(runtime.settings), output_storage(runtime.settings)):
+            failure_of(storage.sweep_drafts, "expiry, drafts")
     _in_steps(_forget_keys, runtime)
     runtime.ledger.instances.forget_silent()
     runtime.ledger.copies.forget_silent()
@@ -47,14 +49,16 @@ def sweep(runtime: Runtime) -> None:
     """Remove, now and then, files that a process left behind when it died."""
     if runtime.storage.problem() is not None:
         return
-    if _is_due(runtime.settings.outputs_dir):
+    if output_storage(runtime.settings).is_due(SWEPT, every_s=SWEEP_EVERY_S):
         removed = sweep_outputs(runtime)
         if removed:
             log.warning("%d folders of jobs that are no longer kept were removed", removed)
-    if _is_due(runtime.settings.inputs_dir):
+    if input_storage(runtime.settings).is_due(SWEPT, every_s=SWEEP_EVERY_S):
         removed = sweep_inputs(runtime)
         if removed:
             log.warning("%d input files that nothing refers to were removed", removed)
+        if (uploads := direct_uploads(runtime.settings)) is not None:
+            uploads.sweep()
 
 
 def sweep_outputs(runtime: Runtime) -> int:
@@ -119,15 +123,6 @@ def _in_steps(step: Callable[[Runtime], int], runtime: Runtime) -> None:
             return
         # SQLite has one write lock: others get it for as long as we had it.
         time.sleep(took_s)
-
-
-def _is_due(root: Path) -> bool:
-    mark = root / SWEPT
-    # A mark from the future is one from before the clock was set back.
-    if not root.is_dir() or 0 <= age_s(mark) < SWEEP_EVERY_S:
-        return False
-    mark.touch()
-    return True
 
 
 def _chunks(names: Iterable[str]) -> Iterator[list[str]]:

@@ -55,6 +55,8 @@ class DirectStore:
             return None
         if not files:
             return []
+        if output_storage(self._runtime.settings).is_remote:
+            return None
         if self._late is not None and not self._late.done():
             return None
         try:

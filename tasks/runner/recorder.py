@@ -183,7 +183,9 @@ class Recorder:
         has_other_kind = isinstance(exc, ComfyOutOfMemory) and self._lessons.learn(claim.job_id, claim.attempt)
         if has_other_kind or _is_worth_another_try(claim, exc):
             log.warning("job %s attempt %s is lost (%s)%s", claim.job_id, claim.attempt, exc.code, _own_words(exc))
-            return self.give_back(claim, exc, lost=True)
+            # While storage is away for all, no job is to blame, and none may fail for it.
+            is_away = isinstance(exc, StorageUnavailable) and self._runtime.storage.problem() is not None
+            return self.give_back(claim, exc, lost=not is_away)
         whole = whole_error(exc)
         error = job_error(exc, job_id=claim.job_id if whole else "")
         if not self._claims.fail(claim, error, whole=whole):

@@ -234,7 +234,7 @@ class JobRunner:
     def _stage(self, run: Run, session: ComfySession) -> None:
         try:
             stage_inputs(run.claim, run.instance, session.client, self._runtime.settings)
-        except InputGone:
+        except (InputGone, TransientError):
             # Not gone, if the storage is away.
             self._runtime.storage.forget()
             self._runtime.storage.require()

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 import shutil
+from contextlib import ExitStack
 
 from comfy.client.client import ComfyClient
 from comfy.client.inputs import stage
-from core.errors import ComfylineError, ComfyUnavailable, InputGone, PromptRejected
+from core.errors import ComfylineError, ComfyUnavailable, InputGone, PromptRejected, StorageUnavailable
 from core.job_files import job_folder
 from core.ledger.claims import Claim
 from core.records.instance import InstanceRecord
 from core.settings import Settings
 from core.storage.backend import input_storage
-from core.storage.folders import is_out_of_room
+from core.storage.folders import BucketFault, is_out_of_room
 from tasks.models.uses import note_uses
 
 log = logging.getLogger(__name__)
@@ -27,6 +28,7 @@ def stage_inputs(claim: Claim, instance: InstanceRecord, client: ComfyClient, se
     Raises:
       InputGone: storage has it no more.
       PromptRejected: an attached instance refuses it.
+      StorageUnavailable: storage is a bucket that does not answer, or refuses.
       ComfyUnavailable: an attached instance does not answer, or the disk of another has no room.
     """
     note_uses(settings, claim.models)
@@ -35,13 +37,17 @@ def stage_inputs(claim: Claim, instance: InstanceRecord, client: ComfyClient, se
     storage = input_storage(settings)
     try:
         if instance.kind == "attached":
-            stage(client, {file.name: storage.path(file.key) for file in claim.inputs})
+            with ExitStack() as stack:
+                stage(client, {file.name: stack.enter_context(storage.local(file.key)) for file in claim.inputs})
         else:
             folder = settings.gpu_dir(instance.gpu_name) / "input"
             for file in claim.inputs:
                 storage.copy(file.key, folder / file.name)
     except FileNotFoundError as exc:
         raise InputGone("An input file of this job is no longer in storage.") from exc
+    except BucketFault as exc:
+        log.warning("job %s: its input files cannot be fetched: %s", claim.job_id, exc.strerror)
+        raise StorageUnavailable("The storage of the job's input files does not answer as it should.") from exc
     except OSError as exc:
         if not is_out_of_room(exc):
             raise

@@ -32,6 +32,7 @@ from core.messaging.notices import Notice
 from core.records.instance import InstanceRecord
 from core.records.output import FileSource, OutputFile
 from core.settings import Settings
+from core.storage.backend import StorageBackend, output_storage
 from tests.makers import GRAPH
 from tests.ports import free_port
 from tests.services import missing
@@ -81,8 +82,9 @@ class RecordingPublisher:
 class Worker:
     """Moves jobs through the ledger as a GPU worker and the upload task do."""
 
-    def __init__(self, ledger: Ledger, outputs_dir: Path) -> None:
+    def __init__(self, ledger: Ledger, outputs_dir: Path, storage: StorageBackend | None = None) -> None:
         self.ledger = ledger
+        self._storage = storage
         self.outputs_dir = outputs_dir
         self._known: set[str] = set()
 
@@ -161,6 +163,8 @@ class Worker:
         path.parent.mkdir(parents=True)
         path.write_bytes(content)
         digest = f"blake3:{blake3(content).hexdigest()}"
+        if self._storage is not None:
+            self._storage.keep(key, path, digest=digest, content_type=file.content_type)
         return replace(file, storage_key=key, size_bytes=len(content), hash=digest)
 
 
@@ -217,7 +221,7 @@ def running_api(settings: Settings, *, host: str = "127.0.0.1") -> Iterator[Api]
         url=f"http://127.0.0.1:{server.server_port}",
         settings=settings,
         ledger=ledger,
-        worker=Worker(ledger, settings.outputs_dir),
+        worker=Worker(ledger, settings.outputs_dir, output_storage(settings)),
         hub=hub,
         publisher=publisher,
     )

@@ -6,22 +6,31 @@ import re
 
 from flask import Blueprint, Response, request
 
-from api.contracts.comfy_v2.views import AssetView, asset_view
+from api.contracts.comfy_v2.views import AssetView, DirectUploadView, asset_view
 from api.http.auth import Guard
 from api.http.caller import links_for
 from api.http.errors import AssetInUse, BlobNotFound, HashMismatch, LinkRefused, PreconditionFailed, json_response
-from api.http.files import content_response
+from api.http.files import content_response, link_to_bucket
 from api.http.forms import input_path, lifetime_s, upload_form
 from api.http.json_body import read_json
 from api.http.signed_links import cache_control
 from api.http.time_limits import bounded, ledger_time_limit
-from api.schema.bodies import FromHashBody
+from api.schema.bodies import DirectUploadBody, FinishUploadBody, FromHashBody
 from api.schema.conditions import CONDITIONS
 from api.schema.described import ANY_TYPE, ASSETS, FORM_ERRORS, Described, Parameter, form_of
 from api.schema.validation import read
 from api.service.input_files import Intake
 from api.service.jobs import check_id
-from core.errors import InvalidRequest, LedgerUnavailable, NotFound, OutputUnavailable, RangeNotSatisfiable
+from core.contracts.comfy_v2 import timestamp
+from core.errors import (
+    BodyTooLarge,
+    InvalidRequest,
+    LedgerUnavailable,
+    NotFound,
+    OutputUnavailable,
+    RangeNotSatisfiable,
+    StorageUnavailable,
+)
 from core.ledger import Ledger
 from core.ledger.input_files import InputFile
 from core.links import EXPIRES, SIGNATURE
@@ -95,6 +104,43 @@ def assets_blueprint(settings: Settings, ledger: Ledger, intake: Intake, guard: 
         again = intake.again(known, name=name, lifetime_s=body.expires_in)
         return _created(again, settings, ledger, is_new=False)
 
+    @blueprint.post("/uploads")
+    @Described(
+        summary="Begin to upload a file straight into the bucket",
+        tag=ASSETS,
+        body=DirectUploadBody,
+        answers={201: DirectUploadView},
+        errors=(BodyTooLarge, StorageUnavailable),
+        text="Only where the server's storage is a bucket; 422 elsewhere.",
+    )
+    def begin() -> Response:
+        body = read(DirectUploadBody, read_json(settings))
+        upload_id, url, ends_at_ms = intake.begin_direct(size_bytes=body.size_bytes)
+        view: DirectUploadView = {"id": upload_id, "method": "PUT", "url": url, "url_expires_at": timestamp(ends_at_ms)}
+        return json_response(view, 201)
+
+    @blueprint.post("/uploads/<upload_id>/finish")
+    @Described(
+        summary="An asset from what was sent into the bucket",
+        tag=ASSETS,
+        body=FinishUploadBody,
+        answers={200: AssetView, 201: AssetView},
+        errors=(NotFound, HashMismatch, BodyTooLarge, StorageUnavailable, LedgerUnavailable),
+        text="201 for bytes that are new here, 200 for bytes that are known.",
+    )
+    def finish(upload_id: str) -> Response:
+        body = read(FinishUploadBody, read_json(settings))
+        if not _HASH.fullmatch(body.hash.lower()):
+            raise InvalidRequest("hash must be blake3: and 64 hex digits.")
+        received, is_new = intake.finish_direct(
+            check_id(upload_id),
+            expected_hash=body.hash,
+            name=input_path(body.file_path),
+            declared=body.content_type,
+            lifetime_s=body.expires_in,
+        )
+        return _created(received, settings, ledger, is_new=is_new)
+
     @blueprint.route("/by-hash/<digest>", methods=["HEAD"])
     @Described(
         summary="Whether bytes are here already",
@@ -136,7 +182,8 @@ def assets_blueprint(settings: Settings, ledger: Ledger, intake: Intake, guard: 
         errors=(NotFound, OutputUnavailable, RangeNotSatisfiable, PreconditionFailed, LinkRefused, LedgerUnavailable),
         parameters=(*LINK, *CONDITIONS),
         text="The url of an output or an asset is this route with a signature: it needs no key until url_expires_at. "
-        "The official SDK, where it has a key, is sent on to such a link (302): it asks so for one to hand on.",
+        "The official SDK, where it has a key, is sent on to such a link (302): it asks so for one to hand on. "
+        "A server whose storage is a bucket may send links on to that.",
     )
     def content(asset_id: str) -> Response:
         found = _found(intake, asset_id)
@@ -145,6 +192,8 @@ def assets_blueprint(settings: Settings, ledger: Ledger, intake: Intake, guard: 
             return Response(status=302, headers={"Location": link.url, "Cache-Control": "no-store"})
         storage = output_storage(settings) if isinstance(found, Output) else input_storage(settings)
         kept = cache_control()
+        if kept is not None and settings.storage_redirect and (url := link_to_bucket(found, storage)) is not None:
+            return Response(status=302, headers={"Location": url, "Cache-Control": "no-store"})
         answer = content_response(found, storage, cache_control=kept)
         if kept is not None:
             # Pages that let nothing foreign in unless it says so may show what they have a link to.

@@ -182,6 +182,15 @@ class AssetView(TypedDict):
     created_new: NotRequired[Annotated[bool, Field(description="In the answer to an upload.")]]
 
 
+class DirectUploadView(TypedDict):
+    """Where a client sends a file, without us."""
+
+    id: Annotated[str, Field(description="Of the upload, for finishing it.")]
+    method: Literal["PUT"]
+    url: str
+    url_expires_at: Annotated[str, Field(description="Until then sending may begin.")]
+
+
 def job_view(job: Job, links: Links, *, place: Place | None = None) -> JobView:
     """Return the Job object.
 

@@ -19,6 +19,8 @@ from core.links import Links
 from core.records.job import CANCELED, CANCELING, DELIVERING, EXPIRED, FAILED, QUEUED, RUNNING, SUCCEEDED, Job
 from core.settings import Settings
 from core.storage.backend import output_storage
+from core.storage.folders import BucketFault
+from core.storage.marker import AWAY
 
 #: All files of one answer together, before base64.
 MAX_INLINE_BYTES = 32 * 1024 * 1024
@@ -158,4 +160,6 @@ def full_result(job: Job, settings: Settings, links: Links, wanted: Wanted) -> S
                 room_bytes -= output.size_bytes
             except OutputUnavailable as exc:
                 entry["error"] = exc.message
+            except BucketFault:
+                entry["error"] = AWAY
     return body

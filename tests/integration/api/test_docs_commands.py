@@ -36,6 +36,9 @@ OTHERWISE = {
     "GET /download": 400,
     # The hash in its body is nobody's.
     "POST /api/v2/assets/from-hash": 404,
+    # Its storage is no bucket.
+    "POST /api/v2/assets/uploads": 422,
+    "POST /api/v2/assets/uploads/{upload_id}/finish": 422,
     # The fleet has no key, the job no error, and no broker runs.
     "GET /webhooks/public-key": 404,
     "GET /api/v2/jobs/{job_id}/error": 404,
@@ -87,6 +90,7 @@ def values(api: Api, folder: Path) -> dict[str, str]:
         "DIGEST": f"blake3:{blake3(PICTURE).hexdigest()}",
         "REQUEST_ID": job_id,
         "TASK_ID": job_id,
+        "UPLOAD_ID": job_id,
         "DELIVERY_ID": post.id,
         "FILE": str(file),
         "FILE_PATH": str(api.ledger.jobs.get(job_id).outputs[0].storage_key),

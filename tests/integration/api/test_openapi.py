@@ -23,7 +23,11 @@ KEY = {"Authorization": "Bearer a-key"}
 #: Where the body of each route's examples has to be sent, beside the path itself.
 PLACES = {"{name}": "sd3"}
 #: Examples that name what a test has to make first.
-NEEDS_MORE = {"/api/v2/assets/from-hash", "/webhooks/deliveries/{delivery_id}/replay"}
+NEEDS_MORE = {
+    *("/api/v2/assets/from-hash", "/webhooks/deliveries/{delivery_id}/replay"),
+    # A bucket, and something in it.
+    *("/api/v2/assets/uploads", "/api/v2/assets/uploads/{upload_id}/finish"),
+}
 #: Routes that answer when the job has ended.
 WAITING = {"/generate/sync", "/generate/stream", "/prompt"}
 

@@ -67,6 +67,7 @@ def set_ago(monkeypatch: pytest.MonkeyPatch, seconds: float | None) -> None:
 
 ALL = [
     "take_back",
+    "take_back_unstored",
     "expire_waiting",
     "release_stalled",
     "expire_late",
@@ -93,13 +94,15 @@ class TestSteps:
     def test_what_goes_by_the_clock_waits_after_it_was_set(
         self, runtime: BrokerlessRuntime, done: list[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        lease_s = runtime.settings.lease_s
+        lease_s, host_lost_s = runtime.settings.lease_s, runtime.settings.host_lost_s
         for seconds, steps in [
             (None, HARMLESS),
             (0.0, HARMLESS),
             (lease_s - 0.1, HARMLESS),
             (lease_s, ["take_back", "release_stalled", "expire_late", *HARMLESS]),
-            (SETTLED_S - 0.1, ["take_back", "release_stalled", "expire_late", *HARMLESS]),
+            (host_lost_s - 0.1, ["take_back", "release_stalled", "expire_late", *HARMLESS]),
+            (host_lost_s, ["take_back", "take_back_unstored", "release_stalled", "expire_late", *HARMLESS]),
+            (SETTLED_S - 0.1, ["take_back", "take_back_unstored", "release_stalled", "expire_late", *HARMLESS]),
             (SETTLED_S, ALL),
         ]:
             done.clear()

@@ -15,8 +15,10 @@ import pytest
 import requests
 
 from core.links import EXPIRES, SIGNATURE
+from tests.bucket_fleet import BUCKET, bucket_settings
 from tests.integration.api_fixtures import Api, running_api, settings_for
 from tests.makers import GRAPH
+from tests.s3_server import S3Server
 
 KEY = "k-files"
 CONTENT = bytes(range(256)) * 2000
@@ -24,8 +26,20 @@ CROSS_SITE = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors", "Sec-
 
 
 @pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
-    with running_api(settings_for(tmp_path_factory.mktemp("api"), api_keys=(KEY,))) as running:
+def s3() -> Iterator[S3Server]:
+    server = S3Server()
+    server.empty(BUCKET)
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module", params=["directory", "bucket"])
+def api(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, s3: S3Server) -> Iterator[Api]:
+    """Wherever the files are, clients see no difference."""
+    storage: dict[str, Any] = bucket_settings(s3.url) if request.param == "bucket" else {}
+    # A fleet with a bucket is not on one machine alone, whose own addresses anybody may name.
+    settings = settings_for(tmp_path_factory.mktemp("api"), api_keys=(KEY,), allow_networks=("loopback",), **storage)
+    with running_api(settings) as running:
         running.worker.come_up()
         running.session.headers["Authorization"] = f"Bearer {KEY}"
         yield running
@@ -284,3 +298,70 @@ def test_the_official_client_hands_links_on(api: Api, job: dict[str, Any], monke
     plain = f"{api.url}/api/v2/assets/{job['outputs'][0]['id']}/content"
     answer = api.session.get(plain, allow_redirects=False, timeout=5)
     assert (answer.status_code, answer.content) == (200, CONTENT)
+
+
+@pytest.fixture(scope="module")
+def redirecting(tmp_path_factory: pytest.TempPathFactory, s3: S3Server) -> Iterator[Api]:
+    """A server that sends links on to its bucket."""
+    settings = settings_for(
+        tmp_path_factory.mktemp("api"),
+        api_keys=(KEY,),
+        storage_redirect=True,
+        **{**bucket_settings(s3.url), "storage_url": f"s3://{BUCKET}/redirecting"},
+    )
+    with running_api(settings) as running:
+        running.worker.come_up()
+        running.session.headers["Authorization"] = f"Bearer {KEY}"
+        yield running
+
+
+@pytest.fixture(scope="module")
+def in_bucket(redirecting: Api) -> dict[str, Any]:
+    job_id = redirecting.submit()
+    redirecting.worker.run(job_id, CONTENT)
+    found: dict[str, Any] = redirecting.get(f"/api/v2/jobs/{job_id}").json()["outputs"][0]
+    return found
+
+
+def test_a_link_leads_on_to_the_bucket(redirecting: Api, in_bucket: dict[str, Any], s3: S3Server) -> None:
+    first = requests.get(in_bucket["url"], timeout=5, allow_redirects=False)
+    assert (first.status_code, first.content, first.headers["Cache-Control"]) == (302, b"", "no-store")
+    assert first.headers["Location"].startswith(f"{s3.url}/{BUCKET}/redirecting/outputs/{in_bucket['job_id']}/")
+
+    whole = requests.get(in_bucket["url"], timeout=5)
+    part = requests.get(in_bucket["url"], headers={"Range": "bytes=5-9"}, timeout=5)
+
+    assert whole.content == CONTENT
+    assert whole.headers["Content-Type"] == "image/png"
+    assert whole.headers["Content-Disposition"].startswith("inline; filename=")
+    assert (part.status_code, part.content) == (206, CONTENT[5:10])
+
+
+@pytest.mark.parametrize(
+    "headers", [{"Authorization": f"Bearer {KEY}"}, {"Authorization": "Bearer other"}, {"If-None-Match": '"other"'}]
+)
+def test_who_may_send_more_than_the_bucket_takes_is_answered_here(
+    redirecting: Api, in_bucket: dict[str, Any], headers: dict[str, str]
+) -> None:
+    answer = requests.get(in_bucket["url"], headers=headers, timeout=5, allow_redirects=False)
+
+    assert (answer.status_code, answer.content) == (200, CONTENT)
+
+
+def test_what_is_known_is_told_without_the_bucket(redirecting: Api, in_bucket: dict[str, Any]) -> None:
+    answer = requests.get(in_bucket["url"], headers={"If-None-Match": f'"{in_bucket["hash"]}"'}, timeout=5)
+    assert (answer.status_code, answer.content) == (304, b"")
+    head = requests.head(in_bucket["url"], timeout=5, allow_redirects=False)
+    assert (head.status_code, head.headers["Content-Length"]) == (200, str(len(CONTENT)))
+
+
+def test_the_official_client_follows_into_the_bucket(
+    redirecting: Api, in_bucket: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COMFY_BASE_URL", redirecting.url)
+    with comfy_sdk.Comfy(api_key=KEY) as client:
+        (output,) = client.jobs.get(in_bucket["job_id"]).get_outputs("2")
+        link = output.get_download_url()
+        assert output.to_bytes() == CONTENT
+
+    assert httpx.get(link.url, follow_redirects=True).content == CONTENT

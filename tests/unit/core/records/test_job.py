@@ -50,7 +50,7 @@ def test_a_canceled_job_never_comes_back() -> None:
     ("status", "before"),
     [
         (RUNNING, (QUEUED,)),
-        (QUEUED, (RUNNING,)),
+        (QUEUED, (RUNNING, DELIVERING)),
         (CANCELING, (RUNNING,)),
         (DELIVERING, (RUNNING,)),
         (SUCCEEDED, (DELIVERING,)),

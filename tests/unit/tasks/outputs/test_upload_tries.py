@@ -12,8 +12,9 @@ from core.ledger.claims import Claim
 from core.ledger.outputs import DELIVERING_MS
 from core.records.job import DELIVERING, FAILED, Job
 from core.records.job_error import JobError
+from core.storage.folders import BucketFault
 from tasks.outputs import upload_tries
-from tasks.outputs.upload_tries import WAITS, Unfinished, UploadTries
+from tasks.outputs.upload_tries import AWAY, NOTE, WAITS, Unfinished, UploadTries
 from tests.ledger_moves import generated
 from tests.makers import BrokerlessRuntime
 
@@ -140,7 +141,7 @@ class TestPuttingOff:
         assert found.status == FAILED
         assert found.error == JobError(code="delivery_failed", message=f"Its outputs could not be stored: {reason}")
 
-    @pytest.mark.parametrize("error", [UploadFailed("slow"), LedgerUnavailable("away")])
+    @pytest.mark.parametrize("error", [UploadFailed("slow"), LedgerUnavailable("away"), BucketFault(5, "away")])
     def test_what_has_looked_at_the_clock_itself_waits(
         self, runtime: BrokerlessRuntime, claim: Claim, tries: UploadTries, now: Now, error: UploadFailed
     ) -> None:
@@ -148,6 +149,18 @@ class TestPuttingOff:
         with pytest.raises(Unfinished, match=WAITS):
             tries.put_off(error)
         assert job_of(runtime, claim).status == DELIVERING
+
+    def test_the_job_says_why_it_waits(self, runtime: BrokerlessRuntime, claim: Claim, tries: UploadTries) -> None:
+        said: list[tuple[OSError | UploadFailed, str]] = [
+            (BucketFault(errno.EACCES, "s3://operators/own: refused"), AWAY),
+            (UploadFailed("the S3 server is too slow"), "the S3 server is too slow"),
+        ]
+        for error, words in said:
+            with pytest.raises(Unfinished):
+                tries.put_off(error)
+            progress = job_of(runtime, claim).progress
+            assert progress is not None
+            assert progress.note == f"{NOTE} {words}"
 
     def test_a_file_that_cannot_be_had_fails_the_job_at_once(
         self, runtime: BrokerlessRuntime, claim: Claim, tries: UploadTries, caplog: pytest.LogCaptureFixture

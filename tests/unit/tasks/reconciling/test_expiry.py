@@ -14,6 +14,7 @@ from core.ledger.input_files import InputFiles
 from core.ledger.instances import Instances
 from core.ledger.removal import Removal
 from core.records.job import new_job_id
+from core.storage import folders
 from core.storage.folders import FRESH_S, LocalStorage
 from core.storage.marker import StorageMarker
 from tasks.reconciling import expiry
@@ -211,7 +212,7 @@ class TestSweeping:
         age_s: float,
         is_due: bool,
     ) -> None:
-        monkeypatch.setattr(expiry, "age_s", lambda _mark: age_s)
+        monkeypatch.setattr(folders, "age_s", lambda _mark: age_s)
         sweep(runtime)
         assert bool(swept) is is_due
 

@@ -1,0 +1,139 @@
+"""The client of the bucket that is the storage, one for each process, and its errors in words for an operator."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from botocore.config import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectTimeoutError,
+    HTTPClientError,
+    NoCredentialsError,
+    PartialCredentialsError,
+    ProfileNotFound,
+    ReadTimeoutError,
+)
+from botocore.exceptions import ConnectionError as NoConnection
+from botocore.handlers import add_expect_header
+from botocore.session import Session
+from s3transfer.exceptions import TransferNotDoneError
+
+from core.settings import Settings
+from core.storage.folders import BucketFault
+
+DEFAULT_REGION = "us-east-1"
+CONNECT_TIMEOUT_S = 5.0
+#: Silence of the server in the middle of an answer; three tries of it are the longest that one request takes.
+READ_TIMEOUT_S = 20.0
+TRIES = 3
+#: Connections that one process keeps open at most.
+POOL = 32
+_REFUSED = frozenset(
+    ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "TokenRefreshRequired")
+)
+_ELSEWHERE = frozenset(("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"))
+_FULL = frozenset(("XMinioStorageFull", "QuotaExceeded", "QuotaExceededException", "InsufficientCapacity"))
+_making_clients = threading.Lock()
+_clients: dict[tuple[object, ...], Any] = {}
+
+
+def storage_client(settings: Settings) -> Any:
+    """Return this process's client of the storage's bucket. Raises BucketFault: the settings make none."""
+    secret = settings.storage_secret_access_key.get_secret_value()
+    key = (
+        # A child that was forked shares no connections with its parent.
+        os.getpid(),
+        settings.storage_endpoint_url,
+        settings.storage_region,
+        settings.storage_addressing,
+        settings.storage_access_key_id,
+        secret,
+    )
+    with _making_clients:
+        if key not in _clients:
+            with translated(settings.storage_url):
+                _clients[key] = _client(settings, secret)
+        return _clients[key]
+
+
+def _client(settings: Settings, secret: str) -> Any:
+    session = Session()
+    endpoint = settings.storage_endpoint_url or None
+    config = Config(
+        signature_version="s3v4",
+        # Trailing checksums, sent by default, are refused by many servers that are not Amazon's.
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+        s3={"addressing_style": settings.storage_addressing or ("path" if endpoint else "virtual")},
+        connect_timeout=CONNECT_TIMEOUT_S,
+        read_timeout=READ_TIMEOUT_S,
+        retries={"mode": "standard", "total_max_attempts": TRIES},
+        max_pool_connections=POOL,
+        tcp_keepalive=True,
+    )
+    client: Any = session.create_client(
+        "s3",
+        region_name=settings.storage_region or session.get_config_variable("region") or DEFAULT_REGION,
+        endpoint_url=endpoint,
+        aws_access_key_id=settings.storage_access_key_id or None,
+        aws_secret_access_key=secret or None,
+        config=config,
+    )
+    # With it, botocore reads for ever where a server says 100 and hangs up.
+    client.meta.events.unregister("before-call.s3", add_expect_header)
+    return client
+
+
+@contextlib.contextmanager
+def translated(url: str) -> Iterator[None]:
+    """Raise what botocore raises as BucketFault, in words that say what to do, or FileNotFoundError.
+
+    Parameters:
+      url: the storage, `s3://bucket/prefix`.
+    """
+    try:
+        yield
+    except ClientError as exc:
+        raise _refusal(exc, url) from exc
+    except (NoCredentialsError, PartialCredentialsError, ProfileNotFound) as exc:
+        words = "there are no credentials for it: set COMFYLINE_STORAGE_ACCESS_KEY_ID and its secret, or AWS_PROFILE"
+        raise BucketFault(errno.EACCES, f"{url}: {words}") from exc
+    except (ConnectTimeoutError, ReadTimeoutError) as exc:
+        raise BucketFault(errno.ETIMEDOUT, f"{url}: the S3 server does not answer in time") from exc
+    except (NoConnection, HTTPClientError) as exc:
+        raise BucketFault(errno.ECONNREFUSED, f"{url}: no connection to the S3 server") from exc
+    except (BotoCoreError, TransferNotDoneError, ValueError) as exc:
+        raise BucketFault(errno.EIO, f"{url}: the S3 server cannot be used ({type(exc).__name__})") from exc
+
+
+def _refusal(exc: ClientError, url: str) -> OSError:
+    said: Any = exc.response
+    code = str(said.get("Error", {}).get("Code", ""))
+    meta = said.get("ResponseMetadata", {})
+    status = int(meta.get("HTTPStatusCode", 0))
+    answer = f"{exc.operation_name}: {status} {code}".rstrip()
+    region = said.get("Error", {}).get("Region") or meta.get("HTTPHeaders", {}).get("x-amz-bucket-region")
+    if code == "NoSuchBucket":
+        words = "there is no such bucket: make it, or correct COMFYLINE_STORAGE_URL and its endpoint"
+        return BucketFault(errno.ENXIO, f"{url}: {words}")
+    if code == "NoSuchKey" or (status == 404 and code in ("404", "NotFound")):
+        return FileNotFoundError(errno.ENOENT, f"{url}: it has no such object")
+    if code in _ELSEWHERE or status == 301:
+        where = f" ({region})" if region else ""
+        words = f"the bucket is in another region{where}: set COMFYLINE_STORAGE_REGION"
+        return BucketFault(errno.EINVAL, f"{url}: {words}")
+    if code in _REFUSED or status == 401:
+        words = "the S3 server does not take the credentials: check COMFYLINE_STORAGE_ACCESS_KEY_ID and its secret"
+        return BucketFault(errno.EACCES, f"{url}: {words} ({answer})")
+    if status == 403:
+        return BucketFault(errno.EACCES, f"{url}: the credentials do not permit this ({answer})")
+    if code in _FULL or status == 507:
+        return BucketFault(errno.ENOSPC, f"{url}: the bucket is full ({answer})")
+    return BucketFault(errno.EIO, f"{url}: the S3 server fails ({answer})")

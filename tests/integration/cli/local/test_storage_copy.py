@@ -1,0 +1,192 @@
+"""A directory's files on their way into a bucket: all of them, once, whole; then the bucket is the fleet's."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from blake3 import blake3
+
+from core.clock import now_ms
+from core.ledger import Ledger
+from core.ledger.input_files import InputFile
+from core.settings import Settings
+from core.storage.backend import input_storage
+from core.storage.folders import content_key
+from core.storage.marked_bucket import NAME
+from core.storage.marker import StorageMarker
+from tests.bucket_fleet import BUCKET, bucket_settings
+from tests.fleet import ROOT
+from tests.ledger_moves import claimed, produced
+from tests.s3_server import Gate, S3Server
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def s3() -> Iterator[S3Server]:
+    server = S3Server()
+    server.empty(BUCKET)
+    yield server
+    server.stop()
+
+
+class Moving:
+    """A fleet whose files are in its data directory, and the bucket they are to go to."""
+
+    def __init__(self, settings: Settings, s3: S3Server) -> None:
+        self.settings = settings
+        self.s3 = s3
+        self.ledger = Ledger(settings)
+        self.url = s3.url
+        StorageMarker(settings, self.ledger.facts).settle()
+
+    def output(self, content: bytes) -> str:
+        """A job with one file; returns the file's key."""
+        claim = claimed(self.ledger)
+        file = produced(claim)
+        self.ledger.claims.generated(claim, [file], outputs_reused=False)
+        key = f"{claim.job_id}/{file.name}"
+        path = self.settings.outputs_dir / key
+        path.parent.mkdir(parents=True)
+        path.write_bytes(content)
+        digest = f"blake3:{blake3(content).hexdigest()}"
+        stored = replace(file, storage_key=key, size_bytes=len(content), hash=digest)
+        self.ledger.outputs.succeed(claim.job_id, claim.attempt, [stored])
+        return key
+
+    def input(self, content: bytes) -> str:
+        digest = blake3(content).hexdigest()
+        draft = input_storage(self.settings).draft()
+        draft.write_bytes(content)
+        input_storage(self.settings).put(content_key(digest), draft)
+        fields: dict[str, Any] = {"content_type": "image/png", "size_bytes": len(content), "created_at_ms": now_ms()}
+        fields |= {"storage_key": content_key(digest), "expires_at_ms": now_ms() + 10**9}
+        self.ledger.input_files.add(InputFile(id=digest[:32], hash=f"blake3:{digest}", name="a.png", **fields))
+        return content_key(digest)
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        settings = {"data_dir": str(self.settings.data_dir), **bucket_settings(self.url)}
+        settings["database_url"] = self.settings.ledger_url
+        return subprocess.Popen(
+            [sys.executable, "-m", "cli.main", "storage", "copy", *arguments],
+            cwd=ROOT,
+            env={**os.environ, **{f"COMFYLINE_{name.upper()}": value for name, value in settings.items()}},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def run(self, *arguments: str, status: int = 0) -> str:
+        process = self.start(*arguments)
+        said, _ = process.communicate(timeout=60)
+        assert process.returncode == status, said
+        return said
+
+    def in_bucket(self) -> dict[str, bytes]:
+        listed = self.s3.client.list_objects_v2(Bucket=BUCKET).get("Contents", ())
+        # Beside the marker, and what tried out the rights.
+        keys = [item["Key"] for item in listed if not item["Key"].startswith((f"files/{NAME}", "files/checks/"))]
+        return {
+            key.removeprefix("files/"): self.s3.client.get_object(Bucket=BUCKET, Key=key)["Body"].read() for key in keys
+        }
+
+    def problem(self) -> str | None:
+        """What a fleet that is started on the bucket says of it."""
+        values: dict[str, Any] = bucket_settings(self.s3.url)
+        settings = Settings(data_dir=self.settings.data_dir, database_url=self.settings.database_url, **values)
+        return StorageMarker(settings, self.ledger.facts).problem()
+
+
+@pytest.fixture
+def moving(ledger_settings: Settings, s3: S3Server) -> Iterator[Moving]:
+    moving = Moving(ledger_settings, s3)
+    yield moving
+    moving.ledger.close()
+
+
+def test_every_file_arrives_once_and_the_bucket_is_the_fleets(moving: Moving) -> None:
+    contents = {f"outputs/{moving.output(f'picture {number}'.encode())}": number for number in range(5)}
+    key = moving.input(b"an upload")
+    assert "comfyline storage copy" in (moving.problem() or "")
+
+    assert moving.run().startswith(f"6 files copied to s3://{BUCKET}/files, 0 were there")
+
+    assert moving.in_bucket() == {
+        f"inputs/{key}": b"an upload",
+        **{name: f"picture {number}".encode() for name, number in contents.items()},
+    }
+    assert moving.problem() is None
+    # What came since.
+    later = moving.output(b"later")
+    assert moving.run().startswith("1 files copied")
+    assert moving.in_bucket()[f"outputs/{later}"] == b"later"
+
+
+def test_a_file_that_is_not_what_the_ledger_says_stops_the_move(moving: Moving) -> None:
+    key, well = moving.output(b"right"), moving.output(b"well")
+    (moving.settings.outputs_dir / key).write_bytes(b"wrong")
+
+    said = moving.run(status=1)
+
+    assert f"{key} is not what the ledger says it is" in said
+    assert list(moving.in_bucket()) == [f"outputs/{well}"]
+    assert moving.problem() is not None
+
+
+def test_what_belongs_to_no_ended_job_stays(moving: Moving) -> None:
+    (moving.settings.outputs_dir / "of-no-job").mkdir()
+    (moving.settings.outputs_dir / "of-no-job" / "a.png").write_bytes(b"a")
+
+    assert "1 belong to no job" in moving.run()
+
+    assert moving.in_bucket() == {}
+
+
+def test_one_that_is_killed_goes_on_where_it_was(moving: Moving) -> None:
+    for number in range(6):
+        moving.output(os.urandom(1000) + bytes([number]))
+    gate = Gate(moving.s3.port)
+    gate.delay_s = 0.3
+    moving.url = gate.url
+    process = moving.start()
+    while not moving.in_bucket():
+        assert process.poll() is None
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=10)
+    gate.delay_s = 0.0
+    assert moving.problem() is not None, "it is not the fleet's before it is whole"
+    before = len(moving.in_bucket())
+
+    said = moving.run()
+
+    copied, known = (int(words.split()[0]) for words in said.split(", ")[:2])
+    assert copied + known == 6
+    assert known >= min(before, 1)
+    assert moving.problem() is None
+    gate.close()
+
+
+def test_a_bucket_that_goes_away_is_said_in_one_line(moving: Moving) -> None:
+    moving.output(b"x")
+    gate = Gate(moving.s3.port)
+    gate.close()
+    moving.url = gate.url
+
+    said = moving.run(status=4)
+
+    assert said.count("\n") == 1, said
+    assert "no connection to the S3 server" in said
+
+
+def test_the_directory_has_to_be_the_fleets(moving: Moving, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+
+    assert "is not this fleet's storage" in moving.run("--from", str(tmp_path / "other"), status=2)
