@@ -36,7 +36,7 @@ COMMANDS = {
     "drain": ("cli.commands.gpus:drain", "Have a GPU finish its job and take no more."),
     "resume": ("cli.commands.gpus:resume", "Have a drained or quarantined GPU take jobs again."),
     "restart": ("cli.commands.gpus:restart", "Restart a GPU's ComfyUI when its job is done."),
-    "doctor": ("cli.commands.doctor:doctor", "Say what is wrong here or in the fleet, and what to change."),
+    "doctor": ("cli.commands.installation:doctor", "Say what is wrong here or in the fleet, and what to change."),
     "storage": ("cli.commands.storage:storage", "Copy the files of a directory into a bucket."),
     "broker": ("cli.commands.services:broker", "Run the embedded broker alone."),
     "api": ("cli.commands.services:api", "Run the HTTP API alone."),
@@ -46,7 +46,7 @@ COMMANDS = {
     "beat": ("cli.commands.services:beat", "Run the clock of periodic work."),
     "flower": ("cli.commands.services:flower", "Run Flower, the window on workers and queues."),
     "migrate": ("cli.commands.services:migrate", "Bring the ledger's tables to this version."),
-    "version": ("cli.commands.version:version", "Print the version."),
+    "version": ("cli.commands.installation:version", "Print the version."),
 }
 
 #: Of flags that choose among the endpoints of a router, in scripts that were written for one.

@@ -2,7 +2,7 @@
 
 up            the whole stack in the foreground
 services      one process each: api, worker, io, beat, flower
-doctor        what is wrong here, or in the fleet
+installation  doctor: what is wrong here, or in the fleet; version
 demo          start, make one picture, stop
 submit        run a graph, or queue it as a task
 run           run a server's workflow by its name; upload a file
@@ -13,6 +13,5 @@ models        the manifest of model files: list, add, remove, import
 webhooks      deliveries: which arrived, and sending again
 templates     check template files, propose a sidecar, list a server's
 storage       the files of a directory into a bucket
-version       the version
 shared        options and helpers of all that talk to a server
 """

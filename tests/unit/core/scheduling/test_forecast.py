@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import statistics
+from collections import Counter
 from itertools import pairwise
 
 import pytest
@@ -273,10 +274,11 @@ def test_where_all_goes_as_expected_jobs_begin_when_it_was_told(fleet: FleetInTi
 
     fleet.work_until(float("inf"), lambda _, line: line.run_s)
 
-    taken_in_s = {number: told.place(*job).taken_in_s for job, number in numbers.items()}
-    starts_in_s = {number: told.place(*job).starts_in_s for job, number in numbers.items()}
-    assert taken_in_s == {number: _in_s(fleet.taken_s.get(number)) for number in numbers.values()}
-    assert starts_in_s == {number: _in_s(fleet.began_s.get(number)) for number in numbers.values()}
+    places = {number: told.place(*job) for job, number in numbers.items()}
+    was = {number: (_in_s(fleet.taken_s.get(number)), _in_s(fleet.began_s.get(number))) for number in numbers.values()}
+    assert {number: place.taken_in_s for number, place in places.items()} == {each: was[each][0] for each in was}
+    # Which of two GPUs that are free in the same moment asks first, and holds the models, is nobody's business here.
+    assert Counter((place.taken_in_s, place.starts_in_s) for place in places.values()) == Counter(was.values())
     by_position = sorted((told.place(*job).position or 0, fleet.taken_s.get(number)) for job, number in numbers.items())
     times = [taken_s for position, taken_s in by_position if position]
     assert times == sorted(time for time in times if time is not None)

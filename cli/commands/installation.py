@@ -1,10 +1,12 @@
-"""`comfyline doctor`: what is wrong here, or in the fleet, and what to change."""
+"""What is installed here, and what is wrong with it or with the fleet: `comfyline doctor` and `comfyline version`."""
 
 from __future__ import annotations
 
 import logging
+import platform
 import sys
 from dataclasses import asdict
+from importlib.metadata import version as version_of
 
 import click
 
@@ -17,6 +19,12 @@ from cli.output.terminal import Screen
 from core.errors import ConfigurationError
 from core.settings import load_settings
 from core.startup import private_from_now_on
+
+
+@click.command()
+def version() -> None:
+    """Print the version."""
+    print(f"comfyline {version_of('comfyline')} (Python {platform.python_version()})")
 
 
 @click.command()
