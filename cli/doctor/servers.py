@@ -143,7 +143,7 @@ def _storage(settings: Settings, ledger: Ledger) -> Iterator[Said]:
     free_bytes = output_storage(settings).free_bytes()
     free = "" if free_bytes is None else f"; {decimal(free_bytes)} left"
     if marker.is_full():
-        yield wrong(f"{place} has less room than COMFYLINE_MAX_UPLOAD_BYTES{free}: make room.")
+        yield wrong(f"{place} has room for less than COMFYLINE_MAX_UPLOAD_BYTES{free}: make room.")
         return
     yield ok(f"{place} is the fleet's; a file was written, read and removed in each part{free}.")
 

@@ -101,7 +101,7 @@ def test_one_job_teaches_and_the_others_are_spared(fleet: Fleet, ledger: Ledger)
     for job_id in (taught, *others):
         fleet.wait(job_id, "succeeded")
 
-    words = "Ran out of memory on GTX-12 (12.9 GB), waits for another kind of GPU. "
+    words = "Ran out of memory on GTX-12 (12.8 GB), waits for another kind of GPU. "
     assert waiting["queue"]["reason"].startswith(words), waiting
     assert runs_of(ledger, taught) == [SMALL, BIG]
     [loss] = ledger.jobs.get(taught).losses

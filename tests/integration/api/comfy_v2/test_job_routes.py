@@ -49,6 +49,8 @@ def api(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture(autouse=True)
 def empty_queue(api: Api) -> Iterator[None]:
+    # All of them take longer than an instance may be silent.
+    api.worker.beat()
     yield
     for job in api.ledger.jobs.page(statuses=["queued", "running"], limit=1000):
         api.ledger.jobs.cancel(job.id)

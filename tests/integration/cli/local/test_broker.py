@@ -28,6 +28,8 @@ class BrokerProcess:
 
     def __init__(self, settings: Settings, **environment: str) -> None:
         self.settings = settings
+        #: What it printed until it was up.
+        self.told = ""
         self.popen = subprocess.Popen(
             [sys.executable, "-m", "cli.main", "broker"],
             cwd=REPOSITORY_ROOT,
@@ -38,9 +40,15 @@ class BrokerProcess:
         )
 
     def wait_until_up(self) -> None:
-        if not eventually(lambda: answers(self.settings), 30.0):
+        """Wait until the server answers, and the process that keeps it has seen that."""
+        assert self.popen.stdout is not None
+        for line in self.popen.stdout:
+            self.told += line
+            if "listens on" in line:
+                break
+        if not answers(self.settings):
             self.popen.kill()
-            pytest.fail(f"the broker does not answer: {self.popen.communicate()[0]}")
+            pytest.fail(f"the broker does not answer: {self.told}{self.popen.communicate()[0]}")
 
     def server_pid(self) -> int:
         (pid,) = children_of(self.popen.pid)
@@ -54,7 +62,7 @@ class BrokerProcess:
         self.popen.terminate()
         out, _ = self.popen.communicate(timeout=60)
         assert self.popen.returncode == 0, out
-        return out
+        return self.told + out
 
 
 @contextlib.contextmanager
