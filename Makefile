@@ -7,7 +7,7 @@ PIP    := $(BIN)/python -m pip install --disable-pip-version-check --no-input
 # of the files, for then the small ones of tests/unit come last, and nobody waits for one long file at the end. Hundreds
 # of processes are started, and each would compile what it imports, where the environment forbids to keep bytecode.
 # TESTS= takes a path, or any option of pytest, and then nothing is left out.
-PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder \
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder \
 	$(TESTS)
 QUICK  := $(if $(TESTS),,-m "not slow")
 
