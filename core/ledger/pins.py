@@ -113,9 +113,8 @@ class Pins:
             moved = transaction.connection.execute(
                 update(jobs).where(jobs.c.id.in_(job_ids), as_before).values(catalogues=catalogues, line=other)
             ).rowcount
-            transaction.line_changes[line_id] -= moved
-            if other is not None:
-                transaction.line_changes[other] += moved
+            transaction.leaves_line(line_id, moved)
+            transaction.joins_line(other, moved)
 
     def fail(self, pinned: Pinned, error: JobError) -> bool:
         """End a job that no instance can run; False if it waits no more, or has other pins by now."""

@@ -138,7 +138,7 @@ class Requeue:
             kinds = self._lines.kinds_of(connection, {row.line for row in stalled if row.line is not None})
         for row in stalled:
             kind = kinds.get(row.line)
-            if kind is not None and any(kind.runs_on(gpu.sort) and not kind.is_kept_off(gpu.sort) for gpu in idle):
+            if kind is not None and any(kind.suits(gpu.sort) for gpu in idle):
                 late.append(row)
         given_back = []
         for row in late:

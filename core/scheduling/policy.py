@@ -152,9 +152,7 @@ class _Look:
 
         A function of its age alone, so that the forecast comes to the same.
         """
-        age_s = self._now_s - line.since_s
-        waited_long = age_s > OVERTAKING * self._gpu.load_s.get(line.models, self._gpu.usual_load_s)
-        return waited_long and round(age_s * 1000) % 2 == 0
+        return self._is_overtaken(line, by=None) and round((self._now_s - line.since_s) * 1000) % 2 == 0
 
     def _taken(self, line: Line, *, is_urgent: bool = False) -> Decision:
         is_warm = self._gpu.holds_models_of(line)

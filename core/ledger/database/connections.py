@@ -61,15 +61,15 @@ class Transaction:
     #: By line, how many more jobs wait in it than before.
     line_changes: Counter[int] = field(default_factory=Counter)
 
-    def joins_line(self, line_id: int | None) -> None:
-        """Note that a job waits in a line from now on; None is that of a job of an earlier version."""
+    def joins_line(self, line_id: int | None, count: int = 1) -> None:
+        """Note that jobs wait in a line from now on; None is that of a job of an earlier version."""
         if line_id is not None:
-            self.line_changes[line_id] += 1
+            self.line_changes[line_id] += count
 
-    def leaves_line(self, line_id: int | None) -> None:
-        """Note that a job waits in a line no more."""
+    def leaves_line(self, line_id: int | None, count: int = 1) -> None:
+        """Note that jobs wait in a line no more."""
         if line_id is not None:
-            self.line_changes[line_id] -= 1
+            self.line_changes[line_id] -= count
 
 
 class Database:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from sqlalchemy import Row, delete, insert, select, update
@@ -14,11 +14,7 @@ from core.ledger.database.connections import Database
 from core.ledger.database.model_tables import model_files
 from core.records.model_file import ModelFile
 
-_COLUMNS = (
-    *("path", "source", "sha256", "size_bytes", "tags", "pools", "token"),
-    *("created_at_ms", "updated_at_ms"),
-)
-_ENTRIES = select(*(model_files.c[name] for name in _COLUMNS)).order_by(model_files.c.path)
+_ENTRIES = select(model_files).order_by(model_files.c.path)
 
 
 class Manifest:
@@ -52,10 +48,10 @@ class Manifest:
             known = {row.path: _entry(row) for row in connection.execute(_of(wanted))}
             for path, entry in wanted.items():
                 if (before := known.get(path)) is None:
-                    values = _values(entry) | {"created_at_ms": now, "updated_at_ms": now}
+                    values = asdict(replace(entry, created_at_ms=now, updated_at_ms=now))
                     connection.execute(insert(model_files).values(**values))
                 elif replace(entry, created_at_ms=before.created_at_ms, updated_at_ms=before.updated_at_ms) != before:
-                    values = _values(entry) | {"updated_at_ms": now}
+                    values = asdict(replace(entry, created_at_ms=before.created_at_ms, updated_at_ms=now))
                     connection.execute(update(model_files).where(model_files.c.path == path).values(**values))
             return [_entry(row) for row in connection.execute(_of(wanted))]
 
@@ -73,18 +69,6 @@ def _of(paths: Collection[str]) -> Any:
 
 def _unknown(path: str) -> NotFound:
     return NotFound(f"There is no model file {path[:200]!a} in the manifest.")
-
-
-def _values(entry: ModelFile) -> dict[str, Any]:
-    return {
-        "path": entry.path,
-        "source": entry.source,
-        "sha256": entry.sha256,
-        "size_bytes": entry.size_bytes,
-        "tags": list(entry.tags),
-        "pools": list(entry.pools),
-        "token": entry.token,
-    }
 
 
 def _entry(row: Row[Any]) -> ModelFile:

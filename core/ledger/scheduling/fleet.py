@@ -120,7 +120,7 @@ class FleetView:
         """Return the waiting lines that an instance can run; None for all of them."""
         sort = row.sort
         if sort not in self._can_run:
-            able = self._reach.able(sort).intersection(self._waiting) - self.kept_off(row)
+            able = self._takes(sort).intersection(self._waiting)
             self._can_run[sort] = None if len(able) == len(self._waiting) else able
         return self._can_run[sort]
 
@@ -132,13 +132,16 @@ class FleetView:
         """
         states: Counter[str] = Counter()
         for (sort, state), count in away.items():
-            if line_id in self._reach.able(sort) - (self._reach.kept_off(sort) - self._without_choice):
+            if line_id in self._takes(sort):
                 states[state] += count
         return states
 
     def kept_off(self, row: GpuRow) -> frozenset[int]:
         """Return the lines whose jobs would run out of memory on an instance, and that others can run."""
         return self._reach.kept_off(row.sort) - self._without_choice
+
+    def _takes(self, sort: Sort) -> frozenset[int]:
+        return self._reach.able(sort) - (self._reach.kept_off(sort) - self._without_choice)
 
     def _alike(self, row: GpuRow) -> tuple[Gpu, tuple[ModelSet, ...], int]:
         kind = gpu_kind(row.device, row.kind)

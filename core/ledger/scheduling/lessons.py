@@ -100,7 +100,7 @@ class Lessons:
             return False
         self.lead(found.shape, avoids, first=found.line)
         there = replace(kind, avoids=avoids)
-        return any(there.runs_on(sort) and not there.is_kept_off(sort) for sort in known.sorts)
+        return any(there.suits(sort) for sort in known.sorts)
 
     def refute(self, shape: str | None, gpu: str) -> None:
         """Note that a job of a shape has run on a kind of GPU; costs nothing where there is no lesson.
@@ -192,7 +192,7 @@ class Lessons:
             connection = transaction.connection
             job_ids = connection.execute(which).scalars().all()
             moved = connection.execute(update(jobs).where(jobs.c.id.in_(job_ids), waits).values(line=other)).rowcount
-            transaction.line_changes[line_id] -= moved
-            transaction.line_changes[other] += moved
+            transaction.leaves_line(line_id, moved)
+            transaction.joins_line(other, moved)
             connection.execute(update(jobs).where(stands, jobs.c.status.in_(sorted(LEASED))).values(line=other))
         return moved

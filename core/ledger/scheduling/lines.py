@@ -98,6 +98,10 @@ class LineKind:
         """Return whether its jobs would run out of memory on instances of a sort."""
         return any(each.is_no_smaller_than(sort) for each in self.avoids)
 
+    def suits(self, sort: Sort) -> bool:
+        """Return whether its jobs can run on instances of a sort, as far as that is known."""
+        return self.runs_on(sort) and not self.is_kept_off(sort)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WaitingLine:

@@ -88,8 +88,8 @@ class LineMender:
         still = both(jobs.c.id.in_(job_ids), IS_QUEUED, jobs.c.line == line_id)
         with self._database.write() as transaction:
             moved = transaction.connection.execute(update(jobs).where(still).values(line=other)).rowcount
-            transaction.line_changes[line_id] -= moved
-            transaction.line_changes[other] += moved
+            transaction.leaves_line(line_id, moved)
+            transaction.joins_line(other, moved)
         return moved
 
     def _recount(self, line_id: int) -> None:

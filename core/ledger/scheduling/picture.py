@@ -14,7 +14,7 @@ from core.ledger.durations import DEFAULT_S, gpu_kind
 from core.ledger.instances import HEALTHY, SILENCE_MS
 from core.ledger.scheduling.learned import USUAL_LOAD_S, Costs, LearnedCosts
 from core.ledger.scheduling.lines import Lines, WaitingLine
-from core.ledger.scheduling.presence import read_sorts
+from core.ledger.scheduling.presence import SORT_COLUMNS, read_sorts, sort_of
 from core.ledger.scheduling.reach import Sort
 from core.scheduling.lines import Decision, Fleet, Gpu, Holders, Line, ModelSet
 from core.scheduling.policy import decide
@@ -51,7 +51,7 @@ class GpuRow:
     @property
     def sort(self) -> Sort:
         """What makes it able to run a line or not."""
-        return Sort(self.catalogue, self.pool, self.vram_bytes, gpu_kind(self.device, self.kind))
+        return sort_of(self.catalogue, self.pool, self.vram_bytes, self.device, self.kind)
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -60,27 +60,25 @@ class GpuRow:
 
 
 GPU_COLUMNS = tuple(instances.c[field.name] for field in fields(GpuRow))
-#: What makes instances alike for a line.
-_SORT = (instances.c.catalogue, instances.c.pool, instances.c.vram_bytes, instances.c.device, instances.c.kind)
 #: An instance that is healthy and was heard of lately, in statements that are built once.
 IS_ALIVE = and_(instances.c.state == HEALTHY, instances.c.heartbeat_at_ms > bindparam("heard_since_ms"))
-_ALIVE = select(instances.c.name, *_SORT).where(IS_ALIVE)
+_ALIVE = select(instances.c.name, *SORT_COLUMNS).where(IS_ALIVE)
 _IS_BUSY = instances.c.free_at_ms > bindparam("now")
 _LEFT_MS = case((_IS_BUSY, instances.c.free_at_ms - bindparam("now")), else_=0)
 _HOLDERS = (
-    select(residents.c.models, *_SORT, func.count().label("gpus"), func.sum(_LEFT_MS).label("left_ms"))
+    select(residents.c.models, *SORT_COLUMNS, func.count().label("gpus"), func.sum(_LEFT_MS).label("left_ms"))
     .select_from(residents.join(instances, residents.c.instance == instances.c.name))
     .where(IS_ALIVE)
-    .group_by(residents.c.models, *_SORT)
+    .group_by(residents.c.models, *SORT_COLUMNS)
 )
 _HELD_BY = (
-    select(instances.c.name, residents.c.models, *_SORT)
+    select(instances.c.name, residents.c.models, *SORT_COLUMNS)
     .select_from(residents.join(instances, residents.c.instance == instances.c.name))
     .where(IS_ALIVE, instances.c.name.in_(bindparam("names", expanding=True)))
 )
 _EVERYBODY = select(
     literal("*").label("models"),
-    *(null().label(column.name) for column in _SORT),
+    *(null().label(column.name) for column in SORT_COLUMNS),
     func.count().label("gpus"),
     func.sum(case((_IS_BUSY, 1), else_=0)).label("left_ms"),
 ).where(IS_ALIVE)
@@ -222,8 +220,7 @@ class Picture:
 
     def lines_for(self, row: GpuRow) -> list[Line]:
         """Return the lines that an instance can run."""
-        sort = row.sort
-        able, off = self._reach.able(sort), self._kept_off(sort)
+        able, off = self._reach.able(row.sort), self._kept_off(row.sort)
         if off:
             able -= off
         return [line for line in self._lines.values() if line.id in able]
@@ -244,8 +241,8 @@ class Picture:
         """Return whether a healthy instance beside this one may run a line."""
         if self._alive is None:
             self._alive = {}
-            for name, catalogue, pool, vram_bytes, device, kind in self._connection.execute(_ALIVE, self._heard):
-                self._alive.setdefault(Sort(catalogue, pool, vram_bytes, gpu_kind(device, kind)), []).append(name)
+            for name, *columns in self._connection.execute(_ALIVE, self._heard):
+                self._alive.setdefault(sort_of(*columns), []).append(name)
         return any(
             line_id in self._reach.able(sort) - self._kept_off(sort)
             for sort, names in self._alive.items()
@@ -263,8 +260,8 @@ class Picture:
             return
         held = self._connection.execute(_HELD_BY, {**self._heard, "names": list(of_no_use)})
         holders = dict(self.fleet.holders)
-        for name, models, catalogue, pool, vram_bytes, device, kind in held:
-            works = set(self._reach.works(models, Sort(catalogue, pool, vram_bytes, gpu_kind(device, kind))))
+        for name, models, *columns in held:
+            works = set(self._reach.works(models, sort_of(*columns)))
             wanted = {self._lines[line_id].models for line_id in of_no_use[name] if line_id in self._lines}
             for work in works & wanted & holders.keys():
                 holders[work] = replace(holders[work], gpus=max(0, holders[work].gpus - 1))
@@ -305,11 +302,11 @@ class Picture:
         holders: dict[ModelSet, Holders] = {}
         everybody = (0, 0)
         works = self._reach.works
-        for models, catalogue, pool, vram_bytes, device, kind, gpus, left_ms in rows:
+        for models, *columns, gpus, left_ms in rows:
             if models == "*":
                 everybody = (gpus, int(left_ms or 0))
                 continue
-            sort = Sort(catalogue, pool, vram_bytes, gpu_kind(device, kind))
+            sort = sort_of(*columns)
             for work in works(models, sort, self._kept_off(sort)):
                 before = holders.get(work)
                 holders[work] = (
