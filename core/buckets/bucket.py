@@ -22,11 +22,11 @@ from botocore.config import Config
 from botocore.configprovider import BOTOCORE_DEFAUT_SESSION_VARIABLES, ConfigValueStore, ConstantProvider
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError
 from botocore.exceptions import ConnectionError as NoConnection
-from botocore.handlers import add_expect_header
 from botocore.parsers import ResponseParserError
 from botocore.session import Session
 from s3transfer.manager import TransferConfig, TransferManager
 
+from core.buckets.dialect import dialect, without_expectations
 from core.errors import AddressRefused, UploadFailed, UploadRefused
 from core.outbound import Policy
 from core.outbound.deadline import Deadline
@@ -199,11 +199,7 @@ def _session() -> Session:
 
 def _client(target: BucketTarget, credentials: Credentials, connect_timeout_s: float) -> Any:
     config = Config(
-        signature_version="s3v4",
-        # Trailing checksums, sent by default, are refused by many servers that are not Amazon's.
-        request_checksum_calculation="when_required",
-        response_checksum_validation="when_required",
-        s3={"addressing_style": target.addressing or ("path" if target.endpoint_url else "virtual")},
+        **dialect(addressing=target.addressing, endpoint_url=target.endpoint_url),
         connect_timeout=connect_timeout_s,
         read_timeout=READ_TIMEOUT_S,
         retries={"mode": "standard", "total_max_attempts": target.connect_attempts},
@@ -220,9 +216,7 @@ def _client(target: BucketTarget, credentials: Credentials, connect_timeout_s: f
             aws_session_token=credentials.session_token,
             config=config,
         )
-    # With it, botocore reads for ever where a server says 100 and hangs up.
-    client.meta.events.unregister("before-call.s3", add_expect_header)
-    return client
+    return without_expectations(client)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from typing import Any
 
 from core.job_files import is_job_id
 from core.settings import Settings
-from core.storage.object_client import storage_client, translated
+from core.storage.object_client import place_of, storage_client, translated
 from core.storage.object_reader import ObjectReader
 from core.storage.objects import UNFINISHED_S, S3Storage, object_reader
 
@@ -38,8 +38,8 @@ class DirectUploads:
         self._settings = settings
         self._inputs = S3Storage(settings, "inputs")
         self._url = settings.storage_url
-        self._bucket, _, prefix = self._url.removeprefix("s3://").partition("/")
-        self._folder = f"{prefix}/uploads/" if prefix else "uploads/"
+        self._bucket, prefix = place_of(settings)
+        self._folder = f"{prefix}uploads/"
 
     def link(self, upload_id: str, *, size_bytes: int) -> str:
         """Return a URL to put exactly so many bytes to."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from core.errors import ConfigurationError
 from core.settings import Settings
-from core.storage.object_client import storage_client, translated
+from core.storage.object_client import place_of, storage_client, translated
 
 NAME = "fleet-storage"
 #: Of a marker, whatever else may lie at its key.
@@ -24,8 +24,7 @@ class MarkedBucket:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._url = settings.storage_url
-        self._bucket, _, prefix = self._url.removeprefix("s3://").partition("/")
-        self._prefix = f"{prefix}/" if prefix else ""
+        self._bucket, self._prefix = place_of(settings)
         self._key = f"{self._prefix}{NAME}"
 
     def __str__(self) -> str:

@@ -21,10 +21,10 @@ from botocore.exceptions import (
     ReadTimeoutError,
 )
 from botocore.exceptions import ConnectionError as NoConnection
-from botocore.handlers import add_expect_header
 from botocore.session import Session
 from s3transfer.exceptions import TransferNotDoneError
 
+from core.buckets.dialect import dialect, without_expectations
 from core.settings import Settings
 from core.storage.folders import BucketFault
 
@@ -63,15 +63,17 @@ def storage_client(settings: Settings) -> Any:
         return _clients[key]
 
 
+def place_of(settings: Settings) -> tuple[str, str]:
+    """Return the storage's bucket, and what all its keys begin with: empty, or with a slash at its end."""
+    bucket, _, prefix = settings.storage_url.removeprefix("s3://").partition("/")
+    return bucket, f"{prefix}/" if prefix else ""
+
+
 def _client(settings: Settings, secret: str) -> Any:
     session = Session()
     endpoint = settings.storage_endpoint_url or None
     config = Config(
-        signature_version="s3v4",
-        # Trailing checksums, sent by default, are refused by many servers that are not Amazon's.
-        request_checksum_calculation="when_required",
-        response_checksum_validation="when_required",
-        s3={"addressing_style": settings.storage_addressing or ("path" if endpoint else "virtual")},
+        **dialect(addressing=settings.storage_addressing, endpoint_url=endpoint),
         connect_timeout=CONNECT_TIMEOUT_S,
         read_timeout=READ_TIMEOUT_S,
         retries={"mode": "standard", "total_max_attempts": TRIES},
@@ -86,9 +88,7 @@ def _client(settings: Settings, secret: str) -> Any:
         aws_secret_access_key=secret or None,
         config=config,
     )
-    # With it, botocore reads for ever where a server says 100 and hangs up.
-    client.meta.events.unregister("before-call.s3", add_expect_header)
-    return client
+    return without_expectations(client)
 
 
 @contextlib.contextmanager

@@ -29,7 +29,7 @@ from s3transfer.manager import TransferConfig, TransferManager
 from core.job_files import is_id, job_folder
 from core.settings import Settings
 from core.storage.folders import FRESH_S, BucketFault, age_s
-from core.storage.object_client import storage_client, translated
+from core.storage.object_client import place_of, storage_client, translated
 from core.storage.object_reader import ObjectReader, PartOf
 from core.storage.placing import CHUNK_BYTES, digest_of
 
@@ -64,8 +64,7 @@ class S3Storage:
     def __init__(self, settings: Settings, area: str) -> None:
         self._settings = settings
         self._url = settings.storage_url
-        self._bucket, _, prefix = self._url.removeprefix("s3://").partition("/")
-        self._prefix = f"{prefix}/" if prefix else ""
+        self._bucket, self._prefix = place_of(settings)
         self._area = area
         #: Where files of this machine wait that are on their way: a job's below `<job id>/`.
         self.workplace = settings.data_dir / "outgoing"
@@ -362,7 +361,7 @@ class S3Storage:
 
 def object_reader(settings: Settings, name: str, etag: str) -> PartOf:
     """Return what reads parts of one object of the bucket, as long as it is the same."""
-    bucket = settings.storage_url.removeprefix("s3://").partition("/")[0]
+    bucket, _ = place_of(settings)
 
     def part_of(first: int, last: int) -> Any:
         with translated(settings.storage_url):
