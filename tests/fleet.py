@@ -31,6 +31,18 @@ def work(seconds: float, *, steps: int = 10, seed: int = 0, prefix: str = "pictu
     }
 
 
+def sampled(seed: int, **inputs: Any) -> dict[str, Any]:
+    """A graph with a sampler, which loads a checkpoint.
+
+    Parameters:
+      inputs: further ones of the nodes that have a seed, such as `steps`.
+    """
+    graph: dict[str, Any] = json.loads((ROOT / "workflows" / "demo.json").read_text())
+    for node in graph.values():
+        node["inputs"] |= {"seed": seed, **inputs} if "seed" in node["inputs"] else {}
+    return graph
+
+
 class Fleet:
     """Processes of one data directory. A context manager that leaves nothing running."""
 

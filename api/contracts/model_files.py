@@ -97,7 +97,8 @@ def model_files_blueprint(settings: Settings, ledger: Ledger) -> Blueprint:
     )
     @bounded
     def one(model_path: str) -> Response:
-        return json_response(_view(ledger.manifest.get(_checked(model_path)), ledger.copies.all()))
+        entry = ledger.manifest.get(_checked(model_path))
+        return json_response(_view(entry, [copy for copy in ledger.copies.all() if copy.path == entry.path]))
 
     @blueprint.delete("/<path:model_path>")
     @Described(
@@ -152,6 +153,5 @@ def _view(entry: ModelFile, copies: list[ModelCopy]) -> ModelFileView:
         "copies": [
             {"host": copy.host, "state": copy.state, "done_bytes": copy.done_bytes, "error": copy.error}
             for copy in copies
-            if copy.path == entry.path
         ],
     }

@@ -10,7 +10,7 @@ from celery import Celery
 from cli.doctor.findings import Check, Said, advice, ok, unknown, wrong
 from core.errors import BrokerUnavailable
 from core.ledger import Ledger
-from core.ledger.instances import DRAINED, DRAINING, HEALTHY, STARTING, STOPPED
+from core.ledger.instances import DRAINED, DRAINING, HEALTHY, LOST, STARTING, STOPPED
 from core.ledger.timekeeping import NOTE_EVERY_MS
 from core.messaging.broker_errors import broker_errors
 from core.records.instance import InstanceRecord
@@ -135,7 +135,7 @@ def _io_workers(settings: Settings, ledger: Ledger) -> Iterator[Said]:
 
 def _gpu_hosts(records: Sequence[InstanceRecord]) -> list[str]:
     """Return the machines with GPU workers that live."""
-    return sorted({record.host for record in records if record.state not in (STOPPED, "lost")})
+    return sorted({record.host for record in records if record.state not in (STOPPED, LOST)})
 
 
 def _consumed(settings: Settings) -> Mapping[str, set[str]]:

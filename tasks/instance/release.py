@@ -9,7 +9,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from core.errors import LedgerUnavailable
 from core.settings import Settings
@@ -79,10 +79,5 @@ class JobRelease:
                 interrupt(job.prompt_id)
                 publish_follow_up(runtime.publisher, Moved(job_id=job.job_id, status=job.status))
 
-    @contextlib.contextmanager
-    def _runtime(self) -> Iterator[Runtime]:
-        runtime = Runtime(self._settings, make_app(self._settings, "gpu"))
-        try:
-            yield runtime
-        finally:
-            runtime.close()
+    def _runtime(self) -> contextlib.closing[Runtime]:
+        return contextlib.closing(Runtime(self._settings, make_app(self._settings, "gpu")))

@@ -130,7 +130,7 @@ class ModelFetcher:
         for entry in manifest:
             size = self._size_there(entry)
             if size is not None:
-                copy = ModelCopy(host=self._host, path=entry.path, state="ready", size_bytes=size, done_bytes=size)
+                copy = self._ready(entry, size)
                 before = known.pop(entry.path, None)
                 if before is None or replace(before, updated_at_ms=0) != copy:
                     self._put(copy)
@@ -138,6 +138,9 @@ class ModelFetcher:
                 known.pop(entry.path, None)
         if known and self._ledger is not None:
             self._ledger.copies.drop(self._host, list(known))
+
+    def _ready(self, entry: ModelFile, size: int) -> ModelCopy:
+        return ModelCopy(host=self._host, path=entry.path, state="ready", size_bytes=size, done_bytes=size)
 
     def _size_there(self, entry: ModelFile) -> int | None:
         try:
@@ -188,9 +191,8 @@ class ModelFetcher:
             return
         self._cache.keep(entry.path, sha256=found.sha256, size_bytes=found.size_bytes)
         self._failures.pop(entry.path, None)
-        size = found.size_bytes
-        self._put(ModelCopy(host=self._host, path=entry.path, state="ready", size_bytes=size, done_bytes=size))
-        log.info("%s has come from %s, %d bytes", entry.path, entry.source, size)
+        self._put(self._ready(entry, found.size_bytes))
+        log.info("%s has come from %s, %d bytes", entry.path, entry.source, found.size_bytes)
         self._arrived()
 
     def _in_use(self) -> frozenset[str]:

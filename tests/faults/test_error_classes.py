@@ -13,7 +13,7 @@ import requests
 
 from core.ledger import Ledger
 from core.records.job_error import JobError
-from tests.fleet import ALL, ROOT, Fleet, work
+from tests.fleet import ALL, ROOT, Fleet, sampled, work
 from tests.ledger_moves import submit
 from tests.waiting import until
 
@@ -45,14 +45,6 @@ def order(ledger: Ledger, fault: str, **options: Any) -> None:
     for record in ledger.instances.all():
         answer = requests.post(f"{record.url}/simulator/faults", json={fault: options}, timeout=5)
         assert answer.status_code == 200, answer.text
-
-
-def sampled(seed: int) -> dict[str, Any]:
-    """A graph with a sampler, which loads a model."""
-    graph: dict[str, Any] = json.loads((ROOT / "workflows" / "demo.json").read_text())
-    for node in graph.values():
-        node["inputs"] |= {"seed": seed} if "seed" in node["inputs"] else {}
-    return graph
 
 
 def runs_of(ledger: Ledger, job_id: str) -> list[str]:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
 from core.ledger import Ledger
 from core.ledger.scheduling.avoidance import AVOID_MS
-from tests.fleet import ALL, ROOT, Fleet
+from tests.fleet import ALL, Fleet, sampled
 from tests.waiting import until
 
 #: Far longer than such a job runs, so that nobody loads while another one holds the models.
@@ -26,14 +24,6 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     args = f"--simulate-step-seconds 0.02 --simulate-load-seconds {LOAD_S} --simulate-vram-gb 24"
     with Fleet(tmp_path_factory.mktemp("left"), simulator_args=args, **settings) as fleet:
         yield fleet.start(*ALL).ready(gpus=2)
-
-
-def sampled(seed: int, *, steps: int) -> dict[str, Any]:
-    """A graph that loads a checkpoint."""
-    graph: dict[str, Any] = json.loads((ROOT / "workflows" / "demo.json").read_text())
-    for node in graph.values():
-        node["inputs"] |= {"seed": seed, "steps": steps} if "seed" in node["inputs"] else {}
-    return graph
 
 
 def instance_of(ledger: Ledger, job_id: str) -> str | None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
@@ -13,7 +11,7 @@ from core.ledger import Ledger
 from core.ledger.scheduling.lessons import KNOWN_S
 from core.records.job import CANCELING, RUNNING
 from tests.dying_workers import start_dying
-from tests.fleet import ROOT, Fleet, work
+from tests.fleet import Fleet, sampled, work
 from tests.waiting import until
 
 SMALL, BIG = "gpu0@here", "gpu1@here"
@@ -54,14 +52,6 @@ def _whole(fleet: Fleet, ledger: Ledger) -> None:
 def choose_card(fleet: Fleet, name: str) -> None:
     args = "--simulate-test-nodes --simulate-step-seconds 0.02 --simulate-load-seconds 0.2"
     fleet.reconfigure(simulator_args=f"{args} {CARDS[name]}")
-
-
-def sampled(seed: int, *, steps: int) -> dict[str, Any]:
-    """A graph with a sampler; its shape goes by the steps."""
-    graph: dict[str, Any] = json.loads((ROOT / "workflows" / "demo.json").read_text())
-    for node in graph.values():
-        node["inputs"] |= {"seed": seed, "steps": steps} if "seed" in node["inputs"] else {}
-    return graph
 
 
 def runs_of(ledger: Ledger, job_id: str) -> list[str]:
