@@ -282,6 +282,22 @@ class TestMissingTurns:
 class TestExpectation:
     """How long a claimed job is expected to run: its own shape, not what else stands in its line."""
 
+    def test_one_that_finds_nothing_is_at_work_still(self, ledger: Ledger, clock: StoppedClock) -> None:
+        come_up(ledger)
+        claimed(ledger)
+        left_s = free_in_s(ledger, clock)
+        assert left_s > 0
+        assert ledger.claims.claim(NAME, ahead=True) is None
+        assert free_in_s(ledger, clock) == left_s
+
+    def test_one_that_takes_a_job_is_free_when_that_has_ended(self, ledger: Ledger, clock: StoppedClock) -> None:
+        come_up(ledger)
+        claimed(ledger)
+        left_s = free_in_s(ledger, clock)
+        submit(ledger)
+        assert ledger.claims.claim(NAME, ahead=True) is not None
+        assert free_in_s(ledger, clock) == 2 * left_s
+
     @pytest.mark.parametrize(
         ("learned", "told_s", "expected_s"),
         [

@@ -45,6 +45,15 @@ def test_another_kind_of_gpu_joins_those_that_are_known(ledger: Ledger, watch: S
     assert (costs.run_s("a", "RTX"), costs.run_s("a", "GTX"), costs.run_s("a")) == (4.0, 8.0, 6.0)
 
 
+def test_answers_given_before_are_given_again_only_where_nothing_is_new() -> None:
+    costs = Costs({load_subject(models): {"RTX": 9.0} for models in "ab"})
+    assert [costs.load_s(models) for models in "ab"] == [9.0, 9.0]
+    newer = costs.with_newer({load_subject("a"): {"RTX": 3.0}})
+    assert [newer.load_s(models) for models in "ab"] == [3.0, 9.0]
+    assert set(newer._loads) == {("a", None), ("b", None)}
+    assert set(costs.with_newer({load_subject("a"): {"RTX": 3.0}})._loads) == {("b", None)}
+
+
 def test_a_model_set_that_is_new_is_read_at_once(ledger: Ledger, watch: Stopwatch) -> None:
     known = LearnedCosts()
     ledger.durations.learn_all({run_subject("b"): 3.0}, gpu="RTX")

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+from sqlalchemy import Connection
+
 from core.ledger import Ledger
 from core.ledger.model_sets import load_subject, model_set_of, run_subject
+from core.ledger.scheduling.lines import WaitingLine
 from tests.ledger_moves import claimed, submit
 from tests.makers import NAME, StoppedClock, come_up
 
@@ -35,6 +39,23 @@ def test_a_job_is_for_the_idle_instance_that_would_take_it(ledger: Ledger) -> No
     turn = ledger.turns.of(job.id)
     assert turn is not None
     assert (turn.instance, turn.job_id, turn.has_queue) == (OTHER, job.id, True)
+
+
+def test_the_fleet_is_looked_at_once_where_nothing_changes_meanwhile(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    come_up(ledger)
+    job = submit(ledger)
+    looks: list[int] = []
+    read = ledger.lines.waiting
+
+    def counted(connection: Connection) -> list[WaitingLine]:
+        looks.append(1)
+        return read(connection)
+
+    monkeypatch.setattr(ledger.lines, "waiting", counted)
+    assert [turn.job_id for turn in ledger.turns.missing()] == [job.id]
+    assert len(looks) == 1
 
 
 def test_no_turn_for_a_job_that_has_begun_or_is_unknown(ledger: Ledger) -> None:
