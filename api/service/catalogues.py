@@ -15,12 +15,12 @@ from core.ledger import Ledger
 from core.records.model_file import AWAITS_FILES
 from core.records.requirements import KnownGpu, Requirements
 from core.texts.cards import gigabytes
-from workflows.graphs.boundaries import Paths
 from workflows.graphs.catalogue import CompiledCatalogue
 from workflows.graphs.checks import cacheable_catalogue, check_graph
 from workflows.graphs.fetchable import Folders, fetchable_files, folders_of, nearest_names
 from workflows.graphs.file_names import listed_folder
 from workflows.graphs.graph import Graph
+from workflows.graphs.node_facts import GraphFacts
 from workflows.graphs.temporary_files import lacks_only_files
 
 #: How often one process asks which catalogues are in use.
@@ -120,7 +120,7 @@ class Catalogues:
         staged_files: Collection[str] = (),
         *,
         requires: Requirements | None = None,
-        paths: Paths | None = None,
+        facts: GraphFacts | None = None,
     ) -> Acceptance:
         """Accept a graph that at least one kind of instance can run.
 
@@ -130,7 +130,7 @@ class Catalogues:
         Parameters:
           staged_files: names of input files that will be there before the job runs.
           requires: only instances count that are like this.
-          paths: what `possible_paths` found in the graph, if the caller has it.
+          facts: of the graph, if the caller has them.
         Raises:
           RequirementsUnmet: there is none that is as required, and none that is only away.
           InvalidWorkflow: no instance can; what the one said that comes nearest to it.
@@ -140,7 +140,7 @@ class Catalogues:
         with ledger_time_limit():
             catalogues = self._recently_suiting(requires)
         try:
-            return _judge(graph, catalogues, staged_files, paths)
+            return _judge(graph, catalogues, staged_files, facts)
         except InvalidWorkflow as exc:
             if not lacks_only_files(graph, exc.node_errors):
                 raise
@@ -151,7 +151,7 @@ class Catalogues:
         with ledger_time_limit():
             catalogues = self._suiting(self._load(), requires)
         try:
-            return _judge(graph, catalogues, staged_files, paths)
+            return _judge(graph, catalogues, staged_files, facts)
         except InvalidWorkflow as exc:
             raise self._with_names(graph, exc, catalogues) from exc
 
@@ -266,7 +266,7 @@ class Catalogues:
 
 
 def _judge(
-    graph: Graph, catalogues: dict[str, CompiledCatalogue], staged_files: Collection[str], paths: Paths | None
+    graph: Graph, catalogues: dict[str, CompiledCatalogue], staged_files: Collection[str], facts: GraphFacts | None
 ) -> Acceptance:
     if not catalogues:
         raise NoHealthyInstance("No GPU is ready yet, so the workflow cannot be checked. Try again in a moment.")
@@ -275,7 +275,7 @@ def _judge(
     nodes_total = 0
     for digest, catalogue in catalogues.items():
         try:
-            nodes_total = len(check_graph(graph, catalogue, staged_files=staged_files, paths=paths))
+            nodes_total = len(check_graph(graph, catalogue, staged_files=staged_files, facts=facts))
         except InvalidWorkflow as exc:
             refusals.append(exc)
         else:

@@ -14,9 +14,8 @@ from core.records.job import new_job_id
 from core.records.job_request import AcceptedJob, JobRequest
 from core.settings import Settings
 from core.texts.stored_json import json_text
-from workflows.graphs.model_files import models_of
+from workflows.graphs.node_facts import GraphFacts
 from workflows.graphs.references import put_all
-from workflows.graphs.shape import shape_of
 
 
 class JobCheck:
@@ -39,22 +38,23 @@ class JobCheck:
         """
         job_id = new_job_id()
         draft = self._drafts.draft(request, job_id)
-        refuse_foreign(draft.paths, job_id, self._settings, self._ledger)
+        refuse_foreign(draft.facts.paths, job_id, self._settings, self._ledger)
         verdict = self._catalogues.check(
-            draft.runnable, draft.staged_files, requires=request.requires, paths=draft.paths
+            draft.runnable, draft.staged_files, requires=request.requires, facts=draft.facts
         )
         self._refuse_taken(request.request_id)
         # Files are fetched last: for a graph that can run, and outside of the time the ledger gets.
         inputs = self._intake.bring(draft.references, job_id) if draft.references else []
         final = put_all(draft.graph, draft.references, [file.name for file in inputs])
+        facts = GraphFacts(final) if inputs else draft.facts
         return AcceptedJob(
             request=request,
             id=job_id,
             graph_text=json_text(final) if inputs else draft.text,
             nodes_total=verdict.nodes_total,
             catalogues=verdict.catalogues,
-            shape=shape_of(final),
-            models=tuple(models_of(final)),
+            shape=facts.shape,
+            models=facts.models,
             inputs=tuple(dict.fromkeys(inputs)),
         )
 

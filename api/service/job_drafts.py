@@ -15,8 +15,8 @@ from core.job_files import staged_in_folder
 from core.ledger import Ledger
 from core.records.job_request import JobRequest
 from core.texts.stored_json import json_text
-from workflows.graphs.boundaries import Paths, possible_paths
 from workflows.graphs.graph import Graph, parse_graph
+from workflows.graphs.node_facts import GraphFacts
 from workflows.graphs.references import ASSET_TAG, Reference, find_references, put_all
 
 
@@ -32,8 +32,8 @@ class JobDraft:
     staged_files: Sequence[str]
     #: The graph with these names in it.
     runnable: Graph
-    #: Its texts that may be paths.
-    paths: Paths
+    #: What the nodes of that say by themselves.
+    facts: GraphFacts
 
 
 class JobDrafts:
@@ -51,7 +51,8 @@ class JobDrafts:
         """
         graph = parse_graph(request.graph)
         text = json_text(graph)
-        references = self._references(graph, request.files, has_tags=f'"{ASSET_TAG}"' in text)
+        facts = GraphFacts(graph)
+        references = self._references(graph, facts, request.files, has_tags=f'"{ASSET_TAG}"' in text)
         staged_files = [staged_in_folder(job_id, str(number)) for number in range(len(references))]
         runnable = put_all(graph, references, staged_files)
         return JobDraft(
@@ -60,13 +61,19 @@ class JobDrafts:
             references=references,
             staged_files=staged_files,
             runnable=runnable,
-            paths=possible_paths(runnable),
+            facts=GraphFacts(runnable) if references else facts,
         )
 
-    def _references(self, graph: Graph, files: Mapping[str, Path], *, has_tags: bool) -> list[Reference]:
+    def _references(
+        self, graph: Graph, facts: GraphFacts, files: Mapping[str, Path], *, has_tags: bool
+    ) -> list[Reference]:
         """Return every place of a graph that stands for a file, and where the fleet looks for it."""
         with ledger_time_limit():
-            found = find_references(graph, self._catalogues.file_kind, files, has_tags=has_tags)
+            nodes = graph
+            if not has_tags and not files:
+                # Few nodes of most graphs.
+                nodes = {node_id: node for node_id, node in graph.items() if facts.nodes[node_id].may_refer}
+            found = find_references(nodes, self._catalogues.file_kind, files, has_tags=has_tags)
             references = self._confirmed(found)
             references += find_named(graph, references, self._ledger, self._catalogues)
             return [

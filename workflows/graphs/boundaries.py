@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -43,7 +43,7 @@ _PATH_MARKS, _ID_CHARS = ("/", "\\", "~", "..", "]", "\0"), 36
 _WITHOUT_TEXTS = frozenset({int, float, bool, list})
 
 #: By node id, input names and texts in them.
-Paths: TypeAlias = Mapping[str, list[tuple[str, str]]]
+Paths: TypeAlias = Mapping[str, Sequence[tuple[str, str]]]
 
 
 def possible_paths(graph: Graph) -> Paths:
@@ -51,17 +51,18 @@ def possible_paths(graph: Graph) -> Paths:
 
     What `for_job` replaces is not among them, and no part of what may be a link.
     """
-    found: dict[str, list[tuple[str, str]]] = {}
-    for node_id, node in graph.items():
-        inputs = node["inputs"]
-        for name, value in inputs.items():
-            if type(value) in _WITHOUT_TEXTS:
-                continue
-            for text in (value,) if type(value) is str else _texts(value):
-                is_path = len(text) >= _ID_CHARS or _has_path_mark(text)
-                if is_path and not is_rewritten(inputs, name):
-                    found.setdefault(node_id, []).append((name, text))
-    return found
+    return {node_id: paths for node_id, node in graph.items() if (paths := list(paths_in(node["inputs"])))}
+
+
+def paths_in(inputs: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Names and texts of one node's inputs that any rule about paths has to look at."""
+    for name, value in inputs.items():
+        if type(value) in _WITHOUT_TEXTS:
+            continue
+        for text in (value,) if type(value) is str else _texts(value):
+            is_path = len(text) >= _ID_CHARS or _has_path_mark(text)
+            if is_path and not is_rewritten(inputs, name):
+                yield name, text
 
 
 def boundary_errors(node: Mapping[str, Any], spec: NodeSpec, staged_files: Collection[str]) -> list[Error]:

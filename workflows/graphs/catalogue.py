@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import inf
@@ -112,12 +112,22 @@ class NodeSpec:
         return tuple(spec for spec in self.inputs if spec.type == DYNAMIC_COMBO)
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PlainNode:
+    """A node that the server accepts if what it links to is there and fits; see `plain_nodes`."""
+
+    #: Node, output, and the type that is wanted; any type will do where the class judges for itself.
+    links: tuple[tuple[str, int, Any], ...]
+
+
 class CompiledCatalogue(Mapping[str, Mapping[str, Any]]):
     """An `/object_info` that reads as before, and remembers the classes it has compiled."""
 
     def __init__(self, object_info: Catalogue) -> None:
         self._raw = object_info
         self._specs: dict[str, NodeSpec] = {}
+        #: Of nodes that came before, by their `NodeFacts`; None for those in which more is to be looked at.
+        self.plain_nodes: dict[Hashable, PlainNode | None] = {}
 
     def __getitem__(self, class_type: str) -> Mapping[str, Any]:
         return self._raw[class_type]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from core.errors import InvalidWorkflow
 from workflows.graphs import node_errors as errors
-from workflows.graphs.boundaries import OPENED, Paths, boundary_errors, possible_paths
-from workflows.graphs.catalogue import InputSpec, NodeSpec, cacheable_catalogue
+from workflows.graphs.boundaries import OPENED, Paths, boundary_errors
+from workflows.graphs.catalogue import CompiledCatalogue, InputSpec, NodeSpec, cacheable_catalogue
 from workflows.graphs.graph import Catalogue, Graph, ancestors, is_link, measure_depths
 from workflows.graphs.node_errors import Error
+from workflows.graphs.node_facts import GraphFacts
+from workflows.graphs.plain_nodes import fits, plain_node
 from workflows.graphs.structured import missing_inputs, nested_spec
 from workflows.graphs.values import accepts_type, is_risky_literal, literal_error
 
@@ -60,7 +62,7 @@ def check_graph(
     *,
     refused_classes: Collection[str] = REFUSED_CLASSES,
     staged_files: Collection[str] = (),
-    paths: Paths | None = None,
+    facts: GraphFacts | None = None,
 ) -> set[str]:
     """Check a graph against one instance's catalogue: refuse what its server surely refuses, with all reasons at once.
 
@@ -76,7 +78,7 @@ def check_graph(
       catalogue: `/object_info`; give what `cacheable_catalogue` made of it when checking more than one graph.
       refused_classes: classes no job may contain; if it is a mapping, the values are the reasons shown.
       staged_files: names, relative to the input folder, that will be there before the job runs (uploaded assets).
-      paths: what `possible_paths` found in the graph, for callers that check it more than once.
+      facts: of the graph, for callers that have them.
     Returns: the ids of the nodes that will run: the output nodes and all they depend on.
     Raises:
       InvalidWorkflow: `node_errors` is `{node_id: {"errors": [...], "dependent_outputs": [...], "class_type"}}` in
@@ -84,26 +86,29 @@ def check_graph(
     """
     compiled = cacheable_catalogue(catalogue)
     specs = {node_id: compiled.node(node["class_type"]) for node_id, node in graph.items()}
-    if paths is None:
-        paths = possible_paths(graph)
+    if facts is None:
+        facts = GraphFacts(graph)
     found = _class_errors(graph, specs, refused_classes)
     outputs = [node_id for node_id, spec in specs.items() if spec is not None and spec.output_node]
     if not outputs:
         # ComfyUI looks no further; what is wrong beside that helps all the same.
-        _add(found, _problems(graph, graph, _undeclaring(graph, graph, specs), specs, paths, staged_files))
+        _add(found, _problems(graph, graph, _undeclaring(graph, graph, specs), specs, facts.paths, staged_files))
         lack = "" if None in specs.values() else _NO_OUTPUTS
         _raise_found(graph, found, outputs=[], lack=lack)
         raise InvalidWorkflow(_NO_OUTPUTS)
     depths: dict[str, int] = {}
-    cycle = measure_depths(graph, outputs, depths)
+    cycle = measure_depths(facts.sources, outputs, depths)
     will_run = set(depths)
-    undeclaring = _undeclaring(graph, will_run, specs)
-    validated = _validated(graph, outputs, specs) if undeclaring else will_run
-    followed = undeclaring | (will_run - validated)
-    _add(found, _problems(graph, validated, followed, specs, paths, staged_files))
+    plain = _plain(graph, will_run, specs, facts, compiled)
+    if len(plain) < len(graph):
+        undeclaring = _undeclaring(graph, will_run - plain, specs)
+        validated = _validated(graph, outputs, specs) if undeclaring else will_run
+        followed = undeclaring | (will_run - validated)
+        doubtful = {node_id: node for node_id, node in graph.items() if node_id not in plain or node_id in followed}
+        _add(found, _problems(doubtful, validated, followed, specs, facts.paths, staged_files))
     _add(found, {node_id: [errors.cycle(node_id, cycle, graph)] for node_id in cycle[:_MAX_REPORTED_NODES]})
     if len(graph) > MAX_CHAIN_NODES:
-        _add(found, _chain_error(graph, depths))
+        _add(found, _chain_error(facts.sources, depths))
     _raise_found(graph, found, outputs=outputs)
     return will_run
 
@@ -128,13 +133,28 @@ def _class_errors(graph: Graph, specs: _Specs, refused_classes: Collection[str])
     return found
 
 
-def _chain_error(graph: Graph, depths: dict[str, int]) -> _Found:
+def _chain_error(sources: Mapping[str, Sequence[str]], depths: dict[str, int]) -> _Found:
     """The longest chain of the graph, if it is too long. Parameters: depths - those of the nodes that will run."""
-    measure_depths(graph, graph, depths)
+    measure_depths(sources, sources, depths)
     deepest = max(depths, key=depths.__getitem__)
     if depths[deepest] <= MAX_CHAIN_NODES:
         return {}
     return {deepest: [errors.chain_too_long(deepest, depths[deepest], MAX_CHAIN_NODES)]}
+
+
+def _plain(
+    graph: Graph, node_ids: Iterable[str], specs: _Specs, facts: GraphFacts, catalogue: CompiledCatalogue
+) -> set[str]:
+    """The nodes in which nothing is wrong if they are validated: in most graphs all of them."""
+    nodes, found = facts.nodes, set()
+    for node_id in node_ids:
+        spec = specs[node_id]
+        if spec is None:
+            continue
+        plain = plain_node(catalogue, spec, graph[node_id], nodes[node_id])
+        if plain is not None and fits(plain, specs):
+            found.add(node_id)
+    return found
 
 
 def _undeclaring(graph: Graph, node_ids: Iterable[str], specs: _Specs) -> set[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 from core.errors import EditorWorkflow, InvalidWorkflow
@@ -40,7 +40,11 @@ def parse_graph(value: Any) -> Graph:
         raise InvalidWorkflow("The workflow has no nodes.")
     if len(value) > MAX_NODES:
         raise InvalidWorkflow(f"The workflow has {len(value)} nodes; at most {MAX_NODES} are accepted.")
-    found = {node_id: wrong for node_id, node in value.items() if (wrong := _shape_error(node_id, node)) is not None}
+    found = {
+        node_id: wrong
+        for node_id, node in value.items()
+        if not _has_shape(node_id, node) and (wrong := _shape_error(node_id, node)) is not None
+    }
     if found:
         node_errors = {
             errors.shown(node_id): errors.entry(_class_of(value[node_id]), [wrong])
@@ -50,6 +54,14 @@ def parse_graph(value: Any) -> Graph:
         but = f"; {hint}." if hint else ""
         raise InvalidWorkflow(f"{errors.summary(node_errors)}{but}", node_errors)
     return cast(Graph, value)
+
+
+def _has_shape(node_id: Any, node: Any) -> bool:
+    """Whether there is nothing to say against a node; most are so, and in each submission there are many."""
+    if not (type(node_id) is str and 0 < len(node_id) <= MAX_ID_CHARS and type(node) is dict):
+        return False
+    class_type = node.get("class_type")
+    return type(class_type) is str and class_type != "" and type(node.get("inputs")) is dict
 
 
 def _shape_error(node_id: Any, node: Any) -> errors.Error | None:
@@ -111,9 +123,16 @@ def ancestors(graph: Graph, roots: Iterable[str]) -> set[str]:
     return found
 
 
-def measure_depths(graph: Graph, roots: Iterable[str], depths: dict[str, int]) -> list[str]:
+def all_sources(graph: Graph) -> dict[str, list[str]]:
+    """For each node those it takes inputs from."""
+    return {node_id: sources(graph, node_id) for node_id in graph}
+
+
+def measure_depths(sources_of: Mapping[str, Sequence[str]], roots: Iterable[str], depths: dict[str, int]) -> list[str]:
     """Add to `depths` how many nodes stand in the longest chain that ends in each node the roots depend on.
 
+    Parameters:
+      sources_of: for each node those it takes inputs from.
     Returns: the first cycle met, each node once, consumer before source; [] if there is none. The link that closes a
     cycle counts for no depth.
     """
@@ -123,7 +142,7 @@ def measure_depths(graph: Graph, roots: Iterable[str], depths: dict[str, int]) -
             continue
         # The nodes under way, in order, each with the longest chain found so far among its sources.
         path = {root: 0}
-        stack = [(root, iter(sources(graph, root)))]
+        stack = [(root, iter(sources_of[root]))]
         while stack:
             node_id, rest = stack[-1]
             for source in rest:
@@ -133,7 +152,7 @@ def measure_depths(graph: Graph, roots: Iterable[str], depths: dict[str, int]) -
                         path[node_id] = depth
                 elif source not in path:
                     path[source] = 0
-                    stack.append((source, iter(sources(graph, source))))
+                    stack.append((source, iter(sources_of[source])))
                     break
                 elif not cycle:
                     on_path = list(path)

@@ -24,7 +24,7 @@ _DATA = re.compile(r"data:[a-z0-9.+-]+/[a-z0-9.+-]+[;,]|data:[;,]", re.IGNORECAS
 
 #: A shorter text is no id; then only one with a colon may be any of them.
 _ID_CHARS = 36
-_PLAIN = frozenset({int, float, bool})
+_NEVER = frozenset({int, float, bool, list})
 
 #: `(class_type, input name)` -> "image", "video", "audio" or "" (any file), or None when the input takes no file.
 FileKind = Callable[[str, str], str | None]
@@ -82,10 +82,7 @@ def find_references(
     for node_id, node in graph.items():
         for name, value in node["inputs"].items():
             # Most inputs are numbers, links and plain texts; this is on the path of every submission.
-            if type(value) is str:
-                if not files and len(value) < _ID_CHARS and ":" not in value:
-                    continue
-            elif type(value) in _PLAIN or (type(value) is list and not has_tags):
+            if not (files and type(value) is str) and not may_refer(value) and not (has_tags and type(value) is list):
                 continue
             if type(value) is dict and isinstance(several := value.get("__value__"), list):
                 found += _listed(several, (node_id, "inputs", name), node["class_type"], file_kind, files or {})
@@ -105,6 +102,13 @@ def find_references(
         if len(found) > MAX_REFERENCES:
             raise InvalidRequest(f"The workflow names more than {MAX_REFERENCES} files.")
     return found
+
+
+def may_refer(value: Any) -> bool:
+    """Whether an input may refer to anything by itself: no template has files of its own, and no list holds tags."""
+    if type(value) is str:
+        return len(value) >= _ID_CHARS or ":" in value
+    return type(value) not in _NEVER
 
 
 def put_all(graph: Graph, references: Iterable[Reference], names: Iterable[str]) -> Graph:

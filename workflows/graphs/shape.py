@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from workflows.graphs.graph import Graph
@@ -18,9 +19,18 @@ WEIGHTY_NUMBERS = frozenset(
 
 def shape_of(graph: Graph) -> str:
     """A digest of a graph's classes, sizes, step counts and models; not of its seeds, colours and texts."""
-    # As text, since it is on the path of every submission, and values of one name need not be comparable.
-    parts = sorted([f"{node['class_type']}{_weighty(node['inputs'])}" for node in graph.values()])
-    return hashlib.sha256("\n".join(parts).encode(errors="replace")).hexdigest()
+    return digest_of([shape_in(node) for node in graph.values()])
+
+
+def shape_in(node: Mapping[str, Any]) -> str:
+    """What one node has to do with the shape of its graph."""
+    # As text, since values of one name need not be comparable.
+    return f"{node['class_type']}{_weighty(node['inputs'])}"
+
+
+def digest_of(parts: Iterable[str]) -> str:
+    """The shape of a graph whose nodes have these parts in it, in any order."""
+    return hashlib.sha256("\n".join(sorted(parts)).encode(errors="replace")).hexdigest()
 
 
 def _weighty(inputs: dict[str, Any]) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 from core.errors import ConfigurationError, InvalidRequest, InvalidWorkflow
 from core.records.requirements import Requirements
 from core.texts.json_types import JsonObject
-from workflows.graphs.graph import Graph, is_link, measure_depths, parse_graph
+from workflows.graphs.graph import Graph, all_sources, is_link, measure_depths, parse_graph
 from workflows.templates.fill import Draw, Filled, has_placeholder, open_parts, placeholders, substitute
 from workflows.templates.json_schema import json_schema
 from workflows.templates.parameters import ANY, MAX_SEED, RANDOM_INT, Parameter, Scalar, shown
@@ -197,7 +197,7 @@ def _link_faults(graph: Graph) -> Iterator[Fault]:
                     (node_id, name),
                     f"node {node_id}, input {name}: it links to node {shown(value[0])}, which is missing",
                 )
-    cycle = measure_depths(graph, graph, {})
+    cycle = measure_depths(all_sources(graph), graph, {})
     if cycle:
         yield (cycle[0],), f"nodes {', '.join(cycle[:_MAX_NAMED])} depend on each other in a circle"
 

@@ -101,6 +101,9 @@ class Database:
                 f"COMFYLINE_DATABASE_URL: {self.url.get_backend_name()} is not sqlite or postgresql."
             )
         self.engine = _sqlite(self.url) if self.is_sqlite else _postgresql(self.url, pool_size)
+        # Each statement is a transaction of its own: two round trips less, for nothing is lost that anybody goes by.
+        # SQLite's transactions are begun by hand, so that a read has none anyway.
+        self._reader = self.engine if self.is_sqlite else self.engine.execution_options(isolation_level="AUTOCOMMIT")
         driver = self.engine.dialect.dbapi
         assert driver is not None
         self._driver_error: type[Exception] = driver.Error
@@ -126,10 +129,8 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """Open a connection for reading; each statement sees what is committed when it begins."""
-        with self._in_use(), self.engine.connect() as connection:
+        with self._in_use(), self._reader.connect() as connection:
             yield connection
-            # A rollback would make psycopg forget the statements it has prepared on this connection.
-            connection.commit()
 
     def empty_log(self, *, timeout_ms: int) -> bool:
         """Move all that SQLite's write-ahead log holds into the database, and cut the log to nothing.

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, select
+from sqlalchemy import Connection, bindparam, literal, select
 
 from core.clock import now_ms
 from core.ledger.database.connections import Database
@@ -31,6 +31,7 @@ LOOKED_AT = 64
 _BUSY = select(jobs.c.instance).where(jobs.c.status.in_(sorted(LEASED)), jobs.c.instance.is_not(None))
 #: Instances that could begin a job now, in one order.
 _IDLE = select(*GPU_COLUMNS).where(IS_ALIVE, instances.c.name.not_in(_BUSY)).order_by(instances.c.name)
+_ANY_IDLE = select(literal(1)).where(IS_ALIVE, instances.c.name.not_in(_BUSY)).limit(1)
 _LINE_OF = select(jobs.c.line).where(jobs.c.id == bindparam("wanted"), IS_QUEUED)
 _FIRST = (
     select(jobs.c.id, jobs.c.updated_at_ms)
@@ -62,6 +63,8 @@ class Turns:
         self._database = database
         self._lines = lines
         self._learned = learned
+        #: Whether nobody was idle at the last look.
+        self._all_were_busy = False
 
     def missing(self) -> list[Turn]:
         """Return a turn for each idle instance that would take a job now, whatever became of earlier turns.
@@ -85,12 +88,15 @@ class Turns:
         with the new one there is enough work for an idle instance to load the models.
         """
         with self._database.read() as connection:
-            line_id = connection.execute(_LINE_OF, {"wanted": job_id}).scalar()
-            if line_id is None:
+            # Most likely it still is as it was: one look is enough where all are at work.
+            if self._all_were_busy and connection.execute(_ANY_IDLE, _heard_lately()).first() is None:
                 return None
             found = self._turns(connection, limit=LOOKED_AT)
-        own = next((turn for turn in found if turn.job_id == job_id), None)
-        return own or next((turn for turn in reversed(found) if turn.line_id == line_id and turn.why != "warm"), None)
+            own = next((turn for turn in found if turn.job_id == job_id), None)
+            if own is not None or not found:
+                return own
+            line_id = connection.execute(_LINE_OF, {"wanted": job_id}).scalar()
+        return next((turn for turn in reversed(found) if turn.line_id == line_id and turn.why != "warm"), None)
 
     def woken(self) -> list[Turn]:
         """Return turns for idle instances that stayed idle rather than load models, and would not any more.
@@ -109,7 +115,11 @@ class Turns:
         turns: list[Turn] = []
         for _ in range(LOOKS):
             waiting = self._lines.waiting(connection)
-            idle = [row for row in idle_instances(connection, limit) if row.name not in without] if waiting else []
+            if not waiting:
+                return []
+            idle = idle_instances(connection, limit)
+            self._all_were_busy = not idle
+            idle = [row for row in idle if row.name not in without]
             if not idle:
                 return []
             turns, is_stale = self._look(connection, waiting, idle)
@@ -153,8 +163,12 @@ class Turns:
 
 def idle_instances(connection: Connection, limit: int | None = None) -> list[GpuRow]:
     """Return healthy instances that have no job, by name."""
-    rows = connection.execute(_IDLE.limit(limit), {"heard_since_ms": now_ms() - SILENCE_MS})
+    rows = connection.execute(_IDLE.limit(limit), _heard_lately())
     return [GpuRow(**row._mapping) for row in rows]
+
+
+def _heard_lately() -> dict[str, int]:
+    return {"heard_since_ms": now_ms() - SILENCE_MS}
 
 
 def play_idle(picture: Picture, idle: Sequence[GpuRow]) -> list[tuple[GpuRow, Decision]]:

@@ -10,7 +10,7 @@ import pytest
 from core.errors import EditorWorkflow, InvalidWorkflow, NotFound
 from tests.unit.catalogue_literals import CATALOGUE, Nodes, chain, image_graph, refused, ring
 from workflows.graphs.checks import MAX_CHAIN_NODES, cacheable_catalogue, check_graph
-from workflows.graphs.graph import MAX_NODES, ancestors, is_link, measure_depths, output_nodes, parse_graph
+from workflows.graphs.graph import MAX_NODES, all_sources, ancestors, is_link, measure_depths, output_nodes, parse_graph
 from workflows.templates.samples import NAMES, sample
 
 
@@ -94,7 +94,7 @@ def test_a_diamond_is_no_cycle() -> None:
     graph["a"] = {"class_type": "ImageInvert", "inputs": {"image": ["1", 0], "again": ["1", 0]}}
     graph["b"] = {"class_type": "ImageInvert", "inputs": {"image": ["a", 0], "also": ["1", 0]}}
     graph["2"]["inputs"] |= {"images": ["b", 0], "x": ["a", 0]}
-    assert measure_depths(graph, ["2"], {}) == []
+    assert measure_depths(all_sources(graph), ["2"], {}) == []
     check_graph(graph, CATALOGUE)
 
 
@@ -126,7 +126,7 @@ def test_depth_is_the_longest_chain_whatever_the_order() -> None:
     graph = chain(6)
     graph["2"]["inputs"] = {"shortcut": ["1", 0], "images": ["6", 0], "other": ["4", 0]}
     depths: dict[str, int] = {}
-    assert measure_depths(graph, graph, depths) == []
+    assert measure_depths(all_sources(graph), graph, depths) == []
     assert depths == {"1": 1, "3": 2, "4": 3, "5": 4, "6": 5, "2": 6}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection
+from sqlalchemy import Connection, event
 
 from core.ledger import Ledger
 from core.ledger.model_sets import load_subject, model_set_of, run_subject
@@ -64,6 +64,21 @@ def test_no_turn_for_a_job_that_has_begun_or_is_unknown(ledger: Ledger) -> None:
     claim = claimed(ledger)
     assert ledger.turns.of(claim.job_id) is None
     assert ledger.turns.of("nobody") is None
+
+
+def test_where_all_are_at_work_a_submission_looks_once(ledger: Ledger) -> None:
+    come_up(ledger)
+    claimed(ledger)
+    job = submit(ledger)
+    assert ledger.turns.of(job.id) is None
+    statements: list[str] = []
+    event.listen(ledger.database.engine, "before_cursor_execute", lambda *args: statements.append(args[2]))
+    assert ledger.turns.of(job.id) is None
+    assert len(statements) == 1
+    come_up(ledger, OTHER)
+    turn = ledger.turns.of(job.id)
+    assert turn is not None
+    assert turn.instance == OTHER
 
 
 def test_an_instance_rather_stays_idle_and_is_woken_when_enough_waits(ledger: Ledger) -> None:
