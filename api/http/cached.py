@@ -57,7 +57,11 @@ class CachedValue(Generic[T]):
         """Load it now unless that would take too much of the time; return whether it did. Raises what `load` does."""
         if time.monotonic() < self._rests_until_s:
             return False
-        self.renew()
+        with self._lock:
+            # Others may have waited for the same.
+            if time.monotonic() < self._rests_until_s:
+                return False
+            self._renewed()
         return True
 
     def _renewed(self) -> T:

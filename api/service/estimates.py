@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from api.http.cached import CachedValue
 from api.http.time_limits import ledger_time_limit
 from api.service.batched_lookup import Batched
+from core.clock import now_ms
 from core.ledger import Ledger
 from core.ledger.scheduling.outlook import Outlook
 from core.records.job import QUEUED, Job
@@ -70,11 +71,17 @@ class Estimates:
     def place(self, job: Job) -> Place | None:
         """Return the job's place of at most about a second ago; None when it does not wait. Raises LedgerUnavailable.
 
-        One that is far behind, or just came, is looked up together with the others of which that is true.
+        One that just came has another look if the last one was not too dear for that. One that is in none is looked up
+        together with the others of which that is true.
         """
         if job.status != QUEUED:
             return None
         outlook = self.outlook()
+        if job.id not in outlook.indexes and outlook.at_ms <= job.updated_at_ms:
+            # It just came: what it is told first is what it goes by.
+            with ledger_time_limit():
+                self._outlook.renew_if_due()
+            outlook = self.outlook()
         found = outlook.indexes.get(job.id)
         if found is not None:
             return _place(outlook, *found)
@@ -122,11 +129,12 @@ class Estimates:
 
 
 def _place(outlook: Outlook, line: int, index: int, *, is_far: bool = False) -> Place:
-    place = outlook.place(line, index)
+    passed_s = max(0.0, (now_ms() - outlook.at_ms) / 1000)
+    place = outlook.place(line, index, passed_s=passed_s)
     return Place(
         position=place.position,
         starts_in_s=place.starts_in_s,
-        reason=outlook.forecast.reason(line, index),
-        sentence=outlook.forecast.sentence(line, index),
+        reason=outlook.forecast.reason(line, index, passed_s=passed_s),
+        sentence=outlook.forecast.sentence(line, index, passed_s=passed_s),
         is_far=is_far,
     )

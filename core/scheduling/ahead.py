@@ -11,6 +11,7 @@ changed.
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 
@@ -18,7 +19,7 @@ from core.scheduling.holding import Holding
 from core.scheduling.levels import Level, Levels, LineAhead
 from core.scheduling.lines import Decision, Fleet, Gpu, ModelSet, Why
 from core.scheduling.picture import FleetGpu, Picture
-from core.scheduling.policy import decide_among
+from core.scheduling.policy import decide_among, overtaken_from_s
 from core.scheduling.shares import by_turn, decayed
 
 
@@ -127,9 +128,11 @@ class _Run:
         heapq.heapify(self._deadlines)
         self._by_id = {line.id: line for line in self._lines}
         #: Kinds of idle GPUs that took nothing, when so many or fewer were busy. As long as no fewer are, and nobody
-        #: lost models that are waited for, they would not take anything now.
-        self._refused: set[int] = set()
+        #: lost models that are waited for, they would not take anything before some line is passed over for too long.
+        self._refused: dict[int, float] = {}
         self._refused_busy = -1
+        #: From when on the GPU that took nothing at last would, whatever else happens.
+        self._overtaken_at_s = math.inf
         self._waiting = sum(line.waiting for line in self._lines)
         self._starts: list[Start] = []
         self._expiries: list[tuple[int, int, float]] = []
@@ -166,13 +169,13 @@ class _Run:
                 self._ask_all_again()
             moved = False
             for gpu in self._gpus:
-                if not gpu.busy and gpu.alike not in self._refused and not self._is_over():
+                if not gpu.busy and self._refused.get(gpu.alike, -math.inf) < self._now_s and not self._is_over():
                     moved = self._ask(gpu) or moved
 
     def _ask(self, gpu: _GpuAhead) -> bool:
         decided = self._decision(gpu)
         if decided is None:
-            self._refused.add(gpu.alike)
+            self._refused[gpu.alike] = self._overtaken_at_s
             self._refused_busy = max(self._refused_busy, self._busy)
             return False
         self._take(gpu, *decided)
@@ -186,6 +189,7 @@ class _Run:
         fleet = Fleet(holders=self._holding.at(self._now_s), gpus=len(self._gpus), busy=self._busy)
         levels, looks = self._levels.of(gpu.can_run)
         self._looks -= looks
+        self._overtaken_at_s = math.inf
         for level in levels:
             for number, tenants in enumerate(self._by_turn(gpu, level)):
                 # Whether only some of those that wait have their turn.
@@ -196,6 +200,8 @@ class _Run:
                 decision = decide_among(lines, gpu.gpu, fleet, work_s, now_s=self._now_s)
                 if decision is not None:
                     return decision, tenants if is_turn else None
+                overtaken_at_s = [at_s for line in lines if (at_s := overtaken_from_s(line, gpu.gpu)) >= self._now_s]
+                self._overtaken_at_s = min(self._overtaken_at_s, min(overtaken_at_s, default=math.inf))
         return None
 
     def _by_turn(self, gpu: _GpuAhead, level: Level) -> Iterator[Collection[str]]:
@@ -205,6 +211,7 @@ class _Run:
     def _take(self, gpu: _GpuAhead, decision: Decision, turn: Collection[str] | None) -> None:
         line = self._by_id[decision.line.id]
         since_s = line.line.since_s
+        is_shared = self._levels.is_shared(decision.line.models)
         index = line.take(nearest_deadline=decision.takes_nearest_deadline)
         self._levels.changed(line, jobs=1)
         self._waiting -= 1
@@ -236,8 +243,11 @@ class _Run:
         after = self._counted(gpu)
         self._holding.add(after, gpu.free_at_s)
         heapq.heappush(self._freed, (gpu.free_at_s, gpu.place))
-        # Others of its models are held by fewer now, or by one that is busy for longer: worth a load, perhaps.
-        others = before.union(after).difference((decision.line.models,))
+        # Models it holds are held by fewer now, or by one that is busy for longer: worth a load, perhaps. For those of
+        # this line alone, less waits by as much.
+        others = before.union(after)
+        if not is_shared:
+            others = others.difference((decision.line.models,))
         if any(self._levels.waits_for(models) for models in others):
             self._ask_all_again()
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from core.scheduling.ahead import Ahead, Start, run_ahead
 from core.scheduling.lines import Line, ModelSet
@@ -69,14 +69,25 @@ class Forecast:
     horizon_s: float
     files: Mapping[ModelSet, tuple[str, ...]]
 
-    def place(self, line_id: int, index: int = 0) -> Place:
+    def place(self, line_id: int, index: int = 0, *, passed_s: float = 0.0) -> Place:
         """Return where a job stands; in a line, positions rise with the index but for jobs with deadlines.
 
         Parameters:
           index: of the job in its line: the head is 0. One beyond its end is taken for its last.
+          passed_s: since the forecast was made.
         Raises:
           KeyError: there is no such line.
         """
+        found = self._place(line_id, index)
+        if found.taken_in_s is None or found.starts_in_s is None:
+            return found
+        return replace(
+            found,
+            taken_in_s=max(0.0, found.taken_in_s - passed_s),
+            starts_in_s=max(0.0, found.starts_in_s - passed_s),
+        )
+
+    def _place(self, line_id: int, index: int) -> Place:
         line = self.lines[line_id]
         index = min(index, line.line.waiting - 1)
         start = line.starts.get(index)
@@ -91,12 +102,18 @@ class Forecast:
         position = len(self.starts) + before + 1 + others
         return Place(position=position, taken_in_s=in_s, starts_in_s=in_s, is_seen=False)
 
-    def reason(self, line_id: int, index: int = 0) -> Reason:
+    def reason(self, line_id: int, index: int = 0, *, passed_s: float = 0.0) -> Reason:
         """Return why a job waits.
 
+        Parameters:
+          passed_s: since the forecast was made.
         Raises:
           KeyError: there is no such line.
         """
+        found = self._reason(line_id, index)
+        return found if found.in_s is None else replace(found, in_s=max(0.0, found.in_s - passed_s))
+
+    def _reason(self, line_id: int, index: int) -> Reason:
         line = self.lines[line_id]
         if index == 0 or line.reason.code in ("no_gpu", "fetching", "held_back"):
             return line.reason
@@ -104,9 +121,9 @@ class Forecast:
             return Reason(code="expires", models=line.line.models, in_s=line.expiries[index])
         return Reason(code="behind", models=line.line.models, in_s=self.place(line_id, index).taken_in_s, before=index)
 
-    def sentence(self, line_id: int, index: int = 0) -> str:
+    def sentence(self, line_id: int, index: int = 0, *, passed_s: float = 0.0) -> str:
         """Return the same in plain English, and first which GPUs are not waited for, although they could run it."""
-        why = sentence(self.reason(line_id, index), self.files)
+        why = sentence(self.reason(line_id, index, passed_s=passed_s), self.files)
         outgrown = self.lines[line_id].outgrown
         return f"Ran out of memory on {outgrown}, waits for another kind of GPU. {why}" if outgrown else why
 

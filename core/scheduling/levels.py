@@ -163,8 +163,11 @@ class Levels:
         self._made: dict[frozenset[int] | None, list[Level]] = {}
         self._with_line: dict[int, list[list[Level]]] = {line.id: [] for line in lines}
         self._jobs: dict[ModelSet, int] = {}
+        #: How many lines with jobs want each model set.
+        self._sharing: dict[ModelSet, int] = {}
         for line in lines:
             self._jobs[line.line.models] = self._jobs.get(line.line.models, 0) + line.waiting
+            self._sharing[line.line.models] = self._sharing.get(line.line.models, 0) + 1
         self._models_of: dict[frozenset[int] | None, frozenset[ModelSet]] = {}
         self._named = frozenset(self._jobs)
 
@@ -180,6 +183,8 @@ class Levels:
         """Count so many jobs less in a line."""
         models, priority = line.line.models, line.line.priority
         self._jobs[models] -= jobs
+        if not line.waiting:
+            self._sharing[models] -= 1
         less_s = jobs * line.line.run_s
         for levels in self._with_line[line.id]:
             for level in levels:
@@ -191,6 +196,10 @@ class Levels:
     def waits_for(self, models: ModelSet) -> bool:
         """Return whether any job waits that needs these models."""
         return self._jobs.get(models, 0) > 0
+
+    def is_shared(self, models: ModelSet) -> bool:
+        """Return whether jobs of several lines wait for these models."""
+        return self._sharing.get(models, 0) > 1
 
     def counted(self, can_run: frozenset[int] | None, held: frozenset[ModelSet]) -> frozenset[ModelSet]:
         """Return the held model sets without those of which it can run no line although there are some."""

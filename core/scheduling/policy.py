@@ -74,6 +74,11 @@ def decide_among(
     return _Look(gpu, fleet, work_s, now_s).choose(lines)
 
 
+def overtaken_from_s(line: Line, gpu: Gpu) -> float:
+    """Return up to when jobs may come that a GPU takes before the head of a line."""
+    return line.since_s + OVERTAKING * gpu.load_s.get(line.models, gpu.usual_load_s)
+
+
 def _by_turn(gpu: Gpu, lines: list[Line], used_s: Mapping[str, float] | None) -> Iterable[list[Line]]:
     """Yield the lines of the tenants whose turn it is, then the others'."""
     tenants = set() if used_s is None else {line.tenant for line in lines}
@@ -145,7 +150,7 @@ class _Look:
     def _is_overtaken(self, line: Line, *, by: Line | None) -> bool:
         """Whether a line would be passed over for one that came long after; None: for one that may come now."""
         instead_s = self._now_s if by is None else by.since_s
-        return instead_s - line.since_s > OVERTAKING * self._gpu.load_s.get(line.models, self._gpu.usual_load_s)
+        return instead_s > overtaken_from_s(line, self._gpu)
 
     def _head_is_due(self, line: Line) -> bool:
         """Whether a head that waited for so long has its turn before deadlines: every second time, as chance has it.

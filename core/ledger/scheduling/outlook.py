@@ -61,19 +61,21 @@ class Outlook:
     #: Line and index in it of the jobs that are next in their lines.
     indexes: Mapping[str, tuple[int, int]] = field(repr=False)
 
-    def place(self, line_id: int, index: int) -> Place:
+    def place(self, line_id: int, index: int, *, passed_s: float = 0.0) -> Place:
         """Return where a job stands, see `Forecast.place`; one that came after this was read stands behind the others.
 
         Raises:
           KeyError: no job waited in this line.
         """
-        place = self.forecast.place(line_id, index)
-        line = self.forecast.lines[line_id].line
+        place = self.forecast.place(line_id, index, passed_s=passed_s)
+        of_line = self.forecast.lines[line_id]
+        line = of_line.line
         newer = index - line.waiting + 1
         if newer <= 0 or place.position is None or place.taken_in_s is None or place.starts_in_s is None:
             return place
-        able = sum(gpu.can_run is None or line_id in gpu.can_run for gpu in self.picture.gpus)
-        later_s = newer * line.run_s / max(1, able)
+        # On the GPUs that take those before it, one after the other.
+        takers = {start.gpu for start in of_line.starts.values()}
+        later_s = newer * (line.run_s / len(takers) if takers else of_line.gap_s)
         return replace(
             place,
             position=place.position + newer,

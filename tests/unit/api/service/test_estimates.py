@@ -11,7 +11,7 @@ from api.http import cached
 from api.service.estimates import MAX_AGE_S, Estimates
 from core.ledger import Ledger
 from core.ledger.scheduling import heads
-from core.ledger.scheduling.outlook import OutlookReader
+from core.ledger.scheduling.outlook import Outlook, OutlookReader
 from tests.ledger_moves import claimed, submit
 from tests.makers import NAME, StoppedClock, Stopwatch, come_up
 
@@ -83,10 +83,41 @@ class TestPlace:
         assert positions(estimates, [second]) == [1]
         assert len(looks.calls) == 2
 
-    def test_of_one_that_just_came_to_a_line_that_is_known_costs_a_count_and_no_look(
-        self, ledger: Ledger, estimates: Estimates, clock: StoppedClock, looks: Counted, counts: Counted
+    def test_of_one_that_just_came_is_worth_a_look(
+        self,
+        ledger: Ledger,
+        estimates: Estimates,
+        clock: StoppedClock,
+        watch: Stopwatch,
+        looks: Counted,
+        counts: Counted,
     ) -> None:
         known = submit(ledger)
+        assert positions(estimates, [known]) == [1]
+        clock.pass_ms(1)
+        newer = submit(ledger)
+        assert positions(estimates, [newer, known]) == [2, 1]
+        assert (len(looks.calls), counts.calls) == (2, [])
+
+    def test_of_one_that_just_came_to_a_line_that_is_known_costs_a_count_where_looks_are_dear(
+        self,
+        ledger: Ledger,
+        estimates: Estimates,
+        clock: StoppedClock,
+        watch: Stopwatch,
+        looks: Counted,
+        counts: Counted,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        known = submit(ledger)
+        read = ledger.outlook.read
+
+        def slowly() -> Outlook:
+            found = read()
+            watch.now_s += 0.05
+            return found
+
+        monkeypatch.setattr(estimates._outlook, "_load", slowly)
         assert positions(estimates, [known]) == [1]
         clock.pass_ms(1)
         newer = submit(ledger)
@@ -106,6 +137,24 @@ class TestPlace:
         clock.pass_ms(1)
         assert positions(estimates, [urgent, known]) == [1, 2]
         assert len(looks.calls) == 2
+
+    def test_counts_down_between_two_looks(self, ledger: Ledger, estimates: Estimates, clock: StoppedClock) -> None:
+        claimed(ledger, NAME)
+        job = submit(ledger)
+        clock.pass_ms(1)
+        first = estimates.place(job)
+        clock.pass_ms(600)
+        then = estimates.place(job)
+        assert first is not None
+        assert then is not None
+        assert first.starts_in_s is not None
+        assert then.starts_in_s == pytest.approx(first.starts_in_s - 0.6)
+        assert first.reason.in_s is not None
+        assert then.reason.in_s == pytest.approx(first.reason.in_s - 0.6)
+        clock.pass_ms(3_600_000)
+        late = estimates.place(job)
+        assert late is not None
+        assert late.starts_in_s == 0.0
 
     def test_there_is_none_of_a_job_that_runs_or_has_left(self, ledger: Ledger, estimates: Estimates) -> None:
         running, gone = claimed(ledger, NAME), submit(ledger)
