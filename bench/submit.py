@@ -10,6 +10,7 @@ prefix of the bench's own are made there and removed afterwards.
 
 from __future__ import annotations
 
+import itertools
 import json
 import selectors
 import socket
@@ -29,10 +30,12 @@ GOAL = 500
 SECONDS = 10.0
 CLIENTS = 16
 SIZE_BYTES = 25_000
+#: Stands for the number of the submission.
+NUMBER = "00000000"
 
 
 def workflow() -> dict[str, Any]:
-    """A chain of model-free nodes that every ComfyUI has, 25 kB as JSON."""
+    """A chain of model-free nodes that every ComfyUI has, 25 kB as JSON; one node says something else each time."""
     graph: dict[str, Any] = {
         "1": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 0}}
     }
@@ -40,7 +43,7 @@ def workflow() -> dict[str, Any]:
         last, node_id = str(len(graph)), str(len(graph) + 1)
         inputs = {"image": [last, 0], "upscale_method": "nearest-exact", "width": 64, "height": 64, "crop": "disabled"}
         graph[node_id] = {"class_type": "ImageScale", "inputs": inputs, "_meta": {"title": f"Scale number {node_id}"}}
-    save = {"images": [str(len(graph)), 0], "filename_prefix": "x"}
+    save = {"images": [str(len(graph)), 0], "filename_prefix": NUMBER}
     return graph | {"save": {"class_type": "SaveImage", "inputs": save}}
 
 
@@ -50,11 +53,11 @@ class Client:
     def __init__(self, port: int, request: bytes) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._request = request
+        self._before, self._after = request.split(NUMBER.encode())
         self._buffer = b""
 
-    def send(self) -> None:
-        self.socket.sendall(self._request)
+    def send(self, number: int) -> None:
+        self.socket.sendall(b"%s%08d%s" % (self._before, number, self._after))
 
     def answered(self) -> bool:
         """Read what has come; True once the answer is whole."""
@@ -73,16 +76,17 @@ class Client:
 def accepted_per_second(port: int, request: bytes, seconds: float) -> float:
     """Keep every client busy for so long; returns whole answers per second."""
     selector = selectors.DefaultSelector()
+    numbers = itertools.count()
     for _ in range(CLIENTS):
         client = Client(port, request)
         selector.register(client.socket, selectors.EVENT_READ, client)
-        client.send()
+        client.send(next(numbers))
     accepted, begun_s = 0, time.perf_counter()
     while time.perf_counter() - begun_s < seconds:
         for key, _events in selector.select(timeout=1.0):
             if key.data.answered():
                 accepted += 1
-                key.data.send()
+                key.data.send(next(numbers))
     return accepted / (time.perf_counter() - begun_s)
 
 
