@@ -173,15 +173,19 @@ class Claims:
                     _note_overdue(transaction, claim, row, now)
         return held
 
-    def begun(self, claim: Claim) -> None:
-        """Note that a job on deck runs now: what happens to the instance from here on, happens to it."""
+    def begun(self, claim: Claim, *, behind_s: float = 0.0) -> None:
+        """Note that a job on deck runs now: what happens to the instance from here on, happens to it.
+
+        Parameters:
+          behind_s: how long the jobs will run that the instance has taken behind it.
+        """
         with self._database.write() as transaction:
             now = now_ms()
             began = update(jobs).where(held_by(claim)).values(on_deck=False, started_at_ms=now, start_by_ms=None)
             instance = transaction.connection.execute(began.returning(jobs.c.instance)).scalar()
             if instance is not None:
                 # When it would begin was expected when it was claimed, and is known now.
-                free_at_ms = now + int((claim.load_s + claim.run_s) * 1000)
+                free_at_ms = now + int((claim.load_s + claim.run_s + behind_s) * 1000)
                 transaction.connection.execute(
                     update(instances).where(instances.c.name == instance).values(free_at_ms=free_at_ms)
                 )

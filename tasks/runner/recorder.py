@@ -127,6 +127,10 @@ class Recorder:
             reason = discreet(exc, secret=self._keys.pop(claim.job_id, None), machines=self._machines)
         else:
             return None
+        return self.end_by(claim, reason)
+
+    def end_by(self, claim: Claim, reason: ComfylineError) -> AttemptEnd:
+        """Write down how an attempt ends for this reason."""
         return persistently(lambda: self._ended_by(claim, reason))
 
     def give_back(self, claim: Claim, exc: ComfylineError, *, lost: bool) -> AttemptEnd:
