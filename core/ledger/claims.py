@@ -211,11 +211,13 @@ class Claims:
         *,
         outputs_reused: bool,
         warnings: Sequence[JobWarning] = (),
+        may_run_again: bool = False,
     ) -> None:
         """Record what the GPU made, and leave the job to the io workers that store outputs.
 
         Parameters:
           warnings: what kept a part of it from running.
+          may_run_again: should its files be lost before they are stored; what its run needs is kept until it ends.
         Raises: StaleAttempt - the job was cancelled meanwhile, or another attempt owns it.
         """
         with self._database.write() as transaction:
@@ -232,7 +234,7 @@ class Claims:
             )
             if moved is None:
                 raise StaleAttempt(f"Job {claim.job_id} attempt {claim.attempt} was overtaken; its result is dropped.")
-            if claim.has_secrets:
+            if claim.has_secrets and not may_run_again:
                 end_run(transaction.connection, claim.job_id)
             if files:
                 transaction.connection.execute(

@@ -101,7 +101,10 @@ class Recorder:
         generated, succeed = self._claims.generated, self._outputs.succeed_at_once
         try:
             if stored is None:
-                persistently(lambda: generated(claim, files, outputs_reused=outputs_reused, warnings=warnings))
+                # A machine that is lost takes files with it that are not in the bucket yet.
+                may_run_again = bool(self._runtime.settings.storage_url)
+                told: dict[str, Any] = {"warnings": warnings, "may_run_again": may_run_again}
+                persistently(lambda: generated(claim, files, outputs_reused=outputs_reused, **told))
                 return Finished(**_identity(claim))
             persistently(lambda: succeed(claim, stored, outputs_reused=outputs_reused, warnings=warnings))
         except StaleAttempt as exc:
