@@ -58,6 +58,7 @@ chaos: setup     ## long runs in which a fleet under load is taken apart; COMFYL
 
 bench: setup     ## the measurements quoted in bench/README.md
 	@$(BIN)/python -m bench.overhead
+	@$(BIN)/python -m bench.overhead --slow-bucket 2
 	@$(BIN)/python -m bench.submit
 	@$(BIN)/python -m bench.waiting
 	@$(BIN)/python -m bench.herd

@@ -2,12 +2,20 @@
 
     python -m bench.overhead
 
+    python -m bench.overhead --slow-bucket 2
+
 Sequential: prompts that take no time, one after the other. Burst: 30 prompts of 0.2 s submitted at once; here the GPU
 must not wait between jobs. Direct is what a careful client does: one websocket, POST, the end marker, GET /history.
+
+Slow bucket: bursts of prompts that each have a file in and a file out, in a bucket of which each request is held up for
+so many seconds. By ComfyUI's own clock: from the first prompt's start to the last one's end, and how long it ran
+nothing in between. The fetch before the very first prompt is not in it.
 """
 
 from __future__ import annotations
 
+import argparse
+import io
 import json
 import statistics
 import sys
@@ -16,21 +24,33 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import requests
 import websocket
+from PIL import Image
 
 from bench.report import Report
+from bench.uploads import plain_client, s3_server
 from core.ledger import Ledger
+from core.records.job import prompt_id_of
 from core.settings import Settings
+from tests.bucket_fleet import BUCKET, bucket_settings
 from tests.fleet import ALL, Fleet
+from tests.s3_server import Gate
+from tests.waiting import until
 
 ROUNDS = 5
 SEQUENTIAL = 30
 BURST = 30
 BURST_S = 0.2
+#: Prompts of a burst with a slow bucket, and seconds of each. The first teaches how long they take, and their files.
+SLOW_BURSTS = ((40, 0.2), (40, 0.2), (40, 0.2), (12, 1.0), (12, 1.0))
+#: Of the time of a burst, in which the GPU is at work.
+GOAL = 0.995
 
 _color = iter(range(1, 1 << 24))
 
@@ -60,8 +80,11 @@ class Direct:
         self._http = requests.Session()
 
     def post(self, seconds: float) -> str:
+        return self.post_graph(graph(seconds, f"{uuid.uuid4()}/x"))
+
+    def post_graph(self, prompt: dict[str, Any]) -> str:
         prompt_id = str(uuid.uuid4())
-        body = {"prompt": graph(seconds, f"{prompt_id}/x"), "client_id": self._client_id, "prompt_id": prompt_id}
+        body = {"prompt": prompt, "client_id": self._client_id, "prompt_id": prompt_id}
         self._http.post(f"{self._base_url}/prompt", json=body).raise_for_status()
         return prompt_id
 
@@ -185,7 +208,127 @@ def measure(fleet: Fleet) -> Report:
     return report
 
 
-def main() -> int:
+@dataclass(frozen=True)
+class Use:
+    """What ComfyUI did in a burst, by its own clock, in seconds."""
+
+    #: From the first prompt's start to the last one's end.
+    span_s: float
+    #: Without a prompt.
+    idle_s: float
+
+
+def slow_bucket(delay_s: float) -> int:
+    """Whether the GPU waits for a bucket that holds up each request; the exit status says whether the goal was met."""
+    report = Report(f"bench.overhead --slow-bucket {delay_s:g}")
+    with tempfile.TemporaryDirectory(prefix="comfyline-bench-") as folder, s3_server() as url:
+        plain_client(url).create_bucket(Bucket=BUCKET)
+        gate = Gate(int(url.rpartition(":")[2]))
+        with Fleet(Path(folder), simulated_gpus="1", **bucket_settings(gate.url)) as fleet:
+            fleet.start(*(name for name in ALL if name != "gpu1")).ready(gpus=1)
+            for number, (count, seconds) in enumerate(SLOW_BURSTS):
+                report.progress(f"burst {number + 1} of {len(SLOW_BURSTS)}")
+                _measure_slow(report, fleet, gate, delay_s, (count, seconds), is_first=number == 0)
+        gate.close()
+    return report.print()
+
+
+def _measure_slow(
+    report: Report, fleet: Fleet, gate: Gate, delay_s: float, burst: tuple[int, float], *, is_first: bool
+) -> None:
+    count, seconds = burst
+    base_url = instance_url(fleet)
+    direct = _used(base_url, _direct(base_url, count, seconds))
+    # All of them wait before the first begins, as those of the direct protocol do.
+    gate.delay_s = 0.0
+    _order(fleet, "drain", "drained")
+    job_ids = [fleet.submit(_graph(asset, seconds)) for asset in _uploaded(fleet, count)]
+    gate.delay_s = delay_s
+    began_s = time.perf_counter()
+    _order(fleet, "resume", "healthy")
+    jobs = [fleet.wait(job_id, "succeeded", timeout_s=180) for job_id in job_ids]
+    took_s = time.perf_counter() - began_s
+    full = _used(base_url, [prompt_id_of(job["id"], job["attempt"]) for job in jobs])
+    busy = 1 - full.idle_s / full.span_s
+    name = f"{count} x {seconds} s"
+    report.line(f"{name}: direct, full", f"{direct.span_s:.2f} s, {full.span_s:.2f} s; all stored after {took_s:.1f} s")
+    report.line(f"{name}: GPU idle", f"{direct.idle_s:.3f} s, {full.idle_s:.3f} s")
+    if is_first:
+        report.line(f"{name}: GPU at work, nothing learned", f"{busy:.4f}")
+    else:
+        report.line(f"{name}: GPU at work", f"{busy:.4f}", goal=f">= {GOAL}", met=busy >= GOAL)
+
+
+def _order(fleet: Fleet, order: str, state: str) -> None:
+    [gpu] = _gpus(fleet)
+    answer = fleet.command(order, gpu["name"])
+    assert answer.returncode == 0, answer.stderr
+    until(lambda: _gpus(fleet)[0]["state"] == state, what=state, timeout_s=60)
+
+
+def _gpus(fleet: Fleet) -> list[dict[str, Any]]:
+    answer = requests.get(f"{fleet.base_url}/api/v2/gpus", timeout=20).json()
+    return list(answer["gpus"] if isinstance(answer, dict) else answer)
+
+
+def _picture(number: int) -> bytes:
+    data = io.BytesIO()
+    Image.new("RGB", (64, 64), (number % 256, number // 256 % 256, number // 65536)).save(data, "PNG")
+    return data.getvalue()
+
+
+_pictures = map(_picture, range(1, 1 << 24))
+
+
+def _graph(image: str, seconds: float) -> dict[str, Any]:
+    return {
+        "1": {"class_type": "LoadImage", "inputs": {"image": image}},
+        "2": {"class_type": "SimulatedWork", "inputs": {"image": ["1", 0], "seconds": seconds, "steps": 4}},
+        "3": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": "x"}},
+    }
+
+
+def _uploaded(fleet: Fleet, count: int) -> list[str]:
+    def upload(content: bytes) -> str:
+        files, form = {"file": ("a.png", content)}, {"file_path": "a.png"}
+        answer = requests.post(f"{fleet.base_url}/api/v2/assets", files=files, data=form, timeout=60)
+        return str(answer.json()["id"])
+
+    with ThreadPoolExecutor(4) as threads:
+        return list(threads.map(upload, [next(_pictures) for _ in range(count)]))
+
+
+def _direct(base_url: str, count: int, seconds: float) -> list[str]:
+    """Post prompts with files of their own, and wait for all of them."""
+    client, prompt_ids = Direct(base_url), []
+    graphs = []
+    for number in range(count):
+        form = {"image": (f"direct-{number}.png", next(_pictures))}
+        requests.post(f"{base_url}/upload/image", files=form, data={"overwrite": "true"}, timeout=20).raise_for_status()
+        graphs.append(_graph(f"direct-{number}.png", seconds))
+    prompt_ids = [client.post_graph(graph) for graph in graphs]
+    for prompt_id in prompt_ids:
+        until(lambda prompt_id=prompt_id: _entry(base_url, prompt_id), what="a prompt", timeout_s=120)  # type: ignore[misc]
+    return prompt_ids
+
+
+def _entry(base_url: str, prompt_id: str) -> Any:
+    return requests.get(f"{base_url}/history/{prompt_id}", timeout=20).json().get(prompt_id)
+
+
+def _used(base_url: str, prompt_ids: list[str]) -> Use:
+    runs = []
+    for prompt_id in prompt_ids:
+        stamps = {name: data["timestamp"] / 1000 for name, data in _entry(base_url, prompt_id)["status"]["messages"]}
+        runs.append((stamps["execution_start"], stamps["execution_success"]))
+    span_s = max(end for _, end in runs) - min(start for start, _ in runs)
+    return Use(span_s, span_s - sum(end - start for start, end in runs))
+
+
+def main(slow_bucket_s: float | None) -> int:
+    """Run the bench; the exit status says whether all goals were met."""
+    if slow_bucket_s is not None:
+        return slow_bucket(slow_bucket_s)
     with (
         tempfile.TemporaryDirectory(prefix="comfyline-bench-") as folder,
         Fleet(Path(folder), simulated_gpus="1") as fleet,
@@ -195,4 +338,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--slow-bucket", type=float, metavar="SECONDS", help="measure that instead")
+    sys.exit(main(parser.parse_args().slow_bucket))

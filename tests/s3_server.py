@@ -8,7 +8,7 @@ import struct
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import boto3
@@ -153,8 +153,10 @@ class Gate:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         self._is_open = True
-        #: For which each connection waits before anything of it is passed on.
+        #: For which each request waits before anything of it is passed on.
         self.delay_s = 0.0
+        #: The first line of each request.
+        self.requests: list[str] = []
         self._sockets: set[socket.socket] = set()
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -187,18 +189,35 @@ class Gate:
             if not self._is_open:
                 return
             self._sockets.add(connection)
-            time.sleep(self.delay_s)
             with socket.create_connection(("127.0.0.1", self._port)) as server:
-                back = threading.Thread(target=_copy, args=(server, connection), daemon=True)
+                # What comes after an answer is another request.
+                answered = threading.Event()
+                answered.set()
+                back = threading.Thread(
+                    target=_copy, args=(server, connection), kwargs={"before": lambda _: answered.set()}, daemon=True
+                )
                 back.start()
-                _copy(connection, server)
+                _copy(connection, server, before=lambda data: self._hold_up(answered, data))
                 back.join()
             self._sockets.discard(connection)
 
+    def _hold_up(self, answered: threading.Event, data: bytes) -> None:
+        if answered.is_set():
+            answered.clear()
+            self.requests.append(data.partition(b"\r\n")[0].decode())
+            time.sleep(self.delay_s)
 
-def _copy(source: socket.socket, target: socket.socket, data: bytes = b"", fault: bytes | None = None) -> None:
+
+def _copy(
+    source: socket.socket,
+    target: socket.socket,
+    data: bytes = b"",
+    fault: bytes | None = None,
+    before: Callable[[bytes], None] = lambda _: None,
+) -> None:
     with contextlib.suppress(OSError):
         while data := data or source.recv(65536):
+            before(data)
             if fault == STRICT and any(word in data.lower() for word in _UNKNOWN_TO_SOME):
                 source.sendall(b"HTTP/1.1 501 Not Implemented\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
                 break

@@ -173,15 +173,19 @@ class Claims:
                     _note_overdue(transaction, claim, row, now)
         return held
 
-    def begun(self, claim: Claim) -> None:
-        """Note that a job on deck runs now: what happens to the instance from here on, happens to it."""
+    def begun(self, claim: Claim, *, behind_s: float = 0.0) -> None:
+        """Note that a job on deck runs now: what happens to the instance from here on, happens to it.
+
+        Parameters:
+          behind_s: how long the jobs will run that the instance has taken behind it.
+        """
         with self._database.write() as transaction:
             now = now_ms()
             began = update(jobs).where(held_by(claim)).values(on_deck=False, started_at_ms=now, start_by_ms=None)
             instance = transaction.connection.execute(began.returning(jobs.c.instance)).scalar()
             if instance is not None:
                 # When it would begin was expected when it was claimed, and is known now.
-                free_at_ms = now + int((claim.load_s + claim.run_s) * 1000)
+                free_at_ms = now + int((claim.load_s + claim.run_s + behind_s) * 1000)
                 transaction.connection.execute(
                     update(instances).where(instances.c.name == instance).values(free_at_ms=free_at_ms)
                 )
@@ -207,11 +211,13 @@ class Claims:
         *,
         outputs_reused: bool,
         warnings: Sequence[JobWarning] = (),
+        may_run_again: bool = False,
     ) -> None:
         """Record what the GPU made, and leave the job to the io workers that store outputs.
 
         Parameters:
           warnings: what kept a part of it from running.
+          may_run_again: should its files be lost before they are stored; what its run needs is kept until it ends.
         Raises: StaleAttempt - the job was cancelled meanwhile, or another attempt owns it.
         """
         with self._database.write() as transaction:
@@ -228,7 +234,7 @@ class Claims:
             )
             if moved is None:
                 raise StaleAttempt(f"Job {claim.job_id} attempt {claim.attempt} was overtaken; its result is dropped.")
-            if claim.has_secrets:
+            if claim.has_secrets and not may_run_again:
                 end_run(transaction.connection, claim.job_id)
             if files:
                 transaction.connection.execute(

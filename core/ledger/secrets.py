@@ -1,6 +1,6 @@
 """The secrets of jobs: a sealed row for each purpose, opened only for that, and wiped soon after its last use.
 
-run       the key of partner nodes             until the GPU is done
+run       the key of partner nodes             until the GPU is done, or, where its files may be lost, the job ends
 bucket    the credentials of a client's bucket until the job ends
 webhook   what signs the job's webhooks,       until none of them is open
           and headers that go with them

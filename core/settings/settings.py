@@ -168,6 +168,10 @@ class Settings(BaseSettings):
     drain_grace_s: float = Field(30.0, ge=0, allow_inf_nan=False)
     #: An instance whose disk has less free space takes no jobs.
     min_free_disk_bytes: int = Field(1024**3, ge=0)
+    #: Input files of a bucket that this machine keeps, in GB (10^9 bytes); 0: none.
+    input_cache_gb: float = Field(10.0, ge=0, allow_inf_nan=False)
+    #: Input files that one GPU worker fetches at once, and jobs that it holds meanwhile.
+    input_fetches: int = Field(16, ge=1, le=32)
     #: Seconds after which files in an instance's own directories are removed.
     instance_files_s: float = Field(24 * 3600.0, gt=0, allow_inf_nan=False)
 

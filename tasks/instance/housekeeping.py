@@ -12,6 +12,7 @@ from comfy.process.instance import Instance
 from core.clock import WallClock
 from core.errors import LedgerUnavailable
 from core.settings import Settings
+from core.storage.input_cache import input_cache
 
 log = logging.getLogger(__name__)
 
@@ -35,11 +36,17 @@ class Housekeeper:
     def disk_problem(self) -> str | None:
         """Return why the disk has no room for the outputs of a job; None if it has."""
         try:
-            problem = want_of_room(self._settings, self._instance.spec.data_dir, was_full=self._was_full)
+            problem = self._want_of_room()
+            if problem is not None and input_cache(self._settings).give_way():
+                # What may come again from a bucket takes no room that jobs need.
+                problem = self._want_of_room()
         except OSError as exc:
             return f"The disk of its outputs cannot be looked at: {exc.strerror}."
         self._was_full = problem is not None
         return problem
+
+    def _want_of_room(self) -> str | None:
+        return want_of_room(self._settings, self._instance.spec.data_dir, was_full=self._was_full)
 
     def keep(self, wanted: Callable[[], Collection[str]]) -> None:
         """Rotate the log if it is large; now and then remove files that no job needs.
@@ -50,9 +57,13 @@ class Housekeeper:
         self._instance.rotate_log()
         # Files are old by the wall clock, which may be days ahead of the prompt that reads them.
         was_set = self._clock.was_set_within(self._settings.instance_files_s)
-        if was_set or self._instance.is_attached or time.monotonic() - self._tidied_s < TIDY_EVERY_S:
+        if was_set or time.monotonic() - self._tidied_s < TIDY_EVERY_S:
             return
         self._tidied_s = time.monotonic()
+        # Nobody's files lie about here for long after they were deleted in storage.
+        input_cache(self._settings).forget(unused_s=self._settings.instance_files_s)
+        if self._instance.is_attached:
+            return
         spec = self._instance.spec
         try:
             removed = remove_old_files(spec.data_dir, older_than_s=self._settings.instance_files_s, spare=wanted())

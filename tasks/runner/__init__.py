@@ -1,8 +1,8 @@
 """A GPU worker's pool process: claims jobs and runs them on its instance.
 
-runner        one prompt running, one more behind it (tasks.generate)
+runner        one prompt running, one more behind it, others whose files are fetched (tasks.generate)
+claimed/      jobs in the runner's hands: files on their way, who is next, whether to claim more (runner)
 connection    the session with the instance as it is now (runner)
-staging       a job's input files, brought to the instance (runner)
 leases        claims kept alive; hears that a job is to stop (runner)
 reporter      progress to the ledger and to clients (runner)
 run_times     how long prompts take here (runner)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import threading
+from collections.abc import Callable
 
 from comfy.prompts.session import PromptHandle
 from core.background import Loop, failure_of
@@ -22,6 +23,8 @@ class Lease:
     def __init__(self, claim: Claim) -> None:
         self.claim = claim
         self._handle: PromptHandle | None = None
+        #: What to do where there is no prompt to interrupt yet; must not take long.
+        self.on_early_stop: Callable[[], None] | None = None
         self._must_stop = False
         self._lock = threading.Lock()
 
@@ -39,6 +42,8 @@ class Lease:
             self._must_stop = True
             handle = self._handle
         if handle is None:
+            if self.on_early_stop is not None:
+                self.on_early_stop()
             return
         try:
             handle.interrupt()
@@ -67,6 +72,14 @@ class Leases:
         """Renew it no more: it has ended."""
         with self._lock:
             self._held.pop((claim.job_id, claim.attempt), None)
+
+    def is_held(self, claim: Claim) -> bool:
+        """Renew one claim now; return whether it is still ours and its job goes on, as far as the ledger can tell."""
+        try:
+            status = self._ledger.claims.renew([claim]).get(claim.job_id)
+        except LedgerUnavailable:
+            return True
+        return status is not None and status != CANCELING
 
     def close(self) -> None:
         """End the thread; what is still held lapses."""

@@ -101,7 +101,10 @@ class Recorder:
         generated, succeed = self._claims.generated, self._outputs.succeed_at_once
         try:
             if stored is None:
-                persistently(lambda: generated(claim, files, outputs_reused=outputs_reused, warnings=warnings))
+                # A machine that is lost takes files with it that are not in the bucket yet.
+                may_run_again = bool(self._runtime.settings.storage_url)
+                told: dict[str, Any] = {"warnings": warnings, "may_run_again": may_run_again}
+                persistently(lambda: generated(claim, files, outputs_reused=outputs_reused, **told))
                 return Finished(**_identity(claim))
             persistently(lambda: succeed(claim, stored, outputs_reused=outputs_reused, warnings=warnings))
         except StaleAttempt as exc:
@@ -127,6 +130,10 @@ class Recorder:
             reason = discreet(exc, secret=self._keys.pop(claim.job_id, None), machines=self._machines)
         else:
             return None
+        return self.end_by(claim, reason)
+
+    def end_by(self, claim: Claim, reason: ComfylineError) -> AttemptEnd:
+        """Write down how an attempt ends for this reason."""
         return persistently(lambda: self._ended_by(claim, reason))
 
     def give_back(self, claim: Claim, exc: ComfylineError, *, lost: bool) -> AttemptEnd:

@@ -5,40 +5,50 @@ So when the running prompt is about to end, the runner claims one more job and q
 turn that arrives takes up the job on deck. Should no turn arrive, because an idle worker used it up or the broker lost
 it, the job runs and is recorded all the same, and others after it. A job is put on deck only if no other GPU could
 start it now and the wait will be short.
+
+Input files are fetched beside all that, and a job is posted when its files are here. Where that takes a while, more
+jobs are claimed ahead, see `lineup`.
 """
 
 from __future__ import annotations
 
 import functools
-import itertools
 import json
 import logging
 import threading
 import time
 from collections.abc import Collection
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor, wait
 
 from comfy.prompts.node_work import NodeTimes
-from comfy.prompts.session import ComfySession, PromptHandle, PromptResult
+from comfy.prompts.session import ComfySession, PromptResult
 from core.background import failure_of
-from core.errors import ComfylineError, ComfyUnavailable, InputGone, LedgerUnavailable, TransientError
-from core.ledger.claims import Claim
+from core.errors import (
+    ComfylineError,
+    ComfyUnavailable,
+    LedgerUnavailable,
+    PromptInterrupted,
+    TransientError,
+)
 from core.ledger.instances import HEALTHY
 from core.records.instance import InstanceRecord
 from core.records.job import second_prompt_id
+from tasks.models.uses import note_uses
 from tasks.runner.attempt_end import AttemptEnd, Finished, Requeued
+from tasks.runner.claimed.fetching import Fetching
+from tasks.runner.claimed.lineup import Lineup
+from tasks.runner.claimed.look_ahead import LookAhead
+from tasks.runner.claimed.run import Run
+from tasks.runner.claimed.staging import remove_staged
 from tasks.runner.collect import Collector, require_sent_pictures
 from tasks.runner.connection import Connection
 from tasks.runner.distress import CondemnPipe
-from tasks.runner.leases import Lease, Leases
-from tasks.runner.recorder import Recorder
+from tasks.runner.leases import Leases
+from tasks.runner.recorder import Recorder, persistently
 from tasks.runner.recovery import Recovery
 from tasks.runner.reporter import ProgressReporter
 from tasks.runner.run_times import Durations, Teacher, gpu_seconds, was_misjudged
-from tasks.runner.staging import remove_staged, stage_inputs
 from tasks.runtime import Runtime
-from workflows.graphs.graph import Graph
 from workflows.graphs.rewrite import for_job, names_own_files
 from workflows.graphs.shape import shape_of
 
@@ -51,47 +61,8 @@ COLLECT_TIMEOUT_S = 5.0
 #: A prompt that began so long after it was posted stood behind others, somebody else's if not ours: the ledger is told
 #: when it began.
 WAITED_S = 1.0
-#: A running prompt has the ledger asked at most so often whether another job waits; a prompt may give a sign of life
-#: every millisecond.
-LOOK_EVERY_S = 0.02
-
-
-@dataclass(kw_only=True)
-class Run:
-    """One claimed attempt whose prompt ComfyUI has accepted."""
-
-    claim: Claim
-    instance: InstanceRecord
-    handle: PromptHandle | None = None
-    #: Claimed ahead of time, see above.
-    was_on_deck: bool = False
-    #: What its duration is remembered under.
-    shape: str = ""
-    posted_s: float = 0.0
-    started_s: float | None = None
-    #: The graph as it was submitted.
-    given: Graph = field(default_factory=dict)
-    #: The graph as it was posted, and how long ComfyUI worked on it; None unless it ran whole and uncached.
-    graph: Graph = field(default_factory=dict)
-    gpu_s: float | None = None
-    #: What the prompt is followed with, should it have to be posted a second time.
-    session: ComfySession | None = None
-    lease: Lease | None = None
-    reports: ProgressReporter | None = None
-    #: The next prompt could write over its files before they are secured: nothing is queued behind it.
-    names_own_files: bool = False
-    #: Set once its files are where no later prompt reaches them.
-    collected: threading.Event = field(default_factory=threading.Event)
-    #: Pictures that came over the websocket instead of being saved.
-    sent: list[tuple[str, bytes]] = field(default_factory=list)
-    #: A Celery task waits for it and will move its chain on.
-    is_attended: bool = False
-    future: Future[AttemptEnd] = field(default_factory=Future)
-
-    def wait(self, timeout_s: float) -> PromptResult:
-        """Block until ComfyUI has finished the prompt."""
-        assert self.handle is not None
-        return self.handle.wait(timeout_s=timeout_s)
+#: Whoever waits for a job whose files are fetched looks so often whether the GPU needs another one meanwhile.
+LOOK_AGAIN_S = 0.1
 
 
 class JobRunner:
@@ -112,16 +83,24 @@ class JobRunner:
         self._node_times = NodeTimes()
         self._teacher = Teacher(runtime.ledger)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="run")
+        self._fetching = Fetching(runtime)
+        #: What neither a prompt nor a lease may wait for.
+        self._aside = ThreadPoolExecutor(1, thread_name_prefix="aside")
         self._connection = Connection(runtime, instance_name)
-        self._lock = threading.Lock()
-        #: Held from the decision to claim until what was claimed stands in `_runs`.
+        #: Held from the decision to claim until what was claimed stands in the lineup.
         self._claiming = threading.Lock()
-        #: Every run that has not ended, the oldest first.
-        self._runs: list[Run] = []
+        settings = runtime.settings
+        self._lineup = Lineup(self._durations, look_ahead_s=settings.look_ahead_s, most=settings.input_fetches)
         self._collector = Collector(runtime.ledger)
         self._closing = False
-        #: When nothing was found to wait, while a prompt was about to end.
-        self._looked_at_s = float("-inf")
+        self._look_ahead = LookAhead(
+            runtime.ledger.claims,
+            self._lineup,
+            look_ahead_s=settings.look_ahead_s,
+            aside=self._aside,
+            may_claim=lambda: not self._closing and not self._fetching.rests,
+            claim=lambda: self._begin(ahead=True),
+        )
 
     @property
     def name(self) -> str:
@@ -136,16 +115,20 @@ class JobRunner:
         Returns: how the job ended on this GPU, or None when there was nothing to run.
         Raises: ComfyUnavailable - the instance is away; nothing was claimed.
         """
-        run = self._take_unattended() or self._begin(named=named, is_attended=True)
-        return None if run is None else run.future.result()
+        run = self._lineup.take_unattended() or self._begin(named=named, is_attended=True)
+        if run is None:
+            return None
+        while not run.is_posted and not wait([run.future], LOOK_AGAIN_S).done:
+            # While the GPU runs nothing, nothing else tells us to look.
+            self._look_ahead.fill_soon()
+        return run.future.result()
 
     def close(self) -> None:
         """Give back what nobody attends to, and leave the instance."""
-        # Whoever is claiming has it in `_runs` when we look, and nobody claims afterwards.
-        with self._claiming, self._lock:
+        # Whoever is claiming has it in the lineup when we look, and nobody claims afterwards.
+        with self._claiming:
             self._closing = True
-            left = [run for run in self._runs if not run.is_attended]
-        for run in left:
+        for run in self._lineup.unattended():
             failure_of(functools.partial(self._leave, run), f"job {run.claim.job_id}")
         self._leases.close()
         self._connection.close()
@@ -158,14 +141,6 @@ class JobRunner:
             run.lease.stop()
         self._recorder.move_on(given_back)
 
-    def _take_unattended(self) -> Run | None:
-        with self._lock:
-            for run in self._runs:
-                if not run.is_attended:
-                    run.is_attended = True
-                    return run
-        return None
-
     def _begin(self, *, named: str | None = None, ahead: bool = False, is_attended: bool = False) -> Run | None:
         """Claim a job and post its prompt. A job that could not be posted comes back as a run that has ended.
 
@@ -174,7 +149,7 @@ class JobRunner:
         """
         instance, session = self._connection.get()
         with self._claiming:
-            if is_attended and (claimed := self._take_unattended()) is not None:
+            if is_attended and (claimed := self._lineup.take_unattended()) is not None:
                 return claimed
             run = self._claim(instance, session, named=named, ahead=ahead, is_attended=is_attended)
         if run is None:
@@ -182,28 +157,30 @@ class JobRunner:
                 self._pass_on_if_barred()
             return None
         try:
-            end = self._recorder.guard(run.claim, lambda: self._post(run, session))
-        except BaseException:
-            self._forget(run)
+            self._prepare(run)
+        except BaseException as exc:
+            self._forget(run, exc)
             raise
-        if end is None:
-            self._threads.submit(self._complete, run)
+        if run.claim.inputs:
+            self._fetching.begin(run, self._fetch)
+            self._look_ahead.fill_soon()
         else:
-            self._end(run, end)
+            self._lineup.note_ready(run)
+            self._post_ready()
         return run
 
     def _claim(
         self, instance: InstanceRecord, session: ComfySession, *, named: str | None, ahead: bool, is_attended: bool
     ) -> Run | None:
-        if self._closing or (ahead and self._has_next()):
+        if self._closing or (ahead and self._lineup.has_next() and not self._look_ahead.wants_more()):
             return None
         claim = self._runtime.ledger.claims.claim(instance.name, named=named, ahead=ahead, worker=self._worker)
         if claim is None:
             return None
         run = Run(claim=claim, instance=instance, is_attended=is_attended, was_on_deck=ahead)
-        run.session, run.lease = session, self._leases.hold(claim)
-        with self._lock:
-            self._runs.append(run)
+        run.session, run.lease, run.claimed_s = session, self._leases.hold(claim), time.monotonic()
+        run.lease.on_early_stop = functools.partial(self._stop_early, run)
+        self._lineup.add(run)
         if not is_attended:
             # So that a task attends to it, which Flower shows.
             own_turn = functools.partial(self._runtime.sender.own_turn, claim.job_id, self._name)
@@ -211,34 +188,80 @@ class JobRunner:
         failure_of(self._runtime.sender.wake, "waking idle instances")
         return run
 
-    def _has_next(self) -> bool:
-        """Whether a run waits for the one on the GPU to end; it may still be on its way to ComfyUI."""
-        with self._lock:
-            return sum(run.started_s is None for run in self._runs) > 0
-
     def _pass_on_if_barred(self) -> None:
         """A turn that came while the instance is drained, or full, is somebody else's; it must not be used up here."""
         record = self._runtime.ledger.instances.get(self._name)
         if record is not None and record.state != HEALTHY:
             raise ComfyUnavailable(f"{self._name} takes no jobs: it is {record.state}.")
 
-    def _post(self, run: Run, session: ComfySession) -> None:
-        self._stage(run, session)
+    def _prepare(self, run: Run) -> None:
         run.given = graph = json.loads(run.claim.graph)
         run.shape = run.claim.shape or shape_of(graph)
         run.names_own_files = names_own_files(graph)
-        run.reports = ProgressReporter(self._runtime, run.claim, graph, on_life=lambda: self._show_life(run))
-        run.sent = run.reports.sent
-        self._submit(run, run.claim.prompt_id, self._collector.nodes_to_run(graph))
 
-    def _stage(self, run: Run, session: ComfySession) -> None:
+    def _fetch(self, run: Run) -> None:
+        """Bring the input files of a job, whatever the GPU does meanwhile; runs in a thread of its own."""
         try:
-            stage_inputs(run.claim, run.instance, session.client, self._runtime.settings)
-        except (InputGone, TransientError):
-            # Not gone, if the storage is away.
-            self._runtime.storage.forget()
-            self._runtime.storage.require()
+            end = None if run.is_over else self._recorder.guard(run.claim, lambda: self._fetching.bring(run))
+        except BaseException as exc:
+            if self._lineup.stop_early(run):
+                self._forget(run, exc)
+            self._remove_staged(run)
             raise
+        if end is not None and self._lineup.stop_early(run):
+            self._end(run, end)
+            failure_of(lambda: self._look_for_next(run), "the next job")
+        elif end is not None or not self._lineup.note_ready(run):
+            # It was stopped meanwhile.
+            self._remove_staged(run)
+        self._post_ready()
+
+    def _stop_early(self, run: Run) -> None:
+        """End a job that was cancelled, or is ours no more, before its prompt was posted. Does not wait."""
+        if not self._lineup.stop_early(run):
+            return
+
+        def end_it() -> None:
+            self._end(run, self._recorder.end_by(run.claim, PromptInterrupted("It was stopped before it began.")))
+            self._post_ready()
+
+        self._aside.submit(failure_of, end_it, f"job {run.claim.job_id}")
+
+    def _post_ready(self) -> None:
+        """Post what is next, if it is here and ComfyUI has nothing else that waits."""
+        while (run := self._lineup.take_next()) is not None:
+            failure_of(functools.partial(self._post, run), f"job {run.claim.job_id}")
+
+    def _post(self, run: Run) -> None:
+        try:
+            end = self._lost_meanwhile(run) or self._recorder.guard(run.claim, lambda: self._submit_first(run))
+        except BaseException as exc:
+            self._forget(run, exc)
+            raise
+        if end is None:
+            self._threads.submit(self._complete, run)
+        else:
+            self._end(run, end)
+
+    def _lost_meanwhile(self, run: Run) -> AttemptEnd | None:
+        """Give back a job whose instance was lost while its files were fetched: it has no part in that."""
+        try:
+            if run.claim.inputs:
+                run.instance, run.session = self._connection.get()
+        except ComfyUnavailable as exc:
+            lost = exc
+            return persistently(lambda: self._recorder.give_back(run.claim, lost, lost=False))
+        return None
+
+    def _submit_first(self, run: Run) -> None:
+        if run.claim.inputs:
+            if time.monotonic() - run.claimed_s >= WAITED_S and not self._leases.is_held(run.claim):
+                raise PromptInterrupted("It was stopped before it began.")
+        else:
+            note_uses(self._runtime.settings, run.claim.models)
+        run.reports = ProgressReporter(self._runtime, run.claim, run.given, on_life=lambda: self._show_life(run))
+        run.sent = run.reports.sent
+        self._submit(run, run.claim.prompt_id, self._collector.nodes_to_run(run.given))
 
     def _submit(self, run: Run, prompt_id: str, run_anew: Collection[str]) -> None:
         """Post the job's graph. Parameters: run_anew - nodes that ComfyUI's cache must not spare."""
@@ -264,22 +287,22 @@ class JobRunner:
         try:
             end = self._recorder.record(run.claim, run.instance, lambda: self._wait(run, timeout_s), run.sent)
         except BaseException as exc:
-            self._forget(run)
-            run.future.set_exception(exc)
+            self._forget(run, exc)
             raise
         # The job has ended, in the ledger too. What is learned from it must not keep whoever waits here from that.
         job = f"job {run.claim.job_id}"
         failure_of(lambda: self._learn_duration(run, end), job)
         self._end(run, end)
+        self._post_ready()
         failure_of(lambda: self._look_for_next(run), "the next job")
         # After the end, which the next job may be waiting for.
         failure_of(lambda: self._learn(run, end), job)
 
     def _look_for_next(self, after: Run) -> None:
         """Claim a job, if there is none here: no turns are published for instances that are at work."""
-        with self._lock:
-            if self._runs or self._closing:
-                return
+        self._look_ahead.fill_soon()
+        if self._closing or not self._lineup.is_empty():
+            return
         try:
             # Where nothing waits, a claim notes that the instance is idle: others go by when it was to be free.
             took_s = time.monotonic() - (after.started_s or after.posted_s)
@@ -298,11 +321,12 @@ class JobRunner:
             if run.handle is not None:
                 self._node_times.learn(run.graph, run.shape, run.handle.node_seconds)
 
-    def _forget(self, run: Run) -> None:
+    def _forget(self, run: Run, fault: BaseException) -> None:
         """A fault of ours: with its lease the job would hold this GPU for ever, without it the reconciler finds it."""
         self._leases.drop(run.claim)
-        with self._lock:
-            self._runs.remove(run)
+        self._lineup.remove(run)
+        run.future.set_exception(fault)
+        self._aside.submit(failure_of, self._post_ready, "the next prompt")
 
     def _wait(self, run: Run, timeout_s: float) -> PromptResult:
         try:
@@ -322,7 +346,7 @@ class JobRunner:
                 self._connection.lose()
                 if run.instance.kind == "attached":
                     # It is not ended, and may take notice in the end.
-                    _quietly_interrupt(run)
+                    run.interrupt_quietly()
             raise
         finally:
             run.collected.set()
@@ -333,62 +357,39 @@ class JobRunner:
         """Secure a prompt's files; also what the cache would have to make again, see `Collector`."""
         if result.cached_nodes:
             # What the cache has may be a file that an earlier prompt of ours is about to secure.
-            with self._lock:
-                earlier = list(itertools.takewhile(lambda other: other is not run, self._runs))
-            for other in earlier:
+            for other in self._lineup.posted_before(run):
                 other.collected.wait(COLLECT_TIMEOUT_S)
         assert run.session is not None
         return self._collector.collect(result, run.graph, run.instance, run.session.client, run.claim.job_id)
 
     def _end(self, run: Run, end: AttemptEnd) -> None:
         self._leases.drop(run.claim)
-        with self._lock:
-            self._runs.remove(run)
-            is_attended = run.is_attended
-            run.future.set_result(end)
+        is_attended = self._lineup.remove(run)
+        run.future.set_result(end)
         if not is_attended:
             self._recorder.report(end)
             self._recorder.move_on(end)
         if not isinstance(end, (Finished, Requeued)):
             self._recovery.remove_files(run.instance, run.claim.job_id)
-        if run.claim.inputs and run.session is not None:
+        if run.claim.inputs:
+            self._remove_staged(run)
+
+    def _remove_staged(self, run: Run) -> None:
+        if run.session is not None:
             remove_staged(run.claim, run.instance, run.session.client, self._runtime.settings)
 
     def _show_life(self, run: Run) -> None:
         """At each sign of life of the running prompt: has it begun, and is it time to queue the next one behind it?"""
         if run.started_s is None and run.handle is not None and run.handle.started.is_set():
             run.started_s = time.monotonic()
-            if run.was_on_deck or run.started_s - run.posted_s >= WAITED_S:
+            self._post_ready()
+            if run.was_on_deck or run.started_s - run.claimed_s >= WAITED_S:
                 self._note_begun(run)
-        self._consider_look_ahead(run)
+        if not self._closing:
+            self._look_ahead.consider(run)
 
     def _note_begun(self, run: Run) -> None:
         try:
-            self._runtime.ledger.claims.begun(run.claim)
+            self._runtime.ledger.claims.begun(run.claim, behind_s=self._lineup.waiting_s())
         except LedgerUnavailable as exc:
             log.info("job %s has begun, which the ledger was not told: %s", run.claim.job_id, exc)
-
-    def _consider_look_ahead(self, run: Run) -> None:
-        expected_s = self._durations.expect(run.shape)
-        if run.started_s is None or expected_s is None or run.names_own_files:
-            return
-        if expected_s - (time.monotonic() - run.started_s) > self._runtime.settings.look_ahead_s:
-            return
-        # One prompt behind the running one is all that helps.
-        if self._has_next() or self._closing or time.monotonic() - self._looked_at_s < LOOK_EVERY_S:
-            return
-        try:
-            if self._runtime.ledger.claims.anything_waits():
-                self._begin(ahead=True)
-            else:
-                self._looked_at_s = time.monotonic()
-        except TransientError as exc:
-            log.info("looking ahead failed; the next turn will do: %s", exc)
-
-
-def _quietly_interrupt(run: Run) -> None:
-    try:
-        if run.handle is not None:
-            run.handle.interrupt()
-    except ComfyUnavailable:
-        log.info("interrupting %s failed: the instance is away", run.claim.job_id)

@@ -20,7 +20,7 @@ from core.records.job import InputRef
 from core.settings import Settings
 from core.storage.folders import LocalStorage
 from core.storage.marker import StorageMarker
-from tasks.runner.staging import stage_inputs
+from tasks.runner.claimed.staging import stage_inputs
 from tests.integration.api_fixtures import Api, running_api
 from tests.ledger_moves import claimed, register
 from tests.makers import GRAPH

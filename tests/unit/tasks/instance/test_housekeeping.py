@@ -14,6 +14,7 @@ from comfy.process.spec import InstanceSpec
 from core.clock import ledger_clock
 from core.errors import LedgerUnavailable
 from core.settings import Settings
+from core.storage.input_cache import InputCache
 from tasks.instance import housekeeping
 from tasks.instance.housekeeping import MEBIBYTE, ROOM_AGAIN, TIDY_EVERY_S, Housekeeper
 from tests.makers import Stopwatch
@@ -91,6 +92,21 @@ class TestRoom:
         free += [WANTED - 1, WANTED, WANTED * ROOM_AGAIN - 1, WANTED * ROOM_AGAIN + 1, WANTED]
         assert [housekeeper.disk_problem() is None for _ in range(5)] == [False, False, False, True, True]
 
+    @pytest.mark.parametrize(("went", "after", "is_enough"), [(1, WANTED * 2, True), (1, 0, False), (0, None, False)])
+    def test_input_files_that_may_come_again_give_way(
+        self,
+        housekeeper: Housekeeper,
+        free: list[Any],
+        monkeypatch: pytest.MonkeyPatch,
+        went: int,
+        after: int | None,
+        is_enough: bool,
+    ) -> None:
+        monkeypatch.setattr(InputCache, "give_way", lambda _cache: went)
+        free += [WANTED - 1] if after is None else [WANTED - 1, after]
+        assert (housekeeper.disk_problem() is None) is is_enough
+        assert free == []
+
     def test_one_that_cannot_be_looked_at(self, housekeeper: Housekeeper, free: list[Any]) -> None:
         free += [OSError(5, "Input/output error")]
         assert housekeeper.disk_problem() == "The disk of its outputs cannot be looked at: Input/output error."
@@ -134,3 +150,21 @@ class TestKeeping:
         caplog.set_level("INFO")
         housekeeper.keep(list)
         assert "gpu0: removed 3 old files" in caplog.text
+
+
+@pytest.mark.parametrize("is_attached", [True, False])
+def test_input_files_that_nobody_used_for_long_go(
+    settings: Settings,
+    housekeeper: Housekeeper,
+    tenement: Tenement,
+    watch: Stopwatch,
+    monkeypatch: pytest.MonkeyPatch,
+    is_attached: bool,
+) -> None:
+    forgotten: list[float] = []
+    monkeypatch.setattr(InputCache, "forget", lambda _cache, *, unused_s: forgotten.append(unused_s))
+    tenement.is_attached = is_attached
+    watch.now_s += TIDY_EVERY_S
+    for _ in range(2):
+        housekeeper.keep(lambda: ())
+    assert forgotten == [settings.instance_files_s]

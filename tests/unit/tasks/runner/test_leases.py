@@ -154,3 +154,29 @@ def test_the_thread_renews_by_itself_and_ends(ledger: Ledger) -> None:
     leases._loop.join(10)
     assert life.name == "leases"
     assert leases._loop.is_ending
+
+
+def test_before_there_is_a_prompt_something_else_is_done(leases: Leases, ledger: Ledger) -> None:
+    claim, stopped = claimed(ledger), []
+    lease = leases.hold(claim)
+    ledger.jobs.cancel(claim.job_id)
+    leases.renew()
+    lease.on_early_stop = lambda: stopped.append(1)
+    leases.renew()
+    assert stopped == [1]
+    prompt = Prompt()
+    lease.watch(prompt.as_handle())
+    assert (prompt.interrupted, stopped) == (1, [1])
+
+
+def test_a_claim_can_be_asked_for(leases: Leases, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    goes_on, canceled, taken = (claimed(ledger, f"gpu{number}@here") for number in range(3))
+    ledger.jobs.cancel(canceled.job_id)
+    ledger.requeue.release(taken, reason="taken")
+    assert [leases.is_held(claim) for claim in (goes_on, canceled, taken)] == [True, False, False]
+
+    def away(_claims: object) -> dict[str, str]:
+        raise LedgerUnavailable("away")
+
+    monkeypatch.setattr(ledger.claims, "renew", away)
+    assert leases.is_held(taken), "nobody can tell, and its result will be refused"

@@ -25,6 +25,7 @@ from core.errors import (
     UnstorableValue,
 )
 from core.ledger.claims import Claim
+from core.ledger.secrets import RUN
 from core.records.job import CANCELED, DELIVERING, FAILED, QUEUED, SUCCEEDED
 from core.records.job_error import JobError, JobWarning
 from tasks.runner import recorder as recorder_module
@@ -365,6 +366,29 @@ class TestSecrets:
 
     def test_most_jobs_have_neither(self, recorder: Recorder, runtime: BrokerlessRuntime) -> None:
         assert recorder.extra_data(claimed(runtime.ledger)) is None
+
+    @pytest.mark.parametrize("in_bucket", [True, False])
+    def test_a_key_is_kept_while_the_job_may_have_to_run_again(
+        self, recorder: Recorder, runtime: BrokerlessRuntime, in_bucket: bool
+    ) -> None:
+        """A machine that is lost takes files with it that are not in the bucket yet."""
+        if in_bucket:
+            runtime.settings = runtime.settings.model_copy(update={"storage_url": "s3://b/p"})
+        claim = claimed(runtime.ledger, secrets={"api_key_comfy_org": self.KEY})
+        recorder.extra_data(claim)
+        record(recorder, claim, runtime, outputs=[saved_file()])
+        assert runtime.ledger.jobs.get(claim.job_id).status == DELIVERING
+        kept = {"api_key_comfy_org": self.KEY} if in_bucket else {}
+        assert runtime.ledger.secrets.open(claim.job_id, RUN) == kept
+        assert recorder._keys == {}
+        if in_bucket:
+            runtime.ledger.requeue.lose_files(claim.job_id, claim.attempt)
+            again = runtime.ledger.claims.claim("gpu0@here", named=claim.job_id)
+            assert again is not None
+            assert recorder.extra_data(again) == kept
+            runtime.ledger.jobs.cancel(claim.job_id)
+            runtime.ledger.claims.canceled(again)
+            assert runtime.ledger.secrets.open(claim.job_id, RUN) == {}, "it is gone with the end"
 
     def test_a_node_that_repeats_the_key_tells_nobody(self, recorder: Recorder, runtime: BrokerlessRuntime) -> None:
         claim = claimed(runtime.ledger, secrets={"api_key_comfy_org": self.KEY})

@@ -13,13 +13,35 @@ import pytest
 from sqlalchemy import select
 
 from core.clock import now_ms
-from core.errors import ComfyUnavailable, InputGone, LedgerUnavailable, PromptFailed, PromptRejected, PromptStuck
+from core.errors import (
+    ComfyUnavailable,
+    InputGone,
+    LedgerUnavailable,
+    PromptFailed,
+    PromptRejected,
+    PromptStuck,
+    StorageUnavailable,
+)
 from core.ledger import Ledger
+from core.ledger.claims import Claim
 from core.ledger.database.tables import instances
 from core.ledger.instances import UNHEALTHY
-from core.records.job import CANCELED, CANCELING, DELIVERING, FAILED, QUEUED, RUNNING, InputRef, second_prompt_id
+from core.records.job import (
+    CANCELED,
+    CANCELING,
+    DELIVERING,
+    FAILED,
+    QUEUED,
+    RUNNING,
+    InputRef,
+    prompt_id_of,
+    second_prompt_id,
+)
 from tasks.runner import runner as runner_module
 from tasks.runner.attempt_end import Dropped, Failed, Finished, Requeued
+from tasks.runner.claimed import fetching as fetching_module
+from tasks.runner.claimed import lineup as lineup_module
+from tasks.runner.claimed import look_ahead as look_ahead_module
 from tasks.runner.distress import CondemnPipe
 from tasks.runner.runner import JobRunner
 from tests.ledger_moves import set_columns, submit
@@ -35,6 +57,7 @@ from tests.makers import (
     record_of,
     saved_file,
 )
+from tests.waiting import until
 
 WAIT_S = 20.0
 SHAPE = "all alike"
@@ -50,7 +73,8 @@ def comfyui(monkeypatch: pytest.MonkeyPatch) -> FakeComfyUI:
 @pytest.fixture
 def watch(monkeypatch: pytest.MonkeyPatch) -> Stopwatch:
     watch = Stopwatch()
-    monkeypatch.setattr(runner_module, "time", watch)
+    for module in (runner_module, look_ahead_module, lineup_module):
+        monkeypatch.setattr(module, "time", watch)
     return watch
 
 
@@ -145,7 +169,7 @@ class TestTurn:
         assert prompt.timeout_s == 7.0
         assert runner._durations.expect(SHAPE) == 4.0
         assert runtime.published.sent == [], "the task's chain goes on by itself"
-        assert runner._runs == []
+        assert runner._lineup.runs == []
         assert runner._leases._held == {}
         assert claim_prompt_id.status == RUNNING
 
@@ -206,7 +230,7 @@ class TestTurn:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         begun: list[str] = []
-        monkeypatch.setattr(runtime.ledger.claims, "begun", lambda claim: begun.append(claim.job_id))
+        monkeypatch.setattr(runtime.ledger.claims, "begun", lambda claim, **_: begun.append(claim.job_id))
         turns = []
         for waited_s in (0.99, 1.0):
             job_id = job(runtime.ledger)
@@ -227,7 +251,7 @@ class TestTurn:
         watch: Stopwatch,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        def away(_claim: object) -> None:
+        def away(_claim: object, **_: object) -> None:
             raise LedgerUnavailable("away")
 
         monkeypatch.setattr(runtime.ledger.claims, "begun", away)
@@ -363,7 +387,7 @@ class TestOnDeck:
             watch.now_s += 9.0
             running.progress()
         assert len(comfyui.prompts) == 1
-        watch.now_s += 2 * runner_module.LOOK_EVERY_S
+        watch.now_s += 2 * look_ahead_module.LOOK_EVERY_S
         running.progress()
         comfyui.prompt(1)
 
@@ -431,7 +455,7 @@ class TestBadEnds:
         runner._threads.shutdown(wait=True)
         assert not folder.exists(), "what it left goes"
         assert runner._durations.expect(SHAPE) is None
-        assert runner._runs == []
+        assert runner._lineup.runs == []
 
     def test_what_a_job_made_stays_if_it_goes_on(
         self, runner: JobRunner, comfyui: FakeComfyUI, runtime: BrokerlessRuntime, monkeypatch: pytest.MonkeyPatch
@@ -453,7 +477,7 @@ class TestBadEnds:
         job_id = job(runtime.ledger)
         assert isinstance(runner.work(job_id), Failed)
         assert status(runtime.ledger, job_id) == [FAILED]
-        assert runner._runs == []
+        assert runner._lineup.runs == []
         assert runner._leases._held == {}
 
     def test_one_that_hangs_costs_the_instance(
@@ -523,7 +547,7 @@ class TestBadEnds:
             patch.setattr(runner_module, "shape_of", stumble)
             with pytest.raises(AttributeError):
                 runner.work(job_id)
-        assert runner._runs == []
+        assert runner._lineup.runs == []
         assert runner._leases._held == {}, "its lease lapses, and the reconciler finds it"
 
     def test_one_of_ours_while_it_is_recorded(
@@ -536,7 +560,7 @@ class TestBadEnds:
         comfyui.prompt(0).fail(AttributeError("of ours"))
         with pytest.raises(AttributeError):
             turned.result(WAIT_S)
-        assert runner._runs == []
+        assert runner._lineup.runs == []
         assert runner._leases._held == {}
 
     @pytest.mark.parametrize("part", ["_durations", "_node_times"])
@@ -563,7 +587,7 @@ class TestInputs:
         self, runner: JobRunner, comfyui: FakeComfyUI, runtime: BrokerlessRuntime, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         moves: list[str] = []
-        monkeypatch.setattr(runner_module, "stage_inputs", lambda *_arguments: moves.append("in"))
+        monkeypatch.setattr(fetching_module, "stage_inputs", lambda *_arguments: moves.append("in"))
         monkeypatch.setattr(runner_module, "remove_staged", lambda *_arguments: moves.append("out"))
         turned = turn(runner, job(runtime.ledger, inputs=(InputRef(name="a.png", key="k"),)))
         comfyui.prompt(0).end(outputs=[saved_file()])
@@ -594,6 +618,290 @@ class TestInputs:
             error = runtime.ledger.jobs.get(job_id).error
             assert error is not None
             assert error.code == InputGone.code
+
+
+class Files:
+    """Takes the place of what brings input files: the test says when those of a job are there."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        #: The jobs whose files are fetched, and what lets each go on.
+        self.begun: list[str] = []
+        self.removed: list[str] = []
+        self._gates: dict[str, Future[None]] = {}
+        self._is_over = False
+        self._changed = threading.Condition()
+        monkeypatch.setattr(fetching_module, "stage_inputs", self._bring)
+        monkeypatch.setattr(runner_module, "remove_staged", lambda claim, *_: self.removed.append(claim.job_id))
+
+    def wait_for(self, *job_ids: str) -> None:
+        """Until the files of these jobs, and no others, are or were on their way."""
+        with self._changed:
+            arrived = self._changed.wait_for(lambda: sorted(self.begun) == sorted(job_ids), WAIT_S)
+        assert arrived, self.begun
+
+    def come(self, job_id: str) -> None:
+        self._gates[job_id].set_result(None)
+
+    def fail(self, job_id: str, error: Exception) -> None:
+        self._gates[job_id].set_exception(error)
+
+    def end(self) -> None:
+        """Let nobody wait any more."""
+        self._is_over = True
+        for gate in self._gates.values():
+            if not gate.done():
+                gate.set_exception(InputGone("the test is over"))
+
+    def _bring(self, claim: Claim, *_arguments: object) -> None:
+        with self._changed:
+            gate = self._gates[claim.job_id] = Future()
+            if self._is_over:
+                gate.set_exception(InputGone("the test is over"))
+            self.begun.append(claim.job_id)
+            self._changed.notify_all()
+        # The end of the test lets all of them go on.
+        gate.result(10 * WAIT_S)
+
+
+def ended(ledger: Ledger, job_id: str, *wanted: str) -> None:
+    until(lambda: ledger.jobs.get(job_id).status in wanted, what=f"{wanted} of {job_id}", timeout_s=WAIT_S)
+
+
+class TestSlowInputs:
+    """Files that take a while: a GPU has other work meanwhile, and jobs are claimed in time."""
+
+    INPUTS = (InputRef(name="a.png", key="k"),)
+
+    @pytest.fixture
+    def files(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[Files]:
+        files = Files(monkeypatch)
+        yield files
+        files.end()
+
+    def jobs(self, ledger: Ledger, *with_files: bool) -> list[str]:
+        """Jobs in this order."""
+        job_ids = [job(ledger, inputs=self.INPUTS if has else ()) for has in with_files]
+        for number, job_id in enumerate(job_ids):
+            set_columns(ledger, job_id, created_at_ms=number)
+        return job_ids
+
+    def slow(self, runner: JobRunner, seconds: float = 2.0) -> None:
+        """Let it be known how long files take."""
+        runner._lineup._leads.learn(seconds)
+
+    def test_the_gpu_goes_on_with_jobs_that_need_none(
+        self, runner: JobRunner, comfyui: FakeComfyUI, runtime: BrokerlessRuntime, files: Files, watch: Stopwatch
+    ) -> None:
+        """Nothing runs, nothing is known, and the first job's files do not come."""
+        first, second = self.jobs(runtime.ledger, True, False)
+        turned = turn(runner, first)
+        files.wait_for(first)
+        assert comfyui.prompts == []
+        watch.now_s += 1.1
+        other = comfyui.prompt(0)
+        assert other.prompt_id == prompt_id_of(second, 1)
+        other.begin()
+        other.end(outputs=[saved_file()])
+        ended(runtime.ledger, second, DELIVERING)
+        files.come(first)
+        comfyui.prompt(1).begin()
+        comfyui.prompt(1).end(outputs=[saved_file()])
+        assert turned.result(WAIT_S) == Finished(job_id=first, attempt=1, has_webhook=False)
+
+    def test_so_many_are_fetched_that_the_gpu_has_work_when_they_come(
+        self, runner: JobRunner, comfyui: FakeComfyUI, runtime: BrokerlessRuntime, files: Files
+    ) -> None:
+        learn(runner, 1.0)
+        self.slow(runner)
+        job_ids = self.jobs(runtime.ledger, *[True] * 8)
+        turn(runner, job_ids[0])
+        # Four seconds of work: two that files take, and two to spare.
+        files.wait_for(*job_ids[:5])
+        until(lambda: not runner._look_ahead._is_filling, what="the end of looking", timeout_s=WAIT_S)
+        assert status(runtime.ledger, *job_ids[4:6]) == [RUNNING, QUEUED]
+        assert sorted(on_deck(runtime.ledger)) == sorted(job_ids[1:5])
+
+    def test_those_that_are_there_are_posted_one_behind_the_other(
+        self, runner: JobRunner, comfyui: FakeComfyUI, runtime: BrokerlessRuntime, files: Files
+    ) -> None:
+        learn(runner, 1.0)
+        self.slow(runner)
+        job_ids = self.jobs(runtime.ledger, *[True] * 4)
+        turn(runner, job_ids[0])
+        files.wait_for(*job_ids)
+        for job_id in (job_ids[2], job_ids[1], job_ids[3]):
+            files.come(job_id)
+            until(lambda: any(run.is_ready for run in runner._lineup.runs), what="it", timeout_s=WAIT_S)
+        third = comfyui.prompt(0)
+        assert third.prompt_id == prompt_id_of(job_ids[2], 1)
+        until(lambda: sum(run.is_ready for run in runner._lineup.runs) == 3, what="all", timeout_s=WAIT_S)
+        assert len(comfyui.prompts) == 1, "one waits in ComfyUI at most"
+        third.begin()
+        assert comfyui.prompt(1).prompt_id == prompt_id_of(job_ids[1], 1), "the oldest that is there"
+        third.end(outputs=[saved_file()])
+        ended(runtime.ledger, job_ids[2], DELIVERING)
+        assert len(comfyui.prompts) == 2
+
+    def test_none_is_posted_behind_one_that_names_its_files_itself(
+        self,
+        runner: JobRunner,
+        comfyui: FakeComfyUI,
+        runtime: BrokerlessRuntime,
+        files: Files,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(runner_module, "names_own_files", lambda _graph: True)
+        learn(runner, 1.0)
+        self.slow(runner)
+        first, second = self.jobs(runtime.ledger, True, True)
+        turn(runner, first)
+        files.wait_for(first, second)
+        files.come(first)
+        comfyui.prompt(0).begin()
+        files.come(second)
+        until(lambda: runner._lineup.runs[-1].is_ready, what="the second", timeout_s=WAIT_S)
+        comfyui.prompt(0).progress()
+        assert len(comfyui.prompts) == 1
+        comfyui.prompt(0).end(outputs=[saved_file()])
+        assert comfyui.prompt(1).prompt_id == prompt_id_of(second, 1)
+
+    def test_one_whose_files_are_gone_ends_and_the_next_begins(
+        self, runner: JobRunner, comfyui: FakeComfyUI, runtime: BrokerlessRuntime, files: Files
+    ) -> None:
+        first, second = self.jobs(runtime.ledger, True, False)
+        turned = turn(runner, first)
+        files.wait_for(first)
+        files.fail(first, InputGone("gone"))
+        assert isinstance(turned.result(WAIT_S), Failed)
+        assert comfyui.prompt(0).prompt_id == prompt_id_of(second, 1)
+
+    def test_after_a_fault_of_storage_nothing_is_claimed_ahead_for_a_while(
+        self, runner: JobRunner, comfyui: FakeComfyUI, runtime: BrokerlessRuntime, files: Files
+    ) -> None:
+        learn(runner, 1.0)
+        self.slow(runner)
+        first, second = self.jobs(runtime.ledger, True, True)
+        turned = turn(runner, first)
+        files.wait_for(first, second)
+        files.fail(second, StorageUnavailable("away"))
+        until(lambda: runner._fetching.rests, what="the fault", timeout_s=WAIT_S)
+        ended(runtime.ledger, second, QUEUED)
+        files.come(first)
+        comfyui.prompt(0).begin()
+        comfyui.prompt(0).progress()
+        assert not runner._look_ahead.wants_more()
+        assert files.begun == [first, second]
+        comfyui.prompt(0).end(outputs=[saved_file()])
+        assert isinstance(turned.result(WAIT_S), Finished)
+
+    def test_a_cancelled_one_ends_before_its_files_are_there(
+        self, runner: JobRunner, comfyui: FakeComfyUI, runtime: BrokerlessRuntime, files: Files
+    ) -> None:
+        (job_id,) = self.jobs(runtime.ledger, True)
+        turned = turn(runner, job_id)
+        files.wait_for(job_id)
+        runtime.ledger.jobs.cancel(job_id)
+        runner._leases.renew()
+        assert isinstance(turned.result(WAIT_S), Dropped)
+        assert status(runtime.ledger, job_id) == [CANCELED]
+        until(lambda: files.removed == [job_id], what="what is there to go", timeout_s=WAIT_S)
+        files.come(job_id)
+        until(lambda: files.removed == [job_id, job_id], what="what came late to go", timeout_s=WAIT_S)
+        assert comfyui.prompts == []
+        assert runner._lineup.runs == []
+
+    def test_one_that_is_anothers_by_now_is_not_posted(
+        self, runner: JobRunner, comfyui: FakeComfyUI, runtime: BrokerlessRuntime, files: Files, watch: Stopwatch
+    ) -> None:
+        (job_id,) = self.jobs(runtime.ledger, True)
+        turned = turn(runner, job_id)
+        files.wait_for(job_id)
+        watch.now_s += 60.0
+        runtime.ledger.requeue.release_all(NAME, reason="drained")
+        files.come(job_id)
+        assert isinstance(turned.result(WAIT_S), Dropped)
+        assert comfyui.prompts == []
+        assert status(runtime.ledger, job_id) == [QUEUED]
+
+    def test_the_loss_of_its_instance_meanwhile_is_not_its_own(
+        self, runner: JobRunner, comfyui: FakeComfyUI, runtime: BrokerlessRuntime, files: Files
+    ) -> None:
+        (job_id,) = self.jobs(runtime.ledger, True)
+        turned = turn(runner, job_id)
+        files.wait_for(job_id)
+        runtime.ledger.instances.down(NAME, worker=WORKER, state=UNHEALTHY, reason="It hangs.")
+        runner._connection.lose()
+        files.come(job_id)
+        assert isinstance(turned.result(WAIT_S), Requeued)
+        assert status(runtime.ledger, job_id) == [QUEUED]
+        assert runtime.ledger.jobs.get(job_id).losses == ()
+        assert comfyui.prompts == []
+
+    def test_the_end_gives_back_what_is_on_its_way(
+        self, runner: JobRunner, comfyui: FakeComfyUI, runtime: BrokerlessRuntime, files: Files
+    ) -> None:
+        learn(runner, 1.0)
+        self.slow(runner)
+        first, second = self.jobs(runtime.ledger, True, True)
+        turned = turn(runner, first)
+        files.wait_for(first, second)
+        runner.close()
+        assert status(runtime.ledger, first, second) == [RUNNING, QUEUED]
+        until(lambda: len(runner._lineup.runs) == 1, what="the end of it", timeout_s=WAIT_S)
+        files.come(second)
+        files.fail(first, ComfyUnavailable("the test is over"))
+        assert isinstance(turned.result(WAIT_S), Requeued)
+        assert comfyui.prompts == []
+
+    def test_a_fault_of_ours_keeps_no_other_from_its_turn(
+        self, runner: JobRunner, comfyui: FakeComfyUI, runtime: BrokerlessRuntime, files: Files
+    ) -> None:
+        learn(runner, 1.0)
+        self.slow(runner)
+        first, second = self.jobs(runtime.ledger, True, True)
+        turned = turn(runner, first)
+        files.wait_for(first, second)
+        files.come(first)
+        posted = comfyui.prompt(0)
+        files.come(second)
+        until(lambda: runner._lineup.runs[-1].is_ready, what="the second", timeout_s=WAIT_S)
+        posted.fail(AttributeError("of ours"))
+        with pytest.raises(AttributeError):
+            turned.result(WAIT_S)
+        assert comfyui.prompt(1).prompt_id == prompt_id_of(second, 1)
+        assert [run.claim.job_id for run in runner._lineup.runs] == [second]
+
+    def test_nor_does_one_while_files_are_brought(
+        self, runner: JobRunner, comfyui: FakeComfyUI, runtime: BrokerlessRuntime, files: Files
+    ) -> None:
+        (job_id,) = self.jobs(runtime.ledger, True)
+        turned = turn(runner, job_id)
+        files.wait_for(job_id)
+        files.fail(job_id, AttributeError("of ours"))
+        with pytest.raises(AttributeError):
+            turned.result(WAIT_S)
+        assert runner._lineup.runs == []
+        assert runner._leases._held == {}, "its lease lapses, and the reconciler finds it"
+        until(lambda: files.removed == [job_id], what="what has come to go", timeout_s=WAIT_S)
+        assert comfyui.prompts == []
+
+    def test_the_ledger_is_told_when_it_begins_and_what_is_behind_it(
+        self, runner: JobRunner, comfyui: FakeComfyUI, runtime: BrokerlessRuntime, files: Files, watch: Stopwatch
+    ) -> None:
+        learn(runner, 1.0)
+        self.slow(runner)
+        first, second, third = self.jobs(runtime.ledger, True, True, True)
+        turn(runner, first)
+        files.wait_for(first, second, third)
+        files.come(first)
+        prompt, claimed_ms = comfyui.prompt(0), runtime.ledger.jobs.get(first).started_at_ms
+        watch.now_s += 5.0
+        prompt.begin()
+        record = runtime.ledger.jobs.get(first)
+        assert (record.started_at_ms or 0) > (claimed_ms or 0)
+        # Its own run, which is what the fleet takes an unknown job for, and a second for each of the others.
+        run_ms = 1000 * runner._lineup.runs[0].claim.run_s
+        assert free_at_ms(runtime.ledger) == (record.started_at_ms or 0) + run_ms + 2000
 
 
 class TestCache:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Sequence
+from concurrent.futures import Executor, wait
 from contextlib import ExitStack
+from pathlib import Path
 
 from comfy.client.client import ComfyClient
 from comfy.client.inputs import stage
@@ -13,18 +16,23 @@ from core.job_files import job_folder
 from core.ledger.claims import Claim
 from core.records.instance import InstanceRecord
 from core.settings import Settings
-from core.storage.backend import input_storage
+from core.storage.backend import StorageBackend, input_storage
 from core.storage.folders import BucketFault, is_out_of_room
+from core.storage.input_cache import input_cache
 from tasks.models.uses import note_uses
 
 log = logging.getLogger(__name__)
 
 
-def stage_inputs(claim: Claim, instance: InstanceRecord, client: ComfyClient, settings: Settings) -> None:
+def stage_inputs(
+    claim: Claim, instance: InstanceRecord, client: ComfyClient, settings: Settings, threads: Executor | None = None
+) -> None:
     """Put every input file of a claimed job where its graph names it; doing it again does no harm.
 
     Its model files, which lie there already, count as used from now on.
 
+    Parameters:
+      threads: fetch the files of a job that has several; None: one after the other.
     Raises:
       InputGone: storage has it no more.
       PromptRejected: an attached instance refuses it.
@@ -38,11 +46,10 @@ def stage_inputs(claim: Claim, instance: InstanceRecord, client: ComfyClient, se
     try:
         if instance.kind == "attached":
             with ExitStack() as stack:
-                stage(client, {file.name: stack.enter_context(storage.local(file.key)) for file in claim.inputs})
+                stage(client, _local(stack, claim, storage, settings, threads))
         else:
             folder = settings.gpu_dir(instance.gpu_name) / "input"
-            for file in claim.inputs:
-                storage.copy(file.key, folder / file.name)
+            _bring([(file.key, folder / file.name) for file in claim.inputs], storage, settings, threads)
     except FileNotFoundError as exc:
         raise InputGone("An input file of this job is no longer in storage.") from exc
     except BucketFault as exc:
@@ -53,6 +60,42 @@ def stage_inputs(claim: Claim, instance: InstanceRecord, client: ComfyClient, se
             raise
         # Another machine may have some; this one is soon `disk_full`.
         raise ComfyUnavailable(f"The disk of {instance.name} has no room for the job's input files.") from exc
+
+
+def _local(
+    stack: ExitStack, claim: Claim, storage: StorageBackend, settings: Settings, threads: Executor | None
+) -> dict[str, Path]:
+    """Return where the files of a job can be read, for as long as the stack is open, by their names."""
+    if not storage.is_remote:
+        return {file.name: stack.enter_context(storage.local(file.key)) for file in claim.inputs}
+    drafts = {file.name: storage.draft() for file in claim.inputs}
+    for draft in drafts.values():
+        stack.callback(draft.unlink, missing_ok=True)
+    _bring([(file.key, drafts[file.name]) for file in claim.inputs], storage, settings, threads)
+    return drafts
+
+
+def _bring(
+    wanted: Sequence[tuple[str, Path]], storage: StorageBackend, settings: Settings, threads: Executor | None
+) -> None:
+    """Copy files out of storage, by their keys; those of a bucket by way of the host's cache."""
+    cache = input_cache(settings) if storage.is_remote else None
+
+    def bring(key: str, target: Path) -> None:
+        if cache is None:
+            storage.copy(key, target)
+        else:
+            cache.bring(key, target, storage.copy)
+
+    if threads is None or len(wanted) == 1:
+        for key, target in wanted:
+            bring(key, target)
+        return
+    brought = [threads.submit(bring, key, target) for key, target in wanted]
+    # All of them, for what comes late would lie there for nobody.
+    wait(brought)
+    for each in brought:
+        each.result()
 
 
 def remove_staged(claim: Claim, instance: InstanceRecord, client: ComfyClient, settings: Settings) -> None:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import errno
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from blake3 import blake3
 
 from comfy.client.client import ComfyClient, UploadedFile
-from core.errors import ComfylineError, ComfyUnavailable, InputGone, PromptRejected
+from core.errors import ComfylineError, ComfyUnavailable, InputGone, PromptRejected, StorageUnavailable
 from core.ledger.claims import Claim
 from core.records.instance import InstanceRecord
 from core.records.job import InputRef
-from core.storage.folders import LocalStorage
-from tasks.runner.staging import remove_staged, stage_inputs
+from core.storage.folders import BucketFault, LocalStorage, content_key
+from tasks.runner.claimed import staging
+from tasks.runner.claimed.staging import remove_staged, stage_inputs
 from tests.ledger_moves import claimed
 from tests.makers import BrokerlessRuntime, come_up
 
@@ -131,3 +135,78 @@ class TestElsewhere:
         server.errors = [error]
         remove(runtime, claim, self.attached(runtime), server)
         assert len(server.uploaded) == count, "a refusal is of one file, an absence of all"
+
+
+class Bucket(LocalStorage):
+    """A storage that takes a network, as far as staging goes; notes which thread fetched what."""
+
+    is_remote = True
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.fetched: list[tuple[str, str]] = []
+        self.fault: OSError | None = None
+
+    def copy(self, key: str, target: Path) -> None:
+        self.fetched.append((key, threading.current_thread().name))
+        if self.fault is not None:
+            raise self.fault
+        super().copy(key, target)
+
+
+class TestOfABucket:
+    @pytest.fixture
+    def bucket(self, runtime: BrokerlessRuntime, monkeypatch: pytest.MonkeyPatch) -> Bucket:
+        bucket = Bucket(runtime.settings.inputs_dir)
+        monkeypatch.setattr(staging, "input_storage", lambda _settings: bucket)
+        runtime.settings.make_data_dir()
+        return bucket
+
+    @pytest.fixture
+    def claim(self, runtime: BrokerlessRuntime, bucket: Bucket) -> Claim:
+        """A job with two input files, which are in the bucket."""
+        refs = []
+        for text in "ab":
+            draft, key = bucket.draft(), content_key(blake3(text.encode()).hexdigest())
+            draft.write_text(text)
+            bucket.put(key, draft)
+            refs.append(InputRef(name=f"job/{text}.png", key=key))
+        return claimed(runtime.ledger, inputs=tuple(refs))
+
+    def test_each_comes_down_once(
+        self, runtime: BrokerlessRuntime, claim: Claim, server: Server, bucket: Bucket
+    ) -> None:
+        instance = come_up(runtime.ledger)
+        for _ in range(2):
+            stage(runtime, claim, instance, server)
+            assert sorted(path.read_text() for path in (staged(runtime) / "job").iterdir()) == ["a", "b"]
+            remove(runtime, claim, instance, server)
+        assert [key for key, _ in bucket.fetched] == [file.key for file in claim.inputs]
+        assert list((staged(runtime) / "job").iterdir()) == []
+
+    def test_several_come_at_once(
+        self, runtime: BrokerlessRuntime, claim: Claim, server: Server, bucket: Bucket
+    ) -> None:
+        with ThreadPoolExecutor(2, thread_name_prefix="files") as threads:
+            stage_inputs(claim, come_up(runtime.ledger), cast(ComfyClient, server), runtime.settings, threads)
+        assert all(thread.startswith("files") for _, thread in bucket.fetched)
+        assert len(list((staged(runtime) / "job").iterdir())) == 2
+
+    def test_to_an_attached_instance_they_are_sent(
+        self, runtime: BrokerlessRuntime, claim: Claim, server: Server, bucket: Bucket
+    ) -> None:
+        for _ in range(2):
+            stage(runtime, claim, come_up(runtime.ledger, kind="attached"), server)
+        assert server.uploaded == [("job/a.png", b"a"), ("job/b.png", b"b")] * 2
+        assert len(bucket.fetched) == 2
+        assert list((runtime.settings.inputs_dir / ".drafts").iterdir()) == []
+
+    def test_its_faults_are_no_faults_of_the_job(
+        self, runtime: BrokerlessRuntime, claim: Claim, server: Server, bucket: Bucket
+    ) -> None:
+        bucket.fault = BucketFault(errno.ENOSPC, "the bucket is full")
+        with ThreadPoolExecutor(2) as threads, pytest.raises(StorageUnavailable):
+            stage_inputs(claim, come_up(runtime.ledger), cast(ComfyClient, server), runtime.settings, threads)
+        bucket.fault = FileNotFoundError("none")
+        with pytest.raises(InputGone):
+            stage(runtime, claim, come_up(runtime.ledger), server)
