@@ -1,4 +1,4 @@
-"""What all machines of a fleet share: database, clocks, broker, storage."""
+"""What all machines of a fleet share: database, clocks, secret key, broker, storage."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from rich.filesize import decimal
 from cli.doctor.findings import Check, Said, advice, ok, unknown, wrong
 from cli.local.startup_checks import broker_address, broker_advice, broker_problem
 from core.broker_kind import BrokerKind
-from core.errors import LedgerUnavailable, StorageUnavailable
+from core.errors import ConfigurationError, LedgerUnavailable, StorageUnavailable
 from core.ledger import Ledger
-from core.ledger.sealing import make_key
+from core.ledger.fleet_key import FleetKey
+from core.ledger.sealing import KEY_FILE, Sealer, load_keys, make_key
 from core.ledger.timekeeping import APART_MS
 from core.ledger.upgrade import read_schema
 from core.messaging.broker_trial import try_broker
@@ -42,11 +43,12 @@ def server_checks(settings: Settings, ledger: Ledger, *, with_broker: bool = Tru
     storage = "A file system whose server is gone answers nothing: check the mount of COMFYLINE_STORAGE_DIR."
     found = [
         Check(subject="database", look=lambda: _database(settings, ledger), if_late=url),
+        Check(subject="secret key", look=lambda: _secret_key(settings, ledger), if_late=url),
         Check(subject="storage", look=lambda: _storage(settings, ledger), if_late=storage),
     ]
     if with_broker:
         reach = f"{broker_address(settings)}: check the URL, and that this machine reaches the host in it."
-        found.insert(1, Check(subject="broker", look=lambda: _broker(settings), if_late=reach))
+        found.insert(2, Check(subject="broker", look=lambda: _broker(settings), if_late=reach))
     if not ledger.database.is_sqlite:
         found.insert(1, Check(subject="clock", look=lambda: _clock(ledger), if_late=url))
     return found
@@ -90,6 +92,26 @@ def clock_finding(ahead_s: float, whose: str) -> Said:
         "set by NTP (timedatectl set-ntp true). Signed webhooks and uploads to buckets may be refused, and files "
         "removed too early or too late.",
     )
+
+
+def _secret_key(settings: Settings, ledger: Ledger) -> Iterator[Said]:
+    configured = settings.secret_key.get_secret_value()
+    try:
+        if read_schema(settings).revision is None or not ledger.fleet_key.is_chosen():
+            yield unknown("The fleet has no key yet; its first process brings the one that it has.")
+            return
+        if not configured and not (settings.data_dir / KEY_FILE).exists():
+            # A start would make one, which would be another.
+            raise ConfigurationError(
+                "COMFYLINE_SECRET_KEY is not set, and the fleet has a key already: set that one, as on all machines."
+            )
+        keys = Sealer(load_keys(configured, settings.data_dir))
+        if (problem := FleetKey(ledger.facts, keys, is_set=bool(configured)).problem()) is not None:
+            raise ConfigurationError(problem)
+    except LedgerUnavailable:
+        yield unknown("Whether this machine has the fleet's key, only the database can tell.")
+        return
+    yield ok("This machine has the fleet's.")
 
 
 def _broker(settings: Settings) -> Iterator[Said]:

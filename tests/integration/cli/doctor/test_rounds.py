@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 from sqlalchemy import update
 
 from cli.doctor.condition import condition_checks
@@ -21,6 +22,7 @@ from core.errors import ConfigurationError
 from core.ledger import Ledger
 from core.ledger.database.tables import deliveries, jobs
 from core.ledger.facts import CLOCK, STORAGE
+from core.ledger.sealing import KEY_FILE, make_key
 from core.ledger.upgrade import migrate
 from core.settings import Settings
 from core.storage.marker import NAME, StorageMarker
@@ -173,6 +175,33 @@ def test_this_machines_clock_is_held_beside_the_databases(
     monkeypatch.setattr("core.ledger.timekeeping.time.time", lambda: right() + 600)
 
     assert "600 s ahead" in wrong(servers(postgres_settings), "clock")
+
+
+class TestSecretKey:
+    def test_before_the_first_process_there_is_none(self, ledger_settings: Settings) -> None:
+        assert by_subject(servers(ledger_settings), "secret key")[0].mark == "unknown"
+
+    def test_another_than_the_fleets_is_wrong_in_the_words_of_the_start(self, ledger_settings: Settings) -> None:
+        ours, other = (ledger_settings.model_copy(update={"secret_key": SecretStr(make_key())}) for _ in range(2))
+        with contextlib.closing(Ledger(ours)) as ledger:
+            ledger.fleet_key.settle()
+        assert [each.mark for each in by_subject(servers(ours), "secret key")] == ["ok"]
+        with contextlib.closing(Ledger(other)) as ledger, pytest.raises(ConfigurationError) as refusal:
+            ledger.fleet_key.settle()
+
+        [finding] = by_subject(servers(other), "secret key")
+
+        assert (finding.mark, finding.refuses, finding.text) == ("wrong", True, refusal.value.message)
+
+    def test_none_where_the_fleet_has_one_is_wrong_and_none_is_made(self, ledger_settings: Settings) -> None:
+        ours = ledger_settings.model_copy(update={"secret_key": SecretStr(make_key())})
+        with contextlib.closing(Ledger(ours)) as ledger:
+            ledger.fleet_key.settle()
+
+        found = whole_round(ledger_settings)
+
+        assert wrong(found, "secret key").startswith("COMFYLINE_SECRET_KEY is not set, and the fleet has a key already")
+        assert not (ledger_settings.data_dir / KEY_FILE).exists()
 
 
 class TestStorage:
