@@ -12,6 +12,7 @@ input_files  ledger.input_files: files that came in (API, reconciler)
 durations    ledger.durations: how long jobs take (GPU workers, API)
 facts        ledger.facts: what a fleet agrees on (all)
 fleet_key    ledger.fleet_key: whether a process has the fleet's secret key (all, at their start)
+machines     ledger.machines: on which machines the fleet's processes run (API, io workers)
 removal      ledger.removal: what leaves the ledger (reconciler)
 timekeeping  ledger.timekeeping: whether the clock was set (reconciler)
 models/      ledger.manifest and ledger.copies: model files that can be fetched, and have been (API, GPU workers)
@@ -42,6 +43,7 @@ from core.ledger.fleet_key import FleetKey
 from core.ledger.input_files import InputFiles
 from core.ledger.instances import Instances
 from core.ledger.jobs import Jobs, Retention
+from core.ledger.machines import Machines
 from core.ledger.models.copies import Copies
 from core.ledger.models.manifest import Manifest
 from core.ledger.outputs import Outputs
@@ -100,6 +102,7 @@ class Ledger:
         self.outlook = OutlookReader(self.database, self.lines, learned, self.durations)
         self.facts = Facts(self.database)
         self.fleet_key = FleetKey(self.facts, sealer, is_set=bool(configured))
+        self.machines = Machines(self.database, self.facts)
         self.manifest = Manifest(self.database)
         self.copies = Copies(self.database)
         self.file_needs = FileNeeds(self.database, self.lines)

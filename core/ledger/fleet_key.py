@@ -14,7 +14,7 @@ from core.ledger.facts import Facts
 from core.ledger.sealing import Sealer
 
 #: The fact that holds the mark.
-SECRET_KEY = "secret_key"
+KEY_MARK = "secret_key"
 #: What the mark is made of; any fixed text would do.
 _TEXT = hashlib.sha256(b"comfyline: the secret key of this fleet").digest()
 
@@ -35,7 +35,7 @@ class FleetKey:
           ConfigurationError: the fleet has another key.
           LedgerUnavailable: the ledger cannot say which it has.
         """
-        known = self._facts.settle(SECRET_KEY, self._mark())
+        known = self._facts.settle(KEY_MARK, self._mark())
         if (problem := self._problem(known)) is not None:
             raise ConfigurationError(problem)
         if not self._sealer.has_sealing_mark(known):
@@ -43,16 +43,16 @@ class FleetKey:
 
     def problem(self) -> str | None:
         """Return what is wrong with this process's key; None if it is the fleet's, or that has none yet."""
-        known = self._facts.get(SECRET_KEY)
+        known = self._facts.get(KEY_MARK)
         return None if known is None else self._problem(known)
 
     def is_chosen(self) -> bool:
         """Return whether the fleet has a key yet: without one, the first process brings it."""
-        return self._facts.get(SECRET_KEY) is not None
+        return self._facts.get(KEY_MARK) is not None
 
     def adopt(self) -> None:
         """Make this process's key the fleet's, whatever that was. Raises LedgerUnavailable."""
-        self._facts.mark(SECRET_KEY, self._mark())
+        self._facts.mark(KEY_MARK, self._mark())
 
     def _mark(self) -> str:
         return self._sealer.mark(_TEXT)

@@ -9,7 +9,7 @@ import pytest
 from core.errors import ConfigurationError
 from core.ledger import Ledger
 from core.ledger.facts import Facts
-from core.ledger.fleet_key import SECRET_KEY, FleetKey
+from core.ledger.fleet_key import KEY_MARK, FleetKey
 from core.ledger.sealing import Sealer, key_id
 
 OLD, NEW, OTHER = bytes(32), bytes(range(32)), b"o" * 32
@@ -77,12 +77,12 @@ def test_a_key_that_nobody_has_any_more_is_replaced(having: Holder) -> None:
 def test_the_ledger_has_no_key(having: Holder, facts: Facts) -> None:
     having(OLD).settle()
 
-    mark = facts.get(SECRET_KEY) or ""
+    mark = facts.get(KEY_MARK) or ""
 
     name, _, made = mark.partition(":")
     assert name == key_id(OLD).hex()
     assert len(bytes.fromhex(made)) == 32
     assert OLD.hex() not in mark
     # The mark of one key under the name of another is no mark of that.
-    facts.mark(SECRET_KEY, f"{key_id(OTHER).hex()}:{made}")
+    facts.mark(KEY_MARK, f"{key_id(OTHER).hex()}:{made}")
     assert having(OTHER).problem() is not None
