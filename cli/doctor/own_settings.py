@@ -42,7 +42,7 @@ def _settings(settings: Settings) -> Iterator[Said]:
             "COMFYLINE_SECRET_KEY is not set, so this machine has a key of its own: links to files and secrets of jobs "
             "of other machines do not open here. Set one key on all machines.",
         )
-    if settings.storage_dir is None and not is_alone:
+    if settings.storage_dir is None and not settings.storage_url and not is_alone:
         yield advice(
             f"COMFYLINE_STORAGE_DIR is not set, so files are in {settings.data_dir}, which other machines do not see. "
             "Name a directory that all machines of the fleet share.",

@@ -41,6 +41,8 @@ def server_checks(settings: Settings, ledger: Ledger, *, with_broker: bool = Tru
     """
     url = "Check COMFYLINE_DATABASE_URL, and that this machine reaches the host in it."
     storage = "A file system whose server is gone answers nothing: check the mount of COMFYLINE_STORAGE_DIR."
+    if settings.storage_url:
+        storage = "The bucket's server takes connections and does not answer: check COMFYLINE_STORAGE_ENDPOINT_URL."
     found = [
         Check(subject="database", look=lambda: _database(settings, ledger), if_late=url),
         Check(subject="secret key", look=lambda: _secret_key(settings, ledger), if_late=url),
@@ -56,6 +58,12 @@ def server_checks(settings: Settings, ledger: Ledger, *, with_broker: bool = Tru
 
 def _database(settings: Settings, ledger: Ledger) -> Iterator[Said]:
     schema = read_schema(settings)
+    if schema.revision is None and not schema.may_create:
+        yield wrong(
+            f"COMFYLINE_DATABASE_URL: {schema.server} has no tables, and the URL's user may make none: have it own the "
+            "database (ALTER DATABASE ... OWNER TO ...)."
+        )
+        return
     if schema.revision is None:
         yield unknown(f"{schema.server} has no tables yet; the first process makes them, or comfyline migrate.")
         return
@@ -77,7 +85,11 @@ def _database(settings: Settings, ledger: Ledger) -> Iterator[Said]:
 
 
 def _clock(ledger: Ledger) -> Iterator[Said]:
-    ahead_s = ledger.timekeeping.ahead_s()
+    try:
+        ahead_s = ledger.timekeeping.ahead_s()
+    except LedgerUnavailable:
+        yield unknown("How this machine's clock stands to the database's, only that can tell.")
+        return
     if ahead_s is not None:
         yield clock_finding(ahead_s, "the database's")
 
@@ -145,6 +157,12 @@ _OWNER = " Our processes have to run as one user id on all machines, and that us
 def _storage(settings: Settings, ledger: Ledger) -> Iterator[Said]:
     place = settings.storage_url or settings.storage_dir or settings.data_dir
     marker = StorageMarker(settings, ledger.facts)
+    if settings.storage_url:
+        # Before the first process, too: what it may do there depends on no fleet.
+        if (why := marker.away()) is not None:
+            yield wrong(f"The storage cannot be used now. {why}.")
+            return
+        marker.check_rights()
     try:
         if read_schema(settings).revision is None or not marker.is_chosen():
             yield from _unchosen(settings)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 import pytest
+from psycopg import sql
 from pydantic import SecretStr
 from sqlalchemy import update
 
@@ -27,10 +30,12 @@ from core.ledger.upgrade import migrate
 from core.settings import Settings
 from core.storage.marker import NAME, StorageMarker
 from tasks.instance.plan import plan_instances
+from tests.bucket_fleet import BUCKET, bucket_settings
 from tests.ledger_moves import WEBHOOK, generated, submit, succeeded
 from tests.makers import come_up
 from tests.ports import free_port
-from tests.services import Broker, make_settings
+from tests.s3_server import S3Server, fronted
+from tests.services import Broker, PostgresServer, make_settings
 
 
 def by_subject(found: list[Finding], subject: str) -> list[Finding]:
@@ -46,6 +51,12 @@ def wrong(found: list[Finding], subject: str) -> str:
 def servers(settings: Settings) -> list[Finding]:
     with contextlib.closing(Ledger(settings, pool_size=2)) as ledger:
         return examine(server_checks(settings, ledger))
+
+
+def bucket_change(url: str) -> dict[str, Any]:
+    """The settings of a bucket at an address."""
+    found: dict[str, Any] = dict(bucket_settings(url))
+    return found | {"storage_secret_access_key": SecretStr(found["storage_secret_access_key"])}
 
 
 @pytest.fixture
@@ -149,6 +160,63 @@ def test_a_ledger_that_is_not_there_is_not_made(tmp_path: Path) -> None:
 
     assert by_subject(whole_round(settings), "database")[0].mark == "unknown"
     assert list(settings.data_dir.iterdir()) == []
+
+
+def test_a_database_that_runs_and_refuses_us_is_told_from_one_that_is_away(postgres_settings: Settings) -> None:
+    url = urlsplit(postgres_settings.ledger_url)
+    nowhere = postgres_settings.model_copy(update={"database_url": url._replace(path="/nowhere").geturl()})
+    away = urlunsplit(url._replace(netloc=f"postgres@127.0.0.1:{free_port()}"))
+
+    refused, silent = servers(nowhere), servers(postgres_settings.model_copy(update={"database_url": away}))
+
+    assert "the database does not let us in" in wrong(refused, "database")
+    assert 'database "nowhere" does not exist' in wrong(refused, "database")
+    assert "Check the user, the password, and the name" in wrong(refused, "database")
+    assert "the database does not answer" in wrong(silent, "database")
+    # What hangs on it is told once.
+    for found in (refused, silent):
+        assert [each.subject for each in found if each.mark == "wrong"] == ["database", "broker"]
+
+
+def test_a_user_that_may_make_no_tables_is_told(postgres: PostgresServer, tmp_path: Path) -> None:
+    url, role = postgres.create(), f"fleet_test_{uuid.uuid4().hex[:12]}"
+    postgres.execute(sql.SQL("CREATE ROLE {} LOGIN").format(sql.Identifier(role)))
+    try:
+        netloc = f"{role}@{urlsplit(url).netloc.rpartition('@')[2]}"
+        settings = make_settings(tmp_path, database_url=urlunsplit(urlsplit(url)._replace(netloc=netloc)))
+
+        text = wrong(servers(settings), "database")
+
+        assert "has no tables, and the URL's user may make none" in text
+    finally:
+        postgres.drop(url)
+        postgres.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(role)))
+
+
+def test_a_bucket_that_refuses_us_is_told_before_the_first_process(ledger_settings: Settings) -> None:
+    body = b"<Error><Code>AccessDenied</Code><Message>no</Message></Error>"
+    head = f"HTTP/1.1 403 X\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    with contextlib.ExitStack() as stack:
+        s3 = S3Server()
+        stack.callback(s3.stop)
+        s3.empty(BUCKET)
+        front = stack.enter_context(fronted(s3, [head + body] * 40))
+        sound, denied, away = (
+            ledger_settings.model_copy(update=bucket_change(url))
+            for url in (s3.url, front.url, f"http://127.0.0.1:{free_port()}")
+        )
+
+        [told] = by_subject(servers(denied), "storage")
+
+        assert (told.mark, told.refuses) == ("wrong", True)
+        assert "the credentials do not permit this" in told.text
+        [told] = by_subject(servers(away), "storage")
+        assert (told.mark, told.refuses) == ("wrong", False)
+        assert "check COMFYLINE_STORAGE_ENDPOINT_URL" in told.text
+        assert [each.mark for each in by_subject(servers(sound), "storage")] == ["unknown"]
+        with contextlib.closing(Ledger(sound)) as ledger:
+            assert ledger.facts.get(STORAGE) is None, "it only looks"
+        assert not any(each.mark == "advice" for each in examine(settings_checks(sound)) if "STORAGE_DIR" in each.text)
 
 
 @pytest.mark.parametrize(
