@@ -10,6 +10,7 @@ from rich.filesize import decimal
 
 from cli.doctor.findings import Check, Said, advice, ok, unknown, wrong
 from cli.local.startup_checks import broker_address, broker_advice, broker_problem
+from comfy.process.cleanup import free_bytes
 from core.broker_kind import BrokerKind
 from core.errors import ConfigurationError, LedgerUnavailable, StorageUnavailable
 from core.ledger import Ledger
@@ -183,7 +184,7 @@ def _storage(settings: Settings, ledger: Ledger) -> Iterator[Said]:
     free_bytes = output_storage(settings).free_bytes()
     free = "" if free_bytes is None else f"; {decimal(free_bytes)} left"
     if marker.is_full():
-        yield wrong(f"{place} has room for less than COMFYLINE_MAX_UPLOAD_BYTES{free}: make room.")
+        yield wrong(_no_room(settings, free))
         return
     yield ok(f"{place} is the fleet's; a file was written, read and removed in each part{free}.")
 
@@ -191,8 +192,15 @@ def _storage(settings: Settings, ledger: Ledger) -> Iterator[Said]:
 def _unchosen(settings: Settings) -> Iterator[Said]:
     if not settings.storage_url and settings.storage_dir is not None and not settings.storage_dir.is_dir():
         yield wrong(absence(settings))
-        return
-    yield unknown("The fleet has no storage yet; its first process takes the one that it sees.")
+    elif not settings.storage_url and free_bytes(settings.storage_dir or settings.data_dir) < settings.max_upload_bytes:
+        yield wrong(_no_room(settings))
+    else:
+        yield unknown("The fleet has no storage yet; its first process takes the one that it sees.")
+
+
+def _no_room(settings: Settings, free: str = "") -> str:
+    place = settings.storage_url or settings.storage_dir or settings.data_dir
+    return f"{place} has room for less than COMFYLINE_MAX_UPLOAD_BYTES{free}: make room."
 
 
 def _trial(storage: StorageBackend) -> str | None:

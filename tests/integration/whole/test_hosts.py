@@ -6,6 +6,8 @@ import hashlib
 import io
 import json
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,12 @@ import pytest
 import requests
 from PIL import Image
 
+from comfy.liveness.procfs import ProcessIdentity
 from tests.fleet import sampled, work
 from tests.host_fleet import GPU_HOSTS, MODEL_BYTES, Hosts, hosts, within
 from tests.model_server import content
+from tests.namespaces import PLACE, remove_leftovers
+from tests.paths import ROOT
 from tests.waiting import until
 
 #: Of /proc/net/tcp: the state of a socket that waits for connections, and loopback as an address.
@@ -76,6 +81,30 @@ def test_nobody_can_connect_to_a_gpu_host(fleet: Hosts) -> None:
             with fleet.namespaces["api"].entered():
                 socket.create_connection(place, timeout=5).close()
             host.guard()
+
+
+def test_what_a_killed_run_left_is_removed_by_the_next(fleet: Hosts) -> None:
+    fleet.namespace("api")
+    script = (
+        "import os, subprocess; from tests.namespaces import Topology\n"
+        "with Topology(['left']) as topology, topology.hosts['left'].entered():\n"
+        "    left = subprocess.Popen(['sleep', '600'], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)\n"
+        "    print(topology.hosts['left'].name, left.pid, flush=True)\n"
+        "    os.kill(os.getpid(), 9)"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    name, pid = ended.stdout.split()
+    assert (PLACE / name).exists()
+    sleeping = ProcessIdentity.of(int(pid))
+    assert sleeping is not None
+    assert sleeping.is_alive()
+
+    remove_leftovers()
+
+    assert not list(PLACE.glob(f"{name.rpartition('-')[0]}-*"))
+    assert not sleeping.is_alive()
+    # Those of a run that goes on are not touched.
+    assert (PLACE / fleet.namespace("api").name).exists()
 
 
 def test_what_listens_there_listens_to_loopback_alone(fleet: Hosts) -> None:

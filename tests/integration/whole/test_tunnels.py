@@ -107,8 +107,8 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tunnelled]:
         found["far"].guard()
         address = found["here"].address
         with found["far"].entered():
-            ours = {"name": "render1", "server": address, "probe": POSTGRES_PORT}
-            far_end = Stunnel(folder / "stunnel", "on a GPU host", authority, **ours)
+            place = "on a GPU host"
+            far_end = Stunnel(folder / "stunnel", place, authority, name="render1", server=address, probe=POSTGRES_PORT)
             stack.callback(far_end.stop)
             far_end.start()
         stack.enter_context(found["here"].entered())
@@ -118,8 +118,8 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tunnelled]:
         stack.callback(broker.stop)
         # In a namespace nobody else has them.
         postgres.port, broker.port = POSTGRES_PORT, REDIS_PORT
-        near = {"name": SERVER, "server": "", "probe": 5433}
-        near_end = Stunnel(folder / "stunnel", "machine of the servers", authority, **near)
+        place = "machine of the servers"
+        near_end = Stunnel(folder / "stunnel", place, authority, name=SERVER, server="", probe=5433)
         stack.callback(near_end.stop)
         for server in (postgres, broker, near_end):
             server.start()

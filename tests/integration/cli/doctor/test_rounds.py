@@ -33,6 +33,7 @@ from tasks.instance.plan import plan_instances
 from tests.bucket_fleet import BUCKET, bucket_settings
 from tests.ledger_moves import WEBHOOK, generated, submit, succeeded
 from tests.makers import come_up
+from tests.model_server import model_server
 from tests.ports import free_port
 from tests.s3_server import S3Server, fronted
 from tests.services import Broker, PostgresServer, make_settings
@@ -318,6 +319,8 @@ class TestStorage:
 
         assert f"COMFYLINE_STORAGE_DIR={tmp_path}/mount is not there" in wrong(servers(settings), "storage")
         (tmp_path / "mount").mkdir()
+        full = settings.model_copy(update={"max_upload_bytes": 2**60})
+        assert "less than COMFYLINE_MAX_UPLOAD_BYTES" in wrong(servers(full), "storage")
         assert by_subject(servers(settings), "storage")[0].mark == "unknown"
         with contextlib.closing(Ledger(settings)) as ledger:
             assert ledger.facts.get(STORAGE) is None
@@ -399,6 +402,20 @@ class TestFleet:
         come_up(ledger, "gpu0@here")
 
         assert "Run comfyline io" in wrong(found(), "io workers")
+
+
+@pytest.mark.parametrize("said", ["{}", "[]", '{"system": null}', '{"system": {}}', "<html></html>", '{"system": []}'])
+def test_what_is_attached_and_no_comfyui_is_told(sqlite_settings: Settings, said: str) -> None:
+    with model_server() as web:
+        web.serve("/system_stats", said.encode(), content_type="application/json")
+        web.serve("/object_info", b"{}", content_type="application/json")
+        settings = sqlite_settings.model_copy(update={"comfyui_urls": (web.url,), "broker_url": ""})
+
+        text = wrong(host_round(settings, plan_instances(settings)), "ComfyUI gpu0")
+
+    assert "COMFYLINE_COMFYUI_URLS" in text
+    assert web.url in text
+    assert "no ComfyUI" in text
 
 
 def test_an_attached_comfyui_that_does_not_answer_keeps_no_host_from_its_start(sqlite_settings: Settings) -> None:
