@@ -19,6 +19,7 @@ from core.ledger import Change, Ledger
 from core.log_format import LOG_FORMAT
 from core.messaging import broker_guard
 from core.messaging.notices import Notice, NoticeListener, NoticeSender
+from core.neighbour_watch import NeighbourWatch
 from core.records.job import QUEUED
 from core.settings import Settings, load_settings
 from tasks.messaging.app import make_app
@@ -61,8 +62,11 @@ def build(settings: Settings, *, pool_size: int = POOL_SIZE) -> Flask:
     hub = Hub(ledger.jobs.states, ledger.jobs.many)
     listener = NoticeListener(settings, hub.notify)
     listener.start()
+    watch = NeighbourWatch(ledger.machines, time_limit=ledger_time_limit)
+    watch.start()
 
     def close() -> None:
+        watch.close()
         hub.close()
         listener.stop()
         sender.close()

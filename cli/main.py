@@ -46,6 +46,7 @@ COMMANDS = {
     "beat": ("cli.commands.services:beat", "Run the clock of periodic work."),
     "flower": ("cli.commands.services:flower", "Run Flower, the window on workers and queues."),
     "migrate": ("cli.commands.services:migrate", "Bring the ledger's tables to this version."),
+    "adopt-key": ("cli.commands.services:adopt_key", "Have the fleet go by this machine's secret key."),
     "version": ("cli.commands.installation:version", "Print the version."),
 }
 

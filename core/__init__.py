@@ -20,5 +20,7 @@ object_keys  keys of objects in a bucket
 log_format   how a log line looks
 startup      what is checked before a server starts
 job_files    ids, and where the files of a job lie (core.storage, core.ledger, tasks)
+machine      which machine this is (core.ledger, comfy, tasks)
+neighbour_watch  whether the fleet has other machines, looked at now and then (api, tasks)
 records/     what is known of a job, typed, from body to ledger (all)
 """

@@ -21,6 +21,7 @@ from comfy.process.spec import InstanceSpec
 from core.errors import ConfigurationError
 from core.ledger import Ledger
 from core.ledger.upgrade import migrate
+from core.neighbour_watch import NeighbourWatch
 from core.settings import Settings
 from tasks import generate, notify, reconcile, upload
 from tasks.instance import control
@@ -131,9 +132,12 @@ def run_io_worker(settings: Settings) -> None:
     open_workplace(settings, runtime.ledger)
     deadlines = StartDeadlines(runtime)
     deadlines.start()
+    watch = NeighbourWatch(runtime.ledger.machines)
+    watch.start()
     try:
         _run(app, io_options(settings), "io")
     finally:
+        watch.close()
         deadlines.close()
         dispatcher.close()
 

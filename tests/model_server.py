@@ -73,7 +73,7 @@ class ModelServer:
 
 
 @contextmanager
-def model_server() -> Iterator[ModelServer]:
+def model_server(address: str = "127.0.0.1") -> Iterator[ModelServer]:
     """Run a server on a free port."""
     state = ModelServer()
 
@@ -144,11 +144,11 @@ def model_server() -> Iterator[ModelServer]:
                 self.send_header(name, value)
             self.end_headers()
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer((address, 0), Handler)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
-    state.url = f"http://127.0.0.1:{server.server_address[1]}"
+    state.url = f"http://{address}:{server.server_address[1]}"
     try:
         yield state
     finally:

@@ -14,8 +14,9 @@ import uuid
 from pathlib import Path
 
 import psycopg
+import redis
 
-from cli.local.broker import answers, broker_spec
+from cli.local.broker import answers, broker_spec, server_program
 from comfy.process import launch
 from core.settings import process_environment
 from tests.ports import free_port
@@ -118,11 +119,40 @@ class OwnValkey(OwnServer):
         return [*launcher, *broker_spec(self.settings, process_environment()).command]
 
 
+class OwnRedis(OwnServer):
+    """A Redis, or the Valkey that came with us, which listens at an address and keeps what it has."""
+
+    def __init__(self, folder: Path, address: str = "127.0.0.1") -> None:
+        super().__init__()
+        folder.mkdir()
+        self._folder, self._address = folder, address
+        self.port = free_port()
+
+    @property
+    def url(self) -> str:
+        """kombu URL of the server."""
+        return f"redis://{self._address}:{self.port}/0"
+
+    def is_answering(self) -> bool:
+        try:
+            with redis.Redis(self._address, self.port, socket_timeout=2) as client:
+                return bool(client.ping())
+        except redis.RedisError:
+            return False
+
+    def _command(self) -> list[str]:
+        launcher = [sys.executable, "-I", "-S", launch.__file__, str(os.getpid())]
+        listen = ["--port", str(self.port), "--bind", self._address, "--protected-mode", "no"]
+        return [*launcher, str(server_program()), *listen, "--dir", str(self._folder), "--appendonly", "yes"]
+
+
 class OwnPostgres(OwnServer):
     """A PostgreSQL cluster in a temporary directory, run by an ordinary user as PostgreSQL demands."""
 
-    def __init__(self) -> None:
+    def __init__(self, address: str = "127.0.0.1") -> None:
+        """Parameters: address - where it listens; all of the network around it may connect."""
         super().__init__()
+        self.address = address
         programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
         setpriv = shutil.which("setpriv")
         if not programs or setpriv is None:
@@ -137,6 +167,9 @@ class OwnPostgres(OwnServer):
             os.chown(self.folder, owner.pw_uid, owner.pw_gid)
         initdb = [str(self._programs / "initdb"), "-D", str(self.folder / "data"), "-U", "postgres", "-A", "trust"]
         subprocess.run([*self._as_user, *initdb, "--no-sync"], check=True, capture_output=True, timeout=60)
+        if address != "127.0.0.1":
+            with (self.folder / "data" / "pg_hba.conf").open("a") as file:
+                file.write("host all all samenet trust\n")
 
     @property
     def url(self) -> str:
@@ -151,7 +184,7 @@ class OwnPostgres(OwnServer):
         return self._url_of(name)
 
     def _url_of(self, database: str) -> str:
-        return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
+        return f"postgresql://postgres@{self.address}:{self.port}/{database}"
 
     def is_answering(self) -> bool:
         try:
@@ -175,7 +208,7 @@ class OwnPostgres(OwnServer):
 
     def _command(self) -> list[str]:
         options = {
-            "listen_addresses": "127.0.0.1",
+            "listen_addresses": self.address,
             "port": str(self.port),
             "unix_socket_directories": str(self.folder),
             "fsync": "off",

@@ -39,11 +39,11 @@ class Receiver(http.server.ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 256
 
-    def __init__(self, behave: Callable[[Received], Answer], port: int = 0) -> None:
-        super().__init__(("127.0.0.1", port), _Handler)
+    def __init__(self, behave: Callable[[Received], Answer], port: int = 0, address: str = "127.0.0.1") -> None:
+        super().__init__((address, port), _Handler)
         self.behave = behave
         self.port: int = self.server_address[1]
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"http://{address}:{self.port}"
         self.received: list[Received] = []
 
     def handle_error(self, *_arguments: Any) -> None:
@@ -78,9 +78,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def receiving(behave: Callable[[Received], Answer] = lambda _received: OK, port: int = 0) -> Iterator[Receiver]:
+def receiving(
+    behave: Callable[[Received], Answer] = lambda _received: OK, port: int = 0, address: str = "127.0.0.1"
+) -> Iterator[Receiver]:
     """A receiver that runs in a thread; on a free port unless one is named."""
-    with Receiver(behave, port) as receiver:
+    with Receiver(behave, port, address) as receiver:
         thread = threading.Thread(target=receiver.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
         try:

@@ -38,11 +38,11 @@ _SLOW_S = 0.001
 class S3Server:
     """A running server, and a client of it for looking into its buckets."""
 
-    def __init__(self) -> None:
-        self._server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    def __init__(self, address: str = "127.0.0.1") -> None:
+        self._server = ThreadedMotoServer(address, 0, verbose=False)
         self._server.start()
         self.port = self._server.get_host_and_port()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"http://{address}:{self.port}"
         self.client: Any = boto3.client(
             "s3",
             endpoint_url=self.url,
@@ -148,10 +148,11 @@ class Front:
 class Gate:
     """Stands before a server: passes everything through, late if it is told so, or nothing at all."""
 
-    def __init__(self, port: int) -> None:
-        self._port = port
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+    def __init__(self, port: int, address: str = "127.0.0.1") -> None:
+        self._server = (address, port)
+        self._listener = socket.create_server((address, 0))
+        self.url = f"http://{address}:{self._listener.getsockname()[1]}"
+        self._held = Hold(b"")
         self._is_open = True
         #: For which each request waits before anything of it is passed on.
         self.delay_s = 0.0
@@ -171,8 +172,14 @@ class Gate:
         """Pass everything through again."""
         self._is_open = True
 
+    def hold(self, beginning: bytes) -> Hold:
+        """Keep the next request that begins so from the server, until it is let go."""
+        self._held = Hold(beginning)
+        return self._held
+
     def close(self) -> None:
         """End it."""
+        self._held.let_go()
         self.shut()
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
@@ -189,7 +196,7 @@ class Gate:
             if not self._is_open:
                 return
             self._sockets.add(connection)
-            with socket.create_connection(("127.0.0.1", self._port)) as server:
+            with socket.create_connection(self._server) as server:
                 # What comes after an answer is another request.
                 answered = threading.Event()
                 answered.set()
@@ -206,6 +213,33 @@ class Gate:
             answered.clear()
             self.requests.append(data.partition(b"\r\n")[0].decode())
             time.sleep(self.delay_s)
+        self._held.look(data)
+
+
+class Hold:
+    """One request that a gate keeps to itself."""
+
+    def __init__(self, beginning: bytes) -> None:
+        self._beginning = beginning
+        #: So many are let through before.
+        self.skip = 0
+        #: It has come.
+        self.has_come = threading.Event()
+        self._is_over = threading.Event()
+
+    def look(self, data: bytes) -> None:
+        """Wait with this piece, if it is the one."""
+        if self._beginning and not self.has_come.is_set() and data.startswith(self._beginning):
+            if self.skip > 0:
+                self.skip -= 1
+                return
+            self.has_come.set()
+            self._is_over.wait()
+
+    def let_go(self) -> None:
+        """Pass it on, and hold no other."""
+        self._beginning = b""
+        self._is_over.set()
 
 
 def _copy(

@@ -13,7 +13,6 @@ import sys
 import uuid
 from pathlib import Path
 
-import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -22,6 +21,7 @@ from cryptography.x509.oid import NameOID
 from comfy.process import launch
 from tests.own_servers import OwnPostgres, OwnServer
 from tests.ports import free_port
+from tests.services import missing
 
 _DAY = datetime.timedelta(days=1)
 
@@ -94,18 +94,18 @@ class TlsPostgres(OwnPostgres):
 
 
 class TlsRedis(OwnServer):
-    """A Redis that listens for TLS alone; skips the test where no server here speaks it."""
+    """A Redis that listens for TLS alone; the test ends where no server here speaks it."""
 
     def __init__(self, folder: Path, authority: Authority) -> None:
         super().__init__()
         program = next(filter(None, map(shutil.which, ("redis-server", "valkey-server"))), None)
         if program is None:
-            pytest.skip("no Redis that speaks TLS: redis-server and valkey-server are not on the PATH")
+            missing("no Redis that speaks TLS: redis-server and valkey-server are not on the PATH")
         if (
             subprocess.run([program, "--tls-port", "x"], capture_output=True, timeout=10).stdout.find(b"Bad directive")
             >= 0
         ):
-            pytest.skip(f"no Redis that speaks TLS: {program} was built without it")
+            missing(f"no Redis that speaks TLS: {program} was built without it")
         self._program, self._folder = program, folder
         folder.mkdir()
         self._ca = authority.certificate
@@ -130,7 +130,7 @@ class TlsRedis(OwnServer):
 
 
 class TlsRabbit(OwnServer):
-    """A RabbitMQ node that listens for TLS alone; skips the test where the program is not there."""
+    """A RabbitMQ node that listens for TLS alone; the test ends where the program is not there."""
 
     #: Erlang takes its time on a busy machine.
     start_timeout_s = 90.0
@@ -140,7 +140,7 @@ class TlsRabbit(OwnServer):
         super().__init__()
         program = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
         if not program.exists():
-            pytest.skip(f"no RabbitMQ of our own: {program} is not there")
+            missing(f"no RabbitMQ of our own: {program} is not there")
         self._program, self._folder = program, folder
         self._ca = authority.certificate
         certificate, key = authority.issue("rabbitmq")

@@ -56,7 +56,6 @@ class Intake:
         self._ledger = ledger
         self._storage = input_storage(settings)
         self._outputs = output_storage(settings)
-        self._policy = Policy.from_settings(settings)
 
     def receive(
         self,
@@ -246,7 +245,7 @@ class Intake:
             with draft.open("wb") as target:
                 fetched = fetch(
                     url,
-                    policy=self._policy,
+                    policy=Policy.from_settings(self._settings),
                     limit_bytes=limit_bytes,
                     timeout_s=FETCH_S,
                     target=target,

@@ -17,11 +17,12 @@ from cli.local.broker import run_broker
 from cli.local.data_dir import make_data_dir
 from cli.local.processes import TICK_S, ProcessSet, StopSignals
 from cli.local.stack import HINT_AFTER_S, child_environment, fleet_process
-from cli.local.startup_checks import broker_advice, settle_storage, wait_for_needs
+from cli.local.startup_checks import broker_advice, settle_key, settle_storage, wait_for_needs
 from cli.output.findings import finding_line
 from cli.output.terminal import warn
 from comfy.process.spec import REPOSITORY_ROOT, InstanceSpec
 from core.errors import ConfigurationError
+from core.ledger import Ledger
 from core.ledger.upgrade import migrate as migrate_ledger
 from core.log_format import LOG_FORMAT
 from core.outbound import Policy
@@ -123,6 +124,20 @@ def migrate() -> None:
     warn("the ledger has the tables of this version.")
 
 
+@click.command(name="adopt-key")
+def adopt_key() -> None:
+    """Have the fleet go by the secret key of this machine, because nobody has the one it went by any more.
+
+    What was sealed with that one stays closed: jobs that brought secrets fail, links to files end.
+    """
+    settings = load_settings()
+    make_data_dir(settings)
+    migrate_ledger(settings)
+    with contextlib.closing(Ledger(settings, pool_size=1)) as ledger:
+        ledger.fleet_key.adopt()
+    warn("COMFYLINE_SECRET_KEY of this machine is the fleet's now. Set it on all others, and restart every process.")
+
+
 def _look_around(settings: Settings, specs: Sequence[InstanceSpec]) -> None:
     """Say how this machine and what it needs are. What is wrong may pass, and is waited for.
 
@@ -146,6 +161,7 @@ def _ready_settings(*, uses_files: bool = False) -> Settings:
     settings = load_settings()
     make_data_dir(settings)
     wait_for_needs(settings, warn)
+    settle_key(settings, warn)
     if not is_told_already():
         for line in (data_dir_advice(settings), *broker_advice(settings)):
             if line:

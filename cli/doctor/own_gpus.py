@@ -157,7 +157,14 @@ def _asked(url: str, *, asks_for_all: bool) -> Said:
     """Raises ComfyUnavailable."""
     read_s = ASK_FOR_ALL_S if asks_for_all else ASK_S
     with closing(ComfyClient(url, connect_timeout_s=ASK_S, read_timeout_s=read_s)) as client:
-        version = client.system_stats().get("system", {}).get("comfyui_version")
+        system = client.system_stats().get("system")
+        # Every release tells of its Python there, and not every one which release it is.
+        if not isinstance(system, dict) or "python_version" not in system:
+            return wrong(
+                f"What answers at {_address(url)} is no ComfyUI: its /system_stats tells of none. Correct "
+                "COMFYLINE_COMFYUI_URLS, or end that program."
+            )
+        version = system.get("comfyui_version")
         if (problem := _too_old(version)) is not None:
             return wrong(f"{problem} It is at {_address(url)}.")
         nodes = f", {len(client.object_info()):,} kinds of nodes" if asks_for_all else ""

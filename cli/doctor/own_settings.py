@@ -8,7 +8,7 @@ from cli.doctor.findings import Check, Said, advice, ok, unknown
 from cli.local.credentials import flower_credentials
 from cli.local.data_dir import try_data_dir
 from core.ledger import Ledger
-from core.ledger.sealing import load_keys
+from core.ledger.sealing import KEY_FILE, load_keys
 from core.settings import Settings
 from core.settings.neighbours import is_one_machine
 from core.startup import check_api, data_dir_advice, open_api_advice
@@ -35,14 +35,14 @@ def _settings(settings: Settings) -> Iterator[Said]:
         flower_credentials(settings)
     is_alone = is_one_machine(settings)
     keys = settings.secret_key.get_secret_value()
-    if keys or (settings.data_dir / "secret.key").exists():
+    if keys or (settings.data_dir / KEY_FILE).exists():
         load_keys(keys, settings.data_dir)
     if not keys and not is_alone:
         yield advice(
             "COMFYLINE_SECRET_KEY is not set, so this machine has a key of its own: links to files and secrets of jobs "
             "of other machines do not open here. Set one key on all machines.",
         )
-    if settings.storage_dir is None and not is_alone:
+    if settings.storage_dir is None and not settings.storage_url and not is_alone:
         yield advice(
             f"COMFYLINE_STORAGE_DIR is not set, so files are in {settings.data_dir}, which other machines do not see. "
             "Name a directory that all machines of the fleet share.",

@@ -1,4 +1,4 @@
-"""What all machines of a fleet share: database, clocks, broker, storage."""
+"""What all machines of a fleet share: database, clocks, secret key, broker, storage."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from rich.filesize import decimal
 
 from cli.doctor.findings import Check, Said, advice, ok, unknown, wrong
 from cli.local.startup_checks import broker_address, broker_advice, broker_problem
+from comfy.process.cleanup import free_bytes
 from core.broker_kind import BrokerKind
-from core.errors import LedgerUnavailable, StorageUnavailable
+from core.errors import ConfigurationError, LedgerUnavailable, StorageUnavailable
 from core.ledger import Ledger
-from core.ledger.sealing import make_key
+from core.ledger.fleet_key import FleetKey
+from core.ledger.sealing import KEY_FILE, Sealer, load_keys, make_key
 from core.ledger.timekeeping import APART_MS
 from core.ledger.upgrade import read_schema
 from core.messaging.broker_trial import try_broker
@@ -40,13 +42,16 @@ def server_checks(settings: Settings, ledger: Ledger, *, with_broker: bool = Tru
     """
     url = "Check COMFYLINE_DATABASE_URL, and that this machine reaches the host in it."
     storage = "A file system whose server is gone answers nothing: check the mount of COMFYLINE_STORAGE_DIR."
+    if settings.storage_url:
+        storage = "The bucket's server takes connections and does not answer: check COMFYLINE_STORAGE_ENDPOINT_URL."
     found = [
         Check(subject="database", look=lambda: _database(settings, ledger), if_late=url),
+        Check(subject="secret key", look=lambda: _secret_key(settings, ledger), if_late=url),
         Check(subject="storage", look=lambda: _storage(settings, ledger), if_late=storage),
     ]
     if with_broker:
         reach = f"{broker_address(settings)}: check the URL, and that this machine reaches the host in it."
-        found.insert(1, Check(subject="broker", look=lambda: _broker(settings), if_late=reach))
+        found.insert(2, Check(subject="broker", look=lambda: _broker(settings), if_late=reach))
     if not ledger.database.is_sqlite:
         found.insert(1, Check(subject="clock", look=lambda: _clock(ledger), if_late=url))
     return found
@@ -54,6 +59,12 @@ def server_checks(settings: Settings, ledger: Ledger, *, with_broker: bool = Tru
 
 def _database(settings: Settings, ledger: Ledger) -> Iterator[Said]:
     schema = read_schema(settings)
+    if schema.revision is None and not schema.may_create:
+        yield wrong(
+            f"COMFYLINE_DATABASE_URL: {schema.server} has no tables, and the URL's user may make none: have it own the "
+            "database (ALTER DATABASE ... OWNER TO ...)."
+        )
+        return
     if schema.revision is None:
         yield unknown(f"{schema.server} has no tables yet; the first process makes them, or comfyline migrate.")
         return
@@ -75,7 +86,11 @@ def _database(settings: Settings, ledger: Ledger) -> Iterator[Said]:
 
 
 def _clock(ledger: Ledger) -> Iterator[Said]:
-    ahead_s = ledger.timekeeping.ahead_s()
+    try:
+        ahead_s = ledger.timekeeping.ahead_s()
+    except LedgerUnavailable:
+        yield unknown("How this machine's clock stands to the database's, only that can tell.")
+        return
     if ahead_s is not None:
         yield clock_finding(ahead_s, "the database's")
 
@@ -90,6 +105,26 @@ def clock_finding(ahead_s: float, whose: str) -> Said:
         "set by NTP (timedatectl set-ntp true). Signed webhooks and uploads to buckets may be refused, and files "
         "removed too early or too late.",
     )
+
+
+def _secret_key(settings: Settings, ledger: Ledger) -> Iterator[Said]:
+    configured = settings.secret_key.get_secret_value()
+    try:
+        if read_schema(settings).revision is None or not ledger.fleet_key.is_chosen():
+            yield unknown("The fleet has no key yet; its first process brings the one that it has.")
+            return
+        if not configured and not (settings.data_dir / KEY_FILE).exists():
+            # A start would make one, which would be another.
+            raise ConfigurationError(
+                "COMFYLINE_SECRET_KEY is not set, and the fleet has a key already: set that one, as on all machines."
+            )
+        keys = Sealer(load_keys(configured, settings.data_dir))
+        if (problem := FleetKey(ledger.facts, keys, is_set=bool(configured)).problem()) is not None:
+            raise ConfigurationError(problem)
+    except LedgerUnavailable:
+        yield unknown("Whether this machine has the fleet's key, only the database can tell.")
+        return
+    yield ok("This machine has the fleet's.")
 
 
 def _broker(settings: Settings) -> Iterator[Said]:
@@ -123,6 +158,12 @@ _OWNER = " Our processes have to run as one user id on all machines, and that us
 def _storage(settings: Settings, ledger: Ledger) -> Iterator[Said]:
     place = settings.storage_url or settings.storage_dir or settings.data_dir
     marker = StorageMarker(settings, ledger.facts)
+    if settings.storage_url:
+        # Before the first process, too: what it may do there depends on no fleet.
+        if (why := marker.away()) is not None:
+            yield wrong(f"The storage cannot be used now. {why}.")
+            return
+        marker.check_rights()
     try:
         if read_schema(settings).revision is None or not marker.is_chosen():
             yield from _unchosen(settings)
@@ -143,7 +184,7 @@ def _storage(settings: Settings, ledger: Ledger) -> Iterator[Said]:
     free_bytes = output_storage(settings).free_bytes()
     free = "" if free_bytes is None else f"; {decimal(free_bytes)} left"
     if marker.is_full():
-        yield wrong(f"{place} has room for less than COMFYLINE_MAX_UPLOAD_BYTES{free}: make room.")
+        yield wrong(_no_room(settings, free))
         return
     yield ok(f"{place} is the fleet's; a file was written, read and removed in each part{free}.")
 
@@ -151,8 +192,15 @@ def _storage(settings: Settings, ledger: Ledger) -> Iterator[Said]:
 def _unchosen(settings: Settings) -> Iterator[Said]:
     if not settings.storage_url and settings.storage_dir is not None and not settings.storage_dir.is_dir():
         yield wrong(absence(settings))
-        return
-    yield unknown("The fleet has no storage yet; its first process takes the one that it sees.")
+    elif not settings.storage_url and free_bytes(settings.storage_dir or settings.data_dir) < settings.max_upload_bytes:
+        yield wrong(_no_room(settings))
+    else:
+        yield unknown("The fleet has no storage yet; its first process takes the one that it sees.")
+
+
+def _no_room(settings: Settings, free: str = "") -> str:
+    place = settings.storage_url or settings.storage_dir or settings.data_dir
+    return f"{place} has room for less than COMFYLINE_MAX_UPLOAD_BYTES{free}: make room."
 
 
 def _trial(storage: StorageBackend) -> str | None:

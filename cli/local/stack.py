@@ -13,7 +13,7 @@ from pathlib import Path
 
 from cli.local.broker import broker_lock, broker_spec, start_broker, stop_broker
 from cli.local.processes import ProcessSet, ProcessSpec, StopSignals
-from cli.local.startup_checks import broker_problem, settle_storage
+from cli.local.startup_checks import broker_problem, settle_key, settle_storage
 from comfy.process.spec import REPOSITORY_ROOT, InstanceSpec
 from core.errors import ConfigurationError
 from core.ledger.upgrade import migrate
@@ -126,6 +126,7 @@ class Stack:
                 # Asked here, so that one who refuses us is told of once, and not by each process again and again.
                 self._report(problem)
             migrate(self.settings)
+            settle_key(self.settings, self._report)
             settle_storage(self.settings, self._report)
             try:
                 self._start()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 from amqp.exceptions import AccessRefused, AMQPError, NotAllowed
@@ -47,6 +48,15 @@ def ledger_problem(settings: Settings) -> str | None:
     return None
 
 
+def settle_key(settings: Settings, report: Callable[[str], None]) -> None:
+    """See that this machine has the fleet's secret key, once the ledger can say so.
+
+    Raises:
+      ConfigurationError: it has another one.
+    """
+    _wait(lambda: _key_problem(settings), report)
+
+
 def settle_storage(settings: Settings, report: Callable[[str], None]) -> None:
     """See that the storage in sight is the fleet's, and may be used, once it and the ledger can say so.
 
@@ -54,6 +64,15 @@ def settle_storage(settings: Settings, report: Callable[[str], None]) -> None:
       ConfigurationError: it is not.
     """
     _wait(lambda: _storage_problem(settings), report)
+
+
+def _key_problem(settings: Settings) -> str | None:
+    try:
+        with closing(Ledger(settings, pool_size=1)) as ledger:
+            ledger.fleet_key.settle()
+    except LedgerUnavailable as exc:
+        return f"Waiting for the ledger. {exc}"
+    return None
 
 
 def _storage_problem(settings: Settings) -> str | None:

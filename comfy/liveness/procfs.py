@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
-PROC = Path("/proc")
+from core.machine import PROC, boot_id
+
 #: Indexes into `/proc/<pid>/stat` after the command name, which may itself hold spaces (proc(5) counts from 1, with
 #: two fields before these).
 STATE, PARENT, GROUP, SESSION, START_TIME = 0, 1, 2, 3, 19
@@ -78,14 +78,6 @@ def io_counters(pid: int) -> dict[str, int] | None:
     except OSError:
         return None
     return {name: int(value) for name, _, value in (line.partition(": ") for line in lines)}
-
-
-def boot_id() -> str:
-    """Changes with each boot of the machine; empty where it cannot be read."""
-    try:
-        return (PROC / "sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return ""  # Some sandboxes hide it; the start time still tells processes of one boot apart.
 
 
 def _all_pids() -> Iterator[int]:

@@ -11,6 +11,8 @@ instances    ledger.instances: the fleet's GPUs and their nodes (GPU workers, AP
 input_files  ledger.input_files: files that came in (API, reconciler)
 durations    ledger.durations: how long jobs take (GPU workers, API)
 facts        ledger.facts: what a fleet agrees on (all)
+fleet_key    ledger.fleet_key: whether a process has the fleet's secret key (all, at their start)
+machines     ledger.machines: on which machines the fleet's processes run (API, io workers)
 removal      ledger.removal: what leaves the ledger (reconciler)
 timekeeping  ledger.timekeeping: whether the clock was set (reconciler)
 models/      ledger.manifest and ledger.copies: model files that can be fetched, and have been (API, GPU workers)
@@ -37,9 +39,11 @@ from core.ledger.claims import Claims
 from core.ledger.database.connections import Change, Database
 from core.ledger.durations import Durations
 from core.ledger.facts import Facts
+from core.ledger.fleet_key import FleetKey
 from core.ledger.input_files import InputFiles
 from core.ledger.instances import Instances
 from core.ledger.jobs import Jobs, Retention
+from core.ledger.machines import Machines
 from core.ledger.models.copies import Copies
 from core.ledger.models.manifest import Manifest
 from core.ledger.outputs import Outputs
@@ -70,7 +74,8 @@ class Ledger:
     def __init__(
         self, settings: Settings, *, on_change: Callable[[Change], None] = lambda _change: None, pool_size: int = 5
     ) -> None:
-        keys = load_keys(settings.secret_key.get_secret_value(), settings.data_dir)
+        configured = settings.secret_key.get_secret_value()
+        keys = load_keys(configured, settings.data_dir)
         sealer = Sealer(keys)
         #: Signs the links to files, in answers and in webhooks.
         self.links = LinkSigner(keys, lifetime_s=settings.link_s)
@@ -96,6 +101,8 @@ class Ledger:
         self.durations = Durations(self.database)
         self.outlook = OutlookReader(self.database, self.lines, learned, self.durations)
         self.facts = Facts(self.database)
+        self.fleet_key = FleetKey(self.facts, sealer, is_set=bool(configured))
+        self.machines = Machines(self.database, self.facts)
         self.manifest = Manifest(self.database)
         self.copies = Copies(self.database)
         self.file_needs = FileNeeds(self.database, self.lines)

@@ -22,6 +22,8 @@ KEY_BYTES = 32
 NONCE_BYTES = 12
 #: The beginning of the SHA-256 of a key: enough to tell the keys of one ring apart, and of no use to anybody else.
 KEY_ID_BYTES = 4
+#: Where the keys of a machine are in its data directory, unless the setting has them.
+KEY_FILE = "secret.key"
 
 
 class Sealer:
@@ -55,11 +57,15 @@ class Sealer:
                 return _opened(cipher, rest, bound_to)
             except (InvalidTag, ValueError):
                 continue
-        known = ", ".join(each.hex() for each in self._ciphers)
         raise ConfigurationError(
             "A sealed secret does not open: the key it was sealed with is not among those of COMFYLINE_SECRET_KEY "
-            f"(sealed with {sealed[:KEY_ID_BYTES].hex()}, there are {known})."
+            f"(sealed with {sealed[:KEY_ID_BYTES].hex()}, there are {self.names})."
         )
+
+    @property
+    def names(self) -> str:
+        """Return the ids of the keys, for messages; the one that seals is the first."""
+        return ", ".join(each.hex() for each in self._ciphers)
 
     def mark(self, digest: bytes) -> str:
         """Return a key id and an HMAC that recognise a value later, and say nothing of it without the key."""
@@ -70,6 +76,10 @@ class Sealer:
         name, _, made = mark.partition(":")
         key = next((key for known, key in self._keys.items() if known.hex() == name), None)
         return key is not None and hmac.compare_digest(made, _mark(key, digest))
+
+    def has_sealing_mark(self, mark: str) -> bool:
+        """Return whether `mark` names the key that seals."""
+        return mark.partition(":")[0] == self._first.hex()
 
 
 def key_id(key: bytes) -> bytes:
@@ -87,7 +97,7 @@ def load_keys(configured: str, data_dir: Path) -> list[bytes]:
     """
     if configured:
         return _decode(configured, "COMFYLINE_SECRET_KEY")
-    path = data_dir / "secret.key"
+    path = data_dir / KEY_FILE
     if not path.exists():
         _create_once(path, make_key().encode())
     return _decode(path.read_text(), str(path))

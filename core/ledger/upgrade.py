@@ -24,6 +24,8 @@ from core.settings import Settings
 
 #: Any number, the same in every process: the name of PostgreSQL's advisory lock.
 ADVISORY_LOCK = 7_263_451_009
+#: For a word of a server on whether it is up.
+PING_S = 2
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -47,6 +49,8 @@ class Schema:
     revision: str | None
     #: The last one that there is.
     newest: str
+    #: There are tables, or they can be made by us.
+    may_create: bool = True
 
     @property
     def is_current(self) -> bool:
@@ -64,11 +68,13 @@ def read_schema(settings: Settings) -> Schema:
     try:
         if database.is_sqlite and not Path(database.url.database or "").exists():
             return Schema(server=str(database.url.database), revision=None, newest=newest)
-        with _told(), database.engine.connect() as connection:
+        with _told(database), database.engine.connect() as connection:
             revision = MigrationContext.configure(connection).get_current_revision()
             if revision is not None:
                 scripts.get_revision(revision)
-            return Schema(server=_server(database, connection), revision=revision, newest=newest)
+            may_create = revision is not None or _may_create(database, connection)
+            server = _server(database, connection)
+            return Schema(server=server, revision=revision, newest=newest, may_create=may_create)
     finally:
         database.dispose()
 
@@ -84,7 +90,7 @@ def migrate(settings: Settings) -> None:
     settings.make_data_dir()
     logging.getLogger("alembic").setLevel(logging.WARNING)
     try:
-        with _told(), _exclusive(database, settings.data_dir), database.engine.connect() as connection:
+        with _told(database), _exclusive(database, settings.data_dir), database.engine.connect() as connection:
             newest = ScriptDirectory.from_config(alembic_config()).get_current_head()
             if MigrationContext.configure(connection).get_current_revision() == newest:
                 return
@@ -97,12 +103,12 @@ def migrate(settings: Settings) -> None:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def _told(database: Database) -> Iterator[None]:
     """Raise what the database or Alembic raises in our words."""
     try:
         yield
     except SQLAlchemyError as exc:
-        raise _in_our_words(exc) from exc
+        raise _in_our_words(database, exc) from exc
     except CommandError as exc:
         raise ConfigurationError(
             f"COMFYLINE_DATABASE_URL: the ledger was made by a newer version of Comfyline; run that one ({exc})."
@@ -117,14 +123,39 @@ def _server(database: Database, connection: Connection) -> str:
     return f"PostgreSQL {version} on {database.url.host or 'a host that libpq knows'}"
 
 
-def _in_our_words(exc: SQLAlchemyError) -> ComfylineError:
+def _may_create(database: Database, connection: Connection) -> bool:
+    if database.is_sqlite:
+        return True
+    return bool(connection.execute(text("SELECT has_schema_privilege(current_schema(), 'CREATE')")).scalar())
+
+
+def _in_our_words(database: Database, exc: SQLAlchemyError) -> ComfylineError:
     """As elsewhere, with the setting and the words of the server: whoever starts a process may read both."""
     meant = in_our_words(exc)
     # One line: libpq has one for each address that it tried.
     cause = " ".join(str(getattr(exc, "orig", None) or exc).split())
     if isinstance(meant, LedgerUnavailable):
+        if _is_up(database):
+            return LedgerUnavailable(
+                f"COMFYLINE_DATABASE_URL: the database does not let us in ({cause}). Check the user, the password, and "
+                "the name of the database."
+            )
         return LedgerUnavailable(f"COMFYLINE_DATABASE_URL: the database does not answer ({cause}).")
     return type(meant)(f"COMFYLINE_DATABASE_URL: the tables cannot be made ({cause}).")
+
+
+def _is_up(database: Database) -> bool:
+    """Return whether a PostgreSQL answers there at all, which it tells anybody. Nothing else tells that it refuses us:
+    libpq has no code for why a connection did not come about.
+    """
+    if database.is_sqlite:
+        return False
+    # Imported late: the driver decides at its import whether gevent has patched the standard library.
+    from psycopg import conninfo, pq
+
+    _, options = database.url.get_dialect()().create_connect_args(database.url)
+    asked = conninfo.make_conninfo(**{**options, "connect_timeout": PING_S})
+    return pq.PGconn.ping(asked.encode()) == pq.Ping.OK
 
 
 @contextmanager

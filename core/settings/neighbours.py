@@ -22,16 +22,30 @@ LOCAL_FILE_SYSTEMS = frozenset(
 )
 
 
+class _Company:
+    """What this process knows of other machines of the fleet, beyond its settings; see `core.neighbour_watch`."""
+
+    #: Processes of the fleet run on another machine: a database or a broker on loopback is the end of a tunnel.
+    is_there = False
+
+
+#: One for each process.
+company = _Company()
+
+
 def serves_one_machine(settings: Settings) -> bool:
     """Return whether clients can only be programs of this machine, since nothing of the fleet is anywhere else.
 
-    What a name in a URL, the environment of libpq or a service file lead to is looked up once in a process.
+    What a name in a URL, the environment of libpq or a service file lead to is looked up once in a process. Of other
+    machines the ledger may have told since this was asked last.
     """
-    return not settings.public_url and is_loopback(settings.api_host) and is_one_machine(settings)
+    if settings.public_url or company.is_there:
+        return False
+    return is_loopback(settings.api_host) and is_one_machine(settings)
 
 
 def is_one_machine(settings: Settings) -> bool:
-    """Return whether ledger, broker and files are all of this machine, so that no other can be of the fleet."""
+    """Return whether ledger, broker and files are all reached on this machine, so that no other seems to be needed."""
     if settings.storage_url:
         return False
     # Each by itself: any of them may be a mount, or a link to one.

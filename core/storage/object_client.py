@@ -19,6 +19,7 @@ from botocore.exceptions import (
     PartialCredentialsError,
     ProfileNotFound,
     ReadTimeoutError,
+    SSLError,
 )
 from botocore.exceptions import ConnectionError as NoConnection
 from botocore.session import Session
@@ -40,6 +41,9 @@ _REFUSED = frozenset(
 )
 _ELSEWHERE = frozenset(("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"))
 _FULL = frozenset(("XMinioStorageFull", "QuotaExceeded", "QuotaExceededException", "InsufficientCapacity"))
+_SKEWED = frozenset(("RequestTimeTooSkewed", "RequestExpired"))
+_ANOTHER_REGION = "the bucket is in another region: set COMFYLINE_STORAGE_REGION"
+_REACH = "check COMFYLINE_STORAGE_ENDPOINT_URL, and that this machine reaches it"
 _making_clients = threading.Lock()
 _clients: dict[tuple[object, ...], Any] = {}
 
@@ -106,9 +110,15 @@ def translated(url: str) -> Iterator[None]:
         words = "there are no credentials for it: set COMFYLINE_STORAGE_ACCESS_KEY_ID and its secret, or AWS_PROFILE"
         raise BucketFault(errno.EACCES, f"{url}: {words}") from exc
     except (ConnectTimeoutError, ReadTimeoutError) as exc:
-        raise BucketFault(errno.ETIMEDOUT, f"{url}: the S3 server does not answer in time") from exc
+        raise BucketFault(errno.ETIMEDOUT, f"{url}: the S3 server does not answer in time: {_REACH}") from exc
+    except SSLError as exc:
+        words = "the certificate of the S3 server is not trusted: AWS_CA_BUNDLE names a file of authorities"
+        raise BucketFault(errno.ECONNREFUSED, f"{url}: {words}") from exc
     except (NoConnection, HTTPClientError) as exc:
-        raise BucketFault(errno.ECONNREFUSED, f"{url}: no connection to the S3 server") from exc
+        raise BucketFault(errno.ECONNREFUSED, f"{url}: no connection to the S3 server: {_REACH}") from exc
+    except RecursionError as exc:
+        # botocore asks a server that sends it elsewhere where that is, and is sent elsewhere again.
+        raise BucketFault(errno.EINVAL, f"{url}: {_ANOTHER_REGION}") from exc
     except (BotoCoreError, TransferNotDoneError, ValueError) as exc:
         raise BucketFault(errno.EIO, f"{url}: the S3 server cannot be used ({type(exc).__name__})") from exc
 
@@ -125,10 +135,15 @@ def _refusal(exc: ClientError, url: str) -> OSError:
         return BucketFault(errno.ENXIO, f"{url}: {words}")
     if code == "NoSuchKey" or (status == 404 and code in ("404", "NotFound")):
         return FileNotFoundError(errno.ENOENT, f"{url}: it has no such object")
-    if code in _ELSEWHERE or status == 301:
-        where = f" ({region})" if region else ""
-        words = f"the bucket is in another region{where}: set COMFYLINE_STORAGE_REGION"
+    if code in _ELSEWHERE or (status == 301 and region):
+        words = _ANOTHER_REGION.replace("region:", f"region ({region}):") if region else _ANOTHER_REGION
         return BucketFault(errno.EINVAL, f"{url}: {words}")
+    if status in (301, 302, 307, 308):
+        target = meta.get("HTTPHeaders", {}).get("location", "another address")
+        return BucketFault(errno.EINVAL, f"{url}: the S3 server sends us to {target}: {_REACH}")
+    if code in _SKEWED:
+        words = "the clock of this machine is wrong: have it set by NTP (timedatectl set-ntp true)"
+        return BucketFault(errno.EACCES, f"{url}: {words} ({answer})")
     if code in _REFUSED or status == 401:
         words = "the S3 server does not take the credentials: check COMFYLINE_STORAGE_ACCESS_KEY_ID and its secret"
         return BucketFault(errno.EACCES, f"{url}: {words} ({answer})")

@@ -10,8 +10,8 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-from comfy.liveness.procfs import boot_id
 from core.errors import ConfigurationError
+from core.machine import boot_id
 
 LOCK_NAME = "worker.lock"
 

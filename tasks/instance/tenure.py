@@ -13,11 +13,11 @@ import os
 import time
 from collections.abc import Callable
 
-from comfy.liveness.procfs import boot_id
 from comfy.process.spec import InstanceSpec
 from core.errors import ConfigurationError, LedgerUnavailable
 from core.ledger import Ledger
 from core.ledger.instances import SILENCE_MS, NameOwner
+from core.machine import boot_id
 from core.settings import Settings
 from tasks.instance.directory_lock import place_of
 

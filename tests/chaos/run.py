@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from comfy.liveness.procfs import PROC
 from core.ledger import Ledger
 from core.ledger.instances import HEALTHY
 from core.ledger.webhooks.outbox import MARGIN_S
 from core.ledger.webhooks.outbox_writer import PENDING, SENDING
+from core.machine import PROC
 from core.settings import Settings
 from tests.chaos.books import Books, Entry, read_entries
 from tests.chaos.load import OPEN, Accepted, Clients, Load

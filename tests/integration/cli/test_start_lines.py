@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import stat
 import subprocess
@@ -68,6 +69,29 @@ def test_the_whole_stack_does_not_start_on_a_broker_that_refuses_it(tmp_path: Pa
         ended.stderr.splitlines()[-1]
     ]
     assert not list((tmp_path / "data" / "logs").glob("*")), "no process was started"
+
+
+@pytest.mark.parametrize("command", first_quick("io", "gpu", "up"))
+def test_a_machine_with_another_secret_key_does_not_start(tmp_path: Path, command: str, shared_redis: Broker) -> None:
+    settings = {"broker_url": shared_redis.url, "broker_namespace": shared_redis.namespace, "simulated_gpus": "1"}
+    settings |= {"database_url": f"sqlite:///{tmp_path}/ledger.db", "flower_port": str(free_port())}
+    keys = [base64.b64encode(bytes([number]) * 32).decode() for number in (1, 2)]
+    first, second = (Fleet(tmp_path / name, **settings, secret_key=key) for name, key in zip("ab", keys, strict=True))
+    for fleet in (first, second):
+        fleet.data_dir.mkdir(mode=0o700, parents=True)
+    assert first.command("adopt-key").returncode == 0
+
+    ended = second.command(command)
+
+    assert ended.returncode == 2, ended
+    line = ended.stderr.splitlines()[-1]
+    assert line.startswith("comfyline: COMFYLINE_SECRET_KEY holds ")
+    assert not any(key in ended.stderr for key in keys)
+    # With both, the one that it is to seal with in front, it brings the fleet's next key.
+    second.reconfigure(secret_key=f"{keys[1]},{keys[0]}")
+    with second.start("io"):
+        until(lambda: "ready" in second.log("io"), what="the io worker")
+    assert "COMFYLINE_SECRET_KEY holds" in refused(first, "io")
 
 
 @pytest.mark.parametrize(

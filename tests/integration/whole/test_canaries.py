@@ -302,6 +302,8 @@ def test_a_lost_key_ends_jobs_and_is_told_to_the_operator_alone(canaries: Canari
     for name in ("gpu0", "gpu1", "io"):
         fleet.stop(name)
     fleet.reconfigure(secret_key=base64.b64encode(os.urandom(32)).decode())
+    # Else neither would start.
+    assert fleet.command("adopt-key").returncode == 0
     fleet.start("gpu0", "io")
     first = len(canaries.ids)
     for number in range(2):

@@ -64,6 +64,9 @@ class World:
         return app
 
 
+LEDGER = SimpleNamespace(machines="its machines")
+
+
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> World:
     world = World()
@@ -89,6 +92,11 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
         monkeypatch.setattr(made, "close", note("close dispatcher"), raising=False)
         return made
 
+    class Watch:
+        def __init__(self, machines: object) -> None:
+            assert machines == "its machines"
+            self.start, self.close = note("watch for neighbours"), note("watch no more")
+
     stand_ins: dict[str, Any] = {
         "make_app": world.make_app,
         "migrate": note("migrate"),
@@ -97,7 +105,8 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
         "InstanceAgent": agent,
         "JobRunner": Runner,
         "WebhookDispatcher": dispatcher,
-        "equip": lambda _app, _settings: SimpleNamespace(ledger="its ledger"),
+        "NeighbourWatch": Watch,
+        "equip": lambda _app, _settings: SimpleNamespace(ledger=LEDGER),
     }
     monkeypatch.setattr(consumer, "install", note("install the door"))
     for name, stand_in in stand_ins.items():
@@ -205,11 +214,12 @@ class TestGpu:
 class TestIo:
     def test_its_dispatcher_is_there_before_and_closed_after(self, world: World, settings: Settings) -> None:
         run_io_worker(settings)
-        assert world.done == ["migrate", "check the name", "install the door", "run", "close dispatcher"]
+        begun = ["migrate", "check the name", "watch for neighbours", "install the door"]
+        assert world.done == [*begun, "run", "watch no more", "close dispatcher"]
         [app] = world.apps
         assert app.process_context.role == "io"
         dispatcher: Any = app.process_context[WebhookDispatcher]
-        assert dispatcher._ledger == "its ledger"
+        assert dispatcher._ledger is LEDGER
         assert app.options["queues"] == ["io", "io.here", "maintenance"]
         assert sys.argv == ["-m", "cli.main", "io"]
 

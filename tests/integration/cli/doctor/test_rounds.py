@@ -5,11 +5,15 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 import pytest
+from psycopg import sql
+from pydantic import SecretStr
 from sqlalchemy import update
 
 from cli.doctor.condition import condition_checks
@@ -21,14 +25,18 @@ from core.errors import ConfigurationError
 from core.ledger import Ledger
 from core.ledger.database.tables import deliveries, jobs
 from core.ledger.facts import CLOCK, STORAGE
+from core.ledger.sealing import KEY_FILE, make_key
 from core.ledger.upgrade import migrate
 from core.settings import Settings
 from core.storage.marker import NAME, StorageMarker
 from tasks.instance.plan import plan_instances
+from tests.bucket_fleet import BUCKET, bucket_settings
 from tests.ledger_moves import WEBHOOK, generated, submit, succeeded
 from tests.makers import come_up
+from tests.model_server import model_server
 from tests.ports import free_port
-from tests.services import Broker, make_settings
+from tests.s3_server import S3Server, fronted
+from tests.services import Broker, PostgresServer, make_settings
 
 
 def by_subject(found: list[Finding], subject: str) -> list[Finding]:
@@ -44,6 +52,12 @@ def wrong(found: list[Finding], subject: str) -> str:
 def servers(settings: Settings) -> list[Finding]:
     with contextlib.closing(Ledger(settings, pool_size=2)) as ledger:
         return examine(server_checks(settings, ledger))
+
+
+def bucket_change(url: str) -> dict[str, Any]:
+    """The settings of a bucket at an address."""
+    found: dict[str, Any] = dict(bucket_settings(url))
+    return found | {"storage_secret_access_key": SecretStr(found["storage_secret_access_key"])}
 
 
 @pytest.fixture
@@ -149,6 +163,63 @@ def test_a_ledger_that_is_not_there_is_not_made(tmp_path: Path) -> None:
     assert list(settings.data_dir.iterdir()) == []
 
 
+def test_a_database_that_runs_and_refuses_us_is_told_from_one_that_is_away(postgres_settings: Settings) -> None:
+    url = urlsplit(postgres_settings.ledger_url)
+    nowhere = postgres_settings.model_copy(update={"database_url": url._replace(path="/nowhere").geturl()})
+    away = urlunsplit(url._replace(netloc=f"postgres@127.0.0.1:{free_port()}"))
+
+    refused, silent = servers(nowhere), servers(postgres_settings.model_copy(update={"database_url": away}))
+
+    assert "the database does not let us in" in wrong(refused, "database")
+    assert 'database "nowhere" does not exist' in wrong(refused, "database")
+    assert "Check the user, the password, and the name" in wrong(refused, "database")
+    assert "the database does not answer" in wrong(silent, "database")
+    # What hangs on it is told once.
+    for found in (refused, silent):
+        assert [each.subject for each in found if each.mark == "wrong"] == ["database", "broker"]
+
+
+def test_a_user_that_may_make_no_tables_is_told(postgres: PostgresServer, tmp_path: Path) -> None:
+    url, role = postgres.create(), f"fleet_test_{uuid.uuid4().hex[:12]}"
+    postgres.execute(sql.SQL("CREATE ROLE {} LOGIN").format(sql.Identifier(role)))
+    try:
+        netloc = f"{role}@{urlsplit(url).netloc.rpartition('@')[2]}"
+        settings = make_settings(tmp_path, database_url=urlunsplit(urlsplit(url)._replace(netloc=netloc)))
+
+        text = wrong(servers(settings), "database")
+
+        assert "has no tables, and the URL's user may make none" in text
+    finally:
+        postgres.drop(url)
+        postgres.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(role)))
+
+
+def test_a_bucket_that_refuses_us_is_told_before_the_first_process(ledger_settings: Settings) -> None:
+    body = b"<Error><Code>AccessDenied</Code><Message>no</Message></Error>"
+    head = f"HTTP/1.1 403 X\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    with contextlib.ExitStack() as stack:
+        s3 = S3Server()
+        stack.callback(s3.stop)
+        s3.empty(BUCKET)
+        front = stack.enter_context(fronted(s3, [head + body] * 40))
+        sound, denied, away = (
+            ledger_settings.model_copy(update=bucket_change(url))
+            for url in (s3.url, front.url, f"http://127.0.0.1:{free_port()}")
+        )
+
+        [told] = by_subject(servers(denied), "storage")
+
+        assert (told.mark, told.refuses) == ("wrong", True)
+        assert "the credentials do not permit this" in told.text
+        [told] = by_subject(servers(away), "storage")
+        assert (told.mark, told.refuses) == ("wrong", False)
+        assert "check COMFYLINE_STORAGE_ENDPOINT_URL" in told.text
+        assert [each.mark for each in by_subject(servers(sound), "storage")] == ["unknown"]
+        with contextlib.closing(Ledger(sound)) as ledger:
+            assert ledger.facts.get(STORAGE) is None, "it only looks"
+        assert not any(each.mark == "advice" for each in examine(settings_checks(sound)) if "STORAGE_DIR" in each.text)
+
+
 @pytest.mark.parametrize(
     ("ahead_s", "mark", "words"),
     [
@@ -173,6 +244,33 @@ def test_this_machines_clock_is_held_beside_the_databases(
     monkeypatch.setattr("core.ledger.timekeeping.time.time", lambda: right() + 600)
 
     assert "600 s ahead" in wrong(servers(postgres_settings), "clock")
+
+
+class TestSecretKey:
+    def test_before_the_first_process_there_is_none(self, ledger_settings: Settings) -> None:
+        assert by_subject(servers(ledger_settings), "secret key")[0].mark == "unknown"
+
+    def test_another_than_the_fleets_is_wrong_in_the_words_of_the_start(self, ledger_settings: Settings) -> None:
+        ours, other = (ledger_settings.model_copy(update={"secret_key": SecretStr(make_key())}) for _ in range(2))
+        with contextlib.closing(Ledger(ours)) as ledger:
+            ledger.fleet_key.settle()
+        assert [each.mark for each in by_subject(servers(ours), "secret key")] == ["ok"]
+        with contextlib.closing(Ledger(other)) as ledger, pytest.raises(ConfigurationError) as refusal:
+            ledger.fleet_key.settle()
+
+        [finding] = by_subject(servers(other), "secret key")
+
+        assert (finding.mark, finding.refuses, finding.text) == ("wrong", True, refusal.value.message)
+
+    def test_none_where_the_fleet_has_one_is_wrong_and_none_is_made(self, ledger_settings: Settings) -> None:
+        ours = ledger_settings.model_copy(update={"secret_key": SecretStr(make_key())})
+        with contextlib.closing(Ledger(ours)) as ledger:
+            ledger.fleet_key.settle()
+
+        found = whole_round(ledger_settings)
+
+        assert wrong(found, "secret key").startswith("COMFYLINE_SECRET_KEY is not set, and the fleet has a key already")
+        assert not (ledger_settings.data_dir / KEY_FILE).exists()
 
 
 class TestStorage:
@@ -221,6 +319,8 @@ class TestStorage:
 
         assert f"COMFYLINE_STORAGE_DIR={tmp_path}/mount is not there" in wrong(servers(settings), "storage")
         (tmp_path / "mount").mkdir()
+        full = settings.model_copy(update={"max_upload_bytes": 2**60})
+        assert "less than COMFYLINE_MAX_UPLOAD_BYTES" in wrong(servers(full), "storage")
         assert by_subject(servers(settings), "storage")[0].mark == "unknown"
         with contextlib.closing(Ledger(settings)) as ledger:
             assert ledger.facts.get(STORAGE) is None
@@ -302,6 +402,20 @@ class TestFleet:
         come_up(ledger, "gpu0@here")
 
         assert "Run comfyline io" in wrong(found(), "io workers")
+
+
+@pytest.mark.parametrize("said", ["{}", "[]", '{"system": null}', '{"system": {}}', "<html></html>", '{"system": []}'])
+def test_what_is_attached_and_no_comfyui_is_told(sqlite_settings: Settings, said: str) -> None:
+    with model_server() as web:
+        web.serve("/system_stats", said.encode(), content_type="application/json")
+        web.serve("/object_info", b"{}", content_type="application/json")
+        settings = sqlite_settings.model_copy(update={"comfyui_urls": (web.url,), "broker_url": ""})
+
+        text = wrong(host_round(settings, plan_instances(settings)), "ComfyUI gpu0")
+
+    assert "COMFYLINE_COMFYUI_URLS" in text
+    assert web.url in text
+    assert "no ComfyUI" in text
 
 
 def test_an_attached_comfyui_that_does_not_answer_keeps_no_host_from_its_start(sqlite_settings: Settings) -> None:

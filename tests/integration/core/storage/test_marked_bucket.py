@@ -112,10 +112,16 @@ def answer(status: int, code: str, more: str = "") -> bytes:
             answer(400, "AuthorizationHeaderMalformed", "<Region>eu-north-1</Region>"),
             "in another region (eu-north-1): set COMFYLINE_STORAGE_REGION",
         ),
+        (answer(301, "PermanentRedirect"), "in another region: set COMFYLINE_STORAGE_REGION"),
+        (answer(403, "RequestTimeTooSkewed"), "the clock of this machine is wrong: have it set by NTP"),
+        (
+            b"HTTP/1.1 308 X\r\nLocation: https://s3.example/\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+            "sends us to https://s3.example/: check COMFYLINE_STORAGE_ENDPOINT_URL",
+        ),
     ],
 )
 def test_wrong_credentials_and_a_wrong_region(change: Change, s3: S3Server, said: bytes, words: str) -> None:
-    with fronted(s3, [said] * 40) as front:
+    with fronted(s3, [said] * 2000) as front:
         assert words in refused(change(storage_endpoint_url=front.url))
 
 

@@ -15,6 +15,7 @@ from core.errors import ConfigurationError
 from core.ledger import Ledger
 from core.ledger.database.tables import instances
 from core.ledger.instances import HEALTHY, STOPPED, NameOwner
+from core.ledger.sealing import make_key
 from core.ledger.upgrade import migrate
 from core.settings import Settings
 from tasks.instance.tenure import Tenure, take_or_refuse
@@ -38,6 +39,7 @@ def common(tmp_path_factory: pytest.TempPathFactory, shared_redis: Broker) -> di
         "broker_url": shared_redis.url,
         "broker_namespace": shared_redis.namespace,
         "storage_dir": str(tmp_path_factory.mktemp("storage")),
+        "secret_key": make_key(),
         "host": "twin",
         "simulated_gpus": "1",
         "lease_renew_s": "0.3",

@@ -109,7 +109,7 @@ def test_on_postgresql_it_may_take_its_time_and_is_committed(
     ],
 )
 def test_whoever_starts_a_process_may_read_the_cause(
-    kind: type[OperationalError], meant: type[Exception], words: str
+    ledger: Ledger, kind: type[OperationalError], meant: type[Exception], words: str
 ) -> None:
-    found = _in_our_words(kind("SELECT 1", {}, Exception(" cause\n")))
+    found = _in_our_words(ledger.database, kind("SELECT 1", {}, Exception(" cause\n")))
     assert (type(found), str(found)) == (meant, words)
