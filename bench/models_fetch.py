@@ -1,0 +1,148 @@
+"""How fast a model file comes to a GPU host: 2 GB from an HTTP server on this machine, against `curl`.
+
+    python -m bench.models_fetch [--folder /dev/shm]
+
+Ours, `curl`, and `curl` with `sha256sum` after it take turns, from one server in a process of its own (it gives ranges,
+and sends from the page cache without copying) to the same folder. Ours comes over four connections, keeps a journal,
+hashes the file and moves it into its place; `curl` does none of this, so that the second figure is the fair one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import http.server
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bench.report import Report
+from comfy.model_files.download import Download, Wanted
+from comfy.model_files.remote import Address
+
+SIZE_BYTES = 2 * 10**9
+ROUNDS = 7
+#: Of the speed of `curl`.
+GOAL = 0.9
+
+
+def main(arguments: list[str]) -> int:
+    """Run the bench; the exit status says whether the goal was met."""
+    parser = argparse.ArgumentParser(description="Fetch a model file, against curl.")
+    parser.add_argument("--folder", type=Path, help="Where files are kept: a folder in RAM, or on the disk that counts.")
+    parser.add_argument("--size", type=int, default=SIZE_BYTES, help="Of the file, in bytes.")
+    given = parser.parse_args(arguments)
+    report = Report("bench.models_fetch")
+    if shutil.which("curl") is None or shutil.which("sha256sum") is None:
+        print("  curl and sha256sum are needed to compare with", file=sys.stderr)
+        return 1
+    with tempfile.TemporaryDirectory(dir=given.folder) as name, _model(Path(name), given.size) as (url, sha256):
+        taken = measured(report, url, sha256, Path(name))
+    direct_s, hashed_s, ours_s = (statistics.median(each) for each in zip(*taken, strict=True))
+    for what, other_s in (("curl", direct_s), ("curl and sha256sum", hashed_s)):
+        ratio = other_s / ours_s
+        figures = f"{given.size / other_s / 1e6:.0f}, {given.size / ours_s / 1e6:.0f} MB/s: {ratio:.2f}"
+        report.line(f"{what}, ours", figures, goal=f">= {GOAL}", met=ratio >= GOAL)
+    rounds = ", ".join(f"{ours / direct:.2f}" for direct, _, ours in ((1 / a, 1 / b, 1 / c) for a, b, c in taken))
+    report.line("ours of curl, each round", rounds)
+    return report.print()
+
+
+def measured(report: Report, url: str, sha256: str, folder: Path) -> list[tuple[float, float, float]]:
+    """Seconds of each round: `curl`, `curl` with `sha256sum`, ours. The first round fills caches, and does not count."""
+    place = folder / "fetched.safetensors"
+
+    def curl() -> None:
+        subprocess.run(["curl", "--silent", "--fail", "--output", str(place), url], check=True)
+
+    def curl_and_hash() -> None:
+        curl()
+        said = subprocess.run(["sha256sum", str(place)], check=True, capture_output=True, text=True).stdout
+        assert said.startswith(sha256), "the server gave another file"
+
+    def ours() -> None:
+        part = folder / ".fetched.safetensors.part"
+        address = Address(url=lambda: url, shown=url, allow_http=True)
+        Download(address, part, Wanted(sha256=sha256, size_bytes=None)).run()
+        part.replace(place)
+
+    rounds = []
+    for number in range(ROUNDS + 1):
+        report.progress(f"round {number}")
+        rounds.append((timed(curl, place), timed(curl_and_hash, place), timed(ours, place)))
+    return rounds[1:]
+
+
+def timed(fetch: Callable[[], None], place: Path) -> float:
+    """Seconds that a fetch takes to a place where nothing is."""
+    place.unlink(missing_ok=True)
+    # What earlier ones have left to be written is not for this one to wait for.
+    os.sync()
+    begun_s = time.perf_counter()
+    fetch()
+    return time.perf_counter() - begun_s
+
+
+@contextmanager
+def _model(folder: Path, size: int) -> Iterator[tuple[str, str]]:
+    """Serve a file; yields its URL and its hash."""
+    path, digest = folder / "model.safetensors", hashlib.sha256()
+    with path.open("wb") as file:
+        for start in range(0, size, 2**24):
+            piece = os.urandom(min(2**24, size - start))
+            file.write(piece)
+            digest.update(piece)
+    command = [sys.executable, "-m", "bench.models_fetch", "--serve", str(path)]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert server.stdout is not None
+        yield server.stdout.readline().strip(), digest.hexdigest()
+    finally:
+        server.kill()
+        server.communicate()
+
+
+def serve(path: Path) -> None:
+    """Serve one file on a free port, and print its URL, until killed."""
+    size = path.stat().st_size
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *_arguments: object) -> None:
+            """Say nothing."""
+
+        def do_GET(self) -> None:
+            wanted = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+            start, end = (int(wanted[1]), min(int(wanted[2]) + 1, size)) if wanted else (0, size)
+            self.send_response(206 if wanted else 200)
+            if wanted:
+                self.send_header("Content-Range", f"bytes {start}-{end - 1}/{size}")
+            self.send_header("Content-Length", str(end - start))
+            self.send_header("Content-Type", "application/octet-stream")
+            self.send_header("ETag", '"model"')
+            self.end_headers()
+            with path.open("rb") as file:
+                try:
+                    self.connection.sendfile(file, start, end - start)
+                except (BrokenPipeError, ConnectionResetError):
+                    self.close_connection = True
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    print(f"http://127.0.0.1:{server.server_address[1]}/model.safetensors", flush=True)
+    server.serve_forever()
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--serve"]:
+        serve(Path(sys.argv[2]))
+    sys.exit(main(sys.argv[1:]))
