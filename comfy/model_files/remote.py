@@ -19,7 +19,7 @@ from core.errors import ModelRefused, ModelUnavailable
 
 #: To connect, and between two pieces.
 TIMEOUTS_S = (10.0, 60.0)
-PIECE_BYTES = 1024 * 1024
+PIECE_BYTES = 1048576
 #: Answers of the 4xx kind that may be others next time.
 _PASSING_STATUSES = frozenset({408, 425, 429})
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
