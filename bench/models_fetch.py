@@ -28,7 +28,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench.report import Report
-from comfy.model_files.download import Download, Wanted
+from comfy.model_files.download import Download
+from comfy.model_files.offers import Wanted
 from comfy.model_files.remote import Address
 
 SIZE_BYTES = 2 * 10**9

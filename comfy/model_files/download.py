@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from comfy.model_files.journal import Journal
+from comfy.model_files.offers import Wanted, expected_sha256
 from comfy.model_files.remote import Address, Offer, Remote
 from core.errors import ModelRefused, ModelUnavailable
 
@@ -25,14 +26,6 @@ HASHED_BYTES = 256 * 1024
 TRIES, PAUSE_S = 4, 0.5
 #: How often the progress is told, and looked whether to go on.
 TELL_S = 0.5
-
-
-@dataclass(frozen=True, kw_only=True)
-class Wanted:
-    """What the manifest says of a file."""
-
-    sha256: str | None
-    size_bytes: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,14 +87,8 @@ class Download:
 
     def _run(self, remote: Remote) -> Fetched | None:
         offer = remote.offer()
-        sha256 = self._wanted.sha256 or offer.sha256
-        if sha256 is None:
-            raise ModelRefused(f"{self._address.shown} says no sha256: enter it in the manifest.")
+        sha256 = expected_sha256(offer, self._wanted, shown=self._address.shown)
         size = offer.size_bytes
-        if size is not None and self._wanted.size_bytes not in (None, size):
-            raise ModelRefused(
-                f"{self._address.shown} has {size} bytes, and the manifest says {self._wanted.size_bytes}."
-            )
         found = self._in_parts(offer, size, sha256) if offer.has_ranges and size else self._in_one(remote, size)
         if found is None:
             return None

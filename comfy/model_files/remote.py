@@ -15,17 +15,15 @@ from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
 from urllib3.exceptions import HTTPError
 
-from core.errors import ModelRefused, ModelUnavailable
+from comfy.model_files.refusals import check_answer
+from core.errors import ModelUnavailable
 
 #: To connect, and between two pieces.
 TIMEOUTS_S = (10.0, 60.0)
 PIECE_BYTES = 1048576
-#: Answers of the 4xx kind that may be others next time.
-_PASSING_STATUSES = frozenset({408, 425, 429})
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 #: How the Hugging Face hub tells the hash and the size of a large file, at the redirect to it.
 _HUB_HASH, _HUB_SIZE = "X-Linked-Etag", "X-Linked-Size"
-_PAGES = ("text/html", "application/xhtml+xml")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -82,8 +80,12 @@ class _OwnAuthorities(HTTPAdapter):
 class Remote:
     """A file at its source, for one thread."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, *, timeouts_s: tuple[float, float] = TIMEOUTS_S) -> None:
+        """Parameters:
+        timeouts_s: to connect, and between two pieces.
+        """
         self._address = address
+        self._timeouts_s = timeouts_s
         self._session = requests.Session()
         self._session.auth = _Bearer(address.token)
         # What is compressed on its way has other bytes, and no ranges of the file's own.
@@ -136,11 +138,11 @@ class Remote:
     def _answer(self, headers: Mapping[str, str]) -> Iterator[requests.Response]:
         shown = self._address.shown
         try:
-            answer = self._session.get(self._address.url(), headers=headers, stream=True, timeout=TIMEOUTS_S)
+            answer = self._session.get(self._address.url(), headers=headers, stream=True, timeout=self._timeouts_s)
         except (requests.RequestException, HTTPError) as exc:
             raise ModelUnavailable(f"{shown} does not answer ({type(exc).__name__}).") from exc
         with answer:
-            _check(answer, self._address)
+            check_answer(answer, shown=shown, allow_http=self._address.allow_http)
             yield answer
 
     def _pieces(self, answer: requests.Response, size: int | None) -> Iterator[bytes]:
@@ -156,22 +158,6 @@ class Remote:
                 yield piece
         except (HTTPError, OSError) as exc:
             raise ModelUnavailable(f"{self._address.shown} broke off ({type(exc).__name__}).") from exc
-
-
-def _check(answer: requests.Response, address: Address) -> None:
-    """Refuse what is no file. Raises ModelUnavailable, ModelRefused."""
-    shown, status = address.shown, answer.status_code
-    hops = [each.url for each in (*answer.history[1:], answer)] if answer.history else []
-    if not address.allow_http and any(url.startswith("http://") for url in hops):
-        raise ModelRefused(f"{shown} leads on to an address without TLS, which COMFYLINE_MODELS_ALLOW_HTTP allows.")
-    if status >= requests.codes.internal_server_error or status in _PASSING_STATUSES:
-        raise ModelUnavailable(f"{shown} answered {status}.")
-    if status in (requests.codes.unauthorized, requests.codes.forbidden):
-        raise ModelRefused(f"{shown} answered {status}: it asks for a token, or for another one.")
-    if status not in (requests.codes.ok, requests.codes.partial_content):
-        raise ModelRefused(f"{shown} answered {status}: there is no such file.")
-    if answer.headers.get("Content-Type", "").partition(";")[0].strip().lower() in _PAGES:
-        raise ModelRefused(f"{shown} answered with a web page, not with a file: is the address right?")
 
 
 def _header(answer: requests.Response, name: str) -> str | None:

@@ -90,6 +90,11 @@ def by_name(manifest: Iterable[ModelFile]) -> dict[str, list[ModelFile]]:
     return found
 
 
+def pinned_to(entry: ModelFile, *, pool: str | None, tags: Iterable[str]) -> bool:
+    """Return whether a host of this pool, with these tags, keeps a file whether a job wants it or not."""
+    return pool in entry.pools or not set(tags).isdisjoint(entry.tags)
+
+
 def wants_of(
     host: str, fleet: FleetNeeds, manifest: Sequence[ModelFile], *, pool: str | None, tags: Iterable[str]
 ) -> Wants:
@@ -105,7 +110,7 @@ def wants_of(
         if need.is_held_up and host_for(need, fleet, known) == host:
             own = next(each for each in fleet.hosts if each.name == host)
             for_jobs += [entry for name in need.files if not own.lists(name) for entry in known.get(name, ())]
-    pinned = (entry for entry in manifest if pool in entry.pools or not own_tags.isdisjoint(entry.tags))
+    pinned = (entry for entry in manifest if pinned_to(entry, pool=pool, tags=own_tags))
     return Wants(for_jobs=tuple(dict.fromkeys(for_jobs)), pinned=tuple(pinned))
 
 

@@ -15,7 +15,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 from comfy.model_files.cache import ModelCache
-from comfy.model_files.download import Download, Wanted
+from comfy.model_files.download import Download
+from comfy.model_files.offers import Wanted
 from core.background import Loop
 from core.errors import ConfigurationError, LedgerUnavailable, ModelRefused, ModelUnavailable
 from core.ledger import Ledger

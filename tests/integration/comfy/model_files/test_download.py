@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from comfy.model_files import download
-from comfy.model_files.download import Download, Fetched, Wanted
+from comfy.model_files.download import Download, Fetched
+from comfy.model_files.offers import Wanted
 from comfy.model_files.remote import Address
 from core.errors import ModelRefused, ModelUnavailable
 from tests.model_server import ModelServer, content, model_server
@@ -28,7 +29,8 @@ SHA = hashlib.sha256(BODY).hexdigest()
 FETCH = f"""
 import sys
 from pathlib import Path
-from comfy.model_files.download import Download, Wanted
+from comfy.model_files.download import Download
+from comfy.model_files.offers import Wanted
 from comfy.model_files.remote import Address
 url, part, sha256 = sys.argv[1:]
 address = Address(url=lambda: url, shown=url, allow_http=True)
