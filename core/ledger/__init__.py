@@ -94,11 +94,11 @@ class Ledger:
         self.instances = Instances(self.database)
         self.input_files = InputFiles(self.database)
         self.durations = Durations(self.database)
-        self.outlook = OutlookReader(self.database, self.lines, learned, self.durations)
+        self.file_needs = FileNeeds(self.database, self.lines, learned)
+        self.outlook = OutlookReader(self.database, self.lines, learned, self.durations, self.file_needs)
         self.facts = Facts(self.database)
         self.manifest = Manifest(self.database)
         self.copies = Copies(self.database)
-        self.file_needs = FileNeeds(self.database, self.lines)
         self.removal = Removal(self.database)
         self.timekeeping = Timekeeping(self.database, self.facts, lease_s=settings.lease_s)
 
