@@ -83,7 +83,7 @@ class Review:
             self._looks_left, self._next_look_s, self._last_id = 2, 0.0, ""
 
     def _is_to_be_judged(self, pinned: Pinned) -> bool:
-        """Whether no instance suits a job any more, or one more may, which has the files that the job may be run with."""
+        """Whether no instance suits a job any more, or one more may: it has the files by now."""
         others = [digest for digest in self._alive if digest not in pinned.catalogues]
         if len(others) == len(self._alive):
             return True
