@@ -173,7 +173,7 @@ class ModelFetcher:
             return is_ours
 
     def _fetch_it(self, entry: ModelFile) -> None:
-        watch = _Progress(self._host, entry, self._put)
+        watch = Progress(self._host, entry, self._put)
         watch.begin()
         part = self._cache.part_of(entry.path)
         try:
@@ -244,7 +244,7 @@ class ModelFetcher:
             log.debug("the ledger was not told of %s: %s", copy.path, exc)
 
 
-class _Progress:
+class Progress:
     """How a file comes along, told to the ledger once a second."""
 
     def __init__(self, host: str, entry: ModelFile, put: Callable[[ModelCopy], None]) -> None:
