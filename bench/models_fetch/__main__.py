@@ -11,10 +11,7 @@ The processor time is what a machine that others use shows best.
 from __future__ import annotations
 
 import argparse
-import hashlib
-import http.server
 import os
-import re
 import resource
 import shutil
 import statistics
@@ -22,11 +19,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from bench.models_fetch.server import model_served
 from bench.report import Report
 from comfy.model_files.download import Download
 from comfy.model_files.offers import Wanted
@@ -50,7 +47,7 @@ def main(arguments: list[str]) -> int:
     if shutil.which("curl") is None or shutil.which("sha256sum") is None:
         print("  curl and sha256sum are needed to compare with", file=sys.stderr)
         return 1
-    with tempfile.TemporaryDirectory(dir=given.folder) as name, _model(Path(name), given.size) as (url, sha256):
+    with tempfile.TemporaryDirectory(dir=given.folder) as name, model_served(Path(name), given.size) as (url, sha256):
         taken = measured(report, url, sha256, Path(name))
     ways = [
         Took(*(statistics.median(figures) for figures in zip(*rounds, strict=True)))
@@ -115,62 +112,5 @@ def _processor_s() -> float:
     return sum(each.ru_utime + each.ru_stime for each in used)
 
 
-@contextmanager
-def _model(folder: Path, size: int) -> Iterator[tuple[str, str]]:
-    """Serve a file; yields its URL and its hash."""
-    path, digest = folder / "model.safetensors", hashlib.sha256()
-    with path.open("wb") as file:
-        for start in range(0, size, 2**24):
-            piece = os.urandom(min(2**24, size - start))
-            file.write(piece)
-            digest.update(piece)
-    command = [sys.executable, "-m", "bench.models_fetch", "--serve", str(path)]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        assert server.stdout is not None
-        yield server.stdout.readline().strip(), digest.hexdigest()
-    finally:
-        server.kill()
-        server.communicate()
-
-
-def serve(path: Path) -> None:
-    """Serve one file on a free port, and print its URL, until killed."""
-    size = path.stat().st_size
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def log_message(self, *_arguments: object) -> None:
-            """Say nothing."""
-
-        def do_GET(self) -> None:
-            wanted = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
-            start, end = (int(wanted[1]), min(int(wanted[2]) + 1, size)) if wanted else (0, size)
-            self.send_response(206 if wanted else 200)
-            if wanted:
-                self.send_header("Content-Range", f"bytes {start}-{end - 1}/{size}")
-            self.send_header("Content-Length", str(end - start))
-            self.send_header("Content-Type", "application/octet-stream")
-            self.send_header("ETag", '"model"')
-            self.end_headers()
-            with path.open("rb") as file:
-                try:
-                    self.connection.sendfile(file, start, end - start)
-                except (BrokenPipeError, ConnectionResetError):
-                    self.close_connection = True
-
-    class Server(http.server.ThreadingHTTPServer):
-        def handle_error(self, *_arguments: object) -> None:
-            """Say nothing: connections are hung up on when a fetch is over."""
-
-    server = Server(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    print(f"http://127.0.0.1:{server.server_address[1]}/model.safetensors", flush=True)
-    server.serve_forever()
-
-
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--serve"]:
-        serve(Path(sys.argv[2]))
     sys.exit(main(sys.argv[1:]))
