@@ -11,7 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from comfy.model_files.journal import Journal
+from comfy.model_files.journal import Journal, journal_of
 from comfy.model_files.offers import Wanted, expected_sha256
 from comfy.model_files.remote import Address, Offer, Remote
 from core.errors import ModelRefused, ModelUnavailable
@@ -37,7 +37,10 @@ class Fetched:
 
 
 class Download:
-    """The fetch of one file into a part beside its place; `<part>.journal` says how far it is."""
+    """The fetch of one file into a part beside its place; `journal_of(part)` says how far it is.
+
+    The journal stays until the part is moved into its place: whoever is killed before need not fetch it again.
+    """
 
     def __init__(
         self,
@@ -65,7 +68,7 @@ class Download:
 
     @property
     def _journal(self) -> Path:
-        return self._part.with_suffix(".journal")
+        return journal_of(self._part)
 
     def run(self) -> Fetched | None:
         """Fetch the file; None if it was to be left. A part that is not what it should be is thrown away.
@@ -93,8 +96,6 @@ class Download:
         if found is None:
             return None
         self._verify(found, sha256)
-        # It has served; the part itself is moved into its place.
-        self._journal.unlink(missing_ok=True)
         return found
 
     def _verify(self, found: Fetched, sha256: str) -> None:

@@ -28,10 +28,7 @@ def expected_sha256(offer: Offer, wanted: Wanted, *, shown: str) -> str:
     if sha256 is None:
         raise ModelRefused(f"{shown} says no sha256: enter it in the manifest.")
     if offer.sha256 not in (None, sha256):
-        raise ModelRefused(
-            f"{shown} has another file: its sha256 is {str(offer.sha256)[:12]}..., and the manifest says "
-            f"{sha256[:12]}...."
-        )
+        raise ModelRefused(f"{shown} has another file: its sha256 is {offer.sha256}, and the manifest says {sha256}.")
     if offer.size_bytes is not None and wanted.size_bytes not in (None, offer.size_bytes):
         raise ModelRefused(f"{shown} has {offer.size_bytes} bytes, and the manifest says {wanted.size_bytes}.")
     return sha256

@@ -37,7 +37,7 @@ _OF_BUCKETS: Final = {
 #: By the header X-Error-Code of a hub, which huggingface_hub goes by as well.
 _OF_HUBS: Final = {
     "EntryNotFound": "the repository has no such file at that revision",
-    "GatedRepo": "the repository is gated: its terms have to be accepted at the hub by the owner of the token",
+    "GatedRepo": "the repository is gated: name the token of an account that has accepted its terms at the hub",
     "RepoNotFound": "there is no such repository, or the token may not see it",
     "RevisionNotFound": "the repository has no such revision",
 }

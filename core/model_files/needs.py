@@ -89,10 +89,15 @@ class FleetNeeds:
     #: How scarce idle GPUs are, see `core.scheduling.lines.Fleet`.
     scarcity: float = 1.0
 
+    def size_bytes(self, host: str, entry: ModelFile) -> int | None:
+        """Return how large a file is, as the manifest or a host that fetches it says; None where nobody knows."""
+        copy = self.copies.get((host, entry.path))
+        return entry.size_bytes or (copy.size_bytes if copy is not None else None)
+
     def fetch_s(self, host: str, entry: ModelFile) -> float:
         """Return how long what is missing of a file takes to come to a host, expected."""
         copy = self.copies.get((host, entry.path))
-        size = entry.size_bytes or (copy.size_bytes if copy is not None else None) or USUAL_BYTES
+        size = self.size_bytes(host, entry) or USUAL_BYTES
         if copy is not None and copy.state == "ready":
             return 0.0
         if copy is not None and copy.state == "fetching":
@@ -190,8 +195,8 @@ def host_for(need: Need, fleet: FleetNeeds, known: Mapping[str, Sequence[ModelFi
 def arrivals_of(fleet: FleetNeeds, manifest: Sequence[ModelFile]) -> dict[int, tuple[str, float]]:
     """Return where and in how many seconds all files of waiting jobs will have come, by the id of their line.
 
-    What is to come to the same host before is reckoned in. Jobs are left out whose files nobody fetches, or with a file
-    that could not be fetched.
+    What is to come to the same host before is reckoned in. Jobs are left out whose files nobody fetches, or that need one
+    that could not be fetched, or that comes behind one of unknown size.
     """
     known = by_name(manifest)
     hosts = {host.name: host for host in fleet.hosts}
@@ -212,7 +217,7 @@ def arrivals_of(fleet: FleetNeeds, manifest: Sequence[ModelFile]) -> dict[int, t
 def _ready_s(
     host: FetchHost, needs: Sequence[Need], fleet: FleetNeeds, known: Mapping[str, Sequence[ModelFile]]
 ) -> dict[ModelFile, float | None]:
-    """Until each file that a host fetches for jobs is there, one after the other; None for one that failed."""
+    """Until each file that a host fetches for jobs is there, one after the other; None where that is not known."""
 
     def state(entry: ModelFile) -> str | None:
         copy = fleet.copies.get((host.name, entry.path))
@@ -220,13 +225,16 @@ def _ready_s(
 
     wanted = dict.fromkeys(entry for need in needs for entry in missing_files(need, host, known))
     ready_s: dict[ModelFile, float | None] = {}
-    passed_s = 0.0
+    passed_s: float | None = 0.0
     # What is under way is not left for another.
     for entry in sorted(wanted, key=lambda entry: state(entry) != "fetching"):
         if state(entry) == "failed":
             ready_s[entry] = None
             continue
-        passed_s += fleet.fetch_s(host.name, entry)
+        if fleet.size_bytes(host.name, entry) is None:
+            passed_s = None
+        if passed_s is not None:
+            passed_s += fleet.fetch_s(host.name, entry)
         ready_s[entry] = passed_s
     return ready_s
 

@@ -84,7 +84,8 @@ def test_a_job_waits_for_its_file_and_others_run_meanwhile(fleet: Fleet, server:
     told = until(lambda: "%" in str(queue(fleet, job_id).get("reason")) and queue(fleet, job_id), what="how far it is")
     assert told["reason_code"] == "fetching"
     assert told["reason"].startswith(f"Fetching {name}: ")
-    assert told["position"] is None
+    assert told["position"] == 1
+    assert told["starts_in_s"] > 1.0
     [file] = until(lambda: [each for each in on_their_way(fleet) if each["bytes_per_s"]], what="its speed")
     assert (file["path"], file["state"], file["size_bytes"]) == (f"checkpoints/{name}", "fetching", SIZE)
     assert 0 < file["done_bytes"] < SIZE

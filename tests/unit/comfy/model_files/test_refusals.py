@@ -97,7 +97,7 @@ def test_a_bucket_of_another_region_names_the_setting(found: requests.Response, 
 @pytest.mark.parametrize(
     ("code", "status", "words"),
     [
-        ("GatedRepo", 403, "its terms have to be accepted"),
+        ("GatedRepo", 403, "an account that has accepted its terms"),
         ("RepoNotFound", 401, "no such repository, or the token may not see it"),
         ("RevisionNotFound", 404, "no such revision"),
         ("EntryNotFound", 404, "no such file at that revision"),

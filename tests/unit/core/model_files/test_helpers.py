@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from core.model_files.needs import (
@@ -131,6 +133,20 @@ def test_a_host_is_as_fast_as_it_was_else_as_the_fleet(speeds: dict[str, float],
     held_up = Need(files=("a.sft",), is_held_up=True, line_id=7)
     of = fleet(host("one"), needs=(held_up,), speeds=speeds)
     assert arrivals_of(of, (A,)) == {7: ("one", LISTED_S + seconds)}
+
+
+def test_behind_a_file_of_unknown_size_nobody_knows_when() -> None:
+    unknown = replace(B, size_bytes=None)
+    needs = (
+        Need(files=("a.sft",), is_held_up=True, since_ms=1, line_id=1),
+        Need(files=("b.sft",), is_held_up=True, since_ms=2, line_id=2),
+    )
+    assert arrivals_of(fleet(host("one"), needs=needs), (A, unknown)) == {1: ("one", LISTED_S + 10)}
+    late = fleet(host("one"), needs=needs, copies=(replace(fetching("one", path=B.path), size_bytes=None),))
+    assert arrivals_of(late, (A, unknown)) == {}
+    # Its source has said it.
+    said = fleet(host("one"), needs=needs, copies=(replace(fetching("one", path=B.path), size_bytes=2 * GB),))
+    assert arrivals_of(said, (A, unknown)) == {1: ("one", LISTED_S + 12), 2: ("one", LISTED_S + 2)}
 
 
 def test_nothing_is_said_of_what_nobody_fetches_or_what_failed() -> None:
