@@ -195,8 +195,8 @@ def host_for(need: Need, fleet: FleetNeeds, known: Mapping[str, Sequence[ModelFi
 def arrivals_of(fleet: FleetNeeds, manifest: Sequence[ModelFile]) -> dict[int, tuple[str, float]]:
     """Return where and in how many seconds all files of waiting jobs will have come, by the id of their line.
 
-    What is to come to the same host before is reckoned in. Jobs are left out whose files nobody fetches, or that need one
-    that could not be fetched, or that comes behind one of unknown size.
+    What is to come to the same host before is reckoned in. Jobs are left out whose files nobody fetches, or that need
+    one that could not be fetched, or that comes behind one of unknown size.
     """
     known = by_name(manifest)
     hosts = {host.name: host for host in fleet.hosts}
