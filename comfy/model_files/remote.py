@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import re
-import ssl
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 import requests
-from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
 from urllib3.exceptions import HTTPError
 
 from comfy.model_files.refusals import check_answer
-from core.errors import ModelUnavailable
+from core.errors import AddressRefused, ModelRefused, ModelUnavailable
+from core.outbound import UNRESTRICTED, Policy
+from core.outbound.sessions import GuardedAdapter
 
 #: To connect, and between two pieces.
 TIMEOUTS_S = (10.0, 60.0)
@@ -38,7 +36,8 @@ class Address:
     token: str | None = field(default=None, repr=False)
     #: It may be got, or lead on, without TLS.
     allow_http: bool = False
-    ca_bundle: Path | None = None
+    #: What may be connected to, on the way there and where it leads on to.
+    policy: Policy = UNRESTRICTED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,18 +64,6 @@ class _Bearer(AuthBase):
         return request
 
 
-class _OwnAuthorities(HTTPAdapter):
-    """Trusts the authorities of a file beside the usual ones."""
-
-    def __init__(self, bundle: Path) -> None:
-        self._context = ssl.create_default_context()
-        self._context.load_verify_locations(cafile=str(bundle))
-        super().__init__()
-
-    def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
-        super().init_poolmanager(*arguments, **options, ssl_context=self._context)
-
-
 class Remote:
     """A file at its source, for one thread."""
 
@@ -91,8 +78,8 @@ class Remote:
         # What is compressed on its way has other bytes, and no ranges of the file's own.
         self._session.headers["Accept-Encoding"] = "identity"
         self._session.headers["User-Agent"] = "Comfyline"
-        if address.ca_bundle is not None:
-            self._session.mount("https://", _OwnAuthorities(address.ca_bundle))
+        for scheme in ("http://", "https://"):
+            self._session.mount(scheme, GuardedAdapter(address.policy))
 
     def close(self) -> None:
         self._session.close()
@@ -139,6 +126,10 @@ class Remote:
         shown = self._address.shown
         try:
             answer = self._session.get(self._address.url(), headers=headers, stream=True, timeout=self._timeouts_s)
+        except AddressRefused as exc:
+            raise ModelRefused(
+                f"{shown} leads to where a cloud keeps a machine's secrets: nothing is got there."
+            ) from exc
         except (requests.RequestException, HTTPError) as exc:
             raise ModelUnavailable(f"{shown} does not answer ({type(exc).__name__}).") from exc
         with answer:

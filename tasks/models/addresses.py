@@ -13,6 +13,7 @@ from core.buckets.dialect import dialect
 from core.errors import InvalidRequest, ModelRefused, ModelUnavailable
 from core.model_files.entries import Rules, check_entry
 from core.model_files.sources import Source, parse_source
+from core.outbound import Policy
 from core.records.model_file import ModelFile
 from core.settings import Settings
 
@@ -43,7 +44,7 @@ def address_of(entry: ModelFile, settings: Settings) -> Address:
         shown=entry.source,
         token=token,
         allow_http=settings.models_allow_http or url.startswith("http://"),
-        ca_bundle=settings.ca_bundle,
+        policy=Policy.of_operator(settings),
     )
 
 
@@ -81,5 +82,5 @@ def _signed(entry: ModelFile, source: Source, settings: Settings) -> Address:
         url=url,
         shown=entry.source,
         allow_http=settings.models_allow_http or (endpoint or "").startswith("http://"),
-        ca_bundle=settings.ca_bundle,
+        policy=Policy.of_operator(settings),
     )

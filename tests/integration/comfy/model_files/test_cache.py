@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from comfy.model_files.cache import ModelCache
+from comfy.model_files.journal import journal_of
 from core.errors import ModelRefused, ModelUnavailable
 from tests.paths import ROOT
 
@@ -80,6 +81,7 @@ def test_a_kill_between_the_record_and_the_move_is_made_good(
     place = fetched(cache, body=b"old")
     part = cache.part_of(PATH)
     part.write_bytes(b"newer")
+    journal_of(part).touch()
     # As `keep` does, up to the move.
     other = ModelCache(tmp_path)
     monkeypatch.setattr(other, "place_of", lambda _path: tmp_path / "away" / "x")
@@ -91,6 +93,7 @@ def test_a_kill_between_the_record_and_the_move_is_made_good(
     assert cache.holds(PATH, sha256="1" * 64, size_bytes=5) == 5
 
     assert place.read_bytes() == b"newer"
+    assert not journal_of(part).exists()
 
 
 def test_use_makes_a_file_younger(cache: ModelCache, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,6 +49,7 @@ def test_each_fault_has_its_line(server: ModelServer, settings: Settings) -> Non
     server.serve("/private", BODY, token="t0ken")
     server.serve("/early", BODY, cut_bytes=0)
     server.serve("/broken", BODY, status=503, has_ranges=False)
+    server.serve("/led", b"", redirect="http://169.254.169.254/latest/meta-data/iam/")
     hub = {"X-Linked-Etag": f'"{"b" * 64}"', "X-Linked-Size": str(len(BODY))}
     server.serve("/o/n/resolve/main/x.sft", b"", redirect="/other-size", headers=hub)
     own = settings.model_copy(update={"models_hub_url": server.url})
@@ -62,6 +63,8 @@ def test_each_fault_has_its_line(server: ModelServer, settings: Settings) -> Non
         "early": problem(own, f"{server.url}/early"),
         "broken": problem(own, f"{server.url}/broken"),
         "hash": problem(own, "hf://o/n@main/x.sft"),
+        "metadata": problem(own, "http://169.254.169.254/latest"),
+        "led on": problem(own, f"{server.url}/led"),
         "http": problem(own.model_copy(update={"models_allow_http": False}), f"{server.url}/page"),
     }
     assert said.pop("token") is None
@@ -74,6 +77,8 @@ def test_each_fault_has_its_line(server: ModelServer, settings: Settings) -> Non
         "early": "broke off",
         "broken": "answered 503",
         "hash": "has another file: its sha256 is bbbbbbbbbbbb",
+        "metadata": "where a cloud keeps a machine's secrets",
+        "led on": "/led leads to where a cloud keeps a machine's secrets",
         "http": "COMFYLINE_MODELS_ALLOW_HTTP",
     }
     assert {name for name, text in said.items() if words[name] not in str(text)} == set(), said
