@@ -79,13 +79,13 @@ def test_a_file_comes_in_ranges_side_by_side(server: ModelServer, part: Path) ->
 
     assert found == Fetched(sha256=SHA, size_bytes=len(BODY))
     assert part.read_bytes() == BODY
+    assert server.most_at_once > 1
+    assert server.sent["/x"] == len(BODY) + 1, "every byte once, and one to ask for the size"
+    assert told[-1] == (len(BODY), len(BODY))
     # Whoever is killed before it is in its place finds all of it there.
     server.forget()
     assert fetch(server, part) == found
     assert server.sent == {"/x": 1}
-    assert server.most_at_once > 1
-    assert server.sent["/x"] == len(BODY) + 1, "every byte once, and one to ask for the size"
-    assert told[-1] == (len(BODY), len(BODY))
 
 
 def test_what_was_killed_goes_on_where_it_was(server: ModelServer, part: Path) -> None:
