@@ -75,6 +75,14 @@ def test_a_fetched_file_that_somebody_replaced_is_ours_no_more(cache: ModelCache
     assert cache.files() == []
 
 
+def test_a_journal_goes_when_its_file_is_in_its_place(cache: ModelCache) -> None:
+    journal = journal_of(cache.part_of(PATH))
+    journal.parent.mkdir(parents=True, exist_ok=True)
+    journal.touch()
+    fetched(cache)
+    assert not journal.exists()
+
+
 def test_a_kill_between_the_record_and_the_move_is_made_good(
     cache: ModelCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,6 +14,7 @@ import pytest
 from core.ledger import Ledger
 from core.ledger.instances import STOPPED
 from core.ledger.model_sets import load_subject, model_set_of, run_subject
+from core.ledger.models import speeds
 from core.records.model_file import AWAITS_FILES, ModelFile
 from core.records.requirements import Requirements
 from core.settings import Settings
@@ -212,6 +213,19 @@ def test_a_backlog_brings_a_file_to_a_second_host_and_to_no_third(
         until(lambda: files_in(two) == {entry.path}, what="the file at the second host")
         until(lambda: [each.state for each in ledger.copies.all()] == ["ready"], what="word of it")
         assert files_in(one) | files_in(three) == set()
+
+
+def test_how_fast_files_come_is_learned(
+    ledger_settings: Settings, ledger: Ledger, server: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(speeds, "LEAST_BYTES", 1000)
+    entry = enter(ledger, server, "checkpoints/a.sft", pools=("p",))
+    server.files["/checkpoints-a.sft"].bytes_s = 400e3
+    with host(ledger_settings, ledger, "one", pool="p") as one:
+        until(lambda: files_in(one) == {entry.path}, what="the file")
+        known = ledger.file_needs.read().speeds
+    assert known.keys() == {"one"}
+    assert 1e3 < known["one"] < 500e3
 
 
 def test_a_folder_that_cannot_be_written_is_only_read(settings: Settings, tmp_path: Path) -> None:

@@ -48,6 +48,7 @@ def test_each_fault_has_its_line(server: ModelServer, settings: Settings) -> Non
     server.serve("/other-size", BODY)
     server.serve("/private", BODY, token="t0ken")
     server.serve("/early", BODY, cut_bytes=0)
+    server.serve("/empty", BODY, says_size=False, headers={"Content-Length": "0"})
     server.serve("/broken", BODY, status=503, has_ranges=False)
     server.serve("/led", b"", redirect="http://169.254.169.254/latest/meta-data/iam/")
     hub = {"X-Linked-Etag": f'"{"b" * 64}"', "X-Linked-Size": str(len(BODY))}
@@ -61,6 +62,7 @@ def test_each_fault_has_its_line(server: ModelServer, settings: Settings) -> Non
         "token": problem(own, f"{server.url}/private", token="known"),
         "unknown token": problem(own, f"{server.url}/private", token="other"),
         "early": problem(own, f"{server.url}/early"),
+        "empty": problem(own, f"{server.url}/empty"),
         "broken": problem(own, f"{server.url}/broken"),
         "hash": problem(own, "hf://o/n@main/x.sft"),
         "metadata": problem(own, "http://169.254.169.254/latest"),
@@ -75,6 +77,7 @@ def test_each_fault_has_its_line(server: ModelServer, settings: Settings) -> Non
         "no token": "answered 401: it asks for a token",
         "unknown token": "COMFYLINE_MODELS_TOKENS of this host has no token other",
         "early": "broke off",
+        "empty": "ends early: it says 10000 bytes",
         "broken": "answered 503",
         "hash": "has another file: its sha256 is bbbbbbbbbbbb",
         "metadata": "where a cloud keeps a machine's secrets",

@@ -90,6 +90,11 @@ def test_only_one_more_host_fetches_at_a_time_and_goes_on_with_it() -> None:
     # It has come, and its GPUs are about to list it.
     ready = ModelCopy(host="three", path=A.path, state="ready", size_bytes=10 * GB)
     assert chosen(need(1000), fleet(*hosts, copies=(ready,))) == "three"
+    # Whoever fetches them got busy meanwhile: nobody else begins, for they will be of use there yet.
+    for each in (fetching("three"), ready):
+        busy = need(20, busy_s={"three": 30.0})
+        assert chosen(busy, fleet(*hosts)) == "two"
+        assert chosen(busy, fleet(*hosts, copies=(each,))) is None
     # They do: the next one has its turn, if the backlog is still worth it.
     assert chosen(need(1000), fleet(host("one", "a.sft"), host("three", "a.sft"), host("two"))) == "two"
 

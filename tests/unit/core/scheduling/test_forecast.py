@@ -411,3 +411,13 @@ def test_a_deadline_that_passes_before_the_files_come_is_told() -> None:
     told = _forecast([waits], [_gpu("gpu0@a", can_run=frozenset())])
     assert told.starts == ()
     assert told.place(1) == Place()
+
+
+def test_a_gpu_that_files_come_to_is_still_one() -> None:
+    """It holds what others wait for, too: counted twice, it would keep the other GPU from a load that is worth it."""
+    lines = [replace(_line(1), fetching=_fetched(1.0, "gpu0@b")), _line(2, "c", waiting=3)]
+    gpus = [_gpu("gpu0@a", "a", free_s=5.0, can_run=frozenset({2})), _gpu("gpu0@b", "c", free_s=20.0)]
+    gpus[1] = replace(gpus[1], can_run=frozenset({2}))
+    told = _forecast(lines, gpus)
+    first = told.starts[0]
+    assert (first.gpu, first.line_id, first.taken_in_s) == ("gpu0@a", 2, 5.0)

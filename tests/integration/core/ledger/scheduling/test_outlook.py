@@ -212,6 +212,7 @@ def _fetching_host(ledger: Ledger, name: str, **fields: Any) -> None:
 def test_a_job_that_waits_for_a_file_begins_when_that_is_there_and_loaded(ledger: Ledger) -> None:
     _fetching_host(ledger, "gpu0@one", pool="p")
     _fetching_host(ledger, "gpu0@two", pool="q")
+    _fetching_host(ledger, "gpu1@two", pool="r")
     _learn(ledger, SDXL, run_s=4.0, load_s=7.0)
     path = f"checkpoints/{SDXL}"
     ledger.manifest.put([ModelFile(path=path, source="https://x.example/x", sha256="0" * 64, size_bytes=6 * 10**9)])
