@@ -130,7 +130,9 @@ def test_a_file_that_lies_is_told_and_mended(fleet: Fleet, server: ModelServer) 
     told = until(
         lambda: "failed" in str(queue(fleet, job_id).get("reason")) and queue(fleet, job_id), what="the reason"
     )
-    assert told["reason"] == f"Fetching {name} failed, and is tried again; its operator can see why."
+    assert told["reason"].startswith(
+        f"Fetching {name} failed, and is tried again: its source gave another file: its sha256"
+    )
     assert server.url not in str(fleet.job(job_id)), "where it comes from is the operator's"
     assert not is_there(fleet, name)
 

@@ -6,6 +6,7 @@ What takes long here takes as long as a load does: the forecast lets the jobs be
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from sqlalchemy import Connection
 
@@ -17,6 +18,9 @@ from core.model_files.needs import arrivals_of
 from core.records.model_file import ModelCopy
 from core.scheduling.picture import Fetching
 from core.scheduling.reasons import about, named
+
+#: A longer one is for operators alone.
+MAX_ERROR_CHARS = 400
 
 
 def read_fetching(
@@ -32,10 +36,12 @@ def read_fetching(
     if not concerned:
         return {}
     fleet = needs.read_from(connection, waiting)
-    arrivals = arrivals_of(fleet, read_manifest(connection))
+    manifest = read_manifest(connection)
+    arrivals = arrivals_of(fleet, manifest)
+    sources = {entry.path: entry.source for entry in manifest}
     copies: dict[str, list[ModelCopy]] = {}
     for copy in fleet.copies.values():
-        copies.setdefault(copy.name, []).append(copy)
+        copies.setdefault(copy.name, []).append(_for_clients(copy, sources.get(copy.path)))
     by_host: dict[str, list[GpuRow]] = {}
     for row in gpus:
         by_host.setdefault(row.name.partition("@")[2], []).append(row)
@@ -54,10 +60,10 @@ def fetching_of(
     left_s: float | None = None,
     gpus: Iterable[str] = (),
 ) -> Fetching:
-    """Return how the files of a job come along. What is wrong with a source is for operators, and not told here.
+    """Return how the files of a job come along.
 
     Parameters:
-      copies: what hosts have, by what graphs call the files.
+      copies: what hosts have, by what graphs call the files; with errors that clients may read.
       left_s: until all of them are there, and for which GPUs; None where that is not known.
     """
     return Fetching(sentence=_sentence(files, copies, left_s), left_s=left_s, gpus=frozenset(gpus))
@@ -73,13 +79,24 @@ def _sentence(files: Iterable[str], copies: Mapping[str, Iterable[ModelCopy]], l
         others = len({each for each, _ in under_way}) - 1
         beside = f" and {others} more" if others else ""
         return f"Fetching {name}{beside}{how_far}{_when(furthest.left_s if left_s is None else left_s)}."
-    failed = [name for name, some in found if any(each.state == "failed" for each in some)]
+    failed = [(name, each.error) for name, some in found for each in some if each.state == "failed"]
     if failed:
-        return f"Fetching {named(failed)} failed, and is tried again; its operator can see why."
+        names = list(dict.fromkeys(name for name, _ in failed))
+        why = next((f": {error}" for _, error in failed if error is not None), "; an operator can see why.")
+        return f"Fetching {named(names)} failed, and is tried again{why}"
     absent = [name for name, some in found if not some]
     if absent:
         return f"Waits for {named(absent)} to be fetched{_when(left_s)}."
     return f"Waits until a GPU lists {named([name for name, _ in found])}."
+
+
+def _for_clients(copy: ModelCopy, source: str | None) -> ModelCopy:
+    """Return a copy with an error that does not say where the file comes from: that is the operator's."""
+    if copy.error is None or source is None:
+        return replace(copy, error=None)
+    error = copy.error.replace(source, "its source")
+    # The address of an entry as it was before, or one that a server named.
+    return replace(copy, error=None if "://" in error or len(error) > MAX_ERROR_CHARS else error)
 
 
 def _when(left_s: float | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -232,10 +233,14 @@ def test_a_job_that_waits_for_a_file_begins_when_that_is_there_and_loaded(ledger
     assert (position, starts_in_s) == (1, pytest.approx(20.0 + LISTED_S + 7.0))
     assert sentence == f"Fetching {SDXL}: 83 %, about 25 s."
 
-    ledger.copies.put(ModelCopy(host="two", path=path, state="failed", error="no"))
+    failed = ModelCopy(host="two", path=path, state="failed", error="https://x.example/x answered 404.")
+    ledger.copies.put(failed)
     position, starts_in_s, sentence = _told(ledger, first)
     assert (position, starts_in_s) == (None, None)
-    assert sentence == f"Fetching {SDXL} failed, and is tried again; its operator can see why."
+    assert sentence == f"Fetching {SDXL} failed, and is tried again: its source answered 404."
+    for error in ("https://old.example/x answered 404.", "too long" * 100):
+        ledger.copies.put(replace(failed, error=error))
+        assert _told(ledger, first)[2] == f"Fetching {SDXL} failed, and is tried again; an operator can see why."
 
 
 def test_a_backlog_counts_what_waits_for_those_that_have_the_file(ledger: Ledger) -> None:
