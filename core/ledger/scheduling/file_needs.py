@@ -30,22 +30,33 @@ _GPUS = select(
 
 
 @dataclass(kw_only=True)
-class _Alike:
-    """Healthy instances of one sort on one host."""
+class _Some:
+    """Some healthy instances."""
 
-    sort: Sort
-    host: str
-    names: frozenset[str]
     gpus: int = 0
     busy: int = 0
     #: Until they have done what they claimed, summed over them.
     free_s: float = 0.0
-    #: What waits for each of them, by priority.
-    work_s: dict[int, float] = field(default_factory=lambda: defaultdict(float))
 
-    def busy_s(self, priority: int) -> float:
-        """How long each of them has to do, on average, before a job that comes now with this priority."""
-        return self.free_s / self.gpus + sum(work_s for each, work_s in self.work_s.items() if each >= priority)
+    def add(self, left_s: float) -> None:
+        """Count one more, which has so much left to do."""
+        self.gpus, self.busy, self.free_s = self.gpus + 1, self.busy + (left_s > 0), self.free_s + left_s
+
+
+@dataclass(kw_only=True)
+class _Alike(_Some):
+    """Those of one sort, on all hosts."""
+
+    #: The model files that they list.
+    names: frozenset[str]
+    #: By host.
+    on: dict[str, _Some] = field(default_factory=lambda: defaultdict(_Some))
+    #: What waits for each of them, by priority.
+    waits_s: dict[int, float] = field(default_factory=lambda: defaultdict(float))
+
+    def work_s(self, priority: int) -> float:
+        """What each of them has to do before a job that comes now with this priority, beside what it has claimed."""
+        return sum(work_s for each, work_s in self.waits_s.items() if each >= priority)
 
 
 class FileNeeds:
@@ -82,7 +93,9 @@ class FileNeeds:
             running={host: frozenset(files) for host, files in running.items()},
             copies={(copy.host, copy.path): copy for copy in read_copies(connection)},
             speeds=read_speeds(connection),
-            scarcity=Fleet(gpus=sum(each.gpus for each in alike), busy=sum(each.busy for each in alike)).scarcity,
+            scarcity=Fleet(
+                gpus=sum(each.gpus for each in alike.values()), busy=sum(each.busy for each in alike.values())
+            ).scarcity,
         )
 
     def _hosts(self, connection: Connection, rows: Iterable[Row[Any]]) -> list[FetchHost]:
@@ -93,25 +106,27 @@ class FileNeeds:
                 gpus[row.host].append(HostGpu(pool=row.pool, vram_bytes=row.vram_bytes, names=names))
         return [FetchHost(name=name, gpus=tuple(found)) for name, found in sorted(gpus.items())]
 
-    def _alike(self, connection: Connection, rows: Iterable[Row[Any]]) -> list[_Alike]:
+    def _alike(self, connection: Connection, rows: Iterable[Row[Any]]) -> dict[Sort, _Alike]:
         now = now_ms()
-        found: dict[tuple[str, Sort], _Alike] = {}
+        found: dict[Sort, _Alike] = {}
         for row in rows:
             sort = sort_of(row.catalogue, row.pool, row.vram_bytes, row.device, row.kind)
-            if (each := found.get((row.host, sort))) is None:
-                names = frozenset(self._sizes.of(connection, row.catalogue))
-                each = found[row.host, sort] = _Alike(sort=sort, host=row.host, names=names)
+            if sort not in found:
+                found[sort] = _Alike(names=frozenset(self._sizes.of(connection, row.catalogue)))
             left_s = max(0.0, ((row.free_at_ms or 0) - now) / 1000)
-            each.gpus, each.busy, each.free_s = each.gpus + 1, each.busy + (left_s > 0), each.free_s + left_s
-        return list(found.values())
+            found[sort].add(left_s)
+            found[sort].on[row.host].add(left_s)
+        return found
 
-    def _needs(self, connection: Connection, waiting: Sequence[WaitingLine], alike: Sequence[_Alike]) -> list[Need]:
+    def _needs(
+        self, connection: Connection, waiting: Sequence[WaitingLine], alike: Mapping[Sort, _Alike]
+    ) -> list[Need]:
         of_files = [line for line in waiting if line.kind.files]
-        able = {line.id: [each for each in alike if line.kind.runs_on(each.sort)] for line in of_files}
+        awaiting = [line for line in of_files if line.kind.awaits_files]
         # It may wait for an instance that is away, too, and that may be back.
-        held_up = {line.id for line in of_files if line.kind.awaits_files and not able[line.id]}
+        held_up = {line.id for line in awaiting if not any(map(line.kind.runs_on, alike))}
         backlogs: Mapping[int, tuple[float, Mapping[str, float], float]] = {}
-        if spreading := [line for line in of_files if line.kind.awaits_files and line.id not in held_up]:
+        if spreading := [line for line in awaiting if line.id not in held_up]:
             backlogs = self._backlogs(connection, waiting, spreading, alike)
         needs = []
         for line in of_files:
@@ -135,7 +150,7 @@ class FileNeeds:
         connection: Connection,
         waiting: Sequence[WaitingLine],
         spreading: Collection[WaitingLine],
-        alike: Sequence[_Alike],
+        alike: Mapping[Sort, _Alike],
     ) -> dict[int, tuple[float, Mapping[str, float], float]]:
         """Return of lines that further hosts could help: how long it takes where they can run, elsewhere, and a load.
 
@@ -144,31 +159,38 @@ class FileNeeds:
         costs = self._learned.of(connection, {line.kind.models for line in waiting})
         able: dict[int, list[_Alike]] = {}
         for line in waiting:
-            able[line.id] = [each for each in alike if _can_run(line, each)]
+            able[line.id] = [each for sort, each in alike.items() if _can_run(line, sort, each)]
             gpus = sum(each.gpus for each in able[line.id])
             for each in able[line.id]:
-                each.work_s[line.kind.priority] += line.waiting * costs.run_s(line.kind.models) / gpus
-        by_host: dict[str, list[_Alike]] = defaultdict(list)
-        for each in alike:
-            by_host[each.host].append(each)
+                each.waits_s[line.kind.priority] += line.waiting * costs.run_s(line.kind.models) / gpus
+        busy_s = {
+            priority: _busy_s(alike.values(), priority) for priority in {line.kind.priority for line in spreading}
+        }
         found: dict[int, tuple[float, Mapping[str, float], float]] = {}
         for line in spreading:
-            priority = line.kind.priority
-            busy_s = {host: _mean_s(of_host, priority) for host, of_host in by_host.items()}
-            found[line.id] = _mean_s(able[line.id], priority), busy_s, costs.load_s(line.kind.models)
+            priority, mine = line.kind.priority, able[line.id]
+            whole_s = sum(each.free_s + each.gpus * each.work_s(priority) for each in mine)
+            backlog_s = whole_s / sum(each.gpus for each in mine)
+            found[line.id] = backlog_s, busy_s[priority], costs.load_s(line.kind.models)
         return found
 
 
-def _can_run(line: WaitingLine, alike: _Alike) -> bool:
+def _can_run(line: WaitingLine, sort: Sort, alike: _Alike) -> bool:
     """Whether instances can run the jobs of a line, or will, once it is noticed that they have its files."""
-    kind, sort = line.kind, alike.sort
+    kind = line.kind
     if kind.runs_on(sort):
         return True
     suits = kind.requires is None or kind.requires.are_met_by(pool=sort.pool, vram_bytes=sort.vram_bytes)
     return kind.awaits_files and suits and alike.names.issuperset(kind.files)
 
 
-def _mean_s(alike: Sequence[_Alike], priority: int) -> float:
-    """How long each of these instances has to do, on average."""
-    gpus = sum(each.gpus for each in alike)
-    return sum(each.gpus * each.busy_s(priority) for each in alike) / gpus if gpus else 0.0
+def _busy_s(alike: Iterable[_Alike], priority: int) -> dict[str, float]:
+    """How long each GPU has to do before a job of this priority that comes now, on average, by host."""
+    whole_s: dict[str, float] = defaultdict(float)
+    gpus: dict[str, int] = defaultdict(int)
+    for each in alike:
+        work_s = each.work_s(priority)
+        for host, some in each.on.items():
+            whole_s[host] += some.free_s + some.gpus * work_s
+            gpus[host] += some.gpus
+    return {host: whole_s[host] / count for host, count in gpus.items()}
