@@ -17,7 +17,13 @@ HAS, LACKS = "gpu0@has", "gpu0@lacks"
 def come_up(ledger: Ledger, name: str, object_info: dict[str, Any], **fields: Any) -> None:
     known: dict[str, Any] = {"worker": f"w-{name}", "pool": fields.pop("pool", None)}
     ledger.instances.register(name=name, host=name.partition("@")[2], kind="simulator", gpu=None, **known)
-    seen = {"url": "http://127.0.0.1:1", "output_dir": None, "version": None, "device": None, "restarts": 0}
+    seen: dict[str, Any] = {
+        "url": "http://127.0.0.1:1",
+        "output_dir": None,
+        "version": None,
+        "device": None,
+        "restarts": 0,
+    }
     ledger.instances.up(name, object_info=object_info, **seen, **known, **fields)
 
 
