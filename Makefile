@@ -65,6 +65,7 @@ bench: setup     ## the measurements quoted in bench/README.md
 	@$(BIN)/python -m bench.webhooks
 	@$(BIN)/python -m bench.uploads
 	@$(BIN)/python -m bench.storage
+	@$(BIN)/python -m bench.models_fetch
 	@$(BIN)/python -m bench.policy --quick
 
 clean:           ## remove the virtual environment and the local data directory

@@ -75,7 +75,7 @@ def pin_elsewhere(ledger: Ledger, claim: Claim, node_errors: NodeErrors) -> bool
     """Pin a job that its instance refused to those of another kind, if that was to be foreseen.
 
     Where all that is wrong are model files that can be fetched, as right after one was sent away to make room, the job
-    waits for them.
+    waits for them, unless others have them.
 
     Parameters:
       node_errors: what the instance said.
@@ -97,6 +97,6 @@ def pin_elsewhere(ledger: Ledger, claim: Claim, node_errors: NodeErrors) -> bool
     if not lacks_files and (not others or judge.accepting(wanted, own)[0]):
         return False
     accepting = judge.accepting(wanted, others)[0]
-    if not accepting and lacks_files:
-        accepting = [AWAITS_FILES]
+    if lacks_files:
+        accepting.append(AWAITS_FILES)
     return bool(accepting) and ledger.pins.pin(claim, accepting)

@@ -47,8 +47,14 @@ class Machines:
 
 
 @contextlib.contextmanager
-def machines(folder: Path, broker: Broker, database_url: str, **more: str) -> Iterator[Machines]:
-    """Start the machines; the GPU workers and io workers of both GPU hosts are up when this returns."""
+def machines(
+    folder: Path, broker: Broker, database_url: str, *, with_models: bool = False, **more: str
+) -> Iterator[Machines]:
+    """Start the machines; the GPU workers and io workers of both GPU hosts are up when this returns.
+
+    Parameters:
+      with_models: each host has a folder `models` of its own, for model files that it fetches.
+    """
     s3 = S3Server()
     s3.empty(BUCKET)
     gate = Gate(s3.port)
@@ -64,13 +70,16 @@ def machines(folder: Path, broker: Broker, database_url: str, **more: str) -> It
         **bucket_settings(gate.url),
         **more,
     }
+    own: dict[str, dict[str, str]] = {}
     for name in ("api", "one", "two"):
-        (folder / name).mkdir()
+        (folder / name / "models").mkdir(parents=True)
+        own[name] = {"models_dir": str(folder / name / "models")} if with_models and name != "api" else {}
     with contextlib.ExitStack() as stack:
         stack.callback(s3.stop)
         stack.callback(gate.close)
         api, one, two = (
-            stack.enter_context(Fleet(folder / name, host=name, **common)) for name in ("api", "one", "two")
+            stack.enter_context(Fleet(folder / name, host=name, **common, **own[name]))
+            for name in ("api", "one", "two")
         )
         api.start("api", "beat")
         one.start("gpu0", "io")

@@ -177,7 +177,8 @@ def _part(model: type[Body], path: Sequence[int | str]) -> JsonSchemaValue:
     whole = _schema(model)
     part = whole
     for step in path:
-        part = _resolved(part, whole).get("properties", {}).get(step, {})
+        found = _resolved(part, whole)
+        part = found.get("items", {}) if isinstance(step, int) else found.get("properties", {}).get(step, {})
     return _resolved(part, whole)
 
 

@@ -6,7 +6,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from api.http.cached import CachedValue
 from api.http.time_limits import ledger_time_limit
@@ -140,7 +140,7 @@ class Catalogues:
         with ledger_time_limit():
             catalogues = self._recently_suiting(requires)
         try:
-            return _judge(graph, catalogues, staged_files, facts)
+            return self._widened(graph, *_judge(graph, catalogues, staged_files, facts), requires)
         except InvalidWorkflow as exc:
             if not lacks_only_files(graph, exc.node_errors):
                 raise
@@ -151,9 +151,30 @@ class Catalogues:
         with ledger_time_limit():
             catalogues = self._suiting(self._load(), requires)
         try:
-            return _judge(graph, catalogues, staged_files, facts)
+            return self._widened(graph, *_judge(graph, catalogues, staged_files, facts), requires)
         except InvalidWorkflow as exc:
             raise self._with_names(graph, exc, catalogues) from exc
+
+    def _widened(
+        self,
+        graph: Graph,
+        acceptance: Acceptance,
+        refusals: Mapping[str, InvalidWorkflow],
+        requires: Requirements | None,
+    ) -> Acceptance:
+        """Add that further instances could run a graph, had their hosts fetched what they lack."""
+        if not refusals or acceptance.catalogues is None:
+            return acceptance
+        with ledger_time_limit():
+            folders = self._manifest.get().folders
+            gpus = self._fleet.get().gpus if folders else ()
+        fetching = {gpu.catalogue for gpu in gpus if gpu.fetches_models and _suits(gpu, requires)}
+        if any(
+            digest in fetching and fetchable_files(graph, refusal.node_errors, folders)
+            for digest, refusal in refusals.items()
+        ):
+            return replace(acceptance, catalogues=(*acceptance.catalogues, AWAITS_FILES))
+        return acceptance
 
     def _once_fetched(
         self,
@@ -267,22 +288,24 @@ class Catalogues:
 
 def _judge(
     graph: Graph, catalogues: dict[str, CompiledCatalogue], staged_files: Collection[str], facts: GraphFacts | None
-) -> Acceptance:
+) -> tuple[Acceptance, dict[str, InvalidWorkflow]]:
+    """Return who accepts a graph, and what the others say against it, by the digests of their catalogues."""
     if not catalogues:
         raise NoHealthyInstance("No GPU is ready yet, so the workflow cannot be checked. Try again in a moment.")
-    refusals: list[InvalidWorkflow] = []
+    refusals: dict[str, InvalidWorkflow] = {}
     accepting: list[str] = []
     nodes_total = 0
     for digest, catalogue in catalogues.items():
         try:
             nodes_total = len(check_graph(graph, catalogue, staged_files=staged_files, facts=facts))
         except InvalidWorkflow as exc:
-            refusals.append(exc)
+            refusals[digest] = exc
         else:
             accepting.append(digest)
     if not accepting:
-        raise next((one for one in refusals if lacks_only_files(graph, one.node_errors)), refusals[0])
-    return Acceptance(nodes_total=nodes_total, catalogues=tuple(accepting) if refusals else None)
+        said = list(refusals.values())
+        raise next((one for one in said if lacks_only_files(graph, one.node_errors)), said[0])
+    return Acceptance(nodes_total=nodes_total, catalogues=tuple(accepting) if refusals else None), refusals
 
 
 def _suits(gpu: KnownGpu, requires: Requirements | None) -> bool:

@@ -4,6 +4,7 @@ findings   what a check finds; checks run side by side, each for a few seconds
 own_settings  the settings of this machine, its data directory, its name
 servers    database, clocks, secret key, broker, storage
 own_gpus   the GPUs and the ComfyUI of this machine, and the disks
+model_sources  whether this machine would get the files of the manifest
 condition  a fleet that runs: GPUs, jobs, webhooks, io workers, beat
 api_side   what the API says of itself, and Flower
 rounds     which checks are made: before a GPU host starts, and by `comfyline doctor`

@@ -9,6 +9,7 @@ from functools import cache
 from cli.doctor.api_side import api_checks
 from cli.doctor.condition import condition_checks
 from cli.doctor.findings import Finding, examine
+from cli.doctor.model_sources import model_checks
 from cli.doctor.own_gpus import gpu_checks, running_checks
 from cli.doctor.own_settings import name_check, settings_checks
 from cli.doctor.servers import look_only, server_checks
@@ -29,7 +30,8 @@ def host_round(settings: Settings, specs: Sequence[InstanceSpec]) -> list[Findin
     checks = gpu_checks(settings, lambda: specs, GpuSurvey, asks_for_all=False)
     with closing(look_only(settings)) as ledger:
         servers = server_checks(settings, ledger, with_broker=not settings.has_embedded_broker)
-        return examine([*servers, *checks], limit_s=START_LIMIT_S)
+        models = model_checks(settings, ledger, is_start=True)
+        return examine([*servers, *checks, *models], limit_s=START_LIMIT_S)
 
 
 def whole_round(settings: Settings) -> list[Finding]:
@@ -45,6 +47,7 @@ def whole_round(settings: Settings) -> list[Finding]:
                 *settings_checks(settings),
                 *server_checks(settings, ledger),
                 *gpu_checks(settings, plan, survey, asks_for_all=True),
+                *model_checks(settings, ledger),
                 *api_checks(settings),
             ]
         )

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from comfy.model_files.journal import journal_of
 from core.errors import ModelRefused, ModelUnavailable
 
 OWN_FOLDER = ".comfyline"
@@ -111,6 +112,7 @@ class ModelCache:
             draft.write_text(json.dumps(record))
             draft.replace(self._record_path(path))
             part.replace(self.place_of(path))
+            journal_of(part).unlink(missing_ok=True)
         except OSError as exc:
             raise ModelUnavailable(f"{path} cannot be put into its place: {exc.strerror}.") from exc
 
@@ -133,7 +135,7 @@ class ModelCache:
             with contextlib.suppress(OSError):
                 if path.as_posix() not in spare and time.time() - part.stat().st_mtime > PART_S:
                     part.unlink()
-                    part.with_suffix(".journal").unlink(missing_ok=True)
+                    journal_of(part).unlink(missing_ok=True)
 
     def free_bytes(self) -> int:
         """Return how much room the disk has. Raises ModelUnavailable."""
@@ -177,6 +179,7 @@ class ModelCache:
         with contextlib.suppress(OSError):
             if _marks(part) == (record["inode"], record["changed_ns"], record["size_bytes"]):
                 part.replace(self.place_of(str(record["path"])))
+                journal_of(part).unlink(missing_ok=True)
 
     def _records(self) -> Iterator[dict[str, Any]]:
         with contextlib.suppress(OSError):

@@ -5,31 +5,27 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from comfy.model_files.journal import Journal
+from comfy.model_files.journal import Journal, journal_of
+from comfy.model_files.offers import Wanted, expected_sha256
 from comfy.model_files.remote import Address, Offer, Remote
 from core.errors import ModelRefused, ModelUnavailable
 
 #: Ranges under way at once: one connection to a far bucket is slow, and more than these hold up others.
 CONNECTIONS = 4
-#: What is noted as fetched, and taken up from after a kill; and how many of them are asked for at once.
+#: What is noted as fetched, and taken up from after a kill; and how many of them are asked for at once, at most.
 BLOCK_BYTES, SPAN_BLOCKS = 8 * 1024 * 1024, 8
+#: So much is hashed at once: it is in the processor's cache then, and read into the same memory each time.
+HASHED_BYTES = 256 * 1024
 #: Tries at one place of the file without a byte, and the first pause between them; each further one is twice as long.
 TRIES, PAUSE_S = 4, 0.5
 #: How often the progress is told, and looked whether to go on.
 TELL_S = 0.5
-
-
-@dataclass(frozen=True, kw_only=True)
-class Wanted:
-    """What the manifest says of a file."""
-
-    sha256: str | None
-    size_bytes: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +37,10 @@ class Fetched:
 
 
 class Download:
-    """The fetch of one file into a part beside its place; `<part>.journal` says how far it is."""
+    """The fetch of one file into a part beside its place; `journal_of(part)` says how far it is.
+
+    The journal stays until the part is moved into its place: whoever is killed before need not fetch it again.
+    """
 
     def __init__(
         self,
@@ -69,7 +68,7 @@ class Download:
 
     @property
     def _journal(self) -> Path:
-        return self._part.with_suffix(".journal")
+        return journal_of(self._part)
 
     def run(self) -> Fetched | None:
         """Fetch the file; None if it was to be left. A part that is not what it should be is thrown away.
@@ -91,20 +90,12 @@ class Download:
 
     def _run(self, remote: Remote) -> Fetched | None:
         offer = remote.offer()
-        sha256 = self._wanted.sha256 or offer.sha256
-        if sha256 is None:
-            raise ModelRefused(f"{self._address.shown} says no sha256: enter it in the manifest.")
+        sha256 = expected_sha256(offer, self._wanted, shown=self._address.shown)
         size = offer.size_bytes
-        if size is not None and self._wanted.size_bytes not in (None, size):
-            raise ModelRefused(
-                f"{self._address.shown} has {size} bytes, and the manifest says {self._wanted.size_bytes}."
-            )
         found = self._in_parts(offer, size, sha256) if offer.has_ranges and size else self._in_one(remote, size)
         if found is None:
             return None
         self._verify(found, sha256)
-        # It has served; the part itself is moved into its place.
-        self._journal.unlink(missing_ok=True)
         return found
 
     def _verify(self, found: Fetched, sha256: str) -> None:
@@ -157,13 +148,13 @@ class Download:
             try:
                 digest = hashlib.sha256()
                 # Each block is hashed as soon as all before it are there, so that little is left to do at the end.
-                for block in parts.in_order():
-                    if block is None:
-                        self._tell(parts.done_bytes, size)
-                        if not self._goes_on():
-                            return None
-                    else:
-                        digest.update(block)
+                for piece in parts.in_order():
+                    if piece is not None:
+                        digest.update(piece)
+                        continue
+                    self._tell(parts.done_bytes, size)
+                    if not self._goes_on():
+                        return None
             finally:
                 parts.stop()
             self._tell(size, size)
@@ -207,20 +198,29 @@ class _Parts:
             self._is_over = True
             self._changed.notify_all()
 
-    def in_order(self) -> Iterator[bytes | None]:
-        """Yield the blocks from the first to the last, and None about twice a second while one is waited for.
+    def in_order(self) -> Iterator[memoryview | None]:
+        """Yield the file from its beginning to its end, as it comes, and None about twice a second.
 
+        What is yielded is good until the next is asked for.
         Raises: what a thread met.
         """
+        memory, told_s = memoryview(bytearray(HASHED_BYTES)), time.monotonic()
         with self._part.open("rb", buffering=0) as file:
             for block in range(self._count):
-                while not self._is_there(block):
+                while not self._is_there(block, TELL_S) or time.monotonic() - told_s >= TELL_S:
                     yield None
-                yield os.pread(file.fileno(), self._length(block), block * self._block_bytes)
+                    told_s = time.monotonic()
+                offset, end = block * self._block_bytes, block * self._block_bytes + self._length(block)
+                while offset < end:
+                    count = os.preadv(file.fileno(), [memory[: end - offset]], offset)
+                    if not count:
+                        raise ModelUnavailable(f"{self._part} was cut short by somebody else.")
+                    offset += count
+                    yield memory[:count]
 
-    def _is_there(self, block: int) -> bool:
+    def _is_there(self, block: int, timeout_s: float) -> bool:
         with self._changed:
-            self._changed.wait_for(lambda: block in self._done or self._error is not None, TELL_S)
+            self._changed.wait_for(lambda: block in self._done or self._error is not None, timeout_s)
             if self._error is not None:
                 raise self._error
             return block in self._done
@@ -234,7 +234,9 @@ class _Parts:
             while self._next < self._count and self._next in self._done:
                 self._next += 1
             first = self._next
-            while self._next < min(first + SPAN_BLOCKS, self._count) and self._next not in self._done:
+            # Fewer towards the end, so that all connections end together, and little is left to be hashed then.
+            many = min(SPAN_BLOCKS, max(1, (self._count - first) // (2 * CONNECTIONS)))
+            while self._next < min(first + many, self._count) and self._next not in self._done:
                 self._next += 1
             is_left = first < self._next and not self._is_over and self._error is None
             return range(first, self._next) if is_left else None

@@ -9,6 +9,11 @@ from pathlib import Path
 from typing import Any
 
 
+def journal_of(part: Path) -> Path:
+    """Return where the journal of a part is: beside it."""
+    return part.with_suffix(".journal")
+
+
 class Journal:
     """The fetched blocks of one file. Used by one process at a time, by several of its threads."""
 

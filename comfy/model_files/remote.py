@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import re
-import ssl
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 import requests
-from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
 from urllib3.exceptions import HTTPError
 
-from core.errors import ModelRefused, ModelUnavailable
+from comfy.model_files.refusals import check_answer
+from core.errors import AddressRefused, ModelRefused, ModelUnavailable
+from core.outbound import UNRESTRICTED, Policy
+from core.outbound.sessions import GuardedAdapter
 
 #: To connect, and between two pieces.
 TIMEOUTS_S = (10.0, 60.0)
-PIECE_BYTES = 1024 * 1024
-#: Answers of the 4xx kind that may be others next time.
-_PASSING_STATUSES = frozenset({408, 425, 429})
+PIECE_BYTES = 1048576
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 #: How the Hugging Face hub tells the hash and the size of a large file, at the redirect to it.
 _HUB_HASH, _HUB_SIZE = "X-Linked-Etag", "X-Linked-Size"
-_PAGES = ("text/html", "application/xhtml+xml")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -40,7 +36,8 @@ class Address:
     token: str | None = field(default=None, repr=False)
     #: It may be got, or lead on, without TLS.
     allow_http: bool = False
-    ca_bundle: Path | None = None
+    #: What may be connected to, on the way there and where it leads on to.
+    policy: Policy = UNRESTRICTED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,30 +64,22 @@ class _Bearer(AuthBase):
         return request
 
 
-class _OwnAuthorities(HTTPAdapter):
-    """Trusts the authorities of a file beside the usual ones."""
-
-    def __init__(self, bundle: Path) -> None:
-        self._context = ssl.create_default_context()
-        self._context.load_verify_locations(cafile=str(bundle))
-        super().__init__()
-
-    def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
-        super().init_poolmanager(*arguments, **options, ssl_context=self._context)
-
-
 class Remote:
     """A file at its source, for one thread."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, *, timeouts_s: tuple[float, float] = TIMEOUTS_S) -> None:
+        """Parameters:
+        timeouts_s: to connect, and between two pieces.
+        """
         self._address = address
+        self._timeouts_s = timeouts_s
         self._session = requests.Session()
         self._session.auth = _Bearer(address.token)
         # What is compressed on its way has other bytes, and no ranges of the file's own.
         self._session.headers["Accept-Encoding"] = "identity"
         self._session.headers["User-Agent"] = "Comfyline"
-        if address.ca_bundle is not None:
-            self._session.mount("https://", _OwnAuthorities(address.ca_bundle))
+        for scheme in ("http://", "https://"):
+            self._session.mount(scheme, GuardedAdapter(address.policy))
 
     def close(self) -> None:
         self._session.close()
@@ -136,11 +125,15 @@ class Remote:
     def _answer(self, headers: Mapping[str, str]) -> Iterator[requests.Response]:
         shown = self._address.shown
         try:
-            answer = self._session.get(self._address.url(), headers=headers, stream=True, timeout=TIMEOUTS_S)
+            answer = self._session.get(self._address.url(), headers=headers, stream=True, timeout=self._timeouts_s)
+        except AddressRefused as exc:
+            raise ModelRefused(
+                f"{shown} leads to where a cloud keeps a machine's secrets: nothing is got there."
+            ) from exc
         except (requests.RequestException, HTTPError) as exc:
             raise ModelUnavailable(f"{shown} does not answer ({type(exc).__name__}).") from exc
         with answer:
-            _check(answer, self._address)
+            check_answer(answer, shown=shown, allow_http=self._address.allow_http)
             yield answer
 
     def _pieces(self, answer: requests.Response, size: int | None) -> Iterator[bytes]:
@@ -156,22 +149,6 @@ class Remote:
                 yield piece
         except (HTTPError, OSError) as exc:
             raise ModelUnavailable(f"{self._address.shown} broke off ({type(exc).__name__}).") from exc
-
-
-def _check(answer: requests.Response, address: Address) -> None:
-    """Refuse what is no file. Raises ModelUnavailable, ModelRefused."""
-    shown, status = address.shown, answer.status_code
-    hops = [each.url for each in (*answer.history[1:], answer)] if answer.history else []
-    if not address.allow_http and any(url.startswith("http://") for url in hops):
-        raise ModelRefused(f"{shown} leads on to an address without TLS, which COMFYLINE_MODELS_ALLOW_HTTP allows.")
-    if status >= requests.codes.internal_server_error or status in _PASSING_STATUSES:
-        raise ModelUnavailable(f"{shown} answered {status}.")
-    if status in (requests.codes.unauthorized, requests.codes.forbidden):
-        raise ModelRefused(f"{shown} answered {status}: it asks for a token, or for another one.")
-    if status not in (requests.codes.ok, requests.codes.partial_content):
-        raise ModelRefused(f"{shown} answered {status}: there is no such file.")
-    if answer.headers.get("Content-Type", "").partition(";")[0].strip().lower() in _PAGES:
-        raise ModelRefused(f"{shown} answered with a web page, not with a file: is the address right?")
 
 
 def _header(answer: requests.Response, name: str) -> str | None:

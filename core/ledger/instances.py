@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 from sqlalchemy import ColumnElement, Row, and_, delete, insert, or_, select, update
 
 from core.clock import now_ms
-from core.ledger.catalogues import keep_catalogue, read_catalogue
+from core.ledger.catalogues import ModelSizes, keep_catalogue, read_catalogue
 from core.ledger.database.connections import Database
 from core.ledger.database.error_map import Conflict
 from core.ledger.database.tables import catalogues, instances, jobs
@@ -266,6 +266,12 @@ class Instances:
         """Return a recorded `/object_info`; `{}` when it is gone."""
         with self._database.read() as connection:
             return read_catalogue(connection, digest)
+
+    def model_names(self, digests: Iterable[str]) -> dict[str, frozenset[str]]:
+        """Return the model files that instances with these catalogues have; none where they do not tell."""
+        sizes = ModelSizes()
+        with self._database.read() as connection:
+            return {digest: frozenset(sizes.of(connection, digest)) for digest in digests}
 
     def forget_silent(self) -> None:
         """Remove instances not heard of for a day, unless an operator drained them, and catalogues nobody uses."""

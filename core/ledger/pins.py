@@ -24,6 +24,8 @@ class Pinned:
 
     job_id: str
     catalogues: tuple[str, ...]
+    #: Model files that its graph loads.
+    files: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,14 +55,19 @@ class Pins:
     def waiting(self, *, after: str, limit: int) -> list[Pinned]:
         """Return waiting jobs with pins, by id; those after one of them."""
         query = (
-            select(jobs.c.id, jobs.c.catalogues)
+            select(jobs.c.id, jobs.c.catalogues, jobs.c.line)
             .where(IS_QUEUED, jobs.c.catalogues.is_not(None), jobs.c.id > after)
             .order_by(jobs.c.id)
             .limit(limit)
         )
         with self._database.read() as connection:
             rows = connection.execute(query).all()
-        return [Pinned(job_id=row.id, catalogues=tuple(row.catalogues.split(","))) for row in rows]
+            kinds = self._lines.kinds_of(connection, {row.line for row in rows if row.line is not None})
+        files = {line_id: kind.files for line_id, kind in kinds.items()}
+        return [
+            Pinned(job_id=row.id, catalogues=tuple(row.catalogues.split(",")), files=files.get(row.line, ()))
+            for row in rows
+        ]
 
     def graphs(self, job_ids: Sequence[str]) -> dict[str, PinnedGraph]:
         """Return the graphs of jobs by their ids; jobs that are gone are left out."""

@@ -1,8 +1,9 @@
 """The policy run forward: which GPU takes a job of which line, one after the other.
 
-Every expectation comes true here: jobs and loads take as long as they are expected to, no GPU comes or goes, no job
-comes, and a GPU holds the model sets it used last, as many as it has room for. A job whose deadline passes leaves its
-line. A tenant has used what its jobs take from the moment they are taken.
+Every expectation comes true here: jobs, loads and fetches of model files take as long as they are expected to, no GPU
+comes or goes, no job comes, and a GPU holds the model sets it used last, as many as it has room for. A job whose
+deadline passes leaves its line. A tenant has used what its jobs take from the moment they are taken. From when its
+model files have been fetched to a host, the GPUs there can run a line.
 
 It asks the policy itself, of as few lines as decide the matter, and asks an idle GPU again only if its answer can have
 changed.
@@ -127,6 +128,15 @@ class _Run:
         self._deadlines = [each for line in self._lines for each in line.deadlines]
         heapq.heapify(self._deadlines)
         self._by_id = {line.id: line for line in self._lines}
+        #: When GPUs can run lines for which files are fetched now.
+        self._arrivals = [
+            (picture.now_s + each.fetching.left_s, each.line.id, each.fetching.gpus)
+            for each in picture.lines
+            if each.fetching is not None and each.fetching.left_s is not None and each.line.id in self._by_id
+        ]
+        self._arrivals.sort(key=lambda each: each[:2], reverse=True)
+        #: What GPUs of one kind can run, with one line more: many share it.
+        self._wider: dict[tuple[frozenset[int], int], frozenset[int]] = {}
         #: Kinds of idle GPUs that took nothing, when so many or fewer were busy. As long as no fewer are, and nobody
         #: lost models that are waited for, they would not take anything before some line is passed over for too long.
         self._refused: dict[int, float] = {}
@@ -140,14 +150,11 @@ class _Run:
 
     def run(self) -> Ahead:
         self._ask_idle()
-        while self._freed and self._waiting and not self._is_over():
-            self._now_s, place = heapq.heappop(self._freed)
-            self._expire()
-            gpu = self._gpus[place]
-            gpu.busy = False
-            self._busy -= 1
-            self._holding.free(self._counted(gpu), gpu.free_at_s)
-            self._ask(gpu)
+        while (self._freed or self._arrivals) and self._waiting and not self._is_over():
+            if self._arrivals and (not self._freed or self._arrivals[-1][0] <= self._freed[0][0]):
+                self._arrive()
+            else:
+                self._free()
             self._ask_idle()
         count = len(self._starts)
         return Ahead(
@@ -157,6 +164,31 @@ class _Run:
             to_the_end=not self._is_over(),
             mean_s=self._occupied_s / count if count else 0.0,
         )
+
+    def _free(self) -> None:
+        """Go on to when the next GPU is free, and ask it."""
+        self._now_s, place = heapq.heappop(self._freed)
+        self._expire()
+        gpu = self._gpus[place]
+        gpu.busy = False
+        self._busy -= 1
+        self._holding.free(self._counted(gpu), gpu.free_at_s)
+        self._ask(gpu)
+
+    def _arrive(self) -> None:
+        """Go on to when the files of a line are there."""
+        self._now_s, line_id, names = self._arrivals.pop()
+        self._expire()
+        for gpu in self._gpus:
+            able = gpu.can_run
+            if gpu.name not in names or able is None or line_id in able:
+                continue
+            free_at_s = gpu.free_at_s if gpu.busy else None
+            self._holding.remove(self._counted(gpu), free_at_s)
+            gpu.can_run = self._wider.setdefault((able, line_id), able | {line_id})
+            self._know(gpu)
+            self._holding.add(self._counted(gpu), free_at_s)
+        self._ask_all_again()
 
     def _is_over(self) -> bool:
         return bool(self._waiting) and (len(self._starts) >= self._steps or self._looks <= 0)
@@ -234,7 +266,7 @@ class _Run:
         self._occupied_s += took_s
         self._charge(decision.line.tenant, took_s)
         before = self._counted(gpu)
-        self._holding.remove_idle(before)
+        self._holding.remove(before, None)
         gpu.use(decision.line.models)
         gpu.busy = True
         gpu.free_at_s = self._now_s + took_s

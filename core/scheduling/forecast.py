@@ -160,10 +160,16 @@ class _LineOutlooks:
         for line_id, index, in_s in ahead.expiries:
             self._expiries[line_id][index] = in_s
         self._can_run = self._count_gpus()
+        #: Until a GPU can run each line for which files are fetched.
+        self._arrives_s = {
+            each.line.id: each.fetching.left_s
+            for each in picture.lines
+            if each.fetching is not None and each.fetching.left_s is not None and each.fetching.gpus
+        }
         self._left = {
             line_id: line.waiting - len(self._starts[line_id]) - len(self._expiries[line_id])
             for line_id, line in self._lines.items()
-            if self._can_run[line_id]
+            if self._can_run[line_id] or line_id in self._arrives_s
         }
         self._all_left = sum(self._left.values())
         # Where the fleet was idle, many jobs were taken in no time: as if it went on like that for ever.
@@ -181,6 +187,8 @@ class _LineOutlooks:
         gap_s = line.run_s
         if self._left.get(line.id) and not ahead.to_the_end:
             goes_on_in_s = ahead.horizon_s
+            if not self._can_run[line.id]:
+                goes_on_in_s = max(goes_on_in_s, self._arrives_s[line.id])
             if starts:
                 gap_s = self._seen_s / len(starts)
             else:

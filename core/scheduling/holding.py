@@ -35,9 +35,9 @@ class Holding:
         """Count a GPU that holds these; one that is idle has no time at which it will be free."""
         self._change(held, 1, 0 if free_at_s is None else 1, free_at_s or 0.0)
 
-    def remove_idle(self, held: Iterable[ModelSet]) -> None:
-        """Count an idle GPU no more."""
-        self._change(held, -1, 0, 0.0)
+    def remove(self, held: Iterable[ModelSet], free_at_s: float | None) -> None:
+        """Count a GPU no more that was counted with these arguments."""
+        self._change(held, -1, 0 if free_at_s is None else -1, -(free_at_s or 0.0))
 
     def free(self, held: Iterable[ModelSet], free_at_s: float) -> None:
         """Count a GPU as idle that was busy until then."""

@@ -21,8 +21,10 @@ class Fetching:
     """How model files come along that jobs wait for."""
 
     sentence: str
-    #: Until the first of them is there; None where that is not known.
+    #: Until all of them are there; None where that is not known.
     left_s: float | None = None
+    #: The GPUs that can run the jobs then, by their names.
+    gpus: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +46,7 @@ class WaitingLine:
     away: Mapping[str, int] = field(default_factory=dict)
     #: GPUs whose memory did not suffice, for a sentence, while its jobs wait for others. Empty where there are none.
     outgrown: str = ""
-    #: Of jobs whose model files no GPU has yet.
+    #: Of jobs whose model files are fetched, because no GPU has them, or for GPUs more than have them.
     fetching: Fetching | None = None
 
     def run_s_of(self, index: int) -> float:

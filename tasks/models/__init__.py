@@ -3,5 +3,6 @@
 fetcher    decides what comes next, and tells the ledger how it goes (instance)
 room       makes room for a file: the longest unused go first (fetcher)
 addresses  where a source is got, and with which token (fetcher)
+trial      asks sources whether they would give their files (cli.doctor)
 uses       notes which files jobs load (runner)
 """

@@ -6,12 +6,14 @@ from functools import partial
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError
+from botocore.exceptions import BotoCoreError, NoCredentialsError, PartialCredentialsError, ProfileNotFound
 
 from comfy.model_files.remote import Address
+from core.buckets.dialect import dialect
 from core.errors import InvalidRequest, ModelRefused, ModelUnavailable
 from core.model_files.entries import Rules, check_entry
 from core.model_files.sources import Source, parse_source
+from core.outbound import Policy
 from core.records.model_file import ModelFile
 from core.settings import Settings
 
@@ -42,19 +44,18 @@ def address_of(entry: ModelFile, settings: Settings) -> Address:
         shown=entry.source,
         token=token,
         allow_http=settings.models_allow_http or url.startswith("http://"),
-        ca_bundle=settings.ca_bundle,
+        policy=Policy.of_operator(settings),
     )
 
 
 def _signed(entry: ModelFile, source: Source, settings: Settings) -> Address:
     endpoint = settings.models_s3_endpoint_url or None
-    addressing: dict[str, str] = {} if endpoint is None else {"addressing_style": "path"}
+    # No certificate is good for a host name with the dots of a bucket's name in it.
+    addressing = "path" if "." in source.container else None
     try:
         # Credentials and region by the usual chain: environment, profile, the machine's role.
         client = boto3.Session().client(
-            "s3",
-            endpoint_url=endpoint,
-            config=Config(signature_version="s3v4", s3=addressing),  # type: ignore[arg-type]
+            "s3", endpoint_url=endpoint, config=Config(**dialect(addressing=addressing, endpoint_url=endpoint))
         )
         sign = partial(
             client.generate_presigned_url,
@@ -63,6 +64,11 @@ def _signed(entry: ModelFile, source: Source, settings: Settings) -> Address:
             ExpiresIn=SIGNED_S,
         )
         sign()
+    except (NoCredentialsError, PartialCredentialsError, ProfileNotFound) as exc:
+        raise ModelRefused(
+            f"{entry.source} cannot be asked for: boto3 finds no credentials on this host ({type(exc).__name__}); see "
+            "AWS_ACCESS_KEY_ID and AWS_PROFILE."
+        ) from exc
     except (BotoCoreError, ValueError) as exc:
         raise ModelRefused(f"{entry.source} cannot be asked for: {type(exc).__name__}.") from exc
 
@@ -76,5 +82,5 @@ def _signed(entry: ModelFile, source: Source, settings: Settings) -> Address:
         url=url,
         shown=entry.source,
         allow_http=settings.models_allow_http or (endpoint or "").startswith("http://"),
-        ca_bundle=settings.ca_bundle,
+        policy=Policy.of_operator(settings),
     )

@@ -15,10 +15,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 from comfy.model_files.cache import ModelCache
-from comfy.model_files.download import Download, Wanted
+from comfy.model_files.download import Download
+from comfy.model_files.offers import Wanted
 from core.background import Loop
 from core.errors import ConfigurationError, LedgerUnavailable, ModelRefused, ModelUnavailable
 from core.ledger import Ledger
+from core.ledger.models.speeds import learn_speed
 from core.model_files.needs import FleetNeeds, Wants, wants_of
 from core.records.model_file import ModelCopy, ModelFile
 from core.settings import Settings
@@ -171,7 +173,7 @@ class ModelFetcher:
             return is_ours
 
     def _fetch_it(self, entry: ModelFile) -> None:
-        watch = _Progress(self._host, entry, self._put)
+        watch = Progress(self._host, entry, self._put)
         watch.begin()
         part = self._cache.part_of(entry.path)
         try:
@@ -189,11 +191,19 @@ class ModelFetcher:
         found = download.run()
         if found is None:
             return
+        watch.learn(self._learn)
         self._cache.keep(entry.path, sha256=found.sha256, size_bytes=found.size_bytes)
         self._failures.pop(entry.path, None)
         self._put(self._ready(entry, found.size_bytes))
         log.info("%s has come from %s, %d bytes", entry.path, entry.source, found.size_bytes)
         self._arrived()
+
+    def _learn(self, size_bytes: int, seconds: float) -> None:
+        try:
+            if self._ledger is not None:
+                learn_speed(self._ledger.durations, self._host, size_bytes=size_bytes, seconds=seconds)
+        except LedgerUnavailable as exc:
+            log.debug("the ledger was not told how fast files come: %s", exc)
 
     def _in_use(self) -> frozenset[str]:
         fleet, _, wants = self._look()
@@ -234,21 +244,23 @@ class ModelFetcher:
             log.debug("the ledger was not told of %s: %s", copy.path, exc)
 
 
-class _Progress:
+class Progress:
     """How a file comes along, told to the ledger once a second."""
 
     def __init__(self, host: str, entry: ModelFile, put: Callable[[ModelCopy], None]) -> None:
         self._copy = ModelCopy(host=host, path=entry.path, state="fetching", size_bytes=entry.size_bytes)
         self._put = put
         self._told_s = 0.0
-        #: `(when, how many bytes were there)`, of late.
+        #: `(when, how many bytes were there)`, of late, and at first and at last.
         self._seen: list[tuple[float, int]] = []
+        self._first = self._last = (0.0, 0)
 
     def begin(self) -> None:
         self._put(self._copy)
 
     def tell(self, done: int, size: int | None) -> None:
         now = time.monotonic()
+        self._first, self._last = self._first if self._seen else (now, done), (now, done)
         if not self._seen or now - self._seen[-1][0] >= TELL_S / 2:
             self._seen.append((now, done))
         while len(self._seen) > 2 and now - self._seen[0][0] > LATE_S:
@@ -260,3 +272,8 @@ class _Progress:
         bytes_s = (last - first) / (last_s - first_s) if last_s > first_s else 0.0
         size = self._copy.size_bytes if size is None else size
         self._put(replace(self._copy, done_bytes=done, size_bytes=size, bytes_s=max(0.0, bytes_s)))
+
+    def learn(self, note: Callable[[int, float], None]) -> None:
+        """Note how many bytes came in how many seconds: those that an earlier fetch had left are none of them."""
+        (first_s, first), (last_s, last) = self._first, self._last
+        note(last - first, last_s - first_s)

@@ -1,14 +1,15 @@
 """Judges waiting jobs again when the fleet has changed: their pins follow it.
 
 A job is pinned to the catalogues that accepted its graph. An instance that starts with another file in its folders has
-another catalogue, so that the job would wait for one that nobody has any more.
+another catalogue, so that the job would wait for one that nobody has any more. Where files were fetched for jobs that
+others could run already, those may go there, too.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -42,6 +43,8 @@ class Review:
         self._alive: list[str] = []
         self._known: list[str] = []
         self._manifest: list[str] = []
+        #: The model files that each healthy instance has, by its catalogue.
+        self._listed: Mapping[str, frozenset[str]] = {}
         self._looks_left = 0
         self._next_look_s = 0.0
         self._last_id = ""
@@ -55,7 +58,7 @@ class Review:
         # With no instance there is nothing to judge by: jobs wait until there is one.
         while self._alive and self._looks_left and time.monotonic() >= self._next_look_s:
             batch = self._ledger.pins.waiting(after=self._last_id, limit=BATCH)
-            orphans = [pinned for pinned in batch if not set(pinned.catalogues) & set(self._alive)]
+            orphans = [pinned for pinned in batch if self._is_to_be_judged(pinned)]
             for start in range(0, len(orphans), STEP):
                 step = orphans[start : start + STEP]
                 failed += self._judge(step)
@@ -76,7 +79,17 @@ class Review:
         manifest = [entry.path for entry in self._ledger.manifest.all()]
         if (alive, known, manifest) != (self._alive, self._known, self._manifest):
             self._alive, self._known, self._manifest = alive, known, manifest
+            self._listed = self._ledger.instances.model_names(alive)
             self._looks_left, self._next_look_s, self._last_id = 2, 0.0, ""
+
+    def _is_to_be_judged(self, pinned: Pinned) -> bool:
+        """Whether no instance suits a job any more, or one more may: it has the files by now."""
+        others = [digest for digest in self._alive if digest not in pinned.catalogues]
+        if len(others) == len(self._alive):
+            return True
+        return AWAITS_FILES in pinned.catalogues and any(
+            self._listed.get(digest, frozenset()).issuperset(pinned.files) for digest in others
+        )
 
     def _end_look(self) -> None:
         self._looks_left -= 1
@@ -93,10 +106,10 @@ class Review:
                 continue
             accepting, refusal = self._judging.accepting(wanted[pinned.job_id], self._alive)
             # An instance that is away may come back as it was.
-            away = [digest for digest in pinned.catalogues if digest in self._known]
-            if refusal is not None and not accepting and self._judging.awaits_files(wanted[pinned.job_id], self._alive):
-                # It waits for what can be fetched, here or on an instance that comes back.
-                accepting = [AWAITS_FILES]
+            away = [digest for digest in pinned.catalogues if digest in self._known and digest not in self._alive]
+            if refusal is not None and self._judging.awaits_files(wanted[pinned.job_id], self._alive):
+                # It waits for what can be fetched, here or on an instance that comes back; or it need not wait.
+                accepting.append(AWAITS_FILES)
             if refusal is not None and not accepting and not away:
                 others = [digest for digest in self._known if digest not in self._alive]
                 accepting, _ = self._judging.accepting(wanted[pinned.job_id], others)

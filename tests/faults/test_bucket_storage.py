@@ -28,7 +28,7 @@ LONG_MS = 3_600_000
 def fleet(
     tmp_path_factory: pytest.TempPathFactory, shared_redis: Broker, postgres: PostgresServer
 ) -> Iterator[Machines]:
-    settings = {"host_lost_s": "30", "allow_networks": "loopback"}
+    settings: dict[str, Any] = {"host_lost_s": "30", "allow_networks": "loopback"}
     with machines(tmp_path_factory.mktemp("bucket"), shared_redis, postgres.create(), **settings) as fleet:
         yield fleet
 

@@ -84,7 +84,8 @@ def test_a_job_waits_for_its_file_and_others_run_meanwhile(fleet: Fleet, server:
     told = until(lambda: "%" in str(queue(fleet, job_id).get("reason")) and queue(fleet, job_id), what="how far it is")
     assert told["reason_code"] == "fetching"
     assert told["reason"].startswith(f"Fetching {name}: ")
-    assert told["position"] is None
+    assert told["position"] == 1
+    assert told["starts_in_s"] > 1.0
     [file] = until(lambda: [each for each in on_their_way(fleet) if each["bytes_per_s"]], what="its speed")
     assert (file["path"], file["state"], file["size_bytes"]) == (f"checkpoints/{name}", "fetching", SIZE)
     assert 0 < file["done_bytes"] < SIZE
@@ -129,7 +130,9 @@ def test_a_file_that_lies_is_told_and_mended(fleet: Fleet, server: ModelServer) 
     told = until(
         lambda: "failed" in str(queue(fleet, job_id).get("reason")) and queue(fleet, job_id), what="the reason"
     )
-    assert told["reason"] == f"Fetching {name} failed, and is tried again; its operator can see why."
+    assert told["reason"].startswith(
+        f"Fetching {name} failed, and is tried again: its source gave another file: its sha256"
+    )
     assert server.url not in str(fleet.job(job_id)), "where it comes from is the operator's"
     assert not is_there(fleet, name)
 

@@ -2,4 +2,5 @@
 
 copies    what hosts have of them (GPU workers, api, scheduling)
 manifest  the entries of operators (api, GPU workers, reconciler)
+speeds    how fast files come to hosts (GPU workers, scheduling)
 """

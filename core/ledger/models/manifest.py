@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import asdict, replace
 from typing import Any
 
-from sqlalchemy import Row, delete, insert, select, update
+from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from core.clock import now_ms
 from core.errors import NotFound
@@ -26,7 +26,7 @@ class Manifest:
     def all(self) -> list[ModelFile]:
         """Return every entry, by path."""
         with self._database.read() as connection:
-            return [_entry(row) for row in connection.execute(_ENTRIES)]
+            return read_manifest(connection)
 
     def get(self, path: str) -> ModelFile:
         """Return one entry. Raises NotFound."""
@@ -61,6 +61,11 @@ class Manifest:
             done = transaction.connection.execute(delete(model_files).where(model_files.c.path == path))
         if not done.rowcount:
             raise _unknown(path)
+
+
+def read_manifest(connection: Connection) -> list[ModelFile]:
+    """Return every entry, by path."""
+    return [_entry(row) for row in connection.execute(_ENTRIES)]
 
 
 def _of(paths: Collection[str]) -> Any:

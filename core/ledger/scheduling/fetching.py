@@ -1,50 +1,108 @@
-"""What is told of jobs whose model files are on their way: which file, how far, and how long it takes on."""
+"""What is told of jobs whose model files are on their way: which file, how far, how long it takes, for which GPUs.
+
+What takes long here takes as long as a load does: the forecast lets the jobs begin when both are over.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from sqlalchemy import Connection
 
-from core.ledger.models.copies import read_copies
+from core.ledger.models.manifest import read_manifest
+from core.ledger.scheduling.file_needs import FileNeeds
 from core.ledger.scheduling.lines import WaitingLine
+from core.ledger.scheduling.picture import GpuRow
+from core.model_files.needs import arrivals_of
 from core.records.model_file import ModelCopy
 from core.scheduling.picture import Fetching
 from core.scheduling.reasons import about, named
 
-
-def read_fetching(connection: Connection, waiting: Iterable[WaitingLine]) -> dict[int, Fetching]:
-    """Return how the files come along of each line that waits for some, by its id."""
-    held_up = [line for line in waiting if line.kind.awaits_files]
-    if not held_up:
-        return {}
-    copies: dict[str, list[ModelCopy]] = {}
-    for copy in read_copies(connection):
-        copies.setdefault(copy.name, []).append(copy)
-    return {line.id: fetching_of(line.kind.files, copies) for line in held_up}
+#: A longer one is for operators alone.
+MAX_ERROR_CHARS = 400
 
 
-def fetching_of(files: Iterable[str], copies: Mapping[str, Iterable[ModelCopy]]) -> Fetching:
-    """Return how the files of a job come along. What is wrong with a source is for operators, and not told here.
+def read_fetching(
+    connection: Connection, waiting: Sequence[WaitingLine], gpus: Iterable[GpuRow], needs: FileNeeds
+) -> dict[int, Fetching]:
+    """Return how the files come along of each line that waits for some, or whose files come to further GPUs, by its id.
 
     Parameters:
-      copies: what hosts have, by what graphs call the files.
+      waiting: the lines that have jobs.
+      gpus: the healthy instances.
     """
+    concerned = [line for line in waiting if line.kind.awaits_files]
+    if not concerned:
+        return {}
+    fleet = needs.read_from(connection, waiting)
+    manifest = read_manifest(connection)
+    arrivals = arrivals_of(fleet, manifest)
+    sources = {entry.path: entry.source for entry in manifest}
+    copies: dict[str, list[ModelCopy]] = {}
+    for copy in fleet.copies.values():
+        copies.setdefault(copy.name, []).append(_for_clients(copy, sources.get(copy.path)))
+    by_host: dict[str, list[GpuRow]] = {}
+    for row in gpus:
+        by_host.setdefault(row.name.partition("@")[2], []).append(row)
+    found = {}
+    for line in concerned:
+        host, left_s = arrivals.get(line.id, (None, None))
+        able = [row.name for row in by_host.get(host or "", ()) if _suits(line, row)]
+        found[line.id] = fetching_of(line.kind.files, copies, left_s=left_s, gpus=able)
+    return found
+
+
+def fetching_of(
+    files: Iterable[str],
+    copies: Mapping[str, Iterable[ModelCopy]],
+    *,
+    left_s: float | None = None,
+    gpus: Iterable[str] = (),
+) -> Fetching:
+    """Return how the files of a job come along.
+
+    Parameters:
+      copies: what hosts have, by what graphs call the files; with errors that clients may read.
+      left_s: until all of them are there, and for which GPUs; None where that is not known.
+    """
+    return Fetching(sentence=_sentence(files, copies, left_s), left_s=left_s, gpus=frozenset(gpus))
+
+
+def _sentence(files: Iterable[str], copies: Mapping[str, Iterable[ModelCopy]], left_s: float | None) -> str:
     found = [(name, list(copies.get(name, ()))) for name in files]
     under_way = [(name, each) for name, some in found for each in some if each.state == "fetching"]
     if under_way:
         name, furthest = max(under_way, key=lambda pair: pair[1].done_bytes)
-        left_s = furthest.left_s
         percent = 100 * furthest.done_bytes // furthest.size_bytes if furthest.size_bytes else None
         how_far = "" if percent is None else f": {percent} %"
-        when = "" if left_s is None else f", {about(left_s)}"
         others = len({each for each, _ in under_way}) - 1
         beside = f" and {others} more" if others else ""
-        return Fetching(sentence=f"Fetching {name}{beside}{how_far}{when}.", left_s=left_s)
-    failed = [name for name, some in found if any(each.state == "failed" for each in some)]
+        return f"Fetching {name}{beside}{how_far}{_when(furthest.left_s if left_s is None else left_s)}."
+    failed = [(name, each.error) for name, some in found for each in some if each.state == "failed"]
     if failed:
-        return Fetching(sentence=f"Fetching {named(failed)} failed, and is tried again; its operator can see why.")
+        names = list(dict.fromkeys(name for name, _ in failed))
+        why = next((f": {error}" for _, error in failed if error is not None), "; an operator can see why.")
+        return f"Fetching {named(names)} failed, and is tried again{why}"
     absent = [name for name, some in found if not some]
     if absent:
-        return Fetching(sentence=f"Waits for {named(absent)} to be fetched.")
-    return Fetching(sentence=f"Waits until a GPU lists {named([name for name, _ in found])}.")
+        return f"Waits for {named(absent)} to be fetched{_when(left_s)}."
+    return f"Waits until a GPU lists {named([name for name, _ in found])}."
+
+
+def _for_clients(copy: ModelCopy, source: str | None) -> ModelCopy:
+    """Return a copy with an error that does not say where the file comes from: that is the operator's."""
+    if copy.error is None or source is None:
+        return replace(copy, error=None)
+    error = copy.error.replace(source, "its source")
+    # The address of an entry as it was before, or one that a server named.
+    return replace(copy, error=None if "://" in error or len(error) > MAX_ERROR_CHARS else error)
+
+
+def _when(left_s: float | None) -> str:
+    return "" if left_s is None else f", {about(left_s)}"
+
+
+def _suits(line: WaitingLine, row: GpuRow) -> bool:
+    requires = line.kind.requires
+    return requires is None or requires.are_met_by(pool=row.pool, vram_bytes=row.vram_bytes)

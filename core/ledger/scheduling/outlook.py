@@ -15,6 +15,7 @@ from core.ledger.database.connections import Database
 from core.ledger.database.tables import jobs, lines
 from core.ledger.durations import DEFAULT_S, Averages, Durations, Lasting, gpu_kind
 from core.ledger.scheduling.fetching import read_fetching
+from core.ledger.scheduling.file_needs import FileNeeds
 from core.ledger.scheduling.fleet import FleetView, RunningJob, read_away, read_gpus, read_running
 from core.ledger.scheduling.heads import HeadJob, Heads, read_heads, read_indexes
 from core.ledger.scheduling.learned import Costs, LearnedCosts
@@ -99,8 +100,11 @@ class Outlook:
 class OutlookReader:
     """Reads the outlook from the ledger: some ten short queries, however many jobs wait."""
 
-    def __init__(self, database: Database, known_lines: Lines, learned: LearnedCosts, durations: Durations) -> None:
+    def __init__(
+        self, database: Database, known_lines: Lines, learned: LearnedCosts, durations: Durations, file_needs: FileNeeds
+    ) -> None:
         self._database = database
+        self._file_needs = file_needs
         self._lines = known_lines
         self._learned = learned
         self._durations = durations
@@ -110,9 +114,9 @@ class OutlookReader:
         now = now_ms()
         with self._database.read() as connection:
             waiting = self._lines.waiting(connection)
-            fetching = read_fetching(connection, waiting)
             heads = read_heads(connection, [line.id for line in waiting])
             gpus = read_gpus(connection, now)
+            fetching = read_fetching(connection, waiting, gpus, self._file_needs)
             running = read_running(connection)
             away = read_away(connection, now, {job.instance for job in running})
             kinds_of_running = self._lines.kinds_of(connection, {job.line for job in running if job.line is not None})

@@ -146,7 +146,12 @@ def test_the_command_line_goes_the_whole_way(api: Api, tmp_path: Path, capsys: p
         ("a = 1", "[[model_files]]"),
         ("", "[[model_files]]"),
         ('[[model_files]]\npath = "x"\n[other]\n', "not other"),
-        ('[[model_files]]\npath = "checkpoints/x.safetensors"\n', "model_files.0.source is missing"),
+        ('[[model_files]]\npath = "checkpoints/x.safetensors"\n', "model_files.0.source is missing: it must be text"),
+        (
+            '[[model_files]]\npath = 3\nsource = "x"\n',
+            "model_files.0.path must be text of at most 400 characters, not 3.",
+        ),
+        ('[[model_files]]\npath = "a/x"\nsource = "x"\ncolour = 1\n', "there are: path, source, sha256"),
     ],
 )
 def test_files_that_are_no_manifest(

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from comfy.model_files.cache import ModelCache
+from comfy.model_files.journal import journal_of
 from core.errors import ModelRefused, ModelUnavailable
 from tests.paths import ROOT
 
@@ -74,12 +75,21 @@ def test_a_fetched_file_that_somebody_replaced_is_ours_no_more(cache: ModelCache
     assert cache.files() == []
 
 
+def test_a_journal_goes_when_its_file_is_in_its_place(cache: ModelCache) -> None:
+    journal = journal_of(cache.part_of(PATH))
+    journal.parent.mkdir(parents=True, exist_ok=True)
+    journal.touch()
+    fetched(cache)
+    assert not journal.exists()
+
+
 def test_a_kill_between_the_record_and_the_move_is_made_good(
     cache: ModelCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = fetched(cache, body=b"old")
     part = cache.part_of(PATH)
     part.write_bytes(b"newer")
+    journal_of(part).touch()
     # As `keep` does, up to the move.
     other = ModelCache(tmp_path)
     monkeypatch.setattr(other, "place_of", lambda _path: tmp_path / "away" / "x")
@@ -91,6 +101,7 @@ def test_a_kill_between_the_record_and_the_move_is_made_good(
     assert cache.holds(PATH, sha256="1" * 64, size_bytes=5) == 5
 
     assert place.read_bytes() == b"newer"
+    assert not journal_of(part).exists()
 
 
 def test_use_makes_a_file_younger(cache: ModelCache, monkeypatch: pytest.MonkeyPatch) -> None:

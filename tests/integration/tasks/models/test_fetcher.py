@@ -13,6 +13,8 @@ import pytest
 
 from core.ledger import Ledger
 from core.ledger.instances import STOPPED
+from core.ledger.model_sets import load_subject, model_set_of, run_subject
+from core.ledger.models import speeds
 from core.records.model_file import AWAITS_FILES, ModelFile
 from core.records.requirements import Requirements
 from core.settings import Settings
@@ -182,6 +184,48 @@ def test_a_file_that_changes_in_the_manifest_is_fetched_anew(
         until(lambda: place.exists() and place.read_bytes() == content(SIZE), what="the file")
         enter(ledger, server, "checkpoints/a.sft", seed=9, pools=("p",))
         until(lambda: place.read_bytes() == content(SIZE, 9), what="the newer file")
+
+
+def test_a_backlog_brings_a_file_to_a_second_host_and_to_no_third(
+    ledger_settings: Settings, ledger: Ledger, server: ModelServer
+) -> None:
+    entry = enter(ledger, server, "checkpoints/a.sft", size_bytes=SIZE)
+    served = server.files["/checkpoints-a.sft"]
+    register(ledger, "gpu0@has", {"UNETLoader": {}})
+    pins = (digest_of(ledger, "gpu0@has"), AWAITS_FILES)
+    # As many as a second host that works on them is enough for: a fetch costs 3 s here, and a load 2 s.
+    models = model_set_of(["a.sft"])
+    ledger.durations.learn_all({run_subject(models): 1.0, load_subject(models): 2.0}, gpu="simulator")
+    submit(ledger, catalogues=pins, models=("a.sft",))
+    served.bytes_s = 200e3
+    with (
+        host(ledger_settings, ledger, "one", pool="p") as one,
+        host(ledger_settings, ledger, "two", pool="p") as two,
+        host(ledger_settings, ledger, "three", pool="q") as three,
+    ):
+        until(lambda: [need.backlog_s for need in ledger.file_needs.read().needs] == [pytest.approx(1.0)], what="it")
+        assert ledger.copies.all() == [], "one job is not worth a fetch"
+        for _ in range(7):
+            submit(ledger, catalogues=pins, models=("a.sft",))
+        [copy] = until(ledger.copies.all, what="a fetch")
+        assert (copy.host, copy.state) == ("two", "fetching")
+        served.bytes_s = None
+        until(lambda: files_in(two) == {entry.path}, what="the file at the second host")
+        until(lambda: [each.state for each in ledger.copies.all()] == ["ready"], what="word of it")
+        assert files_in(one) | files_in(three) == set()
+
+
+def test_how_fast_files_come_is_learned(
+    ledger_settings: Settings, ledger: Ledger, server: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(speeds, "LEAST_BYTES", 1000)
+    entry = enter(ledger, server, "checkpoints/a.sft", pools=("p",))
+    server.files["/checkpoints-a.sft"].bytes_s = 400e3
+    with host(ledger_settings, ledger, "one", pool="p") as one:
+        until(lambda: files_in(one) == {entry.path}, what="the file")
+        known = ledger.file_needs.read().speeds
+    assert known.keys() == {"one"}
+    assert 1e3 < known["one"] < 500e3
 
 
 def test_a_folder_that_cannot_be_written_is_only_read(settings: Settings, tmp_path: Path) -> None:

@@ -235,3 +235,51 @@ def test_a_job_waits_for_files_that_can_be_fetched_and_follows_them(ledger: Ledg
     ledger.manifest.remove(entry.path)
     assert review.go_on() == [again]
     assert ledger.jobs.get(again).status == FAILED
+
+
+def test_a_job_may_go_where_its_file_was_fetched_beside_where_it_was(ledger: Ledger) -> None:
+    register(ledger, HERE, with_checkpoints("a"))
+    register(ledger, THERE, with_checkpoints("b"))
+    ledger.manifest.put([ModelFile(path="checkpoints/a", source="https://x.example/a", sha256="0" * 64)])
+    here = digest_of(ledger, HERE)
+    job_id = waiting(ledger, loading("a"), here, AWAITS_FILES, models=("a",))
+    other = waiting(ledger, loading("a"), here, models=("a",))
+    review = Review(ledger)
+    review.go_on()
+    assert pins_of(ledger, job_id) == f"{here},{AWAITS_FILES}"
+
+    lists(ledger, THERE, "a", "b")
+
+    assert review.go_on() == []
+    assert pins_of(ledger, job_id) is None, "every instance can run it"
+    assert pins_of(ledger, other) == here, "of this one nobody said that others could"
+    assert ledger.claims.claim(THERE, named=job_id) is not None
+
+
+def test_a_job_that_further_hosts_could_run_keeps_that_when_one_has_fetched_its_file(ledger: Ledger) -> None:
+    register(ledger, HERE, with_checkpoints("a"))
+    register(ledger, THERE, with_checkpoints("b"))
+    register(ledger, "gpu2@here", with_checkpoints("c"))
+    ledger.manifest.put([ModelFile(path="checkpoints/a", source="https://x.example/a", sha256="0" * 64)])
+    here = digest_of(ledger, HERE)
+    job_id = waiting(ledger, loading("a"), here, AWAITS_FILES, models=("a",))
+    review = Review(ledger)
+    review.go_on()
+    lists(ledger, THERE, "a", "b")
+    review.go_on()
+    assert sorted(str(pins_of(ledger, job_id)).split(",")) == sorted([here, digest_of(ledger, THERE), AWAITS_FILES])
+
+
+def lists(ledger: Ledger, name: str, *files: str) -> None:
+    """An instance has other files now, and says how large they are."""
+    ledger.instances.up(
+        name,
+        worker=f"w-{name}",
+        url="http://127.0.0.1:1",
+        output_dir=None,
+        version=None,
+        device=None,
+        object_info=with_checkpoints(*files),
+        model_sizes=dict.fromkeys(files, 7),
+        restarts=0,
+    )

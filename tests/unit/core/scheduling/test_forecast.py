@@ -5,15 +5,16 @@ from __future__ import annotations
 import random
 import statistics
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.scheduling.forecast import Forecast, forecast
+from core.scheduling.forecast import Forecast, Place, forecast
 from core.scheduling.lines import Gpu, Line
-from core.scheduling.picture import FleetGpu, Picture, WaitingLine, left_s
+from core.scheduling.picture import Fetching, FleetGpu, Picture, WaitingLine, left_s
 from tests.unit.core.scheduling.fleet_in_time import FleetInTime, RealGpu, RealJob
 
 FILES = {"a": ("a.safetensors",), "b": ("b.safetensors",), "c": ("c.safetensors", "c-vae.safetensors")}
@@ -350,3 +351,73 @@ def test_forecasts_are_near_where_durations_vary_and_jobs_come(offered: float) -
 
     assert len(errors) > 100
     assert statistics.median(errors) < 0.25
+
+
+def _fetched(left_s: float | None, *gpus: str) -> Fetching:
+    return Fetching(sentence="Fetching a.safetensors: 42 %, about 70 s.", left_s=left_s, gpus=frozenset(gpus))
+
+
+def test_a_job_whose_files_are_fetched_begins_when_they_are_there_and_loaded() -> None:
+    waits = replace(_line(1, waiting=2), fetching=_fetched(70.0, "gpu0@a"))
+    told = _forecast([waits], [_gpu("gpu0@a", can_run=frozenset()), _gpu("gpu0@b", can_run=frozenset())])
+
+    assert [told.place(1, index).taken_in_s for index in range(2)] == [70.0, 70.0 + 15.0 + 4.0]
+    assert [told.place(1, index).starts_in_s for index in range(2)] == [85.0, 89.0]
+    assert (told.place(1).position, told.starts[0].gpu, told.starts[0].why) == (1, "gpu0@a", "unheld")
+    assert (told.reason(1, 1).code, told.reason(1).in_s) == ("fetching", 70.0)
+    assert told.sentence(1) == "Fetching a.safetensors: 42 %, about 70 s."
+
+
+def test_a_gpu_that_is_busy_when_files_come_takes_the_job_when_it_is_free() -> None:
+    waits = replace(_line(1), fetching=_fetched(70.0, "gpu0@a"))
+    told = _forecast([waits], [_gpu("gpu0@a", "b", free_s=90.0, can_run=frozenset())])
+    assert (told.place(1).taken_in_s, told.place(1).starts_in_s) == (90.0, 105.0)
+    sooner = _forecast([waits], [_gpu("gpu0@a", "b", free_s=20.0, can_run=frozenset())])
+    assert (sooner.place(1).taken_in_s, sooner.place(1).starts_in_s) == (70.0, 85.0)
+
+
+def test_a_gpu_that_has_the_file_is_preferred_as_long_as_a_fetch_takes_longer() -> None:
+    """The fetch counts as load: seven jobs of 4 s are done where the file is; of thirty the other GPU has some."""
+    gpus = [_gpu("gpu0@a", "a", can_run=frozenset({1})), _gpu("gpu0@b", can_run=frozenset())]
+    for waiting, helps in ((7, False), (30, True)):
+        line = replace(_line(1, waiting=waiting), fetching=_fetched(40.0, "gpu0@b"))
+        told = _forecast([line], gpus)
+        alone = _forecast([_line(1, waiting=waiting)], gpus)
+        assert (told.place(1, waiting - 1).starts_in_s != alone.place(1, waiting - 1).starts_in_s) is helps
+        by_gpu = Counter(start.gpu for start in told.starts)
+        assert bool(by_gpu["gpu0@b"]) is helps
+        assert all(start.taken_in_s >= 40.0 for start in told.starts if start.gpu == "gpu0@b")
+        assert told.reason(1).code == "now"
+
+
+@pytest.mark.parametrize("fetching", [_fetched(None, "gpu0@a"), _fetched(70.0)])
+def test_files_of_which_nobody_knows_when_they_come_let_no_job_begin(fetching: Fetching) -> None:
+    told = _forecast([replace(_line(1), fetching=fetching)], [_gpu("gpu0@a", can_run=frozenset())])
+    assert told.place(1) == Place()
+    assert told.reason(1).code == "fetching"
+
+
+def test_jobs_beyond_the_horizon_wait_for_their_files_at_least() -> None:
+    waits = replace(_line(2, "b", since_s=1.0), fetching=_fetched(500.0, "gpu0@a"))
+    told = _forecast([_line(1, waiting=50), waits], [_gpu("gpu0@a", "a", can_run=frozenset({1}))], steps=3)
+    place = told.place(2)
+    assert place.is_seen is False
+    assert place.starts_in_s is not None
+    assert place.starts_in_s >= 500.0
+
+
+def test_a_deadline_that_passes_before_the_files_come_is_told() -> None:
+    waits = replace(_line(1, start_by_s=130.0), fetching=_fetched(70.0, "gpu0@a"))
+    told = _forecast([waits], [_gpu("gpu0@a", can_run=frozenset())])
+    assert told.starts == ()
+    assert told.place(1) == Place()
+
+
+def test_a_gpu_that_files_come_to_is_still_one() -> None:
+    """It holds what others wait for, too: counted twice, it would keep the other GPU from a load that is worth it."""
+    lines = [replace(_line(1), fetching=_fetched(1.0, "gpu0@b")), _line(2, "c", waiting=3)]
+    gpus = [_gpu("gpu0@a", "a", free_s=5.0, can_run=frozenset({2})), _gpu("gpu0@b", "c", free_s=20.0)]
+    gpus[1] = replace(gpus[1], can_run=frozenset({2}))
+    told = _forecast(lines, gpus)
+    first = told.starts[0]
+    assert (first.gpu, first.line_id, first.taken_in_s) == ("gpu0@a", 2, 5.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,10 +13,13 @@ from core.ledger import Ledger
 from core.ledger.database.tables import instances
 from core.ledger.instances import DRAINED, DRAINING, LOST, SILENCE_MS, STARTING, UNHEALTHY
 from core.ledger.model_sets import load_subject, model_set_of, run_subject
+from core.ledger.models.speeds import learn_speed
 from core.ledger.scheduling import heads
+from core.model_files.needs import LISTED_S
 from core.records.job import Job
+from core.records.model_file import AWAITS_FILES, ModelCopy, ModelFile
 from core.records.requirements import Requirements
-from tests.ledger_moves import claimed, register, set_columns, submit
+from tests.ledger_moves import claimed, digest_of, register, set_columns, submit
 
 GPU, OTHER = "gpu0@here", "gpu1@here"
 SDXL, FLUX = "sdxl.safetensors", "flux.safetensors"
@@ -187,3 +191,84 @@ def test_the_job_on_deck_begins_when_it_does_and_not_when_that_was_expected(ledg
     _, wait_s, _ = _told(ledger, waiting)
 
     assert wait_s == pytest.approx(10.0, abs=1.0)
+
+
+def _fetching_host(ledger: Ledger, name: str, **fields: Any) -> None:
+    known: dict[str, Any] = {"worker": f"w-{name}", "pool": fields.get("pool")}
+    ledger.instances.register(name=name, host=name.partition("@")[2], kind="simulator", gpu=None, **known)
+    ledger.instances.up(
+        name,
+        url="http://127.0.0.1:1",
+        output_dir=None,
+        version=None,
+        device=None,
+        object_info={name: {}},
+        model_sizes=dict.fromkeys(fields.get("files", ()), 10**9),
+        restarts=0,
+        fetches_models=True,
+        **known,
+    )
+
+
+def test_a_job_that_waits_for_a_file_begins_when_that_is_there_and_loaded(ledger: Ledger) -> None:
+    _fetching_host(ledger, "gpu0@one", pool="p")
+    _fetching_host(ledger, "gpu0@two", pool="q")
+    _fetching_host(ledger, "gpu1@two", pool="r")
+    _learn(ledger, SDXL, run_s=4.0, load_s=7.0)
+    path = f"checkpoints/{SDXL}"
+    ledger.manifest.put([ModelFile(path=path, source="https://x.example/x", sha256="0" * 64, size_bytes=6 * 10**9)])
+    learn_speed(ledger.durations, "two", size_bytes=10**9, seconds=10.0)
+    fields: dict[str, Any] = {"models": (SDXL,), "catalogues": (AWAITS_FILES,), "requires": Requirements(pool="q")}
+    first, second = submit(ledger, **fields), submit(ledger, **fields)
+
+    position, starts_in_s, sentence = _told(ledger, first)
+    assert position == 1
+    assert starts_in_s == pytest.approx(60.0 + LISTED_S + 7.0)
+    assert sentence == f"Waits for {SDXL} to be fetched, about 1 min."
+    assert _told(ledger, second)[1] == pytest.approx(60.0 + LISTED_S + 7.0 + 4.0)
+
+    ledger.copies.put(
+        ModelCopy(host="two", path=path, state="fetching", size_bytes=6 * 10**9, done_bytes=5 * 10**9, bytes_s=5e7)
+    )
+    position, starts_in_s, sentence = _told(ledger, first)
+    assert position == 1
+    assert starts_in_s == pytest.approx(20.0 + LISTED_S + 7.0)
+    assert sentence == f"Fetching {SDXL}: 83 %, about 25 s."
+
+    failed = ModelCopy(host="two", path=path, state="failed", error="https://x.example/x answered 404.")
+    ledger.copies.put(failed)
+    position, starts_in_s, sentence = _told(ledger, first)
+    assert (position, starts_in_s) == (None, None)
+    assert sentence == f"Fetching {SDXL} failed, and is tried again: its source answered 404."
+    for error in ("https://old.example/x answered 404.", "too long" * 100):
+        ledger.copies.put(replace(failed, error=error))
+        assert _told(ledger, first)[2] == f"Fetching {SDXL} failed, and is tried again; an operator can see why."
+
+
+def test_a_backlog_counts_what_waits_for_those_that_have_the_file(ledger: Ledger) -> None:
+    _fetching_host(ledger, "gpu0@one", files=(SDXL,))
+    _fetching_host(ledger, "gpu0@two")
+    _learn(ledger, SDXL, run_s=4.0, load_s=7.0)
+    _learn(ledger, FLUX, run_s=10.0, load_s=7.0)
+    one, two = digest_of(ledger, "gpu0@one"), digest_of(ledger, "gpu0@two")
+    for _ in range(5):
+        submit(ledger, models=(SDXL,), catalogues=(one, AWAITS_FILES))
+    submit(ledger, models=(FLUX,), catalogues=(one,))
+    submit(ledger, models=(FLUX,), catalogues=(two,))
+    submit(ledger, models=(FLUX,), catalogues=(two,), priority=-1)
+    _set_instance(ledger, "gpu0@one", free_at_ms=now_ms() + 100_000)
+
+    [need] = [need for need in ledger.file_needs.read().needs if need.files == (SDXL,)]
+
+    assert need.is_held_up is False
+    assert need.backlog_s == pytest.approx(100 + 5 * 4 + 10, abs=5)
+    assert need.busy_s["two"] == pytest.approx(10, abs=1), "lower priorities give way"
+    assert need.load_s == 7.0
+    assert [each.backlog_s for each in ledger.file_needs.read().needs if each.files == (FLUX,)] == [None] * 3
+
+
+def test_speeds_are_learned_of_what_is_large_enough(ledger: Ledger) -> None:
+    learn_speed(ledger.durations, "one", size_bytes=10**9, seconds=2.0)
+    learn_speed(ledger.durations, "two", size_bytes=1000, seconds=2.0)
+    learn_speed(ledger.durations, "two", size_bytes=10**9, seconds=0.0)
+    assert ledger.file_needs.read().speeds == {"one": pytest.approx(5e8)}

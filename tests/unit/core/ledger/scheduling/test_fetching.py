@@ -17,27 +17,40 @@ def copy(name: str, state: Any, **fields: Any) -> ModelCopy:
 
 
 @pytest.mark.parametrize(
-    ("copies", "sentence", "left_s"),
+    ("copies", "sentence"),
     [
-        ([copy(A, "fetching", size_bytes=1000, done_bytes=420, bytes_s=8.3)], f"Fetching {A}: 42 %, about 1 min.", 70),
-        ([copy(A, "fetching", size_bytes=1000)], f"Fetching {A}: 0 %.", None),
-        ([copy(A, "fetching", done_bytes=7, bytes_s=7.0)], f"Fetching {A}.", None),
-        (
-            [copy(A, "fetching"), copy(B, "fetching", size_bytes=4, done_bytes=1)],
-            f"Fetching {B} and 1 more: 25 %.",
-            None,
-        ),
-        ([copy(A, "fetching"), copy(B, "failed", error="no")], f"Fetching {A}.", None),
-        ([copy(A, "ready"), copy(B, "failed", error="no")], f"Fetching {B} failed, and is tried again; ", None),
-        ([copy(A, "ready")], f"Waits for {B} to be fetched.", None),
-        ([], f"Waits for {A} and {B} to be fetched.", None),
-        ([copy(A, "ready"), copy(B, "ready")], f"Waits until a GPU lists {A} and {B}.", None),
+        ([copy(A, "fetching", size_bytes=1000, done_bytes=420, bytes_s=8.3)], f"Fetching {A}: 42 %, about 1 min."),
+        ([copy(A, "fetching", size_bytes=1000)], f"Fetching {A}: 0 %."),
+        ([copy(A, "fetching", done_bytes=7, bytes_s=7.0)], f"Fetching {A}."),
+        ([copy(A, "fetching"), copy(B, "fetching", size_bytes=4, done_bytes=1)], f"Fetching {B} and 1 more: 25 %."),
+        ([copy(A, "fetching"), copy(B, "failed", error="no")], f"Fetching {A}."),
+        ([copy(A, "ready"), copy(B, "failed", error="no.")], f"Fetching {B} failed, and is tried again: no."),
+        ([copy(A, "failed"), copy(B, "failed")], f"Fetching {A} and {B} failed, and is tried again; an operator can"),
+        ([copy(A, "ready")], f"Waits for {B} to be fetched."),
+        ([], f"Waits for {A} and {B} to be fetched."),
+        ([copy(A, "ready"), copy(B, "ready")], f"Waits until a GPU lists {A} and {B}."),
     ],
 )
-def test_what_is_told(copies: list[ModelCopy], sentence: str, left_s: float | None) -> None:
-    by_name: dict[str, list[ModelCopy]] = {}
-    for each in copies:
-        by_name.setdefault(each.name, []).append(each)
-    told = fetching_of((A, B), by_name)
+def test_what_is_told(copies: list[ModelCopy], sentence: str) -> None:
+    told = fetching_of((A, B), by_name(copies))
     assert told.sentence.startswith(sentence)
-    assert told.left_s == (None if left_s is None else pytest.approx(left_s, abs=1))
+    assert (told.left_s, told.gpus) == (None, frozenset())
+
+
+@pytest.mark.parametrize(
+    ("copies", "sentence"),
+    [
+        ([copy(A, "fetching", size_bytes=10, done_bytes=9, bytes_s=1.0)], f"Fetching {A}: 90 %, about 40 s."),
+        ([], f"Waits for {A} and {B} to be fetched, about 40 s."),
+    ],
+)
+def test_what_is_told_is_until_all_files_are_there(copies: list[ModelCopy], sentence: str) -> None:
+    told = fetching_of((A, B), by_name(copies), left_s=41.0, gpus=["gpu0@here"])
+    assert (told.sentence, told.left_s, told.gpus) == (sentence, 41.0, frozenset({"gpu0@here"}))
+
+
+def by_name(copies: list[ModelCopy]) -> dict[str, list[ModelCopy]]:
+    found: dict[str, list[ModelCopy]] = {}
+    for each in copies:
+        found.setdefault(each.name, []).append(each)
+    return found
