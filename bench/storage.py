@@ -20,6 +20,7 @@ from bench.report import Report
 from bench.uploads import BUCKET, LOADS, ROUNDS, Send, emptied, made, plain_client, s3_server, timed
 from core.settings import Settings
 from core.storage.objects import S3Storage
+from core.storage.placing import LocalFile
 
 #: Of plain boto3's speed.
 GOAL = 0.9
@@ -54,7 +55,7 @@ def measured(plain: Any, storage: S3Storage, paths: list[Path]) -> dict[str, tup
     target = paths[0].parent / "copy"
 
     def keep(key: str, path: Path) -> None:
-        storage.keep(key, path, digest=digests[path], content_type="image/png")
+        storage.keep([LocalFile(key=key, path=path, digest=digests[path], content_type="image/png")])
 
     ways: dict[str, tuple[Send, Send]] = {
         "up": (lambda key, path: plain.upload_file(str(path), BUCKET, f"plain/{key}"), keep),

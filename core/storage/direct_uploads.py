@@ -16,7 +16,8 @@ from core.job_files import is_job_id
 from core.settings import Settings
 from core.storage.object_client import place_of, storage_client, translated
 from core.storage.object_reader import ObjectReader
-from core.storage.objects import UNFINISHED_S, S3Storage, object_reader
+from core.storage.objects import S3Storage, object_reader
+from core.storage.sending import UNFINISHED_S
 
 #: How long a client may begin to send; what has begun may last longer.
 LINK_S = 3600

@@ -33,6 +33,7 @@ from core.records.instance import InstanceRecord
 from core.records.output import FileSource, OutputFile
 from core.settings import Settings
 from core.storage.backend import StorageBackend, output_storage
+from core.storage.placing import LocalFile
 from tests.makers import GRAPH
 from tests.ports import free_port
 from tests.services import missing
@@ -164,7 +165,7 @@ class Worker:
         path.write_bytes(content)
         digest = f"blake3:{blake3(content).hexdigest()}"
         if self._storage is not None:
-            self._storage.keep(key, path, digest=digest, content_type=file.content_type)
+            self._storage.keep([LocalFile(key=key, path=path, digest=digest, content_type=file.content_type)])
         return replace(file, storage_key=key, size_bytes=len(content), hash=digest)
 
 
