@@ -129,7 +129,7 @@ class FaultyBucket:
         body = bytearray()
         while len(body) < length:
             try:
-                piece = handler.rfile.read1(min(_PIECE_BYTES, length - len(body)))  # type: ignore[attr-defined]
+                piece = handler.rfile.read1(min(_PIECE_BYTES, length - len(body)))
             except OSError:
                 piece = b""
             if not piece:

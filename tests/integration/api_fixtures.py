@@ -56,6 +56,7 @@ class RecordingPublisher:
         #: Workers that do not answer operators.
         self.mute: set[str] = set()
         self.reaches_workers = False
+        self.checks: list[str] = []
 
     def turn(self, job_id: str) -> bool:
         self.turns.append(job_id)
@@ -75,6 +76,10 @@ class RecordingPublisher:
         if instance.worker in self.mute:
             raise InstanceUnreachable(f"The worker of {instance.name} does not answer.")
         self.asked.append((command, instance.name))
+
+    def check_upload(self, upload_id: str) -> bool:
+        self.checks.append(upload_id)
+        return True
 
     def look_again(self) -> bool:
         return self.reaches_workers

@@ -80,7 +80,7 @@ def parts_of(asked: Asked) -> bool:
 def is_whole(s3: S3Server, file: LocalFile) -> bool:
     found = s3.client.get_object(Bucket=BUCKET, Key=f"files/outputs/{KEY}")
     is_named = found["Metadata"]["blake3"] == file.digest.removeprefix("blake3:")
-    return is_named and found["ContentType"] == "video/mp4" and found["Body"].read() == file.path.read_bytes()
+    return bool(is_named and found["ContentType"] == "video/mp4" and found["Body"].read() == file.path.read_bytes())
 
 
 def unfinished(s3: S3Server) -> list[str]:
