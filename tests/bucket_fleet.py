@@ -10,6 +10,7 @@ from pathlib import Path
 
 from core.ledger import Ledger
 from core.settings import Settings
+from tests.faulty_bucket import FaultyBucket
 from tests.fleet import Fleet
 from tests.s3_server import Gate, S3Server
 from tests.services import Broker
@@ -32,8 +33,9 @@ class Machines:
     """An API host with the clock, and two GPU hosts that each have an io worker."""
 
     s3: S3Server
-    #: All of them reach the bucket through it.
+    #: All of them reach the bucket through it, and through what stands behind it.
     gate: Gate
+    front: FaultyBucket
     api: Fleet
     one: Fleet
     two: Fleet
@@ -51,7 +53,8 @@ def machines(folder: Path, broker: Broker, database_url: str, **more: str) -> It
     """Start the machines; the GPU workers and io workers of both GPU hosts are up when this returns."""
     s3 = S3Server()
     s3.empty(BUCKET)
-    gate = Gate(s3.port)
+    front = FaultyBucket(s3.port)
+    gate = Gate(front.port)
     common = {
         "database_url": database_url,
         "broker_url": broker.url,
@@ -68,6 +71,7 @@ def machines(folder: Path, broker: Broker, database_url: str, **more: str) -> It
         (folder / name).mkdir()
     with contextlib.ExitStack() as stack:
         stack.callback(s3.stop)
+        stack.callback(front.close)
         stack.callback(gate.close)
         api, one, two = (
             stack.enter_context(Fleet(folder / name, host=name, **common)) for name in ("api", "one", "two")
@@ -78,4 +82,4 @@ def machines(folder: Path, broker: Broker, database_url: str, **more: str) -> It
         api.ready(gpus=2, timeout_s=60)
         settings = Settings(data_dir=api.data_dir, database_url=database_url)
         ledger = stack.enter_context(contextlib.closing(Ledger(settings)))
-        yield Machines(s3=s3, gate=gate, api=api, one=one, two=two, ledger=ledger)
+        yield Machines(s3=s3, gate=gate, front=front, api=api, one=one, two=two, ledger=ledger)
