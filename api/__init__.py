@@ -14,8 +14,8 @@ from __future__ import annotations
 from flask import Flask
 
 from api.contracts.comfy_v2.assets import assets_blueprint
-from api.contracts.comfy_v2.direct_uploads import direct_uploads_blueprint
 from api.contracts.comfy_v2.job_routes import v2_blueprint
+from api.contracts.comfy_v2.upload_routes import upload_blueprint
 from api.contracts.deliveries import deliveries_blueprint
 from api.contracts.generate.routes import generate_blueprint
 from api.contracts.generate.stream import generate_stream_blueprint
@@ -63,7 +63,7 @@ def create_app(settings: Settings, *, ledger: Ledger, publisher: TurnPublisher, 
     app.register_blueprint(v2_blueprint(settings, ledger, service, hub, estimates))
     app.register_blueprint(assets_blueprint(settings, ledger, intake, guard))
     direct = DirectIntake(settings, ledger, marker, publisher)
-    app.register_blueprint(direct_uploads_blueprint(settings, ledger, direct))
+    app.register_blueprint(upload_blueprint(settings, ledger, direct))
     library = Library([SHIPPED] if settings.workflows_dir is None else [SHIPPED, settings.workflows_dir])
     app.register_blueprint(generate_blueprint(settings, ledger, service, hub, library, estimates))
     app.register_blueprint(generate_stream_blueprint(settings, ledger, service, hub, library, estimates))

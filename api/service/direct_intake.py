@@ -49,8 +49,7 @@ class DirectIntake:
         return upload
 
     def get(self, upload_id: str) -> DirectUpload:
-        """Return an upload as it is now. Raises NotFound, InvalidRequest, StorageUnavailable, LedgerUnavailable."""
-        self._bucket()
+        """Return an upload as it is now. Raises NotFound, LedgerUnavailable."""
         with ledger_time_limit():
             return self._ledger.direct_uploads.get(upload_id)
 
@@ -71,9 +70,10 @@ class DirectIntake:
           HashMismatch: its bytes have another hash. It is gone then.
           StorageUnavailable, LedgerUnavailable.
         """
+        bucket = self._bucket()
         upload = self.get(upload_id)
         if upload.status == SENDING:
-            upload = self._sent(upload, claimed)
+            upload = self._sent(bucket, upload, claimed)
         if upload.error is not None:
             raise _error(upload.error)
         return upload
@@ -88,9 +88,9 @@ class DirectIntake:
             except NotFound:
                 return None
 
-    def _sent(self, upload: DirectUpload, claimed: Claimed) -> DirectUpload:
+    def _sent(self, bucket: DirectUploads, upload: DirectUpload, claimed: Claimed) -> DirectUpload:
         try:
-            missing = self._bucket().put_together(upload)
+            missing = bucket.put_together(upload)
         except FileNotFoundError as exc:
             raise NotFound("Nothing has been sent of this upload.") from exc
         if missing:

@@ -9,7 +9,8 @@ from sqlalchemy import Row, delete, insert, select, update
 from core.clock import now_ms
 from core.errors import NotFound
 from core.ledger.database.connections import Database
-from core.ledger.database.tables import direct_uploads, uploads
+from core.ledger.database.tables import uploads
+from core.ledger.database.upload_tables import direct_uploads
 from core.ledger.input_files import InputFile, values_of
 from core.records.direct_upload import CHECKING, FINISHED, REFUSED, SENDING, Claimed, DirectUpload
 

@@ -1,9 +1,9 @@
 """Sends files into the bucket: large ones in parts, of which a process that is killed leaves word for the next one.
 
 What was begun stands in a file of this machine, `<data>/sending/<hash of the object's name>`: a line that says what is
-sent under which id, then a line for each part that the server has taken. Parts that both this file and the server know
-are not sent again. The server alone is not asked for what was begun: MinIO lists uploads only by an exact name, and
-none after its restart, and no listing tells which file parts are of.
+sent under which id, then a line for each part that the server has taken. Parts that the server has as this file says,
+or as their MD5 says, are not sent again. The server alone is not asked for what was begun: MinIO lists uploads only by
+an exact name, and none after its restart, and no listing tells which file parts are of.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Sender:
         record = _Record(self._records / hashlib.sha256(name.encode()).hexdigest() if resumes else None)
         plan = _Plan(name=name, digest=file.digest, size_bytes=size_bytes, part_bytes=_part_bytes(size_bytes))
         with translated(self._url):
-            taken = self._taken(record, plan)
+            taken = self._taken(record, plan, file.path)
             if taken is None:
                 begun = self._client.create_multipart_upload(Bucket=self._bucket, Key=name, **extra)
                 record.begin(plan, begun["UploadId"])
@@ -117,7 +117,7 @@ class Sender:
     def _client(self) -> Any:
         return storage_client(self._settings)
 
-    def _taken(self, record: _Record, plan: _Plan) -> dict[int, str] | None:
+    def _taken(self, record: _Record, plan: _Plan, path: Path) -> dict[int, str] | None:
         """Return the ETags of parts that need not be sent, by number; None: the upload has to be begun."""
         said = record.read()
         if said is None:
@@ -127,8 +127,7 @@ class Sender:
                 return {
                     part["PartNumber"]: part["ETag"]
                     for part in self._parts(plan.name, record.upload_id)
-                    if record.parts.get(part["PartNumber"]) == part["ETag"]
-                    and part["Size"] == plan.part(part["PartNumber"])[1]
+                    if part["Size"] == plan.part(part["PartNumber"])[1] and _is_of(part, record, plan, path)
                 }
             except ClientError as exc:
                 if _code_of(exc) != _GONE:
@@ -264,6 +263,17 @@ class _Record:
         """Remove what was written down."""
         if self.path is not None:
             self.path.unlink(missing_ok=True)
+
+
+def _is_of(part: Any, record: _Record, plan: _Plan, path: Path) -> bool:
+    """Whether a part on the server is the file's."""
+    known, etag = record.parts.get(part["PartNumber"]), part["ETag"]
+    if known is not None:
+        return bool(known == etag)
+    # The answer did not come any more. With most servers, if the bucket is not encrypted by KMS, it is the MD5.
+    start, length = plan.part(part["PartNumber"])
+    with ReadFileChunk.from_filename(str(path), start, length) as body:
+        return bool(hashlib.md5(body.read(), usedforsecurity=False).hexdigest() == etag.strip('"'))
 
 
 def _part_bytes(size_bytes: int) -> int:

@@ -26,7 +26,7 @@ from core.settings import Settings
 LINK_S = 3600
 
 
-def direct_uploads_blueprint(settings: Settings, ledger: Ledger, intake: DirectIntake) -> Blueprint:
+def upload_blueprint(settings: Settings, ledger: Ledger, intake: DirectIntake) -> Blueprint:
     """Return the routes under /api/v2/assets/uploads."""
     blueprint = Blueprint("direct_uploads", __name__, url_prefix="/api/v2/assets/uploads")
 
