@@ -109,8 +109,8 @@ class S3Storage:
         What is there is not sent again, and large files go on where a process was killed. When this returns, the server
         has said of every file that it is there.
         """
-        # A single small file is sent as soon as it is asked for.
-        if len(files) > 1 or any(file.path.stat().st_size >= LARGE_BYTES for file in files):
+        # A single one is sent as soon as it is asked for.
+        if len(files) > 1:
             files = self._unsent(files)
         for file in files:
             self._sender.send(self._name(file.key), file, resumes=True)
@@ -326,8 +326,7 @@ class S3Storage:
         return [
             file
             for file in files
-            if (len(files) > 1 and self._name(file.key) not in sizes)
-            or not self.has(file.key, file.path.stat().st_size, file.digest)
+            if self._name(file.key) not in sizes or not self.has(file.key, file.path.stat().st_size, file.digest)
         ]
 
     def _check_kept(self, files: Sequence[LocalFile]) -> None:

@@ -72,9 +72,8 @@ class Sender:
         plan = _Plan(name=name, digest=file.digest, size_bytes=size_bytes, part_bytes=_part_bytes(size_bytes))
         with translated(self._url):
             taken = self._taken(record, plan, file.path)
-            if taken is None:
-                begun = self._client.create_multipart_upload(Bucket=self._bucket, Key=name, **extra)
-                record.begin(plan, begun["UploadId"])
+            if taken is None and self._begin(record, plan, extra):
+                return
             try:
                 self._send_parts(record, plan, file.path, taken or {})
             except ClientError as exc:
@@ -84,6 +83,19 @@ class Sender:
                     self._abort(name, record.upload_id)
                 raise
         record.forget()
+
+    def _begin(self, record: _Record, plan: _Plan, extra: dict[str, Any]) -> bool:
+        """Begin an upload in parts; returns whether nothing is to be sent, as the file is there already."""
+        with ThreadPoolExecutor(1, thread_name_prefix="look") as pool:
+            # At the same time: a bucket may be far away.
+            is_there = pool.submit(self._is_there, plan)
+            begun = self._client.create_multipart_upload(Bucket=self._bucket, Key=plan.name, **extra)
+        record.begin(plan, begun["UploadId"])
+        if not is_there.result():
+            return False
+        self._abort(plan.name, record.upload_id)
+        record.forget()
+        return True
 
     def sweep(self, beginning: str) -> None:
         """Abort uploads in parts that were begun long ago and had no part lately; forget what this machine left.
@@ -232,10 +244,8 @@ class _Record:
             first, *lines = self.path.read_text(encoding="utf-8").splitlines()
             said = json.loads(first)
             self.upload_id, plan = str(said.pop("upload_id")), _Plan(**said)
-        except FileNotFoundError:
-            return None
-        except (ValueError, TypeError, LookupError, AttributeError):
-            # A power cut can leave anything.
+        except (OSError, ValueError, TypeError, LookupError, AttributeError):
+            # There is none, or what a power cut has left of it.
             return None
         for line in lines:
             # The last one may be half a line: its part is sent again.
@@ -245,9 +255,11 @@ class _Record:
         return plan
 
     def begin(self, plan: _Plan, upload_id: str) -> None:
-        """Write down that an upload was begun. Raises OSError."""
+        """Write down that an upload was begun. Where the disk takes nothing, it goes on all the same."""
         self.upload_id, self.parts = upload_id, {}
-        if self.path is not None:
+        if self.path is None:
+            return
+        with contextlib.suppress(OSError):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             draft = self.path.with_suffix(".part")
             draft.write_text(json.dumps({"upload_id": upload_id, **vars(plan)}) + "\n", encoding="utf-8")
@@ -256,13 +268,14 @@ class _Record:
     def add(self, number: int, etag: str) -> None:
         """Write down that a part was taken."""
         if self.path is not None:
-            with self._lock, self.path.open("a", encoding="utf-8") as file:
+            with contextlib.suppress(OSError), self._lock, self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps([number, etag]) + "\n")
 
     def forget(self) -> None:
         """Remove what was written down."""
         if self.path is not None:
-            self.path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self.path.unlink()
 
 
 def _is_of(part: Any, record: _Record, plan: _Plan, path: Path) -> bool:

@@ -263,6 +263,31 @@ def test_an_answer_that_was_lost_does_not_fail_what_is_there(
     assert is_whole(s3, film)
 
 
+def test_a_large_file_that_is_there_is_not_sent_again(
+    s3: S3Server, front: FaultyBucket, storage: S3Storage, film: LocalFile, tmp_path: Path
+) -> None:
+    storage.keep([film])
+    front.seen.clear()
+
+    storage.keep([film])
+
+    assert front.sent_bytes(parts_of) == 0
+    assert unfinished(s3) == []
+    assert list((tmp_path / "data" / "sending").iterdir()) == []
+    assert is_whole(s3, film)
+
+
+def test_a_machine_whose_disk_takes_no_record_sends_all_the_same(
+    s3: S3Server, front: FaultyBucket, storage: S3Storage, film: LocalFile, tmp_path: Path
+) -> None:
+    (tmp_path / "data").mkdir(exist_ok=True)
+    (tmp_path / "data" / "sending").touch()
+
+    storage.keep([film])
+
+    assert is_whole(s3, film)
+
+
 def test_a_bucket_that_forgets_what_it_took_is_found_out(
     front: FaultyBucket, storage: S3Storage, tmp_path: Path
 ) -> None:
