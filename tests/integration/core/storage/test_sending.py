@@ -244,8 +244,10 @@ def test_an_answer_that_was_lost_does_not_fail_what_is_there(
     asked_once: list[Asked] = []
 
     def rule(asked: Asked) -> Fault | None:
-        if asked.method != "POST" or "uploadId=" not in asked.query or asked_once:
+        if asked.method != "POST" or "uploadId=" not in asked.query:
             return None
+        if asked_once:
+            return Fault(status=404, code="NoSuchUpload")
         asked_once.append(asked)
         upload = s3.client.list_multipart_uploads(Bucket=BUCKET)["Uploads"][0]
         place = {"Bucket": BUCKET, "Key": upload["Key"], "UploadId": upload["UploadId"]}
