@@ -171,8 +171,9 @@ class Intake:
                 with io.BufferedReader(raw) as source:
                     return self._brought(source, found.name, reference.kind, subject, job_id)
             self._storage.touch(found.storage_key)
-            with self._storage.local(found.storage_key) as path:
-                self._check(path, found.content_type, reference.kind, subject)
+            if self._has_to_be_read(found.size_bytes, found.content_type, reference.kind, subject):
+                with self._storage.local(found.storage_key) as path:
+                    self._check(path, found.content_type, reference.kind, subject)
         except (FileNotFoundError, ValueError) as exc:
             raise MissingAsset(f"{subject}: the bytes of this asset are gone.") from exc
         return found
@@ -241,7 +242,11 @@ class Intake:
 
     def _check(self, path: Path, content_type: str, kind: str, subject: str) -> None:
         """Refuse a file that its place does not take, or that would cost too much to decode."""
-        size_bytes = path.stat().st_size
+        if self._has_to_be_read(path.stat().st_size, content_type, kind, subject):
+            check_picture(path, max_pixels=self._settings.max_image_pixels, subject=subject)
+
+    def _has_to_be_read(self, size_bytes: int, content_type: str, kind: str, subject: str) -> bool:
+        """Refuse what its place does not take, as far as that is known; returns whether the rest is in its bytes."""
         main = content_type.partition("/")[0]
         if size_bytes == 0:
             raise InvalidRequest(f"{subject} is empty.")
@@ -249,10 +254,11 @@ class Intake:
             if size_bytes > self._settings.max_image_bytes:
                 limit_bytes = self._settings.max_image_bytes
                 raise BodyTooLarge(f"{subject} is over the limit of {limit_bytes} bytes for pictures.")
-            check_picture(path, max_pixels=self._settings.max_image_pixels, subject=subject)
+            return True
         # The sound of a video can be loaded as well.
-        elif kind in ("video", "audio") and main not in {"video": ("video",), "audio": ("audio", "video")}[kind]:
+        if kind in ("video", "audio") and main not in {"video": ("video",), "audio": ("audio", "video")}[kind]:
             raise InvalidRequest(f"{subject} holds no {kind}.")
+        return False
 
     def _input_file(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import requests
 from blake3 import blake3
+from PIL import Image
 
 from api.service import direct_intake
 from core.errors import LedgerUnavailable
@@ -23,6 +25,7 @@ from core.storage.direct_uploads import DirectUploads
 from core.storage.folders import BucketFault
 from tasks.reconciling import expiry
 from tests.bucket_fleet import BUCKET, bucket_settings
+from tests.faulty_bucket import faulty_bucket
 from tests.integration.api.comfy_v2.test_assets import code_of
 from tests.integration.api_fixtures import Api, running_api, settings_for
 from tests.s3_server import S3Server
@@ -324,6 +327,30 @@ class TestLarge:
         assert check(api.ledger, api.settings, upload_id)
 
         assert finished(api, upload_id, hash_of(b"z" * 100)).status_code in (200, 201)
+
+
+def test_a_job_that_takes_a_large_file_has_none_of_it_pass_the_api(
+    s3: S3Server, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Counted at the bucket. Pictures are looked into, and only they."""
+    film, picture = b"\x1aE\xdf\xa3" + os.urandom(1000), io.BytesIO()
+    Image.new("RGB", (8, 8)).save(picture, "PNG")
+    with faulty_bucket(s3.port) as front:
+        settings = settings_for(tmp_path_factory.mktemp("api"), **bucket_settings(front.url))
+        with running_api(settings) as api:
+            api.worker.come_up()
+            read = {}
+            for node, name, content in (("LoadVideo", "file", film), ("LoadImage", "image", picture.getvalue())):
+                asset = finished(api, sent(api, content), hash_of(content)).json()
+                front.seen.clear()
+                graph = {
+                    "1": {"class_type": node, "inputs": {name: asset["id"]}},
+                    "2": {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 0}},
+                    "3": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": "a"}},
+                }
+                assert api.post("/api/v2/jobs", {"workflow": graph}).status_code == 201
+                read[node] = [asked.key for asked, _ in front.seen if asked.method == "GET" and "/inputs/" in asked.key]
+    assert (len(read["LoadVideo"]), len(read["LoadImage"])) == (0, 1)
 
 
 def test_a_server_without_a_bucket_says_what_to_do(settings: Settings) -> None:
