@@ -336,7 +336,8 @@ def test_a_job_that_takes_a_large_file_has_none_of_it_pass_the_api(
     film, picture = b"\x1aE\xdf\xa3" + os.urandom(1000), io.BytesIO()
     Image.new("RGB", (8, 8)).save(picture, "PNG")
     with faulty_bucket(s3.port) as front:
-        settings = settings_for(tmp_path_factory.mktemp("api"), **bucket_settings(front.url))
+        values = {**bucket_settings(front.url), "storage_url": f"s3://{BUCKET}/another"}
+        settings = settings_for(tmp_path_factory.mktemp("api"), **values)
         with running_api(settings) as api:
             api.worker.come_up()
             read = {}
