@@ -15,6 +15,7 @@ from flask import Flask
 
 from api.contracts.comfy_v2.assets import assets_blueprint
 from api.contracts.comfy_v2.job_routes import v2_blueprint
+from api.contracts.comfy_v2.upload_routes import upload_blueprint
 from api.contracts.deliveries import deliveries_blueprint
 from api.contracts.generate.routes import generate_blueprint
 from api.contracts.generate.stream import generate_stream_blueprint
@@ -28,6 +29,7 @@ from api.http.error_handlers import register_error_handlers, say_when_storage_is
 from api.http.request_log import register_request_log
 from api.server.docs_page import docs_blueprint
 from api.server.health import health_blueprint
+from api.service.direct_intake import DirectIntake
 from api.service.estimates import Estimates
 from api.service.input_files import Intake
 from api.service.jobs import JobService, TurnPublisher
@@ -60,6 +62,8 @@ def create_app(settings: Settings, *, ledger: Ledger, publisher: TurnPublisher, 
     hub.before_moves(estimates.look_at_moves)
     app.register_blueprint(v2_blueprint(settings, ledger, service, hub, estimates))
     app.register_blueprint(assets_blueprint(settings, ledger, intake, guard))
+    direct = DirectIntake(settings, ledger, marker, publisher)
+    app.register_blueprint(upload_blueprint(settings, ledger, direct))
     library = Library([SHIPPED] if settings.workflows_dir is None else [SHIPPED, settings.workflows_dir])
     app.register_blueprint(generate_blueprint(settings, ledger, service, hub, library, estimates))
     app.register_blueprint(generate_stream_blueprint(settings, ledger, service, hub, library, estimates))

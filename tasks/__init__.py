@@ -3,6 +3,7 @@
 worker        which process runs what (cli)
 generate      the task of the GPU queue: use one turn
 upload        the task that stores and uploads a job's files
+check_upload  the task that looks at a file which a client has put into the bucket
 notify        the task that has webhooks sent
 reconcile     the task that puts right what was lost, every few seconds
 instance/     a GPU worker's main process: owns one ComfyUI instance

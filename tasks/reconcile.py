@@ -97,6 +97,13 @@ def resume_uploads(runtime: Runtime) -> None:
         runtime.publisher.notify(job_id)
 
 
+def resume_checks(runtime: Runtime) -> None:
+    """Publish the looks at files in the bucket that were lost with a message or a worker."""
+    for upload_id in runtime.ledger.direct_uploads.due():
+        if not runtime.publisher.check_upload(upload_id):
+            return
+
+
 def wipe_secrets(runtime: Runtime) -> None:
     """Wipe secrets that have served, and were not wiped with the last change of their job."""
     runtime.ledger.secrets.wipe()
@@ -114,6 +121,7 @@ STEPS: tuple[Callable[[Runtime], None], ...] = (
     mend_lines,
     publish_missing_turns,
     resume_uploads,
+    resume_checks,
     wipe_secrets,
     remove_expired,
     sweep,

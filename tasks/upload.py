@@ -20,6 +20,7 @@ from core.records.output import OutputFile
 from core.records.output_options import AS_THEY_ARE
 from core.storage.backend import StorageBackend, output_storage
 from core.storage.folders import make_folder
+from core.storage.placing import LocalFile
 from tasks.messaging.follow_up import Moved, follow_up, publish_follow_up
 from tasks.messaging.names import UPLOAD
 from tasks.outputs.bucket_upload import upload_files
@@ -77,7 +78,7 @@ def _bring_in(runtime: Runtime, job_id: str, attempt: int) -> Job:
             if pending.output_options.bucket is not None:
                 asked = runtime.ledger.jobs.get(job_id)
                 stored = upload_files(runtime, asked, stored, give_up_at_ms=tries.give_up_at_ms)
-            kept = [_kept(storage, file, attempt) for file in stored]
+            kept = _keep(storage, stored, attempt)
             job = runtime.ledger.outputs.succeed(job_id, attempt, kept, missing)
             if pending.output_options != AS_THEY_ARE:
                 discard_originals(storage.workplace, job_id)
@@ -112,16 +113,19 @@ def _store(runtime: Runtime, pending: Pending, missing: dict[str, str]) -> list[
     return store_finished(root, pending.files, wanted, missing)
 
 
-def _kept(storage: StorageBackend, file: OutputFile, attempt: int) -> OutputFile:
-    """Bring a file that is ready into storage. Raises OSError."""
-    assert file.storage_key is not None
-    assert file.hash is not None
-    path = file.path_below(storage.workplace)
-    if storage.is_remote and attempt > 1:
-        # The machine of an attempt before may only have been cut off, and may yet write what it made under its key.
-        file = replace(file, storage_key=job_path(file.job_id, str(attempt), file.stored_name))
-    storage.keep(file.storage_key or "", path, digest=file.hash or "", content_type=file.content_type)
-    return file
+def _keep(storage: StorageBackend, files: list[OutputFile], attempt: int) -> list[OutputFile]:
+    """Bring files that are ready into storage; returns them with their keys. Raises OSError."""
+    local, kept = [], []
+    for file in files:
+        path = file.path_below(storage.workplace)
+        if storage.is_remote and attempt > 1:
+            # The machine of an attempt before may only have been cut off, and may yet write what it made under its key.
+            file = replace(file, storage_key=job_path(file.job_id, str(attempt), file.stored_name))
+        key, digest = file.storage_key or "", file.hash or ""
+        local.append(LocalFile(key=key, path=path, digest=digest, content_type=file.content_type))
+        kept.append(file)
+    storage.keep(local)
+    return kept
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ from core.ledger import Ledger
 from core.ledger.upgrade import migrate
 from core.neighbour_watch import NeighbourWatch
 from core.settings import Settings
-from tasks import generate, notify, reconcile, upload
+from tasks import check_upload, generate, notify, reconcile, upload
 from tasks.instance import control
 from tasks.instance.agent import InstanceAgent
 from tasks.instance.bootsteps import GateStep, InstanceStep
@@ -41,7 +41,7 @@ from tasks.runtime import equip
 from tasks.webhooks.dispatcher import WebhookDispatcher
 
 #: Modules whose import registers the tasks and the commands of remote control.
-TASK_MODULES = (control, generate, notify, reconcile, upload)
+TASK_MODULES = (control, check_upload, generate, notify, reconcile, upload)
 IO_THREADS = 32
 #: How often, ten times a second, an ending pool process looks whether its main process has read its last result.
 LAST_RESULT_LOOKS = 30

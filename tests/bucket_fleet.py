@@ -10,6 +10,7 @@ from pathlib import Path
 
 from core.ledger import Ledger
 from core.settings import Settings
+from tests.faulty_bucket import FaultyBucket
 from tests.fleet import Fleet
 from tests.s3_server import Gate, S3Server
 from tests.services import Broker
@@ -32,8 +33,9 @@ class Machines:
     """An API host with the clock, and two GPU hosts that each have an io worker."""
 
     s3: S3Server
-    #: All of them reach the bucket through it.
+    #: All of them reach the bucket through it, and through what stands behind it.
     gate: Gate
+    front: FaultyBucket
     api: Fleet
     one: Fleet
     two: Fleet
@@ -57,7 +59,8 @@ def machines(
     """
     s3 = S3Server()
     s3.empty(BUCKET)
-    gate = Gate(s3.port)
+    front = FaultyBucket(s3.port)
+    gate = Gate(front.port)
     common = {
         "database_url": database_url,
         "broker_url": broker.url,
@@ -76,6 +79,7 @@ def machines(
         own[name] = {"models_dir": str(folder / name / "models")} if with_models and name != "api" else {}
     with contextlib.ExitStack() as stack:
         stack.callback(s3.stop)
+        stack.callback(front.close)
         stack.callback(gate.close)
         api, one, two = (
             stack.enter_context(Fleet(folder / name, host=name, **common, **own[name]))
@@ -87,4 +91,4 @@ def machines(
         api.ready(gpus=2, timeout_s=60)
         settings = Settings(data_dir=api.data_dir, database_url=database_url)
         ledger = stack.enter_context(contextlib.closing(Ledger(settings)))
-        yield Machines(s3=s3, gate=gate, api=api, one=one, two=two, ledger=ledger)
+        yield Machines(s3=s3, gate=gate, front=front, api=api, one=one, two=two, ledger=ledger)

@@ -83,6 +83,9 @@ class PublishedMessages(Publisher):
     def interrupt(self, job_id: str, attempt: int, instance: str) -> None:
         self._keep("interrupt", job_id, attempt, instance)
 
+    def check_upload(self, upload_id: str) -> bool:
+        return self._keep("check_upload", upload_id)
+
     def look_again(self) -> bool:
         return self._keep("look_again")
 

@@ -3,6 +3,7 @@
 jobs            check, record, publish: the one way a job comes in (contracts)
 webhook_target  a job's webhook: the request's or the operator's (order_fields)
 input_files     files that come in: measured, checked, kept once (contracts, jobs)
+direct_intake   files that clients put into the bucket themselves (contracts)
 input_names     uploads by file name, as graphs name them (jobs, job_drafts)
 catalogues      which nodes the fleet offers (jobs, job_check)
 batched_lookup  one look at the ledger for many requests (waiting, estimates)

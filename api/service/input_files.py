@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO
 from urllib.parse import unquote, urlsplit
 
 from blake3 import blake3
@@ -27,21 +27,15 @@ from core.outbound import Policy
 from core.records.job import InputRef
 from core.records.output import Output
 from core.settings import Settings
-from core.storage.backend import direct_uploads, input_storage, output_storage
+from core.storage.backend import input_storage, output_storage
 from core.storage.folders import content_key, is_out_of_room
 from core.storage.marker import StorageMarker
-from core.storage.media import EXTENSIONS, HEAD_BYTES, UNKNOWN, check_picture, type_of
+from core.storage.media import EXTENSIONS, HEAD_BYTES, check_picture, content_type_of
 from workflows.graphs.file_names import folder_of, safe_name, staged_name
 from workflows.graphs.references import Reference
 
-if TYPE_CHECKING:
-    # It loads an HTTP library, see `core.storage.backend`.
-    from core.storage.direct_uploads import DirectUploads
-
 #: Longest time one file may take to be fetched, and all files of one job together.
 FETCH_S = 30.0
-#: How long a client may begin to send a file into the bucket, see `core.storage.direct_uploads`.
-DIRECT_S = 3600
 _PIECE_BYTES = 256 * 1024
 _DATA_URI = re.compile(r"data:([^;,]*)((?:;[^;,]*)*),", re.IGNORECASE)
 _MAX_NAME_CHARS = 255
@@ -84,7 +78,7 @@ class Intake:
         self.require_storage()
         with self._draft() as draft:
             digest, size_bytes, head = self._write(source, draft, subject)
-            content_type = _content_type(head, declared)
+            content_type = content_type_of(head, declared)
             if kind is not None:
                 self._check(draft, content_type, kind, subject)
             if expected_hash is not None and expected_hash.lower() != f"blake3:{digest}":
@@ -97,59 +91,6 @@ class Intake:
         with ledger_time_limit():
             self._ledger.input_files.add(file)
         return file, is_new
-
-    def begin_direct(self, *, size_bytes: int) -> tuple[str, str, int]:
-        """Let a client send a file straight into the bucket.
-
-        Returns: the upload's id, the URL to put the bytes to, and until when, in milliseconds since 1970.
-        Raises: InvalidRequest, BodyTooLarge, StorageUnavailable.
-        """
-        uploads = self._direct_uploads()
-        if size_bytes > self._settings.max_upload_bytes:
-            raise BodyTooLarge(f"The file is over the limit of {self._settings.max_upload_bytes} bytes.")
-        upload_id = str(uuid.uuid4())
-        ends_at_ms = now_ms() + 1000 * DIRECT_S
-        return upload_id, uploads.link(upload_id, size_bytes=size_bytes), ends_at_ms
-
-    def finish_direct(
-        self, upload_id: str, *, expected_hash: str, name: str, declared: str = "", lifetime_s: float | None = None
-    ) -> tuple[InputFile, bool]:
-        """Keep and record a file that a client has sent into the bucket. Its bytes are read here, and moved there.
-
-        Returns, raises: as `receive`; NotFound - nothing has been sent under this id.
-        """
-        uploads = self._direct_uploads()
-        try:
-            sent = uploads.find(upload_id)
-        except FileNotFoundError as exc:
-            raise NotFound("Nothing has been uploaded under this id, or it was finished already.") from exc
-        if sent.size_bytes > self._settings.max_upload_bytes:
-            uploads.discard(upload_id)
-            raise BodyTooLarge(f"The file is over the limit of {self._settings.max_upload_bytes} bytes.")
-        digest, head = blake3(), b""
-        with uploads.open(upload_id, sent) as source:
-            while piece := source.read(_PIECE_BYTES):
-                head = head or piece[:HEAD_BYTES]
-                digest.update(piece)
-        found = f"blake3:{digest.hexdigest()}"
-        if expected_hash.lower() != found:
-            uploads.discard(upload_id)
-            raise HashMismatch(f"The file has the hash {found}, not the expected one.")
-        key = content_key(digest.hexdigest())
-        with ledger_time_limit():
-            is_new = self._ledger.input_files.by_hash(found) is None
-        uploads.accept(upload_id, sent, key, found)
-        file = self._input_file(found, sent.size_bytes, _content_type(head, declared), name, key, lifetime_s)
-        with ledger_time_limit():
-            self._ledger.input_files.add(file)
-        return file, is_new
-
-    def _direct_uploads(self) -> DirectUploads:
-        uploads = direct_uploads(self._settings)
-        if uploads is None:
-            raise InvalidRequest("This server takes files itself, for it keeps them in no bucket: POST /api/v2/assets.")
-        self.require_storage()
-        return uploads
 
     def again(self, known: InputFile, *, name: str, lifetime_s: float | None = None) -> InputFile:
         """Return a new record for bytes that are here already. Raises NotFound, StorageUnavailable."""
@@ -229,8 +170,9 @@ class Intake:
                 with io.BufferedReader(raw) as source:
                     return self._brought(source, found.name, reference.kind, subject, job_id)
             self._storage.touch(found.storage_key)
-            with self._storage.local(found.storage_key) as path:
-                self._check(path, found.content_type, reference.kind, subject)
+            if self._has_to_be_read(found.size_bytes, found.content_type, reference.kind, subject):
+                with self._storage.local(found.storage_key) as path:
+                    self._check(path, found.content_type, reference.kind, subject)
         except (FileNotFoundError, ValueError) as exc:
             raise MissingAsset(f"{subject}: the bytes of this asset are gone.") from exc
         return found
@@ -299,7 +241,11 @@ class Intake:
 
     def _check(self, path: Path, content_type: str, kind: str, subject: str) -> None:
         """Refuse a file that its place does not take, or that would cost too much to decode."""
-        size_bytes = path.stat().st_size
+        if self._has_to_be_read(path.stat().st_size, content_type, kind, subject):
+            check_picture(path, max_pixels=self._settings.max_image_pixels, subject=subject)
+
+    def _has_to_be_read(self, size_bytes: int, content_type: str, kind: str, subject: str) -> bool:
+        """Refuse what its place does not take, as far as that is known; returns whether the rest is in its bytes."""
         main = content_type.partition("/")[0]
         if size_bytes == 0:
             raise InvalidRequest(f"{subject} is empty.")
@@ -307,10 +253,11 @@ class Intake:
             if size_bytes > self._settings.max_image_bytes:
                 limit_bytes = self._settings.max_image_bytes
                 raise BodyTooLarge(f"{subject} is over the limit of {limit_bytes} bytes for pictures.")
-            check_picture(path, max_pixels=self._settings.max_image_pixels, subject=subject)
+            return True
         # The sound of a video can be loaded as well.
-        elif kind in ("video", "audio") and main not in {"video": ("video",), "audio": ("audio", "video")}[kind]:
+        if kind in ("video", "audio") and main not in {"video": ("video",), "audio": ("audio", "video")}[kind]:
             raise InvalidRequest(f"{subject} holds no {kind}.")
+        return False
 
     def _input_file(
         self,
@@ -334,14 +281,6 @@ class Intake:
             expires_at_ms=now + int((lifetime_s or self._settings.retention_s) * 1000),
             job_id=job_id,
         )
-
-
-def _content_type(head: bytes, declared: str) -> str:
-    """What the first bytes say; else what the sender says, if that is a type at all."""
-    found = type_of(head)
-    if found == UNKNOWN and re.fullmatch(r"[\w.+-]+/[\w.+-]+", declared, re.ASCII):
-        return declared
-    return found
 
 
 def _with_extension(file: InputFile) -> str:

@@ -36,6 +36,9 @@ class TurnPublisher(JobPublisher, Protocol):
     def look_again(self) -> bool:
         """Ask all GPU workers to look for new files now; False when they could not be told."""
 
+    def check_upload(self, upload_id: str) -> bool:
+        """Publish the look at what a client has put into the bucket."""
+
 
 def check_id(job_id: str) -> str:
     """Return an id as it may be looked up. Raises NotFound for what can be none: databases refuse some characters."""

@@ -60,6 +60,10 @@ class BackgroundPublisher:
         """Have a job's files fetched from their host; False when too many messages wait to be published."""
         return self._put(lambda: self._publisher.store(job_id, attempt, host))
 
+    def check_upload(self, upload_id: str) -> bool:
+        """Have what a client has put into the bucket looked at; False when too many messages wait to be published."""
+        return self._put(lambda: self._publisher.check_upload(upload_id))
+
     def look_again(self) -> bool:
         """Ask all GPU workers to look for new files now; False, without a second try, if the broker is not well."""
         if self._left or not self._under_way.acquire(blocking=False):

@@ -18,7 +18,7 @@ from core.storage.folders import LocalStorage
 from core.storage.marked_bucket import MarkedBucket
 from core.storage.marked_directory import MarkedDirectory
 from core.storage.objects import S3Storage
-from core.storage.placing import CHUNK_BYTES, digest_of
+from core.storage.placing import CHUNK_BYTES, LocalFile, digest_of
 
 #: Files on their way at once.
 THREADS = 8
@@ -104,7 +104,7 @@ class StorageCopy:
                 return "known"
             if digest_of(path) != wanted:
                 return "damaged"
-            bucket.keep(key, path, digest=wanted, content_type="application/octet-stream")
+            bucket.keep([LocalFile(key=key, path=path, digest=wanted, content_type="application/octet-stream")])
         except FileNotFoundError:
             # Its time was over.
             return "unrecorded"

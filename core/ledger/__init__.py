@@ -9,6 +9,7 @@ outputs      ledger.outputs: files into storage (io workers)
 secrets      ledger.secrets: open for one purpose, wipe (workers, reconciler)
 instances    ledger.instances: the fleet's GPUs and their nodes (GPU workers, API)
 input_files  ledger.input_files: files that came in (API, reconciler)
+direct_uploads  ledger.direct_uploads: files that clients send straight into the bucket (API, io workers)
 durations    ledger.durations: how long jobs take (GPU workers, API)
 facts        ledger.facts: what a fleet agrees on (all)
 fleet_key    ledger.fleet_key: whether a process has the fleet's secret key (all, at their start)
@@ -37,6 +38,7 @@ from collections.abc import Callable
 
 from core.ledger.claims import Claims
 from core.ledger.database.connections import Change, Database
+from core.ledger.direct_uploads import DirectUploadRows
 from core.ledger.durations import Durations
 from core.ledger.facts import Facts
 from core.ledger.fleet_key import FleetKey
@@ -98,6 +100,7 @@ class Ledger:
         self.deliveries = Deliveries(self.database)
         self.instances = Instances(self.database)
         self.input_files = InputFiles(self.database)
+        self.direct_uploads = DirectUploadRows(self.database)
         self.durations = Durations(self.database)
         self.file_needs = FileNeeds(self.database, self.lines, learned)
         self.outlook = OutlookReader(self.database, self.lines, learned, self.durations, self.file_needs)

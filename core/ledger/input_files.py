@@ -53,7 +53,7 @@ class InputFiles:
         if not new:
             return
         with self._database.write() as transaction:
-            transaction.connection.execute(insert(uploads), [_values(file) for file in new])
+            transaction.connection.execute(insert(uploads), [values_of(file) for file in new])
 
     def get(self, file_id: str) -> InputFile:
         """Return one file. Raises NotFound, also when it has expired."""
@@ -120,7 +120,8 @@ class InputFiles:
             return set(keys) - set(known)
 
 
-def _values(file: InputFile) -> dict[str, Any]:
+def values_of(file: InputFile) -> dict[str, Any]:
+    """Return the columns of a file's row."""
     return {
         "id": file.id,
         "hash": file.hash,

@@ -11,6 +11,7 @@ progress        Progress, the last snapshot of a run (tasks.runner, core.contrac
 requirements    Requirements of a GPU, and KnownGpu, what a job may find (api, core.ledger, workflows)
 instance        InstanceRecord, a ComfyUI with its worker, and HeldModel (api, core.ledger, tasks)
 model_file      ModelFile, an entry of the manifest, and ModelCopy, what a host has of it (api, core.ledger, tasks)
+direct_upload   DirectUpload, a file on its way into the bucket, and what its client says of it (api, core)
 webhook_target  the receiver of a job's events (api, core.ledger, tasks.webhooks)
 webhook_events  the names of the events (api, core.ledger)
 bucket_target   where in which bucket, and with which credentials (api, core.buckets, tasks.outputs)

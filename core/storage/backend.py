@@ -7,7 +7,7 @@ of storage is a class with these methods, chosen in `output_storage` and `input_
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import lru_cache
 from io import RawIOBase
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from core.settings import Settings
 from core.storage.folders import LocalStorage
+from core.storage.placing import LocalFile
 
 if TYPE_CHECKING:
     from core.storage.direct_uploads import DirectUploads
@@ -40,8 +41,11 @@ class StorageBackend(Protocol):
     def put(self, key: str, file: Path) -> None:
         """Bring a local file in, which leaves its place. One that is there already stays: it has the same bytes."""
 
-    def keep(self, key: str, file: Path, *, digest: str, content_type: str) -> None:
-        """Bring in a copy of a local file, under a key that is the caller's alone; doing it again does no harm."""
+    def keep(self, files: Sequence[LocalFile]) -> None:
+        """Bring in copies of local files of one folder, under keys that are the caller's alone.
+
+        Doing it again does no harm. When it returns, all of them are there.
+        """
 
     def open(self, key: str, *, size_bytes: int) -> RawIOBase:
         """Open a file for reading at any place. Raises FileNotFoundError: there is none, or none of this size."""

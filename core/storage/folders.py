@@ -10,11 +10,12 @@ import shutil
 import stat
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from io import FileIO
 from pathlib import Path
 
 from core.job_files import job_folder
+from core.storage.placing import LocalFile
 
 #: A file that was put, or put again, within this time is not removed: somebody may be about to record it.
 FRESH_S = 3600.0
@@ -83,12 +84,13 @@ class LocalStorage:
             make_folder(target.parent, self.root)
             move_in(file, target)
 
-    def keep(self, key: str, file: Path, *, digest: str, content_type: str) -> None:  # noqa: ARG002 - for other storages
-        """Bring in a copy of a file; nothing is to be done where it lies in its place."""
-        target = self._path(key)
-        if file != target:
-            make_folder(target.parent, self.root)
-            copy_in(file, target)
+    def keep(self, files: Sequence[LocalFile]) -> None:
+        """Bring in copies of files; nothing is to be done where one lies in its place."""
+        for file in files:
+            target = self._path(file.key)
+            if file.path != target:
+                make_folder(target.parent, self.root)
+                copy_in(file.path, target)
 
     def open(self, key: str, *, size_bytes: int) -> FileIO:
         """Open a file for reading at any place. Raises FileNotFoundError: there is none, or none of this size.

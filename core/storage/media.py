@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
@@ -68,6 +69,14 @@ def type_of(head: bytes) -> str:
     if len(head) > 1 and head[0] == 0xFF and head[1] & 0xE6 == 0xE2:
         return "audio/mpeg"
     return UNKNOWN
+
+
+def content_type_of(head: bytes, declared: str) -> str:
+    """Return what the first bytes say; else what the sender says, if that is a type at all."""
+    found = type_of(head)
+    if found == UNKNOWN and re.fullmatch(r"[\w.+-]+/[\w.+-]+", declared, re.ASCII):
+        return declared
+    return found
 
 
 def check_picture(path: Path, *, max_pixels: int, subject: str) -> None:

@@ -40,7 +40,16 @@ _REFUSED = frozenset(
     ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "TokenRefreshRequired")
 )
 _ELSEWHERE = frozenset(("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"))
-_FULL = frozenset(("XMinioStorageFull", "QuotaExceeded", "QuotaExceededException", "InsufficientCapacity"))
+_FULL = frozenset(
+    (
+        "XMinioStorageFull",
+        "XMinioAdminBucketQuotaExceeded",
+        "QuotaExceeded",
+        "QuotaExceededException",
+        "InsufficientCapacity",
+        "ServiceQuotaExceededException",
+    )
+)
 _SKEWED = frozenset(("RequestTimeTooSkewed", "RequestExpired"))
 _ANOTHER_REGION = "the bucket is in another region: set COMFYLINE_STORAGE_REGION"
 _REACH = "check COMFYLINE_STORAGE_ENDPOINT_URL, and that this machine reaches it"
@@ -147,8 +156,11 @@ def _refusal(exc: ClientError, url: str) -> OSError:
     if code in _REFUSED or status == 401:
         words = "the S3 server does not take the credentials: check COMFYLINE_STORAGE_ACCESS_KEY_ID and its secret"
         return BucketFault(errno.EACCES, f"{url}: {words} ({answer})")
-    if status == 403:
-        return BucketFault(errno.EACCES, f"{url}: the credentials do not permit this ({answer})")
+    # Before what may not be done: Ceph says 403 of a quota.
     if code in _FULL or status == 507:
         return BucketFault(errno.ENOSPC, f"{url}: the bucket is full ({answer})")
+    if code == "EntityTooLarge" or status == 413:
+        return BucketFault(errno.EFBIG, f"{url}: the S3 server takes no object of this size ({answer})")
+    if status == 403:
+        return BucketFault(errno.EACCES, f"{url}: the credentials do not permit this ({answer})")
     return BucketFault(errno.EIO, f"{url}: the S3 server fails ({answer})")

@@ -17,7 +17,7 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from email.utils import parsedate_to_datetime
 from io import RawIOBase
 from pathlib import Path
@@ -31,24 +31,17 @@ from core.settings import Settings
 from core.storage.folders import FRESH_S, BucketFault, age_s
 from core.storage.object_client import place_of, storage_client, translated
 from core.storage.object_reader import ObjectReader, PartOf
-from core.storage.placing import CHUNK_BYTES, digest_of
+from core.storage.placing import CHUNK_BYTES, LocalFile, digest_of
+from core.storage.sending import LARGE_BYTES, Sender
 
-PART_BYTES = 16 * 1024 * 1024
-_TRANSFER = TransferConfig(
-    multipart_threshold=PART_BYTES,
-    multipart_chunksize=PART_BYTES,
-    max_request_concurrency=8,
-    max_submission_concurrency=1,
-    max_io_queue_size=1,
-)
+#: Copies within the bucket, of which no bytes come by here.
+_COPIES = TransferConfig(multipart_threshold=1024**3, multipart_chunksize=256 * 1024**2, max_request_concurrency=4)
 _HASH = re.compile("[0-9a-f]{64}")
 #: A removal that was announced is done within this time, or not at all.
 REMOVAL_S = 30.0
 #: A process that announced one and was killed is waited for no longer than this.
 REMOVER_DEAD_S = 120.0
 REMOVER_PAUSE_S = 0.2
-#: Uploads in parts that have come to no end for so long were left by processes that were killed.
-UNFINISHED_S = 24 * 3600.0
 #: Between two looks for those, by one process.
 SWEEP_EVERY_S = 600.0
 
@@ -69,9 +62,8 @@ class S3Storage:
         #: Where files of this machine wait that are on their way: a job's below `<job id>/`.
         self.workplace = settings.data_dir / "outgoing"
         self._drafts = settings.data_dir / "drafts"
+        self._sender = Sender(settings)
         self._swept_at_s = self._looked_at_s = -math.inf
-        #: Uploads in parts that were under way at the last look, and since when they are known here.
-        self._unfinished: dict[str, float] = {}
 
     def draft(self) -> Path:
         """Return a new local path to write a file to that is to be `put`; the caller removes it."""
@@ -89,7 +81,9 @@ class S3Storage:
         name = key.rpartition("/")[2]
         digest = f"blake3:{name}" if _HASH.fullmatch(name) else digest_of(file)
         if not self.has(key, file.stat().st_size, digest) or not self._is_kept(key, file.stat().st_size, digest):
-            self._upload(key, file, digest, "application/octet-stream")
+            sent = LocalFile(key=key, path=file, digest=digest, content_type="application/octet-stream")
+            self._sender.send(self._name(key), sent)
+            self._check_kept([sent] if file.stat().st_size >= LARGE_BYTES else [])
         file.unlink()
 
     def adopt(self, name: str, etag: str, key: str, size_bytes: int, digest: str) -> None:
@@ -106,21 +100,21 @@ class S3Storage:
             "MetadataDirective": "REPLACE",
             "Metadata": {"blake3": digest.partition(":")[2]},
         }
-        with translated(self._url), TransferManager(self._client, _TRANSFER) as manager:
+        with translated(self._url), TransferManager(self._client, _COPIES) as manager:
             manager.copy(source, self._bucket, self._name(key), extra_args=extra).result()
 
-    def keep(self, key: str, file: Path, *, digest: str, content_type: str) -> None:
-        """Bring in a copy of a local file, under a key that is the caller's alone; one that is there is not sent again.
+    def keep(self, files: Sequence[LocalFile]) -> None:
+        """Bring in copies of local files of one folder, under keys that are the caller's alone.
 
-        Parameters:
-          digest: `blake3:<64 hex digits>` of the file.
+        What is there is not sent again, and large files go on where a process was killed. When this returns, the server
+        has said of every file that it is there.
         """
-        size_bytes = file.stat().st_size
-        if self.has(key, size_bytes, digest):
-            return
-        if size_bytes >= PART_BYTES:
-            self._abort_parts(lambda begun: begun["Key"] == self._name(key), self._name(key))
-        self._upload(key, file, digest, content_type)
+        # A single one is sent as soon as it is asked for.
+        if len(files) > 1:
+            files = self._unsent(files)
+        for file in files:
+            self._sender.send(self._name(file.key), file, resumes=True)
+        self._check_kept(files)
 
     def has(self, key: str, size_bytes: int, digest: str) -> bool:
         """Return whether a file is there whole, by its size and the hash that was written with it."""
@@ -230,8 +224,7 @@ class S3Storage:
         if time.monotonic() - self._swept_at_s < SWEEP_EVERY_S:
             return
         self._swept_at_s = time.monotonic()
-        before, self._unfinished = self._unfinished, {}
-        self._abort_parts(lambda begun: self._is_left(begun, before), self._name(""))
+        self._sender.sweep(self._name(""))
 
     def is_due(self, work: str, *, every_s: float) -> bool:
         """Return whether nobody in the fleet has begun a piece of work for so long, and note that it begins now."""
@@ -260,13 +253,6 @@ class S3Storage:
     @property
     def _client(self) -> Any:
         return storage_client(self._settings)
-
-    def _is_left(self, begun: Any, before: dict[str, float]) -> bool:
-        # Some servers tell nonsense of when it began, so it has to have been seen for a while as well.
-        upload_id = str(begun["UploadId"])
-        seen_at_s = self._unfinished[upload_id] = before.get(upload_id, time.monotonic())
-        is_old = time.time() - begun["Initiated"].timestamp() > UNFINISHED_S
-        return is_old and time.monotonic() - seen_at_s >= FRESH_S
 
     def _sweep_local(self) -> None:
         # Drafts lie on each machine, and only one at a time sweeps the bucket.
@@ -298,14 +284,23 @@ class S3Storage:
                 return self._client.head_object(Bucket=self._bucket, Key=name)
         except FileNotFoundError:
             return None
+        except BucketFault as exc:
+            if exc.errno in (errno.EACCES, errno.EIO):
+                # It was refused, and an answer to HEAD has no words.
+                self._ask_in_words(name)
+            raise
 
     def _sure_head(self, name: str) -> Any:
         """The same where nothing is written afterwards. Raises OSError: there is no bucket."""
         found = self._head(name)
         if found is None:
-            with translated(self._url):
-                self._client.list_objects_v2(Bucket=self._bucket, Prefix=name, MaxKeys=1)
+            self._ask_in_words(name)
         return found
+
+    def _ask_in_words(self, name: str) -> None:
+        """Raise what is wrong with the bucket, if anything is."""
+        with translated(self._url):
+            self._client.list_objects_v2(Bucket=self._bucket, Prefix=name, MaxKeys=1)
 
     def _is_kept(self, key: str, size_bytes: int | None = None, digest: str = "") -> bool:
         """Mark an object as wanted; False where somebody had begun to remove it and has done so."""
@@ -326,13 +321,29 @@ class S3Storage:
         found, touched = self._head(self._name(key)), self._head(self._mark("touched", key))
         return found is not None and _age_s(found) >= FRESH_S and (touched is None or _age_s(touched) >= FRESH_S)
 
-    def _upload(self, key: str, file: Path, digest: str, content_type: str) -> None:
-        extra = {"ContentType": content_type, "Metadata": {"blake3": digest.partition(":")[2]}}
-        size_bytes = file.stat().st_size
-        with translated(self._url), TransferManager(self._client, _TRANSFER) as manager:
-            manager.upload(str(file), self._bucket, self._name(key), extra_args=extra).result()
-        if size_bytes >= PART_BYTES and not self.has(key, size_bytes, digest):
-            raise BucketFault(errno.EIO, f"{self._url}: the S3 server has not kept an object that it took")
+    def _unsent(self, files: Sequence[LocalFile]) -> list[LocalFile]:
+        sizes = self._sizes(files)
+        return [
+            file
+            for file in files
+            if self._name(file.key) not in sizes or not self.has(file.key, file.path.stat().st_size, file.digest)
+        ]
+
+    def _check_kept(self, files: Sequence[LocalFile]) -> None:
+        """See that files are there which the server has taken. Raises BucketFault."""
+        sizes = self._sizes(files)
+        for file in files:
+            size_bytes = file.path.stat().st_size
+            # Some servers are late with their listings.
+            if sizes.get(self._name(file.key)) != size_bytes and not self.has(file.key, size_bytes, file.digest):
+                raise BucketFault(errno.EIO, f"{self._url}: the S3 server has not kept an object that it took")
+
+    def _sizes(self, files: Sequence[LocalFile]) -> dict[str, int]:
+        """What a listing says of files of one folder, by name; nothing of a single one, which is better asked for."""
+        if len(files) < 2:
+            return {}
+        folder = self._name(files[0].key).rpartition("/")[0]
+        return {item["Key"]: item["Size"] for item in self._listed(f"{folder}/")}
 
     def _reader(self, key: str, found: Any, body: Any = None) -> ObjectReader:
         part_of = object_reader(self._settings, self._name(key), found["ETag"])
@@ -351,12 +362,6 @@ class S3Storage:
         with translated(self._url):
             for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=beginning):
                 yield from page.get("Contents", ())
-
-    def _abort_parts(self, is_left: Any, beginning: str) -> None:
-        with translated(self._url):
-            pages = self._client.get_paginator("list_multipart_uploads").paginate(Bucket=self._bucket, Prefix=beginning)
-            for begun in [begun for page in pages for begun in page.get("Uploads", ()) if is_left(begun)]:
-                self._client.abort_multipart_upload(Bucket=self._bucket, Key=begun["Key"], UploadId=begun["UploadId"])
 
 
 def object_reader(settings: Settings, name: str, etag: str) -> PartOf:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 from blake3 import blake3
@@ -12,6 +13,17 @@ from blake3 import blake3
 from core.errors import OutputUnavailable
 
 CHUNK_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalFile:
+    """A file of this machine that is to be brought into storage."""
+
+    key: str
+    path: Path
+    #: `blake3:<64 hex digits>`.
+    digest: str
+    content_type: str
 
 
 def real_file(root: Path, source: Path) -> Path:

@@ -15,10 +15,10 @@ from celery.utils.time import maybe_iso8601
 from kombu import Message
 
 from core.messaging.broker_guard import DATA_ERRORS
-from tasks.messaging.names import GENERATE, NOTIFY, RECONCILE, UPLOAD
+from tasks.messaging.names import CHECK_UPLOAD, GENERATE, NOTIFY, RECONCILE, UPLOAD
 
 #: What each kind of worker does; the queues it reads hold nothing else of ours.
-TASKS_OF = {"gpu": frozenset({GENERATE}), "io": frozenset({UPLOAD, NOTIFY, RECONCILE})}
+TASKS_OF = {"gpu": frozenset({GENERATE}), "io": frozenset({UPLOAD, NOTIFY, CHECK_UPLOAD, RECONCILE})}
 #: Ours have a few hundred bytes.
 MAX_BODY_BYTES = 64 * 1024
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,255}")
@@ -124,6 +124,7 @@ _ARGUMENTS: dict[str, Callable[[list[Any]], bool]] = {
     GENERATE: _is_job,
     UPLOAD: _is_attempt,
     NOTIFY: _is_job,
+    CHECK_UPLOAD: _is_job,
     RECONCILE: lambda args: not args,
 }
 

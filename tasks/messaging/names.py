@@ -4,7 +4,7 @@ from __future__ import annotations
 
 #: Turns for whichever GPU worker takes them: of API processes and for workers of earlier versions.
 GPU_QUEUE = "gpu"
-#: Work that any machine can do: webhooks.
+#: Work that any machine can do: webhooks, and looks at what clients have put into the bucket.
 IO_QUEUE = "io"
 #: The reconciler's work.
 MAINTENANCE_QUEUE = "maintenance"
@@ -12,6 +12,7 @@ MAINTENANCE_QUEUE = "maintenance"
 GENERATE = "fleet.generate"
 UPLOAD = "fleet.upload"
 NOTIFY = "fleet.notify"
+CHECK_UPLOAD = "fleet.check_upload"
 RECONCILE = "fleet.reconcile"
 
 

@@ -17,7 +17,16 @@ from core.errors import BrokerUnavailable, LedgerUnavailable
 from core.ledger.scheduling.turns import Turn
 from core.messaging.broker_errors import broker_errors
 from core.records.job import prompt_id_of
-from tasks.messaging.names import GENERATE, GPU_QUEUE, IO_QUEUE, NOTIFY, UPLOAD, gpu_queue_of, io_queue_of
+from tasks.messaging.names import (
+    CHECK_UPLOAD,
+    GENERATE,
+    GPU_QUEUE,
+    IO_QUEUE,
+    NOTIFY,
+    UPLOAD,
+    gpu_queue_of,
+    io_queue_of,
+)
 
 log = logging.getLogger(__name__)
 
@@ -99,6 +108,10 @@ class Publisher:
     def notify(self, job_id: str) -> bool:
         """Publish the sending of a job's webhooks."""
         return self._publish(NOTIFY, (job_id,), queue=IO_QUEUE)
+
+    def check_upload(self, upload_id: str) -> bool:
+        """Publish the look at what a client has put into the bucket."""
+        return self._publish(CHECK_UPLOAD, (upload_id,), queue=IO_QUEUE)
 
     def interrupt(self, job_id: str, attempt: int, instance: str) -> None:
         """Tell the worker that runs a job to interrupt it now. Lost, it costs the time to the next lease renewal."""

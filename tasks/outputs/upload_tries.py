@@ -4,6 +4,7 @@ number where it is a fault of ours or ends the process, as `COMFYLINE_MAX_ATTEMP
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 from dataclasses import replace
 from typing import NoReturn
@@ -12,7 +13,7 @@ from core.clock import now_ms
 from core.errors import ComfylineError, LedgerUnavailable, OutputUnavailable, UploadFailed
 from core.ledger.outputs import DELIVERING_MS
 from core.records.job import FAILED
-from core.storage.folders import BucketFault
+from core.storage.folders import BucketFault, is_out_of_room
 from tasks.job_errors import job_error
 from tasks.messaging.follow_up import Moved, publish_follow_up
 from tasks.runtime import Runtime
@@ -25,6 +26,8 @@ WAITS = "waits for another turn"
 NOTE = "Generated. Its outputs wait to be stored:"
 #: What is wrong with the storage is the operator's to know, in the log and in /ready.
 AWAY = "the storage of files does not take them now."
+FULL = "the storage of files is full."
+REFUSES = "the storage of files refuses them."
 #: What a client learns of a fault of ours.
 FAULT = "an unexpected error on the server, whose log has it"
 
@@ -82,7 +85,7 @@ class UploadTries:
             self._fail(f"Its outputs could not be stored: {reason}")
         # Not the error whole: it names a file, as the client's graph did.
         log.warning("job %s waits for another turn: %s", self._job_id, reason)
-        self.tell(AWAY if isinstance(exc, OSError) else reason)
+        self.tell(_said_of(exc) if isinstance(exc, OSError) else reason)
         raise Unfinished(WAITS) from exc
 
     def tell(self, reason: str) -> None:
@@ -108,3 +111,10 @@ class UploadTries:
             log.warning("job %s failed (%s)%s", self._job_id, error.code, "" if exc is not None else f": {message}")
             publish_follow_up(self._publisher, Moved(job_id=self._job_id, status=FAILED))
         raise Unfinished(f"failed ({error.code})")
+
+
+def _said_of(exc: OSError) -> str:
+    """What a client reads of a storage that does not take its files: no names, and no settings."""
+    if is_out_of_room(exc):
+        return FULL
+    return REFUSES if exc.errno in (errno.EACCES, errno.EFBIG) else AWAY

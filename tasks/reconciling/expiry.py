@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from core.background import failure_of
 from core.job_files import is_job_id
+from core.records.direct_upload import SENDING
 from core.storage.backend import direct_uploads, input_storage, output_storage
 from tasks.runtime import Runtime
 
@@ -27,12 +28,14 @@ SWEPT = ".swept"
 SWEEP_LIMIT = 5000
 #: Folders without a job stay for so long: their job may be on its way into the ledger, or be looked into by somebody.
 ORPHAN_S = 24 * 3600.0
+#: What clients send straight into the bucket has to be there by then; for as long, too, it is told what became of it.
+DIRECT_S = 24 * 3600.0
 
 
 def remove_expired(runtime: Runtime) -> None:
     """Remove expired jobs, files, uploads and keys, as one run of the reconciler."""
     if runtime.storage.problem() is None:
-        for step in (_remove_jobs, _remove_files, _remove_uploads):
+        for step in (_remove_jobs, _remove_files, _remove_uploads, _remove_direct_uploads):
             # A bucket that lets nobody remove anything must not keep the rest from being done.
             failure_of(functools.partial(_in_steps, step, runtime), f"expiry, {step.__name__}")
         for storage in (input_storage(runtime.settings), output_storage(runtime.settings)):
@@ -58,7 +61,7 @@ def sweep(runtime: Runtime) -> None:
         if removed:
             log.warning("%d input files that nothing refers to were removed", removed)
         if (uploads := direct_uploads(runtime.settings)) is not None:
-            uploads.sweep()
+            uploads.sweep(runtime.ledger.direct_uploads.checking())
 
 
 def sweep_outputs(runtime: Runtime) -> int:
@@ -106,6 +109,16 @@ def _remove_uploads(runtime: Runtime) -> int:
     for key in keys:
         storage.discard(key)
     return len(keys)
+
+
+def _remove_direct_uploads(runtime: Runtime) -> int:
+    old = runtime.ledger.direct_uploads.old(age_s=DIRECT_S, limit=BATCH)
+    bucket = direct_uploads(runtime.settings)
+    for upload in old:
+        if bucket is not None and upload.status == SENDING:
+            bucket.drop(upload)
+        runtime.ledger.direct_uploads.remove(upload.id)
+    return len(old)
 
 
 def _forget_keys(runtime: Runtime) -> int:

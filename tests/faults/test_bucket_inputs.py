@@ -30,7 +30,11 @@ def fleet(
     tmp_path_factory: pytest.TempPathFactory, shared_redis: Broker, postgres: PostgresServer
 ) -> Iterator[Machines]:
     # A release that shows the key of partner nodes in its history.
-    settings: dict[str, Any] = {"host_lost_s": "30", "simulated_gpus": "2", "simulator_args": "--simulate-version 0.3.64"}
+    settings: dict[str, Any] = {
+        "host_lost_s": "30",
+        "simulated_gpus": "2",
+        "simulator_args": "--simulate-version 0.3.64",
+    }
     with machines(tmp_path_factory.mktemp("inputs"), shared_redis, postgres.create(), **settings) as fleet:
         yield fleet
 

@@ -175,8 +175,8 @@ def test_files_that_went_with_a_disk_are_made_again(whole: Machines) -> None:
 STEPS: dict[str, Step] = {
     "before anything": ("tasks/upload.py", "_bring_in", 1),
     "between two files that are made ready": ("tasks/outputs/store.py", "_store_one", 2),
-    "before the first file goes up": ("core/storage/objects.py", "_upload", 1),
-    "between two files on their way up": ("tasks/upload.py", "_kept", 2),
+    "before the first file goes up": ("core/storage/sending.py", "send", 1),
+    "between two files on their way up": ("core/storage/sending.py", "send", 2),
     "after the last file and before the record": ("core/ledger/outputs.py", "succeed", 1),
     "after the record": ("core/storage/objects.py", "clear_workplace", 1),
 }

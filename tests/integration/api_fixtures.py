@@ -33,6 +33,7 @@ from core.records.instance import InstanceRecord
 from core.records.output import FileSource, OutputFile
 from core.settings import Settings
 from core.storage.backend import StorageBackend, output_storage
+from core.storage.placing import LocalFile
 from tests.makers import GRAPH
 from tests.ports import free_port
 from tests.services import missing
@@ -55,6 +56,7 @@ class RecordingPublisher:
         #: Workers that do not answer operators.
         self.mute: set[str] = set()
         self.reaches_workers = False
+        self.checks: list[str] = []
 
     def turn(self, job_id: str) -> bool:
         self.turns.append(job_id)
@@ -74,6 +76,10 @@ class RecordingPublisher:
         if instance.worker in self.mute:
             raise InstanceUnreachable(f"The worker of {instance.name} does not answer.")
         self.asked.append((command, instance.name))
+
+    def check_upload(self, upload_id: str) -> bool:
+        self.checks.append(upload_id)
+        return True
 
     def look_again(self) -> bool:
         return self.reaches_workers
@@ -164,7 +170,7 @@ class Worker:
         path.write_bytes(content)
         digest = f"blake3:{blake3(content).hexdigest()}"
         if self._storage is not None:
-            self._storage.keep(key, path, digest=digest, content_type=file.content_type)
+            self._storage.keep([LocalFile(key=key, path=path, digest=digest, content_type=file.content_type)])
         return replace(file, storage_key=key, size_bytes=len(content), hash=digest)
 
 

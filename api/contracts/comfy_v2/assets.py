@@ -6,7 +6,7 @@ import re
 
 from flask import Blueprint, Response, request
 
-from api.contracts.comfy_v2.views import AssetView, DirectUploadView, asset_view
+from api.contracts.comfy_v2.views import AssetView, asset_view
 from api.http.auth import Guard
 from api.http.caller import links_for
 from api.http.errors import AssetInUse, BlobNotFound, HashMismatch, LinkRefused, PreconditionFailed, json_response
@@ -15,21 +15,18 @@ from api.http.forms import input_path, lifetime_s, upload_form
 from api.http.json_body import read_json
 from api.http.signed_links import cache_control
 from api.http.time_limits import bounded, ledger_time_limit
-from api.schema.bodies import DirectUploadBody, FinishUploadBody, FromHashBody
+from api.schema.bodies import FromHashBody
 from api.schema.conditions import CONDITIONS
 from api.schema.described import ANY_TYPE, ASSETS, FORM_ERRORS, Described, Parameter, form_of
 from api.schema.validation import read
 from api.service.input_files import Intake
 from api.service.jobs import check_id
-from core.contracts.comfy_v2 import timestamp
 from core.errors import (
-    BodyTooLarge,
     InvalidRequest,
     LedgerUnavailable,
     NotFound,
     OutputUnavailable,
     RangeNotSatisfiable,
-    StorageUnavailable,
 )
 from core.ledger import Ledger
 from core.ledger.input_files import InputFile
@@ -47,7 +44,7 @@ LINK = tuple(
 )
 #: How the official SDK begins to name itself, in Python and in TypeScript.
 _SDK = "comfy-sdk-"
-_HASH = re.compile(r"blake3:[0-9a-f]{64}")
+HASH = re.compile(r"blake3:[0-9a-f]{64}")
 
 
 def assets_blueprint(settings: Settings, ledger: Ledger, intake: Intake, guard: Guard) -> Blueprint:
@@ -85,7 +82,7 @@ def assets_blueprint(settings: Settings, ledger: Ledger, intake: Intake, guard: 
                 expected_hash=form.text("expected_hash"),
                 lifetime_s=lifetime_s(form.text("expires_in")),
             )
-        return _created(received, settings, ledger, is_new=is_new)
+        return created(received, settings, ledger, is_new=is_new)
 
     @blueprint.post("/from-hash")
     @Described(
@@ -102,44 +99,7 @@ def assets_blueprint(settings: Settings, ledger: Ledger, intake: Intake, guard: 
             raise BlobNotFound("There is no file with this hash; upload it.")
         name = input_path(body.file_path) if body.file_path else known.name
         again = intake.again(known, name=name, lifetime_s=body.expires_in)
-        return _created(again, settings, ledger, is_new=False)
-
-    @blueprint.post("/uploads")
-    @Described(
-        summary="Begin to upload a file straight into the bucket",
-        tag=ASSETS,
-        body=DirectUploadBody,
-        answers={201: DirectUploadView},
-        errors=(BodyTooLarge, StorageUnavailable),
-        text="Only where the server's storage is a bucket; 422 elsewhere.",
-    )
-    def begin() -> Response:
-        body = read(DirectUploadBody, read_json(settings))
-        upload_id, url, ends_at_ms = intake.begin_direct(size_bytes=body.size_bytes)
-        view: DirectUploadView = {"id": upload_id, "method": "PUT", "url": url, "url_expires_at": timestamp(ends_at_ms)}
-        return json_response(view, 201)
-
-    @blueprint.post("/uploads/<upload_id>/finish")
-    @Described(
-        summary="An asset from what was sent into the bucket",
-        tag=ASSETS,
-        body=FinishUploadBody,
-        answers={200: AssetView, 201: AssetView},
-        errors=(NotFound, HashMismatch, BodyTooLarge, StorageUnavailable, LedgerUnavailable),
-        text="201 for bytes that are new here, 200 for bytes that are known.",
-    )
-    def finish(upload_id: str) -> Response:
-        body = read(FinishUploadBody, read_json(settings))
-        if not _HASH.fullmatch(body.hash.lower()):
-            raise InvalidRequest("hash must be blake3: and 64 hex digits.")
-        received, is_new = intake.finish_direct(
-            check_id(upload_id),
-            expected_hash=body.hash,
-            name=input_path(body.file_path),
-            declared=body.content_type,
-            lifetime_s=body.expires_in,
-        )
-        return _created(received, settings, ledger, is_new=is_new)
+        return created(again, settings, ledger, is_new=False)
 
     @blueprint.route("/by-hash/<digest>", methods=["HEAD"])
     @Described(
@@ -227,13 +187,14 @@ def _found(intake: Intake, asset_id: str) -> InputFile | Output:
 
 
 def _known(ledger: Ledger, digest: str) -> InputFile | None:
-    if not _HASH.fullmatch(digest):
+    if not HASH.fullmatch(digest):
         return None
     with ledger_time_limit():
         return ledger.input_files.by_hash(digest)
 
 
-def _created(upload: InputFile, settings: Settings, ledger: Ledger, *, is_new: bool) -> Response:
+def created(upload: InputFile, settings: Settings, ledger: Ledger, *, is_new: bool) -> Response:
+    """Return the answer to a file that has come in."""
     view = asset_view(upload, links_for(settings, ledger), upload.expires_at_ms)
     view["created_new"] = is_new
     return json_response(view, 201 if is_new else 200)

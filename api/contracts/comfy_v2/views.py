@@ -182,13 +182,33 @@ class AssetView(TypedDict):
     created_new: NotRequired[Annotated[bool, Field(description="In the answer to an upload.")]]
 
 
+class PartView(TypedDict):
+    """A part of a large file, and where it goes."""
+
+    number: int
+    size_bytes: int
+    url: str
+
+
+class UploadErrorView(TypedDict):
+    """Why a file was refused."""
+
+    code: str
+    message: str
+
+
 class DirectUploadView(TypedDict):
-    """Where a client sends a file, without us."""
+    """A file that a client sends into the bucket, and how far it is."""
 
     id: Annotated[str, Field(description="Of the upload, for finishing it.")]
+    status: Literal["sending", "checking", "finished", "refused"]
     method: Literal["PUT"]
-    url: str
-    url_expires_at: Annotated[str, Field(description="Until then sending may begin.")]
+    url: Annotated[str | None, Field(description="For all of it; null where it is too large for that, or not sending.")]
+    part_bytes: Annotated[int | None, Field(description="The size of each part but the last; null without parts.")]
+    parts: Annotated[list[PartView], Field(description="Those that have not been sent yet.")]
+    url_expires_at: Annotated[str | None, Field(description="Until then sending may begin, by these URLs.")]
+    asset: Annotated[AssetView | None, Field(description="What came of it.")]
+    error: UploadErrorView | None
 
 
 def job_view(job: Job, links: Links, *, place: Place | None = None) -> JobView:

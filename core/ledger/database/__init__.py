@@ -3,6 +3,7 @@
 connections    pool, transactions, errors in our words (all of core.ledger)
 tables         the tables, for SQLite and PostgreSQL
 model_tables   those of model files (core.ledger.models)
+upload_tables  that of files on their way into the bucket (direct_uploads)
 line_counts    how many jobs wait in each line, written with what moves them (connections)
 rows           rows as records
 error_map      what a database raises, as our errors (connections)

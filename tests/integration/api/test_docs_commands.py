@@ -39,6 +39,7 @@ OTHERWISE = {
     # Its storage is no bucket.
     "POST /api/v2/assets/uploads": 422,
     "POST /api/v2/assets/uploads/{upload_id}/finish": 422,
+    "GET /api/v2/assets/uploads/{upload_id}": 404,
     # The fleet has no key, the job no error, and no broker runs.
     "GET /webhooks/public-key": 404,
     "GET /api/v2/jobs/{job_id}/error": 404,

@@ -76,11 +76,20 @@ ALL = [
     "mend_lines",
     "publish_missing_turns",
     "resume_uploads",
+    "resume_checks",
     "wipe_secrets",
     "remove_expired",
     "sweep",
 ]
-HARMLESS = ["follow_fleet", "follow_lessons", "mend_lines", "publish_missing_turns", "resume_uploads", "wipe_secrets"]
+HARMLESS = [
+    "follow_fleet",
+    "follow_lessons",
+    "mend_lines",
+    "publish_missing_turns",
+    "resume_uploads",
+    "resume_checks",
+    "wipe_secrets",
+]
 
 
 class TestSteps:

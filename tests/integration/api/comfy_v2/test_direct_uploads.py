@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import requests
 from blake3 import blake3
+from PIL import Image
 
+from api.service import direct_intake
+from core.errors import LedgerUnavailable
+from core.ledger.direct_uploads import DirectUploadRows
 from core.settings import Settings
+from core.storage import checking
 from core.storage import direct_uploads as direct
+from core.storage.checking import check
 from core.storage.direct_uploads import DirectUploads
 from core.storage.folders import BucketFault
+from tasks.reconciling import expiry
 from tests.bucket_fleet import BUCKET, bucket_settings
+from tests.faulty_bucket import faulty_bucket
 from tests.integration.api.comfy_v2.test_assets import code_of
 from tests.integration.api_fixtures import Api, running_api, settings_for
 from tests.s3_server import S3Server
 
 LIMIT_BYTES = 30_000_000
+MIB = 1024 * 1024
+PNG = b"\x89PNG\r\n\x1a\n"
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +78,7 @@ def names(s3: S3Server) -> list[str]:
     return [item["Key"] for item in listed]
 
 
-@pytest.mark.parametrize("size_bytes", [10, 20_000_000])
+@pytest.mark.parametrize("size_bytes", [10, 10_000_000])
 def test_what_was_sent_is_an_asset_like_others(api: Api, s3: S3Server, size_bytes: int) -> None:
     content = os.urandom(size_bytes)
     upload_id = sent(api, content)
@@ -78,7 +90,9 @@ def test_what_was_sent_is_an_asset_like_others(api: Api, s3: S3Server, size_byte
     assert (asset["hash"], asset["size_bytes"], asset["file_path"]) == (hash_of(content), size_bytes, "a.bin")
     assert requests.get(asset["url"], timeout=10).content == content
     assert names(s3) == []
-    assert code_of(finished(api, upload_id, hash_of(content))) == (404, "not_found")
+    # As an answer that was lost is asked for again.
+    assert finished(api, upload_id, hash_of(content)).json()["id"] == asset["id"]
+    assert api.get(f"/api/v2/assets/uploads/{upload_id}").json()["asset"]["id"] == asset["id"]
     # Once more by the usual road: the bytes are known.
     form: dict[str, Any] = {"data": {"file_path": "b.bin"}, "files": {"file": ("b.bin", content)}}
     assert requests.post(f"{api.url}/api/v2/assets", timeout=20, **form).status_code == 200
@@ -102,9 +116,12 @@ def test_what_is_too_large_is_refused_before_and_afterwards(api: Api, s3: S3Serv
     assert code_of(api.post("/api/v2/assets/uploads", {"size_bytes": LIMIT_BYTES + 1})) == (413, "payload_too_large")
     upload = begun(api, 1)
     # This server does not check signatures; one that does would refuse it.
-    requests.put(upload["url"], data=b"x" * (LIMIT_BYTES + 1), timeout=20)
-    assert code_of(finished(api, upload["id"], hash_of(b""))) == (413, "payload_too_large")
+    requests.put(upload["url"], data=b"xx", timeout=20)
+    answer = finished(api, upload["id"], hash_of(b"xx"))
+    assert code_of(answer) == (422, "invalid_request")
+    assert answer.json()["error"]["message"] == "2 bytes were sent, and 1 announced."
     assert names(s3) == []
+    assert code_of(finished(api, upload["id"], hash_of(b"xx"))) == (422, "invalid_request")
 
 
 @pytest.mark.parametrize(
@@ -142,12 +159,199 @@ def test_what_nobody_finished_is_swept(api: Api, s3: S3Server, monkeypatch: pyte
     for name in names(s3):
         s3.client.delete_object(Bucket=BUCKET, Key=name)
     sent(api, b"left")
-    assert uploads.sweep() == 0
+    needed = sent(api, b"to be checked")
+    assert uploads.sweep({needed}) == 0
     monkeypatch.setattr(direct, "UNFINISHED_S", -60.0)
 
-    assert uploads.sweep() == 1
+    assert uploads.sweep({needed}) == 1
+
+    assert names(s3) == [f"files/uploads/{needed}"]
+    assert uploads.sweep(()) == 1
 
     assert names(s3) == []
+
+
+class TestParts:
+    SIZE_BYTES = 12 * MIB
+
+    @pytest.fixture(autouse=True)
+    def small_parts(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(direct, "PARTS_FROM_BYTES", 5 * MIB)
+
+    def test_a_large_file_comes_in_parts_that_may_be_late(self, api: Api, s3: S3Server) -> None:
+        content = os.urandom(self.SIZE_BYTES)
+        upload = begun(api, len(content))
+        assert [(part["number"], part["size_bytes"]) for part in upload["parts"]] == [
+            (1, 5 * MIB),
+            (2, 5 * MIB),
+            (3, 2 * MIB),
+        ]
+        query = parse_qs(urlsplit(upload["parts"][2]["url"]).query)
+        assert query["X-Amz-SignedHeaders"] == ["content-length;host"]
+        for part in (upload["parts"][0], upload["parts"][2]):
+            put_part(upload, part, content)
+
+        answer = finished(api, upload["id"], hash_of(content))
+
+        assert code_of(answer) == (422, "invalid_request")
+        assert "Of 3 parts these are missing, or not as large as said: 2." in answer.json()["error"]["message"]
+        now = api.get(f"/api/v2/assets/uploads/{upload['id']}").json()
+        assert (now["status"], [part["number"] for part in now["parts"]]) == ("sending", [2])
+        put_part(now, now["parts"][0], content)
+        answer = finished(api, upload["id"], hash_of(content))
+        assert answer.status_code == 201, answer.text
+        assert requests.get(answer.json()["url"], timeout=10).content == content
+        assert names(s3) == []
+
+    def test_it_may_come_at_once_all_the_same(self, api: Api, s3: S3Server) -> None:
+        content = os.urandom(self.SIZE_BYTES)
+
+        assert finished(api, sent(api, content), hash_of(content)).status_code == 201
+
+        assert "Uploads" not in s3.client.list_multipart_uploads(Bucket=BUCKET, Prefix="files/uploads/")
+
+    def test_nothing_was_sent(self, api: Api) -> None:
+        upload = begun(api, self.SIZE_BYTES)
+        assert code_of(finished(api, upload["id"], hash_of(b""))) == (404, "not_found")
+
+    def test_what_is_larger_than_s3_takes_at_once_has_no_url_for_all_of_it(
+        self, api: Api, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(direct, "MOST_AT_ONCE_BYTES", self.SIZE_BYTES - 1)
+        upload = begun(api, self.SIZE_BYTES)
+        assert upload["url"] is None
+        assert upload["url_expires_at"] is not None
+
+    def test_however_large_a_file_is_its_links_fit_into_an_answer(
+        self, api: Api, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(direct, "MOST_PARTS", 2)
+        assert [part["size_bytes"] for part in begun(api, self.SIZE_BYTES + 1)["parts"]] == [7 * MIB, 5 * MIB + 1]
+
+    def test_what_nobody_finished_is_forgotten_with_its_parts(
+        self, api: Api, s3: S3Server, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        content = os.urandom(self.SIZE_BYTES)
+        upload = begun(api, len(content))
+        put_part(upload, upload["parts"][0], content)
+        runtime: Any = SimpleNamespace(settings=api.settings, ledger=api.ledger)
+        monkeypatch.setattr(expiry, "DIRECT_S", -60.0)
+
+        expiry._remove_direct_uploads(runtime)
+
+        assert "Uploads" not in s3.client.list_multipart_uploads(Bucket=BUCKET, Prefix="files/uploads/")
+        assert api.get(f"/api/v2/assets/uploads/{upload['id']}").status_code == 404
+
+
+def put_part(upload: dict[str, Any], part: dict[str, Any], content: bytes) -> None:
+    start = (part["number"] - 1) * upload["part_bytes"]
+    piece = content[start : start + part["size_bytes"]]
+    assert requests.put(part["url"], data=piece, timeout=20).status_code == 200
+
+
+class TestLarge:
+    """Files that no request reads: an io worker does."""
+
+    @pytest.fixture(autouse=True)
+    def read_elsewhere(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(direct_intake, "READ_HERE_BYTES", 10)
+
+    def test_it_is_an_asset_when_it_has_been_looked_at(self, api: Api, s3: S3Server) -> None:
+        content = PNG + os.urandom(1000)
+        upload_id = sent(api, content)
+
+        answer = finished(api, upload_id, hash_of(content))
+
+        assert (answer.status_code, answer.json()["status"], answer.json()["asset"]) == (202, "checking", None)
+        assert answer.json()["url"] is None
+        assert api.publisher.checks[-1] == upload_id
+        assert api.session.head(f"{api.url}/api/v2/assets/by-hash/{hash_of(content)}", timeout=5).status_code == 404
+        assert finished(api, upload_id, hash_of(content)).status_code == 202
+        assert check(api.ledger, api.settings, upload_id)
+        assert not check(api.ledger, api.settings, upload_id), "there is nothing left to do"
+        now = api.get(f"/api/v2/assets/uploads/{upload_id}").json()
+        assert (now["status"], now["asset"]["content_type"]) == ("finished", "image/png")
+        assert requests.get(now["asset"]["url"], timeout=10).content == content
+        assert finished(api, upload_id, hash_of(content)).status_code == 201
+        assert names(s3) == []
+
+    def test_one_that_lies_is_refused_when_it_has_been_looked_at(self, api: Api, s3: S3Server) -> None:
+        content = os.urandom(1000)
+        upload_id = sent(api, content)
+        assert finished(api, upload_id, hash_of(b"another")).status_code == 202
+
+        assert check(api.ledger, api.settings, upload_id)
+
+        now = api.get(f"/api/v2/assets/uploads/{upload_id}").json()
+        words = f"The file has the hash {hash_of(content)}, not the expected one."
+        assert (now["status"], now["error"]) == ("refused", {"code": "hash_mismatch", "message": words})
+        assert code_of(finished(api, upload_id, hash_of(b"another"))) == (409, "hash_mismatch")
+        assert names(s3) == []
+
+    def test_one_whose_bytes_went_meanwhile(self, api: Api, s3: S3Server) -> None:
+        upload_id = sent(api, b"x" * 100)
+        finished(api, upload_id, hash_of(b"x" * 100))
+        s3.client.delete_object(Bucket=BUCKET, Key=f"files/uploads/{upload_id}")
+
+        check(api.ledger, api.settings, upload_id)
+
+        assert code_of(finished(api, upload_id, hash_of(b"x" * 100))) == (404, "not_found")
+
+    def test_a_bucket_that_fails_has_it_looked_at_again(self, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+        upload_id = sent(api, b"y" * 100)
+        finished(api, upload_id, hash_of(b"y" * 100))
+        monkeypatch.setattr(checking, "REST_S", 0.0)
+        away = api.settings.model_copy(update={"storage_endpoint_url": "http://127.0.0.1:9"})
+
+        with pytest.raises(BucketFault, match="no connection"):
+            check(api.ledger, away, upload_id)
+
+        assert upload_id in api.ledger.direct_uploads.due()
+        assert check(api.ledger, api.settings, upload_id)
+        assert finished(api, upload_id, hash_of(b"y" * 100)).status_code == 201
+
+    def test_a_ledger_that_goes_at_the_last_step_loses_nothing(self, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+        upload_id = sent(api, b"z" * 100)
+        finished(api, upload_id, hash_of(b"z" * 100))
+        finish = DirectUploadRows.finish
+
+        def fail(*_arguments: Any, **_more: Any) -> None:
+            raise LedgerUnavailable("gone")
+
+        monkeypatch.setattr(DirectUploadRows, "finish", fail)
+        with pytest.raises(LedgerUnavailable):
+            check(api.ledger, api.settings, upload_id)
+        monkeypatch.setattr(DirectUploadRows, "finish", finish)
+        api.ledger.direct_uploads.hold(upload_id, lease_s=-1)
+
+        assert check(api.ledger, api.settings, upload_id)
+
+        assert finished(api, upload_id, hash_of(b"z" * 100)).status_code in (200, 201)
+
+
+def test_a_job_that_takes_a_large_file_has_none_of_it_pass_the_api(
+    s3: S3Server, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Counted at the bucket. Pictures are looked into, and only they."""
+    film, picture = b"\x1aE\xdf\xa3" + os.urandom(1000), io.BytesIO()
+    Image.new("RGB", (8, 8)).save(picture, "PNG")
+    with faulty_bucket(s3.port) as front:
+        values = {**bucket_settings(front.url), "storage_url": f"s3://{BUCKET}/another"}
+        settings = settings_for(tmp_path_factory.mktemp("api"), **values)
+        with running_api(settings) as api:
+            api.worker.come_up()
+            read = {}
+            for node, name, content in (("LoadVideo", "file", film), ("LoadImage", "image", picture.getvalue())):
+                asset = finished(api, sent(api, content), hash_of(content)).json()
+                front.seen.clear()
+                graph = {
+                    "1": {"class_type": node, "inputs": {name: asset["id"]}},
+                    "2": {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 0}},
+                    "3": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": "a"}},
+                }
+                assert api.post("/api/v2/jobs", {"workflow": graph}).status_code == 201
+                read[node] = [asked.key for asked, _ in front.seen if asked.method == "GET" and "/inputs/" in asked.key]
+    assert (len(read["LoadVideo"]), len(read["LoadImage"])) == (0, 1)
 
 
 def test_a_server_without_a_bucket_says_what_to_do(settings: Settings) -> None:

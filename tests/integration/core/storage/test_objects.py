@@ -5,9 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import re
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,11 +16,12 @@ import requests
 from blake3 import blake3
 
 from core.settings import Settings
-from core.storage import object_client, object_reader, objects
+from core.storage import object_client, object_reader, objects, sending
 from core.storage.folders import FRESH_S, BucketFault, content_key, is_out_of_room
-from core.storage.objects import PART_BYTES, S3Storage
+from core.storage.objects import S3Storage
+from core.storage.placing import LocalFile
+from core.storage.sending import LARGE_BYTES
 from tests.bucket_fleet import BUCKET, bucket_settings
-from tests.fleet import ROOT
 from tests.s3_server import Gate, S3Server, fronted
 
 MIB = 1024 * 1024
@@ -63,6 +61,15 @@ def put(storage: S3Storage, content: bytes) -> str:
     return key
 
 
+def local(key: str, file: Path) -> LocalFile:
+    digest = f"blake3:{blake3(file.read_bytes()).hexdigest()}"
+    return LocalFile(key=key, path=file, digest=digest, content_type="image/png")
+
+
+def keep(storage: S3Storage, key: str, file: Path) -> None:
+    storage.keep([local(key, file)])
+
+
 def names(s3: S3Server) -> list[str]:
     return [item["Key"] for item in s3.client.list_objects_v2(Bucket=BUCKET).get("Contents", ())]
 
@@ -78,7 +85,7 @@ def ages(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     return older
 
 
-@pytest.mark.parametrize("size_bytes", [0, 1, PART_BYTES, 40 * MIB + 1])
+@pytest.mark.parametrize("size_bytes", [0, 1, LARGE_BYTES, 40 * MIB + 1])
 def test_every_byte_comes_back_from_any_place(storage: S3Storage, tmp_path: Path, size_bytes: int) -> None:
     content = os.urandom(size_bytes)
     key = put(storage, content)
@@ -112,7 +119,7 @@ def test_another_file_under_a_key_of_its_own_is_written_over(storage: S3Storage,
     file = tmp_path / "a.png"
     for content in (b"half of it", b"all of what was made"):
         file.write_bytes(content)
-        storage.keep("job/a.png", file, digest=f"blake3:{blake3(content).hexdigest()}", content_type="image/png")
+        keep(storage, "job/a.png", file)
         with storage.open("job/a.png", size_bytes=len(content)) as found:
             assert found.read() == content
     assert file.exists()
@@ -142,7 +149,7 @@ def test_what_is_not_there(storage: S3Storage, tmp_path: Path) -> None:
 def test_folders_are_listed_and_removed_whole(storage: S3Storage, tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"a")
     for key in ("one/a", "one/2/a", "other/a"):
-        storage.keep(key, tmp_path / "a", digest="blake3:0", content_type="text/plain")
+        keep(storage, key, tmp_path / "a")
     assert sorted(storage.folders()) == ["one", "other"]
     assert -2 < storage.folder_age_s("one") < 60
 
@@ -290,53 +297,6 @@ def test_many_that_put_one_file_at_once_and_one_that_removes_it(storage: S3Stora
         assert file.read() == b"common"
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from core.settings import load_settings
-from core.storage.backend import output_storage
-from core.storage import objects
-
-client = objects.storage_client(load_settings())
-parts = 0
-def count(**_event):
-    global parts
-    parts += 1
-    if parts == 2:
-        os.kill(os.getpid(), signal.SIGKILL)
-client.meta.events.register("response-received.s3.UploadPart", count)
-output_storage(load_settings()).keep("job/a", Path(sys.argv[1]), digest="blake3:" + sys.argv[2], content_type="a/b")
-"""
-
-
-def test_a_process_that_is_killed_in_mid_upload_leaves_no_half_object(
-    bucket: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    content = os.urandom(60 * MIB)
-    (tmp_path / "a").write_bytes(content)
-    digest = blake3(content).hexdigest()
-    settings = {"data_dir": str(tmp_path / "data"), **bucket_settings(bucket.url)}
-    environment = {f"COMFYLINE_{name.upper()}": value for name, value in settings.items()}
-    run = subprocess.run(
-        [sys.executable, "-c", KILLED, str(tmp_path / "a"), digest],
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        timeout=60,
-        check=False,
-    )
-    assert run.returncode == -signal.SIGKILL
-    storage = storage_at(bucket.url, tmp_path, "outputs")
-    assert list(storage.keys()) == []
-    unfinished = bucket.client.list_multipart_uploads(Bucket=BUCKET)["Uploads"]
-    assert [begun["Key"] for begun in unfinished] == ["files/outputs/job/a"]
-
-    storage.keep("job/a", tmp_path / "a", digest=f"blake3:{digest}", content_type="a/b")
-
-    assert "Uploads" not in bucket.client.list_multipart_uploads(Bucket=BUCKET)
-    with storage.open("job/a", size_bytes=len(content)) as file:
-        assert blake3(file.read()).hexdigest() == digest
-
-
 def test_what_killed_uploads_left_is_swept_when_it_is_old(
     storage: S3Storage, bucket: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -345,13 +305,13 @@ def test_what_killed_uploads_left_is_swept_when_it_is_old(
     draft = storage.draft()
     draft.write_bytes(b"left behind")
     # This server says of all of them that they are from 2010.
-    monkeypatch.setattr(objects, "UNFINISHED_S", 1e12)
+    monkeypatch.setattr(sending, "UNFINISHED_S", 1e12)
     storage.sweep_drafts()
     storage.draft()
     assert draft.exists()
     assert len(bucket.client.list_multipart_uploads(Bucket=BUCKET)["Uploads"]) == 2
     os.utime(draft, (time.time() - FRESH_S - 1,) * 2)
-    monkeypatch.setattr(objects, "UNFINISHED_S", 3600.0)
+    monkeypatch.setattr(sending, "UNFINISHED_S", 3600.0)
     monkeypatch.setattr(objects, "SWEEP_EVERY_S", 0.0)
     storage.sweep_drafts()
     assert len(bucket.client.list_multipart_uploads(Bucket=BUCKET)["Uploads"]) == 2, "seen for a moment only"
@@ -398,7 +358,7 @@ def failing(storage: S3Storage, tmp_path: Path) -> list[BucketFault]:
     """What each kind of access raises; none of them takes a fault of the bucket for a file that is not there."""
     (tmp_path / "a").write_bytes(b"a")
     accesses: list[Callable[[], Any]] = [
-        lambda: storage.keep("job/a", tmp_path / "a", digest="blake3:0", content_type="a/b"),
+        lambda: keep(storage, "job/a", tmp_path / "a"),
         lambda: storage.open("job/a", size_bytes=1),
         lambda: storage.copy("job/a", tmp_path / "b"),
         lambda: storage.touch("job/a"),
@@ -426,28 +386,37 @@ def test_a_bucket_that_is_not_there(s3: S3Server, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "words"),
+    ("answer", "words", "is_full"),
     [
-        (error(403, "InvalidAccessKeyId"), "does not take the credentials"),
-        (error(403, "AccessDenied"), "do not permit this"),
-        (error(507, "XMinioStorageFull"), "the bucket is full"),
-        (error(400, "AuthorizationHeaderMalformed", "<Region>eu-west-1</Region>"), "another region"),
+        (error(403, "InvalidAccessKeyId"), "does not take the credentials", False),
+        (error(403, "AccessDenied"), "do not permit this", False),
+        (error(507, "XMinioStorageFull"), "the bucket is full", True),
+        (error(403, "QuotaExceeded"), "the bucket is full", True),
+        (error(400, "XMinioAdminBucketQuotaExceeded"), "the bucket is full", True),
+        (error(400, "EntityTooLarge"), "takes no object of this size", False),
+        (error(400, "AuthorizationHeaderMalformed", "<Region>eu-west-1</Region>"), "another region (eu-west-1)", False),
     ],
 )
+@pytest.mark.parametrize("count", [1, 2])
 def test_what_is_refused_is_said_in_words(
-    bucket: S3Server, tmp_path: Path, answer: bytes, words: str, monkeypatch: pytest.MonkeyPatch
+    bucket: S3Server, tmp_path: Path, answer: bytes, words: str, is_full: bool, count: int
 ) -> None:
-    (tmp_path / "a").write_bytes(b"a")
-    with fronted(bucket, [None, *[answer] * 40]) as front:
-        storage = storage_at(front.url, tmp_path)
-        draft = storage.draft()
-        draft.write_bytes(b"a")
-        # Its first request asks whether the file is there already.
-        with pytest.raises(BucketFault) as caught:
-            storage.keep("ab/a", draft, digest="blake3:0", content_type="a/b")
+    paths = [tmp_path / str(number) for number in range(count)]
+    for path in paths:
+        path.write_bytes(b"a")
+    with fronted(bucket, [answer] * 40) as front, pytest.raises(BucketFault) as caught:
+        storage_at(front.url, tmp_path).keep([local(f"ab/{path.name}", path) for path in paths])
 
     assert words in str(caught.value.strerror)
-    assert is_out_of_room(caught.value) is (b"507" in answer)
+    assert is_out_of_room(caught.value) is is_full
+
+
+def test_what_a_question_without_an_answer_in_words_was_refused_for_is_asked_again(
+    bucket: S3Server, tmp_path: Path
+) -> None:
+    said = pytest.raises(BucketFault, match="does not take the credentials")
+    with fronted(bucket, [error(403, "InvalidAccessKeyId")] * 40) as front, said:
+        storage_at(front.url, tmp_path).open("ab/a", size_bytes=1)
 
 
 def test_a_server_that_is_away_is_given_up_soon(bucket: S3Server, tmp_path: Path) -> None:
@@ -475,7 +444,7 @@ def test_a_server_that_says_nothing_is_given_up(
 
 def test_a_link_needs_no_key_and_says_what_it_leads_to(storage: S3Storage, tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"picture")
-    storage.keep("job/a é.png", tmp_path / "a", digest="blake3:0", content_type="image/png")
+    keep(storage, "job/a é.png", tmp_path / "a")
 
     link = storage.link("job/a é.png", content_type="image/png", disposition='inline; filename="a"', expires_s=60)
 

@@ -9,12 +9,12 @@ import pytest
 from kombu import Message
 
 from tasks.messaging.inbound import MAX_BODY_BYTES, TASKS_OF, Refused, admit, admit_command
-from tasks.messaging.names import GENERATE, NOTIFY, RECONCILE, UPLOAD
+from tasks.messaging.names import CHECK_UPLOAD, GENERATE, NOTIFY, RECONCILE, UPLOAD
 
 JOB = "0b7e2f9c-0000-4000-8000-000000000000"
 NOTHING: dict[str, Any] = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 STEP: dict[str, Any] = {"task": NOTIFY, "args": [], "kwargs": {}, "options": {"queue": "io"}}
-ALL = frozenset({GENERATE, UPLOAD, NOTIFY, RECONCILE})
+ALL = frozenset({GENERATE, UPLOAD, NOTIFY, CHECK_UPLOAD, RECONCILE})
 
 
 def message(task: Any = GENERATE, args: Any = (JOB,), *, body: bytes | None = None, **changes: Any) -> Message:
@@ -71,6 +71,7 @@ class TestOurs:
         let_in(message(UPLOAD, [[JOB, 1]]))
         let_in(message(UPLOAD, [[JOB, 2**31 - 1, "later releases may say more"]]))
         let_in(message(RECONCILE, []))
+        let_in(message(CHECK_UPLOAD))
 
     def test_a_chain_of_ours_follows(self) -> None:
         let_in(message(embedded={"chain": [STEP, {**STEP, "options": {}, "immutable": True, "subtask_type": None}]}))
@@ -80,7 +81,7 @@ class TestOurs:
         assert let_in(message(expires="2030-01-01T00:00:00+00:00")).headers["expires"] == "2030-01-01T00:00:00+00:00"
 
     def test_each_kind_of_worker_does_its_own(self) -> None:
-        assert {"gpu": {GENERATE}, "io": {UPLOAD, NOTIFY, RECONCILE}} == TASKS_OF
+        assert {"gpu": {GENERATE}, "io": {UPLOAD, NOTIFY, CHECK_UPLOAD, RECONCILE}} == TASKS_OF
 
     def test_as_long_as_may_be(self) -> None:
         body = json.dumps([[JOB], {}, NOTHING]).encode()

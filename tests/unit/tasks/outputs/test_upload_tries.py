@@ -14,7 +14,7 @@ from core.records.job import DELIVERING, FAILED, Job
 from core.records.job_error import JobError
 from core.storage.folders import BucketFault
 from tasks.outputs import upload_tries
-from tasks.outputs.upload_tries import AWAY, NOTE, WAITS, Unfinished, UploadTries
+from tasks.outputs.upload_tries import AWAY, NOTE, REFUSES, WAITS, Unfinished, UploadTries
 from tests.ledger_moves import generated
 from tests.makers import BrokerlessRuntime
 
@@ -152,7 +152,11 @@ class TestPuttingOff:
 
     def test_the_job_says_why_it_waits(self, runtime: BrokerlessRuntime, claim: Claim, tries: UploadTries) -> None:
         said: list[tuple[OSError | UploadFailed, str]] = [
-            (BucketFault(errno.EACCES, "s3://operators/own: refused"), AWAY),
+            (BucketFault(errno.EIO, "s3://operators/own: fails"), AWAY),
+            (BucketFault(errno.EACCES, "s3://operators/own: refused"), REFUSES),
+            (BucketFault(errno.EFBIG, "s3://operators/own: too large"), REFUSES),
+            (BucketFault(errno.ENOSPC, "s3://operators/own: full"), upload_tries.FULL),
+            (OSError(errno.EDQUOT, "Quota exceeded", "/mnt/x"), upload_tries.FULL),
             (UploadFailed("the S3 server is too slow"), "the S3 server is too slow"),
         ]
         for error, words in said:

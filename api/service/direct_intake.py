@@ -1,0 +1,123 @@
+"""Files that clients send straight into the bucket: announced here, and looked at by an io worker if they are large."""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING
+
+from api.http.errors import HashMismatch
+from api.http.time_limits import ledger_time_limit
+from api.service.jobs import TurnPublisher
+from core.errors import BodyTooLarge, InvalidRequest, NotFound, RequestError
+from core.ledger import Ledger
+from core.ledger.input_files import InputFile
+from core.records.direct_upload import FINISHED, SENDING, Claimed, DirectUpload
+from core.settings import Settings
+from core.storage.backend import direct_uploads
+from core.storage.marker import StorageMarker
+
+if TYPE_CHECKING:
+    # It loads an HTTP library, see `core.storage.backend`.
+    from core.storage.direct_uploads import DirectUploads
+
+#: Larger files are read by an io worker, smaller ones at once.
+READ_HERE_BYTES = 16 * 1024 * 1024
+#: Of parts that are missing, a message names so many.
+_NAMED = 10
+_ERRORS: dict[str, type[RequestError]] = {
+    error.code: error for error in (HashMismatch, InvalidRequest, NotFound, BodyTooLarge)
+}
+
+
+class DirectIntake:
+    """Where files come in that pass by us, for one process."""
+
+    def __init__(self, settings: Settings, ledger: Ledger, marker: StorageMarker, publisher: TurnPublisher) -> None:
+        self._settings = settings
+        self._ledger = ledger
+        self._marker = marker
+        self._publisher = publisher
+
+    def begin(self, *, size_bytes: int) -> DirectUpload:
+        """Let a client send a file. Raises InvalidRequest, BodyTooLarge, StorageUnavailable, LedgerUnavailable."""
+        bucket = self._bucket()
+        if size_bytes > self._settings.max_upload_bytes:
+            raise BodyTooLarge(f"The file is over the limit of {self._settings.max_upload_bytes} bytes.")
+        upload = bucket.begin(str(uuid.uuid4()), size_bytes)
+        with ledger_time_limit():
+            self._ledger.direct_uploads.add(upload)
+        return upload
+
+    def get(self, upload_id: str) -> DirectUpload:
+        """Return an upload as it is now. Raises NotFound, LedgerUnavailable."""
+        with ledger_time_limit():
+            return self._ledger.direct_uploads.get(upload_id)
+
+    def places(self, upload: DirectUpload) -> tuple[str | None, dict[int, str]]:
+        """Return where a client may put all of a file, and each part that is missing, by its number."""
+        if upload.status != SENDING:
+            return None, {}
+        bucket = self._bucket()
+        return bucket.link(upload), bucket.part_links(upload) if upload.multipart_id is not None else {}
+
+    def finish(self, upload_id: str, claimed: Claimed) -> DirectUpload:
+        """Have a file looked at of which all is sent. Doing it again tells how far that is.
+
+        Returns: the upload, which is `checking` if it is large, else `finished`.
+        Raises:
+          NotFound: there is no such upload, or nothing was sent.
+          InvalidRequest: parts are missing, or there is more or less than was announced.
+          HashMismatch: its bytes have another hash. It is gone then.
+          StorageUnavailable, LedgerUnavailable.
+        """
+        bucket = self._bucket()
+        upload = self.get(upload_id)
+        if upload.status == SENDING:
+            upload = self._sent(bucket, upload, claimed)
+        if upload.error is not None:
+            raise _error(upload.error)
+        return upload
+
+    def file_of(self, upload: DirectUpload) -> InputFile | None:
+        """Return the input file that came of an upload; None: none yet, or it has gone since."""
+        if upload.status != FINISHED or upload.file_id is None:
+            return None
+        with ledger_time_limit():
+            try:
+                return self._ledger.input_files.get(upload.file_id)
+            except NotFound:
+                return None
+
+    def _sent(self, bucket: DirectUploads, upload: DirectUpload, claimed: Claimed) -> DirectUpload:
+        try:
+            missing = bucket.put_together(upload)
+        except FileNotFoundError as exc:
+            raise NotFound("Nothing has been sent of this upload.") from exc
+        if missing:
+            named = ", ".join(map(str, missing[:_NAMED])) + (", ..." if len(missing) > _NAMED else "")
+            raise InvalidRequest(f"Of {len(upload.parts())} parts these are missing, or not as large as said: {named}.")
+        with ledger_time_limit():
+            self._ledger.direct_uploads.sent(upload.id, claimed)
+        if upload.size_bytes > READ_HERE_BYTES:
+            self._publisher.check_upload(upload.id)
+        else:
+            self._check(upload.id)
+        return self.get(upload.id)
+
+    def _check(self, upload_id: str) -> None:
+        # Imported late: it loads an HTTP library, which must not happen before gevent has patched the standard library.
+        from core.storage.checking import check
+
+        check(self._ledger, self._settings, upload_id)
+
+    def _bucket(self) -> DirectUploads:
+        uploads = direct_uploads(self._settings)
+        if uploads is None:
+            raise InvalidRequest("This server takes files itself, for it keeps them in no bucket: POST /api/v2/assets.")
+        self._marker.require()
+        return uploads
+
+
+def _error(said: tuple[str, str]) -> RequestError:
+    code, message = said
+    return _ERRORS.get(code, InvalidRequest)(message)
