@@ -9,6 +9,7 @@ from typing import Any
 from flask import Response
 
 from core.errors import (
+    AlreadyExists,
     BodyTooLarge,
     ComfylineError,
     IdempotencyKeyReuse,
@@ -121,6 +122,7 @@ STATUS: dict[type[ComfylineError], int] = {
     RequestTimeout: 408,
     HashMismatch: 409,
     RequestIdReuse: 409,
+    AlreadyExists: 409,
     AssetInUse: 409,
     JobNotEnded: 409,
     PreconditionFailed: 412,

@@ -11,6 +11,7 @@ instances    ledger.instances: the fleet's GPUs and their nodes (GPU workers, AP
 input_files  ledger.input_files: files that came in (API, reconciler)
 durations    ledger.durations: how long jobs take (GPU workers, API)
 facts        ledger.facts: what a fleet agrees on (all)
+access/      ledger.tenants and ledger.keys: who may ask, and whose rows are whose (API, all of core.ledger)
 removal      ledger.removal: what leaves the ledger (reconciler)
 timekeeping  ledger.timekeeping: whether the clock was set (reconciler)
 models/      ledger.manifest and ledger.copies: model files that can be fetched, and have been (API, GPU workers)
@@ -33,6 +34,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from core.ledger.access.keys import Keys
+from core.ledger.access.tenants import Tenants
 from core.ledger.claims import Claims
 from core.ledger.database.connections import Change, Database
 from core.ledger.durations import Durations
@@ -99,6 +102,8 @@ class Ledger:
         self.manifest = Manifest(self.database)
         self.copies = Copies(self.database)
         self.file_needs = FileNeeds(self.database, self.lines)
+        self.tenants = Tenants(self.database)
+        self.keys = Keys(self.database)
         self.removal = Removal(self.database)
         self.timekeeping = Timekeeping(self.database, self.facts, lease_s=settings.lease_s)
 

@@ -2,6 +2,7 @@
 
 connections    pool, transactions, errors in our words (all of core.ledger)
 tables         the tables, for SQLite and PostgreSQL
+access_tables  those of tenants and keys (core.ledger.access)
 model_tables   those of model files (core.ledger.models)
 line_counts    how many jobs wait in each line, written with what moves them (connections)
 rows           rows as records

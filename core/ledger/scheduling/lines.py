@@ -24,6 +24,7 @@ from core.ledger.database.tables import lines
 from core.ledger.model_sets import model_set_of
 from core.ledger.scheduling.learned import Costs
 from core.ledger.scheduling.reach import Outgrown, Reach, Sort
+from core.records.access import DEFAULT_TENANT
 from core.records.model_file import AWAITS_FILES
 from core.records.requirements import Requirements
 from core.scheduling.lines import Line, ModelSet
@@ -49,6 +50,7 @@ class LineKind:
     #: Digests of the catalogues they may run on, joined by commas; None means any.
     catalogues: str | None = None
     requires: Requirements | None = None
+    #: As `line_tenant` says.
     tenant: str = ""
     #: Kinds of GPU whose memory did not suffice: its jobs are kept off them, as long as others can run them.
     avoids: tuple[Outgrown, ...] = ()
@@ -270,6 +272,11 @@ class Lines:
         found = _kinds_of(connection.execute(_WHAT_IT_IS.where(lines.c.id.in_(missing))))
         with self._lock:
             self._kinds.update(found)
+
+
+def line_tenant(tenant: str) -> str:
+    """Return what lines call a tenant: `default` has no name there, for its lines are older than tenants."""
+    return "" if tenant == DEFAULT_TENANT else tenant
 
 
 def accepted_of(catalogues: str | None) -> frozenset[str] | None:
