@@ -10,6 +10,7 @@ from functools import partial
 from flask import Flask
 
 from api import create_app
+from api.http.key_ring import KeyRing
 from api.http.lookups import look_up_apart
 from api.http.time_limits import ledger_time_limit
 from api.service.publishing import BackgroundPublisher
@@ -56,8 +57,10 @@ def build(settings: Settings, *, pool_size: int = POOL_SIZE) -> Flask:
 
     ledger = Ledger(settings, on_change=announce, pool_size=pool_size)
     # The first connection takes longer than others, and a restart brings everybody back at the same moment.
+    ring = KeyRing(settings, ledger.keys)
     with suppress(LedgerUnavailable), ledger_time_limit():
         ledger.jobs.count(QUEUED)
+        ring.is_open()
     hub = Hub(ledger.jobs.states, ledger.jobs.many)
     listener = NoticeListener(settings, hub.notify)
     listener.start()
@@ -71,4 +74,4 @@ def build(settings: Settings, *, pool_size: int = POOL_SIZE) -> Flask:
     atexit.register(close)
     celery = make_app(settings, "api")
     publisher = BackgroundPublisher(Publisher(celery, ledger.turns.of))
-    return create_app(settings, ledger=ledger, publisher=publisher, hub=hub, ask=partial(ask, celery))
+    return create_app(settings, ledger=ledger, publisher=publisher, hub=hub, ask=partial(ask, celery), ring=ring)

@@ -11,6 +11,7 @@ from api.http.time_limits import ledger_time_limit
 from api.service.batched_lookup import Batched
 from core.ledger import Ledger
 from core.ledger.scheduling.outlook import Outlook
+from core.records.access import ALL_TENANTS
 from core.records.job import QUEUED, Job
 from core.scheduling.reasons import Reason
 
@@ -99,10 +100,13 @@ class Estimates:
                     places[job_id] = place
         return places
 
-    def sizes(self, job: Job) -> dict[str, int]:
-        """Count jobs by status of about a second ago, never from before this job came. Raises LedgerUnavailable."""
+    def sizes(self, job: Job, *, of: str = ALL_TENANTS) -> dict[str, int]:
+        """Count jobs by status of about a second ago, never from before this job came. Raises LedgerUnavailable.
+
+        Parameters: of - the tenant whose jobs are counted.
+        """
         outlook = self.outlook()
-        return dict(outlook.sizes) if outlook.at_ms > job.created_at_ms else self._ledger.outlook.sizes()
+        return outlook.sizes_of(of) if outlook.at_ms > job.created_at_ms else self._ledger.outlook.sizes(of=of)
 
     def _far_place(self, outlook: Outlook, job: Job, line: int, index: int) -> Place | None:
         if line not in outlook.forecast.lines:

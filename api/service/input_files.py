@@ -16,14 +16,16 @@ from urllib.parse import unquote, urlsplit
 
 from blake3 import blake3
 
+from api.http.caller import caller
 from api.http.errors import NO_ROOM, HashMismatch
 from api.http.time_limits import ledger_time_limit
 from core.clock import now_ms
 from core.errors import BodyTooLarge, InputUnavailable, InvalidRequest, MissingAsset, NotFound, StorageFull
-from core.job_files import is_id, owner_of
+from core.job_files import is_id, is_job_id, owner_of
 from core.ledger import Ledger
 from core.ledger.input_files import InputFile
 from core.outbound import Policy
+from core.records.access import DEFAULT_TENANT
 from core.records.job import InputRef
 from core.records.output import Output
 from core.settings import Settings
@@ -92,7 +94,7 @@ class Intake:
                 raise HashMismatch(f"{subject} has the hash blake3:{digest}, not the expected one.")
             key = content_key(digest)
             with ledger_time_limit():
-                is_new = self._ledger.input_files.by_hash(f"blake3:{digest}") is None
+                is_new = self._ledger.input_files.by_hash(f"blake3:{digest}", of=caller().tenant) is None
             self._storage.put(key, draft)
         file = self._input_file(f"blake3:{digest}", size_bytes, content_type, name, key, lifetime_s, job_id)
         with ledger_time_limit():
@@ -110,7 +112,7 @@ class Intake:
             raise BodyTooLarge(f"The file is over the limit of {self._settings.max_upload_bytes} bytes.")
         upload_id = str(uuid.uuid4())
         ends_at_ms = now_ms() + 1000 * DIRECT_S
-        return upload_id, uploads.link(upload_id, size_bytes=size_bytes), ends_at_ms
+        return upload_id, uploads.link(_own_id(upload_id, caller().tenant), size_bytes=size_bytes), ends_at_ms
 
     def finish_direct(
         self, upload_id: str, *, expected_hash: str, name: str, declared: str = "", lifetime_s: float | None = None
@@ -120,6 +122,7 @@ class Intake:
         Returns, raises: as `receive`; NotFound - nothing has been sent under this id.
         """
         uploads = self._direct_uploads()
+        upload_id = _own_id(upload_id, caller().tenant)
         try:
             sent = uploads.find(upload_id)
         except FileNotFoundError as exc:
@@ -138,7 +141,7 @@ class Intake:
             raise HashMismatch(f"The file has the hash {found}, not the expected one.")
         key = content_key(digest.hexdigest())
         with ledger_time_limit():
-            is_new = self._ledger.input_files.by_hash(found) is None
+            is_new = self._ledger.input_files.by_hash(found, of=caller().tenant) is None
         uploads.accept(upload_id, sent, key, found)
         file = self._input_file(found, sent.size_bytes, _content_type(head, declared), name, key, lifetime_s)
         with ledger_time_limit():
@@ -185,19 +188,20 @@ class Intake:
         return brought
 
     def known_asset(self, asset: str) -> InputFile | Output | None:
-        """Return what an id, `<input file id>/<name>` or `<job id>/<name of an output>` stands for."""
+        """Return what an id, `<input file id>/<name>` or `<job id>/<name of an output>` stands for, to its caller."""
         first = owner_of(asset)
         if not is_id(first) or "\0" in asset:
             return None
+        sees = caller().sees
         with ledger_time_limit():
             try:
-                return self._ledger.input_files.get(first)
+                return self._ledger.input_files.get(first, of=sees)
             except NotFound:
                 pass
             try:
                 if "/" in asset:
-                    return self._ledger.outputs.output_at(asset)
-                return self._ledger.outputs.asset(first)
+                    return self._ledger.outputs.output_at(asset, of=sees)
+                return self._ledger.outputs.asset(first, of=sees)
             except NotFound:
                 return None
 
@@ -326,6 +330,7 @@ class Intake:
         now = now_ms()
         return InputFile(
             id=str(uuid.uuid4()),
+            tenant=caller().tenant,
             hash=digest,
             name=name[-_MAX_NAME_CHARS:],
             content_type=content_type,
@@ -335,6 +340,13 @@ class Intake:
             expires_at_ms=now + int((lifetime_s or self._settings.retention_s) * 1000),
             job_id=job_id,
         )
+
+
+def _own_id(upload_id: str, tenant: str) -> str:
+    """Return under which id a tenant's upload lies in the bucket: under the same one another tenant finds nothing."""
+    if tenant == DEFAULT_TENANT or not is_job_id(upload_id):
+        return upload_id
+    return str(uuid.uuid5(uuid.UUID(upload_id), tenant))
 
 
 def _content_type(head: bytes, declared: str) -> str:

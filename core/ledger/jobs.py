@@ -148,7 +148,9 @@ class Jobs:
         """
         is_meant = or_(jobs.c.own_request_id == request_id, jobs.c.id == request_id)
         query = select(*JOB_COLUMNS).where(is_meant, is_owned(jobs.c.tenant, of))
-        query = query.order_by((jobs.c.tenant == by).desc(), jobs.c.created_at_ms.desc()).limit(1)
+        query = query.order_by(
+            (jobs.c.id == request_id).desc(), (jobs.c.tenant == by).desc(), jobs.c.created_at_ms.desc()
+        ).limit(1)
         with self._database.read() as connection:
             return self._found(connection, connection.execute(query).first(), request_id)
 
