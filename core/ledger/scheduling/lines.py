@@ -148,6 +148,7 @@ class Lines:
         #: As the policy last saw them, of which lines, and by which costs.
         self._drawn: tuple[dict[int, Line], dict[int, WaitingLine], Costs | None] = ({}, {}, None)
         self._reach = Reach({})
+        self._has_tenants = False
 
     def id_of(self, kind: LineKind) -> int:
         """Return the line of a kind, made if there is none; in a transaction of its own, for it outlives any other.
@@ -168,6 +169,7 @@ class Lines:
         with self._lock:
             self._ids[kind.digest] = (line_id, time.monotonic())
             self._kinds[line_id] = kind
+            self._has_tenants = self._has_tenants or kind.tenant != ""
         return line_id
 
     def kind_of(self, connection: Connection, line_id: int) -> LineKind | None:
@@ -201,6 +203,11 @@ class Lines:
                 )
         self._last = rows, found
         return list(found.values())
+
+    @property
+    def has_tenants(self) -> bool:
+        """Whether this process knows lines of others than the tenant `default`."""
+        return self._has_tenants
 
     @property
     def reach(self) -> Reach:
@@ -272,6 +279,7 @@ class Lines:
         found = _kinds_of(connection.execute(_WHAT_IT_IS.where(lines.c.id.in_(missing))))
         with self._lock:
             self._kinds.update(found)
+            self._has_tenants = self._has_tenants or any(kind.tenant != "" for kind in found.values())
 
 
 def line_tenant(tenant: str) -> str:

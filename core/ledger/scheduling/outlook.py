@@ -23,6 +23,7 @@ from core.ledger.scheduling.lines import LineKind, Lines, WaitingLine, line_tena
 from core.ledger.scheduling.picture import GpuRow
 from core.ledger.scheduling.presence import read_sorts
 from core.ledger.scheduling.reach import NONE
+from core.ledger.scheduling.used import read_used
 from core.records.access import ALL_TENANTS
 from core.records.job import DELIVERING, QUEUED, RUNNING
 from core.scheduling import picture as pure
@@ -120,6 +121,7 @@ class OutlookReader:
         now = now_ms()
         with self._database.read() as connection:
             waiting = self._lines.waiting(connection)
+            used = read_used(connection, waiting, now)
             fetching = read_fetching(connection, waiting)
             heads = read_heads(connection, [line.id for line in waiting])
             gpus = read_gpus(connection, now)
@@ -137,6 +139,7 @@ class OutlookReader:
         view = FleetView(kinds, self._lines.kinds(), reach, costs, forced)
         left = _left(running, kinds_of_running, gpus, expected, now)
         picture = _picture(now, waiting, heads, gpus, away, left, view, expected)
+        picture = replace(picture, used_s=used.seconds, weights=used.weights)
         if fetching:
             told = (replace(each, fetching=fetching.get(each.line.id)) for each in picture.lines)
             picture = replace(picture, lines=tuple(told))
