@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from flask import Flask
 
+from api.contracts.access import access_blueprint
 from api.contracts.comfy_v2.assets import assets_blueprint
 from api.contracts.comfy_v2.job_routes import v2_blueprint
 from api.contracts.comfy_v2.upload_routes import upload_blueprint
@@ -26,6 +27,7 @@ from api.contracts.pyworker.tasks import pyworker_blueprint
 from api.contracts.templates import workflows_blueprint
 from api.http.auth import Guard
 from api.http.error_handlers import register_error_handlers, say_when_storage_is_away
+from api.http.key_ring import KeyRing
 from api.http.request_log import register_request_log
 from api.server.docs_page import docs_blueprint
 from api.server.health import health_blueprint
@@ -40,18 +42,21 @@ from core.storage.marker import StorageMarker
 from workflows.templates.library import SHIPPED, Library
 
 
-def create_app(settings: Settings, *, ledger: Ledger, publisher: TurnPublisher, hub: Hub, ask: Ask) -> Flask:
+def create_app(
+    settings: Settings, *, ledger: Ledger, publisher: TurnPublisher, hub: Hub, ask: Ask, ring: KeyRing | None = None
+) -> Flask:
     """Return the application of one process.
 
     Parameters:
       hub: its `notify` should hear of every change notice, from the broker and from this process's own ledger.
       ask: reaches the workers of GPUs for operators.
+      ring: the keys of this process, where they are known before the first request.
     """
     app = Flask("comfyline", static_folder=None)
     # One address for each thing: no redirect from //jobs/x or jobs/x/ to it.
     app.url_map.merge_slashes = False
     register_request_log(app, settings.request_log)
-    guard = Guard(settings, ledger.links)
+    guard = Guard(settings, ledger.links, ring or KeyRing(settings, ledger.keys))
     guard.register(app)
     register_error_handlers(app)
     marker = StorageMarker(settings, ledger.facts)
@@ -73,6 +78,7 @@ def create_app(settings: Settings, *, ledger: Ledger, publisher: TurnPublisher, 
     app.register_blueprint(deliveries_blueprint(settings, ledger, publisher))
     app.register_blueprint(gpus_blueprint(ledger, ask, estimates))
     app.register_blueprint(model_files_blueprint(settings, ledger))
+    app.register_blueprint(access_blueprint(settings, ledger))
     app.register_blueprint(health_blueprint(settings, ledger, guard, marker))
-    app.register_blueprint(docs_blueprint(settings))
+    app.register_blueprint(docs_blueprint(settings, guard))
     return app

@@ -18,7 +18,7 @@ from gevent.baseserver import BaseServer
 
 from core.errors import ConfigurationError
 from core.settings import Settings, load_settings
-from core.startup import check_api, is_told_already, open_api_advice, private_from_now_on
+from core.startup import check_api, private_from_now_on
 
 
 def _checked_settings() -> Settings:
@@ -30,8 +30,6 @@ def _checked_settings() -> Settings:
     except ConfigurationError as exc:
         sys.stderr.write(f"comfyline: {exc}\n")
         sys.exit(2)
-    if not is_told_already() and (line := open_api_advice(settings)):
-        sys.stderr.write(f"comfyline: {line}\n")
     return settings
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import atexit
 import logging
+import sys
 from contextlib import suppress
 from functools import partial
 
 from flask import Flask
 
 from api import create_app
+from api.http.key_ring import KeyRing
 from api.http.lookups import look_up_apart
 from api.http.time_limits import ledger_time_limit
 from api.service.publishing import BackgroundPublisher
@@ -22,6 +24,7 @@ from core.messaging.notices import Notice, NoticeListener, NoticeSender
 from core.neighbour_watch import NeighbourWatch
 from core.records.job import QUEUED
 from core.settings import Settings, load_settings
+from core.startup import is_told_already, open_api_advice
 from tasks.messaging.app import make_app
 from tasks.messaging.publish import Publisher
 from tasks.messaging.remote_control import ask
@@ -57,8 +60,11 @@ def build(settings: Settings, *, pool_size: int = POOL_SIZE) -> Flask:
 
     ledger = Ledger(settings, on_change=announce, pool_size=pool_size)
     # The first connection takes longer than others, and a restart brings everybody back at the same moment.
+    ring = KeyRing(settings, ledger.keys)
     with suppress(LedgerUnavailable), ledger_time_limit():
         ledger.jobs.count(QUEUED)
+        ring.is_open()
+    _say_if_open(settings, ring)
     hub = Hub(ledger.jobs.states, ledger.jobs.many)
     listener = NoticeListener(settings, hub.notify)
     listener.start()
@@ -75,4 +81,12 @@ def build(settings: Settings, *, pool_size: int = POOL_SIZE) -> Flask:
     atexit.register(close)
     celery = make_app(settings, "api")
     publisher = BackgroundPublisher(Publisher(celery, ledger.turns.of))
-    return create_app(settings, ledger=ledger, publisher=publisher, hub=hub, ask=partial(ask, celery))
+    return create_app(settings, ledger=ledger, publisher=publisher, hub=hub, ask=partial(ask, celery), ring=ring)
+
+
+def _say_if_open(settings: Settings, ring: KeyRing) -> None:
+    # Each process says so: in gunicorn's first one nobody may look at the ledger yet.
+    advice = open_api_advice(settings, has_keys=not ring.was_open())
+    if advice is not None and not is_told_already():
+        sys.stderr.write(f"comfyline: {advice}\n")
+        sys.stderr.flush()

@@ -31,6 +31,11 @@ COMMANDS = {
     "upload": ("cli.commands.run:upload_command", "Give the server files, for graphs to name."),
     "workflows": ("cli.commands.templates:workflows", "Check templates, make them, and see which there are."),
     "webhooks": ("cli.commands.webhooks:webhooks", "List webhook deliveries, send them again, forget them."),
+    "keys": ("cli.commands.access.key_commands:keys", "Make, list, rotate and revoke the keys of the server."),
+    "tenants": (
+        "cli.commands.access.tenant_commands:tenants",
+        "Make, list and weigh the owners of jobs, files and keys.",
+    ),
     "models": ("cli.commands.models:models", "The model files that the fleet fetches."),
     "gpus": ("cli.commands.gpus:gpus", "List the fleet's GPUs: state, job, models, uptime."),
     "drain": ("cli.commands.gpus:drain", "Have a GPU finish its job and take no more."),

@@ -58,11 +58,18 @@ def data_dir_advice(settings: Settings) -> str | None:
     )
 
 
-def open_api_advice(settings: Settings) -> str | None:
-    """Return advice on an API that asks for no key; None if all is well."""
-    if settings.api_keys or is_loopback(settings.api_host):
+def open_api_advice(settings: Settings, *, has_keys: bool = False) -> str | None:
+    """Return advice on an API that asks for no key; None if all is well.
+
+    Parameters:
+      has_keys: whether the ledger has, or had, any.
+    """
+    if settings.api_keys or has_keys or is_loopback(settings.api_host):
         return None
-    return f"The API is OPEN to everybody who reaches {settings.api_host}: set COMFYLINE_API_KEYS to ask for a key."
+    return (
+        f"The API is OPEN to everybody who reaches {settings.api_host}: set COMFYLINE_API_KEYS to ask for a key, or "
+        "make one (comfyline keys)."
+    )
 
 
 def _check_folder(name: str, folder: Path) -> None:

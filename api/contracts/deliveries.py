@@ -15,6 +15,7 @@ from api.contracts.delivery_views import (
     PurgedView,
     delivery_view,
 )
+from api.http.caller import caller
 from api.http.errors import BadParameter, InvalidCursor, json_response
 from api.http.json_body import has_body, read_json
 from api.http.time_limits import bounded, ledger_time_limit
@@ -77,6 +78,7 @@ def deliveries_blueprint(settings: Settings, ledger: Ledger, publisher: TurnPubl
     @Described(
         summary="List deliveries, the newest first",
         tag=WEBHOOKS,
+        scope="webhooks",
         answers={200: DeliveryPageView},
         errors=(NotFound, InvalidCursor, LedgerUnavailable),
         parameters=(_STATE, _JOB, _ID_PREFIX, _LIMIT, _CURSOR),
@@ -92,24 +94,26 @@ def deliveries_blueprint(settings: Settings, ledger: Ledger, publisher: TurnPubl
     @Described(
         summary="The deliveries of a job's webhook, the newest first",
         tag=JOBS,
+        scope="webhooks",
         answers={200: DeliveryPageView},
         errors=(NotFound, InvalidCursor, LedgerUnavailable),
         parameters=(_LIMIT, _CURSOR),
     )
     @bounded
     def of_job(job_id: str) -> Response:
-        return _page(ledger, state=None, job_id=ledger.jobs.get(check_id(job_id)).id)
+        return _page(ledger, state=None, job_id=ledger.jobs.get(check_id(job_id), of=caller().sees).id)
 
     @blueprint.get("/webhooks/deliveries/<delivery_id>")
     @Described(
         summary="A delivery with its log of tries",
         tag=WEBHOOKS,
+        scope="webhooks",
         answers={200: DeliveryView},
         errors=(NotFound, LedgerUnavailable),
     )
     @bounded
     def one(delivery_id: str) -> Response:
-        return json_response(delivery_view(ledger.deliveries.get(check_id(delivery_id))))
+        return json_response(delivery_view(ledger.deliveries.get(check_id(delivery_id), of=caller().sees)))
 
     @blueprint.post("/webhooks/deliveries/<delivery_id>/replay")
     @Described(
@@ -117,6 +121,7 @@ def deliveries_blueprint(settings: Settings, ledger: Ledger, publisher: TurnPubl
         tag=WEBHOOKS,
         body=ReplayBody,
         is_optional=True,
+        scope="webhooks",
         answers={202: DeliveryView},
         errors=(NotFound, LedgerUnavailable),
         text="With the same id and body, and from the beginning of its schedule. A secret or headers that came "
@@ -125,7 +130,7 @@ def deliveries_blueprint(settings: Settings, ledger: Ledger, publisher: TurnPubl
     def replay(delivery_id: str) -> Response:
         body = read(ReplayBody, read_json(settings)) if has_body() else ReplayBody()
         with ledger_time_limit():
-            job_id = ledger.deliveries.get(check_id(delivery_id)).job_id
+            job_id = ledger.deliveries.get(check_id(delivery_id), of=caller().sees).job_id
             _renew_secrets(ledger, job_id, webhook_secrets(body.secret, body.headers))
             replayed = ledger.deliveries.replay(delivery_id)
         publisher.notify(job_id)
@@ -135,6 +140,7 @@ def deliveries_blueprint(settings: Settings, ledger: Ledger, publisher: TurnPubl
     @Described(
         summary="Forget deliveries that have ended",
         tag=WEBHOOKS,
+        scope="webhooks",
         answers={200: PurgedView},
         errors=(LedgerUnavailable,),
         parameters=(_ENDED, _OLDER_THAN),
@@ -144,13 +150,15 @@ def deliveries_blueprint(settings: Settings, ledger: Ledger, publisher: TurnPubl
         state = _state(ENDED)
         if state is None:
             raise BadParameter(f"state is missing: it must be one of {', '.join(ENDED)}.")
-        view: PurgedView = {"purged": ledger.deliveries.purge(state, older_than_ms=_older_than_s() * 1000)}
+        purged = ledger.deliveries.purge(state, older_than_ms=_older_than_s() * 1000, of=caller().sees)
+        view: PurgedView = {"purged": purged}
         return json_response(view)
 
     @blueprint.get("/webhooks/public-key")
     @Described(
         summary="What receivers check v1a signatures with",
         tag=WEBHOOKS,
+        scope="any",
         answers={200: PublicKeyView},
         errors=(NotFound,),
     )
@@ -172,7 +180,7 @@ def _renew_secrets(ledger: Ledger, job_id: str, given: dict[str, Any]) -> None:
     try:
         kept = ledger.secrets.open(job_id, WEBHOOK)
     except SecretUnreadable as exc:
-        webhook = ledger.jobs.get(job_id).webhook
+        webhook = ledger.jobs.get(job_id, of=caller().sees).webhook
         needed = ONE_SECRET if webhook is None else webhook.sealed
         missing = [name for name in needed if name not in given]
         if missing:
@@ -198,7 +206,7 @@ def _page(ledger: Ledger, *, state: str | None, job_id: str | None, ids: tuple[s
     limit = fields.limit(request.args.get("limit"))
     after = fields.decode_cursor(request.args.get("cursor"))
     # One more than is shown tells whether there is a next page.
-    found = ledger.deliveries.page(state=state, job_id=job_id, ids=ids, limit=limit + 1, after=after)
+    found = ledger.deliveries.page(of=caller().sees, state=state, job_id=job_id, ids=ids, limit=limit + 1, after=after)
     shown, rest = found[:limit], found[limit:]
     cursor = fields.encode_cursor(shown[-1].created_at_ms, shown[-1].id) if rest else None
     view: DeliveryPageView = {"deliveries": [delivery_view(each) for each in shown], "next_cursor": cursor}

@@ -43,6 +43,7 @@ def gpus_blueprint(ledger: Ledger, ask: Ask, estimates: Estimates) -> Blueprint:
     @Described(
         summary="The GPUs of the fleet",
         tag=SERVER,
+        scope="operate",
         answers={200: GpusView},
         errors=(LedgerUnavailable,),
         parameters=(HOST,),
@@ -68,6 +69,7 @@ def gpus_blueprint(ledger: Ledger, ask: Ask, estimates: Estimates) -> Blueprint:
     @Described(
         summary="Have a GPU finish its job and take no more",
         tag=SERVER,
+        scope="operate",
         answers={202: GpuView},
         errors=ERRORS,
         text=f"Until it is resumed, also when its worker is started anew. {HELD}",
@@ -79,6 +81,7 @@ def gpus_blueprint(ledger: Ledger, ask: Ask, estimates: Estimates) -> Blueprint:
     @Described(
         summary="Have a drained GPU take jobs again, or start a quarantined one",
         tag=SERVER,
+        scope="operate",
         answers={202: GpuView},
         errors=ERRORS,
         text=HELD,
@@ -90,6 +93,7 @@ def gpus_blueprint(ledger: Ledger, ask: Ask, estimates: Estimates) -> Blueprint:
     @Described(
         summary="Restart a GPU's ComfyUI when its job is done",
         tag=SERVER,
+        scope="operate",
         answers={202: GpuView},
         errors=ERRORS,
         text=f"A job that is not done within COMFYLINE_DRAIN_GRACE_S is given back, and goes on elsewhere. {HELD}",

@@ -63,6 +63,7 @@ def model_files_blueprint(settings: Settings, ledger: Ledger) -> Blueprint:
     @Described(
         summary="The model files that the fleet may fetch",
         tag=SERVER,
+        scope="models",
         answers={200: ModelFilesView},
         errors=(LedgerUnavailable,),
     )
@@ -75,6 +76,7 @@ def model_files_blueprint(settings: Settings, ledger: Ledger) -> Blueprint:
         summary="Enter model files, all or none",
         tag=SERVER,
         body=ModelFilesBody,
+        scope="models",
         answers={200: ModelFilesView},
         errors=(InvalidRequest, LedgerUnavailable),
         text="One whose path is there already takes its place. The answer has those that were sent.",
@@ -92,6 +94,7 @@ def model_files_blueprint(settings: Settings, ledger: Ledger) -> Blueprint:
     @Described(
         summary="One model file that the fleet may fetch",
         tag=SERVER,
+        scope="models",
         answers={200: ModelFileView},
         errors=(NotFound, LedgerUnavailable),
     )
@@ -104,6 +107,7 @@ def model_files_blueprint(settings: Settings, ledger: Ledger) -> Blueprint:
     @Described(
         summary="Forget a model file",
         tag=SERVER,
+        scope="models",
         answers={200: RemovedView},
         errors=(NotFound, LedgerUnavailable),
         text="Copies that hosts have of it stay until their room is needed.",

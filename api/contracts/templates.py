@@ -78,7 +78,7 @@ def workflows_blueprint(
     blueprint = Blueprint("workflows", __name__)
 
     @blueprint.get("/workflows")
-    @Described(summary="The templates there are", tag=WORKFLOWS, answers={200: WorkflowsView})
+    @Described(summary="The templates there are", tag=WORKFLOWS, scope="read", answers={200: WorkflowsView})
     def every() -> Response:
         found = [_summary(library.get(name)) for name in library.names()]
         # Names of files only: where they lie is the operator's business.
@@ -93,6 +93,7 @@ def workflows_blueprint(
     @Described(
         summary="A template, and the schema of its parameters",
         tag=WORKFLOWS,
+        scope="read",
         answers={200: WorkflowView},
         errors=(NotFound,),
     )
@@ -107,6 +108,7 @@ def workflows_blueprint(
         tag=WORKFLOWS,
         body=TemplateBody,
         form={"multipart/form-data": FORM},
+        scope="submit",
         answers={201: JobView},
         errors=(NotFound, *SUBMIT_ERRORS, IdempotencyKeyReuse, InvalidMetadata),
         parameters=(IDEMPOTENCY_KEY,),

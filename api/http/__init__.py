@@ -1,6 +1,8 @@
 """What every route needs, whatever its contract.
 
-auth             API keys, and no pages of other sites (before each request)
+auth             API keys and scopes, and no pages of other sites (before each request)
+key_ring         the keys as one process knows them (auth)
+scopes           which scope a route needs (auth, schema, server)
 hosts            names and addresses that an open server answers to (auth)
 signed_links     requests that come by a signed link (auth, contracts)
 request_log      one log line for each request, and its reference
@@ -14,5 +16,5 @@ time_limits      bounds on work that a frozen peer could hold up (all rooms)
 ledger_slots     how many requests use the ledger at once (time_limits)
 cached           a value that is loaded anew about once a second (service)
 lookups          host names looked up in real threads, outside gevent (wsgi)
-caller           the client's idea of our address, and whether it is still there
+caller           who asks, the client's idea of our address, and whether it is still there
 """

@@ -1,35 +1,36 @@
-"""Who may ask: API keys, and no pages of other sites in somebody's browser."""
+"""Who may ask, and for what: API keys and their scopes, and no pages of other sites in somebody's browser."""
 
 from __future__ import annotations
 
-import hashlib
-import hmac
+from flask import Flask, current_app, request
 
-from flask import Flask, request
-
-from api.http.errors import BadParameter, ForbiddenOrigin, LinkRefused, Misdirected
+from api.http.caller import set_caller
+from api.http.errors import BadParameter, ForbiddenOrigin, LinkRefused, Misdirected, MissingScope
 from api.http.hosts import Hosts, host_of, is_loopback
+from api.http.key_ring import KeyRing
+from api.http.scopes import ANY_KEY, scope_of
 from api.http.signed_links import comes_by_link
-from core.errors import Unauthorized
+from core.errors import LedgerUnavailable, Unauthorized
 from core.links import LinkSigner
+from core.records.access import ALL_TENANTS, OPERATOR, Caller
 from core.settings import Settings
 
 #: Asked by load balancers, supervisors and receivers of webhooks, which have no key, or the same for everybody.
-#: `/ready` says more to those who have one.
+#: `/ready` says more to operators.
 OPEN_PATHS = frozenset({"/health", "/ready", "/api/v2/health", "/openapi.json", "/docs", "/webhooks/public-key"})
 #: A page for readers that says the same to all of them, so that other sites may lead there.
 DOCS = "/docs"
 
 
 class Guard:
-    """Checks every request before its view runs.
+    """Checks every request before its view runs, and finds out whom it is from.
 
     Parameters:
       signer: whose links open the files they name, from any page and without a key.
     """
 
-    def __init__(self, settings: Settings, signer: LinkSigner) -> None:
-        self._digests = tuple(_digest(key) for key in settings.api_keys)
+    def __init__(self, settings: Settings, signer: LinkSigner, ring: KeyRing) -> None:
+        self._ring = ring
         self._hosts = Hosts(settings)
         self._signer = signer
 
@@ -37,17 +38,21 @@ class Guard:
         """Run before every request of the app."""
         app.before_request(self._check)
 
-    def is_known(self) -> bool:
-        """Return whether this request carries one of the keys; always true of an open server."""
-        return not self._digests or self.has_key()
+    def asks_for_keys(self) -> bool:
+        """Return whether requests need a key, as far as that is known."""
+        return not self._ring.was_open()
+
+    def is_operator(self) -> bool:
+        """Return whether this request may know what is the operator's: it has such a key, or nobody needs one."""
+        try:
+            caller = self._presented()
+            return caller.sees == ALL_TENANTS if caller is not None else self._ring.is_open()
+        except LedgerUnavailable:
+            return self._ring.was_open()
 
     def has_key(self) -> bool:
         """Return whether this request carries one of the keys; never true of an open server."""
-        scheme, _, key = request.headers.get("Authorization", "").partition(" ")
-        presented = _digest(key.strip())
-        # Every key is compared, and digests rather than keys: how long it takes says nothing about any of them.
-        matches = [hmac.compare_digest(presented, digest) for digest in self._digests]
-        return scheme.lower() == "bearer" and any(matches)
+        return self._presented() is not None
 
     def _check(self) -> None:
         # Werkzeug gives no host when the header is none; every link we return would be broken.
@@ -55,17 +60,37 @@ class Guard:
             raise BadParameter("The Host header is missing or malformed.")
         header = request.headers.get("Host")
         # Every browser sends one; some load balancers do not.
-        if header is not None and not self._hosts.knows(header):
+        if header is not None and not self._takes_name(header):
             raise Misdirected(
                 "This server asks nobody for a key, and does not go by the name in the Host header. Use its own name "
                 "or address; its operator can add names in COMFYLINE_ALLOWED_HOSTS, or set keys."
             )
         if self._comes_by_link():
+            # To the one file that the link names, whoever owns it.
+            set_caller(OPERATOR)
             return
         self._check_origin()
-        if request.method == "OPTIONS" or request.path in OPEN_PATHS or self.is_known():
+        if request.method == "OPTIONS" or request.path in OPEN_PATHS:
             return
-        raise Unauthorized("An API key is needed: Authorization: Bearer <key>.")
+        caller = self._presented() or (OPERATOR if self._ring.is_open() else None)
+        if caller is None:
+            raise Unauthorized("An API key is needed: Authorization: Bearer <key>, or X-API-Key: <key>.")
+        needed = scope_of(current_app.view_functions.get(request.endpoint or ""))
+        if needed != ANY_KEY and needed not in caller.scopes:
+            raise MissingScope(f"This key does not have the scope {needed}, which this needs.")
+        set_caller(caller)
+
+    def _presented(self) -> Caller | None:
+        """Whom the key of this request stands for."""
+        scheme, _, key = request.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() != "bearer":
+            # What a gateway before us asks for stands there.
+            key = request.headers.get("X-API-Key", "")
+        key = key.strip()
+        return self._ring.caller(key, request.remote_addr or "") if key else None
+
+    def _takes_name(self, header: str) -> bool:
+        return self._hosts.knows(header) or (host_of(header) is not None and self.asks_for_keys())
 
     def _comes_by_link(self) -> bool:
         try:
@@ -84,11 +109,7 @@ class Guard:
             raise ForbiddenOrigin("Requests from pages of other sites are refused.")
         origin, header = request.headers.get("Origin"), request.headers.get("Host", "")
         # Where keys are asked for, and not on this very machine, programs may name whatever origin they like.
-        if origin is None or (self._digests and not is_loopback(host_of(header) or "")):
+        if origin is None or (not is_loopback(host_of(header) or "") and self.asks_for_keys()):
             return
         if not self._hosts.is_own_page(origin, header):
             raise ForbiddenOrigin("Requests from pages of other sites are refused.")
-
-
-def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()

@@ -1,4 +1,4 @@
-"""The client at the other end of this request: the address it knows us by, and whether it is still there."""
+"""The client at the other end of this request: who it is, how it reached us, and whether it is still there."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import ssl
 from collections.abc import Callable
 from typing import Any
 
-from flask import request
+from flask import g, request
 
 from core.ledger import Ledger
 from core.links import Links
+from core.records.access import Caller
 from core.settings import Settings
 
 
@@ -27,9 +28,21 @@ def links_for(settings: Settings, ledger: Ledger) -> Links:
     return Links(base_url=base_url(settings), signer=ledger.links)
 
 
+def set_caller(found: Caller) -> None:
+    """Note whom this request is from."""
+    g.caller = found
+
+
+def caller() -> Caller:
+    """Return whom this request is from. Raises AttributeError: nobody has found that out, as for open paths."""
+    found: Caller = g.caller
+    return found
+
+
 def highest_priority(settings: Settings) -> int:
-    """Return the highest priority that the key of this request may use: the same for all keys."""
-    return settings.max_priority
+    """Return the highest priority that the key of this request may use."""
+    own = caller().limits.max_priority
+    return settings.max_priority if own is None else min(own, settings.max_priority)
 
 
 def hang_up_check() -> Callable[[], bool]:

@@ -9,6 +9,7 @@ from typing import Any
 from flask import Response
 
 from core.errors import (
+    AlreadyExists,
     BodyTooLarge,
     ComfylineError,
     IdempotencyKeyReuse,
@@ -84,6 +85,18 @@ class ForbiddenOrigin(RequestError):
     code = "forbidden_origin"
 
 
+class MissingScope(RequestError):
+    """The key is good, but not for this; says for what it would have to be."""
+
+    code = "missing_scope"
+
+
+class NotAllowed(RequestError):
+    """The key may submit jobs, but not this one: its templates or pools are others."""
+
+    code = "not_allowed"
+
+
 class LinkRefused(RequestError):
     """A signed link has ended, or is not as we made it."""
 
@@ -116,11 +129,14 @@ STATUS: dict[type[ComfylineError], int] = {
     BadParameter: 400,
     Unauthorized: 401,
     ForbiddenOrigin: 403,
+    MissingScope: 403,
+    NotAllowed: 403,
     LinkRefused: 403,
     NotFound: 404,
     RequestTimeout: 408,
     HashMismatch: 409,
     RequestIdReuse: 409,
+    AlreadyExists: 409,
     AssetInUse: 409,
     JobNotEnded: 409,
     PreconditionFailed: 412,

@@ -24,12 +24,12 @@ Address = IPv4Address | IPv6Address
 
 
 class Hosts:
-    """The names and addresses of an open server. A server with keys takes any name: browsers send no key."""
+    """The names and addresses of an open server. One that asks for keys takes any name: browsers send no key."""
 
     def __init__(self, settings: Settings) -> None:
         public = urlsplit(settings.public_url).hostname
         own = socket.gethostname().lower()
-        self._takes_any = bool(settings.api_keys) or _ANY in settings.allowed_hosts
+        self._takes_any = _ANY in settings.allowed_hosts
         names = [settings.api_host.lower(), own, f"{own}.local", *settings.allowed_hosts, *([public] if public else [])]
         self._names = frozenset(names)
         #: An address of IPv6 has several spellings.

@@ -3,6 +3,7 @@
 bodies           one model for each request body (contracts)
 blocks           blocks within bodies, such as a bucket or a webhook
 model_bodies     the bodies in which model files are entered
+key_bodies       the bodies in which tenants and keys are made
 field_types      types of fields that carry a rule of their own
 fields           rules that no schema can say (contracts)
 validation       bodies against models; pydantic's findings as our errors (contracts)

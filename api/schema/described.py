@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from api.http.errors import RequestTimeout
+from api.http.errors import NotAllowed, RequestTimeout
+from api.http.scopes import Needed, say_scope
 from api.schema.validation import Body
 from core.errors import (
     BodyTooLarge,
@@ -27,9 +28,10 @@ from core.errors import (
 from core.texts.json_types import JsonObject
 
 JOBS, ASSETS, GENERATE = "Comfy API v2: jobs", "Comfy API v2: assets", "The /generate family"
-WORKFLOWS, PYWORKER, WEBHOOKS, SERVER = "Workflows", "PyWorker routes", "Webhooks", "Server"
+WORKFLOWS, PYWORKER, WEBHOOKS = "Workflows", "PyWorker routes", "Webhooks"
+KEYS, SERVER = "Tenants and keys", "Server"
 #: The groups, in the order in which they are shown.
-TAGS = (JOBS, ASSETS, GENERATE, WORKFLOWS, PYWORKER, WEBHOOKS, SERVER)
+TAGS = (JOBS, ASSETS, GENERATE, WORKFLOWS, PYWORKER, WEBHOOKS, KEYS, SERVER)
 #: What every route that reads a JSON body may answer.
 BODY_ERRORS = (InvalidBody, BodyTooLarge, UnsupportedMediaType, RequestTimeout, InvalidRequest)
 #: What every route that reads a form may answer.
@@ -54,6 +56,7 @@ SUBMIT_ERRORS = (
     LedgerUnavailable,
     StorageUnavailable,
     StorageFull,
+    NotAllowed,
 )
 
 #: The model of a JSON answer - a `TypedDict`, which its view builds too -, or the media type of another one, or
@@ -94,6 +97,8 @@ class Described:
     summary: str
     tag: str
     answers: Mapping[int, Answers]
+    #: What a key needs for it; of no meaning where no key is needed.
+    scope: Needed
     body: type[Body] | None = None
     #: It may be left out.
     is_optional: bool = False
@@ -108,6 +113,7 @@ class Described:
 
     def __call__(self, view: V) -> V:
         setattr(view, _ATTRIBUTE, self)
+        say_scope(view, self.scope)
         return view
 
     @classmethod

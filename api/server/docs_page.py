@@ -15,6 +15,7 @@ from typing import Any
 from flask import Blueprint, Response, current_app
 from jinja2 import Environment, StrictUndefined
 
+from api.http.auth import Guard
 from api.http.caller import base_url
 from api.schema.described import SERVER, Described
 from api.schema.validation import allowed, properties
@@ -78,33 +79,33 @@ class _Group:
     routes: Sequence[_Route]
 
 
-def docs_blueprint(settings: Settings) -> Blueprint:
+def docs_blueprint(settings: Settings, guard: Guard) -> Blueprint:
     """Return the blueprint of `/openapi.json` and `/docs`, which need no key and tell only what is public."""
     blueprint = Blueprint("docs", __name__)
-    has_keys = bool(settings.api_keys)
 
     @cache
-    def document() -> OpenApiView:
+    def document(has_keys: bool) -> OpenApiView:
         return openapi_document(current_app, has_keys=has_keys)
 
     @cache
-    def document_text() -> str:
-        return json.dumps(document())
+    def document_text(has_keys: bool) -> str:
+        return json.dumps(document(has_keys))
 
     @lru_cache(maxsize=_PAGES)
-    def page_text(base: str) -> str:
-        return render_page(document(), base)
+    def page_text(base: str, has_keys: bool) -> str:
+        return render_page(document(has_keys), base)
 
     @blueprint.get("/openapi.json")
-    @Described(summary="This description, as OpenAPI 3.1", tag=SERVER, answers={200: OpenApiView})
+    @Described(summary="This description, as OpenAPI 3.1", tag=SERVER, scope="any", answers={200: OpenApiView})
     def openapi() -> Response:
-        return Response(document_text(), content_type="application/json")
+        return Response(document_text(guard.asks_for_keys()), content_type="application/json")
 
     @blueprint.get("/docs")
-    @Described(summary="This description, as a page to read", tag=SERVER, answers={200: "text/html"})
+    @Described(summary="This description, as a page to read", tag=SERVER, scope="any", answers={200: "text/html"})
     def page() -> Response:
         headers = {"Content-Security-Policy": content_security_policy(), "X-Content-Type-Options": "nosniff"}
-        return Response(page_text(base_url(settings)), headers=headers, content_type="text/html; charset=utf-8")
+        text = page_text(base_url(settings), guard.asks_for_keys())
+        return Response(text, headers=headers, content_type="text/html; charset=utf-8")
 
     return blueprint
 

@@ -31,7 +31,7 @@ def health_blueprint(settings: Settings, ledger: Ledger, guard: Guard, marker: S
 
     @blueprint.get("/health")
     @blueprint.get("/api/v2/health")
-    @Described(summary="Whether this process answers", tag=SERVER, answers={200: HealthView})
+    @Described(summary="Whether this process answers", tag=SERVER, scope="any", answers={200: HealthView})
     def health() -> Response:
         view: HealthView = {"status": "healthy"}
         return json_response(view)
@@ -40,15 +40,16 @@ def health_blueprint(settings: Settings, ledger: Ledger, guard: Guard, marker: S
     @Described(
         summary="Whether jobs can run",
         tag=SERVER,
+        scope="any",
         answers={200: ReadinessView, 503: ReadinessView},
-        text="With a key, or on a server without keys, every instance is listed.",
+        text="With an operator's key (scope operate or admin), or without keys, every instance is listed.",
     )
     def ready() -> Response:
         body = state.get()
         status = 200 if body["ready"] else 503
         headers = None if body["ready"] else {"Retry-After": "2"}
-        # Those without a key learn whether, not what: instance and host names are the operator's.
-        view: ReadinessView = body if guard.is_known() else {"ready": body["ready"]}
+        # All others learn whether, not what: instance and host names are the operator's.
+        view: ReadinessView = body if guard.is_operator() else {"ready": body["ready"]}
         return json_response(view, status, headers)
 
     return blueprint

@@ -15,8 +15,18 @@ from typing_extensions import TypedDict
 from werkzeug.routing import Rule
 
 from api.http.error_shapes import COMFY_API, GENERATE_FAMILY, errors_of
+from api.http.scopes import ANY_KEY
 from api.schema.described import TAGS, WEBHOOKS, Described
-from api.server.openapi_operations import PLACE, OperationView, Route, Schemas, each_of, envelope_of, operation_of
+from api.server.openapi_operations import (
+    PLACE,
+    OperationView,
+    Route,
+    Schemas,
+    each_of,
+    envelope_of,
+    operation_of,
+    security_of,
+)
 from core.contracts.comfy_v2_events import EventView
 from core.contracts.generate import GenerateEventView
 from core.texts.json_types import JsonObject
@@ -47,7 +57,7 @@ def openapi_document(app: Flask, *, has_keys: bool) -> OpenApiView:
     """
     routes = _routes(app)
     schemas = Schemas(_models(routes))
-    key = {"bearer": list[str]()}
+    keys = security_of(ANY_KEY, has_keys=has_keys)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -58,12 +68,15 @@ def openapi_document(app: Flask, *, has_keys: bool) -> OpenApiView:
         },
         "servers": [{"url": "/"}],
         "tags": [{"name": tag} for tag in TAGS],
-        "security": [key] if has_keys else [{}, key],
+        "security": keys,
         "paths": _paths(routes, schemas, has_keys=has_keys),
         "webhooks": {"event": {"post": _event(schemas)}},
         "components": {
             "schemas": schemas.components,
-            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer"},
+                "api_key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+            },
         },
     }
 

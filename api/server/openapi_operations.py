@@ -15,7 +15,8 @@ from werkzeug.routing import Rule
 
 from api.http.auth import OPEN_PATHS
 from api.http.error_shapes import ErrorShape
-from api.http.errors import BadParameter, ForbiddenOrigin, Misdirected
+from api.http.errors import BadParameter, ForbiddenOrigin, Misdirected, MissingScope
+from api.http.scopes import ANY_KEY, Needed
 from api.schema.described import BODY_ERRORS, Answers, Described
 from api.schema.validation import Body, Envelope, Schema
 from core.errors import ComfylineError, Unauthorized
@@ -37,7 +38,7 @@ class OperationView(TypedDict):
     requestBody: NotRequired[JsonObject]
     responses: dict[str, ResponseView]
     operationId: str
-    security: NotRequired[list[dict[str, list[str]]]]
+    security: list[dict[str, list[str]]]
 
 
 class ResponseView(TypedDict):
@@ -91,16 +92,31 @@ def operation_of(route: Route, name: str, schemas: Schemas, *, has_keys: bool) -
         "tags": [described.tag],
         "responses": _responses(route, schemas, needs_key=has_keys and not is_open),
         "operationId": name,
+        "security": [] if is_open else security_of(described.scope, has_keys=has_keys),
     }
-    if described.text:
-        operation["description"] = described.text
+    if text := _text(described, is_open=is_open):
+        operation["description"] = text
     if parameters := _parameters(route):
         operation["parameters"] = parameters
     if (body := _request_body(described, schemas)) is not None:
         operation["requestBody"] = body
-    if is_open:
-        operation["security"] = []
     return operation
+
+
+def security_of(scope: Needed, *, has_keys: bool) -> list[dict[str, list[str]]]:
+    """Return what a route asks for: a key by one of two headers, with a scope if need be.
+
+    Parameters:
+      has_keys: whether a key must be sent.
+    """
+    roles: list[str] = [] if scope == ANY_KEY else [scope]
+    keys = [{"bearer": roles}, {"api_key": roles}]
+    return keys if has_keys else [{}, *keys]
+
+
+def _text(described: Described, *, is_open: bool) -> str:
+    needs = "" if is_open or described.scope == ANY_KEY else f"Scope: {described.scope}."
+    return " ".join(part for part in (described.text, needs) if part)
 
 
 def _parameters(route: Route) -> list[JsonObject]:
@@ -146,7 +162,7 @@ def _error_codes(route: Route, *, needs_key: bool) -> dict[int, list[str]]:
     if route.described.body is not None:
         kinds += BODY_ERRORS
     if needs_key:
-        kinds.append(Unauthorized)
+        kinds += [Unauthorized] if route.described.scope == ANY_KEY else [Unauthorized, MissingScope]
     codes: dict[int, list[str]] = {}
     for kind in kinds:
         of_status = codes.setdefault(route.errors.status(kind("")), [])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import uuid
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from api.http.caller import caller
 from api.http.errors import HashMismatch
 from api.http.time_limits import ledger_time_limit
 from api.service.jobs import TurnPublisher
@@ -43,7 +45,7 @@ class DirectIntake:
         bucket = self._bucket()
         if size_bytes > self._settings.max_upload_bytes:
             raise BodyTooLarge(f"The file is over the limit of {self._settings.max_upload_bytes} bytes.")
-        upload = bucket.begin(str(uuid.uuid4()), size_bytes)
+        upload = replace(bucket.begin(str(uuid.uuid4()), size_bytes), tenant=caller().tenant)
         with ledger_time_limit():
             self._ledger.direct_uploads.add(upload)
         return upload
@@ -51,7 +53,7 @@ class DirectIntake:
     def get(self, upload_id: str) -> DirectUpload:
         """Return an upload as it is now. Raises NotFound, LedgerUnavailable."""
         with ledger_time_limit():
-            return self._ledger.direct_uploads.get(upload_id)
+            return self._ledger.direct_uploads.get(upload_id, of=caller().sees)
 
     def places(self, upload: DirectUpload) -> tuple[str | None, dict[int, str]]:
         """Return where a client may put all of a file, and each part that is missing, by its number."""
@@ -84,7 +86,7 @@ class DirectIntake:
             return None
         with ledger_time_limit():
             try:
-                return self._ledger.input_files.get(upload.file_id)
+                return self._ledger.input_files.get(upload.file_id, of=upload.tenant)
             except NotFound:
                 return None
 

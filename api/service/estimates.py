@@ -12,6 +12,7 @@ from api.service.batched_lookup import Batched
 from core.clock import now_ms
 from core.ledger import Ledger
 from core.ledger.scheduling.outlook import Outlook
+from core.records.access import ALL_TENANTS
 from core.records.job import QUEUED, Job
 from core.scheduling.reasons import Reason
 
@@ -106,10 +107,13 @@ class Estimates:
                     places[job_id] = place
         return places
 
-    def sizes(self, job: Job) -> dict[str, int]:
-        """Count jobs by status of about a second ago, never from before this job came. Raises LedgerUnavailable."""
+    def sizes(self, job: Job, *, of: str = ALL_TENANTS) -> dict[str, int]:
+        """Count jobs by status of about a second ago, never from before this job came. Raises LedgerUnavailable.
+
+        Parameters: of - the tenant whose jobs are counted.
+        """
         outlook = self.outlook()
-        return dict(outlook.sizes) if outlook.at_ms > job.created_at_ms else self._ledger.outlook.sizes()
+        return outlook.sizes_of(of) if outlook.at_ms > job.created_at_ms else self._ledger.outlook.sizes(of=of)
 
     def _far_place(self, outlook: Outlook, job: Job, line: int, index: int) -> Place | None:
         if line not in outlook.forecast.lines:

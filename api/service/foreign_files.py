@@ -9,25 +9,27 @@ from core.settings import Settings
 from workflows.graphs.boundaries import Paths, absolute_paths, jobs_named
 
 
-def refuse_foreign(paths: Paths, job_id: str, settings: Settings, ledger: Ledger) -> None:
+def refuse_foreign(paths: Paths, job_id: str, settings: Settings, ledger: Ledger, *, of: str) -> None:
     """Refuse a graph that reads of another job: by its place on a disk, or from where the fleet keeps files.
 
     Parameters:
       paths: what `possible_paths` found in the graph.
+      of: the tenant whose jobs there are for who asks.
     Raises:
       InvalidRequest, LedgerUnavailable.
     """
-    _refuse_other_jobs(paths, job_id, ledger)
+    refuse_other_jobs(paths, job_id, ledger, of=of)
     _refuse_kept_folders(paths, settings)
 
 
-def _refuse_other_jobs(paths: Paths, job_id: str, ledger: Ledger) -> None:
+def refuse_other_jobs(paths: Paths, job_id: str, ledger: Ledger, *, of: str) -> None:
+    """Refuse a graph that reads of another job of a tenant, or of any; parameters and errors as `refuse_foreign`."""
     named = jobs_named(paths)
     named.pop(job_id, None)
     if not named:
         return
     with ledger_time_limit():
-        others = ledger.jobs.states(list(named))
+        others = ledger.jobs.states(list(named), of=of)
     for other in others:
         raise InvalidRequest(
             f"Node {named[other][0]}, input {named[other][1]}: this path leads to files of another job. "

@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 from blake3 import blake3
 
+from api.http.caller import caller
 from api.http.errors import NO_ROOM, HashMismatch
 from api.http.time_limits import ledger_time_limit
 from core.clock import now_ms
@@ -85,7 +86,7 @@ class Intake:
                 raise HashMismatch(f"{subject} has the hash blake3:{digest}, not the expected one.")
             key = content_key(digest)
             with ledger_time_limit():
-                is_new = self._ledger.input_files.by_hash(f"blake3:{digest}") is None
+                is_new = self._ledger.input_files.by_hash(f"blake3:{digest}", of=caller().tenant) is None
             self._storage.put(key, draft)
         file = self._input_file(f"blake3:{digest}", size_bytes, content_type, name, key, lifetime_s, job_id)
         with ledger_time_limit():
@@ -125,19 +126,20 @@ class Intake:
         return brought
 
     def known_asset(self, asset: str) -> InputFile | Output | None:
-        """Return what an id, `<input file id>/<name>` or `<job id>/<name of an output>` stands for."""
+        """Return what an id, `<input file id>/<name>` or `<job id>/<name of an output>` stands for, to its caller."""
         first = owner_of(asset)
         if not is_id(first) or "\0" in asset:
             return None
+        sees = caller().sees
         with ledger_time_limit():
             try:
-                return self._ledger.input_files.get(first)
+                return self._ledger.input_files.get(first, of=sees)
             except NotFound:
                 pass
             try:
                 if "/" in asset:
-                    return self._ledger.outputs.output_at(asset)
-                return self._ledger.outputs.asset(first)
+                    return self._ledger.outputs.output_at(asset, of=sees)
+                return self._ledger.outputs.asset(first, of=sees)
             except NotFound:
                 return None
 
@@ -272,6 +274,7 @@ class Intake:
         now = now_ms()
         return InputFile(
             id=str(uuid.uuid4()),
+            tenant=caller().tenant,
             hash=digest,
             name=name[-_MAX_NAME_CHARS:],
             content_type=content_type,

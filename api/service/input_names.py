@@ -37,16 +37,19 @@ def settle_name(file: InputFile, ledger: Ledger, catalogues: Catalogues) -> Inpu
                 ledger.input_files.rename(file.id, candidate)
                 current = replace(current, name=candidate)
             # Asked after it was written: of two that take one name at once, both see both, and the younger goes on.
-            if ledger.input_files.named([candidate])[candidate].hash == file.hash:
+            if ledger.input_files.named([candidate], of=file.tenant)[candidate].hash == file.hash:
                 break
     return current
 
 
-def find_named(graph: Graph, found: Collection[Reference], ledger: Ledger, catalogues: Catalogues) -> list[Reference]:
+def find_named(
+    graph: Graph, found: Collection[Reference], ledger: Ledger, catalogues: Catalogues, *, tenant: str
+) -> list[Reference]:
     """Return the places of a graph that name an input file, where no instance has a file of that name.
 
     Parameters:
       found: references that are known already.
+      tenant: whose files are meant.
     """
     known = {reference.path for reference in found}
     classes = {node["class_type"] for node in graph.values()}
@@ -74,5 +77,5 @@ def find_named(graph: Graph, found: Collection[Reference], ledger: Ledger, catal
     if not places:
         return []
     with ledger_time_limit():
-        named = ledger.input_files.named({place.asset or "" for place in places})
+        named = ledger.input_files.named({place.asset or "" for place in places}, of=tenant)
     return [replace(place, asset=named[place.asset].id) for place in places if place.asset in named]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from api.http.caller import caller
 from api.http.time_limits import ledger_time_limit
 from api.service.catalogues import Catalogues
-from api.service.foreign_files import refuse_foreign
+from api.service.foreign_files import refuse_foreign, refuse_other_jobs
 from api.service.input_files import Intake
 from api.service.job_drafts import JobDrafts
 from core.errors import RequestIdReuse
 from core.job_files import is_job_id
 from core.ledger import Ledger
+from core.records.access import ALL_TENANTS
 from core.records.job import new_job_id
 from core.records.job_request import AcceptedJob, JobRequest
 from core.settings import Settings
@@ -38,11 +40,15 @@ class JobCheck:
         """
         job_id = new_job_id()
         draft = self._drafts.draft(request, job_id)
-        refuse_foreign(draft.facts.paths, job_id, self._settings, self._ledger)
+        sees = caller().sees
+        refuse_foreign(draft.facts.paths, job_id, self._settings, self._ledger, of=sees)
         verdict = self._catalogues.check(
             draft.runnable, draft.staged_files, requires=request.requires, facts=draft.facts
         )
-        self._refuse_taken(request.request_id)
+        if sees != ALL_TENANTS:
+            # What another tenant's job made is refused last: before that it is as if it did not exist.
+            refuse_other_jobs(draft.facts.paths, job_id, self._ledger, of=ALL_TENANTS)
+        self._refuse_taken(request.request_id, request.tenant)
         # Files are fetched last: for a graph that can run, and outside of the time the ledger gets.
         inputs = self._intake.bring(draft.references, job_id) if draft.references else []
         final = put_all(draft.graph, draft.references, [file.name for file in inputs])
@@ -58,10 +64,10 @@ class JobCheck:
             inputs=tuple(dict.fromkeys(inputs)),
         )
 
-    def _refuse_taken(self, request_id: str | None) -> None:
+    def _refuse_taken(self, request_id: str | None, tenant: str) -> None:
         # Results are found by either id, so nobody may call a job by the id of another one.
         if not request_id or not is_job_id(request_id):
             return
         with ledger_time_limit():
-            if self._ledger.jobs.states([request_id]):
+            if self._ledger.jobs.states([request_id], of=tenant):
                 raise RequestIdReuse.of(request_id, request_id)

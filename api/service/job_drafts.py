@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from api.http.time_limits import ledger_time_limit
 from api.service.catalogues import Catalogues
@@ -52,7 +51,7 @@ class JobDrafts:
         graph = parse_graph(request.graph)
         text = json_text(graph)
         facts = GraphFacts(graph)
-        references = self._references(graph, facts, request.files, has_tags=f'"{ASSET_TAG}"' in text)
+        references = self._references(graph, facts, request, has_tags=f'"{ASSET_TAG}"' in text)
         staged_files = [staged_in_folder(job_id, str(number)) for number in range(len(references))]
         runnable = put_all(graph, references, staged_files)
         return JobDraft(
@@ -64,18 +63,16 @@ class JobDrafts:
             facts=GraphFacts(runnable) if references else facts,
         )
 
-    def _references(
-        self, graph: Graph, facts: GraphFacts, files: Mapping[str, Path], *, has_tags: bool
-    ) -> list[Reference]:
+    def _references(self, graph: Graph, facts: GraphFacts, request: JobRequest, *, has_tags: bool) -> list[Reference]:
         """Return every place of a graph that stands for a file, and where the fleet looks for it."""
         with ledger_time_limit():
             nodes = graph
-            if not has_tags and not files:
+            if not has_tags and not request.files:
                 # Few nodes of most graphs.
                 nodes = {node_id: node for node_id, node in graph.items() if facts.nodes[node_id].may_refer}
-            found = find_references(nodes, self._catalogues.file_kind, files, has_tags=has_tags)
+            found = find_references(nodes, self._catalogues.file_kind, request.files, has_tags=has_tags)
             references = self._confirmed(found)
-            references += find_named(graph, references, self._ledger, self._catalogues)
+            references += find_named(graph, references, self._ledger, self._catalogues, tenant=request.tenant)
             return [
                 replace(each, folder=self._catalogues.listed_folder(each.class_type, each.input_name))
                 for each in references

@@ -67,7 +67,7 @@ def _placement(
     priority, highest = body.priority or 0, highest_priority(settings)
     if body.priority is not None and priority > highest:
         raise InvalidRequest(
-            f"{within}priority must be at most {highest}, not {priority}: COMFYLINE_MAX_PRIORITY is the limit here."
+            f"{within}priority must be at most {highest}, not {priority}: {_whose_limit(settings, highest)}."
         )
     if body.requires is not None:
         requires = Requirements(**body.requires.model_dump()).over(requires)
@@ -77,6 +77,14 @@ def _placement(
         "requires": requires if requires is not None and requires.to_json() else None,
         "start_within_s": body.start_within_s,
     }
+
+
+def _whose_limit(settings: Settings, highest: int) -> str:
+    return (
+        "this key may ask for no more"
+        if highest < settings.max_priority
+        else "COMFYLINE_MAX_PRIORITY is the limit here"
+    )
 
 
 def with_extra_data(request: JobRequest, extra_data: Mapping[str, Any] | None) -> JobRequest:

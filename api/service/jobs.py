@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from api.http.cached import CachedValue
-from api.http.errors import JobNotEnded
+from api.http.caller import caller
+from api.http.errors import JobNotEnded, NotAllowed
 from api.http.request_log import note_job
 from api.http.time_limits import ledger_time_limit
 from api.service.catalogues import Catalogues
@@ -19,9 +20,11 @@ from core.errors import NotFound, QueueFull, RequestIdReuse
 from core.job_files import is_id
 from core.ledger import Ledger
 from core.ledger.input_files import InputFile
+from core.records.access import ALL_TENANTS, Limits
 from core.records.job import CANCELED, CANCELING, QUEUED, Job
 from core.records.job_request import JobRequest
 from core.records.model_file import AWAITS_FILES
+from core.records.requirements import Requirements
 from core.settings import Settings
 from core.storage.backend import output_storage
 from tasks.messaging.follow_up import JobPublisher, Moved, publish_follow_up
@@ -47,6 +50,13 @@ def check_id(job_id: str) -> str:
     return job_id
 
 
+def seen(job: Job) -> Job:
+    """Return a job that its caller may see. Raises NotFound, in the words for one that does not exist."""
+    if caller().sees not in (ALL_TENANTS, job.tenant):
+        raise NotFound(f"There is no job {job.id}.")
+    return job
+
+
 class JobService:
     """Submitting and cancelling, for all blueprints of one process."""
 
@@ -65,10 +75,12 @@ class JobService:
 
         Raises:
           InvalidWorkflow, MissingAsset, InvalidRequest, IdempotencyKeyReuse, RequestIdReuse: nothing was recorded.
+          NotAllowed: its key may not ask for this; nothing was recorded.
           QueueFull, NoHealthyInstance: nothing was recorded; the same request may work later.
           LedgerUnavailable: nothing was recorded, or (rarely) the answer was lost on its way.
         """
-        job = self._joined_or_taken(request)
+        who = caller()
+        job = self._joined_or_taken(replace(_within_limits(request, who.limits), tenant=who.tenant))
         note_job(job.id)
         return job
 
@@ -88,7 +100,7 @@ class JobService:
         if request.request_id is None or request.request_digest is None:
             return None
         with ledger_time_limit():
-            job_id = self._ledger.requests.join(request.request_id, request.request_digest)
+            job_id = self._ledger.requests.join(request.request_id, request.request_digest, tenant=request.tenant)
             return None if job_id is None else self._ledger.jobs.get(job_id)
 
     def _taken(self, request: JobRequest) -> Job:
@@ -119,7 +131,7 @@ class JobService:
     def cancel(self, job_id: str) -> Job:
         """Ask for a job's end; harmless when repeated or too late. Raises NotFound."""
         with ledger_time_limit():
-            job = self._ledger.jobs.cancel(check_id(job_id))
+            job = self._ledger.jobs.cancel(check_id(job_id), of=caller().sees)
         return self._told(job)
 
     def hang_up(self, job_id: str) -> Job:
@@ -138,7 +150,7 @@ class JobService:
     def delete(self, job_id: str) -> None:
         """Remove an ended job with its files, at once. Raises NotFound, JobNotEnded, StorageUnavailable."""
         with ledger_time_limit():
-            job = self._ledger.jobs.get(check_id(job_id))
+            job = self._ledger.jobs.get(check_id(job_id), of=caller().sees)
         if not job.is_terminal:
             raise JobNotEnded(f"The job is {SHOWN[job.status]}: cancel it, or wait for its end, then delete it.")
         self._intake.require_storage()
@@ -146,6 +158,23 @@ class JobService:
         output_storage(self._settings).remove_folder(job.id)
         with ledger_time_limit():
             self._ledger.removal.delete_job(job.id)
+
+
+def _within_limits(request: JobRequest, limits: Limits) -> JobRequest:
+    """Return the request, in the pool of its key where that has but one.
+
+    Raises: NotAllowed - it asks for more than its key may.
+    """
+    if limits.templates is not None and request.template not in limits.templates:
+        raise NotAllowed(f"This key may submit jobs from templates alone, and of those: {', '.join(limits.templates)}.")
+    if limits.pools is None:
+        return request
+    wanted = request.requires or Requirements()
+    if wanted.pool is None and len(limits.pools) == 1:
+        return replace(request, requires=replace(wanted, pool=limits.pools[0]))
+    if wanted.pool not in limits.pools:
+        raise NotAllowed(f"This key may use some pools alone: requires.pool must be one of {', '.join(limits.pools)}.")
+    return request
 
 
 @dataclass

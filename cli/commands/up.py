@@ -16,7 +16,7 @@ from cli.local.data_dir import make_data_dir
 from cli.local.log_watch import LogWatch
 from cli.local.processes import TICK_S, StopSignals
 from cli.local.stack import Stack, addresses, first_key
-from cli.local.startup_checks import broker_advice
+from cli.local.startup_checks import broker_advice, has_keys
 from cli.output.terminal import Screen
 from cli.output.text_tables import printable
 from cli.remote.client import Client
@@ -27,7 +27,7 @@ from core.ledger.instances import HEALTHY
 from core.ledger.sealing import load_keys
 from core.outbound import Policy
 from core.settings import Settings, load_settings
-from core.startup import check_api, data_dir_advice
+from core.startup import check_api, data_dir_advice, open_api_advice
 
 #: After this long without being ready, people are told where to look.
 SAID_AFTER_S = 10.0
@@ -120,9 +120,8 @@ def _lines(stack: Stack, credentials: str, readiness: Mapping[str, Any]) -> list
 
 
 def _open_warning(settings: Settings) -> str:
-    if settings.api_keys or settings.api_host in ("127.0.0.1", "::1", "localhost"):
-        return ""
-    return f"\n         OPEN to everybody who reaches {settings.api_host}: set COMFYLINE_API_KEYS to ask for a key."
+    advice = open_api_advice(settings, has_keys=has_keys(settings))
+    return "" if advice is None else f"\n         {advice}"
 
 
 def _login(settings: Settings, credentials: str) -> str:
@@ -145,7 +144,9 @@ def _gpu_lines(stack: Stack, readiness: Mapping[str, Any]) -> list[str]:
         found = known.get(f"{spec.name}@{stack.settings.host}", {})
         simulated = spec.kind == "simulator" or found.get("kind") == "SIMULATED"
         words = [_where(spec), "SIMULATED: made-up pictures" if simulated else "real"]
-        words += [] if found.get("state") == "healthy" else [str(found.get("state", "starting"))]
+        if "instances" in readiness:
+            # Without a key of an operator only that it is ready is told.
+            words += [] if found.get("state") == "healthy" else [str(found.get("state", "starting"))]
         lines.append(f"{spec.name:8} {', '.join(words)}")
     if any(spec.kind == "simulator" for spec in stack.instances):
         lines.append("         For real ones set COMFYLINE_COMFYUI_DIR or COMFYLINE_COMFYUI_URLS.")

@@ -16,6 +16,7 @@ from core.messaging.broker_errors import broker_errors
 from core.records.instance import InstanceRecord
 from core.scheduling.reasons import counted
 from core.settings import Settings
+from core.startup import open_api_advice
 from tasks.messaging.app import make_app
 from tasks.messaging.names import IO_QUEUE, io_queue_of
 
@@ -34,12 +35,23 @@ def condition_checks(settings: Settings, ledger: Ledger) -> list[Check]:
     late = "The database is slow: see its load."
     broker = "The broker is slow, or does not answer: see the line above."
     return [
+        Check(subject="keys", look=lambda: _keys(settings, ledger), if_late=late),
         Check(subject="fleet", look=lambda: _instances(ledger), if_late=late),
         Check(subject="jobs", look=lambda: _jobs(settings, ledger), if_late=late),
         Check(subject="webhooks", look=lambda: _webhooks(ledger), if_late=late),
         Check(subject="beat", look=lambda: _beat(settings, ledger), if_late=late),
         Check(subject="io workers", look=lambda: _io_workers(settings, ledger), if_late=broker),
     ]
+
+
+def _keys(settings: Settings, ledger: Ledger) -> Iterator[Said]:
+    live = ledger.keys.live()
+    if (open_api := open_api_advice(settings, has_keys=live.has_any)) is not None:
+        yield advice(open_api)
+    elif not settings.api_keys and not live.has_any:
+        yield ok(f"None: the API on {settings.api_host} is open to whoever reaches it.")
+    else:
+        yield ok(f"{len(settings.api_keys)} of COMFYLINE_API_KEYS, and {len(live.callers)} secrets of keys made here.")
 
 
 def _instances(ledger: Ledger) -> Iterator[Said]:

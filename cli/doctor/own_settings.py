@@ -11,7 +11,7 @@ from core.ledger import Ledger
 from core.ledger.sealing import KEY_FILE, load_keys
 from core.settings import Settings
 from core.settings.neighbours import is_one_machine
-from core.startup import check_api, data_dir_advice, open_api_advice
+from core.startup import check_api, data_dir_advice
 from tasks.instance.tenure import check_host_name
 
 
@@ -47,8 +47,6 @@ def _settings(settings: Settings) -> Iterator[Said]:
             f"COMFYLINE_STORAGE_DIR is not set, so files are in {settings.data_dir}, which other machines do not see. "
             "Name a directory that all machines of the fleet share.",
         )
-    if (open_api := open_api_advice(settings)) is not None:
-        yield advice(open_api)
     yield ok("Read, and in order.")
 
 

@@ -15,7 +15,7 @@ from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
 from cli.local import broker
 from core.broker_kind import BrokerKind
-from core.errors import ConfigurationError, LedgerUnavailable
+from core.errors import ComfylineError, ConfigurationError, LedgerUnavailable
 from core.ledger import Ledger
 from core.ledger.upgrade import migrate
 from core.messaging.broker_tls import refused_certificate, tls_options
@@ -55,6 +55,15 @@ def settle_key(settings: Settings, report: Callable[[str], None]) -> None:
       ConfigurationError: it has another one.
     """
     _wait(lambda: _key_problem(settings), report)
+
+
+def has_keys(settings: Settings) -> bool:
+    """Return whether the ledger has, or had, any key; False where it cannot be asked."""
+    try:
+        with closing(Ledger(settings)) as ledger:
+            return ledger.keys.live().has_any
+    except ComfylineError:
+        return False
 
 
 def settle_storage(settings: Settings, report: Callable[[str], None]) -> None:

@@ -16,6 +16,7 @@
         RequestIdReuse                   another request has this request_id; tells which job it has
         NotFound                         no such job, asset, workflow
           OutputUnavailable              the asset is known but its bytes are gone
+        AlreadyExists                    something of that name is there
         Unauthorized                     no or wrong API key
         RangeNotSatisfiable              the Range header asks for bytes that are not there
       TransientError                   trying again may help
@@ -74,6 +75,7 @@ from core.errors.permanent import (
     UploadRefused,
 )
 from core.errors.request import (
+    AlreadyExists,
     BodyTooLarge,
     EditorWorkflow,
     IdempotencyKeyReuse,
@@ -111,6 +113,7 @@ from core.errors.transient import (
 
 __all__ = [
     "AddressRefused",
+    "AlreadyExists",
     "BodyTooLarge",
     "BrokerUnavailable",
     "ComfyOutOfMemory",

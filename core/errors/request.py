@@ -92,6 +92,12 @@ class NotFound(RequestError):
     code = "not_found"
 
 
+class AlreadyExists(RequestError):
+    """There is one of that name already."""
+
+    code = "already_exists"
+
+
 class OutputUnavailable(NotFound):
     """The asset is known, but its bytes are gone."""
 

@@ -14,6 +14,7 @@ durations    ledger.durations: how long jobs take (GPU workers, API)
 facts        ledger.facts: what a fleet agrees on (all)
 fleet_key    ledger.fleet_key: whether a process has the fleet's secret key (all, at their start)
 machines     ledger.machines: on which machines the fleet's processes run (API, io workers)
+access/      ledger.tenants and ledger.keys: who may ask, and whose rows are whose (API, all of core.ledger)
 removal      ledger.removal: what leaves the ledger (reconciler)
 timekeeping  ledger.timekeeping: whether the clock was set (reconciler)
 models/      ledger.manifest and ledger.copies: model files that can be fetched, and have been (API, GPU workers)
@@ -36,6 +37,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from core.ledger.access.keys import Keys
+from core.ledger.access.tenants import Tenants
 from core.ledger.claims import Claims
 from core.ledger.database.connections import Change, Database
 from core.ledger.direct_uploads import DirectUploadRows
@@ -109,6 +112,8 @@ class Ledger:
         self.machines = Machines(self.database, self.facts)
         self.manifest = Manifest(self.database)
         self.copies = Copies(self.database)
+        self.tenants = Tenants(self.database)
+        self.keys = Keys(self.database)
         self.removal = Removal(self.database)
         self.timekeeping = Timekeeping(self.database, self.facts, lease_s=settings.lease_s)
 

@@ -8,10 +8,12 @@ from sqlalchemy import Row, delete, insert, select, update
 
 from core.clock import now_ms
 from core.errors import NotFound
+from core.ledger.access.owned import is_owned
 from core.ledger.database.connections import Database
 from core.ledger.database.tables import uploads
 from core.ledger.database.upload_tables import direct_uploads
 from core.ledger.input_files import InputFile, values_of
+from core.records.access import ALL_TENANTS
 from core.records.direct_upload import CHECKING, FINISHED, REFUSED, SENDING, Claimed, DirectUpload
 
 
@@ -25,6 +27,7 @@ class DirectUploadRows:
         """Record an upload that is about to be sent."""
         values = {
             "id": upload.id,
+            "tenant": upload.tenant,
             "status": SENDING,
             "size_bytes": upload.size_bytes,
             "part_bytes": upload.part_bytes,
@@ -35,10 +38,11 @@ class DirectUploadRows:
         with self._database.write() as transaction:
             transaction.connection.execute(insert(direct_uploads).values(**values))
 
-    def get(self, upload_id: str) -> DirectUpload:
-        """Return an upload. Raises NotFound."""
+    def get(self, upload_id: str, *, of: str = ALL_TENANTS) -> DirectUpload:
+        """Return an upload of a tenant, or of any. Raises NotFound."""
+        query = select(direct_uploads).where(direct_uploads.c.id == upload_id, is_owned(direct_uploads.c.tenant, of))
         with self._database.read() as connection:
-            row = connection.execute(select(direct_uploads).where(direct_uploads.c.id == upload_id)).one_or_none()
+            row = connection.execute(query).one_or_none()
         if row is None:
             raise NotFound(f"There is no upload {upload_id}.")
         return _upload(row)
@@ -130,6 +134,7 @@ def _upload(row: Row[Any]) -> DirectUpload:
         claimed = Claimed(hash=row.hash, name=row.name, content_type=row.content_type, lifetime_s=row.lifetime_s)
     return DirectUpload(
         id=row.id,
+        tenant=row.tenant,
         status=row.status,
         size_bytes=row.size_bytes,
         part_bytes=row.part_bytes,

@@ -10,8 +10,10 @@ from sqlalchemy import Row, delete, exists, insert, select, update
 
 from core.clock import now_ms
 from core.errors import NotFound
+from core.ledger.access.owned import is_owned
 from core.ledger.database.connections import Database
 from core.ledger.database.tables import job_inputs, jobs, uploads
+from core.records.access import ALL_TENANTS, DEFAULT_TENANT
 from core.records.job import TERMINAL
 
 #: A job that has not ended takes the file in.
@@ -28,6 +30,8 @@ class InputFile:
 
     #: Asset id, opaque.
     id: str
+    #: Who owns it.
+    tenant: str = DEFAULT_TENANT
     #: `blake3:<64 hex digits>`.
     hash: str
     #: A path relative to ComfyUI's input folder, as the client gave it.
@@ -43,7 +47,10 @@ class InputFile:
 
 
 class InputFiles:
-    """What the API does with files that come in, and the reconciler with those that expire."""
+    """What the API does with files that come in, and the reconciler with those that expire.
+
+    `of` is the tenant whose files there are for who asks: bytes that another one has brought are not known to it.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -55,26 +62,30 @@ class InputFiles:
         with self._database.write() as transaction:
             transaction.connection.execute(insert(uploads), [values_of(file) for file in new])
 
-    def get(self, file_id: str) -> InputFile:
+    def get(self, file_id: str, *, of: str = ALL_TENANTS) -> InputFile:
         """Return one file. Raises NotFound, also when it has expired."""
         query = select(uploads).where(uploads.c.id == file_id, uploads.c.expires_at_ms > now_ms())
+        query = query.where(is_owned(uploads.c.tenant, of))
         with self._database.read() as connection:
             row = connection.execute(query).one_or_none()
         if row is None:
             raise NotFound(f"There is no asset {file_id}.")
         return _input_file(row)
 
-    def by_hash(self, digest: str) -> InputFile | None:
+    def by_hash(self, digest: str, *, of: str = ALL_TENANTS) -> InputFile | None:
         """Return the newest file with these bytes, `blake3:...`; None if there is none."""
         query = select(uploads).where(uploads.c.hash == digest, uploads.c.expires_at_ms > now_ms())
+        query = query.where(is_owned(uploads.c.tenant, of))
         with self._database.read() as connection:
             row = connection.execute(query.order_by(uploads.c.expires_at_ms.desc()).limit(1)).one_or_none()
         return None if row is None else _input_file(row)
 
-    def named(self, names: Collection[str]) -> dict[str, InputFile]:
+    def named(self, names: Collection[str], *, of: str = ALL_TENANTS) -> dict[str, InputFile]:
         """Return what clients uploaded under these names, each name's oldest; names without a file are left out."""
-        query = select(uploads).where(
-            uploads.c.name.in_(list(names)), uploads.c.job_id.is_(None), uploads.c.expires_at_ms > now_ms()
+        query = (
+            select(uploads)
+            .where(uploads.c.name.in_(list(names)), uploads.c.job_id.is_(None), uploads.c.expires_at_ms > now_ms())
+            .where(is_owned(uploads.c.tenant, of))
         )
         with self._database.read() as connection:
             rows = connection.execute(query.order_by(uploads.c.created_at_ms.desc(), uploads.c.id.desc())).all()
@@ -85,13 +96,13 @@ class InputFiles:
         with self._database.write() as transaction:
             transaction.connection.execute(update(uploads).where(uploads.c.id == file_id).values(name=name))
 
-    def remove(self, file_id: str) -> None:
+    def remove(self, file_id: str, *, of: str = ALL_TENANTS) -> None:
         """Forget one file; its bytes go when nobody shares them any more. Raises NotFound."""
         with self._database.write() as transaction:
             # Expired and not deleted: the reconciler then looks after the bytes.
             done = transaction.connection.execute(
                 uploads.update()
-                .where(uploads.c.id == file_id, uploads.c.expires_at_ms > now_ms())
+                .where(uploads.c.id == file_id, uploads.c.expires_at_ms > now_ms(), is_owned(uploads.c.tenant, of))
                 .values(expires_at_ms=0)
             )
         if done.rowcount == 0:
@@ -124,6 +135,7 @@ def values_of(file: InputFile) -> dict[str, Any]:
     """Return the columns of a file's row."""
     return {
         "id": file.id,
+        "tenant": file.tenant,
         "hash": file.hash,
         "name": file.name,
         "content_type": file.content_type,
@@ -138,6 +150,7 @@ def values_of(file: InputFile) -> dict[str, Any]:
 def _input_file(row: Row[Any]) -> InputFile:
     return InputFile(
         id=row.id,
+        tenant=row.tenant,
         hash=row.hash,
         name=row.name,
         content_type=row.content_type,

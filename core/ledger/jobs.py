@@ -8,21 +8,24 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, bindparam, func, insert, or_, select
+from sqlalchemy import Connection, Row, and_, bindparam, func, insert, or_, select
 
 from core.clock import now_ms
 from core.errors import IdempotencyKeyReuse, NotFound, RequestIdReuse
+from core.ledger.access.owned import is_owned
+from core.ledger.database.access_tables import idempotency_keys
 from core.ledger.database.connections import Database, Transaction
 from core.ledger.database.error_map import Conflict
 from core.ledger.database.rows import JOB_COLUMNS, job_of, outputs_of
 from core.ledger.database.stored_fields import columns_from
-from core.ledger.database.tables import events, idempotency_keys, job_errors, job_inputs, jobs
+from core.ledger.database.tables import events, job_errors, job_inputs, jobs
 from core.ledger.requests import Requests
 from core.ledger.scheduling.lessons import Lessons
-from core.ledger.scheduling.lines import LineKind, Lines
+from core.ledger.scheduling.lines import LineKind, Lines, line_tenant
 from core.ledger.secrets import Secrets
 from core.ledger.transitions import transition
 from core.ledger.webhooks.outbox_writer import record_event
+from core.records.access import ALL_TENANTS, DEFAULT_TENANT
 from core.records.job import CANCELED, CANCELING, DELIVERING, EXPIRED, FAILED, QUEUED, RUNNING, Job, JobSpec, Status
 from core.records.job_error import JobError
 from core.records.job_request import AcceptedJob
@@ -31,6 +34,7 @@ from core.texts.stored_json import json_text
 
 #: Built once: the look-up on every client's path.
 _BY_ID = select(*JOB_COLUMNS).where(jobs.c.id == bindparam("wanted"))
+_OWN_BY_ID = _BY_ID.where(jobs.c.tenant == bindparam("owner"))
 _MANY = select(*JOB_COLUMNS).where(jobs.c.id.in_(bindparam("wanted", expanding=True)))
 _LOG = (
     select(events).where(events.c.job_id == bindparam("of"), events.c.seq > bindparam("after")).order_by(events.c.seq)
@@ -77,7 +81,10 @@ class Retention:
 
 
 class Jobs:
-    """Everything that is asked about jobs, or by their clients."""
+    """Everything that is asked about jobs, or by their clients.
+
+    `of` is the tenant whose jobs there are for who asks; those of others are not found. Workers see all.
+    """
 
     def __init__(
         self,
@@ -109,7 +116,7 @@ class Jobs:
                 return self._record(transaction, new, line_id)
         except Conflict as exc:
             key, request_id = new.request.idempotency_key, new.request.request_id
-            if key and (used_by := self._job_of_key(key)):
+            if key and (used_by := self._job_of_key(key, new.request.tenant)):
                 raise IdempotencyKeyReuse(
                     f"This Idempotency-Key was used before, for job {used_by}. A key is good for one submission: send "
                     "a new one.",
@@ -119,10 +126,12 @@ class Jobs:
                 raise RequestIdReuse.of(request_id) from exc
             raise
 
-    def get(self, job_id: str) -> Job:
+    def get(self, job_id: str, *, of: str = ALL_TENANTS) -> Job:
         """Return the job with its stored outputs. Raises NotFound."""
+        query = _BY_ID if of == ALL_TENANTS else _OWN_BY_ID
+        wanted = {"wanted": job_id} if of == ALL_TENANTS else {"wanted": job_id, "owner": of}
         with self._database.read() as connection:
-            return self._found(connection, connection.execute(_BY_ID, {"wanted": job_id}).first(), job_id)
+            return self._found(connection, connection.execute(query, wanted).first(), job_id)
 
     def many(self, job_ids: Collection[str]) -> dict[str, Job]:
         """Return several jobs at once, with their stored outputs; unknown ids are left out."""
@@ -131,22 +140,34 @@ class Jobs:
             outputs = outputs_of(connection, [row.id for row in rows]) if rows else {}
         return {row.id: job_of(row, outputs.get(row.id, ())) for row in rows}
 
-    def get_by_request_id(self, request_id: str) -> Job:
-        """Return the job a `/generate` client knows by its own id, or by ours. Raises NotFound."""
-        return self._one(or_(jobs.c.request_id == request_id, jobs.c.id == request_id), request_id)
+    def get_by_request_id(self, request_id: str, *, by: str = DEFAULT_TENANT, of: str = ALL_TENANTS) -> Job:
+        """Return the job a `/generate` client knows by its own id, or by ours. Raises NotFound.
 
-    def graph(self, job_id: str) -> str:
-        """Return the job's graph as JSON text. Raises NotFound."""
+        Parameters:
+          by: the tenant who asks; where several have this id, its own job is meant.
+        """
+        is_meant = or_(jobs.c.own_request_id == request_id, jobs.c.id == request_id)
+        query = select(*JOB_COLUMNS).where(is_meant, is_owned(jobs.c.tenant, of))
+        query = query.order_by(
+            (jobs.c.id == request_id).desc(), (jobs.c.tenant == by).desc(), jobs.c.created_at_ms.desc()
+        ).limit(1)
         with self._database.read() as connection:
-            graph: str | None = connection.execute(select(jobs.c.graph).where(jobs.c.id == job_id)).scalar()
+            return self._found(connection, connection.execute(query).first(), request_id)
+
+    def graph(self, job_id: str, *, of: str = ALL_TENANTS) -> str:
+        """Return the job's graph as JSON text. Raises NotFound."""
+        query = select(jobs.c.graph).where(jobs.c.id == job_id, is_owned(jobs.c.tenant, of))
+        with self._database.read() as connection:
+            graph: str | None = connection.execute(query).scalar()
         if graph is None:
             raise NotFound(f"There is no job {job_id}.")
         return graph
 
-    def error(self, job_id: str) -> JobError:
+    def error(self, job_id: str, *, of: str = ALL_TENANTS) -> JobError:
         """Return the error of a job that failed or expired, at full length. Raises NotFound, also where it has none."""
         query = select(jobs.c.status, jobs.c.error, job_errors.c.error.label("whole"))
-        query = query.outerjoin(job_errors, job_errors.c.job_id == jobs.c.id).where(jobs.c.id == job_id)
+        query = query.outerjoin(job_errors, job_errors.c.job_id == jobs.c.id)
+        query = query.where(jobs.c.id == job_id, is_owned(jobs.c.tenant, of))
         with self._database.read() as connection:
             row = connection.execute(query).one_or_none()
         if row is None:
@@ -158,6 +179,7 @@ class Jobs:
     def page(
         self,
         *,
+        of: str = ALL_TENANTS,
         statuses: Collection[Status] = (),
         labels: Mapping[str, str] | None = None,
         template: str | None = None,
@@ -178,6 +200,7 @@ class Jobs:
           after: `(created_at_ms, id)` of the last job of the page before.
         """
         query = select(*JOB_COLUMNS).order_by(jobs.c.created_at_ms.desc(), jobs.c.id.desc()).limit(limit)
+        query = query.where(is_owned(jobs.c.tenant, of))
         if statuses:
             query = query.where(jobs.c.status.in_(list(statuses)))
         for key, value in (labels or {}).items():
@@ -210,9 +233,10 @@ class Jobs:
             rows = connection.execute(query, {"of": job_id, "after": after_seq}).all()
         return [JobEvent(seq=row.seq, type=row.type, data=row.data, at_ms=row.at_ms) for row in rows]
 
-    def states(self, job_ids: Collection[str]) -> dict[str, tuple[Status, int]]:
+    def states(self, job_ids: Collection[str], *, of: str = ALL_TENANTS) -> dict[str, tuple[Status, int]]:
         """Return status and newest event number of many jobs at once; unknown ids are left out."""
         query = select(jobs.c.id, jobs.c.status, jobs.c.last_seq).where(jobs.c.id.in_(list(job_ids)))
+        query = query.where(is_owned(jobs.c.tenant, of))
         with self._database.read() as connection:
             return {row.id: (row.status, row.last_seq) for row in connection.execute(query)}
 
@@ -222,7 +246,7 @@ class Jobs:
         with self._database.read() as connection:
             return connection.execute(query).scalar_one()
 
-    def cancel(self, job_id: str) -> Job:
+    def cancel(self, job_id: str, *, of: str = ALL_TENANTS) -> Job:
         """Ask for an end, whatever the job is doing; asking twice is harmless.
 
         queued: it never runs. running: `canceling` until the GPU has let go. delivering: it is dropped. Terminal:
@@ -230,7 +254,9 @@ class Jobs:
         """
         with self._database.write() as transaction:
             # Locked first, so that it cannot move on between the two statements and the wish be lost.
-            transaction.connection.execute(select(jobs.c.id).where(jobs.c.id == job_id).with_for_update())
+            mine = select(jobs.c.id).where(jobs.c.id == job_id, is_owned(jobs.c.tenant, of))
+            if transaction.connection.execute(mine.with_for_update()).scalar() is None:
+                raise NotFound(f"There is no job {job_id}.")
             moved = transition(transaction, job_id, CANCELED, jobs.c.status.in_([QUEUED, DELIVERING])) or transition(
                 transaction, job_id, CANCELING, jobs.c.status == RUNNING
             )
@@ -245,7 +271,7 @@ class Jobs:
         if request.idempotency_key:
             connection.execute(
                 insert(idempotency_keys).values(
-                    key=request.idempotency_key, job_id=job.id, created_at_ms=job.created_at_ms
+                    tenant=job.tenant, key=request.idempotency_key, job_id=job.id, created_at_ms=job.created_at_ms
                 )
             )
         hidden = self._hidden_columns(new) | {"line": line_id, "start_by_ms": _start_by_ms(job)}
@@ -270,18 +296,15 @@ class Jobs:
             "extra_pnginfo": json_text(request.extra_pnginfo) if request.extra_pnginfo else None,
         }
 
-    def _one(self, condition: ColumnElement[bool], wanted: str) -> Job:
-        with self._database.read() as connection:
-            return self._found(connection, connection.execute(select(*JOB_COLUMNS).where(condition)).first(), wanted)
-
     @staticmethod
     def _found(connection: Connection, row: Row[Any] | None, wanted: str) -> Job:
         if row is None:
             raise NotFound(f"There is no job {wanted}.")
         return job_of(row, outputs_of(connection, [row.id]).get(row.id, ()))
 
-    def _job_of_key(self, key: str) -> str | None:
-        query = select(idempotency_keys.c.job_id).where(idempotency_keys.c.key == key)
+    def _job_of_key(self, key: str, tenant: str) -> str | None:
+        own = idempotency_keys.c.tenant == tenant
+        query = select(idempotency_keys.c.job_id).where(own, idempotency_keys.c.key == key)
         with self._database.read() as connection:
             found: str | None = connection.execute(query).scalar()
         return found
@@ -291,6 +314,7 @@ def line_of(new: AcceptedJob) -> LineKind:
     """Return the line that a new job joins."""
     return LineKind(
         priority=new.request.priority,
+        tenant=line_tenant(new.request.tenant),
         files=new.models,
         catalogues=_catalogues_column(new),
         requires=new.request.requires,

@@ -10,12 +10,14 @@ from sqlalchemy import Integer, String, and_, bindparam, cast, insert, literal, 
 
 from core.clock import now_ms
 from core.errors import NotFound, StaleAttempt, UploadFailed
+from core.ledger.access.owned import is_owned
 from core.ledger.claims import Claim
 from core.ledger.database.connections import Database
 from core.ledger.database.rows import asset_row, job_of, output_file_of, output_of, upload_column
 from core.ledger.database.tables import assets, jobs
 from core.ledger.transitions import transition
 from core.ledger.webhooks.outbox_writer import record_event
+from core.records.access import ALL_TENANTS
 from core.records.job import DELIVERING, FAILED, SUCCEEDED, Job
 from core.records.job_error import JobError, JobWarning
 from core.records.output import Output, OutputFile
@@ -253,22 +255,22 @@ class Outputs:
         with self._database.read() as connection:
             return [str(job_id) for job_id in connection.execute(query).scalars()]
 
-    def asset(self, asset_id: str) -> Output:
-        """Return a stored output. Raises NotFound."""
-        query = _WITH_JOB.where(assets.c.id == asset_id, assets.c.storage_key.is_not(None))
+    def asset(self, asset_id: str, *, of: str = ALL_TENANTS) -> Output:
+        """Return a stored output of a tenant's job. Raises NotFound."""
+        query = _WITH_JOB.where(assets.c.id == asset_id, assets.c.storage_key.is_not(None), is_owned(jobs.c.tenant, of))
         with self._database.read() as connection:
             row = connection.execute(query).one_or_none()
         if row is None:
             raise NotFound(f"There is no asset {asset_id}.")
         return output_of(row, is_expired=row.files_removed)
 
-    def output_at(self, storage_key: str) -> Output:
+    def output_at(self, storage_key: str, *, of: str = ALL_TENANTS) -> Output:
         """Return a stored output by its place, `<job id>/<name>`, whichever attempt made it. Raises NotFound."""
         job_id, _, name = storage_key.partition("/")
         # Between them is the number of a later attempt, see `tasks.upload`.
         of_attempt = literal(f"{job_id}/") + cast(assets.c.attempt, String) + literal(f"/{name}")
         is_there = or_(assets.c.storage_key == storage_key, assets.c.storage_key == of_attempt)
-        query = _WITH_JOB.where(assets.c.job_id == job_id, is_there)
+        query = _WITH_JOB.where(assets.c.job_id == job_id, is_there, is_owned(jobs.c.tenant, of))
         with self._database.read() as connection:
             row = connection.execute(query.limit(1)).one_or_none()
         if row is None:

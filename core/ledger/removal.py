@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, exists, select, update
+from sqlalchemy import ColumnElement, Connection, and_, delete, exists, select, tuple_, update
 
 from core.clock import now_ms
+from core.ledger.database.access_tables import idempotency_keys
 from core.ledger.database.connections import Database
-from core.ledger.database.tables import deliveries, idempotency_keys, jobs, uploads
+from core.ledger.database.tables import deliveries, jobs, uploads
 from core.ledger.webhooks.outbox_writer import PENDING, SENDING
 from core.records.job import TERMINAL
 
@@ -57,11 +58,11 @@ class Removal:
 
     def forget_keys(self, *, limit: int) -> int:
         """Delete Idempotency-Keys that are good again; returns how many."""
-        old = select(idempotency_keys.c.key).where(idempotency_keys.c.created_at_ms < now_ms() - KEY_LIFE_MS)
+        which = tuple_(idempotency_keys.c.tenant, idempotency_keys.c.key)
+        old = select(idempotency_keys.c.tenant, idempotency_keys.c.key)
+        old = old.where(idempotency_keys.c.created_at_ms < now_ms() - KEY_LIFE_MS).limit(limit)
         with self._database.write() as transaction:
-            done = transaction.connection.execute(
-                delete(idempotency_keys).where(idempotency_keys.c.key.in_(old.limit(limit)))
-            )
+            done = transaction.connection.execute(delete(idempotency_keys).where(which.in_(old)))
         return done.rowcount
 
     def _ids(self, due: ColumnElement[bool], order: ColumnElement[int], limit: int) -> list[str]:

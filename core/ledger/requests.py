@@ -13,6 +13,7 @@ from core.ledger.database.connections import Database
 from core.ledger.database.tables import jobs
 from core.ledger.sealing import Sealer
 from core.ledger.transitions import transition
+from core.records.access import DEFAULT_TENANT
 from core.records.job import CANCELED, CANCELING, DELIVERING, QUEUED, RUNNING
 
 _GONE = (CANCELED, CANCELING)
@@ -30,15 +31,18 @@ class Requests:
         """Return what a job keeps of its request's digest; bodies are compared with it by the fleet's key alone."""
         return self._sealer.mark(digest)
 
-    def join(self, request_id: str, digest: bytes) -> str | None:
+    def join(self, request_id: str, digest: bytes, *, tenant: str = DEFAULT_TENANT) -> str | None:
         """Return the id of the job that this request has already, with one more caller; None: it is to be made.
+
+        Ids of clients are their tenant's own: another tenant's request of the same id is another request.
 
         A job that was cancelled because all its callers had hung up gives its request id away: who asks again wants it.
 
         Raises:
           RequestIdReuse: another request has this id.
         """
-        query = select(jobs.c.id, jobs.c.status, jobs.c.request_mark).where(jobs.c.request_id == request_id)
+        query = select(jobs.c.id, jobs.c.status, jobs.c.request_mark)
+        query = query.where(jobs.c.tenant == tenant, jobs.c.own_request_id == request_id)
         with self._database.read() as connection:
             found = connection.execute(query).first()
         if found is None or (found.request_mark is None and self._freed(found.id)):
@@ -52,7 +56,7 @@ class Requests:
                 .values(callers=jobs.c.callers + 1)
             )
         # The last of its callers may have hung up in this moment.
-        return found.id if joined.rowcount else self.join(request_id, digest)
+        return found.id if joined.rowcount else self.join(request_id, digest, tenant=tenant)
 
     def leave(self, job_id: str) -> None:
         """Note that a caller has hung up; with the last one the job is cancelled, and its request id is free again."""
@@ -72,6 +76,6 @@ class Requests:
             freed = transaction.connection.execute(
                 update(jobs)
                 .where(jobs.c.id == job_id, jobs.c.request_mark.is_(None), jobs.c.status.in_(_GONE))
-                .values(request_id=null())
+                .values(own_request_id=null())
             )
         return freed.rowcount > 0

@@ -2,6 +2,7 @@
 
 They serialise themselves, and ignore what they do not know when they are read.
 
+access          Tenant, Key, and the Caller of a request (api, core.ledger)
 job_request     JobRequest, what a client wants; AcceptedJob, with what the check adds (api, core.ledger)
 job             Job, the statuses, and which may follow which (all)
 job_error       JobError, Loss, JobWarning: what went wrong (tasks, core.ledger, core.contracts)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from core.records.access import DEFAULT_TENANT
+
 SENDING: Literal["sending"] = "sending"
 CHECKING: Literal["checking"] = "checking"
 FINISHED: Literal["finished"] = "finished"
@@ -30,8 +32,10 @@ class Claimed:
 class DirectUpload:
     """One upload, as far as it is."""
 
-    #: Opaque; whoever knows it may go on with the upload.
+    #: Opaque.
     id: str
+    #: Who owns it, and what comes of it.
+    tenant: str = DEFAULT_TENANT
     status: UploadStatus
     #: As announced.
     size_bytes: int

@@ -6,6 +6,7 @@ import uuid
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
+from core.records.access import DEFAULT_TENANT
 from core.records.job_error import JobError, JobWarning, Loss
 from core.records.output import Output
 from core.records.output_options import AS_THEY_ARE, OutputOptions
@@ -96,6 +97,8 @@ class JobSpec:
     """What a client asked for, as far as its job shows it for good: each field has its column in the ledger."""
 
     contract: ContractName
+    #: Who owns it.
+    tenant: str = DEFAULT_TENANT
     #: Larger runs sooner.
     priority: int = 0
     #: Labels of the client, a map or one string; returned as given.
@@ -108,7 +111,7 @@ class JobSpec:
     output_options: OutputOptions = AS_THEY_ARE
     #: Seconds the client expects the job to take on an RTX 4090 (`/generate` contract).
     expected_time_s: float | None = None
-    #: The client's own id (`/generate` contract); unique among jobs that are kept.
+    #: The client's own id (`/generate` contract); unique among its tenant's jobs that are kept.
     request_id: str | None = None
     #: Where its events are to be told, if anywhere.
     webhook: WebhookTarget | None = None

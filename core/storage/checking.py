@@ -62,11 +62,12 @@ def _check(ledger: Ledger, settings: Settings, upload: DirectUpload) -> None:
         _refuse(ledger, uploads, upload, "hash_mismatch", f"The file has the hash {found}, not the expected one.")
         return
     ledger.direct_uploads.hold(upload.id, lease_s=COPY_S)
-    is_new = ledger.input_files.by_hash(found) is None
+    is_new = ledger.input_files.by_hash(found, of=upload.tenant) is None
     key, now = content_key(digest), now_ms()
     uploads.accept(upload.id, sent, key, found)
     file = InputFile(
         id=str(uuid.uuid4()),
+        tenant=upload.tenant,
         hash=found,
         name=claimed.name,
         content_type=content_type_of(head, claimed.content_type),

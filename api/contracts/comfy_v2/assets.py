@@ -8,7 +8,7 @@ from flask import Blueprint, Response, request
 
 from api.contracts.comfy_v2.views import AssetView, asset_view
 from api.http.auth import Guard
-from api.http.caller import links_for
+from api.http.caller import caller, links_for
 from api.http.errors import AssetInUse, BlobNotFound, HashMismatch, LinkRefused, PreconditionFailed, json_response
 from api.http.files import content_response, link_to_bucket
 from api.http.forms import input_path, lifetime_s, upload_form
@@ -63,6 +63,7 @@ def assets_blueprint(settings: Settings, ledger: Ledger, intake: Intake, guard: 
             expected_hash="blake3:<64 hex digits>; another content is refused.",
             expires_in="Seconds for which it is kept, 60 to 604800.",
         ),
+        scope="submit",
         answers={200: AssetView, 201: AssetView},
         errors=(*FORM_ERRORS, HashMismatch),
         text="201 for bytes that are new here, 200 for bytes that are known.",
@@ -89,6 +90,7 @@ def assets_blueprint(settings: Settings, ledger: Ledger, intake: Intake, guard: 
         summary="An asset from bytes that are here already",
         tag=ASSETS,
         body=FromHashBody,
+        scope="submit",
         answers={200: AssetView},
         errors=(BlobNotFound, LedgerUnavailable),
     )
@@ -105,6 +107,7 @@ def assets_blueprint(settings: Settings, ledger: Ledger, intake: Intake, guard: 
     @Described(
         summary="Whether bytes are here already",
         tag=ASSETS,
+        scope="submit",
         answers={200: None, 404: None},
         errors=(LedgerUnavailable,),
     )
@@ -114,7 +117,11 @@ def assets_blueprint(settings: Settings, ledger: Ledger, intake: Intake, guard: 
 
     @blueprint.get("/<asset_id>")
     @Described(
-        summary="The metadata of a file", tag=ASSETS, answers={200: AssetView}, errors=(NotFound, LedgerUnavailable)
+        summary="The metadata of a file",
+        tag=ASSETS,
+        scope="read",
+        answers={200: AssetView},
+        errors=(NotFound, LedgerUnavailable),
     )
     def get(asset_id: str) -> Response:
         found = _found(intake, asset_id)
@@ -124,6 +131,7 @@ def assets_blueprint(settings: Settings, ledger: Ledger, intake: Intake, guard: 
     @Described(
         summary="Remove an uploaded file",
         tag=ASSETS,
+        scope="cancel",
         answers={204: None},
         errors=(NotFound, AssetInUse, LedgerUnavailable),
     )
@@ -131,13 +139,14 @@ def assets_blueprint(settings: Settings, ledger: Ledger, intake: Intake, guard: 
         if isinstance(_found(intake, asset_id), Output):
             raise AssetInUse("This asset is the output of a job, and is kept as long as the job.")
         with ledger_time_limit():
-            ledger.input_files.remove(asset_id)
+            ledger.input_files.remove(asset_id, of=caller().sees)
         return Response(status=204)
 
     @blueprint.get("/<asset_id>/content")
     @Described(
         summary="The bytes of a file, whole or one range",
         tag=ASSETS,
+        scope="read",
         answers={200: ANY_TYPE, 206: ANY_TYPE, 302: None, 304: None},
         errors=(NotFound, OutputUnavailable, RangeNotSatisfiable, PreconditionFailed, LinkRefused, LedgerUnavailable),
         parameters=(*LINK, *CONDITIONS),
@@ -164,7 +173,7 @@ def assets_blueprint(settings: Settings, ledger: Ledger, intake: Intake, guard: 
         if not isinstance(asset, Output):
             return asset.expires_at_ms
         with ledger_time_limit():
-            return ledger.jobs.get(asset.job_id).files_expire_at_ms
+            return ledger.jobs.get(asset.job_id, of=caller().sees).files_expire_at_ms
 
     return blueprint
 
@@ -190,7 +199,7 @@ def _known(ledger: Ledger, digest: str) -> InputFile | None:
     if not HASH.fullmatch(digest):
         return None
     with ledger_time_limit():
-        return ledger.input_files.by_hash(digest)
+        return ledger.input_files.by_hash(digest, of=caller().tenant)
 
 
 def created(upload: InputFile, settings: Settings, ledger: Ledger, *, is_new: bool) -> Response:

@@ -16,7 +16,7 @@ from api.contracts.comfy_v2.views import (
     job_view,
     list_item,
 )
-from api.http.caller import base_url, links_for
+from api.http.caller import base_url, caller, links_for
 from api.http.errors import InvalidCursor, InvalidMetadata, InvalidMetadataFilter, JobNotEnded, json_response
 from api.http.json_body import read_json
 from api.http.time_limits import bounded, ledger_time_limit
@@ -26,7 +26,7 @@ from api.schema.described import IDEMPOTENCY_KEY, JOBS, SUBMIT_ERRORS, Described
 from api.schema.validation import lacks_graph, read
 from api.service.estimates import Estimates
 from api.service.job_requests import with_job_fields
-from api.service.jobs import JobService, check_id
+from api.service.jobs import JobService, check_id, seen
 from api.service.waiting import Hub
 from core.contracts.comfy_v2 import JobErrorView, whole_error_view
 from core.errors import IdempotencyKeyReuse, InvalidWorkflow, LedgerUnavailable, NotFound
@@ -104,6 +104,7 @@ def v2_blueprint(settings: Settings, ledger: Ledger, service: JobService, hub: H
         summary="Submit a job",
         tag=JOBS,
         body=SubmitBody,
+        scope="submit",
         answers={201: JobView},
         errors=(*SUBMIT_ERRORS, IdempotencyKeyReuse, InvalidMetadata),
         parameters=(IDEMPOTENCY_KEY,),
@@ -117,6 +118,7 @@ def v2_blueprint(settings: Settings, ledger: Ledger, service: JobService, hub: H
     @Described(
         summary="List jobs, the newest first",
         tag=JOBS,
+        scope="read",
         answers={200: JobPageView},
         errors=(InvalidCursor, InvalidMetadataFilter, LedgerUnavailable),
         parameters=LIST_PARAMETERS,
@@ -126,16 +128,23 @@ def v2_blueprint(settings: Settings, ledger: Ledger, service: JobService, hub: H
         return _page(settings, ledger, estimates)
 
     @blueprint.get("/jobs/<job_id>")
-    @Described(summary="A job as it stands", tag=JOBS, answers={200: JobView}, errors=(NotFound, LedgerUnavailable))
+    @Described(
+        summary="A job as it stands",
+        tag=JOBS,
+        scope="read",
+        answers={200: JobView},
+        errors=(NotFound, LedgerUnavailable),
+    )
     @bounded
     def get(job_id: str) -> Response:
-        job = ledger.jobs.get(check_id(job_id))
+        job = ledger.jobs.get(check_id(job_id), of=caller().sees)
         return json_response(job_view(job, links_for(settings, ledger), place=estimates.place(job)))
 
     @blueprint.post("/jobs/<job_id>/cancel")
     @Described(
         summary="Ask for a job's end",
         tag=JOBS,
+        scope="cancel",
         answers={200: JobView},
         errors=(NotFound, LedgerUnavailable),
         text="Safe to repeat, in every status. A job that has ended stays as it is.",
@@ -147,6 +156,7 @@ def v2_blueprint(settings: Settings, ledger: Ledger, service: JobService, hub: H
     @Described(
         summary="Remove an ended job and its files",
         tag=JOBS,
+        scope="cancel",
         answers={204: None},
         errors=(NotFound, JobNotEnded, LedgerUnavailable),
         text="At once and for good, with its events and webhooks that are still on their way. An extension.",
@@ -159,12 +169,13 @@ def v2_blueprint(settings: Settings, ledger: Ledger, service: JobService, hub: H
     @Described(
         summary="The graph as it was submitted",
         tag=JOBS,
+        scope="read",
         answers={200: SubmittedWorkflowView},
         errors=(NotFound, LedgerUnavailable),
     )
     @bounded
     def workflow(job_id: str) -> Response:
-        graph = ledger.jobs.graph(check_id(job_id))
+        graph = ledger.jobs.graph(check_id(job_id), of=caller().sees)
         # The graph is JSON text already, with every digit its client sent.
         return Response(f'{{"workflow":{graph},"format":"api"}}', content_type="application/json")
 
@@ -172,18 +183,20 @@ def v2_blueprint(settings: Settings, ledger: Ledger, service: JobService, hub: H
     @Described(
         summary="The error of a failed job at full length",
         tag=JOBS,
+        scope="read",
         answers={200: JobErrorView},
         errors=(NotFound, LedgerUnavailable),
         text="Message and traceback of up to a million characters each; the job itself shows their ends. An extension.",
     )
     @bounded
     def error(job_id: str) -> Response:
-        return json_response(whole_error_view(ledger.jobs.error(check_id(job_id))))
+        return json_response(whole_error_view(ledger.jobs.error(check_id(job_id), of=caller().sees)))
 
     @blueprint.get("/jobs/<job_id>/events")
     @Described(
         summary="Server-sent events until the job's end",
         tag=JOBS,
+        scope="read",
         answers={200: ("text/event-stream", JobLogView)},
         errors=(NotFound, LedgerUnavailable),
         parameters=(LAST_EVENT_ID, AFTER),
@@ -191,7 +204,7 @@ def v2_blueprint(settings: Settings, ledger: Ledger, service: JobService, hub: H
         "log of what has happened so far, at once; an extension.",
     )
     def events(job_id: str) -> Response:
-        job = hub.look(check_id(job_id))
+        job = seen(hub.look(check_id(job_id)))
         if _wants_json():
             with ledger_time_limit():
                 return _log(ledger, job)
@@ -216,6 +229,7 @@ def _requested(settings: Settings) -> JobRequest:
 def _page(settings: Settings, ledger: Ledger, estimates: Estimates) -> Response:
     limit = fields.limit(request.args.get("limit"))
     page: list[Job] = ledger.jobs.page(
+        of=caller().sees,
         statuses=fields.statuses(request.args.get("status")),
         labels=fields.label_filters(request.args.items(multi=True)),
         template=fields.template_name(request.args.get("template")),

@@ -35,6 +35,7 @@ def upload_blueprint(settings: Settings, ledger: Ledger, intake: DirectIntake) -
         summary="Begin to upload a file straight into the bucket",
         tag=ASSETS,
         body=DirectUploadBody,
+        scope="submit",
         answers={201: DirectUploadView},
         errors=(BodyTooLarge, StorageUnavailable, LedgerUnavailable),
         text="Only where the server's storage is a bucket; 422 elsewhere. A file of more than 64 MiB may come in "
@@ -48,6 +49,7 @@ def upload_blueprint(settings: Settings, ledger: Ledger, intake: DirectIntake) -
     @Described(
         summary="How far an upload is",
         tag=ASSETS,
+        scope="submit",
         answers={200: DirectUploadView},
         errors=(NotFound, StorageUnavailable, LedgerUnavailable),
         text="With fresh URLs for the parts that are missing, while it is sending. Kept for a day.",
@@ -60,6 +62,7 @@ def upload_blueprint(settings: Settings, ledger: Ledger, intake: DirectIntake) -
         summary="An asset from what was sent into the bucket",
         tag=ASSETS,
         body=FinishUploadBody,
+        scope="submit",
         answers={200: AssetView, 201: AssetView, 202: DirectUploadView},
         errors=(NotFound, HashMismatch, BodyTooLarge, StorageUnavailable, LedgerUnavailable),
         text="201 for bytes that are new here, 200 for bytes that are known; 202 for files of more than 16 MiB: these "

@@ -17,7 +17,7 @@ from api.contracts.generate.results import (
     rounded_s,
     status_of_end,
 )
-from api.http.caller import base_url, hang_up_check, links_for
+from api.http.caller import base_url, caller, hang_up_check, links_for
 from api.http.error_shapes import GENERATE_FAMILY, ContractBlueprint
 from api.http.errors import json_response
 from api.http.json_body import read_json
@@ -70,6 +70,7 @@ def generate_blueprint(
         tag=GENERATE,
         body=GenerateBody,
         is_enveloped=True,
+        scope="submit",
         answers={202: ResultView},
         errors=(*SUBMIT_ERRORS, RequestIdReuse),
     )
@@ -83,6 +84,7 @@ def generate_blueprint(
         tag=GENERATE,
         body=GenerateBody,
         is_enveloped=True,
+        scope="submit",
         answers=dict.fromkeys(END_STATUSES, StatusView),
         errors=(*SUBMIT_ERRORS, RequestIdReuse),
         parameters=HEADERS,
@@ -100,6 +102,7 @@ def generate_blueprint(
     @Described(
         summary="A request as it stands, by your id or ours",
         tag=GENERATE,
+        scope="read",
         answers={200: StatusView, 404: MessageView},
         errors=(LedgerUnavailable,),
         parameters=HEADERS,
@@ -107,25 +110,28 @@ def generate_blueprint(
     @bounded
     def result(request_id: str) -> Response:
         try:
-            job = ledger.jobs.get_by_request_id(check_id(request_id))
+            job = known_job(ledger, request_id)
         except NotFound:
             return _unknown()
         body = full_result(job, settings, links_for(settings, ledger), _wanted())
         if job.status == QUEUED:
-            body["queue_position"] = queue_position(job, estimates.place(job), estimates.sizes(job).get(QUEUED, 0))
+            body["queue_position"] = queue_position(
+                job, estimates.place(job), estimates.sizes(job, of=caller().sees).get(QUEUED, 0)
+            )
         return json_response(body)
 
     @blueprint.post("/cancel/<request_id>")
     @Described(
         summary="Ask for a request's end",
         tag=GENERATE,
+        scope="cancel",
         answers={200: MessageView, 404: MessageView},
         errors=(LedgerUnavailable,),
     )
     def cancel(request_id: str) -> Response:
         try:
             with ledger_time_limit():
-                job_id = ledger.jobs.get_by_request_id(check_id(request_id)).id
+                job_id = known_job(ledger, request_id).id
             job = service.cancel(job_id)
         except NotFound:
             return _unknown()
@@ -134,19 +140,29 @@ def generate_blueprint(
 
     @blueprint.get("/queue-info")
     @Described(
-        summary="How much waits and runs", tag=GENERATE, answers={200: QueueInfoView}, errors=(LedgerUnavailable,)
+        summary="How much waits and runs",
+        tag=GENERATE,
+        scope="read",
+        answers={200: QueueInfoView},
+        errors=(LedgerUnavailable,),
     )
     @bounded
     def queue_info() -> Response:
         outlook = estimates.outlook()
         view: QueueInfoView = {
-            **queue_sizes(ledger.outlook.sizes()),
+            **queue_sizes(ledger.outlook.sizes(of=caller().sees)),
             "estimated_wait_time": rounded_s(outlook.wait_of_new_s),
             "gpus": len(outlook.gpus),
         }
         return json_response(view)
 
     return blueprint
+
+
+def known_job(ledger: Ledger, request_id: str) -> Job:
+    """Return the job that its caller knows by this id, its own or ours. Raises NotFound."""
+    who = caller()
+    return ledger.jobs.get_by_request_id(check_id(request_id), by=who.tenant, of=who.sees)
 
 
 def wait_for_end(job: Job, service: JobService, hub: Hub, settings: Settings) -> Job:

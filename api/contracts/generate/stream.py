@@ -29,7 +29,7 @@ from api.contracts.generate.results import (
     queue_sizes,
 )
 from api.contracts.generate.routes import HEADERS, outlives_its_client, submitted
-from api.http.caller import hang_up_check, links_for
+from api.http.caller import caller, hang_up_check, links_for
 from api.http.error_shapes import GENERATE_FAMILY, ContractBlueprint
 from api.http.json_body import read_json
 from api.http.time_limits import ledger_time_limit
@@ -44,6 +44,7 @@ from core.contracts.generate import generate_result
 from core.errors import LedgerUnavailable, NotFound, RequestIdReuse
 from core.ledger import Ledger
 from core.links import Links
+from core.records.access import ALL_TENANTS
 from core.records.job import QUEUED, RUNNING, Job
 from core.settings import Settings
 from workflows.templates.library import Library
@@ -66,6 +67,7 @@ def generate_stream_blueprint(
         tag=GENERATE,
         body=GenerateBody,
         is_enveloped=True,
+        scope="submit",
         answers={200: "text/event-stream"},
         errors=(*SUBMIT_ERRORS, RequestIdReuse),
         parameters=HEADERS,
@@ -84,6 +86,7 @@ def generate_stream_blueprint(
             result_of=lambda ended: full_result(ended, settings, links, wanted),
             hang_up=service.hang_up,
             outlives_client=outlives_its_client(job, settings),
+            sees=caller().sees,
         )
         return event_stream_response(stream.frames())
 
@@ -99,6 +102,7 @@ class GenerateStream:
       result_of: what `GET /result` answers for an ended job.
       hang_up: says that a caller of the job is gone.
       outlives_client: that is not said.
+      sees: the tenant whose jobs are counted, for this client.
     """
 
     def __init__(
@@ -112,6 +116,7 @@ class GenerateStream:
         result_of: Callable[[Job], StatusView],
         hang_up: Callable[[str], Job],
         outlives_client: bool,
+        sees: str = ALL_TENANTS,
     ) -> None:
         self._hub = hub
         self._job = job
@@ -121,6 +126,7 @@ class GenerateStream:
         self._result_of = result_of
         self._hang_up = hang_up
         self._outlives_client = outlives_client
+        self._sees = sees
         self._begun_s = time.monotonic()
         self._read_at_s = 0.0
         # What happened between the submission and our standing in line is in the ledger.
@@ -221,7 +227,7 @@ class GenerateStream:
     def _sizes(self) -> dict[str, int]:
         try:
             with ledger_time_limit():
-                return self._estimates.sizes(self._job)
+                return self._estimates.sizes(self._job, of=self._sees)
         except LedgerUnavailable:
             return {}
 

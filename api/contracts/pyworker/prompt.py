@@ -64,6 +64,7 @@ def prompt_blueprint(settings: Settings, ledger: Ledger, service: JobService, hu
         tag=PYWORKER,
         body=PromptBody,
         is_enveloped=True,
+        scope="submit",
         answers={**dict.fromkeys(END_STATUSES, FailedPicturesView), 200: PicturesView, 422: NoPicturesView},
         errors=(*BODY_ERRORS, *SUBMIT_ERRORS, OutputUnavailable),
         text="The default workflow is the one COMFY_MODEL names. A client that hangs up cancels its job.",

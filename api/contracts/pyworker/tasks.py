@@ -11,6 +11,7 @@ from pydantic import Field
 from typing_extensions import TypedDict
 from werkzeug.routing import PathConverter
 
+from api.contracts.generate.routes import known_job
 from api.http.caller import base_url, links_for
 from api.http.error_shapes import GENERATE_FAMILY, ContractBlueprint
 from api.http.errors import PreconditionFailed, json_response
@@ -25,7 +26,7 @@ from api.schema.described import ANY_TYPE, FORM_ERRORS, PYWORKER, SUBMIT_ERRORS,
 from api.schema.validation import other_names, place_of, read_enveloped
 from api.service.input_files import Intake
 from api.service.job_requests import filled_request, with_output_fields, with_placement
-from api.service.jobs import JobService, check_id
+from api.service.jobs import JobService
 from core.contracts.generate import ResultOutputView, ResultStatus, ResultView, generate_result
 from core.contracts.registry import CONTRACT_GENERATE
 from core.errors import LedgerUnavailable, NotFound, OutputUnavailable, RangeNotSatisfiable
@@ -76,7 +77,7 @@ def pyworker_blueprint(settings: Settings, ledger: Ledger, service: JobService, 
     blueprint.record_once(lambda state: state.app.url_map.converters.update(whole_path=_WholePath))
 
     @blueprint.get("/ping")
-    @Described(summary="pong", tag=PYWORKER, answers={200: "text/plain"})
+    @Described(summary="pong", tag=PYWORKER, scope="any", answers={200: "text/plain"})
     def ping() -> Response:
         return Response("pong", content_type="text/plain; charset=utf-8")
 
@@ -87,6 +88,7 @@ def pyworker_blueprint(settings: Settings, ledger: Ledger, service: JobService, 
         tag=PYWORKER,
         body=CustomWorkflowBody,
         is_enveloped=True,
+        scope="submit",
         answers={202: ResultView},
         errors=SUBMIT_ERRORS,
     )
@@ -99,6 +101,7 @@ def pyworker_blueprint(settings: Settings, ledger: Ledger, service: JobService, 
         summary="Upload a picture",
         tag=PYWORKER,
         form=form_of("file", name="Its name. Default: that of the part."),
+        scope="submit",
         answers={200: UploadedImageView, 400: RefusedView},
         errors=FORM_ERRORS,
     )
@@ -123,6 +126,7 @@ def pyworker_blueprint(settings: Settings, ledger: Ledger, service: JobService, 
     @Described(
         summary="A task as it stands",
         tag=PYWORKER,
+        scope="read",
         answers={200: TaskView, 404: TaskView},
         errors=(LedgerUnavailable,),
     )
@@ -140,7 +144,7 @@ def pyworker_blueprint(settings: Settings, ledger: Ledger, service: JobService, 
         return json_response(view)
 
     @blueprint.get("/download")
-    @Described(summary="Says that a path is missing", tag=PYWORKER, answers={400: RefusedView})
+    @Described(summary="Says that a path is missing", tag=PYWORKER, scope="read", answers={400: RefusedView})
     def no_path() -> Response:
         return _refused(400, "No path provided")
 
@@ -148,6 +152,7 @@ def pyworker_blueprint(settings: Settings, ledger: Ledger, service: JobService, 
     @Described(
         summary="The bytes of an output, by its local_path",
         tag=PYWORKER,
+        scope="read",
         answers={
             200: ANY_TYPE,
             206: ANY_TYPE,
@@ -209,7 +214,7 @@ def _refuse_misplaced(values: Mapping[str, Any], within: str) -> None:
 
 def _job(ledger: Ledger, task_id: str) -> Job:
     with ledger_time_limit():
-        return ledger.jobs.get_by_request_id(check_id(task_id))
+        return known_job(ledger, task_id)
 
 
 def _file(ledger: Ledger, settings: Settings, parts: list[str]) -> Response:

@@ -2,6 +2,7 @@
 
 connections    pool, transactions, errors in our words (all of core.ledger)
 tables         the tables, for SQLite and PostgreSQL
+access_tables  those of tenants and keys (core.ledger.access)
 model_tables   those of model files (core.ledger.models)
 upload_tables  that of files on their way into the bucket (direct_uploads)
 line_counts    how many jobs wait in each line, written with what moves them (connections)

@@ -14,7 +14,9 @@ from core.records.job import Job
 from core.records.output import BucketResult, FileSource, Output, OutputFile
 
 #: Every column of a job but its graph and the like, which can be large, and what only claims look at.
-JOB_COLUMNS = tuple(column for column in jobs.columns if column.name not in ("graph", "extra_pnginfo", "catalogues"))
+JOB_COLUMNS = tuple(
+    column for column in jobs.columns if column.name not in ("graph", "extra_pnginfo", "catalogues", "request_id")
+)
 
 #: Its outputs are rows of `assets`.
 _JOB = RowReader(Job, without=("outputs", "missing_outputs"))

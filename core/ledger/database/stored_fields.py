@@ -16,8 +16,8 @@ from sqlalchemy import Row
 
 log = logging.getLogger(__name__)
 
-#: Columns that keep a name which their fields had in earlier versions.
-COLUMN_NAMES = {"template": "workflow", "output_options": "delivery"}
+#: Columns whose names are not those of their fields: they keep an older name, or an older column has that.
+COLUMN_NAMES = {"template": "workflow", "output_options": "delivery", "request_id": "own_request_id"}
 
 Record = TypeVar("Record", bound="StoredRecord")
 

@@ -31,6 +31,8 @@ jobs = Table(
     "jobs",
     metadata,
     Column("id", String(36), primary_key=True),
+    # Who owns it, with all that hangs on it.
+    Column("tenant", String(64), nullable=False, server_default="default"),
     Column("contract", String(16), nullable=False),
     Column("status", String(16), nullable=False),
     Column("attempt", Integer, nullable=False),
@@ -72,6 +74,8 @@ jobs = Table(
     Column("inputs", JSON(none_as_null=True)),
     # What is to be done with its outputs: {"s3", "convert", "strip_metadata"}.
     Column("delivery", JSON(none_as_null=True)),
+    Column("own_request_id", String(128)),
+    # Not read: of earlier versions, where it is unique in the whole fleet.
     Column("request_id", String(128), unique=True),
     # Of the request's body, keyed: the same request_id with the same body is the same request. NULL where there is no
     # request_id, and of a job that was cancelled because its callers had hung up.
@@ -100,6 +104,8 @@ jobs = Table(
     # Every look-up by status.
     Index("jobs_turn", "status", text("priority DESC"), "created_at_ms", "id"),
     Index("jobs_newest", "created_at_ms", "id"),
+    Index("jobs_by_tenant", "tenant", "created_at_ms", "id"),
+    Index("jobs_by_request", "own_request_id", "tenant", unique=True),
     Index("jobs_expiry", "expires_at_ms"),
     Index("jobs_files_expiry", "files_removed", "files_expire_at_ms"),
     Index(
@@ -204,6 +210,7 @@ uploads = Table(
     "uploads",
     metadata,
     Column("id", String(36), primary_key=True),
+    Column("tenant", String(64), nullable=False, server_default="default"),
     Column("hash", String(80), nullable=False),
     # A path relative to ComfyUI's input folder, as the client gave it.
     Column("name", Text, nullable=False),
@@ -245,15 +252,6 @@ lessons = Table(
     Column("learned_at_ms", BigInteger, nullable=False),
     # When a job of this shape ran there after all; the row stays for a while, for those that wait elsewhere.
     Column("refuted_at_ms", BigInteger),
-)
-
-idempotency_keys = Table(
-    "idempotency_keys",
-    metadata,
-    Column("key", String(255), primary_key=True),
-    Column("job_id", String(36), nullable=False),
-    Column("created_at_ms", BigInteger, nullable=False),
-    Index("idempotency_keys_age", "created_at_ms"),
 )
 
 _IS_KEPT = text("sealed IS NOT NULL")

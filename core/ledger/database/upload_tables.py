@@ -10,6 +10,7 @@ direct_uploads = Table(
     "direct_uploads",
     metadata,
     Column("id", String(36), primary_key=True),
+    Column("tenant", String(64), nullable=False, server_default="default"),
     # sending, checking, finished, refused
     Column("status", String(16), nullable=False),
     # As announced, and of each part; 0: it has none.

@@ -7,6 +7,7 @@ presence    which sorts of GPUs there are for them
 learned     how long jobs run and models load
 picture     the fleet at one moment, for the policy
 avoidance   what an instance lost lately is left to others (turns, choice)
+used        what tenants used of late, read and charged (picture, choice, outlook)
 choice      which job an instance takes, inside of its claim
 file_needs  which model files are waited for, and where they could be fetched
 turns       which turns are to be published

@@ -21,6 +21,7 @@ from core.ledger.scheduling.learned import LearnedCosts
 from core.ledger.scheduling.lines import Lines
 from core.ledger.scheduling.picture import GPU_COLUMNS, GpuRow, Picture
 from core.ledger.scheduling.turns import idle_instances, play_idle
+from core.ledger.scheduling.used import charge
 from core.ledger.secrets import ANY, RUN
 from core.scheduling.lines import Decision
 from core.scheduling.residency import Residency
@@ -172,7 +173,10 @@ class Chooser:
         return None
 
     def note(self, transaction: Transaction, choice: Choice, *, ahead: bool) -> None:
-        """Write into the row of the instance what it holds from now on, and until when it is at work."""
+        """Write into the row of the instance what it holds from now on, and until when it is at work.
+
+        Where several tenants share the fleet, the job's is charged with what it is expected to take.
+        """
         row, now = choice.gpu, now_ms()
         begins_ms = max(now, row.free_at_ms or 0) if ahead else now
         load_s = choice.decision.load_s
@@ -195,6 +199,8 @@ class Chooser:
             }
         written = {"instance": row.name, **{f"new_{name}": value for name, value in values.items()}}
         transaction.connection.execute(_noting(tuple(values)), written)
+        if self._lines.has_tenants:
+            charge(transaction, choice.decision.line.tenant, load_s + choice.run_s, now)
         if after.names != before.names:
             self._keep_residents(transaction, row.name, after)
 

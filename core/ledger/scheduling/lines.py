@@ -24,6 +24,7 @@ from core.ledger.database.tables import lines
 from core.ledger.model_sets import model_set_of
 from core.ledger.scheduling.learned import Costs
 from core.ledger.scheduling.reach import Outgrown, Reach, Sort
+from core.records.access import DEFAULT_TENANT
 from core.records.model_file import AWAITS_FILES
 from core.records.requirements import Requirements
 from core.scheduling.lines import Line, ModelSet
@@ -49,6 +50,7 @@ class LineKind:
     #: Digests of the catalogues they may run on, joined by commas; None means any.
     catalogues: str | None = None
     requires: Requirements | None = None
+    #: As `line_tenant` says.
     tenant: str = ""
     #: Kinds of GPU whose memory did not suffice: its jobs are kept off them, as long as others can run them.
     avoids: tuple[Outgrown, ...] = ()
@@ -146,6 +148,7 @@ class Lines:
         #: As the policy last saw them, of which lines, and by which costs.
         self._drawn: tuple[dict[int, Line], dict[int, WaitingLine], Costs | None] = ({}, {}, None)
         self._reach = Reach({})
+        self._has_tenants = False
 
     def id_of(self, kind: LineKind) -> int:
         """Return the line of a kind, made if there is none; in a transaction of its own, for it outlives any other.
@@ -166,6 +169,7 @@ class Lines:
         with self._lock:
             self._ids[kind.digest] = (line_id, time.monotonic())
             self._kinds[line_id] = kind
+            self._has_tenants = self._has_tenants or kind.tenant != ""
         return line_id
 
     def kind_of(self, connection: Connection, line_id: int) -> LineKind | None:
@@ -199,6 +203,11 @@ class Lines:
                 )
         self._last = rows, found
         return list(found.values())
+
+    @property
+    def has_tenants(self) -> bool:
+        """Whether this process knows lines of others than the tenant `default`."""
+        return self._has_tenants
 
     @property
     def reach(self) -> Reach:
@@ -270,6 +279,12 @@ class Lines:
         found = _kinds_of(connection.execute(_WHAT_IT_IS.where(lines.c.id.in_(missing))))
         with self._lock:
             self._kinds.update(found)
+            self._has_tenants = self._has_tenants or any(kind.tenant != "" for kind in found.values())
+
+
+def line_tenant(tenant: str) -> str:
+    """Return what lines call a tenant: `default` has no name there, for its lines are older than tenants."""
+    return "" if tenant == DEFAULT_TENANT else tenant
 
 
 def accepted_of(catalogues: str | None) -> frozenset[str] | None:

@@ -17,13 +17,17 @@ from sqlalchemy import exists, func, or_, select, update
 from core.ledger.database.connections import Database
 from core.ledger.database.line_counts import IS_QUEUED, write_counts
 from core.ledger.database.tables import jobs, lines
-from core.ledger.scheduling.lines import LineKind, Lines
+from core.ledger.scheduling.lines import LineKind, Lines, line_tenant
 from core.scheduling.lines import NO_MODELS
 
 #: Jobs that are put in line in one run of the reconciler.
 BATCH = 500
 
-_STRAY = select(jobs.c.id, jobs.c.priority, jobs.c.catalogues).where(IS_QUEUED, jobs.c.line.is_(None)).limit(BATCH)
+_STRAY = (
+    select(jobs.c.id, jobs.c.tenant, jobs.c.priority, jobs.c.catalogues)
+    .where(IS_QUEUED, jobs.c.line.is_(None))
+    .limit(BATCH)
+)
 _HAS_JOBS = exists().where(jobs.c.line == lines.c.id, IS_QUEUED).correlate(lines)
 _WRONG = select(lines.c.id).where(or_(both(lines.c.waiting > 0, ~_HAS_JOBS), both(lines.c.waiting <= 0, _HAS_JOBS)))
 _WITHOUT_MODELS = select(lines.c.id).where(lines.c.models == NO_MODELS)
@@ -49,7 +53,12 @@ class LineMender:
             wrong = list(connection.execute(_WRONG).scalars())
         files = files_of([stray.id for stray in strays])
         for stray in strays:
-            kind = LineKind(priority=stray.priority, catalogues=stray.catalogues, files=tuple(files.get(stray.id, ())))
+            kind = LineKind(
+                priority=stray.priority,
+                tenant=line_tenant(stray.tenant),
+                catalogues=stray.catalogues,
+                files=tuple(files.get(stray.id, ())),
+            )
             line_id = self._lines.id_of(kind)
             with self._database.write() as transaction:
                 still = both(jobs.c.id == stray.id, IS_QUEUED, jobs.c.line.is_(None))

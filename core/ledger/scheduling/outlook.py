@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from statistics import fmean
+from typing import TypeAlias
 
 from sqlalchemy import Connection, func, select
 
@@ -19,10 +20,12 @@ from core.ledger.scheduling.file_needs import FileNeeds
 from core.ledger.scheduling.fleet import FleetView, RunningJob, read_away, read_gpus, read_running
 from core.ledger.scheduling.heads import HeadJob, Heads, read_heads, read_indexes
 from core.ledger.scheduling.learned import Costs, LearnedCosts
-from core.ledger.scheduling.lines import LineKind, Lines, WaitingLine
+from core.ledger.scheduling.lines import LineKind, Lines, WaitingLine, line_tenant
 from core.ledger.scheduling.picture import GpuRow
 from core.ledger.scheduling.presence import read_sorts
 from core.ledger.scheduling.reach import NONE
+from core.ledger.scheduling.used import read_used
+from core.records.access import ALL_TENANTS
 from core.records.job import DELIVERING, QUEUED, RUNNING
 from core.scheduling import picture as pure
 from core.scheduling.forecast import Forecast, Place, forecast
@@ -37,12 +40,14 @@ NEW_LINE = -1
 USUAL_PRIORITY = 0
 
 #: Those that wait are counted in their lines already.
-_WAITING = select(func.coalesce(func.sum(lines.c.waiting), 0))
+_WAITING = select(lines.c.tenant, func.sum(lines.c.waiting)).where(lines.c.waiting > 0).group_by(lines.c.tenant)
 _SIZES = (
-    select(jobs.c.status, func.count().label("jobs"))
+    select(jobs.c.tenant, jobs.c.status, func.count())
     .where(jobs.c.status.in_([RUNNING, DELIVERING]))
-    .group_by(jobs.c.status)
+    .group_by(jobs.c.tenant, jobs.c.status)
 )
+#: Jobs by status, of each tenant as its lines call it.
+Sizes: TypeAlias = Mapping[str, Mapping[str, int]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +56,7 @@ class Outlook:
 
     #: Read at this time.
     at_ms: int
-    #: Jobs by status.
-    sizes: Mapping[str, int]
+    tenant_sizes: Sizes
     #: The healthy instances, by name.
     gpus: tuple[GpuRow, ...]
     #: What the lines are in which jobs wait.
@@ -61,6 +65,15 @@ class Outlook:
     forecast: Forecast
     #: Line and index in it of the jobs that are next in their lines.
     indexes: Mapping[str, tuple[int, int]] = field(repr=False)
+
+    @property
+    def sizes(self) -> Mapping[str, int]:
+        """Jobs by status."""
+        return self.sizes_of(ALL_TENANTS)
+
+    def sizes_of(self, tenant: str) -> dict[str, int]:
+        """Return the jobs of one tenant, or of all, by status."""
+        return _sizes_of(self.tenant_sizes, tenant)
 
     def place(self, line_id: int, index: int, *, passed_s: float = 0.0) -> Place:
         """Return where a job stands, see `Forecast.place`; one that came after this was read stands behind the others.
@@ -114,6 +127,7 @@ class OutlookReader:
         now = now_ms()
         with self._database.read() as connection:
             waiting = self._lines.waiting(connection)
+            used = read_used(connection, waiting, now)
             heads = read_heads(connection, [line.id for line in waiting])
             gpus = read_gpus(connection, now)
             fetching = read_fetching(connection, waiting, gpus, self._file_needs)
@@ -131,12 +145,13 @@ class OutlookReader:
         view = FleetView(kinds, self._lines.kinds(), reach, costs, forced)
         left = _left(running, kinds_of_running, gpus, expected, now)
         picture = _picture(now, waiting, heads, gpus, away, left, view, expected)
+        picture = replace(picture, used_s=used.seconds, weights=used.weights)
         if fetching:
             told = (replace(each, fetching=fetching.get(each.line.id)) for each in picture.lines)
             picture = replace(picture, lines=tuple(told))
         return Outlook(
             at_ms=now,
-            sizes=sizes,
+            tenant_sizes=sizes,
             gpus=tuple(gpus),
             kinds=kinds,
             picture=picture,
@@ -144,10 +159,10 @@ class OutlookReader:
             indexes={job.id: (line, index) for line, found in heads.jobs.items() for index, job in enumerate(found)},
         )
 
-    def sizes(self) -> dict[str, int]:
-        """Return how many jobs wait, run, and store their outputs: `{status: count}`."""
+    def sizes(self, *, of: str = ALL_TENANTS) -> dict[str, int]:
+        """Return how many jobs of a tenant wait, run, and store their outputs: `{status: count}`."""
         with self._database.read() as connection:
-            return _read_sizes(connection)
+            return _sizes_of(_read_sizes(connection), of)
 
     def indexes(self, job_ids: Collection[str]) -> dict[str, tuple[int, int]]:
         """Return line and index of waiting jobs, the head of a line having index 0; others are left out."""
@@ -155,10 +170,20 @@ class OutlookReader:
             return read_indexes(connection, job_ids)
 
 
-def _read_sizes(connection: Connection) -> dict[str, int]:
-    waiting = int(connection.execute(_WAITING).scalar_one())
-    sizes = {row.status: row.jobs for row in connection.execute(_SIZES)}
-    return {QUEUED: waiting, **sizes} if waiting else sizes
+def _read_sizes(connection: Connection) -> Sizes:
+    sizes: dict[str, dict[str, int]] = defaultdict(dict)
+    for tenant, waiting in connection.execute(_WAITING):
+        sizes[tenant][QUEUED] = int(waiting)
+    for tenant, status, count in connection.execute(_SIZES):
+        sizes[line_tenant(tenant)][status] = count
+    return sizes
+
+
+def _sizes_of(sizes: Sizes, tenant: str) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for own in sizes.values() if tenant == ALL_TENANTS else [sizes.get(line_tenant(tenant), {})]:
+        total.update(own)
+    return dict(total)
 
 
 class _Expected:

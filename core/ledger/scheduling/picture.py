@@ -16,6 +16,7 @@ from core.ledger.scheduling.learned import USUAL_LOAD_S, Costs, LearnedCosts
 from core.ledger.scheduling.lines import Lines, WaitingLine
 from core.ledger.scheduling.presence import SORT_COLUMNS, read_sorts, sort_of
 from core.ledger.scheduling.reach import Sort
+from core.ledger.scheduling.used import read_used
 from core.scheduling.lines import Decision, Fleet, Gpu, Holders, Line, ModelSet
 from core.scheduling.policy import decide
 from core.scheduling.residency import USUAL_BYTES, ModelFile, Residency
@@ -163,6 +164,7 @@ class Picture:
         self._reach = lines.reach
         self._costs = learned.of(connection, self._reach.model_sets)
         self._lines = lines.drawn(waiting, self._costs)
+        self._used = read_used(connection, waiting, self._now_ms)
         self._fleet: Fleet | None = None
         self._heard = {"heard_since_ms": self._now_ms - SILENCE_MS}
         #: Whether instances that lost what waits were left out, see `count_without`.
@@ -269,7 +271,7 @@ class Picture:
 
     def decide(self, gpu: Gpu, lines: Iterable[Line]) -> Decision | None:
         """Return what an instance takes next; None for nothing."""
-        return decide(gpu, lines, self.fleet, now_s=self.now_s)
+        return decide(gpu, lines, self.fleet, now_s=self.now_s, used_s=self._used.seconds)
 
     def decide_for(self, row: GpuRow, gpu: Gpu, lines: Collection[Line]) -> Decision | None:
         """Return what one instance takes next, and read no more of the fleet than that depends on."""
@@ -277,14 +279,15 @@ class Picture:
             return self.decide(gpu, lines)
         held = gpu.holds
         if all(line.models in held and line.start_by_s is None for line in lines):
-            return decide(gpu, lines, NO_FLEET, now_s=self.now_s)
+            return decide(gpu, lines, NO_FLEET, now_s=self.now_s, used_s=self._used.seconds)
         near = self._read(_AROUND_ONE, instance=row.name)
         around = HoldersAroundOne(near.holders, held | gpu.at_risk, lambda: self.fleet.holders)
-        return decide(gpu, lines, replace(near, holders=around), now_s=self.now_s)
+        return decide(gpu, lines, replace(near, holders=around), now_s=self.now_s, used_s=self._used.seconds)
 
     def take(self, decision: Decision) -> None:
         """Play a decision: one job fewer waits, and one GPU more is at work."""
         line, before = decision.line, self.fleet
+        self._used = self._used.more(line.tenant, decision.load_s + line.run_s)
         if line.waiting > 1:
             self._lines[line.id] = replace(line, waiting=line.waiting - 1)
         else:

@@ -10,9 +10,11 @@ from sqlalchemy import Row, and_, delete, func, or_, select, update
 
 from core.clock import now_ms
 from core.errors import NotFound
+from core.ledger.access.owned import is_of_owned_job
 from core.ledger.database.connections import Database
 from core.ledger.database.tables import deliveries, delivery_attempts
 from core.ledger.webhooks.outbox_writer import DEAD, DELIVERED, PENDING, SENDING
+from core.records.access import ALL_TENANTS
 from core.records.job import ContractName
 
 #: States of deliveries that have ended, one way or the other.
@@ -58,7 +60,10 @@ _LISTED = [getattr(deliveries.c, name) for name in Delivery.__dataclass_fields__
 
 
 class Deliveries:
-    """What operators and clients do to webhooks."""
+    """What operators and clients do to webhooks.
+
+    `of` is the tenant whose there are for who asks: a delivery belongs to its job's.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -66,6 +71,7 @@ class Deliveries:
     def page(
         self,
         *,
+        of: str = ALL_TENANTS,
         state: str | None = None,
         job_id: str | None = None,
         ids: tuple[str, str] | None = None,
@@ -79,6 +85,7 @@ class Deliveries:
           after: `(created_at_ms, id)` of the last one of the page before.
         """
         query = select(*_LISTED).order_by(deliveries.c.created_at_ms.desc(), deliveries.c.id.desc()).limit(limit)
+        query = query.where(is_of_owned_job(deliveries.c.job_id, of))
         if state is not None:
             query = query.where(deliveries.c.state == state)
         if job_id is not None:
@@ -94,10 +101,11 @@ class Deliveries:
             log = connection.execute(_log_of([row.id for row in rows])).all() if rows else []
         return [_delivery(row, log) for row in rows]
 
-    def get(self, delivery_id: str) -> Delivery:
+    def get(self, delivery_id: str, *, of: str = ALL_TENANTS) -> Delivery:
         """Return a delivery with its log. Raises NotFound."""
+        is_meant = and_(deliveries.c.id == delivery_id, is_of_owned_job(deliveries.c.job_id, of))
         with self._database.read() as connection:
-            row = connection.execute(select(*_LISTED).where(deliveries.c.id == delivery_id)).one_or_none()
+            row = connection.execute(select(*_LISTED).where(is_meant)).one_or_none()
             if row is None:
                 raise NotFound(f"There is no delivery {delivery_id}.")
             return _delivery(row, connection.execute(_log_of([delivery_id])).all())
@@ -120,7 +128,7 @@ class Deliveries:
             )
         return self.get(delivery_id)
 
-    def purge(self, state: str, *, older_than_ms: int = 0) -> int:
+    def purge(self, state: str, *, older_than_ms: int = 0, of: str = ALL_TENANTS) -> int:
         """Delete deliveries that ended in `state` (`delivered` or `dead`) so long ago; returns how many.
 
         Raises: ValueError - deliveries in that state have not ended.
@@ -128,6 +136,7 @@ class Deliveries:
         if state not in ENDED:
             raise ValueError(f"only {' and '.join(ENDED)} deliveries can be deleted, not {state!r}")
         old = and_(deliveries.c.state == state, deliveries.c.updated_at_ms <= now_ms() - older_than_ms)
+        old = and_(old, is_of_owned_job(deliveries.c.job_id, of))
         with self._database.write() as transaction:
             return transaction.connection.execute(delete(deliveries).where(old)).rowcount
 

@@ -96,6 +96,8 @@ def values(api: Api, folder: Path) -> dict[str, str]:
         "FILE": str(file),
         "FILE_PATH": str(api.ledger.jobs.get(job_id).outputs[0].storage_key),
         "NAME": INSTANCE,
+        "KEY_ID": api.ledger.keys.create("default", name="x", scopes=("read",))[0].id,
+        "TENANT": "default",
         "MODEL_PATH": ENTRY_EXAMPLE["path"],
     }
 

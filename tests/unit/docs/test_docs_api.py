@@ -41,7 +41,7 @@ WEBHOOKS = (DOCS / "webhooks.md").read_text(encoding="utf-8")
 S3 = (DOCS / "s3.md").read_text(encoding="utf-8")
 #: All pages that say which routes there are.
 CONTRACTS = "".join(
-    (DOCS / f"{page}.md").read_text(encoding="utf-8") for page in ("api", "files", "generate", "webhooks")
+    (DOCS / f"{page}.md").read_text(encoding="utf-8") for page in ("api", "files", "generate", "keys", "webhooks")
 )
 ERRORS = TEXT.partition("\n## Errors\n")[2]
 #: Errors that end a request, beside those of `RequestError`; all others end a job, or stay in a log.

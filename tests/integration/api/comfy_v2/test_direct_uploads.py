@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -359,3 +360,21 @@ def test_a_server_without_a_bucket_says_what_to_do(settings: Settings) -> None:
         answer = plain.post("/api/v2/assets/uploads", {"size_bytes": 5})
     assert code_of(answer) == (422, "invalid_request")
     assert "POST /api/v2/assets" in answer.json()["error"]["message"]
+
+
+def test_what_one_tenant_sends_no_other_one_finishes(tmp_path: Path, s3: S3Server) -> None:
+    with running_api(
+        settings_for(tmp_path, **{**bucket_settings(s3.url), "storage_url": f"s3://{BUCKET}/of-others"})
+    ) as api:
+        for tenant in ("acme", "globex"):
+            api.ledger.tenants.create(tenant)
+        keys = {
+            tenant: {"X-API-Key": api.ledger.keys.create(tenant, name="x", scopes=("submit",))[1]}
+            for tenant in ("acme", "globex", "default")
+        }
+        begun = api.post("/api/v2/assets/uploads", {"size_bytes": 4}, headers=keys["acme"]).json()
+        assert requests.put(begun["url"], data=b"acme", timeout=20).status_code == 200
+        path, body = f"/api/v2/assets/uploads/{begun['id']}/finish", {"hash": hash_of(b"acme"), "file_path": "a.bin"}
+        for tenant in ("globex", "default"):
+            assert code_of(api.post(path, body, headers=keys[tenant])) == (404, "not_found")
+        assert api.post(path, body, headers=keys["acme"]).status_code == 201

@@ -245,7 +245,7 @@ def test_what_a_job_keeps_of_a_body_tells_nobody_its_secrets(api: Api) -> None:
     text = json.dumps(wanted, sort_keys=True, separators=(",", ":")).encode()
 
     with api.ledger.database.read() as connection:
-        mark = connection.execute(select(jobs.c.request_mark).where(jobs.c.request_id == "sealed")).scalar_one()
+        mark = connection.execute(select(jobs.c.request_mark).where(jobs.c.own_request_id == "sealed")).scalar_one()
 
     assert hashlib.sha256(text).hexdigest() not in mark, "who has the ledger must not be able to try secrets"
     assert api.post("/generate", wanted).status_code == 202

@@ -55,7 +55,7 @@ def test_a_sound_fleet_is_found_sound_in_every_point(fleet: Fleet) -> None:
 
     assert status == 0
     well = ["settings", "data directory", "database", "secret key", "broker", "storage", "GPUs", "disk", "API"]
-    well += ["name", "fleet", "jobs", "webhooks", "beat", "io workers", "ComfyUI gpu0"]
+    well += ["name", "keys", "fleet", "jobs", "webhooks", "beat", "io workers", "ComfyUI gpu0"]
     # This fleet has no Flower.
     assert marks(found) == {"Flower": {"unknown"}} | {subject: {"ok"} for subject in well}
     assert re.search(r"version [\d.]+, \d+ kinds of nodes", found["ComfyUI gpu0"][0]["text"])

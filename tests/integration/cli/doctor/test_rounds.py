@@ -337,7 +337,25 @@ class TestFleet:
     def test_a_fleet_without_anything(self, found: Any) -> None:
         told = {each.subject: each.mark for each in found()}
 
-        assert told == {"fleet": "unknown", "jobs": "ok", "webhooks": "ok", "beat": "unknown", "io workers": "wrong"}
+        assert told == {
+            "keys": "ok",
+            "fleet": "unknown",
+            "jobs": "ok",
+            "webhooks": "ok",
+            "beat": "unknown",
+            "io workers": "wrong",
+        }
+
+    @pytest.mark.parametrize("has_key", [False, True])
+    def test_an_api_that_asks_nobody_for_a_key_is_told_of(
+        self, ledger: Ledger, ledger_settings: Settings, has_key: bool
+    ) -> None:
+        if has_key:
+            ledger.keys.create("default", name="x", scopes=("read",))
+        settings = ledger_settings.model_copy(update={"api_host": "0.0.0.0"})
+        [said] = examine(condition_checks(settings, ledger)[:1])
+        assert (said.subject, said.mark) == ("keys", "ok" if has_key else "advice")
+        assert ("OPEN to everybody" in said.text) != has_key
 
     def test_each_gpu_that_is_not_well_is_named(self, ledger: Ledger, found: Any) -> None:
         for name, state in (("gpu0@here", "healthy"), ("gpu1@here", "quarantined"), ("gpu2@here", "drained")):

@@ -11,7 +11,8 @@ from sqlalchemy import func, select
 from core.errors import IdempotencyKeyReuse, NotFound, RequestIdReuse, StaleAttempt
 from core.ledger import Change, Ledger
 from core.ledger.claims import Claim
-from core.ledger.database.tables import deliveries, events, idempotency_keys, jobs, secrets
+from core.ledger.database.access_tables import idempotency_keys
+from core.ledger.database.tables import deliveries, events, jobs, secrets
 from core.records.job import CANCELED, CANCELING, DELIVERING, QUEUED, RUNNING, SUCCEEDED, Job, new_job_id
 from core.settings import Settings
 from tests.ledger_moves import (

@@ -15,7 +15,8 @@ from sqlalchemy import func, insert, select, update
 from core.clock import now_ms
 from core.errors import IdempotencyKeyReuse
 from core.ledger import Ledger
-from core.ledger.database.tables import assets, deliveries, events, idempotency_keys, job_inputs, jobs
+from core.ledger.database.access_tables import idempotency_keys
+from core.ledger.database.tables import assets, deliveries, events, job_inputs, jobs
 from core.records.job import TERMINAL, InputRef
 from core.records.job_error import JobError
 from core.settings import Settings

@@ -6,7 +6,8 @@ import pytest
 from sqlalchemy import insert, select, update
 
 from core.ledger import Ledger
-from core.ledger.database.tables import deliveries, idempotency_keys, jobs, uploads
+from core.ledger.database.access_tables import idempotency_keys
+from core.ledger.database.tables import deliveries, jobs, uploads
 from core.ledger.removal import KEY_LIFE_MS
 from tests.ledger_moves import WEBHOOK, claimed, set_columns, submit, succeeded
 from tests.makers import StoppedClock

@@ -144,4 +144,9 @@ class TestJob:
 
     def test_what_can_be_large_is_left_alone(self) -> None:
         names = {column.name for column in JOB_COLUMNS}
-        assert {column.name for column in jobs.columns} - names == {"graph", "extra_pnginfo", "catalogues"}
+        assert {column.name for column in jobs.columns} - names == {
+            "graph",
+            "extra_pnginfo",
+            "catalogues",
+            "request_id",
+        }

@@ -1,0 +1,202 @@
+"""Tenants and keys over HTTP, for operators: make, list, rotate, revoke."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from flask import Blueprint, Response, request
+from pydantic import Field
+from typing_extensions import TypedDict
+
+from api.http.errors import json_response
+from api.http.json_body import has_body, read_json
+from api.http.time_limits import bounded, ledger_time_limit
+from api.schema.described import KEYS, Described, Parameter
+from api.schema.key_bodies import KeyBody, RotateBody, TenantBody, WeightBody
+from api.schema.validation import read
+from api.service.jobs import check_id
+from core.clock import now_ms
+from core.contracts.comfy_v2 import maybe_timestamp, timestamp
+from core.errors import AlreadyExists, InvalidRequest, LedgerUnavailable, NotFound
+from core.ledger import Ledger
+from core.records.access import SCOPES, Key, Tenant
+from core.settings import Settings
+
+_TENANT = Parameter(name="tenant", place="query", description="Only the keys of this one.", schema={"type": "string"})
+
+
+class TenantView(TypedDict):
+    """An owner of jobs, files and keys."""
+
+    name: str
+    weight: Annotated[float, Field(description="Its share of a busy fleet, beside those of others.")]
+    created_at: str
+
+
+class TenantsView(TypedDict):
+    tenants: list[TenantView]
+
+
+class KeyView(TypedDict):
+    """A key, without what opens it."""
+
+    id: str
+    tenant: str
+    name: str
+    scopes: Annotated[list[str], Field(json_schema_extra={"items": {"type": "string", "enum": list(SCOPES)}})]
+    max_priority: Annotated[int | None, Field(description="Null: that of the server.")]
+    templates: Annotated[list[str] | None, Field(description="Null: all, and graphs of its own.")]
+    pools: Annotated[list[str] | None, Field(description="Null: all.")]
+    secrets: Annotated[int, Field(description="How many open it now: 2 while it is rotated, 0 if it was revoked.")]
+    created_at: str
+    ends_at: str | None
+    revoked_at: str | None
+    last_used_at: Annotated[str | None, Field(description="Some seconds late.")]
+    last_used_by: Annotated[str | None, Field(description="The address of the client.")]
+
+
+class SecretKeyView(KeyView):
+    """A key with a secret that is told this once."""
+
+    secret: Annotated[str, Field(description="Keep it: nobody can be told it again.")]
+
+
+class KeysView(TypedDict):
+    keys: list[KeyView]
+
+
+def access_blueprint(settings: Settings, ledger: Ledger) -> Blueprint:
+    """Return the routes under /api/v2/tenants and /api/v2/keys: an extension, for operators."""
+    blueprint = Blueprint("access", __name__, url_prefix="/api/v2")
+
+    @blueprint.get("/tenants")
+    @Described(summary="The tenants", tag=KEYS, scope="admin", answers={200: TenantsView}, errors=(LedgerUnavailable,))
+    @bounded
+    def tenants() -> Response:
+        view: TenantsView = {"tenants": [_tenant_view(each) for each in ledger.tenants.all()]}
+        return json_response(view)
+
+    @blueprint.post("/tenants")
+    @Described(
+        summary="Make a tenant",
+        tag=KEYS,
+        scope="admin",
+        body=TenantBody,
+        answers={201: TenantView},
+        errors=(AlreadyExists, LedgerUnavailable),
+    )
+    def create_tenant() -> Response:
+        body = read(TenantBody, read_json(settings))
+        with ledger_time_limit():
+            return json_response(_tenant_view(ledger.tenants.create(body.name, weight=body.weight)), 201)
+
+    @blueprint.patch("/tenants/<tenant>")
+    @Described(
+        summary="Give a tenant another share of a busy fleet",
+        tag=KEYS,
+        scope="admin",
+        body=WeightBody,
+        answers={200: TenantView},
+        errors=(NotFound, LedgerUnavailable),
+    )
+    def weigh(tenant: str) -> Response:
+        body = read(WeightBody, read_json(settings))
+        with ledger_time_limit():
+            return json_response(_tenant_view(ledger.tenants.weigh(check_id(tenant), body.weight)))
+
+    @blueprint.get("/keys")
+    @Described(
+        summary="The keys, the newest first",
+        tag=KEYS,
+        scope="admin",
+        answers={200: KeysView},
+        errors=(LedgerUnavailable, NotFound),
+        parameters=(_TENANT,),
+        text="Those that were revoked too.",
+    )
+    @bounded
+    def every() -> Response:
+        tenant = request.args.get("tenant")
+        found = ledger.keys.all(tenant=None if tenant is None else check_id(tenant))
+        view: KeysView = {"keys": [_key_view(each) for each in found]}
+        return json_response(view)
+
+    @blueprint.post("/keys")
+    @Described(
+        summary="Make a key",
+        tag=KEYS,
+        scope="admin",
+        body=KeyBody,
+        answers={201: SecretKeyView},
+        errors=(NotFound, LedgerUnavailable),
+        text="The answer has its secret, which nobody can be told again. The first key of a server that asked for none "
+        "has everybody asked for one from then on.",
+    )
+    def create() -> Response:
+        body = read(KeyBody, read_json(settings))
+        ends_at_ms = None if body.ends_in_s is None else now_ms() + int(body.ends_in_s * 1000)
+        with ledger_time_limit():
+            key, secret = ledger.keys.create(
+                body.tenant, name=body.name, scopes=tuple(body.scopes), limits=body.limits(), ends_at_ms=ends_at_ms
+            )
+        return _told(key, secret)
+
+    @blueprint.post("/keys/<key_id>/rotate")
+    @Described(
+        summary="Give a key another secret",
+        tag=KEYS,
+        scope="admin",
+        body=RotateBody,
+        is_optional=True,
+        answers={201: SecretKeyView},
+        errors=(NotFound, InvalidRequest, LedgerUnavailable),
+        text="The one before is good for a day more, or as long as the body says; one before that ends.",
+    )
+    def rotate(key_id: str) -> Response:
+        body = read(RotateBody, read_json(settings)) if has_body() else RotateBody()
+        with ledger_time_limit():
+            key, secret = ledger.keys.rotate(check_id(key_id), keep_s=body.keep_s)
+        return _told(key, secret)
+
+    @blueprint.post("/keys/<key_id>/revoke")
+    @Described(
+        summary="Have a key open nothing any more",
+        tag=KEYS,
+        scope="admin",
+        answers={200: KeyView},
+        errors=(NotFound, LedgerUnavailable),
+        text="In every API process within a second. Safe to repeat.",
+    )
+    @bounded
+    def revoke(key_id: str) -> Response:
+        return json_response(_key_view(ledger.keys.revoke(check_id(key_id))))
+
+    return blueprint
+
+
+def _told(key: Key, secret: str) -> Response:
+    view: SecretKeyView = {**_key_view(key), "secret": secret}
+    return json_response(view, 201, {"Cache-Control": "no-store"})
+
+
+def _tenant_view(tenant: Tenant) -> TenantView:
+    return {"name": tenant.name, "weight": tenant.weight, "created_at": timestamp(tenant.created_at_ms)}
+
+
+def _key_view(key: Key) -> KeyView:
+    limits = key.limits
+    return {
+        "id": key.id,
+        "tenant": key.tenant,
+        "name": key.name,
+        "scopes": list(key.scopes),
+        "max_priority": limits.max_priority,
+        "templates": None if limits.templates is None else list(limits.templates),
+        "pools": None if limits.pools is None else list(limits.pools),
+        "secrets": key.secrets,
+        "created_at": timestamp(key.created_at_ms),
+        "ends_at": maybe_timestamp(key.ends_at_ms),
+        "revoked_at": maybe_timestamp(key.revoked_at_ms),
+        "last_used_at": maybe_timestamp(key.last_used_at_ms),
+        "last_used_by": key.last_used_by,
+    }
