@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import quote
 
 import click
+import yaml
 
 from cli.commands.shared import json_option, open_client, print_json, server_option
 from cli.exit_codes import EXIT_OK
@@ -25,6 +26,8 @@ else:  # The same library, before it came with Python.
 _PATH = "/api/v2/model-files"
 #: Entries sent at once: the server takes no more.
 BATCH = 1000
+#: Files that end so are YAML, all others TOML.
+YAML_SUFFIXES = (".yaml", ".yml")
 #: The largest file that is read: a manifest is text by hand.
 MAX_FILE_BYTES = 16 * 1024 * 1024
 COLUMNS = (
@@ -105,7 +108,7 @@ def add(path: str, source: str, server: str | None, as_json: bool, **fields: Any
 @server_option
 @json_option
 def import_command(file: Path, server: str | None, as_json: bool) -> int:
-    """Enter all model files of a TOML file; those that are in the manifest and not in the file stay.
+    """Enter all model files of a TOML or YAML file; those that are in the manifest and not in the file stay.
 
     \b
     [[model_files]]
@@ -140,22 +143,52 @@ def remove(paths: tuple[str, ...], server: str | None, as_json: bool) -> int:
 
 
 def read_manifest(file: Path) -> list[Entry]:
-    """Return the entries of a TOML file. Raises InvalidRequest: it is none, or holds something else."""
+    """Return the entries of a TOML or YAML file. Raises InvalidRequest: it is none, or holds something else."""
     try:
         with file.open("rb") as opened:
             text = opened.read(MAX_FILE_BYTES + 1)
-        if len(text) > MAX_FILE_BYTES:
-            raise InvalidRequest(f"{file} is larger than {MAX_FILE_BYTES // 1024**2} MiB: is it a manifest?")
-        found = tomllib.loads(text.decode())
     except OSError as exc:
         raise InvalidRequest(f"{file} cannot be read: {exc.strerror}.") from exc
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
-        raise InvalidRequest(f"{file} is no TOML: {exc}.") from exc
-    entries = found.pop("model_files", None)
-    if found or not isinstance(entries, list) or not entries or not all(isinstance(each, dict) for each in entries):
-        extra = f", not {', '.join(sorted(found))}" if found else ""
-        raise InvalidRequest(f"{file} must hold tables [[model_files]], each with path, source and sha256{extra}.")
+    if len(text) > MAX_FILE_BYTES:
+        raise InvalidRequest(f"{file} is larger than {MAX_FILE_BYTES // 1024**2} MiB: is it a manifest?")
+    is_yaml = file.suffix.lower() in YAML_SUFFIXES
+    found = _parsed(file, text, is_yaml=is_yaml)
+    more = sorted(str(name) for name in found if name != "model_files") if isinstance(found, dict) else []
+    entries = found.get("model_files") if isinstance(found, dict) else None
+    if more or not isinstance(entries, list) or not entries or not all(isinstance(each, dict) for each in entries):
+        extra = f", not {', '.join(more)}" if more else ""
+        form = "a list model_files" if is_yaml else "tables [[model_files]]"
+        raise InvalidRequest(f"{file} must hold {form}, each with path, source and sha256{extra}.")
     return entries
+
+
+def _parsed(file: Path, text: bytes, *, is_yaml: bool) -> Any:
+    try:
+        return yaml.load(text, _Plain) if is_yaml else tomllib.loads(text.decode())  # noqa: S506 - a SafeLoader
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, yaml.YAMLError, RecursionError) as exc:
+        # PyYAML says it in several lines, with a drawing.
+        words = " ".join(str(exc).split())
+        raise InvalidRequest(f"{file} is no {'YAML' if is_yaml else 'TOML'}: {words}.") from exc
+
+
+class _Plain(yaml.SafeLoader):
+    """YAML of texts, numbers, lists and tables.
+
+    It has no aliases, by which a short file stands for one that fills the memory, and a date is a text.
+    """
+
+    yaml_constructors: ClassVar[Any] = {
+        tag: made
+        for tag, made in yaml.SafeLoader.yaml_constructors.items()
+        if str(tag).rpartition(":")[2] not in ("binary", "set", "omap", "pairs")
+    } | {"tag:yaml.org,2002:timestamp": yaml.SafeLoader.construct_yaml_str}
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError(f"line {self.get_mark().line + 1}: aliases (*name) are not read")
+        return super().compose_node(parent, index)
+
+
 
 
 def _place(path: str) -> str:

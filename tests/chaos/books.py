@@ -51,7 +51,7 @@ class Entry:
     @property
     def name(self) -> str:
         """The order's name, from the label or the request id."""
-        return str(self.row["request_id"] or (self.row["metadata"] or {}).get(LABEL))
+        return str(self.row["own_request_id"] or (self.row["metadata"] or {}).get(LABEL))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,7 @@ def entry_of(order: Order, steps: Sequence[str], **columns: Any) -> Entry:
     for seq, step in enumerate(steps, start=1):
         data = {"asset_id": f"asset-{seq}"} if step == "output" else {"status": step, "instance": "gpu0@host"}
         log.append(Event(seq=seq, type="output" if step == "output" else "status", data=data, at_ms=100 * seq))
-    row: dict[str, Any] = {"id": "job", "request_id": None, "metadata": {LABEL: order.name}, "error": None}
+    row: dict[str, Any] = {"id": "job", "own_request_id": None, "metadata": {LABEL: order.name}, "error": None}
     row |= {"status": steps[-1], "attempt": steps.count(RUNNING), "lost_attempts": 0, "last_seq": len(steps)}
     return Entry(row={**row, **columns}, log=log, sent=[])
 

@@ -139,6 +139,48 @@ def test_the_command_line_goes_the_whole_way(api: Api, tmp_path: Path, capsys: p
     assert "loras/b.safetensors" in capsys.readouterr().err
 
 
+def test_a_manifest_may_be_yaml(api: Api, tmp_path: Path) -> None:
+    for suffix in (".yaml", ".YML"):
+        file = tmp_path / f"models{suffix}"
+        file.write_text(
+            f"model_files:\n  - path: a/2026-11-30{suffix}.safetensors\n    source: https://models.example/a\n"
+            f"    sha256: {HASH}\n    size_bytes: 7\n    tags: [2026-11-30]\n"
+        )
+        assert run(["models", "import", str(file)]) == 0
+    found = api.ledger.manifest.all()
+    assert sorted(entry.path for entry in found) == [
+        "a/2026-11-30.YML.safetensors",
+        "a/2026-11-30.yaml.safetensors",
+    ]
+    assert {(entry.size_bytes, tuple(entry.tags)) for entry in found} == {(7, ("2026-11-30",))}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("model_files: [", "is no YAML"),
+        ("model_files: [\x01]", "is no YAML"),
+        ("a: &a [x]\nmodel_files: [*a]", "line 2: aliases (*name) are not read"),
+        ("model_files: [{path: !!binary aGk=}]", "is no YAML"),
+        ("model_files: !!python/object/apply:os.getcwd []", "is no YAML"),
+        ("- path: x", "must hold a list model_files"),
+        ("", "must hold a list model_files"),
+        ("model_files: [{path: x}]\n3: x", "not 3"),
+        ("model_files: [{path: 3, source: x}]", "model_files.0.path must be text of at most 400 characters, not 3."),
+    ],
+)
+def test_files_that_are_no_yaml_manifest(
+    api: Api, tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, words: str
+) -> None:
+    file = tmp_path / "models.yaml"
+    file.write_text(text)
+    assert run(["models", "import", str(file)]) == 2
+    told = capsys.readouterr().err
+    assert words in told
+    assert len(told.splitlines()) <= 2
+    assert api.ledger.manifest.all() == []
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
