@@ -22,6 +22,7 @@ from api.contracts.generate.routes import generate_blueprint
 from api.contracts.generate.stream import generate_stream_blueprint
 from api.contracts.gpus import Ask, gpus_blueprint
 from api.contracts.model_files import model_files_blueprint
+from api.contracts.model_tokens import model_tokens_blueprint
 from api.contracts.pyworker.prompt import prompt_blueprint
 from api.contracts.pyworker.tasks import pyworker_blueprint
 from api.contracts.templates import workflows_blueprint
@@ -78,6 +79,7 @@ def create_app(
     app.register_blueprint(deliveries_blueprint(settings, ledger, publisher))
     app.register_blueprint(gpus_blueprint(ledger, ask, estimates))
     app.register_blueprint(model_files_blueprint(settings, ledger))
+    app.register_blueprint(model_tokens_blueprint(settings, ledger))
     app.register_blueprint(access_blueprint(settings, ledger))
     app.register_blueprint(health_blueprint(settings, ledger, guard, marker))
     app.register_blueprint(docs_blueprint(settings, guard))

@@ -36,7 +36,7 @@ COMMANDS = {
         "cli.commands.access.tenant_commands:tenants",
         "Make, list and weigh the owners of jobs, files and keys.",
     ),
-    "models": ("cli.commands.models:models", "The model files that the fleet fetches."),
+    "models": ("cli.commands.model_files.manifest_commands:models", "The model files that the fleet fetches."),
     "gpus": ("cli.commands.gpus:gpus", "List the fleet's GPUs: state, job, models, uptime."),
     "drain": ("cli.commands.gpus:drain", "Have a GPU finish its job and take no more."),
     "resume": ("cli.commands.gpus:resume", "Have a drained or quarantined GPU take jobs again."),

@@ -8,6 +8,7 @@ deliveries       webhook deliveries: list, send again, forget
 delivery_views   what those answer (deliveries)
 gpu_views        how a GPU is shown (gpus)
 model_files      the manifest of model files for operators
+model_tokens     the tokens of its sources for operators
 access           tenants and keys for operators
 gpus             the fleet's GPUs for operators: list, drain, resume, restart
 """

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field, WithJsonSchema
 
 from api.schema.blocks import Block
 from api.schema.validation import Body
@@ -15,6 +16,8 @@ from core.records.model_file import ModelFile
 
 #: Entries in one request.
 MAX_ENTRIES = 1000
+MAX_TOKEN_CHARS = 4096
+_TOKEN = re.compile(rf"[!-~]{{1,{MAX_TOKEN_CHARS}}}")
 ENTRY_EXAMPLE: dict[str, Any] = {
     "path": "checkpoints/sd_xl_base_1.0.safetensors",
     "source": "hf://stabilityai/stable-diffusion-xl-base-1.0@main/sd_xl_base_1.0.safetensors",
@@ -25,6 +28,28 @@ ENTRY_EXAMPLE: dict[str, Any] = {
     "token": "hub",
 }
 Label = Annotated[str, Field(max_length=64)]
+
+
+def _token(value: Any) -> str:
+    # No answer repeats what was sent.
+    if not isinstance(value, str) or not _TOKEN.fullmatch(value):
+        raise ValueError(f"text of 1 to {MAX_TOKEN_CHARS} printable ASCII characters without spaces")
+    return value
+
+
+Token = Annotated[
+    Any,
+    AfterValidator(_token),
+    WithJsonSchema({"type": "string", "maxLength": MAX_TOKEN_CHARS, "description": "Sealed, and never shown again."}),
+]
+
+
+class ModelTokenBody(Body):
+    """A token for model sources."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"token": "hf_..."}]})
+
+    token: Token
 
 
 class ModelFileBody(Block):
@@ -56,7 +81,7 @@ class ModelFileBody(Block):
         default_factory=list, max_length=MAX_LABELS, description="Hosts of these pools (COMFYLINE_POOL) keep it."
     )
     token: Label | None = Field(
-        None, description="The name of a token in COMFYLINE_MODELS_TOKENS of the hosts; never the token itself."
+        None, description="The name of a token that was entered, or stands on the hosts; never the token itself."
     )
 
     def to_entry(self) -> ModelFile:

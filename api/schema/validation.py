@@ -15,7 +15,7 @@ from workflows.graphs.misplaced import misplaced_graph
 from workflows.templates.parameters import shown
 
 #: Fields whose values no answer repeats, and the blocks they stand in: where one is text, that may be the secret.
-SECRETS = frozenset({"access_key_id", "secret_access_key", "session_token", "secret", "put_urls", "headers"})
+SECRETS = frozenset({"access_key_id", "secret_access_key", "session_token", "secret", "put_urls", "headers", "token"})
 SECRET_BLOCKS = frozenset({"s3", "webhook", "extra_data"})
 #: The kind of a problem whose context has `names`: fields of another system's, and what each is called here.
 OTHER_NAME = "other_name"

@@ -9,8 +9,8 @@ run           run a server's workflow by its name; upload a file
 job_commands  status, watch, cancel, delete, list
 task_files    query, download, download-all, download-from-json
 gpus          look at GPUs; drain, resume, restart
-models        the manifest of model files: list, add, remove, import
 access/       tenants and keys: who may ask a server
+model_files/  the manifest of model files, and the tokens of its sources
 webhooks      deliveries: which arrived, and sending again
 templates     check template files, propose a sidecar, list a server's
 storage       the files of a directory into a bucket

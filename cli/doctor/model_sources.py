@@ -44,11 +44,11 @@ def _sources(settings: Settings, ledger: Ledger, *, is_start: bool) -> Iterator[
     own = [entry for entry in manifest if pinned_to(entry, pool=settings.pool or None, tags=settings.models_tags)]
     asked = own if is_start else [*own, *(entry for entry in manifest if entry not in own)]
     if asked:
-        yield from _tried(settings, asked[:ASKED], limit_s=START_TRIAL_S if is_start else TRIAL_S)
+        yield from _tried(settings, ledger, asked[:ASKED], limit_s=START_TRIAL_S if is_start else TRIAL_S)
 
 
-def _tried(settings: Settings, asked: Sequence[ModelFile], *, limit_s: float) -> Iterator[Said]:
-    problems = try_sources(asked, settings, limit_s=limit_s)
+def _tried(settings: Settings, ledger: Ledger, asked: Sequence[ModelFile], *, limit_s: float) -> Iterator[Said]:
+    problems = try_sources(asked, settings, ledger.model_tokens.open, limit_s=limit_s)
     for entry, problem in problems[:TOLD]:
         yield wrong(f"{entry.path} cannot be fetched: {problem}")
     if len(problems) > TOLD:

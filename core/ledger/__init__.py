@@ -17,7 +17,7 @@ machines     ledger.machines: on which machines the fleet's processes run (API, 
 access/      ledger.tenants and ledger.keys: who may ask, and whose rows are whose (API, all of core.ledger)
 removal      ledger.removal: what leaves the ledger (reconciler)
 timekeeping  ledger.timekeeping: whether the clock was set (reconciler)
-models/      ledger.manifest and ledger.copies: model files that can be fetched, and have been (API, GPU workers)
+models/      ledger.manifest, .copies and .model_tokens: model files, on hosts and to be fetched (API, GPU workers)
 webhooks/    ledger.outbox: webhooks out (io workers), and ledger.deliveries: what became of them (API)
 transitions  the one way a job changes its status (all of the above)
 catalogues   what instances offer (instances, scheduling)
@@ -51,6 +51,7 @@ from core.ledger.jobs import Jobs, Retention
 from core.ledger.machines import Machines
 from core.ledger.models.copies import Copies
 from core.ledger.models.manifest import Manifest
+from core.ledger.models.tokens import ModelTokens
 from core.ledger.outputs import Outputs
 from core.ledger.pins import Pins
 from core.ledger.removal import Removal
@@ -112,6 +113,7 @@ class Ledger:
         self.machines = Machines(self.database, self.facts)
         self.manifest = Manifest(self.database)
         self.copies = Copies(self.database)
+        self.model_tokens = ModelTokens(self.database, sealer)
         self.tenants = Tenants(self.database)
         self.keys = Keys(self.database)
         self.removal = Removal(self.database)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from typing import TypeAlias
 
 import boto3
 from botocore.config import Config
@@ -10,7 +12,7 @@ from botocore.exceptions import BotoCoreError, NoCredentialsError, PartialCreden
 
 from comfy.model_files.remote import Address
 from core.buckets.dialect import dialect
-from core.errors import InvalidRequest, ModelRefused, ModelUnavailable
+from core.errors import ConfigurationError, InvalidRequest, ModelRefused, ModelUnavailable
 from core.model_files.entries import Rules, check_entry
 from core.model_files.sources import Source, parse_source
 from core.outbound import Policy
@@ -21,11 +23,18 @@ from core.settings import Settings
 SIGNED_S = 900
 
 
-def address_of(entry: ModelFile, settings: Settings) -> Address:
+#: Opens a token by its name; None: there is none.
+TokenOf: TypeAlias = Callable[[str], str | None]
+
+
+def address_of(entry: ModelFile, settings: Settings, token_of: TokenOf = lambda _name: None) -> Address:
     """Return where to get a file.
 
+    Parameters:
+      token_of: opens the tokens that were entered; those of this host's settings go before.
     Raises:
-      ModelRefused: this host's settings do not allow it, or lack its token or the credentials.
+      ModelRefused: this host's settings do not allow it, or its token or the credentials are missing.
+      LedgerUnavailable: the token cannot be asked for now.
     """
     try:
         # The host's own word counts, whatever an API of other settings has let in.
@@ -33,9 +42,7 @@ def address_of(entry: ModelFile, settings: Settings) -> Address:
         source = parse_source(entry.source, allow_http=settings.models_allow_http)
     except InvalidRequest as exc:
         raise ModelRefused(exc.message) from exc
-    token = None
-    if entry.token is not None and (token := settings.named_tokens.get(entry.token)) is None:
-        raise ModelRefused(f"COMFYLINE_MODELS_TOKENS of this host has no token {entry.token}.")
+    token = None if entry.token is None else _token(entry.token, settings, token_of)
     if source.kind == "s3":
         return _signed(entry, source, settings)
     url = source.name if source.kind == "http" else source.hub_url(settings.models_hub_url)
@@ -46,6 +53,23 @@ def address_of(entry: ModelFile, settings: Settings) -> Address:
         allow_http=settings.models_allow_http or url.startswith("http://"),
         policy=Policy.of_operator(settings),
     )
+
+
+def _token(name: str, settings: Settings, token_of: TokenOf) -> str:
+    own = settings.named_tokens.get(name)
+    try:
+        found = token_of(name) if own is None else own
+    except ConfigurationError as exc:
+        raise ModelRefused(
+            f"The token {name} was sealed with another COMFYLINE_SECRET_KEY: enter it again with comfyline models "
+            f"tokens set {name}."
+        ) from exc
+    if found is None:
+        raise ModelRefused(
+            f"There is no token {name}: enter it with comfyline models tokens set {name}, or have it in "
+            "COMFYLINE_MODELS_TOKENS of this host."
+        )
+    return found
 
 
 def _signed(entry: ModelFile, source: Source, settings: Settings) -> Address:

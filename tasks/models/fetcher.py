@@ -117,6 +117,9 @@ class ModelFetcher:
             self._ledger.close()
         self._held.close()
 
+    def _token_of(self, name: str) -> str | None:
+        return None if self._ledger is None else self._ledger.model_tokens.open(name)
+
     def _look(self) -> tuple[FleetNeeds, list[ModelFile], Wants]:
         self._ledger = self._ledger or Ledger(self._settings, pool_size=1)
         self._looked_s = time.monotonic()
@@ -181,7 +184,7 @@ class ModelFetcher:
         except OSError as exc:
             raise ModelUnavailable(f"{part.parent} cannot be made: {exc.strerror}.") from exc
         download = Download(
-            address_of(entry, self._settings),
+            address_of(entry, self._settings, self._token_of),
             part,
             Wanted(sha256=entry.sha256, size_bytes=entry.size_bytes),
             tell=watch.tell,

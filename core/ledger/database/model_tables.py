@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import JSON, BigInteger, Column, Float, String, Table, Text
+from sqlalchemy import JSON, BigInteger, Column, Float, LargeBinary, String, Table, Text
 
 from core.ledger.database.tables import metadata
 
@@ -20,6 +20,15 @@ model_files = Table(
     # The name of one, never the token.
     Column("token", String(64)),
     Column("created_at_ms", BigInteger, nullable=False),
+    Column("updated_at_ms", BigInteger, nullable=False),
+)
+
+# What their sources are asked with, sealed; see core/ledger/models/tokens.py.
+model_tokens = Table(
+    "model_tokens",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("sealed", LargeBinary, nullable=False),
     Column("updated_at_ms", BigInteger, nullable=False),
 )
 

@@ -2,5 +2,6 @@
 
 copies    what hosts have of them (GPU workers, api, scheduling)
 manifest  the entries of operators (api, GPU workers, reconciler)
+tokens    what sources are asked with, sealed (api, GPU workers)
 speeds    how fast files come to hosts (GPU workers, scheduling)
 """

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -153,6 +155,38 @@ def test_a_manifest_may_be_yaml(api: Api, tmp_path: Path) -> None:
         "a/2026-11-30.yaml.safetensors",
     ]
     assert {(entry.size_bytes, tuple(entry.tags)) for entry in found} == {(7, ("2026-11-30",))}
+
+
+def test_tokens_are_entered_listed_by_name_and_never_told(
+    api: Api, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = "hf_0123456789"
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{secret}\n"))
+    assert run(["models", "tokens", "set", "hub"]) == 0
+    assert run(["models", "tokens", "list"]) == 0
+    told = capsys.readouterr().out
+    assert re.fullmatch(r"hub  entered\nhub\t20[-0-9T:.]+Z\n", told), told
+    assert api.ledger.model_tokens.open("hub") == secret
+    listed = requests.get(f"{api.url}/api/v2/model-tokens", headers={"X-API-Key": KEY}, timeout=5)
+    assert [token["name"] for token in listed.json()["model_tokens"]] == ["hub"]
+    assert secret not in listed.text
+    assert run(["models", "tokens", "remove", "hub"]) == 0
+    assert run(["models", "tokens", "remove", "hub"]) == 2
+    assert "no token hub" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("token", ["", "two words", "a\u00f6", "x" * 4097, 3, None])
+def test_what_is_no_token_is_refused_and_not_repeated(api: Api, token: object) -> None:
+    path = f"{api.url}/api/v2/model-tokens/hub"
+    answer = requests.put(path, json={"token": token}, headers={"X-API-Key": KEY}, timeout=5)
+    assert answer.status_code == 422
+    assert "token must be text of 1 to 4096 printable ASCII characters" in answer.json()["error"]["message"]
+    assert "two words" not in answer.text
+    named = requests.put(
+        f"{api.url}/api/v2/model-tokens/a%20b", json={"token": "x"}, headers={"X-API-Key": KEY}, timeout=5
+    )
+    assert named.status_code == 422
+    assert api.ledger.model_tokens.names() == {}
 
 
 @pytest.mark.parametrize(

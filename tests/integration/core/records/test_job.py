@@ -16,6 +16,7 @@ from tests.ledger_moves import WEBHOOK, set_columns, submit
 BUCKET = BucketTarget(endpoint_url=None, bucket_name="b", region="eu-west-1", prefix="", origin="environment")
 #: Each field of a job that a client can ask for, with a value that is not its default.
 ASKED: dict[str, Any] = {
+    "tenant": "acme",
     "contract": "generate",
     "priority": -3,
     "metadata": {"name": "é\U0001f600", "deep": [1, None, {"x": 0.1}]},

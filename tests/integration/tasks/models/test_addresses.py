@@ -54,7 +54,7 @@ def test_a_file_of_a_hub_comes_with_the_hosts_token_and_the_hubs_hash(server: Mo
     with pytest.raises(ModelRefused, match="answered 401: it asks for a token") as caught:
         fetch(settings, tmp_path, source, token="other")
     assert "hub-token" not in str(caught.value)
-    with pytest.raises(ModelRefused, match="COMFYLINE_MODELS_TOKENS of this host has no token missing"):
+    with pytest.raises(ModelRefused, match="no token missing: enter it with comfyline models tokens set missing"):
         fetch(settings, tmp_path, source, token="missing")
 
 

@@ -75,7 +75,7 @@ def test_each_fault_has_its_line(server: ModelServer, settings: Settings) -> Non
         "size": "has 10000 bytes, and the manifest says 5",
         "none": "answered 404: there is no such file",
         "no token": "answered 401: it asks for a token",
-        "unknown token": "COMFYLINE_MODELS_TOKENS of this host has no token other",
+        "unknown token": "There is no token other: enter it",
         "early": "broke off",
         "empty": "ends early: it says 10000 bytes",
         "broken": "answered 503",

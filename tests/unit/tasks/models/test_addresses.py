@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from comfy.model_files.remote import Address
-from core.errors import ModelRefused
+from core.errors import ConfigurationError, ModelRefused
 from core.records.model_file import ModelFile
 from tasks.models.addresses import address_of
 from tests.services import make_settings
@@ -47,6 +47,19 @@ def test_a_file_of_a_hub_is_below_the_hubs_address(tmp_path: Path) -> None:
     assert own.allow_http, "who names such a hub means it"
 
 
+def test_a_token_that_was_entered_counts_where_the_host_has_none(tmp_path: Path) -> None:
+    entry = ModelFile(path="checkpoints/x.sft", source="https://a.example/x", sha256=SHA, token="hub")
+    entered = {"hub": "entered"}.get
+    assert address_of(entry, make_settings(tmp_path), entered).token == "entered"
+    assert address_of(entry, make_settings(tmp_path, models_tokens="hub=own"), entered).token == "own"
+
+    def sealed_otherwise(_name: str) -> str:
+        raise ConfigurationError("A sealed secret does not open.")
+
+    with pytest.raises(ModelRefused, match="sealed with another COMFYLINE_SECRET_KEY: enter it again"):
+        address_of(entry, make_settings(tmp_path), sealed_otherwise)
+
+
 @pytest.mark.usefixtures("credentials")
 @pytest.mark.parametrize(
     ("source", "endpoint", "host", "path"),
@@ -81,7 +94,7 @@ def test_an_endpoint_without_tls_says_that_it_is_meant(tmp_path: Path) -> None:
         ("http://a.example/x", {}, "COMFYLINE_MODELS_ALLOW_HTTP"),
         ("https://a.example/x", {"path": "checkpoints/x.ckpt"}, "COMFYLINE_MODELS_ALLOW_CODE"),
         ("https://a.example/x", {"path": "checkpoints/../x.sft"}, "below the folder of models"),
-        ("https://a.example/x", {"token": "none"}, "COMFYLINE_MODELS_TOKENS of this host has no token none"),
+        ("https://a.example/x", {"token": "none"}, "There is no token none"),
     ],
 )
 def test_what_this_host_does_not_allow_is_refused(

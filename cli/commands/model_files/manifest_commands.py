@@ -10,6 +10,7 @@ from urllib.parse import quote
 import click
 import yaml
 
+from cli.commands.model_files.token_commands import tokens
 from cli.commands.shared import json_option, open_client, print_json, server_option
 from cli.exit_codes import EXIT_OK
 from cli.output.terminal import Screen
@@ -44,6 +45,9 @@ Entry = dict[str, Any]
 @click.group()
 def models() -> None:
     """The manifest of model files: what the fleet fetches to its GPU hosts, and from where."""
+
+
+models.add_command(tokens)
 
 
 @models.command("list")
@@ -87,7 +91,7 @@ def show(path: str, server: str | None, as_json: bool) -> int:
 @click.option("--size", "size_bytes", metavar="BYTES", type=click.IntRange(min=1), help="Of the whole file.")
 @click.option("--tag", "tags", metavar="TAG", multiple=True, help="Hosts with this tag keep it. May be repeated.")
 @click.option("--pool", "pools", metavar="POOL", multiple=True, help="Hosts of this pool keep it. May be repeated.")
-@click.option("--token", metavar="NAME", help="The name of a token in COMFYLINE_MODELS_TOKENS of the GPU hosts.")
+@click.option("--token", metavar="NAME", help="The name of a token, see comfyline models tokens.")
 @server_option
 @json_option
 def add(path: str, source: str, server: str | None, as_json: bool, **fields: Any) -> int:
@@ -187,8 +191,6 @@ class _Plain(yaml.SafeLoader):
         if self.check_event(yaml.AliasEvent):
             raise yaml.YAMLError(f"line {self.get_mark().line + 1}: aliases (*name) are not read")
         return super().compose_node(parent, index)
-
-
 
 
 def _place(path: str) -> str:
