@@ -25,7 +25,7 @@ from tests.paths import ROOT
 from tests.waiting import until
 
 # A busy machine takes its time with eight hosts.
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 #: Of /proc/net/tcp: the state of a socket that waits for connections, and loopback as an address.
 LISTENS, LOOPBACK = "0A", ("0100007F", "00000000000000000000000001000000")
