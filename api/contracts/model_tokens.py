@@ -59,7 +59,7 @@ def model_tokens_blueprint(settings: Settings, ledger: Ledger) -> Blueprint:
         }
         return json_response(view)
 
-    @blueprint.put("/<name>")
+    @blueprint.put("/<token_name>")
     @Described(
         summary="Enter a token for model sources",
         tag=SERVER,
@@ -69,15 +69,16 @@ def model_tokens_blueprint(settings: Settings, ledger: Ledger) -> Blueprint:
         errors=(InvalidRequest, LedgerUnavailable),
         text="It takes the place of one of this name. It is sealed, and no answer ever holds it.",
     )
-    def enter(name: str) -> Response:
-        if not _NAME.fullmatch(name):
+    def enter(token_name: str) -> Response:
+        if not _NAME.fullmatch(token_name):
             raise InvalidRequest("A token's name is 1 to 64 of A-Z a-z 0-9 . _ -, the first a letter or a digit.")
         body = read(ModelTokenBody, read_json(settings))
         with ledger_time_limit():
-            view: ModelTokenView = {"name": name, "updated_at": timestamp(ledger.model_tokens.put(name, body.token))}
+            entered_ms = ledger.model_tokens.put(token_name, body.token)
+        view: ModelTokenView = {"name": token_name, "updated_at": timestamp(entered_ms)}
         return json_response(view)
 
-    @blueprint.delete("/<name>")
+    @blueprint.delete("/<token_name>")
     @Described(
         summary="Forget a token for model sources",
         tag=SERVER,
@@ -86,11 +87,11 @@ def model_tokens_blueprint(settings: Settings, ledger: Ledger) -> Blueprint:
         errors=(NotFound, LedgerUnavailable),
     )
     @bounded
-    def remove(name: str) -> Response:
-        if not _NAME.fullmatch(name):
+    def remove(token_name: str) -> Response:
+        if not _NAME.fullmatch(token_name):
             raise NotFound("There is no such token.")
-        ledger.model_tokens.remove(name)
-        view: TokenRemovedView = {"removed": name}
+        ledger.model_tokens.remove(token_name)
+        view: TokenRemovedView = {"removed": token_name}
         return json_response(view)
 
     return blueprint

@@ -99,6 +99,7 @@ def values(api: Api, folder: Path) -> dict[str, str]:
         "KEY_ID": api.ledger.keys.create("default", name="x", scopes=("read",))[0].id,
         "TENANT": "default",
         "MODEL_PATH": ENTRY_EXAMPLE["path"],
+        "TOKEN_NAME": "hub",
     }
 
 

@@ -21,7 +21,7 @@ from tests.simulator_process import simulator
 
 KEY = {"Authorization": "Bearer a-key"}
 #: Where the body of each route's examples has to be sent, beside the path itself.
-PLACES = {"{name}": "sd3"}
+PLACES = {"{name}": "sd3", "{token_name}": "hub"}
 #: Examples that name what a test has to make first.
 NEEDS_MORE = {
     *("/api/v2/assets/from-hash", "/webhooks/deliveries/{delivery_id}/replay"),

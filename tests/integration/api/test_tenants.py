@@ -166,7 +166,7 @@ def told(answer: requests.Response, *ids: str) -> tuple[int, str, dict[str, str]
 
 
 #: Places in paths that name nothing that a tenant owns.
-COMMON = {"name", "model_path"}
+COMMON = {"name", "model_path", "token_name"}
 
 
 def test_no_route_tells_another_tenants_things_from_what_does_not_exist(
