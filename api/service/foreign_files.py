@@ -13,7 +13,7 @@ def refuse_foreign(paths: Paths, job_id: str, settings: Settings, ledger: Ledger
     """Refuse a graph that reads of another job: by its place on a disk, or from where the fleet keeps files.
 
     Parameters:
-      paths: what `possible_paths` found in the graph.
+      paths: those of the graph, see `GraphFacts`.
       of: the tenant whose jobs there are for who asks.
     Raises:
       InvalidRequest, LedgerUnavailable.

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from cli.output.terminal import Screen, describe_error
+from cli.output.text_tables import Heading, Row, print_table, printable
 from cli.remote.answers import Job
 from cli.remote.client import Client
 from cli.remote.written_files import file_names, safe_name
@@ -47,6 +48,18 @@ _PLACEMENT = (
     click.option("--priority", metavar="N", type=int, help="Larger runs sooner; default: 0."),
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON alone on stdout, all else on stderr.")
+
+
+def print_rows(
+    screen: Screen, headings: Sequence[Heading], rows: Sequence[Row], *, style: Callable[[Row], str] = lambda _row: ""
+) -> None:
+    """Print a line for each row: a table on a terminal, tab-separated elsewhere."""
+    if screen.is_terminal:
+        print_table(screen.console, headings, rows, style=style)
+        return
+    # Not through rich, which would turn tabs into spaces.
+    for row in rows:
+        click.echo("\t".join(printable(cell) for cell in row))
 
 
 def placement_options(command: Command) -> Command:

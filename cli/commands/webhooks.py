@@ -9,10 +9,10 @@ from urllib.parse import quote
 
 import click
 
-from cli.commands.shared import json_option, open_client, print_json, server_option
+from cli.commands.shared import json_option, open_client, print_json, print_rows, server_option
 from cli.exit_codes import EXIT_OK, EXIT_USAGE
 from cli.output.terminal import Screen, warn
-from cli.output.text_tables import Heading, print_table, printable
+from cli.output.text_tables import Heading
 from cli.remote.answers import RequestRefused, ServerUnreachable
 from cli.remote.client import Client
 from cli.remote.job_ids import the_one, whole_id
@@ -163,14 +163,8 @@ def _path(delivery_id: str) -> str:
 
 
 def _list(screen: Screen, found: list[Delivery]) -> None:
-    """One line a delivery: a table on a terminal, tab-separated elsewhere."""
-    rows = [_row(delivery) for delivery in found]
-    if not screen.is_terminal:
-        # Not through rich, which would turn tabs into spaces.
-        for row in rows:
-            click.echo("\t".join(printable(cell) for cell in row))
-        return
-    print_table(screen.console, COLUMNS, rows, style=lambda row: STYLES.get(row[1], ""))
+    """One line a delivery."""
+    print_rows(screen, COLUMNS, [_row(delivery) for delivery in found], style=lambda row: STYLES.get(row[1], ""))
 
 
 def _row(delivery: Delivery) -> tuple[str, ...]:

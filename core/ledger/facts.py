@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from sqlalchemy import insert, select, update
+from contextlib import suppress
+
+from sqlalchemy import Connection, insert, select, update
 
 from core.clock import now_ms
 from core.ledger.database.connections import Database
@@ -19,6 +21,12 @@ STORAGE = "storage"
 CLOCK = "clock"
 #: Written to see whether the ledger takes writes; says when that was.
 WRITTEN = "written"
+
+
+def write_fact(connection: Connection, name: str, value: str) -> None:
+    """Write something that changes, within a transaction. Raises Conflict: another one has written the first."""
+    if not connection.execute(update(facts).where(facts.c.name == name).values(value=value)).rowcount:
+        connection.execute(insert(facts).values(name=name, value=value))
 
 
 class Facts:
@@ -46,10 +54,9 @@ class Facts:
 
     def mark(self, name: str, value: str) -> None:
         """Write something that changes: what there is goes."""
-        with self._database.write() as transaction:
-            changed = transaction.connection.execute(update(facts).where(facts.c.name == name).values(value=value))
-        if not changed.rowcount:
-            self.settle(name, value)
+        # Where two write the first one at the same moment, either will do.
+        with suppress(Conflict), self._database.write() as transaction:
+            write_fact(transaction.connection, name, value)
 
     def try_write(self) -> None:
         """Find out whether the ledger takes writes: a server after a failover, or with a full disk, only answers.

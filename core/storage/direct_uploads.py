@@ -1,7 +1,6 @@
 """Files that clients put straight into the bucket: signed, looked at, and given their place by their hash.
 
-An upload is `<prefix>/uploads/<id>` until then. Whoever knows the id, which nobody can guess, may finish it. How far it
-is stands in the ledger.
+An upload is `<prefix>/uploads/<id>` until then. How far it is, and whose, stands in the ledger.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from core.clock import now_ms
 from core.job_files import is_job_id
 from core.records.direct_upload import SENDING, DirectUpload
 from core.settings import Settings
+from core.storage.multipart import MIB, complete, listed_parts, part_bytes_of
 from core.storage.object_client import place_of, storage_client, translated
 from core.storage.object_reader import ObjectReader
 from core.storage.objects import S3Storage, object_reader
@@ -25,7 +25,6 @@ from core.storage.sending import UNFINISHED_S
 
 #: How long a client may begin to send, or a part; what has begun may last longer.
 LINK_S = 3600
-MIB = 1024 * 1024
 #: Larger files may come in parts, which are as large, or larger where there would be too many links in one answer.
 PARTS_FROM_BYTES = 64 * MIB
 MOST_PARTS = 200
@@ -56,7 +55,7 @@ class DirectUploads:
         """Make ready for a file: a large one may come in parts. Raises BucketFault."""
         part_bytes, multipart_id = 0, None
         if size_bytes > PARTS_FROM_BYTES:
-            part_bytes = max(PARTS_FROM_BYTES, -(-size_bytes // (MOST_PARTS * MIB)) * MIB)
+            part_bytes = part_bytes_of(size_bytes, least_bytes=PARTS_FROM_BYTES, most_parts=MOST_PARTS)
             with translated(self._url):
                 begun = self._client.create_multipart_upload(Bucket=self._bucket, Key=self._name(upload_id))
             multipart_id = str(begun["UploadId"])
@@ -101,14 +100,8 @@ class DirectUploads:
             raise FileNotFoundError(errno.ENOENT, "nothing was sent")
         if missing := self._missing(upload, taken):
             return missing
-        parts = [{"PartNumber": number, "ETag": taken[number]["ETag"]} for number in sorted(upload.parts())]
         with translated(self._url):
-            self._client.complete_multipart_upload(
-                Bucket=self._bucket,
-                Key=self._name(upload.id),
-                UploadId=upload.multipart_id,
-                MultipartUpload={"Parts": parts},
-            )
+            complete(self._client, self._place(upload), {number: taken[number]["ETag"] for number in upload.parts()})
         return []
 
     def drop(self, upload: DirectUpload) -> None:
@@ -158,11 +151,9 @@ class DirectUploads:
 
     def _taken(self, upload: DirectUpload) -> dict[int, Any]:
         """What the server says of each part that was sent, by its number; nothing where the upload is over."""
-        place = {"Bucket": self._bucket, "Key": self._name(upload.id), "UploadId": upload.multipart_id}
         with translated(self._url):
             try:
-                pages = self._client.get_paginator("list_parts").paginate(**place)
-                return {part["PartNumber"]: part for page in pages for part in page.get("Parts", ())}
+                return {part["PartNumber"]: part for part in listed_parts(self._client, self._place(upload))}
             except self._client.exceptions.NoSuchUpload:
                 return {}
 
@@ -172,9 +163,10 @@ class DirectUploads:
     def _abort(self, upload: DirectUpload) -> None:
         if upload.multipart_id is not None:
             with translated(self._url), contextlib.suppress(self._client.exceptions.NoSuchUpload):
-                self._client.abort_multipart_upload(
-                    Bucket=self._bucket, Key=self._name(upload.id), UploadId=upload.multipart_id
-                )
+                self._client.abort_multipart_upload(**self._place(upload))
+
+    def _place(self, upload: DirectUpload) -> dict[str, Any]:
+        return {"Bucket": self._bucket, "Key": self._name(upload.id), "UploadId": upload.multipart_id}
 
     def _signed(self, method: str, upload: DirectUpload, size_bytes: int, **more: Any) -> str:
         """A URL to put exactly so many bytes to."""

@@ -26,10 +26,10 @@ from s3transfer.utils import ReadFileChunk
 
 from core.settings import Settings
 from core.storage.folders import FRESH_S, BucketFault, age_s
+from core.storage.multipart import MIB, complete, listed_parts, part_bytes_of
 from core.storage.object_client import place_of, storage_client, translated
 from core.storage.placing import LocalFile
 
-MIB = 1024 * 1024
 #: Files from this size on are sent in parts.
 LARGE_BYTES = 16 * MIB
 PART_BYTES = 8 * MIB
@@ -69,7 +69,12 @@ class Sender:
                 self._client.put_object(Bucket=self._bucket, Key=name, Body=body, **extra)
             return
         record = _Record(self._records / hashlib.sha256(name.encode()).hexdigest() if resumes else None)
-        plan = _Plan(name=name, digest=file.digest, size_bytes=size_bytes, part_bytes=_part_bytes(size_bytes))
+        plan = _Plan(
+            name=name,
+            digest=file.digest,
+            size_bytes=size_bytes,
+            part_bytes=part_bytes_of(size_bytes, least_bytes=PART_BYTES, most_parts=MOST_PARTS),
+        )
         with translated(self._url):
             taken = self._taken(record, plan, file.path)
             if taken is None and self._begin(record, plan, extra):
@@ -154,9 +159,9 @@ class Sender:
 
         def send_part(number: int) -> None:
             start, length = plan.part(number)
-            place = {"Bucket": self._bucket, "Key": plan.name, "UploadId": record.upload_id, "PartNumber": number}
+            place = self._place(plan.name, record.upload_id)
             with ReadFileChunk.from_filename(str(path), start, length) as body:
-                etag = self._client.upload_part(**place, Body=body)["ETag"]
+                etag = self._client.upload_part(**place, PartNumber=number, Body=body)["ETag"]
             taken[number] = etag
             record.add(number, etag)
 
@@ -168,10 +173,7 @@ class Sender:
         for step in steps:
             if not step.cancelled():
                 step.result()
-        parts = [{"PartNumber": number, "ETag": taken[number]} for number in sorted(taken)]
-        self._client.complete_multipart_upload(
-            Bucket=self._bucket, Key=plan.name, UploadId=record.upload_id, MultipartUpload={"Parts": parts}
-        )
+        complete(self._client, self._place(plan.name, record.upload_id), taken)
 
     def _judge(self, exc: ClientError, record: _Record, plan: _Plan) -> None:
         """Raise what a server refused, unless the object is there; forget an upload that can come to no end."""
@@ -187,9 +189,10 @@ class Sender:
             raise BucketFault(errno.EIO, f"{self._url}: {words} ({_code_of(exc)})") from exc
 
     def _parts(self, name: str, upload_id: str) -> Iterator[Any]:
-        pages = self._client.get_paginator("list_parts").paginate(Bucket=self._bucket, Key=name, UploadId=upload_id)
-        for page in pages:
-            yield from page.get("Parts", ())
+        return listed_parts(self._client, self._place(name, upload_id))
+
+    def _place(self, name: str, upload_id: str) -> dict[str, str]:
+        return {"Bucket": self._bucket, "Key": name, "UploadId": upload_id}
 
     def _is_there(self, plan: _Plan) -> bool:
         try:
@@ -203,7 +206,7 @@ class Sender:
     def _abort(self, name: str, upload_id: str) -> None:
         # What stays is swept after a day.
         with contextlib.suppress(OSError), translated(self._url):
-            self._client.abort_multipart_upload(Bucket=self._bucket, Key=name, UploadId=upload_id)
+            self._client.abort_multipart_upload(**self._place(name, upload_id))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -287,11 +290,6 @@ def _is_of(part: Any, record: _Record, plan: _Plan, path: Path) -> bool:
     start, length = plan.part(part["PartNumber"])
     with ReadFileChunk.from_filename(str(path), start, length) as body:
         return bool(hashlib.md5(body.read(), usedforsecurity=False).hexdigest() == etag.strip('"'))
-
-
-def _part_bytes(size_bytes: int) -> int:
-    """As many bytes as go into one part: more where there would be too many of them."""
-    return max(PART_BYTES, -(-size_bytes // (MOST_PARTS * MIB)) * MIB)
 
 
 def _code_of(exc: ClientError) -> str:

@@ -12,7 +12,6 @@ from typing import Any, TypeAlias
 from workflows.graphs import node_errors as errors
 from workflows.graphs.catalogue import ANY_TYPE, InputSpec, NodeSpec, is_structured
 from workflows.graphs.file_names import MAX_PATH_CHARS, job_in_path, leads_elsewhere, names_a_jobs_file
-from workflows.graphs.graph import Graph
 from workflows.graphs.node_errors import Error
 from workflows.graphs.rewrite import is_rewritten
 
@@ -46,16 +45,11 @@ _WITHOUT_TEXTS = frozenset({int, float, bool, list})
 Paths: TypeAlias = Mapping[str, Sequence[tuple[str, str]]]
 
 
-def possible_paths(graph: Graph) -> Paths:
-    """The texts of a graph that any rule about paths has to look at: few, and in most graphs none.
+def paths_in(inputs: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Names and texts of one node's inputs that any rule about paths has to look at: few, and in most nodes none.
 
     What `for_job` replaces is not among them, and no part of what may be a link.
     """
-    return {node_id: paths for node_id, node in graph.items() if (paths := list(paths_in(node["inputs"])))}
-
-
-def paths_in(inputs: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Names and texts of one node's inputs that any rule about paths has to look at."""
     for name, value in inputs.items():
         if type(value) in _WITHOUT_TEXTS:
             continue

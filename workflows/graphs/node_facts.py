@@ -46,7 +46,7 @@ class GraphFacts:
 
     @property
     def paths(self) -> Paths:
-        """As `possible_paths` finds them."""
+        """The texts that any rule about paths has to look at, see `paths_in`."""
         return {node_id: facts.paths for node_id, facts in self.nodes.items() if facts.paths}
 
     @cached_property

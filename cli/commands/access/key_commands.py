@@ -7,10 +7,10 @@ from urllib.parse import quote
 
 import click
 
-from cli.commands.shared import Seconds, json_option, open_client, print_json, server_option
+from cli.commands.shared import Seconds, json_option, open_client, print_json, print_rows, server_option
 from cli.exit_codes import EXIT_OK
 from cli.output.terminal import Screen
-from cli.output.text_tables import Heading, print_table, printable
+from cli.output.text_tables import Heading, printable
 from cli.remote.answers import ServerUnreachable
 from core.records.access import DEFAULT_TENANT, SCOPES
 
@@ -67,12 +67,8 @@ def list_command(tenant: str | None, server: str | None, as_json: bool) -> int:
         print_json(found)
     elif not found:
         screen.line("There are no keys. Make one: comfyline keys create NAME --scope SCOPE.")
-    elif screen.is_terminal:
-        print_table(screen.console, COLUMNS, [_row(entry) for entry in found], style=lambda _row: "")
     else:
-        # Not through rich, which would turn tabs into spaces.
-        for entry in found:
-            click.echo("\t".join(printable(cell) for cell in _row(entry)))
+        print_rows(screen, COLUMNS, [_row(entry) for entry in found])
     return EXIT_OK
 
 

@@ -7,10 +7,10 @@ from urllib.parse import quote
 
 import click
 
-from cli.commands.shared import json_option, open_client, print_json, server_option
+from cli.commands.shared import json_option, open_client, print_json, print_rows, server_option
 from cli.exit_codes import EXIT_OK
 from cli.output.terminal import Screen
-from cli.output.text_tables import Heading, print_table, printable
+from cli.output.text_tables import Heading, printable
 from cli.remote.answers import ServerUnreachable
 
 _PATH = "/api/v2/tenants"
@@ -50,12 +50,8 @@ def list_command(server: str | None, as_json: bool) -> int:
     rows = [(str(each["name"]), f"{each['weight']:g}", str(each["created_at"])) for each in found]
     if as_json:
         print_json(found)
-    elif screen.is_terminal:
-        print_table(screen.console, COLUMNS, rows, style=lambda _row: "")
     else:
-        # Not through rich, which would turn tabs into spaces.
-        for row in rows:
-            click.echo("\t".join(printable(cell) for cell in row))
+        print_rows(screen, COLUMNS, rows)
     return EXIT_OK
 
 

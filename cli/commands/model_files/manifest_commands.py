@@ -11,10 +11,10 @@ import click
 import yaml
 
 from cli.commands.model_files.token_commands import tokens
-from cli.commands.shared import json_option, open_client, print_json, server_option
+from cli.commands.shared import json_option, open_client, print_json, print_rows, server_option
 from cli.exit_codes import EXIT_OK
 from cli.output.terminal import Screen
-from cli.output.text_tables import Heading, print_table, printable
+from cli.output.text_tables import Heading, printable
 from cli.remote.answers import ServerUnreachable
 from core.errors import InvalidRequest
 from core.texts.cards import gigabytes
@@ -61,12 +61,8 @@ def list_command(server: str | None, as_json: bool) -> int:
         print_json(found)
     elif not found:
         screen.line("The manifest is empty. Enter a file: comfyline models add, or comfyline models import.")
-    elif screen.is_terminal:
-        print_table(screen.console, COLUMNS, [_row(entry) for entry in found], style=lambda _row: "")
     else:
-        # Not through rich, which would turn tabs into spaces.
-        for entry in found:
-            click.echo("\t".join(printable(cell) for cell in _row(entry)))
+        print_rows(screen, COLUMNS, [_row(entry) for entry in found])
     return EXIT_OK
 
 

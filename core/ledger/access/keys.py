@@ -20,6 +20,7 @@ from core.errors import InvalidRequest, NotFound
 from core.ledger.database.access_tables import key_secrets, keys, tenants
 from core.ledger.database.connections import Database
 from core.ledger.database.tables import facts
+from core.ledger.facts import write_fact
 from core.records.access import ANYTHING, Caller, Key, Limits
 
 #: What secrets begin with, so that people and scanners of leaked secrets know them.
@@ -173,9 +174,7 @@ def _add_secret(connection: Connection, key_id: str) -> str:
 
 
 def _change(connection: Connection) -> None:
-    version = str(uuid.uuid4())
-    if not connection.execute(update(facts).where(facts.c.name == VERSION).values(value=version)).rowcount:
-        connection.execute(insert(facts).values(name=VERSION, value=version))
+    write_fact(connection, VERSION, str(uuid.uuid4()))
 
 
 def _listed() -> Select[Any]:

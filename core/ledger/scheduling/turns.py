@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, literal, select
+from sqlalchemy import Connection, and_, bindparam, literal, select
 
 from core.clock import now_ms
 from core.ledger.database.connections import Database
@@ -30,8 +30,9 @@ LOOKED_AT = 64
 
 _BUSY = select(jobs.c.instance).where(jobs.c.status.in_(sorted(LEASED)), jobs.c.instance.is_not(None))
 #: Instances that could begin a job now, in one order.
-_IDLE = select(*GPU_COLUMNS).where(IS_ALIVE, instances.c.name.not_in(_BUSY)).order_by(instances.c.name)
-_ANY_IDLE = select(literal(1)).where(IS_ALIVE, instances.c.name.not_in(_BUSY)).limit(1)
+_IS_IDLE = and_(IS_ALIVE, instances.c.name.not_in(_BUSY))
+_IDLE = select(*GPU_COLUMNS).where(_IS_IDLE).order_by(instances.c.name)
+_ANY_IDLE = select(literal(1)).where(_IS_IDLE).limit(1)
 _LINE_OF = select(jobs.c.line).where(jobs.c.id == bindparam("wanted"), IS_QUEUED)
 _FIRST = (
     select(jobs.c.id, jobs.c.updated_at_ms)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from core.errors import InvalidWorkflow
-from workflows.graphs.boundaries import absolute_paths, jobs_named, possible_paths
+from workflows.graphs.boundaries import Paths, absolute_paths, jobs_named
 from workflows.graphs.checks import check_graph
 from workflows.graphs.file_names import (
     job_in_path,
@@ -19,6 +19,8 @@ from workflows.graphs.file_names import (
     names_a_jobs_file,
     staged_name,
 )
+from workflows.graphs.graph import Graph
+from workflows.graphs.node_facts import GraphFacts
 
 JOB = "3f2c0a52-2a0b-4d0e-9d5c-0f6a1f0f8a11"
 
@@ -44,6 +46,10 @@ CATALOGUE: dict[str, dict[str, Any]] = {
     },
     "Show": {"input": {"required": {"images": ["IMAGE", {}]}}, "output": [], "output_node": True},
 }
+
+
+def paths_of(graph: Graph) -> Paths:
+    return GraphFacts(graph).paths
 
 
 def check(class_type: str, **inputs: Any) -> None:
@@ -128,18 +134,18 @@ def test_what_is_the_servers_or_the_operators_business_is_accepted(class_type: s
 )
 def test_paths_to_files_of_jobs(text: str, is_path: bool) -> None:
     graph = {"7": {"class_type": "Text", "inputs": {"text": {"a": [text]}}}}
-    assert jobs_named(possible_paths(graph)) == ({JOB: ("7", "text")} if is_path else {})
+    assert jobs_named(paths_of(graph)) == ({JOB: ("7", "text")} if is_path else {})
 
 
 def test_what_is_rewritten_may_name_an_earlier_job() -> None:
     inputs = {"filename_prefix": f"{JOB}/x", "output_path": f"{JOB}/ds", "fleet_run": f"{JOB}/"}
-    assert jobs_named(possible_paths({"7": {"class_type": "SaveInto", "inputs": inputs}})) == {}
+    assert jobs_named(paths_of({"7": {"class_type": "SaveInto", "inputs": inputs}})) == {}
 
 
 def test_no_text_that_a_rule_about_paths_refuses_is_passed_over() -> None:
     pieces = ["..", ".", "/", "\\", "~", "C:", "\0", "[temp]", " [input]", "a", "-", "fleet-", JOB]
     texts = {"".join(some) for length in (1, 2, 3) for some in itertools.product(pieces, repeat=length)}
-    looked_at = possible_paths({text: {"class_type": "Text", "inputs": {"text": text}} for text in texts})
+    looked_at = paths_of({text: {"class_type": "Text", "inputs": {"text": text}} for text in texts})
 
     refused = {text for text in texts if leads_elsewhere(text) or names_a_jobs_file(text) or job_in_path(text)}
     assert refused <= looked_at.keys() < texts
@@ -147,7 +153,7 @@ def test_no_text_that_a_rule_about_paths_refuses_is_passed_over() -> None:
 
 def test_absolute_paths() -> None:
     inputs = {"text": "/imagine a cat", "other": "/", "path": "/", "file": "/srv/../srv/x/a.png"}
-    found = list(absolute_paths(possible_paths({"7": {"class_type": "Text", "inputs": inputs}})))
+    found = list(absolute_paths(paths_of({"7": {"class_type": "Text", "inputs": inputs}})))
     assert found == [("7", "path", Path("/")), ("7", "file", Path("/srv/x/a.png"))]
 
 
