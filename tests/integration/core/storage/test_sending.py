@@ -95,6 +95,14 @@ def begun(front: FaultyBucket, folder: Path, film: LocalFile) -> subprocess.Pope
     return subprocess.Popen(command, cwd=ROOT, env={**os.environ, **environment})
 
 
+def spoil_a_part(s3: S3Server) -> None:
+    """Have the server hold something else of one of the parts that it has taken."""
+    [upload] = s3.client.list_multipart_uploads(Bucket=BUCKET)["Uploads"]
+    place = {"Bucket": BUCKET, "Key": upload["Key"], "UploadId": upload["UploadId"]}
+    number = s3.client.list_parts(**place)["Parts"][0]["PartNumber"]
+    s3.client.upload_part(**place, PartNumber=number, Body=b"x" * PART_BYTES)
+
+
 def test_processes_that_are_killed_again_and_again_send_only_what_was_under_way_twice(
     s3: S3Server, front: FaultyBucket, tmp_path: Path, film: LocalFile
 ) -> None:
@@ -157,10 +165,7 @@ def test_parts_that_the_server_holds_otherwise_are_sent_again(
     s3: S3Server, front: FaultyBucket, storage: S3Storage, film: LocalFile
 ) -> None:
     taken_bytes = interrupted(front, storage, film, after=3)
-    [upload] = s3.client.list_multipart_uploads(Bucket=BUCKET)["Uploads"]
-    place = {"Bucket": BUCKET, "Key": upload["Key"], "UploadId": upload["UploadId"]}
-    number = s3.client.list_parts(**place)["Parts"][0]["PartNumber"]
-    s3.client.upload_part(**place, PartNumber=number, Body=b"x" * PART_BYTES)
+    spoil_a_part(s3)
 
     storage.keep([film])
 
@@ -226,10 +231,7 @@ def test_parts_that_nobody_wrote_down_are_told_by_what_they_hold(
     taken_bytes = interrupted(front, storage, film, after=3)
     [record] = (tmp_path / "data" / "sending").iterdir()
     record.write_text(record.read_text().splitlines(keepends=True)[0])
-    [upload] = s3.client.list_multipart_uploads(Bucket=BUCKET)["Uploads"]
-    place = {"Bucket": BUCKET, "Key": upload["Key"], "UploadId": upload["UploadId"]}
-    number = s3.client.list_parts(**place)["Parts"][0]["PartNumber"]
-    s3.client.upload_part(**place, PartNumber=number, Body=b"x" * PART_BYTES)
+    spoil_a_part(s3)
 
     storage.keep([film])
 

@@ -689,6 +689,17 @@ class TestSlowInputs:
         """Let it be known how long files take."""
         runner._lineup._leads.learn(seconds)
 
+    def on_their_way(
+        self, runner: JobRunner, ledger: Ledger, files: Files, count: int
+    ) -> tuple[Future[Any], list[str]]:
+        """A turn, and so many jobs whose files are being fetched, for it is known that these take two seconds."""
+        learn(runner, 1.0)
+        self.slow(runner)
+        job_ids = self.jobs(ledger, *[True] * count)
+        turned = turn(runner, job_ids[0])
+        files.wait_for(*job_ids)
+        return turned, job_ids
+
     def test_the_gpu_goes_on_with_jobs_that_need_none(
         self, runner: JobRunner, comfyui: FakeComfyUI, runtime: BrokerlessRuntime, files: Files, watch: Stopwatch
     ) -> None:
@@ -724,11 +735,7 @@ class TestSlowInputs:
     def test_those_that_are_there_are_posted_one_behind_the_other(
         self, runner: JobRunner, comfyui: FakeComfyUI, runtime: BrokerlessRuntime, files: Files
     ) -> None:
-        learn(runner, 1.0)
-        self.slow(runner)
-        job_ids = self.jobs(runtime.ledger, *[True] * 4)
-        turn(runner, job_ids[0])
-        files.wait_for(*job_ids)
+        _, job_ids = self.on_their_way(runner, runtime.ledger, files, 4)
         for job_id in (job_ids[2], job_ids[1], job_ids[3]):
             files.come(job_id)
             until(lambda: any(run.is_ready for run in runner._lineup.runs), what="it", timeout_s=WAIT_S)
@@ -751,11 +758,7 @@ class TestSlowInputs:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         monkeypatch.setattr(runner_module, "names_own_files", lambda _graph: True)
-        learn(runner, 1.0)
-        self.slow(runner)
-        first, second = self.jobs(runtime.ledger, True, True)
-        turn(runner, first)
-        files.wait_for(first, second)
+        _, (first, second) = self.on_their_way(runner, runtime.ledger, files, 2)
         files.come(first)
         comfyui.prompt(0).begin()
         files.come(second)
@@ -778,11 +781,7 @@ class TestSlowInputs:
     def test_after_a_fault_of_storage_nothing_is_claimed_ahead_for_a_while(
         self, runner: JobRunner, comfyui: FakeComfyUI, runtime: BrokerlessRuntime, files: Files
     ) -> None:
-        learn(runner, 1.0)
-        self.slow(runner)
-        first, second = self.jobs(runtime.ledger, True, True)
-        turned = turn(runner, first)
-        files.wait_for(first, second)
+        turned, (first, second) = self.on_their_way(runner, runtime.ledger, files, 2)
         files.fail(second, StorageUnavailable("away"))
         until(lambda: runner._fetching.rests, what="the fault", timeout_s=WAIT_S)
         ended(runtime.ledger, second, QUEUED)
@@ -840,11 +839,7 @@ class TestSlowInputs:
     def test_the_end_gives_back_what_is_on_its_way(
         self, runner: JobRunner, comfyui: FakeComfyUI, runtime: BrokerlessRuntime, files: Files
     ) -> None:
-        learn(runner, 1.0)
-        self.slow(runner)
-        first, second = self.jobs(runtime.ledger, True, True)
-        turned = turn(runner, first)
-        files.wait_for(first, second)
+        turned, (first, second) = self.on_their_way(runner, runtime.ledger, files, 2)
         runner.close()
         assert status(runtime.ledger, first, second) == [RUNNING, QUEUED]
         until(lambda: len(runner._lineup.runs) == 1, what="the end of it", timeout_s=WAIT_S)
@@ -856,11 +851,7 @@ class TestSlowInputs:
     def test_a_fault_of_ours_keeps_no_other_from_its_turn(
         self, runner: JobRunner, comfyui: FakeComfyUI, runtime: BrokerlessRuntime, files: Files
     ) -> None:
-        learn(runner, 1.0)
-        self.slow(runner)
-        first, second = self.jobs(runtime.ledger, True, True)
-        turned = turn(runner, first)
-        files.wait_for(first, second)
+        turned, (first, second) = self.on_their_way(runner, runtime.ledger, files, 2)
         files.come(first)
         posted = comfyui.prompt(0)
         files.come(second)
@@ -888,11 +879,7 @@ class TestSlowInputs:
     def test_the_ledger_is_told_when_it_begins_and_what_is_behind_it(
         self, runner: JobRunner, comfyui: FakeComfyUI, runtime: BrokerlessRuntime, files: Files, watch: Stopwatch
     ) -> None:
-        learn(runner, 1.0)
-        self.slow(runner)
-        first, second, third = self.jobs(runtime.ledger, True, True, True)
-        turn(runner, first)
-        files.wait_for(first, second, third)
+        _, (first, *_behind) = self.on_their_way(runner, runtime.ledger, files, 3)
         files.come(first)
         prompt, claimed_ms = comfyui.prompt(0), runtime.ledger.jobs.get(first).started_at_ms
         watch.now_s += 5.0
