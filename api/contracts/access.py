@@ -15,7 +15,6 @@ from api.schema.described import KEYS, Described, Parameter
 from api.schema.key_bodies import KeyBody, RotateBody, TenantBody, WeightBody
 from api.schema.validation import read
 from api.service.jobs import check_id
-from core.clock import now_ms
 from core.contracts.comfy_v2 import maybe_timestamp, timestamp
 from core.errors import AlreadyExists, InvalidRequest, LedgerUnavailable, NotFound
 from core.ledger import Ledger
@@ -134,10 +133,9 @@ def access_blueprint(settings: Settings, ledger: Ledger) -> Blueprint:
     )
     def create() -> Response:
         body = read(KeyBody, read_json(settings))
-        ends_at_ms = None if body.ends_in_s is None else now_ms() + int(body.ends_in_s * 1000)
         with ledger_time_limit():
             key, secret = ledger.keys.create(
-                body.tenant, name=body.name, scopes=tuple(body.scopes), limits=body.limits(), ends_at_ms=ends_at_ms
+                body.tenant, name=body.name, scopes=tuple(body.scopes), limits=body.limits(), ends_in_s=body.ends_in_s
             )
         return _told(key, secret)
 

@@ -64,17 +64,23 @@ class Keys:
         name: str,
         scopes: tuple[str, ...],
         limits: Limits = ANYTHING,
-        ends_at_ms: int | None = None,
+        ends_in_s: float | None = None,
     ) -> tuple[Key, str]:
-        """Make a key; returns it with its secret, which nobody can have again. Raises NotFound: no such tenant."""
+        """Make a key; returns it with its secret, which nobody can have again.
+
+        Parameters:
+          ends_in_s: for how long it is good; None: until it is revoked.
+        Raises: NotFound - no such tenant.
+        """
+        now = now_ms()
         key = Key(
             id=str(uuid.uuid4()),
             tenant=tenant,
             name=name,
             scopes=tuple(sorted(set(scopes))),
             limits=limits,
-            created_at_ms=now_ms(),
-            ends_at_ms=ends_at_ms,
+            created_at_ms=now,
+            ends_at_ms=None if ends_in_s is None else now + int(ends_in_s * 1000),
         )
         with self._database.write() as transaction:
             connection = transaction.connection

@@ -25,12 +25,12 @@ class TestCreate:
     def test_it_opens_as_its_tenant_with_its_scopes(self, ledger: Ledger) -> None:
         ledger.tenants.create("acme")
         limits = Limits(max_priority=3, templates=("a",), pools=("x", "y"))
-        key, secret = ledger.keys.create("acme", name="ci", scopes=("submit", "read"), limits=limits, ends_at_ms=7)
-        caller = ledger.keys.live().callers[digest_of(secret)]
-        assert (caller.tenant, caller.sees, caller.key_id, caller.ends_at_ms) == ("acme", "acme", key.id, 7)
+        key, secret = ledger.keys.create("acme", name="ci", scopes=("submit", "read"), limits=limits, ends_in_s=8)
+        caller, end_ms = ledger.keys.live().callers[digest_of(secret)], key.created_at_ms + 8_000
+        assert (caller.tenant, caller.sees, caller.key_id, caller.ends_at_ms) == ("acme", "acme", key.id, end_ms)
         assert (caller.scopes, caller.limits) == (frozenset({"submit", "read"}), limits)
         assert ledger.keys.get(key.id) == key
-        assert (key.scopes, key.limits, key.ends_at_ms) == (("read", "submit"), limits, 7)
+        assert (key.scopes, key.limits, key.ends_at_ms) == (("read", "submit"), limits, end_ms)
 
     @pytest.mark.parametrize("scope", ["operate", "admin"])
     def test_operators_see_all(self, ledger: Ledger, scope: str) -> None:
@@ -80,12 +80,12 @@ class TestRotate:
         assert rotated.secrets == 2
 
     def test_the_key_s_own_end_stays(self, ledger: Ledger) -> None:
-        key, _ = ledger.keys.create("default", name="ci", scopes=("read",), ends_at_ms=2**45)
+        key, _ = ledger.keys.create("default", name="ci", scopes=("read",), ends_in_s=2**30)
         _, new = ledger.keys.rotate(key.id, keep_s=60)
-        assert ledger.keys.live().callers[digest_of(new)].ends_at_ms == 2**45
+        assert ledger.keys.live().callers[digest_of(new)].ends_at_ms == key.created_at_ms + 2**30 * 1000
 
     def test_what_has_ended_is_not_brought_back(self, ledger: Ledger) -> None:
-        ended, _ = ledger.keys.create("default", name="ci", scopes=("read",), ends_at_ms=1)
+        ended, _ = ledger.keys.create("default", name="ci", scopes=("read",), ends_in_s=0)
         revoked, _ = made(ledger)
         ledger.keys.revoke(revoked.id)
         for key in (ended, revoked):
