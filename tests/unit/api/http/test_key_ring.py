@@ -151,7 +151,7 @@ class TestLooks:
 
 class TestEnds:
     def test_a_key_ends_when_it_says(self, ring: KeyRing, ledger: Ledger, clock: StoppedClock) -> None:
-        _, secret = made(ledger, ends_at_ms=clock.now_ms + 1000)
+        _, secret = made(ledger, ends_in_s=1)
         assert ring.caller(secret, "") is not None
         clock.pass_ms(1000)
         assert ring.caller(secret, "") is None
