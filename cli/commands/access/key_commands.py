@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import click
 
-from cli.commands.shared import Seconds, json_option, open_client, print_json, print_rows, server_option
+from cli.commands.shared import Number, Seconds, json_option, open_client, print_json, print_rows, server_option
 from cli.exit_codes import EXIT_OK
 from cli.output.terminal import Screen
 from cli.output.text_tables import Heading, printable
@@ -74,9 +74,7 @@ def list_command(tenant: str | None, server: str | None, as_json: bool) -> int:
 
 @keys.command()
 @click.argument("key_id", metavar="ID")
-@click.option(
-    "--keep", "keep_s", metavar="SECONDS", type=click.FloatRange(min=0), help="The one before is good for so long."
-)
+@click.option("--keep", "keep_s", metavar="SECONDS", type=Number(min=0), help="The one before is good for so long.")
 @server_option
 @json_option
 def rotate(key_id: str, keep_s: float | None, server: str | None, as_json: bool) -> int:
