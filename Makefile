@@ -60,6 +60,7 @@ bench: setup     ## the measurements quoted in bench/README.md
 	@$(BIN)/python -m bench.overhead
 	@$(BIN)/python -m bench.overhead --slow-bucket 2
 	@$(BIN)/python -m bench.submit
+	@$(BIN)/python -m bench.access.key_cost
 	@$(BIN)/python -m bench.waiting
 	@$(BIN)/python -m bench.herd
 	@$(BIN)/python -m bench.webhooks
@@ -67,6 +68,8 @@ bench: setup     ## the measurements quoted in bench/README.md
 	@$(BIN)/python -m bench.storage
 	@$(BIN)/python -m bench.models_fetch
 	@$(BIN)/python -m bench.policy --quick
+	@$(BIN)/python -m bench.scheduling.autoscale --quick --seeds 1
+	@$(BIN)/python -m bench.metrics.scrape_cost
 
 clean:           ## remove the virtual environment and the local data directory
 	rm -rf $(VENV) .comfyline build dist *.egg-info

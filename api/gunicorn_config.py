@@ -12,13 +12,18 @@ import resource
 import socket
 import sys
 from http import HTTPStatus
+from typing import Any
 
+import gunicorn.glogging
 import gunicorn.util
 from gevent.baseserver import BaseServer
 
+from core import log_format
 from core.errors import ConfigurationError
+from core.outbound.networks import networks_of
+from core.rollouts.api_renewal import api_renewal
 from core.settings import Settings, load_settings
-from core.startup import check_api, private_from_now_on
+from core.startup import check_api, comfyui_port_advice, private_from_now_on
 
 
 def _checked_settings() -> Settings:
@@ -26,9 +31,10 @@ def _checked_settings() -> Settings:
     private_from_now_on()
     try:
         settings = load_settings()
+        log_format.set_up(settings.log_format, "api")
         check_api(settings)
     except ConfigurationError as exc:
-        sys.stderr.write(f"comfyline: {exc}\n")
+        log_format.say(str(exc))
         sys.exit(2)
     return settings
 
@@ -38,10 +44,26 @@ def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
+class Logger(gunicorn.glogging.Logger):  # type: ignore[misc]  # gunicorn is not typed
+    """gunicorn's own lines, which look as all others do."""
+
+    def setup(self, cfg: Any) -> None:
+        super().setup(cfg)
+        for handler in self.error_log.handlers:
+            handler.setFormatter(log_format.formatter())
+
+
 _settings = _checked_settings()
 
 wsgi_app = "api.wsgi:create()"
-bind = f"{_bracketed(_settings.api_host)}:{_settings.api_port}"
+bind = [f"{_bracketed(_settings.api_host)}:{_settings.api_port}"]
+if _settings.comfyui_port is not None:
+    if (advice := comfyui_port_advice(_settings)) is None:
+        bind.append(f"{_bracketed(_settings.api_host)}:{_settings.comfyui_port}")
+    else:
+        log_format.say(advice)
+if _settings.metrics_port is not None:
+    bind.append(f"{_bracketed(_settings.metrics_host)}:{_settings.metrics_port}")
 workers = _settings.api_processes
 worker_class = "gevent"
 #: Clients of one process at the same time.
@@ -54,16 +76,29 @@ graceful_timeout = 10
 #: Time for a request's head to arrive, and for which an idle connection is kept: the official SDK polls every 5 s and
 #: does not repeat a poll that fails.
 keepalive = 20
+if _settings.trusted_proxies:
+    #: Who is believed when he says that a client came by TLS.
+    forwarded_allow_ips = ",".join(str(network) for network in networks_of(_settings.trusted_proxies))
 #: No header of a client becomes part of the WSGI environment: by default a local one could move us to another path.
 forwarder_headers = ""
 limit_request_line = 8190
 limit_request_fields = 100
 limit_request_field_size = 8190
+#: Requests have their lines from us (`api/http/request_log.py`), which say what job and trace they are of.
 accesslog = None
+logger_class = Logger
 errorlog = "-"
 loglevel = "warning"
 proc_name = "comfyline-api"
 control_socket_disable = True
+
+
+api_renewal.arm()
+
+
+def on_exit(_server: Any) -> None:
+    """gunicorn's hook: its first process ends, and all others have."""
+    api_renewal.start_anew_if_due()
 
 
 def _write_json_error(sock: socket.socket, status: int, reason: str, message: str) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import logging
-import sys
 from contextlib import suppress
 from functools import partial
 
@@ -13,18 +11,23 @@ from flask import Flask
 from api import create_app
 from api.http.key_ring import KeyRing
 from api.http.lookups import look_up_apart
+from api.http.request_log import open_requests
 from api.http.time_limits import ledger_time_limit
 from api.service.publishing import BackgroundPublisher
 from api.service.waiting import Hub
+from core import log_format
 from core.errors import LedgerUnavailable
 from core.ledger import Change, Ledger
-from core.log_format import LOG_FORMAT
 from core.messaging import broker_guard
 from core.messaging.notices import Notice, NoticeListener, NoticeSender
+from core.metrics.reporter import MetricReporter
 from core.neighbour_watch import NeighbourWatch
 from core.records.job import QUEUED
+from core.rollouts.api_renewal import api_renewal
+from core.rollouts.process_watch import ProcessWatch
 from core.settings import Settings, load_settings
 from core.startup import is_told_already, open_api_advice
+from core.tracing import spans
 from tasks.messaging.app import make_app
 from tasks.messaging.publish import Publisher
 from tasks.messaging.remote_control import ask
@@ -39,9 +42,10 @@ def create() -> Flask:
     Called in each gunicorn worker, after its fork and after gevent has patched the standard library: connections and
     threads made earlier would be shared, or would block every other request.
     """
+    settings = load_settings()
     # Else lines below the level of warnings would go nowhere: gunicorn sets up its own loggers alone.
-    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
-    return build(load_settings())
+    log_format.set_up(settings.log_format, "api")
+    return build(settings)
 
 
 def build(settings: Settings, *, pool_size: int = POOL_SIZE) -> Flask:
@@ -58,6 +62,10 @@ def build(settings: Settings, *, pool_size: int = POOL_SIZE) -> Flask:
         if change.seq > 1:
             sender.send(notice)
 
+    def tell_all(notice: Notice) -> None:
+        hub.notify(notice)
+        sender.send(notice)
+
     ledger = Ledger(settings, on_change=announce, pool_size=pool_size)
     # The first connection takes longer than others, and a restart brings everybody back at the same moment.
     ring = KeyRing(settings, ledger.keys)
@@ -65,28 +73,47 @@ def build(settings: Settings, *, pool_size: int = POOL_SIZE) -> Flask:
         ledger.jobs.count(QUEUED)
         ring.is_open()
     _say_if_open(settings, ring)
+    spans.set_up("api")
     hub = Hub(ledger.jobs.states, ledger.jobs.many)
     listener = NoticeListener(settings, hub.notify)
     listener.start()
     watch = NeighbourWatch(ledger.machines, time_limit=ledger_time_limit)
     watch.start()
 
+    reporter = MetricReporter(
+        ledger.metrics,
+        role="api",
+        every_s=settings.metrics_report_s,
+        host=settings.host,
+        gauges=lambda: {"waiting_clients": hub.clients, "open_requests": open_requests.count},
+        time_limit=ledger_time_limit,
+    )
+    reporter.start()
+
+    renewal = ProcessWatch(settings, ledger, "api", follow=api_renewal.follow, time_limit=ledger_time_limit)
+    if api_renewal.is_armed:
+        renewal.start()
+
     def close() -> None:
+        if api_renewal.is_armed:
+            renewal.close()
         watch.close()
+        reporter.close()
         hub.close()
         listener.stop()
         sender.close()
         ledger.close()
+        spans.close()
 
     atexit.register(close)
     celery = make_app(settings, "api")
-    publisher = BackgroundPublisher(Publisher(celery, ledger.turns.of))
-    return create_app(settings, ledger=ledger, publisher=publisher, hub=hub, ask=partial(ask, celery), ring=ring)
+    publisher = BackgroundPublisher(Publisher(celery, ledger.turns.of, through_gates=ledger.turns.through_gates))
+    asking = partial(ask, celery)
+    return create_app(settings, ledger=ledger, publisher=publisher, hub=hub, ask=asking, ring=ring, announce=tell_all)
 
 
 def _say_if_open(settings: Settings, ring: KeyRing) -> None:
     # Each process says so: in gunicorn's first one nobody may look at the ledger yet.
     advice = open_api_advice(settings, has_keys=not ring.was_open())
     if advice is not None and not is_told_already():
-        sys.stderr.write(f"comfyline: {advice}\n")
-        sys.stderr.flush()
+        log_format.say(advice)

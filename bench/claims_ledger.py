@@ -196,8 +196,9 @@ def put_fleet(connection: sa.Connection, case: Case) -> None:
         instances.append(row)
     connection.execute(sa.insert(tables.instances), instances)
     if has_lines:
-        connection.execute(sa.insert(tables.residents), residents)
-        connection.execute(sa.insert(tables.durations), durations)
+        by_name = tables.metadata.tables
+        connection.execute(sa.insert(by_name["residents"]), residents)
+        connection.execute(sa.insert(by_name["durations"]), durations)
 
 
 def gpu_name(number: int) -> str:

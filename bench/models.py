@@ -1,10 +1,10 @@
 """How long jobs wait where GPUs have to load models: the whole product, beside other rules on the same trace.
 
-    python -m bench.models [--quick] [--offered 0.5 0.7 0.9] [--jobs 900] [--scale 4] [--database sqlite|postgresql]
+    python -m bench.models [--quick] [--offered 0.5 0.7 0.9] [--jobs 900] [--scale 4] [--seeds 1 2 3]
 
 API, ledger, broker, io worker and 8 GPU workers with simulators of which each holds one of 6 models; a load takes 15 s.
 All simulated time passes `--scale` times faster, what the product itself takes does not: a busy machine counts that
-many times. First every model is run and loaded, so that what it takes is learned. Then the trace is played, and what
+many times. First every model is run and loaded, so that what it takes is learned. Then each trace is played, and what
 became of its jobs is read from the ledger. The other rules cannot run in the product: they are simulated
 (`bench.policy`), and so is ours, to tell the rule from what the product adds.
 """
@@ -34,7 +34,8 @@ from bench.policy import Waits
 from bench.report import Report
 from bench.scheduling.rules import OURS, RULES, NamedRule
 from core.ledger import Ledger
-from core.ledger.database.tables import durations, jobs
+from core.ledger.database.learned_tables import durations
+from core.ledger.database.tables import jobs
 from core.ledger.model_sets import load_subject, model_set_of, run_subject
 from core.settings import Settings
 from tests.fleet import Fleet
@@ -50,6 +51,8 @@ READ_S: Final = LOAD_S / 1.1
 STEP_S: Final = 0.25
 #: How much longer than in the simulation jobs may wait.
 SLACK, GOAL_FORECAST = 1.2, 0.25
+#: Each model runs so often before a trace, in so many seconds.
+TURNS, LEARNING_S = 3, 300.0
 #: Jobs that come before this are not counted: the fleet begins with nothing to do.
 BEGIN_S = 60.0
 #: A forecast of less than this is not judged by its share.
@@ -86,10 +89,14 @@ class Ran:
     is_loaded: bool
 
 
-def figures_of(ran: Sequence[Ran]) -> Figures:
-    """Sum up those that came once the fleet was at work."""
-    counted = [each for each in ran if each.job.at_s >= BEGIN_S] or list(ran)
-    took_s = max(each.ended_s for each in ran) - min(each.came_s for each in counted)
+def figures_of(played: Sequence[Sequence[Ran]]) -> Figures:
+    """Sum up those of some traces that came once the fleet was at work."""
+    counted: list[Ran] = []
+    took_s = 0.0
+    for ran in played:
+        late = [each for each in ran if each.job.at_s >= BEGIN_S] or list(ran)
+        took_s += max(each.ended_s for each in ran) - min(each.came_s for each in late)
+        counted += late
     return Figures(
         done_per_s=len(counted) / took_s,
         until_taken=Waits.of([max(0.0, each.taken_s - each.came_s) for each in counted]),
@@ -98,8 +105,21 @@ def figures_of(ran: Sequence[Ran]) -> Figures:
     )
 
 
-def simulated(rule: NamedRule, coming: Sequence[SimulatedJob]) -> Figures:
-    """The same trace under a rule alone."""
+def learning() -> list[SimulatedJob]:
+    """What comes before a trace: each model a few times, so that what it takes is known. It leaves models resident."""
+    return [
+        SimulatedJob(at_s=LEARNING_S * (turn / TURNS - 1), models=f"model{model}", run_s=4.0, expected_s=4.0)
+        for turn in range(TURNS)
+        for model in range(MODELS)
+    ]
+
+
+def simulated(rule: NamedRule, traces: Sequence[Sequence[SimulatedJob]]) -> Figures:
+    """The same traces under a rule alone, from the beginning that the product has."""
+    return figures_of([_simulated(rule, coming) for coming in traces])
+
+
+def _simulated(rule: NamedRule, coming: Sequence[SimulatedJob]) -> list[Ran]:
     simulation = Simulation(
         rule.choose,
         gpus=GPUS,
@@ -109,19 +129,18 @@ def simulated(rule: NamedRule, coming: Sequence[SimulatedJob]) -> Figures:
         is_uniform=True,
         seed=1,
     )
-    return figures_of(
-        [
-            Ran(
-                job=each.job,
-                came_s=each.job.at_s,
-                taken_s=each.taken_s,
-                begun_s=each.begun_s,
-                ended_s=each.begun_s + each.job.run_s,
-                is_loaded=each.begun_s > each.taken_s,
-            )
-            for each in simulation.run(coming)
-        ]
-    )
+    return [
+        Ran(
+            job=each.job,
+            came_s=each.job.at_s,
+            taken_s=each.taken_s,
+            begun_s=each.begun_s,
+            ended_s=each.begun_s + each.job.run_s,
+            is_loaded=each.begun_s > each.taken_s,
+        )
+        for each in simulation.run([*learning(), *coming])
+        if each.job.at_s >= 0.0
+    ]
 
 
 def graph(models: str, run_s: float, seed: int) -> dict[str, Any]:
@@ -171,9 +190,9 @@ class Product:
         self._ledger.close()
 
     def learn(self) -> None:
-        """Run every model a few times, so that what it takes is known, and let all come to their ends."""
-        for number in range(3 * MODELS):
-            self.submit(SimulatedJob(at_s=0.0, models=f"model{number % MODELS}", run_s=4.0, expected_s=4.0), number)
+        """Let what comes before a trace come to its end, turn by turn."""
+        for number, job in enumerate(learning()):
+            self.submit(job, number)
             if number % MODELS == MODELS - 1:
                 self.wait_for_all()
 
@@ -291,10 +310,10 @@ def report_forecast(report: Report, name: str, ran: Sequence[Ran]) -> None:
     report.line(f"{name}, starts_in_s", text, goal=f"under {GOAL_FORECAST:.0%}", met=median < GOAL_FORECAST)
 
 
-def report_waits(report: Report, offered: float, product: Figures, coming: Sequence[SimulatedJob]) -> None:
-    """The product beside the rules, on one trace."""
+def report_waits(report: Report, offered: float, product: Figures, traces: Sequence[Sequence[SimulatedJob]]) -> None:
+    """The product beside the rules, on the same traces."""
     name = f"offered {offered:g}"
-    by_rule = {rule.name: simulated(rule, coming) for rule in RULES}
+    by_rule = {rule.name: simulated(rule, traces) for rule in RULES}
     for rule, figures in by_rule.items():
         report.line(f"{name}, simulated: {rule}", str(figures))
     ours = by_rule[OURS.name]
@@ -317,7 +336,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=900, help="of each trace")
     parser.add_argument("--scale", type=float, default=4.0, help="how much faster simulated time passes")
     parser.add_argument("--database", choices=("sqlite", "postgresql"), default="sqlite")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1], metavar="SEED", help="of the traces")
     parser.add_argument("--json", type=Path, help="write what became of each job into this file")
     asked = parser.parse_args()
     if asked.quick:
@@ -343,21 +362,27 @@ def main() -> int:
         progress.update(learning, completed=1)
         report.line("learned at first", product.learned())
         for offered in asked.offered:
-            coming = trace(jobs=asked.jobs, gpus=GPUS, models=MODELS, offered=offered, seed=asked.seed)
+            traces = [
+                trace(jobs=asked.jobs, gpus=GPUS, models=MODELS, offered=offered, seed=seed) for seed in asked.seeds
+            ]
+            played: list[list[Ran]] = []
             load_before = os.getloadavg()[0]
-            try:
-                ran = product.play(coming, progress)
-            except (requests.RequestException, AssertionError):
-                # What it said last is all that is left of it.
-                print(product.fleet.log("api")[-3000:], file=sys.stderr)
-                raise
+            for coming in traces:
+                try:
+                    played.append(product.play(coming, progress))
+                except (requests.RequestException, AssertionError):
+                    # What it said last is all that is left of it.
+                    print(product.fleet.log("api")[-3000:], file=sys.stderr)
+                    raise
+            ran = [each for of_trace in played for each in of_trace]
             if asked.json:
                 asked.json.write_text(json.dumps([asdict(each) for each in ran], indent=1) + "\n", encoding="utf-8")
             name = f"offered {offered:g}"
-            report.line(name, f"{asked.jobs} jobs, {asked.scale:g} times faster, {asked.database}")
+            many = f" of each of {len(traces)} traces" if len(traces) > 1 else ""
+            report.line(name, f"{asked.jobs} jobs{many}, {asked.scale:g} times faster, {asked.database}")
             report.line(f"{name}, load of the machine", f"{load_before:.1f} before, {os.getloadavg()[0]:.1f} after")
             report.line(f"{name}, learned by then", product.learned())
-            report_waits(report, offered, figures_of(ran), coming)
+            report_waits(report, offered, figures_of(played), traces)
             report_forecast(report, name, ran)
     return report.print()
 

@@ -47,6 +47,14 @@ def workflow() -> dict[str, Any]:
     return graph | {"save": {"class_type": "SaveImage", "inputs": save}}
 
 
+def request_to(port: int, key: str = "") -> bytes:
+    """Return the whole request, with a key if there is one."""
+    body = json.dumps({"workflow": workflow()}).encode()
+    head = f"POST /api/v2/jobs HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n"
+    head += f"Authorization: Bearer {key}\r\n" if key else ""
+    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
 class Client:
     """One connection that sends the same request again as soon as it has been answered."""
 
@@ -93,9 +101,7 @@ def accepted_per_second(port: int, request: bytes, seconds: float) -> float:
 def measure(fleet: Fleet) -> Report:
     """Warm up, then measure the full path, and the same for a process that only answers."""
     report = Report("bench.submit")
-    body = json.dumps({"workflow": workflow()}).encode()
-    head = f"POST /api/v2/jobs HTTP/1.1\r\nHost: 127.0.0.1:{fleet.port}\r\nContent-Type: application/json\r\n"
-    request = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+    request = request_to(fleet.port)
     accepted_per_second(fleet.port, request, 2.0)
     rates = []
     for number in range(3):

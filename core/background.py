@@ -103,7 +103,9 @@ class Loop:
 
     def join(self, timeout_s: float | None = None) -> None:
         """Wait for the end of the thread, unless this is that thread."""
-        thread = self._thread
+        # Not between its making and its start.
+        with self._lock:
+            thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join(timeout_s)
 

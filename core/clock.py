@@ -12,6 +12,7 @@ import time
 
 log = logging.getLogger(__name__)
 
+DAY_MS = 24 * 3600 * 1000
 #: A wall clock that moved by more than this against the time that passed was set.
 SET_BY_S = 60.0
 #: What a server said about the time is good for so long. Its clock may be set, too, and everybody has to follow.

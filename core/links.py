@@ -1,4 +1,4 @@
-"""Links to files that need no key: each names one asset and an end, and is signed with the fleet's own keys."""
+"""Links that need no key: each names one asset, or one job's events, and an end, signed with the fleet's keys."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import hashlib
 import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass
-from urllib.parse import quote, urlencode
+from urllib.parse import quote
 
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -18,13 +18,15 @@ from core.clock import now_ms
 EXPIRES, SIGNATURE = "expires_ms", "signature"
 #: Sets the derived keys apart from any other use of the keys they come from.
 _PURPOSE = b"links to assets, version 1"
+#: A page that follows a job has to ask for another link when this one has ended.
+EVENTS_MS = 600_000
 #: Links that are made within a tenth of their life are equal, so that caches know what they have.
 _STEPS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
 class Link:
-    """Where a file is, and until when it is there for whoever has the link."""
+    """Where something is, and until when it is there for whoever has the link."""
 
     url: str
     expires_at_ms: int
@@ -87,9 +89,25 @@ class Links:
         url = f"{self.base_url}/api/v2/assets/{quote(asset_id)}/content"
         if self.signer is None:
             return Link(url=url, expires_at_ms=until_ms)
-        end_ms = self.signer.end_of(until_ms)
-        query = urlencode({EXPIRES: end_ms, SIGNATURE: self.signer.sign(asset_id, end_ms)})
+        return self._signed(url, asset_id, self.signer.end_of(until_ms), self.signer)
+
+    def events(self, job_id: str) -> Link:
+        """Return the link by which a job's event stream may begin, for what cannot send a key with a request."""
+        url, end_ms = f"{self.base_url}/api/v2/jobs/{job_id}/events", now_ms() + EVENTS_MS
+        if self.signer is None:
+            return Link(url=url, expires_at_ms=end_ms)
+        return self._signed(url, events_of(job_id), end_ms, self.signer)
+
+    @staticmethod
+    def _signed(url: str, what: str, end_ms: int, signer: LinkSigner) -> Link:
+        # Neither has a character that a query would have to escape, and a page has many links.
+        query = f"{EXPIRES}={end_ms}&{SIGNATURE}={signer.sign(what, end_ms)}"
         return Link(url=f"{url}?{query}", expires_at_ms=end_ms)
+
+
+def events_of(job_id: str) -> str:
+    """Return what is signed for a job's events: no asset is called so."""
+    return f"events of {job_id}"
 
 
 def _signature(key: bytes, asset_id: str, expires: str) -> str:

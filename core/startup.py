@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import socket
 from pathlib import Path
 
 from core.errors import ConfigurationError, InvalidRequest
@@ -70,6 +72,35 @@ def open_api_advice(settings: Settings, *, has_keys: bool = False) -> str | None
         f"The API is OPEN to everybody who reaches {settings.api_host}: set COMFYLINE_API_KEYS to ask for a key, or "
         "make one (comfyline keys)."
     )
+
+
+def comfyui_port_advice(settings: Settings) -> str | None:
+    """Return why ComfyUI's own protocol has no port of its own although it was to have one; None if all is well.
+
+    A real ComfyUI often has that port, which is no reason for the rest not to start.
+    """
+    host, port = settings.api_host, settings.comfyui_port
+    if port is None or (problem := listening_problem(host, port)) is None:
+        return None
+    words = "is taken by another program, a real ComfyUI perhaps" if problem.errno == errno.EADDRINUSE else str(problem)
+    return (
+        f"COMFYLINE_COMFYUI_PORT: port {port} on {host} {words}. ComfyUI's own protocol is served below /comfyui/ of "
+        "the API alone; choose another port, and start the API again, to have it at / as well."
+    )
+
+
+def listening_problem(host: str, port: int) -> OSError | None:
+    """Return why nobody can listen at an address now; None: one can."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            # As servers do: connections of a former one that linger in TIME_WAIT do not count.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+            probe.listen(1)
+    except OSError as exc:
+        return exc
+    return None
 
 
 def _check_folder(name: str, folder: Path) -> None:

@@ -7,6 +7,7 @@ import time
 
 from celery import shared_task
 
+from core import log_fields
 from core.errors import ComfylineError, ComfyUnavailable, LedgerUnavailable
 from tasks.messaging.names import GENERATE
 from tasks.runner.attempt_end import AttemptEnd, Dropped, Failed, Finished, Stored
@@ -48,6 +49,8 @@ def generate(self: ComfylineTask, job_id: str) -> list[str | int | float] | str:
         raise ComfylineError(f"A fault of ours ({type(exc).__name__}); the worker's log has it.") from None
     if end is None:
         return self.end_chain("nothing to do")
+    # The turn was published for one job, and has run this one.
+    log_fields.begin(job_id=end.job_id, attempt=end.attempt, tenant=end.tenant, trace_id=end.trace_id)
     who = f"job {end.job_id} attempt {end.attempt} on {runner.name}"
     if isinstance(end, Finished):
         self.report(who)

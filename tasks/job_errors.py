@@ -18,7 +18,7 @@ from core.errors import (
 )
 from core.records.job_error import JobError
 from core.settings import Settings
-from core.texts.discretion import tells_machines_apart, without_places
+from core.texts.discretion import forms_of, tells_machines_apart, without_places, without_secrets
 from core.texts.excerpts import MESSAGE_CHARS, TRACEBACK_CHARS, WHOLE_CHARS, head_and_tail
 
 Error = TypeVar("Error", bound=ComfylineError)
@@ -68,7 +68,20 @@ def discreet(exc: Error, *, secret: str | None, machines: Iterable[str]) -> Erro
     Parameters:
       secret: a node may repeat in what it raises what it was given.
     """
-    return _with_texts(exc, lambda text: _discreet(text, secret, machines))
+    forms = forms_of(secret) if secret else ()
+    return _with_texts(exc, lambda text: discreet_text(text, secrets=forms, machines=machines))
+
+
+def discreet_text(text: str, *, secrets: Iterable[str], machines: Iterable[str]) -> str:
+    """Return a text of ComfyUI's without secrets and without places, and without what is beyond all measure.
+
+    Parameters: secrets - the forms that they may have in it, see `forms_of`.
+    """
+    # Before anything is cut, which could leave a part of one.
+    text = without_secrets(text, secrets)
+    # Half a surrogate fits neither into a database nor into an answer.
+    text = head_and_tail(text, WHOLE_CHARS).encode(errors="replace").decode()
+    return without_places(text, machines)
 
 
 def shortened(exc: Error) -> Error:
@@ -83,15 +96,6 @@ def _with_texts(exc: Error, change: Callable[[str], str]) -> Error:
     changed = type(exc)(*parts)
     changed.__cause__ = exc.__cause__
     return changed
-
-
-def _discreet(text: str, secret: str | None, machines: Iterable[str]) -> str:
-    if secret:
-        # Before anything is cut, which could leave a part of it.
-        text = text.replace(secret, "[secret]")
-    # Half a surrogate fits neither into a database nor into an answer.
-    text = head_and_tail(text, WHOLE_CHARS).encode(errors="replace").decode()
-    return without_places(text, machines)
 
 
 def _facts(exc: ComfylineError) -> JobError:

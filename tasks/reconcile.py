@@ -15,11 +15,17 @@ from core.records.job import DELIVERING, EXPIRED, FAILED
 from core.settings import Settings
 from tasks.messaging.follow_up import Moved, host_of, publish_follow_up
 from tasks.messaging.names import RECONCILE
+from tasks.reconciling.batches import carry_on_batches, forget_batches
 from tasks.reconciling.deadlines import expire_late, release_stalled
 from tasks.reconciling.expiry import remove_expired, sweep
+from tasks.reconciling.leading import lead_batches
+from tasks.reconciling.metric_folding import fold_metrics
+from tasks.reconciling.pool_watch import watch_pools
 from tasks.reconciling.regrouping import follow_lessons
 from tasks.reconciling.relining import mend_lines
 from tasks.reconciling.repinning import follow_fleet
+from tasks.reconciling.rolling_on import advance_rollout
+from tasks.reconciling.usage_folding import fold_usage
 from tasks.runtime import ComfylineTask, Runtime
 from tasks.take_back import take_back, take_back_unstored
 
@@ -119,11 +125,18 @@ STEPS: tuple[Callable[[Runtime], None], ...] = (
     follow_fleet,
     follow_lessons,
     mend_lines,
+    carry_on_batches,
+    lead_batches,
     publish_missing_turns,
+    watch_pools,
+    advance_rollout,
     resume_uploads,
     resume_checks,
     wipe_secrets,
+    fold_usage,
+    fold_metrics,
     remove_expired,
+    forget_batches,
     sweep,
 )
 #: Seconds for which a step is left out after the clock was set, or the fleet switched on again: until all workers have

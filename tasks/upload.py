@@ -8,24 +8,30 @@ import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from celery import shared_task
 
+from core import log_fields
 from core.errors import ComfylineError, LedgerUnavailable, NotFound, OutputUnavailable, StaleAttempt, StorageUnavailable
 from core.job_files import job_folder, job_path
 from core.ledger.outputs import Pending
+from core.metrics.counted import STORAGE_ERRORS
+from core.metrics.tally import process_tally
 from core.records.job import SUCCEEDED, Job
 from core.records.output import OutputFile
 from core.records.output_options import AS_THEY_ARE
 from core.storage.backend import StorageBackend, output_storage
 from core.storage.folders import make_folder
 from core.storage.placing import LocalFile
+from core.trace_context import trace_id_of
+from core.tracing import spans
 from tasks.messaging.follow_up import Moved, follow_up, publish_follow_up
 from tasks.messaging.names import UPLOAD
 from tasks.outputs.bucket_upload import upload_files
 from tasks.outputs.convert import Conversion
 from tasks.outputs.finishing import discard_originals, store_finished
+from tasks.outputs.slow_turns import SlowTurns
 from tasks.outputs.store import store
 from tasks.outputs.upload_tries import AWAY, Unfinished, UploadTries
 from tasks.outputs.workplace import is_younger
@@ -38,8 +44,9 @@ log = logging.getLogger(__name__)
 def upload(self: ComfylineTask, generated: list[str | int]) -> str:
     """Store the files of `[job_id, attempt, ...]`, upload them if that is wanted, and end the job; returns its id."""
     job_id, attempt = str(generated[0]), int(generated[1])
+    log_fields.begin(job_id=job_id, attempt=attempt)
     try:
-        job = _bring_in(self.runtime, job_id, attempt)
+        job = _bring_in(self.runtime, job_id, attempt, self.context.get(SlowTurns))
     except StaleAttempt:
         _tidy(self.runtime, job_id)
         return self.end_chain(f"job {job_id}: nothing to do")
@@ -47,6 +54,8 @@ def upload(self: ComfylineTask, generated: list[str | int]) -> str:
         self.report(f"job {job_id} attempt {attempt}: {exc}")
         return self.end_chain(f"job {job_id}: {exc}")
     except (LedgerUnavailable, StorageUnavailable) as exc:
+        if isinstance(exc, StorageUnavailable):
+            process_tally.add(STORAGE_ERRORS, "store")
         log.warning("job %s waits for another turn: %s", job_id, exc)
         return self.end_chain(f"job {job_id}: {exc}")
     self.report(f"job {job_id} attempt {attempt}")
@@ -56,7 +65,7 @@ def upload(self: ComfylineTask, generated: list[str | int]) -> str:
     return job_id
 
 
-def _bring_in(runtime: Runtime, job_id: str, attempt: int) -> Job:
+def _bring_in(runtime: Runtime, job_id: str, attempt: int, slow: SlowTurns | None) -> Job:
     tries = UploadTries(runtime, job_id, attempt)
     # Else files would go where nobody finds them, and this would count as done.
     if runtime.storage.problem() is not None:
@@ -65,9 +74,13 @@ def _bring_in(runtime: Runtime, job_id: str, attempt: int) -> Job:
     missing: dict[str, str] = {}
     try:
         pending = runtime.ledger.outputs.pending(job_id, attempt)
+        log_fields.note(tenant=pending.tenant, trace_id=trace_id_of(pending.traceparent))
         tries.generated_at_ms = pending.generated_at_ms
         storage = output_storage(runtime.settings)
-        with _alone(storage.workplace, job_id, pending):
+        told: dict[str, Any] = {"job_id": job_id, "attempt": attempt, "tenant": pending.tenant}
+        is_told = contextlib.nullcontext() if slow is None else slow.watched(lambda: tries.tell(AWAY))
+        alone = _alone(storage.workplace, job_id, pending)
+        with alone, is_told, spans.span("store", pending.traceparent, **told):
             tries.begin()
             stored = _store(runtime, pending, missing)
             if missing and not stored:

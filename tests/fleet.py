@@ -54,6 +54,10 @@ class Fleet:
         self.base_url = f"http://127.0.0.1:{self.port}"
         self._settings = {"data_dir": str(self.data_dir), "api_port": str(self.port), **settings}
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        #: Whose code runs: the directory of our packages, for processes that are started from now on.
+        self.tree = ROOT
+        #: Of an operator, where the fleet asks for keys.
+        self.key = ""
 
     def __enter__(self) -> Fleet:
         return self
@@ -65,6 +69,11 @@ class Fleet:
             self.signal(name, signal.SIGTERM)
         for name in list(self.processes):
             self.stop(name)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What goes with each request."""
+        return {"X-API-Key": self.key} if self.key else {}
 
     def reconfigure(self, **settings: str) -> None:
         """Change settings for processes that are started from now on."""
@@ -83,14 +92,14 @@ class Fleet:
         return clean | self._variables | {f"COMFYLINE_{name.upper()}": value for name, value in self._settings.items()}
 
     def start(self, *names: str) -> Fleet:
-        """Start processes by their names in `ALL`."""
+        """Start processes by their names in `ALL`; `gpu` is all GPUs of the machine under one process."""
         for name in names:
-            command = ["worker", name] if name.startswith("gpu") else [name]
+            command = ["worker", name] if name.startswith("gpu") and name != "gpu" else [name]
             log = self.root / f"{name}.log"
             with log.open("ab") as output:
                 self.processes[name] = subprocess.Popen(
                     [sys.executable, "-m", "cli.main", *command],
-                    cwd=ROOT,
+                    cwd=self.tree,
                     env=dict(self.environment()),
                     stdout=output,
                     stderr=subprocess.STDOUT,
@@ -130,7 +139,7 @@ class Fleet:
 
         def healthy() -> bool:
             try:
-                answer = requests.get(f"{self.base_url}/ready", timeout=5)
+                answer = requests.get(f"{self.base_url}/ready", headers=self.headers, timeout=5)
                 return answer.ok and len(self.instances("healthy")) >= gpus
             except (requests.ConnectionError, requests.Timeout):
                 return False
@@ -140,7 +149,9 @@ class Fleet:
 
     def instances(self, state: str | None = None) -> list[dict[str, Any]]:
         """The fleet's instances as /ready lists them."""
-        listed: list[dict[str, Any]] = requests.get(f"{self.base_url}/ready", timeout=5).json()["instances"]
+        listed: list[dict[str, Any]] = requests.get(f"{self.base_url}/ready", headers=self.headers, timeout=5).json()[
+            "instances"
+        ]
         return [instance for instance in listed if state is None or instance["state"] == state]
 
     def instance_pid(self, name: str) -> int:
@@ -167,7 +178,7 @@ class Fleet:
         """Run `fleet` as an operator of this fleet does."""
         return subprocess.run(
             [sys.executable, "-m", "cli.main", *arguments],
-            cwd=ROOT,
+            cwd=self.tree,
             env={"COMFY_BASE_URL": self.base_url, **self.environment()},
             capture_output=True,
             text=True,
@@ -177,14 +188,16 @@ class Fleet:
 
     def submit(self, graph: Mapping[str, Any], **body: Any) -> str:
         """Submit through Comfy API v2; returns the job's id."""
-        answer = requests.post(f"{self.base_url}/api/v2/jobs", json={"workflow": graph, **body}, timeout=10)
+        answer = requests.post(
+            f"{self.base_url}/api/v2/jobs", json={"workflow": graph, **body}, headers=self.headers, timeout=10
+        )
         assert answer.status_code == 201, answer.text
         job_id: str = answer.json()["id"]
         return job_id
 
     def job(self, job_id: str) -> dict[str, Any]:
         """A job as Comfy API v2 shows it."""
-        answer = requests.get(f"{self.base_url}/api/v2/jobs/{job_id}", timeout=10)
+        answer = requests.get(f"{self.base_url}/api/v2/jobs/{job_id}", headers=self.headers, timeout=10)
         assert answer.status_code == 200, answer.text
         found: dict[str, Any] = answer.json()
         return found
@@ -208,7 +221,7 @@ class Fleet:
 
     def cancel(self, job_id: str) -> dict[str, Any]:
         """Ask for a job's end."""
-        answer = requests.post(f"{self.base_url}/api/v2/jobs/{job_id}/cancel", timeout=10)
+        answer = requests.post(f"{self.base_url}/api/v2/jobs/{job_id}/cancel", headers=self.headers, timeout=10)
         assert answer.status_code == 200, answer.text
         job: dict[str, Any] = answer.json()
         return job
@@ -216,6 +229,6 @@ class Fleet:
     def picture(self, job: Mapping[str, Any]) -> bytes:
         """The bytes of a job's only output."""
         [output] = job["outputs"]
-        answer = requests.get(output["url"], timeout=10)
+        answer = requests.get(output["url"], headers=self.headers, timeout=10)
         assert answer.status_code == 200, answer.text
         return answer.content

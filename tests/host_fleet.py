@@ -24,7 +24,7 @@ from tests.bucket_fleet import BUCKET, bucket_settings
 from tests.fleet import Fleet
 from tests.model_server import ModelServer, model_server
 from tests.namespaces import NETWORK, Namespace, Topology, why_not
-from tests.own_servers import OwnPostgres, OwnRedis
+from tests.own_servers import RABBITMQ, OwnPostgres, OwnRabbit, OwnRedis
 from tests.receivers import Receiver, receiving
 from tests.s3_server import Gate, S3Server
 from tests.waiting import eventually
@@ -110,8 +110,12 @@ def within(namespace: Namespace | None) -> contextlib.AbstractContextManager[Non
 
 
 @contextlib.contextmanager
-def hosts(folder: Path) -> Iterator[Hosts]:
-    """Start everything; this thread is the client's host meanwhile, and both GPUs are healthy."""
+def hosts(folder: Path, *, prefers_rabbitmq: bool = False) -> Iterator[Hosts]:
+    """Start everything; this thread is the client's host meanwhile, and both GPUs are healthy.
+
+    Parameters:
+      prefers_rabbitmq: the broker is one, where there is the program or has to be, and else a Redis.
+    """
     with contextlib.ExitStack() as stack:
         found = stack.enter_context(_topology())
         on = {name: found.get(name) for name in HOSTS}
@@ -124,7 +128,9 @@ def hosts(folder: Path) -> Iterator[Hosts]:
             postgres.start()
             database_url = postgres.new_database()
         with within(on["broker"]):
-            broker = OwnRedis(folder / "broker", address["broker"])
+            is_rabbitmq = prefers_rabbitmq and (RABBITMQ.exists() or os.environ.get("CI") == "true")
+            kind = OwnRabbit if is_rabbitmq else OwnRedis
+            broker = kind(folder / "broker", address["broker"])
             stack.callback(broker.stop)
             broker.start()
         with within(on["bucket"]):

@@ -11,10 +11,12 @@ import pytest
 
 from comfy.client.history import History
 from comfy.client.outputs import ReportedOutput
+from comfy.client.printed import PrintedEntry
 from comfy.prompts.progress import PromptListener
 from comfy.prompts.session import PromptHandle, PromptResult
 from core.clock import ledger_clock
 from core.ledger import Ledger
+from core.ledger.claims import Claim
 from core.ledger.scheduling.turns import Turn
 from core.messaging.notices import Notice, NoticeSender
 from core.records.instance import InstanceRecord
@@ -71,7 +73,7 @@ class PublishedMessages(Publisher):
     def __init__(self) -> None:
         self.sent: list[tuple[Any, ...]] = []
 
-    def turn(self, job_id: str) -> bool:
+    def turn(self, job_id: str, *, recorded_s: float | None = None) -> bool:
         return self._keep("turn", job_id)
 
     def store(self, job_id: str, attempt: int, host: str) -> bool:
@@ -93,6 +95,12 @@ class PublishedMessages(Publisher):
         return self._keep("turn", turn.job_id)
 
     def wake(self) -> None:
+        """Nobody is idle."""
+
+    def pass_gates(self) -> bool:
+        return self._keep("pass_gates")
+
+    def ended(self, claim: Claim) -> None:
         """Nobody is idle."""
 
     def own_turn(self, job_id: str, instance: str) -> bool:
@@ -123,7 +131,7 @@ class BrokerlessRuntime(Runtime):
         self.settings = settings
         self.notices = self.noticed = SentNotices()
         self.ledger = Ledger(settings)
-        self.storage = StorageMarker(settings, self.ledger.facts)
+        self.storage = StorageMarker(settings, self.ledger.storage_moves)
         self.publisher = self.published = PublishedMessages()
         self.sender = cast(BackgroundSender, self.published)
         self.is_closed = False
@@ -250,6 +258,10 @@ class FakeClient:
 
     def has(self, item: ReportedOutput) -> bool:
         return item.filename in self.has_files
+
+    def printed(self) -> list[PrintedEntry] | None:
+        """It does not tell what it has printed."""
+        return None
 
 
 class FakeComfyUI:

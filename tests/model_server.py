@@ -31,8 +31,11 @@ class Served:
     says_size: bool = True
     content_type: str = "application/octet-stream"
     status: int = 200
-    #: Bytes a second on each connection.
+    #: Bytes a second on each connection, and how many of them at once.
     bytes_s: float | None = None
+    piece_bytes: int = PIECE
+    #: It takes the request, and answers nothing.
+    is_mute: bool = False
     #: Answers break off after so many bytes, for so many answers.
     cut_bytes: int | None = None
     cuts: int = 10**9
@@ -106,6 +109,8 @@ def model_server(address: str = "127.0.0.1") -> Iterator[ModelServer]:
             if file.redirect is not None:
                 self._head(302, {"Location": file.redirect, "Content-Length": "0", **file.headers})
                 return
+            while file.is_mute:
+                time.sleep(0.05)
             body = file.body
             start, end, status, headers = 0, len(body), file.status, dict(file.headers)
             found = re.fullmatch(r"bytes=(\d+)-(\d+)", wanted or "")
@@ -127,8 +132,8 @@ def model_server(address: str = "127.0.0.1") -> Iterator[ModelServer]:
             if is_cut:
                 file.cuts -= 1
                 body = body[: file.cut_bytes]
-            for offset in range(0, len(body), PIECE):
-                piece = body[offset : offset + PIECE]
+            for offset in range(0, len(body), file.piece_bytes):
+                piece = body[offset : offset + file.piece_bytes]
                 self.wfile.write(piece)
                 with state.lock:
                     state.sent[path] = state.sent.get(path, 0) + len(piece)

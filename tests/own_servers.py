@@ -13,6 +13,7 @@ import tempfile
 import uuid
 from pathlib import Path
 
+import kombu
 import psycopg
 import redis
 
@@ -49,6 +50,12 @@ class OwnServer:
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """The process that was started."""
+        assert self._process is not None
+        return self._process.pid
 
     def start(self) -> None:
         """Start it, if it does not run, and wait until it answers."""
@@ -146,13 +153,70 @@ class OwnRedis(OwnServer):
         return [*launcher, str(server_program()), *listen, "--dir", str(self._folder), "--appendonly", "yes"]
 
 
+RABBITMQ = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
+
+
+class OwnRabbit(OwnServer):
+    """A RabbitMQ node that listens at an address; the test ends where the program is not there."""
+
+    #: Erlang takes its time on a busy machine.
+    start_timeout_s = 90.0
+
+    def __init__(self, folder: Path, address: str = "127.0.0.1") -> None:
+        super().__init__()
+        if not RABBITMQ.exists():
+            missing(f"no RabbitMQ of our own: {RABBITMQ} is not there")
+        self.folder, self._address = folder, address
+        self.port, self._distribution_port = free_port(), free_port()
+        self.node = f"own{self.port}@localhost"
+        folder.mkdir()
+        (folder / "enabled_plugins").write_text("[].\n")
+        (folder / "rabbitmq.conf").write_text(self._configuration())
+
+    @property
+    def url(self) -> str:
+        """kombu URL of the node."""
+        return f"amqp://guest:guest@{self._address}:{self.port}//"
+
+    def is_answering(self) -> bool:
+        try:
+            with kombu.Connection(self.url, connect_timeout=2) as connection:
+                connection.connect()
+        except OSError:
+            return False
+        return True
+
+    def _configuration(self) -> str:
+        # Elsewhere than here guest may come in from anywhere.
+        return f"listeners.tcp.1 = {self._address}:{self.port}\nloopback_users = none\n"
+
+    def _command(self) -> list[str]:
+        home = self.folder
+        variables = {
+            "HOME": home,
+            "RABBITMQ_NODENAME": self.node,
+            "RABBITMQ_DIST_PORT": self._distribution_port,
+            "RABBITMQ_MNESIA_BASE": home / "mnesia",
+            "RABBITMQ_LOG_BASE": home / "log",
+            "RABBITMQ_CONFIG_FILE": home / "rabbitmq.conf",
+            "RABBITMQ_ENABLED_PLUGINS_FILE": home / "enabled_plugins",
+        }
+        launcher = [sys.executable, "-I", "-S", launch.__file__, str(os.getpid())]
+        given = [f"{name}={value}" for name, value in variables.items()]
+        return [*launcher, shutil.which("env") or "env", *given, str(RABBITMQ)]
+
+
 class OwnPostgres(OwnServer):
     """A PostgreSQL cluster in a temporary directory, run by an ordinary user as PostgreSQL demands."""
 
-    def __init__(self, address: str = "127.0.0.1") -> None:
-        """Parameters: address - where it listens; all of the network around it may connect."""
+    def __init__(self, address: str = "127.0.0.1", **options: str) -> None:
+        """Parameters:
+        address: where it listens; all of the network around it may connect.
+        options: further ones of its configuration.
+        """
         super().__init__()
         self.address = address
+        self._options = options
         programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
         setpriv = shutil.which("setpriv")
         if not programs or setpriv is None:
@@ -212,6 +276,7 @@ class OwnPostgres(OwnServer):
             "port": str(self.port),
             "unix_socket_directories": str(self.folder),
             "fsync": "off",
+            **self._options,
         }
         flags = [text for name, value in options.items() for text in ("-c", f"{name}={value}")]
         return [*self._as_user, str(self._programs / "postgres"), "-D", str(self.folder / "data"), *flags]

@@ -6,6 +6,7 @@ import contextlib
 import json
 import socket
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,25 +39,31 @@ REFUSED_URLS = [
     f"http://127.0.0.1:8188/{'a' * 5000}",
 ]
 
-_witnesses: list[list[Any]] = []
+#: What was heard, and whom it is not heard from.
+_witnesses: list[tuple[list[Any], set[int]]] = []
 
 
 @contextlib.contextmanager
 def connections() -> Iterator[list[Any]]:
-    """The addresses that this process connects to, or sends to, within the block."""
+    """The addresses that this thread and those that it starts connect to, or send to, within the block.
+
+    Threads that ran before are no part of it: the client of a service that other tests share may look for it again.
+    """
     found: list[Any] = []
-    _witnesses.append(found)
+    others = {thread.ident for thread in threading.enumerate() if thread.ident} - {threading.get_ident()}
+    _witnesses.append((found, others))
     try:
         yield found
     finally:
         # By identity: an equal list may be another's.
-        _witnesses[:] = [witness for witness in _witnesses if witness is not found]
+        _witnesses[:] = [witness for witness in _witnesses if witness[0] is not found]
 
 
 def _hear(event: str, arguments: tuple[Any, ...]) -> None:
     if event in ("socket.connect", "socket.sendto"):
-        for witness in _witnesses:
-            witness.append(arguments[1])
+        for found, others in _witnesses:
+            if threading.get_ident() not in others:
+                found.append(arguments[1])
 
 
 sys.addaudithook(_hear)

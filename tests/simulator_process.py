@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.ports import free_port
+from tests.waiting import PATIENCE
 
 REPOSITORY_ROOT = Path(__file__).resolve().parents[1]
 
@@ -123,7 +124,7 @@ def simulator(root: Path, *flags: str, port: int | None = None) -> Iterator[Simu
 
 
 def _wait_ready(process: SimulatorProcess) -> None:
-    deadline = time.monotonic() + READY_TIMEOUT_S
+    deadline = time.monotonic() + READY_TIMEOUT_S * PATIENCE
     while time.monotonic() < deadline:
         if process.popen.poll() is not None:
             raise RuntimeError(f"the simulator ended at once ({process.popen.returncode}):\n{process.log()}")

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from comfy.process import launch
-from tests.own_servers import OwnPostgres, OwnServer
+from tests.own_servers import OwnPostgres, OwnRabbit, OwnServer
 from tests.ports import free_port
 from tests.services import missing
 
@@ -129,34 +129,14 @@ class TlsRedis(OwnServer):
         ]
 
 
-class TlsRabbit(OwnServer):
+class TlsRabbit(OwnRabbit):
     """A RabbitMQ node that listens for TLS alone; the test ends where the program is not there."""
-
-    #: Erlang takes its time on a busy machine.
-    start_timeout_s = 90.0
 
     def __init__(self, folder: Path, authority: Authority, *, options: str = "") -> None:
         """Parameters: options - further lines of its configuration."""
-        super().__init__()
-        program = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
-        if not program.exists():
-            missing(f"no RabbitMQ of our own: {program} is not there")
-        self._program, self._folder = program, folder
-        self._ca = authority.certificate
-        certificate, key = authority.issue("rabbitmq")
-        self.port, self._distribution_port = free_port(), free_port()
-        folder.mkdir()
-        (folder / "enabled_plugins").write_text("[].\n")
-        (folder / "rabbitmq.conf").write_text(
-            "listeners.tcp = none\n"
-            f"listeners.ssl.1 = 127.0.0.1:{self.port}\n"
-            f"ssl_options.cacertfile = {self._ca}\n"
-            f"ssl_options.certfile = {certificate}\n"
-            f"ssl_options.keyfile = {key}\n"
-            "ssl_options.verify = verify_none\n"
-            "ssl_options.fail_if_no_peer_cert = false\n"
-            f"{options}"
-        )
+        self._ca, self._options = authority.certificate, options
+        self._files = authority.issue("rabbitmq")
+        super().__init__(folder)
 
     @property
     def url(self) -> str:
@@ -165,23 +145,18 @@ class TlsRabbit(OwnServer):
     def is_answering(self) -> bool:
         return _speaks_tls(self.port, self._ca)
 
-    def _command(self) -> list[str]:
-        home = self._folder
-        variables = {
-            "HOME": home,
-            "RABBITMQ_NODENAME": f"tls{self.port}@localhost",
-            "RABBITMQ_DIST_PORT": self._distribution_port,
-            "RABBITMQ_MNESIA_BASE": home / "mnesia",
-            "RABBITMQ_LOG_BASE": home / "log",
-            "RABBITMQ_CONFIG_FILE": home / "rabbitmq.conf",
-            "RABBITMQ_ENABLED_PLUGINS_FILE": home / "enabled_plugins",
-        }
-        return [
-            *_launcher(),
-            shutil.which("env") or "env",
-            *(f"{n}={v}" for n, v in variables.items()),
-            str(self._program),
-        ]
+    def _configuration(self) -> str:
+        certificate, key = self._files
+        return (
+            "listeners.tcp = none\n"
+            f"listeners.ssl.1 = 127.0.0.1:{self.port}\n"
+            f"ssl_options.cacertfile = {self._ca}\n"
+            f"ssl_options.certfile = {certificate}\n"
+            f"ssl_options.keyfile = {key}\n"
+            "ssl_options.verify = verify_none\n"
+            "ssl_options.fail_if_no_peer_cert = false\n"
+            f"{self._options}"
+        )
 
 
 def _launcher() -> list[str]:

@@ -1,4 +1,4 @@
-"""Tenants and keys over HTTP, for operators: make, list, rotate, revoke."""
+"""Keys over HTTP, for operators: make, list, rotate, revoke."""
 
 from __future__ import annotations
 
@@ -8,32 +8,21 @@ from flask import Blueprint, Response, request
 from pydantic import Field
 from typing_extensions import TypedDict
 
+from api.http.caller import actor
 from api.http.errors import json_response
 from api.http.json_body import has_body, read_json
 from api.http.time_limits import bounded, ledger_time_limit
 from api.schema.described import KEYS, Described, Parameter
-from api.schema.key_bodies import KeyBody, RotateBody, TenantBody, WeightBody
+from api.schema.key_bodies import KeyBody, RotateBody
 from api.schema.validation import read
 from api.service.jobs import check_id
 from core.contracts.comfy_v2 import maybe_timestamp, timestamp
-from core.errors import AlreadyExists, InvalidRequest, LedgerUnavailable, NotFound
+from core.errors import InvalidRequest, LedgerUnavailable, NotFound
 from core.ledger import Ledger
-from core.records.access import SCOPES, Key, Tenant
+from core.records.access import SCOPES, Key
 from core.settings import Settings
 
 _TENANT = Parameter(name="tenant", place="query", description="Only the keys of this one.", schema={"type": "string"})
-
-
-class TenantView(TypedDict):
-    """An owner of jobs, files and keys."""
-
-    name: str
-    weight: Annotated[float, Field(description="Its share of a busy fleet, beside those of others.")]
-    created_at: str
-
-
-class TenantsView(TypedDict):
-    tenants: list[TenantView]
 
 
 class KeyView(TypedDict):
@@ -65,43 +54,8 @@ class KeysView(TypedDict):
 
 
 def access_blueprint(settings: Settings, ledger: Ledger) -> Blueprint:
-    """Return the routes under /api/v2/tenants and /api/v2/keys: an extension, for operators."""
+    """Return the routes under /api/v2/keys: an extension, for operators."""
     blueprint = Blueprint("access", __name__, url_prefix="/api/v2")
-
-    @blueprint.get("/tenants")
-    @Described(summary="The tenants", tag=KEYS, scope="admin", answers={200: TenantsView}, errors=(LedgerUnavailable,))
-    @bounded
-    def tenants() -> Response:
-        view: TenantsView = {"tenants": [_tenant_view(each) for each in ledger.tenants.all()]}
-        return json_response(view)
-
-    @blueprint.post("/tenants")
-    @Described(
-        summary="Make a tenant",
-        tag=KEYS,
-        scope="admin",
-        body=TenantBody,
-        answers={201: TenantView},
-        errors=(AlreadyExists, LedgerUnavailable),
-    )
-    def create_tenant() -> Response:
-        body = read(TenantBody, read_json(settings))
-        with ledger_time_limit():
-            return json_response(_tenant_view(ledger.tenants.create(body.name, weight=body.weight)), 201)
-
-    @blueprint.patch("/tenants/<tenant>")
-    @Described(
-        summary="Give a tenant another share of a busy fleet",
-        tag=KEYS,
-        scope="admin",
-        body=WeightBody,
-        answers={200: TenantView},
-        errors=(NotFound, LedgerUnavailable),
-    )
-    def weigh(tenant: str) -> Response:
-        body = read(WeightBody, read_json(settings))
-        with ledger_time_limit():
-            return json_response(_tenant_view(ledger.tenants.weigh(check_id(tenant), body.weight)))
 
     @blueprint.get("/keys")
     @Described(
@@ -135,7 +89,12 @@ def access_blueprint(settings: Settings, ledger: Ledger) -> Blueprint:
         body = read(KeyBody, read_json(settings))
         with ledger_time_limit():
             key, secret = ledger.keys.create(
-                body.tenant, name=body.name, scopes=tuple(body.scopes), limits=body.limits(), ends_in_s=body.ends_in_s
+                body.tenant,
+                name=body.name,
+                scopes=tuple(body.scopes),
+                limits=body.limits(),
+                ends_in_s=body.ends_in_s,
+                by=actor(),
             )
         return _told(key, secret)
 
@@ -153,7 +112,7 @@ def access_blueprint(settings: Settings, ledger: Ledger) -> Blueprint:
     def rotate(key_id: str) -> Response:
         body = read(RotateBody, read_json(settings)) if has_body() else RotateBody()
         with ledger_time_limit():
-            key, secret = ledger.keys.rotate(check_id(key_id), keep_s=body.keep_s)
+            key, secret = ledger.keys.rotate(check_id(key_id), keep_s=body.keep_s, by=actor())
         return _told(key, secret)
 
     @blueprint.post("/keys/<key_id>/revoke")
@@ -167,7 +126,7 @@ def access_blueprint(settings: Settings, ledger: Ledger) -> Blueprint:
     )
     @bounded
     def revoke(key_id: str) -> Response:
-        return json_response(_key_view(ledger.keys.revoke(check_id(key_id))))
+        return json_response(_key_view(ledger.keys.revoke(check_id(key_id), by=actor())))
 
     return blueprint
 
@@ -175,10 +134,6 @@ def access_blueprint(settings: Settings, ledger: Ledger) -> Blueprint:
 def _told(key: Key, secret: str) -> Response:
     view: SecretKeyView = {**_key_view(key), "secret": secret}
     return json_response(view, 201, {"Cache-Control": "no-store"})
-
-
-def _tenant_view(tenant: Tenant) -> TenantView:
-    return {"name": tenant.name, "weight": tenant.weight, "created_at": timestamp(tenant.created_at_ms)}
 
 
 def _key_view(key: Key) -> KeyView:

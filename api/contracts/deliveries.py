@@ -15,13 +15,13 @@ from api.contracts.delivery_views import (
     PurgedView,
     delivery_view,
 )
-from api.http.caller import caller
+from api.http.caller import actor, caller
 from api.http.errors import BadParameter, InvalidCursor, json_response
 from api.http.json_body import has_body, read_json
 from api.http.time_limits import bounded, ledger_time_limit
 from api.schema import fields
 from api.schema.bodies import ReplayBody
-from api.schema.described import JOBS, WEBHOOKS, Described, Parameter
+from api.schema.described import CURSOR, JOBS, WEBHOOKS, Described, Parameter, limit_of
 from api.schema.validation import read
 from api.service.jobs import TurnPublisher, check_id
 from api.service.webhook_target import webhook_secrets
@@ -35,15 +35,6 @@ from core.webhooks.signing import load_signing_key, public_key_text
 
 #: How a replay brings what was wiped.
 _SHAPES = {"secret": '"secret": "..."', "headers": '"headers": {"<name>": "<value>"}'}
-_LIMIT = Parameter(
-    name="limit",
-    place="query",
-    description="How many deliveries at most.",
-    schema={"type": "integer", "minimum": 1, "maximum": fields.MAX_LIMIT, "default": fields.DEFAULT_LIMIT},
-)
-_CURSOR = Parameter(
-    name="cursor", place="query", description="The next_cursor of the page before.", schema={"type": "string"}
-)
 _STATE = Parameter(
     name="state", place="query", description="Only these.", schema={"type": "string", "enum": list(STATES)}
 )
@@ -81,7 +72,7 @@ def deliveries_blueprint(settings: Settings, ledger: Ledger, publisher: TurnPubl
         scope="webhooks",
         answers={200: DeliveryPageView},
         errors=(NotFound, InvalidCursor, LedgerUnavailable),
-        parameters=(_STATE, _JOB, _ID_PREFIX, _LIMIT, _CURSOR),
+        parameters=(_STATE, _JOB, _ID_PREFIX, limit_of("deliveries"), CURSOR),
         text="Each with its log of tries.",
     )
     @bounded
@@ -97,7 +88,7 @@ def deliveries_blueprint(settings: Settings, ledger: Ledger, publisher: TurnPubl
         scope="webhooks",
         answers={200: DeliveryPageView},
         errors=(NotFound, InvalidCursor, LedgerUnavailable),
-        parameters=(_LIMIT, _CURSOR),
+        parameters=(limit_of("deliveries"), CURSOR),
     )
     @bounded
     def of_job(job_id: str) -> Response:
@@ -130,10 +121,12 @@ def deliveries_blueprint(settings: Settings, ledger: Ledger, publisher: TurnPubl
     def replay(delivery_id: str) -> Response:
         body = read(ReplayBody, read_json(settings)) if has_body() else ReplayBody()
         with ledger_time_limit():
-            job_id = ledger.deliveries.get(check_id(delivery_id), of=caller().sees).job_id
-            _renew_secrets(ledger, job_id, webhook_secrets(body.secret, body.headers))
-            replayed = ledger.deliveries.replay(delivery_id)
-        publisher.notify(job_id)
+            delivery = ledger.deliveries.get(check_id(delivery_id), of=caller().sees)
+            if delivery.batch is None:
+                # Those of a batch are kept as long as the batch.
+                _renew_secrets(ledger, delivery.job_id, webhook_secrets(body.secret, body.headers))
+            replayed = ledger.deliveries.replay(delivery_id, by=actor())
+        publisher.notify(delivery.job_id)
         return json_response(delivery_view(replayed), 202)
 
     @blueprint.delete("/webhooks/deliveries")
@@ -150,7 +143,8 @@ def deliveries_blueprint(settings: Settings, ledger: Ledger, publisher: TurnPubl
         state = _state(ENDED)
         if state is None:
             raise BadParameter(f"state is missing: it must be one of {', '.join(ENDED)}.")
-        purged = ledger.deliveries.purge(state, older_than_ms=_older_than_s() * 1000, of=caller().sees)
+        older_than_ms = _older_than_s() * 1000
+        purged = ledger.deliveries.purge(state, older_than_ms=older_than_ms, of=caller().sees, by=actor())
         view: PurgedView = {"purged": purged}
         return json_response(view)
 

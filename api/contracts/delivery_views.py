@@ -6,7 +6,7 @@ from typing import Annotated
 from urllib.parse import urlsplit
 
 from pydantic import Field
-from typing_extensions import TypedDict
+from typing_extensions import NotRequired, TypedDict
 
 from core.contracts.comfy_v2 import maybe_timestamp, timestamp
 from core.ledger.webhooks.deliveries import ENDED, Delivery, Try
@@ -30,6 +30,9 @@ class DeliveryView(TypedDict):
 
     id: Annotated[str, Field(description="The webhook-id of every try.")]
     job_id: str
+    batch_id: NotRequired[
+        Annotated[str, Field(description="The batch that it tells of; job_id is the job whose end it came with.")]
+    ]
     event: str
     sequence: int
     state: Annotated[str, Field(json_schema_extra={"enum": list(STATES)})]
@@ -56,7 +59,7 @@ class PublicKeyView(TypedDict):
 
 def delivery_view(delivery: Delivery) -> DeliveryView:
     """Return the Delivery object."""
-    return {
+    view: DeliveryView = {
         "id": delivery.id,
         "job_id": delivery.job_id,
         "event": delivery.event,
@@ -69,6 +72,9 @@ def delivery_view(delivery: Delivery) -> DeliveryView:
         "next_try_at": maybe_timestamp(delivery.next_try_at_ms) if delivery.state == PENDING else None,
         "attempts": [_try_view(each) for each in delivery.log],
     }
+    if delivery.batch is not None:
+        view["batch_id"] = delivery.batch
+    return view
 
 
 def shown_url(url: str) -> str:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from flask import Blueprint, Response, request
 
 from api.contracts.gpu_views import GpusView, GpuView, GpuViews
+from api.http.caller import actor
 from api.http.errors import json_response
 from api.http.time_limits import at_most, bounded, ledger_time_limit
 from api.schema.described import SERVER, Described, Parameter
 from api.service.estimates import Estimates
 from core.errors import BrokerUnavailable, InstanceUnreachable, InvalidRequest, LedgerUnavailable, NotFound
 from core.ledger import Ledger
+from core.records.act import ActName
 from core.records.instance import InstanceRecord
 from tasks.messaging.remote_control import ANSWER_S, DRAIN, RESTART, RESUME
 
@@ -22,6 +24,7 @@ Ask = Callable[[str, InstanceRecord], None]
 #: Beyond the time that the worker has: the broker has to be reached first.
 REACH_S = 3.0
 ERRORS = (NotFound, InvalidRequest, InstanceUnreachable, BrokerUnavailable, LedgerUnavailable)
+_ACTS: Mapping[str, ActName] = {DRAIN: "gpu.drain", RESUME: "gpu.resume", RESTART: "gpu.restart"}
 HOST = Parameter(name="host", place="query", description="Only those of this host.", schema={"type": "string"})
 HELD = "A name is gpu0@host, or gpu0 where only one host has that. The answer means that its worker has begun."
 
@@ -59,9 +62,13 @@ def gpus_blueprint(ledger: Ledger, ask: Ask, estimates: Estimates) -> Blueprint:
     def tell(command: str, name: str) -> Response:
         with ledger_time_limit():
             record = find(ledger.instances.all(), name)
+            if command == RESUME:
+                # Whoever was giving its host back finds that it stays.
+                ledger.instances.stay(record.name)
         with at_most(ANSWER_S + REACH_S, BrokerUnavailable("The broker does not answer.")):
             ask(command, record)
         with ledger_time_limit():
+            ledger.audit.note(_ACTS[command], record.name, actor())
             now = find(ledger.instances.all(), record.name)
             return json_response(seen([now]).view(now), 202)
 

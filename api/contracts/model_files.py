@@ -8,6 +8,7 @@ from flask import Blueprint, Response
 from pydantic import Field
 from typing_extensions import TypedDict
 
+from api.http.caller import actor
 from api.http.errors import json_response
 from api.http.json_body import read_json
 from api.http.time_limits import bounded, ledger_time_limit
@@ -20,6 +21,9 @@ from core.ledger import Ledger
 from core.model_files.entries import MAX_PATH_CHARS, Rules, check_entry
 from core.records.model_file import ModelCopy, ModelFile
 from core.settings import Settings
+
+#: So many a second a busy database takes at least.
+ENTRIES_S = 500
 
 
 class ModelCopyView(TypedDict):
@@ -87,8 +91,9 @@ def model_files_blueprint(settings: Settings, ledger: Ledger) -> Blueprint:
         for entry in entries:
             check_entry(entry, rules)
         _refuse_twice(entries)
-        with ledger_time_limit():
-            return _listed(ledger.manifest.put(entries), ledger.copies.all())
+        with ledger_time_limit(more_s=len(entries) / ENTRIES_S):
+            entered, copies = ledger.manifest.put(entries, by=actor()), ledger.copies.all()
+        return _listed(entered, copies)
 
     @blueprint.get("/<path:model_path>")
     @Described(
@@ -114,7 +119,7 @@ def model_files_blueprint(settings: Settings, ledger: Ledger) -> Blueprint:
     )
     @bounded
     def remove(model_path: str) -> Response:
-        ledger.manifest.remove(_checked(model_path))
+        ledger.manifest.remove(_checked(model_path), by=actor())
         view: RemovedView = {"removed": model_path}
         return json_response(view)
 

@@ -9,6 +9,7 @@ from flask import Blueprint, Response
 from pydantic import Field
 from typing_extensions import TypedDict
 
+from api.http.caller import actor
 from api.http.errors import json_response
 from api.http.json_body import read_json
 from api.http.time_limits import bounded, ledger_time_limit
@@ -74,7 +75,7 @@ def model_tokens_blueprint(settings: Settings, ledger: Ledger) -> Blueprint:
             raise InvalidRequest("A token's name is 1 to 64 of A-Z a-z 0-9 . _ -, the first a letter or a digit.")
         body = read(ModelTokenBody, read_json(settings))
         with ledger_time_limit():
-            entered_ms = ledger.model_tokens.put(token_name, body.token)
+            entered_ms = ledger.model_tokens.put(token_name, body.token, by=actor())
         view: ModelTokenView = {"name": token_name, "updated_at": timestamp(entered_ms)}
         return json_response(view)
 
@@ -90,7 +91,7 @@ def model_tokens_blueprint(settings: Settings, ledger: Ledger) -> Blueprint:
     def remove(token_name: str) -> Response:
         if not _NAME.fullmatch(token_name):
             raise NotFound("There is no such token.")
-        ledger.model_tokens.remove(token_name)
+        ledger.model_tokens.remove(token_name, by=actor())
         view: TokenRemovedView = {"removed": token_name}
         return json_response(view)
 

@@ -5,19 +5,24 @@ from __future__ import annotations
 from flask import Flask, current_app, request
 
 from api.http.caller import set_caller
+from api.http.cross_origin import CrossOrigin
 from api.http.errors import BadParameter, ForbiddenOrigin, LinkRefused, Misdirected, MissingScope
 from api.http.hosts import Hosts, host_of, is_loopback
 from api.http.key_ring import KeyRing
+from api.http.request_limits import RequestLimits
 from api.http.scopes import ANY_KEY, scope_of
 from api.http.signed_links import comes_by_link
 from core.errors import LedgerUnavailable, Unauthorized
 from core.links import LinkSigner
-from core.records.access import ALL_TENANTS, OPERATOR, Caller
+from core.records.access import ALL_TENANTS, OPERATOR, OPERATORS, Caller
 from core.settings import Settings
 
 #: Asked by load balancers, supervisors and receivers of webhooks, which have no key, or the same for everybody.
 #: `/ready` says more to operators.
 OPEN_PATHS = frozenset({"/health", "/ready", "/api/v2/health", "/openapi.json", "/docs", "/webhooks/public-key"})
+#: Below it ComfyUI's own protocol is spoken, and a key may come as a password, which is all that browsers can send with
+#: pictures and websockets.
+COMFYUI_PREFIX = "/comfyui"
 #: A page for readers that says the same to all of them, so that other sites may lead there.
 DOCS = "/docs"
 
@@ -27,16 +32,20 @@ class Guard:
 
     Parameters:
       signer: whose links open the files they name, from any page and without a key.
+      requests: counts those of tenants that may not make as many as they like.
     """
 
-    def __init__(self, settings: Settings, signer: LinkSigner, ring: KeyRing) -> None:
+    def __init__(self, settings: Settings, signer: LinkSigner, ring: KeyRing, requests: RequestLimits) -> None:
         self._ring = ring
+        self._requests = requests
         self._hosts = Hosts(settings)
         self._signer = signer
+        self._pages = CrossOrigin(settings)
 
     def register(self, app: Flask) -> None:
         """Run before every request of the app."""
         app.before_request(self._check)
+        self._pages.register(app)
 
     def asks_for_keys(self) -> bool:
         """Return whether requests need a key, as far as that is known."""
@@ -76,16 +85,21 @@ class Guard:
         if caller is None:
             raise Unauthorized("An API key is needed: Authorization: Bearer <key>, or X-API-Key: <key>.")
         needed = scope_of(current_app.view_functions.get(request.endpoint or ""))
-        if needed != ANY_KEY and needed not in caller.scopes:
+        is_missing = needed != ANY_KEY and needed not in caller.scopes
+        limits = self._ring.limits_of(caller.tenant)
+        # What operators do is not counted: who set a limit too low can always raise it.
+        if limits.max_requests_per_minute is not None and (is_missing or needed not in OPERATORS):
+            self._requests.count(caller.tenant, limits.max_requests_per_minute)
+        if is_missing:
             raise MissingScope(f"This key does not have the scope {needed}, which this needs.")
-        set_caller(caller)
+        set_caller(caller, limits)
 
     def _presented(self) -> Caller | None:
         """Whom the key of this request stands for."""
         scheme, _, key = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer":
-            # What a gateway before us asks for stands there.
-            key = request.headers.get("X-API-Key", "")
+            # What a gateway before us asks for stands there, but where browsers send the key they were told.
+            key = request.headers.get("X-API-Key", "") or (_password() if has_password() else "")
         key = key.strip()
         return self._ring.caller(key, request.remote_addr or "") if key else None
 
@@ -102,14 +116,29 @@ class Guard:
             return False
 
     def _check_origin(self) -> None:
-        """Refuse pages of other sites: they must not reach their reader's own API, but may lead to our page."""
+        """Refuse pages of other sites, but for those that the operator lets in. Any may lead to our page."""
         if request.path == DOCS and request.method == "GET" and request.headers.get("Sec-Fetch-Mode") == "navigate":
+            return
+        origin, header = request.headers.get("Origin"), request.headers.get("Host", "")
+        # What a browser sends by itself is its reader's, whoever's page asks: no page of another site gets in by that.
+        if self._pages.lets_in(origin) and not has_password():
             return
         if request.headers.get("Sec-Fetch-Site", "").lower() == "cross-site":
             raise ForbiddenOrigin("Requests from pages of other sites are refused.")
-        origin, header = request.headers.get("Origin"), request.headers.get("Host", "")
-        # Where keys are asked for, and not on this very machine, programs may name whatever origin they like.
-        if origin is None or (not is_loopback(host_of(header) or "") and self.asks_for_keys()):
+        # Where keys are asked for, and not on this very machine, programs may name whatever origin they like. A browser
+        # sends a password by itself, whoever's page asks.
+        is_free = not is_loopback(host_of(header) or "") and self.asks_for_keys() and not has_password()
+        if origin is None or is_free:
             return
         if not self._hosts.is_own_page(origin, header):
             raise ForbiddenOrigin("Requests from pages of other sites are refused.")
+
+
+def has_password() -> bool:
+    """Return whether this request carries a key as browsers do, to routes that take it so: as a password."""
+    sent = request.authorization
+    return request.path.startswith(f"{COMFYUI_PREFIX}/") and sent is not None and sent.type == "basic"
+
+
+def _password() -> str:
+    return (request.authorization.password or "") if request.authorization is not None else ""

@@ -9,10 +9,17 @@ from typing import Any
 
 from flask import g, request
 
+from api.http.request_log import TENANT
+from core import log_fields
 from core.ledger import Ledger
 from core.links import Links
 from core.records.access import Caller
+from core.records.act import Actor
+from core.records.tenant_limits import NO_LIMITS, TenantLimits
 from core.settings import Settings
+
+#: In the book of acts: who has a key of the settings, or was asked for none.
+OPERATORS_NAME = "operator"
 
 
 def base_url(settings: Settings) -> str:
@@ -28,15 +35,31 @@ def links_for(settings: Settings, ledger: Ledger) -> Links:
     return Links(base_url=base_url(settings), signer=ledger.links)
 
 
-def set_caller(found: Caller) -> None:
-    """Note whom this request is from."""
+def set_caller(found: Caller, limits: TenantLimits = NO_LIMITS) -> None:
+    """Note whom this request is from, and what its tenant may have at most, see `tenant_limits`."""
     g.caller = found
+    g.tenant_limits = limits
+    request.environ[TENANT] = found.tenant
+    log_fields.note(tenant=found.tenant)
 
 
 def caller() -> Caller:
     """Return whom this request is from. Raises AttributeError: nobody has found that out, as for open paths."""
     found: Caller = g.caller
     return found
+
+
+def tenant_limits() -> TenantLimits:
+    """Return what the tenant of this request may have at most: numbers, and None for as much as it likes."""
+    found: TenantLimits = g.tenant_limits
+    return found
+
+
+def actor() -> Actor:
+    """Return whom this request is from, as the book of acts has it."""
+    who = caller()
+    by = "" if who.key_id is not None else OPERATORS_NAME
+    return Actor(who=by, key_id=who.key_id, tenant=who.tenant, address=request.remote_addr)
 
 
 def highest_priority(settings: Settings) -> int:

@@ -12,6 +12,8 @@ from api.http.error_shapes import COMFY_API, envelope, fault_body
 from api.http.errors import NO_ROOM, json_response
 from api.http.request_log import reference
 from core.errors import ComfylineError, OutputUnavailable, StorageFull, StorageUnavailable
+from core.metrics.counted import STORAGE_ERRORS
+from core.metrics.tally import process_tally
 from core.storage.folders import BucketFault, is_out_of_room
 from core.storage.marker import AWAY, StorageMarker
 
@@ -62,11 +64,13 @@ def _log_fault(error: Exception) -> None:
 
 def _disk(error: OSError) -> Response:
     if isinstance(error, BucketFault) and not is_out_of_room(error):
+        process_tally.add(STORAGE_ERRORS, "answer")
         # Why is the operator's to know.
         log.error("the storage failed in %s %s: %s", request.method, quote(request.path), error.strerror)
         return COMFY_API.response(StorageUnavailable(AWAY))
     if not is_out_of_room(error):
         return _unforeseen(error)
+    process_tally.add(STORAGE_ERRORS, "answer")
     log.error("no room left in %s %s: %s", request.method, quote(request.path), error.strerror)
     return COMFY_API.response(StorageFull(NO_ROOM))
 

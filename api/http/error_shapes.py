@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from flask import Blueprint, Flask, Response
 from pydantic import Field
@@ -44,7 +44,7 @@ class ErrorShape:
     has_detail: bool = False
 
     @property
-    def view(self) -> type[ErrorView] | type[GenerateErrorView]:
+    def view(self) -> type[Any]:
         """The model of its bodies."""
         return GenerateErrorView if self.has_detail else ErrorView
 
@@ -52,9 +52,9 @@ class ErrorShape:
         """Return the HTTP status of an error."""
         return status_of(error, self.statuses)
 
-    def body(self, error: ComfylineError) -> ErrorView | GenerateErrorView:
+    def body(self, error: ComfylineError) -> Any:
         """Return the body of an error; what a 500 was about stays in the log, under the reference that goes with it."""
-        body = _told(error, self.status(error))
+        body = told_error(error, self.status(error))
         return {**body, "detail": body["error"]["message"]} if self.has_detail else body
 
     def response(self, error: ComfylineError) -> Response:
@@ -97,7 +97,7 @@ def fault_body() -> ErrorView:
 
 def error_headers(error: ComfylineError) -> dict[str, str]:
     """Return what a client has to know beside the body."""
-    if isinstance(error, TransientError):
+    if isinstance(error, TransientError) and error.retry_after_s is not None:
         return {"Retry-After": str(error.retry_after_s)}
     if isinstance(error, Unauthorized):
         return {"WWW-Authenticate": 'Bearer realm="comfyline"'}
@@ -106,7 +106,7 @@ def error_headers(error: ComfylineError) -> dict[str, str]:
     return {}
 
 
-def _told(error: ComfylineError, status: int) -> ErrorView:
+def told_error(error: ComfylineError, status: int) -> ErrorView:
     if status == 500:
         return fault_body()
     if status > 500 and reference() is not None:

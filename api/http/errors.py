@@ -16,6 +16,7 @@ from core.errors import (
     InvalidBody,
     InvalidRequest,
     InvalidWorkflow,
+    LimitReached,
     MissingAsset,
     NoHealthyInstance,
     NotFound,
@@ -71,6 +72,12 @@ class JobNotEnded(RequestError):
     """A job that has not ended cannot be deleted."""
 
     code = "job_not_ended"
+
+
+class MoreMatch(RequestError):
+    """More jobs match than when they were counted: nothing was done."""
+
+    code = "more_match"
 
 
 class BlobNotFound(NotFound):
@@ -139,6 +146,7 @@ STATUS: dict[type[ComfylineError], int] = {
     AlreadyExists: 409,
     AssetInUse: 409,
     JobNotEnded: 409,
+    MoreMatch: 409,
     PreconditionFailed: 412,
     BodyTooLarge: 413,
     UnsupportedMediaType: 415,
@@ -149,12 +157,13 @@ STATUS: dict[type[ComfylineError], int] = {
     MissingAsset: 422,
     IdempotencyKeyReuse: 422,
     QueueFull: 429,
+    LimitReached: 429,
     NoHealthyInstance: 429,
     TransientError: 503,
     StorageFull: 507,
     PermanentError: 500,
 }
-#: The `/generate` contract says 503 where the Comfy API says 429.
+#: The `/generate` contract says 503 where the Comfy API says 429: the fleet is full, whoever asks.
 GENERATE_STATUS = STATUS | {QueueFull: 503, NoHealthyInstance: 503}
 
 

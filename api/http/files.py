@@ -62,9 +62,11 @@ def link_to_bucket(output: Output | InputFile, storage: StorageBackend) -> str |
     """Return where in a bucket the file of this request can be fetched; None where we have to send its bytes.
 
     A client that sends a key with every request may send it there as well, and S3 refuses one that is signed twice.
-    What the client knows already is told here. Ranges are the bucket's to answer.
+    What the client knows already is told here. Ranges are the bucket's to answer, but for those of another file than
+    this one: the bucket knows its own ETags only.
     """
-    is_asked_more = any(name in request.headers for name in _ANSWERED_HERE)
+    of_which = request.headers.get("If-Range", "").strip()
+    is_asked_more = any(name in request.headers for name in _ANSWERED_HERE) or of_which not in ("", f'"{output.hash}"')
     if request.method != "GET" or is_asked_more or (isinstance(output, Output) and output.is_expired):
         return None
     disposition, content_type = content_disposition(output), output.content_type

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import Any
 
+import orjson
 from flask import request
 from gunicorn.http.errors import ParseException
 from werkzeug.http import parse_options_header
@@ -19,8 +22,12 @@ BODY_S = 60.0
 _PIECE_BYTES = 256 * 1024
 
 
-def read_json(settings: Settings) -> Any:
+def read_json(settings: Settings, *, of_any_type: bool = False) -> Any:
     """Return the request's body as JSON.
+
+    Parameters:
+      of_any_type: whatever type it is declared as, as ComfyUI reads it. Only for routes that pages of other sites
+        cannot reach with a user's key: see `api.http.auth`.
 
     Raises:
       UnsupportedMediaType: not declared as JSON, in another character set, or compressed.
@@ -28,8 +35,17 @@ def read_json(settings: Settings) -> Any:
       RequestTimeout: it came too slowly.
       InvalidBody: it broke off, or is not the JSON we accept.
     """
-    check_media_type()
+    if of_any_type:
+        check_codings()
+    else:
+        check_media_type()
     return strict_json.loads(_read(settings.max_body_bytes), max_depth=settings.max_json_depth)
+
+
+def read_body(settings: Settings, *, limit_bytes: int) -> bytes:
+    """Return the request's body as it is. Raises BodyTooLarge, RequestTimeout, InvalidBody, UnsupportedMediaType."""
+    check_codings()
+    return _read(min(limit_bytes, max(settings.max_body_bytes, settings.max_upload_bytes)))
 
 
 def has_body() -> bool:
@@ -56,6 +72,16 @@ def check_codings() -> None:
     words = {word.strip().lower() for word in f"{content},{transfer}".split(",")}
     if words - {"identity", "chunked"}:
         raise UnsupportedMediaType("Compressed bodies are not accepted.")
+
+
+def body_digest(body: Any) -> bytes:
+    """Return the SHA-256 of a body, however its keys are ordered and its text is spaced."""
+    try:
+        text = orjson.dumps(body, option=orjson.OPT_SORT_KEYS)
+    except orjson.JSONEncodeError:
+        # Integers beyond 64 bits.
+        text = json.dumps(body, sort_keys=True, separators=(",", ":")).encode()
+    return hashlib.sha256(text).digest()
 
 
 def _read(limit_bytes: int) -> bytes:

@@ -1,8 +1,11 @@
-"""The keys that open the API, as one process knows them: those of the settings, and those in the ledger.
+"""The keys that open the API, and what their tenants may have, as one process knows them.
+
+Keys are those of the settings, and those in the ledger; what tenants may have is the fleet's default, or in the ledger.
 
 All keys of the ledger are kept in memory, so no request waits for a look at one, and a wrong key costs no look at all.
 Whether they have changed is asked twice a second at most, by the request that finds the answer old; a process that
-cannot ask lets nobody in by a key of the ledger. So a revoked key is refused everywhere within a second.
+cannot ask lets nobody in by a key of the ledger. So a revoked key is refused everywhere within a second, and a limit
+holds within a second.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from core.clock import now_ms
 from core.errors import LedgerUnavailable
 from core.ledger.access.keys import PREFIX, Keys, LiveKeys, digest_of
 from core.records.access import OPERATOR, Caller
+from core.records.tenant_limits import TenantLimits
 from core.settings import Settings
 
 #: How long a process trusts its look at the keys: with the look itself, less than a second.
@@ -38,10 +42,15 @@ class KeyRing:
         self._keys = keys
         self._live: LiveKeys | None = None
         self._looked_at_s = 0.0
+        #: When a short look failed last.
+        self._glanced_at_s = -LOOK_S
         self._looking = threading.Lock()
         self._failures = 0
         #: By key, when and by which address it was used last.
         self._uses: dict[str, tuple[int, str]] = {}
+        self._defaults = settings.tenant_limits
+        #: What tenants may have over the defaults, and the keys it was read with.
+        self._in_force: tuple[LiveKeys | None, dict[str, TenantLimits]] = (None, {})
         self._written_at_s = 0.0
         self._writer = Loop("key uses", self._write_uses, pause_s=None)
 
@@ -77,21 +86,37 @@ class KeyRing:
         self._note_use(caller, address)
         return caller
 
+    def limits_of(self, tenant: str) -> TenantLimits:
+        """Return what a tenant may have at most: numbers, and None for no limit.
+
+        As it is known: nobody who needs no key of the ledger waits for it, or is refused, because of that.
+        """
+        live = self._live if time.monotonic() - self._looked_at_s < LOOK_S else self._glance()
+        known, in_force = self._in_force
+        if live is not known:
+            own = {} if live is None else live.limits
+            in_force = {name: limits.in_force(self._defaults) for name, limits in own.items()}
+            self._in_force = live, in_force
+        return in_force.get(tenant, self._defaults)
+
     def _current(self) -> LiveKeys:
         live = self._live
         if live is not None and time.monotonic() - self._looked_at_s < LOOK_S:
             return live
         if live is None or live.has_any:
             return self._looked_up(lambda: time.monotonic() - self._looked_at_s < LOOK_S)
-        # Open: what one request may find out the others need not wait for.
-        if self._looking.acquire(blocking=False):
+        return self._glance() or live
+
+    def _glance(self) -> LiveKeys | None:
+        """Return what is known, after a short look: what one request may find out the others need not wait for."""
+        if time.monotonic() - self._glanced_at_s >= LOOK_S and self._looking.acquire(blocking=False):
             try:
                 return self._look(OPEN_LOOK_S)
             except LedgerUnavailable:
-                self._looked_at_s = time.monotonic()
+                self._glanced_at_s = time.monotonic()
             finally:
                 self._looking.release()
-        return live
+        return self._live
 
     def _anew(self) -> LiveKeys:
         """Look now. Many who ask for that at once wait for one look: wrong secrets cost the ledger little."""

@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
 
 from flask import g, request
 
 from api.http.errors import LinkRefused
 from core.clock import now_ms
-from core.links import EXPIRES, SIGNATURE, LinkSigner
+from core.links import EXPIRES, SIGNATURE, LinkSigner, events_of
 
-#: The one route that a link opens, and the ways in which it may be asked.
-ENDPOINT = "assets.content"
+#: The routes that a link opens: the part of the path that names the thing, and what signs it.
+OPENED: Mapping[str, tuple[str, Callable[[str], str]]] = {
+    "assets.content": ("asset_id", lambda asset_id: asset_id),
+    "v2.events": ("job_id", events_of),
+}
 METHODS = ("GET", "HEAD")
 
 
 def comes_by_link(signer: LinkSigner) -> bool:
-    """Return whether a signed link lets this request in: to one asset's bytes alone, until the link ends.
+    """Return whether a signed link lets this request in: to one asset's bytes, or one job's events, until it ends.
 
     Raises: LinkRefused - there is a link, and it has ended or was changed.
     """
-    if SIGNATURE not in request.args or request.endpoint != ENDPOINT or request.method not in METHODS:
+    opened = OPENED.get(request.endpoint or "")
+    if SIGNATURE not in request.args or opened is None or request.method not in METHODS:
         return False
-    asset_id = str((request.view_args or {}).get("asset_id", ""))
+    place, signed_as = opened
+    signed = signed_as(str((request.view_args or {}).get(place, "")))
     expires = request.args.get(EXPIRES, "")
-    if not signer.is_genuine(asset_id, expires, request.args[SIGNATURE]):
+    if not signer.is_genuine(signed, expires, request.args[SIGNATURE]):
         raise LinkRefused("The signature of this link does not fit it: the link is incomplete, or was changed.")
     # What we signed was a number.
     if int(expires) <= now_ms():

@@ -95,15 +95,18 @@ def interrupt_after(seconds: float, error: Exception) -> Iterator[None]:
 
 
 @contextmanager
-def ledger_time_limit() -> Iterator[None]:
+def ledger_time_limit(*, more_s: float = 0.0) -> Iterator[None]:
     """Hold a slot at the ledger and bound the work: a stopped database answers nothing, and libpq has no read timeout.
 
     Waiting for a slot does not count while other requests are answered. A block inside another one does not wait.
 
     The interruption is no `Exception`, so SQLAlchemy throws the connection away instead of giving it to the next
     request.
+
+    Parameters:
+      more_s: beyond what other requests have, for one that brings much.
     """
-    with _slots().slot() as left_s, at_most(left_s, LedgerUnavailable("The ledger does not answer.")):
+    with _slots().slot() as left_s, at_most(left_s + more_s, LedgerUnavailable("The ledger does not answer.")):
         yield
 
 

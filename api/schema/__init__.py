@@ -2,8 +2,12 @@
 
 bodies           one model for each request body (contracts)
 blocks           blocks within bodies, such as a bucket or a webhook
+batch_bodies     the bodies of batches
 model_bodies     the bodies in which model files are entered
-key_bodies       the bodies in which tenants and keys are made
+bulk_bodies      the bodies about jobs that are there: once more, and many at once
+key_bodies       the bodies in which keys are made
+rollout_bodies   the body in which a rollout is ordered
+tenant_bodies    the bodies in which tenants are made and limited
 field_types      types of fields that carry a rule of their own
 fields           rules that no schema can say (contracts)
 validation       bodies against models; pydantic's findings as our errors (contracts)

@@ -57,6 +57,15 @@ class Named(Body):
         return cls.other_names.get(_plain(name)) or by_spelling.get(_plain(name))
 
 
+class Strict(Named):
+    """A body that no other system has: a field that it does not know is refused, even a blank one.
+
+    Its clients were written for it, and what they misspell would be lost.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+
 class Block(Named):
     """A block within a body. A field that it does not know is refused: to ignore `bucket` would lose the files.
 

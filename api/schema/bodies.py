@@ -11,9 +11,11 @@ from api.http.forms import LONGEST_LIFE_S, SHORTEST_LIFE_S
 from api.schema.blocks import WEBHOOK_EXAMPLE, Block, Named, RequiresBody, S3Body, WebhookBody
 from api.schema.field_types import (
     WEEK_S,
+    ContentType,
     ExtraData,
     Graph,
     GraphObject,
+    Label,
     Metadata,
     RequestId,
     Reserved,
@@ -126,6 +128,7 @@ class PlacementBody(Body):
 class JobBody(OutputOptionsBody, PlacementBody):
     """What every submission that is answered by a Job may say beside its workflow."""
 
+    label: Label = None
     timeout: TimeoutS = None
     metadata: Metadata = None
     extra_data: ExtraData = Field(None, repr=False)
@@ -161,6 +164,20 @@ class TemplateBody(JobBody):
     parameters: dict[str, Any] = Field(description="As the schema of GET /workflows/{name} says.")
 
 
+class ModelInputBody(Body):
+    """The parameters of a model by their names, as the model's own document says."""
+
+    model_config = ConfigDict(extra="allow", json_schema_extra={"examples": [{"prompt": "a lighthouse in a storm"}]})
+
+
+class ConversionBody(Body):
+    """A document of the editor that is to become a graph."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"workflow": GRAPH_EXAMPLE}]})
+
+    workflow: GraphObject
+
+
 class GenerateInput(OutputOptionsBody, PlacementBody):
     """The work itself: a graph, or a modifier and its modifications."""
 
@@ -171,6 +188,7 @@ class GenerateInput(OutputOptionsBody, PlacementBody):
     modifier: str | None = Field(None, examples=["Text2Image", "Image2Image", "RawWorkflow"])
     modifications: dict[str, Any] | None = Field(None, description="The values that the modifier takes.")
     webhook: WebhookBody | None = Field(None, description="Default: the server's WEBHOOK_URL.")
+    label: Label = None
     timeout: TimeoutS = None
     extra_data: ExtraData = Field(None, repr=False)
     return_outputs_as_base64: bool | None = Field(None, description="Files in the answer itself, 32 MiB together.")
@@ -197,7 +215,7 @@ class GenerateBody(Named):
         **{
             name.replace("_", ""): f"input.{name}"
             for name in (
-                *("request_id", "s3", "webhook", "convert_output", "strip_metadata", "retention"),
+                *("request_id", "label", "s3", "webhook", "convert_output", "strip_metadata", "retention"),
                 *PlacementBody.model_fields,
             )
         },
@@ -260,7 +278,7 @@ class FinishUploadBody(Body):
 
     hash: str = Field(description="blake3:<64 hex digits> of what was sent.")
     file_path: str = Field(description="Its path below the input folder, such as rooms/photo.png.")
-    content_type: str = Field("", description="Counts only where the bytes tell nothing.")
+    content_type: ContentType = Field("", description="Counts only where the bytes tell nothing.")
     expires_in: int | None = Field(
         None, ge=SHORTEST_LIFE_S, le=LONGEST_LIFE_S, description="Seconds for which it is kept."
     )

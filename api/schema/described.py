@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from api.http.errors import NotAllowed, RequestTimeout
 from api.http.scopes import Needed, say_scope
+from api.schema import fields
 from api.schema.validation import Body
 from core.errors import (
     BodyTooLarge,
@@ -17,6 +18,7 @@ from core.errors import (
     InvalidRequest,
     InvalidWorkflow,
     LedgerUnavailable,
+    LimitReached,
     MissingAsset,
     NoHealthyInstance,
     QueueFull,
@@ -27,11 +29,14 @@ from core.errors import (
 )
 from core.texts.json_types import JsonObject
 
+COMFYUI = "ComfyUI's own protocol"
 JOBS, ASSETS, GENERATE = "Comfy API v2: jobs", "Comfy API v2: assets", "The /generate family"
 WORKFLOWS, PYWORKER, WEBHOOKS = "Workflows", "PyWorker routes", "Webhooks"
-KEYS, SERVER = "Tenants and keys", "Server"
+BATCHES = "Batches"
+MODELS = "Models, as the official SDK runs them"
+KEYS, USAGE, SERVER = "Tenants and keys", "Usage and audit", "Server"
 #: The groups, in the order in which they are shown.
-TAGS = (JOBS, ASSETS, GENERATE, WORKFLOWS, PYWORKER, WEBHOOKS, KEYS, SERVER)
+TAGS = (JOBS, BATCHES, ASSETS, GENERATE, WORKFLOWS, MODELS, PYWORKER, COMFYUI, WEBHOOKS, KEYS, USAGE, SERVER)
 #: What every route that reads a JSON body may answer.
 BODY_ERRORS = (InvalidBody, BodyTooLarge, UnsupportedMediaType, RequestTimeout, InvalidRequest)
 #: What every route that reads a form may answer.
@@ -42,6 +47,7 @@ FORM_ERRORS = (
     RequestTimeout,
     InvalidRequest,
     LedgerUnavailable,
+    LimitReached,
     StorageUnavailable,
     StorageFull,
 )
@@ -53,6 +59,7 @@ SUBMIT_ERRORS = (
     RequirementsUnmet,
     QueueFull,
     NoHealthyInstance,
+    LimitReached,
     LedgerUnavailable,
     StorageUnavailable,
     StorageFull,
@@ -129,6 +136,19 @@ IDEMPOTENCY_KEY = Parameter(
     description="Good for one submission within 24 hours.",
     schema={"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]+$"},
 )
+CURSOR = Parameter(
+    name="cursor", place="query", description="The next_cursor of the page before.", schema={"type": "string"}
+)
+
+
+def limit_of(things: str = "") -> Parameter:
+    """Return the parameter that says how many things a page has at most; a word for them makes it plainer."""
+    return Parameter(
+        name="limit",
+        place="query",
+        description=f"How many {things} at most." if things else "How many at most.",
+        schema={"type": "integer", "minimum": 1, "maximum": fields.MAX_LIMIT, "default": fields.DEFAULT_LIMIT},
+    )
 
 
 def form_of(*needed: str, **texts: str) -> JsonObject:

@@ -22,6 +22,10 @@ _SECRET = re.compile(r"[\x20-\x7e]{1,512}")
 MAX_SECRETS = 2
 
 
+def _content_type(value: str) -> str:
+    return fields.plain_text(value, fields.MAX_KEY_CHARS) if value else value
+
+
 def _reserved(value: Any, info: ValidationInfo) -> None:
     # Taking it and doing nothing would be worse than refusing.
     if value is not None:
@@ -97,15 +101,22 @@ Graph = Annotated[
     WithJsonSchema(
         {
             "type": "object",
-            "description": "A graph in ComfyUI's API format: node id -> class_type and inputs.",
-            "additionalProperties": {
-                "type": "object",
-                "properties": {"class_type": {"type": "string"}, "inputs": {"type": "object"}},
-                "required": ["class_type", "inputs"],
-            },
+            "description": "A graph in ComfyUI's API format: node id -> class_type and inputs. "
+            "Or what the editor saves, which is converted.",
+            "anyOf": [
+                {
+                    "additionalProperties": {
+                        "type": "object",
+                        "properties": {"class_type": {"type": "string"}, "inputs": {"type": "object"}},
+                        "required": ["class_type", "inputs"],
+                    }
+                },
+                {"properties": {"nodes": {"type": "array"}, "links": {}}, "required": ["nodes", "links"]},
+            ],
         }
     ),
 ]
+ContentType = Annotated[str, AfterValidator(_content_type)]
 Reserved = Annotated[None, BeforeValidator(_reserved)]
 TimeoutS = Annotated[
     float | None,
@@ -152,6 +163,16 @@ Metadata = Annotated[
                 {"type": "string", "maxLength": fields.MAX_METADATA_BYTES},
                 {"type": "null"},
             ],
+        }
+    ),
+]
+Label = Annotated[
+    str | None,
+    AfterValidator(fields.label),
+    WithJsonSchema(
+        {
+            "description": "An extension: a word to find the job by, and those that go with it.",
+            "anyOf": [{"type": "string", "minLength": 1, "maxLength": fields.MAX_LABEL_CHARS}, {"type": "null"}],
         }
     ),
 ]

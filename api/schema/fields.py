@@ -6,7 +6,7 @@ import base64
 import binascii
 import re
 from collections.abc import Iterable
-from datetime import datetime, timezone
+from datetime import date, datetime, timezone
 from typing import Any
 
 from api.http.errors import BadParameter, InvalidCursor, InvalidMetadata, InvalidMetadataFilter
@@ -18,12 +18,16 @@ MAX_METADATA_BYTES = 1024
 MAX_LABELS = 16
 MAX_LABEL_VALUE_BYTES = 256
 MAX_FILTERS = 3
+#: Of the one label of a job, which is no part of its metadata.
+MAX_LABEL_CHARS = 128
 MAX_KEY_CHARS = 255
 DEFAULT_LIMIT, MAX_LIMIT = 50, 100
 
 _LABEL_KEY = re.compile(r"[A-Za-z0-9_.-]{1,40}")
 #: Control characters and those that turn the direction of text.
 _BAD_IN_LABEL = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+#: Also halves of surrogate pairs, which no database takes.
+_NO_LABEL = re.compile(f"{_BAD_IN_LABEL.pattern}|[\u2028\u2029\ud800-\udfff]")
 _PRINTABLE_ASCII = re.compile(r"[\x20-\x7e]+")
 _PRINTABLE = re.compile(r"[^\x00-\x1f\x7f]{1,255}")
 _FILTER = re.compile(r"metadata\[(.*)\]", re.DOTALL)
@@ -64,6 +68,26 @@ def _label_problem(key: str, value: Any) -> str | None:
     return None
 
 
+def label(value: str | None) -> str | None:
+    """Return the label of a job, or of a batch, as given. Raises ValueError, with what it must be."""
+    return None if value is None else plain_text(value, MAX_LABEL_CHARS)
+
+
+def plain_text(value: str, most_chars: int) -> str:
+    """Return a text for people as given. Raises ValueError, with what it must be."""
+    if not 1 <= len(value) <= most_chars or _NO_LABEL.search(value):
+        raise ValueError(f"1 to {most_chars} characters, and none that controls or turns text")
+    return value
+
+
+def label_filter(value: str | None) -> str | None:
+    """Return the label to look for. Raises BadParameter."""
+    try:
+        return label(value)
+    except ValueError as exc:
+        raise BadParameter(f"label must have {exc}.") from exc
+
+
 def extra_data(value: Any) -> dict[str, Any] | None:
     """Check `extra_data`: `api_key_comfy_org`, which is a secret, and `extra_pnginfo`. Raises BadParameter."""
     if value is None or value == {}:
@@ -88,11 +112,28 @@ def idempotency_key(value: str | None) -> str | None:
 
 def limit(value: str | None) -> int:
     """Return the size of a page. Raises BadParameter."""
+    return whole_number("limit", value, DEFAULT_LIMIT, least=1, most=MAX_LIMIT)
+
+
+def whole_number(name: str, value: str | None, default: int, *, least: int, most: int) -> int:
+    """Return a number of a query, or the default where none is given. Raises BadParameter."""
     if value is None:
-        return DEFAULT_LIMIT
-    if not re.fullmatch(r"[0-9]{1,3}", value, re.ASCII) or not 1 <= int(value) <= MAX_LIMIT:
-        raise BadParameter(f"limit must be an integer from 1 to {MAX_LIMIT}.")
+        return default
+    if not re.fullmatch(rf"[0-9]{{1,{len(str(most))}}}", value, re.ASCII) or not least <= int(value) <= most:
+        raise BadParameter(f"{name} must be an integer from {least} to {most}.")
     return int(value)
+
+
+def day(name: str, value: str | None) -> int | None:
+    """Return a day such as 2026-01-31, counted from 1970; None where none is given. Raises BadParameter."""
+    if value is None:
+        return None
+    try:
+        if not re.fullmatch(r"\d{4}-\d\d-\d\d", value, re.ASCII):
+            raise ValueError(value)
+        return (date.fromisoformat(value) - date(1970, 1, 1)).days
+    except ValueError as exc:
+        raise BadParameter(f"{name} must be a day such as 2026-01-31, not {value[:40]!a}.") from exc
 
 
 def event_number(value: str | None) -> int:
@@ -155,6 +196,11 @@ def template_name(value: str | None) -> str | None:
     return value
 
 
+def is_plain(value: str) -> bool:
+    """Return whether a text may be the name of anything: 1 to 255 characters, none of which controls text."""
+    return _PRINTABLE.fullmatch(value) is not None and not _NO_LABEL.search(value)
+
+
 def id_bounds(beginning: str | None) -> tuple[str, str] | None:
     """Return the first and the last id that begin so; None where no beginning is given. Raises BadParameter."""
     if beginning is None:
@@ -164,6 +210,15 @@ def id_bounds(beginning: str | None) -> tuple[str, str] | None:
         raise BadParameter("id_prefix must be the beginning of an id, in lower case, with its hyphens.")
     rest = _UUID_SHAPE[len(beginning) :]
     return beginning + rest, beginning + rest.replace("0", "f")
+
+
+def number_cursor(cursor: str | None, *, digits: int) -> int | None:
+    """Return the number that a cursor of a numbered list is; None at the beginning. Raises InvalidCursor."""
+    if cursor is None:
+        return None
+    if not re.fullmatch(rf"[0-9]{{1,{digits}}}", cursor, re.ASCII):
+        raise InvalidCursor("This cursor was not issued by this server.")
+    return int(cursor)
 
 
 def encode_cursor(created_at_ms: int, job_id: str) -> str:

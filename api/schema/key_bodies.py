@@ -1,51 +1,35 @@
-"""The bodies in which operators make tenants and keys."""
+"""The bodies in which operators make keys."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field, WithJsonSchema
 
+from api.schema import fields
+from api.schema.blocks import Strict
 from api.schema.bodies import MAX_PRIORITY
-from api.schema.validation import Body
+from api.schema.tenant_bodies import TenantName
 from core.records.access import DEFAULT_TENANT, Limits, Scope
 from core.records.requirements import POOL
 
-#: What a tenant may be called: it stands in paths, and never in ours.
-TENANT_NAME = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 MAX_NAME_CHARS = 64
 MAX_LISTED = 100
 #: How long the secret before may go on beside a new one.
 DAY_S, LONGEST_KEEP_S = 24 * 3600, 30 * 24 * 3600
 LONGEST_KEY_S = 10 * 365 * 24 * 3600
-MAX_WEIGHT = 1000.0
 KEY_EXAMPLE: dict[str, Any] = {"name": "ci", "tenant": "default", "scopes": ["submit", "read"], "max_priority": 0}
 
-TenantName = Annotated[str, Field(pattern=TENANT_NAME, max_length=63)]
-Weight = Annotated[float, Field(gt=0, le=MAX_WEIGHT, allow_inf_nan=False)]
 PoolName = Annotated[str, Field(pattern=POOL)]
-TemplateName = Annotated[str, Field(min_length=1, max_length=64)]
+PlainText = Annotated[
+    str,
+    AfterValidator(lambda value: fields.plain_text(value, MAX_NAME_CHARS)),
+    WithJsonSchema({"type": "string", "minLength": 1, "maxLength": MAX_NAME_CHARS}),
+]
 
 
-class TenantBody(Body):
-    """A new tenant."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [{"name": "acme", "weight": 2}]})
-
-    name: TenantName = Field(description="Small letters, digits, dots, dashes, underscores.")
-    weight: Weight = Field(1.0, description="Its share of a busy fleet, beside those of others.")
-
-
-class WeightBody(Body):
-    """What of a tenant changes."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [{"weight": 2}]})
-
-    weight: Weight = Field(description="Its share of a busy fleet, beside those of others.")
-
-
-class KeyBody(Body):
+class KeyBody(Strict):
     """A new key."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [KEY_EXAMPLE]})
@@ -57,7 +41,7 @@ class KeyBody(Body):
         "priority": "max_priority",
     }
 
-    name: str = Field(min_length=1, max_length=MAX_NAME_CHARS, description="For people.")
+    name: PlainText = Field(description="For people.")
     tenant: TenantName = Field(DEFAULT_TENANT, description="Whose jobs and files it brings and sees.")
     scopes: list[Scope] = Field(min_length=1, max_length=MAX_LISTED, description="What it is good for.")
     ends_in_s: float | None = Field(
@@ -66,7 +50,7 @@ class KeyBody(Body):
     max_priority: int | None = Field(
         None, ge=-MAX_PRIORITY, le=MAX_PRIORITY, description="The highest priority of its jobs."
     )
-    templates: list[TemplateName] | None = Field(
+    templates: list[PlainText] | None = Field(
         None, min_length=1, max_length=MAX_LISTED, description="Its jobs are made from these alone."
     )
     pools: list[PoolName] | None = Field(
@@ -82,7 +66,7 @@ class KeyBody(Body):
         )
 
 
-class RotateBody(Body):
+class RotateBody(Strict):
     """How a key gets another secret."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"keep_s": DAY_S}]})

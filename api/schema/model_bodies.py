@@ -15,7 +15,7 @@ from core.model_files.sources import FORMS, MAX_SOURCE_CHARS
 from core.records.model_file import ModelFile
 
 #: Entries in one request.
-MAX_ENTRIES = 1000
+MAX_ENTRIES = 10_000
 MAX_TOKEN_CHARS = 4096
 _TOKEN = re.compile(rf"[!-~]{{1,{MAX_TOKEN_CHARS}}}")
 ENTRY_EXAMPLE: dict[str, Any] = {

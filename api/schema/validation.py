@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, ClassVar, Generic, TypeVar
@@ -27,6 +28,8 @@ _TYPES = {
     "number": "a number",
     "null": "null",
 }
+#: From 0 to 1, as difflib counts it: a known field that an unknown one may be meant for is as much alike.
+LIKENESS = 0.6
 
 
 class Body(BaseModel):
@@ -150,16 +153,26 @@ def _error(model: type[Body], problems: list[ErrorDetails]) -> InvalidRequest:
         wanted = allowed(_part(model, problem["loc"]))
         return InvalidRequest(f"{path} is missing: it must be {wanted}.")
     if found == "extra_forbidden":
-        known = ", ".join(properties(_part(model, problem["loc"][:-1])))
-        return InvalidRequest(f"Unknown field {shown(path)}; there are: {known}.")
+        known = list(properties(_part(model, problem["loc"][:-1])))
+        near = difflib.get_close_matches(str(problem["loc"][-1]).lower(), known, n=1, cutoff=LIKENESS)
+        meant = f": most like it is {near[0]}" if near else ""
+        return InvalidRequest(f"Unknown field {shown(path)}{meant}; there are: {', '.join(known)}.")
     # A rule that no schema says is a validator that raises ValueError("what is allowed").
     wanted = str(problem["ctx"]["error"]) if found == "value_error" else allowed(_part(model, problem["loc"]))
     value = problem["input"]
     is_secret = not SECRETS.isdisjoint(problem["loc"]) or (
         isinstance(value, str) and problem["loc"][-1] in SECRET_BLOCKS
     )
-    but = "" if is_secret else f", not {shown(value)}"
+    told = _counted(value) if found in ("too_long", "too_short") or value == [] else shown(value)
+    but = "" if is_secret else f", not {told}"
     return InvalidRequest(f"{path} must be {wanted}{but}.")
+
+
+def _counted(value: Any) -> str:
+    """A value for a message about its length."""
+    if not isinstance(value, list):
+        return shown(value)
+    return f"a list of {len(value)}" if value else "an empty list"
 
 
 def _plain_name(name: str) -> str:
@@ -202,7 +215,10 @@ def allowed(schema: Mapping[str, Any]) -> str:
         return f"one of {', '.join(map(str, schema['enum']))}"
     kind = schema.get("type")
     if kind == "string":
-        return f"text of at most {schema['maxLength']} characters" if "maxLength" in schema else "text"
+        form = f" that matches {schema['pattern']}" if "pattern" in schema else ""
+        return f"{_sized('text', schema.get('minLength'), schema.get('maxLength'), 'characters')}{form}"
+    if kind == "array":
+        return _sized("a list", schema.get("minItems"), schema.get("maxItems"), "entries")
     words = _TYPES.get(str(kind), "a JSON value")
     low, above, high = (schema.get(key) for key in ("minimum", "exclusiveMinimum", "maximum"))
     if low is not None and high is not None:
@@ -213,3 +229,14 @@ def allowed(schema: Mapping[str, Any]) -> str:
         *([f"at most {high:.0f}"] if high is not None else []),
     ]
     return " ".join([words, " and ".join(bounds)]) if bounds else words
+
+
+def _sized(words: str, least: int | None, most: int | None, unit: str) -> str:
+    """Return words with how much there may be of it: `text of 1 to 64 characters`."""
+    if least == 1 and most is None:
+        return f"{words} that is not empty"
+    if least and most is not None:
+        return f"{words} of {least} to {most} {unit}"
+    if least:
+        return f"{words} of at least {least} {unit}"
+    return words if most is None else f"{words} of at most {most} {unit}"

@@ -1,5 +1,6 @@
 """The server itself: what operators and programs ask beside any contract.
 
+metrics/            metrics of the whole fleet, for Prometheus
 health              whether this process lives, and whether the fleet takes and runs jobs
 readiness           what of the fleet answers, and what does not (health)
 docs_page           `/openapi.json`, and `/docs` from one page without outside parts

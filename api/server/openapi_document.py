@@ -14,6 +14,7 @@ from flask import Flask
 from typing_extensions import TypedDict
 from werkzeug.routing import Rule
 
+from api.contracts.comfyui.refused import COMFYUI
 from api.http.error_shapes import COMFY_API, GENERATE_FAMILY, errors_of
 from api.http.scopes import ANY_KEY
 from api.schema.described import TAGS, WEBHOOKS, Described
@@ -33,7 +34,7 @@ from core.texts.json_types import JsonObject
 
 #: What is sent to webhooks, and what any route may answer.
 _EVENTS = (EventView, GenerateEventView)
-_ERRORS = (COMFY_API.view, GENERATE_FAMILY.view)
+_ERRORS = (COMFY_API.view, GENERATE_FAMILY.view, COMFYUI.view)
 
 
 class OpenApiView(TypedDict):

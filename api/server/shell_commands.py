@@ -12,7 +12,7 @@ from api.schema.validation import properties
 from api.server.document_parts import body_schema
 
 #: What a shell has a use of its own for.
-_VARIABLES = {"path": "FILE_PATH"}
+_VARIABLES = {"path": "FILE_PATH", "file": "FILE_NAME"}
 
 
 def command(

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from api.http.cached import CachedValue
 from api.http.time_limits import ledger_time_limit
@@ -19,6 +20,7 @@ from workflows.graphs.catalogue import CompiledCatalogue
 from workflows.graphs.checks import cacheable_catalogue, check_graph
 from workflows.graphs.fetchable import Folders, fetchable_files, folders_of, nearest_names
 from workflows.graphs.file_names import listed_folder
+from workflows.graphs.free_inputs import Freedom, freedom_of
 from workflows.graphs.graph import Graph
 from workflows.graphs.node_facts import GraphFacts
 from workflows.graphs.temporary_files import lacks_only_files
@@ -96,6 +98,20 @@ class Catalogues:
                 fleet.file_kinds[class_type] = known
         return known
 
+    def freedom(self, class_type: str, input_name: str, value: Any) -> Freedom | None:
+        """Return how far a value of an input stands for others on all instances, see `workflows.graphs.free_inputs`."""
+        catalogues = self._fleet.get().catalogues.values()
+        return freedom_of([catalogue.node(class_type) for catalogue in catalogues], input_name, value)
+
+    def output_nodes(self, graph: Graph) -> list[str]:
+        """Return the ids of those nodes of a graph that any instance takes for output nodes."""
+        catalogues = list(self._fleet.get().catalogues.values())
+        return [
+            node_id
+            for node_id, node in graph.items()
+            if any((spec := catalogue.node(node["class_type"])) and spec.output_node for catalogue in catalogues)
+        ]
+
     def lists_file(self, class_type: str, input_name: str, name: str) -> bool:
         """Return whether any instance offers a file of this name there."""
         for catalogue in self._fleet.get().catalogues.values():
@@ -138,7 +154,7 @@ class Catalogues:
         """
         came_at_s = time.monotonic()
         with ledger_time_limit():
-            catalogues = self._recently_suiting(requires)
+            catalogues = self.suiting(requires)
         try:
             return self._widened(graph, *_judge(graph, catalogues, staged_files, facts), requires)
         except InvalidWorkflow as exc:
@@ -247,8 +263,11 @@ class Catalogues:
                     break
             return True
 
-    def _recently_suiting(self, requires: Requirements | None) -> dict[str, CompiledCatalogue]:
-        """Go by the last look; nobody is refused for a GPU that came after it."""
+    def suiting(self, requires: Requirements | None) -> dict[str, CompiledCatalogue]:
+        """Return the catalogues by which a graph is judged, by their digests. Raises RequirementsUnmet.
+
+        Goes by the last look; nobody is refused for a GPU that came after it.
+        """
         try:
             return self._suiting(self._fleet.get(), requires)
         except RequirementsUnmet:

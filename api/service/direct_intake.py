@@ -6,11 +6,12 @@ import uuid
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from api.http.caller import caller
+from api.http.caller import caller, tenant_limits
 from api.http.errors import HashMismatch
 from api.http.time_limits import ledger_time_limit
 from api.service.jobs import TurnPublisher
-from core.errors import BodyTooLarge, InvalidRequest, NotFound, RequestError
+from api.service.tenant_room import TenantRoom
+from core.errors import BodyTooLarge, InvalidRequest, LimitReached, NotFound, RequestError
 from core.ledger import Ledger
 from core.ledger.input_files import InputFile
 from core.records.direct_upload import FINISHED, SENDING, Claimed, DirectUpload
@@ -34,17 +35,29 @@ _ERRORS: dict[str, type[RequestError]] = {
 class DirectIntake:
     """Where files come in that pass by us, for one process."""
 
-    def __init__(self, settings: Settings, ledger: Ledger, marker: StorageMarker, publisher: TurnPublisher) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        ledger: Ledger,
+        marker: StorageMarker,
+        publisher: TurnPublisher,
+        room: TenantRoom,
+    ) -> None:
+        self._room = room
         self._settings = settings
         self._ledger = ledger
         self._marker = marker
         self._publisher = publisher
 
     def begin(self, *, size_bytes: int) -> DirectUpload:
-        """Let a client send a file. Raises InvalidRequest, BodyTooLarge, StorageUnavailable, LedgerUnavailable."""
+        """Let a client send a file.
+
+        Raises: InvalidRequest, BodyTooLarge, LimitReached, StorageUnavailable, LedgerUnavailable.
+        """
         bucket = self._bucket()
         if size_bytes > self._settings.max_upload_bytes:
             raise BodyTooLarge(f"The file is over the limit of {self._settings.max_upload_bytes} bytes.")
+        self._room.before_keeping(caller().tenant, size_bytes)
         upload = replace(bucket.begin(str(uuid.uuid4()), size_bytes), tenant=caller().tenant)
         with ledger_time_limit():
             self._ledger.direct_uploads.add(upload)
@@ -68,16 +81,26 @@ class DirectIntake:
         Returns: the upload, which is `checking` if it is large, else `finished`.
         Raises:
           NotFound: there is no such upload, or nothing was sent.
-          InvalidRequest: parts are missing, or there is more or less than was announced.
+          InvalidRequest: parts are missing, or there is more or less than was announced; or it was finished before,
+            with another hash.
           HashMismatch: its bytes have another hash. It is gone then.
+          LimitReached: others have come meanwhile, and it would be more than its tenant may keep.
           StorageUnavailable, LedgerUnavailable.
         """
         bucket = self._bucket()
         upload = self.get(upload_id)
         if upload.status == SENDING:
+            if upload.tenant == caller().tenant:
+                # Before the bucket is asked for anything.
+                self._room.before_keeping(upload.tenant, upload.size_bytes)
             upload = self._sent(bucket, upload, claimed)
         if upload.error is not None:
             raise _error(upload.error)
+        if upload.claimed is not None and upload.claimed.hash != claimed.hash:
+            raise InvalidRequest(
+                f"This upload was finished before, as a file with the hash {upload.claimed.hash}. Another file is "
+                "another upload: POST /api/v2/assets/uploads."
+            )
         return upload
 
     def file_of(self, upload: DirectUpload) -> InputFile | None:
@@ -98,8 +121,13 @@ class DirectIntake:
         if missing:
             named = ", ".join(map(str, missing[:_NAMED])) + (", ..." if len(missing) > _NAMED else "")
             raise InvalidRequest(f"Of {len(upload.parts())} parts these are missing, or not as large as said: {named}.")
-        with ledger_time_limit():
-            self._ledger.direct_uploads.sent(upload.id, claimed)
+        # What an operator finishes for others is let in.
+        allowed = tenant_limits().max_kept_bytes if upload.tenant == caller().tenant else None
+        try:
+            with ledger_time_limit():
+                self._ledger.direct_uploads.sent(upload.id, claimed, max_kept_bytes=allowed)
+        except LimitReached as exc:
+            raise self._room.told(exc, upload.tenant, upload.size_bytes) from exc
         if upload.size_bytes > READ_HERE_BYTES:
             self._publisher.check_upload(upload.id)
         else:

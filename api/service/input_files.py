@@ -9,18 +9,30 @@ import re
 import time
 import uuid
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import copy_context
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 from urllib.parse import unquote, urlsplit
 
 from blake3 import blake3
 
-from api.http.caller import caller
+from api.http.caller import caller, tenant_limits
 from api.http.errors import NO_ROOM, HashMismatch
 from api.http.time_limits import ledger_time_limit
+from api.service.tenant_room import TenantRoom
 from core.clock import now_ms
-from core.errors import BodyTooLarge, InputUnavailable, InvalidRequest, MissingAsset, NotFound, StorageFull
+from core.errors import (
+    BodyTooLarge,
+    InputUnavailable,
+    InvalidRequest,
+    LimitReached,
+    MissingAsset,
+    NotFound,
+    StorageFull,
+)
 from core.job_files import is_id, owner_of
 from core.ledger import Ledger
 from core.ledger.input_files import InputFile
@@ -37,6 +49,10 @@ from workflows.graphs.references import Reference
 
 #: Longest time one file may take to be fetched, and all files of one job together.
 FETCH_S = 30.0
+#: Files of one job that are brought at once, where storage is a bucket.
+FILES_AT_ONCE = 4
+#: Longer than a submission may take by far.
+OUTLASTS_MS = 3_600_000
 _PIECE_BYTES = 256 * 1024
 _DATA_URI = re.compile(r"data:([^;,]*)((?:;[^;,]*)*),", re.IGNORECASE)
 _MAX_NAME_CHARS = 255
@@ -45,8 +61,9 @@ _MAX_NAME_CHARS = 255
 class Intake:
     """Where files of clients come in, for all blueprints of one process."""
 
-    def __init__(self, settings: Settings, ledger: Ledger, marker: StorageMarker) -> None:
+    def __init__(self, settings: Settings, ledger: Ledger, marker: StorageMarker, room: TenantRoom) -> None:
         self._settings = settings
+        self._room = room
         self._marker = marker
         self._ledger = ledger
         self._storage = input_storage(settings)
@@ -74,35 +91,35 @@ class Intake:
           expected_hash: `blake3:...`; another one is refused.
           job_id: the job it is brought for, with which it goes; None: it is its client's.
         Returns: the file, and whether its bytes were new.
-        Raises: BodyTooLarge, InvalidRequest, HashMismatch, LedgerUnavailable, StorageUnavailable, StorageFull.
+        Raises: BodyTooLarge, InvalidRequest, HashMismatch, LimitReached, LedgerUnavailable, StorageUnavailable,
+          StorageFull.
         """
         self.require_storage()
         with self._draft() as draft:
             digest, size_bytes, head = self._write(source, draft, subject)
             content_type = content_type_of(head, declared)
-            if kind is not None:
-                self._check(draft, content_type, kind, subject)
+            pixels = self._looked_into(draft, content_type, kind, subject)
             if expected_hash is not None and expected_hash.lower() != f"blake3:{digest}":
                 raise HashMismatch(f"{subject} has the hash blake3:{digest}, not the expected one.")
             key = content_key(digest)
+            self._room.before_keeping(caller().tenant, size_bytes)
             with ledger_time_limit():
-                is_new = self._ledger.input_files.by_hash(f"blake3:{digest}", of=caller().tenant) is None
-            self._storage.put(key, draft)
-        file = self._input_file(f"blake3:{digest}", size_bytes, content_type, name, key, lifetime_s, job_id)
-        with ledger_time_limit():
-            self._ledger.input_files.add(file)
-        return file, is_new
+                known = self._ledger.input_files.by_hash(f"blake3:{digest}", of=caller().tenant)
+            self._storage.put(key, draft, is_needed=known is not None and _outlasts_us(known))
+        file = self._input_file(f"blake3:{digest}", size_bytes, content_type, name, key, lifetime_s, job_id, pixels)
+        self._record(file, key_id=caller().key_id)
+        return file, known is None
 
     def again(self, known: InputFile, *, name: str, lifetime_s: float | None = None) -> InputFile:
-        """Return a new record for bytes that are here already. Raises NotFound, StorageUnavailable."""
+        """Return a new record for bytes that are here already. Raises NotFound, LimitReached, StorageUnavailable."""
         self.require_storage()
         try:
             self._storage.touch(known.storage_key)
         except FileNotFoundError as exc:
             raise NotFound("There is no file with this hash.") from exc
         file = self._input_file(known.hash, known.size_bytes, known.content_type, name, known.storage_key, lifetime_s)
-        with ledger_time_limit():
-            self._ledger.input_files.add(file)
+        file = replace(file, checked_pixels=known.checked_pixels)
+        self._record(file, is_copy=True)
         return file
 
     def bring(self, references: Sequence[Reference], job_id: str) -> list[InputRef]:
@@ -118,8 +135,7 @@ class Intake:
         self.require_storage()
         names: dict[tuple[str, str], str] = {}
         brought = []
-        for reference in references:
-            file = self._file(reference, job_id)
+        for reference, file in zip(references, self._files(references, job_id), strict=True):
             name = staged_name(job_id, len(names), _with_extension(file), reference.class_type, reference.folder)
             place = (file.storage_key, folder_of(name))
             brought.append(InputRef(name=names.setdefault(place, name), key=file.storage_key))
@@ -143,9 +159,41 @@ class Intake:
             except NotFound:
                 return None
 
+    def referred_to(self, asset: str) -> InputFile | Output | None:
+        """Return what a graph means: as `known_asset`, or by `blake3:<hash>` a file that its own tenant brought."""
+        if not asset.startswith("blake3:"):
+            return self.known_asset(asset)
+        with ledger_time_limit():
+            return self._ledger.input_files.by_hash(asset, of=caller().tenant)
+
     def require_storage(self) -> None:
         """Raise StorageUnavailable where what is in sight is not the fleet's storage."""
         self._marker.require()
+
+    def _record(self, file: InputFile, *, key_id: str | None = None, is_copy: bool = False) -> None:
+        try:
+            with ledger_time_limit():
+                self._ledger.input_files.add(
+                    file, max_kept_bytes=tenant_limits().max_kept_bytes, key_id=key_id, is_copy=is_copy
+                )
+        except LimitReached as exc:
+            raise self._room.told(exc, file.tenant, file.size_bytes) from exc
+
+    def _files(self, references: Sequence[Reference], job_id: str) -> list[InputFile]:
+        """Return the file of each reference; one that is named in several places is brought once."""
+        named = [(each.asset, each.url, each.data, each.file, each.kind) for each in references]
+        once: dict[tuple[object, ...], Reference] = {}
+        for name, each in zip(named, references, strict=True):
+            once.setdefault(name, each)
+        if len(once) < 2 or not self._storage.is_remote:
+            brought = {name: self._file(each, job_id) for name, each in once.items()}
+        else:
+            # Each waits for a bucket that may be far away.
+            with ThreadPoolExecutor(FILES_AT_ONCE, thread_name_prefix="bring") as pool:
+                # Who asks is known to the threads, too.
+                begun = {name: pool.submit(copy_context().run, self._file, once[name], job_id) for name in once}
+            brought = {name: each.result() for name, each in begun.items()}
+        return [brought[name] for name in named]
 
     def _file(self, reference: Reference, job_id: str) -> InputFile:
         subject = f"The file for {reference.place}"
@@ -163,21 +211,52 @@ class Intake:
             raise InputUnavailable(f"{reference.place}: the template's file cannot be read; ask the operator.") from exc
 
     def _asset(self, reference: Reference, subject: str, job_id: str) -> InputFile:
-        found = self.known_asset(reference.asset or "")
+        found = self.referred_to(reference.asset or "")
         if found is None:
             raise MissingAsset(f"{subject}: this asset has just gone.")
         try:
             if isinstance(found, Output):
-                raw = self._outputs.open(found.storage_key or "", size_bytes=found.size_bytes)
-                with io.BufferedReader(raw) as source:
-                    return self._brought(source, found.name, reference.kind, subject, job_id)
-            self._storage.touch(found.storage_key)
-            if self._has_to_be_read(found.size_bytes, found.content_type, reference.kind, subject):
-                with self._storage.local(found.storage_key) as path:
-                    self._check(path, found.content_type, reference.kind, subject)
+                return self._output(found, reference.kind, subject, job_id)
+            if not _outlasts_us(found):
+                self._storage.touch(found.storage_key)
+            self._look_into(found, reference.kind, subject)
         except (FileNotFoundError, ValueError) as exc:
             raise MissingAsset(f"{subject}: the bytes of this asset are gone.") from exc
         return found
+
+    def _output(self, output: Output, kind: str, subject: str, job_id: str) -> InputFile:
+        """Have an earlier output among the input files; within a bucket, its bytes do not come by here."""
+        source_key = output.storage_key or ""
+        if output.hash is None or not self._storage.is_remote:
+            with io.BufferedReader(self._outputs.open(source_key, size_bytes=output.size_bytes)) as source:
+                return self._brought(source, output.name, kind, subject, job_id)
+        if output.size_bytes > self._settings.max_upload_bytes:
+            raise BodyTooLarge(f"{subject} is over the limit of {self._settings.max_upload_bytes} bytes.")
+        pixels = None
+        if self._has_to_be_read(output.size_bytes, output.content_type, kind, subject):
+            pixels = self._settings.max_image_pixels
+            with io.BufferedReader(self._outputs.open(source_key, size_bytes=output.size_bytes)) as source:
+                check_picture(source, max_pixels=pixels, subject=subject, is_ours=True)
+        self._room.before_keeping(caller().tenant, output.size_bytes)
+        key = content_key(output.hash.partition(":")[2])
+        self._storage.take_over(self._outputs, source_key, key, size_bytes=output.size_bytes, digest=output.hash)
+        file = self._input_file(
+            output.hash, output.size_bytes, output.content_type, output.name, key, None, job_id, pixels
+        )
+        self._record(file, is_copy=True)
+        return file
+
+    def _look_into(self, file: InputFile, kind: str, subject: str) -> None:
+        """Refuse a file that is here and that its place does not take; its bytes are read once in its life."""
+        if not self._has_to_be_read(file.size_bytes, file.content_type, kind, subject):
+            return
+        most = self._settings.max_image_pixels
+        if file.checked_pixels is not None and file.checked_pixels <= most:
+            return
+        with self._storage.local(file.storage_key) as path:
+            check_picture(path, max_pixels=most, subject=subject)
+        with ledger_time_limit():
+            self._ledger.input_files.note_checked(file.storage_key, most)
 
     def _fetched(self, url: str, reference: Reference, subject: str, job_id: str) -> InputFile:
         # Imported late: it loads an HTTP library, which must not happen before gevent has patched the standard library.
@@ -241,10 +320,22 @@ class Intake:
                 target.write(piece)
         return digest.hexdigest(), size_bytes, head
 
-    def _check(self, path: Path, content_type: str, kind: str, subject: str) -> None:
-        """Refuse a file that its place does not take, or that would cost too much to decode."""
-        if self._has_to_be_read(path.stat().st_size, content_type, kind, subject):
+    def _looked_into(self, path: Path, content_type: str, kind: str | None, subject: str) -> int | None:
+        """Refuse a file that its place does not take, or that would cost too much to decode.
+
+        One that is not used yet is refused nothing: a picture is only spared a look when it is.
+
+        Returns: of a picture, the limit of pixels that it was found within.
+        """
+        try:
+            if not self._has_to_be_read(path.stat().st_size, content_type, kind or "", subject):
+                return None
             check_picture(path, max_pixels=self._settings.max_image_pixels, subject=subject)
+        except (InvalidRequest, BodyTooLarge):
+            if kind is None:
+                return None
+            raise
+        return self._settings.max_image_pixels
 
     def _has_to_be_read(self, size_bytes: int, content_type: str, kind: str, subject: str) -> bool:
         """Refuse what its place does not take, as far as that is known; returns whether the rest is in its bytes."""
@@ -270,6 +361,7 @@ class Intake:
         key: str,
         lifetime_s: float | None,
         job_id: str | None = None,
+        checked_pixels: int | None = None,
     ) -> InputFile:
         now = now_ms()
         return InputFile(
@@ -283,7 +375,13 @@ class Intake:
             created_at_ms=now,
             expires_at_ms=now + int((lifetime_s or self._settings.retention_s) * 1000),
             job_id=job_id,
+            checked_pixels=checked_pixels,
         )
+
+
+def _outlasts_us(file: InputFile) -> bool:
+    """Whether the ledger will refer to a file until what is done with it now has been recorded: nobody removes it."""
+    return file.expires_at_ms > now_ms() + OUTLASTS_MS
 
 
 def _with_extension(file: InputFile) -> str:

@@ -13,7 +13,7 @@ from api.http.time_limits import ledger_time_limit
 from api.service.catalogues import Catalogues
 from core.ledger import Ledger
 from core.ledger.input_files import InputFile
-from workflows.graphs.file_names import safe_name
+from workflows.graphs.file_names import safe_name, without_annotation
 from workflows.graphs.graph import Graph
 from workflows.graphs.references import Reference
 
@@ -60,8 +60,7 @@ def find_named(
             input_name=name,
             class_type=node["class_type"],
             kind=kind,
-            asset=value,
-            is_guess=True,
+            asset=without_annotation(value),
             path=(node_id, "inputs", name),
         )
         for node_id, node in graph.items()

@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 from api.http.caller import caller
 from api.http.time_limits import ledger_time_limit
-from api.service.catalogues import Catalogues
+from api.service.catalogues import Acceptance, Catalogues
 from api.service.foreign_files import refuse_foreign, refuse_other_jobs
 from api.service.input_files import Intake
-from api.service.job_drafts import JobDrafts
+from api.service.job_drafts import EditorDocuments, JobDraft, JobDrafts
 from core.errors import RequestIdReuse
 from core.job_files import is_job_id
 from core.ledger import Ledger
 from core.records.access import ALL_TENANTS
-from core.records.job import new_job_id
+from core.records.job import InputRef, new_job_id
 from core.records.job_request import AcceptedJob, JobRequest
 from core.settings import Settings
 from core.texts.stored_json import json_text
 from workflows.graphs.node_facts import GraphFacts
 from workflows.graphs.references import put_all
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgedJob:
+    """A request that some instance can run, whose files are not there yet."""
+
+    request: JobRequest
+    id: str
+    draft: JobDraft
+    verdict: Acceptance
 
 
 class JobCheck:
@@ -29,6 +42,17 @@ class JobCheck:
         self._catalogues = catalogues
         self._intake = intake
         self._drafts = JobDrafts(ledger, catalogues, intake)
+        self._documents = EditorDocuments(catalogues)
+
+    @property
+    def documents(self) -> EditorDocuments:
+        """What converts documents of the editor."""
+        return self._documents
+
+    @property
+    def catalogues(self) -> Catalogues:
+        """What it judges by."""
+        return self._catalogues
 
     def accept(self, request: JobRequest) -> AcceptedJob:
         """Check a request and have its files in storage; the request's own graph stays as it is.
@@ -38,7 +62,12 @@ class JobCheck:
             request.
           NoHealthyInstance, InputUnavailable, StorageUnavailable, LedgerUnavailable: it may work later.
         """
-        job_id = new_job_id()
+        judged = self.judge(request, new_job_id())
+        return self.finished(judged, self.bring(judged))
+
+    def judge(self, request: JobRequest, job_id: str) -> JudgedJob:
+        """Check a request, and bring none of its files. Raises as `accept`, but for what has to do with files."""
+        request = self._documents.request(request)
         draft = self._drafts.draft(request, job_id)
         sees = caller().sees
         refuse_foreign(draft.facts.paths, job_id, self._settings, self._ledger, of=sees)
@@ -49,16 +78,26 @@ class JobCheck:
             # What another tenant's job made is refused last: before that it is as if it did not exist.
             refuse_other_jobs(draft.facts.paths, job_id, self._ledger, of=ALL_TENANTS)
         self._refuse_taken(request.request_id, request.tenant)
-        # Files are fetched last: for a graph that can run, and outside of the time the ledger gets.
-        inputs = self._intake.bring(draft.references, job_id) if draft.references else []
+        return JudgedJob(request=request, id=job_id, draft=draft, verdict=verdict)
+
+    def bring(self, judged: JudgedJob) -> list[InputRef]:
+        """Have the file of each of a job's references in storage, and return them in their order.
+
+        Last, for a graph that can run, and outside of the time the ledger gets.
+        """
+        return self._intake.bring(judged.draft.references, judged.id) if judged.draft.references else []
+
+    def finished(self, judged: JudgedJob, inputs: Sequence[InputRef]) -> AcceptedJob:
+        """Return a job with its files in its graph. Parameters: inputs - one for each of its references."""
+        draft = judged.draft
         final = put_all(draft.graph, draft.references, [file.name for file in inputs])
         facts = GraphFacts(final) if inputs else draft.facts
         return AcceptedJob(
-            request=request,
-            id=job_id,
+            request=judged.request,
+            id=judged.id,
             graph_text=json_text(final) if inputs else draft.text,
-            nodes_total=verdict.nodes_total,
-            catalogues=verdict.catalogues,
+            nodes_total=judged.verdict.nodes_total,
+            catalogues=judged.verdict.catalogues,
             shape=facts.shape,
             models=facts.models,
             inputs=tuple(dict.fromkeys(inputs)),

@@ -1,20 +1,27 @@
-"""Makes a draft of a job: its graph, and the files that the graph stands for, before any of them is brought."""
+"""Makes a draft of a job: its graph, and the files that the graph stands for, before any of them is brought.
+
+What came as a document of the editor is converted before, by what the fleet's instances say of its nodes.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from api.http.time_limits import ledger_time_limit
 from api.service.catalogues import Catalogues
 from api.service.input_files import Intake
 from api.service.input_names import find_named
-from core.errors import MissingAsset
+from core.errors import EditorWorkflow, MissingAsset, NoHealthyInstance
 from core.job_files import staged_in_folder
 from core.ledger import Ledger
 from core.records.job_request import JobRequest
+from core.records.requirements import Requirements
 from core.texts.stored_json import json_text
+from workflows.editor.convert import convert
 from workflows.graphs.graph import Graph, parse_graph
+from workflows.graphs.misplaced import is_document
 from workflows.graphs.node_facts import GraphFacts
 from workflows.graphs.references import ASSET_TAG, Reference, find_references, put_all
 
@@ -79,12 +86,55 @@ class JobDrafts:
             ]
 
     def _confirmed(self, found: Sequence[Reference]) -> list[Reference]:
-        """Return the references without those that only looked like one. Raises MissingAsset."""
+        """Return the references, none of which is to an asset that is not there. Raises MissingAsset.
+
+        Nor could that be the name of a file: where jobs' files are, no graph names any.
+        """
         confirmed = []
         for reference in found:
-            if reference.asset is not None and self._intake.known_asset(reference.asset) is None:
-                if reference.is_guess:
-                    continue
-                raise MissingAsset(f"{reference.place.capitalize()}: there is no asset {reference.asset[:60]!a}.")
+            if reference.asset is not None and self._intake.referred_to(reference.asset) is None:
+                raise MissingAsset(f"{reference.place.capitalize()}: there is no asset {reference.asset[:80]!a}.")
             confirmed.append(reference)
         return confirmed
+
+
+class EditorDocuments:
+    """Converts documents of the editor, for all requests of one process."""
+
+    def __init__(self, catalogues: Catalogues) -> None:
+        self._catalogues = catalogues
+
+    def as_graph(self, value: Any) -> Any:
+        """Return the graph of a document; what is none comes back as it is, for its check to tell.
+
+        Raises: as `request`.
+        """
+        return self._converted(value, None) if is_document(value) else value
+
+    def request(self, request: JobRequest) -> JobRequest:
+        """Return a request that has a graph in place of a document, which goes into the files of the job.
+
+        Raises:
+          EditorWorkflow: a part of the document cannot be converted.
+          RequirementsUnmet: there is no GPU that is as required.
+          NoHealthyInstance: no instance has ever said which nodes it has.
+        """
+        if not is_document(request.graph):
+            return request
+        # As the editor does it. A workflow that the client sent besides is what it wants there.
+        pnginfo = {"workflow": request.graph, **(request.extra_pnginfo or {})}
+        return replace(request, graph=self._converted(request.graph, request.requires), extra_pnginfo=pnginfo)
+
+    def _converted(self, document: dict[str, Any], requires: Requirements | None) -> Graph:
+        with ledger_time_limit():
+            catalogues = self._catalogues.suiting(requires)
+        if not catalogues:
+            raise NoHealthyInstance("No GPU is ready yet, so the workflow cannot be converted. Try again in a moment.")
+        refusals: list[EditorWorkflow] = []
+        for catalogue in catalogues.values():
+            try:
+                return convert(document, catalogue)
+            except EditorWorkflow as exc:
+                refusals.append(exc)
+        # Of several instances, the one that comes nearest to it.
+        raise min(refusals, key=lambda refusal: len(refusal.node_errors))

@@ -25,7 +25,7 @@ MAX_RECORDED_URI = 64
 
 def filled_request(filled: Filled, *, contract: ContractName, template: str | None) -> JobRequest:
     """Return the request for a filled template; without a name it is a graph of the client's own, with placeholders."""
-    parameters = _recorded(filled.values)
+    parameters = recorded_parameters(filled.values)
     return JobRequest(
         contract=contract,
         graph=filled.graph,
@@ -33,6 +33,7 @@ def filled_request(filled: Filled, *, contract: ContractName, template: str | No
         template=template,
         parameters=parameters if template else parameters or None,
         requires=filled.requires,
+        drawn=filled.drawn,
     )
 
 
@@ -46,7 +47,8 @@ def with_job_fields(request: JobRequest, body: JobBody, settings: Settings, base
     placement = _placement(request.requires, body, settings)
     extra = _extra_data(request.secrets, body.extra_data)
     outputs = _output_fields(extra["secrets"], body, body.webhook, settings, base_url, has_defaults=False)
-    return replace(request, timeout_s=body.timeout, metadata=body.metadata, **placement, **(extra | outputs))
+    said = {"label": body.label, "timeout_s": body.timeout, "metadata": body.metadata}
+    return replace(request, **said, **placement, **(extra | outputs))
 
 
 def with_placement(request: JobRequest, body: PlacementBody, settings: Settings, *, within: str = "") -> JobRequest:
@@ -89,7 +91,10 @@ def _whose_limit(settings: Settings, highest: int) -> str:
 
 def with_extra_data(request: JobRequest, extra_data: Mapping[str, Any] | None) -> JobRequest:
     """Return the request with what ComfyUI is given beside the graph: all of it but `extra_pnginfo` is secret."""
-    return replace(request, **_extra_data(request.secrets, extra_data))
+    fields = _extra_data(request.secrets, extra_data)
+    # A document of the editor that was converted is there already.
+    pnginfo = {**(request.extra_pnginfo or {}), **(fields["extra_pnginfo"] or {})}
+    return replace(request, **{**fields, "extra_pnginfo": pnginfo or None})
 
 
 def _extra_data(secrets: Mapping[str, Any], extra_data: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -157,7 +162,7 @@ def _convert(wanted: ConvertOutput | None) -> ConvertOptions | None:
     return ConvertOptions(format=wanted.format, quality=wanted.quality, lossless=wanted.lossless)
 
 
-def _recorded(parameters: Mapping[str, Any]) -> dict[str, Any]:
+def recorded_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values as they are kept and shown: without the megabytes of a picture that came among them."""
     return {
         name: f"{value[:MAX_RECORDED_URI]}..."

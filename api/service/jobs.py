@@ -7,16 +7,17 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from api.http.cached import CachedValue
-from api.http.caller import caller
+from api.http.caller import actor, caller
 from api.http.errors import JobNotEnded, NotAllowed
-from api.http.request_log import note_job
+from api.http.request_log import note_job, note_trace, received_traceparent, traceparent
 from api.http.time_limits import ledger_time_limit
 from api.service.catalogues import Catalogues
 from api.service.input_files import Intake
 from api.service.input_names import settle_name
 from api.service.job_check import JobCheck
+from api.service.tenant_room import TenantRoom
 from core.contracts.comfy_v2 import SHOWN
-from core.errors import NotFound, QueueFull, RequestIdReuse
+from core.errors import LimitReached, NotFound, QueueFull, RequestIdReuse
 from core.job_files import is_id
 from core.ledger import Ledger
 from core.ledger.input_files import InputFile
@@ -27,6 +28,7 @@ from core.records.model_file import AWAITS_FILES
 from core.records.requirements import Requirements
 from core.settings import Settings
 from core.storage.backend import output_storage
+from core.tracing import spans
 from tasks.messaging.follow_up import JobPublisher, Moved, publish_follow_up
 
 #: How long one process trusts its count of waiting jobs.
@@ -42,12 +44,20 @@ class TurnPublisher(JobPublisher, Protocol):
     def check_upload(self, upload_id: str) -> bool:
         """Publish the look at what a client has put into the bucket."""
 
+    def pass_gates(self) -> bool:
+        """Wake idle instances for jobs that go through gates, one of which has opened."""
+
 
 def check_id(job_id: str) -> str:
     """Return an id as it may be looked up. Raises NotFound for what can be none: databases refuse some characters."""
     if not is_id(job_id):
         raise NotFound("There is no such thing.")
     return job_id
+
+
+def came_from() -> str | None:
+    """Return the `traceparent` that a span of the present request is below; what goes on where none is recorded."""
+    return received_traceparent() if spans.are_recorded() else traceparent()
 
 
 def seen(job: Job) -> Job:
@@ -60,8 +70,11 @@ def seen(job: Job) -> Job:
 class JobService:
     """Submitting and cancelling, for all blueprints of one process."""
 
-    def __init__(self, settings: Settings, ledger: Ledger, publisher: TurnPublisher, intake: Intake) -> None:
+    def __init__(
+        self, settings: Settings, ledger: Ledger, publisher: TurnPublisher, intake: Intake, room: TenantRoom
+    ) -> None:
         self._settings = settings
+        self._room = room
         self._ledger = ledger
         self._publisher = publisher
         self._intake = intake
@@ -76,24 +89,33 @@ class JobService:
         Raises:
           InvalidWorkflow, MissingAsset, InvalidRequest, IdempotencyKeyReuse, RequestIdReuse: nothing was recorded.
           NotAllowed: its key may not ask for this; nothing was recorded.
+          LimitReached: its tenant has as much as it may; nothing was recorded.
           QueueFull, NoHealthyInstance: nothing was recorded; the same request may work later.
           LedgerUnavailable: nothing was recorded, or (rarely) the answer was lost on its way.
         """
-        who = caller()
-        job = self._joined_or_taken(replace(_within_limits(request, who.limits), tenant=who.tenant))
-        note_job(job.id)
-        return job
+        return self.submit_once(request)[0]
 
-    def _joined_or_taken(self, request: JobRequest) -> Job:
+    def submit_once(self, request: JobRequest) -> tuple[Job, bool]:
+        """Do as `submit`, and return besides whether the request had its job already."""
+        who = caller()
+        with spans.span("submit", came_from(), tenant=who.tenant, template=request.template) as span:
+            note_trace(span.traceparent)
+            owned = within_limits(request, who.limits)
+            owned = replace(owned, tenant=who.tenant, key_id=who.key_id, traceparent=span.traceparent)
+            job, is_known = self._joined_or_taken(owned)
+        note_job(job.id)
+        return job, is_known
+
+    def _joined_or_taken(self, request: JobRequest) -> tuple[Job, bool]:
         # Before all else: what was taken once is not refused for a full queue, or for nodes that have left.
         if (known := self._joined(request)) is not None:
-            return known
+            return known, True
         try:
-            return self._taken(request)
+            return self._taken(request), False
         except RequestIdReuse:
             # The same request may have come twice at once.
             if (known := self._joined(request)) is not None:
-                return known
+                return known, True
             raise
 
     def _joined(self, request: JobRequest) -> Job | None:
@@ -103,22 +125,52 @@ class JobService:
             job_id = self._ledger.requests.join(request.request_id, request.request_digest, tenant=request.tenant)
             return None if job_id is None else self._ledger.jobs.get(job_id)
 
-    def _taken(self, request: JobRequest) -> Job:
+    @property
+    def check(self) -> JobCheck:
+        """What judges requests."""
+        return self._check
+
+    def require_room(self, jobs: int = 1) -> None:
+        """Raise QueueFull where the fleet's queue has no room for so many more."""
         with ledger_time_limit():
             waiting = self._waiting.get()
-            if waiting.jobs >= self._settings.max_queued:
-                raise QueueFull(f"{self._settings.max_queued} jobs wait already. Try again in a moment.")
+        if waiting.jobs + jobs > self._settings.max_queued:
+            raise QueueFull(
+                f"{waiting.jobs} jobs wait already, and at most {self._settings.max_queued} may. Try again in a moment."
+            )
+
+    def note_waiting(self, jobs: int = 1) -> None:
+        """Note that this process has recorded so many jobs."""
+        self._waiting.get().jobs += jobs
+
+    def _taken(self, request: JobRequest) -> Job:
+        self.require_room()
+        max_waiting = self._has_room(request)
         accepted = self._check.accept(request)
-        with ledger_time_limit():
-            job = self._ledger.jobs.submit(accepted)
-        waiting.jobs += 1
+        try:
+            with ledger_time_limit():
+                job = self._ledger.jobs.submit(accepted, max_waiting=max_waiting)
+                self.note_waiting()
+        except LimitReached as exc:
+            raise self._room.told(exc, request.tenant) from exc
         # A broker that does not take it loses nothing: the reconciler finds the job in the ledger.
         publish_follow_up(self._publisher, Moved.of(job))
         if accepted.catalogues == (AWAITS_FILES,):
-            self._have_files_fetched()
+            self.have_files_fetched()
         return job
 
-    def _have_files_fetched(self) -> None:
+    def _has_room(self, request: JobRequest) -> int | None:
+        """Refuse a job that its tenant has no room for; returns what `Jobs.submit` has to hold the waiting against."""
+        try:
+            return self._room.before_jobs(request.tenant)
+        except LimitReached:
+            # What was taken once is told so, however much its tenant has by now.
+            with ledger_time_limit():
+                self._ledger.jobs.refuse_used_key(request.idempotency_key, tenant=request.tenant)
+            raise
+
+    def have_files_fetched(self) -> None:
+        """Have hosts look for model files that a job waits for."""
         # Of many jobs for one file the first one is enough, and hosts look by themselves every few seconds.
         if time.monotonic() - self._fetch_asked_s >= COUNT_AGE_S:
             self._fetch_asked_s = time.monotonic()
@@ -157,10 +209,10 @@ class JobService:
         # The files first: who is interrupted here finds the job, and may ask again.
         output_storage(self._settings).remove_folder(job.id)
         with ledger_time_limit():
-            self._ledger.removal.delete_job(job.id)
+            self._ledger.removal.delete_job(job.id, by=actor())
 
 
-def _within_limits(request: JobRequest, limits: Limits) -> JobRequest:
+def within_limits(request: JobRequest, limits: Limits) -> JobRequest:
     """Return the request, in the pool of its key where that has but one.
 
     Raises: NotAllowed - it asks for more than its key may.

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
+from typing import Protocol
 
 from api.http.time_limits import at_most, interrupt_after
 from api.service.jobs import TurnPublisher
@@ -26,6 +28,13 @@ BACKLOG = 10_000
 Publish = Callable[[], bool | None]
 
 
+class SparingPublisher(TurnPublisher, Protocol):
+    """Publishes, and looks at the fleet once for all jobs that were there when it looked."""
+
+    def turn(self, job_id: str, *, recorded_s: float | None = None) -> bool:
+        """Publish the turn of a job that stood in the ledger at this moment of `time.monotonic`."""
+
+
 class BackgroundPublisher:
     """Publishes at once while the broker is well, else from a thread of its own (a greenlet, under gevent).
 
@@ -37,7 +46,7 @@ class BackgroundPublisher:
     would never end. Hence the time limits here.
     """
 
-    def __init__(self, publisher: TurnPublisher) -> None:
+    def __init__(self, publisher: SparingPublisher) -> None:
         self._publisher = publisher
         #: Messages not published yet, the oldest first.
         self._left: deque[Publish] = deque()
@@ -46,7 +55,15 @@ class BackgroundPublisher:
 
     def turn(self, job_id: str) -> bool:
         """Have a turn published; False when too many wait to be published."""
-        return self._put(lambda: self._publisher.turn(job_id))
+        recorded_s = time.monotonic()
+        return self._put(lambda: self._publisher.turn(job_id, recorded_s=recorded_s))
+
+    def pass_gates(self) -> bool:
+        """Have idle instances woken for jobs that go through gates: a limit was raised, or a batch goes on.
+
+        That may be many messages: they are left to the thread.
+        """
+        return self._leave(self._publisher.pass_gates)
 
     def notify(self, job_id: str) -> bool:
         """Have the sending of a job's webhooks published; False when too many messages wait to be published."""
@@ -81,6 +98,9 @@ class BackgroundPublisher:
                     return True
             finally:
                 self._under_way.release()
+        return self._leave(publish)
+
+    def _leave(self, publish: Publish) -> bool:
         if len(self._left) >= BACKLOG:
             return False
         self._left.append(publish)

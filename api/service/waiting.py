@@ -34,7 +34,7 @@ CLIENT_CHECK_S = 1.0
 class Watch:
     """One waiter's view of a job. Holds hints only; the ledger has the facts."""
 
-    def __init__(self, job_id: str, *, live: bool, only_end: bool) -> None:
+    def __init__(self, job_id: str, *, live: bool, only_end: bool, event: threading.Event | None = None) -> None:
         self.job_id = job_id
         #: The job was heard to have ended.
         self.has_ended = False
@@ -46,9 +46,11 @@ class Watch:
         self.is_in_line = False
         self._live = live
         self._only_end = only_end
-        self._event = threading.Event()
+        self._event = event or threading.Event()
         self._progress: Progress | None = None
         self._preview: dict[str, Any] | None = None
+        #: Number of the newest piece of what was printed that was heard of, and not taken.
+        self._printed: int | None = None
 
     def wait(self, timeout_s: float) -> bool:
         """Wait for news; False when there was none in time."""
@@ -67,6 +69,11 @@ class Watch:
         preview, self._preview = self._preview, None
         return preview
 
+    def take_printed(self) -> int | None:
+        """Return the number of the newest piece of what ComfyUI printed, once."""
+        number, self._printed = self._printed, None
+        return number
+
     def tell(self, notice: Notice) -> None:
         """Take a hint and wake the waiter if it is worth it."""
         if notice.seq > self.seq:
@@ -74,9 +81,11 @@ class Watch:
             self.has_ended = self.has_ended or notice.status in TERMINAL
             if self.has_ended or not self._only_end:
                 self._event.set()
-        if self._live and notice.data is not None and notice.kind in ("progress", "preview"):
+        if self._live and notice.data is not None and notice.kind in ("progress", "preview", "log"):
             if notice.kind == "progress":
                 self._progress = Progress.from_json(notice.data)
+            elif notice.kind == "log":
+                self._printed = int(notice.data["number"])
             else:
                 self._preview = notice.data
             self._event.set()
@@ -116,6 +125,7 @@ class Hub:
         self._loop = Loop("backstop", self._look, pause_s=min(poll_s, MOVES_S))
         self._has_moved = False
         self._before_moves: Callable[[], bool] = lambda: True
+        self._listeners: list[Callable[[Notice], None]] = []
 
     def before_moves(self, look: Callable[[], bool]) -> None:
         """Set what is called before waiters hear that the queue has moved.
@@ -124,6 +134,10 @@ class Hub:
           look: returns False when they are to hear of it later; may raise LedgerUnavailable.
         """
         self._before_moves = look
+
+    def listen(self, hear: Callable[[Notice], None]) -> None:
+        """Have every notice of the fleet told to a function that is quick and does not raise."""
+        self._listeners.append(hear)
 
     def look(self, job_id: str) -> Job:
         """Return the job as it is now; one look at the ledger serves all who ask at about this moment.
@@ -139,6 +153,8 @@ class Hub:
         """Pass a notice to those who wait for its job; a new status of it moves the queue for the others."""
         self._has_moved = self._has_moved or notice.kind == "status"
         self._pass_on(notice)
+        for hear in self._listeners:
+            hear(notice)
 
     def _pass_on(self, notice: Notice) -> None:
         with self._lock:
@@ -147,14 +163,17 @@ class Hub:
             watch.tell(notice)
 
     @contextmanager
-    def watch(self, job_id: str, *, live: bool = False, only_end: bool = False) -> Iterator[Watch]:
+    def watch(
+        self, job_id: str, *, live: bool = False, only_end: bool = False, event: threading.Event | None = None
+    ) -> Iterator[Watch]:
         """Wait in line for a job's news. Read the ledger inside the block: what happens from then on wakes.
 
         Parameters:
           live: progress and previews wake as well.
           only_end: nothing but the end of the job wakes.
+          event: what is set then, for a client that waits for several jobs at once; None: one of the watch's own.
         """
-        watch = Watch(job_id, live=live, only_end=only_end)
+        watch = Watch(job_id, live=live, only_end=only_end, event=event)
         with self._lock:
             self._watches.setdefault(job_id, set()).add(watch)
         self._loop.start()
@@ -190,6 +209,12 @@ class Hub:
     def waiting(self) -> int:
         """How many jobs are waited for."""
         return len(self._watches)
+
+    @property
+    def clients(self) -> int:
+        """How many clients wait."""
+        with self._lock:
+            return sum(map(len, self._watches.values()))
 
     def close(self) -> None:
         """End the backstop poll."""

@@ -7,18 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-_LEFT: Final = (70, 510)
-_TOP, _WIDTH, _HEIGHT = 70, 390, 290
-_LEAST_S, _MOST_S = 0.1, 10_000.0
-_TICKS: Final = {0.1: "0.1 s", 1: "1 s", 10: "10 s", 100: "100 s", 1_000: "1,000 s", 10_000: "10,000 s"}
-_HEAD: Final = """\
-<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 960 470" width="960" height="470" role="img" \
-aria-labelledby="title desc">
-  <title id="title">Waits over load, for each rule of scheduling</title>
-  <desc id="desc">Mean and 95th percentile of the wait until a job's own work begins, from 0.1 to 0.95 of what 8 GPUs
-    can do, with 6 models of which each GPU holds one. First in, first out is overloaded from 0.3 or so; ours is the
-    lowest line throughout. The figures are in bench/README.md.</desc>
-  <style>
+#: How texts, pages and grids of all pictures look; on a dark page, too.
+STYLE: Final = """\
     text { font-family: system-ui, -apple-system, "Segoe UI", Helvetica, Arial, sans-serif; fill: #1f2933; }
     .name { font-size: 16px; font-weight: 600; }
     .note { font-size: 12.5px; fill: #52606d; }
@@ -26,17 +16,32 @@ aria-labelledby="title desc">
     .end { text-anchor: end; }
     .page { fill: #f7f9fb; stroke: #cbd2d9; }
     .grid { stroke: #cbd2d9; stroke-width: 1; }
-    .curve { fill: none; stroke-width: 2; stroke-linejoin: round; }
-    .rule0 { stroke: #9a3412; stroke-dasharray: 2 3; } .rule1 { stroke: #7b8794; }
-    .rule2 { stroke: #7c3aed; stroke-dasharray: 7 4; } .rule3 { stroke: #1d5fa8; stroke-width: 3.5; }
-    @media (prefers-color-scheme: dark) {
+"""
+DARK: Final = """\
       text { fill: #e4e7eb; }
       .note { fill: #b3bdc7; }
       .page { fill: #12181f; stroke: #3e4c59; }
       .grid { stroke: #3e4c59; }
-      .rule0 { stroke: #fb923c; } .rule1 { stroke: #9aa5b1; }
-      .rule2 { stroke: #c4b5fd; } .rule3 { stroke: #79b8ff; }
-    }
+"""
+_LEFT: Final = (70, 510)
+_TOP, _WIDTH, _HEIGHT = 70, 390, 290
+_LEAST_S, _MOST_S = 0.1, 10_000.0
+_TICKS: Final = {0.1: "0.1 s", 1: "1 s", 10: "10 s", 100: "100 s", 1_000: "1,000 s", 10_000: "10,000 s"}
+_HEAD: Final = f"""\
+<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 960 470" width="960" height="470" role="img" \
+aria-labelledby="title desc">
+  <title id="title">Waits over load, for each rule of scheduling</title>
+  <desc id="desc">Mean and 95th percentile of the wait until a job's own work begins, from 0.1 to 0.95 of what 8 GPUs
+    can do, with 6 models of which each GPU holds one. First in, first out is overloaded from 0.3 or so; ours is the
+    lowest line throughout. The figures are in bench/README.md.</desc>
+  <style>
+{STYLE}    .curve {{ fill: none; stroke-width: 2; stroke-linejoin: round; }}
+    .rule0 {{ stroke: #9a3412; stroke-dasharray: 2 3; }} .rule1 {{ stroke: #7b8794; }}
+    .rule2 {{ stroke: #7c3aed; stroke-dasharray: 7 4; }} .rule3 {{ stroke: #1d5fa8; stroke-width: 3.5; }}
+    @media (prefers-color-scheme: dark) {{
+{DARK}      .rule0 {{ stroke: #fb923c; }} .rule1 {{ stroke: #9aa5b1; }}
+      .rule2 {{ stroke: #c4b5fd; }} .rule3 {{ stroke: #79b8ff; }}
+    }}
   </style>
   <rect class="page" x="0.5" y="0.5" width="959" height="469" rx="10"/>
 """

@@ -45,6 +45,7 @@ def run(
     requires: str | None,
     start_within: float | None,
     priority: int | None,
+    label: str | None,
     server: str | None,
     as_json: bool,
 ) -> int:
@@ -60,7 +61,7 @@ def run(
     3 canceled, 4 no server, or no GPU that is ready.
     """
     screen = Screen(json_on_stdout=as_json)
-    values, placed = parse_parameters(parameters), placement(requires, start_within, priority)
+    values, placed = parse_parameters(parameters), placement(requires, start_within, priority, label)
     client = open_client(server)
     schema = _schema(client, template)
     check_gpus(client, wait=wait)

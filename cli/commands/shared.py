@@ -23,18 +23,26 @@ SERVER_HELP = "The server; default: $COMFY_BASE_URL, else http://127.0.0.1:8000.
 DEFAULT_FOLDER = Path("comfyline-output")
 
 
-class Seconds(click.FloatRange):
-    """An option's seconds: more than none, and no NaN or infinity: JSON has neither, and no wait with such ends."""
+class Number(click.FloatRange):
+    """A number of an option, and no NaN or infinity: JSON has neither, and no wait with such ends."""
 
-    def __init__(self) -> None:
-        super().__init__(min=0, min_open=True)
+    what, example = "number", "2"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Return the number. Raises click's BadParameter."""
         number = float(super().convert(value, param, ctx))
         if not math.isfinite(number):
-            self.fail(f"{value} is no number of seconds; give one such as 60.", param, ctx)
+            self.fail(f"{value} is no {self.what}; give one such as {self.example}.", param, ctx)
         return number
+
+
+class Seconds(Number):
+    """An option's seconds: more than none."""
+
+    what, example = "number of seconds", "60"
+
+    def __init__(self) -> None:
+        super().__init__(min=0, min_open=True)
 
 
 server_option = click.option("-l", "--server", metavar="URL", help=SERVER_HELP)
@@ -46,6 +54,7 @@ _PLACEMENT = (
         "--start-within", metavar="SECONDS", type=Seconds(), help="It ends as expired if no GPU has begun it by then."
     ),
     click.option("--priority", metavar="N", type=int, help="Larger runs sooner; default: 0."),
+    click.option("--label", metavar="WORD", help="What to find it by: comfyline list --label WORD."),
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON alone on stdout, all else on stderr.")
 
@@ -63,7 +72,7 @@ def print_rows(
 
 
 def placement_options(command: Command) -> Command:
-    """Give a command the options that say when, and on which GPU, its job is to begin; see `placement`."""
+    """Give a command the options that say when and where its job is to begin, and its label; see `placement`."""
     for option in reversed(_PLACEMENT):
         command = option(command)
     return command

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from cli.commands.batches.submitting import BATCH_OPTIONS, batch_options, submit_batch
 from cli.commands.shared import (
     DEFAULT_FOLDER,
     follow,
@@ -24,7 +25,7 @@ from cli.output.terminal import Screen, describe_refusal, warn
 from cli.output.text_tables import printable
 from cli.remote.answers import Job, RequestRefused, ServerUnreachable
 from cli.remote.client import Client
-from cli.remote.local_files import with_uploads
+from cli.remote.local_files import prepared, with_uploads
 from cli.remote.placement import placement
 from cli.remote.task_client import TaskClient
 from cli.remote.task_values import (
@@ -43,7 +44,7 @@ from core.errors import InvalidRequest
 
 
 @click.command()
-@click.argument("file", required=False, type=click.File("rb"))
+@click.argument("file", required=False)
 @click.option("--workflow", metavar="FILE|NAME", help="Queue this as a task: a graph, or a workflow of the server.")
 @click.option("--user_img", "--user-img", metavar="FILE|URL", help="Task: {{USER_IMG}}; a file is uploaded first.")
 @click.option("--style", help=f"Task: {{{{STYLE}}}}: {', '.join(STYLES)}, or 0, 1, 2.")
@@ -61,11 +62,12 @@ from core.errors import InvalidRequest
     "--wait/--no-wait", default=None, help="FILE: follow it to its end (default), or return when it is queued."
 )
 @click.option("--upload/--no-upload", default=True, help="Upload files of this machine that loaders name (default).")
+@batch_options
 @placement_options
 @server_option
 @json_option
 def submit(
-    file: Any,
+    file: str | None,
     workflow: str | None,
     output: Path | None,
     wait: bool | None,
@@ -73,34 +75,49 @@ def submit(
     requires: str | None,
     start_within: float | None,
     priority: int | None,
+    label: str | None,
     server: str | None,
     as_json: bool,
     **given: Any,
 ) -> int:
-    """Run a workflow. There are two forms:
+    """Run a workflow. There are three forms:
 
     \b
     comfyline submit FILE
-        Run the graph in FILE (API format; - is stdin), show its progress,
+        Run the workflow in FILE (- is stdin), show its progress,
         and save its outputs in the folder --output, under the job's id.
     comfyline submit --workflow FILE|NAME --output RESULT.json ...
         Queue a graph, or a workflow of the server, as a task. Write the
         answer to RESULT.json, print the task's id alone, and do not wait:
         comfyline query and comfyline download-all go on from there.
+    comfyline submit FILE|NAME --over NAME=VALUES ...
+        Submit many jobs at once, which differ in what is varied, and follow
+        them. Run again with the same arguments, it goes on with the batch
+        that is there, and saves in --output what is missing there.
 
     \b
     Exit status: 0 succeeded (or queued), 1 failed, 2 refused or misused,
     3 canceled, 4 no server.
     """
-    placed = placement(requires, start_within, priority)
+    placed = placement(requires, start_within, priority, label)
+    if given["over"]:
+        if workflow is not None:
+            raise click.UsageError("--over varies a FILE, or a workflow of the server: not a task's --workflow.")
+        options = {name: given.pop(name) for name in BATCH_OPTIONS}
+        return submit_batch(
+            file, output, server, placed, given, options, wait=wait is not False, upload=upload, as_json=as_json
+        )
+    if stray := [name for name in BATCH_OPTIONS if given.pop(name)]:
+        raise click.UsageError(f"--{stray[0].replace('_', '-')} belongs to a batch: say what is varied by --over.")
+    opened = None if file is None else _opened(file)
     if workflow is None:
-        if file is None:
+        if opened is None:
             raise click.UsageError("Name a FILE to run, or a task's --workflow.")
         if stray := [name for name, value in given.items() if value]:
             raise click.UsageError(f"--{stray[0].removesuffix('s')} belongs to a task: name its graph by --workflow.")
         is_waited_for = wait is not False
         folder = output or DEFAULT_FOLDER
-        return _run_graph(file, folder, server, placed, wait=is_waited_for, upload=upload, as_json=as_json)
+        return _run_graph(opened, folder, server, placed, wait=is_waited_for, upload=upload, as_json=as_json)
     if file is not None:
         raise click.UsageError("Name a FILE to run, or a task's --workflow, not both.")
     if wait:
@@ -108,6 +125,13 @@ def submit(
     if output is None:
         raise click.UsageError("A task needs --output RESULT.json, the file that its answer is written to.")
     return _queue_task(workflow, output, server, given, placed, upload=upload, as_json=as_json)
+
+
+def _opened(name: str) -> Any:
+    """Return the file of that name, - for stdin, open until the command ends. Raises click's BadParameter."""
+    context = click.get_current_context()
+    parameter = next(each for each in context.command.params if each.name == "file")
+    return click.File("rb").convert(name, parameter, context)
 
 
 def _run_graph(
@@ -126,10 +150,11 @@ def _run_graph(
     client = open_client(server)
     workflow = read_workflow(file.read(), file.name)
     check_gpus(client, wait=wait)
-    if upload:
-        workflow = with_uploads(workflow, Path(file.name).parent, client, screen)
     with explained(screen, as_json=as_json):
-        job = client.submit(workflow, placed)
+        beside: dict[str, Any] = {}
+        if upload:
+            workflow, beside = prepared(workflow, Path(file.name).parent, client, screen)
+        job = client.submit(workflow, {**placed, **beside})
     return see_through(client, job, folder, screen, wait=wait, as_json=as_json)
 
 
@@ -177,12 +202,14 @@ def _queue_task(
     others = parse_parameters(given["parameters"], taken=flags)
     image = local_image(flags.get("user_img"))
     file = Path(workflow)
-    graph = read_graph(file) if is_file(file) else None
+    client = open_client(server)
+    graph = read_graph(file, client) if is_file(file) else None
+    if graph is not None and "label" in placed:
+        raise click.UsageError(f"The task of a graph file has no label: run it by comfyline submit {workflow} --label.")
     if graph is not None:
         flags, asked = fitted(graph, flags, others), flags
         for name in [name for name in asked if name not in flags]:
             screen.line(f"--{name} is not used: {{{{{name.upper()}}}}} stands nowhere in {workflow}.")
-    client = open_client(server)
     tasks = TaskClient(client)
     with result_file(output) as write, explained(screen, as_json=as_json):
         if graph is not None and upload:

@@ -1,4 +1,4 @@
-"""The command `comfyline workflows`: check template files, propose a sidecar, and see which templates a server has."""
+"""The command `comfyline workflows`: check template files and make them, and see which templates a server has."""
 
 from __future__ import annotations
 
@@ -16,10 +16,13 @@ from cli.output.terminal import warn
 from cli.output.text_tables import printable
 from cli.remote.answers import ServerUnreachable
 from cli.remote.client import Client
+from cli.remote.task_values import read_workflow
 from core.errors import ConfigurationError, InvalidBody, InvalidRequest
 from core.texts.json_types import JsonObject
 from core.texts.strict_json import loads
+from workflows.editor.convert import convert as convert_document
 from workflows.graphs.graph import parse_graph
+from workflows.graphs.misplaced import is_document
 from workflows.templates.proposal import propose
 from workflows.templates.sidecar import Sidecar
 from workflows.templates.template import template_faults, unwrapped
@@ -79,6 +82,35 @@ def import_command(file: Any, output: Path | None, force: bool) -> int:
     for faults in template_faults(graph, Sidecar(proposed)):
         for _, reason in faults:
             warn(f"Still to be put right: {reason}")
+    return EXIT_OK
+
+
+@workflows.command()
+@click.argument("file", metavar="FILE", type=click.File("rb"))
+@click.option(
+    "--output", metavar="GRAPH.json", type=click.Path(path_type=Path, dir_okay=False),
+    help="Write it there instead of to stdout.",
+)  # fmt: skip
+@click.option("--force", is_flag=True, help="Replace the file that --output names.")
+@click.option(
+    "--object-info", metavar="INFO.json", type=click.File("rb"),
+    help="Convert here, by a ComfyUI's saved /object_info, and ask no server.",
+)  # fmt: skip
+@server_option
+def convert(file: Any, output: Path | None, force: bool, object_info: Any, server: str | None) -> int:
+    """Convert what the editor saves to a graph in the API format. FILE (- is stdin) itself stays as it is."""
+    workflow = read_workflow(file.read(), file.name)
+    if object_info is not None:
+        catalogue = read_workflow(object_info.read(), object_info.name)
+        graph = convert_document(workflow, catalogue) if is_document(workflow) else workflow
+    else:
+        graph = open_client(server).convert(workflow)
+    text = json.dumps(parse_graph(graph), indent=2, ensure_ascii=False) + "\n"
+    if output is None:
+        click.echo(text.encode(), nl=False)
+    else:
+        _write(output, text, force=force)
+        click.echo(printable(f"Wrote {output}"))
     return EXIT_OK
 
 

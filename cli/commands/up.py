@@ -15,7 +15,8 @@ from cli.local.credentials import flower_credentials, flower_credentials_file
 from cli.local.data_dir import make_data_dir
 from cli.local.log_watch import LogWatch
 from cli.local.processes import TICK_S, StopSignals
-from cli.local.stack import Stack, addresses, first_key
+from cli.local.prometheus import LocalPrometheus, find_prometheus
+from cli.local.stack import Stack, addresses, first_key, free_ports
 from cli.local.startup_checks import broker_advice, has_keys
 from cli.output.terminal import Screen
 from cli.output.text_tables import printable
@@ -27,12 +28,14 @@ from core.ledger.instances import HEALTHY
 from core.ledger.sealing import load_keys
 from core.outbound import Policy
 from core.settings import Settings, load_settings
-from core.startup import check_api, data_dir_advice, open_api_advice
+from core.startup import check_api, comfyui_port_advice, data_dir_advice, open_api_advice
 
 #: After this long without being ready, people are told where to look.
 SAID_AFTER_S = 10.0
 #: Seconds between questions whether it is ready.
 ASK_S = 0.5
+#: ComfyUI's own: clients look there.
+COMFYUI_PORT = 8188
 
 
 @click.command()
@@ -43,25 +46,48 @@ def up() -> int:
     COMFYLINE_GPUS, COMFYLINE_SIMULATED_GPUS.
     """
     screen = Screen()
-    settings = load_settings()
+    settings, advice = with_comfyui_port(load_settings())
     check_api(settings)
     make_data_dir(settings)
     load_keys(settings.secret_key.get_secret_value(), settings.data_dir)
     credentials = flower_credentials(settings)
-    stack = Stack(settings, overrides={}, report=lambda line: screen.line(line, style="yellow"))
+    prometheus = find_prometheus(
+        settings,
+        log=settings.data_dir / "logs" / "prometheus.log",
+        report=lambda line: screen.line(line, style="yellow"),
+        free_port=lambda: free_ports(1)[0],
+    )
+    stack = Stack(
+        settings,
+        overrides={} if prometheus is None else prometheus.overrides,
+        report=lambda line: screen.line(line, style="yellow"),
+        beside=() if prometheus is None else (prometheus.spec,),
+    )
     stop = StopSignals()
-    for line in (data_dir_advice(settings), *broker_advice(settings)):
+    for line in (data_dir_advice(settings), advice, *broker_advice(settings)):
         if line:
             screen.line(line, style="yellow")
     screen.line("Starting Comfyline ...")
     with stack.running(stop):
-        _watch(stack, screen, stop, credentials)
+        _watch(stack, screen, stop, credentials, prometheus)
         screen.line("\nStopping ...")
     screen.line("Stopped.")
     return 0
 
 
-def _watch(stack: Stack, screen: Screen, stop: StopSignals, credentials: str) -> None:
+def with_comfyui_port(settings: Settings) -> tuple[Settings, str | None]:
+    """Return the settings with ComfyUI's own port for its protocol, or the one that was chosen.
+
+    Returns: where that is taken, settings without any, and what to say of it.
+    """
+    wanted = settings.model_copy(update={"comfyui_port": settings.comfyui_port or COMFYUI_PORT})
+    advice = comfyui_port_advice(wanted)
+    return wanted if advice is None else wanted.model_copy(update={"comfyui_port": None}), advice
+
+
+def _watch(
+    stack: Stack, screen: Screen, stop: StopSignals, credentials: str, prometheus: LocalPrometheus | None
+) -> None:
     client = Client(addresses(stack.settings).api, first_key(stack.settings))
     watch = LogWatch(stack.logs_dir, stack.names)
     started_at = ask_at = time.monotonic()
@@ -77,7 +103,9 @@ def _watch(stack: Stack, screen: Screen, stop: StopSignals, credentials: str) ->
             readiness, ask_at = client.readiness(), time.monotonic() + ASK_S
             if readiness is not None:
                 title = f"Comfyline is ready ({time.monotonic() - started_at:.0f} s)"
-                _show_panel(screen, title, [*_lines(stack, credentials, readiness), "", "Ctrl-C stops everything."])
+                _show_panel(
+                    screen, title, [*_lines(stack, credentials, readiness, prometheus), "", "Ctrl-C stops everything."]
+                )
         if readiness is None and not is_late and time.monotonic() > started_at + SAID_AFTER_S:
             is_late = True
             screen.line(f"Not ready after {SAID_AFTER_S:.0f} s; still trying. Logs: {stack.logs_dir}", style="yellow")
@@ -106,12 +134,16 @@ def _show_panel(screen: Screen, title: str, lines: list[str]) -> None:
         screen.line("\n".join([title, *lines]))
 
 
-def _lines(stack: Stack, credentials: str, readiness: Mapping[str, Any]) -> list[str]:
+def _lines(
+    stack: Stack, credentials: str, readiness: Mapping[str, Any], prometheus: LocalPrometheus | None
+) -> list[str]:
     settings = stack.settings
     at = addresses(settings)
     return [
         f"API      {at.api}   (what it takes: {at.api}/docs){_open_warning(settings)}",
+        f"ComfyUI  {at.comfyui}   (for clients of ComfyUI this is one)",
         f"Flower   {at.flower}   {_login(settings, credentials)}",
+        f"Metrics  {at.api}/metrics" + (f"   (Prometheus {prometheus.url})" if prometheus is not None else ""),
         *_gpu_lines(stack, readiness),
         f"Broker   {_broker(settings)}",
         f"URLs     of clients may lead to {Policy.from_settings(settings)}",

@@ -10,6 +10,7 @@ from core.ledger import Ledger
 from core.ledger.upgrade import read_schema
 from core.model_files.needs import pinned_to
 from core.records.model_file import ModelFile
+from core.scheduling.reasons import named
 from core.settings import Settings
 from tasks.models.fetcher import fetches_models
 from tasks.models.trial import try_sources
@@ -48,11 +49,19 @@ def _sources(settings: Settings, ledger: Ledger, *, is_start: bool) -> Iterator[
 
 
 def _tried(settings: Settings, ledger: Ledger, asked: Sequence[ModelFile], *, limit_s: float) -> Iterator[Said]:
-    problems = try_sources(asked, settings, ledger.model_tokens.open, limit_s=limit_s)
+    tried = try_sources(asked, settings, ledger.model_tokens.open, limit_s=limit_s)
+    problems = tried.problems
     for entry, problem in problems[:TOLD]:
         yield wrong(f"{entry.path} cannot be fetched: {problem}")
     if len(problems) > TOLD:
         yield wrong(f"{len(problems) - TOLD} more cannot be fetched either.")
-    if not problems:
+    if tried.unsized:
+        yield advice(
+            f"{named([entry.path for entry in tried.unsized])}: neither source nor manifest says the size, so no room "
+            "is made for the file, and how far it is cannot be told: comfyline models add PATH SOURCE --size BYTES."
+        )
+    if tried.unasked:
+        yield unknown(f"{tried.unasked} of {len(asked)} sources were not asked, for want of time.")
+    elif not problems and not tried.unsized:
         sources = "The source" if len(asked) == 1 else f"The sources of all {len(asked)} files"
         yield ok(f"{sources} would give what the manifest says, as far as that can be told without fetching it.")

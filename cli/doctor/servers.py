@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator
 
@@ -27,10 +28,17 @@ from core.storage.trial import try_storage
 
 #: For each step of a look at the broker.
 BROKER_S = 2.0
+#: Of a server's connections, when it is time to say so.
+FULL_SHARE = 0.7
 
 
 def look_only(settings: Settings) -> Ledger:
-    """Return a ledger to look at, with a key that nothing was sealed with: none is made in the data directory."""
+    """Return a ledger to look at: with this machine's key, if it has one, for none is made in the data directory."""
+    configured = settings.secret_key.get_secret_value()
+    if configured or (settings.data_dir / KEY_FILE).exists():
+        # One that is none is told of by the look at it.
+        with contextlib.suppress(ConfigurationError):
+            return Ledger(settings, pool_size=4)
     return Ledger(settings.model_copy(update={"secret_key": SecretStr(make_key())}), pool_size=4)
 
 
@@ -83,6 +91,19 @@ def _database(settings: Settings, ledger: Ledger) -> Iterator[Said]:
         )
         return
     yield ok(f"{schema.server}, tables {schema.revision}, takes writes.")
+    yield from _places(ledger)
+
+
+def _places(ledger: Ledger) -> Iterator[Said]:
+    try:
+        found = ledger.database.places()
+    except LedgerUnavailable:
+        return
+    if found is not None and found[0] > FULL_SHARE * found[1]:
+        yield advice(
+            f"{found[0]} of the {found[1]} connections that PostgreSQL takes are in use. Raise its max_connections: "
+            "each further GPU has up to 7 (docs/scale.md), and who comes when all are in use does not get in.",
+        )
 
 
 def _clock(ledger: Ledger) -> Iterator[Said]:
@@ -157,7 +178,7 @@ _OWNER = " Our processes have to run as one user id on all machines, and that us
 
 def _storage(settings: Settings, ledger: Ledger) -> Iterator[Said]:
     place = settings.storage_url or settings.storage_dir or settings.data_dir
-    marker = StorageMarker(settings, ledger.facts)
+    marker = StorageMarker(settings, ledger.storage_moves)
     if settings.storage_url:
         # Before the first process, too: what it may do there depends on no fleet.
         if (why := marker.away()) is not None:
@@ -185,6 +206,12 @@ def _storage(settings: Settings, ledger: Ledger) -> Iterator[Said]:
     free = "" if free_bytes is None else f"; {decimal(free_bytes)} left"
     if marker.is_full():
         yield wrong(_no_room(settings, free))
+        return
+    if marker.is_next():
+        yield advice(
+            f"{place} has the fleet's files. The first process that is started with it moves the fleet there, and "
+            "machines with another storage take nothing in from then on."
+        )
         return
     yield ok(f"{place} is the fleet's; a file was written, read and removed in each part{free}.")
 

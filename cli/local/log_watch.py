@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from core.log_format import plain_line
+
 #: Our own processes' lines for people, and the levels of Python's and Celery's logs near the start of a line.
 WORTH_SEEING = re.compile(r"^comfyline: |^.{0,60}\b(WARNING|ERROR|CRITICAL)\b")
 READ_BYTES = 64 * 1024
@@ -21,7 +23,7 @@ class LogWatch:
     def news(self) -> Iterator[tuple[str, str]]:
         """New lines worth seeing, as (process, line)."""
         for name, path in self._paths.items():
-            for line in self._appended(name, path):
+            for line in map(plain_line, self._appended(name, path)):
                 if WORTH_SEEING.search(line):
                     yield name, line
 

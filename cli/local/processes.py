@@ -18,6 +18,7 @@ from pathlib import Path
 from comfy.liveness.procfs import with_variable
 from comfy.process.spawner import LAUNCHER
 from core.errors import ConfigurationError
+from core.log_format import plain_line
 from core.startup import SET_VARIABLE
 
 #: Pause before the first restart; it doubles with each further one.
@@ -27,6 +28,8 @@ LONGEST_PAUSE_S = 30.0
 SOUND_AFTER_S = 60.0
 #: How often the state of children is looked at.
 TICK_S = 0.1
+#: The status of a process that would only end again so: it has said what to change.
+NOT_AGAIN = 6
 #: A log that has grown over this is set aside when its process starts.
 LARGEST_LOG_BYTES = 20 * 1024 * 1024
 #: How much of the end of a log is looked through for the reason of an end.
@@ -88,6 +91,8 @@ class ProcessSet:
     #: Whether a process that ends with status 0 by itself is started again; otherwise it was told to end, and stays so.
     restart_clean_ends: bool = True
     children: dict[str, Child] = field(default_factory=dict)
+    #: Those that ended with `NOT_AGAIN`.
+    refused: list[str] = field(default_factory=list)
     marker: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def start(self, spec: ProcessSpec) -> None:
@@ -152,6 +157,11 @@ class ProcessSet:
             child.is_over = True
             self._say(f"{child.spec.name} ended as told.")
             return
+        if code == NOT_AGAIN:
+            child.is_over = True
+            self.refused.append(child.spec.name)
+            self._say(f"{child.spec.name} is not started again.{_last_words(child)}")
+            return
         if now_s - child.started_at_s > SOUND_AFTER_S:
             child.restarts_in_a_row = 0
         pause_s = self._pause_s(child)
@@ -214,7 +224,7 @@ def last_line(log: Path) -> str:
             lines = file.read().decode(errors="replace").splitlines()
     except OSError:
         return ""
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return next((plain_line(line.strip()) for line in reversed(lines) if line.strip()), "")
 
 
 def cause(log: Path, offset_bytes: int = 0) -> str:
@@ -229,7 +239,7 @@ def cause(log: Path, offset_bytes: int = 0) -> str:
             lines = file.read().decode(errors="replace").splitlines()
     except OSError:
         return ""
-    said = [line.rstrip() for line in lines if line.strip()]
+    said = [plain_line(line.rstrip()) for line in lines if line.strip()]
     raised = _raised(said)
     speaking = [number for number, line in enumerate(said) if number == raised or _SPEAKS_OF_ERROR.search(line.strip())]
     return said[speaking[-1] if speaking else -1].strip() if said else ""

@@ -7,7 +7,7 @@ import errno
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from comfy.process.spec import REPOSITORY_ROOT, InstanceSpec
 from core.errors import ConfigurationError
 from core.ledger.upgrade import migrate
 from core.settings import Settings, process_environment
+from core.startup import listening_problem
 from tasks.instance.plan import plan_instances
 
 #: A worker whose job was not done in its grace time gets this much more to give it back and to end its ComfyUI.
@@ -39,13 +40,19 @@ class Addresses:
 
     api: str
     flower: str
+    #: Of ComfyUI's own protocol.
+    comfyui: str
 
 
 def addresses(settings: Settings) -> Addresses:
     """Return the base URLs; a wildcard host is reached by loopback."""
+    api_host = _reachable(settings.api_host)
     return Addresses(
-        api=f"http://{_reachable(settings.api_host)}:{settings.api_port}",
+        api=f"http://{api_host}:{settings.api_port}",
         flower=f"http://{_reachable(settings.flower_host)}:{settings.flower_port}",
+        comfyui=f"http://{api_host}:{settings.comfyui_port}/"
+        if settings.comfyui_port
+        else f"http://{api_host}:{settings.api_port}/comfyui/",
     )
 
 
@@ -66,6 +73,8 @@ def check_ports(settings: Settings) -> None:
         )
     _check("COMFYLINE_API", "the API", settings.api_host, settings.api_port)
     _check("COMFYLINE_FLOWER", "Flower", settings.flower_host, settings.flower_port)
+    if settings.metrics_port is not None:
+        _check("COMFYLINE_METRICS", "the API's port for metrics", settings.metrics_host, settings.metrics_port)
 
 
 def child_environment(settings: Settings, overrides: Mapping[str, str]) -> dict[str, str]:
@@ -75,6 +84,8 @@ def child_environment(settings: Settings, overrides: Mapping[str, str]) -> dict[
     environment = {name: ours[name] for name in ours if not (name.endswith("_FILE") and name[:-5] in ours)}
     environment |= overrides
     environment["COMFYLINE_DATA_DIR"] = str(settings.data_dir)
+    # Empty is none: of another port that is taken they would tell once more.
+    environment["COMFYLINE_COMFYUI_PORT"] = str(settings.comfyui_port or "")
     for name in PATHS:
         path: Path | None = getattr(settings, name)
         if path is not None:
@@ -90,8 +101,18 @@ def child_environment(settings: Settings, overrides: Mapping[str, str]) -> dict[
 class Stack:
     """Everything `comfyline up` runs. Use it from one thread that lives as long as the stack."""
 
-    def __init__(self, settings: Settings, *, overrides: Mapping[str, str], report: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        overrides: Mapping[str, str],
+        report: Callable[[str], None],
+        beside: Sequence[ProcessSpec] = (),
+    ) -> None:
         """Takes the settings, what of them the children cannot read from our environment, and who hears of events.
+
+        Parameters:
+          beside: programs that are not ours, to run with the others.
 
         Raises:
           ConfigurationError: the settings do not say which GPUs to use.
@@ -100,12 +121,13 @@ class Stack:
         self.instances: list[InstanceSpec] = plan_instances(settings)
         self._environment = child_environment(settings, overrides)
         self._report = report
+        self._beside = {spec.name: spec for spec in beside}
         self.processes = ProcessSet(report=report)
 
     @property
     def names(self) -> list[str]:
         """The processes in the order in which they are asked to end; the broker comes after them."""
-        return ["api", *(spec.name for spec in self.instances), "io", "beat", "flower"]
+        return ["api", *(spec.name for spec in self.instances), "io", "beat", "flower", *self._beside]
 
     @property
     def logs_dir(self) -> Path:
@@ -141,6 +163,8 @@ class Stack:
             self.processes.start(self._spec(name))
 
     def _spec(self, name: str) -> ProcessSpec:
+        if name in self._beside:
+            return self._beside[name]
         arguments = [name] if name in ("api", "io", "beat", "flower") else ["worker", name]
         return fleet_process(name, *arguments, environment=self._environment, log=self.logs_dir / f"{name}.log")
 
@@ -180,22 +204,17 @@ def free_ports(count: int) -> list[int]:
 
 
 def _check(prefix: str, who: str, host: str, port: int) -> None:
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as probe:
-            # As servers do: connections of a former one that linger in TIME_WAIT do not count.
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-            probe.listen(1)
-    except OSError as exc:
-        if exc.errno == errno.EADDRINUSE:
-            raise ConfigurationError(
-                f"{prefix}_PORT: port {port} on {host}, meant for {who}, is taken by another program. "
-                f"Stop that one, or choose another port, for instance {prefix}_PORT={free_ports(1)[0]}."
-            ) from exc
+    problem = listening_problem(host, port)
+    if problem is None:
+        return
+    if problem.errno == errno.EADDRINUSE:
         raise ConfigurationError(
-            f"{prefix}_HOST, {prefix}_PORT: {who} cannot listen on {host}:{port}: {exc.strerror}."
-        ) from exc
+            f"{prefix}_PORT: port {port} on {host}, meant for {who}, is taken by another program. "
+            f"Stop that one, or choose another port, for instance {prefix}_PORT={free_ports(1)[0]}."
+        ) from problem
+    raise ConfigurationError(
+        f"{prefix}_HOST, {prefix}_PORT: {who} cannot listen on {host}:{port}: {problem.strerror}."
+    ) from problem
 
 
 def _reachable(host: str) -> str:

@@ -14,12 +14,14 @@ from kombu.utils.url import maybe_sanitize_url
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
 from cli.local import broker
+from core.background import failure_of
 from core.broker_kind import BrokerKind
 from core.errors import ComfylineError, ConfigurationError, LedgerUnavailable
 from core.ledger import Ledger
 from core.ledger.upgrade import migrate
 from core.messaging.broker_tls import refused_certificate, tls_options
 from core.settings import Settings
+from core.settings.shown import shown_settings
 from core.storage.marker import StorageMarker
 
 PAUSE_S = 0.3
@@ -35,8 +37,23 @@ def wait_for_needs(settings: Settings, report: Callable[[str], None]) -> None:
 
     A signal ends the wait as it ends any program: nothing has been started yet.
     """
-    _wait(lambda: ledger_problem(settings), report)
+    wait_for_ledger(settings, report)
     _wait(lambda: broker_problem(settings), report)
+
+
+def wait_for_ledger(settings: Settings, report: Callable[[str], None]) -> None:
+    """The same of the ledger alone. A database that refuses us is waited for, too: somebody may correct that there."""
+    _wait(lambda: ledger_problem(settings), report)
+
+
+def note_start(settings: Settings, process: str) -> None:
+    """Write into the book of acts that a process starts, with its settings. A ledger that is away keeps none from it.
+
+    Parameters: process - such as `api`, without the machine's name.
+    """
+    with closing(Ledger(settings, pool_size=1)) as ledger:
+        shown = shown_settings(settings)
+        failure_of(lambda: ledger.audit.note_start(f"{process}@{settings.host}", shown), "book of acts")
 
 
 def ledger_problem(settings: Settings) -> str | None:
@@ -87,7 +104,7 @@ def _key_problem(settings: Settings) -> str | None:
 def _storage_problem(settings: Settings) -> str | None:
     ledger = Ledger(settings, pool_size=1)
     try:
-        marker = StorageMarker(settings, ledger.facts)
+        marker = StorageMarker(settings, ledger.storage_moves)
         if (why := marker.away()) is not None:
             return f"Waiting for the storage. {why}"
         marker.settle()

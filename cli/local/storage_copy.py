@@ -7,12 +7,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from blake3 import blake3
 
 from core.errors import ConfigurationError, NotFound, StorageUnavailable
 from core.ledger import Ledger
-from core.ledger.facts import FLEET, STORAGE
+from core.ledger.input_files import InputFile, InputFiles
+from core.ledger.outputs import Outputs
+from core.records.output import Output
 from core.settings import Settings
 from core.storage.folders import LocalStorage
 from core.storage.marked_bucket import MarkedBucket
@@ -20,10 +23,24 @@ from core.storage.marked_directory import MarkedDirectory
 from core.storage.objects import S3Storage
 from core.storage.placing import CHUNK_BYTES, LocalFile, digest_of
 
+T = TypeVar("T")
+
 #: Files on their way at once.
 THREADS = 8
 #: Files of one batch: what is under way is waited for before more are looked up.
 BATCH = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lost:
+    """A file that the ledger knows and nobody can copy."""
+
+    key: str
+    #: What is wrong with it.
+    why: str
+    #: The output or input file, and the job it belongs to; None where no job does.
+    asset_id: str
+    job_id: str | None = None
 
 
 @dataclass(kw_only=True)
@@ -36,8 +53,25 @@ class Copied:
     known: int = 0
     #: Not recorded in the ledger: parts of jobs that have not ended, and what is about to be removed.
     unrecorded: int = 0
-    #: Keys of files that are not what the ledger says they are.
-    damaged: list[str] = field(default_factory=list)
+    #: Not what the ledger says they are, and those that are neither in the directory nor in the bucket.
+    lost: list[Lost] = field(default_factory=list)
+    #: The bucket is the fleet's, or the first process that is started on it makes it that.
+    is_ready: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """What the ledger says of a file in storage."""
+
+    key: str
+    digest: str
+    size_bytes: int = 0
+    asset_id: str = ""
+    job_id: str | None = None
+
+    def lost(self, why: str) -> Lost:
+        """Return it as one that nobody can copy."""
+        return Lost(key=self.key, why=why, asset_id=self.asset_id, job_id=self.job_id)
 
 
 class StorageCopy:
@@ -52,79 +86,162 @@ class StorageCopy:
     """
 
     def __init__(self, settings: Settings, source: Path, ledger: Ledger) -> None:
-        self._ledger = ledger
+        self._moves = ledger.storage_moves
         self._bucket = MarkedBucket(settings)
-        known = ledger.facts.get(STORAGE)
-        if known is None:
+        ids = self._moves.ids()
+        if ids is None:
             raise ConfigurationError("This fleet has no storage yet: nothing is to be copied. Start it on the bucket.")
         directory = settings.model_copy(update={"storage_url": "", "storage_dir": source})
-        if (problem := MarkedDirectory(directory).problem(known)) is not None:
+        marked = MarkedDirectory(directory)
+        # One that the fleet has left may still have what came last.
+        if marked.marker_id() not in ids.left and (problem := marked.problem(ids)) is not None:
             raise ConfigurationError(problem)
-        self._marker = known, ledger.facts.get(FLEET) or ""
         if (why := self._bucket.away()) is not None:
             raise StorageUnavailable(f"{why}. Run the command again when it answers.")
-        if (problem := self._bucket.check_rights() or self._bucket.foreign(self._marker[1])) is not None:
+        if (problem := self._bucket.check_rights() or self._bucket.foreign(self._moves.fleet())) is not None:
             raise ConfigurationError(problem)
-        self._areas = [
-            (LocalStorage(directory.outputs_dir), S3Storage(settings, "outputs"), self._hash_of_output),
-            (LocalStorage(directory.inputs_dir), S3Storage(settings, "inputs"), self._hash_of_input),
+        self._areas: list[tuple[LocalStorage, S3Storage, Records]] = [
+            (LocalStorage(directory.outputs_dir), S3Storage(settings, "outputs"), OutputRecords(ledger.outputs)),
+            (LocalStorage(directory.inputs_dir), S3Storage(settings, "inputs"), InputRecords(ledger.input_files)),
         ]
 
     def total_bytes(self) -> int:
         """Return how much the files of the directory hold together, as far as they are there yet."""
         return sum(sum(map(partial(_size_of, local), local.keys())) for local, *_ in self._areas)
 
-    def run(self, on_bytes: Callable[[int], None]) -> Copied:
-        """Copy what is not there yet; done again, it goes on where it was. The bucket is the fleet's at the end.
+    def run(self, on_bytes: Callable[[int], None], *, despite_losses: bool = False) -> Copied:
+        """Copy what is not there yet; done again, it goes on where it was. At the end the fleet may move to the bucket.
 
         Parameters:
           on_bytes: is told the size of each file that is done.
+          despite_losses: the fleet may move also if some of its files are lost.
         Raises: OSError - a file cannot be read, or the bucket does not take it.
         """
         result = Copied()
         with ThreadPoolExecutor(THREADS) as pool:
-            for local, bucket, hash_of in self._areas:
+            for local, bucket, records in self._areas:
                 for keys in _batches(local.keys()):
-                    steps = [pool.submit(self._copy, local, bucket, hash_of, key) for key in keys]
+                    steps = [pool.submit(self._copy, local, bucket, records, key) for key in keys]
                     for key, step in zip(keys, steps, strict=True):
-                        _count(result, key, step.result())
+                        _count(result, step.result())
                         on_bytes(_size_of(local, key))
-        if not result.damaged:
-            self._bucket.mark(*self._marker)
+                for kept in _batches(records.kept()):
+                    gone = (record for record in kept if not _size_of(local, record.key))
+                    result.lost += filter(None, pool.map(partial(_missing, local, bucket, records), gone))
+        if not result.lost or despite_losses:
+            self._make_ready()
+            result.is_ready = True
         return result
 
-    def _copy(self, local: LocalStorage, bucket: S3Storage, hash_of: Callable[[str], str | None], key: str) -> str:
-        wanted = hash_of(key)
-        if wanted is None:
+    def _make_ready(self) -> None:
+        """Have the fleet move to the bucket with the first process that is started there, unless it has moved."""
+        ids, there = self._moves.ids(), self._bucket.marker_id()
+        if ids is None or there is None or there not in (ids.current, ids.next):
+            self._bucket.mark(self._moves.prepare(), self._moves.fleet())
+
+    def _copy(self, local: LocalStorage, bucket: S3Storage, records: Records, key: str) -> str | Lost:
+        record = records.at(key)
+        if record is None:
             return "unrecorded"
         try:
             path = local.path(key)
             size_bytes = path.stat().st_size
-            if bucket.has(key, size_bytes, wanted):
+            if bucket.has(key, size_bytes, record.digest):
                 return "known"
-            if digest_of(path) != wanted:
-                return "damaged"
-            bucket.keep([LocalFile(key=key, path=path, digest=wanted, content_type="application/octet-stream")])
+            if digest_of(path) != record.digest:
+                return record.lost("is not what the ledger says it is, by its hash")
+            file = LocalFile(key=key, path=path, digest=record.digest, content_type="application/octet-stream")
+            bucket.keep([file])
         except FileNotFoundError:
             # Its time was over.
             return "unrecorded"
-        if _digest_in(bucket, key, size_bytes) != wanted:
-            return "damaged"
+        if _digest_in(bucket, key, size_bytes) != record.digest:
+            return record.lost("came out of the bucket otherwise than it went in")
         return "copied"
 
-    def _hash_of_output(self, key: str) -> str | None:
+
+class Records(Protocol):
+    """What the ledger says of the files of one storage."""
+
+    def at(self, key: str) -> Record | None:
+        """Return what it says of a key; None: nothing refers to it."""
+
+    def kept(self) -> Iterator[Record]:
+        """Yield what it says of all files that are to be there."""
+
+
+class OutputRecords:
+    """The `Records` of outputs."""
+
+    def __init__(self, outputs: Outputs) -> None:
+        self._outputs = outputs
+
+    def at(self, key: str) -> Record | None:
+        """Return what the ledger says of a key; None: nothing refers to it."""
         try:
-            return self._ledger.outputs.output_at(key).hash
+            found = self._outputs.output_at(key)
         except NotFound:
             return None
+        return None if found.is_expired or found.storage_key is None else _record_of(found)
 
-    def _hash_of_input(self, key: str) -> str | None:
-        return None if self._ledger.input_files.unknown([key]) else f"blake3:{key.rpartition('/')[2]}"
+    def kept(self) -> Iterator[Record]:
+        """Yield what it says of all files that are to be there."""
+        after = ""
+        while page := self._outputs.kept(after=after):
+            yield from map(_record_of, page)
+            after = page[-1].id
 
 
-def _count(result: Copied, key: str, what: str) -> None:
-    if what == "damaged":
-        result.damaged.append(key)
+class InputRecords:
+    """The `Records` of input files."""
+
+    def __init__(self, input_files: InputFiles) -> None:
+        self._files = input_files
+
+    def at(self, key: str) -> Record | None:
+        """Return what the ledger says of a key; None: nothing refers to it."""
+        if self._files.unknown([key]):
+            return None
+        digest = f"blake3:{key.rpartition('/')[2]}"
+        found = self._files.by_hash(digest)
+        # One that only a job refers to has no record of its own any more.
+        return Record(key=key, digest=digest) if found is None else _record_of_input(found)
+
+    def kept(self) -> Iterator[Record]:
+        """Yield what it says of all files that are to be there."""
+        after = ""
+        while page := self._files.kept(after=after):
+            for file in page:
+                yield _record_of_input(file)
+            after = page[-1].id
+
+
+def _record_of_input(file: InputFile) -> Record:
+    return Record(
+        key=file.storage_key, digest=file.hash, size_bytes=file.size_bytes, asset_id=file.id, job_id=file.job_id
+    )
+
+
+def _record_of(output: Output) -> Record:
+    return Record(
+        key=output.storage_key or "",
+        size_bytes=output.size_bytes,
+        digest=output.hash or "",
+        asset_id=output.id,
+        job_id=output.job_id,
+    )
+
+
+def _missing(local: LocalStorage, bucket: S3Storage, records: Records, record: Record) -> Lost | None:
+    """Return a file as lost if it is in neither place, and still should be."""
+    if bucket.has(record.key, record.size_bytes, record.digest) or _size_of(local, record.key):
+        return None
+    return None if records.at(record.key) is None else record.lost("is neither in the directory nor in the bucket")
+
+
+def _count(result: Copied, what: str | Lost) -> None:
+    if isinstance(what, Lost):
+        result.lost.append(what)
     else:
         setattr(result, what, getattr(result, what) + 1)
 
@@ -144,10 +261,10 @@ def _digest_in(bucket: S3Storage, key: str, size_bytes: int) -> str:
     return f"blake3:{digest.hexdigest()}"
 
 
-def _batches(keys: Iterator[str]) -> Iterator[list[str]]:
-    batch: list[str] = []
-    for key in keys:
-        batch.append(key)
+def _batches(items: Iterator[T]) -> Iterator[list[T]]:
+    batch: list[T] = []
+    for item in items:
+        batch.append(item)
         if len(batch) == BATCH:
             yield batch
             batch = []

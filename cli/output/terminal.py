@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
@@ -23,10 +22,11 @@ from rich.table import Column
 from rich.text import Text
 
 from cli.output.text_tables import Heading, print_table, printable
-from cli.output.waits import about, describe_place, describe_wait, reason_code, short_place, why_it_waits
+from cli.output.waits import about, describe_place, describe_wait, note_of, reason_code, short_place, why_it_waits
 from cli.remote.answers import Job
 from cli.remote.download import OnBytes
 from cli.remote.sse import SseEvent
+from core.log_format import say
 
 #: A plain line is due when progress has moved this far, or the node or the status changed.
 PLAIN_STEP = 0.1
@@ -41,6 +41,10 @@ JOB_COLUMNS = (
     Heading("template", gives_way=3),
     Heading("place", gives_way=5),
 )
+#: For those who see the jobs of several.
+TENANT_COLUMN = Heading("tenant", gives_way=3)
+#: The tenant of those who have made none.
+USUAL_TENANT = "default"
 #: Characters of a terminal from which on a bar may be long.
 WIDE = 100
 #: The same in the words of tasks.
@@ -82,7 +86,7 @@ class JobProgress:
 
     def __init__(self, screen: Screen) -> None:
         self._screen = screen
-        self._bar = _bar(screen.console) if screen.is_terminal else None
+        self._bar = progress_bar(screen.console) if screen.is_terminal else None
         self._task = self._bar.add_task("queued", total=1.0, detail="") if self._bar else None
         self._said: tuple[Any, ...] = ("",)
         self._node = ""
@@ -120,10 +124,11 @@ class JobProgress:
         self._said = news
 
     def _on_progress(self, data: Mapping[str, Any]) -> None:
-        value, node = float(data.get("value") or 0), str(data.get("current_node"))
+        # What comes behind the colon changes with the time alone.
+        value, node = float(data.get("value") or 0), note_of(data).partition(":")[0] or str(data.get("current_node"))
         if self._bar is not None and self._task is not None:
             # The end of the line is lost on a narrow terminal: what matters most stands first.
-            detail = ", ".join(filter(None, (_time_left(data), _work(data))))
+            detail = note_of(data) or ", ".join(filter(None, (_time_left(data), _work(data))))
             self._bar.update(self._task, completed=value, detail=printable(detail))
         elif node != self._node or value - self._said_value >= PLAIN_STEP:
             self._screen.line(f"{value:4.0%}  {describe_progress(data)}")
@@ -132,8 +137,8 @@ class JobProgress:
 
 
 def describe_progress(data: Mapping[str, Any]) -> str:
-    """For people: `KSampler (node 3), step 9/20, 4 of 7 nodes done, about 12 s left`."""
-    return ", ".join(filter(None, (_work(data), _time_left(data))))
+    """For people: `KSampler (node 3), step 9/20, 4 of 7 nodes done, about 12 s left`, or why nothing moves."""
+    return note_of(data) or ", ".join(filter(None, (_work(data), _time_left(data))))
 
 
 def _work(data: Mapping[str, Any]) -> str:
@@ -155,6 +160,8 @@ def _time_left(data: Mapping[str, Any]) -> str:
 def describe_job(screen: Screen, job: Job) -> None:
     """Everything about one job that a person wants to see."""
     screen.line(f"{job['id']}  {job['status']}", style=COLORS.get(job["status"], ""))
+    if job.get("tenant", USUAL_TENANT) != USUAL_TENANT:
+        screen.line(f"  tenant     {job['tenant']}")
     for word in ("created_at", "started_at", "completed_at"):
         if job.get(word):
             screen.line(f"  {word.removesuffix('_at'):10} {job[word]}")
@@ -176,6 +183,11 @@ def describe_attempts(screen: Screen, job: Mapping[str, Any]) -> None:
     if job.get("instance"):
         gpu = f" ({job['gpu']})" if job.get("gpu") else ""
         screen.line(f"  on         {job['instance']}{gpu}, attempt {job.get('attempt')}")
+    spent = job.get("gpu_time")
+    if isinstance(spent, Mapping) and spent.get("gpu_s"):
+        parts = {"loads": spent.get("load_s"), "lost": spent.get("lost_s")}
+        told = "".join(f", {seconds:.1f} s of it {word}" for word, seconds in parts.items() if seconds)
+        screen.line(f"  GPU time   {spent['gpu_s']:.1f} s{told}")
     for loss in job.get("losses") or []:
         gpu = f" ({loss['gpu']})" if loss.get("gpu") else ""
         screen.line(f"  lost       {loss.get('code')} on {loss.get('instance')}{gpu} at {loss.get('at')}")
@@ -218,17 +230,23 @@ def describe_refusal(screen: Screen, details: Any) -> None:
 def list_jobs(screen: Screen, jobs: list[Job]) -> None:
     """One line a job: a table on a terminal, tab-separated elsewhere."""
     rows = [_row(job) for job in jobs]
+    # Told to those who see the jobs of several.
+    tenants = [(str(job["tenant"]),) if job.get("tenant") else () for job in jobs]
     if not screen.is_terminal:
         # Not through rich, which would turn tabs into spaces.
-        for row, job in zip(rows, jobs, strict=True):
-            print("\t".join(printable(cell) for cell in (*row, why_it_waits(job) or "-")))
+        for row, job, tenant in zip(rows, jobs, tenants, strict=True):
+            print("\t".join(printable(cell) for cell in (*row, why_it_waits(job) or "-", *tenant)))
         return
     # To the second, so that there is room for it in 80 columns.
     seen = [(*row[:2], row[2][:19].replace("T", " "), *row[3:]) for row in rows]
+    headings: Sequence[Heading] = JOB_COLUMNS
+    if set(tenants) - {(USUAL_TENANT,), ()}:
+        headings = (*JOB_COLUMNS, TENANT_COLUMN)
+        seen = [(*row, *(tenant or ("-",))) for row, tenant in zip(seen, tenants, strict=True)]
     reasons = {str(job["id"]): why_it_waits(job) for job in jobs}
     print_table(
         screen.console,
-        JOB_COLUMNS,
+        headings,
         seen,
         style=lambda row: COLORS.get(row[1], ""),
         note=lambda row: reasons.get(row[0], ""),
@@ -247,7 +265,9 @@ def _row(job: Job) -> tuple[str, ...]:
     return str(job["id"]), str(job["status"]), created, percent, count, template, short_place(job)
 
 
-def _bar(console: Console) -> Progress:
+def progress_bar(console: Console) -> Progress:
+    """A bar with a status before it and a detail behind it."""
+
     def whole() -> Column:
         return Column(no_wrap=True)
 
@@ -276,5 +296,5 @@ def _transfer_bar(console: Console) -> Progress:
 
 
 def warn(text: str) -> None:
-    """One line on stderr that begins with our name."""
-    print(f"comfyline: {printable(text)}", file=sys.stderr, flush=True)
+    """One line on stderr that begins with our name; of a process that logs JSON, a line of its log."""
+    say(printable(text))

@@ -23,8 +23,14 @@ def describe_wait(data: Mapping[str, Any]) -> str:
 
 
 def why_it_waits(data: Mapping[str, Any]) -> str:
-    """The reason in a sentence; empty where nothing is said about it."""
-    return str(_queue(data).get("reason") or "")
+    """The reason in a sentence, also of a job that has a GPU and does not go on; empty where nothing is said of it."""
+    progress = data.get("progress")
+    return str(_queue(data).get("reason") or note_of(progress if isinstance(progress, dict) else {}))
+
+
+def note_of(progress: Mapping[str, Any]) -> str:
+    """Why nothing moves, in a sentence; empty where something does."""
+    return str(progress.get("note") or "")
 
 
 def reason_code(data: Mapping[str, Any]) -> str:

@@ -20,6 +20,7 @@ from cli.remote.multipart import FormFile
 from cli.remote.sse import SseEvent, read_events
 from cli.remote.written_files import Draft
 from core.texts.json_types import JsonObject
+from workflows.graphs.misplaced import is_document
 
 TERMINAL = frozenset({"succeeded", "failed", "canceled", "expired"})
 TIMEOUT_S = 30.0
@@ -124,6 +125,19 @@ class Client:
         body = {"parameters": parameters, **(placement or {})}
         return job_of(self._post(f"/workflows/{_path(name)}", body, prefix="", has_key=True))
 
+    def convert(self, document: Mapping[str, Any]) -> JsonObject:
+        """The graph that the server makes of a document of the editor; what is none comes back as it is."""
+        if not is_document(document):
+            return dict(document)
+        graph = self.post("/convert", {"workflow": document}, has_key=True).get("workflow")
+        if not isinstance(graph, dict):
+            raise ServerUnreachable(f"{self.base_url} answered no graph: is it a Comfyline server of this version?")
+        return graph
+
+    def rerun(self, job_id: str, changes: Mapping[str, Any]) -> Job:
+        """Queue a job once more, as `submit` does. Parameters: changes - fields of the body."""
+        return job_of(self._post(f"/jobs/{_path(job_id)}/rerun", changes, prefix="/api/v2", has_key=True))
+
     def upload_asset(self, file: BinaryIO, name: str, on_bytes: OnBytes | None = None) -> JsonObject:
         """Keep a file on the server; returns the asset, `{"id", "size_bytes", ...}`."""
         form = FormFile(file, name, {"file_path": name}, on_bytes)
@@ -136,6 +150,14 @@ class Client:
     def job(self, job_id: str) -> Job:
         """The job as it stands."""
         return job_of(self._send("GET", f"/jobs/{_path(job_id)}"))
+
+    def printed(self, job_id: str, *, after: int = 0) -> JsonObject | None:
+        """What ComfyUI printed while it ran, `{"text", "truncated", "complete", "number"}`; None: nothing, so far.
+
+        Parameters: after - only what is newer than the piece of this number.
+        """
+        answer = self._send("GET", f"/jobs/{_path(job_id)}/logs", params={"after": after})
+        return None if answer.status_code == requests.codes.no_content else object_of(answer)
 
     def cancel(self, job_id: str) -> Job:
         """Ask for its end; returns the job as it stands then. Safe to repeat."""
@@ -211,13 +233,29 @@ class Client:
         """Ask a path outside of Comfy API v2, once; parameters that are None are left out."""
         return object_of(self._send(method, path, prefix="", params=parameters, json=body))
 
-    def post(self, path: str, body: Mapping[str, Any], *, has_key: bool) -> JsonObject:
+    def text(self, path: str, *, parameters: Mapping[str, str | int | None]) -> str:
+        """Return the text at a path of the server; parameters that are None are left out."""
+        answer = self._send("GET", path, prefix="", params=parameters)
+        if not answer.ok:
+            refuse(answer)
+        return answer.text
+
+    def post(
+        self,
+        path: str,
+        body: Mapping[str, Any],
+        *,
+        has_key: bool,
+        key: str | None = None,
+        timeout_s: float = TIMEOUT_S,
+    ) -> JsonObject:
         """Queue something at a path outside of Comfy API v2, as patiently as `submit`; returns the answer.
 
         Parameters:
           has_key: whether the path honours an Idempotency-Key, so that any try may be repeated.
+          key: which one; None: a new one.
         """
-        return object_of(self._post(path, body, prefix="", has_key=has_key))
+        return object_of(self._post(path, body, prefix="", has_key=has_key, key=key, timeout_s=timeout_s))
 
     def upload(self, path: str, file: BinaryIO, name: str) -> JsonObject:
         """Send a file as a form's `file`, with its `name` beside it; returns the answer."""
@@ -260,12 +298,21 @@ class Client:
                     break
         return True
 
-    def _post(self, path: str, body: Mapping[str, Any], *, prefix: str, has_key: bool) -> requests.Response:
+    def _post(
+        self,
+        path: str,
+        body: Mapping[str, Any],
+        *,
+        prefix: str,
+        has_key: bool,
+        key: str | None = None,
+        timeout_s: float = TIMEOUT_S,
+    ) -> requests.Response:
         # One key for all tries, so that no two of them can become two jobs.
-        headers = {"Idempotency-Key": str(uuid.uuid4())}
+        headers = {"Idempotency-Key": key or str(uuid.uuid4())}
         give_up_at = time.monotonic() + GIVE_UP_AFTER_S
         while True:
-            answer = self._send("POST", path, prefix=prefix, json=body, headers=headers)
+            answer = self._send("POST", path, prefix=prefix, json=body, headers=headers, timeout=timeout_s)
             if code(answer) == NOT_READY:
                 # Which they are, as far as the server says; else where to look.
                 states = self.unready_gpus()

@@ -13,12 +13,20 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks
 
 
 def label_filters(labels: Sequence[str]) -> dict[str, str | None]:
-    """`KEY=VALUE` as parameters of the list. Raises: InvalidRequest - one is none, or a key is given twice."""
+    """Return labels as parameters of the list: a word is that of a job, `KEY=VALUE` stands in its metadata.
+
+    Raises: InvalidRequest - two words, `=` without a part, or a key that is given twice.
+    """
     found: dict[str, str | None] = {}
     for label in labels:
         key, equals, value = label.partition("=")
-        if not (key and equals):
-            raise InvalidRequest(f"--label {label}: a label is KEY=VALUE, for instance --label client=acme.")
+        if not equals:
+            if "label" in found:
+                raise InvalidRequest(f"--label {label}: a job has one label; {found['label']} is asked for already.")
+            found["label"] = label
+            continue
+        if not key:
+            raise InvalidRequest(f"--label {label}: it is a word, or KEY=VALUE, for instance --label client=acme.")
         if f"metadata[{key}]" in found:
             raise InvalidRequest(f"--label {label}: {key} is given twice, and a job has one value for it.")
         found[f"metadata[{key}]"] = value

@@ -55,6 +55,18 @@ def upload(client: Client, file: Path, shown: Shown) -> JsonObject:
         raise RequestRefused(f"{file}: {exc}", exc.envelope) from exc
 
 
+def prepared(workflow: JsonObject, folder: Path, client: Client, shown: Shown) -> tuple[JsonObject, JsonObject]:
+    """A workflow with the files of this machine uploaded that it names, and what to send beside it.
+
+    What the editor saves is converted first if it names any; it then goes into the outputs, as the server does it.
+    """
+    graph = client.convert(workflow)
+    if graph != workflow and not any(local_files(graph, folder)):
+        return workflow, {}
+    uploaded = with_uploads(graph, folder, client, shown)
+    return uploaded, {} if graph == workflow else {"extra_data": {"extra_pnginfo": {"workflow": workflow}}}
+
+
 def with_uploads(graph: Mapping[str, Any], folder: Path, client: Client, shown: Shown) -> JsonObject:
     """The graph with every file of this machine uploaded that its loaders name; each file is sent once.
 

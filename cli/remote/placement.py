@@ -1,4 +1,4 @@
-"""What the flags of `submit` and `run` say of when, and on which GPU, a job is to begin."""
+"""What the flags of `submit` and `run` say of when and where a job is to begin, and what it is to be found by."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from core.texts.json_types import JsonObject
 _NUMBERS = ("vram_gb",)
 
 
-def placement(requires: str | None, start_within_s: float | None, priority: int | None) -> JsonObject:
+def placement(
+    requires: str | None, start_within_s: float | None, priority: int | None, label: str | None = None
+) -> JsonObject:
     """Return the fields of a submission; what is not said is left out.
 
     Parameters:
@@ -22,6 +24,7 @@ def placement(requires: str | None, start_within_s: float | None, priority: int 
         "priority": priority,
         "requires": _requirements(requires) if requires is not None else None,
         "start_within_s": start_within_s,
+        "label": label,
     }
     return {name: value for name, value in said.items() if value is not None}
 

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cli.remote.client import Client
 from cli.remote.written_files import is_file
 from core.errors import InvalidBody, InvalidRequest
 from core.texts.json_types import JsonObject
@@ -44,13 +45,16 @@ def read_workflow(body: bytes, name: str) -> JsonObject:
     return value
 
 
-def read_graph(file: Path) -> Graph:
-    """The graph in a file. Raises: InvalidRequest, InvalidWorkflow - it cannot be read, or is none."""
+def read_graph(file: Path, client: Client) -> Graph:
+    """The graph in a file; what the editor saves is converted by the server.
+
+    Raises: InvalidRequest, InvalidWorkflow - it cannot be read, or is none.
+    """
     try:
         body = file.read_bytes()
     except OSError as exc:
         raise InvalidRequest(f"{file} cannot be read: {exc.strerror}.") from exc
-    return parse_graph(read_workflow(body, str(file)))
+    return parse_graph(client.convert(read_workflow(body, str(file))))
 
 
 def names_for(workflow: str) -> list[str]:
@@ -91,7 +95,7 @@ def parse_parameters(texts: Sequence[str], *, taken: Collection[str] = ()) -> Js
             raise InvalidRequest(f"-p {text}: a parameter is NAME=VALUE, for instance -p steps=20.")
         if name in found or name in taken:
             raise InvalidRequest(f"-p {text}: {name} is given twice.")
-        found[name] = _scalar(value)
+        found[name] = scalar(value)
     return found
 
 
@@ -120,7 +124,8 @@ def _style(value: str) -> str:
     return numbered.get(value, value)
 
 
-def _scalar(text: str) -> Any:
+def scalar(text: str) -> Any:
+    """Return what VALUE means: itself, unless it is a JSON number, true, false or a text in quotes."""
     try:
         value = loads(text.encode())
     except (InvalidBody, UnicodeEncodeError):

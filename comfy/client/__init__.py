@@ -7,5 +7,6 @@ capabilities  what this server can do (client)
 rejection     a refused prompt or upload, as our errors
 history       one entry of the history, and the error it stands for (prompts)
 outputs       a history entry's results as one flat list (tasks.runner)
+printed       what it has printed (tasks.runner)
 inputs        input files put onto an instance (tasks.runner)
 """

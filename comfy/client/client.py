@@ -16,6 +16,7 @@ import requests
 from comfy.client.capabilities import Capabilities, detect
 from comfy.client.history import History, parse_entry
 from comfy.client.outputs import ReportedOutput
+from comfy.client.printed import PrintedEntry, parse_entries
 from comfy.client.rejection import rejected_graph, rejected_upload
 from comfy.client.transport import Transport, json_of, unexpected
 from core.errors import ComfyUnavailable, NodeErrors
@@ -108,7 +109,8 @@ class ComfyClient:
     def model_sizes(self) -> dict[str, int]:
         """`{name: bytes}` of the files in all model folders; `{}` from servers that do not tell.
 
-        Names are as graphs have them. Of files of one name in several folders the largest counts.
+        Each file stands there twice: under its name, as graphs have it, and with its folder before that
+        (`checkpoints/x.safetensors`). Of files of one name in several folders the largest counts.
         Source: ComfyUI `app/model_manager.py` (`/experiment/models`); older versions list names alone.
         """
         sizes: dict[str, int] = {}
@@ -116,6 +118,7 @@ class ComfyClient:
             for file in self._listed(f"/experiment/models/{quote(str(folder.get('name')), safe='')}"):
                 name, size = file.get("name"), file.get("size")
                 if isinstance(name, str) and isinstance(size, int):
+                    sizes[f"{folder.get('name')}/{name}"] = size
                     sizes[name] = max(size, sizes.get(name, 0))
         return sizes
 
@@ -138,6 +141,7 @@ class ComfyClient:
         prompt_id: str,
         client_id: str,
         extra_data: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> Accepted:
         """Queue a prompt, sending it once at most.
 
@@ -145,6 +149,7 @@ class ComfyClient:
           prompt_id: a canonical lowercase UUID of ours; newer servers refuse anything else.
           client_id: never empty: without one there are no events, and ComfyUI 0.3.68 to mid 2026 leaves cached
             outputs out of the history.
+          headers: further ones of the request.
         Raises:
           PromptRejected: validation refused the graph (400), or the body is over the server's limit (413).
           ComfyUnavailable: also when the reply was lost, in which case the prompt may be queued all the same.
@@ -152,7 +157,7 @@ class ComfyClient:
         body = {"prompt": graph, "prompt_id": prompt_id, "client_id": client_id}
         if extra_data:
             body["extra_data"] = extra_data
-        response = self._http.post_json("/prompt", body, repeatable=False)
+        response = self._http.post_json("/prompt", body, repeatable=False, headers=headers)
         if response.status_code in (requests.codes.bad_request, requests.codes.request_entity_too_large):
             raise rejected_graph(response)
         answer = _object(json_of(response))
@@ -194,6 +199,11 @@ class ComfyClient:
     def running_prompts(self) -> set[str]:
         """The ids of what runs now, whoever posted it: one at most."""
         return _prompt_ids(_object(json_of(self._http.get("/queue"))).get("queue_running"))
+
+    def printed(self) -> list[PrintedEntry] | None:
+        """The last writes of the process to its terminal, the oldest first; None: this server does not tell."""
+        response = self._http.get("/internal/logs/raw")
+        return parse_entries(json_of(response)) if response.status_code == requests.codes.ok else None
 
     def interrupt(self, prompt_id: str, *, read_timeout_s: float | None = None) -> None:
         """Stop this prompt, pending or running, and no other. Does nothing if it is neither.

@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -55,13 +55,19 @@ class Transport:
         return self._request("GET", path, repeatable=True, params=params, stream=stream, read_timeout_s=read_timeout_s)
 
     def post_json(
-        self, path: str, payload: Any, *, repeatable: bool = True, read_timeout_s: float | None = None
+        self,
+        path: str,
+        payload: Any,
+        *,
+        repeatable: bool = True,
+        read_timeout_s: float | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> requests.Response:
         """POST a JSON body, whatever the status. Not `repeatable`: never sent twice, even if the reply is lost."""
         body = json.dumps(payload, separators=(",", ":"), allow_nan=False).encode()
-        headers = {"Content-Type": "application/json"}
+        sent = {"Content-Type": "application/json", **(headers or {})}
         return self._request(
-            "POST", path, repeatable=repeatable, data=body, headers=headers, read_timeout_s=read_timeout_s
+            "POST", path, repeatable=repeatable, data=body, headers=sent, read_timeout_s=read_timeout_s
         )
 
     def post_form(self, path: str, *, fields: dict[str, str], files: dict[str, Any]) -> requests.Response:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from core.machine import PROC, boot_id
 
@@ -71,6 +74,16 @@ def family_stats(pid: int) -> dict[int, list[str]]:
     return {member: stats[member] for member in found} if pid in found else {}
 
 
+def having_open(path: Path) -> list[tuple[int, str]]:
+    """Return the number and the name of each process that has a file open, whatever became of its name since.
+
+    Files beside it that begin with its name count, too. Processes of other users are seen by root alone.
+    """
+    whole = str(path.resolve())
+    pids = [pid for pid in _all_pids() if pid != os.getpid()]
+    return [(pid, _name(pid)) for pid in pids if any(name.startswith(whole) for name in _open_files(pid))]
+
+
 def io_counters(pid: int) -> dict[str, int] | None:
     """`/proc/<pid>/io`, in bytes and calls; None if it may not be read (another user's process) or is gone."""
     try:
@@ -98,3 +111,18 @@ def _environment(pid: int) -> list[bytes]:
         return (PROC / str(pid) / "environ").read_bytes().split(b"\0")
     except OSError:
         return []
+
+
+def _name(pid: int) -> str:
+    try:
+        return (PROC / str(pid) / "comm").read_text(errors="replace").strip()
+    except OSError:
+        return "?"
+
+
+def _open_files(pid: int) -> Iterator[str]:
+    with suppress(OSError):
+        for descriptor in (PROC / str(pid) / "fd").iterdir():
+            with suppress(OSError):
+                # A file that was removed is shown as `name (deleted)`.
+                yield str(descriptor.readlink())

@@ -1,7 +1,8 @@
 """The folder of models of one GPU host: what of it was fetched, what was used when, and what may go.
 
 Everything of ours beside the files themselves is in `<folder>/.comfyline`: a record for each fetched file, marks of
-use, and locks. A file without a record is the operator's: it counts as there, and is neither replaced nor removed.
+use and of what was missed, and locks. A file without a record is the operator's: it counts as there, and is neither
+replaced nor removed.
 """
 
 from __future__ import annotations
@@ -12,20 +13,28 @@ import hashlib
 import json
 import os
 import shutil
+import stat
+import threading
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from comfy.model_files.journal import journal_of
 from core.errors import ModelRefused, ModelUnavailable
+from core.records.model_file import ModelFile
 
 OWN_FOLDER = ".comfyline"
 #: A file is noted as used at most so often.
 USED_EVERY_S = 60.0
-#: A part of a file that nobody wants any more is removed after so long.
+#: A part of a file that nobody waits for is removed after so long.
 PART_S = 24 * 3600.0
+#: What a host could not start without is kept for so long; then it may go like others.
+MISSED_S = 7 * PART_S
+#: The locks that this process has, by their files: the system would give it each of them a second time.
+_taken: set[Path] = set()
+_taken_guard = threading.Lock()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +50,27 @@ class CachedFile:
     @property
     def name(self) -> str:
         """What graphs call it."""
+        return self.path.partition("/")[2]
+
+    def differs_from(self, entry: ModelFile) -> bool:
+        """Return whether the manifest says another file."""
+        return entry.sha256 not in (None, self.sha256) or entry.size_bytes not in (None, self.size_bytes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartFile:
+    """A file that is being gathered, or was."""
+
+    path: str
+    #: What it takes of the disk now, and how large the file is in which its bytes stand.
+    disk_bytes: int
+    whole_bytes: int
+    #: When it was written to last, in seconds since 1970.
+    used_s: float
+
+    @property
+    def name(self) -> str:
+        """What graphs call the file."""
         return self.path.partition("/")[2]
 
 
@@ -87,9 +117,12 @@ class ModelCache:
         if record is not None:
             self._move(record)
         try:
-            there = self.place_of(path).stat().st_size
+            status = self.place_of(path).stat()
         except OSError:
             return None
+        if not stat.S_ISREG(status.st_mode):
+            raise ModelRefused(f"{path} is a folder on this host, and no file: move it away, or mend the manifest.")
+        there = status.st_size
         if record is not None and self._is_in_place(record):
             return there if sha256 in (None, record["sha256"]) and size_bytes in (None, there) else None
         if size_bytes not in (None, there):
@@ -124,18 +157,53 @@ class ModelCache:
         except OSError as exc:
             raise ModelUnavailable(f"{path} cannot be removed: {exc.strerror}.") from exc
 
-    def remove_parts(self, *, spare: Collection[str]) -> None:
-        """Remove parts that nobody has added to for a day.
+    def parts(self) -> list[PartFile]:
+        """Return what is gathered of files that are not in their places yet, by whichever host."""
+        found = []
+        for part in sorted(self.folder.glob("*/**/.*.part")):
+            with contextlib.suppress(OSError):
+                status = part.stat()
+                place = part.with_name(part.name.removeprefix(".").removesuffix(".part"))
+                found.append(
+                    PartFile(
+                        path=place.relative_to(self.folder).as_posix(),
+                        disk_bytes=min(status.st_size, 512 * status.st_blocks),
+                        whole_bytes=status.st_size,
+                        used_s=status.st_mtime,
+                    )
+                )
+        return found
+
+    def is_under_way(self, path: str) -> bool:
+        """Return whether somebody fetches a file, on whichever host."""
+        with self.fetching(path) as is_ours:
+            return not is_ours
+
+    def remove_part(self, path: str) -> bool:
+        """Remove what is gathered of a file, unless somebody fetches it; returns whether it is gone."""
+        with self.fetching(path) as is_ours:
+            if is_ours:
+                self.drop_part(path)
+            return is_ours
+
+    def drop_part(self, path: str) -> None:
+        """Remove what is gathered of a file whose lock the caller has."""
+        part = self.part_of(path)
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+            journal_of(part).unlink(missing_ok=True)
+
+    def remove_parts(self, *, known: Collection[str], wanted: Collection[str]) -> None:
+        """Remove parts of files that left the manifest, and those that nobody waits for or has added to for a day.
 
         Parameters:
-          spare: paths of files that may yet be wanted.
+          known: paths of the manifest.
+          wanted: paths of files that are to be fetched.
         """
-        for part in self.folder.glob("*/**/.*.part"):
-            path = part.with_name(part.name.removeprefix(".").removesuffix(".part")).relative_to(self.folder)
-            with contextlib.suppress(OSError):
-                if path.as_posix() not in spare and time.time() - part.stat().st_mtime > PART_S:
-                    part.unlink()
-                    journal_of(part).unlink(missing_ok=True)
+        for part in self.parts():
+            is_old = part.path not in wanted and time.time() - part.used_s > PART_S
+            if part.path not in known or is_old:
+                self.remove_part(part.path)
 
     def free_bytes(self) -> int:
         """Return how much room the disk has. Raises ModelUnavailable."""
@@ -155,14 +223,48 @@ class ModelCache:
                 if time.time() - self._used_s(name) > USED_EVERY_S:
                     (folder / _key(name)).touch()
 
+    def note_missed(self, names: Iterable[str]) -> None:
+        """Note that a host cannot start without files, by the names that graphs have for them."""
+        with contextlib.suppress(OSError):
+            for name in names:
+                (self._own / "missed").mkdir(parents=True, exist_ok=True)
+                (self._own / "missed" / _key(name)).touch()
+
+    def missed(self) -> Callable[[str], bool]:
+        """Return what tells whether a file has been missed so within a week, by its name."""
+        keys = set()
+        with contextlib.suppress(OSError):
+            for mark in (self._own / "missed").iterdir():
+                if time.time() - mark.stat().st_mtime < MISSED_S:
+                    keys.add(mark.name)
+        return lambda name: bool(keys) and _key(name) in keys
+
+    def fetching(self, path: str) -> contextlib.AbstractContextManager[bool]:
+        """Hold the lock of a file's part for the time of the block; False if somebody else has it."""
+        return self.locked(f"file {path}")
+
     @contextlib.contextmanager
     def locked(self, name: str) -> Iterator[bool]:
-        """Hold one of the folder's locks for the time of the block, among all hosts; False if another has it.
+        """Hold one of the folder's locks for the time of the block; False if another thread, process or host has it."""
+        lock = self._own / "locks" / _key(name)
+        with _taken_guard:
+            is_free = lock not in _taken
+            if is_free:
+                _taken.add(lock)
+        if not is_free:
+            yield False
+            return
+        try:
+            with self._locked(lock) as is_ours:
+                yield is_ours
+        finally:
+            with _taken_guard:
+                _taken.discard(lock)
 
-        A process must not take one twice: what it lets go first ends both.
-        """
-        self._own.joinpath("locks").mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self._own / "locks" / _key(name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    @contextlib.contextmanager
+    def _locked(self, lock: Path) -> Iterator[bool]:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             # A record lock: a pool process that was forked from the holder and outlives it does not hold it.
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

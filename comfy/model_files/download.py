@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,12 @@ HASHED_BYTES = 256 * 1024
 TRIES, PAUSE_S = 4, 0.5
 #: How often the progress is told, and looked whether to go on.
 TELL_S = 0.5
+#: How often it is looked whether there is room yet: others write to the disk, too.
+ROOM_S = 5.0
+#: Of a file whose size nobody says, room is looked for in steps of so many bytes.
+ROOM_BYTES = 8 * 1024 * 1024
+#: A source that asks us for a longer pause is asked again by the next fetch.
+LONGEST_PAUSE_S = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,12 +57,14 @@ class Download:
         tell: Callable[[int, int | None], None] = lambda _done, _size: None,
         goes_on: Callable[[], bool] = lambda: True,
         make_room: Callable[[int], None] = lambda _size: None,
+        has_room: Callable[[int], bool] = lambda _size: True,
         block_bytes: int = BLOCK_BYTES,
     ) -> None:
         """Parameters:
         tell: is told about twice a second how many bytes are there, and how many there will be.
         goes_on: asked as often; False ends the fetch, and leaves what is there for the next one.
-        make_room: sees to it that there is room for so many bytes. May raise ModelUnavailable.
+        make_room: sees to it that there is room for a file of so many bytes. May raise ModelUnavailable.
+        has_room: whether a file of which nobody says the size may become so large.
         """
         self._address = address
         self._part = part
@@ -64,6 +72,9 @@ class Download:
         self._tell = tell
         self._goes_on = goes_on
         self._make_room = make_room
+        self._has_room = has_room
+        self._is_cut = threading.Event()
+        self._remotes: list[Remote] = []
         self._block_bytes = block_bytes
 
     @property
@@ -78,15 +89,34 @@ class Download:
           ModelRefused: it hardly will.
         """
         try:
-            with closing(Remote(self._address)) as remote:
+            with self._remote() as remote:
                 return self._run(remote)
+        except (ModelUnavailable, ModelRefused):
+            # What was cut looks like a source that breaks off.
+            if self._is_cut.is_set():
+                return None
+            raise
         except OSError as exc:
             raise ModelUnavailable(f"{self._part.parent} cannot be written: {exc.strerror}.") from exc
+
+    def cut(self) -> None:
+        """End the fetch now, whatever its source does, from another thread. What is there is left for the next one."""
+        self._is_cut.set()
+        for remote in tuple(self._remotes):
+            remote.cut()
 
     def throw_away(self) -> None:
         """Remove what is there of it."""
         for path in (self._part, self._journal):
             path.unlink(missing_ok=True)
+
+    @contextmanager
+    def _remote(self) -> Iterator[Remote]:
+        with closing(Remote(self._address)) as remote:
+            self._remotes.append(remote)
+            if self._is_cut.is_set():
+                remote.cut()
+            yield remote
 
     def _run(self, remote: Remote) -> Fetched | None:
         offer = remote.offer()
@@ -114,39 +144,62 @@ class Download:
 
     def _in_one(self, remote: Remote, size: int | None) -> Fetched | None:
         """Fetch a file whose source gives no parts: from its beginning, each time."""
-        self._journal.unlink(missing_ok=True)
-        self._make_room(size or self._wanted.size_bytes or 0)
-        digest, done = hashlib.sha256(), 0
+        self.throw_away()
+        found = None
+        try:
+            found = self._whole(remote, size)
+        finally:
+            if found is None:
+                # The next fetch has no use for it.
+                self.throw_away()
+        return found
+
+    def _whole(self, remote: Remote, size: int | None) -> Fetched | None:
+        limit = self._wanted.size_bytes if size is None else size
+        if limit is not None:
+            self._make_room(limit)
+        digest, done, room = hashlib.sha256(), 0, 0
         with self._part.open("wb") as file:
             for piece in remote.whole():
+                if limit is None and done + len(piece) > room:
+                    room = done + max(len(piece), ROOM_BYTES)
+                    self._look_for_room(room, done)
                 file.write(piece)
                 digest.update(piece)
                 done += len(piece)
                 self._tell(done, size)
                 if not self._goes_on():
                     return None
-                limit = size if size is not None else self._wanted.size_bytes
                 if limit is not None and done > limit:
                     break
+            self._tell(done, done)
             file.flush()
             os.fsync(file.fileno())
         if size is not None and done < size:
             raise ModelUnavailable(f"{self._address.shown} ended early, after {done} of {size} bytes.")
         return Fetched(sha256=digest.hexdigest(), size_bytes=done)
 
+    def _look_for_room(self, room_bytes: int, done: int) -> None:
+        if not self._has_room(room_bytes):
+            raise ModelRefused(
+                f"{self._address.shown} sends more than there is room for: {done} bytes came, and were thrown away. It "
+                "does not say how many there are: enter size_bytes in the manifest, so that room is made for it."
+            )
+
     def _in_parts(self, offer: Offer, size: int, sha256: str) -> Fetched | None:
         head = {"validator": offer.validator, "size": size, "sha256": sha256, "block": self._block_bytes}
         if not self._part.is_file() or self._part.stat().st_size != size:
             self.throw_away()
+        # First of all: a disk that others have filled takes no journal either.
+        self._make_room(size)
         with closing(Journal(self._journal, head)) as journal, self._part.open("ab") as file:
-            self._make_room(size - len(journal.done) * self._block_bytes)
             if journal.is_new:
                 file.truncate(0)
             file.truncate(size)
-            parts = _Parts(self._address, self._part, offer, journal, size, self._block_bytes)
+            parts = _Parts(self._remote, self._part, offer, journal, size, self._block_bytes)
             parts.start()
             try:
-                digest = hashlib.sha256()
+                digest, looked_s = hashlib.sha256(), time.monotonic()
                 # Each block is hashed as soon as all before it are there, so that little is left to do at the end.
                 for piece in parts.in_order():
                     if piece is not None:
@@ -155,20 +208,37 @@ class Download:
                     self._tell(parts.done_bytes, size)
                     if not self._goes_on():
                         return None
+                    if time.monotonic() - looked_s >= ROOM_S:
+                        looked_s = time.monotonic()
+                        self._make_room_still(size)
             finally:
                 parts.stop()
             self._tell(size, size)
             os.fsync(file.fileno())
         return Fetched(sha256=digest.hexdigest(), size_bytes=size)
 
+    def _make_room_still(self, size: int) -> None:
+        try:
+            self._make_room(size)
+        except ModelUnavailable:
+            # Others need the room that it takes.
+            self.throw_away()
+            raise
+
 
 class _Parts:
     """The threads that fetch the blocks of one file."""
 
     def __init__(
-        self, address: Address, part: Path, offer: Offer, journal: Journal, size: int, block_bytes: int
+        self,
+        remote: Callable[[], AbstractContextManager[Remote]],
+        part: Path,
+        offer: Offer,
+        journal: Journal,
+        size: int,
+        block_bytes: int,
     ) -> None:
-        self._address = address
+        self._remote = remote
         self._part = part
         self._offer = offer
         self._journal = journal
@@ -251,7 +321,7 @@ class _Parts:
                 self._changed.notify_all()
 
     def _fetch(self) -> None:
-        with closing(Remote(self._address)) as remote, self._part.open("r+b", buffering=0) as file:
+        with self._remote() as remote, self._part.open("r+b", buffering=0) as file:
             while (span := self._take()) is not None:
                 self._fetch_span(remote, file.fileno(), span)
 
@@ -263,12 +333,13 @@ class _Parts:
                 for following in self._blocks(remote, descriptor, range(begun, span.stop)):
                     self._note(following - 1)
                     block = following
-            except ModelUnavailable:
+            except ModelUnavailable as exc:
                 tries = 1 if block > begun else tries + 1
-                if tries >= TRIES:
+                pause_s = max(PAUSE_S * 2 ** (tries - 1), exc.asked_pause_s or 0.0)
+                if tries >= TRIES or pause_s > LONGEST_PAUSE_S:
                     raise
                 with self._changed:
-                    self._changed.wait_for(lambda: self._is_over, PAUSE_S * 2 ** (tries - 1))
+                    self._changed.wait_for(lambda: self._is_over, pause_s)
 
     def _blocks(self, remote: Remote, descriptor: int, span: range) -> Iterator[int]:
         """Write the bytes of blocks to the file; yields the number of the next one after each that is whole."""
@@ -279,7 +350,7 @@ class _Parts:
             for piece in remote.part(offset, end, self._offer):
                 if self._is_over:
                     return
-                os.pwrite(descriptor, piece, offset)
+                _write(descriptor, piece, offset)
                 offset += len(piece)
                 pending += len(piece)
                 self._count_open(len(piece))
@@ -291,7 +362,7 @@ class _Parts:
         finally:
             self._count_open(-pending)
         if offset < end:
-            raise ModelUnavailable(f"{self._address.shown} ended early, after {offset} of {self._size} bytes.")
+            raise ModelUnavailable(f"{remote.shown} ended early, after {offset} of {self._size} bytes.")
 
     def _count_open(self, size: int) -> None:
         with self._changed:
@@ -305,3 +376,11 @@ class _Parts:
             self._done.add(block)
             self._done_bytes += self._length(block)
             self._changed.notify_all()
+
+
+def _write(descriptor: int, piece: bytes, offset: int) -> None:
+    """Write all of a piece: a disk that is about to be full takes less of it, and does not call that an error."""
+    left = memoryview(piece)
+    while left:
+        written = os.pwrite(descriptor, left, offset)
+        left, offset = left[written:], offset + written

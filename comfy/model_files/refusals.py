@@ -9,6 +9,7 @@ import requests
 from urllib3.exceptions import HTTPError
 
 from core.errors import ModelRefused, ModelUnavailable
+from core.outbound.retry_after import parse_retry_after
 
 #: Answers of the 4xx kind that may be others next time.
 _PASSING_STATUSES = frozenset({408, 425, 429})
@@ -58,7 +59,8 @@ def check_answer(answer: requests.Response, *, shown: str, allow_http: bool) -> 
     if not allow_http and any(url.startswith("http://") for url in hops):
         raise ModelRefused(f"{shown} leads on to an address without TLS, which COMFYLINE_MODELS_ALLOW_HTTP allows.")
     if status >= requests.codes.internal_server_error or status in _PASSING_STATUSES:
-        raise ModelUnavailable(f"{shown} answered {status}.")
+        asked_s = parse_retry_after(answer.headers.get("Retry-After"))
+        raise ModelUnavailable(f"{shown} answered {status}.", asked_pause_s=asked_s)
     if status not in (requests.codes.ok, requests.codes.partial_content):
         _refuse(answer, f"{shown} answered {status}")
     if answer.headers.get("Content-Type", "").partition(";")[0].strip().lower() in _PAGES:

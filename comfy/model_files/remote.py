@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import socket
+import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 import requests
@@ -65,7 +67,7 @@ class _Bearer(AuthBase):
 
 
 class Remote:
-    """A file at its source, for one thread."""
+    """A file at its source, for one thread; `cut` is for the others."""
 
     def __init__(self, address: Address, *, timeouts_s: tuple[float, float] = TIMEOUTS_S) -> None:
         """Parameters:
@@ -78,11 +80,33 @@ class Remote:
         # What is compressed on its way has other bytes, and no ranges of the file's own.
         self._session.headers["Accept-Encoding"] = "identity"
         self._session.headers["User-Agent"] = "Comfyline"
+        self._guard = threading.Lock()
+        self._sockets: list[socket.socket] = []
+        self._is_cut = False
         for scheme in ("http://", "https://"):
-            self._session.mount(scheme, GuardedAdapter(address.policy))
+            self._session.mount(scheme, GuardedAdapter(address.policy, self._watch))
+
+    @property
+    def shown(self) -> str:
+        """Its address, for people."""
+        return self._address.shown
 
     def close(self) -> None:
         self._session.close()
+        with self._guard:
+            for own in self._sockets:
+                own.close()
+            self._sockets.clear()
+
+    def cut(self) -> None:
+        """End what is being waited for, from another thread: it raises ModelUnavailable, and so does what follows.
+
+        A source that answers nothing, or a byte now and then, would keep its thread for as long as it likes.
+        """
+        with self._guard:
+            self._is_cut = True
+            for own in self._sockets:
+                _shut(own)
 
     def offer(self) -> Offer:
         """Ask what there is. Raises ModelUnavailable, ModelRefused."""
@@ -121,6 +145,14 @@ class Remote:
         with self._answer({}) as answer:
             yield from self._pieces(answer, None)
 
+    def _watch(self, connected: socket.socket) -> None:
+        # A copy, since TLS takes the socket itself over. It keeps the connection open until `close`.
+        own = connected.dup()
+        with self._guard:
+            self._sockets.append(own)
+            if self._is_cut:
+                _shut(own)
+
     @contextmanager
     def _answer(self, headers: Mapping[str, str]) -> Iterator[requests.Response]:
         shown = self._address.shown
@@ -149,6 +181,12 @@ class Remote:
                 yield piece
         except (HTTPError, OSError) as exc:
             raise ModelUnavailable(f"{self._address.shown} broke off ({type(exc).__name__}).") from exc
+
+
+def _shut(own: socket.socket) -> None:
+    # The source may have gone first.
+    with suppress(OSError):
+        own.shutdown(socket.SHUT_RDWR)
 
 
 def _header(answer: requests.Response, name: str) -> str | None:

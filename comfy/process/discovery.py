@@ -58,6 +58,29 @@ def survey_gpus(nvml: Any = pynvml) -> GpuSurvey:
             nvml.nvmlShutdown()
 
 
+def used_memory(gpu: str | None, nvml: Any = pynvml) -> int | None:
+    """Return how many bytes of a GPU's memory are in use, whoever uses them; None where the driver does not say.
+
+    Parameters:
+      gpu: UUID, or index in PCI bus order.
+      nvml: as for `survey_gpus`.
+    """
+    if gpu is None:
+        return None
+    try:
+        nvml.nvmlInit()
+    except nvml.NVMLError:
+        return None
+    try:
+        handle = nvml.nvmlDeviceGetHandleByIndex(int(gpu)) if gpu.isdecimal() else nvml.nvmlDeviceGetHandleByUUID(gpu)
+        return int(nvml.nvmlDeviceGetMemoryInfo(handle).used)
+    except nvml.NVMLError:
+        return None
+    finally:
+        with contextlib.suppress(nvml.NVMLError):
+            nvml.nvmlShutdown()
+
+
 def _survey(nvml: Any) -> GpuSurvey:
     gpus, unreadable = [], []
     for index in range(nvml.nvmlDeviceGetCount()):

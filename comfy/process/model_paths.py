@@ -12,6 +12,8 @@ KINDS = (
     *("checkpoints", "loras", "vae", "text_encoders", "diffusion_models", "clip_vision", "style_models", "embeddings"),
     *("diffusers", "vae_approx", "controlnet", "gligen", "upscale_models", "hypernetworks", "photomaker"),
     *("classifiers", "model_patches", "audio_encoders", "latent_upscale_models"),
+    # Older names, which it takes for those of today.
+    *("unet", "clip"),
 )
 #: Not kinds of models: the first is a folder of programs that ComfyUI would run, the others mean something else in
 #: the file.

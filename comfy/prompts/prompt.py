@@ -48,6 +48,11 @@ class PromptHandle:
         self.prompt_id = prompt_id
         #: Set as soon as ComfyUI is known to have taken the prompt from its queue.
         self.started = threading.Event()
+        #: When it began and ended by ComfyUI's clock, in milliseconds since 1970, as far as its events told; and by how
+        #: much that clock is ahead of ours.
+        self.began_at_ms: float | None = None
+        self.ended_at_ms: float | None = None
+        self.skew_ms = 0.0
         self._client = client
         self._client_id = client_id
         self._account = account
@@ -79,6 +84,7 @@ class PromptHandle:
         self._heard_at = time.monotonic()
         if not self.started.is_set():
             self._mark_started()
+        self._note_time(event)
         if event.kind == "executing" and event.data.get("node") is None:
             self._ended.set()
             self._wake.set()
@@ -91,6 +97,15 @@ class PromptHandle:
         if is_verdict(event.kind, event.data):
             # The end marker follows at once. If it does not, it is lost, and polling finds the end.
             self._plan_poll(quickly=True)
+
+    def _note_time(self, event: Event) -> None:
+        stamp = event.data.get("timestamp")
+        if not isinstance(stamp, (int, float)):
+            return
+        if event.kind == "execution_start":
+            self.began_at_ms, self.skew_ms = float(stamp), stamp - time.time() * 1000
+        elif is_verdict(event.kind, event.data):
+            self.ended_at_ms = float(stamp)
 
     def receive_preview(self, preview: Preview) -> None:
         """Take one binary frame of this prompt."""

@@ -81,6 +81,7 @@ class ComfySession:
         work: ExpectedWork | None = None,
         resume: bool = False,
         watchdog: Watchdog | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> PromptHandle:
         """Queue a prompt and return a handle to wait for it.
 
@@ -92,6 +93,7 @@ class ComfySession:
           work: what its nodes should take, for the progress; guessed from the graph by default.
           resume: this very prompt id may have been posted before; look for it first and take it up if it is there.
           watchdog: makes `wait` raise `PromptStuck`; a new one for each prompt.
+          headers: of the request that posts it, beside our own.
         Raises:
           PromptRejected: ComfyUI refuses the graph, or a part of it: a job runs whole or not at all.
           ComfyUnavailable: ComfyUI does not take the prompt.
@@ -106,7 +108,8 @@ class ComfySession:
         handle = self._register(prompt_id, client_id, account, tracker, listener, watchdog)
         try:
             # Without a socket the prompt still needs a client id, or cached outputs are missing from some histories.
-            accepted = self._post(graph, prompt_id, client_id or str(uuid.uuid4()), extra_data)
+            given: dict[str, Any] = {"extra_data": extra_data, "headers": headers}
+            accepted = self._post(graph, prompt_id, client_id or str(uuid.uuid4()), given)
             if accepted.prompt_id != prompt_id:
                 self.client.interrupt(accepted.prompt_id)
                 raise ComfyUnavailable("this ComfyUI is older than 0.3.45: it ignores prompt ids")
@@ -128,12 +131,13 @@ class ComfySession:
         except ComfyUnavailable:
             return None
 
-    def _post(
-        self, graph: Mapping[str, Any], prompt_id: str, client_id: str, extra_data: Mapping[str, Any] | None
-    ) -> Accepted:
-        """Queue a prompt once, even if the connection breaks before the reply."""
+    def _post(self, graph: Mapping[str, Any], prompt_id: str, client_id: str, given: Mapping[str, Any]) -> Accepted:
+        """Queue a prompt once, even if the connection breaks before the reply.
+
+        Parameters: given - what else `post_prompt` takes.
+        """
         try:
-            return self.client.post_prompt(graph, prompt_id=prompt_id, client_id=client_id, extra_data=extra_data)
+            return self.client.post_prompt(graph, prompt_id=prompt_id, client_id=client_id, **given)
         except ComfyUnavailable as exc:
             # The server never checks for duplicates, so the prompt is not sent again before we know that it is absent.
             if was_taken(self.client, prompt_id, self._pace, exc):
@@ -142,7 +146,7 @@ class ComfySession:
                 raise
         # The server answers, and does not have the prompt: it had closed an idle connection as we wrote to it, or was
         # mute for so long that the connection broke.
-        return self.client.post_prompt(graph, prompt_id=prompt_id, client_id=client_id, extra_data=extra_data)
+        return self.client.post_prompt(graph, prompt_id=prompt_id, client_id=client_id, **given)
 
     def _register(
         self,

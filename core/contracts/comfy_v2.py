@@ -19,7 +19,7 @@ from core.links import Links
 from core.records.job import CANCELED, CANCELING, DELIVERING, EXPIRED, FAILED, QUEUED, RUNNING, SUCCEEDED, Job, Status
 from core.records.job_error import JobError, JobWarning
 from core.records.output import Kind, Output
-from core.records.progress import Progress
+from core.records.progress import Progress, generated
 from core.texts.excerpts import MESSAGE_CHARS, TRACEBACK_CHARS, head_and_tail
 
 ShownStatus = Literal["queued", "running", "canceling", "succeeded", "failed", "canceled", "expired"]
@@ -52,6 +52,12 @@ class ProgressView(TypedDict):
             Field(ge=0, description="Seconds of work left; null until nodes like all of these have run on that GPU."),
         ]
     ]
+    note: NotRequired[
+        Annotated[
+            str,
+            Field(description="Only while nothing moves: why, in plain English. The message is the same then."),
+        ]
+    ]
     message: Annotated[str, Field(description="The same in words, such as KSampler 7/20.")]
 
 
@@ -65,6 +71,15 @@ class LossView(TypedDict):
     at: str | None
 
 
+class GpuTimeView(TypedDict):
+    """Seconds that a job had GPUs to itself, of attempts that are over: the sum of the other three, and those."""
+
+    gpu_s: float
+    run_s: float
+    load_s: Annotated[float, Field(description="In nodes that load model files.")]
+    lost_s: Annotated[float, Field(description="By attempts that were lost, and had to be made again.")]
+
+
 class AttemptsView(TypedDict):
     """Which try at a job it is, where, and what became of those before."""
 
@@ -72,6 +87,7 @@ class AttemptsView(TypedDict):
     instance: Annotated[str | None, Field(description="Of the newest attempt: gpu0@host.")]
     gpu: Annotated[str | None, Field(description="What GPU that has, in its own words.")]
     losses: Annotated[list[LossView], Field(description="The oldest first, the newest 20.")]
+    gpu_time: GpuTimeView
 
 
 class JobErrorView(TypedDict):
@@ -141,8 +157,9 @@ def progress_view(job: Job) -> ProgressView | None:
         return None
     snapshot = job.progress or Progress(nodes_total=job.nodes_total)
     if job.status in (DELIVERING, SUCCEEDED):
-        note = snapshot.note if job.status == DELIVERING else None
-        snapshot = replace(snapshot, value=1.0, nodes_done=snapshot.nodes_total, note=note)
+        snapshot = generated(snapshot)
+    if job.status not in _IN_PROGRESS:
+        snapshot = replace(snapshot, note=None)
     if job.progress is not None:
         return snapshot_view(snapshot)
     # Before the first snapshot there is nothing to say of nodes.
@@ -156,7 +173,7 @@ def progress_view(job: Job) -> ProgressView | None:
 
 def snapshot_view(snapshot: Progress) -> ProgressView:
     """Show a progress snapshot to clients, with what it says in words, which the official SDK prints."""
-    return {
+    view: ProgressView = {
         "value": snapshot.value,
         "nodes_done": snapshot.nodes_done,
         "nodes_total": snapshot.nodes_total,
@@ -167,6 +184,9 @@ def snapshot_view(snapshot: Progress) -> ProgressView:
         "remaining_s": snapshot.remaining_s,
         "message": _progress_message(snapshot),
     }
+    if snapshot.note is not None:
+        view["note"] = snapshot.note
+    return view
 
 
 def _progress_message(snapshot: Progress) -> str:
@@ -180,7 +200,23 @@ def _progress_message(snapshot: Progress) -> str:
 
 def attempts_view(job: Job) -> AttemptsView:
     """Say which try at a job it is, where, and what became of those before."""
-    return {"attempt": job.attempt, "instance": job.instance, "gpu": job.gpu, "losses": losses_view(job)}
+    return {
+        "attempt": job.attempt,
+        "instance": job.instance,
+        "gpu": job.gpu,
+        "losses": losses_view(job),
+        "gpu_time": gpu_time_view(job),
+    }
+
+
+def gpu_time_view(job: Job) -> GpuTimeView:
+    """Say how long a job had GPUs."""
+    return {
+        "gpu_s": (job.run_ms + job.load_ms + job.lost_ms) / 1000,
+        "run_s": job.run_ms / 1000,
+        "load_s": job.load_ms / 1000,
+        "lost_s": job.lost_ms / 1000,
+    }
 
 
 def losses_view(job: Job) -> list[LossView]:

@@ -27,6 +27,7 @@ from core.records.job import (
     prompt_id_of,
 )
 from core.records.output import Output
+from core.records.progress import generated
 from core.records.webhook_target import WebhookTarget
 from core.texts.excerpts import MESSAGE_CHARS, head_and_tail
 from core.texts.json_types import JsonObject
@@ -201,8 +202,10 @@ def _message(job: Job) -> str:
     if job.status == SUCCEEDED and job.missing_outputs:
         reason = job.missing_outputs[0].missing_reason
         return f"Request completed, but {len(job.missing_outputs)} reported files are not there: {reason}"
-    if job.status == DELIVERING and job.progress is not None and job.progress.note is not None:
-        return job.progress.note
+    if job.status in (RUNNING, DELIVERING) and job.progress is not None:
+        told = generated(job.progress) if job.status == DELIVERING else job.progress
+        if told.note is not None:
+            return told.note
     return MESSAGES.get(job.status, "Request failed")
 
 

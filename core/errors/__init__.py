@@ -6,6 +6,7 @@
         BodyTooLarge                     over the size limit
         UnsupportedMediaType             not application/json
         InvalidRequest                   well-formed, but a field is wrong
+          InvalidParameter               a parameter of a template; names it
           UnstorableValue                a text or a number that the database cannot hold
           RequirementsUnmet              no GPU of the fleet is what the job requires
           InputUnavailable               a file to be fetched from the client's URL cannot be had
@@ -21,6 +22,8 @@
         RangeNotSatisfiable              the Range header asks for bytes that are not there
       TransientError                   trying again may help
         QueueFull                        the fleet has no room; carries `retry_after_s`
+        LimitReached                     a tenant has as much as it may; carries `retry_after_s`
+          RequestLimitReached            the same of its requests in a minute
         NoHealthyInstance                no GPU can say which graphs it runs yet; carries `retry_after_s`
         LedgerUnavailable                the database does not answer
         BrokerUnavailable                the message broker does not answer
@@ -81,6 +84,7 @@ from core.errors.request import (
     IdempotencyKeyReuse,
     InputUnavailable,
     InvalidBody,
+    InvalidParameter,
     InvalidRequest,
     InvalidWorkflow,
     MissingAsset,
@@ -100,11 +104,13 @@ from core.errors.transient import (
     ComfyUnavailable,
     InstanceUnreachable,
     LedgerUnavailable,
+    LimitReached,
     ModelUnavailable,
     NoHealthyInstance,
     PromptStuck,
     PromptTimeout,
     QueueFull,
+    RequestLimitReached,
     StorageFull,
     StorageUnavailable,
     TransientError,
@@ -126,10 +132,12 @@ __all__ = [
     "InputUnavailable",
     "InstanceUnreachable",
     "InvalidBody",
+    "InvalidParameter",
     "InvalidRequest",
     "InvalidWorkflow",
     "LedgerFault",
     "LedgerUnavailable",
+    "LimitReached",
     "MissingAsset",
     "ModelRefused",
     "ModelUnavailable",
@@ -148,6 +156,7 @@ __all__ = [
     "RangeNotSatisfiable",
     "RequestError",
     "RequestIdReuse",
+    "RequestLimitReached",
     "RequirementsUnmet",
     "SecretUnreadable",
     "StaleAttempt",

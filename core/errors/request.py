@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from core.errors.base import CarriesNodeErrors, ComfylineError, NamesJob
 
 
@@ -29,6 +31,18 @@ class UnsupportedMediaType(RequestError):
 
 class InvalidRequest(RequestError):
     """The body is well-formed, but a field is wrong."""
+
+
+class InvalidParameter(InvalidRequest):
+    """A parameter of a template is missing, unknown, or cannot have its value."""
+
+    def __init__(self, message: str, parameter: str = "") -> None:
+        super().__init__(message, parameter)
+        self.parameter = parameter
+
+    @property
+    def details(self) -> dict[str, Any] | None:
+        return {"parameter": self.parameter}
 
 
 class UnstorableValue(InvalidRequest):

@@ -1,6 +1,8 @@
-"""Errors that may be over the next time: the fleet, or what it stands on, is not well now."""
+"""Errors that may be over the next time: the fleet, or what it stands on, is not well now, or a limit is reached."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from core.errors.base import ComfylineError, NamesNode
 
@@ -9,14 +11,41 @@ class TransientError(ComfylineError):
     """Trying again may help."""
 
     code = "unavailable"
-    #: Seconds after which a client may sensibly try again; sent as `Retry-After`.
-    retry_after_s: int = 2
+    #: Seconds after which a client may sensibly try again; sent as `Retry-After`. None: nobody can tell.
+    retry_after_s: int | None = 2
 
 
 class QueueFull(TransientError):
     """The fleet has no room for another job."""
 
     code = "queue_full"
+
+
+class LimitReached(TransientError):
+    """A tenant has as much of something as it may have."""
+
+    code = "limit_reached"
+
+    def __init__(
+        self, message: str, limit: str = "", allowed: float = 0, used: float = 0, retry_after_s: int | None = None
+    ) -> None:
+        super().__init__(message, limit, allowed, used, retry_after_s)
+        #: Its name in `core.records.tenant_limits`.
+        self.limit = limit
+        self.allowed = allowed
+        #: How much the tenant had, without what was refused.
+        self.used = used
+        self.retry_after_s = retry_after_s
+
+    @property
+    def details(self) -> dict[str, Any] | None:
+        return {"limit": self.limit, "allowed": self.allowed, "used": self.used}
+
+
+class RequestLimitReached(LimitReached):
+    """A tenant has made as many requests in a minute as it may."""
+
+    code = "rate_limited"
 
 
 class NoHealthyInstance(TransientError):
@@ -101,6 +130,13 @@ class ModelUnavailable(TransientError):
     """A model file cannot be fetched now: its source does not answer as it should, or there is no room for it."""
 
     code = "model_unavailable"
+
+    def __init__(self, message: str, asked_pause_s: float | None = None, lacks_room_bytes: int | None = None) -> None:
+        super().__init__(message, asked_pause_s, lacks_room_bytes)
+        #: How long the source asks us to wait before the next try; None: it does not say.
+        self.asked_pause_s = asked_pause_s
+        #: The size of the file, where all that it lacks is room.
+        self.lacks_room_bytes = lacks_room_bytes
 
 
 class UploadFailed(TransientError):

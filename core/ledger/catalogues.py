@@ -18,7 +18,7 @@ from sqlalchemy import Connection, bindparam, insert, select, update
 from core.clock import now_ms
 from core.ledger.database.connections import Database
 from core.ledger.database.error_map import Conflict
-from core.ledger.database.tables import catalogues
+from core.ledger.database.fleet_tables import catalogues
 
 #: How long a process goes by the sizes it has read, and of how many catalogues it keeps them.
 KNOWN_S, KEPT = 600.0, 16
@@ -62,7 +62,9 @@ def keep_catalogue(database: Database, object_info: Mapping[str, Any], model_siz
                 select(catalogues.c.digest, catalogues.c.model_sizes).where(catalogues.c.digest == digest)
             ).one_or_none()
             if known is None:
-                values = {"digest": digest, "object_info": zlib.compress(text), "model_sizes": sizes}
+                # As the instance has it: of a node's inputs the order means something, and is none of the digest.
+                packed = zlib.compress(json.dumps(object_info, separators=(",", ":")).encode())
+                values = {"digest": digest, "object_info": packed, "model_sizes": sizes}
                 transaction.connection.execute(insert(catalogues).values(**values, created_at_ms=now_ms()))
             elif sizes is not None and sizes != known.model_sizes:
                 transaction.connection.execute(
@@ -81,7 +83,8 @@ def read_catalogue(connection: Connection, digest: str) -> dict[str, Any]:
 
 
 def _text(value: Mapping[str, Any]) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+    # Packs are loaded in any order; that of a class's inputs is the order of its widgets in the editor.
+    return json.dumps(dict(sorted(value.items())), separators=(",", ":")).encode()
 
 
 def _packed(value: Mapping[str, Any]) -> bytes:

@@ -7,6 +7,7 @@ old attempt; its writes change nothing and it is told so.
 from __future__ import annotations
 
 import json
+import time
 import zlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -20,15 +21,20 @@ from core.ledger.database.connections import Change, Database, Transaction
 from core.ledger.database.rows import JOB_COLUMNS, asset_row
 from core.ledger.database.stored_fields import RowReader
 from core.ledger.database.tables import assets, instances, job_errors, jobs
-from core.ledger.scheduling.choice import Chooser
+from core.ledger.scheduling.choice import Chooser, LookAgain
 from core.ledger.secrets import end_run
 from core.ledger.transitions import transition
 from core.ledger.webhooks.outbox_writer import announce_progress
+from core.metrics.counted import CLAIMS
+from core.metrics.tally import process_tally
+from core.records.access import DEFAULT_TENANT
 from core.records.job import CANCELED, DELIVERING, FAILED, LEASED, QUEUED, RUNNING, InputRef, Status, prompt_id_of
 from core.records.job_error import JobError, JobWarning
 from core.records.output import OutputFile
 from core.records.output_options import AS_THEY_ARE, OutputOptions
 from core.records.progress import Progress
+from core.records.usage import GpuTime
+from core.trace_context import trace_id_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +50,8 @@ class Claim:
     has_webhook: bool
     #: There are some that the run needs.
     has_secrets: bool
+    #: It went through a gate, which lets the next one through when it ends.
+    is_gated: bool = False
     #: As in `Job`.
     shape: str | None = None
     template: str | None = None
@@ -55,6 +63,11 @@ class Claim:
     lost_code: str | None = None
     #: Files to be there before the prompt is posted.
     inputs: tuple[InputRef, ...] = ()
+    tenant: str = DEFAULT_TENANT
+    #: When the job came in.
+    created_at_ms: int = 0
+    #: As in `JobSpec`.
+    traceparent: str | None = None
     #: How long the instance is expected to load models for it, 0 if it is taken to hold them, and then to run it.
     load_s: float = 0.0
     run_s: float = 0.0
@@ -62,6 +75,12 @@ class Claim:
     cold_load_s: float = 0.0
     #: The model files that its graph loads.
     models: tuple[str, ...] = ()
+
+    @property
+    def log_fields(self) -> dict[str, str | int | None]:
+        """What log lines of it say it is, see `core.log_fields`."""
+        trace_id = trace_id_of(self.traceparent)
+        return {"job_id": self.job_id, "attempt": self.attempt, "tenant": self.tenant, "trace_id": trace_id}
 
     @property
     def prompt_id(self) -> str:
@@ -78,6 +97,7 @@ _OF_THE_JOB = RowReader(
         "extra_pnginfo",
         "has_webhook",
         "has_secrets",
+        "is_gated",
         "load_s",
         "run_s",
         "cold_load_s",
@@ -110,13 +130,28 @@ class Claims:
           worker: take nothing if another worker has the instance's name.
         Returns: the claim, or None when there is nothing to take, or nothing worth a load.
         """
+        begun_s = time.monotonic()
+        found = self._claim(instance, named=named, ahead=ahead, worker=worker)
+        passed: frozenset[int] = frozenset()
+        while isinstance(found, LookAgain):
+            passed |= found.without
+            found = self._claim(instance, named=named, ahead=ahead, worker=worker, without=passed)
+        process_tally.observe(CLAIMS, time.monotonic() - begun_s, "none" if found is None else "claimed")
+        return found
+
+    def _claim(
+        self, instance: str, *, named: str | None, ahead: bool, worker: str | None, without: Collection[int] = ()
+    ) -> Claim | LookAgain | None:
         with self._database.write() as transaction:
-            choice = self._chooser.choose(transaction, instance, named=named, worker=worker, ahead=ahead)
-            if choice is None:
-                return None
+            choice = self._chooser.choose(
+                transaction, instance, named=named, worker=worker, ahead=ahead, without=without
+            )
+            if choice is None or isinstance(choice, LookAgain):
+                return choice
             now = now_ms()
             # Its deadline is met; on deck it has not begun, and may come back as it was.
             met: dict[str, Any] = {} if ahead else {"start_by_ms": None}
+            charge_s = self._chooser.charge_s(choice)
             row = transition(
                 transaction,
                 choice.job_id,
@@ -129,6 +164,7 @@ class Claims:
                 started_at_ms=now,
                 progress=None,
                 on_deck=ahead,
+                charged_ms=None if charge_s is None else round(charge_s * 1000),
                 **met,
             )
             if row is None:
@@ -140,6 +176,7 @@ class Claims:
             extra_pnginfo=choice.extra_pnginfo,
             has_webhook=row.webhook is not None,
             has_secrets=choice.has_secrets,
+            is_gated=choice.is_gated,
             load_s=choice.decision.load_s,
             run_s=choice.run_s,
             cold_load_s=choice.cold_load_s,
@@ -161,7 +198,8 @@ class Claims:
         held: dict[str, Status] = {}
         now = now_ms()
         with self._database.write() as transaction:
-            for claim in claims:
+            renewed: list[tuple[Claim, Row[Any]]] = []
+            for claim in sorted(claims, key=lambda claim: claim.job_id):
                 row = transaction.connection.execute(
                     update(jobs)
                     .where(held_by(claim))
@@ -170,7 +208,10 @@ class Claims:
                 ).one_or_none()
                 if row is not None:
                     held[claim.job_id] = row.status
-                    _note_overdue(transaction, claim, row, now)
+                    renewed.append((claim, row))
+            # Jobs before instances, as everybody does: nobody waits in a circle.
+            for claim, row in renewed:
+                _note_overdue(transaction, claim, row, now)
         return held
 
     def begun(self, claim: Claim, *, behind_s: float = 0.0) -> None:
@@ -212,12 +253,14 @@ class Claims:
         outputs_reused: bool,
         warnings: Sequence[JobWarning] = (),
         may_run_again: bool = False,
+        spent: GpuTime | None = None,
     ) -> None:
         """Record what the GPU made, and leave the job to the io workers that store outputs.
 
         Parameters:
           warnings: what kept a part of it from running.
           may_run_again: should its files be lost before they are stored; what its run needs is kept until it ends.
+          spent: as for `fail`.
         Raises: StaleAttempt - the job was cancelled meanwhile, or another attempt owns it.
         """
         with self._database.write() as transaction:
@@ -227,6 +270,7 @@ class Claims:
                 claim.job_id,
                 DELIVERING,
                 of_attempt=claim.attempt,
+                spent=spent,
                 lease_until_ms=None,
                 generated_at_ms=now,
                 outputs_reused=outputs_reused,
@@ -245,24 +289,32 @@ class Claims:
                     ],
                 )
 
-    def fail(self, claim: Claim, error: JobError, *, whole: JobError | None = None) -> bool:
+    def fail(
+        self, claim: Claim, error: JobError, *, whole: JobError | None = None, spent: GpuTime | None = None
+    ) -> bool:
         """End the job as failed; False when the attempt is stale.
 
         Parameters:
           whole: the same at full length, where that is too much for everybody who looks at the job.
+          spent: how long it had the GPU; None: since the ledger was told that it began.
         """
+        told = error.to_json()
         with self._database.write() as transaction:
-            if transition(transaction, claim.job_id, FAILED, of_attempt=claim.attempt, error=error.to_json()) is None:
+            moved = transition(transaction, claim.job_id, FAILED, of_attempt=claim.attempt, spent=spent, error=told)
+            if moved is None:
                 return False
             if whole is not None:
                 packed = zlib.compress(json.dumps(whole.to_json()).encode())
                 transaction.connection.execute(insert(job_errors).values(job_id=claim.job_id, error=packed))
             return True
 
-    def canceled(self, claim: Claim) -> bool:
-        """Record that the GPU has let go of a job that was to be cancelled; False when the attempt is stale."""
+    def canceled(self, claim: Claim, *, spent: GpuTime | None = None) -> bool:
+        """Record that the GPU has let go of a job that was to be cancelled; False when the attempt is stale.
+
+        Parameters: spent - as for `fail`.
+        """
         with self._database.write() as transaction:
-            return transition(transaction, claim.job_id, CANCELED, of_attempt=claim.attempt) is not None
+            return transition(transaction, claim.job_id, CANCELED, of_attempt=claim.attempt, spent=spent) is not None
 
 
 def _note_overdue(transaction: Transaction, claim: Claim, row: Row[Any], now: int) -> None:

@@ -9,12 +9,16 @@ from sqlalchemy import Row, delete, insert, select, update
 from core.clock import now_ms
 from core.errors import NotFound
 from core.ledger.access.owned import is_owned
-from core.ledger.database.connections import Database
+from core.ledger.database.connections import Database, Transaction
 from core.ledger.database.tables import uploads
 from core.ledger.database.upload_tables import direct_uploads
-from core.ledger.input_files import InputFile, values_of
+from core.ledger.input_files import InputFile, count_in, values_of
+from core.ledger.usage.room import refuse_keeping
 from core.records.access import ALL_TENANTS
 from core.records.direct_upload import CHECKING, FINISHED, REFUSED, SENDING, Claimed, DirectUpload
+
+#: What tells how much is kept with an upload that is checked.
+_COUNTED = (direct_uploads.c.tenant, direct_uploads.c.size_bytes, direct_uploads.c.status)
 
 
 class DirectUploadRows:
@@ -47,17 +51,29 @@ class DirectUploadRows:
             raise NotFound(f"There is no upload {upload_id}.")
         return _upload(row)
 
-    def sent(self, upload_id: str, claimed: Claimed) -> None:
-        """Have an upload checked of which all is sent; nothing happens to one that is further already."""
-        self._change(
-            upload_id,
-            SENDING,
-            status=CHECKING,
-            hash=claimed.hash,
-            name=claimed.name,
-            content_type=claimed.content_type,
-            lifetime_s=claimed.lifetime_s,
-        )
+    def sent(self, upload_id: str, claimed: Claimed, *, max_kept_bytes: int | None = None) -> None:
+        """Have an upload checked of which all is sent; nothing happens to one that is further already.
+
+        From now on its bytes count as kept: however many are finished at once, none gets past the limit.
+
+        Parameters:
+          max_kept_bytes: how much its tenant may keep in all; None: as much as it likes.
+        Raises: LimitReached - it is more than that; nothing has changed.
+        """
+        with self._database.write() as transaction:
+            row = _moved(
+                transaction,
+                upload_id,
+                SENDING,
+                status=CHECKING,
+                hash=claimed.hash,
+                name=claimed.name,
+                content_type=claimed.content_type,
+                lifetime_s=claimed.lifetime_s,
+            )
+            if row is not None:
+                refuse_keeping(transaction, row.tenant, row.size_bytes, max_kept_bytes=max_kept_bytes)
+                transaction.kept_changes[row.tenant] += row.size_bytes
 
     def claim(self, upload_id: str, *, lease_s: float) -> DirectUpload | None:
         """Take an upload to check it; None: there is nothing to check, or somebody does."""
@@ -78,22 +94,25 @@ class DirectUploadRows:
 
     def hold(self, upload_id: str, *, lease_s: float) -> None:
         """Go on with a check; nothing happens where it has ended."""
-        self._change(upload_id, CHECKING, claimed_until_ms=now_ms() + round(lease_s * 1000))
+        with self._database.write() as transaction:
+            _moved(transaction, upload_id, CHECKING, claimed_until_ms=now_ms() + round(lease_s * 1000))
 
     def finish(self, upload_id: str, file: InputFile, *, is_new: bool) -> None:
         """Make an input file of an upload, whose bytes are in their place; nothing happens where somebody was first."""
         with self._database.write() as transaction:
-            done = transaction.connection.execute(
-                update(direct_uploads)
-                .where(direct_uploads.c.id == upload_id, direct_uploads.c.status == CHECKING)
-                .values(status=FINISHED, file_id=file.id, is_new=is_new)
-            )
-            if done.rowcount:
+            row = _moved(transaction, upload_id, CHECKING, status=FINISHED, file_id=file.id, is_new=is_new)
+            if row is not None:
                 transaction.connection.execute(insert(uploads).values(**values_of(file)))
+                transaction.kept_changes[file.tenant] += file.size_bytes
+                transaction.kept_changes[row.tenant] -= row.size_bytes
+                count_in(transaction, file)
 
     def refuse(self, upload_id: str, code: str, message: str) -> None:
         """End an upload whose bytes are not what its client said."""
-        self._change(upload_id, CHECKING, status=REFUSED, error_code=code, error_message=message)
+        with self._database.write() as transaction:
+            row = _moved(transaction, upload_id, CHECKING, status=REFUSED, error_code=code, error_message=message)
+            if row is not None:
+                transaction.kept_changes[row.tenant] -= row.size_bytes
 
     def due(self, *, limit: int = 100) -> list[str]:
         """Return ids of uploads that are to be checked and that nobody checks."""
@@ -119,13 +138,18 @@ class DirectUploadRows:
 
     def remove(self, upload_id: str) -> None:
         """Forget an upload; the input file that came of it stays."""
+        gone = delete(direct_uploads).where(direct_uploads.c.id == upload_id).returning(*_COUNTED)
         with self._database.write() as transaction:
-            transaction.connection.execute(delete(direct_uploads).where(direct_uploads.c.id == upload_id))
+            row = transaction.connection.execute(gone).one_or_none()
+            if row is not None and row.status == CHECKING:
+                transaction.kept_changes[row.tenant] -= row.size_bytes
 
-    def _change(self, upload_id: str, before: str, **values: Any) -> None:
-        place = (direct_uploads.c.id == upload_id, direct_uploads.c.status == before)
-        with self._database.write() as transaction:
-            transaction.connection.execute(update(direct_uploads).where(*place).values(**values))
+
+def _moved(transaction: Transaction, upload_id: str, before: str, **values: Any) -> Row[Any] | None:
+    """Change an upload of this status; returns `_COUNTED` of it, None where it has another one."""
+    place = (direct_uploads.c.id == upload_id, direct_uploads.c.status == before)
+    changed = update(direct_uploads).where(*place).values(**values).returning(*_COUNTED)
+    return transaction.connection.execute(changed).one_or_none()
 
 
 def _upload(row: Row[Any]) -> DirectUpload:

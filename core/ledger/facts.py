@@ -9,7 +9,7 @@ from sqlalchemy import Connection, insert, select, update
 from core.clock import now_ms
 from core.ledger.database.connections import Database
 from core.ledger.database.error_map import Conflict
-from core.ledger.database.tables import facts
+from core.ledger.database.fleet_tables import facts
 
 #: Tells one fleet, that is one ledger, from another.
 FLEET = "fleet"

@@ -58,14 +58,21 @@ class FleetKey:
         return self._sealer.mark(_TEXT)
 
     def _problem(self, known: str) -> str | None:
-        if self._sealer.is_mark(_TEXT, known):
-            return None
-        ours = (
-            f"COMFYLINE_SECRET_KEY holds {self._sealer.names}"
-            if self._is_set
-            else f"COMFYLINE_SECRET_KEY is not set, so this machine has a key of its own ({self._sealer.names})"
-        )
-        return (
-            f"{ours}, and the fleet seals with {known.partition(':')[0]}: neither would open what the other sealed. "
-            "Set the fleet's key here; it is the same on all machines. If nobody has it any more: comfyline adopt-key."
-        )
+        problem = key_problem(known, self._sealer, is_set=self._is_set)
+        advice = "Set the fleet's key here; it is the same on all machines."
+        return problem and f"{problem} {advice} If nobody has it any more: comfyline adopt-key."
+
+
+def key_problem(mark: str, sealer: Sealer, *, is_set: bool) -> str | None:
+    """Return why some keys are not those of the fleet that left a mark, without what to do; None if they are.
+
+    Parameters: is_set - the keys are those of the setting, and not the data directory's own.
+    """
+    if sealer.is_mark(_TEXT, mark):
+        return None
+    ours = (
+        f"COMFYLINE_SECRET_KEY holds {sealer.names}"
+        if is_set
+        else f"COMFYLINE_SECRET_KEY is not set, so this machine has a key of its own ({sealer.names})"
+    )
+    return f"{ours}, and the fleet seals with {mark.partition(':')[0]}: neither would open what the other sealed."

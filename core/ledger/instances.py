@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, and_, delete, insert, or_, select, update
+from sqlalchemy import ColumnElement, Row, and_, case, delete, false, insert, null, or_, select, update
 
-from core.clock import now_ms
+from core.clock import DAY_MS, now_ms
 from core.ledger.catalogues import ModelSizes, keep_catalogue, read_catalogue
 from core.ledger.database.connections import Database
 from core.ledger.database.error_map import Conflict
-from core.ledger.database.tables import catalogues, instances, jobs
+from core.ledger.database.fleet_tables import catalogues
+from core.ledger.database.tables import instances, jobs
 from core.ledger.model_sets import model_set_of
 from core.ledger.resident_sets import keep_only, put_sets, sets_within
 from core.records.instance import HeldModel, InstanceRecord
@@ -33,8 +34,6 @@ LOST = "lost"
 ANSWERING = frozenset({HEALTHY, DRAINING, DISK_FULL})
 #: An instance not heard of for this long is not counted on; its worker speaks every `lease_renew_s`.
 SILENCE_MS = 20_000
-#: Loads are counted by the day, in UTC.
-DAY_MS = 24 * 3600 * 1000
 #: Rows of instances that have been silent for this long are removed.
 FORGET_MS = DAY_MS
 
@@ -95,13 +94,19 @@ class Instances:
         values |= {"restarts": 0, "reason": None, "url": None, "started_at_ms": now, "heartbeat_at_ms": now}
         values |= {"up_since_ms": None, "quarantined_until_ms": None, "place": place, "pid": pid}
         values |= {"has_queue": True, "free_at_ms": None, "pool": pool}
+        # One that comes anew after its host was given back takes jobs; a worker that had died there does not.
+        has_left = _has_left(place)
+        anew = {
+            "is_drained": case((has_left, false()), else_=instances.c.is_drained),
+            "leaving_since_ms": case((has_left, null()), else_=instances.c.leaving_since_ms),
+        }
         is_ours = _is_free_for(worker, place, over)
         try:
             with self._database.write() as transaction:
                 drained = transaction.connection.execute(
                     update(instances)
                     .where(instances.c.name == name, is_ours)
-                    .values(**values)
+                    .values(**values, **anew)
                     .returning(instances.c.is_drained)
                 ).scalar()
                 if drained is not None:
@@ -185,6 +190,7 @@ class Instances:
         is_drained: bool,
         restarts: int,
         quarantined_until_ms: int | None = None,
+        vram_used_bytes: int | None = None,
     ) -> bool:
         """Record that the instance's worker is alive, and how the instance stands towards jobs.
 
@@ -192,6 +198,7 @@ class Instances:
         """
         values: dict[str, Any] = {"state": state, "reason": reason, "is_drained": is_drained, "restarts": restarts}
         values |= {"quarantined_until_ms": quarantined_until_ms, "heartbeat_at_ms": now_ms()}
+        values["vram_used_bytes"] = vram_used_bytes
         if state not in ANSWERING:
             values["up_since_ms"] = None
         return self._set(name, worker, values)
@@ -237,6 +244,19 @@ class Instances:
         with self._database.read() as connection:
             return connection.execute(held).scalar() is not None
 
+    def leave(self, hosts: Collection[str]) -> None:
+        """Note that hosts are given back; those of which it was noted before keep their time."""
+        what = and_(instances.c.host.in_(sorted(hosts)), instances.c.leaving_since_ms.is_(None))
+        with self._database.write() as transaction:
+            transaction.connection.execute(update(instances).where(what).values(leaving_since_ms=now_ms()))
+
+    def stay(self, name: str) -> None:
+        """Note that an instance is not given back, whatever was said of its host before."""
+        with self._database.write() as transaction:
+            transaction.connection.execute(
+                update(instances).where(instances.c.name == name).values(leaving_since_ms=None)
+            )
+
     def catalogues(self) -> dict[str, list[str]]:
         """Return `{digest: [instance, ...]}` of the healthy instances."""
         with self._database.read() as connection:
@@ -277,7 +297,8 @@ class Instances:
         """Remove instances not heard of for a day, unless an operator drained them, and catalogues nobody uses."""
         used = select(instances.c.catalogue).where(instances.c.catalogue.is_not(None))
         with self._database.write() as transaction:
-            silent = and_(instances.c.heartbeat_at_ms < now_ms() - FORGET_MS, ~instances.c.is_drained)
+            is_kept = and_(instances.c.is_drained, instances.c.leaving_since_ms.is_(None))
+            silent = and_(instances.c.heartbeat_at_ms < now_ms() - FORGET_MS, ~is_kept)
             transaction.connection.execute(delete(instances).where(silent))
             transaction.connection.execute(
                 delete(catalogues).where(
@@ -324,6 +345,14 @@ def _is_free_for(worker: str, place: str | None, over: NameOwner | None) -> Colu
     if over is not None:
         ways.append(and_(instances.c.worker == over.worker, instances.c.heartbeat_at_ms == over.heartbeat_at_ms))
     return or_(*ways)
+
+
+def _has_left(place: str | None) -> ColumnElement[bool]:
+    """Return the condition that an instance's host was given back, and gone before a worker came in this place."""
+    gone = [instances.c.state == STOPPED]
+    if place is not None:
+        gone.append(instances.c.place != place)
+    return and_(instances.c.leaving_since_ms.is_not(None), or_(*gone))
 
 
 def listed_state(state: str, *, is_silent: bool, is_at_work: bool) -> str:

@@ -4,33 +4,34 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Row, and_, bindparam, func, insert, or_, select
+from sqlalchemy import ColumnElement, Connection, Row, bindparam, func, insert, or_, select
 
 from core.clock import now_ms
 from core.errors import IdempotencyKeyReuse, NotFound, RequestIdReuse
 from core.ledger.access.owned import is_owned
 from core.ledger.database.access_tables import idempotency_keys
-from core.ledger.database.connections import Database, Transaction
+from core.ledger.database.connections import Database, Transaction, write_rows
 from core.ledger.database.error_map import Conflict
-from core.ledger.database.rows import JOB_COLUMNS, job_of, outputs_of
-from core.ledger.database.stored_fields import columns_from
+from core.ledger.database.graph_texts import GRAPH_COLUMNS, whole_graph
+from core.ledger.database.group_commit import GroupCommit
+from core.ledger.database.rows import JOB_COLUMNS, comes_after, job_of, newest, outputs_of
 from core.ledger.database.tables import events, job_errors, job_inputs, jobs
-from core.ledger.requests import Requests
+from core.ledger.new_jobs import JobRows, line_of
 from core.ledger.scheduling.lessons import Lessons
-from core.ledger.scheduling.lines import LineKind, Lines, line_tenant
+from core.ledger.scheduling.lines import Lines
 from core.ledger.secrets import Secrets
 from core.ledger.transitions import transition
-from core.ledger.webhooks.outbox_writer import record_event
+from core.ledger.usage.room import refuse_beyond
+from core.ledger.webhooks.outbox_writer import record_events
 from core.records.access import ALL_TENANTS, DEFAULT_TENANT
-from core.records.job import CANCELED, CANCELING, DELIVERING, EXPIRED, FAILED, QUEUED, RUNNING, Job, JobSpec, Status
+from core.records.job import CANCELED, CANCELING, DELIVERING, EXPIRED, FAILED, QUEUED, RUNNING, Job, Status
 from core.records.job_error import JobError
 from core.records.job_request import AcceptedJob
-from core.settings import Settings
-from core.texts.stored_json import json_text
 
 #: Built once: the look-up on every client's path.
 _BY_ID = select(*JOB_COLUMNS).where(jobs.c.id == bindparam("wanted"))
@@ -39,14 +40,7 @@ _MANY = select(*JOB_COLUMNS).where(jobs.c.id.in_(bindparam("wanted", expanding=T
 _LOG = (
     select(events).where(events.c.job_id == bindparam("of"), events.c.seq > bindparam("after")).order_by(events.c.seq)
 )
-_INSERT = insert(jobs)
-#: Fields that every job has from its beginning: what its client asked for, what the check added, and where it stands.
-_ASKED = tuple(field.name for field in fields(JobSpec))
-_BEGUN = (
-    *_ASKED,
-    *("id", "status", "attempt", "last_seq", "nodes_total", "shape", "inputs"),
-    *("created_at_ms", "updated_at_ms", "expires_at_ms", "files_expire_at_ms"),
-)
+_INSERT, _INSERT_KEY, _INSERT_INPUT = insert(jobs), insert(idempotency_keys), insert(job_inputs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,25 +53,13 @@ class JobEvent:
     at_ms: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class Retention:
-    """How long jobs are kept after their end, in milliseconds, where they do not say themselves."""
+class _Submission(NamedTuple):
+    """A job that is to be recorded."""
 
-    job_ms: int
-    #: The same for their files; never more.
-    files_ms: int
-
-    @classmethod
-    def from_settings(cls, settings: Settings) -> Retention:
-        """Return the times that the operator set."""
-        files_s = settings.output_retention_s or settings.retention_s
-        return cls(job_ms=int(settings.retention_s * 1000), files_ms=int(files_s * 1000))
-
-    def of(self, retention_s: float | None) -> Retention:
-        """Return the times of one job, which may ask for one of its own."""
-        if retention_s is None:
-            return self
-        return Retention(job_ms=int(retention_s * 1000), files_ms=int(retention_s * 1000))
+    new: AcceptedJob
+    line_id: int
+    #: As in `Jobs.submit`.
+    max_waiting: int | None
 
 
 class Jobs:
@@ -92,39 +74,46 @@ class Jobs:
         lines: Lines,
         lessons: Lessons,
         secrets: Secrets,
-        requests: Requests,
-        retention: Retention,
+        rows: JobRows,
     ) -> None:
         self._database = database
         self._lines = lines
         self._lessons = lessons
         self._secrets = secrets
-        self._requests = requests
-        self._retention = retention
+        self._rows = rows
+        self._recording = GroupCommit(self._record_all, weight_of=lambda each: len(each.new.graph_text))
 
-    def submit(self, new: AcceptedJob) -> Job:
-        """Record a job with its key, secrets and first event in one transaction.
+    def submit(self, new: AcceptedJob, *, max_waiting: int | None = None) -> Job:
+        """Record a job with its key, secrets and first event in one transaction, with others that come meanwhile.
 
+        Jobs of batches come in by `BatchIntake`, which knows of their gates.
+
+        Parameters:
+          max_waiting: how many jobs of its tenant may wait, with this one; None: as many as come.
         Raises:
+          LimitReached: one more would be too many; nothing was recorded.
           IdempotencyKeyReuse: the key was used before; nothing was recorded.
           RequestIdReuse: the request id belongs to a job already; `Requests.join` tells whether it is of the same.
           LedgerUnavailable: nothing was recorded, or (rarely) the answer was lost on its way.
         """
-        line_id = self._lines.id_of(replace(line_of(new), avoids=self._lessons.avoided_by(new.shape)))
+        kind = replace(line_of(new), avoids=self._lessons.avoided_by(new.shape))
+        line_id = self._lines.id_of(kind)
         try:
-            with self._database.write() as transaction:
-                return self._record(transaction, new, line_id)
+            return self._recording.write(_Submission(new, line_id, max_waiting))
         except Conflict as exc:
-            key, request_id = new.request.idempotency_key, new.request.request_id
-            if key and (used_by := self._job_of_key(key, new.request.tenant)):
-                raise IdempotencyKeyReuse(
-                    f"This Idempotency-Key was used before, for job {used_by}. A key is good for one submission: send "
-                    "a new one.",
-                    used_by,
-                ) from exc
-            if request_id:
-                raise RequestIdReuse.of(request_id) from exc
+            self.refuse_used_key(new.request.idempotency_key, tenant=new.request.tenant)
+            if new.request.request_id:
+                raise RequestIdReuse.of(new.request.request_id) from exc
             raise
+
+    def refuse_used_key(self, key: str | None, *, tenant: str) -> None:
+        """Raise IdempotencyKeyReuse where a submission of this tenant had this key."""
+        if key and (used_by := self._job_of_key(key, tenant)):
+            raise IdempotencyKeyReuse(
+                f"This Idempotency-Key was used before, for job {used_by}. A key is good for one submission: send "
+                "a new one.",
+                used_by,
+            )
 
     def get(self, job_id: str, *, of: str = ALL_TENANTS) -> Job:
         """Return the job with its stored outputs. Raises NotFound."""
@@ -156,12 +145,12 @@ class Jobs:
 
     def graph(self, job_id: str, *, of: str = ALL_TENANTS) -> str:
         """Return the job's graph as JSON text. Raises NotFound."""
-        query = select(jobs.c.graph).where(jobs.c.id == job_id, is_owned(jobs.c.tenant, of))
+        query = select(*GRAPH_COLUMNS).where(jobs.c.id == job_id, is_owned(jobs.c.tenant, of))
         with self._database.read() as connection:
-            graph: str | None = connection.execute(query).scalar()
-        if graph is None:
-            raise NotFound(f"There is no job {job_id}.")
-        return graph
+            row = connection.execute(query).one_or_none()
+            if row is None:
+                raise NotFound(f"There is no job {job_id}.")
+            return whole_graph(connection, row.graph, row.shared_graph)
 
     def error(self, job_id: str, *, of: str = ALL_TENANTS) -> JobError:
         """Return the error of a job that failed or expired, at full length. Raises NotFound, also where it has none."""
@@ -182,6 +171,7 @@ class Jobs:
         of: str = ALL_TENANTS,
         statuses: Collection[Status] = (),
         labels: Mapping[str, str] | None = None,
+        label: str | None = None,
         template: str | None = None,
         ids: tuple[str, str] | None = None,
         from_ms: int | None = None,
@@ -194,33 +184,30 @@ class Jobs:
         Parameters:
           statuses: only these; empty means all.
           labels: only jobs whose `metadata` has all of these.
+          label: only jobs with this label of their own.
           template: only jobs that were made from this template.
           ids: the first and the last id that are wanted.
           from_ms, until_ms: submitted at or after the one, and before the other.
           after: `(created_at_ms, id)` of the last job of the page before.
         """
-        query = select(*JOB_COLUMNS).order_by(jobs.c.created_at_ms.desc(), jobs.c.id.desc()).limit(limit)
-        query = query.where(is_owned(jobs.c.tenant, of))
-        if statuses:
-            query = query.where(jobs.c.status.in_(list(statuses)))
-        for key, value in (labels or {}).items():
-            query = query.where(jobs.c.metadata[key].as_string() == value)
+        wanted: list[ColumnElement[bool]] = [is_owned(jobs.c.tenant, of)]
+        wanted += [jobs.c.metadata[key].as_string() == value for key, value in (labels or {}).items()]
+        if label is not None:
+            wanted.append(jobs.c.label == label)
         if template is not None:
-            query = query.where(jobs.c.workflow == template)
+            wanted.append(jobs.c.workflow == template)
         if ids is not None:
-            query = query.where(jobs.c.id.between(*ids))
+            wanted.append(jobs.c.id.between(*ids))
         if from_ms is not None:
-            query = query.where(jobs.c.created_at_ms >= from_ms)
+            wanted.append(jobs.c.created_at_ms >= from_ms)
         if until_ms is not None:
-            query = query.where(jobs.c.created_at_ms < until_ms)
+            wanted.append(jobs.c.created_at_ms < until_ms)
         if after:
-            created_at_ms, job_id = after
-            query = query.where(
-                or_(
-                    jobs.c.created_at_ms < created_at_ms,
-                    and_(jobs.c.created_at_ms == created_at_ms, jobs.c.id < job_id),
-                )
-            )
+            wanted.append(comes_after(jobs, after))
+        # What has an index of its own is few; else a look for each status finds any.
+        has_own_index = label is not None or template is not None or ids is not None
+        by_status = (bool(statuses) or of != ALL_TENANTS) and not has_own_index
+        query = newest(wanted, statuses, limit=limit, by_status=by_status)
         with self._database.read() as connection:
             rows = connection.execute(query).all()
             outputs = outputs_of(connection, [row.id for row in rows])
@@ -265,36 +252,25 @@ class Jobs:
                 return job_of(moved, outputs.get(job_id, ()))
         return self.get(job_id)
 
-    def _record(self, transaction: Transaction, new: AcceptedJob, line_id: int) -> Job:
-        connection, request = transaction.connection, new.request
-        job = _begun(new, self._retention.of(request.retention_s))
-        if request.idempotency_key:
-            connection.execute(
-                insert(idempotency_keys).values(
-                    tenant=job.tenant, key=request.idempotency_key, job_id=job.id, created_at_ms=job.created_at_ms
-                )
-            )
-        hidden = self._hidden_columns(new) | {"line": line_id, "start_by_ms": _start_by_ms(job)}
-        connection.execute(_INSERT, {**columns_from(job, _BEGUN), **hidden})
-        transaction.joins_line(line_id)
-        record_event(transaction, job.id, 1, "status", {"status": QUEUED}, QUEUED)
-        if new.inputs:
-            keys = sorted({file.key for file in new.inputs})
-            connection.execute(insert(job_inputs), [{"job_id": job.id, "storage_key": key} for key in keys])
-        if request.secrets:
-            self._secrets.record(connection, job.id, request.secrets)
-        return job
-
-    def _hidden_columns(self, new: AcceptedJob) -> dict[str, Any]:
-        """Return the columns of a new job that look-ups leave out."""
-        request = new.request
-        return {
-            "lost_attempts": 0,
-            "graph": new.graph_text,
-            "catalogues": _catalogues_column(new),
-            "request_mark": self._requests.mark(request.request_digest) if request.request_digest else None,
-            "extra_pnginfo": json_text(request.extra_pnginfo) if request.extra_pnginfo else None,
-        }
+    def _record_all(self, submissions: Sequence[_Submission]) -> list[Job]:
+        """Record jobs, each in its line, in one transaction; return them in the same order."""
+        # What one job alone may have is written in an order: of two transactions that want the same two keys none has
+        # the one and waits for the other.
+        ordered = sorted(submissions, key=_own_names)
+        made = {each.new.id: self._rows.of(each.new, each.line_id) for each in ordered}
+        with self._database.write() as transaction:
+            connection = transaction.connection
+            write_rows(connection, _INSERT_KEY, [row for each in ordered for row in _key_rows(each.new)])
+            # After the keys: what was taken once is told apart from what is too much.
+            _refuse_beyond(transaction, ordered)
+            write_rows(connection, _INSERT, [row for _, row in made.values()])
+            record_events(transaction, made, 1, "status", {"status": QUEUED}, QUEUED)
+            write_rows(connection, _INSERT_INPUT, [row for each in ordered for row in _input_rows(each.new)])
+            for each in ordered:
+                transaction.joins_line(each.line_id)
+                if each.new.request.secrets:
+                    self._secrets.record(connection, each.new.id, each.new.request.secrets)
+        return [made[each.new.id][0] for each in submissions]
 
     @staticmethod
     def _found(connection: Connection, row: Row[Any] | None, wanted: str) -> Job:
@@ -310,39 +286,26 @@ class Jobs:
         return found
 
 
-def line_of(new: AcceptedJob) -> LineKind:
-    """Return the line that a new job joins."""
-    return LineKind(
-        priority=new.request.priority,
-        tenant=line_tenant(new.request.tenant),
-        files=new.models,
-        catalogues=_catalogues_column(new),
-        requires=new.request.requires,
-    )
+def _own_names(submission: _Submission) -> tuple[str, str, str]:
+    """By what the rows are sorted that a request's own names must be free in."""
+    request = submission.new.request
+    return request.tenant, request.idempotency_key or "", request.request_id or ""
 
 
-def _catalogues_column(new: AcceptedJob) -> str | None:
-    return ",".join(new.catalogues) if new.catalogues else None
+def _refuse_beyond(transaction: Transaction, ordered: Iterable[_Submission]) -> None:
+    """Raise LimitReached where a tenant would have more waiting jobs than it may. Parameters: ordered - by tenant."""
+    for tenant, its in groupby(ordered, key=lambda each: each.new.request.tenant):
+        limits = [each.max_waiting for each in its]
+        smallest = min((each for each in limits if each is not None), default=None)
+        refuse_beyond(transaction, tenant, len(limits), max_waiting=smallest)
 
 
-def _start_by_ms(job: Job) -> int | None:
-    return None if job.start_within_s is None else job.created_at_ms + int(job.start_within_s * 1000)
+def _key_rows(new: AcceptedJob) -> list[dict[str, Any]]:
+    request = new.request
+    if not request.idempotency_key:
+        return []
+    return [{"tenant": request.tenant, "key": request.idempotency_key, "job_id": new.id, "created_at_ms": now_ms()}]
 
 
-def _begun(new: AcceptedJob, retention: Retention) -> Job:
-    """Return the job of a request as it begins."""
-    now = now_ms()
-    return Job(
-        **{name: getattr(new.request, name) for name in _ASKED},
-        id=new.id,
-        status=QUEUED,
-        attempt=0,
-        last_seq=1,
-        nodes_total=new.nodes_total,
-        shape=new.shape,
-        inputs=new.inputs,
-        created_at_ms=now,
-        updated_at_ms=now,
-        expires_at_ms=now + retention.job_ms,
-        files_expire_at_ms=now + retention.files_ms,
-    )
+def _input_rows(new: AcceptedJob) -> list[dict[str, Any]]:
+    return [{"job_id": new.id, "storage_key": key} for key in sorted({file.key for file in new.inputs})]

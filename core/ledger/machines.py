@@ -11,7 +11,7 @@ from sqlalchemy import delete, select
 
 from core.clock import now_ms
 from core.ledger.database.connections import Database
-from core.ledger.database.tables import facts
+from core.ledger.database.fleet_tables import facts
 from core.ledger.facts import Facts
 from core.machine import loopback_id, seconds_since_boot
 

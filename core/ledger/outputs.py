@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from core.ledger.database.connections import Database
 from core.ledger.database.rows import asset_row, job_of, output_file_of, output_of, upload_column
 from core.ledger.database.tables import assets, jobs
 from core.ledger.transitions import transition
+from core.ledger.usage.attempts import owner_of
 from core.ledger.webhooks.outbox_writer import record_event
 from core.records.access import ALL_TENANTS
 from core.records.job import DELIVERING, FAILED, SUCCEEDED, Job
@@ -23,6 +24,7 @@ from core.records.job_error import JobError, JobWarning
 from core.records.output import Output, OutputFile
 from core.records.output_options import OutputOptions
 from core.records.progress import Progress
+from core.records.usage import GpuTime
 
 #: A job that has been delivering for this long without an end is given another turn.
 DELIVERING_MS = 15_000
@@ -37,11 +39,14 @@ class Pending:
     files: list[OutputFile]
     output_options: OutputOptions
     generated_at_ms: int
+    tenant: str
+    #: As in `JobSpec`.
+    traceparent: str | None
 
 
 # On the path of every job, so built once.
 _MINE = and_(jobs.c.id == bindparam("job"), jobs.c.attempt == bindparam("mine"), jobs.c.status == DELIVERING)
-_HELD = select(jobs.c.delivery, jobs.c.generated_at_ms).where(_MINE)
+_HELD = select(jobs.c.delivery, jobs.c.generated_at_ms, jobs.c.tenant, jobs.c.traceparent).where(_MINE)
 _UNSTORED = (
     select(assets)
     .where(assets.c.job_id == bindparam("job"), assets.c.attempt == bindparam("mine"), assets.c.storage_key.is_(None))
@@ -84,6 +89,10 @@ def _abandoned(instance: str | None) -> JobError:
     return JobError(code=UploadFailed.code, message=f"{message} ({host})." if host else f"{message}.")
 
 
+def _kept_bytes(stored: Iterable[OutputFile]) -> int:
+    return sum(file.size_bytes for file in stored if file.storage_key is not None)
+
+
 def _place(file: OutputFile) -> dict[str, Any]:
     return {
         "asset": file.id,
@@ -114,6 +123,8 @@ class Outputs:
             files=[output_file_of(row) for row in rows],
             output_options=OutputOptions.from_json(held.delivery or {}),
             generated_at_ms=held.generated_at_ms,
+            tenant=held.tenant,
+            traceparent=held.traceparent,
         )
 
     def late(self, *, older_than_ms: int) -> list[str]:
@@ -150,6 +161,8 @@ class Outputs:
                 connection.execute(_MISS, {"asset": asset_id, "said": {"missing": reason}})
             row = transition(transaction, job_id, SUCCEEDED)
             assert row is not None, "the row is ours since the first statement"
+            transaction.kept_changes[row.tenant] += _kept_bytes(stored)
+            transaction.usage.add(owner_of(row), bytes_out=_kept_bytes(stored))
             return job_of(row)
 
     def succeed_at_once(
@@ -159,6 +172,7 @@ class Outputs:
         *,
         outputs_reused: bool,
         warnings: Sequence[JobWarning] = (),
+        spent: GpuTime | None = None,
     ) -> None:
         """End a job whose prompt has just ended, and whose files are all in storage: its log tells of the same steps.
 
@@ -172,6 +186,7 @@ class Outputs:
                 claim.job_id,
                 DELIVERING,
                 of_attempt=claim.attempt,
+                spent=spent,
                 generated_at_ms=now,
                 outputs_reused=outputs_reused,
                 warnings=[warning.to_json() for warning in warnings] or None,
@@ -189,6 +204,8 @@ class Outputs:
             for number, file in enumerate(stored, start=moved.last_seq + 1):
                 record_event(transaction, claim.job_id, number, "output", {"asset_id": file.id}, DELIVERING)
             transition(transaction, claim.job_id, SUCCEEDED, after=len(stored))
+            transaction.kept_changes[moved.tenant] += _kept_bytes(stored)
+            transaction.usage.add(owner_of(moved), bytes_out=_kept_bytes(stored))
 
     def count_loss(self, job_id: str, attempt: int) -> int:
         """Count one more turn that came to no end, or may; returns how many. Raises StaleAttempt as `pending`."""
@@ -198,16 +215,21 @@ class Outputs:
             raise StaleAttempt(f"Job {job_id} attempt {attempt} has nothing left to store.")
         return int(lost)
 
-    def note_delay(self, job_id: str, attempt: int, reason: str) -> None:
-        """Tell on a job why its files are not stored yet; that is also a sign that somebody has them."""
+    def note_delay(self, job_id: str, attempt: int, reason: str) -> Progress | None:
+        """Tell on a job why its files are not stored yet; that is also a sign that somebody has them.
+
+        Returns: what the job says from now on; None where there is nothing to be stored any more.
+        """
         with self._database.write() as transaction:
             mine = and_(jobs.c.id == job_id, jobs.c.attempt == attempt, jobs.c.status == DELIVERING)
             query = select(jobs.c.progress, jobs.c.nodes_total).where(mine).with_for_update()
             found = transaction.connection.execute(query).one_or_none()
-            if found is not None:
-                known = found.progress or Progress(nodes_total=found.nodes_total).to_json()
-                told = {**known, "note": reason, "noted_at_ms": now_ms()}
-                transaction.connection.execute(update(jobs).where(mine).values(progress=told))
+            if found is None:
+                return None
+            known = found.progress or Progress(nodes_total=found.nodes_total).to_json()
+            told = {**known, "note": reason, "noted_at_ms": now_ms()}
+            transaction.connection.execute(update(jobs).where(mine).values(progress=told))
+        return Progress.from_json(told)
 
     def forgive_loss(self, job_id: str, attempt: int) -> None:
         """Take back the count of a turn that has ended after all."""
@@ -263,6 +285,12 @@ class Outputs:
         if row is None:
             raise NotFound(f"There is no asset {asset_id}.")
         return output_of(row, is_expired=row.files_removed)
+
+    def kept(self, *, after: str = "", limit: int = 500) -> list[Output]:
+        """Return stored outputs whose files are kept, in the order of their ids, those behind `after`."""
+        query = _WITH_JOB.where(assets.c.id > after, assets.c.storage_key.is_not(None), jobs.c.files_removed.is_(False))
+        with self._database.read() as connection:
+            return [output_of(row) for row in connection.execute(query.order_by(assets.c.id).limit(limit))]
 
     def output_at(self, storage_key: str, *, of: str = ALL_TENANTS) -> Output:
         """Return a stored output by its place, `<job id>/<name>`, whichever attempt made it. Raises NotFound."""

@@ -9,6 +9,7 @@ from sqlalchemy import and_, select, update
 
 from core.ledger.claims import Claim, held_by
 from core.ledger.database.connections import Database
+from core.ledger.database.graph_texts import GRAPH_COLUMNS, whole_graphs
 from core.ledger.database.line_counts import IS_QUEUED
 from core.ledger.database.stored_fields import RowReader
 from core.ledger.database.tables import jobs
@@ -42,7 +43,7 @@ class PinnedGraph:
         return frozenset(file.name for file in self.inputs)
 
 
-_JUDGED = RowReader(PinnedGraph)
+_JUDGED = RowReader(PinnedGraph, without=("graph",))
 
 
 class Pins:
@@ -71,10 +72,11 @@ class Pins:
 
     def graphs(self, job_ids: Sequence[str]) -> dict[str, PinnedGraph]:
         """Return the graphs of jobs by their ids; jobs that are gone are left out."""
-        query = select(jobs.c.id, jobs.c.graph, jobs.c.inputs).where(jobs.c.id.in_(list(job_ids)))
+        query = select(jobs.c.id, *GRAPH_COLUMNS, jobs.c.inputs).where(jobs.c.id.in_(list(job_ids)))
         with self._database.read() as connection:
             rows = connection.execute(query).all()
-        return {row.id: PinnedGraph(**_JUDGED.fields(row)) for row in rows}
+            graphs = whole_graphs(connection, {row.id: (row.graph, row.shared_graph) for row in rows})
+        return {row.id: PinnedGraph(graph=graphs[row.id], **_JUDGED.fields(row)) for row in rows}
 
     def change(self, changes: Mapping[Pinned, Sequence[str] | None]) -> None:
         """Give jobs other pins, None for none. One that waits no more, or has other pins by now, keeps what it has."""

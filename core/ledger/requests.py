@@ -31,6 +31,10 @@ class Requests:
         """Return what a job keeps of its request's digest; bodies are compared with it by the fleet's key alone."""
         return self._sealer.mark(digest)
 
+    def is_mark(self, digest: bytes, mark: str) -> bool:
+        """Return whether a mark is that of this digest."""
+        return self._sealer.is_mark(digest, mark)
+
     def join(self, request_id: str, digest: bytes, *, tenant: str = DEFAULT_TENANT) -> str | None:
         """Return the id of the job that this request has already, with one more caller; None: it is to be made.
 

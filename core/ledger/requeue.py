@@ -18,6 +18,8 @@ from core.ledger.database.tables import instances, jobs
 from core.ledger.scheduling.lines import Lines
 from core.ledger.scheduling.turns import LOOKED_AT, idle_instances
 from core.ledger.transitions import transition
+from core.ledger.usage.attempts import LOST_COLUMNS, lost_of, settle_lost
+from core.metrics.counted import ATTEMPTS_LOST, LEASES_LOST
 from core.records.job import (
     CANCELED,
     CANCELING,
@@ -31,6 +33,7 @@ from core.records.job import (
     prompt_id_of,
 )
 from core.records.job_error import JobError, Loss
+from core.records.usage import GpuTime
 
 #: How many jobs one run of the reconciler takes back, or lets expire.
 BATCH = 500
@@ -52,15 +55,7 @@ _ON_DECK = select(jobs.c.id, jobs.c.attempt, jobs.c.line, jobs.c.started_at_ms, 
     jobs.c.status == RUNNING, jobs.c.on_deck
 )
 
-_LOST = (
-    jobs.c.status,
-    jobs.c.attempt,
-    jobs.c.lost_attempts,
-    jobs.c.losses,
-    jobs.c.instance,
-    jobs.c.gpu,
-    jobs.c.on_deck,
-)
+_LOST = (*LOST_COLUMNS, jobs.c.attempt, jobs.c.lost_attempts, jobs.c.losses, jobs.c.instance, jobs.c.lease_until_ms)
 
 #: Spelled out, for the partial index.
 _HAS_DEADLINE = and_(IS_QUEUED, jobs.c.start_by_ms.is_not(None))
@@ -84,8 +79,9 @@ class GivenBack:
 class Requeue:
     """What workers, and the reconciler in their stead, do to jobs that did not come to their end."""
 
-    def __init__(self, database: Database, lines: Lines, *, max_attempts: int) -> None:
+    def __init__(self, database: Database, lines: Lines, *, max_attempts: int, lease_s: float) -> None:
         self._database = database
+        self._lease_ms = int(lease_s * 1000)
         self._lines = lines
         self._max_attempts = max_attempts
 
@@ -97,6 +93,7 @@ class Requeue:
         lost: bool = True,
         code: str = INSTANCE_LOST,
         error: JobError | None = None,
+        spent: GpuTime | None = None,
     ) -> Status | None:
         """Give a job back because the instance or the worker failed under it, not because of the job.
 
@@ -104,11 +101,12 @@ class Requeue:
           lost: counts as one of its `max_attempts`; False for a job that had not begun, or an orderly stop.
           code: what lost it.
           error: what it fails with if that was the last of its `max_attempts`; None: a few words made from the others.
+          spent: how long it had the GPU; None: since the ledger was told that it began.
         Returns: its new status (`queued`, `failed`, `canceled`), or None when the attempt is stale.
         """
         with self._database.write() as transaction:
             given_back = self._give_back(
-                transaction, claim.job_id, held_by(claim), reason, lost=lost, code=code, error=error
+                transaction, claim.job_id, held_by(claim), reason, lost=lost, code=code, error=error, spent=spent
             )
         return None if given_back is None else given_back.status
 
@@ -181,6 +179,8 @@ class Requeue:
             still = and_(jobs.c.attempt == attempt, jobs.c.lease_until_ms < now_ms())
             reason = "The GPU worker was lost: its lease lapsed."
             found = self._give_back(transaction, job_id, still, reason, lost=True, code=INSTANCE_LOST, skip_locked=True)
+            if found is not None:
+                transaction.tally.add(LEASES_LOST)
         if found is not None:
             taken[job_id] = found.status
 
@@ -256,6 +256,7 @@ class Requeue:
         lost: bool,
         code: str,
         error: JobError | None = None,
+        spent: GpuTime | None = None,
         skip_locked: bool = False,
     ) -> GivenBack | None:
         row = transaction.connection.execute(
@@ -266,11 +267,21 @@ class Requeue:
         # What stood behind another prompt had no part in the loss.
         counts = lost and not row.on_deck
         status, values = self._what_follows(row, reason, counts=counts, code=code, error=error)
-        moved = transition(transaction, job_id, status, condition, **values)
+        wasted = lost_of(row, until_ms=self._last_sign_ms(row), spent=spent)
+        moved = transition(transaction, job_id, status, condition, **values, **wasted.columns(row))
         if moved is None:
             return None
+        settle_lost(transaction, moved, wasted)
+        if counts:
+            transaction.tally.add(ATTEMPTS_LOST, code)
         prompt_id = prompt_id_of(job_id, row.attempt)
         return GivenBack(job_id=job_id, prompt_id=prompt_id, status=status, attempt=row.attempt, instance=row.instance)
+
+    def _last_sign_ms(self, row: Row[Any]) -> int:
+        """Return until when an attempt had its GPU: until its lease was renewed last, if that has lapsed."""
+        now, until_ms = now_ms(), row.lease_until_ms
+        # Let lapse because its process is known to be dead: until now, as near as anybody can tell.
+        return now if not until_ms or until_ms >= now else int(until_ms) - self._lease_ms
 
     def _what_follows(
         self, row: Row[Any], reason: str, *, counts: bool, code: str, error: JobError | None

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Row, and_, bindparam, delete, exists, insert, null, select, update
@@ -67,14 +67,8 @@ class Secrets:
 
     def record(self, connection: Connection, job_id: str, values: Mapping[str, Any]) -> None:
         """Seal the secrets of a new job, as `JobRequest.secrets` has them, within the transaction that records it."""
-        parts: dict[str, dict[str, Any]] = {}
-        for name, value in values.items():
-            parts.setdefault(PURPOSES[name], {})[name] = value
-        rows = [
-            {"job_id": job_id, "purpose": purpose, "sealed": self._sealer.seal(part, bound_to=_bond(job_id, purpose))}
-            for purpose, part in parts.items()
-        ]
-        connection.execute(_INSERT, rows)
+        rows = sealed_parts(self._sealer, values, lambda purpose: _bond(job_id, purpose))
+        connection.execute(_INSERT, [{"job_id": job_id, **row} for row in rows])
 
     def open(self, job_id: str, purpose: str) -> dict[str, Any]:
         """Return the job's secrets for one purpose, by their names in `JobRequest.secrets`; `{}` when it has none.
@@ -147,6 +141,22 @@ class Secrets:
             self._empty_log_at_s = time.monotonic() + EMPTY_LOG_S
 
 
+def sealed_parts(
+    sealer: Sealer, values: Mapping[str, Any], bond_of: Callable[[str], str]
+) -> list[dict[str, str | bytes]]:
+    """Return the columns `purpose` and `sealed` of each purpose that secrets are for, as `JobRequest.secrets` has them.
+
+    Parameters:
+      bond_of: what a purpose's secrets are bound to.
+    """
+    parts: dict[str, dict[str, Any]] = {}
+    for name, value in values.items():
+        parts.setdefault(PURPOSES[name], {})[name] = value
+    return [
+        {"purpose": purpose, "sealed": sealer.seal(part, bound_to=bond_of(purpose))} for purpose, part in parts.items()
+    ]
+
+
 def end_run(connection: Connection, job_id: str) -> None:
     """Wipe the key of partner nodes: the GPU is done with the job."""
     connection.execute(_END_RUN, {"ended": job_id})
@@ -155,6 +165,12 @@ def end_run(connection: Connection, job_id: str) -> None:
 def end_job(connection: Connection, job_id: str) -> None:
     """Wipe the secrets of a job that has ended, except what its webhooks need."""
     connection.execute(_END_JOB, {"ended": job_id})
+
+
+def end_jobs(connection: Connection, job_ids: Sequence[str]) -> None:
+    """Wipe the same of several jobs."""
+    mine = secrets.c.job_id.in_(job_ids)
+    connection.execute(delete(secrets).where(mine, secrets.c.purpose.not_in((WEBHOOK, ADDRESS))))
 
 
 def _bond(job_id: str, purpose: str) -> str:

@@ -15,8 +15,9 @@ from sqlalchemy import BigInteger, ColumnElement, and_, case, cast, or_, select,
 
 from core.clock import now_ms
 from core.ledger.database.connections import Database, Transaction
+from core.ledger.database.fleet_tables import facts
 from core.ledger.database.line_counts import IS_QUEUED, write_counts
-from core.ledger.database.tables import deliveries, facts, instances, jobs, lines
+from core.ledger.database.tables import deliveries, instances, jobs, lines
 from core.ledger.facts import CLOCK, Facts
 from core.records.job import DELIVERING, LEASED, QUEUED
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,18 +15,27 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from core.errors import ComfylineError, ConfigurationError, LedgerUnavailable
 from core.ledger.database.connections import Database
 from core.ledger.database.error_map import in_our_words
+from core.ledger.database.fleet_tables import facts
+from core.ledger.facts import write_fact
 from core.settings import Settings
 
-#: Any number, the same in every process: the name of PostgreSQL's advisory lock.
-ADVISORY_LOCK = 7_263_451_009
+#: Any number, the same in every process: the name of PostgreSQL's advisory lock. Not that of earlier versions, which
+#: wait for it in one long statement: an index that is built beside the work waits for such, and both would for ever.
+ADVISORY_LOCK = 7_263_451_010
+#: How often it is looked whether another process is done.
+LOOK_S = 0.1
 #: For a word of a server on whether it is up.
 PING_S = 2
+
+#: The fact that says the oldest version of the ledger whose code works with the tables as they are. Each migration
+#: may say it (`works_with`); where it does not, that is the version before it.
+OLDEST_CODE = "ledger.works_with"
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -51,10 +61,12 @@ class Schema:
     newest: str
     #: There are tables, or they can be made by us.
     may_create: bool = True
+    #: They are of a later version, with which this one works.
+    is_later: bool = False
 
     @property
     def is_current(self) -> bool:
-        return self.revision == self.newest
+        return self.revision == self.newest or self.is_later
 
 
 def read_schema(settings: Settings) -> Schema:
@@ -70,11 +82,10 @@ def read_schema(settings: Settings) -> Schema:
             return Schema(server=str(database.url.database), revision=None, newest=newest)
         with _told(database), database.engine.connect() as connection:
             revision = MigrationContext.configure(connection).get_current_revision()
-            if revision is not None:
-                scripts.get_revision(revision)
+            is_later = revision is not None and _is_later(connection, scripts, revision)
             may_create = revision is not None or _may_create(database, connection)
             server = _server(database, connection)
-            return Schema(server=server, revision=revision, newest=newest, may_create=may_create)
+            return Schema(server=server, revision=revision, newest=newest, may_create=may_create, is_later=is_later)
     finally:
         database.dispose()
 
@@ -84,22 +95,49 @@ def migrate(settings: Settings) -> None:
 
     Raises:
       LedgerUnavailable: the database does not answer.
-      ConfigurationError: a newer version of Comfyline has changed the tables already.
+      ConfigurationError: a newer version of Comfyline has changed the tables, and this one does not work with them.
     """
     database = Database(settings.ledger_url)
     settings.make_data_dir()
     logging.getLogger("alembic").setLevel(logging.WARNING)
     try:
         with _told(database), _exclusive(database, settings.data_dir), database.engine.connect() as connection:
-            newest = ScriptDirectory.from_config(alembic_config()).get_current_head()
-            if MigrationContext.configure(connection).get_current_revision() == newest:
+            scripts = ScriptDirectory.from_config(alembic_config())
+            newest = scripts.get_current_head()
+            revision = MigrationContext.configure(connection).get_current_revision()
+            if revision == newest or (revision is not None and _is_later(connection, scripts, revision)):
                 return
             if not database.is_sqlite:
                 connection.execute(text("SET statement_timeout = 0"))
+                # Alembic has transactions of its own: parts of a migration stand outside of them.
+                connection.commit()
             command.upgrade(alembic_config(connection), "head")
+            write_fact(connection, OLDEST_CODE, _works_with(scripts))
             connection.commit()
     finally:
         database.dispose()
+
+
+def _works_with(scripts: ScriptDirectory) -> str:
+    """Return the oldest version whose code works with the tables of this one."""
+    head = scripts.get_revision("head")
+    said = getattr(head.module, "works_with", head.down_revision)
+    return str(said or head.revision)
+
+
+def _is_later(connection: Connection, scripts: ScriptDirectory, revision: str) -> bool:
+    """Return whether the tables are of a later version than this one, which works with them all the same: while hosts
+    are renewed one after the other, those whose turn has not come may start again, too.
+
+    Raises:
+      CommandError: they are of a version that this one does not work with.
+    """
+    if any(each.revision == revision for each in scripts.walk_revisions()):
+        return False
+    oldest = connection.execute(select(facts.c.value).where(facts.c.name == OLDEST_CODE)).scalar()
+    if oldest is None or oldest > str(scripts.get_current_head()):
+        raise CommandError(f"its tables are of version {revision}")
+    return True
 
 
 @contextmanager
@@ -138,7 +176,7 @@ def _in_our_words(database: Database, exc: SQLAlchemyError) -> ComfylineError:
         if _is_up(database):
             return LedgerUnavailable(
                 f"COMFYLINE_DATABASE_URL: the database does not let us in ({cause}). Check the user, the password, and "
-                "the name of the database."
+                "the name of the database; and its max_connections, if it has too many clients."
             )
         return LedgerUnavailable(f"COMFYLINE_DATABASE_URL: the database does not answer ({cause}).")
     return type(meant)(f"COMFYLINE_DATABASE_URL: the tables cannot be made ({cause}).")
@@ -161,12 +199,27 @@ def _is_up(database: Database) -> bool:
 @contextmanager
 def _exclusive(database: Database, data_dir: Path) -> Iterator[None]:
     if database.is_sqlite:
-        with (data_dir / "ledger.lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with _locked(data_dir):
             yield
         return
-    with database.engine.connect() as connection:
-        connection.execute(text("SET statement_timeout = 0"))
-        connection.execute(text("SELECT pg_advisory_lock(:name)"), {"name": ADVISORY_LOCK})
+    # Without a transaction, which the server would end for standing still while the tables are changed.
+    with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        name = {"name": ADVISORY_LOCK}
+        while not connection.execute(text("SELECT pg_try_advisory_lock(:name)"), name).scalar():
+            time.sleep(LOOK_S)
         yield
-        connection.execute(text("SELECT pg_advisory_unlock(:name)"), {"name": ADVISORY_LOCK})
+        connection.execute(text("SELECT pg_advisory_unlock(:name)"), name)
+
+
+@contextmanager
+def upgrade_lock(settings: Settings) -> Iterator[None]:
+    """Hold the tables of a SQLite ledger: whoever starts meanwhile waits, and looks at them after that."""
+    with _locked(settings.data_dir):
+        yield
+
+
+@contextmanager
+def _locked(data_dir: Path) -> Iterator[None]:
+    with (data_dir / "ledger.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

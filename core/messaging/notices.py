@@ -41,12 +41,13 @@ class Notice:
     """Something happened to a job."""
 
     job_id: str
-    #: `status`, `progress` or `preview`.
+    #: `status`, `progress`, `preview` or `log`; `submitted`: a client of ComfyUI's own protocol has made it.
     kind: str
     #: Number of the newest event of the job.
     seq: int = 0
     status: str = ""
-    #: Progress snapshot, or `{"node_id", "content_type", "data_base64"}` of a preview.
+    #: Progress snapshot, or `{"node_id", "content_type", "data_base64"}` of a preview, `{"number"}` of a piece
+    #: of what ComfyUI printed, `{"tenant", "client_id"}` of who submitted it.
     data: dict[str, Any] | None = None
 
 

@@ -1,4 +1,4 @@
-"""Which model files a host fetches, in which order, and which it may send away: pure functions.
+"""Which model files a host fetches, and in which order: pure functions.
 
 Of a job whose files no GPU has, all are fetched by one host, or none would ever have all of them. Where GPUs have them
 and would need long for what waits, one more host fetches them, by the rule that a GPU loads models by: what waits has
@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from statistics import fmean
 
 from core.records.model_file import ModelCopy, ModelFile
@@ -23,6 +24,8 @@ from core.records.requirements import Requirements
 USUAL_BYTES = 5 * 10**9
 #: How fast files come where nobody has seen one come, in bytes per second.
 USUAL_BYTES_S = 100e6
+#: What comes with less than this share of a host's usual speed leaves the rest to others.
+SLOW_SHARE = 0.1
 #: From a file's last byte until GPUs list it and jobs may go there.
 LISTED_S = 3.0
 
@@ -33,8 +36,18 @@ class HostGpu:
 
     pool: str | None = None
     vram_bytes: int | None = None
-    #: The model files that it lists, as graphs call them; empty where it does not tell.
+    #: The model files that it lists, as graphs call them, and with their folders before that; empty where it does not
+    #: tell.
     names: frozenset[str] = frozenset()
+
+    def lists(self, entry: ModelFile) -> bool:
+        """Return whether it has a file, in the folder that loaders of its kind look into."""
+        return (entry.listed_path if self._tells_folders else entry.name) in self.names
+
+    @cached_property
+    def _tells_folders(self) -> bool:
+        """Workers of earlier versions do not."""
+        return any(name.partition("/")[2] in self.names for name in self.names)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,13 +57,17 @@ class FetchHost:
     name: str
     gpus: tuple[HostGpu, ...] = ()
 
-    def lists(self, name: str) -> bool:
+    def lists(self, entry: ModelFile) -> bool:
         """Return whether each of its GPUs has a file, from wherever."""
-        return bool(self.gpus) and all(name in gpu.names for gpu in self.gpus)
+        return bool(self.gpus) and all(gpu.lists(entry) for gpu in self.gpus)
 
-    def lists_anywhere(self, name: str) -> bool:
+    def lists_anywhere(self, entry: ModelFile) -> bool:
         """Return whether one of its GPUs has a file."""
-        return any(name in gpu.names for gpu in self.gpus)
+        return any(gpu.lists(entry) for gpu in self.gpus)
+
+    def lists_name(self, name: str) -> bool:
+        """Return whether each of its GPUs has a file of a name, in whichever folder."""
+        return bool(self.gpus) and all(name in gpu.names for gpu in self.gpus)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,13 +121,14 @@ class FleetNeeds:
             return max(0, size - copy.done_bytes) / (copy.bytes_s or self._speed(host))
         return size / self._speed(host)
 
+    def comes_beside(self, host: str, entry: ModelFile) -> bool:
+        """Return whether a file comes so slowly, for lack of its source, that others come beside it all the same."""
+        copy = self.copies.get((host, entry.path))
+        return copy is not None and copy.state == "fetching" and 0 < copy.bytes_s < SLOW_SHARE * self._speed(host)
+
     def _speed(self, host: str) -> float:
         """Of this host; else of the fleet."""
         return self.speeds.get(host) or (fmean(self.speeds.values()) if self.speeds else USUAL_BYTES_S)
-
-    def in_use(self, host: str) -> frozenset[str]:
-        """Return the names of files that a host must not send away: running jobs load them, or waiting ones may."""
-        return self.running.get(host, frozenset()).union(*(need.files for need in self.needs))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,10 +141,12 @@ class Wants:
     to_help: tuple[ModelFile, ...] = ()
     #: That it keeps whether a job wants them or not.
     pinned: tuple[ModelFile, ...] = ()
+    #: Of which it has what the manifest said before.
+    outdated: tuple[ModelFile, ...] = ()
 
     @property
     def all(self) -> tuple[ModelFile, ...]:
-        return tuple(dict.fromkeys((*self.for_jobs, *self.to_help, *self.pinned)))
+        return tuple(dict.fromkeys((*self.for_jobs, *self.to_help, *self.pinned, *self.outdated)))
 
 
 def by_name(manifest: Iterable[ModelFile]) -> dict[str, list[ModelFile]]:
@@ -164,7 +184,7 @@ def wants_of(
 
 def missing_files(need: Need, host: FetchHost, known: Mapping[str, Sequence[ModelFile]]) -> list[ModelFile]:
     """Return the entries of the files that a host lacks for waiting jobs."""
-    return [entry for name in need.files if not host.lists(name) for entry in known.get(name, ())]
+    return [entry for name in need.files for entry in known.get(name, ()) if not host.lists(entry)]
 
 
 def host_for(need: Need, fleet: FleetNeeds, known: Mapping[str, Sequence[ModelFile]]) -> str | None:
@@ -181,7 +201,7 @@ def host_for(need: Need, fleet: FleetNeeds, known: Mapping[str, Sequence[ModelFi
             for entry in known.get(name, ()):
                 copy = fleet.copies.get((host.name, entry.path))
                 failed += copy is not None and copy.state == "failed"
-                if host.lists(name) or (copy is not None and copy.state != "failed"):
+                if host.lists(entry) or (copy is not None and copy.state != "failed"):
                     there += entry.size_bytes or USUAL_BYTES
         busy = sum(copy.state == "fetching" for copy in fleet.copies.values() if copy.host == host.name)
         return -failed, there, -busy, host.name
@@ -217,7 +237,10 @@ def arrivals_of(fleet: FleetNeeds, manifest: Sequence[ModelFile]) -> dict[int, t
 def _ready_s(
     host: FetchHost, needs: Sequence[Need], fleet: FleetNeeds, known: Mapping[str, Sequence[ModelFile]]
 ) -> dict[ModelFile, float | None]:
-    """Until each file that a host fetches for jobs is there, one after the other; None where that is not known."""
+    """Until each file that a host fetches for jobs is there; None where that is not known.
+
+    Some come side by side, and share what comes to the host: the last one is there as soon as one after the other.
+    """
 
     def state(entry: ModelFile) -> str | None:
         copy = fleet.copies.get((host.name, entry.path))
@@ -233,9 +256,9 @@ def _ready_s(
             continue
         if fleet.size_bytes(host.name, entry) is None:
             passed_s = None
-        if passed_s is not None:
-            passed_s += fleet.fetch_s(host.name, entry)
-        ready_s[entry] = passed_s
+        ready_s[entry] = None if passed_s is None else passed_s + fleet.fetch_s(host.name, entry)
+        if not fleet.comes_beside(host.name, entry):
+            passed_s = ready_s[entry]
     return ready_s
 
 
@@ -250,11 +273,13 @@ def _helpers(
 ) -> list[FetchHost]:
     """Return the hosts of which one is to have the files, too: none, if what waits is done nearly as soon without."""
     lacking = {
-        host.name: [entry for entry in missing_files(need, host, known) if not host.lists_anywhere(entry.name)]
+        host.name: [entry for entry in missing_files(need, host, known) if not host.lists_anywhere(entry)]
         for host in able
     }
     others = [
-        host for host in able if lacking[host.name] and all(host.lists(name) or name in known for name in need.files)
+        host
+        for host in able
+        if lacking[host.name] and all(host.lists_name(name) or name in known for name in need.files)
     ]
     # It was chosen, and is fetching them, or its GPUs are about to list them.
     under_way = [

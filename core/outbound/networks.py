@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from ipaddress import (
     IPv4Address,
@@ -19,7 +20,7 @@ from core.settings.neighbours import serves_one_machine
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
-#: What the words in COMFYLINE_ALLOW_NETWORKS stand for.
+#: What the words in COMFYLINE_ALLOW_NETWORKS and COMFYLINE_TRUSTED_PROXIES stand for.
 NAMED = {
     "loopback": ("127.0.0.0/8", "::1/128"),
     "private": ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"),
@@ -83,8 +84,7 @@ class Policy:
     def from_settings(cls, settings: Settings) -> Policy:
         """Return what COMFYLINE_ALLOW_NETWORKS says; loopback too where the API serves this machine alone."""
         words = [*settings.allow_networks, *(["loopback"] if serves_one_machine(settings) else [])]
-        networks = [network for word in dict.fromkeys(words) for network in NAMED.get(word, (word,))]
-        return cls(allowed=tuple(ip_network(network) for network in networks), ca_bundle=settings.ca_bundle)
+        return cls(allowed=networks_of(words), ca_bundle=settings.ca_bundle)
 
     @classmethod
     def of_operator(cls, settings: Settings) -> Policy:
@@ -117,6 +117,12 @@ class Policy:
                 shown.append(_SHOWN[word])
                 left = [network for network in left if network not in networks]
         return ", ".join([*shown, *left])
+
+
+def networks_of(words: Iterable[str]) -> tuple[Network, ...]:
+    """Return the networks of a setting: `10.1.0.0/16`, or words that stand for some (`NAMED`)."""
+    named = [network for word in dict.fromkeys(words) for network in NAMED.get(word, (word,))]
+    return tuple(ip_network(network) for network in named)
 
 
 #: For URLs that the operator has set himself. Metadata services stay out of reach.

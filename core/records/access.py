@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias, get_args
 
+from core.records.tenant_limits import NO_LIMITS, TenantLimits
+
 #: Owns what came in without a key of another one: with `COMFYLINE_API_KEYS`, without any key, or before there were
 #: tenants.
 DEFAULT_TENANT: Final = "default"
@@ -25,6 +27,8 @@ class Tenant:
     name: str
     #: Its share of a busy fleet beside those of others.
     weight: float
+    #: As set for it.
+    limits: TenantLimits = NO_LIMITS
     created_at_ms: int
 
 

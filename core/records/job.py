@@ -14,6 +14,7 @@ from core.records.progress import Progress
 from core.records.requirements import Requirements
 from core.records.webhook_target import WebhookTarget
 from core.texts.stored_json import known_fields
+from core.trace_context import trace_id_of
 
 #: Which HTTP contract took a job: decides the shape of its webhooks.
 ContractName: TypeAlias = Literal["v2", "generate"]
@@ -99,6 +100,22 @@ class JobSpec:
     contract: ContractName
     #: Who owns it.
     tenant: str = DEFAULT_TENANT
+    #: The key that submitted it; None without one, and for a key of the settings.
+    key_id: str | None = None
+    #: A client's word to find it by.
+    label: str | None = None
+    #: The batch it is a child of.
+    batch: str | None = None
+    #: Its place there, from 0.
+    batch_index: int | None = None
+    #: What was varied to make it, by the names its batch calls them.
+    varied: dict[str, Any] | None = None
+    #: The job of its batch that it was made to replace.
+    replaces: str | None = None
+    #: The job it was made from by running that once more.
+    rerun_of: str | None = None
+    #: What nobody chose and we drew: names of its template's parameters, and places of its graph as `node.input`.
+    drawn: tuple[str, ...] = ()
     #: Larger runs sooner.
     priority: int = 0
     #: Labels of the client, a map or one string; returned as given.
@@ -121,6 +138,8 @@ class JobSpec:
     requires: Requirements | None = None
     #: How long it may wait for its first GPU; then it expires. None means for ever.
     start_within_s: float | None = None
+    #: W3C trace context of the request it came with, to go on to whoever works for it.
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,6 +174,11 @@ class Job(JobSpec):
     shape: str | None = None
     #: Files to be there before it runs.
     inputs: tuple[InputRef, ...] = ()
+    #: Milliseconds that it had a GPU: of the attempt that brought it to its end, without loads of models and in loads,
+    #: and of all that were lost before.
+    run_ms: int = 0
+    load_ms: int = 0
+    lost_ms: int = 0
     #: The last snapshot.
     progress: Progress | None = None
     #: Of a failed job.
@@ -169,6 +193,11 @@ class Job(JobSpec):
     outputs: tuple[Output, ...] = ()
     #: Files that ComfyUI reported and nobody can find: no hash, no place, and a `missing_reason`.
     missing_outputs: tuple[Output, ...] = ()
+
+    @property
+    def trace_id(self) -> str | None:
+        """The trace of the request it came with; None of earlier versions."""
+        return trace_id_of(self.traceparent)
 
     @property
     def is_terminal(self) -> bool:

@@ -27,7 +27,8 @@ class JobError:
 
     def to_json(self) -> dict[str, Any]:
         """Return `{"code", "message", "node_id", "class_type", "traceback"}`."""
-        return asdict(self)
+        # A node may say anything. What holds a NUL PostgreSQL takes as JSON, and then gives no part of it.
+        return {name: text.replace("\0", "\ufffd") if text else text for name, text in asdict(self).items()}
 
     @property
     def place(self) -> str:

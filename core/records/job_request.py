@@ -37,6 +37,8 @@ class AcceptedJob:
     id: str
     #: What will run, as JSON text: the request's graph in which files have the names they will have.
     graph_text: str
+    #: The graph that others have in common with it, from which `graph_text` then says what is different.
+    shared_graph: str | None = None
     #: How many nodes of the graph will run.
     nodes_total: int
     #: Digests of the /object_info that accept the graph; None when every instance of the fleet can run it.

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
+#: What ComfyUI calls these kinds of models today.
+RENAMED_FOLDERS: Final = {"unet": "diffusion_models", "clip": "text_encoders"}
 #: Stands among a job's pins in place of a catalogue: none offers its model files yet, and the manifest has them all.
 AWAITS_FILES: Final = "awaits-files"
 
@@ -38,6 +40,11 @@ class ModelFile:
     def name(self) -> str:
         """What graphs call it: its path below the folder of its kind."""
         return self.path.partition("/")[2]
+
+    @property
+    def listed_path(self) -> str:
+        """Its path as instances list it: some kinds have another name by now."""
+        return f"{RENAMED_FOLDERS.get(self.folder, self.folder)}/{self.name}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from core.texts.stored_json import known_fields
@@ -23,7 +23,8 @@ class Progress:
     steps: int | None = None
     #: Seconds of work left, when nodes like all of these have run on this instance before.
     remaining_s: float | None = None
-    #: Of a job whose GPU work is done: why its files are not stored yet, in plain English, and when that was found.
+    #: Why nothing moves, in plain English: input files are on their way, or, of a job whose GPU work is done, its files
+    #: are not stored yet; and of the latter when that was found.
     note: str | None = None
     noted_at_ms: int = 0
 
@@ -38,3 +39,10 @@ class Progress:
         if self.note is None:
             del fields["note"], fields["noted_at_ms"]
         return fields
+
+
+def generated(progress: Progress) -> Progress:
+    """Return how far a job is whose GPU work is done."""
+    # A note without a time is of the files that it began with.
+    note = progress.note if progress.noted_at_ms else None
+    return replace(progress, value=1.0, nodes_done=progress.nodes_total, note=note)

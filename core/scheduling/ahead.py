@@ -3,7 +3,8 @@
 Every expectation comes true here: jobs, loads and fetches of model files take as long as they are expected to, no GPU
 comes or goes, no job comes, and a GPU holds the model sets it used last, as many as it has room for. A job whose
 deadline passes leaves its line. A tenant has used what its jobs take from the moment they are taken. From when its
-model files have been fetched to a host, the GPUs there can run a line.
+model files have been fetched to a host, the GPUs there can run a line. A line whose gates are full is left out until
+one of the jobs that went through them has ended.
 
 It asks the policy itself, of as few lines as decide the matter, and asks an idle GPU again only if its answer can have
 changed.
@@ -15,7 +16,9 @@ import heapq
 import math
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
+from core.scheduling.gates import Slots
 from core.scheduling.holding import Holding
 from core.scheduling.levels import Level, Levels, LineAhead
 from core.scheduling.lines import Decision, Fleet, Gpu, ModelSet, Why
@@ -83,6 +86,8 @@ class _GpuAhead:
         self.free_at_s = now_s + max(0.0, gpu.free_s) if of.busy else now_s
         self.gpu = gpu if not gpu.free_s else replace(gpu, free_s=0.0)
         self.alike: int = -1
+        #: The gates that its jobs went through.
+        self.slots = of.slots
         named = [models for models in of.recent if models in gpu.holds]
         left = sorted(gpu.holds.difference(named), key=lambda models: (models in gpu.at_risk, models))
         self._recent = [*named, *left]
@@ -114,6 +119,11 @@ class _Run:
         self._steps = steps
         self._looks = looks
         self._lines = [LineAhead(each) for each in picture.lines if each.line.waiting > 0]
+        self._slots = Slots(
+            {each.line.id: each.gates for each in picture.lines if each.gates and each.line.waiting > 0}
+        )
+        for line in self._lines:
+            line.is_open = self._slots.is_open(line.id)
         self._levels = Levels(self._lines, by_tenant=picture.used_s is not None)
         self._gpus = [_GpuAhead(place, each, picture.now_s) for place, each in enumerate(picture.gpus)]
         self._kinds: dict[tuple[object, ...], int] = {}
@@ -173,6 +183,10 @@ class _Run:
         gpu.busy = False
         self._busy -= 1
         self._holding.free(self._counted(gpu), gpu.free_at_s)
+        slots, gpu.slots = gpu.slots, ()
+        if opened := self._slots.give_back(slots):
+            self._set_open(opened, is_open=True)
+            self._ask_all_again()
         self._ask(gpu)
 
     def _arrive(self) -> None:
@@ -228,8 +242,8 @@ class _Run:
                 is_turn = number == 0 and len(tenants) < len(level.tenants)
                 lines = level.deciding(tenants)
                 self._looks -= len(lines)
-                work_s = level.work_s_of(tenants) if is_turn else level.work_s
-                decision = decide_among(lines, gpu.gpu, fleet, work_s, now_s=self._now_s)
+                count_work = partial(level.work_s_of, tenants if is_turn else level.own_s)
+                decision = decide_among(lines, gpu.gpu, fleet, count_work, now_s=self._now_s)
                 if decision is not None:
                     return decision, tenants if is_turn else None
                 overtaken_at_s = [at_s for line in lines if (at_s := overtaken_from_s(line, gpu.gpu)) >= self._now_s]
@@ -247,6 +261,8 @@ class _Run:
         index = line.take(nearest_deadline=decision.takes_nearest_deadline)
         self._levels.changed(line, jobs=1)
         self._waiting -= 1
+        gpu.slots = self._slots.keys_of(line.id)
+        self._set_open(self._slots.take(line.id), is_open=False)
         took_s = decision.load_s + line.run_s_of(index)
         taken_in_s = self._now_s - self._picture.now_s
         self._starts.append(
@@ -282,6 +298,11 @@ class _Run:
             others = others.difference((decision.line.models,))
         if any(self._levels.waits_for(models) for models in others):
             self._ask_all_again()
+
+    def _set_open(self, line_ids: Collection[int], *, is_open: bool) -> None:
+        self._looks -= len(line_ids)
+        for line_id in sorted(line_ids):
+            self._levels.set_open(self._by_id[line_id], is_open=is_open)
 
     def _charge(self, tenant: str, took_s: float) -> None:
         if self._picture.used_s is None:

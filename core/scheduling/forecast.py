@@ -13,9 +13,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from core.scheduling.ahead import Ahead, Start, run_ahead
+from core.scheduling.gates import closed_gate
 from core.scheduling.lines import Line, ModelSet
 from core.scheduling.picture import Picture, WaitingLine
-from core.scheduling.reasons import Reason, reason_of_head, sentence
+from core.scheduling.reasons import GATED, Reason, reason_of_gate, reason_of_head, sentence
 
 #: How many jobs a forecast lets begin, one after the other.
 STEPS = 500
@@ -119,6 +120,10 @@ class Forecast:
             return line.reason
         if index in line.expiries:
             return Reason(code="expires", models=line.line.models, in_s=line.expiries[index])
+        if line.reason.code in GATED:
+            start = line.starts.get(index)
+            gpu, in_s = None if start is None else start.gpu, self.place(line_id, index).taken_in_s
+            return replace(line.reason, gpu=gpu, in_s=in_s)
         return Reason(code="behind", models=line.line.models, in_s=self.place(line_id, index).taken_in_s, before=index)
 
     def sentence(self, line_id: int, index: int = 0, *, passed_s: float = 0.0) -> str:
@@ -166,10 +171,11 @@ class _LineOutlooks:
             for each in picture.lines
             if each.fetching is not None and each.fetching.left_s is not None and each.fetching.gpus
         }
+        shut = {each.line.id for each in picture.lines if any(gate.is_shut for gate in each.gates)}
         self._left = {
             line_id: line.waiting - len(self._starts[line_id]) - len(self._expiries[line_id])
             for line_id, line in self._lines.items()
-            if self._can_run[line_id] or line_id in self._arrives_s
+            if (self._can_run[line_id] or line_id in self._arrives_s) and line_id not in shut
         }
         self._all_left = sum(self._left.values())
         # Where the fleet was idle, many jobs were taken in no time: as if it went on like that for ever.
@@ -213,6 +219,8 @@ class _LineOutlooks:
                 return Reason(code="fetching", models=line.models, needs=of.fetching.sentence, in_s=of.fetching.left_s)
             return Reason(code="no_gpu", models=line.models, needs=of.needs, away=of.away)
         start = self._starts[line.id].get(0)
+        if (gate := closed_gate(of.gates)) is not None:
+            return reason_of_gate(gate, start, models=line.models)
         if start is not None:
             before = [each for each in self._on_gpu[start.gpu] if each.rank < start.rank]
             return reason_of_head(line, start, before, self._lines)

@@ -25,11 +25,18 @@ class LineAhead:
             (by_s, of.line.id, index) for index, by_s in start_by_s.items() if 0 <= index < of.line.waiting
         )
         self._nearest = 0
+        #: Whether its gates let a job of it begin; else it is left out.
+        self.is_open = True
         self.id = of.line.id
         self.waiting = of.line.waiting
         self.line = of.line
         if self.deadlines:
             self.line = replace(of.line, start_by_s=self.deadlines[0][0])
+
+    @property
+    def stands(self) -> bool:
+        """Whether a decision may take a job of it."""
+        return self.is_open and self.waiting > 0
 
     def run_s_of(self, index: int) -> float:
         """Return how long one of its jobs takes."""
@@ -86,12 +93,13 @@ class Level:
         tenant = self._tenant(line)
         self._alike.setdefault(tenant, {}).setdefault(models, []).append(line)
         self._deciding.setdefault(tenant, {})[models] = []
+        self._quantum_of = None
 
     def changed(self, line: LineAhead) -> None:
         """Choose anew among the lines that are like this one."""
         tenant, models = self._tenant(line), line.line.models
         alike, deciding = self._alike[tenant], self._deciding[tenant]
-        if not line.waiting:
+        if not line.stands:
             alike[models].remove(line)
             self._quantum_of = None
         deciding[models] = []
@@ -185,12 +193,31 @@ class Levels:
         self._jobs[models] -= jobs
         if not line.waiting:
             self._sharing[models] -= 1
+        if not line.is_open:
+            return
         less_s = jobs * line.line.run_s
         for levels in self._with_line[line.id]:
             for level in levels:
                 if level.priority <= priority:
                     level.count(line, -less_s)
                 if level.priority == priority:
+                    level.changed(line)
+
+    def set_open(self, line: LineAhead, *, is_open: bool) -> None:
+        """Leave a line out as if none of its jobs waited, or let it stand again where it did."""
+        if line.is_open == is_open:
+            return
+        line.is_open = is_open
+        if not line.waiting:
+            return
+        priority, work_s = line.line.priority, line.waiting * line.line.run_s
+        for levels in self._with_line[line.id]:
+            for level in levels:
+                if level.priority <= priority:
+                    level.count(line, work_s if is_open else -work_s)
+                if level.priority == priority and is_open:
+                    level.add(line)
+                elif level.priority == priority:
                     level.changed(line)
 
     def waits_for(self, models: ModelSet) -> bool:
@@ -218,10 +245,13 @@ class Levels:
             priority = line.line.priority
             if priority not in by_priority:
                 by_priority[priority] = Level(priority, by_tenant=self._by_tenant)
-            by_priority[priority].add(line)
+            if line.is_open:
+                by_priority[priority].add(line)
         levels = [by_priority[priority] for priority in sorted(by_priority, reverse=True)]
         for line in mine:
             self._with_line[line.id].append(levels)
+            if not line.is_open:
+                continue
             work_s = line.waiting * line.line.run_s
             for level in levels:
                 if level.priority <= line.line.priority:

@@ -10,7 +10,7 @@ from core.scheduling.ahead import Start
 from core.scheduling.forecast import Forecast
 from core.scheduling.lines import ModelSet
 from core.scheduling.picture import FleetGpu, Picture
-from core.scheduling.reasons import about, counted, named
+from core.scheduling.reasons import GATED, about, counted, named
 
 NextCode: TypeAlias = Literal[
     "warm",  # A job whose models it holds,
@@ -20,6 +20,7 @@ NextCode: TypeAlias = Literal[
     "deadline",  # or one that would else begin too late.
     "nothing_waits",  # Nothing: no job waits,
     "cannot_run",  # or it can run none of those that do,
+    "gated",  # or their tenants or batches run as many as they may, or are paused,
     "left_to_others",  # or others will have begun them sooner.
     "far",  # So many jobs begin elsewhere first that the forecast did not come to it.
     "takes_none",  # Nothing, as long as it is not healthy.
@@ -81,6 +82,9 @@ def _nothing(gpu: FleetGpu, forecast: Forecast, *, is_cut_short: bool) -> Next:
         return Next(code="nothing_waits")
     if gpu.can_run is not None and not gpu.can_run:
         return Next(code="cannot_run")
+    able = (line for line_id, line in forecast.lines.items() if gpu.can_run is None or line_id in gpu.can_run)
+    if all(line.reason.code in GATED for line in able):
+        return Next(code="gated")
     if is_cut_short:
         return Next(code="far", before=len(forecast.starts))
     return Next(code="left_to_others")
@@ -102,6 +106,7 @@ def next_sentence(of: Next, files: Mapping[ModelSet, Sequence[str]]) -> str:
         + (f"; loading {models} takes {load}." if of.load_s else "."),
         "nothing_waits": "No job waits.",
         "cannot_run": "It can run none of the jobs that wait.",
+        "gated": "What waits may not begin now: its tenants or batches run as many jobs as they may, or are paused.",
         "left_to_others": "Other GPUs will have begun the jobs that wait sooner than it could.",
         "far": f"More than {counted(of.before)} begin on other GPUs first.",
         "takes_none": "It takes no jobs in this state.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from core.scheduling.gates import Gate, GateKey
 from core.scheduling.lines import Gpu, Line, ModelSet
 
 #: What takes longer than expected is expected to take at least so much longer, as a share of what was expected.
@@ -48,6 +49,8 @@ class WaitingLine:
     outgrown: str = ""
     #: Of jobs whose model files are fetched, because no GPU has them, or for GPUs more than have them.
     fetching: Fetching | None = None
+    #: What its jobs go through to begin.
+    gates: tuple[Gate, ...] = ()
 
     def run_s_of(self, index: int) -> float:
         """Return how long one of its jobs takes, in seconds; the head has index 0."""
@@ -75,6 +78,8 @@ class FleetGpu:
     #: What it holds once it is free: of what it loads just now, too.
     gpu: Gpu = field(default_factory=Gpu)
     busy: bool = False
+    #: The gates of the jobs that it has now, of each job its own.
+    slots: tuple[GateKey, ...] = ()
     #: Ids of the lines it can run; None: all. GPUs that are alike had better share one set.
     can_run: frozenset[int] | None = None
     #: The held model sets, the most recently used first. Those left out were used before, those at risk at last.

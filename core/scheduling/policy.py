@@ -20,7 +20,8 @@ that has waited for as long takes turns with them.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from core.scheduling.lines import Decision, Fleet, Gpu, Holders, Line, ModelSet, Why
 from core.scheduling.shares import by_turn
@@ -48,30 +49,38 @@ def decide(
       lines: those that this GPU can run.
       used_s: of each tenant, see `core.scheduling.shares.in_turn`.
     """
-    levels: dict[int, list[Line]] = {}
+    levels: dict[int, list[Line]] = defaultdict(list)
     for line in lines:
-        levels.setdefault(line.priority, []).append(line)
-    work_s: dict[ModelSet, float] = {}
+        levels[line.priority].append(line)
+    work_s: dict[ModelSet, float] = defaultdict(float)
+    uncounted: list[list[Line]] = []
+
+    def counted() -> Mapping[ModelSet, float]:
+        while uncounted:
+            for line in uncounted.pop():
+                work_s[line.models] += line.waiting * line.run_s
+        return work_s
+
     for priority in sorted(levels, reverse=True):
         for group in _by_turn(gpu, levels[priority], used_s):
-            for line in group:
-                work_s[line.models] = work_s.get(line.models, 0.0) + line.waiting * line.run_s
-            decision = decide_among(group, gpu, fleet, work_s, now_s=now_s)
+            uncounted.append(group)
+            decision = decide_among(group, gpu, fleet, counted, now_s=now_s)
             if decision is not None:
                 return decision
     return None
 
 
 def decide_among(
-    lines: Sequence[Line], gpu: Gpu, fleet: Fleet, work_s: Mapping[ModelSet, float], *, now_s: float
+    lines: Sequence[Line], gpu: Gpu, fleet: Fleet, count_work: Callable[[], Mapping[ModelSet, float]], *, now_s: float
 ) -> Decision | None:
     """Return what a GPU takes of lines of one priority whose tenants have their turn; None: it leaves them to others.
 
     Parameters:
       lines: of those with the same models, the one with the oldest head and those with deadlines suffice.
-      work_s: the work that waits for each model set, at this priority and above, of all lines that the GPU can run.
+      count_work: returns the work that waits for each model set, at this priority and above, of all lines that the GPU
+        can run. Most decisions do without.
     """
-    return _Look(gpu, fleet, work_s, now_s).choose(lines)
+    return _Look(gpu, fleet, count_work, now_s).choose(lines)
 
 
 def overtaken_from_s(line: Line, gpu: Gpu) -> float:
@@ -92,10 +101,12 @@ def _by_turn(gpu: Gpu, lines: list[Line], used_s: Mapping[str, float] | None) ->
 class _Look:
     """One look of one GPU at the lines of one level."""
 
-    def __init__(self, gpu: Gpu, fleet: Fleet, work_s: Mapping[ModelSet, float], now_s: float) -> None:
+    def __init__(
+        self, gpu: Gpu, fleet: Fleet, count_work: Callable[[], Mapping[ModelSet, float]], now_s: float
+    ) -> None:
         self._gpu = gpu
         self._holders = fleet.holders
-        self._work_s = work_s
+        self._count_work = count_work
         self._now_s = now_s
         self._worth = 1.0 + fleet.scarcity
 
@@ -134,7 +145,7 @@ class _Look:
     def _most_in_need(self, cold: Iterable[Line], worth: float) -> Line | None:
         """Return the line that needs one more GPU most, of those whose backlog exceeds so many loads."""
         usual_load_s, load_s_of = self._gpu.usual_load_s, self._gpu.load_s.get
-        holders_of, work_s_of, now_s = self._holders.get, self._work_s, self._now_s
+        holders_of, work_s_of, now_s = self._holders.get, self._count_work(), self._now_s
         most: tuple[float, int, Line] | None = None
         for line in cold:
             models = line.models
@@ -176,7 +187,7 @@ class _Look:
         holders = self._holders.get(line.models, _NOBODY)
         if holders.gpus < 1:
             return math.inf
-        return (holders.free_s + self._work_s.get(line.models, 0.0)) / holders.gpus
+        return (holders.free_s + self._count_work().get(line.models, 0.0)) / holders.gpus
 
     def _may_leave(self, lines: Iterable[Line]) -> bool:
         """Whether others hold, and work off in time, each model that jobs wait for here or that a load pushes out."""
@@ -189,7 +200,7 @@ class _Look:
         others = holders.gpus - 1
         if others < 1:
             return False
-        work_s = holders.free_s - gpu.free_s + self._work_s.get(models, 0.0)
+        work_s = holders.free_s - gpu.free_s + self._count_work().get(models, 0.0)
         return work_s / others <= IN_TIME * gpu.load_s.get(models, gpu.usual_load_s)
 
     def _is_urgent(self, line: Line) -> bool:

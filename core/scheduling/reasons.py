@@ -8,11 +8,15 @@ from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
 
 from core.scheduling.ahead import Start
+from core.scheduling.gates import Gate
 from core.scheduling.lines import Line, ModelSet
 
 Code: TypeAlias = Literal[
     "no_gpu",  # No GPU of the fleet can run it.
     "fetching",  # Its model files are on their way to a GPU.
+    "paused",  # Its batch is paused.
+    "tenant_full",  # Its tenant runs as many jobs as it may,
+    "batch_full",  # or its batch does.
     "now",  # An idle GPU takes it at once.
     "held",  # The GPU that takes it holds its models, and is busy.
     "busy",  # It needs no models, and every GPU that can run it is busy.
@@ -39,6 +43,8 @@ _WHO_GOES_FIRST: Final[Mapping[Code, str]] = {
     "needier": "Jobs whose models are scarcer go first",
     "earlier": "Earlier jobs go first",
 }
+#: Where gates keep it waiting, whatever GPUs are idle.
+GATED: Final[frozenset[Code]] = frozenset({"paused", "tenant_full", "batch_full"})
 #: States of GPUs that are no words.
 _STATES: Final[Mapping[str, str]] = {"disk_full": "out of disk space"}
 
@@ -61,6 +67,27 @@ class Reason:
     needs: str = ""
     #: The GPUs that could run it and take nothing now, by their states.
     away: Mapping[str, int] = field(default_factory=dict)
+    #: Of a gate that is full: how many jobs run that went through it, and how many may at once.
+    running: int = 0
+    most: int = 0
+
+
+def reason_of_gate(gate: Gate, start: Start | None, *, models: ModelSet) -> Reason:
+    """Return why jobs wait behind a gate.
+
+    Parameters:
+      start: when the job is taken, where the forecast saw that.
+    """
+    code: Code = "paused" if gate.is_paused else "tenant_full" if gate.key.kind == "tenant" else "batch_full"
+    return Reason(
+        code=code,
+        models=models,
+        gpu=None if start is None else start.gpu,
+        in_s=None if start is None else start.taken_in_s,
+        load_s=0.0 if start is None else start.starts_in_s - start.taken_in_s,
+        running=gate.running,
+        most=gate.most or 0,
+    )
 
 
 def reason_of_head(line: Line, start: Start, before: Sequence[Start], lines: Mapping[int, Line]) -> Reason:
@@ -112,6 +139,9 @@ def sentence(reason: Reason, files: Mapping[ModelSet, Sequence[str]]) -> str:
     texts: dict[Code, str] = {
         "no_gpu": _no_gpu(reason),
         "fetching": reason.needs,
+        "paused": "Its batch is paused.",
+        "tenant_full": f"Its tenant {_runs_all(reason, when)}",
+        "batch_full": f"Its batch {_runs_all(reason, when)}",
         "now": f"{gpu} takes it now"
         + (f", and loads {models} first, which takes {about(reason.load_s)}." if reason.load_s else "."),
         "held": f"Waits for {gpu}, which holds {models} and is free in {when}.",
@@ -123,6 +153,14 @@ def sentence(reason: Reason, files: Mapping[ModelSet, Sequence[str]]) -> str:
         "held_back": "GPUs could run it, but none takes it as things stand.",
     }
     return texts[code]
+
+
+def _runs_all(reason: Reason, when: str) -> str:
+    """Return `runs 5 of 5 jobs; gpu0@a takes it in about 4 s.`, as far as that is known."""
+    if reason.most == 0:
+        return "may run no jobs: its max_running is 0."
+    taken = "" if reason.in_s is None else f"; {reason.gpu or 'a GPU'} takes it in {when}"
+    return f"runs {reason.running} of {counted(reason.most)}{taken}."
 
 
 def _no_gpu(reason: Reason) -> str:

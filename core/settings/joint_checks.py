@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
+import re
+from itertools import combinations
 
 from core.errors import ConfigurationError
 from core.object_keys import DEFAULT_TEMPLATE
 from core.settings.settings import Settings
+from core.settings.value_types import names_a_host
 from core.webhooks.keys import hmac_key, seed, split_secrets
+
+#: What botocore takes for one.
+_REGION = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 
 
 def refuse_half_a_bucket(settings: Settings) -> None:
@@ -48,8 +53,32 @@ def refuse_half_a_storage(settings: Settings) -> None:
     given = [name for name, value in others.items() if value]
     if given and not settings.storage_url:
         raise ConfigurationError(f"COMFYLINE_STORAGE_URL missing: {given[0]} is for a bucket, s3://bucket/prefix.")
-    if settings.storage_endpoint_url and urlsplit(settings.storage_endpoint_url).scheme not in ("http", "https"):
-        raise ConfigurationError("COMFYLINE_STORAGE_ENDPOINT_URL must begin with http:// or https://.")
+    if settings.storage_region and not _REGION.fullmatch(settings.storage_region):
+        raise ConfigurationError("COMFYLINE_STORAGE_REGION must be letters, digits and '-', such as eu-west-1.")
+
+
+def refuse_addresses_of_nothing(settings: Settings) -> None:
+    """Raise ConfigurationError where the address of a server for files is no URL that names a host."""
+    given = {
+        "COMFYLINE_STORAGE_ENDPOINT_URL": settings.storage_endpoint_url,
+        "COMFYLINE_MODELS_HUB_URL": settings.models_hub_url,
+        "COMFYLINE_MODELS_S3_ENDPOINT_URL": settings.models_s3_endpoint_url,
+    }
+    for name, url in given.items():
+        if url and not names_a_host(url):
+            raise ConfigurationError(f"{name} must begin with http:// or https:// and name a host: https://host:port.")
+
+
+def refuse_shared_ports(settings: Settings) -> None:
+    """Raise ConfigurationError where something would take the place of the API, or of something else beside it."""
+    ports = {
+        "COMFYLINE_API_PORT": settings.api_port,
+        "COMFYLINE_METRICS_PORT": settings.metrics_port,
+        "COMFYLINE_COMFYUI_PORT": settings.comfyui_port,
+    }
+    for (name, port), (other, another) in combinations(ports.items(), 2):
+        if port is not None and port == another:
+            raise ConfigurationError(f"{other} and {name} are both {port}; change one.")
 
 
 def refuse_malformed_keys(settings: Settings) -> None:
@@ -57,6 +86,9 @@ def refuse_malformed_keys(settings: Settings) -> None:
     try:
         name = "WEBHOOK_SECRET"
         for secret in split_secrets(settings.webhook_secret.get_secret_value()):
+            hmac_key(secret)
+        name = "COMFYLINE_AUTOSCALE_WEBHOOK_SECRET"
+        for secret in split_secrets(settings.autoscale_webhook_secret.get_secret_value()):
             hmac_key(secret)
         name = "COMFYLINE_WEBHOOK_SIGNING_KEY"
         if signing_key := settings.webhook_signing_key.get_secret_value():
@@ -70,3 +102,17 @@ def refuse_malformed_tokens(settings: Settings) -> None:
     for name, token in settings.named_tokens.items():
         if not name or not token or not (token.isascii() and token.isprintable()):
             raise ConfigurationError("COMFYLINE_MODELS_TOKENS must be name=token, several of them separated by commas.")
+
+
+def refuse_telling_of_nothing(settings: Settings) -> None:
+    """Raise ConfigurationError where somebody is to be told what pools want, and none is scaled."""
+    told = {
+        "COMFYLINE_AUTOSCALE_COMMAND": settings.autoscale_command,
+        "COMFYLINE_AUTOSCALE_WEBHOOK_URL": settings.autoscale_webhook_url,
+    }
+    given = [name for name, value in told.items() if value]
+    if given and not settings.autoscale_pools:
+        raise ConfigurationError(
+            f"COMFYLINE_AUTOSCALE_POOLS missing: {given[0]} is told when a pool that is scaled wants another number of "
+            "GPUs. Name the pools, for instance -=0-8."
+        )

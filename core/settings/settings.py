@@ -10,30 +10,37 @@ from urllib.parse import quote
 from pydantic import AliasChoices, Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from core.log_format import LogStyle
 from core.object_keys import DEFAULT_TEMPLATE
+from core.records.scaling_rules import ScalingRules
+from core.records.tenant_limits import LIMITS, TenantLimits
 from core.settings.socket_folder import socket_folder
 from core.settings.value_types import (
     AbsolutePath,
     BrokerUrl,
     CertificateFile,
     CommaList,
+    CommandLine,
     DistinctNames,
+    GpuPrices,
     HostNames,
     InstanceUrls,
     KeyTemplate,
     Networks,
+    Origins,
     Pauses,
+    PoolRanges,
     StorageUrl,
+    WebUrl,
+    named_values,
+    plain_name,
 )
 
 PREFIX = "COMFYLINE_"
+#: The largest limit of a tenant, and of its bytes: what databases hold, and JSON's numbers.
+MOST, MOST_BYTES = 2**31 - 1, 2**53 - 1
 #: The kernel's limit for a unix socket path is 108 bytes with its closing zero.
 LONGEST_SOCKET_PATH = 100
-
-
-def _named(name: str) -> AliasChoices:
-    """Return the alias of a field whose variable has no prefix, beside the field's own name."""
-    return AliasChoices(name, name.lower())
 
 
 class Settings(BaseSettings):
@@ -72,19 +79,35 @@ class Settings(BaseSettings):
     #: Prefix of every key on a shared Redis, and of our exchanges. On a shared RabbitMQ use a virtual host of its own.
     broker_namespace: str = "comfyline"
 
+    #: How the logs of all processes look: lines for people, or one JSON object a line.
+    log_format: LogStyle = "text"
+    #: Of what ComfyUI prints while a job runs, bytes that are kept with the job; 0: none.
+    job_log_bytes: int = Field(64 * 1024, ge=0, le=1024 * 1024)
+
     # --- HTTP -------------------------------------------------------------------------------------------------------
     api_host: str = "127.0.0.1"
     api_port: int = Field(8000, ge=1, le=65535)
+    #: Where ComfyUI's own protocol is served at `/`, beside `/comfyui/` of the API; None: 8188 in `up`, else nowhere.
+    comfyui_port: int | None = Field(None, ge=1, le=65535)
     #: Requests that have a line in the log, by the importance of how they ended; `off`: none.
     request_log: Literal["debug", "info", "warning", "error", "off"] = "info"
+    #: Where metrics are served without a key, beside `/metrics` of the API; None: nowhere.
+    metrics_port: int | None = Field(None, ge=1, le=65535)
+    metrics_host: str = "127.0.0.1"
+    #: Seconds between a process's reports of what it has counted; GPU workers, which are many, take six times as long.
+    metrics_report_s: float = Field(10.0, ge=0.5, le=60, allow_inf_nan=False)
     #: gunicorn worker processes of the API.
     api_processes: int = Field(1, ge=1, le=64)
     #: Keys a client must present as `Authorization: Bearer ...`; none leaves the API open.
     api_keys: CommaList = Field((), repr=False)
     #: Where clients reach the API when a proxy rewrites the Host header, for instance https://api.example.com.
     public_url: str = ""
+    #: Networks of the proxies that are believed when they say whose request it is: CIDRs, `loopback`, `private`.
+    trusted_proxies: Networks = ()
     #: Further names in the Host header that an API without keys goes by; `*` for any.
     allowed_hosts: HostNames = ()
+    #: Pages of other sites that may use the API from a browser: exact origins.
+    cors_origins: Origins = ()
     max_body_bytes: int = Field(20 * 1024 * 1024, ge=1024)
     max_json_depth: int = Field(64, ge=8, le=500)
     #: Largest file that clients may upload, or have fetched.
@@ -102,14 +125,25 @@ class Settings(BaseSettings):
     cancel_on_hangup: bool = True
     #: Jobs that may wait at once; one more is refused with `queue_full`.
     max_queued: int = Field(100_000, ge=1)
+    #: Jobs of a tenant that may run at once, where it has no limit of its own; None: any number.
     #: The highest priority that a job may have.
     max_priority: int = Field(1_000_000, ge=-1_000_000, le=1_000_000)
+
+    # --- what each tenant may have at most, unless something else is set for it; None: as much as it likes ----------
+    tenant_max_waiting: int | None = Field(None, ge=0, le=MOST)
+    tenant_max_running: int | None = Field(None, ge=0, le=MOST)
+    tenant_max_requests_per_minute: int | None = Field(None, ge=0, le=MOST)
+    tenant_max_kept_bytes: int | None = Field(None, ge=0, le=MOST_BYTES)
+    tenant_max_gpu_s_per_day: float | None = Field(None, ge=0, le=MOST, allow_inf_nan=False)
 
     # --- Flower -----------------------------------------------------------------------------------------------------
     flower_host: str = "127.0.0.1"
     flower_port: int = Field(5555, ge=1, le=65535)
     #: `user:password`; generated, kept in the data directory and printed when empty.
     flower_basic_auth: SecretStr = SecretStr("")
+
+    #: Where `comfyline up` has a Prometheus listen that is installed, on 127.0.0.1; 0: it starts none.
+    prometheus_port: int = Field(9490, ge=0, le=65535)
 
     # --- GPUs and ComfyUI -------------------------------------------------------------------------------------------
     #: CUDA indices or UUIDs; empty means every GPU that the driver lists.
@@ -201,6 +235,27 @@ class Settings(BaseSettings):
     retention_s: float = Field(7 * 24 * 3600.0, gt=0, allow_inf_nan=False)
     #: The same for its files alone, where they are to go earlier; None: as long as the job.
     output_retention_s: float | None = Field(None, gt=0, allow_inf_nan=False)
+    #: What an hour on a kind of GPU costs, by a part of the kind's name: `RTX 4090=0.45 EUR, H100=2.50 EUR`.
+    gpu_prices: GpuPrices = ()
+    #: Seconds for which it is kept who did what, see docs/usage.md.
+    audit_retention_s: float = Field(365 * 24 * 3600.0, gt=0, allow_inf_nan=False)
+
+    # --- scaling ----------------------------------------------------------------------------------------------------
+    #: Least and most GPUs of each pool that is scaled: `a100=0-8, -=1-`; `-` are GPUs without a label.
+    autoscale_pools: PoolRanges = ()
+    #: Seconds within which every job is to begin.
+    autoscale_target_wait_s: float = Field(30.0, ge=1, le=86400, allow_inf_nan=False)
+    #: A pool gives up no GPU that it needed within so many seconds.
+    autoscale_idle_s: float = Field(300.0, ge=10, le=86400, allow_inf_nan=False)
+    #: What is told when a pool wants another number of GPUs: a command that is run, a URL that is posted to.
+    autoscale_command: CommandLine = Field("", repr=False)
+    autoscale_webhook_url: WebUrl = Field("", repr=False)
+    #: Signs what is posted; two, separated by a comma, while it is rotated.
+    autoscale_webhook_secret: SecretStr = SecretStr("")
+
+    # --- upgrades ---------------------------------------------------------------------------------------------------
+    #: A command that brings another version of Comfyline to this host, for `comfyline rollout upgrade`.
+    upgrade_command: CommandLine = Field("", repr=False)
 
     # --- workflows --------------------------------------------------------------------------------------------------
     #: A directory of further workflow templates; one of the same name as a shipped one wins.
@@ -214,37 +269,37 @@ class Settings(BaseSettings):
     webhook_signing_key: SecretStr = SecretStr("")
 
     # --- the names of the /generate contract ------------------------------------------------------------------------
-    webhook_url: str = Field("", repr=False, validation_alias=_named("WEBHOOK_URL"))
+    webhook_url: str = Field("", repr=False, validation_alias=plain_name("WEBHOOK_URL"))
     webhook_timeout_s: float = Field(
         30.0, gt=0, le=300, validation_alias=AliasChoices("WEBHOOK_TIMEOUT", "webhook_timeout_s")
     )
     #: For signing the events that go to `WEBHOOK_URL`, and no others. Two, separated by a comma, while it is rotated.
-    webhook_secret: SecretStr = Field(SecretStr(""), validation_alias=_named("WEBHOOK_SECRET"))
+    webhook_secret: SecretStr = Field(SecretStr(""), validation_alias=plain_name("WEBHOOK_SECRET"))
 
     #: The bucket of `/generate` requests that name none: all of the first three, or none of them.
-    s3_access_key_id: str = Field("", repr=False, validation_alias=_named("S3_ACCESS_KEY_ID"))
-    s3_secret_access_key: SecretStr = Field(SecretStr(""), validation_alias=_named("S3_SECRET_ACCESS_KEY"))
-    s3_bucket_name: str = Field("", validation_alias=_named("S3_BUCKET_NAME"))
+    s3_access_key_id: str = Field("", repr=False, validation_alias=plain_name("S3_ACCESS_KEY_ID"))
+    s3_secret_access_key: SecretStr = Field(SecretStr(""), validation_alias=plain_name("S3_SECRET_ACCESS_KEY"))
+    s3_bucket_name: str = Field("", validation_alias=plain_name("S3_BUCKET_NAME"))
     #: Empty means Amazon's own for the region.
-    s3_endpoint_url: str = Field("", validation_alias=_named("S3_ENDPOINT_URL"))
+    s3_endpoint_url: str = Field("", validation_alias=plain_name("S3_ENDPOINT_URL"))
     #: Also the region of requests that bring a bucket and no region.
-    s3_region: str = Field("", validation_alias=_named("S3_REGION"))
-    s3_session_token: SecretStr = Field(SecretStr(""), validation_alias=_named("S3_SESSION_TOKEN"))
+    s3_region: str = Field("", validation_alias=plain_name("S3_REGION"))
+    s3_session_token: SecretStr = Field(SecretStr(""), validation_alias=plain_name("S3_SESSION_TOKEN"))
     #: A folder of the bucket that everything goes below.
-    s3_prefix: str = Field("", validation_alias=_named("S3_PREFIX"))
+    s3_prefix: str = Field("", validation_alias=plain_name("S3_PREFIX"))
     #: How its keys are made, see `core/object_keys.py`.
-    s3_key_template: KeyTemplate = Field(DEFAULT_TEMPLATE, validation_alias=_named("S3_KEY_TEMPLATE"))
+    s3_key_template: KeyTemplate = Field(DEFAULT_TEMPLATE, validation_alias=plain_name("S3_KEY_TEMPLATE"))
     #: Where anybody finds its objects; empty means presigned links.
-    s3_public_url: str = Field("", validation_alias=_named("S3_PUBLIC_URL"))
+    s3_public_url: str = Field("", validation_alias=plain_name("S3_PUBLIC_URL"))
     #: Empty means by path where there is an endpoint, else virtual.
-    s3_addressing: Literal["", "path", "virtual"] = Field("", validation_alias=_named("S3_ADDRESSING"))
+    s3_addressing: Literal["", "path", "virtual"] = Field("", validation_alias=plain_name("S3_ADDRESSING"))
 
     #: The template that the modifier `RawWorkflow` fills when a request brings no graph.
-    comfy_model: str = Field("sd3", validation_alias=_named("COMFY_MODEL"))
+    comfy_model: str = Field("sd3", validation_alias=plain_name("COMFY_MODEL"))
 
     # --- the command line as a client: the official SDK's names -----------------------------------------------------
-    comfy_base_url: str = Field("http://127.0.0.1:8000", validation_alias=_named("COMFY_BASE_URL"))
-    comfy_api_key: SecretStr = Field(SecretStr(""), validation_alias=_named("COMFY_API_KEY"))
+    comfy_base_url: str = Field("http://127.0.0.1:8000", validation_alias=plain_name("COMFY_BASE_URL"))
+    comfy_api_key: SecretStr = Field(SecretStr(""), validation_alias=plain_name("COMFY_API_KEY"))
 
     #: Name of this machine in instance and queue names.
     host: str = Field(default_factory=socket.gethostname, min_length=1)
@@ -275,6 +330,17 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic's signature
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return init_settings, env_settings
+
+    @property
+    def tenant_limits(self) -> TenantLimits:
+        """What each tenant may have for which nothing else is set."""
+        return TenantLimits.of({name: getattr(self, f"tenant_{name}") for name in LIMITS})
+
+    @property
+    def scaling_rules(self) -> ScalingRules:
+        """What is said of scaling."""
+        pools = {pool: (least, most) for pool, least, most in self.autoscale_pools}
+        return ScalingRules(target_wait_s=self.autoscale_target_wait_s, idle_s=self.autoscale_idle_s, pools=pools)
 
     @property
     def ledger_url(self) -> str:
@@ -322,8 +388,7 @@ class Settings(BaseSettings):
     @property
     def named_tokens(self) -> dict[str, str]:
         """The tokens for sources of model files, by the names that the manifest has for them."""
-        pairs = (part.partition("=") for part in self.models_tokens.get_secret_value().split(",") if part.strip())
-        return {name.strip(): token.strip() for name, _, token in pairs}
+        return named_values(self.models_tokens.get_secret_value())
 
     def make_data_dir(self) -> None:
         """Create the data directory, for this user alone: prompts, pictures and keys lie in it."""

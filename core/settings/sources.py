@@ -14,10 +14,13 @@ from pydantic import ValidationError
 
 from core.errors import ConfigurationError
 from core.settings.joint_checks import (
+    refuse_addresses_of_nothing,
     refuse_half_a_bucket,
     refuse_half_a_storage,
     refuse_malformed_keys,
     refuse_malformed_tokens,
+    refuse_shared_ports,
+    refuse_telling_of_nothing,
 )
 from core.settings.settings import PREFIX, Settings
 
@@ -31,6 +34,7 @@ SECRET_FIELDS = (
     "flower_basic_auth",
     "secret_key",
     "webhook_signing_key",
+    "autoscale_webhook_secret",
     "database_url",
     "broker_url",
     "models_tokens",
@@ -53,14 +57,25 @@ def load_settings(**overrides: Any) -> Settings:
         raise ConfigurationError(_explain(exc)) from exc
     refuse_half_a_bucket(settings)
     refuse_half_a_storage(settings)
+    refuse_addresses_of_nothing(settings)
     refuse_malformed_keys(settings)
     refuse_malformed_tokens(settings)
+    refuse_telling_of_nothing(settings)
+    refuse_shared_ports(settings)
     return settings
 
 
 def process_environment() -> dict[str, str]:
     """Return a copy of this process's environment, for our own child processes; never for ComfyUI."""
     return dict(os.environ)
+
+
+def traces_are_wanted() -> bool:
+    """Return whether OpenTelemetry's own variables say where spans are to go: those are its settings, and not ours."""
+    named = [os.environ.get(f"OTEL_EXPORTER_OTLP_{part}ENDPOINT", "").strip() for part in ("", "TRACES_")]
+    exporter = os.environ.get("OTEL_TRACES_EXPORTER", "otlp").strip().lower()
+    is_off = os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
+    return any(named) and exporter == "otlp" and not is_off
 
 
 def _read_secret_files() -> dict[str, str]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from core.settings import Settings
 from core.storage.folders import LocalStorage
-from core.storage.placing import LocalFile
+from core.storage.placing import LocalFile, Told
 
 if TYPE_CHECKING:
     from core.storage.direct_uploads import DirectUploads
@@ -38,8 +38,21 @@ class StorageBackend(Protocol):
     def draft(self) -> Path:
         """Return a new local path to write a file to that is to be `put`; the caller removes it."""
 
-    def put(self, key: str, file: Path) -> None:
-        """Bring a local file in, which leaves its place. One that is there already stays: it has the same bytes."""
+    def put(self, key: str, file: Path, *, is_needed: bool = False) -> None:
+        """Bring a local file in, which leaves its place. One that is there already stays: it has the same bytes.
+
+        Parameters:
+          is_needed: nobody removes what is there, for the ledger refers to it.
+        """
+
+    def take_over(self, source: object, source_key: str, key: str, *, size_bytes: int, digest: str) -> bool:
+        """Bring in a copy of a file of another storage, as `put`, without its bytes coming by here.
+
+        Parameters:
+          digest: of the file, `blake3:<64 hex digits>`.
+        Returns: whether that could be done; else the caller brings it.
+        Raises: FileNotFoundError - there is none, or none of this size.
+        """
 
     def keep(self, files: Sequence[LocalFile]) -> None:
         """Bring in copies of local files of one folder, under keys that are the caller's alone.
@@ -53,8 +66,12 @@ class StorageBackend(Protocol):
     def local(self, key: str) -> AbstractContextManager[Path]:
         """Give a local path to read a file at, for the time of the block. Raises FileNotFoundError."""
 
-    def copy(self, key: str, target: Path) -> None:
-        """Copy a file out, whole or not at all. Raises FileNotFoundError."""
+    def copy(self, key: str, target: Path, told: Told | None = None) -> None:
+        """Copy a file out, whole or not at all. Raises FileNotFoundError.
+
+        Parameters:
+          told: hears how far that is, where it takes a network.
+        """
 
     def touch(self, key: str) -> None:
         """Keep a file from being discarded for a while: it is about to be recorded. Raises FileNotFoundError."""

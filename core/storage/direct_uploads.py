@@ -19,8 +19,8 @@ from core.records.direct_upload import SENDING, DirectUpload
 from core.settings import Settings
 from core.storage.multipart import MIB, complete, listed_parts, part_bytes_of
 from core.storage.object_client import place_of, storage_client, translated
-from core.storage.object_reader import ObjectReader
-from core.storage.objects import S3Storage, object_reader
+from core.storage.object_reader import ObjectReader, object_reader
+from core.storage.objects import S3Storage
 from core.storage.sending import UNFINISHED_S
 
 #: How long a client may begin to send, or a part; what has begun may last longer.

@@ -15,7 +15,7 @@ from io import FileIO
 from pathlib import Path
 
 from core.job_files import job_folder
-from core.storage.placing import LocalFile
+from core.storage.placing import LocalFile, Told
 
 #: A file that was put, or put again, within this time is not removed: somebody may be about to record it.
 FRESH_S = 3600.0
@@ -73,7 +73,7 @@ class LocalStorage:
         make_folder(folder, self.root)
         return folder / uuid.uuid4().hex
 
-    def put(self, key: str, file: Path) -> None:
+    def put(self, key: str, file: Path, *, is_needed: bool = False) -> None:  # noqa: ARG002 - it costs nothing here
         """Bring a file in. One that is there already stays: equal keys mean equal bytes."""
         target = self._path(key)
         try:
@@ -83,6 +83,10 @@ class LocalStorage:
         except FileNotFoundError:
             make_folder(target.parent, self.root)
             move_in(file, target)
+
+    def take_over(self, source: object, source_key: str, key: str, *, size_bytes: int, digest: str) -> bool:  # noqa: ARG002
+        """Return False: here whoever asks is who copies."""
+        return False
 
     def keep(self, files: Sequence[LocalFile]) -> None:
         """Bring in copies of files; nothing is to be done where one lies in its place."""
@@ -119,7 +123,7 @@ class LocalStorage:
         """Keep a file from being removed for a while: it is about to be recorded. Raises FileNotFoundError."""
         os.utime(self._path(key))
 
-    def copy(self, key: str, target: Path) -> None:
+    def copy(self, key: str, target: Path, told: Told | None = None) -> None:  # noqa: ARG002 - a disk is soon done
         """Copy a file out, whole or not at all. Raises FileNotFoundError."""
         target.parent.mkdir(parents=True, exist_ok=True)
         draft = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.part")
@@ -174,7 +178,9 @@ class LocalStorage:
 
     def folders(self) -> Iterator[str]:
         """Return the name of every folder, in no order. Raises FileNotFoundError: there is no storage yet."""
-        return (path.name for path in self.root.iterdir() if not path.name.startswith("."))
+        # One after the other: there may be millions, too many to have in memory at once.
+        with os.scandir(self.root) as entries:
+            yield from (entry.name for entry in entries if not entry.name.startswith("."))
 
     def folder_age_s(self, folder: str) -> float:
         """Return the seconds since a folder was last changed; infinite where there is none."""

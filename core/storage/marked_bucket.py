@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import re
 import uuid
 from typing import Any
 
 from core.errors import ConfigurationError
+from core.ledger.storage_ids import StorageIds
 from core.settings import Settings
-from core.storage.object_client import place_of, storage_client, translated
+from core.storage.object_client import in_words, place_of, storage_client
 
 NAME = "fleet-storage"
 #: Of a marker, whatever else may lie at its key.
 MOST_BYTES = 1024
+_ID = re.compile(r"[A-Za-z0-9-]{1,64}")
+_IS_IT_S3 = (
+    "Does COMFYLINE_STORAGE_ENDPOINT_URL name an S3 server, and not another one, or a proxy's page? Otherwise remove "
+    "the object."
+)
 #: Numbers of faults that may be over soon; at the others somebody has to change something.
 PASSING = (errno.ETIMEDOUT, errno.ECONNREFUSED, errno.EIO)
 
@@ -38,8 +45,8 @@ class MarkedBucket:
             return exc.strerror if exc.errno in PASSING else None
         return None
 
-    def problem(self, known: str) -> str | None:
-        """Return what is wrong where the id `known` should be; None: it is there."""
+    def problem(self, ids: StorageIds) -> str | None:
+        """Return what is wrong where the fleet's current id, or its next one, should be; None: it is there."""
         try:
             found = self._read()
         except OSError as exc:
@@ -49,12 +56,25 @@ class MarkedBucket:
                 f"{self} is not this fleet's storage: it has no {self._key}. `comfyline storage copy` fills a bucket "
                 "with the files of a directory and makes it the fleet's."
             )
-        if found[:1] != [known]:
+        if found[:1] in ([ids.current], [ids.next]):
+            return None
+        if found[:1] and found[0] in ids.left:
             return (
-                f"{self} is another fleet's storage: its {self._key} differs. Choose another folder of the bucket, or "
-                "correct COMFYLINE_DATABASE_URL."
+                f"{self} is no longer this fleet's storage: the fleet has moved. Set COMFYLINE_STORAGE_URL to what the "
+                "other machines have."
             )
-        return None
+        if found and _ID.fullmatch(found[0]):
+            return (
+                f"{self} is not this fleet's storage, but another fleet's, or one that it never moved to: its "
+                f"{self._key} differs. Choose another folder of the bucket, or correct COMFYLINE_DATABASE_URL; "
+                "`comfyline storage copy` makes it the fleet's."
+            )
+        return f"{self._key} in {self._url} holds no marker. {_IS_IT_S3}"
+
+    def marker_id(self) -> str | None:
+        """Return the id in the marker; None: there is none. Raises OSError."""
+        found = self._read()
+        return found[0] if found else None
 
     def first_id(self, fleet: str) -> str:
         """Return the id in the marker, which is made if there is none. Raises ConfigurationError."""
@@ -66,8 +86,8 @@ class MarkedBucket:
                 found = self._read() or []
         except OSError as exc:
             raise ConfigurationError(f"The storage cannot be used. {exc.strerror or exc}.") from exc
-        if not found:
-            raise ConfigurationError(f"{self._key} in {self._url} is empty; remove it.")
+        if not found or not _ID.fullmatch(found[0]):
+            raise ConfigurationError(f"{self._key} in {self._url} holds no marker. {_IS_IT_S3}")
         if found[1:] != [fleet]:
             raise ConfigurationError(self._is_foreign)
         return found[0]
@@ -79,21 +99,21 @@ class MarkedBucket:
 
     def mark(self, marker_id: str, fleet: str) -> None:
         """Write the marker. Raises OSError."""
-        with translated(self._url):
+        with in_words(self._url):
             self._client.put_object(Bucket=self._bucket, Key=self._key, Body=f"{marker_id} {fleet}\n".encode())
 
     def check_rights(self) -> str | None:
         """Return why nothing can be written, read, listed or removed there; None: it can."""
         key, words = f"{self._prefix}checks/{uuid.uuid4().hex}", b"comfyline"
         try:
-            with translated(self._url):
+            with in_words(self._url):
                 self._client.put_object(Bucket=self._bucket, Key=key, Body=words)
             try:
-                with translated(self._url):
+                with in_words(self._url):
                     found = self._client.get_object(Bucket=self._bucket, Key=key)["Body"].read(MOST_BYTES)
                     self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix, MaxKeys=1)
             finally:
-                with translated(self._url):
+                with in_words(self._url):
                     self._client.delete_object(Bucket=self._bucket, Key=key)
         except OSError as exc:
             return f"The storage cannot be used. {exc.strerror or exc}."
@@ -107,7 +127,7 @@ class MarkedBucket:
         )
 
     def _read(self) -> list[str] | None:
-        with contextlib.suppress(FileNotFoundError), translated(self._url):
+        with contextlib.suppress(FileNotFoundError), in_words(self._url):
             found = self._client.get_object(Bucket=self._bucket, Key=self._key)["Body"].read(MOST_BYTES)
             return str(found.decode("utf-8", errors="replace")).split()
         return None

@@ -7,6 +7,7 @@ import uuid
 from pathlib import Path
 
 from core.errors import ConfigurationError
+from core.ledger.storage_ids import StorageIds
 from core.settings import Settings
 
 #: In the folder of outputs, which is the same on every machine also where only that one is shared.
@@ -37,17 +38,30 @@ class MarkedDirectory:
         """Return None: a mount that is missing at a process's start is not waited for."""
         return None
 
-    def problem(self, known: str) -> str | None:
-        """Return what is wrong where the id `known` should be; None: it is there."""
+    def marker_id(self) -> str | None:
+        """Return the id in the marker; None: there is none. Raises OSError."""
+        try:
+            found = self._path.read_text(encoding="utf-8", errors="replace").split()
+        except FileNotFoundError:
+            return None
+        return found[0] if found else None
+
+    def problem(self, ids: StorageIds) -> str | None:
+        """Return what is wrong where the fleet's current id, or its next one, should be; None: it is there."""
         try:
             found = self._path.read_text(encoding="utf-8").split()
         except FileNotFoundError:
-            help_ = self._help(known)
+            help_ = self._help(ids.current)
             return f"{self} is not this fleet's storage: it has no {self._path.parent.name}/{NAME}. {help_}"
         except (OSError, UnicodeDecodeError) as exc:
             return f"{self} cannot be read: {getattr(exc, 'strerror', None) or 'the marker is damaged'}."
-        if found[:1] != [known]:
-            help_ = self._help(known)
+        if found and found[0] in ids.left:
+            return (
+                f"{self} is no longer this fleet's storage: the fleet has moved. Set COMFYLINE_STORAGE_URL to what the "
+                "other machines have."
+            )
+        if found[:1] != [ids.current]:
+            help_ = self._help(ids.current)
             return f"{self} is another fleet's storage: its {self._path.parent.name}/{NAME} differs. {help_}"
         return None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import IO
 
 from PIL import Image, UnidentifiedImageError
 
@@ -74,25 +75,27 @@ def type_of(head: bytes) -> str:
 def content_type_of(head: bytes, declared: str) -> str:
     """Return what the first bytes say; else what the sender says, if that is a type at all."""
     found = type_of(head)
-    if found == UNKNOWN and re.fullmatch(r"[\w.+-]+/[\w.+-]+", declared, re.ASCII):
+    # No longer than RFC 6838 lets a name be, and with that than any column.
+    if found == UNKNOWN and re.fullmatch(r"[\w.+-]{1,127}/[\w.+-]{1,127}", declared, re.ASCII):
         return declared
     return found
 
 
-def check_picture(path: Path, *, max_pixels: int, subject: str) -> None:
+def check_picture(source: Path | IO[bytes], *, max_pixels: int, subject: str, is_ours: bool = False) -> None:
     """Refuse what is no picture, or would take too much memory to decode. Nothing is decoded here.
 
     Parameters:
+      is_ours: it was made here, and is not damaged: no more of it is read than tells its size.
       max_pixels: of one frame.
       subject: what the message calls the file.
     Raises: InvalidRequest.
     """
     try:
-        with Image.open(path, formats=_PICTURES) as picture:
+        with Image.open(source, formats=_PICTURES) as picture:
             width, height = picture.size
             if width * height <= max_pixels:
                 frames = getattr(picture, "n_frames", 1)
-                if picture.format == "PNG" and frames == 1:
+                if picture.format == "PNG" and frames == 1 and not is_ours:
                     # Checksums of all its chunks, without decoding them.
                     picture.verify()
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as exc:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import ssl
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -28,6 +29,7 @@ from s3transfer.exceptions import TransferNotDoneError
 from core.buckets.dialect import dialect, without_expectations
 from core.settings import Settings
 from core.storage.folders import BucketFault
+from core.storage.patience import limited
 
 DEFAULT_REGION = "us-east-1"
 CONNECT_TIMEOUT_S = 5.0
@@ -108,9 +110,18 @@ def _client(settings: Settings, secret: str) -> Any:
 def translated(url: str) -> Iterator[None]:
     """Raise what botocore raises as BucketFault, in words that say what to do, or FileNotFoundError.
 
+    What is asked in the block takes no longer than this process waits for its bucket.
+
     Parameters:
       url: the storage, `s3://bucket/prefix`.
     """
+    with limited(), in_words(url):
+        yield
+
+
+@contextlib.contextmanager
+def in_words(url: str) -> Iterator[None]:
+    """The same, however long it takes."""
     try:
         yield
     except ClientError as exc:
@@ -121,7 +132,9 @@ def translated(url: str) -> Iterator[None]:
     except (ConnectTimeoutError, ReadTimeoutError) as exc:
         raise BucketFault(errno.ETIMEDOUT, f"{url}: the S3 server does not answer in time: {_REACH}") from exc
     except SSLError as exc:
-        words = "the certificate of the S3 server is not trusted: AWS_CA_BUNDLE names a file of authorities"
+        words = f"the S3 server does not speak TLS with us: {_REACH}"
+        if _is_of_certificate(exc):
+            words = "the certificate of the S3 server is not trusted: AWS_CA_BUNDLE names a file of authorities"
         raise BucketFault(errno.ECONNREFUSED, f"{url}: {words}") from exc
     except (NoConnection, HTTPClientError) as exc:
         raise BucketFault(errno.ECONNREFUSED, f"{url}: no connection to the S3 server: {_REACH}") from exc
@@ -130,6 +143,11 @@ def translated(url: str) -> Iterator[None]:
         raise BucketFault(errno.EINVAL, f"{url}: {_ANOTHER_REGION}") from exc
     except (BotoCoreError, TransferNotDoneError, ValueError) as exc:
         raise BucketFault(errno.EIO, f"{url}: the S3 server cannot be used ({type(exc).__name__})") from exc
+
+
+def _is_of_certificate(exc: SSLError) -> bool:
+    reasons = [exc, exc.kwargs.get("error"), *getattr(exc.kwargs.get("error"), "args", ())]
+    return any(isinstance(reason, ssl.CertificateError) for reason in reasons)
 
 
 def _refusal(exc: ClientError, url: str) -> OSError:

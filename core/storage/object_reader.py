@@ -9,7 +9,10 @@ from typing import Any, TypeAlias
 
 from botocore.exceptions import BotoCoreError, HTTPClientError, IncompleteReadError, ReadTimeoutError
 
+from core.settings import Settings
 from core.storage.folders import BucketFault
+from core.storage.object_client import place_of, storage_client, translated
+from core.storage.patience import limited
 
 #: One request brings so much at most: a client that stops reading wastes no more than this, and holds no connection.
 WINDOW_BYTES = 8 * 1024 * 1024
@@ -72,7 +75,11 @@ class ObjectReader(io.RawIOBase):
                 self._left = min(WINDOW_BYTES, self._size_bytes - self._at)
                 self._body = self._part_of(self._at, self._at + self._left - 1)
             try:
-                data: bytes = self._body.read(min(wanted, self._left))
+                with limited():
+                    data: bytes = self._body.read(min(wanted, self._left))
+            except BucketFault:
+                self._drop()
+                raise
             except (BotoCoreError, HTTPClientError, IncompleteReadError, ReadTimeoutError, OSError) as exc:
                 broken, data = exc, b""
             if data:
@@ -88,3 +95,17 @@ class ObjectReader(io.RawIOBase):
         body, self._body = self._body, None
         if body is not None:
             body.close()
+
+
+def object_reader(settings: Settings, name: str, etag: str) -> PartOf:
+    """Return what reads parts of one object of the bucket, as long as it is the same."""
+    bucket, _ = place_of(settings)
+
+    def part_of(first: int, last: int) -> Any:
+        with translated(settings.storage_url):
+            answer = storage_client(settings).get_object(
+                Bucket=bucket, Key=name, Range=f"bytes={first}-{last}", IfMatch=etag
+            )
+        return answer["Body"]
+
+    return part_of

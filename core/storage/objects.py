@@ -24,19 +24,21 @@ from pathlib import Path
 from typing import Any
 
 from blake3 import blake3
-from s3transfer.manager import TransferConfig, TransferManager
 
 from core.job_files import is_id, job_folder
 from core.settings import Settings
+from core.storage.copying import copy_within
 from core.storage.folders import FRESH_S, BucketFault, age_s
 from core.storage.object_client import place_of, storage_client, translated
-from core.storage.object_reader import ObjectReader, PartOf
-from core.storage.placing import CHUNK_BYTES, LocalFile, digest_of
-from core.storage.sending import LARGE_BYTES, Sender
+from core.storage.object_reader import ObjectReader, object_reader
+from core.storage.placing import CHUNK_BYTES, LocalFile, Told, digest_of
+from core.storage.sending import LARGE_BYTES, Sender, threads
 
-#: Copies within the bucket, of which no bytes come by here.
-_COPIES = TransferConfig(multipart_threshold=1024**3, multipart_chunksize=256 * 1024**2, max_request_concurrency=4)
 _HASH = re.compile("[0-9a-f]{64}")
+#: What is younger than this needs no mark to be kept: it is not removed for as long again.
+YOUNG_S = FRESH_S / 2
+#: Files of one job on their way at once; of large ones so many parts.
+FILES_AT_ONCE = 4
 #: A removal that was announced is done within this time, or not at all.
 REMOVAL_S = 30.0
 #: A process that announced one and was killed is waited for no longer than this.
@@ -72,36 +74,42 @@ class S3Storage:
         self._sweep_local()
         return self._drafts / uuid.uuid4().hex
 
-    def put(self, key: str, file: Path) -> None:
+    def put(self, key: str, file: Path, *, is_needed: bool = False) -> None:
         """Bring a local file in, which leaves its place. One that is there already stays: equal keys are equal bytes.
 
         Several processes may do this with one key at once, and one may be about to remove it.
+
+        Parameters:
+          is_needed: nobody removes what is there, for the ledger refers to it.
         """
         # A content key is the hash; reading so much again would keep other requests of an API process waiting.
         name = key.rpartition("/")[2]
         digest = f"blake3:{name}" if _HASH.fullmatch(name) else digest_of(file)
-        if not self.has(key, file.stat().st_size, digest) or not self._is_kept(key, file.stat().st_size, digest):
+        if not self._will_stay(key, file.stat().st_size, digest, is_needed=is_needed):
             sent = LocalFile(key=key, path=file, digest=digest, content_type="application/octet-stream")
             self._sender.send(self._name(key), sent)
             self._check_kept([sent] if file.stat().st_size >= LARGE_BYTES else [])
         file.unlink()
 
     def adopt(self, name: str, etag: str, key: str, size_bytes: int, digest: str) -> None:
-        """Bring in a file that lies elsewhere in the bucket, as `put`; it stays there, too.
+        """Bring in a file that lies elsewhere in the bucket, as `put`; it stays there. Other bytes are refused."""
+        if not self._will_stay(key, size_bytes, digest):
+            copy_within(self._settings, name, etag, self._name(key), size_bytes=size_bytes, digest=digest)
 
-        Parameters:
-          etag: of the bytes that are meant; others are refused.
-        """
-        if self.has(key, size_bytes, digest) and self._is_kept(key, size_bytes, digest):
-            return
-        source = {"Bucket": self._bucket, "Key": name}
-        extra = {
-            "CopySourceIfMatch": etag,
-            "MetadataDirective": "REPLACE",
-            "Metadata": {"blake3": digest.partition(":")[2]},
-        }
-        with translated(self._url), TransferManager(self._client, _COPIES) as manager:
-            manager.copy(source, self._bucket, self._name(key), extra_args=extra).result()
+    def take_over(self, source: object, source_key: str, key: str, *, size_bytes: int, digest: str) -> bool:
+        """Bring in what another area of the bucket has; False: it is no area of this bucket."""
+        if not isinstance(source, S3Storage):
+            return False
+        name = source._name(source_key)
+        with threads(1, "look") as pool:
+            is_there = pool.submit(self._will_stay, key, size_bytes, digest)
+            found = self._sure_head(name)
+        if found is None or found["ContentLength"] != size_bytes:
+            raise FileNotFoundError(errno.ENOENT, f"{self._url}: it has no such object of this size")
+        if not is_there.result():
+            told: dict[str, Any] = {"size_bytes": size_bytes, "digest": digest, "is_ours": True}
+            copy_within(self._settings, name, found["ETag"], self._name(key), **told)
+        return True
 
     def keep(self, files: Sequence[LocalFile]) -> None:
         """Bring in copies of local files of one folder, under keys that are the caller's alone.
@@ -109,21 +117,25 @@ class S3Storage:
         What is there is not sent again, and large files go on where a process was killed. When this returns, the server
         has said of every file that it is there.
         """
-        # A single one is sent as soon as it is asked for.
-        if len(files) > 1:
-            files = self._unsent(files)
-        for file in files:
+        sizes = self._sizes(files)
+
+        def keep(file: LocalFile) -> LocalFile | None:
+            # A single one is sent as soon as it is asked for.
+            if self._name(file.key) in sizes and self.has(file.key, file.path.stat().st_size, file.digest):
+                return None
             self._sender.send(self._name(file.key), file, resumes=True)
-        self._check_kept(files)
+            return file
+
+        # Parts of one large file take as many connections.
+        large = {file.key for file in files if file.path.stat().st_size >= LARGE_BYTES}
+        with threads(FILES_AT_ONCE, "keep") as pool:
+            sent = [each.result() for each in [pool.submit(keep, file) for file in files if file.key not in large]]
+        sent += [keep(file) for file in files if file.key in large]
+        self._check_kept([file for file in sent if file is not None])
 
     def has(self, key: str, size_bytes: int, digest: str) -> bool:
         """Return whether a file is there whole, by its size and the hash that was written with it."""
-        found = self._head(self._name(key))
-        return (
-            found is not None
-            and found["ContentLength"] == size_bytes
-            and found["Metadata"].get("blake3") == digest.partition(":")[2]
-        )
+        return self._matching(key, size_bytes, digest) is not None
 
     def open(self, key: str, *, size_bytes: int) -> RawIOBase:
         """Open a file for reading at any place. Raises FileNotFoundError: there is none, or none of this size."""
@@ -144,7 +156,7 @@ class S3Storage:
         finally:
             draft.unlink(missing_ok=True)
 
-    def copy(self, key: str, target: Path) -> None:
+    def copy(self, key: str, target: Path, told: Told | None = None) -> None:
         """Copy a file out, whole or not at all. Raises FileNotFoundError; OSError also where its hash is another."""
         with translated(self._url):
             # All of it in one request, if nothing breaks: a GPU may be waiting.
@@ -157,6 +169,8 @@ class S3Storage:
                 while piece := source.read(CHUNK_BYTES):
                     digest.update(piece)
                     file.write(piece)
+                    if told is not None:
+                        told(file.tell(), found["ContentLength"])
             if found["Metadata"].get("blake3", digest.hexdigest()) != digest.hexdigest():
                 raise BucketFault(errno.EIO, f"{self._url}: an object is not what was put there, by its hash")
             draft.replace(target)
@@ -165,7 +179,8 @@ class S3Storage:
 
     def touch(self, key: str) -> None:
         """Keep a file from being discarded for a while: it is about to be recorded. Raises FileNotFoundError."""
-        if self._sure_head(self._name(key)) is None or not self._is_kept(key):
+        found = self._sure_head(self._name(key))
+        if found is None or (_age_s(found) >= YOUNG_S and not self._is_kept(key)):
             raise FileNotFoundError(errno.ENOENT, f"{self._url}: it has no such object")
 
     def discard(self, key: str) -> bool:
@@ -272,7 +287,7 @@ class S3Storage:
     def _folder(self, folder: str) -> str:
         if not is_id(folder):
             raise ValueError(f"not usable as a folder name: {folder!r}")
-        return f"{self._prefix}{self._area}/{folder}/"
+        return self._name("") + f"{folder}/"
 
     def _mark(self, kind: str, key: str) -> str:
         return f"{self._prefix}{kind}/{self._area}/{key}"
@@ -306,28 +321,37 @@ class S3Storage:
         """Mark an object as wanted; False where somebody had begun to remove it and has done so."""
         self._write(self._mark("touched", key))
         notice = self._mark("removing", key)
-        began_s, was_announced = time.monotonic(), False
+        began_s = time.monotonic()
         while (found := self._head(notice)) is not None:
-            was_announced = True
             if _age_s(found) > REMOVER_DEAD_S or time.monotonic() - began_s > REMOVER_DEAD_S:
                 self._delete(notice)
                 break
             time.sleep(REMOVER_PAUSE_S)
-        if not was_announced:
-            return True
+        # Also where nobody has announced anything: whoever did may have been done right before we looked.
         return self._head(self._name(key)) is not None if size_bytes is None else self.has(key, size_bytes, digest)
+
+    def _will_stay(self, key: str, size_bytes: int, digest: str, *, is_needed: bool = False) -> bool:
+        """Return whether a file is there whole, and stays for a while."""
+        if is_needed:
+            # Who refers to it may give it up while we wait: a mark outlasts that, and nobody has begun to remove it.
+            with threads(1, "mark") as pool:
+                marked = pool.submit(self._write, self._mark("touched", key))
+                is_there = self.has(key, size_bytes, digest)
+                marked.result()
+            return is_there
+        found = self._matching(key, size_bytes, digest)
+        return found is not None and (_age_s(found) < YOUNG_S or self._is_kept(key, size_bytes, digest))
+
+    def _matching(self, key: str, size_bytes: int, digest: str) -> Any:
+        """What the server says of a file that is there whole; else None."""
+        found = self._head(self._name(key))
+        if found is None or found["ContentLength"] != size_bytes:
+            return None
+        return found if found["Metadata"].get("blake3") == digest.partition(":")[2] else None
 
     def _is_old(self, key: str) -> bool:
         found, touched = self._head(self._name(key)), self._head(self._mark("touched", key))
         return found is not None and _age_s(found) >= FRESH_S and (touched is None or _age_s(touched) >= FRESH_S)
-
-    def _unsent(self, files: Sequence[LocalFile]) -> list[LocalFile]:
-        sizes = self._sizes(files)
-        return [
-            file
-            for file in files
-            if self._name(file.key) not in sizes or not self.has(file.key, file.path.stat().st_size, file.digest)
-        ]
 
     def _check_kept(self, files: Sequence[LocalFile]) -> None:
         """See that files are there which the server has taken. Raises BucketFault."""
@@ -362,20 +386,6 @@ class S3Storage:
         with translated(self._url):
             for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=beginning):
                 yield from page.get("Contents", ())
-
-
-def object_reader(settings: Settings, name: str, etag: str) -> PartOf:
-    """Return what reads parts of one object of the bucket, as long as it is the same."""
-    bucket, _ = place_of(settings)
-
-    def part_of(first: int, last: int) -> Any:
-        with translated(settings.storage_url):
-            answer = storage_client(settings).get_object(
-                Bucket=bucket, Key=name, Range=f"bytes={first}-{last}", IfMatch=etag
-            )
-        return answer["Body"]
-
-    return part_of
 
 
 def _is_key(key: str) -> bool:

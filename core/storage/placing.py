@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from blake3 import blake3
 from core.errors import OutputUnavailable
 
 CHUNK_BYTES = 1024 * 1024
+
+#: Hears how many bytes have come, of how many; must not take long.
+Told = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -83,7 +83,8 @@ class Sender:
                 self._send_parts(record, plan, file.path, taken or {})
             except ClientError as exc:
                 self._judge(exc, record, plan)
-            except BaseException:
+            except Exception:
+                # Not where it is the caller who stops: the server may be silent, and what stays is swept.
                 if not resumes:
                     self._abort(name, record.upload_id)
                 raise
@@ -91,7 +92,7 @@ class Sender:
 
     def _begin(self, record: _Record, plan: _Plan, extra: dict[str, Any]) -> bool:
         """Begin an upload in parts; returns whether nothing is to be sent, as the file is there already."""
-        with ThreadPoolExecutor(1, thread_name_prefix="look") as pool:
+        with threads(1, "look") as pool:
             # At the same time: a bucket may be far away.
             is_there = pool.submit(self._is_there, plan)
             begun = self._client.create_multipart_upload(Bucket=self._bucket, Key=plan.name, **extra)
@@ -165,7 +166,7 @@ class Sender:
             taken[number] = etag
             record.add(number, etag)
 
-        with ThreadPoolExecutor(PARTS_AT_ONCE, thread_name_prefix="send") as pool:
+        with threads(PARTS_AT_ONCE, "send") as pool:
             steps = [pool.submit(send_part, number) for number in range(1, plan.count + 1) if number not in taken]
             wait(steps, return_when=FIRST_EXCEPTION)
             for step in steps:
@@ -279,6 +280,21 @@ class _Record:
         if self.path is not None:
             with contextlib.suppress(OSError):
                 self.path.unlink()
+
+
+@contextlib.contextmanager
+def threads(count: int, name: str) -> Iterator[ThreadPoolExecutor]:
+    """Threads for the time of the block; what has not begun when it fails does not begin any more.
+
+    Who is told to stop waiting, by what is no `Exception`, does not wait for what has begun either.
+    """
+    pool = ThreadPoolExecutor(count, thread_name_prefix=name)
+    try:
+        yield pool
+    except BaseException as exc:
+        pool.shutdown(isinstance(exc, Exception), cancel_futures=True)
+        raise
+    pool.shutdown()
 
 
 def _is_of(part: Any, record: _Record, plan: _Plan, path: Path) -> bool:

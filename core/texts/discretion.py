@@ -1,12 +1,15 @@
-"""Texts of others without the places they name: addresses inside the fleet, names of its machines, paths on them."""
+"""Texts of others without secrets, and without the places they name: addresses inside the fleet, machines, paths."""
 
 from __future__ import annotations
 
+import html
+import json
 import re
 from collections.abc import Iterable
+from urllib.parse import quote, quote_plus
 
-#: What stands in place of an address or a machine's name.
-HIDDEN = "[address]"
+#: What stands in place of an address or a machine's name, and of a secret.
+HIDDEN, SECRET = "[address]", "[secret]"
 
 _PRIVATE = (
     r"(?:127|10)(?:\.\d{1,3}){3}|192\.168(?:\.\d{1,3}){2}|172\.(?:1[6-9]|2\d|3[01])(?:\.\d{1,3}){2}"
@@ -19,6 +22,24 @@ _BARE = re.compile(r"(?<![\w/.~\]-])(?:file://)?(?:/[\w.+@%~-]+){2,}")
 _WINDOWS = re.compile(r"(?<!\w)[A-Za-z]:(?:\\[^\\\s'\":*?<>|]+){2,}")
 #: From here on a path says nothing of the machine, and a lot of the node.
 _KEPT_FROM = ("custom_nodes", "site-packages", "dist-packages")
+
+
+def forms_of(secret: str) -> tuple[str, ...]:
+    """Return how a secret may stand in a text that quotes it: as it is, in JSON, in Python, in a URL, in HTML.
+
+    What it begins or ends with is nothing that others would print along with it, such as the end of its file's line.
+    """
+    plain = {secret, secret.strip()}
+    forms = {change(text) for text in plain for change in (_as_it_is, _in_json, _in_python, quote_plus, html.escape)}
+    forms |= {quote(text, safe="") for text in plain}
+    return tuple(sorted(forms - {""}, key=len, reverse=True))
+
+
+def without_secrets(text: str, forms: Iterable[str]) -> str:
+    """Replace secrets by `[secret]`. Parameters: forms - of each of them, see `forms_of`."""
+    for form in forms:
+        text = text.replace(form, SECRET)
+    return text
 
 
 def without_places(text: str, machines: Iterable[str] = ()) -> str:
@@ -38,6 +59,18 @@ def without_places(text: str, machines: Iterable[str] = ()) -> str:
 def tells_machines_apart(name: str) -> bool:
     """Return whether a host's name is one that would not stand in a text for another reason."""
     return re.search(r"[0-9.-]", name) is not None
+
+
+def _as_it_is(text: str) -> str:
+    return text
+
+
+def _in_json(text: str) -> str:
+    return json.dumps(text)[1:-1]
+
+
+def _in_python(text: str) -> str:
+    return repr(text)[1:-1]
 
 
 def _shortened(path: str) -> str:

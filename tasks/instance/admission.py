@@ -32,6 +32,8 @@ class Admission:
     is_stopping: bool = False
     #: A restart waits for the running job.
     is_restarting: bool = False
+    #: A rollout is to renew its worker.
+    is_renewing: bool = False
     #: An operator wants no jobs on it.
     is_drained: bool = False
     #: Another worker has the name of this instance, and who; what is said here then stays in this worker.
@@ -54,6 +56,8 @@ class Admission:
             return Condition(state=UNHEALTHY, reason=self.taken_by)
         if self.is_stopping:
             return Condition(state=DRAINING, reason="Its worker was told to stop.")
+        if self.is_renewing:
+            return Condition(state=DRAINING, reason="A rollout renews its host; see comfyline rollout status.")
         if self.is_restarting:
             return Condition(state=DRAINING, reason="It is restarted when its job is done.")
         if self.is_drained:

@@ -14,10 +14,15 @@ from comfy.liveness.muteness import MuteLimits
 from comfy.process.instance import Instance
 from comfy.process.spec import InstanceSpec
 from comfy.process.supervisor import InstanceUnfit, Supervisor
+from comfy.process.vram import VramWatch
 from comfy.prompts.event_socket import problem_of
 from core.background import Loop, failure_of, in_background, lives
 from core.errors import ComfylineError, ComfyUnavailable
 from core.ledger.instances import QUARANTINED, UNHEALTHY
+from core.metrics.counted import QUARANTINES
+from core.metrics.tally import process_tally
+from core.rollouts.gpu_renewal import GpuRenewal
+from core.scheduling.reasons import named
 from core.settings import Settings
 from tasks.instance.admission import Admission, Condition
 from tasks.instance.catalogue_watch import CatalogueWatch
@@ -29,7 +34,7 @@ from tasks.instance.reporting import StateReporter
 from tasks.instance.tenure import Tenure
 from tasks.instance.warmup import WarmUp
 from tasks.models.fetcher import ModelFetcher, fetches_models
-from tasks.runner.distress import CondemnPipe
+from tasks.runner.distress import CondemnPipe, RecallPipe
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +72,14 @@ class InstanceAgent:
         self._stopping = threading.Event()
         self._heartbeat = Loop("heartbeat", self._beat, pause_s=settings.lease_renew_s)
         self._admission = Admission()
-        self._reporter = StateReporter(settings, tenure, self._admission, restarts=lambda: self._supervisor.restarts)
+        self._vram = VramWatch(spec, lambda: self._instance.base_url)
+        self._reporter = StateReporter(
+            settings,
+            tenure,
+            self._admission,
+            restarts=lambda: self._supervisor.restarts,
+            vram_used=self._vram.used_bytes,
+        )
         #: Prompts that made an attached instance useless; None: it has to be asked which, as soon as it answers.
         self._in_the_way: set[str] | None = set()
         #: Whether it took jobs when the ledger was told last.
@@ -76,9 +88,13 @@ class InstanceAgent:
         self._warmup_s: float | None = None
         #: Through which the pool process says why the instance is to be replaced.
         self.condemn_pipe = CondemnPipe()
+        #: Through which that one hears of what is cancelled: a prompt that is not posted yet is nowhere else.
+        self.recall_pipe = RecallPipe()
         #: gpu0@host: how the ledger and other machines call this instance.
         self.name = tenure.name
         self._release = JobRelease(settings, self.name)
+        #: What a rollout wants of this worker.
+        self.renewal = GpuRenewal(self.name, turn_away=self._begin_renewal, take_again=self._end_renewal)
         self._catalogue = CatalogueWatch(self.name, record=self._reporter.offers, tell=self._reporter.has_looked)
         has_models = fetches_models(settings)
         self._models = ModelFetcher(settings, arrived=self._catalogue.look_again) if has_models else None
@@ -90,11 +106,12 @@ class InstanceAgent:
 
     def start(self) -> None:
         """Register in the ledger, start the instance, and keep both alive."""
-        self._reporter.open(self._stopping)
+        self._reporter.open(self._stopping, self.renewal.follow)
         self.condemn_pipe.listen(self._replace)
         self._supervisor.start()
         self._heartbeat.start()
         self._catalogue.start()
+        self._vram.start()
         if self._models is not None:
             self._models.start()
 
@@ -112,6 +129,7 @@ class InstanceAgent:
         self._admission.is_stopping = True
         self._heartbeat.end()
         self._catalogue.end()
+        self._vram.end()
         if self._models is not None:
             self._models.end()
         self._end_instance()
@@ -120,7 +138,8 @@ class InstanceAgent:
     # What operators ask for, through Celery's remote control. None of these waits for anything.
 
     def interrupt(self, prompt_id: str) -> None:
-        """Interrupt one prompt."""
+        """Interrupt one prompt, or have it not posted."""
+        self.recall_pipe.say(prompt_id)
         in_background("interrupt", lambda: self._try("interrupt", lambda: self._interrupt(prompt_id)))
 
     def look_again(self) -> None:
@@ -139,6 +158,14 @@ class InstanceAgent:
         self._admission.is_drained = False
         self._heartbeat.wake()
         self._supervisor.release()
+
+    def _begin_renewal(self) -> None:
+        self._admission.is_renewing = True
+        in_background("renewal", lambda: self._try("renewal", self._turn_away))
+
+    def _end_renewal(self) -> None:
+        self._admission.is_renewing = False
+        self._heartbeat.wake()
 
     def restart(self) -> None:
         """Start the instance anew when its running job is done, or has been given back after `drain_grace_s`."""
@@ -167,7 +194,13 @@ class InstanceAgent:
         assert self._instance.base_url is not None
         if self._instance.is_attached:
             self._look_at_queue(self._instance.base_url)
-        self._warmup_s = self._warmup.run(self._instance.base_url)
+        try:
+            self._warmup_s = self._warmup.run(self._instance.base_url)
+        except InstanceUnfit as exc:
+            # No further start helps before they are there.
+            if self._models is not None and (missing := self._models.missing(self._warmup.files)):
+                raise ComfyUnavailable(f"The warm-up waits for {named(missing)} to be fetched.") from exc
+            raise
         self._record(self._instance.base_url)
 
     def _record(self, base_url: str) -> None:
@@ -212,6 +245,7 @@ class InstanceAgent:
     def _quarantine(self, reason: str, until_s: float) -> None:
         until = time.strftime("%H:%M:%S", time.gmtime(until_s))
         headline = f"Quarantined until {until} UTC after too many failures; comfyline resume ends it. The last: "
+        process_tally.add(QUARANTINES)
         reason = headline + reason.partition("\n")[0]
         self._go_away(Condition(state=QUARANTINED, reason=reason, quarantined_until_ms=int(until_s * 1000)))
 

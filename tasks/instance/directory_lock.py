@@ -32,9 +32,26 @@ def occupied(folder: Path) -> Iterator[None]:
         raise ConfigurationError(f"COMFYLINE_DATA_DIR: {path} cannot be written: {exc.strerror}.") from exc
     try:
         _lock(descriptor, path)
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0)
+        _sign(descriptor)
         yield
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def first_at(path: Path) -> Iterator[str | None]:
+    """Hold a lock file for the time of the block if nobody does; yields who does, in words, else None.
+
+    For processes of which there may be several, and an operator should know.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError:
+        # Whatever is wrong with the directory is said by those who need it.
+        yield None
+        return
+    try:
+        yield None if _is_ours(descriptor) else _holder(descriptor)
     finally:
         os.close(descriptor)
 
@@ -59,6 +76,23 @@ def _lock(descriptor: int, path: Path) -> None:
         ) from exc
     except OSError as exc:
         raise ConfigurationError(f"COMFYLINE_DATA_DIR: {path} cannot be locked: {exc.strerror}.") from exc
+
+
+def _is_ours(descriptor: int) -> bool:
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError:
+        # A file system without locks cannot tell.
+        return True
+    _sign(descriptor)
+    return True
+
+
+def _sign(descriptor: int) -> None:
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0)
 
 
 def _holder(descriptor: int) -> str:

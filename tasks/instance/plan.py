@@ -6,6 +6,7 @@ import logging
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from comfy.process.discovery import Gpu, GpuSurvey, survey_gpus
 from comfy.process.spec import InstanceSpec
@@ -48,10 +49,7 @@ def plan_instances(settings: Settings, *, survey: Callable[[], GpuSurvey] = surv
                 "COMFYLINE_GPUS names GPUs, but not what shall run on them: set COMFYLINE_COMFYUI_DIR too."
             )
         return [_simulated(settings, number) for number in range(settings.simulated_gpus)]
-    if not (settings.comfyui_dir.expanduser() / "main.py").is_file():
-        raise ConfigurationError(
-            f"COMFYLINE_COMFYUI_DIR={settings.comfyui_dir} is no ComfyUI checkout: it has no main.py."
-        )
+    _check_checkout(settings.comfyui_dir)
     found = survey()
     cards = _named(settings.gpus, found) if settings.gpus else _all(found)
     if not cards:
@@ -120,6 +118,17 @@ def _card(number: int, gpu: Gpu) -> _Card:
     # The UUID and not the index: CUDA does not count a card that has failed, so that the indices behind it would come
     # to mean other cards, and NVML promises no order that outlasts a reboot.
     return _Card(number=number, device=gpu.uuid, name=gpu.name)
+
+
+def _check_checkout(folder: Path) -> None:
+    try:
+        with (folder.expanduser() / "main.py").open("rb"):
+            return
+    except (FileNotFoundError, NotADirectoryError):
+        problem = "is no ComfyUI checkout: it has no main.py"
+    except OSError as exc:
+        problem = f"cannot be read by this user: {exc.strerror}"
+    raise ConfigurationError(f"COMFYLINE_COMFYUI_DIR={folder} {problem}.")
 
 
 def _attached(settings: Settings, number: int, url: str) -> InstanceSpec:

@@ -12,6 +12,9 @@ from typing import Any
 from core.errors import LedgerUnavailable
 from core.ledger import Ledger
 from core.ledger.instances import STARTING, STOPPED
+from core.metrics.reporter import GPU_FACTOR, MetricReporter
+from core.records.rollout import Renewal
+from core.rollouts.process_watch import ProcessWatch
 from core.settings import Settings
 from core.storage.marker import StorageMarker
 from tasks.instance.admission import Admission, Condition
@@ -29,12 +32,19 @@ class StateReporter:
     """Keeps one instance's row in the ledger true. All methods but `open` and `close` may be called from any thread."""
 
     def __init__(
-        self, settings: Settings, tenure: Tenure, admission: Admission, *, restarts: Callable[[], int]
+        self,
+        settings: Settings,
+        tenure: Tenure,
+        admission: Admission,
+        *,
+        restarts: Callable[[], int],
+        vram_used: Callable[[], int | None] = lambda: None,
     ) -> None:
         """Parameters:
         tenure: this worker's hold on the instance's name.
         admission: what the instance's state is made of.
         restarts: counts the instance's starts so far.
+        vram_used: says how many bytes of its GPU's memory are in use, if anybody can tell.
         """
         #: The name was taken back, and what the instance is and offers has to be recorded again.
         self.is_unrecorded = False
@@ -43,14 +53,37 @@ class StateReporter:
         self._name, self._worker = tenure.name, tenure.worker
         self._admission = admission
         self._restarts = restarts
+        self._vram_used = vram_used
         self._opened: Ledger | None = None
         #: Held while the ledger is told how the instance is, so that what is told last is what is true.
         self._telling = threading.Lock()
 
-    def open(self, stopping: threading.Event) -> None:
-        """Connect to the ledger and register the instance, for as long as that takes or until the worker stops."""
-        self._opened = Ledger(self._settings, pool_size=2)
-        self._storage = StorageMarker(self._settings, self._opened.facts)
+    def open(
+        self, stopping: threading.Event, follow: Callable[[Renewal | None, Ledger], None] = lambda *_: None
+    ) -> None:
+        """Connect to the ledger and register the instance, for as long as that takes or until the worker stops.
+
+        Parameters:
+          follow: is told again and again what a rollout wants of this worker.
+        """
+        self._opened = ledger = Ledger(self._settings, pool_size=2)
+        self._watch = ProcessWatch(
+            self._settings,
+            ledger,
+            "gpu",
+            follow=lambda wanted: follow(wanted, ledger),
+            process_id=self._worker,
+            lives_elsewhere=True,
+        )
+        self._watch.start()
+        self._storage = StorageMarker(self._settings, self._opened.storage_moves)
+        self._metrics = MetricReporter(
+            self._opened.metrics,
+            role="gpu",
+            host=self._settings.host,
+            every_s=GPU_FACTOR * self._settings.metrics_report_s,
+        )
+        self._metrics.start()
         while True:
             try:
                 return self._register()
@@ -62,8 +95,10 @@ class StateReporter:
     def close(self) -> None:
         """Tell the ledger that the worker stopped, and disconnect from it."""
         if self._opened is not None:
+            self._watch.close()
             with self._telling:
                 self._say(Condition(state=STOPPED, reason="The worker stopped."))
+            self._metrics.close()
             self._opened.close()
 
     @property
@@ -168,6 +203,7 @@ class StateReporter:
                 is_drained=self._admission.is_drained,
                 restarts=self._restarts(),
                 quarantined_until_ms=condition.quarantined_until_ms,
+                vram_used_bytes=self._vram_used(),
             )
         except LedgerUnavailable as exc:
             log.warning("%s: the ledger was not told that it is %s: %s", self._name, condition.state, exc)

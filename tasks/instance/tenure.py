@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from comfy.process.spec import InstanceSpec
 from core.errors import ConfigurationError, LedgerUnavailable
@@ -25,6 +25,10 @@ log = logging.getLogger(__name__)
 
 #: Seconds between looks at another worker's heartbeat.
 LOOK_S = 0.5
+
+
+class NameTaken(ConfigurationError):
+    """The name of an instance belongs to a worker of another machine, which is alive."""
 
 
 class Tenure:
@@ -65,7 +69,7 @@ class Tenure:
             pool=self._settings.pool or None,
         )
         if is_drained is None:
-            self._look(ledger)
+            self.owner(ledger)
         else:
             self.rival, self.rival_lives = None, False
         return is_drained
@@ -81,12 +85,18 @@ class Tenure:
     def _has_been_silent(self) -> bool:
         return self.rival is not None and time.monotonic() - self._seen_at_s > self._silence_s
 
-    def _look(self, ledger: Ledger) -> None:
+    def owner(self, ledger: Ledger) -> NameOwner | None:
+        """Look at who has the name, and change nothing; None: nobody has, or had."""
         found = ledger.instances.owner_of(self.name)
-        if found == self.rival:
-            return
-        self.rival_lives = found is not None and self.rival is not None and found.worker == self.rival.worker
-        self.rival, self._seen_at_s = found, time.monotonic()
+        if found != self.rival:
+            self.rival_lives = found is not None and self.rival is not None and found.worker == self.rival.worker
+            self.rival, self._seen_at_s = found, time.monotonic()
+        return found
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether who has the name lived in another directory than ours."""
+        return self.rival is not None and self.rival.place != place_of(self._spec.data_dir)
 
 
 def check_host_name(settings: Settings, ledger: Ledger) -> None:
@@ -107,11 +117,38 @@ def check_host_name(settings: Settings, ledger: Ledger) -> None:
             )
 
 
+def refuse_taken_names(
+    settings: Settings, specs: Sequence[InstanceSpec], ledger: Ledger, *, wait: Callable[[float], object] = time.sleep
+) -> None:
+    """See that no other machine has the names of this one's instances, before workers find out one by one.
+
+    Whoever shows no sign of life while two are due, a predecessor that crashed for one, is left to the workers: they
+    know how long to wait.
+
+    Raises:
+      NameTaken: a worker that is alive has one of them.
+      LedgerUnavailable: the ledger does not answer.
+    """
+    heard = {found.worker for found in ledger.instances.owners_on(settings.host)}
+    looks = []
+    for look in (Tenure(settings, spec, worker="") for spec in specs):
+        found = look.owner(ledger)
+        if found is not None and found.worker in heard and look.is_foreign:
+            looks.append(look)
+    ends_at_s = time.monotonic() + 2 * settings.lease_renew_s + LOOK_S
+    while looks and time.monotonic() < ends_at_s:
+        wait(LOOK_S)
+        for look in looks:
+            look.owner(ledger)
+            if look.rival_lives:
+                raise NameTaken(look.problem)
+
+
 def take_or_refuse(tenure: Tenure, ledger: Ledger, *, wait: Callable[[float], object] = time.sleep) -> None:
     """Take the name at a worker's start.
 
     Raises:
-      ConfigurationError: another worker that is alive has it.
+      NameTaken: another worker that is alive has it.
     """
     is_said = False
     while True:
@@ -121,7 +158,7 @@ def take_or_refuse(tenure: Tenure, ledger: Ledger, *, wait: Callable[[float], ob
         except LedgerUnavailable as exc:
             log.warning("%s: waiting for the ledger: %s", tenure.name, exc)
         if tenure.rival_lives:
-            raise ConfigurationError(tenure.problem)
+            raise NameTaken(tenure.problem)
         if tenure.rival is not None and not is_said:
             is_said = True
             log.warning("%s was taken by %s; waiting to see whether that one is alive.", tenure.name, tenure.rival)

@@ -32,6 +32,11 @@ class WarmUp:
         self._loaded: tuple[str, ...] = ()
 
     @property
+    def files(self) -> tuple[str, ...]:
+        """The model files that it loads, as graphs call them."""
+        return () if self._graph is None else tuple(models_of(self._graph))
+
+    @property
     def loaded(self) -> tuple[str, ...]:
         """The model files that the last run loaded; empty once `is_recorded` was called, for jobs then load others."""
         return self._loaded
@@ -58,7 +63,7 @@ class WarmUp:
                 self._is_running = False
             log.info("%s: warmed up in %.1f s", self._instance.spec.name, seconds)
             self._done = (self._instance.pid, seconds)
-            self._loaded = tuple(models_of(self._graph))
+            self._loaded = self.files
         return self._done[1]
 
     def call_off(self) -> None:

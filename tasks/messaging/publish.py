@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
 import queue
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from celery import Celery
 
 from core.background import Loop, failure_of
 from core.errors import BrokerUnavailable, LedgerUnavailable
+from core.ledger.claims import Claim
 from core.ledger.scheduling.turns import Turn
 from core.messaging.broker_errors import broker_errors
+from core.metrics.counted import BROKER_PUBLISHES
+from core.metrics.tally import process_tally
 from core.records.job import prompt_id_of
 from tasks.messaging.names import (
     CHECK_UPLOAD,
@@ -38,20 +40,30 @@ WAKE_S = 0.5
 BACKLOG = 1_000
 
 
+class TurnOf(Protocol):
+    """Says which instance a job's turn is for, see `core.ledger.scheduling.turns.Turns.of`."""
+
+    def __call__(self, job_id: str, *, recorded_s: float | None = None) -> Turn | None:
+        """Return the turn of a job."""
+
+
 class Publisher:
     """Publishes for one process. Nothing it does can fail its caller: the reconciler mends what did not get through."""
 
     def __init__(
         self,
         app: Celery,
-        turn_of: Callable[[str], Turn | None] | None = None,
+        turn_of: TurnOf | None = None,
         woken: Callable[[], list[Turn]] | None = None,
+        through_gates: Callable[[], list[Turn]] | None = None,
     ) -> None:
         """Parameters:
         turn_of: says which instance a job's turn is for; without it, turns are for whichever worker takes them.
         woken: says which turns are for instances that rather stayed idle until now.
+        through_gates: says which turns are of jobs that go through gates.
         """
         self._woken = woken
+        self._through_gates = through_gates
         self._app = app
         self._turn_of = turn_of
         self._errors = broker_errors(app.conf.broker_url)
@@ -61,15 +73,18 @@ class Publisher:
         self._upload_step = dict(app.signature(UPLOAD))
         self._notify_step = dict(app.signature(NOTIFY, queue=IO_QUEUE))
 
-    def turn(self, job_id: str) -> bool:
+    def turn(self, job_id: str, *, recorded_s: float | None = None) -> bool:
         """Publish a job's turn for the idle instance that would take it; False when the broker did not take it.
 
         Nothing is published if no idle instance would: one that is at work looks for itself before it ends.
+
+        Parameters:
+          recorded_s: when the job stood in the ledger already, by `time.monotonic`.
         """
         if self._turn_of is None:
             return self._publish_turn(job_id, GPU_QUEUE)
         try:
-            turn = self._turn_of(job_id)
+            turn = self._turn_of(job_id, recorded_s=recorded_s)
         except LedgerUnavailable as exc:
             log.info("the turn of job %s is left to the reconciler: %s", job_id, exc)
             return True
@@ -81,15 +96,24 @@ class Publisher:
 
     def wake(self) -> None:
         """Publish turns for instances that stayed idle rather than load models, and would not any more."""
-        if self._woken is None:
-            return
+        self._turns_of(self._woken)
+
+    def pass_gates(self) -> bool:
+        """Publish turns for idle instances that would take jobs which go through gates; call it when one has opened.
+
+        Returns: False when the broker did not take them all; the reconciler publishes them.
+        """
+        return self._turns_of(self._through_gates)
+
+    def _turns_of(self, look: Callable[[], list[Turn]] | None) -> bool:
+        if look is None:
+            return True
         try:
-            turns = self._woken()
+            turns = look()
         except LedgerUnavailable as exc:
             log.info("idle instances are left to the reconciler: %s", exc)
-            return
-        for turn in turns:
-            self.turn_for(turn)
+            return True
+        return all(map(self.turn_for, turns))
 
     def own_turn(self, job_id: str, instance: str) -> bool:
         """Publish the turn of a job that an instance has claimed already; False when the broker did not take it."""
@@ -131,7 +155,10 @@ class Publisher:
             return False
         # kombu has more ways to fail than its transports list: a connection that was closed under it shows as an
         # AttributeError of its own.
-        if failure_of(lambda: self._foreseen(send, what), "publishing") is None:
+        begun_s = time.monotonic()
+        is_sent = failure_of(lambda: self._foreseen(send, what), "publishing") is None
+        process_tally.observe(BROKER_PUBLISHES, time.monotonic() - begun_s, "taken" if is_sent else "failed")
+        if is_sent:
             return True
         self._closed_until_s = time.monotonic() + BREAK_S
         return False
@@ -151,6 +178,8 @@ class BackgroundSender:
         self._queue: queue.Queue[Callable[[], object]] = queue.Queue(BACKLOG)
         self._loop = Loop("sender", self._publish_next)
         self._woken_at_s = float("-inf")
+        #: A look at what goes through gates is due.
+        self._looks_at_gates = False
 
     def notify(self, job_id: str) -> None:
         """Publish the sending of a job's webhooks soon. What finds too much waiting is left to the reconciler."""
@@ -167,10 +196,28 @@ class BackgroundSender:
             self._woken_at_s = now_s
             self._put(self._publisher.wake)
 
-    def _put(self, publish: Callable[[], object]) -> None:
+    def ended(self, claim: Claim) -> None:
+        """Wake idle instances soon for jobs that wait behind a gate which the job of a claim went through.
+
+        Many that end at once are followed by one look.
+        """
+        if claim.is_gated and not self._looks_at_gates:
+            self._looks_at_gates = True
+            if not self._put(self._look_at_gates):
+                self._looks_at_gates = False
+
+    def _look_at_gates(self) -> None:
+        # First: whoever opens a gate from here on wants another look.
+        self._looks_at_gates = False
+        self._publisher.pass_gates()
+
+    def _put(self, publish: Callable[[], object]) -> bool:
         self._loop.start()
-        with contextlib.suppress(queue.Full):
+        try:
             self._queue.put_nowait(publish)
+        except queue.Full:
+            return False
+        return True
 
     def _publish_next(self) -> None:
         self._queue.get()()

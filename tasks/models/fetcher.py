@@ -1,7 +1,8 @@
 """Fetches the model files of a host, beside the jobs that its GPUs run: what its pool keeps, and what jobs wait for.
 
-Each worker of a host has one of these, and one of them at a time works: whichever holds the lock in the folder. It goes
-through what is wanted file by file, and begins a file that a job waits for before it ends one that is only kept.
+Each worker of a host has one of these, and one of them at a time works: whichever holds the lock in the folder. It
+fetches some files side by side, in a thread each. What a job waits for that no GPU can run goes first, and a source
+that is slow or silent holds up no other.
 """
 
 from __future__ import annotations
@@ -10,49 +11,44 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 
 from comfy.model_files.cache import ModelCache
 from comfy.model_files.download import Download
 from comfy.model_files.offers import Wanted
-from core.background import Loop
+from comfy.model_files.sharing import Sharer, Sharing
+from core.background import Loop, failure_of
 from core.errors import ConfigurationError, LedgerUnavailable, ModelRefused, ModelUnavailable
 from core.ledger import Ledger
 from core.ledger.models.speeds import learn_speed
-from core.model_files.needs import FleetNeeds, Wants, wants_of
+from core.model_files.needs import FleetNeeds, Wants, pinned_to, wants_of
+from core.model_files.stays import Stays, stays_for
 from core.records.model_file import ModelCopy, ModelFile
 from core.settings import Settings
 from tasks.models.addresses import address_of
+from tasks.models.failures import Failures
+from tasks.models.fetch import Fetch
+from tasks.models.pace import FLOOR_S
 from tasks.models.room import ModelRoom
 
 log = logging.getLogger(__name__)
 
 #: Seconds between looks at what is wanted; a job that waits for a file has it looked for at once.
 LOOK_S = 5.0
-#: How often what is left of files that nobody wants is looked for.
+#: How often what is left of files that nobody wants is looked for; what leaves the manifest goes at the next look.
 TIDY_EVERY_S = 3600.0
-#: How often the ledger is told how a file comes along.
-TELL_S = 1.0
-#: What counts as "of late" in the speed, in seconds.
-LATE_S = 5.0
-#: The first pause after a failure; each further one is twice as long, up to the longest.
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 5.0, 300.0
+#: Files that come side by side, and share the host's bandwidth; those that hardly come are counted apart.
+FILES_AT_ONCE, MOST_FILES = 3, 12
+#: How long the end waits for files under way.
+END_S = 3.0
 
 
 def fetches_models(settings: Settings) -> bool:
     """Return whether this host fetches model files: it has a folder for them, and may write there."""
     return settings.models_dir is not None and os.access(settings.models_dir, os.W_OK)
-
-
-@dataclass
-class _Failure:
-    """A file that could not be fetched."""
-
-    entry: ModelFile
-    pause_s: float
-    not_before_s: float
 
 
 class ModelFetcher:
@@ -66,15 +62,21 @@ class ModelFetcher:
             raise ConfigurationError("COMFYLINE_MODELS_DIR is not set, so that there is no folder to fetch models to.")
         self._settings = settings
         self._host = settings.host
+        self._pool = settings.pool or None
         self._cache = ModelCache(settings.models_dir)
+        self._sharing = Sharing(settings.models_dir)
         self._room = ModelRoom(settings, self._cache)
         self._arrived = arrived
         self._held = ExitStack()
         self._is_ours = False
         self._ledger: Ledger | None = None
-        self._failures: dict[str, _Failure] = {}
-        self._looked_s = self._tidy_at_s = 0.0
-        self._woken = threading.Event()
+        self._opening = threading.Lock()
+        self._failures = Failures(settings.host)
+        #: By path; an entry goes when its thread has ended.
+        self._under_way: dict[str, Fetch] = {}
+        self._threads: list[threading.Thread] = []
+        self._known_paths: frozenset[str] = frozenset()
+        self._tidy_at_s = 0.0
         self._loop = Loop("model-files", self._step, pause_s=LOOK_S, last=self._close)
 
     def start(self) -> None:
@@ -82,13 +84,24 @@ class ModelFetcher:
         self._loop.wake()
 
     def end(self) -> None:
-        """End soon; a file under way stays as far as it is, for whoever comes next."""
+        """End soon; files under way stay as far as they are, for whoever comes next."""
         self._loop.end()
 
     def wake(self) -> None:
         """Look at what is wanted now. Does not wait."""
-        self._woken.set()
         self._loop.wake()
+
+    def missing(self, names: Collection[str]) -> list[str]:
+        """Return which of some files are still to be fetched, and have whichever worker fetches do so.
+
+        Those of which the manifest knows nothing, and those in whose place another file is, are not. Raises
+        LedgerUnavailable.
+        """
+        entries = [entry for entry in self._open_ledger().manifest.all() if entry.name in names]
+        missing = [entry.name for entry in entries if self._is_missing(entry)]
+        self._cache.note_missed(missing)
+        self.wake()
+        return missing
 
     # In the loop's thread.
 
@@ -100,49 +113,138 @@ class ModelFetcher:
                 self._held.close()
                 return
             log.info("model files of %s are fetched to %s by this process", self._host, self._cache.folder)
-        self._woken.clear()
+        self._give_up_slow_ones()
+        self._note_that_we_share()
         fleet, manifest, wants = self._look()
+        if any(entry.token is not None for entry in manifest):
+            self._failures.know_tokens(self._open_ledger().model_tokens.names())
+        self._let_go(fleet, manifest, wants)
         self._tell_what_is_there(fleet, manifest)
-        if time.monotonic() >= self._tidy_at_s:
-            self._tidy_at_s = time.monotonic() + TIDY_EVERY_S
-            self._cache.remove_parts(spare={entry.path for entry in manifest})
-        for entry in wants.all:
-            if self._is_due(entry) and not self._is_there(entry) and self._fetch(entry):
-                # Whatever became of it, the world may have changed meanwhile.
-                self._loop.wake()
-                return
+        self._tidy(manifest, wants)
+        self._begin_what_is_due(fleet, manifest, wants)
 
     def _close(self) -> None:
+        for fetch in tuple(self._under_way.values()):
+            fetch.leave()
+        ends_at_s = time.monotonic() + END_S
+        for thread in self._threads:
+            thread.join(max(0.0, ends_at_s - time.monotonic()))
         if self._ledger is not None:
             self._ledger.close()
         self._held.close()
 
-    def _token_of(self, name: str) -> str | None:
-        return None if self._ledger is None else self._ledger.model_tokens.open(name)
+    def _open_ledger(self) -> Ledger:
+        with self._opening:
+            self._ledger = self._ledger or Ledger(self._settings, pool_size=2)
+            return self._ledger
 
     def _look(self) -> tuple[FleetNeeds, list[ModelFile], Wants]:
-        self._ledger = self._ledger or Ledger(self._settings, pool_size=1)
-        self._looked_s = time.monotonic()
-        manifest = self._ledger.manifest.all()
-        fleet = self._ledger.file_needs.read()
-        return fleet, manifest, self._wants(fleet, manifest)
+        ledger = self._open_ledger()
+        manifest = ledger.manifest.all()
+        fleet = ledger.file_needs.read()
+        wants = wants_of(self._host, fleet, manifest, pool=self._pool, tags=self._settings.models_tags)
+        there = {file.path: file for file in self._cache.files()}
+        # What jobs would have for ever of an entry that was another file's before.
+        outdated = (entry for entry in manifest if entry.path in there and there[entry.path].differs_from(entry))
+        is_missed = self._cache.missed()
+        missed = (entry for entry in manifest if is_missed(entry.name))
+        return fleet, manifest, replace(wants, pinned=(*wants.pinned, *missed), outdated=tuple(outdated))
 
-    def _wants(self, fleet: FleetNeeds, manifest: list[ModelFile]) -> Wants:
-        return wants_of(self._host, fleet, manifest, pool=self._settings.pool or None, tags=self._settings.models_tags)
+    def _note_that_we_share(self) -> None:
+        try:
+            self._sharing.note(Sharer(host=self._host, pool=self._pool, tags=tuple(self._settings.models_tags)))
+        except OSError as exc:
+            log.warning("hosts that share %s are not told of this one: %s", self._cache.folder, exc.strerror)
+
+    def _give_up_slow_ones(self) -> None:
+        for fetch in tuple(self._under_way.values()):
+            if fetch.goes_on and fetch.progress.is_too_slow:
+                fetch.leave()
+                came = fetch.progress.came_bytes(FLOOR_S)
+                why = f"{fetch.entry.source} sends too slowly: {came} bytes in {FLOOR_S:g} s."
+                self._fail(fetch.entry, ModelUnavailable(why))
+
+    def _let_go(self, fleet: FleetNeeds, manifest: list[ModelFile], wants: Wants) -> None:
+        """End what is under way and not to be fetched any more, or not now."""
+        entries, wanted = frozenset(manifest), frozenset(wants.all)
+        paths = {entry.path for entry in manifest}
+        waited_for = {name for need in fleet.needs for name in need.files}
+        for fetch in tuple(self._under_way.values()):
+            entry = fetch.entry
+            is_wanted = entry in wanted or entry.name in waited_for or fetch.progress.is_nearly_there
+            if entry not in entries or not is_wanted:
+                fetch.leave(drop=entry.path not in paths)
 
     def _tell_what_is_there(self, fleet: FleetNeeds, manifest: list[ModelFile]) -> None:
         known = {path: copy for (host, path), copy in fleet.copies.items() if host == self._host}
         for entry in manifest:
             size = self._size_there(entry)
+            failure = self._failures.of(entry.path)
             if size is not None:
                 copy = self._ready(entry, size)
                 before = known.pop(entry.path, None)
                 if before is None or replace(before, updated_at_ms=0) != copy:
                     self._put(copy)
-            elif entry.path in self._failures:
+            elif entry.path in self._under_way:
                 known.pop(entry.path, None)
-        if known and self._ledger is not None:
-            self._ledger.copies.drop(self._host, list(known))
+            elif failure is not None:
+                before = known.pop(entry.path, None)
+                if before is None or before.state != "failed":
+                    self._put(failure.copy)
+        if known:
+            self._open_ledger().copies.drop(self._host, list(known))
+
+    def _tidy(self, manifest: list[ModelFile], wants: Wants) -> None:
+        known = frozenset(entry.path for entry in manifest)
+        if time.monotonic() >= self._tidy_at_s or self._known_paths - known:
+            self._cache.remove_parts(known=known, wanted={entry.path for entry in wants.all})
+            self._known_paths, self._tidy_at_s = known, time.monotonic() + TIDY_EVERY_S
+        self._known_paths |= known
+
+    def _begin_what_is_due(self, fleet: FleetNeeds, manifest: list[ModelFile], wants: Wants) -> None:
+        urgent = frozenset(wants.for_jobs)
+
+        def is_due(entry: ModelFile) -> bool:
+            stays = partial(self._stays, entry, fleet, manifest, wants)
+            has_room = partial(self._has_room, entry, stays)
+            return self._failures.is_due(entry, has_room)
+
+        for entry in wants.all:
+            may_begin = entry.path not in self._under_way and self._has_place(entry, urgent) and is_due(entry)
+            if may_begin and not self._is_there(entry):
+                self._begin(entry)
+        moving = self._moving()
+        if any(fetch.entry in urgent for fetch in moving):
+            for fetch in moving:
+                if fetch.entry not in urgent:
+                    fetch.leave()
+
+    def _has_room(self, entry: ModelFile, stays: Callable[[], Stays], size_bytes: int) -> bool:
+        try:
+            return self._room.can_be_made(entry.path, size_bytes, stays())
+        except ModelUnavailable:
+            return False
+
+    def _has_place(self, entry: ModelFile, urgent: Collection[ModelFile]) -> bool:
+        before_it = [fetch for fetch in self._moving() if entry not in urgent or fetch.entry in urgent]
+        if len(before_it) >= FILES_AT_ONCE or len(self._under_way) >= MOST_FILES:
+            return False
+        return entry in urgent or not any(fetch.entry in urgent for fetch in before_it)
+
+    def _moving(self) -> list[Fetch]:
+        """Return the fetches that others have to wait for."""
+        return [fetch for fetch in tuple(self._under_way.values()) if fetch.goes_on and not fetch.progress.is_slow]
+
+    def _begin(self, entry: ModelFile) -> None:
+        """Fetch a file, unless another host does, to a folder that both share."""
+        held = ExitStack()
+        if not held.enter_context(self._cache.fetching(entry.path)):
+            held.close()
+            return
+        fetch = self._under_way[entry.path] = Fetch(self._host, entry, self._put)
+        thread = threading.Thread(target=self._run, args=(fetch, held), name="model-file", daemon=True)
+        self._threads = [*(each for each in self._threads if each.is_alive()), thread]
+        thread.start()
 
     def _ready(self, entry: ModelFile, size: int) -> ModelCopy:
         return ModelCopy(host=self._host, path=entry.path, state="ready", size_bytes=size, done_bytes=size)
@@ -153,6 +255,12 @@ class ModelFetcher:
         except ModelRefused:
             return None
 
+    def _is_missing(self, entry: ModelFile) -> bool:
+        try:
+            return self._cache.holds(entry.path, sha256=entry.sha256, size_bytes=entry.size_bytes) is None
+        except ModelRefused:
+            return False
+
     def _is_there(self, entry: ModelFile) -> bool:
         try:
             return self._cache.holds(entry.path, sha256=entry.sha256, size_bytes=entry.size_bytes) is not None
@@ -160,123 +268,94 @@ class ModelFetcher:
             self._fail(entry, exc)
             return True
 
-    def _is_due(self, entry: ModelFile) -> bool:
-        failure = self._failures.get(entry.path)
-        # An operator who has mended an entry does not wait.
-        return failure is None or failure.entry != entry or time.monotonic() >= failure.not_before_s
+    # In the thread of a file.
 
-    def _fetch(self, entry: ModelFile) -> bool:
-        """Fetch a file; False if another host does, to a folder that both share."""
-        with self._cache.locked(f"file {entry.path}") as is_ours:
-            if is_ours:
-                try:
-                    self._fetch_it(entry)
-                except (ModelUnavailable, ModelRefused) as exc:
-                    self._fail(entry, exc)
-            return is_ours
+    def _run(self, fetch: Fetch, held: ExitStack) -> None:
+        entry = fetch.entry
+        with held:
+            error = failure_of(lambda: self._fetch(fetch), f"model file {entry.path}")
+            if error is not None and fetch.goes_on:
+                # What was unforeseen is in the log, whole.
+                self._fail(entry, ModelUnavailable(f"{entry.path} was not fetched: {type(error).__name__}."))
+            if fetch.is_dropped:
+                self._cache.drop_part(entry.path)
+        del self._under_way[entry.path]
+        # The place is free.
+        self._loop.wake()
 
-    def _fetch_it(self, entry: ModelFile) -> None:
-        watch = Progress(self._host, entry, self._put)
-        watch.begin()
+    def _fetch(self, fetch: Fetch) -> None:
+        try:
+            with self._room.claimed(fetch.entry.path):
+                self._fetch_it(fetch)
+        except (ModelUnavailable, ModelRefused) as exc:
+            if fetch.goes_on:
+                self._fail(fetch.entry, exc)
+                # What a source refuses is hardly taken up again, and would stand in the way of others.
+                fetch.is_dropped = isinstance(exc, ModelRefused)
+
+    def _fetch_it(self, fetch: Fetch) -> None:
+        entry = fetch.entry
+        fetch.progress.begin()
         part = self._cache.part_of(entry.path)
         try:
             part.parent.mkdir(parents=True, exist_ok=True)
         except OSError as exc:
             raise ModelUnavailable(f"{part.parent} cannot be made: {exc.strerror}.") from exc
         download = Download(
-            address_of(entry, self._settings, self._token_of),
+            address_of(entry, self._settings, self._open_ledger().model_tokens.open),
             part,
             Wanted(sha256=entry.sha256, size_bytes=entry.size_bytes),
-            tell=watch.tell,
-            goes_on=lambda: self._goes_on(entry),
-            make_room=lambda size: self._room.make(entry.path, size, self._in_use),
+            tell=fetch.progress.tell,
+            goes_on=lambda: fetch.goes_on and not self._loop.is_ending,
+            make_room=lambda size: self._room.make(entry.path, size, lambda: self._stays_now(entry)),
+            has_room=lambda size: self._room.grow(entry.path, size),
         )
+        fetch.comes_by(download)
         found = download.run()
         if found is None:
             return
-        watch.learn(self._learn)
+        fetch.progress.learn(self._learn)
         self._cache.keep(entry.path, sha256=found.sha256, size_bytes=found.size_bytes)
-        self._failures.pop(entry.path, None)
+        self._failures.forget(entry.path)
         self._put(self._ready(entry, found.size_bytes))
         log.info("%s has come from %s, %d bytes", entry.path, entry.source, found.size_bytes)
         self._arrived()
 
     def _learn(self, size_bytes: int, seconds: float) -> None:
         try:
-            if self._ledger is not None:
-                learn_speed(self._ledger.durations, self._host, size_bytes=size_bytes, seconds=seconds)
+            learn_speed(self._open_ledger().durations, self._host, size_bytes=size_bytes, seconds=seconds)
         except LedgerUnavailable as exc:
             log.debug("the ledger was not told how fast files come: %s", exc)
 
-    def _in_use(self) -> frozenset[str]:
-        fleet, _, wants = self._look()
-        return fleet.in_use(self._host) | {entry.name for entry in wants.all}
+    def _stays_now(self, entry: ModelFile) -> Stays:
+        return self._stays(entry, *self._look())
 
-    def _goes_on(self, entry: ModelFile) -> bool:
-        """Tell whether a file under way is still the one to be fetched."""
-        if self._loop.is_ending:
-            return False
-        if not self._woken.is_set() and time.monotonic() - self._looked_s < LOOK_S:
-            return True
-        self._woken.clear()
-        try:
-            _, manifest, wants = self._look()
-        except LedgerUnavailable:
-            return True
-        if entry not in manifest:
-            return False
-        urgent = [each for each in wants.for_jobs if self._is_due(each) and not self._is_there(each)]
-        return entry in urgent or not urgent
+    # In any of them.
+
+    def _stays(self, entry: ModelFile, fleet: FleetNeeds, manifest: list[ModelFile], wants: Wants) -> Stays:
+        """Return which files stay when one needs room: of this host, and of others that share the folder."""
+        others = self._sharing.others(self._host)
+        kept = {each.name for each in (*wants.to_help, *wants.pinned)}
+        for other in others:
+            kept |= {each.name for each in manifest if pinned_to(each, pool=other.pool, tags=other.tags)}
+        return stays_for(
+            entry.name,
+            fleet,
+            manifest,
+            hosts={self._host, *(other.host for other in others)},
+            kept=kept,
+            hopeless=self._failures.hopeless(),
+        )
 
     def _fail(self, entry: ModelFile, exc: ModelUnavailable | ModelRefused) -> None:
-        before = self._failures.get(entry.path)
-        if before is not None and before.entry == entry:
-            pause_s = min(2 * before.pause_s, LONGEST_PAUSE_S)
-        else:
-            pause_s = FIRST_PAUSE_S if isinstance(exc, ModelUnavailable) else 4 * FIRST_PAUSE_S
-        self._failures[entry.path] = _Failure(entry, pause_s, time.monotonic() + pause_s)
-        log.warning("%s was not fetched, and is tried again in %.0f s: %s", entry.path, pause_s, exc.message)
-        self._put(ModelCopy(host=self._host, path=entry.path, state="failed", error=exc.message[:1000]))
+        failure = self._failures.add(entry, exc)
+        rest_s = failure.not_before_s - time.monotonic()
+        log.warning("%s was not fetched, and is tried again in %.0f s: %s", entry.path, rest_s, exc.message)
+        self._put(failure.copy)
 
     def _put(self, copy: ModelCopy) -> None:
         try:
-            if self._ledger is not None:
-                self._ledger.copies.put(copy)
+            self._open_ledger().copies.put(copy)
         except LedgerUnavailable as exc:
             # The file comes all the same; what is told next makes it good.
             log.debug("the ledger was not told of %s: %s", copy.path, exc)
-
-
-class Progress:
-    """How a file comes along, told to the ledger once a second."""
-
-    def __init__(self, host: str, entry: ModelFile, put: Callable[[ModelCopy], None]) -> None:
-        self._copy = ModelCopy(host=host, path=entry.path, state="fetching", size_bytes=entry.size_bytes)
-        self._put = put
-        self._told_s = 0.0
-        #: `(when, how many bytes were there)`, of late, and at first and at last.
-        self._seen: list[tuple[float, int]] = []
-        self._first = self._last = (0.0, 0)
-
-    def begin(self) -> None:
-        self._put(self._copy)
-
-    def tell(self, done: int, size: int | None) -> None:
-        now = time.monotonic()
-        self._first, self._last = self._first if self._seen else (now, done), (now, done)
-        if not self._seen or now - self._seen[-1][0] >= TELL_S / 2:
-            self._seen.append((now, done))
-        while len(self._seen) > 2 and now - self._seen[0][0] > LATE_S:
-            self._seen.pop(0)
-        if now - self._told_s < TELL_S:
-            return
-        self._told_s = now
-        (first_s, first), (last_s, last) = self._seen[0], (now, done)
-        bytes_s = (last - first) / (last_s - first_s) if last_s > first_s else 0.0
-        size = self._copy.size_bytes if size is None else size
-        self._put(replace(self._copy, done_bytes=done, size_bytes=size, bytes_s=max(0.0, bytes_s)))
-
-    def learn(self, note: Callable[[int, float], None]) -> None:
-        """Note how many bytes came in how many seconds: those that an earlier fetch had left are none of them."""
-        (first_s, first), (last_s, last) = self._first, self._last
-        note(last - first, last_s - first_s)

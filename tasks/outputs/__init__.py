@@ -7,5 +7,6 @@ metadata/      embedded metadata taken out (finishing)
 bucket_upload  into the client's bucket, or the operator's
 endpoints      threads that each bucket endpoint may hold (bucket_upload)
 workplace      what waits on this machine for a bucket that is the storage
+slow_turns     jobs told early of a storage that is away
 upload_tries   how often, and when it is given up
 """

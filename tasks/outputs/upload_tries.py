@@ -12,7 +12,9 @@ from typing import NoReturn
 from core.clock import now_ms
 from core.errors import ComfylineError, LedgerUnavailable, OutputUnavailable, UploadFailed
 from core.ledger.outputs import DELIVERING_MS
+from core.messaging.notices import Notice
 from core.records.job import FAILED
+from core.records.progress import generated
 from core.storage.folders import BucketFault, is_out_of_room
 from tasks.job_errors import job_error
 from tasks.messaging.follow_up import Moved, publish_follow_up
@@ -41,6 +43,7 @@ class UploadTries:
 
     def __init__(self, runtime: Runtime, job_id: str, attempt: int) -> None:
         self._outputs = runtime.ledger.outputs
+        self._notices = runtime.notices
         self._publisher = runtime.publisher
         self._most = runtime.settings.max_attempts
         self._give_up_ms = round(runtime.settings.upload_give_up_s * 1000)
@@ -91,7 +94,10 @@ class UploadTries:
     def tell(self, reason: str) -> None:
         """Say on the job why its files are not stored yet."""
         with contextlib.suppress(LedgerUnavailable):
-            self._outputs.note_delay(self._job_id, self._attempt, f"{NOTE} {reason}")
+            told = self._outputs.note_delay(self._job_id, self._attempt, f"{NOTE} {reason}")
+            if told is not None:
+                data = generated(told).to_json()
+                self._notices.send(Notice(job_id=self._job_id, kind="progress", data=data))
 
     def lose(self, exc: Exception) -> NoReturn:
         """Count a turn that a fault of ours has ended. Raises Unfinished."""

@@ -24,6 +24,9 @@ TIME_LIMIT_S = 1.0
 #: Between looks at storage for what nobody refers to. Others are spared the listing, by a mark in storage.
 SWEEP_EVERY_S = 600.0
 SWEPT = ".swept"
+#: Between counts anew of the bytes that tenants keep, likewise.
+COUNT_EVERY_S = 3600.0
+COUNTED = ".counted"
 #: What one sweep looks at, at most: chosen at random, so that it comes to everything.
 SWEEP_LIMIT = 5000
 #: Folders without a job stay for so long: their job may be on its way into the ledger, or be looked into by somebody.
@@ -41,6 +44,7 @@ def remove_expired(runtime: Runtime) -> None:
         for storage in (input_storage(runtime.settings), output_storage(runtime.settings)):
             failure_of(storage.sweep_drafts, "expiry, drafts")
     _in_steps(_forget_keys, runtime)
+    _in_steps(_forget_acts, runtime)
     runtime.ledger.instances.forget_silent()
     runtime.ledger.copies.forget_silent()
     runtime.ledger.lines.forget_unused()
@@ -52,6 +56,8 @@ def sweep(runtime: Runtime) -> None:
     """Remove, now and then, files that a process left behind when it died."""
     if runtime.storage.problem() is not None:
         return
+    if output_storage(runtime.settings).is_due(COUNTED, every_s=COUNT_EVERY_S):
+        failure_of(functools.partial(_recount, runtime), "recount of files")
     if output_storage(runtime.settings).is_due(SWEPT, every_s=SWEEP_EVERY_S):
         removed = sweep_outputs(runtime)
         if removed:
@@ -64,12 +70,16 @@ def sweep(runtime: Runtime) -> None:
             uploads.sweep(runtime.ledger.direct_uploads.checking())
 
 
+def _recount(runtime: Runtime) -> None:
+    for tenant, more in runtime.ledger.room.recount().items():
+        log.warning("the bytes that tenant %s keeps were miscounted by %d", tenant, more)
+
+
 def sweep_outputs(runtime: Runtime) -> int:
     """Remove folders that have no job, and have had none for a day; returns how many."""
     storage = output_storage(runtime.settings)
-    names = [name for name in storage.folders() if is_job_id(name)]
     removed = 0
-    for chunk in _chunks(random.sample(names, min(len(names), SWEEP_LIMIT))):
+    for chunk in _chunks(_some(filter(is_job_id, storage.folders()), SWEEP_LIMIT)):
         known = runtime.ledger.jobs.states(chunk)
         for name in chunk:
             if name not in known and storage.folder_age_s(name) > ORPHAN_S:
@@ -125,6 +135,10 @@ def _forget_keys(runtime: Runtime) -> int:
     return runtime.ledger.removal.forget_keys(limit=BATCH)
 
 
+def _forget_acts(runtime: Runtime) -> int:
+    return runtime.ledger.audit.forget(older_than_s=runtime.settings.audit_retention_s, limit=BATCH)
+
+
 def _in_steps(step: Callable[[Runtime], int], runtime: Runtime) -> None:
     """Repeat a step until there is less to do than it may do, or its time is over: the rest waits for the next run."""
     ends_at_s = time.monotonic() + TIME_LIMIT_S
@@ -136,6 +150,17 @@ def _in_steps(step: Callable[[Runtime], int], runtime: Runtime) -> None:
             return
         # SQLite has one write lock: others get it for as long as we had it.
         time.sleep(took_s)
+
+
+def _some(names: Iterable[str], most: int) -> list[str]:
+    """Return so many names at random, each as likely as any other, without having all of them at once."""
+    chosen: list[str] = []
+    for seen, name in enumerate(names):
+        if seen < most:
+            chosen.append(name)
+        elif (place := int(random.random() * (seen + 1))) < most:  # noqa: S311 - a sample, not a secret
+            chosen[place] = name
+    return chosen
 
 
 def _chunks(names: Iterable[str]) -> Iterator[list[str]]:

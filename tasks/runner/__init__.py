@@ -2,6 +2,8 @@
 
 runner        one prompt running, one more behind it, others whose files are fetched (tasks.generate)
 claimed/      jobs in the runner's hands: files on their way, who is next, whether to claim more (runner)
+claiming      claims as they are seen from outside (runner)
+printing/     what ComfyUI prints while jobs run (runner)
 connection    the session with the instance as it is now (runner)
 leases        claims kept alive; hears that a job is to stop (runner)
 reporter      progress to the ledger and to clients (runner)

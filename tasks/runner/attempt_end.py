@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from core.errors import ComfylineError
@@ -19,6 +19,9 @@ class AttemptEnd:
     job_id: str
     attempt: int
     has_webhook: bool
+    #: Whose job it is, and the trace it belongs to.
+    tenant: str | None = field(default=None, compare=False)
+    trace_id: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True)

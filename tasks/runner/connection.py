@@ -45,6 +45,15 @@ class Connection:
             self._connected = self._connect()
             return self._connected
 
+    def pass_on_if_barred(self) -> None:
+        """A turn that came while the instance is drained, or full, is somebody else's; it must not be used up here.
+
+        Raises: ComfyUnavailable - it takes no jobs.
+        """
+        record = self._runtime.ledger.instances.get(self._name)
+        if record is not None and record.state != HEALTHY:
+            raise ComfyUnavailable(f"{self._name} takes no jobs: it is {record.state}.")
+
     def lose(self) -> None:
         """Forget the instance, which is of no use any more; the next call looks anew which one there is."""
         with self._changing:

@@ -28,6 +28,11 @@ class Lease:
         self._must_stop = False
         self._lock = threading.Lock()
 
+    @property
+    def is_posted(self) -> bool:
+        """Whether there is a prompt to interrupt."""
+        return self._handle is not None
+
     def watch(self, handle: PromptHandle) -> None:
         """Note the prompt that was posted: from now on it can be interrupted."""
         with self._lock:
@@ -80,6 +85,13 @@ class Leases:
         except LedgerUnavailable:
             return True
         return status is not None and status != CANCELING
+
+    def recall(self, prompt_id: str) -> None:
+        """Look now whether a job is to be cancelled, if its prompt is not posted yet: else it is interrupted anyhow."""
+        with self._lock:
+            is_waiting = any(held.claim.prompt_id == prompt_id and not held.is_posted for held in self._held.values())
+        if is_waiting:
+            self._loop.wake()
 
     def close(self) -> None:
         """End the thread; what is still held lapses."""

@@ -6,7 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from comfy.client.history import BLOCKED
 from comfy.prompts.account import Blocked
@@ -31,6 +31,8 @@ from core.records.instance import InstanceRecord
 from core.records.job import CANCELED, CANCELING, QUEUED
 from core.records.job_error import JobWarning
 from core.records.output import OutputFile
+from core.records.usage import NO_TIME, GpuTime
+from core.tracing import spans
 from tasks.job_errors import discreet, job_error, machines_of, reason_of, shortened, whole_error
 from tasks.judging import pin_elsewhere
 from tasks.messaging.follow_up import Moved, publish_follow_up
@@ -42,6 +44,8 @@ from tasks.runtime import Runtime
 log = logging.getLogger(__name__)
 
 Value = TypeVar("Value")
+#: How long an attempt has had its GPU; None: the ledger knows better when it began.
+Spent: TypeAlias = Callable[[], GpuTime | None]
 
 #: A finished picture is worth waiting this long for a ledger that is away.
 LEDGER_TIMEOUT_S = 600.0
@@ -69,14 +73,16 @@ class Recorder:
         instance: InstanceRecord,
         wait: Callable[[], PromptResult],
         sent: list[tuple[str, bytes]],
+        spent: Spent,
     ) -> AttemptEnd:
         """Wait for a prompt and write down how it ended.
 
         Parameters:
+          spent: asked when it has ended.
           sent: pictures that came over the websocket instead of being saved; complete when `wait` returns.
         """
         results: list[PromptResult] = []
-        end = self.guard(claim, lambda: results.append(wait()))
+        end = self.guard(claim, lambda: results.append(wait()), spent=spent)
         if end is not None:
             return end
         key = self._keys.pop(claim.job_id, None)
@@ -90,30 +96,37 @@ class Recorder:
             warnings.append(JobWarning(message=f"{more} further parts did not run."))
         if warnings and not files:
             # ComfyUI calls it a success; whoever waits for a picture wants to know why there is none.
-            return persistently(lambda: self._ended_by(claim, _blocked(warnings[0])))
-        return self._ended_well(claim, files, warnings, outputs_reused=bool(result.cached_nodes))
+            return self._end_by(claim, _blocked(warnings[0]), spent())
+        return self._ended_well(claim, files, warnings, spent(), outputs_reused=bool(result.cached_nodes))
 
     def _ended_well(
-        self, claim: Claim, files: list[OutputFile], warnings: list[JobWarning], *, outputs_reused: bool
+        self,
+        claim: Claim,
+        files: list[OutputFile],
+        warnings: list[JobWarning],
+        spent: GpuTime | None,
+        *,
+        outputs_reused: bool,
     ) -> AttemptEnd:
         """Store what the GPU made, if that is done at once, and write down how far the job is with it."""
-        stored = self._store.store(claim, files)
+        with spans.span("store", claim.traceparent, job_id=claim.job_id, attempt=claim.attempt, files=len(files)):
+            stored = self._store.store(claim, files)
         generated, succeed = self._claims.generated, self._outputs.succeed_at_once
         try:
             if stored is None:
                 # A machine that is lost takes files with it that are not in the bucket yet.
                 may_run_again = bool(self._runtime.settings.storage_url)
-                told: dict[str, Any] = {"warnings": warnings, "may_run_again": may_run_again}
+                told: dict[str, Any] = {"warnings": warnings, "may_run_again": may_run_again, "spent": spent}
                 persistently(lambda: generated(claim, files, outputs_reused=outputs_reused, **told))
                 return Finished(**_identity(claim))
-            persistently(lambda: succeed(claim, stored, outputs_reused=outputs_reused, warnings=warnings))
+            done: dict[str, Any] = {"warnings": warnings, "spent": spent}
+            persistently(lambda: succeed(claim, stored, outputs_reused=outputs_reused, **done))
         except StaleAttempt as exc:
             log.info("%s", exc)
-            end: AttemptEnd = self._let_go(claim, exc)
+            end: AttemptEnd = self._let_go(claim, exc, spent)
         except UnstorableValue as exc:
             # Such as the id of a node that is longer than a page. Another try would end likewise.
-            unstorable = exc
-            end = persistently(lambda: self._ended_by(claim, unstorable))
+            end = self._end_by(claim, exc, spent)
         else:
             self._store.leave_sources(stored)
             return Stored(**_identity(claim))
@@ -121,8 +134,11 @@ class Recorder:
             self._store.tidy(claim.job_id)
         return end
 
-    def guard(self, claim: Claim, step: Callable[[], None]) -> AttemptEnd | None:
-        """Do one step of an attempt; if it ends the attempt, write down how. None means: go on."""
+    def guard(self, claim: Claim, step: Callable[[], None], *, spent: Spent = lambda: NO_TIME) -> AttemptEnd | None:
+        """Do one step of an attempt; if it ends the attempt, write down how. None means: go on.
+
+        Parameters: spent - asked then; by default the prompt has not begun.
+        """
         try:
             step()
         except ComfylineError as exc:
@@ -130,17 +146,19 @@ class Recorder:
             reason = discreet(exc, secret=self._keys.pop(claim.job_id, None), machines=self._machines)
         else:
             return None
-        return self.end_by(claim, reason)
+        return self._end_by(claim, reason, spent())
 
-    def end_by(self, claim: Claim, reason: ComfylineError) -> AttemptEnd:
-        """Write down how an attempt ends for this reason."""
-        return persistently(lambda: self._ended_by(claim, reason))
+    def end_unbegun(self, claim: Claim, reason: ComfylineError) -> AttemptEnd:
+        """Write down how an attempt ends for this reason whose prompt has not begun."""
+        return self._end_by(claim, reason, NO_TIME)
 
-    def give_back(self, claim: Claim, exc: ComfylineError, *, lost: bool) -> AttemptEnd:
+    def give_back(
+        self, claim: Claim, exc: ComfylineError, *, lost: bool, spent: GpuTime | None = NO_TIME
+    ) -> AttemptEnd:
         """Queue the job again, unless it has had its chances."""
         # Of memory that did not suffice the client learns as much after many tries as after two.
         error = job_error(exc) if isinstance(exc, ComfyOutOfMemory) else None
-        status = self._returns.release(claim, reason=reason_of(exc), lost=lost, code=exc.code, error=error)
+        status = self._returns.release(claim, reason=reason_of(exc), lost=lost, code=exc.code, error=error, spent=spent)
         if status == QUEUED:
             return Requeued(**_identity(claim))
         if status is None or status == CANCELED:
@@ -179,24 +197,31 @@ class Recorder:
             given["api_key_comfy_org"] = self._keys[claim.job_id] = key
         return given or None
 
-    def _ended_by(self, claim: Claim, exc: ComfylineError) -> AttemptEnd:
+    def secret_of(self, claim: Claim) -> str | None:
+        """Return what its nodes were given and nobody may read; None: nothing, or the attempt has ended."""
+        return self._keys.get(claim.job_id)
+
+    def _end_by(self, claim: Claim, exc: ComfylineError, spent: GpuTime | None) -> AttemptEnd:
+        return persistently(lambda: self._ended_by(claim, exc, spent))
+
+    def _ended_by(self, claim: Claim, exc: ComfylineError, spent: GpuTime | None) -> AttemptEnd:
         status = self._claims.renew([claim]).get(claim.job_id)
         if status is None or status == CANCELING:
-            return self._let_go(claim, exc)
+            return self._let_go(claim, exc, spent)
         if isinstance(exc, PromptRejected) and pin_elsewhere(self._runtime.ledger, claim, exc.node_errors):
             log.info("job %s goes to another kind of instance (%s)", claim.job_id, exc.code)
-            return self.give_back(claim, exc, lost=False)
+            return self.give_back(claim, exc, lost=False, spent=spent)
         # Learned before the job is given back: whoever dies in between has it taken back into the right line.
         has_other_kind = isinstance(exc, ComfyOutOfMemory) and self._lessons.learn(claim.job_id, claim.attempt)
         if has_other_kind or _is_worth_another_try(claim, exc):
             log.warning("job %s attempt %s is lost (%s)%s", claim.job_id, claim.attempt, exc.code, _own_words(exc))
             # While storage is away for all, no job is to blame, and none may fail for it.
             is_away = isinstance(exc, StorageUnavailable) and self._runtime.storage.problem() is not None
-            return self.give_back(claim, exc, lost=not is_away)
+            return self.give_back(claim, exc, lost=not is_away, spent=spent)
         whole = whole_error(exc)
         error = job_error(exc, job_id=claim.job_id if whole else "")
-        if not self._claims.fail(claim, error, whole=whole):
-            return self._let_go(claim, exc)
+        if not self._claims.fail(claim, error, whole=whole, spent=spent):
+            return self._let_go(claim, exc, spent)
         return Failed(**_identity(claim), error=shortened(exc))
 
     def _warning(self, blocked: Blocked, key: str | None) -> JobWarning:
@@ -204,9 +229,9 @@ class Recorder:
         error = job_error(discreet(failure, secret=key, machines=self._machines))
         return JobWarning(message=error.message, node_id=error.node_id, class_type=error.class_type)
 
-    def _let_go(self, claim: Claim, exc: ComfylineError) -> AttemptEnd:
+    def _let_go(self, claim: Claim, exc: ComfylineError, spent: GpuTime | None) -> AttemptEnd:
         """The job was to be cancelled, or is no longer ours; either way nothing of this attempt is kept."""
-        if not self._claims.canceled(claim):
+        if not self._claims.canceled(claim, spent=spent):
             log.info("job %s attempt %s is no longer ours (%s)", claim.job_id, claim.attempt, exc.code)
         return Dropped(**_identity(claim))
 
@@ -232,7 +257,7 @@ def _blocked(warning: JobWarning) -> PromptFailed:
 
 
 def _identity(claim: Claim) -> dict[str, Any]:
-    return {"job_id": claim.job_id, "attempt": claim.attempt, "has_webhook": claim.has_webhook}
+    return {**claim.log_fields, "has_webhook": claim.has_webhook}
 
 
 def persistently(write: Callable[[], Value]) -> Value:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import OrderedDict
+from collections.abc import Mapping
 
 from comfy.prompts.result import PromptResult
 from core.errors import LedgerUnavailable
@@ -14,8 +15,10 @@ from core.ledger.durations import gpu_kind, subjects_of
 from core.ledger.model_sets import load_subject, model_set_of, run_subject
 from core.ledger.scheduling.learned import USUAL_LOAD_S
 from core.records.instance import InstanceRecord
+from core.records.usage import GpuTime
 from core.scheduling.lines import ModelSet
 from workflows.graphs.graph import Graph, sources
+from workflows.graphs.model_files import models_in
 
 log = logging.getLogger(__name__)
 
@@ -156,9 +159,32 @@ def gpu_seconds(result: PromptResult, graph: Graph) -> float | None:
     None when it did not say, or when nothing but last nodes had to run, as when a job is submitted a second time: what
     the cache saved would be taken for speed.
     """
-    if result.started_at_ms is None or result.finished_at_ms is None:
+    took_ms = worked_ms(result)
+    if took_ms is None:
         return None
     cached = set(result.cached_nodes)
     if cached and not any(source not in cached for node_id in graph for source in sources(graph, node_id)):
         return None
-    return max(0, result.finished_at_ms - result.started_at_ms) / 1000
+    return took_ms / 1000
+
+
+def worked_ms(result: PromptResult) -> int | None:
+    """Return how long ComfyUI worked on a prompt, by its own clock; None: it did not say."""
+    if result.started_at_ms is None or result.finished_at_ms is None:
+        return None
+    return max(0, result.finished_at_ms - result.started_at_ms)
+
+
+def gpu_time_of(total_ms: int, graph: Graph, node_seconds: Mapping[str, float]) -> GpuTime:
+    """Tell loads from all else: what nodes took that name model files, which is next to nothing where they are held.
+
+    Parameters:
+      node_seconds: by the ids of nodes that have run to their end.
+    """
+    loaded_s = sum(took_s for node_id, took_s in node_seconds.items() if _names_models(graph, node_id))
+    load_ms = min(round(loaded_s * 1000), total_ms)
+    return GpuTime(load_ms=load_ms, run_ms=total_ms - load_ms)
+
+
+def _names_models(graph: Graph, node_id: str) -> bool:
+    return node_id in graph and any(models_in(graph[node_id].get("inputs", {})))

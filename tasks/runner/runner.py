@@ -23,14 +23,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from comfy.prompts.node_work import NodeTimes
 from comfy.prompts.session import ComfySession, PromptResult
 from core.background import failure_of
-from core.errors import (
-    ComfylineError,
-    ComfyUnavailable,
-    LedgerUnavailable,
-    PromptInterrupted,
-    TransientError,
-)
-from core.ledger.instances import HEALTHY
+from core.errors import ComfylineError, ComfyUnavailable, LedgerUnavailable, PromptInterrupted, TransientError
 from core.records.instance import InstanceRecord
 from core.records.job import second_prompt_id
 from tasks.models.uses import note_uses
@@ -40,10 +33,12 @@ from tasks.runner.claimed.lineup import Lineup
 from tasks.runner.claimed.look_ahead import LookAhead
 from tasks.runner.claimed.run import Run
 from tasks.runner.claimed.staging import remove_staged
+from tasks.runner.claiming import about_run, claim_next
 from tasks.runner.collect import Collector, require_sent_pictures
 from tasks.runner.connection import Connection
 from tasks.runner.distress import CondemnPipe
 from tasks.runner.leases import Leases
+from tasks.runner.printing.follower import PrintFollower
 from tasks.runner.recorder import Recorder, persistently
 from tasks.runner.recovery import Recovery
 from tasks.runner.reporter import ProgressReporter
@@ -79,6 +74,8 @@ class JobRunner:
         self._recovery = Recovery(runtime, pipe)
         self._recorder = Recorder(runtime)
         self._leases = Leases(runtime.ledger, renew_s=runtime.settings.lease_renew_s)
+        #: Hears of a prompt that is to be interrupted, and may not be posted yet.
+        self.recall = self._leases.recall
         self._durations = Durations()
         self._node_times = NodeTimes()
         self._teacher = Teacher(runtime.ledger)
@@ -92,6 +89,7 @@ class JobRunner:
         settings = runtime.settings
         self._lineup = Lineup(self._durations, look_ahead_s=settings.look_ahead_s, most=settings.input_fetches)
         self._collector = Collector(runtime.ledger)
+        self._prints = PrintFollower(runtime)
         self._closing = False
         self._look_ahead = LookAhead(
             runtime.ledger.claims,
@@ -131,11 +129,13 @@ class JobRunner:
         for run in self._lineup.unattended():
             failure_of(functools.partial(self._leave, run), f"job {run.claim.job_id}")
         self._leases.close()
+        self._prints.close()
         self._connection.close()
 
     def _leave(self, run: Run) -> None:
         # Given back first: the interrupt must not look like the job's own end.
-        given_back = self._recorder.give_back(run.claim, ComfyUnavailable("The worker was stopped."), lost=False)
+        stopped = ComfyUnavailable("The worker was stopped.")
+        given_back = self._recorder.give_back(run.claim, stopped, lost=False, spent=run.gpu_time())
         if run.lease is not None:
             # Also one that is only being posted now.
             run.lease.stop()
@@ -154,7 +154,7 @@ class JobRunner:
             run = self._claim(instance, session, named=named, ahead=ahead, is_attended=is_attended)
         if run is None:
             if named is not None:
-                self._pass_on_if_barred()
+                self._connection.pass_on_if_barred()
             return None
         try:
             self._prepare(run)
@@ -174,7 +174,8 @@ class JobRunner:
     ) -> Run | None:
         if self._closing or (ahead and self._lineup.has_next() and not self._look_ahead.wants_more()):
             return None
-        claim = self._runtime.ledger.claims.claim(instance.name, named=named, ahead=ahead, worker=self._worker)
+        claims = self._runtime.ledger.claims
+        claim = claim_next(claims, instance.name, named=named, ahead=ahead, worker=self._worker)
         if claim is None:
             return None
         run = Run(claim=claim, instance=instance, is_attended=is_attended, was_on_deck=ahead)
@@ -188,17 +189,12 @@ class JobRunner:
         failure_of(self._runtime.sender.wake, "waking idle instances")
         return run
 
-    def _pass_on_if_barred(self) -> None:
-        """A turn that came while the instance is drained, or full, is somebody else's; it must not be used up here."""
-        record = self._runtime.ledger.instances.get(self._name)
-        if record is not None and record.state != HEALTHY:
-            raise ComfyUnavailable(f"{self._name} takes no jobs: it is {record.state}.")
-
     def _prepare(self, run: Run) -> None:
         run.given = graph = json.loads(run.claim.graph)
         run.shape = run.claim.shape or shape_of(graph)
         run.names_own_files = names_own_files(graph)
 
+    @about_run
     def _fetch(self, run: Run) -> None:
         """Bring the input files of a job, whatever the GPU does meanwhile; runs in a thread of its own."""
         try:
@@ -222,8 +218,9 @@ class JobRunner:
             return
 
         def end_it() -> None:
-            self._end(run, self._recorder.end_by(run.claim, PromptInterrupted("It was stopped before it began.")))
+            self._end(run, self._recorder.end_unbegun(run.claim, PromptInterrupted("It was stopped before it began.")))
             self._post_ready()
+            self._runtime.sender.ended(run.claim)
 
         self._aside.submit(failure_of, end_it, f"job {run.claim.job_id}")
 
@@ -232,6 +229,7 @@ class JobRunner:
         while (run := self._lineup.take_next()) is not None:
             failure_of(functools.partial(self._post, run), f"job {run.claim.job_id}")
 
+    @about_run
     def _post(self, run: Run) -> None:
         try:
             end = self._lost_meanwhile(run) or self._recorder.guard(run.claim, lambda: self._submit_first(run))
@@ -242,6 +240,7 @@ class JobRunner:
             self._threads.submit(self._complete, run)
         else:
             self._end(run, end)
+            self._runtime.sender.ended(run.claim)
 
     def _lost_meanwhile(self, run: Run) -> AttemptEnd | None:
         """Give back a job whose instance was lost while its files were fetched: it has no part in that."""
@@ -278,20 +277,25 @@ class JobRunner:
             nodes_total=run.claim.nodes_total,
             work=self._node_times.expect(run.graph, run.shape),
             watchdog=self._recovery.watchdog(run.instance),
+            headers=run.trace_headers(),
         )
+        run.follow_prints(self._prints, secret=self._recorder.secret_of(run.claim))
         run.lease.watch(run.handle)
 
+    @about_run
     def _complete(self, run: Run) -> None:
         """Follow a prompt to its end and record it; runs in a thread of its own."""
         timeout_s = run.claim.timeout_s or self._runtime.settings.job_timeout_s
         try:
-            end = self._recorder.record(run.claim, run.instance, lambda: self._wait(run, timeout_s), run.sent)
+            end = self._recorder.record(
+                run.claim, run.instance, lambda: self._wait(run, timeout_s), run.sent, run.gpu_time
+            )
         except BaseException as exc:
             self._forget(run, exc)
             raise
         # The job has ended, in the ledger too. What is learned from it must not keep whoever waits here from that.
         job = f"job {run.claim.job_id}"
-        failure_of(lambda: self._learn_duration(run, end), job)
+        failure_of(lambda: run.teach(self._durations, end, now_s=time.monotonic()), job)
         self._end(run, end)
         self._post_ready()
         failure_of(lambda: self._look_for_next(run), "the next job")
@@ -301,19 +305,18 @@ class JobRunner:
     def _look_for_next(self, after: Run) -> None:
         """Claim a job, if there is none here: no turns are published for instances that are at work."""
         self._look_ahead.fill_soon()
-        if self._closing or not self._lineup.is_empty():
-            return
         try:
             # Where nothing waits, a claim notes that the instance is idle: others go by when it was to be free.
             took_s = time.monotonic() - (after.started_s or after.posted_s)
+            if self._closing or not self._lineup.is_empty():
+                return
             if was_misjudged(after.claim, took_s) or self._runtime.ledger.claims.anything_waits():
                 self._begin()
         except TransientError as exc:
             log.info("no next job was claimed; the next turn will do: %s", exc)
-
-    def _learn_duration(self, run: Run, end: AttemptEnd) -> None:
-        if isinstance(end, Finished) and run.started_s is not None:
-            self._durations.learn(run.shape, time.monotonic() - run.started_s)
+        finally:
+            # Others are woken after this GPU was asked: it holds the models.
+            self._runtime.sender.ended(after.claim)
 
     def _learn(self, run: Run, end: AttemptEnd) -> None:
         if isinstance(end, Finished):
@@ -365,7 +368,7 @@ class JobRunner:
     def _end(self, run: Run, end: AttemptEnd) -> None:
         self._leases.drop(run.claim)
         is_attended = self._lineup.remove(run)
-        run.future.set_result(end)
+        run.finish(end)
         if not is_attended:
             self._recorder.report(end)
             self._recorder.move_on(end)

@@ -25,6 +25,9 @@ from core.ledger.webhooks.outbox import Due, Post, TryResult
 from core.outbound import Policy
 from core.records.webhook_target import ENVIRONMENT
 from core.settings import Settings
+from core.trace_context import HEADER as TRACE_HEADER
+from core.trace_context import trace_id_of
+from core.tracing import spans
 from core.webhooks.keys import headers_of, secrets_for
 from core.webhooks.signing import headers_for, load_signing_key
 from core.webhooks.urls import has_sealed_query, whole_url
@@ -170,7 +173,7 @@ class WebhookDispatcher:
             self._results.append((result.post, result.outcome))
             if result.outcome.error is not None:
                 name, tries = f"{result.post.id} of job {result.post.job_id}", result.post.tries
-                log.warning("webhook %s, try %d: %s", name, tries, result.outcome.error)
+                log.warning("webhook %s, try %d: %s", name, tries, result.outcome.error, extra=_fields(result.post))
         if self._receivers.end(result.due, is_answered=result.is_well, now_s=time.monotonic()):
             self._closed.add(result.due.receiver)
 
@@ -242,7 +245,7 @@ class WebhookDispatcher:
         until_s = time.monotonic() + BATCH_TIME_S
         dues = [due for batch in batches for due in batch]
         try:
-            opened = self._ledger.secrets.open_all({due.job_id for due in dues}, WEBHOOK, ADDRESS)
+            opened = self._opened(dues)
             taken = {post.id: post for post in self._ledger.outbox.take([due.id for due in dues])}
         finally:
             for due in [due for due in dues if due.id not in taken]:
@@ -250,12 +253,20 @@ class WebhookDispatcher:
                 self._receivers.end(due, is_answered=None, now_s=time.monotonic())
         for batch in batches:
             ours = [
-                _Result(due=due, post=taken[due.id], secrets=opened[due.job_id]) for due in batch if due.id in taken
+                _Result(due=due, post=taken[due.id], secrets=opened[due.batch or due.job_id])
+                for due in batch
+                if due.id in taken
             ]
             # A thread that cannot be started must not leave its receiver occupied for ever.
             if ours and failure_of(functools.partial(self._start, ours, until_s), "dispatcher") is not None:
                 for unsent in ours:
                     self._note_end(unsent)
+
+    def _opened(self, dues: Collection[Due]) -> dict[str, dict[str, Any] | SecretUnreadable]:
+        """Return what signs and addresses deliveries, by the ids of their jobs and batches."""
+        opened = self._ledger.secrets.open_all({due.job_id for due in dues if due.batch is None}, WEBHOOK, ADDRESS)
+        batches = {due.batch for due in dues if due.batch is not None}
+        return {**opened, **self._ledger.batch_work.webhook_secrets(batches)} if batches else opened
 
     def _start(self, batch: list[_Result], until_s: float) -> None:
         thread = self._threads.acquire(batch[0].due.receiver)
@@ -284,7 +295,15 @@ class WebhookDispatcher:
             post = replace(unsent.post, url=_address(unsent))
             headers = self._headers(unsent)
             connection = thread.connection(Policy.for_webhook(post.url, settings))
+            told: dict[str, Any] = {"job_id": post.job_id, "tenant": post.tenant, "event": post.event}
+            told["try"] = post.tries
+            span = spans.begin("webhook", post.traceparent, **told)
+            if span.traceparent is not None:
+                headers = {**headers, TRACE_HEADER: span.traceparent}
             outcome = send(post, headers, connection, limit_s=min(post.timeout_s, settings.webhook_limit_s))
+            # In words it may name places of the receiver's.
+            is_lost = outcome.error is not None
+            span.end(error="not_delivered" if is_lost else None, status_code=outcome.status_code)
         except ComfylineError as exc:
             return replace(unsent, outcome=_unsent(exc.message, is_final=not isinstance(exc, TransientError)))
         return replace(unsent, outcome=outcome, is_well=_is_well(outcome))
@@ -305,6 +324,10 @@ class WebhookDispatcher:
         )
         own = {"X-Webhook-Event": post.event, "X-Webhook-Sequence": str(post.seq)}
         return {**headers_of(post.webhook, sealed), **signed, **own}
+
+
+def _fields(post: Post) -> dict[str, str | None]:
+    return {"job_id": post.job_id, "tenant": post.tenant, "trace_id": trace_id_of(post.traceparent)}
 
 
 def _address(unsent: _Result) -> str:

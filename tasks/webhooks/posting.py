@@ -5,8 +5,6 @@ from __future__ import annotations
 import queue
 import time
 from collections.abc import Callable, Mapping
-from datetime import datetime, timezone
-from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 
 from urllib3 import BaseHTTPResponse
@@ -17,6 +15,7 @@ from core.clock import now_ms
 from core.errors import AddressRefused
 from core.ledger.webhooks.outbox import Post, TryResult
 from core.outbound import Policy
+from core.outbound.retry_after import parse_retry_after
 from core.outbound.sessions import KeptConnection
 
 CONNECT_TIMEOUT_S = 5.0
@@ -24,8 +23,6 @@ CONNECT_TIMEOUT_S = 5.0
 MAX_ANSWER_BYTES = 64 * 1024
 #: Answers after which `Retry-After` counts.
 BUSY = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
-#: Longer than every form of a date.
-MAX_RETRY_AFTER_CHARS = 64
 #: A thread that had nothing to do for so long hangs up and ends.
 REST_S = 3.0
 #: No more of them than this rest at once.
@@ -171,24 +168,6 @@ def send(post: Post, headers: Mapping[str, str], connection: KeptConnection, *, 
         retry_after_s=retry_after_s,
         is_final=status_code == HTTPStatus.GONE,
     )
-
-
-def parse_retry_after(value: str | None) -> float | None:
-    """Return the seconds from now that a `Retry-After` header asks for, in either form; None for anything else."""
-    if value is None:
-        return None
-    text = value.strip()[:MAX_RETRY_AFTER_CHARS]
-    if text.isascii() and text.isdigit():
-        # Longer ones than any date are as good as this one.
-        return float(text[:12])
-    try:
-        moment = parsedate_to_datetime(text)
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=timezone.utc)
-        return max(0.0, (moment - datetime.now(timezone.utc)).total_seconds())
-    except (ValueError, TypeError, IndexError, OverflowError):
-        # Numbers beyond a C integer, days that do not exist, years without one before them.
-        return None
 
 
 def _drain(answer: BaseHTTPResponse) -> None:

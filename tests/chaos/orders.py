@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 import random
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+from core.records.access import DEFAULT_TENANT
 from tests.fleet import work
 
 V2, GENERATE = "v2", "generate"
 #: The label and the prefix of the request id under which an order is found again in the ledger.
 LABEL = "chaos"
 SIZE_PX = (64, 64)
+#: Whose jobs they are.
+TENANTS = (DEFAULT_TENANT, "acme", "zenith")
+#: Jobs of a batch, at least and at most.
+BATCH_SIZES = (3, 8)
+#: How many jobs of a batch run at once, where it has such a limit.
+MAX_RUNNING = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +35,9 @@ class Order:
     has_webhook: bool = False
     #: Seconds after its acceptance at which the client changes its mind.
     cancel_after_s: float | None = None
+    tenant: str = DEFAULT_TENANT
+    #: The name of the batch it is submitted with, if it is; orders of a batch follow each other.
+    batch: str = ""
 
     @property
     def color(self) -> int:
@@ -46,9 +58,15 @@ class Order:
 
 
 def make_orders(seed: int, count: int) -> list[Order]:
-    """So many orders, the same for the same seed."""
+    """So many orders of several tenants, some of them in batches; the same for the same seed."""
     source = random.Random(f"orders-{seed}")
-    return [_order(source, number) for number in range(count)]
+    orders = [_order(source, number) for number in range(count)]
+    return list(_in_batches(source, orders))
+
+
+def submissions(orders: Sequence[Order]) -> list[list[Order]]:
+    """What is sent with one request each: an order, or all of a batch."""
+    return [list(group) for _, group in itertools.groupby(orders, key=lambda order: order.batch or order.name)]
 
 
 def plain_orders(count: int, *, seconds: float, first: int = 0) -> list[Order]:
@@ -65,4 +83,19 @@ def _order(source: random.Random, number: int) -> Order:
         is_bad=source.random() < 0.08,
         has_webhook=contract == GENERATE and source.random() < 0.6,
         cancel_after_s=source.uniform(0.0, 1.5) if source.random() < 0.12 else None,
+        tenant=TENANTS[number % len(TENANTS)],
     )
+
+
+def _in_batches(source: random.Random, orders: Sequence[Order]) -> Iterator[Order]:
+    """Make batches of some that follow each other; about half of all are in one then."""
+    left = iter(orders)
+    while first := next(left, None):
+        if source.random() < 0.85:
+            yield first
+            continue
+        size = source.randint(*BATCH_SIZES)
+        for order in (first, *itertools.islice(left, size - 1)):
+            # Its jobs tell no webhook of their own.
+            of_v2 = replace(order, contract=V2, has_webhook=False)
+            yield replace(of_v2, batch=f"{LABEL}-batch-{first.number}", tenant=first.tenant)

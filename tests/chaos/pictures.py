@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import requests
 from blake3 import blake3
@@ -20,9 +20,12 @@ from tests.chaos.books import Entry
 from tests.chaos.orders import SIZE_PX, Order
 
 
-def wrong_pictures(base_url: str, entries: Iterable[Entry], orders: dict[str, Order]) -> Iterator[str]:
-    """What is wrong with the jobs and their outputs as the API shows them."""
+def wrong_pictures(
+    base_url: str, entries: Iterable[Entry], orders: dict[str, Order], headers: Mapping[str, str]
+) -> Iterator[str]:
+    """What is wrong with the jobs and their outputs as the API shows them to an operator."""
     with requests.Session() as session:
+        session.headers.update(headers)
         for entry in entries:
             yield from _wrong_job(session, base_url, entry, orders[entry.name])
 

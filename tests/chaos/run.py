@@ -5,23 +5,28 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import requests
 
 from core.ledger import Ledger
 from core.ledger.instances import HEALTHY
 from core.ledger.webhooks.outbox import MARGIN_S
 from core.ledger.webhooks.outbox_writer import PENDING, SENDING
 from core.machine import PROC
+from core.records.access import DEFAULT_TENANT, SCOPES
 from core.settings import Settings
+from tests.chaos.batches import wrong_batches
 from tests.chaos.books import Books, Entry, read_entries
 from tests.chaos.load import OPEN, Accepted, Clients, Load
 from tests.chaos.monkey import Monkey, Strike
-from tests.chaos.orders import Order
+from tests.chaos.orders import TENANTS, Order
 from tests.chaos.pictures import wrong_pictures
 from tests.chaos.receiver import Receiver, receiving
 from tests.fleet import Fleet
+from tests.usage_sums import wrong_sums
 from tests.waiting import eventually, until
 
 LEASE_S, RENEW_S, RECONCILE_S = 3.0, 1.0, 1.0
@@ -55,11 +60,13 @@ class Arena:
     ledger: Ledger
     receiver: Receiver
     gpus: tuple[str, ...]
+    #: Of the tenants.
+    keys: Mapping[str, str]
 
     @property
     def clients(self) -> Clients:
         """Clients of its API."""
-        return Clients(self.fleet.base_url, self.receiver.url)
+        return Clients(self.fleet.base_url, self.receiver.url, self.keys)
 
 
 @dataclass(kw_only=True)
@@ -89,10 +96,29 @@ def arena(root: Path, *, gpus: int, **settings: str) -> Iterator[Arena]:
         fleet.start(*others).ready(gpus=gpus, timeout_s=90)
         ledger = Ledger(Settings(data_dir=fleet.data_dir, database_url=settings.get("database_url", "")))
         try:
-            yield Arena(fleet=fleet, ledger=ledger, receiver=receiver, gpus=names)
+            keys = _open_for_tenants(fleet, ledger)
+            yield Arena(fleet=fleet, ledger=ledger, receiver=receiver, gpus=names, keys=keys)
         finally:
             ledger.close()
     until(lambda: not processes_of(root), timeout_s=10, what=f"the end of {processes_of(root)}")
+
+
+def _open_for_tenants(fleet: Fleet, ledger: Ledger) -> dict[str, str]:
+    """Make the tenants and a key of each, and one for the operator; returns those of the tenants."""
+    keys = {}
+    for tenant in TENANTS:
+        if tenant != DEFAULT_TENANT:
+            ledger.tenants.create(tenant)
+        _, keys[tenant] = ledger.keys.create(tenant, name="chaos", scopes=("submit", "read", "cancel"))
+    _, fleet.key = ledger.keys.create(DEFAULT_TENANT, name="operator", scopes=SCOPES)
+
+    def asks_for_keys() -> bool:
+        jobs = f"{fleet.base_url}/api/v2/jobs"
+        told = [requests.get(jobs, headers=headers, timeout=5).status_code for headers in ({}, fleet.headers)]
+        return told == [requests.codes.unauthorized, requests.codes.ok]
+
+    until(asks_for_keys, what="an API that knows the keys")
+    return keys
 
 
 def take_apart(arena: Arena, monkey: Monkey, plan: Plan) -> dict[int, Accepted]:
@@ -168,7 +194,11 @@ def check(arena: Arena, monkey: Monkey, accepted: dict[int, Accepted], entries: 
     books = Books(entries, accepted, monkey.strikes, arena.receiver.posts())
     books.check()
     orders = {found.order.name: found.order for found in accepted.values()}
-    pictures = list(wrong_pictures(arena.fleet.base_url, entries, orders))
+    pictures = list(wrong_pictures(arena.fleet.base_url, entries, orders, arena.fleet.headers))
+    used = list(wrong_sums(arena.ledger))
+    assert not used, f"what was used does not add up: {used}"
+    batches = list(wrong_batches(arena.ledger, orders.values(), arena.receiver.posts()))
+    assert not batches, f"batches are wrong: {batches}"
     assert not pictures, f"{len(pictures)} pictures are wrong: {pictures[:10]}"
     assert not monkey.problems, "\n".join(monkey.problems)
     for name in arena.gpus:

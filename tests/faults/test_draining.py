@@ -15,7 +15,7 @@ from core.ledger import Ledger
 from core.ledger.database.tables import jobs
 from core.records.job import QUEUED
 from tests.fleet import ALL, Fleet, work
-from tests.waiting import until
+from tests.waiting import PATIENCE, until
 
 GRACE_S = 1.5
 
@@ -83,7 +83,7 @@ def test_gpus_lists_what_each_does(fleet: Fleet, ledger: Ledger) -> None:
 
 def test_a_drained_gpu_finishes_its_job_and_takes_no_more_until_resumed(fleet: Fleet, ledger: Ledger) -> None:
     # Longer than the command below takes on a busy machine.
-    job_id = fleet.submit(work(GRACE_S + 4.0, seed=2))
+    job_id = fleet.submit(work(GRACE_S + 4.0 * PATIENCE, seed=2))
     name = runs_on(ledger, job_id)
     other = "gpu1" if name == "gpu0" else "gpu0"
 

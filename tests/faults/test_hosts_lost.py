@@ -77,8 +77,6 @@ def runs_again(fleet: Hosts, job_id: str, dead: HostFleet) -> dict[str, Any]:
 def test_a_host_that_dies_while_it_fetches_inputs(fleet: Hosts) -> None:
     asset = upload(fleet, 41)
     with held(fleet, GET + b"inputs/") as hold:
-        # The API looks into it, when the job comes in.
-        hold.skip = 1
         job_id = fleet.api.submit(showing(asset))
         assert hold.has_come.wait(30), "its GPU wants the input"
         dead = fleet.host_of(job_id)

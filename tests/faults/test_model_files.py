@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -225,3 +226,21 @@ def test_a_worker_that_is_told_to_end_leaves_the_fetch_to_another(fleet: Fleet, 
     server.files[f"/{name}"].bytes_s = None
     fleet.wait(job_id, "succeeded", timeout_s=60)
     fleet.start(first).ready()
+
+
+def test_a_warm_up_waits_for_its_file_and_no_start_has_failed(fleet: Fleet, server: ModelServer) -> None:
+    name = enter(fleet, server, "warm.safetensors", content(SIZE, 70), bytes_s=50e3)
+    (fleet.root / "warm.json").write_text(json.dumps(loading(name)))
+    assert fleet.stop("gpu0") == 0
+    fleet.reconfigure(warmup_workflow=str(fleet.root / "warm.json"), quarantine_after="1", quarantine_s="3600")
+    fleet.start("gpu0")
+
+    def state() -> tuple[str, str | None]:
+        [found] = [each for each in fleet.instances() if each["name"].startswith("gpu0")]
+        return found["state"], found["reason"]
+
+    waits = ("unhealthy", "The warm-up waits for warm.safetensors to be fetched.")
+    until(lambda: state() == waits, what="that it says so")
+    server.files[f"/{name}"].bytes_s = None
+    until(lambda: state()[0] == "healthy", what="that it is up", timeout_s=60)
+    assert is_there(fleet, name)

@@ -24,6 +24,7 @@ from werkzeug.serving import ThreadedWSGIServer, make_server
 
 from api import create_app
 from api.service.waiting import Hub
+from core import background
 from core.errors import InstanceUnreachable
 from core.ledger import Change, Ledger
 from core.ledger.claims import Claim
@@ -38,6 +39,7 @@ from tests.makers import GRAPH
 from tests.ports import free_port
 from tests.services import missing
 from tests.unit.catalogue_literals import CATALOGUE
+from tests.waiting import PATIENCE
 
 ROOT = Path(__file__).parent.parent.parent
 INSTANCE = "gpu0@test"
@@ -57,6 +59,8 @@ class RecordingPublisher:
         self.mute: set[str] = set()
         self.reaches_workers = False
         self.checks: list[str] = []
+        #: How often idle instances were to be woken because a gate had opened.
+        self.gates_passed = 0
 
     def turn(self, job_id: str) -> bool:
         self.turns.append(job_id)
@@ -79,6 +83,10 @@ class RecordingPublisher:
 
     def check_upload(self, upload_id: str) -> bool:
         self.checks.append(upload_id)
+        return True
+
+    def pass_gates(self) -> bool:
+        self.gates_passed += 1
         return True
 
     def look_again(self) -> bool:
@@ -154,7 +162,7 @@ class Worker:
 
     def run_next(self, *contents: bytes, timeout_s: float = 10.0) -> str:
         """Wait for a queued job and run it."""
-        deadline = time.monotonic() + timeout_s
+        deadline = time.monotonic() + timeout_s * PATIENCE
         while time.monotonic() < deadline:
             claim = self.ledger.claims.claim(INSTANCE)
             if claim is not None:
@@ -238,6 +246,9 @@ def running_api(settings: Settings, *, host: str = "127.0.0.1") -> Iterator[Api]
         server.shutdown()
         thread.join()
         server.server_close()
+        # A served process has its probes until it ends; here they would look into other tests.
+        for loop in [each for each in background._registry.started if each.name == "probes"]:
+            loop.end()
         hub.close()
         ledger.close()
 
@@ -289,7 +300,7 @@ def gunicorn_api(settings: Settings, *arguments: str, **environment: str) -> Ite
 
 
 def _await_health(url: str, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 40
+    deadline = time.monotonic() + 40 * PATIENCE
     while time.monotonic() < deadline:
         try:
             if requests.get(f"{url}/health", timeout=2).status_code == 200:

@@ -95,13 +95,13 @@ EQUIVALENT: dict[str, str] = {
     f"core/ledger/webhooks/outbox.py: {_UNDER_WAY}: True -> False": _EXPANDS,
     "core/ledger/secrets.py: self._empty_log_at_s = 0.0: 0.0 -> -1.0": "any time of the monotonic clock is later",
     f"core/ledger/durations.py: {_WEIGHT}: {_FEW_SEEN} < 1 / NEWEST -> {_FEW_SEEN} <= 1 / NEWEST": (
-        "1 / NEWEST is no whole number, and what is compared with it always is"
+        "where they are equal, so are both weights"
     ),
     f"core/ledger/timekeeping.py: {_UNREADABLE}: 0 -> 1": "a look so long ago means that the clock was set",
     f"core/ledger/timekeeping.py: {_UNREADABLE}: 0 -> -1": "a look so long ago means that the clock was set",
     f"core/ledger/database/fork_guard.py: {_INSIDE}: 0 -> -1": "one who was never inside has no depth above 0",
-    "core/ledger/upgrade.py: ADVISORY_LOCK = 7263451009: 7263451009 -> 7263451010": "any number will do",
-    "core/ledger/upgrade.py: ADVISORY_LOCK = 7263451009: 7263451009 -> 7263451008": "any number will do",
+    "core/ledger/upgrade.py: ADVISORY_LOCK = 7263451010: 7263451010 -> 7263451011": "any number will do",
+    "core/ledger/upgrade.py: ADVISORY_LOCK = 7263451010: 7263451010 -> 7263451009": "any number will do",
     "core/ledger/database/connections.py: cursor.close() -> pass": "it is closed when nobody refers to it any more",
     f"core/ledger/database/stored_fields.py: {_READER}: 0 -> -1": "no field may hold records of two kinds",
 }

@@ -9,7 +9,7 @@ from core.errors import InvalidWorkflow
 from workflows.graphs import node_errors as errors
 from workflows.graphs.boundaries import OPENED, Paths, boundary_errors
 from workflows.graphs.catalogue import CompiledCatalogue, InputSpec, NodeSpec, cacheable_catalogue
-from workflows.graphs.graph import Catalogue, Graph, ancestors, is_link, measure_depths
+from workflows.graphs.graph import Catalogue, Graph, ancestors, is_link, measure_depths, reached_in_order
 from workflows.graphs.node_errors import Error
 from workflows.graphs.node_facts import GraphFacts
 from workflows.graphs.plain_nodes import fits, plain_node
@@ -96,9 +96,7 @@ def check_graph(
         lack = "" if None in specs.values() else _NO_OUTPUTS
         _raise_found(graph, found, outputs=[], lack=lack)
         raise InvalidWorkflow(_NO_OUTPUTS)
-    depths: dict[str, int] = {}
-    cycle = measure_depths(facts.sources, outputs, depths)
-    will_run = set(depths)
+    will_run, cycle, too_long = _walked(facts, outputs)
     plain = _plain(graph, will_run, specs, facts, compiled)
     if len(plain) < len(graph):
         undeclaring = _undeclaring(graph, will_run - plain, specs)
@@ -107,8 +105,7 @@ def check_graph(
         doubtful = {node_id: node for node_id, node in graph.items() if node_id not in plain or node_id in followed}
         _add(found, _problems(doubtful, validated, followed, specs, facts.paths, staged_files))
     _add(found, {node_id: [errors.cycle(node_id, cycle, graph)] for node_id in cycle[:_MAX_REPORTED_NODES]})
-    if len(graph) > MAX_CHAIN_NODES:
-        _add(found, _chain_error(facts.sources, depths))
+    _add(found, too_long)
     _raise_found(graph, found, outputs=outputs)
     return will_run
 
@@ -131,6 +128,18 @@ def _class_errors(graph: Graph, specs: _Specs, refused_classes: Collection[str])
         elif spec is None:
             found[node_id] = [errors.unknown_class(node_id, graph[node_id])]
     return found
+
+
+def _walked(facts: GraphFacts, outputs: Sequence[str]) -> tuple[set[str], list[str], _Found]:
+    """The nodes that will run, the first cycle among them, and what is wrong with the longest chain of the graph."""
+    if len(facts.nodes) <= MAX_CHAIN_NODES:
+        in_order = reached_in_order({node_id: node.sources for node_id, node in facts.nodes.items()}, outputs)
+        if in_order is not None:
+            return in_order, [], {}
+    depths: dict[str, int] = {}
+    cycle = measure_depths(facts.sources, outputs, depths)
+    will_run = set(depths)
+    return will_run, cycle, _chain_error(facts.sources, depths) if len(facts.nodes) > MAX_CHAIN_NODES else {}
 
 
 def _chain_error(sources: Mapping[str, Sequence[str]], depths: dict[str, int]) -> _Found:

@@ -23,6 +23,20 @@ _FOLDERS: Mapping[str, frozenset[str]] = {
     "style_model_name": frozenset({"style_models"}),
     "gligen_name": frozenset({"gligen"}),
     "hypernetwork_name": frozenset({"hypernetworks"}),
+    "photomaker_model_name": frozenset({"photomaker"}),
+    "audio_encoder_name": frozenset({"audio_encoders"}),
+}
+_TEXT_ENCODERS = frozenset({"clip", "text_encoders"})
+#: The same of single classes of ComfyUI's own, whose inputs have names that others use otherwise.
+_FOLDERS_OF_CLASSES: Mapping[tuple[str, str], frozenset[str]] = {
+    ("UpscaleModelLoader", "model_name"): frozenset({"upscale_models"}),
+    ("LatentUpscaleModelLoader", "model_name"): frozenset({"latent_upscale_models"}),
+    ("ModelPatchLoader", "name"): frozenset({"model_patches"}),
+    ("CLIPVisionLoader", "clip_name"): frozenset({"clip_vision"}),
+    **{
+        (class_type, "clip_name"): _TEXT_ENCODERS
+        for class_type in ("CLIPLoader", "DualCLIPLoader", "TripleCLIPLoader", "QuadrupleCLIPLoader")
+    },
 }
 #: Names that a refusal offers in place of one that is not there, and how many are looked at for that.
 MAX_NEAREST, MAX_LOOKED_AT = 3, 5000
@@ -51,7 +65,7 @@ def fetchable_files(graph: Graph, node_errors: NodeErrors, manifest: Folders) ->
     if not lacks_only_files(graph, node_errors):
         return frozenset()
     missing = list(_missing(graph, node_errors))
-    if all(_may_be(input_name, manifest.get(name, ())) for input_name, name in missing):
+    if all(_may_be(place, manifest.get(name, ())) for place, name in missing):
         return frozenset(name for _, name in missing)
     return frozenset()
 
@@ -61,28 +75,29 @@ def nearest_names(
 ) -> tuple[str, list[str]] | None:
     """Return the first file that a graph lacks, and the names most like it that there are. None: nothing is like it."""
     for node_id in node_errors:
-        for input_name, name in _missing(graph, {node_id: node_errors[node_id]}):
-            node = catalogue.node(graph[node_id]["class_type"])
+        for (class_type, input_name), name in _missing(graph, {node_id: node_errors[node_id]}):
+            node = catalogue.node(class_type)
             spec = node.by_name.get(input_name) if node else None
             listed = [each for each in (spec.choices if spec else None) or () if isinstance(each, str)]
-            known = [each for each, folders in manifest.items() if _may_be(input_name, folders)]
+            known = [each for each, folders in manifest.items() if _may_be((class_type, input_name), folders)]
             names = list(dict.fromkeys((*listed, *known)))[:MAX_LOOKED_AT]
             if found := difflib.get_close_matches(name, names, n=MAX_NEAREST, cutoff=LIKENESS):
                 return name, found
     return None
 
 
-def _missing(graph: Graph, node_errors: NodeErrors) -> Iterable[tuple[str, str]]:
-    """Yield the inputs and the names of files that errors are about."""
+def _missing(graph: Graph, node_errors: NodeErrors) -> Iterable[tuple[tuple[str, str], str]]:
+    """Yield the class and input, and the name of the file, that errors are about."""
     for node_id, entry in node_errors.items():
         for error in entry["errors"]:
             input_name = error.get("extra_info", {}).get("input_name")
             value = graph[node_id]["inputs"].get(input_name) if node_id in graph else None
             if isinstance(input_name, str) and isinstance(value, str):
-                yield input_name, value
+                yield (graph[node_id]["class_type"], input_name), value
 
 
-def _may_be(input_name: str, folders: Collection[str]) -> bool:
-    """Whether an input may take a file from one of these folders."""
-    wanted = _FOLDERS.get(re.sub(r"_?\d+$", "", input_name))
+def _may_be(place: tuple[str, str], folders: Collection[str]) -> bool:
+    """Whether an input of a class may take a file from one of these folders."""
+    class_type, input_name = place[0], re.sub(r"_?\d+$", "", place[1])
+    wanted = _FOLDERS_OF_CLASSES.get((class_type, input_name), _FOLDERS.get(input_name))
     return bool(folders) and (wanted is None or not wanted.isdisjoint(folders))

@@ -14,6 +14,7 @@ _ENCODED = re.compile(r"%(?:2e|2f|5c|00)", re.IGNORECASE)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _ENDING = re.compile(r"\.[A-Za-z][A-Za-z0-9]{1,9}$|\.3mf$")
 _DRIVE = re.compile(r"[A-Za-z]:")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 _INPUT_ANNOTATION = " [input]"
 MAX_PATH_CHARS = 1024
 #: Classes that load any file that exists below the input folder, listed or not.
@@ -45,6 +46,11 @@ def is_safe_file_name(name: object) -> bool:
         return False
     # Windows drops blanks and dots from the end of a name.
     return all(part.strip(" .") for part in base.split("/"))
+
+
+def refers_to_more(name: str) -> bool:
+    """Whether a name looks like a reference, such as `blake3:...` or `asset:...`, more than like that of a file."""
+    return _SCHEME.match(name) is not None
 
 
 def leads_elsewhere(name: str) -> bool:

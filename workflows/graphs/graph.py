@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 from core.errors import EditorWorkflow, InvalidWorkflow
 from workflows.graphs import node_errors as errors
-from workflows.graphs.misplaced import wrapped_graph
+from workflows.graphs.misplaced import is_document, wrapped_graph
 
 #: `{node_id: {"class_type": str, "inputs": {name: literal or [node_id, output index]}, "_meta"?: ...}}`.
 Graph = dict[str, dict[str, Any]]
@@ -32,9 +32,10 @@ def parse_graph(value: Any) -> Graph:
         hint = wrapped_graph(value)
         but = f"; {hint}" if hint else ""
         raise InvalidWorkflow(f"The workflow must be an object: node id -> {{class_type, inputs}}{but}.")
-    if isinstance(value.get("nodes"), list) and "links" in value:
+    if is_document(value):
         raise EditorWorkflow(
-            "This is the editor's save format. In ComfyUI choose Workflow menu -> Export (API) and send that file."
+            "This is the editor's save format. Convert it by comfyline workflows convert, or in ComfyUI choose "
+            "Workflow menu -> Export (API)."
         )
     if not value:
         raise InvalidWorkflow("The workflow has no nodes.")
@@ -126,6 +127,27 @@ def ancestors(graph: Graph, roots: Iterable[str]) -> set[str]:
 def all_sources(graph: Graph) -> dict[str, list[str]]:
     """For each node those it takes inputs from."""
     return {node_id: sources(graph, node_id) for node_id in graph}
+
+
+def reached_in_order(sources_of: Mapping[str, Collection[str]], roots: Iterable[str]) -> set[str] | None:
+    """The roots and all nodes they depend on, if each of these stands behind its sources, as the editor exports them.
+
+    A fraction of the work of `measure_depths`, and in such an order there is no cycle.
+
+    Parameters:
+      sources_of: in the graph's order, for each node those it takes inputs from, whether they exist or not.
+    Returns: None if a node stands before one of its sources; then nothing is known.
+    """
+    found = set(roots)
+    passed: set[str] = set()
+    for node_id in reversed(list(sources_of)):
+        passed.add(node_id)
+        if node_id in found:
+            taken = sources_of[node_id]
+            if not passed.isdisjoint(taken):
+                return None
+            found.update(taken)
+    return found & passed
 
 
 def measure_depths(sources_of: Mapping[str, Sequence[str]], roots: Iterable[str], depths: dict[str, int]) -> list[str]:

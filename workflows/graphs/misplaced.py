@@ -10,8 +10,12 @@ from workflows.graphs.node_errors import shown
 _DEPTH = 3
 #: What may hold a graph for other reasons.
 _OTHERWISE_USED = frozenset({"extra_data", "extra_pnginfo", "metadata"})
-_EXPORT = "it is the editor's save format: in ComfyUI choose Workflow menu -> Export (API)"
 _AS_OBJECT = "send it as an object, not as text"
+
+
+def is_document(value: Any) -> bool:
+    """Whether a value is a document of the editor: what it saves, which is converted where a graph is wanted."""
+    return isinstance(value, dict) and isinstance(value.get("nodes"), list) and "links" in value
 
 
 def misplaced_graph(body: Any, wanted: str) -> str | None:
@@ -44,8 +48,6 @@ def _advice(value: Any) -> str | None:
     """What else to do with what may be a graph; None if it is none."""
     if _is_graph(value):
         return ""
-    if isinstance(value, dict) and isinstance(value.get("nodes"), list) and "links" in value:
-        return f"; {_EXPORT}"
     return f"; {_AS_OBJECT}" if isinstance(value, str) and _is_text(value) else None
 
 
@@ -62,6 +64,8 @@ def _parts(value: Any, path: tuple[str, ...], depth: int) -> Iterator[tuple[tupl
 
 
 def _is_graph(value: Any) -> bool:
+    if is_document(value):
+        return True
     # Also one with nodes that are broken: which they are is said when it stands where it belongs.
     return (
         isinstance(value, dict)

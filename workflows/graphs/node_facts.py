@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import marshal
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -43,6 +43,12 @@ class GraphFacts:
 
     def __init__(self, graph: Graph) -> None:
         self.nodes: Mapping[str, NodeFacts] = {node_id: facts_of(node) for node_id, node in graph.items()}
+
+    def with_nodes(self, graph: Graph, node_ids: Iterable[str]) -> GraphFacts:
+        """Return the facts of a graph that has other nodes than this one in these places alone."""
+        changed = GraphFacts({node_id: graph[node_id] for node_id in node_ids})
+        changed.nodes = {**self.nodes, **changed.nodes}
+        return changed
 
     @property
     def paths(self) -> Paths:

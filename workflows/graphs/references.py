@@ -17,9 +17,11 @@ ASSET_TAG = "core/ASSET"
 _UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 _ASSET = re.compile(_UUID)
 _ASSET_PATH = re.compile(rf"({_UUID})/[^/]+(?:/[^/]+)?")
+#: As newer versions of ComfyUI name a file by its bytes.
+_HASH = re.compile(r"blake3:[0-9a-f]{64}")
 _URL = re.compile(r"https?://", re.IGNORECASE)
 #: What any of them begins with: one look is enough for most texts.
-_MAYBE = re.compile(r"(?i:https?:|data:)|[0-9a-f]{8}-")
+_MAYBE = re.compile(r"(?i:https?:|data:)|[0-9a-f]{8}-|blake3:")
 _DATA = re.compile(r"data:[a-z0-9.+-]+/[a-z0-9.+-]+[;,]|data:[;,]", re.IGNORECASE)
 
 #: A shorter text is no id; then only one with a colon may be any of them.
@@ -39,7 +41,7 @@ class Reference:
     class_type: str
     #: What the place takes: image, video, audio, or "" for any file.
     kind: str
-    #: An asset id, an uploaded file's `<id>/<name>`, or an output's `<job id>/<name>`.
+    #: An asset id, an uploaded file's `<id>/<name>`, an output's `<job id>/<name>`, or an input file's `blake3:<hash>`.
     asset: str | None = None
     url: str | None = None
     data: str | None = None
@@ -47,8 +49,6 @@ class Reference:
     file: Path | None = None
     #: The folder that the class lists its files from, if it is not the top of the input folder.
     folder: str = ""
-    #: What the place says is only meant as an asset if there is one: it may as well be a file's name.
-    is_guess: bool = False
     #: The keys and indexes that lead to it from the graph.
     path: tuple[str | int, ...]
 
@@ -155,8 +155,8 @@ def _meant(value: str, files: Mapping[str, Path]) -> dict[str, Any] | None:
         return {"url": value}
     if _DATA.match(value):
         return {"data": value}
-    if _ASSET.fullmatch(value) or _ASSET_PATH.fullmatch(value):
-        return {"asset": value, "is_guess": True}
+    if _ASSET.fullmatch(value) or _ASSET_PATH.fullmatch(value) or _HASH.fullmatch(value):
+        return {"asset": value}
     return None
 
 

@@ -9,7 +9,13 @@ from typing import Any
 from workflows.graphs import node_errors as errors
 from workflows.graphs.catalogue import ANY_TYPE, COMBO, InputSpec, is_structured
 from workflows.graphs.certainty import would_be_listed
-from workflows.graphs.file_names import is_safe_file_name, leads_elsewhere, names_a_jobs_file, without_annotation
+from workflows.graphs.file_names import (
+    is_safe_file_name,
+    leads_elsewhere,
+    names_a_jobs_file,
+    refers_to_more,
+    without_annotation,
+)
 from workflows.graphs.node_errors import Error
 
 #: Python converts no longer text to an integer: the cost grows with the square of the length.
@@ -132,6 +138,8 @@ def _may_load(spec: InputSpec, value: Any, staged_files: Collection[str]) -> boo
         return True
     if names_a_jobs_file(name):
         return False
+    if refers_to_more(name):
+        return spec.choices is not None and _is_choice(spec, name)
     if spec.lists_files and spec.choices is not None and would_be_listed(spec.file_kind or "", name):
         return _is_choice(spec, name)
     return True

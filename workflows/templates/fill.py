@@ -19,7 +19,7 @@ Draw = Callable[[int, int], int]
 NAME = r"[A-Za-z][A-Za-z0-9_]{0,63}"
 _PLACEHOLDER = re.compile(r"\{\{ *(" + NAME + r") *\}\}")
 _OPEN = re.compile(_PLACEHOLDER.pattern + "|" + RANDOM_INT)
-_MAX_RANDOM = 2**32 - 1
+MAX_RANDOM = 2**32 - 1
 _MAX_NAMED = 20
 #: Where values may go. Ids, class names and all else belong to whoever wrote the template.
 _OPEN_PARTS = ("inputs", "_meta")
@@ -36,6 +36,8 @@ class Filled:
     files: Mapping[str, Path] = field(default_factory=dict)
     #: What the template requires of a GPU.
     requires: Requirements | None = None
+    #: What was drawn: names of parameters, and places as `node.input`.
+    drawn: tuple[str, ...] = ()
 
 
 def placeholders(value: Any) -> Iterator[str]:
@@ -57,6 +59,11 @@ def open_parts(node: Mapping[str, Any]) -> list[Any]:
 
 def has_placeholder(value: Any) -> bool:
     return next(placeholders(value), None) is not None
+
+
+def has_random(node: Mapping[str, Any]) -> bool:
+    """Return whether an integer is drawn in a node each time it is filled."""
+    return any(_mentions(part, RANDOM_INT) for part in open_parts(node))
 
 
 def substitute(graph: Graph, values: Mapping[str, Scalar], *, draw: Draw) -> Graph:
@@ -97,6 +104,18 @@ def with_random_integers(graph: Any, *, draw: Draw) -> Any:
         else node
         for node_id, node in graph.items()
     }
+
+
+def drawn_places(graph: Any) -> tuple[str, ...]:
+    """The inputs of a graph that are an integer to be drawn and nothing else, as `node.input`; of no graph none."""
+    nodes = graph.items() if isinstance(graph, dict) else ()
+    return tuple(
+        f"{node_id}.{name}"
+        for node_id, node in nodes
+        if isinstance(node, dict) and isinstance(node.get("inputs"), dict)
+        for name, value in node["inputs"].items()
+        if isinstance(value, str) and value == RANDOM_INT
+    )
 
 
 def _mentions(value: Any, word: str) -> bool:
@@ -141,7 +160,7 @@ class _Filler:
 
     def _value(self, found: re.Match[str]) -> Scalar:
         if found[1] is None:
-            return self._draw(0, _MAX_RANDOM)
+            return self._draw(0, MAX_RANDOM)
         name = found[1].lower()
         if name not in self._values:
             if name not in self.left_over:

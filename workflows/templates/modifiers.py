@@ -18,7 +18,8 @@ from workflows.templates.template import Template, assemble, unwrapped
 #: `(modifications, library, name of the default workflow or None, draw)` -> a graph ready to submit.
 Modifier = Callable[[Mapping[str, Any], Library, str | None, Draw], Filled]
 
-_GRAPH_KEY = "workflow_json"
+#: The modification that is a graph itself.
+GRAPH_KEY = "workflow_json"
 
 
 def draw_between(lowest: int, highest: int) -> int:
@@ -52,7 +53,7 @@ def template_of(modifier: str, modifications: Mapping[str, Any], default_workflo
     """The name of the template that a modifier fills; None: the modifications bring the graph."""
     if modifier in TEMPLATES:
         return TEMPLATES[modifier]
-    return None if _GRAPH_KEY in modifications else default_workflow
+    return None if GRAPH_KEY in modifications else default_workflow
 
 
 def graph_template(value: Any) -> Template:
@@ -62,7 +63,7 @@ def graph_template(value: Any) -> Template:
       InvalidWorkflow: it is no graph. What else may be wrong with it, the check against a catalogue tells.
       InvalidRequest: it has too many placeholders.
     """
-    template = assemble(_GRAPH_KEY, parse_graph(unwrapped(value)), None)
+    template = assemble(GRAPH_KEY, parse_graph(unwrapped(value)), None)
     if len(template.parameters) > MAX_PARAMETERS:
         found = len(template.parameters)
         raise InvalidRequest(f"The workflow has {found} placeholders; at most {MAX_PARAMETERS} are accepted.")
@@ -78,9 +79,9 @@ def _from_template(
 def _raw_workflow(
     modifications: Mapping[str, Any], library: Library, default_workflow: str | None, draw: Draw
 ) -> Filled:
-    if _GRAPH_KEY in modifications:
-        values = {key: value for key, value in modifications.items() if key != _GRAPH_KEY}
-        return graph_template(modifications[_GRAPH_KEY]).fill(values, draw=draw)
+    if GRAPH_KEY in modifications:
+        values = {key: value for key, value in modifications.items() if key != GRAPH_KEY}
+        return graph_template(modifications[GRAPH_KEY]).fill(values, draw=draw)
     if default_workflow is None:
         raise InvalidRequest("RawWorkflow needs modifications.workflow_json: no default workflow is set here.")
     return _installed(library, default_workflow).fill(modifications, draw=draw)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
-from core.errors import InvalidRequest
+from core.errors import InvalidParameter
 from workflows.graphs.file_names import is_safe_file_name
 
 #: `any` is the type of a placeholder that nothing is said about: text, a number, true or false.
@@ -77,7 +77,7 @@ class Parameter:
         Parameters:
           coerce: text stands for numbers and booleans, as it comes from a form or a command line.
         Raises:
-          InvalidRequest: it does not fit; the message names parameter, value and what is allowed.
+          InvalidParameter: it does not fit; the message names parameter, value and what is allowed.
         """
         if self.type == "choice":
             return self.choice(value, coerce=coerce).key
@@ -152,8 +152,8 @@ class Parameter:
             return f"it must be {self.maximum} or less"
         return f"it must be from {self.minimum} to {self.maximum}"
 
-    def _refused(self, value: Any, why: str) -> InvalidRequest:
-        return InvalidRequest(f"Parameter {self.name} cannot be {shown(value)}: {why}.")
+    def _refused(self, value: Any, why: str) -> InvalidParameter:
+        return InvalidParameter(f"Parameter {self.name} cannot be {shown(value)}: {why}.", self.name)
 
 
 def shown(value: Any) -> str:

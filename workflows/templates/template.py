@@ -7,11 +7,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from core.errors import ConfigurationError, InvalidRequest, InvalidWorkflow
+from core.errors import ConfigurationError, InvalidParameter, InvalidRequest, InvalidWorkflow
 from core.records.requirements import Requirements
 from core.texts.json_types import JsonObject
 from workflows.graphs.graph import Graph, all_sources, is_link, measure_depths, parse_graph
-from workflows.templates.fill import Draw, Filled, has_placeholder, open_parts, placeholders, substitute
+from workflows.templates.fill import (
+    Draw,
+    Filled,
+    drawn_places,
+    has_placeholder,
+    open_parts,
+    placeholders,
+    substitute,
+)
 from workflows.templates.json_schema import json_schema
 from workflows.templates.parameters import ANY, MAX_SEED, RANDOM_INT, Parameter, Scalar, shown
 from workflows.templates.sidecar import MAX_PARAMETERS, Fault, Sidecar, undescribed
@@ -59,7 +67,14 @@ class Template:
         for name in final:
             for node_id, input_name in self.parameters[name].targets:
                 graph[node_id]["inputs"][input_name] = filling[name]
-        return Filled(graph=graph, values=final, files=self._files_of(graph, final), requires=self.requires)
+        drawn = [name for name, parameter in self.parameters.items() if _is_drawn(parameter, given)]
+        return Filled(
+            graph=graph,
+            values=final,
+            files=self._files_of(graph, final),
+            requires=self.requires,
+            drawn=(*drawn, *drawn_places(self.graph)),
+        )
 
     def missing(self, values: Mapping[str, Any]) -> list[str]:
         """The required parameters that are not among the values. Raises as `fill` does for unknown names."""
@@ -98,16 +113,21 @@ class Template:
             name = key.lower()
             if name not in self.parameters:
                 known = ", ".join(list(self.parameters)[:_MAX_NAMED]) or "none"
-                raise InvalidRequest(f"Unknown parameter {shown(key)} for {self.name}; there are: {known}.")
+                unknown = f"Unknown parameter {shown(key)} for {self.name}; there are: {known}."
+                raise InvalidParameter(unknown, key[:100])
             if name in given:
-                raise InvalidRequest(f"Parameter {name} is given twice.")
+                raise InvalidParameter(f"Parameter {name} is given twice.", name)
             given[name] = value
         return given
 
 
+def _is_drawn(parameter: Parameter, given: Mapping[str, Any]) -> bool:
+    return parameter.random and given.get(parameter.name, RANDOM_INT) == RANDOM_INT
+
+
 def _final_value(parameter: Parameter, given: Mapping[str, Any], draw: Draw, coerce: bool) -> Scalar | None:
     """None: it is left out, and may be."""
-    if parameter.random and given.get(parameter.name, RANDOM_INT) == RANDOM_INT:
+    if _is_drawn(parameter, given):
         low = 0 if parameter.minimum is None else int(parameter.minimum)
         high = MAX_SEED if parameter.maximum is None else int(parameter.maximum)
         return draw(low, max(low, min(high, _MAX_DRAWN)))
@@ -116,7 +136,7 @@ def _final_value(parameter: Parameter, given: Mapping[str, Any], draw: Draw, coe
     if parameter.default is not None:
         return parameter.check(parameter.default)
     if parameter.required:
-        raise InvalidRequest(f"Parameter {parameter.name} is missing.")
+        raise InvalidParameter(f"Parameter {parameter.name} is missing.", parameter.name)
     return None
 
 

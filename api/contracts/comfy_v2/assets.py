@@ -8,7 +8,7 @@ from flask import Blueprint, Response, request
 
 from api.contracts.comfy_v2.views import AssetView, asset_view
 from api.http.auth import Guard
-from api.http.caller import caller, links_for
+from api.http.caller import actor, caller, links_for
 from api.http.errors import AssetInUse, BlobNotFound, HashMismatch, LinkRefused, PreconditionFailed, json_response
 from api.http.files import content_response, link_to_bucket
 from api.http.forms import input_path, lifetime_s, upload_form
@@ -24,6 +24,7 @@ from api.service.jobs import check_id
 from core.errors import (
     InvalidRequest,
     LedgerUnavailable,
+    LimitReached,
     NotFound,
     OutputUnavailable,
     RangeNotSatisfiable,
@@ -92,7 +93,7 @@ def assets_blueprint(settings: Settings, ledger: Ledger, intake: Intake, guard: 
         body=FromHashBody,
         scope="submit",
         answers={200: AssetView},
-        errors=(BlobNotFound, LedgerUnavailable),
+        errors=(BlobNotFound, LimitReached, LedgerUnavailable),
     )
     def from_hash() -> Response:
         body = read(FromHashBody, read_json(settings))
@@ -139,7 +140,7 @@ def assets_blueprint(settings: Settings, ledger: Ledger, intake: Intake, guard: 
         if isinstance(_found(intake, asset_id), Output):
             raise AssetInUse("This asset is the output of a job, and is kept as long as the job.")
         with ledger_time_limit():
-            ledger.input_files.remove(asset_id, of=caller().sees)
+            ledger.input_files.remove(asset_id, of=caller().sees, by=actor())
         return Response(status=204)
 
     @blueprint.get("/<asset_id>/content")

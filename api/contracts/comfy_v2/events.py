@@ -17,7 +17,7 @@ from core.errors import LedgerUnavailable, NotFound
 from core.ledger import Ledger
 from core.ledger.jobs import JobEvent
 from core.links import Links
-from core.records.job import QUEUED, RUNNING, TERMINAL, Job, Status
+from core.records.job import DELIVERING, QUEUED, RUNNING, TERMINAL, Job, Status
 
 #: Silence after which a comment is sent; the official SDK gives up after 45 s without a byte.
 KEEPALIVE_S = 15.0
@@ -29,10 +29,14 @@ FAR_PLACE_S = 10.0
 #: A wait is told again when it differs from what was told, less the time since, by more than this and this share of it.
 WAIT_NEWS_S = 1.0
 WAIT_NEWS_SHARE = 0.1
+#: Of what ComfyUI printed: it does not say which of it is worse.
+LEVEL = "info"
 #: Pause before a ledger that was away is asked again.
 RETRY_S = 1.0
 
 KEEPALIVE = ": keepalive\n\n"
+#: Statuses in which there may be news of how far it is, or why it does not go on.
+MOVING = (RUNNING, DELIVERING)
 #: A proxy that gathered events would hold them back.
 _HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
@@ -67,7 +71,9 @@ class EventStream:
         links: Links,
         after_seq: int | None = None,
     ) -> None:
-        self._jobs = ledger.jobs
+        self._jobs, self._printed = ledger.jobs, ledger.job_logs
+        #: Up to which piece of what ComfyUI printed it is told; None: it begins with the next one.
+        self._printed_to: int | None = None
         self._estimates = estimates
         self._hub = hub
         self._job = job
@@ -101,7 +107,7 @@ class EventStream:
                 watch.is_in_line = self._job.status == QUEUED
                 watch.wait(self._pause_s())
                 now_s = time.monotonic()
-                if self._job.status == RUNNING and now_s - read_at_s >= REREAD_S:
+                if self._job.status in MOVING and now_s - read_at_s >= REREAD_S:
                     read_at_s = now_s
                     yield from self._progress_from_ledger()
                 if (moved := self._moved()) is not None:
@@ -132,6 +138,9 @@ class EventStream:
         if watch.is_gone:
             self._is_over = True
             return
+        # Before an end, after which there is nothing.
+        if (number := watch.take_printed()) is not None:
+            yield from self._lines(number)
         if self._is_behind or watch.seq > self._seq:
             for event in self._log(watch):
                 yield from self._event(event)
@@ -141,6 +150,19 @@ class EventStream:
             yield self._progress(snapshot_view(progress))
         if (preview := watch.take_preview()) is not None:
             yield frame("preview", preview)
+
+    def _lines(self, number: int) -> Iterator[str]:
+        """What ComfyUI printed up to this piece. Not from the log, so without an id."""
+        after = number - 1 if self._printed_to is None else self._printed_to
+        try:
+            with ledger_time_limit():
+                printed = self._printed.read(self._job.id, after=after, of=self._job.tenant)
+        except (LedgerUnavailable, NotFound):
+            # The next hint brings it as well.
+            return
+        self._printed_to = after if printed is None else printed.number
+        for line in () if printed is None else printed.lines:
+            yield frame("log", {"level": LEVEL, "message": line, "number": self._printed_to})
 
     def _log(self, watch: Watch) -> list[JobEvent]:
         try:
@@ -214,7 +236,7 @@ class EventStream:
         except (LedgerUnavailable, NotFound):
             return
         progress = progress_view(self._job)
-        if self._job.status == RUNNING and progress is not None and progress != self._shown_progress:
+        if self._job.status in MOVING and progress is not None and progress != self._shown_progress:
             yield self._progress(progress)
 
     def _outputs(self, job: Job, *, only: str | None = None, seq: int | None = None) -> Iterator[str]:

@@ -8,27 +8,37 @@ from flask import Blueprint, Response, request
 
 from api.contracts.comfy_v2.events import EventStream, event_stream_response
 from api.contracts.comfy_v2.views import (
+    EventsLinkView,
     JobLogView,
     JobPageView,
     JobView,
+    PrintedView,
     SubmittedWorkflowView,
     event_view,
     job_view,
     list_item,
+    printed_view,
 )
 from api.http.caller import base_url, caller, links_for
-from api.http.errors import InvalidCursor, InvalidMetadata, InvalidMetadataFilter, JobNotEnded, json_response
+from api.http.errors import (
+    InvalidCursor,
+    InvalidMetadata,
+    InvalidMetadataFilter,
+    JobNotEnded,
+    LinkRefused,
+    json_response,
+)
 from api.http.json_body import read_json
 from api.http.time_limits import bounded, ledger_time_limit
 from api.schema import fields
 from api.schema.bodies import SubmitBody
-from api.schema.described import IDEMPOTENCY_KEY, JOBS, SUBMIT_ERRORS, Described, Parameter
+from api.schema.described import CURSOR, IDEMPOTENCY_KEY, JOBS, SUBMIT_ERRORS, Described, Parameter, limit_of
 from api.schema.validation import lacks_graph, read
 from api.service.estimates import Estimates
 from api.service.job_requests import with_job_fields
 from api.service.jobs import JobService, check_id, seen
 from api.service.waiting import Hub
-from core.contracts.comfy_v2 import JobErrorView, whole_error_view
+from core.contracts.comfy_v2 import JobErrorView, timestamp, whole_error_view
 from core.errors import IdempotencyKeyReuse, InvalidWorkflow, LedgerUnavailable, NotFound
 from core.ledger import Ledger
 from core.records.job import Job
@@ -50,16 +60,15 @@ AFTER = Parameter(
     description="Of the log as JSON: only what came after the event of this number.",
     schema={"type": "integer", "minimum": 0, "default": 0},
 )
+AFTER_PIECE = Parameter(
+    name="after",
+    place="query",
+    description="Only what came after the piece of this number.",
+    schema={"type": "integer", "minimum": 0, "default": 0},
+)
 LIST_PARAMETERS = (
-    Parameter(
-        name="limit",
-        place="query",
-        description="How many jobs at most.",
-        schema={"type": "integer", "minimum": 1, "maximum": fields.MAX_LIMIT, "default": fields.DEFAULT_LIMIT},
-    ),
-    Parameter(
-        name="cursor", place="query", description="The next_cursor of the page before.", schema={"type": "string"}
-    ),
+    limit_of("jobs"),
+    CURSOR,
     Parameter(name="status", place="query", description="One or more, separated by commas.", schema={"type": "string"}),
     Parameter(
         name="metadata",
@@ -67,6 +76,12 @@ LIST_PARAMETERS = (
         description=f"metadata[key]=value: labels that must all match, at most {fields.MAX_FILTERS}.",
         schema={"type": "object", "additionalProperties": {"type": "string"}},
         style="deepObject",
+    ),
+    Parameter(
+        name="label",
+        place="query",
+        description="Only jobs with this label. An extension.",
+        schema={"type": "string", "minLength": 1, "maxLength": fields.MAX_LABEL_CHARS},
     ),
     Parameter(
         name="template",
@@ -198,10 +213,10 @@ def v2_blueprint(settings: Settings, ledger: Ledger, service: JobService, hub: H
         tag=JOBS,
         scope="read",
         answers={200: ("text/event-stream", JobLogView)},
-        errors=(NotFound, LedgerUnavailable),
+        errors=(NotFound, LinkRefused, LedgerUnavailable),
         parameters=(LAST_EVENT_ID, AFTER),
-        text="Events status, progress, preview and output. The data of each is JSON. With Accept: application/json the "
-        "log of what has happened so far, at once; an extension.",
+        text="Events status, progress, preview, output and log. The data of each is JSON. With Accept: "
+        "application/json the log of what has happened so far, at once; an extension.",
     )
     def events(job_id: str) -> Response:
         job = seen(hub.look(check_id(job_id)))
@@ -212,6 +227,39 @@ def v2_blueprint(settings: Settings, ledger: Ledger, service: JobService, hub: H
             ledger, hub, job, estimates=estimates, links=links_for(settings, ledger), after_seq=_last_event_id()
         )
         return event_stream_response(stream.frames())
+
+    @blueprint.post("/jobs/<job_id>/events-link")
+    @Described(
+        summary="A link to a job's events that needs no key",
+        tag=JOBS,
+        scope="read",
+        answers={201: EventsLinkView},
+        errors=(NotFound, LedgerUnavailable),
+        text="For EventSource in browsers, which sends no headers: so no key stands in a URL. The link ends after ten "
+        "minutes; a stream that began goes on.",
+    )
+    def events_link(job_id: str) -> Response:
+        job = seen(hub.look(check_id(job_id)))
+        link = links_for(settings, ledger).events(job.id)
+        view: EventsLinkView = {"url": link.url, "expires_at": timestamp(link.expires_at_ms)}
+        return json_response(view, 201, {"Cache-Control": "no-store"})
+
+    @blueprint.get("/jobs/<job_id>/logs")
+    @Described(
+        summary="What ComfyUI printed while the job ran",
+        tag=JOBS,
+        scope="read",
+        answers={200: PrintedView, 204: None},
+        errors=(NotFound, LedgerUnavailable),
+        parameters=(AFTER_PIECE,),
+        text="Its end, if it printed much. 204: nothing, so far. Written once a second, so that the last lines may "
+        "come a second after the job's end.",
+    )
+    @bounded
+    def logs(job_id: str) -> Response:
+        after = fields.whole_number("after", request.args.get("after"), 0, least=0, most=2**31 - 1)
+        printed = ledger.job_logs.read(check_id(job_id), after=after, of=caller().sees)
+        return Response(status=204) if printed is None else json_response(printed_view(printed))
 
     return blueprint
 
@@ -232,6 +280,7 @@ def _page(settings: Settings, ledger: Ledger, estimates: Estimates) -> Response:
         of=caller().sees,
         statuses=fields.statuses(request.args.get("status")),
         labels=fields.label_filters(request.args.items(multi=True)),
+        label=fields.label_filter(request.args.get("label")),
         template=fields.template_name(request.args.get("template")),
         ids=fields.id_bounds(request.args.get("id_prefix")),
         from_ms=fields.moment("created_after", request.args.get("created_after")),

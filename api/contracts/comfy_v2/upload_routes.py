@@ -17,7 +17,7 @@ from api.service.direct_intake import DirectIntake
 from api.service.jobs import check_id
 from core.clock import now_ms
 from core.contracts.comfy_v2 import timestamp
-from core.errors import BodyTooLarge, InvalidRequest, LedgerUnavailable, NotFound, StorageUnavailable
+from core.errors import BodyTooLarge, InvalidRequest, LedgerUnavailable, LimitReached, NotFound, StorageUnavailable
 from core.ledger import Ledger
 from core.records.direct_upload import Claimed, DirectUpload
 from core.settings import Settings
@@ -37,7 +37,7 @@ def upload_blueprint(settings: Settings, ledger: Ledger, intake: DirectIntake) -
         body=DirectUploadBody,
         scope="submit",
         answers={201: DirectUploadView},
-        errors=(BodyTooLarge, StorageUnavailable, LedgerUnavailable),
+        errors=(BodyTooLarge, LimitReached, StorageUnavailable, LedgerUnavailable),
         text="Only where the server's storage is a bucket; 422 elsewhere. A file of more than 64 MiB may come in "
         "parts, one of more than 5 GiB has to.",
     )
@@ -64,7 +64,7 @@ def upload_blueprint(settings: Settings, ledger: Ledger, intake: DirectIntake) -
         body=FinishUploadBody,
         scope="submit",
         answers={200: AssetView, 201: AssetView, 202: DirectUploadView},
-        errors=(NotFound, HashMismatch, BodyTooLarge, StorageUnavailable, LedgerUnavailable),
+        errors=(NotFound, HashMismatch, BodyTooLarge, LimitReached, StorageUnavailable, LedgerUnavailable),
         text="201 for bytes that are new here, 200 for bytes that are known; 202 for files of more than 16 MiB: these "
         "are read first, and the upload tells what came of it.",
     )

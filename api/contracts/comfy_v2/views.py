@@ -7,6 +7,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import Field
 from typing_extensions import NotRequired, TypedDict
 
+from api.http.caller import caller
 from api.service.estimates import Place
 from core.contracts.comfy_v2 import (
     SHOWN,
@@ -18,6 +19,7 @@ from core.contracts.comfy_v2 import (
     ProgressView,
     ShownStatus,
     error_view,
+    gpu_time_view,
     losses_view,
     maybe_timestamp,
     missing_view,
@@ -29,8 +31,10 @@ from core.contracts.comfy_v2 import (
 from core.ledger.input_files import InputFile
 from core.ledger.jobs import JobEvent
 from core.links import Links
+from core.records.access import ALL_TENANTS
 from core.records.job import Job
 from core.records.output import Output
+from core.records.printed import PrintedLines
 from core.records.requirements import Requirements
 from core.scheduling.reasons import Code
 from core.texts.json_types import JsonObject
@@ -43,6 +47,14 @@ class UrlsView(TypedDict):
     self: str
     events: str
     cancel: str
+    logs: str
+
+
+class EventsLinkView(TypedDict):
+    """Where anybody who has it may follow one job, until then."""
+
+    url: str
+    expires_at: str
 
 
 class MetricsView(TypedDict):
@@ -96,6 +108,15 @@ class RequirementsView(TypedDict):
     vram_gb: NotRequired[float]
 
 
+class BatchPlaceView(TypedDict):
+    """Where a job stands in its batch."""
+
+    id: Annotated[str, Field(description="The batch.")]
+    index: Annotated[int, Field(description="Its place, from 0.")]
+    varied: Annotated[JsonObject, Field(description="What was varied to make it.")]
+    replaces: Annotated[str | None, Field(description="The job that failed in its place.")]
+
+
 class JobView(AttemptsView, PlaceView):
     """A job as it stands. Times are RFC 3339 in UTC."""
 
@@ -111,11 +132,16 @@ class JobView(AttemptsView, PlaceView):
     urls: UrlsView
     metrics: MetricsView
     priority: int
+    tenant: NotRequired[Annotated[str, Field(description="Whose it is; only for who sees those of several.")]]
+    label: NotRequired[str]
+    batch: NotRequired[BatchPlaceView]
+    rerun_of: NotRequired[Annotated[str, Field(description="The job that it runs once more.")]]
     requires: NotRequired[Annotated[RequirementsView, Field(description="Its own, and its template's.")]]
     start_within_s: NotRequired[Annotated[float, Field(description="Not begun by then, it ends as expired.")]]
     metadata: NotRequired[dict[str, str] | str]
     template: NotRequired[Annotated[str, Field(description="Name of the workflow template it was made from.")]]
     parameters: NotRequired[Annotated[JsonObject, Field(description="Of a template, with the seeds that were drawn.")]]
+    trace_id: NotRequired[Annotated[str, Field(description="Of the W3C trace that its request belonged to.")]]
     warnings: NotRequired[Annotated[list[JobWarningView], Field(description="What kept a part of it from running.")]]
     outputs_reused: NotRequired[bool]
     missing_outputs: NotRequired[
@@ -157,6 +183,16 @@ class JobLogView(TypedDict):
 
     events: list[JobEventView]
     next_after: Annotated[int | None, Field(description="The value of after for the rest; null when this is all.")]
+
+
+class PrintedView(TypedDict):
+    """What ComfyUI printed while a job ran, without its secrets. What nodes print is theirs: trust none of it."""
+
+    text: str
+    truncated: Annotated[bool, Field(description="The beginning is missing.")]
+    captured_at: str
+    complete: Annotated[bool, Field(description="Nothing follows. False for good where the instance was lost.")]
+    number: Annotated[int, Field(description="Rises with each piece: the value of after for what is newer.")]
 
 
 class SubmittedWorkflowView(TypedDict):
@@ -230,7 +266,7 @@ def job_view(job: Job, links: Links, *, place: Place | None = None) -> JobView:
         "progress": progress_view(job),
         "outputs": [output_view(output, links, job.files_expire_at_ms) for output in job.outputs],
         "error": error_view(job),
-        "urls": {"self": path, "events": f"{path}/events", "cancel": f"{path}/cancel"},
+        "urls": {"self": path, "events": f"{path}/events", "cancel": f"{path}/cancel", "logs": f"{path}/logs"},
         "metrics": {
             "queue_ms": _between(job.created_at_ms, job.started_at_ms),
             "execution_ms": _between(job.started_at_ms, job.generated_at_ms),
@@ -240,12 +276,22 @@ def job_view(job: Job, links: Links, *, place: Place | None = None) -> JobView:
         "instance": job.instance,
         "gpu": job.gpu,
         "losses": losses_view(job),
+        "gpu_time": gpu_time_view(job),
     }
+    if caller().sees == ALL_TENANTS:
+        view["tenant"] = job.tenant
     if place is not None:
         shown = place_view(place)
         view["queue_position"] = shown["queue_position"]
         view["estimated_wait_ms"] = shown["estimated_wait_ms"]
         view["queue"] = shown["queue"]
+    if job.label is not None:
+        view["label"] = job.label
+    if job.batch is not None:
+        varied = job.varied or {}
+        view["batch"] = {"id": job.batch, "index": job.batch_index or 0, "varied": varied, "replaces": job.replaces}
+    if job.rerun_of is not None:
+        view["rerun_of"] = job.rerun_of
     if job.requires is not None:
         view["requires"] = requirements_view(job.requires)
     if job.start_within_s is not None:
@@ -256,6 +302,8 @@ def job_view(job: Job, links: Links, *, place: Place | None = None) -> JobView:
         view["template"] = job.template
     if job.parameters is not None:
         view["parameters"] = job.parameters
+    if job.trace_id is not None:
+        view["trace_id"] = job.trace_id
     if job.warnings:
         view["warnings"] = [warning_view(warning) for warning in job.warnings]
     if job.outputs_reused is not None:
@@ -296,6 +344,17 @@ def event_view(event: JobEvent) -> JobEventView:
     else:
         told = data
     return {"seq": event.seq, "type": event.type, "at": timestamp(event.at_ms), "data": told}
+
+
+def printed_view(printed: PrintedLines) -> PrintedView:
+    """Return the Log object."""
+    return {
+        "text": "".join(f"{line}\n" for line in printed.lines),
+        "truncated": printed.is_cut,
+        "captured_at": timestamp(printed.at_ms),
+        "complete": printed.is_whole,
+        "number": printed.number,
+    }
 
 
 def place_view(place: Place) -> PlaceView:

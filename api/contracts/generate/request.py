@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass, replace
 from typing import Any
 
-import orjson
-
+from api.http.json_body import body_digest
 from api.schema.bodies import NEITHER_MODE, GenerateBody, GenerateInput
 from api.schema.validation import place_of, read_enveloped, unwrapped
+from api.service.job_drafts import EditorDocuments
 from api.service.job_requests import filled_request, with_extra_data, with_output_fields, with_placement
 from core.contracts.registry import CONTRACT_GENERATE
 from core.errors import InvalidRequest
 from core.records.job_request import JobRequest
 from core.settings import Settings
 from workflows.graphs.misplaced import misplaced_graph
-from workflows.templates.fill import with_random_integers
+from workflows.templates.fill import drawn_places, with_random_integers
 from workflows.templates.library import Library
-from workflows.templates.modifiers import build, draw_between, template_of
+from workflows.templates.modifiers import GRAPH_KEY, build, draw_between, template_of
+from workflows.templates.template import unwrapped as unwrapped_graph
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +30,9 @@ class GenerateRequest:
     is_inline: bool
 
 
-def parse_generate(body: Any, settings: Settings, base_url: str, library: Library) -> GenerateRequest:
+def parse_generate(
+    body: Any, settings: Settings, base_url: str, library: Library, documents: EditorDocuments
+) -> GenerateRequest:
     """Read `{"input": {...}, "expected_time"?}`, bare or within `{"auth_data", "payload"}`.
 
     Raises:
@@ -47,11 +48,12 @@ def parse_generate(body: Any, settings: Settings, base_url: str, library: Librar
         raise
     wanted = read.input
     job = replace(
-        _work(wanted, library, settings.comfy_model or None),
+        _work(wanted, library, settings.comfy_model or None, documents),
         request_id=wanted.request_id,
-        request_digest=_digest(unwrapped(GenerateBody, body)) if wanted.request_id else None,
+        request_digest=body_digest(unwrapped(GenerateBody, body)) if wanted.request_id else None,
         expected_time_s=read.expected_time,
         timeout_s=wanted.timeout,
+        label=wanted.label,
     )
     job = with_placement(job, wanted, settings, within=f"{place_of(GenerateBody, body)}input.")
     job = with_extra_data(job, wanted.extra_data)
@@ -59,23 +61,16 @@ def parse_generate(body: Any, settings: Settings, base_url: str, library: Librar
     return GenerateRequest(job=job, is_inline=bool(wanted.return_outputs_as_base64))
 
 
-def _digest(body: Any) -> bytes:
-    """SHA-256 of a body, however its keys are ordered and its text is spaced."""
-    try:
-        text = orjson.dumps(body, option=orjson.OPT_SORT_KEYS)
-    except orjson.JSONEncodeError:
-        # Integers beyond 64 bits.
-        text = json.dumps(body, sort_keys=True, separators=(",", ":")).encode()
-    return hashlib.sha256(text).digest()
-
-
-def _work(wanted: GenerateInput, library: Library, default_workflow: str | None) -> JobRequest:
+def _work(
+    wanted: GenerateInput, library: Library, default_workflow: str | None, documents: EditorDocuments
+) -> JobRequest:
     """Return a request for the graph; of a modifier with its template, and what that was filled with."""
     if not wanted.modifier:
-        return JobRequest(
-            contract=CONTRACT_GENERATE, graph=with_random_integers(wanted.workflow_json, draw=draw_between)
-        )
-    modifications = wanted.modifications or {}
+        job = documents.request(JobRequest(contract=CONTRACT_GENERATE, graph=wanted.workflow_json))
+        return replace(job, graph=with_random_integers(job.graph, draw=draw_between), drawn=drawn_places(job.graph))
+    modifications = dict(wanted.modifications or {})
+    if GRAPH_KEY in modifications:
+        modifications[GRAPH_KEY] = documents.as_graph(unwrapped_graph(modifications[GRAPH_KEY]))
     filled = build(wanted.modifier, modifications, library, default_workflow)
     template = template_of(wanted.modifier, modifications, default_workflow)
     return filled_request(filled, contract=CONTRACT_GENERATE, template=template)

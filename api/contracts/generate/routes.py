@@ -61,7 +61,7 @@ def generate_blueprint(
     blueprint = ContractBlueprint("generate", __name__, errors=GENERATE_FAMILY)
 
     def parsed() -> GenerateRequest:
-        return parse_generate(read_json(settings), settings, base_url(settings), library)
+        return parse_generate(read_json(settings), settings, base_url(settings), library, service.check.documents)
 
     @blueprint.post("/generate")
     @Described(

@@ -14,6 +14,7 @@ from api.contracts.comfy_v2.events import (
     FAR_PLACE_S,
     KEEPALIVE,
     KEEPALIVE_S,
+    MOVING,
     PLACE_S,
     REREAD_S,
     event_stream_response,
@@ -45,7 +46,7 @@ from core.errors import LedgerUnavailable, NotFound, RequestIdReuse
 from core.ledger import Ledger
 from core.links import Links
 from core.records.access import ALL_TENANTS
-from core.records.job import QUEUED, RUNNING, Job
+from core.records.job import QUEUED, Job
 from core.settings import Settings
 from workflows.templates.library import Library
 
@@ -76,7 +77,8 @@ def generate_stream_blueprint(
     )
     def generate_stream() -> Response:
         links = links_for(settings, ledger)
-        job, wanted = submitted(service, parse_generate(read_json(settings), settings, links.base_url, library))
+        parsed = parse_generate(read_json(settings), settings, links.base_url, library, service.check.documents)
+        job, wanted = submitted(service, parsed)
         stream = GenerateStream(
             hub,
             job,
@@ -174,10 +176,10 @@ class GenerateStream:
         """Bring the job and its place up to date, as far as the ledger answers."""
         now_s = time.monotonic()
         progress = watch.take_progress()
-        if progress is not None and self._job.status == RUNNING:
+        if progress is not None and self._job.status in MOVING:
             self._read_at_s = now_s
             self._job = replace(self._job, progress=progress)
-        is_quiet = self._job.status == RUNNING and now_s - self._read_at_s >= REREAD_S
+        is_quiet = self._job.status in MOVING and now_s - self._read_at_s >= REREAD_S
         try:
             if self._is_behind or is_quiet or watch.seq > self._job.last_seq:
                 self._is_behind = True

@@ -25,6 +25,7 @@ from api.schema.conditions import CONDITIONS
 from api.schema.described import ANY_TYPE, FORM_ERRORS, PYWORKER, SUBMIT_ERRORS, Described, form_of
 from api.schema.validation import other_names, place_of, read_enveloped
 from api.service.input_files import Intake
+from api.service.job_drafts import EditorDocuments
 from api.service.job_requests import filled_request, with_output_fields, with_placement
 from api.service.jobs import JobService
 from core.contracts.generate import ResultOutputView, ResultStatus, ResultView, generate_result
@@ -93,7 +94,7 @@ def pyworker_blueprint(settings: Settings, ledger: Ledger, service: JobService, 
         errors=SUBMIT_ERRORS,
     )
     def custom_workflow() -> Response:
-        job = service.submit(_requested(read_json(settings), settings))
+        job = service.submit(_requested(read_json(settings), settings, service.check.documents))
         return json_response(generate_result(job, links=links_for(settings, ledger)), 202)
 
     @blueprint.post("/upload/image")
@@ -183,10 +184,10 @@ def pyworker_blueprint(settings: Settings, ledger: Ledger, service: JobService, 
     return blueprint
 
 
-def _requested(value: Any, settings: Settings) -> JobRequest:
+def _requested(value: Any, settings: Settings, documents: EditorDocuments) -> JobRequest:
     body = read_enveloped(CustomWorkflowBody, value)
     values = body.custom_fields or {}
-    template = graph_template(body.workflow)
+    template = graph_template(documents.as_graph(body.workflow))
     # Clients send steps and sizes with every graph, for the router's estimate; most graphs have no place for them.
     wanted = {name: value for name, value in values.items() if name.lower() in template.parameters}
     within = place_of(CustomWorkflowBody, value)

@@ -25,8 +25,8 @@ else:  # The same library, before it came with Python.
     import tomli as tomllib
 
 _PATH = "/api/v2/model-files"
-#: Entries sent at once: the server takes no more.
-BATCH = 1000
+#: Entries of one file: the server takes no more at once, and takes all of them or none.
+MOST_ENTRIES = 10_000
 #: Files that end so are YAML, all others TOML.
 YAML_SUFFIXES = (".yaml", ".yml")
 #: The largest file that is read: a manifest is text by hand.
@@ -108,7 +108,7 @@ def add(path: str, source: str, server: str | None, as_json: bool, **fields: Any
 @server_option
 @json_option
 def import_command(file: Path, server: str | None, as_json: bool) -> int:
-    """Enter all model files of a TOML or YAML file; those that are in the manifest and not in the file stay.
+    """Enter all model files of a TOML or YAML file, or none; those that are in the manifest and not in it stay.
 
     \b
     [[model_files]]
@@ -117,11 +117,7 @@ def import_command(file: Path, server: str | None, as_json: bool) -> int:
     sha256 = "..."
     """
     entries = read_manifest(file)
-    client = open_client(server)
-    entered: list[Entry] = []
-    for start in range(0, len(entries), BATCH):
-        body = {"model_files": entries[start : start + BATCH]}
-        entered += _checked(client.ask("POST", _PATH, body=body))
+    entered = _checked(open_client(server).ask("POST", _PATH, body={"model_files": entries}))
     _told(entered, as_json=as_json)
     return EXIT_OK
 
@@ -159,6 +155,8 @@ def read_manifest(file: Path) -> list[Entry]:
         extra = f", not {', '.join(more)}" if more else ""
         form = "a list model_files" if is_yaml else "tables [[model_files]]"
         raise InvalidRequest(f"{file} must hold {form}, each with path, source and sha256{extra}.")
+    if len(entries) > MOST_ENTRIES:
+        raise InvalidRequest(f"{file} has {len(entries)} entries, and {MOST_ENTRIES} are entered at once: split it.")
     return entries
 
 

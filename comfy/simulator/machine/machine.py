@@ -112,7 +112,8 @@ class Machine:
 
     def log(self, line: str) -> None:
         """Print a line and keep it for `/internal/logs`."""
-        entry = {"t": datetime.datetime.now(datetime.timezone.utc).isoformat(), "m": line + "\n"}
+        # The time of its machine, without saying of which zone.
+        entry = {"t": datetime.datetime.now().isoformat(), "m": line + "\n"}
         self.log_entries.append(entry)
         # Whoever started this process may be gone, and its pipe with it, and what a node raises may be no text; prompts
         # go on running all the same.

@@ -52,6 +52,13 @@ def mute(_call: NodeCall, image: Pixels, seconds: float, works: bool) -> tuple[P
     return (image,)
 
 
+def say(call: NodeCall, image: Pixels, text: str, times: int) -> tuple[Pixels]:
+    """Print a text, as nodes do with what they were given; `%d` in it counts."""
+    for time_ in range(times):
+        call.machine.log(text.replace("%d", str(time_)))
+    return (image,)
+
+
 def fail(_call: NodeCall, image: Pixels, kind: str) -> tuple[Pixels]:  # noqa: ARG001 - shown as current input
     if kind == "oom":
         raise OutOfVideoMemory("Allocation on device")
@@ -117,6 +124,17 @@ NODES = (
             "image": _IMAGE,
             "steps": ("INT", {"default": 3, "min": 1, "max": 10000}),
             "delay": _DELAY,
+        },
+        outputs=("IMAGE",),
+    ),
+    NodeClass(
+        name="T_Say",
+        run=say,
+        category="test",
+        required={
+            "image": _IMAGE,
+            "text": ("STRING", {"default": "", "multiline": True}),
+            "times": ("INT", {"default": 1, "min": 0, "max": 100000}),
         },
         outputs=("IMAGE",),
     ),

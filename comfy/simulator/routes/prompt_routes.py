@@ -48,6 +48,7 @@ class PromptRoutes:
 
     async def submit(self, request: web.Request) -> web.Response:
         body = await request.json()
+        self._machine.log("got prompt")
         number = self._take_number(body)
         if "prompt" not in body:
             error = make_error("no_prompt", "No prompt provided", "No prompt provided")
@@ -62,6 +63,7 @@ class PromptRoutes:
         targets = body.get("partial_execution_targets") if self._release.partial_targets else None
         verdict = validate_prompt(prompt, targets, self._classes, self._machine)
         if verdict.error is not None:
+            self._machine.log(f"invalid prompt: {verdict.error}")
             return web.json_response({"error": verdict.error, "node_errors": verdict.node_errors}, status=400)
         self._prompts.put((number, prompt_id, prompt, self._extra_data(body), verdict.outputs))
         return web.json_response({"prompt_id": prompt_id, "number": number, "node_errors": verdict.node_errors})

@@ -1,7 +1,7 @@
 """Keys in the ledger. Their secrets are told once, when they are made; what is kept is their hashes.
 
-Each change of what opens the API gives the table another version in the same transaction, so that a process that has
-read it need only look whether the version is the same.
+Each change of what opens the API, or of what tenants may have, gives the table another version in the same transaction,
+so that a process that has read it need only look whether the version is the same.
 """
 
 from __future__ import annotations
@@ -10,23 +10,24 @@ import hashlib
 import secrets
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from sqlalchemy import Connection, Row, Select, and_, delete, exists, func, insert, or_, select, update
 
 from core.clock import now_ms
 from core.errors import InvalidRequest, NotFound
+from core.ledger.access.tenants import VERSION, read_limits, tell_of_change
+from core.ledger.audit import write_act
 from core.ledger.database.access_tables import key_secrets, keys, tenants
 from core.ledger.database.connections import Database
-from core.ledger.database.tables import facts
-from core.ledger.facts import write_fact
+from core.ledger.database.fleet_tables import facts
 from core.records.access import ANYTHING, Caller, Key, Limits
+from core.records.act import Actor
+from core.records.tenant_limits import TenantLimits
 
 #: What secrets begin with, so that people and scanners of leaked secrets know them.
 PREFIX: Final = "comfyline_"
-#: The fact that changes with what opens the API.
-VERSION: Final = "keys"
 #: Of a key's secret: 256 random bits.
 _SECRET_BYTES = 32
 
@@ -44,6 +45,8 @@ class LiveKeys:
     callers: Mapping[str, Caller]
     #: Whether there is, or was, any key.
     has_any: bool = False
+    #: What tenants may have at most for which anything is set.
+    limits: Mapping[str, TenantLimits] = field(default_factory=dict)
 
 
 def digest_of(secret: str) -> str:
@@ -65,11 +68,13 @@ class Keys:
         scopes: tuple[str, ...],
         limits: Limits = ANYTHING,
         ends_in_s: float | None = None,
+        by: Actor | None = None,
     ) -> tuple[Key, str]:
         """Make a key; returns it with its secret, which nobody can have again.
 
         Parameters:
           ends_in_s: for how long it is good; None: until it is revoked.
+          by: who makes it; None: the user of this process.
         Raises: NotFound - no such tenant.
         """
         now = now_ms()
@@ -88,7 +93,8 @@ class Keys:
                 raise NotFound(f"There is no tenant {tenant}.")
             connection.execute(insert(keys).values(**_values(key)))
             secret = _add_secret(connection, key.id)
-            _change(connection)
+            tell_of_change(connection)
+            write_act(connection, "key.create", key.id, by, name=name, tenant=tenant, scopes=list(key.scopes))
         return key, secret
 
     def all(self, *, tenant: str | None = None) -> list[Key]:
@@ -104,13 +110,14 @@ class Keys:
         with self._database.read() as connection:
             return _found(connection, key_id)
 
-    def rotate(self, key_id: str, *, keep_s: float) -> tuple[Key, str]:
+    def rotate(self, key_id: str, *, keep_s: float, by: Actor | None = None) -> tuple[Key, str]:
         """Give a key another secret, beside which the one before goes on for a while; returns it with the new one.
 
         At most two open it at once: one that is older still ends now.
 
         Parameters:
           keep_s: for how long the one before is good; 0: no longer.
+          by: as for `create`.
         Raises: NotFound, InvalidRequest - it was revoked, or has ended.
         """
         with self._database.write() as transaction:
@@ -131,19 +138,25 @@ class Keys:
             until_ms = now + int(keep_s * 1000)
             connection.execute(update(key_secrets).where(own).values(ends_at_ms=until_ms))
             secret = _add_secret(connection, key_id)
-            _change(connection)
+            tell_of_change(connection)
+            write_act(connection, "key.rotate", key_id, by, name=key.name, tenant=key.tenant, keep_s=keep_s)
             return _found(connection, key_id), secret
 
-    def revoke(self, key_id: str) -> Key:
-        """Have a key open nothing any more; harmless when repeated. Raises NotFound."""
+    def revoke(self, key_id: str, *, by: Actor | None = None) -> Key:
+        """Have a key open nothing any more; harmless when repeated. Raises NotFound.
+
+        Parameters: by - as for `create`.
+        """
         with self._database.write() as transaction:
             connection = transaction.connection
             connection.execute(
                 update(keys).where(keys.c.id == key_id, keys.c.revoked_at_ms.is_(None)).values(revoked_at_ms=now_ms())
             )
             connection.execute(delete(key_secrets).where(key_secrets.c.key_id == key_id))
-            _change(connection)
-            return _found(connection, key_id)
+            tell_of_change(connection)
+            key = _found(connection, key_id)
+            write_act(connection, "key.revoke", key_id, by, name=key.name, tenant=key.tenant)
+            return key
 
     def live(self, known: LiveKeys | None = None) -> LiveKeys:
         """Return what opens the API now; the very same as is `known` where nothing has changed since."""
@@ -158,7 +171,9 @@ class Keys:
                 .join(key_secrets, key_secrets.c.key_id == keys.c.id)
                 .where(keys.c.revoked_at_ms.is_(None))
             ).all()
-        return LiveKeys(version=version, callers={row.digest: _caller(row) for row in rows}, has_any=has_any)
+            limits = read_limits(connection)
+        callers = {row.digest: _caller(row) for row in rows}
+        return LiveKeys(version=version, callers=callers, has_any=has_any, limits=limits)
 
     def used(self, uses: Mapping[str, tuple[int, str]]) -> None:
         """Note by whom keys were used last: `{key id: (milliseconds since 1970, address)}`."""
@@ -177,10 +192,6 @@ def _add_secret(connection: Connection, key_id: str) -> str:
     secret = PREFIX + secrets.token_urlsafe(_SECRET_BYTES)
     connection.execute(insert(key_secrets).values(digest=digest_of(secret), key_id=key_id, created_at_ms=now_ms()))
     return secret
-
-
-def _change(connection: Connection) -> None:
-    write_fact(connection, VERSION, str(uuid.uuid4()))
 
 
 def _listed() -> Select[Any]:

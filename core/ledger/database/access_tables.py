@@ -15,7 +15,22 @@ tenants = Table(
     # GPU seconds of late, as of then: they decay, see core/scheduling/shares.py.
     Column("used_s", Float, nullable=False, server_default="0"),
     Column("used_at_ms", BigInteger, nullable=False, server_default="0"),
+    # What it may have at most; NULL: the fleet's default, -1: no limit.
+    Column("max_waiting", Integer),
+    Column("max_running", Integer),
+    Column("max_requests_per_minute", Integer),
+    Column("max_kept_bytes", BigInteger),
+    Column("max_gpu_s_per_day", Float),
     Column("created_at_ms", BigInteger, nullable=False),
+)
+
+# What tenants keep, see `kept_counts`. Apart from `tenants`, whose rows claims lock.
+tenant_files = Table(
+    "tenant_files",
+    metadata,
+    Column("tenant", String(64), primary_key=True),
+    # What counts, and why so: core/ledger/usage/kept.py.
+    Column("kept_bytes", BigInteger, nullable=False),
 )
 
 keys = Table(

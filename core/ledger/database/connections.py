@@ -6,23 +6,28 @@ import functools
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, Engine, Executable, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DisconnectionError, SQLAlchemyError
 
 from core.background import failure_of
 from core.clock import ledger_clock
-from core.errors import ConfigurationError
+from core.errors import ConfigurationError, LedgerUnavailable
 from core.ledger.database.error_map import in_our_words
 from core.ledger.database.fork_guard import close_at_fork, using_sqlite
+from core.ledger.database.kept_counts import write_kept
 from core.ledger.database.line_counts import write_counts
+from core.ledger.database.metric_entries import write_amounts
+from core.ledger.database.usage_entries import UsageBook, write_charges
 from core.ledger.database.write_lock import begin_writing
 from core.links import LinkSigner
+from core.metrics.counted import LEDGER_FAILURES, LEDGER_TRANSACTIONS
+from core.metrics.tally import Tally, process_tally
 from core.records.job import Status
 
 #: Longest wait for a connection, for a lock and for a statement: a client gets its 503 within 3 s.
@@ -31,6 +36,11 @@ TIMEOUT_S = 2.0
 FROZEN_S = 10.0
 #: PostgreSQL's clock, in milliseconds since 1970.
 CLOCK = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
+#: How many connections there are to the whole server, and how many it takes from users like ours.
+PLACES = """
+    SELECT (SELECT sum(numbackends) FROM pg_stat_database),
+        current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
+"""
 #: SQLSTATE of a write in a transaction that is read-only.
 READ_ONLY = "25006"
 #: A pooled connection unused for this long is tested before it is used.
@@ -60,11 +70,23 @@ class Transaction:
     changes: list[Change] = field(default_factory=list)
     #: By line, how many more jobs wait in it than before.
     line_changes: Counter[int] = field(default_factory=Counter)
+    #: By tenant, how many more bytes of files are kept than before.
+    kept_changes: Counter[str] = field(default_factory=Counter)
+    #: What it puts down as used.
+    usage: UsageBook = field(default_factory=UsageBook)
+    #: By tenant, how many GPU seconds it is charged with.
+    charges: dict[str, float] = field(default_factory=dict)
+    #: What it counts for metrics.
+    tally: Tally = field(default_factory=Tally)
 
     def joins_line(self, line_id: int | None, count: int = 1) -> None:
         """Note that jobs wait in a line from now on; None is that of a job of an earlier version."""
         if line_id is not None:
             self.line_changes[line_id] += count
+
+    def charge(self, tenant: str, seconds: float) -> None:
+        """Add GPU seconds to what a tenant used of late, for its turns; less than none takes some back."""
+        self.charges[tenant] = self.charges.get(tenant, 0.0) + seconds
 
     def leaves_line(self, line_id: int | None, count: int = 1) -> None:
         """Note that jobs wait in a line no more."""
@@ -109,18 +131,24 @@ class Database:
         self._driver_error: type[Exception] = driver.Error
 
     @contextmanager
-    def write(self) -> Iterator[Transaction]:
+    def write(self, *, is_timed: bool = True) -> Iterator[Transaction]:
         """Open a transaction that may write; commits at the end of the block, rolls back on any error.
 
         SQLite takes its write lock at the start: a transaction that read first and wants to write later would be
         refused at once when another wrote in between. After the commit, `on_change` hears of each job that changed.
+
+        Parameters: is_timed - False for what is written to tell how long others took.
         """
-        with self._in_use(), self.engine.begin() as connection:
+        with self._timed() if is_timed else nullcontext(), self._in_use(), self.engine.begin() as connection:
             if self.is_sqlite:
                 begin_writing(connection, timeout_s=TIMEOUT_S)
             transaction = Transaction(connection=connection, is_sqlite=self.is_sqlite, signer=self._signer)
             yield transaction
+            transaction.usage.write(connection)
+            write_amounts(connection, transaction.tally.take())
+            write_charges(connection, transaction.charges)
             write_counts(connection, transaction.line_changes)
+            write_kept(connection, transaction.kept_changes)
         # Who hears of a job's newest event reads all that came before it too.
         for change in {change.job_id: change for change in transaction.changes}.values():
             # It is recorded: nobody may take it for failed because the news of it did not get out.
@@ -130,6 +158,17 @@ class Database:
     def read(self) -> Iterator[Connection]:
         """Open a connection for reading; each statement sees what is committed when it begins."""
         with self._in_use(), self._reader.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def read_all(self, *, limit_s: float) -> Iterator[Connection]:
+        """Open a connection for one long look at very many rows, which is in nobody's way.
+
+        Parameters: limit_s - how long a statement may take.
+        """
+        with self._in_use(), self.engine.begin() as connection:
+            if not self.is_sqlite:
+                connection.exec_driver_sql(f"SET LOCAL statement_timeout = {round(limit_s * 1000)}")
             yield connection
 
     def empty_log(self, *, timeout_ms: int) -> bool:
@@ -154,6 +193,14 @@ class Database:
         with self.read() as connection:
             return int(connection.exec_driver_sql(CLOCK).scalar_one())
 
+    def places(self) -> tuple[int, int] | None:
+        """Return how many connections the server has, whoever's they are, and how many it takes; None on SQLite."""
+        if self.is_sqlite:
+            return None
+        with self.read() as connection:
+            taken, most = connection.exec_driver_sql(PLACES).one()
+            return int(taken), int(most)
+
     def dispose(self) -> None:
         """Close every connection of this process."""
         self.engine.dispose()
@@ -164,12 +211,29 @@ class Database:
             yield
 
     @contextmanager
+    def _timed(self) -> Iterator[None]:
+        begun_s = time.monotonic()
+        try:
+            yield
+        except LedgerUnavailable:
+            process_tally.add(LEDGER_FAILURES)
+            raise
+        process_tally.observe(LEDGER_TRANSACTIONS, time.monotonic() - begun_s)
+
+    @contextmanager
     def mapped_errors(self) -> Iterator[None]:
         """Turn every error of the database that leaves the block into one of ours."""
         try:
             yield
         except (SQLAlchemyError, self._driver_error, UnicodeError, OverflowError) as exc:
             raise in_our_words(exc) from exc
+
+
+def write_rows(connection: Connection, statement: Executable, rows: Sequence[dict[str, Any]]) -> None:
+    """Execute a statement for each row, if there are any; for several of them in one round trip."""
+    if rows:
+        # For one row that would take a third longer.
+        connection.execute(statement, rows if len(rows) > 1 else rows[0])
 
 
 #: Writes JSON columns. Made once, where `json.dumps` would make one for each value.
@@ -252,8 +316,10 @@ def _postgresql(url: Any, pool_size: int) -> Engine:
         # the server's clock, however their own are set.
         if time.monotonic() - record.info.get("used_s", time.monotonic()) > RESTED_S or not ledger_clock.is_told:
             try:
+                # As a statement alone: with a transaction it would be three round trips before each write of progress.
+                connection.autocommit = True
                 (server_ms,) = connection.execute(CLOCK).fetchone()
-                connection.commit()
+                connection.autocommit = False
             except driver.Error as exc:
                 raise DisconnectionError from exc
             ledger_clock.follow(server_ms)

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, or_, select
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    Table,
+    bindparam,
+    literal,
+    or_,
+    select,
+    tuple_,
+    union_all,
+)
 
 from core.ledger.database.stored_fields import RowReader
 from core.ledger.database.tables import assets, jobs
-from core.records.job import Job
+from core.records.job import STATUSES, Job, Status
 from core.records.output import BucketResult, FileSource, Output, OutputFile
 
-#: Every column of a job but its graph and the like, which can be large, and what only claims look at.
-JOB_COLUMNS = tuple(
-    column for column in jobs.columns if column.name not in ("graph", "extra_pnginfo", "catalogues", "request_id")
-)
+#: Not read with a job: its graph and the like, which can be large, and what only claims and reruns look at.
+_LEFT_OUT = ("graph", "shared_graph", "extra_pnginfo", "catalogues", "request_id", "secret_names", "hidden_at_ms")
+JOB_COLUMNS = tuple(column for column in jobs.columns if column.name not in _LEFT_OUT)
 
 #: Its outputs are rows of `assets`.
 _JOB = RowReader(Job, without=("outputs", "missing_outputs"))
@@ -24,6 +36,46 @@ _JOB = RowReader(Job, without=("outputs", "missing_outputs"))
 _STORED = select(assets).where(or_(assets.c.storage_key.is_not(None), assets.c.upload.is_not(None)))
 #: The case on every client's path, built once.
 _STORED_OF_ONE = _STORED.where(assets.c.job_id == bindparam("wanted")).order_by(assets.c.ordinal)
+
+
+def newest(
+    conditions: Sequence[ColumnElement[bool]], statuses: Collection[Status], *, limit: int, by_status: bool
+) -> Select[Any]:
+    """Return the query for the newest jobs that meet all conditions, with `JOB_COLUMNS`.
+
+    Parameters:
+      statuses: only these; empty means all.
+      by_status: look for those of each status by themselves, by an index that has them in order. Else a tenant that has
+        none of a status would have all its jobs looked through, of which there may be millions.
+    """
+    if not by_status:
+        query = select(*JOB_COLUMNS).where(*conditions)
+        return _ordered(query.where(jobs.c.status.in_(list(statuses))) if statuses else query, jobs.c, limit)
+    place = (jobs.c.created_at_ms, jobs.c.id)
+    each = [
+        select(_ordered(select(*place).where(jobs.c.status == status, *conditions), jobs.c, limit).subquery())
+        for status in (statuses or STATUSES)
+    ]
+    # Rows are wide, and a statement that names their columns once for each status takes longer than it saves.
+    found = union_all(*each).subquery()
+    first = _ordered(select(found.c.id, found.c.created_at_ms), found.c, limit).subquery()
+    return _ordered(select(*JOB_COLUMNS).where(jobs.c.id.in_(select(first.c.id))), jobs.c, limit)
+
+
+def _ordered(query: Select[Any], columns: Any, limit: int) -> Select[Any]:
+    return query.order_by(columns.created_at_ms.desc(), columns.id.desc()).limit(limit)
+
+
+def comes_after(table: Table, place: tuple[int, str]) -> ColumnElement[bool]:
+    """Return the condition that a row stands behind a place in a list with the newest first.
+
+    Compared as a whole, so that an index of both leads there: with two conditions, one of which is to hold, every row
+    before that place would be looked at.
+
+    Parameters: place - `(created_at_ms, id)` of the last row of the page before.
+    """
+    created_at_ms, row_id = place
+    return tuple_(table.c.created_at_ms, table.c.id) < tuple_(literal(created_at_ms, BigInteger), literal(row_id))
 
 
 def job_of(row: Row[Any], outputs: Iterable[Output] = ()) -> Job:

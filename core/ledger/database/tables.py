@@ -25,6 +25,9 @@ metadata = MetaData()
 _IS_WAITING = text("status = 'queued'")
 _IS_PINNED = text("status = 'queued' AND catalogues IS NOT NULL")
 _IS_LOST = text("status = 'queued' AND lost_on IS NOT NULL")
+_IN_BATCH = text("batch IS NOT NULL")
+_IS_SHARED = text("shared_graph IS NOT NULL")
+_IS_LABELLED = text("label IS NOT NULL")
 _HAS_DEADLINE = text("status = 'queued' AND start_by_ms IS NOT NULL")
 
 jobs = Table(
@@ -33,6 +36,20 @@ jobs = Table(
     Column("id", String(36), primary_key=True),
     # Who owns it, with all that hangs on it.
     Column("tenant", String(64), nullable=False, server_default="default"),
+    # The key that submitted it; NULL without one, and for a key of the settings.
+    Column("key_id", String(36)),
+    # A client's word to find it by.
+    Column("label", String(128)),
+    # The batch it is a child of, its place there from 0, and what was varied to make it: {name: value}.
+    Column("batch", String(36)),
+    Column("batch_index", Integer),
+    Column("varied", JSON(none_as_null=True)),
+    # The failed job that it was made to replace.
+    Column("replaces", String(36)),
+    # The job it runs once more, what of it was drawn, and the names of the secrets it came with.
+    Column("rerun_of", String(36)),
+    Column("drawn", JSON(none_as_null=True)),
+    Column("secret_names", JSON(none_as_null=True)),
     Column("contract", String(16), nullable=False),
     Column("status", String(16), nullable=False),
     Column("attempt", Integer, nullable=False),
@@ -52,7 +69,9 @@ jobs = Table(
     Column("last_seq", Integer, nullable=False),
     Column("priority", Integer, nullable=False),
     Column("nodes_total", Integer, nullable=False),
+    # JSON text. Where it is made from one that is shared, only what is different: see core/graph_differences.py.
     Column("graph", Text, nullable=False),
+    Column("shared_graph", String(36)),
     # What ComfyUI gives to nodes that ask for it, and writes into files: JSON text.
     Column("extra_pnginfo", Text),
     # Digests of the catalogues it may run on, joined by commas; NULL means any.
@@ -64,6 +83,8 @@ jobs = Table(
     # How long it may wait for its first GPU, and until when that is: NULL once it has begun.
     Column("start_within_s", Float),
     Column("start_by_ms", BigInteger),
+    # W3C trace context of the request it came with; NULL of earlier versions.
+    Column("traceparent", String(55)),
     Column("metadata", JSON),
     # The template it was filled from, and the final values of its parameters, drawn seeds included.
     Column("workflow", String(64)),
@@ -96,16 +117,28 @@ jobs = Table(
     Column("generated_at_ms", BigInteger),
     # Turns at delivering its outputs that came to no end: faults of ours, and processes that died.
     Column("delivery_losses", Integer, nullable=False, server_default="0"),
+    # Milliseconds that it had a GPU: of the attempt that brought it to its end, and of all that were lost before.
+    Column("run_ms", BigInteger, nullable=False, server_default="0"),
+    Column("load_ms", BigInteger, nullable=False, server_default="0"),
+    Column("lost_ms", BigInteger, nullable=False, server_default="0"),
+    # What its tenant was charged for the newest attempt when it was claimed; NULL where nobody is charged.
+    Column("charged_ms", BigInteger),
     Column("completed_at_ms", BigInteger),
     Column("expires_at_ms", BigInteger, nullable=False),
     # The same for its files, which may go earlier; and whether they have gone.
     Column("files_expire_at_ms", BigInteger, nullable=False, server_default="0"),
     Column("files_removed", Boolean, nullable=False, server_default=false()),
-    # Every look-up by status.
-    Index("jobs_turn", "status", text("priority DESC"), "created_at_ms", "id"),
+    # When its client took it out of its history; it is kept all the same.
+    Column("hidden_at_ms", BigInteger),
+    # Every look-up by status; pages of one, and of one of a tenant, however many jobs have ended.
+    Index("jobs_by_status", "status", "created_at_ms", "id"),
     Index("jobs_newest", "created_at_ms", "id"),
-    Index("jobs_by_tenant", "tenant", "created_at_ms", "id"),
+    Index("jobs_by_owner", "tenant", "status", "created_at_ms", "id"),
     Index("jobs_by_request", "own_request_id", "tenant", unique=True),
+    Index("jobs_by_batch", "batch", "batch_index", sqlite_where=_IN_BATCH, postgresql_where=_IN_BATCH),
+    Index("jobs_of_batch", "batch", "status", "batch_index", sqlite_where=_IN_BATCH, postgresql_where=_IN_BATCH),
+    Index("jobs_by_shared_graph", "shared_graph", sqlite_where=_IS_SHARED, postgresql_where=_IS_SHARED),
+    Index("jobs_by_label", "label", "created_at_ms", "id", sqlite_where=_IS_LABELLED, postgresql_where=_IS_LABELLED),
     Index("jobs_expiry", "expires_at_ms"),
     Index("jobs_files_expiry", "files_removed", "files_expire_at_ms"),
     Index(
@@ -146,11 +179,15 @@ lines = Table(
     Column("requires", JSON(none_as_null=True)),
     # Kinds of GPU that its jobs are kept off: [[kind, bytes of memory or null]].
     Column("avoids", JSON(none_as_null=True)),
+    # The batch of its jobs, where that has a gate; empty for all others.
+    Column("batch", String(36), nullable=False, server_default=""),
     # How many jobs wait, when the oldest of them came, and the nearest time by which one has to begin.
     Column("waiting", Integer, nullable=False, server_default="0"),
     Column("head_ms", BigInteger),
     Column("start_by_ms", BigInteger),
     Column("updated_at_ms", BigInteger, nullable=False),
+    # How many jobs of a tenant wait.
+    Index("lines_by_tenant", "tenant"),
 )
 
 # The errors of failed jobs that are too long for their rows, as compressed JSON, shaped as `error` there.
@@ -222,36 +259,13 @@ uploads = Table(
     Column("expires_at_ms", BigInteger, nullable=False),
     # The job it was fetched or decoded for, with which it goes; NULL where a client uploaded it.
     Column("job_id", String(36)),
+    # Of a picture that was looked into: the limit of pixels that it was found within.
+    Column("checked_pixels", BigInteger),
     Index("uploads_by_hash", "hash"),
     Index("uploads_by_job", "job_id"),
     Index("uploads_by_name", "name"),
     Index("uploads_by_key", "storage_key"),
     Index("uploads_expiry", "expires_at_ms"),
-)
-
-durations = Table(
-    "durations",
-    metadata,
-    # shape:<hash> or workflow:<name>
-    Column("what", String(80), primary_key=True),
-    # The kind of GPU, as its instance calls it.
-    Column("gpu", String(255), primary_key=True),
-    Column("average_s", Float, nullable=False),
-    Column("seen", Integer, nullable=False),
-    Column("updated_at_ms", BigInteger, nullable=False),
-)
-
-# Shapes that ran out of memory on a kind of GPU.
-lessons = Table(
-    "lessons",
-    metadata,
-    Column("shape", String(64), primary_key=True),
-    # The kind of GPU, as in durations, and its memory as it says.
-    Column("gpu", String(255), primary_key=True),
-    Column("vram_bytes", BigInteger),
-    Column("learned_at_ms", BigInteger, nullable=False),
-    # When a job of this shape ran there after all; the row stays for a while, for those that wait elsewhere.
-    Column("refuted_at_ms", BigInteger),
 )
 
 _IS_KEPT = text("sealed IS NOT NULL")
@@ -275,7 +289,9 @@ deliveries = Table(
     # Decides which headers go with it; the shape of the body is in the body.
     Column("contract", String(16), nullable=False, server_default="generate"),
     Column("event", String(32), nullable=False),
-    # The number of the job's event that it tells of.
+    # The batch that it tells of, by way of the job with which that came about; NULL: it tells of the job itself.
+    Column("batch", String(36)),
+    # The number of the job's event that it tells of, or which completion of the batch.
     Column("seq", Integer, nullable=False, server_default="0"),
     # Up to its question mark: the query is among the secrets. Whole in rows of earlier versions.
     Column("url", Text, nullable=False),
@@ -298,6 +314,7 @@ deliveries = Table(
     Index("deliveries_due", "next_try_at_ms", "seq"),
     Index("deliveries_newest", "created_at_ms", "id"),
     Index("deliveries_by_job", "job_id"),
+    Index("deliveries_by_batch", "batch", sqlite_where=_IN_BATCH, postgresql_where=_IN_BATCH),
     Index("deliveries_by_receiver", "receiver", "next_try_at_ms"),
 )
 
@@ -311,26 +328,6 @@ delivery_attempts = Table(
     Column("status_code", Integer),
     # Why it counts as failed; NULL: it arrived.
     Column("error", Text),
-)
-
-catalogues = Table(
-    "catalogues",
-    metadata,
-    # SHA-256 of the canonical /object_info, so that equal instances share one row.
-    Column("digest", String(64), primary_key=True),
-    # zlib-compressed JSON: the real one is several megabytes of repeated words.
-    Column("object_info", LargeBinary, nullable=False),
-    # The same of {name: bytes} of the model files; NULL where instances do not tell.
-    Column("model_sizes", LargeBinary),
-    Column("created_at_ms", BigInteger, nullable=False),
-)
-
-# What a whole fleet agrees on, see core/ledger/facts.py.
-facts = Table(
-    "facts",
-    metadata,
-    Column("name", String(64), primary_key=True),
-    Column("value", Text, nullable=False),
 )
 
 instances = Table(
@@ -353,6 +350,8 @@ instances = Table(
     Column("reason", Text),
     # An operator wants it to take no jobs; outlives its worker.
     Column("is_drained", Boolean, nullable=False, server_default=false()),
+    # Its host is to be given back, since then; ends with the worker, or when an operator resumes it.
+    Column("leaving_since_ms", BigInteger),
     Column("quarantined_until_ms", BigInteger),
     Column("url", Text),
     # Where the instance writes its outputs on its host; None when they can only be had over HTTP.
@@ -376,6 +375,8 @@ instances = Table(
     # What jobs may require.
     Column("pool", String(64)),
     Column("vram_bytes", BigInteger),
+    # Of that, what is in use, as the driver says; NULL where it is not asked.
+    Column("vram_used_bytes", BigInteger),
     # Whether its host fetches model files.
     Column("fetches_models", Boolean, nullable=False, server_default=false()),
     # Whether its worker listens to a queue of its own; those of earlier versions do not.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Connection, select
 
-from core.ledger.database.tables import durations
+from core.ledger.database.learned_tables import durations
 from core.ledger.durations import Durations
 
 #: Under which name it stands among the durations, by host: seconds for each gigabyte.

@@ -5,11 +5,12 @@ What takes long here takes as long as a load does: the forecast lets the jobs be
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from sqlalchemy import Connection
 
+from core.clock import now_ms
 from core.ledger.models.manifest import read_manifest
 from core.ledger.scheduling.file_needs import FileNeeds
 from core.ledger.scheduling.lines import WaitingLine
@@ -21,6 +22,8 @@ from core.scheduling.reasons import about, named
 
 #: A longer one is for operators alone.
 MAX_ERROR_CHARS = 400
+#: GPUs list a file long before it has been there for so long.
+UNLISTED_MS = 60_000
 
 
 def read_fetching(
@@ -49,23 +52,31 @@ def read_fetching(
     for line in concerned:
         host, left_s = arrivals.get(line.id, (None, None))
         able = [row.name for row in by_host.get(host or "", ()) if _suits(line, row)]
-        found[line.id] = fetching_of(line.kind.files, copies, left_s=left_s, gpus=able)
+        found[line.id] = fetching_of(line.kind.files, copies, left_s=left_s, gpus=able, hosts=by_host)
     return found
 
 
 def fetching_of(
-    files: Iterable[str],
+    files: Collection[str],
     copies: Mapping[str, Iterable[ModelCopy]],
     *,
     left_s: float | None = None,
     gpus: Iterable[str] = (),
+    hosts: Collection[str] = (),
 ) -> Fetching:
     """Return how the files of a job come along.
 
     Parameters:
       copies: what hosts have, by what graphs call the files; with errors that clients may read.
       left_s: until all of them are there, and for which GPUs; None where that is not known.
+      hosts: those that have healthy GPUs.
     """
+    if _are_listed_nowhere(files, copies, hosts):
+        sentence = (
+            f"{named(list(files))} came, and no GPU lists it: the loader may not look into its folder, or ComfyUI may "
+            "have to be started again to learn of that."
+        )
+        return Fetching(sentence=sentence)
     return Fetching(sentence=_sentence(files, copies, left_s), left_s=left_s, gpus=frozenset(gpus))
 
 
@@ -88,6 +99,17 @@ def _sentence(files: Iterable[str], copies: Mapping[str, Iterable[ModelCopy]], l
     if absent:
         return f"Waits for {named(absent)} to be fetched{_when(left_s)}."
     return f"Waits until a GPU lists {named([name for name, _ in found])}."
+
+
+def _are_listed_nowhere(
+    files: Iterable[str], copies: Mapping[str, Iterable[ModelCopy]], hosts: Collection[str]
+) -> bool:
+    """Whether all files came so long ago that GPUs would list them, did they look into their folders."""
+    found = [[each for each in copies.get(name, ()) if each.host in hosts] for name in files]
+    oldest_ms = now_ms() - UNLISTED_MS
+    return all(
+        some and all(each.state == "ready" and each.updated_at_ms < oldest_ms for each in some) for some in found
+    )
 
 
 def _for_clients(copy: ModelCopy, source: str | None) -> ModelCopy:

@@ -16,6 +16,7 @@ from core.ledger.scheduling.lines import LineKind
 from core.ledger.scheduling.picture import GPU_COLUMNS, IS_ALIVE, GpuRow
 from core.ledger.scheduling.reach import NONE, Reach, Sort
 from core.records.job import LEASED
+from core.scheduling.gates import GateKey
 from core.scheduling.lines import Gpu, ModelSet
 from core.scheduling.picture import FleetGpu
 from core.scheduling.residency import USUAL_BYTES
@@ -24,6 +25,8 @@ _ALIVE = select(*GPU_COLUMNS).where(IS_ALIVE).order_by(instances.c.name)
 _RUNNING = select(
     jobs.c.instance,
     jobs.c.line,
+    jobs.c.tenant,
+    jobs.c.batch,
     jobs.c.started_at_ms,
     jobs.c.on_deck,
     jobs.c.shape,
@@ -41,6 +44,8 @@ class RunningJob:
 
     instance: str
     line: int | None
+    tenant: str
+    batch: str | None
     started_at_ms: int
     #: It stands behind another one, and has not begun.
     on_deck: bool
@@ -103,17 +108,24 @@ class FleetView:
         self._load_s: dict[str, dict[ModelSet, float]] = {}
         self._gpus: dict[tuple[object, ...], tuple[Gpu, tuple[ModelSet, ...], int]] = {}
 
-    def gpu(self, row: GpuRow, *, left_s: float | None) -> FleetGpu:
+    def gpu(self, row: GpuRow, *, left_s: float | None, slots: tuple[GateKey, ...] = ()) -> FleetGpu:
         """Return an instance.
 
         Parameters:
           left_s: until it has done what it has claimed; None: it is idle.
+          slots: the gates of what it has claimed.
         """
         gpu, recent, room = self._alike(row)
         if left_s:
             gpu = replace(gpu, free_s=left_s)
         return FleetGpu(
-            name=row.name, gpu=gpu, busy=left_s is not None, can_run=self.can_run(row), recent=recent, room=room
+            name=row.name,
+            gpu=gpu,
+            busy=left_s is not None,
+            slots=slots,
+            can_run=self.can_run(row),
+            recent=recent,
+            room=room,
         )
 
     def can_run(self, row: GpuRow) -> frozenset[int] | None:

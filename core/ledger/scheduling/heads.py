@@ -7,7 +7,19 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, and_, bindparam, func, lateral, literal_column, or_, select, true
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    String,
+    and_,
+    bindparam,
+    func,
+    lateral,
+    literal_column,
+    select,
+    true,
+    tuple_,
+)
 
 from core.ledger.database.line_counts import IS_QUEUED
 from core.ledger.database.tables import jobs, lines
@@ -16,7 +28,7 @@ from core.records.job import QUEUED
 
 #: Jobs looked at one by one, over all lines, and of one line.
 LOOK, LOOK_OF_LINE = 1_000, 500
-#: Places in one line that are counted one by one; beyond so many, all jobs of the line are numbered.
+#: Places in one line that are counted one by one; beyond so many, all jobs between the first and the last are numbered.
 FEW = 8
 
 
@@ -57,20 +69,19 @@ _NEWEST = select(
     .correlate(lines)
     .scalar_subquery(),
 ).where(lines.c.waiting > 0)
-_BEFORE = select(func.count()).where(
-    jobs.c.line == bindparam("wanted_line"),
-    IS_QUEUED,
-    or_(
-        jobs.c.created_at_ms < bindparam("came_ms"),
-        and_(jobs.c.created_at_ms == bindparam("came_ms"), jobs.c.id < bindparam("wanted")),
-    ),
-)
+#: The order of a line, as its index has it.
+_PLACE = tuple_(*_IN_ORDER)
+_WAITS_IN_LINE = and_(jobs.c.line == bindparam("wanted_line"), IS_QUEUED)
+_FIRST = tuple_(bindparam("first_ms", type_=BigInteger), bindparam("first_id", type_=String))
+_LAST = tuple_(bindparam("last_ms", type_=BigInteger), bindparam("last_id", type_=String))
+_BEFORE = select(func.count()).where(_WAITS_IN_LINE, _PLACE < _FIRST)
 _PLACES = select(jobs.c.line, jobs.c.id, jobs.c.created_at_ms).where(IS_QUEUED)
 _NUMBERED = (
     select(jobs.c.id, func.row_number().over(order_by=_IN_ORDER).label("number"))
-    .where(jobs.c.line == bindparam("wanted_line"), IS_QUEUED)
+    .where(_WAITS_IN_LINE, _PLACE >= _FIRST, _PLACE <= _LAST)
     .subquery()
 )
+_NUMBERS = select(_NUMBERED.c.id, _NUMBERED.c.number).where(_NUMBERED.c.id.in_(bindparam("wanted", expanding=True)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,36 +95,48 @@ class Heads:
 
 
 def read_heads(connection: Connection, line_ids: Sequence[int]) -> Heads:
-    """Return the jobs at the head of these lines, which are those that have jobs."""
+    """Return the jobs at the head of these lines, which are those that had jobs a moment ago.
+
+    Lines that somebody has begun to wait in since then are left out: the rest of a look knows nothing of them.
+    """
     if not line_ids:
         return Heads(jobs={}, newest_ms={})
+    known = frozenset(line_ids)
     of_line = max(1, min(LOOK_OF_LINE, LOOK // len(line_ids)))
     found: dict[int, list[HeadJob]] = defaultdict(list)
     heads = _HEADS_OF_SQLITE if connection.dialect.name == "sqlite" else _HEADS
     rows = connection.execute(heads.where(lines.c.waiting > 0), {"of_line": of_line})
     for row in sorted(rows, key=lambda row: (row[2], row[1])):
-        found[row[0]].append(HeadJob(*row))
+        if row[0] in known:
+            found[row[0]].append(HeadJob(*row))
     newest = {line: newest_ms for line, newest_ms in connection.execute(_NEWEST) if newest_ms is not None}
     return Heads(jobs=found, newest_ms=newest)
 
 
 def read_indexes(connection: Connection, job_ids: Collection[str]) -> dict[str, tuple[int, int]]:
     """Return line and index of waiting jobs, the head of a line having index 0; those that do not wait are left out."""
-    places: dict[int, list[tuple[str, int]]] = defaultdict(list)
+    places: dict[int, list[tuple[int, str]]] = defaultdict(list)
     wanted = sorted(job_ids)
     for start in range(0, len(wanted), CHUNK):
         for line, job_id, came_ms in connection.execute(_PLACES.where(jobs.c.id.in_(wanted[start : start + CHUNK]))):
             if line is not None:
-                places[line].append((job_id, came_ms))
+                places[line].append((came_ms, job_id))
     found: dict[str, tuple[int, int]] = {}
     for line, of_line in places.items():
-        if len(of_line) <= FEW:
-            for job_id, came_ms in of_line:
-                who = {"wanted_line": line, "wanted": job_id, "came_ms": came_ms}
-                found[job_id] = line, connection.execute(_BEFORE, who).scalar_one()
-            continue
-        for start in range(0, len(of_line), CHUNK):
-            asked = [job_id for job_id, _ in of_line[start : start + CHUNK]]
-            numbers = select(_NUMBERED).where(_NUMBERED.c.id.in_(asked))
-            found |= {row.id: (line, row.number - 1) for row in connection.execute(numbers, {"wanted_line": line})}
+        of_line.sort()
+        size = 1 if len(of_line) <= FEW else CHUNK
+        for start in range(0, len(of_line), size):
+            found |= _numbered(connection, line, of_line[start : start + size])
     return found
+
+
+def _numbered(connection: Connection, line: int, asked: Sequence[tuple[int, str]]) -> dict[str, tuple[int, int]]:
+    """Return line and index of jobs of a line, which come in its order: those before are counted, and those between."""
+    (first_ms, first_id), (last_ms, last_id) = asked[0], asked[-1]
+    who = {"wanted_line": line, "first_ms": first_ms, "first_id": first_id}
+    before: int = connection.execute(_BEFORE, who).scalar_one()
+    if len(asked) == 1:
+        return {first_id: (line, before)}
+    until = {"last_ms": last_ms, "last_id": last_id, "wanted": [job_id for _, job_id in asked]}
+    rows = connection.execute(_NUMBERS, who | until)
+    return {row.id: (line, before + row.number - 1) for row in rows}

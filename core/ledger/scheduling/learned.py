@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, Select, bindparam, select
 
 from core.clock import now_ms
-from core.ledger.database.tables import durations
+from core.ledger.database.learned_tables import durations
 from core.ledger.durations import CHUNK, DEFAULT_S
 from core.ledger.model_sets import load_subject, run_subject
 from core.scheduling.lines import ModelSet
@@ -25,7 +25,7 @@ FORGOTTEN_S = 3600.0
 #: Longer than a write may take from its time stamp to its commit.
 OVERLAP_MS = 20_000
 
-_COSTS = select(durations.c.what, durations.c.gpu, durations.c.average_s, durations.c.updated_at_ms)
+_COSTS = select(durations.c.what, durations.c.gpu, durations.c.average_s)
 _NEWER = _COSTS.where(durations.c.updated_at_ms >= bindparam("since_ms"))
 
 
@@ -86,7 +86,8 @@ class LearnedCosts:
         self._known: frozenset[ModelSet] = frozenset()
         #: When it was last read, and when all of it was.
         self._read_at_s = self._all_read_at_s = float("-inf")
-        self._newest_ms = 0
+        #: What was learned before is known, but for what was written late.
+        self._known_to_ms = 0
         self._last_asked: Collection[ModelSet] = ()
 
     def of(self, connection: Connection, models: Collection[ModelSet]) -> Costs:
@@ -95,33 +96,35 @@ class LearnedCosts:
         if now_s - self._read_at_s < KNOWN_S and (models is self._last_asked or self._known.issuperset(models)):
             return self._costs
         with self._lock:
+            begun_ms = now_ms()
             if now_s - self._all_read_at_s > FORGOTTEN_S:
-                self._costs, self._known, self._newest_ms = Costs({}), frozenset(), 0
+                self._costs, self._known, self._known_to_ms = Costs({}), frozenset(), begun_ms
                 self._all_read_at_s = now_s
             elif now_s - self._read_at_s >= KNOWN_S:
-                self._read_newer(connection)
+                # And a little before: who learned something then may have written it later.
+                self._read_newer(connection, min(self._known_to_ms, begun_ms) - OVERLAP_MS)
+                self._known_to_ms = begun_ms
             missing = frozenset(models) - self._known
             if missing:
-                self._costs = self._costs.with_newer(self._noted(connection.execute(each) for each in _of(missing)))
+                self._costs = self._costs.with_newer(_noted(connection.execute(each) for each in _of(missing)))
                 self._known |= missing
             self._read_at_s, self._last_asked = now_s, models
             return self._costs
 
-    def _read_newer(self, connection: Connection) -> None:
-        """Read what was learned since, and a little before: who learned it then may have written it later."""
-        since_ms = min(self._newest_ms, now_ms()) - OVERLAP_MS
-        newer = self._noted([connection.execute(_NEWER, {"since_ms": since_ms})])
+    def _read_newer(self, connection: Connection, since_ms: int) -> None:
+        newer = _noted([connection.execute(_NEWER, {"since_ms": since_ms})])
         known = {subject(each) for each in self._known for subject in (run_subject, load_subject)} if newer else ()
         merged = {what: {**self._costs.seconds.get(what, {}), **newer[what]} for what in newer if what in known}
         self._costs = self._costs.with_newer(merged)
 
-    def _noted(self, results: Iterable[Iterable[Any]]) -> dict[str, dict[str, float]]:
-        seconds: dict[str, dict[str, float]] = {}
-        for result in results:
-            for what, gpu, average_s, updated_at_ms in result:
-                seconds.setdefault(what, {})[gpu] = average_s
-                self._newest_ms = max(self._newest_ms, updated_at_ms)
-        return seconds
+
+def _noted(results: Iterable[Iterable[Any]]) -> dict[str, dict[str, float]]:
+    """Return the averages that were read, by subject and kind of GPU."""
+    seconds: dict[str, dict[str, float]] = {}
+    for result in results:
+        for what, gpu, average_s in result:
+            seconds.setdefault(what, {})[gpu] = average_s
+    return seconds
 
 
 def _of(models: Collection[ModelSet]) -> Iterable[Select[Any]]:

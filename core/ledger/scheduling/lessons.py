@@ -16,8 +16,9 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from core.clock import now_ms
 from core.ledger.database.connections import Database
+from core.ledger.database.learned_tables import lessons
 from core.ledger.database.line_counts import IS_QUEUED
-from core.ledger.database.tables import instances, jobs, lessons, lines
+from core.ledger.database.tables import instances, jobs, lines
 from core.ledger.durations import gpu_kind
 from core.ledger.scheduling.lines import Lines
 from core.ledger.scheduling.presence import read_sorts

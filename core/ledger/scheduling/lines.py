@@ -10,7 +10,7 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -23,6 +23,7 @@ from core.ledger.database.stored_fields import record_from
 from core.ledger.database.tables import lines
 from core.ledger.model_sets import model_set_of
 from core.ledger.scheduling.learned import Costs
+from core.ledger.scheduling.line_changes import LineCount, Mark, read_changes
 from core.ledger.scheduling.reach import Outgrown, Reach, Sort
 from core.records.access import DEFAULT_TENANT
 from core.records.model_file import AWAITS_FILES
@@ -34,9 +35,8 @@ KNOWN_S, UNUSED_MS = 3600.0, 7 * 24 * 3600 * 1000
 #: One that is found is noted as used, unless it was used so lately.
 TOUCHED_MS = 24 * 3600 * 1000
 
-_WAITING = select(lines.c.id, lines.c.waiting, lines.c.head_ms, lines.c.start_by_ms).where(lines.c.waiting > 0)
 _WHAT_IT_IS = select(
-    *(lines.c[name] for name in ("id", "priority", "tenant", "files", "catalogues", "requires", "avoids"))
+    *(lines.c[name] for name in ("id", "priority", "tenant", "files", "catalogues", "requires", "avoids", "batch"))
 )
 
 
@@ -54,6 +54,8 @@ class LineKind:
     tenant: str = ""
     #: Kinds of GPU whose memory did not suffice: its jobs are kept off them, as long as others can run them.
     avoids: tuple[Outgrown, ...] = ()
+    #: The batch of its jobs, where that has a gate.
+    batch: str = ""
 
     @cached_property
     def digest(self) -> str:
@@ -62,6 +64,9 @@ class LineKind:
         what: list[object] = [self.priority, self.tenant, list(self.files), self.catalogues, requires]
         if self.avoids:
             what.append(self.avoids)
+        if self.batch:
+            # Apart from the above, so that no line of an earlier version becomes another.
+            what.append({"batch": self.batch})
         return hashlib.sha256(json.dumps(what, separators=(",", ":")).encode()).hexdigest()
 
     @cached_property
@@ -143,12 +148,12 @@ class Lines:
         self._kinds: dict[int, LineKind] = {}
         #: By digest: the line's id, and since when it is known.
         self._ids: dict[str, tuple[int, float]] = {}
-        #: As they were when last read: most are the same the next time.
-        self._last: tuple[frozenset[tuple[int, int, int | None, int | None]], dict[int, WaitingLine]] = frozenset(), {}
+        #: As they were when last read, and up to where that was: most are the same the next time.
+        self._last: tuple[dict[int, WaitingLine], Mark | None] = ({}, None)
         #: As the policy last saw them, of which lines, and by which costs.
         self._drawn: tuple[dict[int, Line], dict[int, WaitingLine], Costs | None] = ({}, {}, None)
         self._reach = Reach({})
-        self._has_tenants = False
+        self._has_tenants = self._has_batches = False
 
     def id_of(self, kind: LineKind) -> int:
         """Return the line of a kind, made if there is none; in a transaction of its own, for it outlives any other.
@@ -168,8 +173,7 @@ class Lines:
         assert line_id is not None
         with self._lock:
             self._ids[kind.digest] = (line_id, time.monotonic())
-            self._kinds[line_id] = kind
-            self._has_tenants = self._has_tenants or kind.tenant != ""
+            self._keep({line_id: kind})
         return line_id
 
     def kind_of(self, connection: Connection, line_id: int) -> LineKind | None:
@@ -188,26 +192,36 @@ class Lines:
 
     def waiting(self, connection: Connection) -> list[WaitingLine]:
         """Return the lines that have jobs."""
-        rows = _read_waiting(connection)
-        seen, last = self._last
-        # Few of a thousand have changed since.
-        changed = rows - seen
-        self._learn(connection, [row[0] for row in changed])
-        kinds, found = self._kinds, dict(last)
-        for row in seen - rows:
-            found.pop(row[0], None)
+        before, mark = self._last
+        changes = read_changes(connection, mark)
+        changed = [count for count in changes.counts if _is_new(count, before.get(count[0]))]
+        self._learn(connection, [count[0] for count in changed])
+        if changes.is_all:
+            with_jobs = {count[0] for count in changes.counts}
+            found = {line_id: line for line_id, line in before.items() if line_id in with_jobs}
+        else:
+            found = before.copy()
         for line_id, waiting, head_ms, start_by_ms in changed:
-            if line_id in kinds:
+            kind = self._kinds.get(line_id)
+            if waiting > 0 and kind is not None:
                 found[line_id] = WaitingLine(
-                    id=line_id, kind=kinds[line_id], waiting=waiting, head_ms=head_ms or 0, start_by_ms=start_by_ms
+                    id=line_id, kind=kind, waiting=waiting, head_ms=head_ms or 0, start_by_ms=start_by_ms
                 )
-        self._last = rows, found
+            else:
+                found.pop(line_id, None)
+        # At once, for another thread may be at it.
+        self._last = found, changes.mark
         return list(found.values())
 
     @property
     def has_tenants(self) -> bool:
         """Whether this process knows lines of others than the tenant `default`."""
         return self._has_tenants
+
+    @property
+    def has_batches(self) -> bool:
+        """Whether this process knows lines of batches that have a gate, or had one."""
+        return self._has_batches
 
     @property
     def reach(self) -> Reach:
@@ -263,6 +277,7 @@ class Lines:
             "catalogues": kind.catalogues,
             "requires": (kind.requires.to_json() if kind.requires else None) or None,
             "avoids": list(kind.avoids) or None,
+            "batch": kind.batch,
             "waiting": 0,
             "updated_at_ms": now_ms(),
         }
@@ -278,8 +293,12 @@ class Lines:
             return
         found = _kinds_of(connection.execute(_WHAT_IT_IS.where(lines.c.id.in_(missing))))
         with self._lock:
-            self._kinds.update(found)
-            self._has_tenants = self._has_tenants or any(kind.tenant != "" for kind in found.values())
+            self._keep(found)
+
+    def _keep(self, kinds: Mapping[int, LineKind]) -> None:
+        self._kinds.update(kinds)
+        self._has_tenants = self._has_tenants or any(kind.tenant != "" for kind in kinds.values())
+        self._has_batches = self._has_batches or any(kind.batch != "" for kind in kinds.values())
 
 
 def line_tenant(tenant: str) -> str:
@@ -292,14 +311,10 @@ def accepted_of(catalogues: str | None) -> frozenset[str] | None:
     return None if catalogues is None else frozenset(catalogues.split(","))
 
 
-def _read_waiting(connection: Connection) -> frozenset[tuple[int, int, int | None, int | None]]:
-    """Read id, jobs, head and nearest deadline of each line that has jobs: as the driver has them.
-
-    SQLAlchemy's rows take longer to make than all of these take to read, and ten times as long to compare.
-    """
-    with connection.execute(_WAITING) as result:
-        assert result.cursor is not None
-        return frozenset(map(tuple, result.cursor.fetchall()))
+def _is_new(count: LineCount, before: WaitingLine | None) -> bool:
+    if before is None:
+        return count[1] > 0
+    return (before.waiting, before.head_ms, before.start_by_ms) != (count[1], count[2] or 0, count[3])
 
 
 def _kinds_of(rows: Iterable[Row[tuple[object, ...]]]) -> dict[int, LineKind]:
@@ -311,6 +326,7 @@ def _kinds_of(rows: Iterable[Row[tuple[object, ...]]]) -> dict[int, LineKind]:
             catalogues=row.catalogues,
             requires=record_from(Requirements, row.requires),
             avoids=tuple(Outgrown(*each) for each in row.avoids or ()),
+            batch=row.batch,
         )
         for row in rows
     }

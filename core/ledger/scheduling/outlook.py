@@ -18,6 +18,7 @@ from core.ledger.durations import DEFAULT_S, Averages, Durations, Lasting, gpu_k
 from core.ledger.scheduling.fetching import read_fetching
 from core.ledger.scheduling.file_needs import FileNeeds
 from core.ledger.scheduling.fleet import FleetView, RunningJob, read_away, read_gpus, read_running
+from core.ledger.scheduling.gates import Gates, GatesOfLines
 from core.ledger.scheduling.heads import HeadJob, Heads, read_heads, read_indexes
 from core.ledger.scheduling.learned import Costs, LearnedCosts
 from core.ledger.scheduling.lines import LineKind, Lines, WaitingLine, line_tenant
@@ -29,6 +30,7 @@ from core.records.access import ALL_TENANTS
 from core.records.job import DELIVERING, QUEUED, RUNNING
 from core.scheduling import picture as pure
 from core.scheduling.forecast import Forecast, Place, forecast
+from core.scheduling.gates import GateKey
 from core.scheduling.lines import Line, ModelSet
 from core.texts.cards import card_name, gigabytes
 
@@ -114,12 +116,19 @@ class OutlookReader:
     """Reads the outlook from the ledger: some ten short queries, however many jobs wait."""
 
     def __init__(
-        self, database: Database, known_lines: Lines, learned: LearnedCosts, durations: Durations, file_needs: FileNeeds
+        self,
+        database: Database,
+        known_lines: Lines,
+        learned: LearnedCosts,
+        gates: Gates,
+        durations: Durations,
+        file_needs: FileNeeds,
     ) -> None:
         self._database = database
         self._file_needs = file_needs
         self._lines = known_lines
         self._learned = learned
+        self._gates = gates
         self._durations = durations
 
     def read(self) -> Outlook:
@@ -127,6 +136,7 @@ class OutlookReader:
         now = now_ms()
         with self._database.read() as connection:
             waiting = self._lines.waiting(connection)
+            gates = self._gates.of_lines(connection, waiting)
             used = read_used(connection, waiting, now)
             heads = read_heads(connection, [line.id for line in waiting])
             gpus = read_gpus(connection, now)
@@ -144,7 +154,8 @@ class OutlookReader:
         expected = _Expected(self._durations.averages([*next_jobs, *running]), costs)
         view = FleetView(kinds, self._lines.kinds(), reach, costs, forced)
         left = _left(running, kinds_of_running, gpus, expected, now)
-        picture = _picture(now, waiting, heads, gpus, away, left, view, expected)
+        slots = _slots(running, gates)
+        picture = _picture(now, waiting, gates, heads, gpus, away, left, slots, view, expected)
         picture = replace(picture, used_s=used.seconds, weights=used.weights)
         if fetching:
             told = (replace(each, fetching=fetching.get(each.line.id)) for each in picture.lines)
@@ -251,17 +262,29 @@ def _left_of(
     return pure.left_s(begun_s + loading_s, passed_s) + on_deck_s
 
 
+def _slots(running: Iterable[RunningJob], gates: GatesOfLines) -> dict[str, tuple[GateKey, ...]]:
+    """Return the gates that the jobs of each instance went through, those alone which others wait for."""
+    wanted = {gate.key for of_line in gates.values() for gate in of_line}
+    slots: dict[str, tuple[GateKey, ...]] = {}
+    for job in running if wanted else ():
+        keys = (GateKey("tenant", line_tenant(job.tenant)), GateKey("batch", job.batch or ""))
+        slots[job.instance] = (*slots.get(job.instance, ()), *(key for key in keys if key in wanted))
+    return slots
+
+
 def _picture(
     now: int,
     waiting: Iterable[WaitingLine],
+    gates: GatesOfLines,
     heads: Heads,
     gpus: Iterable[GpuRow],
     away: Iterable[GpuRow],
     left: Mapping[str, float],
+    slots: Mapping[str, tuple[GateKey, ...]],
     view: FleetView,
     expected: _Expected,
 ) -> pure.Picture:
-    fleet = tuple(view.gpu(row, left_s=left.get(row.name)) for row in gpus)
+    fleet = tuple(view.gpu(row, left_s=left.get(row.name), slots=slots.get(row.name, ())) for row in gpus)
     able = _kinds_for(gpus, fleet)
     off = frozenset[int]().union(*(view.kept_off(row) for row in gpus))
 
@@ -278,6 +301,7 @@ def _picture(
                 _line(line, heads, able, expected),
                 outgrown=_outgrown(line.kind) if line.id in off else "",
                 away=states(line.id),
+                gates=gates.get(line.id, ()),
             )
             for line in waiting
             if heads.jobs.get(line.id)

@@ -12,11 +12,13 @@ from core.clock import now_ms
 from core.ledger.database.tables import instances, residents
 from core.ledger.durations import DEFAULT_S, gpu_kind
 from core.ledger.instances import HEALTHY, SILENCE_MS
+from core.ledger.scheduling.gates import NO_GATES, GatesOfLines
 from core.ledger.scheduling.learned import USUAL_LOAD_S, Costs, LearnedCosts
 from core.ledger.scheduling.lines import Lines, WaitingLine
 from core.ledger.scheduling.presence import SORT_COLUMNS, read_sorts, sort_of
 from core.ledger.scheduling.reach import Sort
-from core.ledger.scheduling.used import read_used
+from core.ledger.scheduling.used import NO_TURNS, read_used
+from core.scheduling.gates import Gate, GateKey, Slots
 from core.scheduling.lines import Decision, Fleet, Gpu, Holders, Line, ModelSet
 from core.scheduling.policy import decide
 from core.scheduling.residency import USUAL_BYTES, ModelFile, Residency
@@ -154,17 +156,30 @@ class HoldersAroundOne(Mapping[ModelSet, Holders]):
 class Picture:
     """Lines and GPUs at one moment. It may be played forward: `take` is what a decision changes.
 
-    The fleet is read when a decision first depends on it: not where all that an instance can run is warm there.
+    The fleet is read when a decision first depends on it: not where all that an instance can run is warm there. Lines
+    behind a gate that is closed are left out.
     """
 
-    def __init__(self, connection: Connection, lines: Lines, learned: LearnedCosts, waiting: Sequence[WaitingLine]):
+    def __init__(
+        self,
+        connection: Connection,
+        lines: Lines,
+        learned: LearnedCosts,
+        waiting: Sequence[WaitingLine],
+        gates: GatesOfLines = NO_GATES,
+    ) -> None:
         self._connection = connection
         self._now_ms = now_ms()
         self.now_s = self._now_ms / 1000
         self._reach = lines.reach
         self._costs = learned.of(connection, self._reach.model_sets)
         self._lines = lines.drawn(waiting, self._costs)
-        self._used = read_used(connection, waiting, self._now_ms)
+        self._gates = gates
+        self._slots = Slots(gates)
+        self._leave_out(line_id for line_id in gates if not self._slots.is_open(line_id))
+        self._used = NO_TURNS
+        if lines.has_tenants:
+            self._used = read_used(connection, [line for line in waiting if line.id in self._lines], self._now_ms)
         self._fleet: Fleet | None = None
         self._heard = {"heard_since_ms": self._now_ms - SILENCE_MS}
         #: Whether instances that lost what waits were left out, see `count_without`.
@@ -186,6 +201,14 @@ class Picture:
         if self._fleet is None:
             self._fleet = self._read(_FLEET)
         return self._fleet
+
+    def gates_of(self, line: Line) -> tuple[Gate, ...]:
+        """Return what the jobs of a line go through to begin."""
+        return self._gates.get(line.id, ())
+
+    def behind(self, keys: Iterable[GateKey]) -> Collection[int]:
+        """Return the lines behind any of these gates."""
+        return self._slots.lines_of(keys)
 
     def files_of(self, line: Line) -> tuple[str, ...]:
         """Return the model files that the jobs of a line load."""
@@ -292,12 +315,17 @@ class Picture:
             self._lines[line.id] = replace(line, waiting=line.waiting - 1)
         else:
             self._lines.pop(line.id, None)
+        self._leave_out(self._slots.take(line.id))
         held_by = before.holders.get(line.models, Holders(gpus=0))
         is_new = decision.why != "warm" and decision.load_s > 0
         now_held_by = Holders(gpus=held_by.gpus + is_new, free_s=held_by.free_s + decision.load_s + line.run_s)
         self._fleet = Fleet(
             holders={**before.holders, line.models: now_held_by}, gpus=before.gpus, busy=before.busy + 1
         )
+
+    def _leave_out(self, line_ids: Iterable[int]) -> None:
+        for line_id in line_ids:
+            self._lines.pop(line_id, None)
 
     def _read(self, query: CompoundSelect[Any], **more: str) -> Fleet:
         now = self._now_ms

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import random
+import time
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, and_, bindparam, literal, select
+from sqlalchemy import Connection, and_, bindparam, func, literal, select
 
 from core.clock import now_ms
 from core.ledger.database.connections import Database
@@ -15,9 +17,11 @@ from core.ledger.database.line_counts import IS_QUEUED
 from core.ledger.database.tables import instances, jobs
 from core.ledger.instances import SILENCE_MS
 from core.ledger.scheduling.avoidance import left_to_others
+from core.ledger.scheduling.gates import Gates
 from core.ledger.scheduling.learned import LearnedCosts
 from core.ledger.scheduling.lines import Lines, WaitingLine
 from core.ledger.scheduling.picture import GPU_COLUMNS, IS_ALIVE, GpuRow, Picture
+from core.ledger.scheduling.presence import SORT_COLUMNS
 from core.records.job import LEASED
 from core.scheduling.lines import Decision, Why
 
@@ -25,13 +29,27 @@ from core.scheduling.lines import Decision, Why
 LATE_MS = 2_000
 #: How often the fleet is looked at anew where it changes meanwhile.
 LOOKS = 3
-#: Idle instances that are looked at when one job has come.
+#: Idle instances of each sort that are looked at when one job has come, or one was claimed.
 LOOKED_AT = 64
+#: Idle instances that are woken when one has claimed a job. Each of them wakes as many, so that a fleet is awake soon;
+#: were all woken by each, a fleet of a hundred would have ten thousand turns for a hundred jobs.
+WOKEN = 2
 
 _BUSY = select(jobs.c.instance).where(jobs.c.status.in_(sorted(LEASED)), jobs.c.instance.is_not(None))
 #: Instances that could begin a job now, in one order.
 _IS_IDLE = and_(IS_ALIVE, instances.c.name.not_in(_BUSY))
 _IDLE = select(*GPU_COLUMNS).where(_IS_IDLE).order_by(instances.c.name)
+#: So many of each sort: the first by name may all be of one that can run nothing of what waits.
+_numbered = (
+    select(*GPU_COLUMNS, func.row_number().over(partition_by=SORT_COLUMNS, order_by=instances.c.name).label("place"))
+    .where(_IS_IDLE)
+    .subquery()
+)
+_IDLE_OF_EACH = (
+    select(*(_numbered.c[column.name] for column in GPU_COLUMNS))
+    .where(_numbered.c.place <= bindparam("of_each"))
+    .order_by(_numbered.c.name)
+)
 _ANY_IDLE = select(literal(1)).where(_IS_IDLE).limit(1)
 _LINE_OF = select(jobs.c.line).where(jobs.c.id == bindparam("wanted"), IS_QUEUED)
 _FIRST = (
@@ -55,17 +73,22 @@ class Turn:
     line_id: int = 0
     #: Why the instance would take it.
     why: Why = "warm"
+    #: Whether the job goes through a gate.
+    is_gated: bool = False
 
 
 class Turns:
     """The turns of a fleet, as the ledger sees them."""
 
-    def __init__(self, database: Database, lines: Lines, learned: LearnedCosts) -> None:
+    def __init__(self, database: Database, lines: Lines, learned: LearnedCosts, gates: Gates) -> None:
         self._database = database
         self._lines = lines
         self._learned = learned
+        self._gates = gates
         #: Whether nobody was idle at the last look.
         self._all_were_busy = False
+        #: When the last look at nothing else began that found nobody idle, by `time.monotonic`.
+        self._nobody_idle_s = float("-inf")
 
     def missing(self) -> list[Turn]:
         """Return a turn for each idle instance that would take a job now, whatever became of earlier turns.
@@ -82,17 +105,25 @@ class Turns:
             others = self._turns(connection, without=asked)
             return [*first, *(turn for turn in others if turn.job_id in late)]
 
-    def of(self, job_id: str) -> Turn | None:
+    def of(self, job_id: str, *, recorded_s: float | None = None) -> Turn | None:
         """Return the turn of a job that has just come; None when no idle instance would take it now.
 
         Then one that is at work will, when it looks for its next job. It may be the turn of an older job of its line:
         with the new one there is enough work for an idle instance to load the models.
+
+        Parameters:
+          recorded_s: when it stood in the ledger already, by `time.monotonic`. Of many jobs that come at once the look
+            for one does for all that were there when it began.
         """
+        if recorded_s is not None and recorded_s <= self._nobody_idle_s:
+            return None
+        began_s = time.monotonic()
         with self._database.read() as connection:
             # Most likely it still is as it was: one look is enough where all are at work.
             if self._all_were_busy and connection.execute(_ANY_IDLE, _heard_lately()).first() is None:
+                self._nobody_idle_s = began_s
                 return None
-            found = self._turns(connection, limit=LOOKED_AT)
+            found = self._turns(connection, of_each=LOOKED_AT)
             own = next((turn for turn in found if turn.job_id == job_id), None)
             if own is not None or not found:
                 return own
@@ -102,12 +133,24 @@ class Turns:
     def woken(self) -> list[Turn]:
         """Return turns for idle instances that stayed idle rather than load models, and would not any more.
 
-        Asked when an instance has claimed a job: what waits has fewer GPUs from then on.
+        Asked when an instance has claimed a job: what waits has fewer GPUs from then on. Of many there are turns for
+        `WOKEN`: others than those that are woken at the same moment by another claim, most likely.
         """
         with self._database.read() as connection:
-            return [turn for turn in self._turns(connection) if turn.why != "warm"]
+            turns = [turn for turn in self._turns(connection, of_each=LOOKED_AT) if turn.why != "warm"]
+        return random.sample(turns, min(WOKEN, len(turns)))
 
-    def _turns(self, connection: Connection, *, limit: int | None = None, without: Collection[str] = ()) -> list[Turn]:
+    def through_gates(self) -> list[Turn]:
+        """Return turns for idle instances that would take jobs which go through gates.
+
+        Asked when a gate may have opened: one of its jobs ended, its limit was raised, or its batch goes on.
+        """
+        with self._database.read() as connection:
+            return [turn for turn in self._turns(connection) if turn.is_gated]
+
+    def _turns(
+        self, connection: Connection, *, of_each: int | None = None, without: Collection[str] = ()
+    ) -> list[Turn]:
         """Return the turns that are to be published now.
 
         The lines are read before the idle instances: who claims in between is not taken for idle. Who claims after both
@@ -118,7 +161,7 @@ class Turns:
             waiting = self._lines.waiting(connection)
             if not waiting:
                 return []
-            idle = idle_instances(connection, limit)
+            idle = idle_instances(connection, of_each)
             self._all_were_busy = not idle
             idle = [row for row in idle if row.name not in without]
             if not idle:
@@ -132,7 +175,8 @@ class Turns:
         self, connection: Connection, waiting: Sequence[WaitingLine], idle: Sequence[GpuRow]
     ) -> tuple[list[Turn], bool]:
         """Return turns, and whether a line had fewer jobs than it was taken to have."""
-        picture = Picture(connection, self._lines, self._learned, waiting)
+        gates = self._gates.of_lines(connection, waiting)
+        picture = Picture(connection, self._lines, self._learned, waiting, gates)
         left = left_to_others(connection, picture)
         avoided = {(job.job_id, job.instance) for job in left}
         losers = {job.instance for job in left}
@@ -157,14 +201,18 @@ class Turns:
                             waits_since_ms=head.updated_at_ms,
                             line_id=line_id,
                             why=why,
+                            is_gated=line_id in gates,
                         )
                     )
         return turns, is_stale
 
 
-def idle_instances(connection: Connection, limit: int | None = None) -> list[GpuRow]:
-    """Return healthy instances that have no job, by name."""
-    rows = connection.execute(_IDLE.limit(limit), _heard_lately())
+def idle_instances(connection: Connection, of_each: int | None = None) -> list[GpuRow]:
+    """Return healthy instances that have no job, by name. Parameters: of_each - so many of each sort at most."""
+    if of_each is None:
+        rows = connection.execute(_IDLE, _heard_lately())
+    else:
+        rows = connection.execute(_IDLE_OF_EACH, {**_heard_lately(), "of_each": of_each})
     return [GpuRow(**row._mapping) for row in rows]
 
 

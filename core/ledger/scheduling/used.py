@@ -1,27 +1,18 @@
-"""What tenants used of the fleet of late, for their turns: read where several of them wait, charged with each claim."""
+"""What tenants used of the fleet of late, for their turns: read where several of them wait."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, bindparam, select, update
+from sqlalchemy import Connection, select
 
 from core.ledger.database.access_tables import tenants
-from core.ledger.database.connections import Transaction
 from core.ledger.scheduling.lines import WaitingLine, line_tenant
-from core.records.access import DEFAULT_TENANT
 from core.scheduling.shares import decayed
 
 # On the path of claims, so built once.
 _ALL = select(tenants.c.name, tenants.c.weight, tenants.c.used_s, tenants.c.used_at_ms)
-#: No lock on what refers to a tenant.
-_ONE = (
-    select(tenants.c.used_s, tenants.c.used_at_ms)
-    .where(tenants.c.name == bindparam("who"))
-    .with_for_update(key_share=True)
-)
-_CHARGE = update(tenants).where(tenants.c.name == bindparam("who"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,12 +47,3 @@ def read_used(connection: Connection, waiting: Iterable[WaitingLine], now: int) 
         if row.used_s
     }
     return Used(seconds=seconds, weights=weights)
-
-
-def charge(transaction: Transaction, tenant: str, seconds: float, now: int) -> None:
-    """Add GPU seconds to what a tenant used, as lines call it. Its row is locked until the end of the transaction."""
-    who = {"who": tenant or DEFAULT_TENANT}
-    row = transaction.connection.execute(_ONE, who).one_or_none()
-    if row is not None:
-        used_s = decayed(row.used_s, (now - row.used_at_ms) / 1000) + seconds
-        transaction.connection.execute(_CHARGE.values(used_s=used_s, used_at_ms=now), who)

@@ -6,15 +6,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Row, and_, delete, func, or_, select, update
+from sqlalchemy import Row, and_, delete, func, select, update
 
 from core.clock import now_ms
 from core.errors import NotFound
 from core.ledger.access.owned import is_of_owned_job
+from core.ledger.audit import write_act
 from core.ledger.database.connections import Database
+from core.ledger.database.rows import comes_after
 from core.ledger.database.tables import deliveries, delivery_attempts
 from core.ledger.webhooks.outbox_writer import DEAD, DELIVERED, PENDING, SENDING
 from core.records.access import ALL_TENANTS
+from core.records.act import Actor
 from core.records.job import ContractName
 
 #: States of deliveries that have ended, one way or the other.
@@ -53,6 +56,8 @@ class Delivery:
     next_try_at_ms: int | None
     created_at_ms: int
     updated_at_ms: int
+    #: The batch that it tells of, by way of the job with which that came about; None: it tells of the job itself.
+    batch: str | None = None
     log: tuple[Try, ...] = ()
 
 
@@ -93,9 +98,7 @@ class Deliveries:
         if ids is not None:
             query = query.where(deliveries.c.id.between(*ids))
         if after is not None:
-            created_at_ms, delivery_id = after
-            same_time = and_(deliveries.c.created_at_ms == created_at_ms, deliveries.c.id < delivery_id)
-            query = query.where(or_(deliveries.c.created_at_ms < created_at_ms, same_time))
+            query = query.where(comes_after(deliveries, after))
         with self._database.read() as connection:
             rows = connection.execute(query).all()
             log = connection.execute(_log_of([row.id for row in rows])).all() if rows else []
@@ -110,13 +113,15 @@ class Deliveries:
                 raise NotFound(f"There is no delivery {delivery_id}.")
             return _delivery(row, connection.execute(_log_of([delivery_id])).all())
 
-    def replay(self, delivery_id: str) -> Delivery:
+    def replay(self, delivery_id: str, *, by: Actor | None = None) -> Delivery:
         """Make a delivery due now, whether it was given up, has arrived, or waits; its schedule begins anew.
 
         It keeps its id, its body and its log. One that is being sent is left alone. Raises NotFound.
+
+        Parameters: by - who does it; None: the user of this process.
         """
         with self._database.write() as transaction:
-            transaction.connection.execute(
+            job_id = transaction.connection.execute(
                 update(deliveries)
                 .where(deliveries.c.id == delivery_id, deliveries.c.state != SENDING)
                 .values(
@@ -125,12 +130,16 @@ class Deliveries:
                     next_try_at_ms=now_ms(),
                     updated_at_ms=now_ms(),
                 )
-            )
+                .returning(deliveries.c.job_id)
+            ).scalar()
+            if job_id is not None:
+                write_act(transaction.connection, "webhook.replay", delivery_id, by, job_id=job_id)
         return self.get(delivery_id)
 
-    def purge(self, state: str, *, older_than_ms: int = 0, of: str = ALL_TENANTS) -> int:
+    def purge(self, state: str, *, older_than_ms: int = 0, of: str = ALL_TENANTS, by: Actor | None = None) -> int:
         """Delete deliveries that ended in `state` (`delivered` or `dead`) so long ago; returns how many.
 
+        Parameters: by - as for `replay`.
         Raises: ValueError - deliveries in that state have not ended.
         """
         if state not in ENDED:
@@ -138,7 +147,10 @@ class Deliveries:
         old = and_(deliveries.c.state == state, deliveries.c.updated_at_ms <= now_ms() - older_than_ms)
         old = and_(old, is_of_owned_job(deliveries.c.job_id, of))
         with self._database.write() as transaction:
-            return transaction.connection.execute(delete(deliveries).where(old)).rowcount
+            purged = transaction.connection.execute(delete(deliveries).where(old)).rowcount
+            if purged:
+                write_act(transaction.connection, "webhook.purge", state, by, purged=purged, of=of)
+        return purged
 
     def counts(self) -> tuple[int, int]:
         """Count the deliveries that were given up, and those that failed at least once and are tried again."""

@@ -6,18 +6,22 @@ reports counts only for the try it took. A sender that died holds what it took f
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Row, and_, bindparam, delete, insert, select, update
+from sqlalchemy import BindParameter, Connection, Row, and_, bindparam, delete, insert, select, update
 
 from core.clock import now_ms
+from core.ledger.database.batch_tables import batches
 from core.ledger.database.connections import Database
 from core.ledger.database.stored_fields import record_from
 from core.ledger.database.tables import deliveries, delivery_attempts, jobs
 from core.ledger.webhooks.outbox_writer import DEAD, DELIVERED, PENDING, SENDING
 from core.ledger.webhooks.retry_schedule import next_try_ms
+from core.metrics.counted import WEBHOOK_DELIVERY, WEBHOOK_TRIES, WEBHOOKS_ENDED
+from core.metrics.tally import Tally
+from core.records.batch import BATCH_PROGRESS
 from core.records.job import ContractName
 from core.records.webhook_events import PROGRESS
 from core.records.webhook_target import WebhookTarget
@@ -34,6 +38,8 @@ class Due:
     job_id: str
     #: Scheme, host and port of its URL.
     receiver: str
+    #: The batch that it tells of, and not of the job.
+    batch: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +59,11 @@ class Post:
     #: This one included; the fencing token of what is reported of it.
     tries: int
     webhook: WebhookTarget
+    #: As in `Due`.
+    batch: str | None = None
+    #: Of the job that it tells of, or by way of which.
+    tenant: str | None = None
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,9 +83,11 @@ class TryResult:
 
 # On the path of every webhook, so built once.
 _IS_DUE = deliveries.c.next_try_at_ms <= bindparam("now")
-_DUE = select(deliveries.c.id, deliveries.c.job_id, deliveries.c.receiver).where(_IS_DUE)
+_DUE = select(deliveries.c.id, deliveries.c.job_id, deliveries.c.receiver, deliveries.c.batch).where(_IS_DUE)
 _IN_ORDER = (deliveries.c.next_try_at_ms, deliveries.c.seq)
-_WEBHOOKS = select(jobs.c.id, jobs.c.webhook).where(jobs.c.id.in_(bindparam("wanted", expanding=True)))
+_WANTED: BindParameter[Any] = bindparam("wanted", expanding=True)
+_WEBHOOKS = select(jobs.c.id, jobs.c.webhook, jobs.c.traceparent, jobs.c.tenant).where(jobs.c.id.in_(_WANTED))
+_BATCH_WEBHOOKS = select(batches.c.id, batches.c.webhook).where(batches.c.id.in_(bindparam("wanted", expanding=True)))
 _TAKE = (
     update(deliveries)
     .where(
@@ -94,7 +107,12 @@ _TAKE = (
     .returning(deliveries)
 )
 _UNDER_WAY = (
-    select(deliveries.c.id, deliveries.c.tries, (deliveries.c.tries - deliveries.c.tries_before).label("tries_made"))
+    select(
+        deliveries.c.id,
+        deliveries.c.tries,
+        (deliveries.c.tries - deliveries.c.tries_before).label("tries_made"),
+        deliveries.c.created_at_ms,
+    )
     .where(deliveries.c.id.in_(bindparam("wanted", expanding=True)), deliveries.c.state == SENDING)
     # In one order for everybody, so that no two wait for each other.
     .order_by(deliveries.c.id)
@@ -145,7 +163,7 @@ class Outbox:
             query = query.where(deliveries.c.receiver.not_in(list(except_for)))
         with self._database.read() as connection:
             rows = connection.execute(query, {"now": now_ms()}).all()
-        return [Due(id=row.id, job_id=row.job_id, receiver=row.receiver) for row in rows]
+        return [Due(**row._mapping) for row in rows]
 
     def jobs_due(self, *, limit: int = 50) -> list[str]:
         """Return the ids of jobs with a delivery that may be tried now, the longest due first."""
@@ -159,9 +177,8 @@ class Outbox:
         with self._database.write() as transaction:
             connection = transaction.connection
             rows = connection.execute(_TAKE, {"wanted": list(ids), "now": now, "held_until": now + self._hold_ms}).all()
-            found = connection.execute(_WEBHOOKS, {"wanted": list({row.job_id for row in rows})}).all() if rows else []
-        webhooks = {row.id: record_from(WebhookTarget, row.webhook) or WebhookTarget(url="") for row in found}
-        return [_post(row, webhooks[row.job_id]) for row in rows]
+            told = _told_of(connection, rows)
+        return [_post(row, told) for row in rows]
 
     def record(self, results: Sequence[tuple[Post, TryResult]]) -> None:
         """Record how tries ended, and when the next one is. A result that comes too late changes nothing."""
@@ -169,18 +186,19 @@ class Outbox:
             connection = transaction.connection
             rows = connection.execute(_UNDER_WAY, {"wanted": [post.id for post, _result in results]}).all()
             tries_made = {(row.id, row.tries): row.tries_made for row in rows}
+            made_at_ms = {row.id: row.created_at_ms for row in rows}
             own = [(post, result) for post, result in results if (post.id, post.tries) in tries_made]
             # By the time of another try at progress there is newer, or the job has ended.
-            stale = [post for post, result in own if result.error is not None and post.event == PROGRESS]
+            passing = (PROGRESS, BATCH_PROGRESS)
+            stale = [post for post, result in own if result.error is not None and post.event in passing]
             kept = [(post, result) for post, result in own if post not in stale]
             if stale:
                 connection.execute(_FORGET, [{"own_id": post.id} for post in stale])
             if kept:
-                connection.execute(
-                    _RECORD,
-                    [self._after(post, result, tries_made[post.id, post.tries]) for post, result in kept],
-                )
+                after = [self._after(post, result, tries_made[post.id, post.tries]) for post, result in kept]
+                connection.execute(_RECORD, after)
                 connection.execute(_LOG, [_line(post, result) for post, result in kept])
+                _count(transaction.tally, after, made_at_ms)
 
     def give_back(self, posts: Collection[Post]) -> None:
         """Make deliveries that were taken and not sent due again; this try does not count in their schedule.
@@ -218,6 +236,26 @@ class Outbox:
         }
 
 
+def _count(tally: Tally, after: Sequence[dict[str, Any]], made_at_ms: Mapping[str, int]) -> None:
+    """Count tries, and what they brought to an end, from rows of deliveries after them."""
+    for row in after:
+        tally.add(WEBHOOK_TRIES, "failed" if row["error"] is not None else "arrived")
+        if row["next_try_at_ms"] is None:
+            tally.add(WEBHOOKS_ENDED, row["state"])
+        if row["state"] == DELIVERED:
+            seconds = max(0, row["updated_at_ms"] - made_at_ms[row["own_id"]]) / 1000
+            tally.observe(WEBHOOK_DELIVERY, seconds)
+
+
+def _told_of(connection: Connection, rows: Sequence[Row[Any]]) -> dict[str, Row[Any]]:
+    """Return what is known of the jobs and batches that deliveries tell of, by their ids."""
+    batches_told = {row.batch for row in rows if row.batch is not None}
+    found: list[Row[Any]] = []
+    for query, wanted in ((_WEBHOOKS, {row.job_id for row in rows}), (_BATCH_WEBHOOKS, batches_told)):
+        found += connection.execute(query, {"wanted": list(wanted)}).all() if wanted else []
+    return {row.id: row for row in found}
+
+
 def _line(post: Post, result: TryResult) -> dict[str, Any]:
     """Return the row of a try in the log."""
     return {
@@ -230,7 +268,9 @@ def _line(post: Post, result: TryResult) -> dict[str, Any]:
     }
 
 
-def _post(row: Row[Any], webhook: WebhookTarget) -> Post:
+def _post(row: Row[Any], told: Mapping[str, Row[Any]]) -> Post:
+    job, whose = told.get(row.job_id), told.get(row.batch or row.job_id)
+    webhook = None if whose is None else record_from(WebhookTarget, whose.webhook)
     return Post(
         id=row.id,
         job_id=row.job_id,
@@ -242,5 +282,8 @@ def _post(row: Row[Any], webhook: WebhookTarget) -> Post:
         body=row.body,
         timeout_s=row.timeout_s,
         tries=row.tries,
-        webhook=webhook,
+        webhook=webhook or WebhookTarget(url=""),
+        batch=row.batch,
+        tenant=None if job is None else job.tenant,
+        traceparent=None if job is None else job.traceparent,
     )

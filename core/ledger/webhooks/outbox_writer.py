@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -12,10 +12,11 @@ from sqlalchemy import Row, bindparam, delete, insert, select, update
 
 from core.clock import now_ms
 from core.contracts.registry import contract_of
-from core.ledger.database.connections import Change, Transaction
+from core.ledger.database.connections import Change, Transaction, write_rows
 from core.ledger.database.rows import JOB_COLUMNS, job_of
 from core.ledger.database.stored_fields import record_from
 from core.ledger.database.tables import deliveries, events, jobs
+from core.records.batch import BATCH_PROGRESS
 from core.records.job import TERMINAL, Status
 from core.records.output import Output
 from core.records.webhook_events import DEFAULT_EVENTS, PROGRESS
@@ -52,15 +53,34 @@ def announce(transaction: Transaction, row: Row[Any], event: str, *, seq: int, o
     webhook = record_from(WebhookTarget, row.webhook)
     if webhook is None or not _wants(webhook, event):
         return
-    now = now_ms()
     write_body = contract_of(row.contract).webhook_body
-    body = write_body(job_of(row, outputs), event, seq=seq, at_ms=now, signer=transaction.signer)
+    body = write_body(job_of(row, outputs), event, seq=seq, at_ms=now_ms(), signer=transaction.signer)
+    put_into_outbox(transaction, webhook, job_id=row.id, contract=row.contract, event=event, seq=seq, body=body)
+    if row.status not in TERMINAL:
+        # What ends a job publishes what follows; here nothing else would.
+        transaction.changes.append(Change(job_id=row.id, seq=seq, status=row.status, is_posted=True))
+
+
+def put_into_outbox(
+    transaction: Transaction,
+    webhook: WebhookTarget,
+    *,
+    job_id: str,
+    contract: str,
+    event: str,
+    seq: int,
+    body: Mapping[str, Any],
+    batch: str | None = None,
+) -> None:
+    """Have an event sent to a webhook. Parameters: as the columns of `deliveries`."""
+    now = now_ms()
     transaction.connection.execute(
         _INSERT,
         {
             "id": str(uuid.uuid4()),
-            "job_id": row.id,
-            "contract": row.contract,
+            "job_id": job_id,
+            "batch": batch,
+            "contract": contract,
             "event": event,
             "seq": seq,
             "url": webhook.url,
@@ -75,9 +95,6 @@ def announce(transaction: Transaction, row: Row[Any], event: str, *, seq: int, o
             "updated_at_ms": now,
         },
     )
-    if row.status not in TERMINAL:
-        # What ends a job publishes what follows; here nothing else would.
-        transaction.changes.append(Change(job_id=row.id, seq=seq, status=row.status, is_posted=True))
 
 
 def is_wanted(row: Row[Any], event: str) -> bool:
@@ -115,13 +132,31 @@ def drop_progress(transaction: Transaction, job_id: str) -> None:
     )
 
 
+def drop_batch_progress(transaction: Transaction, batch_id: str) -> None:
+    """Drop the progress of a batch that was not told: there is newer, or it is over."""
+    transaction.connection.execute(
+        delete(deliveries).where(
+            deliveries.c.batch == batch_id,
+            deliveries.c.event == BATCH_PROGRESS,
+            deliveries.c.next_try_at_ms.is_not(None),
+        )
+    )
+
+
 def record_event(
     transaction: Transaction, job_id: str, seq: int, kind: str, data: dict[str, Any], status: Status
 ) -> None:
     """Append one event to a job's log and make it known after the commit."""
-    row = {"job_id": job_id, "seq": seq, "type": kind, "data": data, "at_ms": now_ms()}
-    transaction.connection.execute(_INSERT_EVENT, row)
-    transaction.changes.append(Change(job_id=job_id, seq=seq, status=status))
+    record_events(transaction, [job_id], seq, kind, data, status)
+
+
+def record_events(
+    transaction: Transaction, job_ids: Collection[str], seq: int, kind: str, data: dict[str, Any], status: Status
+) -> None:
+    """Append the same event to the logs of several jobs and make it known after the commit."""
+    same = {"seq": seq, "type": kind, "data": data, "at_ms": now_ms()}
+    write_rows(transaction.connection, _INSERT_EVENT, [{"job_id": job_id, **same} for job_id in job_ids])
+    transaction.changes.extend(Change(job_id=job_id, seq=seq, status=status) for job_id in job_ids)
 
 
 def receiver_of(url: str) -> str:

@@ -4,5 +4,6 @@ run         one attempt, from its claim to its end (runner)
 lineup      all of them, and who is posted next (runner, look_ahead)
 look_ahead  jobs claimed before the GPU needs them (runner)
 fetching    input files brought beside what the instance does (runner)
+arrivals    what is told of files on their way (fetching)
 staging     a job's input files, brought to the instance (runner, fetching)
 """

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from core.background import failure_of
 from core.errors import InputGone, StorageUnavailable, TransientError
+from tasks.runner.claimed.arrivals import ArrivalNotes
 from tasks.runner.claimed.run import Run
 from tasks.runner.claimed.staging import stage_inputs
 from tasks.runtime import Runtime
@@ -22,6 +23,7 @@ class Fetching:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
+        self._notes = ArrivalNotes(runtime)
         at_once = runtime.settings.input_fetches
         #: Each brings the files of one job; those of a job that has several are fetched by others.
         self._jobs = ThreadPoolExecutor(at_once, thread_name_prefix="fetch")
@@ -42,7 +44,10 @@ class Fetching:
         """Bring a job's input files to the instance. Raises ComfylineError, see `stage_inputs`."""
         assert run.session is not None
         try:
-            stage_inputs(run.claim, run.instance, run.session.client, self._runtime.settings, self._files)
+            with self._notes.watched(run.claim) as arrivals:
+                stage_inputs(
+                    run.claim, run.instance, run.session.client, self._runtime.settings, self._files, arrivals.of
+                )
         except (InputGone, TransientError) as exc:
             if isinstance(exc, StorageUnavailable):
                 self._rests_until_s = time.monotonic() + REST_S

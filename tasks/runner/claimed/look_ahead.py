@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 
 #: The ledger is asked at most so often whether another job waits; a prompt may give a sign of life every millisecond.
 LOOK_EVERY_S = 0.02
+#: The same where jobs wait and none is for this instance now: they may be behind gates for hours.
+NOTHING_S = 0.2
 #: After a look that failed.
 REST_S = 1.0
 
@@ -64,10 +66,10 @@ class LookAhead:
         if self._lineup.has_next() or time.monotonic() < self._not_before_s:
             return
         try:
-            if self._claims.anything_waits():
-                self._claim()
-            else:
+            if not self._claims.anything_waits():
                 self._not_before_s = time.monotonic() + LOOK_EVERY_S
+            elif self._claim() is None:
+                self._not_before_s = time.monotonic() + NOTHING_S
         except TransientError as exc:
             log.info("looking ahead failed; the next turn will do: %s", exc)
 

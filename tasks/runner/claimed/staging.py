@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, wait
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,13 +19,22 @@ from core.settings import Settings
 from core.storage.backend import StorageBackend, input_storage
 from core.storage.folders import BucketFault, is_out_of_room
 from core.storage.input_cache import input_cache
+from core.storage.placing import Told
 from tasks.models.uses import note_uses
 
 log = logging.getLogger(__name__)
 
+#: What hears of a file, by its key; None: nobody.
+ToldOf = Callable[[str], Told | None]
+
 
 def stage_inputs(
-    claim: Claim, instance: InstanceRecord, client: ComfyClient, settings: Settings, threads: Executor | None = None
+    claim: Claim,
+    instance: InstanceRecord,
+    client: ComfyClient,
+    settings: Settings,
+    threads: Executor | None = None,
+    told_of: ToldOf = lambda _key: None,
 ) -> None:
     """Put every input file of a claimed job where its graph names it; doing it again does no harm.
 
@@ -33,6 +42,7 @@ def stage_inputs(
 
     Parameters:
       threads: fetch the files of a job that has several; None: one after the other.
+      told_of: gives what hears how far the file of a key is, where that takes a network.
     Raises:
       InputGone: storage has it no more.
       PromptRejected: an attached instance refuses it.
@@ -46,10 +56,10 @@ def stage_inputs(
     try:
         if instance.kind == "attached":
             with ExitStack() as stack:
-                stage(client, _local(stack, claim, storage, settings, threads))
+                stage(client, _local(stack, claim, storage, settings, threads, told_of))
         else:
             folder = settings.gpu_dir(instance.gpu_name) / "input"
-            _bring([(file.key, folder / file.name) for file in claim.inputs], storage, settings, threads)
+            _bring([(file.key, folder / file.name) for file in claim.inputs], storage, settings, threads, told_of)
     except FileNotFoundError as exc:
         raise InputGone("An input file of this job is no longer in storage.") from exc
     except BucketFault as exc:
@@ -63,7 +73,12 @@ def stage_inputs(
 
 
 def _local(
-    stack: ExitStack, claim: Claim, storage: StorageBackend, settings: Settings, threads: Executor | None
+    stack: ExitStack,
+    claim: Claim,
+    storage: StorageBackend,
+    settings: Settings,
+    threads: Executor | None,
+    told_of: ToldOf,
 ) -> dict[str, Path]:
     """Return where the files of a job can be read, for as long as the stack is open, by their names."""
     if not storage.is_remote:
@@ -71,12 +86,16 @@ def _local(
     drafts = {file.name: storage.draft() for file in claim.inputs}
     for draft in drafts.values():
         stack.callback(draft.unlink, missing_ok=True)
-    _bring([(file.key, drafts[file.name]) for file in claim.inputs], storage, settings, threads)
+    _bring([(file.key, drafts[file.name]) for file in claim.inputs], storage, settings, threads, told_of)
     return drafts
 
 
 def _bring(
-    wanted: Sequence[tuple[str, Path]], storage: StorageBackend, settings: Settings, threads: Executor | None
+    wanted: Sequence[tuple[str, Path]],
+    storage: StorageBackend,
+    settings: Settings,
+    threads: Executor | None,
+    told_of: ToldOf,
 ) -> None:
     """Copy files out of storage, by their keys; those of a bucket by way of the host's cache."""
     cache = input_cache(settings) if storage.is_remote else None
@@ -85,7 +104,10 @@ def _bring(
         if cache is None:
             storage.copy(key, target)
         else:
-            cache.bring(key, target, storage.copy)
+            told = told_of(key)
+            was_here = not cache.bring(key, target, lambda key, target: storage.copy(key, target, told))
+            if was_here and told is not None:
+                told(0, 0)
 
     if threads is None or len(wanted) == 1:
         for key, target in wanted:

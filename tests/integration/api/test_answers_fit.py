@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import threading
 from collections.abc import Callable, Iterator
@@ -178,7 +179,7 @@ def jobs(api: Api) -> dict[str, str]:
 def test_jobs_in_every_state(ask: Asker, api: Api, jobs: dict[str, str]) -> None:
     for job_id in jobs.values():
         ask("GET", f"/api/v2/jobs/{job_id}")
-        for part in ("workflow", "error", "deliveries"):
+        for part in ("workflow", "error", "deliveries", "logs"):
             ask("GET", f"/api/v2/jobs/{job_id}/{part}")
         ask("GET", f"/api/v2/jobs/{job_id}/events", headers={"Accept": "application/json"})
         for path in ("result", "task"):
@@ -303,6 +304,52 @@ def _try_bodies(ask: Asker, document: Document, url: str, schema: dict[str, Any]
     ask("POST", url)
 
 
+def test_comfyui(ask: Asker, jobs: dict[str, str]) -> None:
+    """ComfyUI's own protocol, whose bodies the document does not describe."""
+    for graph in (GRAPH, {}, {"1": {"class_type": "Nope", "inputs": {}}}):
+        ask("POST", "/comfyui/prompt", json={"prompt": graph})
+    for path in ("prompt", "queue", "history", "interrupt", "api/jobs/cancel", "settings", "settings/x", "userdata/x"):
+        for body in (
+            b"{}",
+            b"[",
+            b"",
+            b"[1]",
+            b'{"delete": 5, "job_ids": 5}',
+            b"[" * 70 + b"]" * 70,
+            b" " * 200_000,
+        ):
+            ask("POST", f"/comfyui/{path}", data=body)
+        ask("POST", f"/comfyui/{path}", data=b"{}", headers={"Content-Encoding": "gzip"})
+    for name in jobs.values():
+        for path in ("history", "api/jobs"):
+            ask("GET", f"/comfyui/{path}/{name}")
+    ask("POST", f"/comfyui/api/jobs/{jobs['done']}/cancel")
+    ask("POST", "/comfyui/free")
+    outputs = ask("GET", f"/comfyui/history/{jobs['done']}").json()[jobs["done"]]["outputs"]
+    [output] = outputs.values()
+    for headers in ({}, *HEADERS):
+        ask("GET", "/comfyui/view", params=output["images"][0], headers=headers)
+    for route in ("image", "mask"):
+        for content in (png(3), b"x" * 900_000):
+            reference = json.dumps({"filename": "a.png", "type": "input"})
+            ask(
+                "POST",
+                f"/comfyui/upload/{route}",
+                data={"original_ref": reference},
+                files={"image": ("a.png", content)},
+            )
+        ask("POST", f"/comfyui/upload/{route}", data={"original_ref": "{}"}, files={"other": ("a.png", png(3))})
+        ask("POST", f"/comfyui/upload/{route}", json={})
+    for query in ("", "?overwrite=false", "?full_info=true"):
+        ask("POST", f"/comfyui/userdata/kept/a{query}", data=b"x")
+        ask("POST", f"/comfyui/userdata/kept/a/move/kept/b{query}")
+        ask("POST", f"/comfyui/userdata/kept/a{query}", data=b"x")
+    ask("GET", "/comfyui/userdata?dir=kept")
+    ask("GET", "/comfyui/userdata/kept/b")
+    ask("DELETE", "/comfyui/userdata/kept/b")
+    ask("GET", "/comfyui/models/checkpoints")
+
+
 def test_ends_that_are_waited_for(ask: Asker, api: Api) -> None:
     mill = Mill(api)
     try:
@@ -328,6 +375,18 @@ def test_deliveries(ask: Asker, api: Api, jobs: dict[str, str]) -> None:
         ask("POST", f"/webhooks/deliveries/{delivery.id}/replay", json={"secret": "s", "headers": {"X-A": "b"}})
     for query in ("", "state=dead", "state=pending", "state=delivered&older_than=1", "state=dead&older_than=-1"):
         ask("DELETE", f"/webhooks/deliveries?{query}")
+
+
+def test_pools(ask: Asker) -> None:
+    for headers in HEADERS:
+        ask("GET", "/api/v2/autoscale", headers=headers)
+        ask("GET", "/api/v2/autoscale/-", headers=headers)
+        ask("POST", "/api/v2/autoscale/-/scale-in?hosts=0", headers=headers)
+    for pool in ("nobody", "%00"):
+        ask("GET", f"/api/v2/autoscale/{pool}")
+        ask("POST", f"/api/v2/autoscale/{pool}/scale-in")
+    for hosts in ("", "x", "-1", "65", "1"):
+        ask("POST", f"/api/v2/autoscale/-/scale-in?hosts={hosts}")
 
 
 def test_a_full_queue_no_gpu_and_no_key(tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -363,6 +422,13 @@ def test_a_full_queue_no_gpu_and_no_key(tmp_path_factory: pytest.TempPathFactory
                             asker(method.upper(), _filled(path, NOWHERE))
                 problems += asker.problems
     assert sorted(set(problems)) == []
+
+
+def test_every_route_refuses_pages_of_others_and_names_that_are_not_ours(ask: Asker, document: Document) -> None:
+    for path, methods in document.paths.items():
+        for method in methods:
+            for headers in ({"Origin": "https://evil.example"}, {"Host": "evil.example"}):
+                ask(method.upper(), _filled(path, NOWHERE), headers=headers)
 
 
 def test_tenants_and_keys(ask: Asker) -> None:

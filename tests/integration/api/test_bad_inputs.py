@@ -139,7 +139,7 @@ OTHER_SYSTEMS: dict[str, tuple[Any, str]] = {
     "RunPod": ({"input": {"workflow": GRAPH, "images": []}}, "in input.workflow: "),
     "a bare graph": (GRAPH, "is itself a graph: "),
     "a graph as text": ({"workflow_api": json.dumps(GRAPH)}, "not as text"),
-    "the editor": ({"data": {"nodes": [], "links": []}}, "Export (API)"),
+    "the editor": ({"data": {"nodes": [], "links": []}}, "in data: "),
 }
 GRAPH_FIELDS = {"/api/v2/jobs": "workflow", "/generate": "input.workflow_json", "/custom_workflow": "workflow"}
 
@@ -220,6 +220,8 @@ def test_idempotency_keys(api: Api, key: str) -> None:
         loading("%2e%2e/x"),
         loading("x.png[output]"),
         loading("not-there.png"),
+        loading("blake3:abc"),
+        loading("asset:room.png"),
         loading(["1", 0]),
         {**GRAPH, "3": {"class_type": "LoadTrainingDataset", "inputs": {}}},
         {**GRAPH, "3": {"class_type": "LoadImageFromURL", "inputs": {}}},

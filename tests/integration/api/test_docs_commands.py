@@ -19,6 +19,7 @@ from api.schema.model_bodies import ENTRY_EXAMPLE
 from core.clock import now_ms
 from core.ledger.webhooks.outbox import TryResult
 from tests.integration.api_fixtures import INSTANCE, Api, running_api, settings_for
+from tests.makers import GRAPH
 from tests.simulator_process import simulator
 
 pytestmark = pytest.mark.slow
@@ -29,7 +30,8 @@ PICTURE = (
     b"\rIDATx\x9cc\xf8\xcf\xc0\xf0\x1f\x00\x05\x00\x01\xff\x89\x99=\x1d\x00\x00\x00\x00IEND\xaeB`\x82"
 )
 #: Routes that wait for their job's end.
-WAITING = ("/generate/sync", "/generate/stream", "/prompt")
+WAITING = ("/generate/sync", "/generate/stream", "/prompt", "/v2/models/{provider}/{model}")
+RUN = "/v2/models/{provider}/{model}/requests/{request_id}"
 #: What a command of these answers here, and should.
 OTHERWISE = {
     # It exists to say so.
@@ -44,6 +46,17 @@ OTHERWISE = {
     "GET /webhooks/public-key": 404,
     "GET /api/v2/jobs/{job_id}/error": 404,
     "GET /ready": 503,
+    # No websocket, no file that is named, and no rollout yet.
+    "GET /comfyui/ws": 400,
+    "GET /comfyui": 302,
+    "GET /comfyui/view": 404,
+    "GET /comfyui/userdata": 404,
+    "GET /comfyui/{file}": 404,
+    "GET /comfyui/userdata/{file}": 404,
+    "POST /api/v2/rollouts": 422,
+    "GET /api/v2/rollouts/{rollout_id}": 404,
+    "POST /api/v2/rollouts/{rollout_id}/abort": 404,
+    "POST /api/v2/rollouts/{rollout_id}/resume": 404,
 }
 
 
@@ -84,9 +97,13 @@ def values(api: Api, folder: Path) -> dict[str, str]:
     api.ledger.outbox.record([(post, TryResult(at_ms=now_ms(), duration_ms=1, status_code=410, is_final=True))])
     form: dict[str, Any] = {"files": {"file": ("a.png", PICTURE)}, "data": {"file_path": "a.png"}}
     asset = api.post("/api/v2/assets", **form).json()
+    batch = api.post("/api/v2/batches", {"workflow": GRAPH, "over": {"1.color": [1]}}).json()["id"]
+    # Else it would be the next that a worker runs.
+    api.post(f"/api/v2/batches/{batch}/cancel")
     return {
         "COMFY_API_KEY": KEY,
         "JOB_ID": job_id,
+        "BATCH_ID": batch,
         "ASSET_ID": asset["id"],
         "DIGEST": f"blake3:{blake3(PICTURE).hexdigest()}",
         "REQUEST_ID": job_id,
@@ -100,19 +117,37 @@ def values(api: Api, folder: Path) -> dict[str, str]:
         "TENANT": "default",
         "MODEL_PATH": ENTRY_EXAMPLE["path"],
         "TOKEN_NAME": "hub",
+        "POOL": "-",
+        "ROLLOUT_ID": job_id,
+        "FOLDER": "checkpoints",
+        "CLASS_TYPE": "EmptyImage",
+        "FILE_NAME": "nothing.css",
+        "PROVIDER": "fleet",
+        "MODEL": "text2image",
     }
 
 
 def test_every_command_does_what_its_route_is_for(api: Api, tmp_path: Path) -> None:
     failed = {}
     for route, command in commands(api):
+        if "/comfyui" in route and not route.startswith("GET "):
+            # What these take only their own clients know.
+            continue
         variables = values(api, tmp_path)
+        if "/comfyui" in route:
+            variables["NAME"], variables["PROMPT_ID"] = "x", variables["JOB_ID"]
         if "/workflows/" in route:
             variables["NAME"] = "text2image"
+        if RUN in route:
+            variables["REQUEST_ID"] = api.post("/v2/models/fleet/text2image/requests", {"prompt": "x"}).json()[
+                "request_id"
+            ]
+        if route == f"GET {RUN}":
+            api.worker.run(variables["REQUEST_ID"], PICTURE)
         unset = set(re.findall(r"\$(\w+)", command.partition(" -H 'Content-Type")[0])) - set(variables)
         assert not unset, (route, unset)
         ender = threading.Thread(target=lambda: api.worker.run_next(PICTURE, timeout_s=30))
-        if route.partition(" ")[2] in WAITING:
+        if route.startswith("POST ") and route.partition(" ")[2] in WAITING:
             ender.start()
         done = subprocess.run(
             ["bash", "-c", f"{command} -sS -o '{tmp_path}/answer' -w '%{{http_code}}'"],

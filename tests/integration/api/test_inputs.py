@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import requests
 
+from core.records.job import QUEUED
 from tests.integration.api.comfy_v2.test_assets import png
 from tests.integration.api_fixtures import Api, running_api, settings_for
 from tests.makers import GRAPH
@@ -68,6 +69,36 @@ def staged(api: Api, job_id: str) -> dict[str, bytes]:
     assert named == set(found)
     assert all(name.startswith(f"{job_id}/") for name in found)
     return found
+
+
+def test_a_picture_may_be_named_by_its_hash(api: Api) -> None:
+    content = png(77)
+    answer = api.post("/api/v2/assets", files={"file": ("x.png", content)}, data={"file_path": "x.png"})
+    assert answer.status_code == 201, answer.text
+    job_id = api.submit(workflow=loading(answer.json()["hash"]))
+    assert set(staged(api, job_id).values()) == {content}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        f"blake3:{'0' * 64}",
+        "11111111-2222-4333-8444-555555555555",
+        "11111111-2222-4333-8444-555555555555/room.png",
+        "11111111-2222-4333-8444-555555555555/11111111-2222-4333-8444-555555555555/a_00001_.png",
+    ],
+)
+def test_an_asset_that_does_not_exist_is_refused_before_it_waits_for_a_gpu(api: Api, name: str) -> None:
+    for path, body in (
+        ("/api/v2/jobs", {"workflow": loading(name)}),
+        ("/generate", {"input": {"workflow_json": loading(name)}}),
+        ("/api/v2/batches", {"workflow": {**loading(name), "3": GRAPH["1"]}, "over": {"3.color": [1, 2]}}),
+    ):
+        before = api.ledger.jobs.count(QUEUED)
+        answer = api.post(path, body)
+        assert answer.status_code == 422, answer.text
+        assert f"there is no asset '{name[:80]}'" in answer.text
+        assert api.ledger.jobs.count(QUEUED) == before
 
 
 def test_a_picture_may_be_named_as_its_upload_was_answered(api: Api) -> None:

@@ -21,17 +21,21 @@ from tests.simulator_process import simulator
 
 KEY = {"Authorization": "Bearer a-key"}
 #: Where the body of each route's examples has to be sent, beside the path itself.
-PLACES = {"{name}": "sd3", "{token_name}": "hub"}
+PLACES = {"{name}": "sd3", "{token_name}": "hub", "{provider}": "fleet", "{model}": "sd3"}
 #: Examples that name what a test has to make first.
 NEEDS_MORE = {
+    "/api/v2/jobs/{job_id}/rerun",
     *("/api/v2/assets/from-hash", "/webhooks/deliveries/{delivery_id}/replay"),
     # The first key of an open server closes it.
     *("/api/v2/keys", "/api/v2/keys/{key_id}/rotate", "/api/v2/tenants/{tenant}"),
+    *("/api/v2/batches/{batch_id}/jobs", "/api/v2/batches/{batch_id}/retry"),
+    # Processes of a fleet.
+    "/api/v2/rollouts",
     # A bucket, and something in it.
     *("/api/v2/assets/uploads", "/api/v2/assets/uploads/{upload_id}/finish"),
 }
 #: Routes that answer when the job has ended.
-WAITING = {"/generate/sync", "/generate/stream", "/prompt"}
+WAITING = {"/generate/sync", "/generate/stream", "/prompt", "/v2/models/fleet/sd3"}
 
 
 @pytest.fixture(scope="module")

@@ -32,6 +32,7 @@ from tests.integration.api_fixtures import (
 )
 from tests.makers import GRAPH
 from tests.services import missing
+from tests.waiting import PATIENCE
 
 BODY = {"input": {"workflow_json": GRAPH}}
 
@@ -122,7 +123,7 @@ def _notice(change: Change) -> Notice:
 
 
 def _until(condition: Callable[[], bool], timeout_s: float) -> None:
-    deadline = time.monotonic() + timeout_s
+    deadline = time.monotonic() + timeout_s * PATIENCE
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.05)

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from api.service.estimates import Estimates
 from api.service.input_files import Intake
+from api.service.tenant_room import TenantRoom
 from comfy.client.client import ComfyClient
 from core.errors import ComfyUnavailable, StorageFull
 from core.ledger import Ledger
@@ -124,7 +126,8 @@ def test_a_full_disk_or_a_used_up_quota_is_told_from_other_faults(sqlite_setting
             raise OSError(number, os.strerror(number))
 
     ledger = Ledger(sqlite_settings)
-    intake = Intake(sqlite_settings, ledger, StorageMarker(sqlite_settings, ledger.facts))
+    room = TenantRoom(ledger, Estimates(ledger))
+    intake = Intake(sqlite_settings, ledger, StorageMarker(sqlite_settings, ledger.storage_moves), room)
 
     with pytest.raises(StorageFull):
         intake.receive(Refused(), name="a.png")  # type: ignore[arg-type]

@@ -16,7 +16,8 @@ from core import clock
 from core.clock import WallClock, ledger_clock, now_ms
 from core.errors import NotFound
 from core.ledger import Ledger
-from core.ledger.database.tables import catalogues, deliveries, facts, instances, jobs
+from core.ledger.database.fleet_tables import catalogues, facts
+from core.ledger.database.tables import deliveries, instances, jobs
 from core.ledger.instances import HEALTHY, SILENCE_MS
 from core.records.job import QUEUED, RUNNING
 from core.settings import Settings

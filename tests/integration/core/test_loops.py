@@ -23,7 +23,8 @@ from comfy.process.spawner import Order, spawn_from_lasting_thread
 from core import background
 from core.background import Loop, lives
 from core.ledger import Ledger
-from core.ledger.database.tables import catalogues, instances
+from core.ledger.database.fleet_tables import catalogues
+from core.ledger.database.tables import instances
 from core.ledger.instances import HEALTHY, UNHEALTHY
 from core.messaging import notices
 from core.messaging.notices import Notice, NoticeListener, NoticeSender
@@ -187,12 +188,15 @@ class Broken:
         self.stumbles.left = times
         self.published: list[str] = []
 
-    def turn(self, job_id: str) -> bool:
+    def turn(self, job_id: str, *, recorded_s: float | None = None) -> bool:
         self.stumbles()
         self.published.append(job_id)
         return True
 
     notify = check_upload = turn
+
+    def pass_gates(self) -> bool:
+        return self.turn("gates")
 
     def interrupt(self, job_id: str, attempt: int, instance: str) -> None:
         self.turn(job_id)

@@ -37,7 +37,7 @@ from tests.chaos.receiver import Receiver, receiving
 from tests.fleet import TERMINAL, Fleet
 from tests.ports import free_port
 from tests.s3_server import Front, S3Server
-from tests.waiting import until
+from tests.waiting import PATIENCE, until
 
 pytestmark = pytest.mark.slow
 
@@ -199,7 +199,8 @@ def canaries(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Canaries]:
         flower_port=str(free_port()),
         simulator_args="--simulate-test-nodes --simulate-speed 0 --simulate-version 0.3.64",
         reconcile_s="0.5",
-        upload_give_up_s="1",
+        # On a busy machine a first try may fail, and come late: it must not be the last one.
+        upload_give_up_s=str(5 * PATIENCE),
         webhook_schedule_s="0.3,0.3",
     ).with_variables(**variables)
     with receiving() as receiver, fleet:

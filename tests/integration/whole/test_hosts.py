@@ -33,7 +33,8 @@ LISTENS, LOOPBACK = "0A", ("0100007F", "00000000000000000000000001000000")
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
-    with hosts(tmp_path_factory.mktemp("hosts")) as fleet:
+    # The other fleet of hosts, in `tests/faults`, has a Redis.
+    with hosts(tmp_path_factory.mktemp("hosts"), prefers_rabbitmq=True) as fleet:
         yield fleet
 
 

@@ -28,7 +28,7 @@ from cli.output.terminal import (
     describe_refusal,
 )
 from cli.output.text_tables import printable
-from cli.output.waits import describe_place, describe_wait
+from cli.output.waits import describe_place, describe_wait, why_it_waits
 from cli.remote.answers import RequestRefused
 from cli.remote.client import Client
 from cli.remote.sse import SseEvent, read_events
@@ -78,6 +78,11 @@ class TestArguments:
             *(["submit", "-", "--start-within", number] for number in ("nan", "inf", "-inf", "0", "-1", "1e999")),
             ["run", "x", "--start-within", "nan"],
             ["drain", "--all", "--wait", "--timeout", "nan"],
+            ["tenants", "create", "acme", "--weight", "nan"],
+            ["tenants", "set", "acme", "--weight", "inf"],
+            ["tenants", "weigh", "acme", "nan"],
+            ["keys", "rotate", "ID", "--keep", "nan"],
+            ["vast-worker", "--max-perf", "nan"],
             ["restart", "--all", "--wait", "--timeout", "inf"],
             ["cancel"],
             ["delete"],
@@ -288,6 +293,18 @@ class TestPlainOutput:
             "KSampler (node 3), step 9/20, 4 of 7 nodes done"
         )
         assert describe_progress({"value": 0.5}) == ""
+
+    def test_a_job_that_has_a_gpu_and_does_not_go_on_says_why(self) -> None:
+        note = "Fetching its input file: 42 %, about 5 s."
+        data = {"value": 0.0, "nodes_done": 0, "nodes_total": 7, "note": note}
+        assert describe_progress(data) == note
+        assert why_it_waits({"progress": data, "queue": None}) == note
+        screen, text = _plain_screen()
+        with screen.progress() as progress:
+            for percent in (42, 43):
+                progress(SseEvent(name="progress", data=data | {"note": note.replace("42", str(percent))}))
+            progress(SseEvent(name="progress", data={"value": 0.1, "current_node": "3"}))
+        assert text.getvalue().splitlines() == [f"  0%  {note}", " 10%  node (node 3)"]
 
     def test_a_job_that_no_healthy_gpu_can_run_is_said_to_wait_for_one(self) -> None:
         place = {"queue_position": 1}

@@ -15,12 +15,14 @@ from core.errors import ComfylineError, InvalidWorkflow, PromptFailed, PromptRej
 
 #: Codes that more than one class carries, because to a client it is one thing.
 SHARED_CODES = {
-    "invalid_request": {"RequestError", "InvalidBody", "InvalidRequest", "UnstorableValue"},
+    "invalid_request": {"RequestError", "InvalidBody", "InvalidParameter", "InvalidRequest", "UnstorableValue"},
     "invalid_workflow": {"InvalidWorkflow", "PromptRejected"},
 }
 #: An argument for every parameter of every constructor in the tree.
 ARGUMENTS: dict[str, Any] = {
     "message": "what happened",
+    "asked_pause_s": 7.0,
+    "lacks_room_bytes": 7,
     "node_errors": {"3": {"errors": [{"type": "t"}], "class_type": "K"}},
     "node_id": "3",
     "node_class": "KSampler",
@@ -28,7 +30,12 @@ ARGUMENTS: dict[str, Any] = {
     "traceback": "line 1\nline 2",
     "size_bytes": 17,
     "job_id": "1f2e",
+    "parameter": "width",
     "still_runs": True,
+    "limit": "max_waiting",
+    "allowed": 3,
+    "used": 3,
+    "retry_after_s": 7,
 }
 
 
@@ -108,7 +115,7 @@ def test_a_code_means_one_thing() -> None:
 
 
 def test_every_transient_error_says_when_to_try_again() -> None:
-    assert all(kind.retry_after_s > 0 for kind in CLASSES if issubclass(kind, TransientError))
+    assert all((kind.retry_after_s or 0) > 0 for kind in CLASSES if issubclass(kind, TransientError))
 
 
 def test_every_error_is_of_exactly_one_kind() -> None:

@@ -17,6 +17,7 @@ from core.errors import (
     ComfylineError,
     InstanceUnreachable,
     LedgerUnavailable,
+    LimitReached,
     NoHealthyInstance,
     QueueFull,
     RequestError,
@@ -40,15 +41,15 @@ GENERATE = (DOCS / "generate.md").read_text(encoding="utf-8")
 WEBHOOKS = (DOCS / "webhooks.md").read_text(encoding="utf-8")
 S3 = (DOCS / "s3.md").read_text(encoding="utf-8")
 #: All pages that say which routes there are.
-CONTRACTS = "".join(
-    (DOCS / f"{page}.md").read_text(encoding="utf-8") for page in ("api", "files", "generate", "keys", "webhooks")
-)
+_PAGES = ("api", "batch-results", "bulk", "comfyui", "files", "generate", "keys", "webhooks")
+CONTRACTS = "".join((DOCS / f"{page}.md").read_text(encoding="utf-8") for page in _PAGES)
 ERRORS = TEXT.partition("\n## Errors\n")[2]
 #: Errors that end a request, beside those of `RequestError`; all others end a job, or stay in a log.
 ANSWERED = (
     RequestError,
     QueueFull,
     NoHealthyInstance,
+    LimitReached,
     LedgerUnavailable,
     StorageUnavailable,
     StorageFull,

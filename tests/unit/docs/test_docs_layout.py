@@ -13,7 +13,7 @@ DOCUMENTS = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", ROOT / "
 TOUR = (ROOT / "docs" / "tour.md").read_text(encoding="utf-8")
 #: One stop of the tour: its number, a file, and what to look at there.
 STOPS = re.findall(r"^(\d+)\. `([\w/]+\.py)`, `(\w+)`", TOUR, re.MULTILINE)
-PACKAGES = ("api", "bench", "cli", "comfy", "core", "tasks", "tests", "workflows")
+PACKAGES = ("api", "bench", "cli", "comfy", "core", "deploy", "tasks", "tests", "workflows")
 #: Pages that are read as a whole, and how many lines somebody may be asked to read.
 LONGEST = {"README.md": 180, "docs/architecture.md": 300}
 WIDTH = 120

@@ -17,6 +17,7 @@ OWNED = {
     "deliveries": {"page", "get", "purge"},
     "requests": {"join"},
     "outlook": {"sizes"},
+    "job_logs": {"read"},
 }
 #: Calls for a job that its caller has been let see, or has just made, by module and method.
 SEEN = {

@@ -3,7 +3,7 @@
 Followed are the parameter, its parts, and what functions make of them, but no plain values such as ids: those are
 everywhere. Modules are rooms, and the longest path of imports below a module is its floor. A walk climbs where what one
 room has made is handed to a room on a higher floor; between the same two rooms this counts once. The graph library is
-one room: how it looks at a graph is no matter of a job.
+one room, and so is the one that converts documents: how they look at them is no matter of a job.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tests.unit.structure.scopes import Rooms, Scope
 from tests.unit.structure.test_rulers import TREES, imports
 
 #: Packages that are one room.
-SUITES = ("workflows.graphs",)
+SUITES = ("workflows.graphs", "workflows.editor")
 MOST_CLIMBS = 2
 
 

@@ -51,6 +51,10 @@ class World:
         self.apps: list[Celery] = []
         self.act: Callable[[], None] = lambda: None
         self.exitcode: int | None = None
+        #: What hears of prompts that are recalled.
+        self.listeners: list[object] = []
+        #: Whether a rollout wants the process to start anew.
+        self.is_renewed = False
 
     def make_app(self, _settings: Settings, role: str) -> Celery:
         app = Celery(role)
@@ -77,6 +81,8 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     def agent(_settings: Settings, _spec: object, tenure: Any) -> Any:
         made = InstanceAgent.__new__(InstanceAgent)
         made.name, made.condemn_pipe = tenure.name, "pipe"  # type: ignore[assignment]
+        made.recall_pipe = SimpleNamespace(listen=world.listeners.append)  # type: ignore[assignment]
+        made.renewal = SimpleNamespace(is_due=world.is_renewed)  # type: ignore[assignment]
         for name in ("stop", "begin_to_stop", "lose_jobs"):
             monkeypatch.setattr(made, name, note(name), raising=False)
         return made
@@ -84,7 +90,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     class Runner:
         def __init__(self, _runtime: object, name: str, pipe: object, *, worker: str) -> None:
             self.made_with = (name, pipe, worker.partition(".")[0])
-            self.close = note("close runner")
+            self.close, self.recall = note("close runner"), f"recalls of {name}"
 
     def dispatcher(_settings: Settings, ledger: object) -> Any:
         made = WebhookDispatcher.__new__(WebhookDispatcher)
@@ -97,6 +103,15 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
             assert machines == "its machines"
             self.start, self.close = note("watch for neighbours"), note("watch no more")
 
+    class Renewal:
+        def __init__(self, _settings: Settings, _ledger: object, role: str) -> None:
+            world.done.append(f"hear of rollouts as {role}")
+            self.close = note("hear no more of rollouts")
+
+        def start_anew_if_due(self) -> None:
+            if world.is_renewed:
+                world.done.append("start anew")
+
     stand_ins: dict[str, Any] = {
         "make_app": world.make_app,
         "migrate": note("migrate"),
@@ -106,7 +121,9 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
         "JobRunner": Runner,
         "WebhookDispatcher": dispatcher,
         "NeighbourWatch": Watch,
-        "equip": lambda _app, _settings: SimpleNamespace(ledger=LEDGER),
+        "SelfRenewal": Renewal,
+        "start_anew": note("start anew"),
+        "equip": lambda _app, _settings: SimpleNamespace(ledger=LEDGER, storage=None, end_reports=lambda: None),
     }
     monkeypatch.setattr(consumer, "install", note("install the door"))
     for name, stand_in in stand_ins.items():
@@ -175,6 +192,7 @@ class TestGpu:
             signals.worker_process_init.send(None)
             runner: Any = world.apps[0].process_context[vars(worker_module)["JobRunner"]]
             assert runner.made_with == ("gpu0@here", "pipe", "gpu0")
+            assert world.listeners == ["recalls of gpu0@here"]
             signals.worker_process_shutdown.send(None)
             assert world.done[-1] == "close runner"
 
@@ -202,6 +220,13 @@ class TestGpu:
             run_gpu_worker(settings, "gpu9")
         assert world.done == []
 
+    def test_renewed_by_a_rollout_it_starts_anew_when_its_instance_has_ended(
+        self, world: World, settings: Settings
+    ) -> None:
+        world.is_renewed = True
+        run_gpu_worker(settings, "gpu0")
+        assert world.done[-2:] == ["stop", "start anew"]
+
     def test_its_directory_is_held_meanwhile(self, world: World, settings: Settings) -> None:
         def act() -> None:
             assert (settings.gpu_dir("gpu0") / "worker.lock").read_text().startswith('{"pid"')
@@ -214,8 +239,8 @@ class TestGpu:
 class TestIo:
     def test_its_dispatcher_is_there_before_and_closed_after(self, world: World, settings: Settings) -> None:
         run_io_worker(settings)
-        begun = ["migrate", "check the name", "watch for neighbours", "install the door"]
-        assert world.done == [*begun, "run", "watch no more", "close dispatcher"]
+        begun = ["migrate", "check the name", "watch for neighbours", "hear of rollouts as io", "install the door"]
+        assert world.done == [*begun, "run", "hear no more of rollouts", "watch no more", "close dispatcher"]
         [app] = world.apps
         assert app.process_context.role == "io"
         dispatcher: Any = app.process_context[WebhookDispatcher]
@@ -231,6 +256,11 @@ class TestIo:
         with pytest.raises(KeyError):
             run_io_worker(settings)
         assert world.done[-1] == "close dispatcher"
+
+    def test_renewed_by_a_rollout_it_starts_anew_when_all_has_ended(self, world: World, settings: Settings) -> None:
+        world.is_renewed = True
+        run_io_worker(settings)
+        assert world.done[-2:] == ["close dispatcher", "start anew"]
 
     @pytest.mark.parametrize("exitcode", [None, 0, 1])
     def test_one_that_nobody_told_to_end_says_so(self, world: World, settings: Settings, exitcode: int | None) -> None:
@@ -251,7 +281,7 @@ class TestBeat:
         for name in names:
             monkeypatch.setattr(logging.getLogger(name), "level", logging.INFO)
         run_beat(settings)
-        assert world.done == ["migrate"]
+        assert world.done == ["migrate", "hear of rollouts as beat", "hear no more of rollouts"]
         assert (world.apps[0].process_context.role, world.apps[0].beats) == ("beat", ["INFO"])
         assert [logging.getLogger(name).level for name in names] == [logging.WARNING] * 3
 

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import io
 import os
+import time
+import uuid
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,8 +20,10 @@ from blake3 import blake3
 from PIL import Image
 
 from api.service import direct_intake
+from api.service.tenant_room import KEPT_AGE_S
 from core.errors import LedgerUnavailable
 from core.ledger.direct_uploads import DirectUploadRows
+from core.records.tenant_limits import TenantLimits
 from core.settings import Settings
 from core.storage import checking
 from core.storage import direct_uploads as direct
@@ -28,6 +34,7 @@ from tasks.reconciling import expiry
 from tests.bucket_fleet import BUCKET, bucket_settings
 from tests.faulty_bucket import faulty_bucket
 from tests.integration.api.comfy_v2.test_assets import code_of
+from tests.integration.api.test_tenants import Client
 from tests.integration.api_fixtures import Api, running_api, settings_for
 from tests.s3_server import S3Server
 
@@ -94,6 +101,8 @@ def test_what_was_sent_is_an_asset_like_others(api: Api, s3: S3Server, size_byte
     # As an answer that was lost is asked for again.
     assert finished(api, upload_id, hash_of(content)).json()["id"] == asset["id"]
     assert api.get(f"/api/v2/assets/uploads/{upload_id}").json()["asset"]["id"] == asset["id"]
+    # But not as another file.
+    assert code_of(finished(api, upload_id, hash_of(b"another"))) == (422, "invalid_request")
     # Once more by the usual road: the bytes are known.
     form: dict[str, Any] = {"data": {"file_path": "b.bin"}, "files": {"file": ("b.bin", content)}}
     assert requests.post(f"{api.url}/api/v2/assets", timeout=20, **form).status_code == 200
@@ -378,3 +387,63 @@ def test_what_one_tenant_sends_no_other_one_finishes(tmp_path: Path, s3: S3Serve
         for tenant in ("globex", "default"):
             assert code_of(api.post(path, body, headers=keys[tenant])) == (404, "not_found")
         assert api.post(path, body, headers=keys["acme"]).status_code == 201
+
+
+@pytest.fixture
+def acme(tmp_path: Path, s3: S3Server) -> Iterator[Client]:
+    """A tenant that may keep 1,000 bytes, of a server of its own."""
+    chosen = {**bucket_settings(s3.url), "storage_url": f"s3://{BUCKET}/limits-{uuid.uuid4().hex[:8]}"}
+    with running_api(settings_for(tmp_path, **chosen)) as running:
+        running.ledger.tenants.create("acme", limits=TenantLimits(max_kept_bytes=1000))
+        yield Client(running, "acme")
+
+
+def put(client: Client, content: bytes) -> str:
+    """Begin and send; returns the upload's id."""
+    answer = client.ask("POST", "/api/v2/assets/uploads", json={"size_bytes": len(content)})
+    assert answer.status_code == 201, answer.text
+    assert requests.put(answer.json()["url"], data=content, timeout=20).status_code == 200
+    return str(answer.json()["id"])
+
+
+def finish(client: Client, upload_id: str, content: bytes) -> requests.Response:
+    path = f"/api/v2/assets/uploads/{upload_id}/finish"
+    return client.ask("POST", path, json={"hash": hash_of(content), "file_path": "a.bin"})
+
+
+def kept_bytes(client: Client) -> int:
+    return int(client.ask("GET", "/api/v2/limits").json()["limits"]["max_kept_bytes"]["used"])
+
+
+class TestLimit:
+    def test_what_does_not_fit_is_refused_at_the_start(self, acme: Client) -> None:
+        never = acme.ask("POST", "/api/v2/assets/uploads", json={"size_bytes": 1001})
+        assert (never.status_code, never.json()["error"]["details"]["limit"]) == (429, "max_kept_bytes")
+        assert "Retry-After" not in never.headers
+        content = os.urandom(700)
+        assert finish(acme, put(acme, content), content).status_code == 201
+        # A process looks once a second.
+        time.sleep(KEPT_AGE_S + 0.1)
+        later = acme.ask("POST", "/api/v2/assets/uploads", json={"size_bytes": 301})
+        assert (later.status_code, int(later.headers["Retry-After"]) > 0) == (429, True)
+        assert acme.ask("POST", "/api/v2/assets/uploads", json={"size_bytes": 300}).status_code == 201
+
+    def test_those_begun_while_there_was_room_are_held_to_it_at_the_finish(self, acme: Client) -> None:
+        contents = [os.urandom(400) for _ in range(8)]
+        begun_ids = [put(acme, content) for content in contents]
+        with ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(lambda pair: finish(acme, *pair), zip(begun_ids, contents, strict=True)))
+        assert Counter(answer.status_code for answer in answers) == {201: 2, 429: 6}
+        assert kept_bytes(acme) == 800
+        # When there is room again, one that was refused is finished: nothing of it was lost.
+        taken = next(answer for answer in answers if answer.status_code == 201).json()["id"]
+        assert acme.ask("DELETE", f"/api/v2/assets/{taken}").ok
+        left = next(number for number, answer in enumerate(answers) if answer.status_code == 429)
+        time.sleep(KEPT_AGE_S + 0.1)
+        assert finish(acme, begun_ids[left], contents[left]).status_code == 201
+        assert kept_bytes(acme) == 800
+
+    def test_what_was_not_as_said_gives_its_room_back(self, acme: Client) -> None:
+        for _ in range(3):
+            assert finish(acme, put(acme, os.urandom(900)), b"another").status_code == 409
+        assert kept_bytes(acme) == 0

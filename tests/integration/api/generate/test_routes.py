@@ -64,7 +64,7 @@ def test_sync_waits_and_answers_with_the_result(api: Api) -> None:
     assert answer.status_code == 200
     result = answer.json()
     contract = {"id", "status", "message", "output", "timings", "comfyui_response"}
-    assert set(result) == contract | {"attempt", "instance", "gpu", "losses"}
+    assert set(result) == contract | {"attempt", "instance", "gpu", "losses", "gpu_time"}
     assert (result["id"], result["status"]) == ("my-id", "completed")
     output = result["output"][0]
     assert output["data"] is None

@@ -348,6 +348,18 @@ def test_who_may_send_more_than_the_bucket_takes_is_answered_here(
     assert (answer.status_code, answer.content) == (200, CONTENT)
 
 
+def test_a_download_goes_on_where_it_was_only_if_it_is_the_same_file(
+    redirecting: Api, in_bucket: dict[str, Any]
+) -> None:
+    part = {"Range": "bytes=5-9"}
+    same = requests.get(in_bucket["url"], headers={**part, "If-Range": f'"{in_bucket["hash"]}"'}, timeout=5)
+    other = requests.get(in_bucket["url"], headers={**part, "If-Range": '"other"'}, timeout=5)
+
+    assert (same.status_code, same.content) == (206, CONTENT[5:10])
+    assert len(same.history) == 1
+    assert (other.status_code, other.content, other.history) == (200, CONTENT, [])
+
+
 def test_what_is_known_is_told_without_the_bucket(redirecting: Api, in_bucket: dict[str, Any]) -> None:
     answer = requests.get(in_bucket["url"], headers={"If-None-Match": f'"{in_bucket["hash"]}"'}, timeout=5)
     assert (answer.status_code, answer.content) == (304, b"")

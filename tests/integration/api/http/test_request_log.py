@@ -21,7 +21,8 @@ from tests.waiting import until
 
 SECRET = "a-lighthouse-nobody-may-know-of"
 LINE = re.compile(
-    r"(?P<level>[A-Z]+) comfyline\.requests: (?P<said>[A-Z]+ \S+ \d+) \d+ ms(?P<job> job=\S+)? ref=(?P<ref>\w+)$"
+    r"(?P<level>[A-Z]+) comfyline\.requests: (?P<said>[A-Z]+ \S+ \d+) \d+ ms(?P<job> job=\S+)? ref=(?P<ref>\w+)"
+    r"(?: tenant=\S+)? trace_id=[0-9a-f]{32}$"
 )
 
 

@@ -278,7 +278,7 @@ def test_the_list_is_filtered_and_says_that_there_is_more(api: Api, capsys: pyte
 
 @pytest.mark.parametrize(
     "option",
-    [["--since", "yesterday"], ["--until", "2026-02-30"], ["--label", "a"], ["--label", "a=1", "--label", "a=2"]],
+    [["--since", "yesterday"], ["--until", "2026-02-30"], ["--label", "=a"], ["--label", "a=1", "--label", "a=2"]],
 )
 def test_filters_that_make_no_sense(api: Api, option: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["list", *option]) == 2

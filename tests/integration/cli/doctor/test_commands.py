@@ -7,15 +7,18 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
 from core.storage.marker import NAME
 from tests.fleet import ROOT, Fleet
 from tests.own_servers import children_of
+from tests.services import PostgresServer
 from tests.waiting import until
 
 pytestmark = pytest.mark.slow
@@ -167,6 +170,22 @@ class TestGpuHost:
         assert [line for line in lines if line.startswith("✓ GPUs           gpu0, SIMULATED")]
         # Where the broker is this machine's own, it may be started a moment later.
         assert not [line for line in lines if line.startswith("✗")]
+
+    def test_a_database_that_refuses_us_is_said_in_one_line(self, tmp_path: Path, postgres: PostgresServer) -> None:
+        url = urlsplit(postgres.create())._replace(path="/nowhere").geturl()
+        fleet = Fleet(tmp_path, simulated_gpus="3", database_url=url)
+        fleet.data_dir.mkdir(mode=0o700)
+        process, log = self.run(fleet, tmp_path)
+        try:
+            until(lambda: "Waiting for the ledger" in log.read_text(), what="a word about the database")
+            # Workers would each say the same, and soon.
+            assert not threading.Event().wait(2.0)
+            assert children_of(process.pid) == []
+        finally:
+            self.end(process)
+        [line] = [line for line in log.read_text().splitlines() if line.startswith("comfyline: ")]
+        assert "COMFYLINE_DATABASE_URL: the database does not let us in" in line
+        assert "Check the user, the password, and the name of the database;" in line
 
     def test_what_may_pass_is_said_and_waited_for(self, tmp_path: Path) -> None:
         """Storage of another fleet: its mount may still come."""

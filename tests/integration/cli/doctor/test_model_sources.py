@@ -61,6 +61,22 @@ def test_good_sources_take_one_line_and_each_bad_one_its_own(
     assert [each.text for each in found(host, ledger)][1:] == ["2 more cannot be fetched either."]
 
 
+def test_files_whose_size_nobody_says_are_told_and_how_to_say_it(
+    host: Settings, ledger: Ledger, server: ModelServer
+) -> None:
+    for name in ("told.sft", "a.sft", "b.sft"):
+        server.serve(f"/{name}", content(100), has_ranges=False, says_size=False)
+    enter(ledger, server, "told.sft", size_bytes=100)
+    [well] = found(host, ledger)
+    assert well.mark == "ok"
+    enter(ledger, server, "a.sft")
+    enter(ledger, server, "b.sft")
+    [said] = found(host, ledger)
+    assert said.mark == "advice"
+    assert said.text.startswith("checkpoints/a.sft and checkpoints/b.sft: neither source nor manifest says the size")
+    assert "--size" in said.text
+
+
 def test_a_start_asks_for_what_is_pinned_to_the_machine(host: Settings, ledger: Ledger, server: ModelServer) -> None:
     enter(ledger, server, "other.sft", tags=("else",))
     assert found(host, ledger, is_start=True) == []

@@ -146,6 +146,7 @@ def test_a_database_is_told_by_what_is_to_be_done_with_it(ledger_settings: Setti
     [older] = by_subject(servers(ledger_settings), "database")
     with contextlib.closing(Ledger(ledger_settings)) as ledger, ledger.database.write() as transaction:
         transaction.connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+        transaction.connection.exec_driver_sql("UPDATE facts SET value = '9998' WHERE name = 'ledger.works_with'")
     [newer] = by_subject(servers(ledger_settings), "database")
     with pytest.raises(ConfigurationError) as refusal:
         migrate(ledger_settings)
@@ -280,7 +281,7 @@ class TestStorage:
         (tmp_path / "shared").mkdir()
         settings = ledger_settings.model_copy(update={"storage_dir": tmp_path / "shared"})
         with contextlib.closing(Ledger(settings)) as ledger:
-            StorageMarker(settings, ledger.facts).settle()
+            StorageMarker(settings, ledger.storage_moves).settle()
         return settings
 
     def test_a_sound_one_is_tried_and_left_as_it_was(self, settings: Settings) -> None:
@@ -296,7 +297,7 @@ class TestStorage:
         (settings.outputs_dir / NAME).write_text("another")
 
         with contextlib.closing(Ledger(settings)) as ledger, pytest.raises(ConfigurationError) as refusal:
-            StorageMarker(settings, ledger.facts).settle()
+            StorageMarker(settings, ledger.storage_moves).settle()
 
         assert wrong(servers(settings), "storage") == refusal.value.message
 

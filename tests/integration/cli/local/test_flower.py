@@ -128,7 +128,7 @@ def test_the_job_that_ran_is_named_whichever_the_turn_was_for(
     assert task["args"] == "a turn, published for for-another"
     assert "result" in str(get(fleet, "/tasks"))
     [line] = lines(fleet, "gpu0", job.id)
-    said = rf"INFO comfyline.tasks: {GENERATE} success seconds=[\d.]+: job {job.id} attempt 1 on {name}$"
+    said = rf"INFO comfyline.tasks: {GENERATE} success seconds=[\d.]+: job {job.id} attempt 1 on {name}( \w+=\w+)*$"
     assert re.search(said, line)
     assert any(f"job {job.id} attempt 1" in line for line in lines(fleet, "io", "fleet.upload"))
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import cli.local.processes
-from cli.local.processes import ProcessSet, ProcessSpec
+from cli.local.processes import NOT_AGAIN, ProcessSet, ProcessSpec
 from core.errors import ConfigurationError
 from tests.waiting import eventually
 
@@ -104,6 +104,17 @@ def test_what_does_not_end_is_killed_with_its_family(
     processes.sweep()
     assert eventually(lambda: all(_is_gone(int(pid)) for pid in notes.read_text().split()))
     assert said == ["it did not end in time and is killed."]
+
+
+def test_what_would_only_be_refused_again_is_not_started_again(
+    processes: ProcessSet, tmp_path: Path, said: list[str]
+) -> None:
+    code = f"print('comfyline: set COMFYLINE_HOST.', flush=True); raise SystemExit({NOT_AGAIN})"
+    processes.start(_spec(tmp_path, code))
+    assert _tick_until(processes, lambda: not processes.is_running())
+    assert processes.refused == ["it"]
+    [line] = said
+    assert line.startswith("it is not started again.\n  comfyline: set COMFYLINE_HOST.")
 
 
 def test_what_dies_starts_again_with_growing_pauses(

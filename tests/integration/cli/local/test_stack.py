@@ -13,6 +13,7 @@ import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -24,7 +25,8 @@ from core.ledger import Ledger
 from core.records.job import QUEUED, RUNNING
 from core.settings import load_settings
 from tests.fleet import work
-from tests.waiting import eventually
+from tests.prometheus_server import program
+from tests.waiting import eventually, until
 
 READY_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 40.0
@@ -38,7 +40,8 @@ class Running:
     """A command that runs a whole stack in a directory and on ports of its own."""
 
     def __init__(self, root: Path, *command: str, **environment: str) -> None:
-        api_port, self.flower_port = free_ports(2)
+        api_port, self.flower_port, prometheus_port = free_ports(3)
+        self.prometheus_url = f"http://127.0.0.1:{prometheus_port}"
         self.data_dir = root / "data"
         self.base_url = f"http://127.0.0.1:{api_port}"
         self.flower_url = f"http://127.0.0.1:{self.flower_port}"
@@ -50,6 +53,7 @@ class Running:
             "COMFYLINE_DATA_DIR": str(self.data_dir),
             "COMFYLINE_API_PORT": str(api_port),
             "COMFYLINE_FLOWER_PORT": str(self.flower_port),
+            "COMFYLINE_PROMETHEUS_PORT": str(prometheus_port),
             MARKER: self._marker,
             **environment,
         }
@@ -146,6 +150,20 @@ class TestUp:
         assert stack.flower_url in output
         assert len(re.findall(r"^gpu\d .*SIMULATED", output, re.MULTILINE)) == 2
         assert str(stack.data_dir) in output
+
+    def test_a_prometheus_that_is_installed_scrapes_the_stack_and_goes_by_our_rules(self, stack: Running) -> None:
+        program("prometheus")
+        assert stack.prometheus_url in stack.output()
+
+        def asked(path: str) -> Any:
+            try:
+                return requests.get(f"{stack.prometheus_url}/api/v1/{path}", timeout=10).json()["data"]
+            except requests.RequestException:
+                return {}
+
+        healthy = 'query?query=sum(comfyline_gpus{state="healthy"})'
+        until(lambda: [each["value"][1] for each in asked(healthy).get("result", ())] == ["2"], what="a scrape")
+        assert {group["name"] for group in asked("rules")["groups"]} == {"comfyline", "comfyline-alerts"}
 
     def test_uses_a_broker_of_its_own_and_no_port_for_it(self, stack: Running) -> None:
         assert (stack.data_dir / "broker.sock").is_socket()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -14,10 +15,13 @@ from typing import Any
 import pytest
 from blake3 import blake3
 
+from cli.doctor.servers import look_only, server_checks
 from core.clock import now_ms
+from core.errors import ConfigurationError, StorageUnavailable
 from core.ledger import Ledger
 from core.ledger.input_files import InputFile
 from core.settings import Settings
+from core.storage import marker as storage_marker
 from core.storage.backend import input_storage
 from core.storage.folders import content_key
 from core.storage.marked_bucket import NAME
@@ -26,6 +30,7 @@ from tests.bucket_fleet import BUCKET, bucket_settings
 from tests.fleet import ROOT
 from tests.ledger_moves import claimed, produced
 from tests.s3_server import Gate, S3Server
+from tests.waiting import until
 
 pytestmark = pytest.mark.slow
 
@@ -46,7 +51,7 @@ class Moving:
         self.s3 = s3
         self.ledger = Ledger(settings)
         self.url = s3.url
-        StorageMarker(settings, self.ledger.facts).settle()
+        StorageMarker(settings, self.ledger.storage_moves).settle()
 
     def output(self, content: bytes) -> str:
         """A job with one file; returns the file's key."""
@@ -72,8 +77,9 @@ class Moving:
         self.ledger.input_files.add(InputFile(id=digest[:32], hash=f"blake3:{digest}", name="a.png", **fields))
         return content_key(digest)
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, folder: str = "files") -> subprocess.Popen[str]:
         settings = {"data_dir": str(self.settings.data_dir), **bucket_settings(self.url)}
+        settings["storage_url"] = f"s3://{BUCKET}/{folder}"
         settings["database_url"] = self.settings.ledger_url
         return subprocess.Popen(
             [sys.executable, "-m", "cli.main", "storage", "copy", *arguments],
@@ -84,8 +90,8 @@ class Moving:
             text=True,
         )
 
-    def run(self, *arguments: str, status: int = 0) -> str:
-        process = self.start(*arguments)
+    def run(self, *arguments: str, status: int = 0, folder: str = "files") -> str:
+        process = self.start(*arguments, folder=folder)
         said, _ = process.communicate(timeout=60)
         assert process.returncode == status, said
         return said
@@ -98,11 +104,27 @@ class Moving:
             key.removeprefix("files/"): self.s3.client.get_object(Bucket=BUCKET, Key=key)["Body"].read() for key in keys
         }
 
+    def bucket_settings(self, folder: str = "files") -> Settings:
+        """Those of a process of the fleet that has the bucket for its storage."""
+        values: dict[str, Any] = bucket_settings(self.s3.url) | {"storage_url": f"s3://{BUCKET}/{folder}"}
+        return Settings(data_dir=self.settings.data_dir, database_url=self.settings.database_url, **values)
+
+    def marker(self, folder: str = "files") -> StorageMarker:
+        """How such a process sees it."""
+        return StorageMarker(self.bucket_settings(folder), self.ledger.storage_moves)
+
     def problem(self) -> str | None:
-        """What a fleet that is started on the bucket says of it."""
-        values: dict[str, Any] = bucket_settings(self.s3.url)
-        settings = Settings(data_dir=self.settings.data_dir, database_url=self.settings.database_url, **values)
-        return StorageMarker(settings, self.ledger.facts).problem()
+        """What such a process says of it."""
+        return self.marker().problem()
+
+
+def doctors_word(settings: Settings, mark: str) -> str:
+    """What `comfyline doctor` says of the storage."""
+    with contextlib.closing(look_only(settings)) as ledger:
+        [check] = [check for check in server_checks(settings, ledger, with_broker=False) if check.subject == "storage"]
+        [said] = check.look()
+    assert said[0] == mark, said
+    return said[1]
 
 
 @pytest.fixture
@@ -136,9 +158,81 @@ def test_a_file_that_is_not_what_the_ledger_says_stops_the_move(moving: Moving) 
 
     said = moving.run(status=1)
 
-    assert f"{key} is not what the ledger says it is" in said
+    asset = moving.ledger.outputs.output_at(key)
+    assert f"{key} (asset {asset.id} of job {asset.job_id}) is not what the ledger says it is" in said
     assert list(moving.in_bucket()) == [f"outputs/{well}"]
     assert moving.problem() is not None
+
+
+def test_files_that_are_gone_stop_the_move_until_the_operator_lets_them_go(moving: Moving) -> None:
+    gone, upload, there = moving.output(b"gone"), moving.input(b"upload"), moving.output(b"there")
+    (moving.settings.outputs_dir / gone).unlink()
+    (moving.settings.inputs_dir / upload).unlink()
+    asset = moving.ledger.outputs.output_at(gone)
+
+    said = moving.run(status=1)
+
+    assert f"{gone} (asset {asset.id} of job {asset.job_id}) is neither in the directory nor in the bucket" in said
+    assert f"{upload} (asset {upload.rpartition('/')[2][:32]}) is neither" in said
+    assert there not in said
+    assert moving.problem() is not None
+    said = moving.run("--despite-losses")
+    assert gone in said
+    assert moving.problem() is None
+
+
+def test_the_first_process_on_the_bucket_moves_the_fleet_and_the_directory_is_refused(moving: Moving) -> None:
+    with_directory = StorageMarker(moving.settings, moving.ledger.storage_moves)
+    moving.run()
+    with_directory.settle()
+    assert moving.marker().is_next(), "the directory is the fleet's until something is started on the bucket"
+
+    assert "moves the fleet there" in doctors_word(moving.bucket_settings(), "advice")
+    for _ in range(2):
+        moving.marker().settle()
+
+    assert not moving.marker().is_next()
+    with pytest.raises(ConfigurationError, match="no longer this fleet's storage: the fleet has moved"):
+        with_directory.settle()
+    assert "no longer this fleet's storage" in doctors_word(moving.settings, "wrong")
+    # What came into the directory last is brought still, and the marker stays.
+    late = moving.output(b"late")
+    assert moving.run().startswith("1 files copied")
+    assert f"outputs/{late}" in moving.in_bucket()
+    assert moving.problem() is None
+
+
+def test_a_process_that_runs_on_the_directory_notices_the_move(moving: Moving, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage_marker, "KNOWN_S", 0.0)
+    monkeypatch.setattr(storage_marker, "HOLDS_S", 0.0)
+    running = StorageMarker(moving.settings, moving.ledger.storage_moves)
+    moving.run()
+    assert running.problem() is None
+
+    moving.marker().settle()
+
+    until(lambda: running.problem() is not None)
+    with pytest.raises(StorageUnavailable):
+        running.require()
+
+
+def test_of_two_buckets_that_were_filled_the_last_one_is_the_fleets(moving: Moving) -> None:
+    moving.output(b"x")
+    moving.run()
+    first = moving.marker()
+    moving.run(folder="second")
+
+    with pytest.raises(ConfigurationError, match="one that it never moved to"):
+        first.settle()
+    moving.marker("second").settle()
+    with pytest.raises(ConfigurationError, match="is not this fleet's storage"):
+        first.settle()
+
+    # Filled again, the first one is.
+    moving.run()
+    moving.marker().settle()
+    with pytest.raises(ConfigurationError, match="no longer this fleet's storage"):
+        moving.marker("second").settle()
 
 
 def test_what_belongs_to_no_ended_job_stays(moving: Moving) -> None:

@@ -93,3 +93,8 @@ def test_the_sizes_of_model_files(any_version: SimulatorProcess) -> None:
     assert sizes["ae.safetensors"] == 340_000_000
     # It is in two folders, with 11.9 GB in the other.
     assert sizes["flux1-dev-fp8.safetensors"] == 17_200_000_000
+    by_folder = {name: size for name, size in sizes.items() if name.endswith("/flux1-dev-fp8.safetensors")}
+    assert by_folder == {
+        "checkpoints/flux1-dev-fp8.safetensors": 17_200_000_000,
+        "diffusion_models/flux1-dev-fp8.safetensors": 11_900_000_000,
+    }

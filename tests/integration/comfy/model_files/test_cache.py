@@ -137,15 +137,51 @@ def test_one_process_holds_a_lock_until_it_is_killed(cache: ModelCache, tmp_path
         assert is_ours
 
 
-def test_parts_that_nobody_wants_any_more_go_after_a_day(cache: ModelCache) -> None:
-    wanted, old, young = (cache.part_of(f"checkpoints/sub/{name}.sft") for name in ("wanted", "old", "young"))
-    old.parent.mkdir(parents=True)
-    for part in (wanted, old, young):
-        part.touch()
-        part.with_suffix(".journal").touch()
-        if part is not young:
-            os.utime(part, (0, 0))
-    cache.remove_parts(spare={"checkpoints/sub/wanted.sft"})
-    assert sorted(path.name for path in old.parent.iterdir()) == [
-        *(".wanted.sft.journal", ".wanted.sft.part", ".young.sft.journal", ".young.sft.part")
-    ]
+def gathered(cache: ModelCache, name: str, *, size: int = 0, age_s: float = 0.0) -> str:
+    """Have a part of a file; returns the file's path."""
+    path = f"checkpoints/sub/{name}.sft"
+    part = cache.part_of(path)
+    part.parent.mkdir(parents=True, exist_ok=True)
+    part.write_bytes(b"x" * size)
+    journal_of(part).touch()
+    os.utime(part, (time.time() - age_s,) * 2)
+    return path
+
+
+def parts_of(cache: ModelCache) -> set[str]:
+    return {path.name for path in (cache.folder / "checkpoints" / "sub").iterdir()}
+
+
+def test_parts_that_nobody_waits_for_go_after_a_day_and_others_with_their_entry(cache: ModelCache) -> None:
+    known = {gathered(cache, name, age_s=10**6) for name in ("wanted", "old")} | {gathered(cache, "young")}
+    gathered(cache, "removed")
+    cache.remove_parts(known=known, wanted={"checkpoints/sub/wanted.sft"})
+    assert parts_of(cache) == {".wanted.sft.journal", ".wanted.sft.part", ".young.sft.journal", ".young.sft.part"}
+
+
+def test_a_part_that_somebody_adds_to_stays(cache: ModelCache) -> None:
+    path = gathered(cache, "a")
+    with cache.fetching(path) as is_ours:
+        assert is_ours
+        assert cache.is_under_way(path)
+        cache.remove_parts(known=(), wanted=())
+        assert cache.remove_part(path) is False
+        assert parts_of(cache) == {".a.sft.journal", ".a.sft.part"}
+    assert not cache.is_under_way(path)
+    assert cache.remove_part(path) is True
+    assert parts_of(cache) == set()
+
+
+def test_a_part_takes_what_it_takes_on_the_disk(cache: ModelCache) -> None:
+    path = gathered(cache, "a", size=100_000)
+    os.truncate(cache.part_of(path), 10**9)
+    [part] = cache.parts()
+    assert (part.path, part.name, part.whole_bytes) == (path, "sub/a.sft", 10**9)
+    assert 100_000 <= part.disk_bytes < 10**6
+
+
+def test_a_thread_does_not_get_the_lock_of_another(cache: ModelCache) -> None:
+    with cache.locked("one") as first, cache.locked("one") as second:
+        assert (first, second) == (True, False)
+    with cache.locked("one") as third:
+        assert third, "the second one has not let it go, and the first one has"

@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -214,3 +216,98 @@ def test_a_disk_that_takes_nothing_is_told_in_a_line(server: ModelServer, tmp_pa
     server.serve("/x", BODY)
     with pytest.raises(ModelUnavailable, match="cannot be written: No such file or directory"):
         fetch(server, tmp_path / "away" / ".x.part")
+
+
+def test_room_is_made_before_anything_is_written(server: ModelServer, part: Path) -> None:
+    """A disk that others have filled takes no journal, either, and nothing would ever go for the file."""
+    server.serve("/x", BODY)
+    seen: list[list[str]] = []
+    fetch(server, part, make_room=lambda _size: seen.append(sorted(each.name for each in part.parent.iterdir())))
+    assert seen[0] == []
+
+
+def test_a_disk_that_takes_a_piece_by_halves_gets_the_rest(
+    server: ModelServer, part: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.serve("/x", BODY)
+    whole = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda file, piece, offset: whole(file, piece[: len(piece) // 2 + 1], offset))
+    fetch(server, part)
+    assert part.read_bytes() == BODY
+
+
+def test_a_source_that_says_no_size_gets_no_more_room_than_there_is(server: ModelServer, part: Path) -> None:
+    server.serve("/x", BODY, has_ranges=False, says_size=False, bytes_s=20e6)
+    asked: list[int] = []
+
+    def has_room(size: int) -> bool:
+        asked.append(size)
+        return size <= 1_000_000
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(download, "ROOM_BYTES", 400_000)
+        with pytest.raises(ModelRefused, match=r"/x sends more than there is room for: \d+ bytes came.*size_bytes"):
+            fetch(server, part, has_room=has_room)
+    assert list(part.parent.iterdir()) == [], "it was thrown away"
+    assert sorted(asked) == asked
+    assert len(asked) <= 4, "it is asked for room in steps"
+    until(lambda: not server.busy, what="the end of its connection")
+    assert server.sent["/x"] < len(BODY)
+
+
+def test_what_an_entry_says_is_the_most_that_comes(server: ModelServer, part: Path) -> None:
+    server.serve("/x", BODY, has_ranges=False, says_size=False, bytes_s=20e6)
+    rooms: list[int] = []
+    with pytest.raises(ModelRefused, match="the manifest says 1000000"):
+        fetch(server, part, size=1_000_000, make_room=rooms.append, has_room=lambda _size: False)
+    assert rooms == [1_000_000]
+    assert list(part.parent.iterdir()) == []
+
+
+def test_who_has_no_room_any_more_gives_back_what_he_has(
+    server: ModelServer, part: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "ROOM_S", 0.1)
+    server.serve("/x", BODY, bytes_s=300e3)
+    rooms: list[int] = []
+
+    def make_room(size: int) -> None:
+        rooms.append(size)
+        if len(rooms) > 1:
+            raise ModelUnavailable("There is no room.")
+
+    with pytest.raises(ModelUnavailable, match="no room"):
+        fetch(server, part, make_room=make_room)
+    assert rooms == [len(BODY)] * 2
+    assert list(part.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"is_mute": True},
+        {"has_ranges": False, "bytes_s": 0.1, "piece_bytes": 1},
+        {"has_ranges": False, "bytes_s": 0.1, "piece_bytes": 1, "says_size": False},
+        {"bytes_s": 0.1, "piece_bytes": 1},
+    ],
+)
+def test_a_fetch_can_be_cut_whatever_its_source_does(server: ModelServer, part: Path, how: dict[str, Any]) -> None:
+    file = server.serve("/x", BODY, **how)
+    url = f"{server.url}/x"
+    running = Download(Address(url=lambda: url, shown=url, allow_http=True), part, Wanted(sha256=SHA, size_bytes=None))
+    found: list[Fetched | None] = []
+    thread = threading.Thread(target=lambda: found.append(running.run()), daemon=True)
+    thread.start()
+    until(lambda: server.busy, what="its request")
+    time.sleep(0.3)
+    running.cut()
+    thread.join(5)
+    file.is_mute, file.bytes_s = False, None
+    assert found == [None]
+
+
+def test_a_source_may_ask_for_a_pause(server: ModelServer, part: Path) -> None:
+    server.serve("/x", BODY, status=429, has_ranges=False, headers={"Retry-After": "7"})
+    with pytest.raises(ModelUnavailable, match="answered 429") as caught:
+        fetch(server, part)
+    assert caught.value.asked_pause_s == 7.0

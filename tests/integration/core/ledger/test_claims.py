@@ -106,6 +106,7 @@ def test_a_claim_holds_what_the_worker_needs(ledger: Ledger) -> None:
         timeout_s=12.5,
         has_webhook=False,
         has_secrets=False,
+        created_at_ms=job.created_at_ms,
     )
     assert claim.prompt_id == prompt_id_of(job.id, 1)
     running = ledger.jobs.get(job.id)

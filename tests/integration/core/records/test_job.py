@@ -18,6 +18,14 @@ BUCKET = BucketTarget(endpoint_url=None, bucket_name="b", region="eu-west-1", pr
 ASKED: dict[str, Any] = {
     "tenant": "acme",
     "contract": "generate",
+    "key_id": "k" * 36,
+    "label": "a label",
+    "batch": "b" * 36,
+    "batch_index": 7,
+    "varied": {"1.color": 7},
+    "replaces": "r" * 36,
+    "rerun_of": "o" * 36,
+    "drawn": ("seed",),
     "priority": -3,
     "metadata": {"name": "é\U0001f600", "deep": [1, None, {"x": 0.1}]},
     "template": "portrait",
@@ -29,6 +37,7 @@ ASKED: dict[str, Any] = {
     "timeout_s": 90.0,
     "requires": Requirements(vram_gb=24.0),
     "start_within_s": 60.0,
+    "traceparent": f"00-{'a' * 32}-{'b' * 16}-01",
 }
 ADDED: dict[str, Any] = {"nodes_total": 4, "shape": "s" * 64, "inputs": (InputRef(name="n", key="k"),)}
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ssl
 import threading
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ from core.storage import marker as storage_marker
 from core.storage.marker import StorageMarker
 from tests.bucket_fleet import BUCKET, bucket_settings
 from tests.s3_server import Gate, S3Server, fronted
+from tests.tls import Authority
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +75,7 @@ def test_processes_that_start_at_once_agree_on_one_marker(change: Change, s3: S3
 
     assert problems == []
     ledger = Ledger(settings)
-    assert StorageMarker(settings, ledger.facts).problem() is None
+    assert StorageMarker(settings, ledger.storage_moves).problem() is None
     ledger.close()
 
 
@@ -89,7 +92,20 @@ def test_a_bucket_of_another_fleet(change: Change, ledger: Ledger, s3: S3Server)
 
     assert f"remove {key}" in refused(settings)
     ledger.facts.settle(STORAGE, ledger.facts.settle(FLEET, "ours"))
-    assert "another fleet's storage" in refused(settings)
+    assert "but another fleet's" in refused(settings)
+
+
+@pytest.mark.parametrize("content", [b"", b"<!doctype html><title>Hello</title>"])
+def test_what_answers_with_no_marker_is_told_from_another_fleets(
+    change: Change, ledger: Ledger, s3: S3Server, content: bytes
+) -> None:
+    settings = change()
+    key = f"{settings.storage_url.removeprefix(f's3://{BUCKET}/')}/{marked_bucket.NAME}"
+    s3.client.put_object(Bucket=BUCKET, Key=key, Body=content)
+
+    assert "holds no marker. Does COMFYLINE_STORAGE_ENDPOINT_URL" in refused(settings)
+    ledger.facts.settle(STORAGE, ledger.facts.settle(FLEET, "ours"))
+    assert "holds no marker. Does COMFYLINE_STORAGE_ENDPOINT_URL" in refused(settings)
 
 
 def test_a_bucket_that_is_not_there(change: Change) -> None:
@@ -123,6 +139,25 @@ def answer(status: int, code: str, more: str = "") -> bytes:
 def test_wrong_credentials_and_a_wrong_region(change: Change, s3: S3Server, said: bytes, words: str) -> None:
     with fronted(s3, [said] * 2000) as front:
         assert words in refused(change(storage_endpoint_url=front.url))
+
+
+def test_a_server_without_tls_and_one_with_a_certificate_of_its_own(
+    change: Change, s3: S3Server, tmp_path: Path
+) -> None:
+    plain = marked_bucket.MarkedBucket(change(storage_endpoint_url=s3.url.replace("http://", "https://")))
+    assert "the S3 server does not speak TLS with us: check COMFYLINE_STORAGE_ENDPOINT_URL" in str(plain.away())
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*Authority(tmp_path / "tls").issue("localhost"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        url = f"https://127.0.0.1:{server.server_address[1]}"
+        why = marked_bucket.MarkedBucket(change(storage_endpoint_url=url)).away()
+        server.shutdown()
+        thread.join(10)
+    assert "the certificate of the S3 server is not trusted: AWS_CA_BUNDLE names" in str(why)
 
 
 def test_a_bucket_without_write_rights(change: Change, s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,7 +208,7 @@ def test_a_bucket_that_goes_away_is_noticed_and_seen_again(
     monkeypatch.setattr(storage_marker, "HOLDS_S", 0.0)
     monkeypatch.setattr(storage_marker, "HOLDS_IN_BUCKET_S", 0.0)
     gate = Gate(s3.port)
-    marker = StorageMarker(change(storage_endpoint_url=gate.url), ledger.facts)
+    marker = StorageMarker(change(storage_endpoint_url=gate.url), ledger.storage_moves)
     assert marker.problem() is None
     assert not marker.is_full()
     gate.shut()

@@ -40,7 +40,7 @@ def machine(tmp_path: Path, ledger: Ledger) -> Callable[..., StorageMarker]:
 
     def make(name: str, storage_dir: Path | None = None) -> StorageMarker:
         (tmp_path / name / "data").mkdir(parents=True, exist_ok=True)
-        return StorageMarker(make_settings(tmp_path / name, storage_dir=storage_dir), ledger.facts)
+        return StorageMarker(make_settings(tmp_path / name, storage_dir=storage_dir), ledger.storage_moves)
 
     return make
 
@@ -132,7 +132,7 @@ def test_storage_of_another_fleet_is_refused(tmp_path: Path, machine: Machine) -
     ledger = Ledger(other)
 
     with pytest.raises(ConfigurationError, match="belongs to another fleet"):
-        StorageMarker(other, ledger.facts).settle()
+        StorageMarker(other, ledger.storage_moves).settle()
     ledger.close()
 
 
@@ -225,7 +225,7 @@ def test_the_io_worker_moves_no_file_to_where_the_mount_should_be(tmp_path: Path
     settings = make_settings(tmp_path, storage_dir=shared)
     migrate(settings)
     ledger = Ledger(settings)
-    StorageMarker(settings, ledger.facts).settle()
+    StorageMarker(settings, ledger.storage_moves).settle()
     ledger.close()
     claim = generated(settings, {}, a_png=picture())
     unmount(shared)
@@ -288,7 +288,7 @@ def test_no_process_that_uses_files_starts_without_the_fleets_storage(
     first = make_settings(tmp_path, **common)
     migrate(first)
     ledger = Ledger(first)
-    StorageMarker(first, ledger.facts).settle()
+    StorageMarker(first, ledger.storage_moves).settle()
     ledger.close()
     (tmp_path / "other").mkdir()
     broker = {"broker_url": shared_redis.url, "broker_namespace": f"{shared_redis.namespace}-unshared"}

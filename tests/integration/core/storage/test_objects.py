@@ -16,12 +16,13 @@ import requests
 from blake3 import blake3
 
 from core.settings import Settings
-from core.storage import object_client, object_reader, objects, sending
-from core.storage.folders import FRESH_S, BucketFault, content_key, is_out_of_room
-from core.storage.objects import S3Storage
+from core.storage import copying, object_client, object_reader, objects, sending
+from core.storage.folders import FRESH_S, BucketFault, LocalStorage, content_key, is_out_of_room
+from core.storage.objects import FILES_AT_ONCE, S3Storage
 from core.storage.placing import LocalFile
 from core.storage.sending import LARGE_BYTES
 from tests.bucket_fleet import BUCKET, bucket_settings
+from tests.faulty_bucket import Asked, Fault, faulty_bucket
 from tests.s3_server import Gate, S3Server, fronted
 
 MIB = 1024 * 1024
@@ -172,6 +173,106 @@ def test_an_object_that_was_changed_is_not_handed_on(storage: S3Storage, bucket:
     assert list(tmp_path.glob("*copy*")) == []
 
 
+def test_what_is_young_needs_no_mark(storage: S3Storage, bucket: S3Server, ages: Callable[[float], None]) -> None:
+    key = put(storage, b"young")
+    put(storage, b"young")
+    storage.touch(key)
+    assert names(bucket) == [f"files/inputs/{key}"]
+    # By the time that nobody may remove it any more it is marked again.
+    ages(FRESH_S / 2)
+    storage.touch(key)
+    assert names(bucket) == [f"files/inputs/{key}", f"files/touched/inputs/{key}"]
+
+
+def test_files_of_a_job_go_side_by_side_a_few_at_once(bucket: S3Server, tmp_path: Path) -> None:
+    paths = [tmp_path / f"{number}.png" for number in range(12)]
+    for number, path in enumerate(paths):
+        path.write_bytes(b"%d" % number)
+    under_way, most, lock = 0, 0, threading.Lock()
+
+    def slow(asked: Asked) -> Fault | None:
+        nonlocal under_way, most
+        with lock:
+            under_way += 1
+            most = max(most, under_way)
+        time.sleep(0.1)
+        with lock:
+            under_way -= 1
+        return None
+
+    with faulty_bucket(bucket.port) as front:
+        front.rule = slow
+        storage = storage_at(front.url, tmp_path, "outputs")
+        storage.keep([local(f"job/{path.name}", path) for path in paths])
+        # Doing it again sends nothing.
+        front.seen.clear()
+        storage.keep([local(f"job/{path.name}", path) for path in paths])
+        assert not [asked for asked, _ in front.seen if asked.writes]
+
+    assert most == FILES_AT_ONCE
+    assert sorted(storage.keys()) == sorted(f"job/{path.name}" for path in paths)
+
+
+def test_what_cannot_be_kept_is_told_and_the_rest_is_not_begun(bucket: S3Server, tmp_path: Path) -> None:
+    paths = [tmp_path / f"{number}.png" for number in range(40)]
+    for path in paths:
+        path.write_bytes(b"x")
+    with faulty_bucket(bucket.port) as front:
+        front.rule = lambda asked: Fault(status=403, code="AccessDenied") if asked.method == "PUT" else None
+        with pytest.raises(BucketFault, match="do not permit this"):
+            storage_at(front.url, tmp_path, "outputs").keep([local(f"job/{path.name}", path) for path in paths])
+        assert len([asked for asked, _ in front.seen if asked.method == "PUT"]) < len(paths)
+
+
+class TestTakingOver:
+    def test_no_bytes_come_by(self, bucket: S3Server, tmp_path: Path) -> None:
+        (tmp_path / "a").write_bytes(b"made")
+        digest = f"blake3:{blake3(b'made').hexdigest()}"
+        key = content_key(blake3(b"made").hexdigest())
+        with faulty_bucket(bucket.port) as front:
+            outputs = storage_at(front.url, tmp_path, "outputs")
+            keep(outputs, "job/a.png", tmp_path / "a")
+            front.seen.clear()
+            inputs = storage_at(front.url, tmp_path)
+            for _ in range(2):
+                assert inputs.take_over(outputs, "job/a.png", key, size_bytes=4, digest=digest)
+            copies = [asked for asked, _ in front.seen if asked.method == "PUT"]
+            assert (len(copies), front.sent_bytes()) == (1, 0)
+        with inputs.open(key, size_bytes=4) as file:
+            assert file.read() == b"made"
+        inputs.copy(key, tmp_path / "b")
+        assert (tmp_path / "b").read_bytes() == b"made"
+
+    def test_in_parts_where_it_is_large(
+        self, bucket: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        content = os.urandom(6 * MIB)
+        monkeypatch.setattr(copying, "AT_ONCE_BYTES", MIB)
+        monkeypatch.setattr(copying._PARTS, "multipart_threshold", MIB)
+        monkeypatch.setattr(copying._PARTS, "multipart_chunksize", 5 * MIB)
+        (tmp_path / "a").write_bytes(content)
+        outputs, inputs = storage_at(bucket.url, tmp_path, "outputs"), storage_at(bucket.url, tmp_path)
+        keep(outputs, "job/a.png", tmp_path / "a")
+        digest = blake3(content).hexdigest()
+        key = content_key(digest)
+        inputs.take_over(outputs, "job/a.png", key, size_bytes=len(content), digest=f"blake3:{digest}")
+        inputs.copy(key, tmp_path / "b")
+        assert (tmp_path / "b").read_bytes() == content
+
+    def test_what_is_not_there_or_another_file(self, bucket: S3Server, tmp_path: Path) -> None:
+        outputs, inputs = storage_at(bucket.url, tmp_path, "outputs"), storage_at(bucket.url, tmp_path)
+        (tmp_path / "a").write_bytes(b"made")
+        keep(outputs, "job/a.png", tmp_path / "a")
+        digest = blake3(b"made").hexdigest()
+        for source, size_bytes in (("job/b.png", 4), ("job/a.png", 5)):
+            with pytest.raises(FileNotFoundError):
+                inputs.take_over(outputs, source, content_key(digest), size_bytes=size_bytes, digest=f"blake3:{digest}")
+        assert not inputs.take_over(
+            LocalStorage(tmp_path), "job/a.png", content_key(digest), size_bytes=4, digest=f"blake3:{digest}"
+        )
+        assert list(inputs.keys()) == []
+
+
 class TestDiscarding:
     def test_only_what_is_old_goes(self, storage: S3Storage, bucket: S3Server, ages: Callable[[float], None]) -> None:
         key = put(storage, b"x")
@@ -185,14 +286,17 @@ class TestDiscarding:
     def test_what_was_put_or_touched_again_stays(
         self, storage: S3Storage, bucket: S3Server, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        keys = [put(storage, b"x"), put(storage, b"y")]
-        storage.touch(keys[0])
-        put(storage, b"y")
+        keys = [put(storage, b"x"), put(storage, b"y"), put(storage, b"z")]
         age_s = objects._age_s
         # The objects are old, their marks are not.
         monkeypatch.setattr(objects, "_age_s", lambda found: age_s(found) + (FRESH_S if found["ContentLength"] else 0))
+        storage.touch(keys[0])
+        put(storage, b"y")
+        draft = storage.draft()
+        draft.write_bytes(b"z")
+        storage.put(keys[2], draft, is_needed=True)
 
-        assert [storage.discard(key) for key in keys] == [False, False]
+        assert [storage.discard(key) for key in keys] == [False, False, False]
 
         assert sorted(storage.keys()) == sorted(keys)
         assert not [name for name in names(bucket) if "removing" in name]
@@ -220,6 +324,8 @@ class TestDiscarding:
     ) -> None:
         key = put(storage, b"x")
         bucket.client.put_object(Bucket=BUCKET, Key=f"files/removing/inputs/{key}", Body=b"")
+        age_s = objects._age_s
+        monkeypatch.setattr(objects, "_age_s", lambda found: age_s(found) + (FRESH_S if found["ContentLength"] else 0))
         monkeypatch.setattr(objects, "REMOVER_DEAD_S", 0.5)
         monkeypatch.setattr(objects, "REMOVER_PAUSE_S", 0.05)
 

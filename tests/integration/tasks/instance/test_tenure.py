@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 import pytest
 from sqlalchemy import delete
 
+from cli.local.processes import NOT_AGAIN
 from comfy.process.spec import InstanceSpec
 from core.errors import ConfigurationError
 from core.ledger import Ledger
@@ -19,7 +22,7 @@ from core.ledger.sealing import make_key
 from core.ledger.upgrade import migrate
 from core.settings import Settings
 from tasks.instance.tenure import Tenure, take_or_refuse
-from tests.fleet import Fleet
+from tests.fleet import ROOT, Fleet
 from tests.ledger_moves import register, submit
 from tests.services import Broker, make_settings
 from tests.waiting import until
@@ -104,6 +107,25 @@ def test_a_second_machine_of_the_same_name_is_refused(
     assert f"{NAME} belongs to another worker" in last
     assert f"process {machine.processes['gpu0'].pid}" in last
     assert is_untouched(books, owner)
+
+
+def test_all_workers_of_a_second_machine_of_the_same_name_are_refused_in_one_line(
+    tmp_path: Path, common: dict[str, str], machine: Fleet, books: Ledger, owner: NameOwner
+) -> None:
+    fleet = Fleet(tmp_path, **{**common, "simulated_gpus": "3"})
+    fleet.data_dir.mkdir(mode=0o700)
+    refused = fleet.command("gpu")
+
+    assert refused.returncode == 2, refused
+    [line] = [line for line in refused.stderr.splitlines() if line.startswith("comfyline: ")]
+    assert f"{NAME} belongs to another worker" in line
+    assert "COMFYLINE_HOST (now twin)" in line
+    assert is_untouched(books, owner)
+    # A worker that finds out later ends for good, and its siblings go on.
+    environment = {**fleet.environment(), "UNDER_COMFYLINE": "1"}
+    command = [sys.executable, "-m", "cli.main", "worker", "gpu0"]
+    late = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert late.returncode == NOT_AGAIN, late
 
 
 def test_an_io_worker_of_a_second_machine_of_the_same_name_is_refused(

@@ -11,14 +11,15 @@ from typing import Any
 
 import pytest
 
+from comfy.model_files import download
 from core.ledger import Ledger
 from core.ledger.instances import STOPPED
 from core.ledger.model_sets import load_subject, model_set_of, run_subject
 from core.ledger.models import speeds
-from core.records.model_file import AWAITS_FILES, ModelFile
+from core.records.model_file import AWAITS_FILES, ModelCopy, ModelFile
 from core.records.requirements import Requirements
 from core.settings import Settings
-from tasks.models import fetcher
+from tasks.models import failures, fetcher, pace
 from tasks.models.fetcher import ModelFetcher, fetches_models
 from tests.ledger_moves import claimed, digest_of, register, submit
 from tests.model_server import ModelServer, content, model_server
@@ -48,14 +49,14 @@ def server() -> Iterator[ModelServer]:
 def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses that a test can wait for."""
     monkeypatch.setattr(fetcher, "LOOK_S", 0.2)
-    monkeypatch.setattr(fetcher, "FIRST_PAUSE_S", 0.2)
+    monkeypatch.setattr(failures, "FIRST_PAUSE_S", 0.2)
 
 
 @contextmanager
 def host(settings: Settings, ledger: Ledger, name: str, **fields: Any) -> Iterator[Path]:
     """A host with a GPU, which fetches to a folder of its own; yields the folder."""
-    folder = settings.data_dir / f"models-{name}"
-    folder.mkdir(parents=True)
+    folder = fields.get("models_dir") or settings.data_dir / f"models-{name}"
+    folder.mkdir(parents=True, exist_ok=True)
     pool = fields.get("pool")
     come_up(ledger, name, pool=pool)
     own = {"models_dir": folder, "models_allow_http": True, "min_free_disk_bytes": 0, "host": name, **fields}
@@ -100,6 +101,20 @@ def files_in(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.glob("*/**/*.sft")}
 
 
+def parts_in(folder: Path) -> set[str]:
+    return {path.name for path in folder.glob("*/**/.*.sft.*")}
+
+
+def drip(server: ModelServer, name: str) -> None:
+    """Have a source send a byte each five seconds."""
+    file = server.files[f"/checkpoints-{name}"]
+    file.bytes_s, file.piece_bytes, file.has_ranges = 0.2, 1, False
+
+
+def copy_of(ledger: Ledger, entry: ModelFile) -> ModelCopy | None:
+    return next((copy for copy in ledger.copies.all() if copy.path == entry.path), None)
+
+
 def test_all_files_of_a_job_come_to_one_host_that_suits(
     ledger_settings: Settings, ledger: Ledger, server: ModelServer
 ) -> None:
@@ -129,6 +144,25 @@ def test_each_host_keeps_what_is_pinned_to_it(ledger_settings: Settings, ledger:
         until(lambda: (files_in(one), files_in(two)) == ({pool.path}, {tag.path}), what="the pinned files")
 
 
+def test_what_a_host_cannot_start_without_is_fetched_by_whichever_worker_fetches_and_stays(
+    ledger_settings: Settings, ledger: Ledger, server: ModelServer
+) -> None:
+    own, other = enter(ledger, server, "checkpoints/own.sft"), enter(ledger, server, "checkpoints/a.sft", seed=1)
+    with host(ledger_settings, ledger, "one", models_max_bytes=SIZE) as folder:
+        job_id = wait_for(ledger, "a.sft")
+        until(lambda: files_in(folder) == {other.path}, what="the other file")
+        assert "/checkpoints-own.sft" not in server.sent, "nobody has missed it"
+        ledger.jobs.cancel(job_id)
+        fields: dict[str, Any] = {"models_dir": folder, "models_allow_http": True, "host": "one"}
+        second = ModelFetcher(ledger_settings.model_copy(update=fields), arrived=lambda: None)
+        assert second.missing(("own.sft", "in-no-manifest.sft")) == ["own.sft"]
+        until(lambda: files_in(folder) == {own.path}, what="the file")
+        assert second.missing(("own.sft",)) == []
+        second._close()
+        wait_for(ledger, "a.sft")
+        until(lambda: _failed(ledger, other), what="that there is no room for the other one")
+
+
 def test_what_runs_stays_and_the_longest_unused_goes(
     ledger_settings: Settings, ledger: Ledger, server: ModelServer
 ) -> None:
@@ -154,6 +188,50 @@ def test_what_runs_stays_and_the_longest_unused_goes(
         ledger.jobs.cancel(job_id)
         until(lambda: second.path in files_in(one), what="the second one again")
         assert files_in(one) == {first.path, second.path}
+
+
+def test_jobs_that_wait_do_not_keep_each_others_room_for_ever(
+    ledger_settings: Settings, ledger: Ledger, server: ModelServer
+) -> None:
+    entries = {name: enter(ledger, server, f"checkpoints/{name}.sft", seed=seed) for seed, name in enumerate("abcd")}
+    with host(ledger_settings, ledger, "one", models_max_bytes=2 * SIZE) as one:
+        before = wait_for(ledger, "c.sft")
+        until(lambda: files_in(one) == {entries["c"].path}, what="a file of the second job")
+        ledger.jobs.cancel(before)
+        first, second = wait_for(ledger, "a.sft", "b.sft"), wait_for(ledger, "c.sft", "d.sft")
+        until(lambda: files_in(one) == {entries["a"].path, entries["b"].path}, what="both files of the first job")
+        copy = until(lambda: _failed(ledger, entries["d"]) or _failed(ledger, entries["c"]), what="those that wait")
+        assert "There is no room for" in str(copy.error)
+        ledger.jobs.cancel(first)
+        until(lambda: files_in(one) == {entries["c"].path, entries["d"].path}, what="both files of the second job")
+        ledger.jobs.cancel(second)
+
+
+def test_a_file_comes_as_soon_as_there_is_room_however_often_it_failed_before(
+    ledger_settings: Settings, ledger: Ledger, server: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(failures, "FIRST_PAUSE_S", 1000.0)
+    running, entry = enter(ledger, server, "checkpoints/a.sft"), enter(ledger, server, "checkpoints/b.sft", seed=1)
+    with host(ledger_settings, ledger, "one", models_max_bytes=SIZE) as one:
+        first = wait_for(ledger, "a.sft")
+        until(lambda: files_in(one) == {running.path}, what="the first file")
+        wait_for(ledger, "b.sft")
+        until(lambda: _failed(ledger, entry), what="the failure")
+        asked = len(server.asked)
+        ledger.jobs.cancel(first)
+        until(lambda: files_in(one) == {entry.path}, what="the second file")
+        assert [path for path, _ in server.asked[asked:]].count("/checkpoints-b.sft") <= 6
+
+
+def test_a_folder_in_the_place_of_a_file_is_told(
+    ledger_settings: Settings, ledger: Ledger, server: ModelServer
+) -> None:
+    entry = enter(ledger, server, "checkpoints/a.sft", pools=("p",))
+    folder = ledger_settings.data_dir / "own"
+    (folder / entry.path).mkdir(parents=True)
+    with host(ledger_settings, ledger, "one", pool="p", models_dir=folder):
+        copy = until(lambda: _failed(ledger, entry), what="the failure")
+    assert copy.error == "checkpoints/a.sft is a folder on this host, and no file: move it away, or mend the manifest."
 
 
 def test_an_operators_own_file_is_there_and_stays(
@@ -184,6 +262,21 @@ def test_a_file_that_changes_in_the_manifest_is_fetched_anew(
         until(lambda: place.exists() and place.read_bytes() == content(SIZE), what="the file")
         enter(ledger, server, "checkpoints/a.sft", seed=9, pools=("p",))
         until(lambda: place.read_bytes() == content(SIZE, 9), what="the newer file")
+
+
+def test_what_an_entry_said_before_is_replaced_wherever_it_is_though_no_job_waits_for_it(
+    ledger_settings: Settings, ledger: Ledger, server: ModelServer
+) -> None:
+    entry = enter(ledger, server, "checkpoints/a.sft")
+    with host(ledger_settings, ledger, "one") as one:
+        place = one / entry.path
+        ledger.jobs.cancel(wait_for(ledger, "a.sft"))
+        job_id = wait_for(ledger, "a.sft")
+        until(lambda: place.exists() and place.read_bytes() == content(SIZE), what="the file")
+        ledger.jobs.cancel(job_id)
+        enter(ledger, server, "checkpoints/a.sft", seed=9)
+        until(lambda: place.read_bytes() == content(SIZE, 9), what="the newer one")
+        until(lambda: [copy.state for copy in ledger.copies.all()] == ["ready"], what="that it is told")
 
 
 def test_a_backlog_brings_a_file_to_a_second_host_and_to_no_third(
@@ -270,3 +363,139 @@ def test_hosts_that_share_a_folder_do_not_fetch_the_same_file_at_once(
         holder.kill()
         holder.communicate()
     assert server.sent["/checkpoints-a.sft"] == SIZE + 1
+
+
+def test_sources_that_drip_or_are_silent_hold_up_nobody_and_give_way(
+    ledger_settings: Settings, ledger: Ledger, server: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pace, "SLOW_S", 0.5)
+    monkeypatch.setattr(pace, "FLOOR_S", 3.0)
+    monkeypatch.setattr(fetcher, "FLOOR_S", 3.0)
+    names = [f"drip{number}.sft" for number in range(fetcher.FILES_AT_ONCE)]
+    dripping = [enter(ledger, server, f"checkpoints/{name}") for name in names]
+    mute = enter(ledger, server, "checkpoints/mute.sft")
+    honest = enter(ledger, server, "checkpoints/honest.sft", seed=1)
+    pinned = enter(ledger, server, "checkpoints/pinned.sft", seed=2, pools=("p",))
+    for name in names:
+        drip(server, name)
+    server.files["/checkpoints-mute.sft"].is_mute = True
+    try:
+        with host(ledger_settings, ledger, "one", pool="p") as one:
+            wait_for(ledger, "mute.sft", *names)
+            until(lambda: server.busy > len(names), what="all of the bad ones")
+            wait_for(ledger, "honest.sft")
+            until(lambda: files_in(one) == {honest.path, pinned.path}, what="the honest one, and what is pinned")
+            assert not any(copy.error for copy in ledger.copies.all()), "it did not wait for them to give way"
+            for entry in (mute, *dripping):
+                copy = until(lambda entry=entry: _failed(ledger, entry), what=f"the failure of {entry.path}")  # type: ignore[misc]
+                assert f"{entry.source} sends too slowly: " in str(copy.error)
+    finally:
+        server.files["/checkpoints-mute.sft"].is_mute = False
+
+
+def _failed(ledger: Ledger, entry: ModelFile) -> ModelCopy | None:
+    copy = copy_of(ledger, entry)
+    return copy if copy is not None and copy.state == "failed" else None
+
+
+def test_a_source_without_an_end_gets_the_room_there_is_and_sends_nobody_away(
+    ledger_settings: Settings, ledger: Ledger, server: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "ROOM_BYTES", SIZE // 10)
+    small = enter(ledger, server, "checkpoints/a.sft", pools=("p",))
+    endless = enter(ledger, server, "checkpoints/endless.sft", seed=1)
+    served = server.serve("/checkpoints-endless.sft", content(20 * SIZE, 1), says_size=False, has_ranges=False)
+    served.bytes_s = 20e6
+    with host(ledger_settings, ledger, "one", pool="p", models_max_bytes=3 * SIZE) as one:
+        until(lambda: files_in(one) == {small.path}, what="the small one")
+        wait_for(ledger, "endless.sft")
+        copy = until(lambda: _failed(ledger, endless), what="the failure")
+        assert f"{endless.source} sends more than there is room for: " in str(copy.error)
+        assert (files_in(one), parts_in(one)) == ({small.path}, set())
+    assert server.sent["/checkpoints-endless.sft"] < 20 * SIZE
+
+
+def test_a_fetch_ends_when_its_job_does_and_is_taken_up_again(
+    ledger_settings: Settings, ledger: Ledger, server: ModelServer
+) -> None:
+    entry = enter(ledger, server, "checkpoints/a.sft")
+    file = server.files["/checkpoints-a.sft"]
+    file.bytes_s = 100e3
+    with host(ledger_settings, ledger, "one") as one:
+        job_id = wait_for(ledger, "a.sft")
+        until(lambda: parts_in(one) and server.busy, what="a fetch")
+        ledger.jobs.cancel(job_id)
+        until(lambda: not server.busy and not ledger.copies.all(), what="its end")
+        assert files_in(one) == set()
+        file.bytes_s = None
+        wait_for(ledger, "a.sft")
+        until(lambda: files_in(one) == {entry.path}, what="the file")
+
+
+def test_what_is_pinned_goes_on_without_a_job(ledger_settings: Settings, ledger: Ledger, server: ModelServer) -> None:
+    entry = enter(ledger, server, "checkpoints/a.sft", pools=("p",))
+    server.files["/checkpoints-a.sft"].bytes_s = 100e3
+    with host(ledger_settings, ledger, "one", pool="p") as one:
+        job_id = wait_for(ledger, "a.sft")
+        until(lambda: server.busy, what="a fetch")
+        ledger.jobs.cancel(job_id)
+        until(lambda: files_in(one) == {entry.path}, what="the file")
+    asked = [each for each in server.asked if each[1] == "bytes=0-0"]
+    assert len(asked) == 1, "it was not begun twice"
+
+
+def test_what_there_is_of_a_file_goes_with_its_entry_and_with_a_refusal(
+    ledger_settings: Settings, ledger: Ledger, server: ModelServer
+) -> None:
+    removed = enter(ledger, server, "checkpoints/removed.sft", pools=("p",))
+    server.files["/checkpoints-removed.sft"].bytes_s = 100e3
+    with host(ledger_settings, ledger, "one", pool="p") as one:
+        until(lambda: parts_in(one), what="a fetch")
+        ledger.manifest.remove(removed.path)
+        until(lambda: not parts_in(one), what="the end of its part")
+        # An earlier fetch has left some of a file that its source refuses by now.
+        refused = enter(ledger, server, "checkpoints/refused.sft", seed=1)
+        server.files["/checkpoints-refused.sft"].status = 404
+        server.files["/checkpoints-refused.sft"].has_ranges = False
+        for ending in ("part", "journal"):
+            (one / "checkpoints" / f".refused.sft.{ending}").write_bytes(b"x" * 1000)
+        wait_for(ledger, "refused.sft")
+        until(lambda: _failed(ledger, refused), what="the refusal")
+        until(lambda: not parts_in(one), what="the end of that part")
+
+
+def test_hosts_that_share_a_folder_spare_what_the_other_one_needs(
+    ledger_settings: Settings, ledger: Ledger, server: ModelServer
+) -> None:
+    running, pinned, third = (
+        enter(ledger, server, f"checkpoints/{name}.sft", seed=seed, pools=pools)
+        for seed, (name, pools) in enumerate({"a": (), "b": ("q",), "c": ()}.items())
+    )
+    shared: dict[str, Any] = {"models_dir": ledger_settings.data_dir / "shared", "models_max_bytes": 2 * SIZE}
+    with (
+        host(ledger_settings, ledger, "one", pool="p", **shared) as folder,
+        host(ledger_settings, ledger, "two", pool="q", **shared),
+    ):
+        job_id = wait_for(ledger, "a.sft")
+        until(lambda: files_in(folder) == {running.path, pinned.path}, what="both files")
+        ledger.jobs.cancel(job_id)
+        # It runs with one of them, at the other host.
+        claimed(ledger, "gpu0@two", models=("a.sft",))
+        wait_for(ledger, "c.sft", requires=Requirements(pool="p"))
+        copy = until(lambda: _failed(ledger, third), what="the failure")
+        assert "There is no room for checkpoints/c.sft" in str(copy.error)
+        assert files_in(folder) == {running.path, pinned.path}
+
+
+def test_a_token_that_is_entered_anew_is_tried_at_once(
+    ledger_settings: Settings, ledger: Ledger, server: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(failures, "FIRST_PAUSE_S", 100.0)
+    entry = enter(ledger, server, "checkpoints/a.sft", pools=("p",), token="hub")
+    server.files["/checkpoints-a.sft"].token = "right"
+    ledger.model_tokens.put("hub", "wrong")
+    with host(ledger_settings, ledger, "one", pool="p") as one:
+        copy = until(lambda: _failed(ledger, entry), what="the failure")
+        assert "it asks for a token, or for another one" in str(copy.error)
+        ledger.model_tokens.put("hub", "right")
+        until(lambda: files_in(one) == {entry.path}, what="the file")

@@ -392,7 +392,8 @@ class TestRecorder:
             finished_at_ms=2,
             cached_nodes=(),
         )
-        outcome = Recorder(runtime).record(claim, instance, lambda: result, [("n" * 300, b"\x89PNG\r\n\x1a\n")])
+        sent = [("n" * 300, b"\x89PNG\r\n\x1a\n")]
+        outcome = Recorder(runtime).record(claim, instance, lambda: result, sent, lambda: None)
         assert isinstance(outcome, Failed)
         job = runtime.ledger.jobs.get(claim.job_id)
         assert job.status == "failed"

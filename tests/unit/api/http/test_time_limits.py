@@ -25,7 +25,7 @@ class Frozen:
     # It answers nothing at first: one message is interrupted, the next try hangs even then.
     def __init__(self):
         self.tried, self.taken, self.frozen = [], [], True
-    def turn(self, job_id):
+    def turn(self, job_id, recorded_s=None):
         self.tried.append(job_id)
         try:
             while self.frozen:

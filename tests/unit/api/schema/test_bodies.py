@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from api.http.errors import BadParameter, InvalidMetadata
+from api.schema.batch_bodies import BatchBody, RetryBody
 from api.schema.blocks import S3Body, WebhookBody
 from api.schema.bodies import (
     CustomWorkflowBody,
@@ -16,11 +17,16 @@ from api.schema.bodies import (
     SubmitBody,
     TemplateBody,
 )
+from api.schema.bulk_bodies import BulkBody, RerunBody
+from api.schema.key_bodies import KeyBody, RotateBody
+from api.schema.tenant_bodies import TenantBody, TenantChangesBody
 from api.schema.validation import Body, read, read_enveloped
 from core.errors import ComfylineError, InvalidRequest, InvalidWorkflow
 
 GRAPH = {"1": {"class_type": "SaveImage", "inputs": {}}}
 SECRET = "do-not-repeat-me"
+KEY = {"name": "a", "scopes": ["read"]}
+HOOK = {"url": "https://a/"}
 
 
 @pytest.mark.parametrize(
@@ -56,6 +62,45 @@ SECRET = "do-not-repeat-me"
         (GenerateInput, {"modifier": 1}, InvalidRequest, "modifier must be text, not 1."),
         (GenerateInput, {"modifier": "x" * 99, "timeout": 0}, InvalidRequest, "timeout must be"),
         (GenerateInput, {"modifier": "a", "request_id": ".."}, InvalidRequest, "request_id must be 1 to 128 of .*'..'"),
+        (BatchBody, {"jobs": [{}] * 10_001}, InvalidRequest, "jobs must be a list of at most 10000 .* list of 10001"),
+        (KeyBody, {"name": "a", "scopes": []}, InvalidRequest, "scopes must be a list of 1 to 100 .* an empty list"),
+        (KeyBody, {**KEY, "templates": []}, InvalidRequest, "templates must be a list of 1 to 100 .* an empty list"),
+        (KeyBody, {**KEY, "name": "a\0"}, InvalidRequest, "name must be 1 to 64 characters, and none that controls"),
+        (KeyBody, {**KEY, "name": ""}, InvalidRequest, "name must be 1 to 64 characters"),
+        (KeyBody, {**KEY, "templates": ["\0"]}, InvalidRequest, "templates.0 must be 1 to 64 characters"),
+        (KeyBody, {**KEY, "tenant": "a\0"}, InvalidRequest, "tenant must be text of at most 63 .* that matches"),
+        (KeyBody, {**KEY, "scope": ["read"]}, InvalidRequest, "Unknown field 'scope': it is called scopes here"),
+        (
+            KeyBody,
+            {**KEY, "max_priorty": 1},
+            InvalidRequest,
+            "'max_priorty': most like it is max_priority; there are: ",
+        ),
+        (
+            RotateBody,
+            {"keeps_s": 1},
+            InvalidRequest,
+            "Unknown field 'keeps_s': most like it is keep_s; there are: keep_s",
+        ),
+        (TenantBody, {"name": "A b"}, InvalidRequest, "name must be text of at most 63 .* matches .*, not 'A b'"),
+        (TenantBody, {"name": "a", "wieght": 2}, InvalidRequest, "Unknown field 'wieght': most like it is weight"),
+        (TenantChangesBody, {"max_waitng": None}, InvalidRequest, "Unknown field 'max_waitng': most like it is max_w"),
+        (
+            SubmitBody,
+            {"webhook": {**HOOK, "events": []}},
+            InvalidRequest,
+            "webhook.events must be .*, not an empty list",
+        ),
+        (
+            BatchBody,
+            {"webhook": {**HOOK, "events": []}},
+            InvalidRequest,
+            "webhook.events must be a list of one or more of .*, not an empty list",
+        ),
+        (RetryBody, {"statuses": []}, InvalidRequest, "statuses must be a list that is not empty, not an empty list"),
+        (BulkBody, {"lable": "x"}, InvalidRequest, "Unknown field 'lable': most like it is label"),
+        (BulkBody, {"statuses": ["failed"]}, InvalidRequest, "Unknown field 'statuses': it is called status here"),
+        (RerunBody, {"same_sede": True}, InvalidRequest, "Unknown field 'same_sede': most like it is same_seed"),
         (CustomWorkflowBody, {"workflow": "x"}, InvalidRequest, "workflow must be an object, not 'x'."),
         (PromptBody, {"prompt": 3}, InvalidRequest, "width is missing: it must be an integer of at least 1."),
     ],
@@ -155,7 +200,6 @@ def test_a_block_of_blanks_means_no_bucket(block: dict[str, Any], is_blank: bool
 
 
 BUCKET = {"access_key_id": "k", "secret_access_key": "s", "bucket_name": "pics"}
-HOOK = {"url": "https://a/"}
 
 
 @pytest.mark.parametrize(

@@ -218,3 +218,10 @@ def test_a_move_is_told_later_when_another_look_would_be_too_dear(hub: Hub) -> N
         assert not waiting.wait(0.6)
         is_due.set()
         assert waiting.wait(5)
+
+
+def test_clients_are_counted_one_by_one_and_jobs_once(slow_hub: Hub) -> None:
+    with slow_hub.watch("a"), slow_hub.watch("a"), slow_hub.watch("b"):
+        assert (slow_hub.clients, slow_hub.waiting) == (3, 2)
+
+    assert slow_hub.clients == 0

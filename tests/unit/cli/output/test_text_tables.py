@@ -11,7 +11,7 @@ from rich.console import Console
 
 import cli.commands.gpus
 import cli.commands.webhooks
-from cli.output.terminal import JOB_COLUMNS, Screen, list_jobs
+from cli.output.terminal import JOB_COLUMNS, Screen, describe_job, list_jobs
 from cli.output.text_tables import Heading, print_table
 from cli.remote.sse import SseEvent
 
@@ -87,6 +87,23 @@ def test_elsewhere_place_and_reason_are_the_last_of_a_line(capsys: pytest.Captur
     assert first[-2:] == ["3, in 2 min", "2 jobs like it go first."]
     assert second[-2:] == ["-", "-"]
     assert len(first) == len(second) == 8
+
+
+def test_who_sees_the_jobs_of_several_tenants_is_shown_whose_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    mine, theirs = job("succeeded") | {"tenant": "default"}, job("succeeded") | {"tenant": "acme"}
+    for jobs, is_shown in (([mine, mine], False), ([mine, theirs], True), ([job("succeeded")], False)):
+        screen, text = terminal(160)
+        list_jobs(screen, jobs)
+        heading, first, *_ = text.getvalue().splitlines()
+        assert heading.rstrip().endswith("tenant") == is_shown
+        assert first.rstrip().endswith("default") == is_shown
+    list_jobs(Screen(), [mine, theirs])
+    assert [line.split("\t")[8] for line in capsys.readouterr().out.splitlines()] == ["default", "acme"]
+
+    for shown, is_told in ((mine, False), (theirs, True)):
+        screen, text = terminal(160)
+        describe_job(screen, shown)
+        assert ("  tenant     acme" in text.getvalue()) == is_told
 
 
 @pytest.mark.parametrize("width", WIDTHS)

@@ -10,7 +10,7 @@ from typing import Any, cast
 import pynvml
 import pytest
 
-from comfy.process.discovery import Gpu, GpuSurvey, survey_gpus
+from comfy.process.discovery import Gpu, GpuSurvey, survey_gpus, used_memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +20,7 @@ class Card:
     uuid: Any = "GPU-11111111-2222-3333-4444-555555555555"
     name: Any = "NVIDIA L4"
     memory: Any = 24 * 1024**3
+    used: Any = 5 * 1024**3
     handle: Any = None
 
 
@@ -52,6 +53,10 @@ class Driver:
         given(self.cards[index].handle)
         return self.cards[index]
 
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> Card:  # noqa: N802 - NVML's name
+        found = [card for card in self.cards if card.uuid == uuid]
+        return found[0] if found else given(pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND))
+
     def nvmlDeviceGetUUID(self, card: Card) -> str | bytes:  # noqa: N802 - NVML's name
         return cast("str | bytes", given(card.uuid))
 
@@ -59,7 +64,7 @@ class Driver:
         return cast("str | bytes", given(card.name))
 
     def nvmlDeviceGetMemoryInfo(self, card: Card) -> SimpleNamespace:  # noqa: N802 - NVML's name
-        return SimpleNamespace(total=given(card.memory))
+        return SimpleNamespace(total=given(card.memory), used=given(card.used))
 
 
 def given(value: Any) -> Any:
@@ -120,3 +125,22 @@ def test_a_lost_card_is_left_out_and_the_others_keep_their_numbers(
 
 def test_what_was_learned_outlives_a_failing_goodbye() -> None:
     assert len(survey_gpus(Driver(Card(), on_shutdown=pynvml.NVMLError_Unknown())).gpus) == 1
+
+
+def test_memory_in_use_is_that_of_the_card_that_is_named() -> None:
+    driver = Driver(Card(), Card(uuid="GPU-6", used=7))
+    assert [used_memory(gpu, driver) for gpu in ("0", "1", "GPU-6")] == [5 * 1024**3, 7, 7]
+    assert driver.users == 0
+
+
+@pytest.mark.parametrize("gpu", [None, "GPU-none"])
+def test_memory_of_a_card_that_is_not_there_is_not_known(gpu: str | None) -> None:
+    driver = Driver(Card())
+    assert used_memory(gpu, driver) is None
+    assert driver.users == 0
+
+
+def test_memory_is_not_known_where_the_driver_does_not_work() -> None:
+    broken = pynvml.NVMLError(pynvml.NVML_ERROR_UNKNOWN)
+    assert used_memory("0", Driver(Card(), on_init=broken)) is None
+    assert used_memory("0", Driver(Card(used=broken))) is None

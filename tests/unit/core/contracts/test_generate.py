@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
+from core.contracts.comfy_v2 import progress_view
 from core.contracts.generate import MESSAGES, STATUS_WORDS, generate_result, webhook_body
 from core.links import Links
-from core.records.job import CANCELED, EXPIRED, FAILED, QUEUED, RUNNING, STATUSES, SUCCEEDED, Job, Status
+from core.records.job import CANCELED, DELIVERING, EXPIRED, FAILED, QUEUED, RUNNING, STATUSES, SUCCEEDED, Job, Status
 from core.records.job_error import JobError
 from core.records.output import BucketResult, Output
+from core.records.progress import Progress
 from core.records.webhook_target import WebhookTarget
 from tests.makers import job_record
 
@@ -98,6 +100,22 @@ def test_the_final_words_are_those_of_the_contract() -> None:
         "cancelled",
         "timeout",
     ]
+
+
+@pytest.mark.parametrize(
+    ("status", "noted_at_ms", "is_told"),
+    [(RUNNING, 0, True), (DELIVERING, 7, True), (DELIVERING, 0, False), (SUCCEEDED, 7, False), (QUEUED, 0, False)],
+)
+def test_why_nothing_moves_is_told_while_it_is_so(status: Status, noted_at_ms: int, is_told: bool) -> None:
+    note = "Fetching its input file."
+    progress = Progress(nodes_total=2, note=note, noted_at_ms=noted_at_ms)
+    job = job_record(status, progress=progress)
+
+    result, view = generate_result(job, links=Links(base_url="")), progress_view(job)
+
+    assert view is not None
+    assert (result["message"] == note, view["message"] == note, view.get("note") == note) == (is_told,) * 3
+    assert is_told or "note" not in view
 
 
 def test_a_failure_names_the_node() -> None:

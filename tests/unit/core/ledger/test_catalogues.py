@@ -59,3 +59,13 @@ def test_it_keeps_those_of_some(ledger: Ledger) -> None:
         sizes_in(ledger, str(number), known)
     keep_catalogue(ledger.database, INFO, {"a.sft": 8})
     assert sizes_in(ledger, digest, known) == {"a.sft": 8}
+
+
+def test_the_inputs_of_a_class_keep_their_order(ledger: Ledger) -> None:
+    inputs = {"required": {"width": ["INT", {}], "batch": ["INT", {}]}}
+    classes = {"B": {"input": inputs}, "A": {"input": inputs}}
+    digest = keep_catalogue(ledger.database, classes, {})
+
+    assert list(ledger.instances.catalogue(digest)["B"]["input"]["required"]) == ["width", "batch"]
+    # In which order packs are loaded is chance.
+    assert keep_catalogue(ledger.database, dict(reversed(classes.items())), {}) == digest

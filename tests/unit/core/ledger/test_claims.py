@@ -56,6 +56,7 @@ def test_a_claim_holds_all_that_the_run_needs(ledger: Ledger, clock: StoppedCloc
         inputs=INPUTS,
         extra_pnginfo='{"workflow":{}}',
         run_s=DEFAULT_S,
+        created_at_ms=clock.now_ms,
         **NAMED,
     )
     assert claim.prompt_id == prompt_id_of(claim.job_id, 1)

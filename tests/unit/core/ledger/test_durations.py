@@ -10,7 +10,7 @@ from sqlalchemy import event, insert, select
 
 from core.ledger import Ledger
 from core.ledger import durations as module
-from core.ledger.database.tables import durations
+from core.ledger.database.learned_tables import durations
 from core.ledger.durations import Averages, gpu_kind, subjects
 from tests.makers import StoppedClock
 
@@ -52,11 +52,13 @@ def keep(ledger: Ledger, clock: StoppedClock, count: int) -> None:
 
 
 class TestLearning:
-    def test_the_first_are_averaged_and_then_the_newest_weighs_three_tenths(self, ledger: Ledger) -> None:
-        for seconds, expected_s in ((10.0, 10.0), (20.0, 15.0), (30.0, 20.0), (30.0, 23.0), (23.0, 23.0), (33.0, 26.0)):
+    def test_the_first_are_averaged_and_then_the_newest_weighs_a_tenth(self, ledger: Ledger) -> None:
+        first = [(10.0, 10.0), (20.0, 15.0), (30.0, 20.0), (40.0, 25.0), (25.0, 25.0), (25.0, 25.0), (25.0, 25.0)]
+        later = [(25.0, 25.0), (34.0, 26.0), (16.0, 25.0), (35.0, 26.0), (26.0, 26.0), (16.0, 25.0)]
+        for seconds, expected_s in (*first, *later):
             learn(ledger, seconds)
             assert average_s(ledger) == pytest.approx(expected_s)
-        assert rows(ledger)["shape:s", GPU].seen == 6
+        assert rows(ledger)["shape:s", GPU].seen == len(first) + len(later)
 
     def test_by_shape_and_by_template_and_by_gpu(self, ledger: Ledger, clock: StoppedClock) -> None:
         learn(ledger, 1.0, "s", "t")

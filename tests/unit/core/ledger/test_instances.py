@@ -14,7 +14,8 @@ from core.ledger import Ledger
 from core.ledger.catalogues import keep_catalogue
 from core.ledger.database.connections import Transaction
 from core.ledger.database.error_map import Conflict
-from core.ledger.database.tables import catalogues, instances, residents
+from core.ledger.database.fleet_tables import catalogues
+from core.ledger.database.tables import instances, residents
 from core.ledger.instances import (
     DISK_FULL,
     DRAINED,

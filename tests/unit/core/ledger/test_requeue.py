@@ -81,7 +81,7 @@ class TestRelease:
 
     @pytest.mark.parametrize(("code", "final"), [(INSTANCE_LOST, POISON), ("stuck", "stuck")])
     def test_the_last_try_ends_it(self, ledger: Ledger, code: str, final: str) -> None:
-        requeue = Requeue(ledger.database, ledger.lines, max_attempts=2)
+        requeue = Requeue(ledger.database, ledger.lines, max_attempts=2, lease_s=20.0)
         first = claimed(ledger, "gpu0@here")
         assert requeue.release(first, reason="Gone.", code=code) == QUEUED
         second = again(ledger, first.job_id, "gpu1@here")
@@ -91,7 +91,7 @@ class TestRelease:
         assert [loss.attempt for loss in job.losses] == [1, 2]
 
     def test_a_job_with_all_its_losses_may_be_given_back_uncounted(self, ledger: Ledger) -> None:
-        requeue = Requeue(ledger.database, ledger.lines, max_attempts=1)
+        requeue = Requeue(ledger.database, ledger.lines, max_attempts=1, lease_s=20.0)
         claim = claimed(ledger)
         set_columns(ledger, claim.job_id, lost_attempts=1)
         assert requeue.release(claim, reason="stopped", lost=False) == QUEUED

@@ -5,21 +5,29 @@ from __future__ import annotations
 import fcntl
 import logging
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from alembic import command
+from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import DataError, OperationalError, ProgrammingError
 
 from core.errors import ConfigurationError, LedgerFault, LedgerUnavailable, UnstorableValue
 from core.ledger import Ledger, upgrade
 from core.ledger.database.connections import Database
-from core.ledger.upgrade import ADVISORY_LOCK, _exclusive, _in_our_words, migrate
+from core.ledger.upgrade import (
+    ADVISORY_LOCK,
+    OLDEST_CODE,
+    _exclusive,
+    _in_our_words,
+    alembic_config,
+    migrate,
+    read_schema,
+)
 from core.settings import Settings
 from tests.ledger_moves import submit
 
@@ -37,12 +45,36 @@ def test_one_that_is_as_new_is_left_alone(sqlite_settings: Settings, monkeypatch
     migrate(sqlite_settings)
 
 
-def test_one_of_a_newer_version_is_refused(sqlite_settings: Settings) -> None:
-    with sqlite3.connect(sqlite_settings.data_dir / "ledger.db") as connection:
-        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+def set_version(settings: Settings, version: str, works_with: str) -> None:
+    """What a later version would have left."""
+    with sqlite3.connect(settings.data_dir / "ledger.db") as connection:
+        connection.execute("UPDATE alembic_version SET version_num = ?", (version,))
+        connection.execute("UPDATE facts SET value = ? WHERE name = ?", (works_with, OLDEST_CODE))
     connection.close()
-    with pytest.raises(ConfigurationError, match="COMFYLINE_DATABASE_URL: the ledger was made by a newer version"):
-        migrate(sqlite_settings)
+
+
+def test_one_of_a_newer_version_is_refused(sqlite_settings: Settings) -> None:
+    set_version(sqlite_settings, "9999", "9998")
+    for look in (migrate, read_schema):
+        with pytest.raises(ConfigurationError, match="COMFYLINE_DATABASE_URL: the ledger was made by a newer version"):
+            look(sqlite_settings)
+
+
+def test_one_of_the_next_version_is_left_as_it_is(sqlite_settings: Settings) -> None:
+    """While hosts are renewed one after the other, those whose turn has not come may start again."""
+    newest = read_schema(sqlite_settings).newest
+    set_version(sqlite_settings, "9999", newest)
+    migrate(sqlite_settings)
+    found = read_schema(sqlite_settings)
+    assert (found.revision, found.is_later, found.is_current) == ("9999", True, True)
+
+
+def test_each_version_says_which_code_works_with_it(sqlite_settings: Settings) -> None:
+    scripts = ScriptDirectory.from_config(alembic_config())
+    head = scripts.get_revision("head")
+    ledger = Ledger(sqlite_settings)
+    assert ledger.facts.get(OLDEST_CODE) == getattr(head.module, "works_with", head.down_revision)
+    ledger.close()
 
 
 def test_a_file_that_is_none_is_said_to_be_away(sqlite_settings: Settings) -> None:
@@ -62,17 +94,27 @@ def test_nobody_else_makes_it_meanwhile(sqlite_settings: Settings) -> None:
 def test_on_postgresql_a_lock_of_the_server_is_held_meanwhile(tmp_path: Path) -> None:
     said: list[tuple[str, Any]] = []
 
-    @contextmanager
-    def connect() -> Iterator[Any]:
-        yield SimpleNamespace(execute=lambda statement, values=None: said.append((str(statement), values)))
+    answers = iter([False, True, True])
+
+    def execute(statement: Any, values: Any) -> Any:
+        said.append((str(statement), values))
+        return SimpleNamespace(scalar=lambda: next(answers))
+
+    def execution_options(**options: str) -> Any:
+        said.append(("how", options))
+        return nullcontext(SimpleNamespace(execute=execute))
+
+    def connect() -> Any:
+        return SimpleNamespace(execution_options=execution_options)
 
     database: Any = SimpleNamespace(is_sqlite=False, engine=SimpleNamespace(connect=connect))
     with _exclusive(database, tmp_path):
         said.append(("meanwhile", None))
     name = {"name": ADVISORY_LOCK}
     assert said == [
-        ("SET statement_timeout = 0", None),
-        ("SELECT pg_advisory_lock(:name)", name),
+        ("how", {"isolation_level": "AUTOCOMMIT"}),
+        ("SELECT pg_try_advisory_lock(:name)", name),
+        ("SELECT pg_try_advisory_lock(:name)", name),
         ("meanwhile", None),
         ("SELECT pg_advisory_unlock(:name)", name),
     ]
@@ -94,7 +136,7 @@ def test_on_postgresql_it_may_take_its_time_and_is_committed(
     monkeypatch.setattr(upgrade, "Database", lambda _url: server)
     monkeypatch.setattr(upgrade, "text", said_instead)
     migrate(settings)
-    assert said.count("SET statement_timeout = 0") == 2, "for the lock, and for the steps"
+    assert said.count("SET statement_timeout = 0") == 1, "for the steps"
     with engine.connect() as connection:
         assert connection.execute(text("SELECT count(*) FROM alembic_version")).scalar_one() == 1
     engine.dispose()

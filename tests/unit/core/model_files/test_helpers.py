@@ -130,6 +130,15 @@ def test_what_is_under_way_comes_by_its_own_speed_and_before_all_else() -> None:
     assert arrivals_of(of, (A, B)) == {1: ("one", LISTED_S + 5), 2: ("one", LISTED_S + 5)}
 
 
+def test_a_file_that_hardly_comes_holds_up_no_other() -> None:
+    older = Need(files=("a.sft",), is_held_up=True, since_ms=1, line_id=1)
+    newer = Need(files=("b.sft",), is_held_up=True, since_ms=2, line_id=2)
+    of = fleet(host("one"), needs=(older, newer), copies=(fetching("one", 0, bytes_s=100.0),))
+    found = arrivals_of(of, (A, B))
+    assert found[1][1] > 10**6
+    assert found[2] == ("one", LISTED_S + 1)
+
+
 @pytest.mark.parametrize(
     ("speeds", "seconds"),
     [({"one": 5e8, "two": 1e9}, 20.0), ({"two": 1e9, "three": 3e9}, 5.0), ({}, 10 * GB / USUAL_BYTES_S)],

@@ -54,6 +54,26 @@ def test_a_job_that_waits_has_all_its_files_fetched_by_one_host_that_suits() -> 
     assert wanted("one", small, A, B) == ([], [])
 
 
+def test_a_file_of_the_same_name_in_another_folder_is_another_file() -> None:
+    need = Need(files=("model.sft",), is_held_up=True)
+    here = host("here", "model.sft", "vae/model.sft")
+    fleet = FleetNeeds(hosts=(here,), needs=(need,))
+    assert wanted("here", fleet, entry("vae/model.sft"), entry("checkpoints/model.sft")) == (
+        ["checkpoints/model.sft"],
+        [],
+    )
+    # Workers of before tell no folders.
+    before = FleetNeeds(hosts=(host("here", "model.sft"),), needs=(need,))
+    assert wanted("here", before, entry("checkpoints/model.sft")) == ([], [])
+
+
+def test_folders_of_older_names_are_those_of_today() -> None:
+    listed = host("here", "u.sft", "diffusion_models/u.sft", "t.sft", "text_encoders/t.sft")
+    assert listed.lists(entry("unet/u.sft"))
+    assert listed.lists(entry("clip/t.sft"))
+    assert not listed.lists(entry("clip/u.sft"))
+
+
 def test_it_is_the_host_that_has_most_of_them_and_stays_that() -> None:
     hosts = (host("one", "a.sft"), host("two"), host("three"))
     fleet = FleetNeeds(hosts=hosts, needs=(NEED,))
@@ -86,9 +106,3 @@ def test_who_waits_longer_is_first_and_all_of_a_name_are_fetched() -> None:
     needs = (Need(files=("b.sft",), is_held_up=True, since_ms=2), Need(files=("a.sft",), is_held_up=True, since_ms=1))
     fleet = FleetNeeds(hosts=(host("one"),), needs=needs)
     assert wanted("one", fleet, A, B, twin) == ([A.path, twin.path, B.path], [])
-
-
-def test_what_runs_or_may_run_is_in_use() -> None:
-    fleet = FleetNeeds(needs=(Need(files=("a.sft",)),), running={"one": frozenset({"b.sft"})})
-    assert fleet.in_use("one") == {"a.sft", "b.sft"}
-    assert fleet.in_use("two") == {"a.sft"}

@@ -23,7 +23,7 @@ USED_UP = {"graph", "files", "request_digest", "idempotency_key", "extra_pnginfo
 #: Columns of a look-up that say how the ledger stands with a job, and are of no use to anybody else.
 BOOK_KEEPING = {
     "lost_attempts", "lost_on", "lost_code", "on_deck", "lease_until_ms", "request_mark", "callers", "delivery_losses",
-    "line", "start_by_ms",
+    "line", "start_by_ms", "charged_ms",
 }  # fmt: skip
 BUCKET = BucketTarget(endpoint_url="https://s3.example", bucket_name="b", region=None, prefix="a/b", addressing="path")
 RECORDS: list[Any] = [
@@ -65,7 +65,7 @@ def test_a_look_up_reads_all_that_a_job_shows() -> None:
 
 
 def test_a_claim_is_read_from_columns_of_its_names() -> None:
-    found_out = {"job_id", "has_webhook", "has_secrets", "load_s", "run_s", "cold_load_s", "models"}
+    found_out = {"job_id", "has_webhook", "has_secrets", "is_gated", "load_s", "run_s", "cold_load_s", "models"}
 
     assert {column_of(name) for name in names(Claim) - found_out} < set(jobs.columns.keys())
 

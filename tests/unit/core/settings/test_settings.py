@@ -50,6 +50,25 @@ def test_names_and_addresses_for_the_host_header(monkeypatch: pytest.MonkeyPatch
     assert load_settings().allowed_hosts == ("api", "a-b.example", "192.0.2.7", "fd00::2", "*")
 
 
+def test_origins_are_read_as_browsers_send_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = "https://App.example.com/, http://localhost:5173,https://a.example:443, http://[::1]:8080"
+    monkeypatch.setenv("COMFYLINE_CORS_ORIGINS", told)
+
+    wanted = ("https://app.example.com", "http://localhost:5173", "https://a.example", "http://[::1]:8080")
+    assert load_settings().cors_origins == wanted
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["*", "null", "app.example.com", "https://*.example.com", "https://a.example/app", "ftp://a", "https://a:x"],
+)
+def test_what_is_no_origin_is_refused(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COMFYLINE_CORS_ORIGINS", value)
+
+    with pytest.raises(ConfigurationError, match=r"COMFYLINE_CORS_ORIGINS.*is no origin"):
+        load_settings()
+
+
 def test_names_of_the_test_suite_are_not_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COMFYLINE_TEST_ANYTHING", "1")
 

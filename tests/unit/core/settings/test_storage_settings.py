@@ -51,6 +51,7 @@ def test_what_names_no_bucket_is_refused(value: str, monkeypatch: pytest.MonkeyP
         ({"ENDPOINT_URL": "http://minio:9000"}, "COMFYLINE_STORAGE_URL missing"),
         ({"REGION": "eu-west-1"}, "COMFYLINE_STORAGE_URL missing"),
         ({"URL": "s3://bucket", "ENDPOINT_URL": "minio:9000"}, "must begin with http:// or https://"),
+        ({"URL": "s3://bucket", "REGION": "not a region!"}, "COMFYLINE_STORAGE_REGION must be letters, digits"),
     ],
 )
 def test_halves_are_refused(given: dict[str, str], words: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,6 +60,21 @@ def test_halves_are_refused(given: dict[str, str], words: str, monkeypatch: pyte
 
     with pytest.raises(ConfigurationError, match=words):
         load_settings()
+
+
+@pytest.mark.parametrize("name", ["STORAGE_ENDPOINT_URL", "MODELS_HUB_URL", "MODELS_S3_ENDPOINT_URL"])
+@pytest.mark.parametrize(
+    "url", ["http://", "https://:9000", "ftp://minio", "minio:9000", "http://minio:port", "http://[x"]
+)
+def test_the_address_of_no_server_is_refused(name: str, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COMFYLINE_STORAGE_URL", "s3://bucket")
+    monkeypatch.setenv(f"COMFYLINE_{name}", url)
+    with pytest.raises(
+        ConfigurationError, match=f"COMFYLINE_{name} must begin with http:// or https:// and name a host"
+    ):
+        load_settings()
+    monkeypatch.setenv(f"COMFYLINE_{name}", "http://[::1]:9000/below")
+    load_settings()
 
 
 def test_a_secret_in_a_file_is_shown_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

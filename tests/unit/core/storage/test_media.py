@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from core.errors import InvalidRequest
-from core.storage.media import UNKNOWN, check_picture, type_of
+from core.storage.media import UNKNOWN, check_picture, content_type_of, type_of
 
 LIMIT = 64_000_000
 
@@ -101,3 +101,9 @@ def test_an_animation_may_not_hide_its_size_in_frames(tmp_path: Path) -> None:
     check_picture(path, max_pixels=LIMIT, subject="It")
     with pytest.raises(InvalidRequest, match="50 frames"):
         check_picture(path, max_pixels=20_000, subject="It")
+
+
+def test_what_its_sender_says_counts_where_the_bytes_tell_nothing_and_it_is_a_type() -> None:
+    assert content_type_of(b"", "model/x.y") == "model/x.y"
+    for declared in ("", "x", "a/b/c", "a/b\0", f"a/{'b' * 128}", f"{'a' * 128}/b"):
+        assert content_type_of(b"", declared) == UNKNOWN

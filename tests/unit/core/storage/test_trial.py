@@ -30,7 +30,7 @@ class Keeping(LocalStorage):
 
 
 class Forgetting(LocalStorage):
-    def put(self, key: str, file: Path) -> None:
+    def put(self, key: str, file: Path, *, is_needed: bool = False) -> None:
         file.unlink()
 
 

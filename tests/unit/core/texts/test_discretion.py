@@ -7,7 +7,7 @@ import time
 import pytest
 
 from core.errors import ComfyUnavailable, PromptFailed, PromptStuck, PromptTimeout
-from core.texts.discretion import tells_machines_apart, without_places
+from core.texts.discretion import forms_of, tells_machines_apart, without_places, without_secrets
 from core.texts.excerpts import MESSAGE_CHARS, TRACEBACK_CHARS, WHOLE_CHARS, head_and_tail
 from tasks.job_errors import discreet, job_error, reason_of, shortened, whole_error
 
@@ -113,3 +113,22 @@ def test_every_loss_says_at_which_node() -> None:
 def test_an_error_of_ours_names_no_path_either() -> None:
     error = job_error(ComfyUnavailable("[Errno 28] No space left on device: '/data/outputs/a/b.png'"))
     assert error.message == "[Errno 28] No space left on device: '.../b.png'"
+
+
+@pytest.mark.parametrize(
+    ("secret", "text"),
+    [
+        ("comfyui-0123\n", "key comfyui-0123 taken"),
+        ("a+b/c==", "GET /v1?key=a%2Bb%2Fc%3D%3D&n=1"),
+        ("pa ss&", "GET /v1?key=pa+ss%26"),
+        ('say "it"', 'sent {"key": "say \\"it\\""}'),
+        ("tab\tand\\", "{'key': 'tab\\tand\\\\'}"),
+        ("schl\u00fcssel", '{"key": "schl\\u00fcssel"}'),
+        ("<key>", "<b>&lt;key&gt;</b>"),
+    ],
+)
+def test_a_secret_is_masked_as_others_quote_it(secret: str, text: str) -> None:
+    told = without_secrets(text, forms_of(secret))
+    assert "[secret]" in told
+    assert secret.strip() not in told
+    assert not any(form in told for form in forms_of(secret))

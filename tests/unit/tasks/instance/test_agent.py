@@ -72,6 +72,8 @@ class World:
         self.warmup: float | Exception | None = 2.5
         #: Model files that the warm-up has loaded, until they are recorded.
         self.loaded: tuple[str, ...] = ("a.sft",)
+        #: Of its files, those that are not fetched yet.
+        self.missing: list[str] = []
         self.disk: str | Exception | None = None
         self.storage: str | Exception | None = None
         #: Prompts that ComfyUI runs.
@@ -124,7 +126,7 @@ class World:
     def warm_up(self, *_arguments: object) -> SimpleNamespace:
         made = self.note_all("warmup", "call_off")
         made.run = lambda _base_url: value_of(self.warmup)
-        made.loaded = self.loaded
+        made.loaded, made.files = self.loaded, self.loaded
 
         def is_recorded() -> None:
             made.loaded = ()
@@ -143,7 +145,9 @@ class World:
         return self.note_all("catalogue", "start", "end", "watch", "forget", "look_again")
 
     def models(self, _settings: Settings, **_options: object) -> SimpleNamespace:
-        return self.note_all("models", "start", "end", "wake")
+        made = self.note_all("models", "start", "end", "wake")
+        made.missing = lambda names: [name for name in self.missing if name in names]
+        return made
 
     def release(self, _settings: Settings, name: str) -> SimpleNamespace:
         def give_back(what: str) -> Callable[..., None]:
@@ -490,6 +494,23 @@ class TestComingUp:
             world.callbacks["on_up"]()
         assert shown(ledger)[0] == STARTING
         assert world.done == []
+
+    def test_one_whose_warm_up_lacks_a_file_waits_until_that_was_fetched(
+        self, settings: Settings, world: World, ledger: Ledger, tmp_path: Path
+    ) -> None:
+        (tmp_path / "models").mkdir()
+        make_agent(settings.model_copy(update={"models_dir": tmp_path / "models"}), tmp_path).start()
+        world.warmup, world.missing = InstanceUnfit("Value not in list"), ["a.sft"]
+        with pytest.raises(ComfyUnavailable) as caught:
+            world.callbacks["on_up"]()
+        assert not isinstance(caught.value, InstanceUnfit)
+        assert shown(ledger) == (UNHEALTHY, "The warm-up waits for a.sft to be fetched.")
+        world.missing = []
+        with pytest.raises(InstanceUnfit):
+            world.callbacks["on_up"]()
+        world.warmup = 2.5
+        world.callbacks["on_up"]()
+        assert shown(ledger)[0] == HEALTHY
 
     def test_one_that_does_not_answer_says_why_once(self, agent: InstanceAgent, world: World, ledger: Ledger) -> None:
         world.info = ComfyUnavailable("no answer")

@@ -50,6 +50,13 @@ class TestPlan:
         with pytest.raises(ConfigurationError, match=r"no main\.py"):
             plan_instances(make_settings(tmp_path, comfyui_dir=tmp_path, gpus=("0",)))
 
+    def test_a_checkout_that_cannot_be_read_says_why(self, tmp_path: Path) -> None:
+        # A user without rights gets another reason; this one everybody gets.
+        (tmp_path / "main.py").symlink_to(tmp_path / "main.py")
+
+        with pytest.raises(ConfigurationError, match=r"COMFYLINE_COMFYUI_DIR=.* cannot be read by this user: Too many"):
+            plan_instances(make_settings(tmp_path, comfyui_dir=tmp_path, gpus=("0",)))
+
     def test_gpus_without_a_comfyui_are_refused(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigurationError, match="COMFYLINE_COMFYUI_DIR"):
             plan_instances(make_settings(tmp_path, gpus=("0",)))

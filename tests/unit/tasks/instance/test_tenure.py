@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,14 @@ from core.ledger import Ledger
 from core.settings import Settings
 from tasks.instance import tenure as tenure_module
 from tasks.instance.directory_lock import place_of
-from tasks.instance.tenure import LOOK_S, Tenure, check_host_name, take_or_refuse
+from tasks.instance.tenure import (
+    LOOK_S,
+    NameTaken,
+    Tenure,
+    check_host_name,
+    refuse_taken_names,
+    take_or_refuse,
+)
 from tests.makers import NAME, BrokerlessRuntime, StoppedClock, Stopwatch
 
 SILENCE_S = 20.0
@@ -177,6 +185,52 @@ class TestStart:
         take_or_refuse(tenure, ledger, wait=wait)  # type: ignore[arg-type]
         assert waited == [0.5, 0.5]
         assert caplog.text.count("waiting for the ledger: away") == 2
+
+
+class TestNamesOfAMachine:
+    """Before its workers are started."""
+
+    @pytest.fixture
+    def spec(self, tmp_path: Path) -> InstanceSpec:
+        folder = tmp_path / "mine"
+        folder.mkdir()
+        return InstanceSpec(name="gpu0", gpu="0", kind="simulator", data_dir=folder)
+
+    @pytest.fixture
+    def named(self, settings: Settings) -> Settings:
+        return settings.model_copy(update={"host": NAME.partition("@")[2], "lease_renew_s": 5.0})
+
+    def test_a_name_whose_owner_lives_is_refused_at_its_next_word(
+        self, named: Settings, spec: InstanceSpec, other: Tenure, ledger: Ledger, clock: StoppedClock, watch: Stopwatch
+    ) -> None:
+        # What other machines' workers say under other names does not matter.
+        happens: list[Callable[[], object]] = [lambda: None, lambda: speak(ledger, clock)]
+        heartbeats = iter(happens)
+        with pytest.raises(NameTaken, match=r"set COMFYLINE_HOST \(now .*\) to another one"):
+            refuse_taken_names(named, [spec], ledger, wait=lambda _: next(heartbeats)())
+        assert next(heartbeats, None) is None
+
+    def test_a_machine_that_crashed_and_came_back_is_let_in(
+        self, named: Settings, spec: InstanceSpec, other: Tenure, ledger: Ledger, watch: Stopwatch
+    ) -> None:
+        """Its record is of a moment ago, and of another boot: the workers wait for it to be old enough."""
+        refuse_taken_names(named, [spec], ledger, wait=watch.sleep)
+        assert sum(watch.slept_s) == pytest.approx(2 * 5.0 + LOOK_S)
+
+    def test_nobody_waits_for_a_predecessor_of_the_same_directory(
+        self, named: Settings, spec: InstanceSpec, tmp_path: Path, ledger: Ledger, watch: Stopwatch
+    ) -> None:
+        refuse_taken_names(named, [spec], ledger, wait=watch.sleep)
+        assert tenure_of(named, tmp_path / "mine", "before").take(ledger) is False
+        refuse_taken_names(named, [spec], ledger, wait=watch.sleep)
+        assert watch.slept_s == []
+
+    def test_nobody_waits_for_one_that_has_long_been_silent(
+        self, named: Settings, spec: InstanceSpec, other: Tenure, ledger: Ledger, clock: StoppedClock, watch: Stopwatch
+    ) -> None:
+        clock.pass_ms(int(1000 * SILENCE_S) + 1)
+        refuse_taken_names(named, [spec], ledger, wait=watch.sleep)
+        assert watch.slept_s == []
 
 
 class TestHostName:

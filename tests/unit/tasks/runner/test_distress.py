@@ -11,7 +11,7 @@ import pytest
 
 from core.background import Loop
 from tasks.runner import distress
-from tasks.runner.distress import MAX_MESSAGE_BYTES, CondemnPipe
+from tasks.runner.distress import MAX_MESSAGE_BYTES, CondemnPipe, RecallPipe
 
 
 class Listening:
@@ -71,3 +71,15 @@ def test_what_is_too_long_is_cut(listening: Listening) -> None:
 
 def test_linux_mixes_no_messages_of_this_length() -> None:
     assert MAX_MESSAGE_BYTES == 1000
+
+
+def test_nobody_waits_for_a_listener_that_does_not_read() -> None:
+    pipe = RecallPipe()
+    # A pipe holds 64 KiB.
+    for number in range(2 * 65536 // 100):
+        pipe.say(f"{number:0>100}")
+    with os.fdopen(pipe._reader) as heard:
+        os.close(pipe._writer)
+        lines = heard.read().splitlines()
+    assert 500 < len(lines) < 800
+    assert [int(line) for line in lines] == list(range(len(lines))), "what did not fit is lost whole"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -180,3 +181,19 @@ def test_a_claim_can_be_asked_for(leases: Leases, ledger: Ledger, monkeypatch: p
 
     monkeypatch.setattr(ledger.claims, "renew", away)
     assert leases.is_held(taken), "nobody can tell, and its result will be refused"
+
+
+def test_a_recall_is_heeded_at_once_where_no_prompt_is_posted_yet(leases: Leases, ledger: Ledger) -> None:
+    waiting, posted = claimed(ledger), claimed(ledger, "gpu1@here")
+    prompt, stopped = hold(leases, posted), threading.Event()
+    leases.hold(waiting).on_early_stop = stopped.set
+    ledger.jobs.cancel(waiting.job_id)
+    ledger.jobs.cancel(posted.job_id)
+
+    leases.recall("of nobody")
+    leases.recall(posted.prompt_id)
+    assert not stopped.wait(0.3), "that one is interrupted by whoever recalls it"
+    leases.recall(waiting.prompt_id)
+
+    assert stopped.wait(20)
+    assert prompt.interrupted == 1, "whoever looks, looks at all"

@@ -45,7 +45,9 @@ def recorder(runtime: BrokerlessRuntime) -> Recorder:
 def record(recorder: Recorder, claim: Claim, runtime: BrokerlessRuntime, **fields: Any) -> Any:
     """Record a prompt that ran whole."""
     sent = fields.pop("sent", [])
-    return recorder.record(claim, come_up(runtime.ledger), lambda: result_of(claim.prompt_id, **fields), sent)
+    return recorder.record(
+        claim, come_up(runtime.ledger), lambda: result_of(claim.prompt_id, **fields), sent, lambda: None
+    )
 
 
 def fail(recorder: Recorder, claim: Claim, error: ComfylineError) -> Any:
@@ -131,7 +133,7 @@ class TestShortRoad:
         (folder / "picture_00001_.png").write_bytes(PNG)
         instance = come_up(runtime.ledger, output_dir=str(output))
         result = result_of(claim.prompt_id, outputs=[saved_file(subfolder=claim.job_id)])
-        return recorder.record(claim, instance, lambda: result, [])
+        return recorder.record(claim, instance, lambda: result, [], lambda: None)
 
     def place(self, runtime: BrokerlessRuntime, claim: Claim) -> Path:
         return runtime.settings.outputs_dir / claim.job_id / "picture_00001_.png"

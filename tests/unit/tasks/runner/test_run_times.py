@@ -11,7 +11,7 @@ from sqlalchemy import select
 from core.errors import LedgerUnavailable
 from core.ledger import Ledger
 from core.ledger.claims import Claim
-from core.ledger.database.tables import durations
+from core.ledger.database.learned_tables import durations
 from core.ledger.model_sets import load_subject, model_set_of, run_subject
 from core.ledger.scheduling.learned import USUAL_LOAD_S
 from core.records.instance import InstanceRecord

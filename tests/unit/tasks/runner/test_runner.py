@@ -610,7 +610,7 @@ class TestInputs:
         self, runner: JobRunner, runtime: BrokerlessRuntime, monkeypatch: pytest.MonkeyPatch, is_away: bool
     ) -> None:
         if is_away:
-            monkeypatch.setattr(runtime.storage, "_what_is_wrong", lambda: "It is not mounted.")
+            monkeypatch.setattr(runtime.storage, "problem", lambda: "It is not mounted.")
         job_id = job(runtime.ledger, inputs=(InputRef(name="a.png", key="k/none"),))
         end = runner.work(job_id)
         assert isinstance(end, Requeued if is_away else Failed)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator
-from datetime import datetime, timedelta, timezone
-from email.utils import format_datetime
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,7 +15,7 @@ from core.errors import AddressRefused
 from core.ledger.webhooks.outbox import Post, TryResult
 from core.outbound import UNRESTRICTED, Policy
 from tasks.webhooks import posting
-from tasks.webhooks.posting import MAX_RESTING, ConnectionThread, ConnectionThreads, parse_retry_after, send
+from tasks.webhooks.posting import MAX_RESTING, ConnectionThread, ConnectionThreads, send
 from tests.makers import Stopwatch
 from tests.waiting import eventually
 
@@ -130,34 +128,6 @@ class TestSending:
     def test_what_was_cut_was_too_late(self, receiver: Receiver, took_s: float, said: str) -> None:
         receiver.error, receiver.took_s = HTTPError("cut"), took_s
         assert str(tried(receiver).error).startswith(said)
-
-
-class TestRetryAfter:
-    @pytest.mark.parametrize(
-        ("text", "seconds"),
-        [
-            (None, None),
-            ("", None),
-            (" 0 ", 0.0),
-            ("120", 120.0),
-            ("9" * 40, 999_999_999_999.0),
-            ("1.5", None),
-            ("-1", None),
-            ("²", None),
-            ("soon", None),
-            ("Sun, 06 Nov 1994 08:49:37 GMT", 0.0),
-            ("Sun, 06 Nov 99999999999 08:49:37 GMT", None),
-        ],
-    )
-    def test_in_either_form(self, text: str | None, seconds: float | None) -> None:
-        assert parse_retry_after(text) == seconds
-
-    @pytest.mark.parametrize("form", ["GMT", "-0000"])
-    def test_a_date_is_as_far_away_as_it_is(self, form: str) -> None:
-        later = datetime.now(timezone.utc) + timedelta(seconds=100)
-        seconds = parse_retry_after(format_datetime(later).replace("+0000", form))
-        assert seconds is not None
-        assert 95 < seconds <= 100
 
 
 class FakeThread:

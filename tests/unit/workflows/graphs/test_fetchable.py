@@ -8,7 +8,7 @@ import pytest
 
 from core.errors import InvalidWorkflow, NodeErrors
 from core.records.model_file import ModelFile
-from tests.unit.catalogue_literals import Nodes, loading, with_checkpoints
+from tests.unit.catalogue_literals import Nodes, loading, node, with_checkpoints
 from workflows.graphs.catalogue import cacheable_catalogue
 from workflows.graphs.checks import check_graph
 from workflows.graphs.fetchable import fetchable_files, folders_of, nearest_names
@@ -41,6 +41,32 @@ def errors(graph: Nodes) -> NodeErrors:
 def test_only_what_the_manifest_has_for_this_loader(name: str, paths: tuple[str, ...], found: set[str]) -> None:
     graph = loading(name)
     assert fetchable_files(graph, errors(graph), manifest(*paths)) == found
+
+
+@pytest.mark.parametrize(
+    ("class_type", "input_name", "folder", "takes"),
+    [
+        ("UpscaleModelLoader", "model_name", "upscale_models", True),
+        ("UpscaleModelLoader", "model_name", "checkpoints", False),
+        ("CLIPLoader", "clip_name", "text_encoders", True),
+        ("CLIPLoader", "clip_name", "clip", True),
+        ("CLIPLoader", "clip_name", "clip_vision", False),
+        ("DualCLIPLoader", "clip_name2", "clip_vision", False),
+        ("CLIPVisionLoader", "clip_name", "clip_vision", True),
+        ("CLIPVisionLoader", "clip_name", "text_encoders", False),
+        # Of others nobody knows where they look.
+        ("OtherLoader", "model_name", "checkpoints", True),
+    ],
+)
+def test_loaders_take_files_of_their_own_folders(class_type: str, input_name: str, folder: str, takes: bool) -> None:
+    known = node({input_name: [["other.safetensors"], {}]}, ["MODEL"], saves=True)
+    graph = {"1": {"class_type": class_type, "inputs": {input_name: "a.safetensors"}}}
+    with pytest.raises(InvalidWorkflow) as caught:
+        check_graph(graph, {class_type: known})
+
+    found = fetchable_files(graph, caught.value.node_errors, manifest(f"{folder}/a.safetensors"))
+
+    assert found == ({"a.safetensors"} if takes else set())
 
 
 def test_not_if_anything_else_is_wrong() -> None:

@@ -27,10 +27,10 @@ EDITOR = {"nodes": [], "links": [], "version": 0.4}
         ({"input": {"workflow_json": GRAPH}}, ("A graph stands in input.workflow_json:",)),
         ({"workflow_api": TEXT}, ("in workflow_api: send", "; send it as an object, not as text.")),
         ({"input": {"prompt": TEXT}}, ("in input.prompt: ",)),
-        ({"json": EDITOR}, ("in json: send", "editor's save format", "Export")),
+        ({"json": EDITOR}, ('in json: send {"workflow": {...}}.',)),
         ({"a": {"b": {"c": GRAPH}}}, ("in a.b.c: ",)),
         (TEXT, ("The body is itself a graph: send", "; send it as an object, not as text.")),
-        (EDITOR, ("The body is itself a graph: send", "editor's save format")),
+        (EDITOR, ('The body is itself a graph: send {"workflow": {...}}.',)),
         ({"prompt": {**GRAPH, "9": {"_meta": {}}}}, ("in prompt: ",)),
     ],
 )

@@ -65,11 +65,7 @@ def test_tagged_objects_count_at_any_depth() -> None:
     workflow = graph({"deep": [1, dict(tagged)]}, "Any", "stack")
     workflow["8"] = {"class_type": "LoadVideo", "inputs": {"file": dict(tagged)}, "_meta": {"title": dict(tagged)}}
     found = find_references(workflow, file_kind)
-    assert [(each.asset, each.kind, each.is_guess) for each in found] == [
-        ("x", "", False),
-        ("x", "video", False),
-        ("x", "", False),
-    ]
+    assert [(each.asset, each.kind) for each in found] == [("x", ""), ("x", "video"), ("x", "")]
     before = copy.deepcopy(workflow)
     changed = put_all(workflow, found, "fgh")
     assert changed["7"]["inputs"]["stack"] == {"deep": [1, "f"]}

@@ -6,11 +6,22 @@ import time
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from core.errors import EditorWorkflow, InvalidWorkflow, NotFound
 from tests.unit.catalogue_literals import CATALOGUE, Nodes, chain, image_graph, refused, ring
 from workflows.graphs.checks import MAX_CHAIN_NODES, cacheable_catalogue, check_graph
-from workflows.graphs.graph import MAX_NODES, all_sources, ancestors, is_link, measure_depths, output_nodes, parse_graph
+from workflows.graphs.graph import (
+    MAX_NODES,
+    all_sources,
+    ancestors,
+    is_link,
+    measure_depths,
+    output_nodes,
+    parse_graph,
+    reached_in_order,
+)
 from workflows.templates.samples import NAMES, sample
 
 
@@ -37,7 +48,7 @@ from workflows.templates.samples import NAMES, sample
         ({"n" * 513: {"class_type": "A", "inputs": {}}}, "at most 512 characters"),
         ({"nodes": []}, "Node nodes"),
         ({"prompt": image_graph()}, "class_type.*; a graph stands in its prompt: send that alone"),
-        ({"workflow": {"nodes": [], "links": []}}, "in its workflow: .*Export"),
+        ({"workflow": {"nodes": [], "links": []}}, "a graph stands in its workflow: send that alone"),
         ({"extra_pnginfo": {"workflow": {"nodes": [], "links": []}}, "a": {}}, "class_type"),
     ],
 )
@@ -204,3 +215,19 @@ def _seconds(graph: Nodes, compiled: Any) -> float:
     started = time.perf_counter()
     check_graph(graph, compiled)
     return time.perf_counter() - started
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 6).map(str), max_size=3), min_size=1, max_size=6),
+    st.sets(st.integers(0, 6).map(str), max_size=3),
+)
+def test_nodes_in_order_are_reached_as_by_the_long_way(taken: list[list[str]], roots: set[str]) -> None:
+    sources_of = {str(number): sources for number, sources in enumerate(taken)}
+    existing = {node_id: [each for each in sources if each in sources_of] for node_id, sources in sources_of.items()}
+    roots &= sources_of.keys()
+    depths: dict[str, int] = {}
+    cycle = measure_depths(existing, roots, depths)
+    is_in_order = all(int(each) < int(node_id) for node_id in depths for each in existing[node_id])
+
+    assert reached_in_order(sources_of, roots) == (set(depths) if is_in_order else None)
+    assert not (is_in_order and cycle)

@@ -9,6 +9,7 @@ import pytest
 
 from cli.exit_codes import EXIT_OK, EXIT_USAGE
 from cli.main import run
+from core.records.tenant_limits import TenantLimits
 from tests.integration.api_fixtures import Api, running_api, settings_for
 from tests.waiting import eventually
 
@@ -43,6 +44,15 @@ def test_from_an_open_server_to_keys_of_tenants(
     assert said(capsys, "tenants", "weigh", "acme", "3") == "acme  changed"
     assert api.ledger.tenants.get("acme").weight == 3
 
+    given = ("--max-waiting", "10", "--max-kept-bytes", "unlimited", "--max-gpu-s-per-day", "1.5")
+    assert said(capsys, "tenants", "set", "acme", *given) == "acme  changed"
+    said(capsys, "tenants", "set", "acme", "--max-gpu-s-per-day", "default", "--weight", "3")
+    acme = api.ledger.tenants.get("acme")
+    assert (acme.weight, acme.limits) == (3, TenantLimits(max_waiting=10, max_kept_bytes=-1))
+    assert said(capsys, "tenants", "list").splitlines()[0].split("\t")[:-1] == ["acme", "3", "0/10", "0", "", "0", "0"]
+    first = said(capsys, "limits").splitlines()[0]
+    assert first.split("\t") == ["waiting", "0", "-", "-"], "of the tenant of the key"
+
     more = ("--max-priority", "5", "--template", "sd3", "--pool", "small", "--ends-in", "3600")
     made = json.loads(said(capsys, "keys", "create", "ci", "--tenant", "acme", "--scope", "read", *more, "--json"))
     key = api.ledger.keys.get(made["id"])
@@ -74,6 +84,12 @@ def status_of(api: Api, secret: str) -> int:
         (("tenants", "create", "Acme!"), "name must"),
         (("tenants", "create", "default"), "There is a tenant default already"),
         (("tenants", "weigh", "nobody", "1"), "There is no tenant nobody"),
+        (("tenants", "set", "nobody", "--max-waiting", "1"), "There is no tenant nobody"),
+        (("tenants", "set", "default"), "Say what is to change"),
+        (("tenants", "set", "default", "--max-waiting", "-1"), "-1 is no limit"),
+        (("tenants", "set", "default", "--max-kept-bytes", "nan"), "nan is no limit"),
+        (("tenants", "set", "default", "--max-running", "1.5"), "max_running must be an integer from 0"),
+        (("tenants", "create", "x", "--max-waiting", "1e30"), "is out of range"),
         (("keys", "create", "x", "--scope", "fly"), "fly"),
         (("keys", "create", "x", "--scope", "read", "--tenant", "nobody"), "There is no tenant nobody"),
         (("keys", "rotate", "nobody"), "There is no key nobody"),

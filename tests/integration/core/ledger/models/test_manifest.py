@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from sqlalchemy import event
 
 from core.errors import NotFound
 from core.ledger import Ledger
@@ -31,6 +32,21 @@ def test_entries_take_the_place_of_those_with_their_path(ledger: Ledger, monkeyp
     [changed] = ledger.manifest.put([replace(ENTRY, pools=())])
     assert (changed.pools, changed.created_at_ms, changed.updated_at_ms) == ((), begun_ms, begun_ms + 1000)
     assert ledger.manifest.get(ENTRY.path) == changed
+
+
+def test_as_many_as_one_request_brings_are_entered_and_changed_in_a_handful_of_statements(ledger: Ledger) -> None:
+    """One by one, ten thousand took longer than a request may with PostgreSQL."""
+    asked: list[str] = []
+    event.listen(ledger.database.engine, "before_cursor_execute", lambda *each: asked.append(each[2]))
+    many = [replace(ENTRY, path=f"loras/{number:05}.sft") for number in range(10_000)]
+    assert len(ledger.manifest.put(many)) == 10_000
+    assert [entry.path for entry in ledger.manifest.put([replace(each, pools=()) for each in many])][-1] == many[
+        -1
+    ].path
+    assert len(asked) < 30
+    assert {entry.pools for entry in ledger.manifest.all()} == {()}
+    [newest] = ledger.audit.page(limit=1)
+    assert (newest.act, newest.details) == ("model.put", {"is_new": False})
 
 
 def test_what_is_removed_is_unknown(ledger: Ledger) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import Connection, update
 
 from core.clock import now_ms
 from core.ledger import Ledger
@@ -15,6 +15,7 @@ from core.ledger.instances import DRAINED, DRAINING, LOST, SILENCE_MS, STARTING,
 from core.ledger.model_sets import load_subject, model_set_of, run_subject
 from core.ledger.models.speeds import learn_speed
 from core.ledger.scheduling import heads
+from core.ledger.scheduling.lines import Lines, WaitingLine
 from core.model_files.needs import LISTED_S
 from core.records.job import Job
 from core.records.model_file import AWAITS_FILES, ModelCopy, ModelFile
@@ -165,6 +166,27 @@ def test_one_that_came_after_the_look_stands_behind_the_others(ledger: Ledger) -
     assert index == 1
     assert (outlook.place(line, 0).position, outlook.place(line, 0).starts_in_s) == (1, 5.0)
     assert (outlook.place(line, index).position, outlook.place(line, index).starts_in_s) == (2, 15.0)
+
+
+def test_a_line_that_somebody_comes_to_within_a_look_is_left_to_the_next(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On PostgreSQL a look is many statements, each of which sees what was committed until then."""
+    register(ledger, GPU)
+    submit(ledger, models=(SDXL,))
+    read_waiting = Lines.waiting
+
+    def then_one_comes(lines: Lines, connection: Connection) -> list[WaitingLine]:
+        found = read_waiting(lines, connection)
+        submit(ledger, models=(FLUX,))
+        return found
+
+    monkeypatch.setattr(Lines, "waiting", then_one_comes)
+    outlook = ledger.outlook.read()
+
+    assert len(outlook.indexes) == 1
+    for line, index in outlook.indexes.values():
+        assert outlook.place(line, index).position == 1
 
 
 def test_jobs_that_wait_run_and_are_stored_are_counted(ledger: Ledger) -> None:

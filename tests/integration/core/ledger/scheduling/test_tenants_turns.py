@@ -12,8 +12,9 @@ from core.ledger import Ledger
 from core.ledger.database.access_tables import tenants
 from core.ledger.durations import DEFAULT_S
 from core.ledger.scheduling.used import read_used
+from core.records.usage import GpuTime
 from core.scheduling.shares import HALF_LIFE_S
-from tests.ledger_moves import in_parallel, submit
+from tests.ledger_moves import ERROR, in_parallel, submit
 from tests.makers import come_up
 
 GPU = "gpu0@here"
@@ -118,3 +119,28 @@ def test_many_claim_at_once_for_two_tenants(shared: Ledger) -> None:
     assert sum(total.values()) == 40
     assert abs(total["acme"] - 20) <= 4
     assert sum(used_s(shared).values()) == pytest.approx(40 * DEFAULT_S, rel=0.05), "no charge is lost"
+
+
+def test_a_tenant_is_charged_with_what_its_job_took_and_not_with_what_was_expected(shared: Ledger) -> None:
+    """Whoever calls its jobs short, or long, gains and loses nothing by that."""
+    submit(shared, tenant="acme", expected_time_s=1.0)
+    submit(shared, tenant="globex", expected_time_s=500.0)
+    for _ in range(2):
+        claim = shared.claims.claim(GPU)
+        assert claim is not None
+        shared.claims.fail(claim, ERROR, spent=GpuTime(run_ms=20_000, load_ms=10_000))
+    assert used_s(shared) == pytest.approx({"acme": 30.0, "globex": 30.0}, abs=1.0)
+
+
+def test_what_the_fleet_lost_is_not_charged(shared: Ledger) -> None:
+    submit(shared, tenant="acme")
+    claim = shared.claims.claim(GPU)
+    assert claim is not None
+    shared.requeue.release(claim, reason="gone", spent=GpuTime(run_ms=20_000))
+    assert used_s(shared).get("acme", 0.0) == pytest.approx(0.0, abs=0.1)
+    again = shared.claims.claim(GPU)
+    assert again is not None
+    shared.claims.generated(again, [], outputs_reused=False, spent=GpuTime(run_ms=20_000), may_run_again=True)
+    assert used_s(shared)["acme"] == pytest.approx(20.0, abs=0.5)
+    shared.requeue.lose_files(again.job_id, again.attempt)
+    assert used_s(shared).get("acme", 0.0) == pytest.approx(0.0, abs=0.5)

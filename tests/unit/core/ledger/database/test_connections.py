@@ -47,7 +47,7 @@ def pragma(database: Database, name: str) -> Any:
 def keys(database: Database) -> list[str]:
     """What `write_key` left."""
     with database.read() as connection:
-        return list(connection.execute(text("SELECT name FROM facts ORDER BY name")).scalars())
+        return list(connection.execute(text("SELECT name FROM facts WHERE value = 'x' ORDER BY name")).scalars())
 
 
 def write_key(connection: Any, name: str) -> None:
@@ -303,7 +303,7 @@ class TestRestedConnection:
             listener(None, record)
 
     def take(self, database: Database, record: Any, error: Exception | None = None) -> list[str]:
-        """Take a connection from the pool; returns what its server was asked, and that the answer was read."""
+        """Take a connection from the pool; returns what its server was asked, and in which kind of transaction."""
         asked: list[str] = []
 
         def execute(statement: str) -> Any:
@@ -312,7 +312,14 @@ class TestRestedConnection:
             asked.append(statement)
             return SimpleNamespace(fetchone=lambda: (77,))
 
-        connection = SimpleNamespace(execute=execute, commit=lambda: asked.append("commit"))
+        class Session:
+            def __setattr__(self, name: str, value: object) -> None:
+                asked.append(f"{name} = {value}")
+
+            def execute(self, statement: str) -> Any:
+                return execute(statement)
+
+        connection = Session()
         for listener in database.engine.pool.dispatch.checkout:
             listener(connection, record, None)
         return asked
@@ -324,7 +331,8 @@ class TestRestedConnection:
         record = SimpleNamespace(info={})
         self.give_back(postgres, record)
         watch.now_s += rested_s
-        assert self.take(postgres, record) == ([connections.CLOCK, "commit"] if is_asked else [])
+        asked = ["autocommit = True", connections.CLOCK, "autocommit = False"]
+        assert self.take(postgres, record) == (asked if is_asked else [])
         assert clock.told == ([77] if is_asked else [])
 
     @pytest.mark.usefixtures("watch")

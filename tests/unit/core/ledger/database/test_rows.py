@@ -146,7 +146,10 @@ class TestJob:
         names = {column.name for column in JOB_COLUMNS}
         assert {column.name for column in jobs.columns} - names == {
             "graph",
+            "shared_graph",
             "extra_pnginfo",
             "catalogues",
             "request_id",
+            "secret_names",
+            "hidden_at_ms",
         }

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from core.clock import now_ms
 from core.ledger.scheduling.fetching import fetching_of
 from core.records.model_file import ModelCopy
 
@@ -47,6 +48,20 @@ def test_what_is_told(copies: list[ModelCopy], sentence: str) -> None:
 def test_what_is_told_is_until_all_files_are_there(copies: list[ModelCopy], sentence: str) -> None:
     told = fetching_of((A, B), by_name(copies), left_s=41.0, gpus=["gpu0@here"])
     assert (told.sentence, told.left_s, told.gpus) == (sentence, 41.0, frozenset({"gpu0@here"}))
+
+
+def test_a_file_that_no_loader_finds_is_not_waited_for_in_silence() -> None:
+    old, new = 1, now_ms()
+    here: dict[str, Any] = {"hosts": ["here"], "left_s": 3.0, "gpus": ["gpu0@here"]}
+
+    told = fetching_of((A,), by_name([copy(A, "ready", updated_at_ms=old)]), **here)
+    assert told.sentence.startswith(f"{A} came, and no GPU lists it: ")
+    assert (told.left_s, told.gpus) == (None, frozenset())
+
+    just_came = fetching_of((A,), by_name([copy(A, "ready", updated_at_ms=new)]), **here)
+    assert (just_came.sentence, just_came.left_s) == (f"Waits until a GPU lists {A}.", 3.0)
+    elsewhere = fetching_of((A,), by_name([copy(A, "ready", updated_at_ms=old)]), hosts=["there"])
+    assert elsewhere.sentence == f"Waits until a GPU lists {A}.", "its host is away"
 
 
 def by_name(copies: list[ModelCopy]) -> dict[str, list[ModelCopy]]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import pytest
+from sqlalchemy import true, update
 
+from core.clock import now_ms
 from core.ledger import Ledger
+from core.ledger.database.learned_tables import durations
 from core.ledger.durations import DEFAULT_S
 from core.ledger.model_sets import load_subject, run_subject
 from core.ledger.scheduling import learned
-from core.ledger.scheduling.learned import KNOWN_S, USUAL_LOAD_S, Costs, LearnedCosts
+from core.ledger.scheduling.learned import KNOWN_S, OVERLAP_MS, USUAL_LOAD_S, Costs, LearnedCosts
 from tests.makers import Stopwatch
 
 
@@ -33,6 +36,30 @@ def test_what_is_new_is_heard_of_after_a_while(ledger: Ledger, watch: Stopwatch)
     watch.now_s += KNOWN_S
     costs = costs_of(ledger, known, "a")
     assert (costs.run_s("a"), costs.load_s("a"), costs.load_s("a", "RTX")) == (5.0, 9.0, 9.0)
+
+
+def test_what_was_learned_long_ago_is_not_read_again_and_what_was_written_late_is(
+    ledger: Ledger, watch: Stopwatch
+) -> None:
+    known = LearnedCosts()
+    ledger.durations.learn_all({run_subject("a"): 4.0, run_subject("b"): 4.0}, gpu="RTX")
+    _set(ledger, 4.0, ms_ago=3 * OVERLAP_MS)
+    costs_of(ledger, known, "a", "b")
+    _set(ledger, 9.0, ms_ago=3 * OVERLAP_MS)
+    watch.now_s += KNOWN_S
+    assert costs_of(ledger, known, "a", "b").run_s("a") == 4.0
+    _set(ledger, 9.0, ms_ago=OVERLAP_MS // 2, of="b")
+    watch.now_s += KNOWN_S
+    costs = costs_of(ledger, known, "a", "b")
+    assert (costs.run_s("a"), costs.run_s("b")) == (4.0, 9.0)
+
+
+def _set(ledger: Ledger, average_s: float, *, ms_ago: int, of: str | None = None) -> None:
+    """Set what was learned of the runs of one model set or of all, and when."""
+    values = {"average_s": average_s, "updated_at_ms": now_ms() - ms_ago}
+    wanted = true() if of is None else durations.c.what == run_subject(of)
+    with ledger.database.write() as transaction:
+        transaction.connection.execute(update(durations).where(wanted).values(**values))
 
 
 def test_another_kind_of_gpu_joins_those_that_are_known(ledger: Ledger, watch: Stopwatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -10,6 +11,8 @@ from sqlalchemy import Connection, event
 from core.ledger import Ledger
 from core.ledger.model_sets import load_subject, model_set_of, run_subject
 from core.ledger.scheduling.lines import WaitingLine
+from core.ledger.scheduling.turns import LOOKED_AT
+from core.records.requirements import Requirements
 from tests.ledger_moves import claimed, submit
 from tests.makers import NAME, StoppedClock, come_up
 
@@ -75,6 +78,11 @@ def test_where_all_are_at_work_a_submission_looks_once(ledger: Ledger) -> None:
     event.listen(ledger.database.engine, "before_cursor_execute", lambda *args: statements.append(args[2]))
     assert ledger.turns.of(job.id) is None
     assert len(statements) == 1
+    recorded_s = time.monotonic()
+    assert ledger.turns.of(job.id, recorded_s=recorded_s) is None
+    assert len(statements) == 2, "the look before began before it was recorded"
+    assert ledger.turns.of(job.id, recorded_s=recorded_s) is None
+    assert len(statements) == 2, "that look was for both"
     come_up(ledger, OTHER)
     turn = ledger.turns.of(job.id)
     assert turn is not None
@@ -114,6 +122,28 @@ def test_an_instance_is_woken_when_the_only_holder_is_gone(ledger: Ledger) -> No
     come_down(ledger)
     [turn] = ledger.turns.woken()
     assert (turn.instance, turn.job_id, turn.why) == (OTHER, job.id, "unheld")
+
+
+def test_a_job_finds_its_gpu_behind_many_idle_ones_of_another_pool(ledger: Ledger) -> None:
+    for number in range(LOOKED_AT + 5):
+        come_up(ledger, f"a{number:02}@here", pool="a100")
+    come_up(ledger, "h0@here", pool="h100")
+    job = submit(ledger, requires=Requirements(pool="h100"))
+    turn = ledger.turns.of(job.id)
+    assert turn is not None
+    assert turn.instance == "h0@here"
+
+
+def test_of_many_that_are_idle_a_claim_wakes_two_and_not_always_the_same(ledger: Ledger) -> None:
+    taught(ledger)
+    for number in range(30):
+        come_up(ledger, f"gpu{number}@here", device="RTX")
+    for _ in range(100):
+        submit(ledger, models=MODELS)
+    woken = [{turn.instance for turn in ledger.turns.woken()} for _ in range(20)]
+    assert {len(names) for names in woken} == {2}
+    assert len(set.union(*woken)) > 4
+    assert len(ledger.turns.missing()) > 4, "the reconciler leaves none out"
 
 
 def come_down(ledger: Ledger) -> None:

@@ -128,6 +128,7 @@ class TestTaking:
             timeout_s=2.0,
             tries=4,
             webhook=WEBHOOK,
+            tenant="default",
         )
         row = row_of(ledger, "a")
         assert (row.state, row.tries, row.updated_at_ms) == ("sending", 4, clock.now_ms)

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta, timezone
-from email.utils import format_datetime
-
 import pytest
 
 from core.errors import ConfigurationError
 from core.ledger.webhooks.retry_schedule import JITTER, MAX_RETRY_AFTER_S, next_try_ms
 from core.settings import Settings, load_settings
-from tasks.webhooks.posting import parse_retry_after
 
 NOW_MS = 1_800_000_000_000
 PAUSES = Settings().webhook_schedule_s
@@ -41,42 +37,6 @@ def test_a_receiver_may_ask_for_a_longer_pause_and_never_for_a_shorter_one() -> 
     assert pause_s(2, 60.0) == pytest.approx(300, rel=JITTER)
     assert pause_s(1, 1e9) == MAX_RETRY_AFTER_S
     assert next_try_ms(PAUSES, 8, now_ms=NOW_MS, retry_after_s=60.0) is None
-
-
-@pytest.mark.parametrize(
-    ("value", "expected"),
-    [
-        ("120", 120.0),
-        (" 0 ", 0.0),
-        ("9" * 500, 999999999999.0),
-        ("-5", None),
-        ("1.5", None),
-        ("soon", None),
-        ("", None),
-        (None, None),
-        ("٣", None),
-        ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0),
-        ("Wed, 99 Oct 2015 07:28:00 GMT", None),
-        ("Fri, 31 Feb 2026 00:00:00 GMT", None),
-        ("Wed, 21 Oct 2015 25:61:61 GMT", None),
-        ("Wed, 21 Oct 2015 07:28:00 +9999", None),
-        ("Wed, 21 Oct 2015 07:28:00 +99999999999999", None),
-        ("Wed, 21 Oct 99999999999999999999999 07:28:00 GMT", None),
-        ("Wed, 21 Oct 2015 99999999999999999999:28:00 GMT", None),
-        ("1 Jan 1 1:1:1 " + "9" * 400, None),
-        ("1e400", None),
-        ("nan", None),
-    ],
-)
-def test_retry_after(value: str | None, expected: float | None) -> None:
-    assert parse_retry_after(value) == expected
-
-
-def test_retry_after_as_a_date() -> None:
-    in_a_minute = datetime.now(timezone.utc) + timedelta(seconds=60)
-    assert parse_retry_after(format_datetime(in_a_minute, usegmt=True)) == pytest.approx(60, abs=2)
-    # Without a zone it is taken for UTC.
-    assert parse_retry_after(format_datetime(in_a_minute.replace(tzinfo=None))) == pytest.approx(60, abs=2)
 
 
 def test_the_schedule_is_a_list_of_pauses(monkeypatch: pytest.MonkeyPatch) -> None:

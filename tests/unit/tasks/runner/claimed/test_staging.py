@@ -17,6 +17,7 @@ from core.ledger.claims import Claim
 from core.records.instance import InstanceRecord
 from core.records.job import InputRef
 from core.storage.folders import BucketFault, LocalStorage, content_key
+from core.storage.placing import Told
 from tasks.runner.claimed import staging
 from tasks.runner.claimed.staging import remove_staged, stage_inputs
 from tests.ledger_moves import claimed
@@ -147,11 +148,13 @@ class Bucket(LocalStorage):
         self.fetched: list[tuple[str, str]] = []
         self.fault: OSError | None = None
 
-    def copy(self, key: str, target: Path) -> None:
+    def copy(self, key: str, target: Path, told: Told | None = None) -> None:
         self.fetched.append((key, threading.current_thread().name))
         if self.fault is not None:
             raise self.fault
         super().copy(key, target)
+        if told is not None:
+            told(1, 2)
 
 
 class TestOfABucket:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from core.records.model_file import ModelCopy, ModelFile
-from tasks.models import fetcher
-from tasks.models.fetcher import Progress
+from tasks.models import pace
+from tasks.models.pace import Progress
 
 ENTRY = ModelFile(path="checkpoints/x.sft", source="https://a.example/x", sha256="a" * 64)
 
@@ -24,7 +24,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr(fetcher, "time", made)
+    monkeypatch.setattr(pace, "time", made)
     return made
 
 
@@ -64,3 +64,53 @@ def test_a_file_of_which_nothing_was_told_teaches_nothing(clock: Clock) -> None:
     Progress("here", ENTRY, lambda _copy: None).learn(lambda size, seconds: learned.append((size, seconds)))
     assert learned == [(0, 0.0)], "which is too little to be noted"
     assert clock.now_s == 1000.0
+
+
+def coming(clock: Clock, bytes_s: float, seconds: float, size: int | None = 10**9) -> Progress:
+    """A file of which some was there, and that has come for so long at this speed."""
+    watch = Progress("here", ENTRY, lambda _copy: None)
+    for step in range(int(2 * seconds)):
+        clock.now_s += 0.5
+        watch.tell(5_000_000 + int(bytes_s * step / 2), size)
+    return watch
+
+
+@pytest.mark.parametrize(
+    ("bytes_s", "seconds", "slow"),
+    [(0.2, 2, (False, False)), (0.2, 10, (True, False)), (0.2, 40, (True, True)), (50e3, 40, (False, False))],
+)
+def test_a_source_that_hardly_sends_is_slow_and_at_last_too_slow(
+    clock: Clock, bytes_s: float, seconds: float, slow: tuple[bool, bool]
+) -> None:
+    watch = coming(clock, bytes_s, seconds)
+    assert (watch.is_slow, watch.is_too_slow) == slow
+
+
+def test_a_source_that_says_nothing_is_slow(clock: Clock) -> None:
+    watch = Progress("here", ENTRY, lambda _copy: None)
+    clock.now_s += 5.0
+    assert (watch.is_slow, watch.is_too_slow) == (True, False)
+    clock.now_s += 30.0
+    assert watch.is_too_slow
+    assert watch.came_bytes(30.0) == 0
+
+
+def test_a_source_that_ends_after_a_good_while_is_too_slow(clock: Clock) -> None:
+    watch = coming(clock, 10e6, 60)
+    clock.now_s += 31.0
+    assert watch.is_too_slow
+    assert watch.came_bytes(30.0) == 0
+
+
+def test_what_is_all_there_is_not_slow_however_long_it_is_hashed(clock: Clock) -> None:
+    watch = coming(clock, 0.0, 10, size=5_000_000)
+    clock.now_s += 100.0
+    assert (watch.is_slow, watch.is_too_slow, watch.is_nearly_there) == (False, False, True)
+
+
+def test_nine_tenths_are_nearly_all(clock: Clock) -> None:
+    assert [coming(clock, 0.0, 1, size).is_nearly_there for size in (5_100_000, 6_000_000, None)] == [
+        True,
+        False,
+        False,
+    ]

@@ -14,6 +14,9 @@ from core.errors import ConfigurationError, StorageUnavailable
 from core.ledger import Ledger
 from core.settings import load_settings
 
+#: Lost files that are named.
+MOST_LINES = 100
+
 
 @click.group()
 def storage() -> None:
@@ -25,11 +28,13 @@ def storage() -> None:
     "--from", "source", metavar="DIR", type=click.Path(path_type=Path, file_okay=False, exists=True),
     help="The directory that has outputs and inputs; default: COMFYLINE_STORAGE_DIR, else the data directory.",
 )  # fmt: skip
-def copy(source: Path | None) -> int:
+@click.option("--despite-losses", is_flag=True, help="Let the fleet move although some of its files are lost.")
+def copy(source: Path | None, despite_losses: bool) -> int:
     """Copy the files of a directory into the bucket that COMFYLINE_STORAGE_URL names.
 
     The fleet may run meanwhile, and still use the directory. Run it again for what came since: what is in the bucket
-    is not sent twice, and each file that is sent is read back and compared by its hash.
+    is not sent twice, and each file that is sent is read back and compared by its hash. When all files that the ledger
+    knows are in the bucket, the first process that is started with it moves the fleet there.
     """
     settings = load_settings()
     if not settings.storage_url:
@@ -48,7 +53,7 @@ def copy(source: Path | None) -> int:
                     if show is not None:
                         show(done, total)
 
-                copied = run.run(on_bytes)
+                copied = run.run(on_bytes, despite_losses=despite_losses)
     except OSError as exc:
         raise StorageUnavailable(
             f"{exc.strerror or exc}. What was copied stays: run the command again, and it goes on."
@@ -61,9 +66,16 @@ def _told(screen: Screen, copied: Copied, url: str) -> int:
     if copied.unrecorded:
         words += f", {copied.unrecorded} belong to no job that has ended, and were left"
     screen.line(f"{words}.")
-    if not copied.damaged:
+    for lost in copied.lost[:MOST_LINES]:
+        whose = f"asset {lost.asset_id}" + (f" of job {lost.job_id}" if lost.job_id else "")
+        screen.line(f"{lost.key} ({whose}) {lost.why}.", "red")
+    if len(copied.lost) > MOST_LINES:
+        screen.line(f"So are {len(copied.lost) - MOST_LINES} more.", "red")
+    if copied.is_ready:
+        screen.line("The first process that is started with this COMFYLINE_STORAGE_URL moves the fleet to it.")
         return EXIT_OK
-    for key in copied.damaged:
-        screen.line(f"{key} is not what the ledger says it is, by its hash; it was not copied.", "red")
-    screen.line("The bucket is not marked as the fleet's. Remove these jobs or files, then run the command again.")
+    screen.line(
+        "The fleet cannot move yet. Bring these files back, or delete their jobs, and run the command again; with "
+        "--despite-losses the fleet moves without them."
+    )
     return EXIT_FAILED

@@ -1,0 +1,4 @@
+"""What metrics cost.
+
+scrape_cost  a scrape of a large fleet
+"""
