@@ -119,7 +119,7 @@ def test_all_are_restarted_and_nothing_is_lost(fleet: RollingFleet) -> None:
     while (found := newest(fleet)) == {} or found["state"] == "running":
         with contextlib.suppress(requests.RequestException):
             away.add(hosts_in(fleet, "starting", "unhealthy", "draining", "drained", "stopped", "lost"))
-        time.sleep(0.3)
+        time.sleep(0.4)
 
     jobs = load.finish()
     assert (found["state"], states(found)) == ("done", dict.fromkeys(("a", "b", "c", "home"), "done"))

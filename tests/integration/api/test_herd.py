@@ -59,9 +59,7 @@ def ledger(settings: Settings) -> Iterator[Ledger]:
 @pytest.fixture(scope="module")
 def url(settings: Settings, ledger: Ledger) -> Iterator[str]:
     """A server that uses at most four connections."""
-    # Streams that are open at the end are nobody's any more.
-    soon = {"GUNICORN_CMD_ARGS": "--graceful-timeout 1"}
-    with gunicorn_api(settings, "tests.integration.small_pool:create()", **soon) as url:
+    with gunicorn_api(settings, "tests.integration.small_pool:create()") as url:
         yield url
 
 

@@ -263,6 +263,15 @@ def test_every_key_on_a_redis_has_the_fleets_prefix(own_valkey: OwnValkey, tmp_p
     assert all(key.startswith("mine:") for key in keys)
 
 
+def test_a_channel_that_is_closed_under_a_publisher_is_a_broker_that_is_away(own_valkey: OwnValkey) -> None:
+    make_app(own_valkey.settings, "api").close()
+    with Connection(own_valkey.settings.transport_url) as connection:
+        channel: Any = connection.channel()
+        channel.close()
+        with pytest.raises(connection.connection_errors, match="was closed"):
+            channel._create_client()
+
+
 def _timed(publisher: Publisher, job_id: str) -> tuple[bool, bool]:
     """Whether it was published, and whether that was known in time."""
     begun_s = time.monotonic()
