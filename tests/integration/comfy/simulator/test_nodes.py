@@ -251,7 +251,7 @@ def test_loading_costs_once(server: SimulatorProcess) -> None:
     warm = run(server, text_to_image("warm"))
     further = (run(server, text_to_image(f"warm {number}")) for number in itertools.count())
     assert duration_s(cold) >= 0.2
-    assert min(duration_s(warm), quickest(lambda: duration_s(next(further)), limit_s=0.2)) < 0.2
+    assert min(duration_s(warm), quickest(lambda: duration_s(next(further)), limit_s=0.2, tries=20)) < 0.2
     assert set(warm["status"]["messages"][1][1]["nodes"]) == {"1", "3", "4"}
     device = server.get("/system_stats")["devices"][0]
     assert device["simulated_resident_models"] == [CHECKPOINT]
