@@ -161,7 +161,7 @@ def test_every_instance_counts(api: Api, tmp_path: Any) -> None:
         several.worker.come_up("gpu1@test", {"CheckpointLoaderSimple": other, "Own": {"input": {}}})
 
         def known() -> bool:
-            return several.get("/comfyui/models/checkpoints").json() == ["a.safetensors", "b.safetensors"]
+            return bool(several.get("/comfyui/models/checkpoints").json() == ["a.safetensors", "b.safetensors"])
 
         until(known, what="the catalogues")
         assert list(several.get("/comfyui/object_info").json()) == ["CheckpointLoaderSimple", "Own"]
