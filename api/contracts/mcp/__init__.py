@@ -1,7 +1,6 @@
 """The Model Context Protocol (MCP): what agents do with the fleet, as tools. Nothing here has a queue of its own.
 
 endpoint         the one route: a message in, an answer or a stream out
-methods          what each method answers
 json_rpc         one message, its protocol version, and what is wrong with it
 protocol_errors  errors as JSON-RPC has them
 tool             a tool, what it makes, and how it is listed

@@ -20,7 +20,7 @@ from mcp_types.version import (
     MODERN_PROTOCOL_VERSIONS,
 )
 from pydantic import ConfigDict, Field
-from typing_extensions import TypedDict
+from typing_extensions import NotRequired, TypedDict
 
 from api.contracts.comfy_v2.events import KEEPALIVE, event_stream_response, frame
 from api.contracts.mcp.json_rpc import (
@@ -32,7 +32,7 @@ from api.contracts.mcp.json_rpc import (
     check_message,
     read_message,
 )
-from api.contracts.mcp.protocol_errors import MCP, error_body, refused
+from api.contracts.mcp.protocol_errors import MCP, RpcErrorBodyView, RpcErrorView, error_body, refused
 from api.contracts.mcp.tool import Moved, Steps, ToolResult, failed
 from api.contracts.mcp.toolbox import Toolbox
 from api.http.auth import Guard
@@ -95,8 +95,9 @@ class MessageView(TypedDict):
     """The answer to a request: its result, or in its place an error."""
 
     jsonrpc: str
-    id: int | str
-    result: JsonObject
+    id: int | str | None
+    result: NotRequired[JsonObject]
+    error: NotRequired[RpcErrorBodyView]
 
 
 def mcp_blueprint(settings: Settings, guard: Guard, tools: Toolbox) -> ContractBlueprint:
@@ -109,7 +110,7 @@ def mcp_blueprint(settings: Settings, guard: Guard, tools: Toolbox) -> ContractB
         tag=AGENTS,
         body=MessageBody,
         scope=ANY_KEY,
-        answers={200: (MessageView, "text/event-stream"), 202: None},
+        answers={200: (MessageView, "text/event-stream"), 202: None, 404: RpcErrorView},
         errors=(ForbiddenOrigin,),
         parameters=HEADERS,
         text="Streamable HTTP without sessions. Each tool needs the scope of what it does. A tool that waits answers "

@@ -23,7 +23,8 @@ from tests.fleet import Fleet, work
 from tests.served_processes import ServedProcesses
 from tests.waiting import PATIENCE, until
 
-pytestmark = pytest.mark.slow
+#: A fleet starts within the time of its first test.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 KEY = "agents-key"
 CLIENTS = 200
@@ -33,7 +34,7 @@ CLIENTS = 200
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     with Fleet(tmp_path_factory.mktemp("fleet"), api_keys=KEY, api_processes="1") as fleet:
         fleet.key = KEY
-        fleet.start("broker", "api", "gpu0", "io", "beat").ready(gpus=1)
+        fleet.start("broker", "api", "gpu0", "io", "beat").ready(gpus=1, timeout_s=120)
         yield fleet
 
 
@@ -114,7 +115,7 @@ def test_an_api_that_dies_while_an_agent_waits_costs_a_question_and_no_job(fleet
     with pytest.raises(BaseException, match=r"(?s).*"):
         with_client(fleet.base_url, KEY, wait)
     assert "api" not in fleet.processes
-    fleet.start("api").ready(gpus=1)
+    fleet.start("api").ready(gpus=1, timeout_s=120)
 
     assert ended(fleet, job_id)["status"] == "succeeded"
     assert fleet.job(job_id)["attempt"] == 1
