@@ -57,7 +57,7 @@ def ended(fleet: Fleet, job_id: str) -> dict[str, Any]:
 def test_an_agent_makes_one_picture_and_then_many(fleet: Fleet) -> None:
     heard: list[str] = []
 
-    async def hear(_progress: float, _total: float | None, message: str | None) -> None:
+    async def hear(progress: float, total: float | None, message: str | None) -> None:
         heard.append(message or "")
 
     async def work_with(client: Client) -> None:
@@ -105,7 +105,7 @@ def test_a_client_that_leaves_while_it_waits_loses_nothing(fleet: Fleet) -> None
 def test_an_api_that_dies_while_an_agent_waits_costs_a_question_and_no_job(fleet: Fleet) -> None:
     job_id = submitted(fleet, 4, seed=13)
 
-    async def hear(_progress: float, _total: float | None, _message: str | None) -> None:
+    async def hear(progress: float, total: float | None, message: str | None) -> None:
         if "api" in fleet.processes:
             fleet.kill("api")
 

@@ -157,18 +157,17 @@ def test_a_limit_is_waited_out(fleet: Fleet, tmp_path: Path, language: str) -> N
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_a_stream_goes_on_after_the_api_died(fleet: Fleet, tmp_path: Path, language: str) -> None:
-    job_id = fleet.submit(work(8, seed=2))
+    # Longer than any program takes to begin.
+    job_id = fleet.submit(work(110, seed=2))
 
     with running(fleet, tmp_path, f"follow.{language}", job_id) as process:
         until(lambda: "status running" in printed(tmp_path), what="a job that runs")
         fleet.kill("api")
         until(lambda: "Dropped" in printed(tmp_path, "err"), what="a connection that dropped")
         fleet.start("api").ready(gpus=1, timeout_s=120)
+        fleet.cancel(job_id)
         assert process.wait(LIMIT_S * PATIENCE) == 0, printed(tmp_path, "err")
-    told = printed(tmp_path).splitlines()
-    assert told[-1] == "status succeeded"
-    assert sum(line.startswith("output http") for line in told) == 1
-    assert told.count("status succeeded") == 1
+    assert printed(tmp_path).splitlines()[-1] == "status canceled"
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

@@ -72,7 +72,7 @@ def submitted(api: Api, key: str, **arguments: Any) -> str:
 def test_from_a_template_to_its_picture(api: Api, acme: str, era: str) -> None:
     heard: list[tuple[float, str | None]] = []
 
-    async def hear(progress: float, _total: float | None, message: str | None) -> None:
+    async def hear(progress: float, total: float | None, message: str | None) -> None:
         heard.append((progress, message))
 
     async def work(client: Client) -> None:
@@ -189,14 +189,18 @@ def test_a_batch_is_waited_for_and_seen_on_one_sheet(api: Api, acme: str) -> Non
     assert (len(ids), rest["next_cursor"]) == (3, None)
     heard: list[float] = []
 
-    async def hear(progress: float, _total: float | None, _message: str | None) -> None:
+    async def hear(progress: float, total: float | None, message: str | None) -> None:
         heard.append(progress)
 
     async def wait(client: Client) -> dict[str, Any]:
         result = await client.call_tool("wait_for_batch", {"batch_id": batch["id"]}, progress_callback=hear)
         return made(result)
 
-    worker = threading.Timer(0.5, lambda: [api.worker.run(job_id, png(5)) for job_id in ids])
+    def run_all() -> None:
+        for job_id in ids:
+            api.worker.run(job_id, png(5))
+
+    worker = threading.Timer(0.5, run_all)
     worker.start()
     ended = with_client(api.url, acme, wait)
     worker.join()
