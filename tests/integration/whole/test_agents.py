@@ -6,8 +6,12 @@ import asyncio
 import base64
 import io
 import json
+import os
+import re
 import selectors
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,6 +24,7 @@ from PIL import Image
 
 from tests.agent_client import call, connected, made, pictures, with_client
 from tests.fleet import Fleet, work
+from tests.paths import ROOT
 from tests.served_processes import ServedProcesses
 from tests.waiting import PATIENCE, until
 
@@ -78,6 +83,21 @@ def test_an_agent_makes_one_picture_and_then_many(fleet: Fleet) -> None:
 
     with_client(fleet.base_url, KEY, work_with)
     assert heard
+
+
+def test_the_program_of_the_documentation_runs_as_it_stands_there(fleet: Fleet) -> None:
+    [program] = re.findall(r"^```python\n(.*?)^```$", (ROOT / "docs/agents.md").read_text("utf-8"), re.M | re.S)
+    environment = {"PATH": os.environ["PATH"], "COMFY_BASE_URL": fleet.base_url, "COMFY_API_KEY": KEY}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=90 * PATIENCE,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("succeeded ['http"), done.stdout
 
 
 def test_a_job_that_runs_is_canceled(fleet: Fleet) -> None:
