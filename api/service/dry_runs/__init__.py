@@ -1,0 +1,8 @@
+"""Requests for jobs that are judged as if they were submitted, of which nothing is kept.
+
+asked           whether a request is a dry run (contracts)
+trial           the run itself: all checks of a submission, and what would become of it (contracts)
+trial_files     files that are looked at and not kept (trial)
+kinds_of_gpus   which GPUs could run a graph, and what the others lack (trial)
+missing_things  what is not there, and where it is (kinds_of_gpus)
+"""
