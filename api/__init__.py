@@ -57,6 +57,7 @@ from api.service.batches.service import BatchService
 from api.service.bulk_work import BulkService
 from api.service.direct_intake import DirectIntake
 from api.service.dry_runs.asked import refuse_dry_runs_elsewhere
+from api.service.dry_runs.batch_trial import BatchDryRuns
 from api.service.dry_runs.trial import DryRuns
 from api.service.estimates import Estimates
 from api.service.input_files import Intake
@@ -118,7 +119,8 @@ def create_app(
     app.register_blueprint(upload_blueprint(settings, ledger, direct))
     library = Library([SHIPPED] if settings.workflows_dir is None else [SHIPPED, settings.workflows_dir])
     batches = BatchService(settings, ledger, publisher, service, library, room)
-    app.register_blueprint(batches_blueprint(settings, ledger, batches, estimates))
+    batch_dry_runs = BatchDryRuns(ledger, service, batches, dry_runs, estimates)
+    app.register_blueprint(batches_blueprint(settings, ledger, batches, estimates, batch_dry_runs))
     app.register_blueprint(generate_blueprint(settings, ledger, service, hub, library, estimates))
     app.register_blueprint(generate_stream_blueprint(settings, ledger, service, hub, library, estimates))
     app.register_blueprint(router_blueprint(settings, ledger, service, hub, library, estimates))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -9,7 +10,8 @@ from typing_extensions import NotRequired, TypedDict
 
 from api.contracts.comfy_v2.views import REASON_CODES
 from api.http.error_shapes import COMFY_API, ErrorBodyView
-from api.service.dry_runs.kinds_of_gpus import CanRun, JudgedKind
+from api.service.dry_runs.batch_trial import BatchDryRun, BatchEstimate
+from api.service.dry_runs.kinds_of_gpus import CanRun, JudgedKind, Survey
 from api.service.dry_runs.missing_things import Fetchable, MissingThing
 from api.service.dry_runs.trial import DryRun
 from api.service.estimates import Prospect
@@ -70,17 +72,41 @@ class EstimateView(TypedDict):
     reason: str
 
 
-class DryRunView(TypedDict):
+class VerdictView(TypedDict):
+    """What a submission would be answered, and what the GPUs have to say."""
+
     dry_run: Literal[True]
     accepted: Annotated[bool, Field(description="Whether a submission would be accepted now.")]
     runnable: Annotated[bool, Field(description="Whether some GPU can run it, or will when it has fetched models.")]
     problems: Annotated[
         list[RefusalView], Field(description="All that keeps it from being accepted; a submission is told the first.")
     ]
-    nodes_total: NotRequired[Annotated[int, Field(description="How many of its nodes would run.")]]
     gpus: list[GpuKindView]
     missing: list[MissingView]
+
+
+class DryRunView(VerdictView):
+    """What would become of a job."""
+
+    nodes_total: NotRequired[Annotated[int, Field(description="How many of its nodes would run.")]]
     estimate: EstimateView | None
+
+
+class BatchEstimateView(TypedDict):
+    """What would become of the jobs of a batch that came now."""
+
+    starts_in_s: Annotated[float | None, Field(description="Until the first of them begins.")]
+    ends_in_s: Annotated[float | None, Field(description="Until the last has run. Null: some begin on no GPU.")]
+    run_s: Annotated[float, Field(description="How long all of them run, one after the other.")]
+    expires: Annotated[bool, Field(description="Some would not begin within start_within_s.")]
+
+
+class BatchDryRunView(VerdictView):
+    """What would become of a batch. gpus and missing are of the job that is refused, else of the first one."""
+
+    jobs: Annotated[int, Field(description="How many it has.")]
+    batch_id: NotRequired[Annotated[str, Field(description="The batch that this Idempotency-Key has already.")]]
+    estimate: BatchEstimateView | None
 
 
 def dry_run_view(found: DryRun) -> DryRunView:
@@ -88,9 +114,9 @@ def dry_run_view(found: DryRun) -> DryRunView:
         "dry_run": True,
         "accepted": not found.refusals,
         "runnable": found.verdict is not None,
-        "problems": [refusal_view(error) for error in found.refusals],
-        "gpus": [_gpu_kind(each) for each in found.kinds],
-        "missing": [_missing(each) for each in found.missing],
+        "problems": _refusals(found.refusals),
+        "gpus": _gpu_kinds(found.survey),
+        "missing": _missing_things(found.survey),
         "estimate": None if found.prospect is None else _estimate(found.prospect, expires=found.expires),
     }
     if found.verdict is not None:
@@ -98,7 +124,44 @@ def dry_run_view(found: DryRun) -> DryRunView:
     return view
 
 
-def refusal_view(error: ComfylineError) -> RefusalView:
+def batch_dry_run_view(found: BatchDryRun) -> BatchDryRunView:
+    view: BatchDryRunView = {
+        "dry_run": True,
+        "accepted": not found.refusals,
+        "runnable": found.is_runnable,
+        "problems": _refusals(found.refusals),
+        "jobs": found.jobs,
+        "gpus": _gpu_kinds(found.survey),
+        "missing": _missing_things(found.survey),
+        "estimate": None if found.estimate is None else _batch_estimate(found.estimate),
+    }
+    if found.batch_id is not None:
+        view["batch_id"] = found.batch_id
+    return view
+
+
+def _refusals(errors: Sequence[ComfylineError]) -> list[RefusalView]:
+    return [_refusal(error) for error in errors]
+
+
+def _gpu_kinds(survey: Survey) -> list[GpuKindView]:
+    return [_gpu_kind(each) for each in survey.kinds]
+
+
+def _missing_things(survey: Survey) -> list[MissingView]:
+    return [_missing(each) for each in survey.missing]
+
+
+def _batch_estimate(estimate: BatchEstimate) -> BatchEstimateView:
+    return {
+        "starts_in_s": _rounded(estimate.starts_in_s),
+        "ends_in_s": _rounded(estimate.ends_in_s),
+        "run_s": round(estimate.run_s, 3),
+        "expires": estimate.expires,
+    }
+
+
+def _refusal(error: ComfylineError) -> RefusalView:
     view: RefusalView = {"status": COMFY_API.status(error), "error": COMFY_API.body(error)["error"]}
     if isinstance(error, TransientError) and error.retry_after_s is not None:
         view["retry_after_s"] = error.retry_after_s
@@ -137,15 +200,16 @@ def _fetch(found: Fetchable) -> FetchView:
 
 
 def _estimate(prospect: Prospect, *, expires: bool) -> EstimateView:
-    def rounded(seconds: float | None) -> float | None:
-        return None if seconds is None else round(seconds, 3)
-
     return {
         "position": prospect.position,
-        "starts_in_s": rounded(prospect.starts_in_s),
-        "load_s": rounded(prospect.load_s),
+        "starts_in_s": _rounded(prospect.starts_in_s),
+        "load_s": _rounded(prospect.load_s),
         "run_s": round(prospect.run_s, 3),
         "expires": expires,
         "reason_code": prospect.reason.code,
         "reason": prospect.sentence,
     }
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 3)

@@ -2,7 +2,8 @@
 
 asked           whether a request is a dry run (contracts)
 trial           the run itself: all checks of a submission, and what would become of it (contracts)
-trial_files     files that are looked at and not kept (trial)
+batch_trial     the same of many jobs at once (contracts)
+trial_files     files that are looked at and not kept (trial, batch_trial)
 kinds_of_gpus   which GPUs could run a graph, and what the others lack (trial)
 missing_things  what is not there, and where it is (kinds_of_gpus)
 """

@@ -59,8 +59,12 @@ class JudgedKind:
 class Survey:
     """What the GPUs of a fleet have to say about one job."""
 
-    kinds: tuple[JudgedKind, ...]
-    missing: tuple[MissingThing, ...]
+    kinds: tuple[JudgedKind, ...] = ()
+    missing: tuple[MissingThing, ...] = ()
+
+
+#: Of what cannot be shown to any.
+NO_SURVEY = Survey()
 
 
 class GpuSurvey:

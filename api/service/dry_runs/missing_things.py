@@ -65,13 +65,15 @@ def missing_things(
     found = []
     for number, lack in enumerate(told):
         has_it = [offer for offer in offers if lack not in offer.lacks and is_there(lack, offer.catalogue)]
+        # Of what is somewhere the name is right.
+        is_unknown = not has_it and lack not in fetches
         found.append(
             MissingThing(
                 lack=lack,
                 nodes=needed_by[lack],
                 absent_in=_pools(offer for offer in offers if offer not in has_it),
                 present_in=_pools(has_it),
-                nearest=tuple(nearest(lack, catalogues, manifest)) if number < MAX_NEAREST_TOLD else (),
+                nearest=tuple(nearest(lack, catalogues, manifest)) if is_unknown and number < MAX_NEAREST_TOLD else (),
                 fetchable=fetches.get(lack),
             )
         )

@@ -7,11 +7,12 @@ refused with the first of what is kept here, and accepted where nothing is.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 from api.http.caller import caller
 from api.http.time_limits import ledger_time_limit
 from api.service.catalogues import Acceptance
-from api.service.dry_runs.kinds_of_gpus import GpuSurvey, JudgedKind
+from api.service.dry_runs.kinds_of_gpus import NO_SURVEY, GpuSurvey, Survey
 from api.service.dry_runs.missing_things import MissingThing
 from api.service.dry_runs.trial_files import TrialFiles
 from api.service.estimates import Estimates, Prospect
@@ -31,6 +32,8 @@ from workflows.graphs.graph import parse_graph
 from workflows.graphs.lacks import Lack
 from workflows.graphs.misplaced import is_document
 
+Check = TypeVar("Check", bound=JobCheck)
+
 
 @dataclass(frozen=True, kw_only=True)
 class DryRun:
@@ -40,8 +43,7 @@ class DryRun:
     refusals: tuple[ComfylineError, ...]
     #: Who can run its graph with its files, whether there is room for it now or not; None: no GPU.
     verdict: Acceptance | None = None
-    kinds: tuple[JudgedKind, ...] = ()
-    missing: tuple[MissingThing, ...] = ()
+    survey: Survey = NO_SURVEY
     prospect: Prospect | None = None
     #: No GPU would take it by the time that it sets.
     expires: bool = False
@@ -58,15 +60,15 @@ class DryRuns:
         self._jobs = jobs
         self._intake = intake
         self._estimates = estimates
-        self._survey = GpuSurvey(ledger, jobs.check.catalogues)
+        self._gpus = GpuSurvey(ledger, jobs.check.catalogues)
 
     def files(self) -> TrialFiles:
         """Return an intake for one dry run, for files that come with its request."""
         return TrialFiles.beside(self._intake)
 
-    def check(self, files: TrialFiles) -> JobCheck:
-        """Return what judges requests with these files."""
-        return JobCheck(self._settings, self._ledger, self._jobs.check.catalogues, files)
+    def check(self, kind: type[Check], files: TrialFiles) -> Check:
+        """Return what judges requests with these files, of a class."""
+        return kind(self._settings, self._ledger, self._jobs.check.catalogues, files)
 
     def of(self, request: JobRequest, files: TrialFiles | None = None) -> DryRun:
         """Judge a request.
@@ -86,8 +88,10 @@ class DryRuns:
             self._jobs.require_room()
         with refusals:
             self._jobs.require_tenants_room(request, counts=False)
+        # By what there is now: what is told of each GPU has to go with the verdict.
+        self._jobs.check.catalogues.known_gpus()
         files = files or self.files()
-        check, job_id = self.check(files), new_job_id()
+        check, job_id = self.check(JobCheck, files), new_job_id()
         drafted: tuple[JobRequest, JobDraft] | None = None
         before = len(refusals.errors)
         with refusals:
@@ -97,21 +101,22 @@ class DryRuns:
             return DryRun(refusals=tuple(refusals.errors))
         request, draft = drafted
         verdict = check.verdict(request, draft, job_id, refusals)
-        inputs = files.try_each(draft.references, job_id, refusals)
+        # Nothing is fetched for a graph that cannot run.
+        there = [each for each in draft.references if verdict is not None or each.url is None]
+        inputs = files.try_each(there, job_id, refusals)
         is_runnable = verdict is not None and len(refusals.errors) == before
         self._refuse_used_key(request, refusals)
-        survey = self._survey.of(draft, request.requires, caller().limits.pools)
+        survey = self._surveyed(request, draft, files)
         prospect = None
         if is_runnable and verdict is not None:
             judged = JudgedJob(request=request, id=job_id, draft=draft, verdict=verdict)
-            prospect = self._prospect(check.finished(judged, inputs))
+            prospect = self._estimates.prospects([self.newcomer(check.finished(judged, inputs))])[0]
         return DryRun(
             refusals=tuple(refusals.errors),
             verdict=verdict if is_runnable else None,
-            kinds=survey.kinds,
-            missing=(*_absent(draft, files), *survey.missing),
+            survey=survey,
             prospect=prospect,
-            expires=prospect is not None and _expires(prospect, request.start_within_s),
+            expires=prospect is not None and expires(prospect, request.start_within_s),
         )
 
     def newcomer(self, job: AcceptedJob, count: int = 1) -> Newcomer:
@@ -127,8 +132,16 @@ class DryRuns:
             count=count,
         )
 
-    def _prospect(self, job: AcceptedJob) -> Prospect:
-        return self._estimates.prospects([self.newcomer(job)])[0]
+    def survey(self, request: JobRequest, files: TrialFiles) -> Survey:
+        """Return what all GPUs have to say about a request that is not judged here. Raises LedgerUnavailable."""
+        drafted: tuple[JobRequest, JobDraft] | None = None
+        with KeptRefusals() as kept:
+            drafted = self.check(JobCheck, files).drafted(request, new_job_id(), kept)
+        return NO_SURVEY if drafted is None else self._surveyed(*drafted, files)
+
+    def _surveyed(self, request: JobRequest, draft: JobDraft, files: TrialFiles) -> Survey:
+        found = self._gpus.of(draft, request.requires, caller().limits.pools)
+        return Survey(kinds=found.kinds, missing=(*_absent(draft, files), *found.missing))
 
     def _refuse_used_key(self, request: JobRequest, refusals: KeptRefusals) -> None:
         if any(isinstance(error, IdempotencyKeyReuse) for error in refusals.errors):
@@ -137,7 +150,8 @@ class DryRuns:
             self._ledger.jobs.refuse_used_key(request.idempotency_key, tenant=request.tenant)
 
 
-def _expires(prospect: Prospect, within_s: float | None) -> bool:
+def expires(prospect: Prospect, within_s: float | None) -> bool:
+    """Return whether no GPU would take a job by the time that it sets."""
     if within_s is None:
         return False
     return prospect.taken_in_s is None or prospect.taken_in_s > within_s
