@@ -188,7 +188,8 @@ def test_a_template(api: Api, in_the_field: Api) -> None:
     path = "/workflows/text2image"
     assert same_verdict(in_the_field, {"parameters": {"prompt": "a"}}, path)
     assert same_verdict(api, {"parameters": {"prompt": "a"}}, path), "it has none of its nodes"
-    for wrong in ({"parameters": {}}, {"parameters": {"steps": "x", "prompt": "a"}}, {"parameters": {"no": 1}}, {}):
+    bodies: list[Any] = [{"parameters": each} for each in ({}, {"steps": "x", "prompt": "a"}, {"no": 1})]
+    for wrong in (*bodies, {}):
         assert same_verdict(in_the_field, wrong, path) is None
     assert same_verdict(in_the_field, {"parameters": {}}, "/workflows/nothing") is None
 
