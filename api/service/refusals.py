@@ -37,7 +37,9 @@ class KeptRefusals:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
     ) -> bool:
-        if isinstance(error, REFUSALS):
+        if not isinstance(error, REFUSALS):
+            return False
+        # What two places of a graph have in common is told once.
+        if (type(error), error.args) not in [(type(each), each.args) for each in self.errors]:
             self.errors.append(error)
-            return True
-        return False
+        return True

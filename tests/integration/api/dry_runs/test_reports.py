@@ -12,7 +12,7 @@ from core.model_files.needs import USUAL_BYTES_S
 from core.records.access import Limits
 from core.records.model_file import ModelFile
 from tests.integration.api.comfy_v2.test_assets import png
-from tests.integration.api.dry_runs.helpers import dry, kept, rows
+from tests.integration.api.dry_runs.helpers import beating, dry, kept, rows
 from tests.integration.api.test_inputs import data_uri, loading
 from tests.integration.api.test_tenants import Client
 from tests.integration.api_fixtures import Api, postgres_database, running_api, settings_for
@@ -37,10 +37,14 @@ def api(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     """Pool h100 has a checkpoint and one more class, pool a10 another checkpoint; a host of a10 fetches model files."""
     folder = tmp_path_factory.mktemp("api")
     if request.param == "sqlite":
-        with running_api(settings_for(folder)) as running:
+        with running_api(settings_for(folder)) as running, beating(running):
             yield furnished(running)
         return
-    with postgres_database() as url, running_api(settings_for(folder, database_url=url)) as running:
+    with (
+        postgres_database() as url,
+        running_api(settings_for(folder, database_url=url)) as running,
+        beating(running),
+    ):
         yield furnished(running)
 
 

@@ -14,7 +14,7 @@ from core.errors import LedgerUnavailable
 from core.records.job import QUEUED
 from tests.field_graphs import field_graphs, simulated_catalogue
 from tests.integration.api.comfy_v2.test_assets import png
-from tests.integration.api.dry_runs.helpers import same_verdict
+from tests.integration.api.dry_runs.helpers import beating, same_verdict
 from tests.integration.api.test_bad_inputs import JSON, OTHER_SYSTEMS, RAW_BODIES, loading
 from tests.integration.api.test_inputs import data_uri
 from tests.integration.api_fixtures import Api, running_api, settings_for
@@ -29,14 +29,13 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     settings = settings_for(
         tmp_path_factory.mktemp("api"), max_body_bytes=LIMIT_BYTES, max_priority=100, allow_networks=("loopback",)
     )
-    with running_api(settings) as running:
+    with running_api(settings) as running, beating(running):
         running.worker.come_up()
         yield running
 
 
 @pytest.fixture(autouse=True)
 def nothing_waits(api: Api) -> Iterator[None]:
-    api.worker.beat()
     yield
     for job in api.ledger.jobs.page(statuses=[QUEUED], limit=100):
         api.ledger.jobs.cancel(job.id)
@@ -46,7 +45,7 @@ def nothing_waits(api: Api) -> Iterator[None]:
 def in_the_field(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     """A server whose GPU has the nodes of the graphs from the field."""
     catalogue = simulated_catalogue(tmp_path_factory.mktemp("simulator"))
-    with running_api(settings_for(tmp_path_factory.mktemp("field"))) as running:
+    with running_api(settings_for(tmp_path_factory.mktemp("field"))) as running, beating(running):
         running.worker.come_up(object_info=catalogue)
         yield running
 
@@ -54,7 +53,6 @@ def in_the_field(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
 def test_graphs_from_the_field(in_the_field: Api) -> None:
     accepted = refused = 0
     for each in field_graphs():
-        in_the_field.worker.beat()
         report = same_verdict(in_the_field, {"workflow": each.graph})
         if report is not None and report["accepted"]:
             accepted += 1
@@ -184,7 +182,6 @@ def test_a_file_whose_bytes_are_gone(api: Api) -> None:
 
 
 def test_a_template(api: Api, in_the_field: Api) -> None:
-    in_the_field.worker.beat()
     path = "/workflows/text2image"
     assert same_verdict(in_the_field, {"parameters": {"prompt": "a"}}, path)
     assert same_verdict(api, {"parameters": {"prompt": "a"}}, path), "it has none of its nodes"
@@ -196,7 +193,6 @@ def test_a_template(api: Api, in_the_field: Api) -> None:
 
 def test_a_form(in_the_field: Api) -> None:
     """Its picture is there for the dry run alone."""
-    in_the_field.worker.beat()
     path, fields = "/workflows/interior_design", {"style": "style_jp1", "room": "bedroom"}
     report = same_verdict(in_the_field, None, path, files={"user_img": ("room.png", png(30))}, data=fields)
     assert report is not None
@@ -249,6 +245,19 @@ def test_a_word_that_is_no_answer_submits_nothing(api: Api, value: str) -> None:
         answer = api.post(f"{path}?dry_run={value}", body)
         assert answer.status_code == 400
         assert "dry_run must be true or false" in answer.json()["error"]["message"]
+    assert api.ledger.jobs.count(QUEUED) == before
+
+
+def test_one_that_is_asked_for_within_the_body_submits_nothing(api: Api) -> None:
+    before = api.ledger.jobs.count(QUEUED)
+    for path, body in (
+        ("/api/v2/jobs", {"workflow": GRAPH}),
+        ("/workflows/text2image", {"parameters": {"prompt": "a"}}),
+        ("/api/v2/batches", {"workflow": GRAPH, "over": {"1.color": [1]}}),
+    ):
+        answer = api.post(path, {**body, "dry_run": True})
+        assert answer.status_code == 422
+        assert "'dry_run'" in answer.json()["error"]["message"]
     assert api.ledger.jobs.count(QUEUED) == before
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from cli.main import run
 from tests.integration.api.comfy_v2.test_assets import png
-from tests.integration.api.dry_runs.helpers import kept
+from tests.integration.api.dry_runs.helpers import beating, kept
 from tests.integration.api.test_editor_documents import document
 from tests.integration.api_fixtures import ROOT, Api, running_api, settings_for
 from tests.makers import GRAPH
@@ -35,6 +35,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     sidecar = {"title": "Frame", "parameters": {"photo": {"type": "image"}, "width": {"type": "integer", "default": 8}}}
     open_graph = {**PICTURE, "1": {"class_type": "LoadImage", "inputs": {"image": "{{PHOTO}}"}}}
     open_graph["3"] = {**GRAPH["1"], "inputs": {**GRAPH["1"]["inputs"], "width": "{{WIDTH}}"}}
+    open_graph["4"] = {**GRAPH["2"], "inputs": {**GRAPH["2"]["inputs"], "images": ["3", 0]}}
     (folder / "frame.json").write_text(json.dumps(open_graph))
     (folder / "frame.params.json").write_text(json.dumps(sidecar))
     with running_api(settings_for(tmp_path_factory.mktemp("api"), workflows_dir=folder)) as running:
@@ -42,13 +43,13 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
         running.worker.come_up("gpu1@test", object_info=with_checkpoints("other.sft"), pool="a10")
         # The first file that is kept marks the storage.
         running.post("/api/v2/assets", files={"file": ("a.png", png(1))}, data={"file_path": "a.png"})
-        yield running
+        with beating(running):
+            yield running
 
 
 @pytest.fixture
 def folder(tmp_path: Path, api: Api, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Files to check, in the working directory; when the test is over, the server has what it had before."""
-    api.worker.beat()
     (tmp_path / "graph.json").write_text(json.dumps(GRAPH))
     (tmp_path / "saved.json").write_text(json.dumps(document()))
     (tmp_path / "picture.json").write_text(json.dumps(PICTURE))
