@@ -58,7 +58,7 @@ from api.service.bulk_work import BulkService
 from api.service.direct_intake import DirectIntake
 from api.service.dry_runs.asked import refuse_dry_runs_elsewhere
 from api.service.dry_runs.batch_trial import BatchDryRuns
-from api.service.dry_runs.trial import DryRuns
+from api.service.dry_runs.job_trial import DryRuns
 from api.service.estimates import Estimates
 from api.service.input_files import Intake
 from api.service.jobs import JobService, TurnPublisher

@@ -20,7 +20,7 @@ from api.schema.bodies import PlacementBody, TemplateBody
 from api.schema.described import DRY_RUN, IDEMPOTENCY_KEY, SUBMIT_ERRORS, WORKFLOWS, Described
 from api.schema.validation import read
 from api.service.dry_runs.asked import is_dry_run
-from api.service.dry_runs.trial import DryRuns
+from api.service.dry_runs.job_trial import DryRuns
 from api.service.input_files import Intake
 from api.service.job_requests import filled_request, with_job_fields, with_placement
 from api.service.jobs import JobService

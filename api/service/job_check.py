@@ -11,7 +11,7 @@ from api.service.catalogues import Acceptance, Catalogues
 from api.service.foreign_files import refuse_foreign, refuse_other_jobs
 from api.service.input_files import Intake
 from api.service.job_drafts import EditorDocuments, JobDraft, JobDrafts
-from api.service.refusals import AT_ONCE, Refusals
+from api.service.kept_refusals import AT_ONCE, Refusals
 from core.errors import RequestIdReuse
 from core.job_files import is_job_id
 from core.ledger import Ledger

@@ -13,7 +13,7 @@ from api.http.time_limits import ledger_time_limit
 from api.service.catalogues import Catalogues
 from api.service.input_files import Intake
 from api.service.input_names import find_named
-from api.service.refusals import AT_ONCE, Refusals
+from api.service.kept_refusals import AT_ONCE, Refusals
 from core.errors import EditorWorkflow, MissingAsset, NoHealthyInstance
 from core.job_files import staged_in_folder
 from core.ledger import Ledger

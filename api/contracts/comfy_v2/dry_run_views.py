@@ -11,9 +11,9 @@ from typing_extensions import NotRequired, TypedDict
 from api.contracts.comfy_v2.views import REASON_CODES
 from api.http.error_shapes import COMFY_API, ErrorBodyView
 from api.service.dry_runs.batch_trial import BatchDryRun, BatchEstimate
+from api.service.dry_runs.job_trial import DryRun
 from api.service.dry_runs.kinds_of_gpus import CanRun, JudgedKind, Survey
 from api.service.dry_runs.missing_things import Fetchable, MissingThing
-from api.service.dry_runs.trial import DryRun
 from api.service.estimates import Prospect
 from core.errors import ComfylineError, TransientError
 from workflows.graphs.lacks import Kind

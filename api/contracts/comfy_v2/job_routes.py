@@ -36,7 +36,7 @@ from api.schema.bodies import SubmitBody
 from api.schema.described import CURSOR, DRY_RUN, IDEMPOTENCY_KEY, JOBS, SUBMIT_ERRORS, Described, Parameter, limit_of
 from api.schema.validation import lacks_graph, read
 from api.service.dry_runs.asked import is_dry_run
-from api.service.dry_runs.trial import DryRuns
+from api.service.dry_runs.job_trial import DryRuns
 from api.service.estimates import Estimates
 from api.service.job_requests import with_job_fields
 from api.service.jobs import JobService, check_id, seen

@@ -10,12 +10,12 @@ from api.http.time_limits import ledger_time_limit
 from api.schema.batch_bodies import BatchBody
 from api.service.batches.checks import BatchCheck, CheckedJobs
 from api.service.batches.service import BatchService, allowed
+from api.service.dry_runs.job_trial import DryRuns
 from api.service.dry_runs.kinds_of_gpus import NO_SURVEY, Survey
-from api.service.dry_runs.trial import DryRuns
 from api.service.estimates import Estimates, Prospect
 from api.service.job_check import JobCheck, JudgedJob
 from api.service.jobs import JobService
-from api.service.refusals import KeptRefusals
+from api.service.kept_refusals import KeptRefusals
 from core.errors import ComfylineError
 from core.ledger import Ledger
 from core.ledger.scheduling.newcomers import Newcomer

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from api.http.caller import caller
 from api.service.input_files import Intake
-from api.service.refusals import KeptRefusals
+from api.service.kept_refusals import KeptRefusals
 from core.ledger.input_files import InputFile
 from core.records.job import InputRef
 from core.records.output import Output
@@ -17,16 +17,13 @@ from workflows.graphs.references import Reference
 class TrialFiles(Intake):
     """The intake of one dry run, which writes neither into the storage nor into the ledger."""
 
-    _received: dict[str, InputFile]
-    _looked_at: dict[tuple[object, ...], InputFile]
-    _bytes = 0
-
-    @classmethod
-    def beside(cls, intake: Intake) -> TrialFiles:
-        """Return one that reads what an intake does."""
-        trial = cls(*intake.parts)
-        trial._received, trial._looked_at = {}, {}
-        return trial
+    def __init__(self, intake: Intake) -> None:
+        """Parameters: intake - the one that a submission would use."""
+        super().__init__(*intake.parts)
+        #: What came with the request, by id, and the files of references.
+        self._received: dict[str, InputFile] = {}
+        self._looked_at: dict[tuple[object, ...], InputFile] = {}
+        self._bytes = 0
 
     def try_each(self, references: Sequence[Reference], job_id: str, refusals: KeptRefusals) -> list[InputRef]:
         """Look at the file of each reference; returns those that a job could load.
@@ -64,7 +61,8 @@ class TrialFiles(Intake):
         self._outputs.open(output.storage_key or "", size_bytes=output.size_bytes).close()
 
     def _hold(self, file: InputFile) -> None:
-        self._storage.open(file.storage_key, size_bytes=file.size_bytes).close()
+        if file.id not in self._received:
+            self._storage.open(file.storage_key, size_bytes=file.size_bytes).close()
 
     def _note_checked(self, file: InputFile, pixels: int) -> None:
         """Note nothing."""

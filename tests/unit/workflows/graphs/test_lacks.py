@@ -29,9 +29,10 @@ def test_a_model() -> None:
 
 
 def test_a_class_and_an_input_file_in_two_places() -> None:
-    load = {"class_type": "LoadImage", "inputs": {"image": "room.png"}}
-    save = {"class_type": "SaveImage", "inputs": {"images": ["4", 0], "filename_prefix": "a"}}
-    graph = {**GRAPH, "3": {"class_type": "EmptyImge", "inputs": {}}, "4": load, "5": load, "6": save}
+    load: dict[str, Any] = {"class_type": "LoadImage", "inputs": {"image": "room.png"}}
+    save: dict[str, Any] = {"class_type": "SaveImage", "inputs": {"images": ["4", 0], "filename_prefix": "a"}}
+    graph: dict[str, Any] = {**GRAPH, "4": load, "5": load, "6": save}
+    graph["3"] = {"class_type": "EmptyImge", "inputs": {}}
     graph["7"] = {**save, "inputs": {**save["inputs"], "images": ["5", 0]}}
     found = lacks(graph, HAS)
     node = Lack(kind="node", name="EmptyImge")

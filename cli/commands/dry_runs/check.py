@@ -6,12 +6,12 @@ from pathlib import Path
 
 import click
 
+from cli.commands.dry_runs.dry_run_client import MAX_SENT_BYTES, DryRunClient
 from cli.commands.shared import json_option, open_client, placement_options, print_json, server_option
 from cli.commands.submit import explained
 from cli.exit_codes import EXIT_FAILED, EXIT_OK
 from cli.output.dry_run_report import describe_report
 from cli.output.terminal import Screen, warn
-from cli.remote.dry_run_client import MAX_SENT_BYTES, DryRunClient
 from cli.remote.placement import placement
 from cli.remote.task_values import parse_parameters, read_workflow
 from cli.remote.written_files import is_file

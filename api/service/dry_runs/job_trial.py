@@ -20,7 +20,7 @@ from api.service.input_files import Intake
 from api.service.job_check import JobCheck, JudgedJob
 from api.service.job_drafts import JobDraft
 from api.service.jobs import JobService, owned_by
-from api.service.refusals import KeptRefusals
+from api.service.kept_refusals import KeptRefusals
 from core.clock import now_ms
 from core.errors import ComfylineError, IdempotencyKeyReuse
 from core.ledger import Ledger
@@ -64,7 +64,7 @@ class DryRuns:
 
     def files(self) -> TrialFiles:
         """Return an intake for one dry run, for files that come with its request."""
-        return TrialFiles.beside(self._intake)
+        return TrialFiles(self._intake)
 
     def check(self, kind: type[Check], files: TrialFiles) -> Check:
         """Return what judges requests with these files, of a class."""
