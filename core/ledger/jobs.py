@@ -23,7 +23,7 @@ from core.ledger.database.rows import JOB_COLUMNS, comes_after, job_of, newest, 
 from core.ledger.database.tables import events, job_errors, job_inputs, jobs
 from core.ledger.new_jobs import JobRows, line_of
 from core.ledger.scheduling.lessons import Lessons
-from core.ledger.scheduling.lines import Lines
+from core.ledger.scheduling.lines import LineKind, Lines
 from core.ledger.secrets import Secrets
 from core.ledger.transitions import transition
 from core.ledger.usage.room import refuse_beyond
@@ -96,8 +96,7 @@ class Jobs:
           RequestIdReuse: the request id belongs to a job already; `Requests.join` tells whether it is of the same.
           LedgerUnavailable: nothing was recorded, or (rarely) the answer was lost on its way.
         """
-        kind = replace(line_of(new), avoids=self._lessons.avoided_by(new.shape))
-        line_id = self._lines.id_of(kind)
+        line_id = self._lines.id_of(self.line_kind(new))
         try:
             return self._recording.write(_Submission(new, line_id, max_waiting))
         except Conflict as exc:
@@ -105,6 +104,10 @@ class Jobs:
             if new.request.request_id:
                 raise RequestIdReuse.of(new.request.request_id) from exc
             raise
+
+    def line_kind(self, new: AcceptedJob) -> LineKind:
+        """Return what the line is that a new job joins. Raises LedgerUnavailable."""
+        return replace(line_of(new), avoids=self._lessons.avoided_by(new.shape))
 
     def refuse_used_key(self, key: str | None, *, tenant: str) -> None:
         """Raise IdempotencyKeyReuse where a submission of this tenant had this key."""
