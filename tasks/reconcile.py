@@ -25,6 +25,7 @@ from tasks.reconciling.regrouping import follow_lessons
 from tasks.reconciling.relining import mend_lines
 from tasks.reconciling.repinning import follow_fleet
 from tasks.reconciling.rolling_on import advance_rollout
+from tasks.reconciling.template_count import count_templates
 from tasks.reconciling.usage_folding import fold_usage
 from tasks.runtime import ComfylineTask, Runtime
 from tasks.take_back import take_back, take_back_unstored
@@ -129,6 +130,7 @@ STEPS: tuple[Callable[[Runtime], None], ...] = (
     lead_batches,
     publish_missing_turns,
     watch_pools,
+    count_templates,
     advance_rollout,
     resume_uploads,
     resume_checks,

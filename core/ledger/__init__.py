@@ -77,6 +77,7 @@ from core.ledger.machines import Machines
 from core.ledger.many_jobs import Bulk
 from core.ledger.metrics.fleet_state import FleetStates
 from core.ledger.metrics.sums import MetricSums
+from core.ledger.metrics.waiting_templates import WaitingTemplates
 from core.ledger.models.copies import Copies
 from core.ledger.models.manifest import Manifest
 from core.ledger.models.tokens import ModelTokens
@@ -172,6 +173,7 @@ class Ledger:
         self.usage = Usage(self.database)
         self.metrics = MetricSums(self.database)
         self.fleet_state = FleetStates(self.database)
+        self.waiting_templates = WaitingTemplates(self.database, self.facts)
         self.audit = Audit(self.database)
         self.processes = Processes(self.database)
         self.rollouts = Rollouts(self.database)
