@@ -17,6 +17,7 @@ from tasks.messaging.follow_up import Moved, host_of, publish_follow_up
 from tasks.messaging.names import RECONCILE
 from tasks.reconciling.batches import carry_on_batches, forget_batches
 from tasks.reconciling.deadlines import expire_late, release_stalled
+from tasks.reconciling.event_folding import fold_events
 from tasks.reconciling.expiry import remove_expired, sweep
 from tasks.reconciling.leading import lead_batches
 from tasks.reconciling.metric_folding import fold_metrics
@@ -137,6 +138,7 @@ STEPS: tuple[Callable[[Runtime], None], ...] = (
     wipe_secrets,
     fold_usage,
     fold_metrics,
+    fold_events,
     remove_expired,
     forget_batches,
     sweep,
@@ -150,6 +152,7 @@ AFTER_SET_S: dict[Callable[[Runtime], None], Callable[[Settings], float]] = {
     # Deadlines are moved when the clock was set.
     expire_late: lambda settings: settings.lease_s,
     release_stalled: lambda settings: settings.lease_s,
+    fold_events: lambda _settings: SETTLED_S,
     remove_expired: lambda _settings: SETTLED_S,
     sweep: lambda _settings: SETTLED_S,
 }

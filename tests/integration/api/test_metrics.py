@@ -108,26 +108,32 @@ def test_jobs_that_wait_are_told_by_template_as_they_were_counted_last(api: Api)
 
     assert not any(name == "comfyline_template_jobs_waiting" for name, _ in samples(api.get("/metrics").text))
     assert api.ledger.waiting_templates.count()
-    found = samples(api.get("/metrics").text)
 
-    assert value(found, "comfyline_template_jobs_waiting", template="text2image") == 2
-    assert value(found, "comfyline_template_jobs_waiting", template="none") == 1
+    await_value(api, 2, "comfyline_template_jobs_waiting", template="text2image")
+    await_value(api, 1, "comfyline_template_jobs_waiting", template="none")
     assert not api.ledger.waiting_templates.count(), "it was counted a moment ago"
 
 
 def test_the_newest_rollout_is_told(api: Api) -> None:
-    found = samples(api.get("/metrics").text)
-    assert value(found, "comfyline_rollout", state="stopped") == value(found, "comfyline_rollout", state="running") == 0
+    for state in ("running", "stopped"):
+        await_value(api, 0, "comfyline_rollout", state=state)
     _begin_rollout(api)
-    found = samples(api.get("/metrics").text)
-    assert value(found, "comfyline_rollout", state="running") == 1
-    assert value(found, "comfyline_rollout_hosts", state="waiting") == 1
+    await_value(api, 1, "comfyline_rollout", state="running")
+    await_value(api, 1, "comfyline_rollout_hosts", state="waiting")
 
     api.ledger.rollouts.advance(choose=lambda *_: Plan(state="stopped", reason="Jobs fail."))
-    found = samples(api.get("/metrics").text)
 
-    assert value(found, "comfyline_rollout", state="running") == 0
-    assert value(found, "comfyline_rollout", state="stopped") == 1
+    await_value(api, 1, "comfyline_rollout", state="stopped")
+    await_value(api, 0, "comfyline_rollout", state="running")
+
+
+def await_value(api: Api, wanted: float, name: str, **labels: str) -> None:
+    """Scrape until it is so: what a look took long for is told for a while."""
+
+    def is_so() -> bool:
+        return value(samples(api.get("/metrics").text), name, **labels) == wanted
+
+    until(is_so, what=f"{name} {labels} = {wanted:g}")
 
 
 def _begin_rollout(api: Api) -> None:

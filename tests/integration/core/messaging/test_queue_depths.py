@@ -27,7 +27,7 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
 
 
 def publish(settings: Settings, queue: str, count: int) -> None:
-    with make_app(settings, "api") as app:
+    with make_app(settings, "io") as app:
         for number in range(count):
             app.send_task(NOTIFY, (f"job {number}",), queue=queue)
 
