@@ -146,7 +146,7 @@ def create_app(
     app.register_blueprint(model_files_blueprint(settings, ledger))
     app.register_blueprint(model_tokens_blueprint(settings, ledger))
     app.register_blueprint(tenants_blueprint(settings, ledger, TenantUse(ledger, requests.counts), publisher))
-    app.register_blueprint(access_blueprint(settings, ledger))
+    app.register_blueprint(access_blueprint(settings, ledger, library))
     app.register_blueprint(usage_blueprint(settings, ledger))
     app.register_blueprint(audit_blueprint(ledger))
     app.register_blueprint(health_blueprint(settings, ledger, guard, marker))

@@ -161,6 +161,8 @@ class BatchService:
     def retry(self, batch_id: str, statuses: Sequence[Status] | None) -> Batch:
         """Have the jobs of a batch that failed made again; those that did not stay as they are.
 
+        Beside a retry that is under way it is added to that.
+
         Raises: NotFound; NotAllowed, QueueFull, LimitReached - as if they were submitted.
         """
         wanted = statuses or RETRIED
@@ -196,7 +198,7 @@ class BatchService:
     def _may_retry(self, batch: Batch, statuses: Sequence[Status]) -> int | None:
         """Judge jobs that are to be made again as if they were submitted; returns what `before_jobs` does."""
         count = sum(batch.counts.get(status, 0) for status in statuses)
-        if not count or batch.retry_before_ms is not None:
+        if not count:
             return None
         limits, highest = caller().limits, highest_priority(self._settings)
         with ledger_time_limit():
