@@ -20,6 +20,7 @@ from comfy.model_files.cache import ModelCache
 from comfy.model_files.download import Download
 from comfy.model_files.offers import Wanted
 from comfy.model_files.sharing import Sharer, Sharing
+from comfy.process.model_paths import KINDS
 from core.background import Loop, failure_of
 from core.errors import ConfigurationError, LedgerUnavailable, ModelRefused, ModelUnavailable
 from core.ledger import Ledger
@@ -76,6 +77,7 @@ class ModelFetcher:
         self._under_way: dict[str, Fetch] = {}
         self._threads: list[threading.Thread] = []
         self._known_paths: frozenset[str] = frozenset()
+        self._made_kinds: frozenset[str] = frozenset()
         self._tidy_at_s = 0.0
         self._loop = Loop("model-files", self._step, pause_s=LOOK_S, last=self._close)
 
@@ -118,6 +120,7 @@ class ModelFetcher:
         fleet, manifest, wants = self._look()
         if any(entry.token is not None for entry in manifest):
             self._failures.know_tokens(self._open_ledger().model_tokens.names())
+        self._make_folders(manifest)
         self._let_go(fleet, manifest, wants)
         self._tell_what_is_there(fleet, manifest)
         self._tidy(manifest, wants)
@@ -149,6 +152,12 @@ class ModelFetcher:
         is_missed = self._cache.missed()
         missed = (entry for entry in manifest if is_missed(entry.name))
         return fleet, manifest, replace(wants, pinned=(*wants.pinned, *missed), outdated=tuple(outdated))
+
+    def _make_folders(self, manifest: list[ModelFile]) -> None:
+        kinds = frozenset(entry.folder for entry in manifest).difference(KINDS)
+        if kinds - self._made_kinds:
+            self._cache.make_folders(kinds)
+        self._made_kinds = kinds
 
     def _note_that_we_share(self) -> None:
         try:
@@ -300,7 +309,7 @@ class ModelFetcher:
         try:
             part.parent.mkdir(parents=True, exist_ok=True)
         except OSError as exc:
-            raise ModelUnavailable(f"{part.parent} cannot be made: {exc.strerror}.") from exc
+            raise self._cache.no_folder(entry.path, exc) from exc
         download = Download(
             address_of(entry, self._settings, self._open_ledger().model_tokens.open),
             part,

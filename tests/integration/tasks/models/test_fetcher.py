@@ -234,6 +234,22 @@ def test_a_folder_in_the_place_of_a_file_is_told(
     assert copy.error == "checkpoints/a.sft is a folder on this host, and no file: move it away, or mend the manifest."
 
 
+def test_a_file_in_the_place_of_a_folder_is_told(
+    ledger_settings: Settings, ledger: Ledger, server: ModelServer
+) -> None:
+    entry = enter(ledger, server, "checkpoints/a.sft/sub/b.sft", pools=("p",))
+    folder = ledger_settings.data_dir / "own"
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "checkpoints" / "a.sft").write_bytes(b"an operator's own")
+    with host(ledger_settings, ledger, "one", pool="p", models_dir=folder):
+        copy = until(lambda: _failed(ledger, entry), what="the failure")
+    assert copy.error == (
+        "checkpoints/a.sft/sub/b.sft belongs below checkpoints/a.sft, which is a file on this host, and no folder: "
+        "move it away, or mend the manifest."
+    )
+    assert (folder / "checkpoints" / "a.sft").read_bytes() == b"an operator's own"
+
+
 def test_an_operators_own_file_is_there_and_stays(
     ledger_settings: Settings, ledger: Ledger, server: ModelServer
 ) -> None:
