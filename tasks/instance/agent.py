@@ -26,10 +26,9 @@ from core.rollouts.gpu_renewal import GpuRenewal
 from core.scheduling.reasons import named
 from core.settings import Settings
 from tasks.instance.admission import Admission, Condition
-from tasks.instance.catalogue_watch import CatalogueWatch
+from tasks.instance.catalogue_watch import CatalogueWatch, folders_to_learn
 from tasks.instance.first_turn import publish_first_turn
 from tasks.instance.housekeeping import Housekeeper
-from tasks.instance.new_folders import folders_to_learn
 from tasks.instance.probe import read_info
 from tasks.instance.release import JobRelease
 from tasks.instance.reporting import StateReporter
