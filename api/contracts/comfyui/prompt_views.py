@@ -11,7 +11,7 @@ from api.contracts.comfyui.entries import ACTIVE, IN_PROGRESS, WAITING, number_o
 from api.contracts.comfyui.paths import ONLY_THERE
 from api.contracts.comfyui.prompt_lists import MAX_SHOWN, Prompts
 from api.contracts.comfyui.refused import COMFYUI, ComfyuiErrorView
-from api.contracts.comfyui.stored_texts import StoredTexts
+from api.contracts.comfyui.stored_results import StoredResults
 from api.contracts.comfyui.submission import asked, submitted
 from api.http.error_shapes import ContractBlueprint
 from api.http.errors import json_response
@@ -20,6 +20,7 @@ from api.schema.described import BODY_ERRORS, SUBMIT_ERRORS, Described
 from api.schema.described import COMFYUI as TAG
 from api.service.jobs import JobService
 from core.errors import LedgerUnavailable, RequestIdReuse
+from core.job_files import is_id
 from core.ledger import Ledger
 from core.ledger.job_pages import MAX_JOBS
 from core.messaging.notices import Notice
@@ -30,7 +31,7 @@ def prompts_blueprint(
     settings: Settings,
     ledger: Ledger,
     service: JobService,
-    texts: StoredTexts,
+    results: StoredResults,
     announce: Callable[[Notice], None],
 ) -> ContractBlueprint:
     """Return the routes of prompts.
@@ -39,7 +40,7 @@ def prompts_blueprint(
       announce: tells all API processes that a client has a new job.
     """
     blueprint = ContractBlueprint("comfyui_prompts", __name__, errors=COMFYUI)
-    prompts = Prompts(ledger, service, texts)
+    prompts = Prompts(ledger, service, results)
 
     @blueprint.get("/comfyui/prompt")
     @Described(
@@ -201,11 +202,16 @@ def prompts_blueprint(
         summary="Cancel jobs",
         tag=TAG,
         scope="cancel",
-        answers={200: ComfyuiAnswerView},
+        answers={200: ComfyuiAnswerView, 400: ComfyuiAnswerView},
         errors=(*BODY_ERRORS, LedgerUnavailable),
     )
     def cancel_jobs() -> Response:
-        names = ids_in(body_object(settings), "job_ids")
+        body = body_object(settings)
+        if not isinstance(body.get("job_ids"), list):
+            return json_response({"error": "job_ids must be a list"}, 400)
+        if wrong := [str(each) for each in body["job_ids"] if not (isinstance(each, str) and is_id(each))]:
+            return json_response({"error": "job_ids contains invalid id(s)", "invalid_ids": wrong}, 400)
+        names = ids_in(body, "job_ids")
         cancelled = [prompts.cancel(name, ACTIVE) for name in names]
         return json_response({"cancelled": any(cancelled)})
 
