@@ -64,7 +64,7 @@ print("picture", result.wait()[0].size)
 """
 #: ComfyUI's own server for agents, asked as an agent's program asks it: a run, its files, a bad graph, a cancel.
 AGENT = """
-import asyncio, json, os, sys
+import asyncio, json, os, sys, urllib.request
 from pathlib import Path
 from mcp import ClientSession, StdioServerParameters
 from mcp.client.stdio import stdio_client
@@ -83,14 +83,14 @@ async def main():
         async def submit(name):
             return await call("run_workflow", workflow_path=str(Path(f"{name}.json").resolve()), wait=False)
         short = (await submit("short"))["prompt_id"]
-        await call("job", action="wait", prompt_id=short, timeout_seconds=100)
-        await call("fetch_outputs", prompt_id=short, out_dir=str(Path("made").resolve()))
-        [picture] = Path("made").rglob("*.png")
+        done = await call("job", action="wait", prompt_id=short, timeout_seconds=100)
+        [address] = done["outputs_by_node"]["3"]
+        picture = urllib.request.urlopen(address).read()
         bad = await submit("bad")
         long = (await submit("long"))["prompt_id"]
         await call("job", action="cancel", prompt_id=long)
         ended = await call("job", action="wait", prompt_id=long, timeout_seconds=100)
-        print(json.dumps([picture.read_bytes()[1:4].decode(), bad, ended["status"]]))
+        print(json.dumps([picture[1:4].decode(), bad, ended["status"]]))
 asyncio.run(main())
 """
 SCRIPTS = Path(__file__).parents[2] / "data" / "javascript"
