@@ -38,10 +38,9 @@ from tasks.models.yielding import Yielding
 
 log = logging.getLogger(__name__)
 
-#: Seconds between looks at what is wanted; a job that waits for a file has it looked for at once.
-LOOK_S = 5.0
-#: The same while files make room, and GPUs wait for that.
-YIELD_LOOK_S = 0.5
+#: Seconds between looks at what is wanted; a job that waits for a file has it looked for at once. And while files make
+#: room, and GPUs wait for that.
+LOOK_S, YIELD_LOOK_S = 5.0, 0.5
 #: How often what is left of files that nobody wants is looked for; what leaves the manifest goes at the next look.
 TIDY_EVERY_S = 3600.0
 #: Files that come side by side, and share the host's bandwidth; those that hardly come are counted apart.

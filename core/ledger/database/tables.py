@@ -363,8 +363,7 @@ instances = Table(
     Column("catalogue", String(64)),
     # How often its worker looked for new files because somebody asked.
     Column("looks", Integer, nullable=False, server_default="0"),
-    # Not read: workers of earlier versions write model files of the job they ran last.
-    Column("models", JSON),
+    Column("models", JSON),  # Not read: workers of earlier versions write model files of the job they ran last.
     # Those it is likely to hold, the most recently used first: [[name, bytes or null]]; and how many bytes it keeps.
     Column("held", JSON(none_as_null=True)),
     Column("memory_bytes", BigInteger),
@@ -381,8 +380,7 @@ instances = Table(
     Column("vram_used_bytes", BigInteger),
     # Whether its host fetches model files.
     Column("fetches_models", Boolean, nullable=False, server_default=false()),
-    # Files whose jobs it begins no more, see core/ledger/models/yields.py.
-    Column("yields", JSON(none_as_null=True)),
+    Column("yields", JSON(none_as_null=True)),  # Files whose jobs it begins no more (core/ledger/models/yields.py).
     # Whether its worker listens to a queue of its own; those of earlier versions do not.
     Column("has_queue", Boolean, nullable=False, server_default=false()),
     Column("warmup_s", Float),

@@ -30,7 +30,9 @@ KEYS = {
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_known() -> Iterator[None]:
+def nothing_is_known(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    # A worker that was started in this process has said of what instance all its lines are.
+    monkeypatch.setattr(log_fields, "_everywhere", {})
     log_fields.begin()
     yield
     log_fields.begin()
