@@ -1,8 +1,8 @@
 """The HTTP API: one Flask application, a blueprint for each contract, one service under all of them.
 
 contracts/       what clients send and get, one room for each contract
-server/          health, readiness, the documentation page, the console's files
-console/         those files, as they were built from the sources in `console/` beside this package
+server/          health, readiness, the documentation page, the console: its files are in `console/` here, built from
+                 the sources in `console/` beside this package
 service/         what all contracts do with the ledger
 schema/          bodies and answers as models; the OpenAPI document is made of them
 http/            what every route needs: keys, bodies, files, errors, time limits

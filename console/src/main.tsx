@@ -2,19 +2,26 @@
 import { signal } from "@preact/signals";
 import { render } from "preact";
 import { useEffect } from "preact/hooks";
-import { isOnline, readSession, remove, session } from "./api";
+import { isOnline, may, readSession, remove, session } from "./api";
 import { connect, disconnect, isLive } from "./live";
 import { Empty, ErrorNote, Loading } from "./parts/basics";
+import { BatchesPage, BatchPage } from "./pages/batches";
 import { FleetPage } from "./pages/fleet";
 import { GalleryPage } from "./pages/gallery";
 import { JobPage } from "./pages/job";
 import { JobsPage } from "./pages/jobs";
+import { HealthPage, KeysPage, ModelsPage, UsagePage, WebhooksPage } from "./pages/operate";
 import { PlaygroundPage } from "./pages/playground";
 import { SignInPage } from "./pages/signin";
 import { href, route } from "./route";
 import "./style.css";
 
-const PAGES: [string, string][] = [["fleet", "Fleet"], ["jobs", "Jobs"], ["gallery", "Gallery"], ["playground", "Playground"]];
+/** Each with the scope that a key needs to see anything there. */
+const PAGES: [string, string, string][] = [
+  ["fleet", "Fleet", "read"], ["jobs", "Jobs", "read"], ["batches", "Batches", "read"], ["gallery", "Gallery", "read"],
+  ["playground", "Playground", "read"], ["webhooks", "Webhooks", "webhooks"], ["models", "Models", "models"],
+  ["usage", "Usage", "usage"], ["keys", "Keys", "admin"], ["health", "Health", "read"],
+];
 const failed = signal<unknown>(null);
 
 async function begin(): Promise<void> {
@@ -42,7 +49,7 @@ function Console() {
       <a class="skip" href="#main" onClick={(event) => { event.preventDefault(); document.getElementById("main")?.focus(); }}>Skip to content</a>
       <header class="top">
         <a class="brand" href={href("fleet")}><img src="/console/mark.svg" alt="" width="24" height="24" /> Comfyline</a>
-        <nav aria-label="Pages">{PAGES.map(([name, words]) => <a key={name} href={href(name)} aria-current={name === page ? "page" : undefined}>{words}</a>)}</nav>
+        <nav aria-label="Pages">{PAGES.filter(([, , scope]) => may(scope)).map(([name, words]) => <a key={name} href={href(name)} aria-current={name === page ? "page" : undefined}>{words}</a>)}</nav>
         <span class="top-end">
           <span class={`live${isLive.value ? " is-live" : ""}`} role="status" title={isLive.value ? "News arrive as they happen." : "Connecting…"}>{isLive.value ? "live" : "connecting"}</span>
           <a class="small" href="/docs">API</a>
@@ -55,8 +62,14 @@ function Console() {
         <h1 class="hidden">{title}</h1>
         {page === "fleet" && <FleetPage />}
         {page === "jobs" && (id ? <JobPage key={id} id={id} /> : <JobsPage />)}
+        {page === "batches" && (id ? <BatchPage key={id} id={id} /> : <BatchesPage />)}
         {page === "gallery" && <GalleryPage />}
         {page === "playground" && <PlaygroundPage />}
+        {page === "webhooks" && <WebhooksPage />}
+        {page === "models" && <ModelsPage />}
+        {page === "usage" && <UsagePage />}
+        {page === "keys" && <KeysPage />}
+        {page === "health" && <HealthPage />}
         {title === "Not found" && <Empty title="There is no such page"><p><a href={href("fleet")}>To the fleet</a></p></Empty>}
       </main>
     </div>
@@ -74,7 +87,7 @@ function ThemeButton() {
     localStorage.setItem("theme", next);
     applyTheme();
   };
-  return <button type="button" class="link" onClick={change} aria-label={`Colours: ${theme.value}; change to ${next}`}>{theme.value}</button>;
+  return <button type="button" class="link" onClick={change} aria-label={`Colours: ${theme.value}; change to ${next}`}>{{ auto: "◐ auto", light: "☀ light", dark: "☾ dark" }[theme.value]}</button>;
 }
 
 function applyTheme(): void {

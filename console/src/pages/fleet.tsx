@@ -32,7 +32,7 @@ export function FleetPage() {
         <Figure label="running" value={info?.generation_queue_size} />
         <Figure label="being stored" value={info?.postprocess_queue_size} />
         <Figure label="healthy GPUs" value={info?.gpus} />
-        <Figure label="a new job would begin in" value={info ? span(info.estimated_wait_time) : undefined} />
+        <Figure label="until a new job would begin" value={info ? (info.estimated_wait_time === 0 ? "now" : span(info.estimated_wait_time)) : undefined} />
       </div>
       <div class="plots">
         <Plot title="Waiting" points={samples.map((each) => [each.at, each.waiting])} />

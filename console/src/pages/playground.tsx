@@ -5,7 +5,7 @@ import { listen } from "../live";
 import { Card, Empty, ErrorNote, Loading, ProgressLine, StatusBadge, useAnswer } from "../parts/basics";
 import { OutputView } from "../parts/outputs";
 import { href, route } from "../route";
-import { short } from "../words";
+import { short, text } from "../words";
 
 type Values = Record<string, unknown>;
 
@@ -93,7 +93,7 @@ function TemplateForm({ name }: { name: string }) {
 function Field(props: { name: string; schema: ParameterSchema; isNeeded: boolean; value: unknown; set: (value: unknown) => void }) {
   const { name, schema, value, set } = props;
   const id = `field-${name}`;
-  const hint = schema.default === undefined ? "" : `default: ${String(schema.default)}`;
+  const hint = schema.default === undefined ? "" : text(schema.default);
   const given = value === undefined ? "" : String(value);
   const number = (words: string) => (words === "" ? undefined : Number(words));
   let input;
@@ -161,8 +161,8 @@ function Commands({ name, values }: { name: string; values: Values }) {
   ];
   return (
     <Card title="The same from a program">
-      {shown.map(([language, code]) => (
-        <details key={language}><summary>{language}</summary><pre tabIndex={0}>{code}</pre><button type="button" onClick={() => void navigator.clipboard?.writeText(code)}>Copy</button></details>
+      {shown.map(([language, code], place) => (
+        <details key={language} open={place === 0}><summary>{language}</summary><pre tabIndex={0}>{code}</pre><button type="button" onClick={() => void navigator.clipboard?.writeText(code)}>Copy</button></details>
       ))}
     </Card>
   );
