@@ -34,6 +34,11 @@ SESSION_COOKIE = "comfyline_session"
 DOCS = "/docs"
 
 
+def is_open(path: str) -> bool:
+    """Return whether a path, or a rule of the router, is for everybody."""
+    return path in OPEN_PATHS or path.startswith(OPEN_PREFIX)
+
+
 class Guard:
     """Checks every request before its view runs, and finds out whom it is from.
 
@@ -102,7 +107,7 @@ class Guard:
             set_caller(OPERATOR)
             return
         self._check_origin()
-        if request.method == "OPTIONS" or request.path in OPEN_PATHS or request.path.startswith(OPEN_PREFIX):
+        if request.method == "OPTIONS" or is_open(request.path):
             return
         caller = self.caller()
         if caller is None:
