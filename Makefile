@@ -4,8 +4,9 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --disable-pip-version-check --no-input
 # Most tests wait for processes, so they run side by side; a file's tests share fixtures and stay together. In the order
-# of the files, for then the small ones of tests/unit come last, and nobody waits for one long file at the end. Hundreds
-# of processes are started, and each would compile what it imports, where the environment forbids to keep bytecode.
+# of tests/conftest.py, for then the small ones of tests/unit come last, and nobody waits for one long file at the end.
+# Hundreds of processes are started, and each would compile what it imports, where the environment forbids to keep
+# bytecode.
 # TESTS= takes a path, or any option of pytest, and then nothing is left out.
 PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder \
 	$(TESTS)

@@ -34,6 +34,8 @@ from api.contracts.deliveries import deliveries_blueprint
 from api.contracts.generate.routes import generate_blueprint
 from api.contracts.generate.stream import generate_stream_blueprint
 from api.contracts.gpus import Ask, gpus_blueprint
+from api.contracts.mcp.endpoint import mcp_blueprint
+from api.contracts.mcp.toolbox import toolbox
 from api.contracts.model_files import model_files_blueprint
 from api.contracts.model_tokens import model_tokens_blueprint
 from api.contracts.pyworker.prompt import prompt_blueprint
@@ -57,6 +59,7 @@ from api.server.health import health_blueprint
 from api.server.metrics.metrics_port import MetricsPort
 from api.server.metrics.metrics_route import metrics_blueprint
 from api.server.metrics.scrape import Scraper
+from api.service.batch_results.sheets import Sheets
 from api.service.batches.service import BatchService
 from api.service.bulk_work import BulkService
 from api.service.direct_intake import DirectIntake
@@ -131,7 +134,10 @@ def create_app(
     app.register_blueprint(conversion_blueprint(settings, service))
     reruns, bulk = Reruns(settings, ledger, library), BulkService(settings, ledger, publisher, intake)
     app.register_blueprint(bulk_blueprint(settings, ledger, service, reruns, bulk))
-    app.register_blueprint(batch_results_blueprint(settings, ledger))
+    sheets = Sheets(settings, ledger)
+    app.register_blueprint(batch_results_blueprint(settings, ledger, sheets))
+    tools = toolbox(settings, ledger, service, batches, library, intake, hub, estimates, sheets)
+    app.register_blueprint(mcp_blueprint(settings, guard, tools))
     app.register_blueprint(deliveries_blueprint(settings, ledger, publisher))
     app.register_blueprint(gpus_blueprint(ledger, ask, estimates))
     app.register_blueprint(autoscale_blueprint(settings, ledger, ask, PoolFigures(ledger, estimates)))

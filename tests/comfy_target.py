@@ -67,14 +67,29 @@ def clear_faults(server: SimulatorProcess) -> None:
         pass
 
 
-# Tests name fixtures only as arguments, so a module takes over all three with `import server as server`: the linter
-# reads that as meant, and would call a plain import unused.
+# Tests name fixtures only as arguments, so a module takes over those it needs with `import server as server`: the
+# linter reads that as meant, and would call a plain import unused.
 
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimulatorProcess]:
     """One server for all tests of a module."""
     with simulator(tmp_path_factory.mktemp("simulator"), "--simulate-test-nodes") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def oldest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimulatorProcess]:
+    """One server for all tests of a module: the oldest release that works."""
+    with simulator(tmp_path_factory.mktemp("oldest"), "--simulate-version", "0.3.45") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def newest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimulatorProcess]:
+    """One server for all tests of a module: the newest release, with two GPUs in its one process."""
+    flags = ("--simulate-version", "newest", "--simulate-gpus", "2")
+    with simulator(tmp_path_factory.mktemp("newest"), *flags) as server:
         yield server
 
 

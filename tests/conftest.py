@@ -24,6 +24,7 @@ from core.settings import Settings
 from tests.broker_lines import BrokerLine, own_line, shared_line
 from tests.own_servers import OwnPostgres, OwnValkey, children_of
 from tests.services import Broker, PostgresServer, find_postgres, make_settings, rabbitmq_broker, redis_broker
+from tests.slowest import lines_of, seconds_by_file
 from tests.waiting import eventually
 
 #: In the environment of everything a test run starts, so that its processes are found wherever they moved. Without our
@@ -49,14 +50,20 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what is slow by where it is; single modules and tests elsewhere say so themselves."""
+    """Mark what is slow by where it is; single modules and tests elsewhere say so themselves. Their files go first."""
     for item in items:
         if any(folder in item.path.parents for folder in SLOW):
             item.add_marker(pytest.mark.slow)
+    # Of several processes none waits at the end for one that has just begun with a long file.
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say why tests were skipped, a line for each reason: hundreds miss the same service."""
+    """Say what took longest, and why tests were skipped, a line for each reason: hundreds miss the same service."""
+    reports = [report for found in terminalreporter.stats.values() for report in found]
+    for line in lines_of(seconds_by_file(reports)):
+        terminalreporter.write_line(line)
     skipped = terminalreporter.stats.get("skipped", [])
     reasons = Counter(str(report.longrepr[2]).removeprefix("Skipped: ").partition(":")[0] for report in skipped)
     for reason, count in reasons.most_common():

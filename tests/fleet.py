@@ -15,7 +15,7 @@ import requests
 
 from comfy.process.child import recorded_pid
 from tests.ports import free_port
-from tests.waiting import until
+from tests.waiting import PATIENCE, until
 
 ROOT = Path(__file__).parent.parent
 TERMINAL = ("succeeded", "failed", "canceled", "expired")
@@ -116,7 +116,7 @@ class Fleet:
     def kill(self, name: str) -> None:
         """SIGKILL a process and all it started in its session, as the kernel's OOM killer or a power cut would."""
         self.signal(name, signal.SIGKILL, group=True)
-        self.processes.pop(name).wait(10)
+        self.processes.pop(name).wait(10 * PATIENCE)
 
     def stop(self, name: str) -> int:
         """SIGTERM, and SIGKILL for what does not end by itself; returns the exit status."""
@@ -124,10 +124,10 @@ class Fleet:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
         try:
-            status = process.wait(20)
+            status = process.wait(20 * PATIENCE)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
-            status = process.wait(10)
+            status = process.wait(10 * PATIENCE)
         return status
 
     def log(self, name: str) -> str:
@@ -182,14 +182,17 @@ class Fleet:
             env={"COMFY_BASE_URL": self.base_url, **self.environment()},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=60 * PATIENCE,
             check=False,
         )
 
     def submit(self, graph: Mapping[str, Any], **body: Any) -> str:
         """Submit through Comfy API v2; returns the job's id."""
         answer = requests.post(
-            f"{self.base_url}/api/v2/jobs", json={"workflow": graph, **body}, headers=self.headers, timeout=10
+            f"{self.base_url}/api/v2/jobs",
+            json={"workflow": graph, **body},
+            headers=self.headers,
+            timeout=10 * PATIENCE,
         )
         assert answer.status_code == 201, answer.text
         job_id: str = answer.json()["id"]
@@ -197,7 +200,7 @@ class Fleet:
 
     def job(self, job_id: str) -> dict[str, Any]:
         """A job as Comfy API v2 shows it."""
-        answer = requests.get(f"{self.base_url}/api/v2/jobs/{job_id}", headers=self.headers, timeout=10)
+        answer = requests.get(f"{self.base_url}/api/v2/jobs/{job_id}", headers=self.headers, timeout=10 * PATIENCE)
         assert answer.status_code == 200, answer.text
         found: dict[str, Any] = answer.json()
         return found
@@ -221,7 +224,9 @@ class Fleet:
 
     def cancel(self, job_id: str) -> dict[str, Any]:
         """Ask for a job's end."""
-        answer = requests.post(f"{self.base_url}/api/v2/jobs/{job_id}/cancel", headers=self.headers, timeout=10)
+        answer = requests.post(
+            f"{self.base_url}/api/v2/jobs/{job_id}/cancel", headers=self.headers, timeout=10 * PATIENCE
+        )
         assert answer.status_code == 200, answer.text
         job: dict[str, Any] = answer.json()
         return job
@@ -229,6 +234,6 @@ class Fleet:
     def picture(self, job: Mapping[str, Any]) -> bytes:
         """The bytes of a job's only output."""
         [output] = job["outputs"]
-        answer = requests.get(output["url"], headers=self.headers, timeout=10)
+        answer = requests.get(output["url"], headers=self.headers, timeout=10 * PATIENCE)
         assert answer.status_code == 200, answer.text
         return answer.content

@@ -26,6 +26,7 @@ from core.settings import Settings
 from core.storage.marker import StorageMarker
 from tasks.messaging.publish import BackgroundSender, Publisher
 from tasks.runtime import Runtime
+from tests.waiting import PATIENCE
 
 #: The instance that is meant where none is named, and its worker.
 NAME, WORKER = "gpu0@here", "w"
@@ -197,8 +198,9 @@ class Prompt:
         self.interrupted = 0
         #: What an interrupt raises.
         self.interrupt_error: Exception | None = None
-        #: For how long somebody waits for it.
+        #: For how long somebody waits for it, and that somebody does: whoever posted it knows of it by then.
         self.timeout_s: float | None = None
+        self.is_followed = threading.Event()
         self._listener = listener
         self._ended: Future[PromptResult] = Future()
 
@@ -208,7 +210,8 @@ class Prompt:
 
     def wait(self, *, timeout_s: float) -> PromptResult:
         self.timeout_s = timeout_s
-        return self._ended.result(timeout=20)
+        self.is_followed.set()
+        return self._ended.result(timeout=20 * PATIENCE)
 
     def interrupt(self) -> None:
         self.interrupted += 1
@@ -277,10 +280,12 @@ class FakeComfyUI:
         monkeypatch.setattr("tasks.runner.connection.ComfySession", self._session)
 
     def prompt(self, number: int) -> Prompt:
-        """The prompt that was posted as the one of this number, from 0; waits for it."""
+        """The prompt that was posted as the one of this number, from 0; waits for it, and for who follows it."""
         with self._posted:
-            assert self._posted.wait_for(lambda: len(self.prompts) > number, 20), "it was never posted"
-            return self.prompts[number]
+            assert self._posted.wait_for(lambda: len(self.prompts) > number, 20 * PATIENCE), "it was never posted"
+            prompt = self.prompts[number]
+        assert prompt.is_followed.wait(20 * PATIENCE), "nobody follows it"
+        return prompt
 
     def take(self, prompt: Prompt) -> None:
         """Queue a prompt."""

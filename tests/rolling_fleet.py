@@ -45,19 +45,21 @@ class Load:
     def finish(self, *, timeout_s: float = 120.0) -> list[dict[str, Any]]:
         """End it, and return all jobs when all have ended."""
         self.end()
-        found: list[dict[str, Any]] = []
+        over: dict[str, dict[str, Any]] = {}
 
         def all_over() -> bool:
             with contextlib.suppress(requests.RequestException, AssertionError):
-                found[:] = [self._fleet.job(each) for each in self.job_ids]
-                return all(job["status"] in TERMINAL for job in found)
-            return False
+                for job_id in self.job_ids:
+                    if job_id not in over and (job := self._fleet.job(job_id))["status"] in TERMINAL:
+                        over[job_id] = job
+            return len(over) == len(self.job_ids)
 
         until(all_over, timeout_s=timeout_s, what="the ends of all jobs")
-        return found
+        return [over[job_id] for job_id in self.job_ids]
 
     def _run(self) -> None:
-        while not self._ended.wait(0.2):
+        # All this is work for a machine that has enough with the fleet.
+        while not self._ended.wait(0.5):
             with contextlib.suppress(requests.RequestException, AssertionError):
                 self._open = {each for each in self._open if self._fleet.job(each)["status"] not in TERMINAL}
                 while len(self._open) < self._at_once:
@@ -96,7 +98,7 @@ class RollingFleet:
         found = self.hosts[name] = Fleet(self._root / name, **{**self._settings, **mine})
         return found
 
-    def load(self, *, seconds: float = 1.0, at_once: int = 6) -> Load:
+    def load(self, *, seconds: float = 2.0, at_once: int = 6) -> Load:
         """Have jobs come from now on, so many at once, each of so many seconds."""
         self._end_load()
         self._load = Load(self.home, seconds=seconds, at_once=at_once)

@@ -12,15 +12,17 @@ from collections.abc import Callable
 from typing import Any, Final
 
 PATIENCE: Final = float(os.environ.get("COMFYLINE_TEST_PATIENCE", "1"))
+#: A pause between two looks is this part of the wait so far, at most so long.
+LOOKS, LONGEST_PAUSE_S = 20, 0.2
 
 
 def eventually(condition: Callable[[], object], timeout_s: float = 30.0) -> bool:
     """Return whether the condition comes true in time."""
-    deadline_s = time.monotonic() + timeout_s * PATIENCE
+    begun_s = time.monotonic()
     while not condition():
-        if time.monotonic() > deadline_s:
+        if time.monotonic() > begun_s + timeout_s * PATIENCE:
             return False
-        time.sleep(0.02)
+        _pause(begun_s, first_s=0.02)
     return True
 
 
@@ -40,10 +42,16 @@ def quickest(measure: Callable[[], float], *, limit_s: float, tries: int = 5) ->
 def until(condition: Callable[[], Any], *, timeout_s: float = 30.0, what: str = "condition") -> Any:
     """Wait for a true value and return it; an AssertionError that says what did not come otherwise."""
     limit_s = timeout_s * PATIENCE
-    deadline_s = time.monotonic() + limit_s
+    begun_s = time.monotonic()
     while True:
         value = condition()
         if value:
             return value
-        assert time.monotonic() < deadline_s, f"{what} did not come true within {limit_s:g} s"
-        time.sleep(0.05)
+        assert time.monotonic() < begun_s + limit_s, f"{what} did not come true within {limit_s:g} s"
+        _pause(begun_s, first_s=0.05)
+
+
+def _pause(begun_s: float, *, first_s: float) -> None:
+    """Wait until the next look: longer after a while, for each look may ask a server that others wait for, too."""
+    waited_s = time.monotonic() - begun_s
+    time.sleep(min(max(first_s, waited_s / LOOKS), LONGEST_PAUSE_S))

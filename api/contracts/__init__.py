@@ -4,6 +4,7 @@ comfy_v2/        Comfy API v2: jobs, assets, events; the base of the others
 generate/        the `/generate` family
 comfyui/         ComfyUI's own protocol: the fleet as if it were one ComfyUI
 pyworker/        the PyWorker contract, which also answers in words of `/generate`
+mcp/             the Model Context Protocol: the fleet as tools of agents
 router/          models as the official SDK runs them: each is a template
 templates        the workflow templates, and a job from one
 conversion       what the editor saves, converted to a graph

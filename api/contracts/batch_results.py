@@ -46,10 +46,9 @@ _SHEET_TEXT = (
 )
 
 
-def batch_results_blueprint(settings: Settings, ledger: Ledger) -> Blueprint:
+def batch_results_blueprint(settings: Settings, ledger: Ledger, sheets: Sheets) -> Blueprint:
     """Return the routes of what batches made, under /api/v2/batches/{id}: extensions."""
     blueprint = Blueprint("batch_results", __name__, url_prefix="/api/v2/batches")
-    sheets = Sheets(settings, ledger)
 
     @blueprint.get("/<batch_id>/outputs.zip")
     @Described(

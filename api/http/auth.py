@@ -91,6 +91,14 @@ class Guard:
         """Return whether this request carries one of the keys; never true of an open server."""
         return self._presented() is not None
 
+    def require_own_origin(self) -> None:
+        """Refuse whatever page is neither ours nor let in, also where keys are asked for. Raises ForbiddenOrigin."""
+        origin = request.headers.get("Origin")
+        if origin is None or self._pages.lets_in(origin):
+            return
+        if not self._hosts.is_own_page(origin, request.headers.get("Host", "")):
+            raise ForbiddenOrigin("Requests from pages of other sites are refused.")
+
     def _check(self) -> None:
         # Werkzeug gives no host when the header is none; every link we return would be broken.
         if not request.host:

@@ -17,8 +17,8 @@ _METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE"
 #: What requests of ours may bring beside what any may.
 _ASKED = (
     "Authorization, Content-Type, Idempotency-Key, If-Match, If-Modified-Since, If-None-Match, If-Range, "
-    "If-Unmodified-Since, Last-Event-ID, Range, X-API-Key, X-Include-ComfyUI-Response, X-Return-Outputs-As-Base64, "
-    "traceparent, tracestate"
+    "If-Unmodified-Since, Last-Event-ID, MCP-Protocol-Version, Mcp-Method, Mcp-Name, Range, X-API-Key, "
+    "X-Include-ComfyUI-Response, X-Return-Outputs-As-Base64, traceparent, tracestate"
 )
 #: What a page may read of answers beside what it may of any.
 _TOLD = (

@@ -34,9 +34,10 @@ JOBS, ASSETS, GENERATE = "Comfy API v2: jobs", "Comfy API v2: assets", "The /gen
 WORKFLOWS, PYWORKER, WEBHOOKS = "Workflows", "PyWorker routes", "Webhooks"
 BATCHES = "Batches"
 MODELS = "Models, as the official SDK runs them"
+AGENTS = "Agents"
 KEYS, USAGE, SERVER = "Tenants and keys", "Usage and audit", "Server"
 #: The groups, in the order in which they are shown.
-TAGS = (JOBS, BATCHES, ASSETS, GENERATE, WORKFLOWS, MODELS, PYWORKER, COMFYUI, WEBHOOKS, KEYS, USAGE, SERVER)
+TAGS = (JOBS, BATCHES, ASSETS, GENERATE, WORKFLOWS, MODELS, AGENTS, PYWORKER, COMFYUI, WEBHOOKS, KEYS, USAGE, SERVER)
 #: What every route that reads a JSON body may answer.
 BODY_ERRORS = (InvalidBody, BodyTooLarge, UnsupportedMediaType, RequestTimeout, InvalidRequest)
 #: What every route that reads a form may answer.

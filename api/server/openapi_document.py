@@ -15,6 +15,7 @@ from typing_extensions import TypedDict
 from werkzeug.routing import Rule
 
 from api.contracts.comfyui.refused import COMFYUI
+from api.contracts.mcp.protocol_errors import MCP
 from api.http.error_shapes import COMFY_API, GENERATE_FAMILY, errors_of
 from api.http.scopes import ANY_KEY
 from api.schema.described import TAGS, WEBHOOKS, Described
@@ -34,7 +35,7 @@ from core.texts.json_types import JsonObject
 
 #: What is sent to webhooks, and what any route may answer.
 _EVENTS = (EventView, GenerateEventView)
-_ERRORS = (COMFY_API.view, GENERATE_FAMILY.view, COMFYUI.view)
+_ERRORS = (COMFY_API.view, GENERATE_FAMILY.view, COMFYUI.view, MCP.view)
 
 
 class OpenApiView(TypedDict):

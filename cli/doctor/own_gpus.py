@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
 from rich.filesize import decimal
@@ -24,6 +24,7 @@ from core.job_files import RUN_FOLDERS
 from core.ledger import Ledger
 from core.ledger.instances import ANSWERING
 from core.settings import Settings
+from core.texts.cards import name_of_devices
 from tasks.instance.housekeeping import want_of_room
 
 Plan: TypeAlias = Callable[[], Sequence[InstanceSpec]]
@@ -157,7 +158,8 @@ def _asked(url: str, *, asks_for_all: bool) -> Said:
     """Raises ComfyUnavailable."""
     read_s = ASK_FOR_ALL_S if asks_for_all else ASK_S
     with closing(ComfyClient(url, connect_timeout_s=ASK_S, read_timeout_s=read_s)) as client:
-        system = client.system_stats().get("system")
+        stats = client.system_stats()
+        system = stats.get("system")
         # Every release tells of its Python there, and not every one which release it is.
         if not isinstance(system, dict) or "python_version" not in system:
             return wrong(
@@ -168,7 +170,16 @@ def _asked(url: str, *, asks_for_all: bool) -> Said:
         if (problem := _too_old(version)) is not None:
             return wrong(f"{problem} It is at {_address(url)}.")
         nodes = f", {len(client.object_info()):,} kinds of nodes" if asks_for_all else ""
-    return ok(f"Answers at {_address(url)}, version {version or 'not told'}{nodes}.")
+    return ok(f"Answers at {_address(url)}, version {version or 'not told'}{nodes}{_shared(stats.get('devices'))}.")
+
+
+def _shared(devices: Any) -> str:
+    """Say that a process has several GPUs, which many take for several jobs at once."""
+    if not isinstance(devices, list) or len(devices) < 2:
+        return ""
+    return (
+        f". One process has {name_of_devices(devices)}, and runs one job at a time: start one for each GPU to use all"
+    )
 
 
 def _disk(settings: Settings, specs: Sequence[InstanceSpec]) -> Iterator[Said]:

@@ -35,7 +35,8 @@ class Capabilities:
     def max_upload_bytes(self) -> int | None:
         """The limit of any request body, `/prompt` included, in bytes; None if the server does not say."""
         limit = self.features.get("max_upload_size")
-        return limit if isinstance(limit, int) and not isinstance(limit, bool) else None
+        # A server that was told its limit on the command line says a fraction.
+        return int(limit) if isinstance(limit, (int, float)) and not isinstance(limit, bool) else None
 
 
 def parse_version(text: object) -> Version | None:

@@ -18,6 +18,7 @@ from comfy.client.history import History, parse_entry
 from comfy.client.outputs import ReportedOutput
 from comfy.client.printed import PrintedEntry, parse_entries
 from comfy.client.rejection import rejected_graph, rejected_upload
+from comfy.client.replacements import Replacement, parse_replacements
 from comfy.client.transport import Transport, json_of, unexpected
 from core.errors import ComfyUnavailable, NodeErrors
 
@@ -61,7 +62,7 @@ class ComfyClient:
     """Talks to one server. Thread-safe; keeps one connection per thread.
 
     Every method raises `ComfyUnavailable` if the server does not answer or answers what no ComfyUI would.
-    Source: ComfyUI 0.3.45 to 0.10.0 `server.py`, and newer files of its master branch.
+    Source: ComfyUI 0.3.45 to 0.10.0 `server.py`, and files of its master branch up to 0.38.1.
     """
 
     def __init__(self, base_url: str, *, connect_timeout_s: float = 2.0, read_timeout_s: float = 30.0) -> None:
@@ -95,16 +96,15 @@ class ComfyClient:
         path = f"/object_info/{quote(node_class, safe='')}" if node_class else "/object_info"
         return _object(json_of(self._http.get(path)))
 
-    def node_replacements(self) -> dict[str, str]:
-        """`{class: class}`: what newer servers put in the place of classes that are gone; `{}` for all others."""
+    def node_replacements(self) -> dict[str, Replacement]:
+        """What newer servers put in the place of classes that are gone, by the class; `{}` from all others."""
         response = self._http.get("/node_replacements")
         try:
             found = _object(json_of(response)) if response.status_code == requests.codes.ok else {}
         except ComfyUnavailable:
             # Older servers have no such route, and some proxy answers for them.
             return {}
-        firsts = {old: each[0] for old, each in found.items() if isinstance(each, list) and each}
-        return {old: str(one["new_node_id"]) for old, one in firsts.items() if "new_node_id" in one}
+        return parse_replacements(found)
 
     def model_sizes(self) -> dict[str, int]:
         """`{name: bytes}` of the files in all model folders; `{}` from servers that do not tell.

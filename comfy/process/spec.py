@@ -89,9 +89,9 @@ def command_line(spec: InstanceSpec, port: int) -> list[str]:
       ConfigurationError: the checkout or its interpreter is not there, or an extra argument would move the GPU.
     """
     for argument in spec.extra_args:
-        # We pin the GPU with CUDA_VISIBLE_DEVICES; ComfyUI's own option (or a short form of it, which argparse
+        # We pin the GPU with CUDA_VISIBLE_DEVICES; ComfyUI's own options (or short forms of them, which argparse
         # accepts) would replace that, and two instances would share one card.
-        if argument.startswith("--cuda-d"):
+        if argument.startswith(("--cuda-d", "--default-d")):
             raise ConfigurationError(
                 f"{argument} is not allowed for {spec.name}: each instance has its own GPU already."
             )

@@ -24,7 +24,7 @@ from kombu.exceptions import SerializationError, SerializerNotInstalled
 from kombu.transport import pyamqp, redis
 from kombu.transport.virtual import base as virtual
 from kombu.utils.json import loads
-from redis.exceptions import ResponseError
+from redis.exceptions import ConnectionError, ResponseError  # noqa: A004 - redis's own, which kombu foresees
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +86,9 @@ class GuardedChannel(redis.Channel):
         """Return the client of the channel's pool: kombu makes one for each command, which takes longer than that."""
         if asynchronous:
             return super()._create_client(asynchronous=True)  # type: ignore[misc]
+        if self.connection is None:
+            # Closed while somebody was about to use it; kombu would stumble over that, and say nothing of a connection.
+            raise ConnectionError("The channel to the broker was closed.")
         if self._kept is None or self._kept.connection_pool is not self.pool:
             self._kept = super()._create_client()  # type: ignore[misc]
         return self._kept

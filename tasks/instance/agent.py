@@ -194,14 +194,19 @@ class InstanceAgent:
         assert self._instance.base_url is not None
         if self._instance.is_attached:
             self._look_at_queue(self._instance.base_url)
+        self._warm_up(self._instance.base_url)
+        self._record(self._instance.base_url)
+
+    def _warm_up(self, base_url: str) -> None:
+        # One that fails while a file comes into its place has failed for want of it, too.
+        lacked = [] if self._models is None else self._models.lacking(self._warmup.files)
         try:
-            self._warmup_s = self._warmup.run(self._instance.base_url)
+            self._warmup_s = self._warmup.run(base_url)
         except InstanceUnfit as exc:
             # No further start helps before they are there.
-            if self._models is not None and (missing := self._models.missing(self._warmup.files)):
+            if self._models is not None and (missing := self._models.missing(self._warmup.files) or lacked):
                 raise ComfyUnavailable(f"The warm-up waits for {named(missing)} to be fetched.") from exc
             raise
-        self._record(self._instance.base_url)
 
     def _record(self, base_url: str) -> None:
         info = read_info(base_url)

@@ -10,6 +10,7 @@ from typing import Any
 
 from comfy.client.client import ComfyClient
 from core.errors import ComfyUnavailable
+from core.texts.cards import name_of_devices
 from workflows.graphs.temporary_files import without_jobs_files
 
 log = logging.getLogger(__name__)
@@ -20,10 +21,10 @@ class InstanceInfo:
     """Asked once for each start."""
 
     version: str
-    #: ComfyUI's name of its device, for instance `cuda:0 NVIDIA L4 : cudaMallocAsync`.
+    #: ComfyUI's name of its device, for instance `cuda:0 NVIDIA L4 : cudaMallocAsync`, or `2 x NVIDIA L4`.
     device: str | None
     object_info: dict[str, Any]
-    #: The memory of its GPU, as it says.
+    #: The memory of its GPU, as it says; of several, that of the one that prompts run on unless their nodes say else.
     vram_bytes: int | None = None
     #: Of the files in its model folders, by name, in bytes.
     model_sizes: Mapping[str, int] = field(default_factory=dict)
@@ -42,12 +43,13 @@ def read_catalogue(client: ComfyClient) -> dict[str, Any]:
     replaced = {
         old: {
             "input": {},
-            "output": object_info[new].get("output"),
-            "output_node": object_info[new].get("output_node"),
-            "replaced_by": new,
+            "output": replacement.outputs(object_info[replacement.new_class].get("output")),
+            "output_node": object_info[replacement.new_class].get("output_node"),
+            "replaced_by": replacement.new_class,
+            "replacements": list(replacement.told),
         }
-        for old, new in client.node_replacements().items()
-        if old not in object_info and new in object_info
+        for old, replacement in client.node_replacements().items()
+        if old not in object_info and replacement.new_class in object_info
     }
     return object_info | replaced
 
@@ -68,11 +70,10 @@ def read_info(base_url: str) -> InstanceInfo:
         object_info = read_catalogue(client)
         model_sizes = read_model_sizes(client)
     devices = stats.get("devices") or [{}]
-    name = devices[0].get("name")
     vram = devices[0].get("vram_total")
     return InstanceInfo(
         version=str(stats.get("system", {}).get("comfyui_version") or "unknown"),
-        device=None if name is None else str(name),
+        device=name_of_devices(devices),
         vram_bytes=vram if isinstance(vram, int) else None,
         object_info=object_info,
         model_sizes=model_sizes,

@@ -91,14 +91,20 @@ class ModelFetcher:
         """Look at what is wanted now. Does not wait."""
         self._loop.wake()
 
-    def missing(self, names: Collection[str]) -> list[str]:
-        """Return which of some files are still to be fetched, and have whichever worker fetches do so.
+    def lacking(self, names: Collection[str]) -> list[str]:
+        """Return which of some files are still to be fetched.
 
         Those of which the manifest knows nothing, and those in whose place another file is, are not. Raises
         LedgerUnavailable.
         """
+        if not names:
+            return []
         entries = [entry for entry in self._open_ledger().manifest.all() if entry.name in names]
-        missing = [entry.name for entry in entries if self._is_missing(entry)]
+        return [entry.name for entry in entries if self._is_missing(entry)]
+
+    def missing(self, names: Collection[str]) -> list[str]:
+        """Return which of some files are `lacking`, and have whichever worker fetches do so."""
+        missing = self.lacking(names)
         self._cache.note_missed(missing)
         self.wake()
         return missing

@@ -14,7 +14,7 @@ import requests
 
 from core.settings import Settings
 from tests.fleet import ALL, Fleet, work
-from tests.waiting import until
+from tests.waiting import PATIENCE, until
 
 
 @pytest.fixture(scope="module")
@@ -40,14 +40,14 @@ def broker_pid(fleet: Fleet) -> int:
 def test_jobs_are_accepted_while_the_broker_is_dead_and_run_when_it_is_back(fleet: Fleet) -> None:
     fleet.kill("broker")
     submitted = [timed_submit(fleet, seed) for seed in range(30)]
-    assert max(seconds for _, seconds in submitted) < 3.0
+    assert max(seconds for _, seconds in submitted) < 3.0 * PATIENCE
     assert {fleet.job(job_id)["status"] for job_id, _ in submitted} == {"queued"}
     fleet.start("broker")
     back_s = time.monotonic()
     for job_id, _ in submitted:
         fleet.wait(job_id, "succeeded", timeout_s=40)
     # All of them soon, not a few with each tick of the reconciler.
-    assert time.monotonic() - back_s < 25.0
+    assert time.monotonic() - back_s < 25.0 * PATIENCE
 
 
 def test_jobs_are_accepted_while_the_broker_is_frozen_and_run_when_it_thaws(fleet: Fleet) -> None:
@@ -57,7 +57,7 @@ def test_jobs_are_accepted_while_the_broker_is_frozen_and_run_when_it_thaws(flee
         submitted = [timed_submit(fleet, seed) for seed in range(100, 103)]
     finally:
         subprocess.run(["kill", "-CONT", str(pid)], check=True)
-    assert max(seconds for _, seconds in submitted) < 3.0
+    assert max(seconds for _, seconds in submitted) < 3.0 * PATIENCE
     for job_id, _ in submitted:
         fleet.wait(job_id, "succeeded", timeout_s=40)
 
@@ -106,7 +106,7 @@ def test_nothing_ends_while_the_broker_takes_no_writes(
 
     assert fleet.wait(job_id, "succeeded", timeout_s=60)["attempt"] == 1
     for other, seconds in waiting:
-        assert seconds < 3.0
+        assert seconds < 3.0 * PATIENCE
         fleet.wait(other, "succeeded", timeout_s=60)
     fleet.ready(gpus=1)
     assert [name for name, process in fleet.processes.items() if process.poll() is not None] == []

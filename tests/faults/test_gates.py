@@ -36,7 +36,7 @@ def reason(fleet: Fleet, job_id: str) -> str:
 
 
 def test_an_idle_gpu_is_woken_when_the_job_before_has_ended(fleet: Fleet) -> None:
-    first = fleet.submit(work(3, seed=1), requires={"pool": "left"})
+    first = fleet.submit(work(6, seed=1), requires={"pool": "left"})
     fleet.wait(first, "running")
     second = fleet.submit(work(0.2, seed=2), requires={"pool": "right"})
     assert reason(fleet, second).startswith("Its tenant runs 1 of 1 job")

@@ -103,7 +103,7 @@ def test_old_and_new_run_jobs_side_by_side(fleet: RollingFleet, old_tree: Path) 
     home.tree = ROOT
     migrated = home.command("migrate")
     assert migrated.returncode == 0, migrated.stderr
-    settle(5)
+    settle(3)
     if "OLDEST_CODE" in (old_tree / "core/ledger/upgrade.py").read_text():
         # Versions up to 0031 could go on with newer tables, and not start on them.
         old.stop("gpu0")
@@ -112,12 +112,12 @@ def test_old_and_new_run_jobs_side_by_side(fleet: RollingFleet, old_tree: Path) 
     # New workers with an old API.
     new.start("gpu0", "io")
     home.ready(gpus=2, timeout_s=120)
-    settle(5)
+    settle(3)
     # A new API, reconciler and clock; the old workers go on.
     for name in ("api", "io", "beat"):
         home.stop(name)
     home.start("api", "io", "beat").ready(gpus=2, timeout_s=120)
-    settle(5)
+    settle(3)
 
     jobs = load.finish()
     assert {job["status"] for job in jobs} == {"succeeded"}

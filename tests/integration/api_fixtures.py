@@ -284,6 +284,8 @@ def gunicorn_api(settings: Settings, *arguments: str, **environment: str) -> Ite
         "COMFYLINE_BROKER_URL": settings.broker_url,
         "COMFYLINE_BROKER_NAMESPACE": settings.broker_namespace,
         "COMFYLINE_API_PORT": str(port),
+        # At the end of a test nobody waits for an answer any more.
+        "GUNICORN_CMD_ARGS": "--graceful-timeout 1",
         **environment,
     }
     command = [sys.executable, "-m", "gunicorn", "-c", "python:api.gunicorn_config", *arguments]
@@ -295,7 +297,7 @@ def gunicorn_api(settings: Settings, *arguments: str, **environment: str) -> Ite
         yield url
     finally:
         process.terminate()
-        process.wait(timeout=20)
+        process.wait(timeout=20 * PATIENCE)
         log.close()
 
 

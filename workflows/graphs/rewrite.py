@@ -29,8 +29,8 @@ _FOLDERS = frozenset(
 #: other they think that it is somewhere else on the machine.
 _OUTPUT_FOLDER = {"SaveImageKJ": "output", "SaveStringKJ": "output"}
 #: What ComfyUI has noted beside a node's inputs in a file. Taken from there, it would be believed, though the file that
-#: the node loads may have changed since.
-_NOTES = frozenset({"is_changed"})
+#: the node loads may have changed since, and the loop that it was in may be another.
+_NOTES = frozenset({"is_changed", "_loop_body", "_loop_end"})
 _MAX_DEPTH = 8
 _MAX_CHARS = 100
 #: A file name has at most 255 bytes on Linux; the counter and the extension come after the prefix.

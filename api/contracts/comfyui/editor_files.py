@@ -79,9 +79,16 @@ def editor_blueprint(nodes: NodeLists) -> ContractBlueprint:
         return json_response({})
 
     @blueprint.get("/comfyui/node_replacements")
-    @Described(summary="Nodes that stand for others; each instance replaces its own", **plain)
+    @Described(
+        summary="Node classes that are gone, and what stands for them, of all instances together",
+        tag=TAG,
+        scope="read",
+        answers={200: ComfyuiAnswerView},
+        errors=(LedgerUnavailable,),
+    )
+    @bounded
     def replacements() -> Response:
-        return json_response({})
+        return json_response(nodes.get().replacements)
 
     @blueprint.get("/comfyui/experiment/models")
     @Described(summary="The folders of models, as the editor's library lists them", **plain)

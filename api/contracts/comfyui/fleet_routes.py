@@ -23,8 +23,9 @@ from core.records.instance import InstanceRecord
 from core.settings import Settings
 from core.texts.json_types import JsonObject
 
-#: What instances say of their version where none has said anything: the oldest one whose protocol is spoken here.
-_VERSION = "0.10.0"
+#: The newest ComfyUI whose protocol is spoken here, whichever instances are up: clients go by it. Each device tells
+#: which version its instance has.
+VERSION = "0.38.1"
 
 
 def features_of(settings: Settings) -> JsonObject:
@@ -34,7 +35,7 @@ def features_of(settings: Settings) -> JsonObject:
         "max_upload_size": settings.max_upload_bytes,
         "extension": {"manager": {"supports_v4": False}},
         "assets": False,
-        "node_replacements": False,
+        "node_replacements": True,
     }
 
 
@@ -101,13 +102,12 @@ def fleet_blueprint(settings: Settings, ledger: Ledger, nodes: NodeLists) -> Con
 
 
 def _stats(instances: list[InstanceRecord]) -> JsonObject:
-    versions = [each.version for each in instances if each.version]
     return {
         "system": {
             "os": sys.platform,
             "ram_total": 0,
             "ram_free": 0,
-            "comfyui_version": min(versions, key=_as_numbers) if versions else _VERSION,
+            "comfyui_version": VERSION,
             "required_frontend_version": None,
             "installed_templates_version": None,
             "required_templates_version": None,
@@ -123,8 +123,5 @@ def _stats(instances: list[InstanceRecord]) -> JsonObject:
 def _device(number: int, instance: InstanceRecord) -> JsonObject:
     # How much is free is not known here; what a client does with a full one is better than with one it overrates.
     memory = {"vram_total": instance.vram_bytes or 0, "vram_free": 0, "torch_vram_total": 0, "torch_vram_free": 0}
-    return {"name": f"{instance.name} {instance.device or ''}".rstrip(), "type": "cuda", "index": number, **memory}
-
-
-def _as_numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) if part.isdecimal() else 0 for part in version.split(".")[:4])
+    name = f"{instance.name} {instance.device or ''}".rstrip()
+    return {"name": name, "type": "cuda", "index": number, **memory, "comfyui_version": instance.version}

@@ -43,6 +43,8 @@ class OfferedNodes:
     classes: JsonObject
     #: The same as JSON, made once: of a real server it is megabytes.
     text: str
+    #: Classes that are gone, and what instances put in their place, as they say it.
+    replacements: JsonObject
 
     def class_text(self, class_type: str) -> str:
         """Return one class as JSON, as ComfyUI answers it: `{}` where there is none."""
@@ -67,7 +69,7 @@ class NodeLists:
 
     def __init__(self, ledger: Ledger) -> None:
         self._instances = ledger.instances
-        self._last = OfferedNodes(digests=(), classes={}, text="{}")
+        self._last = OfferedNodes(digests=(), classes={}, text="{}", replacements={})
         self._offered = CachedValue(self._load, max_age_s=MAX_AGE_S)
 
     def get(self) -> OfferedNodes:
@@ -79,9 +81,30 @@ class NodeLists:
         alive = [gpu for gpu in gpus if gpu.is_alive] or gpus
         digests = tuple(dict.fromkeys(gpu.catalogue for gpu in alive if gpu.catalogue is not None))
         if digests != self._last.digests:
-            classes = in_order(merged([self._instances.catalogue(digest) for digest in digests]))
-            self._last = OfferedNodes(digests=digests, classes=classes, text=json.dumps(classes))
+            catalogues = [self._instances.catalogue(digest) for digest in digests]
+            classes = in_order(merged([present(catalogue) for catalogue in catalogues]))
+            replaced = replacements(catalogues, classes)
+            self._last = OfferedNodes(digests=digests, classes=classes, text=json.dumps(classes), replacements=replaced)
         return self._last
+
+
+def present(catalogue: Mapping[str, Any]) -> JsonObject:
+    """Return the classes that an instance has: a catalogue also holds those that it replaces."""
+    return {name: info for name, info in catalogue.items() if not _is_replaced(info)}
+
+
+def replacements(catalogues: Sequence[Mapping[str, Any]], classes: Mapping[str, Any]) -> JsonObject:
+    """Return `{class that is gone: [what may stand in its place]}`, as ComfyUI's editor wants it."""
+    return {
+        name: info["replacements"]
+        for catalogue in reversed(catalogues)
+        for name, info in catalogue.items()
+        if _is_replaced(info) and info.get("replacements") and name not in classes
+    }
+
+
+def _is_replaced(info: Any) -> bool:
+    return isinstance(info, Mapping) and "replaced_by" in info
 
 
 def in_order(classes: JsonObject) -> JsonObject:

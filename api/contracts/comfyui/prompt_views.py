@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 from flask import Response
 
-from api.contracts.comfyui.answers import ComfyuiAnswerView, body_object, empty, ids_in, whole_number
+from api.contracts.comfyui.answers import MAX_IDS, ComfyuiAnswerView, body_object, empty, ids_in, whole_number
 from api.contracts.comfyui.entries import ACTIVE, IN_PROGRESS, WAITING, number_of, prompt_id_of
 from api.contracts.comfyui.paths import ONLY_THERE
 from api.contracts.comfyui.prompt_lists import MAX_SHOWN, Prompts
 from api.contracts.comfyui.refused import COMFYUI, ComfyuiErrorView
 from api.contracts.comfyui.stored_texts import StoredTexts
-from api.contracts.comfyui.submission import asked, submitted
+from api.contracts.comfyui.submission import asked, is_prompt_id, submitted
 from api.http.error_shapes import ContractBlueprint
 from api.http.errors import json_response
 from api.http.time_limits import bounded
@@ -201,12 +201,18 @@ def prompts_blueprint(
         summary="Cancel jobs",
         tag=TAG,
         scope="cancel",
-        answers={200: ComfyuiAnswerView},
+        answers={200: ComfyuiAnswerView, 400: ComfyuiAnswerView},
         errors=(*BODY_ERRORS, LedgerUnavailable),
     )
     def cancel_jobs() -> Response:
-        names = ids_in(body_object(settings), "job_ids")
-        cancelled = [prompts.cancel(name, ACTIVE) for name in names]
+        body = body_object(settings)
+        if not isinstance(body.get("job_ids"), list):
+            return json_response({"error": "job_ids must be a list"}, 400)
+        if wrong := [name for name in body["job_ids"][:MAX_IDS] if not is_prompt_id(name)]:
+            # All or none: a client that errs in one of its ids may err in others.
+            told = [str(name) for name in wrong]
+            return json_response({"error": "job_ids contains invalid id(s)", "invalid_ids": told}, 400)
+        cancelled = [prompts.cancel(name, ACTIVE) for name in ids_in(body, "job_ids")]
         return json_response({"cancelled": any(cancelled)})
 
     return blueprint

@@ -43,8 +43,9 @@ def asked(body: JsonObject, settings: Settings) -> Asked | Response:
     if "prompt" not in body:
         return _refused("no_prompt", "No prompt provided", "No prompt provided")
     prompt_id = body.get("prompt_id")
-    if prompt_id is not None and not (isinstance(prompt_id, str) and _PROMPT_ID.fullmatch(prompt_id)):
-        return _refused("invalid_prompt_id", "prompt_id must be a UUID in small letters, with hyphens")
+    if prompt_id is not None and not is_prompt_id(prompt_id):
+        rule = "A UUID in small letters, with hyphens; without one the server makes it."
+        return _refused("invalid_prompt_id", "prompt_id must be a valid UUID", rule)
     client_id = body.get("client_id")
     said = body.get("extra_data")
     said = said if isinstance(said, dict) else {}
@@ -68,6 +69,11 @@ def asked(body: JsonObject, settings: Settings) -> Asked | Response:
         secrets={"api_key_comfy_org": key} if isinstance(key, str) and key else {},
     )
     return Asked(request=request, client_id=None if client_id is None else str(client_id))
+
+
+def is_prompt_id(value: Any) -> bool:
+    """Return whether something can be the id of a prompt."""
+    return isinstance(value, str) and _PROMPT_ID.fullmatch(value) is not None
 
 
 def submitted(request: JobRequest, service: JobService) -> tuple[Job, NodeErrors]:

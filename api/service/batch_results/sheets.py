@@ -54,7 +54,8 @@ class Sheets:
 
     def __init__(self, settings: Settings, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._thumbnails = Thumbnails(output_storage(settings), max_pixels=settings.max_image_pixels)
+        #: Kept for whoever shows outputs small.
+        self.thumbnails = Thumbnails(output_storage(settings), max_pixels=settings.max_image_pixels)
         self._kept = ByteCache(KEPT_BYTES)
         self._turns = threading.BoundedSemaphore(AT_ONCE)
 
@@ -116,7 +117,7 @@ class Sheets:
                 continue
             found: Face | NoPicture = NoPicture(why="It was not read in time; ask again.", is_final=False)
             if time.monotonic() < until_s:
-                found = self._thumbnails.of(output, sheet.cell_px)
+                found = self.thumbnails.of(output, sheet.cell_px)
             if isinstance(found, NoPicture):
                 is_final = is_final and found.is_final
                 found = Words(kind="other", title="no picture", text=found.why)

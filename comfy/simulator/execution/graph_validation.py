@@ -58,7 +58,8 @@ def _class_error(node_id: str, node: Any, classes: NodeClasses, machine: Machine
     title = (node.get("_meta") or {}).get("title") if newer else None
     if "class_type" not in node:
         if newer:
-            message = f"Node '{title or 'Unknown'}' has no class_type. The workflow may be corrupted."
+            named = title or f"ID #{node_id}"
+            message = f"Node '{named}' has no class_type. The workflow may be corrupted or a custom node is missing."
             extra = {"node_id": node_id, "class_type": None, "node_title": title}
             return make_error("missing_node_type", message, details, extra)
         message = "Cannot execute because a node is missing the class_type property."
@@ -82,7 +83,8 @@ class _Validation:
         self._machine = machine
         #: Node id -> whether it and all before it are fine, and its own errors.
         self._judged: dict[str, tuple[bool, list[Error]]] = {}
-        self._open: set[str] = set()
+        #: The nodes that are being judged, each before one that it depends on.
+        self._open: list[str] = []
 
     def judge(self, outputs: Iterable[str]) -> Verdict:
         good: list[str] = []
@@ -122,15 +124,29 @@ class _Validation:
         if known is not None:
             return known
         if node_id in self._open:
-            # A cycle. ComfyUI recurses until Python gives up, and what is left is a refusal without a reason.
-            return False, []
-        self._open.add(node_id)
+            return self._judge_cycle([*self._open[self._open.index(node_id) :], node_id])
+        self._open.append(node_id)
         try:
-            verdict = self._judge_inputs(node_id)
+            valid, errors = self._judge_inputs(node_id)
         finally:
-            self._open.discard(node_id)
-        self._judged[node_id] = verdict
-        return verdict
+            self._open.pop()
+        # It may have been judged as part of a cycle meanwhile.
+        valid_before, before = self._judged.get(node_id, (True, []))
+        self._judged[node_id] = (valid_before and valid, before + [error for error in errors if error not in before])
+        return self._judged[node_id]
+
+    def _judge_cycle(self, path: list[str]) -> tuple[bool, list[Error]]:
+        """Judge all nodes of a cycle; `path` begins and ends with the same one."""
+        if not self._machine.options.release.is_current:
+            # ComfyUI recurses until Python gives up, and what is left is a refusal without a reason.
+            return False, []
+        nodes = list(dict.fromkeys(path))
+        details = " -> ".join(f"{node_id} ({self._prompt[node_id]['class_type']})" for node_id in path)
+        for node_id in nodes:
+            extra = {"node_id": node_id, "cycle_nodes": nodes}
+            error = make_error("dependency_cycle", "Dependency cycle detected", details, extra)
+            self._judged[node_id] = (False, [error])
+        return self._judged[path[0]]
 
     def _judge_inputs(self, node_id: str) -> tuple[bool, list[Error]]:
         inputs = self._prompt[node_id]["inputs"]

@@ -174,6 +174,10 @@ def expand(
 NodeClasses: TypeAlias = Mapping[str, NodeClass]
 
 
+#: What newer releases say of each class beside the rest; here of all the same.
+_NEWER_FACTS: Mapping[str, Any] = {"is_input_list": False, "has_intermediate_output": False, "search_aliases": []}
+
+
 def object_info(node: NodeClass, machine: Machine) -> dict[str, Any]:
     """A node class as `GET /object_info` describes it."""
     groups: dict[str, dict[str, Any]] = {}
@@ -194,6 +198,7 @@ def object_info(node: NodeClass, machine: Machine) -> dict[str, Any]:
         "python_module": node.module,
         "category": node.category,
         "output_node": node.output_node,
+        **(_NEWER_FACTS if machine.options.release.describes_nodes_fully else {}),
     }
 
 

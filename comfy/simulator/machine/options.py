@@ -17,6 +17,7 @@ from comfy.simulator.machine.versions import Release, parse_release
 _GIB = 1024**3
 #: VRAM that ComfyUI leaves to what is computed, beside `--reserve-vram`.
 _WORKING_GIB = 0.8
+MOST_GPUS = 64
 
 #: Flags of ComfyUI that take one value and change nothing a client can see; accepted so that one
 #: command line starts either server.
@@ -27,17 +28,42 @@ _IGNORED_WITH_VALUE = (
     "--default-device",
     "--tls-keyfile",
     "--tls-certfile",
-    "--verbose",
     "--preview-size",
     "--cuda-malloc-size",
+    "--vram-headroom",
+    "--comfy-api-base",
+    "--disabled-nodes-config",
+    "--default-hashing-function",
+    "--oneapi-device-selector",
 )
-_IGNORED_WITH_VALUES = ("--whitelist-custom-nodes", "--fast", "--feature-flag")
+_IGNORED_WITH_VALUES = (
+    "--whitelist-custom-nodes",
+    "--fast",
+    "--feature-flag",
+    "--verbose",
+    "--async-offload",
+    "--directml",
+)
 _IGNORED_SWITCHES = (
     "--auto-launch",
     "--disable-auto-launch",
     "--disable-all-custom-nodes",
     "--disable-api-nodes",
     "--disable-assets",
+    "--enable-assets",
+    "--enable-asset-hashing",
+    "--disable-partner-nodes",
+    "--offline",
+    "--enable-compress-response-body",
+    "--disable-nvml-pressure",
+    "--disable-async-offload",
+    "--disable-pinned-memory",
+    "--disable-mmap",
+    "--fast-disk",
+    "--disable-fast-disk",
+    "--disable-cuda-graphs",
+    "--disable-comfy-compiler",
+    "--debug-hang",
     "--disable-xformers",
     "--disable-cuda-malloc",
     "--cuda-malloc",
@@ -71,6 +97,8 @@ class Options:
     port: int
     #: Largest request body of any kind, in bytes.
     max_body_bytes: int
+    #: The same as `/features` says it: a fraction where the command line sets it.
+    announced_body_bytes: float
     input_dir: Path
     output_dir: Path
     temp_dir: Path
@@ -83,8 +111,10 @@ class Options:
     write_metadata: bool
     preview_method: str
     cuda_device: str | None
-    #: The name of its card.
+    #: The name of its card, or of each of them.
     card: str
+    #: How many GPUs the one process has; newer releases list them all.
+    gpu_count: int
     #: One of classic, lru, ram, none.
     cache_mode: str
     #: How many node outputs `lru` keeps.
@@ -116,14 +146,18 @@ def parse_options(argv: Sequence[str]) -> Options:
         extra_models = dict(_parse_model(text) for text in given.simulate_model)
         files = [Path(file) for some in given.extra_model_paths_config for file in some]
         extra_paths = tuple(pair for file in files for pair in read_extra_paths(file))
+        gpu_count = _gpu_count(given)
     except (ValueError, OSError) as exc:
         parser.error(str(exc))
+    if len(given.cache_ram or ()) > 2:
+        parser.error("--cache-ram accepts at most two values: active GB and inactive GB")
     cache_mode = _cache_mode(given, release)
     return Options(
         argv=("main.py", *argv),
         listen=given.listen.split(",")[0],
         port=given.port,
         max_body_bytes=round(given.max_upload_size * 1024 * 1024),
+        announced_body_bytes=given.max_upload_size * 1024 * 1024,
         input_dir=_folder(given.input_directory, base / "input"),
         output_dir=_folder(given.output_directory, base / "output"),
         # ComfyUI appends "temp" to what it is given, so that wiping it cannot hit the named folder itself.
@@ -136,6 +170,7 @@ def parse_options(argv: Sequence[str]) -> Options:
         preview_method=given.preview_method,
         cuda_device=given.cuda_device,
         card=given.simulate_card,
+        gpu_count=gpu_count,
         cache_mode=cache_mode,
         cache_entries=given.cache_lru,
         idle_headroom_bytes=_idle_headroom_bytes(given, release),
@@ -180,7 +215,7 @@ def _add_comfyui_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--enable-cors-header", nargs="?", default=None, const="*")
     group.add_argument("--disable-metadata", action="store_true")
     group.add_argument("--preview-method", choices=("none", "auto", "latent2rgb", "taesd"), default="none")
-    group.add_argument("--cuda-device", default=None)
+    group.add_argument("--cuda-device", default=None, metavar="ID[,ID...]|all", help="several: one process with all")
     group.add_argument("--disable-smart-memory", action="store_true", help="weights leave VRAM after each prompt")
     group.add_argument("--disable-dynamic-vram", action="store_true", help="unloaded weights move to RAM")
     group.add_argument("--reserve-vram", type=_not_negative, default=0.4, metavar="GB")
@@ -200,8 +235,9 @@ def _add_comfyui_flags(parser: argparse.ArgumentParser) -> None:
 
 def _add_simulator_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("flags of the simulator")
-    group.add_argument("--simulate-version", default="0.10.0", help="the ComfyUI release to behave like")
+    group.add_argument("--simulate-version", default="0.10.0", help="the release to behave like, or newest")
     group.add_argument("--simulate-card", default="SIMULATED GPU", metavar="NAME", help="what it calls its GPU")
+    group.add_argument("--simulate-gpus", type=int, default=1, metavar="N", help="so many GPUs in this one process")
     group.add_argument("--simulate-vram-gb", type=_not_negative, default=24.0)
     group.add_argument("--simulate-ram-gb", type=_not_negative, default=64.0)
     group.add_argument("--simulate-disk-speed", type=_not_negative, default=3.0, metavar="GB/S", help="0: no time")
@@ -225,6 +261,15 @@ def _add_simulator_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--simulate-no-socket-bug", action="store_true", help="keep the newer of two sockets of one id")
     group.add_argument("--simulate-model", action="append", default=[], metavar="FOLDER/FILE[=GB]")
     group.add_argument("--simulate-fault", action="append", default=[], metavar="NAME[=VALUE]")
+
+
+def _gpu_count(given: argparse.Namespace) -> int:
+    """Raises ValueError: there are none."""
+    named = given.cuda_device
+    count = given.simulate_gpus if named in (None, "all") else len(named.split(","))
+    if not 1 <= count <= MOST_GPUS:
+        raise ValueError(f"--simulate-gpus must be 1 to {MOST_GPUS}")
+    return int(count)
 
 
 def _cache_mode(given: argparse.Namespace, release: Release) -> str:

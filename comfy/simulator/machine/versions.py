@@ -7,6 +7,8 @@ import re
 
 #: Older servers mint every prompt id themselves and send no progress_state; nothing here speaks that dialect.
 OLDEST = (0, 3, 45)
+#: The newest release whose sources the simulator was held to; `newest` on its command line.
+NEWEST = "0.38.1"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -15,6 +17,7 @@ class Release:
 
     Up to 0.10.0 the numbers are those of the releases. Later ones are estimated from the month in which
     the change was merged upstream (0.12 was out in February 2026, 0.22 in June, 0.26 in July, 0.33 in August).
+    What the newest sources have and nothing dates counts from 0.30 on: `is_current`.
     """
 
     text: str
@@ -76,6 +79,11 @@ class Release:
         return self.since(0, 10, 0)
 
     @property
+    def replaces_nodes(self) -> bool:
+        """Registered classes are put in the place of those that are gone before a graph is checked (#12014)."""
+        return self.since(0, 14)
+
+    @property
     def missing_node_type(self) -> bool:
         return self.since(0, 15)
 
@@ -87,6 +95,11 @@ class Release:
     @property
     def refuses_cross_site(self) -> bool:
         return self.since(0, 18)
+
+    @property
+    def describes_nodes_fully(self) -> bool:
+        """`/object_info` says of each class whether it takes lists and shows what it has in between."""
+        return self.since(0, 19)
 
     @property
     def ram_cache_default(self) -> bool:
@@ -110,12 +123,18 @@ class Release:
         return self.since(0, 28)
 
     @property
+    def is_current(self) -> bool:
+        """Cycles are named, all GPUs of the process are listed, jobs count what can be shown."""
+        return self.since(0, 30)
+
+    @property
     def assets_flag(self) -> bool:
         return self.since(0, 33)
 
 
 def parse_release(text: str) -> Release:
-    """Read `0.10.0` or `v0.3.64`; raises ValueError for what is no release, or one too old to imitate."""
+    """Read `0.10.0`, `v0.3.64` or `newest`; raises ValueError for what is no release, or one too old to imitate."""
+    text = NEWEST if text.strip() == "newest" else text
     match = re.fullmatch(r"v?(\d+)\.(\d+)(?:\.(\d+))?\S*", text.strip())
     if match is None:
         raise ValueError(f"not a ComfyUI release: {text!r}")

@@ -2,6 +2,7 @@
 
 prompt_routes   queue, interrupt, look up prompts
 job_routes      `/api/jobs` of newer releases
+job_outputs     what a job put out, summed up (job_routes)
 file_routes     uploads and downloads
 info            the server, its nodes and models
 model_routes    the model files, and what is loaded of them

@@ -109,6 +109,8 @@ class FileRoutes:
             return _channel(path, channel)
         kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
         headers = {"Content-Disposition": f'filename="{path.name}"', "Content-Type": kind}
+        if self._release.is_current:
+            headers["X-Content-Type-Options"] = "nosniff"
         if kind in _UNSAFE_TYPES:
             headers["Content-Type"] = "application/octet-stream"
         if self._release.safe_views and kind in _UNSAFE_TYPES | _UNSAFE_SINCE_FIX:

@@ -29,7 +29,7 @@ class InfoRoutes:
             web.get("/features", self.show_features),
             web.get("/object_info", self.all_nodes),
             web.get("/object_info/{name}", self.one_node),
-            *([web.get("/node_replacements", self.replacements)] if self._release.assets_flag else []),
+            *([web.get("/node_replacements", self.replacements)] if self._release.replaces_nodes else []),
             web.get("/embeddings", self.nothing),
             web.get("/extensions", self.nothing),
         ]
@@ -48,12 +48,14 @@ class InfoRoutes:
         """What the server can do, as `/features` and the websocket say it."""
         features: dict[str, Any] = {
             "supports_preview_metadata": True,
-            "max_upload_size": self._machine.options.max_body_bytes,
+            "max_upload_size": self._machine.options.announced_body_bytes,
         }
         if self._release.names_platform:
             features["extension"] = {"manager": {"supports_v4": True}}
+        if self._release.replaces_nodes:
+            features["node_replacements"] = True
         if self._release.assets_flag:
-            features |= {"supports_model_type_tags": True, "node_replacements": True, "assets": False}
+            features |= {"supports_model_type_tags": True, "assets": False}
         return features
 
     async def show_features(self, _request: web.Request) -> web.Response:
@@ -75,21 +77,25 @@ class InfoRoutes:
             "argv": list(self._machine.options.argv),
             "simulated": True,
         }
-        return web.json_response({"system": system, "devices": [self._device()]})
+        if self._release.is_current:
+            system |= {"comfy_package_versions": [], "deploy_environment": "local-git"}
+        shown = self._machine.options.gpu_count if self._release.is_current else 1
+        return web.json_response({"system": system, "devices": [self._device(index) for index in range(shown)]})
 
-    def _device(self) -> dict[str, Any]:
+    def _device(self, index: int) -> dict[str, Any]:
+        """One GPU of the process. Prompts run on the first one, and nothing here gives the others any work."""
         gpu = self._machine.gpu
-        used_bytes = gpu.used_bytes()
+        used_bytes = 0 if index else gpu.used_bytes()
         return {
-            "name": f"cuda:0 {self._machine.options.card} : simulated",
+            "name": f"cuda:{index} {self._machine.options.card} : simulated",
             "type": "cuda",
-            # Whatever the physical card: a process started with --cuda-device sees only that one, as number 0.
-            "index": 0,
+            # Whatever the physical card: a process started with --cuda-device counts those that it sees from 0.
+            "index": index,
             "vram_total": gpu.room.vram_bytes,
             "vram_free": gpu.room.vram_bytes - used_bytes,
             "torch_vram_total": used_bytes,
             "torch_vram_free": 0,
-            "simulated_resident_models": gpu.resident_names(),
+            "simulated_resident_models": [] if index else gpu.resident_names(),
         }
 
     async def all_nodes(self, _request: web.Request) -> web.Response:

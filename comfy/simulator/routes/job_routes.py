@@ -10,11 +10,11 @@ from aiohttp import web
 
 from comfy.simulator.execution.prompt_queue import Item, PromptQueue
 from comfy.simulator.machine.machine import Machine
+from comfy.simulator.routes.job_outputs import count_shown, named_files, summary
 from comfy.simulator.routes.prompt_routes import is_canonical_uuid
 
 _STATUSES = ("pending", "in_progress", "completed", "failed", "cancelled")
 _SORT_KEYS = ("created_at", "execution_duration")
-_PREVIEW_KINDS = ("images", "video", "audio", "gifs", "3d")
 
 
 class BadQuery(ValueError):
@@ -64,9 +64,12 @@ class JobRoutes:
         finished = self._prompts.history_of(job_id).get(job_id)
         if finished is not None:
             return web.json_response(self._finished_job(finished, with_outputs=True))
-        for job in self._waiting():
-            if job["id"] == job_id:
-                return web.json_response(job)
+        running, pending = self._prompts.current()
+        for items, status in ((running, "in_progress"), (pending, "pending")):
+            for item in items:
+                if item[1] == job_id:
+                    workflow = {"workflow": _workflow(item)} if self._release.is_current else {}
+                    return web.json_response({**self._queued_job(item, status), **workflow})
         return web.json_response({"error": "Job not found"}, status=404)
 
     async def cancel(self, request: web.Request) -> web.Response:
@@ -77,13 +80,15 @@ class JobRoutes:
         try:
             body = await request.json()
         except json.JSONDecodeError:
-            return web.json_response({"error": "Invalid JSON body"}, status=400)
+            return web.json_response({"error": "Request body must be valid JSON"}, status=400)
         job_ids = body.get("job_ids") if isinstance(body, dict) else None
         if not isinstance(job_ids, list):
             return web.json_response({"error": "job_ids must be a list"}, status=400)
         invalid = [job_id for job_id in job_ids if not is_canonical_uuid(job_id)]
         if invalid:
-            return web.json_response({"error": "job_ids must be UUIDs", "invalid_ids": invalid}, status=400)
+            told = [job_id if isinstance(job_id, str) else repr(job_id) for job_id in invalid]
+            body = {"error": "job_ids contains invalid id(s)", "invalid_ids": told}
+            return web.json_response(body, status=400)
         hits = [self._prompts.cancel(job_id, self._machine.interrupt.set) for job_id in job_ids]
         return web.json_response({"cancelled": any(hits)})
 
@@ -103,26 +108,45 @@ class JobRoutes:
 
     def _waiting(self) -> list[dict[str, Any]]:
         running, pending = self._prompts.current()
-        jobs = [_queued_job(item, "in_progress") for item in running]
-        return jobs + [_queued_job(item, "pending") for item in sorted(pending, key=lambda item: item[:2])]
+        jobs = [self._queued_job(item, "in_progress") for item in running]
+        return jobs + [self._queued_job(item, "pending") for item in sorted(pending, key=lambda item: item[:2])]
+
+    def _queued_job(self, item: Item, status: str) -> dict[str, Any]:
+        number, prompt_id, _, extra_data, _ = item
+        pnginfo = extra_data.get("extra_pnginfo")
+        workflow = pnginfo.get("workflow") if isinstance(pnginfo, dict) else None
+        return _pruned(
+            {
+                "id": prompt_id,
+                "status": status,
+                "priority": number,
+                "create_time": extra_data.get("create_time"),
+                "outputs_count": 0,
+                "previewable_outputs_count": 0 if self._release.is_current else None,
+                "workflow_id": workflow.get("id") if isinstance(workflow, dict) else None,
+            }
+        )
 
     def _finished_job(self, entry: Mapping[str, Any], *, with_outputs: bool = False) -> dict[str, Any]:
         messages: dict[str, Any] = dict(entry["status"]["messages"])
         ends = ("execution_success", "execution_error", "execution_interrupted")
         end: dict[str, Any] = next((messages[name] for name in ends if name in messages), {})
-        count, preview = _summary(entry["outputs"])
+        outputs = named_files(entry["outputs"]) if self._release.is_current else entry["outputs"]
+        count, preview = summary(outputs, shows_texts=self._release.is_current)
         job = {
-            **_queued_job(entry["prompt"], self._final_status(entry, messages)),
+            **self._queued_job(entry["prompt"], self._final_status(entry, messages)),
             "execution_start_time": messages.get("execution_start", {}).get("timestamp"),
             "execution_end_time": end.get("timestamp"),
             "execution_error": messages.get("execution_error"),
             "outputs_count": count,
             "preview_output": preview,
         }
+        if self._release.is_current:
+            job["previewable_outputs_count"] = count_shown(outputs)
         if with_outputs:
-            job["outputs"] = entry["outputs"]
+            job["outputs"] = outputs
             job["execution_status"] = entry["status"]
-            job["workflow"] = {"prompt": entry["prompt"][2], "extra_data": entry["prompt"][3]}
+            job["workflow"] = _workflow(entry["prompt"])
         return _pruned(job)
 
     def _final_status(self, entry: Mapping[str, Any], messages: Mapping[str, Any]) -> str:
@@ -132,34 +156,8 @@ class JobRoutes:
         return "cancelled" if interrupted and self._release.cancelled_status else "failed"
 
 
-def _queued_job(item: Item, status: str) -> dict[str, Any]:
-    number, prompt_id, _, extra_data, _ = item
-    pnginfo = extra_data.get("extra_pnginfo")
-    workflow = pnginfo.get("workflow") if isinstance(pnginfo, dict) else None
-    return _pruned(
-        {
-            "id": prompt_id,
-            "status": status,
-            "priority": number,
-            "create_time": extra_data.get("create_time"),
-            "outputs_count": 0,
-            "workflow_id": workflow.get("id") if isinstance(workflow, dict) else None,
-        }
-    )
-
-
-def _summary(outputs: Mapping[str, Any]) -> tuple[int, dict[str, Any] | None]:
-    """How many things a prompt put out, and the one to show: a finished file before a temporary one."""
-    count, shown = 0, []
-    for node_id, ui in outputs.items():
-        for kind, items in ui.items():
-            if kind == "animated" or not isinstance(items, (list, tuple)):
-                continue
-            count += len(items)
-            files = [item for item in items if isinstance(item, dict) and "filename" in item]
-            shown += [{**item, "nodeId": node_id, "mediaType": kind} for item in files if kind in _PREVIEW_KINDS]
-    shown.sort(key=lambda item: item.get("type") != "output")
-    return count, shown[0] if shown else None
+def _workflow(item: Item) -> dict[str, Any]:
+    return {"prompt": item[2], "extra_data": item[3]}
 
 
 def _pruned(job: Mapping[str, Any]) -> dict[str, Any]:
@@ -177,7 +175,7 @@ def _duration_ms(job: Mapping[str, Any]) -> float:
 def _choice(query: Mapping[str, str], name: str, known: tuple[str, ...]) -> str:
     value = query.get(name, known[0]).lower()
     if value not in known:
-        raise BadQuery(f"{name} must be one of: {', '.join(known)}")
+        raise BadQuery(f"{name} must be {' or '.join(map(repr, sorted(known)))}")
     return value
 
 

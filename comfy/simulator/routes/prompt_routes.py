@@ -17,6 +17,9 @@ from comfy.simulator.machine.node import NodeClasses
 
 #: Keys of a user's accounts, which newer releases keep out of `/queue` and history.
 _SECRET_KEYS = ("auth_token_comfy_org", "api_key_comfy_org")
+_PROMPT_ID_RULE = (
+    "prompt_id must be a UUID string in canonical lowercase hyphenated form; omit it to let the server generate one"
+)
 
 
 class PromptRoutes:
@@ -55,17 +58,18 @@ class PromptRoutes:
             return web.json_response({"error": error, "node_errors": {}}, status=400)
         prompt_id = self._prompt_id(body)
         if prompt_id is None:
-            error = make_error("invalid_prompt_id", "prompt_id must be a canonical lowercase hyphenated UUID")
+            error = make_error("invalid_prompt_id", "prompt_id must be a valid UUID", _PROMPT_ID_RULE)
             return web.json_response({"error": error, "node_errors": {}}, status=400)
         prompt = body["prompt"]
-        if self._release.assets_flag:
+        if self._release.replaces_nodes:
             replace_classes(prompt, self._classes)
         targets = body.get("partial_execution_targets") if self._release.partial_targets else None
         verdict = validate_prompt(prompt, targets, self._classes, self._machine)
         if verdict.error is not None:
             self._machine.log(f"invalid prompt: {verdict.error}")
             return web.json_response({"error": verdict.error, "node_errors": verdict.node_errors}, status=400)
-        self._prompts.put((number, prompt_id, prompt, self._extra_data(body), verdict.outputs))
+        extra_data = self._extra_data(body, request.headers.get("Comfy-Usage-Source"))
+        self._prompts.put((number, prompt_id, prompt, extra_data, verdict.outputs))
         return web.json_response({"prompt_id": prompt_id, "number": number, "node_errors": verdict.node_errors})
 
     def _take_number(self, body: dict[str, Any]) -> float:
@@ -84,10 +88,12 @@ class PromptRoutes:
             return str(uuid.uuid4())
         return given if is_canonical_uuid(given) else None
 
-    def _extra_data(self, body: dict[str, Any]) -> dict[str, Any]:
+    def _extra_data(self, body: dict[str, Any], usage_source: str | None) -> dict[str, Any]:
         extra_data: dict[str, Any] = body.get("extra_data", {})
         if "client_id" in body:
             extra_data["client_id"] = body["client_id"]
+        if usage_source and self._release.is_current:
+            extra_data.setdefault("comfy_usage_source", usage_source)
         if self._release.hides_api_keys:
             for key in _SECRET_KEYS:
                 extra_data.pop(key, None)

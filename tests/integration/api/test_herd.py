@@ -23,6 +23,7 @@ from core.settings import Settings
 from tests.integration.api_fixtures import REDIS_URL, Worker, gunicorn_api, postgres_database, settings_for
 from tests.makers import GRAPH
 from tests.services import missing
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.slow
 
@@ -58,9 +59,7 @@ def ledger(settings: Settings) -> Iterator[Ledger]:
 @pytest.fixture(scope="module")
 def url(settings: Settings, ledger: Ledger) -> Iterator[str]:
     """A server that uses at most four connections."""
-    # Streams that are open at the end are nobody's any more.
-    soon = {"GUNICORN_CMD_ARGS": "--graceful-timeout 1"}
-    with gunicorn_api(settings, "tests.integration.small_pool:create()", **soon) as url:
+    with gunicorn_api(settings, "tests.integration.small_pool:create()") as url:
         yield url
 
 
@@ -75,7 +74,7 @@ def all_at_once(url: str, asked: Sequence[bytes], is_enough: Callable[[bytes], b
             client.setblocking(False)
             selector.register(client, selectors.EVENT_READ)
             said[client] = b""
-        deadline = time.monotonic() + GIVE_UP_AFTER_S
+        deadline = time.monotonic() + GIVE_UP_AFTER_S * PATIENCE
         left = set(said)
         while left and time.monotonic() < deadline:
             for key, _events in selector.select(timeout=0.5):
@@ -117,7 +116,7 @@ def test_every_request_of_a_herd_is_recorded_and_waits_for_its_end(url: str, led
     before = ledger.jobs.count("queued")
 
     def end_all() -> None:
-        deadline = time.monotonic() + GIVE_UP_AFTER_S
+        deadline = time.monotonic() + GIVE_UP_AFTER_S * PATIENCE
         while ledger.jobs.count("queued") < before + REQUESTS:
             assert time.monotonic() < deadline, ledger.jobs.count("queued")
             time.sleep(0.1)

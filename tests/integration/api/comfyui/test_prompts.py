@@ -149,6 +149,21 @@ class TestQueue:
         assert api.post("/comfyui/api/jobs/cancel", {"job_ids": [waiting, other]}).json() == {"cancelled": True}
         assert api.get(f"/comfyui/api/jobs/{other}").json()["status"] == "cancelled"
 
+    @pytest.mark.parametrize(
+        ("ids", "told"),
+        [
+            (None, {"error": "job_ids must be a list"}),
+            ("x", {"error": "job_ids must be a list"}),
+            (["x", 7], {"error": "job_ids contains invalid id(s)", "invalid_ids": ["x", "7"]}),
+        ],
+    )
+    def test_of_ids_that_are_none_nothing_is_cancelled(self, api: Api, ids: Any, told: dict[str, Any]) -> None:
+        waiting = posted(api)
+        sent = [waiting, *ids] if isinstance(ids, list) else ids
+        answer = api.post("/comfyui/api/jobs/cancel", {} if ids is None else {"job_ids": sent})
+        assert (answer.status_code, answer.json()) == (400, told)
+        assert api.get(f"/comfyui/api/jobs/{waiting}").json()["status"] == "pending"
+
 
 class TestHistory:
     def test_of_a_prompt_that_went_well(self, api: Api) -> None:

@@ -11,6 +11,7 @@ import pytest
 import requests
 from PIL import Image
 
+from api.contracts.comfyui.fleet_routes import VERSION
 from tests.integration.api_fixtures import Api, running_api, settings_for
 from tests.makers import GRAPH
 from tests.waiting import until
@@ -154,15 +155,22 @@ def test_every_instance_counts(api: Api, tmp_path: Any) -> None:
         assert several.get("/comfyui/object_info").json() == {}
         loader = {"input": {"required": {"ckpt_name": [["a.safetensors"], {}]}}, "output_node": False}
         other = {"input": {"required": {"ckpt_name": [["b.safetensors"], {}]}}, "output_node": False}
-        several.worker.come_up("gpu0@test", {"CheckpointLoaderSimple": loader})
+        told = [{"new_node_id": "Own", "old_node_id": "Gone"}]
+        gone = {"input": {}, "replaced_by": "Own", "replacements": told}
+        several.worker.come_up("gpu0@test", {"CheckpointLoaderSimple": loader, "Own": {"input": {}}, "Gone": gone})
         several.worker.come_up("gpu1@test", {"CheckpointLoaderSimple": other, "Own": {"input": {}}})
 
         def known() -> bool:
-            return "Own" in several.get("/comfyui/object_info").json()
+            return bool(several.get("/comfyui/models/checkpoints").json() == ["a.safetensors", "b.safetensors"])
 
         until(known, what="the catalogues")
-        assert several.get("/comfyui/models/checkpoints").json() == ["a.safetensors", "b.safetensors"]
+        assert list(several.get("/comfyui/object_info").json()) == ["CheckpointLoaderSimple", "Own"]
+        assert several.get("/comfyui/node_replacements").json() == {"Gone": told}
+        assert several.get("/comfyui/features").json()["node_replacements"]
         assert several.get("/comfyui/models/nope").status_code == 404
         assert "checkpoints" in several.get("/comfyui/models").json()
-        assert len(several.get("/comfyui/system_stats").json()["devices"]) == 2
+        stats = several.get("/comfyui/system_stats").json()
+        assert {device["comfyui_version"] for device in stats["devices"]} == {"0.3.64"}
+        # What is spoken here, whoever is up.
+        assert stats["system"]["comfyui_version"] == VERSION
     assert [api.get(f"/comfyui/{path}").json() for path in ("embeddings", "extensions")] == [[], []]

@@ -19,6 +19,7 @@ from tests.bucket_fleet import BUCKET, bucket_settings
 from tests.integration.api_fixtures import Api, running_api, settings_for
 from tests.makers import GRAPH
 from tests.s3_server import S3Server
+from tests.waiting import PATIENCE
 
 KEY = "k-files"
 CONTENT = bytes(range(256)) * 2000
@@ -135,7 +136,7 @@ def test_no_answer_leaves_the_file_open(api: Api, path: str, output: dict[str, A
     ):
         api.get(path, headers=headers)
         api.session.head(api.url + path, headers=headers, timeout=5)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 10 * PATIENCE
     while held() > before and time.monotonic() < deadline:
         time.sleep(0.02)
     assert held() == before

@@ -37,6 +37,7 @@ from tests.model_server import model_server
 from tests.ports import free_port
 from tests.s3_server import S3Server, fronted
 from tests.services import Broker, PostgresServer, make_settings
+from tests.simulator_process import simulator
 
 
 def by_subject(found: list[Finding], subject: str) -> list[Finding]:
@@ -435,6 +436,18 @@ def test_what_is_attached_and_no_comfyui_is_told(sqlite_settings: Settings, said
     assert "COMFYLINE_COMFYUI_URLS" in text
     assert web.url in text
     assert "no ComfyUI" in text
+
+
+def test_of_an_attached_comfyui_with_several_gpus_it_is_said_that_it_runs_one_job_at_a_time(
+    sqlite_settings: Settings, tmp_path: Path
+) -> None:
+    with simulator(tmp_path, "--simulate-version", "newest", "--simulate-gpus", "2") as server:
+        settings = sqlite_settings.model_copy(update={"comfyui_urls": (server.base_url,), "broker_url": ""})
+
+        [said] = by_subject(host_round(settings, plan_instances(settings)), "ComfyUI gpu0")
+
+    assert said.mark == "ok"
+    assert "One process has 2 x SIMULATED GPU, and runs one job at a time" in said.text
 
 
 def test_an_attached_comfyui_that_does_not_answer_keeps_no_host_from_its_start(sqlite_settings: Settings) -> None:

@@ -22,7 +22,7 @@ from comfy.process.ports import belongs_to, free_port, is_free
 from core.errors import ComfyUnavailable
 from tests.fake_comfyui import is_running, kill, load_pid_file, make_spec, whoami
 from tests.paths import ROOT
-from tests.waiting import eventually
+from tests.waiting import PATIENCE, eventually
 
 Launch = Callable[..., Instance]
 
@@ -300,7 +300,7 @@ def test_sigkill_follows_when_sigterm_is_ignored(tmp_path: Path, launch: Launch)
     instance.stop(grace_s=0.5)
 
     assert not is_running(pid)
-    assert 0.5 <= time.monotonic() - began < 5
+    assert 0.5 <= time.monotonic() - began < 5 * PATIENCE
 
 
 def test_a_frozen_process_fails_the_probe(tmp_path: Path, launch: Launch) -> None:
@@ -312,7 +312,7 @@ def test_a_frozen_process_fails_the_probe(tmp_path: Path, launch: Launch) -> Non
 
     assert not instance.probe()
 
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 3 * PATIENCE
     assert instance.is_alive
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from comfy.client.client import ComfyClient
 from core.errors import InvalidWorkflow, PromptRejected
@@ -49,3 +51,25 @@ def test_an_older_server_takes_none(tmp_path: Path) -> None:
             check_graph(graph(), read_catalogue(client))
         with pytest.raises(PromptRejected, match="does not exist"):
             client.post_prompt(graph(), prompt_id=PROMPT_ID, client_id="us")
+
+
+def test_outputs_that_moved_have_the_types_that_they_had(tmp_path: Path) -> None:
+    with (
+        simulator(tmp_path, "--simulate-version", "newest") as server,
+        closing(ComfyClient(server.base_url)) as client,
+    ):
+        client.upload_image(a_picture(), name="a.png")
+        old = {"class_type": "SimulatedLoadMaskAndImage", "inputs": {"picture": "a.png"}}
+        shown = {"class_type": "SaveImage", "inputs": {"images": ["1", 1], "filename_prefix": "x"}}
+        assert check_graph({"1": old, "2": shown}, read_catalogue(client)) == {"1", "2"}
+        assert read_catalogue(client)["SimulatedLoadMaskAndImage"]["output"] == ["MASK", "IMAGE"]
+        assert client.post_prompt({"1": old, "2": shown}, prompt_id=PROMPT_ID, client_id="us").node_errors == {}
+        shown["inputs"] = {"images": ["1", 0], "filename_prefix": "x"}
+        with pytest.raises(PromptRejected, match="MASK"):
+            client.post_prompt({"1": old, "2": shown}, prompt_id=PROMPT_ID, client_id="us")
+
+
+def a_picture() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (4, 4), "red").save(buffer, "PNG")
+    return buffer.getvalue()

@@ -23,6 +23,8 @@ from tests.comfy_target import (
     picture,
     real_comfyui_url,
 )
+from tests.comfy_target import newest as newest
+from tests.comfy_target import oldest as oldest
 from tests.comfy_target import server as server
 from tests.comfy_target import session as session
 from tests.comfy_target import shared as shared
@@ -30,11 +32,13 @@ from tests.simulator_process import SimulatorProcess
 from tests.waiting import eventually
 
 
-@pytest.fixture(params=["simulator", "comfyui"])
+@pytest.fixture(params=["simulator", "oldest", "newest", "comfyui"])
 def anywhere(request: pytest.FixtureRequest) -> Iterator[ComfySession]:
     """A session on either kind of server, for what both must do alike."""
     if request.param == "simulator":
         url: str | None = request.getfixturevalue("server").base_url
+    elif request.param in ("oldest", "newest"):
+        url = request.getfixturevalue(request.param).base_url
     else:
         url = real_comfyui_url()
         if url is None:

@@ -257,8 +257,8 @@ class TestNames:
             Resolver(monkeypatch, {"two.example": [["127.0.0.2", "127.0.0.1"]]})
             url = f"http://two.example:{peer.port}/a"
             begun_s = time.monotonic()
-            assert get(url, LOOPBACK, timeout_s=3.0)[1] == b"hello"
-            assert time.monotonic() - begun_s < 2.7
+            assert get(url, LOOPBACK, timeout_s=6.0)[1] == b"hello"
+            assert time.monotonic() - begun_s < 5.4
             for each in waiting:
                 each.close()
 

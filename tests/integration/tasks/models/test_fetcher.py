@@ -155,6 +155,7 @@ def test_what_a_host_cannot_start_without_is_fetched_by_whichever_worker_fetches
         ledger.jobs.cancel(job_id)
         fields: dict[str, Any] = {"models_dir": folder, "models_allow_http": True, "host": "one"}
         second = ModelFetcher(ledger_settings.model_copy(update=fields), arrived=lambda: None)
+        assert second.lacking(("own.sft", "in-no-manifest.sft")) == ["own.sft"]
         assert second.missing(("own.sft", "in-no-manifest.sft")) == ["own.sft"]
         until(lambda: files_in(folder) == {own.path}, what="the file")
         assert second.missing(("own.sft",)) == []

@@ -12,6 +12,7 @@ from api.http.ledger_slots import LedgerSlots
 from api.http.time_limits import ledger_time_limit
 from api.service.batched_lookup import CHUNK, Batched
 from core.errors import LedgerUnavailable
+from tests.waiting import PATIENCE
 
 
 def test_no_more_than_the_places_are_taken_and_everybody_has_a_turn() -> None:
@@ -127,7 +128,7 @@ def _ask_together(batched: Batched[str], ledger: Ledger, count: int) -> list[str
 
     with ThreadPoolExecutor(count + 1) as pool:
         first = pool.submit(ask, "first")
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 20 * PATIENCE
         while not ledger.looks and time.monotonic() < deadline:
             time.sleep(0.01)
         others = [pool.submit(ask, f"k{number}") for number in range(count)]

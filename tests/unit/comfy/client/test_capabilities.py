@@ -52,5 +52,9 @@ def test_a_fork_without_a_version_is_judged_by_its_routes() -> None:
 def test_features_are_optional_and_typed() -> None:
     known = detect(version_text="0.3.64", features=FEATURES, jobs_api=False, cancel_api=False)
     assert known.max_upload_bytes == 104857600
+    on_request = detect(
+        version_text="0.38.1", features={"max_upload_size": 524288000.0}, jobs_api=True, cancel_api=True
+    )
+    assert on_request.max_upload_bytes == 524288000
     older = detect(version_text="0.3.40", features=None, jobs_api=False, cancel_api=False)
     assert older.max_upload_bytes is None

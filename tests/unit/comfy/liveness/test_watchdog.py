@@ -13,6 +13,7 @@ import pytest
 
 from comfy.liveness.activity import Vitals, Work
 from comfy.liveness.watchdog import Idleness, Judge, Limits
+from tests.waiting import PATIENCE
 
 LIMITS = Limits(idle_limit_s=120.0, silence_limit_s=1800.0, dead_worker_s=10.0)
 
@@ -178,7 +179,7 @@ def test_an_orphan_of_the_session_counts() -> None:
     middle = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {worker!r}])"
     with python(f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {middle!r}])\n") as process:
         vitals = Vitals(process.pid)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 10 * PATIENCE
         while (work := vitals.work()) is not None and work.cpu_s < 0.25 and time.monotonic() < deadline:
             time.sleep(0.05)
         os.killpg(process.pid, 9)

@@ -88,7 +88,7 @@ def test_extra_arguments_cannot_open_the_instance_to_the_network(spec: InstanceS
     assert value_of(command, "--listen") == "127.0.0.1"
 
 
-@pytest.mark.parametrize("argument", ["--cuda-device", "--cuda-device=0", "--cuda-d"])
+@pytest.mark.parametrize("argument", ["--cuda-device", "--cuda-device=0", "--cuda-d", "--default-device"])
 def test_extra_arguments_cannot_move_the_gpu(spec: InstanceSpec, argument: str) -> None:
     with pytest.raises(ConfigurationError, match="its own GPU"):
         command_line(dataclasses.replace(spec, extra_args=(argument,)), 1)

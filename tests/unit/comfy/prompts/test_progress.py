@@ -79,6 +79,16 @@ def test_a_step_inside_a_node_counts_as_its_part() -> None:
     )
 
 
+def test_what_current_servers_say_beside_it_changes_nothing() -> None:
+    """They tell what a node is busy with, and of files that have become assets."""
+    more: list[Step] = []
+    for kind, data in NORMAL:
+        if kind == "progress_state":
+            data = {"nodes": {node: {**state, "activity": "loading"} for node, state in data["nodes"].items()}}
+        more += [("assets.added", {"id": "1"}), (kind, data)]
+    assert _run(ProgressTracker(GRAPH), *more) == _run(ProgressTracker(GRAPH), *NORMAL)
+
+
 def test_the_step_is_gone_with_its_node() -> None:
     tracker = ProgressTracker(GRAPH)
     _run(tracker, *NORMAL[:14])

@@ -15,7 +15,7 @@ from comfy.simulator.machine.machine import Interrupt, Interrupted
 from comfy.simulator.machine.options import parse_options
 from comfy.simulator.machine.paths import Paths, is_inside
 from comfy.simulator.machine.running_graph import Graph
-from comfy.simulator.machine.versions import parse_release
+from comfy.simulator.machine.versions import NEWEST, parse_release
 from comfy.simulator.media.drawing import Sketch, draw, main_colours
 from comfy.simulator.nodes.registry import build_registry
 
@@ -27,6 +27,9 @@ def test_releases() -> None:
     assert parse_release("0.3.68").cached_outputs_need_client
     assert not parse_release("0.3.67").cached_outputs_need_client
     assert not parse_release("0.28.0").cached_outputs_need_client
+    assert parse_release("newest").text == NEWEST
+    assert parse_release("newest").is_current
+    assert not parse_release("0.28").is_current
     for bad in ("0.3.44", "latest", ""):
         with pytest.raises(ValueError, match="ComfyUI"):
             parse_release(bad)
@@ -153,6 +156,35 @@ def test_command_line_of_a_real_comfyui_is_accepted(tmp_path: Path) -> None:
     assert (options.max_body_bytes, options.write_metadata, options.cuda_device) == (524288, False, "3")
     with pytest.raises(SystemExit):
         parse_options(["--cache-lru", "3", "--cache-none"])
+
+
+def test_command_line_of_a_newer_comfyui_is_accepted() -> None:
+    argv = ["--verbose", "--async-offload", "2", "--vram-headroom", "1", "--disable-nvml-pressure", "--disable-assets"]
+    argv += ["--disable-partner-nodes", "--feature-flag", "show_signin_button", "--default-hashing-function", "sha256"]
+    options = parse_options([*argv, "--cache-ram", "4", "20"])
+    assert (options.cache_mode, options.idle_headroom_bytes) == ("ram", 4 * 1024**3)
+    with pytest.raises(SystemExit):
+        parse_options(["--cache-ram", "1", "2", "3"])
+
+
+@pytest.mark.parametrize(
+    ("argv", "count"),
+    [
+        ([], 1),
+        (["--cuda-device", "3"], 1),
+        (["--cuda-device", "0,2"], 2),
+        (["--simulate-gpus", "4"], 4),
+        (["--cuda-device", "all", "--simulate-gpus", "3"], 3),
+    ],
+)
+def test_one_process_has_the_gpus_that_it_is_given(argv: list[str], count: int) -> None:
+    assert parse_options(argv).gpu_count == count
+
+
+@pytest.mark.parametrize("count", ["0", "-1", "65", "two"])
+def test_a_process_has_at_least_one_gpu(count: str) -> None:
+    with pytest.raises(SystemExit):
+        parse_options(["--simulate-gpus", count])
 
 
 @pytest.mark.parametrize("speed", ["nan", "inf", "-1"])

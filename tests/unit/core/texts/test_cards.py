@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from core.records.requirements import Requirements
-from core.texts.cards import card_name, gigabytes
+from core.texts.cards import card_name, gigabytes, name_of_devices
 
 
 @pytest.mark.parametrize(
@@ -18,6 +18,22 @@ from core.texts.cards import card_name, gigabytes
 )
 def test_the_card_in_the_name_of_a_device(device: str, name: str) -> None:
     assert card_name(device) == name
+
+
+@pytest.mark.parametrize(
+    ("devices", "name"),
+    [
+        (["cuda:0 NVIDIA L4 : native"], "cuda:0 NVIDIA L4 : native"),
+        (["cpu"], "cpu"),
+        (["cuda:0 NVIDIA L4 : native", "cpu"], "cuda:0 NVIDIA L4 : native"),
+        (["cuda:0 NVIDIA L4 : native", "cuda:1 NVIDIA L4 : native"], "2 x NVIDIA L4"),
+        (["cuda:1 NVIDIA L4 : native", "cuda:0 NVIDIA A10 : native", "cuda:2 NVIDIA L4"], "2 x NVIDIA L4 + NVIDIA A10"),
+        ([], None),
+        ([None], None),
+    ],
+)
+def test_a_process_with_several_gpus_is_named_by_its_cards(devices: list[str | None], name: str | None) -> None:
+    assert name_of_devices([{"name": device} for device in devices]) == name
 
 
 @pytest.mark.parametrize(

@@ -72,8 +72,9 @@ class World:
         self.warmup: float | Exception | None = 2.5
         #: Model files that the warm-up has loaded, until they are recorded.
         self.loaded: tuple[str, ...] = ("a.sft",)
-        #: Of its files, those that are not fetched yet.
+        #: Of its files, those that are not fetched yet; after a warm-up that failed, and before it.
         self.missing: list[str] = []
+        self.lacking: list[str] = []
         self.disk: str | Exception | None = None
         self.storage: str | Exception | None = None
         #: Prompts that ComfyUI runs.
@@ -147,6 +148,7 @@ class World:
     def models(self, _settings: Settings, **_options: object) -> SimpleNamespace:
         made = self.note_all("models", "start", "end", "wake")
         made.missing = lambda names: [name for name in self.missing if name in names]
+        made.lacking = lambda names: [name for name in self.lacking if name in names]
         return made
 
     def release(self, _settings: Settings, name: str) -> SimpleNamespace:
@@ -505,7 +507,11 @@ class TestComingUp:
             world.callbacks["on_up"]()
         assert not isinstance(caught.value, InstanceUnfit)
         assert shown(ledger) == (UNHEALTHY, "The warm-up waits for a.sft to be fetched.")
-        world.missing = []
+        world.missing, world.lacking = [], ["a.sft"]
+        with pytest.raises(ComfyUnavailable) as caught:
+            world.callbacks["on_up"]()
+        assert not isinstance(caught.value, InstanceUnfit), "it came while the warm-up failed for want of it"
+        world.lacking = []
         with pytest.raises(InstanceUnfit):
             world.callbacks["on_up"]()
         world.warmup = 2.5

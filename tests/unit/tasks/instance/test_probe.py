@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from comfy.client.replacements import Replacement
 from core.errors import ComfyUnavailable
 from tasks.instance import probe
 from tasks.instance.probe import InstanceInfo, read_catalogue, read_info
@@ -19,7 +20,7 @@ class Client:
     def __init__(self, base_url: str = "") -> None:
         self.base_url = base_url
         self.stats: dict[str, Any] = {}
-        self.replacements: dict[str, str] = {}
+        self.replacements: dict[str, Replacement] = {}
         self.sizes: dict[str, int] | ComfyUnavailable = {}
         self.is_closed = False
 
@@ -34,7 +35,7 @@ class Client:
     def object_info(self) -> dict[str, Any]:
         return NODES
 
-    def node_replacements(self) -> dict[str, str]:
+    def node_replacements(self) -> dict[str, Replacement]:
         return self.replacements
 
     def close(self) -> None:
@@ -48,6 +49,14 @@ class Client:
             {"system": {"comfyui_version": "0.3.64"}, "devices": [{"name": "cuda:0"}, {"name": "cpu"}]},
             "0.3.64",
             "cuda:0",
+        ),
+        (
+            {
+                "system": {"comfyui_version": "0.38.1"},
+                "devices": [{"name": f"cuda:{index} NVIDIA L4 : native"} for index in range(2)],
+            },
+            "0.38.1",
+            "2 x NVIDIA L4",
         ),
         ({"system": {"comfyui_version": 3}, "devices": [{"name": 7}]}, "3", "7"),
         ({"system": {"comfyui_version": ""}, "devices": [{}]}, "unknown", None),
@@ -83,9 +92,22 @@ def test_sizes_of_model_files_keep_nobody_waiting(
 
 def test_classes_of_the_past_give_what_their_successors_give() -> None:
     client = Client()
-    client.replacements = {"Old": "New", "Older": "Other", "Other": "New", "Lost": "Gone"}
+    told = {"Old": "New", "Older": "Other", "Other": "New", "Lost": "Gone"}
+    client.replacements = {old: Replacement(new_class=new, told=({"new_node_id": new},)) for old, new in told.items()}
     catalogue = read_catalogue(client)  # type: ignore[arg-type]
     assert list(catalogue) == ["New", "Other", "Old", "Older"]
-    assert catalogue["Old"] == {"input": {}, "output": ["IMAGE"], "output_node": False, "replaced_by": "New"}
-    assert catalogue["Older"] == {"input": {}, "output": None, "output_node": None, "replaced_by": "Other"}
+    assert catalogue["Old"] == {
+        "input": {},
+        "output": ["IMAGE"],
+        "output_node": False,
+        "replaced_by": "New",
+        "replacements": [{"new_node_id": "New"}],
+    }
+    assert catalogue["Older"] == {
+        "input": {},
+        "output": None,
+        "output_node": None,
+        "replaced_by": "Other",
+        "replacements": [{"new_node_id": "Other"}],
+    }
     assert catalogue["Other"] == NODES["Other"], "what is there is not replaced"

@@ -175,6 +175,10 @@ def test_a_class_that_makes_a_path_of_its_prefix_gets_its_folder_as_it_is_by_def
 
 
 def test_what_comfyui_noted_of_an_earlier_run_is_left_out() -> None:
-    """It believes the hash of a file that stands beside the inputs, and would not look at the file again."""
-    noted = {"1": {"class_type": "LoadImage", "inputs": {"image": "a.png"}, "is_changed": ["0a1b"], "_meta": {}}}
+    """It believes the hash of a file that stands beside the inputs, and would not look at the file again.
+
+    Current versions also note which nodes a loop has.
+    """
+    notes = {"is_changed": ["0a1b"], "_loop_body": ["2"], "_loop_end": "3"}
+    noted = {"1": {"class_type": "LoadImage", "inputs": {"image": "a.png"}, **notes, "_meta": {}}}
     assert for_job(noted, job_id=JOB)["1"] == {"class_type": "LoadImage", "inputs": {"image": "a.png"}, "_meta": {}}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from api.contracts.comfyui.node_lists import OfferedNodes, in_order, merged
+from api.contracts.comfyui.node_lists import OfferedNodes, in_order, merged, present, replacements
 
 
 def loader(*files: str, **more: Any) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def test_of_classes_that_differ_otherwise_the_first_counts() -> None:
 
 def test_models_are_what_loaders_list() -> None:
     classes = merged([{"CheckpointLoaderSimple": loader("a"), "LoraLoader": new_loader("l", "m")}])
-    offered = OfferedNodes(digests=("d",), classes=classes, text="")
+    offered = OfferedNodes(digests=("d",), classes=classes, text="", replacements={})
     assert offered.model_files("checkpoints") == ["a"]
     assert offered.model_files("loras") == ["l", "m"]
     assert offered.model_files("vae") == []
@@ -50,3 +50,14 @@ def test_inputs_stand_in_their_order() -> None:
     found = in_order({"X": info, "Odd": "odd", "None": {"input": {"required": {}}}})
     assert list(found["X"]["input"]["required"]) == ["a", "b", "new"]
     assert found["Odd"] == "odd"
+
+
+def test_classes_that_are_gone_are_no_classes_but_what_stands_for_them_is_told() -> None:
+    told = [{"new_node_id": "New", "old_node_id": "Old"}]
+    gone = {"input": {}, "replaced_by": "New", "replacements": told}
+    one = {"New": {"input": {}}, "Old": gone, "Untold": {"input": {}, "replaced_by": "New"}, "Odd": "odd"}
+    other: dict[str, Any] = {"Old": {"input": {"required": {}}}}
+    assert list(present(one)) == ["New", "Odd"]
+    assert replacements([one], present(one)) == {"Old": told}
+    # One instance has it still.
+    assert replacements([one, other], merged([present(one), present(other)])) == {}
