@@ -63,6 +63,9 @@ from api.service.batch_results.sheets import Sheets
 from api.service.batches.service import BatchService
 from api.service.bulk_work import BulkService
 from api.service.direct_intake import DirectIntake
+from api.service.dry_runs.asked import refuse_dry_runs_elsewhere
+from api.service.dry_runs.batch_trial import BatchDryRuns
+from api.service.dry_runs.job_trial import DryRuns
 from api.service.estimates import Estimates
 from api.service.input_files import Intake
 from api.service.jobs import JobService, TurnPublisher
@@ -115,14 +118,17 @@ def create_app(
     intake = Intake(settings, ledger, marker, room)
     service = JobService(settings, ledger, publisher, intake, room)
     hub.before_moves(estimates.look_at_moves)
-    app.register_blueprint(v2_blueprint(settings, ledger, service, hub, estimates))
+    refuse_dry_runs_elsewhere(app)
+    dry_runs = DryRuns(settings, ledger, service, intake, estimates)
+    app.register_blueprint(v2_blueprint(settings, ledger, service, hub, estimates, dry_runs))
     app.register_blueprint(feed_blueprint(settings, ledger, hub))
     app.register_blueprint(assets_blueprint(settings, ledger, intake, guard))
     direct = DirectIntake(settings, ledger, marker, publisher, room)
     app.register_blueprint(upload_blueprint(settings, ledger, direct))
     library = Library([SHIPPED] if settings.workflows_dir is None else [SHIPPED, settings.workflows_dir])
     batches = BatchService(settings, ledger, publisher, service, library, room)
-    app.register_blueprint(batches_blueprint(settings, ledger, batches, estimates))
+    batch_dry_runs = BatchDryRuns(ledger, service, batches, dry_runs, estimates)
+    app.register_blueprint(batches_blueprint(settings, ledger, batches, estimates, batch_dry_runs))
     app.register_blueprint(generate_blueprint(settings, ledger, service, hub, library, estimates))
     app.register_blueprint(generate_stream_blueprint(settings, ledger, service, hub, library, estimates))
     app.register_blueprint(router_blueprint(settings, ledger, service, hub, library, estimates))
@@ -130,7 +136,7 @@ def create_app(
     app.register_blueprint(pyworker_blueprint(settings, ledger, service, intake))
     for native in comfyui_blueprints(settings, ledger, service, intake, hub, announce or hub.notify):
         app.register_blueprint(native)
-    app.register_blueprint(workflows_blueprint(settings, ledger, service, library, intake))
+    app.register_blueprint(workflows_blueprint(settings, ledger, service, library, intake, dry_runs))
     app.register_blueprint(conversion_blueprint(settings, service))
     reruns, bulk = Reruns(settings, ledger, library), BulkService(settings, ledger, publisher, intake)
     app.register_blueprint(bulk_blueprint(settings, ledger, service, reruns, bulk))
@@ -145,7 +151,7 @@ def create_app(
     app.register_blueprint(model_files_blueprint(settings, ledger))
     app.register_blueprint(model_tokens_blueprint(settings, ledger))
     app.register_blueprint(tenants_blueprint(settings, ledger, TenantUse(ledger, requests.counts), publisher))
-    app.register_blueprint(access_blueprint(settings, ledger))
+    app.register_blueprint(access_blueprint(settings, ledger, library))
     app.register_blueprint(session_blueprint(settings, ledger, guard))
     app.register_blueprint(usage_blueprint(settings, ledger))
     app.register_blueprint(audit_blueprint(ledger))

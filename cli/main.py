@@ -19,6 +19,7 @@ COMMANDS = {
     "demo": ("cli.commands.demo:demo", "Start everything, make one picture, stop everything."),
     "run": ("cli.commands.run:run", "Run a workflow of the server, and save what it makes."),
     "submit": ("cli.commands.submit:submit", "Run a workflow file, or queue one as a task."),
+    "check": ("cli.commands.dry_runs.check:check", "Say whether some GPU can run a workflow, without running it."),
     "status": ("cli.commands.job_commands:status", "Show jobs."),
     "watch": ("cli.commands.job_commands:watch", "Follow jobs live to their ends."),
     "logs": ("cli.commands.job_commands:logs", "Show what ComfyUI printed while a job ran."),

@@ -17,6 +17,7 @@ from tasks.messaging.follow_up import Moved, host_of, publish_follow_up
 from tasks.messaging.names import RECONCILE
 from tasks.reconciling.batches import carry_on_batches, forget_batches
 from tasks.reconciling.deadlines import expire_late, release_stalled
+from tasks.reconciling.event_folding import fold_events
 from tasks.reconciling.expiry import remove_expired, sweep
 from tasks.reconciling.leading import lead_batches
 from tasks.reconciling.metric_folding import fold_metrics
@@ -25,6 +26,7 @@ from tasks.reconciling.regrouping import follow_lessons
 from tasks.reconciling.relining import mend_lines
 from tasks.reconciling.repinning import follow_fleet
 from tasks.reconciling.rolling_on import advance_rollout
+from tasks.reconciling.template_count import count_templates
 from tasks.reconciling.usage_folding import fold_usage
 from tasks.runtime import ComfylineTask, Runtime
 from tasks.take_back import take_back, take_back_unstored
@@ -129,12 +131,14 @@ STEPS: tuple[Callable[[Runtime], None], ...] = (
     lead_batches,
     publish_missing_turns,
     watch_pools,
+    count_templates,
     advance_rollout,
     resume_uploads,
     resume_checks,
     wipe_secrets,
     fold_usage,
     fold_metrics,
+    fold_events,
     remove_expired,
     forget_batches,
     sweep,
@@ -148,6 +152,7 @@ AFTER_SET_S: dict[Callable[[Runtime], None], Callable[[Settings], float]] = {
     # Deadlines are moved when the clock was set.
     expire_late: lambda settings: settings.lease_s,
     release_stalled: lambda settings: settings.lease_s,
+    fold_events: lambda _settings: SETTLED_S,
     remove_expired: lambda _settings: SETTLED_S,
     sweep: lambda _settings: SETTLED_S,
 }

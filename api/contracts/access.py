@@ -21,6 +21,7 @@ from core.errors import InvalidRequest, LedgerUnavailable, NotFound
 from core.ledger import Ledger
 from core.records.access import SCOPES, Key
 from core.settings import Settings
+from workflows.templates.library import Library
 
 _TENANT = Parameter(name="tenant", place="query", description="Only the keys of this one.", schema={"type": "string"})
 
@@ -53,7 +54,7 @@ class KeysView(TypedDict):
     keys: list[KeyView]
 
 
-def access_blueprint(settings: Settings, ledger: Ledger) -> Blueprint:
+def access_blueprint(settings: Settings, ledger: Ledger, library: Library) -> Blueprint:
     """Return the routes under /api/v2/keys: an extension, for operators."""
     blueprint = Blueprint("access", __name__, url_prefix="/api/v2")
 
@@ -81,12 +82,14 @@ def access_blueprint(settings: Settings, ledger: Ledger) -> Blueprint:
         scope="admin",
         body=KeyBody,
         answers={201: SecretKeyView},
-        errors=(NotFound, LedgerUnavailable),
+        errors=(NotFound, InvalidRequest, LedgerUnavailable),
         text="The answer has its secret, which nobody can be told again. The first key of a server that asked for none "
-        "has everybody asked for one from then on.",
+        "has everybody asked for one from then on. Templates that the server does not have are refused, with the "
+        "nearest names.",
     )
     def create() -> Response:
         body = read(KeyBody, read_json(settings))
+        library.check_names(body.templates or ())
         with ledger_time_limit():
             key, secret = ledger.keys.create(
                 body.tenant,

@@ -9,6 +9,7 @@ from flask import Blueprint, Response, request
 from pydantic import Field
 from typing_extensions import NotRequired, TypedDict
 
+from api.contracts.comfy_v2.dry_run_views import DryRunView, dry_run_view
 from api.contracts.comfy_v2.views import JobView, RequirementsView, job_view, requirements_view
 from api.http.caller import base_url, links_for
 from api.http.errors import InvalidMetadata, json_response
@@ -16,8 +17,10 @@ from api.http.forms import upload_form
 from api.http.json_body import read_json
 from api.schema import fields
 from api.schema.bodies import PlacementBody, TemplateBody
-from api.schema.described import IDEMPOTENCY_KEY, SUBMIT_ERRORS, WORKFLOWS, Described
+from api.schema.described import DRY_RUN, IDEMPOTENCY_KEY, SUBMIT_ERRORS, WORKFLOWS, Described
 from api.schema.validation import read
+from api.service.dry_runs.asked import is_dry_run
+from api.service.dry_runs.job_trial import DryRuns
 from api.service.input_files import Intake
 from api.service.job_requests import filled_request, with_job_fields, with_placement
 from api.service.jobs import JobService
@@ -72,7 +75,7 @@ class WorkflowView(WorkflowSummaryView):
 
 
 def workflows_blueprint(
-    settings: Settings, ledger: Ledger, service: JobService, library: Library, intake: Intake
+    settings: Settings, ledger: Ledger, service: JobService, library: Library, intake: Intake, dry_runs: DryRuns
 ) -> Blueprint:
     """Return the blueprint of `/workflows` and `/workflows/{name}`."""
     blueprint = Blueprint("workflows", __name__)
@@ -109,14 +112,20 @@ def workflows_blueprint(
         body=TemplateBody,
         form={"multipart/form-data": FORM},
         scope="submit",
-        answers={201: JobView},
+        answers={201: JobView, 200: DryRunView},
         errors=(NotFound, *SUBMIT_ERRORS, IdempotencyKeyReuse, InvalidMetadata),
-        parameters=(IDEMPOTENCY_KEY,),
+        parameters=(IDEMPOTENCY_KEY, DRY_RUN),
     )
     def submit(name: str) -> Response:
+        trial = dry_runs.files() if is_dry_run() else None
         template = _found(library, name)
-        is_form = request.mimetype == "multipart/form-data"
-        job = service.submit(_from_form(template, settings, intake) if is_form else _from_json(template, settings))
+        if request.mimetype == "multipart/form-data":
+            wanted = _from_form(template, settings, trial or intake)
+        else:
+            wanted = _from_json(template, settings)
+        if trial is not None:
+            return json_response(dry_run_view(dry_runs.of(wanted, trial)))
+        job = service.submit(wanted)
         return json_response(job_view(job, links_for(settings, ledger)), 201)
 
     return blueprint

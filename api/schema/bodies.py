@@ -135,10 +135,15 @@ class JobBody(OutputOptionsBody, PlacementBody):
     webhook: WebhookBody | None = Field(None, description="An extension: where its events are to be told.")
 
 
+#: A dry run that was asked for within a body would be a job.
+TRIED_NAMES = {**_FLAT_NAMES, "dryrun": "?dry_run=true"}
+
+
 class SubmitBody(JobBody):
     """A job of Comfy API v2."""
 
     graph_field: ClassVar[str | None] = "workflow"
+    other_names: ClassVar[Mapping[str, str]] = TRIED_NAMES
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -155,6 +160,8 @@ class SubmitBody(JobBody):
 
 class TemplateBody(JobBody):
     """A job from a template."""
+
+    other_names: ClassVar[Mapping[str, str]] = TRIED_NAMES
 
     model_config = ConfigDict(
         extra="forbid",

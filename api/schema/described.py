@@ -137,6 +137,12 @@ IDEMPOTENCY_KEY = Parameter(
     description="Good for one submission within 24 hours.",
     schema={"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]+$"},
 )
+DRY_RUN = Parameter(
+    name="dry_run",
+    place="query",
+    description="true: judge it as if it were submitted, say what would become of it, and record nothing.",
+    schema={"type": "boolean", "default": False},
+)
 CURSOR = Parameter(
     name="cursor", place="query", description="The next_cursor of the page before.", schema={"type": "string"}
 )

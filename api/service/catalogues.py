@@ -263,6 +263,25 @@ class Catalogues:
                     break
             return True
 
+    def known_gpus(self) -> tuple[KnownGpu, ...]:
+        """Return the GPUs that there are now, healthy or not. Raises LedgerUnavailable."""
+        with ledger_time_limit():
+            self._fleet.renew()
+            return self._fleet.get().gpus
+
+    def catalogue(self, digest: str) -> CompiledCatalogue | None:
+        """Return what instances offer that have this digest; None: none does any more. Raises LedgerUnavailable."""
+        with ledger_time_limit():
+            found = self._compiled.get(digest) or self._compile(digest)
+        if found is not None:
+            self._compiled[digest] = found
+        return found
+
+    def fetchable(self) -> Folders:
+        """Return the folders of the manifest that have a file, by what graphs call it. Raises LedgerUnavailable."""
+        with ledger_time_limit():
+            return self._manifest.get().folders
+
     def suiting(self, requires: Requirements | None) -> dict[str, CompiledCatalogue]:
         """Return the catalogues by which a graph is judged, by their digests. Raises RequirementsUnmet.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from api.http.cached import CachedValue
@@ -11,6 +11,7 @@ from api.http.time_limits import ledger_time_limit
 from api.service.batched_lookup import Batched
 from core.clock import now_ms
 from core.ledger import Ledger
+from core.ledger.scheduling.newcomers import FIRST_LINE, Newcomer
 from core.ledger.scheduling.outlook import Outlook
 from core.records.access import ALL_TENANTS
 from core.records.job import QUEUED, Job
@@ -39,6 +40,25 @@ class Place:
     def wait_ms(self) -> int | None:
         """The estimated wait in milliseconds."""
         return None if self.starts_in_s is None else round(self.starts_in_s * 1000)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prospect:
+    """What would become of jobs of one kind that came now."""
+
+    #: Where the first of them would stand; None while no GPU would take it, or its deadline would pass first.
+    position: int | None
+    #: Seconds until a GPU would take it, and until its own work would begin there.
+    taken_in_s: float | None
+    starts_in_s: float | None
+    #: How long its models would load between the two; None where the forecast does not come so far.
+    load_s: float | None
+    #: How long each of them would run, where its models are held.
+    run_s: float
+    #: Until the last of them would have run.
+    ends_in_s: float | None
+    reason: Reason
+    sentence: str
 
 
 class Estimates:
@@ -107,6 +127,15 @@ class Estimates:
                     places[job_id] = place
         return places
 
+    def prospects(self, newcomers: Sequence[Newcomer]) -> list[Prospect]:
+        """Return what would become of jobs if they came now, in this order. Raises LedgerUnavailable.
+
+        It takes a look at the fleet of its own.
+        """
+        with ledger_time_limit():
+            outlook = self._ledger.outlook.read(newcomers)
+        return [_prospect(outlook, FIRST_LINE - number, each.count) for number, each in enumerate(newcomers)]
+
     def sizes(self, job: Job, *, of: str = ALL_TENANTS) -> dict[str, int]:
         """Count jobs by status of about a second ago, never from before this job came. Raises LedgerUnavailable.
 
@@ -130,6 +159,24 @@ class Estimates:
             if self._outlook.get().at_ms <= moment_ms:
                 self._outlook.renew()
             return self._outlook.get()
+
+
+def _prospect(outlook: Outlook, line: int, count: int) -> Prospect:
+    first, last = outlook.place(line, 0), outlook.place(line, count - 1)
+    load_s = None
+    if first.is_seen and first.taken_in_s is not None and first.starts_in_s is not None:
+        load_s = first.starts_in_s - first.taken_in_s
+    run_s = outlook.forecast.lines[line].line.run_s
+    return Prospect(
+        position=first.position,
+        taken_in_s=first.taken_in_s,
+        starts_in_s=first.starts_in_s,
+        load_s=load_s,
+        run_s=run_s,
+        ends_in_s=None if last.starts_in_s is None else last.starts_in_s + run_s,
+        reason=outlook.forecast.reason(line),
+        sentence=outlook.forecast.sentence(line),
+    )
 
 
 def _place(outlook: Outlook, line: int, index: int, *, is_far: bool = False) -> Place:

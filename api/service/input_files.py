@@ -43,7 +43,7 @@ from core.settings import Settings
 from core.storage.backend import input_storage, output_storage
 from core.storage.folders import content_key, is_out_of_room
 from core.storage.marker import StorageMarker
-from core.storage.media import EXTENSIONS, HEAD_BYTES, check_picture, content_type_of
+from core.storage.media import HEAD_BYTES, check_picture, content_type_of, with_extension
 from workflows.graphs.file_names import folder_of, safe_name, staged_name
 from workflows.graphs.references import Reference
 
@@ -62,10 +62,9 @@ class Intake:
     """Where files of clients come in, for all blueprints of one process."""
 
     def __init__(self, settings: Settings, ledger: Ledger, marker: StorageMarker, room: TenantRoom) -> None:
-        self._settings = settings
-        self._room = room
-        self._marker = marker
-        self._ledger = ledger
+        #: For another one beside it.
+        self.parts = (settings, ledger, marker, room)
+        self._settings, self._ledger, self._marker, self._room = self.parts
         self._storage = input_storage(settings)
         self._outputs = output_storage(settings)
 
@@ -105,7 +104,7 @@ class Intake:
             self._room.before_keeping(caller().tenant, size_bytes)
             with ledger_time_limit():
                 known = self._ledger.input_files.by_hash(f"blake3:{digest}", of=caller().tenant)
-            self._storage.put(key, draft, is_needed=known is not None and _outlasts_us(known))
+            self._put(key, draft, is_needed=known is not None and _outlasts_us(known))
         file = self._input_file(f"blake3:{digest}", size_bytes, content_type, name, key, lifetime_s, job_id, pixels)
         self._record(file, key_id=caller().key_id)
         return file, known is None
@@ -136,7 +135,8 @@ class Intake:
         names: dict[tuple[str, str], str] = {}
         brought = []
         for reference, file in zip(references, self._files(references, job_id), strict=True):
-            name = staged_name(job_id, len(names), _with_extension(file), reference.class_type, reference.folder)
+            shown = with_extension(safe_name(file.name), file.content_type)
+            name = staged_name(job_id, len(names), shown, reference.class_type, reference.folder)
             place = (file.storage_key, folder_of(name))
             brought.append(InputRef(name=names.setdefault(place, name), key=file.storage_key))
         return brought
@@ -179,6 +179,21 @@ class Intake:
         except LimitReached as exc:
             raise self._room.told(exc, file.tenant, file.size_bytes) from exc
 
+    def _put(self, key: str, draft: Path, *, is_needed: bool) -> None:
+        self._storage.put(key, draft, is_needed=is_needed)
+
+    def _take_over(self, output: Output, key: str) -> None:
+        source_key, digest = output.storage_key or "", output.hash or ""
+        self._storage.take_over(self._outputs, source_key, key, size_bytes=output.size_bytes, digest=digest)
+
+    def _hold(self, file: InputFile) -> None:
+        """Keep the bytes of a file for as long as it takes to record it. Raises FileNotFoundError."""
+        self._storage.touch(file.storage_key)
+
+    def _note_checked(self, file: InputFile, pixels: int) -> None:
+        with ledger_time_limit():
+            self._ledger.input_files.note_checked(file.storage_key, pixels)
+
     def _files(self, references: Sequence[Reference], job_id: str) -> list[InputFile]:
         """Return the file of each reference; one that is named in several places is brought once."""
         named = [(each.asset, each.url, each.data, each.file, each.kind) for each in references]
@@ -218,7 +233,7 @@ class Intake:
             if isinstance(found, Output):
                 return self._output(found, reference.kind, subject, job_id)
             if not _outlasts_us(found):
-                self._storage.touch(found.storage_key)
+                self._hold(found)
             self._look_into(found, reference.kind, subject)
         except (FileNotFoundError, ValueError) as exc:
             raise MissingAsset(f"{subject}: the bytes of this asset are gone.") from exc
@@ -239,7 +254,7 @@ class Intake:
                 check_picture(source, max_pixels=pixels, subject=subject, is_ours=True)
         self._room.before_keeping(caller().tenant, output.size_bytes)
         key = content_key(output.hash.partition(":")[2])
-        self._storage.take_over(self._outputs, source_key, key, size_bytes=output.size_bytes, digest=output.hash)
+        self._take_over(output, key)
         file = self._input_file(
             output.hash, output.size_bytes, output.content_type, output.name, key, None, job_id, pixels
         )
@@ -255,8 +270,7 @@ class Intake:
             return
         with self._storage.local(file.storage_key) as path:
             check_picture(path, max_pixels=most, subject=subject)
-        with ledger_time_limit():
-            self._ledger.input_files.note_checked(file.storage_key, most)
+        self._note_checked(file, most)
 
     def _fetched(self, url: str, reference: Reference, subject: str, job_id: str) -> InputFile:
         # Imported late: it loads an HTTP library, which must not happen before gevent has patched the standard library.
@@ -382,12 +396,3 @@ class Intake:
 def _outlasts_us(file: InputFile) -> bool:
     """Whether the ledger will refer to a file until what is done with it now has been recorded: nobody removes it."""
     return file.expires_at_ms > now_ms() + OUTLASTS_MS
-
-
-def _with_extension(file: InputFile) -> str:
-    """A safe file name whose extension says what the file is: some nodes go by it."""
-    name = safe_name(file.name)
-    wanted = EXTENSIONS.get(file.content_type)
-    if wanted is None or name.lower().endswith((wanted, {".jpg": ".jpeg", ".tiff": ".tif"}.get(wanted, wanted))):
-        return name
-    return f"{name.rpartition('.')[0] or name}{wanted}"

@@ -11,6 +11,7 @@ from api.service.catalogues import Acceptance, Catalogues
 from api.service.foreign_files import refuse_foreign, refuse_other_jobs
 from api.service.input_files import Intake
 from api.service.job_drafts import EditorDocuments, JobDraft, JobDrafts
+from api.service.kept_refusals import AT_ONCE, Refusals
 from core.errors import RequestIdReuse
 from core.job_files import is_job_id
 from core.ledger import Ledger
@@ -67,18 +68,35 @@ class JobCheck:
 
     def judge(self, request: JobRequest, job_id: str) -> JudgedJob:
         """Check a request, and bring none of its files. Raises as `accept`, but for what has to do with files."""
-        request = self._documents.request(request)
-        draft = self._drafts.draft(request, job_id)
-        sees = caller().sees
-        refuse_foreign(draft.facts.paths, job_id, self._settings, self._ledger, of=sees)
-        verdict = self._catalogues.check(
-            draft.runnable, draft.staged_files, requires=request.requires, facts=draft.facts
-        )
-        if sees != ALL_TENANTS:
-            # What another tenant's job made is refused last: before that it is as if it did not exist.
-            refuse_other_jobs(draft.facts.paths, job_id, self._ledger, of=ALL_TENANTS)
-        self._refuse_taken(request.request_id, request.tenant)
+        request, draft = self.drafted(request, job_id)
+        verdict = self.verdict(request, draft, job_id)
+        assert verdict is not None
         return JudgedJob(request=request, id=job_id, draft=draft, verdict=verdict)
+
+    def drafted(self, request: JobRequest, job_id: str, refusals: Refusals = AT_ONCE) -> tuple[JobRequest, JobDraft]:
+        """Return a request that has a graph, and its draft. Raises as `judge`, but for what is judged by a verdict."""
+        request = self._documents.request(request)
+        return request, self._drafts.draft(request, job_id, refusals)
+
+    def verdict(
+        self, request: JobRequest, draft: JobDraft, job_id: str, refusals: Refusals = AT_ONCE
+    ) -> Acceptance | None:
+        """Return who can run a draft; None, where refusals are kept: nobody. Raises as `judge`."""
+        sees = caller().sees
+        found: Acceptance | None = None
+        with refusals:
+            refuse_foreign(draft.facts.paths, job_id, self._settings, self._ledger, of=sees)
+        with refusals:
+            found = self._catalogues.check(
+                draft.runnable, draft.staged_files, requires=request.requires, facts=draft.facts
+            )
+        with refusals:
+            if sees != ALL_TENANTS and found is not None:
+                # What another tenant's job made is refused last: before that it is as if it did not exist.
+                refuse_other_jobs(draft.facts.paths, job_id, self._ledger, of=ALL_TENANTS)
+        with refusals:
+            self._refuse_taken(request.request_id, request.tenant)
+        return found
 
     def bring(self, judged: JudgedJob) -> list[InputRef]:
         """Have the file of each of a job's references in storage, and return them in their order.

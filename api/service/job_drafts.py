@@ -13,6 +13,7 @@ from api.http.time_limits import ledger_time_limit
 from api.service.catalogues import Catalogues
 from api.service.input_files import Intake
 from api.service.input_names import find_named
+from api.service.kept_refusals import AT_ONCE, Refusals
 from core.errors import EditorWorkflow, MissingAsset, NoHealthyInstance
 from core.job_files import staged_in_folder
 from core.ledger import Ledger
@@ -50,15 +51,16 @@ class JobDrafts:
         self._catalogues = catalogues
         self._intake = intake
 
-    def draft(self, request: JobRequest, job_id: str) -> JobDraft:
+    def draft(self, request: JobRequest, job_id: str, refusals: Refusals = AT_ONCE) -> JobDraft:
         """Return the draft of a job; the request's own graph stays as it is.
 
-        Raises: InvalidWorkflow, InvalidRequest, MissingAsset, LedgerUnavailable.
+        Raises: InvalidWorkflow, InvalidRequest, MissingAsset, LedgerUnavailable. Assets that are not there are among
+          the refusals.
         """
         graph = parse_graph(request.graph)
         text = json_text(graph)
         facts = GraphFacts(graph)
-        references = self._references(graph, facts, request, has_tags=f'"{ASSET_TAG}"' in text)
+        references = self._references(graph, facts, request, refusals, has_tags=f'"{ASSET_TAG}"' in text)
         staged_files = [staged_in_folder(job_id, str(number)) for number in range(len(references))]
         runnable = put_all(graph, references, staged_files)
         return JobDraft(
@@ -70,7 +72,9 @@ class JobDrafts:
             facts=GraphFacts(runnable) if references else facts,
         )
 
-    def _references(self, graph: Graph, facts: GraphFacts, request: JobRequest, *, has_tags: bool) -> list[Reference]:
+    def _references(
+        self, graph: Graph, facts: GraphFacts, request: JobRequest, refusals: Refusals, *, has_tags: bool
+    ) -> list[Reference]:
         """Return every place of a graph that stands for a file, and where the fleet looks for it."""
         with ledger_time_limit():
             nodes = graph
@@ -78,14 +82,14 @@ class JobDrafts:
                 # Few nodes of most graphs.
                 nodes = {node_id: node for node_id, node in graph.items() if facts.nodes[node_id].may_refer}
             found = find_references(nodes, self._catalogues.file_kind, request.files, has_tags=has_tags)
-            references = self._confirmed(found)
+            references = self._confirmed(found, refusals)
             references += find_named(graph, references, self._ledger, self._catalogues, tenant=request.tenant)
             return [
                 replace(each, folder=self._catalogues.listed_folder(each.class_type, each.input_name))
                 for each in references
             ]
 
-    def _confirmed(self, found: Sequence[Reference]) -> list[Reference]:
+    def _confirmed(self, found: Sequence[Reference], refusals: Refusals) -> list[Reference]:
         """Return the references, none of which is to an asset that is not there. Raises MissingAsset.
 
         Nor could that be the name of a file: where jobs' files are, no graph names any.
@@ -93,7 +97,8 @@ class JobDrafts:
         confirmed = []
         for reference in found:
             if reference.asset is not None and self._intake.referred_to(reference.asset) is None:
-                raise MissingAsset(f"{reference.place.capitalize()}: there is no asset {reference.asset[:80]!a}.")
+                with refusals:
+                    raise MissingAsset(f"{reference.place.capitalize()}: there is no asset {reference.asset[:80]!a}.")
             confirmed.append(reference)
         return confirmed
 

@@ -21,7 +21,7 @@ from core.errors import LimitReached, NotFound, QueueFull, RequestIdReuse
 from core.job_files import is_id
 from core.ledger import Ledger
 from core.ledger.input_files import InputFile
-from core.records.access import ALL_TENANTS, Limits
+from core.records.access import ALL_TENANTS, Caller, Limits
 from core.records.job import CANCELED, CANCELING, QUEUED, Job
 from core.records.job_request import JobRequest
 from core.records.model_file import AWAITS_FILES
@@ -100,8 +100,7 @@ class JobService:
         who = caller()
         with spans.span("submit", came_from(), tenant=who.tenant, template=request.template) as span:
             note_trace(span.traceparent)
-            owned = within_limits(request, who.limits)
-            owned = replace(owned, tenant=who.tenant, key_id=who.key_id, traceparent=span.traceparent)
+            owned = owned_by(who, request, traceparent=span.traceparent)
             job, is_known = self._joined_or_taken(owned)
         note_job(job.id)
         return job, is_known
@@ -145,7 +144,7 @@ class JobService:
 
     def _taken(self, request: JobRequest) -> Job:
         self.require_room()
-        max_waiting = self._has_room(request)
+        max_waiting = self.require_tenants_room(request)
         accepted = self._check.accept(request)
         try:
             with ledger_time_limit():
@@ -159,10 +158,14 @@ class JobService:
             self.have_files_fetched()
         return job
 
-    def _has_room(self, request: JobRequest) -> int | None:
-        """Refuse a job that its tenant has no room for; returns what `Jobs.submit` has to hold the waiting against."""
+    def require_tenants_room(self, request: JobRequest, *, counts: bool = True) -> int | None:
+        """Refuse a job that its tenant has no room for; returns what `Jobs.submit` has to hold the waiting against.
+
+        Parameters:
+          counts: whether it is about to be recorded.
+        """
         try:
-            return self._room.before_jobs(request.tenant)
+            return self._room.before_jobs(request.tenant, counts=counts)
         except LimitReached:
             # What was taken once is told so, however much its tenant has by now.
             with ledger_time_limit():
@@ -210,6 +213,12 @@ class JobService:
         output_storage(self._settings).remove_folder(job.id)
         with ledger_time_limit():
             self._ledger.removal.delete_job(job.id, by=actor())
+
+
+def owned_by(who: Caller, request: JobRequest, *, traceparent: str | None = None) -> JobRequest:
+    """Return the request as that of its caller. Raises NotAllowed."""
+    allowed = within_limits(request, who.limits)
+    return replace(allowed, tenant=who.tenant, key_id=who.key_id, traceparent=traceparent)
 
 
 def within_limits(request: JobRequest, limits: Limits) -> JobRequest:

@@ -57,9 +57,11 @@ class TenantRoom:
         self._gpu_s: dict[str, CachedValue[float]] = {}
         self._expiries: dict[str, CachedValue[int | None]] = {}
 
-    def before_jobs(self, tenant: str, count: int = 1) -> int | None:
+    def before_jobs(self, tenant: str, count: int = 1, *, counts: bool = True) -> int | None:
         """Refuse so many more jobs of a tenant where its limits leave no room for all of them.
 
+        Parameters:
+          counts: whether they are about to be recorded, and counted from now on.
         Returns: what their transaction has to hold the waiting jobs against, see `core.ledger.usage.room`; None:
           nothing, the limit is far.
         Raises: LimitReached, LedgerUnavailable.
@@ -70,7 +72,9 @@ class TenantRoom:
         if limits.max_kept_bytes is not None:
             # How much they will make nobody knows: there has to be some room.
             self._check_kept(tenant, 1, limits.max_kept_bytes)
-        return None if limits.max_waiting is None else self._check_waiting(tenant, count, limits.max_waiting)
+        if limits.max_waiting is None:
+            return None
+        return self._check_waiting(tenant, count, limits.max_waiting, counts=counts)
 
     def before_keeping(self, tenant: str, size_bytes: int) -> None:
         """Refuse so many more bytes of a tenant where it may not keep them. Raises: LimitReached, LedgerUnavailable."""
@@ -95,17 +99,17 @@ class TenantRoom:
             message += " None of them will: max_running is 0, which an operator can change."
         return LimitReached(message, limit, allowed, used, wait_s)
 
-    def _check_waiting(self, tenant: str, count: int, allowed: int) -> int | None:
+    def _check_waiting(self, tenant: str, count: int, allowed: int, *, counts: bool) -> int | None:
         look = _of(self._waiting, tenant, lambda: _Waiting(self._ledger.room.waiting(tenant)), WAITING_AGE_S)
         waiting = look.get()
         if waiting.jobs + count + NEAR <= allowed:
-            waiting.jobs += count
+            waiting.jobs += count if counts else 0
             return None
         if waiting.jobs + count > allowed:
             with ledger_time_limit():
                 waiting.jobs = self._ledger.room.waiting(tenant)
             self._refused(lambda: refuse_too_many(waiting.jobs, count, allowed), tenant, count)
-        waiting.jobs += count
+        waiting.jobs += count if counts else 0
         return allowed
 
     def _check_kept(self, tenant: str, size_bytes: int, allowed: int) -> None:

@@ -1,10 +1,11 @@
 """What a job costs on 10 to 300 GPUs: 20,000 jobs, PostgreSQL and RabbitMQ, everything on this machine.
 
-    python -m bench.scale.job_cost [--gpus 10 100 300] [--jobs 20000] [--broker redis] [--draw FILE]
+    python -m bench.scale.job_cost [--gpus 10 100 300] [--jobs 20000] [--broker redis] [--page FILE] [--draw FILE]
 
 The GPUs are light ones: GPU workers as they are, but for Celery and ComfyUI. Counted is what the servers have done,
 which does not depend on what else the machine does; processor time depends on it a little. The largest fleet gets all
-jobs, the others as many as they do in a minute and a half.
+jobs, the others as many as they do in five minutes, so that the beginning, in which GPUs are cold, weighs little in
+all of them. The table of docs/scale.md is printed, and with --page written there.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 
 from bench.report import Report
 from bench.scale.cost_drawing import picture
+from bench.scale.cost_table import table, with_table
 from bench.scale.fleet_costs import Costs, Work, costs_of
 
 #: A job of the largest fleet may cost so much more than one of the smallest.
@@ -26,7 +28,7 @@ GOAL = 1.15
 #: What has to stay flat.
 FLAT = ("transactions", "messages in", "messages out", "broker bytes", "commands")
 #: Smaller fleets are measured for so long.
-SMALL_S = 90.0
+SMALL_S = 300.0
 
 
 def main() -> int:
@@ -37,6 +39,7 @@ def main() -> int:
     parser.add_argument("--idle-s", type=float, default=20.0)
     parser.add_argument("--single", type=int, default=40)
     parser.add_argument("--broker", choices=("rabbitmq", "redis"), default="rabbitmq")
+    parser.add_argument("--page", type=Path, help="whose table is written anew, such as docs/scale.md")
     parser.add_argument("--draw", type=Path)
     parser.add_argument("--json", type=Path, help="where all figures go")
     asked = parser.parse_args()
@@ -62,6 +65,9 @@ def main() -> int:
         if asked.json is not None:
             asked.json.write_text(json.dumps([asdict(each) for each in found], indent=1))
     tell(report, found)
+    print(table(found))
+    if asked.page is not None:
+        asked.page.write_text(with_table(asked.page.read_text(encoding="utf-8"), found), encoding="utf-8")
     if asked.draw is not None:
         asked.draw.write_text(picture(found))
     return report.print()

@@ -6,6 +6,7 @@ installation  doctor: what is wrong here, or in the fleet; version
 demo          start, make one picture, stop
 submit        run a graph, or queue it as a task
 run           run a server's workflow by its name; upload a file
+dry_runs/     whether some GPU can run a workflow, without running it
 job_commands  status, watch, logs, cancel, delete, list
 bulk          rerun; purge, and what cancel and delete do by filters
 task_files    query, download, download-all, download-from-json

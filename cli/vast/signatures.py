@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections import deque
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -26,31 +25,35 @@ SIGNED: Final[Mapping[str, tuple[type, ...]]] = {
     "request_idx": (int,),
     "url": (str,),
 }
-#: So many requests are remembered, and one whose number is smaller by more than that is refused.
+#: A request whose number is smaller than the highest by more than that is refused. All others are remembered: were it
+#: so many requests, one could be let in again once as many had come after it.
 REMEMBERED = 100
 
 
 class Signatures:
-    """Checks requests, one at a time; remembers those it let in."""
+    """Checks requests, one at a time; remembers those it let in, until its process ends."""
 
     def __init__(self, key: RSAPublicKey) -> None:
         self._key = key
         self._highest = -1
-        self._seen: deque[str] = deque(maxlen=REMEMBERED)
+        #: By number, the messages of those that were let in.
+        self._seen: dict[int, set[str]] = {}
 
     def admit(self, auth_data: Mapping[str, Any]) -> bool:
         """Return whether a request is let in: signed, not seen before, and not too old. `missing_of` comes first."""
         message = json.dumps({name: auth_data[name] for name in SIGNED}, indent=4, sort_keys=True)
         number: int = auth_data["reqnum"]
-        if number < self._highest - REMEMBERED or message in self._seen:
+        if number < self._highest - REMEMBERED or message in self._seen.get(number, ()):
             return False
         try:
             signature = base64.b64decode(auth_data["signature"], validate=True)
             self._key.verify(signature, message.encode(), padding.PKCS1v15(), hashes.SHA256())
         except (InvalidSignature, binascii.Error, ValueError):
             return False
-        self._highest = max(self._highest, number)
-        self._seen.append(message)
+        self._seen.setdefault(number, set()).add(message)
+        if number > self._highest:
+            self._highest = number
+            self._seen = {each: seen for each, seen in self._seen.items() if each >= number - REMEMBERED}
         return True
 
 

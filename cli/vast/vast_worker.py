@@ -98,7 +98,7 @@ class VastWorker:
     async def _take(self, request: web.Request, to_api: aiohttp.ClientSession) -> web.StreamResponse:
         try:
             body = json.loads(await request.read())
-        except ValueError:
+        except (ValueError, RecursionError):
             return web.json_response({"error": "invalid JSON"}, status=422)
         wrong = missing_of(body.get("auth_data") if isinstance(body, dict) else None)
         payload = body.get("payload") if isinstance(body, dict) else None
@@ -123,6 +123,7 @@ class VastWorker:
     ) -> web.StreamResponse:
         self.load.begin(taken)
         is_well = was_left = False
+        answer: web.StreamResponse | None = None
         try:
             async with to_api.post(f"{self._options.api_url}{request.path}", json=payload) as found:
                 headers = {name: found.headers[name] for name in PASSED_HEADERS if name in found.headers}
@@ -141,6 +142,10 @@ class VastWorker:
             return web.Response(status=GONE)
         except aiohttp.ClientError as exc:
             log.warning("request %d: the server did not answer (%s)", taken.request_idx, type(exc).__name__)
+            if answer is not None and request.transport is not None:
+                # It has begun, and its client has to see that it is not whole: another answer would stand within it.
+                request.transport.abort()
+                return answer
             return web.json_response({"error": "the server does not answer"}, status=502)
         finally:
             self.load.end(taken, is_well=is_well, was_left=was_left)

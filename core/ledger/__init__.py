@@ -1,6 +1,7 @@
 """The ledger: the database of jobs, and the only truth about them.
 
 jobs         ledger.jobs: submit, look up, list, cancel (API)
+event_log    their logs, and ledger.event_folding: one row of those of ended jobs (jobs, reconciler)
 new_jobs     their rows (jobs, batches)
 batches/     ledger.batches, .batch_intake and .batch_work: many jobs from one request (API, reconciler)
 requests     ledger.requests: requests that come again (API)
@@ -68,6 +69,7 @@ from core.ledger.claims import Claims
 from core.ledger.database.connections import Change, Database
 from core.ledger.direct_uploads import DirectUploadRows
 from core.ledger.durations import Durations
+from core.ledger.event_log import EventFolding
 from core.ledger.facts import Facts
 from core.ledger.fleet_key import FleetKey
 from core.ledger.input_files import InputFiles
@@ -79,6 +81,7 @@ from core.ledger.machines import Machines
 from core.ledger.many_jobs import Bulk
 from core.ledger.metrics.fleet_state import FleetStates
 from core.ledger.metrics.sums import MetricSums
+from core.ledger.metrics.waiting_templates import WaitingTemplates
 from core.ledger.models.copies import Copies
 from core.ledger.models.manifest import Manifest
 from core.ledger.models.tokens import ModelTokens
@@ -173,8 +176,10 @@ class Ledger:
         self.room = Room(self.database)
         self.removal = Removal(self.database)
         self.usage = Usage(self.database)
+        self.event_folding = EventFolding(self.database, self.facts)
         self.metrics = MetricSums(self.database)
         self.fleet_state = FleetStates(self.database)
+        self.waiting_templates = WaitingTemplates(self.database, self.facts)
         self.audit = Audit(self.database)
         self.processes = Processes(self.database)
         self.rollouts = Rollouts(self.database)

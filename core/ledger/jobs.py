@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -20,10 +20,11 @@ from core.ledger.database.error_map import Conflict
 from core.ledger.database.graph_texts import GRAPH_COLUMNS, whole_graph
 from core.ledger.database.group_commit import GroupCommit
 from core.ledger.database.rows import JOB_COLUMNS, comes_after, job_of, newest, outputs_of
-from core.ledger.database.tables import events, job_errors, job_inputs, jobs
+from core.ledger.database.tables import job_errors, job_inputs, jobs
+from core.ledger.event_log import JobEvent, read_log
 from core.ledger.new_jobs import JobRows, line_of
 from core.ledger.scheduling.lessons import Lessons
-from core.ledger.scheduling.lines import Lines
+from core.ledger.scheduling.lines import LineKind, Lines
 from core.ledger.secrets import Secrets
 from core.ledger.transitions import transition
 from core.ledger.usage.room import refuse_beyond
@@ -37,20 +38,7 @@ from core.records.job_request import AcceptedJob
 _BY_ID = select(*JOB_COLUMNS).where(jobs.c.id == bindparam("wanted"))
 _OWN_BY_ID = _BY_ID.where(jobs.c.tenant == bindparam("owner"))
 _MANY = select(*JOB_COLUMNS).where(jobs.c.id.in_(bindparam("wanted", expanding=True)))
-_LOG = (
-    select(events).where(events.c.job_id == bindparam("of"), events.c.seq > bindparam("after")).order_by(events.c.seq)
-)
 _INSERT, _INSERT_KEY, _INSERT_INPUT = insert(jobs), insert(idempotency_keys), insert(job_inputs)
-
-
-@dataclass(frozen=True, kw_only=True)
-class JobEvent:
-    """One line of a job's log: `status` {"status", ...} or `output` {"asset_id"}."""
-
-    seq: int
-    type: str
-    data: dict[str, Any]
-    at_ms: int
 
 
 class _Submission(NamedTuple):
@@ -96,8 +84,7 @@ class Jobs:
           RequestIdReuse: the request id belongs to a job already; `Requests.join` tells whether it is of the same.
           LedgerUnavailable: nothing was recorded, or (rarely) the answer was lost on its way.
         """
-        kind = replace(line_of(new), avoids=self._lessons.avoided_by(new.shape))
-        line_id = self._lines.id_of(kind)
+        line_id = self._lines.id_of(self.line_kind(new))
         try:
             return self._recording.write(_Submission(new, line_id, max_waiting))
         except Conflict as exc:
@@ -105,6 +92,10 @@ class Jobs:
             if new.request.request_id:
                 raise RequestIdReuse.of(new.request.request_id) from exc
             raise
+
+    def line_kind(self, new: AcceptedJob) -> LineKind:
+        """Return what the line is that a new job joins. Raises LedgerUnavailable."""
+        return replace(line_of(new), avoids=self._lessons.avoided_by(new.shape))
 
     def refuse_used_key(self, key: str | None, *, tenant: str) -> None:
         """Raise IdempotencyKeyReuse where a submission of this tenant had this key."""
@@ -215,10 +206,8 @@ class Jobs:
 
     def events(self, job_id: str, *, after_seq: int = 0, limit: int | None = None) -> list[JobEvent]:
         """Return the job's log after an event number, oldest first."""
-        query = _LOG if limit is None else _LOG.limit(limit)
         with self._database.read() as connection:
-            rows = connection.execute(query, {"of": job_id, "after": after_seq}).all()
-        return [JobEvent(seq=row.seq, type=row.type, data=row.data, at_ms=row.at_ms) for row in rows]
+            return read_log(connection, job_id, after_seq=after_seq, limit=limit)
 
     def states(self, job_ids: Collection[str], *, of: str = ALL_TENANTS) -> dict[str, tuple[Status, int]]:
         """Return status and newest event number of many jobs at once; unknown ids are left out."""

@@ -7,13 +7,11 @@ from typing import Any
 
 from amqp import Message
 from amqp.exceptions import AccessRefused
-from kombu import Connection
 from redis.exceptions import ResponseError
 
 from core.broker_kind import BrokerKind
 from core.errors import BrokerUnavailable
-from core.messaging.broker_errors import broker_errors
-from core.messaging.broker_tls import tls_options
+from core.messaging.brief_connection import brief_connection
 from core.settings import Settings
 
 
@@ -27,34 +25,15 @@ def try_broker(settings: Settings, *, timeout_s: float, publishes: bool = False)
     Raises:
       BrokerUnavailable: it does not answer, or takes no message.
     """
-    url = settings.transport_url
-    options: dict[str, Any] = {"max_retries": 0}
-    if BrokerKind.of(url) is BrokerKind.REDIS:
-        options |= {"socket_connect_timeout": timeout_s, "socket_timeout": timeout_s}
-    else:
-        options |= {"connect_timeout": timeout_s, "read_timeout": timeout_s, "write_timeout": timeout_s}
-    tls = tls_options(settings)
-    connection = Connection(url, connect_timeout=timeout_s, transport_options=options, ssl=tls)
-    errors = broker_errors(url)
-    try:
-        # Not `Connection.connect`, which tries twice with a pause; a Redis channel says PING when it is made.
-        transport = connection.transport
-        link = transport.establish_connection()
-        try:
-            if BrokerKind.of(url) is not BrokerKind.REDIS:
-                if publishes:
-                    _publish_to_nobody(link)
-                return None
-            # One that is a replica now, or whose memory or disk is full, answers and takes no message.
-            channel: Any = transport.create_channel(link)
-            channel.client.set(f"{settings.broker_namespace}:written", 1, ex=60)
-            return _time_of(channel.client)
-        finally:
-            transport.close_connection(link)
-    except errors as exc:
-        raise BrokerUnavailable(f"The broker does not answer ({type(exc).__name__}).") from exc
-    finally:
-        connection.release()
+    with brief_connection(settings, timeout_s=timeout_s) as (transport, link):
+        if BrokerKind.of(settings.transport_url) is not BrokerKind.REDIS:
+            if publishes:
+                _publish_to_nobody(link)
+            return None
+        # One that is a replica now, or whose memory or disk is full, answers and takes no message.
+        channel: Any = transport.create_channel(link)
+        channel.client.set(f"{settings.broker_namespace}:written", 1, ex=60)
+        return _time_of(channel.client)
 
 
 def _time_of(client: Any) -> int | None:

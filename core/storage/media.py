@@ -58,6 +58,14 @@ EXTENSIONS = {
 _PICTURES = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "AVIF")
 
 
+def with_extension(name: str, content_type: str) -> str:
+    """Return a file's name with an extension that says what the file is: some nodes go by it."""
+    wanted = EXTENSIONS.get(content_type)
+    if wanted is None or name.lower().endswith((wanted, {".jpg": ".jpeg", ".tiff": ".tif"}.get(wanted, wanted))):
+        return name
+    return f"{name.rpartition('.')[0] or name}{wanted}"
+
+
 def type_of(head: bytes) -> str:
     """Return the content type that the first bytes of a file mean; `application/octet-stream` if they mean none."""
     for signature, content_type in _SIGNATURES:

@@ -65,7 +65,7 @@ def fetchable_files(graph: Graph, node_errors: NodeErrors, manifest: Folders) ->
     if not lacks_only_files(graph, node_errors):
         return frozenset()
     missing = list(_missing(graph, node_errors))
-    if all(_may_be(place, manifest.get(name, ())) for place, name in missing):
+    if all(has_folder_for(place, manifest.get(name, ())) for place, name in missing):
         return frozenset(name for _, name in missing)
     return frozenset()
 
@@ -79,11 +79,23 @@ def nearest_names(
             node = catalogue.node(class_type)
             spec = node.by_name.get(input_name) if node else None
             listed = [each for each in (spec.choices if spec else None) or () if isinstance(each, str)]
-            known = [each for each, folders in manifest.items() if _may_be((class_type, input_name), folders)]
-            names = list(dict.fromkeys((*listed, *known)))[:MAX_LOOKED_AT]
-            if found := difflib.get_close_matches(name, names, n=MAX_NEAREST, cutoff=LIKENESS):
+            if found := nearest_files(name, (class_type, input_name), listed, manifest):
                 return name, found
     return None
+
+
+def nearest_files(name: str, place: tuple[str, str], listed: Iterable[str], manifest: Folders) -> list[str]:
+    """Return the files most like a name that there are for an input of a class, in a list or in the manifest."""
+    known = (each for each, folders in manifest.items() if has_folder_for(place, folders))
+    names = list(dict.fromkeys((*listed, *known)))[:MAX_LOOKED_AT]
+    return difflib.get_close_matches(name, names, n=MAX_NEAREST, cutoff=LIKENESS)
+
+
+def has_folder_for(place: tuple[str, str], folders: Collection[str]) -> bool:
+    """Return whether an input of a class may take a file from one of these folders."""
+    class_type, input_name = place[0], re.sub(r"_?\d+$", "", place[1])
+    wanted = _FOLDERS_OF_CLASSES.get((class_type, input_name), _FOLDERS.get(input_name))
+    return bool(folders) and (wanted is None or not wanted.isdisjoint(folders))
 
 
 def _missing(graph: Graph, node_errors: NodeErrors) -> Iterable[tuple[tuple[str, str], str]]:
@@ -94,10 +106,3 @@ def _missing(graph: Graph, node_errors: NodeErrors) -> Iterable[tuple[tuple[str,
             value = graph[node_id]["inputs"].get(input_name) if node_id in graph else None
             if isinstance(input_name, str) and isinstance(value, str):
                 yield (graph[node_id]["class_type"], input_name), value
-
-
-def _may_be(place: tuple[str, str], folders: Collection[str]) -> bool:
-    """Whether an input of a class may take a file from one of these folders."""
-    class_type, input_name = place[0], re.sub(r"_?\d+$", "", place[1])
-    wanted = _FOLDERS_OF_CLASSES.get((class_type, input_name), _FOLDERS.get(input_name))
-    return bool(folders) and (wanted is None or not wanted.isdisjoint(folders))

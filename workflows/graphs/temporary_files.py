@@ -22,8 +22,20 @@ def lacks_only_files(graph: Graph, node_errors: NodeErrors) -> bool:
       node_errors: as `check_graph` raises them.
     """
     return bool(node_errors) and all(
-        _is_missing_file(graph[node_id], error) for node_id, entry in node_errors.items() for error in entry["errors"]
+        is_missing_file(graph[node_id], error) for node_id, entry in node_errors.items() for error in entry["errors"]
     )
+
+
+def is_missing_file(node: Mapping[str, Any], error: Mapping[str, Any]) -> bool:
+    """Return whether an error of a node is about the name of a file that is not there."""
+    if error["type"] not in ("value_not_in_list", "custom_validation_failed"):
+        return False
+    value = node["inputs"].get(error["extra_info"]["input_name"])
+    if type(value) is dict:
+        value = value.get("__value__")
+    if not isinstance(value, str) or leads_elsewhere(value):
+        return False
+    return _FILE.fullmatch(value) is not None or "Load" in node["class_type"]
 
 
 def without_jobs_files(object_info: Catalogue) -> dict[str, Any]:
@@ -66,14 +78,3 @@ def _kept(options: list[Any]) -> list[Any] | None:
     # Ids are long, and most names are not: a catalogue holds a hundred thousand of them.
     kept = [each for each in options if not (isinstance(each, str) and len(each) > 35 and names_a_jobs_file(each))]
     return kept if len(kept) < len(options) else None
-
-
-def _is_missing_file(node: Mapping[str, Any], error: Mapping[str, Any]) -> bool:
-    if error["type"] not in ("value_not_in_list", "custom_validation_failed"):
-        return False
-    value = node["inputs"].get(error["extra_info"]["input_name"])
-    if type(value) is dict:
-        value = value.get("__value__")
-    if not isinstance(value, str) or leads_elsewhere(value):
-        return False
-    return _FILE.fullmatch(value) is not None or "Load" in node["class_type"]

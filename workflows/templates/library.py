@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +21,8 @@ log = logging.getLogger(__name__)
 #: The templates that come with the project.
 SHIPPED = Path(__file__).parent.parent / "library"
 _MAX_NAMED = 50
+#: How much a name has to be like another one to be taken for a misspelling of it.
+_LIKENESS = 0.5
 
 #: `(path, mtime_ns, size_bytes, inode)` of a file; zeros if it is not there.
 _Stamp = tuple[Path, int, int, int]
@@ -72,6 +75,13 @@ class Library:
             raise InvalidRequest(f"Unknown workflow {shown(name)}; there are: {known}.")
         return templates[name]
 
+    def check_names(self, names: Iterable[str]) -> None:
+        """Raises `InvalidRequest`, which says which of these no template has, and the nearest names there are."""
+        known = self._current().templates
+        missing = [name for name in names if name not in known]
+        if missing:
+            raise InvalidRequest(" ".join(_missing_words(name, sorted(known)) for name in missing[:_MAX_NAMED]))
+
     def problems(self) -> list[Problem]:
         """What is wrong with the files as they are now."""
         state = self._current()
@@ -99,6 +109,12 @@ class Library:
         _log_news(before, entries, strays)
         templates = _by_name(entries, before)
         self._state = _State(entries=entries, strays=tuple(strays), templates=templates)
+
+
+def _missing_words(name: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=3, cutoff=_LIKENESS)
+    there_are = f"nearest: {', '.join(near)}" if near else f"there are: {', '.join(known[:_MAX_NAMED]) or 'none'}"
+    return f"There is no template {shown(name)} on this server; {there_are}."
 
 
 def _template_paths(directory: Path, strays: list[Problem]) -> list[Path]:

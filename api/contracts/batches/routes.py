@@ -16,6 +16,7 @@ from api.contracts.batches.views import (
     batch_view,
     listed_view,
 )
+from api.contracts.comfy_v2.dry_run_views import BatchDryRunView, batch_dry_run_view
 from api.contracts.comfy_v2.views import list_item
 from api.http.caller import base_url, caller, links_for
 from api.http.errors import BadParameter, InvalidCursor, InvalidMetadata, NotAllowed, json_response
@@ -23,11 +24,22 @@ from api.http.json_body import has_body, read_json
 from api.http.time_limits import bounded
 from api.schema import fields
 from api.schema.batch_bodies import BatchBody, MoreJobsBody, RetryBody
-from api.schema.described import BATCHES, CURSOR, IDEMPOTENCY_KEY, SUBMIT_ERRORS, Described, Parameter, limit_of
+from api.schema.described import (
+    BATCHES,
+    CURSOR,
+    DRY_RUN,
+    IDEMPOTENCY_KEY,
+    SUBMIT_ERRORS,
+    Described,
+    Parameter,
+    limit_of,
+)
 from api.schema.validation import read
 from api.service.batches.causes import Causes
 from api.service.batches.outlook import time_left_s
 from api.service.batches.service import BatchService
+from api.service.dry_runs.asked import is_dry_run
+from api.service.dry_runs.batch_trial import BatchDryRuns
 from api.service.estimates import Estimates
 from api.service.jobs import check_id
 from core.errors import IdempotencyKeyReuse, LedgerUnavailable, LimitReached, NotFound, QueueFull
@@ -72,7 +84,9 @@ JOBS_PARAMETERS = (
 )
 
 
-def batches_blueprint(settings: Settings, ledger: Ledger, service: BatchService, estimates: Estimates) -> Blueprint:
+def batches_blueprint(
+    settings: Settings, ledger: Ledger, service: BatchService, estimates: Estimates, dry_runs: BatchDryRuns
+) -> Blueprint:
     """Return the routes under /api/v2/batches."""
     blueprint = Blueprint("batches", __name__, url_prefix="/api/v2/batches")
     causes = Causes(ledger)
@@ -89,17 +103,21 @@ def batches_blueprint(settings: Settings, ledger: Ledger, service: BatchService,
         tag=BATCHES,
         body=BatchBody,
         scope="submit",
-        answers={201: BatchView},
+        answers={201: BatchView, 200: BatchDryRunView},
         errors=(*SUBMIT_ERRORS, IdempotencyKeyReuse, InvalidMetadata),
-        parameters=(IDEMPOTENCY_KEY,),
+        parameters=(IDEMPOTENCY_KEY, DRY_RUN),
         text="All jobs are recorded, or none. The same request under its Idempotency-Key is answered with the batch it "
         "has, for as long as that is kept.",
     )
     def submit() -> Response:
+        is_dry = is_dry_run()
         key = fields.idempotency_key(request.headers.get("Idempotency-Key"))
         value = read_json(settings)
         digest = sha256(json_text(value).encode()).digest()
         body = read(BatchBody, value)
+        if is_dry:
+            found = dry_runs.of(body, key=key, digest=digest, base_url=base_url(settings))
+            return json_response(batch_dry_run_view(found))
         return shown(service.submit(body, key=key, digest=digest, base_url=base_url(settings)), 201)
 
     @blueprint.get("")

@@ -15,7 +15,7 @@ from api.service.waiting import Hub, Watch
 from core.contracts.comfy_v2 import SHOWN, ProgressView, output_view, progress_view, snapshot_view
 from core.errors import LedgerUnavailable, NotFound
 from core.ledger import Ledger
-from core.ledger.jobs import JobEvent
+from core.ledger.event_log import JobEvent
 from core.links import Links
 from core.records.job import DELIVERING, QUEUED, RUNNING, TERMINAL, Job, Status
 

@@ -6,6 +6,7 @@ import re
 
 from flask import Blueprint, Response, request
 
+from api.contracts.comfy_v2.dry_run_views import DryRunView, dry_run_view
 from api.contracts.comfy_v2.events import EventStream, event_stream_response
 from api.contracts.comfy_v2.views import (
     EventsLinkView,
@@ -32,8 +33,10 @@ from api.http.json_body import read_json
 from api.http.time_limits import bounded, ledger_time_limit
 from api.schema import fields
 from api.schema.bodies import SubmitBody
-from api.schema.described import CURSOR, IDEMPOTENCY_KEY, JOBS, SUBMIT_ERRORS, Described, Parameter, limit_of
+from api.schema.described import CURSOR, DRY_RUN, IDEMPOTENCY_KEY, JOBS, SUBMIT_ERRORS, Described, Parameter, limit_of
 from api.schema.validation import lacks_graph, read
+from api.service.dry_runs.asked import is_dry_run
+from api.service.dry_runs.job_trial import DryRuns
 from api.service.estimates import Estimates
 from api.service.job_requests import with_job_fields
 from api.service.jobs import JobService, check_id, seen
@@ -110,7 +113,9 @@ LIST_PARAMETERS = (
 )
 
 
-def v2_blueprint(settings: Settings, ledger: Ledger, service: JobService, hub: Hub, estimates: Estimates) -> Blueprint:
+def v2_blueprint(
+    settings: Settings, ledger: Ledger, service: JobService, hub: Hub, estimates: Estimates, dry_runs: DryRuns
+) -> Blueprint:
     """Return the routes of jobs under /api/v2."""
     blueprint = Blueprint("v2", __name__, url_prefix="/api/v2")
 
@@ -120,13 +125,17 @@ def v2_blueprint(settings: Settings, ledger: Ledger, service: JobService, hub: H
         tag=JOBS,
         body=SubmitBody,
         scope="submit",
-        answers={201: JobView},
+        answers={201: JobView, 200: DryRunView},
         errors=(*SUBMIT_ERRORS, IdempotencyKeyReuse, InvalidMetadata),
-        parameters=(IDEMPOTENCY_KEY,),
-        text="A 201 means that the job is recorded and can run.",
+        parameters=(IDEMPOTENCY_KEY, DRY_RUN),
+        text="A 201 means that the job is recorded and can run; 200 is the answer to a dry run.",
     )
     def submit() -> Response:
-        job = service.submit(_requested(settings))
+        is_dry = is_dry_run()
+        wanted = _requested(settings)
+        if is_dry:
+            return json_response(dry_run_view(dry_runs.of(wanted)))
+        job = service.submit(wanted)
         return json_response(job_view(job, links_for(settings, ledger)), 201)
 
     @blueprint.get("/jobs")

@@ -28,8 +28,8 @@ from core.contracts.comfy_v2 import (
     timestamp,
     warning_view,
 )
+from core.ledger.event_log import JobEvent
 from core.ledger.input_files import InputFile
-from core.ledger.jobs import JobEvent
 from core.links import Links
 from core.records.access import ALL_TENANTS
 from core.records.job import Job

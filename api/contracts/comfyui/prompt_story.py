@@ -10,7 +10,7 @@ from api.http.time_limits import ledger_time_limit
 from api.service.waiting import Watch
 from core.errors import NotFound
 from core.ledger import Ledger
-from core.ledger.jobs import JobEvent
+from core.ledger.event_log import JobEvent
 from core.records.job import QUEUED, RUNNING, TERMINAL, Job
 from core.records.progress import Progress
 

@@ -6,9 +6,11 @@ samples           what a group of families gives, and how it becomes prometheus-
 job_families      jobs that wait, run, and are stored
 gpu_families      instances, their GPUs and their memory
 pool_families     what pools of GPUs want, and what waits for them
+rollout_families  the newest rollout, and its hosts
 part_families     whether ledger, broker and storage answer, webhooks, files, processes, certificates
 summed_families   everything that is counted, from its sums
 probes            broker, storage and certificates, looked at beside the scrapes
+queue_watch       how many messages wait at the broker (probes)
 certificates      until when the certificates of our own servers hold (probes)
 metrics_route     the route on the API's port
 metrics_port      the same on a port of its own, without a key

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from api.server.metrics.samples import Sample, View
@@ -21,12 +21,17 @@ TEMPLATE_JOBS: Final = gauge(
     "status",
     "template",
 )
+TEMPLATE_WAITING: Final = gauge(
+    "comfyline_template_jobs_waiting",
+    "Jobs that wait, by their template, as the reconciler counted them last.",
+    "template",
+)
 WAITING: Final = gauge("comfyline_jobs_waiting", "Jobs that wait, by the pool they require.", "pool")
 OLDEST: Final = gauge(
     "comfyline_oldest_job_wait_seconds", "How long the oldest of them has waited; 0 where none does.", "pool"
 )
 
-FAMILIES = (JOBS, TEMPLATE_JOBS, WAITING, OLDEST)
+FAMILIES = (JOBS, TEMPLATE_JOBS, TEMPLATE_WAITING, WAITING, OLDEST)
 #: The pool of jobs that require none.
 ANY_POOL = "any"
 
@@ -54,6 +59,18 @@ def _jobs(fleet: FleetState) -> Iterator[Sample]:
         yield Sample(JOBS, labels, count)
     for labels, count in templates.items():
         yield Sample(TEMPLATE_JOBS, labels, count)
+    if fleet.waiting_templates is not None:
+        yield from _waiting_templates(fleet, fleet.waiting_templates)
+
+
+def _waiting_templates(fleet: FleetState, counted: Mapping[str, int]) -> Iterator[Sample]:
+    waiting: Counter[str] = Counter(dict.fromkeys(fleet.labels.values("template"), 0))
+    for template, count in sorted(counted.items(), key=lambda item: (-item[1], item[0])):
+        waiting[fleet.labels.of("template", template)] += count
+    # Lines count all jobs that wait, some of them since the templates were counted.
+    waiting[NONE] = max(0, sum(each.count for each in fleet.waiting) - sum(counted.values()))
+    for name, count in waiting.items():
+        yield Sample(TEMPLATE_WAITING, (name,), count)
 
 
 def _waiting(fleet: FleetState) -> Iterator[Sample]:

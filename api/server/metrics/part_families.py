@@ -15,6 +15,9 @@ BUILD: Final = gauge("comfyline_build_info", "The version that answers; always 1
 UP: Final = gauge("comfyline_up", "Whether ledger, broker and storage answer, as this process sees it.", "part")
 LEDGER_PING: Final = gauge("comfyline_ledger_ping_seconds", "What the ledger took for a question that costs nothing.")
 BROKER_PING: Final = gauge("comfyline_broker_ping_seconds", "What it took to reach the broker, a moment ago.")
+MESSAGES: Final = gauge(
+    "comfyline_broker_messages", "Messages at the broker that nobody has taken yet, by their queue.", "queue"
+)
 RECONCILED: Final = gauge(
     "comfyline_reconciled_seconds_ago", "How long ago the reconciler noted that it runs, which it does each minute."
 )
@@ -32,7 +35,7 @@ CERTIFICATE: Final = gauge(
 )
 
 FAMILIES = (
-    *(BUILD, UP, LEDGER_PING, BROKER_PING, RECONCILED, WEBHOOKS_DUE, WEBHOOKS_BEHIND, KEPT, FREE),
+    *(BUILD, UP, LEDGER_PING, BROKER_PING, MESSAGES, RECONCILED, WEBHOOKS_DUE, WEBHOOKS_BEHIND, KEPT, FREE),
     *(PROCESSES, CLIENTS, REQUESTS, CERTIFICATE),
 )
 #: What processes of the API say of themselves, by its name in their reports.
@@ -56,6 +59,8 @@ def _probed(view: View) -> Iterator[Sample]:
             yield Sample(UP, (part,), is_up)
     if probed.broker_ping_s is not None:
         yield Sample(BROKER_PING, (), probed.broker_ping_s)
+    for queue, depth in probed.queue_depths.items():
+        yield Sample(MESSAGES, (queue,), depth)
     if probed.free_bytes is not None:
         yield Sample(FREE, (), probed.free_bytes)
     for server, ends_at_s in probed.certificates.items():

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from api.http.time_limits import at_most
 from api.server.metrics.certificates import expiries
+from api.server.metrics.queue_watch import QueueWatch
 from core.background import Loop, failure_of
 from core.errors import BrokerUnavailable, ComfylineError
 from core.messaging.broker_trial import try_broker
@@ -32,6 +34,8 @@ class Probed:
     broker_up: bool | None = None
     #: None while it does not answer.
     broker_ping_s: float | None = None
+    #: Messages that wait, by the kind of their queue; empty while the broker does not answer.
+    queue_depths: Mapping[str, int] = field(default_factory=dict)
     storage_up: bool | None = None
     #: None where there is no end to it.
     free_bytes: int | None = None
@@ -46,14 +50,23 @@ class Probes:
         self._settings = settings
         self._marker = marker
         self._broker: tuple[bool | None, float | None] = (None, None)
+        self._queues = QueueWatch(settings)
+        self._depths: Mapping[str, int] = {}
+        #: Those whose queues are looked at.
+        self._instances: Collection[str] = ()
         self._storage: tuple[bool | None, int | None] = (None, None)
         self._certificates: Mapping[str, float] = {}
         self._certificates_due_s = 0.0
         self._has_looked = threading.Event()
         self._loop = Loop("probes", self._look, pause_s=LOOK_S)
 
-    def read(self) -> Probed:
-        """Return what was seen last."""
+    def read(self, instances: Collection[str] | None = None) -> Probed:
+        """Return what was seen last.
+
+        Parameters: instances - those of the fleet; None: as before.
+        """
+        if instances is not None:
+            self._instances = instances
         if not self._has_looked.is_set():
             self._loop.start()
             self._loop.wake()
@@ -63,6 +76,7 @@ class Probes:
         return Probed(
             broker_up=broker_up,
             broker_ping_s=ping_s,
+            queue_depths=self._depths,
             storage_up=storage_up,
             free_bytes=free_bytes,
             certificates=self._certificates,
@@ -72,6 +86,7 @@ class Probes:
         self._look_at_broker()
         failure_of(self._look_at_storage, "metrics, storage")
         self._has_looked.set()
+        failure_of(self._look_at_queues, "metrics, queues")
         if time.monotonic() >= self._certificates_due_s:
             self._certificates_due_s = time.monotonic() + CERTIFICATES_S
             self._certificates = expiries(self._settings)
@@ -82,9 +97,16 @@ class Probes:
             with at_most(BROKER_S, BrokerUnavailable("The broker does not answer.")):
                 try_broker(self._settings, timeout_s=BROKER_S)
         except ComfylineError:
-            self._broker = (False, None)
+            self._broker, self._depths = (False, None), {}
         else:
             self._broker = (True, time.monotonic() - begun_s)
+
+    def _look_at_queues(self) -> None:
+        depths: Mapping[str, int] = {}
+        if self._broker[0]:
+            with suppress(ComfylineError), at_most(BROKER_S, BrokerUnavailable("The broker does not answer.")):
+                depths = self._queues.look(self._instances, timeout_s=BROKER_S)
+        self._depths = depths
 
     def _look_at_storage(self) -> None:
         is_up = self._marker.problem() is None

@@ -6,7 +6,14 @@ from contextlib import suppress
 
 from api.http.cached import CachedValue
 from api.http.time_limits import at_most
-from api.server.metrics import gpu_families, job_families, part_families, pool_families, summed_families
+from api.server.metrics import (
+    gpu_families,
+    job_families,
+    part_families,
+    pool_families,
+    rollout_families,
+    summed_families,
+)
 from api.server.metrics.probes import Probes
 from api.server.metrics.samples import View, write_samples
 from api.server.metrics.text_format import Text
@@ -17,7 +24,7 @@ from core.settings import Settings
 from core.storage.marker import StorageMarker
 
 #: Groups of families whose samples are as they are now, in the order in which they are shown.
-GROUPS = (part_families, job_families, gpu_families, pool_families)
+GROUPS = (part_families, job_families, gpu_families, pool_families, rollout_families)
 #: All families there are.
 FAMILIES = (*(family for group in GROUPS for family in group.FAMILIES), *summed_families.FAMILIES)
 #: The ledger has so long to answer, so that who scrapes hears within a second that it does not.
@@ -39,7 +46,8 @@ class Scraper:
         return text_of(self._view.get())
 
     def _look(self) -> View:
-        return View(fleet=self._fleet(), probed=self._probes.read())
+        fleet = self._fleet()
+        return View(fleet=fleet, probed=self._probes.read(None if fleet is None else [gpu.name for gpu in fleet.gpus]))
 
     def _fleet(self) -> FleetState | None:
         # Not within the slots that requests take at the ledger: whoever looks why all of them wait must not wait.

@@ -15,7 +15,7 @@ from api.http.request_log import traceparent
 from api.http.time_limits import at_most, ledger_time_limit
 from api.schema.batch_bodies import BatchBody, BatchWebhookBody, MoreJobsBody
 from api.service.batches.checks import BatchCheck, CheckedJobs
-from api.service.batches.drafts import Source, draft_jobs
+from api.service.batches.drafts import BatchDraft, Source, draft_jobs
 from api.service.job_requests import with_job_fields
 from api.service.jobs import JobService, TurnPublisher, check_id, within_limits
 from api.service.tenant_room import TenantRoom
@@ -81,11 +81,8 @@ class BatchService:
             known = self._ledger.batch_intake.known(key, digest, tenant=who.tenant)
             if known is not None:
                 return self._ledger.batches.get(known)
-        base = with_job_fields(JobRequest(contract="v2", graph=None), body, self._settings, base_url)
-        base = replace(base, tenant=who.tenant, key_id=who.key_id, label=body.label, traceparent=traceparent())
+        base, draft = self.drafted(body, base_url)
         hook, secrets = base.webhook, base.secrets
-        base = replace(base, webhook=None, secrets=of_jobs(secrets))
-        draft = draft_jobs(body, base, self._library, self._jobs.check.documents)
         checked = self._checked(draft.requests)
         every_s, step = _progress(body.webhook)
         new = NewBatch(
@@ -113,6 +110,21 @@ class BatchService:
             batch = self._ledger.batch_intake.submit(new, max_waiting=checked.max_waiting)
         self._publish(checked.jobs)
         return batch
+
+    def drafted(self, body: BatchBody, base_url: str) -> tuple[JobRequest, BatchDraft]:
+        """Return what the jobs of a body have in common, with its webhook and secrets, and a draft of all of them.
+
+        Raises: as `JobService.submit`, where the body makes no jobs.
+        """
+        who = caller()
+        base = with_job_fields(JobRequest(contract="v2", graph=None), body, self._settings, base_url)
+        base = replace(base, tenant=who.tenant, key_id=who.key_id, label=body.label, traceparent=traceparent())
+        of_each = replace(base, webhook=None, secrets=of_jobs(base.secrets))
+        return base, draft_jobs(body, of_each, self._library, self._jobs.check.documents)
+
+    def require_tenants_room(self, tenant: str, count: int) -> None:
+        """Raise LimitReached where a tenant has no room for so many more jobs, which are not about to be recorded."""
+        self._room.before_jobs(tenant, count, counts=False)
 
     def add(self, batch_id: str, body: MoreJobsBody, *, key: str | None) -> Batch:
         """Record further jobs of a batch, or none. Raises: as `submit`; NotFound."""
@@ -149,6 +161,8 @@ class BatchService:
     def retry(self, batch_id: str, statuses: Sequence[Status] | None) -> Batch:
         """Have the jobs of a batch that failed made again; those that did not stay as they are.
 
+        Beside a retry that is under way it is added to that.
+
         Raises: NotFound; NotAllowed, QueueFull, LimitReached - as if they were submitted.
         """
         wanted = statuses or RETRIED
@@ -184,7 +198,7 @@ class BatchService:
     def _may_retry(self, batch: Batch, statuses: Sequence[Status]) -> int | None:
         """Judge jobs that are to be made again as if they were submitted; returns what `before_jobs` does."""
         count = sum(batch.counts.get(status, 0) for status in statuses)
-        if not count or batch.retry_before_ms is not None:
+        if not count:
             return None
         limits, highest = caller().limits, highest_priority(self._settings)
         with ledger_time_limit():
@@ -197,12 +211,7 @@ class BatchService:
         return self._room.before_jobs(batch.tenant, count)
 
     def _checked(self, requests: Sequence[JobRequest]) -> CheckedJobs:
-        limits = caller().limits
-        own = [within_limits(request, limits) for request in requests]
-        if limits.templates is not None and any(map(_sets_places, own)):
-            raise NotAllowed(
-                "This key may submit jobs from templates alone: over names their parameters, and no inputs."
-            )
+        own = allowed(requests)
         self._jobs.require_room(len(own))
         max_waiting = self._room.before_jobs(own[0].tenant, len(own))
         return replace(self._check.accept(own), max_waiting=max_waiting)
@@ -246,6 +255,15 @@ class BatchService:
     def _retry_some(self, batch_id: str) -> bool:
         with ledger_time_limit():
             return self._ledger.batch_work.retry_some(batch_id)[1]
+
+
+def allowed(requests: Sequence[JobRequest]) -> list[JobRequest]:
+    """Return the requests of a batch as its caller's key has them. Raises NotAllowed."""
+    limits = caller().limits
+    own = [within_limits(request, limits) for request in requests]
+    if limits.templates is not None and any(map(_sets_places, own)):
+        raise NotAllowed("This key may submit jobs from templates alone: over names their parameters, and no inputs.")
+    return own
 
 
 def _progress(webhook: BatchWebhookBody | None) -> tuple[float | None, float | None]:

@@ -7,9 +7,24 @@ reconciler does the rest, whoever died meanwhile.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
-from sqlalchemy import Row, and_, delete, exists, func, insert, null, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    and_,
+    delete,
+    exists,
+    false,
+    func,
+    insert,
+    not_,
+    null,
+    or_,
+    select,
+    update,
+)
 
 from core.clock import now_ms
 from core.errors import NotFound, SecretUnreadable
@@ -27,6 +42,9 @@ from core.ledger.transitions import cancel_queued, transition
 from core.ledger.usage.room import refuse_beyond
 from core.records.access import ALL_TENANTS
 from core.records.job import CANCELED, CANCELING, DELIVERING, QUEUED, RUNNING, Job, Status, new_job_id
+
+#: Which ended jobs of a batch are to be replaced: by status, those that were made before a moment.
+RetryWish: TypeAlias = dict[Status, int]
 
 #: Jobs of one transaction.
 STEP = 200
@@ -106,37 +124,39 @@ class BatchWork:
 
         Parameters:
           max_waiting: how many jobs of its tenant may wait, with these; None: as many as come.
-        Returns: the ids of the first new jobs; none where there is nothing to replace.
+        A retry that is under way goes on, and this one is added to it.
+
+        Returns: the ids of the first new jobs; none where there is nothing to replace beside what is under way.
         Raises: NotFound; LimitReached; SecretUnreadable - jobs cannot be made again without what came with them.
         """
         with self._database.write() as transaction:
             connection, now = transaction.connection, now_ms()
             mine = and_(batches.c.id == batch_id, is_owned(batches.c.tenant, of))
-            locked = select(batches.c.retry_before_ms, batches.c.tenant).where(mine).with_for_update()
-            row = connection.execute(locked).one_or_none()
+            locked = select(batches.c.retry_before_ms, batches.c.retry_statuses, batches.c.tenant).where(mine)
+            row = connection.execute(locked.with_for_update()).one_or_none()
             if row is None:
                 raise NotFound(f"There is no batch {batch_id}.")
-            if row.retry_before_ms is not None:
+            under_way = _wish(row)
+            wish = under_way | dict.fromkeys(statuses, now)
+            if under_way and not _count_due(connection, batch_id, wish, but_of=under_way):
                 return []
             if max_waiting is not None:
-                due = and_(jobs.c.batch == batch_id, jobs.c.status.in_(list(statuses)))
-                count = connection.execute(select(func.count()).where(due)).scalar_one()
-                refuse_beyond(transaction, row.tenant, count, max_waiting=max_waiting)
-            made = self._replace(transaction, batch_id, statuses, now)
+                refuse_beyond(transaction, row.tenant, _count_due(connection, batch_id, wish), max_waiting=max_waiting)
+            made = self._replace(transaction, batch_id, wish)
             if made:
-                wish = {"retry_before_ms": now, "retry_statuses": list(statuses), **reopened()}
-                connection.execute(update(batches).where(batches.c.id == batch_id).values(**wish))
+                noted = {"retry_before_ms": now, "retry_statuses": wish, **reopened()}
+                connection.execute(update(batches).where(batches.c.id == batch_id).values(**noted))
             return made
 
     def retry_some(self, batch_id: str) -> tuple[list[str], bool]:
         """Replace some of the jobs that are to be. Returns: the ids of the new ones, and whether there may be more."""
         with self._database.write() as transaction:
             connection = transaction.connection
-            wish = select(batches.c.retry_before_ms, batches.c.retry_statuses).where(batches.c.id == batch_id)
-            row = connection.execute(wish.with_for_update()).one_or_none()
+            noted = select(batches.c.retry_before_ms, batches.c.retry_statuses).where(batches.c.id == batch_id)
+            row = connection.execute(noted.with_for_update()).one_or_none()
             if row is None or row.retry_before_ms is None:
                 return [], False
-            made = self._replace(transaction, batch_id, row.retry_statuses or (), row.retry_before_ms)
+            made = self._replace(transaction, batch_id, _wish(row))
             if not made:
                 done = {"retry_before_ms": None, "retry_statuses": null()}
                 connection.execute(update(batches).where(batches.c.id == batch_id).values(**done))
@@ -187,12 +207,9 @@ class BatchWork:
             raise found
         return found
 
-    def _replace(
-        self, transaction: Transaction, batch_id: str, statuses: Collection[Status], before_ms: int
-    ) -> list[str]:
+    def _replace(self, transaction: Transaction, batch_id: str, wish: RetryWish) -> list[str]:
         connection, now = transaction.connection, now_ms()
-        is_due = and_(jobs.c.batch == batch_id, jobs.c.status.in_(list(statuses)), jobs.c.created_at_ms < before_ms)
-        query = select(jobs).where(is_due).order_by(jobs.c.batch_index).limit(STEP).with_for_update()
+        query = select(jobs).where(_is_due(batch_id, wish)).order_by(jobs.c.batch_index).limit(STEP).with_for_update()
         failed = connection.execute(query).all()
         if not failed:
             return []
@@ -224,6 +241,26 @@ class BatchWork:
             raise found
         for job_id in job_ids if found else ():
             self._secrets.record(transaction.connection, job_id, found)
+
+
+def _wish(row: Row[Any]) -> RetryWish:
+    """Return what is to be replaced, by the row of a batch; nothing where no retry is under way."""
+    noted = row.retry_statuses
+    # Of earlier versions: a list, all of it from one moment.
+    return dict(noted or {}) if isinstance(noted, dict) else dict.fromkeys(noted or (), row.retry_before_ms)
+
+
+def _is_due(batch_id: str, wish: RetryWish) -> ColumnElement[bool]:
+    ended = (and_(jobs.c.status == status, jobs.c.created_at_ms < before) for status, before in wish.items())
+    return and_(jobs.c.batch == batch_id, jobs.c.status.in_(list(wish)), or_(false(), *ended))
+
+
+def _count_due(connection: Connection, batch_id: str, wish: RetryWish, *, but_of: RetryWish | None = None) -> int:
+    """Return how many jobs are to be replaced. Parameters: but_of - without those that this one asks for already."""
+    is_meant = _is_due(batch_id, wish)
+    if but_of is not None:
+        is_meant = and_(is_meant, not_(_is_due(batch_id, but_of)))
+    return int(connection.execute(select(func.count()).select_from(jobs).where(is_meant)).scalar_one())
 
 
 def _canceled(transaction: Transaction, batch_id: str, found: Sequence[Row[Any]]) -> list[Job]:

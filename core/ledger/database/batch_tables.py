@@ -57,7 +57,8 @@ batches = Table(
     Column("next_index", Integer, nullable=False, server_default="0"),
     # All jobs that were made before are to be cancelled; NULL once they are.
     Column("cancel_before_ms", BigInteger),
-    # Those of these statuses that were made before are to be replaced; NULL once they are.
+    # Those that ended so and were made before are to be replaced: {status: ms}, and the last of these moments; of
+    # earlier versions the statuses are a list. NULL once they are.
     Column("retry_before_ms", BigInteger),
     Column("retry_statuses", JSON(none_as_null=True)),
     # When the last job had ended, and how often that came about; NULL while a job has not ended.

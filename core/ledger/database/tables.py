@@ -23,6 +23,7 @@ from sqlalchemy import (
 metadata = MetaData()
 
 _IS_WAITING = text("status = 'queued'")
+_IS_COUNTED = text("status = 'queued' AND workflow IS NOT NULL")
 _IS_PINNED = text("status = 'queued' AND catalogues IS NOT NULL")
 _IS_LOST = text("status = 'queued' AND lost_on IS NOT NULL")
 _IN_BATCH = text("batch IS NOT NULL")
@@ -149,7 +150,8 @@ jobs = Table(
         sqlite_where=text("workflow IS NOT NULL"),
         postgresql_where=text("workflow IS NOT NULL"),
     ),
-    # Waiting jobs that only some instances may run, however many others wait.
+    # Waiting jobs, to be counted by template; and those that only some instances may run, however many others wait.
+    Index("jobs_waiting", "workflow", sqlite_where=_IS_COUNTED, postgresql_where=_IS_COUNTED),
     Index("jobs_pinned", "id", sqlite_where=_IS_PINNED, postgresql_where=_IS_PINNED),
     # The oldest job of a line, and the one with the nearest deadline.
     Index("jobs_line", "line", "created_at_ms", "id", sqlite_where=_IS_WAITING, postgresql_where=_IS_WAITING),

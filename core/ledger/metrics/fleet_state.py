@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -20,14 +20,17 @@ from core.ledger.database.access_tables import tenant_files
 from core.ledger.database.connections import Database
 from core.ledger.database.fleet_tables import facts
 from core.ledger.database.metric_tables import metric_processes
+from core.ledger.database.rollout_tables import rollout_hosts, rollouts
 from core.ledger.database.tables import deliveries, instances, jobs, lines
 from core.ledger.facts import CLOCK
 from core.ledger.instances import SILENCE_MS, listed_state
 from core.ledger.metrics.bounded_labels import BoundedLabels
 from core.ledger.metrics.pool_needs import PoolNeeds, read_needs
 from core.ledger.metrics.sums import SILENT_MS, read_sums
+from core.ledger.metrics.waiting_templates import read_waiting_templates
 from core.records.access import DEFAULT_TENANT
 from core.records.job import DELIVERING, LEASED
+from core.records.rollout import HostState, RolloutState
 
 #: Webhooks that are due are counted up to here: with as many it is no use to know the rest.
 MOST_DUE = 10_000
@@ -82,6 +85,15 @@ class ProcessState:
 
 
 @dataclass(frozen=True, kw_only=True)
+class NewestRollout:
+    """The rollout that was begun last."""
+
+    state: RolloutState
+    #: How many hosts of it are in each state.
+    hosts: Mapping[HostState, int]
+
+
+@dataclass(frozen=True, kw_only=True)
 class FleetState:
     """The fleet as the ledger knows it, by the ledger's clock."""
 
@@ -93,6 +105,8 @@ class FleetState:
     labels: BoundedLabels
     waiting: Sequence[WaitingJobs] = ()
     started: Sequence[StartedJobs] = ()
+    #: By template, as they were counted last, within a minute; None: nobody counts.
+    waiting_templates: Mapping[str, int] | None = None
     gpus: Sequence[GpuState] = ()
     #: As they were noted last, within a minute.
     pools: Sequence[PoolNeeds] = ()
@@ -102,6 +116,8 @@ class FleetState:
     #: By tenant.
     kept_bytes: dict[str, int] = field(default_factory=dict)
     processes: Sequence[ProcessState] = ()
+    #: None: there never was one.
+    rollout: NewestRollout | None = None
     #: How long ago the reconciler noted its look, to a minute; None: never.
     reconciled_s_ago: float | None = None
 
@@ -155,12 +171,14 @@ class FleetStates:
                 labels=BoundedLabels.read(connection),
                 waiting=_waiting(connection),
                 started=started,
+                waiting_templates=read_waiting_templates(connection, now),
                 gpus=_gpus(connection, now, busy),
                 pools=read_needs(connection, now),
                 webhooks_due=due,
                 webhooks_behind_s=behind_s,
                 kept_bytes={tenant: max(0, kept) for tenant, kept in connection.execute(select(tenant_files))},
                 processes=_processes(connection, now),
+                rollout=_rollout(connection),
                 reconciled_s_ago=_reconciled_s_ago(connection, now),
             )
 
@@ -226,6 +244,16 @@ def _processes(connection: Connection, now: int) -> list[ProcessState]:
     lately = metric_processes.c.at_ms > now - SILENT_MS
     query = select(metric_processes.c.role, metric_processes.c.host, metric_processes.c.gauges).where(lately)
     return [ProcessState(role=role, host=host, gauges=dict(gauges)) for role, host, gauges in connection.execute(query)]
+
+
+def _rollout(connection: Connection) -> NewestRollout | None:
+    newest = select(rollouts.c.id, rollouts.c.state).order_by(rollouts.c.created_at_ms.desc(), rollouts.c.id.desc())
+    row = connection.execute(newest.limit(1)).one_or_none()
+    if row is None:
+        return None
+    of_it = rollout_hosts.c.rollout == row.id
+    counted = select(rollout_hosts.c.state, func.count()).where(of_it).group_by(rollout_hosts.c.state)
+    return NewestRollout(state=row.state, hosts={state: int(n) for state, n in connection.execute(counted)})
 
 
 def _reconciled_s_ago(connection: Connection, now: int) -> float | None:

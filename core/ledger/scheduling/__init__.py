@@ -16,6 +16,7 @@ file_needs  which model files are waited for, and where they could be fetched
 turns       which turns are to be published
 mending     lines made right after processes of an earlier version
 outlook     the policy run forward: where jobs stand, when they begin, and why they wait
+newcomers   jobs that nobody has submitted, as if they came now (outlook)
 heads       the jobs that are next in each line, and where in its line a job stands (outlook)
 fetching    how model files come along that jobs wait for (outlook)
 fleet       the GPUs as a forecast looks at them (outlook)

@@ -231,6 +231,10 @@ class Lines:
                 self._reach = Reach(self._kinds)
         return self._reach
 
+    def reach_with(self, others: Mapping[int, LineKind]) -> Reach:
+        """Return the same of these lines as well, which are in no ledger."""
+        return Reach({**self._kinds, **others}) if others else self.reach
+
     def drawn(self, waiting: Iterable[WaitingLine], costs: Costs) -> dict[int, Line]:
         """Return lines as the policy sees them, by id."""
         drawn, before, by_costs = self._drawn

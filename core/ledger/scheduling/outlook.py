@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from statistics import fmean
@@ -22,6 +22,7 @@ from core.ledger.scheduling.gates import Gates, GatesOfLines
 from core.ledger.scheduling.heads import HeadJob, Heads, read_heads, read_indexes
 from core.ledger.scheduling.learned import Costs, LearnedCosts
 from core.ledger.scheduling.lines import LineKind, Lines, WaitingLine, line_tenant
+from core.ledger.scheduling.newcomers import Newcomer, lines_of, with_heads
 from core.ledger.scheduling.picture import GpuRow
 from core.ledger.scheduling.presence import read_sorts
 from core.ledger.scheduling.reach import NONE
@@ -131,14 +132,19 @@ class OutlookReader:
         self._gates = gates
         self._durations = durations
 
-    def read(self) -> Outlook:
-        """Return the outlook as it is now. Raises LedgerUnavailable."""
+    def read(self, newcomers: Sequence[Newcomer] = ()) -> Outlook:
+        """Return the outlook as it is now. Raises LedgerUnavailable.
+
+        Parameters:
+          newcomers: jobs that are taken to come now; nothing of them is recorded.
+        """
         now = now_ms()
+        new = lines_of(newcomers, now)
         with self._database.read() as connection:
-            waiting = self._lines.waiting(connection)
+            waiting = [*self._lines.waiting(connection), *(line for line, _ in new.values())]
             gates = self._gates.of_lines(connection, waiting)
             used = read_used(connection, waiting, now)
-            heads = read_heads(connection, [line.id for line in waiting])
+            heads = with_heads(read_heads(connection, [line.id for line in waiting if line.id not in new]), new)
             gpus = read_gpus(connection, now)
             fetching = read_fetching(connection, waiting, gpus, self._file_needs)
             running = read_running(connection)
@@ -148,11 +154,12 @@ class OutlookReader:
             kinds = {line.id: line.kind for line in waiting}
             in_use = {kind.models for kind in (*kinds.values(), *kinds_of_running.values())}
             costs = self._learned.of(connection, in_use)
-            reach = self._lines.reach
+            reach = self._lines.reach_with({line_id: line.kind for line_id, (line, _) in new.items()})
             forced = reach.without_choice(read_sorts(connection, now)) if reach.is_wary else NONE
         next_jobs = [job for found in heads.jobs.values() for job in found]
         expected = _Expected(self._durations.averages([*next_jobs, *running]), costs)
-        view = FleetView(kinds, self._lines.kinds(), reach, costs, forced)
+        known = [*self._lines.kinds(), *(line.kind for line, _ in new.values())]
+        view = FleetView(kinds, known, reach, costs, forced)
         left = _left(running, kinds_of_running, gpus, expected, now)
         slots = _slots(running, gates)
         picture = _picture(now, waiting, gates, heads, gpus, away, left, slots, view, expected)
@@ -167,7 +174,12 @@ class OutlookReader:
             kinds=kinds,
             picture=picture,
             forecast=forecast(picture, looks=LOOKS),
-            indexes={job.id: (line, index) for line, found in heads.jobs.items() for index, job in enumerate(found)},
+            indexes={
+                job.id: (line, index)
+                for line, found in heads.jobs.items()
+                if line not in new
+                for index, job in enumerate(found)
+            },
         )
 
     def sizes(self, *, of: str = ALL_TENANTS) -> dict[str, int]:

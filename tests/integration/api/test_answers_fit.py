@@ -287,7 +287,10 @@ def test_bodies_good_and_bad(ask: Asker, api: Api, document: Document, jobs: dic
             # A first key would have this server ask for keys, as the document does not say yet.
             if "application/json" not in content or path == "/api/v2/keys":
                 continue
-            for url in dict.fromkeys((_filled(path, "sd3"), _filled(path, jobs["done"]))):
+            urls = [_filled(path, "sd3"), _filled(path, jobs["done"])]
+            if any(each["name"] == "dry_run" for each in methods["post"].get("parameters", ())):
+                urls += [f"{urls[0]}?dry_run=true", f"{urls[0]}?dry_run=maybe"]
+            for url in dict.fromkeys(urls):
                 _try_bodies(ask, document, url, content["application/json"]["schema"], rng)
     finally:
         mill.stop()

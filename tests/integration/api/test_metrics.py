@@ -10,8 +10,11 @@ from pathlib import Path
 import pytest
 import requests
 from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy import update
 
 from api.server.metrics import scrape
+from core.ledger.database.tables import jobs
+from core.ledger.rollouts.rolling import Plan
 from core.ledger.upgrade import migrate
 from core.metrics.counted import COUNTED
 from core.settings import Settings
@@ -70,7 +73,12 @@ def test_a_scrape_tells_of_jobs_gpus_and_parts(api: Api) -> None:
     while api.ledger.usage.fold() or api.ledger.metrics.fold():
         continue
 
-    found = samples(api.get("/metrics").text)
+    def parts() -> Samples | None:
+        found = samples(api.get("/metrics").text)
+        # Looked at beside the scrapes.
+        return found if value(found, "comfyline_up", part="storage") is not None else None
+
+    found = until(parts, timeout_s=30, what="a look at the storage")
 
     assert value(found, "comfyline_jobs", status="queued", tenant="default") == 2
     assert value(found, "comfyline_jobs", status="running", tenant="default") == 1
@@ -89,6 +97,50 @@ def test_a_scrape_tells_of_jobs_gpus_and_parts(api: Api) -> None:
     assert value(found, "comfyline_up", part="broker") == 0
     assert value(found, "comfyline_up", part="storage") == 1
     assert value(found, "comfyline_leases_lost_total") == 0
+
+
+def test_jobs_that_wait_are_told_by_template_as_they_were_counted_last(api: Api) -> None:
+    api.worker.come_up()
+    _, *of_template = [api.submit() for _ in range(3)]
+    with api.ledger.database.write() as transaction:
+        # Its nodes are more than this stand-in for a worker has.
+        transaction.connection.execute(update(jobs).where(jobs.c.id.in_(of_template)).values(workflow="text2image"))
+
+    assert not any(name == "comfyline_template_jobs_waiting" for name, _ in samples(api.get("/metrics").text))
+    assert api.ledger.waiting_templates.count()
+
+    await_value(api, 2, "comfyline_template_jobs_waiting", template="text2image")
+    await_value(api, 1, "comfyline_template_jobs_waiting", template="none")
+    assert not api.ledger.waiting_templates.count(), "it was counted a moment ago"
+
+
+def test_the_newest_rollout_is_told(api: Api) -> None:
+    for state in ("running", "stopped"):
+        await_value(api, 0, "comfyline_rollout", state=state)
+    _begin_rollout(api)
+    await_value(api, 1, "comfyline_rollout", state="running")
+    await_value(api, 1, "comfyline_rollout_hosts", state="waiting")
+
+    api.ledger.rollouts.advance(choose=lambda *_: Plan(state="stopped", reason="Jobs fail."))
+
+    await_value(api, 1, "comfyline_rollout", state="stopped")
+    await_value(api, 0, "comfyline_rollout", state="running")
+
+
+def await_value(api: Api, wanted: float, name: str, **labels: str) -> None:
+    """Scrape until it is so: what a look took long for is told for a while."""
+
+    def is_so() -> bool:
+        return value(samples(api.get("/metrics").text), name, **labels) == wanted
+
+    until(is_so, what=f"{name} {labels} = {wanted:g}")
+
+
+def _begin_rollout(api: Api) -> None:
+    api.ledger.processes.note("api@a", role="api", host="a", program="0", can_upgrade=False)
+    api.ledger.rollouts.begin(
+        "restart", version=None, hosts=(), at_once=1, timeout_s=900, max_failures=0.2, watch_s=30, by=None
+    )
 
 
 def test_webhooks_that_are_due_and_files_that_are_kept_are_told(api: Api) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import delete, select, update
 
+from api.http.key_ring import KeyRing
 from comfy.process.instance import Instance
 from core import clock
 from core.clock import WallClock, ledger_clock, now_ms
@@ -247,6 +248,23 @@ def test_postgresql_tells_the_time(postgres_settings: Settings, monkeypatch: pyt
     monkeypatch.setattr(time, "time_ns", lambda: 0)
     ledger.instances.all()
     assert abs(now_ms() - right_ms) < 60_000
+    ledger.close()
+
+
+@pytest.mark.parametrize("wall_ns", [0, 10**19], ids=["behind", "ahead"])
+def test_a_key_ends_by_the_servers_clock_whatever_its_host_believes(
+    postgres_settings: Settings, monkeypatch: pytest.MonkeyPatch, wall_ns: int
+) -> None:
+    """Hosts of the API whose clocks are centuries apart let the same keys in."""
+    monkeypatch.setattr(time, "time_ns", lambda: wall_ns)
+    ledger = Ledger(postgres_settings)
+    ring = KeyRing(postgres_settings, ledger.keys)
+    _, good = ledger.keys.create("default", name="good", scopes=("read",), ends_in_s=3600)
+    _, short = ledger.keys.create("default", name="short", scopes=("read",), ends_in_s=1)
+
+    assert ring.caller(good, "") is not None
+    assert eventually(lambda: ring.caller(short, "") is None)
+    assert ring.caller(good, "") is not None
     ledger.close()
 
 

@@ -244,6 +244,50 @@ def test_a_large_retry_is_done_in_steps_that_anybody_goes_on_with(api: Api, monk
     assert [child["batch"]["index"] for child in children_of(api, batch["id"])] == list(range(5))
 
 
+def test_a_retry_beside_another_is_added_to_it_and_nothing_is_lost(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(work, "STEP", 1)
+    asked = api.ledger.batch_work.ask_retry
+    batch = submit_batch(api, {"1.color": "1..5"})
+    fail(api)
+    fail(api)
+    # The first to be made again stands in the place of the first one that failed.
+    assert len(asked(batch["id"], ["failed"])) == 1
+    assert asked(batch["id"], ["failed"]) == [], "the one that is under way makes all of it again"
+    fail(api)
+    canceled = children_of(api, batch["id"], status="queued")[0]
+    assert api.post(f"/api/v2/jobs/{canceled['id']}/cancel").status_code in (200, 202)
+
+    # One failed since the first was asked for, and another was cancelled, which that one leaves as it is.
+    assert len(asked(batch["id"], ["failed", "canceled"])) == 1
+    assert batch_of(api, batch["id"])["is_retrying"]
+    while api.ledger.batch_work.retry_some(batch["id"])[1]:
+        pass
+
+    done = batch_of(api, batch["id"])
+    assert (done["is_retrying"], done["counts"]["queued"], done["total"]) == (False, 5, 5)
+    assert [child["batch"]["index"] for child in children_of(api, batch["id"])] == list(range(5))
+    for _ in range(5):
+        succeed(api)
+
+
+def test_a_retry_of_an_earlier_version_is_gone_on_with(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(work, "STEP", 1)
+    batch = submit_batch(api, {"1.color": "1..2"})
+    fail(api)
+    fail(api)
+    assert len(api.ledger.batch_work.ask_retry(batch["id"], ["failed"])) == 1
+    with api.ledger.database.write() as transaction:
+        as_before = text("UPDATE batches SET retry_statuses = :statuses WHERE id = :id")
+        transaction.connection.execute(as_before, {"id": batch["id"], "statuses": '["failed"]'})
+
+    while api.ledger.batch_work.retry_some(batch["id"])[1]:
+        pass
+
+    assert batch_of(api, batch["id"])["counts"]["queued"] == 2
+    succeed(api)
+    succeed(api)
+
+
 def test_no_more_run_at_once_than_may(api: Api) -> None:
     submit_batch(api, {"1.color": "1..3"}, max_running=1)
     first = claim(api)

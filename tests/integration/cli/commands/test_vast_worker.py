@@ -73,6 +73,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         """Say nothing."""
 
 
+def signed(url: str, number: int, **fields: Any) -> dict[str, Any]:
+    """What the platform's router says of a request to a worker."""
+    said = {"cost": "200", "endpoint": "e", "reqnum": number, "request_idx": 100 + number, "url": url, **fields}
+    text = json.dumps(said, indent=4, sort_keys=True)
+    signature = KEY.sign(text.encode(), padding.PKCS1v15(), hashes.SHA256())
+    return {**said, "signature": base64.b64encode(signature).decode()}
+
+
 class Worker:
     """The process, and what a client of the platform does with it."""
 
@@ -89,11 +97,7 @@ class Worker:
 
     def auth_data(self, **fields: Any) -> dict[str, Any]:
         self._number += 1
-        said = {"cost": "200", "endpoint": "e", "reqnum": self._number, "request_idx": 100 + self._number}
-        said |= {"url": self.url, **fields}
-        text = json.dumps(said, indent=4, sort_keys=True)
-        signature = KEY.sign(text.encode(), padding.PKCS1v15(), hashes.SHA256())
-        return {**said, "signature": base64.b64encode(signature).decode()}
+        return signed(self.url, self._number, **fields)
 
     def post(self, auth_data: dict[str, Any] | None = None, path: str = "/generate/sync", **kwargs: Any) -> Any:
         body = {"auth_data": auth_data or self.auth_data(), "payload": BODY}
@@ -117,34 +121,52 @@ def worker(tmp_path: Path) -> Iterator[Worker]:
         api.worker.come_up()
         gpu = Gpu(api)
         stack.callback(gpu.close)
-        platform = Platform()
-        thread = threading.Thread(target=platform.serve_forever, daemon=True)
-        thread.start()
-        stack.callback(platform.server_close)
-        stack.callback(platform.shutdown)
-        port = free_port()
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("COMFYLINE_")}
-        environment |= {
-            "COMFYLINE_DATA_DIR": str(tmp_path / "worker"),
-            "COMFY_BASE_URL": api.url,
-            "COMFY_API_KEY": API_KEY,
-            "CONTAINER_ID": "17",
-            "MASTER_TOKEN": TOKEN,
-            "REPORT_ADDR": platform.url,
-            "PUBLIC_IPADDR": "127.0.0.1",
-            "WORKER_PORT": str(port),
-            f"VAST_TCP_PORT_{port}": str(port),
-        }
-        log = tmp_path / "worker.log"
-        command = ["vast-worker", "--benchmark", str(tmp_path / "benchmark.json"), "--max-wait", "2"]
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "cli.main", *command], cwd=ROOT, env=environment, stdout=output, stderr=output
-            )
-        stack.callback(_end, process)
-        found = Worker(api, gpu, platform, f"http://127.0.0.1:{port}", process, log)
+        platform = stack.enter_context(_platform())
+        command = ("--benchmark", str(tmp_path / "benchmark.json"), "--max-wait", "2")
+        process, url = _start(stack, tmp_path, api.url, platform, *command)
+        found = Worker(api, gpu, platform, url, process, tmp_path / "worker.log")
         until(lambda: any(report["max_perf"] for report in platform.reports), what="a report with what it can do")
         yield found
+
+
+@contextlib.contextmanager
+def _platform() -> Iterator[Platform]:
+    platform = Platform()
+    threading.Thread(target=platform.serve_forever, daemon=True).start()
+    try:
+        yield platform
+    finally:
+        platform.shutdown()
+        platform.server_close()
+
+
+def _start(
+    stack: contextlib.ExitStack, folder: Path, api_url: str, platform: Platform, *command: str
+) -> tuple[subprocess.Popen[bytes], str]:
+    """Start a worker; returns its process, and where it is reached."""
+    port = free_port()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("COMFYLINE_")}
+    environment |= {
+        "COMFYLINE_DATA_DIR": str(folder / "worker"),
+        "COMFY_BASE_URL": api_url,
+        "COMFY_API_KEY": API_KEY,
+        "CONTAINER_ID": "17",
+        "MASTER_TOKEN": TOKEN,
+        "REPORT_ADDR": platform.url,
+        "PUBLIC_IPADDR": "127.0.0.1",
+        "WORKER_PORT": str(port),
+        f"VAST_TCP_PORT_{port}": str(port),
+    }
+    with (folder / "worker.log").open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "cli.main", "vast-worker", *command],
+            cwd=ROOT,
+            env=environment,
+            stdout=output,
+            stderr=output,
+        )
+    stack.callback(_end, process)
+    return process, f"http://127.0.0.1:{port}"
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -246,6 +268,57 @@ def test_a_client_that_hangs_up_cancels_its_job(worker: Worker) -> None:
 
     until(last_status, what="the job's end")
     until(lambda: worker.last()["num_requests_working"] == 0, what="nothing under way")
+
+
+class _CutOff(http.server.BaseHTTPRequestHandler):
+    """A server that is lost while it answers."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        content = json.dumps({"instances": [{"state": "healthy"}]}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        self.wfile.write(b"5\r\nhello\r\n")
+        self.close_connection = True
+
+    def log_message(self, *_arguments: Any) -> None:
+        """Say nothing."""
+
+
+def test_an_answer_that_is_cut_off_does_not_look_whole(tmp_path: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _CutOff)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        stack.callback(server.server_close)
+        stack.callback(server.shutdown)
+        platform = stack.enter_context(_platform())
+        process, url = _start(
+            stack, tmp_path, f"http://127.0.0.1:{server.server_address[1]}", platform, "--max-perf", "100"
+        )
+        until(lambda: any(report["max_perf"] for report in platform.reports), what="a worker that serves")
+        body = {"auth_data": signed(url, 1), "payload": BODY}
+
+        with pytest.raises(requests.RequestException):
+            requests.post(f"{url}/generate/sync", json=body, timeout=20)
+
+        until(lambda: platform.ended, what="the end of the request")
+        assert platform.ended[0]["success"] is False
+        assert requests.get(f"{url}/ping", timeout=5).text == "pong"
+        assert process.poll() is None
+
+
+def test_a_body_that_is_nested_too_deeply_is_no_json(worker: Worker) -> None:
+    deep = b"[" * 100_000 + b"]" * 100_000
+    assert requests.post(f"{worker.url}/generate/sync", data=deep, timeout=20).status_code == 422
 
 
 def test_reports_go_on_when_the_platform_is_back(worker: Worker) -> None:

@@ -62,6 +62,22 @@ def test_what_is_too_old_to_be_remembered_is_refused(signatures: Signatures) -> 
     assert not signatures.admit(signed(1_000 - REMEMBERED - 1))
 
 
+@pytest.mark.parametrize(
+    "later",
+    [
+        pytest.param([{"reqnum": number} for number in range(2, REMEMBERED + 2)], id="of numbers that follow"),
+        pytest.param([{"reqnum": 1, "request_idx": each} for each in range(500, 700)], id="of one number"),
+    ],
+)
+def test_none_is_let_in_again_however_many_came_after_it(signatures: Signatures, later: list[dict[str, int]]) -> None:
+    request = signed()
+    assert signatures.admit(request)
+    for fields in later:
+        assert signatures.admit(signed(**fields))
+
+    assert not signatures.admit(request)
+
+
 def test_what_is_missing_is_named() -> None:
     assert missing_of(None) == {"auth_data": "field missing"}
     assert missing_of({**signed(), "reqnum": True}) == {"reqnum": "wrong type"}

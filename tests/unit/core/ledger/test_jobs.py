@@ -14,7 +14,7 @@ from core.ledger import Ledger
 from core.ledger.claims import Claim
 from core.ledger.database.error_map import Conflict
 from core.ledger.database.tables import job_inputs, jobs
-from core.ledger.jobs import JobEvent
+from core.ledger.event_log import JobEvent
 from core.ledger.new_jobs import Retention
 from core.records.job import CANCELED, CANCELING, DELIVERING, FAILED, QUEUED, RUNNING, SUCCEEDED, InputRef, Job
 from core.records.job_error import JobError

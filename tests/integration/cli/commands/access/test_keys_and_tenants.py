@@ -92,6 +92,8 @@ def status_of(api: Api, secret: str) -> int:
         (("tenants", "create", "x", "--max-waiting", "1e30"), "is out of range"),
         (("keys", "create", "x", "--scope", "fly"), "fly"),
         (("keys", "create", "x", "--scope", "read", "--tenant", "nobody"), "There is no tenant nobody"),
+        (("keys", "create", "x", "--scope", "submit", "--template", "text2imag"), "nearest: text2image"),
+        (("keys", "create", "x", "--scope", "submit", "--template", "qqqq"), "there are: flux, image2image"),
         (("keys", "rotate", "nobody"), "There is no key nobody"),
         (("keys", "revoke", "nobody"), "There is no key nobody"),
     ],
