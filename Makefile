@@ -63,6 +63,7 @@ bench: setup     ## the measurements quoted in bench/README.md
 	@$(BIN)/python -m bench.submit
 	@$(BIN)/python -m bench.access.key_cost
 	@$(BIN)/python -m bench.waiting
+	@$(BIN)/python -m bench.clients.websockets
 	@$(BIN)/python -m bench.herd
 	@$(BIN)/python -m bench.webhooks
 	@$(BIN)/python -m bench.uploads

@@ -74,6 +74,7 @@ class Loop:
         self._failures = 0
         self._last_error: str | None = None
         self._failing_since_s: float | None = None
+        self._sooner_s: float | None = None
         self._thread: threading.Thread | None = None
         self._reset()
         with _registry.lock:
@@ -108,6 +109,10 @@ class Loop:
             thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join(timeout_s)
+
+    def come_back(self, seconds: float) -> None:
+        """Do the next step after so many seconds, if the usual pause is longer; for the step under way to ask."""
+        self._sooner_s = seconds
 
     def rest(self, seconds: float) -> bool:
         """Wait, within a step; return True as soon as the loop is to end."""
@@ -151,7 +156,9 @@ class Loop:
     def _pause(self) -> None:
         """Wait until a step is due."""
         if self._pause_s != 0.0:
-            self._woken.wait(self._pause_s)
+            pauses_s = [each for each in (self._pause_s, self._sooner_s) if each is not None]
+            self._sooner_s = None
+            self._woken.wait(min(pauses_s, default=None))
             # Before the step: what is news from here on is for the next one.
             self._woken.clear()
 

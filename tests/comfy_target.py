@@ -7,7 +7,7 @@ import random
 import threading
 import urllib.request
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -121,6 +121,8 @@ class Recorder:
         self.started = 0
         self.points: list[Progress] = []
         self.previews: list[tuple[str | None, str, bytes]] = []
+        self.cached: list[str] = []
+        self.executed: list[tuple[str, list[ReportedOutput]]] = []
         self.thread: threading.Thread | None = None
 
     def on_started(self) -> None:
@@ -129,6 +131,12 @@ class Recorder:
 
     def on_progress(self, progress: Progress) -> None:
         self.points.append(progress)
+
+    def on_cached(self, nodes: Sequence[str]) -> None:
+        self.cached += nodes
+
+    def on_executed(self, node_id: str, outputs: Sequence[ReportedOutput]) -> None:
+        self.executed.append((node_id, list(outputs)))
 
     def on_preview(self, node_id: str | None, content_type: str, data: bytes) -> None:
         self.previews.append((node_id, content_type, data))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -29,11 +30,7 @@ class ServedProcesses:
 
     def open_files(self) -> list[str]:
         """Return what regular files they have open, deleted ones too."""
-        found = []
-        for pid in self.pids:
-            for entry in Path(f"/proc/{pid}/fd").glob("*"):
-                with contextlib.suppress(OSError):
-                    found.append(str(entry.readlink()))
+        found = [name for pid in self.pids for name in _links(pid)]
         return [name for name in found if name.startswith("/") and not name.startswith("/dev/")]
 
 
@@ -52,3 +49,25 @@ def _status_bytes(pid: int, name: str) -> int:
     found = re.search(rf"^{name}:\s*(\d+) kB$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
     assert found, name
     return int(found[1]) * 1024
+
+
+def holders_of(port: int, pids: list[int]) -> list[int]:
+    """Return which of some processes hold the other end of a connection from a port of this machine."""
+    marks = {f"socket:[{inode}]" for inode in _inodes_of_peers(port)}
+    return [pid for pid in pids if marks.intersection(_links(pid))]
+
+
+def _inodes_of_peers(port: int) -> Iterator[str]:
+    """The inodes of sockets whose other end has this port, as proc_net_tcp(5) lists them."""
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        fields = line.split()
+        if int(fields[2].rpartition(":")[2], 16) == port:
+            yield fields[9]
+
+
+def _links(pid: int) -> list[str]:
+    found = []
+    for entry in Path(f"/proc/{pid}/fd").glob("*"):
+        with contextlib.suppress(OSError):
+            found.append(str(entry.readlink()))
+    return found

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -27,8 +28,12 @@ log = logging.getLogger(__name__)
 POLL_S = 2.0
 #: Waiters are told at most this often that the queue has moved.
 MOVES_S = 1.0
+#: What may be heard of single nodes and not be taken; a waiter that is slower than that misses some.
+MAX_NODES = 200
 #: How often a waiter looks whether its client is still there.
 CLIENT_CHECK_S = 1.0
+#: Kinds of notices that tell of a job that runs.
+_LIVE = ("progress", "preview", "log", "cached", "executed")
 
 
 class Watch:
@@ -49,6 +54,7 @@ class Watch:
         self._event = event or threading.Event()
         self._progress: Progress | None = None
         self._preview: dict[str, Any] | None = None
+        self._nodes: deque[Notice] = deque(maxlen=MAX_NODES)
         #: Number of the newest piece of what was printed that was heard of, and not taken.
         self._printed: int | None = None
 
@@ -69,6 +75,12 @@ class Watch:
         preview, self._preview = self._preview, None
         return preview
 
+    def take_nodes(self) -> list[Notice]:
+        """Return the notices of what single nodes have made, or need not make, each once, the oldest first."""
+        nodes = list(self._nodes)
+        self._nodes.clear()
+        return nodes
+
     def take_printed(self) -> int | None:
         """Return the number of the newest piece of what ComfyUI printed, once."""
         number, self._printed = self._printed, None
@@ -81,11 +93,13 @@ class Watch:
             self.has_ended = self.has_ended or notice.status in TERMINAL
             if self.has_ended or not self._only_end:
                 self._event.set()
-        if self._live and notice.data is not None and notice.kind in ("progress", "preview", "log"):
+        if self._live and notice.data is not None and notice.kind in _LIVE:
             if notice.kind == "progress":
                 self._progress = Progress.from_json(notice.data)
             elif notice.kind == "log":
                 self._printed = int(notice.data["number"])
+            elif notice.kind in ("cached", "executed"):
+                self._nodes.append(notice)
             else:
                 self._preview = notice.data
             self._event.set()

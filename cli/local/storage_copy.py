@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import os
+import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -24,6 +28,9 @@ from core.storage.objects import S3Storage
 from core.storage.placing import CHUNK_BYTES, LocalFile, digest_of
 
 T = TypeVar("T")
+
+#: In the directory that is copied, so that machines which share it know of each other.
+LOCK = "storage-copy.lock"
 
 #: Files on their way at once.
 THREADS = 8
@@ -72,6 +79,33 @@ class Record:
     def lost(self, why: str) -> Lost:
         """Return it as one that nobody can copy."""
         return Lost(key=self.key, why=why, asset_id=self.asset_id, job_id=self.job_id)
+
+
+@contextlib.contextmanager
+def alone(source: Path) -> Iterator[None]:
+    """Be the only one that copies a directory, for the time of the block.
+
+    Raises: StorageUnavailable - another process copies it.
+    """
+    try:
+        descriptor = os.open(source / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError:
+        # It is only read here: then two of them do the same work twice, and no harm.
+        yield
+        return
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError) as exc:
+        who = os.pread(descriptor, 300, 0).decode(errors="replace")
+        raise StorageUnavailable(
+            f"{source} is being copied already, by {who or 'another process'}: wait for it."
+        ) from exc
+    else:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 class StorageCopy:

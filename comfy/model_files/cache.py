@@ -26,6 +26,8 @@ from core.errors import ModelRefused, ModelUnavailable
 from core.records.model_file import ModelFile
 
 OWN_FOLDER = ".comfyline"
+#: Of what is gathered, before it is moved into its place: other tools leave hidden files that end with `.part`, too.
+PART_SUFFIX = ".comfyline.part"
 #: A file is noted as used at most so often.
 USED_EVERY_S = 60.0
 #: A part of a file that nobody waits for is removed after so long.
@@ -91,7 +93,23 @@ class ModelCache:
         No kind of model has this ending, so ComfyUI does not list it.
         """
         place = self.place_of(path)
-        return place.with_name(f".{place.name}.part")
+        return place.with_name(f".{place.name}{PART_SUFFIX}")
+
+    def make_folders(self, kinds: Iterable[str]) -> None:
+        """Make folders of models, as far as that can be done: instances that start later look into them."""
+        for kind in kinds:
+            with contextlib.suppress(OSError):
+                (self.folder / kind).mkdir(exist_ok=True)
+
+    def no_folder(self, path: str, exc: OSError) -> ModelRefused | ModelUnavailable:
+        """Return what to say of a file whose folder cannot be made."""
+        above = (self.folder / each for each in Path(path).parents)
+        if (file := next((each for each in above if each.is_file()), None)) is not None:
+            return ModelRefused(
+                f"{path} belongs below {file.relative_to(self.folder)}, which is a file on this host, and no folder: "
+                "move it away, or mend the manifest."
+            )
+        return ModelUnavailable(f"{self.part_of(path).parent} cannot be made: {exc.strerror}.")
 
     def files(self) -> list[CachedFile]:
         """Return the fetched files that are in their places."""
@@ -160,10 +178,10 @@ class ModelCache:
     def parts(self) -> list[PartFile]:
         """Return what is gathered of files that are not in their places yet, by whichever host."""
         found = []
-        for part in sorted(self.folder.glob("*/**/.*.part")):
+        for part in sorted(self.folder.glob(f"*/**/.*{PART_SUFFIX}")):
             with contextlib.suppress(OSError):
                 status = part.stat()
-                place = part.with_name(part.name.removeprefix(".").removesuffix(".part"))
+                place = part.with_name(part.name.removeprefix(".").removesuffix(PART_SUFFIX))
                 found.append(
                     PartFile(
                         path=place.relative_to(self.folder).as_posix(),

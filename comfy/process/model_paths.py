@@ -32,13 +32,27 @@ def write_model_paths(data_dir: Path, models_dir: Path) -> Path:
     """
     folder = models_dir.expanduser().absolute()
     lines = [f"{_SECTION}:", f"  base_path: {_quoted(str(folder))}"]
-    lines += [f"  {_quoted(name)}: {_quoted(name)}" for name in _kinds(folder)]
+    lines += [_line(name) for name in _kinds(folder)]
     path = data_dir / FILE_NAME
     # Written beside and renamed, so that no start reads half of it.
     draft = path.with_suffix(".new")
     draft.write_text("\n".join([*lines, ""]), encoding="ascii")
     draft.replace(path)
     return path
+
+
+def unnamed_folders(data_dir: Path, models_dir: Path) -> frozenset[str]:
+    """Return the folders of models that are there and that the file does not name: its instance looks into none.
+
+    Raises:
+      OSError: the folder or the file cannot be read.
+    """
+    lines = frozenset((data_dir / FILE_NAME).read_text(encoding="ascii").splitlines())
+    return frozenset(name for name in _kinds(models_dir.expanduser().absolute()) if _line(name) not in lines)
+
+
+def _line(name: str) -> str:
+    return f"  {_quoted(name)}: {_quoted(name)}"
 
 
 def _kinds(folder: Path) -> list[str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from comfy.client.history import BLOCKED, History, is_verdict
+from comfy.client.outputs import ReportedOutput, outputs_of
 from comfy.prompts.frames import Event
 
 _KEPT = ("execution_start", "execution_cached")
@@ -52,6 +53,22 @@ class Account:
             self._has_verdict = True
         elif event.kind == "execution_error" and data.get("exception_type") == BLOCKED:
             self._take_blocked(data)
+
+    def executed(self, event: Event) -> tuple[str, list[ReportedOutput]] | None:
+        """Return which node of the graph an `executed` event is of, and what it reports; None: nothing."""
+        node_id = str(event.data.get("node"))
+        if not isinstance(event.data.get("output"), Mapping):
+            return None
+        alone = History(
+            prompt_id=self._prompt_id,
+            status="",
+            messages=(),
+            outputs={node_id: event.data["output"]},
+            meta={node_id: {"node_id": node_id, "display_node": event.data.get("display_node")}},
+            graph=self._graph,
+        )
+        found = outputs_of(alone)
+        return (found[0].node_id, found) if found else None
 
     def miss(self) -> None:
         """Events may have been lost."""

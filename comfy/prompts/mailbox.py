@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections import deque
+from collections.abc import Callable
 
 from comfy.prompts.frames import Preview
 from comfy.prompts.progress import PromptListener
@@ -14,6 +15,8 @@ from core.records.progress import Progress
 #: What is logged with an error out of a listener.
 LISTENER = "news of a prompt"
 _MAX_PREVIEWS = 256
+#: What may be told of single nodes in one go; a listener that is slower than that misses some.
+_MAX_NODES = 1_000
 
 
 class Mailbox:
@@ -29,6 +32,7 @@ class Mailbox:
         self._told_started = False
         self._progress: Progress | None = None
         self._previews: deque[Preview] = deque(maxlen=_MAX_PREVIEWS)
+        self._nodes: deque[Callable[[PromptListener], None]] = deque(maxlen=_MAX_NODES)
 
     def put_progress(self, progress: Progress) -> None:
         """Leave the newest point of the run."""
@@ -43,6 +47,11 @@ class Mailbox:
                 self._previews.pop()
             self._previews.append(preview)
 
+    def put_node(self, tell: Callable[[PromptListener], None]) -> None:
+        """Leave what is to be told of a node: each of them has but one thing to tell."""
+        with self._lock:
+            self._nodes.append(tell)
+
     def deliver(self, listener: PromptListener, *, has_started: bool) -> None:
         """Tell a listener, in its own thread, whatever it was not told yet.
 
@@ -51,19 +60,22 @@ class Mailbox:
         if has_started and not self._told_started:
             self._told_started = True
             failure_of(listener.on_started, LISTENER)
-        progress, previews = self._take()
+        progress, previews, nodes = self._take()
         for preview in previews:
             tell = functools.partial(listener.on_preview, preview.node_id, preview.content_type, preview.payload)
             failure_of(tell, LISTENER)
+        for tell_node in nodes:
+            failure_of(functools.partial(tell_node, listener), LISTENER)
         if progress is not None:
             failure_of(functools.partial(listener.on_progress, progress), LISTENER)
 
-    def _take(self) -> tuple[Progress | None, list[Preview]]:
+    def _take(self) -> tuple[Progress | None, list[Preview], list[Callable[[PromptListener], None]]]:
         with self._lock:
             progress, self._progress = self._progress, None
-            previews = list(self._previews)
+            previews, nodes = list(self._previews), list(self._nodes)
             self._previews.clear()
-            return progress, previews
+            self._nodes.clear()
+            return progress, previews, nodes
 
 
 def _same_slot(one: Preview, other: Preview) -> bool:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+from comfy.client.outputs import ReportedOutput
 from comfy.prompts.frames import Event
 from comfy.prompts.node_work import ExpectedWork, steps_of
 from core.records.progress import Progress
@@ -22,6 +23,12 @@ class PromptListener(Protocol):
 
     def on_progress(self, progress: Progress) -> None:
         """`progress` differs from the one before."""
+
+    def on_cached(self, nodes: Sequence[str]) -> None:
+        """ComfyUI has these nodes in its cache, and does not run them."""
+
+    def on_executed(self, node_id: str, outputs: Sequence[ReportedOutput]) -> None:
+        """A node of the graph has reported what it made."""
 
     def on_preview(self, node_id: str | None, content_type: str, data: bytes) -> None:
         """A picture in the making (JPEG), a picture sent instead of saved (PNG), or a node's text (`text/plain`)."""

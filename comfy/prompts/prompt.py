@@ -90,6 +90,8 @@ class PromptHandle:
             self._wake.set()
             return
         self._account.apply(event)
+        if self._listener is not None:
+            self._leave_news(event)
         progress = self._tracker.apply(event)
         if progress is not None and self._listener is not None:
             self._mailbox.put_progress(progress)
@@ -97,6 +99,17 @@ class PromptHandle:
         if is_verdict(event.kind, event.data):
             # The end marker follows at once. If it does not, it is lost, and polling finds the end.
             self._plan_poll(quickly=True)
+
+    def _leave_news(self, event: Event) -> None:
+        """Leave what an event tells of single nodes to the listener."""
+        if event.kind == "execution_cached" and isinstance(nodes := event.data.get("nodes"), list):
+            cached = [str(node) for node in nodes]
+            self._mailbox.put_node(lambda listener: listener.on_cached(cached))
+        elif event.kind == "executed" and (told := self._account.executed(event)) is not None:
+            self._mailbox.put_node(lambda listener: listener.on_executed(*told))
+        else:
+            return
+        self._wake.set()
 
     def _note_time(self, event: Event) -> None:
         stamp = event.data.get("timestamp")

@@ -85,6 +85,7 @@ from core.ledger.metrics.waiting_templates import WaitingTemplates
 from core.ledger.models.copies import Copies
 from core.ledger.models.manifest import Manifest
 from core.ledger.models.tokens import ModelTokens
+from core.ledger.models.yields import Yields
 from core.ledger.new_jobs import JobRows, Retention
 from core.ledger.outputs import Outputs
 from core.ledger.pins import Pins
@@ -161,7 +162,7 @@ class Ledger:
         self.input_files = InputFiles(self.database)
         self.direct_uploads = DirectUploadRows(self.database)
         self.durations = Durations(self.database)
-        self.file_needs = FileNeeds(self.database, self.lines, learned)
+        self.file_needs = FileNeeds(self.database, self.lines, learned, gates)
         self.outlook = OutlookReader(self.database, self.lines, learned, gates, self.durations, self.file_needs)
         self.facts = Facts(self.database)
         self.scaling = ScalingReader(self.database, self.facts, settings.scaling_rules)
@@ -170,6 +171,7 @@ class Ledger:
         self.machines = Machines(self.database, self.facts)
         self.manifest = Manifest(self.database)
         self.copies = Copies(self.database)
+        self.yields = Yields(self.database)
         self.model_tokens = ModelTokens(self.database, sealer)
         self.tenants = Tenants(self.database)
         self.keys = Keys(self.database)

@@ -93,7 +93,7 @@ class Instances:
         values: dict[str, Any] = {"host": host, "worker": worker, "kind": kind, "gpu": gpu, "state": STARTING}
         values |= {"restarts": 0, "reason": None, "url": None, "started_at_ms": now, "heartbeat_at_ms": now}
         values |= {"up_since_ms": None, "quarantined_until_ms": None, "place": place, "pid": pid}
-        values |= {"has_queue": True, "free_at_ms": None, "pool": pool}
+        values |= {"has_queue": True, "free_at_ms": None, "pool": pool, "yields": None}
         # One that comes anew after its host was given back takes jobs; a worker that had died there does not.
         has_left = _has_left(place)
         anew = {

@@ -69,6 +69,18 @@ class JobPages:
         with self._database.read() as connection:
             return int(connection.execute(select(func.count()).select_from(some.subquery())).scalar_one())
 
+    def labelled(self, name: str, *, of: str, from_ms: int) -> dict[str, str]:
+        """Return `{job id: label}` of the jobs submitted since whose `metadata` has this label, the oldest first.
+
+        Of `MAX_JOBS` at most, the newest ones.
+        """
+        label = jobs.c.metadata[name].as_string()
+        query = select(jobs.c.id, label.label("label")).where(*_wanted(of, None), jobs.c.created_at_ms >= from_ms)
+        query = query.where(label.is_not(None)).order_by(jobs.c.created_at_ms.desc()).limit(MAX_JOBS)
+        with self._database.read() as connection:
+            rows = connection.execute(query).all()
+        return {row.id: row.label for row in reversed(rows)}
+
     def named(self, name: str, *, of: str) -> str | None:
         """Return the id of the job that a client knows by an id of its own, or by ours; None: there is none."""
         query = select(jobs.c.id).where(or_(jobs.c.own_request_id == name, jobs.c.id == name))

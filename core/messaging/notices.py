@@ -41,13 +41,15 @@ class Notice:
     """Something happened to a job."""
 
     job_id: str
-    #: `status`, `progress`, `preview` or `log`; `submitted`: a client of ComfyUI's own protocol has made it.
+    #: `status`, `progress`, `preview` or `log`; `cached`: what the instance's cache spares it; `executed`: what a node
+    #: has made; `submitted`: a client of ComfyUI's own protocol has made it.
     kind: str
     #: Number of the newest event of the job.
     seq: int = 0
     status: str = ""
-    #: Progress snapshot, or `{"node_id", "content_type", "data_base64"}` of a preview, `{"number"}` of a piece
-    #: of what ComfyUI printed, `{"tenant", "client_id"}` of who submitted it.
+    #: Progress snapshot, or `{"node_id", "content_type", "data_base64", "is_output"}` of a preview, `{"number"}` of a
+    #: piece of what ComfyUI printed, `{"nodes"}` of the cache, `{"node", "outputs"}` of what a node has made,
+    #: `{"tenant", "client_id"}` of who submitted it.
     data: dict[str, Any] | None = None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from core.errors import InvalidRequest
@@ -54,6 +55,24 @@ def check_entry(entry: ModelFile, rules: Rules) -> None:
                 raise InvalidRequest("token is for https:// and hf://; an s3:// source goes by the credentials of AWS.")
     except InvalidRequest as exc:
         raise InvalidRequest(f"{entry.path[:MAX_PATH_CHARS]!a}: {exc.message}") from exc
+
+
+def check_nesting(paths: Iterable[str], known: Collection[str]) -> None:
+    """Refuse a path that lies below another one, which is a file and no folder.
+
+    Parameters:
+      paths: those that are entered.
+      known: those of the manifest.
+    Raises InvalidRequest.
+    """
+    entered = frozenset(paths)
+    files = entered.union(known)
+    for path in sorted(files):
+        parts = path.split("/")
+        for depth in range(2, len(parts)):
+            above = "/".join(parts[:depth])
+            if above in files and not entered.isdisjoint((path, above)):
+                raise InvalidRequest(f"{path!a} would lie below {above!a}, which is a file of the manifest, too.")
 
 
 def _check_path(path: str, rules: Rules) -> None:

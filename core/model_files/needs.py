@@ -12,12 +12,12 @@ differently for a moment, a file is fetched twice, and nothing worse.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import fmean
 
-from core.records.model_file import ModelCopy, ModelFile
+from core.records.model_file import ModelCopy, ModelFile, Yield
 from core.records.requirements import Requirements
 
 #: The size of a file that nobody knows.
@@ -56,6 +56,8 @@ class FetchHost:
 
     name: str
     gpus: tuple[HostGpu, ...] = ()
+    #: Files that make room for others, see `core.model_files.yielding`.
+    yields: tuple[Yield, ...] = ()
 
     def lists(self, entry: ModelFile) -> bool:
         """Return whether each of its GPUs has a file, from wherever."""
@@ -89,6 +91,9 @@ class Need:
     busy_s: Mapping[str, float] = field(default_factory=dict)
     #: How long a load of the files takes.
     load_s: float = 0.0
+    priority: int = 0
+    #: They go through a gate that lets nobody through: their batch is paused, say.
+    is_shut: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +110,8 @@ class FleetNeeds:
     speeds: Mapping[str, float] = field(default_factory=dict)
     #: How scarce idle GPUs are, see `core.scheduling.lines.Fleet`.
     scarcity: float = 1.0
+    #: When all this was read.
+    at_ms: int = 0
 
     def size_bytes(self, host: str, entry: ModelFile) -> int | None:
         """Return how large a file is, as the manifest or a host that fetches it says; None where nobody knows."""
@@ -120,6 +127,11 @@ class FleetNeeds:
         if copy is not None and copy.state == "fetching":
             return max(0, size - copy.done_bytes) / (copy.bytes_s or self._speed(host))
         return size / self._speed(host)
+
+    def may_run_on(self, need: Need, hosts: Collection[str]) -> bool:
+        """Return whether waiting jobs could run on one of some hosts, as far as is known, if that had their files."""
+        known = {host.name: host for host in self.hosts}
+        return any(name not in known or _suits(known[name], need) for name in hosts)
 
     def comes_beside(self, host: str, entry: ModelFile) -> bool:
         """Return whether a file comes so slowly, for lack of its source, that others come beside it all the same."""

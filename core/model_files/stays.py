@@ -27,6 +27,7 @@ def stays_for(
     hosts: Collection[str],
     kept: Iterable[str] = (),
     hopeless: Collection[str] = (),
+    overtaken: Sequence[str] = (),
 ) -> Stays:
     """Return which files stay in a folder when one more needs room there.
 
@@ -39,18 +40,21 @@ def stays_for(
       hosts: those that keep their models in the folder.
       kept: further names that stay.
       hopeless: names of files that cannot be had. Jobs that wait for one of them hold nobody up.
+      overtaken: names of files that jobs keep in use, of which no more begin here: these go, too, when none runs.
     """
     known, missing = by_name(manifest), frozenset(hopeless) - {name}
-    stay = frozenset(kept).union(*(fleet.running.get(host, ()) for host in hosts))
-    stay = stay.union(*(need.files for need in fleet.needs if not need.is_held_up))
+    loaded = frozenset(kept).union(*(fleet.running.get(host, ()) for host in hosts))
+    stay = loaded.union(*(need.files for need in fleet.needs if not need.is_held_up))
     held_up = sorted((need for need in fleet.needs if need.is_held_up), key=_age)
     come_here = [need for need in held_up if missing.isdisjoint(need.files) and host_for(need, fleet, known) in hosts]
     own = next((number for number, need in enumerate(come_here) if name in need.files), None)
     before = held_up if own is None else come_here[: own + 1]
     stay = stay.union(*(need.files for need in before))
     latest_first = [file for need in reversed(held_up) for file in need.files if file not in stay]
-    return Stays(names=stay, at_last=tuple(dict.fromkeys(latest_first)))
+    given_up = [file for file in overtaken if file in stay and file not in loaded]
+    return Stays(names=stay.difference(given_up), at_last=tuple(dict.fromkeys((*latest_first, *given_up))))
 
 
-def _age(need: Need) -> tuple[int, int]:
-    return need.since_ms, need.line_id
+def _age(need: Need) -> tuple[bool, int, int]:
+    # What may not run at all, of a paused batch for one, comes after all that may.
+    return need.is_shut, need.since_ms, need.line_id

@@ -1,4 +1,4 @@
-"""A model file that the fleet knows how to fetch, as its operator entered it, and what a host has of it."""
+"""A model file that the fleet knows how to fetch, as its operator entered it, and what becomes of it on a host."""
 
 from __future__ import annotations
 
@@ -45,6 +45,17 @@ class ModelFile:
     def listed_path(self) -> str:
         """Its path as instances list it: some kinds have another name by now."""
         return f"{RENAMED_FOLDERS.get(self.folder, self.folder)}/{self.name}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Yield:
+    """A file that makes room for another one: until it is gone, GPUs of its host begin no jobs that load it."""
+
+    #: What graphs call it, and the path of the other one.
+    name: str
+    to: str
+    #: The host that wants this: others that share its folder have GPUs that have to heed it, too.
+    by: str
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from io import RawIOBase
 from typing import Any
 
 from core.clock import now_ms
+from core.errors import BodyTooLarge
 from core.job_files import is_job_id
 from core.records.direct_upload import SENDING, DirectUpload
 from core.settings import Settings
@@ -28,8 +29,8 @@ LINK_S = 3600
 #: Larger files may come in parts, which are as large, or larger where there would be too many links in one answer.
 PARTS_FROM_BYTES = 64 * MIB
 MOST_PARTS = 200
-#: S3's own limit for one PUT.
-MOST_AT_ONCE_BYTES = 5 * 1024**3
+#: S3's own limits: of one PUT, a part's or a whole file's, and of an object.
+MOST_AT_ONCE_BYTES, MOST_BYTES = 5 * 1024**3, 5 * 1024**4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,10 +53,15 @@ class DirectUploads:
         self._folder = f"{prefix}uploads/"
 
     def begin(self, upload_id: str, size_bytes: int) -> DirectUpload:
-        """Make ready for a file: a large one may come in parts. Raises BucketFault."""
+        """Make ready for a file: a large one may come in parts. Raises: BodyTooLarge - for S3; BucketFault."""
+        if size_bytes > MOST_BYTES:
+            raise BodyTooLarge(f"The file is over S3's limit of {MOST_BYTES} bytes (5 TiB) for an object.")
         part_bytes, multipart_id = 0, None
         if size_bytes > PARTS_FROM_BYTES:
-            part_bytes = part_bytes_of(size_bytes, least_bytes=PARTS_FROM_BYTES, most_parts=MOST_PARTS)
+            # Of the largest files there are more parts, for none may be larger than that.
+            part_bytes = min(
+                MOST_AT_ONCE_BYTES, part_bytes_of(size_bytes, least_bytes=PARTS_FROM_BYTES, most_parts=MOST_PARTS)
+            )
             with translated(self._url):
                 begun = self._client.create_multipart_upload(Bucket=self._bucket, Key=self._name(upload_id))
             multipart_id = str(begun["UploadId"])

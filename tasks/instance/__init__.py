@@ -9,7 +9,7 @@ tenure           the instance's name, and which worker has it (worker, reporting
 release          jobs given back (agent)
 first_turn       one that takes jobs again has the first at once (agent)
 housekeeping     free room, old files, the log (agent)
-catalogue_watch  new files in its folders (agent)
+catalogue_watch  new files in its folders, and new folders (agent)
 probe            version, device, nodes after a start (agent, catalogue_watch)
 warmup           the warm-up after each start (agent)
 plan             which instances this machine runs (worker, cli)

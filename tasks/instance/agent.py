@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -25,7 +26,7 @@ from core.rollouts.gpu_renewal import GpuRenewal
 from core.scheduling.reasons import named
 from core.settings import Settings
 from tasks.instance.admission import Admission, Condition
-from tasks.instance.catalogue_watch import CatalogueWatch
+from tasks.instance.catalogue_watch import CatalogueWatch, folders_to_learn
 from tasks.instance.first_turn import publish_first_turn
 from tasks.instance.housekeeping import Housekeeper
 from tasks.instance.probe import read_info
@@ -70,6 +71,8 @@ class InstanceAgent:
         self._warmup = WarmUp(settings, self._instance)
         self._housekeeper = Housekeeper(settings, self._instance)
         self._stopping = threading.Event()
+        #: A restart waits no longer than `drain_grace_s` for the running job: an operator wants it.
+        self._gives_back = threading.Event()
         self._heartbeat = Loop("heartbeat", self._beat, pause_s=settings.lease_renew_s)
         self._admission = Admission()
         self._vram = VramWatch(spec, lambda: self._instance.base_url)
@@ -126,6 +129,7 @@ class InstanceAgent:
         if self._stopping.is_set():
             return
         self._stopping.set()
+        self._gives_back.set()
         self._admission.is_stopping = True
         self._heartbeat.end()
         self._catalogue.end()
@@ -169,9 +173,13 @@ class InstanceAgent:
 
     def restart(self) -> None:
         """Start the instance anew when its running job is done, or has been given back after `drain_grace_s`."""
+        self._gives_back.set()
+        self._begin_restart("It is being restarted by an operator.")
+
+    def _begin_restart(self, reason: str) -> None:
         if not self._admission.is_restarting:
             self._admission.is_restarting = True
-            in_background("restart", self._restart)
+            in_background("restart", lambda: self._restart(reason))
 
     def lose_jobs(self) -> None:
         """Give back the jobs of the pool process that died, now and not when their leases lapse."""
@@ -268,6 +276,7 @@ class InstanceAgent:
         if self._reporter.is_unrecorded:
             self._record_again()
         self._begin_to_take()
+        self._try("folders", self._learn_folders)
         self._housekeeper.keep(self._reporter.unstored)
 
     def _begin_to_take(self) -> None:
@@ -277,6 +286,13 @@ class InstanceAgent:
         if has_begun:
             publish = functools.partial(publish_first_turn, self._settings, self.name)
             in_background("first-turn", lambda: self._try("first turn", publish))
+
+    def _learn_folders(self) -> None:
+        """Have the instance started again, once it is idle, where a model file came to a folder that is new to it."""
+        if self.takes_jobs and (folders := folders_to_learn(self._spec)):
+            reason = f"It is started again, to look for models in {named(folders)}."
+            log.info("%s: %s", self.name, reason)
+            self._begin_restart(reason)
 
     def _look_at_storage(self) -> None:
         self._admission.storage_problem = self._reporter.storage_problem()
@@ -337,17 +353,20 @@ class InstanceAgent:
         if self._admission.is_drained:
             self._turn_away()
 
-    def _restart(self) -> None:
+    def _restart(self, reason: str) -> None:
         # Whatever goes wrong with handing jobs back, which the reconciler mends, what was asked for comes about.
         self._try("restart", self._turn_away)
         if not self._admission.taken_by:
             self._try("restart", self._have_it_idle)
+        self._gives_back.clear()
         self._admission.is_restarting = False
-        self._go_away(Condition(state=UNHEALTHY, reason="It is being restarted by an operator."))
+        self._go_away(Condition(state=UNHEALTHY, reason=reason))
         self._warmup.call_off()
         self._supervisor.restart()
 
     def _have_it_idle(self) -> None:
+        if self._release.wait_until_idle(math.inf, self._gives_back):
+            return
         if not self._release.wait_until_idle(self._settings.drain_grace_s, self._stopping):
             self._release.everything(self._interrupt)
 

@@ -20,6 +20,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from comfy.client.client import ComfyClient
+from comfy.model_files.cache import ModelCache
+from comfy.process.model_paths import unnamed_folders
+from comfy.process.spec import InstanceSpec
 from core.background import Loop
 from core.errors import ComfyUnavailable
 from tasks.instance.probe import read_catalogue, read_model_sizes
@@ -115,6 +118,22 @@ class CatalogueWatch:
             self._record(object_info, model_sizes)
             self._sight = _Sight(base_url=sight.base_url, witnesses=witnesses(object_info))
             log.info("%s: its files have changed, and its catalogue was read again", self._name)
+
+
+def folders_to_learn(spec: InstanceSpec) -> list[str]:
+    """Return the folders of fetched model files of which an instance knows nothing before it is started again.
+
+    Those that hold only what others put there are left out: whoever did may not want his instances to be restarted.
+
+    Raises:
+      OSError: the folders cannot be looked at.
+    """
+    if spec.models_dir is None or spec.kind == "attached":
+        return []
+    unnamed = unnamed_folders(spec.data_dir, spec.models_dir)
+    if not unnamed:
+        return []
+    return sorted(unnamed.intersection(file.path.partition("/")[0] for file in ModelCache(spec.models_dir).files()))
 
 
 def witnesses(object_info: Mapping[str, Any]) -> dict[str, str]:

@@ -53,6 +53,11 @@ class Failures:
         known = tuple(self._known.values())
         return frozenset(failure.entry.name for failure in known if failure.lacks_room_bytes is None)
 
+    def lacking_bytes(self, entry: ModelFile) -> int | None:
+        """Return how much room a file lacks, if that is all that it lacked last time."""
+        failure = self._known.get(entry.path)
+        return None if failure is None or failure.entry != entry else failure.lacks_room_bytes
+
     def forget(self, path: str) -> None:
         self._known.pop(path, None)
 

@@ -20,6 +20,7 @@ from comfy.model_files.cache import ModelCache
 from comfy.model_files.download import Download
 from comfy.model_files.offers import Wanted
 from comfy.model_files.sharing import Sharer, Sharing
+from comfy.process.model_paths import KINDS
 from core.background import Loop, failure_of
 from core.errors import ConfigurationError, LedgerUnavailable, ModelRefused, ModelUnavailable
 from core.ledger import Ledger
@@ -33,11 +34,14 @@ from tasks.models.failures import Failures
 from tasks.models.fetch import Fetch
 from tasks.models.pace import FLOOR_S
 from tasks.models.room import ModelRoom
+from tasks.models.yielding import Yielding
 
 log = logging.getLogger(__name__)
 
 #: Seconds between looks at what is wanted; a job that waits for a file has it looked for at once.
 LOOK_S = 5.0
+#: The same while files make room, and GPUs wait for that.
+YIELD_LOOK_S = 0.5
 #: How often what is left of files that nobody wants is looked for; what leaves the manifest goes at the next look.
 TIDY_EVERY_S = 3600.0
 #: Files that come side by side, and share the host's bandwidth; those that hardly come are counted apart.
@@ -65,13 +69,14 @@ class ModelFetcher:
         self._pool = settings.pool or None
         self._cache = ModelCache(settings.models_dir)
         self._sharing = Sharing(settings.models_dir)
-        self._room = ModelRoom(settings, self._cache)
+        self._room = ModelRoom(settings, self._cache, gone=arrived)
         self._arrived = arrived
         self._held = ExitStack()
         self._is_ours = False
         self._ledger: Ledger | None = None
         self._opening = threading.Lock()
         self._failures = Failures(settings.host)
+        self._yielding = Yielding(settings.host, self._cache)
         #: By path; an entry goes when its thread has ended.
         self._under_way: dict[str, Fetch] = {}
         self._threads: list[threading.Thread] = []
@@ -124,10 +129,15 @@ class ModelFetcher:
         fleet, manifest, wants = self._look()
         if any(entry.token is not None for entry in manifest):
             self._failures.know_tokens(self._open_ledger().model_tokens.names())
+        self._cache.make_folders({entry.folder for entry in manifest}.difference(KINDS))
         self._let_go(fleet, manifest, wants)
         self._tell_what_is_there(fleet, manifest)
         self._tidy(manifest, wants)
+        self._have_room_made(fleet, manifest, wants)
         self._begin_what_is_due(fleet, manifest, wants)
+        if self._yielding.is_under_way:
+            # GPUs that have given up a file wait for its end.
+            self._loop.come_back(YIELD_LOOK_S)
 
     def _close(self) -> None:
         for fetch in tuple(self._under_way.values()):
@@ -207,12 +217,28 @@ class ModelFetcher:
             self._known_paths, self._tidy_at_s = known, time.monotonic() + TIDY_EVERY_S
         self._known_paths |= known
 
+    def _have_room_made(self, fleet: FleetNeeds, manifest: list[ModelFile], wants: Wants) -> None:
+        """Have files in use make room for the first that jobs have waited for too long, if that lacks nothing else."""
+        sharers = frozenset(other.host for other in self._sharing.others(self._host))
+        # Some have begun, and ask their sources first.
+        chosen = self._yielding.made_for({path for path in self._under_way if not self._room.is_made(path)})
+        for entry in wants.for_jobs:
+            size, fits = self._failures.lacking_bytes(entry), partial(self._fits, entry)
+            if size is None or entry.path in self._under_way:
+                continue
+            stays = self._stays(entry, fleet, manifest, wants, overtaken=())
+            if not fits(size, stays):
+                chosen |= self._yielding.choose(entry, size, fleet, manifest, sharers, stays, fits)
+                break
+        self._yielding.tell(chosen, self._open_ledger().yields, fleet, manifest, sharers)
+
     def _begin_what_is_due(self, fleet: FleetNeeds, manifest: list[ModelFile], wants: Wants) -> None:
         urgent = frozenset(wants.for_jobs)
 
         def is_due(entry: ModelFile) -> bool:
-            stays = partial(self._stays, entry, fleet, manifest, wants)
-            has_room = partial(self._has_room, entry, stays)
+            def has_room(size_bytes: int) -> bool:
+                return self._fits(entry, size_bytes, self._stays(entry, fleet, manifest, wants))
+
             return self._failures.is_due(entry, has_room)
 
         for entry in wants.all:
@@ -225,9 +251,9 @@ class ModelFetcher:
                 if fetch.entry not in urgent:
                     fetch.leave()
 
-    def _has_room(self, entry: ModelFile, stays: Callable[[], Stays], size_bytes: int) -> bool:
+    def _fits(self, entry: ModelFile, size_bytes: int, stays: Stays) -> bool:
         try:
-            return self._room.can_be_made(entry.path, size_bytes, stays())
+            return self._room.can_be_made(entry.path, size_bytes, stays)
         except ModelUnavailable:
             return False
 
@@ -306,7 +332,7 @@ class ModelFetcher:
         try:
             part.parent.mkdir(parents=True, exist_ok=True)
         except OSError as exc:
-            raise ModelUnavailable(f"{part.parent} cannot be made: {exc.strerror}.") from exc
+            raise self._cache.no_folder(entry.path, exc) from exc
         download = Download(
             address_of(entry, self._settings, self._open_ledger().model_tokens.open),
             part,
@@ -338,7 +364,14 @@ class ModelFetcher:
 
     # In any of them.
 
-    def _stays(self, entry: ModelFile, fleet: FleetNeeds, manifest: list[ModelFile], wants: Wants) -> Stays:
+    def _stays(
+        self,
+        entry: ModelFile,
+        fleet: FleetNeeds,
+        manifest: list[ModelFile],
+        wants: Wants,
+        overtaken: tuple[str, ...] | None = None,
+    ) -> Stays:
         """Return which files stay when one needs room: of this host, and of others that share the folder."""
         others = self._sharing.others(self._host)
         kept = {each.name for each in (*wants.to_help, *wants.pinned)}
@@ -351,6 +384,7 @@ class ModelFetcher:
             hosts={self._host, *(other.host for other in others)},
             kept=kept,
             hopeless=self._failures.hopeless(),
+            overtaken=self._yielding.settled if overtaken is None else overtaken,
         )
 
     def _fail(self, entry: ModelFile, exc: ModelUnavailable | ModelRefused) -> None:

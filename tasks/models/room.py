@@ -40,10 +40,14 @@ class _Held:
 class ModelRoom:
     """The room in one host's folder of models, shared out among the files that are being fetched."""
 
-    def __init__(self, settings: Settings, cache: ModelCache) -> None:
+    def __init__(self, settings: Settings, cache: ModelCache, *, gone: Callable[[], None] = lambda: None) -> None:
+        """Parameters:
+        gone: called when a file was sent away.
+        """
         self._limit = settings.models_max_bytes
         self._spare = settings.min_free_disk_bytes
         self._cache = cache
+        self._gone = gone
         self._lock = threading.Lock()
         #: How large the files will be that this process fetches.
         self._claims: dict[str, int] = {}
@@ -68,6 +72,10 @@ class ModelRoom:
         with self._lock:
             self._make(path, size_bytes, stays)
             self._claims[path] = size_bytes
+
+    def is_made(self, path: str) -> bool:
+        """Return whether a file that is being fetched has its room."""
+        return path in self._claims
 
     def can_be_made(self, path: str, size_bytes: int, stays: Stays) -> bool:
         """Return whether `make` would have room for a file. Raises ModelUnavailable: the disk cannot be looked at."""
@@ -110,6 +118,7 @@ class ModelRoom:
             is_gone = goer.name not in stays().names
             if is_gone:
                 self._cache.remove(goer.path)
+                self._gone()
         if is_gone:
             what = "What there was of " if isinstance(goer, PartFile) else ""
             log.info("%s%s was sent away to make room for %s", what, goer.path, path)

@@ -115,7 +115,11 @@ def _move(root: Path, source: Path, target: Path) -> None:
         # A node that shows an input file has not made it: others may want it yet.
         copy_in(real, target)
         return
-    move_in(real, target)
+    if target.exists() and target.samefile(real) and real.stat().st_nlink > 1:
+        # It was given its place while the job ran, and one of two names of a file cannot be moved to the other.
+        real.unlink()
+    else:
+        move_in(real, target)
     with contextlib.suppress(OSError):
         # The job's own folder, when this was its last file.
         source.parent.rmdir()

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import replace
@@ -48,6 +48,8 @@ class DirectStore:
         self._is_near = False
         #: A storage that answers no more keeps its thread for as long as it likes.
         self._late: Future[list[OutputFile] | None] | None = None
+        #: Jobs that have not ended, and some of whose files are there.
+        self._begun: set[str] = set()
 
     def store(self, claim: Claim, files: Sequence[OutputFile]) -> list[OutputFile] | None:
         """Bring a job's files into storage, where they are besides their source; None: the io worker has to."""
@@ -55,15 +57,34 @@ class DirectStore:
             return None
         if not files:
             return []
-        if output_storage(self._runtime.settings).is_remote:
-            return None
-        if self._late is not None and not self._late.done():
-            return None
         try:
-            return self._stored(claim, files) if self._is_near else self._stored_in_time(claim, files)
+            return self._in_time(claim, lambda: self._stored(claim, files))
         except (OSError, ComfylineError) as exc:
             log.info("job %s: its files are left to the io worker (%s)", claim.job_id, type(exc).__name__)
         return None
+
+    def place_early(self, claim: Claim, files: Sequence[OutputFile]) -> list[OutputFile] | None:
+        """Give files of a job that still runs their places, besides the ones they have; None: not now.
+
+        Where the job fails, `end_early` removes them. What stores them at its end finds them there.
+        """
+        if all(file.source.text is not None for file in files):
+            return list(files)
+        if claim.output_options != AS_THEY_ARE or not _are_simple(files):
+            return None
+        self._begun.add(claim.job_id)
+        try:
+            return self._in_time(claim, lambda: self._placed(claim, files))
+        except (OSError, ComfylineError) as exc:
+            log.debug("job %s: its files are told of at its end (%s)", claim.job_id, type(exc).__name__)
+        return None
+
+    def end_early(self, job_id: str, *, is_kept: bool) -> None:
+        """Note that a job has ended; where nothing of it is kept, what was placed early is removed."""
+        if job_id in self._begun:
+            self._begun.discard(job_id)
+            if not is_kept:
+                self.tidy(job_id)
 
     @staticmethod
     def leave_sources(files: Sequence[OutputFile]) -> None:
@@ -83,9 +104,16 @@ class DirectStore:
             if job.is_terminal and job.status != SUCCEEDED:
                 output_storage(self._runtime.settings).remove_folder(job_id)
 
-    def _stored_in_time(self, claim: Claim, files: Sequence[OutputFile]) -> list[OutputFile] | None:
+    def _in_time(self, claim: Claim, step: Callable[[], list[OutputFile] | None]) -> list[OutputFile] | None:
+        """Take a step in storage, where that is a directory that answers. Raises what the step does."""
+        if output_storage(self._runtime.settings).is_remote:
+            return None
+        if self._late is not None and not self._late.done():
+            return None
+        if self._is_near:
+            return step()
         answer: Future[list[OutputFile] | None] = Future()
-        threading.Thread(target=self._answer, args=(answer, claim, files), name="store", daemon=True).start()
+        threading.Thread(target=self._answer, args=(answer, step), name="store", daemon=True).start()
         try:
             return answer.result(LIMIT_S)
         except FutureTimeout:
@@ -93,9 +121,10 @@ class DirectStore:
             log.warning("job %s: storage is slow, its files are left to the io worker", claim.job_id)
             return None
 
-    def _answer(self, answer: Future[list[OutputFile] | None], claim: Claim, files: Sequence[OutputFile]) -> None:
+    @staticmethod
+    def _answer(answer: Future[list[OutputFile] | None], step: Callable[[], list[OutputFile] | None]) -> None:
         try:
-            answer.set_result(self._stored(claim, files))
+            answer.set_result(step())
         except Exception as exc:  # noqa: BLE001 - it is raised where it is waited for
             answer.set_exception(exc)
 
@@ -108,10 +137,7 @@ class DirectStore:
         ]
         if sum(sizes) > MOST_BYTES:
             return None
-        root = self._runtime.settings.outputs_dir
-        make_folder(job_folder(root, claim.job_id), root)
-        devices = {real.stat().st_dev for real in reals if real is not None}
-        self._is_near = devices == {root.stat().st_dev}
+        root = self._ready(claim, reals)
         taken: set[str] = set()
         stored = []
         for file, real in zip(files, reals, strict=True):
@@ -120,10 +146,42 @@ class DirectStore:
             if real is None:
                 _write_new(whole_text(file.source.text or ""), target)
             else:
-                place_new(real, target)
+                _place(real, target)
             size_bytes = target.stat().st_size
             stored.append(replace(file, storage_key=key, size_bytes=size_bytes, hash=digest_of(target)))
         return stored
+
+    def _placed(self, claim: Claim, files: Sequence[OutputFile]) -> list[OutputFile] | None:
+        self._runtime.storage.require()
+        reals = [_real(file) for file in files]
+        root = self._ready(claim, reals)
+        if not self._is_near:
+            # A copy would not be known again at the end.
+            return None
+        placed = []
+        for file, real in zip(files, reals, strict=True):
+            key = job_path(claim.job_id, free_name(file.name, set()))
+            if real is not None:
+                _place(real, root / key)
+            placed.append(replace(file, storage_key=key))
+        return placed
+
+    def _ready(self, claim: Claim, reals: Sequence[Path | None]) -> Path:
+        """Make the job's folder, and learn whether files come to it without being copied; returns the storage."""
+        root = self._runtime.settings.outputs_dir
+        make_folder(job_folder(root, claim.job_id), root)
+        devices = {real.stat().st_dev for real in reals if real is not None}
+        self._is_near = devices == {root.stat().st_dev}
+        return root
+
+
+def _place(real: Path, target: Path) -> None:
+    """Give a file its place, where it may be already: its node was done before the others."""
+    try:
+        place_new(real, target)
+    except FileExistsError:
+        if not target.samefile(real):
+            raise
 
 
 def _are_simple(files: Sequence[OutputFile]) -> bool:

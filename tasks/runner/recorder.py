@@ -37,9 +37,11 @@ from tasks.job_errors import discreet, job_error, machines_of, reason_of, shorte
 from tasks.judging import pin_elsewhere
 from tasks.messaging.follow_up import Moved, publish_follow_up
 from tasks.runner.attempt_end import AttemptEnd, Dropped, Failed, Finished, Requeued, Stored
+from tasks.runner.claimed.early_outputs import EarlyOutputs
 from tasks.runner.direct_store import DirectStore
 from tasks.runner.output_files import output_files, sent_files, written_down
 from tasks.runtime import Runtime
+from workflows.graphs.graph import Graph
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +68,10 @@ class Recorder:
         self._machines = machines_of(runtime.settings)
         #: Keys of partner nodes that the instance has now, by job.
         self._keys: dict[str, str] = {}
+
+    def early(self, claim: Claim, instance: InstanceRecord, graph: Graph) -> EarlyOutputs:
+        """Return what takes the outputs of a prompt while it runs."""
+        return EarlyOutputs(self._store, claim, instance, graph)
 
     def record(
         self,
@@ -118,6 +124,7 @@ class Recorder:
                 may_run_again = bool(self._runtime.settings.storage_url)
                 told: dict[str, Any] = {"warnings": warnings, "may_run_again": may_run_again, "spent": spent}
                 persistently(lambda: generated(claim, files, outputs_reused=outputs_reused, **told))
+                self._store.end_early(claim.job_id, is_kept=True)
                 return Finished(**_identity(claim))
             done: dict[str, Any] = {"warnings": warnings, "spent": spent}
             persistently(lambda: succeed(claim, stored, outputs_reused=outputs_reused, **done))
@@ -129,7 +136,9 @@ class Recorder:
             end = self._end_by(claim, exc, spent)
         else:
             self._store.leave_sources(stored)
+            self._store.end_early(claim.job_id, is_kept=True)
             return Stored(**_identity(claim))
+        self._store.end_early(claim.job_id, is_kept=False)
         if stored:
             self._store.tidy(claim.job_id)
         return end
@@ -202,7 +211,9 @@ class Recorder:
         return self._keys.get(claim.job_id)
 
     def _end_by(self, claim: Claim, exc: ComfylineError, spent: GpuTime | None) -> AttemptEnd:
-        return persistently(lambda: self._ended_by(claim, exc, spent))
+        end = persistently(lambda: self._ended_by(claim, exc, spent))
+        self._store.end_early(claim.job_id, is_kept=isinstance(end, Requeued))
+        return end
 
     def _ended_by(self, claim: Claim, exc: ComfylineError, spent: GpuTime | None) -> AttemptEnd:
         status = self._claims.renew([claim]).get(claim.job_id)

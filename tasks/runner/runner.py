@@ -258,7 +258,9 @@ class JobRunner:
                 raise PromptInterrupted("It was stopped before it began.")
         else:
             note_uses(self._runtime.settings, run.claim.models)
-        run.reports = ProgressReporter(self._runtime, run.claim, run.given, on_life=lambda: self._show_life(run))
+        early = self._recorder.early(run.claim, run.instance, run.given).take
+        on_life = functools.partial(self._show_life, run)
+        run.reports = ProgressReporter(self._runtime, run.claim, run.given, on_life=on_life, early=early)
         run.sent = run.reports.sent
         self._submit(run, run.claim.prompt_id, self._collector.nodes_to_run(run.given))
 

@@ -123,7 +123,7 @@ def test_a_host_that_dies_while_it_fetches_a_model(fleet: Hosts) -> None:
     job_id = fleet.api.submit(loading(name))
     until(lambda: fleet.web.sent.get(f"/{name}", 0) > 100_000, what="a part of it")
     # Neither has claimed it; whichever fetches dies.
-    fetching = [host for host in (fleet.one, fleet.two) if list(models(fleet, host).glob(f".{name}.part*"))]
+    fetching = [host for host in (fleet.one, fleet.two) if list(models(fleet, host).glob(f".{name}.comfyline.part"))]
     assert len(fetching) == 1, "all files of a job come to one host"
     fetching[0].die()
     fleet.web.files[f"/{name}"].bytes_s = None

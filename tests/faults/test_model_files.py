@@ -244,3 +244,33 @@ def test_a_warm_up_waits_for_its_file_and_no_start_has_failed(fleet: Fleet, serv
     server.files[f"/{name}"].bytes_s = None
     until(lambda: state()[0] == "healthy", what="that it is up", timeout_s=60)
     assert is_there(fleet, name)
+
+
+def test_instances_learn_by_themselves_of_a_folder_that_is_new_to_them(fleet: Fleet, server: ModelServer) -> None:
+    file = server.serve("/adapter.safetensors", content(SIZE, 80))
+    entry = {"path": "ipadapter/adapter.safetensors", "source": f"{server.url}/adapter.safetensors"}
+    body = {"model_files": [{**entry, "sha256": file.sha256, "tags": ["always"]}]}
+    fleet.ready()
+    before = {name: fleet.instance_pid(name) for name in ("gpu0", "gpu1")}
+    busy = [fleet.submit(work(6.0, seed=90 + number)) for number in range(2)]
+    for job_id in busy:
+        fleet.wait(job_id, "running")
+
+    assert requests.post(f"{fleet.base_url}/api/v2/model-files", json=body, timeout=10).status_code == 200
+
+    why = "It is started again, to look for models in ipadapter."
+    for name in before:
+        until(lambda name=name: why in fleet.log(name), what="that it says so")  # type: ignore[misc]
+    for job_id in busy:
+        assert fleet.wait(job_id, "succeeded")["attempt"] == 1, "no job is interrupted for that"
+    for name, pid in before.items():
+        until(lambda name=name, pid=pid: fleet.living_instance_pid(name) not in (None, pid), what="another process")  # type: ignore[misc]
+        told = fleet.data_dir / "gpus" / name / "extra_model_paths.yaml"
+        assert '  "ipadapter": "ipadapter"' in told.read_text().splitlines()
+    until(lambda: len(fleet.instances("healthy")) == 2, what="both of them")
+    # Once, and not for what others put there.
+    (fleet.root / "models" / "insightface").mkdir()
+    (fleet.root / "models" / "insightface" / "theirs.safetensors").write_bytes(b"x")
+    fleet.wait(fleet.submit(work(3.0, seed=95)), "succeeded")
+    assert [fleet.log(name).count(why) for name in before] == [1, 1]
+    assert "insightface" not in fleet.log("gpu0") + fleet.log("gpu1")

@@ -9,11 +9,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from flask import Response, redirect, send_from_directory
+from flask import Response, redirect, send_file
 
 from api.contracts.comfyui.answers import ComfyuiAnswerView
 from api.contracts.comfyui.node_lists import FOLDERS, NodeLists
 from api.contracts.comfyui.refused import COMFYUI
+from api.contracts.comfyui.template_files import FOLDER, template_files
 from api.http.error_shapes import ContractBlueprint
 from api.http.errors import json_response
 from api.http.time_limits import bounded
@@ -38,7 +39,8 @@ def editor_blueprint(nodes: NodeLists) -> ContractBlueprint:
     """Return the routes of the editor."""
     blueprint = ContractBlueprint("comfyui_editor", __name__, errors=COMFYUI)
     files = installed_files()
-    names = frozenset() if files is None else _names_below(files)
+    served = {} if files is None else _files_below(files)
+    served |= {f"{FOLDER}/{name}": path for name, path in template_files().items()}
     plain: dict[str, Any] = {"tag": TAG, "scope": "read", "answers": {200: ComfyuiAnswerView}}
 
     @blueprint.get("/comfyui")
@@ -52,19 +54,20 @@ def editor_blueprint(nodes: NodeLists) -> ContractBlueprint:
     def index() -> Response:
         if files is None:
             return Response(_LACKING, content_type="text/plain; charset=utf-8")
-        return _sent(files, INDEX)
+        return _sent(files / INDEX, INDEX)
 
     @blueprint.get("/comfyui/<path:file>")
     @Described(summary="A file of the editor", tag=TAG, scope="read", answers={200: ANY_TYPE}, errors=(NotFound,))
     def one(file: str) -> Response:
         if file == USER_STYLE:
             return Response("", content_type="text/css")
-        if files is None or file not in names:
+        path = served.get(file)
+        if path is None:
             raise NotFound(f"There is no {file[:200]} here.")
-        return _sent(files, file)
+        return _sent(path, file)
 
     @blueprint.get("/comfyui/workflow_templates")
-    @Described(summary="Templates of node packs; there are none", **plain)
+    @Described(summary="Templates of node packs; there are none. The official ones are files", **plain)
     def workflow_templates() -> Response:
         return json_response({})
 
@@ -120,14 +123,14 @@ def installed_files() -> Path | None:
     return next((folder for place in places if (folder := Path(place) / "static").is_dir()), None)
 
 
-def _names_below(folder: Path) -> frozenset[str]:
-    """Return the files that there are: no path of a client's is ever looked up."""
-    return frozenset(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+def _files_below(folder: Path) -> dict[str, Path]:
+    """Return the files that there are, by their names: no path of a client's is ever looked up."""
+    return {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
 
 
-def _sent(files: Path, name: str) -> Response:
+def _sent(path: Path, name: str) -> Response:
     # Whole each time: what is large is kept by its name.
-    answer = send_from_directory(files, name, conditional=False, max_age=KEPT_S if name.startswith(_HASHED) else None)
+    answer = send_file(path, conditional=False, max_age=KEPT_S if name.startswith(_HASHED) else None)
     answer.headers["X-Content-Type-Options"] = "nosniff"
     if not name.startswith(_HASHED):
         answer.headers["Cache-Control"] = "private, no-cache"

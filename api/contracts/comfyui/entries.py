@@ -38,6 +38,8 @@ STATUS_WORDS: Mapping[str, tuple[Status, ...]] = {
 }
 #: Labels under which a job keeps what ComfyUI's clients say of it.
 CLIENT_ID, WORKFLOW_ID = "client_id", "workflow_id"
+#: The key under which 3D previews name what they show.
+MESH_KEY = "result"
 #: Texts that nodes made are files here; more than this is not read for one answer.
 MAX_TEXT_BYTES, MAX_TEXTS = 64 * 1024, 50
 
@@ -166,7 +168,7 @@ def _folder(output: Output) -> str:
 
 
 def _item(output: Output) -> Any:
-    if output.comfy_key == "result":
+    if output.comfy_key == MESH_KEY:
         # 3D previews name a path, and no file item.
         return f"{output.job_id}/{output.stored_name}"
     return file_item(output) | ({"format": output.content_type} if output.comfy_key == "gifs" else {})
@@ -179,44 +181,3 @@ def _value(output: Output, text: str) -> Any:
         return json.loads(text)
     except ValueError:
         return text
-
-
-def job_entry(job: Job) -> JsonObject:
-    """Return what ComfyUI's `/api/jobs` says of a job in a list; what is not known is left out."""
-    files = [output for output in job.outputs if output.kind != "text"]
-    found: JsonObject = {
-        "id": prompt_id_of(job),
-        "status": next(word for word, statuses in STATUS_WORDS.items() if job.status in statuses),
-        "priority": number_of(job),
-        "create_time": job.created_at_ms,
-        "execution_start_time": job.started_at_ms,
-        "execution_end_time": job.completed_at_ms if job.started_at_ms is not None else None,
-        "execution_error": end_message(job)[1] if job.status in (FAILED, EXPIRED) else None,
-        "outputs_count": len(job.outputs),
-        "previewable_outputs_count": len([file for file in files if _media(file) != "unknown"]),
-        "preview_output": _preview(files),
-        "workflow_id": label_of(job, WORKFLOW_ID),
-    }
-    return {name: value for name, value in found.items() if value is not None}
-
-
-def whole_job_entry(job: Job, submitted: Submitted | None, read_text: ReadText) -> JsonObject:
-    """Return what ComfyUI's `/api/jobs/{id}` says of a job."""
-    found = job_entry(job)
-    graph = {} if submitted is None else json.loads(submitted.graph)
-    found["workflow"] = {"prompt": graph, "extra_data": extra_data(job, submitted)}
-    if job.is_terminal:
-        found |= {"outputs": outputs_by_node(job.outputs, read_text), "execution_status": history_status(job)}
-    return found
-
-
-def _preview(files: Sequence[Output]) -> JsonObject | None:
-    # As ComfyUI chooses: what was saved before what was only shown.
-    shown = [file for file in files if _media(file) != "unknown"]
-    for file in sorted(shown, key=lambda each: each.folder == "temp"):
-        return {**file_item(file), "nodeId": file.node_id, "mediaType": _media(file)}
-    return None
-
-
-def _media(output: Output) -> str:
-    return {"image": "images", "video": "video", "audio": "audio"}.get(output.kind, "unknown")

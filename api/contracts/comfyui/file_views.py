@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import posixpath
 import re
+from functools import partial
+from typing import Any
 
 from flask import Response, request
 
@@ -23,11 +26,13 @@ from api.schema.described import COMFYUI as TAG
 from api.service.input_files import Intake
 from api.service.jobs import JobService, check_id
 from core.errors import InvalidRequest, LedgerUnavailable, NotFound, OutputUnavailable, RangeNotSatisfiable
+from core.job_files import job_path
 from core.ledger import Ledger
 from core.ledger.input_files import InputFile
 from core.records.output import Output
 from core.settings import Settings
-from core.storage.backend import input_storage, output_storage
+from core.storage.backend import StorageBackend, input_storage, output_storage
+from core.storage.media import HEAD_BYTES, content_type_of
 from workflows.graphs.file_names import is_safe_file_name, safe_name
 
 _ANNOTATED = re.compile(r"(.*?) ?\[(input|output|temp)\]", re.DOTALL)
@@ -55,6 +60,7 @@ def files_blueprint(settings: Settings, ledger: Ledger, service: JobService, int
     """Return the routes of files."""
     blueprint = ContractBlueprint("comfyui_files", __name__, errors=COMFYUI)
     outputs, inputs = output_storage(settings), input_storage(settings)
+    find = partial(found_file, ledger, outputs)
 
     @blueprint.get("/comfyui/view")
     @Described(
@@ -69,7 +75,7 @@ def files_blueprint(settings: Settings, ledger: Ledger, service: JobService, int
         name, subfolder, folder = _named()
         if folder not in _FOLDERS or name.startswith("/") or ".." in name:
             raise BadParameter("filename must be as in a history, and type output, temp or input.")
-        found = found_file(ledger, posixpath.basename(name), subfolder, folder)
+        found = find(posixpath.basename(name), subfolder, folder)
         storage = outputs if isinstance(found, Output) else inputs
         wanted = shown_as(request.args)
         if wanted is PLAIN or not found.content_type.startswith("image/"):
@@ -116,7 +122,7 @@ def files_blueprint(settings: Settings, ledger: Ledger, service: JobService, int
             part, original = form.optional_file("image"), _original(form)
             if part is None or original is None or not _is_safe(form, part.filename):
                 raise InvalidRequest(f"{_NO_FILE} A mask needs original_ref, JSON with a filename, as well.")
-            found = found_file(ledger, *original)
+            found = find(*original)
             storage = outputs if isinstance(found, Output) else inputs
             if found.size_bytes > settings.max_image_bytes:
                 raise InvalidRequest("The picture is too large for a mask.")
@@ -150,7 +156,7 @@ _FORM = {
 }
 
 
-def found_file(ledger: Ledger, name: str, subfolder: str, folder: str) -> Output | InputFile:
+def found_file(ledger: Ledger, outputs: StorageBackend, name: str, subfolder: str, folder: str) -> Output | InputFile:
     """Return a file of the caller's tenant by what a history, or an upload, calls it. Raises NotFound."""
     with ledger_time_limit():
         if folder == "input":
@@ -162,7 +168,25 @@ def found_file(ledger: Ledger, name: str, subfolder: str, folder: str) -> Output
     for output in job.outputs:
         if output.stored_name == name:
             return output
+    if not job.is_terminal and (early := early_output(job.id, name, folder, outputs)) is not None:
+        return early
     raise NotFound("There is no such file.")
+
+
+def early_output(job_id: str, name: str, folder: str, outputs: StorageBackend) -> Output | None:
+    """Return a file of a job that still runs: its node was told of, and the file is in a directory by then."""
+    if outputs.is_remote or name.startswith(".") or not is_safe_file_name(name):
+        return None
+    key = job_path(job_id, name)
+    try:
+        with outputs.local(key) as path, path.open("rb") as file:
+            head, size_bytes = file.read(HEAD_BYTES), os.fstat(file.fileno()).st_size
+    except (OSError, ValueError):
+        return None
+    kind: Any = {"storage_key": key, "size_bytes": size_bytes, "folder": "temp" if folder == "temp" else "output"}
+    return Output(
+        id=key, job_id=job_id, node_id="", name=name, kind="file", content_type=content_type_of(head, ""), **kind
+    )
 
 
 def _named() -> tuple[str, str, str]:

@@ -11,6 +11,7 @@ from flask import Response
 from api.contracts.comfyui.answers import ComfyuiAnswerView
 from api.contracts.comfyui.node_lists import FOLDERS, NodeLists
 from api.contracts.comfyui.refused import COMFYUI
+from api.contracts.comfyui.template_files import templates_version
 from api.http.error_shapes import ContractBlueprint
 from api.http.errors import json_response
 from api.http.time_limits import bounded
@@ -109,7 +110,7 @@ def _stats(instances: list[InstanceRecord]) -> JsonObject:
             "ram_free": 0,
             "comfyui_version": VERSION,
             "required_frontend_version": None,
-            "installed_templates_version": None,
+            "installed_templates_version": templates_version(),
             "required_templates_version": None,
             "python_version": platform.python_version(),
             "pytorch_version": "",

@@ -62,6 +62,11 @@ def preview(prompt_id: str, found: Mapping[str, Any], *, has_metadata: bool) -> 
     except (LookupError, TypeError, binascii.Error):
         return None
     content_type, node = str(found.get("content_type")), str(found.get("node_id") or "")
+    return picture_frame(prompt_id, node, picture, content_type, has_metadata=has_metadata)
+
+
+def picture_frame(prompt_id: str, node: str, picture: bytes, content_type: str, *, has_metadata: bool) -> Frame:
+    """Return a picture that a node sends. Parameters: has_metadata - as of `preview`."""
     if not has_metadata:
         return struct.pack(">II", PREVIEW, _PNG if content_type == "image/png" else _JPEG) + picture
     names = node_names(node)

@@ -16,14 +16,13 @@ from api.contracts.comfyui.entries import (
     WAITING,
     WORKFLOW_ID,
     history_entry,
-    job_entry,
     prompt_id_of,
     queue_item,
-    whole_job_entry,
 )
-from api.contracts.comfyui.stored_texts import StoredTexts
+from api.contracts.comfyui.job_entries import job_entry, whole_job_entry
+from api.contracts.comfyui.stored_results import StoredResults
 from api.http.caller import caller
-from api.http.errors import json_response
+from api.http.errors import BadParameter, json_response
 from api.http.time_limits import ledger_time_limit
 from api.service.jobs import JobService, check_id
 from core.errors import NotFound
@@ -41,10 +40,10 @@ CLEARING_S = 10.0
 class Prompts:
     """The jobs of the caller's tenant, as ComfyUI lists them."""
 
-    def __init__(self, ledger: Ledger, service: JobService, texts: StoredTexts) -> None:
+    def __init__(self, ledger: Ledger, service: JobService, results: StoredResults) -> None:
         self._jobs, self._pages = ledger.jobs, ledger.job_pages
         self._service = service
-        self._texts = texts
+        self._results = results
         self._output_nodes = service.check.catalogues.output_nodes
 
     def remaining(self) -> int:
@@ -89,7 +88,7 @@ class Prompts:
         """Return the entries of ended jobs, by their prompt ids."""
         with ledger_time_limit():
             sent = self._pages.submitted([job.id for job in jobs], of=caller().tenant)
-        read = self._texts.reader()
+        read = self._results.text
         return {prompt_id_of(job): history_entry(job, sent.get(job.id), self._output_nodes, read) for job in jobs}
 
     def whole(self, name: str) -> JsonObject | None:
@@ -99,7 +98,7 @@ class Prompts:
             return None
         with ledger_time_limit():
             sent = self._pages.submitted([job.id], of=caller().tenant)
-        return whole_job_entry(job, sent.get(job.id), self._texts.reader())
+        return whole_job_entry(job, sent.get(job.id), self._results.text)
 
     def hide(self, names: Sequence[str], *, all_of_them: bool) -> None:
         """Leave ended jobs out of all lists from now on."""
@@ -138,10 +137,16 @@ class Prompts:
         words = [word.strip() for word in request.args.get("status", "").lower().split(",") if word.strip()]
         if wrong := [word for word in words if word not in STATUS_WORDS]:
             return _refused(f"Invalid status value(s): {', '.join(wrong)}. Valid values: {', '.join(STATUS_WORDS)}")
-        by, order = request.args.get("sort_by", "created_at"), request.args.get("sort_order", "desc")
-        if by not in ("created_at", "execution_duration") or order not in ("asc", "desc"):
-            return _refused("sort_by must be created_at or execution_duration, and sort_order asc or desc")
-        limit, offset = whole_number("limit", MAX_SHOWN), whole_number("offset", MAX_JOBS) or 0
+        by = request.args.get("sort_by", "created_at").lower()
+        order = request.args.get("sort_order", "desc").lower()
+        if by not in ("created_at", "execution_duration"):
+            return _refused("sort_by must be 'created_at' or 'execution_duration'")
+        if order not in ("asc", "desc"):
+            return _refused("sort_order must be 'asc' or 'desc'")
+        try:
+            limit, offset = whole_number("limit", MAX_SHOWN), whole_number("offset", MAX_JOBS) or 0
+        except BadParameter as exc:
+            return _refused(str(exc))
         if limit == 0:
             return _refused("limit must be a positive integer")
         statuses = [status for word in words or STATUS_WORDS for status in STATUS_WORDS[word]]

@@ -11,7 +11,7 @@ from api.contracts.comfyui.entries import ACTIVE, IN_PROGRESS, WAITING, number_o
 from api.contracts.comfyui.paths import ONLY_THERE
 from api.contracts.comfyui.prompt_lists import MAX_SHOWN, Prompts
 from api.contracts.comfyui.refused import COMFYUI, ComfyuiErrorView
-from api.contracts.comfyui.stored_texts import StoredTexts
+from api.contracts.comfyui.stored_results import StoredResults
 from api.contracts.comfyui.submission import asked, is_prompt_id, submitted
 from api.http.error_shapes import ContractBlueprint
 from api.http.errors import json_response
@@ -30,7 +30,7 @@ def prompts_blueprint(
     settings: Settings,
     ledger: Ledger,
     service: JobService,
-    texts: StoredTexts,
+    results: StoredResults,
     announce: Callable[[Notice], None],
 ) -> ContractBlueprint:
     """Return the routes of prompts.
@@ -39,7 +39,7 @@ def prompts_blueprint(
       announce: tells all API processes that a client has a new job.
     """
     blueprint = ContractBlueprint("comfyui_prompts", __name__, errors=COMFYUI)
-    prompts = Prompts(ledger, service, texts)
+    prompts = Prompts(ledger, service, results)
 
     @blueprint.get("/comfyui/prompt")
     @Described(

@@ -1,8 +1,8 @@
 """ComfyUI's own protocol over a websocket: who listens, and what it is told.
 
 A connection costs two greenlets and no thread, and holds no connection of the database. It hears of its own jobs from
-the hub, as event streams do, and of new ones by a notice; one look at the ledger every few seconds makes good what got
-lost on the way.
+the hub, as event streams do, and of new ones by a notice; a look at the ledger every few seconds, one for all
+connections of a tenant, makes good what got lost on the way.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ import logging
 import threading
 import time
 import uuid
-from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 
 from flask import Response, request
 
-from api.contracts.comfyui.entries import ACTIVE, CLIENT_ID, ENDED
+from api.contracts.comfyui.entries import ACTIVE, CLIENT_ID
 from api.contracts.comfyui.fleet_routes import features_of
+from api.contracts.comfyui.listeners import Ear, Listeners
 from api.contracts.comfyui.messages import message, status_message
 from api.contracts.comfyui.prompt_story import PromptStory
 from api.contracts.comfyui.refused import COMFYUI
-from api.contracts.comfyui.stored_texts import StoredTexts
+from api.contracts.comfyui.shared_looks import OVERLAP_MS, Counts, NewPrompts
+from api.contracts.comfyui.stored_results import StoredResults
 from api.contracts.comfyui.web_socket import Upgraded, WebSocket
 from api.http.caller import caller
 from api.http.error_shapes import ContractBlueprint
@@ -35,8 +35,7 @@ from api.service.waiting import Hub
 from core.clock import now_ms
 from core.errors import LedgerUnavailable, NotFound
 from core.ledger import Ledger
-from core.messaging.notices import Notice
-from core.records.job import Job, Status
+from core.records.job import Job
 from core.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -45,100 +44,17 @@ log = logging.getLogger(__name__)
 LOOK_S = 5.0
 #: Shortest time between two counts of what waits.
 COUNT_S = 1.0
-#: A look goes back this much further than to the one before: what was recorded then may have become visible since.
-OVERLAP_MS = 15_000
+#: A look may be one that another connection of the tenant has made so long before.
+LOOK_AGE_S = LOOK_S / 2
 #: Jobs of one client that it is told of at once.
 MAX_FOLLOWED = 500
 MAX_CLIENT_ID_CHARS = 128
 
 
-class Listeners:
-    """Who listens at this process, by tenant and client id."""
-
-    def __init__(self, hub: Hub) -> None:
-        self._lock = threading.Lock()
-        self._ears: dict[tuple[str, str], list[Ear]] = defaultdict(list)
-        hub.listen(self.hear)
-
-    def hear(self, notice: Notice) -> None:
-        """Take a notice: a new job is told to its client, a job that moved to all, whose queue it may be."""
-        if notice.kind == "submitted" and notice.data is not None:
-            who = str(notice.data.get("tenant")), str(notice.data.get("client_id"))
-            with self._lock:
-                ears = list(self._ears.get(who, ()))
-            for ear in ears:
-                ear.add(notice.job_id)
-        elif notice.kind == "status":
-            with self._lock:
-                everybody = [ear for ears in self._ears.values() for ear in ears]
-            for ear in everybody:
-                ear.note_move()
-                ear.event.set()
-
-    @contextmanager
-    def listening(self, tenant: str, client_id: str) -> Iterator[Ear]:
-        """Hear of the new jobs of a client for the time of the block."""
-        ear, who = Ear(), (tenant, client_id)
-        with self._lock:
-            self._ears[who].append(ear)
-        try:
-            yield ear
-        finally:
-            with self._lock:
-                self._ears[who].remove(ear)
-                if not self._ears[who]:
-                    del self._ears[who]
-
-
-class Ear:
-    """What one connection has heard and not acted on."""
-
-    def __init__(self) -> None:
-        self.event = threading.Event()
-        self.has_moved = False
-        #: When that was noted last.
-        self.moved_at_s = 0.0
-        self._new: list[str] = []
-
-    def note_move(self) -> None:
-        """Note that there may be more or fewer prompts than before."""
-        self.has_moved, self.moved_at_s = True, time.monotonic()
-
-    def add(self, job_id: str) -> None:
-        """Note a new job of the client."""
-        self._new.append(job_id)
-        self.event.set()
-
-    def take(self) -> list[str]:
-        """Return the new jobs, once."""
-        new, self._new = self._new, []
-        return new
-
-
-class Counts:
-    """How many prompts of each tenant wait or run: counted once for all its connections."""
-
-    def __init__(self, ledger: Ledger) -> None:
-        self._pages = ledger.job_pages
-        self._locks: dict[str, threading.Lock] = defaultdict(threading.Lock)
-        self._known: dict[str, tuple[float, int]] = {}
-
-    def of(self, tenant: str, *, since_s: float) -> int:
-        """Return a tenant's count, as it was at that moment of the process's clock or later."""
-        with self._locks[tenant]:
-            known = self._known.get(tenant)
-            if known is None or known[0] < since_s:
-                began_s = time.monotonic()
-                with ledger_time_limit():
-                    known = began_s, self._pages.count(of=tenant, statuses=ACTIVE)
-                self._known[tenant] = known
-            return known[1]
-
-
-def socket_blueprint(settings: Settings, ledger: Ledger, hub: Hub, texts: StoredTexts) -> ContractBlueprint:
+def socket_blueprint(settings: Settings, ledger: Ledger, hub: Hub, results: StoredResults) -> ContractBlueprint:
     """Return the route of the websocket."""
     blueprint = ContractBlueprint("comfyui_socket", __name__, errors=COMFYUI)
-    listeners, counts = Listeners(hub), Counts(ledger)
+    listeners, counts, new_prompts = Listeners(hub), Counts(ledger), NewPrompts(ledger)
 
     told = Described(
         summary="A websocket that tells of a client's prompts",
@@ -168,7 +84,7 @@ def socket_blueprint(settings: Settings, ledger: Ledger, hub: Hub, texts: Stored
 
         def serve(web_socket: WebSocket) -> None:
             with listeners.listening(tenant, client_id) as ear:
-                _Session(web_socket, ear, tenant, client_id, settings, ledger, hub, texts, counts).run()
+                _Session(web_socket, ear, tenant, client_id, settings, ledger, hub, results, counts, new_prompts).run()
 
         return Upgraded(serve)
 
@@ -187,13 +103,14 @@ class _Session:
         settings: Settings,
         ledger: Ledger,
         hub: Hub,
-        texts: StoredTexts,
+        results: StoredResults,
         counts: Counts,
+        new_prompts: NewPrompts,
     ) -> None:
         self._socket, self._ear = web_socket, ear
         self._tenant, self._client_id = tenant, client_id
-        self._settings, self._ledger, self._hub, self._texts = settings, ledger, hub, texts
-        self._counts = counts
+        self._settings, self._ledger, self._hub, self._results = settings, ledger, hub, results
+        self._counts, self._new_prompts = counts, new_prompts
         self._stories: dict[str, tuple[PromptStory, ExitStack]] = {}
         #: Jobs that were told to their ends, and when: the next looks find them once more.
         self._told: dict[str, int] = {}
@@ -245,8 +162,9 @@ class _Session:
 
     def _begin(self) -> None:
         remaining = self._count(time.monotonic())
+        labels = {CLIENT_ID: self._client_id}
         with ledger_time_limit():
-            active = self._page(ACTIVE)
+            active = self._ledger.job_pages.page(of=self._tenant, statuses=ACTIVE, labels=labels, limit=MAX_FOLLOWED)
         self._socket.send(status_message(remaining, sid=self._client_id))
         for job in reversed(active):
             story = self._follow(job, from_start=False)
@@ -286,22 +204,14 @@ class _Session:
 
     def _look(self) -> None:
         """Find jobs of this client whose notice got lost."""
-        began_ms = now_ms()
-        self._looked_at_s = time.monotonic()
-        with ledger_time_limit():
-            found = self._page((*ACTIVE, *ENDED), from_ms=self._since_ms - OVERLAP_MS)
-        for job in reversed(found):
-            if job.created_at_ms >= self._connected_at_ms or not job.is_terminal:
-                self._take_up(job)
-        self._since_ms = began_ms
-        self._told = {job_id: at_ms for job_id, at_ms in self._told.items() if at_ms > began_ms - 2 * OVERLAP_MS}
-        self._ear.note_move()
-
-    def _page(self, statuses: tuple[Status, ...], from_ms: int | None = None) -> list[Job]:
-        labels = {CLIENT_ID: self._client_id}
-        return self._ledger.job_pages.page(
-            of=self._tenant, statuses=statuses, labels=labels, from_ms=from_ms, limit=MAX_FOLLOWED
-        )
+        self._looked_at_s = now_s = time.monotonic()
+        looked = self._new_prompts.since(self._tenant, self._since_ms, looked_since_s=now_s - LOOK_AGE_S)
+        for job_id in looked.of(self._client_id):
+            if job_id not in self._stories and job_id not in self._told:
+                self._follow_new(job_id)
+        self._since_ms = looked.at_ms
+        self._told = {job_id: at_ms for job_id, at_ms in self._told.items() if at_ms > looked.at_ms - 2 * OVERLAP_MS}
+        self._ear.note_move(now_s - LOOK_AGE_S)
 
     def _follow_new(self, job_id: str) -> None:
         try:
@@ -312,14 +222,17 @@ class _Session:
             self._take_up(job)
 
     def _take_up(self, job: Job) -> None:
-        if job.id not in self._stories and job.id not in self._told and len(self._stories) < MAX_FOLLOWED:
+        if job.is_terminal and job.created_at_ms < self._connected_at_ms:
+            # As in ComfyUI, what ended before a client came is in the history alone.
+            self._told[job.id] = now_ms()
+        elif job.id not in self._stories and job.id not in self._told and len(self._stories) < MAX_FOLLOWED:
             self._follow(job, from_start=True)
             self._ear.note_move()
 
     def _follow(self, job: Job, *, from_start: bool) -> PromptStory:
         watches = ExitStack()
         watch = watches.enter_context(self._hub.watch(job.id, live=True, event=self._ear.event))
-        story = PromptStory(job, watch, self._ledger, self._texts.reader(), from_start=from_start)
+        story = PromptStory(job, watch, self._ledger, self._results, from_start=from_start)
         self._stories[job.id] = story, watches
         self._ear.event.set()
         return story

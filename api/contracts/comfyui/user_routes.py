@@ -16,7 +16,7 @@ from api.contracts.comfyui.refused import COMFYUI
 from api.contracts.comfyui.user_paths import user_folder, user_path
 from api.http.caller import caller
 from api.http.error_shapes import ContractBlueprint
-from api.http.errors import json_response
+from api.http.errors import BadParameter, json_response
 from api.http.json_body import read_body, read_json
 from api.http.time_limits import bounded, ledger_time_limit
 from api.schema.described import ANY_TYPE, BODY_ERRORS, Described, Parameter
@@ -60,7 +60,7 @@ def users_blueprint(settings: Settings, ledger: Ledger) -> ContractBlueprint:
     @Described(
         summary="The files of a folder",
         answers={200: ComfyuiAnswerView},
-        errors=(NotFound, LedgerUnavailable),
+        errors=(NotFound, BadParameter, LedgerUnavailable),
         parameters=(
             _query("dir", "The folder."),
             _query("recurse", "true: also of the folders in it."),
@@ -72,7 +72,9 @@ def users_blueprint(settings: Settings, ledger: Ledger) -> ContractBlueprint:
     )
     @bounded
     def listed() -> Response:
-        folder = user_folder(request.args.get("dir", ""))
+        if not request.args.get("dir"):
+            raise BadParameter("dir must name a folder.")
+        folder = user_folder(request.args["dir"])
         found = files.below(folder, tenant=caller().tenant)
         if not found:
             raise NotFound("There is no such folder.")
@@ -86,15 +88,20 @@ def users_blueprint(settings: Settings, ledger: Ledger) -> ContractBlueprint:
 
     @blueprint.get("/comfyui/v2/userdata")
     @Described(
-        summary="The files and folders of a folder",
+        summary="The files and folders below a folder",
         answers={200: ComfyuiAnswerView},
-        parameters=(_query("path", "The folder."),),
-        **read,
+        parameters=(_query("path", "The folder; without it, all there is."),),
+        tag=TAG,
+        scope="read",
+        errors=(NotFound, LedgerUnavailable),
     )
     @bounded
     def entries() -> Response:
         folder = user_folder(request.args.get("path", ""))
-        return json_response(_entries(folder, files.below(folder, tenant=caller().tenant)))
+        found = files.below(folder, tenant=caller().tenant)
+        if folder and not found:
+            raise NotFound("There is no such folder.")
+        return json_response(_entries(folder, found))
 
     @blueprint.get("/comfyui/userdata/<path:file>")
     @Described(summary="A file", tag=TAG, scope="read", answers={200: ANY_TYPE}, errors=(NotFound, LedgerUnavailable))
@@ -206,9 +213,24 @@ def _info(file: UserFile) -> JsonObject:
 
 
 def _entries(folder: str, found: list[UserFile]) -> list[JsonObject]:
+    """All that is below a folder, whole paths, folders first. Times are in seconds here, and nowhere else."""
     start = len(folder) + 1 if folder else 0
-    folders = dict.fromkeys(file.path[start:].partition("/")[0] for file in found if "/" in file.path[start:])
-    prefix = f"{folder}/" if folder else ""
-    shown: list[JsonObject] = [{"name": name, "path": f"{prefix}{name}", "type": "directory"} for name in folders]
-    own = [file for file in found if "/" not in file.path[start:]]
-    return shown + [{"name": file.path[start:], "type": "file", **_info(file)} for file in own]
+    folders = {parent for file in found for parent in _parents(file.path) if len(parent) > start}
+    shown: list[JsonObject] = [
+        {"name": path.rpartition("/")[2], "path": path, "type": "directory"} for path in folders
+    ] + [
+        {
+            "name": file.path.rpartition("/")[2],
+            "path": file.path,
+            "type": "file",
+            "size": file.size_bytes,
+            "modified": file.modified_at_ms / 1000,
+        }
+        for file in found
+    ]
+    return sorted(shown, key=lambda entry: (entry["type"] != "directory", entry["name"].lower(), entry["path"]))
+
+
+def _parents(path: str) -> list[str]:
+    parts = path.split("/")[:-1]
+    return ["/".join(parts[: number + 1]) for number in range(len(parts))]

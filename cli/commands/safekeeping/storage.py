@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from cli.exit_codes import EXIT_FAILED, EXIT_OK
-from cli.local.storage_copy import Copied, StorageCopy
+from cli.local.storage_copy import Copied, StorageCopy, alone
 from cli.output.terminal import Screen
 from core.errors import ConfigurationError, StorageUnavailable
 from core.ledger import Ledger
@@ -42,7 +42,7 @@ def copy(source: Path | None, despite_losses: bool) -> int:
     place = (source or settings.storage_dir or settings.data_dir).absolute()
     screen = Screen()
     try:
-        with contextlib.closing(Ledger(settings)) as ledger:
+        with alone(place), contextlib.closing(Ledger(settings)) as ledger:
             run = StorageCopy(settings, place, ledger)
             total, done = run.total_bytes(), 0
             with screen.transfer(f"{place} to {settings.storage_url}") as show:

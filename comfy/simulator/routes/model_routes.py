@@ -21,7 +21,8 @@ class ModelRoutes:
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
-        self._folders = catalogue.folders(machine.options.release)
+        told = (kind for kind, _ in machine.options.extra_paths)
+        self._folders = list(dict.fromkeys((*catalogue.folders(machine.options.release), *told)))
         #: The age of files that are only claimed.
         self._started_s = time.time()
 

@@ -381,6 +381,8 @@ instances = Table(
     Column("vram_used_bytes", BigInteger),
     # Whether its host fetches model files.
     Column("fetches_models", Boolean, nullable=False, server_default=false()),
+    # Files whose jobs it begins no more, see core/ledger/models/yields.py.
+    Column("yields", JSON(none_as_null=True)),
     # Whether its worker listens to a queue of its own; those of earlier versions do not.
     Column("has_queue", Boolean, nullable=False, server_default=false()),
     Column("warmup_s", Float),

@@ -13,10 +13,12 @@ from core.errors import NotFound
 from core.ledger.audit import write_act, write_acts
 from core.ledger.database.connections import Database
 from core.ledger.database.model_tables import model_files
+from core.model_files.entries import check_nesting
 from core.records.act import Actor
 from core.records.model_file import ModelFile
 
 _ENTRIES = select(model_files).order_by(model_files.c.path)
+_PATHS = select(model_files.c.path)
 
 
 class Manifest:
@@ -44,11 +46,13 @@ class Manifest:
         An entry that is equal to the one that is there changes nothing.
 
         Parameters: by - who does it; None: the user of this process.
+        Raises: InvalidRequest - a path lies below that of another file.
         """
         now = now_ms()
         wanted = {entry.path: entry for entry in entries}
         with self._database.write() as transaction:
             connection = transaction.connection
+            check_nesting(wanted, connection.execute(_PATHS).scalars().all())
             known = {row.path: _entry(row) for row in connection.execute(_of(wanted))}
             added = [entry for path, entry in wanted.items() if path not in known]
             changed = [entry for path, entry in wanted.items() if path in known and not _is_same(entry, known[path])]

@@ -16,7 +16,7 @@ from core.ledger.scheduling.file_needs import FileNeeds
 from core.ledger.scheduling.lines import WaitingLine
 from core.ledger.scheduling.picture import GpuRow
 from core.model_files.needs import arrivals_of
-from core.records.model_file import ModelCopy
+from core.records.model_file import ModelCopy, Yield
 from core.scheduling.picture import Fetching
 from core.scheduling.reasons import about, named
 
@@ -48,11 +48,14 @@ def read_fetching(
     by_host: dict[str, list[GpuRow]] = {}
     for row in gpus:
         by_host.setdefault(row.name.partition("@")[2], []).append(row)
+    yields = {each for host in fleet.hosts for each in host.yields}
     found = {}
     for line in concerned:
         host, left_s = arrivals.get(line.id, (None, None))
         able = [row.name for row in by_host.get(host or "", ()) if _suits(line, row)]
-        found[line.id] = fetching_of(line.kind.files, copies, left_s=left_s, gpus=able, hosts=by_host)
+        told = fetching_of(line.kind.files, copies, left_s=left_s, gpus=able, hosts=by_host)
+        makes_room = _room_sentence(line.kind.files, yields)
+        found[line.id] = replace(told, sentence=makes_room) if makes_room and told.left_s is None else told
     return found
 
 
@@ -99,6 +102,19 @@ def _sentence(files: Iterable[str], copies: Mapping[str, Iterable[ModelCopy]], l
     if absent:
         return f"Waits for {named(absent)} to be fetched{_when(left_s)}."
     return f"Waits until a GPU lists {named([name for name, _ in found])}."
+
+
+def _room_sentence(files: Collection[str], yields: Iterable[Yield]) -> str | None:
+    """What to say of jobs whose files make room for others, or have it made for them; None of all else."""
+    going = sorted({(each.name, each.to.partition("/")[2]) for each in yields})
+    away = [(name, to) for name, to in going if name in files]
+    if away:
+        return f"{away[0][0]} makes room for {away[0][1]}, which jobs have waited for much longer, and comes again."
+    come = [(name, to) for name, to in going if to in files]
+    if come:
+        others = named(sorted({name for name, to in come if to == come[0][1]}))
+        return f"Fetching {come[0][1]} waits for room: it is there when the jobs that run with {others} have ended."
+    return None
 
 
 def _are_listed_nowhere(

@@ -16,16 +16,19 @@ from core.ledger.database.tables import instances
 from core.ledger.instances import is_alive
 from core.ledger.models.copies import read_copies
 from core.ledger.models.speeds import read_speeds
+from core.ledger.models.yields import yields_of
 from core.ledger.scheduling.fleet import read_running
+from core.ledger.scheduling.gates import Gates
 from core.ledger.scheduling.learned import LearnedCosts
 from core.ledger.scheduling.lines import Lines, WaitingLine
 from core.ledger.scheduling.presence import SORT_COLUMNS, sort_of
 from core.ledger.scheduling.reach import Sort
 from core.model_files.needs import FetchHost, FleetNeeds, HostGpu, Need
+from core.records.model_file import Yield
 from core.scheduling.lines import Fleet
 
 _GPUS = select(
-    instances.c.name, instances.c.host, instances.c.fetches_models, instances.c.free_at_ms, *SORT_COLUMNS
+    *(instances.c[name] for name in ("name", "host", "fetches_models", "free_at_ms", "yields")), *SORT_COLUMNS
 ).order_by(instances.c.name)
 
 
@@ -62,10 +65,11 @@ class _Alike(_Some):
 class FileNeeds:
     """Reads the needs of a fleet: a handful of short queries, however many jobs wait."""
 
-    def __init__(self, database: Database, lines: Lines, learned: LearnedCosts) -> None:
+    def __init__(self, database: Database, lines: Lines, learned: LearnedCosts, gates: Gates) -> None:
         self._database = database
         self._lines = lines
         self._learned = learned
+        self._gates = gates
         self._sizes = ModelSizes()
 
     def read(self) -> FleetNeeds:
@@ -96,15 +100,21 @@ class FileNeeds:
             scarcity=Fleet(
                 gpus=sum(each.gpus for each in alike.values()), busy=sum(each.busy for each in alike.values())
             ).scarcity,
+            at_ms=now_ms(),
         )
 
     def _hosts(self, connection: Connection, rows: Iterable[Row[Any]]) -> list[FetchHost]:
         gpus: dict[str, list[HostGpu]] = defaultdict(list)
+        yields: dict[str, set[Yield]] = defaultdict(set)
         for row in rows:
             if row.fetches_models:
                 names = frozenset(self._sizes.of(connection, row.catalogue))
                 gpus[row.host].append(HostGpu(pool=row.pool, vram_bytes=row.vram_bytes, names=names))
-        return [FetchHost(name=name, gpus=tuple(found)) for name, found in sorted(gpus.items())]
+                yields[row.host].update(yields_of(row.yields))
+        return [
+            FetchHost(name=name, gpus=tuple(found), yields=tuple(sorted(yields[name], key=lambda each: each.name)))
+            for name, found in sorted(gpus.items())
+        ]
 
     def _alike(self, connection: Connection, rows: Iterable[Row[Any]]) -> dict[Sort, _Alike]:
         now = now_ms()
@@ -128,9 +138,11 @@ class FileNeeds:
         backlogs: Mapping[int, tuple[float, Mapping[str, float], float]] = {}
         if spreading := [line for line in awaiting if line.id not in held_up]:
             backlogs = self._backlogs(connection, waiting, spreading, alike)
+        gates = self._gates.of_lines(connection, of_files)
+        costs = self._learned.of(connection, {line.kind.models for line in of_files})
         needs = []
         for line in of_files:
-            backlog_s, busy_s, load_s = backlogs.get(line.id, (None, {}, 0.0))
+            backlog_s, busy_s, load_s = backlogs.get(line.id, (None, {}, costs.load_s(line.kind.models)))
             needs.append(
                 Need(
                     line_id=line.id,
@@ -141,6 +153,8 @@ class FileNeeds:
                     backlog_s=backlog_s,
                     busy_s=busy_s,
                     load_s=load_s,
+                    priority=line.kind.priority,
+                    is_shut=any(gate.is_shut for gate in gates.get(line.id, ())),
                 )
             )
         return needs

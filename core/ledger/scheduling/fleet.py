@@ -104,7 +104,7 @@ class FleetView:
         self._reach = reach
         self._costs = costs
         self._files = {kind.work: kind.files for kind in known}
-        self._can_run: dict[Sort, frozenset[int] | None] = {}
+        self._can_run: dict[tuple[Sort, frozenset[str]], frozenset[int] | None] = {}
         self._load_s: dict[str, dict[ModelSet, float]] = {}
         self._gpus: dict[tuple[object, ...], tuple[Gpu, tuple[ModelSet, ...], int]] = {}
 
@@ -130,11 +130,13 @@ class FleetView:
 
     def can_run(self, row: GpuRow) -> frozenset[int] | None:
         """Return the waiting lines that an instance can run; None for all of them."""
-        sort = row.sort
-        if sort not in self._can_run:
-            able = self._takes(sort).intersection(self._waiting)
-            self._can_run[sort] = None if len(able) == len(self._waiting) else able
-        return self._can_run[sort]
+        key = row.sort, row.given_up
+        if key not in self._can_run:
+            able = self._takes(row.sort).intersection(self._waiting)
+            if row.given_up:
+                able = frozenset(each for each in able if row.given_up.isdisjoint(self._waiting[each].files))
+            self._can_run[key] = None if len(able) == len(self._waiting) else able
+        return self._can_run[key]
 
     def states_of(self, away: Mapping[tuple[Sort, str], int], line_id: int) -> Counter[str]:
         """Return how many of the instances that take no jobs could run a line, by their states.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import CompoundSelect, Connection, and_, bindparam, case, func, literal, null, select, union_all
 
@@ -12,6 +12,7 @@ from core.clock import now_ms
 from core.ledger.database.tables import instances, residents
 from core.ledger.durations import DEFAULT_S, gpu_kind
 from core.ledger.instances import HEALTHY, SILENCE_MS
+from core.ledger.models.yields import StoredYields, yields_of
 from core.ledger.scheduling.gates import NO_GATES, GatesOfLines
 from core.ledger.scheduling.learned import USUAL_LOAD_S, Costs, LearnedCosts
 from core.ledger.scheduling.lines import Lines, WaitingLine
@@ -40,6 +41,8 @@ class GpuRow:
     #: `[[name, bytes or null], ...]` of the model files it holds, the most recently used first.
     held: Sequence[tuple[str, int | None]] | None = None
     free_at_ms: int | None = None
+    #: Model files whose jobs it begins no more, as `yields_of` reads them.
+    yields: StoredYields | None = None
     has_queue: bool = False
     loads: int = 0
     loading_s: float = 0.0
@@ -57,6 +60,11 @@ class GpuRow:
         return sort_of(self.catalogue, self.pool, self.vram_bytes, self.device, self.kind)
 
     @property
+    def given_up(self) -> frozenset[str]:
+        """The model files whose jobs it begins no more: they make room for others on its host."""
+        return frozenset(each.name for each in yields_of(self.yields))
+
+    @property
     def sizes(self) -> dict[str, int]:
         """The sizes of those files, where they are known."""
         return {name: size for name, size in self.held or () if size is not None}
@@ -71,7 +79,8 @@ _LEFT_MS = case((_IS_BUSY, instances.c.free_at_ms - bindparam("now")), else_=0)
 _HOLDERS = (
     select(residents.c.models, *SORT_COLUMNS, func.count().label("gpus"), func.sum(_LEFT_MS).label("left_ms"))
     .select_from(residents.join(instances, residents.c.instance == instances.c.name))
-    .where(IS_ALIVE)
+    # What makes room on its host for other files is not counted on by others either; it has jobs again soon.
+    .where(IS_ALIVE, instances.c.yields.is_(None))
     .group_by(residents.c.models, *SORT_COLUMNS)
 )
 _HELD_BY = (
@@ -92,6 +101,7 @@ _AROUND_ONE = union_all(
     _HOLDERS.where(residents.c.models.in_(select(_mine.c.models).where(_mine.c.instance == bindparam("instance")))),
     _EVERYBODY,
 )
+NO_FILES: Final = frozenset[str]()
 #: For a decision that does not depend on others.
 NO_FLEET = Fleet()
 
@@ -248,7 +258,12 @@ class Picture:
         able, off = self._reach.able(row.sort), self._kept_off(row.sort)
         if off:
             able -= off
-        return [line for line in self._lines.values() if line.id in able]
+        given_up = row.given_up if row.yields else NO_FILES
+        return [
+            line
+            for line in self._lines.values()
+            if line.id in able and (not given_up or given_up.isdisjoint(self.files_of(line)))
+        ]
 
     def _kept_off(self, sort: Sort) -> frozenset[int]:
         """The lines that leave instances of a sort to others; there are others for those of them that wait."""

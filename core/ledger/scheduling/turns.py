@@ -243,4 +243,4 @@ def play_idle(picture: Picture, idle: Sequence[GpuRow]) -> list[tuple[GpuRow, De
 
 def _sort_of(row: GpuRow) -> tuple[Any, ...]:
     held = tuple(name for name, _ in row.held or ())
-    return row.catalogue, row.pool, row.vram_bytes, row.memory_bytes, row.device, row.kind, held
+    return row.catalogue, row.pool, row.vram_bytes, row.memory_bytes, row.device, row.kind, held, row.given_up

@@ -30,8 +30,8 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
         yield running
 
 
-def test_jobs_events_and_models(api: Api, tmp_path: Path) -> None:
-    folder = npm_packages(tmp_path, PACKAGE)
+def test_jobs_events_and_models(api: Api) -> None:
+    folder = npm_packages(PACKAGE)
     script = folder / SCRIPT.name
     shutil.copy(SCRIPT, script)
     (folder / "graph.json").write_text(json.dumps(GRAPH))

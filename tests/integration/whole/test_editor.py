@@ -12,14 +12,26 @@ import pytest
 import requests
 
 from tests.browser import Browser, Page, chromium
-from tests.comfyui_clients import editor_path
 from tests.fleet import ALL, Fleet, work
+from tests.foreign_clients import editor_path
 from tests.ports import free_port
-from tests.waiting import until
+from tests.waiting import PATIENCE, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 KEY = "a-key-for-the-editor"
+#: Of the official templates, one whose nodes and models simulated GPUs have.
+TEMPLATE = "flux_schnell"
+SCOPES = ("--scope", "submit", "--scope", "read", "--scope", "cancel")
+#: Types into the search field of the open dialog.
+SEARCH = """
+(() => {
+  const field = document.querySelector('[role=dialog] input[type=text], [role=dialog] input:not([type])');
+  field.value = 'WORDS';
+  field.dispatchEvent(new Event('input', {bubbles: true}));
+  return 1;
+})()
+"""
 LOADED = "window.app && app.extensionManager && app.graph && !document.querySelector('#splash-loader')"
 #: What the websocket brings, kept where tests can see it.
 LISTEN = """
@@ -35,16 +47,17 @@ class Served:
 
     base: str
     browser: Browser
+    fleet: Fleet
 
-    def open(self) -> Page:
-        """Open the editor as somebody who types the key in when the browser asks for it."""
-        page = self.browser.open(self.base.replace("//", f"//me:{KEY}@"))
+    def open(self, key: str = KEY) -> Page:
+        """Open the editor as somebody who types a key in when the browser asks for it."""
+        page = self.browser.open(self.base.replace("//", f"//me:{key}@"))
         page.await_true(LOADED, timeout_s=90)
         page.run(LISTEN)
         return page
 
-    def get(self, path: str) -> Any:
-        return requests.get(f"{self.base}{path}", headers={"X-API-Key": KEY}, timeout=10).json()
+    def get(self, path: str, key: str = KEY) -> Any:
+        return requests.get(f"{self.base}{path}", headers={"X-API-Key": key}, timeout=10).json()
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +68,9 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         Fleet(root, simulated_gpus="2", comfyui_port=str(port), api_keys=KEY) as fleet,
     ):
         fleet.key = KEY
-        fleet.with_variables(PYTHONPATH=editor_path(root)).start(*ALL).ready()
-        yield Served(base=f"http://127.0.0.1:{port}/", browser=browser)
+        path = editor_path(root, "comfyui_workflow_templates_json")
+        fleet.with_variables(PYTHONPATH=path).start(*ALL).ready()
+        yield Served(base=f"http://127.0.0.1:{port}/", browser=browser, fleet=fleet)
 
 
 def queue(page: Page, graph: dict[str, Any]) -> None:
@@ -117,4 +131,59 @@ def test_workflows_and_settings_are_kept(served: Served) -> None:
     page.run("app.api.storeSetting('Comfy.Test', 7)")
     assert served.get("userdata?dir=workflows") == ["kept.json"]
     assert served.get("settings/Comfy.Test") == 7
+    page.close()
+
+
+def test_a_template_is_chosen_by_hand(served: Served) -> None:
+    page = served.open()
+    page.run("app.extensionManager.command.execute('Comfy.BrowseTemplates')")
+    card = f"document.querySelector('[data-testid=\"template-workflow-{TEMPLATE}\"]')"
+    # The list is shown in parts: what is looked for is typed, as a user does.
+    page.await_true("document.querySelector('[data-testid=\"template-workflows-content\"]')")
+    page.run(SEARCH.replace("WORDS", "flux schnell"))
+    page.await_true(card, timeout_s=90)
+    page.run(f"({card}.querySelector('img, button, [role=button]') ?? {card}).click(); {card}?.click(); 1")
+    page.await_true("app.graph.nodes.some((node) => node.type === 'KSampler')", timeout_s=90)
+    page.close()
+
+
+def test_the_editors_own_command_cancels(served: Served) -> None:
+    page = served.open()
+    queue(page, work(100.0, steps=1000, seed=32))
+    page.await_true("told.some(([kind]) => kind === 'progress')")
+    # As its button and its key have it.
+    page.run("app.extensionManager.command.execute('Comfy.Interrupt')")
+    page.await_true("told.some(([kind]) => kind === 'execution_interrupted')")
+    page.close()
+
+
+def test_users_with_keys_of_their_own_see_nothing_of_each_other(served: Served, tmp_path: Path) -> None:
+    served.fleet.with_variables(COMFY_API_KEY=KEY).command("tenants", "create", "second")
+    made = served.fleet.command("keys", "create", "second", "--tenant", "second", *SCOPES)
+    assert made.returncode == 0, made.stderr
+    [key] = [word for word in made.stdout.split() if word.startswith("comfyline_")]
+    # A browser of another user: one browser keeps one password for an address.
+    with chromium(tmp_path / "other") as browser:
+        other = Served(base=served.base, browser=browser, fleet=served.fleet)
+        mine, theirs = served.open(), other.open(key)
+        queue(mine, work(3.0, seed=41))
+        queue(theirs, work(3.0, seed=42))
+        for page in (mine, theirs):
+            page.await_true("told.some(([kind]) => kind === 'execution_success')", timeout_s=120)
+        [own], [foreign] = told(mine, "execution_success"), told(theirs, "execution_success")
+        assert list(served.get("history", key)) == [foreign["prompt_id"]]
+        assert foreign["prompt_id"] not in served.get("history")
+        assert own["prompt_id"] in served.get("history")
+        theirs.close()
+        mine.close()
+
+
+def test_the_editor_comes_back_when_the_server_does(served: Served) -> None:
+    page = served.open()
+    queue(page, work(25.0 * PATIENCE, steps=200, seed=51))
+    page.await_true("told.some(([kind]) => kind === 'progress')")
+    served.fleet.kill("api")
+    served.fleet.start("api")
+    page.await_true("told.some(([kind]) => kind === 'execution_success')", timeout_s=150)
+    page.await_true("app.graph.getNodeById(3).imgs?.[0]?.naturalWidth === 64")
     page.close()

@@ -238,6 +238,25 @@ class TestParts:
         monkeypatch.setattr(direct, "MOST_PARTS", 2)
         assert [part["size_bytes"] for part in begun(api, self.SIZE_BYTES + 1)["parts"]] == [7 * MIB, 5 * MIB + 1]
 
+    def test_a_file_as_large_as_s3_takes_comes_in_parts_as_large_as_it_takes(
+        self, api: Api, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(direct, "MOST_PARTS", 2)
+        monkeypatch.setattr(direct, "MOST_AT_ONCE_BYTES", 6 * MIB)
+        upload = begun(api, self.SIZE_BYTES + 1)
+        assert [part["size_bytes"] for part in upload["parts"]] == [6 * MIB, 6 * MIB, 1]
+
+    def test_what_is_larger_than_any_object_is_refused_with_the_limit(
+        self, api: Api, s3: S3Server, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(direct, "MOST_BYTES", self.SIZE_BYTES)
+        before = s3.client.list_multipart_uploads(Bucket=BUCKET).get("Uploads", [])
+        answer = api.post("/api/v2/assets/uploads", {"size_bytes": self.SIZE_BYTES + 1})
+        assert code_of(answer) == (413, "payload_too_large")
+        assert f"S3's limit of {self.SIZE_BYTES} bytes" in answer.text
+        assert s3.client.list_multipart_uploads(Bucket=BUCKET).get("Uploads", []) == before
+        assert begun(api, self.SIZE_BYTES)["status"] == "sending"
+
     def test_what_nobody_finished_is_forgotten_with_its_parts(
         self, api: Api, s3: S3Server, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from api.contracts.comfyui import editor_files
+from api.contracts.comfyui import editor_files, template_files
 from cli.commands.up import with_comfyui_port
 from core.ledger.upgrade import migrate
 from tests.integration.api_fixtures import gunicorn_api, running_api, settings_for
@@ -48,6 +48,25 @@ def test_its_files_are_served_and_nothing_beside(package: str, tmp_path: Path) -
         assert "checkpoints" in names
         assert api.get("/comfyui/experiment/models/checkpoints").json() == []
         assert api.get("/comfyui/experiment/models/none").status_code == 404
+
+
+def test_the_official_templates_are_served_where_they_are_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(template_files, "PACKAGES", "stand_in_for_templates")
+    for package, name in (("stand_in_for_templates_json", "index.json"), ("stand_in_for_templates_media", "a-1.webp")):
+        folder = tmp_path / "site" / package / "templates"
+        folder.mkdir(parents=True)
+        (folder.parent / "__init__.py").write_text("secret")
+        (folder / name).write_text("[]")
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    importlib.invalidate_caches()
+    with running_api(settings_for(tmp_path / "api")) as api:
+        index = api.get("/comfyui/templates/index.json")
+        assert (index.json(), index.headers["Content-Type"]) == ([], "application/json")
+        assert api.get("/comfyui/api/templates/a-1.webp").headers["Content-Type"] == "image/webp"
+        for path in ("none.json", "%2e%2e/__init__.py", "..%2f__init__.py"):
+            assert api.get(f"/comfyui/templates/{path}").status_code == 404, path
 
 
 def test_without_it_a_line_says_how_to_have_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -148,6 +148,9 @@ class TestQueue:
         other = posted(api)
         assert api.post("/comfyui/api/jobs/cancel", {"job_ids": [waiting, other]}).json() == {"cancelled": True}
         assert api.get(f"/comfyui/api/jobs/{other}").json()["status"] == "cancelled"
+        for body, words in (({}, "must be a list"), ({"job_ids": ["../x", 7]}, "invalid id")):
+            refused = api.post("/comfyui/api/jobs/cancel", body)
+            assert (refused.status_code, words in refused.json()["error"]) == (400, True)
 
     @pytest.mark.parametrize(
         ("ids", "told"),

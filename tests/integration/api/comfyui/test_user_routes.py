@@ -51,8 +51,14 @@ class TestUserdata:
         assert api.get("/comfyui/userdata?dir=workflows").json() == []
         [info] = api.get("/comfyui/userdata?dir=workflows&recurse=true&full_info=true").json()
         assert (info["path"], info["size"]) == ("life/b.json", 2)
-        [folder] = api.get("/comfyui/v2/userdata?path=workflows").json()
-        assert folder == {"name": "life", "path": "workflows/life", "type": "directory"}
+        assert api.get("/comfyui/userdata").status_code == 400
+        listed = api.get("/comfyui/v2/userdata?path=workflows").json()
+        assert listed[0] == {"name": "life", "path": "workflows/life", "type": "directory"}
+        assert {name: listed[1][name] for name in ("name", "path", "type", "size")} == (
+            {"name": "b.json", "path": "workflows/life/b.json", "type": "file", "size": 2}
+        )
+        assert [each["path"] for each in api.get("/comfyui/v2/userdata").json()][:2] == ["workflows/life", "workflows"]
+        assert api.get("/comfyui/v2/userdata?path=none").status_code == 404
         gone = "/comfyui/userdata/workflows%2Flife%2Fb.json"
         assert [api.session.delete(api.url + gone).status_code for _ in range(2)] == [204, 404]
         assert api.get("/comfyui/userdata?dir=workflows").status_code == 404

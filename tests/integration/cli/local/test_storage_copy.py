@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import signal
 import subprocess
@@ -26,7 +27,9 @@ from core.storage.backend import input_storage
 from core.storage.folders import content_key
 from core.storage.marked_bucket import NAME
 from core.storage.marker import StorageMarker
+from core.storage.multipart import MIB
 from tests.bucket_fleet import BUCKET, bucket_settings
+from tests.faulty_bucket import Asked, Fault, faulty_bucket
 from tests.fleet import ROOT
 from tests.ledger_moves import claimed, produced
 from tests.s3_server import Gate, S3Server
@@ -278,6 +281,105 @@ def test_a_bucket_that_goes_away_is_said_in_one_line(moving: Moving) -> None:
 
     assert said.count("\n") == 1, said
     assert "no connection to the S3 server" in said
+
+
+def test_a_second_one_says_that_the_first_is_at_work(moving: Moving) -> None:
+    moving.output(b"x")
+    gate = Gate(moving.s3.port)
+    hold = gate.hold(f"PUT /{BUCKET}/files/outputs/".encode())
+    moving.url = gate.url
+    first = moving.start()
+    try:
+        assert hold.has_come.wait(60), "its file"
+
+        said = moving.run(status=4)
+
+        assert said.count("\n") == 1, said
+        assert f"{moving.settings.data_dir} is being copied already, by process {first.pid} on " in said
+    finally:
+        hold.let_go()
+        told, _ = first.communicate(timeout=60)
+        gate.close()
+    assert (first.returncode, told.startswith("1 files copied")) == (0, True), told
+    moving.url = moving.s3.url
+    assert moving.run().startswith("0 files copied")
+
+
+def test_one_that_is_killed_in_a_large_file_sends_little_of_it_twice(moving: Moving) -> None:
+    content = os.urandom(40 * MIB)
+    key = moving.output(content)
+    with faulty_bucket(moving.s3.port) as front:
+        front.bytes_per_s = 10 * MIB
+        moving.url = front.url
+        process = moving.start()
+        until(
+            lambda: front.sent_bytes(lambda asked: asked.is_part) >= 16 * MIB or process.poll() is not None,
+            what="some parts",
+            timeout_s=60,
+        )
+        process.send_signal(signal.SIGKILL)
+        process.communicate(timeout=10)
+        front.bytes_per_s = None
+
+        moving.run()
+
+        assert front.sent_bytes(lambda asked: asked.is_part) <= len(content) + 32 * MIB
+    assert moving.in_bucket()[f"outputs/{key}"] == content
+    assert moving.problem() is None
+
+
+@pytest.mark.parametrize(("status", "code"), [(507, "XMinioStorageFull"), (403, "QuotaExceeded")])
+def test_a_bucket_that_is_full_is_said_in_one_line_and_what_came_stays(moving: Moving, status: int, code: str) -> None:
+    for number in range(12):
+        moving.output(os.urandom(1000) + bytes([number]))
+    with faulty_bucket(moving.s3.port) as front:
+        moving.url = front.url
+        room = itertools.count()
+        front.rule = lambda asked: Fault(status=status, code=code) if is_output(asked) and next(room) >= 5 else None
+
+        said = moving.run(status=4)
+
+        assert said.count("\n") == 1, said
+        assert "the bucket is full (PutObject: " in said
+        assert "run the command again" in said
+        assert moving.problem() is not None
+        assert len(moving.in_bucket()) == 5
+        front.rule = lambda _asked: None
+        assert moving.run().startswith("7 files copied")
+    assert moving.problem() is None
+
+
+def test_a_bucket_that_forgets_a_file_is_not_ready(moving: Moving) -> None:
+    moving.output(b"first")
+    forgotten = moving.output(b"forgotten")
+    with faulty_bucket(moving.s3.port) as front:
+        moving.url = front.url
+        front.rule = lambda asked: Fault(status=200) if is_output(asked) and forgotten in asked.key else None
+
+        said = moving.run(status=4)
+
+        assert said.count("\n") == 1, said
+        assert "has not kept an object that it took" in said
+        assert moving.problem() is not None
+        front.rule = lambda _asked: None
+        moving.run()
+    assert moving.problem() is None
+    assert f"outputs/{forgotten}" in moving.in_bucket()
+
+
+def test_a_slow_bucket_is_waited_for(moving: Moving) -> None:
+    content = os.urandom(300_000)
+    key = moving.output(content)
+    with faulty_bucket(moving.s3.port) as front:
+        moving.url = front.url
+        front.bytes_per_s = 100_000
+        assert moving.run().startswith("1 files copied")
+    assert moving.in_bucket()[f"outputs/{key}"] == content
+
+
+def is_output(asked: Asked) -> bool:
+    """Whether a file is brought."""
+    return asked.writes and asked.key.startswith("files/outputs/")
 
 
 def test_the_directory_has_to_be_the_fleets(moving: Moving, tmp_path: Path) -> None:

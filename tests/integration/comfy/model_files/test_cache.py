@@ -156,7 +156,20 @@ def test_parts_that_nobody_waits_for_go_after_a_day_and_others_with_their_entry(
     known = {gathered(cache, name, age_s=10**6) for name in ("wanted", "old")} | {gathered(cache, "young")}
     gathered(cache, "removed")
     cache.remove_parts(known=known, wanted={"checkpoints/sub/wanted.sft"})
-    assert parts_of(cache) == {".wanted.sft.journal", ".wanted.sft.part", ".young.sft.journal", ".young.sft.part"}
+    assert parts_of(cache) == {
+        f".{name}.sft.comfyline.{ending}" for name in ("wanted", "young") for ending in ("journal", "part")
+    }
+
+
+def test_parts_of_other_tools_are_none_of_ours(cache: ModelCache) -> None:
+    path = gathered(cache, "a", age_s=10**6)
+    others = {".a.sft.part", ".a.sft.journal", ".b.sft.part", "c.sft.part", "c.sft.comfyline.part"}
+    for name in others:
+        (cache.part_of(path).parent / name).write_bytes(b"theirs")
+    assert [part.path for part in cache.parts()] == [path]
+    cache.remove_parts(known=(), wanted=())
+    assert cache.remove_part("checkpoints/sub/b.sft") is True
+    assert parts_of(cache) == others
 
 
 def test_a_part_that_somebody_adds_to_stays(cache: ModelCache) -> None:
@@ -166,7 +179,7 @@ def test_a_part_that_somebody_adds_to_stays(cache: ModelCache) -> None:
         assert cache.is_under_way(path)
         cache.remove_parts(known=(), wanted=())
         assert cache.remove_part(path) is False
-        assert parts_of(cache) == {".a.sft.journal", ".a.sft.part"}
+        assert parts_of(cache) == {".a.sft.comfyline.journal", ".a.sft.comfyline.part"}
     assert not cache.is_under_way(path)
     assert cache.remove_part(path) is True
     assert parts_of(cache) == set()

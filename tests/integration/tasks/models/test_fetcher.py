@@ -10,18 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from comfy.model_files import download
 from core.ledger import Ledger
+from core.ledger.database.tables import instances
 from core.ledger.instances import STOPPED
 from core.ledger.model_sets import load_subject, model_set_of, run_subject
 from core.ledger.models import speeds
-from core.records.model_file import AWAITS_FILES, ModelCopy, ModelFile
+from core.model_files import yielding as model_yielding
+from core.records.model_file import AWAITS_FILES, ModelCopy, ModelFile, Yield
 from core.records.requirements import Requirements
 from core.settings import Settings
 from tasks.models import failures, fetcher, pace
 from tasks.models.fetcher import ModelFetcher, fetches_models
-from tests.ledger_moves import claimed, digest_of, register, submit
+from tests.ledger_moves import claimed, digest_of, produced, register, submit
 from tests.model_server import ModelServer, content, model_server
 from tests.paths import ROOT
 from tests.waiting import until
@@ -83,6 +86,28 @@ def come_up(ledger: Ledger, name: str, pool: str | None = None) -> None:
         fetches_models=True,
         **known,
     )
+
+
+def offer(ledger: Ledger, name: str, file: str) -> str:
+    """Have a host's GPU list one file alone; returns its catalogue."""
+    known: dict[str, Any] = {
+        "object_info": {f"Loads-{file}": {}},
+        "model_sizes": {file: SIZE, f"checkpoints/{file}": SIZE},
+    }
+    ledger.instances.offers(f"gpu0@{name}", worker=f"w-{name}", **known)
+    return digest_of(ledger, f"gpu0@{name}")
+
+
+def yields_on(ledger: Ledger, name: str) -> Any:
+    with ledger.database.read() as connection:
+        return connection.execute(select(instances.c.yields).where(instances.c.host == name)).scalar_one()
+
+
+def reason(ledger: Ledger, file: str) -> str:
+    """Why the jobs wait that load this file."""
+    outlook = ledger.outlook.read()
+    [line_id] = [line_id for line_id, kind in outlook.kinds.items() if kind.files == (file,)]
+    return outlook.forecast.sentence(line_id)
 
 
 def enter(ledger: Ledger, server: ModelServer, path: str, *, seed: int = 0, **fields: Any) -> ModelFile:
@@ -233,6 +258,22 @@ def test_a_folder_in_the_place_of_a_file_is_told(
     with host(ledger_settings, ledger, "one", pool="p", models_dir=folder):
         copy = until(lambda: _failed(ledger, entry), what="the failure")
     assert copy.error == "checkpoints/a.sft is a folder on this host, and no file: move it away, or mend the manifest."
+
+
+def test_a_file_in_the_place_of_a_folder_is_told(
+    ledger_settings: Settings, ledger: Ledger, server: ModelServer
+) -> None:
+    entry = enter(ledger, server, "checkpoints/a.sft/sub/b.sft", pools=("p",))
+    folder = ledger_settings.data_dir / "own"
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "checkpoints" / "a.sft").write_bytes(b"an operator's own")
+    with host(ledger_settings, ledger, "one", pool="p", models_dir=folder):
+        copy = until(lambda: _failed(ledger, entry), what="the failure")
+    assert copy.error == (
+        "checkpoints/a.sft/sub/b.sft belongs below checkpoints/a.sft, which is a file on this host, and no folder: "
+        "move it away, or mend the manifest."
+    )
+    assert (folder / "checkpoints" / "a.sft").read_bytes() == b"an operator's own"
 
 
 def test_an_operators_own_file_is_there_and_stays(
@@ -500,3 +541,60 @@ def test_a_token_that_is_entered_anew_is_tried_at_once(
         assert "it asks for a token, or for another one" in str(copy.error)
         ledger.model_tokens.put("hub", "right")
         until(lambda: files_in(one) == {entry.path}, what="the file")
+
+
+def test_a_steady_stream_of_jobs_lets_go_of_its_file_for_one_that_was_waited_for_too_long(
+    ledger_settings: Settings, ledger: Ledger, server: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, entry = enter(ledger, server, "checkpoints/a.sft"), enter(ledger, server, "checkpoints/b.sft", seed=1)
+    with host(ledger_settings, ledger, "one", models_max_bytes=SIZE) as one:
+        first = wait_for(ledger, "a.sft")
+        until(lambda: files_in(one) == {kept.path}, what="the first file")
+        ledger.jobs.cancel(first)
+        pins = (AWAITS_FILES, offer(ledger, "one", "a.sft"))
+
+        def one_more() -> str:
+            return submit(ledger, catalogues=pins, models=("a.sft",)).id
+
+        running = claimed(ledger, "gpu0@one", catalogues=pins, models=("a.sft",))
+        waits = wait_for(ledger, "b.sft")
+        until(lambda: _failed(ledger, entry), what="that it lacks room")
+        next_id = one_more()
+        following = ledger.claims.claim("gpu0@one")
+        assert following is not None
+        assert following.job_id == next_id, "it is not time yet"
+        one_more()
+        assert yields_on(ledger, "one") is None
+        monkeypatch.setattr(model_yielding, "OVERTAKING", 0.0)
+
+        until(lambda: yields_on(ledger, "one") == [["a.sft", entry.path, "one"]], what="that it is to go")
+        assert ledger.claims.claim("gpu0@one") is None
+        assert ledger.turns.missing() == []
+        assert reason(ledger, "a.sft") == (
+            "a.sft makes room for b.sft, which jobs have waited for much longer, and comes again."
+        )
+        assert reason(ledger, "b.sft") == (
+            "Fetching b.sft waits for room: it is there when the jobs that run with a.sft have ended."
+        )
+        for claim in (running, following):
+            assert files_in(one) == {kept.path}, "a running job may load it"
+            ledger.claims.generated(claim, [produced(claim)], outputs_reused=False)
+        until(lambda: files_in(one) == {entry.path}, what="the other file")
+        # Its GPU lists it still, and no job may be sent there for it.
+        until(lambda: (copy := copy_of(ledger, entry)) is not None and copy.state == "ready", what="word of it")
+        assert ledger.claims.claim("gpu0@one") is None
+        pins_of_other = (AWAITS_FILES, offer(ledger, "one", "b.sft"))
+        until(lambda: yields_on(ledger, "one") is None, what="the end of that")
+        ledger.jobs.cancel(waits)
+        served = claimed(ledger, "gpu0@one", catalogues=pins_of_other, models=("b.sft",))
+        ledger.claims.generated(served, [produced(served)], outputs_reused=False)
+        until(lambda: files_in(one) == {kept.path}, what="the first file again")
+
+
+def test_what_a_host_had_asked_for_ends_with_it(ledger_settings: Settings, ledger: Ledger, server: ModelServer) -> None:
+    come_up(ledger, "gone")
+    with host(ledger_settings, ledger, "one"):
+        for name in ("gone", "one"):
+            ledger.yields.put([Yield(name="x.sft", to="loras/y.sft", by=name)], by=name, hosts={"one"}, alive={"gone"})
+        ledger.instances.down("gpu0@gone", worker="w-gone", state=STOPPED, reason="it is gone")
+        until(lambda: yields_on(ledger, "one") is None, what="that nobody heeds it")

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from core.errors import InvalidRequest
-from core.model_files.entries import Rules, check_entry
+from core.model_files.entries import Rules, check_entry, check_nesting
 from core.model_files.sources import Source, parse_source
 from core.records.model_file import ModelFile
 
@@ -44,6 +44,24 @@ def test_paths_of_models_are_taken(path: str) -> None:
 def test_paths_that_lead_elsewhere_or_are_no_models_are_refused(path: str) -> None:
     with pytest.raises(InvalidRequest):
         check_entry(replace(ENTRY, path=path), Rules(allow_code=True))
+
+
+@pytest.mark.parametrize(
+    ("entered", "known"),
+    [
+        (["loras/a.sft/b.sft"], ["loras/a.sft"]),
+        (["loras/a.sft"], ["loras/a.sft/c/b.sft"]),
+        (["loras/x.sft", "loras/a.sft/c/b.sft", "loras/a.sft"], []),
+    ],
+)
+def test_no_path_lies_below_a_file(entered: list[str], known: list[str]) -> None:
+    with pytest.raises(InvalidRequest, match=r"a\.sft/(c/)?b\.sft' would lie below 'loras/a\.sft', which is a file"):
+        check_nesting(entered, known)
+
+
+def test_paths_below_folders_are_taken_and_what_was_there_before_stands_in_nobodys_way() -> None:
+    check_nesting(["loras/a.sft", "loras/a.sft2/b.sft", "checkpoints/a.sft/b.sft"], ["loras/b.sft", "loras/c/d.sft"])
+    check_nesting(["loras/b.sft"], ["loras/a.sft", "loras/a.sft/b.sft"])
 
 
 @pytest.mark.parametrize("ending", ["ckpt", "pt", "PTH", "bin", "pkl"])

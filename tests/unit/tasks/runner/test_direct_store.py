@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from core.ledger.claims import Claim
+from core.records.job_error import JobError
 from core.records.output import FileSource, OutputFile
 from core.records.output_options import ConvertOptions, OutputOptions
 from core.storage.placing import digest_of
@@ -196,3 +197,40 @@ class TestTidy:
         runtime.ledger.outputs.succeed_at_once(claim, stored, outputs_reused=False)
         store.tidy(claim.job_id)
         assert place(runtime, claim).exists()
+
+
+def test_a_file_of_a_job_that_runs_is_placed_and_found_there_at_its_end(
+    store: DirectStore, runtime: BrokerlessRuntime, claim: Claim
+) -> None:
+    file = made(runtime, claim)
+    placed = store.place_early(claim, [file])
+    assert placed is not None
+    assert placed[0].storage_key == f"{claim.job_id}/a.png"
+    assert place(runtime, claim).read_bytes() == PNG
+    stored = store.store(claim, [file])
+    assert stored is not None, "on the short road, as if nothing had been there"
+    assert [each.storage_key for each in stored] == [f"{claim.job_id}/a.png"]
+
+
+def test_an_early_file_is_never_written_over_another(
+    store: DirectStore, runtime: BrokerlessRuntime, claim: Claim
+) -> None:
+    place(runtime, claim).parent.mkdir(parents=True)
+    place(runtime, claim).write_bytes(b"of an attempt before")
+    assert store.place_early(claim, [made(runtime, claim)]) is None
+    assert place(runtime, claim).read_bytes() == b"of an attempt before"
+
+
+def test_early_files_go_with_a_job_that_fails(store: DirectStore, runtime: BrokerlessRuntime, claim: Claim) -> None:
+    assert store.place_early(claim, [made(runtime, claim)]) is not None
+    assert runtime.ledger.claims.fail(claim, JobError(code="node_execution_error", message="boom"))
+    store.end_early(claim.job_id, is_kept=False)
+    assert not place(runtime, claim).exists()
+
+
+def test_early_files_of_a_job_that_is_tried_again_stay(
+    store: DirectStore, runtime: BrokerlessRuntime, claim: Claim
+) -> None:
+    assert store.place_early(claim, [made(runtime, claim)]) is not None
+    store.end_early(claim.job_id, is_kept=False)
+    assert place(runtime, claim).exists(), "it has not ended"

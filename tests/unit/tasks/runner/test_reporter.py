@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 
+from comfy.client.outputs import ReportedOutput
 from core.errors import LedgerUnavailable
 from core.ledger.claims import Claim
 from core.records.progress import Progress
 from tasks.runner import reporter as reporter_module
+from tasks.runner.claimed.early_outputs import MAX_TEXT_CHARS, EarlyOutputs
+from tasks.runner.direct_store import DirectStore
 from tasks.runner.reporter import (
     LEDGER_EVERY_S,
     NOTICE_EVERY_S,
@@ -19,7 +22,7 @@ from tasks.runner.reporter import (
     ProgressReporter,
 )
 from tests.ledger_moves import claimed
-from tests.makers import GRAPH, BrokerlessRuntime, Stopwatch
+from tests.makers import GRAPH, BrokerlessRuntime, Stopwatch, come_up
 
 SENDS = {**GRAPH, "3": {"class_type": "SaveImageWebsocket", "inputs": {"images": ["1", 0]}}}
 PNG = "image/png"
@@ -45,7 +48,8 @@ def lives() -> list[int]:
 
 @pytest.fixture
 def reporter(runtime: BrokerlessRuntime, claim: Claim, watch: Stopwatch, lives: list[int]) -> ProgressReporter:
-    return ProgressReporter(runtime, claim, SENDS, on_life=lambda: lives.append(1))
+    early = EarlyOutputs(DirectStore(runtime), claim, come_up(runtime.ledger), SENDS)
+    return ProgressReporter(runtime, claim, SENDS, on_life=lambda: lives.append(1), early=early.take)
 
 
 def told(runtime: BrokerlessRuntime, kind: str) -> list[Any]:
@@ -134,3 +138,19 @@ class TestPreviews:
 
 def test_limits_are_what_was_measured() -> None:
     assert (NOTICE_EVERY_S, LEDGER_EVERY_S, PREVIEW_EVERY_S, PREVIEW_MAX_BYTES) == (0.25, 1.0, 1.0, 262_144)
+
+
+def test_what_a_node_has_made_is_told_at_once(reporter: ProgressReporter, runtime: BrokerlessRuntime) -> None:
+    reporter.on_cached(["1", "not in the graph"])
+    reporter.on_executed("2", [ReportedOutput(node_id="2", kind="text", key="text", text="said")])
+    assert told(runtime, "cached") == [{"nodes": ["1"]}]
+    [data] = told(runtime, "executed")
+    assert (data["node"], [each["text"] for each in data["outputs"]]) == ("2", ["said"])
+
+
+def test_what_is_too_long_for_a_notice_is_told_at_the_end(
+    reporter: ProgressReporter, runtime: BrokerlessRuntime
+) -> None:
+    long = ReportedOutput(node_id="2", kind="text", key="text", text="x" * (MAX_TEXT_CHARS + 1))
+    reporter.on_executed("2", [long])
+    assert told(runtime, "executed") == []

@@ -264,3 +264,11 @@ def test_threads_never_see_half_of_a_change(tmp_path: Path) -> None:
     assert wrong == []
     assert library.get("t").title == "49"
     assert set(seen) <= {str(number) for number in range(50)}
+
+
+def test_what_the_editor_has_saved_is_no_template_and_says_how_it_becomes_one(tmp_path: Path) -> None:
+    saved = {"nodes": [{"id": 1, "type": "A"}], "links": [], "version": 0.4, "last_node_id": 1, "last_link_id": 0}
+    write(tmp_path / "saved.json", saved)
+    [(name, _line, reason)] = found(tmp_path / "saved.json")
+    assert name == "saved.json"
+    assert "comfyline workflows convert" in reason

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import event
 
-from core.errors import NotFound
+from core.errors import InvalidRequest, NotFound
 from core.ledger import Ledger
 from core.records.model_file import ModelFile
 from tests.makers import StoppedClock
@@ -47,6 +47,16 @@ def test_as_many_as_one_request_brings_are_entered_and_changed_in_a_handful_of_s
     assert {entry.pools for entry in ledger.manifest.all()} == {()}
     [newest] = ledger.audit.page(limit=1)
     assert (newest.act, newest.details) == ("model.put", {"is_new": False})
+
+
+def test_nothing_is_entered_where_a_path_lies_below_a_file(ledger: Ledger) -> None:
+    ledger.manifest.put([ENTRY])
+    below = replace(ENTRY, path=f"{ENTRY.path}/y.sft")
+    with pytest.raises(InvalidRequest, match=r"would lie below 'checkpoints/x\.safetensors'"):
+        ledger.manifest.put([replace(ENTRY, path="loras/z.sft"), below])
+    assert [entry.path for entry in ledger.manifest.all()] == [ENTRY.path]
+    ledger.manifest.remove(ENTRY.path)
+    assert [entry.path for entry in ledger.manifest.put([below])] == [below.path]
 
 
 def test_what_is_removed_is_unknown(ledger: Ledger) -> None:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import base64
 import json
 import struct
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from api.contracts.comfyui.messages import Frame
 from api.contracts.comfyui.prompt_story import PromptStory
+from api.contracts.comfyui.stored_results import StoredResults
 from api.service.waiting import Watch
 from core.ledger import Ledger
 from core.messaging.notices import Notice
 from core.records.progress import Progress
+from core.settings import Settings
 from tests.ledger_moves import claimed, submit
 
 
@@ -25,7 +28,8 @@ class Told:
         self.watch = Watch(job_id, live=True, only_end=False)
         self._ledger, self._job_id = ledger, job_id
         job = ledger.jobs.get(job_id)
-        self.story = PromptStory(job, self.watch, ledger, lambda _output: None, from_start=from_start)
+        results = StoredResults(Settings(data_dir=Path("nowhere")), ledger)
+        self.story = PromptStory(job, self.watch, ledger, results, from_start=from_start)
 
     def notice(self, kind: str, data: dict[str, Any]) -> None:
         self.watch.tell(Notice(job_id=self._job_id, kind=kind, data=data))
@@ -71,11 +75,11 @@ def test_progress_is_told_node_by_node(ledger: Ledger) -> None:
 def test_after_a_lost_attempt_it_begins_anew(ledger: Ledger) -> None:
     claim = claimed(ledger)
     told = Told(ledger, claim.job_id)
-    assert told.kinds() == ["execution_start", "execution_cached"]
+    assert told.kinds() == ["execution_start"]
     ledger.requeue.release(claim, reason="lost", lost=True, code="stuck")
     assert told.kinds() == []
     assert ledger.claims.claim("gpu1@here", named=claim.job_id) is not None
-    assert told.kinds() == ["execution_start", "execution_cached"]
+    assert told.kinds() == ["execution_start"]
 
 
 def test_who_comes_back_is_told_where_it_is(ledger: Ledger) -> None:
@@ -115,3 +119,44 @@ def test_a_job_that_was_removed_is_over(ledger: Ledger) -> None:
     told = Told(ledger, claimed(ledger).job_id)
     told.watch.tell_gone()
     assert (list(told.story.news(has_metadata=False)), told.story.is_over) == ([], True)
+
+
+def test_what_the_cache_spares_is_told_once_and_before_any_node(ledger: Ledger) -> None:
+    told = Told(ledger, claimed(ledger).job_id)
+    told.notice("cached", {"nodes": ["1"]})
+    told.notice("cached", {"nodes": ["2"]})
+    told.progress("2")
+    messages = [json.loads(frame) for frame in told.news()]
+    assert [each["type"] for each in messages] == [
+        *("execution_start", "execution_cached", "executing", "progress_state")
+    ]
+    assert messages[1]["data"]["nodes"] == ["1"]
+
+
+def test_what_a_node_has_made_is_told_while_the_others_run(ledger: Ledger) -> None:
+    claim = claimed(ledger)
+    told = Told(ledger, claim.job_id)
+    told.news()
+    facts = {"node_id": "2", "content_type": "image/png", "folder": "output", "comfy_key": "images"}
+    picture = {**facts, "name": "a.png", "kind": "image", "storage_key": f"{claim.job_id}/a.png"}
+    text = {**facts, "comfy_key": "text", "content_type": "text/plain", "name": "t.txt", "kind": "text", "text": "said"}
+    told.notice("executed", {"node": "2", "outputs": [picture, text, {"of": "another version"}]})
+    messages = [json.loads(frame) for frame in told.news()]
+    assert [each["type"] for each in messages] == ["execution_cached", "executing", "executed"]
+    item = {"filename": "a.png", "subfolder": claim.job_id, "type": "output"}
+    assert messages[-1]["data"] == {
+        "node": "2",
+        "display_node": "2",
+        "prompt_id": claim.job_id,
+        "output": {"images": [item], "text": ["said"]},
+    }
+    told.notice("executed", {"node": "2", "outputs": [picture, text]})
+    assert told.news() == [], "once"
+
+
+def test_a_picture_that_is_sent_and_not_saved_is_no_preview(ledger: Ledger) -> None:
+    told = Told(ledger, claimed(ledger).job_id)
+    told.news()
+    data = {"node_id": "1", "content_type": "image/png", "data_base64": base64.b64encode(b"x").decode()}
+    told.notice("preview", {**data, "is_output": True})
+    assert told.news() == []
