@@ -47,6 +47,8 @@ class Page:
         self._tell("Network.enable")
 
     def close(self) -> None:
+        """Close the tab, and with it the connections that it holds to servers."""
+        self._connection.send(json.dumps({"id": next(self._numbers), "method": "Page.close"}))
         self._connection.close()
 
     def go(self, url: str) -> None:

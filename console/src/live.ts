@@ -13,8 +13,14 @@ const listeners = new Set<Listener>();
 const tell = (news: News) => listeners.forEach((listener) => listener(news));
 
 export const isLive = signal(false);
+/** Browsers open six connections to a server at most, for all its tabs together: one that nobody sees holds none. */
+export const isVisible = signal(!document.hidden);
+document.addEventListener("visibilitychange", () => {
+  isVisible.value = !document.hidden;
+});
 let stream: EventSource | null = null;
 let retry: number | undefined;
+let wasConnected = false;
 
 export function listen(listener: Listener): () => void {
   listeners.add(listener);
@@ -25,7 +31,9 @@ export function connect(): void {
   if (stream) return;
   const opened = new EventSource("/api/v2/events");
   stream = opened;
-  let hadBroken = false;
+  // What happened while nobody listened is read again.
+  let hadBroken = wasConnected;
+  wasConnected = true;
   opened.onopen = () => {
     isLive.value = true;
     if (hadBroken) tell({ kind: "again" });
@@ -37,10 +45,7 @@ export function connect(): void {
     if (opened.readyState !== EventSource.CLOSED) return;
     // The browser gives up on an answer that is no stream, as a proxy gives while the API starts.
     disconnect();
-    retry = window.setTimeout(() => {
-      connect();
-      tell({ kind: "again" });
-    }, 2000);
+    retry = window.setTimeout(connect, 2000);
   };
   opened.addEventListener("job", (event) => tell({ kind: "job", job: JSON.parse(event.data) as Job }));
   opened.addEventListener("missed", () => tell({ kind: "again" }));

@@ -3,7 +3,7 @@ import { signal } from "@preact/signals";
 import { render } from "preact";
 import { useEffect } from "preact/hooks";
 import { isOnline, may, readSession, remove, session } from "./api";
-import { connect, disconnect, isLive } from "./live";
+import { connect, disconnect, isLive, isVisible } from "./live";
 import { Empty, ErrorNote, Loading } from "./parts/basics";
 import { BatchesPage, BatchPage } from "./pages/batches";
 import { FleetPage } from "./pages/fleet";
@@ -36,9 +36,9 @@ async function begin(): Promise<void> {
 function Console() {
   const known = session.value;
   useEffect(() => {
-    if (known?.is_signed_in) connect();
+    if (known?.is_signed_in && isVisible.value) connect();
     else disconnect();
-  }, [known?.is_signed_in]);
+  }, [known?.is_signed_in, isVisible.value]);
   if (!known) return <main class="sign-in">{failed.value ? <ErrorNote error={failed.value} retry={() => void begin()} /> : <Loading what="the console" />}</main>;
   if (!known.is_signed_in) return <SignInPage />;
   const { page, id } = route.value;

@@ -1,6 +1,7 @@
 // One job: where its time went, what it made, how it was made, and what can be done with it.
 import { useEffect, useState } from "preact/hooks";
 import { get, isEnded, may, post, remove, type Delivery, type Job, type Output, type Progress } from "../api";
+import { isVisible } from "../live";
 import { Card, Deed, ErrorNote, Loading, ProgressLine, StatusBadge, useAnswer, When } from "../parts/basics";
 import { Graph, type GraphJson } from "../parts/graph";
 import { OutputView } from "../parts/outputs";
@@ -12,7 +13,7 @@ const KEPT_LINES = 500;
 export function JobPage({ id }: { id: string }) {
   const path = `/api/v2/jobs/${encodeURIComponent(id)}`;
   const read = useAnswer(() => get<Job>(path), [id]);
-  const live = useJobStream(id, read.answer !== null && !isEnded(read.answer.status), read.again);
+  const live = useJobStream(id, read.answer !== null && !isEnded(read.answer.status) && isVisible.value, read.again);
   if (read.error && !read.answer) return <ErrorNote error={read.error} retry={read.again} />;
   const job = read.answer;
   if (!job) return <Loading what="the job" />;

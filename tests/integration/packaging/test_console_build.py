@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.foreign_clients import may_fetch
+from tests.foreign_clients import directory
 from tests.services import missing
 
 pytestmark = pytest.mark.slow
@@ -22,7 +22,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_what_is_committed_is_what_the_sources_make(tmp_path: Path) -> None:
-    may_fetch()
+    # Where packages of others may be fetched at all.
+    directory()
     npm = shutil.which("npm")
     if npm is None:
         missing("npm is not there (Debian's packages nodejs and npm)")
