@@ -1,7 +1,8 @@
 """The HTTP API: one Flask application, a blueprint for each contract, one service under all of them.
 
 contracts/       what clients send and get, one room for each contract
-server/          health, readiness, the documentation page
+server/          health, readiness, the documentation page, the console: its files are in `console/` here, built from
+                 the sources in `console/` beside this package
 service/         what all contracts do with the ledger
 schema/          bodies and answers as models; the OpenAPI document is made of them
 http/            what every route needs: keys, bodies, files, errors, time limits
@@ -23,6 +24,7 @@ from api.contracts.batch_results import batch_results_blueprint
 from api.contracts.batches.routes import batches_blueprint
 from api.contracts.bulk import bulk_blueprint
 from api.contracts.comfy_v2.assets import assets_blueprint
+from api.contracts.comfy_v2.feed_route import feed_blueprint
 from api.contracts.comfy_v2.job_routes import v2_blueprint
 from api.contracts.comfy_v2.upload_routes import upload_blueprint
 from api.contracts.comfyui import comfyui_blueprints
@@ -40,6 +42,7 @@ from api.contracts.pyworker.prompt import prompt_blueprint
 from api.contracts.pyworker.tasks import pyworker_blueprint
 from api.contracts.rollouts import rollouts_blueprint
 from api.contracts.router.model_routes import router_blueprint
+from api.contracts.session import session_blueprint
 from api.contracts.templates import workflows_blueprint
 from api.contracts.tenants import tenants_blueprint
 from api.contracts.usage import usage_blueprint
@@ -50,6 +53,7 @@ from api.http.key_ring import KeyRing
 from api.http.request_limits import RequestLimits
 from api.http.request_log import register_request_log
 from api.http.storage_limit import while_storage_is_there
+from api.server.console_page import console_blueprint
 from api.server.docs_page import docs_blueprint
 from api.server.health import health_blueprint
 from api.server.metrics.metrics_port import MetricsPort
@@ -102,7 +106,7 @@ def create_app(
     register_request_log(app, settings.request_log)
     register_forwarding(app, settings)
     requests = RequestLimits(settings)
-    guard = Guard(settings, ledger.links, ring or KeyRing(settings, ledger.keys), requests)
+    guard = Guard(settings, ledger.links, ring or KeyRing(settings, ledger.keys), requests, ledger.sessions)
     guard.register(app)
     requests.register(app)
     register_error_handlers(app)
@@ -117,6 +121,7 @@ def create_app(
     refuse_dry_runs_elsewhere(app)
     dry_runs = DryRuns(settings, ledger, service, intake, estimates)
     app.register_blueprint(v2_blueprint(settings, ledger, service, hub, estimates, dry_runs))
+    app.register_blueprint(feed_blueprint(settings, ledger, hub))
     app.register_blueprint(assets_blueprint(settings, ledger, intake, guard))
     direct = DirectIntake(settings, ledger, marker, publisher, room)
     app.register_blueprint(upload_blueprint(settings, ledger, direct))
@@ -147,10 +152,12 @@ def create_app(
     app.register_blueprint(model_tokens_blueprint(settings, ledger))
     app.register_blueprint(tenants_blueprint(settings, ledger, TenantUse(ledger, requests.counts), publisher))
     app.register_blueprint(access_blueprint(settings, ledger, library))
+    app.register_blueprint(session_blueprint(settings, ledger, guard))
     app.register_blueprint(usage_blueprint(settings, ledger))
     app.register_blueprint(audit_blueprint(ledger))
     app.register_blueprint(health_blueprint(settings, ledger, guard, marker))
     app.register_blueprint(docs_blueprint(settings, guard))
+    app.register_blueprint(console_blueprint())
     scraper = Scraper(settings, ledger, marker)
     app.register_blueprint(metrics_blueprint(scraper))
     app.wsgi_app = ComfyuiPaths(app.wsgi_app, settings.comfyui_port)  # type: ignore[method-assign]

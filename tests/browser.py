@@ -47,6 +47,8 @@ class Page:
         self._tell("Network.enable")
 
     def close(self) -> None:
+        """Close the tab, and with it the connections that it holds to servers."""
+        self._connection.send(json.dumps({"id": next(self._numbers), "method": "Page.close"}))
         self._connection.close()
 
     def go(self, url: str) -> None:
@@ -68,6 +70,19 @@ class Page:
             return bool(self.run(expression))
         except NavigatedError:
             return False
+
+    def press_key(self, key: str) -> None:
+        """Press a key such as `Tab`, as a reader would."""
+        codes = {"Tab": 9, "Enter": 13, "Escape": 27, "ArrowRight": 39, "ArrowLeft": 37}
+        for kind in ("keyDown", "keyUp"):
+            self._tell("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=codes[key])
+
+    def look(self, *, width: int, height: int, is_phone: bool = False, is_dark: bool = False) -> None:
+        """Have the page be so large, and its reader prefer dark colours or light ones."""
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": is_phone}
+        self._tell("Emulation.setDeviceMetricsOverride", **size)
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if is_dark else "light"}
+        self._tell("Emulation.setEmulatedMedia", features=[scheme])
 
     def picture(self, path: Path) -> None:
         """Keep what the page looks like, for people."""

@@ -15,6 +15,7 @@ gpu_views        how a GPU is shown (gpus)
 model_files      the manifest of model files for operators
 model_tokens     the tokens of its sources for operators
 access           keys for operators
+session          signing in from a browser
 rollouts         the processes of hosts renewed, one host after the other
 tenants          tenants for operators, and what each has left
 usage            what tenants used

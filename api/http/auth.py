@@ -13,18 +13,30 @@ from api.http.request_limits import RequestLimits
 from api.http.scopes import ANY_KEY, scope_of
 from api.http.signed_links import comes_by_link
 from core.errors import LedgerUnavailable, Unauthorized
+from core.ledger.access.sessions import BrowserSessions
 from core.links import LinkSigner
 from core.records.access import ALL_TENANTS, OPERATOR, OPERATORS, Caller
 from core.settings import Settings
 
 #: Asked by load balancers, supervisors and receivers of webhooks, which have no key, or the same for everybody.
 #: `/ready` says more to operators.
-OPEN_PATHS = frozenset({"/health", "/ready", "/api/v2/health", "/openapi.json", "/docs", "/webhooks/public-key"})
+OPEN_PATHS = frozenset(
+    {"/", "/health", "/ready", "/api/v2/health", "/api/v2/session", "/openapi.json", "/docs", "/webhooks/public-key"}
+)
+#: The console's files: the same for everybody.
+OPEN_PREFIX = "/console/"
 #: Below it ComfyUI's own protocol is spoken, and a key may come as a password, which is all that browsers can send with
 #: pictures and websockets.
 COMFYUI_PREFIX = "/comfyui"
+#: Holds the session of a browser whose reader has signed in; no script can read it.
+SESSION_COOKIE = "comfyline_session"
 #: A page for readers that says the same to all of them, so that other sites may lead there.
 DOCS = "/docs"
+
+
+def is_open(path: str) -> bool:
+    """Return whether a path, or a rule of the router, is for everybody."""
+    return path in OPEN_PATHS or path.startswith(OPEN_PREFIX)
 
 
 class Guard:
@@ -33,10 +45,19 @@ class Guard:
     Parameters:
       signer: whose links open the files they name, from any page and without a key.
       requests: counts those of tenants that may not make as many as they like.
+      sessions: open what browsers bring whose readers have signed in.
     """
 
-    def __init__(self, settings: Settings, signer: LinkSigner, ring: KeyRing, requests: RequestLimits) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        signer: LinkSigner,
+        ring: KeyRing,
+        requests: RequestLimits,
+        sessions: BrowserSessions,
+    ) -> None:
         self._ring = ring
+        self._sessions = sessions
         self._requests = requests
         self._hosts = Hosts(settings)
         self._signer = signer
@@ -58,6 +79,13 @@ class Guard:
             return caller.sees == ALL_TENANTS if caller is not None else self._ring.is_open()
         except LedgerUnavailable:
             return self._ring.was_open()
+
+    def caller(self) -> Caller | None:
+        """Return whom this request is from, on routes that are open to all; None: it has no key, and needs one.
+
+        Raises: LedgerUnavailable.
+        """
+        return self._presented() or (OPERATOR if self._ring.is_open() else None)
 
     def has_key(self) -> bool:
         """Return whether this request carries one of the keys; never true of an open server."""
@@ -87,9 +115,9 @@ class Guard:
             set_caller(OPERATOR)
             return
         self._check_origin()
-        if request.method == "OPTIONS" or request.path in OPEN_PATHS:
+        if request.method == "OPTIONS" or is_open(request.path):
             return
-        caller = self._presented() or (OPERATOR if self._ring.is_open() else None)
+        caller = self.caller()
         if caller is None:
             raise Unauthorized("An API key is needed: Authorization: Bearer <key>, or X-API-Key: <key>.")
         needed = scope_of(current_app.view_functions.get(request.endpoint or ""))
@@ -108,8 +136,16 @@ class Guard:
         if scheme.lower() != "bearer":
             # What a gateway before us asks for stands there, but where browsers send the key they were told.
             key = request.headers.get("X-API-Key", "") or (_password() if has_password() else "")
-        key = key.strip()
-        return self._ring.caller(key, request.remote_addr or "") if key else None
+        key = key.strip() or self._key_of_session()
+        return self.holder_of(key) if key else None
+
+    def holder_of(self, key: str) -> Caller | None:
+        """Return whom a key stands for; None: nobody. Raises LedgerUnavailable."""
+        return self._ring.caller(key, request.remote_addr or "")
+
+    def _key_of_session(self) -> str:
+        session = request.cookies.get(SESSION_COOKIE, "") if has_session() else ""
+        return self._sessions.open(session) or "" if session else ""
 
     def _takes_name(self, header: str) -> bool:
         return self._hosts.knows(header) or (host_of(header) is not None and self.asks_for_keys())
@@ -129,13 +165,16 @@ class Guard:
             return
         origin, header = request.headers.get("Origin"), request.headers.get("Host", "")
         # What a browser sends by itself is its reader's, whoever's page asks: no page of another site gets in by that.
-        if self._pages.lets_in(origin) and not has_password():
+        is_sent_unasked = has_password() or has_session()
+        if self._pages.lets_in(origin) and not is_sent_unasked:
             return
         if request.headers.get("Sec-Fetch-Site", "").lower() == "cross-site":
             raise ForbiddenOrigin("Requests from pages of other sites are refused.")
+        if origin is None and has_session() and request.method not in ("GET", "HEAD", "OPTIONS"):
+            raise ForbiddenOrigin("A session counts for pages of this server alone, and browsers say whose page it is.")
         # Where keys are asked for, and not on this very machine, programs may name whatever origin they like. A browser
-        # sends a password by itself, whoever's page asks.
-        is_free = not is_loopback(host_of(header) or "") and self.asks_for_keys() and not has_password()
+        # sends a password, or a session, by itself, whoever's page asks.
+        is_free = not is_loopback(host_of(header) or "") and self.asks_for_keys() and not is_sent_unasked
         if origin is None or is_free:
             return
         if not self._hosts.is_own_page(origin, header):
@@ -146,6 +185,12 @@ def has_password() -> bool:
     """Return whether this request carries a key as browsers do, to routes that take it so: as a password."""
     sent = request.authorization
     return request.path.startswith(f"{COMFYUI_PREFIX}/") and sent is not None and sent.type == "basic"
+
+
+def has_session() -> bool:
+    """Return whether the key of this request is that of a session, and no key was sent on purpose."""
+    headers = request.headers
+    return SESSION_COOKIE in request.cookies and "Authorization" not in headers and "X-API-Key" not in headers
 
 
 def _password() -> str:

@@ -86,8 +86,7 @@ def _framework(error: HTTPException) -> Response:
 
 def _message(error: HTTPException, status: int) -> str:
     if status == 404:
-        hint = " What there is: /docs." if request.path == "/" else ""
-        return f"There is nothing at {request.path[:200]}.{hint}"
+        return f"There is nothing at {request.path[:200]}."
     if status == 405:
         return f"{request.method} is not allowed here."
     return error.description or error.name

@@ -6,6 +6,7 @@ batch_bodies     the bodies of batches
 model_bodies     the bodies in which model files are entered
 bulk_bodies      the bodies about jobs that are there: once more, and many at once
 key_bodies       the bodies in which keys are made
+session_bodies   the body by which a browser signs in
 rollout_bodies   the body in which a rollout is ordered
 tenant_bodies    the bodies in which tenants are made and limited
 field_types      types of fields that carry a rule of their own

@@ -13,7 +13,7 @@ from pydantic.json_schema import JsonSchemaValue
 from typing_extensions import NotRequired, TypedDict
 from werkzeug.routing import Rule
 
-from api.http.auth import OPEN_PATHS
+from api.http.auth import is_open
 from api.http.error_shapes import ErrorShape
 from api.http.errors import BadParameter, ForbiddenOrigin, Misdirected, MissingScope
 from api.http.scopes import ANY_KEY, Needed
@@ -86,15 +86,15 @@ def operation_of(route: Route, name: str, schemas: Schemas, *, has_keys: bool) -
       name: its own in the document.
       has_keys: whether a key must be sent, unless the route is open to all.
     """
-    described, is_open = route.described, route.rule.rule in OPEN_PATHS
+    described, needs_none = route.described, is_open(route.rule.rule)
     operation: OperationView = {
         "summary": described.summary,
         "tags": [described.tag],
-        "responses": _responses(route, schemas, needs_key=has_keys and not is_open),
+        "responses": _responses(route, schemas, needs_key=has_keys and not needs_none),
         "operationId": name,
-        "security": [] if is_open else security_of(described.scope, has_keys=has_keys),
+        "security": [] if needs_none else security_of(described.scope, has_keys=has_keys),
     }
-    if text := _text(described, is_open=is_open):
+    if text := _text(described, needs_none=needs_none):
         operation["description"] = text
     if parameters := _parameters(route):
         operation["parameters"] = parameters
@@ -114,8 +114,8 @@ def security_of(scope: Needed, *, has_keys: bool) -> list[dict[str, list[str]]]:
     return keys if has_keys else [{}, *keys]
 
 
-def _text(described: Described, *, is_open: bool) -> str:
-    needs = "" if is_open or described.scope == ANY_KEY else f"Scope: {described.scope}."
+def _text(described: Described, *, needs_none: bool) -> str:
+    needs = "" if needs_none or described.scope == ANY_KEY else f"Scope: {described.scope}."
     return " ".join(part for part in (described.text, needs) if part)
 
 

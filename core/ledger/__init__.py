@@ -22,6 +22,7 @@ storage_ids  ledger.storage_moves: which storage is the fleet's (all)
 fleet_key    ledger.fleet_key: whether a process has the fleet's secret key (all, at their start)
 machines     ledger.machines: on which machines the fleet's processes run (API, io workers)
 access/      ledger.tenants and ledger.keys: who may ask, and whose rows are whose (API, all of core.ledger);
+             ledger.sessions: keys that browsers keep, sealed (API);
              ledger.room: what tenants have, where it is limited (API, reconciler)
 removal      ledger.removal: what leaves the ledger (reconciler)
 metrics/     ledger.metrics and .fleet_state: what was counted, and how the fleet is (API, reconciler, all processes)
@@ -56,6 +57,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from core.ledger.access.keys import Keys
+from core.ledger.access.sessions import BrowserSessions
 from core.ledger.access.tenants import Tenants
 from core.ledger.audit import Audit
 from core.ledger.batches.batches import Batches
@@ -130,6 +132,7 @@ class Ledger:
         self.links = LinkSigner(keys, lifetime_s=settings.link_s)
         self.database = Database(settings.ledger_url, pool_size=pool_size, on_change=on_change, signer=self.links)
         self.secrets = Secrets(self.database, sealer)
+        self.sessions = BrowserSessions(sealer)
         self.requests = Requests(self.database, sealer)
         learned = LearnedCosts()
         self.lines = Lines(self.database)

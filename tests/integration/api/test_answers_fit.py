@@ -114,6 +114,10 @@ def document(api: Api) -> Document:
     return Document(api.get("/openapi.json").json())
 
 
+#: A stream that its reader ends.
+ENDLESS = "/api/v2/events"
+
+
 class Asker:
     """Asks, and collects what is not as described."""
 
@@ -255,6 +259,8 @@ def test_odd_ids_headers_and_queries(ask: Asker, document: Document, jobs: dict[
     for path, methods in document.paths.items():
         for method in methods:
             if "requestBody" in methods[method] and method == "post":
+                continue
+            if path == ENDLESS:
                 continue
             for odd in ODD_IDS if "{" in path else ("",):
                 ask(method.upper(), _filled(path, odd))

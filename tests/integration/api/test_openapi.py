@@ -27,7 +27,7 @@ NEEDS_MORE = {
     "/api/v2/jobs/{job_id}/rerun",
     *("/api/v2/assets/from-hash", "/webhooks/deliveries/{delivery_id}/replay"),
     # The first key of an open server closes it.
-    *("/api/v2/keys", "/api/v2/keys/{key_id}/rotate", "/api/v2/tenants/{tenant}"),
+    *("/api/v2/session", "/api/v2/keys", "/api/v2/keys/{key_id}/rotate", "/api/v2/tenants/{tenant}"),
     *("/api/v2/batches/{batch_id}/jobs", "/api/v2/batches/{batch_id}/retry"),
     # Processes of a fleet.
     "/api/v2/rollouts",
@@ -276,7 +276,7 @@ def test_with_keys_it_stays_readable_and_says_that_a_key_is_needed(tmp_path_fact
     assert "a-key" not in page
 
 
-def test_who_asks_for_nothing_is_led_to_the_page(api: Api) -> None:
+def test_who_asks_for_nothing_has_the_console(api: Api) -> None:
     answer = api.get("/")
-    assert answer.status_code == 404
-    assert "/docs" in answer.json()["error"]["message"]
+    assert answer.status_code == 200
+    assert answer.headers["Content-Type"].startswith("text/html")

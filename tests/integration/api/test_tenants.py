@@ -216,7 +216,8 @@ def test_no_route_tells_another_tenants_things_from_what_does_not_exist(
 
 def test_no_list_has_another_tenants_things(api: Api, acme: Belongings, other: Client) -> None:
     for method, path, _ in routes(api):
-        if method != "GET" or "{" in path:
+        # A stream that does not end has a test of its own (test_feed).
+        if method != "GET" or "{" in path or path == "/api/v2/events":
             continue
         text = other.ask(method, path).text
         for word in acme.words():
