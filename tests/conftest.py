@@ -9,10 +9,12 @@ import contextlib
 import os
 import shutil
 import signal
+import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from zlib import crc32
 
 import pytest
 import pytest_socket
@@ -35,6 +37,9 @@ GOODBYE_S = 5.0
 #: What an operator may have set for a real fleet must not reach the tests.
 FOREIGN_NAMES = ("COMFYLINE_", "WEBHOOK_", "COMFY_", "S3_")
 UNIT = Path(__file__).parent / "unit"
+#: No slow test begins after this moment, in seconds since 1970: `.ci/run` does not know how quick its machine is. Then
+#: slow files come last, in an order that another seed changes, so that in time each has its turn.
+UNTIL, SEED = "COMFYLINE_TEST_UNTIL", "COMFYLINE_TEST_SEED"
 #: Every test in these has a whole fleet to itself.
 SLOW = tuple(Path(__file__).parent / folder for folder in ("chaos", "faults"))
 
@@ -56,7 +61,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.slow)
     # Of several processes none waits at the end for one that has just begun with a long file.
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    if UNTIL not in os.environ:
+        items.sort(key=lambda item: item.path not in slow)
+        return
+    seed = os.environ.get(SEED, "")
+    items.sort(key=lambda item: crc32(f"{seed} {item.path.name}".encode()) if item.path in slow else -1)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Begin no slow test when there is no time for it."""
+    until_s = os.environ.get(UNTIL)
+    if until_s is not None and time.time() > float(until_s) and item.get_closest_marker("slow"):
+        pytest.skip("no time was left for slow tests (COMFYLINE_TEST_UNTIL)")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
