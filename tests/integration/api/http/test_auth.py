@@ -91,6 +91,8 @@ def test_routes_that_need_no_scope_are_few(api: Api) -> None:
     assert without == {
         # What the tenant of any key may have.
         "/api/v2/limits",
+        # Any key: each of its tools needs a scope of its own.
+        "/mcp",
         # The console, before its reader has signed in.
         *("/", "/console/{file}", "/api/v2/session"),
         *("/health", "/ready", "/api/v2/health", "/openapi.json", "/docs", "/webhooks/public-key", "/ping"),
