@@ -81,7 +81,9 @@ def test_gpus_that_ask_at_once_do_not_all_load_the_same_models(ledger_settings: 
 
     def work(number: int) -> Claim | None:
         at_once.wait()
-        return ledgers[number].claims.claim(f"gpu{number}@here")
+        # One whom the others were ahead of each time comes away with nothing, and is sent another turn.
+        tries = (ledgers[number].claims.claim(f"gpu{number}@here") for _ in range(5))
+        return next((found for found in tries if found is not None), None)
 
     try:
         claims = in_parallel(gpus, work)

@@ -139,15 +139,19 @@ def test_a_queued_job_waits_for_those_ahead_and_for_the_rest_of_what_runs(ledger
     _learn(ledger, "quick", 2.0)
     _learn(ledger, "slow", 20.0)
     running = claimed(ledger, shape="slow")
-    set_columns(ledger, running.job_id, started_at_ms=now_ms() - 5_000)
+    began_ms = now_ms() - 5_000
+    set_columns(ledger, running.job_id, started_at_ms=began_ms)
     first = _queued(ledger, shape="quick")
     second = _queued(ledger, expected_time_s=4.0)
     urgent = _queued(ledger, shape="slow", priority=9)
 
-    assert _wait_s(ledger, urgent) == pytest.approx(15.0, abs=0.5)
-    assert _wait_s(ledger, first) == pytest.approx(35.0, abs=0.5)
-    assert _wait_s(ledger, second) == pytest.approx(37.0, abs=0.5)
-    assert _wait_of_new_s(ledger) == pytest.approx(41.0, abs=0.5)
+    def after_what_ran(seconds: float) -> object:
+        return pytest.approx(20.0 - (now_ms() - began_ms) / 1000 + seconds, abs=0.5)
+
+    assert _wait_s(ledger, urgent) == after_what_ran(0.0)
+    assert _wait_s(ledger, first) == after_what_ran(20.0)
+    assert _wait_s(ledger, second) == after_what_ran(22.0)
+    assert _wait_of_new_s(ledger) == after_what_ran(26.0)
 
 
 def test_a_job_on_deck_has_not_begun_and_one_that_takes_too_long_is_never_as_good_as_done(ledger: Ledger) -> None:
