@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import threading
 from collections.abc import Callable, Iterator
@@ -114,6 +115,8 @@ def document(api: Api) -> Document:
     return Document(api.get("/openapi.json").json())
 
 
+#: Every route with everything odd takes more than six minutes on a slow machine.
+LONG = pytest.mark.skipif(os.environ.get("COMFYLINE_TEST_LONG") != "1", reason="long: COMFYLINE_TEST_LONG=1")
 #: A stream that its reader ends.
 ENDLESS = "/api/v2/events"
 
@@ -255,6 +258,7 @@ def test_files(ask: Asker, api: Api, jobs: dict[str, str]) -> None:
             ask("POST", path, **form_sent)
 
 
+@LONG
 def test_odd_ids_headers_and_queries(ask: Asker, document: Document, jobs: dict[str, str]) -> None:
     for path, methods in document.paths.items():
         for method in methods:
@@ -461,6 +465,7 @@ def test_tenants_and_keys(ask: Asker) -> None:
     ask("POST", f"/api/v2/keys/{made['id']}/revoke", headers=key)
 
 
+@LONG
 def test_what_was_tried_is_most_of_what_is_described(document: Document) -> None:
     """Runs last: the walk above must not become one past nearly everything."""
     described = {
