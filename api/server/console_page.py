@@ -48,7 +48,8 @@ def console_blueprint() -> Blueprint:
 
 def _sent(name: str) -> Response:
     is_hashed = name.startswith(_HASHED)
-    answer = send_from_directory(FILES, name, max_age=_KEPT_S if is_hashed else None)
+    # Whole each time: none is large, and those of a hashed name are asked for once.
+    answer = send_from_directory(FILES, name, max_age=_KEPT_S if is_hashed else None, conditional=False)
     if not is_hashed:
         answer.headers["Cache-Control"] = "no-cache"
     answer.headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
