@@ -24,7 +24,7 @@ def command(
         # Else curl holds back what comes until there is much of it.
         flags = ["-N", *flags]
     needed = [each for each in operation.get("parameters", []) if each["in"] == "query" and each.get("required")]
-    query = "&".join(f"{each['name']}={each['schema']['enum'][0]}" for each in needed)
+    query = "&".join(f"{each['name']}={_value(each['schema'])}" for each in needed)
     parts = ["curl", *flags, _quoted(f"{base}{path}" + (f"?{query}" if query else ""))]
     if needs_key:
         parts.append('-H "Authorization: Bearer $COMFY_API_KEY"')
@@ -42,6 +42,10 @@ def _sent(document: Mapping[str, Any], operation: Mapping[str, Any]) -> list[str
     # curl reads a file where the value begins with an @.
     signs = {name: "@" if "contentMediaType" in fields[name] else "" for name in schema.get("required", [])}
     return [f'-F "{name}={sign}${name.upper()}"' for name, sign in signs.items()]
+
+
+def _value(schema: Mapping[str, Any]) -> str:
+    return str((schema.get("enum") or schema["examples"])[0])
 
 
 def _media_types(operation: Mapping[str, Any]) -> set[str]:

@@ -39,6 +39,13 @@ def _query(name: str, description: str) -> Parameter:
     return Parameter(name=name, place="query", description=description, schema={"type": "string"})
 
 
+FOLDER = Parameter(
+    name="dir",
+    place="query",
+    description="The folder.",
+    schema={"type": "string", "minLength": 1, "examples": ["workflows"]},
+    is_required=True,
+)
 OVERWRITE = _query("overwrite", "false: 409 where there is such a file already.")
 FULL_INFO = _query("full_info", "true: size and times besides the path.")
 
@@ -62,7 +69,7 @@ def users_blueprint(settings: Settings, ledger: Ledger) -> ContractBlueprint:
         answers={200: ComfyuiAnswerView},
         errors=(NotFound, BadParameter, LedgerUnavailable),
         parameters=(
-            _query("dir", "The folder."),
+            FOLDER,
             _query("recurse", "true: also of the folders in it."),
             _query("split", "true: each path as a list, whole and part by part."),
             FULL_INFO,
