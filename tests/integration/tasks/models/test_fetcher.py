@@ -13,6 +13,8 @@ import pytest
 from sqlalchemy import select
 
 from comfy.model_files import download
+from comfy.model_files.cache import PART_SUFFIX
+from comfy.model_files.journal import journal_of
 from core.ledger import Ledger
 from core.ledger.database.tables import instances
 from core.ledger.instances import STOPPED
@@ -499,8 +501,9 @@ def test_what_there_is_of_a_file_goes_with_its_entry_and_with_a_refusal(
         refused = enter(ledger, server, "checkpoints/refused.sft", seed=1)
         server.files["/checkpoints-refused.sft"].status = 404
         server.files["/checkpoints-refused.sft"].has_ranges = False
-        for ending in ("part", "journal"):
-            (one / "checkpoints" / f".refused.sft.{ending}").write_bytes(b"x" * 1000)
+        part = one / "checkpoints" / f".refused.sft{PART_SUFFIX}"
+        for left in (part, journal_of(part)):
+            left.write_bytes(b"x" * 1000)
         wait_for(ledger, "refused.sft")
         until(lambda: _failed(ledger, refused), what="the refusal")
         until(lambda: not parts_in(one), what="the end of that part")
