@@ -6,6 +6,7 @@
 
 Sequential: prompts that take no time, one after the other. Burst: 30 prompts of 0.2 s submitted at once; here the GPU
 must not wait between jobs. Direct is what a careful client does: one websocket, POST, the end marker, GET /history.
+Machines differ by a factor of four, and what is added follows what direct takes, so the goals are ratios of the two.
 
 Slow bucket: bursts of prompts that each have a file in and a file out, in a bucket of which each request is held up for
 so many seconds. By ComfyUI's own clock: from the first prompt's start to the last one's end, and how long it ran
@@ -51,6 +52,8 @@ BURST_S = 0.2
 SLOW_BURSTS = ((40, 0.2), (40, 0.2), (40, 0.2), (12, 1.0), (12, 1.0))
 #: Of the time of a burst, in which the GPU is at work.
 GOAL = 0.995
+#: What may be added, divided by what direct takes: 12 ms, and 14 ms until the stream ends, where direct takes 3.9 ms.
+ADDED_GOAL, STREAM_GOAL = 12 / 3.9, 14 / 3.9
 
 _color = iter(range(1, 1 << 24))
 
@@ -198,9 +201,14 @@ def measure(fleet: Fleet) -> Report:
     added_ms = 1000 * statistics.median(pair[1] - pair[0] for pair in sequential)
     report.line("direct, 0 s prompt, median", f"{direct_ms:.1f} ms")
     report.line("full path, 0 s prompt, median", f"{full_ms:.1f} ms")
-    report.line("added by the full path", f"{added_ms:.1f} ms", goal="at most 12 ms", met=added_ms <= 12)
     stream_ms = 1000 * statistics.median(streams)
-    report.line("added until the event stream ends", f"{stream_ms:.1f} ms", goal="at most 14 ms", met=stream_ms <= 14)
+    for name, ms, most in (
+        ("added by the full path", added_ms, ADDED_GOAL),
+        ("added until the event stream ends", stream_ms, STREAM_GOAL),
+    ):
+        of_direct = ms / direct_ms
+        shown = f"{ms:.1f} ms, {of_direct:.1f} of direct"
+        report.line(name, shown, goal=f"at most {most:.1f} of direct", met=of_direct <= most)
     best = max(direct_s / full_s for direct_s, full_s in bursts)
     for direct_s, full_s in bursts:
         report.line(f"{BURST} x {BURST_S} s at once", f"direct {direct_s:.3f} s, full {full_s:.3f} s")
