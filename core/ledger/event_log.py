@@ -26,8 +26,10 @@ LOOKED_AT = 200
 #: The fact that says how far logs are folded: by when their jobs are past their time, which is in the order of their
 #: ends.
 FOLDED_TO: Final = "events.folded_to"
-#: In the data of a log's last row, the events before it, from number 1: [[type, data, at_ms], ...].
+#: In the data of a log's last row, the events before it, from number 1: [[type, data, ms before the last], ...].
+#: A status is its data alone, and only its name where it has no other: [data, ms before the last].
 BEFORE: Final = "before"
+_STATUS: Final = "status"
 
 _LOG = (
     select(events).where(events.c.job_id == bindparam("of"), events.c.seq > bindparam("after")).order_by(events.c.seq)
@@ -66,8 +68,9 @@ def read_log(connection: Connection, job_id: str, *, after_seq: int, limit: int 
 def _unfolded(rows: Iterable[Row[Any]]) -> Iterator[JobEvent]:
     for row in rows:
         data = dict(row.data)
-        for seq, (kind, its_data, at_ms) in enumerate(data.pop(BEFORE, ()), start=1):
-            yield JobEvent(seq=seq, type=kind, data=its_data, at_ms=at_ms)
+        for seq, (*kinds, told, before_ms) in enumerate(data.pop(BEFORE, ()), start=1):
+            its_data = {"status": told} if isinstance(told, str) else told
+            yield JobEvent(seq=seq, type=kinds[0] if kinds else _STATUS, data=its_data, at_ms=row.at_ms - before_ms)
         yield JobEvent(seq=row.seq, type=row.type, data=data, at_ms=row.at_ms)
 
 
@@ -111,6 +114,12 @@ class EventFolding:
             return int(connection.execute(select(func.max(jobs.c.expires_at_ms))).scalar() or now_ms())
 
 
+def _short(row: Row[Any]) -> list[Any]:
+    if row.type != _STATUS:
+        return [row.type, row.data]
+    return [row.data["status"] if row.data.keys() == {"status"} else row.data]
+
+
 def _fold(transaction: Transaction, job_ids: Sequence[str]) -> None:
     if not job_ids:
         return
@@ -122,7 +131,7 @@ def _fold(transaction: Transaction, job_ids: Sequence[str]) -> None:
         {
             "of": job_id,
             "last": log[-1].seq,
-            "told": {**log[-1].data, BEFORE: [[row.type, row.data, row.at_ms] for row in log[:-1]]},
+            "told": {**log[-1].data, BEFORE: [[*_short(row), log[-1].at_ms - row.at_ms] for row in log[:-1]]},
         }
         for job_id, log in whole
         if len(log) > 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Integer, String, and_, bindparam, cast, insert, literal, or_, select, update
 
@@ -30,6 +30,8 @@ from core.records.usage import GpuTime
 DELIVERING_MS = 15_000
 #: How many jobs one run of the reconciler ends.
 BATCH = 500
+#: What its row forgets of a job that needs no GPU any more: of which shape it is, a digest, matters while it may run.
+_DONE_WITH: Final[Mapping[str, Any]] = {"shape": None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +161,7 @@ class Outputs:
                 record_event(transaction, job_id, number, "output", {"asset_id": file.id}, DELIVERING)
             for asset_id, reason in (missing or {}).items():
                 connection.execute(_MISS, {"asset": asset_id, "said": {"missing": reason}})
-            row = transition(transaction, job_id, SUCCEEDED)
+            row = transition(transaction, job_id, SUCCEEDED, **_DONE_WITH)
             assert row is not None, "the row is ours since the first statement"
             transaction.kept_changes[row.tenant] += _kept_bytes(stored)
             transaction.usage.add(owner_of(row), bytes_out=_kept_bytes(stored))
@@ -203,7 +205,7 @@ class Outputs:
                 )
             for number, file in enumerate(stored, start=moved.last_seq + 1):
                 record_event(transaction, claim.job_id, number, "output", {"asset_id": file.id}, DELIVERING)
-            transition(transaction, claim.job_id, SUCCEEDED, after=len(stored))
+            transition(transaction, claim.job_id, SUCCEEDED, after=len(stored), **_DONE_WITH)
             transaction.kept_changes[moved.tenant] += _kept_bytes(stored)
             transaction.usage.add(owner_of(moved), bytes_out=_kept_bytes(stored))
 
