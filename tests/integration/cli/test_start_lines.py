@@ -155,12 +155,12 @@ def test_what_works_badly_is_said_once_and_what_is_written_is_private(tmp_path: 
         loses = client.info("persistence")["aof_enabled"] == 0
         fleet.start("api")
         until(lambda: "The API is OPEN" in fleet.log("api"), what="a word about the open API")
+        open_to_others = f"COMFYLINE_DATA_DIR={data_dir} is open to other users"
+        until(lambda: open_to_others in fleet.log("api"), what="a word about the directory")
         lines = [line for line in fleet.log("api").splitlines() if line.startswith("comfyline: ")]
 
         assert [line for line in lines if "OPEN to everybody who reaches 0.0.0.0: set COMFYLINE_API_KEYS" in line]
-        assert [
-            line for line in lines if f"COMFYLINE_DATA_DIR={data_dir} is open to other users" in line and "0755" in line
-        ]
+        assert [line for line in lines if open_to_others in line and "0755" in line]
         assert bool([line for line in lines if "appendonly no" in line]) == loses
         assert len(set(lines)) == len(lines)
         written = [path for path in data_dir.rglob("*") if not path.is_symlink()]
