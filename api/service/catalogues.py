@@ -160,7 +160,7 @@ class Catalogues:
         except InvalidWorkflow as exc:
             if not lacks_only_files(graph, exc.node_errors):
                 raise
-            if (acceptance := self._once_fetched(graph, catalogues, staged_files, requires)) is not None:
+            if (acceptance := self._once_fetched(graph, staged_files, requires)) is not None:
                 return acceptance
             if not self._look_again(came_at_s):
                 raise self._with_names(graph, exc, catalogues) from exc
@@ -193,16 +193,16 @@ class Catalogues:
         return acceptance
 
     def _once_fetched(
-        self,
-        graph: Graph,
-        catalogues: Mapping[str, CompiledCatalogue],
-        staged_files: Collection[str],
-        requires: Requirements | None,
+        self, graph: Graph, staged_files: Collection[str], requires: Requirements | None
     ) -> Acceptance | None:
-        """Accept a graph that can run when model files of the manifest have been fetched; None if it is none."""
+        """Accept a graph that a GPU can run when its host has fetched model files of the manifest; None if none can.
+
+        What instances offer that fetch nothing does not count: the files would never come to them.
+        """
         with ledger_time_limit():
-            gpus = self._fleet.get().gpus
-        if not any(gpu.fetches_models and _suits(gpu, requires) for gpu in gpus):
+            fetching = [gpu for gpu in self._fleet.get().gpus if gpu.fetches_models and _suits(gpu, requires)]
+            catalogues = self._of(fetching)
+        if not catalogues:
             return None
         if (found := self._lacking_files(graph, catalogues, staged_files)) is not None:
             return found

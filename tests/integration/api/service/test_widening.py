@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from api.service.catalogues import Catalogues
+from core.errors import InvalidWorkflow
 from core.ledger import Ledger
 from core.records.model_file import AWAITS_FILES, ModelFile
 from core.records.requirements import Requirements
@@ -53,3 +56,13 @@ def test_hosts_that_fetch_nothing_or_lack_more_than_files_do_not(ledger: Ledger)
     come_up(ledger, LACKS, with_checkpoints("b.sft"), fetches_models=False)
     come_up(ledger, "gpu0@other", {"ImageInvert": CATALOGUE["ImageInvert"]}, fetches_models=True)
     assert pins(ledger, loading("a.sft")) == (digest_of(ledger, HAS),)
+
+
+def test_a_graph_waits_for_files_only_where_one_gpu_has_its_nodes_and_fetches(ledger: Ledger) -> None:
+    enter(ledger, "checkpoints/a.sft")
+    come_up(ledger, LACKS, with_checkpoints("b.sft"), fetches_models=False)
+    come_up(ledger, "gpu0@other", {"ImageInvert": CATALOGUE["ImageInvert"]}, fetches_models=True)
+    with pytest.raises(InvalidWorkflow, match=r"a\.sft"):
+        pins(ledger, loading("a.sft"))
+    come_up(ledger, HAS, with_checkpoints("c.sft"), fetches_models=True)
+    assert pins(ledger, loading("a.sft")) == (AWAITS_FILES,)
