@@ -81,7 +81,7 @@ def shows(page: Page, words: str, *, timeout_s: float = 60.0) -> None:
 
 def made(served: Served, *, key: str = KEY, **body: Any) -> str:
     """A job that has ended, by the API."""
-    answer = served.ask("POST", "/api/v2/jobs", key=key, json={"workflow": work(0.1), **body})
+    answer = served.ask("POST", "/api/v2/jobs", key=key, json={"workflow": work(0.1)} | body)
     job_id = str(answer["id"])
     until(lambda: served.ask("GET", f"/api/v2/jobs/{job_id}", key=key)["completed_at"], what="its end")
     return job_id

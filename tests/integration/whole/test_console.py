@@ -140,6 +140,19 @@ def test_a_failed_job_says_why(served: Served) -> None:
     page.close()
 
 
+def test_jobs_are_found_by_words_of_their_error(served: Served) -> None:
+    made(served, label="went well")
+    failed = made(served, label="went badly", workflow=work(60.0, steps=600), timeout=1)
+    message = served.ask("GET", f"/api/v2/jobs/{failed}")["error"]["message"]
+    page = served.open()
+    see(page, "jobs")
+    shows(page, "went well")
+    fill(page, "[aria-label='Words of the error']", message[:30].upper())
+    shows(page, "went badly")
+    page.await_true("!document.querySelector('main').innerText.includes('went well')")
+    page.close()
+
+
 def test_a_gpu_is_drained_and_resumed(served: Served) -> None:
     page = served.open()
     see(page, "fleet")
