@@ -196,6 +196,13 @@ def template_name(value: str | None) -> str | None:
     return value
 
 
+def error_words(value: str | None) -> str | None:
+    """Return the words to look for in errors. Raises BadParameter."""
+    if value is not None and not is_plain(value):
+        raise BadParameter("error must have 1 to 255 characters, none of which controls text.")
+    return value
+
+
 def is_plain(value: str) -> bool:
     """Return whether a text may be the name of anything: 1 to 255 characters, none of which controls text."""
     return _PRINTABLE.fullmatch(value) is not None and not _NO_LABEL.search(value)

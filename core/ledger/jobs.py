@@ -38,6 +38,8 @@ from core.records.job_request import AcceptedJob
 _BY_ID = select(*JOB_COLUMNS).where(jobs.c.id == bindparam("wanted"))
 _OWN_BY_ID = _BY_ID.where(jobs.c.tenant == bindparam("owner"))
 _MANY = select(*JOB_COLUMNS).where(jobs.c.id.in_(bindparam("wanted", expanding=True)))
+#: Jobs in whose errors words are looked for, the newest: what a search costs does not grow with all that ever failed.
+MAX_SEARCHED = 1_000
 _INSERT, _INSERT_KEY, _INSERT_INPUT = insert(jobs), insert(idempotency_keys), insert(job_inputs)
 
 
@@ -164,6 +166,7 @@ class Jobs:
         labels: Mapping[str, str] | None = None,
         label: str | None = None,
         template: str | None = None,
+        error: str | None = None,
         ids: tuple[str, str] | None = None,
         from_ms: int | None = None,
         until_ms: int | None = None,
@@ -177,6 +180,8 @@ class Jobs:
           labels: only jobs whose `metadata` has all of these.
           label: only jobs with this label of their own.
           template: only jobs that were made from this template.
+          error: only jobs with these words in the code or the message of their error, of the newest `MAX_SEARCHED`
+            that failed or expired and are wanted otherwise.
           ids: the first and the last id that are wanted.
           from_ms, until_ms: submitted at or after the one, and before the other.
           after: `(created_at_ms, id)` of the last job of the page before.
@@ -193,11 +198,13 @@ class Jobs:
             wanted.append(jobs.c.created_at_ms >= from_ms)
         if until_ms is not None:
             wanted.append(jobs.c.created_at_ms < until_ms)
-        if after:
-            wanted.append(comes_after(jobs, after))
         # What has an index of its own is few; else a look for each status finds any.
         has_own_index = label is not None or template is not None or ids is not None
         by_status = (bool(statuses) or of != ALL_TENANTS) and not has_own_index
+        if error is not None:
+            wanted, by_status = _with_error(error, wanted, statuses or (FAILED, EXPIRED), not has_own_index), False
+        if after:
+            wanted.append(comes_after(jobs, after))
         query = newest(wanted, statuses, limit=limit, by_status=by_status)
         with self._database.read() as connection:
             rows = connection.execute(query).all()
@@ -298,3 +305,14 @@ def _key_rows(new: AcceptedJob) -> list[dict[str, Any]]:
 
 def _input_rows(new: AcceptedJob) -> list[dict[str, Any]]:
     return [{"job_id": new.id, "storage_key": key} for key in sorted({file.key for file in new.inputs})]
+
+
+def _with_error(
+    words: str, wanted: list[ColumnElement[bool]], statuses: Collection[Status], by_status: bool
+) -> list[ColumnElement[bool]]:
+    """Return the conditions of those jobs, of the newest ones that are wanted, whose error has these words."""
+    searched = newest(wanted, statuses, limit=MAX_SEARCHED, by_status=by_status).subquery()
+    # Of those alone the text is read, and not of all whose error a plan would have read first.
+    texts = [searched.c.error[part].as_string() for part in ("code", "message")]
+    found = or_(*(text.icontains(words, autoescape=True) for text in texts))
+    return [jobs.c.id.in_(select(searched.c.id).where(found))]

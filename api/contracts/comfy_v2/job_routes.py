@@ -44,6 +44,7 @@ from api.service.waiting import Hub
 from core.contracts.comfy_v2 import JobErrorView, timestamp, whole_error_view
 from core.errors import IdempotencyKeyReuse, InvalidWorkflow, LedgerUnavailable, NotFound
 from core.ledger import Ledger
+from core.ledger.jobs import MAX_SEARCHED
 from core.records.job import Job
 from core.records.job_request import JobRequest
 from core.settings import Settings
@@ -91,6 +92,13 @@ LIST_PARAMETERS = (
         place="query",
         description="Only jobs made from this workflow template. An extension.",
         schema={"type": "string"},
+    ),
+    Parameter(
+        name="error",
+        place="query",
+        description="Only jobs with these words in the code or the message of their error, in capitals or not, of the "
+        f"newest {MAX_SEARCHED:,} that failed or expired and are as the other filters say. An extension.",
+        schema={"type": "string", "minLength": 1, "maxLength": 255},
     ),
     Parameter(
         name="id_prefix",
@@ -291,6 +299,7 @@ def _page(settings: Settings, ledger: Ledger, estimates: Estimates) -> Response:
         labels=fields.label_filters(request.args.items(multi=True)),
         label=fields.label_filter(request.args.get("label")),
         template=fields.template_name(request.args.get("template")),
+        error=fields.error_words(request.args.get("error")),
         ids=fields.id_bounds(request.args.get("id_prefix")),
         from_ms=fields.moment("created_after", request.args.get("created_after")),
         until_ms=fields.moment("created_before", request.args.get("created_before")),

@@ -3,6 +3,7 @@ import { useEffect, useState } from "preact/hooks";
 import { get, may, post, type Template } from "../api";
 import { listen } from "../live";
 import { Card, Deed, Empty, ErrorNote, Loading, Meter, StatusBadge, useAnswer, When } from "../parts/basics";
+import { EstimateNote } from "../parts/estimate";
 import { go, href } from "../route";
 import { plural, short, span, text } from "../words";
 
@@ -110,11 +111,14 @@ function NewBatch() {
   const varied = Object.entries(over).filter(([, words]) => words.trim() !== "");
   const counts = varied.map(([key, words]) => countOf(valuesOf(words, properties[key]?.type)));
   const jobs = counts.reduce((product, count) => product * count, varied.length ? 1 : 0);
+  const isMakeable = name !== "" && jobs > 0 && jobs <= MOST_JOBS;
   const make = async () => {
-    const parameters = Object.fromEntries(Object.entries(values).filter(([key, words]) => words !== "" && !over[key]?.trim()).map(([key, words]) => [key, typed(words, properties[key]?.type)]));
-    const body = { template: name, parameters, over: Object.fromEntries(varied.map(([key, words]) => [key, valuesOf(words, properties[key]?.type)])), ...(label && { label }) };
-    const made = await post<Listed>("/api/v2/batches", body, { "Idempotency-Key": crypto.randomUUID() });
+    const made = await post<Listed>("/api/v2/batches", body(), { "Idempotency-Key": crypto.randomUUID() });
     go("batches", made.id);
+  };
+  const body = () => {
+    const parameters = Object.fromEntries(Object.entries(values).filter(([key, words]) => words !== "" && !over[key]?.trim()).map(([key, words]) => [key, typed(words, properties[key]?.type)]));
+    return { template: name, parameters, over: Object.fromEntries(varied.map(([key, words]) => [key, valuesOf(words, properties[key]?.type)])), ...(label && { label }) };
   };
   return (
     <Card title="New batch">
@@ -137,7 +141,8 @@ function NewBatch() {
         )}
         <div class="field"><label htmlFor="batch-label">Label</label><input id="batch-label" maxLength={128} value={label} onInput={(event) => setLabel(event.currentTarget.value)} /></div>
         <p>{varied.length === 0 ? "Vary at least one value." : `${plural(jobs, "job")}: ${counts.join(" × ")}`}{jobs > MOST_JOBS && <span class="bad"> A batch has at most {MOST_JOBS.toLocaleString()} jobs.</span>}</p>
-        <Deed kind="main" disabled={!name || jobs === 0 || jobs > MOST_JOBS} act={make}>Make {plural(jobs, "job")}</Deed>
+        <EstimateNote path="/api/v2/batches" body={isMakeable ? body() : null} lack="What it would take is told here." />
+        <Deed kind="main" disabled={!isMakeable} act={make}>Make {plural(jobs, "job")}</Deed>
       </div>
     </Card>
   );

@@ -27,6 +27,7 @@ export function JobsPage() {
         </div>
         <input type="search" aria-label="Label" placeholder="Label" value={query.label ?? ""} onChange={(event) => set("label", event.currentTarget.value.trim())} />
         <input type="search" aria-label="Template" placeholder="Template" value={query.template ?? ""} onChange={(event) => set("template", event.currentTarget.value.trim())} />
+        <input type="search" aria-label="Words of the error" placeholder="Error" value={query.error ?? ""} onChange={(event) => set("error", event.currentTarget.value.trim())} />
         <input type="search" aria-label="Beginning of the id" placeholder="Id begins with" value={query.id ?? ""} onChange={(event) => set("id", event.currentTarget.value.trim())} />
         <label class="small">since <input type="datetime-local" value={query.since ?? ""} onChange={(event) => set("since", event.currentTarget.value)} /></label>
       </form>
@@ -70,7 +71,7 @@ function aboutOf(job: Job): string {
 function filterOf(query: Record<string, string>): string {
   const since = query.since ? new Date(query.since) : null;
   const wanted: Record<string, string | undefined> = {
-    status: query.status, label: query.label, template: query.template, id_prefix: query.id,
+    status: query.status, label: query.label, template: query.template, error: query.error, id_prefix: query.id,
     created_after: since && !Number.isNaN(since.getTime()) ? since.toISOString() : undefined,
   };
   return new URLSearchParams(Object.entries(wanted).filter((entry): entry is [string, string] => !!entry[1])).toString();
@@ -123,6 +124,8 @@ function fits(job: Job, filter: string): boolean {
   const wanted = new URLSearchParams(filter);
   const is = (name: string, value: string | null | undefined) => !wanted.has(name) || wanted.get(name) === value;
   const since = wanted.get("created_after");
-  return is("status", job.status) && is("label", job.label) && is("template", job.template)
+  const words = wanted.get("error")?.toLowerCase();
+  const says = (part: string | undefined) => part?.toLowerCase().includes(words!) ?? false;
+  return (!words || says(job.error?.code) || says(job.error?.message)) && is("status", job.status) && is("label", job.label) && is("template", job.template)
     && job.id.startsWith(wanted.get("id_prefix") ?? "") && (!since || job.created_at >= since);
 }

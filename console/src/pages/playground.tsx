@@ -3,6 +3,7 @@ import { useEffect, useState } from "preact/hooks";
 import { ask, get, isEnded, may, post, session, type Job, type ParameterSchema, type Template } from "../api";
 import { listen } from "../live";
 import { Card, Empty, ErrorNote, Loading, ProgressLine, StatusBadge, useAnswer } from "../parts/basics";
+import { EstimateNote } from "../parts/estimate";
 import { OutputView } from "../parts/outputs";
 import { href, route } from "../route";
 import { short, text } from "../words";
@@ -48,6 +49,7 @@ function TemplateForm({ name }: { name: string }) {
   if (!answer) return <Loading what="the template" />;
   const properties = answer.parameters?.properties ?? {};
   const needed = new Set(answer.parameters?.required ?? []);
+  const lacking = [...needed].filter((key) => values[key] === undefined);
   const run = async (event: Event) => {
     event.preventDefault();
     setBusy(true);
@@ -72,6 +74,7 @@ function TemplateForm({ name }: { name: string }) {
         <form class="card form" onSubmit={run}>
           {Object.entries(properties).map(([key, schema]) => <Field key={key} name={key} schema={schema} isNeeded={needed.has(key)} value={values[key]} set={(value) => set(key, value)} />)}
           {problem !== null && <ErrorNote error={problem} />}
+          <EstimateNote path={`/workflows/${encodeURIComponent(name)}`} body={lacking.length ? null : { parameters: values }} lack={`Fill in ${lacking.join(", ")} to see when it would begin.`} />
           <button type="submit" class="is-main" disabled={isBusy || !may("submit")}>{isBusy ? "Sending…" : "Run"}</button>
           {!may("submit") && <p class="quiet small">This key has no scope <code>submit</code>.</p>}
         </form>

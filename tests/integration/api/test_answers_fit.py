@@ -57,7 +57,15 @@ QUERIES: tuple[str, ...] = (
     "metadata[]=b",
 )
 QUERIES += ("state=dead", "state=nope", "older_than=x", "state=dead&older_than=0", "job_id=%00", "after=1", "after=x")
-QUERIES += ("template=sd3", "id_prefix=0", "id_prefix=%00", "created_after=x", "created_before=2026-11-22T00:00:00Z")
+QUERIES += (
+    "template=sd3",
+    "error=memory",
+    "error=%00",
+    "id_prefix=0",
+    "id_prefix=%00",
+    "created_after=x",
+    "created_before=2026-11-22T00:00:00Z",
+)
 QUERIES += ("expires=1&signature=x", "download=1")
 
 

@@ -226,12 +226,18 @@ def test_no_list_has_another_tenants_things(api: Api, acme: Belongings, other: C
 
 @pytest.mark.parametrize(
     "query",
-    ["/api/v2/jobs?id_prefix={job}", "/api/v2/jobs?metadata[label]=of-acme", "/webhooks/deliveries?job_id={job}"],
+    [
+        "/api/v2/jobs?id_prefix={job}",
+        "/api/v2/jobs?metadata[label]=of-acme",
+        "/api/v2/jobs?error=boom",
+        "/webhooks/deliveries?job_id={job}",
+    ],
 )
 def test_no_filter_finds_them(acme: Belongings, other: Client, query: str) -> None:
     path = query.format(job=acme.ended)
-    assert acme.ended in acme.owner.ask("GET", path).text
-    assert acme.ended not in other.ask("GET", path).text
+    theirs = acme.failed if "error=" in query else acme.ended
+    assert theirs in acme.owner.ask("GET", path).text
+    assert theirs not in other.ask("GET", path).text
 
 
 def test_its_owner_finds_each_of_them(acme: Belongings) -> None:

@@ -4,105 +4,34 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
 
 import pytest
 import requests
 
-from tests.browser import Browser, Page, chromium
+from tests.browser import chromium
+from tests.console import KEY, Served, fill, made, press, see, shows
 from tests.fleet import ALL, Fleet, sampled, work
 from tests.foreign_clients import npm_packages
 from tests.waiting import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
-KEY = "a-key-for-the-console"
 PAGES = ("fleet", "jobs", "batches", "gallery", "playground", "webhooks", "models", "usage", "keys", "health")
-#: What a page has that is not being read any more.
-SETTLED = "document.querySelector('main') && !document.querySelector('.spinner')"
 #: What `axe-core` finds wrong, each with where.
 AXE = """axe.run(document, {runOnly: ['wcag2a', 'wcag2aa', 'wcag21aa']}).then(({violations}) =>
   violations.map((each) => [each.id, each.nodes.map((node) => node.html.slice(0, 120))]))"""
 
 
-@dataclass
-class Served:
-    """A fleet that asks for a key, and a browser."""
-
-    url: str
-    fleet: Fleet
-    browser: Browser
-
-    def open(self, key: str = KEY) -> Page:
-        """Open the console and sign in."""
-        page = self.browser.open(self.url)
-        page.await_true("document.querySelector('nav, input[type=password]')")
-        page.run("fetch('/api/v2/session', {method: 'DELETE'})")
-        page.run("location.reload()")
-        page.await_true("document.querySelector('input[type=password]')")
-        fill(page, "input[type=password]", key)
-        press(page, "Sign in")
-        page.await_true("document.querySelector('nav')")
-        return page
-
-    def ask(self, method: str, path: str, *, key: str = KEY, **options: Any) -> Any:
-        headers = {"X-API-Key": key}
-        answer = requests.request(method, self.url + path, headers=headers, timeout=30, **options)
-        assert answer.ok, answer.text
-        return answer.json() if answer.content else None
-
-    def key_of(self, tenant: str) -> str:
-        if tenant not in [each["name"] for each in self.ask("GET", "/api/v2/tenants")["tenants"]]:
-            self.ask("POST", "/api/v2/tenants", json={"name": tenant})
-        body = {"name": "console", "tenant": tenant, "scopes": ["submit", "read", "cancel"]}
-        return str(self.ask("POST", "/api/v2/keys", json=body)["secret"])
-
-
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     root = tmp_path_factory.mktemp("console")
-    with chromium(root / "profile") as browser, Fleet(root, simulated_gpus="2", api_keys=KEY) as fleet:
+    with (
+        chromium(root / "profile") as browser,
+        Fleet(root, simulated_gpus="2", api_keys=KEY, gpu_prices="simulat=3.60 EUR") as fleet,
+    ):
         fleet.key = KEY
         fleet.start(*ALL).ready()
         yield Served(url=fleet.base_url, fleet=fleet, browser=browser)
-
-
-def fill(page: Page, selector: str, words: str) -> None:
-    page.await_true(f"document.querySelector({json.dumps(selector)})")
-    page.run(f"""(() => {{
-      const field = document.querySelector({json.dumps(selector)});
-      const kinds = {{TEXTAREA: HTMLTextAreaElement, SELECT: HTMLSelectElement, INPUT: HTMLInputElement}};
-      const kind = kinds[field.tagName];
-      Object.getOwnPropertyDescriptor(kind.prototype, 'value').set.call(field, {json.dumps(words)});
-      field.dispatchEvent(new Event('input', {{bubbles: true}}));
-      field.dispatchEvent(new Event('change', {{bubbles: true}}));
-    }})()""")  # fmt: skip
-
-
-def press(page: Page, words: str) -> None:
-    """Press the button that says so; whoever is asked whether to agrees."""
-    page.run("window.confirm = () => true")
-    button = f"[...document.querySelectorAll('button')].find((each) => each.textContent.trim() === {json.dumps(words)})"
-    page.await_true(f"{button} && !{button}.disabled")
-    page.run(f"{button}.click()")
-
-
-def see(page: Page, place: str) -> None:
-    page.run(f"location.hash = {json.dumps('#/' + place)}")
-    page.await_true(SETTLED)
-
-
-def shows(page: Page, words: str, *, timeout_s: float = 60.0) -> None:
-    page.await_true(f"document.querySelector('main').innerText.includes({json.dumps(words)})", timeout_s=timeout_s)
-
-
-def made(served: Served, *, key: str = KEY, **body: Any) -> str:
-    """A job that has ended, by the API."""
-    answer = served.ask("POST", "/api/v2/jobs", key=key, json={"workflow": work(0.1), **body})
-    job_id = str(answer["id"])
-    until(lambda: served.ask("GET", f"/api/v2/jobs/{job_id}", key=key)["completed_at"], what="its end")
-    return job_id
 
 
 def test_a_wrong_key_is_told_and_the_right_one_is_kept_from_scripts(served: Served) -> None:
@@ -171,6 +100,20 @@ def test_a_template_is_filled_in_run_seen_and_run_again(served: Served) -> None:
     page.close()
 
 
+def test_what_would_become_of_a_job_is_told_before_the_click(served: Served) -> None:
+    made(served)
+    page = served.open()
+    see(page, "playground/text2image")
+    shows(page, "Fill in prompt")
+    fill(page, "#field-prompt", "a lighthouse at noon")
+    page.await_true("/Begins .* and runs about .*[.]/.test(document.querySelector('.estimate').innerText)")
+    page.await_true("/of GPU time.* about [0-9.]+ EUR/.test(document.querySelector('.estimate').innerText)")
+    fill(page, "#field-steps", "100000")
+    page.await_true("document.querySelector('.estimate.is-bad').innerText.includes('steps')")
+    assert served.ask("GET", "/api/v2/jobs?template=text2image&status=queued,running")["jobs"] == []
+    page.close()
+
+
 def test_a_job_from_elsewhere_is_seen_as_it_goes_and_is_cancelled_here(served: Served) -> None:
     page = served.open()
     see(page, "jobs")
@@ -197,6 +140,19 @@ def test_a_failed_job_says_why(served: Served) -> None:
     page.close()
 
 
+def test_jobs_are_found_by_words_of_their_error(served: Served) -> None:
+    made(served, label="went well")
+    failed = made(served, label="went badly", workflow=work(60.0, steps=600), timeout=1)
+    message = served.ask("GET", f"/api/v2/jobs/{failed}")["error"]["message"]
+    page = served.open()
+    see(page, "jobs")
+    shows(page, "went well")
+    fill(page, "[aria-label='Words of the error']", message[:30].upper())
+    shows(page, "went badly")
+    page.await_true("!document.querySelector('main').innerText.includes('went well')")
+    page.close()
+
+
 def test_a_gpu_is_drained_and_resumed(served: Served) -> None:
     page = served.open()
     see(page, "fleet")
@@ -218,6 +174,7 @@ def test_a_batch_is_made_and_fills(served: Served) -> None:
     fill(page, "[aria-label='prompt for all jobs']", "hills")
     fill(page, "[aria-label='seed, varied']", "1..4")
     shows(page, "4 jobs: 4")
+    page.await_true("/done in about .*EUR/s.test(document.querySelector('.estimate').innerText)")
     press(page, "Make 4 jobs")
     page.await_true("location.hash.startsWith('#/batches/')")
     page.await_true("document.querySelector('main .badge').textContent === 'completed'")

@@ -229,6 +229,22 @@ class TestPage:
         assert ids(ledger.jobs.page(from_ms=begun_ms + 1)) == ["c", "b"]
         assert ids(ledger.jobs.page(until_ms=begun_ms + 1)) == ["a"]
 
+    def test_by_words_of_the_error(self, ledger: Ledger, clock: StoppedClock, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name, message in (("a", "100% of the memory"), ("b", "1000 of the memory"), ("c", "no such file")):
+            claim = claimed(ledger, id=name, label=None if name == "c" else "l")
+            ledger.claims.fail(claim, JobError(code="node_execution_error", message=message))
+            clock.pass_ms(1)
+        submit(ledger)
+        assert ids(ledger.jobs.page(error="THE memory")) == ["b", "a"]
+        assert ids(ledger.jobs.page(error="execution_error", limit=2)) == ["c", "b"]
+        assert ids(ledger.jobs.page(error="100%")) == ["a"]
+        assert ids(ledger.jobs.page(error="memory", label="l", of="default")) == ["b", "a"]
+        assert ledger.jobs.page(error="memory", of="acme") == ledger.jobs.page(error="memory", statuses=[QUEUED]) == []
+        last = ledger.jobs.page(error="memory", limit=1)[0]
+        assert ids(ledger.jobs.page(error="memory", after=(last.created_at_ms, last.id))) == ["a"]
+        monkeypatch.setattr("core.ledger.jobs.MAX_SEARCHED", 2)
+        assert ids(ledger.jobs.page(error="memory")) == ["b"], "so many are looked through, the newest"
+
     def test_each_with_its_outputs(self, ledger: Ledger) -> None:
         claim = succeeded(ledger, files=2)
         submit(ledger)
