@@ -140,8 +140,12 @@ def _ledger_hosts(url: str) -> list[str | None]:
     # Imported late: the driver decides at its import whether gevent has patched the standard library.
     from psycopg import OperationalError, conninfo, pq
     from sqlalchemy import make_url
+    from sqlalchemy.exc import ArgumentError
 
-    parsed = make_url(url).set(drivername="postgresql+psycopg")
+    try:
+        parsed = make_url(url).set(drivername="postgresql+psycopg")
+    except (ValueError, ArgumentError):
+        return [None]
     _, options = parsed.get_dialect()().create_connect_args(parsed)
     # Begun and not waited for: it has read all that it goes by then.
     connection = pq.PGconn.connect_start(conninfo.make_conninfo(**options).encode())

@@ -21,6 +21,7 @@ from core.settings.value_types import (
     CertificateFile,
     CommaList,
     CommandLine,
+    DatabaseUrl,
     DistinctNames,
     GpuPrices,
     HostNames,
@@ -71,7 +72,7 @@ class Settings(BaseSettings):
     #: Seconds of silence of a GPU's worker after which files that are not in the bucket yet are given up as lost.
     host_lost_s: float = Field(300.0, ge=30, allow_inf_nan=False)
     #: SQLAlchemy URL of the ledger; empty means SQLite in the data directory.
-    database_url: str = Field("", repr=False)
+    database_url: DatabaseUrl = Field("", repr=False)
     #: kombu URL of the broker (redis://, amqp://); empty means the embedded one in the data directory.
     broker_url: BrokerUrl = Field("", repr=False)
     #: A PEM file of the authorities that a broker's TLS certificate is by (rediss://, amqps://); None: the system's.

@@ -124,6 +124,23 @@ def _check_networks(values: tuple[str, ...]) -> tuple[str, ...]:
     return values
 
 
+def _check_characters(value: str) -> str:
+    # Python's parsers drop some of these, and others become a part of a name that nobody meant.
+    if value != value.strip() or not value.isprintable():
+        raise ValueError("must have no spaces around it, and no line breaks or other control characters within")
+    return value
+
+
+def _check_database(value: str) -> str:
+    scheme, _, rest = value.partition("://")
+    is_postgresql = scheme.partition("+")[0] == "postgresql" and "://" in value
+    # In memory each process would have a ledger of its own.
+    is_file = scheme.partition("+")[0] == "sqlite" and rest.startswith("/") and rest != "/"
+    if value and not is_postgresql and not is_file:
+        raise ValueError("must look like postgresql://user:password@host:5432/name or sqlite:////path/ledger.db")
+    return value
+
+
 def _check_broker(value: str) -> str:
     scheme = value.partition("://")[0]
     if scheme == "sentinel":
@@ -132,9 +149,12 @@ def _check_broker(value: str) -> str:
         raise ValueError(f"must begin with one of {', '.join(f'{scheme}://' for scheme in BROKER_SCHEMES)}")
     # Several are kombu's way to name a broker's stand-ins.
     for url in value.split(";"):
-        parts = urlsplit(url)
-        # Raises ValueError: the port is no number, or an address in brackets is not closed.
-        _ = parts.port
+        try:
+            parts = urlsplit(url)
+            _ = parts.port
+        except ValueError as exc:
+            # The port is no number, or an address in brackets is not closed.
+            raise ValueError(f"must look like redis://host:6379/0 or amqp://user:password@host:5672// ({exc})") from exc
         if parts.scheme == "amqps" and any(name.startswith("ssl_") for name in parse_qs(parts.query)):
             raise ValueError("has ssl_ parameters, which are for rediss:// alone; set COMFYLINE_BROKER_CA instead")
     return value
@@ -240,8 +260,9 @@ Origins = Annotated[CommaList, AfterValidator(_check_origins)]
 HostNames = Annotated[CommaList, AfterValidator(_check_host_names)]
 Networks = Annotated[CommaList, AfterValidator(_check_networks)]
 Pauses = Annotated[tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...], NoDecode, BeforeValidator(_split)]
-BrokerUrl = Annotated[str, AfterValidator(_check_broker)]
-StorageUrl = Annotated[str, AfterValidator(_check_storage_url)]
+BrokerUrl = Annotated[str, AfterValidator(_check_characters), AfterValidator(_check_broker)]
+DatabaseUrl = Annotated[str, AfterValidator(_check_characters), AfterValidator(_check_database)]
+StorageUrl = Annotated[str, AfterValidator(_check_characters), AfterValidator(_check_storage_url)]
 KeyTemplate = Annotated[str, AfterValidator(_check_template)]
 CertificateFile = Annotated[Path, AfterValidator(_check_certificates)]
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]

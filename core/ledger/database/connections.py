@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, Executable, create_engine, event
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DisconnectionError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DisconnectionError, SQLAlchemyError
 
 from core.background import failure_of
 from core.clock import ledger_clock
@@ -114,7 +114,12 @@ class Database:
     ) -> None:
         self.on_change = on_change
         self._signer = signer
-        self.url = make_url(url)
+        try:
+            self.url = make_url(url)
+        except (ValueError, ArgumentError):
+            # Without what it says of itself: a part of the URL that may be the password.
+            told = "COMFYLINE_DATABASE_URL must look like postgresql://user:password@host:5432/name."
+            raise ConfigurationError(told) from None
         if self.url.get_backend_name() == "postgresql":
             self.url = self.url.set(drivername="postgresql+psycopg")
         self.is_sqlite = self.url.get_backend_name() == "sqlite"

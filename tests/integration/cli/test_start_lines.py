@@ -58,6 +58,27 @@ def test_a_rabbitmq_that_refuses_us_is_named(
     assert "wr0ngpassw0rd" not in line
 
 
+@pytest.mark.parametrize("command", first_quick("gpu", "api", "io", "beat"))
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        ("database_url", "postgresql://user:s3cret-w0rd@host:notaport/d"),
+        ("broker_url", "redis://:s3cret-w0rd@host:notaport/0"),
+        ("storage_url", "s3:///x"),
+    ],
+)
+def test_a_url_that_cannot_be_read_is_named_with_how_it_should_look(
+    tmp_path: Path, shared_redis: Broker, name: str, url: str, command: str
+) -> None:
+    settings = {"broker_url": shared_redis.url, "broker_namespace": shared_redis.namespace, name: url}
+
+    line = refused(Fleet(tmp_path, **settings), command)
+
+    assert f"COMFYLINE_{name.upper()}" in line
+    assert "://" in line, "how it should look"
+    assert "s3cret-w0rd" not in line
+
+
 def test_the_whole_stack_does_not_start_on_a_broker_that_refuses_it(tmp_path: Path, shared_redis: Broker) -> None:
     url = urlunsplit(urlsplit(shared_redis.url)._replace(path="/9999"))
     settings = {"broker_url": url, "flower_port": str(free_port())}

@@ -306,6 +306,49 @@ def test_values_that_could_not_work_stop_the_start(monkeypatch: pytest.MonkeyPat
         load_settings()
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("COMFYLINE_DATABASE_URL", "ftp://x", "postgresql://user:password@host:5432/name"),
+        ("COMFYLINE_DATABASE_URL", "postgres", "postgresql://user:password@host:5432/name"),
+        ("COMFYLINE_DATABASE_URL", "sqlite://", "sqlite:////path/ledger.db"),
+        ("COMFYLINE_DATABASE_URL", "  ", "must have no spaces around it"),
+        ("COMFYLINE_DATABASE_URL", "postgresql://h/d ", "must have no spaces around it"),
+        ("COMFYLINE_DATABASE_URL", "postgresql://h/d\nx", "no line breaks"),
+        ("COMFYLINE_BROKER_URL", "ftp://x", "redis://"),
+        ("COMFYLINE_BROKER_URL", "redis://host:notaport/0", "must look like redis://host:6379/0"),
+        ("COMFYLINE_BROKER_URL", "amqp://[", "must look like redis://host:6379/0"),
+        ("COMFYLINE_BROKER_URL", "redis://h\n/0", "no line breaks"),
+        ("COMFYLINE_BROKER_URL", "redis://h/0 ", "must have no spaces around it"),
+        ("COMFYLINE_STORAGE_URL", "s3://", "s3://bucket/prefix"),
+        ("COMFYLINE_STORAGE_URL", "s3:///x", "s3://bucket/prefix"),
+        ("COMFYLINE_STORAGE_URL", "s3://bucket with space", "s3://bucket/prefix"),
+        ("COMFYLINE_STORAGE_URL", "ftp://x", "s3://bucket/prefix"),
+        ("COMFYLINE_STORAGE_URL", "s3://bucket/x  ", "must have no spaces around it"),
+        ("COMFYLINE_STORAGE_URL", "s3://bucket/x\ny", "no line breaks"),
+    ],
+)
+def test_a_url_of_nothing_is_refused_with_how_it_should_look(
+    name: str, value: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+
+    with pytest.raises(ConfigurationError) as refused:
+        load_settings()
+
+    assert str(refused.value).startswith(f"{name}: ")
+    assert told in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_control_character_from_a_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "url").write_text("postgresql://h/d\0x")
+    monkeypatch.setenv("COMFYLINE_DATABASE_URL_FILE", str(tmp_path / "url"))
+
+    with pytest.raises(ConfigurationError, match=r"^COMFYLINE_DATABASE_URL: .*control characters"):
+        load_settings()
+
+
 def test_the_data_directory_is_for_its_user_alone(tmp_path: Path) -> None:
     settings = load_settings(data_dir=tmp_path / "new")
     settings.make_data_dir()
