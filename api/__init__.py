@@ -34,6 +34,7 @@ from api.contracts.deliveries import deliveries_blueprint
 from api.contracts.generate.routes import generate_blueprint
 from api.contracts.generate.stream import generate_stream_blueprint
 from api.contracts.gpus import Ask, gpus_blueprint
+from api.contracts.history import history_blueprint
 from api.contracts.mcp.endpoint import mcp_blueprint
 from api.contracts.mcp.toolbox import toolbox
 from api.contracts.model_files import model_files_blueprint
@@ -147,6 +148,7 @@ def create_app(
     app.register_blueprint(deliveries_blueprint(settings, ledger, publisher))
     app.register_blueprint(gpus_blueprint(ledger, ask, estimates))
     app.register_blueprint(autoscale_blueprint(settings, ledger, ask, PoolFigures(ledger, estimates)))
+    app.register_blueprint(history_blueprint(ledger))
     app.register_blueprint(rollouts_blueprint(settings, ledger))
     app.register_blueprint(model_files_blueprint(settings, ledger))
     app.register_blueprint(model_tokens_blueprint(settings, ledger))

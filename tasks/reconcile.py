@@ -21,12 +21,12 @@ from tasks.reconciling.event_folding import fold_events
 from tasks.reconciling.expiry import remove_expired, sweep
 from tasks.reconciling.leading import lead_batches
 from tasks.reconciling.metric_folding import fold_metrics
+from tasks.reconciling.noting import count_templates, take_sample
 from tasks.reconciling.pool_watch import watch_pools
 from tasks.reconciling.regrouping import follow_lessons
 from tasks.reconciling.relining import mend_lines
 from tasks.reconciling.repinning import follow_fleet
 from tasks.reconciling.rolling_on import advance_rollout
-from tasks.reconciling.template_count import count_templates
 from tasks.reconciling.usage_folding import fold_usage
 from tasks.runtime import ComfylineTask, Runtime
 from tasks.take_back import take_back, take_back_unstored
@@ -138,6 +138,7 @@ STEPS: tuple[Callable[[Runtime], None], ...] = (
     wipe_secrets,
     fold_usage,
     fold_metrics,
+    take_sample,
     fold_events,
     remove_expired,
     forget_batches,

@@ -17,6 +17,7 @@ model_tokens     the tokens of its sources for operators
 access           keys for operators
 session          signing in from a browser
 rollouts         the processes of hosts renewed, one host after the other
+history          the last hour of the fleet in samples, for operators
 tenants          tenants for operators, and what each has left
 usage            what tenants used
 usage_views      what that answers, also as CSV (usage)

@@ -80,6 +80,7 @@ from core.ledger.jobs import Jobs
 from core.ledger.machines import Machines
 from core.ledger.many_jobs import Bulk
 from core.ledger.metrics.fleet_state import FleetStates
+from core.ledger.metrics.last_hour import History
 from core.ledger.metrics.sums import MetricSums
 from core.ledger.metrics.waiting_templates import WaitingTemplates
 from core.ledger.models.copies import Copies
@@ -182,6 +183,7 @@ class Ledger:
         self.metrics = MetricSums(self.database)
         self.fleet_state = FleetStates(self.database)
         self.waiting_templates = WaitingTemplates(self.database, self.facts)
+        self.history = History(self.fleet_state, self.facts)
         self.audit = Audit(self.database)
         self.processes = Processes(self.database)
         self.rollouts = Rollouts(self.database)

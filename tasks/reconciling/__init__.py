@@ -10,7 +10,7 @@ repinning  waiting jobs judged again when the fleet has changed
 relining  waiting jobs led into the lines of their models
 event_folding  logs of jobs that have ended, folded into one row each
 metric_folding  what was counted, folded into the sums of metrics
-template_count  jobs that wait, counted by template for metrics
+noting  what is asked for often, noted now and then: jobs that wait by template, the last hour
 rolling_on  the rollout that runs, gone on with
 usage_folding  what was used, folded into the sums of its day
 regrouping  waiting jobs led to where what ran out of memory wants them

@@ -1,4 +1,4 @@
-// Every GPU, what waits, and what happened in the minutes that this page was open.
+// Every GPU, what waits, and what happened in the last hour.
 import { useEffect, useRef, useState } from "preact/hooks";
 import { get, may, post, type Gpu, type Job, type Progress, type QueueInfo } from "../api";
 import { listen } from "../live";
@@ -12,14 +12,20 @@ const LOOK_MS = 3000;
 const MANY = 24;
 const KEPT = 1200;
 
+const HISTORY_MS = 30_000;
+
 interface Sample { at: number; waiting: number; running: number; busy: number }
+/** Of the server's history. */
+interface Told { at: string; jobs_waiting: number; jobs_running: number; gpus: number; gpus_busy: number; wait_p95_s: number | null }
 
 export function FleetPage() {
   const queue = useAnswer(() => get<QueueInfo>("/queue-info"), [], LOOK_MS);
   const isOperator = may("operate");
   const gpus = useAnswer(async () => (isOperator ? (await get<{ gpus: Gpu[] }>("/api/v2/gpus")).gpus : null), [isOperator], LOOK_MS);
   const progress = useProgress();
-  const samples = useSamples(queue.answer, gpus.answer);
+  const hour = useAnswer(async () => (isOperator ? (await get<{ samples: Told[] }>("/api/v2/history")).samples : []), [isOperator], HISTORY_MS).answer ?? [];
+  const samples = withHour(hour, useSamples(queue.answer, gpus.answer));
+  const since = isOperator ? undefined : "since this page was opened";
   const [wanted, setWanted] = useState("");
   if (queue.error && !queue.answer) return <ErrorNote error={queue.error} retry={queue.again} />;
   const info = queue.answer;
@@ -35,9 +41,10 @@ export function FleetPage() {
         <Figure label="until a new job would begin" value={info ? (info.estimated_wait_time === 0 ? "now" : span(info.estimated_wait_time)) : undefined} />
       </div>
       <div class="plots">
-        <Plot title="Waiting" points={samples.map((each) => [each.at, each.waiting])} />
-        <Plot title="Running" points={samples.map((each) => [each.at, each.running])} />
-        {isOperator && <Plot title="GPUs at work" points={samples.map((each) => [each.at, each.busy])} most={1} isShare />}
+        <Plot title="Waiting" points={samples.map((each) => [each.at, each.waiting])} since={since} />
+        <Plot title="Running" points={samples.map((each) => [each.at, each.running])} since={since} />
+        {isOperator && <Plot title="GPUs at work" points={samples.map((each) => [each.at, each.busy])} most={1} say={(share) => `${Math.round(share * 100)} %`} />}
+        {isOperator && <Plot title="Waited, 95 of 100 jobs" points={hour.flatMap((each) => (each.wait_p95_s === null ? [] : [[Date.parse(each.at), each.wait_p95_s] as const]))} say={span} />}
       </div>
       {!isOperator && <Empty title="GPUs are shown to operators"><p class="quiet">This key has no scope <code>operate</code>. Your jobs are under <a href={href("jobs")}>Jobs</a>.</p></Empty>}
       {gpus.error !== null && <ErrorNote error={gpus.error} retry={gpus.again} />}
@@ -158,6 +165,13 @@ function useSamples(queue: QueueInfo | null, gpus: Gpu[] | null): Sample[] {
     if (kept.length > KEPT) kept.shift();
   }
   return kept;
+}
+
+/** The hour that the server tells of, and what this page has seen since its last sample. */
+function withHour(hour: Told[], seen: Sample[]): Sample[] {
+  const told = hour.map((each) => ({ at: Date.parse(each.at), waiting: each.jobs_waiting, running: each.jobs_running, busy: each.gpus ? each.gpus_busy / each.gpus : 0 }));
+  const last = told.at(-1)?.at ?? 0;
+  return [...told, ...seen.filter((each) => each.at > last)];
 }
 
 function countBy<T>(items: T[], keyOf: (item: T) => string): Record<string, number> {

@@ -1,5 +1,5 @@
 // A small line over time, with what it says in words for those who do not see it.
-export function Plot(props: { title: string; points: (readonly [number, number])[]; most?: number; isShare?: boolean }) {
+export function Plot(props: { title: string; points: (readonly [number, number])[]; most?: number; say?: (value: number) => string; since?: string }) {
   const { points } = props;
   const width = 240;
   const height = 48;
@@ -8,7 +8,7 @@ export function Plot(props: { title: string; points: (readonly [number, number])
   const until = points.at(-1)?.[0] ?? 1;
   const place = ([at, value]: readonly [number, number]) =>
     `${((at - from) / Math.max(1, until - from)) * width},${(height - 2 - (value / most) * (height - 4)).toFixed(1)}`;
-  const say = (value: number) => (props.isShare ? `${Math.round(value * 100)} %` : value.toLocaleString());
+  const say = props.say ?? ((value: number) => value.toLocaleString());
   const now = say(points.at(-1)?.[1] ?? 0);
   const minutes = Math.max(1, Math.round((until - from) / 60_000));
   return (
@@ -18,7 +18,7 @@ export function Plot(props: { title: string; points: (readonly [number, number])
         {points.length > 1 && <polygon points={`0,${height} ${points.map(place).join(" ")} ${width},${height}`} />}
         {points.length > 1 && <polyline points={points.map(place).join(" ")} />}
       </svg>
-      <span class="quiet small">the last {minutes} min, since this page was opened</span>
+      <span class="quiet small">{points.length ? `the last ${minutes} min` : "nothing yet"}{props.since && `, ${props.since}`}</span>
     </figure>
   );
 }

@@ -68,6 +68,20 @@ def test_every_page_opens_with_what_is_there_and_asks_nobody_else(served: Served
     page.close()
 
 
+def test_the_last_hour_is_drawn_of_which_the_page_has_not_seen_a_moment(served: Served) -> None:
+    made(served)
+    until(lambda: served.ask("GET", "/api/v2/history")["samples"], what="a sample", timeout_s=60)
+    page = served.open()
+    see(page, "fleet")
+    plots = "[...document.querySelectorAll('.plot [role=img]')].map((each) => each.getAttribute('aria-label'))"
+    page.await_true(f"{plots}.length === 4")
+    labels = page.run(plots)
+    assert [label.partition(":")[0] for label in labels] == [
+        *("Waiting", "Running", "GPUs at work", "Waited, 95 of 100 jobs")
+    ]
+    page.close()
+
+
 def test_the_first_view_is_small_and_its_policy_strict(served: Served) -> None:
     index = requests.get(served.url, timeout=20)
     policy = index.headers["Content-Security-Policy"]

@@ -85,6 +85,7 @@ ALL = [
     "wipe_secrets",
     "fold_usage",
     "fold_metrics",
+    "take_sample",
     "fold_events",
     "remove_expired",
     "forget_batches",
@@ -105,6 +106,7 @@ HARMLESS = [
     "wipe_secrets",
     "fold_usage",
     "fold_metrics",
+    "take_sample",
     "forget_batches",
 ]
 
