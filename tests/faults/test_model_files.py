@@ -37,10 +37,24 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         yield fleet.start("broker", "api", "gpu0", "gpu1", "io", "beat").ready()
 
 
-def enter(fleet: Fleet, server: ModelServer, name: str, body: bytes, *, sha256: str = "", **how: Any) -> str:
+def enter(
+    fleet: Fleet,
+    server: ModelServer,
+    name: str,
+    body: bytes,
+    *,
+    sha256: str = "",
+    size_bytes: int | None = None,
+    **how: Any,
+) -> str:
     """Serve a file and enter it in the manifest; returns what graphs call it."""
     file = server.serve(f"/{name}", body, **how)
-    entry = {"path": f"checkpoints/{name}", "source": f"{server.url}/{name}", "sha256": sha256 or file.sha256}
+    entry: dict[str, Any] = {
+        "path": f"checkpoints/{name}",
+        "source": f"{server.url}/{name}",
+        "sha256": sha256 or file.sha256,
+    }
+    entry |= {} if size_bytes is None else {"size_bytes": size_bytes}
     answer = requests.post(f"{fleet.base_url}/api/v2/model-files", json={"model_files": [entry]}, timeout=10)
     assert answer.status_code == 200, answer.text
     return name
