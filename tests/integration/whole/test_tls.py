@@ -92,18 +92,6 @@ def test_a_broker_of_another_authority_ends_the_start_with_one_line(
     assert "guest:guest" not in line
 
 
-def test_a_database_of_another_authority_is_waited_for_in_one_line(
-    tmp_path: Path, postgres: TlsPostgres, authority: Authority, stranger: Authority
-) -> None:
-    url = postgres.new_database().replace(str(authority.certificate), str(stranger.certificate))
-    with Fleet(tmp_path, database_url=url) as fleet:
-        fleet.data_dir.mkdir(mode=0o700)
-        fleet.start("beat")
-        until(lambda: "COMFYLINE_DATABASE_URL" in fleet.log("beat"), what="a word about it")
-        [line] = [line for line in fleet.log("beat").splitlines() if "COMFYLINE_DATABASE_URL" in line]
-        assert "certificate" in line
-
-
 def test_a_certificate_for_another_host_is_not_taken(
     tmp_path: Path, broker: TlsRedis | TlsRabbit, authority: Authority
 ) -> None:
@@ -116,3 +104,29 @@ def test_a_certificate_for_another_host_is_not_taken(
 
     assert ended.returncode == 2, ended
     assert "certificate is not trusted (IP address mismatch" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("of", "words"), [("another host", "does not match host name"), ("another authority", "certificate verify failed")]
+)
+def test_doctor_and_a_start_say_that_the_certificate_of_the_database_is_of(
+    tmp_path: Path, postgres: TlsPostgres, authority: Authority, stranger: Authority, of: str, words: str
+) -> None:
+    url = postgres.new_database()
+    if of == "another host":
+        url = url.replace("127.0.0.1", "[::ffff:127.0.0.1]")
+    else:
+        url = url.replace(str(authority.certificate), str(stranger.certificate))
+    with Fleet(tmp_path, database_url=url) as fleet:
+        fleet.data_dir.mkdir(mode=0o700)
+
+        examined = fleet.command("doctor")
+
+        [told] = [line for line in examined.stdout.splitlines() if "COMFYLINE_DATABASE_URL" in line]
+        assert (examined.returncode, told[0]) == (1, "✗")
+        assert words in told
+        # A start waits: a database that is being set up is no reason to end.
+        fleet.start("beat")
+        until(lambda: "COMFYLINE_DATABASE_URL" in fleet.log("beat"), what="a word about it")
+        [line] = [line for line in fleet.log("beat").splitlines() if "COMFYLINE_DATABASE_URL" in line]
+        assert words in line
