@@ -24,7 +24,7 @@ export function FleetPage() {
   const gpus = useAnswer(async () => (isOperator ? (await get<{ gpus: Gpu[] }>("/api/v2/gpus")).gpus : null), [isOperator], LOOK_MS);
   const progress = useProgress();
   const hour = useAnswer(async () => (isOperator ? (await get<{ samples: Told[] }>("/api/v2/history")).samples : []), [isOperator], HISTORY_MS).answer ?? [];
-  const samples = withHour(hour, useSamples(queue.answer, gpus.answer));
+  const samples = withHour(hour, useSamples(queue.answer, gpus.answer, isOperator));
   const since = isOperator ? undefined : "since this page was opened";
   const [wanted, setWanted] = useState("");
   if (queue.error && !queue.answer) return <ErrorNote error={queue.error} retry={queue.again} />;
@@ -156,9 +156,10 @@ const isOver = (job: Job) => job.completed_at !== null;
 /** What was seen since the page was opened: kept while other pages are looked at. */
 const kept: Sample[] = [];
 
-function useSamples(queue: QueueInfo | null, gpus: Gpu[] | null): Sample[] {
+function useSamples(queue: QueueInfo | null, gpus: Gpu[] | null, isOperator: boolean): Sample[] {
   const last = useRef<QueueInfo | null>(null);
-  if (queue && queue !== last.current) {
+  // Before the first look at the GPUs nobody knows how many work.
+  if (queue && queue !== last.current && (gpus || !isOperator)) {
     last.current = queue;
     const busy = gpus?.length ? gpus.filter((gpu) => gpu.job_id).length / gpus.length : 0;
     kept.push({ at: Date.now(), waiting: queue.preprocess_queue_size, running: queue.generation_queue_size, busy });
