@@ -133,8 +133,10 @@ def test_a_file_that_cannot_be_opened(tmp_path: Path) -> None:
 
 
 def test_another_kind_of_database_is_a_mistake_in_the_settings(tmp_path: Path) -> None:
+    # The settings refuse it themselves, where they are read.
+    settings = make_settings(tmp_path).model_copy(update={"database_url": "mysql://h/x"})
     with pytest.raises(ConfigurationError, match="COMFYLINE_DATABASE_URL"):
-        Ledger(make_settings(tmp_path, database_url="mysql://h/x"))
+        Ledger(settings)
 
 
 def test_a_stopped_server_is_refused_in_time_and_found_again(own_settings: Settings, own_postgres: OwnPostgres) -> None:
