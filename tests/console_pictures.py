@@ -8,7 +8,6 @@ Needs Chromium; about two minutes.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -18,6 +17,7 @@ from typing import Any
 import requests
 
 from tests.browser import Page, chromium
+from tests.console import see
 from tests.fleet import ALL, Fleet, work
 
 LOOKS: dict[str, dict[str, Any]] = {
@@ -82,8 +82,7 @@ def _fill(fleet: Fleet) -> dict[str, str]:
 
 
 def _take(page: Page, place: str, path: Path) -> None:
-    page.run(f"location.hash = {json.dumps('#/' + place)}")
-    page.await_true("!document.querySelector('.spinner')")
+    see(page, place)
     time.sleep(SETTLE_S)
     page.picture(path)
 
