@@ -18,9 +18,9 @@ from urllib.parse import quote
 
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from sqlalchemy.engine import make_url
 
 from core.errors import ConfigurationError, LedgerUnavailable
+from core.ledger.database.connections import parsed_url
 from core.ledger.fleet_key import KEY_MARK, key_problem
 from core.ledger.sealing import KEY_FILE, Sealer, load_keys
 from core.ledger.upgrade import alembic_config, upgrade_lock
@@ -107,8 +107,8 @@ def restore(settings: Settings, source: Path, *, despite_key: bool = False) -> B
 
 
 def ledger_file(settings: Settings) -> Path:
-    """Return the file of the ledger. Raises ConfigurationError: it is none of SQLite's."""
-    url = make_url(settings.ledger_url)
+    """Return the file of the ledger. Raises ConfigurationError: it is none of SQLite's, or the URL none at all."""
+    url = parsed_url(settings.ledger_url)
     if url.get_backend_name() != "sqlite" or not url.database:
         raise ConfigurationError(
             "COMFYLINE_DATABASE_URL names a PostgreSQL, whose own tools do this: pg_dump and pg_restore, see "

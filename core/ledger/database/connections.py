@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Executable, create_engine, event
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DisconnectionError, SQLAlchemyError
 
 from core.background import failure_of
@@ -94,6 +94,16 @@ class Transaction:
             self.line_changes[line_id] -= count
 
 
+def parsed_url(url: str) -> URL:
+    """Return the parts of the ledger's URL. Raises ConfigurationError: it has none."""
+    try:
+        return make_url(url)
+    except (ValueError, ArgumentError):
+        # Without what it says of itself: a part of the URL that may be the password.
+        told = "COMFYLINE_DATABASE_URL must look like postgresql://user:password@host:5432/name."
+        raise ConfigurationError(told) from None
+
+
 class Database:
     """One process's connections to the ledger. Opened lazily, so that it may be made before a fork.
 
@@ -114,12 +124,7 @@ class Database:
     ) -> None:
         self.on_change = on_change
         self._signer = signer
-        try:
-            self.url = make_url(url)
-        except (ValueError, ArgumentError):
-            # Without what it says of itself: a part of the URL that may be the password.
-            told = "COMFYLINE_DATABASE_URL must look like postgresql://user:password@host:5432/name."
-            raise ConfigurationError(told) from None
+        self.url = parsed_url(url)
         if self.url.get_backend_name() == "postgresql":
             self.url = self.url.set(drivername="postgresql+psycopg")
         self.is_sqlite = self.url.get_backend_name() == "sqlite"

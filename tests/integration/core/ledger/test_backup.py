@@ -219,6 +219,15 @@ def test_postgresql_has_its_own_tools(fresh: Settings, tmp_path: Path) -> None:
             act(elsewhere, tmp_path / "kept.db")
 
 
+def test_a_url_that_cannot_be_read_is_told_without_what_it_says(fresh: Settings, tmp_path: Path) -> None:
+    unread = fresh.model_copy(update={"database_url": "postgresql://u:s3cret-w0rd@h:notaport/d"})
+
+    for act in (back_up, restore):
+        with pytest.raises(ConfigurationError, match="must look like postgresql://") as refused:
+            act(unread, tmp_path / "kept.db")
+        assert "s3cret-w0rd" not in str(refused.value)
+
+
 def test_a_backup_that_has_no_room_is_not_begun(
     used: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
